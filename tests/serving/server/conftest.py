@@ -7,5 +7,5 @@ from tests.kit import onnx_models
 
 @pytest.fixture
 def models(tmp_path: Path) -> Path:
-    """A repository of this test's own, with the model that loads fastest."""
+    """A repository for this test alone, with the model that loads fastest."""
     return onnx_models.publish_all(tmp_path / "models", "gather")

@@ -1,4 +1,4 @@
-"""What decoding a picture gains in resident memory, whatever its size, mode and format: measured in a child process."""
+"""Decoding a picture of any size, mode and format takes little memory, as measured in a child process."""
 
 import ctypes
 import zlib
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 
 MIB = 1 << 20
 MOST = 410 * MIB
-"""What decoding may take, 400 MiB, and what is not counted: bands of rows, tables, the allocator's own."""
+"""The limit of 400 MiB for decoding, and memory outside the limit: bands of rows, tables, and the allocator's own."""
 EXIF_ORIENTATION = 0x0112
 
 TURNED = Image.Exif()
@@ -32,7 +32,7 @@ Write = Callable[[int, int], bytes]
 
 
 def saved(mode: str, format_: str, **options: Any) -> Write:
-    """Writes a plain picture, which takes as much memory as any other of its size."""
+    """Writes a plain picture, which takes as much memory as any other picture of its size."""
     return lambda width, height: encoded(Image.new(mode, (width, height)), format_, **options)
 
 
@@ -41,7 +41,7 @@ def png_of(bits: int, colours: int, *, interlaced: bool = False, more: bytes = b
 
 
 def transparent_webp(width: int, height: int) -> bytes:
-    """A lossy WebP file, whose transparency is lossless."""
+    """A lossy WebP file with lossless transparency."""
     image = Image.new("RGBA", (width, height), (200, 100, 50, 255))
     image.paste((0, 0, 0, 0), (0, 0, width // 2, height // 2))
     return encoded(image, "WEBP", method=0)
@@ -53,7 +53,7 @@ def animated_webp(width: int, height: int) -> bytes:
 
 
 LARGEST: dict[str, tuple[int, int, Write]] = {
-    # The width and height of the largest picture, and what writes the file.
+    # The width and height of the largest picture that is accepted, and the function that writes its file.
     "PNG of 16 bits": (8000, 6200, png_of(16, 0)),
     "PNG of 16 bits with a transparent grey": (8000, 6200, png_of(16, 0, more=chunk(b"tRNS", bytes(2)))),
     "PNG of 16 bits and four channels": (8000, 6200, png_of(16, 6)),
@@ -81,13 +81,13 @@ def prepare(data: bytes) -> None:
 
 
 def answer(pipe: Connection) -> None:
-    """Send for each picture that comes the bytes that it gained, and why it was refused."""
-    for format_ in ("PNG", "JPEG", "WEBP"):  # loads what is loaded once
+    """For each picture that arrives, send the bytes by which this process grew, and the reason for a refusal."""
+    for format_ in ("PNG", "JPEG", "WEBP"):  # load the parts that are loaded only once
         prepare(encoded(Image.new("RGB", (100, 100)), format_))
     while True:
         data, error = pipe.recv_bytes(), ""
-        ctypes.CDLL(None).malloc_trim(0)  # so that memory that the last one left does not hide what this one takes
-        Path("/proc/self/clear_refs").write_text("5")  # the peak begins again
+        ctypes.CDLL(None).malloc_trim(0)  # so that freed memory of the previous picture does not hide this one's growth
+        Path("/proc/self/clear_refs").write_text("5")  # restart the measurement of the peak
         before = memory.held()
         try:
             prepare(data)
@@ -101,7 +101,7 @@ Decode = Callable[[bytes], tuple[int, str]]
 
 @pytest.fixture(scope="module")
 def decode() -> Iterator[Decode]:
-    """Decodes a file; returns the bytes that it gained, and the error, "" where it was decoded."""
+    """Decodes a file. Returns the bytes by which the process grew, and the error, "" after a success."""
     ours, theirs = CONTEXT.Pipe()
 
     def decode(data: bytes) -> tuple[int, str]:
@@ -140,7 +140,7 @@ def test_files_of_a_few_bytes_gain_nothing(decode: Decode) -> None:
 @pytest.mark.parametrize("texts", [8, 9, 62])
 @pytest.mark.parametrize("after", [False, True])
 def test_a_png_file_of_more_compressed_texts_than_eight_is_refused(texts: int, after: bool, decode: Decode) -> None:
-    text = zlib.compress("\N{DRESS}".encode() + b"a" * (MIB - 10))  # one such character, and each takes four bytes
+    text = zlib.compress("\N{DRESS}".encode() + b"a" * (MIB - 10))  # one such character makes each take four bytes
     chunks = b"".join(chunk(b"iTXt", b"%d\0\1\0\0\0" % number + text) for number in range(texts))
     picture = png(28, 28, 8, 0, more=b"" if after else chunks)
     gained, error = decode(picture[:-12] + (chunks if after else b"") + picture[-12:])

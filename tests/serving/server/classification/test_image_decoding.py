@@ -1,4 +1,4 @@
-"""From a file's bytes to grey pixels: the same for every mode, and all rows or none."""
+"""From a file's bytes to grey pixels: the same pixels for every mode, and either all rows or none."""
 
 import io
 import zlib
@@ -28,7 +28,7 @@ def decoded(data: bytes) -> Pixels:
 
 
 def converted_whole(data: bytes) -> Pixels:
-    """What decoding has to give: the picture turned upright, and then converted to grey at once."""
+    """The expected result of decoding: the picture turned upright, and then converted to grey as a whole."""
     with Image.open(io.BytesIO(data)) as file:
         image = ImageOps.exif_transpose(file)
     if image.mode.startswith("I"):
@@ -40,7 +40,7 @@ def converted_whole(data: bytes) -> Pixels:
 
 
 def noise(mode: str, width: int = 701, height: int = 523) -> Image.Image:
-    """More pixels than are converted to grey at once."""
+    """More pixels than the decoder converts to grey at a time."""
     random = np.random.default_rng(0)
     if mode == "I;16":
         return Image.fromarray(random.integers(0, 1 << 16, (height, width), np.uint16))
@@ -130,7 +130,7 @@ def test_a_png_picture_of_every_kind_is_decoded(bits: int, colours: int, interla
 
 
 def with_data(picture: bytes, data: bytes) -> bytes:
-    """A PNG file with other data in the place of its first chunk of data."""
+    """A PNG file whose first chunk of data has other contents."""
     start = picture.index(b"IDAT") - 4
     end = start + 12 + int.from_bytes(picture[start : start + 4], "big")
     return picture[:start] + chunk(b"IDAT", data) + picture[end:]
@@ -138,7 +138,7 @@ def with_data(picture: bytes, data: bytes) -> bytes:
 
 @pytest.mark.parametrize(("format_", "end"), [("PNG", 20), ("WEBP", 0)])
 def test_a_file_that_is_cut_anywhere_is_refused(format_: str, end: int) -> None:
-    """A PNG file ends with checksums and an empty chunk, without which the picture is whole."""
+    """A PNG file ends with checksums and an empty chunk. The picture is complete without them."""
     data = encoded(noise("RGB", 24, 18), format_)
     for length in range(len(data) - end):
         with pytest.raises(InvalidRequestError, match="the image"):
@@ -150,7 +150,7 @@ def empty_png(width: int, height: int, rows: bytes = b"") -> bytes:
 
 
 def with_wrong_byte(at: int) -> bytes:
-    """A PNG file whose palette starts at byte 41, and whose checksums show a damage of it and of the header."""
+    """A PNG file whose palette starts at byte 41. Its checksums reveal damage to the palette and to the header."""
     data = bytearray(encoded(noise("P", 30, 20)))
     assert data[37:41] == b"PLTE"
     data[at] ^= 1
@@ -199,5 +199,5 @@ def test_large_pictures_wait_for_their_turn_and_give_it_back_though_they_cannot_
             EncodedImage(large).decoded(1, 0.01),
         ):
             pass
-        assert decoded(encoded(noise("L", 28, 28))).shape == (28, 28)  # a small one does not wait
+        assert decoded(encoded(noise("L", 28, 28))).shape == (28, 28)  # small pictures do not wait
     assert decoded(large).shape == (4000, 6000)

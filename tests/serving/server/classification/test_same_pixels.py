@@ -1,4 +1,4 @@
-"""A network sees the same pixels of a picture where it is served as where it was trained, to the bit."""
+"""A network receives exactly the same pixels of a picture in serving as in training."""
 
 import json
 from collections import Counter
@@ -23,7 +23,7 @@ SIZE = (7, 6)
 
 
 def mirror(image: ImageSpec) -> onnx.ModelProto:
-    """A classifier whose answer shows what it sees: a label for each value, whose probability is value / 255."""
+    """A classifier whose answer shows its input: a label for each value, with the probability value / 255."""
     count, shape = int(np.prod(image.shape)), ", ".join(map(str, image.shape))
     return onnx_models.from_text(
         f"""(uint8[batch, {shape}] image) => (float[batch, {count}] probabilities)
@@ -41,7 +41,7 @@ def mirror(image: ImageSpec) -> onnx.ModelProto:
 
 
 def write_pictures(root: Path) -> list[Path]:
-    """Noise in every mode that files may have, of several sizes, upright and turned, in two classes."""
+    """Noise in every mode that files may have, in several sizes, upright and turned, in two classes."""
     random = np.random.default_rng(0)
 
     def noise(mode: str, size: tuple[int, int]) -> Image.Image:
@@ -94,7 +94,7 @@ def test_a_picture_gives_the_same_pixels_in_training_and_in_the_server(
 
 
 def pixels(answer: str) -> bytes:
-    """What the mirror saw."""
+    """The pixels that the mirroring network received."""
     values = {label["index"]: label["probability"] * 255 for label in json.loads(answer)["labels"]}
     seen = np.array([values[index] for index in range(len(values))])
     np.testing.assert_allclose(seen, seen.round(), atol=1e-3)

@@ -26,7 +26,7 @@ def serve() -> click.Command:
 
 
 def parsed(*arguments: str) -> ServerConfig:
-    """The settings of `hangtag serve` with these arguments, which starts no server here."""
+    """The settings of `hangtag serve` with these arguments, without starting a server."""
     return ServerConfig(**serve().make_context("serve", list(arguments)).params)
 
 
@@ -53,7 +53,7 @@ def test_options_and_variables_arrive_with_their_types(monkeypatch: pytest.Monke
     )
 
 
-# For each setting a value that it refuses: as its text on the command line, as a Python value, and why.
+# For each setting, a refused value: its text on the command line, its Python value, and the reason.
 REFUSED: dict[str, tuple[str, object, str]] = {
     "models": ("", "models", "'models' is not a path"),
     "model_cache": ("", "cache", "'cache' is not a path"),

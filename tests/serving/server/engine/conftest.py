@@ -9,7 +9,7 @@ from tests.kit.repository import Repository
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Iterator[Repository]:
-    """Version 1 of two models with one signature, ``one`` and ``two``."""
+    """Version 1 of two models with equal signatures, ``one`` and ``two``."""
     with closing(Repository(tmp_path / "models")) as repository:
         for name in ("one", "two"):
             repository.publish(name)

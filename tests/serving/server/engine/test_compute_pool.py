@@ -1,6 +1,6 @@
-"""The pool of threads that compute: which of them are woken, started and ended, and which of them receives.
+"""The pool of threads that compute: which threads are woken, started and ended, and which thread receives.
 
-What a server promises of it is tested over every transport: in test_pressure and in engine/routes.
+The tests of a server's behaviour with this pool, over every transport, are in test_pressure and in engine/routes.
 """
 
 import threading
@@ -18,7 +18,7 @@ from tests.kit.waiting import TIMEOUT, until
 
 
 class Model:
-    """Computes a batch when it is released, and keeps who computed it."""
+    """Computes a batch when a test releases the batch, and records which thread computed it."""
 
     def __init__(self, *, instances: int = 1, delay: float = 0.0) -> None:
         self.batcher = Batcher(max_batch_size=4, max_queue_size=100, instances=instances, max_queue_delay=delay)
@@ -42,7 +42,7 @@ class Model:
 
 
 class Source:
-    """Calls for models, which a thread of the pool receives."""
+    """Calls for models that a thread of the pool receives."""
 
     def __init__(self, pool: ComputePool) -> None:
         self._pool = pool
@@ -50,7 +50,7 @@ class Source:
         self.threads: set[int] = set()
 
     def send(self, *models: Model) -> None:
-        """Send a call for each model, which are received at once; for none: no more will come."""
+        """Send a call for each model; the pool receives the calls together. Without models, no more calls will come."""
         self._sent.put(models)
 
     def receive(self, milliseconds: int | None) -> bool:
@@ -90,7 +90,7 @@ Offer = Callable[[Model], None]
 
 @pytest.fixture(params=["offered", "received"])
 def send(request: pytest.FixtureRequest, pool: ComputePool) -> Offer:
-    """Hands the pool a call from outside, or through its source."""
+    """Hands the pool a call from outside, or through the pool's source."""
     if request.param == "offered":
         return lambda model: offer(pool, model)
     source: Source = request.getfixturevalue("source")
@@ -110,7 +110,7 @@ def test_each_batch_is_computed_and_said_to_be_alone_where_it_is(send: Offer) ->
 
 
 def test_a_batch_is_no_longer_computed_when_its_caller_has_the_answer(pool: ComputePool) -> None:
-    """So a lone caller, who then calls again, has all processors for each call."""
+    """A lone caller that then calls again therefore has all processors for each call."""
     model, again, held = Model(), Model(), threading.Event()
 
     def answer() -> None:
@@ -197,7 +197,7 @@ def further_threads() -> set[threading.Thread]:
 
 def test_further_threads_end_when_there_is_no_more_work(pool: ComputePool) -> None:
     slow = [Model() for _ in range(5)]
-    before = further_threads()  # of servers of other tests
+    before = further_threads()  # servers of other tests have threads
     for model in slow:
         model.hold()
         offer(pool, model)

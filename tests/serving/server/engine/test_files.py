@@ -1,4 +1,4 @@
-"""Files that lead out of the repository, cannot be read, change while they are read, or take too much memory."""
+"""Files that lead out of the repository, cannot be read, change while they are read, or need too much memory."""
 
 import os
 import shutil
@@ -24,7 +24,7 @@ SMALL_FILES = ["promoted.toml", "route.toml", "serving.toml"]
 
 @pytest.fixture
 def elsewhere(tmp_path: Path) -> Path:
-    """A folder that is not in the repository, with a model and a secret."""
+    """A folder outside the repository, with a model and a secret."""
     folder = Repository(tmp_path / "elsewhere")
     folder.publish("model")
     (folder.folder / "secret").write_text(SECRET)
@@ -59,7 +59,7 @@ def test_the_folder_of_a_model_and_the_repository_may_be_links(repository: Repos
 
 
 def test_files_that_kubernetes_mounts_are_served_and_their_change_is_seen(repository: Repository) -> None:
-    """A ConfigMap's files are links to a link to a folder with a date, which is replaced as a whole."""
+    """A ConfigMap's files are links to a link to a dated folder, which is replaced as a whole."""
 
     def mount(folder: Path, date: str, name: str, content: bytes) -> None:
         (folder / f"..{date}").mkdir()
@@ -88,7 +88,7 @@ def test_files_that_kubernetes_mounts_are_served_and_their_change_is_seen(reposi
 )
 @pytest.mark.parametrize("location", ["absolute", "above", "linked"])
 def test_weights_outside_of_the_folder_are_not_read(repository: Repository, elsewhere: Path, location: str) -> None:
-    """A caller could read the answer, which has the bytes of the file in it."""
+    """The model's answer contains the bytes of the file, which any caller could read."""
     secret, folder = elsewhere / "secret", repository.folder / "leak/1"
     folder.mkdir(parents=True)
     (folder / "linked").symlink_to(secret)
@@ -155,10 +155,10 @@ def test_a_version_that_changes_while_it_is_loaded_serves_once_it_is_whole(
 def test_an_enormous_input_is_reported_and_holds_up_no_other_model_and_no_route(
     repository: Repository, rows: str | int, columns: int
 ) -> None:
-    """4 EiB are more than a process can address, and 16 EiB more than numpy can count."""
+    """A process cannot address 4 EiB, and numpy cannot count 16 EiB."""
     axes = f"(float[{rows}, {columns}] x) => (float[{rows}, 1] total) <int64[1] axes = {{1}}>"
     model = onnx_models.from_text(f"{axes} {{ total = ReduceSum(x, axes) }}")
-    repository.publish("enormous", model=model)  # its name comes before those of all others
+    repository.publish("enormous", model=model)  # its name comes before all others
     repository.route("route", "split = {one = 100}")
     running = repository.start("poll")
     assert running.served() == {"route": [1], **OTHERS}

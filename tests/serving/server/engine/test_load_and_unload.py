@@ -1,4 +1,4 @@
-"""Models that are loaded and unloaded by call. tests/serving/server/transport proves it over every transport."""
+"""Models that are loaded and unloaded by call. tests/serving/server/transport tests the same over every transport."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Polling: the server follows its repository, and continues if that is damaged."""
+"""Polling: the server follows its repository, and continues if the repository is damaged."""
 
 import ctypes
 import re
@@ -23,7 +23,7 @@ _OVER_FILES = 1 << 1 | 1 << 2  # CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH
 
 @contextmanager
 def without_privileges() -> Iterator[None]:
-    """Inside the block a folder's mode holds for root, in this thread and in each that is started, as for anybody."""
+    """Inside the block, the modes of folders also bind root, in this thread and in each thread that is started."""
     libc = ctypes.CDLL(None, use_errno=True)
     header = (ctypes.c_uint32 * 2)(_VERSION_3, 0)
     capabilities = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable; then the higher bits of each
@@ -75,12 +75,12 @@ def test_a_broken_version_is_tried_once_and_leaves_the_one_that_serves_alone(rep
     repository.spoil("one", 2)
     assert [line["event"] for line in running.poll(2)] == [NOT_LOADED]
     assert running.index() == [("one", 1, "READY"), ("one", 2, "UNAVAILABLE"), ("two", 1, "READY")]
-    repository.spoil("one", 1)  # in place, under the version that serves
+    repository.spoil("one", 1)  # overwritten in place while the version serves
     running.poll()
     assert running.answer("one") == 1
     repository.remove("one", 1)
     running.poll()
-    assert (running.answer("one"), running.served()["one"]) == (1, [1])  # it gives way only to one that loads
+    assert (running.answer("one"), running.served()["one"]) == (1, [1])  # a version is replaced only by one that loads
     repository.remove("one", 2)
     repository.publish("one", 2)
     running.poll()
@@ -96,7 +96,7 @@ def test_a_broken_version_is_reported_until_a_newer_one_serves_or_another_is_pro
     running = repository.start(mode, load_model=("one",) if mode == "explicit" else ())
 
     def index() -> list[tuple[str, int, str]]:
-        """What is reported after the next poll, or the next load by call."""
+        """The index after the next poll, or after the next load by call, which report the fault."""
         if mode == "poll":
             running.poll()
         else:
@@ -149,7 +149,7 @@ def test_folders_that_cannot_be_read_hold_up_no_other_model_and_end_no_service(r
         repository.publish("two", 2)
         log = running.poll()
         with pytest.raises(ControlError, match="one cannot be read: Permission denied"):
-            explicit.server.control.load("one")  # in this thread
+            explicit.server.control.load("one")  # by call, in this thread
     assert running.served() == {"both": [1], "one": [1], "two": [2]}
     assert running.loads("one") == (1, 0)
     assert any("one cannot be read: Permission denied" in line.get("reason", "") for line in log)
@@ -161,7 +161,7 @@ def test_folders_that_cannot_be_read_hold_up_no_other_model_and_end_no_service(r
 
 
 def test_a_promotion_and_a_rollback_are_followed_and_a_damaged_one_changes_nothing(repository: Repository) -> None:
-    """The promoted version answers by default, and the latest stay reachable."""
+    """The promoted version answers by default, and the latest versions stay reachable."""
     repository.publish("one", 2)
     repository.publish("one", 3)
     running = repository.start("poll", num_versions=2)
@@ -183,14 +183,14 @@ def test_a_promotion_and_a_rollback_are_followed_and_a_damaged_one_changes_nothi
 
 
 WEIGHTS = {5: bytes.fromhex("0000a0400000a040"), 6: bytes.fromhex("0000c0400000c040")}
-"""What a version with these weights answers -> two numbers in FP32."""
+"""The answer of a version with these weights -> two numbers in FP32."""
 
 
 @pytest.mark.parametrize("place", ["model.onnx.data", "weights/model.data"])
 def test_a_version_serves_as_soon_as_its_weights_are_whole_and_again_when_they_are_replaced(
     repository: Repository, place: str
 ) -> None:
-    """Its weights are in a file of their own, which only a whole model.onnx names."""
+    """The weights are in a separate file, which only a complete model.onnx names."""
     running = repository.start("poll")
     model = onnx_file.with_external_weights(place, onnx_models.TYPES["FP32"], 2)
     weights = repository.publish("one", 2, model).parent / place

@@ -1,4 +1,4 @@
-"""Which models and versions serve once a server has started, and with which settings of their own."""
+"""The models and versions that serve after a server's start, and the settings of each model."""
 
 from collections.abc import Callable
 
@@ -61,7 +61,7 @@ def test_polling_begins_with_the_latest_version_that_can_be_loaded(repository: R
 
 
 OTHERS = {"one": (1,), "two": (1,), "both": (1,), "away": (1,)}
-"""What the workers serve one of whom is replaced."""
+"""The versions that the workers serve, of which one worker is replaced."""
 
 
 def publish_more(repository: Repository) -> None:
@@ -160,7 +160,7 @@ def test_each_model_has_its_own_settings_and_otherwise_the_servers(repository: R
     held = Held(0)
     running.gates.play(one=held)
     calls = [running.infer_later("one", [0, 0]) for _ in range(one.instances)]
-    for _ in calls:  # as many batches as its own instances are computed at once
+    for _ in calls:  # the model's own instances compute this many batches concurrently
         held.wait()
     held.release()
     assert [len(call.result()["y"]) for call in calls] == [2] * one.instances

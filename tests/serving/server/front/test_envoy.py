@@ -1,6 +1,6 @@
-"""The Envoy in front of an exposed server: what happens where it is missing, is killed, gets unusable files, or drains.
+"""The Envoy in front of an exposed server: Envoy is missing, is killed, gets unusable files, or drains.
 
-The transports' tests have what a server behind it answers, and the limits that it sets.
+The transports' tests cover the answers of a server behind Envoy, and the limits that Envoy sets.
 """
 
 import os
@@ -42,7 +42,7 @@ from tests.kit.workers import ask, connections
 EXPOSED = ("--published-host", ELSEWHERE["published_host"])
 
 READ = b"all read"
-"""What a PING carries that comes back once all that was sent before it was read."""
+"""The data of a PING that is answered once all earlier frames have been read."""
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ def test_a_server_whose_envoy_cannot_be_started_again_ends_with_the_reason(model
 
 @pytest.mark.parametrize("over_http", [True, False], ids=["http", "grpc"])
 def test_above_its_share_of_memory_it_ends_requests_until_there_is_room_again(models: Path, over_http: bool) -> None:
-    """600 connections, on each of which a request, or 100 calls, have come but for their ends, by 900,000 bytes."""
+    """600 connections with an incomplete request or 100 incomplete calls each, of which 900,000 bytes have arrived."""
     begun = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n" + bytes(900_000)
     if not over_http:
         streams = range(1, 200, 2)
@@ -155,7 +155,7 @@ def test_signals_to_the_whole_group_do_not_end_it_and_the_end_of_the_server_does
         until(lambda: not Path(f"/proc/{pid}/exe").exists())
     assert Path(config).exists()
     with server(models, published_host=ELSEWHERE["published_host"]):
-        assert not Path(config).exists()  # the next one removes what the killed one left
+        assert not Path(config).exists()  # the next Envoy removes the files of the killed one
 
 
 def test_one_envoy_serves_all_workers_and_goes_on_while_one_is_replaced(models: Path) -> None:
@@ -168,7 +168,7 @@ def test_one_envoy_serves_all_workers_and_goes_on_while_one_is_replaced(models: 
         assert ask(stub) == 20
         os.kill(first[0], signal.SIGKILL)
         running.wait_for_count('"worker ended"', 1)
-        require_answers(stub)  # of the other one
+        require_answers(stub)  # from the other worker
         running.wait_for_count('"worker listens"', 3)
         os.kill(first[1], signal.SIGKILL)
         running.wait_for_count('"worker ended"', 2)
@@ -185,11 +185,11 @@ def test_the_connections_of_callers_who_have_left_are_closed(models: Path) -> No
         for _ in range(20):
             with connections(running, 1) as (stub,):
                 assert ask(stub) == 20
-        until(lambda: len(list(descriptors.iterdir())) <= before + 3)  # the last caller's
+        until(lambda: len(list(descriptors.iterdir())) <= before + 3)  # the last caller's connection
 
 
 def require_answers(stub: InferenceStub) -> None:
-    """To many calls at once, so that the worker that has ended has the fewest in flight, and to streams."""
+    """Require answers to streams and to many concurrent calls, though an ended worker has the fewest in flight."""
     asked = request("gather", index=index(2))
     calls = [stub.ModelInfer.future(asked, timeout=TIMEOUT) for _ in range(200)]
     streams = [stub.ModelStreamInfer(iter([asked]), timeout=TIMEOUT) for _ in range(10)]
@@ -215,7 +215,7 @@ def test_a_port_that_another_program_has_is_refused(models: Path) -> None:
 
 
 def test_a_certificate_that_only_envoy_refuses_is_refused(models: Path, tmp_path: Path) -> None:
-    """Of a curve that OpenSSL takes, and the BoringSSL in Envoy does not."""
+    """The certificate's curve is accepted by OpenSSL, but not by the BoringSSL in Envoy."""
     key = ec.generate_private_key(ec.SECP256K1())
     named = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "here")])
     now = datetime.now(UTC)

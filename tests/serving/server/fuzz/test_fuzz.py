@@ -1,8 +1,8 @@
-"""Every request, whatever its bytes are, gets an answer or an error that says what is wrong with it.
+"""Every request, whatever bytes it has, gets an answer or an error that explains the fault.
 
-The server runs in a process of its own. It must not crash, and neither its memory nor its log may grow with refusals.
+The server runs in another process. The server must not crash, and refusals may not increase its memory or its log.
 
-A few cases here; ``make fuzz`` sends each transport 24,000, and 8,000 that are not even gRPC.
+Here, the tests send a few cases; ``make fuzz`` sends each transport 24,000 requests and 8,000 that are not even gRPC.
 """
 
 import os
@@ -20,7 +20,7 @@ from tests.kit.target import INFER, Target
 pytestmark = pytest.mark.slow
 
 CASES = int(os.environ.get("FUZZ_CASES", "60"))
-"""Of each of the six tests."""
+"""The number of examples in each of the six tests."""
 CLASSIFY = "/hangtag.v1.Classifier/Classify"
 METHODS = [
     *(
@@ -73,5 +73,5 @@ def test_any_bytes_to_any_method(target: Target, data: bytes, method: str) -> No
 @fuzzed
 @given(name=st.text(max_size=50), method=st.sampled_from(METHODS))
 def test_any_name(target: Target, name: str, method: str) -> None:
-    """A string is field 1 of every request that names something."""
+    """Every request that names something has a string in field 1."""
     target.send(method, health_pb2.HealthCheckRequest(service=name).SerializeToString())

@@ -1,7 +1,7 @@
-"""Every HTTP request, whatever its bytes are, gets an answer or an error that says what is wrong with it.
+"""Every HTTP request, whatever bytes it has, gets an answer or an error that explains the fault.
 
-As over gRPC: the server must not crash, and neither its memory nor its log may grow with refusals. That any JSON,
-picture and parameter is answered as the server describes is in tests/serving/server/transport/http.
+The server must not crash, and refusals may not increase its memory or its log. tests/serving/server/transport/http
+checks that any JSON, picture and parameter is answered as the server's description says.
 """
 
 import gzip
@@ -28,7 +28,7 @@ from tests.kit.waiting import TIMEOUT
 pytestmark = [pytest.mark.slow, pytest.mark.parametrize("target", ["native"], indirect=True, scope="module")]
 
 CASES = int(os.environ.get("FUZZ_CASES", "60"))
-"""Of each of the three tests."""
+"""The number of examples in each of the three tests."""
 ANSWERS = {200, 400, 404, 405, 408, 413, 415, 431}
 INFER = ["/v2/models/free_axis/infer", "/v2/models/every_type/versions/1/infer", "/v2/models/text/infer"]
 REPOSITORY = ["/v2/repository/index", "/v2/repository/models/text/load", "/v2/repository/models/text/unload"]
@@ -48,7 +48,7 @@ def connection(target: Target) -> Iterator[http.client.HTTPConnection]:
 def send(
     connection: http.client.HTTPConnection, path: str, body: bytes, headers: dict[str, str], method: str = "POST"
 ) -> int:
-    """Send a request and return the answer's status. Any answer but these is a failure, and so is none."""
+    """Send a request and return the answer's status. Another answer or a missing answer fails the test."""
     connection.request(method, path, body, headers)
     answer = connection.getresponse()
     content = answer.read()
@@ -60,7 +60,7 @@ def send(
 
 
 def with_values(sent: pb.ModelInferRequest) -> tuple[bytes, dict[str, str]]:
-    """The body of a request whose contents and inputs may differ in number. Typed contents stand in the JSON."""
+    """The body of a request whose numbers of contents and inputs may differ. Typed contents are in the JSON."""
     inputs: list[dict[str, Any]] = []
     for place, tensor in enumerate(sent.inputs):
         values = [value for _, field in tensor.contents.ListFields() for value in field]
@@ -131,5 +131,5 @@ def test_requests_with_bytes_changed(target: Target, data: bytes) -> None:
     with connect(target.http_address, data) as connection:
         connection.shutdown(socket.SHUT_WR)
         answer = connection.makefile("rb").readline()
-    if answer:  # none, where the request was not whole
+    if answer:  # no answer if the request was incomplete
         assert int(answer.split()[1]) in ANSWERS | {100, 501, 505}

@@ -1,7 +1,7 @@
-"""HTTP/2 that no gRPC client sends: frames out of order, out of place, too long, too many, or none at all.
+"""HTTP/2 that no gRPC client sends: frames that are out of order, misplaced, too long, too many, or missing.
 
-The cases are those that h2spec tests (RFC 9113), and the two that have taken servers down: streams that are opened
-and reset at once (CVE-2023-44487), and headers that never end (CVE-2024-27316).
+The cases are those of h2spec (RFC 9113), and two that have brought servers down: streams that are opened and reset
+immediately (CVE-2023-44487), and headers that never end (CVE-2024-27316).
 """
 
 import os
@@ -44,7 +44,7 @@ pytestmark = pytest.mark.slow
 CASES = int(os.environ.get("FUZZ_CASES", "60"))
 IDLE_CONNECTIONS = 1200
 FLAT = 48 << 20
-"""Bytes that the process may hold after an attack beyond what it held before."""
+"""The number of bytes by which an attack may increase the process's memory."""
 frames = st.builds(
     frame,
     st.integers(0, 12),
@@ -56,7 +56,7 @@ frames = st.builds(
 
 
 def send(target: Target, data: Iterable[bytes]) -> None:
-    """Send it all, hang up, and wait until the server has hung up too."""
+    """Send all the bytes, close the sending side, and wait until the server has closed the connection."""
     with connect(target.address, b"") as connection:
         try:
             for part in data:
@@ -65,9 +65,9 @@ def send(target: Target, data: Iterable[bytes]) -> None:
             while connection.recv(65536):
                 pass
         except TimeoutError:
-            raise  # it holds on to a connection that has ended
+            raise  # the server keeps a connection that has ended
         except OSError:
-            return  # it did not even listen to the end
+            return  # the server closed the connection before it read everything
 
 
 @settings(max_examples=CASES, deadline=None, suppress_health_check=list(HealthCheck))
@@ -89,7 +89,7 @@ def test_any_bytes(target: Target, data: bytes) -> None:
     value=st.binary(max_size=100) | st.text(max_size=25).map(str.encode),
 )
 def test_any_value_of_a_header(target: Target, name: str, value: bytes) -> None:
-    """grpcio 1.84 and 1.85 end the whole server, tokens or not, for a path that is not UTF-8."""
+    """grpcio 1.84 and 1.85 end the whole server, with or without tokens, for a path that is not UTF-8."""
     block = b"".join(header(*each) for each in (HEADER_VALUES | {name: value}).items())
     send(target, [OPEN, frame(HEADERS, block, flags=END_HEADERS | END_STREAM, stream=1)])
 
@@ -116,10 +116,10 @@ ATTACKS = {
 
 @pytest.mark.parametrize("data", ATTACKS.values(), ids=ATTACKS)
 def test_others_are_answered_during_an_attack_and_memory_is_flat_after_it(target: Target, data: list[bytes]) -> None:
-    send(target, data)  # what the server keeps for connections of this kind, it has from here on
+    send(target, data)  # afterwards, memory for this kind of connection is allocated
     target.require_answer()
     if target.transport == "grpc" and data is ATTACKS["endless headers"]:
-        return  # gRPC's core keeps most of what such a flood sent: docs/reference/limits.md
+        return  # gRPC's core keeps most of such a flood: docs/reference/limits.md
     before = target.memory()
 
     def attack() -> None:
@@ -136,14 +136,14 @@ def test_others_are_answered_during_an_attack_and_memory_is_flat_after_it(target
 
 
 def test_others_are_answered_beside_many_idle_connections(target: Target) -> None:
-    """grpc and Envoy close those beyond --max-connections (1024); native, which only this machine reaches, none."""
+    """Only this host reaches native. grpc and Envoy close the connections beyond --max-connections (1024)."""
     target.require_answer()
     before = target.memory()
     with ExitStack() as idle:
         for number in range(IDLE_CONNECTIONS):
             connection = idle.enter_context(connect(target.address, b""))
-            if number % 2:  # the others do not even speak
-                with suppress(OSError):  # closed already
+            if number % 2:  # the other connections send nothing
+                with suppress(OSError):  # the server has closed it already
                     connection.sendall(OPEN)
         for _ in range(20):
             target.require_answer()

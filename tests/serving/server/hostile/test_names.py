@@ -1,4 +1,4 @@
-"""Names, ids and headers that callers make up, and models that they load without end: they cost and forge nothing."""
+"""Names, ids and headers that callers invent, and models that they load endlessly, cost little and forge nothing."""
 
 import re
 import time
@@ -59,7 +59,7 @@ def test_an_id_of_a_megabyte_comes_back_with_the_answer(target: Attacked) -> Non
 def test_what_a_failed_call_says_of_itself_stays_one_printable_line_of_the_log(
     target: Attacked, over_http: bool
 ) -> None:
-    """An answer larger than the address space fails in ONNX Runtime, so the call is logged."""
+    """An answer that is larger than the address space fails in ONNX Runtime, so the server logs the call."""
     sent = request("filled", shape=np.array([1 << 23, 1 << 23], np.int64))
     before = len(target.failures())
     sent.id = ESCAPES * 10_000
@@ -98,4 +98,4 @@ def test_loading_and_unloading_without_end_does_not_fill_the_log(target: Attacke
         target.inference.RepositoryModelUnload(pb.RepositoryModelUnloadRequest(model_name="filled"), timeout=TIMEOUT)
         target.inference.RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name="filled"), timeout=TIMEOUT)
     periods = 2 + (time.monotonic() - began) // PERIOD
-    assert INFO_BURST <= lines() - before <= 3 * INFO_BURST * periods  # model loaded, unloaded, retired
+    assert INFO_BURST <= lines() - before <= 3 * INFO_BURST * periods  # the events: model loaded, unloaded, retired

@@ -1,4 +1,4 @@
-"""Pictures of a few bytes that would take gigabytes, and large ones that would hold up the callers of small ones."""
+"""Pictures of a few bytes that would take gigabytes, and large pictures that would delay callers with small ones."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow
 MIB = 1 << 20
 CLASSIFY = "/hangtag.v1.Classifier/Classify"
 LONGEST_WAIT = 2.0
-"""In seconds; a picture of 50 million rows held up every caller for four."""
+"""The time limit in seconds. A picture of 50 million rows delayed every caller by four seconds."""
 SMALL = (Path(__file__).parents[4] / "examples/garments/dress-1.png").read_bytes()
 REFUSAL = "the image has 1 x 50000000 pixels; edges of at most 16,384 pixels are taken. Scale it down."
 
@@ -45,7 +45,7 @@ def attacked(request: pytest.FixtureRequest, models: Path) -> Iterator[Attacked]
 
 @pytest.fixture(autouse=True)
 def _answers_afterwards() -> None:
-    """Replaces the fixture of the folder, whose server has other models."""
+    """Replaces the folder's fixture, whose server has other models."""
 
 
 def test_pictures_of_50_million_rows_are_refused_and_hold_up_nobody(attacked: Attacked) -> None:
@@ -99,8 +99,8 @@ def test_small_pictures_are_answered_while_large_ones_wait_for_memory_and_those_
         with (
             EncodedImage(large).decoded(1),
             EncodedImage(large).decoded(1),
-        ):  # in this process, which is the server's too: no memory is left
-            waiting = [send(large) for _ in range(6)]  # more than there are threads
+        ):  # in this process, which also runs the server, no memory is left
+            waiting = [send(large) for _ in range(6)]  # more pictures than threads
             for _ in range(3):
                 assert len(send(SMALL).result().labels) == 3
                 with Rest(live.server.http_address) as rest:

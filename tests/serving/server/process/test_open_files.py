@@ -1,4 +1,4 @@
-"""Callers who take every file that the server may open: it lives, says so, and answers others once they are gone."""
+"""Callers that use up the server's open files: the server survives, logs it, and answers others afterwards."""
 
 import os
 import signal
@@ -23,13 +23,13 @@ from tests.kit.workers import ask, connections
 pytestmark = pytest.mark.slow
 
 FILES = 128
-"""Files that the server may open, of which it has some forty when it is ready."""
+"""The number of files that the server may open. A ready server has about forty files open."""
 FULL = '"no more files can be opened; new connections must wait, or are closed"'
 FREE = '"files can be opened again"'
 
 
 class Starved:
-    """A server with few files, and a connection from before the attack."""
+    """A server that may open few files, and a connection from before the attack."""
 
     def __init__(self, server: Serving) -> None:
         self.server = server
@@ -37,16 +37,16 @@ class Starved:
         self.http = server.http_address
         self._channel = grpc.insecure_channel(self.address)
         self._inference = InferenceStub(self._channel)
-        self.require_answers()  # from here on the connections that serve it are open
+        self.require_answers()  # from here on, the connections for these calls are open
 
     def require_answers(self) -> None:
-        """It answers the two kinds of calls that native separates."""
+        """Require answers to the two kinds of calls that native separates."""
         answer = self._inference.ModelInfer(request("gather", index=index(1)), timeout=TIMEOUT)
         assert outputs(answer)["value"].tolist() == [10]
         assert self._inference.ServerReady(pb.ServerReadyRequest(), timeout=TIMEOUT).ready
 
     def require_new_connections(self) -> None:
-        """It accepts others, on each port."""
+        """Require that the server accepts other connections, on each port."""
         with connections(self.server, 1) as (stub,):
             assert ask(stub) == 20
         with Rest(self.http) as rest:
@@ -54,24 +54,24 @@ class Starved:
         assert "hangtag_model_ready" in self.server.metrics()
 
     def wait_until_closed(self) -> None:
-        """Wait until the server has closed the connections of an attack, which it may do some time after their end."""
+        """Wait until the server has closed the attack's connections, which may take some time after their end."""
         until(lambda: len(list(Path(f"/proc/{self.server.process.pid}/fd").iterdir())) <= FILES // 2)
 
     def processor_seconds(self) -> float:
-        """The processor time that the server has taken."""
+        """The processor time that the server has used."""
         fields = Path(f"/proc/{self.server.process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")  # in user and in system mode
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")  # in user mode and in system mode
 
     def close(self) -> None:
         self._channel.close()
 
 
 def connect(address: str, first: bytes, stack: ExitStack) -> list[socket.socket]:
-    """Open as many connections as the server may open files. Those that it cannot accept wait in the kernel."""
+    """Open as many connections as the server may open files. Connections that it cannot accept wait in the kernel."""
     opened = []
     for _ in range(FILES):
         connection = stack.enter_context(raw.connect(address))
-        with suppress(OSError):  # it has ended the connection
+        with suppress(OSError):  # the server has ended the connection
             connection.sendall(first)
         opened.append(connection)
     return opened

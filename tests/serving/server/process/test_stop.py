@@ -1,4 +1,4 @@
-"""Signals to ``hangtag serve``, whatever it is called over: it ends, and finishes first what it has accepted."""
+"""Signals to ``hangtag serve`` over every transport: the server finishes the calls that it accepted, and ends."""
 
 import signal
 import threading
@@ -41,7 +41,7 @@ def started(models: Path, transport: str, *options: str) -> Iterator[Serving]:
 
 @contextmanager
 def calling(server: Serving, transport: str) -> Iterator[Any]:
-    """The service's methods over a connection of its own."""
+    """The service's methods over a separate connection."""
     if transport == HTTP:
         yield inference_over_http(server.http_address)
     else:
@@ -63,7 +63,7 @@ def test_it_logs_that_it_is_ready_answers_and_ends_on_a_signal(models: Path, num
 
 @TRANSPORTS
 def test_a_signal_under_load_loses_no_call_that_was_accepted(models: Path, transport: str) -> None:
-    """Each caller's call in flight is answered, and the next one is refused in words or finds nobody."""
+    """The server answers each caller's call in flight. It refuses the next call with a message, or is gone."""
     answered: list[int] = []
     ends: list[tuple[grpc.StatusCode, str]] = []
     with started(models, transport) as server:
@@ -90,11 +90,11 @@ def test_a_signal_under_load_loses_no_call_that_was_accepted(models: Path, trans
         assert server.wait() == 0
     assert len(ends) == CALLERS
     unavailable = grpc.StatusCode.UNAVAILABLE
-    if transport == "native":  # its connections outlive the calls in flight, so no call ends with one
+    if transport == "native":  # native's connections outlive the calls in flight, so no call ends with a connection
         assert ends == [(unavailable, STOPPING)] * CALLERS
     elif transport == HTTP:
         assert all(end == (unavailable, STOPPING) or "Connection refused" in end[1] for end in ends), ends
-    else:  # a call that is just arriving is CANCELLED, and a later one finds nobody
+    else:  # an arriving call is CANCELLED, and a later one finds no server
         assert {code for code, _ in ends} <= {unavailable, grpc.StatusCode.CANCELLED}
     assert not any("Traceback" in line for line in server.log)
 

@@ -1,4 +1,4 @@
-"""A supervisor in this process, with real workers, one of which hangs, stops, or has fewer models."""
+"""A supervisor in this process, with real workers: one hangs, stops, or has fewer models than the others."""
 
 import multiprocessing
 import os
@@ -28,7 +28,7 @@ from tests.kit.workers import QUICK_CHECKS, supervising, supervising_and_stubs, 
 pytestmark = pytest.mark.slow
 
 HANG_SECONDS = 8.0
-"""Longer than a worker's imports take on a busy machine: until these are done it answers nothing."""
+"""The time limit for a worker that does not answer. A worker's imports are shorter, even on a busy machine."""
 HANGING = replace(QUICK_CHECKS, worker_hang_seconds=HANG_SECONDS)
 
 
@@ -38,7 +38,7 @@ def _workers_find_hangtag(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def pid(number: int) -> int:
-    """The process of the worker in this place; 0 while there is none."""
+    """The process id of the worker with this number; 0 if there is none."""
     pids = [child.pid for child in multiprocessing.active_children() if child.name == f"worker-{number}"]
     return pids[0] or 0 if pids else 0
 
@@ -48,7 +48,7 @@ def wait_until_replaced(supervised: Supervisor, number: int, before: int) -> Non
 
 
 def instances(supervised: Supervisor) -> dict[str, int]:
-    """How many batches of each model are computed at once, in all workers that answer."""
+    """The number of instances of each model in all workers that answer."""
     return {version.name: version.instances for version in supervised.state().versions}
 
 
@@ -58,10 +58,10 @@ def test_a_worker_that_hangs_holds_up_nobody_and_is_replaced_by_one_with_all_mod
         before, hanging = instances(supervised), pid(1)
         os.kill(hanging, signal.SIGSTOP)
         began = time.monotonic()
-        assert instances(supervised) == before  # of the worker that hangs, its last report
+        assert instances(supervised) == before  # the hanging worker's last report counts
         assert time.monotonic() - began < HANG_SECONDS / 2
         with structlog.testing.capture_logs() as logs:
-            supervised.load("text")  # the first worker loads it, and the second one cannot follow
+            supervised.load("text")  # the first worker loads the model, and the second cannot follow
             wait_until_replaced(supervised, 1, hanging)
         reasons = [line["reason"] for line in logs if line["event"] == "worker ended"]
         assert reasons == ["worker 1 ended with signal 9"]
@@ -73,7 +73,7 @@ def test_a_worker_that_hangs_holds_up_nobody_and_is_replaced_by_one_with_all_mod
 def test_a_worker_whose_end_another_thread_sees_first_is_replaced_too(
     models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """multiprocessing looks at every process when one is started; that thread is slow here to note the exit code."""
+    """multiprocessing checks every process when it starts one. Here, another thread is slow to note the exit code."""
     wait, seen = os.waitpid, threading.Event()
 
     def waitpid(process: int, flags: int) -> tuple[int, int]:
@@ -157,7 +157,7 @@ def test_a_worker_that_stops_leaves_a_change_to_the_other_and_goes_on_with_its_c
     ):
         began = time.monotonic()
         stubs[0].ModelInfer(request("slow", rounds=np.array([1000])), timeout=TIMEOUT)
-        rounds = round(300 / (time.monotonic() - began))  # about 0.3 seconds of work: each worker has some of it to do
+        rounds = round(300 / (time.monotonic() - began))  # about 0.3 seconds of work, so that each worker has work left
         calls = [stub.ModelInfer.future(request("slow", rounds=np.array([rounds])), timeout=TIMEOUT) for stub in stubs]
         assert all(stub.ServerReady(pb.ServerReadyRequest(), timeout=TIMEOUT).ready for stub in stubs)
         stopping = pid(number)
@@ -174,7 +174,7 @@ def test_a_worker_that_stops_leaves_a_change_to_the_other_and_goes_on_with_its_c
 
 @pytest.mark.parametrize("number", [0, 1])
 def test_a_model_that_only_one_worker_serves_can_be_unloaded(models: Path, number: int) -> None:
-    """Its folder is gone, and a worker was replaced by one that starts without it."""
+    """The model's folder is gone, and one worker was replaced by a worker that starts without the model."""
     onnx_models.publish(models, "text", onnx_models.text())
     with supervising(models, instances=1) as supervised:
         supervised.load("text")
@@ -201,7 +201,7 @@ def test_a_route_without_its_shadow_is_loaded_in_every_worker(models: Path) -> N
 
 
 def test_the_repository_is_not_polled_while_a_worker_is_missing(models: Path) -> None:
-    """A version that ends the worker that loads it leaves the others."""
+    """If a version ends the worker that loads it, the other workers are not affected."""
 
     def versions() -> list[str]:
         return [version.version for version in supervised.state().versions]

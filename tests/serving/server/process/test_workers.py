@@ -46,7 +46,7 @@ def test_both_take_calls_and_each_reports_the_statistics_of_both(models: Path, t
                 "hangtag_workers_wanted": 2,
                 "hangtag_worker_restarts_total": 0,
             }
-        with ExitStack() as stack:  # they share the port for HTTP too, and each has the metrics of both
+        with ExitStack() as stack:  # the workers share the HTTP port too, and each reports the metrics of both
             rests = [stack.enter_context(Rest(server.http_address)) for _ in range(16)]
             answers = [rest.infer(request("gather", index=index(2))) for rest in rests]
             assert [answer.outputs["value"].item() for answer in answers] == [20] * 16
@@ -60,7 +60,7 @@ def test_both_take_calls_and_each_reports_the_statistics_of_both(models: Path, t
 
 
 def test_load_and_unload_calls_reach_both(models: Path) -> None:
-    """Over gRPC, and over HTTP, where each call has a connection of its own."""
+    """The calls go over gRPC, and over HTTP, where each call has a separate connection."""
     with two_workers(models, "--model-control", "explicit") as server, connections(server, 16) as stubs:
         first, over_http = stubs[0], inference_over_http(server.http_address)
         load = pb.RepositoryModelLoadRequest(model_name="gather")
@@ -95,7 +95,7 @@ def test_polling_reaches_both_whose_ports_are_no_other_servers(models: Path) -> 
 
 
 class Caller:
-    """Makes one call after another over a connection of its own, in a thread of its own, until ``done`` is set."""
+    """Makes one call after another over a separate connection, in a separate thread, until ``done`` is set."""
 
     def __init__(self, server: Serving, transport: str, done: threading.Event) -> None:
         self.answers: list[float] = []
@@ -119,7 +119,7 @@ class Caller:
                 try:
                     while not done.is_set():
                         self._add(call())
-                except (ConnectionError, IncompleteRead):  # of HTTP; the next call needs another connection
+                except (ConnectionError, IncompleteRead):  # in HTTP, the next call needs another connection
                     self.failures.append(grpc.StatusCode.UNAVAILABLE)
                 except grpc.RpcError as error:
                     self.failures.append(error.code())
@@ -143,7 +143,7 @@ def test_a_worker_that_is_killed_under_load_costs_only_its_calls_in_flight(model
             victim, survivor = pids(server)
             supervisor = Path(f"/proc/{server.process.pid}/fd")
             descriptors = len(list(supervisor.iterdir()))
-            # Published and not loaded: the restarted worker must serve what the other worker serves.
+            # Another model is published but not loaded: the restarted worker must serve what the other worker serves.
             onnx_models.publish(models, "gather", onnx_models.text(), version=2)
             os.kill(victim, signal.SIGKILL)
             assert "signal 9" in server.wait_for('"worker ended"')
@@ -156,10 +156,10 @@ def test_a_worker_that_is_killed_under_load_costs_only_its_calls_in_flight(model
                 caller.close()
         for caller in callers:
             assert set(caller.answers) == {20}
-            # The call that was in flight; over HTTP also the next, whose connection may still reach the dying worker.
+            # Only the call in flight fails; over HTTP also the next call, if its connection reaches the dying worker.
             assert set(caller.failures) <= {grpc.StatusCode.UNAVAILABLE}
             assert len(caller.failures) <= (2 if transport == HTTP else 1)
-        until(lambda: len(list(supervisor.iterdir())) == descriptors)  # it closes those of the worker that ended
+        until(lambda: len(list(supervisor.iterdir())) == descriptors)  # it closes the ended worker's descriptors
         now = metrics(server.metrics())
         assert (now["hangtag_workers"], now["hangtag_worker_restarts_total"]) == (2, 1)
         with connections(server, 16) as stubs:
@@ -187,7 +187,7 @@ def test_a_model_loaded_while_a_worker_starts_reaches_it(models: Path) -> None:
 
 
 def test_a_worker_that_gets_sigterm_is_replaced_and_all_end_with_their_supervisor(models: Path) -> None:
-    """Though they compute what never ends."""
+    """The workers end although they compute a request that never ends."""
     onnx_models.publish(models, "slow", onnx_models.slow())
     bounds = with_limits(end_seconds=1.0)
     with two_workers(models, "--drain-seconds", "0.1", first=bounds) as server, connections(server, CALLERS) as stubs:
@@ -205,15 +205,15 @@ def test_a_worker_that_gets_sigterm_is_replaced_and_all_end_with_their_superviso
 
 
 def delays(server: Serving) -> list[str]:
-    """For each worker that ended, after how many seconds it was to be replaced."""
+    """The logged delay in seconds before the replacement of each worker that ended."""
     return [re.findall(r"replaced_in_seconds=(\S+)", line)[0] for line in server.log if '"worker ended"' in line]
 
 
 @pytest.mark.parametrize(
     ("limits", "seconds"),
     [
-        ({"worker_attempts": 1}, ["0.1", "0.2"]),  # any number may end: this counts only those that never listen
-        ({"worker_stable_seconds": 0.0}, ["0.1", "0.1"]),  # those that lived long
+        ({"worker_attempts": 1}, ["0.1", "0.2"]),  # workers that listened may end any number of times
+        ({"worker_stable_seconds": 0.0}, ["0.1", "0.1"]),  # workers that lived long
         ({"worker_restart_seconds": 31.0}, ["30.0", "30.0"]),  # the longest delay
     ],
 )

@@ -1,7 +1,7 @@
 """The batcher by examples: deadlines, the measured service time, delays and cancellation.
 
-Late requests are refused, or dropped uncomputed, and end a delay early. test_batcher_properties has all that is true in
-any order; real servers show that requests wake threads.
+Late requests are refused, or dropped without being computed, and end a delay early. test_batcher_properties tests what
+is true in any order; tests with real servers show that requests wake threads.
 """
 
 import re
@@ -22,11 +22,11 @@ def clock() -> Clock:
 
 
 FRESH_SECONDS = 1.0
-"""Measurements that are older are ignored."""
+"""The age in seconds after which measurements are ignored."""
 
 
 def measured(clock: Clock, *, instances: int = 1, delay: float = 0.0) -> Batcher:
-    """Batches of up to 4 samples take a quarter of a second per sample."""
+    """A batcher with measured batches of up to 4 samples, which take a quarter of a second per sample."""
     queue = batcher(clock, instances=instances, delay=delay)
     for samples in (1, 4):
         queue.put(KeptCall(samples))
@@ -49,12 +49,12 @@ def admitted(queue: Batcher, clock: Clock, seconds: float, samples: int = 1) -> 
 
 
 def wait(*samples: int) -> Callable[[Batcher, Clock], object]:
-    """Requests of this many samples wait."""
+    """Let requests with these numbers of samples wait."""
     return lambda queue, _: put(queue, *map(KeptCall, samples))
 
 
 def begin(samples: int, seconds: float) -> Callable[[Batcher, Clock], None]:
-    """A batch of this many samples began this many seconds ago."""
+    """Let a batch of this many samples begin this many seconds ago."""
 
     def begin(queue: Batcher, clock: Clock) -> None:
         compute(queue, samples)
@@ -69,7 +69,7 @@ def pause_and_begin(queue: Batcher, clock: Clock) -> None:
 
 
 IN_TIME = 0.8
-"""Of a request that has to wait, the share of its time that is not reserved for sending its answer."""
+"""The share of a waiting request's time that is not reserved for sending the answer."""
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_a_request_that_would_be_computed_only_just_in_time_is_dropped(clock: Cl
     computed = queue.take()
     just, soon = (KeptCall(deadline=clock.now + seconds) for seconds in (2, 3))
     put(queue, just, soon)
-    clock.now += 1.7  # it took longer than expected
+    clock.now += 1.7  # the batch took longer than expected
     queue.finish(computed)
     assert queue.take() == [soon]
     assert (just.done, soon.done) == (True, False)
@@ -133,7 +133,7 @@ def test_a_batch_grows_no_larger_than_its_members_deadlines_allow(clock: Clock) 
 
 
 def test_a_request_that_does_not_fit_the_batch_is_not_dropped_for_the_time_of_both(clock: Clock) -> None:
-    """With the batch it would be 6 samples, 1.5 s; the next batch has 4 at most and takes a second."""
+    """Added to the batch, the request would make 6 samples and 1.5 s. The next batch has at most 4 and takes 1 s."""
     queue = measured(clock, instances=2)
     first, second = KeptCall(3), KeptCall(3, deadline=clock.now + 1.2)
     put(queue, first, second)
@@ -151,14 +151,14 @@ def test_a_failed_batch_does_not_refresh_the_measurements(clock: Clock) -> None:
 
 def test_a_delay_takes_no_more_than_half_of_what_a_deadline_leaves_to_spare(clock: Clock) -> None:
     queue = measured(clock, delay=10)
-    queue.put(KeptCall(1, deadline=clock.now + 3))  # a full batch takes 1
+    queue.put(KeptCall(1, deadline=clock.now + 3))  # a full batch takes 1 second
     assert queue.time_to_due() == pytest.approx(1)
     assert queue.take() == []
     clock.now += 1
     taken = queue.take()
     assert len(taken) == 1
     queue.finish(taken, 0.25)
-    queue.put(KeptCall(1, deadline=clock.now + 0.5))  # which leaves nothing to spare
+    queue.put(KeptCall(1, deadline=clock.now + 0.5))  # which leaves no spare time
     assert len(queue.take()) == 1
 
 
@@ -177,7 +177,7 @@ def test_the_nearest_deadline_ends_the_delay_of_the_whole_batch(clock: Clock) ->
     ("after", "expected"), [(1.0, CancelledError), (9.8, CancelledError), (9.95, DeadlineError), (11.0, DeadlineError)]
 )
 def test_a_cancellation_at_the_deadline_counts_as_late(clock: Clock, after: float, expected: type[Exception]) -> None:
-    """gRPC cancels a call at its deadline by the client's clock; the server may know it rounded up by a hundredth."""
+    """gRPC cancels a call at its deadline by the client's clock. The server's deadline may be rounded up by 1 %."""
     queue, one = batcher(clock), KeptCall(deadline=clock.now + 10)
     queue.put(one)
     clock.now += after
@@ -187,7 +187,7 @@ def test_a_cancellation_at_the_deadline_counts_as_late(clock: Clock, after: floa
 
 
 def observe(queue: Batcher, *batches: tuple[int, float]) -> Batcher:
-    """Compute batches of this many samples, which take this many seconds."""
+    """Compute batches with these numbers of samples, which take these numbers of seconds."""
     for samples, seconds in batches:
         queue.put(KeptCall(samples))
         queue.finish(queue.take(), seconds)
@@ -195,7 +195,7 @@ def observe(queue: Batcher, *batches: tuple[int, float]) -> Batcher:
 
 
 def predict(queue: Batcher, samples: int) -> float:
-    """The seconds that an answer needs, to a tenth of a millisecond, as the refusal of a late request says."""
+    """The predicted seconds until an answer, rounded to 0.1 ms, from the refusal of a late request."""
     with pytest.raises(DeadlineError) as refusal:
         queue.put(KeptCall(samples, deadline=0))
     (milliseconds,) = re.findall(r"needs about (-?\d+\.\d) ms", str(refusal.value))
@@ -203,7 +203,7 @@ def predict(queue: Batcher, samples: int) -> float:
 
 
 def observed(*batches: tuple[int, float]) -> Batcher:
-    """A batcher of batches of up to 64 samples, after these."""
+    """A batcher of batches of up to 64 samples that has observed these batches."""
     return observe(batcher(Clock(), size=64), *batches)
 
 
@@ -253,7 +253,7 @@ def test_old_observations_are_ignored(clock: Clock) -> None:
 
 
 class BrokenCall(KeptCall):
-    """A call whose transport raises."""
+    """A call whose transport raises an exception."""
 
     def fail(self, error: Exception) -> None:
         raise RuntimeError("the transport's own")

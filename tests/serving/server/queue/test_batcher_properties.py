@@ -1,4 +1,4 @@
-"""Under any interleaving no request is lost, doubled, reordered, mixed with another batch key, or computed in vain."""
+"""In any order of events, no request is lost, doubled, reordered, put into a wrong batch, or computed in vain."""
 
 import re
 
@@ -18,11 +18,11 @@ from hangtag.serving.server.telemetry.model_statistics import Timings
 from tests.kit.parts import Clock, KeptCall, batcher
 
 RESERVED_SHARE = 0.2
-"""Of the time to a deadline, for what the batcher does not see; reserved while every instance computes."""
+"""The share of the time to a deadline that is reserved for unseen work while every instance computes."""
 
 
 class BatcherMachine(RuleBasedStateMachine):
-    """Puts, cancels, takes, answers and fails requests in any order, and compares with a list of those that wait."""
+    """Puts, cancels, takes, answers and fails requests in any order, and compares with a list of waiting requests."""
 
     @initialize(
         size=st.integers(1, 6),
@@ -55,7 +55,7 @@ class BatcherMachine(RuleBasedStateMachine):
         if isinstance(refusal, DeadlineError):
             assert patience is not None
             (milliseconds,) = re.findall(r"needs about (\d+\.\d) ms", str(refusal))
-            assert patience * 1e3 <= float(milliseconds) + 0.1  # it is rounded
+            assert patience * 1e3 <= float(milliseconds) + 0.1  # the message is rounded
         if refusal is None:
             self.calls.append(request)
             self.waiting.append(request)
@@ -107,7 +107,7 @@ class BatcherMachine(RuleBasedStateMachine):
         assert samples <= self.batcher.max_batch_size
         assert all(request.deadline is None or request.deadline > self.clock.now for request in batch)
         following = same_key[len(batch) : len(batch) + 1]
-        assert not following or samples + following[0].samples > self.batcher.max_batch_size  # as full as it can be
+        assert not following or samples + following[0].samples > self.batcher.max_batch_size  # as full as possible
         self.waiting = [request for request in self.waiting if request not in batch]
         self.computing.append(batch)
 

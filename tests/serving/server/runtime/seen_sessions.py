@@ -1,4 +1,4 @@
-"""A runtime on the CPU, where ONNX Runtime binds buffers as on a GPU, with sessions that a test sees and changes."""
+"""A runtime on the CPU that binds buffers as on a GPU, with sessions that a test observes and changes."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,11 +14,11 @@ from hangtag.serving.server.runtime.session import Runtime
 Rows = npt.NDArray[Any]
 PROVIDERS = ["CUDAExecutionProvider", "CPUExecutionProvider"]
 Compute = Callable[..., object]
-"""Computes a batch, of an IOBinding and RunOptions."""
+"""Computes a batch from an IOBinding and RunOptions."""
 
 
 class Binding(onnxruntime.IOBinding):  # type: ignore[misc]
-    """Keeps the inputs that are bound at fixed addresses, and lets a test change others before they are bound."""
+    """Records the inputs that are bound at fixed addresses, and lets a test change other inputs before the binding."""
 
     def __init__(self, session: Any, change: Callable[[Rows], Rows]) -> None:
         super().__init__(session)
@@ -34,14 +34,14 @@ class Binding(onnxruntime.IOBinding):  # type: ignore[misc]
 
 
 class SeenSession:
-    """A real session that notes its runs, and whose computing of batches by IO binding a test may replace."""
+    """A real session that reports its runs. A test may replace how it computes batches with IO binding."""
 
     def __init__(self, session: Any, note: Callable[[str], object] = lambda how: None) -> None:
         """Wrap a session.
 
         Args:
             session: ONNX Runtime's InferenceSession.
-            note: Called before each batch, with "run" or "bound".
+            note: The function that is called before each batch, with "run" or "bound".
         """
         self._session, self._note = session, note
         self.providers: list[str] = session.get_providers()
@@ -49,7 +49,7 @@ class SeenSession:
         """Called before each batch without IO binding."""
         self.compute: Compute = session.run_with_iobinding
         self.change: Callable[[Rows], Rows] = lambda rows: rows
-        """What becomes of the rows of an input that is not at a fixed address."""
+        """Changes the rows of an input that is not at a fixed address."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._session, name)
@@ -71,10 +71,10 @@ class SeenSession:
 
 
 class OnCpu(SessionOpener):
-    """A runtime that has loaded with the CPU, whose sessions then name other providers.
+    """Opens a runtime's sessions on the CPU, which then report other providers.
 
-    By default these have CUDA graphs. The runtime does all that graphs need but the capture itself, since ONNX Runtime
-    ignores a graph's number on the CPU.
+    By default, the reported providers have CUDA graphs. The runtime does all that graphs need except the capture
+    itself, because ONNX Runtime ignores a graph's number on the CPU.
     """
 
     def __init__(self, file: Path, providers: list[str] = PROVIDERS) -> None:
@@ -90,12 +90,12 @@ class OnCpu(SessionOpener):
         return self.graphs if cuda_graphs else self.session
 
     def bind(self, largest: int, *, cuda_graphs: str = "on", instances: int = 1) -> Runtime:
-        """Use IO binding; returns the runtime."""
+        """Turn on IO binding. Returns the runtime."""
         self.runtime.use_io_binding(largest, instances=instances, cuda_graphs=cuda_graphs)
         return self.runtime
 
     def used_for(self, inputs: dict[str, Any]) -> list[str]:
-        """What computes this batch, such as "session run" or "graphs bound"."""
+        """The steps that compute this batch, such as "session run" or "graphs bound"."""
         self._used.clear()
         self.runtime.run(inputs)
         return self._used.copy()
@@ -105,5 +105,5 @@ class OnCpu(SessionOpener):
 
 
 def rows(*values: float) -> dict[str, Any]:
-    """Inputs of two equal numbers a sample."""
+    """Inputs in which each sample has two equal numbers."""
     return {"x": np.array([[value, value] for value in values], np.float32)}

@@ -1,4 +1,4 @@
-"""IO binding with real sessions on the CPU, with pinned inputs and as for CUDA graphs; and how it fails."""
+"""IO binding in real CPU sessions, with pinned inputs and as for CUDA graphs; and failures of IO binding."""
 
 import threading
 from collections.abc import Callable
@@ -88,11 +88,11 @@ def test_while_a_batch_is_computed_other_threads_run(publish: Publish, binding: 
         while not computing.done():
             steps += 1
         computing.result()
-    assert steps > 1000  # had computing held the GIL, this loop would have run a few times only
+    assert steps > 1000  # if computing held the GIL, this loop would have few iterations
 
 
 def ones() -> onnx.ModelProto:
-    """Two ones for each sample."""
+    """Inputs in which each sample has two ones."""
     return from_text(
         """(float[batch] x) => (float[batch, n] y) <float one = {1}, int64[1] two = {2}> {
             rows = Shape(x)
@@ -128,12 +128,12 @@ def no_memory(_: Rows) -> Rows:
 
 
 def roots() -> onnx.ModelProto:
-    """NaN for positive values."""
+    """A model that answers NaN for positive values."""
     return from_text("(float[batch, 2] x) => (float[batch, 2] y) { negative = Neg(x) y = Sqrt(negative) }")
 
 
 def thousandths() -> onnx.ModelProto:
-    """How many thousandths each value has."""
+    """A model that answers with each value in thousandths."""
     return from_text(
         """(float[batch, 2] x) => (int64[batch, 2] y) <float thousand = {1000}> {
             product = Mul(x, thousand)
@@ -190,7 +190,7 @@ def test_inputs_that_are_not_page_locked_are_in_plain_memory_and_say_why(
 
 
 def failing(publish: Publish, graphs: str, fail: Callable[..., object]) -> Runtime:
-    """A runtime whose binding worked when it was loaded and has failed since."""
+    """A runtime whose IO binding worked at loading and has failed since."""
     cuda = OnCpu(publish(onnx_models.gather()))
     runtime = cuda.bind(4, cuda_graphs=graphs, instances=2)
     assert cuda.used_for({"index": np.array([1])}) == ["graphs bound" if graphs == "on" else "session bound"]

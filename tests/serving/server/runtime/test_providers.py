@@ -1,4 +1,4 @@
-"""Execution providers and their options; and on a machine with a GPU, the same answers as on a CPU."""
+"""Execution providers and their options. On a machine with a GPU, the GPU's answers equal those of the CPU."""
 
 from pathlib import Path
 

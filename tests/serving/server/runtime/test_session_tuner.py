@@ -1,4 +1,4 @@
-"""Which session computes a batch while nothing else is computed, and what it takes for a second one to be opened."""
+"""The session that computes a lone batch, and the conditions for opening a second session."""
 
 import os
 import threading
@@ -25,21 +25,21 @@ IMAGE = {"image": np.random.default_rng(1).integers(0, 256, (1, 28, 28), dtype=n
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """Goes on when a session computes."""
+    """A clock that advances when a session computes."""
     clock = Clock()
     monkeypatch.setattr("time.perf_counter", clock)
     return clock
 
 
 class Timed(SessionOpener):
-    """A runtime whose first session has one thread, and the second one two."""
+    """A runtime whose first session has one thread, and whose second session has two."""
 
     def __init__(self, path: Path, clock: Clock, first: float, second: float) -> None:
         super().__init__(path, threads=1, gpu=Gpu())
         self.used: list[str] = []
-        """Which session computed each batch, "first" or "second"."""
+        """The session that computed each batch, "first" or "second"."""
         self.seconds = {"first": first, "second": second}
-        """How long a batch takes in each, by the clock."""
+        """The seconds of a batch in each session, by the clock."""
         self.is_unchanged = True
         self.sessions: dict[str, SeenSession] = {}
         self._clock = clock
@@ -88,7 +88,7 @@ def test_both_sessions_are_compared_again_after_a_while(path: Path, clock: Clock
     timed.alone()
     timed.wait_until_open()
     timed.alone(7)
-    timed.seconds["second"] = 0.012  # others use the processors now
+    timed.seconds["second"] = 0.012  # now other programs use the processors
     timed.alone(10_000)
     assert timed.used[-1] == "second"
     assert timed.runtime.alone_threads == 2
@@ -108,7 +108,7 @@ USELESS = {
     "it is not faster": (0.010, 0.009),
     "batches are short": (0.0001, 0.00001),
 }
-"""Why a second session is not used, with the seconds of a batch in the first one and in the second one."""
+"""The reason for not using a second session, given the seconds of a batch in the first session and in the second."""
 
 
 @pytest.mark.parametrize("why", USELESS)
@@ -151,7 +151,7 @@ def test_a_file_that_changed_after_its_model_was_loaded_is_not_opened_a_second_t
 
 
 def test_the_threads_of_a_second_session_leave_the_processors_to_others_between_batches() -> None:
-    """In a process of its own: in that of the tests no session's threads spin."""
+    """The test starts another process, because the threads of sessions in the tests' process do not spin."""
     code = f"""
 import time
 from pathlib import Path

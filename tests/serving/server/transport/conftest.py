@@ -12,7 +12,7 @@ from tests.kit.over_http import ENVOY, HTTP, live_server
 
 @pytest.fixture(scope="session")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One model of every kind, and the shipped lstm."""
+    """A repository with one model of every kind, and the shipped lstm."""
     batched = ("classifier", "two_inputs", "text", "every_type", "free_axis", "gather", "recurrent")
     others = ("unbatched", "not_a_batch_axis", "state", "every_scalar")
     models = onnx_models.publish_all(tmp_path_factory.mktemp("models"), *batched, *others)
@@ -28,20 +28,20 @@ def certificates(tmp_path: Path) -> Certificates:
 
 @pytest.fixture(scope="session", params=["native", "grpc", HTTP, ENVOY])
 def transport(request: pytest.FixtureRequest) -> str:
-    """Every transport keeps a promise, unless its test is in the folder ``grpc`` or has the mark OVER_GRPC."""
+    """The transport. Every test runs over all transports, except in the folder ``grpc`` or with the mark OVER_GRPC."""
     return str(request.param)
 
 
 @pytest.fixture(scope="session")
 def live(repository: Path, transport: str) -> Iterator[LiveServer]:
-    """A real server of the whole repository, for tests that leave it as it was."""
+    """A real server of the whole repository, for tests that leave the server unchanged."""
     with live_server(transport, repository, max_batch_size=16, max_queue_size=64, instances=1) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def few(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The models that most tests with a server of their own call: each takes time to load."""
+    """The models that most tests with a separate server call. Only a few models, because each takes time to load."""
     models = tmp_path_factory.mktemp("few")
     for name in ("classifier", "gather", "unbatched", "free_axis"):
         (models / name).symlink_to(repository / name)
@@ -50,8 +50,8 @@ def few(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @contextmanager
 def own_server(models: Path, transport: str) -> Iterator[LiveServer]:
-    """A queue of 4, batches of 4, one instance, many streams on a connection; two models have settings of their own for
-    batching."""
+    """A server with a queue of 4, batches of 4, one instance, and many streams on a connection. Two models have other
+    settings for batching."""
     with live_server(
         transport,
         models,
@@ -66,13 +66,13 @@ def own_server(models: Path, transport: str) -> Iterator[LiveServer]:
 
 @pytest.fixture
 def own(few: Path, transport: str) -> Iterator[LiveServer]:
-    """A server of this test alone, with a few models."""
+    """A server for this test alone, with a few models."""
     with own_server(few, transport) as server:
         yield server
 
 
 @pytest.fixture(scope="module")
 def own_whole(repository: Path, transport: str) -> Iterator[LiveServer]:
-    """A server of a file's tests, with every model. Their gates stay in it, open."""
+    """A server for the tests of one file, with every model. The models' gates stay in the server, open."""
     with own_server(repository, transport) as server:
         yield server

@@ -1,4 +1,4 @@
-"""ModelInfer on a real server: what is sent, and what is answered, over every transport to the bit."""
+"""ModelInfer on a real server: requests and their answers, which are exact over every transport."""
 
 import itertools
 from collections.abc import Iterator
@@ -39,7 +39,7 @@ def test_inputs_go_by_name_and_only_the_requested_outputs_come_in_their_order(li
 
 
 def identity(datatype: str, shape: list[int | str]) -> Any:
-    """in <datatype> -> out, the same."""
+    """in <datatype> -> out, a copy."""
     type_ = onnx_models.TYPES[datatype]
     node = helper.make_node("Identity", ["in"], ["out"])
     return onnx_models.model([node], {"in": (type_, shape)}, {"out": (type_, shape)})
@@ -47,7 +47,7 @@ def identity(datatype: str, shape: list[int | str]) -> Any:
 
 @pytest.fixture(scope="module")
 def typed(tmp_path_factory: pytest.TempPathFactory, transport: str) -> Iterator[LiveServer]:
-    """Models of each datatype, by its name: with a batch axis alone, with none, and with another free axis."""
+    """Models of each datatype, by the model's name: with only a batch axis, without one, and with another free axis."""
     models = tmp_path_factory.mktemp("typed")
     for datatype in onnx_models.TYPES:
         onnx_models.publish(models, datatype, identity(datatype, ["batch", 2]))
@@ -58,13 +58,13 @@ def typed(tmp_path_factory: pytest.TempPathFactory, transport: str) -> Iterator[
 
 
 IN_JSON: dict[object, object] = {np.inf: 2.5, -np.inf: -2.5}
-"""What takes the place of values that JSON does not have."""
+"""Values that replace the ones that JSON does not have."""
 
 
 def test_every_datatype_goes_alone_as_raw_and_as_typed_contents_and_may_be_empty(
     typed: LiveServer, transport: str
 ) -> None:
-    """Empty: where the first axis is not the batch, and where another axis is free."""
+    """A tensor may be empty if its first axis is no batch axis, or if another axis is free."""
     for datatype in onnx_models.TYPES:
         array = np.array([VALUES[datatype]] * 3, tensors.DTYPES[datatype])
         assert typed.infer(request(datatype, **{"in": array}))["out"].tolist() == [VALUES[datatype]] * 3
@@ -123,7 +123,7 @@ def test_models_without_inputs_with_an_empty_answer_and_one_that_refuses_emptine
     for name, model in models.items():
         onnx_models.publish(tmp_path, name, model)
     with live_server(transport, tmp_path) as live:
-        if transport != HTTP:  # whose requests have inputs
+        if transport != HTTP:  # requests over HTTP always have inputs
             assert live.infer(request("five"))["out"].item() == 5
         for values, indices in (([0, 0], []), ([0, 3, 4], [1, 2])):
             assert live.infer(request("places", x=np.array(values, np.float32)))["places"].tolist() == [indices]
@@ -163,7 +163,7 @@ def test_many_callers_at_once_get_each_their_own_answers(live: LiveServer) -> No
     before = live.statistics("classifier").execution_count
     with ThreadPoolExecutor(CALLERS) as pool:
         assert list(pool.map(ask, range(CALLERS))) == [None] * CALLERS
-    assert live.statistics("classifier").execution_count - before < CALLERS * CALLS  # some shared a batch
+    assert live.statistics("classifier").execution_count - before < CALLERS * CALLS  # some calls shared a batch
 
 
 def test_the_transports_infer_the_same_bits(tmp_path: Path) -> None:
@@ -199,7 +199,7 @@ def infer_bytes(live: LiveServer, message: bytes) -> pb.ModelInferResponse:
 def test_a_request_that_begins_as_one_before_it_is_answered_as_a_new_one(
     live: LiveServer, pixels: list[int], names: list[str], version: str
 ) -> None:
-    """The server may recognise a request by its first bytes; one with an id it has to parse."""
+    """The server may recognise a request by its first bytes, but it has to parse a request with an id."""
     images = np.repeat(np.array(pixels, np.uint8), 784).reshape(-1, 28, 28)
     sent = request("classifier", image=images)
     sent.model_version = version
@@ -219,7 +219,7 @@ def test_fields_in_another_order_or_unknown_and_contents_like_a_head_are_read_as
 
     sent, longer = rows(1), rows(1, 2, 3)
     inner = b"\x3a\x08" + np.array([3, 4], np.float32).tobytes()
-    longer.raw_input_contents[0] = bytes(24 - len(inner)) + inner  # ends as another request would
+    longer.raw_input_contents[0] = bytes(24 - len(inner)) + inner  # ends like another request
     bare = pb.ModelInferRequest()
     bare.CopyFrom(sent)
     bare.ClearField("raw_input_contents")
@@ -243,7 +243,7 @@ def test_fields_in_another_order_or_unknown_and_contents_like_a_head_are_read_as
 
 @OVER_GRPC
 def test_a_head_that_promises_more_contents_than_follow_is_refused(live: LiveServer) -> None:
-    """Also where the server knows this head, and messages of this size: it must read no memory before the message."""
+    """The server knows this head and this size of messages, and must not read memory before the message."""
     small, large = (
         request("classifier", image=np.zeros((count, 28, 28), np.uint8)).SerializeToString() for count in (2, 16)
     )

@@ -79,7 +79,7 @@ def test_without_a_path_the_threshold_decides(live: LiveServer, model: str, top_
 
 @pytest.mark.parametrize(("model", "expected"), [("half", []), ("low", [3])])
 def test_where_no_label_reaches_the_threshold(live: LiveServer, model: str, expected: list[int]) -> None:
-    """The set is empty, unless the model's file requires a minimum number of labels."""
+    """The set is empty unless the model's file requires a minimum number of labels."""
     assert indices(classify(live, model, image([1, 1, 1, 5, 1, 1, 1, 1, 1, 1]))) == expected
 
 
@@ -99,14 +99,14 @@ def test_runners_up_carry_their_distance_from_the_first(live: LiveServer) -> Non
 
 @pytest.mark.parametrize("model", ["half", "path", "path-far"])
 def test_without_distances_or_rivals_there_are_none(live: LiveServer, model: str) -> None:
-    """In a set every label is right: none is a mistake for another."""
+    """Every label in a set is right, so no label is a mistake for another."""
     response = classify(live, model, image(PROBABILITIES, [1, 7]))
     assert len(response.labels) >= 2
     assert not any(score.HasField("distance") for score in response.labels)
 
 
 def test_a_file_of_the_models_size_is_not_converted_and_another_is_scaled_down_as_a_whole(live: LiveServer) -> None:
-    """On a picture twice as large, every pixel twice: trimming it, or scaling another way, would lose the answer."""
+    """Each pixel of the picture is doubled. Trimming the picture or scaling it differently would change the answer."""
     pixels = image(PROBABILITIES, path=[4, 1, 7])
     assert indices(classify(live, "path", encoded=encoded(pixels))) == [4, 1, 7]
     twice = np.repeat(np.repeat(pixels, 2, axis=0), 2, axis=1)

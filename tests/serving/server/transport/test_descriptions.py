@@ -1,4 +1,4 @@
-"""What a server says of itself and of its models: metadata, configurations, the status of an error, its transport."""
+"""A server's descriptions of itself and of its models: metadata, configurations, error statuses, the transport."""
 
 import importlib.metadata
 import os
@@ -180,7 +180,7 @@ STATUSES: dict[type[errors.ServerError], tuple[grpc.StatusCode, int]] = {
 
 
 class FailingControl:
-    """Control of the models for clients' calls: each load fails as the model's name says."""
+    """Control of the models for clients' calls. Each load fails in the way that the model's name says."""
 
     def __init__(self, control: Any) -> None:
         self._control = control

@@ -1,4 +1,4 @@
-"""Nothing that takes long holds up other calls: not a picture, a large message, nor a change of the models.
+"""Slow work does not delay other calls: neither a picture, nor a large message, nor a change of the models.
 
 One event loop serves all calls of a process over gRPC's grpc transport and over HTTP.
 """
@@ -29,14 +29,14 @@ from tests.kit.picture_files import encoded
 from tests.kit.waiting import TIMEOUT, until
 
 STRINGS = 300_000
-"""So many texts take half a second to decode, and longer to encode."""
+"""The number of texts that takes half a second to decode, and longer to encode."""
 FULL = "the queue of pictures and large messages to be decoded is full"
 PLACES, BEYOND = 4, 10
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """``first`` answers the first of a row of texts, ``many`` one text many times."""
+    """``first`` answers the first text of a row, ``many`` answers one text many times."""
     models = tmp_path_factory.mktemp("models")
     onnx_models.publish_all(models, "gather", "classifier")
     first = helper.make_node("Slice", ["text", "begin", "end", "axis"], ["first"])
@@ -62,7 +62,7 @@ def server(models: Path, transport: str) -> Iterator[LiveServer]:
 
 @cache
 def striped() -> bytes:
-    """A PNG of 49 million pixels in a third of a megabyte: decoding it takes half a second."""
+    """A PNG file of 49 million pixels and a third of a megabyte, which takes half a second to decode."""
     pixels = np.zeros((7000, 7000), np.uint8)
     pixels[::3], pixels[:, ::7] = 200, 90
     return encoded(pixels, compress_level=1)
@@ -101,7 +101,7 @@ def test_others_are_answered_while_a_call_is_decoded_or_encoded(server: LiveServ
 
 
 class HeldControl:
-    """Control of the models for clients' calls, one of whose methods waits until it may go on."""
+    """Control of the models for clients' calls. One of its methods waits until a test releases it."""
 
     def __init__(self, method: str) -> None:
         self.begun, self.may_go_on = threading.Event(), threading.Event()
@@ -151,13 +151,13 @@ def test_others_are_answered_while_the_control_of_the_models_takes_long(
 def test_large_messages_without_a_place_are_refused_at_once_and_all_others_answered(
     models: Path, transport: str
 ) -> None:
-    """A few threads decode, and no more wait for them than a queue holds. Their model's own queue has room for all."""
+    """A few threads decode, and no more pictures wait for them than a queue holds. The model's own queue has room."""
     settings: dict[str, Any] = {"max_batch_size": 4, "max_queue_size": PLACES, "max_concurrent_streams": 1000}
     with live_server(transport, models, instances=1, **settings) as live:
         count = len(os.sched_getaffinity(0)) + PLACES + BEYOND
         calls = [live.begin(texts(STRINGS // 2)) for _ in range(count)]
         until(lambda: any(call.done() for call in calls))
-        assert not all(call.done() for call in calls)  # it was refused at once, before the others were answered
+        assert not all(call.done() for call in calls)  # the server refused it at once, before it answered the others
         refused = [error for call in calls if (error := call.exception()) is not None]
         assert {(error.code(), error.details()[: len(FULL)]) for error in refused} == {
             (grpc.StatusCode.RESOURCE_EXHAUSTED, FULL)
@@ -182,8 +182,8 @@ def test_a_program_may_use_grpc_aio_on_a_loop_of_its_own(few: Path) -> None:
 
 
 def test_grpcios_own_errors_are_lines_of_the_log(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """grpcio itself would write a traceback to standard error for an answer over the message limit. Here its id
-    makes it too large; outputs that are too large do not get so far."""
+    """grpcio itself would write a traceback to standard error for an answer over the message limit. Here the id makes
+    the answer too large; the server refuses too large outputs earlier."""
     onnx_models.publish(tmp_path, "tiled", onnx_models.tiled(250_000))  # a megabyte for 4 bytes
     sent = request("tiled", x=np.ones((1, 1), np.float32))
     sent.id = "i" * 100_000
@@ -192,7 +192,7 @@ def test_grpcios_own_errors_are_lines_of_the_log(tmp_path: Path, capfd: pytest.C
         structlog.testing.capture_logs() as logs,
     ):
         code, message = failure(lambda: live.infer(sent))
-        until(lambda: any(line["log_level"] == "error" for line in logs))  # after the client has its status
+        until(lambda: any(line["log_level"] == "error" for line in logs))  # logged after the client has the status
     assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert message.startswith("SERVER: Sent message larger than max")
     assert [line["event"] for line in logs if line["log_level"] == "error"] == ["grpc._cython.cygrpc"]

@@ -1,6 +1,6 @@
-"""Messages over --max-message-mib, calls whose message does not come, and deadlines that are none.
+"""Messages over --max-message-mib, calls whose message does not arrive, and invalid deadlines.
 
-That calls without a message take no places of others is in tests/serving/server/hostile.
+tests/serving/server/hostile tests that calls without a message do not take the places of others.
 """
 
 import re
@@ -30,7 +30,7 @@ from tests.kit.waiting import TIMEOUT, until
 MIB = 1 << 20
 HUGE = 100 * MIB
 MORE_MEMORY = 48 * MIB
-"""Bytes that a server may hold after it has refused huge messages, beyond what it held before."""
+"""The bytes by which a server may grow after it has refused huge messages."""
 ANY_SIZE = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
 MODEL_INFER, CLASSIFY = "/inference.GRPCInferenceService/ModelInfer", "/hangtag.v1.Classifier/Classify"
 LIVE = "/inference.GRPCInferenceService/ServerLive"
@@ -58,13 +58,13 @@ def test_a_request_over_the_limit_is_refused(small: LiveServer, method: str, com
         assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert message.startswith("SERVER: Received message larger than max (10485")
         code, _ = send(channel, method, bytes(MIB))
-        assert code is grpc.StatusCode.INVALID_ARGUMENT  # it was read, and is no message
+        assert code is grpc.StatusCode.INVALID_ARGUMENT  # the server read the bytes, which are no message
         stub = InferenceStub(channel)
         assert outputs(stub.ModelInfer(request("gather", index=index(1)), timeout=TIMEOUT))["value"].tolist() == [10]
 
 
 def test_a_message_over_the_limit_is_refused_and_the_next_one_answered(small: LiveServer) -> None:
-    """A response, and a request."""
+    """A response and a request."""
     code, message = failure(lambda: small.infer(request("repeated", x=number(1))))
     assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert message.startswith("SERVER: Sent message larger than max (1200")
@@ -86,7 +86,7 @@ def test_a_response_over_the_limit_fails_its_request_of_a_stream_alone(small: Li
 
 @OVER_GRPC
 def test_a_request_over_the_limit_of_a_stream_or_another_method_is_refused(small: LiveServer) -> None:
-    """On native these pass through to the gRPC server behind it."""
+    """On native, these calls pass through to the gRPC server behind the transport."""
     huge = pb.ModelInferRequest(model_name="gather", raw_input_contents=[bytes(2 * MIB)])
     with grpc.insecure_channel(small.server.address, ANY_SIZE) as channel:
         inference = InferenceStub(channel)
@@ -154,7 +154,7 @@ BY_NUMBER = {code.value[0]: code for code in grpc.StatusCode}
 
 @pytest.fixture(scope="session")
 def bodies(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A file with each method's request, as it goes over the wire."""
+    """A file with the request of each method, in its encoded form."""
     folder = tmp_path_factory.mktemp("bodies")
     bodies = {}
     for method, message in MESSAGES.items():
@@ -184,7 +184,7 @@ def test_a_deadline_in_a_header_is_taken_and_what_is_none_is_refused(
     for timeout in ("10S", "00000001M", "99999999H"):
         assert ask(live, bodies, method, timeout)[0] is grpc.StatusCode.OK
     before = live.statistics("gather").inference_count
-    too_long = ["000000010S"] * by_native  # gRPC's core takes more digits than the specification allows
+    too_long = ["000000010S"] * by_native  # gRPC's core accepts more digits than the specification allows
     for timeout in ("soon", "1", "S", "-1S", "1.5S", "1s", "1Sm", "1 000m x", "1S.", *too_long):
         code, message = ask(live, bodies, method, timeout)
         assert code is (grpc.StatusCode.INVALID_ARGUMENT if by_native else grpc.StatusCode.INTERNAL)

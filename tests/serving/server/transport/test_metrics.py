@@ -1,4 +1,4 @@
-"""Prometheus' metrics of a real server, read as Prometheus reads them, and the port that has them apart from HTTP's."""
+"""Prometheus' metrics of a real server, read as Prometheus reads them, and the separate port for metrics."""
 
 import contextlib
 import signal
@@ -37,7 +37,7 @@ def read(text: str) -> Samples:
 
 
 class Watched:
-    """A live server whose metrics a test reads. They belong to version 3 of gather, if a test names no other."""
+    """A live server whose metrics a test reads. By default, the metrics are those of version 3 of gather."""
 
     def __init__(self, live: LiveServer) -> None:
         self.live = live
@@ -114,7 +114,7 @@ def test_failures_are_counted_once_by_code_and_by_models_that_there_are(watched:
     failure(lambda: live.infer(wrong_version))
     assert failed("INTERNAL") == metric("nv_inference_request_failure", reason="BACKEND") == 1
     assert failed("INVALID_ARGUMENT") == metric("nv_inference_request_failure", reason="OTHER") == 4
-    # What callers make up is not a label: anybody could make series without end.
+    # Text that callers invent is not a label, because callers could otherwise create endless series.
     assert failed("NOT_FOUND", model="", version="") == 3
     assert failed("NOT_FOUND", version="") == 1
     assert not {"made up", "others", "another"} & set(watched.text().replace('"', "\n").split("\n"))
@@ -144,7 +144,7 @@ def test_failures_in_a_stream_and_undecodable_bytes_are_counted_by_code(watched:
         "hangtag.v1.Classifier/Classify",
         "hangtag.v1.Classifier/ClassifyStream",
         "hangtag.v1.Classifier/Compare",
-        "grpc.health.v1.Health/Check",  # not inference, so not counted
+        "grpc.health.v1.Health/Check",  # not counted, because it is no inference
     ):
         call: Any = live.channel.stream_stream(f"/{method}")
         failure(lambda call=call: list(call(iter([b"\xff\xff\xff"]), timeout=TIMEOUT)))  # type: ignore[misc]
@@ -167,7 +167,7 @@ def test_the_queue_and_a_full_one(watched: Watched) -> None:
 
 
 def test_a_message_that_is_too_large_does_not_count_as_shed(watched: Watched) -> None:
-    """HangtagShedding asks for more servers, which would not help."""
+    """The alert HangtagShedding asks for more servers, which would not help."""
     too_large = request("classifier", image=np.zeros((30_000, 28, 28), np.uint8))
     assert failure(lambda: watched.live.infer(too_large))[0] is grpc.StatusCode.RESOURCE_EXHAUSTED
     shed = {labels: value for (name, labels), value in read(watched.text()).items() if "shed_requests_total" in name}
@@ -175,7 +175,7 @@ def test_a_message_that_is_too_large_does_not_count_as_shed(watched: Watched) ->
 
 
 def test_the_metrics_name_the_models_their_providers_and_the_transport(models: Path) -> None:
-    """One model is on the CPU because CUDA does not work, and two of its IO bindings have failed."""
+    """One model is on the CPU because CUDA does not work, and two IO bindings of the model have failed."""
 
     def load(path: Path, **options: Any) -> Runtime:
         runtime = Runtime(path, **options)
@@ -220,7 +220,7 @@ def test_a_version_that_is_loading_does_not_look_like_one_that_cannot_be_loaded(
 
 
 MOST = 32
-"""Connections at the same time to the port that has metrics alone, where it is exposed."""
+"""The number of concurrent connections to the port for metrics, if this port is exposed."""
 
 
 @pytest.mark.parametrize("transport", ["grpc", ENVOY])
@@ -253,7 +253,7 @@ def test_the_port_for_metrics_has_health_too_and_stays_silent_in_the_log(few: Pa
         assert status("/metrics", "application/openmetrics-text; version=no-number") == 400
         assert status("/metrics", "application/openmetrics-text; version=1.0.0") == 200
         if transport == ENVOY:
-            until(every_place_is_answered)  # at first Envoy may still count the connection before
+            until(every_place_is_answered)  # at first, Envoy may still count the earlier connection
         with grpc.insecure_channel(server.address) as channel, connect():
             may_send = threading.Event()
             begun: Any = channel.stream_unary("/inference.GRPCInferenceService/ModelInfer")
@@ -266,6 +266,6 @@ def test_the_port_for_metrics_has_health_too_and_stays_silent_in_the_log(few: Pa
             assert status("/v2/health/live") == 200
             begun.cancel()
             may_send.set()
-            assert server.wait() == 0  # though a client is connected to this port
+            assert server.wait() == 0  # although a client is connected to this port
     assert len([line for line in server.log if "metrics" in line]) == 1
     assert [line for line in server.log if "level=info" not in line and "BEYOND LOOPBACK" not in line] == []

@@ -1,6 +1,6 @@
-"""Requests that are refused: one table of what is wrong, with the status over gRPC and over HTTP, and its sentence.
+"""Refused requests: one table of faults, each with its status over gRPC and over HTTP, and its message.
 
-What only HTTP can get wrong is in http/, and who may call at all in security/.
+Faults that only HTTP requests can have are tested in http/, and permissions in security/.
 """
 
 from collections.abc import Callable, Iterator
@@ -70,7 +70,7 @@ def typed(**values: list[int]) -> Request:
 
 
 def of_every_type(datatype: str, field_name: str, count: int) -> Request:
-    """Typed contents of this many elements in a field, for an input of two."""
+    """Typed contents with this many elements in a field, for an input of two elements."""
     given: Any = {field_name: [b"" if field_name == "bytes_contents" else 1] * count}
     tensor = Request.InferInputTensor(
         name=f"in_{datatype}", datatype=datatype, shape=[1, 2], contents=pb.InferTensorContents(**given)
@@ -105,10 +105,10 @@ def parameter(which: str, name: str) -> Request:
 class Refusal:
     sent: Request
     says: str
-    """What is in the sentence: what was wrong, or what was expected."""
+    """The parts of the message: what was wrong, or what the server expected."""
     code: grpc.StatusCode = INVALID
     status: int | None = 400
-    """Over HTTP; None where a request over HTTP cannot be wrong in this way."""
+    """The status over HTTP; None if a request over HTTP cannot have this fault."""
 
 
 REFUSALS = {
@@ -190,7 +190,7 @@ REFUSALS = {
     "a text without its end": Refusal(texts(b"\4\0\0\0abc"), "input 'text': "),
     "bytes after the texts": Refusal(texts(b"\1\0\0\0abc"), "input 'text': "),
     "no UTF-8": Refusal(texts(b"\2\0\0\0\xff\xfe"), "input 'text': 'utf-8' codec can't decode byte 0xff"),
-    # Empty axes that the model's signature or its network does not allow: an LSTM could end the process.
+    # Empty axes that the model's signature or network does not allow. An LSTM would crash the process.
     "empty batch": Refusal(request("free_axis", x=np.ones((0, 5), np.float32)), "the first axis is the batch, and a"),
     "empty fixed axis": Refusal(request("unbatched", x=np.ones(0, np.float32)), "the model takes x: FP32 [4]"),
     **{
@@ -221,7 +221,7 @@ def test_so_is_a_message_that_http_has_nothing_like(live: LiveServer, name: str)
 
 
 def require_refusal(live: LiveServer, case: Refusal) -> Any:
-    """Send what is wrong; return the error, which says what it should. Nothing was queued, nothing computed."""
+    """Send the faulty request, and return the error with the expected parts. Nothing may be queued or computed."""
     model = case.sent.model_name
     before = live.statistics(model) if model in ("classifier", "text") else None
     with pytest.raises(grpc.RpcError) as raised:
@@ -283,5 +283,5 @@ def test_a_model_that_fails_is_the_servers_fault_and_serves_on_and_only_that_is_
     assert message.startswith("ONNX Runtime failed: ")
     assert own.infer(sent)["value"].tolist() == [30]
     failed = [line for line in log if line["event"] == "request failed"]
-    assert [(line["model"], line["request_id"]) for line in failed] == [("gather", "r" * 128)]  # cut
+    assert [(line["model"], line["request_id"]) for line in failed] == [("gather", "r" * 128)]  # the id is cut off
     assert {line["event"] for line in log} == {"request failed", "batch failed"}

@@ -1,4 +1,4 @@
-"""Models that are loaded, replaced and unloaded, by call and by polling, while others call them."""
+"""Models that are loaded, replaced and unloaded, through calls and through polling, while others call them."""
 
 import os
 import threading
@@ -46,18 +46,18 @@ def listed(live: LiveServer, *, ready: bool = False) -> list[tuple[str, str, str
 
 
 def cannot(transport: str) -> grpc.StatusCode:
-    """What a change ends with that cannot be made. HTTP has 400 for it, as Triton has."""
+    """The status of a change that is impossible. HTTP has 400 for it, as Triton does."""
     return grpc.StatusCode.INVALID_ARGUMENT if transport == HTTP else grpc.StatusCode.FAILED_PRECONDITION
 
 
 def test_load_and_unload_by_call(explicit: LiveServer, models: Path) -> None:
     assert explicit.ready()
     assert listed(explicit, ready=True) == []
-    not_loaded = ("classifier", "1", "UNAVAILABLE")  # listed as what could be loaded
+    not_loaded = ("classifier", "1", "UNAVAILABLE")  # listed as loadable
     assert listed(explicit) == [not_loaded, ("gather", "1", "UNAVAILABLE")]
     assert not explicit.ready("gather")
     load(explicit, "gather")
-    for _ in range(3):  # so that a transport that keeps the beginnings of requests knows this one
+    for _ in range(3):  # a transport that keeps the beginnings of requests now knows this one
         assert explicit.infer(request("gather", index=index(2)))["value"].tolist() == [20]
     assert explicit.ready("gather")
     onnx_models.publish(models, "gather", onnx_models.gather(), version=2)
@@ -99,12 +99,12 @@ def test_impossible_loads_and_unloads_are_refused(explicit: LiveServer, live: Li
     with_parameter.parameters["config"].string_param = "{}"
     code, message = failure(lambda: explicit.inference.RepositoryModelLoad(with_parameter, timeout=TIMEOUT))
     assert (code, message[:35]) == (grpc.StatusCode.INVALID_ARGUMENT, "parameter 'config' is not supported")
-    if transport != HTTP:  # which has no repository's name, and shorter paths
+    if transport != HTTP:  # HTTP has no repository's name, and shorter paths
         named = pb.RepositoryModelLoadRequest(repository_name="other", model_name="gather")
         code, _ = failure(lambda: explicit.inference.RepositoryModelLoad(named, timeout=TIMEOUT))
         assert code is grpc.StatusCode.INVALID_ARGUMENT
         assert failure(lambda: load(explicit, "a" * 100_000))[0] is grpc.StatusCode.NOT_FOUND
-    for change in (load, unload):  # a server that was started without
+    for change in (load, unload):  # on a server without explicit control
         code, message = failure(lambda change=change: change(live, "gather"))  # type: ignore[misc]
         assert code is cannot(transport)
         assert "start the server with --model-control explicit" in message
@@ -112,7 +112,7 @@ def test_impossible_loads_and_unloads_are_refused(explicit: LiveServer, live: Li
 
 @pytest.mark.parametrize("calls", [0, 1, 20])
 def test_an_unloaded_model_is_gone_with_its_memory(explicit: LiveServer, calls: int) -> None:
-    """Though a connection that called it stays open, and the beginning of its requests may be kept."""
+    """The connection that called the model stays open, and the transport may keep the beginning of its requests."""
     load(explicit, "gather")
     with explicit.caller() as infer:
         for _ in range(calls):
@@ -123,7 +123,7 @@ def test_an_unloaded_model_is_gone_with_its_memory(explicit: LiveServer, calls: 
 
 
 def test_reloads_under_load_fail_no_request(explicit: LiveServer, transport: str) -> None:
-    """Of calls, and of a stream."""
+    """The number of calls, and of requests on a stream."""
     load(explicit, "classifier")
     done = threading.Event()
     images = [np.full((1, 28, 28), number, np.uint8) for number in range(CALLERS)]
@@ -164,7 +164,7 @@ def test_polling_sees_a_file_overwritten_in_place_with_equal_size_and_time(model
     first, second = (onnx_models.shifted(by).SerializeToString() for by in (1, 2))
     assert len(first) == len(second)
     file = onnx_models.publish(models, "shifted", onnx_models.shifted(1))
-    # With more threads a lone batch could open a second session, and so read the new file without a reload.
+    # With more threads, a lone batch could open a second session, and so read the new file without a reload.
     with live_server(transport, models, model_control="poll", poll_seconds=0.1, intra_op_threads=1) as live:
         sent = request("shifted", x=np.zeros((1, 2), np.float32))
         assert live.infer(sent)["y"].tolist() == [[1, 1]]

@@ -1,4 +1,4 @@
-"""A cascade and a split of the shipped models, as every transport shows them, and routes that change under load."""
+"""A cascade and a split of the shipped models over every transport, and routes that change under load."""
 
 import random
 import re
@@ -30,7 +30,7 @@ Images = npt.NDArray[np.uint8]
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cascade and a split over lstm and cnn."""
+    """A cascade and a split of lstm and cnn."""
     models = tmp_path_factory.mktemp("routes")
     for name in ("lstm", "cnn"):
         (models / name).symlink_to(shipped.MODELS / name)
@@ -52,13 +52,13 @@ def routed(models: Path, transport: str) -> Iterator[LiveServer]:
 
 @pytest.fixture(scope="module")
 def images() -> Images:
-    """Noise; lstm is sometimes sure of it."""
+    """Images of noise, about some of which lstm is sure."""
     generator = np.random.default_rng(5)
     return (generator.random((16, 28, 28)) ** generator.uniform(1, 30, (16, 1, 1)) * 255).astype(np.uint8)
 
 
 def member_of(live: LiveServer, sent: pb.ModelInferRequest, user: str = "") -> str:
-    """Which members answered."""
+    """The members that answered."""
     _, call = live.inference.ModelInfer.with_call(sent, timeout=TIMEOUT, metadata=(("x-user-id", user),))
     return str(dict(call.trailing_metadata())["hangtag-model"])
 
@@ -71,7 +71,7 @@ def test_each_sample_has_the_answer_of_the_member_that_the_rule_chooses(routed: 
     sure = lstm["probabilities"].max(axis=1) >= AT_LEAST
     assert 0 < sure.sum() < len(images), "the images are to have both kinds"
     for name in ("logits", "probabilities"):
-        # cnn's answers in another batch differ in the last bits, as they do without a route.
+        # The last bits of cnn's answers depend on the batch, with and without a route.
         assert (answers[name][sure] == lstm[name][sure]).all()
         np.testing.assert_allclose(answers[name][~sure], cnn[name][~sure], rtol=1e-4, atol=1e-5)
     metadata = dict(call.trailing_metadata())
@@ -88,7 +88,7 @@ def test_each_sample_has_the_answer_of_the_member_that_the_rule_chooses(routed: 
 def test_calls_that_share_a_batch_have_their_own_rows_and_members(models: Path, transport: str, images: Images) -> None:
     with live_server(transport, models, instances=1) as live:
         lstm, cnn = (live.infer(request(name, image=images))["probabilities"] for name in ("lstm", "cnn"))
-        live.infer(request("plain", image=images[:1]))  # later requests have its plan
+        live.infer(request("plain", image=images[:1]))  # later requests use its plan
         with live.gates.closed("lstm") as gate:
             live.occupy(gate, request("lstm", image=images[:1]))
             calls = [live.begin(request("plain", image=image[np.newaxis])) for image in images]
@@ -156,10 +156,10 @@ def test_calls_with_one_key_go_to_one_member_and_others_by_their_shares(routed: 
     users = {user: member_of(routed, sent, user) for user in map(str, range(40))}
     assert set(users.values()) == {"lstm", "cnn"}
     assert {user: member_of(routed, sent, user) for user in users} == users
-    with Rest(routed.server.http_address) as rest:  # over HTTP the same key goes to the same member
+    with Rest(routed.server.http_address) as rest:  # over HTTP, the same key leads to the same member
         assert {user: rest.infer(sent, x_user_id=user).headers["hangtag-model"] for user in users} == users
     counts = Counter(member_of(routed, sent) for _ in range(60))
-    assert 25 < counts["cnn"] < 60  # fewer or more have a chance of 1 in 100,000,000
+    assert 25 < counts["cnn"] < 60  # other counts have a probability of 1 in 100,000,000
 
 
 def test_metrics_count_samples_by_member_and_stage_and_the_queues_of_models_alone(
@@ -190,7 +190,7 @@ def test_a_request_that_does_not_fit_is_refused_as_by_a_model(routed: LiveServer
 
 
 MARKS = {"fast": -10.0, "slow": -20.0, "other": -30.0}
-"""Name -> the second column of the model's answers; the first is the sample's own."""
+"""Model names, with the second column of the model's answers. The first column is the sample's own."""
 FILES = (
     'cascade = ["fast", "slow"]\naccept = {output = "y", at_least = 0.5}',
     'cascade = ["fast", "slow"]\naccept = {output = "y", at_least = 0.9}\non_overload = "refuse"',
@@ -200,7 +200,7 @@ FILES = (
     'split = {fast = 90, slow = 10}\nshadow = {model = "other", share = 0.5}',
     "split = {fast = 90}",
 )
-"""The last one has a mistake, and changes nothing."""
+"""The last file has a mistake, and changes nothing."""
 RELOADS = 60
 IN_FLIGHT = 12
 
@@ -223,7 +223,7 @@ def changing(tmp_path: Path, transport: str) -> Iterator[LiveServer]:
 
 
 def call_until(stop: threading.Event, seed: int, inference: Any) -> Counter[str]:
-    """Call the route until it is to stop, and check each answer. Return how many calls ended with each status."""
+    """Call the route until the stop, and check each answer. Return the number of calls with each status."""
     draw, ends = random.Random(seed), Counter[str]()
     while not stop.is_set():
         sent = [samples(draw) for _ in range(IN_FLIGHT)]
@@ -247,7 +247,7 @@ def call_until(stop: threading.Event, seed: int, inference: Any) -> Counter[str]
 
 
 def check(x: Array, y: Array, metadata: Mapping[str, str]) -> None:
-    """Require that each sample has the answer of the member that the reply names."""
+    """Require that each sample has the answer of the member that the response names."""
     stages = [cost.split(";")[0] for cost in metadata["hangtag-stages"].split(",")]
     numbers = [int(number) for number in metadata["hangtag-stage"].split(",")]
     members = [stages[number - 1] for number in (numbers * len(x) if len(numbers) == 1 else numbers)]
@@ -262,7 +262,7 @@ def samples(draw: random.Random) -> Array:
 
 @OVER_GRPC
 def test_reloads_under_load_lose_and_double_no_call(changing: LiveServer, tmp_path: Path) -> None:
-    """Of a route and its members, over gRPC and HTTP at once: HTTP is no transport of its own here."""
+    """The calls go to a route over gRPC and HTTP together, so this test does not run over HTTP separately."""
     draw = random.Random(0)
     versions = dict.fromkeys(MARKS, 1)
     file = tmp_path / "route/route.toml"

@@ -1,4 +1,4 @@
-"""A server from its first listening to its end: what it says while it loads, and that a stop loses no accepted call."""
+"""A server from start to end: its answers while it loads, and that a stop loses no accepted call."""
 
 import threading
 from pathlib import Path
@@ -40,10 +40,10 @@ def states(live: LiveServer, *, ready: bool = False) -> set[tuple[str, str]]:
 
 
 def is_refused(live: LiveServer, transport: str) -> bool:
-    """Whether a new call is refused, since the server stops. One that arrives while a port closes may end otherwise."""
+    """Whether the stopping server refuses a new call. A call that arrives while a port closes may end otherwise."""
     error = live.begin(request("free_axis", x=number(1))).exception()
     end = (error.code(), error.details()) if error else None
-    if transport == "native":  # whose connections stay until the end
+    if transport == "native":  # native's connections stay until the end
         assert end in (None, (UNAVAILABLE, STOPPING))
     return end == (UNAVAILABLE, STOPPING) or bool(end and "Connection refused" in end[1])
 
@@ -69,7 +69,7 @@ def test_what_a_server_says_while_it_loads_serves_and_when_it_has_ended(models: 
         assert live.ready()
         assert live.ready("gather")
         assert live.infer(request("gather", index=index(1)))["value"].tolist() == [10]
-        with live.stopping():  # no Watch delays it, and each sends the state before it ends
+        with live.stopping():  # no Watch delays the stop, and each sends the state before it ends
             assert [list(statuses) for statuses in watched.values()] == [["NOT_SERVING"]] * 4
         assert failure(lambda: live.inference.ServerLive(pb.ServerLiveRequest(), timeout=TIMEOUT))[0] is UNAVAILABLE
 
@@ -85,7 +85,7 @@ def test_no_call_that_was_accepted_is_lost_and_later_ones_are_refused(models: Pa
                 until(lambda live=live: is_refused(live, transport))  # type: ignore[misc]
                 if transport == "native":
                     assert not live.ready()
-                if transport == "grpc":  # whose calls are all refused
+                if transport == "grpc":  # grpc refuses all calls
                     assert failure(live.ready)[0] is UNAVAILABLE
                 assert thread.is_alive()
                 assert not any(call.done() for call in calls)
@@ -94,7 +94,7 @@ def test_no_call_that_was_accepted_is_lost_and_later_ones_are_refused(models: Pa
 
 
 def test_a_large_response_leaves_whole(models: Path, transport: str) -> None:
-    """Four megabytes, which the transport still writes when the model is long done."""
+    """Four megabytes, which the transport is still writing long after the model has finished."""
     million = np.ones((1, 1_000_000), np.float32)
     with live_server(transport, models) as live, live.gates.closed("added") as gate:
         (call,) = live.occupy(gate, request("added", x=million, y=million))
@@ -110,7 +110,7 @@ def test_calls_that_outlast_the_grace_period_are_ended_and_the_server_too(models
             ends = {call.exception(TIMEOUT).code() for call in calls}  # while the gate is closed
             assert ends <= {UNAVAILABLE, grpc.StatusCode.CANCELLED}
             assert thread.is_alive()
-            gate.open()  # there is an answer to a call that is gone
+            gate.open()  # the cancelled call has an answer now
 
 
 def test_a_poll_that_loads_a_model_does_not_hold_up_the_stop(models: Path, transport: str) -> None:
@@ -172,8 +172,8 @@ def test_a_poll_that_ends_during_the_drain_leaves_the_server_not_ready(models: P
 
 @pytest.mark.parametrize("transport", ["native", HTTP])
 def test_during_the_drain_nothing_is_ready_and_nothing_unloaded(models: Path, transport: str) -> None:
-    """While a call of gRPC is in flight a probe over HTTP is still answered, and so is one on native's connection.
-    The transport grpc refuses every call then, probes too."""
+    """While a gRPC call is in flight, the server still answers a probe over HTTP, and one on native's connection. The
+    transport grpc refuses every call then, including probes."""
     with live_server(transport, models, model_control="explicit", load_model=("*",)) as live:
         with live.gates.closed("free_axis") as gate:
             stub = InferenceStub(live.channel)
@@ -183,7 +183,7 @@ def test_during_the_drain_nothing_is_ready_and_nothing_unloaded(models: Path, tr
                 until(lambda: is_refused(live, transport))
                 assert live.inference.ServerLive(pb.ServerLiveRequest(), timeout=TIMEOUT).live
                 assert not live.ready()
-                if transport == "native":  # over HTTP it answers no question about models then
+                if transport == "native":  # then HTTP answers no question about models
                     assert not live.ready("gather")
                 unload = pb.RepositoryModelUnloadRequest(model_name="gather")
                 code, message = failure(lambda: live.inference.RepositoryModelUnload(unload, timeout=TIMEOUT))

@@ -1,4 +1,4 @@
-"""Cascades: which samples go on, and what comes of a member that is busy or broken; how a split spreads calls."""
+"""Cascades: which samples go on, and the effects of a busy or broken member. Splits: how they spread calls."""
 
 import math
 from collections import Counter
@@ -27,7 +27,7 @@ Infer = Callable[..., Any]
 
 @pytest.fixture
 def cascade(repository: Repository) -> Repository:
-    """A cascade, ``both``: fast answers with a sample itself, and slow with 10 more."""
+    """A cascade, ``both``: fast answers with the sample itself, and slow with the sample plus 10."""
     for name, by in (("fast", 0), ("slow", 10)):
         repository.publish(name, model=onnx_models.shifted(by))
         repository.settings(name, "max_batch_size = 4\nmax_queue_size = 4\ninstances = 1")
@@ -37,7 +37,7 @@ def cascade(repository: Repository) -> Repository:
 
 @pytest.fixture
 def infer() -> Iterator[Infer]:
-    """Calls the cascade; the call can be cancelled."""
+    """Calls the cascade, and returns a call that can be cancelled."""
     with ExitStack() as stack:
 
         def infer(running: Running, values: list[float], timeout: float = TIMEOUT) -> Any:
@@ -103,7 +103,7 @@ def in_a_second(x: Array) -> Array:
 
 @pytest.mark.parametrize("on_overload", ["answer", "refuse"])
 def test_one_deadline_holds_for_all_stages(cascade: Repository, infer: Infer, on_overload: str) -> None:
-    """The server knows from the batches before that the second member cannot answer in time."""
+    """The server knows from earlier batches that the second member cannot answer in time."""
     cascade.route("both", f'{CASCADE}on_overload = "{on_overload}"')
     running = cascade.start()
     running.gates.play(slow=in_a_second)
@@ -140,7 +140,7 @@ def test_a_cancelled_call_ends_at_the_stage_that_it_is_in(cascade: Repository, i
 
 
 def failures(running: Running) -> dict[str, int]:
-    """How many calls to the cascade failed, by code."""
+    """The number of failed calls to the cascade, by status code."""
     return {code: counts.count for (name, _, code), counts in running.server.state().failures.items() if name == "both"}
 
 
@@ -210,7 +210,7 @@ def test_a_request_that_one_member_would_not_take_is_refused(repository: Reposit
     for shape, taken_by, reason in (((1, 0), "small", "it has LSTM"), ((3, 1), "full", "takes at most 2")):
         x = {"x": np.zeros(shape, np.float32)}
         assert len(running.client.infer(taken_by, x)["total"]) == shape[0]
-        for _ in range(8):  # whichever member would have been chosen
+        for _ in range(8):  # whichever member the split would choose
             assert reason in message_of(grpc.StatusCode.INVALID_ARGUMENT, running.client.infer, "split", x)
 
 
@@ -226,17 +226,17 @@ def test_a_cascade_within_a_cascade_names_the_models_that_answered_and_counts_wh
     assert answer.answered_by == (("fast", "slow") if inner_first else ("other",))
     running.gates.play(other=lambda x: x + np.float32(0.3 if inner_first else 0))
     with running.occupied("slow", queued=4):
-        assert running.infer("outer", [0.95, 0.6, 0.1, 0.2]).unsure == 2  # 0.6 alone, or 0.1 and 0.2
+        assert running.infer("outer", [0.95, 0.6, 0.1, 0.2]).unsure == 2  # 0.6 with one inner model, or 0.1 and 0.2
 
 
 COUNT = 500
 DEVIATIONS = 4.5
-"""More of them than a binomial count has once in 100,000 times."""
+"""The number of standard deviations that a binomial count exceeds once in 100,000 times."""
 STICKY = '\nsticky = "x-user-id"'
 
 
 def chosen(running: Running, route: str, users: list[str]) -> Counter[tuple[str, str]]:
-    """Call a route for each user at once; return how often each user, "" for nobody, got each member's answer."""
+    """Call a route concurrently for each user; "" is no user. Return how often each member answered each user."""
     with grpc.insecure_channel(running.server.address) as channel:
         infer = InferenceStub(channel).ModelInfer.future
         sent = request(route, **samples([0]))
@@ -246,7 +246,7 @@ def chosen(running: Running, route: str, users: list[str]) -> Counter[tuple[str,
 
 
 def require_share(counts: Counter[tuple[str, str]], member: str, share: float) -> None:
-    """Of all calls each member has its share, within binomial bounds."""
+    """Require that the member answered its share of all calls, within binomial bounds."""
     total, count = counts.total(), sum(number for (_, each), number in counts.items() if each == member)
     assert abs(count - share * total) <= DEVIATIONS * math.sqrt(total * share * (1 - share))
 
@@ -260,11 +260,11 @@ def test_random_calls_and_similar_keys_are_spread_by_their_shares(repository: Re
     for pattern in ("", "{:08x}", "user{}@example.com"):
         before = chosen(running, "inner", [pattern.format(number) for number in range(COUNT)])
         require_share(before, "two", 0.1)
-    # A split within a split gets keys of all its shares.
+    # A split within a split gets keys from all of its shares.
     outer = chosen(running, "outer", [f"user-{number}" for number in range(2 * COUNT)])
     require_share(outer, "three", 0.5)
     require_share(Counter({key: count for key, count in outer.items() if key[1] != "three"}), "two", 0.1)
-    # A change of the weights moves no more keys than it must.
+    # A change of the weights moves no more keys than necessary.
     repository.route("inner", "split = {one = 80, two = 20}" + STICKY)
     running.poll()
     after = chosen(running, "inner", [user for user, _ in before])

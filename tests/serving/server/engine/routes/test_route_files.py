@@ -1,4 +1,4 @@
-"""What a route.toml may say: every mistake in one is reported with its reason, and everything else serves."""
+"""The contents of route.toml: the server reports every mistake with its reason, and serves everything else."""
 
 from collections.abc import Callable, Iterator
 
@@ -90,7 +90,7 @@ def doubled(shape: str) -> onnx.ModelProto:
 
 
 def cropped() -> onnx.ModelProto:
-    """The classifier of garments, but for the pictures that it learned from."""
+    """The classifier of garments with another preparation of pictures, which crops them."""
     return onnx_file.with_metadata(onnx_models.classifier(), image='{"height": 28, "width": 28, "fit": "crop"}')
 
 
@@ -108,7 +108,7 @@ MODELS: dict[str, Callable[[], onnx.ModelProto]] = {
 
 @pytest.fixture(scope="module")
 def mistaken(tmp_path_factory: pytest.TempPathFactory) -> Repository:
-    """A repository with each mistake in a route of its own, and routes without one."""
+    """A repository with a separate route for each mistake, and with valid routes."""
     repository = Repository(tmp_path_factory.mktemp("routes") / "models")
     for name in ("one", "two"):
         repository.publish(name)
@@ -184,7 +184,7 @@ PROBABILITIES = np.array([[0.9, 0.1], [0.5, 0.5], [0.7, 0.3], [np.nan, 0.5]], np
         ("at_least = 0.6", [1, 2, 1, 2]),
         ("at_least = 0.5", [1, 1, 1, 2]),
         ("margin_at_least = 0.5", [1, 2, 2, 2]),
-        ("entropy_at_most = 0.9", [1, 2, 1, 2]),  # 0.47, 1 and 0.88 bits
+        ("entropy_at_most = 0.9", [1, 2, 1, 2]),  # the entropies are 0.47, 1 and 0.88 bits
         ("entropy_at_most = 0.5", [1, 2, 2, 2]),
     ],
 )

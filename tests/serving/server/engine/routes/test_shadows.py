@@ -1,4 +1,4 @@
-"""A shadow: its copies of calls never change what callers get, and are compared, dropped or counted as failed."""
+"""A shadow's copies of calls never change the callers' answers. Copies are compared, dropped or counted as failed."""
 
 import math
 import time
@@ -22,13 +22,13 @@ SHADOW = 'shadow = {model = "other", share = 1}'
 
 
 def limits(**more: Any) -> Limits:
-    """Copies need no rest, and a timer soon hands over those that wait."""
+    """Limits under which copies need no pauses, and a timer soon hands over the waiting copies."""
     return Limits(**{"shadow_share_of_time": math.inf, "shadow_late_seconds": 0.01, **more})
 
 
 @pytest.fixture
 def shadowed(repository: Repository) -> Repository:
-    """A route, ``both``, that sends each call to fast and a copy to other. Both answer with their input."""
+    """A route, ``both``, that sends each call to fast and a copy to other. Both models answer with their input."""
     for name in ("fast", "other"):
         repository.publish(name, model=onnx_models.shifted(0))
     repository.route("both", f"split = {{fast = 100}}\n{SHADOW}")
@@ -36,7 +36,7 @@ def shadowed(repository: Repository) -> Repository:
 
 
 def counts(running: Running) -> tuple[Any, ...]:
-    """What the route has counted of its copies."""
+    """The route's counts of its copies."""
     return astuple(running.state("both").route.shadow or ShadowCounts())
 
 
@@ -47,7 +47,7 @@ def until_counted(running: Running, *expected: int) -> None:
 
 
 def copied(running: Running) -> list[list[float]]:
-    """What each batch of copies was computed from."""
+    """The inputs of each batch of copies."""
     return [batch for batch in running.gates.batches["other"] if batch != [9]]
 
 
@@ -71,7 +71,7 @@ def test_a_share_of_the_calls_is_copied(shadowed: Repository) -> None:
         running.infer("both", [1])
     assert running.state("both").counters.success.count == 400
     until(lambda: counts(running)[0] > 50)
-    assert counts(running)[0] < 150  # fewer or more have a chance of 1 in 1,000,000
+    assert counts(running)[0] < 150  # other counts have a probability of 1 in 1,000,000
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_copies_are_computed_in_a_quarter_of_the_time(shadowed: Repository) -> N
 
 
 def test_copies_never_use_every_thread_and_calls_of_their_model_do(shadowed: Repository) -> None:
-    """Each comes while nothing else is computed, as the calls of a lone client do."""
+    """Each copy arrives while nothing else is computed, like the calls of a lone client."""
     shadowed.route("inner", "split = {other = 100}")
     shadowed.route("another", "split = {fast = 100}\n" + SHADOW.replace("other", "inner"))
     running = shadowed.start(limits=limits(), instances=1)

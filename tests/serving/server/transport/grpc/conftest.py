@@ -5,6 +5,6 @@ from tests.kit.over_http import OVER_GRPC
 
 @pytest.hookimpl(tryfirst=True)  # before pytest reads the marks
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """HTTP has no health service, no reflection and no streams."""
+    """HTTP has no health service, no reflection and no streams, so these tests skip HTTP."""
     if "transport" in metafunc.fixturenames:
         metafunc.definition.add_marker(OVER_GRPC)

@@ -1,4 +1,4 @@
-"""The health service and server reflection: what they say of the server and its models."""
+"""The health service and server reflection describe the server and its models."""
 
 import shutil
 from concurrent import futures
@@ -54,7 +54,7 @@ def test_the_number_of_watches_is_limited_and_one_that_ends_makes_room(few: Path
         assert own.infer(request("gather", index=index(1)))["value"].tolist() == [10]
 
         calls.pop().cancel()
-        until(lambda: is_watched(own))  # the server hears of the cancelled one a little later
+        until(lambda: is_watched(own))  # the server notices the cancelled Watch a little later
         own.server.stop(grace=3600)
         for call in calls:
             assert [response.status for response in call] == [health_pb2.HealthCheckResponse.NOT_SERVING]
@@ -118,5 +118,5 @@ def test_a_forgotten_stream_ends_and_another_is_answered(few: Path, transport: s
 
         for version in ("v1", "v1alpha"):
             assert answers_before_the_end(version) == 0
-            # A busy machine may take longer to answer than a stream may be open.
+            # A busy machine may need longer for an answer than a stream may be open.
             until(lambda version=version: answers_before_the_end(version, LIST) == 1)  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""The limits on what one client may use of the server, seen from real clients."""
+"""The limits on what one client may use of the server, tested with real clients."""
 
 import threading
 import time
@@ -29,12 +29,12 @@ def test_the_number_of_connections_is_limited_and_one_that_ends_makes_room(model
         assert over_http.get("/v2/health/live").status == 200
         assert live.infer(request("gather", index=index(1)))["value"].tolist() == [10]  # the first connection
         taken = [connect(live.server.address, OPEN) for _ in range(2)]
-        assert all(connection.recv(9) for connection in taken)  # each got the server's settings: it is accepted
+        assert all(connection.recv(9) for connection in taken)  # settings arrived on each connection: all were accepted
         with connect(live.server.address, OPEN) as one, connect(live.server.address, OPEN) as another:
             read_to_the_end(one)
             read_to_the_end(another)
         assert not any(map(is_closed, taken))
-        assert over_http.get("/v2/health/live").status == 200  # a connection to another port does not count
+        assert over_http.get("/v2/health/live").status == 200  # connections to another port do not count
         assert live.infer(request("gather", index=index(2)))["value"].tolist() == [20]
         for connection in taken:
             connection.close()
@@ -58,12 +58,12 @@ def test_connections_that_begin_no_handshake_are_limited(models: Path, security:
 
 
 def test_a_connection_whose_handshake_does_not_come_is_closed(models: Path, security: dict[str, Any]) -> None:
-    """Without TLS it has no handshake, and is closed as one without calls is."""
+    """Without TLS there is no handshake. The server closes the connection like any connection without calls."""
     with live_server(ENVOY, models, limits=Limits(peer_seconds=1), connection_idle_seconds=1, **security) as live:
         began = time.monotonic()
         with connect(live.server.address) as silent:
             read_to_the_end(silent)
-        assert time.monotonic() - began > 0.9  # it had its time before
+        assert time.monotonic() - began > 0.9  # the connection had its time before
 
 
 def test_no_call_of_a_burst_on_one_connection_is_refused(models: Path, transport: str) -> None:
@@ -72,7 +72,7 @@ def test_no_call_of_a_burst_on_one_connection_is_refused(models: Path, transport
         for _ in range(3):
             with grpc.insecure_channel(live.server.address, options=own) as channel:
                 stub = InferenceStub(channel)
-                assert stub.ServerLive(pb.ServerLiveRequest(), timeout=TIMEOUT).live  # it knows the server's limit
+                assert stub.ServerLive(pb.ServerLiveRequest(), timeout=TIMEOUT).live  # the client knows the limit
                 calls = [stub.ModelInfer.future(request("gather", index=index(1)), timeout=TIMEOUT) for _ in range(400)]
                 assert [call.exception() for call in calls if call.exception()] == []
 
@@ -89,7 +89,7 @@ def test_a_connection_without_calls_is_closed(models: Path) -> None:
 
         channel.subscribe(on_change)
         assert idle.wait(TIMEOUT)
-        assert stub.ServerLive(pb.ServerLiveRequest(), timeout=TIMEOUT).live  # the client comes back by itself
+        assert stub.ServerLive(pb.ServerLiveRequest(), timeout=TIMEOUT).live  # the client reconnects automatically
 
 
 def test_old_connections_are_replaced_without_losing_a_call(models: Path) -> None:
@@ -108,7 +108,7 @@ def test_old_connections_are_replaced_without_losing_a_call(models: Path) -> Non
             assert all(outputs(call.result())["value"].tolist() == [10] for call in calls)
             return left.acquire(blocking=False)
 
-        for _ in range(4):  # the first is the state before the first call
+        for _ in range(4):  # the first state precedes the first call
             until(is_left)
 
 
@@ -116,5 +116,5 @@ def test_a_client_that_does_not_answer_pings_is_disconnected(models: Path) -> No
     with live_server(ENVOY, models, keepalive_seconds=1, limits=Limits(peer_seconds=1)) as live:
         began = time.monotonic()
         with connect(live.server.address, OPEN) as connection:
-            read_to_the_end(connection)  # it ends although this side says nothing more
-        assert time.monotonic() - began > 1.8  # a second until the ping, and one for its answer
+            read_to_the_end(connection)  # the connection ends without a further message from this side
+        assert time.monotonic() - began > 1.8  # one second until the ping, and one for the ping's answer

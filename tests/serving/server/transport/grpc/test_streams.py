@@ -1,4 +1,4 @@
-"""ModelStreamInfer: answers in order, failures in their place, back-pressure, clients that leave, and a stop."""
+"""ModelStreamInfer: response order, errors returned in order, back-pressure, client disconnects, and shutdown."""
 
 import threading
 from pathlib import Path
@@ -32,7 +32,7 @@ def test_an_answer_comes_before_the_next_request_and_says_what_it_cost(live: Liv
         assert parameters["queue_ns"].int64_param >= 0
     assert talk.finish() == []
     assert talk.call.code() is grpc.StatusCode.OK
-    assert opened(live).finish() == []  # it had no request
+    assert opened(live).finish() == []  # the stream had no request
 
 
 def test_a_failure_is_answered_in_its_place_and_the_stream_goes_on(live: LiveServer) -> None:
@@ -90,7 +90,7 @@ def test_tritons_clients_can_request_that_the_first_error_ends_the_stream(live: 
 
 
 def test_a_stream_is_read_only_as_far_as_it_is_answered(own: LiveServer) -> None:
-    """The queue holds 4: more at once would be refused."""
+    """The queue holds 4 requests. The server would refuse more at a time."""
     with own.gates.closed("gather") as gate:
         talk = opened(own, *[gather(place % 4) for place in range(40)])
         until(lambda: sum(gate.batch_sizes) + own.queued("gather") == 4)
@@ -99,7 +99,7 @@ def test_a_stream_is_read_only_as_far_as_it_is_answered(own: LiveServer) -> None
 
 
 def test_large_requests_are_read_one_by_one(repository: Path) -> None:
-    """Each is over half of what may be on its way, so they are never joined, although one model could take them all."""
+    """Each request has over half of the bytes that may be in flight, so the server never batches two requests."""
     with live_server("auto", repository, max_message_mib=1) as server:
         gate = server.gates.counted("free_axis")
         large = request("free_axis", x=np.ones((1, 150_000), np.float32))
@@ -160,18 +160,18 @@ def test_a_stopping_server_answers_the_requests_it_has_read_then_ends_the_stream
         code, message = talk.end()
         assert code is grpc.StatusCode.UNAVAILABLE
         assert message.startswith("the server is stopping; send the unanswered requests on a new stream")
-        stopping.join(TIMEOUT)  # it does not wait for clients that only listen
+        stopping.join(TIMEOUT)  # the stop does not wait for clients that only listen
         assert not stopping.is_alive()
 
 
 def test_a_stream_that_has_sent_everything_ends_with_ok_at_a_stop(few: Path) -> None:
-    """Nothing tells a client that the server has read its end, so it may come too late, but not each time."""
+    """A client cannot know whether the server has read its end of the stream, so this end may arrive too late."""
     codes: list[grpc.StatusCode] = []
     while grpc.StatusCode.OK not in codes and len(codes) < 5:
         with live_server("grpc", few, instances=1) as own, own.gates.closed("gather") as gate:
             talk = opened(own, gather(1), None)
             gate.wait_until_computing()
-            for _ in range(10):  # on the same connection, and usually behind the stream's end
+            for _ in range(10):  # on the same connection, and usually after the stream's end
                 own.inference.ServerLive(pb.ServerLiveRequest(), timeout=TIMEOUT)
             stopping = threading.Thread(target=own.server.stop, kwargs={"grace": 10 * TIMEOUT})
             stopping.start()
@@ -188,7 +188,7 @@ FATES: dict[str, tuple[pb.ModelInferRequest, list[float]]] = {
     "failing": (gather(99), []),
     "unknown": (request("nobody", x=index(1)), []),
 }
-"""Requests by what becomes of them, each with the values of its answer."""
+"""Requests by their outcome, each with the values of the answer."""
 KNOWN = st.sampled_from(sorted(FATES)).map(FATES.__getitem__)
 
 
@@ -197,7 +197,7 @@ KNOWN = st.sampled_from(sorted(FATES)).map(FATES.__getitem__)
 def test_every_request_is_answered_once_in_its_place(
     own_whole: LiveServer, drawn: list[tuple[pb.ModelInferRequest, list[float] | None]]
 ) -> None:
-    """Although one model takes longer than the other, and however wrong a request is."""
+    """One model takes longer than the other, and some requests are wrong."""
     own_whole.gates.counted("gather").delay = 0.002
     sent = []
     for place, (one, _) in enumerate(drawn):

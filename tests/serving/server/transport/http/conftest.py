@@ -15,7 +15,7 @@ from tests.serving.server.transport.http.shown_page import EXAMPLES, HOSTILE, HO
 
 @pytest.fixture(scope="session")
 def served(repository: Path) -> Iterator[LiveServer]:
-    """A server of the whole repository with HTTP, for tests that leave it as it was."""
+    """A server of the whole repository with HTTP, for tests that leave the server unchanged."""
     with live_server("native", repository, max_batch_size=16, max_message_mib=1, instances=1, http_port=0) as server:
         yield server
 
@@ -34,7 +34,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def shown_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Classifiers in two versions, of sets, with HTML as labels, of colours; one that takes no pictures, and routes."""
+    """Classifiers in two versions, of sets, with HTML in labels, of colours; a model without pictures; and routes."""
     models = tmp_path_factory.mktemp("models")
     (models / "lstm").symlink_to(shipped.MODELS / "lstm")
     (models / "cnn_rnn").symlink_to(EXAMPLES / "outfits/models/cnn_rnn")
@@ -55,6 +55,6 @@ def shown_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def shown(shown_models: Path) -> Iterator[LiveServer]:
-    """A server that the tests leave as it is."""
+    """A server that the tests leave unchanged."""
     with live_server("native", shown_models, http_port=0, num_versions=2, instances=1) as server:
         yield server

@@ -1,4 +1,4 @@
-"""The page in a browser: what a person does with it, and what it shows."""
+"""The page in a browser: the actions of a person on the page, and the contents that the page shows."""
 
 import io
 import json
@@ -23,7 +23,7 @@ ROOT = shipped.MODELS.parent
 EXAMPLES = ROOT / "examples"
 
 HOSTILE = json.dumps([f"<img src=x onerror=document.title='taken'>{number}" for number in range(10)])
-"""Labels that would run a script if they were read as HTML."""
+"""Labels that would run a script if the page read them as HTML."""
 HOSTILE_METADATA = {
     "gate": '{"structure": {"nodes": [[null]]}, "cuda": 7, "parity": {"max_logit_difference": null}}',
     "test_accuracy": "very good",
@@ -31,9 +31,9 @@ HOSTILE_METADATA = {
     "speed": "[",
     "examples": '[{"label": 10, "png": ""}]',
 }
-"""What only looks like hangtag's own metadata."""
+"""Metadata that only resembles hangtag's own."""
 
-# Fires what a browser fires when a person drops or pastes a file.
+# Fires the events that a browser fires when a person drops or pastes a file.
 HAND_OVER = """([event, type, content, name]) => {
   const data = new DataTransfer();
   data.items.add(new File([Uint8Array.from(atob(content), c => c.charCodeAt(0))], name, {type: 'image/png'}));
@@ -41,10 +41,10 @@ HAND_OVER = """([event, type, content, name]) => {
   document.dispatchEvent(event === 'paste' ? new ClipboardEvent(event, {...options, clipboardData: data})
     : new DragEvent(event, {...options, dataTransfer: data}));
 }"""
-# What a keyboard has to reach: of radio buttons and tabs one of the group, the rest by arrows.
+# The elements that a keyboard must reach: one of each group of radio buttons or tabs, whose rest is reached by arrows.
 REACHABLE = """() => [...document.querySelectorAll('button, input, a[href], summary, [tabindex]')]
   .filter(e => e.tabIndex >= 0 && e.offsetParent && (e.type !== 'radio' || e.checked)).map(e => e.outerHTML)"""
-# What has the focus, and whether that is shown: by itself, or by what stands for it where it is transparent or clipped.
+# The focused element, and whether its focus is visible, on itself or on the element that represents it.
 FOCUSED = """() => {
   const e = document.activeElement;
   if (e === document.body) return null;  // between the page's end and its beginning
@@ -68,13 +68,13 @@ class Shown:
         self.page.wait_for_function(_READY)
 
     def ask(self, action: Callable[[], Any]) -> None:
-        """Do something that asks the models, and wait until all have answered."""
+        """Do something that sends the models a question, and wait until all models have answered."""
         with self.page.expect_response(lambda response: "/v1/classify/" in response.url):
             action()
         self.wait_for_answers()
 
     def choose(self, *models: str) -> None:
-        """Choose these models, and no others."""
+        """Select only these models."""
         for chip in self.page.locator("#chooser label").all():
             name = chip.locator("input").input_value()
             if chip.locator("input").is_checked() != (name in models):
@@ -91,12 +91,12 @@ class Shown:
         return self.page.locator(selector).all_inner_texts()
 
     def examples(self, *, shown: bool = False) -> list[str | None]:
-        """The labels of the examples that the page offers, or of the one that it shows."""
+        """The labels of the examples that the page offers, or of the example that it shows."""
         buttons = self.page.locator(f"#examples button{'[aria-pressed=true]' * shown}").all()
         return [button.get_attribute("title") for button in buttons]
 
     def drawing(self, height: int = 28, width: int = 28) -> tuple[bytes, Array]:
-        """The file of what is drawn, as the page offers it, and how bright its pixels are."""
+        """The file that the page offers for the drawing, and the brightness of the file's pixels."""
         with self.page.expect_download() as download:
             self.page.get_by_role("link", name="drawing.png").click()
         drawing = Path(download.value.path()).read_bytes()
@@ -111,7 +111,7 @@ class Shown:
 
 @contextmanager
 def shown_page(browser: Browser, address: str, **context: Any) -> Iterator[Shown]:
-    """The page, in a browser context of its own, once the first question is answered."""
+    """The page in a separate browser context, after the answer to the first question."""
     with browser.new_context(viewport={"width": 1200, "height": 900}, **context) as own:
         shown = Shown(own.new_page(), f"http://{address}/")
         shown.wait_for_answers()
@@ -123,7 +123,7 @@ def picture(name: str) -> bytes:
 
 
 def labels_by_code(page: Shown, folder: Path) -> dict[str, list[list[str]]]:
-    """Run the code that the page offers, as it is copied, and return the labels of each model by the language."""
+    """Run the code that the page offers as it is copied, and return the labels of each model by the code's language."""
     labels = {}
     for language in ("curl", "Python", "grpcurl"):
         code = page.code(language)
@@ -142,6 +142,6 @@ def _answered(output: str) -> list[list[str]]:
 
 
 def _printed(output: str) -> list[list[str]]:
-    """One label a line, or, of several models, one model a line: NAME, LABEL SHARE%, ..."""
+    """The output with one label per line, or, for several models, one model per line: NAME, LABEL SHARE%, ..."""
     lines = [re.sub(r" [\d.]+%", "", line).split(", ") for line in output.splitlines()]
     return [line[1:] for line in lines] if "," in output else [[line[0] for line in lines]]

@@ -1,6 +1,6 @@
-"""Requests of HTTP/1.1 as bytes: valid ones, the last ones of a connection, and some that are refused.
+"""Requests of HTTP/1.1 as bytes: valid requests, last requests of a connection, and refused requests.
 
-A POST is answered with its body and an exclamation mark, by the model ``text``; a GET names a model that is not there.
+The model ``text`` answers a POST with its body and an exclamation mark. A GET names a model that does not exist.
 """
 
 HOST = b"Host: here\r\n"
@@ -53,7 +53,7 @@ LAST = {
     "old": get(version=b"1.0"),
     "old with keep-alive": post(b"hello", b"Connection: keep-alive\r\n", b"1.0"),
 }
-"""Requests after whose answer the connection is closed."""
+"""Requests after whose answer the server closes the connection."""
 
 REFUSED = {
     "garbage": b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n",
@@ -92,7 +92,7 @@ REFUSED = {
     "a folded header": get(b"X: y\r\n z\r\n"),
     "a malformed head with upgrade": get(H2C + b"X : y\r\n"),
 }
-"""Streams that the server refuses at their first request. What follows in them is not answered."""
+"""Streams that the server refuses at their first request. It does not answer the later requests."""
 
 STATUSES = {
     "HTTP/0.9": 505,
@@ -103,4 +103,4 @@ STATUSES = {
     "chunks after gzip": 501,
     "two transfer encodings": 501,
 }
-"""Those of refusals that are not 400."""
+"""The status codes of refusals that are not 400."""

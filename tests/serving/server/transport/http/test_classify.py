@@ -1,4 +1,4 @@
-"""POST /v1/classify: an image in, labels out, by one model or by several; and requests that are made to cost much."""
+"""POST /v1/classify: one image in, labels of one or several models out; and requests that try to cost much."""
 
 import gzip
 import tracemalloc
@@ -22,7 +22,7 @@ FORM = "multipart/form-data; boundary=edge"
 
 
 def written(**parts: tuple[str, bytes]) -> bytes:
-    """A form as curl -F sends it. parts: by name, what its header says of it, and the content."""
+    """A form as curl -F sends it. parts: the header parameters and the content, by name."""
     lines = [
         b'--edge\r\nContent-Disposition: form-data; name="%s"%s\r\n\r\n%s\r\n' % (name.encode(), more.encode(), content)
         for name, (more, content) in parts.items()
@@ -118,7 +118,7 @@ def test_an_image_or_a_form_may_be_compressed(rest: Rest, encoding: str, compres
 
 MANY = 250_000
 MOST_MEMORY = 8 << 20
-"""Bytes that a request of up to a megabyte may take, with what the client takes: it is in the same process."""
+"""The bytes that a request of up to a megabyte may take, including the client, which is in the same process."""
 
 
 @contextmanager
@@ -132,7 +132,7 @@ def little_memory_taken() -> Iterator[None]:
 
 
 def test_the_time_to_find_a_key_that_stands_twice_grows_with_the_bytes_alone(rest: Rest) -> None:
-    """Comparing each of these keys with all others would take minutes, on a thread that nothing can end."""
+    """Comparing each of these keys with all others would take minutes, on a thread that cannot be interrupted."""
     keys = ",".join(f'"{number}":0' for number in range(100_000))
     answer = rest.post("/v2/models/gather/infer", f'{{{keys},"99999":0}}')
     assert (answer.status, "the key '99999' twice in one object" in answer.error) == (400, True)
@@ -192,7 +192,7 @@ def test_more_tensors_than_the_model_has_are_not_listed(
 
 
 def test_a_form_is_read_as_utf_8_whatever_charset_it_names(rest: Rest) -> None:
-    """Decoding punycode takes time that grows with the square of the text."""
+    """The time for decoding punycode grows with the square of the text's length."""
     content_type = 'multipart/form-data; charset=punycode; boundary="edge"'
     answer = rest.post("/v1/classify/lstm", written(image=FILE, top_k=("", b"2")), content_type=content_type)
     assert (answer.status, len(answer.json["labels"])) == (200, 2)

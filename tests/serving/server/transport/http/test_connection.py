@@ -1,4 +1,4 @@
-"""What one connection may do: its head, its requests that wait, and clients that leave it."""
+"""One connection: the head of a request, waiting requests, and clients that leave."""
 
 import gc
 import socket
@@ -69,7 +69,7 @@ def test_a_connection_without_requests_is_closed(few: Path) -> None:
     with http_server(few, connection_idle_seconds=1) as live, connected(live) as connection:
         connection.sendall(LIVE)
         with connection.makefile("rb") as answers:
-            assert answers.read().endswith(b'{"live":true}')  # and then the end of the connection
+            assert answers.read().endswith(b'{"live":true}')  # afterwards the connection ends
 
 
 def test_of_too_many_requests_that_wait_on_a_connection_the_first_are_answered(few: Path) -> None:
@@ -93,12 +93,12 @@ def test_of_too_many_requests_that_wait_on_a_connection_the_first_are_answered(f
 
 
 def test_a_request_with_a_large_body_whose_client_leaves_is_not_computed(few: Path) -> None:
-    """The server pauses reading while a large body comes, and until it reads again it sees no client leave."""
+    """The server pauses reading while a large body arrives. Until it reads again, it does not notice a client's end."""
     with http_server(few) as live, live.gates.closed("gather") as gate, connected(live) as first:
         send(first)
         gate.wait_until_computing()
         with ExitStack() as leaving:
-            for size in range(1_000_000, 1_400_000, 50_000):  # it pauses after a last part that is large
+            for size in range(1_000_000, 1_400_000, 50_000):  # the server pauses after a large last part
                 send(leaving.enter_context(connected(live)), INFER.ljust(size))
             live.wait_until_queued("gather", 8)
         live.wait_until_queued("gather", 0)
@@ -121,12 +121,12 @@ def test_a_client_that_leaves_with_answers_unread_leaves_nothing_in_the_log(
             with connected(live) as connection:
                 connection.setblocking(False)
                 rest = memoryview(ask * count)
-                while rest and select([], [connection], [], 0.5)[1]:  # until the server reads no more
+                while rest and select([], [connection], [], 0.5)[1]:  # until the server stops reading
                     rest = rest[connection.send(rest[: 1 << 20]) :]
                 if abort:
                     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             assert is_answered(live)
-        gc.collect()  # asyncio reports a task's exception when the task goes
+        gc.collect()  # asyncio reports a task's exception when the task is deleted
     written = capfd.readouterr()
     assert "error" not in written.out + written.err
 

@@ -1,4 +1,4 @@
-"""Inference in HTTP's own form: values in JSON, binary tensors after it, bodies without it, and what is malformed."""
+"""Inference over HTTP: values in JSON, binary tensors after the JSON, bodies without JSON, and malformed requests."""
 
 import gzip
 import json

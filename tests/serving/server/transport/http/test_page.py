@@ -1,4 +1,4 @@
-"""One page in Chromium, with a real server: what a person does on it, one thing after another, and what it answers."""
+"""One page in Chromium with a real server: a person's actions, one after another, and the page's answers."""
 
 import base64
 import json
@@ -24,7 +24,7 @@ from tests.serving.server.transport.http.shown_page import (
 
 @pytest.fixture(scope="module")
 def page(browser: Browser, shown: LiveServer) -> Iterator[Shown]:
-    """One page for tests that do one thing after another, as a person does."""
+    """One page for tests that act on it one after another, as a person does."""
     with shown_page(browser, shown.server.http_address, permissions=["clipboard-read", "clipboard-write"]) as page:
         yield page
         assert page.seen.complaints == []
@@ -205,7 +205,7 @@ def test_a_route_is_described_by_its_members_its_rule_and_its_own_words(page: Sh
 
 
 def test_the_calls_of_a_route_to_its_members_are_not_counted_as_callers(page: Shown) -> None:
-    """Two calls of one route with two stages, and nothing else, are two calls."""
+    """Two calls of one route with two stages count as exactly two calls."""
     page.choose("unsure")
     total = """async () => {
       const { parse } = await import('/page/live.js');
@@ -218,7 +218,7 @@ def test_the_calls_of_a_route_to_its_members_are_not_counted_as_callers(page: Sh
 
 
 def test_the_strip_counts_calls(page: Shown) -> None:
-    """Of readings every other second, the first two have four calls between them; one just before them is no rate."""
+    """Four calls come between the first two readings, two seconds apart. An extra reading before gives no rate."""
     shown = page.page.evaluate("""async () => {
       const { Live, parse } = await import('/page/live.js');
       const live = new Live(() => {}, () => {});

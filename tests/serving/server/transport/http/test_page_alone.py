@@ -1,4 +1,4 @@
-"""Pages of their own in Chromium: tokens, keys, models that come, a server that ends; and the files of the page."""
+"""Separate pages in Chromium: tokens, keys, new models, a server that ends; and the files of the page."""
 
 import re
 from pathlib import Path
@@ -29,14 +29,14 @@ COLOUR = re.compile(r"(--[\w-]+): (#\w+);")
 
 
 def look_again(page: Shown) -> None:
-    """Let the page read the metrics now, as if the person had come back from another tab."""
+    """Make the page read the metrics now, as if the person had come back from another browser tab."""
     page.page.evaluate("() => document.dispatchEvent(new Event('visibilitychange'))")
 
 
 def test_a_page_takes_a_token_and_sees_models_come_and_the_server_end(
     browser: Browser, shown_models: Path, tmp_path: Path
 ) -> None:
-    # The files that the code names in capitals, in the folder that it runs in.
+    # The files with capital names in the code, in the folder in which the code runs.
     for name in ("tokens", "TOKEN_FILE"):
         (tmp_path / name).write_text(TOKEN)
     certificates = Certificates(tmp_path / "certificates")
@@ -136,7 +136,7 @@ def test_the_page_has_the_colours_of_the_reports() -> None:
     reports = (ROOT / "hangtag/page/templates/style.css").read_text()
     page = (STATIC / "style.css").read_text()
     assert len(COLOUR.findall(reports)) >= 2 * 20
-    # Light and dark in the order of the file: a colour that has another value there, or is missing, ends the sequence.
+    # Light and dark colours in the order of the file. A colour that is missing or has another value ends the sequence.
     own = iter(COLOUR.findall(page))
     assert [colour for colour in COLOUR.findall(reports) if colour not in own] == []
 

@@ -1,4 +1,4 @@
-"""The paths of HTTP, what each takes, and the names of the server under which a page may change what is served."""
+"""The paths of HTTP, their methods, and the server's names under which a page may change the models."""
 
 import gzip
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ def test_a_path_that_does_not_exist(rest: Rest) -> None:
 
 
 def test_numbers_of_the_protocol_are_numbers_in_json_and_not_texts(rest: Rest) -> None:
-    """Where protobuf's own JSON would write the 64-bit ones as texts, which other clients do not read."""
+    """protobuf's own JSON would write 64-bit numbers as texts, which other clients do not read."""
     assert rest.get("/v2/models/classifier").json["inputs"] == [
         {"name": "image", "datatype": "UINT8", "shape": [-1, 28, 28]}
     ]
@@ -52,7 +52,7 @@ def test_the_metrics_are_in_the_format_that_is_accepted(rest: Rest) -> None:
 
 @pytest.fixture(scope="module")
 def controlled(few: Path) -> Iterator[Rest]:
-    """A connection to a server that loads by call; it serves gather."""
+    """A connection to a server that loads models by call and serves gather."""
     with (
         live_server("grpc", few, http_port=0, model_control="explicit", load_model=("gather",)) as live,
         Rest(live.server.http_address) as rest,
@@ -74,7 +74,7 @@ def is_served(rest: Rest) -> bool:
         ("models/gather/load", '{"parameters": 7}', 400),
         ("models/gather/load", '{"parameters": {"config": "{}"}}', 400),
         ("models/gather/unload", '{"parameters": {"unload_dependents"', 400),
-        ("models/classifier/unload", '{"parameters": {"unload_dependents": false}}', 404),  # understood: no such model
+        ("models/classifier/unload", '{"parameters": {"unload_dependents": false}}', 404),  # valid, but no such model
     ],
 )
 def test_a_body_that_the_repository_does_not_understand(controlled: Rest, path: str, body: str, status: int) -> None:
@@ -95,7 +95,7 @@ def test_a_body_for_the_repository_may_be_compressed(controlled: Rest) -> None:
 def test_a_page_whose_name_was_made_to_resolve_to_this_server_cannot_change_what_is_served(
     controlled: Rest, action: str, host: str
 ) -> None:
-    """DNS rebinding: the browser takes the server for the page's own site."""
+    """In DNS rebinding, the browser considers the server a part of the page's own site."""
     for origin in ({"origin": f"http://{host}"}, {}):
         answer = controlled.post(f"/v2/repository/models/gather/{action}", host=host, **origin)
         assert (answer.status, f"not know the host name {host!r}" in answer.error) == (403, True)
@@ -123,7 +123,7 @@ def test_a_page_of_an_address_or_of_localhost_may_load(controlled: Rest, host: s
 
 
 def test_a_caller_with_a_token_may_load_under_any_name(few: Path, tmp_path: Path) -> None:
-    """A page that uses another site's name has no token, and programs in a cluster call the server by many names."""
+    """A page that uses another site's name has no token. Programs in a cluster call the server by many names."""
     (tmp_path / "tokens").write_text(TOKEN)
     live = live_server("grpc", few, http_port=0, model_control="explicit", token_file=tmp_path / "tokens")
     with live, Rest(live.server.http_address) as rest:
@@ -142,4 +142,4 @@ def test_the_operator_names_the_hosts(few: Path) -> None:
             answer = rest.get("/v2", host=host)
             assert (answer.status, "--allowed-host" in answer.error) == (403, True)
             assert rest.infer(request("gather", index=index(1)), host=host).status == 403
-            assert rest.get("/v2/health/ready", host=host).status == 200  # probes may call it by any name
+            assert rest.get("/v2/health/ready", host=host).status == 200  # probes may use any name

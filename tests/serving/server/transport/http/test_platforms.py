@@ -1,4 +1,4 @@
-"""SageMaker's and Vertex AI's contracts, as their documents describe them, by the command and behind Envoy."""
+"""The contracts of SageMaker and Vertex AI, as their documents describe them, through the command and behind Envoy."""
 
 import base64
 import json
@@ -32,7 +32,7 @@ def ask(server: Serving, method: str, path: str, body: Any = b"", content_type: 
 
 @pytest.fixture(scope="module")
 def sagemaker() -> Iterator[Serving]:
-    """With one of several models that answers."""
+    """A server under SageMaker with several models, of which one answers."""
     arguments = (
         "--platform",
         "sagemaker",
@@ -51,7 +51,7 @@ def sagemaker() -> Iterator[Serving]:
 
 @pytest.fixture(scope="module")
 def vertex(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
-    """With the only model that there is, on paths of Vertex AI's choice."""
+    """A server under Vertex AI with a single model, on paths that Vertex AI chose."""
     models = tmp_path_factory.mktemp("models")
     (models / "cnn").symlink_to(shipped.MODELS / "cnn")
     paths: dict[str, Any] = {"AIP_HEALTH_ROUTE": "/is-it-well", "AIP_PREDICT_ROUTE": "/v1/endpoints/7:predict"}

@@ -1,8 +1,8 @@
-"""However a stream of requests is cut into segments, the answers are the same, and h11 reads the same requests in it.
+"""However a stream of requests is segmented, the answers are the same, and h11 reads the same requests in the stream.
 
-If a proxy and a server disagree about the end of a request, a caller can smuggle a second request past the proxy. So
-every stream here is sent cut at each place, and what is answered is compared with the answers to the requests that h11
-reads in the same bytes, each sent alone and plainly.
+If a proxy and a server disagree about the end of a request, a caller can smuggle a second request past the proxy. The
+tests therefore send every stream cut at each place, and compare the answers with those to the requests that h11 reads
+in the same bytes, each of which is sent alone and uncut.
 """
 
 import itertools
@@ -27,11 +27,11 @@ CLOSE = get(b"Connection: close\r\n")
 OF_CONNECTION = {b"connection", b"upgrade", b"http2-settings", b"expect", b"content-length", b"transfer-encoding"}
 AT_ONCE = 200
 Answer = tuple[int, bytes]
-"""Status and body."""
+"""The status and the body."""
 
 
 class Asked(NamedTuple):
-    """A request, without what is of its connection alone."""
+    """A request without the headers that concern only its connection."""
 
     method: str
     target: str
@@ -41,7 +41,7 @@ class Asked(NamedTuple):
 
 @pytest.fixture(scope="module")
 def server(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
-    """It takes no other Host, so that one in a trailer would change the answer."""
+    """A server that accepts no other Host, so that a Host in a trailer would change the answer."""
     models = tmp_path_factory.mktemp("models")
     (models / "text").symlink_to(repository / "text")
     with live_server("grpc", models, http_port=0, instances=1, allowed_host=("here",)) as live:
@@ -49,7 +49,7 @@ def server(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 def read_by_h11(stream: bytes) -> list[Asked]:
-    """Return the whole requests that h11 reads before it refuses or the connection ends."""
+    """Return the complete requests that h11 reads before it refuses one or the connection ends."""
     connection = h11.Connection(h11.SERVER, max_incomplete_event_size=1 << 20)
     connection.receive_data(stream)
     asked: list[Asked] = []
@@ -83,9 +83,9 @@ def answered_alone(live: LiveServer, asked: Asked) -> Answer:
 
 
 def answers(live: LiveServer, segments_of_each: Sequence[Sequence[bytes]]) -> list[list[Answer]]:
-    """Send segments on a connection for each sequence, and return the answers until the server closes it.
+    """Send each sequence of segments on a separate connection, and return the answers until the server closes it.
 
-    All connections' first segments are sent, then, when the server has read them, their second ones, and so on.
+    First, the first segments of all connections are sent. When the server has read them, the second ones follow, etc.
     """
     with ExitStack() as stack:
         probe = stack.enter_context(Rest(live.server.http_address))
@@ -94,7 +94,7 @@ def answers(live: LiveServer, segments_of_each: Sequence[Sequence[bytes]]) -> li
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for segments in itertools.zip_longest(*segments_of_each, fillvalue=b""):
             for connection, segment in zip(connections, segments, strict=True):
-                with suppress(ConnectionError):  # it was refused, and closed
+                with suppress(ConnectionError):  # the server refused the request and closed the connection
                     connection.sendall(segment)
             assert probe.get("/v2/health/live").status == 200  # it came last, so the segments have been read
         return [list(_read(connection)) for connection in connections]
@@ -117,20 +117,20 @@ def _read(connection: socket.socket) -> Iterator[Answer]:
 
 
 class Comparison:
-    """Compares the answers to streams with those to the requests that h11 reads in them."""
+    """Compares the answers to streams with the answers to the requests that h11 reads in these streams."""
 
     def __init__(self, live: LiveServer) -> None:
         self._live = live
         self._alone: dict[Asked, Answer] = {}
 
     def require(self, stream: bytes, valid: int, cuts: Sequence[tuple[int, ...]], refusal: int | None = None) -> None:
-        """Send a stream, which ends its connection, once for each tuple of places at which it is cut.
+        """Send a stream, which ends its connection, once for each tuple of places at which the stream is cut.
 
         Args:
-            stream: What is sent.
-            valid: How many requests it begins with that are to be answered.
-            cuts: The places, for each sending.
-            refusal: The status of the refusal that follows them.
+            stream: The bytes to send.
+            valid: The number of requests at the beginning of the stream that the server must answer.
+            cuts: The places of the cuts, for each sending.
+            refusal: The status of the refusal that follows the answers.
         """
         asked = read_by_h11(stream)[:valid]
         assert len(asked) == valid
@@ -152,7 +152,7 @@ def cut(stream: bytes, places: Sequence[int]) -> list[bytes]:
 
 
 def each_place(before: bytes, of_interest: bytes) -> list[tuple[int, ...]]:
-    """No cut, and one at each place in the part of interest, its two ends included."""
+    """No cut, and one cut at each place in the part of interest, including both ends of this part."""
     return [(), *((place,) for place in range(len(before), len(before) + len(of_interest) + 1))]
 
 
@@ -166,7 +166,7 @@ STREAMS: dict[str, tuple[bytes, bytes, bytes, int, int | None]] = {
     **{name: (get(), stream, INNER, 2, None) for name, stream in LAST.items()},
     **{name: (post(b"first"), stream, INNER, 1, STATUSES.get(name, 400)) for name, stream in REFUSED.items()},
 }
-"""Three parts of a stream, of which the middle one is of interest, how many requests are answered, and the refusal."""
+"""Three parts of a stream, with the part of interest in the middle; the number of answers, and the refusal."""
 
 
 @pytest.mark.parametrize("name", STREAMS)

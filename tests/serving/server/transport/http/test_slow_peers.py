@@ -1,4 +1,4 @@
-"""Clients of an exposed server that send or read slowly, and connections with TLS, which count as soon as they open."""
+"""Clients of an exposed server that send or read slowly, and TLS connections, which count as soon as they open."""
 
 import json
 import socket
@@ -21,7 +21,7 @@ from tests.kit.waiting import until
 KIB, MIB = 1 << 10, 1 << 20
 MOST = 8
 BEGUN = b"\x16\x03\x01\x02\x00\x01"
-"""The first bytes of a handshake."""
+"""The first bytes of a TLS handshake."""
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ Serve = Callable[..., LiveServer]
 
 @pytest.fixture
 def https(models: Path, certificates: Certificates) -> Serve:
-    """Makes a server with TLS that takes a few connections."""
+    """Creates a server with TLS that accepts only a few connections."""
     files = certificates.server()
     return lambda peer_seconds=600: live_server(
         ENVOY, models, http_port=0, max_connections=MOST, limits=Limits(peer_seconds=peer_seconds), **files
@@ -64,7 +64,7 @@ def https(models: Path, certificates: Certificates) -> Serve:
 
 SHAPE = (4096, 2048)
 SIZE = 4 * SHAPE[0] * SHAPE[1]
-"""Of the answer's tensor: 32 MiB, many times what the kernel holds for a connection."""
+"""The bytes of the answer's tensor: 32 MiB, many times what the kernel buffers for a connection."""
 FILL = json.dumps(
     {"inputs": [tensor("shape", "INT64", [2], SHAPE)], "parameters": {"binary_data_output": True}}
 ).encode()
@@ -76,7 +76,7 @@ SECURE = pytest.mark.parametrize("secure", [False, True], ids=["http", "https"])
 def reader(
     models: Path, certificates: Certificates, tls: ssl.SSLContext | None, limits: Limits
 ) -> Iterator[tuple[LiveServer, socket.socket]]:
-    """A server that takes one connection, and that connection, on which an answer has begun to come."""
+    """A server that accepts one connection, and this connection, on which an answer has begun to arrive."""
     files = certificates.server() if tls else {}
     with (
         live_server(ENVOY, models, http_port=0, max_connections=1, max_message_mib=64, limits=limits, **files) as live,
@@ -116,7 +116,7 @@ def test_an_answer_that_is_read_fast_enough_comes_whole(
 
 
 def require_closed(connections: list[socket.socket], count: int) -> list[socket.socket]:
-    """Wait until the server has closed this many of these connections; return the others."""
+    """Wait until the server has closed this many of these connections. Return the other connections."""
     until(lambda: sum(map(is_closed, connections)) >= count)
     return [each for each in connections if not is_closed(each)]
 

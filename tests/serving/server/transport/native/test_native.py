@@ -1,4 +1,4 @@
-"""What only the native transport could get wrong: it receives while every thread computes, and its own limits."""
+"""The native transport: it receives calls while every thread computes, and has limits that other transports lack."""
 
 import gc
 import struct
@@ -32,7 +32,7 @@ ACK = 0x1
 CANCEL, ENHANCE_YOUR_CALM = struct.pack(">I", 8), struct.pack(">I", 11)
 ANY_PING = b"hangtag!"
 SOON = 15.0
-"""Seconds after which a call was left waiting."""
+"""The seconds after which the test considers a call forgotten."""
 
 
 @pytest.fixture
@@ -52,8 +52,8 @@ def test_while_every_thread_computes_others_are_answered_and_a_full_queue_refuse
     raw = classifier_pb2.RawImage(height=28, width=28, pixels=bytes(784))
     picture = classifier_pb2.ClassifyRequest(model_name="classifier", raw=raw)
     with native.gates.closed("gather") as gate:
-        calls = [*native.occupy(gate, gather(1)), *native.occupy(gate, gather(2))]  # each on one of the two threads
-        for length in (1, 2):  # twice: the thread that receives for the others gives way, and comes back
+        calls = [*native.occupy(gate, gather(1)), *native.occupy(gate, gather(2))]  # each on one of both threads
+        for length in (1, 2):  # twice: the thread that receives is replaced, and comes back
             assert native.infer(request("free_axis", x=number(length)))["total"].tolist() == [[length]]
             assert native.statistics("gather").inference_count == 0
         assert len(native.classifier.Classify(picture, timeout=TIMEOUT).labels) == 3
@@ -73,7 +73,7 @@ def test_a_model_may_have_more_instances_than_the_server_has_threads(tmp_path: P
     with live_server("native", tmp_path, instances=1) as live, live.gates.closed("gather") as gate:
         calls = [live.begin(gather(value)) for value in range(4)]
         for _ in calls:
-            gate.wait_until_computing()  # all four are computed at once
+            gate.wait_until_computing()  # all four are computed concurrently
         gate.open()
         assert [outputs(each.result())["value"].item() for each in calls] == [0, 10, 20, 30]
 
@@ -106,7 +106,7 @@ def mixed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 def test_whichever_calls_come_none_is_left_waiting(
     mixed: LiveServer, calls: list[tuple[bool, str]], seconds: float
 ) -> None:
-    """The native threads, a model's own and the stand-by share the queues. A batch takes this many seconds."""
+    """The native threads, a model's own and the stand-by threads, share the queues. A batch takes this many seconds."""
     for name in ("gather", "free_axis"):
         mixed.gates.counted(name).delay = seconds
     stream = Conversation(mixed.inference.ModelStreamInfer)
@@ -136,7 +136,7 @@ def test_whichever_calls_come_none_is_left_waiting(
 def test_a_single_call_that_comes_during_a_computation_is_answered_though_nothing_follows(
     few: Path, method: str, delay_us: int
 ) -> None:
-    """The thread that received it may be the only one that knows of it."""
+    """The thread that received a call may be the only one that knows of the call."""
     pictures = np.zeros((2, 28, 28), np.uint8)
     raw = classifier_pb2.RawImage(height=28, width=28, pixels=bytes(784))
     with (
@@ -171,8 +171,8 @@ def test_many_servers_come_and_go(config: ServerConfig, tmp_path: Path, monkeypa
     for _ in range(6):
         with LiveServer(config) as live:
             assert live.infer(request("gather", index=index(1)))["value"].tolist() == [10]
-            (folder,) = tmp_path.iterdir()  # of the private socket
-            assert folder.stat().st_mode & 0o777 == 0o700  # only this user may enter it
+            (folder,) = tmp_path.iterdir()  # the folder of the private socket
+            assert folder.stat().st_mode & 0o777 == 0o700  # only this user may enter the folder
         assert not list(tmp_path.iterdir())
         gc.collect()  # a channel ends with its last reference
         held.append((len(list(Path("/proc/self/fd").iterdir())), threading.active_count()))
@@ -192,10 +192,10 @@ def test_a_folder_for_temporary_files_with_too_long_a_path_is_refused(few: Path,
 
 
 def reset_at_once(live: LiveServer, streams: Iterable[int]) -> bytes:
-    """Begin and reset streams in one write, and return the server's first PING or GOAWAY frame after that."""
+    """Begin and reset streams in one write, and return the server's first PING or GOAWAY frame after this write."""
     sent = OPEN + frame(PING, ANY_PING)
     with connect(live.server.address, sent) as connection, connection.makefile("rb") as received:
-        assert answer(received).endswith(ANY_PING)  # so that the streams come in a read of their own
+        assert answer(received).endswith(ANY_PING)  # so that the server reads the streams in a separate read
         pairs = b"".join(call(stream) + frame(RST_STREAM, CANCEL, stream=stream) for stream in streams)
         connection.sendall(pairs + frame(PING, ANY_PING))
         return answer(received)
@@ -211,17 +211,17 @@ def answer(received: BinaryIO) -> bytes:
 
 
 MOST_RESETS = 20
-"""Of streams at once. hangtag's own clients make half as many."""
+"""The number of concurrent streams. hangtag's own clients open half as many."""
 
 
 def test_the_resets_that_clients_make_do_not_end_a_connection(native: LiveServer) -> None:
-    """It is pygrpc-native's limit, on which hangtag's clients rely."""
+    """pygrpc-native sets this limit, on which hangtag's clients rely."""
     for _ in range(3):
         assert reset_at_once(native, range(1, 2 * MOST_RESETS, 2)) == bytes([PING]) + ANY_PING
 
 
 def test_a_rapid_reset_ends_its_connection_and_no_other(native: LiveServer) -> None:
-    """CVE-2023-44487."""
+    """The attack is CVE-2023-44487."""
     end = reset_at_once(native, range(1, 2001, 2))
     assert end[0] == GOAWAY
     assert end[5:9] == ENHANCE_YOUR_CALM

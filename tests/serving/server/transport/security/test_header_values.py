@@ -1,6 +1,6 @@
-"""No value of a header leaves the server by its log, its metrics or its traces, and only a token is taken for one.
+"""No header's value leaves the server through its log, metrics or traces, and only a valid token is accepted.
 
-Clients of gRPC and of HTTP refuse to send most of these values, so the requests are written as bytes.
+Clients of gRPC and of HTTP refuse to send most of these values, so the tests write the requests as bytes.
 """
 
 import base64
@@ -49,7 +49,7 @@ OF_GRPC = ["grpc-timeout", "grpc-encoding", "grpc-accept-encoding", "grpc-tags-b
 OF_HTTP2 = ["te", ":authority", ":scheme"]
 FRAMING = ["content-length", "transfer-encoding", "expect", "connection", "upgrade"]
 NAMES = OF_CALLERS + OF_PROXIES + OF_BROWSERS + OF_CONTENT + OF_GRPC + OF_HTTP2 + FRAMING
-"""The headers that the server or one of its libraries reads, and some that none does."""
+"""The headers that the server or one of its libraries reads, and some headers that nothing reads."""
 
 VALUES = (
     SECRET,
@@ -61,7 +61,7 @@ VALUES = (
     b"%zz%" + SECRET + b"%",
     b"1; q=" + SECRET,
     TRACEPARENT.encode() + b"-" + SECRET,
-    b"01" + TRACEPARENT[2:].encode() + b"-" + SECRET,  # W3C lets later versions have more fields
+    b"01" + TRACEPARENT[2:].encode() + b"-" + SECRET,  # W3C allows more fields in later versions
     b"vendor=" + SECRET,
     b"!!!=" + SECRET,
     b"text/plain; version=" + SECRET,
@@ -79,11 +79,11 @@ NO_TOKENS = (
     b"Bearer " + SECRET[:-1],
     b"Bearer " + SECRET.upper(),
 )
-"""Values of the header authorization with no valid token, although most hold it."""
+"""Values of the header authorization without a valid token, although most values contain the token."""
 
 SERVICE = "/inference.GRPCInferenceService/"
 SHAPE = 1 << 23
-"""An output of this height and width is larger than the address space, so ONNX Runtime fails and the call is logged."""
+"""The size of an output that exceeds the address space, so that ONNX Runtime fails and the server logs the call."""
 INFER = request("gather", index=index(1)).SerializeToString()
 FAIL = request("filled", shape=np.array([SHAPE, SHAPE], np.int64)).SerializeToString()
 GRPC_CALLS = (
@@ -115,7 +115,7 @@ Headers = dict[str, bytes]
 
 
 def over_http2(address: str, method: str, message: bytes, headers: Headers) -> bool:
-    """Make a call on a connection of its own, and wait for its end. Return whether it was answered with a message."""
+    """Make a call on a separate connection, and wait for its end. Return whether a message answered the call."""
     default: Headers = {":method": b"POST", ":scheme": b"http", ":path": method.encode(), ":authority": b"here"}
     default |= {"te": b"trailers", "content-type": b"application/grpc"}
     block = b"".join(header(name, value) for name, value in (default | headers).items())
@@ -134,20 +134,20 @@ def over_http2(address: str, method: str, message: bytes, headers: Headers) -> b
 
 
 def over_http(address: str, verb: str, path: str, body: bytes, headers: Headers) -> int:
-    """Make a request on a connection of its own. Return its status; 0 where the connection ends without one."""
+    """Make a request on a separate connection. Return the status; 0 if the connection ends without a status."""
     sent: Headers = {"host": b"here", "content-length": str(len(body)).encode()} | headers
     lines = [f"{verb} {path} HTTP/1.1".encode(), *(name.encode() + b": " + value for name, value in sent.items())]
     status = b""
     with connect(address) as connection, suppress(ConnectionError), connection.makefile("rb") as received:
         connection.sendall(b"\r\n".join(lines) + b"\r\n\r\n" + body)
         if headers.keys() & set(FRAMING):
-            connection.shutdown(socket.SHUT_WR)  # else the server might wait for the rest of a body
+            connection.shutdown(socket.SHUT_WR)  # otherwise the server might wait for the rest of a body
         status = received.readline()
     return int(status.split()[1]) if status else 0
 
 
 def cases() -> Iterator[Headers]:
-    """Each value in the headers of traces and in one other, and each header with one value; the same in each run."""
+    """Each value in the headers of traces and in another header, and each header with one value; nothing is random."""
     chosen = random.Random(0)
     for value in VALUES:
         yield from ({name: value} for name in ("traceparent", "tracestate", chosen.choice(NAMES)))
@@ -157,7 +157,7 @@ def cases() -> Iterator[Headers]:
 def test_no_value_of_a_header_is_put_out_and_tokens_are_compared_byte_for_byte(
     models: Path, tmp_path: Path, transport: str
 ) -> None:
-    """By a server with tokens, tracing, metrics, and a log without a rate limit."""
+    """A server with tokens, tracing, metrics, and a log without a rate limit answers the requests."""
     onnx_models.publish_all(models, "filled")
     onnx_models.publish_route(models, "split", 'split = {gather = 100}\nsticky = "x-user-id"\n')
     (tmp_path / "tokens").write_bytes(SECRET)
@@ -175,7 +175,7 @@ def test_no_value_of_a_header_is_put_out_and_tokens_are_compared_byte_for_byte(
         printed = metrics + server.process.stdout.read() + "".join(server.log)
         output = printed.encode() + b"".join(each.SerializeToString() for each in collector.resources)
     for text in (b'event="request failed"', b"nv_inference_request_success", TRACE.to_bytes(16, "big")):
-        assert text in output  # else nothing was searched
+        assert text in output  # otherwise the search would prove nothing
     assert [line for line in output.splitlines() if SECRET in line or BASE64[:-4] in line] == []
 
 
@@ -183,7 +183,7 @@ ALWAYS = {"authorization": b"Bearer " + SECRET, "traceparent": TRACEPARENT.encod
 
 
 def send_over_grpc(server: Serving) -> None:
-    """Send each case with a call that fails and with two others, which take turns. Envoy takes a second for some."""
+    """Send each case with a failing call, and with two other calls in turn. Envoy needs a second for some cases."""
     calls = itertools.cycle(GRPC_CALLS)
     sent = [
         (server.address, method, message, ALWAYS | case)
@@ -195,7 +195,7 @@ def send_over_grpc(server: Serving) -> None:
 
 
 def send_over_http(server: Serving) -> None:
-    """Likewise, and with a request to the port for metrics, where a scrape reads an additional header."""
+    """Send each case likewise, and also a request to the port for metrics, where a scrape reads a further header."""
     calls = itertools.cycle(HTTP_CALLS)
     metrics = urllib.parse.urlsplit(server.metrics_url).netloc
     for case in cases():

@@ -1,4 +1,4 @@
-"""A pipe, a device, a folder, a huge file or none in place of tokens or certificates holds up no call and no stop."""
+"""If a pipe, device, folder, huge file or nothing replaces tokens or certificates, calls and stops are not delayed."""
 
 import os
 import queue
@@ -33,7 +33,7 @@ OPTIONS = ("--token-file", "--tls-cert", "--tls-key", "--tls-client-ca")
 
 @pytest.fixture
 def files(certificates: Certificates) -> dict[str, Path]:
-    """The files of a server by option; in their folder are those of its client."""
+    """The server's files, by option. The files of its client are in the same folder."""
     authority = certificates.folder / "authority.pem"
     authority.write_bytes(certificates.ca().read_bytes())
     for name in ("tokens", "token-of-client"):
@@ -43,7 +43,7 @@ def files(certificates: Certificates) -> dict[str, Path]:
 
 
 def settings(files: dict[str, Path]) -> dict[str, Any]:
-    """A server's, which looks at its files at each call."""
+    """Settings of a server that checks its files at each call."""
     options: dict[str, Any] = {name.removeprefix("--").replace("-", "_"): path for name, path in files.items()}
     return {**options, "limits": Limits(file_check_seconds=0)}
 
@@ -75,7 +75,7 @@ def remove(path: Path) -> None:
 
 
 def require_answers(live: LiveServer, files: dict[str, Path]) -> None:
-    """Each port answers on a new connection."""
+    """Require an answer from each port on a new connection."""
     folder = files["--token-file"].parent
     authority, certificate = folder / "ours-ca.pem", folder / "client-of-ours.pem"
     key, token = folder / "client-of-ours.key", folder / "token-of-client"
@@ -97,7 +97,7 @@ def test_a_server_goes_on_with_the_files_from_before_and_stops(files: dict[str, 
                 what = "tokens" if option == "--token-file" else "TLS certificates"
                 refused = {"event": f"{what} not reloaded; the previous contents stay in use", "log_level": "warning"}
                 refused["reason"] = f"{path} ({option}) cannot be read: {reason}"
-                with structlog.testing.capture_logs() as log:  # also of what the server sees between these two steps
+                with structlog.testing.capture_logs() as log:  # also what the server reads between these two steps
                     path.unlink()
                     replace(path)
                     require_answers(live, files)
