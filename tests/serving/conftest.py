@@ -1,4 +1,4 @@
-"""Fixtures of the tests of clients: a server, and each kind of client of it."""
+"""Fixtures for the tests of clients: a server, and clients of each kind."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What names a server, and how a client proves itself: addresses, TLS files, tokens, and the options of commands."""
+"""Servers' addresses and clients' credentials: addresses, TLS files, tokens, and the options of commands."""
 
 import socket
 from pathlib import Path
@@ -67,7 +67,7 @@ def test_a_file_without_a_token_is_refused(tmp_path: Path, content: bytes | None
 
 
 def test_a_handshake_may_take_its_time() -> None:
-    """As over a far network, or with a machine under load. Here the server never answers it."""
+    """A far network, or a busy machine, answers late. Here the server never answers."""
     with (
         socket.create_server(("127.0.0.1", 0)) as silent,
         Credentials().channel(f"127.0.0.1:{silent.getsockname()[1]}") as channel,

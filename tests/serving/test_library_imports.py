@@ -29,7 +29,7 @@ for statement in STATEMENTS:
     before = after
 print(json.dumps(changes))
 """
-# One process imports them all, the smaller ones first: what changes a setting does it at its first import.
+# One process imports all modules, the smaller ones first, because an import changes settings only the first time.
 _STATEMENTS = (
     "from hangtag.serving.client import Client",
     "import hangtag.serving.loadtest.cli",
@@ -47,7 +47,7 @@ _VERBOSITY = ("GRPC_VERBOSITY", "NONE", "debug")
 
 
 def printed(code: str, **variables: str) -> str:
-    """What a process of its own prints, which must end well."""
+    """The output of another process, which must exit with code 0."""
     done = python(code, **variables)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -62,8 +62,8 @@ def test_an_import_changes_nothing_of_the_importing_program() -> None:
 @pytest.mark.parametrize(
     ("module", "heavy"),
     [
-        ("loadtest.cli", ["matplotlib"]),  # only its page needs it
-        ("server.cli", ["grpc", "onnxruntime"]),  # the process prepares them first
+        ("loadtest.cli", ["matplotlib"]),  # only its page needs matplotlib
+        ("server.cli", ["grpc", "onnxruntime"]),  # the process prepares both first
         ("server.process.worker", ["grpc", "onnxruntime"]),
     ],
 )

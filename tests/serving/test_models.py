@@ -1,4 +1,4 @@
-"""What an ONNX file says of its tensors, labels and sets, and what the axes of its graph say about batching."""
+"""An ONNX file's statements about tensors, labels and sets, and what the axes of its graph say about batching."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -85,7 +85,7 @@ def test_metadata_that_cannot_be_read_is_refused_by_its_name(key: str, values: l
 
 
 def of_axes(inputs: dict[str, Axes], outputs: dict[str, Axes], *more: Any) -> Signature:
-    """The signature of a graph with these axes. more: its metadata, and the operator's setting of batching."""
+    """The signature of a graph with these axes. ``more`` is its metadata, and the operator's setting of batching."""
 
     def specs(tensors: dict[str, Axes]) -> list[TensorSpec]:
         return [TensorSpec.from_onnx(name, "tensor(float)", axes) for name, axes in tensors.items()]
@@ -99,10 +99,10 @@ def of_axes(inputs: dict[str, Axes], outputs: dict[str, Axes], *more: Any) -> Si
         ({"image": ["batch", 28, 28]}, {"logits": ["batch", 10], "probabilities": ["batch", 10]}, None),
         ({"x": ["batch_size", 3]}, {"y": ["batch_size"]}, None),
         ({"x": ["N", 3, "H", "W"]}, {"y": ["N", 10, "H2", "W2"]}, None),
-        ({"x": [None, 4]}, {"y": [None]}, None),  # skl2onnx, Keras
+        ({"x": [None, 4]}, {"y": [None]}, None),  # skl2onnx and Keras
         ({"x": [-1, None]}, {"y": [-1, 1]}, None),
         ({"x": ["unk__214", 2048]}, {"y": ["unk__215", 214]}, None),  # tf2onnx
-        ({"x": ["batch", 3]}, {"y": ["Addy_dim_0", 3]}, None),  # torch.onnx, where a reshape hides the batch
+        ({"x": ["batch", 3]}, {"y": ["Addy_dim_0", 3]}, None),  # torch.onnx, if a reshape hides the batch
         ({"x": ["s77", 3]}, {"y": ["s77", 3]}, None),  # torch.onnx with dynamo
         ({"x": ["inputBatch", 3]}, {"y": ["outputBatch", 3]}, None),
         ({"ids": ["batch", "length"]}, {"y": ["batch", "length", 8]}, None),  # a text encoder
@@ -167,7 +167,7 @@ def test_other_files_and_folders_are_ignored_and_links_followed(tmp_path: Path) 
     add(models, "m/1", "m/01", "m/v2", "m/-3", "m/0", ".git/1")
     (models / "README.md").touch()
     (models / "m/labels.txt").touch()
-    (models / "m/7").mkdir()  # being copied: no file yet
+    (models / "m/7").mkdir()  # a copy that has no file yet
     (models / "m/8/model.onnx").mkdir(parents=True)
     (models / "linked").symlink_to(tmp_path / "elsewhere")
     assert names(models) == ["linked", "m"]

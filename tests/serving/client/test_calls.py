@@ -1,4 +1,4 @@
-"""What every client answers, over gRPC and over HTTP: values, the server's refusals, and arguments that are none."""
+"""The results of every client, over gRPC and over HTTP: values, the server's refusals, and invalid arguments."""
 
 import asyncio
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from tests.kit.server import server as running_server
 ONE = np.ones((1, 3), np.float32)
 PIXELS = np.random.default_rng(7).integers(0, 256, (28, 28), dtype=np.uint8)
 HALF = "\ud800"
-"""Half of a surrogate pair: text that Python has, and UTF-8 does not."""
+"""Half of a surrogate pair: text that Python can hold but UTF-8 cannot encode."""
 INVALID, NOT_FOUND = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND
 
 
@@ -48,7 +48,7 @@ def test_models_are_compared(client: Client) -> None:
     assert (first.version, first.labels) == (serving.version, serving.labels)
     assert [label.index for label in first.labels] == np.argsort(-onnx_models.logits_of(PIXELS[None])[0]).tolist()
     assert list(client.compare(PIXELS, ["classifier@1"])) == ["classifier@1"]
-    assert list(client.compare(PIXELS)) == ["classifier"]  # every model that classifies
+    assert list(client.compare(PIXELS)) == ["classifier"]  # all models that classify
     assert "'classifier'" in message_of(INVALID, client.compare, PIXELS, ["classifier", "classifier"])
 
 
@@ -209,7 +209,7 @@ def test_an_input_that_the_protocol_cannot_carry_is_named(client: Client, array:
         message = message_of(INVALID, call)
         assert "input 'x' " in message
         assert fact in message
-        for released in (TypeError, ValueError):  # what release 0.1.0 raised
+        for released in (TypeError, ValueError):  # release 0.1.0 raised these
             with pytest.raises(released):
                 call()
 
@@ -228,7 +228,7 @@ def test_too_many_axes_are_refused(client: Client) -> None:
 
 
 def calls(name: Any) -> dict[str, Callable[[Client], object]]:
-    """Calls that are given something else for a model's name."""
+    """Calls whose argument for a model's name is something else."""
     return {
         "infer": lambda client: client.infer(name, {}),
         "infer_stream": lambda client: list(client.infer_stream(name, [{}])),

@@ -21,7 +21,7 @@ SHOWN = "\\x1b[31mred\\nclassifier version 2 [/bold]"
 
 @pytest.fixture(scope="module", params=["gRPC", "HTTP"])
 def address(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[str]:
-    """Of a server with two equal classifiers, one with hostile labels, and a model that classifies nothing."""
+    """A server with two equal classifiers, one with hostile labels, and a model that classifies nothing."""
     models = onnx_models.publish_all(tmp_path_factory.mktemp("models"), "gather", "classifier")
     onnx_models.publish(models, "other", onnx_models.classifier())
     labels = json.dumps([f"{HOSTILE} {index}" for index in range(10)])
@@ -31,7 +31,7 @@ def address(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReq
 
 
 def classify(address: str, *arguments: object, models: tuple[str, ...] = ("classifier",), **more: Any) -> Result:
-    """The command with these models; ``more`` are arguments of ``invoke``."""
+    """Run the command with these models. ``more`` are arguments of ``invoke``."""
     chosen = [word for model in models for word in ("--model", model)]
     return invoke("classify", "--server", address, *chosen, *arguments, **{"columns": 120, **more})
 
@@ -90,7 +90,7 @@ def test_an_image_that_fails_is_reported_and_the_others_are_classified(
     for (name, (_, fact)), line in zip(bad.items(), others, strict=True):
         assert line.startswith(f"{tmp_path}/{name}: ")
         assert fact in line
-        assert "object at 0x" not in line  # Pillow's name of a stream
+        assert "object at 0x" not in line  # Pillow's name for a stream
     assert standard_input.startswith("-: standard input was empty")
 
 

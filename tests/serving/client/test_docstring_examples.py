@@ -1,4 +1,4 @@
-"""The examples in the clients' docstrings run as they stand, against a server of the shipped models."""
+"""The examples in the clients' docstrings run unchanged, against a server of the shipped models."""
 
 import ast
 import asyncio
@@ -34,23 +34,23 @@ def address(request: pytest.FixtureRequest, server: Server) -> str:
 
 
 def documented(kind: type) -> dict[str, str]:
-    """The docstrings of the class and its public methods."""
+    """The docstrings of the class and of its public methods."""
     members = {f"{kind.__name__}.{name}": member for name, member in vars(kind).items() if not name.startswith("_")}
     return {name: each.__doc__ or "" for name, each in {kind.__name__: kind, **members}.items()}
 
 
 ASYNCHRONOUS = {name: text for name, text in documented(AsyncClient).items() if ">>>" in text}
-"""The other methods differ from those of Client only in that they are awaited."""
+"""The other methods of AsyncClient differ from those of Client only in that they are awaited."""
 DOCSTRINGS = documented(Client) | ASYNCHRONOUS | {"ConnectionOptions": ConnectionOptions.__doc__ or ""}
 
 
 def run(name: str, code: str, variables: dict[str, Any], runner: asyncio.Runner) -> None:
-    """Run each example of a docstring, which may await, and compare what it prints."""
+    """Run each example of a docstring, which may await, and compare its output with the docstring."""
     example = doctest.DocTestParser().get_doctest(code, variables, name, None, None)
     assert example.examples
     for line in example.examples:
         printed = io.StringIO()
-        # Other threads may log meanwhile, which would be printed.
+        # Other threads may log at the same time, and the log would be printed.
         with structlog.testing.capture_logs(), contextlib.redirect_stdout(printed):
             compiled = compile(line.source, name, "single", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
             result = FunctionType(compiled, example.globs)()
@@ -61,7 +61,7 @@ def run(name: str, code: str, variables: dict[str, Any], runner: asyncio.Runner)
 
 @pytest.fixture
 def variables(address: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
-    """What the examples use apart from their client; each of the models cnn and lstm has answered a call."""
+    """The names that the examples use besides their client. Each of the models cnn and lstm has answered a call."""
     monkeypatch.chdir(ROOT)
     image = (ROOT / "examples/garments/bag-1.png").read_bytes()
     with Client(address) as client:
@@ -76,7 +76,7 @@ def test_the_example_runs(name: str, address: str, variables: dict[str, Any]) ->
     with asyncio.Runner() as runner, Client(address) as client:
         own = AsyncClient(address) if name.startswith("AsyncClient") else client
         run(name, code, {"client": own, **variables}, runner)
-        if name.endswith("unload_model"):  # other examples need it
+        if name.endswith("unload_model"):  # other examples need the model
             client.load_model("lstm2")
         if isinstance(own, AsyncClient):
             runner.run(own.close())

@@ -1,6 +1,6 @@
-"""Pictures in the terminal of ``hangtag classify``: drawn, and with a warning where they are blank or inverted.
+"""Pictures in the terminal: ``hangtag classify`` draws pictures, and warns of blank or inverted pictures.
 
-The warnings are measured on the real test set: they must hardly ever be wrong.
+The tests measure the warnings on the real test set, because wrong warnings must be very rare.
 """
 
 import itertools
@@ -38,13 +38,13 @@ def enlarged(pixels: Pixels) -> Pixels:
 
 
 def dark_on_dark(pixels: Pixels) -> Pixels:
-    """A garment below a background of 100."""
+    """A garment that is darker than its background of 100."""
     return enlarged(np.where(pixels > 12, negated(pixels) // 4, 100).astype(np.uint8))
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server of models for one label and for sets of labels, and of one that classifies nothing."""
+    """A server of models for one label and for label sets, and of a model that classifies nothing."""
     models = onnx_models.publish_all(tmp_path_factory.mktemp("models"), "classifier", "gather")
     onnx_label_sets.publish_all(models)
     with running_server(models, http_port=-1) as running:
@@ -57,7 +57,7 @@ def classify(server: Server, *arguments: object, model: str = "classifier", **va
 
 
 def warnings(server: Server, folder: Path, pictures: Iterable[bytes] = (), **more: str) -> list[str]:
-    """What the command says of each picture, "" where nothing is wrong, once these have been added to a folder."""
+    """The command's warning about each picture in the folder, or "" without one. ``pictures`` are added first."""
     for number, picture in enumerate(pictures):
         (folder / f"{number:04}.png").write_bytes(picture)
     lines = classify(server, folder, "--json", **more).stdout.splitlines()
@@ -69,7 +69,7 @@ def warnings(server: Server, folder: Path, pictures: Iterable[bytes] = (), **mor
     [
         *((change, 0) for change in (np.asarray, photo_on_white, enlarged)),
         (negated, 100),
-        (dark_on_dark, 98),  # a very small garment changes the mean of its picture too little
+        (dark_on_dark, 98),  # a very small garment hardly changes the picture's mean
     ],
 )
 def test_how_many_of_a_hundred_pictures_of_the_test_set_are_warned_of(
@@ -98,7 +98,7 @@ def test_sixteen_bits_and_transparency_are_read_as_the_server_reads_them(
 ) -> None:
     with Image.open(garment) as image:
         pixels = np.asarray(image.convert("L"))
-    ink = np.dstack([np.zeros((28, 28, 3), np.uint8), pixels])  # black, transparent where the background is
+    ink = np.dstack([np.zeros((28, 28, 3), np.uint8), pixels])  # black, transparent for the background
     of_bits, of_ink = warnings(server, tmp_path, [encoded(pixels.astype(np.uint16) << 8), encoded(ink)])
     assert (of_bits, "28 x 28 pixels" in of_ink) == ("", True)
 
@@ -123,7 +123,7 @@ def test_a_picture_is_drawn_with_the_option(server: Server, garment: Path) -> No
     assert drawn.stdout.count("%") == 3
     assert "█████" in drawn.stdout.replace(plain.stdout, "")
     assert "▀" not in plain.stdout
-    assert len(drawn.stdout.splitlines()) == 14 + 2  # two rows of pixels a line, then what it cost
+    assert len(drawn.stdout.splitlines()) == 14 + 2  # two rows of pixels per line, and the timings
     assert classify(server, garment, "--no-draw").stdout.count("\n") == plain.stdout.count("\n")
 
 

@@ -1,4 +1,4 @@
-"""Whether a server or a model takes requests, and which models do: waits, ``hangtag health`` and ``models load``."""
+"""Readiness of a server and of its models: waits, ``hangtag health``, and ``hangtag models load``."""
 
 import threading
 from collections.abc import Iterator
@@ -51,7 +51,7 @@ def test_the_command_where_nothing_listens(http: bool, arguments: str, fact: str
 
 @pytest.mark.parametrize("arguments", [(), ("--model", "cnn")], ids=["the server", "a model"])
 def test_a_server_that_still_loads_is_not_ready(arguments: tuple[str, ...]) -> None:
-    """It does not know its models yet, so an unknown one is no mistake of the caller's."""
+    """The server does not know its models yet, so an unknown model is no fault of the caller."""
 
     def check(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[object]:
         if next(requests):
@@ -91,8 +91,8 @@ def test_waiting_outlasts_a_server_that_starts_later(kind: Kind, models: Path) -
 
 @grpc_kinds
 def test_a_wait_goes_on_where_a_watch_fails_and_says_why_at_its_end(kind: Kind) -> None:
-    """Also where a later Watch ends before its request is sent, of which gRPC may lose the reason, and where one is not
-    answered. On a busy machine the wait ends before that, so a longer one follows."""
+    """A later Watch may end before its request is sent, for which gRPC may lose the reason; or it is not answered. On a
+    busy machine, the wait ends before that, so a longer wait follows."""
     watches: list[grpc.ServicerContext] = []
 
     def watch(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[object]:
@@ -134,7 +134,7 @@ def waiting(kind: Kind, models: Path) -> Iterator[tuple[Server, Link, Client, Fu
         assert client.is_ready()
         before = to.answered_bytes
         wait = pool.submit(client.wait_until_ready, TIMEOUT, "gather")
-        until(lambda: to.answered_bytes > before)  # the first answer to it
+        until(lambda: to.answered_bytes > before)  # the first answer to the Watch
         yield server, to, client, wait
 
 
@@ -166,13 +166,13 @@ def repository(tmp_path: Path) -> Path:
 
 @pytest.fixture(params=["gRPC", "HTTP"])
 def explicit(repository: Path, request: pytest.FixtureRequest) -> Iterator[str]:
-    """The address of a server that serves text, and of whose repository gather can be loaded."""
+    """The address of a server that serves text, and that can load gather from its repository."""
     with running_server(repository, model_control="explicit", load_model=("text",)) as running:
         yield running.address if request.param == "gRPC" else f"http://{running.http_address}"
 
 
 def models(address: str, *arguments: str) -> str:
-    """What the command prints."""
+    """The command's output."""
     return invoke("models", *arguments, "--server", address).stdout
 
 

@@ -1,4 +1,4 @@
-"""Streams of images and of inferences, over gRPC and over HTTP: in order, as they come, to their end or not."""
+"""Streams of images and of inferences, over gRPC and HTTP: the order, the time and the end of their answers."""
 
 import asyncio
 import itertools
@@ -115,7 +115,7 @@ def test_no_image_is_taken_once_a_stream_is_no_longer_read(client: Client) -> No
 
 
 def test_a_stream_that_the_server_refuses_says_so(kind: Kind, models: Path, tmp_path: Path) -> None:
-    """gRPC's library for asyncio loses the status of a stream that ends while its requests are sent."""
+    """gRPC's library for asyncio loses the status of a stream that ends while its requests are being sent."""
     (tmp_path / "token").write_text(TOKEN)
     (tmp_path / "wrong").write_text(TOKEN[::-1])
 
@@ -137,9 +137,9 @@ def test_a_stream_that_the_server_refuses_says_so(kind: Kind, models: Path, tmp_
 @pytest.mark.parametrize(
     ("http", "raised", "caught"),
     [
-        # It ends gRPC's task, as a failure to send the end of the requests does: that is no cancelled task.
+        # gRPC's task is cancelled, as if sending the end of the requests had failed. The caller's task is not.
         (False, SystemExit, ClientError),
-        (False, asyncio.CancelledError, asyncio.CancelledError),  # the caller's own
+        (False, asyncio.CancelledError, asyncio.CancelledError),  # the caller's own cancellation
         (True, asyncio.CancelledError, asyncio.CancelledError),
     ],
 )

@@ -1,4 +1,4 @@
-"""The numbers of ``hangtag top``: rates, means and percentiles between two looks, whatever a server says of itself."""
+"""The numbers of ``hangtag top``: rates, means and percentiles between two readings, whatever a server reports."""
 
 import json
 import re
@@ -11,19 +11,19 @@ from tests.kit.command import invoke, refusal
 from tests.kit.other_servers import web_server
 
 Series = tuple[str, Mapping[str, str], float]
-"""A metric's name, its labels apart from the model's, and its value."""
+"""A metric's name, its labels except those of the model, and its value."""
 ONCE = ("top", "--once", "--interval", "0.1", "--server")
 
 
 def top(address: str, *arguments: str, columns: int = 150) -> str:
-    """What the command prints of a server."""
+    """The command's output about a server."""
     result = invoke(*ONCE, address, *arguments, columns=columns)
     assert result.stderr == ""
     return result.stdout
 
 
 def counted(calls: int, samples: int, batches: int, failed: int = 0, *, name: str = "m") -> dict[str, Any]:
-    """A model's statistics, where each call waited 2 ms and took 1 + 5 + 1 ms."""
+    """A model's statistics, in which each call waited 2 ms and took 1 + 5 + 1 ms."""
     parts = {"queue": 2, "compute_input": 1, "compute_infer": 5, "compute_output": 1}
     times = {part: {"count": calls, "ns": calls * ms * 1_000_000} for part, ms in parts.items()}
     outcomes = {"success": {"count": calls}, "fail": {"count": failed}}
@@ -32,7 +32,7 @@ def counted(calls: int, samples: int, batches: int, failed: int = 0, *, name: st
 
 
 def metrics_text(*series: Series) -> bytes:
-    """Metrics in Prometheus' text format; each series has the labels of model m too."""
+    """Metrics in Prometheus' text format. Each series also has the labels of model m."""
     lines = []
     for name, labels, value in series:
         inside = ",".join(f'{key}="{text}"' for key, text in {"model": "m", "version": "1", **labels}.items())
@@ -50,7 +50,7 @@ Rows = list[dict[str, Any]]
 def between(
     before: Rows, after: Rows, *arguments: str, metrics: tuple[bytes, bytes] | None = None, columns: int = 150
 ) -> str:
-    """What the command prints where a server says this at the first look, and that at the second."""
+    """The command's output for a server with these statistics at the first and at the second reading."""
     statistics = iter([json.dumps({"model_stats": each}).encode() for each in (before, after)])
     texts = iter(metrics or ())
     with web_server(lambda path: (200, {}, next(statistics if "stats" in path else texts))) as address:
@@ -59,7 +59,7 @@ def between(
 
 
 def activity(before: Rows, after: Rows, **more: Any) -> dict[str, Any]:
-    """What the command's JSON says of model m, with numbers of the interval in place of those of a second."""
+    """The command's JSON about model m, with counts for the interval instead of rates per second."""
     document = json.loads(between(before, after, "--json", **more))
     row: dict[str, Any]
     (row,) = document["models"]
@@ -101,7 +101,7 @@ def test_percentiles_are_linear_within_their_bucket(
 
 @pytest.mark.parametrize(
     ("requests", "copies", "callers"),
-    [(100, 100, "both"), (1000, 1000, "nobody"), (None, None, "all")],  # an answer may be counted late by a model
+    [(100, 100, "both"), (1000, 1000, "nobody"), (None, None, "all")],  # a model may count an answer late
 )
 def test_what_a_route_sends_to_its_members_and_shadow_is_no_caller(
     requests: int | None, copies: int | None, callers: str
@@ -136,7 +136,7 @@ def test_what_a_route_sends_to_its_members_and_shadow_is_no_caller(
 @pytest.mark.parametrize("model", ["m", "a-model-with-a-rather-long-name-that-does-not-fit"])
 @pytest.mark.parametrize("width", [60, 120])
 def test_the_table_fits_the_width(width: int, metrics: bool, model: str) -> None:
-    """Every name and number is whole; columns are left out, the least important ones first."""
+    """Names and numbers are never cut off. The least important columns are left out first."""
     queue = [
         ("nv_inference_pending_request_count", {"model": model}, 200),
         ("hangtag_max_queue_size", {"model": model}, 256),

@@ -1,4 +1,4 @@
-"""Calls that are cancelled end no others, though nobody tries them again."""
+"""Cancelled calls end no other calls, although no client retries those."""
 
 import asyncio
 import threading
@@ -46,7 +46,7 @@ async def compare(client: AsyncClient) -> Any:
 
 
 async def turn(count: int) -> None:
-    """Let the event loop turn so often."""
+    """Let the event loop run this many iterations."""
     for _ in range(count):
         await asyncio.sleep(0)
 
@@ -60,7 +60,7 @@ def live(models: Path, request: pytest.FixtureRequest) -> Iterator[LiveServer]:
 async def cancel_again_and_again(
     client: AsyncClient, ask: Callable[[AsyncClient], Awaitable[Any]], rounds: int, turns: int
 ) -> None:
-    """turns: of the event loop, after which each call is cancelled."""
+    """Cancel each call after this many iterations (``turns``) of the event loop."""
     for _ in range(rounds):
         call = asyncio.ensure_future(ask(client))
         await turn(turns)
@@ -80,8 +80,8 @@ async def cancel_again_and_again(
 def test_calls_that_are_cancelled_end_no_others_and_are_not_computed(
     kind: Kind, ask: Callable[[AsyncClient], Awaitable[Any]], live: LiveServer
 ) -> None:
-    """Over HTTP too, which is the same whatever the transport of gRPC. There no limit counts the cancelled calls, and
-    each ends its connection, so fewer suffice."""
+    """Over HTTP, gRPC's transport does not matter. There no limit counts the cancelled calls, and each ends its
+    connection, so fewer calls suffice."""
     rounds = ROUNDS // 4 if kind.http else ROUNDS
 
     async def run() -> list[Any]:
@@ -106,7 +106,7 @@ def test_calls_that_are_cancelled_end_no_others_and_are_not_computed(
 
 @grpc_kinds
 def test_each_client_has_a_connection_of_its_own(kind: Kind, live: LiveServer) -> None:
-    """One that cancels too many calls, or whose calls are late, ends no call of another."""
+    """A client that cancels too many calls, or whose calls are late, ends no call of another client."""
     with link(live.server.address) as to, kind.open(to.address) as one, kind.open(to.address) as another:
         assert one.is_ready()
         assert another.is_ready()
@@ -115,7 +115,7 @@ def test_each_client_has_a_connection_of_its_own(kind: Kind, live: LiveServer) -
 
 @contextmanager
 def silent_server() -> Iterator[str]:
-    """A server that answers no health check, by which a client makes sure that its calls have been accepted."""
+    """A server that does not answer the health check with which a client confirms that its calls were accepted."""
     ended = threading.Event()
 
     def check(_requests: Iterator[bytes], _context: grpc.ServicerContext) -> Iterator[Any]:
@@ -131,7 +131,7 @@ def silent_server() -> Iterator[str]:
 
 async def cancel_many(client: AsyncClient) -> None:
     calls = [asyncio.ensure_future(client.is_ready()) for _ in range(MANY)]
-    await turn(8)  # all have begun
+    await turn(8)  # all calls have begun
     for call in calls:
         call.cancel()
     await asyncio.gather(*calls, return_exceptions=True)

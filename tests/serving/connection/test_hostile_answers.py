@@ -1,4 +1,4 @@
-"""Whatever a server of HTTP answers, a client returns a value or raises ClientError, and never anything else."""
+"""Whatever a server of HTTP answers, a client either returns a value or raises ClientError."""
 
 import json
 from collections.abc import Callable
@@ -30,11 +30,11 @@ OPERATIONS: dict[str, Callable[[Client], object]] = {
     "is_ready of a model": lambda client: client.is_ready("cnn"),
 }
 READY = {"is_ready", "is_ready of a model"}
-"""Readiness is the status alone: Triton's answer has no body."""
+"""Readiness is only the status, because Triton's answer has no body."""
 
 
 def outcome(client: Client, operation: str) -> object:
-    """The value or the ClientError of an operation; any other exception fails the test."""
+    """The value or the ClientError of an operation. Any other exception fails the test."""
     try:
         result = OPERATIONS[operation](client)
     except ClientError as error:
@@ -102,7 +102,7 @@ def test_values_that_a_datatype_does_not_have_are_named(kind: Kind, body: bytes,
 
 
 def with_binary_size(size: Any) -> Answer:
-    """An answer of four bytes of binary data, with a head that gives this number."""
+    """An answer with four bytes of binary data, and a header that states this length of the JSON."""
     output = {"name": "value", "datatype": "FP32", "shape": [1], "parameters": {"binary_data_size": size}}
     head = json.dumps({"model_name": "gather", "outputs": [output]}).encode()
     return 200, {HEAD_LENGTH: str(len(head))}, head + bytes(4)

@@ -1,4 +1,4 @@
-"""The options of a connection: their ranges, and what they do: limits, pings, and calls spread over several servers."""
+"""The options of a connection: their ranges and effects, which are limits, pings, and calls to several servers."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -71,7 +71,7 @@ def answered(server: Server) -> int:
 
 @contextmanager
 def two(models: Path, **settings: Any) -> Iterator[tuple[Server, Server, str]]:
-    """Two servers, and the address that names both."""
+    """Two servers, and the address that names both servers."""
     with (
         running_server(models, http_port=-1, **settings) as one,
         running_server(models, http_port=-1, host="127.0.0.2", **settings) as other,
@@ -80,7 +80,7 @@ def two(models: Path, **settings: Any) -> Iterator[tuple[Server, Server, str]]:
 
 
 def called(client: Client, condition: Callable[[], object]) -> Callable[[], object]:
-    """A condition that is asked after a call each time."""
+    """A condition that makes a call each time before it is checked."""
 
     def ask() -> object:
         call(client, 1)
@@ -93,7 +93,7 @@ def called(client: Client, condition: Callable[[], object]) -> Callable[[], obje
 @pytest.mark.parametrize("transport", ["native", "grpc"])
 def test_every_server_gets_its_share(kind: Kind, transport: str, models: Path) -> None:
     with two(models, transport=transport) as (one, other, address), kind.open(address, options=ROUND_ROBIN) as client:
-        until(called(client, lambda: answered(one) and answered(other)))  # it is connected to both
+        until(called(client, lambda: answered(one) and answered(other)))  # the client is connected to both servers
         before = answered(one), answered(other)
         call(client, 10)
         assert (answered(one), answered(other)) == (before[0] + 5, before[1] + 5)

@@ -1,4 +1,4 @@
-"""Clients at servers of the protocol that are not hangtag's, and at ports where something else listens."""
+"""Clients of servers that are not hangtag's, and of ports on which something else listens."""
 
 import json
 import re
@@ -54,7 +54,7 @@ VALUES = {
 
 
 def grpc_answering(*responses: pb.ModelStreamInferResponse) -> Any:
-    """A server that answers a call with its first response, and a stream with all of them."""
+    """A server that answers a call with its first response, and a stream with all responses."""
 
     def infer(_requests: Iterator[bytes], _context: grpc.ServicerContext) -> Iterator[Any]:
         yield responses[0].infer_response
@@ -160,7 +160,7 @@ def test_a_path_stands_before_every_request(kind: Kind) -> None:
 @http_kinds
 @pytest.mark.parametrize(("status", "ready"), [(200, True), (400, False), (503, False), (404, None)])
 def test_readiness_as_triton_answers_it(kind: Kind, status: int, ready: bool | None) -> None:
-    """Without a body. 404 means that there is no such model, or for the whole server that it is none."""
+    """The answer has no body. 404 means that the model is missing, or that the server does not speak the protocol."""
     with web_server(lambda _: (status, {}, b"")) as address, kind.open(address) as client:
         assert client.is_ready("gather") is bool(ready)
         if ready is None:
@@ -170,7 +170,7 @@ def test_readiness_as_triton_answers_it(kind: Kind, status: int, ready: bool | N
             assert client.is_ready() is ready
 
 
-# --- Ports where something else listens
+# --- Ports on which something else listens
 
 
 @pytest.fixture(scope="module")

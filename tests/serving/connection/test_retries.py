@@ -1,4 +1,4 @@
-"""Calls that are tried again, and those that are not: the server goes and comes back, or the connection breaks."""
+"""Calls that are retried, and calls that are not: a server ends and comes back, or a connection breaks."""
 
 import socket
 import threading
@@ -50,7 +50,7 @@ def gathered(client: Client, value: int = 1) -> list[float]:
 
 
 def test_a_refused_connection_is_tried_again(kind: Kind, live: LiveServer) -> None:
-    word = "x" * (2 << 20)  # a large request too
+    word = "x" * (2 << 20)  # a large request, too
     with link(kind.of(live.server), refused=1) as to, kind.open(to.address, options=QUICK) as client:
         answer = client.infer("text", {"text": np.array([word], np.object_)})
         assert to.connections == 2
@@ -157,11 +157,11 @@ def test_where_no_server_answers_every_call_says_what_to_do(kind: Kind) -> None:
         ):
             message = message_of(UNAVAILABLE, call)
             assert f"no server answers at {kind.text(address)}; start a server with 'hangtag serve'" in message
-            assert UNKNOWN not in message  # no server was reached that could have done it
+            assert UNKNOWN not in message  # the client reached no server that could have computed the call
 
 
 def test_a_host_that_cannot_be_resolved_is_named(kind: Kind) -> None:
-    address = f"{'a' * 64}.invalid:8001"  # longer than DNS allows, so that no name server is queried
+    address = f"{'a' * 64}.invalid:8001"  # the name is longer than DNS allows, so no name server is queried
     with kind.open(address, options=NEVER) as client:
         message = message_of(UNAVAILABLE, client.models)
     assert f"the host of {kind.text(address)} is unknown; name the server with --server" in message
@@ -169,7 +169,7 @@ def test_a_host_that_cannot_be_resolved_is_named(kind: Kind) -> None:
 
 @grpc_kinds
 def test_a_call_that_a_server_cancels_is_tried_again(kind: Kind) -> None:
-    """gRPC's core cancels calls that arrive at a server while it stops."""
+    """gRPC's core cancels calls that arrive at a server while the server stops."""
     calls = []
 
     def index(_requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[Any]:
@@ -207,11 +207,11 @@ def test_a_load_or_unload_whose_answer_is_lost_is_not_repeated(
         to.cut()
         assert UNKNOWN in message_of(UNAVAILABLE, call.result, TIMEOUT)
         assert to.connections == 1
-        assert client.models() == control.models()  # and other calls are tried again
+        assert client.models() == control.models()  # other calls are retried
 
 
 def a_proxy_that_answers_http2(status: bytes) -> AbstractContextManager[str]:
-    # HPACK: the name of its table's entry 8, :status, and a value of three bytes.
+    # HPACK: the name of entry 8 of the static table, :status, and a value of three bytes.
     return listener(answering_over_http2(HEADERS, b"\x08\x03" + status, flags=END_STREAM | END_HEADERS))
 
 
@@ -256,7 +256,7 @@ def test_a_client_that_is_closed_closes_its_connection(kind: Kind) -> None:
 
     def talk(connection: socket.socket, _pause: Pause) -> None:
         while request := connection.recv(1 << 16):
-            if request.endswith(b"}"):  # the body's end
+            if request.endswith(b"}"):  # the end of the body
                 connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n[]")
         closed.set()
 

@@ -1,4 +1,4 @@
-"""TLS and tokens between a client and its server, and TLS that does not come about: every client names the cause."""
+"""TLS and tokens between a client and its server. If TLS fails, every client names the cause."""
 
 import datetime
 import re
@@ -23,13 +23,13 @@ from tests.kit.server import server as running_server
 
 NEVER = ConnectionOptions(retries=0)
 ONCE = ConnectionOptions(retries=0, initial_backoff=60, max_backoff=60)
-"""A wait over HTTP ends in the pause after its first call: httpx2 closes no socket whose handshake a deadline ends."""
+"""A wait over HTTP ends in the pause after its first call: httpx2 closes no socket if a deadline ends its handshake."""
 DAY = datetime.timedelta(days=1)
 over_both = pytest.mark.parametrize("http", [False, True], ids=["gRPC", "HTTP"])
 
 
 class Servers:
-    """Servers with certificates of many kinds, each started once."""
+    """Servers with certificates of many kinds. Each server is started once."""
 
     def __init__(self, certificates: Certificates, models: Path, stack: ExitStack) -> None:
         self.certificates, self._models, self._stack = certificates, models, stack
@@ -43,7 +43,7 @@ class Servers:
             certificates.issue(name, "ours", *hosts, **validity)
 
     def get(self, certificate: str | None, *, clients: bool = False) -> Server:
-        """A server with a certificate; ``clients``: one that demands a client's certificate of ours."""
+        """A server with a certificate. With ``clients``, it requires a client's certificate from ours."""
         if (certificate, clients) not in self._servers:
             tls: dict[str, Any] = {}
             if certificate:
@@ -71,7 +71,7 @@ def failure(client: Client, code: grpc.StatusCode = grpc.StatusCode.UNAVAILABLE)
 
 @pytest.fixture(scope="module")
 def secured(certificates: Certificates, models: Path) -> Iterator[tuple[Server, Credentials]]:
-    """A server that demands a client's certificate and a token, and the credentials that open it."""
+    """A server that requires a client's certificate and a token, and the credentials that it accepts."""
     (token := certificates.folder / "tokens").write_text(f"{TOKEN}\n")
     settings = certificates.server(tls_client_ca=certificates.ca(), token_file=token)
     with running_server(models, **settings) as server:
@@ -170,8 +170,8 @@ COMMANDS = {
     "models unload gather": (1, "--model-control explicit"),
     "evaluate gather --data fashion-mnist": (1, "gather"),
 }
-"""Each with its exit code, and a part of what it prints once it has reached a server; a busy machine's load test may
-end with 1."""
+"""Commands, each with its exit code and a part of its output after it has reached a server. On a busy machine, a load
+test may end with 1."""
 
 
 @over_both
@@ -187,7 +187,7 @@ def test_every_command_sends_its_certificate_and_its_token(
     reached = invoke(*arguments, "--token-file", mine.token_file, exit_code=exit_code)
     assert part in reached.output
     assert "token" not in reached.output
-    if not command.startswith("health"):  # for which no server requires a token
+    if not command.startswith("health"):  # no server requires a token for health
         assert "this server requires a token" in invoke(*arguments, exit_code=1).stderr
 
 

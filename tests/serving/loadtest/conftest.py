@@ -1,4 +1,4 @@
-"""A fake server, and the load tests of command.py, each made once."""
+"""A fake server, and the load tests of command.py, each of which runs once."""
 
 import multiprocessing.context
 from collections.abc import Iterator
@@ -20,8 +20,8 @@ settings.load_profile("no deadline")
 
 @pytest.fixture(autouse=True)
 def forked_generators(request: pytest.FixtureRequest) -> Iterator[None]:
-    """The load generator's processes are forked from one that has imported it: spawned, each spends half a second on
-    imports. The command itself spawns them in tests/e2e and tests/hangtag, and here for tests that use ``spawned``."""
+    """Forks the load generator's processes: each spawned process would spend half a second on imports. Tests in
+    tests/e2e and tests/hangtag, and tests that use ``spawned``, spawn them as the command does."""
     with pytest.MonkeyPatch.context() as patch:
         if "spawned" not in request.fixturenames:
             patch.setitem(vars(multiprocessing.context)["_concrete_contexts"], "spawn", forkserver.CONTEXT)
@@ -30,7 +30,7 @@ def forked_generators(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture
 def spawned() -> None:
-    """The load generator's processes inherit what this process is limited to."""
+    """The load generator's processes inherit the limits of this process."""
 
 
 @pytest.fixture
@@ -46,11 +46,11 @@ def loadtest(server: FakeServer, tmp_path: Path) -> Loadtest:
 
 @pytest.fixture(scope="session")
 def complete(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Measured]:
-    """The folder and the results of a load test with every kind of measurement and of report."""
+    """The folder and the results of a load test with every kind of measurement and report."""
     return once(tmp_path_factory, "loadtest-complete", lambda folder: (folder, command.complete(folder)))
 
 
 @pytest.fixture(scope="session")
 def spoiled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Measured]:
-    """The folder and the results of a load test in which much goes wrong."""
+    """The folder and the results of a load test in which many things fail."""
     return once(tmp_path_factory, "loadtest-spoiled", lambda folder: (folder, command.spoiled(folder)))

@@ -1,4 +1,4 @@
-"""What a terminal, or a log, shows while a load test runs."""
+"""The progress of a load test, in a terminal and in a log."""
 
 import io
 import re
@@ -15,7 +15,7 @@ from tests.kit.waiting import pass_time
 
 
 def test_a_terminal_has_a_line_that_changes_and_nothing_afterwards(server: FakeServer) -> None:
-    # The call before the load takes longer than from one drawing to the next.
+    # The call before the load takes longer than the time between two drawings.
     server.behaviour = lambda number, _: pass_time(0.01 if number else 1.2 / output.DRAWS_PER_SECOND)
     limits = ("--blocks", 1, "--min-duration", "1.5s", "--min-query-count", 1, "--warm-up", 0, "--concurrency", 1)
     variables = {"FORCE_COLOR": "1", "NO_COLOR": "1"}
@@ -28,7 +28,7 @@ def test_a_terminal_has_a_line_that_changes_and_nothing_afterwards(server: FakeS
 
 
 def test_a_log_has_an_occasional_line() -> None:
-    """Every ten seconds, however often the figures change."""
+    """The log shows progress every ten seconds, however often the figures change."""
     block = Block("cnn", OpenLoop(500.0), Limits(3.0, 500, 60.0, 1000), 0.1, 0, 0)
     now = Progress(block, 1.0, 9.0, Snapshot(elapsed=0.5, queries=250, failed=3, rate=499.0, p50=0.0012, p99=0.0345))
     written, seconds = io.StringIO(), 0.0

@@ -1,4 +1,4 @@
-"""What is sent: random values, images of a folder, a data set's files, the arrays of an .npz file."""
+"""The samples that are sent: random values, images of a folder, a data set's files, arrays of an .npz file."""
 
 import gzip
 import json
@@ -18,7 +18,7 @@ CANVAS = Tensor(name="image", datatype="UINT8", shape=[-1, 64, 64])
 
 
 def sent(server: FakeServer, model: str = "fast") -> list[dict[str, tensors.Array]]:
-    """The inputs of the load's calls of a model, by their names, without the call before the load."""
+    """The inputs of a load's calls to a model, by their names, without the call before the load."""
     calls = [request for request in server.requests if request.model_name == model][1:]
     return [
         {
@@ -35,7 +35,7 @@ def source(measured: Measured, model: str = "fast") -> str:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Grey images in files of every usual format, 40 steps apart: JPEG and WebP are lossy."""
+    """Grey images in files of every common format, 40 steps apart, because JPEG and WebP are lossy."""
     (tmp_path / "images").mkdir()
     for place, name in enumerate(("0.PNG", "1.jpg", "2.jpeg", "3.webp", "4.png", "5.WebP")):
         Image.fromarray(np.full((28, 28), 40 * place, np.uint8)).save(tmp_path / "images" / name)
@@ -58,7 +58,7 @@ def test_images_are_sent_equally_often_in_a_seeded_order(server: FakeServer, loa
 
 
 def configured(**metadata: object) -> pb.ModelConfig:
-    """The configuration of a model whose file says this."""
+    """The configuration of a model whose file has these values."""
     values = {
         f"hangtag.{key}": pb.ModelParameter(string_value=value if isinstance(value, str) else json.dumps(value))
         for key, value in metadata.items()
@@ -69,13 +69,13 @@ def configured(**metadata: object) -> pb.ModelConfig:
 def test_images_fit_inputs_with_other_axes_and_are_prepared_as_the_models_file_says(
     server: FakeServer, loadtest: Loadtest, folder: Path
 ) -> None:
-    """A model of garment sets gets each image whole, in the middle of its canvas."""
+    """A model of garment sets gets each image as a whole, in the middle of its canvas."""
     server.inputs["channels-last"] = [Tensor(name="image", datatype="UINT8", shape=[-1, 28, 28, 1])]
     server.inputs["canvas"] = [CANVAS]
     garments = {"height": 64, "width": 64, "fit": "garment"}
     server.configs = {"canvas": configured(image=garments, task="multi_label")}
     for file in folder.iterdir():
-        Image.fromarray(np.pad(np.full((26, 26), 255, np.uint8), 1)).save(file)  # bright, with an edge of black
+        Image.fromarray(np.pad(np.full((26, 26), 255, np.uint8), 1)).save(file)  # bright, with a black edge
     measured = loadtest("fast", "channels-last", "canvas", *LOOP, "--samples", folder)
     assert {each["image"].shape for each in sent(server)} == {(1, 28, 28)}
     assert {each["image"].shape for each in sent(server, "channels-last")} == {(1, 28, 28, 1)}
@@ -90,7 +90,7 @@ def test_images_fit_inputs_with_other_axes_and_are_prepared_as_the_models_file_s
 def test_a_folder_for_each_label_is_read_in_colour_and_its_labels_are_the_models(
     server: FakeServer, loadtest: Loadtest, tmp_path: Path, given: str
 ) -> None:
-    """The answer is the place of the brightest channel; the folders have its name."""
+    """The model answers with the brightest channel's number. The folders have the channels' names."""
 
     def answer(request: pb.ModelInferRequest) -> pb.ModelInferResponse:
         pixels = np.frombuffer(request.raw_input_contents[0], np.uint8).reshape(list(request.inputs[0].shape))
@@ -128,7 +128,7 @@ def test_a_folder_for_each_label_is_read_in_colour_and_its_labels_are_the_models
 def test_a_multi_stream_query_holds_neighbours_from_a_random_sample(
     server: FakeServer, loadtest: Loadtest, tmp_path: Path
 ) -> None:
-    """As in LoadGen; the last sample is followed by the first."""
+    """As in LoadGen, the first sample follows the last one."""
     image = np.arange(50, dtype=np.uint8)[:, None, None].repeat(28, 1).repeat(28, 2)
     np.savez(tmp_path / "a.npz", image=image)
     measured = loadtest("fast", *QUICK, "--scenario", "multi-stream", "--samples", tmp_path / "a.npz")
@@ -136,7 +136,7 @@ def test_a_multi_stream_query_holds_neighbours_from_a_random_sample(
     places = [each["image"][:, 0, 0].astype(int) for each in sent(server)]
     assert all((np.diff(each) % 50 == 1).all() for each in places)
     first = [int(each[0]) for each in places]
-    assert len(set(first)) == 50  # they start at every index, the last ones included
+    assert len(set(first)) == 50  # the runs start at every index, including the last ones
     assert first != sorted(first)
 
 
@@ -159,7 +159,7 @@ def test_random_values_fit_every_datatype_and_fixed_shape(server: FakeServer, lo
 
 
 def test_the_requests_in_memory_are_bounded_in_bytes(server: FakeServer, loadtest: Loadtest) -> None:
-    """64 MiB; a request of this model has 32."""
+    """The samples have 64 MiB; a request to this model has at most 32 MiB."""
     server.inputs["big"] = [Tensor(name="x", datatype="FP64", shape=[-1, 4 << 20])]
     loadtest("big", *LOOP, "--min-query-count", 3, "--max-query-count", 3, "--min-duration", "1ms")
     assert len(server.requests) == 4
@@ -168,7 +168,7 @@ def test_the_requests_in_memory_are_bounded_in_bytes(server: FakeServer, loadtes
 
 @pytest.fixture
 def data_set(tmp_path: Path) -> Path:
-    """Three test images and their labels, in Fashion-MNIST's files."""
+    """Three test images and their labels, in files of Fashion-MNIST's format."""
     folder = tmp_path / "data"
     folder.mkdir()
     images = np.arange(3 * 784, dtype=np.uint8).reshape(3, 28, 28)
@@ -179,7 +179,7 @@ def data_set(tmp_path: Path) -> Path:
 
 
 def test_a_data_sets_test_images_are_read(server: FakeServer, loadtest: Loadtest, data_set: Path) -> None:
-    """Their labels are for the accuracy, which has tests of its own."""
+    """The labels are for the accuracy, which other tests cover."""
     measured = loadtest("fast", *LOOP, "--samples", f"idx:{data_set}")
     assert source(measured) == f"3 test images from {data_set}"
     seen = {each["image"].tobytes() for each in sent(server)}

@@ -1,4 +1,4 @@
-"""What a server says of itself and its models, and why a target cannot be measured."""
+"""A server's descriptions of itself and of its models, and the reasons why a target cannot be measured."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -55,9 +55,9 @@ def test_a_server_describes_itself_and_its_models_as_far_as_it_can(
     assert (
         f"version 4, 2 at {server.address}, CPUExecutionProvider, ONNX Runtime 1.2.3, 2 instances of 1 thread" in page
     )
-    # The server's counters are those of the target's version: a call of `fast` alone counts for every version.
+    # The fake server's counters belong to the target's version, so calls to `fast` count for every version.
     of_2 = sum(request.model_version == "2" for request in server.requests)
-    assert of_2 == measured.run("fast@2")["total"]["queries"] + 1  # one before the load
+    assert of_2 == measured.run("fast@2")["total"]["queries"] + 1  # one call before the load
     assert measured.run("fast@2")["total"]["server"]["requests"] == of_2 - 1
 
 
@@ -124,7 +124,7 @@ def test_a_target_that_cannot_be_measured_exits_with_1_and_why(
 def test_one_command_measures_models_on_several_servers(
     server: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Over both protocols. A process sends for every four CPUs."""
+    """The load runs over both protocols. The generator starts one sending process for every four CPUs."""
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
     with running_over_http(FakeServer()) as other:
         targets = (f"a={server.address}/fast@1", f"b={other.address}/slow")

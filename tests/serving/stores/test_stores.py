@@ -1,4 +1,4 @@
-"""Model repositories in object stores: pushed, served, followed and pulled, while the store fails in every way."""
+"""Model repositories in object stores: push, serve, follow and pull, while the store fails in every possible way."""
 
 import json
 import os
@@ -27,7 +27,7 @@ AWAY = '"the model store cannot be followed; the previous models continue"'
 BACK = '"the model store is followed again"'
 INDEX = "hangtag-index.json"
 SECOND = np.float32(2).tobytes()
-"""The second version's constant, in its file."""
+"""The constant in the second version's file."""
 Fault = Callable[[Link], Callable[[bytes], bytes]]
 
 
@@ -99,7 +99,7 @@ def test_a_version_is_pushed_over_only_by_wish(s3: ObjectStore, local: Repositor
 
 
 def test_of_two_pushes_at_once_one_is_refused(s3: ObjectStore, local: Repository) -> None:
-    def push_another(data: bytes) -> bytes:  # while the first one reads that there is no index
+    def push_another(data: bytes) -> bytes:  # while the first push reads that there is no index
         s3.link.alter = bytes
         s3.put(INDEX, b"{}")
         return data
@@ -115,7 +115,7 @@ def test_without_an_index_the_listing_counts(s3: ObjectStore, local: Repository)
     with s3.server() as server:
         s3.put("m/2/labels.txt", b"a")
         pass_time(0.5)
-        assert answer(server) == 1  # a version without its model is none yet
+        assert answer(server) == 1  # a version folder without a model is no version yet
         s3.put("m/2/model.onnx", second)
         until_answer(server, 2)
         size = len(second)
@@ -160,7 +160,7 @@ def test_a_registry_holds_what_oras_pushes_and_pulls(oci: ObjectStore, local: Re
     pulled = tmp_path / "pulled"
     with oci.server() as server:
         assert answer(server) == 1
-        pass_time(stores.TOKEN_SECONDS)  # after which the server signs in again
+        pass_time(stores.TOKEN_SECONDS)  # afterwards, the server signs in again
         oci.oras("push", "m/1/model.onnx", "m/2/model.onnx", folder=local.folder)
         until_answer(server, 2)
     oci.link.alter = swap(b"m/1/model", b"m/7/model")
@@ -191,7 +191,7 @@ def test_a_registry_gets_the_credentials_that_docker_has(oci: ObjectStore, local
 
 
 def store_metrics(server: Serving) -> list[float]:
-    """When the copy last equalled the store, and how many attempts failed."""
+    """The time at which the copy last equalled the store, and the number of failed attempts."""
     names = ("hangtag_store_last_success_timestamp_seconds ", "hangtag_store_errors_total ")
     return [float(line.split()[1]) for line in server.metrics().splitlines() if line.startswith(names)]
 
@@ -213,12 +213,12 @@ def cut(link: Link) -> Callable[[bytes], bytes]:
 
 
 def silence(link: Link) -> Callable[[bytes], bytes]:
-    """Keep connections open over which nothing comes."""
+    """Keep connections open without sending anything."""
     return lambda data: data if threading.Event().wait(10) else b""
 
 
 def truncate(link: Link) -> Callable[[bytes], bytes]:
-    """Send the second version up to its constant, and no more."""
+    """Send the second version's file only up to its constant."""
 
     def alter(data: bytes) -> bytes:
         before, constant, _ = data.partition(SECOND)
@@ -230,7 +230,7 @@ def truncate(link: Link) -> Callable[[bytes], bytes]:
 
 
 def lie(link: Link) -> Callable[[bytes], bytes]:
-    """Send another constant in place of the second version's."""
+    """Send another constant instead of the second version's."""
     return swap(SECOND, np.float32(9).tobytes())
 
 
@@ -285,7 +285,7 @@ def test_a_start_without_the_store_needs_a_copy(s3: ObjectStore, local: Reposito
     with s3.server("--model-control", "none", silent_seconds=0.5) as server:
         assert answer(server) == 1
         server.wait_for(AWAY)
-    if fault is cut:  # the command is more patient with silence
+    if fault is cut:  # the command waits longer for a silent store
         listed = s3.run("list", "--models", s3.url)
         assert listed.startswith(f"THIS IS AN EARLIER COPY, NOT THE STORE'S PRESENT CONTENT: {s3.url}: ")
         assert "\nm " in listed
@@ -293,7 +293,7 @@ def test_a_start_without_the_store_needs_a_copy(s3: ObjectStore, local: Reposito
 
 def test_servers_share_a_copy_which_one_of_them_fetches(s3: ObjectStore, local: Repository) -> None:
     s3.push(local.folder)
-    s3.link.alter = late  # both begin before one of them is done
+    s3.link.alter = late  # both begin before one of them has finished
     with s3.server() as one, s3.server("--workers", 2) as two, ThreadPoolExecutor() as both:
         assert list(both.map(answer, (one, two))) == [1, 1]
         local.publish("m", 2)
@@ -309,7 +309,7 @@ def test_the_copy_keeps_to_its_bound(s3: ObjectStore, local: Repository) -> None
             file = local.publish("m", version)
             file.with_name("weights").write_bytes(b"\0" * int(mib * 2**20))
             s3.push(local.folder)
-            if mib < 1:  # takes the place of a version that is neither the latest nor the one before
+            if mib < 1:  # replaces a version that is neither the latest nor the previous one
                 until_answer(server, version)
         assert "m: the model cache is limited to 2 MiB" in server.wait_for(AWAY)
         assert answer(server) == 5

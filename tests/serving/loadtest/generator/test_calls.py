@@ -1,4 +1,4 @@
-"""What no server can show: calls whose end is never reported, when exactly a call left."""
+"""Behaviour that no real server can show: calls whose end is never reported, and the exact send time of a call."""
 
 import multiprocessing
 import threading
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.quick
 
 
 class LosesOneEnd:
-    """Answers each call at once on another thread, but never the fourth."""
+    """Answers each call immediately on another thread, except the fourth call."""
 
     name = "loses one end"
 
@@ -40,7 +40,7 @@ class LosesOneEnd:
 
 
 def run_on(channel: LosesOneEnd, load: Load, limits: Limits) -> Executor:
-    """A block's executor, once it has run on a channel."""
+    """The executor of a block that has run on a channel."""
     block = Block("fast", load, limits, warm_up=0.0, seed=0, round=0)
     settings = CallSettings(deadline=0.2, lost_after=0.1)
     counts = SharedCounts(multiprocessing.get_context("spawn"), 1)
@@ -56,13 +56,13 @@ def run_on(channel: LosesOneEnd, load: Load, limits: Limits) -> Executor:
     until(drained)
     pacer.join()
     channel.close()
-    executor.snapshot()  # which counts what was recorded
+    executor.snapshot()  # count the recorded calls
     return executor
 
 
 @pytest.mark.parametrize("load", [ClosedLoop(2), OpenLoop(200.0)], ids=["closed", "open"])
 def test_a_call_whose_end_grpc_never_reports_is_a_failure_and_the_block_ends(load: Load) -> None:
-    """At times gRPC reports no end of a call whose connection the server has cut."""
+    """Sometimes, gRPC does not report the end of a call whose connection the server has cut."""
     result = run_on(LosesOneEnd(), load, Limits(0.1, 20, 10.0, 100_000)).result()
     assert result.statuses["UNKNOWN"] == 1
     assert "did not report" in result.details["UNKNOWN"]
@@ -98,12 +98,12 @@ def test_answers_that_wait_for_each_other_at_the_generator_count_as_its_share(to
 
 
 def test_a_call_over_http_leaves_when_it_is_written() -> None:
-    """While the thread that writes stands still, a call waits for it, which is the generator's delay."""
+    """While the writing thread is blocked, a call waits for this thread, which is a delay of the generator."""
     live = b"GET /v2/health/live HTTP/1.1\r\nhost: here\r\n\r\n"
     ends: SimpleQueue[tuple[Any, ...]] = SimpleQueue()
     standing, go_on = threading.Event(), threading.Event()
 
-    def stand_still(*_: object) -> None:  # on the thread that writes, which calls it
+    def stand_still(*_: object) -> None:  # called on the thread that writes
         standing.set()
         go_on.wait(20)
 
@@ -118,4 +118,4 @@ def test_a_call_over_http_leaves_when_it_is_written() -> None:
         assert (token, code) == ("second", 0)
         assert went_on <= sent <= end
         channel.close()
-        channel.close()  # a second time changes nothing
+        channel.close()  # a second close changes nothing

@@ -1,4 +1,4 @@
-"""How queries are sent and counted, over every kind of connection: closed and open loops, stalls, failures, stops."""
+"""Sending and counting queries, over every kind of connection: closed and open loops, stalls, failures, and stops."""
 
 import multiprocessing
 import os
@@ -34,7 +34,7 @@ def server(way: str) -> Iterator[FakeServer]:
 
 @pytest.fixture
 def measured(server: FakeServer, way: str, tmp_path: Path) -> Measure:
-    """Runs the command on the server over the kind of connection."""
+    """Runs the command on the server over this kind of connection."""
 
     def run(*arguments: object) -> Any:
         result = measure(tmp_path, *arguments, "--server", server.address)
@@ -56,13 +56,13 @@ def test_a_closed_loop_keeps_its_queries_in_flight_and_an_open_loop_sends_its_sc
             in_flight += 1
             most = max(most, in_flight)
         if 1 <= number <= 4:
-            together.wait()  # all four slots are filled, or this breaks
+            together.wait()  # all four slots are filled, or the barrier breaks
         with lock:
             in_flight -= 1
 
     server.behaviour = behaviour
     limits = ("--blocks", 1, "--min-query-count", 50, "--min-duration", "300ms", "--warm-up", "100ms")
-    # One connection each is what gRPC's calls share.
+    # All gRPC calls of a process share one connection.
     loads = ("--concurrency", 4, "--rate", 200, "--arrivals", "constant", "--channels", 2)
     result = measured("fast", *loads, *limits)
     closed, opened = result.run("fast", "closed"), result.run("fast", "open")
@@ -81,12 +81,12 @@ def test_a_closed_loop_keeps_its_queries_in_flight_and_an_open_loop_sends_its_sc
 
 
 def test_failures_are_counted_by_status_with_their_first_message(server: FakeServer, measured: Measure) -> None:
-    """And calls that end with their deadline. The run is INVALID."""
+    """Some calls also end at their deadline. The run is INVALID."""
     numbers, ended = Counter[str](), threading.Event()
 
     def behaviour(number: int, context: Any) -> None:
         model = server.requests[number].model_name
-        pass_time(0.005)  # of which the generator takes less than half
+        pass_time(0.005)  # the generator takes less than half of it
         numbers[model] += 1
         if model == "fast" and numbers[model] % 5 == 2:
             context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"queue is full \u2014 {numbers[model]}")
@@ -111,11 +111,11 @@ def test_failures_are_counted_by_status_with_their_first_message(server: FakeSer
 def test_a_stall_of_the_server_shows_in_the_open_loop_and_hides_in_the_closed_one(
     server: FakeServer, measured: Measure
 ) -> None:
-    """Coordinated omission: of 200 queries in a closed loop one meets the stall; the open loop's go on to be due."""
+    """Coordinated omission: in a closed loop, one of 200 queries meets the stall; in an open loop, many become due."""
     stalled, at = threading.Lock(), (101, 301)
 
     def behaviour(number: int, context: Any) -> None:
-        with stalled:  # all calls wait, as for a garbage collection
+        with stalled:  # all calls wait, as during a garbage collection
             if number in at:
                 pass_time(STALL)
 
@@ -153,7 +153,7 @@ def test_a_stall_of_the_generator_counts_from_the_planned_time_and_makes_the_run
 
 
 def test_ctrl_c_ends_a_block_without_waiting_for_calls_that_hang(server: FakeServer, measured: Measure) -> None:
-    """Calls that the generator cancels are no errors of the server's."""
+    """Calls that the generator cancels are no errors of the server."""
     ended = threading.Event()
 
     def behaviour(number: int, context: Any) -> None:

@@ -22,9 +22,9 @@ from tests.serving.loadtest.command import LOOP, Loadtest
 def answer(
     request: pb.ModelInferRequest, *, logits_alone: bool = False, typed: bool = False, cut: int = 0
 ) -> pb.ModelInferResponse:
-    """Probabilities, highest at the first pixel's value, and logits that are lowest there.
+    """Probabilities that are highest at the first pixel's value, and logits that are lowest there.
 
-    ``cut`` bytes are missing at the end of the last.
+    ``cut`` bytes are missing at the end of the last output.
     """
     pixels = np.frombuffer(request.raw_input_contents[0], np.uint8).reshape(list(request.inputs[0].shape))[:, 0, 0]
     highest = np.eye(10, dtype=np.float32)[pixels % 10]
@@ -42,7 +42,7 @@ def answer(
 
 
 def labelled(folder: Path, correct: int, total: int) -> tuple[str, Path]:
-    """Option --samples with images whose first pixel is their label, but for all after the first ``correct``."""
+    """Option --samples with images whose first pixel is their label, for the first ``correct`` images only."""
     labels = np.arange(total) % 10
     images = np.zeros((total, 28, 28), np.uint8)
     images[:, 0, 0] = (labels + (np.arange(total) >= correct)) % 10
@@ -54,13 +54,13 @@ def labelled(folder: Path, correct: int, total: int) -> tuple[str, Path]:
 def test_every_labelled_sample_is_sent_once_and_counted(
     server: FakeServer, loadtest: Loadtest, tmp_path: Path, way: str
 ) -> None:
-    """In batches of 50, or as large as the model takes."""
+    """The samples are sent in batches of 50, or in the largest batch that the model accepts."""
     server.answer = lambda request: answer(request, logits_alone=way == "logits alone", typed=way == "typed")
     server.configs = {"slow": pb.ModelConfig(max_batch_size=64)}
     samples = labelled(tmp_path, 108, 120)
     measured = loadtest("fast", "slow", *LOOP, *samples, "--accuracy")
     one_by_one, in_batches = (target["accuracy"] for target in measured.document["targets"])
-    # The highest logit is the first class but where that is the lowest: right for image 110 alone.
+    # The highest logit is always that of class 0, unless class 0 has the lowest: right only for image 110.
     expected = 1 if way == "logits alone" else 108
     assert one_by_one == in_batches
     assert (in_batches["correct"], in_batches["total"], in_batches["expected"]) == (expected, 120, None)
@@ -77,7 +77,7 @@ LABELS = [*"0123456789"]
 
 
 def photos(folder: Path, correct: int, total: int) -> tuple[str, Path]:
-    """Option --samples with a folder for each label; each picture's first pixel is its label, for the first ones."""
+    """Option --samples with a folder per label. The first pixel of the first ``correct`` pictures is their label."""
     for number in range(total):
         picture = np.full((28, 28), number, np.uint8)
         picture[0, 0] = (number + (number >= correct)) % 10
@@ -89,7 +89,7 @@ def photos(folder: Path, correct: int, total: int) -> tuple[str, Path]:
 def test_an_accuracy_below_99_percent_of_the_files_makes_the_test_invalid_where_the_samples_are_the_same(
     server: FakeServer, loadtest: Loadtest, tmp_path: Path
 ) -> None:
-    """And not by chance: 9 of 10 right answers may come of 95 %, and 160 of 200 do not. `train` learned from others."""
+    """Chance counts: 9 of 10 is possible at 95 %, 160 of 200 is not. `harder` learned from other pictures."""
     few, many = photos(tmp_path / "few", 9, 10), photos(tmp_path / "many" / "test", 160, 200)
     photos(tmp_path / "many" / "train", 0, 1)
     digests = [held_out(f"folder:{folder}", ImageSpec(28, 28), LABELS).digest for folder in (few[1], many[1].parent)]

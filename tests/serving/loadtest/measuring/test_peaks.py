@@ -1,4 +1,4 @@
-"""--find-peak: the highest rate that keeps a latency bound."""
+"""--find-peak: the highest rate at which the server stays within the latency limit."""
 
 import os
 import signal
@@ -20,7 +20,7 @@ CAPACITY = 300.0  # calls a second
 
 
 def test_the_peak_is_searched_and_confirmed(server: FakeServer, loadtest: Loadtest) -> None:
-    """The server refuses what is more than its capacity: a busy machine finds a lower peak, or none, but no other."""
+    """The server refuses calls above its capacity. On a busy machine, the search finds a lower peak or none."""
     lock, tokens, last = threading.Lock(), 20.0, time.monotonic()
 
     def refuse_too_many(number: int, context: grpc.ServicerContext) -> None:
@@ -40,7 +40,7 @@ def test_the_peak_is_searched_and_confirmed(server: FakeServer, loadtest: Loadte
     (peak,) = measured.document["peaks"]
     saturated, *confirmation = measured.runs
     assert saturated["load"]["concurrency"] == 64
-    lowest = (2 + (100 + 4) ** 0.5) ** 2  # calls a second, of which at least 100 arrive in this second, nearly always
+    lowest = (2 + (100 + 4) ** 0.5) ** 2  # calls a second, of which nearly always at least 100 arrive in this second
     expected = PeakSearch(0.5 * saturated["total"]["throughput"], lowest)
     for step in peak["steps"]:
         assert step["load"]["rate"] == expected.rate
@@ -56,13 +56,13 @@ def test_a_bound_that_no_rate_keeps_ends_at_the_lowest_that_tells(server: FakeSe
     limits = (*QUICK, "--max-query-count", 100, "--max-duration", 1)
     search = ("--scenario", "server", "--find-peak", "--target-latency", "1us", "--percentile", 90, "--rate", 100)
     measured = loadtest("fast", "slow", *limits, *search)
-    assert measured.exit_code == 1  # Nothing answers within a microsecond.
+    assert measured.exit_code == 1  # nothing answers within a microsecond
     for peak in measured.document["peaks"]:
         assert peak["rate"] is None
         assert peak["sentence"].removesuffix(".") in measured.document["problems"]
         *_, last = peak["steps"]
         assert [step["load"]["rate"] for step in peak["steps"]] == [100.0, 79.7]
-        # On a busy machine the generator may be late even at these rates, which the sentence then says.
+        # On a busy machine, the generator may be late even at these rates. The sentence then says so.
         late = any("could not keep up" in problem for problem in last["problems"])
         assert peak["limited_by_generator"] is late
         assert ("could not keep up even at 79.7 calls/s" if late else "at any rate from 79.7 calls/s on") in (
@@ -81,7 +81,7 @@ def test_ctrl_c_ends_a_search_that_says_so(server: FakeServer, loadtest: Loadtes
 
 
 def step_at(rate: float, *, kept: bool, late: bool = False, queries: int = 500) -> Any:
-    """A run of a search: it keeps 10 ms at p99 or not, and the generator was late or not."""
+    """A run of a search, in which p99 is within 10 ms or not, and the generator is late or not."""
     seconds = (0.001 if kept else 0.1,) * queries
     return run_of(OpenLoop(rate), *seconds, measured={"delayed_queries": late * queries // 2}, target_latency=0.01)
 
@@ -96,7 +96,7 @@ KEPT, MISSED, LATE = step_at(100, kept=True), step_at(200, kept=False), step_at(
         (Peak("cnn", 100.0, (LATE, KEPT, KEPT)), True, "up to 100 calls/s (the server's peak may be higher"),
         # The server misses the bound below the rate at which the generator is late.
         (Peak("cnn", 100.0, (step_at(300, kept=True, late=True), MISSED, KEPT, KEPT)), False, "up to 100 calls/s."),
-        # A late run at the peak itself, before two that kept the bound, says nothing of the rates above.
+        # A late run at the peak itself, before two runs within the limit, proves nothing about higher rates.
         (Peak("cnn", 100.0, (step_at(100, kept=True, late=True), MISSED, KEPT, KEPT)), False, "up to 100 calls/s."),
         (Peak("cnn", None, (MISSED, step_at(1, kept=False))), False, "does not keep p99 within 10.0 ms at any rate."),
         (Peak("cnn", None, (MISSED,)), False, "at any rate from 200 calls/s on"),
@@ -112,7 +112,7 @@ def test_a_search_claims_no_more_than_its_runs_show(peak: Peak, limited: bool, s
 
 
 def run_search(first: float, edge: float) -> tuple[float | None, list[float]]:
-    """Search against a server that keeps its bound up to the edge, and no further."""
+    """Search with a server that stays within the limit up to the rate ``edge``, and not beyond."""
     search, tried = PeakSearch(first), []
     while search.rate is not None:
         tried.append(search.rate)
@@ -125,7 +125,7 @@ def run_search(first: float, edge: float) -> tuple[float | None, list[float]]:
 def test_the_peak_is_the_edge_up_to_the_precision(first: float, edge: float) -> None:
     peak, tried = run_search(first, edge)
     assert peak is not None
-    # Rates have three digits, so the peak is known to the nearest of them only.
+    # Rates have three digits, so the peak is known only to the nearest of these rates.
     assert edge / (PRECISION * 1.01) <= peak <= edge
     assert tried.count(peak) >= 2
     assert all(1 <= rate <= 1e6 for rate in tried)

@@ -1,4 +1,4 @@
-"""Why a run is INVALID or doubtful, and what is noted of a valid one."""
+"""The reasons for an INVALID or doubtful run, and the notes on a valid run."""
 
 import html
 import itertools
@@ -22,7 +22,7 @@ STRANGER = "import os\nif child := os.fork(): print(child, flush=True); os._exit
 
 @contextmanager
 def strangers() -> Iterator[None]:
-    """Programs that compute on every CPU and are no descendants of this process: each one's parent ends at once."""
+    """Programs that compute on every CPU and are no descendants of this process, because their parents end at once."""
     started = [
         subprocess.run([sys.executable, "-c", STRANGER], stdout=subprocess.PIPE, check=True, text=True).stdout
         for _ in os.sched_getaffinity(0)
@@ -35,7 +35,7 @@ def strangers() -> Iterator[None]:
 
 
 def test_a_run_keeps_a_target_latency_or_misses_it(server: FakeServer, loadtest: Loadtest, tmp_path: Path) -> None:
-    """Of two models on one server, one answers after 300 ms."""
+    """One of two models on a server answers only after 300 ms."""
 
     def behaviour(number: int, context: object) -> None:
         if server.requests[number].model_name == "slow":
@@ -56,10 +56,10 @@ def test_a_run_keeps_a_target_latency_or_misses_it(server: FakeServer, loadtest:
 
 @pytest.mark.usefixtures("spawned")
 def test_a_generator_that_takes_the_servers_cpu_time_says_so(tmp_path: Path) -> None:
-    """Both are on one CPU, which the server's computing keeps busy."""
+    """The server and the generator share one CPU, which the server keeps busy."""
     usable = os.sched_getaffinity(0)
     try:
-        os.sched_setaffinity(0, {min(usable)})  # processes that start from now on inherit it
+        os.sched_setaffinity(0, {min(usable)})  # processes that start from now on inherit the affinity
         with running(FakeServer()) as server:
             measured = Loadtest(server, tmp_path)("fast", *QUICK, "--concurrency", 4, "--min-duration", "800ms")
     finally:
@@ -68,7 +68,7 @@ def test_a_generator_that_takes_the_servers_cpu_time_says_so(tmp_path: Path) -> 
     assert run["limited_by_generator"]
     assert run["total"]["cpus_busy"] > 0.9
     assert 0.02 < run["total"]["generator_cpu_share"] < 1
-    # Its threads wait for the CPU, which counts as busy.
+    # The generator's threads wait for the CPU, which counts as a busy CPU.
     assert run["total"]["generator_cpu"] < run["total"]["generator_busy"] <= 1.1
     assert "note fast, 4 in flight: the generator was " in measured.text
 
@@ -95,7 +95,7 @@ def test_a_program_that_computes_meanwhile_makes_the_run_doubtful(
 def test_blocks_too_short_to_measure_other_programs_are_named_as_the_reason(loadtest: Loadtest) -> None:
     command = ("fast", *LOOP, "--min-query-count", 1)
     short = loadtest(*command)
-    # A busy machine lengthens even a short block. That a short time has no share: test_machine.
+    # A busy machine lengthens even a short block. test_machine tests that a short time has no share.
     unknown = short.run("fast")["total"]["others_cpu_share"] is None
     assert ("is unknown, because each block took less than 250 ms (raise --min-duration)" in short.text) is unknown
     enough = loadtest(*command, "--min-duration", "600ms")
@@ -117,23 +117,23 @@ def test_too_few_queries_for_a_p99_are_noted_and_remarks_on_several_runs_are_one
 
 RESTARTED = "the server or the model was restarted during the run"
 IN_PART = "the server's own times are left out, because its counters lack answered queries"
-BLOCK = 10  # queries; a closed loop's block has one more where an answer is on its way
-Reading = Callable[[int], int | None]  # of the counters, given how many calls were answered
+BLOCK = 10  # queries; a block of a closed loop has one more if an answer is in flight
+Reading = Callable[[int], int | None]  # of the counters, given the number of answered calls
 
 
 def scripted(*readings: int | None) -> Reading:
-    """These readings: one before the load, then one before and after each block; None: they cannot be read."""
+    """These readings: one before the load, and one before and one after each block. None is an unreadable counter."""
     left = iter(readings)
     return lambda answered: next(left)
 
 
 def settled(count: int) -> tuple[int, ...]:
-    """A reading that does not fit the queries, so that the counters are read 16 times more: they stay."""
+    """A reading that does not match the queries. The counters are then read 16 times more, and do not change."""
     return (count,) * 17
 
 
 def in_turn(*earlier: int) -> Reading:
-    """Servers that answer the readings in turn, with what each counted before; each gets its share of the calls."""
+    """Servers that answer the readings in turn, with their earlier counts. Each server gets its share of the calls."""
     turns = itertools.cycle(earlier)
     return lambda answered: next(turns) + answered // 2
 
@@ -143,26 +143,26 @@ def by_two(*_: object) -> Reading:
     return lambda answered: next(counted)
 
 
-# By model: its counters, and whether its run is restarted, is counted in part, and how many calls were counted in all.
+# By model: its counters, whether its run is restarted, whether it is partly counted, and the counts of all blocks.
 CASES: dict[str, tuple[Reading, bool, bool, Iterable[int | None]]] = {
     "steady": (scripted(0, 0, 10, 10, 20, 20, 30), False, False, [30]),
-    # The counter falls during the second block, and continues from there.
+    # The counter falls during the second block, and continues from the lower value.
     "restarted": (scripted(100, 100, 110, 110, *settled(4), 4, 14), True, False, [20]),
-    # It was unreachable at the end of a block and the start of the next, or back before its counters were read.
+    # The server was unreachable at the end of a block and the start of the next, or back before its counters were read.
     "between": (scripted(100, 100, 110, 110, None, None, *settled(5)), True, False, [10]),
     "back-soon": (scripted(100, 100, 110, *settled(7), 17, 17, 27), True, False, [30]),
-    # It had counted fewer before than it counts afterwards, so that its counter did not fall; a call failed.
+    # The server restarted, but its new count already exceeds the old one, so only a failed call shows the restart.
     "unreachable": (scripted(0, 0, *settled(4), 4, 14, 14, 24), True, False, [20]),
     # Counts over more than one block belong to no block.
     "once-silent": (scripted(100, 100, 110, 110, None, None, 130), False, False, [10]),
-    # One of two servers answers every reading, or both in turn: they started together, one of them long before, or so
-    # that the first readings fit by chance.
+    # One of two servers answers every reading, or both in turn. The servers started together, or one started long
+    # before, or their first readings match by chance.
     "one-of-two": (in_turn(0), False, True, [None]),
     "together": (in_turn(0, 0), False, True, [None]),
     "first-older": (in_turn(1000, 5), False, True, [None]),
     "first-newer": (in_turn(5, 1000), False, True, [None]),
     "by-chance": (in_turn(5, 10), False, True, [None]),
-    # It counts a block's calls a moment later, or other clients' calls too.
+    # The server counts a block's calls a moment later, or counts other clients' calls too.
     "late": (scripted(0, 0, 5, *settled(10)[1:], 10, 20, 20, 30), False, False, [30]),
     "shared": (by_two(), False, False, [None, *range(100, 10_000)]),
 }
@@ -171,7 +171,7 @@ CASES: dict[str, tuple[Reading, bool, bool, Iterable[int | None]]] = {
 def test_a_restart_makes_a_run_invalid_and_counters_of_several_servers_are_left_out(
     server: FakeServer, loadtest: Loadtest
 ) -> None:
-    """Each model has its own counters: one command measures them all."""
+    """Each model has separate counters, so one command measures all the cases."""
     server.inputs |= dict.fromkeys(CASES, server.inputs["fast"])
     server.counters = lambda model, answered: CASES[model][0](answered)
     calls = dict.fromkeys(CASES, 0)

@@ -1,4 +1,4 @@
-"""The answer in three lines: which target to take, by how much, how sure that is."""
+"""The answer in three lines: the best target, its lead, and the certainty of this lead."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -22,9 +22,9 @@ SAMPLES = 1000
 
 
 def results(targets: dict[str, tuple[float, int | None]], **scenario: Any) -> Results:
-    """Of targets with these milliseconds per answer, and this many right answers of 1,000.
+    """Results of targets that take these milliseconds per answer, and give this many right answers of 1,000.
 
-    One whose name begins with "failing" is INVALID, and the blocks of one that begins with "noisy" differ by a factor.
+    A target named "failing…" is INVALID. The blocks of a target named "noisy…" differ by a factor.
     """
     runs, accuracies = [], {}
     for name, (milliseconds, right) in targets.items():

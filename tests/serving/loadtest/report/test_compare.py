@@ -17,7 +17,7 @@ Blocks = list[dict[str, Any]]
 
 @dataclass
 class Case:
-    """The judgement on a target after a change: its run, and what the load test noted of it."""
+    """The judgement about a target after a change, from its run and the notes of the load test."""
 
     expected: str
     after: Blocks
@@ -60,7 +60,7 @@ CASES = {
 
 @pytest.fixture
 def files(tmp_path: Path) -> tuple[Path, Path]:
-    """Each case's runs, and such of which only one file has answers."""
+    """The runs of each case, and runs for which only one file has answers."""
     silent = saved_block([], failed=3)
     before = [saved_run(name, 8, *case.before) for name, case in CASES.items()]
     after = [saved_run(name, 8, *case.after, **case.more) for name, case in CASES.items()]
@@ -115,7 +115,7 @@ def test_the_table_has_the_figures_of_both_and_their_ratio(files: tuple[Path, Pa
 
 
 def target(version: str, **more: Any) -> dict[str, Any]:
-    """A target of a file, as its server described it."""
+    """A target in a file, as its server described the target."""
     return {"name": "cnn", "model": "cnn", "model_versions": [version], "accuracy": None, **more}
 
 
@@ -149,12 +149,12 @@ def test_what_was_measured_otherwise_and_where_is_listed(tmp_path: Path) -> None
     for label, (one, two) in different.items():
         assert f"differs {label}: {one} before, {two} after" in text
         assert label in page
-    assert "differs CPU" not in text  # the warning is about it
+    assert "differs CPU" not in text  # the warning is about the CPU
     assert "another" in page
 
 
 def test_files_of_the_first_version_are_read_as_valid(tmp_path: Path) -> None:
-    """They lack the fields that were added later. The helper's files lack all but one of them."""
+    """The first files lack the fields that were added later. The helper's files lack all but one of these fields."""
     old = saved_run("cnn", 8, *ONE)
     del old["planned_blocks"]
     result = invoke("loadtest", "compare", save(tmp_path / "a.json", old), save(tmp_path / "b.json", old))

@@ -1,4 +1,4 @@
-"""The HTML report: one file for itself, safe names, every load drawn; and how the pages look in a browser."""
+"""The HTML report: one self-contained file, safe names, a chart of every load, and the look in a browser."""
 
 import html
 import re
@@ -20,7 +20,7 @@ Written = tuple[Path, Measured]
 
 @pytest.fixture(scope="module")
 def pages(complete: Written, spoiled: Written, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """The pages of the two load tests, and of saved results that are compared."""
+    """The pages of the two load tests, and the page that compares saved results."""
     folder = tmp_path_factory.mktemp("pages")
     before, after = (
         [saved_run(name, load, *steady(seconds)) for name in ("a-model", "another") for load in (8, 500.0)]
@@ -31,7 +31,7 @@ def pages(complete: Written, spoiled: Written, tmp_path_factory: pytest.TempPath
     invoke("loadtest", "compare", *files, "--html", folder / "compared.html")
     complete_page = complete[0] / "report.html"
     pages = [complete_page, spoiled[0] / "report.html", folder / "compared.html"]
-    # Two blocks that differ give intervals of many orders of magnitude. The second picture is of estimates that do.
+    # Two blocks that differ give intervals of many orders of magnitude. The second chart shows estimates with them.
     for number, slow in enumerate((Interval(0.022, 2e-8, 2e4), Interval(3000.0, 1e-6, 1e7))):
         points = [
             ModelPoint(name, Interval(share, share - 0.01, share + 0.01), latency)
@@ -45,7 +45,7 @@ def pages(complete: Written, spoiled: Written, tmp_path_factory: pytest.TempPath
 
 
 def test_a_page_is_self_contained_and_looks_good_in_a_browser(pages: list[Path]) -> None:
-    """Pictures drawn, nothing overflows, no errors, on a wide screen and a phone, in the dark and in the light."""
+    """Charts are drawn and nothing overflows or fails, on a wide screen and a phone, in a dark and a light scheme."""
     with chromium() as browser:
         for page in pages:
             text = page.read_text()
@@ -61,7 +61,7 @@ def test_a_page_is_self_contained_and_looks_good_in_a_browser(pages: list[Path])
 
 
 def cards(text: str) -> list[tuple[str, str]]:
-    """The figures at a glance, each with its load."""
+    """The most important figures, each with its load."""
     return re.findall(
         r'<div><span class="small muted">([^<]*)</span><b>[^<]*</b>(?:<span [^>]*>[^<]*</span>)?'
         r'<span class="small muted">([^<]*)</span></div>',
@@ -70,7 +70,7 @@ def cards(text: str) -> list[tuple[str, str]]:
 
 
 def common_load(runs: list[Any]) -> str:
-    """The load whose latencies stand for the targets: the open loop, unless the generator was late there."""
+    """The load whose latencies represent the targets: the open loop, unless the generator was late in it."""
     return "20 calls/s" if all(run["valid"] for run in runs if run["load"]["rate"]) else "2 in flight"
 
 
@@ -80,13 +80,13 @@ def test_the_page_has_every_load_and_figure(complete: Written) -> None:
     plain = html.unescape(text)
     assert "prefers-color-scheme: dark" in text
     pictures = re.findall(r"<svg.*?</svg>", text, re.DOTALL)
-    # Accuracy against latency, throughput against latency; distribution and course of each load.
+    # Accuracy against latency, and throughput against latency; the distribution and the course of each load.
     assert len(pictures) == 6
     assert 'aria-label="Accuracy against latency"' in pictures[0]
-    # A dashed line joins the targets that no other beats in both: each of the two is better in one.
+    # The dashed line is the Pareto front. Each of the two targets is better in one figure.
     assert len(re.findall(r'<path d="M [^"L]*L [^"L]*"[^>]*stroke-dasharray', pictures[0])) == 1
     for picture in pictures:
-        assert "var(--series-1)" in picture  # which is always that of `fast`
+        assert "var(--series-1)" in picture  # always the colour of `fast`
         assert "var(--series-4)" in picture
         assert not re.search(r"#0000[ef]\d", picture)
     load = common_load(measured.runs)
@@ -109,14 +109,14 @@ def test_the_page_has_every_load_and_figure(complete: Written) -> None:
     for comparison in measured.document["comparisons"]:
         assert comparison["sentence"] in plain
     assert text.count("\u00d7") == 3 * sum(each["meaningful"] for each in measured.document["comparisons"])
-    # The server counts 2 ms in the queue for each call.
+    # The server reports 2 ms in the queue for each call.
     assert re.search(r"queue 2\.00 ms, compute 0 µs, network and both ends \d", plain)
-    assert plain.count("late (p99), ") == 2  # the open loop's
+    assert plain.count("late (p99), ") == 2  # the open loop's lateness
     warm_up = sum(each["total"]["warm_up_queries"] for each in measured.runs)
     assert re.search(rf"a warm-up of 50\.0 ms\s+is discarded \({warm_up} queries in all\)", plain)
     failed = [gate["failed"] for gate in measured.document["gates"]]
     assert len(re.findall(r"FAILED</span> ", text)) == failed.count(True)
-    # Not in green: what passed may stand next to a slowdown.
+    # Not in green: a passed gate may appear next to a reported slowdown.
     assert len(re.findall(r'<span class="pill plain">PASSED</span> not ', text)) == failed.count(False)
     assert "No call failed." in text
 
@@ -132,11 +132,11 @@ def test_the_page_says_what_went_wrong_and_keeps_names_as_they_are(spoiled: Writ
     assert text.count("no ratio, because a run is INVALID") == 1
     assert ("peak throughput", "2 in flight, INVALID") in cards(text)
     assert "samples/s" in text
-    # Eight targets differ in colour and in mark, and each has its own wherever it is named.
+    # Eight targets differ in colour and in mark, and each target keeps both wherever it is named.
     looks = set(re.findall(r'data-sign="(.)" style="--series: var\((--series-\d)\)">([^<]*)</span>', text))
     assert [len({look[part] for look in looks}) for part in (0, 1, 2)] == [8, 8, 8]
     assert len(looks) == 8
     assert "<h1>8 models compared" in text
     assert "Accuracy against latency" not in text
-    # The course of `never` has no dots; a cross where calls failed.
+    # The course of `never` has no dots, but a cross at each failed call.
     assert len(re.findall(r"<svg.*?</svg>", text, re.DOTALL)) == 3

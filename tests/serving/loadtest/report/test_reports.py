@@ -1,4 +1,4 @@
-"""The table, JSON, CSV and JUnit reports say the same of one load test."""
+"""The table and the JSON, CSV and JUnit reports of one load test agree."""
 
 import csv
 import json
@@ -59,7 +59,7 @@ def test_the_json_holds_histograms_and_their_figures(complete: Written) -> None:
         assert total["server"]["batches"] == total["server"]["requests"]
         assert total["server"]["queue"] == pytest.approx(0.002)
     starts = sorted(each["start"] for run in measured.runs for each in run["total"]["timeline"])
-    assert starts[-1] > 4 * 0.6  # seconds since the test began, over all of its blocks
+    assert starts[-1] > 4 * 0.6  # seconds from the beginning of the test, over all its blocks
     assert {target["answering_version"] for target in measured.document["targets"]} == {"7"}
     machine = measured.document["environment"]
     assert machine["CPU"]
@@ -124,7 +124,7 @@ def written(request: pytest.FixtureRequest) -> Written:
 
 
 def place(run: Any) -> str:
-    """The load of a run, as reports name it."""
+    """The load of a run, as the reports name the load."""
     return "2 in flight" if run["load"]["concurrency"] else "20 calls/s"
 
 
@@ -188,7 +188,7 @@ def test_what_went_wrong_is_said(spoiled: Written) -> None:
     assert [run["target"] for run in measured.runs if not run["valid"]] == [HOSTILE, "never"]
     assert sum(each["failed"] for each in bad["total"]["timeline"]) == failed
     assert bad["samples_per_second"] == pytest.approx(8 * bad["total"]["throughput"])
-    # A figure that is not there fails its gate; a run without answers is compared with nothing.
+    # A missing figure fails its gate, and a run without answers is compared with nothing.
     never_gate, fine_gate = measured.document["gates"]
     assert (never_gate["failed"], "cannot be judged" in never_gate["sentence"]) == (True, True)
     assert not fine_gate["failed"]
@@ -220,7 +220,7 @@ def test_a_file_that_cannot_be_written_is_reported_before_the_run(
 
 def test_a_file_that_fails_after_the_run_does_not_cost_the_others(server: FakeServer, tmp_path: Path) -> None:
     lost, kept = tmp_path / "lost", tmp_path / "new" / "kept.xml"
-    server.behaviour = lambda number, context: lost.mkdir() if number == 1 else None  # a folder where a file should be
+    server.behaviour = lambda number, context: lost.mkdir() if number == 1 else None  # a folder in the place of a file
     command = ("loadtest", "fast", "--server", server.address, *LOOP, "--csv", lost, "--junit", kept)
     result = invoke(*command, exit_code=1)
     assert f"cannot write {lost}" in result.stderr

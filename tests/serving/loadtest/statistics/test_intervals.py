@@ -1,4 +1,4 @@
-"""Confidence intervals: against scipy's tests, and whether 95 % of them hold the truth in simulated load tests."""
+"""Confidence intervals agree with scipy's tests, and 95 % of them contain the truth in simulated load tests."""
 
 from collections.abc import Callable
 
@@ -10,13 +10,13 @@ from hangtag.serving.loadtest.statistics.intervals import Interval, ratio_of_per
 
 BLOCKS = 5  # the default
 TESTS = 1000
-# Durations in steps of 0.4 %: a duration counts as the upper end of its bucket, as in a histogram.
+# The durations have steps of 0.4 %: as in a histogram, a duration is the upper end of its bucket.
 SHORTEST, STEP = 0.05, 0.004
 EDGES = SHORTEST * np.exp(STEP * np.arange(3600))
 Draw = Callable[[np.random.Generator, tuple[int, int]], np.ndarray]
 LATENCIES: dict[str, Draw] = {
     "lognormal": lambda random, shape: random.lognormal(0, 0.5, shape),
-    "heavy-tailed": lambda random, shape: 1 + random.pareto(1.2, shape),  # Its variance is infinite.
+    "heavy-tailed": lambda random, shape: 1 + random.pareto(1.2, shape),  # its variance is infinite
     "humped": lambda random, shape: random.lognormal(0, 0.1, shape) * np.where(random.random(shape) < 0.01, 20.0, 1.0),
 }
 
@@ -47,7 +47,7 @@ def test_the_interval_of_pairs_is_scipys_t_of_their_log_ratios() -> None:
     ours = ratio_of_rates(above, below)
     theirs = ttest_1samp(np.log(above / below), 0).confidence_interval(0.95)
     assert ours.estimate == pytest.approx(above.mean() / below.mean())
-    # The logarithm of a ratio of means is not quite the mean of the logarithms: the second order of small differences.
+    # The log of a ratio of means differs from the mean of the logs, but only to second order in the differences.
     assert np.log([ours.low, ours.high]) == pytest.approx([theirs.low, theirs.high], abs=2e-3)
     spread = np.log(above / below) - np.log(ours.estimate)
     margin = t.ppf(0.975, 4) * np.sqrt((spread**2).sum() / (5 * 4))
@@ -60,14 +60,14 @@ def test_the_interval_of_unpaired_blocks_is_scipys_welch() -> None:
     ours = ratio_of_rates(above, below, paired=False)
     test = ttest_ind(np.log(above), np.log(below), equal_var=False)
     theirs = test.confidence_interval(0.95)
-    # Our degrees of freedom are rounded down.
+    # hangtag's degrees of freedom are rounded down.
     wider = t.ppf(0.975, np.floor(test.df)) / t.ppf(0.975, test.df)
     assert np.log(ours.high / ours.low) == pytest.approx((theirs.high - theirs.low) * wider, rel=2e-3)
     assert np.log(ours.high * ours.low) == pytest.approx(theirs.high + theirs.low, abs=2e-3)
 
 
 def test_the_estimate_is_that_of_all_blocks_and_the_variance_that_of_each() -> None:
-    """p99 of both blocks is 4 against 1, of each alone 2 and 4 against 1: log ratios ln 2 and 0 below the whole."""
+    """p99 is 4 against 1 for both blocks, and 2 and 4 against 1 for each: log ratios ln 2 and 0 below the whole."""
     values = np.array([1.0, 2.0, 4.0])
     slow = np.array([[0, 10, 0], [0, 0, 10]])
     fast = np.array([[10, 0, 0], [10, 0, 0]])
@@ -107,12 +107,12 @@ def test_coverage_of_throughput_ratios(truth: float, paired: bool, blocks: int) 
         (99.0, "lognormal", 2.0, False, 0.93),
         (50.0, "heavy-tailed", 1.0, True, 0.93),
         # Every hundredth query takes twenty times as long, so p99 is either value by chance. The interval is then very
-        # wide, and yet holds the truth less often than 95 %; docs/explanation/load-testing.md says how often.
+        # wide, but contains the truth less often than 95 %; docs/explanation/load-testing.md says how often.
         (99.0, "humped", 2.0, True, 0.88),
     ],
 )
 def test_coverage_of_percentile_ratios(q: float, latencies: str, truth: float, paired: bool, least: float) -> None:
-    """The slower target is sent fewer queries, as in a closed loop."""
+    """The slower target gets fewer queries, as in a closed loop."""
 
     def interval_of_one_test(random: np.random.Generator) -> Interval:
         here, other = random.lognormal(0, 0.05, (2, BLOCKS))

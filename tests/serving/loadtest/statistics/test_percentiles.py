@@ -1,4 +1,4 @@
-"""Percentiles of a histogram, early stopping, and what a run says by them, against numpy, scipy and HdrHistogram."""
+"""Percentiles of a histogram, early stopping, and a run's statements about them, against numpy, scipy and hdrh."""
 
 import math
 import pickle
@@ -36,7 +36,7 @@ def histogram(*seconds: float) -> DurationHistogram:
 )
 def test_percentiles_are_numpys_nearest_rank(samples: list[int], q: float) -> None:
     ours = histogram(*(each * MICROSECOND for each in samples)).percentile(q)
-    # numpy's rank suffers from float error where q % of n is a whole number: allow for either neighbour there.
+    # numpy's rank suffers from rounding if q % of n is an integer, so the test accepts either neighbour there.
     near = [np.percentile(samples, min(max(q + d, 0), 100), method="inverted_cdf") for d in (-1e-9, 0, 1e-9)]
     assert any(ours == pytest.approx(each * MICROSECOND) for each in near)
 
@@ -63,7 +63,7 @@ def test_encoding_and_pickling_keep_the_counts() -> None:
 
 @given(batches=st.lists(st.lists(st.integers(1, 3_600_000_000), max_size=50), max_size=3))
 def test_recording_many_at_once_equals_recording_each(batches: list[list[int]]) -> None:
-    """Equal to hdrh's own record_value, its minimum, maximum and encoding included."""
+    """The histogram equals that of hdrh's own record_value, including its minimum, maximum and encoding."""
     ours, theirs = DurationHistogram(), HdrHistogram(1, 3_600_000_000, 3)
     for batch in batches:
         ours.record(np.array(batch) / 1e6)
@@ -75,7 +75,7 @@ def test_recording_many_at_once_equals_recording_each(batches: list[list[int]]) 
 
 
 def test_the_edges_of_a_histogram() -> None:
-    """Without durations it has no figures; durations out of range are clipped, and a percentile has a range too."""
+    """Without durations, there are no figures. Durations out of range are clipped, and a percentile has a range."""
     assert len(DurationHistogram()) == 0
     assert math.isnan(DurationHistogram().percentile(50))
     assert math.isnan(DurationHistogram().maximum)
@@ -90,7 +90,7 @@ PERCENTILES = st.sampled_from([50.0, 90.0, 95.0, 97.0, 99.0, 99.9])
 
 
 def test_the_table_of_mlperf() -> None:
-    """The queries that tell p90, p95, p99 and p99.9, where none and where one is over the bound."""
+    """The numbers of queries that determine p90, p95, p99 and p99.9 with none, and with one, over the limit."""
     assert [samples_needed(0, q) for q in (90.0, 95.0, 99.0, 99.9)] == [44, 90, 459, 4603]
     assert [samples_needed(1, q) for q in (90.0, 95.0, 99.0, 99.9)] == [64, 130, 662, 6636]
 
@@ -111,7 +111,7 @@ def queries(*seconds: float, **more: Any) -> Any:
 
 
 def test_a_percentile_keeps_its_bound_when_chance_is_ruled_out() -> None:
-    """A failed call is over every bound. The bound that it is shown to keep is the smallest one."""
+    """A failed call exceeds every limit. The proven limit is the smallest one that the run supports."""
     fast, slow = (0.001,), (0.1,)
     needed = samples_needed(1, 99.0)
     assert queries(*fast * (needed - 1), *slow, target_latency=0.01).keeps_target
@@ -160,7 +160,7 @@ def test_too_few_queries_neither_keep_a_bound_nor_miss_it(latency: float) -> Non
 def test_a_closed_loop_that_the_generator_limits_is_noted(
     load: Load, measured: dict[str, Any], limited: bool, notes: tuple[str, ...]
 ) -> None:
-    """At 500 calls a second."""
+    """The rate is 500 calls a second."""
     run = run_of(load, *(0.001,) * 500, measured=measured)
     assert run.valid
     assert run.limited_by_generator is limited

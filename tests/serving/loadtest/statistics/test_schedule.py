@@ -1,4 +1,4 @@
-"""The planned send times of an open loop, and when a block ends."""
+"""The planned send times of an open loop, and the end of a block."""
 
 from dataclasses import astuple
 
@@ -27,9 +27,9 @@ def test_poisson_arrivals_are_a_poisson_process(rate: float) -> None:
     limits = Limits(min_duration=1.0, min_query_count=5000, **AMPLE)  # type: ignore[arg-type]
     times = planned_send_times(OpenLoop(rate), limits, 0.0, random_generator(3, "schedule"))
     assert kstest(np.diff(times), "expon", args=(0, 1 / rate)).pvalue > 0.01
-    # Given their number, arrivals are uniformly distributed.
+    # Given the number of arrivals, their times are uniformly distributed.
     assert kstest(times[:-1], "uniform", args=(0, times[-1])).pvalue > 0.01
-    # The variance of the counts of disjoint intervals is their mean.
+    # The variance of the counts in disjoint intervals equals the mean of the counts.
     counts = np.histogram(times, bins=250)[0]
     assert counts.var() / counts.mean() == pytest.approx(1.0, abs=0.3)
 
@@ -77,7 +77,7 @@ def test_a_schedule_never_exceeds_its_maxima(rate: float, count: int, duration: 
 
 
 def test_the_lowest_rate_of_a_search_is_enough_for_poisson_arrivals() -> None:
-    """82 calls a second tell a p99.9 within 60 s."""
+    """A rate of 82 calls a second determines p99.9 within 60 s."""
     limits = Limits(min_duration=3.0, min_query_count=4603, max_duration=60.0, max_query_count=10**6)
     for seed in range(200):
         times = planned_send_times(OpenLoop(82.0), limits, 0.0, random_generator(seed, "schedule"))
