@@ -12,13 +12,13 @@ forkserver.preload_training()
 
 @pytest.fixture(autouse=True)
 def few_test_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Commands in this process load few test images: each would classify 10,000 at its end."""
+    """Makes commands in this process load few test images. Otherwise, each would classify 10,000 images at its end."""
     garments.use_few(monkeypatch)
 
 
 @pytest.fixture(scope="session")
 def forkable() -> None:
-    """The process that commands are forked from has imported PyTorch, for whose seconds no test then waits."""
+    """Imports PyTorch into the process from which commands are forked, so that no test waits for this import."""
     with forkserver.Forked(int) as process:
         process.wait()
 
@@ -43,5 +43,5 @@ def _break_off(folder: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def broken_off(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same run, which died after its first epoch: no test may change it."""
+    """The same run, killed after its first epoch. No test may change this run."""
     return once(tmp_path_factory, "broken-off", _break_off, sources=SOURCES)

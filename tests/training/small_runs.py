@@ -1,4 +1,4 @@
-"""Small training runs: by the command, or with settings of the tests' own; and how two runs are compared."""
+"""Small training runs, with the command or with settings of the tests; and comparisons of two runs."""
 
 import json
 import os
@@ -26,36 +26,36 @@ from tests.kit.garments import Dataset, Images, Split, few
 from tests.kit.waiting import until
 
 SOURCES = ("training", "hangtag")
-"""What decides the outcome of a run, for tests/kit/once.py."""
+"""The sources that determine the outcome of a run, for tests/kit/once.py."""
 EPOCHS = 4
 TRAINED = ("train", "lstm", *f"--limit 640 --epochs {EPOCHS} --threads 1 --device cpu".split())
-"""The command of a run of about two seconds, without its folder."""
+"""The command for a run of about two seconds, without its folder."""
 
 
 def command(model: str, *options: object, limit: int = 64, epochs: int = 1) -> list[str]:
-    """The command that trains on few images, without its folder."""
+    """The command for training on few images, without its folder."""
     usual = ("--limit", limit, "--epochs", epochs, "--threads", 1, "--device", "cpu")
     return ["train", model, *map(str, usual), *map(str, options)]
 
 
 def train(model: str, out: Path, *options: object, limit: int = 64, epochs: int = 1) -> Result:
-    """Train a run on few images by the command, which must succeed."""
+    """Train a run on few images with the command, which must succeed."""
     return invoke(*command(model, *options, limit=limit, epochs=epochs), "--out", out)
 
 
 def wait_for_file(path: Path, process: Forked) -> None:
-    """Wait until a process, which still runs, has written a file."""
+    """Wait until a process has written a file. The process must still be running."""
     until(lambda: path.is_file() or process.poll() is not None, 120)
     assert process.poll() is None, process.communicate()[1]
 
 
 class DiedError(BaseException):
-    """Ends a run as a kill does: nothing handles it."""
+    """Ends a run as a kill does, because no handler catches it."""
 
 
 @contextmanager
 def dying(writes: int) -> Iterator[None]:
-    """Let a run in this process die when it has put this many files in place, and is about to write another."""
+    """Make a run in this process die after it has replaced this many files, when it is about to replace another."""
     os_replace, left = os.replace, writes
 
     def replace_or_die(source: Path, target: Path) -> None:
@@ -73,26 +73,26 @@ def dying(writes: int) -> Iterator[None]:
 def config(
     model: str = "lstm", *, seed: int = 0, limit: int = 96, epochs: int = 2, learning_rate: float = 1e-3
 ) -> RunConfig:
-    """A run by a recipe that no user can choose."""
+    """A run with a recipe that users cannot choose."""
     recipe = Recipe(name="tiny", batch_size=32, epochs=epochs, learning_rate=learning_rate)
     return RunConfig(model, recipe, seed, "of no matter here", limit, precision="fp32", threads=1, device="cpu")
 
 
 def learn(settings: RunConfig, data: Any, folder: Path, observer: Observer | None = None, **more: Any) -> None:
-    """Train such a run, on data that may be no user's either; ``more`` are arguments of the training loop."""
+    """Train a run with these settings and this data. ``more`` are arguments of the training loop."""
     loop.train(settings, data, Run(folder), observer or Observer(), **more)
 
 
 def training_on(images: Images) -> Dataset:
-    """The garments with these images [n, 28, 28] in place of those to train on, all of one class."""
+    """The garments with these training images [n, 28, 28], which all have one class."""
     return replace(few(), train=Split(images, np.zeros(len(images), np.uint8)))
 
 
 @contextmanager
 def watching(answer: Callable[[Images], Any] | None = None) -> Iterator[list[Images]]:
-    """The batches [n, 28, 28] that networks are shown in training inside the block.
+    """Record the batches [n, 28, 28] that networks receive in training inside the block.
 
-    answer: gives the logits that they answer in training, whatever their weights are; None for their own.
+    answer: Returns the logits with which networks answer in training, whatever their weights are; None: their own.
     """
     seen: list[Images] = []
 
@@ -102,7 +102,7 @@ def watching(answer: Callable[[Images], Any] | None = None) -> Iterator[list[Ima
         seen.append((inputs[0].squeeze(1) * 255).round().byte().numpy())  # pixels [n, 1, 28, 28]
         return None if answer is None else logits * 0 + torch.from_numpy(answer(seen[-1]))
 
-    hook = register_module_forward_hook(watch)  # type: ignore[arg-type]  # it may return other logits
+    hook = register_module_forward_hook(watch)  # type: ignore[arg-type]  # the hook may return other logits
     try:
         yield seen
     finally:
@@ -121,14 +121,14 @@ class OnStep(Observer):
 
 @dataclass(frozen=True)
 class Finished:
-    """A whole run by the command, which no test may change, and what it printed."""
+    """A complete run by the command, and the command's output. No test may change this run."""
 
     folder: Path
     stdout: str
     stderr: str
 
 
-# What is in a run's folder.
+# The contents of a run's folder.
 
 
 def read(folder: Path, name: str = "metrics.json") -> dict[str, Any]:
@@ -138,7 +138,7 @@ def read(folder: Path, name: str = "metrics.json") -> dict[str, Any]:
 
 
 def state(folder: Path, name: str) -> dict[str, Any]:
-    """The content of a file of PyTorch's."""
+    """The content of a file that PyTorch wrote."""
     content: dict[str, Any] = torch.load(folder / name, weights_only=True)
     return content
 
@@ -149,7 +149,7 @@ def weights(folder: Path, name: str = "best.pt") -> dict[str, torch.Tensor]:
 
 
 def logits(folder: Path, images: Images, model: str = "lstm") -> torch.Tensor:
-    """What a network with the run's best weights answers to images [n, 28, 28]: logits [n, 10]."""
+    """The logits [n, 10] of a network with the run's best weights for images [n, 28, 28]."""
     network = build(model).eval()
     network.load_state_dict(weights(folder))
     with torch.no_grad():
@@ -158,19 +158,19 @@ def logits(folder: Path, images: Images, model: str = "lstm") -> torch.Tensor:
 
 
 def same_weights(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
-    """Bit for bit."""
+    """Whether the weights are equal bit for bit."""
     return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
 
 
 def figures(folder: Path) -> dict[str, Any]:
-    """What metrics.json says, without the times."""
+    """The contents of metrics.json without the times."""
     metrics = read(folder)
     rows = [{key: row[key] for key in row if key not in ("seconds", "step_ms")} for row in metrics["epochs"]]
     return metrics | {"epochs": rows}
 
 
 def assert_same_outcome(folder: Path, unbroken: Path) -> None:
-    """Equal figures and weights, and no file that only a run needs that is not finished."""
+    """Require equal figures and weights, and no remaining files that only an unfinished run needs."""
     assert figures(folder) == figures(unbroken)
     assert same_weights(weights(folder), weights(unbroken))
     assert not list(folder.glob("checkpoint.pt")) + list(folder.glob("teacher.pt"))

@@ -1,4 +1,4 @@
-"""`hangtag train`: what it reports and leaves in the run's folder, and what it does with a folder that holds a run."""
+"""`hangtag train`: its reports, the files of a run, and a folder that already contains a run."""
 
 import json
 import re
@@ -23,7 +23,7 @@ def test_a_run_reports_its_result_and_the_next_command(finished: Finished) -> No
     summary = read(finished.folder)["summary"]
     resources, *_ = lines = finished.stderr.splitlines()
     assert re.fullmatch(r"lstm-study-seed0: data from .+, cpu, 1 thread", resources)
-    # Next to other tests there may also be a line about a busy CPU.
+    # While other tests run, there may also be a line about a busy CPU.
     assert [line.split(":")[0] for line in lines if line.startswith("epoch ")] == [
         f"epoch {epoch}/{EPOCHS}" for epoch in range(1, EPOCHS + 1)
     ]
@@ -74,7 +74,7 @@ def test_the_config_holds_every_setting_and_the_studys_recipe(finished: Finished
         "balance": False,
         "select": "accuracy",
         "start_from": None,
-        "image": None,  # the data set's own
+        "image": None,  # the data set's own format
         "pictures": None,
         "sizes": None,
         "data_dir": None,
@@ -109,7 +109,7 @@ def test_the_metrics_are_those_of_the_weights_that_were_saved(finished: Finished
         confusion.index_put_((classes, predicted), torch.tensor(1), accumulate=True)
         assert summary[name]["accuracy"] == pytest.approx(float((predicted == classes).float().mean()), abs=1e-3)
         assert summary[name]["loss"] == pytest.approx(float(torch.nn.functional.cross_entropy(answers, classes)), 1e-4)
-        assert np.abs(np.array(summary[name]["confusion"]) - confusion.numpy()).sum() <= 4  # two at a boundary
+        assert np.abs(np.array(summary[name]["confusion"]) - confusion.numpy()).sum() <= 4  # two lie at a boundary
         assert np.sum(summary[name]["confusion"]) == len(split)
 
 
@@ -138,7 +138,7 @@ def test_a_finished_run_is_reported_and_not_trained_again(finished: Finished, tm
 
 @pytest.mark.usefixtures("few_test_images")
 def test_another_runs_folder_is_refused_and_restart_replaces_it(finished: Finished, tmp_path: Path) -> None:
-    folder = tmp_path / "[bold]run[/nonsense]"  # brackets are not markup
+    folder = tmp_path / "[bold]run[/nonsense]"  # the brackets are not markup
     shutil.copytree(finished.folder, folder)
     for name in ("notes.txt", "checkpoint.pt.tmp", "teacher.pt"):
         (folder / name).write_text("mine, and what a killed run left")
@@ -170,7 +170,7 @@ def without(*keys: str) -> Callable[[dict[str, Any]], object]:
 @pytest.mark.parametrize(
     ("change", "refused"),
     [
-        # What earlier versions of hangtag did not write, and what does not decide the outcome.
+        # Settings that earlier versions of hangtag did not write, and that do not affect the outcome.
         (without("processes", "dataset", "teachers", "data_dir", "environment"), ""),
         (without("recipe.optimizer", "recipe.schedule", "recipe.ema_decay", "recipe.distillation"), ""),
         (lambda config: config.update(threads=2, data_dir="/elsewhere", tensorboard=True, loss=None), ""),
@@ -221,4 +221,4 @@ def test_the_examples_in_the_help_are_valid(tmp_path: Path) -> None:
             assert refusal("train", *alone).startswith(expected)
         else:
             message = refusal("train", *alone, "--data-dir", tmp_path)
-            assert "lacks train-images-idx3-ubyte" in message  # the last thing that can be wrong
+            assert "lacks train-images-idx3-ubyte" in message  # the last check before the training

@@ -1,4 +1,4 @@
-"""A dry run says what the real run then takes, leaves nothing, and refuses what the real run would refuse."""
+"""A dry run describes the real run, leaves no files, and refuses what the real run would refuse."""
 
 import re
 from pathlib import Path
@@ -13,7 +13,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("few_test_images")]
 
 
 def forecast(*arguments: object) -> dict[str, str]:
-    """What a dry run prints, by its headings."""
+    """The output of a dry run, by its headings."""
     result = invoke("train", *arguments, "--threads", 1, "--device", "cpu", "--dry-run")
     return {line[:8].strip(): line[10:] for line in result.stdout.splitlines()}
 

@@ -1,4 +1,4 @@
-"""A run that is killed or stopped ends with the same weights, bit for bit, as one without a break."""
+"""A run that is killed or stopped, and then resumed, ends with exactly the weights of an uninterrupted run."""
 
 import shlex
 import shutil
@@ -36,7 +36,7 @@ def trained(arguments: list[str], folder: Path) -> Path:
     return folder
 
 
-# Killed.
+# Killed runs.
 
 
 @pytest.mark.usefixtures("few_test_images")
@@ -52,15 +52,15 @@ def test_a_run_that_dies_before_any_of_its_writes_resumes(tmp_path: Path) -> Non
             assert_same_outcome(trained(command("lstm", epochs=2), folder), unbroken)
         else:
             break
-    # config.json; of two epochs the weights, the checkpoint and metrics.json; the summary. The first epoch is best.
+    # config.json; weights, checkpoint and metrics.json of two epochs; the summary. The first epoch is the best.
     assert writes >= 7
 
 
 @pytest.mark.usefixtures("forkable")
 def test_a_killed_command_resumes_with_every_state_that_a_recipe_has(tmp_path: Path) -> None:
-    """Muon, a schedule, an average of weights, batch normalisation, dropout, augmentation, and a teacher's answers."""
+    """Muon, a schedule, averaged weights, batch normalisation, dropout, augmentation, and a teacher's answers."""
     recipe = ("--recipe", "same-view", "--teacher", shipped.latest("lstm"))
-    arguments = command("cnn", *recipe, "--set", "batch_size=32", limit=40, epochs=6)  # two steps an epoch
+    arguments = command("cnn", *recipe, "--set", "batch_size=32", limit=40, epochs=6)  # two steps per epoch
     folders = tmp_path / "killed", tmp_path / "unbroken"
     with forkserver.hangtag([*arguments, "--out", folders[0]], first=garments.FEW_FIRST) as process:
         wait_for_file(folders[0] / "metrics.json", process)
@@ -83,7 +83,7 @@ def test_a_killed_command_resumes_with_every_state_that_a_recipe_has(tmp_path: P
 def test_ctrl_c_ends_with_one_line_and_the_run_resumes(finished: Finished, tmp_path: Path) -> None:
     with forkserver.hangtag([*TRAINED, "--out", tmp_path / "run"], first=garments.FEW_FIRST) as process:
         wait_for_file(tmp_path / "run" / "checkpoint.pt", process)
-        process.send_signal(signal.SIGSTOP)  # so that it cannot finish while we look
+        process.send_signal(signal.SIGSTOP)  # so that it cannot finish meanwhile
         for options in ([], ["--restart"]):
             at_work = refusal(*TRAINED, *options, "--out", tmp_path / "run")
             assert f"another process is training in {tmp_path / 'run'}" in at_work
@@ -102,7 +102,7 @@ def test_ctrl_c_ends_with_one_line_and_the_run_resumes(finished: Finished, tmp_p
 
 
 class StopAt(Observer):
-    """Requests a stop at the nth check and all later ones."""
+    """Requests a stop at the nth check and at all later ones."""
 
     def __init__(self, time: int) -> None:
         self.left = time
@@ -113,7 +113,7 @@ class StopAt(Observer):
 
 
 def test_a_stop_requested_anywhere_ends_the_run_which_resumes(tmp_path: Path) -> None:
-    """Between steps, between batches of validation, and between those of the last summary."""
+    """Stops happen between steps, between batches of validation, and between batches of the last summary."""
     unbroken, data = tmp_path / "unbroken", garments.few()
     learn(config(), data, unbroken)
     stops = 0
@@ -129,7 +129,7 @@ def test_a_stop_requested_anywhere_ends_the_run_which_resumes(tmp_path: Path) ->
                 assert_same_outcome(folder, unbroken)
         else:
             break
-    # In each epoch after each step, when the first and the last are summed up, and in validation; and the two splits.
+    # In each epoch after each of 3 steps, at 2 summaries, and in validation; then in both splits.
     assert stops >= 2 * (3 + 2 + 1) + 2
 
 

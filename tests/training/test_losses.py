@@ -1,4 +1,4 @@
-"""The losses by hand and by their definitions: of teachers, and of sets of labels."""
+"""The losses against values by hand and against their definitions: with teachers, and for label sets."""
 
 import math
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ def test_the_distillation_loss_is_zero_from_itself_and_agrees_with_a_computation
     student, teacher = torch.zeros(1, 2), torch.log(torch.tensor([[3.0, 1.0]]))
     wanted = 0.75 * math.log(0.75 / 0.5) + 0.25 * math.log(0.25 / 0.5)
     assert distillation_loss(student, teacher, 1.0).item() == pytest.approx(wanted)
-    # At temperature 2 the odds 3 : 1 become sqrt(3) : 1, and the square of the temperature is put back.
+    # At temperature 2 the odds 3 : 1 become sqrt(3) : 1. The loss is multiplied by the square of the temperature.
     p = math.sqrt(3) / (1 + math.sqrt(3))
     wanted = 4 * (p * math.log(2 * p) + (1 - p) * math.log(2 * (1 - p)))
     assert distillation_loss(student, teacher, 2.0).item() == pytest.approx(wanted)
@@ -42,7 +42,7 @@ def test_a_label_set_is_a_path_most_frequent_label_first_then_end_then_no_loss()
         [END, NONE, NONE, NONE, NONE],
         [2, 0, 3, 1, END],
     ]
-    # Of a set that is too large for a path, the rarest labels are left out.
+    # The rarest labels of a set that is too large for a path are left out.
     assert LabelPaths(torch.arange(8)).paths(label_sets(range(8), labels=8)).tolist() == [[0, 1, 2, 3, 4, 8]]
 
 
@@ -60,7 +60,7 @@ def test_the_loss_of_paths_is_the_cross_entropy_per_step_by_teacher_forcing() ->
 
 
 class Fixed(nn.Module):
-    """Answers the same logits whatever it sees."""
+    """Answers with the same logits for every input."""
 
     def __init__(self, *logits: list[float]) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Networks that predict several labels, trained by the command: on VOC 2007's files, and on outfits."""
+"""Multi-label networks, trained with the command, on VOC 2007's files and on outfits."""
 
 import json
 import re
@@ -46,10 +46,10 @@ def test_a_network_learns_label_sets_and_its_summary_has_their_figures(
     assert summary["validation"]["o_f1"] == pytest.approx(summary["peak_validation_o_f1"])
     assert summary["peak_validation_o_f1"] == max(row["validation_o_f1"] for row in rows)
     assert summary["labels"] == list(voc.LABELS)
-    assert summary["label_order"] == [*BARS, *(label for label in voc.LABELS if label not in BARS)]  # all as frequent
-    assert ("thresholds" in summary) == (model != "cnn_rnn")  # whose sets are those of its paths
+    assert summary["label_order"] == [*BARS, *(label for label in voc.LABELS if label not in BARS)]  # equally frequent
+    assert ("thresholds" in summary) == (model != "cnn_rnn")  # the paths of cnn_rnn are its sets
 
-    # The saved weights, without batch normalisation, give the same figures.
+    # The saved weights give the same figures without batch normalisation.
     written = tmp_path / "evaluation.json"
     invoke("evaluate", folder / "run", "--data-dir", folder / "data", "--json", written)
     assert json.loads(written.read_text())["figures"] == pytest.approx(summary["test"])
@@ -103,7 +103,7 @@ def test_every_split_has_its_images_in_grey_squares_and_their_classes(folder: Pa
     assert (data.name, data.source) == ("voc2007", str(folder))
     image = data.train.images[0]  # with nothing cut off
     assert (image.shape, image.dtype) == ((64, 64), np.uint8)
-    assert image[:, :28] == pytest.approx(0.299 * 100, abs=6)  # the weight of red in what is seen as bright
+    assert image[:, :28] == pytest.approx(0.299 * 100, abs=6)  # the weight of red in the brightness
     assert image[:, 36:] == pytest.approx(255, abs=6)
 
 
@@ -138,7 +138,7 @@ def test_a_data_set_that_is_not_there_is_named(folder: Path) -> None:
 
 
 def test_a_failed_download_says_why_and_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The cache's place is taken by a file, so that the download cannot even begin."""
+    """A file takes the cache's place, so that the download cannot begin."""
     (tmp_path / "hangtag").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     message = refusal("train", "sigmoids", "--data", "voc2007", "--out", tmp_path / "run")

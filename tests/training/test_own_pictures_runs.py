@@ -1,4 +1,4 @@
-"""`hangtag train` on a user's own pictures: its run, and the options that are for them."""
+"""`hangtag train` on a user's own pictures: the run, and the options for own pictures."""
 
 import json
 import shutil
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 
 
 def train(model: str, source: str, out: Path, *options: object, **more: Any) -> dict[str, Any]:
-    """Train a run by the command, and return its metrics.json."""
+    """Train a run with the command, and return its metrics.json."""
     usual = ("--threads", 1, "--device", "cpu", "--out", out)
     invoke("train", model, "--data", source, *usual, *options, **more)
     return read(out)
@@ -27,7 +27,7 @@ def train(model: str, source: str, out: Path, *options: object, **more: Any) -> 
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Dark cats and bright dogs, 9 x 8 pixels."""
+    """Pictures of dark cats and bright dogs, 9 x 8 pixels."""
     return f"folder:{own_pictures.folder(tmp_path_factory.mktemp('photos'), {'cats': 24, 'dogs': 24})}"
 
 
@@ -35,7 +35,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_networks_learn_a_few_dozen_pictures_by_the_recipe_for_them(photos: str, tmp_path: Path, model: str) -> None:
     summary = train(model, photos, tmp_path / "run")["summary"]
     assert summary["labels"] == ["cats", "dogs"]
-    assert summary["validation"]["accuracy"] == summary["test"]["accuracy"] == 1  # of four pictures each
+    assert summary["validation"]["accuracy"] == summary["test"]["accuracy"] == 1  # with four pictures each
     assert np.sum(summary["test"]["confusion"]) == 4
     assert read(tmp_path / "run", "config.json")["recipe"]["name"] == "pictures"
     assert "cats" in (tmp_path / "run/report.html").read_text()
@@ -70,7 +70,7 @@ def test_a_run_that_died_goes_on_wherever_the_pictures_are_now(photos: str, tmp_
     arguments = ("train", "cnn", "--data", f"folder:{here}", *options, "--threads", 1, "--out", tmp_path / "run")
     other = "holds a run on other pictures: since then 1 added (cats/one-more.png). "
     assert other in refusal(*arguments)
-    (tmp_path / "run/pictures.csv").unlink()  # as where a published file alone is at hand
+    (tmp_path / "run/pictures.csv").unlink()  # as if only a published file were available
     other = "some were added, removed, renamed, edited or put into another class since ("
     assert f"{other}train 40 then, 41 now). Choose" in refusal(*arguments)
     assert "another pictures.split_seed (pictures.split_seed: 0 there, 1 " in refusal(*arguments, "--split-seed", 1)
@@ -143,7 +143,7 @@ def test_images_that_are_too_small_for_a_network_are_refused(photos: str, tmp_pa
 def test_a_run_starts_from_the_weights_of_another_and_relearns_the_last_layer_for_other_labels(
     photos: str, tmp_path: Path
 ) -> None:
-    train("lstm", photos, tmp_path / "first", "--epochs", 1, "--limit", 8)  # four of each class
+    train("lstm", photos, tmp_path / "first", "--epochs", 1, "--limit", 8)  # four pictures of each class
     file = tmp_path / "first/best.pt"
     hardly = ("--epochs", 1, "--set", "learning_rate=1e-12", "--start-from", file)
     train("lstm", photos, tmp_path / "again", *hardly, "--seed", 1)

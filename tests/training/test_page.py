@@ -1,4 +1,4 @@
-"""The page of a run, report.html, shows what its files hold, and says what it cannot show."""
+"""A run's page, report.html, shows the contents of the run's files, and states what it cannot show."""
 
 import base64
 import io
@@ -23,12 +23,12 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def page(finished: Finished) -> str:
-    """The page that the command wrote at the end of its run."""
+    """The page that the command wrote at the end of the run."""
     return (finished.folder / "report.html").read_text()
 
 
 def shown(run: Path, file: Path) -> str:
-    """The page that `hangtag runs show` writes of a run."""
+    """The page of a run that `hangtag runs show` writes."""
     invoke("runs", "show", run, "--html", file)
     return file.read_text()
 
@@ -45,7 +45,7 @@ def test_it_has_curves_figures_recipe_and_provenance(finished: Finished, page: s
     assert [picture.get("aria-label") for picture in pictures] == [
         "accuracy by epoch", "loss by epoch", "learning rate by epoch",
     ]  # fmt: skip
-    assert re.search(r"\d+\s*%", "".join(pictures[0].itertext()))  # of the axis
+    assert re.search(r"\d+\s*%", "".join(pictures[0].itertext()))  # the axis has percentages
     figures, config = read(finished.folder)["summary"], read(finished.folder, "config.json")
     for split in ("validation", "test"):
         assert f"<b>{figures[split]['accuracy']:.2%}</b>" in page
@@ -78,7 +78,7 @@ def test_of_many_labels_the_worst_and_the_most_frequent_mistakes_are_listed(fini
     assert "matrix" not in listed.partition("<body")[2]
     rows = re.findall(r"<tr><td>([^<]*)</td><td>([^<]*)</td><td>(\d+)</td></tr>", listed)
     assert rows == [("label 5", "label 3", "7"), ("label 3", "label 5", "2")]
-    assert len(metrics["summary"]["validation"]["confusion"]) == 41 + 2  # pairs, and not 41 rows of 41
+    assert len(metrics["summary"]["validation"]["confusion"]) == 41 + 2  # pairs, not 41 rows of 41
     assert "Labels with a higher one, which are left out: 1." in listed
     assert re.findall(r"<tr><td>([^<]*)</td><td>[^<]* %</td>", listed)[:2] == ["label 3", "label 5"]
 

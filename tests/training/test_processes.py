@@ -1,4 +1,4 @@
-"""Runs by two processes with gloo: they give what one gives, and report everything once."""
+"""Runs by two processes with gloo give the results of one process, and report everything once."""
 
 import math
 import os
@@ -29,7 +29,7 @@ USUAL = ("--limit", "65", "--epochs", "1", "--threads", "1", "--device", "cpu")
 
 
 def of_two() -> list[dict[str, str]]:
-    """The variables that torchrun gives to each of two processes."""
+    """The variables that torchrun sets for each of two processes."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = str(free.getsockname()[1])
     group = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
@@ -52,21 +52,21 @@ def commands_of_two(*arguments: object) -> list[tuple[int | None, str, str]]:
     return ended([forkserver.hangtag(words, variables=each, first=garments.FEW_FIRST) for each in of_two()])
 
 
-# The same numbers.
+# Equal numbers.
 
 
 def train_rank(folder: Path, model: str, fate: str) -> None:
-    """Train for three epochs, as a process of its own.
+    """Train for three epochs in another process.
 
     Args:
-        folder: Of the run.
-        model: The network.
-        fate: ``live``; or ``die``: every rank exits with 3 in the second epoch; or ``diverge``: after the first epoch
-            all that the cnn of rank 1 computes is nan.
+        folder: The run's folder.
+        model: The network's name.
+        fate: ``live``; ``die``: every rank exits with 3 in the second epoch; or ``diverge``: after the first epoch, the
+        cnn of rank 1 computes only nan.
     """
     torch.set_num_threads(1)
     plain = config(model, limit=65, epochs=3)
-    # Dropout differs between the ranks, as it must; without it two ranks give what one gives but for rounding.
+    # Dropout must differ between the ranks. Without dropout, two ranks give the results of one except for rounding.
     plain = replace(plain, recipe=replace(plain.recipe, dropout=0.0, ema_decay=0.9))
     with process_group("cpu") as group:
 
@@ -100,7 +100,7 @@ def assert_close(one: Path, other: Path) -> None:
 
 
 def test_two_ranks_give_the_single_process_result_and_resume_after_a_break(tmp_path: Path) -> None:
-    # 65 samples in batches of 32: the last batch is one sample, so that one process has none.
+    # 65 samples in batches of 32: the last batch has one sample, so one of the processes has none.
     with Forked(train_rank, tmp_path / "one", "lstm", "live") as single:
         assert single.wait(120) == 0, single.communicate()
     assert [code for code, *_ in run_ranks(tmp_path / "two")] == [0, 0]
@@ -121,7 +121,7 @@ def test_ranks_share_a_batch_with_equal_weight_for_every_sample() -> None:
     for indices, weight in parts:
         assert weight / 3 / len(indices) == pytest.approx(1 / 7)
     indices, weight = DistributedGroup(2, 3).share_of(torch.tensor([4, 5]))
-    assert (indices.tolist(), weight) == ([4], 0.0)  # without samples it recomputes one
+    assert (indices.tolist(), weight) == ([4], 0.0)  # a rank without samples recomputes one
 
 
 def test_a_run_that_diverges_in_one_rank_ends_in_all(tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def test_a_run_that_diverges_in_one_rank_ends_in_all(tmp_path: Path) -> None:
     assert len(read(tmp_path / "spoiled")["epochs"]) == 1
 
 
-# The command in processes that torchrun, or something like it, has started.
+# The command in processes that torchrun, or a similar program, has started.
 
 
 def test_two_commands_train_one_run_and_report_it_once(tmp_path: Path) -> None:
@@ -142,7 +142,7 @@ def test_two_commands_train_one_run_and_report_it_once(tmp_path: Path) -> None:
     assert report.count("best epoch 1: ") == 1
     assert re.search(r"2 processes with 1 thread\b", report)
     assert read(tmp_path / "two", "config.json")["processes"] == 2
-    # Each rank computed the logits of half of the images, and both trained on all of them.
+    # Each rank computed the logits of half of the images, and both ranks trained on all of them.
     with pytest.MonkeyPatch.context() as patch:
         garments.use_few(patch)
         train("lstm", tmp_path / "one", *arguments[1:])

@@ -1,4 +1,4 @@
-"""What `hangtag train` refuses: before it reads anything, and what it finds in files. An error is one line."""
+"""The refusals of `hangtag train`, before it reads anything and because of files. An error is one line."""
 
 import shutil
 from pathlib import Path
@@ -64,7 +64,7 @@ session.cpu_computes_lstms_in_bf16 = lambda: False
             ["lstm", "--recipe", "best", "--teacher", "cnn.onnx"],
             "learning from a teacher needs the Python module 'onnxruntime', which is not installed here.",
         ),
-        # A C library without the setting that keeps freed memory: training does without it.
+        # If the C library lacks the setting that keeps freed memory, training runs without this setting.
         (
             "import ctypes; ctypes.CDLL = lambda _: object()",
             ["lstm", "--data-dir", "."],
@@ -99,7 +99,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         assert refusal(*TRAINED, "--out", folder).startswith(f"{folder} cannot be written (")
 
 
-# A run's files that are damaged, or another run's.
+# Files of a run that are damaged or belong to another run.
 
 
 @pytest.mark.parametrize("name", ["config.json", "metrics.json", "checkpoint.pt", "best.pt"])

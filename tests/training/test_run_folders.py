@@ -1,4 +1,4 @@
-"""Runs on disk: files that are damaged, and what is published of a config."""
+"""The folders of runs: damaged files, and the published part of a config."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ from tests.training.small_runs import config
 pytestmark = pytest.mark.slow
 
 
-# Files that are damaged.
+# Damaged files.
 
 
 @settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 def test_a_damaged_byte_is_noticed_or_harmless_and_a_missing_end_is_noticed(
     tmp_path: Path, where: float, flip: int
 ) -> None:
-    """Where no bit is flipped the rest of the file is cut off."""
+    """Flip a bit of the file, or cut off its rest."""
     run, weight = Run(tmp_path), torch.arange(500.0)
     run.save("best.pt", {"model": weight})
     contents = bytearray((tmp_path / "best.pt").read_bytes())
@@ -57,7 +57,7 @@ def test_a_run_with_a_loss_that_is_gone_cannot_be_continued(tmp_path: Path) -> N
         run.start(config())
 
 
-# What is published of its config.
+# The published part of a run's config.
 
 
 def test_a_published_config_names_no_folders_of_this_machine() -> None:
@@ -77,5 +77,5 @@ def test_a_published_config_names_no_folders_of_this_machine() -> None:
     assert {key: published[key] for key in published.keys() - different} == {
         key: plain[key] for key in plain.keys() - different
     }
-    assert "/home/me/data" in json.dumps(own)  # left as it was
+    assert "/home/me/data" in json.dumps(own)  # the own config is unchanged
     assert portable(plain) == plain

@@ -1,4 +1,4 @@
-"""Learning from teachers: which files may teach, what they answer, and what a student makes of it."""
+"""Learning from teachers: the files that may teach, the teachers' answers, and the student's use of these answers."""
 
 import json
 import shutil
@@ -78,7 +78,7 @@ def test_all_published_versions_teach_unless_others_are_named(tmp_path: Path, mo
 
 
 def edited(edit: Callable[[onnx.ModelProto], object]) -> bytes:
-    """The shipped cnn with something changed in it."""
+    """The shipped cnn with one change."""
     model = onnx.load(CNN)
     edit(model)
     return model.SerializeToString()
@@ -104,7 +104,7 @@ def spoil(model: onnx.ModelProto) -> None:
 
 
 def only_32() -> bytes:
-    """A model that says that it takes any number of images, and takes 32."""
+    """A model that declares a free number of images but accepts only 32."""
     model = onnx_models.from_text(
         """(uint8[batch, 28, 28] image) => (float[batch, 10] logits)
         <int64[2] shape = {32, 784}, int64[1] from = {0}, int64[1] to = {10}, int64[1] axis = {1}> {
@@ -144,7 +144,7 @@ def test_a_missing_file_and_one_without_labels(tmp_path: Path) -> None:
     missing = refusal(*BEST, "--teacher", tmp_path / "cnn.onnx", "--out", tmp_path / "run")
     assert "cannot be read (No such file or directory)" in missing
     model = onnx.load(LSTM)
-    del model.metadata_props[:]  # its number of logits is enough
+    del model.metadata_props[:]  # the number of its logits suffices
     onnx.save(model, tmp_path / "bare.onnx")
     train("lstm", tmp_path / "run", "--recipe", "best", "--teacher", tmp_path / "bare.onnx")
 
@@ -154,11 +154,11 @@ def test_a_missing_file_and_one_without_labels(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("views", [0, 3])
 def test_a_student_learns_what_the_teacher_answers_to_the_view_that_it_sees(tmp_path: Path, views: int) -> None:
-    """With 0 views the teacher answers the original images."""
+    """With 0 views, the teacher answers the original images."""
     to_teacher: list[Images] = []
 
     def answer(images: Images) -> Logits:
-        """Logits that depend on the view, and are the same for its mirror image."""
+        """Logits that depend on the view, and are equal for the view's mirror image."""
         logits: Logits = np.eye(10, dtype=np.float32)[images.sum((1, 2), dtype=np.int64) % 10]
         return logits
 
@@ -175,7 +175,7 @@ def test_a_student_learns_what_the_teacher_answers_to_the_view_that_it_sees(tmp_
     )
     with watching(answer) as to_student:  # it answers like its teacher
         learn(replace(plain, recipe=recipe), garments.few(), tmp_path, teacher=teacher)
-    # Each view, and its mirror image where the student may see that.
+    # The teacher answers each view, and also its mirror image if the student may receive this image.
     assert [len(images) for images in to_teacher] == ([views * 64] * 2 if views else [64])
     losses = [row["train_loss"] for row in read(tmp_path)["epochs"]]
     assert losses == [pytest.approx(0.0, abs=1e-6)] * 4
@@ -184,7 +184,7 @@ def test_a_student_learns_what_the_teacher_answers_to_the_view_that_it_sees(tmp_
     assert [len(images) for images in to_student] == [64] * 4
     assert set().union(*seen) <= original | flipped
     if views:
-        assert len(set(map(frozenset, seen))) > 1  # another view in another epoch
+        assert len(set(map(frozenset, seen))) > 1  # different views in different epochs
         assert 0 < len(seen[0] & flipped) < 64
     else:
         assert seen == [original] * 4

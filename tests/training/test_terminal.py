@@ -1,4 +1,4 @@
-"""A run seen from the terminal: its progress, what Ctrl-C does, and how it uses the machine."""
+"""A run in the terminal: its progress, the effect of Ctrl-C, and its use of the machine."""
 
 import signal
 from pathlib import Path
@@ -15,13 +15,13 @@ pytestmark = pytest.mark.slow
 
 def test_in_a_terminal_each_kind_of_work_has_its_bar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "150")
-    monkeypatch.setenv("FORCE_COLOR", "1")  # to rich this is a terminal
+    monkeypatch.setenv("FORCE_COLOR", "1")  # makes Rich believe that this is a terminal
     options = ("--recipe", "best", "--teacher", shipped.latest("lstm"))
-    shown = train("lstm", tmp_path, *options, limit=600, epochs=2).stderr  # 5 steps an epoch
-    logits_bar, steps_bar = shown.partition("\x1b[?25h")[0].splitlines()[-2:]  # of the last picture
+    shown = train("lstm", tmp_path, *options, limit=600, epochs=2).stderr  # 5 steps per epoch
+    logits_bar, steps_bar = shown.partition("\x1b[?25h")[0].splitlines()[-2:]  # in the last drawing
     for bar, parts in ((logits_bar, ("teacher's logits", "1200/1200")), (steps_bar, ("epoch 2/2", "10/10", "loss "))):
         assert all(part in bar for part in parts), bar
-    assert "epoch 1/2: " not in shown  # a log's line
+    assert "epoch 1/2: " not in shown  # a line of the log
 
 
 def test_a_log_gets_a_line_for_each_epoch_and_for_each_minute_within_one(capsys: pytest.CaptureFixture[str]) -> None:
@@ -58,7 +58,7 @@ def test_the_first_ctrl_c_requests_a_stop_and_the_second_raises() -> None:
 
 
 def test_threads_that_wait_for_each_other_soon_sleep() -> None:
-    # Threads that spin take the CPU from the thread that they wait for, where another program leaves too few.
+    # If another program leaves too few CPUs, spinning threads take the CPU from the thread for which they wait.
     done = hangtag("train", "lstm", "--data-dir", "/nowhere", script=True, OMP_DISPLAY_ENV="verbose")
     assert "lacks train-images-idx3-ubyte" in done.stderr
     assert "GOMP_SPINCOUNT = '1000'" in done.stderr

@@ -1,4 +1,4 @@
-"""Fashion-MNIST: what is in it, where its files are looked for, and files that are not what they should be."""
+"""Fashion-MNIST: the contents, the places of its files, and files with faults."""
 
 import gzip
 import hashlib
@@ -25,7 +25,7 @@ TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES, TEST_LABELS = DIGESTS
 
 @pytest.fixture(scope="module")
 def raw_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The four published files, decompressed: quicker to read than the .gz."""
+    """The four published files, decompressed, because these are read faster than the .gz files."""
     folder = tmp_path_factory.mktemp("raw")
     source = locate()
     for name in DIGESTS:
@@ -37,7 +37,7 @@ def raw_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def linked(raw_dir: Path, tmp_path: Path) -> Path:
-    """A folder of links to the four files, for a test to spoil."""
+    """A folder of links to the four files, which a test may damage."""
     folder = tmp_path / "linked"
     folder.mkdir()
     for name in DIGESTS:
@@ -47,14 +47,14 @@ def linked(raw_dir: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def bare_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A machine without Debian's package and with an empty cache; yields the folder where a download would lie."""
+    """A machine without Debian's package and with an empty cache. Yields the folder for downloads."""
     monkeypatch.setattr(fashion_mnist, "DEBIAN_DIR", tmp_path / "package")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     yield tmp_path / "cache" / "hangtag" / "FashionMNIST" / "raw"
-    urllib.request.install_opener(None)  # urllib would keep this test's proxies for all later ones of the process
+    urllib.request.install_opener(None)  # otherwise urllib would keep this test's proxies for later tests
 
 
-# What is in the data set.
+# The contents of the data set.
 
 
 def test_the_first_5000_images_validate_and_the_rest_train(raw_dir: Path) -> None:
@@ -69,13 +69,13 @@ def test_the_first_5000_images_validate_and_the_rest_train(raw_dir: Path) -> Non
     alone = load_validation(raw_dir)
     assert np.array_equal(alone.images, whole.validation.images)
     assert np.array_equal(alone.classes, whole.validation.classes)
-    assert whole.digest == garments.whole().digest  # of the content, and not of the folder
+    assert whole.digest == garments.whole().digest  # the digest covers the content, not the folder
     assert len(bytes.fromhex(whole.digest)) == 32
 
 
 def test_the_test_images_are_read_alone_from_files_of_both_kinds(linked: Path, raw_dir: Path) -> None:
     (linked / TRAIN_IMAGES).unlink()
-    (linked / TRAIN_IMAGES).touch()  # there, but nothing to read
+    (linked / TRAIN_IMAGES).touch()  # an existing but empty file
     (linked / TEST_LABELS).unlink()
     (linked / f"{TEST_LABELS}.gz").write_bytes(gzip.compress((raw_dir / TEST_LABELS).read_bytes()))
     alone = load_test(linked)
@@ -83,7 +83,7 @@ def test_the_test_images_are_read_alone_from_files_of_both_kinds(linked: Path, r
     assert np.array_equal(alone.classes, garments.whole().test.classes)
 
 
-# Where it is looked for.
+# The places of its files.
 
 
 def test_a_named_folder_is_searched_alone_in_both_layouts(raw_dir: Path, tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_debians_package_comes_first_and_an_earlier_download_second(
 
 def without_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("torchvision", "torchvision.datasets"):
-        monkeypatch.setitem(sys.modules, name, None)  # Python's own way to say: not importable
+        monkeypatch.setitem(sys.modules, name, None)  # this is Python's own way to make a module impossible to import
 
 
 # Downloads.
@@ -123,14 +123,14 @@ def use_proxy(monkeypatch: pytest.MonkeyPatch, port: int) -> None:
         monkeypatch.setenv(name, f"http://127.0.0.1:{port}")
     for name in ("no_proxy", "NO_PROXY", "REQUEST_METHOD"):
         monkeypatch.delenv(name, raising=False)
-    urllib.request.install_opener(None)  # the one that there is keeps its first proxies
+    urllib.request.install_opener(None)  # the existing opener keeps its first proxies
 
 
 @contextmanager
 def mirror(folder: Path) -> Iterator[tuple[int, list[str]]]:
-    """Stands where the internet would be: answers every request with the file of its name in a folder.
+    """Replaces the internet: answers every request with the file of the requested name in a folder.
 
-    Yields its port, and the names that were requested.
+    Yields the port, and the names that were requested.
     """
     requested: list[str] = []
 
@@ -149,14 +149,14 @@ def test_torchvision_downloads_where_there_is_nothing_else(
     from torchvision.datasets import FashionMNIST
 
     with pytest.raises(DataNotFoundError, match="Fashion-MNIST is not on this machine"):
-        load_validation()  # never by a download
+        load_validation()  # this call never downloads
     assert not bare_machine.exists()
     resources = []
     for name in DIGESTS:
         packed = gzip.compress((raw_dir / name).read_bytes(), compresslevel=1)
         (tmp_path / f"{name}.gz").write_bytes(packed)
         resources.append((f"{name}.gz", hashlib.md5(packed).hexdigest()))
-    # The mirror's .gz are packed by this test, so torchvision must expect their digests; ours are of the contents.
+    # This test compresses the mirror's .gz files, so torchvision must expect their digests, unlike hangtag.
     monkeypatch.setattr(FashionMNIST, "resources", resources)
     with mirror(tmp_path) as (port, requested):
         use_proxy(monkeypatch, port)
@@ -189,14 +189,14 @@ def test_a_download_that_fails_is_one_line_that_helps(
         refused_download()
     assert set(requested) == {f"{TRAIN_IMAGES}.gz"}
 
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / f"{TRAIN_IMAGES}.gz"))  # a file where a folder should be
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / f"{TRAIN_IMAGES}.gz"))  # a file instead of a folder
     refused_download()
 
     without_torchvision(monkeypatch)
     refused_download("")
 
 
-# Files that are not what they should be.
+# Files with faults.
 
 
 @pytest.mark.parametrize("name", DIGESTS)

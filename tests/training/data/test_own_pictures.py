@@ -1,4 +1,4 @@
-"""A user's own pictures: how they are found, divided into splits and prepared, and what is refused or left out."""
+"""A user's own pictures: how they are found, split and prepared, and which are refused or left out."""
 
 import json
 import shutil
@@ -20,7 +20,7 @@ SPLITS = ("train", "validation", "test")
 
 
 def show(source: str, *options: object) -> dict[str, Any]:
-    """What `hangtag data show` finds."""
+    """The findings of `hangtag data show`."""
     document: dict[str, Any] = json.loads(invoke("data", "show", source, *options, "--json").stdout)
     return document
 
@@ -60,7 +60,7 @@ def test_a_picture_stays_in_its_split_whatever_its_name_and_wherever_it_is_liste
         (file.parent / "deeper").mkdir(exist_ok=True)
         file.rename(file.parent / "deeper" / f"{99 - int(file.stem)}.PNG")
     assert contents(f"folder:{other}") == before
-    (photos / "cats/again").symlink_to(photos)  # a loop, which is walked once
+    (photos / "cats/again").symlink_to(photos)  # a loop, which is followed once
     assert contents(f"folder:{photos}") == before
     listed = own_pictures.csv(
         tmp_path / "labels.csv", [(str(file), file.parent.name) for file in sorted(photos.glob("*/*.png"))[::-1]]
@@ -107,7 +107,7 @@ def test_splits_that_are_given_stay_and_only_what_lacks_is_taken_from_the_traini
     assert f"{leak}test/dogs/000.png and train/dogs/000.png" in refused(f"folder:{photos}")
 
 
-# What is left out, and what is refused.
+# Pictures that are left out or refused.
 
 
 def test_files_that_cannot_be_read_are_named_and_left_out(tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ def test_files_that_cannot_be_read_are_named_and_left_out(tmp_path: Path) -> Non
     assert found["splits"] == {"train": 30, "validation": 4, "test": 4}
     unreadable, loose, others, few = found["notes"]
     assert loose == "Left out 1 picture that is in no class's folder: loose.png."
-    damaged = "cats/000.png (it cannot be decoded and seems damaged: "  # as 'hangtag classify' says it
+    damaged = "cats/000.png (it cannot be decoded and seems damaged: "  # the wording of 'hangtag classify'
     assert unreadable.startswith(f"Left out 3 pictures that cannot be read: {damaged}")
     assert "cats/001.png (it is empty (0 bytes))" in unreadable
     assert "cats/002.jpg (it is not a PNG, JPEG or WebP file; convert the file to one of these formats)" in unreadable
@@ -142,7 +142,7 @@ def test_files_that_cannot_be_read_are_named_and_left_out(tmp_path: Path) -> Non
 
 
 def test_the_same_picture_twice_counts_once_and_in_two_classes_is_refused(tmp_path: Path) -> None:
-    """A copy, and what was stored again without loss: a network sees the same of both."""
+    """A copy of a picture, and the same picture stored again without loss: a network receives the same pixels."""
     photos = own_pictures.folder(tmp_path, {"cats": 20, "dogs": 20})
     digest = show(f"folder:{photos}")["digest"]
     shutil.copy(photos / "cats/000.png", photos / "cats/copy.png")
@@ -229,7 +229,7 @@ def test_names_of_classes_that_look_alike_are_noted_and_spaces_are_no_part_of_th
 
 
 def test_a_part_of_them_has_every_class(tmp_path: Path) -> None:
-    """Its members are spaced evenly, since the pictures are in the order of their names and so of their classes."""
+    """The limited set is spaced evenly, because the pictures are in the order of their names and thus their classes."""
     photos = own_pictures.folder(tmp_path, {"cats": 20, "dogs": 20, "emus": 10})
     split = sources.load(f"folder:{photos}").train
     assert np.bincount(split.first(10).classes).tolist() == [4, 4, 2]
@@ -281,7 +281,7 @@ def test_files_that_are_no_idx_files_are_named_with_what_is_wrong(tmp_path: Path
 
 def test_what_a_published_set_repeats_is_in_one_split_and_its_test_stays_whole(tmp_path: Path) -> None:
     pictures = np.stack([own_pictures.noise(seed) for seed in range(40)])
-    pictures[20:30] = pictures[10]  # of both labels
+    pictures[20:30] = pictures[10]  # the same picture with both labels
     root = own_pictures.idx(tmp_path, zipped=False)
     own_pictures.write_idx(root / "train-images-idx3-ubyte", pictures)
     own_pictures.write_idx(root / "t10k-images-idx3-ubyte", np.concatenate([pictures[:11], pictures[:1]]))
@@ -291,7 +291,7 @@ def test_what_a_published_set_repeats_is_in_one_split_and_its_test_stays_whole(t
     assert "; train 10 (0) and train 20 (0) and train 21 (1) and " in str(found["notes"])
 
 
-# What pictures become.
+# The images that pictures become.
 
 
 def test_pictures_keep_their_size_and_colours_where_all_have_them(tmp_path: Path) -> None:
@@ -320,7 +320,7 @@ def test_the_digest_counts_names_contents_and_splits_but_not_the_folder(tmp_path
     digest = show(f"folder:{photos}")["digest"]
     copy = Path(shutil.copytree(photos, tmp_path / "copy"))
     assert show(f"folder:{copy}")["digest"] == digest
-    assert show(f"folder:{copy}", "--size", "4x4")["digest"] == digest  # which is of the pictures, not of the images
+    assert show(f"folder:{copy}", "--size", "4x4")["digest"] == digest  # of the pictures, not of the prepared images
     others = {digest, show(f"folder:{copy}", "--split-seed", 1)["digest"]}
     (copy / "cats/000.png").rename(copy / "cats/renamed.png")
     others.add(show(f"folder:{copy}")["digest"])
@@ -364,7 +364,7 @@ def test_the_contact_sheet_has_a_row_for_each_class(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert "files: 0.0 MB, 18 of 9x8 pixels\nimages: 9x8 pixels, grey, stretch" in printed
     sheet = np.asarray(Image.open(tmp_path / "sheet.png").convert("L"))
-    pictures = sheet[:, 160:]  # right of the names
+    pictures = sheet[:, 160:]  # to the right of the names
     upper, lower = pictures[: len(sheet) // 2], pictures[len(sheet) // 2 :]
     assert upper[upper < 255].mean() < 80 < lower[lower < 255].mean()  # dogs are brighter
     drawn = {}

@@ -1,4 +1,4 @@
-"""Figures of predictions with one label and with label sets, by hand, against plain loops and other implementations."""
+"""The metrics for single labels and label sets, against values by hand, plain loops and other implementations."""
 
 import math
 
@@ -23,7 +23,7 @@ from hangtag.training.metrics.set_metrics import evaluate as evaluate_sets
 
 @st.composite
 def cases(draw: st.DrawFn) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
-    """Random logits with true classes."""
+    """Random logits with their true classes."""
     n, k = draw(st.integers(1, 20)), draw(st.integers(2, 12))
     finite = st.floats(-1e4, 1e4, width=32)
     logits = draw(hnp.arrays(np.float32, (n, k), elements=finite))
@@ -52,7 +52,7 @@ def test_figures_equal_a_plain_loop(case: tuple[npt.NDArray[np.float32], npt.NDA
     assert figures.confusion == confusion
 
 
-# How good each class is, and how bad mistakes are.
+# The quality of each class, and the distances of mistakes.
 
 
 def test_per_class_by_hand() -> None:
@@ -70,14 +70,14 @@ def test_the_worst_samples_by_hand() -> None:
     assert second == pytest.approx({"image": 2, "true": 0, "predicted": 1, "probability": 0.8, "loss": -math.log(0.2)})
 
 
-# How far probabilities can be trusted.
+# The reliability of probabilities.
 
 Logits = npt.NDArray[np.float64]
 Classes = npt.NDArray[np.uint8]
 
 
 def drawn(seed: int, scale: float, count: int = 2_000) -> tuple[Logits, Classes]:
-    """Logits, and classes drawn from their softmax, so that a temperature of 1 is right; then the logits scaled."""
+    """Logits, and classes drawn from their softmax, so that a temperature of 1 is right. The logits are then scaled."""
     generator = np.random.default_rng(seed)
     logits = generator.normal(0, 2, (count, 5))
     cumulative = np.exp(log_probabilities(logits)).cumsum(axis=1)  # type: ignore[arg-type]
@@ -90,7 +90,7 @@ def cross_entropy(logits: Logits, classes: Classes, temperature: float) -> float
 
 
 def test_the_calibration_error_by_hand() -> None:
-    """The bins of 15: up to 9/15 0.58 and, as its upper end, 0.6; up to 1 0.96 and 1.0; and up to 11/15 0.7."""
+    """Of 15 bins, the one up to 9/15 has 0.58 and its upper end 0.6; up to 11/15, 0.7; and up to 1, 0.96 and 1.0."""
     probabilities = np.array([[0.58, 0.42], [0.6, 0.4], [0.3, 0.7], [0.96, 0.04], [1.0, 0.0]])
     error = calibration_error(probabilities, np.array([0, 1, 1, 0, 0], np.uint8))
     assert error == pytest.approx((abs(1 - 0.58 - 0.6) + abs(1 - 0.7) + abs(2 - 0.96 - 1.0)) / 5)
@@ -106,15 +106,15 @@ def test_the_temperature_is_the_one_that_scipy_finds(seed: int, scale: float) ->
     )
     assert temperature == pytest.approx(float(expected.x), rel=1e-4)
     assert temperature == pytest.approx(scale, rel=0.25)  # the factor by which the logits are too large
-    assert fit_temperature(logits + 1e4, classes) == pytest.approx(temperature, rel=1e-4)  # nothing overflows
+    assert fit_temperature(logits + 1e4, classes) == pytest.approx(temperature, rel=1e-4)  # no overflow
     assert cross_entropy(logits, classes, temperature) <= cross_entropy(logits, classes, 1) + 1e-12
 
 
 @pytest.mark.parametrize(
     ("logits", "message"),
     [
-        ([[2.0, 0.0], [0.0, 2.0]], "right about 100.0% of them"),  # certainty never costs anything
-        ([[0.0, 2.0], [2.0, 0.0]], "right about 0.0% of them"),  # certainty never pays
+        ([[2.0, 0.0], [0.0, 2.0]], "right about 100.0% of them"),  # the predictions are always right
+        ([[0.0, 2.0], [2.0, 0.0]], "right about 0.0% of them"),  # the predictions are never right
         ([[np.nan, 2.0], [2.0, 0.0]], "no temperature from 0.05 to 20 fits 2 images"),
     ],
 )
@@ -129,14 +129,14 @@ SCORES = np.array([[0.9, 0.1, 0.2], [0.8, 0.3, 0.7], [0.1, 0.6, 0.0], [0.7, 0.2,
 
 
 def test_figures_are_those_counted_by_hand() -> None:
-    """Hits, predicted, true: label 0: 3, 3, 3; label 1: 1, 1, 2; label 2: 1, 2, 1."""
+    """Hits, predicted and true images are 3, 3 and 3 for label 0; 1, 1 and 2 for label 1; 1, 2 and 1 for label 2."""
     outcome = evaluate_sets(PREDICTED, SCORES, TRUTH)
     assert outcome.c_precision == pytest.approx((1 + 1 + 1 / 2) / 3)
     assert outcome.c_recall == pytest.approx((1 + 1 / 2 + 1) / 3)
     assert outcome.o_precision == pytest.approx(5 / 6)
     assert outcome.o_recall == pytest.approx(5 / 6)
     assert outcome.o_f1 == pytest.approx(5 / 6)
-    assert outcome.exact_match == pytest.approx(2 / 4)  # the third image and the fourth
+    assert outcome.exact_match == pytest.approx(2 / 4)  # the third and the fourth image
     assert outcome.labels_per_image == pytest.approx(6 / 4)
 
 
@@ -150,7 +150,7 @@ def test_c_f1_is_the_harmonic_mean_of_c_p_and_c_r_and_not_the_mean_of_the_labels
 
 
 def test_mean_ap_ranks_the_images_by_each_labels_scores() -> None:
-    """Ranks of the true images: label 0: 1, 2, 3; label 1: 1 and 4; label 2: 2."""
+    """The ranks of the true images are 1, 2 and 3 for label 0; 1 and 4 for label 1; and 2 for label 2."""
     assert evaluate_sets(PREDICTED, SCORES, TRUTH).mean_ap == pytest.approx((1 + (1 / 1 + 2 / 4) / 2 + 1 / 2) / 3)
 
 

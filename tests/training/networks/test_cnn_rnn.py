@@ -1,4 +1,4 @@
-"""CNN-RNN: the beam search against an exhaustive one, and what its paths may hold."""
+"""CNN-RNN: the beam search against an exhaustive search, and the contents of its paths."""
 
 import math
 from itertools import permutations
@@ -18,7 +18,7 @@ PATHS = [path for length in range(LABELS + 1) for path in permutations(range(LAB
 
 
 def make_network(seed: int) -> CnnRnn:
-    """Untrained, with weights so large that images, and labels so far, make a difference."""
+    """An untrained network with weights so large that images and earlier labels make a difference."""
     torch.manual_seed(seed)
     network = CnnRnn(LABELS).eval()
     with torch.no_grad():
@@ -30,14 +30,14 @@ def make_network(seed: int) -> CnnRnn:
 
 @pytest.fixture(scope="module")
 def pixels() -> Tensor:
-    """Six images of noise, from dark to dazzling."""
+    """Six images of noise, from dark to very bright."""
     brightness = torch.tensor([0.1, 0.3, 0.5, 1, 2, 4])[:, None, None, None]
     return torch.rand(6, 1, 64, 64, generator=torch.Generator().manual_seed(0)) * brightness
 
 
 @torch.no_grad()
 def probability(network: CnnRnn, image: Tensor, path: tuple[int, ...]) -> float:
-    """The probability of a path that ends, by teacher forcing and without a search."""
+    """The probability of a path that ends, computed by teacher forcing without a search."""
     end = network.labels
     inputs = torch.tensor([[end, *path]])
     log_probabilities = functional.log_softmax(network(image[None], inputs), dim=2)[0]
@@ -74,7 +74,7 @@ def test_a_narrow_beam_finds_a_path_that_is_never_more_probable_than_the_best(pi
 
 
 class Scripted(CnnRnn):
-    """Predicts by the number of labels so far alone: one row of logits for each number, of which the last is END's."""
+    """Predicts only from the number of earlier labels. Each number has a row of logits, of which the last is END's."""
 
     def __init__(self, logits: Tensor) -> None:
         super().__init__(logits.shape[1] - 1)
@@ -87,7 +87,7 @@ class Scripted(CnnRnn):
 
 @torch.no_grad()
 def test_no_label_is_repeated_even_if_that_is_most_probable(pixels: Tensor) -> None:
-    """Label 0, then 0 again with a far higher score than 1, then END: repetition allowed, its path is (0, 0)."""
+    """After label 0, label 0 again has a far higher score than label 1. With repetition, the path would be (0, 0)."""
     end = [-9.0, -9.0, -9.0, 9.0]
     stammering = Scripted(torch.tensor([[9.0, 0.0, 0.0, 0.0], [6.0, 0.0, -9.0, -9.0], *[end] * MAX_LABELS]))
     assert beam_search(stammering.eval(), pixels).path[:, :3].tolist() == [[0, 1, -1]] * len(pixels)
@@ -95,7 +95,7 @@ def test_no_label_is_repeated_even_if_that_is_most_probable(pixels: Tensor) -> N
 
 @torch.no_grad()
 def test_a_full_path_ends(pixels: Tensor) -> None:
-    """The labels in their order, all with the same confidence, and END only after six."""
+    """The labels in their order, all with the same confidence, and END only after six labels."""
     talkative = Scripted(torch.eye(11)[:7] * torch.tensor([40.0] * MAX_LABELS + [4.0] * 2)[:, None])
     beam = beam_search(talkative.eval(), pixels)
     assert beam.path.tolist() == [list(range(MAX_LABELS))] * len(pixels)

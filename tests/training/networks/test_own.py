@@ -1,4 +1,4 @@
-"""Networks of the user's own: by package.module:callable, and which are refused."""
+"""A user's own networks, named by package.module:callable, and the networks that are refused."""
 
 from pathlib import Path
 from typing import Any
@@ -90,7 +90,7 @@ def fixed(labels, image):
 
 @pytest.fixture
 def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Own pictures, with modules of networks in the current folder."""
+    """Own pictures, and modules of networks in the current folder."""
     (tmp_path / "own_networks.py").write_text(NETWORKS)
     monkeypatch.chdir(tmp_path)
     return f"folder:{own_pictures.folder(tmp_path / 'photos', {'cats': 20, 'dogs': 20})}"
@@ -101,13 +101,13 @@ def arguments(network: str, source: str, *options: object, out: str = "run") -> 
 
 
 def train(network: str, source: str, *options: object) -> dict[str, Any]:
-    """Train a network of the module by the command, and return its metrics.json."""
+    """Train a network of the module with the command, and return its metrics.json."""
     invoke(*arguments(f"own_networks:{network}", source, *options, "--restart"))
     return read(Path("run"))
 
 
 def test_an_own_network_is_trained_with_its_own_normalisations_and_dropout(source: str) -> None:
-    """A last batch of one image joins the one before it, since the network may normalise."""
+    """A last batch of one image joins the previous batch, because the network may normalise."""
     summary = train("Linear", source, "--set", "batch_size=31", "--set", "learning_rate=0.02")["summary"]  # of 32
     assert summary["test"]["accuracy"] == 1
     assert "layers.2.running_mean" in weights(Path("run"))
@@ -119,7 +119,7 @@ def test_an_own_network_is_trained_with_its_own_normalisations_and_dropout(sourc
 
 
 def test_a_network_that_ends_in_a_softmax_or_cannot_be_exported_is_named(source: str) -> None:
-    """Linear's assertion makes a number of pixels, which no graph has."""
+    """Linear's assertion creates a number of pixels, which an exported graph does not have."""
     for network, probabilities, in_vain in (("Softmax", 1, 1), ("Linear", 0, 1), ("Guess", 0, 0)):
         printed = invoke(*arguments(f"own_networks:{network}", source, "--epochs", 1, out=network)).stderr
         assert printed.count(f"own_networks:{network} seems to end in a softmax: ") == probabilities
@@ -160,7 +160,7 @@ def test_normalisations_are_not_added_to_an_own_network(source: str) -> None:
     assert message == "--set batch_norm=true: own_networks:Linear has its own normalisation layers, or none."
 
 
-# What is weighed, and by what the best epoch is chosen.
+# Class weights, and the choice of the best epoch.
 
 
 def test_balanced_classes_count_alike_however_many_pictures_they_have(source: str) -> None:
@@ -168,7 +168,7 @@ def test_balanced_classes_count_alike_however_many_pictures_they_have(source: st
     steps = ("--epochs", 12, "--set", "batch_size=500", "--set", "learning_rate=0.1")
 
     def preference() -> float:
-        """How much more probable the network takes the class of many pictures to be."""
+        """The factor by which the network prefers the class with many pictures."""
         bias = weights(Path("run"))["bias"][0]
         return float(bias[0] - bias[1])
 
@@ -179,7 +179,7 @@ def test_balanced_classes_count_alike_however_many_pictures_they_have(source: st
 
 
 def test_the_best_epoch_is_that_of_the_chosen_figure(source: str) -> None:
-    own_pictures.folder(Path("photos/cats"), {"dark": 70, "bright": 70}, first=100)  # bright ones look like dogs
+    own_pictures.folder(Path("photos/cats"), {"dark": 70, "bright": 70}, first=100)  # bright pictures look like dogs
     steps = ("--epochs", 2, "--set", "batch_size=500")
     by_accuracy = train("Threshold", source, *steps)
     first, second = by_accuracy["epochs"]

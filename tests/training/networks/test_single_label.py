@@ -1,4 +1,4 @@
-"""The networks for one label: their sizes, their first weights, and what their answers depend on."""
+"""The networks for one label: their sizes, their initial weights, and what their answers depend on."""
 
 import pytest
 import torch
@@ -34,7 +34,7 @@ def test_parameter_counts_are_the_studys_and_their_teachers(name: str, count: in
 
 @pytest.mark.parametrize("name", MODELS)
 def test_images_become_ten_logits_each_which_depend_on_nothing_else(name: str) -> None:
-    """Neither on the rest of the batch nor, but in training, on dropout."""
+    """Answers depend neither on the rest of the batch nor, except in training, on dropout."""
     torch.manual_seed(0)
     model, pixels = build(name).eval(), torch.rand(3, 1, 28, 28)
     logits = model(pixels)
@@ -62,7 +62,7 @@ def test_an_lstm_reads_rows_from_top_to_bottom(name: str) -> None:
     model, pixels = build(name).eval(), torch.rand(1, 1, 28, 28)
     assert not torch.allclose(model(pixels), model(pixels.flip(2)), atol=1e-4)
     assert not torch.allclose(model(pixels), model(pixels.transpose(2, 3)), atol=1e-4)
-    for row in (0, 27):  # from the first to the last
+    for row in (0, 27):  # the first and the last row
         changed = pixels.clone()
         changed[0, 0, row] = 0
         assert not torch.allclose(model(pixels), model(changed), rtol=0, atol=1e-6)
@@ -72,7 +72,7 @@ def test_an_lstm_reads_rows_from_top_to_bottom(name: str) -> None:
 def test_lstms_start_as_in_keras(name: str) -> None:
     for lstm in [module for module in build(name).modules() if isinstance(module, nn.LSTM)]:
         weights = {key: value.detach() for key, value in lstm.named_parameters()}
-        # Keras has one bias vector, so what counts is the sum of PyTorch's two; gates in the order i, f, g, o.
+        # Keras has one bias vector, so only the sum of PyTorch's two matters. The gates have the order i, f, g, o.
         bias_i, bias_f, bias_g, bias_o = (weights["bias_ih_l0"] + weights["bias_hh_l0"]).chunk(4)
         assert torch.equal(bias_f, torch.ones(lstm.hidden_size))
         for bias in (bias_i, bias_g, bias_o):
