@@ -186,7 +186,7 @@ def test_options_that_do_not_go_together_are_refused(command: list[object], mess
 def test_the_forms_of_the_last_release_work_with_a_warning(
     options: list[object], warning: str, message: str, tmp_path: Path
 ) -> None:
-    """What is refused shows what was understood."""
+    """A refusal shows how the command understood a name."""
     onnx.save(onnx_models.classifier(), tmp_path / "theirs.onnx")
     result = invoke("export", *options, exit_code=1, columns=500)
     assert warning in result.stderr.splitlines()[0]

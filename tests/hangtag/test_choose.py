@@ -178,7 +178,7 @@ def test_the_best_are_served_and_load_tested_and_the_choice_becomes_a_route(mode
     assert served
     assert re.search(r" Measured: [\d,.]+ calls/s with 64 in flight, p99 ", printed)
     if served[1]:  # on an idle machine
-        # 400 images cannot show that a cascade loses at most 0.1% of all, so it may lose none of them.
+        # 400 images cannot show that a cascade misclassifies at most 0.1% more, so it may misclassify none of them.
         assert "; 0 of 400 are wrong although cnn-int8 is right, and at most 0.75% of others" in printed
         assert "too few to show that a cascade loses at most 0.10%" in printed
         route = json.loads(invoke("models", "show", "both", "--models", models, "--json").stdout)

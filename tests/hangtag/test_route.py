@@ -98,7 +98,7 @@ def test_three_models_have_one_threshold_and_the_middle_one_is_judged(models: Pa
     )
     assert f" Of such images {route['expected_sent_on']:.1%} go on to lstm2 and" in printed
     assert re.search(r"at least +sent on to lstm2 +sent on to cnn +accuracy +against cnn", printed)
-    # What the cascade of the other two would be is what tuning them says.
+    # The three-model cascade reports the same two-model cascade as tuning the other two models.
     assert (fewer := re.search(r"Without lstm2, the threshold would be (0\.\d+), ", printed))
     assert f"Chosen: {fewer[1]}." in chosen
 

@@ -1,4 +1,4 @@
-"""What the gate measures: differences between answers."""
+"""The gate's measurements: differences between answers."""
 
 from typing import Any
 

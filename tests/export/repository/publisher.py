@@ -16,7 +16,7 @@ _SYSTEM = ("os", "shutil", "tempfile", "fcntl", "open", "pathlib")
 
 
 def publish_content(models: Path, name: str, content: str) -> Path:
-    """Publish a file with this content as the next version; return the version's folder."""
+    """Publish a file with this content as the next version. Returns the version's folder."""
     with publish(models, name) as publication:
         publication.model_file.write_text(content)
     return publication.folder
@@ -48,7 +48,7 @@ def _publish_with_others(models: Path, name: str, content: str, barrier: Barrier
 
 
 def killed_at(moment: int, models: Path) -> bool:
-    """Publish in a process that is killed before its n-th call of the operating system: open, mkdir, rename and so on.
+    """Publish in a process that is killed before its n-th call of the operating system, such as open, mkdir or rename.
 
     Returns:
         Whether the process was killed; False if it ended before the n-th call.

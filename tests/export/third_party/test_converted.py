@@ -69,7 +69,7 @@ def test_a_converted_file_names_the_layer_in_fp32_everywhere_and_is_served(tmp_p
     assert float(agreement[1]) >= 95
     assert float(agreement[2]) < float(agreement[1])
     assert re.search(r"  size         0\.00 MB, \d+% of the original's\n", result.stdout)
-    progress = [line for line in result.stderr.splitlines() if "layer" in line]  # shown meanwhile
+    progress = [line for line in result.stderr.splitlines() if "layer" in line]  # lines shown during the conversion
     assert progress[0].startswith("3 of 3 layers converted: ")
     assert progress[-1].startswith("2 of 3 layers converted: ")
 

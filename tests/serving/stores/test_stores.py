@@ -358,7 +358,7 @@ def test_the_message_names_what_is_lacking(s3: ObjectStore, web: ObjectStore, tm
     assert "the host name is unknown" in s3.refused("list", "--models", "https://no-such-host.invalid/a")
     authorities = web.variables.pop("SSL_CERT_FILE")
     assert "this machine does not trust the store's certificate" in web.refused("list", "--models", web.url)
-    web.variables = {"XDG_CACHE_HOME": authorities}  # a file
+    web.variables = {"XDG_CACHE_HOME": authorities}  # a file instead of a folder
     assert web.refused("list", "--models", web.url).startswith("a local file cannot be read or written: ")
     lacking = last_line(without(["obstore"], "serve", "--models", s3.url, **s3.variables).stderr)
     assert lacking.startswith("Error: a model store needs the Python module 'obstore")

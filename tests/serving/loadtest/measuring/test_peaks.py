@@ -94,7 +94,7 @@ KEPT, MISSED, LATE = step_at(100, kept=True), step_at(200, kept=False), step_at(
     [
         (Peak("cnn", 100.0, (MISSED, KEPT, KEPT)), False, "cnn keeps p99 within 10.0 ms up to 100 calls/s."),
         (Peak("cnn", 100.0, (LATE, KEPT, KEPT)), True, "up to 100 calls/s (the server's peak may be higher"),
-        # The server misses the bound below the rate at which the generator is late.
+        # The server exceeds the latency limit at a lower rate than the one at which the generator falls behind.
         (Peak("cnn", 100.0, (step_at(300, kept=True, late=True), MISSED, KEPT, KEPT)), False, "up to 100 calls/s."),
         # A late run at the peak itself, before two runs within the limit, proves nothing about higher rates.
         (Peak("cnn", 100.0, (step_at(100, kept=True, late=True), MISSED, KEPT, KEPT)), False, "up to 100 calls/s."),

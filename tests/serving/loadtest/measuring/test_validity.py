@@ -101,7 +101,7 @@ def test_blocks_too_short_to_measure_other_programs_are_named_as_the_reason(load
     enough = loadtest(*command, "--min-duration", "600ms")
     assert enough.run("fast")["total"]["others_cpu_share"] is not None
     assert "of this machine's CPUs during a run." in enough.text
-    # The generator is on this machine too.
+    # The generator runs on the server's machine too.
     assert "shared this machine's CPUs with the server. The generator's busiest process used up to " in enough.text
 
 

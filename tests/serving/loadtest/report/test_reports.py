@@ -87,7 +87,7 @@ def test_a_test_of_several_targets_ends_with_the_answer_in_three_lines(complete:
     for _, measured in (complete, spoiled):
         which, how_much, how_sure = measured.document["answer"].values()
         assert measured.text.endswith(f"Which: {which} By how much: {how_much} How sure: {how_sure}")
-    assert complete[1].document["answer"]["which"].startswith("Choose slow")  # which alone is right on every sample
+    assert complete[1].document["answer"]["which"].startswith("Choose slow")  # only slow is right on every sample
     assert f"Targets without a VALID run under this load were left out: {HOSTILE}, never." in how_sure
 
 
