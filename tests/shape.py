@@ -1,4 +1,4 @@
-"""Prints how large the tests are, and how closely they hold the product: `make test-shape`.
+"""Prints the size of the tests, and how closely they depend on the product: `make test-shape`.
 
 The exit status is 1 if a limit is exceeded. An *edge* is a test file that imports a module of the product. A module is
 *internal* unless users of hangtag import it or its errors. A *patch* replaces something while a test runs.

@@ -90,7 +90,7 @@ def test_every_command_in_the_readme_exists() -> None:
 
 
 def shell_examples(text: str) -> list[str]:
-    """Return the commands in indented blocks and ```sh blocks, without comments and output, with joined lines."""
+    """Return the commands in indented and ```sh blocks. Continued lines are joined; comments and output are dropped."""
     blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
     blocks += [
         "\n".join(line[4:] for line in re.findall(r"^    .*", re.sub(r"```.*?```", "", text, flags=re.DOTALL), re.M))
@@ -115,7 +115,7 @@ def test_an_example_names_options_that_exist(example: str) -> None:
 
 @pytest.mark.parametrize("example", [line for line in shell_examples(README) if line.startswith("hangtag classify")])
 def test_a_classify_example_runs_as_it_is_written(example: str, address: str, outfits: str) -> None:
-    """The test replaces the servers' ports. The first server is the default one, the second is the one on port 8003."""
+    """The test replaces the servers' ports: the first server has the default port, and the second has port 8003."""
     command = example.replace("127.0.0.1:8003", outfits)
     shown = run(["bash", "-ec", command], WITH_OUR_PROGRAMS, HANGTAG_SERVER=address)
     (images,) = [word for word in shlex.split(command) if word.startswith("examples/")]

@@ -99,7 +99,7 @@ class Client:
     folder: Path
 
     def call(self, address: str, pictures: list[Path]) -> Any:
-        """Make every kind of call that the client has, and return what it got."""
+        """Make every kind of call that the client offers, and return the answers."""
         done = self._python("-c", self.release.imports + CALLS, address, *map(str, pictures))
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)

@@ -129,7 +129,7 @@ def test_the_server_can_write_temporary_files(pod: dict[str, Any]) -> None:
 
 
 def test_the_network_policy_admits_clients_by_expressions_and_prometheus() -> None:
-    """`includeSelectors` adds labels to every podSelector.matchLabels, a policy's peers included; expressions stay."""
+    """`includeSelectors` adds labels to every podSelector.matchLabels, also of a policy's peers, not to expressions."""
     (labels,) = yaml.safe_load((BASE / "kustomization.yaml").read_text())["labels"]
     assert labels["includeSelectors"]
     calls, scrapes = yaml.safe_load((BASE / "network-policy.yaml").read_text())["spec"]["ingress"]

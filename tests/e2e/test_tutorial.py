@@ -19,7 +19,7 @@ SECTIONS = dict(zip(PARTS[::2], PARTS[1::2], strict=True))
 
 
 class Shell:
-    """A reader's environment: a folder that contains examples/, the variables, and the installed programs."""
+    """A reader's environment: a folder with examples/, environment variables, and the installed programs."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

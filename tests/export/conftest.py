@@ -81,5 +81,5 @@ def runs_dir(tmp_path_factory: pytest.TempPathFactory, few: Garments) -> Path:
 
 @pytest.fixture(scope="session")
 def of_run(runs_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Export:
-    """``hangtag export RUN``."""
+    """The folder and the output of ``hangtag export RUN``."""
     return once(tmp_path_factory, "export-run", lambda folder: published_in(folder, "older", "--runs", runs_dir))

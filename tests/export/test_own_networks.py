@@ -27,7 +27,7 @@ LINE = "return self.linear(pixels.flatten(1))"
 
 @pytest.fixture
 def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The module of a network that was trained to distinguish own pictures, in the current folder."""
+    """The module of a network that was trained on own pictures, in the current folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     module = tmp_path / "nets.py"

@@ -1,4 +1,4 @@
-"""Commands that work without PyTorch. tests/hangtag tests the others, whose error names the missing extra."""
+"""Commands that work without PyTorch. tests/hangtag tests the other commands, whose error names the missing extra."""
 
 import os
 from collections.abc import Callable

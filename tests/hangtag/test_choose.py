@@ -20,7 +20,7 @@ from tests.kit.command import invoke
 from tests.kit.shipped import MODELS
 
 CLASSES = np.array([0, 1, 0, 1])
-# FAST is right and sure, right and unsure, wrong and unsure, wrong and sure; SLOW is slower and always right.
+# FAST: right and sure, right and unsure, wrong and unsure, wrong and sure. SLOW is slower, and always right.
 FAST = Model(
     "fast", np.array([[0.95, 0.05], [0.4, 0.6], [0.3, 0.7], [0.81, 0.19]]), ServiceTimes((1, 64), (0.002, 0.064))
 )

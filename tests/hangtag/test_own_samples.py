@@ -143,7 +143,7 @@ def test_samples_that_a_model_was_trained_on_are_counted(samples: Path, tmp_path
     own_pictures.csv(run / "pictures.csv", [("train", "red", each, each) for each in seen], "split,label,pixels,path")
     divided = ("evaluate", file, "--data", f"folder:{samples}/photos", "--runs", tmp_path / "runs")
     assert "was trained on 3 of these 3 pictures (" in invoke(*divided).stderr  # the folder is split differently
-    assert evaluated(*divided[1:])["accuracy"] == 1  # the labels are matched by name; their order differs there
+    assert evaluated(*divided[1:])["accuracy"] == 1  # labels are matched by name, not by their order
 
 
 def test_of_many_labels_the_worst_are_drawn(tmp_path: Path) -> None:

@@ -1,1 +1,1 @@
-"""What tests share: servers, clients over every transport, the command, certificates, models, and how to wait."""
+"""Shared code of the tests: servers, clients over every transport, the command, certificates, models, and waiting."""

@@ -62,7 +62,7 @@ def publish(
     canvases: int = exporter.CANVASES,
     **options: Any,
 ) -> Published:
-    """Export a run with the function behind ``hangtag export RUN``, on few test images. That function has the options.
+    """Export a run with the function behind ``hangtag export RUN``, on few test images. ``options`` go to the function.
 
     Args:
         calibrate_on: The validation images on which a temperature is fitted; None for no temperature.

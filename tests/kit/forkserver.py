@@ -42,7 +42,7 @@ def preload_training() -> None:
 class Forked:
     """A function in a forked process, with the parts of subprocess.Popen's interface that tests use.
 
-    Leaving the context kills the process if it is still running.
+    Leaving the context kills a process that is still running.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""A factory of runtimes with a gate, at which a test delays, counts, fails and computes batches."""
+"""A factory of runtimes with gates. At a gate, a test delays and counts batches, lets them fail, and computes them."""
 
 import threading
 import time
@@ -18,7 +18,7 @@ from tests.kit.waiting import TIMEOUT, pass_time
 
 Array = npt.NDArray[np.float32]
 Script = Callable[[Array], Array]
-"""x [batch, 2] -> y [batch, 2]."""
+"""Computes y [batch, 2] from x [batch, 2]."""
 
 
 class Stop:
@@ -29,7 +29,7 @@ class Stop:
         self._reached = threading.Semaphore(0)
 
     def stop(self) -> None:
-        """Wait here."""
+        """Wait until a test releases this point."""
         self._reached.release()
         assert self._released.wait(TIMEOUT)
 

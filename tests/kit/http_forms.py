@@ -28,7 +28,7 @@ class HttpError(grpc.RpcError):
     """A refusal, with the status code that gRPC uses for it."""
 
     def __init__(self, code: grpc.StatusCode, details: str, status: int = 0) -> None:
-        """Make the error of a call.
+        """Create the error of a call.
 
         Args:
             code: The status code that gRPC uses for the error.

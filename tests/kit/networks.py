@@ -15,7 +15,7 @@ def weights(seed: int, *shape: int) -> Array:
 
 
 def sensitive() -> onnx.ModelProto:
-    """Three matrix products. The layer `fragile` fails in 8 bits.
+    """Three matrix products. The layer `fragile` gives wrong results in 8 bits.
 
     The inputs of `fragile` differ by a factor of 10,000 in size, and only the small ones are passed on.
     """

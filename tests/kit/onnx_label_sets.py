@@ -19,7 +19,7 @@ DISTANCES = [[abs(i - j) / 10 for j in range(10)] for i in range(10)]
 
 
 def image(probabilities: Sequence[int], path: Sequence[int] = (), path_probability: int = 0) -> npt.NDArray[np.uint8]:
-    """An image [64, 64] that determines this answer: probabilities in 255ths, and a path whose labels begin at 0."""
+    """An image [64, 64] that determines this answer. Probabilities are in 255ths; the path's labels begin at 0."""
     pixels = np.zeros((SIZE, SIZE), np.uint8)
     pixels[0, : len(probabilities)] = probabilities
     pixels[1, : len(path)] = np.array(path, np.uint8) + 1

@@ -168,7 +168,7 @@ def web_server(answer: Callable[[str], Answer]) -> Iterator[str]:
 
 
 Method = Callable[[Iterator[bytes], grpc.ServicerContext], Iterable[Any]]
-"""Maps the requests' bytes to the responses. A method that is no stream has one response. It may abort or wait."""
+"""Maps requests' bytes to responses: one response if the method is no stream. The method may abort or wait."""
 CHECK, WATCH = "/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"
 INFERENCE = "/inference.GRPCInferenceService/"
 

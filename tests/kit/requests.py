@@ -169,7 +169,7 @@ def pictures(draw: st.DrawFn) -> bytes:
                 del data[place:]
             case "put in":
                 data[place:place] = draw(_bytes)
-            case "header" if len(data) > 26:  # PNG's width and height are there: also huge ones
+            case "header" if len(data) > 26:  # PNG's width and height, which may become huge
                 data[16:24] = draw(st.binary(min_size=8, max_size=8))
     return bytes(data)
 

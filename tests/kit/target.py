@@ -1,4 +1,4 @@
-"""A server in another process that is fuzzed or attacked. It must survive, and its memory and log may not grow."""
+"""A server in another process that is fuzzed or attacked. The server must survive, without growth of memory or log."""
 
 import re
 from collections.abc import Sequence
@@ -68,7 +68,7 @@ class Target:
         return answer
 
     def wait_for_memory(self, most: int) -> None:
-        """Wait until the server holds at most this many bytes. It frees the memory of a connection after its end."""
+        """Wait until the server holds at most this many bytes. The memory of a connection is freed after its end."""
         until(lambda: self.memory() <= most)
 
     def require_answer(self) -> None:

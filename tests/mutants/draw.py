@@ -21,7 +21,7 @@ from cosmic_ray.plugins import get_operator
 from tests.mutants.mutant import AREAS, LINES_BEFORE, Mutant, changed_lines, write
 
 _BROKEN = "ExceptionReplacer"
-"""cosmic-ray's operator that is left out, because cosmic-ray 8.7 fails on ``except (A, B)``."""
+"""A cosmic-ray operator that is left out, because cosmic-ray 8.7 fails on ``except (A, B)``."""
 
 Position = tuple[str, tuple[int, int]]
 

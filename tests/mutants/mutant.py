@@ -45,7 +45,7 @@ class Mutant:
         return next(area for area in AREAS if self.file.startswith(f"{area}/"))
 
     def place(self, root: Path) -> tuple[Path, int]:
-        """Find the lines that the mutant changes in a checkout. Return their file and the number of the first line.
+        """Find the lines that the mutant changes in a checkout. Return their file and the number of the first of them.
 
         Raises:
             MovedError: The lines are neither in the original file nor in exactly one other file of the area.

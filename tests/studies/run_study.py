@@ -37,7 +37,7 @@ def study(*words: str | Path, exit_codes: tuple[int, ...] = (0,)) -> str:
     ) as process:
         try:
             output, _ = process.communicate()
-        except BaseException:  # at a timeout or Ctrl-C, interrupt the study, which then stops its servers
+        except BaseException:  # at a timeout or Ctrl-C, interrupt the study so that it stops its servers
             process.send_signal(signal.SIGINT)
             raise
     assert process.returncode in exit_codes, output

@@ -73,7 +73,7 @@ def address(running: Server, ca: Path | None = None) -> Address:
 
 @pytest.mark.slow
 def test_all_kinds_of_calls_at_once_are_answered_rightly(models: Path, tmp_path: Path) -> None:
-    """The load is the study's: calls of all kinds to two servers. No call waits for the answer of another server."""
+    """The load equals that of the study: calls of all kinds to two servers, which wait only for their own server."""
     certificates = Certificates(tmp_path)
     outcomes: list[Outcome] = []
 

@@ -129,7 +129,7 @@ def test_a_stop_requested_anywhere_ends_the_run_which_resumes(tmp_path: Path) ->
                 assert_same_outcome(folder, unbroken)
         else:
             break
-    # In each epoch after each of 3 steps, at 2 summaries, and in validation; then in both splits.
+    # Per epoch: a stop after each of 3 steps, at 2 summaries, and in validation. Finally, one in each of 2 splits.
     assert stops >= 2 * (3 + 2 + 1) + 2
 
 

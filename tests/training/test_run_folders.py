@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 def test_a_damaged_byte_is_noticed_or_harmless_and_a_missing_end_is_noticed(
     tmp_path: Path, where: float, flip: int
 ) -> None:
-    """Flip a bit of the file, or cut off its rest."""
+    """A bit of the file is flipped, or its rest is cut off."""
     run, weight = Run(tmp_path), torch.arange(500.0)
     run.save("best.pt", {"model": weight})
     contents = bytearray((tmp_path / "best.pt").read_bytes())

@@ -173,7 +173,7 @@ def test_a_student_learns_what_the_teacher_answers_to_the_view_that_it_sees(tmp_
         augmentation=Augmentation(flip=True, shift=2, erase=1.0) if views else Augmentation(),
         distillation=Distillation("cnn", weight=1.0, temperature=2.0, views=views),
     )
-    with watching(answer) as to_student:  # it answers like its teacher
+    with watching(answer) as to_student:  # the student answers alike
         learn(replace(plain, recipe=recipe), garments.few(), tmp_path, teacher=teacher)
     # The teacher answers each view, and also its mirror image if the student may receive this image.
     assert [len(images) for images in to_teacher] == ([views * 64] * 2 if views else [64])

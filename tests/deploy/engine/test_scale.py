@@ -146,7 +146,7 @@ def test_killing_a_replica_fails_only_its_calls_in_flight(scaled: Stack, load: S
     state = scaled.container("server", 2)["State"]
     kill = f"import os, signal; os.kill({state['Pid']}, signal.SIGKILL)"
     with restart_of(scaled, 2) as wait:
-        # Send SIGKILL, as the kernel's out-of-memory killer does. After `docker kill` the engine would not restart it.
+        # Send SIGKILL, like the kernel's out-of-memory killer. After `docker kill`, the engine restarts no container.
         docker("run", "--rm", "--pid", "host", "--user", "0", "--entrypoint", "python", "hangtag:cpu", "-c", kill)
         load.wait_for_answers(200)
         assert len(load.failures) <= IN_FLIGHT, load.failures

@@ -146,7 +146,7 @@ def test_a_file_that_differs_is_refused(
 def test_a_refusal_leaves_the_repository_as_it_was_and_the_file_without_a_fault_is_published(
     lstm: Exported, few: Garments, tmp_path: Path
 ) -> None:
-    """Refusals happen before the first version and before the second, which then gets the next number."""
+    """A version is refused twice: before the first version is published, and before the second, which gets number 2."""
     expected = (
         "parity: batch 1: logits differ from PyTorch's by 0.05, more than the allowed 0.0001; worst at test image 0. "
         "Nothing was published."

@@ -85,7 +85,7 @@ BY_BATCH = "found, one, none = DynamicQuantizeLinear(x) again = DequantizeLinear
 def test_a_model_in_8_bits_may_be_batched_where_answers_differ_by_steps(
     tmp_path: Path, rounding: str, source: str, share: float, batched: bool
 ) -> None:
-    """This share of the batch's mean is added to each sample."""
+    """A model that adds this share of the batch's mean to each sample."""
     shifted = onnx_models.from_text(
         f"""(float[batch, 3] x) => (float[batch, 3] y)
         <float scale = {{0.05}}, int8 zero = {{0}}, float share = {{{share}}}, int64[1] samples = {{0}}> {{

@@ -228,7 +228,7 @@ def test_too_many_axes_are_refused(client: Client) -> None:
 
 
 def calls(name: Any) -> dict[str, Callable[[Client], object]]:
-    """Calls whose argument for a model's name is something else."""
+    """Calls that get something else instead of a model's name."""
     return {
         "infer": lambda client: client.infer(name, {}),
         "infer_stream": lambda client: list(client.infer_stream(name, [{}])),

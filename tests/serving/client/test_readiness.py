@@ -91,8 +91,8 @@ def test_waiting_outlasts_a_server_that_starts_later(kind: Kind, models: Path) -
 
 @grpc_kinds
 def test_a_wait_goes_on_where_a_watch_fails_and_says_why_at_its_end(kind: Kind) -> None:
-    """A later Watch may end before its request is sent, for which gRPC may lose the reason; or it is not answered. On a
-    busy machine, the wait ends before that, so a longer wait follows."""
+    """A later Watch may end before its request is sent, or may get no answer. gRPC may lose the reason of the former.
+    On a busy machine, a short wait ends earlier, so a longer wait follows."""
     watches: list[grpc.ServicerContext] = []
 
     def watch(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[object]:

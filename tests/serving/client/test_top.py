@@ -25,7 +25,7 @@ ONCE = ("top", "--once", "--interval", "0.1", "--server")
 
 @pytest.fixture(scope="module")
 def addresses(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """The addresses of a server process, by their names in the log. It has two models, and a cascade of two others."""
+    """The addresses of a server process, by their names in the log. Its models are two, and a cascade of two others."""
     models = onnx_models.publish_all(tmp_path_factory.mktemp("models"), "gather", "text")
     for name in ("first", "second"):
         onnx_models.publish(models, name, onnx_models.classifier())

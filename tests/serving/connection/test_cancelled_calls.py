@@ -80,8 +80,8 @@ async def cancel_again_and_again(
 def test_calls_that_are_cancelled_end_no_others_and_are_not_computed(
     kind: Kind, ask: Callable[[AsyncClient], Awaitable[Any]], live: LiveServer
 ) -> None:
-    """Over HTTP, gRPC's transport does not matter. There no limit counts the cancelled calls, and each ends its
-    connection, so fewer calls suffice."""
+    """gRPC's transport does not matter for calls over HTTP. No limit counts cancelled calls over HTTP, and each ends
+    its connection, so fewer calls suffice."""
     rounds = ROUNDS // 4 if kind.http else ROUNDS
 
     async def run() -> list[Any]:

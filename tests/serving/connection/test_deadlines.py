@@ -1,4 +1,4 @@
-"""A call ends at its deadline, however slowly the other side connects, reads or answers; or at Ctrl-C."""
+"""A call ends at its deadline, or at Ctrl-C, however slowly the other side connects, reads or answers."""
 
 import asyncio
 import os

@@ -102,7 +102,7 @@ def test_values_that_a_datatype_does_not_have_are_named(kind: Kind, body: bytes,
 
 
 def with_binary_size(size: Any) -> Answer:
-    """An answer with four bytes of binary data, and a header that states this length of the JSON."""
+    """An answer with four bytes of binary data, whose JSON states this binary_data_size."""
     output = {"name": "value", "datatype": "FP32", "shape": [1], "parameters": {"binary_data_size": size}}
     head = json.dumps({"model_name": "gather", "outputs": [output]}).encode()
     return 200, {HEAD_LENGTH: str(len(head))}, head + bytes(4)

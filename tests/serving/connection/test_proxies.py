@@ -78,7 +78,7 @@ def failure(kind: Kind, address: str = SERVER) -> str:
 
 
 def test_a_proxy_that_does_not_answer_is_named(kind: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
-    """gRPC's library reads variables of its own."""
+    """gRPC's library reads additional variables for proxies."""
     variables = ("HTTP_PROXY", "http_proxy") if kind.http else ("http_proxy", "https_proxy", "grpc_proxy")
     for variable in variables:
         for at in ("127.0.0.1:1", "proxy.invalid:1") if kind.http else ("127.0.0.1:1",):

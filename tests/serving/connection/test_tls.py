@@ -43,7 +43,7 @@ class Servers:
             certificates.issue(name, "ours", *hosts, **validity)
 
     def get(self, certificate: str | None, *, clients: bool = False) -> Server:
-        """A server with a certificate. With ``clients``, it requires a client's certificate from ours."""
+        """A server with a certificate. With ``clients``, the server requires a client's certificate from ours."""
         if (certificate, clients) not in self._servers:
             tls: dict[str, Any] = {}
             if certificate:

@@ -20,7 +20,7 @@ from tests.kit.command import invoke, refusal
 from tests.kit.fake_server import FakeServer, running
 from tests.kit.waiting import pass_time
 
-# One block that is as short as possible. A test lengthens the durations that it measures.
+# A run of one block, as short as possible. Each test lengthens only the durations that it measures.
 QUICK = ("--min-duration", "50ms", "--min-query-count", "10", "--blocks", "1", "--warm-up", "0")
 LOOP = (*QUICK, "--concurrency", 1)
 SCHEMA = json.loads((Path(__file__).parents[3] / "docs/loadtest.schema.json").read_text())
@@ -137,7 +137,7 @@ def saved_block(seconds: Seconds, *, failed: int = 0, **more: Any) -> dict[str, 
     """A block of one second whose answered queries took these seconds, with the fields of the first version's files."""
     return {
         "duration": 1.0,
-        "throughput": float(len(seconds)),  # a rate, as in the first version's files
+        "throughput": float(len(seconds)),  # a rate, as in the first files
         "warm_up_queries": 0,
         "statuses": {"OK": len(seconds)} | ({"UNAVAILABLE": failed} if failed else {}),
         "delayed_queries": 0,

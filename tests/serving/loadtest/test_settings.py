@@ -106,7 +106,7 @@ def test_a_scenario_sets_what_the_command_does_not(
     assert list(server.requests[-1].inputs[0].shape) == [settings["batch_size"], 28, 28]
     (run,) = measured.runs
     assert run["samples_per_second"] == pytest.approx(run["total"]["throughput"] * settings["batch_size"])
-    # A run that is judged by a percentile sends enough queries to determine it, whatever --min-query-count is.
+    # If a run is judged by a percentile, enough queries are sent to determine it, whatever --min-query-count is.
     needed = {90.0: 44, 95.0: 90, 99.0: 459}[settings["percentile"]]
     assert run["judged"] is (scenario != "offline")
     assert (run["total"]["queries"] >= needed) is run["judged"]

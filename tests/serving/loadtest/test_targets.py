@@ -74,7 +74,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 
 @pytest.fixture(scope="module")
 def places(certificates: Certificates) -> Iterator[dict[str, Any]]:
-    """Servers of several kinds, by the words that stand for their addresses."""
+    """Servers of several kinds, by the placeholders for their addresses."""
     pair = (certificates.key("server-of-ours").read_bytes(), certificates.cert("server-of-ours").read_bytes())
     with ExitStack() as stack:
         nowhere, other = stack.enter_context(refusing()), stack.enter_context(grpc_server({}))

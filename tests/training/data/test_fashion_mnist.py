@@ -156,7 +156,7 @@ def test_torchvision_downloads_where_there_is_nothing_else(
         packed = gzip.compress((raw_dir / name).read_bytes(), compresslevel=1)
         (tmp_path / f"{name}.gz").write_bytes(packed)
         resources.append((f"{name}.gz", hashlib.md5(packed).hexdigest()))
-    # This test compresses the mirror's .gz files, so torchvision must expect their digests, unlike hangtag.
+    # torchvision checks the digests of the mirror's .gz files, which this test compresses. hangtag checks contents.
     monkeypatch.setattr(FashionMNIST, "resources", resources)
     with mirror(tmp_path) as (port, requested):
         use_proxy(monkeypatch, port)

@@ -30,7 +30,7 @@ def refused(source: str, *options: object) -> str:
 
 
 def contents(source: str, **own: Any) -> dict[str, Counter[bytes]]:
-    """The images of each split, by their pixels."""
+    """The pixels of each split's images."""
     data = sources.load(source, own=OwnPictures(**own))
     return {split: Counter(image.tobytes() for image in getattr(data, split).images) for split in SPLITS}
 
@@ -123,7 +123,7 @@ def test_files_that_cannot_be_read_are_named_and_left_out(tmp_path: Path) -> Non
     assert found["splits"] == {"train": 30, "validation": 4, "test": 4}
     unreadable, loose, others, few = found["notes"]
     assert loose == "Left out 1 picture that is in no class's folder: loose.png."
-    damaged = "cats/000.png (it cannot be decoded and seems damaged: "  # the wording of 'hangtag classify'
+    damaged = "cats/000.png (it cannot be decoded and seems damaged: "  # 'hangtag classify' words it so
     assert unreadable.startswith(f"Left out 3 pictures that cannot be read: {damaged}")
     assert "cats/001.png (it is empty (0 bytes))" in unreadable
     assert "cats/002.jpg (it is not a PNG, JPEG or WebP file; convert the file to one of these formats)" in unreadable

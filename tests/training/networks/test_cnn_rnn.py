@@ -74,7 +74,7 @@ def test_a_narrow_beam_finds_a_path_that_is_never_more_probable_than_the_best(pi
 
 
 class Scripted(CnnRnn):
-    """Predicts only from the number of earlier labels. Each number has a row of logits, of which the last is END's."""
+    """Predicts only from the number of earlier labels. Each number has a row of logits, whose last column is END's."""
 
     def __init__(self, logits: Tensor) -> None:
         super().__init__(logits.shape[1] - 1)
@@ -95,7 +95,7 @@ def test_no_label_is_repeated_even_if_that_is_most_probable(pixels: Tensor) -> N
 
 @torch.no_grad()
 def test_a_full_path_ends(pixels: Tensor) -> None:
-    """The labels in their order, all with the same confidence, and END only after six labels."""
+    """Logits that prefer the labels in their order with equal confidence, and END only after six labels."""
     talkative = Scripted(torch.eye(11)[:7] * torch.tensor([40.0] * MAX_LABELS + [4.0] * 2)[:, None])
     beam = beam_search(talkative.eval(), pixels)
     assert beam.path.tolist() == [list(range(MAX_LABELS))] * len(pixels)

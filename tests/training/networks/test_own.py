@@ -119,7 +119,7 @@ def test_an_own_network_is_trained_with_its_own_normalisations_and_dropout(sourc
 
 
 def test_a_network_that_ends_in_a_softmax_or_cannot_be_exported_is_named(source: str) -> None:
-    """Linear's assertion creates a number of pixels, which an exported graph does not have."""
+    """Linear's assertion converts pixels to a Python number, which an exported graph cannot do."""
     for network, probabilities, in_vain in (("Softmax", 1, 1), ("Linear", 0, 1), ("Guess", 0, 0)):
         printed = invoke(*arguments(f"own_networks:{network}", source, "--epochs", 1, out=network)).stderr
         assert printed.count(f"own_networks:{network} seems to end in a softmax: ") == probabilities
@@ -168,7 +168,7 @@ def test_balanced_classes_count_alike_however_many_pictures_they_have(source: st
     steps = ("--epochs", 12, "--set", "batch_size=500", "--set", "learning_rate=0.1")
 
     def preference() -> float:
-        """The factor by which the network prefers the class with many pictures."""
+        """The log odds by which the network prefers the class with many pictures."""
         bias = weights(Path("run"))["bias"][0]
         return float(bias[0] - bias[1])
 

@@ -111,7 +111,7 @@ def test_failures_are_counted_by_status_with_their_first_message(server: FakeSer
 def test_a_stall_of_the_server_shows_in_the_open_loop_and_hides_in_the_closed_one(
     server: FakeServer, measured: Measure
 ) -> None:
-    """Coordinated omission: in a closed loop, one of 200 queries meets the stall; in an open loop, many become due."""
+    """Coordinated omission: a stall delays one of 200 queries in a closed loop, but many queries in an open loop."""
     stalled, at = threading.Lock(), (101, 301)
 
     def behaviour(number: int, context: Any) -> None:

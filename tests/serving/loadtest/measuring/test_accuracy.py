@@ -60,7 +60,7 @@ def test_every_labelled_sample_is_sent_once_and_counted(
     samples = labelled(tmp_path, 108, 120)
     measured = loadtest("fast", "slow", *LOOP, *samples, "--accuracy")
     one_by_one, in_batches = (target["accuracy"] for target in measured.document["targets"])
-    # The highest logit is always that of class 0, unless class 0 has the lowest: right only for image 110.
+    # The highest logit belongs to class 0, unless class 0 has the lowest logit. This is right only for image 110.
     expected = 1 if way == "logits alone" else 108
     assert one_by_one == in_batches
     assert (in_batches["correct"], in_batches["total"], in_batches["expected"]) == (expected, 120, None)
@@ -89,7 +89,7 @@ def photos(folder: Path, correct: int, total: int) -> tuple[str, Path]:
 def test_an_accuracy_below_99_percent_of_the_files_makes_the_test_invalid_where_the_samples_are_the_same(
     server: FakeServer, loadtest: Loadtest, tmp_path: Path
 ) -> None:
-    """Chance counts: 9 of 10 is possible at 95 %, 160 of 200 is not. `harder` learned from other pictures."""
+    """9 of 10 right answers are possible by chance at an accuracy of 95 %, but 160 of 200 are not."""
     few, many = photos(tmp_path / "few", 9, 10), photos(tmp_path / "many" / "test", 160, 200)
     photos(tmp_path / "many" / "train", 0, 1)
     digests = [held_out(f"folder:{folder}", ImageSpec(28, 28), LABELS).digest for folder in (few[1], many[1].parent)]

@@ -18,8 +18,8 @@ from tests.kit.waiting import until
 pytestmark = pytest.mark.quick
 TIMES = type(psutil.cpu_times())
 
-# A process that computes for 0.3 s when it reads a line. The process is a child of the test's or a stranger, whose
-# parent has ended, and it may listen at an address.
+# A process that computes for 0.3 s when it reads a line. The process is a child of the test, or a stranger whose parent
+# has ended. It may listen at an address.
 PROGRAM = """
 import os, socket, sys, time
 kind, address = sys.argv[1:]

@@ -40,7 +40,7 @@ def test_the_peak_is_searched_and_confirmed(server: FakeServer, loadtest: Loadte
     (peak,) = measured.document["peaks"]
     saturated, *confirmation = measured.runs
     assert saturated["load"]["concurrency"] == 64
-    lowest = (2 + (100 + 4) ** 0.5) ** 2  # calls a second, of which nearly always at least 100 arrive in this second
+    lowest = (2 + (100 + 4) ** 0.5) ** 2  # calls a second; at least 100 nearly always arrive in this second
     expected = PeakSearch(0.5 * saturated["total"]["throughput"], lowest)
     for step in peak["steps"]:
         assert step["load"]["rate"] == expected.rate

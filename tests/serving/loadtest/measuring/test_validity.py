@@ -95,7 +95,7 @@ def test_a_program_that_computes_meanwhile_makes_the_run_doubtful(
 def test_blocks_too_short_to_measure_other_programs_are_named_as_the_reason(loadtest: Loadtest) -> None:
     command = ("fast", *LOOP, "--min-query-count", 1)
     short = loadtest(*command)
-    # A busy machine lengthens even a short block. test_machine tests that a short time has no share.
+    # A busy machine lengthens even a short block. test_machine tests that no share is computed for a short time.
     unknown = short.run("fast")["total"]["others_cpu_share"] is None
     assert ("is unknown, because each block took less than 250 ms (raise --min-duration)" in short.text) is unknown
     enough = loadtest(*command, "--min-duration", "600ms")
@@ -143,7 +143,7 @@ def by_two(*_: object) -> Reading:
     return lambda answered: next(counted)
 
 
-# By model: its counters, whether its run is restarted, whether it is partly counted, and the counts of all blocks.
+# By model: its counters, whether its run is restarted or partly counted, and the possible totals of its counts.
 CASES: dict[str, tuple[Reading, bool, bool, Iterable[int | None]]] = {
     "steady": (scripted(0, 0, 10, 10, 20, 20, 30), False, False, [30]),
     # The counter falls during the second block, and continues from the lower value.

@@ -44,7 +44,7 @@ SEARCH = ("--find-peak", "--target-latency", "10ms")
         ("fast.accuracy < 910 %", "accuracy at most 100 %"),
         ("fast.throughput < 0", "never throughput below 0"),
         ("fast.accuracy < 0 %", "never accuracy below 0"),
-        # Conditions that nothing in the run can judge. Otherwise, they would fail only after minutes.
+        # Conditions that nothing in the run can judge. Such conditions would otherwise fail only after minutes.
         ("fast.accuracy < 91 %", "--accuracy"),
         ("fast.peak < 1", "--find-peak"),
         ("fast[64].p99 > 1s", "'64' 8 in flight, 500 calls/s --concurrency"),

@@ -110,7 +110,7 @@ def test_each_batch_is_computed_and_said_to_be_alone_where_it_is(send: Offer) ->
 
 
 def test_a_batch_is_no_longer_computed_when_its_caller_has_the_answer(pool: ComputePool) -> None:
-    """A lone caller that then calls again therefore has all processors for each call."""
+    """The processors are then free when a lone caller sends the next call."""
     model, again, held = Model(), Model(), threading.Event()
 
     def answer() -> None:

@@ -122,7 +122,7 @@ def test_a_small_file_that_cannot_be_read_is_an_error_that_names_it(
     make(repository.folder / "route/route.toml")
     running = repository.start("poll")
     assert running.served() == OTHERS
-    if why not in ("", "not a file"):  # else route.toml is no file, and the folder no route's
+    if why not in ("", "not a file"):  # otherwise, route.toml is no file, and there is no route
         assert why in running.reason("route")
 
 

@@ -1,4 +1,4 @@
-"""Models that are loaded and unloaded by call. tests/serving/server/transport tests the same over every transport."""
+"""Models that are loaded and unloaded by call. tests/serving/server/transport has the same test for every transport."""
 
 from typing import Any
 

@@ -96,7 +96,7 @@ def test_a_broken_version_is_reported_until_a_newer_one_serves_or_another_is_pro
     running = repository.start(mode, load_model=("one",) if mode == "explicit" else ())
 
     def index() -> list[tuple[str, int, str]]:
-        """The index after the next poll, or after the next load by call, which report the fault."""
+        """The index after the next poll or the next load by call, which reports the fault."""
         if mode == "poll":
             running.poll()
         else:

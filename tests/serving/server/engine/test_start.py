@@ -61,7 +61,7 @@ def test_polling_begins_with_the_latest_version_that_can_be_loaded(repository: R
 
 
 OTHERS = {"one": (1,), "two": (1,), "both": (1,), "away": (1,)}
-"""The versions that the workers serve, of which one worker is replaced."""
+"""The versions that the workers serve. One of the workers is being replaced."""
 
 
 def publish_more(repository: Repository) -> None:

@@ -47,7 +47,7 @@ def test_only_batches_that_come_alone_again_and_again_may_use_every_thread(repos
     assert running.gates.alone["one"] == [False] * (BATCHES - 1) + [True, True]
     with running.occupied("one", queued=2):
         assert running.gates.alone["one"][-1]
-    # One batch had another waiting behind it; one was alone, but only since a moment ago.
+    # One batch ran while another was waiting. The next one was alone, but only since a moment ago.
     assert running.gates.alone["one"][-2:] == [False, False]
 
 

@@ -189,7 +189,7 @@ def test_the_connections_of_callers_who_have_left_are_closed(models: Path) -> No
 
 
 def require_answers(stub: InferenceStub) -> None:
-    """Require answers to streams and to many concurrent calls, though an ended worker has the fewest in flight."""
+    """Require answers to streams and to many concurrent calls, because Envoy would prefer an ended worker."""
     asked = request("gather", index=index(2))
     calls = [stub.ModelInfer.future(asked, timeout=TIMEOUT) for _ in range(200)]
     streams = [stub.ModelStreamInfer(iter([asked]), timeout=TIMEOUT) for _ in range(10)]

@@ -2,7 +2,7 @@
 
 The server runs in another process. The server must not crash, and refusals may not increase its memory or its log.
 
-Here, the tests send a few cases; ``make fuzz`` sends each transport 24,000 requests and 8,000 that are not even gRPC.
+These tests send a few cases. ``make fuzz`` sends each transport 24,000 requests and 8,000 that are not even gRPC.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Callers that make the server hold memory: too large answers, unread answers, and forgotten streams."""
+"""Callers that make the server hold memory: large answers, unread answers, and forgotten streams."""
 
 import os
 import resource
@@ -63,7 +63,7 @@ def connection(target: Attacked) -> Iterator[socket.socket]:
 
 @pytest.mark.parametrize("over_http", [False, True], ids=["grpc", "http"])
 def test_outputs_that_are_too_large_are_refused_and_not_copied(target: Attacked, over_http: bool) -> None:
-    """The outputs take 256 MiB as an array and in ONNX Runtime's arena, which doubles to grow. A message would copy
+    """The outputs take 256 MiB as an array and in ONNX Runtime's arena, which grows by doubling. A message would copy
     them three times more, and a list of their numbers would take 2 GiB."""
     sent = request("filled", shape=np.array([8192, 8192], np.int64))
     before = target.memory()
@@ -166,7 +166,7 @@ def test_http_requests_that_are_begun_and_forgotten_are_limited_and_hold_up_no_c
 STREAMS, REQUESTS, NUMBERS = 4, 200, 1000
 QUIET_SECONDS = 1.0
 MOST_MEMORY = 25 * MIB
-"""The limit for a stream and gRPC's copy: 7 to 10 MiB were measured, and 60 to 65 when answers did not count."""
+"""The limit for a stream and gRPC's copy: 7 to 10 MiB were measured, and 60 to 65 MiB without counting answers."""
 
 
 @pytest.fixture

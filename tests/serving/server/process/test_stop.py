@@ -63,7 +63,7 @@ def test_it_logs_that_it_is_ready_answers_and_ends_on_a_signal(models: Path, num
 
 @TRANSPORTS
 def test_a_signal_under_load_loses_no_call_that_was_accepted(models: Path, transport: str) -> None:
-    """The server answers each caller's call in flight. It refuses the next call with a message, or is gone."""
+    """The server answers each caller's call in flight. The next call is refused with a message, or finds no server."""
     answered: list[int] = []
     ends: list[tuple[grpc.StatusCode, str]] = []
     with started(models, transport) as server:

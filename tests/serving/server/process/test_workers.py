@@ -156,7 +156,7 @@ def test_a_worker_that_is_killed_under_load_costs_only_its_calls_in_flight(model
                 caller.close()
         for caller in callers:
             assert set(caller.answers) == {20}
-            # Only the call in flight fails; over HTTP also the next call, if its connection reaches the dying worker.
+            # Only the call in flight fails. Over HTTP, the next call may fail too, on a connection to the dying worker.
             assert set(caller.failures) <= {grpc.StatusCode.UNAVAILABLE}
             assert len(caller.failures) <= (2 if transport == HTTP else 1)
         until(lambda: len(list(supervisor.iterdir())) == descriptors)  # it closes the ended worker's descriptors

@@ -133,7 +133,7 @@ def test_a_batch_grows_no_larger_than_its_members_deadlines_allow(clock: Clock) 
 
 
 def test_a_request_that_does_not_fit_the_batch_is_not_dropped_for_the_time_of_both(clock: Clock) -> None:
-    """Added to the batch, the request would make 6 samples and 1.5 s. The next batch has at most 4 and takes 1 s."""
+    """With this request, the batch would have 6 samples and take 1.5 s. The next batch has at most 4, and takes 1 s."""
     queue = measured(clock, instances=2)
     first, second = KeptCall(3), KeptCall(3, deadline=clock.now + 1.2)
     put(queue, first, second)

@@ -46,7 +46,7 @@ class SeenSession:
         self._session, self._note = session, note
         self.providers: list[str] = session.get_providers()
         self.before: Callable[[], object] = lambda: None
-        """Called before each batch without IO binding."""
+        """The function that is called before each batch without IO binding."""
         self.compute: Compute = session.run_with_iobinding
         self.change: Callable[[Rows], Rows] = lambda rows: rows
         """Changes the rows of an input that is not at a fixed address."""

@@ -106,7 +106,7 @@ def test_a_model_that_reads_numbers_from_strings_warms_up_and_refuses_other_word
     runtime = Runtime(onnx_models.publish(models, "m", numbers_in_strings))
     runtime.warm_up([1, 8])
     assert runtime.run({"x": np.array(["5", "12"], object)})["y"].tolist() == [5, 12]
-    # A request is at fault only if the model can compute zeros of its shape.
+    # A request is at fault only if the model can compute zeros of the request's shape.
     with pytest.raises(InvalidValuesError if least == 0 else InferenceError):
         runtime.run({"x": np.array(["five"], object)})
 

@@ -41,7 +41,7 @@ def live(repository: Path, transport: str) -> Iterator[LiveServer]:
 
 @pytest.fixture(scope="session")
 def few(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The models that most tests with a separate server call. Only a few models, because each takes time to load."""
+    """The models that most tests with a separate server call. There are few models, because each takes time to load."""
     models = tmp_path_factory.mktemp("few")
     for name in ("classifier", "gather", "unbatched", "free_axis"):
         (models / name).symlink_to(repository / name)

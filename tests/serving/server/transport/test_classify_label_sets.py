@@ -22,7 +22,7 @@ from tests.kit.waiting import TIMEOUT
 pytestmark = pytest.mark.quick
 
 Pixels = npt.NDArray[np.uint8]
-PROBABILITIES = [10, 250, 20, 30, 200, 40, 50, 240, 60, 70]  # of 255
+PROBABILITIES = [10, 250, 20, 30, 200, 40, 50, 240, 60, 70]  # in 255ths
 
 
 @pytest.fixture(scope="module", params=["native", "grpc", HTTP])

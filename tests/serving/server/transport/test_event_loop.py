@@ -151,7 +151,7 @@ def test_others_are_answered_while_the_control_of_the_models_takes_long(
 def test_large_messages_without_a_place_are_refused_at_once_and_all_others_answered(
     models: Path, transport: str
 ) -> None:
-    """A few threads decode, and no more pictures wait for them than a queue holds. The model's own queue has room."""
+    """A few threads decode, and a limited number of pictures waits for them. The model's own queue has enough room."""
     settings: dict[str, Any] = {"max_batch_size": 4, "max_queue_size": PLACES, "max_concurrent_streams": 1000}
     with live_server(transport, models, instances=1, **settings) as live:
         count = len(os.sched_getaffinity(0)) + PLACES + BEYOND

@@ -1,6 +1,6 @@
 """Messages over --max-message-mib, calls whose message does not arrive, and invalid deadlines.
 
-tests/serving/server/hostile tests that calls without a message do not take the places of others.
+A test in tests/serving/server/hostile shows that calls without a message do not take the places of others.
 """
 
 import re
@@ -180,7 +180,7 @@ def ask(live: LiveServer, bodies: dict[str, Path], method: str, timeout: str) ->
 def test_a_deadline_in_a_header_is_taken_and_what_is_none_is_refused(
     live: LiveServer, bodies: dict[str, Path], method: str
 ) -> None:
-    by_native = live.server.transport.name == "native" and method != LIVE  # else gRPC's core answers
+    by_native = live.server.transport.name == "native" and method != LIVE  # otherwise gRPC's core answers
     for timeout in ("10S", "00000001M", "99999999H"):
         assert ask(live, bodies, method, timeout)[0] is grpc.StatusCode.OK
     before = live.statistics("gather").inference_count

@@ -1,6 +1,6 @@
 """A server whose instances are all busy: a full queue, late and cancelled calls, a batch that fails, overload.
 
-Here the call in the middle is late, cancelled or wrong. The batcher's own tests also cover the first and last call.
+In these tests, a call in the middle of the queue is late, cancelled or wrong. The batcher's tests cover the ends.
 """
 
 from concurrent.futures import ThreadPoolExecutor

@@ -1,6 +1,6 @@
 """Refused requests: one table of faults, each with its status over gRPC and over HTTP, and its message.
 
-Faults that only HTTP requests can have are tested in http/, and permissions in security/.
+The tests in http/ cover faults that only HTTP requests can have; those in security/ cover permissions.
 """
 
 from collections.abc import Callable, Iterator

@@ -18,7 +18,7 @@ from tests.kit.waiting import TIMEOUT, until
 
 CALLERS = 4
 RELOADS = int(os.environ.get("RELOADS", "10"))
-"""With the environment variable RELOADS=100 the tests reload more often."""
+"""The number of reloads. With the environment variable RELOADS=100, the tests reload more often."""
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""A server from start to end: its answers while it loads, and that a stop loses no accepted call."""
+"""A server from its start to its end: how it answers while it loads, and that a stop loses no accepted call."""
 
 import threading
 from pathlib import Path

@@ -90,7 +90,7 @@ def doubled(shape: str) -> onnx.ModelProto:
 
 
 def cropped() -> onnx.ModelProto:
-    """The classifier of garments with another preparation of pictures, which crops them."""
+    """The classifier of garments, whose pictures are prepared differently, by cropping."""
     return onnx_file.with_metadata(onnx_models.classifier(), image='{"height": 28, "width": 28, "fit": "crop"}')
 
 

@@ -165,7 +165,7 @@ def test_a_stopping_server_answers_the_requests_it_has_read_then_ends_the_stream
 
 
 def test_a_stream_that_has_sent_everything_ends_with_ok_at_a_stop(few: Path) -> None:
-    """A client cannot know whether the server has read its end of the stream, so this end may arrive too late."""
+    """A client cannot know whether the server has read the end of its stream, so the end may arrive too late."""
     codes: list[grpc.StatusCode] = []
     while grpc.StatusCode.OK not in codes and len(codes) < 5:
         with live_server("grpc", few, instances=1) as own, own.gates.closed("gather") as gate:

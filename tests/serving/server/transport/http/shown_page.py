@@ -41,7 +41,7 @@ HAND_OVER = """([event, type, content, name]) => {
   document.dispatchEvent(event === 'paste' ? new ClipboardEvent(event, {...options, clipboardData: data})
     : new DragEvent(event, {...options, dataTransfer: data}));
 }"""
-# The elements that a keyboard must reach: one of each group of radio buttons or tabs, whose rest is reached by arrows.
+# The elements that a keyboard must reach, with one per group of radio buttons or tabs; arrows reach the rest.
 REACHABLE = """() => [...document.querySelectorAll('button, input, a[href], summary, [tabindex]')]
   .filter(e => e.tabIndex >= 0 && e.offsetParent && (e.type !== 'radio' || e.checked)).map(e => e.outerHTML)"""
 # The focused element, and whether its focus is visible, on itself or on the element that represents it.
@@ -123,7 +123,7 @@ def picture(name: str) -> bytes:
 
 
 def labels_by_code(page: Shown, folder: Path) -> dict[str, list[list[str]]]:
-    """Run the code that the page offers as it is copied, and return the labels of each model by the code's language."""
+    """Run the code that the page offers, exactly as copied. Return each model's labels by the code's language."""
     labels = {}
     for language in ("curl", "Python", "grpcurl"):
         code = page.code(language)

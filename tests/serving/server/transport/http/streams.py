@@ -92,7 +92,7 @@ REFUSED = {
     "a folded header": get(b"X: y\r\n z\r\n"),
     "a malformed head with upgrade": get(H2C + b"X : y\r\n"),
 }
-"""Streams that the server refuses at their first request. It does not answer the later requests."""
+"""Streams whose first request the server refuses. The server does not answer the later requests."""
 
 STATUSES = {
     "HTTP/0.9": 505,

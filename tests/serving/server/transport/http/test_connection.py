@@ -93,7 +93,7 @@ def test_of_too_many_requests_that_wait_on_a_connection_the_first_are_answered(f
 
 
 def test_a_request_with_a_large_body_whose_client_leaves_is_not_computed(few: Path) -> None:
-    """The server pauses reading while a large body arrives. Until it reads again, it does not notice a client's end."""
+    """The server pauses reading while a large body arrives. During the pause it does not notice a client's end."""
     with http_server(few) as live, live.gates.closed("gather") as gate, connected(live) as first:
         send(first)
         gate.wait_until_computing()

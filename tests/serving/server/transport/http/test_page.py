@@ -218,7 +218,7 @@ def test_the_calls_of_a_route_to_its_members_are_not_counted_as_callers(page: Sh
 
 
 def test_the_strip_counts_calls(page: Shown) -> None:
-    """Four calls come between the first two readings, two seconds apart. An extra reading before gives no rate."""
+    """The first two readings are two seconds apart, with four calls. An extra reading just before gives no rate."""
     shown = page.page.evaluate("""async () => {
       const { Live, parse } = await import('/page/live.js');
       const live = new Live(() => {}, () => {});

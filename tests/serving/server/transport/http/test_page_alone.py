@@ -36,7 +36,7 @@ def look_again(page: Shown) -> None:
 def test_a_page_takes_a_token_and_sees_models_come_and_the_server_end(
     browser: Browser, shown_models: Path, tmp_path: Path
 ) -> None:
-    # The files with capital names in the code, in the folder in which the code runs.
+    # The code names two files in capitals, which must be in the folder in which the code runs.
     for name in ("tokens", "TOKEN_FILE"):
         (tmp_path / name).write_text(TOKEN)
     certificates = Certificates(tmp_path / "certificates")

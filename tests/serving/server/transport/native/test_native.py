@@ -53,7 +53,7 @@ def test_while_every_thread_computes_others_are_answered_and_a_full_queue_refuse
     picture = classifier_pb2.ClassifyRequest(model_name="classifier", raw=raw)
     with native.gates.closed("gather") as gate:
         calls = [*native.occupy(gate, gather(1)), *native.occupy(gate, gather(2))]  # each on one of both threads
-        for length in (1, 2):  # twice: the thread that receives is replaced, and comes back
+        for length in (1, 2):  # twice: another thread takes over the receiving, and gives it back
             assert native.infer(request("free_axis", x=number(length)))["total"].tolist() == [[length]]
             assert native.statistics("gather").inference_count == 0
         assert len(native.classifier.Classify(picture, timeout=TIMEOUT).labels) == 3
@@ -106,7 +106,7 @@ def mixed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 def test_whichever_calls_come_none_is_left_waiting(
     mixed: LiveServer, calls: list[tuple[bool, str]], seconds: float
 ) -> None:
-    """The native threads, a model's own and the stand-by threads, share the queues. A batch takes this many seconds."""
+    """The native threads (a model's own and the stand-by threads) share the queues. A batch takes this many seconds."""
     for name in ("gather", "free_axis"):
         mixed.gates.counted(name).delay = seconds
     stream = Conversation(mixed.inference.ModelStreamInfer)

@@ -147,7 +147,7 @@ def over_http(address: str, verb: str, path: str, body: bytes, headers: Headers)
 
 
 def cases() -> Iterator[Headers]:
-    """Each value in the headers of traces and in another header, and each header with one value; nothing is random."""
+    """Each value in the headers of traces and in another header, and each header with one value, without randomness."""
     chosen = random.Random(0)
     for value in VALUES:
         yield from ({name: value} for name in ("traceparent", "tracestate", chosen.choice(NAMES)))
@@ -157,7 +157,7 @@ def cases() -> Iterator[Headers]:
 def test_no_value_of_a_header_is_put_out_and_tokens_are_compared_byte_for_byte(
     models: Path, tmp_path: Path, transport: str
 ) -> None:
-    """A server with tokens, tracing, metrics, and a log without a rate limit answers the requests."""
+    """A server with tokens, tracing, metrics, and an unlimited log answers the requests."""
     onnx_models.publish_all(models, "filled")
     onnx_models.publish_route(models, "split", 'split = {gather = 100}\nsticky = "x-user-id"\n')
     (tmp_path / "tokens").write_bytes(SECRET)
@@ -195,7 +195,7 @@ def send_over_grpc(server: Serving) -> None:
 
 
 def send_over_http(server: Serving) -> None:
-    """Send each case likewise, and also a request to the port for metrics, where a scrape reads a further header."""
+    """Send each case to the server, and to the port for metrics, where a scrape reads an additional header."""
     calls = itertools.cycle(HTTP_CALLS)
     metrics = urllib.parse.urlsplit(server.metrics_url).netloc
     for case in cases():
