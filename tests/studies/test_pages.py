@@ -1,4 +1,4 @@
-"""The generated pages of docs/ and studies/ are up to date; and what the commands of the studies list and refuse."""
+"""The generated pages of docs/ and studies/ are up to date. The studies' commands list studies and refuse mistakes."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The HTML report: one self-contained file, safe names, a chart of every load, and the look in a browser."""
+"""The HTML report: one self-contained file, safe names, a chart of every load, and its rendering in a browser."""
 
 import html
 import re

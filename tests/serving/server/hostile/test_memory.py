@@ -166,7 +166,7 @@ def test_http_requests_that_are_begun_and_forgotten_are_limited_and_hold_up_no_c
 STREAMS, REQUESTS, NUMBERS = 4, 200, 1000
 QUIET_SECONDS = 1.0
 MOST_MEMORY = 25 * MIB
-"""The limit for a stream and gRPC's copy: 7 to 10 MiB were measured, and 60 to 65 MiB without counting answers."""
+"""The limit for a stream and gRPC's copy. 7 to 10 MiB were measured, or 60 to 65 MiB without a limit on answers."""
 
 
 @pytest.fixture

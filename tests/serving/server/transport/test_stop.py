@@ -40,7 +40,7 @@ def states(live: LiveServer, *, ready: bool = False) -> set[tuple[str, str]]:
 
 
 def is_refused(live: LiveServer, transport: str) -> bool:
-    """Whether the stopping server refuses a new call. A call that arrives while a port closes may end otherwise."""
+    """Whether the stopping server refuses a new call. A call that arrives while a port closes may get another error."""
     error = live.begin(request("free_axis", x=number(1))).exception()
     end = (error.code(), error.details()) if error else None
     if transport == "native":  # native's connections stay until the end

@@ -108,7 +108,7 @@ def test_a_model_of_other_pictures_has_its_own_examples_size_and_colours(page: S
     page.ask(lambda: page.page.keyboard.press(" "))
     expect(pen).not_to_have_class("down")
     drawing, grey = page.drawing(24, 36)
-    assert grey[0, 0] == 255  # its file says that its pictures were bright
+    assert grey[0, 0] == 255  # the model's file records bright pictures
     assert page.labels("colours")[0] == "blue"
     assert page.labels("colours") == [label.name for label in client.classify(drawing, "colours").labels]
     assert "garment" not in page.page.locator(".picture").inner_text()
