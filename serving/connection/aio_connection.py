@@ -19,9 +19,9 @@ from hangtag.serving.connection.method import Method, Response, keep_costs
 from hangtag.serving.connection.options import ConnectionOptions
 from hangtag.serving.credentials import Credentials, channel_arguments
 
-# grpc.aio raises INTERNAL with these words if it sends a request on a stream that has already ended: the deadline
-# passed while the event loop was busy, or the other side ended the stream. The stream's own status is then lost. If
-# grpc.aio sends the end of the requests on such a stream, it cancels the call.
+# grpc.aio raises INTERNAL with these words if it sends a request on a stream that has already ended, because the
+# deadline passed while the event loop was busy, or because the other side ended the stream. grpc.aio then loses the
+# stream's own status. If grpc.aio sends the end of the requests on a stream that has ended, it cancels the call.
 _CORE_REFUSES = "Internal error from Core"
 
 
@@ -83,7 +83,7 @@ class AioConnection:
         *,
         wait_for_ready: bool = False,
     ) -> AsyncGenerator[Response, None]:
-        """Yield a stream's responses, as ``GrpcConnection.stream`` does; a task that gRPC starts takes the requests."""
+        """Yield a stream's responses. See ``GrpcConnection.stream``. A task that gRPC starts reads the requests."""
         failures: list[BaseException] = []
         left = accepted = False
 
@@ -93,7 +93,8 @@ class AioConnection:
                     if left:
                         return
                     yield request
-            except (Exception, asyncio.CancelledError) as error:  # gRPC would log it and cancel the requests in flight
+            # gRPC would log the exception and cancel the requests in flight.
+            except (Exception, asyncio.CancelledError) as error:
                 if being_cancelled():
                     raise
                 failures.append(error)
@@ -158,14 +159,17 @@ class AioConnection:
 
 
 async def _end(call: "grpc.aio.Call") -> None:
-    """Wait until a call ends. Unlike ``await call``, cancelling the waiting task does not cancel the call."""
+    """Wait until a call ends. If the waiting task is cancelled, the call continues, unlike with ``await call``."""
     ended = asyncio.Event()
     call.add_done_callback(lambda _: ended.set())
     await ended.wait()
 
 
 async def _first(responses: AsyncIterator[Response]) -> Response | None:
-    """Return a stream's first response; None if it has none. Cancelling the waiting task does not cancel the call."""
+    """Return a stream's first response; None if the stream ends without a response.
+
+    If the waiting task is cancelled, the call continues.
+    """
     first = asyncio.ensure_future(anext(responses, None))
     first.add_done_callback(lambda task: task.cancelled() or task.exception())  # asyncio logs unread exceptions
     await asyncio.wait((first,))
@@ -173,10 +177,11 @@ async def _first(responses: AsyncIterator[Response]) -> Response | None:
 
 
 PROBE_SECONDS = 0.25
-"""Deadline of a probe, which may have to wait behind calls that gRPC has not sent yet. Unless the server stands still,
-it has accepted all earlier calls by then."""
+"""The deadline of a probe in seconds. The probe may have to wait behind calls that gRPC has not sent yet. At the
+deadline, every server that still works has accepted all earlier calls."""
 MOST_RESETS = 10
-"""Most streams to reset before a probe shows that the server has accepted them: half of the native limit."""
+"""How many streams to reset before a probe shows that the server has accepted them: half of the limit of the native
+transport's library."""
 
 
 class Resets:
@@ -184,9 +189,9 @@ class Resets:
 
     gRPC ends a cancelled call by resetting its stream. If many streams are reset before a server has accepted them, the
     server assumes a rapid reset attack (CVE-2023-44487), and ends the connection with every call on it. The HTTP/2
-    library of hangtag's native transport does so at the 21st of such streams, and pygrpc-native 0.5 has no setting for
-    that limit. Calls that are cancelled as soon as they begin can reach the limit, because the server may receive all
-    of them in one read.
+    library of hangtag's native transport ends the connection at the 21st such reset, and pygrpc-native 0.5 has no
+    setting for this limit. Calls that are cancelled as soon as they begin can reach the limit, because the server may
+    receive all of them in one read.
 
     A server accepts streams in the order in which they began. So the answer to a short call, the probe, shows that the
     server has accepted every stream that began before the probe. After ``MOST_RESETS`` resets a probe is sent. Until
@@ -195,20 +200,21 @@ class Resets:
     """
 
     def __init__(self, channel: Callable[[], grpc.aio.Channel]) -> None:
-        """Send nothing yet.
+        """Prepare without sending anything.
 
         Args:
-            channel: Returns the channel of the calls. This class does not call the function after ``close``.
+            channel: A function that returns the channel of the calls. This class does not call the function after
+                ``close``.
         """
         self._channel = channel
-        self._resets = 0  # since the last probe
+        self._resets = 0  # streams that were reset since the last probe
         self._waiting: list[grpc.aio.Call] = []
         self._probing = self._closed = False
         self._may_begin = asyncio.Event()
         self._may_begin.set()
 
     async def wait_to_begin(self, timeout: float | None) -> float | None:
-        """Wait until a call may begin, and return how much of the timeout in seconds is left; None for no deadline.
+        """Wait until a call may begin, and return how many seconds of the timeout are left; None for no deadline.
 
         Raises:
             TimeoutError: The deadline has passed.
@@ -221,7 +227,7 @@ class Resets:
         return None if timeout is None else max(0.0, came + timeout - time.monotonic())
 
     def cancel(self, *calls: grpc.aio.Call) -> None:
-        """Cancel those of these calls that have not ended, at once or after a probe."""
+        """Cancel the calls that have not ended, at once or after a probe."""
         unfinished = [call for call in calls if not call.done()]
         room = len(unfinished) if self._closed else MOST_RESETS - self._resets
         for call in unfinished[:room]:
@@ -231,9 +237,9 @@ class Resets:
         if self._resets == MOST_RESETS and not (self._probing or self._closed):
             self._probing = True
             self._may_begin.clear()
-            accepted, self._waiting = self._waiting, []  # the server has accepted these once it answers the probe
-            # Any server answers a health check quickly, even if only with UNIMPLEMENTED. hangtag answers it without a
-            # token.
+            accepted, self._waiting = self._waiting, []  # the probe's answer shows that these calls were accepted
+            # Any server answers a health check quickly, even if only with UNIMPLEMENTED. hangtag's server requires no
+            # token for a health check.
             probe: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = self._channel().unary_unary(methods.CHECK)
             probe(b"", timeout=PROBE_SECONDS).add_done_callback(partial(self._on_answer, accepted))
 
@@ -243,7 +249,8 @@ class Resets:
         self._may_begin.set()
 
     def _on_answer(self, accepted: Sequence[grpc.aio.Call], _probe: object) -> None:
-        # A failed probe serves as well: the connection has ended, or the streams began long enough ago.
+        # A failed probe is enough too: either the connection has ended, or the streams began at least PROBE_SECONDS
+        # ago.
         for call in accepted:
             call.cancel()
         self._resets = 0
@@ -255,7 +262,7 @@ class Resets:
 
 
 class OneLoop:
-    """Binds a client to the event loop of its first call, which may start later than the client is created."""
+    """Binds a client to the event loop of its first call. The client may be created before that loop runs."""
 
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -266,10 +273,13 @@ class OneLoop:
         if self._loop is None:
             self._loop = running
         elif running is not self._loop:
-            raise RuntimeError("this AsyncClient belongs to another event loop; make one for each loop")
+            raise RuntimeError("this AsyncClient belongs to another event loop; create one for each event loop")
 
 
 def being_cancelled() -> bool:
-    """Return whether the running task itself is being cancelled. If not, a CancelledError comes from another task."""
+    """Return whether the running task itself is being cancelled.
+
+    If it is not, a CancelledError comes from elsewhere.
+    """
     task = asyncio.current_task()
     return task is None or task.cancelling() > 0

@@ -1,4 +1,4 @@
-"""Open the kind of connection that fits an address: HTTP for a URL, gRPC for any other address."""
+"""Open a connection to an address, over HTTP for a URL and over gRPC for any other address."""
 
 import math
 from typing import TYPE_CHECKING, TypeAlias
@@ -53,5 +53,5 @@ def connect_async(
 
 
 def _require_finite(timeout: float) -> None:
-    if not math.isfinite(timeout):  # neither protocol can express such a deadline
+    if not math.isfinite(timeout):  # neither gRPC nor HTTP can express an infinite deadline
         raise OptionsError(f"timeout must be a number of seconds, not {timeout}")

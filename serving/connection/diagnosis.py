@@ -1,7 +1,7 @@
-"""Find out why no call to an address succeeds: connect again, and check the port's protocol and the TLS handshake.
+"""Find out why no call to an address succeeds. Connects again, and checks the port's protocol and the TLS handshake.
 
 The libraries for gRPC and HTTP describe these failures differently, change the text between versions, and often omit
-the cause. With this module both kinds of client report the same sentences.
+the cause. With this module, clients over gRPC and over HTTP report the same sentences.
 """
 
 import socket
@@ -11,13 +11,14 @@ from hangtag.serving import address as server_address
 from hangtag.serving.credentials import Credentials, CredentialsError
 
 TIMEOUT = 2.0
-"""Seconds that each connection may take. There are at most three connections, and only one if nothing listens."""
+"""The time limit of each connection in seconds. ``diagnose`` opens at most three connections, and only one if nothing
+listens."""
 _REQUEST = b"GET /v2/health/live HTTP/1.1\r\nhost: localhost\r\n\r\n"
 _UNKNOWN_AUTHORITY = (2, 18, 19, 20, 21)  # OpenSSL's codes for a certificate whose authority is not trusted
 
 
 def diagnose(address: str, credentials: Credentials, reason: str = "no answer") -> str:
-    """Say why calls to an address fail, although perhaps something listens there, and what to do about it.
+    """Return a sentence that says why calls to an address fail, and what the caller can do.
 
     Returns "" if nothing listens, if the address does not name exactly one host and port, or if no cause is known. If
     calls go through a proxy, the answer names the proxy, and this function does not connect.
@@ -27,7 +28,7 @@ def diagnose(address: str, credentials: Credentials, reason: str = "no answer") 
         credentials: the credentials of the failed calls.
         reason: how the library for the calls explains the failure.
     """
-    from hangtag.serving.connection import proxy  # a container's health check does not need it
+    from hangtag.serving.connection import proxy  # a container's health check does not load this module
 
     url = server_address.is_http(address)
     if through := proxy.for_url(address) if url else proxy.for_grpc(address):
@@ -42,11 +43,13 @@ def diagnose(address: str, credentials: Credentials, reason: str = "no answer") 
             return _handshake_problem(address, endpoint, credentials)
         explanation = "" if url else _plain_http(address, endpoint)
         if not explanation and _speaks_tls(endpoint):
-            remedy = f"write https{address[4:]}" if url else "give --tls-ca, the authority that signed its certificate"
-            explanation = f"the server at {address} wants TLS: {remedy}"
+            remedy = (
+                f"write https{address[4:]}" if url else "--tls-ca must name the authority that signed its certificate"
+            )
+            explanation = f"the server at {address} requires TLS: {remedy}"
     except (socket.gaierror, UnicodeError):  # UnicodeError: DNS cannot contain the name
         return f"the host of {address} is unknown; name the server with --server {'http://' * url}HOST:PORT"
-    except (OSError, CredentialsError):  # no server answered in time, or a file was deleted
+    except (OSError, CredentialsError):  # no server answered in time, or a TLS file was deleted
         return ""
     return explanation
 
@@ -68,8 +71,8 @@ def _plain_http(address: str, endpoint: tuple[str, int]) -> str:
         return ""
     finally:
         connection.close()
-    grpc_port = "give --server the gRPC port, which is 8001 unless 'hangtag serve --port' set another"
-    if (answer.status, body) == (200, b"live\n"):  # telemetry/http_endpoint.py answers so
+    grpc_port = "give --server the gRPC port, which is 8001 unless 'hangtag serve --port' changed it"
+    if (answer.status, body) == (200, b"live\n"):  # the answer of telemetry/http_endpoint.py
         return (
             f"{address} is a hangtag server's port for metrics, and speaks HTTP: {grpc_port}. "
             f"'hangtag top --metrics http://{address}/metrics' shows the metrics"
@@ -103,8 +106,8 @@ def _handshake_problem(address: str, endpoint: tuple[str, int], credentials: Cre
                     )
                 if _hangs_up(secured, url):
                     return (
-                        f"the server at {address} closes the connection after the TLS handshake, as servers do that "
-                        f"verify their clients: {advice}"
+                        f"the server at {address} closes the connection after the TLS handshake, probably because it "
+                        f"verifies its clients: {advice}"
                     )
                 return ""
         except ssl.SSLCertVerificationError as error:
@@ -114,10 +117,10 @@ def _handshake_problem(address: str, endpoint: tuple[str, int], credentials: Cre
             given = "" if credentials.tls_ca is None else f", not {credentials.tls_ca}"
             return f"{problem}; --tls-ca must name the authority that signed it{given}"
         except ssl.SSLEOFError:
-            return ""  # a proxy without a server answers so: it shows nothing about TLS
+            return ""  # a proxy that reaches no server does this too, so the cause is not known
         except ssl.SSLError as error:
             reason = error.reason or str(error)
-            if "ALERT" in reason:  # the server speaks TLS, and refuses the client
+            if "ALERT" in reason:  # the server uses TLS, but refuses the client
                 return f"the server at {address} refuses TLS ({reason}); {advice}"
             if url:
                 return f"the server at {address} does not use TLS: write http{address[5:]}"
@@ -137,7 +140,7 @@ def _hangs_up(secured: ssl.SSLSocket, url: bool) -> bool:
 
 
 def _speaks_tls(endpoint: tuple[str, int]) -> bool:
-    """Return whether a TLS handshake starts, whatever the certificate. Raises OSError if no connection is possible."""
+    """Return whether a TLS handshake starts, with any certificate. Raises OSError if no connection is possible."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE

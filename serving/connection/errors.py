@@ -1,4 +1,4 @@
-"""The exceptions of failed calls, the same over gRPC and over HTTP."""
+"""The exceptions that failed calls raise, over gRPC and over HTTP alike."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,11 +8,11 @@ import grpc
 from hangtag.errors import UserError
 
 UNKNOWN_OUTCOME = (
-    "the server may or may not have done it, and the call is not repeated: a client's models(), or 'hangtag top "
-    "--once', shows what the server serves"
+    "the server may or may not have executed the call, and the client does not repeat it: Client.models() or 'hangtag "
+    "top --once' shows what the server serves"
 )
-"""End of the error message if the connection broke during a load or unload."""
-_QUOTED = 200  # the most characters that are quoted of another exception's message
+"""The end of the error message if the connection broke during a load or unload."""
+_QUOTED = 200  # an error quotes at most this many characters of another exception's message
 
 
 class ClientError(UserError):
@@ -51,7 +51,7 @@ def too_late(address: str, seconds: float | None, reason: str = "") -> ClientErr
     """Return the error of a call whose deadline has passed, or will pass before the next attempt.
 
     Args:
-        address: where the call went.
+        address: the address that was called.
         seconds: the deadline; None if the server set the deadline.
         reason: how the last attempt failed; "" if the last attempt got no answer.
     """
@@ -70,8 +70,8 @@ def stream_too_late(address: str, seconds: float | None) -> ClientError:
 def status_lost(address: str) -> StatusLostError:
     """Return the error of a stream that ended while requests were being sent, so that gRPC lost the stream's status."""
     message = (
-        f"the stream to {address} ended before its requests were sent, and gRPC lost the reason: the server stops or "
-        "refuses the stream, a proxy answered instead, or the connection broke"
+        f"the stream to {address} ended before all its requests were sent, and gRPC lost the reason. Possible reasons: "
+        "the server is stopping or refused the stream, a proxy answered, or the connection broke"
     )
     return StatusLostError(grpc.StatusCode.UNKNOWN, message)
 
@@ -95,7 +95,7 @@ def reading(source: str) -> Iterator[None]:
     means that the answer does not follow the protocol.
 
     Args:
-        source: what sent the answer, for the message.
+        source: the name of the sender, for the error message.
     """
     try:
         yield

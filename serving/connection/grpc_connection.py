@@ -20,7 +20,7 @@ class GrpcConnection:
         address: HOST:PORT of the server, or an address for one of gRPC's name resolvers (``dns:///HOST:PORT``).
         timeout: each call's deadline in seconds.
         credentials: for a server with TLS or tokens.
-        options: retries, pings and the largest answer.
+        options: the retries, the pings, and the largest answer to accept.
 
     Raises:
         AddressError: the address is a URL, or has no port.
@@ -65,11 +65,13 @@ class GrpcConnection:
         *,
         wait_for_ready: bool = False,
     ) -> Iterator[Response]:
-        """Yield a stream's responses. Exceptions of ``requests`` are re-raised after all earlier answers.
+        """Yield a stream's responses.
+
+        If iterating over ``requests`` raises an exception, it is re-raised after all earlier answers.
 
         Args:
             method: a method with a stream of responses.
-            requests: the requests, which a thread that gRPC starts takes one by one.
+            requests: the requests. A thread that gRPC starts reads them one by one.
             timeout: the deadline of the whole stream in seconds; None for no deadline.
             wait_for_ready: wait for a server that is not up yet, instead of failing.
 

@@ -12,17 +12,19 @@ from hangtag.serving.connection.method import Method
 from hangtag.serving.credentials import Credentials
 
 # gRPC's message if it could not connect to any of the server's addresses, or if the server speaks another protocol.
-# "resol" is of "errors resolving" and "DNS resolution failed".
+# "resol" occurs in "errors resolving" and in "DNS resolution failed".
 _NO_CONNECTION = re.compile("failed to connect|last error: |Failed parsing HTTP/2|handshake failed|resol")
-# gRPC's message for an answer that no gRPC server sends. UNAVAILABLE stands for the statuses 429, 502, 503 and 504, and
-# UNKNOWN for 500 and other statuses. The statuses 401, 403 and 404 mean that nothing was executed, and have their own
-# codes.
+# gRPC's message for an answer with an HTTP status that no gRPC server sends. gRPC turns the statuses 429, 502, 503 and
+# 504 into UNAVAILABLE, and 500 and most others into UNKNOWN. The statuses 401, 403 and 404 mean that nothing was
+# executed, and have their own codes.
 _HTTP_STATUS = re.compile(r"http2 header with status: (\d+)")
 # gRPC's message, with the code INTERNAL, for a stream that got a plain HTTP answer while the client could still send.
 _ANSWERED_IN_HTTP = "RST_STREAM with error code 0"
-# The native transport's library ends a connection with these words if it takes the calls for an attack: see `Resets`.
+# The native transport's library ends a connection with these words if it mistakes the calls for an attack. See
+# `Resets`.
 _TOO_MANY_RESETS = "too_many_resets"
-# gRPC's message for a connection that ended during a call. If there was no connection, _NO_CONNECTION precedes it.
+# gRPC's message for a connection that ended during a call. If there was no connection, the message matches
+# _NO_CONNECTION too.
 _BROKEN = re.compile(
     "Socket closed|recvmsg|sendmsg|Connection reset|Connection timed out|Broken pipe|GOAWAY|keepalive|ping timeout"
 )
@@ -38,7 +40,7 @@ def explained(
 
     Args:
         error: the failed call.
-        address: where the call went.
+        address: the address that was called.
         timeout: the call's deadline in seconds.
         method: the called method.
         credentials: the credentials of the call.
@@ -51,7 +53,7 @@ def explained(
         code = grpc.StatusCode.UNAVAILABLE
         details = f"a proxy at {address} ended the stream without a server's answer"
     elif answered := _HTTP_STATUS.search(details):
-        details = f"a proxy at {address} answered HTTP {answered[1]} instead of a server"
+        details = f"a proxy at {address} answered HTTP {answered[1]}, so no server answered"
     elif code is grpc.StatusCode.UNAVAILABLE:
         details = _unavailable(details, address, credentials)
     message = details or code.name
@@ -79,8 +81,8 @@ def _broke(details: str) -> bool:
 def _unavailable(details: str, address: str, credentials: Credentials) -> str:
     if _TOO_MANY_RESETS in details:
         return (
-            f"the server at {address} closed the connection, because too many of its calls were cancelled, or missed "
-            "their deadline, right after they began"
+            f"the server at {address} closed the connection, because too many of the connection's calls were cancelled "
+            "or missed their deadlines right after they began"
         )
     if _broke(details):
         return f"the connection to {address} broke before the answer came ({details})"
@@ -89,5 +91,5 @@ def _unavailable(details: str, address: str, credentials: Credentials) -> str:
     reason = details.rpartition("last error: ")[2]
     shown = address if "Connection refused" in reason else f"{address} ({reason})"
     return diagnose(address, credentials, reason) or (
-        f"no server answers at {shown}; start a server with 'hangtag serve', or name another with --server"
+        f"no server answers at {shown}; start a server with 'hangtag serve', or name another server with --server"
     )

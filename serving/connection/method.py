@@ -1,4 +1,4 @@
-"""A method of a gRPC service, which every kind of connection takes to make a call, also over HTTP."""
+"""A method of a gRPC service. Every kind of connection, including HTTP, needs a method to make a call."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ class Method(Generic[Response]):
 
     @property
     def service(self) -> str:
-        """``package.Service``."""
+        """The service's full name, ``package.Service``."""
         return self.path[1:].partition("/")[0]
 
     @property
@@ -47,14 +47,15 @@ class Method(Generic[Response]):
 
 
 def keep_costs(response: Any, metadata: Iterable[tuple[str, str | bytes]]) -> None:
-    """Copy metadata of a ModelInfer response into its parameters, where the responses of a stream have this data.
+    """Copy metadata of a ModelInfer response into its parameters. The responses of a stream have such parameters
+    already.
 
     Args:
         response: the response to any call. Only responses to ModelInfer are changed.
-        metadata: trailing metadata, or, over HTTP, headers. Only keys that begin with ``hangtag-`` are copied: how long
-            the answer took.
+        metadata: trailing metadata, or, over HTTP, headers. Only keys that begin with ``hangtag-`` are copied. They say
+            which models answered, and how long the answer took.
     """
-    from hangtag.protos import inference_pb2  # health checks, which containers run often, do not need it
+    from hangtag.protos import inference_pb2  # health checks, which containers run often, do not load it
 
     if isinstance(response, inference_pb2.ModelInferResponse):
         for key, value in metadata:

@@ -16,12 +16,12 @@ MAX_RETRIES = 4
 # Health checks are not retried: a failed check is itself the answer that the caller waits for.
 RETRIED_SERVICES = (methods.INFERENCE, methods.CLASSIFIER)
 BACKOFF_MULTIPLIER = 2.0
-_JITTER = 0.2  # gRPC's own value
+_JITTER = 0.2  # the value that gRPC uses
 # gRPC does not retry a call whose requests are larger than this, 256 KiB by default. Requests stay in memory in any
 # case, until they are answered.
 _RETRY_BUFFER_BYTES = 1 << 30
-# 24 days. gRPC limits how long sent data may stay unacknowledged (TCP_USER_TIMEOUT) only if the milliseconds between
-# pings are fewer than 2**31 - 1, the largest number.
+# 24 days, so that gRPC in effect never pings. gRPC limits how long sent data may stay unacknowledged
+# (TCP_USER_TIMEOUT) only if the milliseconds between pings are fewer than 2**31 - 1, the largest number.
 _NEVER_MS = 2**31 - 2
 
 
@@ -34,11 +34,11 @@ class ConnectionOptions:
     """How a client keeps its connection, which answers it accepts, and when it repeats a call.
 
     Args:
-        retries: how often to repeat a failed call, 0 to 4. The client repeats a call that ended with UNAVAILABLE,
-            because the server did not take the call (it is starting, stopping or unreachable) or because the connection
-            broke. Over gRPC the client also repeats a call that ended with CANCELLED, with which gRPC answers calls
-            that arrive while a server stops. The call's deadline covers all attempts. The client never repeats health
-            checks, nor loads and unloads of models.
+        retries: how often to repeat a failed call, 0 to 4. The client repeats a call that ended with UNAVAILABLE. This
+            status means that the server did not accept the call, because it is starting, stopping or unreachable, or
+            that the connection broke. Over gRPC the client also repeats a call that ended with CANCELLED. This is
+            gRPC's answer to calls that arrive while a server stops. The call's deadline covers all attempts. The client
+            never repeats health checks, nor loads and unloads of models.
         initial_backoff: seconds before the first retry. Each further pause is twice as long. All pauses vary at random
             by 20 %, so that the clients of a restarted server do not all return at once.
         max_backoff: the longest pause in seconds.
@@ -105,7 +105,8 @@ class ConnectionOptions:
     def channel_arguments(self) -> list[tuple[str, Any]]:
         """Return gRPC's channel arguments for these options.
 
-        gRPC itself retries and balances calls, as the retryPolicy and the loadBalancingConfig of a service config say.
+        gRPC itself retries and balances calls. The retryPolicy and the loadBalancingConfig of a service config control
+        this.
         """
         largest = self.max_message_bytes
         pause = _NEVER_MS if self.keepalive_seconds is None else round(self.keepalive_seconds * 1000)
@@ -116,13 +117,13 @@ class ConnectionOptions:
             ("grpc.per_rpc_retry_buffer_size", _RETRY_BUFFER_BYTES),
             ("grpc.keepalive_time_ms", pause),
             ("grpc.keepalive_timeout_ms", timeout),
-            ("grpc.http2.ping_timeout_ms", timeout),  # the longer of the two counts; this one defaults to 60 s
+            ("grpc.http2.ping_timeout_ms", timeout),  # gRPC applies the longer timeout; this one defaults to 60 s
             # Idle connections are pinged too, so that the next call finds a live connection.
             ("grpc.keepalive_permit_without_calls", 1),
             ("grpc.http2.max_pings_without_data", 0),
-            # gRPC lets channels of a process that have equal arguments share a connection. A server that closes it
-            # because of one client's calls would end the other clients' calls too. `Resets` counts calls per
-            # connection, too.
+            # By default, gRPC lets channels of a process that have equal arguments share a connection. If a server
+            # closed this connection because of one client's calls, the other clients' calls would end too. `Resets`
+            # assumes that each channel has its own connection.
             ("grpc.use_local_subchannel_pool", 1),
         ]
 
@@ -141,7 +142,8 @@ class ConnectionOptions:
                 "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
             }
             names = [{"service": service} for service in RETRIED_SERVICES]
-            # gRPC uses the entry that names the method, and this entry has no retry policy.
+            # gRPC prefers an entry that names the method. This entry has no retry policy, so gRPC never retries loads
+            # and unloads.
             never = [dict(zip(("service", "method"), path[1:].split("/"), strict=True)) for path in CONTROL]
             config["methodConfig"] = [{"name": names, "retryPolicy": policy}, {"name": never}]
         return config

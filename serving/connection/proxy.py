@@ -1,4 +1,4 @@
-"""The proxy that the environment names for a server: reads HTTP_PROXY and similar variables, for all clients."""
+"""Finds a server's proxy in HTTP_PROXY and similar environment variables, for all clients."""
 
 import ipaddress
 import os
@@ -31,7 +31,7 @@ class Proxy:
     exempting: str = "NO_PROXY"
 
     def failure(self, address: str, reason: str) -> str:
-        """Say that no call reached a server, and why, without the proxy's password."""
+        """Return the message that no call reached a server, with the reason and without the proxy's password."""
         through = f"through the proxy {_without_password(self.url)}, which {self.variable} names"
         return (
             f"no connection to {address} {through} ({reason}): "
@@ -46,7 +46,7 @@ def for_url(url: str) -> Proxy | None:
         AddressError: the variable is not a proxy's URL, or is a SOCKS proxy's URL and the package ``socksio`` is not
             installed.
     """
-    import urllib.request  # a container's health check over gRPC does not need it
+    import urllib.request  # a container's health check over gRPC does not load it
 
     proxies = urllib.request.getproxies()
     scheme, _, _ = url.lower().partition("://")
@@ -86,7 +86,7 @@ def for_grpc(address: str) -> Proxy | None:
 
 
 def _read(value: str) -> str | None:
-    """Return a proxy's URL, with host and port but no path; None if malformed."""
+    """Return a proxy's URL with host and port but no path; None if the URL is malformed."""
     try:
         url = urlsplit(value if "://" in value else f"http://{value}")
         valid = _HOST.fullmatch(url.hostname or "") and url.port != 0 and value.isprintable() and " " not in value
@@ -107,7 +107,7 @@ def _exempt(exemptions: str, host: str, port: int) -> bool:
     ends = f".{host.lower()}", f".{host.lower()}:{port}"
     for entry in exemptions.lower().split(","):
         name = entry.strip().replace("[", "").replace("]", "")
-        with suppress(ValueError):  # one of the two is no address
+        with suppress(ValueError):  # the host or the entry is not an IP address
             if ipaddress.ip_address(host) in ipaddress.ip_network(name, strict=False):
                 return True
         name = name.removeprefix("*").removeprefix(".")

@@ -27,15 +27,15 @@ from hangtag.serving.connection.method import Method, Response, keep_costs
 from hangtag.serving.connection.options import ConnectionOptions
 from hangtag.serving.credentials import Credentials, CredentialsError
 
-_LONGEST = 2**63 - 1  # microseconds: the longest timeout that the server reads
+_LONGEST = 2**63 - 1  # the longest timeout that the server accepts, in microseconds
 OF_STREAM: dict[str, Method[Any]] = {
     methods.CLASSIFY_STREAM: Method(methods.CLASSIFY, classifier_pb2.ClassifyResponse),
     methods.MODEL_STREAM_INFER: Method(methods.MODEL_INFER, inference_pb2.ModelInferResponse),
     methods.WATCH: Method(methods.CHECK, health_pb2.HealthCheckResponse),
 }
-"""Method of a stream -> the method to call for each of its requests, because HTTP has no streams. Check replaces Watch,
-and a wait for readiness repeats the call."""
-# Failures that concern more than one request: they end the stream, as they do over gRPC.
+"""The method of a stream -> the method to call for each of the stream's requests, because HTTP has no streams. Check
+replaces Watch, so a client that waits until a server is ready calls Check again and again."""
+# Failures that concern more than one request, so they end the stream. Over gRPC, they end the stream too.
 _ENDS_STREAM = (
     grpc.StatusCode.CANCELLED,
     grpc.StatusCode.DEADLINE_EXCEEDED,
@@ -47,7 +47,7 @@ _ENDS_STREAM = (
 
 
 class AsyncHttpConnection:
-    """Connections to one server, a connection for each call in flight, for the tasks of one event loop.
+    """Connections to one server, for the tasks of one event loop. Each call in flight has its own connection.
 
     See ``GrpcConnection`` for the methods.
 
@@ -55,7 +55,7 @@ class AsyncHttpConnection:
         address: http://HOST:PORT or https://HOST:PORT, optionally with a path that precedes the path of each request.
         timeout: each call's deadline in seconds.
         credentials: a token, and for https:// the authorities to trust instead of the system's.
-        options: the retries, and the largest answer.
+        options: the retries, and the largest answer to accept.
 
     Raises:
         AddressError: the address is not a server's URL, or the variable that names its proxy is not a proxy's URL.
@@ -76,7 +76,7 @@ class AsyncHttpConnection:
         self._pool = httpcore2.AsyncConnectionPool(
             ssl_context=credentials.ssl_context(address) or _system_context(address),
             proxy=None if self._proxy is None else _of_httpcore2(self._proxy.url),
-            max_connections=None,  # one for each call in flight: tasks do not wait for each other
+            max_connections=None,  # no limit, so that tasks do not wait for connections
             max_keepalive_connections=256,
             keepalive_expiry=5.0,
             network_backend=Network(),
@@ -112,7 +112,7 @@ class AsyncHttpConnection:
     ) -> AsyncGenerator[Any, None]:
         """Make a separate call for each request, and yield each call's response or ClientError, in order.
 
-        Several calls are in flight at once. For Watch of the health service, yields one status.
+        Several calls are in flight at once. For the health service's Watch, this method yields only one status.
         """
         ends = None if timeout is None else _now() + timeout
         of_stream = OF_STREAM[method.path]
@@ -147,7 +147,7 @@ class AsyncHttpConnection:
         Args:
             method: the method.
             message: the request.
-            seconds: the deadline of the call or its stream in seconds, for the message; None for no deadline.
+            seconds: the deadline of the call or of its stream in seconds, for the error message; None for no deadline.
             ends: when the deadline passes, by the event loop's clock.
         """
         pauses = [*self._options.retry_pauses(method)]
@@ -171,7 +171,7 @@ class AsyncHttpConnection:
                 raise
             if isinstance(error, TimeoutError):
                 raise errors.too_late(self._address, seconds) from error
-            # In a thread, because it may open other connections to find the cause.
+            # In a thread, because ``_explained`` may open other connections to find the cause.
             raise await asyncio.to_thread(self._explained, error, method) from error
 
     @asynccontextmanager
@@ -263,7 +263,10 @@ def _of_httpcore2(proxy_url: str) -> httpcore2.Proxy:
 
 
 def _system_context(address: str) -> ssl.SSLContext | None:
-    """Load the system's authorities, for an https:// server without ``tls_ca``. Raises CredentialsError."""
+    """Load the authorities that the system trusts, for an https:// server if ``tls_ca`` is not given.
+
+    Raises CredentialsError.
+    """
     if not address.lower().startswith("https:"):
         return None
     try:

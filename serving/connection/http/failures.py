@@ -19,18 +19,19 @@ Broken: TypeAlias = (
     | UnicodeError
     | ssl.SSLError
 )
-"""What httpcore2 raises for a call that got no answer, including TimeoutException if the system gave up the connection,
-UnicodeError for a host name that DNS cannot contain, and with asyncio SSLError for a late TLS alert."""
+"""The exceptions that httpcore2 raises for a call that got no answer. TimeoutException means that the operating system
+gave up the connection. UnicodeError means that DNS cannot contain the host name. SSLError means that a TLS alert
+arrived late; only asyncio raises this exception."""
 BROKEN = get_args(Broken)
-_QUOTED = 200  # the most characters that are quoted of an answer outside the protocol
+_QUOTED = 200  # an error quotes at most this many characters of an answer that does not follow the protocol
 
 
 def refused(answer: HttpAnswer, method: Method[Any], request: HttpRequest, address: str) -> ClientError:
-    """Return the error of a call that the server answered with a failure."""
+    """Return the error of a call to which the server answered that it failed."""
     text = error_text(answer)
     code = status_code(answer.status)
     if code is grpc.StatusCode.INVALID_ARGUMENT and method.path in CONTROL:
-        code = grpc.StatusCode.FAILED_PRECONDITION  # HTTP has one status for both codes
+        code = grpc.StatusCode.FAILED_PRECONDITION  # HTTP status 400 stands for both codes
     if text:
         return ClientError(code, text)
     if answer.status in (404, 405, 501):
@@ -40,7 +41,7 @@ def refused(answer: HttpAnswer, method: Method[Any], request: HttpRequest, addre
             "port ('hangtag serve --http-port', by default 8000)?",
         )
     if 300 <= answer.status < 400:
-        return ClientError(code, f"{address} redirects to {answer.headers.get('location')}; name that address")
+        return ClientError(code, f"{address} redirects to {answer.headers.get('location')}; use that address")
     quoted = answer.body[:_QUOTED].decode(errors="replace").strip()
     message = f"{address} answered {answer.status} {quoted}".rstrip()
     return ClientError(code, message if method.repeatable else f"{message}; {UNKNOWN_OUTCOME}")
@@ -63,7 +64,7 @@ def broken(error: Broken, address: str, method: Method[Any], explanation: str) -
 
     Args:
         error: what httpcore2 raised.
-        address: where the call went.
+        address: the address that was called.
         method: the called method.
         explanation: why calls to this address fail; "" if unknown.
     """
@@ -73,9 +74,14 @@ def broken(error: Broken, address: str, method: Method[Any], explanation: str) -
     if explanation:
         message = explanation
     elif any(isinstance(cause, ssl.SSLError) for cause in _causes(error)):
-        message = f"no TLS with {address} ({reason(error)}); does it serve TLS, and is --tls-ca its authority?"
+        message = (
+            f"the TLS connection to {address} failed ({reason(error)}); check that the server uses TLS, and that "
+            "--tls-ca names the authority that signed its certificate"
+        )
     elif not connected:
-        message = f"no server answers at {address}; start a server with 'hangtag serve', or name another with --server"
+        message = (
+            f"no server answers at {address}; start a server with 'hangtag serve', or name another server with --server"
+        )
     elif isinstance(error, httpcore2.RemoteProtocolError) and "illegal" in str(error):
         message, connected = f"the port at {address} does not speak HTTP/1.1; {advice}", False
     else:

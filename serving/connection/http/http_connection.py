@@ -29,11 +29,11 @@ with suppress(ImportError):  # uvloop has no wheel for some platforms
 
 
 class HttpConnection:
-    """``AsyncHttpConnection`` for threads, which wait while an event loop in another thread makes their calls.
+    """``AsyncHttpConnection`` for threads. A calling thread waits while an event loop in another thread makes the call.
 
     Thread-safe. The event loop starts at the first call, and ends with ``close``, or when the connection is freed. A
-    forked process starts an event loop and connections of its own. The arguments and exceptions of construction are
-    those of ``AsyncHttpConnection``.
+    forked process starts its own event loop and opens its own connections. The arguments and exceptions of construction
+    are those of ``AsyncHttpConnection``.
     """
 
     def __init__(self, address: str, timeout: float, credentials: Credentials, options: ConnectionOptions) -> None:
@@ -60,7 +60,7 @@ class HttpConnection:
         *,
         wait_for_ready: bool = False,
     ) -> Iterator[Any]:
-        """Yield each call's response or ClientError, in order. A thread takes the requests one by one."""
+        """Yield each call's response or ClientError, in order. A separate thread reads the requests one by one."""
         calls = self._of_this_process()
         responses = calls.connection.stream(method, _taken(requests), timeout)
         try:
@@ -68,7 +68,7 @@ class HttpConnection:
                 yield response
         finally:
             with suppress(errors.ClosedError):
-                calls.begin(_end(responses))  # does not wait: the loop's thread itself may free a stream
+                calls.begin(_end(responses))  # without waiting, because this may run in the loop's own thread
 
     def _of_this_process(self) -> "_Calls":
         calls = self._calls
@@ -92,7 +92,7 @@ class _Calls:
 
     def begin(self, coroutine: Coroutine[Any, Any, Result]) -> Future[Result]:
         """Begin to run a coroutine in the loop. Raises ClosedError."""
-        with self._lock:  # so that the loop, which ends after ``close``, cancels all that has begun
+        with self._lock:  # so that the loop, which ends after ``close``, cancels every coroutine that began
             if self.closed:
                 coroutine.close()
                 raise errors.closed()
@@ -112,7 +112,7 @@ class _Calls:
             raise
 
     def close(self) -> None:
-        """Take no more calls, and wait until those in flight and the connections have ended."""
+        """Accept no more calls, and wait until the calls in flight and the connections have ended."""
         with self._lock:
             self.closed = True
         if self._loop is not None:
@@ -130,7 +130,8 @@ class _Calls:
 
 
 _INHERITED: list[_Calls] = []
-"""What a forked process has of its parent. It is never freed, because that would close what the parent uses."""
+"""The calls that a forked process inherits from its parent. They are never freed, because freeing them would close the
+connections that the parent uses."""
 
 
 async def _call_until_stopped(
@@ -143,7 +144,7 @@ async def _call_until_stopped(
 
 
 def _stop(thread: threading.Thread, loop: asyncio.AbstractEventLoop, stopping: asyncio.Event) -> None:
-    if thread.is_alive():  # a forked process has no such thread
+    if thread.is_alive():  # a forked process does not have its parent's thread
         loop.call_soon_threadsafe(stopping.set)
 
 
@@ -156,7 +157,7 @@ async def _end(responses: AsyncGenerator[Any, None]) -> None:
 
 
 async def _taken(requests: Iterable[Message]) -> AsyncIterator[Message]:
-    """Yield the requests of an iterable that may block: a thread takes the next one when it may be sent."""
+    """Yield the requests of an iterable that may block. A thread reads the next request when it may be sent."""
     wanted: queue.SimpleQueue[Future[Any] | None] = queue.SimpleQueue()
 
     def take() -> None:
@@ -171,7 +172,7 @@ async def _taken(requests: Iterable[Message]) -> AsyncIterator[Message]:
     try:
         while True:
             future: Future[Any] = Future()
-            future.set_running_or_notify_cancel()  # so that the thread may always set its result
+            future.set_running_or_notify_cancel()  # so that the thread can always set the result
             wanted.put(future)
             if (request := await asyncio.wrap_future(future)) is _END:
                 return

@@ -1,5 +1,7 @@
-"""Connections for httpcore2 on asyncio's streams. Its own, on anyio, let the event loop turn more often for each call,
-which halves the calls a second that 16 threads make through one loop.
+"""Connections for httpcore2 that use asyncio's streams.
+
+httpcore2's own connections use anyio, with which the event loop runs more iterations for each call. With them,
+16 threads would make only half as many calls a second through one event loop.
 """
 
 import asyncio
@@ -13,7 +15,7 @@ import httpcore2
 
 
 class Network(httpcore2.AsyncNetworkBackend):
-    """Opens connections."""
+    """Opens connections for httpcore2."""
 
     async def connect_tcp(
         self,
@@ -23,7 +25,10 @@ class Network(httpcore2.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore2.AsyncNetworkStream:
-        """Connect to a host's first address that answers. One that does not leaves the next its share of the time."""
+        """Connect to the first of a host's addresses that answers.
+
+        Each address but the last gets an equal share of the time.
+        """
         with _as(httpcore2.ConnectError):
             found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
             addresses = list(dict.fromkeys(str(address[0]) for *_, address in found))
@@ -37,7 +42,7 @@ class Network(httpcore2.AsyncNetworkBackend):
 
 
 class _Stream(httpcore2.AsyncNetworkStream):
-    """A connection. The caller limits the time of its operations."""
+    """A connection. The caller limits how long each operation takes."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self._writer = reader, writer
@@ -53,7 +58,7 @@ class _Stream(httpcore2.AsyncNetworkStream):
             return await self._reader.read(max_bytes)
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        self._unsent.append(buffer)  # until the answer is read: a request's head and body are sent together
+        self._unsent.append(buffer)  # kept until the answer is read, so that head and body are sent together
 
     async def aclose(self) -> None:
         self._writer.transport.abort()
@@ -70,7 +75,7 @@ class _Stream(httpcore2.AsyncNetworkStream):
         return self
 
     def get_extra_info(self, info: str) -> Any:
-        if info == "is_readable":  # of an idle connection: the server has closed it
+        if info == "is_readable":  # for an idle connection, this means that the server has closed it
             return self._reader.at_eof() or self._writer.is_closing()
         return self._writer.get_extra_info(info)
 

@@ -1,4 +1,4 @@
-"""Build the HTTP request of each gRPC method, and read the answer as the method's response. No I/O.
+"""Build the HTTP request of each gRPC method, and read the answer as the method's response. This module does no I/O.
 
 ModelInfer is JSON that describes the tensors, followed by the bytes of the tensors (the binary tensor extension).
 Classify and Compare are POST /v1/classify, with the image as the request's body and JSON as the answer.
@@ -34,7 +34,7 @@ def model_path(model: str, version: str, *more: str) -> str:
 
 
 def infer_request(message: inference_pb2.ModelInferRequest, timeout: int | None) -> HttpRequest:
-    """Return the request for a message with raw contents.
+    """Return the HTTP request for a ModelInfer message with raw contents.
 
     Args:
         message: the request in the form that gRPC sends.
@@ -79,7 +79,7 @@ def infer_response(answer: HttpAnswer, _request: object) -> inference_pb2.ModelI
             inference_pb2.ModelInferResponse.InferOutputTensor(name=name, datatype=datatype, shape=shape)
         )
         size = output.get("parameters", {}).get(BINARY_SIZE)
-        if size is None:  # a server may answer in JSON although binary data was asked for
+        if size is None:  # a server may answer in JSON although the client requested binary data
             values = tensors.from_numbers(datatype, shape, output["data"], f"data of output {name!r}")
             response.raw_output_contents.append(tensors.to_raw(values))
         else:
@@ -94,7 +94,7 @@ _OF_THE_CALL = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENI
 
 
 def classify_request(message: classifier_pb2.ClassifyRequest, timeout: int | None) -> HttpRequest:
-    """Return the request for one model. ``timeout`` is in microseconds; None for no deadline."""
+    """Return the request to classify with one model. ``timeout`` is in microseconds; None for no deadline."""
     model = classifier_pb2.ModelChoice(name=message.model_name, version=message.model_version)
     return _image_request(message, [model], timeout)
 
@@ -105,12 +105,18 @@ def classify_response(answer: HttpAnswer, _request: object) -> classifier_pb2.Cl
 
 
 def compare_request(message: classifier_pb2.CompareRequest, timeout: int | None) -> HttpRequest:
-    """Return the request for several models, or for all. ``timeout`` is in microseconds; None for no deadline."""
+    """Return the request to classify with several models, or all.
+
+    ``timeout`` is in microseconds; None for no deadline.
+    """
     return _image_request(message, message.models, timeout)
 
 
 def compare_response(answer: HttpAnswer, request: classifier_pb2.CompareRequest) -> classifier_pb2.CompareResponse:
-    """Read the answers of several models. If there is only one model, the server answers or refuses as for Classify."""
+    """Read the answers of several models.
+
+    For a request with only one model, the server answers or refuses like Classify.
+    """
     if len(request.models) != 1:
         return classifier_pb2.CompareResponse(outcomes=[_outcome(outcome) for outcome in answer.json()["outcomes"]])
     name = request.models[0].name
@@ -167,7 +173,7 @@ def _only_200(answer: HttpAnswer, _request: Any) -> bool:
 
 @dataclass(frozen=True)
 class Route:
-    """How one method is sent and read over HTTP.
+    """How one method is called over HTTP.
 
     Attributes:
         encode: makes the HTTP request from the message and the microseconds until the deadline.
@@ -255,4 +261,4 @@ ROUTES = {
     methods.MODEL_UNLOAD: Route(_change_request("unload"), lambda *_: inference_pb2.RepositoryModelUnloadResponse()),
     methods.CHECK: Route(_health_request, _health_response, _is_health),
 }
-"""Full name of a method -> its route."""
+"""The full name of a method -> the method's route."""

@@ -11,11 +11,11 @@ import grpc
 
 @dataclass(frozen=True)
 class HttpRequest:
-    """A request.
+    """An HTTP request.
 
     Attributes:
         verb: GET or POST.
-        path: relative to the server's address, quoted, including the query.
+        path: the path relative to the server's address, quoted, including the query.
         body: empty if there is no body.
         headers: the headers that describe the body.
     """
@@ -28,10 +28,10 @@ class HttpRequest:
 
 @dataclass(frozen=True)
 class HttpAnswer:
-    """An answer whose body was read to its end.
+    """An HTTP answer whose body was read to its end.
 
     Attributes:
-        status: such as 200.
+        status: the status code, such as 200.
         headers: header name in lower case -> value.
         body: empty if there is no body.
     """
@@ -53,7 +53,7 @@ class HttpAnswer:
 
 
 def path_to(*segments: str, **query: object) -> str:
-    """Return a path of segments, which may contain any character, with a query of the values that are not None."""
+    """Return a path of segments, quoted, with a query of the values that are not None."""
     path = "/".join(quote(segment, safe="") for segment in segments)
     values = {name: value for name, value in query.items() if value is not None}
     return f"{path}?{urlencode(values)}" if values else path

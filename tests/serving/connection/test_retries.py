@@ -36,7 +36,7 @@ QUICK = ConnectionOptions(retries=4, initial_backoff=0.2, max_backoff=2.0)
 SOON = ConnectionOptions(initial_backoff=0.01, max_backoff=0.01)
 NEVER = ConnectionOptions(retries=0)
 UNAVAILABLE, UNIMPLEMENTED = grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNIMPLEMENTED
-UNKNOWN = "the server may or may not have done it, and the call is not repeated"
+UNKNOWN = "the server may or may not have executed the call, and the client does not repeat it"
 
 
 @pytest.fixture(scope="module")
@@ -247,7 +247,7 @@ def test_the_end_of_a_connection_with_too_many_cancelled_calls_is_explained(kind
         kind.open(address, options=NEVER) as client,
     ):
         message = message_of(UNAVAILABLE, client.models)
-    assert "too many of its calls were cancelled" in message
+    assert "too many of the connection's calls were cancelled" in message
 
 
 @http_kinds

@@ -125,8 +125,8 @@ def test_a_wait_names_the_cause(kind: Kind, servers: Servers) -> None:
 def test_a_server_with_tls_that_is_called_without_it(kind: Kind, servers: Servers, clients: bool) -> None:
     address = kind.of(servers.get("server-of-ours", clients=clients))
     with kind.open(address, options=NEVER) as client:
-        remedy = f"write https://{address}" if kind.http else "give --tls-ca"
-        assert f"{kind.text(address)} wants TLS: {remedy}" in failure(client)
+        remedy = f"write https://{address}" if kind.http else "--tls-ca must name"
+        assert f"{kind.text(address)} requires TLS: {remedy}" in failure(client)
 
 
 def test_a_server_without_tls_that_is_called_with_it(kind: Kind, servers: Servers) -> None:
@@ -157,7 +157,7 @@ def test_a_listener_that_says_nothing_is_not_accused_of_its_tls(
     mine = certificates.client(by=None) if tls else Credentials()
     with listener(hang_up) as address, kind.open(address, credentials=mine, options=NEVER) as client:
         message = failure(client)
-    assert not re.search("does not use TLS|wants TLS|certificate of", message), message
+    assert not re.search("does not use TLS|requires TLS|certificate of", message), message
 
 
 COMMANDS = {
