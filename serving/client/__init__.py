@@ -8,6 +8,6 @@ from typing import TYPE_CHECKING
 import hangtag
 
 if TYPE_CHECKING:
-    from hangtag import *  # noqa: F403 - the type checkers' part of the next line
+    from hangtag import *  # noqa: F403 - type checkers do not read __getattr__
 else:
     __getattr__ = hangtag.__getattr__

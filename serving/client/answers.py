@@ -43,7 +43,7 @@ def show(
 
 
 def cost_line(answer: Classification) -> str:
-    """Say which model answered, or which member of a route, and how long the model or each member took."""
+    """Say which model, or which member of a route, answered, and how long the model or each member took."""
     line = f"{answer.model} version {answer.version}"
     if answer.stages:
         line += f", answered by {answer.answered_by}" + (", which was not sure" if answer.unsure else "")
@@ -64,7 +64,7 @@ def show_compared(
     as_json: bool,
     drawn: bool,
 ) -> bool:
-    """Print the outcomes; return whether a model failed."""
+    """Print the models' outcomes for a picture, and return whether a model failed."""
     failures = {model: outcome for model, outcome in outcomes.items() if isinstance(outcome, ClientError)}
     answers = [outcome for outcome in outcomes.values() if isinstance(outcome, Classification)]
     if as_json:
@@ -89,7 +89,7 @@ def _side_by_side(answers: Sequence[Classification]) -> Table:
         timings = Text(f"{answer.queue_ms:.1f} ms queued\n{answer.compute_ms:.1f} ms computed")
         if answer.stages:
             timings.append(f"\nanswered by {answer.answered_by}")
-        result.add_column(Text(f"{answer.model} version {answer.version}"), timings, overflow="fold")  # nothing is cut
+        result.add_column(Text(f"{answer.model} version {answer.version}"), timings, overflow="fold")  # all is shown
     for rank in zip_longest(*(answer.labels for answer in answers)):
         agreed = len({label and label.name for label in rank}) == 1
         result.add_row(*(_cell(label, agreed) for label in rank))

@@ -24,10 +24,10 @@ Item = TypeVar("Item")
 class AsyncClient:
     """A client of one server for asyncio, over one channel. The tasks of one event loop may share it.
 
-    This class has the methods of ``Client``, and the arguments, answers and exceptions of its methods and construction.
-    A method that is awaited in an event loop other than that of the first call raises RuntimeError. Cancelling a task
-    that waits for a call cancels the call, and the server drops the request if its computation has not begun. Close the
-    client with ``await client.close()``, or use it in an ``async with`` block.
+    This class has the same methods as ``Client``. Its methods and its constructor have the same arguments, answers and
+    exceptions. A method raises RuntimeError if it is awaited in a different event loop than the first call. Cancelling
+    a task that waits for a call cancels the call, and the server drops the request if its computation has not begun.
+    Close the client with ``await client.close()``, or use it in an ``async with`` block.
 
     Example:
         >>> import asyncio

@@ -20,11 +20,11 @@ class Label:
     """One label of a classification.
 
     Attributes:
-        name: such as "Ankle boot".
-        probability: in [0, 1].
+        name: the label's name, such as "Ankle boot".
+        probability: the label's probability, from 0 to 1.
         index: the label's index in the model's output.
-        distance: from the classification's first label, 0 (the same) to 1 (the farthest pair); None for a model
-            without label distances.
+        distance: the distance from the classification's first label, from 0 (the same label) to 1 (the two labels that
+            are farthest apart); None for a model without label distances.
     """
 
     name: str
@@ -67,8 +67,8 @@ class Classification:
         task: ``single_label`` or ``multi_label``.
         path_probability: the probability of the whole set; None if the model does not give this probability.
         stages: for a route, what each member computed, in order; empty for a model.
-        unsure: True if a cascade returned the answer of a model that was not sure of it, because the next model could
-            not answer in time.
+        unsure: True if a cascade returned the answer of a model that was not sure, because the next model could not
+            answer in time.
     """
 
     model: str
@@ -121,7 +121,7 @@ def split_version(model: str) -> tuple[str, str]:
 
 
 def model_choice(model: str, version: str) -> tuple[str, str]:
-    """Return the name and the version of ``model``. If ``version`` is given, the whole of ``model`` is the name."""
+    """Return the name and the version of ``model``. If ``version`` is given, ``model`` is only a name."""
     return (model, version) if version else split_version(model)
 
 

@@ -27,7 +27,7 @@ _CLASSIFIES, _IMAGE = "classifies_images", "hangtag.image"
     "--model",
     "models",
     multiple=True,
-    help="The served model, NAME or NAME@VERSION. Give it several times to show their answers side by side.  "
+    help="The served model, NAME or NAME@VERSION. Give it several times to compare models side by side.  "
     "[default: the server's only model that classifies images]",
 )
 @click.option("--model-version", default="", help="The model's version.  [default: the version that serves]")
@@ -35,7 +35,7 @@ _CLASSIFIES, _IMAGE = "classifies_images", "hangtag.image"
 @click.option(
     "--top-k",
     type=click.IntRange(min=1),
-    help="How many labels to show at most.  [default: 3; the whole set of a multi-label model]",
+    help="The largest number of labels to show.  [default: 3; for a multi-label model, the whole predicted set]",
 )
 @click.option(
     "--timeout",
@@ -60,22 +60,22 @@ def classify(
 ) -> None:
     """Classify each IMAGE (PNG, JPEG or WebP) with a served model.
 
-    A folder stands for the images in it and in its subfolders; - stands for standard input. If a folder has other
-    files, a line on standard error counts them.
+    A folder stands for the images in it and in its subfolders, and - for standard input. If a folder also has other
+    files, a line on standard error counts these files.
 
-    An image of the model's input size is used unchanged. The server converts any other image as the model's file says:
-    it is stretched, cropped, padded, or converted like a photo of a garment. If an image fails, standard error has the
+    The server uses an image of the model's input size unchanged. It stretches, crops or pads any other image, or
+    converts it like a photo of a garment; the model's file says which. If an image fails, standard error shows the
     reason, the other images are still classified, and the exit code is 1.
 
     A multi-label model answers with a set of labels, in the order of prediction if it predicts one label after another.
-    If the model's file has distances of labels, each runner-up shows its distance from the first label: 0 is the same,
-    1 the farthest pair.
+    If the model's file has distances between labels, each label after the first shows its distance from the first: from
+    0 (the same label) to 1 (the two labels that are farthest apart).
 
-    A route (docs/reference/routes.md) says which of its models answered (with --json: "answered_by"), and how long each
-    of them took.
+    For a route (docs/reference/routes.md), the command shows which of its models answered (with --json: "answered_by"),
+    and how long each model took.
 
-    For a model of garments, a picture that seems blank or inverted is still classified, with a warning that says what
-    helps (with --json: "warning").
+    A model of garments still classifies a picture that seems blank or inverted, but a warning says what helps (with
+    --json: "warning").
 
     \b
     Examples:
@@ -124,10 +124,10 @@ def classify(
 
 
 def _only_classifier(client: Client) -> str:
-    """Return the name of the only model that classifies images.
+    """Return the name of the server's only model that classifies images.
 
-    Raises UserError if no model or several models do, or if the server, for example an earlier release, does not say
-    which do.
+    Raises UserError if no model or several models classify images, or if the server does not say which models do.
+    Earlier releases do not say it.
     """
     names = client.models()
     classifiers = [name for name in names if client.parameters(name).get(_CLASSIFIES) == "true"]
@@ -148,7 +148,7 @@ def _only_classifier(client: Client) -> str:
 
 @cache
 def _image(client: Client, model: str, version: str) -> ImageSpec | None:
-    """Return what pictures a model takes; None if the server does not say."""
+    """Return which pictures a model accepts; None if the server does not say."""
     try:
         text = client.parameters(model, version=version).get(_IMAGE)
         return ImageSpec.parse(text) if text is not None else None

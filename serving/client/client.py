@@ -25,8 +25,8 @@ class Client(HealthClient):
         timeout: each call's deadline in seconds. The deadline travels to the server, which drops a late request instead
             of computing it.
         credentials: for a server with TLS or tokens.
-        options: retries, balancing, pings and the largest answer. By default, the client tries a call up to three more
-            times if the server did not take it.
+        options: the retries, the balancing, the pings, and the largest answer to accept. By default, the client repeats
+            a call up to three times if the server did not accept it.
 
     Raises:
         AddressError: the address has no port or is another kind of URL, or the variable that names its proxy
@@ -51,8 +51,9 @@ class Client(HealthClient):
             image: the bytes of a PNG, JPEG or WebP file, or uint8 pixels of the model's size: grey
                 [height, width], or red, green and blue [height, width, 3].
             model: the model's name, or NAME@VERSION.
-            version: the model's version; "" is the version that serves.
-            top_k: the largest number of labels to return. 0 is 3 labels, or, for a multi-label model, the whole set.
+            version: the model's version; "" means the version that serves.
+            top_k: the largest number of labels to return. 0 means 3 labels, or, for a multi-label model, the whole
+                predicted set.
 
         Returns:
             The labels with their probabilities, and the server's timings.
@@ -78,15 +79,15 @@ class Client(HealthClient):
     ) -> Iterator[Classification | ClientError]:
         """Classify images over one stream, and yield one outcome for each image, in the order of the images.
 
-        The server takes the next image when it has room, and batches images if it can. If iterating over ``images``
+        The server reads the next image when it has room, and batches images if it can. If iterating over ``images``
         raises an exception, it is re-raised here, after the outcomes of all earlier images.
 
         Args:
             images: as for ``classify``; a generator may produce them one by one.
             model: the model's name, or NAME@VERSION.
-            version: the model's version; "" is the version that serves.
-            top_k: the largest number of labels for each image. 0 is 3 labels, or, for a multi-label model, the whole
-                set.
+            version: the model's version; "" means the version that serves.
+            top_k: the largest number of labels for each image. 0 means 3 labels, or, for a multi-label model, the whole
+                predicted set.
             timeout: the deadline of the whole stream in seconds; None for no deadline.
 
         Yields:
@@ -112,9 +113,10 @@ class Client(HealthClient):
 
         Args:
             image: as for ``classify``.
-            models: the models' names, or NAME@VERSION. If empty, the server uses all its models that classify images.
-            top_k: the largest number of labels of each model. 0 is 3 labels, or, for a multi-label model, the whole
-                set.
+            models: the models, each as NAME or NAME@VERSION. If empty, the server uses all its models that classify
+                images.
+            top_k: the largest number of labels of each model. 0 means 3 labels, or, for a multi-label model, the whole
+                predicted set.
 
         Returns:
             A classification for each model, under its name as given. If a model failed, a ClientError takes the place
@@ -137,14 +139,14 @@ class Client(HealthClient):
             model: the model's name, or NAME@VERSION.
             inputs: an array for each input, with the shape that the model's signature gives, including the batch axis.
                 The dtype of the array must match the datatype of the input, because the client does not convert it.
-            version: the model's version; "" is the version that serves.
+            version: the model's version; "" means the version that serves.
 
         Returns:
             An array for each output of the model, by the output's name. Attributes of the mapping say which model, or
             which members of a route, answered, and how long they took.
 
         Raises:
-            ClientError: the model is unknown, an input does not fit its signature, or the call failed.
+            ClientError: the model is unknown, an input does not match the model's signature, or the call failed.
             TypeError: an input is not a numpy array.
             ValueError: the protocol has no datatype for an array's dtype.
 
@@ -166,13 +168,13 @@ class Client(HealthClient):
 
         Args:
             model: the model's name, or NAME@VERSION.
-            requests: for each request, a mapping like the ``inputs`` of ``infer``.
-            version: the model's version; "" is the version that serves.
+            requests: a mapping for each request, like the ``inputs`` of ``infer``.
+            version: the model's version; "" means the version that serves.
             timeout: the deadline of the whole stream in seconds; None for no deadline.
 
         Yields:
-            For each request what ``infer`` returns, or a ClientError if the request failed. The stream continues after
-            a failed request.
+            For each request the result that ``infer`` would return, or a ClientError if the request failed. The stream
+            continues after a failed request.
 
         Raises:
             ClientError: the stream ended before its last answer.
@@ -193,7 +195,7 @@ class Client(HealthClient):
 
         Args:
             model: the model's name, or NAME@VERSION.
-            version: the model's version; "" is the version that serves.
+            version: the model's version; "" means the version that serves.
 
         Raises:
             ClientError: the model is unknown, or the call failed.
@@ -232,10 +234,10 @@ class Client(HealthClient):
         """Load or reload a model, wait until it serves, and return its versions that serve.
 
         Raises:
-            ClientError: the server does not run with --model-control explicit, or has no such model. Or a file is
-                broken; the server then serves what it served before. Or ``timeout`` passed; the server continues to
-                load the model. Or the connection broke; the server may have loaded the model, and the client does not
-                repeat the call.
+            ClientError: the server does not run with --model-control explicit, does not have the model, or cannot load
+                the model's file; it then continues to serve the previous version. If ``timeout`` passed, the server
+                continues to load the model. If the connection broke, the server may have loaded the model; the client
+                does not repeat the call.
 
         Example:
             >>> client.load_model("lstm")
@@ -248,8 +250,8 @@ class Client(HealthClient):
         """Unload a model. The model still answers the requests that it already has.
 
         Raises:
-            ClientError: the server does not run with --model-control explicit, or serves no such model. Or the
-                connection broke; the server may have unloaded the model, and the client does not repeat the call.
+            ClientError: the server does not run with --model-control explicit, or does not serve the model. If the
+                connection broke, the server may have unloaded the model; the client does not repeat the call.
 
         Example:
             >>> client.unload_model("lstm2")

@@ -17,15 +17,15 @@ from hangtag.serving.options import credentials_options, server_option
     type=Duration(min=0, min_open=True),
     default=300.0,
     show_default=True,
-    help="Seconds to wait for the model; the server continues loading after that.",
+    help="How many seconds to wait for the model. The server continues to load it after that.",
 )
 @credentials_options
 def load(name: str, server: str, timeout: float, credentials: Credentials) -> None:
     """Load a model on a running server, or load it again.
 
     The command ends when the model serves. The server must run with --model-control explicit. The server loads the
-    promoted version, else the latest, while the old version answers requests. If the file is broken, the old version
-    stays.
+    promoted version, or the latest if none is promoted. Meanwhile the old version answers requests. If the new file is
+    broken, the old version stays in service.
 
     \b
     Examples:
@@ -44,8 +44,8 @@ def load(name: str, server: str, timeout: float, credentials: Credentials) -> No
 def unload(name: str, server: str, credentials: Credentials) -> None:
     """Take a model of a running server out of service.
 
-    The model still answers the requests that it has, and its files stay in the repository. The server must run with
-    --model-control explicit.
+    The model still answers the requests that it already has, and its files stay in the repository. The server must run
+    with --model-control explicit.
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""The calls of a client: how the request is built, and how the response is read.
+"""The calls of a client. Each operation builds the request of a call, and reads the response.
 
 ``Client`` and ``AsyncClient`` differ only in how they send these calls.
 """
@@ -55,12 +55,12 @@ class Operation(Generic[Answer]):
 
 
 def classify(image: Image, model: str, version: str, top_k: int) -> Operation[Classification]:
-    """Classify one image. Raises InputError if ``image`` is not an image."""
+    """Return the call that classifies one image. Raises InputError if ``image`` is not an image."""
     return Operation(CLASSIFY, classify_request(image, model, version, top_k), from_response)
 
 
 def compare(image: Image, models: Sequence[str], top_k: int) -> Operation[dict[str, Classification | ClientError]]:
-    """Classify one image with several models. Raises InputError if ``image`` is not an image."""
+    """Return the call that classifies an image with several models. Raises InputError if ``image`` is not an image."""
 
     def read(response: classifier_pb2.CompareResponse) -> dict[str, Classification | ClientError]:
         names = models or [outcome.model_name for outcome in response.outcomes]
@@ -70,24 +70,24 @@ def compare(image: Image, models: Sequence[str], top_k: int) -> Operation[dict[s
 
 
 def infer(model: str, inputs: Mapping[str, Array], version: str) -> Operation[Outputs]:
-    """Run a model on arrays. Raises what ``infer_request`` raises."""
+    """Return the call that runs a model on arrays. Raises the exceptions of ``infer_request``."""
     return Operation(INFER, infer_request(model, inputs, version), Outputs)
 
 
 @sending()
 def parameters(model: str, version: str) -> Operation[dict[str, str]]:
-    """Read the parameters of a model's configuration."""
+    """Return the call that reads the parameters of a model's configuration."""
     model, version = model_choice(model, version)
     return Operation(CONFIG, inference_pb2.ModelConfigRequest(name=model, version=version), _parameters)
 
 
 def models() -> Operation[list[str]]:
-    """List the models that take requests."""
+    """Return the call that lists the models that accept requests."""
     return Operation(INDEX, inference_pb2.RepositoryIndexRequest(ready=True), _names)
 
 
 def serving_versions(model: str) -> Operation[list[str]]:
-    """List the versions of a model that take requests."""
+    """Return the call that lists the versions of a model that accept requests."""
 
     def read(index: inference_pb2.RepositoryIndexResponse) -> list[str]:
         return [entry.version for entry in index.models if entry.name == model]
@@ -96,19 +96,19 @@ def serving_versions(model: str) -> Operation[list[str]]:
 
 
 def statistics() -> Operation[list[inference_pb2.ModelStatistics]]:
-    """Read the statistics of each model version."""
+    """Return the call that reads the statistics of each model version."""
     return Operation(STATISTICS, inference_pb2.ModelStatisticsRequest(), lambda response: list(response.model_stats))
 
 
 @sending()
 def load(model: str) -> Operation[None]:
-    """Load a model."""
+    """Return the call that loads a model."""
     return Operation(LOAD, inference_pb2.RepositoryModelLoadRequest(model_name=model), lambda _: None)
 
 
 @sending()
 def unload(model: str) -> Operation[None]:
-    """Unload a model."""
+    """Return the call that unloads a model."""
     return Operation(UNLOAD, inference_pb2.RepositoryModelUnloadRequest(model_name=model), lambda _: None)
 
 

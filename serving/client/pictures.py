@@ -1,5 +1,5 @@
 """Read the pictures that a command line names, warn if a picture seems to show no garment, and draw pictures in the
-terminal, two pixels to a character, as half blocks in colour or as shades without colour.
+terminal. A character shows two pixels, as half blocks in colour, or as a shade if the terminal has no colours.
 """
 
 import io
@@ -58,8 +58,8 @@ def read(path: Path) -> bytes:
 
 
 LEAST_CONTRAST = 32
-"""The least difference between a picture's darkest and brightest pixel, in grey levels. Test images have at least
-254."""
+"""A picture is nearly blank if its darkest and its brightest pixel differ by fewer grey levels than this. In each test
+image they differ by at least 254."""
 
 _EDGE = image_spec.THUMBNAIL_EDGE
 _MARGIN = 1 / 7
@@ -69,26 +69,26 @@ _BLANK = (
     "garment"
 )
 _INVERTED = (
-    "the picture seems inverted: the model expects a bright garment on black, and a picture of {} x {} pixels is "
-    "used as it is. Invert its tones, or send a larger picture, which the server converts"
+    "the picture seems inverted: the model expects a bright garment on black, and the server does not convert a "
+    "picture of {} x {} pixels. Invert its tones, or send a larger picture, which the server converts"
 )
 _CONVERTED = (
-    "the model seems to get a background brighter than the garment, and expects the opposite: what works best, in "
-    "even light, is a dark garment on white paper (the server inverts such pictures) or a bright garment on black"
+    "the model seems to get a background that is brighter than the garment, but expects a darker background. Use a "
+    "picture in even light of a dark garment on white paper, which the server inverts, or of a bright garment on black"
 )
 
 
 def warning(data: bytes, image: image_spec.ImageSpec) -> str:
-    """Say what is wrong with a picture and what helps; "" if nothing is wrong, or if the model does not take garments.
+    """Say what is wrong with a picture and what helps; "" if nothing is wrong, or if the model is not for garments.
 
-    A model whose file says fit garment learned bright garments on black, and cannot classify blank or inverted pictures
-    well. Both rules were measured on Fashion-MNIST's test set. They warn of none of its 10,000 images, whether sent
-    unchanged or as larger pictures on white or black, which the server converts. They warn of all 10,000 images if
-    negated. tests/serving/client repeats that with every hundredth image.
+    If a model's file says ``fit=garment``, the model learned bright garments on black, and cannot classify blank or
+    inverted pictures well. The rules for both were measured on the 10,000 test images of Fashion-MNIST. They warn of
+    none of these images, unchanged or as larger pictures on white or black, which the server converts. They warn of
+    every image that is negated. tests/serving/client repeats this measurement with every hundredth image.
 
     Args:
         data: The content of an image file. The server reports files that cannot be decoded.
-        image: What the model takes.
+        image: The pictures that the model accepts.
     """
     if image.fit != "garment":
         return ""
@@ -99,7 +99,7 @@ def warning(data: bytes, image: image_spec.ImageSpec) -> str:
     except Exception:  # Pillow's decoders raise whatever a broken file makes them raise
         return ""
     used_as_it_is = grey.size == (image.width, image.height)
-    grey.thumbnail((_EDGE, _EDGE), Image.Resampling.BOX)  # averages a camera's noise away
+    grey.thumbnail((_EDGE, _EDGE), Image.Resampling.BOX)  # averages out a camera's noise
     pixels = np.asarray(grey, np.float32)
     if pixels.max() - pixels.min() < LEAST_CONTRAST:
         return _BLANK
@@ -110,7 +110,7 @@ def warning(data: bytes, image: image_spec.ImageSpec) -> str:
 
 
 def _background_is_brighter(pixels: npt.NDArray[np.float32], tolerance: float) -> bool:
-    """Whether the median of a picture's edge is above the mean of its inner part."""
+    """Return whether the median of a picture's edge is above the mean of its inner part."""
     edge = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
     rows, columns = (round(length * _MARGIN) for length in pixels.shape)
     inner = pixels[rows : pixels.shape[0] - rows, columns : pixels.shape[1] - columns]
@@ -122,7 +122,7 @@ _SHADES = " .:░▒▓█"
 
 
 def draw(data: bytes, *, colour: bool) -> Segments | None:
-    """Draw an image file, 28 characters wide. None for an unreadable file: the server's error explains it better."""
+    """Draw an image file, 28 characters wide. Returns None for an unreadable file: the server's error says more."""
     try:
         with Image.open(io.BytesIO(data)) as image:
             picture = image_spec.flattened(ImageOps.exif_transpose(image), 3)  # upright, as the server sees it

@@ -54,7 +54,7 @@ class MetricsError(UserError):
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A server's counters at one time, in seconds on a monotonic clock."""
+    """A server's counters at one moment. ``time`` is in seconds on a monotonic clock."""
 
     time: float
     statistics: Mapping[Version, pb.ModelStatistics]
@@ -65,8 +65,8 @@ class Snapshot:
 class Activity:
     """One model version between two snapshots.
 
-    Rates are per second. Times are in milliseconds, means over the requests answered. A value is None if no request was
-    answered, or if it comes from metrics that were not fetched.
+    Rates are per second. Times are in milliseconds, averaged over the answered requests. A value is None if no request
+    was answered, or if the value comes from metrics that were not fetched.
     """
 
     model: str
@@ -189,7 +189,7 @@ def fetch_metrics(url: str, credentials: Credentials) -> Metrics:
             advice = "Give --token-file, or" if error.code in (401, 403) else advice
         raise MetricsError(
             f"no metrics at {url}: {str(error) or type(error).__name__}. {advice} --metrics the server's port for "
-            "metrics, 8002 unless 'hangtag serve --metrics-port' set another"
+            "metrics, which is 8002 unless 'hangtag serve --metrics-port' changed it"
         ) from error
 
 
@@ -210,7 +210,7 @@ def parse_metrics(text: str) -> Metrics:
 
 
 def callers(rows: list[Activity], before: Snapshot, after: Snapshot) -> tuple[float, float]:
-    """Compute the calls and samples a second that callers sent. Without metrics, calls by routes are included."""
+    """Compute the calls and samples a second that callers sent. Without metrics, the result includes routes' calls."""
     calls, samples = sum(row.calls for row in rows), sum(row.samples for row in rows)
     if before.metrics is None or after.metrics is None:
         return calls, samples
@@ -239,7 +239,7 @@ def shares(before: Snapshot, after: Snapshot) -> dict[str, dict[str, float]]:
 
 
 def _inside(metrics: Metrics) -> tuple[float, float]:
-    """Requests and samples that routes sent to their members and shadows."""
+    """Return the numbers of requests and samples that routes sent to their members and shadows."""
     requests, samples = (
         sum(labelled(metrics, f"hangtag_route_{unit}_total").values()) for unit in ("requests", "samples")
     )

@@ -34,7 +34,7 @@ from hangtag.serving.options import credentials_options, server_option
 @click.option(
     "--metrics",
     metavar="URL",
-    help="Show its metrics too, http://HOST:8002/metrics: percentiles, queue, workers, transport.",
+    help="The server's metrics, http://HOST:8002/metrics, for percentiles, queue, workers and transport.",
 )
 @click.option(
     "--interval",
@@ -50,10 +50,10 @@ def top(server: str, metrics: str | None, interval: float, once: bool, as_json: 
     """Show what a running server is doing: calls, samples and failures a second, batch size and times of each model.
 
     The command calls the protocol's ModelStatistics, so it works with Triton too. Times are means over the requests
-    answered in the interval. Percentiles and the members of routes (docs/reference/routes.md) need --metrics; without
+    answered in the interval. Percentiles and the members of routes (docs/reference/routes.md) need --metrics. Without
     --metrics, the total counts a route's calls again for each member. Ctrl-C ends the command. A narrow terminal shows
-    the most important columns. --tls-ca and --token-file apply to --metrics too; with --tls-ca, an http:// address gets
-    no token.
+    only the most important columns. --tls-ca and --token-file apply to --metrics too. With --tls-ca, the command sends
+    no token to an http:// address.
 
     \b
     Examples:
@@ -189,7 +189,7 @@ def _table(rows: Sequence[Activity], width: int, *, with_metrics: bool) -> Table
     while columns and left() < min(names, _MIN_MODEL):
         columns.remove(min(columns, key=lambda column: column.importance))
     table = Table(box=None, pad_edge=False)
-    table.add_column("model", overflow="fold", max_width=max(1, left()))  # a shortened name could be another model's
+    table.add_column("model", overflow="fold", max_width=max(1, left()))  # a shortened name would be ambiguous
     for column in columns:
         table.add_column(column.title, justify="right", no_wrap=True, min_width=widths[column])
     for row in rows:
