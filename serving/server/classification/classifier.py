@@ -43,7 +43,7 @@ class PredictedLabels:
 
 @dataclass(frozen=True)
 class Classifier:
-    """Knows the pictures that a model takes, and how to read its outputs.
+    """Knows which pictures a model accepts, and how to read the model's outputs.
 
     The metadata ``hangtag.task`` decides how outputs are read. In task ``single_label``, the default, exactly one label
     is right, so the answer is a ranking. In task ``multi_label`` the answer is a set of labels:
@@ -82,7 +82,7 @@ class Classifier:
 
     @property
     def channels(self) -> int:
-        """1 for grey pictures, 3 for colour."""
+        """The number of colour channels: 1 for grey pictures, 3 for colour."""
         return self.shape[2] if len(self.shape) == 3 else 1
 
     def prepare(self, image: EncodedImage) -> Pixels:
@@ -92,8 +92,8 @@ class Classifier:
             UINT8 pixels in ``shape``.
 
         Raises:
-            InvalidRequestError: The image is empty, has another format, is damaged, or exceeds the limits for images;
-                or the model takes another size, and the model's file does not say how to resize pictures.
+            InvalidRequestError: The image is empty, has another format, is damaged, or exceeds the limits for images.
+                Or the model accepts another size, and the model's file does not say how to resize pictures.
             QueueFullError: Too many large images are being decoded.
         """
         height, width = self.shape[:2]
@@ -103,9 +103,9 @@ class Classifier:
             if picture.size == (width, height):
                 return np.asarray(picture)
             raise InvalidRequestError(
-                f"the image has {picture.width} x {picture.height} pixels, {self.name!r} takes {width} x {height}, and "
-                "its file does not say how an image is made to fit. Scale it yourself, or record how in the file: "
-                f"hangtag models fit {self.name} --fit stretch|crop|pad"
+                f"the image has {picture.width} x {picture.height} pixels, but {self.name!r} accepts {width} x "
+                f"{height}, and the model's file does not say how to resize an image. Resize the image yourself, or "
+                f"record in the file how to resize images: hangtag models fit {self.name} --fit stretch|crop|pad"
             )
 
     def read(self, outputs: Mapping[str, npt.NDArray[Any]], top_k: int) -> PredictedLabels:
@@ -113,7 +113,8 @@ class Classifier:
 
         Args:
             outputs: The model's outputs by name, each [batch, ...].
-            top_k: The most labels in the answer; 0: DEFAULT_TOP_K labels of a ranking, or every label of a set.
+            top_k: The largest number of labels in the answer. 0 means DEFAULT_TOP_K labels of a ranking, or all labels
+                of a set.
 
         Raises:
             InferenceError: The path has an index that is not a label of the model.
@@ -129,7 +130,7 @@ class Classifier:
         path = path[path >= 0]
         if (path >= len(probabilities)).any():
             raise InferenceError(
-                f"the model's path names label {path.max()}; it has the labels 0 to {len(probabilities) - 1}"
+                f"the model predicted label {path.max()}, but its last label is {len(probabilities) - 1}"
             )
         return PredictedLabels(
             self._scores(path[: top_k or None], probabilities), float(outputs["path_probability"][0])
@@ -160,7 +161,8 @@ def examples(signature: Signature) -> list[dict[str, str]]:
     ``hangtag.examples`` is a JSON list of objects, each with a label's index and a PNG file in base64.
 
     Returns:
-        Each example's ``label`` and ``png``. Empty if any example is malformed, because examples are only for people.
+        Each example's ``label`` and ``png``. If any example is malformed, the result is empty: no answer needs the
+        examples.
     """
     try:
         kept = json.loads(signature.metadata.get("examples", "[]"))

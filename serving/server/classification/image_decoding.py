@@ -1,7 +1,7 @@
 """Decodes PNG, JPEG and WebP files to grey or colour with Pillow, within a limit on the memory that decoding takes.
 
-Pillow reads a file's header without decoding the picture. From the size and the kind follows the most memory that
-decoding may take, in bytes per pixel as measured (tests/serving/server/classification/test_decoding_memory.py).
+Pillow reads a file's header without decoding the picture. The header has the size and the format, which determine how
+much memory decoding may take at most. tests/serving/server/classification/test_decoding_memory.py measures this memory.
 """
 
 import io
@@ -22,46 +22,51 @@ from hangtag.serving import image_spec
 from hangtag.serving.server.errors import InvalidRequestError, QueueFullError, ServerError
 
 MAX_PIXELS = 50_000_000
-"""The most pixels of an image, to limit the time for decoding. A small file can hold a huge image."""
+"""The largest number of pixels in an image. It limits the time for decoding, because a small file can hold a huge
+image."""
 
 MAX_EDGE = 16_384
-"""The most pixels of an edge, to limit the cost of rows, however short. The edges of WebP files, phone panoramas and A4
-pages scanned at 1,200 dots per inch are never longer."""
+"""The longest edge of an image in pixels. It limits the number of rows, because even a short row costs time. WebP
+files, phone panoramas and A4 pages scanned at 1,200 dots per inch never have longer edges."""
 
 MAX_BYTES = 400 << 20
-"""The most memory that decoding an image may take, and that all large images decoded at the same time may take; further
-large images wait. A photo of 50 megapixels in a baseline JPEG takes 382 MiB."""
+"""The most memory that decoding one image may take. All large images that are decoded at the same time may also take
+only this much, so further large images wait. A photo of 50 megapixels in a baseline JPEG takes 382 MiB."""
 
 LARGE_BYTES = 16 << 20
-"""An image that may take at least this much memory is large: decoding it may take longer than other callers should
-wait. Smaller images do not wait for memory: at most one per decoding thread is decoded at once."""
+"""An image is large if decoding it may take at least this much memory. Other callers should not wait until a large
+image is decoded. Smaller images do not wait for memory, because each thread decodes only one of them at a time."""
 
 WAIT_SECONDS = 10.0
-"""How long a large image waits for its turn before it is refused."""
+"""How long a large image waits for memory before it is refused."""
 
 _READERS: dict[bytes, type[ImageFile]] = {b"\x89P": PngImageFile, b"\xff\xd8": JpegImageFile, b"RI": WebPImageFile}
-"""A file's first two bytes -> Pillow's reader. Image.open would check the size against Image.MAX_IMAGE_PIXELS, which
-applies to the whole program, and would warn."""
+"""A file's first two bytes -> Pillow's reader. Image.open is not used, because it would warn of images with more than
+Image.MAX_IMAGE_PIXELS, which applies to the whole program."""
 
 _MAX_READS = 50_000
-"""The most pieces that Pillow may read of a file, about three for each chunk or segment. Encoders of PNG put 4 KiB or
-more into a chunk."""
+"""The largest number of pieces that Pillow may read from a file. Pillow reads about three pieces for each chunk or
+segment, and PNG encoders put 4 KiB or more into a chunk."""
 _MAX_HEADER_READS = 1_000
-"""The most pieces before the picture: Pillow keeps each chunk and segment, and joins Exif segments one by one."""
+"""The largest number of pieces before the picture. It is smaller, because Pillow keeps these chunks and segments in
+memory, and joins Exif segments one by one."""
 
 _COMPRESSED = (b"zTXt", b"iTXt", b"iCCP")
 _MAX_COMPRESSED = 8
-"""The most compressed texts and profiles of a PNG file: Pillow unpacks each to 1 MiB, in up to four bytes a letter."""
+"""The largest number of compressed texts and profiles in a PNG file. Pillow unpacks up to 1 MiB of each, and may need
+four bytes for a letter."""
 
 _SCAN = b"\xff\xda"
 _MAX_SCANS = 100
-"""The most scans of a JPEG file, each of which takes time for the whole picture. Encoders write about ten scans."""
+"""The largest number of scans in a JPEG file. Each scan takes time for the whole picture, and encoders write about ten
+scans."""
 
 _LOSSLESS = (
     re.compile(rb"VP8L(....)\x2f", re.DOTALL),
     re.compile(rb"ALPH(....)[%b]" % re.escape(bytes(range(1, 256, 4))), re.DOTALL),
 )
-"""The beginning of a lossless picture, and of a lossless transparency, in a WebP file, with the size of the part."""
+"""Patterns for the beginning of a lossless picture and of a lossless alpha channel in a WebP file. The group is the
+size of that part."""
 
 _BAND_PIXELS = 1 << 18
 """Number of pixels to flatten at a time, so that the copies of a conversion stay small, and other threads can run
@@ -81,15 +86,15 @@ class _Header(NamedTuple):
         if self.width <= 0 or self.height <= 0:
             raise _damaged(f"it has {size}")
         if self.width * self.height > MAX_PIXELS:
-            raise InvalidRequestError(f"the image has {size}; at most {MAX_PIXELS:,} are taken. Scale it down.")
+            raise InvalidRequestError(f"the image has {size}; the limit is {MAX_PIXELS:,} pixels. Scale it down.")
         if max(self.width, self.height) > MAX_EDGE:
             raise InvalidRequestError(
-                f"the image has {size}; edges of at most {MAX_EDGE:,} pixels are taken. Scale it down."
+                f"the image has {size}; the limit for an edge is {MAX_EDGE:,} pixels. Scale the image down."
             )
         if self.bytes > MAX_BYTES:
             raise InvalidRequestError(
-                f"the image, of {size}, may take {-(-self.bytes >> 20)} MiB of memory to decode; at most "
-                f"{MAX_BYTES >> 20} MiB are taken. Scale it down, or save it as a PNG or as a baseline JPEG."
+                f"decoding the image, of {size}, may take {-(-self.bytes >> 20)} MiB of memory; the limit is "
+                f"{MAX_BYTES >> 20} MiB. Scale the image down, or save it as a PNG or as a baseline JPEG."
             )
 
 
@@ -157,8 +162,8 @@ def _reserve(size: int, wait_seconds: float) -> Iterator[None]:
     with _budget.changed:
         if not _budget.changed.wait_for(lambda: _budget.left >= size, wait_seconds):
             raise QueueFullError(
-                f"too many large images at once: those being decoded may take at most {MAX_BYTES >> 20} MiB in "
-                "total; try again later with a back-off, or scale the image down"
+                f"too many large images at once: together they may take at most {MAX_BYTES >> 20} MiB while the server "
+                "decodes them; try again later with a back-off, or scale the image down"
             )
         _budget.left -= size
     try:
@@ -170,13 +175,13 @@ def _reserve(size: int, wait_seconds: float) -> Iterator[None]:
 
 
 class _File(io.BytesIO):
-    """A file of which only so many pieces can be read."""
+    """A file from which only a limited number of pieces can be read."""
 
     reads_left = _MAX_HEADER_READS
     compressed_left = _MAX_COMPRESSED
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """Read a piece. Raises InvalidRequestError if the file has too many of them, or too many compressed chunks."""
+        """Read a piece. Raises InvalidRequestError if the file has too many pieces or too many compressed chunks."""
         piece = super().read(size)
         self.reads_left -= 1
         if len(piece) == 8 and piece[4:] in _COMPRESSED:  # a chunk's length and kind
@@ -193,7 +198,7 @@ def _opened(data: bytes) -> Iterator[ImageFile]:
     Raises:
         InvalidRequestError: The file is empty, has another format, or is damaged.
     """
-    reader = _READERS.get(data[:2], PngImageFile)  # which refuses all other files
+    reader = _READERS.get(data[:2], PngImageFile)  # PngImageFile refuses files of other formats
     file = _File(data)
     try:
         with reader(file) as image:
@@ -212,15 +217,17 @@ def _damaged(reason: object) -> InvalidRequestError:
 
 
 def _decoding_bytes(image: ImageFile, data: bytes) -> int:
-    """Return the most memory that decoding takes: four bytes a pixel for the image, four for its flat copy, and the
-    decoder's own.
+    """Return the most memory that decoding takes, in bytes.
+
+    The image takes four bytes for each pixel, its flat copy takes four, and the decoder takes memory of its own.
 
     A baseline JPEG is decoded row by row. Each scan of a progressive JPEG, or of a JPEG with a scan for each component,
     changes the whole picture, so libjpeg holds all coefficients, of 16 bits, until the last scan is decoded.
 
-    Pillow decodes each WebP as an animation, with two canvases and a copy of one. A lossless part may have five Huffman
-    tables of 1 KiB for each block of 4 by 4 pixels, for only 28 bits of the file, and longer tables for more bits.
-    Only a decoder knows how many tables there are, so the largest possible number is assumed.
+    Pillow decodes each WebP as an animation, with two canvases and a copy of one canvas. A lossless part may have five
+    Huffman tables of 1 KiB for each block of 4 by 4 pixels. These five tables take only 28 bits of the file; with more
+    bits, tables can be longer. Only a decoder knows how many tables there are, so this function assumes the largest
+    possible number.
     """
     pixels = image.width * image.height
     if isinstance(image, JpegImageFile) and _has_several_scans(image, data):
@@ -233,8 +240,8 @@ def _decoding_bytes(image: ImageFile, data: bytes) -> int:
 
 
 def _has_several_scans(image: JpegImageFile, data: bytes) -> bool:
-    """Whether the first scan is not the whole picture. Raises InvalidRequestError if there are too many scans."""
-    assert image.fp is not None  # which is open until the picture is decoded
+    """Return whether the first scan is only a part of the picture. Raises InvalidRequestError for too many scans."""
+    assert image.fp is not None  # the file is open until the picture is decoded
     end = image.fp.tell()  # Pillow has read the first scan's header, of six bytes and two for each component
     start = end - 2 * image.layers - 8
     whole = _SCAN + bytes((0, 2 * image.layers + 6, image.layers))
@@ -264,5 +271,5 @@ def _flattened(image: Image.Image, channels: int) -> Image.Image:
         # Image.crop would check the size against Image.MAX_IMAGE_PIXELS.
         band = image.resize((image.width, box[3] - top), Image.Resampling.NEAREST, box)
         flat.paste(image_spec.flattened(band, channels), (0, top))
-    flat.info = image.info  # says how the image was turned
+    flat.info = image.info  # the Exif data says how to turn the image
     return flat

@@ -1,1 +1,1 @@
-"""What the server needs from the machine: usable CPUs, memory, ports, and files that change."""
+"""The parts of the machine that the server uses: CPUs, memory, ports, and files that change."""

@@ -1,4 +1,4 @@
-"""What this process uses of the machine: CPUs (fewer in a container than on its host), memory, and open files."""
+"""The CPUs, the memory and the open files that this process may use. A container may have fewer than its host."""
 
 import ctypes
 import errno
@@ -13,7 +13,7 @@ import structlog
 log = structlog.get_logger()
 
 _CGROUP = Path("/sys/fs/cgroup")
-_COLLECT_FROM = 10_000  # objects; Python's default, 700, is reached by every burst of calls
+_COLLECT_FROM = 10_000  # objects; every burst of calls reaches Python's default, 700
 _SPARE = 256
 """Number of open files in addition to connections: models, libraries, event loops, pipes, connections for metrics."""
 
@@ -43,7 +43,7 @@ def release_loading_memory() -> None:
     """Give freed memory back to the system after loading, and let the garbage collector skip the loaded objects.
 
     Loaded objects live as long as the process, so the collector need not traverse them again. Objects of calls are
-    freed without the collector when their calls end, so the collector runs only if far more objects gather.
+    freed without the collector when their calls end, so the collector need run only if far more objects gather.
     """
     release_freed_memory()
     gc.freeze()
@@ -70,7 +70,7 @@ def raise_open_files_limit(connections: int, *, exposed: bool) -> None:
 
     Args:
         connections: How many connections the process is configured to hold.
-        exposed: Whether the server is exposed, so that it accepts at most this many; a trusted server does not count.
+        exposed: Whether the server is exposed. Only an exposed server limits its connections to this number.
     """
     needed = connections + _SPARE
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -88,7 +88,7 @@ def raise_open_files_limit(connections: int, *, exposed: bool) -> None:
 
 
 class OpenFiles:
-    """Watches whether this process can open files. If it cannot, its servers accept no connections."""
+    """Watches whether this process can open files. A process that cannot open files accepts no connections."""
 
     def __init__(self) -> None:
         self._exhausted = False

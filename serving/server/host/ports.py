@@ -9,7 +9,7 @@ from hangtag.serving.server.errors import StartError
 GRPC_SOCKET, GRPCIO_SOCKET, HTTP_SOCKET, METRICS_SOCKET = "grpc.sock", "grpcio.sock", "http.sock", "metrics.sock"
 """The names of the Unix sockets on which a server behind Envoy listens. With native, grpcio has its own socket."""
 GRPC, HTTP, METRICS = "port", "http-port", "metrics-port"
-"""What a port is for, named by the option that sets the port."""
+"""The purposes of ports. The name of a purpose is the option that sets the port."""
 _FIRST_FREE_FOR_ALL = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
 _PURPOSES = {GRPC: "", HTTP: " for HTTP", METRICS: " for metrics"}
 _OTHER_NUMBERS = {
@@ -20,12 +20,12 @@ _OTHER_NUMBERS = {
 
 
 def address_of(host: str, port: int) -> str:
-    """host:port, with brackets around an IPv6 host."""
+    """Return host:port, with brackets around an IPv6 host."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def require_free(host: str, port: int) -> None:
-    """Bind the gRPC port for a moment, without SO_REUSEPORT. Raises like ``bind`` if any program has the port."""
+    """Bind the gRPC port for a moment, without SO_REUSEPORT. Raises StartError if any program has the port."""
     bind(host, port, GRPC).close()
 
 
@@ -44,7 +44,7 @@ def bind(host: str, port: int, option: str, *, shared: bool = False) -> socket.s
     Args:
         host: An address of this machine.
         port: The port; 0 for any free port.
-        option: What the port is for: GRPC, HTTP or METRICS.
+        option: The purpose of the port: GRPC, HTTP or METRICS.
         shared: Whether the port is shared, by SO_REUSEPORT, with the server's other workers or its Envoy.
 
     Raises:

@@ -1,18 +1,19 @@
 """Decides when a process that has ended is replaced, and when its supervisor gives up."""
 
 LONGEST_DELAY = 30.0
-"""The most seconds before a replacement."""
+"""The longest delay before a replacement, in seconds."""
 
 
 class ReplacementPolicy:
     """Exponential backoff for replacements. Not thread-safe."""
 
     def __init__(self, first_delay: float, max_attempts: int, stable_seconds: float) -> None:
-        """Allow replacements.
+        """Begin without failed replacements.
 
         Args:
-            first_delay: Seconds before a replacement, doubled for each process in a row that was short-lived.
-            max_attempts: The most replacements in a row that may end before they listen.
+            first_delay: The seconds before a replacement. They double with each further process in a row that was
+                short-lived.
+            max_attempts: The supervisor gives up after this many replacements in a row that ended before they listened.
             stable_seconds: A process that ended earlier than this was short-lived.
         """
         self._first_delay = first_delay
@@ -22,11 +23,11 @@ class ReplacementPolicy:
         self._attempts = 0
 
     def on_listening(self) -> None:
-        """Call this when a process listens, so replacements work."""
+        """Forget failed replacements, because a process listens."""
         self._attempts = 0
 
     def delay_after(self, lifetime: float, *, failed: bool) -> float | None:
-        """The seconds to wait before replacing a process that has ended; None to give up.
+        """Return the seconds to wait before replacing a process that has ended; None to give up.
 
         Args:
             lifetime: How many seconds the process ran.

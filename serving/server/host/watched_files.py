@@ -38,10 +38,10 @@ class WatchedFiles(Generic[T]):
         """Read the files.
 
         Args:
-            what: The log's word for the files, in the plural.
+            what: The name of the files in the log, in the plural.
             paths: The files to watch.
             read: Reads the files and returns the value; raises StartError if the files are not valid.
-            check_seconds: The least seconds between two checks of the files.
+            check_seconds: The shortest time between two checks of the files, in seconds.
 
         Raises:
             StartError: The files are not valid.
@@ -72,7 +72,7 @@ class WatchedFiles(Generic[T]):
         try:
             value = self._read()
         except StartError as error:
-            self._stamp = stamp  # logged once; the next change is read again
+            self._stamp = stamp  # so that this failure is logged once, and the next change is read
             log.warning(f"{self._what} not reloaded; the previous contents stay in use", reason=str(error))
             return
         if stamp_of(*self._paths) != stamp:
@@ -82,7 +82,7 @@ class WatchedFiles(Generic[T]):
 
 
 def stamp_of(*paths: Path) -> Stamp:
-    """Identify the content of files: a changed file has a different stamp. A missing file has None."""
+    """Identify the content of files. A changed file has a different stamp, and a missing file has None."""
     return tuple(_stamp(path) for path in paths)
 
 
@@ -104,10 +104,13 @@ def _stamp(path: Path) -> tuple[int, int, int, int] | None:
 
 
 def read_bytes(path: Path, option: str) -> bytes:
-    """Return a file's content, without waiting for a program that writes it.
+    """Return a regular file's content, and refuse all other files.
 
     A named pipe could block the thread for ever, and this thread often answers calls. A device could fill the memory.
-    An error's message names the command-line option.
+
+    Args:
+        path: The file.
+        option: The command-line option that names the file, for the error message.
 
     Raises:
         StartError: The file cannot be read, is not a regular file, or is larger than LARGEST_BYTES.
@@ -125,4 +128,4 @@ def read_bytes(path: Path, option: str) -> bytes:
 
 
 def _open_at_once(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)  # else opening a named pipe would wait for a writer
+    return os.open(path, flags | os.O_NONBLOCK)  # otherwise opening a named pipe would wait for a writer

@@ -1,6 +1,7 @@
-"""The server's processes: ``main`` runs the command, ``server`` is a whole server in one process.
+"""The server's processes. The module ``main`` runs the command, and ``server`` is a whole server in one process.
 
-With several workers, each is a whole server on the same port, over which the kernel spreads connections (SO_REUSEPORT).
-A pipe connects each worker to the supervisor for what concerns all workers: loading models, statistics and stopping.
+If there are several workers, each worker is a whole server. All workers listen on the same port, and the kernel spreads
+connections over them (SO_REUSEPORT). Each worker has a pipe to the supervisor for everything that concerns all workers:
+loading models, statistics and stopping.
 The supervisor itself serves only metrics.
 """

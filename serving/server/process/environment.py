@@ -19,13 +19,14 @@ def prepare() -> None:
 
     Variables that the operator has set keep their values.
     """
-    # gRPC's core prints every failed handshake, and also the errors that grpcio raises; our log has both.
+    # gRPC's core prints every failed handshake, and also the errors that grpcio raises. hangtag's log has both.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     # PyTorch's threads wait for each other by spinning, for milliseconds. If another program uses the CPUs, they spin
-    # while the thread that they wait for has no CPU, and a training step takes up to a hundred times as long. Spinning
-    # a thousand times before sleeping, GNU OpenMP's default if threads outnumber CPUs, costs nothing measurable on idle
-    # CPUs, but sleeping at once (OMP_WAIT_POLICY=PASSIVE) makes a step of lstm a fifth longer.
+    # while the thread that they wait for has no CPU, and a training step takes up to a hundred times as long. So
+    # threads spin only a thousand times before they sleep, which is GNU OpenMP's default if threads outnumber CPUs. On
+    # idle CPUs this costs nothing measurable, but sleeping at once (OMP_WAIT_POLICY=PASSIVE) makes a step of lstm a
+    # fifth longer.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     warnings.filterwarnings("ignore", module=r"PIL\.")  # Pillow warns of malformed parts of callers' pictures
@@ -33,7 +34,7 @@ def prepare() -> None:
 
 
 def prints_headers() -> bool:
-    """Whether the operator has turned on a tracer of gRPC's core, which may print every header that callers send."""
+    """Return whether the operator has turned on a tracer of gRPC's core, which may print every header of a call."""
     return bool(os.environ.get("GRPC_TRACE")) and os.environ.get("GRPC_VERBOSITY", "").upper() in ("DEBUG", "INFO")
 
 
@@ -41,8 +42,8 @@ def give_back_large_blocks() -> None:
     """Make glibc map each block of a MiB or more separately, so that a freed block goes back to the system.
 
     By default, each time a large block is freed, glibc raises its threshold to the size of that block, up to 32 MiB,
-    and puts blocks below the threshold among small blocks. There a freed block leaves a hole into which the next block
-    often does not fit, and a server whose models are replaced would grow. This function does nothing if
+    and puts blocks below the threshold among small blocks. There a freed block leaves a hole that is often too small
+    for the next block, so the memory of a server whose models are replaced would grow. This function does nothing if
     MALLOC_MMAP_THRESHOLD_ is set, or with another C library. Source: mallopt(3).
     """
     set_option = getattr(ctypes.CDLL(None), "mallopt", None)

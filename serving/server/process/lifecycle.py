@@ -1,4 +1,4 @@
-"""Why a process of the command ``hangtag serve``, or a worker of a server, should stop."""
+"""Collects the reasons why a process of the command ``hangtag serve``, or a worker of a server, should stop."""
 
 import os
 import queue
@@ -59,7 +59,7 @@ class StopReasons:
 
 @contextmanager
 def at_most(seconds: float) -> Iterator[None]:
-    """End this process by SIGALRM if the context takes longer than this.
+    """End this process by SIGALRM if the context takes longer than ``seconds``.
 
     Otherwise a computation that never ends would keep a stopping process alive for ever. The signal's default action
     ends the process, whatever its threads do.

@@ -30,7 +30,7 @@ def run(config: ServerConfig) -> None:
     if not config.store:
         _run(config)
         return
-    # Imported here and not above: only this server needs it.
+    # Imported here and not above, because only a server with a model store needs it.
     from hangtag.serving.server.process.model_store import Follower
 
     with Follower(config) as follower:
@@ -57,7 +57,7 @@ def _run(config: ServerConfig, store: Callable[[], StoreState | None] = lambda: 
     try:
         log.info("stopping", signal=reasons.wait(lambda: server.failure), drain_seconds=config.drain_seconds)
     finally:
-        # A supervisor ends its workers after this time, and then itself.
+        # A supervisor first ends its workers, which may take end_seconds, and then needs time to end itself.
         spare = config.limits.end_seconds * (1 if config.workers == 1 else 2)
         with at_most(config.drain_seconds + spare):
             server.stop()

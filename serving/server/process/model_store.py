@@ -1,4 +1,4 @@
-"""Serves the models of an object store: keeps a local copy up to date, which is the server's model repository."""
+"""Serves the models of an object store. A local copy, which is kept up to date, is the server's model repository."""
 
 import threading
 import time
@@ -18,7 +18,7 @@ _END_SECONDS = 2.0
 
 
 class Follower:
-    """Keeps a local copy up to date in its context: every --poll-seconds, or never with --model-control none."""
+    """Updates a local copy of the store every --poll-seconds inside its context; not with --model-control none."""
 
     def __init__(self, config: ServerConfig) -> None:
         """Update the copy for the first time.
@@ -65,7 +65,7 @@ class Follower:
                 self._report(trouble)
 
     def _report(self, trouble: str) -> None:
-        """Count an update, and log that the store can no longer be followed, for a new reason, or is followed again."""
+        """Record the outcome of an update. Logs each new reason why updates fail, and that updates succeed again."""
         before, self._trouble = self._trouble, trouble
         if not trouble:
             self.state = replace(self.state, last_success=time.time())

@@ -55,10 +55,10 @@ class Server:
         Args:
             config: The settings.
             versions: The versions to serve, by model, instead of the latest.
-            wrap_control: Gets this process's control of the models, and returns the control that clients use. A worker
-                returns a control of all workers. By default clients control this process.
+            wrap_control: Receives this process's control of the models, and returns the control that clients use. A
+                worker returns a control of all workers. By default, clients control only this process.
             runtimes: Loads a model file; called like the constructor of Runtime.
-            store: Returns how well the model store is followed, if the models come from one.
+            store: Returns the state of the local copy of the model store, if the models come from a store.
 
         Raises:
             StartError: The certificates or the tokens are invalid, the transport cannot be used, or the address is
@@ -93,12 +93,12 @@ class Server:
 
     @property
     def address(self) -> str:
-        """host:port; the port is known once the server listens."""
+        """The server's host:port. The port is known once the server listens."""
         return self.config.address(self.port)
 
     @property
     def http_address(self) -> str:
-        """host:port of HTTP, known once the server listens; empty if the server has no HTTP."""
+        """The host:port for HTTP. It is known once the server listens, and empty if the server has no HTTP."""
         return "" if self.http_port == OFF else self.config.address(self.http_port)
 
     @property
@@ -108,7 +108,7 @@ class Server:
 
     @property
     def failure(self) -> str:
-        """Why nobody can connect any more; empty while clients can."""
+        """Why clients can no longer connect; empty as long as they can."""
         return "" if self.front is None else self.front.failure
 
     def state(self) -> ServerState:
@@ -155,7 +155,7 @@ class Server:
     def stop(self, grace: float | None = None) -> None:
         """Report NOT_SERVING, finish calls in flight within ``grace`` seconds (default: drain_seconds), and end.
 
-        If a model is being loaded, this first waits for the load, because ONNX Runtime cannot interrupt it.
+        If a model is being loaded, this method first waits for the load, because ONNX Runtime cannot interrupt a load.
         """
         grace = self.config.drain_seconds if grace is None else grace
         deadline = time.monotonic() + grace
@@ -184,7 +184,7 @@ class Server:
         log.info("stopped")
 
     def _http_transport(self, intake: Intake, state: Callable[[], ServerState]) -> "HttpServer":
-        # Imported here and not above: a server without HTTP starts faster, and without these packages.
+        # Imported here and not above, so that a server without HTTP starts faster, and does not need these packages.
         with needs("rest", "HTTP, which --http-port -1 turns off,"):
             from hangtag.serving.server.transport.http.server import HttpServer
         return HttpServer(intake, state, lambda: self.port)

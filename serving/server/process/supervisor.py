@@ -21,7 +21,7 @@ from hangtag.serving.server.transport.choice import choose_transport
 log = structlog.get_logger()
 
 _FLUSH_SECONDS = 1.0
-"""How long Envoy runs on after the workers have ended, for clients that have not read their last answers yet."""
+"""How many seconds Envoy continues after the workers have ended, for clients that still read their last answers."""
 
 
 class Supervisor:
@@ -32,10 +32,11 @@ class Supervisor:
 
         Args:
             config: The settings.
-            store: Returns how well the model store is followed, if the models come from one.
+            store: Returns the state of the local copy of the model store, if the models come from a store.
 
         Raises:
-            StartError: An address cannot be bound; or it is exposed, and Envoy is missing or a certificate is invalid.
+            StartError: An address cannot be bound. Or the server is exposed, and Envoy is missing or a certificate is
+                invalid.
         """
         self._config = config
         self._store = store
@@ -64,7 +65,7 @@ class Supervisor:
 
     @property
     def failure(self) -> str:
-        """Why the supervisor gave up, or why nobody can connect any more; empty while all is well."""
+        """Why the supervisor gave up, or why clients can no longer connect; empty if neither has happened."""
         return self._failure or ("" if self.front is None else self.front.failure)
 
     def workers(self) -> Workers:
@@ -135,12 +136,18 @@ class Supervisor:
         log.info("stopped")
 
     def load(self, name: str) -> None:
-        """Load a model in every worker. If the first worker raises, re-raises its exception; nothing has changed."""
+        """Load a model in every worker.
+
+        If the first worker raises an exception, re-raises it, and nothing has changed.
+        """
         self._changes.make("load", name, self._workers_that_get_changes)
         self._check_workers()
 
     def unload(self, name: str) -> None:
-        """Unload a model in every worker. If the first worker raises, re-raises its exception; nothing has changed."""
+        """Unload a model in every worker.
+
+        If the first worker raises an exception, re-raises it, and nothing has changed.
+        """
         self._changes.make("unload", name, self._workers_that_get_changes)
         self._check_workers()
 
@@ -154,7 +161,7 @@ class Supervisor:
         served = {(version.name, version.version) for version in running.versions}
         with self._changed:
             ended = self._counts_of_ended.restricted_to(served)
-            if workers and all(worker.state.versions for worker in workers):  # else it is unknown what serves
+            if workers and all(worker.state.versions for worker in workers):  # otherwise unknown versions may serve
                 self._counts_of_ended = ended
         return replace(running + ended, workers=self.workers(), store=self._store())
 
@@ -172,7 +179,7 @@ class Supervisor:
             "load": self.load,
             "unload": self.unload,
             "state": self.state,
-            "loaded": lambda: self._changes.catch_up(worker),  # its models are loaded, and it does not listen yet
+            "loaded": lambda: self._changes.catch_up(worker),  # the worker has loaded models, but does not listen yet
             "listening": lambda: self._on_listening(worker),
             "start_failed": lambda reason: setattr(worker, "failure", reason),
         }
@@ -219,7 +226,10 @@ class Supervisor:
         self._replace(worker.number, delay, reason)
 
     def _replace(self, number: int, delay: float | None, reason: str) -> None:
-        """Start a worker in this place after ``delay`` seconds; None: give up. reason: Why the last worker ended."""
+        """Start a worker with this number after ``delay`` seconds, or give up if ``delay`` is None.
+
+        reason: Why the last worker with this number ended.
+        """
         while delay is not None:
             self._stopping.wait(delay)
             with self._changed:
@@ -229,7 +239,7 @@ class Supervisor:
                     self._start_worker(number)
                 except StartError as error:
                     reason = str(error)
-                    # The system may be unable to start a process for a moment. The workers that already listen must
+                    # The system may be unable to start a process for a moment, so the workers that already listen
                     # continue.
                     others_listen = any(worker.listening for worker in self._workers.values())
                     delay = self._policy.delay_after(0.0, failed=not others_listen)
@@ -269,7 +279,8 @@ class Supervisor:
             try:
                 self._check_workers()
                 overdue = polling and time.monotonic() - last_poll >= self._config.poll_seconds
-                # Workers poll one by one, and only while all listen: a version that ends one worker spares the others.
+                # Workers poll one after another, and only while all of them listen. If a new version ends the first
+                # worker, the other workers do not load it.
                 if overdue and self.workers().running == self._config.workers:
                     last_poll = time.monotonic()
                     for worker in self._workers_that_get_changes():

@@ -1,7 +1,7 @@
-"""One worker: a whole server in its own process. Its clients control all workers through the supervisor: worker and
-supervisor call each other's functions over one pipe.
+"""One worker, which is a whole server in its own process. A worker's clients control all workers through the
+supervisor, because worker and supervisor call each other's functions over a pipe.
 
-The process starts here. Nothing that imports gRPC or ONNX Runtime is imported before ``environment.prepare``.
+The worker's process starts here. It imports gRPC and ONNX Runtime only after ``environment.prepare``.
 """
 
 import itertools
@@ -32,7 +32,7 @@ log = structlog.get_logger()
 
 
 def main(number: int, config: ServerConfig, versions: Mapping[str, tuple[int, ...]], connection: Connection) -> None:
-    """Load, listen, serve until there is a reason to stop, drain. The exit code is 1 if the worker cannot start.
+    """Load the models, listen, serve until there is a reason to stop, and drain. The exit code is 1 if the start fails.
 
     Args:
         number: Which worker this is, for the log.
@@ -40,14 +40,14 @@ def main(number: int, config: ServerConfig, versions: Mapping[str, tuple[int, ..
         versions: The versions that the other workers serve, by model; empty when the whole server starts.
         connection: This worker's end of the pipe to the supervisor.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the supervisor decides
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the supervisor stops workers
     configure_log(worker=number)
     environment.prepare()
     reasons = lifecycle.StopReasons()
     may_call: dict[str, Callable[..., Any]] = {"stop": lambda: reasons.put("the supervisor stops its workers")}
     supervisor = Peer(connection, may_call, lambda: reasons.put("the supervisor ended"))
     supervisor.start()
-    from hangtag.serving.server.process.server import Server  # the libraries' environment is prepared now
+    from hangtag.serving.server.process.server import Server  # this imports gRPC, so after ``prepare``
 
     reasons.add_signals(signal.SIGTERM)
     answer_seconds = config.limits.worker_answer_seconds
@@ -68,7 +68,7 @@ def main(number: int, config: ServerConfig, versions: Mapping[str, tuple[int, ..
     except PeerError:
         reasons.put("the supervisor ended")
     log.info("stopping", reason=reasons.wait())
-    with lifecycle.at_most(config.drain_seconds + config.limits.end_seconds):  # the supervisor then replaces it
+    with lifecycle.at_most(config.drain_seconds + config.limits.end_seconds):  # otherwise SIGALRM ends the worker
         server.stop()
 
 
@@ -76,9 +76,12 @@ class SupervisorControl:
     """Controls the models of all workers through the supervisor, for the clients of one worker."""
 
     def __init__(self, supervisor: "Peer", own: "Control", answer_seconds: float) -> None:
-        """Pass calls to the supervisor. own: the control of only this worker.
+        """Prepare; nothing is sent yet.
 
-        answer_seconds: how long the supervisor waits for a worker that may hang.
+        Args:
+            supervisor: The supervisor, at the other end of the pipe.
+            own: The control of only this worker.
+            answer_seconds: How long the supervisor waits for a worker that may hang.
         """
         self._answer_seconds = answer_seconds
         self._supervisor = supervisor
@@ -110,8 +113,8 @@ class PeerError(Exception):
 class Peer:
     """The process at the other end of a pipe. ``call`` calls one of the peer's functions and waits for the answer.
 
-    A message has a call's number, then the function's name and the arguments. A reply has the number, then None and the
-    answer, or the exception that the function raised.
+    A message consists of the call's number, the function's name and the arguments. A reply consists of the call's
+    number, None, and the answer or the exception that the function raised.
     """
 
     def __init__(
@@ -143,7 +146,7 @@ class Peer:
         Raises:
             PeerError: The peer has ended, or did not answer within ``timeout`` seconds.
             UnavailableError: The peer is starting and does not have the function yet.
-            Exception: Whatever the function raised.
+            Exception: Any exception that the function raised.
         """
         number = next(self._numbers)
         answer: Future[Any] = Future()
@@ -173,7 +176,7 @@ class Peer:
             self._ended = True
             for answer in list(self._pending.values()):
                 answer.set_exception(PeerError("the other process ended"))
-            with self._sending:  # else a message might go to another file with the same descriptor
+            with self._sending:  # otherwise a message might go to another file with the same descriptor
                 self._connection.close()
             self._on_end()
 
@@ -181,13 +184,13 @@ class Peer:
         thread = threading.Thread(target=self._reply, args=(number, name, arguments), name="peer-call", daemon=True)
         try:
             thread.start()
-        except RuntimeError as error:  # the system allows no further thread; this one must go on reading
+        except RuntimeError as error:  # the system allows no further thread, and this thread must read
             self._send_answer(number, name, PeerError(f"the other process cannot answer: {error}"))
 
     def _reply(self, number: int, name: str, arguments: tuple[Any, ...]) -> None:
         try:
             if name not in self._answers:
-                raise UnavailableError("the worker is only starting")  # noqa: TRY301 - an answer like the others
+                raise UnavailableError("the worker is still starting")  # noqa: TRY301 - it is sent as the answer
             answer = self._answers[name](*arguments)
         except Exception as error:
             answer = error

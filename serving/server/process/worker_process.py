@@ -1,5 +1,5 @@
-"""Workers as the supervisor sees them: each worker's process, pipe and last known state. Also passes load and unload
-calls to all workers."""
+"""The supervisor's view of its workers: each worker's process, pipe and last known state. This module also passes load
+and unload calls to all workers."""
 
 import multiprocessing
 import threading
@@ -60,7 +60,7 @@ class WorkerProcess:
         self.failure = ""
         """Why the worker could not start."""
         self.state = ServerState()
-        """Its last known state."""
+        """The worker's last known state."""
         self.last_answer = self.started
         """When the worker last answered, on the monotonic clock."""
         try:
@@ -71,7 +71,7 @@ class WorkerProcess:
             self._process.start()
         except OSError as error:
             raise StartError(f"the process of worker {number} cannot be started: {error}") from error
-        theirs.close()  # only the worker holds its end now, so reading from our end fails when the worker ends
+        theirs.close()  # only the worker holds this end now, so reading the other end fails when the worker ends
         self.pid = self._process.pid
         self.exit_code: int | None = None
         """The exit code; minus the signal's number if a signal ended the process."""
@@ -94,13 +94,13 @@ class WorkerProcess:
         return self._peer.call(name, *arguments, timeout=timeout)
 
     def refresh(self) -> None:
-        """Read the worker's state; without an answer, keep the last known state."""
+        """Read the worker's state. If the worker does not answer, keep the last known state."""
         try:
             self.state = self.call("state", timeout=self._answer_seconds)
         except UnavailableError:
-            pass  # the worker is starting, and answered so
+            pass  # the worker answered that it is still starting
         except Exception:
-            return  # the worker has ended or hangs; last_answer says since when
+            return  # the worker has ended or hangs, so last_answer stays
         self.last_answer = time.monotonic()
 
     def request_stop(self) -> None:
@@ -121,8 +121,8 @@ class WorkerProcess:
     def _close(self, on_end: Callable[["WorkerProcess"], None]) -> None:
         """After the process has closed its pipe, wait for its end and free its descriptors."""
         self._process.join()
-        # multiprocessing looks at all processes whenever it starts one, so another thread may have seen the end first.
-        # Then join returns before that thread has noted the exit code, and close would raise ValueError.
+        # multiprocessing checks all its processes whenever it starts a process, so another thread may notice the end
+        # first. join then returns before that thread has recorded the exit code, and close would raise ValueError.
         while self._process.exitcode is None:
             time.sleep(_PAUSE_SECONDS)
         self.exit_code = self._process.exitcode
@@ -161,10 +161,10 @@ class Changes:
             return changed & self._models, changed - self._models
 
     def make(self, change: Change, name: str, workers: Callable[[], Sequence[WorkerProcess]]) -> None:
-        """Let the first worker try a change. If it succeeds, the other workers follow or are replaced.
+        """Let the first worker try a change. If the change succeeds, the other workers repeat it or are replaced.
 
         Raises:
-            ControlError: No worker runs, the worker that tried has ended, or the change failed; nothing has changed.
+            ControlError: No worker runs, the first worker has ended, or the change failed; nothing has changed.
             NotFoundError: There is no such model, or no worker serves it.
             UnavailableError: All workers are stopping.
         """
@@ -173,16 +173,19 @@ class Changes:
             if not current:
                 raise ControlError("no worker is running; try again in a moment")
             followers = _let_one_try(current, change, name)
-            # Recorded before a worker is killed, because its replacement starts with what is recorded. The model is
-            # recorded first, so that a worker that starts in between repeats the change instead of missing it.
+            # The change is recorded before a worker is killed, because the replacement starts with the recorded
+            # changes. The model is recorded before the order, so that a worker that starts between the two statements
+            # repeats the change instead of missing it.
             (self._models.add if change == "load" else self._models.discard)(name)
             self._order.append(name)
             _let_follow(followers, change, name)
 
 
 def _let_one_try(workers: Sequence[WorkerProcess], change: Change, name: str) -> Sequence[WorkerProcess]:
-    """Try the change in the first worker that is not stopping (to unload: that has the model). Return the workers after
-    it."""
+    """Try the change in the first worker that is not stopping and, to unload, has the model.
+
+    Returns the workers after this worker.
+    """
     for place, worker in enumerate(workers, 1):
         try:
             worker.call(change, name)
@@ -190,7 +193,7 @@ def _let_one_try(workers: Sequence[WorkerProcess], change: Change, name: str) ->
             if place == len(workers):
                 raise
         except PeerError as error:
-            raise ControlError(f"the worker that tried it first has ended and is being replaced: {error}") from error
+            raise ControlError(f"the worker that tried this first has ended and is being replaced: {error}") from error
         else:
             return workers[place:]
     raise AssertionError("the last worker returns or raises")
@@ -205,5 +208,5 @@ def _let_follow(workers: Sequence[WorkerProcess], change: Change, name: str) -> 
             continue
         except Exception as error:
             log.warning("worker does not follow the others; it is replaced", worker=worker.number, reason=str(error))
-            if not isinstance(error, UnavailableError):  # a worker that stops raises it, and still answers calls
+            if not isinstance(error, UnavailableError):  # a worker that is stopping raises it, and still answers calls
                 worker.kill()

@@ -125,7 +125,7 @@ def test_the_largest_picture_of_each_kind_is_taken_and_gains_no_more_than_the_li
 def test_a_larger_picture_than_memory_allows_is_refused_before_it_is_decoded(decode: Decode) -> None:
     gained, error = decode(saved("L", "JPEG", progressive=True)(7000, 5100))
     assert error == (
-        "the image, of 7000 x 5100 pixels, may take 409 MiB of memory to decode; at most 400 MiB are taken. Scale it "
+        "decoding the image, of 7000 x 5100 pixels, may take 409 MiB of memory; the limit is 400 MiB. Scale the image "
         "down, or save it as a PNG or as a baseline JPEG."
     )
     assert gained < MIB
@@ -133,7 +133,7 @@ def test_a_larger_picture_than_memory_allows_is_refused_before_it_is_decoded(dec
 
 def test_files_of_a_few_bytes_gain_nothing(decode: Decode) -> None:
     gained, error = decode(tiny_file_of_50_million_rows())
-    assert error == "the image has 1 x 50000000 pixels; edges of at most 16,384 pixels are taken. Scale it down."
+    assert error == "the image has 1 x 50000000 pixels; the limit for an edge is 16,384 pixels. Scale the image down."
     assert gained < MIB
 
 
@@ -151,7 +151,7 @@ def test_a_png_file_of_more_compressed_texts_than_eight_is_refused(texts: int, a
 @pytest.mark.parametrize("edge", [200, 700, 1000, 1100])
 def test_a_webp_file_of_many_tables_gains_no_more_than_the_limit(edge: int, decode: Decode) -> None:
     gained, error = decode(webp_of_many_tables(edge))
-    assert error.startswith(f"the image, of {edge} x {edge} pixels, may take") is (edge == 1100)
+    assert error.startswith(f"decoding the image, of {edge} x {edge} pixels, may take") is (edge == 1100)
     assert gained < (MIB if edge == 1100 else MOST)
 
 

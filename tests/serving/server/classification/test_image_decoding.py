@@ -174,7 +174,7 @@ JPEG = encoded(noise("L", 99, 99), "JPEG")
         *((with_wrong_byte(at), DAMAGED) for at in (23, 30, 50)),
         *((empty_png(*size), DAMAGED) for size in ((0, 5), (5, 0), (0, 0))),
         *(
-            (empty_png(edge, edge, bytes(100)), f"{edge} x {edge} pixels; at most 50,000,000 are taken")
+            (empty_png(edge, edge, bytes(100)), f"{edge} x {edge} pixels; the limit is 50,000,000 pixels")
             for edge in (7100, 10_000, 60_000)
         ),
     ],

@@ -113,7 +113,7 @@ def test_a_model_that_ends_the_worker_that_tries_it_first_reaches_no_other(model
     onnx_models.publish(models, "fatal", unbatchable_models.aborting())
     with supervising(models) as supervised:
         first = pid(0)
-        with pytest.raises(ControlError, match="the worker that tried it first has ended"):
+        with pytest.raises(ControlError, match="the worker that tried this first has ended"):
             supervised.load("fatal")
         wait_until_replaced(supervised, 0, first)
         assert ([*instances(supervised)], supervised.workers().restarts) == (["gather"], 1)
