@@ -10,9 +10,9 @@ PIP := $(BIN)/python -m pip install --quiet
 PROTOS := hangtag/protos/inference.proto hangtag/protos/classifier.proto
 MODEL ?= lstm
 TRITON_CLIENT := 58a44caa0dce77303115302e6dbdf64626b2b093
-# Tests wait for servers and timers for half of their time, so that two workers for each of two CPUs use both.
+# Tests spend half of their time waiting for servers and timers, so two workers for each CPU keep the CPUs busy.
 WORKERS := $(shell cpus=$$(nproc); echo $$((cpus < 2 ? 2 : 4)))
-# A process of the tests that a library aborts ends the run: xdist would replace it, and then wait for ever.
+# If a library aborts a process of the tests, the run ends. Otherwise xdist would replace it, and then wait for ever.
 IN_PARALLEL := --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 DATASET := /usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz
 
@@ -30,7 +30,7 @@ help: ## Show this list
 demo: $(VENV)/.serve ## Serve the shipped models, classify images, load-test cnn, lstm, three models in 8 bits and a route (no training, no GPU, no Docker)
 	BIN=$(BIN) examples/demo.sh
 
-# Types are checked beside the tests, which leave a processor idle now and then: without a cache it takes mypy a minute.
+# mypy runs together with the tests, which leave a processor idle now and then. Without a cache it takes a minute.
 test: lint imports stubs test-shape $(VENV)-peers/.peers $(VENV)-others/.others dataset programs ## Run all checks and tests that need no Docker engine, in about eight minutes on 2 cores
 	@$(MAKE) --no-print-directory --jobs 2 types unit
 
@@ -60,7 +60,7 @@ loadtest: $(VENV)/.serve ## Load-test cnn, lstm and a route over both on a runni
 docs: $(VENV)/.dev ## Write the tables and pictures of docs/, studies/ and README.md from models, results, options and metrics
 	$(BIN)/python -m studies report
 
-# Sphinx warns of a link that leads nowhere, and of a page that the menu in docs/conf.py lacks: a warning ends the build.
+# Sphinx warns of a broken link, and of a page that is missing in the menu of docs/conf.py. A warning ends the build.
 # grep finds what a page would load from another host: scripts, styles, fonts, pictures.
 site: $(VENV)-site/.site ## Make the site of docs/, site/index.html, and check its links
 	@rm -rf site
@@ -90,8 +90,8 @@ fast: $(VENV)/.dev $(VENV)-peers/.peers dataset ## Run the tests that need no tr
 ##@ Longer checks, on an idle machine
 fuzz: fuzz-grpc fuzz-http fuzz-http2 fuzz-openapi fuzz-callers fuzz-files ## Attack a real server for up to three hours, six parts of at most 30 minutes each: fuzz-grpc, fuzz-http, fuzz-http2, fuzz-openapi, fuzz-callers, fuzz-files
 
-# Requests by gRPC and by HTTP, frames, requests by the description of HTTP, forgotten calls, and damaged files. Every part
-# ends within FUZZ_MINUTES, as a failure if it is not done then.
+# The parts send requests over gRPC and over HTTP, HTTP/2 frames, requests that openapi.json describes, calls that nobody
+# waits for, and damaged files. A part that has not ended after FUZZ_MINUTES fails.
 fuzz-grpc: TESTS := tests/serving/server/fuzz/test_fuzz.py
 fuzz-http: TESTS := tests/serving/server/fuzz/test_http.py
 fuzz-http2: TESTS := tests/serving/server/fuzz/test_http2.py
@@ -102,23 +102,23 @@ fuzz-%: $(VENV)/.dev
 	FUZZ_CASES=$(or $(FUZZ_CASES),4000) FUZZ_FILES=$(or $(FUZZ_FILES),1000) FORGOTTEN_CALLS=$(or $(FORGOTTEN_CALLS),10000) \
 		timeout --signal INT --kill-after 60 $(or $(FUZZ_MINUTES),30)m $(BIN)/pytest $(TESTS) --timeout 1800 $(ARGS)
 
-test-shape: $(VENV)/.dev ## Print how large the tests are and how closely they hold the product; fail where a limit is passed
+test-shape: $(VENV)/.dev ## Print how large the tests are and how many internal modules they name; fail above a limit
 	$(BIN)/python -m tests.shape
 
-mutants: $(VENV)/.dev dataset ## Put 146 small faults into the product, one at a time, and see which of them a test finds (an hour; goes on where it was stopped)
+mutants: $(VENV)/.dev dataset ## Put 146 small faults into the product, one at a time, and see which of them a test finds (an hour; resumes if it was stopped)
 	$(BIN)/python -m tests.mutants.run reports/mutants-$$(git describe --always --dirty).jsonl $(ARGS)
 
 mutants-draw: $(VENV)-mutants/.mutants ## Draw other faults for make mutants: make mutants-draw ARGS="--seed 1"
 	$(VENV)-mutants/bin/python -m tests.mutants.draw $(ARGS)
 
-studies-check: $(VENV)/.dev dataset programs ## Run each study for a moment, one after another, in about fifteen minutes, and see that it records what its page needs
+studies-check: $(VENV)/.dev dataset programs ## Run each study for a moment, one after another, in about fifteen minutes, and check that it records what its page needs
 	$(BIN)/pytest -m studies tests/studies $(ARGS)
 
 bench-server: $(VENV)/.serve $(VENV)-triton/.triton ## Compare the server with Triton and others for half an hour, for studies/bench/README.md (needs h2load)
 	$(BIN)/python -m studies server run $(ARGS)
 	$(BIN)/python -m studies server report
 
-gpu-check: $(VENV)/.serve ## Check a GPU: are its answers the CPU's, are CUDA graphs captured, what is faster
+gpu-check: $(VENV)/.serve ## Check a GPU: does it answer like the CPU, are CUDA graphs captured, and what is faster
 	$(BIN)/python -m studies gpu run $(ARGS)
 
 stores-check: $(VENV)/.dev ## Check model repositories in az:// and gs:// with Azurite and fake-gcs-server (needs npm)
@@ -187,7 +187,7 @@ $(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
 
 comma := ,
 
-# An environment beside $(VENV), for one dependency group: $(call environment,GROUP,WHAT IT BRINGS)
+# An environment next to $(VENV), for one dependency group: $(call environment,GROUP,WHAT IT CONTAINS)
 define environment
 	@echo "installing $(2) into $(VENV)-$(1)"
 	$(PYTHON) -m venv $(VENV)-$(1)
@@ -195,22 +195,22 @@ define environment
 	$(VENV)-$(1)/bin/python -m pip install --quiet --group $(1)
 endef
 
-# NVIDIA's client and load generator register the protocol's names too, so they get an environment of their own.
+# NVIDIA's client and load generator register the protocol's names too, so they get a separate environment.
 $(VENV)-peers/.peers: pyproject.toml
 	$(call environment,peers,tritonclient$(comma) perf_analyzer and KServe's clients)
 	@touch $@
 
-# Packages that nobody here made may want other versions of what we use, and have a torch and an ONNX Runtime of their own.
+# Other projects' packages may need other versions of hangtag's dependencies, torch and ONNX Runtime included.
 $(VENV)-others/.others: pyproject.toml
 	$(call environment,others,silero-vad$(comma) magika and RapidOCR)
 	@touch $@
 
-# Triton wants an older NumPy, and registers the protocol's names too.
+# Triton needs an older NumPy, and registers the protocol's names too.
 $(VENV)-triton/.triton: pyproject.toml
 	$(call environment,triton,Triton)
 	@touch $@
 
-# For one benchmark: what a user of FastAPI would install.
+# The packages that a user of FastAPI would install, for one benchmark.
 $(VENV)-fastapi/.fastapi: pyproject.toml
 	$(call environment,fastapi,FastAPI)
 	@touch $@
@@ -220,7 +220,7 @@ $(VENV)-mutants/.mutants: pyproject.toml
 	$(call environment,mutants,cosmic-ray)
 	@touch $@
 
-# Sphinx, and what the clients of hangtag need, whose docstrings it reads: as locked.
+# Sphinx, and the dependencies of hangtag's clients, whose docstrings Sphinx reads, in locked versions.
 $(VENV)-site/.site: docs/requirements.txt
 	@echo "installing Sphinx into $(VENV)-site"
 	$(PYTHON) -m venv $(VENV)-site

@@ -21,7 +21,7 @@ Record = dict[str, Any]
 
 
 class AdvisoriesError(Exception):
-    """A folder is no copy of a database of advisories."""
+    """A folder is not a copy of a database of advisories."""
 
 
 @dataclass(frozen=True)
@@ -31,18 +31,18 @@ class Advisories:
     by_package: dict[str, list[Record]]
     count: int
     latest: str
-    """When the youngest record was last modified, in ISO 8601."""
+    """When a record was last modified, in ISO 8601: the latest time of all records."""
 
     @classmethod
     def read(cls, folder: Path) -> "Advisories":
-        """Read every .json and .yaml file below a folder; those that are no records are left out.
+        """Read every .json and .yaml file below a folder. Files that are not records are left out.
 
         Raises:
             AdvisoriesError: The folder has no record.
         """
         records = []
         for file in sorted([*folder.rglob("*.json"), *folder.rglob("*.yaml")]):
-            # Texts alone: as YAML's numbers and times, version 1.10 would be 1.1, and dates lose OSV's form.
+            # BaseLoader reads only texts. As a number, version 1.10 would become 1.1; dates would lose OSV's form.
             record = yaml.load(file.read_text(), Loader=getattr(yaml, "CBaseLoader", yaml.BaseLoader))  # noqa: S506
             if isinstance(record, dict) and "affected" in record:
                 records.append(record)

@@ -1,12 +1,13 @@
 """Looks every locked package up in a database of known vulnerabilities: `make -C deploy audit`.
 
-    python -m deploy.audit                      ask OSV; where it cannot be reached, read the pinned copy
-    python -m deploy.audit --database FOLDER    read a copy, such as a clone of github.com/pypa/advisory-database
-    python -m deploy.audit --database FILE      read a pinned copy, such as deploy/pinned-advisories.json
-    python -m deploy.audit --database URL       ask another service that speaks OSV's API
+    python -m deploy.audit                      ask OSV, or read the pinned copy if OSV cannot be reached python -m
+    deploy.audit --database FOLDER    read a copy, such as a clone of github.com/pypa/advisory-database python -m
+    deploy.audit --database FILE      read a pinned copy, such as deploy/pinned-advisories.json python -m deploy.audit
+    --database URL       ask another service that speaks OSV's API
 
-pip-audit asks and reads the answers. It is called in a way that a database which cannot be reached is not taken for one
-that knows of nothing. Exit code: 0 nothing is known, 1 something is, 3 the packages were not audited.
+pip-audit asks the database and reads the answers. This module checks that a database can be reached, so that an
+unreachable database does not look like a database without vulnerabilities. The exit code is 0 if no vulnerability is
+known, 1 if at least one is known, and 3 if the packages were not audited.
 """
 
 import json
@@ -47,15 +48,16 @@ class Audit:
 
 
 def reach(url: str) -> None:
-    """Connect to a service, whatever it then answers.
+    """Check that a service answers, with any status.
 
     Raises:
-        UnreachableError: No connection is possible. That a certificate is refused is for pip-audit to report.
+        UnreachableError: No connection is possible. A certificate that is not accepted raises nothing here, because
+            pip-audit reports it.
     """
     try:
         urllib.request.urlopen(url, timeout=20).close()  # noqa: S310
     except urllib.error.HTTPError:
-        return  # it answers
+        return  # the service answers
     except OSError as error:
         reason = getattr(error, "reason", error)
         if not isinstance(reason, ssl.SSLError):
@@ -67,8 +69,8 @@ def audit(locks: list[Path], url: str) -> Audit:
 
     Raises:
         UnreachableError: No connection to the service is possible.
-        AuditError: pip-audit fails, with all that it says: a lock or the answers cannot be read. Some packages may have
-            been looked up.
+        AuditError: pip-audit failed, for example because it cannot read a lock or an answer. The error has pip-audit's
+            whole output. pip-audit may have looked up some of the packages.
     """
     reach(url)
     files = [argument for lock in locks for argument in ("--requirement", str(lock))]
@@ -80,7 +82,7 @@ def audit(locks: list[Path], url: str) -> Audit:
     try:
         packages = json.loads(done.stdout)["dependencies"]
     except (ValueError, KeyError):
-        raise AuditError(done.stderr.strip() or "pip-audit says nothing") from None
+        raise AuditError(done.stderr.strip() or "pip-audit printed no reason") from None
     return Audit(
         packages=len(packages),
         vulnerabilities=tuple(
@@ -93,12 +95,12 @@ def audit(locks: list[Path], url: str) -> Audit:
 
 
 def audit_by(database: str, locks: list[Path]) -> tuple[str, Audit]:
-    """Look up the packages of all locks in a folder, a pinned copy or a service; returns the database's name as well.
+    """Look up the packages of all locks in a folder, a pinned copy or a service. Also returns the database's name.
 
     Raises:
         UnreachableError: No connection to the service is possible.
         AuditError: pip-audit fails.
-        AdvisoriesError: A copy cannot be read, or is not about all packages.
+        AdvisoriesError: A copy cannot be read, or does not cover all packages.
     """
     if database.startswith(("http://", "https://")):
         return database, audit(locks, database)
@@ -114,11 +116,11 @@ def audit_by(database: str, locks: list[Path]) -> tuple[str, Audit]:
 
 
 @click.command()
-@click.option("--database", help="A folder of OSV records, a pinned copy, or a URL: no other database is then used.")
+@click.option("--database", help="A folder of OSV records, a pinned copy, or a URL. No other database is used then.")
 @click.option(
     "--locks", "folder", default=LOCKS, type=click.Path(exists=True, path_type=Path), help="A folder of locks."
 )
-@click.option("--osv", default=OSV, show_default=True, help="The service that is asked where --database names none.")
+@click.option("--osv", default=OSV, show_default=True, help="The service to ask if --database is not given.")
 def main(database: str | None, folder: Path, osv: str) -> None:
     """Look the packages of all locks up in a database of vulnerabilities, and write reports/audit."""
     locks = sorted(folder.glob("*.txt"))
@@ -130,7 +132,7 @@ def main(database: str | None, folder: Path, osv: str) -> None:
                 raise
             click.echo(f"WARNING: {osv} cannot be reached: {error}", err=True)
             name, result = audit_by(str(PINNED), locks)
-            click.echo(f"WARNING: the packages were looked up in {name}. It knows of nothing later.", err=True)
+            click.echo(f"WARNING: the packages were looked up in {name}. It has no later advisories.", err=True)
     except (AuditError, AdvisoriesError) as error:
         problem = "cannot be reached" if isinstance(error, UnreachableError) else "the audit failed"
         click.echo(f"NOT AUDITED: {database or osv}: {problem}: {error}", err=True)

@@ -1,8 +1,8 @@
-"""Keeps the advisories about the locked packages, for an audit where no database can be reached.
+"""Keeps the advisories about the locked packages, for an audit that can reach no database.
 
     python -m deploy.pinned_advisories CHECKOUT     write deploy/pinned-advisories.json
 
-CHECKOUT is a clone of github.com/pypa/advisory-database. The same commit and the same locks make the same file.
+CHECKOUT is a clone of github.com/pypa/advisory-database. The same commit and the same locks always give the same file.
 """
 
 import json
@@ -36,27 +36,27 @@ class PinnedAdvisories:
     date: str
     """When the commit was made, in ISO 8601."""
     packages: list[str]
-    """All packages that were looked for, also those that no advisory is about."""
+    """All packages that were looked up, including packages without advisories."""
     advisories: list[Record]
 
     @classmethod
     def read(cls, file: Path) -> "PinnedAdvisories":
-        """Read a file that `write` made.
+        """Read a file that `write` has written.
 
         Raises:
-            AdvisoriesError: The file is none.
+            AdvisoriesError: The file is not a pinned copy.
         """
         try:
             return cls(**json.loads(file.read_text()))
         except (OSError, ValueError, TypeError) as error:
-            raise AdvisoriesError(f"{file} is no pinned copy of advisories: {error}") from error
+            raise AdvisoriesError(f"{file} is not a pinned copy of advisories: {error}") from error
 
     @classmethod
     def of(cls, checkout: Path, packages: Iterable[str]) -> "PinnedAdvisories":
-        """Take what a checkout of the database says about these packages.
+        """Return the advisories about these packages in a checkout of the database.
 
         Raises:
-            AdvisoriesError: The folder is no checkout, or its files are not those of its commit.
+            AdvisoriesError: The folder is not a checkout, or its files differ from its commit.
         """
         if _git(checkout, "status", "--porcelain"):
             raise AdvisoriesError(f"{checkout} has changes that are not committed")
@@ -75,7 +75,7 @@ class PinnedAdvisories:
         )
 
     def write(self, file: Path) -> None:
-        """Write one advisory a line, so that a new copy is a small change."""
+        """Write one advisory in each line, so that a new copy is a small change."""
         fields = {name: _line(value) for name, value in asdict(self).items()}
         fields["advisories"] = "[\n" + ",\n".join(map(_line, self.advisories)) + "\n]"
         file.write_text("{\n" + ",\n".join(f'"{name}": {text}' for name, text in fields.items()) + "\n}\n")
@@ -84,24 +84,24 @@ class PinnedAdvisories:
         """Return the advisories for an audit of these packages.
 
         Raises:
-            AdvisoriesError: The copy was made before some of them were locked.
+            AdvisoriesError: The copy was made before some of the packages were locked.
         """
         unknown = sorted(set(packages) - {*self.packages})
         if unknown:
             raise AdvisoriesError(
-                f"the pinned copy was made without {', '.join(unknown)}: clone {SOURCE} and run "
+                f"the pinned copy does not cover {', '.join(unknown)}: clone {SOURCE} and run "
                 "'make -C deploy advisories DATABASE=FOLDER'"
             )
         return Advisories.of(self.advisories)
 
     def description(self, now: datetime) -> str:
-        """Say which copy this is, and how old."""
+        """Return a text that says which copy this is, and how old it is."""
         age = (now - datetime.fromisoformat(self.date).replace(tzinfo=UTC)).days
-        return f"the pinned copy of {self.source} at {self.commit}, of {self.date}, {age:,} days ago"
+        return f"the pinned copy of {self.source} at {self.commit} ({self.date}, {age:,} days ago)"
 
 
 def locked_packages(locks: Iterable[Path]) -> set[str]:
-    """Return the names in files of requirements."""
+    """Return the names of the packages in requirements files."""
     pattern = re.compile(r"^([A-Za-z0-9][A-Za-z0-9._-]*) *(?:\[.*?\])? *==", re.MULTILINE)
     return {canonicalize_name(name) for lock in locks for name in pattern.findall(lock.read_text())}
 

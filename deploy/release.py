@@ -1,8 +1,8 @@
-"""Checks that the documents are those of a release: `make release-check` begins with it.
+"""Checks that the documents are ready for a release. `make release-check` begins with this check.
 
     python -m deploy.release [ROOT]
 
-Exit code: 0 the release is cut, 1 something is missing, which is printed.
+The exit code is 0 if nothing is missing. Otherwise the command prints what is missing, and the exit code is 1.
 """
 
 import re
@@ -39,7 +39,7 @@ def missing(version: str, changelog: str, upgrading: str) -> list[str]:
         if later:
             faults.append(f"CHANGELOG.md has {', '.join(later)} above {version}: set the version in pyproject.toml")
     if any(name == "Unreleased" and text.strip() for name, _, text in sections):
-        faults.append("CHANGELOG.md: the section [Unreleased] is not empty: its changes belong to the release")
+        faults.append("CHANGELOG.md: the section [Unreleased] is not empty; its changes belong to the release")
     if not re.search(rf"^## From \S+ to {re.escape(version)}\s*$", upgrading, re.MULTILINE):
         faults.append(f"docs/how-to/upgrade.md has no section 'From … to {version}'")
     return faults

@@ -2,7 +2,7 @@
 
     python3 sbom.py PYTHON.json PACKAGES.tsv >SBOM.json
 
-Runs while the image is built, with the standard library alone.
+The build of the image runs this program, which needs only the standard library.
 """
 
 import json

@@ -2,8 +2,8 @@
 
     python examples/signs.py signs
 
-The pictures differ in size, place, turn, light and background, and some are blurred or noisy, so that a network has
-something to learn.
+The pictures differ in size, position, rotation, light and background, and some are blurred or noisy, so that a network
+has something to learn.
 """
 
 import argparse
@@ -20,9 +20,9 @@ SIGNS = {
     "speed-limit": (0, [(1.0, RED), (0.75, WHITE)], "30"),
     "yield": (3, [(1.0, RED), (0.6, WHITE)], ""),
 }
-"""Of each sign the number of its corners, 0 for a circle; its rings, each a part of the radius and a colour; and what
-is on it."""
-_FINE = 4  # drawn so many times larger, and scaled down, so that edges are smooth
+"""The kind of a sign -> the number of its corners (0 for a circle), its rings (each a share of the radius and a
+colour), and the symbol on it."""
+_FINE = 4  # signs are drawn this many times larger and then scaled down, so that edges are smooth
 
 
 def main() -> None:
@@ -41,7 +41,7 @@ def main() -> None:
 
 
 def draw(kind: str, chance: np.random.Generator) -> Image.Image:
-    """Draw one picture of a sign; its details are left to chance."""
+    """Draw one picture of a sign, with random details."""
     corners, rings, symbol = SIGNS[kind]
     width, height = (int(chance.integers(40, 73)) for _ in range(2))
     ground = tuple(chance.integers(40, 200, 3).tolist())
@@ -68,7 +68,7 @@ def draw(kind: str, chance: np.random.Generator) -> Image.Image:
 
 
 def _rotation(kind: str) -> float:
-    """The turn in degrees of a sign with corners: Pillow's squares lie on a side, its triangles point upwards."""
+    """Return by how many degrees to rotate a sign. Pillow's squares lie on a side, and its triangles point upwards."""
     return {"priority": 45, "yield": 180}.get(kind, 0)
 
 

@@ -1,5 +1,5 @@
-"""The full names of the services' methods, /package.Service/Method: one list for all code that calls or transports
-them."""
+"""The full names of the services' methods, as /package.Service/Method. All code that calls or transports the methods
+uses this list."""
 
 INFERENCE, CLASSIFIER, HEALTH = "inference.GRPCInferenceService", "hangtag.v1.Classifier", "grpc.health.v1.Health"
 

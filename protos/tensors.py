@@ -47,7 +47,7 @@ _CONTENTS_FIELDS = {
     "BYTES": "bytes_contents",
 }
 MAX_RANK = 32
-"""The largest number of axes; more than 32 fail in some versions of numpy."""
+"""The largest number of axes. Some versions of numpy cannot handle more than 32."""
 _INT64_MAX = np.iinfo(np.int64).max
 _DATATYPES = {dtype: name for name, dtype in DTYPES.items()}
 
@@ -75,7 +75,7 @@ def from_raw(datatype: str, shape: Sequence[int], raw: bytes) -> Array:
         raw: The elements, little-endian and row-major; see `to_raw` for BYTES.
 
     Raises:
-        ValueError: The datatype is unknown, the shape is not valid, or the number of bytes does not fit them.
+        ValueError: The datatype is unknown, the shape is not valid, or the number of bytes does not match.
     """
     count = element_count(shape)
     if datatype == "BYTES":
@@ -99,7 +99,7 @@ def from_contents(datatype: str, shape: Sequence[int], contents: inference_pb2.I
 
     Raises:
         ValueError: The datatype is unknown, the shape is not valid, the elements are in another field, their number
-            does not fit the shape, or a value is out of the datatype's range.
+            does not match the shape, or a value is out of the datatype's range.
     """
     count = element_count(shape)
     _dtype(datatype)
@@ -123,7 +123,7 @@ def from_numbers(datatype: str, shape: Sequence[int], values: Sequence[Any], whe
         datatype: The protocol's name, such as "UINT8".
         shape: The size of each axis.
         values: The elements, row-major, of the Python type for the datatype's numbers.
-        where: What holds the values, for the error.
+        where: The name of the field that holds the values, for the error message.
 
     Raises:
         ValueError: A number is out of the datatype's range.
@@ -132,9 +132,9 @@ def from_numbers(datatype: str, shape: Sequence[int], values: Sequence[Any], whe
     limits: Any = np.iinfo(dtype.name) if dtype.kind in "iu" else None
     problem = f"{where} holds values outside {datatype}'s range" + (f" {limits.min} to {limits.max}" if limits else "")
     try:
-        # The widest type first: without a type, numpy turns an array with small and huge integers into float64.
+        # The widest type of its kind, because without a type numpy turns small and huge integers into float64.
         wide = np.array(values, {"i": np.int64, "u": np.uint64}.get(dtype.kind, dtype))
-    except OverflowError as error:  # a whole number of more than 64 bits, or a negative one for an unsigned type
+    except OverflowError as error:  # an integer of more than 64 bits, or a negative integer for an unsigned type
         raise ValueError(problem) from error
     if limits and wide.size and (wide.min() < limits.min or wide.max() > limits.max):
         raise ValueError(problem)
@@ -149,10 +149,11 @@ def output(response: inference_pb2.ModelInferResponse, index: int) -> Array:
 
     Args:
         response: The answer of any server of the protocol. Either all of its outputs have raw contents, or none has.
-        index: The output's place.
+        index: The output's position in the response.
 
     Raises:
-        ValueError: What `from_raw` and `from_contents` raise, or there are not as many raw contents as outputs.
+        ValueError: The array is not valid (see `from_raw` and `from_contents`), or there are not as many raw contents
+            as outputs.
     """
     tensor, raw = response.outputs[index], response.raw_output_contents
     if not raw:
@@ -174,7 +175,7 @@ def to_raw(array: Array) -> bytes:
 
 
 def element_count(shape: Sequence[int]) -> int:
-    """Return the number of elements. Raises ValueError for a negative size and more than MAX_RANK axes."""
+    """Return the number of elements. Raises ValueError for a negative size, or for more than MAX_RANK axes."""
     if len(shape) > MAX_RANK:  # checked before multiplying, because a million huge sizes would take minutes
         raise ValueError(f"shape has {len(shape)} axes; at most {MAX_RANK} are supported")
     if any(size < 0 for size in shape):

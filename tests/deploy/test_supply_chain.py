@@ -109,7 +109,7 @@ class Case:
         Case("", (PILLOW, NUMPY), audit.FOUND, "pillow 9.5.0: PYSEC-2023-175 ", WARNING),
         Case("", ("pillow==12.0.0",), 0, WARNING, WARNING),
         Case("", (BROKEN_LOCK,), audit.NOT_AUDITED, warned="contains invalid specifier at line 1"),
-        Case("", (NUMPY, "django==1.0"), audit.NOT_AUDITED, warned="the pinned copy was made without django"),
+        Case("", (NUMPY, "django==1.0"), audit.NOT_AUDITED, warned="the pinned copy does not cover django"),
     ],
     ids=lambda case: f"{case.database or f'OSV {case.osv}'}, {case.packages[-1]}",
 )
@@ -168,7 +168,7 @@ def test_the_pinned_copy_is_about_every_locked_package_small_and_says_where_it_i
     assert "CC-BY" in pinned.licence
     assert all(set(Advisories.of([one]).by_package) & {*pinned.packages} for one in pinned.advisories)
     (tmp_path / "damaged.json").write_text("{}")
-    with pytest.raises(AdvisoriesError, match=r"damaged\.json is no pinned copy of advisories"):
+    with pytest.raises(AdvisoriesError, match=r"damaged\.json is not a pinned copy of advisories"):
         PinnedAdvisories.read(tmp_path / "damaged.json")
 
 
