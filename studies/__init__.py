@@ -1,6 +1,6 @@
-"""Experiments, benchmarks, and the pages that show their results. `python -m studies` lists the experiments.
+"""Experiments and benchmarks, and the pages with their results. `python -m studies` lists the experiments.
 
-The wheel does not contain this folder. Each experiment has a folder; those that run servers share bench. In a folder,
-run measures, a .jsonl file keeps the results, report writes pages, and README.md is the main page. finished/ has the
-pages and results of finished experiments as plain text.
+The wheel does not contain this folder. Each experiment has a folder; the comparisons of servers share the folder bench.
+In a folder, the module run measures, a .jsonl file keeps the results, the module report writes pages, and README.md is
+the main page. The folder finished has the pages and results of finished experiments as plain text.
 """

@@ -47,14 +47,14 @@ def main(context: click.Context) -> None:
 
     \b
     python -m studies                            list the experiments
-    python -m studies server run                 run one; its results file is updated
-    python -m studies server report              write its pages
+    python -m studies server run                 run the experiment "server", and update its results file
+    python -m studies server report              write the pages of "server"
     python -m studies report                     write all pages (make docs)
     """
     if context.invoked_subcommand is None:
         for name, experiment in EXPERIMENTS.items():
             click.echo(f"{click.style(name, bold=True)}: {experiment.question}\n    a run takes {experiment.cost}")
-        click.echo("\nHow to run one: python -m studies --help")
+        click.echo("\nHow to run an experiment: python -m studies --help")
 
 
 @main.command()

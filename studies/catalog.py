@@ -27,16 +27,16 @@ class Experiment:
     report: str = ""
 
     def command(self) -> click.Command:
-        """The command that runs the experiment."""
+        """Return the command that runs the experiment."""
         command: click.Command = import_module(self.run).main
         return command
 
     def parts(self) -> tuple[Part, ...]:
-        """The pages and marked parts that the report writes."""
+        """Return the pages and marked parts that the report writes."""
         return tuple(import_module(self.report).PARTS) if self.report else ()
 
     def pictures(self) -> tuple[Picture, ...]:
-        """The pictures that the report draws."""
+        """Return the pictures that the report draws."""
         return tuple(getattr(import_module(self.report), "PICTURES", ())) if self.report else ()
 
 
@@ -74,12 +74,12 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         "studies.soak.report",
     ),
     "residency": Experiment(
-        "What do a thousand models cost that do not fit into memory together? (studies/residency/README.md)",
+        "What does it cost to serve a thousand models if memory cannot hold all? (studies/residency/README.md)",
         "three minutes on an idle machine",
         "studies.residency.run",
     ),
     "gpu": Experiment(
-        "Does this machine's GPU answer as the CPU does, are CUDA graphs captured, and what is faster?",
+        "Does this machine's GPU answer like the CPU, are CUDA graphs captured, and what is faster?",
         "a few minutes; an NVIDIA GPU",
         "studies.gpu",
     ),

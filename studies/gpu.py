@@ -36,7 +36,7 @@ def measure(file: Path, way: str, provider: str, sizes: Sequence[int], runs: int
     Args:
         file: The model's file.
         way: A key of WAYS.
-        provider: As for `hangtag serve`.
+        provider: The execution provider, as for `hangtag serve --provider`.
         sizes: Batch sizes, ascending.
         runs: Measurements of each batch size.
     """
@@ -66,7 +66,7 @@ def measure(file: Path, way: str, provider: str, sizes: Sequence[int], runs: int
 
 
 def nvidia_smi(query: str) -> str | None:
-    """Return nvidia-smi's answer, a line for each GPU; None if nvidia-smi does not work."""
+    """Return nvidia-smi's answer, with a line for each GPU; None if nvidia-smi does not work."""
     command = ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader,nounits"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout
@@ -75,7 +75,7 @@ def nvidia_smi(query: str) -> str | None:
 
 
 def _gpu_mib() -> int | None:
-    """The memory used on all GPUs by all processes."""
+    """Return the memory that all processes use on all GPUs."""
     used = nvidia_smi("memory.used")
     return None if used is None else sum(int(line) for line in used.split())
 
@@ -101,7 +101,8 @@ def _latency(runtime: Runtime, batch: Tensors, runs: int) -> dict[str, float]:
 
 
 LARGEST_DIFFERENCE = 0.01
-"""Allowed between GPU and CPU, as a share of an output's largest value. GPUs round factors to ten bits (TF32)."""
+"""The largest allowed difference between GPU and CPU, as a share of an output's largest value. GPUs round factors to
+ten bits (TF32)."""
 _SIZES_SHOWN = ("1", "8", "64")
 
 
@@ -152,7 +153,7 @@ def main(models: Path, provider: str, largest: int, runs: int, out: Path) -> Non
 
 
 def problem(row: dict[str, Any], provider: str) -> str:
-    """Return the check that failed, or an empty text. A graph that cannot be captured is a note, not a problem."""
+    """Return which check failed, or an empty text. A graph that cannot be captured is a note, not a problem."""
     if "failure" in row:
         return str(row["failure"])
     if "skipped" in row:

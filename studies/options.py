@@ -14,7 +14,7 @@ MODELS = click.option(
     help="The model repository.",
 )
 ROUNDS = click.option(
-    "--rounds", type=click.IntRange(1), default=5, show_default=True, help="Measurements of each system."
+    "--rounds", type=click.IntRange(1), default=5, show_default=True, help="How often to measure each system."
 )
 SECONDS = click.option(
     "--seconds", type=click.FloatRange(0.05), default=3.0, show_default=True, help="Approximate duration of each load."
@@ -22,12 +22,12 @@ SECONDS = click.option(
 OUT = click.option(
     "--out",
     type=click.Path(path_type=Path),
-    help="The results file. [default: the page's, unless options change what is measured]",
+    help="The results file. [default: the page's file, or none if options change what is measured]",
 )
 
 
 def given() -> str:
-    """The options given to the running command, as typed, with a space before each option, and without --out."""
+    """Return the running command's options as typed, with a space before each option, and without --out."""
     context = click.get_current_context()
     words: list[str] = []
     for parameter in context.command.params:
@@ -42,7 +42,7 @@ def given() -> str:
 
 
 def complete(*names: str) -> bool:
-    """Whether none of these options was given, so that the run measures everything that the page shows."""
+    """Return whether none of these options was given, so that the run measures everything that the page shows."""
     context = click.get_current_context()
     return all(context.get_parameter_source(name) is not ParameterSource.COMMANDLINE for name in names)
 

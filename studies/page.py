@@ -39,7 +39,7 @@ class Part:
         return f"{self.page}, {self.name}" if self.name else self.page
 
     def page_text(self) -> str:
-        """The page's whole text, with a new text for this part and everything else unchanged."""
+        """Return the page's whole text, with a new text for this part and everything else unchanged."""
         up = "../" * self.page.count("/")
         body = self.make().replace("](/", f"]({up}")
         return body if self.name is None else replace_part((ROOT / self.page).read_text(), self.name, body)
@@ -58,7 +58,7 @@ def replace_part(text: str, name: str, body: str) -> str:
     pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
     replaced, count = pattern.subn(lambda _match: f"{begin}\n\n{body.strip()}\n\n{end}", text)
     if count != 1:
-        raise click.ClickException(f"the page has {count} parts between {begin} and {end}, expected one.")
+        raise click.ClickException(f"the page has {count} parts between {begin} and {end}; it must have one.")
     return replaced
 
 
@@ -69,7 +69,7 @@ def render(template: Path, **values: Any) -> str:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], right: int = 0) -> str:
-    """A Markdown table whose last `right` columns are aligned to the right. Cells may contain | and <."""
+    """Return a Markdown table whose last `right` columns are aligned to the right. Cells may contain | and <."""
     rules = ["---"] * (len(head) - right) + ["---:"] * right
     return "\n".join(
         "| " + " | ".join(cell.replace("|", "\\|").replace("<", "&lt;") for cell in row) + " |"
@@ -78,7 +78,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], right: int = 0) ->
 
 
 def made_from(file: Path, conditions: results.Line) -> str:
-    """A sentence that names the results file behind a part of a page, and the machine that measured the results."""
+    """Return a sentence that names a part's results file, and the machine that measured the results."""
     name = file.resolve().relative_to(ROOT) if file.resolve().is_relative_to(ROOT) else file.name
     instructions = ", ".join(conditions.get("instructions", ()))
     processor = conditions["processor"] + (f" with {instructions}" if instructions else "")
@@ -90,7 +90,7 @@ def made_from(file: Path, conditions: results.Line) -> str:
 
 
 def short_revision(revision: str) -> str:
-    """A Git revision with 12 digits, and -dirty if the working tree had uncommitted changes."""
+    """Return a Git revision with 12 digits, and -dirty if the working tree had uncommitted changes."""
     digits, *dirty = revision.split("-")
     return "-".join([digits[:12], *dirty])
 

@@ -14,9 +14,10 @@ from hangtag.page.series import paper_colours
 from studies.page import ROOT
 
 COLOURS = paper_colours()
-"""Colours for curves that are not of models. `hangtag.page.series.looks` gives each model its own colour."""
+"""Colours for curves that do not belong to models. `hangtag.page.series.looks` gives each model its own colour."""
 MOST_CONFUSED = 0.15
-"""The share of a label's images with one wrong label that gets a confusion matrix's darkest colour."""
+"""A confusion matrix has its darkest colour if at least this share of a label's images got one particular wrong
+label."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Picture:
         return self.file
 
     def image(self) -> Image.Image:
-        """The picture in the form in which it is stored."""
+        """Return the picture in the form in which it is stored."""
         drawn = BytesIO()
         self.draw().savefig(drawn, dpi=100, facecolor="white")
         # A palette takes a fraction of the bytes and looks the same.
@@ -56,7 +57,7 @@ def finish(axes: Axes, title: str = "", *, grid: Literal["both", "x", "y"] = "bo
 
 
 def confusion_matrix(confusion: Sequence[Sequence[int]], labels: Sequence[str], name: str) -> Figure:
-    """Draw how often each label was predicted for each true label. The diagonal is pale, so that mistakes stand out.
+    """Draw how often each label was predicted for each true label. The diagonal is pale to emphasise mistakes.
 
     A colour has the same meaning in every picture: the share of the true label's images, up to MOST_CONFUSED.
 

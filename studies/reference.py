@@ -1,6 +1,6 @@
 """Make the lists of options and metrics in docs/reference from their declarations.
 
-This part has nothing to run.
+This experiment has no command "run", because it measures nothing.
 """
 
 import re
@@ -34,7 +34,7 @@ Row = tuple[str, str, str]
 
 
 def metrics() -> str:
-    """A list of all metrics, in the order in which they are exported."""
+    """Return a list of all metrics, in the order in which they are exported."""
     rules = yaml.safe_load((ROOT / "deploy/monitoring/rules.yml").read_text())["groups"][0]["rules"]
     recorded = {rule["record"]: rule["expr"] for rule in rules if "record" in rule}
     watched = {rule["alert"]: _expanded(rule["expr"], recorded) for rule in rules if "alert" in rule}
@@ -51,7 +51,7 @@ def _expanded(expression: str, recorded: dict[str, str]) -> str:
 
 
 def _exported() -> list[Metric]:
-    """The metrics of a server with one model, a failed call and a route, so that every metric has a sample."""
+    """Return the metrics of a server with one model, a failed call and a route, so that every metric has a sample."""
     one = VersionState("cnn", "1", READY, requested_provider="auto", provider="CPUExecutionProvider", instances=1)
     route = replace(one, name="both", route=RouteCounts({(1, "cnn"): StageCounts()}, ShadowCounts(), 0, 0.2))
     histogram = one.counters.request_seconds
@@ -73,7 +73,7 @@ def _line(metric: Metric, watched: dict[str, str]) -> str:
 
 
 def options() -> str:
-    """A list of shared options, then a list for each command. Imports all that commands need, also torch."""
+    """Return a list of shared options, and a list for each command. Imports all that commands need, even torch."""
     context = click.Context(main, info_name="hangtag", auto_envvar_prefix="HANGTAG")
     commands: dict[str, tuple[str, list[Row]]] = {}
     for name, entry in SUBCOMMANDS.items():
@@ -90,7 +90,7 @@ def options() -> str:
     parts = [
         "Made by `make docs` from the declarations of the command's options. In brackets: the default.",
         "## Shared options",
-        "Several commands have these, and name them below.",
+        "Several commands have these options. Each command below names its shared options.",
         _list(shared),
     ]
     for path, (summary, rows) in commands.items():
@@ -103,7 +103,7 @@ def options() -> str:
 
 
 def _option_rows(path: str, summary: str, command: click.Command) -> Iterator[tuple[str, tuple[str, list[Row]]]]:
-    """Yield each command from this one downwards, with its summary and options, except groups without own options."""
+    """Yield this command and its subcommands, with summary and options, except groups without own options."""
     rows = [row for parameter in command.params if (row := _option_row(parameter))]
     if rows or not isinstance(command, click.Group):
         yield path, (summary, rows)
@@ -112,7 +112,7 @@ def _option_rows(path: str, summary: str, command: click.Command) -> Iterator[tu
 
 
 def _list(rows: list[Row]) -> str:
-    """A line for each option, with its default in brackets. Escapes <, which would begin HTML in Markdown."""
+    """Return a line for each option, with its default in brackets. Escapes <, which would begin HTML in Markdown."""
     return "\n".join(
         f"- {flags}{f' ({default})' if default else ''}: {meaning}".replace("<", "&lt;")
         for flags, default, meaning in rows
@@ -120,7 +120,7 @@ def _list(rows: list[Row]) -> str:
 
 
 def _option_row(parameter: click.Parameter) -> Row | None:
-    if not isinstance(parameter, click.Option) or parameter.deprecated:  # a hidden one is listed
+    if not isinstance(parameter, click.Option) or parameter.deprecated:  # hidden options are listed
         return None
     flags = ", ".join(f"`{flag}`" for flag in (*parameter.opts, *parameter.secondary_opts))
     meaning, _, default = _help(parameter).partition(" [default: ")

@@ -37,7 +37,7 @@ def record(path: Path, line: Mapping[str, Any]) -> None:
 
 
 def conditions(command: str, versions: Mapping[str, str]) -> Line:
-    """The line "conditions" of a benchmark: its command, date and machine, and the measured programs' versions."""
+    """Return a benchmark's line "conditions": the command, the date, the machine, and the versions of programs."""
     return {
         "run": "conditions",
         "command": command,
@@ -50,7 +50,7 @@ def conditions(command: str, versions: Mapping[str, str]) -> Line:
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:
-    """The versions of Python and of these packages, if installed."""
+    """Return the versions of Python and of those of these packages that are installed."""
     installed = {"python": platform.python_version()}
     for package in packages:
         with suppress(metadata.PackageNotFoundError):  # pygrpc-native is optional.
@@ -59,7 +59,7 @@ def versions(packages: Iterable[str]) -> dict[str, str]:
 
 
 def turn(names: Iterable[str], number: int) -> list[str]:
-    """The names in the order of this turn. Each turn begins with the next name, so each name is first equally often."""
+    """Return the names in the order of this turn. Each turn begins with the next name, so all are first as often."""
     order = list(names)
     first = number % len(order)
     return order[first:] + order[:first]

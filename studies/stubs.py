@@ -1,4 +1,4 @@
-"""Call and serve the methods of the protocol's services, from the descriptions in the messages' modules.
+"""Call and serve the methods of the protocol's services, which the messages' modules describe.
 
 hangtag's server and clients need no stubs. Tests and studies call and serve each method by name.
 """

@@ -1,5 +1,6 @@
-"""How fast the server is: systems under loads, which take turns in rounds, and goals that are ratios within a round.
+"""Measures how fast the server is. In each round, systems take turns under each load. Most goals are ratios of figures
+of the same round.
 
-server, http, routes and workers are the experiments, with their results in this folder. systems says how to start each
-server, peers/ has the systems with which hangtag is compared, and loads has the loads.
+The modules server, http and routes are the experiments, and their results are in this folder. The module systems says
+how to start each server, and loads has the loads. The folder peers has the systems that are compared with hangtag.
 """

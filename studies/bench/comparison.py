@@ -29,7 +29,7 @@ class Comparison:
         loads: Each load and its description; closed loops get a row in the table of loads.
         goals: The goals to reach.
         packages: The packages whose versions are recorded.
-        models: Each model to call, and its name in the tables.
+        models: The models to call. The tables show the same names.
     """
 
     name: str
@@ -62,7 +62,7 @@ class Comparison:
             share = others.share or 0.0
             lines.append({"run": f"round {number}"} | turns.line | {"others": share})
             if share > BUSY:
-                click.echo(f"other programs took {share:.0%} of the processors' time: figures are low", err=True)
+                click.echo(f"other programs took {share:.0%} of the processors' time, so figures are low", err=True)
             if out:
                 results.write(out, lines)
         for rows in (self.goal_rows(lines[1:]), self.load_rows(lines[1:])):
@@ -70,23 +70,23 @@ class Comparison:
         click.echo(f"wrote {out}" if out else "wrote nothing: name a file with --out")
 
     def read(self, path: Path | None = None) -> tuple[results.Line, list[results.Line]]:
-        """The recorded conditions and rounds."""
+        """Return the recorded conditions and rounds."""
         lines = results.read(path or self.file)
         return lines.pop("conditions"), list(lines.values())
 
     def part(self, path: Path | None = None) -> str:
-        """How the figures were measured, the systems, the loads and the goals."""
+        """Return the page's text on how the figures were measured, the systems, the loads and the goals."""
         _, rounds = self.read(path)
         head, *rows = self.goal_rows(rounds)
         return f"""{self.loads_part(path)}
 
-Rounds: {len(rounds)}. A goal is for the median of the rounds' figures, each a bound or a ratio within a round. The last
-columns are each system's own figures, medians too:
+Rounds: {len(rounds)}. A goal applies to the median over the rounds, of a figure or of the ratio of two figures of a
+round. The last columns show the medians of each system's own figures:
 
 {page.table(head, rows)}"""
 
     def loads_part(self, path: Path | None = None) -> str:
-        """How the figures were measured, the systems and the loads, for a page without goals."""
+        """Return the text on how the figures were measured, the systems and the loads, for a page without goals."""
         conditions, rounds = self.read(path)
         systems = "\n".join(f"- `{name}`: {self.systems[name]}" for name in self._measured(rounds))
         head, *rows = self.load_rows(rounds)
@@ -95,12 +95,12 @@ columns are each system's own figures, medians too:
 
 {systems}
 
-Images a second, with the latency's p50 / p99 in ms in brackets, medians:
+Medians of images a second, and, in brackets, of the latency's p50 / p99 in ms:
 
 {page.table(head, rows)}"""
 
     def goal_rows(self, rounds: Sequence[Round]) -> Rows:
-        """A row for each goal, with the figures of all systems, below a header."""
+        """Return a header, and a row for each goal with the figures of all systems."""
         systems = self._measured(rounds)
         rows = [[*_GOAL_HEAD, *systems]]
         for goal in self.goals:
@@ -110,7 +110,7 @@ Images a second, with the latency's p50 / p99 in ms in brackets, medians:
                 spread = f"{min(values):.3g} to {max(values):.3g}" if len(values) > 1 else ""
                 verdict = [f"{statistics.median(values):.3g}", spread, "yes" if goal.reached(values) else "no"]
             own = [
-                # Next to a ratio to bare ONNX Runtime, the figure of bare is the figure of batches.
+                # For a goal that is a ratio to bare ONNX Runtime, the column of bare shows its figure for batches.
                 middle(rounds, system, goal.model, "batch" if system == goal.reference == "bare" else goal.load,
                        goal.figure)
                 for system in systems
@@ -122,7 +122,7 @@ Images a second, with the latency's p50 / p99 in ms in brackets, medians:
         return rows
 
     def load_rows(self, rounds: Sequence[Round]) -> Rows:
-        """A row for each model and load that has a rate, a column for each system, below a header."""
+        """Return a header, and a row for each model and load that has a rate, with a column for each system."""
         systems = self._measured(rounds)
         rows = [["model", "load", *systems]]
         for model in self.models:
@@ -137,7 +137,7 @@ Images a second, with the latency's p50 / p99 in ms in brackets, medians:
 
 
 class Turns:
-    """A round, in which the systems take turns under each load. Each round begins with another system.
+    """A round, in which the systems take turns under each load. Each round begins with a different system.
 
     Attributes:
         number: The number of the round, from 1.
@@ -159,31 +159,31 @@ class Turns:
         click.echo(f"  {title}, {UNITS[shown]}: {values}", err=True)
 
     def set(self, system: str, model: str | None, load: str, measured: Figures) -> None:
-        """Write figures into the line."""
+        """Put figures into the line."""
         loads = self.line.setdefault(system, {})
         (loads if model is None else loads.setdefault(model, {}))[load] = measured
 
     def get(self, system: str, model: str | None, load: str) -> Figures:
-        """Figures of the line."""
+        """Return figures from the line."""
         loads = self.line[system]
         measured: Figures = (loads if model is None else loads[model])[load]
         return measured
 
 
 def others_sentence(rounds: Sequence[Round]) -> str:
-    """A sentence on the processor time that other programs took during the rounds."""
+    """Return a sentence on the processor time that other programs took during the rounds."""
     shares = [turn["others"] for turn in rounds]
     if max(shares) < BUSY:
         return "Other programs took less than 5 % of the processors' time."
     low, high = (100 * bound(shares) for bound in (min, max))
     return (
         f"**The machine was busy**: other programs took {low:.0f} to {high:.0f} % of the processors' time in a round, "
-        "so the figures are low, and ratios less certain."
+        "so the figures are low, and the ratios are less certain."
     )
 
 
 def middle(rounds: Sequence[Round], system: str, model: str | None, load: str, name: str) -> str:
-    """The median of a figure, with all digits before the point and at least three digits in total; empty if unknown."""
+    """Return the median of a figure with at least three digits, or an empty text if the figure is unknown."""
     if not (values := figures(rounds, system, model, load, name)):
         return ""
     value = statistics.median(values)
@@ -191,7 +191,7 @@ def middle(rounds: Sequence[Round], system: str, model: str | None, load: str, n
 
 
 def _load_cell(rounds: Sequence[Round], system: str, model: str, load: str) -> str:
-    """Images a second, p50 and p99 in milliseconds, and a call's processor time in the server, if known."""
+    """Return a cell with images a second, p50 and p99 in milliseconds, and, if known, a call's processor time."""
     rates = figures(rounds, system, model, load, "samples_per_s")
     times = [middle(rounds, system, model, load, name) for name in ("p50_ms", "p99_ms")]
     cpu = figures(rounds, system, model, load, "cpu_us")

@@ -1,4 +1,4 @@
-"""Goals as data, and their figures in a measurement. A goal bounds a figure, or the ratio of two figures in a round."""
+"""Goals, and the figures that they need. A goal is a bound for a figure, or for the ratio of two figures of a round."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -29,11 +29,12 @@ class Goal:
     """A bound for one figure of one system.
 
     Args:
-        model: The model; None for a load of all models, such as the start.
+        model: The model; None for a load that concerns all models, such as the start.
         load: The load's name.
-        figure: See UNITS.
+        figure: The figure's key in UNITS.
         bound: The bound of the ratio to `reference`, or of the figure itself.
-        reference: The system whose figure in the same round is the divisor; for `bare` always the figure of batches.
+        reference: The system whose figure in the same round is the divisor. For `bare`, the divisor is always its
+            figure for batches.
         system: The system that should reach the goal.
     """
 
@@ -49,7 +50,7 @@ class Goal:
         return self.figure in ("samples_per_s", "share", "in_time_share")
 
     def values(self, rounds: Sequence[Round]) -> list[float]:
-        """The value of each round that has the necessary figures."""
+        """Return the value of each round that has the necessary figures."""
         values = []
         for turn in rounds:
             value, divisor = figure(turn, self.system, self.model, self.load, self.figure), 1.0
@@ -61,19 +62,19 @@ class Goal:
         return values
 
     def reached(self, values: Sequence[float]) -> bool:
-        """Whether the median of the rounds is within the bound."""
+        """Return whether the median of the rounds is within the bound."""
         median = statistics.median(values)
         return median >= self.bound if self.more_is_better else median <= self.bound
 
 
 def figure(turn: Round, system: str, model: str | None, load: str, name: str) -> float | None:
-    """A figure of one round; None if it was not measured."""
+    """Return a figure of one round; None if it was not measured."""
     loads = turn.get(system, {})
     value = (loads if model is None else loads.get(model, {})).get(load, {}).get(name)
     return None if value is None else float(value)
 
 
 def figures(rounds: Sequence[Round], system: str, model: str | None, load: str, name: str) -> list[float]:
-    """A figure of the rounds in which it was measured."""
+    """Return a figure of each round in which it was measured."""
     every = (figure(turn, system, model, load, name) for turn in rounds)
     return [value for value in every if value is not None]

@@ -1,6 +1,6 @@
-"""Put load on a server with nghttp2's h2load: HTTP/2 from native code, with a ModelInfer message as the body.
+"""Put load on a server with nghttp2's h2load, which sends a ModelInfer message over HTTP/2 from native code.
 
-The client then needs little processor time, so the server is the bottleneck.
+h2load needs little processor time, so the server is the bottleneck.
 """
 
 import re
@@ -28,8 +28,8 @@ class Load:
     Args:
         calls: The number of calls.
         clients: The number of connections.
-        streams: Calls in flight on each connection, at most.
-        samples: Images in a call.
+        streams: The largest number of calls in flight on each connection.
+        samples: The number of images in a call.
         rate: Calls a second, on all connections together; None for a closed loop.
         deadline: Each call's deadline in seconds. The server ends a late call; h2load does not.
     """
@@ -54,7 +54,7 @@ class Outcome:
 
 
 def version() -> str:
-    """The version of h2load. Raises click.ClickException if h2load is missing."""
+    """Return the version of h2load. Raises click.ClickException if h2load is missing."""
     if shutil.which("h2load") is None:
         raise click.ClickException("h2load is missing; Debian and Ubuntu have it in the package nghttp2-client")
     output = subprocess.run(["h2load", "--version"], capture_output=True, text=True, check=True).stdout
@@ -62,7 +62,7 @@ def version() -> str:
 
 
 def message(model: str, samples: int) -> bytes:
-    """A call's whole HTTP/2 body: gRPC's prefix (not compressed, length) and a ModelInfer message of random images."""
+    """Return a call's HTTP/2 body: gRPC's prefix with the length, and a ModelInfer message with random images."""
     images = np.random.default_rng(0).integers(0, 256, (samples, 28, 28), dtype=np.uint8)
     tensor = pb.ModelInferRequest.InferInputTensor(name="image", datatype="UINT8", shape=images.shape)
     request = pb.ModelInferRequest(model_name=model, inputs=[tensor], raw_input_contents=[images.tobytes()])
@@ -71,7 +71,7 @@ def message(model: str, samples: int) -> bytes:
 
 
 def run(server: str, model: str, load: Load) -> Outcome:
-    """Put a load on a server, http://host:port or https://host:port. Its certificate is not checked.
+    """Put a load on a server, http://host:port or https://host:port. The server's certificate is not checked.
 
     Raises:
         click.ClickException: a call got no answer at all.
@@ -89,7 +89,7 @@ def post(url: str, body: bytes, headers: Sequence[str], load: Load, *options: st
         url: http://host:port/path or https://host:port/path. The certificate is not checked.
         body: The body of each request.
         headers: The headers of each request, each as "name: value".
-        load: Its deadline is ignored, because the headers set the deadline.
+        load: The load. Its deadline is ignored, because the headers set the deadline.
         options: Further options of h2load, such as ``--h1`` for HTTP/1.1.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Compare hangtag over HTTP with FastAPI and with Triton's HTTP endpoint, in turns with calls over gRPC."""
+"""Compare hangtag over HTTP with FastAPI, with Triton's HTTP endpoint, and with hangtag over gRPC."""
 
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,7 +14,7 @@ from studies.page import Part
 
 MODEL = "lstm"
 LOADS = {load: f"{load} in flight" for load in ("1", "4", "16", "64")}
-"""Over HTTP, each call in flight has a connection. Over gRPC, at most 16 connections have several streams each."""
+"""Over HTTP, each call in flight has its own connection. Over gRPC, the calls share at most 16 connections."""
 _RATE = "samples_per_s"
 COMPARISON = Comparison(
     "http",
@@ -41,16 +41,16 @@ PARTS = (
 
 @click.command()
 @click.option("--only", type=options.Names(systems.HTTP), default=",".join(systems.HTTP), show_default=True,
-              help="The systems.")  # fmt: skip
+              help="The systems to measure.")  # fmt: skip
 @options.ROUNDS
 @options.SECONDS
 @options.MODELS
 @options.OUT
 def main(only: tuple[str, ...], rounds: int, seconds: float, models: Path, out: Path | None) -> None:
-    """Compare the ways into a server on a machine that does nothing else, with lstm and one image a request.
+    """Compare servers over HTTP and gRPC on a machine that does nothing else. Each request has one image for lstm.
 
-    Needs h2load (Debian: nghttp2-client), for FastAPI 'make fastapi', and for Triton 'make triton'. The load
-    generator shares the server's processors.
+    The command needs h2load (Debian: nghttp2-client). FastAPI needs 'make fastapi', and Triton 'make triton'. The
+    load generator shares the server's processors.
     """
     with ExitStack() as stack:
         starts = {name: stack.enter_context(systems.HTTP[name].launch(models)) for name in only}

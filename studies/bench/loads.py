@@ -36,18 +36,18 @@ LOADS: Mapping[str, str] = {
 
 DEADLINE = 0.5
 OVERLOAD = 10
-OVERLOAD_STREAMS = 100  # in flight on each connection at most: more than the queue and what is computed hold
+OVERLOAD_STREAMS = 100  # calls in flight on each connection: in total more than the server queues and computes
 BOUND_MS = 15.0  # bound of the 99th percentile in MLPerf's server scenario for ResNet-50
 SHARES = tuple(percent / 100 for percent in range(20, 100, 5))
 
 
 def over_grpc(server: Served, model: str) -> Send:
-    """Sends ModelInfer calls."""
+    """Return a function that sends ModelInfer calls."""
     return lambda load: h2load.run(server.url, model, load)
 
 
 def closed_loop(name: str) -> Load:
-    """The shape of a closed loop, by its name, for a single call."""
+    """Return the shape of a closed loop, by its name, for a single call."""
     if name == "batch":
         return Load(1, clients=2, samples=SAMPLES)
     number = int(name)
@@ -56,21 +56,21 @@ def closed_loop(name: str) -> Load:
 
 
 def closed(server: Served, send: Send, shape: Load, seconds: float, model: str | None = None) -> Figures:
-    """Closed loop: samples a second, and latency.
+    """Measure samples a second and the latency in a closed loop.
 
     Args:
         server: The server.
         send: Puts the load on the server.
         shape: The load, without the number of calls.
         seconds: The approximate duration, which determines the number of calls.
-        model: Over gRPC, the model for which the server's statistics must have counted all calls. Without this check,
-            h2load takes a refused call for a success, because its HTTP status is 200.
+        model: Over gRPC, the model for which the server's statistics must have counted all calls. This check is
+            necessary, because h2load counts a refused call, whose HTTP status is 200, as a success.
 
     Raises:
         click.ClickException: A call was not answered.
     """
     load = replace(shape, calls=8 + 200 // shape.samples)
-    per_second = send(load).per_second  # The warm-up shows how many calls it takes.
+    per_second = send(load).per_second  # The warm-up's rate determines the number of calls.
     load = replace(shape, calls=max(load.calls, round(per_second * seconds)))
     before = server.answered(model) if model else 0
     outcome = send(load)
@@ -91,11 +91,11 @@ def start(launch: Launch) -> Figures:
 
 
 def highest_rate(server: Served, model: str, bare: float, seconds: float) -> Figures:
-    """The highest share of bare ONNX Runtime's rate at which every call is answered and p99 is within the bound.
+    """Find the highest share of bare ONNX Runtime's rate at which every call is answered and p99 is within the bound.
 
-    `hangtag loadtest` sends the calls, with Poisson arrivals, and counts latency from the planned time. h2load would
-    not do: its timer accumulates delays, and it counts latency from the actual send. The search is binary, and assumes
-    that a server that meets the bound at one share meets it at all smaller shares.
+    `hangtag loadtest` sends the calls, with Poisson arrivals, and counts latency from the planned time. h2load is not
+    suitable, because its timer accumulates delays, and because it measures latency from the actual send. The search is
+    binary, because a server that meets the bound at one share should meet it at all smaller shares.
     """
 
     def misses(share: float) -> bool:
@@ -111,7 +111,7 @@ def highest_rate(server: Served, model: str, bare: float, seconds: float) -> Fig
 
 
 def loadtest(address: str, models: list[str], seconds: float, *options: str) -> dict[str, Any]:
-    """The JSON of `hangtag loadtest` without blocks.
+    """Return the JSON of `hangtag loadtest` with a single block.
 
     Args:
         address: The server's address.
@@ -134,11 +134,11 @@ def loadtest(address: str, models: list[str], seconds: float, *options: str) -> 
 
 
 def overload(launch: Launch, model: str, seconds: float) -> Figures:
-    """Offer ten times the server's capacity twice, each call with a deadline; the second overload is measured.
+    """Offer ten times the server's capacity twice, and measure the second overload. Each call has a deadline.
 
-    h2load takes a refused call for a success, so the number of answered calls comes from the server's statistics. It is
-    unknown which of the calls that ended after their deadline were answered. All of them count as answered, so the
-    share that was answered in time is a lower bound.
+    h2load counts a refused call as a success, so the number of answered calls comes from the server's statistics. It is
+    unknown which of the calls that ended after their deadline were answered. This function assumes that all of them
+    were, so the share that was answered in time is a lower bound.
 
     Returns:
         The capacity at 64 in flight, the share of this capacity that was answered in time, the largest growth of
@@ -149,7 +149,7 @@ def overload(launch: Launch, model: str, seconds: float) -> Figures:
         capacity = closed(server, send, closed_loop("64"), seconds, model)["samples_per_s"]
         rate = OVERLOAD * capacity
         load = Load(round(rate * seconds), CONNECTIONS, OVERLOAD_STREAMS, rate=rate, deadline=DEADLINE)
-        # The first overload has the first batches of the largest size, for which ONNX Runtime keeps memory ever after.
+        # The first overload has the first batches of the largest size. ONNX Runtime keeps the memory for them.
         send(load)
         server.forget_peak()
         memory, answered = server.resident_mb(), server.answered(model)

@@ -29,8 +29,8 @@ class Launch:
 
     Args:
         command: The program and its arguments.
-        ready: A regular expression for the line on standard error that says that the server answers; its first group is
-            the address, an optional second group the address for HTTP.
+        ready: A regular expression for the line on standard error that says that the server answers. The first group is
+            the address, and an optional second group is the address for HTTP.
         environment: Variables in addition to this process's own.
         ca: PEM file of the authority that signed the server's certificate; None: no TLS.
         http: host:port of the server's HTTP port; empty if there is none.
@@ -44,12 +44,12 @@ class Launch:
 
 
 def hangtag_serve(models: Path, *options: str) -> Launch:
-    """`hangtag serve` of this repository on free ports, so that several servers can run at once."""
+    """Return how to start this repository's `hangtag serve` on free ports, so that several servers can run at once."""
     command = (sys.executable, "-m", "hangtag", "serve", "--models", models.resolve(), "--port", "0")
     return Launch(
         (*command, "--metrics-port", "0", *options),
         r"^(?=.*event=ready ).*?address=(\S+)(?:.*? http=(\S+))?",
-        {"HANGTAG_SERVE_HTTP_PORT": "0"},  # a variable, so that an option of `options` may set it
+        {"HANGTAG_SERVE_HTTP_PORT": "0"},  # a variable, which an option overrides
     )
 
 
@@ -80,7 +80,7 @@ class Served:
         self._stub = InferenceStub(self._channel)
 
     def answered(self, model: str) -> int:
-        """How many calls for a model have succeeded so far, according to the server's statistics."""
+        """Return how many calls to a model have succeeded so far, according to the server's statistics."""
         (statistics,) = self._stub.ModelStatistics(pb.ModelStatisticsRequest(name=model), timeout=_TIMEOUT).model_stats
         return int(statistics.inference_stats.success.count)
 
@@ -99,15 +99,15 @@ class Served:
         return [line for line in self._lines().splitlines() if _ERROR.search(line)]
 
     def cpu_seconds(self) -> float:
-        """User and system time of the process and its descendants."""
+        """Return the user and system time of the process and its descendants."""
         return machine.cpu_seconds(machine.family(self.pid))
 
     def pss_mb(self) -> float:
-        """The memory of the process and its workers (PSS: memory that n processes share counts a n-th for each)."""
+        """Return the process's and its workers' memory. In PSS, memory that n processes share counts 1/n for each."""
         return self._megabytes("smaps_rollup", "Pss")
 
     def resident_mb(self) -> float:
-        """The memory of the process and its workers, with shared memory counted for each process (RSS)."""
+        """Return the memory of the process and its workers. In RSS, shared memory counts fully for each process."""
         return self._megabytes("status", "VmRSS")
 
     def forget_peak(self) -> None:
@@ -116,7 +116,7 @@ class Served:
             Path(f"/proc/{pid}/clear_refs").write_text("5")
 
     def peak_mb(self) -> float:
-        """The highest RSS of each process since `forget_peak`, as a sum."""
+        """Return the sum of each process's highest RSS since `forget_peak`."""
         return self._megabytes("status", "VmHWM")
 
     def close(self) -> None:
@@ -144,7 +144,7 @@ class Served:
         self._log.close()
 
     def _lines(self) -> str:
-        """The complete lines of the server's log so far."""
+        """Return the complete lines of the server's log so far."""
         log = Path(self._log.name).read_text()
         return log[: log.rfind("\n") + 1]
 

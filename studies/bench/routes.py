@@ -1,4 +1,4 @@
-"""Measure costs and gains of routes: a cascade against its members, a split's shares, a shadow and its primary."""
+"""Measure the costs and gains of routes: of a cascade against its members, of a split, and of a shadow."""
 
 import math
 import shutil
@@ -24,8 +24,8 @@ from studies.results import Line
 FAST, ACCURATE, BEST = "cnn-small-int8", "cnn-int8", "cnn"
 """The models that the cascade is compared with: its members, and the most accurate model."""
 PRIMARY, SHADOW = "lstm", "lstm-before"
-"""A model, and its first version under a separate name, at the same cost. They are the members of the split, and the
-primary and the shadow."""
+"""A model, and its first version under a separate name, which costs the same. They are the members of the split, and
+the primary and the shadow."""
 PLAIN, SHADOWED, SPLIT = "plain", "shadowed", "split"
 """Routes of the study: only PRIMARY; PRIMARY with SHADOW as its shadow; PRIMARY and SHADOW split by SHARES."""
 SHARES = {PRIMARY: 90.0, SHADOW: 10.0}
@@ -40,19 +40,19 @@ MEMBERS = {FAST: FAST, "route": ROUTE, ACCURATE: ACCURATE, BEST: BEST}
 """The systems that take turns, and their models."""
 IN_FLIGHT = ("1", "4", "16", "64")
 CASCADE, HALF = "cascade", 0.5
-_OPEN_LOOP = 4  # times as long as a closed loop, because few calls decide about a p99
+_OPEN_LOOP = 4  # an open loop runs this many times as long as a closed loop, because few calls decide about a p99
 COMPARISON = Comparison(
     "routes",
     {
         FAST: "the cascade's first member",
         "route": f"the shipped cascade, {ROUTE}",
-        ACCURATE: "its last member",
+        ACCURATE: "the cascade's last member",
         BEST: "the file in FP32 from which the last member was made",
         "split": f"a split of `{PRIMARY}` and `{SHADOW}`, {SHARES[PRIMARY]:g} to {SHARES[SHADOW]:g}; `{SHADOW}` is the "
         f"first version of `{PRIMARY}`",
         "alone": f"`{PRIMARY}` at half of the rate that it reaches with 64 calls in flight, Poisson arrivals",
-        "shadowed": f"the same, and `{SHADOW}` gets a copy of every call",
-        "busier": f"`{PRIMARY}` alone, with more calls, so that the server is as busy",
+        "shadowed": f"the load of `alone`, and `{SHADOW}` gets a copy of every call",
+        "busier": f"`{PRIMARY}` alone, with so many calls that the server is as busy as in `shadowed`",
     },
     {load: f"{load} in flight" for load in IN_FLIGHT}
     | {"accuracy": "all test images", "half": "half of the peak", "calls": "calls at random"},
@@ -62,8 +62,9 @@ COMPARISON = Comparison(
         Goal(CASCADE, "64", "p99_ms", 1.0, ACCURATE, system="route"),
         # 99.9 % of all samples of a binomial distribution are within 3.29 standard deviations of its mean.
         Goal("split", "calls", "deviations", 3.29, system="split"),
-        # Copies take a tenth of the time, but a copy that has begun takes one of two processors until it ends, also
-        # from calls that come meanwhile; `busier` has only its own short batches. At 1.1 that alone missed the goal.
+        # Copies take a tenth of the time, but a copy that has begun occupies one of two processors until it ends, and
+        # calls that come meanwhile wait. `busier` has only its own short batches. A bound of 1.1 was missed for this
+        # reason alone.
         Goal("shadow", "half", "p99_ms", 1.5, "busier", system="shadowed"),
     ),
     packages=("grpcio", "pygrpc-native", "onnxruntime", "numpy"),
@@ -80,7 +81,7 @@ class _Bench:
     seconds: float
 
     def accuracy(self) -> dict[str, Figures]:
-        """The share of all test images that each of MEMBERS labels correctly, through the server."""
+        """Measure through the server which share of all test images each of MEMBERS labels correctly."""
         document = self._loadtest([*MEMBERS.values()], 0.05, "--concurrency", "1", "--accuracy")
         shares = {each["name"]: each["accuracy"]["accuracy"] for each in document["targets"]}
         images = document["targets"][0]["accuracy"]["total"]
@@ -91,7 +92,7 @@ class _Bench:
         return measured
 
     def load(self, model: str, seconds: float, *load: str) -> Figures:
-        """Calls of one test image each: their rate, their latency, and the processor time of a call in the server.
+        """Measure calls with one test image each: their rate, their latency, and a call's processor time in the server.
 
         Raises:
             click.ClickException: Calls failed.
@@ -120,7 +121,7 @@ class _Bench:
         return {"calls": calls, "counts": counts, "deviations": abs(deviation)}
 
     def shadow(self, turns: Turns) -> None:
-        """Measure the primary at half of its peak: alone, with a shadow that gets every call, and equally busy alone.
+        """Measure the primary at half of its peak rate: alone, with a shadow of every call, and alone but as busy.
 
         In the last of these runs the server gets additional calls, so that its processes take as much processor time as
         with the shadow. The latency of this run shows the effect of processor time without a shadow.
@@ -153,8 +154,8 @@ class _Bench:
 def main(rounds: int, seconds: float, calls: int, models: Path, samples: Path, out: Path | None) -> None:
     """Measure routes on a machine that does nothing else, over gRPC on the native transport.
 
-    The cascade and its members take turns under each load, with the real test images and one image a call. Needs
-    h2load (Debian: nghttp2-client). The load generator shares the server's processors.
+    The cascade and its members take turns under each load, with the real test images and one image a call. The
+    command needs h2load (Debian: nghttp2-client). The load generator shares the server's processors.
     """
     with ExitStack() as stack:
         folder = stack.enter_context(systems.repository(models, (PRIMARY, *MEMBERS.values()), ROUTES))
@@ -181,7 +182,7 @@ def main(rounds: int, seconds: float, calls: int, models: Path, samples: Path, o
 
 
 def part(path: Path | None = None) -> str:
-    """The tables of the comparison, the accuracies, the split and the shadow."""
+    """Return the text on the comparison, the accuracies, the split and the shadow."""
     _, rounds = COMPARISON.read(path)
     first = rounds[0]
     accuracy = {name: first[name][CASCADE]["accuracy"] for name in MEMBERS}
@@ -191,15 +192,15 @@ def part(path: Path | None = None) -> str:
     copied = statistics.median(figures(rounds, "shadowed", "shadow", "half", "copied"))
     return f"""{COMPARISON.part(path)}
 
-The calls have one of the test images each, and µs are the processor time that a call takes in the server. The load
-generator shares the processors. The share of the {accuracy["route"]["images"]:,} test images that each answers rightly:
+Each call has one of the test images. Figures in µs are the processor time that a call takes in the server. The load
+generator shares the processors. Shares of the {accuracy["route"]["images"]:,} test images that were labelled correctly:
 {shares}.
 
-Of {split["calls"]:,} calls to the split, {counts} went.
+Of {split["calls"]:,} calls, the split sent {counts}.
 
-The shadow: a copy waits while the route has other work, and of too many the oldest is dropped, so fewer than all may be
-copied: here {copied:.0%}. What a copy costs is the processor time of `{SHADOW}`. `busier` is the latency of a server
-that is as busy without a shadow: what that time alone explains."""
+A copy for the shadow waits while the route has other work. If too many copies wait, the oldest is dropped, so the
+shadow may not get all of them; here it got {copied:.0%}. A copy costs the processor time of `{SHADOW}`. `busier` shows
+the latency of a server that is as busy without a shadow, so it shows the effect of this processor time alone."""
 
 
 PARTS = (Part("studies/bench/routes.md", part, "measurements"),)

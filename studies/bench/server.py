@@ -1,4 +1,4 @@
-"""Compare hangtag over gRPC with Triton, the least possible server and bare ONNX Runtime."""
+"""Compare hangtag over gRPC with Triton, with the least possible server, and with bare ONNX Runtime."""
 
 from contextlib import ExitStack
 from pathlib import Path
@@ -58,9 +58,11 @@ PARTS = (
 
 
 @click.command()
-@click.option("--only", type=options.Names(_NAMES), default=",".join(_NAMES), show_default=True, help="The systems.")
+@click.option(
+    "--only", type=options.Names(_NAMES), default=",".join(_NAMES), show_default=True, help="The systems to measure."
+)
 @click.option("--loads", "chosen", type=options.Names(LOADS), default=",".join(LOADS), show_default=True,
-              help="The loads.")  # fmt: skip
+              help="The loads to measure.")  # fmt: skip
 @options.ROUNDS
 @options.SECONDS
 @options.MODELS
@@ -74,8 +76,8 @@ def main(
     python -m studies server run                                       everything, for the page
     python -m studies server run --only native,triton --loads 16,64    a short comparison
 
-    Needs h2load (Debian: nghttp2-client), and for Triton 'make triton'. The load generator shares the server's
-    processors. What is measured relative to bare ONNX Runtime needs the system bare.
+    The command needs h2load (Debian: nghttp2-client). Triton needs 'make triton'. The load generator shares the
+    server's processors. Figures that are ratios to bare ONNX Runtime need the system bare.
     """
     names = [name for name in only if name != BARE]
     if not names:

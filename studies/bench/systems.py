@@ -22,7 +22,7 @@ from studies.bench.process import Launch, Served, hangtag_serve
 from studies.page import ROOT
 
 NETWORKS = ("lstm", "lstm2", "cnn")
-"""The models of the servers for which there are goals of memory and start time."""
+"""The models that each server loads. The goals of memory and start time are for servers with these models."""
 _FASTAPI = ROOT / ".venv-fastapi/bin/uvicorn"
 FASTAPI_WORKERS = 2
 _PEERS = Path(__file__).with_name("peers")
@@ -45,12 +45,12 @@ class System:
 
 
 def hangtag(*options: str) -> Callable[[Path], AbstractContextManager[Launch]]:
-    """`hangtag serve` with these options."""
+    """Return how to start `hangtag serve` with these options."""
     return lambda models: nullcontext(hangtag_serve(models, *options))
 
 
 def with_http(*options: str) -> Callable[[Path], AbstractContextManager[Launch]]:
-    """`hangtag serve` on the native transport, and over HTTP."""
+    """Return how to start `hangtag serve` on the native transport and with HTTP."""
 
     def launch(models: Path) -> AbstractContextManager[Launch]:
         (port,) = free_ports(1)
@@ -62,7 +62,7 @@ def with_http(*options: str) -> Callable[[Path], AbstractContextManager[Launch]]
 
 @contextmanager
 def with_tls(models: Path, *options: str) -> Iterator[Launch]:
-    """`hangtag serve` with these options, and a certificate that exists as long as the context."""
+    """Yield how to start `hangtag serve` with these options and a certificate, which exists as long as the context."""
     authority = trustme.CA()
     certificate = authority.issue_cert("127.0.0.1")
     with TemporaryDirectory() as name:
@@ -74,20 +74,20 @@ def with_tls(models: Path, *options: str) -> Iterator[Launch]:
 
 
 def minimal(models: Path) -> AbstractContextManager[Launch]:
-    """peers/minimal.py."""
+    """Return how to start peers/minimal.py."""
     command = (sys.executable, "-m", "studies.bench.peers.minimal", models.resolve())
     return nullcontext(Launch(command, r"^ready (\S+)"))
 
 
 def http_minimal(models: Path) -> AbstractContextManager[Launch]:
-    """peers/http_minimal.py."""
+    """Return how to start peers/http_minimal.py."""
     (port,) = free_ports(1)
     command = (sys.executable, "-m", "studies.bench.peers.http_minimal", _lstm(models), str(port))
     return nullcontext(Launch(command, r"(Uvicorn running on)", http=f"127.0.0.1:{port}"))
 
 
 def fastapi(models: Path) -> AbstractContextManager[Launch]:
-    """peers/fastapi_app.py, in a separate environment. Raises click.ClickException if the environment is missing."""
+    """Return how to start peers/fastapi_app.py in .venv-fastapi. Raises click.ClickException if that is missing."""
     if not _FASTAPI.exists():
         raise click.ClickException(f"{_FASTAPI} is missing. Run 'make fastapi', which installs it, or leave it out.")
     (port,) = free_ports(1)
@@ -100,7 +100,7 @@ def fastapi(models: Path) -> AbstractContextManager[Launch]:
 
 
 def binary(server: Served, model: str) -> Send:
-    """Sends an image as a binary tensor over HTTP/1.1."""
+    """Return a function that sends an image as a binary tensor over HTTP/1.1."""
     tensor = _tensor() | {"parameters": {"binary_data_size": _image().nbytes}}
     head = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}}).encode()
     length = f"inference-header-content-length: {len(head)}"
@@ -108,13 +108,13 @@ def binary(server: Served, model: str) -> Send:
 
 
 def numbers(server: Served, model: str) -> Send:
-    """Sends an image as numbers in JSON over HTTP/1.1."""
+    """Return a function that sends an image as numbers in JSON over HTTP/1.1."""
     body = json.dumps({"inputs": [_tensor() | {"data": _image().ravel().tolist()}]}).encode()
     return _post(f"http://{server.http}/v2/models/{model}/infer", body, "content-type: application/json")
 
 
 def bare_bytes(server: Served, _model: str) -> Send:
-    """Sends an image as the body over HTTP/1.1."""
+    """Return a function that sends an image as the request's body over HTTP/1.1."""
     return _post(f"http://{server.http}/infer", _image().tobytes(), _BYTES)
 
 
@@ -122,17 +122,15 @@ _BYTES = "content-type: application/octet-stream"
 
 SERVER: Mapping[str, System] = {
     "native": System("hangtag serve --transport native", hangtag("--transport", "native")),
-    "native-2": System("the same with two worker processes", hangtag("--transport", "native", "--workers", "2")),
+    "native-2": System("`native` with two worker processes", hangtag("--transport", "native", "--workers", "2")),
     "grpc": System("hangtag serve --transport grpc", hangtag("--transport", "grpc")),
     "tls": System("hangtag serve with TLS", with_tls),
     "triton": System("Triton with its Python backend, two instances of each model", triton),
-    "minimal": System(
-        "the least that a Python server on pygrpc-native can do: no deadlines, no checks, no costs", minimal
-    ),
+    "minimal": System("a minimal Python server on pygrpc-native, without deadlines, checks or timings", minimal),
 }
 HTTP: Mapping[str, System] = {
     "http": System("hangtag over HTTP, an image as a binary tensor", with_http(), binary),
-    "http-2": System("the same with two worker processes, as FastAPI has", with_http("--workers", "2"), binary),
+    "http-2": System("`http` with two worker processes, like FastAPI", with_http("--workers", "2"), binary),
     "json": System("hangtag over HTTP, an image as numbers in JSON", with_http(), numbers),
     "grpc": System("hangtag over gRPC (native), with HTTP on and idle", with_http()),
     "grpc-alone": System("hangtag over gRPC (native), without HTTP", hangtag("--transport", "native")),
@@ -143,7 +141,7 @@ HTTP: Mapping[str, System] = {
         "Triton's HTTP endpoint, its Python backend, two instances, an image as a binary tensor", triton, binary
     ),
     "minimal": System(
-        "the least that a Python server on uvicorn can do: no routes, deadlines, checks, limits or costs",
+        "a minimal Python server on uvicorn, without routes, deadlines, checks, limits or timings",
         http_minimal,
         binary,
     ),
@@ -151,13 +149,13 @@ HTTP: Mapping[str, System] = {
 
 
 def networks(models: Path) -> AbstractContextManager[Path]:
-    """A copy of a model repository with those of NETWORKS that it has, and nothing else."""
+    """Yield a copy of a model repository with only those of NETWORKS that the repository has."""
     return repository(models, [name for name in NETWORKS if (models / name).is_dir()])
 
 
 @contextmanager
 def repository(models: Path, names: Iterable[str], routes: Mapping[str, str] = {}) -> Iterator[Path]:
-    """A copy of a model repository, which exists as long as the context.
+    """Yield a copy of a model repository, which exists as long as the context.
 
     Args:
         models: The repository.
@@ -182,7 +180,7 @@ def repository(models: Path, names: Iterable[str], routes: Mapping[str, str] = {
 
 
 def _post(url: str, body: bytes, *headers: str) -> Send:
-    """Sends a request over HTTP/1.1, with a connection for each call in flight."""
+    """Return a function that sends a request over HTTP/1.1, with a connection for each call in flight."""
     return lambda load: h2load.post(
         url, body, headers, replace(load, clients=load.clients * load.streams, streams=1), "--h1"
     )

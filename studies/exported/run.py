@@ -1,8 +1,8 @@
 """Compare the speed of each published model, in bare ONNX Runtime, with PyTorch and with the model's FP32 file.
 
-The contenders take turns of several batches on one thread, so that other load slows all contenders alike. The result is
-the ratio of medians, and of these ratios the median over several rounds. If a goal is missed, ONNX Runtime's profiler
-shows which nodes take the time.
+The contenders take turns of several batches on one thread, so that other load slows all contenders alike. The result of
+a round is a ratio of medians, and the final result is the median of these ratios over several rounds. If a goal is
+missed, ONNX Runtime's profiler shows which nodes take the time.
 """
 
 import json
@@ -35,7 +35,8 @@ from studies.results import Line
 
 EAGER, COMPILED = "PyTorch", "torch.compile"
 TIMINGS = ("eager", "compile")
-"""What to compare a file's speed with: PyTorch in eager mode, or also torch.compile, which needs a C++ compiler."""
+"""What a file is compared with: "eager" is PyTorch in eager mode; "compile" adds torch.compile, which needs a C++
+compiler."""
 
 
 def measure(path: Path, images: Pixels, served: nn.Module, fp32: Path | None, timing: str) -> Speed:
@@ -100,7 +101,7 @@ GOALS: dict[str, tuple[int, str, float]] = {
 }
 """Model -> batch size, contender, and how many times as fast as this contender the file should be."""
 MAY_LOSE = 0.002
-"""The most of PyTorch's test accuracy that a file of another precision may lose, by the export's own figures."""
+"""The largest loss of test accuracy, compared with PyTorch, for a file of another precision. The export measures it."""
 _BATCHES, _NODES = 50, 8
 """How many batches to profile, and how many nodes to name."""
 
@@ -139,7 +140,7 @@ def main(models: Path, timing: str, rounds: int, out: Path | None) -> None:
 
 
 def _line(entry: Entry, speeds: Sequence[Speed]) -> Line:
-    """A model's line: its medians, whether its goals are reached, and the slowest nodes if a goal is missed."""
+    """Return a model's line: the medians, whether the goal is reached, and the slowest nodes if it is missed."""
     measured = middle(speeds)
     line: Line = {"run": entry.name, "version": entry.version, "median_ms": {}}
     for size, times in measured.milliseconds.items():
@@ -159,7 +160,7 @@ def _line(entry: Entry, speeds: Sequence[Speed]) -> Line:
 
 
 def middle(speeds: Sequence[Speed]) -> Speed:
-    """The medians of several measurements: of the file's time, and of each contender's ratio to it.
+    """Return the medians of several measurements: of the file's time, and of each contender's ratio to this time.
 
     A contender's time is the file's time multiplied by that ratio, because only ratios within a measurement can be
     compared.
@@ -173,7 +174,7 @@ def middle(speeds: Sequence[Speed]) -> Speed:
 
 
 def slowest_nodes(path: Path, batch_size: int) -> list[Line]:
-    """The slowest nodes of a graph after fusion, on one thread, with median microseconds per batch and share of time.
+    """Return a graph's slowest nodes after fusion, on one thread, with median microseconds per batch and share of time.
 
     Args:
         path: An ONNX file with one input, UINT8 [batch, height, width].
@@ -203,25 +204,25 @@ def slowest_nodes(path: Path, batch_size: int) -> list[Line]:
 
 
 def part(path: Path = RESULTS) -> str:
-    """How the figures were measured, and the tables."""
+    """Return the text on how the figures were measured, and the tables."""
     models = results.read(path)
     conditions = models.pop("conditions")
     source = (
         f"{made_from(path, conditions)}, each contender on one thread; the load average before was "
-        f"{conditions['load_before']:.1f}. Milliseconds for a batch; in brackets, how many times faster the file is: "
-        f"the median of {conditions['rounds']} rounds, in each of which the contenders of a row took turns. Times in "
-        "different rows compare less well:"
+        f"{conditions['load_before']:.1f}. The figures are milliseconds for a batch and, in brackets, how many times "
+        f"faster the file is: the medians of {conditions['rounds']} rounds. In each round, the contenders of a row "
+        "took turns, so times in different rows compare less well:"
     )
     return "\n\n".join([source, *_tables(models)])
 
 
 def _tables(models: Mapping[str, Line]) -> Iterator[str]:
-    """Tables of times, of goals, and of the slowest nodes of models that miss goals."""
+    """Yield tables of times, of goals, and of the slowest nodes of models that miss goals."""
     yield table(("model", "batch", "the file", f"its {FP32}", EAGER, COMPILED), _times(models), right=5)
     yield table(("model", "goal", "measured", "reached"), _goals(models))
     for name, model in models.items():
         if model.get("nodes"):
-            yield f"Where the time of `{name}` goes, on one thread:"
+            yield f"The slowest nodes of `{name}` on one thread:"
             rows = [
                 (f"`{node['name']}`", node["operator"], f"{node['microseconds']:,.0f}", f"{node['share']:.1%}")
                 for node in model["nodes"]

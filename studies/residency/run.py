@@ -27,16 +27,22 @@ _IMAGE = {"image": np.zeros((1, 28, 28), np.uint8)}
 
 @click.command()
 @options.MODELS
-@click.option("--count", type=click.IntRange(HOT + 1), default=1000, show_default=True, help="Of models.")
-@click.option("--limit", type=click.IntRange(1), default=1024, show_default=True, help="Of --max-loaded-mib.")
+@click.option("--count", type=click.IntRange(HOT + 1), default=1000, show_default=True, help="The number of models.")
+@click.option("--limit", type=click.IntRange(1), default=1024, show_default=True, help="The server's --max-loaded-mib.")
 @click.option("--cold-rate", type=click.FloatRange(0.1), default=1.0, show_default=True, help="Cold calls a second.")
 @options.ROUNDS
-@click.option("--seconds", type=click.FloatRange(1), default=10.0, show_default=True, help="Of each measurement.")
+@click.option(
+    "--seconds",
+    type=click.FloatRange(1),
+    default=10.0,
+    show_default=True,
+    help="The duration of each measurement in seconds.",
+)
 def main(models: Path, count: int, limit: int, cold_rate: float, rounds: int, seconds: float) -> None:
     """Call 20 of a thousand models often and the others now and then, and print the table of the README.
 
-    Each model is a link to the same file, which is loaded for each name again. The server with which it is compared has
-    only the 20 models, and gets the same calls except those to the other models.
+    Each model is a link to the same file, which the server loads separately for each name. A second server has only the
+    20 models, and gets the same calls except those to the other models.
     """
     file = numbered_versions(models / MODEL)[0].path
     with TemporaryDirectory(dir=models.parent) as folder:
@@ -52,15 +58,15 @@ def main(models: Path, count: int, limit: int, cold_rate: float, rounds: int, se
         cold: list[float] = []
         with served(hangtag_serve(few)) as alone, served(hangtag_serve(many, *on_demand)) as fleet:
             servers = {"alone": alone, "many": fleet}
-            for number in range(HOT, count):  # fill what may be loaded
+            for number in range(HOT, count):  # load models up to the limit
                 if number * file.stat().st_size > limit << 20:
                     break
                 _call(fleet, number)
-            cold_models = cycle(reversed(range(HOT, count)))  # by its next turn, others have taken a model's place
+            cold_models = cycle(reversed(range(HOT, count)))  # other models evict each model before its next turn
             for turn in range(rounds):
                 for name in results.turn(servers, turn):
                     server = servers[name]
-                    for number in range(HOT):  # filling the memory may have unloaded some of them
+                    for number in range(HOT):  # loading up to the limit may have unloaded some of these models
                         _call(server, number)
                     latencies, of_cold = _measure(server, seconds, cold_models if server is fleet else None, cold_rate)
                     hot_p99[name].append(float(np.percentile(latencies, 99)))
@@ -89,7 +95,7 @@ def main(models: Path, count: int, limit: int, cold_rate: float, rounds: int, se
 
 @contextmanager
 def _pss(repository: Path, *arguments: str) -> Iterator[float]:
-    """The memory of a server that has loaded nothing yet."""
+    """Yield the memory of a server that has not loaded any model yet."""
     with served(hangtag_serve(repository, *arguments)) as server:
         yield server.pss_mb()
 
@@ -108,7 +114,7 @@ def _timed(work: Callable[[], object]) -> float:
 def _measure(
     server: Served, seconds: float, cold_models: Iterator[int] | None, cold_rate: float
 ) -> tuple[list[float], list[float]]:
-    """The latencies of calls to hot models, and of calls to models that are not loaded."""
+    """Return the latencies of calls to hot models, and of calls to models that are not loaded."""
     hot: list[float] = []
     cold: list[float] = []
     end = time.monotonic() + seconds
@@ -132,6 +138,6 @@ def _measure(
 
 
 def _load_seconds(repository: Path) -> float:
-    """The median time of a call that loads a model, in an otherwise idle server."""
+    """Return the median time of a call that loads a model, in an otherwise idle server."""
     with served(hangtag_serve(repository, "--model-control", "explicit")) as server, Client(server.address) as client:
         return statistics.median(_timed(lambda: client.load_model(f"m{number:04}")) for number in range(9))  # noqa: B023

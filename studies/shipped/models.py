@@ -47,17 +47,17 @@ class ShippedModel:
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """The figures of the training run: of each epoch, and the summary."""
+        """The figures of each epoch of the training run, and their summary."""
         metrics: dict[str, Any] = json.loads(self.metadata["training"])["metrics"]
         return metrics
 
 
 def read() -> list[ShippedModel]:
-    """All versions of the networks in all precisions: the smallest network first, then the latest version."""
+    """Return all versions of the networks in all precisions, the smallest network and its latest version first."""
     trained = [ShippedModel(entry) for entry in inventory.versions(ROOT / "models") if "training" in entry.metadata]
     return sorted(trained, key=lambda model: (model.parameters, model.name, -model.entry.version))
 
 
 def serving(*, fp32: bool = True) -> list[ShippedModel]:
-    """The serving version of each network in FP32, or, if ``fp32`` is False, of each network in another precision."""
+    """Return the serving version of each network in FP32, or, if ``fp32`` is False, in each other precision."""
     return [model for model in read() if model.entry.serves and (model.precision == "fp32") is fp32]

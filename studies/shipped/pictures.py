@@ -13,7 +13,8 @@ from studies.pictures import finish
 from studies.shipped.speed import Measured
 
 LOWEST = 0.8
-"""Accuracy at the bottom of the learning curves, so that the lower first epochs do not squeeze the rest."""
+"""The accuracy at the bottom of the learning curves. First epochs below this are cut off, so that they do not squeeze
+the other epochs."""
 SIZES = {"1 in flight": 3.5, "8 in flight": 6, "64 in flight": 9}
 """A closed loop of the load test -> the size of its mark, in points."""
 

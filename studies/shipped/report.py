@@ -23,13 +23,13 @@ _PRECISIONS = ("model", "file", "test accuracy", "PyTorch's test accuracy", "sam
 
 
 def figures_part() -> str:
-    """The tables of the networks, in FP32 and in other precisions."""
+    """Return the tables of the networks, in FP32 and in other precisions."""
     shipped = [_row(model) for model in read() if model.precision == "fp32"]
     precisions = [_precision_row(model) for model in serving(fp32=False)]
     return f"""{table(_HEAD, shipped, right=6)}
 
 A server serves the latest version of a model.
-The study published its figures: Keras, one run each, validation split, test set not used.
+The study published its figures: one run of each network with Keras, on the validation split, not on the test set.
 
 ![Learning curves](learning-curves.png)
 
@@ -61,7 +61,7 @@ def _precision_row(model: ShippedModel) -> tuple[str, ...]:
 
 
 def details_part() -> str:
-    """A section for each network."""
+    """Return a section for each network."""
     return "\n\n".join(_section(model) for model in serving())
 
 

@@ -33,7 +33,7 @@ ENVIRONMENT = ("CPU", "CPUs usable", "Python", "hangtag", "grpcio")
 
 
 def lines(document: Mapping[str, Any]) -> Iterator[results.Line]:
-    """The lines of a document of `hangtag loadtest --json`: the conditions, the accuracies, and each run."""
+    """Yield the lines for a document of `hangtag loadtest --json`: the conditions, the accuracies, and each run."""
     yield {
         "run": "conditions",
         "command": "python -m studies shipped run",
@@ -61,22 +61,22 @@ def lines(document: Mapping[str, Any]) -> Iterator[results.Line]:
 
 
 @click.command()
-@click.option("--seconds", default=6, show_default=True, help="At least, for each run.")
+@click.option("--seconds", default=6, show_default=True, help="The minimum duration of each run in seconds.")
 @click.option("--out", type=click.Path(path_type=Path), default=RESULTS, help="The results file.")
 def main(seconds: int, out: Path) -> None:
     """Load-test the shipped models and the route over them on this machine, which should do nothing else.
 
-    The test images come from Debian's package dataset-fashion-mnist. Every target answers each of them once; the load
-    has 256 of them, drawn at random.
+    The test images come from Debian's package dataset-fashion-mnist. To measure accuracy, every target answers each
+    test image once. The load has 256 test images, drawn at random.
 
-    If Chromium is installed, the pictures of the server's page and of the load test's report are taken again, unless
-    --out names another file than the page's.
+    If Chromium is installed, the command also takes new pictures of the server's page and of the load test's report,
+    unless --out names another file than the page's results.
     """
     reports = ROOT / "reports"
     reports.mkdir(exist_ok=True)
     document, html = reports / "shipped.json", reports / "shipped.html"
     if not DEBIAN_DIR.is_dir():
-        raise click.ClickException(f"{DEBIAN_DIR} is missing: 'apt-get install dataset-fashion-mnist' brings it.")
+        raise click.ClickException(f"{DEBIAN_DIR} is missing: 'apt-get install dataset-fashion-mnist' installs it.")
     with served(hangtag_serve(ROOT / "models", "--transport", "native")) as server:
         arguments = ["loadtest", *MODELS, *PRECISIONS, ROUTE, "--server", server.address]
         arguments += ["--samples", str(DEBIAN_DIR), "--accuracy"]
@@ -91,7 +91,7 @@ def main(seconds: int, out: Path) -> None:
 
 
 def take_picture(chromium: str, url: str, name: str, size: tuple[int, int], folder: Path = IMAGES) -> None:
-    """Take a picture of a page, of this width and height, when the page no longer changes."""
+    """Take a picture with this width and height of a page, when the page no longer changes."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": size[0], "height": size[1]})
@@ -99,7 +99,7 @@ def take_picture(chromium: str, url: str, name: str, size: tuple[int, int], fold
         page.wait_for_timeout(_SETTLED_MS)
         shot = page.screenshot()
         browser.close()
-    # A palette by frequency would lose the colours of small parts, such as a short time's.
+    # A palette of the most frequent colours would lose the colours of small parts, such as a short bar.
     picture = Image.open(io.BytesIO(shot)).convert("RGB")
     picture = picture.quantize(255, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
     picture.save(folder / name, optimize=True)

@@ -22,7 +22,8 @@ class Measured:
         name: The name of the model or the route.
         version: The model's version that was measured; empty for the route.
         parameters: The number of parameters; for the route, of all members together.
-        accuracy: On the test images, 0 to 1: for a model from its own file, for the route from the load test.
+        accuracy: The accuracy on the test images, from 0 to 1. A model's accuracy comes from its own file, and the
+            route's accuracy from the load test.
         runs: The load test's lines for this name by load, such as "64 in flight" or "430 calls/s".
     """
 
@@ -38,7 +39,7 @@ class Measured:
 
 
 def measured(path: Path = RESULTS) -> list[Measured]:
-    """The results of the load test, the smallest model first."""
+    """Return the results of the load test, the smallest model first."""
     lines = [line for line in results.read(path).values() if "model" in line]
     files = {(model.name, str(model.entry.version)): model for model in read()}
     every = []
@@ -56,7 +57,7 @@ def measured(path: Path = RESULTS) -> list[Measured]:
 
 
 def part(path: Path = RESULTS) -> str:
-    """The table, and a paragraph about the source of its figures."""
+    """Return the table, and a paragraph about the source of its figures."""
     conditions = results.read(path)["conditions"]
     environment = ", ".join(f"{key} {value}" for key, value in conditions["environment"].items())
     return f"""{table(_HEAD, [_row(each) for each in measured(path)], right=4)}

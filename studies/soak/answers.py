@@ -25,7 +25,7 @@ _NEAR = 0.01
 """Images whose probability is within this distance of the route's threshold are left out, because rounding may select
 either member."""
 _RTOL, _ATOL = 1e-4, 1e-4
-"""Tolerances, because other kernels compute a batch than a single image, so that the last digits differ."""
+"""Tolerances. Different kernels compute a batch and a single image, so the last digits differ."""
 
 Outputs = Mapping[str, npt.NDArray[np.float32]]
 
@@ -93,7 +93,7 @@ class Answers:
                 raise WrongAnswerError(f"{model}, image {first}, {name}: {array.tolist()} instead of {right.tolist()}")
 
     def check_classification(self, model: str, image: int, labels: int, answer: Classification) -> None:
-        """Check the labels for one image. A cascade may report that its second member had no time or no room.
+        """Check the labels for one image. FAST may answer for the cascade if its second member had no time or no room.
 
         Raises:
             WrongAnswerError: The number or the order of the labels is wrong, or a probability differs.

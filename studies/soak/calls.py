@@ -20,11 +20,11 @@ from studies.soak.connections import SPLIT, STICKY, Situation
 _STREAM = 8
 """How many requests a stream has."""
 _LARGE = 32
-"""How many images a call has that takes tens of milliseconds."""
+"""The number of images in a call that takes tens of milliseconds."""
 _TOO_SHORT = 0.003
 """A deadline in seconds that a call to ACCURATE with _LARGE images cannot meet."""
 _LABELS = 3
-"""How many labels an answer has if the request does not say."""
+"""The number of labels in an answer if the request does not set top_k."""
 _MEMBER = "hangtag-model"
 
 Answer = TypeVar("Answer")
@@ -50,12 +50,12 @@ class Kind:
 
 
 def infer(models: Sequence[str], client: Callable[[Situation], AsyncClient]) -> Call:
-    """An inference by hangtag's client with one of these models: binary tensors, one to four images."""
+    """Return a call by hangtag's client that infers with one of these models, on one or four images."""
     return lambda at: _infer(at, client(at), at.random.choice(models))
 
 
 def classify(client: Callable[[Situation], AsyncClient]) -> Call:
-    """Classify of a PNG file or of pixels, with a model or the cascade."""
+    """Return a call that classifies a PNG file or pixels with a model or the cascade."""
 
     async def call(at: Situation) -> None:
         image, model = at.image(), at.random.choice((*MODELS, ROUTE))
@@ -67,21 +67,21 @@ def classify(client: Callable[[Situation], AsyncClient]) -> Call:
 
 
 async def typed(at: Situation) -> None:
-    """ModelInfer with typed contents."""
+    """Call ModelInfer with typed contents."""
     first, model = at.image(), at.random.choice(MODELS)
     answer, _ = await _typed(at, model, first)
     at.answers.check(model, first, 1, answer)
 
 
 async def in_json(at: Situation) -> None:
-    """An inference over HTTP with numbers in JSON."""
+    """Infer over HTTP with numbers in JSON."""
     first, model = at.image(), at.random.choice(MODELS)
     answer, _ = await _in_json(at, model, first)
     at.answers.check(model, first, 1, answer)
 
 
 async def split(at: Situation) -> None:
-    """ModelInfer on the split by one of its callers, over gRPC or HTTP. The answer says which member answered."""
+    """Call ModelInfer on the split for one of its callers, over gRPC or HTTP. The answer says which member answered."""
     first, caller = at.image(), at.caller()
     answer, member = await at.random.choice((_typed, _in_json))(at, SPLIT, first, {STICKY: caller})
     at.check_member(caller, member)
@@ -89,7 +89,7 @@ async def split(at: Situation) -> None:
 
 
 async def compare(at: Situation) -> None:
-    """Compare of all models and the cascade."""
+    """Call Compare for all models and the cascade."""
     image, models = at.image(), [*MODELS, ROUTE]
     answers = await at.over_grpc.compare(at.answers.pngs[image], models)
     for model in models:
@@ -97,7 +97,7 @@ async def compare(at: Situation) -> None:
 
 
 async def infer_stream(at: Situation) -> None:
-    """ModelStreamInfer of several images, answered in order."""
+    """Call ModelStreamInfer with several images, and check that the answers are in order."""
     first, model = at.image(_STREAM), at.random.choice((*MODELS, ROUTE))
     requests = [{"image": at.answers.images[first + n][None]} for n in range(_STREAM)]
     answers = [each async for each in at.over_grpc.infer_stream(model, requests, timeout=15)]
@@ -106,7 +106,7 @@ async def infer_stream(at: Situation) -> None:
 
 
 async def classify_stream(at: Situation) -> None:
-    """ClassifyStream of several PNG files, answered in order."""
+    """Call ClassifyStream with several PNG files, and check that the answers are in order."""
     first, model = at.image(_STREAM), at.random.choice(MODELS)
     images = at.answers.pngs[first : first + _STREAM]
     answers = [each async for each in at.over_grpc.classify_stream(images, model, timeout=15)]
@@ -115,13 +115,13 @@ async def classify_stream(at: Situation) -> None:
 
 
 async def new_connection(at: Situation) -> None:
-    """One call over a separate connection, gRPC or HTTP, which is closed afterwards."""
+    """Make one call over a separate gRPC or HTTP connection, which is closed afterwards."""
     async with at.address.client(http=at.random.random() < 0.5) as client:
         await _infer(at, client, at.random.choice(MODELS))
 
 
 async def bad(at: Situation) -> None:
-    """A request that must be refused with a certain status, over gRPC or HTTP."""
+    """Send a request that must be refused with a certain status, over gRPC or HTTP."""
     client, image = at.client(), at.answers.images[:1]
     code, call = at.random.choice(
         (
@@ -138,7 +138,7 @@ async def bad(at: Situation) -> None:
 
 
 async def bad_http(at: Situation) -> None:
-    """A request over HTTP that does not follow the protocol."""
+    """Send a request over HTTP that does not follow the protocol."""
     path, body, status = at.random.choice(
         (
             (f"/v2/models/{FAST}/infer", b"{", 400),
@@ -154,7 +154,7 @@ async def bad_http(at: Situation) -> None:
 
 
 async def late(at: Situation) -> None:
-    """A call with a deadline that cannot be met, over gRPC or HTTP."""
+    """Make a call with a deadline that cannot be met, over gRPC or HTTP."""
     with _fails(grpc.StatusCode.DEADLINE_EXCEEDED):
         try:
             async with asyncio.timeout(_TOO_SHORT):
@@ -164,7 +164,7 @@ async def late(at: Situation) -> None:
 
 
 async def cancelled(at: Situation) -> None:
-    """A call that is cancelled within a few milliseconds, perhaps after its answer."""
+    """Make a call, and cancel it within a few milliseconds, perhaps after its answer."""
     images = at.answers.images[: at.random.choice((1, _LARGE))]
     task = asyncio.ensure_future(at.client().infer(ACCURATE, {"image": images}))
     await asyncio.sleep(at.random.uniform(0, 0.01))
@@ -174,13 +174,13 @@ async def cancelled(at: Situation) -> None:
 
 
 async def broken_off(at: Situation) -> None:
-    """A connection that is closed with calls in flight."""
+    """Close a connection while calls are in flight."""
     async with at.address.client(http=at.random.random() < 0.5) as client:
         tasks = [asyncio.ensure_future(_infer(at, client, ACCURATE)) for _ in range(4)]
         await asyncio.sleep(at.random.uniform(0, 0.02))
     for outcome in await asyncio.gather(*tasks, return_exceptions=True):
         left = isinstance(outcome, ClientError) and outcome.code is grpc.StatusCode.CANCELLED
-        if isinstance(outcome, Exception) and not left:  # A CancelledError is none, and is as it should be.
+        if isinstance(outcome, Exception) and not left:  # A CancelledError is expected.
             raise outcome
 
 
@@ -222,7 +222,7 @@ async def _infer(at: Situation, client: AsyncClient, model: str) -> None:
 
 
 async def _typed(at: Situation, model: str, first: int, metadata: Mapping[str, str] = {}) -> tuple[Outputs, str]:
-    """ModelInfer with typed contents. Returns its outputs, and the member of a route that answered."""
+    """Call ModelInfer with typed contents. Returns the outputs, and the member of a route that answered."""
     contents = pb.InferTensorContents(uint_contents=at.answers.images[first].ravel().tolist())
     tensor = pb.ModelInferRequest.InferInputTensor(name="image", datatype="UINT8", shape=(1, 28, 28), contents=contents)
     request = pb.ModelInferRequest(model_name=model, inputs=[tensor])
@@ -237,7 +237,7 @@ async def _typed(at: Situation, model: str, first: int, metadata: Mapping[str, s
 
 
 async def _in_json(at: Situation, model: str, first: int, headers: Mapping[str, str] = {}) -> tuple[Outputs, str]:
-    """The same as ``_typed``, over HTTP in JSON."""
+    """Infer over HTTP in JSON. Returns the outputs, and the member of a route that answered."""
     data = at.answers.images[first : first + 1]
     tensor = {"name": "image", "datatype": "UINT8", "shape": data.shape, "data": data.ravel().tolist()}
     response = await at.http.post(f"/v2/models/{model}/infer", json={"inputs": [tensor]}, headers=headers)
@@ -248,7 +248,7 @@ async def _in_json(at: Situation, model: str, first: int, headers: Mapping[str, 
 
 
 def _raise_for(response: httpx2.Response) -> None:
-    """Raise the error for a server that does not take requests; see docs/reference/statuses.md."""
+    """Raise ClientError for status 503, and WrongAnswerError for any other status than 200."""
     if response.status_code == 503:
         raise ClientError(grpc.StatusCode.UNAVAILABLE, response.text)
     if response.status_code != 200:
@@ -263,7 +263,7 @@ def _answered(outcome: Answer | ClientError) -> Answer:
 
 
 def _all(outcomes: Sequence[Answer | ClientError]) -> list[Answer]:
-    """Return the answers of a stream. Raises WrongAnswerError if the stream has not one answer for each request."""
+    """Return the answers of a stream. Raises WrongAnswerError unless the stream has one answer for each request."""
     answers = [_answered(outcome) for outcome in outcomes]
     if len(answers) != _STREAM:
         raise WrongAnswerError(f"a stream of {_STREAM} requests has {len(answers)} answers")
@@ -272,7 +272,7 @@ def _all(outcomes: Sequence[Answer | ClientError]) -> list[Answer]:
 
 @contextmanager
 def _fails(code: grpc.StatusCode) -> Iterator[None]:
-    """Context for a call that must fail with this status. Raises WrongAnswerError if it is answered."""
+    """Context for a call that must fail with this status. Raises WrongAnswerError if the call succeeds."""
     try:
         yield
     except ClientError as error:

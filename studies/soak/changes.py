@@ -40,7 +40,7 @@ class Changes:
         """Versions that did not begin to serve, and workers that were not replaced."""
 
     def publish(self) -> None:
-        """Publish the newest version of the next model again under the next number, and wait until only it serves.
+        """Publish the newest version of the next model again under the next number, and wait until only that serves.
 
         Then remove all older versions except one, which an operator would keep for a rollback.
         """
@@ -62,7 +62,7 @@ class Changes:
         """Kill the youngest worker of the next server. The oldest workers keep running, so that a leak would show."""
         number = len(self.kills) % len(self._servers)
         deadline = time.monotonic() + _SERVES_WITHIN
-        while len(running := self._servers[number].workers()) < WORKERS:  # The last one is being replaced.
+        while len(running := self._servers[number].workers()) < WORKERS:  # A killed worker is being replaced.
             if time.monotonic() > deadline:
                 self.problems.append(f"{self._servers[number].name} has only {len(running)} workers")
                 return
@@ -72,7 +72,7 @@ class Changes:
 
 
 def _require_serving(server: Server, model: str, version: str, deadline: float) -> str:
-    """Load a version, unless the server does so itself, and wait until only it serves. Returns what went wrong.
+    """Load a version, if the server does not poll, and wait until only this version serves. Returns what went wrong.
 
     If a worker is killed meanwhile, one call may fail. The next call reaches another worker.
     """

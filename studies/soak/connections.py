@@ -1,4 +1,4 @@
-"""The connections to one server, and what its calls need."""
+"""The connections to one server, and everything else that calls to the server need."""
 
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ SPLIT, STICKY = "split-by-caller", "x-user-id"
 """A route that sends half of its callers to each of MODELS, and the metadata key that identifies a caller."""
 _CALLERS = 200
 _TIMEOUT = 15.0
-"""In seconds. Every answer should arrive in a fraction of this time."""
+"""The time limit of a call in seconds. Every answer should arrive in a fraction of this time."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Address:
         name: The server's name in the results.
         grpc: host:port.
         http: host:port.
-        ca: PEM file of the authority that signed its certificate; None: no TLS.
+        ca: The PEM file of the authority that signed the server's certificate; None without TLS.
     """
 
     name: str
@@ -48,14 +48,14 @@ class Address:
         return Credentials() if self.ca is None else Credentials(tls_ca=self.ca)
 
     def client(self, *, http: bool = False) -> AsyncClient:
-        """A client with its own connection and without retries, so that every failure is visible."""
+        """Return a client with its own connection and without retries, so that every failure is visible."""
         address, options = self.url if http else self.grpc, ConnectionOptions(retries=0)
         return AsyncClient(address, timeout=_TIMEOUT, credentials=self.credentials, options=options)
 
 
 @dataclass(frozen=True)
 class Situation:
-    """Connections to a server that last as long as the load, and what its calls need.
+    """Connections to a server that last as long as the load, and everything else that calls need.
 
     Args:
         address: The server's address.
@@ -99,15 +99,15 @@ class Situation:
         )
 
     def image(self, count: int = 1) -> int:
-        """The number of an image that at least count - 1 images follow."""
+        """Return the number of an image that at least count - 1 images follow."""
         return self.random.randrange(len(self.answers.images) - count + 1)
 
     def client(self) -> AsyncClient:
-        """The client over gRPC or over HTTP."""
+        """Return the client over gRPC or over HTTP, at random."""
         return self.random.choice((self.over_grpc, self.over_http))
 
     def caller(self) -> str:
-        """The STICKY value of a caller of SPLIT."""
+        """Return the STICKY value of a caller of SPLIT, at random."""
         return f"caller-{self.random.randrange(_CALLERS)}"
 
     def check_member(self, caller: str, member: str) -> None:

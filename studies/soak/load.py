@@ -15,11 +15,11 @@ from studies.soak.calls import KINDS, Kind
 from studies.soak.connections import Address, Situation
 
 _END_SECONDS = 60.0
-"""Longer than any call may take, in seconds."""
+"""How many seconds to wait for the last calls. No call may take as long."""
 
 
 class Outcome(NamedTuple):
-    """One call.
+    """The outcome of one call.
 
     Args:
         kind: The number of the call's kind in KINDS.
@@ -46,10 +46,10 @@ async def load(
     """Call the servers until the end, and wait for the calls in flight.
 
     Args:
-        servers: Each gets the same share of the calls.
+        servers: The servers. Each server gets the same share of the calls.
         answers: The images, and their right answers.
         rate: Calls a second.
-        outcomes: Gets the outcome of each call as soon as it has ended.
+        outcomes: The list to which each call's outcome is appended as soon as the call has ended.
         ended: No call begins after this event.
     """
     chooser, weights = random.Random(0), [kind.weight for kind in KINDS]  # noqa: S311  no secret
@@ -78,8 +78,10 @@ async def load(
 
 
 async def outcome_of(kind: Kind, at: Situation) -> tuple[str, str]:
-    """Make one call. Returns the name of the status or the exception, and its message; both are empty if all is
-    right."""
+    """Make one call. Returns the name of the status or the exception, and the message.
+
+    Both are empty if the call ended as expected.
+    """
     try:
         await kind.call(at)
     except ClientError as error:

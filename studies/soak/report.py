@@ -13,7 +13,8 @@ from studies.results import Line
 RESULTS = Path(__file__).with_name("results.jsonl")
 _TEMPLATE = Path(__file__).with_name("page.md.j2")
 FEWEST_CALLS = 1000
-"""Least number of calls of a kind to a server, in the first and in the last minutes, for comparing their p99s."""
+"""The p99s of the first and of the last minutes are compared only if a server got at least this many calls of a kind in
+both."""
 GROWS, SMALL = 2.0, 10.0
 """MB an hour. An interval wholly above GROWS shows growth. An interval that ends above SMALL may be growth."""
 _FIGURES = {"rss_mb": "memory (RSS), MB", "fds": "file descriptors", "threads": "threads"}
@@ -21,22 +22,22 @@ Rows = list[list[str]]
 
 
 def goal_rows(line: Line) -> Rows:
-    """A row for each goal, below a header: the figure, the bound, the measured value, and whether it is reached."""
+    """Return a header, and a row for each goal: the figure, the bound, the measured value, and the verdict."""
     rows = [["figure", "goal", "measured", "reached"]]
     for name, bound, value, digits in (
-        ("seconds by which the load was late with a call", 1, line["longest_delay"], 2),
+        ("the longest delay before the load made a call, seconds", 1, line["longest_delay"], 2),
         ("unexplained errors", 0, line["unexplained"], 0),
-        ("wrong answers, which are among them", 0, line["wrong"], 0),
-        ("versions that did not come to serve, processes that ended by themselves", 0, len(line["problems"]), 0),
+        ("wrong answers (also counted as unexplained errors)", 0, line["wrong"], 0),
+        ("versions that did not begin to serve, processes that ended by themselves", 0, len(line["problems"]), 0),
         ("errors in the servers' logs", 0, len(line["log_errors"]), 0),
     ):
         rows.append([name, f"≤ {bound}" if bound else "0", f"{value:.{digits}f}", "yes" if value <= bound else "no"])
     for kind, servers in line["kinds"].items():
         if figures := [each for each in servers.values() if "p99_ms" in each]:
-            rows.append([f"p99 of the last minutes over the first: {kind}", "≤ 1.2", *_p99_growth(figures)])
+            rows.append([f"p99 of the last minutes / of the first: {kind}", "≤ 1.2", *_p99_growth(figures)])
     lasting = [process for each in line["processes"].values() for process in each.values() if process["lived_on"]]
     slow = f"from {GROWS:g} or less, to {SMALL:g} or less"
-    rows.append(["memory, MB an hour, with its 95 % interval", slow, *_memory_growth(lasting)])
+    rows.append(["growth of memory, MB an hour, with its 95 % interval", slow, *_memory_growth(lasting)])
     for figure, gain, most in (
         ("fds", "file descriptors gained, clients' connections included", 10),
         ("threads", "threads gained", 2),
@@ -52,8 +53,7 @@ _TOO_SHORT = ("the run was too short", "cannot tell")
 
 
 def _p99_growth(servers: Sequence[Line]) -> tuple[str, str]:
-    """The p99 of the last minutes divided by the p99 of the first, for the server on which it grew most, and the
-    verdict."""
+    """Return the largest growth of a server's p99 from the first to the last minutes, as a ratio, and the verdict."""
     fewest = min(calls for each in servers for calls in each["compared"])
     if fewest < FEWEST_CALLS:
         return f"{fewest:,} calls", "not judged"
@@ -62,8 +62,7 @@ def _p99_growth(servers: Sequence[Line]) -> tuple[str, str]:
 
 
 def _memory_growth(lasting: Sequence[Line]) -> tuple[str, str]:
-    """The slope of the process with the largest certain growth, or else the largest possible growth, and the
-    verdict."""
+    """Return the slope of the process with the largest certain or else the largest possible growth, and the verdict."""
     fits = [process["mb_per_hour"] for process in lasting if process["mb_per_hour"] is not None]
     if not fits:
         return _TOO_SHORT
@@ -79,7 +78,7 @@ def _interval(fit: Sequence[float]) -> str:
 
 
 def call_rows(line: Line) -> Rows:
-    """A row for each kind and server, below a header: the calls that ended as expected, the others, and the latency."""
+    """Return a header, and a row for each kind and server: calls that ended as expected, other calls, and latency."""
     rows = [["calls", "server", "as expected", "explained by a kill", "unexplained", "p50", "p99", "first", "last"]]
     for kind, servers in line["kinds"].items():
         for server, figures in servers.items():
@@ -90,7 +89,7 @@ def call_rows(line: Line) -> Rows:
 
 
 def process_rows(line: Line) -> Rows:
-    """A row for each process, below a header."""
+    """Return a header, and a row for each process."""
     rows = [["server", "process", "RSS, MB", "PSS, MB", "MB an hour (95 %)", "descriptors", "threads"]]
     for server, processes in line["processes"].items():
         for name, process in processes.items():
@@ -107,7 +106,7 @@ def _counts(process: Line, figure: str) -> str:
 
 
 def tables(line: Line) -> dict[str, str]:
-    """The tables of a run by their names on the page."""
+    """Return the tables of a run by their names on the page."""
     rows_of = {
         "goals": (goal_rows(line), 0),
         "calls": (call_rows(line), 7),
@@ -117,7 +116,7 @@ def tables(line: Line) -> dict[str, str]:
 
 
 def longest(path: Path = RESULTS) -> Line:
-    """The longest recorded run."""
+    """Return the longest recorded run."""
     return max(results.read(path).values(), key=lambda line: float(line["minutes"]))
 
 
@@ -129,7 +128,7 @@ def text(path: Path = RESULTS) -> str:
 
 
 def processes(line: Line) -> Figure:
-    """A column for each server and a row for each figure; a dotted line marks when a worker was killed."""
+    """Draw a column for each server and a row for each figure. Dotted lines mark when a worker was killed."""
     servers = line["processes"]
     figure = Figure(figsize=(10, 7.2), layout="constrained")
     rows = figure.subplots(len(_FIGURES), len(servers), sharex=True, sharey="row", squeeze=False)

@@ -78,7 +78,7 @@ class Measurement:
             group.create_task(measure())
             await load([server.address for server in self.servers], answers, self.rate, self.outcomes, ended)
             for task in periodic:
-                task.cancel()  # the loop's end waits for what runs on a thread
+                task.cancel()  # asyncio.run waits for work on threads
 
     @property
     def seconds(self) -> float:
@@ -105,13 +105,29 @@ class Measurement:
 
 
 @click.command()
-@click.option("--minutes", type=click.FloatRange(0, min_open=True), default=60.0, show_default=True, help="How long.")
-@click.option("--rate", type=click.FloatRange(1), default=100.0, show_default=True, help="Calls a second.")
 @click.option(
-    "--version-seconds", type=click.FloatRange(0.1), default=60.0, show_default=True, help="Between two new versions."
+    "--minutes",
+    type=click.FloatRange(0, min_open=True),
+    default=60.0,
+    show_default=True,
+    help="The duration of the load in minutes.",
 )
 @click.option(
-    "--kill-seconds", type=click.FloatRange(0.1), default=300.0, show_default=True, help="Between two killed workers."
+    "--rate", type=click.FloatRange(1), default=100.0, show_default=True, help="The number of calls a second."
+)
+@click.option(
+    "--version-seconds",
+    type=click.FloatRange(0.1),
+    default=60.0,
+    show_default=True,
+    help="The seconds between two new versions.",
+)
+@click.option(
+    "--kill-seconds",
+    type=click.FloatRange(0.1),
+    default=300.0,
+    show_default=True,
+    help="The seconds between two killed workers.",
 )
 @options.MODELS
 @click.option("--out", type=click.Path(path_type=Path), default=RESULTS, show_default="the page's", help="The results.")
@@ -129,10 +145,10 @@ def main(
     python -m studies soak run                   for the page
     python -m studies soak run --minutes 5       to try it
 
-    Every answer is compared with ONNX Runtime's own. Ctrl-C or SIGTERM ends the load, and what was
-    measured so far is kept. The load shares the servers' processors.
+    The command compares every answer with ONNX Runtime's own answer. Ctrl-C or SIGTERM ends the load, and the command
+    keeps what it has measured so far. The load shares the servers' processors.
     """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, which stops the servers
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # SIGTERM acts like Ctrl-C, which stops the servers
     conditions = results.conditions(f"python -m studies soak run{options.given()}", results.versions(PACKAGES))
     with repository(models) as folder, servers(folder) as running:
         measured = Measurement(minutes * 60, rate, running, Changes(folder, running))

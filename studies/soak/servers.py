@@ -44,7 +44,7 @@ class Server:
         return Address(self.name, self.process.address, self.process.http, self.process.ca)
 
     def workers(self) -> list[psutil.Process]:
-        """The worker processes, the oldest first."""
+        """Return the worker processes, the oldest first."""
         started = {}
         for process in psutil.Process(self.process.pid).children(recursive=True):
             with suppress(psutil.Error):  # It has ended.
@@ -61,7 +61,7 @@ class Server:
 
 @dataclass(frozen=True)
 class Sample:
-    """A process at one moment. Memory in MB (2^20 bytes). `pss_mb` counts an n-th of memory that n processes share."""
+    """A process at one moment. Memory is in MB (2^20 bytes). `pss_mb` counts 1/n of memory that n processes share."""
 
     at: float
     pid: int
@@ -79,7 +79,7 @@ class Sample:
 
 
 def repository(models: Path) -> AbstractContextManager[Path]:
-    """A copy of everything that is called: MODELS, ROUTE, a split, and a route with a shadow.
+    """Yield a repository with everything that is called: MODELS, ROUTE, a split, and a route with a shadow.
 
     Raises:
         click.ClickException: A model or the route is missing.

@@ -126,7 +126,7 @@ def explained_by(failures: Sequence[Outcome], kills: Sequence[Kill]) -> tuple[li
 
 
 def slope(minutes: Values, values: Values) -> tuple[float, float, float] | None:
-    """The least-squares slope per hour, and the ends of its 95 % interval; None for fewer than three points.
+    """Return the least-squares slope per hour, and the ends of its 95 % interval; None for fewer than three points.
 
     Memory changes in steps, so a point resembles the previous point and adds less information than an independent
     point. If neighbouring residuals have a correlation r > 0, the interval is wider by sqrt((1 + r) / (1 - r)), as for
@@ -144,7 +144,7 @@ def slope(minutes: Values, values: Values) -> tuple[float, float, float] | None:
 
 
 def _replaced(measured: "Measurement") -> list[str]:
-    """Processes that ended without being killed."""
+    """Return a sentence for each process that ended without being killed."""
     return [
         f"{name} of {measured.servers[number].name} ended, and was replaced, although it was not killed"
         for (number, name), samples in measured.samples.items()
@@ -153,7 +153,7 @@ def _replaced(measured: "Measurement") -> list[str]:
 
 
 def _latency(calls: Values, seconds: float, warm_up: float, compared: float) -> Line:
-    """The percentiles of calls, [calls, 2]: seconds from the beginning, and milliseconds."""
+    """Return the percentiles of calls. ``calls`` is [calls, 2]: seconds from the beginning, and milliseconds."""
     at, times = calls.T
     first = times[(at >= warm_up) & (at < warm_up + compared)]
     last = times[at >= seconds - compared]

@@ -1,4 +1,4 @@
-"""The systems with which the server is compared: Triton, an earlier commit of hangtag, and bare ONNX Runtime.
+"""The systems that are compared with hangtag: Triton, FastAPI, two minimal servers, and bare ONNX Runtime.
 
-Each module starts one system, with the same model files.
+All systems use the same model files.
 """

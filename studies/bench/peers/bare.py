@@ -1,7 +1,7 @@
 """Bare ONNX Runtime in a separate process, with the same models as the server.
 
-A measurement has samples a second and the median time of a batch, from the better of two ways to use all threads: one
-session with all threads, or a one-thread session with as many callers as threads.
+A measurement has samples a second from the better of two ways to use all threads: one session with all threads, or a
+one-thread session with as many callers as threads. It also has a batch's median time in a session with all threads.
 """
 
 import multiprocessing
@@ -23,7 +23,7 @@ from hangtag.serving.model_repository import versions
 
 _THREADS = len(os.sched_getaffinity(0))
 Bare: TypeAlias = Callable[[str, int, float], dict[str, float]]
-"""Measures a model with a batch size for some seconds."""
+"""Measures a model. The arguments are the model's name, the batch size, and the duration in seconds."""
 
 
 @contextmanager
@@ -70,4 +70,4 @@ def _measured(models: Path, model: str, batch: int, seconds: float) -> dict[str,
     all_threads = _measure(_session(file, _THREADS), batch, 1, seconds / 2)
     callers = _measure(_session(file, 1), batch, _THREADS, seconds / 2)
     better = max(all_threads, callers, key=lambda way: way["samples_per_s"])
-    return better | {"p50_ms": all_threads["p50_ms"]}  # For one batch after another, the time with all threads counts.
+    return better | {"p50_ms": all_threads["p50_ms"]}  # the time with all threads

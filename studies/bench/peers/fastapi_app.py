@@ -16,10 +16,11 @@ session = onnxruntime.InferenceSession(os.environ["MODEL_FILE"], options, provid
 app = FastAPI()
 
 
-@app.post("/infer")  # type: ignore[untyped-decorator]  # FastAPI is in .venv-fastapi alone
+@app.post("/infer")  # type: ignore[untyped-decorator]  # FastAPI is only in .venv-fastapi
 async def infer(request: Request) -> Response:
-    """Answer an image, 784 bytes, with its logits and probabilities, 20 FP32 values."""
+    """Answer an image of 784 bytes with 20 FP32 values: the logits and the probabilities."""
     image = np.frombuffer(await request.body(), np.uint8).reshape(1, 28, 28)
-    # In the event loop: a computation of 0.2 ms takes less than its way to a thread and back.
+    # This runs in the event loop, because handing an image to a thread and back takes longer than the computation (0.2
+    # ms).
     outputs = session.run(None, {"image": image})
     return Response(np.concatenate(outputs, axis=1).tobytes(), media_type="application/octet-stream")

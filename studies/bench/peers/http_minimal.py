@@ -1,7 +1,7 @@
-"""The least possible Python server on uvicorn. Its speed is an upper bound for every such server.
+"""The least possible Python server on uvicorn. Its speed is an upper bound for every Python server on uvicorn.
 
 The server answers an image with logits and probabilities, computed in batches. It has no routes, deadlines, checks,
-limits, costs in responses or statistics, and assumes requests as `systems.requests` makes them.
+limits, timings in responses or statistics. It assumes requests of `systems.binary`.
 
     python -m studies.bench.peers.http_minimal MODEL.onnx PORT
 """

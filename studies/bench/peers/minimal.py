@@ -1,8 +1,7 @@
-"""The least possible Python server on pygrpc-native. Its speed is an upper bound for every such server.
+"""The least possible Python server on pygrpc-native. Its speed is an upper bound for every other such server.
 
 The server answers ModelInfer with images, and refuses a call when its queue is full. It has no deadlines, no checks, no
-costs in replies, and no statistics except ModelStatistics' three counts. It assumes messages as `h2load.message` makes
-them.
+timings in replies, and no statistics except ModelStatistics' three counts. It assumes messages of `h2load.message`.
 
     python -m studies.bench.peers.minimal MODELS
 """
@@ -72,7 +71,7 @@ class _Server:
         sys.stderr.write(f"ready 127.0.0.1:{self._front.bound_port}\n")
         for _ in os.sched_getaffinity(0):
             threading.Thread(target=self._serve, daemon=True).start()
-        while not ended.wait(_SIGNAL_SECONDS):  # the kernel may interrupt another thread than this one
+        while not ended.wait(_SIGNAL_SECONDS):  # the kernel may deliver the signal to another thread
             pass
 
     def _serve(self) -> None:
@@ -85,7 +84,7 @@ class _Server:
         while True:
             waiting = any(model.queue for model in self._models.values())
             events = self._front.recv_batch_details(_MAX_EVENTS, 0 if waiting else None)
-            assert events is not None  # it is never closed
+            assert events is not None  # the front end is never closed
             for kind, call, method, message, *_ in events:
                 if kind != EVENT_CALL:
                     continue

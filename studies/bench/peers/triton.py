@@ -30,7 +30,7 @@ dynamic_batching { }
 
 @contextmanager
 def triton(models: Path, environment: Path = ENVIRONMENT) -> Iterator[Launch]:
-    """Yield how to start Triton, with its own model repository, which exists as long as the context.
+    """Yield how to start Triton. The context writes a model repository for Triton, and removes it at the end.
 
     Args:
         models: hangtag's model repository; the latest version of each model is served.
@@ -64,7 +64,7 @@ def triton(models: Path, environment: Path = ENVIRONMENT) -> Iterator[Launch]:
 
 
 def _packages(environment: Path) -> Path:
-    """The environment's site-packages."""
+    """Return the environment's site-packages."""
     for packages in environment.glob("lib/python3.*/site-packages"):
         if (packages / "pytriton/tritonserver/bin/tritonserver").exists():
             return packages
@@ -94,7 +94,7 @@ def _write_backend(server: Path, folder: Path, python: str) -> None:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that were free a moment ago, because Triton cannot choose free ports itself."""
+    """Return ports that were free a moment ago, because Triton cannot choose free ports itself."""
     with ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for each in sockets:
