@@ -2,7 +2,7 @@
 
     python -m deploy.release [ROOT]
 
-The exit code is 0 if nothing is missing. Otherwise the command prints what is missing, and the exit code is 1.
+The exit code is 0 if nothing is missing. If anything is missing, the command names it, and the exit code is 1.
 """
 
 import re

@@ -117,7 +117,8 @@ def from_contents(datatype: str, shape: Sequence[int], contents: inference_pb2.I
 
 
 def from_numbers(datatype: str, shape: Sequence[int], values: Sequence[Any], where: str) -> Array:
-    """Return an array of Python's numbers, truth values or bytes. Their number must be the product of the shape.
+    """Return an array of Python's numbers, truth values or bytes. The shape must have as many elements as there are
+    values.
 
     Args:
         datatype: The protocol's name, such as "UINT8".
@@ -176,7 +177,7 @@ def to_raw(array: Array) -> bytes:
 
 def element_count(shape: Sequence[int]) -> int:
     """Return the number of elements. Raises ValueError for a negative size, or for more than MAX_RANK axes."""
-    if len(shape) > MAX_RANK:  # checked before multiplying, because a million huge sizes would take minutes
+    if len(shape) > MAX_RANK:  # checked first, because multiplying a million huge sizes would take minutes
         raise ValueError(f"shape has {len(shape)} axes; at most {MAX_RANK} are supported")
     if any(size < 0 for size in shape):
         raise ValueError(f"shape {list(shape)} has a negative size")

@@ -12,7 +12,7 @@ from studies.pictures import Picture
 
 @dataclass(frozen=True)
 class Experiment:
-    """An experiment. Its modules are imported on first use.
+    """An experiment, whose modules are imported on first use.
 
     Args:
         question: The question that the experiment answers.
@@ -85,7 +85,7 @@ EXPERIMENTS: Mapping[str, Experiment] = {
     ),
     "reference": Experiment(
         "Which options, environment variables and metrics are there?",
-        "nothing: it reads declarations",
+        "nothing, because it only reads declarations",
         report="studies.reference",
     ),
 }

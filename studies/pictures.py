@@ -41,7 +41,7 @@ class Picture:
         """Return the picture in the form in which it is stored."""
         drawn = BytesIO()
         self.draw().savefig(drawn, dpi=100, facecolor="white")
-        # A palette takes a fraction of the bytes and looks the same.
+        # A picture with a palette has a fraction of the bytes, and looks the same.
         return Image.open(drawn).convert("RGB").quantize(self.colours, dither=Image.Dither.NONE)
 
     def write(self) -> None:

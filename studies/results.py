@@ -13,7 +13,7 @@ from typing import Any
 from hangtag.serving.loadtest.machine import cpu_model
 
 SIGNIFICANT_DIGITS = 6
-"""Digits kept in results. Pages show at most four or five digits; more digits would be noise."""
+"""Digits kept in results. Pages show at most five digits; further digits would be noise."""
 
 Line = dict[str, Any]
 
@@ -31,7 +31,7 @@ def write(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
 
 
 def record(path: Path, line: Mapping[str, Any]) -> None:
-    """Write a line in place of the same run's line, or at the end. The other lines do not change."""
+    """Replace the line of the same run, or add a line at the end. The other lines do not change."""
     lines = read(path) if path.exists() else {}
     write(path, (lines | {line["run"]: dict(line)}).values())
 

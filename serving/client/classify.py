@@ -63,8 +63,8 @@ def classify(
     A folder stands for the images in it and in its subfolders, and - for standard input. If a folder also has other
     files, a line on standard error counts these files.
 
-    The server uses an image of the model's input size unchanged. It stretches, crops or pads any other image, or
-    converts it like a photo of a garment; the model's file says which. If an image fails, standard error shows the
+    The server uses an image of the model's input size unchanged. The server stretches, crops or pads any other image,
+    or converts it like a photo of a garment; the model's file says which. If an image fails, standard error shows the
     reason, the other images are still classified, and the exit code is 1.
 
     A multi-label model answers with a set of labels, in the order of prediction if it predicts one label after another.

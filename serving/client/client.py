@@ -119,8 +119,7 @@ class Client(HealthClient):
                 predicted set.
 
         Returns:
-            A classification for each model, under its name as given. If a model failed, a ClientError takes the place
-            of its classification.
+            The name of each model, as given -> the model's classification, or a ClientError if the model failed.
 
         Raises:
             ClientError: the call as a whole failed, or a model is named twice.
@@ -207,7 +206,8 @@ class Client(HealthClient):
         return self._run(operations.parameters(model, version))
 
     def models(self) -> list[str]:
-        """Return the names of the models that take requests, each name once, even if several versions of a model serve.
+        """Return the names of the models that accept requests. A name occurs once, even if several versions of a model
+        serve.
 
         Raises:
             ClientError: the call failed.

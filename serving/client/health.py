@@ -14,7 +14,7 @@ from hangtag.serving.options import credentials_options, server_option
 @click.option("--wait", type=Duration(min=0), help="The longest time to wait, such as 30 or 500ms.")
 @credentials_options
 def health(server: str, model: str, wait: float | None, credentials: Credentials) -> None:
-    """Report whether a server or a model is ready. The exit code is 0 if it is ready, else 1."""
+    """Report whether a server or a model is ready. The exit code is 0 for ready, otherwise 1."""
     with HealthClient(server, credentials=credentials) as client:
         if wait is not None:
             client.wait_until_ready(wait, model)

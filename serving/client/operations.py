@@ -161,7 +161,7 @@ def infer_outcome(response: Any) -> Outputs | ClientError:
     if isinstance(response, inference_pb2.ModelInferResponse):
         return _outputs(response)
     if response.error_message:
-        # hangtag sends the status as well; the protocol itself has only the message.
+        # hangtag's server also sends the status; the protocol itself has only the message.
         status = response.infer_response.parameters["status"].string_param
         return ClientError(_STATUS_BY_NAME.get(status, grpc.StatusCode.UNKNOWN), response.error_message)
     return _outputs(response.infer_response)

@@ -40,15 +40,15 @@ class Outputs(dict[str, Array]):
         version: the version of the model or route.
         answered_by: the models that answered; for a route, the members that answered at least one sample.
         sample_stages: for a route, the number (from 1) of the stage that answered each sample, or only one number if
-            the same stage answered all samples. Empty for a model, and if different stages answered more than 1,024
-            samples.
+            the same stage answered all samples. The tuple is empty for a model, and if different stages answered more
+            than 1,024 samples.
         stages: for a route, what each member computed, in order; empty for a model.
         unsure: the number of samples for which a cascade returned the answer of a model that was not sure, because the
             next model had no time or no room in its queue.
         queue_ms: milliseconds in the server's queues; None in a stream over gRPC, and if the server is not hangtag's.
         compute_ms: milliseconds of inference; None if ``queue_ms`` is None.
-        batch_size: samples in the batch that was computed; for a route, in the batch of its first stage. None if
-            ``queue_ms`` is None.
+        batch_size: samples in the batch that was computed; for a route, in the batch of its first stage. The size is
+            None if ``queue_ms`` is None.
 
     Example:
         >>> outputs = client.infer("fast-and-accurate", {"image": np.zeros((2, 28, 28), np.uint8)})

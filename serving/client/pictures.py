@@ -82,9 +82,9 @@ def warning(data: bytes, image: image_spec.ImageSpec) -> str:
     """Say what is wrong with a picture and what helps; "" if nothing is wrong, or if the model is not for garments.
 
     If a model's file says ``fit=garment``, the model learned bright garments on black, and cannot classify blank or
-    inverted pictures well. The rules for both were measured on the 10,000 test images of Fashion-MNIST. They warn of
-    none of these images, unchanged or as larger pictures on white or black, which the server converts. They warn of
-    every image that is negated. tests/serving/client repeats this measurement with every hundredth image.
+    inverted pictures well. The rules for both were measured on the 10,000 test images of Fashion-MNIST. The rules warn
+    of none of these images, unchanged or as larger pictures on white or black, which the server converts. The rules
+    warn of every image that is negated. tests/serving/client repeats this measurement with every hundredth image.
 
     Args:
         data: The content of an image file. The server reports files that cannot be decoded.
@@ -96,7 +96,7 @@ def warning(data: bytes, image: image_spec.ImageSpec) -> str:
         with Image.open(io.BytesIO(data)) as picture:
             picture.draft("L", (2 * _EDGE, 2 * _EDGE))  # lets a JPEG be decoded at a fraction of its size
             grey = image_spec.flattened(ImageOps.exif_transpose(picture), 1)
-    except Exception:  # Pillow's decoders raise whatever a broken file makes them raise
+    except Exception:  # Pillow's decoders may raise any exception for a broken file
         return ""
     used_as_it_is = grey.size == (image.width, image.height)
     grey.thumbnail((_EDGE, _EDGE), Image.Resampling.BOX)  # averages out a camera's noise

@@ -193,10 +193,10 @@ class Resets:
     setting for this limit. Calls that are cancelled as soon as they begin can reach the limit, because the server may
     receive all of them in one read.
 
-    A server accepts streams in the order in which they began. So the answer to a short call, the probe, shows that the
-    server has accepted every stream that began before the probe. After ``MOST_RESETS`` resets a probe is sent. Until
-    its answer, about a millisecond later, no call is cancelled, and no call begins. A call that is cancelled before it
-    begins is never sent. As long as no call is cancelled, no call waits, and no probe is sent.
+    A server accepts streams in the order in which they began. The answer to a short call, the probe, therefore shows
+    that the server has accepted all streams that began before the probe. After ``MOST_RESETS`` resets a probe is sent.
+    Until its answer, about a millisecond later, no call is cancelled, and no call begins. A call that is cancelled
+    before it begins is never sent. As long as no call is cancelled, no call waits, and no probe is sent.
     """
 
     def __init__(self, channel: Callable[[], grpc.aio.Channel]) -> None:
@@ -249,8 +249,8 @@ class Resets:
         self._may_begin.set()
 
     def _on_answer(self, accepted: Sequence[grpc.aio.Call], _probe: object) -> None:
-        # A failed probe is enough too: either the connection has ended, or the streams began at least PROBE_SECONDS
-        # ago.
+        # If the probe failed, the calls can be cancelled too, because the connection has ended or the streams began at
+        # least PROBE_SECONDS ago.
         for call in accepted:
             call.cancel()
         self._resets = 0

@@ -74,7 +74,7 @@ def _answer_lost(code: grpc.StatusCode, details: str) -> bool:
 
 
 def _broke(details: str) -> bool:
-    """Return whether the connection broke during the call. If so, the server may have executed the call."""
+    """Return whether the connection broke during the call, so that the server may have executed the call."""
     return not _NO_CONNECTION.search(details) and bool(_BROKEN.search(details))
 
 

@@ -52,8 +52,8 @@ def keep_costs(response: Any, metadata: Iterable[tuple[str, str | bytes]]) -> No
 
     Args:
         response: the response to any call. Only responses to ModelInfer are changed.
-        metadata: trailing metadata, or, over HTTP, headers. Only keys that begin with ``hangtag-`` are copied. They say
-            which models answered, and how long the answer took.
+        metadata: trailing metadata, or, over HTTP, headers. Only keys that begin with ``hangtag-`` are copied. These
+            keys say which models answered, and how long the answer took.
     """
     from hangtag.protos import inference_pb2  # health checks, which containers run often, do not load it
 

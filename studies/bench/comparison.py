@@ -50,7 +50,7 @@ class Comparison:
         Args:
             rounds: The number of rounds.
             measure: Measures one round.
-            out: The results file; None: write nothing.
+            out: The results file; None to write nothing.
         """
         versions = {"h2load": h2load.version()} | results.versions(self.packages)
         lines = [results.conditions(f"python -m studies {self.name} run{options.given()}", versions)]

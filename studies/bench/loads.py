@@ -136,9 +136,9 @@ def loadtest(address: str, models: list[str], seconds: float, *options: str) -> 
 def overload(launch: Launch, model: str, seconds: float) -> Figures:
     """Offer ten times the server's capacity twice, and measure the second overload. Each call has a deadline.
 
-    h2load counts a refused call as a success, so the number of answered calls comes from the server's statistics. It is
-    unknown which of the calls that ended after their deadline were answered. This function assumes that all of them
-    were, so the share that was answered in time is a lower bound.
+    h2load counts a refused call as a success, so the number of answered calls comes from the server's statistics.
+    Nobody knows which of the calls that ended after their deadline were answered. This function assumes that all of
+    these calls were answered, so the share that was answered in time is a lower bound.
 
     Returns:
         The capacity at 64 in flight, the share of this capacity that was answered in time, the largest growth of

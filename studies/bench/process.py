@@ -32,7 +32,7 @@ class Launch:
         ready: A regular expression for the line on standard error that says that the server answers. The first group is
             the address, and an optional second group is the address for HTTP.
         environment: Variables in addition to this process's own.
-        ca: PEM file of the authority that signed the server's certificate; None: no TLS.
+        ca: The PEM file of the authority that signed the server's certificate; None without TLS.
         http: host:port of the server's HTTP port; empty if there is none.
     """
 

@@ -24,8 +24,8 @@ from studies.results import Line
 FAST, ACCURATE, BEST = "cnn-small-int8", "cnn-int8", "cnn"
 """The models that the cascade is compared with: its members, and the most accurate model."""
 PRIMARY, SHADOW = "lstm", "lstm-before"
-"""A model, and its first version under a separate name, which costs the same. They are the members of the split, and
-the primary and the shadow."""
+"""A model, and its first version under a separate name, which costs the same. Both are members of the split; PRIMARY is
+also the primary, and SHADOW the shadow."""
 PLAIN, SHADOWED, SPLIT = "plain", "shadowed", "split"
 """Routes of the study: only PRIMARY; PRIMARY with SHADOW as its shadow; PRIMARY and SHADOW split by SHARES."""
 SHARES = {PRIMARY: 90.0, SHADOW: 10.0}
@@ -40,7 +40,7 @@ MEMBERS = {FAST: FAST, "route": ROUTE, ACCURATE: ACCURATE, BEST: BEST}
 """The systems that take turns, and their models."""
 IN_FLIGHT = ("1", "4", "16", "64")
 CASCADE, HALF = "cascade", 0.5
-_OPEN_LOOP = 4  # an open loop runs this many times as long as a closed loop, because few calls decide about a p99
+_OPEN_LOOP = 4  # an open loop runs four times as long as a closed loop, because few calls decide about a p99
 COMPARISON = Comparison(
     "routes",
     {
@@ -116,7 +116,7 @@ class _Bench:
         counts = {member: self.server.answered(member) - before[member] for member in SHARES}
         if sum(counts.values()) != calls:
             raise click.ClickException(f"{sum(counts.values()):,} of {calls:,} calls were answered")
-        share = SHARES[PRIMARY] / 100  # One member's count determines the other's.
+        share = SHARES[PRIMARY] / 100  # The count of one member determines the count of the other member.
         deviation = (counts[PRIMARY] - calls * share) / math.sqrt(calls * share * (1 - share))
         return {"calls": calls, "counts": counts, "deviations": abs(deviation)}
 

@@ -1,10 +1,10 @@
 """Time contenders that take turns on one thread: files in bare ONNX Runtime, and networks in PyTorch.
 
 The contenders take turns of several batches, so that other load on the machine affects all contenders. The figures are
-medians. The first batch of a turn does not count. It must reload weights that the other contenders have displaced from
-the processor's caches, so it can take twice as long as the next batches; a busy server has no such batches. Each
-contender has one thread, like an instance of the server. Several threads would continue to spin after the contender's
-turn, for about as long as a batch takes, on processors that the next contender needs.
+medians. The first batch of a turn does not count. The first batch must reload weights that the other contenders have
+displaced from the processor's caches, so it can take twice as long as the next batches; a busy server has no such
+batches. Each contender has one thread, like an instance of the server. Several threads would continue to spin after the
+contender's turn, for about as long as a batch takes, on processors that the next contender needs.
 """
 
 import time

@@ -1,4 +1,4 @@
-"""What does it cost to serve a thousand models that do not fit into memory together?
+"""What does it cost to serve a thousand models if memory cannot hold all of them?
 
 See README.md in this folder.
 """

@@ -42,7 +42,7 @@ class Changes:
     def publish(self) -> None:
         """Publish the newest version of the next model again under the next number, and wait until only that serves.
 
-        Then remove all older versions except one, which an operator would keep for a rollback.
+        Afterwards remove all older versions except one, which an operator would keep for a rollback.
         """
         model = MODELS[len(self.seconds_to_serve) % len(MODELS)]
         last = max(file.version for file in numbered_versions(self._models / model))

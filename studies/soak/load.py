@@ -15,7 +15,7 @@ from studies.soak.calls import KINDS, Kind
 from studies.soak.connections import Address, Situation
 
 _END_SECONDS = 60.0
-"""How many seconds to wait for the last calls. No call may take as long."""
+"""How many seconds to wait for the last calls. Every call should end much earlier."""
 
 
 class Outcome(NamedTuple):
@@ -80,7 +80,7 @@ async def load(
 async def outcome_of(kind: Kind, at: Situation) -> tuple[str, str]:
     """Make one call. Returns the name of the status or the exception, and the message.
 
-    Both are empty if the call ended as expected.
+    The name and the message are empty if the call ended as expected.
     """
     try:
         await kind.call(at)

@@ -53,7 +53,7 @@ _TOO_SHORT = ("the run was too short", "cannot tell")
 
 
 def _p99_growth(servers: Sequence[Line]) -> tuple[str, str]:
-    """Return the largest growth of a server's p99 from the first to the last minutes, as a ratio, and the verdict."""
+    """Return the largest ratio of a server's last p99 to its first p99, and the verdict."""
     fewest = min(calls for each in servers for calls in each["compared"])
     if fewest < FEWEST_CALLS:
         return f"{fewest:,} calls", "not judged"
@@ -62,7 +62,7 @@ def _p99_growth(servers: Sequence[Line]) -> tuple[str, str]:
 
 
 def _memory_growth(lasting: Sequence[Line]) -> tuple[str, str]:
-    """Return the slope of the process with the largest certain or else the largest possible growth, and the verdict."""
+    """Return the largest growth that is certain, or else the largest that is possible, and the verdict."""
     fits = [process["mb_per_hour"] for process in lasting if process["mb_per_hour"] is not None]
     if not fits:
         return _TOO_SHORT

@@ -84,7 +84,10 @@ class Activity:
 
 
 def activities(before: Snapshot, after: Snapshot) -> list[Activity]:
-    """Compute the activity of every version in the second snapshot. A new or reloaded version counts from zero."""
+    """Compute the activity of every version in the second snapshot.
+
+    The counters of a new or reloaded version begin at zero.
+    """
     return [_activity(key, before, after) for key in sorted(after.statistics)]
 
 
@@ -138,7 +141,7 @@ def labelled(metrics: Metrics, name: str, *labels: object) -> Metrics:
 def quantile(buckets: Buckets, fraction: float) -> float | None:
     """Estimate a quantile in milliseconds, linear within a bucket as Prometheus' histogram_quantile is.
 
-    Values above the last finite bound count as that bound. Returns None for an empty histogram.
+    Values above the last finite bound are treated as equal to that bound. Returns None for an empty histogram.
     """
     ordered = sorted(buckets.items())
     if not ordered or ordered[-1][1] <= 0:

@@ -35,7 +35,7 @@ OF_STREAM: dict[str, Method[Any]] = {
 }
 """The method of a stream -> the method to call for each of the stream's requests, because HTTP has no streams. Check
 replaces Watch, so a client that waits until a server is ready calls Check again and again."""
-# Failures that concern more than one request, so they end the stream. Over gRPC, they end the stream too.
+# Failures that concern more than one request, so they end the stream. gRPC ends a stream after the same failures.
 _ENDS_STREAM = (
     grpc.StatusCode.CANCELLED,
     grpc.StatusCode.DEADLINE_EXCEEDED,

@@ -130,8 +130,8 @@ class _Calls:
 
 
 _INHERITED: list[_Calls] = []
-"""The calls that a forked process inherits from its parent. They are never freed, because freeing them would close the
-connections that the parent uses."""
+"""The calls that a forked process inherits from its parent. This list keeps them for ever, because freeing them would
+close the connections that the parent uses."""
 
 
 async def _call_until_stopped(

@@ -22,11 +22,11 @@ from hangtag.serving import image_spec
 from hangtag.serving.server.errors import InvalidRequestError, QueueFullError, ServerError
 
 MAX_PIXELS = 50_000_000
-"""The largest number of pixels in an image. It limits the time for decoding, because a small file can hold a huge
-image."""
+"""The largest number of pixels in an image. This limits the time for decoding, because even a small file can hold a
+huge image."""
 
 MAX_EDGE = 16_384
-"""The longest edge of an image in pixels. It limits the number of rows, because even a short row costs time. WebP
+"""The longest edge of an image in pixels. This limits the number of rows, because even a short row takes time. WebP
 files, phone panoramas and A4 pages scanned at 1,200 dots per inch never have longer edges."""
 
 MAX_BYTES = 400 << 20
@@ -48,8 +48,8 @@ _MAX_READS = 50_000
 """The largest number of pieces that Pillow may read from a file. Pillow reads about three pieces for each chunk or
 segment, and PNG encoders put 4 KiB or more into a chunk."""
 _MAX_HEADER_READS = 1_000
-"""The largest number of pieces before the picture. It is smaller, because Pillow keeps these chunks and segments in
-memory, and joins Exif segments one by one."""
+"""The largest number of pieces before the picture. This limit is lower than _MAX_READS, because Pillow keeps these
+chunks and segments in memory, and joins Exif segments one by one."""
 
 _COMPRESSED = (b"zTXt", b"iTXt", b"iCCP")
 _MAX_COMPRESSED = 8
@@ -99,7 +99,7 @@ class _Header(NamedTuple):
 
 
 class EncodedImage:
-    """A PNG, JPEG or WebP file. Its header is read once, on first use."""
+    """A PNG, JPEG or WebP file. The file's header is read once, on first use."""
 
     def __init__(self, data: bytes) -> None:
         """data: The file's content."""
@@ -115,7 +115,7 @@ class EncodedImage:
     def is_large(self) -> bool:
         """Whether decoding the file may take long, and may wait for other large images.
 
-        A file that will be refused does not count as large.
+        A file that will be refused is not large.
         """
         try:
             self._header.require_limits()
@@ -206,7 +206,7 @@ def _opened(data: bytes) -> Iterator[ImageFile]:
             yield image
     except ServerError:
         raise
-    except Exception as error:  # Pillow's decoders raise whatever a broken file makes them raise
+    except Exception as error:  # Pillow's decoders may raise any exception for a broken file
         why = "its header is wrong" if isinstance(error, SyntaxError) else error
         raise InvalidRequestError(f"the image {image_spec.unreadable(data, why)}") from error
 

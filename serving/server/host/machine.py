@@ -53,9 +53,9 @@ def release_loading_memory() -> None:
 def release_freed_memory() -> None:
     """Give memory that is no longer used back to the system.
 
-    Objects of closed connections refer to each other in circles (with TLS, each has a buffer of 256 KiB), and Python
-    seldom collects objects that have lived for a while. glibc keeps freed memory, such as a model's parsed file and an
-    unloaded model's weights, until ``malloc_trim``, which other C libraries lack.
+    Objects of closed connections refer to each other in circles (with TLS, each connection has a buffer of 256 KiB),
+    and Python seldom collects objects that have lived for a while. glibc keeps freed memory, such as a model's parsed
+    file and an unloaded model's weights, until ``malloc_trim``, which other C libraries lack.
     """
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
@@ -66,7 +66,7 @@ def release_freed_memory() -> None:
 def raise_open_files_limit(connections: int, *, exposed: bool) -> None:
     """Raise the limit on open files to the most that the system allows, and warn if that is too low.
 
-    Systems start programs with a low limit, often 1024, because some old programs cannot handle more.
+    Systems start programs with a low limit, often 1024, because some old programs cannot handle more open files.
 
     Args:
         connections: How many connections the process is configured to hold.
@@ -83,8 +83,10 @@ def raise_open_files_limit(connections: int, *, exposed: bool) -> None:
         limit = soft
     enough = needed if exposed else _SPARE
     if limit < enough:
-        takes = "--max-connections may take: lower that or" if exposed else "a server takes without any connection:"
-        log.warning(f"the limit on open files is below what {takes} raise it (ulimit -n)", limit=limit, needed=enough)
+        takes = "--max-connections needs: lower that, or" if exposed else "a server without connections needs:"
+        log.warning(
+            f"the limit on open files is below what {takes} raise the limit (ulimit -n)", limit=limit, needed=enough
+        )
 
 
 class OpenFiles:
@@ -105,7 +107,7 @@ class OpenFiles:
             log.warning(
                 "no more files can be opened; new connections must wait, or are closed",
                 limit=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
-                advice="raise the limit (ulimit -n), lower --max-connections, or stop the program that opens so many "
+                advice="raise the limit (ulimit -n), lower --max-connections, or stop the program that opens too many "
                 "files",
             )
         elif before and not self._exhausted:

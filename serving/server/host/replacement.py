@@ -11,10 +11,10 @@ class ReplacementPolicy:
         """Begin without failed replacements.
 
         Args:
-            first_delay: The seconds before a replacement. They double with each further process in a row that was
-                short-lived.
+            first_delay: The delay before a replacement in seconds. The delay doubles with each further short-lived
+                process in a row.
             max_attempts: The supervisor gives up after this many replacements in a row that ended before they listened.
-            stable_seconds: A process that ended earlier than this was short-lived.
+            stable_seconds: A process is short-lived if it ran for fewer seconds than this.
         """
         self._first_delay = first_delay
         self._max_attempts = max_attempts
@@ -23,7 +23,7 @@ class ReplacementPolicy:
         self._attempts = 0
 
     def on_listening(self) -> None:
-        """Forget failed replacements, because a process listens."""
+        """Forget the failed replacements. Call this when a process listens."""
         self._attempts = 0
 
     def delay_after(self, lifetime: float, *, failed: bool) -> float | None:

@@ -72,7 +72,7 @@ class WatchedFiles(Generic[T]):
         try:
             value = self._read()
         except StartError as error:
-            self._stamp = stamp  # so that this failure is logged once, and the next change is read
+            self._stamp = stamp  # so the failure is logged only once, and only the next change is read
             log.warning(f"{self._what} not reloaded; the previous contents stay in use", reason=str(error))
             return
         if stamp_of(*self._paths) != stamp:

@@ -23,8 +23,8 @@ def prepare() -> None:
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     # PyTorch's threads wait for each other by spinning, for milliseconds. If another program uses the CPUs, they spin
-    # while the thread that they wait for has no CPU, and a training step takes up to a hundred times as long. So
-    # threads spin only a thousand times before they sleep, which is GNU OpenMP's default if threads outnumber CPUs. On
+    # while the thread that they wait for has no CPU, and a training step takes up to a hundred times as long. To avoid
+    # that, threads spin only a thousand times before they sleep, GNU OpenMP's default if threads outnumber CPUs. On
     # idle CPUs this costs nothing measurable, but sleeping at once (OMP_WAIT_POLICY=PASSIVE) makes a step of lstm a
     # fifth longer.
     if "OMP_WAIT_POLICY" not in os.environ:

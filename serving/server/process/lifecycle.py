@@ -62,7 +62,7 @@ def at_most(seconds: float) -> Iterator[None]:
     """End this process by SIGALRM if the context takes longer than ``seconds``.
 
     Otherwise a computation that never ends would keep a stopping process alive for ever. The signal's default action
-    ends the process, whatever its threads do.
+    ends the process, regardless of what the threads do.
     """
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:

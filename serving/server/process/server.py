@@ -98,12 +98,12 @@ class Server:
 
     @property
     def http_address(self) -> str:
-        """The host:port for HTTP. It is known once the server listens, and empty if the server has no HTTP."""
+        """The host:port for HTTP, which is known once the server listens; empty if the server has no HTTP."""
         return "" if self.http_port == OFF else self.config.address(self.http_port)
 
     @property
     def ready(self) -> bool:
-        """Whether the server takes new calls: the models are loaded, and the server is not draining."""
+        """Whether the models are loaded and the server is not draining, so that the server accepts new calls."""
         return self._engine.ready
 
     @property
@@ -120,7 +120,8 @@ class Server:
         """Listen, then load all models, so that health probes get NOT_SERVING while models load.
 
         Raises:
-            StartError: The address cannot be bound, or a model cannot be loaded. By then everything is closed again.
+            StartError: The address cannot be bound, or a model cannot be loaded. The server has then closed everything
+                again.
         """
         self.listen()
         try:
@@ -207,7 +208,8 @@ def _native_transport(intake: Intake) -> GrpcServer:
 
 
 class SharedPorts:
-    """Holds the ports until ``close``. Its sockets are bound but do not listen, so that they get no connections."""
+    """Holds the ports until ``close``, with sockets that are bound but do not listen, so that they get no
+    connections."""
 
     def __init__(self, config: ServerConfig) -> None:
         """Reserve the gRPC port, and the HTTP port if the server has HTTP.

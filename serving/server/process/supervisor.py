@@ -60,7 +60,7 @@ class Supervisor:
 
     @property
     def ready(self) -> bool:
-        """Whether the server takes new calls: every worker has listened at least once, and at least one listens now."""
+        """Whether the server accepts new calls: every worker has listened once, and at least one worker listens now."""
         return self._started and not self._stopping.is_set() and self.workers().running > 0
 
     @property
@@ -78,7 +78,7 @@ class Supervisor:
         """Start all workers, and return once all of them listen.
 
         Raises:
-            StartError: A worker cannot start. By then all workers have ended again.
+            StartError: A worker cannot start. All workers have then ended again.
         """
         if self._config.model_control == "explicit":
             models = self._config.load_model

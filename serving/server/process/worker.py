@@ -1,7 +1,8 @@
 """One worker, which is a whole server in its own process. A worker's clients control all workers through the
 supervisor, because worker and supervisor call each other's functions over a pipe.
 
-The worker's process starts here. It imports gRPC and ONNX Runtime only after ``environment.prepare``.
+A worker's process begins with this module. The process imports gRPC and ONNX Runtime only after
+``environment.prepare``.
 """
 
 import itertools
@@ -47,7 +48,7 @@ def main(number: int, config: ServerConfig, versions: Mapping[str, tuple[int, ..
     may_call: dict[str, Callable[..., Any]] = {"stop": lambda: reasons.put("the supervisor stops its workers")}
     supervisor = Peer(connection, may_call, lambda: reasons.put("the supervisor ended"))
     supervisor.start()
-    from hangtag.serving.server.process.server import Server  # this imports gRPC, so after ``prepare``
+    from hangtag.serving.server.process.server import Server  # imports gRPC, so not before ``prepare``
 
     reasons.add_signals(signal.SIGTERM)
     answer_seconds = config.limits.worker_answer_seconds

@@ -200,7 +200,7 @@ def _let_one_try(workers: Sequence[WorkerProcess], change: Change, name: str) ->
 
 
 def _let_follow(workers: Sequence[WorkerProcess], change: Change, name: str) -> None:
-    """Repeat a change that succeeded in one worker in the other workers; kill workers that fail, to replace them."""
+    """Repeat a change that succeeded in one worker in the others. Workers that fail are killed, to be replaced."""
     for worker in workers:
         try:
             worker.call(change, name)

@@ -1,7 +1,7 @@
 """Bare ONNX Runtime in a separate process, with the same models as the server.
 
 A measurement has samples a second from the better of two ways to use all threads: one session with all threads, or a
-one-thread session with as many callers as threads. It also has a batch's median time in a session with all threads.
+one-thread session with as many callers as threads. A measurement also has a batch's median time with all threads.
 """
 
 import multiprocessing

@@ -1,7 +1,7 @@
-"""The least possible Python server on uvicorn. Its speed is an upper bound for every Python server on uvicorn.
+"""The least possible Python server on uvicorn. No Python server on uvicorn can be faster.
 
-The server answers an image with logits and probabilities, computed in batches. It has no routes, deadlines, checks,
-limits, timings in responses or statistics. It assumes requests of `systems.binary`.
+The server answers an image with logits and probabilities, computed in batches. The server has no routes, deadlines,
+checks, limits, timings in responses or statistics. The server assumes requests of `systems.binary`.
 
     python -m studies.bench.peers.http_minimal MODEL.onnx PORT
 """
@@ -33,7 +33,7 @@ _HEADERS = [
 
 
 class _Batcher:
-    """Threads that each have a one-thread session, and take all waiting images as a batch."""
+    """Threads with a one-thread session each. A thread computes all waiting images as a batch."""
 
     def __init__(self, path: str) -> None:
         self._path = path

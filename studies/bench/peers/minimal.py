@@ -1,7 +1,8 @@
-"""The least possible Python server on pygrpc-native. Its speed is an upper bound for every other such server.
+"""The least possible Python server on pygrpc-native. No Python server on pygrpc-native can be faster.
 
-The server answers ModelInfer with images, and refuses a call when its queue is full. It has no deadlines, no checks, no
-timings in replies, and no statistics except ModelStatistics' three counts. It assumes messages of `h2load.message`.
+The server answers ModelInfer with images, and refuses a call when its queue is full. The server has no deadlines, no
+checks, no timings in replies, and no statistics except ModelStatistics' three counts. The server assumes messages of
+`h2load.message`.
 
     python -m studies.bench.peers.minimal MODELS
 """
