@@ -64,7 +64,7 @@ def part(path: Path = RESULTS) -> str:
 
 `make docs` writes this table. Accuracies come from [the models' files](/studies/shipped/README.md). For the \
 [route](/docs/reference/routes.md) `{ROUTE}`, accuracy was measured by sending all test images to the \
-server. Speeds were measured with 256 test images. The speeds come from
+server. Speeds were measured with 256 test images, and come from
 [studies/shipped/results.jsonl](/studies/shipped/results.jsonl), measured {conditions["date"]} by
 `{conditions["command"]}` ({environment})."""
 
