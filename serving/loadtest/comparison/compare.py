@@ -1,7 +1,7 @@
 """Compares runs under the same load, from one test or from saved tests, by ratios with intervals and in sentences."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from hangtag.serving.loadtest import units
@@ -9,8 +9,7 @@ from hangtag.serving.loadtest.measuring.results import Results
 from hangtag.serving.loadtest.measuring.run import Run
 from hangtag.serving.loadtest.plan.load import Load, OpenLoop
 from hangtag.serving.loadtest.record import shown, stored, unstored
-from hangtag.serving.loadtest.statistics.duration_histogram import DurationHistogram
-from hangtag.serving.loadtest.statistics.intervals import Interval, ratio_of_percentiles, ratio_of_rates
+from hangtag.serving.loadtest.statistics.intervals import Interval
 
 # The entries of the environment that identify the machine.
 MACHINE = ("CPU", "CPUs usable", "system")
@@ -131,23 +130,19 @@ def compare(run: Run, baseline: Run, *, files: tuple[str, str] | None = None) ->
     `files` are the names of the two runs in sentences, for saved runs of one target. Their blocks are not paired.
     """
     paired = files is None
-    latencies, baseline_latencies = run.block_latencies(), baseline.block_latencies()
-    rates, baseline_rates = run.block_throughputs(), baseline.block_throughputs()
-    if paired:
+    one, other = run, baseline
+    if paired and len(run.blocks) != len(baseline.blocks):
         # After an interruption, one target may have an additional block. Only rounds that both targets completed can
         # be paired.
-        blocks = min(len(rates), len(baseline_rates))
-        latencies, baseline_latencies = latencies[:blocks], baseline_latencies[:blocks]
-        rates, baseline_rates = rates[:blocks], baseline_rates[:blocks]
-    values = DurationHistogram.values()
-    p50, p99 = (ratio_of_percentiles(values, latencies, baseline_latencies, q, paired=paired) for q in (50, 99))
-    throughput = ratio_of_rates(rates, baseline_rates, paired=paired)
+        blocks = min(len(run.blocks), len(baseline.blocks))
+        one, other = (replace(each, blocks=each.blocks[:blocks]) for each in (run, baseline))
+    p50, p99 = (one.latency(q).ratio_to(other.latency(q), paired=paired) for q in (50, 99))
     name, baseline_name = files or (run.target, baseline.target)
     return Comparison(
         target=run.target,
         baseline=baseline.target,
         load=run.load,
-        throughput=throughput,
+        throughput=one.rate.ratio_to(other.rate, paired=paired),
         p50=p50,
         p99=p99,
         reason=_invalid(((name, run), (baseline_name, baseline))),

@@ -11,8 +11,7 @@ from hangtag.serving.loadtest.generator.block_result import DELAYED_AFTER, OK, B
 from hangtag.serving.loadtest.plan.load import ClosedLoop, Load, OpenLoop
 from hangtag.serving.loadtest.record import combined, shown, stored
 from hangtag.serving.loadtest.statistics import early_stopping
-from hangtag.serving.loadtest.statistics.duration_histogram import Counts, DurationHistogram, Values
-from hangtag.serving.loadtest.statistics.intervals import Interval, of_percentile, of_rate
+from hangtag.serving.loadtest.statistics.intervals import Sections
 from hangtag.serving.loadtest.units import Figure, Remark
 
 # If a larger share of the requests is delayed, the load differed too much from the plan.
@@ -261,22 +260,15 @@ class Run:
         verb = "keeps" if self.keeps_target else "is not shown to keep"
         return f"{subject} {verb} p{self.percentile:g} within {units.duration(self.target_latency)} (99 % confidence)."
 
-    def latency(self, q: float) -> Interval:
-        """Return the q-th percentile of the latency in seconds, with a 95 % interval from the blocks."""
-        return of_percentile(DurationHistogram.values(), self.block_latencies(), q)
+    def latency(self, q: float) -> Sections:
+        """Return the q-th percentile of the latency in seconds."""
+        blocks = np.array([block.latency.percentile(q) for block in self.blocks])
+        return Sections(self.total.latency.percentile(q), blocks)
 
     @property
-    def rate(self) -> Interval:
-        """The throughput, with a 95 % interval from the blocks."""
-        return replace(of_rate(self.block_throughputs()), estimate=self.throughput)
-
-    def block_latencies(self) -> Counts:
-        """The number of latencies in each bucket [blocks, buckets]. DurationHistogram.values() returns the buckets."""
-        return np.stack([block.latency.counts() for block in self.blocks])
-
-    def block_throughputs(self) -> Values:
-        """The throughput of each block [blocks] in queries per second."""
-        return np.array([block.throughput for block in self.blocks])
+    def rate(self) -> Sections:
+        """The throughput."""
+        return Sections(self.throughput, np.array([block.throughput for block in self.blocks]))
 
 
 def _count(value: int) -> Figure:

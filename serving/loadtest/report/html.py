@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 
@@ -22,6 +22,7 @@ from hangtag.serving.loadtest.plan.load import ClosedLoop, Load, OpenLoop
 from hangtag.serving.loadtest.report import pictures
 from hangtag.serving.loadtest.report.pictures import ModelPoint
 from hangtag.serving.loadtest.report.table import groups_of
+from hangtag.serving.loadtest.statistics.intervals import Sections
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ def accuracy_choices(results: Results) -> tuple[list[ModelPoint], Load | None]:
         ModelPoint(
             target=name,
             accuracy=results.accuracies[name].interval,
-            latency=run.latency(99),
+            latency=run.latency(99).interval(),
             beaten=front.is_beaten(name),
             file_bytes=results.descriptions[name].file_bytes,
         )
@@ -137,22 +138,20 @@ def _headline(results: Results, name: str) -> Headline:
             figures.append(("peak", f"{units.three_digits(peak.rate)}/s", "", "within the target latency"))
     if closed:
         fastest = max(closed, key=lambda run: run.throughput)
-        rate = f"{units.three_digits(fastest.throughput)}/s"
-        figures.append(
-            (
-                "peak throughput",
-                rate,
-                units.span(fastest.rate.low, fastest.rate.high, units.three_digits),
-                _load_of(fastest),
-            )
-        )
+        rate, range_ = f"{units.three_digits(fastest.throughput)}/s", _span(fastest.rate, units.three_digits)
+        figures.append(("peak throughput", rate, range_, _load_of(fastest)))
     load = common_load(results)
     for run in [run for run in runs if run.load == load] or runs[:1]:
         for q in (50, 99):
             latency = run.latency(q)
-            value, range_ = units.duration(latency.estimate), units.span(latency.low, latency.high, units.duration)
-            figures.append((f"p{q} latency", value, range_, _load_of(run)))
+            range_ = _span(latency, units.duration)
+            figures.append((f"p{q} latency", units.duration(latency.total), range_, _load_of(run)))
     return Headline(name, tuple(figures))
+
+
+def _span(figure: Sections, show: Callable[[float], str]) -> str:
+    interval = figure.interval()
+    return units.span(interval.low, interval.high, show)
 
 
 def _load_of(run: Run) -> str:

@@ -1,5 +1,6 @@
 """Counts durations in an HdrHistogram, which has bounded memory for any number of queries, and merges without loss."""
 
+import math
 from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Any, Self
@@ -96,8 +97,20 @@ class DurationHistogram(OwnDocument):
         return np.ctypeslib.as_array(self._hdr.counts).astype(np.int64)
 
     def percentile(self, q: float) -> float:
-        """Return the q-th percentile in seconds; NaN if the histogram is empty. Raises ValueError for an invalid q."""
-        return percentile(self.values(), self.counts(), q)
+        """Return the shortest duration in seconds that at least q % of the durations do not exceed (nearest rank).
+
+        The result is NaN if the histogram is empty.
+
+        Raises:
+            ValueError: q is not between 0 and 100.
+        """
+        if not 0 <= q <= 100:
+            raise ValueError(f"a percentile must be between 0 and 100, but is {q}")
+        if not len(self):
+            return math.nan
+        # The product is rounded because of float errors: 99.9 % of 1,000 is 999, not 999.0000000000001.
+        rank = max(math.ceil(round(len(self) * (q / 100), 6)), 1)
+        return float(self.values()[np.searchsorted(np.cumsum(self.counts()), rank)])
 
     @property
     def maximum(self) -> float:
@@ -108,7 +121,7 @@ class DurationHistogram(OwnDocument):
     def mean(self) -> float:
         """The mean duration in seconds; NaN if the histogram is empty."""
         counts = self.counts()
-        return float(self.values() @ counts / counts.sum()) if len(self) else float("nan")
+        return float(self.values() @ counts / counts.sum()) if len(self) else math.nan
 
     def known(self, q: float) -> float | None:
         """Return the q-th percentile in seconds; None if the histogram is empty."""
@@ -134,34 +147,3 @@ class DurationHistogram(OwnDocument):
 
     def __reduce__(self) -> tuple[type["DurationHistogram"], tuple[bytes]]:
         return DurationHistogram, (self.encode(),)
-
-
-def percentile(values: Values, counts: Counts, q: float) -> float:
-    """Return the smallest value that at least q % of the samples do not exceed (nearest rank); NaN without samples.
-
-    Args:
-        values: Ascending values [values].
-        counts: The number of times that each value occurred [values].
-        q: A number between 0 and 100.
-
-    Raises:
-        ValueError: q is out of range.
-    """
-    return float(percentiles(values, counts[np.newaxis], q)[0])
-
-
-def percentiles(values: Values, counts: npt.NDArray[np.generic], q: float) -> Values:
-    """Return the percentile of several distributions over the same values: counts [n, values] to percentiles [n].
-
-    Raises ValueError if q is out of range.
-    """
-    if not 0 <= q <= 100:
-        raise ValueError(f"a percentile must be between 0 and 100, but is {q}")
-    if not values.size:
-        return np.full(len(counts), np.nan)
-    cumulative = np.cumsum(counts, axis=1)
-    total = cumulative[:, -1:]
-    # The product is rounded because of float errors: 99.9 % of 1,000 is 999, not 999.0000000000001.
-    rank = np.maximum(np.ceil(np.round(total * (q / 100), 6)), 1)
-    at_rank = values[np.argmax(cumulative >= rank, axis=1)]
-    return np.where(total[:, 0] > 0, at_rank, np.nan)

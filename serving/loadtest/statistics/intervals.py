@@ -11,6 +11,7 @@ for Quantiles Using Sectioning When Applying Variance-Reduction Techniques.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +19,7 @@ import numpy.typing as npt
 import scipy  # scipy imports scipy.special at the first use, because the import takes a fifth of a second
 
 from hangtag.serving.loadtest.record import NullForNan, stored
-from hangtag.serving.loadtest.statistics.duration_histogram import Counts, Values, percentile, percentiles
+from hangtag.serving.loadtest.statistics.duration_histogram import Values
 
 # If an interval around 1 spans this factor, one of two figures may be twice as large as the other, or half as large.
 TOO_WIDE = 4
@@ -52,71 +53,47 @@ class Interval:
         return self.known and not self.shows_difference and self.high > TOO_WIDE * self.low
 
 
-def ratio_of_percentiles(
-    values: Values, numerator: Counts, denominator: Counts, q: float, *, paired: bool = True
-) -> Interval:
-    """Return the ratio of two targets' q-th percentiles.
+@dataclass(frozen=True)
+class Sections:
+    """A figure of a run, such as its p99: the figure over all blocks, and the figure of each block [blocks]."""
 
-    Args:
-        values: Ascending values [values].
-        numerator: The counts [blocks, values] of the first target.
-        denominator: The counts [blocks, values] of the second target.
-        q: A number between 0 and 100.
-        paired: Whether the blocks i of both targets ran next to each other. The ratios of paired blocks give the
-            variance, and a slowdown of both blocks cancels out. Targets whose blocks are not paired vary independently,
-            with Welch's (1947) degrees of freedom.
+    total: float
+    blocks: Values
 
-    Raises:
-        ValueError: q is out of range, or paired blocks differ in number.
-    """
-    occupied = numerator.any(axis=0) | denominator.any(axis=0)  # most of the buckets are empty
-    values, parts = values[occupied], (numerator[:, occupied], denominator[:, occupied])
-    above, below = (percentiles(values, counts, q) for counts in parts)
-    total_above, total_below = (percentile(values, counts.sum(axis=0), q) for counts in parts)
-    return _ratio(above, below, total_above, total_below, paired)
+    def interval(self) -> Interval:
+        """Return the figure over all blocks with its interval."""
+        return _interval(self.total, [self._deviations()])
 
+    def ratio_to(self, other: "Sections", *, paired: bool = True) -> Interval:
+        """Return the ratio of this figure to the figure of another run.
 
-def ratio_of_rates(numerator: Values, denominator: Values, *, paired: bool = True) -> Interval:
-    """Return the ratio of two targets' mean rates, from the rates [blocks] of each target.
+        Args:
+            other: The figure of the other run.
+            paired: Whether the blocks i of both runs ran next to each other. The ratios of paired blocks give the
+                variance, and a slowdown of both blocks cancels out. Runs whose blocks are not paired vary
+                independently, with Welch's (1947) degrees of freedom.
 
-    `paired` is as in `ratio_of_percentiles`. Raises ValueError if paired blocks differ in number.
-    """
-    above, below = (float(rates.mean()) if rates.size else math.nan for rates in (numerator, denominator))
-    return _ratio(numerator, denominator, above, below, paired)
+        Raises:
+            ValueError: Paired blocks differ in number.
+        """
+        if paired and len(self.blocks) != len(other.blocks):
+            raise ValueError(f"paired blocks must be equal in number, not {len(self.blocks)} and {len(other.blocks)}")
+        deviations = [self._deviations(), other._deviations()]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            estimate = float(np.divide(self.total, other.total))
+            return _interval(estimate, [deviations[0] - deviations[1]] if paired else deviations)
 
-
-def of_percentile(values: Values, counts: Counts, q: float) -> Interval:
-    """Return the q-th percentile of counts [blocks, values]. Raises ValueError if q is out of range."""
-    total = percentile(values, counts.sum(axis=0), q)
-    return _around(total, percentiles(values, counts, q))
+    def _deviations(self) -> Values:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.log(self.blocks / self.total)
 
 
-def of_rate(rates: Values) -> Interval:
-    """Return the mean of rates [blocks]."""
-    return _around(float(rates.mean()) if rates.size else math.nan, rates)
-
-
-def _around(total: float, blocks: Values) -> Interval:
-    with np.errstate(divide="ignore", invalid="ignore"):
-        low, high = total * np.exp(_margin([np.log(blocks / total)]) * np.array([-1.0, 1.0]))
-    return Interval(total, float(low), float(high))
-
-
-def _ratio(above: Values, below: Values, total_above: float, total_below: float, paired: bool) -> Interval:
-    """Return the ratio of two figures, from the figures of each block [blocks] and the figures over all blocks."""
-    if paired and len(above) != len(below):
-        raise ValueError(f"paired blocks must be equal in number, not {len(above)} and {len(below)}")
-    with np.errstate(divide="ignore", invalid="ignore"):
-        estimate = float(np.divide(total_above, total_below))
-        deviations = [np.log(above / total_above), np.log(below / total_below)]
-        if paired:
-            deviations = [deviations[0] - deviations[1]]
-        margin = _margin(deviations)
-        low, high = estimate * np.exp([-margin, margin])
+def _interval(estimate: float, deviations: Sequence[Values]) -> Interval:
+    low, high = estimate * np.exp(_margin(deviations) * np.array([-1.0, 1.0]))
     return Interval(estimate, float(low), float(high))
 
 
-def _margin(sections: list[npt.NDArray[np.float64]]) -> float:
+def _margin(sections: Sequence[Values]) -> float:
     """Return half the width of the interval of a sum of means, from the deviations of each mean by section."""
     sizes = [len(section) for section in sections]
     if min(sizes) < 2 or not all(np.isfinite(section).all() for section in sections):
