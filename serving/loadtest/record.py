@@ -4,15 +4,13 @@ A class declares each field once, with its description: with `stored` if the JSO
 `unstored`. A property that the document has is declared with `shown`.
 """
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field, fields
 from functools import cache, cached_property
-from typing import Annotated, Any, ClassVar, TypeVar, cast
+from typing import Annotated, Any, TypeVar, cast
 
-from pydantic import GetCoreSchemaHandler, TypeAdapter, ValidationError, WithJsonSchema, computed_field
+from pydantic import TypeAdapter, ValidationError, WithJsonSchema, computed_field
 from pydantic.json_schema import GenerateJsonSchema
-from pydantic_core import CoreSchema, core_schema
 
 T = TypeVar("T")
 Combine = Callable[[Sequence[Any]], Any]
@@ -48,30 +46,6 @@ def shown(name: str | None = None) -> Callable[[Callable[[Any], T]], T]:
         return cast(T, computed_field(alias=name)(cached_property(method)))
 
     return decorate
-
-
-class OwnDocument(ABC):
-    """A class whose method `document` builds the document. DOCUMENT is the document's type."""
-
-    DOCUMENT: ClassVar[Any]
-
-    @abstractmethod
-    def document(self) -> Any:
-        """Return the object as JSON."""
-
-    @classmethod
-    @abstractmethod
-    def from_document(cls, document: Mapping[str, Any]) -> Any:
-        """Create an object from the output of `document`."""
-
-    @classmethod
-    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        def read(value: Any) -> Any:
-            return cls.from_document(value) if isinstance(value, Mapping) else value
-
-        written = handler.generate_schema(cls.DOCUMENT)
-        writer = core_schema.plain_serializer_function_ser_schema(cls.document, return_schema=written)
-        return core_schema.no_info_plain_validator_function(read, serialization=writer)
 
 
 def combined(kind: type[T], parts: Sequence[T], **values: Any) -> T:

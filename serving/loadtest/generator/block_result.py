@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from hangtag.serving.loadtest.plan.load import Limits
 from hangtag.serving.loadtest.record import combined, shown, stored, unstored
-from hangtag.serving.loadtest.statistics.duration_histogram import DurationHistogram
-from hangtag.serving.loadtest.statistics.server_timings import ServerTimings
+from hangtag.serving.loadtest.statistics.duration_histogram import DurationHistogram, StoredHistogram
+from hangtag.serving.loadtest.statistics.server_timings import ServerTimings, StoredTimings
 
 OK = "OK"
 # A query of an open loop is a delayed request if it was sent this many seconds later than planned. Even on a busy
@@ -24,7 +24,7 @@ DELAYED_AFTER = 0.005
 class TimeSlice:
     """The answers that arrived in a short part of a block. The part starts `start` seconds after the test's start."""
 
-    latency: DurationHistogram = unstored()
+    latency: StoredHistogram = unstored()
     start: float = stored()  # in a generator process, the seconds are measured from the end of the warm-up
     length: float = stored()
     failed: int = stored(default=0)
@@ -111,22 +111,22 @@ class BlockResult:
         combine=_mean_of_known,
         default=None,
     )
-    latency: DurationHistogram = stored(
+    latency: StoredHistogram = stored(
         "The time from the planned send time to the answer, for answered calls.",
         combine=DurationHistogram.merged,
         default_factory=DurationHistogram,
     )
-    service_time: DurationHistogram = stored(
+    service_time: StoredHistogram = stored(
         "The time from the actual send time to the answer, for answered calls.",
         combine=DurationHistogram.merged,
         default_factory=DurationHistogram,
     )
-    lateness: DurationHistogram = stored(
+    lateness: StoredHistogram = stored(
         "The time from the planned to the actual send time, for every call.",
         combine=DurationHistogram.merged,
         default_factory=DurationHistogram,
     )
-    server: ServerTimings | None = stored(
+    server: StoredTimings | None = stored(
         "The server's timings; null if the server keeps no statistics, restarted, or is one of several.",
         combine=ServerTimings.of_blocks,
         default=None,

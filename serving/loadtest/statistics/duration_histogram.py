@@ -3,14 +3,13 @@
 import math
 from collections.abc import Iterable, Mapping
 from functools import cache
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import numpy as np
 import numpy.typing as npt
 from hdrh.histogram import HdrHistogram  # type: ignore[import-untyped]
+from pydantic import PlainSerializer, PlainValidator
 from typing_extensions import TypedDict
-
-from hangtag.serving.loadtest.record import OwnDocument
 
 Counts = npt.NDArray[np.int64]
 Values = npt.NDArray[np.float64]
@@ -34,7 +33,7 @@ class Durations(TypedDict):
     histogram: str
 
 
-class DurationHistogram(OwnDocument):
+class DurationHistogram:
     """A histogram of durations in seconds, with three significant digits and a resolution of 1 µs.
 
     Example:
@@ -42,8 +41,6 @@ class DurationHistogram(OwnDocument):
         histogram.record(np.array([0.0012, 0.0014]))
         histogram.percentile(99)
     """
-
-    DOCUMENT = Durations
 
     def __init__(self, encoded: bytes | None = None) -> None:
         """Create an empty histogram, or decode the output of `encode`."""
@@ -147,3 +144,11 @@ class DurationHistogram(OwnDocument):
 
     def __reduce__(self) -> tuple[type["DurationHistogram"], tuple[bytes]]:
         return DurationHistogram, (self.encode(),)
+
+
+# A field of this type has the histogram in a dataclass, and the histogram's document in the dataclass' document.
+StoredHistogram = Annotated[
+    DurationHistogram,
+    PlainValidator(DurationHistogram.from_document),
+    PlainSerializer(DurationHistogram.document, return_type=Durations),
+]

@@ -2,11 +2,12 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
+from pydantic import PlainSerializer, PlainValidator
 from typing_extensions import TypedDict
 
-from hangtag.serving.loadtest.record import NullForNan, OwnDocument
+from hangtag.serving.loadtest.record import NullForNan
 
 # Triton's names for the parts of a request's time in the server.
 PARTS = ("queue", "compute_input", "compute_infer", "compute_output")
@@ -24,7 +25,7 @@ class ServerTimingsDocument(TypedDict):
 
 
 @dataclass(frozen=True)
-class ServerTimings(OwnDocument):
+class ServerTimings:
     """The sums of times in seconds over `count` answered requests, and the number of batches (execution_count).
 
     queue is the time of waiting for a free instance, compute_input of gathering the batch, compute_infer of running the
@@ -37,8 +38,6 @@ class ServerTimings(OwnDocument):
     compute_input: float = 0.0
     compute_infer: float = 0.0
     compute_output: float = 0.0
-
-    DOCUMENT = ServerTimingsDocument
 
     @classmethod
     def summed(cls, parts: Iterable["ServerTimings"]) -> Self:
@@ -70,3 +69,11 @@ class ServerTimings(OwnDocument):
         """Read the output of `document`."""
         count = document["requests"]
         return cls(count, document["batches"], *((document[part] or 0.0) * count for part in PARTS))
+
+
+# A field of this type has the sums in a dataclass, and their document in the dataclass' document.
+StoredTimings = Annotated[
+    ServerTimings,
+    PlainValidator(ServerTimings.from_document),
+    PlainSerializer(ServerTimings.document, return_type=ServerTimingsDocument),
+]
