@@ -36,17 +36,17 @@ def read_pictures(metadata: pb.ModelMetadataResponse, folder: Path, parameters: 
 
     Args:
         metadata: The model's metadata from the server.
-        folder: A folder with a subfolder of pictures for each label, which has the label's name; a folder of pictures
-            without labels; a folder of a data set's t10k files; or a CSV file as for ``hangtag train``. If a CSV file
-            has rows of the split test, only these rows are read.
+        folder: A folder with a subfolder of pictures for each label, or a CSV file, as for ``hangtag train``; a folder
+            of pictures without labels; or a folder of a data set's t10k files. If the folder or the CSV file names
+            splits, only the pictures of the split test are read.
         parameters: The parameters of the model's configuration, which say how to prepare a picture, and name the
             labels.
 
     Raises:
         SampleError: The pictures cannot be read, do not match the model's input, or have labels that the model does not
             have.
-        DataNotFoundError: The CSV file, or a picture that it names, is missing.
-        DataCorruptError: The CSV file is malformed.
+        DataNotFoundError: A picture is missing.
+        DataCorruptError: The CSV file is malformed, or the folder of a label or of a split has no pictures.
     """
     reader = _Reader(metadata, parameters)
     idx_images = _idx_file(folder, IDX_IMAGES)
@@ -70,7 +70,7 @@ def read_pictures(metadata: pb.ModelMetadataResponse, folder: Path, parameters: 
         digests = _data_digests(folder, labelled)
         source = f"{len(images):,} images of {len(np.unique(classes))} labels from {folder}"
     else:
-        files = _pictures(folder)
+        files = sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES and file.is_file())
         if not files:
             raise SampleError(
                 f"{folder} has no images ({', '.join(SUFFIXES)}), no folders of images, and no {IDX_IMAGES}(.gz)"
@@ -135,16 +135,14 @@ def _natural_image(metadata: pb.ModelMetadataResponse) -> ImageSpec:
 
 
 def _labelled(place: Path) -> list[Picture]:
-    """List the pictures of a CSV file, or of a folder's subfolders, which are named after the labels."""
-    if not place.is_dir():
-        pictures = listing.listed(f"csv:{place}").pictures
-        return [each for each in pictures if each.split == "test"] or pictures
-    folders = sorted(each for each in place.iterdir() if each.is_dir() and not each.name.startswith("."))
-    return [
-        Picture(file, file.relative_to(place).as_posix(), each.name)
-        for each in folders
-        for file in _pictures(each, "**/*")
-    ]
+    """List the pictures of a CSV file or of folders per label; empty for a folder without folders.
+
+    If the source names splits, only the pictures of the test split are listed.
+    """
+    if place.is_dir() and not any(each.is_dir() and not each.name.startswith(".") for each in place.iterdir()):
+        return []
+    pictures = listing.listed(f"{'folder' if place.is_dir() else 'csv'}:{place}").pictures
+    return [each for each in pictures if each.split == "test"] or pictures
 
 
 def _data_digests(folder: Path, labelled: Sequence[Picture]) -> frozenset[str]:
@@ -159,10 +157,6 @@ def _data_digests(folder: Path, labelled: Sequence[Picture]) -> frozenset[str]:
         ).hexdigest()
         for above in ("", f"{folder.resolve().name}/")
     )
-
-
-def _pictures(folder: Path, pattern: str = "*") -> list[Path]:
-    return sorted(file for file in folder.glob(pattern) if file.suffix.lower() in SUFFIXES and file.is_file())
 
 
 def _idx_file(folder: Path, name: str) -> Path | None:
