@@ -22,7 +22,7 @@ OPERATORS: Mapping[str, Callable[[float, float], bool]] = {
 }
 DURATION_UNITS = {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0}
 SHARE_METRICS = ("accuracy", "error_rate")
-PLAIN_METRICS = ("throughput", "samples_per_second", "errors", "peak")
+RATE_METRICS = ("throughput", "samples_per_second", "peak")
 TEST_METRICS = ("accuracy", "peak")  # Metrics that a target has for the whole test, not for each load.
 BASELINE = "baseline"
 
@@ -47,11 +47,15 @@ SYNTAX = (
 
 @dataclass(frozen=True)
 class Figure:
-    """A metric of a target under one load, or under every load if `load` is None."""
+    """A metric of a target under one load, or under every load if `load` is None.
+
+    `saved` says whether the figure is read from the saved results, and not measured.
+    """
 
     target: str
     metric: str
     load: str | None = None
+    saved: bool = False
 
     def is_under(self, load: Load) -> bool:
         """Return whether this figure applies to a load. A condition may write a load as `8 in flight` or as `8`."""
@@ -67,22 +71,19 @@ class Gate:
     operator: str
     factor: float  # The limit itself if `against` is None.
     against: Figure | None = None
-    against_baseline: bool = False
 
     @property
     def figures(self) -> tuple[Figure, ...]:
         """The figures that the test must measure for this gate."""
-        return (self.figure,) if self.against is None else (self.figure, self.against)
+        return tuple(each for each in (self.figure, self.against) if each is not None and not each.saved)
 
     @property
     def needs_common_load(self) -> bool:
         """Whether the gate compares each run with a run of the baseline or of another target under the same load."""
         other = self.against
-        if self.figure.load is not None or self.figure.metric in TEST_METRICS:
+        if other is None or any(each.load is not None or each.metric in TEST_METRICS for each in (self.figure, other)):
             return False
-        if other is None:
-            return self.against_baseline
-        return other.load is None and other.metric not in TEST_METRICS and other.target != self.figure.target
+        return other.saved or other.target != self.figure.target
 
 
 def parse(text: str, targets: tuple[str, ...], has_baseline: bool) -> Gate:
@@ -96,9 +97,11 @@ def parse(text: str, targets: tuple[str, ...], has_baseline: bool) -> Gate:
     if match is None:
         raise ValueError(f"{text!r} is not a condition: {SYNTAX}")
     figure = Figure(match["target"], match["metric"], match["load"])
-    against = (
-        Figure(match["other_target"], match["other_metric"], match["other_load"]) if match["other_target"] else None
-    )
+    against = None
+    if match["baseline"]:
+        against = Figure(figure.target, figure.metric, saved=True)
+    elif match["other_target"]:
+        against = Figure(match["other_target"], match["other_metric"], match["other_load"])
     for name in {figure.target} | ({against.target} if against else set()):
         if name not in targets:
             raise ValueError(f"{text!r} is about {name!r}, but the test measures only {', '.join(targets)}")
@@ -109,19 +112,12 @@ def parse(text: str, targets: tuple[str, ...], has_baseline: bool) -> Gate:
         _require_possible(text, figure.metric, match["operator"], factor)
     else:
         factor = float(match["factor"] or "1")
-    return Gate(
-        text=text.strip(),
-        figure=figure,
-        operator=match["operator"],
-        factor=factor,
-        against=against,
-        against_baseline=bool(match["baseline"]),
-    )
+    return Gate(text.strip(), figure, match["operator"], factor, against)
 
 
 def _in_unit(text: str, metric: str, value: float, unit: str) -> float:
     """Return the value in seconds, as a share or as a plain number. Raises ValueError if the unit does not apply."""
-    if metric in PLAIN_METRICS:
+    if metric in (*RATE_METRICS, "errors"):
         if unit:
             raise ValueError(f"{text!r}: {metric} is a plain number, without {unit!r}")
         return value
@@ -172,7 +168,7 @@ def require_judgeable(gate: Gate, scenario: Scenario, *, accuracy: bool, baselin
     other = gate.against
     if gate.figure.metric in TEST_METRICS and other and not (other.load or other.metric in TEST_METRICS):
         raise ValueError(f"{gate.text!r}: name the load of the second figure: {other.target}[LOAD].{other.metric}")
-    if gate.against_baseline and baseline is not None:
+    if other and other.saved and baseline is not None:
         _require_in_baseline(gate, scenario, baseline)
 
 
@@ -207,16 +203,17 @@ def judge(gate: Gate, results: Results, baseline: SavedResults | None = None) ->
     sentences = []
     left_out = ""
     measured = SavedResults.of(results)
+    other = gate.against
+    source = baseline if baseline is not None and other is not None and other.saved else measured
     for load in _loads(gate.figure, measured):
-        if (
-            load is not None
-            and load not in results.scenario.planned_loads
-            and _leaves_out(gate, load, measured, baseline)
-        ):
+        chosen = None if load in results.scenario.planned_loads else load  # A rate that the test chose.
+        if chosen and other and gate.needs_common_load and source.run(other.target, chosen) is None:
             left_out = f"; {load} is left out, because each test chose this rate for itself"
             continue
         value = _value(gate.figure, measured, load)
-        bound = gate.factor * _multiplicand(gate, measured, baseline, load)
+        bound = gate.factor
+        if other is not None:
+            bound *= _value(other, source, load if other.load is None else next(_loads(other, measured), None))
         where = f" at {load}" if load is not None else ""
         shown = f"{gate.figure.target}'s {gate.figure.metric}{where} is {_show(gate.figure.metric, value)}"
         if math.isnan(value) or math.isnan(bound):
@@ -231,14 +228,6 @@ def judge(gate: Gate, results: Results, baseline: SavedResults | None = None) ->
     return GateOutcome(gate.text, False, f"not {gate.text}: {'; '.join(sentences)}{left_out}")
 
 
-def _leaves_out(gate: Gate, load: Load, measured: SavedResults, baseline: SavedResults | None) -> bool:
-    """Return whether a rate is left out, because the test chose the rate and the other side did not use it."""
-    if not gate.needs_common_load:
-        return False
-    other, target = (baseline, gate.figure.target) if gate.against is None else (measured, gate.against.target)
-    return other is None or other.run(target, load) is None
-
-
 def _loads(figure: Figure, measured: SavedResults) -> Iterator[Load | None]:
     if figure.metric in TEST_METRICS:
         yield None
@@ -248,27 +237,13 @@ def _loads(figure: Figure, measured: SavedResults) -> Iterator[Load | None]:
             yield run.load
 
 
-def _multiplicand(gate: Gate, measured: SavedResults, baseline: SavedResults | None, load: Load | None) -> float:
-    """Return the value that the gate's factor multiplies."""
-    if gate.against is not None:
-        if gate.against.load is not None:
-            load = next(_loads(gate.against, measured), None)
-        return _value(gate.against, measured, load)
-    if not gate.against_baseline:
-        return 1.0
-    assert baseline is not None
-    run = None if load is None else baseline.run(gate.figure.target, load)
-    if run is not None and not run.valid:  # An INVALID run is never compared, because it could hide a regression.
-        return math.nan
-    return _value(gate.figure, baseline, load)
-
-
 def _value(figure: Figure, measured: SavedResults, load: Load | None) -> float:
     if figure.metric in TEST_METRICS:
         values = measured.accuracies if figure.metric == "accuracy" else measured.peaks
         return values.get(figure.target, math.nan)
     run = None if load is None else measured.run(figure.target, load)
-    return math.nan if run is None else _run_value(run, figure.metric)
+    # An INVALID run of the baseline is never compared, because it could hide a regression.
+    return math.nan if run is None or (figure.saved and not run.valid) else _run_value(run, figure.metric)
 
 
 def _run_value(run: Run, metric: str) -> float:
@@ -286,6 +261,6 @@ def _run_value(run: Run, metric: str) -> float:
 def _show(metric: str, value: float) -> str:
     if metric in SHARE_METRICS:
         return f"{value:.2%}" if not math.isnan(value) else units.NONE
-    if metric in ("throughput", "samples_per_second", "peak"):
+    if metric in RATE_METRICS:
         return f"{units.three_digits(value)}/s"
     return units.count(round(value)) if metric == "errors" and not math.isnan(value) else units.duration(value)
