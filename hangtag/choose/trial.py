@@ -20,7 +20,7 @@ from hangtag.choose.queueing import IN_FLIGHT
 from hangtag.evaluation.errors import EvaluationError
 from hangtag.evaluation.served_subject import ServedSubject
 from hangtag.serving.credentials import Credentials
-from hangtag.serving.loadtest.measuring.load_test import Extras, OnProgress
+from hangtag.serving.loadtest.measuring.load_test import OnProgress
 from hangtag.serving.loadtest.measuring.load_test import measure as run_load_test
 from hangtag.serving.loadtest.plan.load import ClosedLoop
 from hangtag.serving.loadtest.plan.scenario import Scenario
@@ -91,7 +91,7 @@ def load_test(
                 targets, concurrency=(IN_FLIGHT,), rate=() if rate is None else (rate,), min_duration=seconds,
                 max_duration=max(60.0, 10 * seconds),
             )  # fmt: skip
-            results = run_load_test(scenario, Extras(samples=file), Credentials(), stop, on_progress)
+            results = run_load_test(scenario, Credentials(), stop, on_progress, samples=file)
             _require_going(stop)
             accuracies = [_accuracy(name, address, measured) for name in names]
     tested = []

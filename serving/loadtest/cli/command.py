@@ -20,7 +20,7 @@ from hangtag.serving.loadtest.cli import output
 from hangtag.serving.loadtest.comparison import gates
 from hangtag.serving.loadtest.comparison.compare import SavedResults, compare_saved, compare_targets
 from hangtag.serving.loadtest.comparison.gates import judge, require_judgeable
-from hangtag.serving.loadtest.measuring.load_test import Extras, measure
+from hangtag.serving.loadtest.measuring.load_test import measure
 from hangtag.serving.loadtest.plan import target
 from hangtag.serving.loadtest.plan.scenario import PRESETS, Scenario
 from hangtag.serving.loadtest.plan.target import Target
@@ -192,10 +192,11 @@ def loadtest(
     saved = read(baseline) if baseline is not None else None
     fail_if = _gates(conditions, scenario, accuracy, saved)
     output.require_all_writable(*files.values())
-    extras = Extras(samples or images, accuracy)
     command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
     with output.stop_event() as stop, output.live(stderr) as show:
-        results = measure(scenario, extras, credentials, stop, show, command)
+        results = measure(
+            scenario, credentials, stop, show, samples=samples or images, accuracy=accuracy, command=command
+        )
     outcomes = tuple(judge(gate, results, saved) for gate in fail_if)
     if saved is not None:
         warn_of_other_machine(saved, results.environment, stderr)

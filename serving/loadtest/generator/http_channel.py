@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -143,20 +144,18 @@ class HttpChannel:
             connection.begin(call)
 
 
+@dataclass(slots=True, eq=False)
 class _Call:
     """A call that has not ended yet."""
 
-    __slots__ = ("_on_end", "_token", "deadline", "request", "sent")
-
-    def __init__(self, request: bytes, deadline: float, token: Any, on_end: OnEnd) -> None:
-        self.request = request
-        self.deadline = deadline
-        self.sent = 0.0  # the time on `clock` at which the call was sent; 0 before
-        self._token = token
-        self._on_end = on_end
+    request: bytes
+    deadline: float
+    token: Any
+    on_end: OnEnd
+    sent: float = 0.0  # the time on `clock` at which the call was sent; 0 before
 
     def end(self, code: int, details: str, ended: float = 0.0) -> None:
-        self._on_end(self._token, self.sent, ended or clock(), code, details)
+        self.on_end(self.token, self.sent, ended or clock(), code, details)
 
 
 class _Connection(asyncio.Protocol):

@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -27,30 +27,25 @@ from hangtag.serving.loadtest.sut import Description, open_probes
 OnProgress = Callable[[Progress | AccuracyProgress], None]
 
 
-@dataclass(frozen=True)
-class Extras:
-    """The samples to send, and the measurements in addition to the load."""
-
-    samples: Path | None = None  # A folder, a CSV file or an .npz file; None for random values.
-    accuracy: bool = False
-
-
 def measure(
     scenario: Scenario,
-    extras: Extras,
     credentials: Credentials,
     stop: threading.Event,
     on_progress: OnProgress,
+    *,
+    samples: Path | None = None,
+    accuracy: bool = False,
     command: str = "",
 ) -> Results:
     """Run a load test.
 
     Args:
         scenario: The settings.
-        extras: The samples, and the measurements in addition to the load.
         credentials: The TLS files and the token for all servers.
         stop: An event that ends the test early. An interrupted test returns the results so far.
         on_progress: A function that is called several times per second with the progress.
+        samples: The samples to send: a folder, a CSV file or an .npz file; None for random values.
+        accuracy: Whether to measure the accuracy before the load.
         command: The command line, for the report.
 
     Raises:
@@ -59,15 +54,13 @@ def measure(
 
     Example:
         scenario = Scenario((Target("cnn", "cnn"),), concurrency=(8,))
-        results = measure(scenario, Extras(), Credentials(), threading.Event(), lambda progress: None)
+        results = measure(scenario, Credentials(), threading.Event(), lambda progress: None)
         print(results.runs[0].throughput)
     """
     started, start = datetime.now(UTC), time.monotonic()
     with open_probes(scenario.targets, credentials) as probes:
         descriptions = {target.name: probes[target.name].describe(target) for target in scenario.targets}
-        libraries = [
-            _library(scenario, target, descriptions[target.name], extras.samples) for target in scenario.targets
-        ]
+        libraries = [_library(scenario, target, descriptions[target.name], samples) for target in scenario.targets]
         # Each target is called once before any load, so that a refused request is reported in one error message and not
         # as hundreds of failed calls.
         for library in libraries:
@@ -79,11 +72,11 @@ def measure(
             source = library.samples.source
             descriptions[name] = replace(descriptions[name], answering_version=answering, samples=source)
         accuracies: dict[str, Accuracy] = {}
-        for library in libraries if extras.accuracy else ():
+        for library in libraries if accuracy else ():
             name = library.target.name
-            accuracy = measure_accuracy(library, descriptions[name], probes[name], scenario.deadline, stop, on_progress)
-            if accuracy is not None:
-                accuracies[name] = accuracy
+            measured = measure_accuracy(library, descriptions[name], probes[name], scenario.deadline, stop, on_progress)
+            if measured is not None:
+                accuracies[name] = measured
         pools = {library.target.name: library.request_pool(scenario.deadline) for library in libraries}
         settings = CallSettings(scenario.channels, scenario.deadline, credentials)
         with GeneratorProcesses(pools, settings, scenario.generator_processes, stop) as generators:
