@@ -1,2 +1,2 @@
-"""The wire format: .proto files, and the stubs that ``make proto`` generates from them. The module `tensors` converts
-numpy arrays to and from the protocol's bytes."""
+"""The wire format: .proto files, the stubs that ``make proto`` generates from these files, and `tensors`,
+which converts numpy arrays to and from the protocol's bytes."""

@@ -1,5 +1,5 @@
-"""The full names of the services' methods, as /package.Service/Method. All code that calls or transports the methods
-uses this list."""
+"""The full names of the gRPC services' methods, in the form /package.Service/Method. All code that calls or transports
+the methods uses these names."""
 
 INFERENCE, CLASSIFIER, HEALTH = "inference.GRPCInferenceService", "hangtag.v1.Classifier", "grpc.health.v1.Health"
 

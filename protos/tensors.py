@@ -31,7 +31,7 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "BYTES": np.dtype(np.object_),
 }
 """The protocol's datatypes, each with its little-endian numpy dtype."""
-# The field of InferTensorContents for each datatype; FP16 has none.
+# The field of InferTensorContents that holds the elements of a datatype. FP16 has no such field.
 _CONTENTS_FIELDS = {
     "BOOL": "bool_contents",
     "UINT8": "uint_contents",
@@ -47,16 +47,16 @@ _CONTENTS_FIELDS = {
     "BYTES": "bytes_contents",
 }
 MAX_RANK = 32
-"""The largest number of axes. Some versions of numpy cannot handle more than 32."""
+"""The largest number of axes of a tensor. Some versions of numpy fail with more than 32 axes."""
 _INT64_MAX = np.iinfo(np.int64).max
 _DATATYPES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 def datatype_of(array: Array) -> str:
-    """Return the protocol's datatype of an array; strings and objects are BYTES.
+    """Return the protocol's datatype of an array. The datatype of strings and objects is BYTES.
 
     Raises:
-        ValueError: The protocol has no datatype for the array's dtype, such as complex numbers.
+        ValueError: The protocol has no datatype for the array's dtype. An example is a dtype of complex numbers.
     """
     if array.dtype.kind in "OSU":
         return "BYTES"
@@ -67,15 +67,16 @@ def datatype_of(array: Array) -> str:
 
 
 def from_raw(datatype: str, shape: Sequence[int], raw: bytes) -> Array:
-    """Return an array over raw bytes. Except for BOOL and BYTES it shares their memory and is read-only.
+    """Return the array that raw bytes encode. Except for BOOL and BYTES, it shares their memory and is read-only.
 
     Args:
         datatype: The protocol's name, such as "FP32".
         shape: The size of each axis.
-        raw: The elements, little-endian and row-major; see `to_raw` for BYTES.
+        raw: The elements, little-endian and row-major. `to_raw` describes the elements of BYTES.
 
     Raises:
-        ValueError: The datatype is unknown, the shape is not valid, or the number of bytes does not match.
+        ValueError: The datatype is unknown, the shape is not valid, or the number of bytes does not match
+            the datatype and the shape.
     """
     count = element_count(shape)
     if datatype == "BYTES":
@@ -85,21 +86,21 @@ def from_raw(datatype: str, shape: Sequence[int], raw: bytes) -> Array:
         raise ValueError(f"{datatype} {list(shape)} needs {count * dtype.itemsize} bytes, got {len(raw)}")
     array = np.frombuffer(raw, dtype)
     if datatype == "BOOL":
-        array = array.view(np.uint8) != 0  # a bool with another byte than 0 or 1 is undefined in numpy
+        array = array.view(np.uint8) != 0  # numpy does not define a bool whose byte is neither 0 nor 1
     return array.reshape(shape)
 
 
 def from_contents(datatype: str, shape: Sequence[int], contents: inference_pb2.InferTensorContents) -> Array:
-    """Return an array from typed contents.
+    """Return the array that typed contents encode.
 
     Args:
         datatype: The protocol's name, such as "FP32"; FP16 has no typed contents.
         shape: The size of each axis.
-        contents: The elements, row-major, in the field of the datatype and in no other.
+        contents: The elements, row-major. Only the field of the datatype may hold elements.
 
     Raises:
-        ValueError: The datatype is unknown, the shape is not valid, the elements are in another field, their number
-            does not match the shape, or a value is out of the datatype's range.
+        ValueError: The datatype is unknown, the shape is not valid, elements are in another field, the number of
+            elements does not match the shape, or a value is out of the datatype's range.
     """
     count = element_count(shape)
     _dtype(datatype)
@@ -117,14 +118,13 @@ def from_contents(datatype: str, shape: Sequence[int], contents: inference_pb2.I
 
 
 def from_numbers(datatype: str, shape: Sequence[int], values: Sequence[Any], where: str) -> Array:
-    """Return an array of Python's numbers, truth values or bytes. The shape must have as many elements as there are
-    values.
+    """Return an array of Python numbers, truth values or bytes. The caller checks that their number matches the shape.
 
     Args:
         datatype: The protocol's name, such as "UINT8".
         shape: The size of each axis.
-        values: The elements, row-major, of the Python type for the datatype's numbers.
-        where: The name of the field that holds the values, for the error message.
+        values: The elements, row-major, in the Python type that corresponds to the datatype.
+        where: What holds the values, such as the name of a field, for the error message.
 
     Raises:
         ValueError: A number is out of the datatype's range.
@@ -133,9 +133,9 @@ def from_numbers(datatype: str, shape: Sequence[int], values: Sequence[Any], whe
     limits: Any = np.iinfo(dtype.name) if dtype.kind in "iu" else None
     problem = f"{where} holds values outside {datatype}'s range" + (f" {limits.min} to {limits.max}" if limits else "")
     try:
-        # The widest type of its kind, because without a type numpy turns small and huge integers into float64.
+        # Integers get the widest type first, because without a type numpy turns small and huge integers into float64.
         wide = np.array(values, {"i": np.int64, "u": np.uint64}.get(dtype.kind, dtype))
-    except OverflowError as error:  # an integer of more than 64 bits, or a negative integer for an unsigned type
+    except OverflowError as error:  # an integer has more than 64 bits, or is negative for an unsigned type
         raise ValueError(problem) from error
     if limits and wide.size and (wide.min() < limits.min or wide.max() > limits.max):
         raise ValueError(problem)
@@ -146,26 +146,27 @@ def from_numbers(datatype: str, shape: Sequence[int], values: Sequence[Any], whe
 
 
 def output(response: inference_pb2.ModelInferResponse, index: int) -> Array:
-    """Return the array of one of a response's outputs, from raw bytes or typed contents.
+    """Return one output of a response as an array, from raw bytes or typed contents.
 
     Args:
-        response: The answer of any server of the protocol. Either all of its outputs have raw contents, or none has.
-        index: The output's position in the response.
+        response: The response of a server. Either all outputs in the response have raw contents, or no output has them.
+        index: The index of the output among the response's outputs.
 
     Raises:
-        ValueError: The array is not valid (see `from_raw` and `from_contents`), or there are not as many raw contents
-            as outputs.
+        ValueError: `from_raw` or `from_contents` raises it, or the numbers of outputs and of raw contents differ.
     """
     tensor, raw = response.outputs[index], response.raw_output_contents
     if not raw:
         return from_contents(tensor.datatype, tensor.shape, tensor.contents)
     if len(raw) != len(response.outputs):
-        raise ValueError(f"{len(response.outputs)} outputs have {len(raw)} raw_output_contents")
+        raise ValueError(f"the response has {len(response.outputs)} outputs but {len(raw)} raw_output_contents")
     return from_raw(tensor.datatype, tensor.shape, raw[index])
 
 
 def to_raw(array: Array) -> bytes:
-    """Return raw bytes, little-endian and row-major. A BYTES element is its length in four bytes, then its bytes.
+    """Return the raw bytes of an array, little-endian and row-major.
+
+    A BYTES element becomes four bytes with its length, then the bytes of the element.
 
     Raises:
         ValueError: An element of BYTES is text that UTF-8 cannot encode, or is neither text, bytes nor a number.
@@ -176,8 +177,8 @@ def to_raw(array: Array) -> bytes:
 
 
 def element_count(shape: Sequence[int]) -> int:
-    """Return the number of elements. Raises ValueError for a negative size, or for more than MAX_RANK axes."""
-    if len(shape) > MAX_RANK:  # checked first, because multiplying a million huge sizes would take minutes
+    """Return a shape's number of elements. Raises ValueError for a negative size or for more than MAX_RANK axes."""
+    if len(shape) > MAX_RANK:  # checked first, because the product of a million huge sizes would take minutes
         raise ValueError(f"shape has {len(shape)} axes; at most {MAX_RANK} are supported")
     if any(size < 0 for size in shape):
         raise ValueError(f"shape {list(shape)} has a negative size")
@@ -192,7 +193,7 @@ def _dtype(datatype: str) -> np.dtype[Any]:
 
 
 def _pack_element(element: object) -> bytes:
-    if element is None or isinstance(element, list | tuple | dict | np.ndarray):  # as in an array of ragged lists
+    if element is None or isinstance(element, list | tuple | dict | np.ndarray):  # such as in a ragged array
         raise ValueError(f"an element of BYTES must be bytes or text, not {type(element).__name__}")
     try:
         data = element if isinstance(element, bytes) else str(element).encode()
@@ -202,7 +203,7 @@ def _pack_element(element: object) -> bytes:
 
 
 def _unpack_bytes(raw: bytes, count: int) -> npt.NDArray[np.object_]:
-    # Each element takes four bytes at least, so a huge count is refused before memory is allocated for it.
+    # Each element has four bytes of length, so a huge count is refused before memory is allocated for the elements.
     if len(raw) < 4 * count:
         raise ValueError(f"{count} BYTES elements need at least {4 * count} bytes, got {len(raw)}")
     elements = np.empty(count, np.object_)

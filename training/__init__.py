@@ -1,13 +1,13 @@
-"""Data set -> trained weights. catalog.py lists the networks, recipes.py the recipes.
+"""Trains networks on data sets. catalog.py lists the networks, and recipes.py lists the recipes.
 
-cli, settings, session   the command: its options, whether they fit together, and what it does
+cli, settings, session   the command ``hangtag train``: its help, its options and their checks, and its work
 loop        the training loop, checkpoints, optimizers
-tasks       what a network learns: one label or several, from a teacher too
-runs        a run on disk
-losses      logits and labels to a scalar to differentiate
-metrics     how right predictions are
+tasks       what a network learns: one label or several labels per image, with or without a teacher
+runs        the folder and files of a run
+losses      the losses of logits against labels
+metrics     the metrics of predictions
 networks    the networks, layer by layer
 data        data sets, whose files are checked against published digests, and the user's own pictures
-report      a run's page
-processes, progress      ranks, and how they are started; who observes a run
+report      the HTML page of a run
+processes, progress      the ranks of a run and how they are started; the observers of a run
 """

@@ -1,8 +1,8 @@
-"""The catalog: every network by name, with its builder, the data sets that it learns from, and its recipes.
+"""The catalog of networks by name. An entry has the network's builder and recipes.
 
-A run's network is built here, too, and prepared for training as its recipe requires.
+This module also builds a run's network, and prepares the network for training as the run's recipe requires.
 
-A new network is one new row of NETWORKS and its module in networks/.
+A new network is a new class in networks/ and a new row in NETWORKS.
 """
 
 from collections.abc import Callable, Mapping
@@ -27,21 +27,21 @@ from hangtag.training.recipes import PICTURES, STUDY, TEACHER, Recipe
 from hangtag.training.runs.config import RunConfig
 
 _WRAPPINGS = ("model", "state_dict", "model_state_dict")
-"""The keys under which a file may keep the weights, next to an optimizer's state and an epoch."""
+"""The keys under which a file may hold the weights, next to an optimizer's state and an epoch."""
 _PREFIXES = ("", "module.", "_orig_mod.", "model.")
-"""What DataParallel, torch.compile and Lightning put before each weight's name."""
+"""The prefixes that DataParallel, torch.compile and Lightning put before the names of weights."""
 _MANY_STEPS = 1_000
-"""Steps per epoch that are enough for running statistics to follow the last steps as usual."""
+"""A number of steps per epoch for which batch normalisation has PyTorch's default momentum."""
 
 
 @dataclass(frozen=True)
 class NetworkEntry:
-    """One network.
+    """An entry of the catalog, which describes one network.
 
     Attributes:
-        build: Builds it with fresh weights, for a number of labels and for images of one size.
-        recipes: How to train it on Fashion-MNIST, or on label sets; the first recipe is the default.
-        objective: For label sets: the loss, and how outputs are read; None for a single label.
+        build: Builds the network with fresh weights, for a number of labels and for images of one size.
+        recipes: The recipes that train the network on Fashion-MNIST or on label sets. The first recipe is the default.
+        objective: The loss of a multi-label network, and how to read its outputs. None for single-label networks.
     """
 
     build: Callable[[int, ImageSpec], nn.Module]
@@ -55,7 +55,7 @@ def _label_sets(network: Callable[[int], nn.Module], objective: type[Objective])
 
 NETWORKS: Mapping[str, NetworkEntry] = {
     "lstm": NetworkEntry(Lstm, (STUDY, recipes.LSTM_BEST)),
-    "lstm-56": NetworkEntry(partial(Lstm, hidden_size=56), (STUDY,)),  # 28 * 10 / 5: also tried in the study
+    "lstm-56": NetworkEntry(partial(Lstm, hidden_size=56), (STUDY,)),  # 28 * 10 / 5, also tried in the study
     "lstm-280": NetworkEntry(partial(Lstm, hidden_size=280), (STUDY,)),  # 28 * 10
     "lstm2": NetworkEntry(Lstm2, (STUDY, recipes.LSTM2_BEST)),
     "cnn": NetworkEntry(Cnn, (STUDY, TEACHER, recipes.CNN_BEST, recipes.CNN_SAME_VIEW)),
@@ -72,32 +72,32 @@ RECIPE_NAMES = tuple(dict.fromkeys(recipe.name for entry in NETWORKS.values() fo
 
 
 def entry(network: str) -> NetworkEntry:
-    """A network's entry; for the user's own network, a new entry.
+    """Return a network's entry. The user's own network gets a new entry, which is not in NETWORKS.
 
     Raises:
         SettingsError: There is no network of this name.
     """
     if own.is_own(network):
-        # Its normalisation layers and dropout rates are part of the network itself.
+        # The user's own network has its own normalisation layers and dropout rates.
         return NetworkEntry(partial(own.build, network), (replace(PICTURES, batch_norm=False, dropout=None),))
     if network not in NETWORKS:
         raise SettingsError(
-            f"there is no network {network!r}; there are {', '.join(NETWORKS)}, your own networks as "
-            "package.module:callable, and timm:NAME."
+            f"there is no network {network!r}. The networks are {', '.join(NETWORKS)}, your own networks as "
+            "package.module:callable, and timm's networks as timm:NAME."
         )
     return NETWORKS[network]
 
 
 def build(network: str, labels: int = 10, image: ImageSpec = fashion_mnist.IMAGE) -> nn.Module:
-    """A network with fresh weights, drawn from torch's global random state.
+    """Build a network with fresh weights, which are drawn from torch's global random state.
 
     Args:
-        network: A name of NETWORKS, ``package.module:callable`` or ``timm:NAME``.
+        network: A name in NETWORKS, ``package.module:callable`` or ``timm:NAME``.
         labels: The number of labels.
-        image: The images that the network sees.
+        image: Describes the images that the network sees.
 
     Raises:
-        SettingsError: There is no such network, or it cannot be built for these images.
+        SettingsError: There is no such network, or the network cannot be built for these images.
 
     Example:
         >>> torch.manual_seed(0)
@@ -108,9 +108,9 @@ def build(network: str, labels: int = 10, image: ImageSpec = fashion_mnist.IMAGE
 
 
 def recipe_for(name: str | None, network: str, data: str = fashion_mnist.NAME) -> Recipe:
-    """A network's recipe by name; for None, the default for the data set.
+    """Return a network's recipe by name. For None, return the default recipe for the data set.
 
-    Every network of a single label has the recipe for the user's own pictures.
+    Every network of a single label also has the recipe ``pictures``, for the user's own pictures.
 
     Raises:
         SettingsError: The network has no such recipe.
@@ -121,28 +121,28 @@ def recipe_for(name: str | None, network: str, data: str = fashion_mnist.NAME) -
         known.setdefault(PICTURES.name, PICTURES)
     chosen = name or (PICTURES.name if sources.kind_of(data) else next(iter(known)))
     if chosen not in known:
-        raise SettingsError(f"--recipe {name}: there is no such recipe for {network}; it has: {', '.join(known)}.")
+        raise SettingsError(f"--recipe {name}: {network} has no such recipe. Choose from: {', '.join(known)}.")
     return known[chosen]
 
 
 def dataset_for(name: str | None, network: str) -> str:
-    """The name of the data set to learn from; the network's default for None.
+    """Return the name of the data set to learn from. For None, return the network's default data set.
 
     Raises:
-        SettingsError: There is no such data set, or it does not suit the network.
+        SettingsError: There is no such data set, or the network cannot learn from the data set.
     """
     found = entry(network)
     chosen = name or (sources.LABEL_SETS[0] if found.objective else fashion_mnist.NAME)
     if (sources.kind_of(chosen) is None and chosen in sources.LABEL_SETS) != (found.objective is not None):
         takes = " or ".join(sources.LABEL_SETS) if found.objective else "pictures with a single label each"
-        raise SettingsError(f"--data {name}: {network} cannot learn from {chosen}: it takes {takes}.")
+        raise SettingsError(f"--data {name}: {network} learns only from {takes}, not from {chosen}.")
     return chosen
 
 
 def prepared(config: RunConfig, labels: int, image: ImageSpec, steps_per_epoch: int) -> nn.Module:
-    """The run's network on its device, with the recipe's dropout rates and batch normalisation.
+    """Build the run's network on the run's device, with the recipe's dropout rates and batch normalisation.
 
-    Raises SettingsError as ``first_network`` does.
+    Raises SettingsError if ``first_network`` raises it.
     """
     network, _ = first_network(config, labels, image)
     if config.recipe.dropout is not None:
@@ -150,9 +150,9 @@ def prepared(config: RunConfig, labels: int, image: ImageSpec, steps_per_epoch: 
             if isinstance(module, nn.Dropout):
                 module.p = config.recipe.dropout
     if config.recipe.batch_norm:
-        # Runs on hangtag's own data sets end as in earlier releases, even with few images.
+        # On hangtag's own data sets the momentum is always the default, so that runs end as in earlier releases.
         add_batch_norm(network, steps_per_epoch if config.pictures else _MANY_STEPS)
-    # Convolutions are fastest in channels_last on CPUs and GPUs alike; the results are the same.
+    # Convolutions are fastest in channels_last, on CPUs and on GPUs. The results do not depend on the memory format.
     moved: nn.Module = network.to(  # type: ignore[call-overload]
         torch.device(config.device), memory_format=torch.channels_last
     )
@@ -160,14 +160,14 @@ def prepared(config: RunConfig, labels: int, image: ImageSpec, steps_per_epoch: 
 
 
 def first_network(config: RunConfig, labels: int, image: ImageSpec) -> tuple[nn.Module, list[str]]:
-    """The run's network with fresh weights, or with the weights that it starts from.
+    """Build the run's network with fresh weights, or with the weights from the file that the run starts from.
 
     Returns:
-        The network; and, with a file to start from, a sentence about the weights that stay fresh.
+        The network, and a list. If the run starts from a file, the list has a sentence on weights that stay fresh.
 
     Raises:
-        SettingsError: The network cannot be built for these images, or the weights to start from are of another
-            network.
+        SettingsError: The network cannot be built for these images, or the file to start from has the weights of
+            another network.
     """
     network = build(config.model, labels, image)
     if config.start_from is None:
@@ -176,8 +176,8 @@ def first_network(config: RunConfig, labels: int, image: ImageSpec) -> tuple[nn.
 
 
 def _load(network: nn.Module, path: str, model: str) -> str:
-    """Load the weights of the file that the run starts from. Weights of another shape, such as those for other labels,
-    are left out.
+    """Load the weights of the file that the run starts from. Weights of another shape are left out, such as
+    the last layer's weights for other labels.
 
     Returns a sentence about the weights that stay fresh.
     """
@@ -187,7 +187,7 @@ def _load(network: nn.Module, path: str, model: str) -> str:
         # PyTorch's own message has many lines, and advises to run code from the file.
         raise SettingsError(
             f"--start-from {path} cannot be read as weights: it is damaged, or torch.save() did not write it, or it "
-            "holds other objects than tensors. Save the network's state_dict()."
+            "holds objects other than tensors. Save the network's state_dict() instead."
         ) from error
     state: dict[str, Any] = loaded if isinstance(loaded, dict) else {}
     state = next((state[key] for key in _WRAPPINGS if isinstance(state.get(key), dict)), state)
@@ -205,8 +205,8 @@ def _load(network: nn.Module, path: str, model: str) -> str:
     network.load_state_dict(fitting, strict=False)
     fresh = [f"{key} {list(shape)}" for key, shape in shapes.items() if key not in fitting]
     if not fresh:
-        return f"--start-from {path}: all {len(shapes)} weights are the file's."
+        return f"--start-from {path}: all {len(shapes)} weights come from the file."
     return (
-        f"--start-from {path}: {len(fresh)} of {len(shapes)} weights begin fresh, because the file has no weights of "
-        f"their name and shape: {named(fresh)}."
+        f"--start-from {path}: {len(fresh)} of {len(shapes)} weights stay freshly initialised, because the file has no "
+        f"weights of the same name and shape: {named(fresh)}."
     )

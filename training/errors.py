@@ -10,11 +10,11 @@ from hangtag.errors import UserError
 
 
 class TrainingError(UserError):
-    """Base of everything that this package raises on purpose."""
+    """The base class of all errors that training raises on purpose."""
 
 
 class SettingsError(TrainingError):
-    """A setting is out of its range, or settings do not fit together."""
+    """A setting is out of its range, or settings contradict each other."""
 
 
 class RunMismatchError(TrainingError):
@@ -22,7 +22,7 @@ class RunMismatchError(TrainingError):
 
 
 class TeacherError(TrainingError):
-    """The model to learn from cannot be used."""
+    """A teacher, that is a model to learn from, cannot be used."""
 
 
 class ProcessesError(TrainingError):

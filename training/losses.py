@@ -1,8 +1,8 @@
-"""What a network minimises: a teacher's part of a classifier's loss, and the objectives of multi-label networks.
+"""The losses of networks: a teacher's part of a classifier's loss, and the objectives of multi-label networks.
 
-The other part of a classifier's loss is PyTorch's cross-entropy. An objective says how a multi-label network learns and
-how its outputs are read; CNN-RNN has one, and its baselines have two. Pixels are [batch, 1, 64, 64] in [0, 1]; label
-sets are [batch, labels], bool.
+The labels' part of a classifier's loss is PyTorch's cross-entropy. An objective describes how a multi-label network
+learns and how its outputs are read. CNN-RNN has one objective, and its baselines have two. Pixels are [batch, 1, 64,
+64] in [0, 1]. Label sets are bool [batch, labels].
 """
 
 from abc import ABC, abstractmethod
@@ -19,7 +19,10 @@ _IGNORED = -100  # cross_entropy's ignore_index: no loss at this step
 
 
 def distillation_loss(logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
-    """The Kullback-Leibler divergence from the teacher's distribution, times temperature squared (Hinton et al.)."""
+    """Return the Kullback-Leibler divergence from the teacher's distribution, times the squared temperature.
+
+    Source: Hinton et al., Distilling the Knowledge in a Neural Network, 2015.
+    """
     mean = functional.kl_div(
         functional.log_softmax(logits / temperature, dim=1),
         functional.log_softmax(teacher_logits / temperature, dim=1),
@@ -33,22 +36,25 @@ class Objective(ABC):
     """The loss of a multi-label network, and how to read its outputs."""
 
     def __init__(self, label_order: Tensor) -> None:
-        """label_order: the labels' indices [labels], the most frequent label first."""
+        """Create an objective from the labels' indices, ``label_order`` [labels], the most frequent label first."""
         self.label_order = label_order
 
     @abstractmethod
     def training_step(
         self, network: nn.Module, pixels: Tensor, labels: Tensor, smoothing: float
     ) -> tuple[Tensor, Tensor]:
-        """The loss of a batch, and how many of its label sets the network predicts exactly."""
+        """Return the loss of a batch, and the number of label sets that the network predicts exactly."""
 
     @abstractmethod
     def predict(self, network: nn.Module, pixels: Tensor) -> Sequence[Tensor]:
-        """Scores [batch, labels] in [0, 1]; and, if the network decides itself, label sets [batch, labels], bool."""
+        """Return scores in [0, 1] and, if the network itself decides, bool label sets, both [batch, labels]."""
 
 
 class LabelPaths(Objective):
-    """CNN-RNN: a label set is a path, most frequent label first, then END; cross-entropy per step, teacher forcing."""
+    """The objective of CNN-RNN, in which a label set is a path: the labels, the most frequent label first, then END.
+
+    The loss is the cross-entropy of every step. The steps' inputs are the true labels (teacher forcing).
+    """
 
     def training_step(
         self, network: nn.Module, pixels: Tensor, labels: Tensor, smoothing: float
@@ -70,9 +76,9 @@ class LabelPaths(Objective):
         return beam.probabilities, (beam.path[:, :, None] == labels).any(dim=1)
 
     def paths(self, labels: Tensor) -> Tensor:
-        """The targets of each step, [batch, MAX_LABELS + 1]: the labels, END, then steps without a loss.
+        """Return the targets of all steps, [batch, MAX_LABELS + 1]: the labels, END, then steps without a loss.
 
-        If a set has more labels than a path can hold, the rarest are left out.
+        If a set has more labels than a path can hold, the rarest labels are left out.
         """
         present, first = labels[:, self.label_order].sort(dim=1, descending=True, stable=True)
         present, first = present[:, :MAX_LABELS], first[:, :MAX_LABELS]
@@ -81,7 +87,7 @@ class LabelPaths(Objective):
 
 
 class Sigmoids(Objective):
-    """The labels are independent: binary cross-entropy of each label's logit."""
+    """The objective of independent labels: the binary cross-entropy of each label's logit."""
 
     def training_step(
         self, network: nn.Module, pixels: Tensor, labels: Tensor, smoothing: float
@@ -96,7 +102,10 @@ class Sigmoids(Objective):
 
 
 class SoftmaxRanking(Objective):
-    """The labels compete: cross-entropy against the label set, normalised to a distribution (Gong et al., 2014)."""
+    """The objective of competing labels: the cross-entropy against the label set as a distribution.
+
+    Source: Gong et al., 2014.
+    """
 
     def training_step(
         self, network: nn.Module, pixels: Tensor, labels: Tensor, smoothing: float
@@ -104,7 +113,7 @@ class SoftmaxRanking(Objective):
         logits = network(pixels).float()  # [batch, labels]
         targets = labels.float() / labels.sum(dim=1, keepdim=True)
         loss = functional.cross_entropy(logits, targets, label_smoothing=smoothing)
-        # A set is predicted correctly if each of its labels outranks every other label.
+        # A label set is predicted correctly if the lowest logit of its labels exceeds the logits of all other labels.
         lowest = logits.where(labels, torch.inf).amin(dim=1)
         return loss, (lowest > logits.where(~labels, -torch.inf).amax(dim=1)).sum()
 

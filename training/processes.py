@@ -1,7 +1,8 @@
-"""The processes of a run: one, or several ranks over torch.distributed, with gloo on CPUs and with NCCL on GPUs.
+"""The processes of a run: one process, or several ranks that communicate through torch.distributed.
 
-Several ranks train one network: each computes its share of every batch, and the gradients are averaged, so that the run
-takes the same steps as a single process would. Only rank 0 validates and writes files.
+torch.distributed uses gloo on CPUs and NCCL on GPUs. Several ranks train one network: each rank computes its share of
+every batch, and the gradients are averaged, so that the run takes the same steps as a single process would. Only rank 0
+validates and writes files.
 """
 
 import atexit
@@ -27,54 +28,55 @@ from hangtag.errors import UserError
 from hangtag.training.errors import ProcessesError
 
 T = TypeVar("T")
-_TIMEOUT = timedelta(hours=1)  # of a collective operation: while rank 0 validates, the others wait for it
+_TIMEOUT = timedelta(hours=1)  # of a collective operation: the other ranks wait while rank 0 validates
 _RELEASE_SECONDS = 0.1
-"""How long the interpreter lock is released for gloo's thread, which needs it to free the last operation's tensors.
+"""The seconds for which the interpreter lock is released, so that gloo's thread can free its last tensors.
 
-Otherwise a rank that ends with an error may hang: its destructors hold the lock while they wait for that thread.
+Otherwise a rank that ends with an error may hang, because its destructors hold the lock while they wait for gloo's
+thread.
 """
 _GRACE = 30.0
-"""Seconds that the other processes have to end by themselves after a process has ended with an error."""
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt, in malloc.h
+"""The seconds in which the other processes must end by themselves after a process has ended with an error."""
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # parameters of mallopt, from malloc.h
 
 
 class ProcessGroup:
-    """Null object: rank 0 in a world of size 1, where every collective operation returns its argument."""
+    """Null object: rank 0 in a world of size 1, so that collective operations involve no other process."""
 
     rank = 0
     world_size = 1
     in_lockstep = False
-    """Whether the ranks must leave the training loop at the same step, since each waits for the others' gradients."""
+    """Whether all ranks must leave the training loop at the same step, because they exchange gradients."""
 
     @property
     def is_rank_zero(self) -> bool:
         return self.rank == 0
 
     def broadcast(self, value: T) -> T:
-        """Rank 0's value, in every rank."""
+        """Return rank 0's value in every rank."""
         return value
 
     def all_gather(self, value: T) -> list[T]:
-        """Every rank's value, in the order of the ranks, in every rank."""
+        """Return the values of all ranks in every rank, in the order of the ranks."""
         return [value]
 
     def on_rank_zero(self, work: Callable[[], T]) -> T:
-        """The result of work that only rank 0 does. Every rank raises what rank 0 raises."""
+        """Return the result of work that only rank 0 does. If rank 0 raises an error, every rank raises it."""
         return work()
 
     def on_every_rank(self, work: Callable[[], T]) -> T:
-        """The result of work that every rank does for itself. If one rank fails, all ranks raise."""
+        """Return the result of work that every rank does for itself. If one rank fails, all ranks raise an error."""
         return work()
 
     def share_of(self, batch: Tensor) -> tuple[Tensor, float]:
-        """This rank's indices of a batch [batch], and the weight of their mean loss.
+        """Return this rank's indices of a batch [batch], and the weight of this rank's mean loss.
 
-        The average of these weighted losses over the ranks is the mean over the batch.
+        The average of the weighted losses over the ranks is the mean loss of the batch.
         """
         return batch, 1.0
 
     def wrap(self, network: nn.Module) -> nn.Module:
-        """The network to call in training steps; its gradients are averaged over the ranks."""
+        """Return the network to call in training steps. The gradients of this network are averaged over the ranks."""
         return network
 
 
@@ -145,15 +147,15 @@ def process_group(device: str) -> Iterator[ProcessGroup]:
             torch.cuda.set_device(local_rank)
         elif device == "cuda":
             raise ProcessesError(
-                f"{os.environ['LOCAL_WORLD_SIZE']} processes need one GPU each, but PyTorch sees "
-                f"{torch.cuda.device_count()} here. Start as many processes as there are GPUs."
+                f"{os.environ['LOCAL_WORLD_SIZE']} processes need one GPU each, but the number of GPUs "
+                f"that PyTorch sees is {torch.cuda.device_count()}. Start one process for each GPU."
             )
         dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=_TIMEOUT)
     except (KeyError, ValueError) as error:  # a variable is missing or is not a number
         raise ProcessesError(
             f"WORLD_SIZE is set to {os.environ['WORLD_SIZE']}, for a run with several processes, but they cannot form "
-            f"a group ({error}). Start several processes on one machine with 'hangtag train --processes N', on several "
-            "machines with torchrun; for a single process, unset WORLD_SIZE."
+            f"a group ({error}). Start several processes on one machine with 'hangtag train --processes N', and on "
+            "several machines with torchrun. For a single process, unset WORLD_SIZE."
         ) from error
     try:
         yield DistributedGroup(dist.get_rank(), dist.get_world_size())
@@ -166,8 +168,8 @@ def process_group(device: str) -> Iterator[ProcessGroup]:
 def _exit_without_destructors() -> None:
     """End a process that succeeded, before C++'s destructors run.
 
-    DistributedDataParallel leaves gloo's threads behind, which Python cannot end. Because of them the destructors abort
-    now and then, and torchrun would report a finished run as failed.
+    DistributedDataParallel leaves gloo's threads behind, which Python cannot end. Because of these threads
+    the destructors sometimes abort the process, and torchrun would then report a finished run as failed.
     """
     sys.stdout.flush()
     sys.stderr.flush()
@@ -177,8 +179,8 @@ def _exit_without_destructors() -> None:
 def launch(processes: int, work: Callable[[T], None], settings: T) -> None:
     """Run ``work(settings)`` in several processes, which find each other through torchrun's environment variables.
 
-    torchrun does the same on several machines, but adds its own traceback to every error message. Ctrl-C is forwarded
-    to the processes. Raises SystemExit with the exit status of the first process that failed.
+    torchrun can also start the processes, even on several machines, but adds its own traceback to every error message.
+    Ctrl-C is forwarded to the processes. Raises SystemExit with the exit status of the first process that failed.
     """
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
     context = start_processes(
@@ -198,7 +200,7 @@ def launch(processes: int, work: Callable[[T], None], settings: T) -> None:
 
 
 def _process(rank: int, processes: int, port: int, work: Callable[[T], None], settings: T) -> None:
-    os.setpgid(0, 0)  # else Ctrl-C would arrive twice: from the terminal, and forwarded
+    os.setpgid(0, 0)  # otherwise Ctrl-C would arrive twice: from the terminal and from the parent
     os.environ |= {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
@@ -221,15 +223,15 @@ def _process(rank: int, processes: int, port: int, work: Callable[[T], None], se
 def keep_freed_memory() -> None:
     """Let the C library keep freed memory for later tensors, instead of returning it to the kernel.
 
-    Every step allocates the same large tensors and frees them. By default glibc maps the largest tensors again each
-    time, and the kernel must clear their pages: 60,000 in a step of ``resnet-28x28`` or of ``lstm2`` by the recipe
-    ``best``. The price is that the process holds more memory at its peak.
+    Every training step allocates the same large tensors and frees them. By default glibc maps the largest tensors again
+    in every step, and the kernel must clear their pages. A step of ``resnet-28x28``, or of ``lstm2`` by the recipe
+    ``best``, has 60,000 such pages. The disadvantage is that the process holds more memory at its peak.
 
-    A C library without such a setting keeps its defaults.
+    If the C library has no such setting, its defaults stay.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):  # a C library without it; TypeError is Windows'
+    except (AttributeError, OSError, TypeError):  # a C library without mallopt; Windows raises TypeError
         return
     for parameter in (_MMAP_THRESHOLD, _TRIM_THRESHOLD):
         mallopt(parameter, 2**31 - 1)

@@ -1,4 +1,4 @@
-"""The progress of a run: who observes it, how it looks in a terminal or in a log, and what Ctrl-C does."""
+"""The progress of a run: its observers, its display in a terminal or in a log, and the handling of Ctrl-C."""
 
 import signal
 import time
@@ -12,57 +12,57 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 _FIGURES = ("accuracy", "o_f1", "exact_match")
 LINE_INTERVAL = 60.0
-"""Seconds between two lines within an epoch, if standard error is not a terminal."""
+"""The seconds between two lines of progress within an epoch, if standard error is not a terminal."""
 
 
 @dataclass(frozen=True)
 class StepProgress:
-    """Where a run stands after a training step."""
+    """The progress of a run after a training step."""
 
-    epoch: int  # from 1
-    step: int  # of this epoch, from 1
+    epoch: int  # counted from 1
+    step: int  # within the epoch, counted from 1
     steps: int  # per epoch
-    loss: float  # the epoch's mean so far; the trainer updates it every ten steps or so
+    loss: float  # the mean over the epoch so far, updated about every ten steps
 
 
 class Observer:
-    """Null object: ignores progress, and never stops the run. Subclasses override what they need."""
+    """Null object: ignores progress, and never stops the run. Subclasses override the methods that they need."""
 
     def on_step(self, progress: StepProgress) -> None:
-        """Called after every training step."""
+        """Receive the progress. The trainer calls this method after every training step."""
 
     def on_epoch(self, row: Mapping[str, float]) -> None:
-        """Called with an epoch's figures once they are saved, on rank 0 only."""
+        """Receive an epoch's figures. Rank 0 calls this method after it has saved the figures."""
 
     def on_teacher_logits(self, done: int, total: int) -> None:
-        """Called while teachers compute logits. done, total: of this rank's images, mirror images included."""
+        """Receive how many of this rank's images the teachers have computed, with mirror images counted separately."""
 
     def stop_requested(self) -> bool:
-        """Whether the run should stop. Called after every training step and between batches."""
+        """Return whether the run should stop. The trainer checks this after every training step and between batches."""
         return False
 
     def raise_if_stopped(self) -> None:
-        """Raises KeyboardInterrupt if a stop is requested. Called between batches, when all saved state is complete."""
+        """Raise KeyboardInterrupt if a stop is requested. Call this between batches, when saved state is complete."""
         if self.stop_requested():
             raise KeyboardInterrupt
 
 
 class TerminalObserver(Observer, AbstractContextManager["TerminalObserver"]):
-    """Shows progress on standard error, as bars or, in a log, as lines, and requests a stop after Ctrl-C.
+    """Shows progress on standard error, as bars in a terminal and as lines in a log, and requests a stop after Ctrl-C.
 
-    In its ``with`` block, in which the run trains, it handles Ctrl-C.
+    The observer handles Ctrl-C only in its ``with`` block, in which the run trains.
     """
 
     def __init__(
         self, epochs: int, *, shown: bool, select: str = "accuracy", clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """Show nothing yet.
+        """Create an observer, which shows nothing yet.
 
         Args:
             epochs: The run's number of epochs, for the length of the bar and for the lines.
-            select: The figure that selects the best epoch; it is shown with the others.
-            shown: Whether this process shows progress; Ctrl-C is handled either way.
-            clock: The clock, in seconds.
+            select: The figure that selects the best epoch. This figure is shown too.
+            shown: Whether this process shows progress. Ctrl-C is handled in any case.
+            clock: Returns the current time in seconds.
         """
         self._epochs, self._shown, self._interrupted = epochs, shown, False
         self._figures = dict.fromkeys((*_FIGURES, select))
@@ -108,7 +108,7 @@ class TerminalObserver(Observer, AbstractContextManager["TerminalObserver"]):
         return self._interrupted
 
     def _show(self, unit: str, description: str, done: int, total: int, figures: Sequence[str] = ()) -> None:
-        """Show the progress of the work that counts in this unit, by a separate bar, or by a line now and then."""
+        """Show the progress of one kind of work, which ``unit`` identifies, by its own bar or by occasional lines."""
         if not self._shown:
             return
         if not self._console.is_terminal:
@@ -116,7 +116,7 @@ class TerminalObserver(Observer, AbstractContextManager["TerminalObserver"]):
                 self._next_line = self._clock() + LINE_INTERVAL
                 self._print(f"{description}: {', '.join([f'{done:,} of {total:,} {unit}', *figures])}")
             return
-        self._bars.start()  # only now: a bar that never moves would leave an empty line
+        self._bars.start()  # not earlier, because a bar that never moves would leave an empty line
         task = next((task for task in self._bars.tasks if task.fields["unit"] == unit), None)
         identity = task.id if task else self._bars.add_task(description, unit=unit, figures="")
         self._bars.update(identity, description=description, completed=done, total=total, figures="  ".join(figures))
@@ -126,9 +126,9 @@ class TerminalObserver(Observer, AbstractContextManager["TerminalObserver"]):
             self._console.print(line, highlight=False, soft_wrap=not self._console.is_terminal)
 
     def on_interrupt(self, _number: int, _frame: FrameType | None) -> None:
-        """The first Ctrl-C requests a stop between two batches; the second raises KeyboardInterrupt at once.
+        """Handle Ctrl-C. The first requests a stop between two batches. The second raises KeyboardInterrupt at once.
 
-        The first does not raise, because C code that calls back into Python may discard the exception.
+        The first Ctrl-C raises nothing, because C code that calls back into Python may discard an exception.
         """
         if self._interrupted:
             raise KeyboardInterrupt

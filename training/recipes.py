@@ -1,4 +1,4 @@
-"""Recipes: every hyperparameter of a training run. catalog.py says which network has which recipes."""
+"""Recipes: every hyperparameter of a training run. catalog.py lists the recipes of each network."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -10,49 +10,51 @@ from hangtag.training.errors import SettingsError
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Random changes to a training image, different in every epoch; none by default."""
+    """Random changes to a training image, which differ from epoch to epoch. By default there are no changes."""
 
-    flip: bool = False  # mirror left and right, with probability 1/2
-    shift: float = 0  # the most pixels in each direction, or if below 1, the part of the shorter edge; the gap is black
-    erase: float = 0.0  # probability of a rectangle of noise over 2 to 20 % of the image (Zhong et al., 2017)
+    flip: bool = False  # mirror the image left to right, with probability 1/2
+    # The largest shift in each direction, in pixels; if below 1, as a share of the shorter edge. The gap becomes black.
+    shift: float = 0
+    erase: float = 0.0  # probability that a rectangle of noise covers 2 to 20 % of the image (Zhong et al., 2017)
 
 
 @dataclass(frozen=True)
 class Distillation:
-    """Learning from a teacher's logits as well as from the labels (Hinton et al., 2015)."""
+    """How a network learns from a teacher's logits as well as from the labels (Hinton et al., 2015)."""
 
-    teacher: str  # the model that teaches unless --teacher names files
-    weight: float  # of the teacher's part in the loss; the labels' part has the rest
+    teacher: str  # the name of the teacher's model, if --teacher names no files
+    weight: float  # of the teacher's part of the loss; the labels' part has the weight 1 - weight
     temperature: float
-    views: int = 0  # augmented images of each original that the teacher answers and the student sees; 0: the teacher
-    # answers only the original image, and the student sees new augmented images in every epoch
+    # The number of augmented images of each original for which the teacher computes logits and which the student sees.
+    # If it is 0, the teacher sees only the original image, and the student sees new augmented images in every epoch.
+    views: int = 0
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Hyperparameters of the optimizer, the schedule and the loss. The trainer keeps the epoch that validates best."""
+    """Hyperparameters of the optimizer, the schedule and the loss. The trainer keeps the best epoch on validation."""
 
     name: str
     batch_size: int
     epochs: int
-    learning_rate: float  # with one_cycle: the peak; with muon: of the matrices
-    optimizer: Literal["adam", "adamw", "sgd", "muon"] = "adam"  # muon: Muon for matrices, AdamW for the rest
-    betas: tuple[float, float] = (0.9, 0.999)  # Adam's; the first is also SGD's momentum (Nesterov)
+    learning_rate: float  # with one_cycle, the peak rate; with muon, the rate of the matrices
+    optimizer: Literal["adam", "adamw", "sgd", "muon"] = "adam"  # muon: Muon for matrices, and AdamW for the rest
+    betas: tuple[float, float] = (0.9, 0.999)  # of Adam; the first value is also SGD's momentum (Nesterov)
     epsilon: float = 1e-7
     weight_decay: float = 0.0
     schedule: Literal["constant", "one_cycle"] = "constant"
-    ema_decay: float = 0.0  # per step, of a moving average of the weights; the average is validated and saved
-    batch_norm: bool = False  # while training; folded into the layer before it when the weights are saved
-    dropout: float | None = None  # replaces the network's own rates
+    ema_decay: float = 0.0  # per step, of the weights' moving average, which is validated and saved; 0: no average
+    batch_norm: bool = False  # only during training, and folded into the layers before the weights are saved
+    dropout: float | None = None  # the rate that replaces the network's own rates
     label_smoothing: float = 0.0
     augmentation: Augmentation = field(default_factory=Augmentation)
     distillation: Distillation | None = None
 
 
-# The study: Keras' Adam with its defaults (its epsilon is 1e-7, PyTorch's is 1e-8), cross-entropy, ten epochs.
+# The study trained for ten epochs with Keras' Adam and its defaults (Keras' epsilon is 1e-7, PyTorch's is 1e-8).
 STUDY = Recipe(name="study", batch_size=32, epochs=10, learning_rate=1e-3)
 
-# For a network that teaches others, and learns only from labels.
+# This recipe trains a network that will teach other networks. The teacher itself learns only from labels.
 TEACHER = Recipe(
     name="teacher",
     batch_size=128,
@@ -69,12 +71,12 @@ TEACHER = Recipe(
     augmentation=Augmentation(flip=True, shift=2, erase=0.3),
 )
 
-# A network that sees every pixel has more to learn, and more epochs need more variety.
+# A network that sees every pixel needs more epochs, and more epochs need a larger variety of images.
 FULL_RESOLUTION_TEACHER = replace(
     TEACHER, epochs=20, ema_decay=0.998, augmentation=Augmentation(flip=True, shift=2, erase=0.5)
 )
 
-# A teacher's probabilities show which garments resemble each other; labels do not (Hinton et al., 2015).
+# Unlike the labels, a teacher's probabilities show which garments resemble each other (Hinton et al., 2015).
 CNN_BEST = replace(
     TEACHER,
     name="best",
@@ -85,10 +87,11 @@ CNN_BEST = replace(
     distillation=Distillation(teacher="resnet", weight=0.8, temperature=2.0),
 )
 
-# Augmentation may hide what the teacher saw in the original image, and in many epochs a network learns the answer to
-# each image by heart. Here the teacher answers exactly the images that the student sees (Beyer et al., Knowledge
-# distillation: A good teacher is patient and consistent, 2022). It answers them all before the first epoch, because new
-# answers in every step would take longer than the student's own computation.
+# Augmentation may hide from the student what the teacher saw in the original image, and in many epochs a student
+# memorises the teacher's logits of each image. With this recipe the teacher computes logits for exactly the images that
+# the student sees (Beyer et al., Knowledge distillation: A good teacher is patient and consistent, 2022). All these
+# logits are computed before the first epoch, because computing new logits in every step would take longer than the
+# student's own computation.
 CNN_SAME_VIEW = replace(
     CNN_BEST,
     name="same-view",
@@ -96,8 +99,8 @@ CNN_SAME_VIEW = replace(
     distillation=Distillation(teacher="resnet-28x28-int8", weight=0.8, temperature=2.0, views=8),
 )
 
-# With a tenth of the weights a network cannot learn the images by heart. So it gets more epochs, a larger share of the
-# teachers in the loss, no dropout, and noise on fewer images.
+# A network with a tenth of cnn's weights cannot memorise the images. Therefore this recipe has more epochs, a larger
+# weight of the teacher in the loss, no dropout, and noise on fewer images.
 CNN_SMALL_SAME_VIEW = replace(
     CNN_SAME_VIEW,
     epochs=300,
@@ -122,7 +125,7 @@ LSTM_BEST = Recipe(
     distillation=Distillation(teacher="resnet", weight=0.9, temperature=3.0),
 )
 
-# lstm2 has twenty times as many weights: it needs fewer epochs, and more regularisation against overfitting.
+# lstm2 has twenty times as many weights as lstm, so it needs fewer epochs, and more regularisation.
 LSTM2_BEST = replace(
     LSTM_BEST,
     batch_size=256,
@@ -133,10 +136,10 @@ LSTM2_BEST = replace(
     augmentation=Augmentation(flip=True, shift=2),
 )
 
-# For the user's own pictures. They are not mirrored, because a mirrored digit or traffic sign is wrong. If left and
-# right mean the same, --set flip=true is worth trying first. The weights are not averaged: a small data set has so few
-# steps that the average would still contain the first, bad weights. The falling learning rate has the effect of an
-# average.
+# This recipe is for the user's own pictures. They are not mirrored, because a mirrored digit or traffic sign is wrong.
+# If mirroring does not change the class of a picture, --set flip=true is the first change to try. The weights are not
+# averaged, because a small data set has so few steps that the average would still contain the first, bad weights. The
+# falling learning rate has a similar effect.
 PICTURES = Recipe(
     name="pictures",
     batch_size=32,
@@ -152,7 +155,7 @@ PICTURES = Recipe(
     augmentation=Augmentation(shift=0.06),
 )
 
-# One recipe for CNN-RNN and its baselines, so that only the network and its loss differ between them.
+# CNN-RNN and its baselines share one recipe, so that they differ only in the network and the loss.
 MULTI_LABEL_RECIPE = Recipe(
     name="multi-label",
     batch_size=128,
@@ -168,15 +171,15 @@ MULTI_LABEL_RECIPE = Recipe(
 
 
 def changed(recipe: Recipe, changes: Iterable[str]) -> Recipe:
-    """A recipe with some hyperparameters changed.
+    """Return a recipe with some hyperparameters changed.
 
     Args:
-        recipe: The recipe.
-        changes: Each NAME=VALUE, such as learning_rate=3e-3. The names are those of Recipe's fields, and of
-            Augmentation's and Distillation's.
+        recipe: The recipe to start from.
+        changes: The changes in the form NAME=VALUE, such as learning_rate=3e-3. The names are the fields of Recipe,
+            Augmentation and Distillation.
 
     Raises:
-        SettingsError: There is no such hyperparameter, or the value is not of its kind.
+        SettingsError: There is no such hyperparameter, or the value has the wrong type or is out of range.
 
     Example:
         >>> changed(STUDY, ["batch_size=64", "flip=true"]).augmentation.flip
@@ -187,10 +190,10 @@ def changed(recipe: Recipe, changes: Iterable[str]) -> Recipe:
         if not equals:
             raise SettingsError(f"--set {change}: write NAME=VALUE, such as --set learning_rate=3e-3.")
         if name not in _KINDS:
-            raise SettingsError(f"--set {change}: there is no such hyperparameter; there are {', '.join(_KINDS)}.")
+            raise SettingsError(f"--set {change}: there is no such hyperparameter. Choose from {', '.join(_KINDS)}.")
         part, kind = _KINDS[name]
         if part and getattr(recipe, part) is None:
-            raise SettingsError(f"--set {change}: recipe {recipe.name} learns from no teacher.")
+            raise SettingsError(f"--set {change}: the recipe {recipe.name} has no teacher.")
         value = {name: _parsed(change, text, kind)}
         recipe = replace(recipe, **({part: replace(getattr(recipe, part), **value)} if part else value))
     return recipe
@@ -203,7 +206,7 @@ _KINDS: dict[str, tuple[str, Any]] = {
     for name, kind in get_type_hints(owner).items()
     if name not in ("name", *_PARTS)
 }
-"""The hyperparameters that ``--set`` reaches: the part of the recipe that has each, and its type."""
+"""The hyperparameters that ``--set`` can change, each with its type and with the part of the recipe that holds it."""
 _READERS: dict[Any, tuple[Callable[[str], Any], str]] = {
     int: (int, "a whole number"),
     float: (float, "a number"),
@@ -214,10 +217,11 @@ _READERS: dict[Any, tuple[Callable[[str], Any], str]] = {
         "two numbers, such as 0.9,0.999",
     ),
 }
-"""How a value of each type is read, with ValueError or KeyError for another text; and the type in words."""
+"""For each type, a function that reads a value from a text, and the type in words. The function raises ValueError or
+KeyError for a wrong text."""
 _Range = tuple[str, Callable[[float], bool]]
 _POSITIVE: _Range = "above 0", lambda number: number > 0
-_BELOW_ONE: _Range = "from 0, and below 1", lambda number: 0 <= number < 1
+_BELOW_ONE: _Range = "at least 0 and below 1", lambda number: 0 <= number < 1
 _UP_TO_ONE: _Range = "from 0 to 1", lambda number: 0 <= number <= 1
 _ANY: _Range = "0 or more", lambda number: number >= 0
 _RANGES: dict[str, _Range] = {
@@ -225,11 +229,11 @@ _RANGES: dict[str, _Range] = {
     **dict.fromkeys(("betas", "ema_decay", "dropout", "label_smoothing"), _BELOW_ONE),
     **dict.fromkeys(("erase", "weight"), _UP_TO_ONE),
 }
-"""The ranges of numbers: in words, and as a test of a number."""
+"""The ranges of numeric hyperparameters, in words and as a test of a number."""
 
 
 def _parsed(change: str, text: str, kind: Any) -> Any:
-    """The value of a change. Raises SettingsError if it is not of this kind, or out of range."""
+    """Return the value of a change. Raises SettingsError if the text has the wrong type, or is out of range."""
     name, words = change.partition("=")[0], get_args(kind)
     read, expected = _READERS.get(kind) or ({word: word for word in words}.__getitem__, " or ".join(map(str, words)))
     try:
@@ -239,5 +243,5 @@ def _parsed(change: str, text: str, kind: Any) -> Any:
     limits, contains = _RANGES.get(name, _ANY)
     for number in value if isinstance(value, tuple) else (value,):
         if not isinstance(number, bool | str | None) and not (math.isfinite(number) and contains(number)):
-            raise SettingsError(f"--set {change}: {text} is out of range; {name} is {limits}.")
+            raise SettingsError(f"--set {change}: {text} is out of range; {name} must be {limits}.")
     return value

@@ -29,11 +29,11 @@ from hangtag.training.settings import TrainSettings
 from hangtag.training.tasks.teacher import TeacherEnsemble, published_teachers
 
 _TIMED_STEPS = 30
-"""The most steps that a dry run times."""
+"""The largest number of steps that a dry run times."""
 
 
 def train(settings: TrainSettings) -> None:
-    """Train a run by its settings, as this process's rank. Raises SystemExit with 130 after Ctrl-C.
+    """Train a run in this process, which may be one of several ranks. Raises SystemExit with 130 after Ctrl-C.
 
     Raises TrainingError, in every rank, if data, teachers or a folder cannot be used.
     """
@@ -43,7 +43,7 @@ def train(settings: TrainSettings) -> None:
         config = _config(settings, data, teacher, group)
         name = _run_name(config)
         run = Run(settings.out or Path("runs") / name)
-        # If the network cannot be built, no folder is created, and an existing run is not changed.
+        # The network is built first, so that an error creates no folder and changes no existing run.
         notes = group.on_every_rank(lambda: _require_network(config, data))
         if settings.dry_run:
             _dry_run(config, data, run, group, restart=settings.restart)
@@ -63,19 +63,20 @@ def train(settings: TrainSettings) -> None:
             if group.is_rank_zero:
                 resume = command(config.as_json(), run.folder)
                 _report(f"stopped. Continue from the last finished epoch with: {resume}")
-            raise SystemExit(130) from None  # the status of a process that SIGINT ended, in a shell
+            raise SystemExit(130) from None  # a shell's status for a process that SIGINT ended
         if group.is_rank_zero:
             if was_finished:
-                _report("this run is already finished: nothing was trained. --restart trains it again.")
+                _report("this run is already finished, so nothing was trained. Use --restart to train it again.")
             else:
                 _write_page(config, run, data)
             _report_result(run, metrics, config.select)
 
 
 def _dry_run(config: RunConfig, data: Dataset, run: Run, group: ProcessGroup, *, restart: bool) -> None:
-    """Print what the run would take: the steps are timed in the second of two short epochs in a temporary folder.
+    """Print how large the run is and how long it would take. Steps are timed in a short run in a temporary folder.
 
-    The teacher is not used: its logits are zeros here. Raises what the run would raise before it trains.
+    The short run has two epochs, and the steps of the second epoch are timed. The teacher is not used, and zeros
+    replace its logits. The function raises the errors that the run would raise before training.
     """
 
     def require_folder() -> None:
@@ -111,7 +112,7 @@ def _dry_run(config: RunConfig, data: Dataset, run: Run, group: ProcessGroup, *,
 
 def _read(settings: TrainSettings, group: ProcessGroup) -> tuple[Dataset, TeacherEnsemble | None]:
     if own.is_own(settings.model):
-        own.find(settings.model)  # before pictures are read, which may take minutes
+        own.find(settings.model)  # checked before pictures are read, which may take minutes
     data = sources.load(settings.dataset, settings.data_dir, settings.limit, settings.own_pictures)
     images, least = len(data.train.first(settings.limit)), 2 * group.world_size
     if settings.chosen_recipe.batch_norm and images < least:
@@ -148,13 +149,13 @@ def _config(settings: TrainSettings, data: Dataset, teacher: TeacherEnsemble | N
 
 
 def _run_name(config: RunConfig) -> str:
-    """The name of the run's folder, if --out names none."""
+    """Return the name of the run's folder if --out is not given."""
     dataset = "" if config.dataset == "fashion-mnist" else f"-{short_dataset(config.dataset)}"
     return f"{short_name(config.model)}{dataset}-{config.recipe.name}-seed{config.seed}"
 
 
 def _require_network(config: RunConfig, data: Dataset) -> list[str]:
-    """Build the network once, and return sentences about weights that are fresh and about what is probably wrong.
+    """Build the network once, and return sentences about weights that stay fresh and about probable mistakes.
 
     Raises SettingsError if the network cannot be built for this data, or computed in this precision.
     """
@@ -167,23 +168,23 @@ def _require_network(config: RunConfig, data: Dataset) -> list[str]:
         )
     if own.is_own(config.model) and own.answers_probabilities(network, data.image):
         notes.append(
-            f"{config.model} seems to end in a softmax: its outputs are from 0 to 1 and add up to 1. The loss takes "
-            "logits and applies a softmax itself, so the network would learn slowly. Leave out the last softmax."
+            f"{config.model} seems to end in a softmax: its outputs are from 0 to 1 and add up to 1. The loss "
+            "applies a softmax to logits, so a network with its own softmax learns slowly. Remove the last softmax."
         )
     if own.is_own(config.model) and (why := own.why_not_exportable(network, data.image)):
         notes.append(
-            f"{config.model} may not be worth training: PyTorch could not export it in a trial, and 'hangtag export' "
-            f"needs that. The exporter's error: {why}. Use only operations on tensors, without if, int() or float() of "
-            "a tensor."
+            f"{config.model} may not be worth training: PyTorch could not export it in a trial, so 'hangtag export' "
+            f"would fail too. The error of PyTorch's exporter is: {why}. Use only operations on tensors. Do not use "
+            "if, int() or float() on a tensor."
         )
     return notes
 
 
 @cache
 def cpu_computes_lstms_in_bf16() -> bool:
-    """Try, with a small LSTM, whether PyTorch computes an LSTM in bfloat16 on this CPU.
+    """Return whether PyTorch can compute an LSTM in bfloat16 on this CPU, which a small LSTM tests.
 
-    PyTorch cannot do so on CPUs without AVX-512.
+    On CPUs without AVX-512 PyTorch cannot compute an LSTM in bfloat16.
     """
     try:
         with torch.autocast("cpu", torch.bfloat16):
@@ -194,7 +195,7 @@ def cpu_computes_lstms_in_bf16() -> bool:
 
 
 def _threads(settings: TrainSettings) -> int:
-    """The chosen number of CPU threads, or this process's share of the CPUs."""
+    """Return the chosen number of CPU threads, or by default this process's share of the CPUs."""
     return settings.threads or max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
@@ -206,7 +207,7 @@ def _resources(config: RunConfig) -> str:
 
 
 def _write_page(config: RunConfig, run: Run, data: Dataset) -> None:
-    """Write the run's page into its folder. Raises OutputError if it cannot be written; the run is still complete."""
+    """Write the run's page into the run's folder. Raises OutputError if the page cannot be written."""
     from hangtag.training.report.page import run_page  # imports matplotlib, which takes a second
 
     path = run.folder / REPORT
@@ -229,12 +230,12 @@ def _report_result(run: Run, metrics: dict[str, Any], select: str) -> None:
 
 
 def _absolute(dataset: str) -> str:
-    """The name of a data set. For the user's own pictures it has the whole path, so that the run can be exported from
-    any folder."""
+    """Return the name of a data set. The name of the user's own pictures gets an absolute path, so that the run can be
+    exported from any folder."""
     kind = sources.kind_of(dataset)
     return f"{kind}:{listing.place_of(dataset).absolute()}" if kind else dataset
 
 
 def _report(line: str) -> None:
-    # Not with rich, which would wrap lines and take brackets in a path for markup.
+    # rich is not used, because it would wrap lines and take brackets in a path for markup.
     sys.stderr.write(f"{line}\n")

@@ -107,7 +107,7 @@ def test_servers_whose_answers_cannot_be_used(parameters: dict[str, str], hint: 
         ("lstm --server foo", "HOST:PORT"),
         ("lstm --server grpc://foo", "'grpc://foo' is a URL"),
         (f"{LSTM} --server {UNUSED_ADDRESS}", "With --server, give the NAME"),
-        (f"{LSTM} --data hats", "--data hats: there is no such data set; there are fashion-mnist, outfits, outfits-"),
+        (f"{LSTM} --data hats", "--data hats: there is no such data set. Choose from fashion-mnist, outfits, outfits-"),
     ],
 )
 def test_options_that_would_go_unused_or_mean_nothing(arguments: str, hint: str) -> None:

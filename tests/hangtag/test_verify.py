@@ -98,7 +98,7 @@ def test_pictures_that_are_gone_are_named(proven: Path, tmp_path: Path) -> None:
 
     models = rewritten(proven, tmp_path, elsewhere)
     shown = invoke("models", "verify", "--models", models, exit_code=None).stdout
-    assert re.search(r"not checked +agreement +the pictures that it was trained on, folder:nowhere", shown)
+    assert re.search(r"not checked +agreement +the training pictures, folder:nowhere", shown)
     assert "\nnot checked: 1 figure, for the reasons above. " in shown
     assert shown.endswith(", give --data-dir PICTURES.\n")
 

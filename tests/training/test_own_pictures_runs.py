@@ -71,7 +71,7 @@ def test_a_run_that_died_goes_on_wherever_the_pictures_are_now(photos: str, tmp_
     other = "holds a run on other pictures: since then 1 added (cats/one-more.png). "
     assert other in refusal(*arguments)
     (tmp_path / "run/pictures.csv").unlink()  # as if only a published file were available
-    other = "some were added, removed, renamed, edited or put into another class since ("
+    other = "since then pictures were added, removed, renamed, edited or put into another class ("
     assert f"{other}train 40 then, 41 now). Choose" in refusal(*arguments)
     assert "another pictures.split_seed (pictures.split_seed: 0 there, 1 " in refusal(*arguments, "--split-seed", 1)
 
@@ -89,18 +89,18 @@ def test_a_change_of_each_kind_reaches_the_recipe() -> None:
     ("change", "expected"),
     [
         ("learning_rate", "write NAME=VALUE, such as --set learning_rate=3e-3."),
-        ("rate=1", "there is no such hyperparameter; there are batch_size, epochs, learning_rate, "),
+        ("rate=1", "there is no such hyperparameter. Choose from batch_size, epochs, learning_rate, "),
         ("learning_rate=fast", "'fast' is not a number."),
-        ("learning_rate=-1", "-1 is out of range; learning_rate is above 0."),
+        ("learning_rate=-1", "-1 is out of range; learning_rate must be above 0."),
         ("batch_size=2.5", "'2.5' is not a whole number."),
         ("batch_size=1", "batch normalisation needs at least 2 images"),
         ("optimizer=lion", "'lion' is not adam or adamw or sgd or muon."),
         ("betas=0.9", "'0.9' is not two numbers, such as 0.9,0.999."),
-        ("betas=0.9,1", "0.9,1 is out of range; betas is from 0, and below 1."),
+        ("betas=0.9,1", "0.9,1 is out of range; betas must be at least 0 and below 1."),
         ("batch_norm=maybe", "'maybe' is not true or false."),
         ("dropout=1.5", "1.5 is out of range; "),
-        ("erase=2", "2 is out of range; erase is from 0 to 1."),
-        ("temperature=2", "recipe pictures learns from no teacher."),
+        ("erase=2", "2 is out of range; erase must be from 0 to 1."),
+        ("temperature=2", "the recipe pictures has no teacher."),
     ],
 )
 def test_changes_of_hyperparameters_are_checked(photos: str, tmp_path: Path, change: str, expected: str) -> None:
@@ -114,15 +114,15 @@ def test_changes_of_hyperparameters_are_checked(photos: str, tmp_path: Path, cha
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        (["--data-dir", "."], "--data-dir: --data folder:photos names the folder already."),
+        (["--data-dir", "."], "--data-dir: --data folder:photos already names the folder. Omit --data-dir."),
         (["--recipe", "best", "--size", "8"], "--size 8: write HEIGHTxWIDTH in pixels"),
         (["--start-from", "gone.pt"], "'gone.pt' does not exist"),
-        (["--grey", "--colour"], "--colour and --grey: give only one of them."),
+        (["--grey", "--colour"], "--colour and --grey contradict each other. Give only one of them."),
         (["--select", "luck"], "'luck' is not one of"),
         (["--test-share", "0.9"], "0.9 is not in the range 0.01<=x<=0.5"),
         (
             ["--data", "fashion-mnist", "--grey", "--fit", "pad"],
-            "--grey and --fit: only for your own pictures, not for",
+            "--grey and --fit: use this only with your own pictures, not with",
         ),
     ],
 )
@@ -157,8 +157,8 @@ def test_a_run_starts_from_the_weights_of_another_and_relearns_the_last_layer_fo
     three = own_pictures.folder(tmp_path / "three", {"cats": 4, "dogs": 4, "emus": 4})
     printed = invoke("train", "lstm", "--data", f"folder:{three}", "--threads", 1, "--out", tmp_path / "other", *hardly)
     assert (
-        f"--start-from {file}: 2 of 6 weights begin fresh, because the file has no weights of their name and shape: "
-        "classifier.weight [3, 186]; classifier.bias [3].\n"
+        f"--start-from {file}: 2 of 6 weights stay freshly initialised, because the file has no weights of the same "
+        "name and shape: classifier.weight [3, 186]; classifier.bias [3].\n"
     ) in printed.stderr
     kept = weights(tmp_path / "other")
     torch.testing.assert_close(kept["lstm.weight_hh_l0"], learned["lstm.weight_hh_l0"], rtol=1e-4, atol=1e-6)

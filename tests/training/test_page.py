@@ -79,7 +79,7 @@ def test_of_many_labels_the_worst_and_the_most_frequent_mistakes_are_listed(fini
     rows = re.findall(r"<tr><td>([^<]*)</td><td>([^<]*)</td><td>(\d+)</td></tr>", listed)
     assert rows == [("label 5", "label 3", "7"), ("label 3", "label 5", "2")]
     assert len(metrics["summary"]["validation"]["confusion"]) == 41 + 2  # pairs, not 41 rows of 41
-    assert "Labels with a higher one, which are left out: 1." in listed
+    assert "Labels with a higher F1, which are left out: 1." in listed
     assert re.findall(r"<tr><td>([^<]*)</td><td>[^<]* %</td>", listed)[:2] == ["label 3", "label 5"]
 
 
@@ -99,7 +99,7 @@ def test_the_images_are_those_with_the_highest_loss(finished: Finished, page: st
 @pytest.mark.parametrize(
     ("lost", "reason"),
     [
-        ("figures", "An earlier version of hangtag trained this run, and did not record them."),
+        ("figures", "An earlier version of hangtag trained this run, and did not record these images."),
         ("data", "The images cannot be read: /nowhere lacks "),
     ],
 )

@@ -16,15 +16,15 @@ pytestmark = pytest.mark.slow
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        (["transformer"], "there is no network 'transformer'; there are lstm, lstm-56, lstm-280, lstm2, cnn"),
+        (["transformer"], "there is no network 'transformer'. The networks are lstm, lstm-56, lstm-280, lstm2, cnn"),
         (["lstm", "--recipe", "better"], ": 'better' is not one of"),
         (
             ["lstm-56", "--recipe", "best"],
-            "--recipe best: there is no such recipe for lstm-56; it has: study, pictures.",
+            "--recipe best: lstm-56 has no such recipe. Choose from: study, pictures.",
         ),
-        (["sigmoids", "--recipe", "study"], "no such recipe for sigmoids; it has: multi-label"),
-        (["lstm", "--data", "outfits"], "--data outfits: lstm cannot learn from outfits: it takes pictures with"),
-        (["cnn_rnn", "--data", "fashion-mnist"], "cnn_rnn cannot learn from fashion-mnist: it takes outfits or "),
+        (["sigmoids", "--recipe", "study"], "sigmoids has no such recipe. Choose from: multi-label"),
+        (["lstm", "--data", "outfits"], "--data outfits: lstm learns only from pictures with a single label each, "),
+        (["cnn_rnn", "--data", "fashion-mnist"], "cnn_rnn learns only from outfits or "),
         (["lstm", "--teacher", "cnn.onnx"], "--teacher cnn.onnx: recipe study learns only from the labels."),
         (
             ["cnn_rnn", "--balance", "--select", "balanced_accuracy"],

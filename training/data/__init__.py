@@ -1,1 +1,1 @@
-"""Data sets in memory: images and labels, checked against published digests, or the user's own pictures."""
+"""Data sets in memory: published images and labels, whose digests are checked, or the user's own pictures."""

@@ -1,4 +1,4 @@
-"""A data set in memory: pictures of one shape, with a label or a set of labels each, in three splits."""
+"""A data set in memory: three splits of images of one shape. An image has one label or a set of labels."""
 
 import hashlib
 from collections.abc import Sequence
@@ -17,9 +17,10 @@ LabelSets = npt.NDArray[np.bool_]  # [n, labels]: which labels an image has
 
 @dataclass(frozen=True)
 class Split:
-    """Images [n, height, width] or [n, height, width, 3], uint8, and their Classes [n] or LabelSets [n, labels].
+    """Images, uint8 [n, height, width] or [n, height, width, 3], with their Classes [n] or LabelSets [n, labels].
 
-    The samples are in a random order; the user's own pictures by name, which often is the order of their classes.
+    The samples are in a random order. If ``by_name`` is true, as for the user's own pictures, they are sorted by name,
+    which is often the order of the classes.
     """
 
     images: Images
@@ -30,8 +31,8 @@ class Split:
         return len(self.classes)
 
     def first(self, n: int | None) -> "Split":
-        """At most n samples: the first n, or n evenly spaced ones if the samples are sorted by name. None: all
-        samples."""
+        """Return at most n samples: the first n, or n evenly spaced ones if the samples are sorted by name. For None,
+        return all samples."""
         if n is None or n >= len(self):
             return self
         chosen = np.arange(n) * len(self) // n if self.by_name else slice(n)
@@ -39,41 +40,42 @@ class Split:
 
 
 PIXELS_DIGITS = 16
-"""The digits of a picture's digest: the chance that two of a million pictures share them is below 1 to 10 million."""
+"""The number of digits that are kept of a picture's digest. The probability that any two of a million pictures have the
+same digits is below 1 in 10 million."""
 
 
 class Member(NamedTuple):
-    """One of the user's own pictures, as a run records it."""
+    """The record of one of the user's own pictures in a run."""
 
     split: str
     label: str
     pixels: str
-    """The first digits of the SHA-256 of what a network sees of the picture."""
+    """The first digits of the SHA-256 of the image into which the picture was converted for the network."""
     path: str
-    """The path relative to the source."""
+    """The picture's path, relative to the source."""
 
 
 def pixels_digest(image: Images) -> str:
-    """The value of ``Member.pixels`` for one image."""
+    """Return the value of ``Member.pixels`` for one image."""
     return hashlib.sha256(image.tobytes()).hexdigest()[:PIXELS_DIGITS]
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Pictures with their labels.
+    """A data set: images with their labels in three splits.
 
     Attributes:
-        name: As ``--data`` names it, such as fashion-mnist or folder:photos.
-        labels: The names of the classes, in their order.
-        image: How a picture becomes an image of the splits.
-        train: What networks learn from.
+        name: The value of ``--data``, such as fashion-mnist or folder:photos.
+        labels: The names of the classes, in the order of their indices.
+        image: Describes how a picture becomes an image of the splits.
+        train: The split that networks learn from.
         validation: The split that selects the best epoch.
-        test: The split that selects nothing.
-        source: Where the data set was read, in words.
-        digest: Data sets of different content have different digests.
-        notes: Sentences about what was left out.
-        members: The members of the user's own pictures, in the order of the splits.
-        files: How large the files of own pictures are, in words.
+        test: The split that measures the result and selects nothing.
+        source: The folder or file that the data set was read from.
+        digest: The digest of the content. Data sets of different content have different digests.
+        notes: Sentences for the user, for example about pictures that were left out.
+        members: The records of the user's own pictures, in the order of the splits.
+        files: The sizes of the user's own picture files, in words.
     """
 
     name: str
@@ -90,10 +92,10 @@ class Dataset:
 
     @property
     def sizes(self) -> dict[str, int]:
-        """How many samples each split has."""
+        """The number of samples of each split."""
         return {split: len(getattr(self, split)) for split in ("train", "validation", "test")}
 
     @property
     def has_label_sets(self) -> bool:
-        """Whether an image has a set of labels instead of a single label."""
+        """Whether every image has a set of labels instead of a single label."""
         return self.train.classes.ndim == 2

@@ -1,4 +1,4 @@
-"""Splits pictures into training, validation and test, class by class, by the digests of their contents."""
+"""Divides pictures into training, validation and test splits, class by class, by the digests of the pictures."""
 
 import hashlib
 from collections import defaultdict
@@ -9,7 +9,7 @@ from hangtag.printable import counted, named
 from hangtag.training.errors import DataCorruptError
 
 LEAST = 3
-"""The least pictures of a class: one for each split."""
+"""The smallest number of pictures of a class: one picture for each split."""
 
 
 def divide(
@@ -20,28 +20,27 @@ def divide(
     *,
     published: bool = False,
 ) -> tuple[dict[str, list[Picture]], list[str]]:
-    """Divide pictures so that each class has its share of every split, and no picture is in two splits.
+    """Divide pictures into splits, so that every split has pictures of each class, and no picture is in two splits.
 
-    A picture's split depends on its file's contents, the seed and the other pictures of its class, not on its name or
-    place. Files with the same pixels count as one picture.
-    If the source has a test split, only a validation split is taken from its training pictures. If the source has both
-    splits, they stay.
+    A picture's split depends on the contents of its file, the seed and the other pictures of its class. The name and
+    the folder of the file have no influence. Files with the same pixels count as one picture. A validation or test
+    split of the source stays as it is, and only a missing split is taken from the training pictures.
 
     Args:
         pictures: The pictures that could be read.
         validation_share: The share of each class's pictures for validation, between 0 and 1.
         test_share: The share of each class's pictures for testing.
-        seed: Another seed divides the pictures differently.
-        published: Whether the pictures are a published set, with a test split that stays whole. In such a set the same
-            picture may be there several times: all of its copies are in one split.
+        seed: The seed of the division. Another seed divides the pictures differently.
+        published: Whether the pictures are a published set, with a test split that stays whole. A published set may
+            hold several copies of a picture. Only copies in one split are kept.
 
     Returns:
-        The pictures of train, validation and test, each in the given order; and sentences about pictures that were left
-        out.
+        The pictures of the splits train, validation and test, with the given order within a split; and sentences about
+        pictures that were left out.
 
     Raises:
-        DataCorruptError: There is only one class, a class has too few pictures, or, unless they are published, the same
-            picture is in two classes or in two splits of the source.
+        DataCorruptError: There is only one class, a class has too few pictures, or the same picture is in two classes
+            or in two splits of the source, although the pictures are not a published set.
     """
     unique, notes = once(pictures, published=published)
     split_of = _splits(unique, validation_share, test_share, seed)
@@ -58,15 +57,16 @@ def divide(
 
 
 def held_out(pictures: Sequence[Picture], *, published: bool = False) -> tuple[list[Picture], list[str]]:
-    """The pictures to measure a model on, each once: the source's test split if there is one, else all pictures.
+    """Return the pictures to measure a model on: the source's test split if there is one, otherwise all pictures.
 
-    The test split of a published set stays whole.
+    Each picture is returned only once, but the test split of a published set stays whole.
 
     Returns:
         The pictures, in the given order; and sentences about pictures that were left out.
 
     Raises:
-        DataCorruptError: As for ``once``.
+        DataCorruptError: The same picture is in two classes or in two splits of the source, and the set is not
+            published.
     """
     tested = [picture for picture in pictures if picture.split == "test"] or list(pictures)
     if published:
@@ -78,7 +78,7 @@ def held_out(pictures: Sequence[Picture], *, published: bool = False) -> tuple[l
 
 
 def once(pictures: Sequence[Picture], *, published: bool = False) -> tuple[list[Picture], list[str]]:
-    """Take each picture once: in a published set the copy in its test split if there is one, else the first copy.
+    """Return each picture once: in a published set, the copy in the test split if there is one, else the first copy.
 
     Args:
         pictures: The pictures that could be read.
@@ -97,8 +97,8 @@ def once(pictures: Sequence[Picture], *, published: bool = False) -> tuple[list[
     ambiguous = _names([each for each in by_content.values() if len({one.label for one in each}) > 1])
     leaks = _names([each for each in by_content.values() if len({one.split for one in each}) > 1])
     for names, what, advice in (
-        (ambiguous, "class, so one of their labels is wrong", "Delete the wrong ones."),
-        (leaks, "split, so the model would be tested on pictures that it learned from", "Delete one of each."),
+        (ambiguous, "class, so one of their labels is wrong", "Delete the wrong copies."),
+        (leaks, "split, so the model would be tested on pictures that it learned from", "Keep only one copy of each."),
     ):
         if names and not published:
             count = counted(len(names), "picture is", "pictures are")
@@ -114,7 +114,7 @@ def _twice(names: list[str]) -> list[str]:
 
 
 def _splits(pictures: list[Picture], validation_share: float, test_share: float, seed: int) -> dict[str, str]:
-    """The split of each picture, by its content."""
+    """Return the split of each picture, keyed by the content of the picture."""
     given = {picture.split for picture in pictures}
     of_label: dict[str, dict[str | None, list[Picture]]] = defaultdict(lambda: defaultdict(list))
     for picture in pictures:
@@ -123,7 +123,7 @@ def _splits(pictures: list[Picture], validation_share: float, test_share: float,
         which = "the only picture is" if len(pictures) == 1 else f"all {len(pictures)} pictures are"
         raise DataCorruptError(
             f"{which} of the class {next(iter(of_label))!r}, and a classifier needs at least "
-            "two. Add a folder, or lines, of another class."
+            "two classes. Add a folder, or lines, of another class."
         )
     split_of: dict[str, str] = {}
     too_few = []
@@ -142,14 +142,14 @@ def _splits(pictures: list[Picture], validation_share: float, test_share: float,
     if too_few:
         raise DataCorruptError(
             f"{len(too_few)} of {len(of_label)} classes would have no picture in train, validation or test: "
-            f"{named(too_few)}. A class needs a picture in each split that the source gives, and at least {LEAST} "
+            f"{named(too_few)}. A class needs a picture in each split that the source has, and at least {LEAST} "
             "different pictures in all. Add pictures, or leave the class out."
         )
     return split_of
 
 
 def _take(ordered: list[Picture], count: int) -> list[Picture]:
-    """Remove pictures from the front of the list: at least one, and never the last."""
+    """Take ``count`` pictures from the front of the list: at least one picture, and never the last picture."""
     count = min(max(1, count), max(0, len(ordered) - 1))
     taken = ordered[:count]
     del ordered[:count]
@@ -161,7 +161,7 @@ def _order(seed: int, digest: str) -> str:
 
 
 def _names(groups: list[list[Picture]]) -> list[str]:
-    """The pictures of each group, with their labels if their paths do not name them."""
+    """Return the names of the pictures in each group. A name includes the label if the path does not contain it."""
     return [
         " and ".join(one.name if one.label in one.name.split("/") else f"{one.name} ({one.label})" for one in group)
         for group in groups

@@ -1,7 +1,8 @@
-"""Fashion-MNIST: finds its files, checks their SHA-256 digests against the published files', splits the images.
+"""Fashion-MNIST: finds the files, compares their SHA-256 digests with the published digests, and splits the images.
 
-Folders are searched in this order: only --data-dir if given; else Debian's package ``dataset-fashion-mnist``, then
-torchvision's download in the cache, which is downloaded if it is missing.
+If --data-dir is given, only this folder is searched. Otherwise the files come from Debian's package
+``dataset-fashion-mnist`` or, if it is not installed, from torchvision's download in the cache. torchvision downloads
+the files if the cache does not hold them.
 """
 
 import hashlib
@@ -23,12 +24,13 @@ LABELS = (
     "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
 )  # fmt: skip
 VALIDATION_SIZE = 5_000
-"""The study's split: the first 5,000 of the 60,000 training images validate; training uses the other 55,000."""
+"""The number of validation images. As in the study, these are the first 5,000 of the 60,000 training images. Training
+uses the other 55,000 images."""
 
 DEBIAN_DIR = Path("/usr/share/datasets/fashion-mnist")
 TORCHVISION_LAYOUT = Path("FashionMNIST", "raw")
 
-# SHA-256 of the decompressed content: mirrors recompress the files, so the .gz files differ.
+# The SHA-256 of the decompressed content. The .gz files differ, because mirrors recompress the files.
 DIGESTS = {
     "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
     "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
@@ -36,10 +38,10 @@ DIGESTS = {
     "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
 }
 DIGEST = hashlib.sha256("".join(DIGESTS.values()).encode()).hexdigest()
-"""The SHA-256 of the whole data set: of its files' digests, in the order of DIGESTS."""
+"""The digest of the whole data set: the SHA-256 of the files' digests, in the order of DIGESTS."""
 HOW_TO_GET_IT = (
-    "Install Debian's package (apt-get install dataset-fashion-mnist), or name the folder that holds the four "
-    "IDX files (*-ubyte or *-ubyte.gz) with --data-dir."
+    "Install Debian's package (apt-get install dataset-fashion-mnist), or use --data-dir to name the folder "
+    "that holds the four IDX files (*-ubyte or *-ubyte.gz)."
 )
 
 IMAGE = ImageSpec(28, 28, fit="garment")
@@ -47,10 +49,10 @@ NAME = "fashion-mnist"
 
 
 def load(data_dir: Path | None = None) -> Dataset:
-    """Read, check and split the data set, 55 MB in memory.
+    """Read, check and split the data set, which takes 55 MB of memory.
 
     Args:
-        data_dir: The folder with the four IDX files, decompressed or not; None to search the usual places.
+        data_dir: The folder with the four IDX files, compressed or not. For None, the usual folders are searched.
 
     Raises:
         DataNotFoundError: The files are not in the folder, or could not be downloaded.
@@ -75,33 +77,34 @@ def load(data_dir: Path | None = None) -> Dataset:
 
 
 def load_test(data_dir: Path | None = None) -> Split:
-    """Read and check only the 10,000 test images. Raises as load() does."""
+    """Read and check only the 10,000 test images. Raises the same errors as load()."""
     return _split(locate(data_dir), "t10k")
 
 
 def load_validation(data_dir: Path | None = None) -> Split:
-    """Read and check only the training images, without a download, and take the 5,000 validation images from them.
+    """Return the 5,000 validation images. Only the training images are read and checked, and nothing is downloaded.
 
-    Raises as load() does.
+    Raises the same errors as load().
     """
     return _split(locate(data_dir, download=False), "train").first(VALIDATION_SIZE)
 
 
 def label_distances(labels: Sequence[str]) -> dict[str, Any] | None:
-    """How far apart the labels are, which says how bad a mistake is; None for labels other than Fashion-MNIST's.
+    """Return how far apart Fashion-MNIST's labels are, which shows how bad a mistake is. Returns None for other labels.
 
     Returns:
-        "distances", [labels][labels], from 0 for the same label to 1 for the farthest pair: the cosine distances of the
-        labels' rows in the last layer of a trained network, divided by the largest; and "provenance", which network.
+        "distances" [labels][labels] are the cosine distances of the labels' rows in the last layer of a trained
+        network, divided by the largest distance. A label has the distance 0 to itself, and the farthest pair has the
+        distance 1. "provenance" names the network.
     """
     known: dict[str, Any] = json.loads(Path(__file__).with_name("label_distances.json").read_text(encoding="utf-8"))
     return known if known["labels"] == list(labels) else None
 
 
 def locate(data_dir: Path | None = None, *, download: bool = True) -> Path:
-    """The folder that holds the four files; with ``data_dir``, only that folder.
+    """Return the folder that holds the four files. If ``data_dir`` is given, only this folder is searched.
 
-    Raises DataNotFoundError; without ``download``, also if the files would have to be downloaded.
+    Raises DataNotFoundError if the files are missing. Unless ``download`` is true, missing files are not downloaded.
     """
     if data_dir is not None:
         folder = min((data_dir, data_dir / TORCHVISION_LAYOUT), key=lambda folder: len(_missing(folder)))
@@ -117,7 +120,7 @@ def locate(data_dir: Path | None = None, *, download: bool = True) -> Path:
 
 
 def cache_dir() -> Path:
-    """The folder of downloads: $XDG_CACHE_HOME/hangtag, else ~/.cache/hangtag."""
+    """Return the folder of downloads: $XDG_CACHE_HOME/hangtag if this variable is set, otherwise ~/.cache/hangtag."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hangtag"
 
 
@@ -128,7 +131,7 @@ def _download() -> Path:
         raise DataNotFoundError(f"Fashion-MNIST is not on this machine. {HOW_TO_GET_IT}") from error
     try:
         FashionMNIST(root=str(cache_dir()), train=True, download=True)
-    except Exception as error:  # torchvision raises all kinds of exceptions of networks and archives
+    except Exception as error:  # torchvision raises many kinds of exceptions, also of networks and archives
         reason = " ".join(str(error).split())
         raise DataNotFoundError(
             f"Fashion-MNIST is not on this machine and could not be downloaded ({reason}). {HOW_TO_GET_IT}"
@@ -150,7 +153,7 @@ def _find(folder: Path, name: str) -> Path | None:
 def _split(folder: Path, name: str) -> Split:
     images = np.frombuffer(_read_checked(folder, f"{name}-images-idx3-ubyte"), np.uint8, offset=16)
     classes = np.frombuffer(_read_checked(folder, f"{name}-labels-idx1-ubyte"), np.uint8, offset=8)
-    return Split(images.reshape(-1, 28, 28), classes)  # headers: magic, n, rows, columns; magic, n
+    return Split(images.reshape(-1, 28, 28), classes)  # the offsets skip the headers
 
 
 def _read_checked(folder: Path, name: str) -> bytes:
@@ -159,7 +162,7 @@ def _read_checked(folder: Path, name: str) -> bytes:
     digest = hashlib.sha256(content).hexdigest()
     if digest != DIGESTS[name]:
         raise DataCorruptError(
-            f"{path} is not the published file: its decompressed SHA-256 is {digest}, expected {DIGESTS[name]}. "
-            f"If it is left from an interrupted download, delete it. {HOW_TO_GET_IT}"
+            f"{path} is not the published file: the SHA-256 of the decompressed content is {digest}, and not "
+            f"{DIGESTS[name]}. If the file is left from an interrupted download, delete it. {HOW_TO_GET_IT}"
         )
     return content

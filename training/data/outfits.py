@@ -1,12 +1,11 @@
 """The data set ``outfits``: canvases with garments that are worn together, composed from Fashion-MNIST's images.
 
-In ``outfits`` a canvas shows one look of the table below, so one garment makes others more or less likely. In the
-control, ``outfits-independent``, each label has the same frequency as in ``outfits``, and a canvas has about as many
-labels, but the labels are drawn independently of each other.
+In ``outfits`` a canvas shows one look of the table below, so one garment makes other garments more or less likely.
+In the control, ``outfits-independent``, each label has the same frequency as in ``outfits``, and a canvas has about as
+many labels, but the labels are drawn independently of each other.
 
-A canvas shows its garments at random scale, contrast and position, overlapping, among clutter. Sample i of a split does
-not depend on how many samples are composed. The garments of the training split come from Fashion-MNIST's training
-split, and so on.
+A canvas shows overlapping garments of random scale, contrast and position among clutter. Sample i of a split does not
+depend on how many samples are composed. The garments of a split come from the same split of Fashion-MNIST.
 """
 
 import hashlib
@@ -23,32 +22,32 @@ from hangtag.training.data.fashion_mnist import LABELS
 
 NAMES = ("outfits", "outfits-independent")
 CANVAS_SIZE = 64  # height and width
-GARMENT_SIZES = (12, 28)  # pixels: the smallest and the largest side
-CONTRAST = (0.4, 1.0)  # factor of a garment's brightness
-SCRAPS = 4  # the most pieces of clutter on a canvas
+GARMENT_SIZES = (12, 28)  # the smallest and the largest side, in pixels
+CONTRAST = (0.4, 1.0)  # the smallest and the largest factor of a garment's brightness
+SCRAPS = 4  # the largest number of pieces of clutter on a canvas
 SCRAP_SIZES = (5, 14)
-OPAQUE = 40  # a pixel this bright hides what is below it; darker ones are translucent, black is transparent
+OPAQUE = 40  # a pixel of this brightness is opaque, a darker pixel is translucent, and black is transparent
 Canvas = npt.NDArray[np.uint8]  # [64, 64]
 IMAGE = ImageSpec(CANVAS_SIZE, CANVAS_SIZE, fit="garment")
 MAX_LABELS = 5
-"""How many garments a canvas has at most."""
-# A canvas is cheaper to compose than to train on: with this many, few epochs suffice, and the network does not overfit.
+"""The largest number of garments on a canvas."""
+# Composing a canvas takes less time than training on it. With so many canvases, few epochs suffice without overfitting.
 SIZES: Mapping[str, int] = {"train": 100_000, "validation": 2_000, "test": 5_000}
-SEED = 0  # of the data set, not of a run: all runs train on the same canvases
-VERSION = 1  # increase it with every change to the canvases: it is part of a run's data digest
+SEED = 0  # of the data set and not of a run, so that all runs train on the same canvases
+VERSION = 1  # part of a run's data digest; increase it with every change to the canvases
 
 
 class Look(NamedTuple):
-    """Garments that are worn together: one piece of every slot. "-" in a slot means none."""
+    """Garments that are worn together: one piece of every slot. The piece "-" means no garment."""
 
     name: str
-    weight: float  # its frequency, relative to the other looks
-    slots: tuple[str, ...]  # pieces to choose from, equally likely, separated by commas
+    weight: float  # the frequency of this look, relative to the other looks
+    slots: tuple[str, ...]  # the equally likely pieces of each slot, separated by commas
 
 
-# A capsule wardrobe: every top goes with every pair of shoes, and the two determine the other garments. A single
-# garment says little about the others, but two garments determine a third. A network that ignores co-occurrence misses
-# that.
+# The looks are a capsule wardrobe: every top goes with every pair of shoes, and the two determine the other garments. A
+# single garment says little about the other garments, but two garments determine a third. A network that ignores
+# co-occurrence cannot learn this.
 LOOKS = (
     Look("beach", 10, ("T-shirt/top", "Sandal", "Dress", "Bag")),
     Look("sport", 10, ("T-shirt/top", "Sneaker", "Trouser")),
@@ -67,7 +66,7 @@ LOOKS = (
 
 
 def together() -> npt.NDArray[np.float64]:
-    """The probability of every label set in ``outfits``, [1024]. Set number s holds label k if bit k of s is 1."""
+    """Return the probability of every label set in ``outfits``, [1024]. Set s holds label k if bit k of s is 1."""
     probabilities = np.zeros(1 << len(LABELS))
     for look in LOOKS:
         sets = [0]
@@ -81,9 +80,11 @@ def together() -> npt.NDArray[np.float64]:
 
 
 def independent() -> npt.NDArray[np.float64]:
-    """The probability of every label set in the control, [1024]: independent labels, given that there are 1 to 5.
+    """Return the probability of every label set in the control, [1024]. Labels are independent, given that a set has 1
+    to 5 labels.
 
-    The condition changes the labels' frequencies, so the odds are fitted until these equal those of together().
+    This condition changes the labels' frequencies, so the odds are fitted until the frequencies equal the frequencies
+    of together().
     """
     members = _members()
     frequencies = together() @ members
@@ -104,9 +105,10 @@ def load(name: str, data: Dataset, sizes: Mapping[str, int] = SIZES, limit: int 
 
     Args:
         name: One of NAMES; another name raises KeyError.
-        data: The garments.
-        sizes: The number of samples of each split.
-        limit: Compose at most this many training and validation samples. The digest is that of the whole data set.
+        data: Fashion-MNIST, whose images are the garments.
+        sizes: The numbers of samples of the splits.
+        limit: The largest number of training samples, and of validation samples, to compose. The digest does not depend
+            on the limit.
     """
     composed: dict[str, Any] = {
         split: load_split(name, split, getattr(data, split), size if split == "test" else min(limit or size, size))
@@ -117,7 +119,7 @@ def load(name: str, data: Dataset, sizes: Mapping[str, int] = SIZES, limit: int 
 
 
 def load_split(name: str, split: str, garments: Split, count: int) -> Split:
-    """The first samples of one split of a data set, composed from the garments of Fashion-MNIST's split."""
+    """Compose the first samples of one split, from the garments of the same split of Fashion-MNIST."""
     seed, wardrobe = (SEED, list(SIZES).index(split)), Wardrobe(garments)
     members, cumulative = _members(), _SETS[name]().cumsum()
     cumulative /= cumulative[-1]
@@ -131,7 +133,7 @@ def load_split(name: str, split: str, garments: Split, count: int) -> Split:
 
 
 def _members() -> npt.NDArray[np.bool_]:
-    """Which labels are in each label set, [1024, 10]."""
+    """Return which labels are in each label set, [1024, 10]."""
     sets = np.arange(1 << len(LABELS))[:, None]
     return (sets >> np.arange(len(LABELS)) & 1).astype(np.bool_)
 
@@ -145,7 +147,7 @@ class Wardrobe:
 
 
 def compose(labels: npt.NDArray[np.intp], wardrobe: Wardrobe, rng: np.random.Generator) -> Canvas:
-    """One canvas with a garment of every label: noise, then clutter and garments in random order, the last on top."""
+    """Compose a canvas with a garment of every label. Clutter and garments are pasted onto noise in random order."""
     noise = np.frombuffer(rng.bytes(CANVAS_SIZE * CANVAS_SIZE), np.uint8).reshape(CANVAS_SIZE, CANVAS_SIZE)
     canvas: Canvas = np.right_shift(noise, 3) + np.uint8(rng.integers(40))
     scraps = int(rng.integers(SCRAPS + 1))
@@ -159,7 +161,7 @@ def compose(labels: npt.NDArray[np.intp], wardrobe: Wardrobe, rng: np.random.Gen
 
 
 def _scrap(wardrobe: Wardrobe, rng: np.random.Generator) -> Canvas:
-    """A piece of clutter: a square cut out of any garment, without the outline that would identify its class."""
+    """Return a piece of clutter: a square cut out of any garment, without an outline that would identify the class."""
     garment = wardrobe.all[rng.integers(len(wardrobe.all))]
     top, left = rng.integers(4, 16, 2)
     scrap: Canvas = garment[top : top + 8, left : left + 8]
@@ -168,7 +170,7 @@ def _scrap(wardrobe: Wardrobe, rng: np.random.Generator) -> Canvas:
 
 def _paste(piece: Canvas, sizes: tuple[int, int], canvas: Canvas, rng: np.random.Generator) -> None:
     size, aspect, contrast, top, left, mirrored = rng.random(6)
-    side = sizes[0] * (sizes[1] / sizes[0]) ** size  # log-uniform: halving and doubling the size are equally likely
+    side = sizes[0] * (sizes[1] / sizes[0]) ** size  # log-uniform: halving and doubling are equally likely
     aspect = 0.8 + 0.45 * aspect
     height, width = max(2, round(side * aspect**0.5)), max(2, round(side / aspect**0.5))
     picture = Image.fromarray(piece[:, ::-1] if mirrored < 0.5 else piece).resize((width, height), Image.Resampling.BOX)

@@ -1,4 +1,4 @@
-"""The user's own pictures as a data set: opens, splits and prepares them."""
+"""Opens, splits and prepares the user's own pictures as a data set."""
 
 import hashlib
 import math
@@ -19,26 +19,26 @@ from hangtag.training.data.reading import MEMORY_BYTES, Source, images_of
 from hangtag.training.errors import SettingsError
 
 FEW = 20
-"""With fewer pictures than this, a class's figures say little."""
+"""The number of pictures that a class needs for meaningful figures."""
 SMALL = 128
-"""Pictures that all have one size keep that size if its edges have at most this many pixels."""
+"""The longest edge, in pixels, with which pictures keep their size by default, if all pictures have the same size."""
 DEFAULT_EDGE = 64
-"""Otherwise pictures become squares with this edge, unless ``--size`` names another size."""
+"""The edge, in pixels, of the squares into which larger pictures, or pictures of several sizes, are converted."""
 _MOST_SIZES = 3
-"""The most sizes that a line about the files names."""
+"""The largest number of sizes that a line about the files names."""
 
 
 @dataclass(frozen=True)
 class OwnPictures:
-    """How the user's own pictures are split and prepared. None lets the pictures decide.
+    """How the user's own pictures are split and prepared. If an attribute is None, the pictures decide.
 
     Attributes:
         size: Height and width of the images.
         channels: 1 for grey, 3 for colour.
-        fit: One of ``image_spec.FITS``.
+        fit: How pictures of other sizes are converted, one of ``image_spec.FITS``.
         validation_share: The share of each class's pictures for validation.
         test_share: The share of each class's pictures for testing, if the source has no test split.
-        split_seed: Another seed divides the pictures differently.
+        split_seed: The seed of the division. Another seed divides the pictures differently.
     """
 
     size: tuple[int, int] | None = None
@@ -59,19 +59,20 @@ def load(
     *,
     memory_bytes: int = MEMORY_BYTES,
 ) -> Dataset:
-    """Read the user's own pictures.
+    """Read the user's own pictures as a data set.
 
     Args:
         name: ``folder:PHOTOS``, ``csv:FILE`` or ``idx:FOLDER``.
         own: How the pictures are divided and prepared.
-        image: How an earlier run prepared the pictures; replaces ``own`` and their mean.
-        memory_bytes: The most memory that images may take. A larger set is kept in the cache for the next run.
+        image: Describes how an earlier run prepared the pictures. It replaces the size, the channels and the fit of
+            ``own``, and the mean and the standard deviation of the pictures.
+        memory_bytes: The largest size of images that are kept in memory. Larger sets are kept in a file of the cache,
+            which the next run reads.
 
     Raises:
         DataNotFoundError: A file or a folder is missing.
-        DataCorruptError: The source is malformed, no picture of a class can be read, or the pictures cannot be divided;
-            see ``divide``.
-        SettingsError: The images cannot be prepared as ``own`` says.
+        DataCorruptError: The source is malformed, no picture of a class can be read, or ``divide`` fails.
+        SettingsError: The images cannot be prepared as ``own`` requires.
     """
     source = Source(name)
     while True:
@@ -119,10 +120,10 @@ class HeldOut:
     Attributes:
         name: The name on the command line.
         pictures: The pictures, all of which can be read.
-        image: What the model takes.
-        content: The pictures' images as the model takes them, and the indices of their labels among the model's.
-        digest: SHA-256 of names, labels and contents.
-        notes: Sentences about what was left out.
+        image: Describes the images that the model takes.
+        content: The pictures as images for the model, with the indices of their labels among the model's labels.
+        digest: The SHA-256 of the pictures' names, labels and contents.
+        notes: Sentences about pictures that were left out.
     """
 
     name: str
@@ -133,13 +134,13 @@ class HeldOut:
     notes: tuple[str, ...]
 
     def images(self, image: ImageSpec) -> Images:
-        """The images as another model takes them."""
+        """Return the pictures as images for another model."""
         if (image.shape, image.fit) == (self.image.shape, self.image.fit):
             return self.content.images
         return images_of(self.pictures, image)[0]
 
     def without(self, contents: Collection[str]) -> "HeldOut":
-        """The pictures without those that have these contents, by SHA-256."""
+        """Return the pictures except for pictures whose contents have one of these SHA-256 digests."""
         kept = [place for place, picture in enumerate(self.pictures) if picture.digest not in contents]
         pictures = [self.pictures[place] for place in kept]
         content = Split(self.content.images[kept], self.content.classes[kept])
@@ -147,17 +148,17 @@ class HeldOut:
 
 
 def held_out(name: str, image: ImageSpec, labels: Sequence[str]) -> HeldOut:
-    """Read pictures to measure a model on: the source's test split if there is one, else all pictures.
+    """Read pictures to measure a model on: the source's test split if there is one, otherwise all pictures.
 
     Args:
         name: ``folder:PHOTOS``, ``csv:FILE`` or ``idx:FOLDER``.
-        image: What the model takes.
+        image: Describes the images that the model takes.
         labels: The model's labels.
 
     Raises:
         DataNotFoundError: A file or a folder is missing.
-        DataCorruptError: The source is malformed, the model lacks one of its classes, no picture of a class can be
-            read, or, except in IDX files, the same picture is in two classes or in two splits of the source.
+        DataCorruptError: The source is malformed, the model lacks a class of the source, no picture of a class can be
+            read, or the same picture is in two classes or in two splits of a source other than IDX files.
     """
     source = Source(name, labels)
     while True:
@@ -176,12 +177,12 @@ def _digest(pictures: Sequence[Picture]) -> str:
 
 
 def _is_published(name: str) -> bool:
-    """Whether the pictures are a published set, which stays as it is."""
+    """Return whether the pictures are a published set, whose test split stays whole."""
     return name.startswith("idx:")
 
 
 def _files(pictures: Sequence[Picture]) -> str:
-    """The size of the files, and the sizes of the pictures, such as "0.1 MB, 18 of 9x8 pixels, 2 of 20x30"."""
+    """Describe the size of the files and the sizes of the pictures, such as "0.1 MB, 18 of 9x8 pixels, 2 of 20x30"."""
     sizes = Counter(picture.size for picture in pictures).most_common()
     shown = [f"{count:,} of {height}x{width}" for (height, width), count in sizes[:_MOST_SIZES]]
     if others := [size for size, _ in sizes[_MOST_SIZES:]]:
@@ -199,12 +200,12 @@ def _places(pictures: Sequence[Picture], labels: Sequence[str]) -> Classes:
 def _few(pictures: Sequence[Picture]) -> Iterator[str]:
     counts = Counter(picture.label for picture in pictures)
     if few := [f"{label} ({count})" for label, count in sorted(counts.items()) if count < FEW]:
-        yield f"Fewer than {FEW} pictures, too few to learn from or to test with: {named(few)}."
+        yield f"Classes with fewer than {FEW} pictures, which are too few to learn from or to test with: {named(few)}."
 
 
 def _image_for(pictures: Sequence[Picture], own: OwnPictures) -> ImageSpec:
-    """The requested size and channels. By default, the pictures' size if all have the same small size, and colour if
-    any picture has colours."""
+    """Return the requested size and channels. By default, the size is the pictures' size if all pictures have the same
+    small size, and the images have colours if any picture has colours."""
     sizes = {picture.size for picture in pictures}
     one_size = next(iter(sizes)) if len(sizes) == 1 else (DEFAULT_EDGE, DEFAULT_EDGE)
     height, width = own.size or (one_size if max(one_size) <= SMALL else (DEFAULT_EDGE, DEFAULT_EDGE))
@@ -216,7 +217,7 @@ def _image_for(pictures: Sequence[Picture], own: OwnPictures) -> ImageSpec:
 
 
 def _statistics(images: Images, image: ImageSpec) -> dict[str, Any]:
-    """Mean and standard deviation of each channel, of pixels from 0 to 1, rounded to four digits."""
+    """Return the mean and the standard deviation of each channel, for pixels from 0 to 1, rounded to four digits."""
     counts = np.zeros((image.channels, 256), np.int64)
     for start in range(0, len(images), 1_000):
         part = images[start : start + 1_000].reshape(-1, image.channels)

@@ -24,12 +24,12 @@ from hangtag.training.data.fashion_mnist import cache_dir
 from hangtag.training.errors import DataCorruptError
 
 MEMORY_BYTES = 2 << 30
-"""Prepared pictures of up to this size are kept in memory; larger sets in a file of the cache, which is mapped."""
+"""The largest size of prepared pictures that are kept in memory. Larger sets are kept in a mapped file of the cache."""
 MOST_PIXELS = 100_000_000
-"""The largest number of pixels in one picture: a small file can hold a huge picture."""
+"""The largest number of pixels in one picture, which is limited because a small file can hold a huge picture."""
 _GREY_MODES = ("1", "L", "LA", "I", "I;16", "I;16B", "F")
 _SHOWN = 10_000
-"""Standard error gets a line each time this many pictures are read, since a large folder takes minutes."""
+"""The number of pictures after which a line of progress is printed, because a large folder takes minutes."""
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -39,8 +39,8 @@ class Source:
     """The pictures of a source that can be read.
 
     Attributes:
-        pictures: In the order in which they count for the digest.
-        labels: The labels of the pictures, in their order.
+        pictures: The readable pictures, in the order in which the data set's digest includes them.
+        labels: The labels of the pictures, in the order of their indices.
     """
 
     def __init__(self, name: str, known: Sequence[str] | None = None) -> None:
@@ -48,11 +48,12 @@ class Source:
 
         Args:
             name: ``folder:PHOTOS``, ``csv:FILE`` or ``idx:FOLDER``.
-            known: The labels that the pictures may have; None for any.
+            known: The labels that the pictures may have. None allows all labels.
 
         Raises:
             DataNotFoundError: A file or a folder is missing.
-            DataCorruptError: The source is malformed, has other labels, or no picture of a class can be read.
+            DataCorruptError: The source is malformed, has labels that are not in ``known``, or no picture of a class
+                can be read.
         """
         listed = idx.listed(listing.place_of(name)) if name.startswith("idx:") else listing.listed(name)
         if known is not None and (unknown := sorted(set(listed.labels) - set(map(listing.normal, known)))):
@@ -66,7 +67,7 @@ class Source:
 
     @property
     def notes(self) -> Iterator[str]:
-        """Sentences about what was left out."""
+        """Sentences about pictures that were left out."""
         if self._unreadable:
             count = counted(len(self._unreadable), "picture", "pictures")
             yield f"Left out {count} that cannot be read: {named(sorted(self._unreadable))}."
@@ -76,13 +77,13 @@ class Source:
         """Leave out pictures that could not be decoded, and record which pictures look the same to a network.
 
         Args:
-            chosen: The pictures that were decoded, of ``pictures``.
-            images: What a network sees of the pictures, [n, ...].
-            broken: Why some pictures could not be decoded, by their digest.
+            chosen: The pictures, a part of ``pictures``, that were decoded.
+            images: The images into which these pictures were converted, [n, ...].
+            broken: The reasons why pictures could not be decoded, keyed by the digests of the pictures.
 
         Returns:
-            False if the caller must choose among ``pictures`` again, because some are left out, or turned out to be the
-                same picture, for example in two formats.
+            False if the caller must choose among ``pictures`` again, because pictures were left out, or because files
+                turned out to hold the same picture, for example in two formats.
 
         Raises:
             DataCorruptError: No picture of a class can be read.
@@ -98,7 +99,7 @@ class Source:
         return not broken and len(set(seen.values())) == known
 
     def _readable(self, outcomes: Iterable[Picture | str]) -> list[Picture]:
-        """The outcomes that are pictures; the other outcomes name a picture that cannot be read, with the reason."""
+        """Return the outcomes that are pictures. The other outcomes name unreadable pictures, and are recorded."""
         kept: list[Picture] = []
         for outcome in outcomes:
             if isinstance(outcome, str):
@@ -110,8 +111,8 @@ class Source:
             raise DataCorruptError(f"none of {count} can be read; the first is {self._unreadable[0]}.")
         if lost := set(self.labels) - {picture.label for picture in kept}:
             raise DataCorruptError(
-                f"no picture of {named(sorted(lost))} can be read; {len(self._unreadable)} cannot, such as "
-                f"{self._unreadable[0]}. Replace them, or leave the class out."
+                f"no picture of {named(sorted(lost))} can be read. The first of {len(self._unreadable)} unreadable "
+                f"pictures is {self._unreadable[0]}. Replace these pictures, or leave the class out."
             )
         return kept
 
@@ -119,11 +120,11 @@ class Source:
 def images_of(
     pictures: Sequence[Picture], image: ImageSpec, memory_bytes: int = MEMORY_BYTES
 ) -> tuple[Images, Mapping[str, str]]:
-    """Decode and prepare pictures, in memory or in a file of the cache, which is written if it does not exist.
+    """Decode and prepare pictures, in memory or in a file of the cache. A missing file of the cache is written.
 
     Returns:
-        The images [n, ...]; and by their digest why pictures cannot be decoded, such as a truncated file, which only
-        decoding detects. ``Source.settled`` takes both.
+        The images [n, ...]; and the reasons why pictures cannot be decoded, keyed by the digests of the pictures. Only
+        decoding detects, for example, a truncated file. The caller passes both results to ``Source.settled``.
     """
     broken: dict[str, str] = {}
 
@@ -147,7 +148,7 @@ def images_of(
 
 
 def prepared(file: Path, image: ImageSpec) -> Pixels:
-    """A picture's pixels as a model takes them.
+    """Return a picture's pixels as a model takes them.
 
     Raises:
         DataCorruptError: The picture cannot be read.
@@ -159,7 +160,7 @@ def prepared(file: Path, image: ImageSpec) -> Pixels:
 
 
 def _opened(picture: Picture) -> Picture | str:
-    """The picture with the data of its header; or its name and, in brackets, why it cannot be read."""
+    """Return the picture with the data of its header, or the name of an unreadable picture with the reason."""
     if (pixels := picture.pixels) is not None:
         digest = hashlib.sha256(pixels.tobytes()).hexdigest()
         picture = replace(picture, digest=digest, content=digest, bytes=pixels.nbytes)
@@ -179,7 +180,7 @@ def _opened(picture: Picture) -> Picture | str:
 
 
 def _pixels(picture: Picture, image: ImageSpec) -> Pixels | str:
-    """The picture as a model takes it; or why it cannot be read."""
+    """Return the picture's pixels as a model takes them, or the reason why the picture cannot be read."""
     if picture.pixels is not None:
         return image.prepare(image_spec.flattened(Image.fromarray(picture.pixels), image.channels))
     try:
@@ -189,7 +190,7 @@ def _pixels(picture: Picture, image: ImageSpec) -> Pixels | str:
 
 
 def _mapped(file: Path, shape: tuple[int, ...], fill: Callable[[Images], None], broken: Mapping[str, str]) -> Images:
-    """The images in a file. A missing file is written, and kept if none of the pictures is broken."""
+    """Map the images of a file into memory. A missing file is written, and is kept unless a picture is broken."""
     if not file.is_file():
         file.parent.mkdir(parents=True, exist_ok=True)
         temporary = file.with_suffix(f".{os.getpid()}.tmp")
@@ -200,7 +201,7 @@ def _mapped(file: Path, shape: tuple[int, ...], fill: Callable[[Images], None], 
             return written
         written.flush()
         temporary.replace(file)
-    kept: Images = np.load(file, mmap_mode="c")  # writable, as torch wants it; nothing is written
+    kept: Images = np.load(file, mmap_mode="c")  # copy-on-write, because torch expects writable memory
     return kept
 
 

@@ -1,6 +1,6 @@
-"""The data sets by name: those that hangtag knows, and the user's own pictures.
+"""Reads data sets by name: the data sets that hangtag knows, and the user's own pictures.
 
-Needs no torch, except for ``voc2007``, which torchvision reads.
+Only ``voc2007`` needs torch, because torchvision reads it.
 """
 
 from pathlib import Path
@@ -12,20 +12,20 @@ from hangtag.training.data.pictures import OwnPictures
 from hangtag.training.errors import SettingsError
 
 LABEL_SETS = (*outfits.NAMES, "voc2007")
-"""Data sets whose images have a set of labels each."""
+"""The data sets whose images have sets of labels."""
 KNOWN = (fashion_mnist.NAME, *LABEL_SETS)
 VOC_IMAGE = ImageSpec(64, 64)
-"""The images that VOC's pictures become; stated here because the reader of VOC needs torchvision."""
+"""The images into which VOC's pictures are converted. Reading VOC itself needs torchvision."""
 _EXAMPLES = {"folder": "folder:photos", "csv": "csv:labels.csv", "idx": "idx:kmnist"}
 OWN = tuple(_EXAMPLES)
 """The kinds of the user's own pictures, such as folder in folder:photos."""
 
 
 def kind_of(name: str) -> str | None:
-    """The kind of the user's own pictures, of OWN; None for a data set that hangtag knows.
+    """Return the kind of the user's own pictures, one of OWN. For a data set that hangtag knows, return None.
 
     Raises:
-        SettingsError: The name is neither.
+        SettingsError: The name is not the name of a known data set, and does not describe the user's own pictures.
     """
     kind, colon, place = name.partition(":")
     if colon and kind in OWN and place:
@@ -34,9 +34,9 @@ def kind_of(name: str) -> str | None:
         return None
     if colon and kind in OWN:
         what = "the CSV file that lists your pictures" if kind == "csv" else "the folder of your pictures"
-        raise SettingsError(f"--data {name} names nothing: write {what} after the colon, such as {_EXAMPLES[kind]}.")
+        raise SettingsError(f"--data {name} is not complete: write {what} after the colon, such as {_EXAMPLES[kind]}.")
     raise SettingsError(
-        f"--data {name}: there is no such data set; there are {', '.join(KNOWN)}, and your own pictures: "
+        f"--data {name}: there is no such data set. Choose from {', '.join(KNOWN)}, and your own pictures: "
         "folder:PHOTOS with a folder for each class, csv:FILE.csv with the columns path and label, or idx:FOLDER."
     )
 
@@ -48,15 +48,17 @@ def load(
     own: OwnPictures = pictures.AS_FITS,
     image: ImageSpec | None = None,
 ) -> Dataset:
-    """Read a data set by name; ``outfits`` and ``outfits-independent`` are composed from Fashion-MNIST.
+    """Read a data set by name. The data sets ``outfits`` and ``outfits-independent`` are composed from Fashion-MNIST.
 
     Args:
         name: One of KNOWN, or one of OWN with a path, such as folder:photos.
-        data_dir: The folder to read; None for the data set's usual place. The names of the user's own pictures include
-            their folder.
-        limit: The most training and validation samples that the run will use. No more are composed.
+        data_dir: The folder to read. For None, the data set's usual folder is read. The name of the user's own pictures
+            includes their folder.
+        limit: The largest number of training samples, and of validation samples, that the run uses. No more samples are
+            composed.
         own: How the user's own pictures are split and prepared.
-        image: How an earlier run prepared the user's pictures; replaces ``own`` and the pictures' mean.
+        image: Describes how an earlier run prepared the user's pictures. It replaces the size, the channels and the fit
+            of ``own``, and the mean and the standard deviation of the pictures.
 
     Raises:
         DataNotFoundError: The data set, or one of its files, is missing and could not be downloaded.

@@ -1,6 +1,6 @@
-"""PASCAL VOC 2007, read with torchvision, as 64x64 grey canvases with the set of classes in each.
+"""PASCAL VOC 2007, read with torchvision, as 64x64 grey images. An image's labels are the classes of its objects.
 
-These are the data of the CNN-RNN paper. The splits are VOC's: 2,501 training, 2,510 validation and 4,952 test images.
+The CNN-RNN paper used this data set. VOC's own splits have 2,501 training, 2,510 validation and 4,952 test images.
 """
 
 import hashlib
@@ -22,14 +22,14 @@ LABELS = (
 )  # fmt: skip
 _IMAGE_SETS = {"train": "train", "validation": "val", "test": "test"}
 _FOLDER = Path("VOCdevkit", "VOC2007")
-_HOW_TO_GET_IT = "Name the folder that holds VOCdevkit/VOC2007, from both archives, with --data-dir."
+_HOW_TO_GET_IT = "Unpack both archives, and use --data-dir to name the folder that holds VOCdevkit/VOC2007."
 
 
 def load(data_dir: Path | None = None) -> Dataset:
     """Read the three splits.
 
     Args:
-        data_dir: The folder that holds VOCdevkit; None for the cache, which a download of 0.9 GB fills.
+        data_dir: The folder that holds VOCdevkit. For None, the data set is downloaded into the cache (0.9 GB).
 
     Raises:
         DataNotFoundError: The data set, or one of its files, is missing and could not be downloaded.
@@ -55,7 +55,7 @@ def _read(root: Path, image_set: str, may_download: bool) -> Split:
 
         root.mkdir(parents=True, exist_ok=True)
         samples = VOCDetection(str(root), year="2007", image_set=image_set, download=not listed)
-    except Exception as error:  # torchvision raises all kinds of exceptions of networks and archives
+    except Exception as error:  # torchvision raises many kinds of exceptions, also of networks and archives
         reason = " ".join(str(error).split())
         raise DataNotFoundError(
             f"VOC 2007 is not on this machine and could not be downloaded ({reason}). {_HOW_TO_GET_IT}"
@@ -75,7 +75,7 @@ def _read(root: Path, image_set: str, may_download: bool) -> Split:
 
 
 def _classes(annotation: dict[str, Any], path: str) -> list[int]:
-    """The classes of all objects, including those marked "difficult", since some images show no other objects."""
+    """Return the classes of all objects. Objects marked "difficult" are included: some images show no other objects."""
     names = [item["name"] for item in annotation["annotation"].get("object", [])]
     if unknown := sorted(set(names) - set(LABELS)):
         raise DataCorruptError(f"{path} shows {', '.join(unknown)}, which is not a class of VOC 2007.")

@@ -1,4 +1,4 @@
-"""What a run is between two epochs: its state, its best weights so far, and how a killed run continues."""
+"""The state of a run between two epochs: saving it, selecting the best weights, and continuing a killed run."""
 
 import math
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ from hangtag.training.runs.run import RESTART_HINT, Run
 from hangtag.training.tasks.task import Task
 
 DIVERGENCE_HINT = (
-    "The best weights of earlier epochs are kept; try --precision fp32, another --seed, or a lower rate with --set "
+    "The best weights of earlier epochs are kept. Try --precision fp32, another --seed, or a lower rate with --set "
     "learning_rate=RATE."
 )
 
@@ -26,30 +26,30 @@ RandomState = dict[str, torch.Tensor]
 
 
 class TrainingState:
-    """The network, its optimizer, schedule and average, and the figures of the finished epochs."""
+    """The network with its optimizer, schedule and moving average, and the figures of the finished epochs."""
 
     def __init__(self, network: nn.Module, recipe: Recipe, steps_per_epoch: int) -> None:
         self.network = network
         self.optimizer = optimisation.optimizer(network, recipe)
         self.scheduler = optimisation.scheduler(self.optimizer, recipe, steps_per_epoch)
         self.average = optimisation.average(network, recipe)
-        self.rows: list[dict[str, float]] = []  # one per finished epoch
+        self.rows: list[dict[str, float]] = []  # one row per finished epoch
         self._parts: dict[str, Any] = {"model": network, "optimizer": self.optimizer}
         self._parts |= {"scheduler": self.scheduler} if self.scheduler else {}
         self._parts |= {"average": self.average} if self.average else {}
 
     @property
     def evaluated(self) -> nn.Module:
-        """The network to validate and save: the moving average of the weights if the recipe has one."""
+        """The network to validate and save. With a moving average of the weights, this network has the average."""
         return self.network if self.average is None else self.average.module
 
     @property
     def learning_rate(self) -> float:
-        """The rate of the next step; with muon, of its matrices."""
+        """The learning rate of the next step. With muon, this is the rate of the matrices."""
         return float(self.optimizer.param_groups[0]["lr"])
 
     def checkpoint(self, random_states: list[RandomState]) -> dict[str, Any]:
-        """Everything to save, with the random state of every rank."""
+        """Return the content of a checkpoint, with the random states of all ranks."""
         states = {name: part.state_dict() for name, part in self._parts.items()}
         return {**states, "rows": self.rows, "rng": random_states}
 
@@ -64,21 +64,22 @@ class TrainingState:
 
 
 def random_state(device: str) -> RandomState:
-    """This process's random state: on the CPU and, if the process trains there, on the GPU."""
+    """Return this process's random state on the CPU and, if the process trains on a GPU, on the GPU."""
     state = {"cpu": torch.get_rng_state()}
     return state | {"cuda": torch.cuda.get_rng_state()} if device == "cuda" else state
 
 
 def validate(row: dict[str, float], config: RunConfig, task: Task, state: TrainingState, run: Run) -> dict[str, float]:
-    """Add the validation split's figures to the epoch's, and save the weights if they are the best so far.
+    """Add the validation split's figures to the epoch's row, and save the weights if they are the best so far.
 
-    If epochs are equal, the first is the best. But a user's validation split may have so few pictures that many epochs
-    are equal, even the earliest. Then the epoch with the least loss is the best.
+    If several epochs have equal figures, the first of them is the best. But the validation split of the user's own
+    pictures may be so small that many epochs have equal figures, even the earliest. So with own pictures, the epoch
+    with the lowest loss is the best of several equal epochs.
     """
     deployable = fold_batch_norm(state.evaluated)
     row |= task.validate(deployable)
     metric = task.selection_metric
-    if not math.isfinite(row[metric]):  # only the last step went wrong, and no later loss would show it
+    if not math.isfinite(row[metric]):  # the last step may diverge, and no later loss shows that
         raise DivergedError(f"the network's outputs are not finite after epoch {row['epoch']}. {DIVERGENCE_HINT}")
     by_loss = config.pictures is not None
     ranks = [(each[metric], -each["validation_loss"] if by_loss else 0.0) for each in (*state.rows, row)]
@@ -88,7 +89,7 @@ def validate(row: dict[str, float], config: RunConfig, task: Task, state: Traini
 
 
 def save(state: TrainingState, random_states: list[RandomState], run: Run) -> None:
-    """Write the checkpoint, then the figures, which say how many epochs the checkpoint has."""
+    """Write the checkpoint, then the figures, which have one row for each epoch in the checkpoint."""
     run.save("checkpoint.pt", state.checkpoint(random_states))
     run.write_metrics({"epochs": state.rows})
 
@@ -99,7 +100,7 @@ def resume(state: TrainingState, run: Run, group: ProcessGroup) -> None:
     def load() -> dict[str, Any] | None:
         if not run.has("checkpoint.pt"):
             return None
-        _load_best(state, run)  # needed at the end: report a broken file now and not hours later
+        _load_best(state, run)  # needed at the end; a broken file is reported now and not hours later
         return run.load("checkpoint.pt")
 
     checkpoint = group.on_rank_zero(load)
@@ -109,7 +110,7 @@ def resume(state: TrainingState, run: Run, group: ProcessGroup) -> None:
 
 
 def finish(task: Task, state: TrainingState, run: Run) -> dict[str, Any]:
-    """Measure the best epoch's network, also on the test split now that the epoch is selected; write the summary."""
+    """Measure the best epoch's network on the validation and test splits, write the summary, and return all metrics."""
     epoch, deployable = _load_best(state, run)
     metric = task.selection_metric
     figures = [row[metric] for row in state.rows]
@@ -122,7 +123,7 @@ def finish(task: Task, state: TrainingState, run: Run) -> dict[str, Any]:
 
 
 def _load_best(state: TrainingState, run: Run) -> tuple[int, nn.Module]:
-    """The best epoch's number and network."""
+    """Return the number and the network of the best epoch."""
     best, deployable = run.load("best.pt"), fold_batch_norm(state.network)
     with _fitting(run, "best.pt", "the weights of this run's network"):
         deployable.load_state_dict(best["model"])
@@ -131,7 +132,7 @@ def _load_best(state: TrainingState, run: Run) -> tuple[int, nn.Module]:
 
 @contextmanager
 def _fitting(run: Run, name: str, expected: str) -> Iterator[None]:
-    """Turn what PyTorch raises for a state of another network or optimizer into a RunMismatchError."""
+    """Turn PyTorch's errors about the state of another network or optimizer into a RunMismatchError."""
     try:
         yield
     except (KeyError, IndexError, AttributeError, RuntimeError, ValueError, TypeError) as error:

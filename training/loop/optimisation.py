@@ -1,12 +1,12 @@
-"""Builds a recipe's optimizer, learning-rate schedule and moving average of the weights; and the Muon optimizer.
+"""Builds a recipe's optimizer, learning-rate schedule and moving average of the weights. Muon is implemented here.
 
 Muon updates a matrix by the orthogonal matrix nearest to its averaged gradient (Jordan et al., 2024). A gradient has
-few large singular values and many small ones, which a learning rate per weight, such as Adam's, does not change. In an
-orthogonal matrix all singular values are 1, so a network learns all directions in a fraction of the epochs.
+few large singular values and many small ones. A learning rate per weight, such as Adam's, does not change this. In an
+orthogonal matrix all singular values are 1, so a network learns in all directions, and needs a fraction of the epochs.
 
-torch.optim.Muon treats a parameter as one matrix. Here a parameter may stack several matrices: an LSTM's weights stack
-the weights of its four gates, and each gate is orthogonalised separately. A convolution's weights are one matrix, [out,
-in * h * w].
+torch.optim.Muon treats a parameter as one matrix. In this module a parameter may stack several matrices: an LSTM's
+weights stack the weights of four gates, and each gate's weights are orthogonalised separately. A convolution's weights
+are one matrix, [out, in * h * w].
 """
 
 from collections.abc import Callable, Iterable
@@ -20,14 +20,14 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from hangtag.training.recipes import Recipe
 
-_WARM_UP = 0.15  # of the steps, with one_cycle
-_ADAMW_RATE = 0.25  # with muon: AdamW's share of the learning rate of Muon's matrices
-_FIRST_RATE, _LAST_RATE = 0.04, 1e-3  # of the peak, with one_cycle
+_WARM_UP = 0.15  # the share of the steps in which the rate rises, with one_cycle
+_ADAMW_RATE = 0.25  # AdamW's learning rate, as a share of the rate of Muon's matrices
+_FIRST_RATE, _LAST_RATE = 0.04, 1e-3  # the first and the last rate as shares of the peak, with one_cycle
 _STEPS = 5
 _A, _B, _C = 3.4445, -4.7750, 2.0315  # Jordan's coefficients bring all singular values near 1 in few steps
 _MOMENTUM = 0.95
-# The entries of an orthogonal matrix are 1 / sqrt(its larger side) on average. Scaled by this times sqrt(larger side),
-# an update is as large as Adam's, whatever the shape (Liu et al., Muon is Scalable for LLM Training, 2025).
+# The entries of an orthogonal matrix are 1 / sqrt(larger side) on average. An update that is scaled by _UPDATE_SIZE *
+# sqrt(larger side) is as large as Adam's, for every shape (Liu et al., Muon is Scalable for LLM Training, 2025).
 _UPDATE_SIZE = 0.2
 _LSTM_GATES = 4  # input, forget, cell, output
 
@@ -36,7 +36,7 @@ class Muon(AdamW):
     """Muon for parameter groups whose "matrices" is at least 1, AdamW for groups whose "matrices" is 0."""
 
     def __init__(self, groups: list[dict[str, Any]], betas: tuple[float, float], eps: float) -> None:
-        """A group has params, lr, weight_decay, and matrices: how many matrices each parameter stacks."""
+        """Create an optimizer. A group has params, lr, weight_decay and the number of stacked matrices."""
         super().__init__(groups, betas=betas, eps=eps, fused=True)
 
     @torch.no_grad()
@@ -49,7 +49,7 @@ class Muon(AdamW):
                 if weights.grad is not None:
                     update = self._update(weights, weights.grad, group["matrices"])
                     weights.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-group["lr"])
-                    weights.grad = None  # so that AdamW skips it
+                    weights.grad = None  # so that AdamW skips these weights
         outcome: float | None = super().step(closure)
         return outcome
 
@@ -65,7 +65,7 @@ class Muon(AdamW):
 
 
 def _orthogonalise(stack: Tensor) -> Tensor:
-    """Matrices [n, rows, columns] with nearly all singular values between 0.7 and 1.2, by Newton-Schulz iterations.
+    """Bring nearly all singular values of matrices [n, rows, columns] to 0.7 to 1.2, by Newton-Schulz iterations.
 
     The iterations run in bfloat16, because they tolerate its rounding.
     """
@@ -81,9 +81,9 @@ def _orthogonalise(stack: Tensor) -> Tensor:
 
 
 def optimizer(network: nn.Module, recipe: Recipe) -> Optimizer:
-    """The recipe's optimizer over all parameters. Weight decay applies to matrices, not to vectors such as biases.
+    """Return the recipe's optimizer of all parameters. Weight decay applies to matrices, not to vectors such as biases.
 
-    The fused implementation passes over the parameters once, other implementations a dozen times.
+    The fused implementation passes over the parameters once. Other implementations pass over them a dozen times.
     """
     if recipe.optimizer == "muon":
         return Muon(muon_groups(network, recipe), recipe.betas, recipe.epsilon)
@@ -95,9 +95,10 @@ def optimizer(network: nn.Module, recipe: Recipe) -> Optimizer:
 
 
 def muon_groups(network: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
-    """Muon's groups, the matrices that map to hidden units, at the recipe's rate; AdamW's at a share of that rate.
+    """Return Muon's parameter groups, with the recipe's learning rate, and AdamW's groups, with a share of that rate.
 
-    AdamW gets the classifier, the last linear layer, because its rows are classes, and the embeddings of labels.
+    Muon updates the matrices that map to hidden units. AdamW updates all other parameters. These include the last
+    linear layer, because its rows are classes, and the embeddings of labels.
     """
     linear = [module for module in network.modules() if isinstance(module, nn.Linear)]
     stacked, single = [], []
@@ -119,7 +120,7 @@ def muon_groups(network: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
 
 
 def _by_decay(parameters: Iterable[nn.Parameter], recipe: Recipe) -> list[dict[str, Any]]:
-    """Two groups: matrices, with weight decay, and vectors, without."""
+    """Return two groups of parameters: matrices with weight decay, and vectors without weight decay."""
     all_parameters = list(parameters)
     return [
         {"params": [weights for weights in all_parameters if weights.ndim > 1], "weight_decay": recipe.weight_decay},
@@ -128,7 +129,7 @@ def _by_decay(parameters: Iterable[nn.Parameter], recipe: Recipe) -> list[dict[s
 
 
 def scheduler(optimizer: Optimizer, recipe: Recipe, steps_per_epoch: int) -> LRScheduler | None:
-    """The recipe's schedule, whose step() follows every training step; None for a constant rate."""
+    """Return the recipe's schedule, whose step() follows every training step, or None for a constant rate."""
     if recipe.schedule == "constant":
         return None
     return OneCycleLR(
@@ -143,7 +144,7 @@ def scheduler(optimizer: Optimizer, recipe: Recipe, steps_per_epoch: int) -> LRS
 
 
 def average(network: nn.Module, recipe: Recipe) -> AveragedModel | None:
-    """The recipe's exponential moving average of weights and normalisation statistics; None if it has none."""
+    """Return the exponential moving average of weights and normalisation statistics, or None if the recipe has none."""
     if not recipe.ema_decay:
         return None
     return AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay), use_buffers=True)

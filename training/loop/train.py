@@ -1,10 +1,10 @@
-"""Trains a network, from images to weights. Read this file first: :func:`fit` shows the way of a batch.
+"""Trains a network, from images to weights. Read this file first: :func:`fit` shows the path of a batch:
 
     images -> augment -> normalise -> forward pass and loss -> backward pass -> optimizer step -> moving average
 
-The parts are in other modules: data/ has the images and their augmentation, networks/ the layers, losses.py the losses,
-tasks/ what a data set's labels require, and recipes.py every hyperparameter. checkpoint.py saves, selects the best
-epoch, and resumes a killed run. All tensors have the samples as their first axis.
+The parts are in other modules. data/ has the images, networks/ the layers, losses.py the losses, tasks/ the
+augmentation and the tasks for each kind of labels, and recipes.py the hyperparameters. checkpoint.py saves a run,
+selects the best epoch, and resumes a killed run. The first axis of all tensors is the samples.
 """
 
 import contextlib
@@ -32,7 +32,8 @@ from hangtag.training.tasks.task import SingleLabelTask, Task
 from hangtag.training.tasks.teacher import Teacher
 
 SYNC_INTERVAL = 10
-"""Steps between two exchanges of the sums. Reading a loss makes the GPU finish its work, so not every step does."""
+"""The number of steps after which the sums of the losses are read. Reading a loss makes the GPU finish its work, so the
+sums are not read after every step."""
 
 
 def train(
@@ -43,18 +44,18 @@ def train(
     teacher: Teacher | None = None,
     group: ProcessGroup = ProcessGroup(),  # noqa: B008  (stateless)
 ) -> dict[str, Any]:
-    """Train a run to the end of its recipe and return its metrics, as metrics.json has them.
+    """Train a run to the end of its recipe, and return the content of metrics.json.
 
-    A run whose folder has a checkpoint continues from it. On one machine the outcome is the same, bit for bit, as
-    without the break. A finished run is not trained again.
+    If the run's folder has a checkpoint, the run continues from the checkpoint. On one machine the result is then the
+    same, bit for bit, as without an interruption. A finished run is not trained again.
 
     Args:
         config: The run's settings.
         data: The data set that the config names.
-        run: The folder; created if it is missing.
+        run: The run's folder, which is created if it is missing.
         observer: Receives progress, and may request a stop.
         teacher: The model to learn from, if the recipe has a distillation.
-        group: This process's place among the ranks of the run.
+        group: The ranks of the run, of which this process is one.
 
     Raises:
         RunMismatchError: The folder holds another run, or files that cannot be used, or another process trains in it.
@@ -63,7 +64,7 @@ def train(
         SettingsError: The network cannot be built for these images.
         KeyboardInterrupt: The observer requested a stop.
 
-    If one rank raises an error, every rank raises it.
+    If one rank raises one of these errors, every rank raises it.
 
     Example:
         >>> metrics = train(config, fashion_mnist.load(), Run(Path("runs/lstm")))
@@ -92,7 +93,7 @@ def train(
 
 
 def fit(config: RunConfig, task: Task, run: Run, observer: Observer, group: ProcessGroup) -> dict[str, Any]:
-    """Train the run's network on a task, in a claimed folder. Arguments, result and errors are those of ``train``."""
+    """Train the run's network on a task, in a locked folder. ``train`` describes arguments, result and errors."""
     recipe, device = config.recipe, torch.device(config.device)
     steps = math.ceil(len(task) / recipe.batch_size)
     state = TrainingState(catalog.prepared(config, len(task.labels), task.image, steps), recipe, steps)
@@ -107,8 +108,8 @@ def fit(config: RunConfig, task: Task, run: Run, observer: Observer, group: Proc
         for step, batch in enumerate(batches, 1):
             learning_rate = state.learning_rate
             share, weight = group.share_of(batch)  # this rank's part of the batch
-            share = share.to(device)  # [share]: which samples
-            views = task.choose_views(share)  # [share]: which images of them
+            share = share.to(device)  # [share]: the indices of the samples
+            views = task.choose_views(share)  # [share]: the indices of the samples' images
             images = augment(task.images[views], task.augmentation)  # [share, height, width] or [..., 3], uint8
             with torch.autocast(config.device, torch.bfloat16, enabled=config.precision == "bf16"):
                 pixels = normalise(images, task.image)  # [share, channels, height, width], FP32
@@ -120,7 +121,7 @@ def fit(config: RunConfig, task: Task, run: Run, observer: Observer, group: Proc
                 state.scheduler.step()
             if state.average is not None:
                 state.average.update_parameters(state.network)
-            if weight:  # at weight 0 the sample belongs to another rank
+            if weight:  # a sample with weight 0 belongs to another rank
                 sums.add(loss.detach(), correct, len(share))
             sums.after_step(step, len(batch))
             if not group.in_lockstep:
@@ -134,11 +135,11 @@ def fit(config: RunConfig, task: Task, run: Run, observer: Observer, group: Proc
 
 
 def _batches(samples: int, config: RunConfig, group: ProcessGroup) -> list[Tensor]:
-    """The epoch's sample indices in random order, split into batches; the same in every rank."""
+    """Return the epoch's sample indices in random order, split into batches, which are the same in every rank."""
     order = group.broadcast(torch.randperm(samples))
     batches = list(torch.split(order, config.recipe.batch_size))
-    # Batch norm needs two samples in every rank, so a smaller last batch joins the one before it. The user's own
-    # network may have batch norm too.
+    # Batch normalisation needs two samples in every rank, so a smaller last batch joins the batch before it. The user's
+    # own network may have batch normalisation too.
     normalises = config.recipe.batch_norm or own.is_own(config.model)
     if normalises and len(batches) > 1 and len(batches[-1]) < 2 * group.world_size:
         batches[-2:] = [torch.cat(batches[-2:])]
@@ -146,12 +147,12 @@ def _batches(samples: int, config: RunConfig, group: ProcessGroup) -> list[Tenso
 
 
 class _Sums:
-    """Sums an epoch's losses and correct samples on the device, and reads them every SYNC_INTERVAL steps."""
+    """Sums an epoch's losses and correct samples on the device, and reads the sums every SYNC_INTERVAL steps."""
 
     def __init__(self, epoch: int, steps: int, config: RunConfig, observer: Observer, group: ProcessGroup) -> None:
         self._epoch, self._steps, self._observer, self._group = epoch, steps, observer, group
         self._started = time.perf_counter()
-        self._sums = torch.zeros(2, dtype=torch.float64, device=config.device)  # of loss and of correct samples
+        self._sums = torch.zeros(2, dtype=torch.float64, device=config.device)  # losses, and correct samples
         self._seen = 0
         self._loss, self._totals = math.nan, (0.0, 0.0)
 
@@ -160,7 +161,7 @@ class _Sums:
         self._sums += torch.stack([loss.double() * count, correct.double()])
 
     def after_step(self, step: int, count: int) -> None:
-        """Report a step over this many samples of all ranks.
+        """Report a finished step, in which the ranks computed ``count`` samples together.
 
         Raises:
             DivergedError: The loss is no longer finite.
@@ -178,7 +179,7 @@ class _Sums:
         self._observer.on_step(StepProgress(self._epoch, step, self._steps, self._loss))
 
     def row(self, samples: int, learning_rate: float) -> dict[str, float]:
-        """The epoch's figures."""
+        """Return the epoch's figures."""
         seconds = time.perf_counter() - self._started
         return {
             "epoch": self._epoch,

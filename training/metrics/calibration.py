@@ -1,4 +1,4 @@
-"""How well a classifier's probabilities match how often it is right, and the temperature that makes them match."""
+"""Measures how well a classifier's probabilities match its accuracy, and fits the temperature that makes them match."""
 
 import numpy as np
 import numpy.typing as npt
@@ -7,21 +7,22 @@ from hangtag.training.data.dataset import Classes
 
 Floats = npt.NDArray[np.floating]
 BINS = 15
-"""As in Guo et al., On Calibration of Modern Neural Networks, ICML 2017."""
+"""The number of bins, as in Guo et al., On Calibration of Modern Neural Networks, ICML 2017."""
 LOWEST, HIGHEST = 0.05, 20.0
-"""The range of temperatures to try. A temperature outside it would make every answer certain, or all labels equally
-probable."""
+"""The range of temperatures to try. A lower temperature would make every prediction certain, and a higher temperature
+would make all labels equally probable."""
 _HALVINGS = 50
 
 
 def calibration_error(probabilities: Floats, classes: Classes) -> float:
-    """The expected calibration error: the mean difference of confidence and accuracy, 0 to 1.
+    """Return the expected calibration error: the mean difference of confidence and accuracy, from 0 to 1.
 
     The confidence is the probability of the predicted label. Samples are put into BINS bins of equal width by their
-    confidence, each bin with its upper end, and each bin's |accuracy - confidence| is weighted by its samples.
+    confidence. A bin includes its upper end. The |accuracy - confidence| of a bin is weighted by the number of samples
+    in the bin.
 
     Args:
-        probabilities: [n, labels], n at least 1.
+        probabilities: The probabilities of the labels, [n, labels], for at least one sample.
         classes: The true label of each sample, [n].
 
     Example:
@@ -36,31 +37,32 @@ def calibration_error(probabilities: Floats, classes: Classes) -> float:
 
 
 def fit_temperature(logits: Floats, classes: Classes) -> float:
-    """The temperature T with which softmax(logits / T) has the lowest cross-entropy.
+    """Return the temperature T with which softmax(logits / T) has the lowest cross-entropy.
 
-    A temperature above 1 makes the answers less certain, below 1 more certain. It never changes the order of labels.
+    A temperature above 1 makes the predictions less certain, and a temperature below 1 makes them more certain. The
+    order of the labels never changes.
 
     Args:
-        logits: [n, labels] of samples that the network was not trained on.
+        logits: The logits [n, labels] of samples that the network was not trained on.
         classes: The true label of each sample, [n].
 
     Raises:
-        ValueError: the logits are not finite, or no temperature from LOWEST to HIGHEST is the best.
+        ValueError: The logits are not finite, or the best temperature is not between LOWEST and HIGHEST.
     """
     scores = logits.astype(np.float64)
     scores -= scores.max(axis=1, keepdims=True)
     true = scores[np.arange(len(classes)), classes].mean()
 
     def slope(inverse: float) -> float:
-        """The derivative of the cross-entropy with respect to 1 / T. It never falls, since the function is convex."""
+        """Return the derivative of the cross-entropy by 1 / T, which never falls, because the function is convex."""
         weights = np.exp(scores * inverse)
         return float(((weights * scores).sum(axis=1) / weights.sum(axis=1)).mean() - true)
 
     low, high = 1 / HIGHEST, 1 / LOWEST
     if not slope(low) < 0 < slope(high):  # written so that NaN fails
         raise ValueError(
-            f"no temperature from {LOWEST:g} to {HIGHEST:g} fits {len(classes):,} images; the network is right about "
-            f"{float((logits.argmax(axis=1) == classes).mean()):.1%} of them"
+            f"no temperature from {LOWEST:g} to {HIGHEST:g} fits {len(classes):,} images. The network is right about "
+            f"{float((logits.argmax(axis=1) == classes).mean()):.1%} of these images"
         )
     for _ in range(_HALVINGS):
         middle = (low + high) / 2

@@ -9,18 +9,18 @@ import numpy.typing as npt
 from hangtag.training.data.dataset import Classes
 
 MOST_IN_MATRIX = 40
-"""The most labels of a readable confusion matrix. Its size grows with the square of their number."""
+"""The largest number of labels in a readable confusion matrix, whose size is the square of the number."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How right a classifier is.
+    """The metrics of a classifier.
 
     Attributes:
-        accuracy: The share of samples that are right, in [0, 1].
-        balanced_accuracy: The mean over the classes of the share of each class's samples that are right.
+        accuracy: The share of samples that are classified correctly, in [0, 1].
+        balanced_accuracy: The mean over the classes of the share of correctly classified samples.
         loss: The mean cross-entropy, in nats.
-        confusion: [true][predicted] counts samples.
+        confusion: The number of samples of each true and predicted class, [true][predicted].
     """
 
     accuracy: float
@@ -30,7 +30,7 @@ class Evaluation:
 
 
 def evaluate(logits: npt.NDArray[np.float32], classes: Classes) -> Evaluation:
-    """Accuracy, cross-entropy and confusion matrix of logits [n, k] against classes [n]."""
+    """Compute accuracy, cross-entropy and confusion matrix from logits [n, k] and true classes [n]."""
     predicted = logits.argmax(axis=1)
     confusion = confusion_matrix(classes, predicted, logits.shape[1])
     counts = np.array(confusion)
@@ -44,21 +44,22 @@ def evaluate(logits: npt.NDArray[np.float32], classes: Classes) -> Evaluation:
 
 
 def log_probabilities(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    """The logarithm of the softmax of logits [n, k], [n, k], without overflow."""
+    """Return the logarithm [n, k] of the softmax of logits [n, k], without overflow."""
     shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
     logarithms: npt.NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     return logarithms
 
 
 def confusion_matrix(classes: Classes, predicted: npt.NDArray[np.int64], count: int) -> list[list[int]]:
-    """Counts of samples, [true][predicted], for ``count`` classes."""
+    """Count the samples of each true and predicted class, [true][predicted], for ``count`` classes."""
     pairs = classes.astype(np.int64) * count + predicted
     confusion: list[list[int]] = np.bincount(pairs, minlength=count * count).reshape(count, count).tolist()
     return confusion
 
 
 def stored(confusion: Sequence[Sequence[int]]) -> Sequence[Sequence[int]]:
-    """A confusion matrix as a run stores it: with more than MOST_IN_MATRIX labels, as [true, predicted, count]."""
+    """Return a confusion matrix as a run stores it. For more than MOST_IN_MATRIX labels, these are triples [true,
+    predicted, count]."""
     if len(confusion) <= MOST_IN_MATRIX:
         return confusion
     counts = np.asarray(confusion)
@@ -68,9 +69,9 @@ def stored(confusion: Sequence[Sequence[int]]) -> Sequence[Sequence[int]]:
 
 
 def restored(kept: Sequence[Sequence[int]], labels: int) -> npt.NDArray[np.int64]:
-    """The confusion matrix [true][predicted] of this many labels, from what ``stored`` returned."""
+    """Return the confusion matrix [true][predicted] of this many labels from the result of ``stored``."""
     given = np.asarray(kept, np.int64)
-    if given.shape == (labels, labels):  # an earlier hangtag stored the whole matrix for many labels too
+    if given.shape == (labels, labels):  # earlier releases stored the whole matrix for any number of labels
         return given
     counts = np.zeros((labels, labels), np.int64)
     counts[given[:, 0], given[:, 1]] = given[:, 2]
@@ -78,9 +79,9 @@ def restored(kept: Sequence[Sequence[int]], labels: int) -> npt.NDArray[np.int64
 
 
 def worst(logits: npt.NDArray[np.float32], classes: Classes, count: int) -> list[dict[str, float]]:
-    """The ``count`` samples with the highest cross-entropy, the worst first, of logits [n, k] and classes [n].
+    """Return the ``count`` samples with the highest cross-entropy, the worst first, from logits [n, k] and classes [n].
 
-    For each sample its index, "image"; its class, "true"; the "predicted" class with its "probability"; and the "loss".
+    A sample has its index "image", its class "true", the "predicted" class with its "probability", and a "loss".
     """
     logarithms = log_probabilities(logits)
     losses = -logarithms[np.arange(len(classes)), classes]
@@ -98,7 +99,8 @@ def worst(logits: npt.NDArray[np.float32], classes: Classes, count: int) -> list
 
 @dataclass(frozen=True)
 class ClassFigures:
-    """Metrics of one class: precision, recall and F1 in [0, 1], where 0 / 0 counts as 0; support counts its samples."""
+    """The metrics of one class. Precision, recall and F1 are in [0, 1], and 0 / 0 counts as 0. Support is the number of
+    the class's samples."""
 
     precision: float
     recall: float
@@ -107,7 +109,7 @@ class ClassFigures:
 
 
 def per_class(confusion: Sequence[Sequence[int]] | npt.NDArray[np.int64]) -> list[ClassFigures]:
-    """The metrics of each class from confusion[true][predicted]. F1 is the harmonic mean of precision and recall."""
+    """Return the metrics of each class from a confusion matrix. F1 is the harmonic mean of precision and recall."""
     counts = np.asarray(confusion, np.int64)
     correct, predicted, support = counts.diagonal(), counts.sum(axis=0), counts.sum(axis=1)
     return [

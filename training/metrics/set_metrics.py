@@ -1,7 +1,7 @@
-"""Metrics of multi-label predictions, as in the CNN-RNN paper, computed by torchmetrics; 0 / 0 counts as 0.
+"""Metrics of multi-label predictions, as in the CNN-RNN paper. torchmetrics computes them, and 0 / 0 counts as 0.
 
-Per class (C-): precision and recall of each label, averaged over the labels. Overall (O-): over all decisions at once.
-C-F1 is the harmonic mean of C-P and C-R, as in the paper, and not the mean of the labels' F1.
+Precision and recall per class (C-) are averages of the labels' values. Overall metrics (O-) cover all decisions at
+once. C-F1 is the harmonic mean of C-P and C-R, as in the paper, and not the mean of the labels' F1.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,11 @@ Scores = npt.NDArray[np.float32]  # [n, labels], in [0, 1]: the higher, the more
 
 @dataclass(frozen=True)
 class MultiLabelEvaluation:
-    """The metrics, in [0, 1] except the last. mean_ap ranks the images by a label's scores, over labels that occur."""
+    """The metrics of predicted label sets. All metrics except for labels_per_image are in [0, 1].
+
+    mean_ap is the mean of the average precisions of all labels that occur. A label's average precision ranks the images
+    by the label's scores.
+    """
 
     c_precision: float
     c_recall: float
@@ -28,11 +32,11 @@ class MultiLabelEvaluation:
     o_f1: float
     mean_ap: float
     exact_match: float
-    labels_per_image: float  # predicted, on average
+    labels_per_image: float  # the average number of predicted labels
 
 
 def evaluate(predicted: LabelSets, scores: Scores, labels: LabelSets) -> MultiLabelEvaluation:
-    """The metrics of predicted label sets and of scores, both [n, labels], against the true label sets [n, labels]."""
+    """Compute the metrics of predicted label sets and scores against the true label sets. All are [n, labels]."""
     count = labels.shape[1]
     predictions, truth = torch.from_numpy(predicted).int(), torch.from_numpy(labels).int()
     per_class = {"num_labels": count, "average": "macro"}
@@ -60,7 +64,7 @@ def evaluate(predicted: LabelSets, scores: Scores, labels: LabelSets) -> MultiLa
 
 
 def decide(scores: Scores, threshold: float) -> LabelSets:
-    """The labels that score at least the threshold; if there are none, the label that scores highest."""
+    """Return the labels that score at least the threshold. If there are none, return the label with the top score."""
     sets: LabelSets = (scores >= threshold) | (
         (scores.max(axis=1, keepdims=True) < threshold) & (np.arange(scores.shape[1]) == scores.argmax(axis=1)[:, None])
     )
@@ -68,8 +72,8 @@ def decide(scores: Scores, threshold: float) -> LabelSets:
 
 
 def choose_threshold(scores: Scores, labels: LabelSets, candidates: int = 400) -> float:
-    """The threshold with the highest O-F1 on these samples, among ``candidates`` quantiles of the scores; the lowest
-    among equals."""
+    """Return the threshold with the highest O-F1 on these samples, among ``candidates`` quantiles of the scores. Of
+    equally good thresholds, return the lowest."""
     thresholds = np.unique(np.quantile(scores, np.linspace(0, 1, candidates)))
     every = (decide(scores, threshold) for threshold in thresholds)
     return float(thresholds[np.argmax([2 * (sets & labels).sum() / (sets.sum() + labels.sum()) for sets in every])])

@@ -1,1 +1,1 @@
-"""The networks, layer by layer, and normalisation: of pixels, and of layers during training."""
+"""The networks, layer by layer, and the normalisation of pixels and, during training, of layers."""

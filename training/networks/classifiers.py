@@ -1,13 +1,13 @@
 """The networks for one label per image, layer by layer: the study's three networks, a small network to serve, and
 teachers.
 
-Each network is built for a number of labels and for images of one size. It maps pixels as ``normalise`` returns them,
-FP32 [batch, channels, height, width], to logits [batch, labels]. The sizes in comments are those of Fashion-MNIST's
-28x28 grey pixels.
+Each network is built for a number of labels and for images of one size. A network maps the pixels that
+``normalise`` returns, FP32 [batch, channels, height, width], to logits [batch, labels]. The sizes in comments are for
+Fashion-MNIST's 28x28 grey pixels.
 
 Weights start as in Keras, which the study used: Glorot-uniform kernels, orthogonal recurrent kernels, zero biases, and
-1 for an LSTM's forget gate. PyTorch's nn.LSTM has two bias vectors where Keras has one, so there are a few more
-parameters than in the study.
+1 for the bias of an LSTM's forget gate. PyTorch's nn.LSTM has two bias vectors, and Keras' LSTM has one, so the LSTMs
+have a few more parameters than in the study.
 """
 
 import math
@@ -19,7 +19,7 @@ from hangtag.serving.image_spec import ImageSpec
 from hangtag.training.errors import SettingsError
 
 STUDY_HIDDEN_SIZE = 186  # floor(2 * 28 * 10 / 3)
-_LEAST_EDGE = 8  # of an image, which three poolings halve
+_LEAST_EDGE = 8  # in pixels, because three poolings divide an edge by 8
 
 
 class Lstm(nn.Module):
@@ -39,7 +39,7 @@ class Lstm(nn.Module):
 
 
 class Lstm2(nn.Module):
-    """Two LSTMs: the second reads the first's 28 hidden states of 784 units, and its last state is classified."""
+    """Two LSTMs. The second LSTM reads the 28 hidden states of the first, and its last hidden state is classified."""
 
     def __init__(self, labels: int, image: ImageSpec, *, hidden_size: int = STUDY_HIDDEN_SIZE) -> None:
         super().__init__()
@@ -57,12 +57,12 @@ class Lstm2(nn.Module):
 
 
 def _rows(pixels: Tensor) -> Tensor:
-    """Pixels [batch, channels, height, width] as a sequence of rows, [batch, height, width * channels]."""
+    """Return pixels [batch, channels, height, width] as a sequence of rows, [batch, height, width * channels]."""
     return pixels.squeeze(1) if pixels.shape[1] == 1 else pixels.permute(0, 2, 3, 1).flatten(2)
 
 
 class _Features(nn.Module):
-    """Convolutions that find features, and dense layers that classify them."""
+    """A network of convolutions that detect features, and dense layers that classify the features."""
 
     features: nn.Module
     classifier: nn.Module
@@ -73,12 +73,12 @@ class _Features(nn.Module):
 
 
 class Cnn(_Features):
-    """Five convolutions in three stages, each of which halves the image, then three dense layers.
+    """Five convolutions in three stages that each halve the image, then three dense layers.
 
-    With an image of more than 71 pixels, the last maps are pooled once more, so that the first dense layer does not
-    grow.
+    If an edge of the image has more than 71 pixels, the last maps are pooled once more, so that the first dense layer
+    does not grow.
 
-    max(relu(x)) == relu(max(x)), so ReLU and pooling commute: ReLU after pooling does a quarter of the work.
+    max(relu(x)) == relu(max(x)), so ReLU and pooling commute. ReLU after pooling does a quarter of the work.
     """
 
     def __init__(self, labels: int, image: ImageSpec) -> None:
@@ -101,13 +101,13 @@ class Cnn(_Features):
 
 
 class CnnSmall(_Features):
-    """A network to serve fast: five convolutions, three of which halve the image by their stride, then two dense
+    """A network for fast serving: five convolutions, three of which halve the image by their stride, then two dense
     layers.
 
-    An image takes a twentieth of Cnn's multiplications, and somewhat fewer than Lstm's. Lstm's steps wait for each
-    other; here an image that is computed alone takes hardly longer than an image in a batch.
+    CnnSmall needs a twentieth of Cnn's multiplications for an image, and somewhat fewer than Lstm. The steps of Lstm
+    wait for each other. CnnSmall has no such steps, so computing an image alone takes hardly longer than in a batch.
 
-    With an image of more than 32 pixels, the last maps are pooled, so that the first dense layer does not grow.
+    If an edge of the image has more than 32 pixels, the last maps are pooled, so the first dense layer does not grow.
     """
 
     def __init__(self, labels: int, image: ImageSpec) -> None:
@@ -129,7 +129,7 @@ class CnnSmall(_Features):
 
 
 class _Residual(nn.Module):
-    """A residual block: its input plus two convolutions of it (He et al., Deep Residual Learning, 2016)."""
+    """A residual block adds two convolutions of its input to the input (He et al., Deep Residual Learning, 2016)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -144,10 +144,10 @@ class _Residual(nn.Module):
 
 
 class ResNet(_Features):
-    """A residual network of three stages that teaches the study's networks. It is not shipped.
+    """A residual network of three stages that teaches the study's networks. hangtag ships no ResNet.
 
-    Its first stage sees the image at half its size or, with ``full_resolution``, pixel by pixel; every later stage
-    halves the size once more. The full resolution takes four times as many multiplications.
+    The first stage sees the image at half its size or, with ``full_resolution``, at its full size. Every later stage
+    halves the size once more. The full resolution needs four times as many multiplications.
     """
 
     def __init__(self, labels: int, image: ImageSpec, *, full_resolution: bool = False) -> None:
@@ -171,16 +171,16 @@ class ResNet(_Features):
 
 
 def _pooling(height: int, width: int, most: int) -> tuple[list[nn.Module], int]:
-    """Layers that pool maps to at most this many places along an edge, if they have more; and the places that remain.
+    """Return layers that pool maps to at most ``most`` places along each edge, and the number of places that remain.
 
-    Without this pooling the first dense layer would grow with the image.
+    Smaller maps need no layer. Without the pooling, the first dense layer would grow with the image.
     """
     pooled = (math.ceil(height / most), math.ceil(width / most))
     return [] if pooled == (1, 1) else [nn.MaxPool2d(pooled)], (height // pooled[0]) * (width // pooled[1])
 
 
 def _halved_thrice(image: ImageSpec) -> tuple[int, int]:
-    """Height and width after three poolings. Raises SettingsError for an image that is too small for them."""
+    """Return height and width after three poolings. Raises SettingsError if the image is too small for the poolings."""
     if min(image.height, image.width) < _LEAST_EDGE:
         raise SettingsError(
             f"the images have {image.height} x {image.width} pixels, but this network needs at least {_LEAST_EDGE} x "

@@ -1,10 +1,11 @@
-"""CNN-RNN for images with several labels (Wang et al., CVPR 2016), with a smaller CNN than VGG-16; and its baselines.
+"""CNN-RNN for images with several labels (Wang et al., CVPR 2016), and its baselines.
 
-The CNN computes the image's features once. The RNN predicts labels one after another, as a path that ends with END. The
-embedding of a label is both the RNN's input and what scores its output. Equation numbers are the paper's.
+The CNN is smaller than the paper's VGG-16, and computes the image's features once. The RNN predicts labels one after
+another, as a path that ends with END. The embedding of a label is the input of the RNN, and also scores the output of
+the RNN. The equation numbers in comments are from the paper.
 
-Pixels are in [0, 1], [batch, 1, 64, 64]. Labels are indices 0..labels-1; the index ``labels`` is END, which is also the
-first input of every path.
+Pixels are [batch, 1, 64, 64] in [0, 1]. Labels are the indices 0 to labels - 1. The index ``labels`` is END, which is
+also the first input of every path.
 """
 
 from typing import NamedTuple
@@ -26,33 +27,34 @@ class Encoder(nn.Sequential):
 
     def __init__(self) -> None:
         super().__init__(
-            nn.Identity(),  # keeps the layers' numbers, which are in the names of earlier releases' weights
+            nn.Identity(),  # keeps the layers' numbers, which occur in the weights' names in earlier releases
             nn.Conv2d(1, 24, 5, stride=2, padding=2), nn.ReLU(),  # [batch, 24, 32, 32]
             nn.Conv2d(24, 48, 3, stride=2, padding=1), nn.ReLU(),  # [batch, 48, 16, 16]
             nn.Conv2d(48, 64, 3, padding="same"), nn.ReLU(), nn.MaxPool2d(2),  # [batch, 64, 8, 8]
-            # Each of 192 detectors gives its maximum over all positions: where a garment lies does not matter.
+            # Each of 192 detectors returns its maximum over all positions, so positions do not matter.
             nn.Conv2d(64, 192, 3, padding="same"), nn.ReLU(), nn.MaxPool2d(8), nn.Flatten(),  # [batch, 192]
             nn.Linear(192, FEATURES), nn.ReLU(), nn.Dropout(0.2),  # [batch, 256]
         )  # fmt: skip
 
 
 class CnnRnn(nn.Module):
-    """The CNN, the label embeddings, the LSTM over the labels so far, and the joint space that compares them."""
+    """CNN-RNN: the CNN, the label embeddings, the LSTM over the labels so far, and their joint space."""
 
     def __init__(self, labels: int = 10) -> None:
         super().__init__()
         self.labels = labels
         self.encoder = Encoder()
-        self.embeddings = nn.Embedding(labels + 1, EMBEDDING)  # U_l, and END's
-        # PyTorch's standard deviation of 1 makes the first scores so confident that the image is learned late or never.
+        self.embeddings = nn.Embedding(labels + 1, EMBEDDING)  # U_l, and the embedding of END
+        # PyTorch's standard deviation of 1 makes the first scores so confident that the network learns images late or
+        # never.
         nn.init.normal_(self.embeddings.weight, std=0.1)
         self.lstm = nn.LSTMCell(EMBEDDING, HIDDEN)
         self.project_image = nn.Linear(FEATURES, EMBEDDING)  # U_I
         self.project_output = nn.Linear(HIDDEN, EMBEDDING, bias=False)  # U_o
-        self.bias = nn.Parameter(torch.zeros(labels + 1))  # of the scores: the labels' frequencies
+        self.bias = nn.Parameter(torch.zeros(labels + 1))  # added to the scores, and learns the labels' frequencies
 
     def forward(self, pixels: Tensor, path: Tensor) -> Tensor:
-        """Logits [batch, steps, labels + 1] of each step's next label. path [batch, steps]: the inputs, END first."""
+        """Return the next labels' logits [batch, steps, labels + 1] for the inputs, path [batch, steps], END first."""
         image = self.project_image(self.encoder(pixels))  # [batch, 64]
         state = self.begin(pixels.shape[0], image)
         steps = []
@@ -62,11 +64,11 @@ class CnnRnn(nn.Module):
         return torch.stack(steps, dim=1)
 
     def begin(self, batch: int, like: Tensor) -> tuple[Tensor, Tensor]:
-        """The LSTM's initial state, zeros: output and r(0), [batch, 256] each."""
+        """Return the LSTM's initial state: the output and r(0), which are zeros [batch, 256]."""
         return like.new_zeros(batch, HIDDEN), like.new_zeros(batch, HIDDEN)
 
     def step(self, image: Tensor, label: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Feed one label [batch] to the LSTM: logits [batch, labels + 1] of the next label, and the new state."""
+        """Feed one label [batch] to the LSTM. Returns the next label's logits [batch, labels + 1], and the state."""
         output, cell = self.lstm(self.embeddings(label), state)  # w_k(t), o(t), r(t): equations 1 and 2
         joint = functional.relu(self.project_output(output) + image)  # x_t: equation 3
         logits: Tensor = joint @ self.embeddings.weight.T + self.bias  # s(t): equation 4
@@ -98,15 +100,15 @@ class Beam(NamedTuple):
     """The most probable path of each image, and the labels' probabilities over all paths of the beam."""
 
     path: Tensor
-    """Labels in the order of prediction, INT64 [batch, MAX_LABELS]; -1 after the last label."""
+    """The labels in the order of prediction, INT64 [batch, MAX_LABELS]. Entries after the last label are -1."""
     path_probability: Tensor
-    """P(path | image), [batch]."""
+    """The probability of the path given the image, [batch]."""
     probabilities: Tensor
-    """For each label, [batch, labels]: the share of the beam's probability that lies in paths with this label."""
+    """For each label, the share of the beam's probability that belongs to paths with this label, [batch, labels]."""
 
 
 def beam_search(network: CnnRnn, pixels: Tensor, width: int = BEAM_WIDTH) -> Beam:
-    """The most probable paths of at most MAX_LABELS distinct labels, by a beam search.
+    """Find the most probable paths of at most MAX_LABELS distinct labels, by a beam search.
 
     The loop is unrolled over a fixed number of steps and has no branch that depends on the data, so that the whole
     search becomes part of one ONNX graph. A path that has ended stays in the beam with its final probability, until
@@ -114,8 +116,8 @@ def beam_search(network: CnnRnn, pixels: Tensor, width: int = BEAM_WIDTH) -> Bea
 
     Args:
         network: CNN-RNN in evaluation mode.
-        pixels: [batch, 1, 64, 64] in [0, 1].
-        width: How many paths the beam holds at every step.
+        pixels: The images, [batch, 1, 64, 64] in [0, 1].
+        width: The number of paths that the beam holds at every step.
     """
     batch, symbols, end = pixels.shape[0], network.labels + 1, network.labels  # len() would make batch a constant
     image = network.project_image(network.encoder(pixels)).repeat_interleave(width, dim=0)  # [batch * width, 64]
@@ -125,8 +127,8 @@ def beam_search(network: CnnRnn, pixels: Tensor, width: int = BEAM_WIDTH) -> Bea
     path = torch.full((batch, width, MAX_LABELS), -1, device=pixels.device)
     used = torch.zeros(batch, width, symbols, dtype=torch.bool, device=pixels.device)
     ended = torch.zeros(batch, width, dtype=torch.bool, device=pixels.device)
-    # All paths of the beam start equal. Only the first path counts, or the beam would hold the same path ``width``
-    # times.
+    # All paths of the beam are equal at the start. The scores of all but the first path are -inf, because otherwise the
+    # beam would hold the same path ``width`` times.
     score = torch.zeros(batch, width, device=pixels.device)
     score = score + torch.where(torch.arange(width, device=pixels.device) == 0, 0.0, -torch.inf)
     for position in range(MAX_LABELS + 1):
@@ -135,7 +137,7 @@ def beam_search(network: CnnRnn, pixels: Tensor, width: int = BEAM_WIDTH) -> Bea
         gain = gain.masked_fill(used, -torch.inf)
         if position == MAX_LABELS:  # a full path can only end
             gain = torch.where(every == end, gain, -torch.inf)
-        stays = torch.where(every == end, 0.0, -torch.inf)  # an ended path goes on once, unchanged
+        stays = torch.where(every == end, 0.0, -torch.inf)  # an ended path has one continuation, itself
         gain = torch.where(ended[:, :, None], stays, gain)
         score, chosen = (score[:, :, None] + gain).reshape(batch, width * symbols).topk(width)  # [batch, width]
         parent, last = chosen // symbols, chosen % symbols

@@ -1,7 +1,8 @@
-"""Normalisation: of the pixels, which is the only preprocessing, and of a layer's outputs during training.
+"""Normalisation of the pixels, which is the only preprocessing, and of layers' outputs during training.
 
-Batch normalisation is added after every convolution and every dense layer but the last, and folded into that layer's
-weights after training: the deployed network has exactly the layers and parameters of its class.
+Batch normalisation is added after every convolution and dense layer except for the last. After training, each
+normalisation is folded into the weights of the layer before it, so the deployed network has exactly the layers and
+parameters of its class.
 """
 
 import copy
@@ -13,13 +14,13 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from hangtag.serving.image_spec import ImageSpec
 
-_MOMENTUM = 0.1  # PyTorch's default: the weight of a step's statistics in the running ones
+_MOMENTUM = 0.1  # PyTorch's default: the weight of a step's statistics in the running statistics
 
 
 def normalise(images: Tensor, image: ImageSpec) -> Tensor:
-    """Images [batch, height, width] or [batch, height, width, 3], 0 to 255, to FP32 [batch, channels, height, width].
+    """Normalise images [batch, height, width] or [batch, height, width, 3] with pixels from 0 to 255.
 
-    Pixels become (pixel / 255 - mean) / std.
+    Pixels become (pixel / 255 - mean) / std. The result is FP32 [batch, channels, height, width].
     """
     pixels = images.to(torch.float32) / 255
     pixels = pixels.unsqueeze(1) if image.channels == 1 else pixels.permute(0, 3, 1, 2)
@@ -34,10 +35,10 @@ class Normalised(nn.Sequential):
 
 
 def add_batch_norm(network: nn.Module, steps_per_epoch: int) -> None:
-    """Add a normalisation after each convolution and dense layer but the last, in place.
+    """Add a normalisation after each convolution and dense layer except for the last, in place.
 
-    A network is validated with running statistics, which follow the last ten steps or so. In an epoch of fewer steps
-    they follow the epoch's steps; otherwise they would still consist of their initial values.
+    A network is validated with running statistics, which average about the last ten steps. If an epoch has fewer steps,
+    they average the steps of an epoch, because otherwise they would still consist mainly of their initial values.
     """
     momentum = max(_MOMENTUM, 1 / steps_per_epoch)
     layers = [(name, layer) for name, layer in network.named_modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
@@ -51,7 +52,7 @@ def add_batch_norm(network: nn.Module, steps_per_epoch: int) -> None:
 
 
 def fold_batch_norm(network: nn.Module) -> nn.Module:
-    """A copy in evaluation mode with all normalisations folded in: its state_dict has the plain network's keys."""
+    """Return a copy in evaluation mode, with all normalisations folded in. Its state_dict has the plain keys."""
     folded = copy.deepcopy(network).eval()
     for name, pair in [(name, pair) for name, pair in folded.named_modules() if isinstance(pair, Normalised)]:
         layer, norm = pair

@@ -1,9 +1,10 @@
-"""The user's own networks, and timm's, by name.
+"""Builds the user's own networks, and timm's networks, by name.
 
-The user's own are named ``package.module:callable``. The callable takes the number of labels and the
+The name of the user's own network is ``package.module:callable``. The callable takes the number of labels and the
 :class:`~hangtag.serving.image_spec.ImageSpec`. It returns a ``torch.nn.Module`` that maps pixels, FP32 [batch,
-channels, height, width], normalised by the image's mean and std, to logits, FP32 [batch, labels]. It must do so for any
-batch, and each sample's logits must depend only on that sample. Dropout and normalisations are the network's own.
+channels, height, width], normalised by the image's mean and std, to logits, FP32 [batch, labels]. The
+network must accept a batch of any size, and each sample's logits must depend only on that sample. hangtag adds no
+normalisations to the network.
 """
 
 import contextlib
@@ -25,7 +26,7 @@ TIMM = "timm"
 
 
 def is_own(network: str) -> bool:
-    """Whether a network's name is that of the user's own network or of timm's."""
+    """Return whether a name belongs to the user's own network or to a network of timm."""
     return ":" in network
 
 
@@ -35,11 +36,11 @@ def build(network: str, labels: int, image: ImageSpec) -> nn.Module:
     Args:
         network: ``package.module:callable``, or ``timm:NAME``.
         labels: The number of labels.
-        image: The images that the network sees.
+        image: Describes the images that the network sees.
 
     Raises:
         SettingsError: The network cannot be imported, is not a network, does not map images to logits, FP32 [batch,
-            labels], or answers an image differently in a batch than alone.
+            labels], or computes other logits for an image in a batch than for the image alone.
     """
     where, _, name = network.partition(":")
     made = _timm(name, labels, image) if where == TIMM else _called(network, labels, image)
@@ -52,7 +53,7 @@ def build(network: str, labels: int, image: ImageSpec) -> nn.Module:
 
 
 def find(network: str) -> Any:
-    """Import timm, or the module of the user's own network, and return the callable.
+    """Import and return timm, or import the module of the user's own network and return the callable.
 
     Raises:
         SettingsError: The module cannot be imported, or has no such callable.
@@ -62,12 +63,12 @@ def find(network: str) -> Any:
         sys.path.insert(0, here)  # as python -m does
     try:
         imported = importlib.import_module(module)
-    except Exception as error:  # somebody's module may fail in any way
+    except Exception as error:  # the user's module may raise any exception
         if module == TIMM:
             raise SettingsError(f"{network} needs the package timm. Install it with: pip install timm") from error
         raise SettingsError(
             f"{network} cannot be imported ({type(error).__name__}: {error}). Name a network of your own as "
-            "MODULE:CALLABLE, such as nets:build for build() in nets.py; the module must be installed, or be in "
+            "MODULE:CALLABLE, such as nets:build for build() in nets.py. The module must be installed, or be in "
             f"{here}."
         ) from error
     if module == TIMM:
@@ -91,15 +92,15 @@ def _called(network: str, labels: int, image: ImageSpec) -> Any:
     make = find(network)
     try:
         return make(labels, image)
-    except Exception as error:  # somebody's callable may fail in any way
+    except Exception as error:  # the user's callable may raise any exception
         raise SettingsError(
-            f"{network} failed ({type(error).__name__}: {error}). It is called with the number of labels and the "
-            "image's description, and must return a torch.nn.Module."
+            f"{network} failed ({type(error).__name__}: {error}). hangtag calls it with the number of labels and "
+            "the image's description, and it must return a torch.nn.Module."
         ) from error
 
 
 def answers_probabilities(network: nn.Module, image: ImageSpec) -> bool:
-    """Whether a network ends in a softmax: whether its answers to three noisy images are all distributions."""
+    """Return whether a network seems to end in a softmax: its outputs for three noisy images are distributions."""
     was_training = network.training
     with torch.inference_mode():
         answers = network.eval()(_noise(image))
@@ -109,17 +110,17 @@ def answers_probabilities(network: nn.Module, image: ImageSpec) -> bool:
 
 
 def why_not_exportable(network: nn.Module, image: ImageSpec) -> str | None:
-    """Why PyTorch cannot export a network for any number of images, in PyTorch's words; None if it can.
+    """Return why PyTorch cannot export a network for any number of images, in PyTorch's words, or None if it can.
 
-    The export to ONNX begins with this step, and would be refused for the same reason, but only after training.
+    The export to ONNX begins with the same step, and would fail for the same reason, but only after training.
     """
     was_training = network.training
     dimensions = ({0: torch.export.Dim("batch")},)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):  # torch prints what it refuses
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):  # torch prints its errors
             warnings.simplefilter("ignore")
             torch.export.export(network.eval(), (_noise(image),), dynamic_shapes=dimensions, strict=False)
-    except Exception as error:  # somebody's network may fail in any way
+    except Exception as error:  # the user's network may raise any exception
         return next(iter(str(error).splitlines()), "").rstrip(".") or type(error).__name__
     finally:
         network.train(was_training)
@@ -127,13 +128,13 @@ def why_not_exportable(network: nn.Module, image: ImageSpec) -> str | None:
 
 
 def _noise(image: ImageSpec) -> torch.Tensor:
-    """Three noisy images, as the network takes them."""
-    random = torch.Generator().manual_seed(0)  # the global state decides only the weights
+    """Return three noisy images in the form that the network takes."""
+    random = torch.Generator().manual_seed(0)  # the global random state is only for the weights
     return torch.randn(3, image.channels, image.height, image.width, generator=random)
 
 
 def _try(network: str, made: nn.Module, labels: int, image: ImageSpec) -> None:
-    """Let the network answer three images together, and the first image alone."""
+    """Check a network's logits for three images in a batch, and for the first image alone."""
     pixels = _noise(image)
     was_training = made.training
     answers = []
@@ -142,7 +143,7 @@ def _try(network: str, made: nn.Module, labels: int, image: ImageSpec) -> None:
         for batch in (pixels, pixels[:1]):
             with torch.inference_mode():
                 answers.append(made(batch))
-    except Exception as error:  # as above
+    except Exception as error:  # the user's network may raise any exception
         raise SettingsError(
             f"{network} fails on pixels {list(batch.shape)}, which are [batch, channels, height, width] "
             f"({type(error).__name__}: {error})."
@@ -159,12 +160,12 @@ def _try(network: str, made: nn.Module, labels: int, image: ImageSpec) -> None:
     together, alone = answers
     if not torch.isfinite(torch.cat(answers)).all():
         raise SettingsError(
-            f"{network} returned logits that are not finite, NaN or infinity, for images of noise before any training. "
+            f"{network} returned NaN or infinite logits for images of noise before any training. "
             "Look for a division by zero, or for a logarithm or a root of a number that may be 0 or negative."
         )
     if not torch.allclose(together[:1], alone, rtol=1e-3, atol=1e-3):
         raise SettingsError(
-            f"{network} answers an image differently in a batch than alone: a logit differs by "
-            f"{(together[:1] - alone).abs().max():.2g}. Each image's logits must depend only on that image, not on the "
-            "rest of the batch, as they do after a mean over the first axis."
+            f"{network} computes other logits for an image in a batch than for the image alone: a logit differs by "
+            f"{(together[:1] - alone).abs().max():.2g}. Each image's logits must depend only on that image. A mean "
+            "over the first axis, for example, would depend on the rest of the batch."
         )

@@ -1,1 +1,1 @@
-"""The page of a run, or of several side by side: learning curves, mistakes, recipe and provenance. Needs no torch."""
+"""The page of a run or of several runs: learning curves, mistakes, recipe and provenance. The page needs no torch."""

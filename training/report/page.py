@@ -1,7 +1,7 @@
-"""Write a run, or several side by side, as one self-contained HTML page, without scripts and without other files.
+"""Writes a run, or several runs side by side, as one self-contained HTML page, without scripts and without other files.
 
-The mistakes are those on the validation split. The test split is left out on purpose: a user who looks at its mistakes
-while choosing settings chooses by it.
+The page shows mistakes on the validation split, but none on the test split. A user who saw mistakes on the test split
+while choosing settings would choose by the test split.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,12 +27,12 @@ _MOST_FREQUENT = 40
 
 
 def run_page(run: Run, exported_as: Sequence[str] = (), validation: Images | None = None) -> str:
-    """The page of one run: curves, confusion matrix, worst mistakes, recipe and provenance.
+    """Return the page of one run: curves, confusion matrix, worst mistakes, recipe and provenance.
 
     Args:
         run: The run, finished or not.
-        exported_as: The versions that were exported from it.
-        validation: The validation split's images, if they are in memory; with None they are read if needed.
+        exported_as: The model versions that were exported from the run.
+        validation: The validation split's images, if they are in memory. For None, the images are read if needed.
     """
     summary = run.metrics.get("summary", {})
     labels, parameters = data.labels(summary), summary.get("parameters")
@@ -54,7 +54,7 @@ def run_page(run: Run, exported_as: Sequence[str] = (), validation: Images | Non
 
 
 def comparison_page(runs: Sequence[Run], exported_as: Sequence[Sequence[str]]) -> str:
-    """The page of several runs: their curves, above a table of their figures and of settings that differ."""
+    """Return the page of several runs: the curves, above a table of the figures and of the settings that differ."""
     cells = [tables.cells(run, versions) for run, versions in zip(runs, exported_as, strict=True)]
     rows = {key: [each[key] for each in cells] for key in cells[0]}
     return _render(runs, {**rows, **tables.differences(runs)}, run=None)
@@ -87,17 +87,17 @@ def _both_splits(figure: str) -> Mapping[str, str]:
 
 
 class _Confusion(NamedTuple):
-    """How often one label was mistaken for another."""
+    """The numbers of mistakes, by the true and the predicted label."""
 
     matrix: Sequence[Sequence[int]]  # [true][predicted]; empty if there are more than MOST_IN_MATRIX labels
     deepest: int  # the count of the most frequent mistake
     frequent: Sequence[tuple[int, str, str]]  # the most frequent mistakes: count, true label and predicted label
-    figures: Mapping[str, ClassFigures]  # by each label's name; of more than MOST_IN_MATRIX labels, only the worst
-    left_out: int  # how many labels have no figures here
+    figures: Mapping[str, ClassFigures]  # by label; if there are more than MOST_IN_MATRIX labels, only the worst
+    left_out: int  # the number of labels without figures
 
 
 def _confusion(summary: Mapping[str, Any], labels: Sequence[str]) -> _Confusion | None:
-    """The confusion matrix of the validation split; None if a run has none."""
+    """Return the confusion matrix of the validation split, or None if the run has no matrix."""
     kept = summary.get("validation", {}).get("confusion")
     if not isinstance(kept, list):
         return None
@@ -120,10 +120,10 @@ def _confusion(summary: Mapping[str, Any], labels: Sequence[str]) -> _Confusion 
 def _worst_images(
     run: Run, summary: Mapping[str, Any], labels: Sequence[str], validation: Images | None
 ) -> tuple[list[tuple[str, str, str]], str]:
-    """Source, name and caption of the images with the highest loss; or a sentence that says why there are none."""
+    """Return source, name and caption of the images with the highest loss, or a sentence on why there are none."""
     worst = summary.get("worst")
     if not isinstance(worst, list):
-        return [], "An earlier version of hangtag trained this run, and did not record them."
+        return [], "An earlier version of hangtag trained this run, and did not record these images."
     if validation is None:
         try:
             validation = _validation_images(run)
@@ -135,7 +135,7 @@ def _worst_images(
             png_address(validation[entry["image"]], negated=negated),
             f"validation image {entry['image']}",
             f"{labels[entry['true']]}, "
-            + (f"taken for {labels[entry['predicted']]}" if entry["predicted"] != entry["true"] else "as it is,")
+            + (f"taken for {labels[entry['predicted']]}" if entry["predicted"] != entry["true"] else "recognised,")
             + f" at {entry['probability']:.1%}; loss {entry['loss']:.2f}",
         )
         for entry in worst
@@ -143,7 +143,7 @@ def _worst_images(
 
 
 def _validation_images(run: Run) -> Images:
-    """Read the run's validation images, without a download. Raises TrainingError as the data set's reader does."""
+    """Read the run's validation images, without a download. Raises a UserError if they cannot be read."""
     folder, name = run.config.get("data_dir"), str(run.config.get("dataset", fashion_mnist.NAME))
     if sources.kind_of(name) is None:
         return fashion_mnist.load_validation(Path(folder) if folder else None).images
@@ -151,10 +151,10 @@ def _validation_images(run: Run) -> Images:
 
 
 def _curves(runs: Sequence[Run], title: str, keys: Mapping[str, str], axis: Formatter) -> Markup | None:
-    """The figures with these keys over the epochs, each with its name; None if no run has such figures.
+    """Draw the figures with these keys over the epochs. Returns None if no run has such figures.
 
-    Validation is a solid line, training a dashed line; a dot is at the epoch whose weights were kept. With a single
-    epoch both are dots, and training's dot is hollow.
+    Validation is a solid line, and training is a dashed line. A dot marks the epoch whose weights were kept. If there
+    is a single epoch, both are dots, and the dot of training is hollow.
     """
     highest = 0.0
     with drawing(f"curves-{title}", title) as picture:
@@ -168,7 +168,7 @@ def _curves(runs: Sequence[Run], title: str, keys: Mapping[str, str], axis: Form
                 if points:
                     highest = max(highest, *points.values())
                     look: dict[str, Any] = {"color": colour(number), "linewidth": 1.5, "label": label or None}
-                    if len(points) == 1:  # no line can be drawn
+                    if len(points) == 1:  # a line needs two points
                         look |= {"marker": "o", "fillstyle": "none" if train else "full"}
                     axes.plot(list(points), list(points.values()), "--" if train else "-", **look)
                 if key.startswith("validation_") and best_epoch in points:

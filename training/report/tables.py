@@ -1,4 +1,4 @@
-"""What a terminal and a page say about runs in words: figures, settings that differ, recipe, and provenance."""
+"""Describes runs in words for a terminal and a page: figures, settings that differ, recipe, and provenance."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,15 +7,15 @@ from hangtag.training.runs.config import flat
 from hangtag.training.runs.run import Run
 
 FIGURES = {"accuracy": "accuracy", "o_f1": "O-F1"}
-"""The figures that show how right a run's best epoch is, and their names: for single labels, and for sets of labels."""
+"""The main figures of runs and their names: accuracy for single labels, and O-F1 for sets of labels."""
 _SHOWN_ELSEWHERE = ("model", "seed", "dataset", "limit", "recipe", "tensorboard", "command")
 
 
 def overview(run: Run) -> dict[str, Any]:
-    """What distinguishes the run from other runs, and its figures, under the names that ``hangtag runs --json`` uses.
+    """Return the run's main settings and figures, under the names that ``hangtag runs --json`` uses.
 
-    "figure" is one of FIGURES: the best epoch's figure on a split. It is None if it is unknown, as for the test split
-    before the run ends.
+    "figure" is one of FIGURES. "validation" and "test" are the values of this figure in the best epoch. A value is
+    None if it is unknown, such as "test" before the run ends.
     """
     config, recipe, rows = run.config, run.config["recipe"], run.metrics["epochs"]
     summary = run.metrics.get("summary", {})
@@ -42,11 +42,11 @@ def overview(run: Run) -> dict[str, Any]:
 
 
 def cells(run: Run, exported_as: Sequence[str] = ()) -> dict[str, str]:
-    """Describe a run in words as its row in a list shows it, with its model.
+    """Describe a run in words, as the cells of its row in a list of runs.
 
     Args:
         run: The run.
-        exported_as: The versions that were exported from it, such as "lstm 3".
+        exported_as: The model versions that were exported from the run, such as "lstm 3".
     """
     run_is = overview(run)
     name = "" if run_is["figure"] == "accuracy" else f" {FIGURES[run_is['figure']]}"
@@ -65,7 +65,7 @@ def cells(run: Run, exported_as: Sequence[str] = ()) -> dict[str, str]:
 
 
 def differences(runs: Sequence[Run]) -> dict[str, list[Any]]:
-    """The settings in which the runs differ, flat, such as {"recipe.learning_rate": [0.001, 0.004]}."""
+    """Return the settings in which the runs differ, by full name, such as {"recipe.learning_rate": [0.001, 0.004]}."""
     configs = [flat(run.config) for run in runs]
     keys = dict.fromkeys(key for config in configs for key in config if key != "command")
     values = {key: [config.get(key) for config in configs] for key in keys}
@@ -73,13 +73,13 @@ def differences(runs: Sequence[Run]) -> dict[str, list[Any]]:
 
 
 def recipe(run: Run) -> dict[str, str]:
-    """Every hyperparameter of the run's recipe, in words."""
+    """Return every hyperparameter of the run's recipe, in words."""
     settings = flat(run.config["recipe"])
     return {key.replace("_", " ").replace(".", ": "): text(value) for key, value in settings.items()}
 
 
 def provenance(run: Run) -> dict[str, str]:
-    """What the run used and where: data, teachers, loss, machine and versions, in words."""
+    """Return the data, teachers, loss, machine and versions that the run used, in words."""
     rest = {key: value for key, value in run.config.items() if key not in _SHOWN_ELSEWHERE}
     return {
         key.removeprefix("environment.").replace("_", " ").replace(".", ": "): text(value)
@@ -89,7 +89,7 @@ def provenance(run: Run) -> dict[str, str]:
 
 
 def text(value: Any) -> str:
-    """A setting or figure in words: four digits of a float, yes and no, a dash for None, and lists with commas."""
+    """Return a setting or figure in words: a float with four digits, yes or no, a dash for None, a list with commas."""
     if value is None:
         return "-"
     if isinstance(value, bool):

@@ -1,6 +1,6 @@
-"""The config of a run: everything that decides its outcome. It is stored as config.json, with the run's environment.
+"""The config of a run: everything that determines the result of the run. config.json also holds the environment.
 
-Needs no torch, so that ``hangtag runs`` starts fast.
+This module does not import torch, so that ``hangtag runs`` starts fast.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ from hangtag.training.runs.data import changes
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """A teacher's ONNX file, or weights to start from. Its content identifies the file, wherever it is."""
+    """A teacher's ONNX file, or weights to start from. The content identifies the file, and not its path."""
 
     digest: str  # the first 12 hexadecimal digits of the file's SHA-256
     path: str = field(compare=False)
@@ -37,9 +37,9 @@ class WeightsFile:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Two runs of equal configs on one machine end with equal weights.
+    """The config of a run. Two runs of equal configs on one machine end with equal weights.
 
-    Paths and the command that continues the run are stored too, and never compared.
+    Paths and the command that continues the run are stored too, but are never compared.
     """
 
     model: str
@@ -47,29 +47,29 @@ class RunConfig:
     seed: int
     data_digest: str
     limit: int | None
-    precision: str  # of the training arithmetic: "fp32", or "bf16" for autocast; the weights are FP32 either way
+    precision: str  # of the training arithmetic: "fp32", or "bf16" for autocast; the weights are always FP32
     threads: int
     device: str  # "cpu" or "cuda"
     processes: int = 1  # the world size
     dataset: str = "fashion-mnist"
     teachers: tuple[WeightsFile, ...] = ()  # the run learns from the average of their logits
-    balance: bool = False  # whether classes are weighed
+    balance: bool = False  # whether the loss weights the classes equally
     select: str = "accuracy"  # the validation figure that chooses the best epoch
     start_from: WeightsFile | None = None  # None: fresh weights
-    image: ImageSpec | None = None  # of the user's own pictures; None: the data set's own
-    pictures: OwnPictures | None = None  # how they were divided and prepared
-    sizes: Mapping[str, int] | None = None  # how many pictures each split has
+    image: ImageSpec | None = None  # of the user's own pictures; None: the data set's own images
+    pictures: OwnPictures | None = None  # how own pictures were divided and prepared
+    sizes: Mapping[str, int] | None = None  # the number of own pictures in each split
     data_dir: str | None = field(default=None, compare=False)  # None: the data set's usual place
     command: tuple[str, ...] = field(default=(), compare=False)  # arguments of ``hangtag train``, without the folder
 
     def as_json(self) -> dict[str, Any]:
-        """The content of config.json: dictionaries, lists, strings and numbers."""
+        """Return the content of config.json: dictionaries, lists, strings and numbers."""
         stored: dict[str, Any] = json.loads(json.dumps(asdict(self)))
         return stored
 
 
 def flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A config's settings by their full names: {"recipe": {"epochs": 10}} as {"recipe.epochs": 10}."""
+    """Return a config's settings by their full names. {"recipe": {"epochs": 10}} becomes {"recipe.epochs": 10}."""
     result: dict[str, Any] = {}
     for key, item in value.items():
         result |= flat(item, f"{prefix}{key}.") if isinstance(item, dict) else {f"{prefix}{key}": item}
@@ -82,19 +82,19 @@ _DEFAULTS = flat(
 ) | {"recipe.distillation.views": 0}
 _NOT_COMPARED = ("teachers", "threads", "data_dir", "start_from.path", "command")
 _OF_EARLIER_RELEASES = ("tensorboard",)
-"""Keys of config.json that have no effect, and that hangtag no longer writes."""
+"""The keys that earlier releases wrote into config.json, and that have no effect."""
 
 
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What two runs of equal outcome have in common, flat, whichever release wrote their config.json.
+    """Return the settings that two runs with equal results share, by full name, from the config.json of any release.
 
-    The environment, paths, the log and the number of threads are left out: threads change how sums are rounded, but a
-    run that a busy machine slows down may continue with fewer threads. Teachers count by their content, in any order.
+    The environment, paths and the number of threads are left out. Threads change how sums are rounded, but a run that a
+    busy machine slows down may continue with fewer threads. Teachers are compared by their contents, in any order.
     """
     files = config.get("teachers")
     digests = sorted(str(file.get("digest")) for file in files) if isinstance(files, list) else []
     values = _DEFAULTS | flat(config) | {"teacher": " and ".join(digests) or None}
-    if ":" in str(values.get("dataset")):  # own pictures count by their digest, wherever their folder is
+    if ":" in str(values.get("dataset")):  # own pictures are compared by their digest, and not by their folder
         values["dataset"] = str(values["dataset"]).partition(":")[0]
     return {
         key: value
@@ -104,7 +104,7 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def differing(stored: Mapping[str, Any], requested: Mapping[str, Any]) -> list[str]:
-    """The settings that make two runs of these configs end differently, by their full names."""
+    """Return the full names of the settings that give two runs of these configs different results."""
     there, here = identity(stored), identity(requested)
     return [key for key in here | there if there.get(key) != here.get(key)]
 
@@ -116,14 +116,14 @@ def what_differs(
     recorded: Sequence[Member] = (),
     members: Sequence[Member] = (),
 ) -> str:
-    """How a stored run differs from a requested run, in words: with another seed (seed: 0 there, 1 requested).
+    """Describe how a stored run differs from a requested run, such as: with another seed (seed: 0 there, 1 requested).
 
     Args:
         keys: The settings that differ.
         stored: The config of the stored run.
         requested: The config of the requested run.
-        recorded: The stored run's own pictures, if they are known.
-        members: The requested run's own pictures.
+        recorded: The records of the stored run's own pictures, if they are known.
+        members: The records of the requested run's own pictures.
     """
     if loss := gone_loss(stored):
         return f"with {loss}"
@@ -132,7 +132,7 @@ def what_differs(
     elif "data_digest" in keys and requested.get("pictures"):
         return f"on other pictures: {changes(stored, requested['sizes'], recorded, members)}"
     if "model" in keys or "recipe.name" in keys:
-        # Then most of the recipe's settings differ too, so listing them would add nothing to the message.
+        # Most of the recipe's settings differ too, so listing them would add nothing to the message.
         keys = [key for key in keys if key == "recipe.name" or not key.startswith("recipe.")]
     there, here = identity(stored), identity(requested)
     values = (f"{key}: {there.get(key)} there, {here.get(key)} requested" for key in keys)
@@ -140,24 +140,24 @@ def what_differs(
 
 
 def gone_loss(config: Mapping[str, Any]) -> str | None:
-    """The loss of an earlier release's run that minimised another one than the cross-entropy, in words; else None."""
+    """Describe the loss of an earlier release's run, if this loss was not the cross-entropy. Otherwise return None."""
     name = identity(config).get("loss.name")
     return f"--loss {name}, which only releases up to 0.2.1 can continue" if name else None
 
 
 def key_of(config: Mapping[str, Any]) -> tuple[object, ...]:
-    """What a run's config.json and the config in an exported file have in common, and other runs do not."""
+    """Return a key that a run's config.json shares only with the configs in the run's exported files."""
     created, epochs = config.get("environment", {}).get("created"), config.get("recipe", {}).get("epochs")
     return (config.get("model"), config.get("seed"), created, epochs)
 
 
 def command(config: Mapping[str, Any], out: Path | None = None) -> str:
-    """The command that trains a run with this config. Raises KeyError or TypeError if ``config`` is not a config.
+    """Return the command that trains a run with this config. Raises KeyError or TypeError for a malformed config.
 
     Args:
-        config: The content of config.json, or of an exported file. Without a command, as in exported files and in
-            earlier releases, it is built from the settings that matter.
-        out: The run's folder; None for a command for any machine.
+        config: The content of config.json, or the config in an exported file. If it holds no command, as in exported
+            files and in earlier releases, the command is built from the main settings.
+        out: The run's folder. For None, the command names no folder, so that any machine can run it.
     """
     words = list(config.get("command", ()))
     if not words:
@@ -178,7 +178,7 @@ def command(config: Mapping[str, Any], out: Path | None = None) -> str:
 
 
 def portable(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A config.json's content to publish, without this machine's folders.
+    """Return the content of config.json for publication, without this machine's folders.
 
     An absolute path is shortened to its last three parts, such as resnet/1/model.onnx.
     """
@@ -197,17 +197,17 @@ def _shortened(value: Any) -> Any:
 
 
 def short_name(network: str) -> str:
-    """A name for folders and models, such as resnet18 for timm:resnet18, or build for nets:build."""
+    """Return a network's name for folders and models, such as resnet18 for timm:resnet18, or build for nets:build."""
     return network.rpartition(":")[2].replace(".", "-").lower()
 
 
 def short_dataset(dataset: str) -> str:
-    """A data set's name without its folder, such as photos for folder:/home/ann/photos."""
+    """Return a data set's name without its folder, such as photos for folder:/home/ann/photos."""
     return Path(dataset.partition(":")[2]).stem if kind_of(dataset) else dataset
 
 
 def environment() -> dict[str, str]:
-    """The versions, the source revision and the present time, which are never compared."""
+    """Return the versions, the source revision and the current time, which are never compared."""
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
@@ -218,7 +218,7 @@ def environment() -> dict[str, str]:
 
 
 def git_revision() -> str:
-    """The checkout's commit, with "-dirty" if tracked files differ from it; "unknown" outside a checkout."""
+    """Return the checkout's commit, with "-dirty" if tracked files differ from it, or "unknown" outside a checkout."""
     folder = Path(__file__).parent
     command = ["git", "-C", str(folder), "describe", "--always", "--abbrev=40", "--dirty", "--match=", "--exclude=*"]
     try:

@@ -1,4 +1,4 @@
-"""What a run learned from: its labels, its images, and the data set, read again as config.json describes it."""
+"""Reads what a run learned from: the labels, the description of the images, and the data set."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,16 +14,16 @@ from hangtag.training.errors import DataCorruptError, DataNotFoundError, RunMism
 
 
 def labels(summary: Mapping[str, Any]) -> tuple[str, ...]:
-    """The names of a run's labels, by the summary in its metrics.json.
+    """Return the names of a run's labels, from the summary in metrics.json.
 
-    Earlier releases did not record the labels of single-label networks, which all learned the ten garments.
+    Earlier releases did not record the labels of single-label networks, all of which learned Fashion-MNIST's labels.
     """
     recorded = summary.get("labels")
     return tuple(map(str, recorded)) if isinstance(recorded, list) else fashion_mnist.LABELS
 
 
 def image(config: Mapping[str, Any]) -> ImageSpec:
-    """What a run's network sees, by its config.json.
+    """Return the description of the images that a run's network sees, from config.json.
 
     Raises:
         RunMismatchError: The config does not describe the images.
@@ -44,17 +44,17 @@ def load(
     data_dir: Path | None = None,
     recorded: Sequence[Member] = (),
 ) -> Dataset:
-    """The data set that a run was trained on, split and prepared as it was for the run.
+    """Read the data set that a run was trained on, split and prepared as in the run.
 
     Args:
         config: The content of config.json.
-        data_dir: The folder of Fashion-MNIST's files or of the user's pictures; None if they have not moved.
-        recorded: The run's own pictures, if they are known, to name the pictures that changed.
+        data_dir: The folder of Fashion-MNIST's files or of the user's pictures. None if the folder has not moved.
+        recorded: The records of the run's own pictures, if they are known. An error then names the changes.
 
     Raises:
         RunMismatchError: The config does not describe a data set.
-        DataNotFoundError: The data set is no longer there.
-        DataCorruptError: The data set has changed since, or cannot be read.
+        DataNotFoundError: The data set is missing.
+        DataCorruptError: The data set has changed since the run, or cannot be read.
     """
     name = str(config.get("dataset", fashion_mnist.NAME))
     kind = sources.kind_of(name)
@@ -64,11 +64,10 @@ def load(
     if data_dir is not None:
         name = f"{kind}:{data_dir}"
     elif not (place := listing.place_of(name)).exists():
-        # A published file does not name the folders of the machine that wrote it; a run has the whole path.
+        # A published file does not name the folders of the machine that wrote it. A run has the absolute path.
         where = "there" if place.is_absolute() else "in the current folder, and their place is not recorded"
         raise DataNotFoundError(
-            f"the pictures that it was trained on, {name}, are not {where}. Give their folder, or their CSV file, with "
-            "--data-dir."
+            f"the training pictures, {name}, are not {where}. Give their folder, or their CSV file, with --data-dir."
         )
     try:
         own = OwnPictures(**config["pictures"])
@@ -78,8 +77,8 @@ def load(
     if data.digest != config.get("data_digest"):
         raise DataCorruptError(
             f"the pictures of {name} are not the pictures that the run was trained on: "
-            f"{changes(config, data.sizes, recorded, data.members)}. Its test pictures may now include pictures that "
-            "it learned from. Restore the pictures, or train again."
+            f"{changes(config, data.sizes, recorded, data.members)}. The test pictures may now include pictures that "
+            "the run learned from. Restore the pictures, or train again."
         )
     return data
 
@@ -87,14 +86,14 @@ def load(
 def changes(
     config: Mapping[str, Any], sizes: Mapping[str, int], recorded: Sequence[Member] = (), now: Sequence[Member] = ()
 ) -> str:
-    """How the user's pictures differ from the pictures of a run.
+    """Describe how the user's pictures differ from the pictures of a run.
 
     Args:
         config: The run's config.
-        sizes: How many pictures each split has now.
-        recorded: The pictures that the run learned from and was measured on. If they are not known, as with a published
-            file, only numbers can be named.
-        now: The pictures that are there now.
+        sizes: The number of pictures that each split has now.
+        recorded: The records of the run's own pictures. If they are not known, as for a published file, only numbers
+            can be named.
+        now: The records of the user's pictures as they are now.
     """
     if recorded:
         before, after = ({each.path: each for each in members} for members in (recorded, now))
@@ -107,8 +106,8 @@ def changes(
             "moved to another split": [path for path in same if before[path].split != after[path].split],
         }
         changed = [f"{len(paths):,} {what} ({named(paths)})" for what, paths in lists.items() if paths]
-        return f"since then {', '.join(changed) or 'files of the same pixels were written again'}"
-    what = "some were added, removed, renamed, edited or put into another class since"
+        return f"since then {', '.join(changed) or 'files were written again with the same pixels'}"
+    what = "since then pictures were added, removed, renamed, edited or put into another class"
     then = config.get("sizes")
     if not isinstance(then, Mapping) or then == sizes:
         return what

@@ -1,15 +1,15 @@
-"""A run on disk: its folder, its files, and the lock that keeps two processes from training in it.
+"""A run on disk: its folder, its files, and the lock that keeps two processes from training in the folder.
 
 runs/lstm-study-seed0/
-    config.json      model, recipe, seed, data digest, versions: written first
+    config.json      the model, recipe, seed, data digest and versions; written first
     metrics.json     one row per epoch, then the summary; rewritten after every epoch
-    checkpoint.pt    what a killed run needs to continue; deleted at the end
+    checkpoint.pt    the state that a killed run needs to continue; deleted at the end
     best.pt          the weights of the best epoch so far
-    teacher.pt       with a teacher: its logits, so that a killed run need not compute them again; deleted at the end
-    report.html      the run as a page, once it is finished
-    pictures.csv     for the user's pictures: the split, label and path of each, and what a network sees of it
+    teacher.pt       the teacher's logits, so that a killed run need not compute them again; deleted at the end
+    report.html      a page about the run; written at the end
+    pictures.csv     the split, label, path and pixels' digest of each of the user's own pictures
 
-torch is imported only for PyTorch's files.
+torch is imported only to read and write PyTorch's files.
 """
 
 import csv
@@ -32,14 +32,14 @@ from hangtag.training.runs.config import RunConfig, command, differing, environm
 REPORT = "report.html"
 RESTART_HINT = "'hangtag train' with --restart replaces the run."
 _AS_WRITTEN: dict[str, Any] = {"encoding": "utf-8", "errors": "surrogateescape"}
-"""File names may be bytes that are not valid text."""
+"""The encoding of pictures.csv, because file names may be bytes that are not valid text."""
 _FILES = ("checkpoint.pt", "teacher.pt", "best.pt", "metrics.json", "config.json", REPORT, "pictures.csv")
 
 
 class Run:
     """A run's folder, which need not exist yet.
 
-    The properties describe the run by its files as they were at the first use.
+    The properties describe the run's files as they were when a property was first used.
 
     Example:
         >>> run = Run.find("lstm", Path("runs"))
@@ -51,7 +51,7 @@ class Run:
 
     @classmethod
     def all(cls, runs: Path) -> "list[Run]":
-        """Every run under a folder, by name; the list is empty if there is no such folder."""
+        """Return every run under a folder, sorted by name. The list is empty if there is no such folder."""
         return [cls(config.parent) for config in sorted(runs.glob("*/config.json"))]
 
     @classmethod
@@ -59,13 +59,14 @@ class Run:
         """Find a run.
 
         Args:
-            run: A run's folder or a file in it, its name under runs_dir, or a model's name for its latest finished run.
+            run: A run's folder, a file in the folder, the run's name under runs_dir, or a model's name for the latest
+                finished run of this model.
                 The name of the user's own network may be short, such as build for nets:build.
             runs_dir: The folder of runs.
             alternative: What the caller accepts instead of a run, as a sentence for the end of the message.
 
         Raises:
-            RunMismatchError: Nothing fits, or a file cannot be read; the message lists the existing runs.
+            RunMismatchError: There is no such run, or a file cannot be read. The message lists the existing runs.
         """
         paths = (Path(run), runs_dir / run)
         folders = [path.parent if path.name in _FILES else path for path in paths]
@@ -77,7 +78,7 @@ class Run:
             if not finished:
                 names = ", ".join(one.folder.name for one in known) or "none"
                 raise RunMismatchError(
-                    f"no finished run {run!r}: not a run's folder, and under {runs_dir} there is no such run or model "
+                    f"no finished run {run!r}: it is not a run's folder, and {runs_dir} has no such run or model "
                     f"(runs there: {names}). Train one with: hangtag train MODEL"
                     + (f". {alternative}" if alternative else "")
                 )
@@ -88,17 +89,17 @@ class Run:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """The content of config.json, as at the first use."""
+        """The content of config.json when the property was first used."""
         return self.read_config()
 
     @cached_property
     def metrics(self) -> dict[str, Any]:
-        """The content of metrics.json, as at the first use."""
+        """The content of metrics.json when the property was first used."""
         return self.read_metrics()
 
     @cached_property
     def trouble(self) -> str | None:
-        """Why config.json and metrics.json cannot be read as those of a run; None if they can."""
+        """The reason why config.json or metrics.json is not a readable file of a run, or None."""
         try:
             _ = self.config, self.metrics
         except RunMismatchError as error:
@@ -113,7 +114,7 @@ class Run:
         return str(self.config.get("model"))
 
     def require_finished(self) -> None:
-        """Raises RunMismatchError unless the folder holds a run that was trained to its end."""
+        """Raise RunMismatchError unless the folder holds a run that was trained to its end."""
         if not self.has("config.json"):
             raise RunMismatchError(f"{self.folder} is not a run's folder: it holds no config.json.")
         metrics = self.read_metrics()
@@ -125,16 +126,16 @@ class Run:
             )
 
     def command(self) -> str:
-        """The command that continues this run. Raises RunMismatchError if config.json is not a run's config."""
+        """Return the command that continues this run. Raises RunMismatchError if config.json is not a run's config."""
         try:
             return command(self.read_config(), self.folder)
         except (KeyError, TypeError) as error:
             raise RunMismatchError(f"{self.folder / 'config.json'} is not a run's config. {RESTART_HINT}") from error
 
     def start(self, config: RunConfig, members: Sequence[Member] = ()) -> None:
-        """Claim the folder for this config, or confirm that the folder already holds its run. Paths are updated.
+        """Write this config into the folder, or check that the folder already holds its run, and update paths.
 
-        The members of the user's own pictures are written into pictures.csv.
+        The records of the user's own pictures are written into pictures.csv.
 
         Raises:
             RunMismatchError: The folder holds another run, or files of an unknown run, or cannot be written.
@@ -150,7 +151,7 @@ class Run:
                 csv.writer(file).writerows([Member._fields, *members])
 
     def require_fitting(self, config: RunConfig, members: Sequence[Member] = ()) -> None:
-        """Check that ``start`` takes this config, without writing anything.
+        """Check that ``start`` would accept this config, without writing anything.
 
         Raises:
             RunMismatchError: The folder holds another run, or files of an unknown run.
@@ -159,15 +160,15 @@ class Run:
             if orphans := [name for name in _FILES if self.has(name)]:
                 raise RunMismatchError(
                     f"{self.folder} holds {' and '.join(orphans)} but no config.json, so it is unknown which run they "
-                    "belong to. Choose another --out, or add --restart to replace it."
+                    "belong to. Choose another --out, or add --restart to replace the files."
                 )
             return
         stored, requested = self.read_config(), config.as_json()
-        self.read_metrics()  # a damaged file is named before the training
+        self.read_metrics()  # a damaged file must be reported before the training
         if keys := differing(stored, requested):
             other = what_differs(keys, stored, requested, self.members(), members)
             raise RunMismatchError(
-                f"{self.folder} holds a run {other}. Choose another --out, or add --restart to replace it."
+                f"{self.folder} holds a run {other}. Choose another --out, or add --restart to replace the run."
             )
 
     @contextmanager
@@ -198,11 +199,11 @@ class Run:
                 (self.folder / f"{name}.tmp").unlink(missing_ok=True)
 
     def read_config(self) -> dict[str, Any]:
-        """The content of config.json. Raises RunMismatchError if it is missing or damaged."""
+        """Return the content of config.json. Raises RunMismatchError if it is missing or damaged."""
         return _read_json(self.folder / "config.json")
 
     def read_metrics(self) -> dict[str, Any]:
-        """The content of metrics.json; no rows before the first epoch. Raises RunMismatchError if it is damaged."""
+        """Return the content of metrics.json, or no rows before the first epoch. Raises RunMismatchError if damaged."""
         return {"epochs": []} | (_read_json(self.folder / "metrics.json") if self.has("metrics.json") else {})
 
     def write_metrics(self, metrics: Mapping[str, Any]) -> None:
@@ -219,7 +220,7 @@ class Run:
             os.fsync(file.fileno())
 
     def load(self, name: str) -> dict[str, Any]:
-        """A saved state, on the CPU.
+        """Load one of PyTorch's files, such as best.pt, to the CPU.
 
         Raises:
             RunMismatchError: The file is missing or damaged.
@@ -244,7 +245,7 @@ class Run:
         return state
 
     def members(self) -> Sequence[Member]:
-        """The user's own pictures that the run used; none if an earlier release trained the run.
+        """Return the records of the user's own pictures that the run used. Earlier releases wrote no records.
 
         Raises RunMismatchError if pictures.csv cannot be read.
         """
@@ -258,7 +259,7 @@ class Run:
             raise RunMismatchError(f"{path} is not a list of pictures. {RESTART_HINT}") from error
 
     def has(self, name: str) -> bool:
-        """Whether the folder holds this file."""
+        """Return whether the folder holds this file."""
         return (self.folder / name).is_file()
 
     def _write_json(self, name: str, value: Mapping[str, Any]) -> None:
@@ -267,8 +268,8 @@ class Run:
 
     @contextmanager
     def _replacing(self, name: str) -> Iterator[Path]:
-        """A file to write, which then replaces the file of this name, so that a killed process leaves the old or the
-        new file."""
+        """Yield a path to write, which then replaces the file of this name, so that a killed process leaves the old or
+        the new file."""
         path = self.folder / name
         with reporting_write_errors(path):
             yield path.with_name(f"{name}.tmp")
@@ -276,7 +277,7 @@ class Run:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    """Raises RunMismatchError if the file is missing, unreadable, or not a JSON object."""
+    """Read a JSON object. Raises RunMismatchError if the file is missing, unreadable, or not a JSON object."""
     try:
         value = json.loads(path.read_text())
     except (OSError, ValueError) as error:

@@ -5,12 +5,12 @@ from torch import Tensor
 
 from hangtag.training.recipes import Augmentation
 
-_ERASED_AREA = (0.02, 0.2)  # of the image
+_ERASED_AREA = (0.02, 0.2)  # as shares of the image
 _ERASED_ASPECT = (0.3, 3.3)  # height over width
 
 
 def augment(images: Tensor, how: Augmentation) -> Tensor:
-    """Change images [batch, height, width] or [batch, height, width, 3], uint8, at random as a recipe says.
+    """Change images [batch, height, width] or [batch, height, width, 3], uint8, at random as a recipe describes.
 
     Random numbers come from torch's global random state on the CPU, so a seed gives the same images on every device.
     """
@@ -48,7 +48,7 @@ def _erase(images: Tensor, probability: float) -> Tensor:
     in_columns = (columns >= left[:, None]) & (columns < (left + wide)[:, None])  # [batch, width]
     erased = in_rows[:, :, None] & in_columns[:, None, :] & (chosen < probability)[:, None, None]
     if images.ndim == 4:
-        erased = erased[..., None]  # of all channels
+        erased = erased[..., None]  # in all channels
     noise = torch.randint(0, 256, images.shape, dtype=torch.uint8)
     return torch.where(erased.to(images.device), noise.to(images.device), images)
 

@@ -1,4 +1,4 @@
-"""The task of a set of labels per image, for CNN-RNN and its baselines. task.py has the interface."""
+"""The task of a set of labels per image, for CNN-RNN and its baselines. task.py defines the interface."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -18,13 +18,13 @@ from hangtag.training.tasks.task import Task
 
 
 class MultiLabelTask(Task):
-    """A multi-label data set.
+    """The task of a multi-label data set.
 
-    CNN-RNN decides by itself: its label set is its most probable path. The baselines need a threshold, which is chosen
-    on the validation split for every measurement, so that each baseline is measured at its best.
+    CNN-RNN predicts the label set of its most probable path. The baselines need a threshold. For every measurement the
+    best threshold on the validation split is chosen, so that a baseline is measured at its best.
     """
 
-    # Not the exact match: it counts few of the decisions, so it varies more by chance from epoch to epoch.
+    # The exact match would vary more by chance from epoch to epoch, because it counts few of the decisions.
     selection_metric = "validation_o_f1"
     _followed = ("o_f1", "exact_match")
     _prediction_batch = 250
@@ -47,8 +47,8 @@ class MultiLabelTask(Task):
         return asdict(evaluate(decided, scores, split.classes))
 
     def summarise(self, deployable: nn.Module) -> dict[str, Any]:
-        """The figures on both splits: of the network's own label sets, or of those by the threshold that is best for
-        O-F1 on the validation split."""
+        """Return the figures on both splits. If the network does not decide itself, the threshold with the best O-F1 on
+        the validation split decides."""
         predictions = {name: self._predictions(deployable, split.images) for name, split in self._splits.items()}
         order = [self.labels[label] for label in self._label_order]
         summary = super().summarise(deployable) | {"label_order": order}

@@ -1,6 +1,7 @@
-"""What a network learns from a data set, and how it is measured: one label per image here, sets in label_sets.py.
+"""Tasks: what a network learns from a data set, and how the network is measured.
 
-The loop handles steps and epochs, a task handles labels and losses.
+This module has the task of one label per image, and label_sets.py the task of label sets. The loop handles steps and
+epochs, and a task handles labels and losses.
 """
 
 from abc import ABC, abstractmethod
@@ -28,19 +29,19 @@ from hangtag.training.tasks.augmentation import augment
 from hangtag.training.tasks.teacher import Teacher, teacher_logits
 
 WORST = 24
-"""How many validation images with the highest loss the summary lists."""
+"""The number of validation images with the highest loss that the summary lists."""
 
 
 class Task(ABC):
-    """A data set to learn from. Between batches it raises KeyboardInterrupt if a stop is requested.
+    """A data set to learn from. If a stop is requested, its methods raise KeyboardInterrupt between batches.
 
     Attributes:
         labels: The labels' names.
         image: Describes the images.
         images: The images to learn from, uint8 [views, height, width] or [views, height, width, 3], on the device.
-            There are as many as samples, or several views of each sample.
-        augmentation: How the images are changed in every step.
-        selection_metric: The figure of ``validate`` that selects the best epoch: the higher the better.
+            There is one image for each sample, or there are several views of each sample.
+        augmentation: The random changes to the images in every step.
+        selection_metric: The name of the figure of ``validate`` that selects the best epoch. A higher value is better.
     """
 
     selection_metric: str
@@ -53,34 +54,35 @@ class Task(ABC):
         self._train, self._observer = data.train.first(config.limit), observer
         self._device = torch.device(config.device)
         self._splits = {"validation": data.validation.first(config.limit), "test": data.test}
-        # from_numpy shares the memory, which torch refuses for memory that is read-only.
+        # from_numpy shares the array's memory, and torch expects writable memory.
         images = self._train.images
         self.images = torch.from_numpy(images if images.flags.writeable else images.copy()).to(self._device)
 
     def __len__(self) -> int:
-        """The number of training samples."""
+        """Return the number of training samples."""
         return len(self._train)
 
     def choose_views(self, samples: Tensor) -> Tensor:
-        """Indices into ``images`` [batch] of one view of each sample [batch], by torch's global random state."""
+        """Return indices into ``images`` [batch]: a view of each sample [batch], by torch's global random state."""
         return samples
 
     @abstractmethod
     def loss(self, network: nn.Module, pixels: Tensor, samples: Tensor, views: Tensor) -> tuple[Tensor, Tensor]:
-        """The forward pass and the loss.
+        """Compute the forward pass and the loss.
 
         Args:
             network: The network in training mode.
-            pixels: FP32 [batch, channels, height, width], augmented.
-            samples: Which samples the pixels are of, [batch].
-            views: Which of ``images`` the pixels are, [batch].
+            pixels: The augmented images, FP32 [batch, channels, height, width].
+            samples: The indices of the pixels' samples, [batch].
+            views: The indices of the pixels' images in ``images``, [batch].
 
         Returns:
-            The mean loss, a scalar to differentiate, and how many samples were predicted correctly.
+            The mean loss, a scalar to differentiate, and the number of samples that were predicted
+            correctly.
         """
 
     def validate(self, deployable: nn.Module) -> dict[str, float]:
-        """The epoch's figures on the validation split; NaN if the network's outputs are not finite."""
+        """Return the epoch's figures on the validation split, or NaN if the network's outputs are not finite."""
         split = self._splits["validation"]
         predictions = self._predictions(deployable, split.images)
         figures = self._evaluate(predictions, split) if np.isfinite(predictions[0]).all() else {}
@@ -88,21 +90,21 @@ class Task(ABC):
 
     @abstractmethod
     def _evaluate(self, predictions: Sequence[npt.NDArray[Any]], split: Split) -> dict[str, Any]:
-        """The figures of predictions, as ``_predict`` returns them for a batch, against a split's labels."""
+        """Compute the figures of a whole split's predictions, which have the form that ``_predict`` returns."""
 
     @abstractmethod
     def summarise(self, deployable: nn.Module) -> dict[str, Any]:
-        """The figures of the best epoch's network. Only this method uses the test split."""
+        """Return the figures of the best epoch's network. Only this method uses the test split."""
         trainable = [weights for weights in deployable.parameters() if weights.requires_grad]
         return {"parameters": sum(weights.numel() for weights in trainable), "labels": list(self.labels)}
 
     @abstractmethod
     def _predict(self, network: nn.Module, pixels: Tensor) -> Sequence[Tensor]:
-        """The network's outputs for a batch, each [batch, ...]."""
+        """Return the network's outputs for a batch, each [batch, ...]."""
 
     @torch.inference_mode()
     def _predictions(self, network: nn.Module, images: Images) -> list[npt.NDArray[Any]]:
-        """The network's outputs for all images, each [n, ...]."""
+        """Return the network's outputs for all images, each [n, ...]."""
         network.eval()
         batches = []
         for start in range(0, len(images), self._prediction_batch):
@@ -113,7 +115,7 @@ class Task(ABC):
 
 
 class SingleLabelTask(Task):
-    """A data set of one label per image, with or without a teacher."""
+    """The task of a data set with one label per image, with or without a teacher."""
 
     _followed = ("loss", "accuracy", "balanced_accuracy")
 
@@ -126,9 +128,9 @@ class SingleLabelTask(Task):
         group: ProcessGroup,
         teacher: Teacher | None,
     ) -> None:
-        """Let the teacher answer all training images, or read its answers from the run's folder.
+        """Compute the teacher's logits of all training images, or read them from the run's folder.
 
-        Called with the random state that the run's seed gives, whether the run is new or resumed.
+        The caller seeds torch with the run's seed before, so that a resumed run draws the same views as a new run.
 
         Raises:
             TeacherError: The teacher fails on the images.
@@ -149,16 +151,16 @@ class SingleLabelTask(Task):
             self._teacher_logits = torch.from_numpy(logits).to(self._device)  # [n, labels], or [views * n, labels]
 
     def _draw_views(self, count: int) -> None:
-        """Replace the images [n, ...] with augmented images, [count * n, ...], the same in every rank.
+        """Replace the images [n, ...] with augmented images [count * n, ...], which are the same in every rank.
 
-        Flipping is left to the training steps: the teacher's logits are averages over an image and its mirror image.
+        Images are flipped only in training steps, because the teacher's logits average an image and its mirror image.
         """
         once = replace(self.augmentation, flip=False)
         self.images = torch.cat([augment(self.images, once) for _ in range(count)])
         self.augmentation = Augmentation(flip=self.augmentation.flip)
 
     def _balance(self) -> Tensor:
-        """The weight of each class, [labels]: a rare class has a larger weight, and the mean over the samples is 1."""
+        """Return the weights of the classes, [labels]. Rare classes have larger weights, and the samples' mean is 1."""
         counts = torch.bincount(self._classes.cpu(), minlength=len(self.labels))
         return (len(self) / (len(self.labels) * counts.clamp(min=1)).to(torch.float32)).to(self._device)
 
@@ -185,7 +187,7 @@ class SingleLabelTask(Task):
             (logits,) = self._predictions(deployable, split.images)
             figures = asdict(evaluate(logits, split.classes))
             summary[name] = figures | {"confusion": stored(figures["confusion"])}
-            if name == "validation":  # nobody should choose by the mistakes on the test split
+            if name == "validation":  # nobody should choose settings by mistakes on the test split
                 summary["worst"] = worst(logits, split.classes, WORST)
         return summary
 

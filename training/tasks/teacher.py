@@ -1,6 +1,6 @@
-"""Teachers: exported ONNX files, whose logits of all training images are averaged.
+"""Teachers: exported ONNX files. The average of their logits is computed for all training images.
 
-This is the only module of training that uses ONNX Runtime.
+No other module of training uses ONNX Runtime.
 """
 
 import json
@@ -26,7 +26,7 @@ from hangtag.training.runs.run import RESTART_HINT, Run
 
 Logits = npt.NDArray[np.float32]
 Teacher = Callable[[Images], Logits]
-"""A trained model that another model learns from: uint8 images [n, ...] to logits [n, labels]."""
+"""A trained model that another model learns from. It maps uint8 images [n, ...] to logits [n, labels]."""
 TEACHERS = Path("runs", "teachers")
 """The model repository of teachers, which are not served."""
 _BATCH = 500
@@ -39,13 +39,13 @@ class TeacherEnsemble:
     """
 
     def __init__(self, paths: Sequence[Path], labels: tuple[str, ...], image: ImageSpec, threads: int = 1) -> None:
-        """Load ONNX files.
+        """Load the ONNX files of teachers.
 
         Args:
             paths: The files.
             labels: The labels that each file must have, in their order.
             image: The images that each file must take.
-            threads: How many CPU threads compute.
+            threads: The number of CPU threads.
 
         Raises:
             TeacherError: A file is missing, broken, not a classifier of these images and labels, or named twice.
@@ -54,7 +54,7 @@ class TeacherEnsemble:
         onnxruntime = _import_onnxruntime()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
-        # Between two answers PyTorch trains on the same CPUs, so waiting threads must not spin on them.
+        # Between two calls PyTorch computes on the same CPUs, so threads must not spin while they wait.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         teachers = []
         for path in paths:
@@ -72,21 +72,21 @@ class TeacherEnsemble:
         for one, other in combinations(self.files, 2):
             if one == other:
                 raise TeacherError(f"the teachers {one.path} and {other.path} are the same model.")
-        # Sorted by content, since the order of a sum changes its rounding: --teacher options may come in any order.
+        # Sorted by content, because the order of a sum changes its rounding, and --teacher may have any order.
         self._teachers = sorted(teachers, key=lambda teacher: teacher[0].digest)
 
     def __call__(self, images: Images) -> Logits:
-        """The average logits [n, labels]. Raises TeacherError if a teacher fails, or its logits are not finite."""
+        """Return the average logits [n, labels]. Raises TeacherError if a teacher fails, or a logit is not finite."""
         answers = []
         for file, session in self._teachers:
             try:
                 (logits,) = session.run(["logits"], {"image": np.ascontiguousarray(images)})
-            except Exception as error:  # as above
+            except Exception as error:  # ONNX Runtime has an exception class for each kind of failure
                 raise TeacherError(f"the teacher {file.path} fails on the images ({_reason(error)}).") from error
             if broken := int((~np.isfinite(logits).all(axis=1)).sum()):
                 raise TeacherError(
-                    f"the teacher {file.path} gave logits that are not finite for {broken} of {len(images)} images: "
-                    "its training or its conversion went wrong. Choose another teacher."
+                    f"the teacher {file.path} returned NaN or infinite logits for {broken} of {len(images)} images: "
+                    "its training or its export failed. Choose another teacher."
                 )
             answers.append(logits)
         average: Logits = np.mean(answers, axis=0)
@@ -94,9 +94,9 @@ class TeacherEnsemble:
 
 
 def _require_fitting(session: Any, path: Path, labels: tuple[str, ...], image: ImageSpec) -> None:
-    """Raises TeacherError unless the file takes any number of these images, and answers with the labels' logits.
+    """Raise TeacherError unless the file maps any number of these images to the labels' logits.
 
-    A file without labels in its metadata is accepted if its number of logits is right.
+    A file without labels in its metadata is accepted if it has the right number of logits.
     """
     inputs = {tensor.name: (tensor.type, list(tensor.shape)) for tensor in session.get_inputs()}
     outputs = {tensor.name: list(tensor.shape[1:]) for tensor in session.get_outputs()}
@@ -106,7 +106,7 @@ def _require_fitting(session: Any, path: Path, labels: tuple[str, ...], image: I
         expected = ", ".join(map(str, ("batch", *image.shape)))
         raise TeacherError(
             f"the teacher {path} must have the input image: UINT8 [{expected}], for batches of any size, and the "
-            f"output logits: FP32 [batch, {len(labels)}], but its inputs are {inputs} and its outputs {outputs}."
+            f"output logits: FP32 [batch, {len(labels)}], but its inputs are {inputs} and its outputs are {outputs}."
         )
     recorded = session.get_modelmeta().custom_metadata_map.get("hangtag.labels")
     try:
@@ -130,18 +130,18 @@ def teacher_logits(
     *,
     mirrored: bool,
 ) -> Logits:
-    """The teacher's logits [n, labels] of images [n, ...]. They are computed once per run, and kept in its folder.
+    """Return the teacher's logits [n, labels] of images [n, ...]. They are computed once, and kept in the run's folder.
 
-    Each rank computes its share, and all ranks get all logits.
+    Each rank computes the logits of a share of the images, and all ranks get all logits.
 
     Args:
         teacher: The teacher.
-        images: uint8.
+        images: The images, uint8.
         labels: The number of labels.
-        run: The folder of the run. A resumed run reads the logits from it.
+        run: The folder of the run. A resumed run reads the logits from this folder.
         group: The ranks.
         observer: Receives progress, and may request a stop between two batches.
-        mirrored: Average the logits over the image and its mirror image, if the recipe mirrors images too: then both
+        mirrored: Whether to average the logits of an image and of its mirror image. If the recipe mirrors images, both
             have the same label, and the average of two predictions is more accurate than one prediction.
 
     Raises:
@@ -181,7 +181,7 @@ def _stored(run: Run, shape: tuple[int, int]) -> Logits | None:
 
 
 def published_teachers(model: str) -> list[Path]:
-    """The files of all versions of a model in the teachers' repository, earliest version first.
+    """Return the files of all versions of a model in the teachers' repository, the earliest version first.
 
     Raises TeacherError if there are none, or the folder cannot be read.
     """
@@ -204,8 +204,8 @@ def _how_to_get_one(model: str = "resnet") -> str:
 
 
 def _import_onnxruntime() -> Any:
-    """Import an extra that only distillation needs, with its telemetry off; the environment stays as it was."""
-    name = "ORT_DISABLE_TELEMETRY"  # ONNX Runtime reads it while it is imported
+    """Import ONNX Runtime, which only distillation needs, without telemetry. The environment stays as it was."""
+    name = "ORT_DISABLE_TELEMETRY"  # ONNX Runtime reads this variable while it is imported
     was_set = name in os.environ
     os.environ.setdefault(name, "1")
     try:

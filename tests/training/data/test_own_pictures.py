@@ -129,10 +129,12 @@ def test_files_that_cannot_be_read_are_named_and_left_out(tmp_path: Path) -> Non
     assert "cats/002.jpg (it is not a PNG, JPEG or WebP file; convert the file to one of these formats)" in unreadable
     assert others.startswith("Left out 1 file whose name does not end in .png, .jpg, ")
     assert others.endswith(": dogs/readme.txt.")
-    assert few == "Fewer than 20 pictures, too few to learn from or to test with: cats (18)."
+    assert few == "Classes with fewer than 20 pictures, which are too few to learn from or to test with: cats (18)."
     for file in photos.glob("cats/*"):
         file.write_bytes(b"")
-    assert refused(f"folder:{photos}").startswith("no picture of cats can be read; 21 cannot, such as cats/000.png (")
+    assert refused(f"folder:{photos}").startswith(
+        "no picture of cats can be read. The first of 21 unreadable pictures is cats/000.png ("
+    )
     (photos / "emus").mkdir()
     assert "1 of 3 folders of classes" in refused(f"folder:{photos}")
     (photos / "emus").rmdir()
@@ -154,13 +156,13 @@ def test_the_same_picture_twice_counts_once_and_in_two_classes_is_refused(tmp_pa
     Image.open(photos / "cats/000.png").save(photos / "dogs/copy.png", compress_level=0)
     message = refused(f"folder:{photos}")
     assert message.startswith("1 picture is in more than one class, so one of their labels is wrong: ")
-    assert "cats/000.png and cats/copy.png and dogs/copy.png. Delete the wrong ones." in message
+    assert "cats/000.png and cats/copy.png and dogs/copy.png. Delete the wrong copies." in message
 
 
 @pytest.mark.parametrize(
     ("counts", "expected"),
     [
-        ({"cats": 5}, "all 5 pictures are of the class 'cats', and a classifier needs at least two."),
+        ({"cats": 5}, "all 5 pictures are of the class 'cats', and a classifier needs at least two classes."),
         (
             {"cats": 5, "dogs": 2, "emus": 1},
             "2 of 3 classes would have no picture in train, validation or test: dogs (2); emus (1). A class needs",
@@ -187,7 +189,7 @@ def test_folders_that_cannot_be_divided_are_refused(tmp_path: Path, counts: dict
         ("path,label,split\n000.png,cats,later\n", "line 2 has the split 'later'; it must be train, validation or"),
         ("path,label,split\n000.png,cats,train\n001.png,cats,val\n", "has no line whose split is test."),
         ('path,label\n000.png,"big\ncats"\ngone.png,cats\n', "gone.png in line 4."),
-        ("path,label\n000.png,cats\n000.png,dogs\n", "000.png (cats) and 000.png (dogs). Delete the wrong ones."),
+        ("path,label\n000.png,cats\n000.png,dogs\n", "000.png (cats) and 000.png (dogs). Delete the wrong copies."),
         ("path,label\n000.png,cats,dogs\n", "line 2 has 3 values for 2 columns. Put texts that contain a separator"),
         (
             'path,label\n000.png,"' + "x" * 200_000,
@@ -206,8 +208,8 @@ def test_sources_that_are_none_are_refused(tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "file").touch()
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     for source, expected in (
-        ("folder", "there is no such data set; there are fashion-mnist, "),
-        ("csv:", "--data csv: names nothing: write the CSV file that lists your pictures after the colon, such as"),
+        ("folder", "there is no such data set. Choose from fashion-mnist, "),
+        ("csv:", "--data csv: is not complete: write the CSV file that lists your pictures after the colon, such as"),
         (f"folder:{tmp_path}/gone", "gone is not a folder. Name a folder that has a folder of pictures for each"),
         ("folder:~/gone", f"{tmp_path}/home/gone is not a folder."),
         ("csv:~nobody-here/gone", "~nobody-here/gone cannot be read (No such file or directory). Name a CSV file."),
@@ -312,7 +314,9 @@ def test_pictures_keep_their_size_and_colours_where_all_have_them(tmp_path: Path
     for size in ("8", "0x8", "8x", "5000x8", "8x8x3", "-1x8"):
         assert f"--size {size}: write HEIGHTxWIDTH in pixels" in refused(source, f"--size={size}")
     assert "fit garment is for grey pictures" in refused(source, "--fit", "garment", "--colour")
-    assert "--colour: only for your own pictures, not for fashion-mnist." in refused("fashion-mnist", "--colour")
+    assert "--colour: use this only with your own pictures, not with fashion-mnist." in refused(
+        "fashion-mnist", "--colour"
+    )
 
 
 def test_the_digest_counts_names_contents_and_splits_but_not_the_folder(tmp_path: Path) -> None:

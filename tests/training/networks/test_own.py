@@ -137,7 +137,7 @@ def test_a_run_without_a_folder_is_named_after_the_callable(source: str) -> None
     [
         ("own_gone:build", "'own_gone'). Name a network of your own as MODULE:CALLABLE, such as nets:build for "),
         ("own_networks:gone", "own_networks has no callable 'gone'; write package.module:callable."),
-        ("own_networks:fails", "own_networks:fails failed (RuntimeError: no such weights). It is called with the"),
+        ("own_networks:fails", "own_networks:fails failed (RuntimeError: no such weights). hangtag calls it with"),
         ("own_networks:function", "own_networks:function returned function; it must return a torch.nn.Module."),
         ("own_networks:fixed", "own_networks:fixed returned a network without parameters, which cannot learn."),
         (
@@ -145,8 +145,8 @@ def test_a_run_without_a_folder_is_named_after_the_callable(source: str) -> None
             "returned torch.float32 [3, 4] for 3 images; it must return logits, ",
         ),
         ("own_networks:Tuple", "own_networks:Tuple returned tuple for 3 images"),
-        ("own_networks:Company", "own_networks:Company answers an image differently in a batch than alone"),
-        ("own_networks:Infinite", "own_networks:Infinite returned logits that are not finite, NaN or infinity, for "),
+        ("own_networks:Company", "own_networks:Company computes other logits for an image in a batch than "),
+        ("own_networks:Infinite", "own_networks:Infinite returned NaN or infinite logits for images of noise "),
         ("own_networks:Flat", "own_networks:Flat fails on pixels [3, 1, 9, 8], which are [batch, channels, height, "),
         ("timm:resnet18", "timm:resnet18 needs the package timm. Install it with: pip install timm"),
     ],
@@ -157,7 +157,7 @@ def test_networks_that_cannot_be_used_are_refused(source: str, network: str, exp
 
 def test_normalisations_are_not_added_to_an_own_network(source: str) -> None:
     message = refusal(*arguments("own_networks:Linear", source, "--set", "batch_norm=true"), exit_code=2)
-    assert message == "--set batch_norm=true: own_networks:Linear has its own normalisation layers, or none."
+    assert message == "--set batch_norm=true: hangtag does not add batch normalisation to own_networks:Linear."
 
 
 # Class weights, and the choice of the best epoch.
