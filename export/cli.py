@@ -96,7 +96,7 @@ def export(
     """
     if run.endswith(".onnx"):
         raise click.UsageError(
-            f"{run} is a file: 'hangtag import' publishes files; to convert a network, name its run."
+            f"{run} is a file. 'hangtag import' publishes files; 'hangtag export' needs the name of a run."
         )
     with needs("train", "'hangtag export'"):
         from hangtag.export import exporter
@@ -143,8 +143,11 @@ def import_file(file: Path, **given: Any) -> None:
     Hugging Face's config.json and preprocessor_config.json lie next to the file, or it has Ultralytics' metadata, they
     are used; options take precedence.
 
-    With --precision the file is converted, and must then answer the samples as before; a search decides which layers
-    must stay in FP32. Without preprocessing the file is published unchanged, only for inference.
+    A classifier that hangtag published has its own labels and preprocessing, so only its accuracy is measured again.
+    Any other file without preprocessing is published unchanged, only for inference.
+
+    With --precision the file is converted, and must then give the same answers to the samples. A search chooses the
+    layers that must stay in FP32.
 
     \b
     Examples:
@@ -152,6 +155,7 @@ def import_file(file: Path, **given: Any) -> None:
           mean=0.485,0.456,0.406 std=0.229,0.224,0.225"
       hangtag import vit/model.onnx --name vit --data folder:photos     with a preprocessor_config.json in vit
       hangtag import vit/model.onnx --name vit-int8 --data folder:photos --precision int8
+      hangtag import models/cnn/3/model.onnx --name cnn --precision int8 --data csv:photos.csv
       hangtag import encoder.onnx --name encoder                        any other network
     """
     options = ImportOptions(**given)

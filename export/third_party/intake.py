@@ -31,7 +31,6 @@ from hangtag.export.third_party import conversion, onnx_document, plan, probe
 from hangtag.export.third_party.import_options import ImportOptions
 from hangtag.export.third_party.judge import Judge, prove
 from hangtag.export.third_party.plan import Plan
-from hangtag.serving.image_spec import ImageSpec, ImageSpecError
 from hangtag.serving.signature import Signature
 
 # These keys say how to read the outputs, and may keep the file's values. The file's claims about its origin and quality
@@ -89,7 +88,7 @@ def accept(path: Path, options: ImportOptions, progress: Progress = str) -> tupl
             rival = predecessors.serving(options.models, name)
             contract = signature.inputs, signature.outputs, names, signature.image
             predecessors.require_same_contract(rival, *contract, even_if_different=options.even_if_different)
-            data = None if options.data is None else _judge(options.data, metadata, path, chosen.reason, progress)
+            data = None if options.data is None else _judge(options.data, signature, path, chosen.reason, progress)
             figure = None if rival is None or options.even_if_worse else Quality.of(rival.metadata)
             if rival is not None and data is None and figure is not None:
                 remedy = "Measure both with --data folder:PICTURES, or add --even-if-worse"
@@ -125,14 +124,14 @@ def accept(path: Path, options: ImportOptions, progress: Progress = str) -> tupl
         return publication.folder, _summaries(findings, chosen) | dict(converted.summaries if converted else {})
 
 
-def _judge(pictures: str, metadata: Mapping[str, str], path: Path, why: str, progress: Progress) -> Judge:
-    if "image" not in metadata:
-        raise ExportError(f"--data needs a picture classifier, and {path} is not one: {why}. Nothing was published.")
-    try:
-        image = ImageSpec.parse(metadata["image"])
-    except ImageSpecError as error:
-        raise ExportError(f"{path}: its hangtag.image is malformed: {error}. Nothing was published.") from error
-    return Judge.of(pictures, image, json.loads(metadata.get("labels", "[]")), path, progress)
+def _judge(pictures: str, signature: Signature, path: Path, why: str, progress: Progress) -> Judge:
+    if signature.task == "multi_label":
+        why = "it answers with sets of labels"
+    elif signature.image is not None:
+        return Judge.of(pictures, signature.image, signature.labels, path, progress)
+    raise ExportError(
+        f"--data needs a classifier with one label per picture, and {path} is not one: {why}. Nothing was published."
+    )
 
 
 def _metadata(model: onnx.ModelProto, path: Path, chosen: Plan) -> dict[str, str]:

@@ -17,7 +17,8 @@ from hangtag.export.third_party.import_options import ImportOptions
 from hangtag.export.third_party.preprocessing import Stated
 from hangtag.export.third_party.wrapping import Wrapped
 from hangtag.printable import named
-from hangtag.serving.signature import Signature
+from hangtag.serving.image_spec import ImageSpec
+from hangtag.serving.signature import Signature, TensorSpec, UnsupportedModelError
 
 
 @dataclass(frozen=True)
@@ -29,12 +30,14 @@ class Plan:
         stated: The labels, and what to record and show about the file.
         reason: Why there is no classifier.
         dropped: Preprocessing from companion files that is not in the file, because there is no classifier.
+        image: The image description of a file that hangtag made a classifier before; None for other files.
     """
 
     wrapped: Wrapped | None
     stated: Stated
     reason: str = ""
     dropped: str = ""
+    image: ImageSpec | None = None
 
     @property
     def summaries(self) -> dict[str, str]:
@@ -44,6 +47,8 @@ class Plan:
             rows["WARNING"] = f"the published file does not have {self.dropped}, which was read: {self.reason}"
         if self.wrapped is not None:
             rows["image"] = f"the file prepares pictures by {self.wrapped.steps}; its scores are {self.wrapped.scores}"
+        if self.image is not None:
+            rows["image"] = f"the file already prepares pictures, and has labels: {self.image}"
         if self.stated.sources:
             rows["taken"] = "; ".join(self.stated.sources)
         if notes := (*self.stated.notes, *self.stated.problems):
@@ -53,6 +58,8 @@ class Plan:
     @property
     def metadata(self) -> dict[str, str]:
         """What to write into the file about its image and origin (keys without their prefix)."""
+        if self.image is not None:  # files of earlier releases lack it
+            return {"image": json.dumps(self.image.as_json())}
         if self.wrapped is None:
             return {}
         steps = self.wrapped.steps
@@ -81,12 +88,22 @@ def choose(model: onnx.ModelProto, bare: Path, path: Path, options: ImportOption
         options: What the user states about the file.
 
     Raises:
-        ExportError: the labels cannot be read, or the option for preprocessing is given but does not fit the network or
-            the labels.
+        ExportError: the labels cannot be read, the option for preprocessing is given but does not fit the network or
+            the labels, or an option contradicts a file that hangtag made a classifier before.
         GateError: the network ends the process that adds the preprocessing.
     """
     preprocessing, scores = options.preprocessing, options.scores
     given = None if options.labels is None else tuple(_read_labels(options.labels))
+    own = _own_signature(model)
+    if own is not None:
+        renames = given not in (None, own.labels)
+        contradictions = {"--labels": renames, "--preprocessing": preprocessing, "--scores": scores}
+        if flags := [flag for flag, contradicts in contradictions.items() if contradicts]:
+            raise ExportError(
+                f"{path} is already a classifier of hangtag, and has its own labels, preprocessing and probabilities: "
+                f"leave out {' and '.join(flags)}. Nothing was published."
+            )
+        return Plan(None, Stated(), image=own.image)
     written = companions.read(path, model)
     known = given or written.labels
     if written.problems and not (known and preprocessing):
@@ -130,6 +147,19 @@ def _read_labels(path: Path) -> list[str]:
     if repeated := [label for label, count in Counter(labels).items() if count > 1]:
         raise ExportError(f"{path} names {named(repeated)} more than once: answers could not be distinguished.")
     return labels
+
+
+def _own_signature(model: onnx.ModelProto) -> Signature | None:
+    """The signature of a file that hangtag exported or imported as a classifier; None for other files."""
+    inputs, outputs = (
+        tuple(TensorSpec(value.name, wrapping.datatype(value), tuple(wrapping.shape(value))) for value in values)
+        for values in (model.graph.input, model.graph.output)
+    )
+    signature = Signature(inputs, outputs, onnx_model.metadata(model))
+    try:
+        return signature if signature.picture_shape and signature.image else None
+    except UnsupportedModelError:
+        return None  # the probe refuses the file, and names the malformed property
 
 
 def _own_labels(model: onnx.ModelProto) -> tuple[str, ...] | None:

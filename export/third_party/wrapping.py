@@ -113,10 +113,9 @@ def _image(model: onnx.ModelProto) -> NetworkImage:
     image = None
     if len(inputs) == 1:
         (value,) = inputs
-        datatype = _DATATYPES.get(value.type.tensor_type.elem_type, "")
-        image = NetworkImage.of(value.name, datatype, _shape(value))
+        image = NetworkImage.of(value.name, datatype(value), shape(value))
     if image is None:
-        shown = ", ".join(f"{value.name} {_shape(value)}" for value in inputs).replace("None", "any")
+        shown = ", ".join(f"{value.name} {shape(value)}" for value in inputs).replace("None", "any")
         raise ExportError(
             f"the network's inputs ({shown}) are not a single picture in FP32, FP16 or UINT8, [batch, 3, height, "
             "width] or [batch, height, width, 3]."
@@ -136,15 +135,15 @@ def _output(model: onnx.ModelProto, labels: int) -> onnx.ValueInfoProto:
         return named[0]
     if len(fitting) == 1:
         return fitting[0]
-    shown = ", ".join(f"{value.name} {_shape(value)}" for value in outputs).replace("None", "any")
+    shown = ", ".join(f"{value.name} {shape(value)}" for value in outputs).replace("None", "any")
     count = "several have" if fitting else "none has"
     raise ExportError(f"of the network's outputs ({shown}) {count} one score for each of {labels} labels.")
 
 
 def _has_scores(value: onnx.ValueInfoProto, labels: int) -> bool:
-    shape = _shape(value)
+    sizes = shape(value)
     floats = value.type.tensor_type.elem_type in (TensorProto.FLOAT, TensorProto.FLOAT16)
-    return floats and len(shape) >= 2 and shape[1] in (None, labels) and all(size == 1 for size in shape[2:])
+    return floats and len(sizes) >= 2 and sizes[1] in (None, labels) and all(size == 1 for size in sizes[2:])
 
 
 def _scores(graph: onnx.GraphProto, name: str) -> str:
@@ -179,7 +178,7 @@ def _before(given: Steps) -> "_Chain":
 def _after(output: onnx.ValueInfoProto, scores: str) -> "_Chain":
     """The nodes from the network's scores to ``logits`` and ``probabilities``."""
     chain = _Chain(_RENAMED.get(output.name, output.name))
-    if len(_shape(output)) > 2:
+    if len(shape(output)) > 2:
         chain.add("Flatten", axis=1)
     if output.type.tensor_type.elem_type == TensorProto.FLOAT16:
         chain.add("Cast", to=TensorProto.FLOAT)
@@ -214,5 +213,11 @@ class _Chain:
         self.last = name
 
 
-def _shape(value: onnx.ValueInfoProto) -> list[int | None]:
+def datatype(value: onnx.ValueInfoProto) -> str:
+    """FP32, FP16 or UINT8; empty for any other datatype."""
+    return _DATATYPES.get(value.type.tensor_type.elem_type, "")
+
+
+def shape(value: onnx.ValueInfoProto) -> list[int | None]:
+    """The size of each axis; None for a free axis."""
     return [dim.dim_value if dim.HasField("dim_value") else None for dim in value.type.tensor_type.shape.dim]

@@ -13,11 +13,14 @@ from click.testing import Result
 from PIL import Image
 
 from hangtag.serving.client import Client
+from hangtag.training.data.dataset import Split
+from hangtag.training.data.fashion_mnist import LABELS
 from tests.kit import networks, onnx_file, onnx_models, unbatchable_models
 from tests.kit.colour_networks import in_text
 from tests.kit.command import ROOT, invoke, refusal
-from tests.kit.exported import importing
+from tests.kit.exported import imported, importing
 from tests.kit.server import server
+from tests.kit.shipped import latest
 
 pytestmark = pytest.mark.slow
 
@@ -125,6 +128,28 @@ def test_a_folder_of_images_calibrates_a_model_of_images(tmp_path: Path) -> None
     assert "Compared were logits by labels\n" in result.stdout
     assert "QuantizeLinear" in operators(tmp_path)
     assert onnx_file.metadata(published(tmp_path))["labels"] == json.dumps(list(onnx_models.LABELS))
+
+
+def test_a_classifier_of_hangtag_needs_only_pictures(garments: Split, tmp_path: Path) -> None:
+    """The file of an earlier release has no image description, but was trained on garments."""
+    (tmp_path / "photos").mkdir()
+    rows = ["path,label"]
+    for place in range(100):
+        Image.fromarray(garments.images[place]).save(tmp_path / f"photos/{place}.png")
+        rows.append(f"photos/{place}.png,{LABELS[garments.classes[place]]}")
+    (tmp_path / "photos.csv").write_text("\n".join(rows))
+    data = ("--data", f"csv:{tmp_path / 'photos.csv'}")
+    file = onnx.load(latest("cnn"))
+    for name, options in (("theirs", ()), ("theirs-int8", INT8)):
+        imported(tmp_path, file, *data, *options)
+        written = onnx_file.metadata(tmp_path / f"models/{name}/1/model.onnx")
+        assert json.loads(written["image"])["fit"] == "garment"
+        assert float(written["test_accuracy"]) > 0.9
+        assert not {"training", "recipe", "reference", "validation_accuracy"} & set(written)
+    for flag, value in (("--preprocessing", "fit=pad"), ("--scores", "logits"), ("--labels", tmp_path / "photos.csv")):
+        assert f"probabilities: leave out {flag}. Nothing was" in refusal(*importing(tmp_path, file, flag, value))
+    sets = onnx_file.with_metadata(onnx_models.classifier(), task="multi_label")
+    assert "is not one: it answers with sets of labels" in refusal(*importing(tmp_path, sets, "--name=sets", *data))
 
 
 def hardly_different() -> onnx.ModelProto:
