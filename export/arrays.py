@@ -1,4 +1,4 @@
-"""The arrays that PyTorch and an ONNX file take and return, and how images are cut into batches."""
+"""The types of the arrays that networks accept and return, and a function that divides images into batches."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -14,5 +14,5 @@ Answers = Mapping[str, Array]
 
 
 def batches(images: Pixels, size: int) -> Iterator[Pixels]:
-    """Cut images into batches of at most ``size``, in order."""
+    """Divide images into batches of at most ``size`` images, in order."""
     return (images[start : start + size] for start in range(0, len(images), size))

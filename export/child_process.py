@@ -1,7 +1,7 @@
-"""Call one of hangtag's functions on a file in a child process, because loading a bad file can end the process.
+"""Call one of hangtag's functions on a file in a child process, because loading a bad file can crash the process.
 
-The child is ``python -m hangtag.export.child_process FOLDER MODULE:FUNCTION``. The folder holds the pickled call, and
-later the pickled outcome. The module's name in the command helps people who list processes.
+The child process is ``python -m hangtag.export.child_process FOLDER MODULE:FUNCTION``. The folder holds the pickled
+call, and later the pickled outcome. ``MODULE:FUNCTION`` is in the command only for people who list processes.
 """
 
 import pickle
@@ -38,14 +38,14 @@ def run(
     Args:
         function: A function of a module.
         arguments: The function's arguments.
-        shown_as: The file's name in error messages, instead of arguments that end in .onnx.
+        shown_as: The file's name for error messages. It replaces paths among the arguments that end in .onnx.
         check: The check that fails if the file cannot be run.
-        seconds: The time limit, after which the child is ended.
-        progress: Called with each line that the child reports, in a separate thread.
+        seconds: The time limit, after which the child process is killed.
+        progress: Called in a separate thread with each line that the child process reports.
 
     Raises:
-        GateError: the file cannot be loaded or run, or ends the child, the child does not finish in time, or the
-            function raises this error.
+        GateError: the file cannot be loaded or run, or crashes the child process, or the child process does not finish
+            in time, or the function raises this error.
         ExportError: the function raises another error that the user can correct.
     """
     lines = deque(["it wrote no message"], maxlen=1)  # the last line of a traceback names the exception
@@ -88,7 +88,7 @@ def run(
 
 
 def report(line: str) -> None:
-    """In a child process, show the user a line at once."""
+    """Show the user a line immediately. Call this function in a child process."""
     sys.stderr.write(f"{_PROGRESS}{line}\n")
     sys.stderr.flush()
 

@@ -18,7 +18,7 @@ from hangtag.training.runs import data as runs_data
 
 
 class _Export(click.Command):
-    """``hangtag export``. For one release it still accepts ``--onnx FILE`` of 0.2.1, with a warning."""
+    """The command ``hangtag export``. For one release it still accepts ``--onnx FILE`` of 0.2.1, with a warning."""
 
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
@@ -41,12 +41,12 @@ class _Export(click.Command):
     type=click.Choice(PRECISIONS),
     default="fp32",
     show_default=True,
-    help="fp16 is for GPUs, int8 for CPUs; each is published as a separate model, such as cnn-int8.",
+    help="The file's precision: fp16 for GPUs, int8 for CPUs. Each precision is a separate model, such as cnn-int8.",
 )
 @click.option(
     "--fit-temperature",
     is_flag=True,
-    help="Calibrate the probabilities: divide the logits by a temperature fitted on the validation images.",
+    help="Calibrate the probabilities: divide the logits by a temperature that is fitted on the validation pictures.",
 )
 @click.option("--calibrate", is_flag=True, hidden=True, deprecated="Write --fit-temperature.")
 @click.option(
@@ -58,7 +58,7 @@ class _Export(click.Command):
 @click.option(
     "--data-dir",
     type=click.Path(path_type=Path),
-    help="The folder of Fashion-MNIST's IDX files, or of the run's own pictures if they were moved.",
+    help="The folder of Fashion-MNIST's IDX files, or the new folder of the run's pictures if they were moved.",
 )
 @click.option("--even-if-worse", is_flag=True, help=EVEN_IF_WORSE)
 @click.option("--even-if-different", is_flag=True, help=EVEN_IF_DIFFERENT)
@@ -75,24 +75,25 @@ def export(
     even_if_different: bool,
     name: str | None,
 ) -> None:
-    """Export RUN to ONNX, prove that it answers as PyTorch does, and publish it as the next version of its model.
+    """Export RUN to ONNX, check that the file gives PyTorch's answers, and publish it as a model's next version.
 
-    RUN is a run's folder, its name under --runs, or a model's name, which stands for its latest finished run. The file
-    must pass a gate: batches of 1 to 64, the whole test set, each image alone and in batches. When a check fails, the
-    message names the worst image, and nothing is published. The proof is written into the file: see 'hangtag models'.
+    RUN is a run's folder, a run's name under --runs, or a model's name, which means the latest finished run of the
+    model. The file must give PyTorch's answers for the test pictures, one at a time and in batches of up to 64. If a
+    check fails, the message names the worst picture, and nothing is published. The file records the results of the
+    checks, and 'hangtag models show' prints them.
 
-    A run that is worse on the test set than the version that serves, by more than chance explains, is refused, unless
-    --even-if-worse is given.
+    A run is refused if its test accuracy is lower than that of the version that serves, by more than chance explains,
+    unless --even-if-worse is given.
 
-    'hangtag import' publishes other people's files.
+    'hangtag import' publishes ONNX files from elsewhere.
 
     \b
     Examples:
       hangtag export lstm                        the latest finished lstm run
-      hangtag export runs/cnn-study-seed1        a certain run
+      hangtag export runs/cnn-study-seed1        the run in this folder
       hangtag export cnn --precision int8        publishes cnn-int8
-      hangtag export cnn --fit-temperature       with probabilities to set thresholds by
-      hangtag export runs/trial --even-if-worse  although a better version serves
+      hangtag export cnn --fit-temperature       with calibrated probabilities
+      hangtag export runs/trial --even-if-worse  also if the version that serves is better
     """
     if run.endswith(".onnx"):
         raise click.UsageError(
@@ -125,26 +126,26 @@ def export(
 
 
 _CONVERSION = ("samples", "agree_at_least", "agree_on")
-"""The options, by their Python names, that say how a file is converted."""
+"""The Python names of the options for a conversion to int8."""
 
 
 @click.command("import")
 @click.argument("file", metavar="FILE.onnx", type=click.Path(dir_okay=False, path_type=Path))
 @options_of(ImportOptions)
 def import_file(file: Path, **given: Any) -> None:
-    """Publish somebody else's ONNX FILE as the next version of a model.
+    """Publish an ONNX FILE from elsewhere as the next version of a model.
 
-    The file is checked in a separate process, which also runs the same inputs alone and together, to find out whether
-    requests may be batched.
+    A separate process checks the file. It runs the same inputs alone and in batches, to find out whether the server may
+    batch requests.
 
-    With --preprocessing the network becomes a classifier of pictures: the published file takes UINT8 pictures, prepares
-    them itself, and answers with probabilities of --labels, so that 'hangtag classify' and the page take any picture.
-    Its answers are compared with those of the bare network, for pictures that Pillow and NumPy prepared. If timm's or
-    Hugging Face's config.json and preprocessor_config.json lie next to the file, or it has Ultralytics' metadata, they
-    are used; options take precedence.
+    With --preprocessing the network becomes a classifier of pictures. The published file accepts UINT8 pictures,
+    prepares them, and returns a probability for each of --labels, so 'hangtag classify' and the server's page accept
+    any picture. hangtag compares these answers with the original network's, for pictures that Pillow and NumPy
+    prepared. If you leave out --preprocessing or --labels, hangtag reads the descriptions by timm or Hugging Face next
+    to FILE (config.json, preprocessor_config.json), or by Ultralytics in its metadata.
 
-    A classifier that hangtag published has its own labels and preprocessing, so only its accuracy is measured again.
-    Any other file without preprocessing is published unchanged, only for inference.
+    A classifier that hangtag published already has its labels and preprocessing. Any other file without preprocessing
+    is published unchanged, and 'hangtag classify' cannot use it.
 
     With --precision the file is converted, and must then give the same answers to the samples. A search chooses the
     layers that must stay in FP32.
@@ -160,7 +161,7 @@ def import_file(file: Path, **given: Any) -> None:
     """
     options = ImportOptions(**given)
     if options.preprocessing is not None and not options.preprocessing.strip():
-        raise click.UsageError("--preprocessing is empty: leave it out, or state the steps.")
+        raise click.UsageError("--preprocessing is empty: leave the option out, or state the steps.")
     if options.precision == "fp32":
         refuse(*_CONVERSION, because="for --precision int8, which converts the file.")
     elif options.samples is None and options.data is None:

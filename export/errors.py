@@ -4,11 +4,11 @@ from hangtag.errors import UserError
 
 
 class ExportError(UserError):
-    """Base of all exceptions that this package raises on purpose."""
+    """The base class of this package's errors that a user can correct."""
 
 
 class RecordError(ValueError):
-    """A file's record about itself is missing or damaged. The message is a clause for the user."""
+    """The metadata that a file records about itself are missing or damaged. The message is a clause for the user."""
 
 
 class PicturesGoneError(ExportError):
@@ -18,8 +18,8 @@ class PicturesGoneError(ExportError):
 class GateError(ExportError):
     """A file failed a check of the gate, and nothing was published.
 
-    check: the name of the check, with which the message begins.
-    reason: the message without that name.
+    check: the name of the check. The message begins with this name.
+    reason: the message without the name of the check.
     """
 
     def __init__(self, check: str, reason: str) -> None:
@@ -28,4 +28,4 @@ class GateError(ExportError):
         self.reason = reason
 
     def __reduce__(self) -> tuple[type["GateError"], tuple[str, str]]:
-        return type(self), (self.check, self.reason)  # a child process pickles it
+        return type(self), (self.check, self.reason)  # so that a child process can pickle the error

@@ -1,4 +1,4 @@
-"""Publish a network that hangtag trained as a model's next version, with its provenance and proof in the file."""
+"""Publish a network that hangtag trained as a model's next version. The file records its provenance and the checks."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -27,9 +27,9 @@ from hangtag.training.runs.config import short_name
 from hangtag.training.runs.run import Run
 
 CANVASES = 1_000
-"""How many canvases are compared for a network with several labels per image, by default."""
+"""How many canvases are compared by default for a network with several labels per image."""
 QUANTIZATION_IMAGES = 512
-"""How many images of the training split int8 uses to learn how large activations get."""
+"""How many images of the training split determine the range of activations for int8."""
 _TEMPERATURE, _SCALED = "temperature", "logits_by_temperature"
 
 
@@ -39,8 +39,8 @@ class Published:
 
     Attributes:
         folder: The version's folder.
-        proof: What the file proved.
-        metadata: The file's own metadata (keys without their prefix).
+        proof: The checks that the file passed.
+        metadata: The properties under ``hangtag.`` in the file, without that prefix.
     """
 
     folder: Path
@@ -61,20 +61,21 @@ def export(
     even_if_worse: bool = False,
     even_if_different: bool = False,
 ) -> Published:
-    """Make the file of a run's best epoch, check it at the gate, and publish it.
+    """Export the weights of a run's best epoch to a file, check the file at the gate, and publish it.
 
     Args:
         run: a finished run.
-        data: the data of the run's training. For sets of labels: the garments from which canvases are composed.
+        data: the data set on which the run was trained. For a network with several labels per image: the garments from
+            which canvases are composed.
         models: the model repository.
-        to: the precision, one of ``PRECISIONS``. int8 takes the range of activations from the training split.
-        name: the model's name in the repository, to which the precision is added; None for the network's name.
+        to: the precision, one of ``PRECISIONS``. The training split determines the range of activations for int8.
+        name: the model's name in the repository, to which the precision is appended; None for the network's name.
         graph: the network in FP32 from an earlier export of this run, for a caller that publishes the run several
-            times. The file passes the same gate. None lets PyTorch export the network.
-        canvases: on how many canvases a network with several labels per image is compared.
+            times. The file passes the same gate. If ``graph`` is None, PyTorch exports the network.
+        canvases: the number of canvases on which a network with several labels per image is compared.
         fit_temperature: fit a temperature on the validation split, and apply it to the file's probabilities. Only for a
             network with one label per image.
-        even_if_worse: publish even if the version that serves is better, or cannot be compared.
+        even_if_worse: publish even if the version that serves is more accurate, or cannot be compared.
         even_if_different: publish even if the version that serves has other inputs, outputs, labels or fit.
 
     Raises:
@@ -135,7 +136,7 @@ def export(
             proof = replace(proof, checks=[*proof.checks, compared])
         kept = run_source.kept_pictures(config, proof.expected, images, classes)
         metadata |= {**proof.metadata, **kept, "graph_digest": onnx_model.digest(model)}
-        # The file is written again with the proof in its metadata; its graph and weights stay what was proven.
+        # The file is written again with the results of the checks. Its graph and weights do not change.
         onnx_model.write(model, metadata, file)
     return Published(publication.folder, proof, metadata)
 
@@ -143,17 +144,17 @@ def export(
 def _fitted(file: Path, validation: Split) -> float:
     """Return the temperature that best fits a file's logits for images on which the network was not trained.
 
-    Guo et al., On Calibration of Modern Neural Networks, ICML 2017, call it temperature scaling.
+    This is temperature scaling (Guo et al., On Calibration of Modern Neural Networks, ICML 2017).
 
     Raises:
-        GateError: the file does not load or fails on an image, or there is no best temperature.
+        GateError: the file cannot be loaded, fails on an image, or no temperature is best.
     """
     logits = answer(load(file), validation.images, check=CALIBRATION)["logits"]
     try:
         fitted = calibration.fit_temperature(logits, validation.classes)
     except ValueError as error:
         raise GateError(CALIBRATION, f"{error}. Export it without --fit-temperature.") from error
-    return float(f"{fitted:.6g}")  # the metadata's digits
+    return float(f"{fitted:.6g}")  # as many digits as the metadata have
 
 
 def _folded(model: onnx.ModelProto, temperature: float, images: int) -> onnx.ModelProto:
@@ -162,9 +163,9 @@ def _folded(model: onnx.ModelProto, temperature: float, images: int) -> onnx.Mod
     The graph is changed after its conversion to a precision, so that the logits stay the same.
 
     Args:
-        model: has the outputs ``logits`` and ``probabilities``, FP32 [batch, labels].
-        temperature: above 0. At 1 the probabilities do not change, except for rounding.
-        images: on how many validation images the temperature was fitted.
+        model: a classifier with the outputs ``logits`` and ``probabilities``, FP32 [batch, labels].
+        temperature: a number above 0. The temperature 1 changes the probabilities only by rounding.
+        images: the number of validation images on which the temperature was fitted.
     """
     folded = onnx.ModelProto()
     folded.CopyFrom(model)
@@ -174,7 +175,7 @@ def _folded(model: onnx.ModelProto, temperature: float, images: int) -> onnx.Mod
     graph.initializer.append(numpy_helper.from_array(np.array(temperature, np.float32), _TEMPERATURE))
     graph.node.append(helper.make_node("Div", ["logits", _TEMPERATURE], [_SCALED], name="divide_by_temperature"))
     graph.node.append(helper.make_node("Softmax", [_SCALED], ["probabilities"], name="calibrated_softmax", axis=1))
-    # In FP16 the replaced node is a Cast, so its Softmax has no reader now.
+    # In FP16 the replaced node is a Cast, so no node reads the former Softmax any more.
     optimizer.remove_unused_nodes(folded)
     added = {"temperature": f"{temperature:g}", "temperature_fitted_on": f"{images:,} validation images"}
     onnx_model.add_metadata(folded, added)

@@ -1,4 +1,4 @@
-"""Record in a classifier's file how a picture becomes its input: ``hangtag models fit``."""
+"""Implements ``hangtag models fit``, which records in a classifier's file how a picture is resized to its input."""
 
 import json
 from dataclasses import replace
@@ -13,11 +13,11 @@ from hangtag.export.repository.publishing import publish
 from hangtag.serving.image_spec import ImageSpec, ImageSpecError
 
 _MEASURED = ("test_accuracy", "tested_on", "data_digest", "examples")
-"""What 'hangtag import --data' records about pictures that were prepared with the file's fit."""
+"""Metadata that 'hangtag import --data' measured on pictures prepared with the file's fit."""
 
 
 def record(models: Path, name: str, fit: str) -> Path:
-    """Publish the version that serves again, with ``hangtag.image``. Figures of pictures with another fit are dropped.
+    """Publish the version that serves as a new version with this fit, without figures measured with another fit.
 
     Args:
         models: the model repository.
@@ -28,8 +28,8 @@ def record(models: Path, name: str, fit: str) -> Path:
         The new version's folder.
 
     Raises:
-        ExportError: there is no such model, the model is not a classifier of pictures, its file already has a fit or
-            its training used another fit, or the repository cannot be written.
+        ExportError: there is no such model, the model does not classify pictures, its file already has this fit, its
+            training used another fit, or the repository cannot be written.
     """
     entry = inventory.find(models, name)
     if entry.signature is None:

@@ -1,7 +1,7 @@
-"""A trained network in the form in which it is served. One module contains the preprocessing, the network with the
-weights of the best epoch, and the conversion of its scores to outputs.
+"""Define a trained network in the form in which it is served: the preprocessing, the network with the weights of the
+best epoch, and the conversion of its scores to outputs, in one torch module.
 
-One class per kind of answer: one label (SingleLabel), a path of labels (LabelPath), a threshold (LabelThreshold).
+Each kind of answer has a class: one label (SingleLabel), a path of labels (LabelPath), a threshold (LabelThreshold).
 """
 
 import json
@@ -31,11 +31,11 @@ class ServedNetwork(nn.Module, ABC):
     task: str
     outputs: tuple[TensorSpec, ...]
     activation = "softmax"
-    """softmax or sigmoid: turns ``logits`` into ``probabilities``, if the network has both outputs."""
+    """The function that turns ``logits`` into ``probabilities``, softmax or sigmoid, if there are both outputs."""
     temperature = 1.0
-    """Divides the logits before the activation. Only SingleLabel can have a value other than 1, after a fit."""
+    """The number that divides the logits before the activation. Only a fit for SingleLabel changes this number."""
     threshold: float | None = None
-    """The least probability of a label in an image's set; None if sets are not determined by a threshold."""
+    """The least probability of a label in an image's set; None if no threshold determines the sets."""
 
     def __init__(self, network: nn.Module, image: ImageSpec) -> None:
         super().__init__()
@@ -48,12 +48,12 @@ class ServedNetwork(nn.Module, ABC):
 
     @property
     def metadata(self) -> dict[str, str]:
-        """What a server must know about the input and outputs besides the labels (keys without their prefix)."""
+        """The metadata about input and outputs that a server needs, except the labels (keys without their prefix)."""
         return {"task": self.task, "image": json.dumps(self.image.as_json())}
 
     @abstractmethod
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        """The outputs, in the order of ``outputs``, for uint8 images [batch, *image.shape]."""
+        """Compute the outputs, in the order of ``outputs``, for uint8 images [batch, *image.shape]."""
 
     def answer(self, images: Pixels, batch_size: int = 500, progress: Callable[[int], object] = str) -> Answers:
         """Return each output for all images [n, *image.shape]. Calls ``progress`` with the size of each batch."""
@@ -67,7 +67,7 @@ class ServedNetwork(nn.Module, ABC):
 
 
 class SingleLabel(ServedNetwork):
-    """One label per image: logits, and the softmax of logits / temperature."""
+    """Predicts one label per image. The outputs are logits, and the softmax of logits / temperature."""
 
     task = "single_label"
 
@@ -85,7 +85,7 @@ class SingleLabel(ServedNetwork):
 
 
 class LabelPath(ServedNetwork):
-    """A set of labels per image: the likeliest path of the beam search, which is part of the graph."""
+    """Predicts a set of labels per image: the likeliest path of the beam search, which is part of the graph."""
 
     task = "multi_label"
 
@@ -107,16 +107,17 @@ class LabelPath(ServedNetwork):
 
 
 class LabelThreshold(ServedNetwork):
-    """A set of labels per image: those that reach a threshold, which the server applies, or the most probable label."""
+    """Predicts a set of labels per image: the labels that reach a threshold, or else the most probable label. The
+    server applies the threshold."""
 
     task = "multi_label"
 
     def __init__(self, network: nn.Module, image: ImageSpec, labels: int, threshold: float, *, rivals: bool) -> None:
         """
         Args:
-            network: computes a logit for each label.
-            image: the pictures that the network takes.
-            labels: how many labels there are.
+            network: a module that computes a logit for each label.
+            image: the pictures that the network accepts.
+            labels: the number of labels.
             threshold: the least probability of a label in the set.
             rivals: True if the labels' probabilities sum to 1 (softmax), False if they are independent (sigmoid).
         """
@@ -138,10 +139,10 @@ class LabelThreshold(ServedNetwork):
 
 
 def load_run(run: Run) -> ServedNetwork:
-    """Load ``best.pt`` of a run into its network, in evaluation mode.
+    """Load the weights in a run's ``best.pt`` into the run's network, in evaluation mode.
 
     Raises:
-        ExportError: the run's model is unknown, or the weights do not fit it.
+        ExportError: the run's model is unknown, or the weights belong to another network.
         RunMismatchError: ``best.pt`` cannot be read.
     """
     served = _build(run)

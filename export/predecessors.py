@@ -14,16 +14,16 @@ from hangtag.serving.image_spec import ImageSpec
 from hangtag.serving.signature import TensorSpec
 
 CHANCE = 1.645
-"""How many standard errors chance may explain. If the two test sets were drawn independently, one in twenty equal
-models would exceed this bound. In fact fewer do, because both versions answer the same images. Seeds of one recipe of
-the study are up to 0.67 points apart (studies/finished/accuracy.jsonl), less than the bound of 0.78 points at 87 % of
-10,000 images."""
+"""The number of standard errors that chance may explain. If the two test sets were drawn independently, one in twenty
+equally accurate models would exceed this bound. In fact fewer models do, because both versions answer the same images.
+With 10,000 images and an accuracy of 87 %, the bound is 0.78 points. The accuracies of one recipe of the study with
+different seeds differ by up to 0.67 points (studies/finished/accuracy.jsonl)."""
 
 _ALL_THE_SAME = "To publish it anyway, add --even-if-worse"
 
 
 def serving(models: Path, name: str) -> Entry | None:
-    """The version that serves under this name; None if no version serves, or its file cannot be loaded.
+    """Return the version that serves under this name; None if no version serves, or its file cannot be loaded.
 
     Raises:
         ModelRepositoryError: the model's folder cannot be read.
@@ -42,19 +42,19 @@ def require_same_contract(
     *,
     even_if_different: bool,
 ) -> None:
-    """Check that a new version can replace the version that serves without changes by its callers.
+    """Check that a new version can replace the version that serves, so that callers need not change their code.
 
     Args:
         rival: the version that serves.
         inputs: the new version's inputs.
         outputs: the new version's outputs.
         labels: the new version's labels, in their order.
-        image: how the new version makes a picture its input; None if it does not say.
+        image: the new version's image description; None if it has none.
         even_if_different: accept a different contract.
 
     Raises:
         GateError: the inputs, the outputs, the labels or the fit of pictures differ, and ``even_if_different`` is
-            False. The message has both sides.
+            False. The message describes both versions.
     """
     if rival is None or rival.signature is None or even_if_different:
         return
@@ -67,13 +67,13 @@ def require_same_contract(
     if differences:
         raise GateError(
             CONTRACT,
-            f"version {rival.version} of {rival.name}, which serves, has the {differences[0]}: its callers would get "
-            "other answers, or errors. Publish it under another name with --name, or anyway with --even-if-different.",
+            f"version {rival.version} of {rival.name}, which serves, has the {differences[0]}, so callers would get "
+            "other answers, or errors. Publish the new one under another name with --name, or add --even-if-different.",
         )
 
 
 def recorded(rival: Entry, data_digest: str) -> Quality | None:
-    """The quality that a version records for this data set; None if it records none."""
+    """Return the quality that a version records for this data set; None if there is no such record."""
     own = Quality.of(rival.metadata)
     return own if own is not None and own.data_digest == data_digest else None
 
@@ -83,8 +83,8 @@ def incomparable(rival: Entry, why: str, remedy: str = _ALL_THE_SAME) -> ExportE
 
     Args:
         rival: the version that serves.
-        why: what that version lacks.
-        remedy: what to do, a sentence without its full stop.
+        why: a clause about the version that serves, such as "records no test figure".
+        remedy: the instruction for the user, a sentence without its full stop.
     """
     return ExportError(
         f"{rival.path.parents[1]} version {rival.version}, which serves, {why}, so nothing shows whether the new "
@@ -95,7 +95,7 @@ def incomparable(rival: Entry, why: str, remedy: str = _ALL_THE_SAME) -> ExportE
 def compare(
     own: Quality, images: int, before: Quality, version: int, *, even_if_worse: bool, note: str = ""
 ) -> PassedCheck:
-    """Compare two shares of the same test set with the two-proportion test.
+    """Compare the qualities of two versions on the same test set, with the two-proportion test.
 
     Args:
         own: the new version's quality.
@@ -103,10 +103,10 @@ def compare(
         before: the quality of the version that serves.
         version: that version's number.
         even_if_worse: accept a worse file.
-        note: why a file may be worse, a sentence for the message.
+        note: a sentence for the message about the reason why a file may be worse.
 
     Raises:
-        GateError: the file is worse by more than chance explains.
+        GateError: the new version is worse by more than chance explains, and ``even_if_worse`` is False.
     """
     lost = before.share - own.share
     mean = (before.share + own.share) / 2
@@ -128,8 +128,8 @@ def compare(
 
 
 def _different_fit(before: ImageSpec | None, now: ImageSpec | None) -> list[str]:
-    """Say how the fit differs; empty if the old version had no fit. Mean and std do not count, because they are in the
-    graph."""
+    """Describe how the fit differs; empty if it does not differ, or the old version had no fit. Mean and std need no
+    comparison, because they are in the graph."""
     if before is None or (now is not None and now.fit == before.fit):
         return []
     new = "takes only pictures of its own size" if now is None else f"fit {now.fit}"

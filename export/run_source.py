@@ -1,4 +1,4 @@
-"""What an export takes from a finished run: the graph, the images of the gate, and metadata."""
+"""Read from a finished run what its export needs: the graph, the images for the gate, and metadata."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -25,9 +25,9 @@ _VOC_TEST_IMAGES = 4_952
 def gate_images(
     served: ServedNetwork, test: Split, config: Mapping[str, Any], canvases: int
 ) -> tuple[Pixels, Classes | None, int]:
-    """The images on which a file is proven, their classes, and how many images the test figure refers to.
+    """Return the images for the gate, their classes, and the number of images behind the test figure.
 
-    For sets of labels there are no classes, and the images are canvases of test garments.
+    For a network with several labels per image, the classes are None, and the images are canvases of test garments.
     """
     if isinstance(served, SingleLabel):
         first = test.first(GATE_IMAGES)
@@ -39,7 +39,8 @@ def gate_images(
 def kept_pictures(
     config: Mapping[str, Any], expected: Answers, images: Pixels, classes: Classes | None
 ) -> dict[str, str]:
-    """PyTorch's answers, and examples. For a user's pictures, which may disappear, answers to the examples."""
+    """Return PyTorch's answers and example pictures as metadata. The user's pictures may disappear, so for them the
+    answers are those to the examples."""
     if classes is None:
         return kept_answers.record_answers(expected)
     chosen = kept_answers.choose_examples(expected["logits"].argmax(axis=1), classes)
@@ -49,7 +50,7 @@ def kept_pictures(
 
 
 def to_onnx(served: ServedNetwork, metadata: Mapping[str, str], model: str) -> onnx.ModelProto:
-    """Let PyTorch export the network of this model, with this metadata. Raises ExportError if PyTorch cannot."""
+    """Let PyTorch export the network, and add the metadata. Raises ExportError if PyTorch cannot export it."""
     try:
         return torch_export.to_onnx(served, metadata)
     except OnnxExporterError as error:
@@ -64,16 +65,16 @@ def to_onnx(served: ServedNetwork, metadata: Mapping[str, str], model: str) -> o
 
 
 def canvases_of(test: Split, config: Mapping[str, Any], count: int) -> Images:
-    """Canvases [count, 64, 64] of real test garments, in the style of the run's data set if that is one of outfits.
+    """Return canvases [count, 64, 64] of test garments, composed like the run's data set if it is one of outfits.
 
-    For any other data set, "outfits" is good enough, because the check compares only arithmetic.
+    For any other data set, the canvases are those of "outfits", because the check compares only arithmetic.
     """
     dataset = config.get("dataset")
     return outfits.load_split(dataset if dataset in outfits.NAMES else "outfits", "test", test, count).images
 
 
 def recorded_accuracy(served: ServedNetwork, summary: Mapping[str, Any]) -> tuple[float, int] | None:
-    """The share of test images that the run recorded as correct, and their number; None if it recorded none."""
+    """Return the test accuracy that the run recorded, and the number of test images; None without a test accuracy."""
     test = summary["test"]
     if not isinstance(served, SingleLabel) or "confusion" not in test:
         return None
@@ -81,7 +82,7 @@ def recorded_accuracy(served: ServedNetwork, summary: Mapping[str, Any]) -> tupl
 
 
 def provenance(served: ServedNetwork, config: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, str]:
-    """Where a network comes from and what training measured, from its run's files (keys without their prefix)."""
+    """Return metadata about a network's origin and its training's figures, from its run's files (without prefix)."""
     summary, environment = metrics["summary"], config["environment"]
     labels = runs_data.labels(summary)
     return {
@@ -103,7 +104,7 @@ def provenance(served: ServedNetwork, config: Mapping[str, Any], metrics: Mappin
 
 
 def _published(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """A run's summary without parts that a file does not need: worst images, and confusions of very many labels."""
+    """Return a run's summary without the worst images, and without confusions if there are very many labels."""
     splits = {key: value for key, value in summary.items() if key in ("validation", "test")}
     if len(runs_data.labels(summary)) > MOST_IN_MATRIX:
         splits = {
@@ -114,7 +115,7 @@ def _published(summary: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _label_distances(served: ServedNetwork, labels: Sequence[str]) -> dict[str, str]:
-    """How far apart a garment classifier's labels are, so that an answer can say how wrong the runners-up would be."""
+    """Return the distances between a garment classifier's labels, which show how wrong another label would be."""
     garments = fashion_mnist.label_distances(labels)
     if garments is None or not isinstance(served, SingleLabel):
         return {}
@@ -125,7 +126,7 @@ def _label_distances(served: ServedNetwork, labels: Sequence[str]) -> dict[str, 
 
 
 def _figures(summary: Mapping[str, Any]) -> dict[str, str]:
-    """What training measured. A classifier's test accuracy is added when the gate measures it on the file."""
+    """Return the figures of the training. The gate later adds a classifier's test accuracy, measured on the file."""
     if "accuracy" in summary["validation"]:
         return {"validation_accuracy": f"{summary['validation']['accuracy']:.4f}"}
     return {

@@ -1,7 +1,7 @@
-"""``hangtag models verify``: compute the figures in a model's file again on this machine, and compare them.
+"""Implements ``hangtag models verify``, which measures the figures in a model's file again and compares them.
 
-Run this on the machine that serves. Processors round differently, and a processor without 8-bit dot products (AVX-512
-VNNI, AVX-VNNI) may saturate sums of an int8 file from hangtag's first releases.
+The command is for the machine that serves the model, because processors round differently. Also, a processor without
+8-bit dot products (AVX-512 VNNI, AVX-VNNI) may saturate sums of an int8 file from hangtag's first releases.
 """
 
 from collections.abc import Callable, Iterator
@@ -37,10 +37,10 @@ from hangtag.training.runs import data as runs_data
 
 @dataclass(frozen=True)
 class Finding:
-    """A recorded figure and its current value.
+    """The result of measuring a recorded figure again.
 
-    holds: Whether both values agree. None if the current value could not be computed; the summary then says why.
-    lacks_pictures: Whether the pictures for this figure are missing at the place that the user gave.
+    holds: Whether both values agree; None if the figure could not be measured. The summary then has the reason.
+    lacks_pictures: Whether the pictures for this figure are missing in the folder that the user named.
     """
 
     check: str
@@ -50,13 +50,13 @@ class Finding:
 
 
 def verify(entry: Entry, data_dir: Path | None) -> list[Finding]:
-    """Verify everything that can be computed again from one model's file.
+    """Measure every recorded figure of one model's file again, if this is possible.
 
-    If a file cannot be loaded, or its metadata cannot be read, the result is a finding, not an error.
+    A file that cannot be loaded, or whose metadata cannot be read, is a finding, not an error.
 
     Args:
-        data_dir: the folder with Fashion-MNIST's IDX files, or with the user's own pictures; None for their recorded
-            place.
+        data_dir: the folder with Fashion-MNIST's IDX files, or with the user's own pictures; None for the folder that
+            the file records.
 
     Raises:
         DataNotFoundError: the data set is missing.
@@ -82,14 +82,14 @@ def _run(name: str, compute: Callable[[], Finding], data_dir: Path | None) -> Fi
 
 
 class _Verification:
-    """The checks of one model that can be loaded."""
+    """The checks of one model, whose file can be loaded."""
 
     def __init__(self, entry: Entry, data_dir: Path | None) -> None:
         self._entry, self._data_dir = entry, data_dir
         self._runtime = Runtime(entry.path, provider="cpu")
 
     def checks(self) -> Iterator[tuple[str, Callable[[], Finding]]]:
-        """The checks that apply to this model, by name."""
+        """Yield the checks that apply to this model, with their names."""
         entry = self._entry
         yield "file", self._by_onnx("file", self._file)
         if problem := _metadata_problem(entry):
@@ -107,7 +107,7 @@ class _Verification:
 
     @cached_property
     def _config(self) -> dict[str, Any]:
-        """The config of the run that the file was exported from."""
+        """The config of the run from which the file was exported."""
         config: dict[str, Any] = self._entry.json("training")["config"]
         return config
 
@@ -118,7 +118,7 @@ class _Verification:
 
     @cached_property
     def _test(self) -> Split:
-        """The test split; of the user's own pictures, only the part that the gate used."""
+        """The test split. If it has the user's own pictures, only those that the gate used."""
         if not self._is_own:
             return fashion_mnist.load_test(self._data_dir)
         try:
@@ -128,8 +128,8 @@ class _Verification:
 
     @cached_property
     def _images(self) -> Pixels:
-        """The images of the reference answers: for the user's own pictures, the examples in the file; otherwise the
-        first images of the test split or of the test canvases."""
+        """The images to which the file keeps PyTorch's answers: the examples in the file if the network was trained on
+        the user's own pictures, otherwise the first images of the test split or of the test canvases."""
         if self._is_own:
             kept = kept_answers.read_examples(self._entry.metadata)
             if kept is None:
@@ -148,7 +148,7 @@ class _Verification:
 
     @staticmethod
     def _by_onnx(check: str, compute: Callable[[], Finding]) -> Callable[[], Finding]:
-        """Make a check that needs the package onnx."""
+        """Return the check, or, if the package onnx is not installed, a check that reports this."""
         return compute if find_spec("onnx") else lambda: Finding(check, None, "the package onnx is not installed")
 
     @cached_property
@@ -161,7 +161,7 @@ class _Verification:
     def _file(self) -> Finding:
         recorded = self._entry.metadata.get("graph_digest")
         if recorded is None:
-            return Finding("file", None, "no digest was recorded when it was exported")
+            return Finding("file", None, "the export did not record a digest")
         from hangtag.export.file import onnx_model
 
         digest = onnx_model.digest(self._model)
@@ -172,7 +172,7 @@ class _Verification:
     def _parity(self, images: Pixels, tolerances: Tolerances) -> Finding:
         answers = kept_answers.read_answers(self._entry.metadata)
         if answers is None:
-            return Finding(PARITY, None, "PyTorch's answers were not recorded when it was exported")
+            return Finding(PARITY, None, "the export did not record PyTorch's answers")
         images = images[: len(next(iter(answers.values())))]
         if "path" in answers:
             return _passed(parity.check_paths(self._runtime, {REAL: images}, {REAL: answers}, tolerances))
@@ -199,7 +199,7 @@ class _Verification:
         return _passed(batching.check(self._runtime, images, other_images, tolerances, spread))
 
     def _third_party_proofs(self) -> Iterator[tuple[str, Callable[[], Finding]]]:
-        """The checks of a third-party model: agreement with the original, and accuracy."""
+        """Yield the checks of a third-party model: agreement with the original, and accuracy."""
         entry = self._entry
         if isinstance(entry.gate, dict) and AGREEMENT in entry.gate:
             original = "it was compared with the original in FP32, which is not in the repository"
@@ -218,7 +218,7 @@ class _Verification:
         return Finding(BATCHING, verdict["batched"] == self._entry.json("batched"), summary)
 
     def _third_party_accuracy(self) -> Finding:
-        """Measure the accuracy again, on the same pictures."""
+        """Measure the accuracy on the same pictures again."""
         from hangtag.export.third_party.judge import Judge
 
         entry, recorded = self._entry, float(self._entry.metadata["test_accuracy"])
@@ -245,7 +245,7 @@ class _Verification:
         return Finding(ACCURACY, difference <= TOLERANCES[entry.precision or "fp32"].verification, summary)
 
     def _recorded(self, check: str) -> dict[str, Any]:
-        """The recorded figures of one of the gate's checks. Raises RecordError if there are none."""
+        """Return the recorded figures of one of the gate's checks. Raises RecordError if there are none."""
         gate = self._entry.gate
         if not (isinstance(gate, dict) and isinstance(gate.get(check), dict)):
             raise RecordError(f"the gate's figures about {check} are missing")
@@ -254,7 +254,7 @@ class _Verification:
 
 
 def _metadata_problem(entry: Entry) -> str:
-    """The metadata values that no export could have written, which prevent any verification; empty if all are valid."""
+    """Describe metadata values that no export writes, so that no figure can be verified; empty if all are valid."""
     if "training" not in entry.metadata:
         return ""
     problems = [

@@ -1,1 +1,1 @@
-"""Make the ONNX file: export from PyTorch, simplify, convert to another precision, and describe it in metadata."""
+"""Make the ONNX file: export the network from PyTorch, simplify the graph, and add metadata."""

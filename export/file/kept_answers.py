@@ -1,6 +1,6 @@
-"""Keep PyTorch's answers and some test pictures in a file, for comparisons when the run is not available.
+"""Keep some of PyTorch's answers and of the test pictures in a file, for comparisons without the run.
 
-`hangtag models verify` compares a file's answers with them. The web page for trying a model shows the examples.
+`hangtag models verify` compares the file's answers with PyTorch's answers. The server's page shows the pictures.
 """
 
 import base64
@@ -17,19 +17,18 @@ from hangtag.training.data.dataset import Classes
 
 IMAGES = 32
 _NUMBERS, _LEAST = 1_600, 4
-"""How many numbers of each output to keep at most, and how many images at least, even if the labels exceed that
-limit."""
+"""The most numbers of each output to keep, and the fewest images to keep, even if these have more numbers."""
 _MOST = 16
 _MOST_BYTES = 512_000
-"""Size limit for all examples together, so fewer large pictures are kept."""
+"""The largest size of all examples together. A file keeps fewer examples if its pictures are large."""
 
 
 def record_answers(expected: Answers, first: Array | None = None) -> dict[str, str]:
-    """Turn PyTorch's answers to some of the gate's images into metadata (keys without prefix).
+    """Return PyTorch's answers to some of the gate's images as metadata (keys without prefix).
 
     Args:
         expected: the answers.
-        first: indices of the images whose answers are kept; None for the first IMAGES.
+        first: the indices of the images whose answers are kept; None for the first IMAGES images.
     """
     kept = np.arange(IMAGES) if first is None else first
     kept = kept[: max(_LEAST, _NUMBERS // max(values[0].size for values in expected.values()))]
@@ -49,35 +48,35 @@ def read_answers(metadata: Mapping[str, str]) -> Answers | None:
 
 
 def _round(values: Array) -> Array:
-    """Round to seven digits, the precision of FP32, to keep the text short."""
+    """Round to seven digits, the precision of FP32, so that the text is short."""
     if not np.issubdtype(values.dtype, np.floating):
         return values
     return np.array([float(f"{value:.7g}") for value in values.astype(np.float64).ravel()]).reshape(values.shape)
 
 
 def choose_examples(answered: Classes, classes: Classes) -> Array:
-    """Choose test pictures that the network answers correctly, taking a picture of each class in turn.
+    """Choose test pictures that the network classifies correctly, taking a picture of each class in turn.
 
     Args:
         answered: the network's class for each test picture, [n].
         classes: the true class of each test picture, [n].
 
     Returns:
-        The indices of the chosen pictures. If no answer is correct, all pictures are candidates.
+        The indices of the chosen pictures. If the network classifies no picture correctly, any picture may be chosen.
     """
     right = answered == classes
     candidates = np.flatnonzero(right) if right.any() else np.arange(len(classes))
-    turn = np.zeros(len(classes), np.int64)  # for each picture: how many of its class come before it
+    turn = np.zeros(len(classes), np.int64)  # for each picture, the number of earlier pictures of its class
     for label in np.unique(classes[candidates]):
         own = candidates[classes[candidates] == label]
         turn[own] = np.arange(len(own))
     ordered = candidates[np.lexsort((classes[candidates], turn[candidates]))]
-    first = int((turn[ordered] == 0).sum())  # how many pictures are the first of their class
+    first = int((turn[ordered] == 0).sum())  # the number of pictures that are the first of their class
     return ordered[:_MOST] if first <= _MOST else ordered[np.linspace(0, first - 1, _MOST).astype(int)]
 
 
 def record_examples(images: Pixels, classes: Classes) -> dict[str, str]:
-    """Turn pictures and their classes into metadata (keys without their prefix)."""
+    """Return pictures and their classes as metadata (keys without prefix)."""
     kept: list[dict[str, object]] = []
     size = 0
     for pixels, label in zip(images, classes, strict=True):

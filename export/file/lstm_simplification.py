@@ -1,8 +1,8 @@
-"""Simplify the graph around each LSTM, using only standard ONNX operators, so that every runtime benefits.
+"""Simplify the graph around each LSTM with standard ONNX operators, so that the graph is faster in every runtime.
 
-PyTorch's exporter writes nn.LSTM in its general form: initial states of zeros that are expanded to the batch and sliced
-again, a direction axis of size 1 that computed shapes remove, and a transposition of all steps to read the last step.
-ONNX's LSTM starts from zeros by default and outputs its last state, so 7 of the 22 nodes of the model lstm remain.
+PyTorch's exporter writes nn.LSTM in its general form. Initial states of zeros are expanded to the batch and sliced.
+Computed shapes remove a direction axis of size 1. All steps are transposed to read the last step. ONNX's LSTM starts
+from zeros by default and outputs its last state, so 7 of the 22 nodes of the model lstm remain.
 """
 
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ Sizes = tuple[int | None, ...]
 
 
 def simplify_lstms(model: onnx.ModelProto) -> None:
-    """Simplify the model in place, as far as its constants and shapes prove that no answer changes."""
+    """Simplify the model in place. A part is simplified only if constants and shapes prove that no answer changes."""
     graph = _Graph.from_model(model)
     for node in [node for node in model.graph.node if node.op_type == "LSTM"]:
         _drop_zero_states(node, graph)
@@ -27,7 +27,7 @@ def simplify_lstms(model: onnx.ModelProto) -> None:
     used = {name for node in model.graph.node for name in node.input} | {value.name for value in model.graph.output}
     for node in model.graph.node:
         if node.op_type == "LSTM" and node.output[0] not in used:
-            node.output[0] = ""  # the output of all steps is then not computed
+            node.output[0] = ""  # so that the runtime does not output all steps
 
 
 @dataclass(frozen=True)
@@ -86,14 +86,15 @@ def _drop_zero_states(node: onnx.NodeProto, graph: _Graph) -> None:
 
 
 def _is_forward(node: onnx.NodeProto) -> bool:
-    """Whether the LSTM has one direction, from the first step to the last, and ONNX's default layout, steps first."""
+    """Return whether the LSTM reads only from the first step to the last, in ONNX's default layout, steps first."""
     attributes = {attribute.name: attribute for attribute in node.attribute}
     is_forward = "direction" not in attributes or attributes["direction"].s == b"forward"
     return is_forward and ("layout" not in attributes or attributes["layout"].i == 0)
 
 
 def _merge_direction(node: onnx.NodeProto, graph: _Graph) -> None:
-    """Y [steps, 1, batch, hidden] -> [steps, batch, hidden] by Squeeze; only the last step if no other step is read."""
+    """Let a Squeeze turn Y [steps, 1, batch, hidden] into [steps, batch, hidden]. If the graph reads only the last
+    step, read the LSTM's last state instead."""
     all_steps = node.output[0]
     for transposed in graph.readers(all_steps, "Transpose"):  # [steps, batch, 1, hidden]
         if _permutation(transposed) != [0, 2, 1, 3]:
@@ -104,10 +105,10 @@ def _merge_direction(node: onnx.NodeProto, graph: _Graph) -> None:
             batch_first = [
                 reader for reader in graph.readers(merged.output[0], "Transpose") if _permutation(reader) == [1, 0, 2]
             ]
-            # The graph computes the merged shape, so shape inference may know only the transposed shape.
+            # The graph computes the shape for Reshape, so shape inference may know only the shape after Transpose.
             shapes = [graph.sizes.get(merged.output[0], ())]
             shapes += [(sizes[1], sizes[0], sizes[2]) for sizes in _sizes(batch_first, graph) if len(sizes) == 3]
-            # The batch is the remaining size, so steps and hidden prove that only the axis of 1 is dropped.
+            # If steps and hidden are in place, the third size is the batch, so only the axis of size 1 is dropped.
             if steps is None or hidden is None or not any(sizes[::2] == (steps, hidden) for sizes in shapes):
                 continue
             _turn_into_squeeze(merged, all_steps, graph.axis_constant("axis.direction", 1))
@@ -120,7 +121,7 @@ def _sizes(nodes: list[onnx.NodeProto], graph: _Graph) -> list[Sizes]:
 
 
 def _read_last_state(node: onnx.NodeProto, batch_first: onnx.NodeProto, steps: int, graph: _Graph) -> None:
-    """Replace reading the last step by the LSTM's output Y_h [1, batch, hidden], which is the last step."""
+    """Replace nodes that read the last step by the LSTM's output Y_h [1, batch, hidden], which is the last step."""
     for gather in graph.readers(batch_first.output[0], "Gather"):
         axis = next((attribute.i for attribute in gather.attribute if attribute.name == "axis"), 0)
         step = graph.constants.get(gather.input[1])

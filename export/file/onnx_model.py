@@ -20,11 +20,11 @@ INSTRUCTIONS = {
     "asimddp": "ARM dot products",
     "i8mm": "ARM int8 matrix products",
 }
-"""Instructions on which the speed and rounding of int8 depend: name in /proc/cpuinfo -> the maker's name."""
+"""Processor instructions on which the speed and the rounding of int8 depend: name in /proc/cpuinfo -> maker's name."""
 
 
 def digest(model: onnx.ModelProto) -> str:
-    """SHA-256 of the graph and its weights. Metadata is left out, so that metadata can be added later."""
+    """Return the SHA-256 of the graph and its weights. The digest excludes the metadata, which may be added later."""
     bare = onnx.ModelProto()
     bare.CopyFrom(model)
     del bare.metadata_props[:]
@@ -32,7 +32,7 @@ def digest(model: onnx.ModelProto) -> str:
 
 
 def metadata(model: onnx.ModelProto) -> dict[str, str]:
-    """The model's properties under ``hangtag.``, without that prefix."""
+    """Return the model's properties under ``hangtag.``, without that prefix."""
     return {
         entry.key.removeprefix(PREFIX): entry.value for entry in model.metadata_props if entry.key.startswith(PREFIX)
     }
@@ -45,7 +45,7 @@ def add_metadata(model: onnx.ModelProto, added: Mapping[str, str]) -> None:
 
 
 def described(model: onnx.ModelProto, added: Mapping[str, str]) -> onnx.ModelProto:
-    """Return a copy of the model whose metadata are replaced by this metadata."""
+    """Return a copy of the model that has only this metadata (keys without the prefix ``hangtag.``)."""
     copied = onnx.ModelProto()
     copied.CopyFrom(model)
     del copied.metadata_props[:]
@@ -54,7 +54,7 @@ def described(model: onnx.ModelProto, added: Mapping[str, str]) -> onnx.ModelPro
 
 
 def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """The instructions of INSTRUCTIONS that this machine has; empty if the system does not have ``cpuinfo``."""
+    """Return the instructions of INSTRUCTIONS that this machine has; empty if the file ``cpuinfo`` does not exist."""
     try:
         lines = cpuinfo.read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -64,12 +64,12 @@ def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
 
 
 def versions() -> dict[str, str]:
-    """The versions of the programs that write and prove a file: program -> version, for its metadata."""
+    """Return the versions of the programs that write and check a file, as metadata: program -> version."""
     return {"python": platform.python_version(), "onnx": onnx.__version__, "onnxruntime": ONNXRUNTIME_VERSION}
 
 
 def write(model: onnx.ModelProto, added: Mapping[str, str], file: Path) -> None:
-    """Write a file with exactly these properties under ``hangtag.`` (keys without it). All other properties stay."""
+    """Write a file whose properties under ``hangtag.`` are exactly these (keys without prefix); all others stay."""
     others = {entry.key: entry.value for entry in model.metadata_props if not entry.key.startswith(PREFIX)}
     onnx.helper.set_model_props(model, others)
     add_metadata(model, added)
@@ -77,7 +77,7 @@ def write(model: onnx.ModelProto, added: Mapping[str, str], file: Path) -> None:
 
 
 def operators(model: onnx.ModelProto) -> Counter[str]:
-    """How many nodes of each operator the graph has, including its subgraphs (the bodies of loops)."""
+    """Count the nodes of each operator in the graph and in its subgraphs (the bodies of branches and loops)."""
     return Counter(node.op_type for node in nodes(model.graph))
 
 
@@ -97,7 +97,7 @@ def rename(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
 
 
 def nodes(graph: onnx.GraphProto | onnx.FunctionProto) -> Iterator[onnx.NodeProto]:
-    """Every node of a graph or of a function's body, including subgraphs."""
+    """Yield every node of a graph or of a function's body, including the nodes of subgraphs."""
     for node in graph.node:
         yield node
         for attribute in node.attribute:

@@ -1,7 +1,7 @@
 """Turn a trained network into one self-describing ONNX model.
 
-Preprocessing is in the graph: the input is ``image``, UINT8 [batch, height, width]. The outputs are those of the served
-network. Metadata under ``hangtag.`` says what the model is and where it comes from.
+The graph contains the preprocessing, so its input is ``image``, UINT8 [batch, height, width]. The graph's outputs are
+those of the ServedNetwork. The metadata under ``hangtag.`` describe the model and its origin.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from hangtag.export.file.lstm_simplification import simplify_lstms
 from hangtag.export.network import ServedNetwork
 
 OPSET = 20
-# Constants of up to this many elements are folded; the largest here is lstm2's recurrent kernel, 2.5 million.
+# The optimizer folds constants of up to this many elements. lstm2's recurrent kernel, the largest, has 2.5 million.
 _FOLD_LIMIT = 64 * 1024 * 1024
 
 
@@ -34,8 +34,11 @@ def to_onnx(served: ServedNetwork, metadata: Mapping[str, str]) -> onnx.ModelPro
     """
     served.eval()
     example = torch.zeros(2, *served.image.shape, dtype=torch.uint8)  # a batch of 1 could freeze the batch axis
-    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):  # prints a refused graph
-        warnings.simplefilter("ignore")  # the exporter warns of its own internals
+    with (
+        warnings.catch_warnings(),
+        contextlib.redirect_stderr(io.StringIO()),
+    ):  # a refused graph is printed
+        warnings.simplefilter("ignore")  # the exporter's warnings are about its own code
         program = torch.onnx.export(
             served,
             (example,),
@@ -46,7 +49,7 @@ def to_onnx(served: ServedNetwork, metadata: Mapping[str, str]) -> onnx.ModelPro
             dynamic_shapes={"image": {0: torch.export.Dim("batch")}},
             verbose=False,
         )
-    assert program is not None  # None only when the exporter itself writes the file
+    assert program is not None  # the exporter returns None only if it writes the file
     # The exporter computes an LSTM's weights with Slice and Concat nodes. ONNX Runtime can prepack and quantize the
     # weights only if they are folded into initializers.
     optimizer.optimize(program.model, input_size_limit=_FOLD_LIMIT, output_size_limit=_FOLD_LIMIT)
@@ -63,7 +66,8 @@ def to_onnx(served: ServedNetwork, metadata: Mapping[str, str]) -> onnx.ModelPro
 
 
 def _cancel_unsqueezes(model: onnx.ModelProto) -> None:
-    """Remove an axis that one node adds and the next node drops: the channel axis of grey pixels before an LSTM."""
+    """Remove each axis that one node adds and the next node drops, such as the channel axis of grey pixels before an
+    LSTM."""
     graph = model.graph
     constants = {tensor.name: tensor for tensor in graph.initializer}
     added = {node.output[0]: node for node in graph.node if node.op_type == "Unsqueeze"}
@@ -80,7 +84,7 @@ def _cancel_unsqueezes(model: onnx.ModelProto) -> None:
 
 
 def _strip(model: onnx.ModelProto) -> None:
-    """Drop the exporter's notes: stack traces with paths of the exporting machine, which take half of a small file."""
+    """Drop the exporter's notes: stack traces with paths of the exporting machine, which fill half of a small file."""
     graph = model.graph
     parts: Iterable[Any] = (
         model,

@@ -1,4 +1,4 @@
-"""Run a file on real and artificial images, and compare its answers with others."""
+"""Run a file on real and artificial images, and compare its answers with other answers."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +13,7 @@ from hangtag.serving.server.runtime.session import Runtime
 
 Activation = Callable[[Array], Array]
 REAL = "test"
-"""The key of real images among images grouped by kind. ``artificial_images`` names the other kinds."""
+"""The key of the real images in mappings from kinds of images. ``artificial_images`` returns the other kinds."""
 _ARTIFICIAL_COUNT = 64
 
 
@@ -26,7 +26,7 @@ def load(path: Path) -> Runtime:
 
 
 def answer(runtime: Runtime, images: Pixels, batch_size: int = 64, check: str = PARITY) -> Answers:
-    """Run a file with one input on images, and return each output for all of them.
+    """Run a file with one input on images, and return each output for all images.
 
     Args:
         check: the check that needs the answers, for the error message.
@@ -46,7 +46,7 @@ def answer_batch(runtime: Runtime, batch: Pixels, check: str, contents: str) -> 
 
     Args:
         check: the check that needs the answers, for the error message.
-        contents: which images the batch holds, for the error message.
+        contents: the images in the batch, in words for the error message.
 
     Raises:
         GateError: the runtime fails on the batch.
@@ -60,7 +60,7 @@ def answer_batch(runtime: Runtime, batch: Pixels, check: str, contents: str) -> 
 
 
 def artificial_images(*shape_of_one: int) -> dict[str, Pixels]:
-    """Return artificial images of a shape, 64 of each kind: black, white, and noise (the same at every call)."""
+    """Return 64 artificial images of each kind, with this shape: black, white, and noise, the same at every call."""
     shape = (_ARTIFICIAL_COUNT, *shape_of_one)
     return {
         "black": np.zeros(shape, np.uint8),
@@ -72,8 +72,9 @@ def artificial_images(*shape_of_one: int) -> dict[str, Pixels]:
 def tied_paths(one: Answers, other: Answers, limit: float) -> Array:
     """Return for which images two answers differ although their paths of labels are equally likely, bool [n].
 
-    If two paths are tied up to rounding, the beam search may choose either path, and both answers are right. If paths
-    are tied at the edge of the beam, the winner is the same, but the labels' probabilities over the beam differ.
+    If two paths are equally likely up to rounding, the beam search may choose either path, and both answers are right.
+    If paths at the edge of the beam are equally likely, the best path is the same, but the labels' probabilities, which
+    are sums over the beam, differ.
     """
     if "path" not in one:
         return np.zeros(len(next(iter(one.values()))), dtype=bool)
@@ -84,18 +85,18 @@ def tied_paths(one: Answers, other: Answers, limit: float) -> Array:
 
 
 def worst_image(difference: Array) -> int:
-    """The index of the image with the largest difference in [n] or [n, outputs]. NaN counts as the largest."""
+    """Return the index of the image with the largest difference, of [n] or [n, outputs]. NaN is the largest."""
     return int(np.nan_to_num(difference, nan=np.inf).reshape(len(difference), -1).max(axis=1).argmax())
 
 
 def softmax(logits: Array) -> Array:
-    """Probabilities [n, labels] that sum to 1 per image."""
+    """Return probabilities [n, labels], whose sum is 1 for each image."""
     powers: Array = np.exp(logits - logits.max(axis=1, keepdims=True))
     probabilities: Array = powers / powers.sum(axis=1, keepdims=True)
     return probabilities
 
 
 def sigmoid(logits: Array) -> Array:
-    """Probabilities [n, labels], each independent of the others."""
+    """Return probabilities [n, labels] that are independent of one another."""
     probabilities: Array = 1 / (1 + np.exp(-logits.astype(np.float64)))
     return probabilities

@@ -10,18 +10,18 @@ from hangtag.export.gate.tolerances import BATCH_SIZES, Tolerances
 from hangtag.serving.server.runtime.session import Runtime
 
 IMAGES = 128
-"""How many real images are run alone and in batches."""
+"""The number of real images that the check runs alone and in batches."""
 
 
 def check(runtime: Runtime, images: Pixels, other_images: Pixels, tolerances: Tolerances, spread: float) -> PassedCheck:
-    """Run each image alone, then in batches of every size, together with images that differ as much as possible.
+    """Run each image alone, then in batches of every size together with other images, and compare the answers.
 
     Args:
-        other_images: the images that fill the batches.
-        spread: the range of PyTorch's logits.
+        other_images: the images that fill the batches, as different as possible.
+        spread: the difference between PyTorch's largest and smallest logit.
 
     Raises:
-        GateError: an answer changes. The message names the output, the batch size and the worst image.
+        GateError: an answer depends on the batch. The message names the output, the batch size and the worst image.
     """
     images = images[:IMAGES]
     limit = tolerances.batching_limit(spread)
@@ -44,7 +44,8 @@ def check(runtime: Runtime, images: Pixels, other_images: Pixels, tolerances: To
 
 
 def _answer_among_others(runtime: Runtime, images: Pixels, other_images: Pixels, size: int) -> Answers:
-    """Run the images in batches of this size, half filled with other images, in rows that change between batches."""
+    """Run the images in batches of this size. Half of each batch are other images, and the rows of the images change
+    from batch to batch."""
     own = max(1, size // 2)
     outputs: dict[str, list[Array]] = {}
     for turn, start in enumerate(range(0, len(images), own)):
@@ -58,13 +59,13 @@ def _answer_among_others(runtime: Runtime, images: Pixels, other_images: Pixels,
 
 
 def _compare(alone: Answers, batched: Answers, limit: float, size: int) -> tuple[float, int]:
-    """Return the largest difference of a number, and for how many images the most probable label differs."""
+    """Return the largest difference between two numbers, and the count of images whose most probable label differs."""
     compared = ~tied_paths(alone, batched, limit)
     largest = 0.0
     for name, values in alone.items():
         difference = np.abs(batched[name].astype(np.float64) - values).reshape(len(values), -1).max(axis=1)
         difference[~compared] = 0
-        if not difference.max() <= limit:  # written so that NaN fails
+        if not difference.max() <= limit:  # this comparison fails for NaN
             raise GateError(
                 BATCHING,
                 f"{name} of an image differ by {difference.max():.2g} between a batch of 1 and a batch of {size}, more "

@@ -1,4 +1,4 @@
-"""A check that did not fail, and the names of the checks in the metadata of every exported file."""
+"""The result of a check that did not fail, and the names that the checks have in a file's metadata."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,11 +20,11 @@ NOT_RUN = "not run"
 
 @dataclass(frozen=True)
 class PassedCheck:
-    """A check that a file passed, or that was not run. A check that fails raises GateError instead.
+    """The result of a check that a file passed, or that was not run. A check that fails raises GateError instead.
 
     name: one of the names above.
     summary: one clause for the user.
-    figures: what was measured, as JSON values, for programs.
+    figures: the measured figures, as JSON values, for programs.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Check a file's answers on the whole test set: its labels, its accuracy, and its calibration."""
+"""Check a file's answers on the whole test set: the labels, the accuracy, and the calibration."""
 
 import math
 
@@ -29,13 +29,13 @@ def check_labels(logits: Array, expected: Array, classes: Classes, tolerances: T
     predicted, expected_labels = logits.argmax(axis=1), expected.argmax(axis=1)
     top = np.sort(expected, axis=1)
     margin = top[:, -1] - top[:, -2]
-    # In fp32, if two labels are tied within the tolerance, either is right.
+    # In fp32, if two labels' logits are equal within the tolerance, either label is right.
     tied = margin <= tolerances.absolute if tolerances.agreement == 1 else np.zeros(len(margin), dtype=bool)
     differing = np.flatnonzero((predicted != expected_labels) & ~tied)
     agreeing = 1 - len(differing) / len(predicted)
     worst = _largest_margin(margin, differing) if differing.size else None
     one = tolerances.one_image(len(predicted))
-    remedy = " Serve it in fp32, or train it longer: an unsure network's answers change most." if one else ""
+    remedy = " Export it in fp32, or train it longer: an unsure network's answers change most." if one else ""
     if agreeing < min(tolerances.agreement, 1 - one):
         raise GateError(
             AGREEMENT,
@@ -45,13 +45,13 @@ def check_labels(logits: Array, expected: Array, classes: Classes, tolerances: T
     accuracy, expected_accuracy = (evaluate(scores, classes).accuracy for scores in (logits, expected))
     changed_ties = int((tied & (predicted != expected_labels)).sum())
     allowed_loss = max((1 - tolerances.accuracy) * expected_accuracy, one) + changed_ties / len(predicted)
-    if expected_accuracy - accuracy > allowed_loss + 1e-9:  # 1e-9: rounding of the subtraction
+    if expected_accuracy - accuracy > allowed_loss + 1e-9:  # 1e-9 allows for the rounding of the subtraction
         lost = differing[expected_labels[differing] == classes[differing]]
         raise GateError(
             AGREEMENT,
-            f"the file is right about {accuracy:.2%} of the test set and PyTorch about {expected_accuracy:.2%}; it "
-            f"must keep {tolerances.accuracy:.1%} of that; worst at test image {_largest_margin(margin, lost)}."
-            f"{remedy}",
+            f"the file classifies {accuracy:.2%} of the test set correctly, and PyTorch {expected_accuracy:.2%}; the "
+            f"file must keep {tolerances.accuracy:.1%} of PyTorch's accuracy; worst at test image "
+            f"{_largest_margin(margin, lost)}.{remedy}",
         )
     same = f"{'every answer' if not differing.size else f'{agreeing:.2%} of the answers'} like PyTorch's"
     if changed_ties:
@@ -74,18 +74,18 @@ def check_labels(logits: Array, expected: Array, classes: Classes, tolerances: T
 
 
 def require_recorded(logits: Array, classes: Classes, recorded: tuple[float, int]) -> None:
-    """Compare a network's accuracy with the accuracy that its run recorded, because the code may have changed.
+    """Compare a network's accuracy with the accuracy that its run recorded. The network's code may have changed.
 
-    The training's device may have rounded differently, so one image in 200 may get another answer (with fewer than 20
-    images, none). If the run recorded its accuracy on other images, chance may add to the difference.
+    The device of the training may have rounded differently, so one image in 200 may get another answer. With fewer than
+    20 images, no answer may change. If the run measured its accuracy on other images, chance may add to the difference.
 
     Args:
-        logits: The logits of the network as built by the current code, [n, labels].
+        logits: The logits of the network that the current code builds, [n, labels].
         classes: The true class of each image, [n].
         recorded: The share of correct answers after training, and the number of images.
 
     Raises:
-        GateError: The accuracies differ by more than that. The message has both accuracies.
+        GateError: The accuracies differ by more than is allowed. The message has both accuracies.
     """
     count, (share, images) = len(classes), recorded
     accuracy = evaluate(logits, classes).accuracy
@@ -93,26 +93,26 @@ def require_recorded(logits: Array, classes: Classes, recorded: tuple[float, int
     # Four standard deviations of the difference that chance causes, because the run and this check measured different
     # images.
     allowed += math.ceil(4 * count * math.sqrt(share * (1 - share) * abs(1 / count - 1 / images)))
-    if abs(accuracy - share) * count > allowed + 0.01:  # 0.01: rounding of the recorded digits
+    if abs(accuracy - share) * count > allowed + 0.01:  # 0.01 allows for the rounding of the recorded accuracy
         raise GateError(
             AGREEMENT,
             f"the network is right about {accuracy:.2%} of {count:,} test images, and the run recorded {share:.2%} of "
-            f"{images:,}: the network's code or the pictures are not those that the run was trained with. Restore "
-            "them, or train it again. If neither has changed, a GPU or bf16 rounded differently: continue from the "
-            "run's weights on this CPU, with the run's command, --start-from RUN/best.pt --epochs 1 --device cpu and "
-            "another --out, and export that run.",
+            f"{images:,}, so the network's code or the pictures have changed since the training. Restore them, or "
+            "train the network again. If neither has changed, a GPU or bf16 rounded differently. In this case train "
+            "one more epoch on this CPU, with the run's command, --start-from RUN/best.pt --epochs 1 --device cpu and "
+            "another --out, and export the new run.",
         )
 
 
 def check_sets(probabilities: Array, expected: Array, threshold: float, tolerances: Tolerances) -> PassedCheck:
-    """Apply the threshold to the file's and PyTorch's probabilities, both [n, labels], and compare the label sets.
+    """Apply the threshold to the probabilities of the file and of PyTorch, [n, labels], and compare the label sets.
 
     Raises:
         GateError: a set differs. The message names the image with the differing label that is furthest from the
             threshold.
     """
     distance = np.abs(expected - threshold)
-    # If a probability equals the threshold within the tolerance, either set is right.
+    # If a probability equals the threshold within the tolerance, the set may or may not include the label.
     differing = ((probabilities >= threshold) != (expected >= threshold)) & (distance > tolerances.absolute)
     wrong = np.flatnonzero(differing.any(axis=1))
     if wrong.size:
@@ -133,15 +133,15 @@ def _largest_margin(margin: Array, images: Array) -> int:
 def check_calibration(
     answered: Answers, classes: Classes, temperature: float = 1.0, before: Array | None = None
 ) -> PassedCheck:
-    """Measure the expected calibration error on the test set, and compare a file with itself before its temperature.
+    """Measure the expected calibration error on the test set, and check that a temperature changed no logit or label.
 
-    No file is refused for its calibration error, even if a temperature increased the error. The figures record it.
+    The calibration error is only recorded. Even if a temperature increased the error, the file is published.
 
     Args:
         answered: the file's answers to the test images.
         classes: the true class of each image, [n].
-        temperature: the temperature in the file's graph; 1 if there is none.
-        before: the logits of the same file without its temperature, [n, labels]; None if it has none.
+        temperature: the temperature in the file's graph; 1 if the graph has none.
+        before: the logits of the same file without its temperature, [n, labels]; None if the file has no temperature.
 
     Raises:
         GateError: the temperature changed a logit, or the most probable label of an image. The message names the image.

@@ -29,9 +29,9 @@ def check_logits(
     """Check that the logits equal PyTorch's, for up to four batches of each size and kind of images.
 
     Args:
-        images: kind -> images, as ``artificial_images`` names the kinds.
+        images: kind -> images. The kinds are REAL, and those of ``artificial_images``.
         expected: kind -> PyTorch's answers.
-        activation: turns logits into probabilities. If None, probabilities are not compared.
+        activation: the function that turns logits into probabilities; None if probabilities are not compared.
 
     Raises:
         GateError: a number differs. The message names the kind, the batch size and the worst image.
@@ -68,15 +68,15 @@ def _batch(kind: str, size: int) -> str:
 def _require_close(
     check: str, numbers: Array, expected: Array, limit: float, what: str, how: str, kind: str = REAL, first: int = 0
 ) -> float:
-    """Return the largest difference. The images are of this kind, from number ``first`` on.
+    """Return the largest difference between two arrays, whose rows belong to images of one kind, from ``first`` on.
 
     Raises:
-        GateError: the difference is above the limit, or the shapes differ. The message says ``what`` differs ``how``.
+        GateError: the difference exceeds the limit, or the shapes differ. The message begins with ``what`` and ``how``.
     """
     if numbers.shape != expected.shape:
         raise GateError(check, f"{what} have shape {list(numbers.shape)}, expected {list(expected.shape)}.")
     difference = np.abs(numbers - expected)
-    if not difference.max() <= limit:  # written so that NaN fails
+    if not difference.max() <= limit:  # this comparison fails for NaN
         raise GateError(
             check,
             f"{what} {how} by {difference.max():.2g}, more than the allowed {limit:g}; worst at {kind} image "
@@ -116,12 +116,12 @@ def check_paths(
             tied = tied_paths(answers, right, tolerances.absolute)
             at_edge = tied & ~other_path
             if kind == REAL and at_edge.sum() > max(1, _AT_EDGE * count):
-                tied &= other_path  # so many ties are not by chance
+                tied &= other_path  # chance does not explain so many ties
             of_labels = np.abs(answers["probabilities"] - right["probabilities"]).max(axis=1)
             difference = np.maximum(of_labels, np.abs(answers["path_probability"] - right["path_probability"]))
             difference[other_path] = np.inf
             difference[tied] = 0
-            wrong = np.flatnonzero(~(difference <= tolerances.absolute))  # written so that NaN differs
+            wrong = np.flatnonzero(~(difference <= tolerances.absolute))  # NaN counts as a difference
             if wrong.size:
                 image, limit = worst_image(difference), tolerances.absolute
                 how = "another path is found" if np.isinf(difference[image]) else "probabilities differ"
@@ -148,9 +148,9 @@ def check_paths(
 
 
 def check_cuda(path: Path, images: Pixels, expected: Answers, tolerances: Tolerances, spread: float) -> PassedCheck:
-    """Check that the file loads on a GPU, and that its answers there to the first images equal PyTorch's.
+    """Check that the file loads on a GPU, and that the GPU's answers to the first images equal PyTorch's.
 
-    The check is not run without CUDA.
+    Without CUDA the check is not run.
 
     Raises:
         GateError: the file does not load on the GPU, fails, or answers differently.

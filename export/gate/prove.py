@@ -1,4 +1,4 @@
-"""Run all checks of a file against its network. The first check that fails stops the export."""
+"""Run all checks that compare a file with its network. The first check that fails stops the export."""
 
 import json
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ class Proof:
     """PyTorch's answers."""
 
     def figures(self, name: str) -> dict[str, object]:
-        """The figures of the check with this name; empty if it was not run."""
+        """Return the figures of the check with this name; empty if the check was not run."""
         return next((dict(check.figures) for check in self.checks if check.name == name), {})
 
     @property
@@ -69,8 +69,8 @@ def prove(
         images: test images.
         classes: the true class of each image; None if images have several labels.
         precision: the file's precision, which determines how exact the file must be.
-        recorded: the share of test images that the run recorded as correct, and their number; None if it recorded none.
-        logits_before: if a temperature was folded into the file, the logits [n, labels] of the file without it.
+        recorded: the test accuracy that the run recorded, and the number of test images; None without such a record.
+        logits_before: the logits [n, labels] of the file before a temperature was folded into it; None without one.
 
     Raises:
         GateError: a check fails. The message names the check and the worst image.
@@ -113,7 +113,7 @@ def prove(
 
 
 def check_structure(model: onnx.ModelProto, megabytes: float, *, strict: bool = True) -> PassedCheck:
-    """Run ONNX's checker, and, if ``strict``, shape inference that stops at the first contradiction.
+    """Run ONNX's checker. If ``strict``, also run shape inference, which stops at the first contradiction.
 
     Args:
         megabytes: the size of the model's file, for the summary.
@@ -141,7 +141,7 @@ def check_structure(model: onnx.ModelProto, megabytes: float, *, strict: bool = 
 
 
 def _contract(signature: Signature, network: "ServedNetwork") -> PassedCheck:
-    """Compare names, datatypes and shapes of inputs and outputs."""
+    """Compare the names, datatypes and shapes of the file's inputs and outputs with the network's."""
     actual, expected = signature.inputs + signature.outputs, network.inputs + network.outputs
     if (signature.inputs, signature.outputs) != (network.inputs, network.outputs):
         has, wanted = ("; ".join(map(str, specs)) for specs in (actual, expected))

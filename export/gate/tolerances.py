@@ -1,13 +1,13 @@
-"""How exact the file of each precision must be. All tolerances are defined here."""
+"""Define how exact a file of each precision must be. This module has all tolerances of the gate."""
 
 from dataclasses import dataclass
 
 BATCH_SIZES = (1, 2, 3, 7, 16, 64)
-"""Answers are compared at these sizes. An export may freeze an axis of size 1; sizes 3 and 7 do not fill a vector
-register; 64 is a server's largest batch."""
+"""The batch sizes at which answers are compared. An export may freeze an axis of size 1. Batches of 3 and 7 do not fill
+a vector register. 64 is a server's largest batch."""
 
 GATE_IMAGES = 10_000
-"""The largest number of images of the test split that are compared."""
+"""The largest number of test images on which answers are compared."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Tolerances:
     accuracy: float
     """The file must keep this share of PyTorch's accuracy. At 1.0 only images with two tied labels may become wrong."""
     batching: float
-    """An image's logit alone and in a batch may differ by 1e-4, plus this share of the spread."""
+    """A logit of an image alone and the same logit in a batch may differ by 1e-4, plus this share of the spread."""
     verification: float
     """The accuracy that `hangtag models verify` measures may differ by this much from the recorded accuracy, because
     another processor rounds differently, and images with two tied labels may get either label."""
@@ -38,10 +38,10 @@ class Tolerances:
     from real images, and a user's images may not reach from black to white."""
 
     def one_image(self, images: int) -> float:
-        """The share that one image is, if one of so many may change its label; else 0.
+        """Return 1 / images if one image may get another label, otherwise 0.
 
-        In fewer than 100 images a share of 99 % would allow no change at all. 20 images are the fewest that can show a
-        loss; in FP32 every label is the same.
+        With fewer than 100 images, an agreement of 99 % would allow no change at all. With fewer than 20 images, and in
+        FP32, no image may get another label.
         """
         return 1 / images if self.agreement < 1 and images >= 20 else 0.0
 
@@ -55,11 +55,11 @@ class Tolerances:
 
 
 TOLERANCES = {
-    # The same sums in another order: every label is PyTorch's, unless two are tied within the tolerance.
+    # FP32 computes the same sums in another order, so a label may differ only if two logits are equal within absolute.
     "fp32": Tolerances(
         absolute=1e-4, of_spread=0, probabilities=1e-4, agreement=1.0, accuracy=1.0, batching=0, verification=2e-4
     ),
-    # 11 bits of mantissa: each of several roundings changes a value by up to 1/2000 of it.
+    # FP16 has 11 bits of mantissa: each of several roundings changes a value by up to 1/2000 of the value.
     "fp16": Tolerances(
         absolute=1e-3,
         of_spread=2e-3,
@@ -69,7 +69,7 @@ TOLERANCES = {
         batching=1e-3,
         verification=1e-3,
     ),
-    # 8 bits: single logits of single images may be far off, labels may not. Scales are constants, so batching is exact.
+    # int8: a few logits may differ much, but labels may not. Scales are constants, so batching changes no answer.
     "int8": Tolerances(
         absolute=1e-2,
         of_spread=0.1,
@@ -81,4 +81,4 @@ TOLERANCES = {
         artificial=False,
     ),
 }
-"""Precision -> tolerances. Derived from rounding errors of the study's networks, see docs/reference/export.md."""
+"""Precision -> tolerances, derived from the rounding errors of the study's networks (docs/reference/export.md)."""

@@ -1,7 +1,7 @@
 """Judge whether two files give the same answer to a sample.
 
-The rule depends on the output. For scores of labels, the label with the largest score of each row must be the same. For
-other numbers, such as a probability of speech or a recurrent state, the distance must be small. Integers, booleans and
+Each output is compared by a rule. If an output has scores of labels, the label with the largest score must be the same
+in each row. Other numbers, such as a probability of speech or a recurrent state, must be close. Integers, booleans and
 texts must be equal.
 """
 
@@ -23,7 +23,7 @@ WITHIN = 0.05
 
 @dataclass(frozen=True)
 class Agreement:
-    """How many samples are answered alike, and how many samples there are."""
+    """The number of samples for which two files give the same answer, and the number of all samples."""
 
     agreeing: int
     samples: int
@@ -34,7 +34,7 @@ class Agreement:
 
     @property
     def at_least(self) -> float:
-        """Lower bound of the share of all possible samples answered alike, with 95 % confidence (Wilson's bound)."""
+        """The lower bound of the share for all possible samples, with 95 % confidence (Wilson's bound)."""
         z, n = 1.645, self.samples
         centre = self.share + z * z / (2 * n)
         return (centre - z * sqrt(self.share * (1 - self.share) / n + z * z / (4 * n * n))) / (1 + z * z / n)
@@ -48,9 +48,9 @@ class Comparison:
     """Compares answers with those of the original file."""
 
     expected: Sequence[Answers]
-    """The original file's answers, a mapping for each sample."""
+    """The original file's answers to each sample."""
     rules: Mapping[str, str]
-    """Output -> one of RULES; other outputs are not compared."""
+    """Output -> one of RULES. Outputs without a rule are not compared."""
     spreads: Mapping[str, float] = field(init=False)
     """Output -> the difference between its largest and its smallest number, over all samples."""
 
@@ -67,7 +67,7 @@ class Comparison:
         object.__setattr__(self, "spreads", spreads)
 
     def agreement(self, answered: Sequence[Answers]) -> Agreement:
-        """Count the samples that are answered alike, that is, with agreement in every compared output."""
+        """Count the samples for which every compared output agrees with the original's."""
         alike = [
             all(self._alike(name, answers[name], expected[name]) for name in self.rules)
             for answers, expected in zip(answered, self.expected, strict=True)
@@ -95,7 +95,7 @@ class Comparison:
 
 
 def _root_mean_square(actual: Array, expected: Array) -> float:
-    """Root mean square of the differences. Infinite if the numbers are not finite or differ in count."""
+    """Return the root mean square of the differences; infinity if the shapes differ or a number is not finite."""
     if actual.shape != expected.shape or not np.isfinite(actual).all():
         return float("inf")
     return sqrt(float(np.mean((actual.astype(np.float64) - expected) ** 2)))
@@ -116,11 +116,11 @@ def rules(signature: Signature, answers: Sequence[Answers], chosen: Mapping[str,
     """Return the rule for each output that is compared.
 
     Args:
-        answers: the original file's answers, from which scores of labels are recognised.
-        chosen: the user's rules; if empty, every output is compared, with the rule that fits.
+        answers: the original file's answers, which show whether an output has scores of labels.
+        chosen: the user's rules. If there are none, every output is compared by the rule that suits it.
 
     Raises:
-        ExportError: an output of ``chosen`` does not exist, or its rule does not fit.
+        ExportError: an output of ``chosen`` does not exist, or its rule does not suit the output.
     """
     outputs = {spec.name: spec for spec in signature.outputs}
     for name, rule in chosen.items():
@@ -132,7 +132,7 @@ def rules(signature: Signature, answers: Sequence[Answers], chosen: Mapping[str,
 
 
 def _fitting(spec: TensorSpec, answers: Sequence[Array]) -> str:
-    """Return the rule that fits. Scores of labels are rows [batch, labels], or sum to 1 along the last axis."""
+    """Return the rule that suits an output. Scores of labels have the shape [batch, labels], or rows whose sum is 1."""
     if not spec.datatype.startswith("FP"):
         return EQUAL
     labels = spec.shape[-1] if len(spec.shape) >= 2 else None

@@ -1,4 +1,4 @@
-"""Convert any network to int8, with some layers in FP32. A converter prepares once and converts many times."""
+"""Convert any network to int8, with some layers in FP32. A converter prepares a network once, and converts it often."""
 
 import io
 import logging
@@ -15,22 +15,23 @@ from hangtag.export.errors import ExportError
 from hangtag.export.quantization.samples import Feed
 
 LAYERS = ("Conv", "Gemm", "MatMul")
-"""Operators to compute in 8 bits, if their weights are constants."""
+"""The operators to compute in 8 bits, if their weights are constants."""
 PASSING = ("Relu", "Clip", "MaxPool", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze")
-"""Operators to compute in 8 bits between two LAYERS, so that no value is converted to FP32 and back."""
+"""The operators to compute in 8 bits between two LAYERS, so that no value is converted to FP32 and back."""
 _OPSET = 13
 """The first opset in which weights may have a scale for each channel."""
 
 
 class ConversionError(ExportError):
-    """ONNX Runtime's tools fail on a network."""
+    """The tools of ONNX Runtime fail on a network."""
 
 
 class Int8Converter:
-    """ONNX Runtime's static quantizer (QDQ), with fixed scales, so that answers do not depend on the rest of a batch.
+    """Converts a network with ONNX Runtime's static quantizer (QDQ). Its fixed scales make answers independent of the
+    rest of a batch.
 
-    Weights get 7 bits and a scale for each output channel (``reduce_range``). Processors without 8-bit dot products,
-    which add two products in 16 bits, then compute the same sums as processors with 8-bit dot products.
+    Weights get 7 bits and a scale for each output channel (``reduce_range``). Processors without 8-bit dot products add
+    two products in 16 bits. With 7 bits these additions cannot overflow, so all processors compute the same sums.
     """
 
     def __init__(
@@ -55,7 +56,7 @@ class Int8Converter:
         original, prepared = folder / "simple.onnx", folder / "prepared.onnx"
         with converting():
             onnx.save(_with_opset(model), original)
-            # Folds and fuses as the runtime will, so that only tensors that still exist afterwards get scales.
+            # This folds and fuses nodes as the runtime will, so that only tensors that remain get scales.
             quant_pre_process(original, prepared, skip_symbolic_shape=True)
             self.model = onnx.load(prepared)
             _name_nodes(self.model)
@@ -95,7 +96,7 @@ class Int8Converter:
             quantizer.quantize_model()
             quantizer.model.topological_sort()
         converted: onnx.ModelProto = quantizer.model.model
-        for tensor in converted.graph.initializer:  # the tools write this default, which published files omit
+        for tensor in converted.graph.initializer:  # the quantizer writes the default, which published files omit
             tensor.ClearField("data_location")
         return converted
 
@@ -130,7 +131,7 @@ def _flatten_biases(model: onnx.ModelProto) -> None:
 
 @contextmanager
 def converting() -> Iterator[None]:
-    """Keep ONNX Runtime's tools quiet, and turn any of their many kinds of exceptions into a ConversionError."""
+    """Suppress the output of ONNX Runtime's tools, and turn their many kinds of exceptions into a ConversionError."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -1,24 +1,24 @@
 """Convert LSTMs to int8 with ONNX Runtime's dynamic quantizer, but with constant scales.
 
 ONNX Runtime's DynamicQuantizeLSTM derives the scales of the input and of the last hidden state from the smallest and
-the largest value in the *whole batch*. So an image's answer would depend on the other images of its batch: lstm2 gave 6
-of 2,000 test images another label. Here both ranges are pinned. Values at the bounds are added to the input and to the
-hidden state, with weights of 0, so that they change no result.
+the largest value in the *whole batch*. So an image's answer would depend on the other images of its batch. In a test,
+lstm2 gave 6 of 2,000 images another label. This module pins both ranges: it adds values at the bounds to the input and
+to the hidden state, with weights of 0, so that these values change no result.
 
-- The input gets features that are always at its bounds: 1 for pixels in [0, 1] (their 8-bit scale is then 1/255, and
-  their quantization exact), the smallest and the largest value of pixels that are normalised otherwise, -1 and 1 for
-  the hidden states of an LSTM below.
-- The hidden state gets two units with saturated gates: their cells count 1, 2, 3, ... and -1, -2, -3, ..., so their
+- The input gets features that always have the input's smallest and largest value. For pixels in [0, 1] one feature of 1
+  suffices, because the quantizer includes 0. Their 8-bit scale is then 1/255, so their quantization is exact. For an
+  LSTM that reads another LSTM's hidden states, the features are -1 and 1.
+- The hidden state gets two units with saturated gates. Their cells count 1, 2, 3, ... and -1, -2, -3, ..., so their
   outputs are tanh(t) and -tanh(t). No other unit can be larger, since a cell changes by less than 1 in each step.
 
-All scales are then constants, and an answer is the same, bit for bit, alone and in any batch.
+All scales are then constants, so an answer alone and in any batch is the same, bit for bit.
 
-The weights get scales at which every processor computes the same sums. A processor with AVX2 and without 8-bit dot
+The weights get scales with which every processor computes the same sums. A processor with AVX2 and without 8-bit dot
 products (AVX-512 VNNI, AVX-VNNI) multiplies activations, 0 to 255, with weights, -127 to 127, and adds the products of
-two neighbouring inputs in 16 bits. A sum beyond 32,767 saturates without notice, so that the file answers differently
-there. ONNX Runtime's ``reduce_range`` avoids this with 7 bits for all weights, which costs ``lstm`` more than one
-answer in a hundred. Here a column gets a larger scale only if two neighbouring weights of one sign add up to more than
-128.
+two neighbouring inputs in 16 bits. A sum beyond 32,767 saturates without notice, so the file would give other answers
+on such a processor. ONNX Runtime's ``reduce_range`` avoids saturation with 7 bits for all weights, but then more than
+one in a hundred answers of ``lstm`` change. This module instead gives a column a larger scale only if two neighbouring
+weights of one sign would otherwise add up to more than 127.
 """
 
 import tempfile
@@ -36,13 +36,13 @@ from hangtag.export.file.onnx_model import operators
 from hangtag.export.quantization.converters import converting
 
 _SATURATED = 20.0
-"""Added to a gate before its sigmoid or tanh, to make the result 1 up to 2e-9, which is below half a step of FP32."""
+"""The bias of a saturated gate. Its sigmoid or tanh is 1 up to 2e-9, which is below half a step of FP32."""
 _HIDDEN_BOUNDS = (-1.0, 1.0)
 _PINNING_UNITS = 2
 _LARGEST = 127
 _LARGEST_PAIR = 127.0
-"""Largest sum of two neighbours' magnitudes: 255 * (127 + 1) fits into 16 bits, and rounding may add 1/2 to each."""
-# Places of inputs: the weights and their scales in DynamicQuantizeLSTM, and the FP32 weights in LSTM.
+"""The largest sum of two neighbours' magnitudes. Rounding may add 1/2 to each; 255 * (127 + 1) fits into 16 bits."""
+# The numbers of inputs: of the weights and their scales in DynamicQuantizeLSTM, and of the FP32 weights in LSTM.
 _PLACES = ((1, 8, 1), (2, 10, 2))
 
 
@@ -94,7 +94,7 @@ def pin_ranges(model: onnx.ModelProto, pixels: tuple[float, float] = (0.0, 1.0))
 
 
 def _pin(graph: onnx.GraphProto, node: onnx.NodeProto, bounds: tuple[float, ...]) -> list[onnx.NodeProto]:
-    """The nodes that replace an LSTM: padding of its input, the LSTM with two more units, slices of its outputs."""
+    """Return the nodes that replace an LSTM: Pads of its input, the LSTM with two more units, Slices of its outputs."""
     name = next(filter(None, node.output))
     values = {tensor.name: tensor for tensor in graph.initializer}
     kernel, recurrent, bias = (numpy_helper.to_array(values[part]) for part in node.input[1:4])
@@ -106,7 +106,7 @@ def _pin(graph: onnx.GraphProto, node: onnx.NodeProto, bounds: tuple[float, ...]
 
     padded, pads = node.input[0], []
     for place, bound in enumerate(bounds):
-        amounts = constant(f"pads{place}", np.array([0, 0, 0, 0, 0, 1], np.int64))  # one at the end of the last axis
+        amounts = constant(f"pads{place}", np.array([0, 0, 0, 0, 0, 1], np.int64))  # one at the last axis' end
         value = constant(f"bound{place}", np.array(bound, np.float32))
         pads.append(helper.make_node("Pad", [padded, amounts, value], [f"{name}.in{place}"]))
         padded = f"{name}.in{place}"
@@ -126,7 +126,7 @@ def _pin(graph: onnx.GraphProto, node: onnx.NodeProto, bounds: tuple[float, ...]
     size.i = hidden + _PINNING_UNITS
     cut = [constant(part, np.array([value], np.int64)) for part, value in (("from", 0), ("to", hidden), ("axis", -1))]
     slices = []
-    for place, output in enumerate(node.output):  # all steps and the last one, if they are read
+    for place, output in enumerate(node.output):  # all steps and the last step, if a node reads them
         if output:
             wider.output[place] = f"{output}.all"
             slices.append(helper.make_node("Slice", [f"{output}.all", *cut], [output]))
@@ -134,13 +134,13 @@ def _pin(graph: onnx.GraphProto, node: onnx.NodeProto, bounds: tuple[float, ...]
 
 
 def _padded_weights(weights: Array, shape: tuple[int, int, int], more: tuple[int, int]) -> Array:
-    """Weights [1, 4 * units, inputs], viewed in this shape and padded with zeros for more units and more inputs."""
+    """Reshape weights [1, 4 * units, inputs] to this shape, and pad them with zeros for more units and more inputs."""
     padded = np.pad(weights.reshape(shape), ((0, 0), (0, more[0]), (0, more[1])))
     return padded.reshape(1, -1, padded.shape[2])
 
 
 def _padded_bias(bias: Array, hidden: int) -> Array:
-    """A bias [1, 8 * hidden] (gates i, o, f, c, of input and recurrence), extended for the two pinning units."""
+    """Extend a bias [1, 8 * hidden] (gates i, o, f, c, of input and recurrence) for the two pinning units."""
     padded = np.pad(bias.reshape(8, hidden), ((0, 0), (0, _PINNING_UNITS)))
     padded[0:3, hidden:] = _SATURATED
     padded[3, hidden:] = _SATURATED, -_SATURATED
@@ -152,7 +152,7 @@ def _prevent_saturation(quantized: onnx.ModelProto, original: onnx.ModelProto) -
 
     Args:
         quantized: the output of ONNX Runtime's quantizer for ``original``, with one scale for each column.
-        original: the same network in FP32, whose LSTMs come in the same order.
+        original: the same network in FP32, with its LSTMs in the same order.
     """
     weights = {tensor.name: tensor for tensor in original.graph.initializer}
     tensors = {tensor.name: tensor for tensor in quantized.graph.initializer}
@@ -175,7 +175,7 @@ def quantize(weights: Array) -> tuple[Array, Array]:
         weights: FP32 [inputs, columns].
 
     Returns:
-        INT8 [inputs, columns], and scales FP32 [columns]. The product of both is about equal to ``weights``.
+        The values, INT8 [inputs, columns], and the scales, FP32 [columns]. Their product is close to ``weights``.
     """
     pairs = np.pad(weights, ((0, len(weights) % 2), (0, 0))).reshape(-1, 2, weights.shape[1])
     pair = np.maximum(*(np.clip(sign * pairs, 0, None).sum(axis=1).max(axis=0) for sign in (1, -1)))

@@ -1,4 +1,4 @@
-"""Choose the converter for a precision and a network, and restore what the converters drop."""
+"""Choose the converter for a precision and a network, and restore the metadata that the converters drop."""
 
 import tempfile
 from collections import Counter
@@ -18,12 +18,14 @@ from hangtag.training.data.dataset import Images
 
 PRECISIONS = ("fp32", "fp16", "int8")
 _LAYERS, _PASSING = ("Conv",), ("MaxPool", "Relu")
-"""Operators to compute in 8 bits: convolutions, and operators between convolutions, to avoid conversions to FP32."""
+"""The operators to compute in 8 bits: convolutions, and operators between them, to avoid conversions to FP32."""
 _BATCH = 32
 
 
 def model_name(name: str, precision: str) -> str:
-    """A model's name in the repository: ``cnn`` in FP32, ``cnn-int8`` in int8. ``name`` may already have the suffix.
+    """Return a model's name in the repository, such as ``cnn`` in FP32 and ``cnn-int8`` in int8.
+
+    ``name`` may already have the suffix.
 
     Example:
         >>> model_name("cnn", "int8"), model_name("cnn-int8", "int8")
@@ -38,10 +40,10 @@ def convert(model: onnx.ModelProto, precision: str, calibration: Images) -> onnx
 
     Args:
         precision: one of PRECISIONS.
-        calibration: uint8 images [n, height, width] of the training split, which show int8 how large activations get.
+        calibration: uint8 images [n, height, width] of the training split, which determine int8's range of activations.
 
     Raises:
-        ExportError: this precision would change nothing in the network, or the network cannot be quantized.
+        ExportError: the network has no layer for this precision, or cannot be quantized.
     """
     if precision == "fp32":
         return model
@@ -85,7 +87,7 @@ def _to_int8(model: onnx.ModelProto, calibration: Images) -> onnx.ModelProto:
 
 
 def _pixel_bounds(model: onnx.ModelProto) -> tuple[float, float]:
-    """The smallest and the largest value of a normalised pixel, by the file's ``hangtag.image``."""
+    """Return the smallest and the largest value of a normalised pixel, by the file's ``hangtag.image``."""
     described = metadata(model).get("image")
     if described is None:  # a file of an earlier release, whose pixels stay in [0, 1]
         return 0.0, 1.0
@@ -95,7 +97,7 @@ def _pixel_bounds(model: onnx.ModelProto) -> tuple[float, float]:
 
 
 def _drop_unused_opsets(model: onnx.ModelProto) -> None:
-    """Drop opsets that no node uses. The quantizer declares all, and other runtimes refuse unknown opsets."""
+    """Drop opsets that no node uses. The quantizer declares many opsets, and other runtimes refuse unknown opsets."""
     used = {node.domain for node in nodes(model.graph)} | {""}
     opsets = [opset for opset in model.opset_import if opset.domain in used]
     model.ClearField("opset_import")
@@ -108,8 +110,8 @@ def _quantize_convolutions(model: onnx.ModelProto, calibration: Images) -> onnx.
     Weights get a scale for each output channel, activations a scale for each tensor, from the smallest and the largest
     value that images of the training split cause. Fixed scales make answers independent of the batch. Two parts stay in
     FP32. The dense layers at the end are only a thousandth of the work, and no later layer averages out their rounding.
-    The first convolution, if it has a single input channel, is much faster in FP32 than in 8 bits, according to ONNX
-    Runtime's own profiler (studies/exported/README.md).
+    A first convolution with a single input channel is much faster in FP32 than in 8 bits, as ONNX Runtime's profiler
+    shows (studies/exported/README.md).
 
     Args:
         calibration: uint8 images [n, height, width], whose activations determine the scales.
@@ -122,7 +124,7 @@ def _quantize_convolutions(model: onnx.ModelProto, calibration: Images) -> onnx.
 
 
 def _reorder_pooling(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Put ReLU and max pooling into the faster order: max(relu(x)) == relu(max(x)), so they commute.
+    """Put ReLU and max pooling into the faster order. They commute, because max(relu(x)) == relu(max(x)).
 
     In 8 bits ReLU comes first, because the quantizer then fuses it with the convolution and spends no bit on negative
     values. In FP32 pooling comes first, because otherwise ONNX Runtime would move the quantization in front of the
@@ -148,12 +150,12 @@ def _reorder_pooling(model: onnx.ModelProto) -> onnx.ModelProto:
                 node.ClearField("attribute")
                 if node.op_type == "MaxPool":
                     node.attribute.extend(pooling)
-    ordered.graph.ClearField("value_info")  # the shapes between the two have changed, and are inferred again
+    ordered.graph.ClearField("value_info")  # the shapes between ReLU and pooling are inferred again
     return ordered
 
 
 def _fp32_nodes(model: onnx.ModelProto) -> set[str]:
-    """The names of convolutions that read one channel, and of the nodes between them and the next convolution."""
+    """Return the names of convolutions that read one channel, and of the nodes up to the next convolution."""
     shapes = {tensor.name: tensor.dims for tensor in model.graph.initializer}
     names: set[str] = set()
     outputs: set[str] = set()

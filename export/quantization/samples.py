@@ -1,7 +1,7 @@
 """Read the samples for converting a file, from a .npz file or from a folder of images.
 
-The samples have two halves. The first half calibrates the converted file and chooses its layers in FP32. The second
-half proves the file, without having influenced it.
+The samples have two halves. One half calibrates the converted file and chooses its layers in FP32. The other half did
+not influence the file, and checks it.
 """
 
 import zipfile
@@ -20,7 +20,7 @@ from hangtag.serving.signature import Signature, TensorSpec
 from hangtag.training.data.reading import prepared
 
 LEAST = 40
-"""The least number of samples. With fewer samples, the half that proves the file would say too little."""
+"""The least number of samples. With fewer samples, the half that checks the file would be too small."""
 _LARGEST_CALIBRATION = 256
 MOST_PICTURES = 1_000
 """The largest number of pictures taken from a folder, evenly spaced over the sorted names."""
@@ -32,7 +32,7 @@ Feed = Mapping[str, Array]
 
 @dataclass(frozen=True)
 class Samples:
-    """Samples in the order of their file. The halves are interleaved, in case the file is sorted by class."""
+    """The samples in the order of their file. The halves are interleaved, because the file may be sorted by class."""
 
     feeds: Sequence[Feed]
 
@@ -43,28 +43,28 @@ class Samples:
 
     @property
     def calibration(self) -> Sequence[Feed]:
-        """At most 256 samples of that half, whose activations determine the scales of int8."""
+        """At most 256 samples of the half ``making``, whose activations determine the scales of int8."""
         return spread(self.making, _LARGEST_CALIBRATION)
 
     @property
     def proof(self) -> Sequence[Feed]:
-        """The half that chose nothing. Its answers decide whether the file is published."""
+        """The half that did not influence the file. Its answers decide whether the file is published."""
         return self.feeds[1::2]
 
 
 def making(items: Sequence[T]) -> Sequence[T]:
-    """The half of the samples that makes the file."""
+    """Return the half of the samples that calibrates the file and chooses its layers."""
     return items[0::2]
 
 
 def spread(items: Sequence[T], most: int) -> list[T]:
-    """Return at most this many items, evenly spaced, so that a list sorted by class is sampled fairly."""
+    """Return at most ``most`` items, evenly spaced, so that a list sorted by class is sampled fairly."""
     count = min(most, len(items))
     return [items[place * len(items) // count] for place in range(count)]
 
 
 def pictures(given: Path | Sequence[Path]) -> Sequence[Path]:
-    """The pictures that are samples: at most MOST_PICTURES of a folder, sorted by name; none for a .npz file."""
+    """Return the pictures that are samples: at most MOST_PICTURES of a folder, sorted by name; none of a .npz file."""
     if not isinstance(given, Path):
         return given
     files = sorted(file for file in given.rglob("*") if file.suffix.lower() in SUFFIXES) if given.is_dir() else []
@@ -112,7 +112,7 @@ def _from_pictures(files: Sequence[Path], shown: object, signature: Signature) -
 
 
 def _own_image(signature: Signature) -> ImageSpec | None:
-    """The image description of a model that takes pictures but does not say how to fit them: they are stretched."""
+    """Return an image description, with fit stretch, for a model that takes pictures but has no description."""
     if len(signature.inputs) == 1:
         match signature.inputs[0].datatype, signature.inputs[0].shape:
             case ["UINT8", [_, int(height), int(width)]]:
@@ -154,7 +154,7 @@ def _load(path: Path) -> dict[str, Array]:
 
 
 def _column(array: Array, spec: TensorSpec, path: Path) -> Sequence[Array] | None:
-    """The input's array for each sample; None for a scalar with one value for all samples."""
+    """Return the input's array for each sample; None for a scalar with one value for all samples."""
     array = _as_type(array, spec, path)
     if not spec.shape and not array.shape:
         return None

@@ -1,1 +1,1 @@
-"""The model repository: publish a version all or nothing, and list the versions that are there."""
+"""The model repository: publish a version completely or not at all, choose the one that serves, list versions."""

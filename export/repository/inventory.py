@@ -1,4 +1,4 @@
-"""List the contents of a model repository, read from its files. Needs no torch, and onnx only to count nodes."""
+"""List the models in a model repository, from their files. This needs no torch, and onnx only to count nodes."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,12 +15,12 @@ from hangtag.serving.server.runtime.session import Runtime
 from hangtag.serving.signature import Signature
 
 FIGURES = ("test_accuracy", "test_exact_match")
-"""Metadata keys of test figures: the share of test images with the right label, or with exactly their labels."""
+"""The metadata keys of test figures: the share of test images with the right label, or with exactly the right set."""
 
 
 @dataclass(frozen=True)
 class Quality:
-    """The most telling test figure of a model."""
+    """A model's most informative test figure."""
 
     figure: str
     """One of FIGURES."""
@@ -48,7 +48,7 @@ class Quality:
 class Entry:
     """One version of a model.
 
-    signature: None if the file cannot be loaded. In this case ``trouble`` says why.
+    signature: the file's signature; None if the file cannot be loaded. ``trouble`` then has the reason.
     """
 
     name: str
@@ -71,12 +71,13 @@ class Entry:
 
     @property
     def precision(self) -> str | None:
-        """None for a model that hangtag did not export. The first exports were in fp32 and did not record it."""
+        """The file's precision; None if hangtag did not export the file. Files of the first exports, which record no
+        precision, are in fp32."""
         return self.metadata.get("precision") or ("fp32" if "training" in self.metadata else None)
 
     @property
     def batched(self) -> bool | None:
-        """Whether a server batches requests, unless its operator decides otherwise. None if the file does not load."""
+        """Whether a server batches requests, if its operator does not forbid it; None if the file cannot be loaded."""
         return self.signature.batched if self.signature else None
 
     @property
@@ -86,13 +87,13 @@ class Entry:
 
     @property
     def accuracy(self) -> tuple[str, float] | None:
-        """The name and value of the most telling test figure; None if there is no figure, or it is not a share."""
+        """The name and the value of the most informative test figure; None if the file has no such share."""
         recorded = Quality.of(self.metadata)
         return (recorded.figure, recorded.share) if recorded else None
 
     @property
     def trial(self) -> str | None:
-        """What a trial run was trained on, in words; None for a model from a complete run."""
+        """A clause about the images on which a trial run was trained; None for a model from a complete run."""
         return trial(self.metadata)
 
     @property
@@ -109,7 +110,7 @@ class Entry:
 
 
 def trial(metadata: Mapping[str, str]) -> str | None:
-    """What a trial run (``hangtag train --limit``) was trained on, in words; None for a model from a complete run."""
+    """Return a clause about the images of a trial run (``hangtag train --limit``); None for a complete run."""
     try:
         limit = json.loads(metadata["training"])["config"]["limit"]
     except (KeyError, TypeError, ValueError):
@@ -118,7 +119,7 @@ def trial(metadata: Mapping[str, str]) -> str | None:
 
 
 def serving(models: Path) -> list[Entry]:
-    """The version of each model that serves, by name.
+    """Return the version of each model that serves, sorted by name.
 
     Raises:
         ModelRepositoryError: there is no repository.
@@ -127,7 +128,7 @@ def serving(models: Path) -> list[Entry]:
 
 
 def versions(models: Path) -> list[Entry]:
-    """Every version of every model, sorted by name, the highest version first.
+    """Return every version of every model, sorted by name, the highest version first.
 
     Raises:
         ModelRepositoryError: there is no repository.
@@ -137,7 +138,7 @@ def versions(models: Path) -> list[Entry]:
 
 
 def routes(models: Path) -> list[str]:
-    """The names of routes, which call models and have no versions of their own (docs/reference/routes.md).
+    """Return the names of routes, which call models and have no versions (docs/reference/routes.md).
 
     Raises:
         ModelRepositoryError: there is no repository.
@@ -154,7 +155,7 @@ def no_model(models: Path, name: str, known: Sequence[str]) -> ExportError:
 
 
 def _files(models: Path) -> list[list[ModelFile]]:
-    """For each model with versions, by name: the version that serves, then the others, highest first."""
+    """Return each model's versions, sorted by name: the version that serves, then the others, highest first."""
     files = [model_repository.versions(models, name) for name in model_repository.names(models)]
     return [versions for versions in files if versions]
 
@@ -180,7 +181,7 @@ def find(models: Path, name: str, version: int | None = None) -> Entry:
 
 
 def read(file: ModelFile, *, serves: bool = True) -> Entry:
-    """Read what a file says about itself, and try whether requests may be batched if the file does not prove it.
+    """Read a file's signature. If the file does not record whether requests may be batched, try it.
 
     Args:
         file: one version of a model.
@@ -196,7 +197,7 @@ def read(file: ModelFile, *, serves: bool = True) -> Entry:
 
 
 def origin(entry: Entry) -> str | None:
-    """Where the model comes from, in one line; None if the file does not say."""
+    """Return the model's origin in one line; None if the file does not record an origin."""
     metadata = entry.metadata
     if "recipe" not in metadata:
         return metadata.get("source")
@@ -206,7 +207,7 @@ def origin(entry: Entry) -> str | None:
 
 
 def operators(entry: Entry) -> dict[str, int] | None:
-    """How many nodes of each operator the graph has, most frequent first. None if the package onnx is not installed."""
+    """Count the nodes of each operator in the graph, most frequent first; None if the package onnx is not installed."""
     try:
         import onnx
 
@@ -217,7 +218,7 @@ def operators(entry: Entry) -> dict[str, int] | None:
 
 
 def provenance(entry: Entry) -> Iterator[tuple[str, str]]:
-    """Where the model comes from: the recorded keys, with values in words."""
+    """Yield the metadata about the model's origin, as pairs of key and value in words."""
     for key in (
         "source", "preprocessing", "tested_on", "recipe", "seed", "parameters", "temperature", "temperature_fitted_on",
         "precision", "processor",

@@ -1,4 +1,4 @@
-"""Choose which version of a model serves, by writing <models>/<name>/promoted.toml, which a server follows."""
+"""Choose the version of a model that serves, by writing <models>/<name>/promoted.toml, which servers read."""
 
 import os
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from hangtag.serving.model_repository import PROMOTION_FILE, ModelFile, ModelRep
 
 
 def promote(models: Path, name: str, version: int | None) -> tuple[int | None, int]:
-    """Let a version serve until another version is promoted. Until then, newly published versions do not serve.
+    """Let a version serve until another version is promoted. Versions that are published later do not serve.
 
     Args:
         models: the model repository.
@@ -87,7 +87,7 @@ def _require_usable(folder: Path, files: Mapping[int, ModelFile], version: int) 
 
 
 def note(folder: Path) -> str | None:
-    """What to do if a published version, <models>/<name>/<version>, does not serve; None if it serves."""
+    """Return a note if the published version <models>/<name>/<version> does not serve; None if it serves."""
     name, version = folder.parent.name, folder.name
     try:
         serving = model_repository.versions_in(folder.parent)[0].version
@@ -99,7 +99,7 @@ def note(folder: Path) -> str | None:
 
 
 def _files(models: Path, name: str) -> dict[int, ModelFile]:
-    """The model's versions by number, the latest first."""
+    """Return the model's versions by number, the latest first."""
     known = model_repository.names(models)
     files = model_repository.numbered_versions(models / name) if name in known else []
     if not files:
@@ -110,7 +110,7 @@ def _files(models: Path, name: str) -> dict[int, ModelFile]:
 def _write(file: Path, promotion: Promotion | None) -> None:
     """Replace the file as a whole, so that a server that reads it always sees the old or the new state.
 
-    ``promotion`` None removes the file.
+    If ``promotion`` is None, the file is removed.
     """
     staged = file.with_name(f".{file.name}.{os.getpid()}")
     try:

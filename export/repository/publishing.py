@@ -1,4 +1,4 @@
-"""Publish a version into the model repository, all or nothing: <models>/<name>/<version>/model.onnx."""
+"""Publish a version into the model repository, completely or not at all: <models>/<name>/<version>/model.onnx."""
 
 import errno
 import fcntl
@@ -15,17 +15,17 @@ from hangtag.export.errors import ExportError
 from hangtag.serving.model_repository import MODEL_FILE, ROUTE_FILE, is_model_name, is_route, next_version
 
 PREFIX = ".publishing-"
-"""Prefix of the hidden folders in which versions are written before they are published."""
+"""The prefix of the hidden folders in which versions are written before their publication."""
 
 
 @dataclass
 class Publication:
-    """A version that is being published: where to write its file and, afterwards, where it is.
+    """A version that is being published.
 
     Attributes:
         model_file: The path at which to write the model.
-        folder: The published version's folder, after the ``with`` block; before, the folder in which the version is
-            written.
+        folder: Inside the ``with`` block, the folder in which the version is written. After the block, the folder of
+            the published version.
     """
 
     model_file: Path
@@ -36,8 +36,8 @@ class Publication:
 def publish(models: Path, name: str) -> Iterator[Publication]:
     """Publish the file that the block writes as a model's next version, if the block ends without an exception.
 
-    The file is written in a hidden folder, which is then renamed. So a server sees the old state or the new state at
-    any time, even if this process is killed. A block that raises leaves no files behind.
+    The file is written in a hidden folder, which is then renamed. So a server always sees the old state or the new
+    state, even if this process is killed. If the block raises an exception, no files remain.
 
     Raises:
         ExportError: the name is not a valid model name or belongs to a route, or the repository cannot be written.
@@ -54,7 +54,7 @@ def publish(models: Path, name: str) -> Iterator[Publication]:
         )
     if is_route(models, name):
         raise ExportError(
-            f"{name} is a route, which answers with other models: {models / name / ROUTE_FILE}. Publish the model "
+            f"{name} is a route, which calls other models: {models / name / ROUTE_FILE}. Publish the model "
             "under another name, or remove the route. Nothing was published."
         )
     new_folders = [folder for folder in (models, *models.parents) if not folder.exists()]
@@ -70,7 +70,7 @@ def publish(models: Path, name: str) -> Iterator[Publication]:
                 _finish(staging, publication)
                 publication.folder = _move_into_place(staging, models, name)
         finally:
-            with suppress(OSError):  # a folder that is not empty stays
+            with suppress(OSError):  # only empty folders are removed
                 for folder in new_folders:
                     folder.rmdir()
     except OSError as error:
@@ -79,14 +79,13 @@ def publish(models: Path, name: str) -> Iterator[Publication]:
 
 @contextmanager
 def _staging_folder(models: Path, name: str) -> Iterator[Path]:
-    """Make a hidden folder, and remove it at the end. First, folders left behind by killed exports are removed.
+    """Make a hidden folder, and remove it at the end. First, remove the folders that killed exports left behind.
 
-    This process holds the kernel's lock on its folder for as long as it lives, so a folder whose lock is free belongs
-    to a dead process.
+    The kernel locks a process's folder until the process ends, so a folder without a lock belongs to a dead process.
     """
-    # A new model is staged in the repository itself: it must have no folder until its first version is there.
+    # A new model is written in the repository itself, because the model must have no folder without a version.
     parent = models / name if (models / name).is_dir() else models
-    with _locked(models):  # so that no other export removes the folder before it is locked
+    with _locked(models):  # so that no other export removes the new folder before this process locks it
         for leftover in (*models.glob(f"{PREFIX}*"), *models.glob(f"*/{PREFIX}*")):
             with suppress(OSError), _locked(leftover, wait=False):
                 shutil.rmtree(leftover, ignore_errors=True)
@@ -104,8 +103,8 @@ def _staging_folder(models: Path, name: str) -> Iterator[Path]:
 def _locked(folder: Path, *, wait: bool = True) -> Iterator[None]:
     """Hold the kernel's lock on a folder.
 
-    Without ``wait``, raise OSError if another process holds it, or if the file system has no locks. With ``wait``,
-    continue without a lock on such a file system, because a folder that cannot be locked is never removed.
+    Without ``wait``, raise OSError if another process holds the lock, or if the file system has no locks. With
+    ``wait``, continue if the file system has no locks, because there no process removes the folder of another.
     """
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -120,7 +119,7 @@ def _locked(folder: Path, *, wait: bool = True) -> Iterator[None]:
 
 
 def _finish(staging: Path, publication: Publication) -> None:
-    """Make the written file readable for other users, and safe from a loss of power."""
+    """Make the written file readable for other users, and write it to the disk."""
     staging.chmod(0o755)  # mkdtemp's 0700 would hide the model from a server that runs as another user
     for path in (publication.model_file, publication.model_file.parent, staging):
         sync(path)
@@ -140,13 +139,13 @@ def _move_into_place(staging: Path, models: Path, name: str) -> Path:
         except OSError as error:
             if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
                 raise
-            # Another export took this version number in the meantime: try the next number.
+            # Another export has published this version number in the meantime, so try the next number.
         else:
             return version
 
 
 def sync(path: Path) -> None:
-    """Make a file's content, or a folder's list of names, safe from a loss of power."""
+    """Write a file's content, or a folder's list of names, to the disk, so that a power failure cannot lose it."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,13 +1,13 @@
-"""Publish a third-party ONNX file. Child processes load, run and change the file, because a bad file may end them.
+"""Publish a third-party ONNX file. Child processes load, run and change the file, because a bad file may crash them.
 
-onnx_document  read the file: is it ONNX, is it complete, is all of its data in its own folder
-companions     what timm, Hugging Face and Ultralytics wrote about the network, into companion files or metadata
-preprocessing  what is stated about how pixels become the network's input, and the steps that follow
-wrapping       add the preprocessing before the graph, and the softmax after it
-import_options what the user states about the file, and how to publish it
-plan           decide from the options and companion files whether to publish a classifier
-judge          compare the classifier with the bare network on pictures, and measure its accuracy
-probe          load the file, and find out whether its requests may be batched
-conversion     convert the file to another precision, and require the same answers
-intake         all of the above, then metadata and publishing
+onnx_document  reads the file, and checks that the model and its external data are complete
+companions     reads descriptions of the network by timm, Hugging Face and Ultralytics
+preprocessing  the stated preprocessing of pixels, and the steps that compute it
+wrapping       adds the preprocessing before the graph, and the softmax after it
+import_options the options of the command
+plan           decides from the options, the file and its companion files whether to publish a classifier
+judge          compares the classifier with the bare network on pictures, and measures its accuracy
+probe          loads the file, and finds out whether its requests may be batched
+conversion     converts the file to int8, and requires the original's answers
+intake         calls the other modules, adds metadata and publishes the file
 """

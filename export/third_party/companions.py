@@ -1,8 +1,8 @@
-"""Read what a network's companion files, from timm or Hugging Face, or Ultralytics' metadata say about the network.
+"""Read a network's description: the companion files of timm or Hugging Face, or the metadata of Ultralytics.
 
-Each program writes how it prepares pictures, and the names of its labels. hangtag scales pictures bilinearly, without
-cropping a border first. If a program prepares pictures differently, a note says so. Damaged files are a problem,
-because a network published without them would behave differently.
+A description has the steps that prepare a picture, and the labels. hangtag scales pictures bilinearly, and crops no
+border before. If a description demands otherwise, the result has a note. If a file is damaged, the result has a
+problem, and nothing is published, because the network would get pictures that are prepared differently.
 """
 
 import ast
@@ -20,21 +20,22 @@ from hangtag.export.third_party.preprocessing import PROBABILITIES, Stated
 from hangtag.printable import named
 
 _BILINEAR = (2, "bilinear", None)
-"""Values for bilinear interpolation: Pillow's number, its name, or none."""
+"""The values that mean bilinear interpolation: Pillow's number, the name, or no value."""
 _STEPS = frozenset({
     "do_resize", "size", "resample", "crop_pct", "do_center_crop", "crop_size", "do_rescale", "rescale_factor",
     "rescale_offset", "do_normalize", "image_mean", "image_std", "include_top", "do_flip_channel_order",
 })  # fmt: skip
-"""The keys of Hugging Face's file that ``_preprocessor`` follows."""
+"""The keys of Hugging Face's file that ``_preprocessor`` applies."""
 _HARMLESS = frozenset({
     "image_processor_type", "feature_extractor_type", "processor_class", "_processor_class", "auto_map", "use_fast",
     "transformers_version", "model_input_names", "_valid_processor_keys", "data_format", "input_data_format", "device",
     "return_tensors", "disable_grouping", "default_to_square", "do_convert_rgb", "do_reduce_labels", "reduce_labels",
     "pad_size", "num_channels",
 })  # fmt: skip
-"""Keys without effect in hangtag, which converts all pictures to RGB. ``pad_size`` has no effect without do_pad."""
+"""The keys that change nothing, because hangtag converts all pictures to RGB, or, for pad_size, without do_pad."""
 _SQUASHED_FROM = 384
-"""From this size on, ConvNeXT's processor, the only processor with ``crop_pct``, stretches; below, it crops."""
+"""ConvNeXT's processor, the only one with ``crop_pct``, stretches pictures to this size and to larger sizes. For
+smaller sizes it crops pictures."""
 
 
 def read(path: Path, model: onnx.ModelProto) -> Stated:
@@ -56,7 +57,7 @@ def read(path: Path, model: onnx.ModelProto) -> Stated:
 def _taken(
     reader: Callable[[Mapping[str, Any], str], Stated], given: Mapping[str, Any] | Path, whose: str, shown: str
 ) -> Stated:
-    """Return what the reader takes from a file or from metadata; if the content is damaged, a problem."""
+    """Call the reader on a file or on metadata. If the content is damaged, the result has a problem."""
     where = f"{given.name} ({whose})" if isinstance(given, Path) else f"{shown}, which {whose} wrote"
     try:
         content = json.loads(given.read_text(encoding="utf-8")) if isinstance(given, Path) else given
@@ -75,7 +76,7 @@ def _taken(
 
 
 class _MalformedError(ValueError):
-    """A file lacks a value or has a wrong value. The message is for the user."""
+    """A companion file lacks a value or has a wrong value. The message is for the user."""
 
 
 def _ultralytics(properties: Mapping[str, Any], where: str) -> Stated:

@@ -1,4 +1,4 @@
-"""Convert a file to int8 in a child process, and require unchanged answers to the user's samples."""
+"""Convert a file to int8 in a child process, and require that most answers to the user's samples stay the same."""
 
 import json
 import time
@@ -25,11 +25,11 @@ from hangtag.export.third_party.import_options import ImportOptions
 from hangtag.serving.server.runtime.session import Runtime
 
 _FEW = 32
-"""How many samples measure a layer's error."""
+"""The number of samples on which a layer's error is measured."""
 _SECONDS, _MEASURING_SECONDS = 3600.0, 600.0
-"""Time limits for the conversion and, in addition, for measuring layers."""
+"""The time limit for the conversion, and the additional time limit for measuring layers."""
 _NAMED = 6
-"""How many layers in FP32 are named on the terminal. The metadata name all."""
+"""The number of layers in FP32 whose names are printed. The metadata have the names of all layers in FP32."""
 _Layer = dict[str, Any]
 """A layer that stays in FP32: its name, operator and error."""
 
@@ -40,9 +40,9 @@ class Converted:
 
     Attributes:
         model: The file.
-        figures: What was measured, as JSON values, by check.
-        metadata: What to write into the file, except the gate's figures (keys without their prefix).
-        summaries: The figures in words, by check.
+        figures: The measured figures by check, as JSON values.
+        metadata: The metadata for the file, except the gate's figures (keys without their prefix).
+        summaries: The figures by check, in words.
     """
 
     model: onnx.ModelProto
@@ -53,7 +53,7 @@ class Converted:
 
 @dataclass(frozen=True)
 class _Found:
-    """The converted file, and its layers that stay in FP32, the most sensitive first."""
+    """A converted file, with its layers that stay in FP32, the most sensitive first."""
 
     model: onnx.ModelProto
     kept: Sequence[_Layer]
@@ -61,7 +61,7 @@ class _Found:
 
 
 def convert(original: Path, options: ImportOptions, progress: Progress, shown_as: Path) -> Converted:
-    """Convert a file, and require that the result answers like the original.
+    """Convert a file, and require that the result gives the original's answers.
 
     Args:
         original: The file. Other files are written to its folder.
@@ -70,8 +70,8 @@ def convert(original: Path, options: ImportOptions, progress: Progress, shown_as
         shown_as: the file's name in error messages.
 
     Raises:
-        ExportError: the samples do not fit, or the file cannot be converted.
-        GateError: the original does not run, or the converted file answers too many samples differently.
+        ExportError: the samples are not inputs of the file, or the file cannot be converted.
+        GateError: the original cannot be run, or the converted file answers too many samples differently.
     """
     target = original.with_name("converted.onnx")
     figures = child_process.run(
@@ -88,8 +88,8 @@ def convert(original: Path, options: ImportOptions, progress: Progress, shown_as
     if proven["share"] < options.least:
         raise GateError(
             AGREEMENT,
-            f"{proven['summary']}, among the samples that test the file; {options.least:.2%} must be. Give more "
-            "samples, so that those that choose the layers resemble these, or lower --agree-at-least.",
+            f"{proven['summary']}, among the samples that test the file, but {options.least:.2%} are required. Give "
+            "more samples, so that both halves of the samples are alike, or lower --agree-at-least.",
         )
     converted = onnx.load(target)
     keep_origin(converted, onnx.load(original))
@@ -112,11 +112,11 @@ def convert(original: Path, options: ImportOptions, progress: Progress, shown_as
 
 
 def _convert(original: Path, target: Path, options: ImportOptions) -> dict[str, Any]:
-    """In a child process, write the converted file, and other files to its folder.
+    """Write the converted file to ``target``, and other files to the same folder. This runs in a child process.
 
     Returns:
-        JSON values: ``agreement`` on the samples of the proof, ``fp32_layers`` with their errors, ``layers`` (the
-        number of all layers), ``rules`` and ``samples``.
+        JSON values: ``agreement`` on the samples that check the file, ``fp32_layers`` with their errors, ``layers``
+        (the number of all layers), ``rules`` and ``samples``.
     """
     assert options.samples is not None
     folder = target.parent
@@ -172,19 +172,19 @@ def _search(
     distance: Callable[[onnx.ModelProto], float],
     least: float,
 ) -> _Found:
-    """Keep as few layers in FP32 as possible while enough samples are answered alike.
+    """Keep the fewest layers in FP32 with which enough samples get the original's answer.
 
-    A layer's error is how far the outputs move if only this layer is converted. The layers with the largest errors stay
-    in FP32. Bisection determines how many are needed.
+    A layer's error is the change of the outputs if only this layer is converted. The layers with the largest errors
+    stay in FP32. Bisection determines the number of these layers.
 
     Args:
-        agreement: computes the agreement of a converted file with the original, on all samples that choose layers.
-        distance: computes ``Comparison.distance`` of the same files, on a few of these samples.
-        least: the share of samples that must be answered alike. The search aims at half as many differing samples,
-            because other samples prove the file. If that is impossible, it accepts ``least``.
+        agreement: a function that computes a converted file's agreement, on all samples that choose layers.
+        distance: a function that computes ``Comparison.distance`` of a converted file, on a few of these samples.
+        least: the share of samples that must get the original's answer. The search first tries to halve the number of
+            samples that may differ, because other samples check the file. If this is impossible, ``least`` suffices.
 
     Raises:
-        ExportError: no choice of layers reaches ``least``, unless no layer is converted.
+        ExportError: no choice of layers reaches ``least``, unless all layers stay in FP32.
     """
     wanted = 1 - (1 - least) / 2
     attempts: dict[int, _Found] = {}
@@ -201,7 +201,7 @@ def _search(
     if suffices(0):
         return attempts[0]
     ranked += _rank(converter, distance)
-    few, enough = 0, len(ranked)  # `few` do not suffice; with all in FP32 nothing is converted
+    few, enough = 0, len(ranked)  # `few` layers do not suffice, and `enough` layers do
     while enough - few > 1:
         middle = (few + enough) // 2
         few, enough = (few, middle) if suffices(middle) else (middle, enough)
@@ -217,7 +217,7 @@ def _search(
 
 
 def _rank(converter: Int8Converter, distance: Callable[[onnx.ModelProto], float]) -> list[_Layer]:
-    """Return all layers, the most sensitive first. Layers not measured in time come before all others."""
+    """Return all layers, the most sensitive first. Layers for which there was no time come before all others."""
     names = {node.name for node in converter.layers}
     end = time.monotonic() + _MEASURING_SECONDS
     ranked, measured = [], 0
@@ -238,6 +238,6 @@ def _rank(converter: Int8Converter, distance: Callable[[onnx.ModelProto], float]
 
 
 def _layer(node: onnx.NodeProto, error: float | None) -> _Layer:
-    """``error``: how far converting only this layer moves the outputs, as a share of their spread; None if there was no
-    time to measure it, or if the outputs were not finite."""
+    """Describe a layer. ``error`` is the change of the outputs, as a share of their spread, if only this layer is
+    converted; None if there was no time to measure it, or if the outputs were not finite."""
     return {"name": node.name, "operator": node.op_type, "error": error}

@@ -11,16 +11,16 @@ from hangtag.options import A_FOLDER
 from hangtag.settings import REQUIRED, setting
 
 MODELS = "The model repository to publish into."
-NAME = "The model's name in the repository; another --precision is added to it, as in NAME-int8."
-EVEN_IF_WORSE = "Publish even if the served version is better, or has no figure to compare with."
+NAME = "The model's name in the repository. A precision other than fp32 is appended, as in NAME-int8."
+EVEN_IF_WORSE = "Publish even if the version that serves is more accurate, or has no accuracy to compare with."
 EVEN_IF_DIFFERENT = (
-    "Publish even if the served version has other inputs, outputs, labels or fit, on which its callers rely."
+    "Publish even if the version that serves has other inputs, outputs, labels or fit, on which its callers rely."
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImportOptions:
-    """What the user states about a file, and how to publish it.
+    """The user's statements about a file, and the way to publish it.
 
     Raises:
         ExportError: A rule of ``agree_on`` is malformed.
@@ -32,26 +32,26 @@ class ImportOptions:
     name: str = setting(REQUIRED, NAME)
     labels: Path | None = setting(
         None,
-        "The labels of the outputs' last axis, one per line, or a JSON list.  [default: the labels that come with "
-        "the file]",
+        "A file with the labels in the order of the outputs' last axis: one label per line, or a JSON list.  "
+        "[default: the labels in FILE.onnx, or next to it]",
     )
     preprocessing: str | None = setting(
         None,
         "How a picture becomes the network's input, such as 'size=224x224 fit=crop order=rgb scale=255 mean=R,G,B "
-        "std=R,G,B': made to fit, then (pixel / scale - mean) / std. It becomes a part of the file.  [default: what "
-        "the files next to it say]",
+        "std=R,G,B'. hangtag resizes the picture by fit, and computes (pixel / scale - mean) / std. These steps become "
+        "a part of the published file.  [default: the steps in the files next to FILE.onnx]",
         metavar="STEPS",
     )
     scores: str | None = setting(
         None,
-        "What the network answers with; logits get a softmax.  [default: probabilities if its last layer is a "
-        "softmax, else logits]",
+        "The kind of the network's scores. hangtag adds a softmax to logits.  [default: probabilities if the network's "
+        "last layer is a softmax, otherwise logits]",
         choices=SCORES,
     )
     data: str | None = setting(
         None,
-        "Your pictures with their labels. The accuracy on them is recorded, and compared with the served version's "
-        "accuracy.",
+        "Your pictures with their labels. hangtag measures the accuracy on these pictures, records it in the file, and "
+        "compares it with the accuracy of the version that serves.",
         metavar="folder:PICTURES|csv:FILE",
     )
     models: Path = setting(Path("models"), MODELS, kind=A_FOLDER, envvar="HANGTAG_MODELS")
@@ -59,28 +59,28 @@ class ImportOptions:
     even_if_different: bool = setting(False, EVEN_IF_DIFFERENT)
     precision: str = setting(
         "fp32",
-        "Convert the file: int8 is for CPUs, and needs --calibration or --data.",
+        "The precision of the published file. int8 is for CPUs, and needs --calibration or --data.",
         choices=("fp32", "int8"),
     )
     samples: Path | Sequence[Path] | None = setting(
         None,
-        "With --precision: samples, as arrays named like the inputs, or as a folder of pictures. Half of them make "
-        "the file, the others test it.  [default: the pictures of --data]",
+        "Samples for --precision int8: an array for each input, with the input's name, or a folder of pictures. Half "
+        "of the samples convert the file, and the other half checks the result.  [default: the pictures of --data]",
         flag="--calibration",
         folder=True,
         metavar="FILE.npz|FOLDER",
     )
     agree_at_least: float | None = setting(
         None,
-        "With --precision: the percentage of samples that must be answered like by the original. Layers stay in FP32 "
-        "as needed.  [default: 99]",
+        "With --precision int8: the percentage of samples for which the converted file must give the original's "
+        "answer. Layers stay in FP32 if necessary.  [default: 99]",
         between=(50, 100),
         metavar="PERCENT",
     )
     agree_on: tuple[str, ...] = setting(
         (),
-        "With --precision: compare this output, by its largest score, its values, or exactly. Repeatable.  [default: "
-        "every output, by the rule that fits]",
+        "With --precision int8: compare only this output, by its largest score, by its values, or exactly. The option "
+        "can be repeated.  [default: every output, by the rule that suits it]",
         metavar=f"OUTPUT={'|'.join(agreement.RULES)}",
     )
 
@@ -89,11 +89,11 @@ class ImportOptions:
 
     @property
     def rules(self) -> Mapping[str, str]:
-        """Output -> rule of ``agreement.RULES``; if empty, every output is compared, with the rule that fits."""
+        """The rule of ``agreement.RULES`` for each output; empty if each output gets the rule that suits it."""
         return agreement.parse(self.agree_on)
 
     @property
     def least(self) -> float:
-        """The share of samples that a converted file must answer like the original."""
+        """The share of samples for which a converted file must give the original's answer."""
         least = self.agree_at_least
         return TOLERANCES[self.precision].agreement if least is None else least / 100

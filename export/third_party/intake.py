@@ -33,8 +33,8 @@ from hangtag.export.third_party.judge import Judge, prove
 from hangtag.export.third_party.plan import Plan
 from hangtag.serving.signature import Signature
 
-# These keys say how to read the outputs, and may keep the file's values. The file's claims about its origin and quality
-# are dropped, because nothing here has proven them.
+# These keys describe the input and the outputs, so they keep the file's values. The file's other claims, about its
+# origin and its quality, are dropped, because the import does not check them.
 _KEPT_KEYS = (
     "task", "labels", "label_distances", "label_distances_from", "threshold", "min_labels", "max_labels", "beam_width",
     "image",
@@ -51,18 +51,18 @@ def accept(path: Path, options: ImportOptions, progress: Progress = str) -> tupl
 
     Args:
         path: the file.
-        options: what the user states about the file, and how to publish it.
-        progress: called with a line about each step that takes long.
+        options: the options of the command.
+        progress: called with a line about each long step.
 
     Returns:
         The version's folder, and a summary of each check.
 
     Raises:
         ExportError: the file, the labels, the preprocessing or the samples cannot be used, the file cannot be
-            converted, the repository cannot be written, or the version that serves has an accuracy with which the file
-            cannot be compared.
+            converted, the repository cannot be written, or the file cannot be compared with the accuracy of the version
+            that serves.
         GateError: the file fails a check.
-        TrainingError: the pictures do not exist. In all of these cases nothing is published.
+        TrainingError: the pictures do not exist. Nothing is published in any of these cases.
 
     Example:
         >>> accept(Path("resnet.onnx"), ImportOptions(name="resnet", labels=Path("imagenet.txt")))[0]
@@ -138,7 +138,7 @@ def _metadata(model: onnx.ModelProto, path: Path, chosen: Plan) -> dict[str, str
     own = onnx_model.metadata(model)
     metadata = {key: own[key] for key in _KEPT_KEYS if key in own}
     if chosen.stated.labels is not None and json.dumps(chosen.stated.labels) != own.get("labels"):
-        for key in ("label_distances", "label_distances_from"):  # these are of the file's former labels
+        for key in ("label_distances", "label_distances_from"):  # they belong to the file's former labels
             metadata.pop(key, None)
         metadata["labels"] = json.dumps(chosen.stated.labels)
         metadata.setdefault("task", "single_label")
@@ -148,7 +148,8 @@ def _metadata(model: onnx.ModelProto, path: Path, chosen: Plan) -> dict[str, str
 
 
 def _apart(options: ImportOptions, data: Judge) -> tuple[ImportOptions, Judge]:
-    """If the options have no samples, use pictures as samples. Also return the remaining pictures, to measure with."""
+    """Let the pictures be the samples, if the options name none. Also return a judge without the pictures that make the
+    file."""
     given = spread(data.files, samples.MOST_PICTURES) if options.samples is None else options.samples
     return replace(options, samples=given), data.without(samples.making(samples.pictures(given)))
 

@@ -1,6 +1,6 @@
 """Run a file on pictures: compare a classifier with its bare network, and measure the classifier's accuracy.
 
-Pillow and NumPy prepare the bare network's pictures. The accuracy is compared with that of the version that serves.
+Pillow and NumPy prepare the bare network's pictures. The accuracy of the version that serves must not be higher.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ from hangtag.training.data.pictures import HeldOut, held_out
 
 _DRAWN = 24
 _BATCH = 16
-"""Batch size for files whose requests may be batched."""
+"""The batch size for files whose requests may be batched."""
 _SHOWN_EVERY = 1_000
 _SECONDS, _SECONDS_A_PICTURE = 600.0, 2.0
 
@@ -46,10 +46,10 @@ def prove(bare: Path, wrapped: Wrapped, path: Path) -> dict[str, Any]:
         path: The file's name in error messages.
 
     Returns:
-        Figures for the gate's record, and a summary.
+        Figures for the gate's record, including a summary.
 
     Raises:
-        GateError: the answers differ, or the scores are not of the stated kind.
+        GateError: the answers differ, or the network's scores are not of the stated kind (logits or probabilities).
     """
     figures = child_process.run(_differences, wrapped.file, bare, wrapped, shown_as=path, check=PICTURES)
     furthest = " and ".join(f"{name} within {value:.1e}" for name, value in sorted(figures["furthest"].items()))
@@ -58,7 +58,7 @@ def prove(bare: Path, wrapped: Wrapped, path: Path) -> dict[str, Any]:
 
 
 def _differences(file: Path, bare: Path, wrapped: Wrapped) -> dict[str, Any]:
-    """In a child process, compute how far the classifier's answers are from the network's."""
+    """Compute the differences between the classifier's answers and the network's. This runs in a child process."""
     published, network = Runtime(file, provider="cpu"), Runtime(bare, provider="cpu")
     prepare, scores = wrapped.steps, wrapped.scores
     spec = prepare.spec
@@ -85,7 +85,7 @@ def _differences(file: Path, bare: Path, wrapped: Wrapped) -> dict[str, Any]:
         if not difference <= limits[name]:
             raise GateError(
                 PICTURES,
-                f"of {len(images)} pictures the published file's {name} are up to {difference:.2g} from the "
+                f"for {len(images)} pictures, the published file's {name} differ by up to {difference:.2g} from the "
                 f"network's, but at most {limits[name]:.2g} is allowed.",
             )
     return {"pictures": len(images), "furthest": furthest, "limits": limits}
@@ -100,18 +100,18 @@ def _require_scores(scores: Array, kind: str) -> None:
         raise GateError(
             PICTURES,
             f"the network's scores are not probabilities of one label for each picture: they add up to {low:.3g} to "
-            f"{high:.3g}, not to 1. Say --scores logits.",
+            f"{high:.3g}, not to 1. Add --scores logits.",
         )
     if kind == LOGITS and are_probabilities and scores.shape[1] > 1:
         raise GateError(
             PICTURES,
-            "the network's scores are already probabilities: they add up to 1 for each picture. Say --scores "
+            "the network's scores are already probabilities: they add up to 1 for each picture. Add --scores "
             "probabilities.",
         )
 
 
 def _drawn(spec: ImageSpec) -> Iterator[Image.Image]:
-    """Draw random shapes, the same at every call, in several sizes: the network's, larger, smaller, wide and high."""
+    """Draw random pictures, the same at every call, in several sizes: the network's, larger, smaller, wide and high."""
     random = np.random.default_rng(0)
     sizes = [(1, 1), (2, 3), (3, 2), (1.5, 0.75), (0.5, 0.6), (1, 2)]
     for place in range(_DRAWN):
@@ -126,9 +126,9 @@ class Measured:
     """The accuracy of a file.
 
     Attributes:
-        quality: The share of correct answers, not rounded, and the digest of the pictures.
+        quality: The share of correct answers, which is not rounded, and the digest of the pictures.
         figures: The figures for the gate's record.
-        metadata: What to write into the file (keys without their prefix).
+        metadata: The metadata for the file (keys without their prefix).
     """
 
     quality: Quality
@@ -143,8 +143,8 @@ class Judge:
     Attributes:
         data: The pictures.
         shown_as: The imported file's name in error messages.
-        progress: Called with a line now and then.
-        left_out: How many pictures are left out because they helped to make the file.
+        progress: Called with a line about each thousand pictures.
+        left_out: The number of pictures that are left out because the file was made with them.
     """
 
     data: HeldOut
@@ -175,7 +175,7 @@ class Judge:
         return [picture.path for picture in self.data.pictures]
 
     def without(self, files: Sequence[Path]) -> "Judge":
-        """Judge without these pictures, because the pictures used to make a file say nothing about its quality.
+        """Return a judge without these pictures, because pictures with which a file was made overestimate its accuracy.
 
         Raises:
             ExportError: no other pictures remain.
@@ -222,10 +222,10 @@ class Judge:
         )
 
     def compare(self, measured: Measured, rival: Entry, even_if_worse: bool) -> dict[str, Any] | None:
-        """Compare with the version that serves, using its recorded accuracy on these pictures, or measuring it now.
+        """Compare the accuracy with that of the version that serves, which is recorded or is measured now.
 
         Returns:
-            Figures for the gate's record; None if no comparison is possible and ``even_if_worse`` is True.
+            Figures for the gate's record; None if no comparison is possible, and ``even_if_worse`` is True.
 
         Raises:
             ExportError: no comparison is possible, and ``even_if_worse`` is False.
@@ -254,13 +254,13 @@ class Judge:
 
 
 def _count_right(file: Path, mapped: Path, classes: Classes, batch: int) -> tuple[int, dict[str, str]]:
-    """In a child process, count how many pictures get the right label, and keep some of these pictures as examples.
+    """Count the pictures that get the right label, and return some of them as examples. This runs in a child process.
 
     Args:
         file: An ONNX file with the output ``probabilities``.
-        mapped: A .npy file with the images, in the form that the file takes.
+        mapped: A .npy file with the images, prepared for the file.
         classes: The index of each image's label.
-        batch: How many images the file takes at a time.
+        batch: The number of images in a batch.
     """
     runtime = Runtime(file, provider="cpu")
     images = np.load(mapped, mmap_mode="r")

@@ -16,8 +16,8 @@ MAX_BYTES = 2 * 1024**3 - 1
 """Protobuf's limit for one message, and therefore for a model in one file."""
 NEWEST_OPSET: int = onnx.defs.onnx_opset_version()
 DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")
-"""The domains whose operators ONNX Runtime implements. When ONNX Runtime loads a file, it reports missing operators of
-these domains."""
+"""The domains whose operators ONNX Runtime implements. If one of their operators is missing, ONNX Runtime reports it
+when it loads the file."""
 
 
 def read(path: Path) -> onnx.ModelProto:
@@ -45,9 +45,9 @@ def read(path: Path) -> onnx.ModelProto:
 
 
 def _require_texts(message: Message, path: Path) -> None:
-    """Require that every name and text is UTF-8. Protobuf does not check this, but returns bytes, or raises."""
+    """Require that every name and text is UTF-8. If a text is not UTF-8, protobuf returns bytes, or raises an error."""
     try:
-        if isinstance(message, TensorProto):  # its other fields are numbers, which would be copied
+        if isinstance(message, TensorProto):  # reading its other fields would copy the numbers
             texts: list[str | bytes] = [message.name, message.doc_string]
         else:
             texts = []
@@ -67,14 +67,14 @@ def _require_texts(message: Message, path: Path) -> None:
 def _require_size(path: Path, size: int) -> None:
     if size > MAX_BYTES:
         raise ExportError(
-            f"{path} holds {size / 1e6:,.1f} MB with its external data; at most {MAX_BYTES / 1e6:,.1f} MB are taken."
+            f"{path} has {size / 1e6:,.1f} MB with its external data; the limit is {MAX_BYTES / 1e6:,.1f} MB."
         )
 
 
 def _take_in_external_data(model: onnx.ModelProto, path: Path) -> None:
-    """Read the data of every tensor into the model. onnx reads only regular files inside the model's own folder."""
+    """Read the external data of every tensor into the model. onnx reads only regular files in the model's folder."""
     total = path.stat().st_size
-    # onnx's own function for a whole model leaves out some of them
+    # onnx's function for a whole model does not read all of these tensors
     for tensor in [tensor for tensor in _tensors(model) if tensor.data_location == TensorProto.EXTERNAL]:
         try:
             load_external_data_for_tensor(tensor, str(path.parent.resolve()))
@@ -85,14 +85,14 @@ def _take_in_external_data(model: onnx.ModelProto, path: Path) -> None:
 
 
 def _nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
-    """Every node of the model, including subgraphs and functions' bodies."""
+    """Yield every node of the model, including subgraphs and the bodies of functions."""
     yield from onnx_model.nodes(model.graph)
     for function in model.functions:
         yield from onnx_model.nodes(function)
 
 
 def _tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:
-    """Every tensor of the model, including subgraphs, functions and attributes."""
+    """Yield every tensor of the model, including those of subgraphs, functions and attributes."""
     graphs = [model.graph]
     for node in _nodes(model):
         for attribute in node.attribute:

@@ -1,4 +1,4 @@
-"""Decide from the options and the companion files whether to publish a file as a classifier of pictures."""
+"""Decide from the options, the file and its companion files whether to publish the file as a classifier of pictures."""
 
 import json
 from collections import Counter
@@ -26,10 +26,10 @@ class Plan:
     """The form in which to publish a file.
 
     Attributes:
-        wrapped: The classifier; None if the file is published unchanged.
-        stated: The labels, and what to record and show about the file.
-        reason: Why there is no classifier.
-        dropped: Preprocessing from companion files that is not in the file, because there is no classifier.
+        wrapped: The classifier; None if the graph is published unchanged.
+        stated: The labels, and the sources and notes to record and print.
+        reason: The reason why the file cannot become a classifier.
+        dropped: The preprocessing from companion files that is not used, because the file cannot become a classifier.
         image: The image description of a file that hangtag made a classifier before; None for other files.
     """
 
@@ -41,10 +41,10 @@ class Plan:
 
     @property
     def summaries(self) -> dict[str, str]:
-        """Summaries for the terminal."""
+        """The lines to print, by name."""
         rows = {}
         if self.dropped:
-            rows["WARNING"] = f"the published file does not have {self.dropped}, which was read: {self.reason}"
+            rows["WARNING"] = f"the published file lacks {self.dropped}, which was read, because {self.reason}"
         if self.wrapped is not None:
             rows["image"] = f"the file prepares pictures by {self.wrapped.steps}; its scores are {self.wrapped.scores}"
         if self.image is not None:
@@ -57,8 +57,8 @@ class Plan:
 
     @property
     def metadata(self) -> dict[str, str]:
-        """What to write into the file about its image and origin (keys without their prefix)."""
-        if self.image is not None:  # files of earlier releases lack it
+        """The metadata about the image and its origin (keys without their prefix)."""
+        if self.image is not None:  # files of earlier releases have no image description
             return {"image": json.dumps(self.image.as_json())}
         if self.wrapped is None:
             return {}
@@ -69,7 +69,7 @@ class Plan:
         return described | ({"taken": json.dumps(self.stated.sources)} if self.stated.sources else {})
 
     def why_no_pictures(self, signature: Signature) -> str | None:
-        """Why the published file, with this signature, takes no pictures of `hangtag classify`, or not all of them."""
+        """Return why `hangtag classify` cannot use the published file, or only for some pictures; None if it can."""
         if signature.picture_shape is None:
             why = self.reason or "it needs one input of pictures, UINT8, an output probabilities, and labels"
             return f"`hangtag classify` will not take pictures: {why}"
@@ -83,9 +83,9 @@ def choose(model: onnx.ModelProto, bare: Path, path: Path, options: ImportOption
 
     Args:
         model: The network.
-        bare: The path of the network's file with its external data, written if needed. Other files go to its folder.
+        bare: The path to which the network is written, with its external data. The classifier goes to the same folder.
         path: The user's file.
-        options: What the user states about the file.
+        options: The options of the command.
 
     Raises:
         ExportError: the labels cannot be read, the option for preprocessing is given but does not fit the network or
@@ -110,7 +110,7 @@ def choose(model: onnx.ModelProto, bare: Path, path: Path, options: ImportOption
         wins = "state all steps with --preprocessing, which takes precedence"
         remedy = wins if known else "give both --preprocessing and --labels, which take precedence"
         raise ExportError(
-            f"{'; '.join(written.problems)}. Correct it, move it away, or {remedy}. Nothing was published."
+            f"{'; '.join(written.problems)}. Correct the file, move it away, or {remedy}. Nothing was published."
         )
     stated = Stated.parse(preprocessing or "", labels=given or _own_labels(model), scores=scores).over(written)
     unwrapped = Stated(labels=given, notes=stated.notes, problems=stated.problems)
@@ -145,7 +145,7 @@ def _read_labels(path: Path) -> list[str]:
     if not (isinstance(labels, list) and labels and all(isinstance(label, str) and label for label in labels)):
         raise ExportError(f"{path} holds no labels: expected one label per line, or a JSON list of strings.")
     if repeated := [label for label, count in Counter(labels).items() if count > 1]:
-        raise ExportError(f"{path} names {named(repeated)} more than once: answers could not be distinguished.")
+        raise ExportError(f"{path} has {named(repeated)} more than once, so answers could not be distinguished.")
     return labels
 
 

@@ -1,4 +1,4 @@
-"""How a picture's pixels become a network's input: the stated preprocessing, and the steps that follow from it."""
+"""The preprocessing that turns a picture's pixels into a network's input: as it is stated, and as steps."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -26,21 +26,21 @@ _NUMPY = {"FP32": np.float32, "FP16": np.float16, "UINT8": np.uint8}
 
 @dataclass(frozen=True)
 class Stated:
-    """What is stated about a network: how pixels, 0 to 255, become its input, ((pixel / scale) - mean) / std, and what
-    its outputs are. None for values that are not stated.
+    """The statements about a network: how pixels, 0 to 255, become the input, ((pixel / scale) - mean) / std, and what
+    the outputs are. A value that is not stated is None.
 
     Attributes:
         size: Height and width.
-        fit: One of ``image_spec.FITS``: how to fit a picture of another size.
+        fit: One of ``image_spec.FITS``: the way to resize a picture.
         order: rgb or bgr: the order of the network's channels, and of mean and std.
         scale: The number by which pixels are divided first.
         mean: The mean of pixels after the division by scale: one number, or a number for each channel.
         std: The standard deviation of the same pixels, likewise.
         labels: The names along the outputs' last axis.
         scores: One of SCORES.
-        sources: What was taken from companion files, in sentences without a full stop.
-        notes: What the companion files' program does differently from hangtag, and what was not taken, likewise.
-        problems: Why some companion files could not be read, likewise.
+        sources: The values that companion files state, as sentences without a full stop.
+        notes: Sentences about what hangtag does differently from the companion files' program, or does not use.
+        problems: Sentences about companion files that could not be read.
     """
 
     size: tuple[int, int] | None = None
@@ -85,14 +85,14 @@ class Stated:
         return cls(**parsed, **more)
 
     def over(self, other: "Stated") -> "Stated":
-        """Fill in the values that are unset in this object from ``other``, and add the sources, notes and problems of
-        ``other``."""
+        """Return these statements, completed by the statements of ``other``, with the sources, notes and problems of
+        both."""
         own, others = ({one.name: getattr(stated, one.name) for one in fields(self)} for stated in (self, other))
         joined = {name: own[name] + others[name] for name in ("sources", "notes", "problems")}
         return Stated(**(others | {name: value for name, value in own.items() if value is not None} | joined))
 
     def __str__(self) -> str:
-        """The steps, in the form that ``parse`` reads; empty if no step is stated."""
+        """Return the steps in the form that ``parse`` reads; empty if no step is stated."""
         texts = {
             "size": None if self.size is None else f"{self.size[0]}x{self.size[1]}",
             "fit": self.fit,
@@ -128,7 +128,7 @@ class NetworkImage:
 
     @classmethod
     def of(cls, name: str, datatype: str, shape: Sequence[int | None]) -> "NetworkImage | None":
-        """Read an input; None if it is not a picture, that is, not [batch, 1|3, height, width], [batch, height, width,
+        """Read an input; None if it is not a picture. A picture is [batch, 1|3, height, width], [batch, height, width,
         1|3] or [batch, height, width]. Four free axes mean [batch, channels, height, width]."""
         if datatype not in _NUMPY or len(shape) not in (3, 4):
             return None
@@ -149,7 +149,8 @@ class NetworkImage:
 
 @dataclass(frozen=True)
 class Steps:
-    """How UINT8 images become the network's input. The published graph computes this; NumPy here checks the graph.
+    """The steps that turn UINT8 images into the network's input. The published graph computes the same steps, and
+    ``network_input`` checks the graph.
 
     Attributes:
         spec: The image description of the published file.
@@ -173,7 +174,7 @@ class Steps:
 
     @property
     def factor(self) -> Array:
-        """Factor for pixels, applied before adding ``offset``: FP32, one number or a number for each channel."""
+        """The factor for pixels, before ``offset`` is added: FP32, one number or a number for each channel."""
         return np.asarray(1 / (self.scale * np.array(self.std)), np.float32)
 
     @property
@@ -185,7 +186,7 @@ class Steps:
         return str(Stated(size, self.spec.fit, self.order, self.scale, self.mean, self.std))
 
     def network_input(self, image: Pixels) -> Array:
-        """The network's input for one image with ``spec.shape``, as a batch of one."""
+        """Return the network's input for one image with ``spec.shape``, as a batch of one."""
         pixels: Array = image.astype(np.float32).reshape(*image.shape[:2], -1)
         if self.order == "bgr":
             pixels = pixels[:, :, ::-1]

@@ -34,13 +34,13 @@ def _probe(file: Path) -> dict[str, Any]:
     model = onnx.load(file)
     structure_check = check_structure(model, file.stat().st_size / 1e6, strict=False)
     runtime = Runtime(file, provider="cpu")
-    # The graph also lists inputs that have an initializer: those are optional, and the runtime hides them.
+    # The graph also lists optional inputs, which have an initializer. The runtime does not show these inputs.
     names = {spec.name for spec in runtime.signature.inputs}
     inputs = {value.name: _axes(value) for value in model.graph.input if value.name in names}
     outputs = {value.name: _axes(value) for value in model.graph.output}
     verdict = batching_proof.prove(runtime, obstacle(inputs, outputs), set(onnx_model.operators(model)))
     if verdict.batched and runtime.signature.impossibility:
-        # The runtime may see other axes than the graph declares, and the server relies on the runtime.
+        # The runtime may report other axes than the graph declares, and the server uses the runtime's axes.
         verdict = replace(verdict, batched=False, why=runtime.signature.impossibility)
     runtime.warm_up([1])
     return {
@@ -51,7 +51,7 @@ def _probe(file: Path) -> dict[str, Any]:
 
 
 def _axes(value: onnx.ValueInfoProto) -> Axes:
-    """The shape as declared in the graph: a size or a name for each axis, or None if an axis has neither."""
+    """Return the shape that the graph declares: a size or a name for each axis, or None if an axis has neither."""
     return [
         dim.dim_value if dim.HasField("dim_value") else (dim.dim_param or None)
         for dim in value.type.tensor_type.shape.dim

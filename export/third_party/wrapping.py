@@ -1,9 +1,9 @@
 """Add the preprocessing before a network's graph, and the softmax after it.
 
-The published input is ``image``, UINT8 [batch, height, width] or [batch, height, width, 3], and the outputs are
+The published input is ``image``, UINT8 [batch, height, width] or [batch, height, width, 3]. The outputs are
 ``probabilities``, FP32 [batch, labels], and, if the network's scores are logits, ``logits``.
 
-This runs in a child process, because it includes onnx's shape inference.
+``wrap`` runs in a child process, because onnx's shape inference may crash on a bad file.
 """
 
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ _FIRST_OPSET = 7
 """The first opset in which arithmetic broadcasts shapes."""
 _DATATYPES: Mapping[int, str] = {TensorProto.FLOAT: "FP32", TensorProto.FLOAT16: "FP16", TensorProto.UINT8: "UINT8"}
 _PASSING = ("Identity", "Cast", "Flatten", "Reshape", "Squeeze")
-"""Operators that pass scores on to the output."""
+"""The operators that do not change scores, between a softmax and the output."""
 
 
 @dataclass(frozen=True)
@@ -51,22 +51,22 @@ def wrap(bare: Path, target: Path, stated: Stated) -> Wrapped | str:
     Args:
         bare: The network's file.
         target: The file to write.
-        stated: What is stated about the network. If scores are not stated, the graph decides: probabilities after a
-            Softmax, otherwise logits.
+        stated: The statements about the network. If they have no kind of scores, the graph decides: probabilities
+            after a Softmax, otherwise logits.
 
     Returns:
-        The file; or the reason why there is none: the input is not a single picture or takes several, the preprocessing
-        does not fit the input, or no output has a score for each label.
+        The file; or the reason why it cannot be written: the input is not one picture, the preprocessing is not for
+        this input, or no output has a score for each label.
     """
     if not stated.labels:
-        return "nothing names the labels: give a file with --labels."
+        return "there are no labels: give a file with --labels."
     model, labels = onnx.load(bare), len(stated.labels)
     try:
         image = _image(model)
         if image.batch not in (None, 1):
             return (
-                f"it takes {image.batch} pictures at a time, and no other number. Export it with a free first axis "
-                "(dynamic_axes or dynamic_shapes of torch.onnx.export)."
+                f"it takes {image.batch} pictures at a time, and no other number. Export the network with a free first "
+                "axis (dynamic_axes or dynamic_shapes of torch.onnx.export)."
             )
         completed = steps(stated, image)
         output = _output(model, labels)
@@ -86,7 +86,7 @@ def _join(
     scores: str,
     labels: int,
 ) -> None:
-    """Add nodes before and after the model's own, in place. Values whose names the published file needs are renamed."""
+    """Add nodes before and after the model's nodes, in place. Rename values that have a name of the published file."""
     opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
     if opset < _FIRST_OPSET:
         raise ExportError(f"the file has opset {opset}: export the network with opset {_FIRST_OPSET} or newer.")
@@ -102,7 +102,7 @@ def _join(
         graph.ClearField(field)
     graph.node.extend(nodes.node)
     graph.input.append(helper.make_tensor_value_info(IMAGE, TensorProto.UINT8, (batch, *completed.spec.shape)))
-    graph.input.extend(inputs.input)  # files of old versions list an input for each constant
+    graph.input.extend(inputs.input)  # old ONNX versions list an input for each constant
     for name in (LOGITS, PROBABILITIES) if scores == LOGITS else (PROBABILITIES,):
         graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, (batch, labels)))
 
@@ -124,7 +124,8 @@ def _image(model: onnx.ModelProto) -> NetworkImage:
 
 
 def _output(model: onnx.ModelProto, labels: int) -> onnx.ValueInfoProto:
-    """The output with a score for each label; if there are several, the output named like scores."""
+    """Return the output with a score for each label. If there are several, return the one named logits or
+    probabilities."""
     inferred: Mapping[str, onnx.ValueInfoProto] = {}
     if any(not value.type.tensor_type.HasField("shape") for value in model.graph.output):
         inferred = {value.name: value for value in onnx.shape_inference.infer_shapes(model).graph.output}
@@ -154,7 +155,7 @@ def _scores(graph: onnx.GraphProto, name: str) -> str:
 
 
 def _before(given: Steps) -> "_Chain":
-    """The nodes from ``image`` to the network's input."""
+    """Return the nodes from ``image`` to the network's input."""
     height, width, channels = given.spec.height, given.spec.width, given.spec.channels
     along = {None: [], 1: [channels, 1, 1], 3: [channels]}[given.axis]
     chain = _Chain(IMAGE)
@@ -176,7 +177,7 @@ def _before(given: Steps) -> "_Chain":
 
 
 def _after(output: onnx.ValueInfoProto, scores: str) -> "_Chain":
-    """The nodes from the network's scores to ``logits`` and ``probabilities``."""
+    """Return the nodes from the network's scores to ``logits`` and ``probabilities``."""
     chain = _Chain(_RENAMED.get(output.name, output.name))
     if len(shape(output)) > 2:
         chain.add("Flatten", axis=1)
@@ -190,17 +191,17 @@ def _after(output: onnx.ValueInfoProto, scores: str) -> "_Chain":
 
 
 class _Chain:
-    """A sequence of nodes, each of which takes the output of the previous node."""
+    """A sequence of nodes. Each node reads the output of the node before."""
 
     def __init__(self, first: str) -> None:
         self.nodes: list[onnx.NodeProto] = []
         self.last = first
 
     def add(self, operator: str, constant: object = None, **attributes: Any) -> None:
-        """Add a node, with a constant as its second input if there is one."""
+        """Add a node. If there is a constant, it is the node's second input."""
         output = f"hangtag.{operator}.{self.last}"
         inputs = [self.last]
-        if constant is not None:  # Constant nodes: files of old versions list each initializer as an input too
+        if constant is not None:  # a Constant node: old ONNX versions list each initializer as an input too
             values = numpy_helper.from_array(np.asarray(constant))
             inputs.append(f"{output}.constant")
             self.nodes.append(helper.make_node("Constant", [], [inputs[1]], value=values))

@@ -48,9 +48,9 @@ def change(module: Path, line: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_network_whose_code_has_changed_since_is_refused(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     change(trained, f"{LINE} * -1", monkeypatch)
     assert (
-        "agreement: the network is right about 0.00% of 12 test images, and the run recorded 100.00% of 12: the "
-        "network's code or the pictures are not those that the run was trained with. Restore them, or train it again. "
-        "If neither has changed, a GPU or bf16 rounded differently: continue from the run's weights on this CPU, with"
+        "agreement: the network is right about 0.00% of 12 test images, and the run recorded 100.00% of 12, so the "
+        "network's code or the pictures have changed since the training. Restore them, or train the network again. If "
+        "neither has changed, a GPU or bf16 rounded differently. In this case train one more epoch on this CPU, with"
     ) in refusal("export", "run")
     assert not list(trained.parent.glob("models/*"))
     change(trained, LINE, monkeypatch)

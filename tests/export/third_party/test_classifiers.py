@@ -155,7 +155,7 @@ def test_without_preprocessing_a_network_stays_as_it_is(labels: Path, tmp_path: 
 @pytest.mark.parametrize(
     ("model", "more", "message"),
     [
-        (in_text(), ("--scores", "probabilities"), r"^pictures: .*not probabilities .* Say --scores logits"),
+        (in_text(), ("--scores", "probabilities"), r"^pictures: .*not probabilities .* Add --scores logits"),
         (in_text(last="logits = Softmax(scores)"), ("--scores", "logits"), "are already probabilities"),
         (in_text(), ("--preprocessing", "size=9x9"), "size=9x9 does not fit the network's input image"),
         (in_text(), ("--preprocessing", "mean=0.5 std=0.5"), "add scale=255 to --preprocessing if the network learned"),
@@ -170,7 +170,7 @@ def test_without_preprocessing_a_network_stays_as_it_is(labels: Path, tmp_path: 
         (in_text(answered="float[batch, 4]"), (), "none has one score for each of 3 labels"),
         (
             in_text("float[4, 3, 24, 24]", "float[4, 3]"),
-            (), "takes 4 pictures at a time, and no other number. Export it with a free first axis",
+            (), "takes 4 pictures at a time, and no other number. Export the network with a free first",
         ),
     ],
 )  # fmt: skip
@@ -199,7 +199,7 @@ def test_a_version_that_is_worse_on_the_same_pictures_is_refused(labels: Path, t
     result = imported(tmp_path, in_text(), *stated, *wrong, *data, "--even-if-worse")
     assert "  predecessor  WORSE, but published: test accuracy 33.33%" in result.stdout
     fit = importing(tmp_path, in_text(), *stated, *data, "--preprocessing", f"{STEPS} fit=pad")
-    assert "has the fit stretch for pictures of another size, and the new one fit pad: " in refusal(*fit)
+    assert "has the fit stretch for pictures of another size, and the new one fit pad, so " in refusal(*fit)
     labels.write_text("\n".join(sorted(COLOURS)))
     for command in (importing(tmp_path, in_text(), *stated), importing(tmp_path, in_text(), *stated, *wrong, *data)):
         assert refusal(*command).startswith("contract: version 3 of theirs, which serves, has the")

@@ -57,7 +57,7 @@ def test_a_file_that_is_not_there_or_too_large_is_refused_before_it_is_read(tmp_
     with (tmp_path / "theirs.onnx").open("wb") as sparse:
         sparse.truncate(3 * 1024**3)
     message = refusal(*command)
-    assert "holds 3,221.2 MB with its external data; at most 2,147.5 MB are taken" in message
+    assert "has 3,221.2 MB with its external data; the limit is 2,147.5 MB." in message
 
 
 X = (TensorProto.FLOAT, ("batch", 4))

@@ -159,7 +159,7 @@ def test_a_route_and_a_repository_that_cannot_be_written_are_named(tmp_path: Pat
     route.parent.mkdir(parents=True)
     route.write_text("split = {cnn = 100}")
     message = import_refused(tmp_path, onnx_models.classifier())
-    assert message.startswith(f"theirs is a route, which answers with other models: {route}. Publish the")
+    assert message.startswith(f"theirs is a route, which calls other models: {route}. Publish the")
     (tmp_path / "file").write_text("a file, not a folder")
     (tmp_path / "models/other").write_text("a file, not a folder")
     for more in (["--models", tmp_path / "file/models"], ["--name", "other"]):
