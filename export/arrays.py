@@ -10,7 +10,7 @@ Pixels = npt.NDArray[np.uint8]
 """Images, [n, height, width]."""
 Array = npt.NDArray[Any]
 Answers = Mapping[str, Array]
-"""Output name -> array, whose first axis is the image."""
+"""A network's answers: output name -> array, whose first axis is the image."""
 
 
 def batches(images: Pixels, size: int) -> Iterator[Pixels]:

@@ -45,7 +45,7 @@ def record(models: Path, name: str, fit: str) -> Path:
     if image is not None and (image.fit == fit or "training" in entry.metadata):
         raise ExportError(
             f"{name} version {entry.version} already says that its pictures have fit {image.fit}"
-            f"{'' if image.fit == fit else ', as it learned them; train it again to change that, with --fit'}. Nothing "
+            f"{'' if image.fit == fit else ', as in its training; to change that, train it again with --fit'}. Nothing "
             "was published."
         )
     try:

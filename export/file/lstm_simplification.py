@@ -59,7 +59,7 @@ class _Graph:
         return (node for node in self.graph.node if node.op_type == operator and node.input[0] == name)
 
     def is_zero(self, name: str) -> bool:
-        """Whether every element of the value is known to be 0."""
+        """Return whether every element of the value is known to be 0."""
         if name in self.constants:
             return not numpy_helper.to_array(self.constants[name]).any()
         node = self.producers.get(name)

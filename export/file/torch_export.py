@@ -103,7 +103,7 @@ def _strip(model: onnx.ModelProto) -> None:
 def _require_recurrent_weights_are_initializers(model: onnx.ModelProto) -> None:
     initializers = {tensor.name for tensor in model.graph.initializer}
     for node in model.graph.node:
-        if node.op_type == "LSTM" and not initializers.issuperset(node.input[1:4]):  # W, R, B
+        if node.op_type == "LSTM" and not initializers.issuperset(node.input[1:4]):  # inputs W, R and B
             raise ExportError(
                 f"the weights of {node.name} are computed in the graph, so ONNX Runtime could not prepack them. "
                 "This is a bug of the export: the installed torch and onnxscript fold constants differently."

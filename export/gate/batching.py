@@ -69,7 +69,7 @@ def _compare(alone: Answers, batched: Answers, limit: float, size: int) -> tuple
             raise GateError(
                 BATCHING,
                 f"{name} of an image differ by {difference.max():.2g} between a batch of 1 and a batch of {size}, more "
-                f"than the allowed {limit:g}: other images in a batch would change an answer. Worst at test image "
+                f"than the allowed {limit:g}, so other images in a batch would change an answer. Worst at test image "
                 f"{worst_image(difference)}.",
             )
         largest = max(largest, float(difference.max()))

@@ -164,5 +164,5 @@ def _require_finite(expected: Answers) -> None:
         raise GateError(
             PARITY,
             f"the network's own outputs are not finite for {broken.size} of {len(numbers)} test images, first for "
-            f"image {broken[0]}: its training went wrong.",
+            f"image {broken[0]}, so its training went wrong.",
         )

@@ -45,7 +45,7 @@ class Int8Converter:
         """
         Args:
             calibration: samples whose activations determine the scales.
-            folder: for temporary files.
+            folder: the folder for temporary files.
             layers: operators to compute in 8 bits, if their weights are constants.
             passing: operators to compute in 8 bits between two of ``layers``.
 

@@ -78,7 +78,7 @@ def _to_int8(model: onnx.ModelProto, calibration: Images) -> onnx.ModelProto:
                 return _quantize_convolutions(model, calibration)
     except ConversionError as error:  # the quantizer asserts that weights and activations are finite
         raise ExportError(
-            f"{error} If --precision fp32 is refused too, its training went wrong. Nothing was published."
+            f"{error} If --precision fp32 is refused too, the training went wrong. Nothing was published."
         ) from error
     raise ExportError(
         f"int8 is for networks with convolutions or LSTMs; this one has only {', '.join(sorted(counts))}. "

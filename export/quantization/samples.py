@@ -23,7 +23,7 @@ LEAST = 40
 """The least number of samples. With fewer samples, the half that checks the file would be too small."""
 _LARGEST_CALIBRATION = 256
 MOST_PICTURES = 1_000
-"""The largest number of pictures taken from a folder, evenly spaced over the sorted names."""
+"""The largest number of pictures that are read from a folder. They are evenly spaced over the sorted names."""
 
 T = TypeVar("T")
 Feed = Mapping[str, Array]
@@ -91,8 +91,8 @@ def read(given: Path | Sequence[Path], signature: Signature) -> Samples:
         feeds = list(_from_pictures(pictures(given), shown, signature))
     if len(feeds) < LEAST:
         raise ExportError(
-            f"{shown} holds {len(feeds)} sample{'s' if len(feeds) != 1 else ''}; at least {LEAST} are needed: half of "
-            "them calibrate and choose the layers, the other half test the result. Several hundred prove more."
+            f"{shown} holds {len(feeds)} sample{'s' if len(feeds) != 1 else ''}; at least {LEAST} are needed. Half of "
+            "them calibrate the file and choose its layers, and the others test it. Several hundred are better."
         )
     return Samples(feeds)
 
@@ -104,7 +104,7 @@ def _from_pictures(files: Sequence[Path], shown: object, signature: Signature) -
         inputs = ", ".join(map(str, signature.inputs))
         raise ExportError(
             f"{shown} is a folder of pictures, and the model's inputs ({inputs}) are not a single picture UINT8 "
-            "[batch, height, width] or [batch, height, width, 3]. Say with --preprocessing how pixels become the "
+            "[batch, height, width] or [batch, height, width, 3]. State with --preprocessing how pixels become the "
             "input's numbers, or give the inputs in a .npz file."
         )
     for file in files:

@@ -211,8 +211,8 @@ def _search(
                 return attempts[count]
     best = max((attempt.agreement for attempt in attempts.values()), key=lambda reached: reached.share)
     raise ExportError(
-        f"{least:.1%} of the samples must be answered alike, and no choice of layers reaches that: at best {best}. "
-        "Lower --agree-at-least, or give more samples that are more typical."
+        f"{least:.1%} of the samples must be answered alike, but no choice of layers achieves this: at best {best}. "
+        "Lower --agree-at-least, or give more typical samples."
     )
 
 
@@ -226,13 +226,13 @@ def _rank(converter: Int8Converter, distance: Callable[[onnx.ModelProto], float]
         if time.monotonic() < end:
             error = distance(converter.convert(names - {node.name}))
             child_process.report(
-                f"layer {place + 1} of {len(names)}, {node.name}: alone it moves the outputs by {error:.2%}"
+                f"layer {place + 1} of {len(names)}, {node.name}: its conversion moves the outputs by {error:.2%}"
             )
             measured += 1
         ranked.append(_layer(node, error if error is not None and isfinite(error) else None))
     if measured < len(names):
         child_process.report(
-            f"the time for measuring is over; layers {measured + 1} to {len(names)} count as the most sensitive"
+            f"the time for measuring is over, so layers {measured + 1} to {len(names)} count as the most sensitive"
         )
     return sorted(ranked, key=lambda layer: -(float("inf") if layer["error"] is None else layer["error"]))
 

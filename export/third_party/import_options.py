@@ -85,7 +85,7 @@ class ImportOptions:
     )
 
     def __post_init__(self) -> None:
-        _ = self.rules  # checks them
+        _ = self.rules  # raises an error for a malformed rule
 
     @property
     def rules(self) -> Mapping[str, str]:

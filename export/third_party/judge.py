@@ -1,6 +1,6 @@
 """Run a file on pictures: compare a classifier with its bare network, and measure the classifier's accuracy.
 
-Pillow and NumPy prepare the bare network's pictures. The accuracy of the version that serves must not be higher.
+Pillow and NumPy prepare the bare network's pictures. The accuracy is compared with that of the version that serves.
 """
 
 import hashlib
@@ -182,7 +182,9 @@ class Judge:
         """
         rest = self.data.without({hashlib.sha256(file.read_bytes()).hexdigest() for file in files})
         if not rest.pictures:
-            raise ExportError("all pictures of --data made the file: name more with --data, or --calibration pictures.")
+            raise ExportError(
+                "all pictures of --data convert the file: name more pictures, or others with --calibration."
+            )
         return replace(self, data=rest, left_out=len(self.data.pictures) - len(rest.pictures))
 
     def measure(self, file: Path, image: ImageSpec, *, batched: bool) -> Measured:

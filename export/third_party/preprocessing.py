@@ -229,7 +229,7 @@ def steps(stated: Stated, network: NetworkImage) -> Steps:
     try:
         image = ImageSpec(height, width, channels, mean=of_rgb[0], std=of_rgb[1], fit=stated.fit or "stretch")
     except ImageSpecError as error:
-        raise ExportError(f"the preprocessing {stated} fits no image: {error}.") from error
+        raise ExportError(f"the preprocessing {stated} is not possible: {error}.") from error
     completed = Steps(image, order, scale, mean, std, network.axis, network.datatype, network.name)
     if network.datatype == "UINT8" and ((completed.factor != 1).any() or (completed.offset != 0).any()):
         raise ExportError(f"the network's input {network} takes pixels as they are: leave scale, mean and std out.")

@@ -52,4 +52,4 @@ def test_a_fit_that_was_learned_stays(tmp_path: Path) -> None:
     other = refusal("models", "fit", "two_inputs", "--fit", "crop", "--models", tmp_path, unchanged=tmp_path)
     assert "two_inputs does not classify pictures" in other
     shipped = refusal("models", "fit", "lstm", "--fit", "crop", "--models", MODELS)
-    assert "fit garment, as it learned them; train it again to change that, with --fit" in shipped
+    assert "fit garment, as in its training; to change that, train it again with --fit" in shipped
