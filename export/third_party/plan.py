@@ -44,7 +44,7 @@ class Plan:
         """The lines to print, by name."""
         rows = {}
         if self.dropped:
-            rows["WARNING"] = f"the published file lacks {self.dropped}, which was read, because {self.reason}"
+            rows["WARNING"] = f"the published file does not have {self.dropped}, which was read, because {self.reason}"
         if self.wrapped is not None:
             rows["image"] = f"the file prepares pictures by {self.wrapped.steps}; its scores are {self.wrapped.scores}"
         if self.image is not None:

@@ -154,7 +154,7 @@ def test_a_file_is_worse_where_chance_does_not_explain_what_it_lacks(
         (["export", "lstm", "--precision", "int3"], "Usage: "),
         (
             ["export", latest("lstm"), "--precision=int8"],
-            "'hangtag import' publishes files; to convert a network, name",
+            "'hangtag import' publishes files; 'hangtag export' needs the name",
         ),
         (["import", "x.onnx"], "Missing option '--name'"),
         (["import", "x.onnx", "--name=x", "--preprocessing", " "], "--preprocessing is empty"),
