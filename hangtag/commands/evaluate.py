@@ -10,8 +10,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from hangtag.evaluation import document, multi_label, single_label, subjects, table
+from hangtag.evaluation import multi_label, single_label, subjects, table
 from hangtag.evaluation import samples as evaluated
+from hangtag.evaluation.document import document
+from hangtag.evaluation.multi_label import MultiLabelResult
+from hangtag.evaluation.single_label import SingleLabelResult
 from hangtag.evaluation.subject import require_labels
 from hangtag.extras import needs
 from hangtag.options import Duration, JsonCommand, json_option, limit_option, refuse, runs_option, samples_option
@@ -123,33 +126,23 @@ def evaluate(
         with _progress(len(data)) as report:
             outputs = subject.answer(data.images, report)
     quiet = json_file == "-"
-    about: document.DataDocument = {
-        "dataset": data.dataset,
-        "split": data.split,
-        "images": len(data),
-        "source": data.source,
-    }
     console = Console(quiet=quiet)
     trial = f" ({subject.details['trial']})" if "trial" in subject.details else ""
     images = "images" if samples else f"{data.split} images"
     on = f"{escaped(trial)} on {len(data):,} {images} of {escaped(data.dataset)}\n"
     console.print(Text.assemble((escaped(subject.name), "bold"), on))
-    evaluation: document.SingleLabelDocument | document.MultiLabelDocument
     title = f"{subject.name}, {data.dataset if samples else f'{data.split} split'}"
+    result: SingleLabelResult | MultiLabelResult
     if subject.task == "single_label":
         result = single_label.measure(outputs, data.content, data.labels, subject.name)
-        table.single_label(result, console)
-        evaluation = document.single_label(subject, about, result)
-        if pictures is not None:
-            drawing.single_label(result, data.images, title, pictures, negated=data.image.fit == "garment")
     else:
-        sets = multi_label.measure(subject, outputs, data.content.classes, data.labels)
-        table.multi_label(sets, console)
-        evaluation = document.multi_label(subject, about, sets)
-        if pictures is not None:
-            drawing.multi_label(sets, data.images, title, pictures)
+        result = multi_label.measure(subject, outputs, data.content.classes, data.labels)
+    table.show(result, console)
+    if pictures is not None:
+        negated = subject.task == "single_label" and data.image.fit == "garment"
+        drawing.draw(result, data.images, title, pictures, negated=negated)
     if json_file is not None:
-        write_text(json_file, json.dumps(evaluation, indent=1, allow_nan=False))
+        write_text(json_file, json.dumps(document(subject, data, result), indent=1, allow_nan=False))
 
 
 def _require_source(dataset: str) -> None:

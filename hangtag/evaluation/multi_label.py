@@ -28,14 +28,14 @@ class MultiLabelResult:
     """A multi-label model's figures.
 
     Attributes:
-        labels: the labels' names, in the order of ``classes``.
         figures: the figures of training/metrics/set_metrics.py, by name.
+        labels: the labels' names, in the order of ``classes``.
         classes: precision, recall and F1 of the decision whether a label is in the set, for each label.
         mistakes: all mistakes. The most confident come first; without probabilities, those with the most wrong labels.
     """
 
-    labels: tuple[str, ...]
     figures: Mapping[str, float]
+    labels: tuple[str, ...]
     classes: Sequence[ClassFigures]
     mistakes: Sequence[SetMistake]
 
@@ -77,8 +77,8 @@ def measure(
             "ONNX file instead."
         )
     return MultiLabelResult(
-        labels=labels,
         figures=asdict(set_metrics.evaluate(sets, probabilities.astype(np.float32), truth)),
+        labels=labels,
         classes=[_one_label(sets[:, index], truth[:, index]) for index in range(len(labels))],
         mistakes=_mistakes(sets, truth, labels, outputs.get("path_probability")),
     )

@@ -8,7 +8,7 @@ import numpy.typing as npt
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from hangtag.evaluation.multi_label import MultiLabelResult
+from hangtag.evaluation.multi_label import MultiLabelResult, SetMistake
 from hangtag.evaluation.single_label import Mistake, SingleLabelResult
 from hangtag.output import writing
 from hangtag.training.data.dataset import Images
@@ -18,8 +18,10 @@ COLUMNS, ROWS = 6, 4
 DPI = 120
 
 
-def single_label(result: SingleLabelResult, images: Images, name: str, folder: Path, *, negated: bool = True) -> None:
-    """Draw confusion.png and mistakes.png into the folder.
+def draw(
+    result: SingleLabelResult | MultiLabelResult, images: Images, name: str, folder: Path, *, negated: bool
+) -> None:
+    """Draw mistakes.png, and for single labels confusion.png, into the folder.
 
     If there are more than 40 labels, the matrix shows only the 40 labels with the lowest F1. ``negated`` inverts the
     colours, so that garments, which are bright on black, are shown dark on white.
@@ -27,40 +29,20 @@ def single_label(result: SingleLabelResult, images: Images, name: str, folder: P
     Raises:
         OutputError: a file cannot be written.
     """
-    accuracy, count = result.evaluation.accuracy, len(images)
-    worst = sorted(range(len(result.labels)), key=lambda place: result.classes[place].f1)[:MOST_IN_MATRIX]
-    shown = sorted(worst)
-    title = f"{name}: {accuracy:.2%} of {count:,} images"
-    if len(shown) < len(result.labels):
-        title += f"; the {len(shown)} of {len(result.labels)} labels with the lowest F1"
-    confusion = np.asarray(result.evaluation.confusion)[np.ix_(shown, shown)]
-    confusion_matrix(confusion, [result.labels[place] for place in shown], title, folder / "confusion.png")
-    title = f"{name}: the most confident of {len(result.mistakes):,} mistakes"
-    colours = "gray_r" if negated else "gray"
-    confident_mistakes(result.mistakes, result.labels, images, title, colours, folder / "mistakes.png")
+    if isinstance(result, SingleLabelResult):
+        shown = sorted(sorted(range(len(result.labels)), key=lambda at: result.classes[at].f1)[:MOST_IN_MATRIX])
+        title = f"{name}: {result.accuracy:.2%} of {len(images):,} images"
+        if len(shown) < len(result.labels):
+            title += f"; the {len(shown)} of {len(result.labels)} labels with the lowest F1"
+        confusion = np.asarray(result.confusion)[np.ix_(shown, shown)]
+        _confusion_matrix(confusion, [result.labels[at] for at in shown], title, folder / "confusion.png")
+    known = all(mistake.probability is not None for mistake in result.mistakes)
+    which = "most confident" if known else "worst"
+    title = f"{name}: the {which} of {len(result.mistakes):,} mistakes in {len(images):,} images"
+    _grid(result.mistakes[: COLUMNS * ROWS], images, title, "gray_r" if negated else "gray", folder / "mistakes.png")
 
 
-def multi_label(result: MultiLabelResult, images: Images, name: str, folder: Path) -> None:
-    """Draw mistakes.png into the folder: images with the true set, the predicted set, and the latter's probability.
-
-    Raises:
-        OutputError: the file cannot be written.
-    """
-    panels = [
-        (
-            mistake.image,
-            f"{_two_per_line(mistake.true)}\ntaken for {_two_per_line(mistake.predicted)}"
-            + ("" if mistake.probability is None else f"\nat {mistake.probability:.1%}"),
-        )
-        for mistake in result.mistakes[: COLUMNS * ROWS]
-    ]
-    confident = all(mistake.probability is not None for mistake in result.mistakes)
-    which = "most confident" if confident else "worst"
-    title = f"{name}: the {which} of {len(result.mistakes):,} wrong sets of {len(images):,}"
-    _grid(panels, images, title, "gray", folder / "mistakes.png")
-
-
-def confusion_matrix(counts: npt.NDArray[np.int64], labels: Sequence[str], title: str, path: Path) -> None:
+def _confusion_matrix(counts: npt.NDArray[np.int64], labels: Sequence[str], title: str, path: Path) -> None:
     """Draw counts [true, predicted] as a heat map with a pale diagonal, so that the mistakes stand out."""
     mistakes = np.where(np.eye(len(counts), dtype=bool), 0, counts)
     side = max(6.4, 0.45 * len(labels) + 1.5)
@@ -83,36 +65,26 @@ def confusion_matrix(counts: npt.NDArray[np.int64], labels: Sequence[str], title
     _save(figure, path)
 
 
-def confident_mistakes(
-    mistakes: Sequence[Mistake], labels: Sequence[str], images: Images, title: str, colours: str, path: Path
-) -> None:
-    """Draw a grid of the first mistakes' images, with the true label, the predicted label and its probability."""
-    panels = [
-        (
-            mistake.image,
-            f"{labels[mistake.true]}\ntaken for {labels[mistake.predicted]}\nat {mistake.probability:.1%}",
-        )
-        for mistake in mistakes[: COLUMNS * ROWS]
-    ]
-    _grid(panels, images, title, colours, path)
-
-
-def _grid(panels: Sequence[tuple[int, str]], images: Images, title: str, colours: str, path: Path) -> None:
-    """Draw a grid of images, each with a text above it. A panel is an image's index and its text."""
-    rows = max(1, -(-len(panels) // COLUMNS))
+def _grid(mistakes: Sequence[Mistake | SetMistake], images: Images, title: str, colours: str, path: Path) -> None:
+    """Draw the mistakes' images, each with its true and predicted labels, and the predicted labels' probability."""
+    rows = max(1, -(-len(mistakes) // COLUMNS))
     figure = _figure(COLUMNS * 1.7, rows * 2.0 + 0.4)
     figure.suptitle(title, x=0.01, ha="left", fontsize=10)
     grid = figure.subplots(rows, COLUMNS, squeeze=False).ravel()
     for axes in grid:
         axes.set_axis_off()
-    for axes, (image, text) in zip(grid, panels, strict=False):
-        axes.imshow(images[image], cmap=colours, vmin=0, vmax=255)
+    for axes, mistake in zip(grid, mistakes, strict=False):
+        text = f"{_words(mistake.true)}\ntaken for {_words(mistake.predicted)}"
+        text += "" if mistake.probability is None else f"\nat {mistake.probability:.1%}"
+        axes.imshow(images[mistake.image], cmap=colours, vmin=0, vmax=255)
         axes.set_title(text, fontsize=8)
     _save(figure, path)
 
 
-def _two_per_line(labels: Sequence[str]) -> str:
-    """Write a label set in lines of two labels, so that the text is no wider than its panel."""
+def _words(labels: str | Sequence[str]) -> str:
+    """Return a label, or a label set in lines of two labels, so that the text is no wider than its panel."""
+    if isinstance(labels, str):
+        return labels
     lines = [", ".join(labels[at : at + 2]) for at in range(0, len(labels), 2)]
     return ",\n".join(lines) or "nothing"
 

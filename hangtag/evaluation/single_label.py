@@ -11,25 +11,20 @@ from hangtag.evaluation.subject import Outputs
 from hangtag.training.data import fashion_mnist
 from hangtag.training.data.dataset import Split
 from hangtag.training.metrics.calibration import calibration_error
-from hangtag.training.metrics.class_metrics import (
-    ClassFigures,
-    Evaluation,
-    evaluate,
-    log_probabilities,
-    per_class,
-)
+from hangtag.training.metrics.class_metrics import ClassFigures, evaluate, log_probabilities, per_class
 
 
 @dataclass(frozen=True)
 class Mistake:
-    """A wrong prediction: the image's index in the split, both labels' indices, and the predicted label's probability.
+    """A wrong prediction: the image's index in the split, both labels, and the predicted label's probability.
 
-    ``distance`` is the distance of the two labels; None if the labels have no distances.
+    ``distance`` is the distance of the two labels, from 0 to 1 for the farthest pair; None if the labels have no
+    distances.
     """
 
     image: int
-    true: int
-    predicted: int
+    true: str
+    predicted: str
     probability: float
     distance: float | None
 
@@ -39,22 +34,26 @@ class SingleLabelResult:
     """A single-label model's figures.
 
     Attributes:
-        labels: the names of the classes.
-        evaluation: accuracy, cross-entropy and the confusion matrix, computed from the logits.
-        calibration_error: the expected calibration error of the probabilities, from 0 to 1.
-        classes: precision, recall and F1 of each class.
+        accuracy: the share of the images that are classified correctly.
+        loss: the mean cross-entropy in nats, computed from the logits.
+        calibration_error: the expected calibration error of the probabilities, from 0 to 1, computed with 15 bins.
         severity: the mean distance of the labels that were mixed up, over the mistakes; None if there are no mistakes,
             or the labels have no distances.
         second: the share of the mistakes whose true label is the second most probable; None if there are no mistakes.
+        labels: the names of the classes.
+        classes: precision, recall and F1 of each class.
+        confusion: [true][predicted] is the number of images with these two labels.
         mistakes: all mistakes; the most confident mistake comes first.
     """
 
-    labels: tuple[str, ...]
-    evaluation: Evaluation
+    accuracy: float
+    loss: float
     calibration_error: float
-    classes: Sequence[ClassFigures]
     severity: float | None
     second: float | None
+    labels: tuple[str, ...]
+    classes: Sequence[ClassFigures]
+    confusion: list[list[int]]
     mistakes: Sequence[Mistake]
 
 
@@ -77,12 +76,14 @@ def measure(outputs: Outputs, split: Split, labels: tuple[str, ...], name: str) 
     mistakes = _mistakes(logits, probabilities, split, labels)
     severities = [mistake.distance for mistake in mistakes if mistake.distance is not None]
     return SingleLabelResult(
-        labels=labels,
-        evaluation=evaluation,
+        accuracy=evaluation.accuracy,
+        loss=evaluation.loss,
         calibration_error=calibration_error(probabilities, split.classes),
-        classes=per_class(evaluation.confusion),
         severity=float(np.mean(severities)) if severities else None,
         second=_second(logits, split),
+        labels=labels,
+        classes=per_class(evaluation.confusion),
+        confusion=evaluation.confusion,
         mistakes=mistakes,
     )
 
@@ -147,8 +148,8 @@ def _mistakes(
     return [
         Mistake(
             image=int(image),
-            true=int(split.classes[image]),
-            predicted=int(predicted[image]),
+            true=labels[split.classes[image]],
+            predicted=labels[predicted[image]],
             probability=float(confidence[image]),
             distance=None if garments is None else garments["distances"][split.classes[image]][predicted[image]],
         )

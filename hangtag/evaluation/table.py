@@ -29,37 +29,38 @@ _MOST_CLASSES = 40  # the most rows of the table of classes; of more classes, th
 _SHORT = 5  # the number of a label's characters above a column of the confusion matrix
 
 
-def single_label(result: SingleLabelResult, console: Console) -> None:
-    """Print the figures of the model, then the figures of each class, then the confusion matrix."""
-    evaluation = result.evaluation
+def show(result: SingleLabelResult | MultiLabelResult, console: Console) -> None:
+    """Print the figures of the model, then the figures of each label, and for single labels the confusion matrix."""
+    figures = _single_label(result) if isinstance(result, SingleLabelResult) else _multi_label(result)
+    console.print(figures, highlight=False)
+    console.print()
+    console.print(_classes(result.labels, result.classes))
+    if isinstance(result, SingleLabelResult):
+        console.print()
+        few = len(result.labels) <= _MOST_COLUMNS
+        console.print(_confusion(result.labels, result.confusion) if few else _mixed_up(result))
+
+
+def _single_label(result: SingleLabelResult) -> Table:
     images = sum(figures.support for figures in result.classes)
     summary = Table.grid(padding=(0, 2))
-    summary.add_row("accuracy", f"{evaluation.accuracy:.2%}", f"{len(result.mistakes):,} of {images:,} images wrong")
-    summary.add_row("cross-entropy", f"{evaluation.loss:.4f}", "mean, in nats")
+    summary.add_row("accuracy", f"{result.accuracy:.2%}", f"{len(result.mistakes):,} of {images:,} images wrong")
+    summary.add_row("cross-entropy", f"{result.loss:.4f}", "mean, in nats")
     summary.add_row("calibration error", f"{result.calibration_error:.2%}", "mean distance of confidence and accuracy")
     if result.severity is not None:
         summary.add_row("severity of mistakes", f"{result.severity:.4f}", "mean distance of the labels mixed up")
     if result.second is not None:
         summary.add_row("true label second", f"{result.second:.2%}", "of the mistakes, by the model's own order")
-    console.print(summary, highlight=False)
-    console.print()
-    console.print(_classes(result.labels, result.classes))
-    console.print()
-    if len(result.labels) <= _MOST_COLUMNS:
-        console.print(_confusion(result.labels, evaluation.confusion))
-    else:
-        console.print(_mixed_up(result))
+    return summary
 
 
-def multi_label(result: MultiLabelResult, console: Console) -> None:
-    """Print the figures that the CNN-RNN paper uses, then the figures of each label."""
+def _multi_label(result: MultiLabelResult) -> Table:
+    """Make a table of the figures that the CNN-RNN paper uses."""
     summary = Table.grid(padding=(0, 2))
     for key, (name, meaning) in _FIGURES.items():
         value = result.figures[key]
         summary.add_row(name, f"{value:.2f}" if key == "labels_per_image" else f"{value:.2%}", meaning)
-    console.print(summary, highlight=False)
-    console.print()
-    console.print(_classes(result.labels, result.classes))
+    return summary
 
 
 def _classes(labels: Sequence[str], classes: Sequence[ClassFigures]) -> Table:
@@ -89,7 +90,7 @@ def _mixed_up(result: SingleLabelResult) -> Table:
     table = Table("true class", "taken for", "images", box=None, pad_edge=False, header_style="dim")
     table.columns[2].justify = "right"
     for (true, predicted), count in pairs.most_common(_MOST_PAIRS):
-        table.add_row(Text(escaped(result.labels[true])), Text(escaped(result.labels[predicted])), f"{count:,}")
+        table.add_row(Text(escaped(true)), Text(escaped(predicted)), f"{count:,}")
     return table
 
 
