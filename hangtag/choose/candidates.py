@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hangtag.choose.losses import most_lost
-from hangtag.choose.queueing import Batching, ServiceTimes, Stage
+from hangtag.choose.queueing import Stage
 from hangtag.evaluation.errors import EvaluationError
 
 Floats = npt.NDArray[np.floating]
@@ -48,49 +48,25 @@ class Point:
     lost: int = 0
 
 
-@dataclass(frozen=True)
-class Curve:
-    """A point for each threshold in ascending order, the accuracy of each single model, and the number of samples."""
+def best(points: Sequence[Point], samples: int, accuracy: float, lose_at_most: float) -> Point:
+    """Return the lowest threshold that reaches an accuracy and loses no more than a limit.
 
-    points: Sequence[Point]
-    alone: Sequence[float]
-    samples: int
+    A higher threshold would send more samples on. If no threshold reaches the accuracy within the limit, return the
+    most accurate threshold within the limit.
 
-    def best(self, accuracy: float, lose_at_most: float) -> Point:
-        """Return the lowest threshold that reaches an accuracy and loses no more than a limit.
-
-        A higher threshold would send more samples on. If no threshold reaches the accuracy within the limit, return the
-        most accurate threshold within the limit.
-
-        Args:
-            accuracy: The accuracy, as a share of the samples.
-            lose_at_most: The limit, as a share of all samples of the kind.
-        """
-        most = most_lost(self.samples, lose_at_most)
-        # Test the thresholds from the safest downwards, and stop before the first threshold that exceeds the limit. In
-        # this fixed order, the lowest accepted threshold has the confidence of a single test (Angelopoulos et al.,
-        # 2021, "Learn then Test").
-        kept = list(takewhile(lambda point: point.lost <= most, reversed(self.points)))[::-1] or self.points[-1:]
-        reaching = (point for point in kept if point.accuracy >= accuracy - 1e-12)
-        return next(reaching, max(kept, key=lambda point: point.accuracy))
-
-    def cheapest(self, lose_at_most: float) -> Point:
-        """Return the lowest threshold that loses no more than a limit.
-
-        Args:
-            lose_at_most: The limit, as a share of all samples of the kind: 0.001 is one sample of a thousand.
-
-        Raises:
-            EvaluationError: Every threshold exceeds the limit.
-        """
-        point = self.best(0.0, lose_at_most)
-        if point.lost > most_lost(self.samples, lose_at_most):
-            raise EvaluationError(
-                f"every threshold loses more than {lose_at_most:.2%}. At the best threshold, {point.threshold:g}, the "
-                f"cascade misclassifies {point.lost:,} of {self.samples:,} samples that the last model classifies "
-                "correctly. Allow a larger loss."
-            )
-        return point
+    Args:
+        points: A point for each threshold, in ascending order.
+        samples: The number of samples.
+        accuracy: The accuracy, as a share of the samples.
+        lose_at_most: The limit, as a share of all samples of the kind: 0.001 is one sample of a thousand.
+    """
+    most = most_lost(samples, lose_at_most)
+    # Test the thresholds from the safest downwards, and stop before the first threshold that exceeds the limit. In
+    # this fixed order, the lowest accepted threshold has the confidence of a single test (Angelopoulos et al.,
+    # 2021, "Learn then Test").
+    kept = list(takewhile(lambda point: point.lost <= most, reversed(points)))[::-1] or points[-1:]
+    reaching = (point for point in kept if point.accuracy >= accuracy - 1e-12)
+    return next(reaching, max(kept, key=lambda point: point.accuracy))
 
 
 def shown(points: Sequence[Point], chosen: Point) -> list[Point]:
@@ -98,8 +74,8 @@ def shown(points: Sequence[Point], chosen: Point) -> list[Point]:
     return [point for point in points if point is chosen or point.threshold in SHOWN]
 
 
-def curve(answers: Sequence[Floats], classes: npt.NDArray[np.integer]) -> Curve:
-    """Compute the result of a cascade at every threshold.
+def curve(answers: Sequence[Floats], classes: npt.NDArray[np.integer]) -> list[Point]:
+    """Compute the result of a cascade at every threshold, in ascending order.
 
     Args:
         answers: The probabilities that each model returned, [samples, labels], for two or more models. The fastest
@@ -117,7 +93,7 @@ def curve(answers: Sequence[Floats], classes: npt.NDArray[np.integer]) -> Curve:
             reached.append(float(goes_on.mean()))
         lost = int((right[-1] & ~answered).sum())
         points.append(Point(threshold, tuple(reached), float(answered.mean()), lost))
-    return Curve(points, [float(each.mean()) for each in right], len(classes))
+    return points
 
 
 @dataclass(frozen=True)
@@ -127,19 +103,12 @@ class Model:
     Attributes:
         name: The name that a route gives to the model: NAME, or NAME@VERSION.
         answers: The probabilities of each label for each sample, [samples, labels].
-        times: The times that the model takes to compute batches on this machine.
-        batching: The settings by which a server batches the model's calls.
+        stage: The model's times on this machine and its settings, for a simulation.
     """
 
     name: str
     answers: Floats
-    times: ServiceTimes
-    batching: Batching = Batching()  # noqa: RUF009 - it cannot change
-
-    @property
-    def stage(self) -> Stage:
-        """The model as a stage of a simulation."""
-        return Stage(self.times, self.batching)
+    stage: Stage
 
     def right(self, classes: npt.NDArray[np.integer]) -> float:
         """Return the share of the samples that the model classifies correctly.
@@ -189,12 +158,12 @@ class Candidate:
 
     def cost_at(self, point: Point) -> float:
         """Return the cost of the same cascade at another threshold."""
-        return sum(share * model.times.per_sample for share, model in zip(point.reached, self.models, strict=True))
+        return sum(share * model.stage.per_sample for share, model in zip(point.reached, self.models, strict=True))
 
     @property
     def saved(self) -> float:
         """The share of the last model's cost that the cascade saves; negative if the cascade costs more."""
-        return 1 - self.cost / self.models[-1].times.per_sample
+        return 1 - self.cost / self.models[-1].stage.per_sample
 
     @property
     def sent_on(self) -> list[float]:
@@ -233,7 +202,7 @@ def candidates(
                 continue
             chain = tuple(one.models[0] for one in members)
             tried = curve([model.answers for model in chain], classes)
-            cascade = Candidate(chain, tried.best(accuracy, lose_at_most), tried.points)
+            cascade = Candidate(chain, best(tried, len(classes), accuracy, lose_at_most), tried)
             reaches = cascade.accuracy >= accuracy - 1e-12
             pays = reaches and cascade.cost < PAYS * _cheapest_part(listed, chain, accuracy)
             if pays or (not reaches and cascade.accuracy > highest):
@@ -263,7 +232,14 @@ def in_order(models: Sequence[Model], classes: npt.NDArray[np.integer], lose_at_
         EvaluationError: Every threshold exceeds ``lose_at_most``.
     """
     tried = curve([model.answers for model in models], classes)
-    return Candidate(tuple(models), tried.cheapest(lose_at_most), tried.points)
+    point = best(tried, len(classes), 0.0, lose_at_most)
+    if point.lost > most_lost(len(classes), lose_at_most):
+        raise EvaluationError(
+            f"every threshold loses more than {lose_at_most:.2%}. At the best threshold, {point.threshold:g}, the "
+            f"cascade misclassifies {point.lost:,} of {len(classes):,} samples that the last model classifies "
+            "correctly. Allow a larger loss."
+        )
+    return Candidate(tuple(models), point, tried)
 
 
 def _cheapest_part(listed: Sequence[Candidate], chain: tuple[Model, ...], accuracy: float) -> float:

@@ -44,28 +44,6 @@ class Wanted:
     lose_at_most: float = 1.0
 
 
-@dataclass(frozen=True)
-class Predicted:
-    """A candidate and its predicted figures.
-
-    Attributes:
-        candidate: The candidate.
-        peak: The predicted latency and throughput with 64 calls in flight.
-        at_rate: The predicted latency and throughput at the requested rate; ``peak`` if no rate was requested.
-    """
-
-    candidate: Candidate
-    peak: Outcome
-    at_rate: Outcome
-
-
-def predict(candidate: Candidate, machine: Machine, rate: float | None) -> Predicted:
-    """Simulate a candidate with 64 calls in flight and, if a rate was requested, at that rate."""
-    stages = [model.stage for model in candidate.models]
-    peak = simulate(stages, candidate.sent_on, machine)
-    return Predicted(candidate, peak, simulate(stages, candidate.sent_on, machine, rate=rate) if rate else peak)
-
-
 def calibrated(measured: Sequence[tuple[Candidate, float]], processors: int) -> Machine:
     """Return the machine with which the simulation predicts the measured throughput of the candidates.
 
@@ -106,24 +84,24 @@ def _solve(measured: tuple[Candidate, float], machine: Callable[[float], Machine
 
 @dataclass(frozen=True)
 class Row:
-    """A candidate with its predicted figures, and with its measured figures if the candidate was load-tested."""
+    """A candidate with its figures.
 
-    predicted: Predicted
+    Attributes:
+        candidate: The candidate.
+        peak: The predicted latency and throughput with 64 calls in flight.
+        at_rate: The predicted latency and throughput at the requested rate; ``peak`` if no rate was requested.
+        tested: The measured figures if the candidate was load-tested.
+    """
+
+    candidate: Candidate
+    peak: Outcome
+    at_rate: Outcome
     tested: Tested | None = None
-
-    @property
-    def candidate(self) -> Candidate:
-        return self.predicted.candidate
-
-    @property
-    def accuracy(self) -> float:
-        """The share of the images that are classified correctly, measured in the load test if there was one."""
-        return self.tested.accuracy if self.tested else self.candidate.accuracy
 
     @property
     def throughput(self) -> float:
         """The calls per second with 64 in flight, measured if the candidate was load-tested, else predicted."""
-        return self.tested.throughput if self.tested else self.predicted.peak.throughput
+        return self.tested.throughput if self.tested else self.peak.throughput
 
     @property
     def p99(self) -> float:
@@ -131,16 +109,23 @@ class Row:
 
         The p99 is measured if the candidate was load-tested, else predicted.
         """
-        return self.tested.p99 if self.tested else self.predicted.at_rate.p99
+        return self.tested.p99 if self.tested else self.at_rate.p99
 
     def lacks(self, wanted: Wanted) -> list[str]:
         """List the missed requirements: "accuracy", "rate", "p99", and "valid" if the load test is invalid."""
-        missed = ["accuracy"] if self.accuracy < wanted.accuracy - 1e-12 else []
+        missed = ["accuracy"] if self.candidate.accuracy < wanted.accuracy - 1e-12 else []
         if self.tested and self.tested.problems:
             missed.append("rate" if self.tested.failed else "valid")
         elif math.isinf(self.p99):
             return [*missed, "rate"]
         return [*missed, "p99"] if wanted.p99 is not None and self.p99 > wanted.p99 else missed
+
+
+def predict(candidate: Candidate, machine: Machine, rate: float | None) -> Row:
+    """Simulate a candidate with 64 calls in flight and, if a rate was requested, at that rate."""
+    stages = [model.stage for model in candidate.models]
+    peak = simulate(stages, candidate.sent_on, machine)
+    return Row(candidate, peak, simulate(stages, candidate.sent_on, machine, rate=rate) if rate else peak)
 
 
 def ranked(rows: Sequence[Row], wanted: Wanted) -> list[Row]:
@@ -152,7 +137,7 @@ def ranked(rows: Sequence[Row], wanted: Wanted) -> list[Row]:
 
     def key(row: Row) -> tuple[int, float, float]:
         missed = row.lacks(wanted)
-        short = wanted.accuracy - row.accuracy if "accuracy" in missed else 0.0
+        short = wanted.accuracy - row.candidate.accuracy if "accuracy" in missed else 0.0
         late = row.p99 if {"p99", "rate"} & set(missed) else 0.0
         return len(missed), short or late, -row.throughput
 
@@ -167,13 +152,11 @@ class Choice:
         wanted: The requirements, with the default accuracy if no accuracy was requested.
         measured: The models, and the images that they answered.
         rows: The load-tested candidates from the best on, followed by the other candidates from the best on.
-        machine: The machine that the simulations assumed.
     """
 
     wanted: Wanted
     measured: Measured
     rows: Sequence[Row]
-    machine: Machine
 
     @property
     def nearest(self) -> Row:
@@ -233,7 +216,7 @@ def choose(
 
     def test(chosen: Sequence[Candidate], at: float | None, duration: float) -> list[Tested]:
         return load_test(
-            repository, chosen, measured, rate=at, seconds=duration, on_progress=on_progress, stop=stop
+            repository, chosen, measured.images, rate=at, seconds=duration, on_progress=on_progress, stop=stop
         )  # fmt: skip
 
     machine = Machine(processors, 0.0)
@@ -245,7 +228,7 @@ def choose(
         on_step(f"Measuring what a call costs in a server, by a load test of {', '.join(one.name for one in known)}.")
         throughputs = [each.throughput for each in test(known, None, _CALIBRATION_SECONDS)]
         machine = calibrated(list(zip(known, throughputs, strict=True)), processors)
-    order = ranked([Row(predict(one, machine, rate)) for one in listed], wanted)
+    order = ranked([predict(one, machine, rate) for one in listed], wanted)
     best = order[:tries]
     # A cascade must be better than the fastest single model that is accurate enough, so that model is load-tested too.
     rivals = (one for one in order if not one.candidate.is_cascade and "accuracy" not in one.lacks(wanted))
@@ -255,5 +238,5 @@ def choose(
     if best:
         on_step(f"Load-testing {', '.join(one.candidate.name for one in best)}.")
         figures = test([one.candidate for one in best], rate, seconds)
-    tested = [Row(one.predicted, each) for one, each in zip(best, figures, strict=True)]
-    return Choice(wanted, measured, ranked(tested, wanted) + [one for one in order if one not in best], machine)
+    tested = [replace(one, tested=each) for one, each in zip(best, figures, strict=True)]
+    return Choice(wanted, measured, ranked(tested, wanted) + [one for one in order if one not in best])

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from hangtag.choose.candidates import Model
-from hangtag.choose.queueing import Batching, ServiceTimes
+from hangtag.choose.queueing import Stage
 from hangtag.evaluation import samples
 from hangtag.evaluation.errors import EvaluationError
 from hangtag.evaluation.file_subject import FileSubject
@@ -89,12 +89,12 @@ def measure(
     """
     members = _members(repository, names)
     with ExitStack() as stack:
-        subjects, batching, notes = dict[str, FileSubject](), dict[str, Batching](), list[str]()
+        subjects, settings, notes = dict[str, FileSubject](), dict[str, ServerConfig](), list[str]()
         for name, file in members.items():
             try:
                 subject = stack.enter_context(FileSubject(file.path, threads=1))
                 _require_comparable(name, subject)
-                batching[name] = _batching(repository, file.name)
+                settings[name] = _settings(repository, file.name)
             except EvaluationError as error:
                 if names:
                     raise
@@ -121,11 +121,11 @@ def measure(
         answers = {name: subject.answer(data.images, _ignore)[OUTPUT] for name, subject in subjects.items()}
         batches = {
             name: [size for size in sizes if size < most] + [min(most, _LARGEST)]
-            for name, most in ((name, batching[name].max_batch_size) for name in subjects)
+            for name, most in ((name, settings[name].max_batch_size) for name in subjects)
         }
-        times = _service_times(subjects, data.images, batches, seconds)
+        stages = _timed(subjects, data.images, batches, settings, seconds)
         return Measured(
-            [Model(name, answers[name], times[name], batching[name]) for name in subjects],
+            [Model(name, answers[name], stages[name]) for name in subjects],
             [members[name] for name in subjects],
             data.images,
             data.content.classes,
@@ -171,14 +171,12 @@ def _require_comparable(name: str, subject: FileSubject) -> None:
         raise EvaluationError(f"{name} has no output {OUTPUT!r}. Its outputs are: {', '.join(outputs)}.")
 
 
-def _batching(repository: Path, name: str) -> Batching:
-    """Return how a server with default settings batches a model's calls. The model's serving.toml is applied."""
+def _settings(repository: Path, name: str) -> ServerConfig:
+    """Return a model's settings in a server with default settings. The model's serving.toml is applied."""
     try:
-        config = settings_of(repository / name, ServerConfig(models=repository))
+        return settings_of(repository / name, ServerConfig(models=repository))
     except StartError as error:
         raise EvaluationError(f"{error}.") from error
-    delay = config.max_queue_delay_microseconds / 1e6
-    return Batching(config.instance_count, config.max_batch_size, config.max_queue_size, delay)
 
 
 def _leave_out(subjects: dict[str, FileSubject]) -> list[str]:
@@ -227,9 +225,10 @@ def _require_same_data(subjects: dict[str, FileSubject], option: str) -> None:
             )
 
 
-def _service_times(
-    subjects: dict[str, FileSubject], images: Array, sizes: dict[str, list[int]], seconds: float
-) -> dict[str, ServiceTimes]:
+def _timed(
+    subjects: dict[str, FileSubject], images: Array, sizes: dict[str, list[int]], settings: dict[str, ServerConfig],
+    seconds: float,
+) -> dict[str, Stage]:  # fmt: skip
     """Measure the shortest time of several rounds on one processor, for each model and batch size.
 
     In each round the models take turns, so that other programs disturb all models equally.
@@ -243,7 +242,14 @@ def _service_times(
             started = time.perf_counter()
             subjects[name].answer(batches[size], _ignore)
             shortest[name, size] = min(shortest[name, size], time.perf_counter() - started)
-    return {name: ServiceTimes(sizes[name], [shortest[name, size] for size in sizes[name]]) for name in subjects}
+    stages = {}
+    for name in subjects:
+        config, times = settings[name], [shortest[name, size] for size in sizes[name]]
+        delay = config.max_queue_delay_microseconds / 1e6
+        stages[name] = Stage(
+            sizes[name], times, config.instance_count, config.max_batch_size, config.max_queue_size, delay
+        )
+    return stages
 
 
 def _ignore(_count: int) -> None:

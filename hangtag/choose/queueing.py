@@ -20,16 +20,26 @@ _MOMENT = 1e-9
 
 
 @dataclass(frozen=True)
-class ServiceTimes:
-    """The time that one processor takes to compute a batch, by the batch's size.
+class Stage:
+    """A model in a simulation: the times of its batches, and the settings by which a server batches its calls.
+
+    The settings come from the server or the model's serving.toml.
 
     Attributes:
         sizes: The measured batch sizes, ascending.
-        seconds: The time of a batch of each size.
+        seconds: The time that one processor takes to compute a batch of each size.
+        instances: The number of batches that are computed at the same time.
+        max_batch_size: The largest number of samples in a batch.
+        max_queue_size: The largest number of calls that wait.
+        max_queue_delay: The number of seconds for which a call may be held back to fill a batch.
     """
 
     sizes: Sequence[int]
     seconds: Sequence[float]
+    instances: int = 2
+    max_batch_size: int = 64
+    max_queue_size: int = 256
+    max_queue_delay: float = 0.0
 
     def of(self, samples: int) -> float:
         """Return the seconds for a batch of this many samples.
@@ -38,7 +48,7 @@ class ServiceTimes:
         number of samples.
 
         Example:
-            >>> ServiceTimes((1, 64), (0.001, 0.064)).of(2)
+            >>> Stage((1, 64), (0.001, 0.064)).of(2)
             0.002
         """
         return float(np.interp(samples, self.sizes, self.seconds)) * max(1.0, samples / self.sizes[-1])
@@ -47,31 +57,6 @@ class ServiceTimes:
     def per_sample(self) -> float:
         """The seconds per sample in the largest batch."""
         return self.seconds[-1] / self.sizes[-1]
-
-
-@dataclass(frozen=True)
-class Batching:
-    """The settings by which a server batches a model's calls, from the server or the model's serving.toml.
-
-    Attributes:
-        instances: The number of batches that are computed at the same time.
-        max_batch_size: The largest number of samples in a batch.
-        max_queue_size: The largest number of calls that wait.
-        max_queue_delay: The number of seconds for which a call may be held back to fill a batch.
-    """
-
-    instances: int = 2
-    max_batch_size: int = 64
-    max_queue_size: int = 256
-    max_queue_delay: float = 0.0
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A model in a simulation, with the times of its batches and the settings of its batcher."""
-
-    times: ServiceTimes
-    batching: Batching = Batching()
 
 
 @dataclass(frozen=True)
@@ -142,7 +127,7 @@ class _Server:
 
     def _free(self, stage: int) -> int:
         computing = sum(batch.stage == stage for batch in self.computing)
-        return self.stages[stage].batching.instances - computing
+        return self.stages[stage].instances - computing
 
     def start_batches(self) -> None:
         """Start a batch on each free instance for which calls wait.
@@ -151,7 +136,7 @@ class _Server:
         by one. If the model has a max_queue_delay, one instance takes as many calls as a batch can hold.
         """
         for number, (stage, queue) in enumerate(zip(self.stages, self.queues, strict=True)):
-            most, delay = stage.batching.max_batch_size, stage.batching.max_queue_delay
+            most, delay = stage.max_batch_size, stage.max_queue_delay
             free = self._free(number)
             while queue and free > 0 and (len(queue) >= most or queue[0].queued + delay <= self.now + _MOMENT):
                 count = min(most, len(queue) if delay else math.ceil(len(queue) / free))
@@ -159,7 +144,7 @@ class _Server:
                 overhead = 0.0 if number else self.machine.call_seconds
                 if len(self.stages) > 1:
                     overhead += self.machine.member_seconds
-                seconds = stage.times.of(len(calls)) * self.machine.stretch + overhead * len(calls)
+                seconds = stage.of(len(calls)) * self.machine.stretch + overhead * len(calls)
                 self.computing.append(_Batch(number, calls, seconds))
                 free -= 1
 
@@ -173,7 +158,7 @@ class _Server:
         """Return the seconds until a batch is computed, or until a batch is due to begin, if no other event happens."""
         ends = [batch.left / self.pace for batch in self.computing]
         held = [
-            queue[0].queued + stage.batching.max_queue_delay - self.now
+            queue[0].queued + stage.max_queue_delay - self.now
             for number, (stage, queue) in enumerate(zip(self.stages, self.queues, strict=True))
             if queue and self._free(number) > 0
         ]
@@ -215,7 +200,7 @@ def simulate(
         The latency and throughput, or OVERLOAD if calls arrive faster than the server answers them.
     """
     random = np.random.default_rng(seed)
-    most = [max(stage.batching.max_queue_size, 0 if rate else in_flight) for stage in stages]
+    most = [max(stage.max_queue_size, 0 if rate else in_flight) for stage in stages]
     gaps = iter(random.exponential(1 / rate, 2 * calls + max(most)).tolist() if rate else ())
     server, latencies = _Server(stages, machine), list[float]()
     arrival = next(gaps, math.inf)

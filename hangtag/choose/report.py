@@ -1,7 +1,5 @@
 """Reports a choice and its reasons as a table and in sentences."""
 
-from collections.abc import Sequence
-
 from hangtag.choose import routes
 from hangtag.choose.choice import Choice, Row
 from hangtag.choose.losses import least_samples, may_lose
@@ -29,9 +27,9 @@ def cells(choice: Choice, row: Row) -> list[str]:
         f"{one.accuracy:.2%}",
         f"{one.cost * 1e6:,.0f}",
         units.three_digits(tested.throughput) if tested else "",
-        units.three_digits(row.predicted.peak.throughput),
+        units.three_digits(row.peak.throughput),
         units.duration(tested.p99) if tested else "",
-        _p99(row.predicted.at_rate.p99),
+        _p99(row.at_rate.p99),
         ", ".join(row.lacks(choice.wanted)),
     ]
 
@@ -88,12 +86,8 @@ def _rival(choice: Choice) -> Row | None:
     """Return the fastest single model that reaches the accuracy. Return None if the choice is not a cascade."""
     if not choice.nearest.candidate.is_cascade:
         return None
-    alone = [row for row in _alone(choice.rows) if row.candidate.accuracy >= choice.wanted.accuracy - 1e-12]
+    alone = [row for row in choice.rows if not row.candidate.is_cascade and "accuracy" not in row.lacks(choice.wanted)]
     return max(alone, key=lambda row: row.throughput, default=None)
-
-
-def _alone(rows: Sequence[Row]) -> list[Row]:
-    return [row for row in rows if not row.candidate.is_cascade]
 
 
 def _load(choice: Choice) -> str:

@@ -15,10 +15,9 @@ import numpy.typing as npt
 
 from hangtag.choose import routes
 from hangtag.choose.candidates import Candidate
-from hangtag.choose.measuring import OUTPUT, Measured
 from hangtag.choose.queueing import IN_FLIGHT
 from hangtag.evaluation.errors import EvaluationError
-from hangtag.evaluation.served_subject import ServedSubject
+from hangtag.evaluation.subject import Array
 from hangtag.serving.credentials import Credentials
 from hangtag.serving.loadtest.measuring.load_test import OnProgress
 from hangtag.serving.loadtest.measuring.load_test import measure as run_load_test
@@ -38,7 +37,6 @@ class Tested:
     """The figures that the load test of a candidate measured.
 
     Attributes:
-        accuracy: The share of the images that the candidate classified correctly. Each image was sent once.
         throughput: The calls per second with 64 in flight.
         p99: The p99 in seconds at the requested rate, or with 64 in flight if no rate was requested.
         failed: The number of calls that were not answered.
@@ -46,7 +44,6 @@ class Tested:
         doubt: The reason why the figures are doubtful; empty if they are not.
     """
 
-    accuracy: float
     throughput: float
     p99: float
     failed: int
@@ -57,7 +54,7 @@ class Tested:
 def load_test(
     repository: Path,
     candidates: Sequence[Candidate],
-    measured: Measured,
+    images: Array,
     *,
     rate: float | None,
     seconds: float,
@@ -69,7 +66,7 @@ def load_test(
     Args:
         repository: The model repository.
         candidates: The models and cascades to serve.
-        measured: The images to send, and the models' answers to them.
+        images: The images that the models have answered.
         rate: The calls per second; None if only the closed loop is measured.
         seconds: The minimum duration for each candidate under each load.
         on_progress: A function that receives the load test's progress.
@@ -84,7 +81,7 @@ def load_test(
         models, file = Path(folder) / "models", Path(folder) / "images.npz"
         names = _publish(repository, models, candidates)
         chosen = typical(candidates)
-        np.savez(file, images=measured.images[chosen])
+        np.savez(file, images=images[chosen])
         with served(models) as address:
             targets = tuple(of_model(name, address) for name in names)
             scenario = Scenario(
@@ -93,15 +90,13 @@ def load_test(
             )  # fmt: skip
             results = run_load_test(scenario, Credentials(), stop, on_progress, samples=file)
             _require_going(stop)
-            accuracies = [_accuracy(name, address, measured) for name in names]
     tested = []
-    for name, accuracy in zip(names, accuracies, strict=True):
+    for name in names:
         runs = [run for run in results.runs if run.target == name]
         (peak,) = (run for run in runs if isinstance(run.load, ClosedLoop))
         judged = next((run for run in runs if run is not peak), peak)
         tested.append(
             Tested(
-                accuracy,
                 peak.throughput,
                 judged.total.latency.percentile(99),
                 sum(run.total.failed for run in runs),
@@ -184,10 +179,3 @@ def _publish(repository: Path, models: Path, candidates: Sequence[Candidate]) ->
             (models / name / ROUTE_FILE).write_text(routes.text(candidate))
         names.append(name)
     return names
-
-
-def _accuracy(name: str, address: str, measured: Measured) -> float:
-    model, _, version = name.partition("@")
-    with ServedSubject(model, address, version) as subject:
-        answers = subject.answer(measured.images, lambda _: None)[OUTPUT]
-    return float((answers.argmax(axis=1) == measured.classes).mean())

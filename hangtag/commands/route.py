@@ -135,7 +135,7 @@ def _saves_nothing(cascade: Candidate, measured: Measured) -> EvaluationError:
     The error's message names the nearest threshold that saves time.
     """
     first, *_, last = (model.name for model in cascade.models)
-    saving = [point for point in cascade.tried if cascade.cost_at(point) < cascade.models[-1].times.per_sample]
+    saving = [point for point in cascade.tried if cascade.cost_at(point) < cascade.models[-1].stage.per_sample]
     remedy = f"No threshold saves time, because {first} is not faster than {last}: serve only {last}."
     if saving:
         nearest = min(saving, key=lambda point: point.lost)
@@ -174,7 +174,7 @@ def _cells(cascade: Candidate, measured: Measured, point: Point) -> list[str]:
         f"{point.accuracy:.2%}",
         f"{100 * (point.accuracy - last.right(measured.classes)):+.2f} points",
         f"{point.lost:,}",
-        f"{cascade.cost_at(point) / last.times.per_sample:.2f}",
+        f"{cascade.cost_at(point) / last.stage.per_sample:.2f}",
     ]
 
 

@@ -3,8 +3,9 @@
 import json
 import re
 import threading
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from hangtag.choose import report, trial
 from hangtag.choose.candidates import Candidate, Model, candidates, is_beaten
 from hangtag.choose.choice import LOSE, Choice, Row, Wanted, calibrated, predict, ranked
 from hangtag.choose.measuring import Measured
-from hangtag.choose.queueing import OVERLOAD, Batching, Machine, Outcome, ServiceTimes, Stage, simulate
+from hangtag.choose.queueing import OVERLOAD, Machine, Outcome, Stage, simulate
 from hangtag.evaluation.errors import EvaluationError
 from tests.kit import onnx_models
 from tests.kit.command import invoke
@@ -21,11 +22,9 @@ from tests.kit.shipped import MODELS
 
 CLASSES = np.array([0, 1, 0, 1])
 # FAST: right and sure, right and unsure, wrong and unsure, wrong and sure. SLOW is slower, and always right.
-FAST = Model(
-    "fast", np.array([[0.95, 0.05], [0.4, 0.6], [0.3, 0.7], [0.81, 0.19]]), ServiceTimes((1, 64), (0.002, 0.064))
-)
-SLOW = Model("slow", np.array([[0.9, 0.1], [0.2, 0.8], [0.7, 0.3], [0.4, 0.6]]), ServiceTimes((1, 64), (0.004, 0.64)))
-WORSE = Model("worse", FAST.answers[::-1].copy(), ServiceTimes((1, 64), (0.1, 6.4)))
+FAST = Model("fast", np.array([[0.95, 0.05], [0.4, 0.6], [0.3, 0.7], [0.81, 0.19]]), Stage((1, 64), (0.002, 0.064)))
+SLOW = Model("slow", np.array([[0.9, 0.1], [0.2, 0.8], [0.7, 0.3], [0.4, 0.6]]), Stage((1, 64), (0.004, 0.64)))
+WORSE = Model("worse", FAST.answers[::-1].copy(), Stage((1, 64), (0.1, 6.4)))
 IDLE = Machine(processors=2, call_seconds=0.0)
 
 
@@ -33,7 +32,7 @@ def load_tested(row: Row, *problems: str) -> Row:
     """A candidate whose load test measured exactly the predicted figures."""
     failed = int(np.isinf(row.p99))
     problems += ("calls failed",) * failed
-    return Row(row.predicted, trial.Tested(row.accuracy, row.throughput, row.p99, failed, problems, ""))
+    return replace(row, tested=trial.Tested(row.throughput, row.p99, failed, problems, ""))
 
 
 def named(listed: list[Candidate]) -> dict[str, Candidate]:
@@ -55,13 +54,13 @@ def test_every_model_and_every_cascade_that_may_gain_is_a_candidate_at_its_cheap
 def test_a_third_model_has_to_pay() -> None:
     """A middle model that settles two thirds of its samples is worth its cost if it is fast, but not if it is slow."""
     answers = np.array([[0.9, 0.1], [0.1, 0.9], [0.3, 0.7], [0.1, 0.9]])  # wrong and unsure for the third sample
-    middle = [Model("middle", answers, ServiceTimes((1, 64), (each, 64 * each))) for each in (0.006, 0.008)]
+    middle = [Model("middle", answers, Stage((1, 64), (each, 64 * each))) for each in (0.006, 0.008)]
     listed = [named(candidates([FAST, one, SLOW], CLASSES, accuracy=1.0)) for one in middle]
     assert ["fast → middle → slow" in each for each in listed] == [True, False]
 
 
 def test_a_queue_fills_while_busy_and_overflows_above_what_is_computed() -> None:
-    stage = Stage(ServiceTimes((1, 64), (0.001, 0.064)))
+    stage = Stage((1, 64), (0.001, 0.064))
     lone = simulate([stage], (), IDLE, rate=1.0, calls=500)
     assert [lone.p50, lone.p99] == pytest.approx([0.001, 0.001])
     assert lone.throughput == pytest.approx(1.0, rel=0.2)
@@ -73,10 +72,10 @@ def test_a_queue_fills_while_busy_and_overflows_above_what_is_computed() -> None
 
 
 def test_a_model_is_played_with_its_own_settings() -> None:
-    times = ServiceTimes((1, 64), (0.001, 0.001))  # a further call in the batch costs nothing
+    times = Stage((1, 64), (0.001, 0.001))  # a further call in the batch costs nothing
 
-    def at(rate: float | None, **settings: float) -> Outcome:
-        return simulate([Stage(times, Batching(**settings))], (), IDLE, rate=rate)  # type: ignore[arg-type]
+    def at(rate: float | None, **settings: Any) -> Outcome:
+        return simulate([replace(times, **settings)], (), IDLE, rate=rate)
 
     assert at(None, max_batch_size=1).throughput == pytest.approx(2000)
     assert at(None, max_batch_size=4).throughput == pytest.approx(8000)
@@ -108,7 +107,7 @@ def test_what_meets_everything_comes_first_and_then_what_is_nearest() -> None:
     listed = candidates([FAST, SLOW], CLASSES, accuracy=0.75)
 
     def order(wanted: Wanted) -> list[tuple[str, list[str]]]:
-        rows = [Row(predict(one, IDLE, wanted.rate)) for one in listed]
+        rows = [predict(one, IDLE, wanted.rate) for one in listed]
         tested, order = [
             [(row.candidate.name, row.lacks(wanted)) for row in ranked(each, wanted)]
             for each in ([load_tested(row) for row in rows], rows)
@@ -131,10 +130,10 @@ def test_the_sentences_name_what_the_figures_do_not_show() -> None:
     """Images that chose the epochs, too few images, a call that costs nothing, and an invalid load test."""
     images = np.zeros((4, 28, 28), np.uint8)
     measured = Measured([FAST, SLOW], [], images, CLASSES, "4 validation images", [], chose_epochs=True)
-    row = Row(predict(candidates([FAST, SLOW], CLASSES, accuracy=0.75)[-1], IDLE, None))
+    row = predict(candidates([FAST, SLOW], CLASSES, accuracy=0.75)[-1], IDLE, None)
 
     def sentences(row: Row) -> str:
-        return " ".join(report.sentences(Choice(Wanted(0.75, lose_at_most=LOSE), measured, [row], IDLE)))
+        return " ".join(report.sentences(Choice(Wanted(0.75, lose_at_most=LOSE), measured, [row])))
 
     predicted = sentences(row)
     assert " Predicted, as if a call took no time in addition to computing (see --try): " in predicted
@@ -146,7 +145,7 @@ def test_the_sentences_name_what_the_figures_do_not_show() -> None:
     stop = threading.Event()
     stop.set()
     with pytest.raises(EvaluationError, match="was stopped"):
-        trial.load_test(MODELS, [], measured, rate=None, seconds=1.0, on_progress=print, stop=stop)
+        trial.load_test(MODELS, [], images, rate=None, seconds=1.0, on_progress=print, stop=stop)
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hangtag.choose.candidates import Point, curve, shown
+from hangtag.choose.candidates import Model, Point, curve, in_order, shown
+from hangtag.choose.queueing import Stage
 from hangtag.evaluation.errors import EvaluationError
 from tests.kit import onnx_models, shipped
 from tests.kit.browser import chromium, require_good_looks
@@ -167,22 +168,20 @@ CLASSES = np.array([0, 1, 0, 1])
 FIRST = np.array([[0.95, 0.05], [0.4, 0.6], [0.3, 0.7], [0.81, 0.19]])
 SECOND = np.array([[0.9, 0.1], [0.2, 0.8], [0.7, 0.3], [0.4, 0.6]])
 THIRD = np.array([[0.5, 0.5], [0.1, 0.9], [0.2, 0.8], [0.3, 0.7]])
+STAGE = Stage((1,), (0.001,))
 
 
 def test_each_threshold_sends_on_what_the_first_model_is_less_sure_of() -> None:
     tried = curve([FIRST, SECOND], CLASSES)
-    assert tried.alone == [0.5, 1.0]
-    points = {point.threshold: (point.reached[1], point.accuracy) for point in tried.points}
+    points = {point.threshold: (point.reached[1], point.accuracy) for point in tried}
     expected = {0.0: (0, 0.5), 0.65: (0.25, 0.5), 0.75: (0.5, 0.75), 0.9: (0.75, 1.0), 1.0: (1.0, 1.0)}
     assert {threshold: points[threshold] for threshold in expected} == expected
-    chosen = [point.threshold for point in shown(tried.points, tried.points[3])]
+    chosen = [point.threshold for point in shown(tried, tried[3])]
     assert chosen == [0.015, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99]
 
 
 def test_of_three_models_the_same_threshold_decides_at_each_but_the_last() -> None:
-    tried = curve([FIRST, SECOND, THIRD], CLASSES)
-    assert tried.alone == [0.5, 1.0, 0.75]
-    points = {point.threshold: point for point in tried.points}
+    points = {point.threshold: point for point in curve([FIRST, SECOND, THIRD], CLASSES)}
     # The second sample stops at the second model, whose 0.8 is enough. The third goes through all, and stays wrong.
     assert points[0.75] == Point(0.75, (1.0, 0.5, 0.25), 0.5, 1)
     assert points[1.0] == Point(1.0, (1.0, 1.0, 1.0), 0.75)
@@ -191,7 +190,7 @@ def test_of_three_models_the_same_threshold_decides_at_each_but_the_last() -> No
 def test_what_is_not_a_number_goes_on_as_on_the_server() -> None:
     first = FIRST.copy()
     first[0] = np.nan
-    assert curve([first, SECOND], CLASSES).points[0].reached == (1.0, 0.25)
+    assert curve([first, SECOND], CLASSES)[0].reached == (1.0, 0.25)
 
 
 @pytest.mark.parametrize(
@@ -202,11 +201,11 @@ def test_the_lowest_threshold_that_is_shown_to_lose_no_more_is_chosen(
     times: int, lose: float, threshold: float
 ) -> None:
     """A quarter and a half of the samples are misclassified. Four samples prove nothing, so none may be."""
-    answers = [np.tile(each, (times, 1)) for each in (FIRST, SECOND)]
-    assert curve(answers, np.tile(CLASSES, times)).cheapest(lose).threshold == threshold
+    models = [Model("any", np.tile(each, (times, 1)), STAGE) for each in (FIRST, SECOND)]
+    assert in_order(models, np.tile(CLASSES, times), lose).point.threshold == threshold
 
 
 def test_that_none_is_good_enough_is_an_error() -> None:
     first = np.array([[1.0, 0.0]] * 4)  # the model is sure of everything, so no sample goes on
     with pytest.raises(EvaluationError, match=r"0\.10%.* 2 of 4 samples"):
-        curve([first, SECOND], CLASSES).cheapest(0.001)
+        in_order([Model("any", each, STAGE) for each in (first, SECOND)], CLASSES, 0.001)
