@@ -6,7 +6,9 @@ from datetime import UTC, datetime
 from markupsafe import Markup
 from matplotlib.ticker import FuncFormatter, PercentFormatter
 
+from hangtag.choose import report
 from hangtag.choose.candidates import Candidate, is_beaten
+from hangtag.choose.choice import Choice
 from hangtag.page.drawing import BAD, INK, colour, draw_front, drawing, plain_log_axis
 from hangtag.page.environment import environment
 from hangtag.page.labels import Label, place
@@ -15,32 +17,20 @@ _SIZE = (6.6, 4.4)
 _MICROSECONDS = 1e6
 
 
-def page(
-    command: str, verdict: str, sentences: Sequence[str], candidates: Sequence[Candidate], chosen: Candidate,
-    headers: Sequence[str], rows: Sequence[Sequence[str]],
-) -> str:  # fmt: skip
-    """Return the page as HTML.
-
-    Args:
-        command: The command that writes the page, such as ``choose``.
-        verdict: "chosen", or "the nearest" if no candidate meets the requirements.
-        sentences: The choice and its reasons.
-        candidates: The candidates to draw.
-        chosen: The candidate to mark.
-        headers: The table's headers.
-        rows: The table's rows.
-    """
+def page(choice: Choice) -> str:
+    """Return the page as HTML."""
+    chosen = choice.nearest.candidate
+    picture = _picture([row.candidate for row in choice.rows], chosen)
     return (
         environment("hangtag.choose")
         .get_template("choose.html.j2")
         .render(
-            command=command,
-            verdict=verdict,
+            verdict="chosen" if choice.is_met else "the nearest",
             title=chosen.label,
-            sentences=sentences,
-            picture=Markup(_picture(candidates, chosen)),  # noqa: S704  (drawn here)
-            headers=headers,
-            rows=rows,
+            sentences=report.sentences(choice),
+            picture=Markup(picture),  # noqa: S704  (drawn here)
+            headers=report.headers(choice),
+            rows=[report.cells(choice, row) for row in choice.rows],
             written=datetime.now(UTC).strftime("%d %B %Y, %H:%M UTC"),
         )
     )

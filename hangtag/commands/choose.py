@@ -118,25 +118,17 @@ def choose(
     console.print(table(report.headers(choice), shown))
     for sentence in report.sentences(choice):
         console.print(escaped(sentence), highlight=False, markup=False, soft_wrap=True)
-    _write_page(page, choice)
+    write_page(page, lambda: _page(choice))
     if not choice.is_met:
         raise SystemExit(1)
     if file is not None:
         _write_route(file, choice)
 
 
-def _write_page(file: Path, choice: Choice) -> None:
-    def text() -> str:
-        from hangtag.choose.page import page  # imported here, because drawing needs an extra
+def _page(choice: Choice) -> str:
+    from hangtag.choose.page import page  # imported here, because drawing needs an extra
 
-        nearest, rows = choice.nearest.candidate, [report.cells(choice, row) for row in choice.rows]
-        verdict = "chosen" if choice.is_met else "the nearest"
-        lines = report.sentences(choice)
-        return page(
-            "choose", verdict, lines, [row.candidate for row in choice.rows], nearest, report.headers(choice), rows
-        )
-
-    write_page(file, text)
+    return page(choice)
 
 
 def _write_route(file: Path, choice: Choice) -> None:

@@ -9,13 +9,13 @@ from rich.console import Console
 from rich.table import Table
 
 from hangtag.choose import routes
-from hangtag.choose.candidates import Candidate, Point, candidates, in_order, shown
+from hangtag.choose.candidates import Candidate, Point, in_order, shown
 from hangtag.choose.losses import may_lose
 from hangtag.choose.measuring import Measured, measure
 from hangtag.commands.models_view import followers
 from hangtag.evaluation.errors import EvaluationError
 from hangtag.options import FiniteRange, limit_option, models_option, samples_option
-from hangtag.output import write_page, write_text
+from hangtag.output import write_text
 from hangtag.printable import escaped
 from hangtag.serving.model_repository import ROUTE_FILE, is_model_name, numbered_versions
 
@@ -42,13 +42,7 @@ def route() -> None:
 @limit_option
 @click.option("--data-dir", type=click.Path(path_type=Path), help="The data set's folder, if it was moved.")
 @samples_option
-@click.option(
-    "--reports",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=Path("reports/route"),
-    show_default=True,
-    help="The folder for the report NAME.html with the curves.",
-)
+@click.option("--reports", hidden=True, expose_value=False, deprecated="It has no effect.")
 @models_option("The model repository with the models, to which the route is written.")
 def tune(
     names: Sequence[str],
@@ -59,7 +53,6 @@ def tune(
     limit: int | None,
     data_dir: Path | None,
     samples: str | None,
-    reports: Path,
     models: Path,
 ) -> None:
     """Choose the lowest probability at which FAST's answer is accepted. Other samples go on to the next model.
@@ -87,7 +80,7 @@ def tune(
     for note in measured.notes:
         click.echo(escaped(note), err=True)
     cascade = in_order(measured.models, measured.classes, lose_at_most / 100)
-    _print(cascade, measured, lose_at_most)
+    _print(cascade, measured)
     if cascade.saved <= 0:
         raise _saves_nothing(cascade, measured)
     if dry_run:
@@ -95,7 +88,6 @@ def tune(
     command = f"hangtag route tune {' '.join(names)} --lose-at-most {lose_at_most:g}"
     command += f" --samples {shlex.quote(samples)}" if samples else ""
     write_text(str(file), routes.text(cascade, routes.description(cascade, measured, command)))
-    write_page(reports / f"{name}.html", lambda: _page(cascade, measured))
     click.echo(followers(name), err=True)
 
 
@@ -149,17 +141,6 @@ def _saves_nothing(cascade: Candidate, measured: Measured) -> EvaluationError:
     )
 
 
-def _page(cascade: Candidate, measured: Measured) -> str:
-    from hangtag.choose.page import page  # imported here, because drawing needs an extra
-
-    drawn = [*candidates(measured.models, measured.classes, 0.0, most=1), cascade]
-    headers, rows = (
-        _headers(cascade),
-        [_cells(cascade, measured, point) for point in shown(cascade.tried, cascade.point)],
-    )
-    return page("route tune", "chosen", _expectation(cascade, measured), drawn, cascade, headers, rows)
-
-
 def _headers(cascade: Candidate) -> list[str]:
     *_, last = names = [model.name for model in cascade.models]
     sent_on = [f"sent on to {name}" for name in names[1:]]
@@ -178,42 +159,19 @@ def _cells(cascade: Candidate, measured: Measured, point: Point) -> list[str]:
     ]
 
 
-def _expectation(cascade: Candidate, measured: Measured) -> list[str]:
+def _print(cascade: Candidate, measured: Measured) -> None:
+    """Print the accuracy of each model, the curve, and the results at the chosen threshold."""
+    console = Console()
     names = [model.name for model in cascade.models]
     alone = ", ".join(f"{model.name} {model.right(measured.classes):.2%}" for model in cascade.models)
-    sentences = [
-        f"Accuracy of each model on {measured.shown}: {alone}.",
-        f"Chosen: {cascade.point.threshold:g}. Of such images {routes.sent_on(names, cascade.point)}; "
-        f"{routes.lost(cascade, len(measured.classes))}. An image takes {1 - cascade.saved:.2f} times as long as with "
-        f"{names[-1]} by itself.",
-    ]
-    if cascade.saved > 0 and not cascade.point.reached[1]:
-        sentences.append(f"You need no cascade, because {names[0]} by itself loses no more than --lose-at-most allows.")
-    return sentences
-
-
-def _print(cascade: Candidate, measured: Measured, lose_at_most: float) -> None:
-    console = Console()
-    first, *more = _expectation(cascade, measured)
-    console.print(first)
+    console.print(f"Accuracy of each model on {measured.shown}: {alone}.")
     points = shown(cascade.tried, cascade.point)
     rows = ((_cells(cascade, measured, point), point is cascade.point) for point in points)
     console.print(table(_headers(cascade), rows))
-    for sentence in more:
-        console.print(sentence)
-    for place in range(1, len(cascade.models) - 1):
-        _print_without(cascade, place, measured, lose_at_most)
-
-
-def _print_without(cascade: Candidate, place: int, measured: Measured, lose_at_most: float) -> None:
-    """Say what the cascade costs without one of its middle models, which may cost more time than it saves."""
-    others = [model for model in cascade.models if model is not cascade.models[place]]
-    try:
-        fewer = in_order(others, measured.classes, lose_at_most / 100)
-    except EvaluationError:
-        return  # without the model, every threshold exceeds --lose-at-most
-    Console().print(
-        f"Without {cascade.models[place].name}, the threshold would be {fewer.point.threshold:g}, "
-        f"{routes.sent_on([model.name for model in others], fewer.point)}, and an image would take "
-        f"{1 - fewer.saved:.2f} times as long."
+    console.print(
+        f"Chosen: {cascade.point.threshold:g}. Of such images {routes.sent_on(names, cascade.point)}; "
+        f"{routes.lost(cascade, len(measured.classes))}. An image takes {1 - cascade.saved:.2f} times as long as with "
+        f"{names[-1]} by itself."
     )
+    if cascade.saved > 0 and not cascade.point.reached[1]:
+        console.print(f"You need no cascade, because {names[0]} by itself loses no more than --lose-at-most allows.")

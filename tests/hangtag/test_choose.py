@@ -3,6 +3,7 @@
 import json
 import re
 import threading
+import xml.etree.ElementTree as ElementTree
 from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from hangtag.choose.measuring import Measured
 from hangtag.choose.queueing import OVERLOAD, Machine, Outcome, Stage, simulate
 from hangtag.evaluation.errors import EvaluationError
 from tests.kit import onnx_models
-from tests.kit.command import invoke
+from tests.kit.browser import chromium, require_good_looks
+from tests.kit.command import invoke, without
 from tests.kit.shipped import MODELS
 
 CLASSES = np.array([0, 1, 0, 1])
@@ -186,7 +188,21 @@ def test_the_best_are_served_and_load_tested_and_the_choice_becomes_a_route(mode
         assert route["description"].startswith("Chosen by 'hangtag")
         assert "Name the models of the route instead: lstm-int8, cnn-int8." in choose(models, "both", exit_code=1)
     page = (models.parent / "choose.html").read_text()
-    assert {"lstm-int8", "cnn-int8"} <= set(re.findall(r">([a-z0-9-]+)<", page))
+    (drawn,) = [ElementTree.fromstring(svg) for svg in re.findall(r"<svg.*?</svg>", page, re.DOTALL)]
+    texts = " ".join("".join(drawn.itertext()).split())
+    assert {"lstm-int8", "cnn-int8"} <= set(texts.split())
+    assert "processor time of a sample" in texts
+    with chromium() as browser:
+        require_good_looks(browser, models.parent / "choose.html")
+
+
+def test_without_the_packages_that_draw_the_choice_is_printed_all_the_same(models: Path) -> None:
+    page = models.parent / "undrawn.html"
+    options = ("--try", "0", "--models", models, "--limit", "400", "--report", page)
+    done = without(["matplotlib"], "choose", *options)
+    assert done.returncode == 0, done.stderr
+    assert "'matplotlib" in done.stderr
+    assert not page.exists()
 
 
 def test_a_serving_toml_counts_in_the_prediction(models: Path, tmp_path: Path) -> None:
