@@ -10,16 +10,18 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from hangtag.evaluation import multi_label, single_label, subjects, table
+from hangtag.evaluation import multi_label, single_label, table
 from hangtag.evaluation import samples as evaluated
 from hangtag.evaluation.document import document
+from hangtag.evaluation.errors import EvaluationError
 from hangtag.evaluation.multi_label import MultiLabelResult
 from hangtag.evaluation.single_label import SingleLabelResult
-from hangtag.evaluation.subject import require_labels
+from hangtag.evaluation.subject import Subject, require_labels
 from hangtag.extras import needs
 from hangtag.options import Duration, JsonCommand, json_option, limit_option, refuse, runs_option, samples_option
 from hangtag.output import require_writable, write_text
 from hangtag.printable import escaped
+from hangtag.serving import model_repository
 from hangtag.serving.credentials import Credentials
 from hangtag.serving.options import ServerAddress, credentials_options
 from hangtag.training.data import sources
@@ -115,9 +117,7 @@ def evaluate(
         require_writable(pictures / "mistakes.png")
         with needs("export", "--pictures"):  # checked first, because evaluating may take minutes
             from hangtag.evaluation import pictures as drawing
-    with subjects.open_subject(
-        model, runs_dir=runs, server=server, version=model_version, timeout=timeout, credentials=credentials
-    ) as subject:
+    with _opened(model, server, model_version, timeout, credentials, runs) as subject:
         data = evaluated.load(subject, split, limit, data_dir, dataset, samples, runs)
         known = evaluated.learned(subject, data.images, runs)
         for note in (*data.notes, *filter(None, [known])):
@@ -143,6 +143,34 @@ def evaluate(
         drawing.draw(result, data.images, title, pictures, negated=negated)
     if json_file is not None:
         write_text(json_file, json.dumps(document(subject, data, result), indent=1, allow_nan=False))
+
+
+def _opened(
+    name: str, server: str | None, version: str, timeout: float, credentials: Credentials, runs: Path
+) -> Subject:
+    """Open a model of the server if a server is given, else an ONNX file or a model's folder, else a run.
+
+    Evaluating a served model does not import ONNX Runtime, and evaluating a file does not import PyTorch.
+    """
+    if server is not None:
+        from hangtag.evaluation.served_subject import ServedSubject
+
+        return ServedSubject(name, server, version, timeout, credentials)
+    if (file := model_repository.find_file(name)) is not None:
+        with needs("cpu", "evaluating an ONNX file"):
+            from hangtag.evaluation.file_subject import FileSubject
+        return FileSubject(file)
+    folder = Path(name)
+    if model_repository.is_route(folder.parent, folder.name):
+        raise EvaluationError(
+            f"{name} is a route, which only a server can run. Evaluate the route on a server: hangtag evaluate "
+            f"{folder.name} --server HOST:PORT."
+        )
+    with needs("train", "evaluating a run"):
+        from hangtag.evaluation.run_subject import RunSubject
+        from hangtag.training.runs.run import Run
+    alternative = "An exported model is named by its file or its folder, such as models/cnn."
+    return RunSubject(Run.find(name, runs, alternative=alternative))
 
 
 def _require_source(dataset: str) -> None:

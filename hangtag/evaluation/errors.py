@@ -1,9 +1,6 @@
-"""Defines the error that stops an evaluation, and parts of its messages."""
+"""Defines the error that stops an evaluation."""
 
 from hangtag.errors import UserError
-
-NAMING_AN_EXPORTED_MODEL = "An exported model is named by its file or its folder, such as models/cnn."
-"""The end of a message about a name that is not a run's: the user may have meant an exported model."""
 
 
 def sentence(error: Exception) -> str:
