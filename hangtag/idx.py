@@ -13,9 +13,6 @@ from hangtag.errors import DataCorruptError, DataNotFoundError, reason
 from hangtag.listing import Listing, Picture
 
 _UNSIGNED_BYTES = 8
-_OTHER_KINDS = {
-    9: "signed bytes", 11: "16-bit numbers", 12: "32-bit numbers", 13: "floating-point numbers", 14: "64-bit doubles",
-}  # fmt: skip
 
 
 def listed(root: Path) -> Listing:
@@ -108,12 +105,9 @@ def parsed(content: bytes, file: Path) -> npt.NDArray[np.uint8]:
         DataCorruptError: The file is not an IDX file. The error's message names the file.
     """
     start = 4 + 4 * (content[3] if len(content) > 3 else 0)
-    if content[:2] == b"\0\0" and content[2] in _OTHER_KINDS:
-        kind = _OTHER_KINDS[content[2]]
-        raise DataCorruptError(f"{file} is an IDX file of {kind}; hangtag reads only unsigned bytes. Convert it.")
     if content[:3] != bytes([0, 0, _UNSIGNED_BYTES]) or len(content) < start:
         raise DataCorruptError(
-            f"{file} is not an IDX file, which begins with the bytes 0, 0, 8 and the number of axes."
+            f"{file} is not an IDX file of unsigned bytes, which begins with the bytes 0, 0, 8 and the number of axes."
         )
     shape = struct.unpack_from(f">{content[3]}I", content, 4)
     if len(content) - start != math.prod(shape):

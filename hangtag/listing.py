@@ -5,8 +5,6 @@ import csv
 import io
 import os
 import unicodedata
-from collections import defaultdict
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,7 +56,7 @@ class Listing:
     Attributes:
         pictures: The pictures, in the order in which the digest of the data set covers them.
         labels: The pictures' different labels, in the order of the classes.
-        notes: Sentences about files that were left out, and about labels that look alike.
+        notes: Sentences about files that were left out.
     """
 
     pictures: list[Picture]
@@ -94,7 +92,7 @@ def listed(source: str) -> Listing:
     place = place_of(source)
     pictures, notes = _in_folder(place) if source.startswith("folder:") else (_in_csv(place), [])
     labels = tuple(sorted({each.label for each in pictures}))
-    return Listing(sorted(pictures, key=lambda each: each.name), labels, [*notes, *_alike(labels)])
+    return Listing(sorted(pictures, key=lambda each: each.name), labels, notes)
 
 
 def normal(label: str) -> str:
@@ -105,15 +103,6 @@ def normal(label: str) -> str:
     return unicodedata.normalize("NFC", label).strip() or label
 
 
-def _alike(labels: Iterable[str]) -> Iterator[str]:
-    by_letters: dict[str, list[str]] = defaultdict(list)
-    for label in labels:
-        by_letters[label.casefold()].append(label)
-    for alike in by_letters.values():
-        if len(alike) > 1:
-            yield f"The classes {' and '.join(alike)} differ only in upper and lower case."
-
-
 def _in_folder(root: Path) -> tuple[list[Picture], list[str]]:
     if not root.is_dir():
         raise DataNotFoundError(f"{root} is not a folder. Name a folder that has a folder of pictures for each class.")
@@ -121,7 +110,7 @@ def _in_folder(root: Path) -> tuple[list[Picture], list[str]]:
     others: list[str] = []
     loose: list[str] = []
     visited: set[str] = set()
-    classes: dict[str, list[str]] = defaultdict(list)  # label -> the names of its folders
+    classes: set[str] = set()
     depth = 0  # the number of folders between the root and the folders that are named after classes
     for folder, folders, files in os.walk(root, onerror=_refuse, followlinks=True):
         if (real := os.path.realpath(folder)) in visited:  # a symbolic link may lead back to a folder above
@@ -132,8 +121,8 @@ def _in_folder(root: Path) -> tuple[list[Picture], list[str]]:
         above = Path(folder).relative_to(root).parts
         if not above:
             depth = 1 if _are_splits(root, folders) else 0
-        if len(above) == depth + 1 and above[depth] not in classes[normal(above[depth])]:
-            classes[normal(above[depth])].append(above[depth])
+        if len(above) == depth + 1:
+            classes.add(normal(above[depth]))
         for file in (Path(folder, each) for each in sorted(files) if not each.startswith(".")):
             name, is_picture = file.relative_to(root).as_posix(), file.suffix.lower() in SUFFIXES
             if len(above) <= depth:
@@ -149,7 +138,7 @@ def _in_folder(root: Path) -> tuple[list[Picture], list[str]]:
             f"{root} has no folders with pictures. Put each class's pictures into a folder with the class's name, such "
             f"as {root}/cats/1.jpg. File names may end in {endings}."
         )
-    if empty := classes.keys() - {picture.label for picture in pictures}:
+    if empty := classes - {picture.label for picture in pictures}:
         raise DataCorruptError(
             f"{len(empty)} of {len(classes)} folders of classes in {root} have no pictures: "
             f"{', '.join(sorted(empty))}. File names must end in {endings}. Convert other files, or remove the folder."
@@ -162,11 +151,6 @@ def _in_folder(root: Path) -> tuple[list[Picture], list[str]]:
         )
         if names
     ]
-    same = [" and ".join(map(repr, folders)) for folders in classes.values() if len(folders) > 1]
-    if same:
-        notes.append(
-            f"Folders whose names differ only in spaces or in the encoding of letters are one class: {named(same)}."
-        )
     return pictures, notes
 
 

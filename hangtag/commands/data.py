@@ -15,7 +15,7 @@ from rich.text import Text
 from hangtag.extras import needs
 from hangtag.options import options_of
 from hangtag.output import require_writable, writing
-from hangtag.printable import escaped, named
+from hangtag.printable import escaped
 from hangtag.training.data import sources
 from hangtag.training.data.data_options import DataOptions
 from hangtag.training.data.dataset import Dataset
@@ -79,10 +79,7 @@ def contact_sheet(dataset: Dataset) -> Image.Image:
     """Draw the first training pictures of each class in a row that begins with the class's name."""
     rows = min(len(dataset.labels), _MOST_ROWS)
     step = _EDGE + _MARGIN
-    font, known = _font()
-    lacking = [label for label in dataset.labels[:rows] if not known.issuperset(map(ord, label))]
-    if lacking:
-        click.echo(f"The sheet's font, DejaVu Sans, lacks letters of the labels {escaped(named(lacking))}.", err=True)
+    font = _font()
     needed = round(max(map(font.getlength, dataset.labels[:rows]))) + 2 * _MARGIN
     left = min(max(needed, _LABEL_WIDTHS[0]), _LABEL_WIDTHS[1])
     drawn = Image.new("RGB", (left + _SHOWN * step + _MARGIN, rows * step + _MARGIN), "white")
@@ -99,16 +96,11 @@ def contact_sheet(dataset: Dataset) -> Image.Image:
     return drawn
 
 
-def _font() -> tuple[ImageFont.FreeTypeFont, set[int]]:
-    """Load a font for most European and some other scripts. Returns the font and the font's code points.
-
-    Pillow's own font has only ASCII characters.
-    """
+def _font() -> ImageFont.FreeTypeFont:
+    """Load a font for most European and some other scripts. Pillow's own font has only ASCII characters."""
     import matplotlib
-    from matplotlib.ft2font import FT2Font
 
-    file = Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
-    return ImageFont.truetype(file, 14), set(FT2Font(str(file)).get_charmap())
+    return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), 14)
 
 
 def _members(dataset: Dataset, label: int) -> Any:

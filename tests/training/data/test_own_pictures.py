@@ -219,15 +219,12 @@ def test_sources_that_are_none_are_refused(tmp_path: Path, monkeypatch: pytest.M
         assert expected in refused(source)
 
 
-def test_names_of_classes_that_look_alike_are_noted_and_spaces_are_no_part_of_them(tmp_path: Path) -> None:
+def test_folders_whose_names_differ_in_spaces_or_encoding_are_one_class(tmp_path: Path) -> None:
     folders = {"caf\u00e9": 20, "cafe\u0301 ": 20, "Tea": 20, "tea": 20}
     found = show(f"folder:{own_pictures.folder(tmp_path, folders)}")
     assert {label: sum(counts.values()) for label, counts in found["labels"].items()} == {
         "Tea": 20, "caf\u00e9": 40, "tea": 20
     }  # fmt: skip
-    same, alike = found["notes"]
-    assert same.endswith(" are one class: 'cafe\u0301 ' and 'caf\u00e9'.")
-    assert alike == "The classes Tea and tea differ only in upper and lower case."
 
 
 def test_a_part_of_them_has_every_class(tmp_path: Path) -> None:
@@ -257,7 +254,7 @@ def test_idx_files_of_any_size_are_read(tmp_path: Path) -> None:
     colours = own_pictures.idx(tmp_path / "colours", size=(9, 8, 3))
     assert show(f"idx:{colours}")["image"]["channels"] == 3
     assert sources.load(f"idx:{colours}").test.images.shape == (12, 9, 8, 3)
-    for shape, kind, expected in (((12, 9, 8, 2), 8, "must be [n, height, width] or"), ((12, 9, 8), 13, "floating")):
+    for shape, kind, expected in (((12, 9, 8, 2), 8, "must be [n, height, width] or"), ((12, 9, 8), 13, "of unsigned")):
         own_pictures.write_idx(root / "t10k-images-idx3-ubyte", np.zeros(shape, np.uint8), zipped=True, kind=kind)
         assert expected in refused(f"idx:{root}")
 
@@ -266,7 +263,7 @@ def test_files_that_are_no_idx_files_are_named_with_what_is_wrong(tmp_path: Path
     root = own_pictures.idx(tmp_path, zipped=False)
     file = root / "train-images-idx3-ubyte"
     whole = file.read_bytes()
-    no_header = "is not an IDX file, which begins with the bytes 0, 0, 8 and the number of axes."
+    no_header = "is not an IDX file of unsigned bytes, which begins with the bytes 0, 0, 8 and the number of axes."
     for content, expected in (
         (b"", no_header), (b"\0\0\x08", no_header), (b"a text that is long enough", no_header),
         (whole[:-1], "has 2,879 bytes after its header, which says 40 x 9 x 8: it is cut off"),
@@ -372,9 +369,8 @@ def test_the_contact_sheet_has_a_row_for_each_class(tmp_path: Path) -> None:
     upper, lower = pictures[: len(sheet) // 2], pictures[len(sheet) // 2 :]
     assert upper[upper < 255].mean() < 80 < lower[lower < 255].mean()  # dogs are brighter
     drawn = {}
-    for label in ("G\u00e4nse", "G\u00e9nse", "\u732b"):
+    for label in ("G\u00e4nse", "G\u00e9nse"):
         photos = own_pictures.folder(tmp_path / f"of {label}", {label: 9, "dogs": 9})
-        shown = invoke("data", "show", f"folder:{photos}", "--sheet", tmp_path / "sheet.png")
-        assert ("font, DejaVu Sans, lacks letters of the labels \u732b." in shown.stderr) == (label == "\u732b")
+        invoke("data", "show", f"folder:{photos}", "--sheet", tmp_path / "sheet.png")
         drawn[label] = Image.open(tmp_path / "sheet.png").crop((0, 0, 160, 160)).tobytes()
-    assert len(set(drawn.values())) == 3
+    assert len(set(drawn.values())) == 2
