@@ -210,16 +210,6 @@ def candidates(
     return listed
 
 
-def is_beaten(one: Candidate, candidates: Sequence[Candidate]) -> bool:
-    """Return whether another candidate is at least as good in cost and in accuracy, and better in one of them."""
-    return any(
-        other.cost <= one.cost
-        and other.accuracy >= one.accuracy
-        and (other.cost, other.accuracy) != (one.cost, one.accuracy)
-        for other in candidates
-    )
-
-
 def in_order(models: Sequence[Model], classes: npt.NDArray[np.integer], lose_at_most: float) -> Candidate:
     """Return the cascade of these models in this order, at the cheapest threshold.
 

@@ -7,7 +7,7 @@ from markupsafe import Markup
 from matplotlib.ticker import FuncFormatter, PercentFormatter
 
 from hangtag.choose import report
-from hangtag.choose.candidates import Candidate, is_beaten
+from hangtag.choose.candidates import Candidate
 from hangtag.choose.choice import Choice
 from hangtag.page.drawing import BAD, INK, colour, draw_front, drawing, plain_log_axis
 from hangtag.page.environment import environment
@@ -45,8 +45,10 @@ def _picture(candidates: Sequence[Candidate], chosen: Candidate) -> str:
     """
     with drawing("front", "Accuracy against the processor time of a sample", _SIZE) as drawn:
         axes, labels = drawn.axes, list[Label]()
-        draw_front(axes, ((one.cost * _MICROSECONDS, one.accuracy) for one in candidates))
-        marked = [one for one in candidates if one is chosen or not one.is_cascade or not is_beaten(one, candidates)]
+        places = [(one.cost * _MICROSECONDS, one.accuracy) for one in candidates]
+        front = draw_front(axes, places)
+        known = zip(candidates, places, strict=True)
+        marked = [one for one, at in known if one is chosen or not one.is_cascade or at in front]
         for number, one in enumerate(one for one in marked if one.is_cascade):
             across = [one.cost_at(point) * _MICROSECONDS for point in one.tried]
             axes.plot(across, [point.accuracy for point in one.tried], color=colour(number), linewidth=1, alpha=0.6)

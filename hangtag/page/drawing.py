@@ -62,13 +62,18 @@ def colour(index: int) -> str:
     return _SERIES[index % len(_SERIES)]
 
 
-def draw_front(axes: Axes, points: Iterable[tuple[float, float]], ink: str = INK) -> None:
-    """Draw a dashed line along the Pareto front of points (cost, value): low cost and high value are better."""
+def draw_front(axes: Axes, points: Iterable[tuple[float, float]], ink: str = INK) -> list[tuple[float, float]]:
+    """Draw a dashed line along the Pareto front of points (cost, value): low cost and high value are better.
+
+    Returns:
+        The points of the front, which no other point beats in both cost and value.
+    """
     front: list[tuple[float, float]] = []
     for cost, value in sorted(points, key=lambda point: (point[0], -point[1])):
         if not front or value > front[-1][1]:
             front.append((cost, value))
     axes.plot(*zip(*front, strict=True), "--", color=ink, linewidth=1, zorder=1)
+    return front
 
 
 def latency_axis(axis: Axis, low: float, high: float) -> None:
@@ -97,27 +102,24 @@ def _short(milliseconds: float) -> str:
 class Drawing:
     """A picture. `drawing` sets the attribute `svg` at the end of its context."""
 
-    def __init__(self, figure: Figure, panels: list[Axes]) -> None:
-        self.figure = figure
-        self.panels = panels
-        self.axes = panels[0]
+    def __init__(self, axes: Axes) -> None:
+        self.axes = axes
         self.svg = ""
 
 
 @contextmanager
-def drawing(name: str, label: str, size: tuple[float, float] = SIZE, panels: int = 1) -> Iterator[Drawing]:
+def drawing(name: str, label: str, size: tuple[float, float] = SIZE) -> Iterator[Drawing]:
     """Draw a picture in this context.
 
     Args:
         name: A prefix that makes the picture's ids unique in the page.
         label: The picture's description for screen readers.
         size: The width and height in inches. A page scales every picture to the width of the page's column.
-        panels: The number of axes side by side.
     """
     with rc_context(_STYLE):
         figure = Figure(figsize=size, layout="constrained")
         FigureCanvasSVG(figure)
-        picture = Drawing(figure, figure.subplots(1, panels, squeeze=False)[0].tolist())
+        picture = Drawing(figure.subplots())
         yield picture
         picture.svg = _svg(figure, identifier(name), label)
 
