@@ -5,7 +5,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.optimize import minimize_scalar
@@ -36,6 +36,7 @@ def test_huge_logits_neither_overflow_nor_vanish() -> None:
     assert figures.accuracy == 0.5
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])  # on a busy machine
 @given(cases())
 def test_figures_equal_a_plain_loop(case: tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]) -> None:
     logits, classes = case
