@@ -138,7 +138,7 @@ proto: $(VENV)/.dev ## Generate the message stubs from the .proto files
 	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. $(PROTOS)
 
 schema: $(VENV)/.dev ## Generate docs/loadtest.schema.json from the load test's types
-	$(BIN)/python -m hangtag.serving.loadtest.report.document > docs/loadtest.schema.json
+	$(BIN)/python -m hangtag.serving.loadtest.report.json_document > docs/loadtest.schema.json
 
 site-lock: $(VENV)/.dev ## Lock what makes the site, with hashes, in docs/requirements.txt; ARGS=--upgrade for newer versions
 	$(BIN)/uv pip compile docs/requirements.in pyproject.toml --extra http --output-file docs/requirements.txt --universal \

@@ -8,13 +8,13 @@ import click
 
 from hangtag.export.quantization.precision import PRECISIONS
 from hangtag.export.repository import inventory, promotion
-from hangtag.export.third_party import intake
+from hangtag.export.third_party import importer
 from hangtag.export.third_party.import_options import EVEN_IF_DIFFERENT, EVEN_IF_WORSE, MODELS, NAME, ImportOptions
 from hangtag.extras import needs
 from hangtag.options import models_option, options_of, refuse, runs_option
 from hangtag.printable import escaped
 from hangtag.training.data import fashion_mnist, sources
-from hangtag.training.runs import data as runs_data
+from hangtag.training.runs import run_data as runs_data
 
 
 class _Export(click.Command):
@@ -167,7 +167,7 @@ def import_file(file: Path, **given: Any) -> None:
     elif options.samples is None and options.data is None:
         raise click.UsageError("--precision int8 needs samples: add --calibration or --data.")
     click.echo(f"checking {file}", err=True)
-    folder, summaries = intake.accept(file, options, lambda line: click.echo(escaped(line), err=True))
+    folder, summaries = importer.accept(file, options, lambda line: click.echo(escaped(line), err=True))
     _print_published(folder, summaries)
 
 

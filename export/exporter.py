@@ -12,8 +12,8 @@ from onnxscript import optimizer
 from hangtag.export import predecessors, run_source
 from hangtag.export.errors import ExportError, GateError
 from hangtag.export.file import onnx_model
-from hangtag.export.gate.answers import answer, load
 from hangtag.export.gate.check import CALIBRATION
+from hangtag.export.gate.network_answers import answer, load
 from hangtag.export.gate.prove import Proof, prove
 from hangtag.export.network import load_run
 from hangtag.export.quantization import precision
@@ -22,7 +22,7 @@ from hangtag.export.repository.inventory import Quality
 from hangtag.export.repository.publishing import publish
 from hangtag.training.data.dataset import Dataset, Split
 from hangtag.training.metrics import calibration
-from hangtag.training.runs import data as runs_data
+from hangtag.training.runs import run_data as runs_data
 from hangtag.training.runs.config import short_name
 from hangtag.training.runs.run import Run
 

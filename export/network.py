@@ -11,8 +11,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from hangtag.export.arrays import Answers, Pixels, batches
 from hangtag.export.errors import ExportError
+from hangtag.export.network_arrays import Answers, Pixels, batches
 from hangtag.serving.image_spec import ImageSpec
 from hangtag.serving.signature import TensorSpec
 from hangtag.training import catalog
@@ -21,7 +21,7 @@ from hangtag.training.errors import SettingsError
 from hangtag.training.losses import SoftmaxRanking
 from hangtag.training.networks.cnn_rnn import BEAM_WIDTH, CnnRnn, beam_search
 from hangtag.training.networks.normalisation import normalise
-from hangtag.training.runs import data
+from hangtag.training.runs import run_data
 from hangtag.training.runs.run import Run
 
 
@@ -160,7 +160,7 @@ def load_run(run: Run) -> ServedNetwork:
 
 def _build(run: Run) -> ServedNetwork:
     config, summary = run.read_config(), run.read_metrics()["summary"]
-    labels, image = data.labels(summary), data.image(config)
+    labels, image = run_data.labels(summary), run_data.image(config)
     try:
         entry = catalog.entry(run.model)
         network = entry.build(len(labels), image)

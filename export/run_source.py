@@ -8,15 +8,15 @@ import onnx
 import torch
 from torch.onnx.errors import OnnxExporterError
 
-from hangtag.export.arrays import Answers, Pixels
 from hangtag.export.errors import ExportError
 from hangtag.export.file import kept_answers, onnx_model, torch_export
 from hangtag.export.gate.tolerances import GATE_IMAGES
 from hangtag.export.network import ServedNetwork, SingleLabel
+from hangtag.export.network_arrays import Answers, Pixels
 from hangtag.training.data import fashion_mnist, outfits, sources
 from hangtag.training.data.dataset import Classes, Images, Split
 from hangtag.training.metrics.class_metrics import MOST_IN_MATRIX, restored
-from hangtag.training.runs import data as runs_data
+from hangtag.training.runs import run_data as runs_data
 from hangtag.training.runs.config import git_revision, portable
 
 _VOC_TEST_IMAGES = 4_952

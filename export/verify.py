@@ -13,11 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from hangtag.export.arrays import Pixels
 from hangtag.export.errors import ExportError, GateError, PicturesGoneError, RecordError
 from hangtag.export.file import kept_answers
 from hangtag.export.gate import batching, parity
-from hangtag.export.gate.answers import REAL, answer, artificial_images, softmax
 from hangtag.export.gate.check import (
     ACCURACY,
     AGREEMENT,
@@ -25,14 +23,16 @@ from hangtag.export.gate.check import (
     PARITY,
     PassedCheck,
 )  # fmt: skip
+from hangtag.export.gate.network_answers import REAL, answer, artificial_images, softmax
 from hangtag.export.gate.tolerances import GATE_IMAGES, TOLERANCES, Tolerances
-from hangtag.export.quantization import samples
+from hangtag.export.network_arrays import Pixels
+from hangtag.export.quantization import calibration_samples
 from hangtag.export.repository.inventory import Entry
 from hangtag.serving.server.runtime.session import Runtime
 from hangtag.training.data import fashion_mnist, sources
 from hangtag.training.data.dataset import Split
 from hangtag.training.errors import DataCorruptError, DataNotFoundError
-from hangtag.training.runs import data as runs_data
+from hangtag.training.runs import run_data as runs_data
 
 
 @dataclass(frozen=True)
@@ -236,7 +236,9 @@ class _Verification:
         except (DataNotFoundError, DataCorruptError) as error:
             raise PicturesGoneError(str(error)) from error
         if tested["left_out"]:
-            judge = judge.without(samples.making(samples.spread(judge.files, samples.MOST_PICTURES)))
+            judge = judge.without(
+                calibration_samples.making(calibration_samples.spread(judge.files, calibration_samples.MOST_PICTURES))
+            )
         if judge.data.digest != entry.metadata["data_digest"]:
             raise PicturesGoneError(f"the pictures of {kind}:{place} are not those that it was tested on")
         measured = judge.measure(entry.path, entry.signature.image, batched=bool(entry.batched))

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from hangtag.serving.client.classification import Classification, Label
     from hangtag.serving.client.client import Client
     from hangtag.serving.client.outputs import InferenceStage, Outputs
+    from hangtag.serving.connection.client_options import ConnectionOptions
     from hangtag.serving.connection.errors import ClientError
-    from hangtag.serving.connection.options import ConnectionOptions
     from hangtag.serving.credentials import Credentials, CredentialsError
 
 __all__ = [

@@ -44,7 +44,7 @@ SUBCOMMANDS = {
     ),
     "serve": Subcommand("hangtag.serving.server.cli:serve", "Serve the model repository over gRPC and HTTP.", "cpu"),
     "health": Subcommand("hangtag.serving.client.health:health", "Check whether a server is ready.", "cpu"),
-    "top": Subcommand("hangtag.serving.client.top.command:top", "Watch a running server.", "cpu"),
+    "top": Subcommand("hangtag.serving.client.top.top:top", "Watch a running server.", "cpu"),
     "classify": Subcommand("hangtag.serving.client.classify:classify", "Classify images with a served model.", "cpu"),
     "loadtest": Subcommand(
         "hangtag.serving.loadtest.cli.command:loadtest", "Compare the latency of served models.", "loadtest"

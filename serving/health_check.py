@@ -9,11 +9,11 @@ from grpc_health.v1 import health_pb2
 
 from hangtag.protos import methods
 from hangtag.serving import address as server_address
+from hangtag.serving.connection.client_options import ConnectionOptions
 from hangtag.serving.connection.connect import connect
 from hangtag.serving.connection.diagnosis import diagnose
 from hangtag.serving.connection.errors import ClientError, ClosedError, StatusLostError, sending
 from hangtag.serving.connection.method import Method
-from hangtag.serving.connection.options import ConnectionOptions
 from hangtag.serving.credentials import Credentials
 
 DEFAULT_TIMEOUT = 10.0

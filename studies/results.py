@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from hangtag.serving.loadtest.machine import cpu_model
+from hangtag.serving.loadtest.machine_check import cpu_model
 
 SIGNIFICANT_DIGITS = 6
 """Digits kept in results. Pages show at most five digits; further digits would be noise."""

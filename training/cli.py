@@ -6,11 +6,11 @@ from typing import Any
 import click
 
 from hangtag.options import options_of
-from hangtag.training import session
+from hangtag.training import training_session
 from hangtag.training.catalog import NETWORKS
 from hangtag.training.errors import SettingsError
 from hangtag.training.processes import launch
-from hangtag.training.settings import TrainSettings
+from hangtag.training.run_settings import TrainSettings
 
 
 @click.command()
@@ -53,11 +53,11 @@ def train(**options: Any) -> None:
     except SettingsError as error:
         raise click.UsageError(str(error)) from error
     if settings.processes == 1:
-        session.train(settings)
+        training_session.train(settings)
     elif "WORLD_SIZE" in os.environ:
         raise click.UsageError("--processes: WORLD_SIZE is set, so torchrun has started them. Omit --processes.")
     else:
-        launch(settings.processes, session.train, settings)
+        launch(settings.processes, training_session.train, settings)
 
 
 assert train.help is not None

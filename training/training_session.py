@@ -23,9 +23,9 @@ from hangtag.training.loop.train import train as train_run
 from hangtag.training.networks import own
 from hangtag.training.processes import ProcessGroup, keep_freed_memory, process_group
 from hangtag.training.progress import Observer, TerminalObserver
+from hangtag.training.run_settings import TrainSettings
 from hangtag.training.runs.config import RunConfig, WeightsFile, command, short_dataset, short_name
 from hangtag.training.runs.run import REPORT, Run
-from hangtag.training.settings import TrainSettings
 from hangtag.training.tasks.teacher import TeacherEnsemble, published_teachers
 
 _TIMED_STEPS = 30
@@ -208,7 +208,7 @@ def _resources(config: RunConfig) -> str:
 
 def _write_page(config: RunConfig, run: Run, data: Dataset) -> None:
     """Write the run's page into the run's folder. Raises OutputError if the page cannot be written."""
-    from hangtag.training.report.page import run_page  # imports matplotlib, which takes a second
+    from hangtag.training.report.run_page import run_page  # imports matplotlib, which takes a second
 
     path = run.folder / REPORT
     with writing(path):

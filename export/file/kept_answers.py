@@ -11,8 +11,8 @@ from collections.abc import Mapping
 import numpy as np
 from PIL import Image
 
-from hangtag.export.arrays import Answers, Array, Pixels
 from hangtag.export.errors import RecordError
+from hangtag.export.network_arrays import Answers, Array, Pixels
 from hangtag.training.data.dataset import Classes
 
 IMAGES = 32

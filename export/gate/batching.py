@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from hangtag.export.arrays import Answers, Array, Pixels
 from hangtag.export.errors import GateError
-from hangtag.export.gate.answers import answer, answer_batch, tied_paths, worst_image
 from hangtag.export.gate.check import BATCHING, PassedCheck
+from hangtag.export.gate.network_answers import answer, answer_batch, tied_paths, worst_image
 from hangtag.export.gate.tolerances import BATCH_SIZES, Tolerances
+from hangtag.export.network_arrays import Answers, Array, Pixels
 from hangtag.serving.server.runtime.session import Runtime
 
 IMAGES = 128

@@ -4,11 +4,11 @@ import math
 
 import numpy as np
 
-from hangtag.export.arrays import Answers, Array
 from hangtag.export.errors import GateError
-from hangtag.export.gate.answers import softmax, worst_image
 from hangtag.export.gate.check import AGREEMENT, CALIBRATION, PassedCheck
+from hangtag.export.gate.network_answers import softmax, worst_image
 from hangtag.export.gate.tolerances import Tolerances
+from hangtag.export.network_arrays import Answers, Array
 from hangtag.training.data.dataset import Classes
 from hangtag.training.metrics.calibration import BINS, calibration_error
 from hangtag.training.metrics.class_metrics import evaluate

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from hangtag.export.arrays import Answers, Array, Pixels, batches
 from hangtag.export.errors import GateError
 from hangtag.export.gate.check import PARITY, STRUCTURE
+from hangtag.export.network_arrays import Answers, Array, Pixels, batches
 from hangtag.serving.server.errors import InferenceError, ModelLoadError
 from hangtag.serving.server.runtime.session import Runtime
 

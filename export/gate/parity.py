@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
-from hangtag.export.arrays import Answers, Array, Pixels
 from hangtag.export.errors import GateError
-from hangtag.export.gate.answers import REAL, Activation, answer, answer_batch, tied_paths, worst_image
 from hangtag.export.gate.check import CUDA, NOT_RUN, PARITY, PassedCheck
+from hangtag.export.gate.network_answers import REAL, Activation, answer, answer_batch, tied_paths, worst_image
 from hangtag.export.gate.tolerances import BATCH_SIZES, Tolerances
+from hangtag.export.network_arrays import Answers, Array, Pixels
 from hangtag.serving.server.errors import ModelLoadError
 from hangtag.serving.server.runtime.session import Runtime
 

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx
 
-from hangtag.export.arrays import Answers, Array, Pixels
 from hangtag.export.errors import GateError
 from hangtag.export.file.onnx_model import operators
 from hangtag.export.gate import batching, label_checks, parity
-from hangtag.export.gate.answers import REAL, answer, artificial_images, load, sigmoid, softmax
 from hangtag.export.gate.check import AGREEMENT, CONTRACT, PARITY, STRUCTURE, PassedCheck
+from hangtag.export.gate.network_answers import REAL, answer, artificial_images, load, sigmoid, softmax
 from hangtag.export.gate.tolerances import TOLERANCES
+from hangtag.export.network_arrays import Answers, Array, Pixels
 from hangtag.serving.signature import Signature
 from hangtag.training.data.dataset import Classes
 

@@ -11,8 +11,8 @@ from math import sqrt
 
 import numpy as np
 
-from hangtag.export.arrays import Answers, Array
 from hangtag.export.errors import ExportError
+from hangtag.export.network_arrays import Answers, Array
 from hangtag.serving.signature import Signature, TensorSpec
 
 LABELS, VALUES, EQUAL = "labels", "values", "equal"

@@ -12,8 +12,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from hangtag.export.arrays import Array
 from hangtag.export.errors import ExportError
+from hangtag.export.network_arrays import Array
 from hangtag.serving.image_spec import SUFFIXES, ImageSpec
 from hangtag.serving.server.runtime.arrays import dtype_of
 from hangtag.serving.signature import Signature, TensorSpec

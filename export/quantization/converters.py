@@ -12,7 +12,7 @@ from onnxruntime.quantization import CalibrationDataReader, QDQQuantizer, QuantT
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from hangtag.export.errors import ExportError
-from hangtag.export.quantization.samples import Feed
+from hangtag.export.quantization.calibration_samples import Feed
 
 LAYERS = ("Conv", "Gemm", "MatMul")
 """The operators to compute in 8 bits, if their weights are constants."""

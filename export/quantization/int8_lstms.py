@@ -30,9 +30,9 @@ from onnx import helper, numpy_helper
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from onnxscript import optimizer
 
-from hangtag.export.arrays import Array
 from hangtag.export.errors import ExportError
 from hangtag.export.file.onnx_model import operators
+from hangtag.export.network_arrays import Array
 from hangtag.export.quantization.converters import converting
 
 _SATURATED = 20.0

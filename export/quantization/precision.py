@@ -8,9 +8,9 @@ import numpy as np
 import onnx
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
-from hangtag.export.arrays import batches
 from hangtag.export.errors import ExportError
 from hangtag.export.file.onnx_model import metadata, nodes, operators
+from hangtag.export.network_arrays import batches
 from hangtag.export.quantization.converters import ConversionError, Int8Converter, converting
 from hangtag.export.quantization.int8_lstms import quantize_lstms
 from hangtag.serving.image_spec import ImageSpec

@@ -11,16 +11,16 @@ from typing import Any
 import onnx
 
 from hangtag.export import child_process
-from hangtag.export.arrays import Answers
 from hangtag.export.child_process import Progress
 from hangtag.export.errors import ExportError, GateError
 from hangtag.export.file import onnx_model
 from hangtag.export.gate.check import AGREEMENT
-from hangtag.export.quantization import agreement, samples
+from hangtag.export.network_arrays import Answers
+from hangtag.export.quantization import agreement, calibration_samples
 from hangtag.export.quantization.agreement import Agreement, Comparison
+from hangtag.export.quantization.calibration_samples import Feed, spread
 from hangtag.export.quantization.converters import Int8Converter
 from hangtag.export.quantization.precision import keep_origin
-from hangtag.export.quantization.samples import Feed, spread
 from hangtag.export.third_party.import_options import ImportOptions
 from hangtag.serving.server.runtime.session import Runtime
 
@@ -121,7 +121,7 @@ def _convert(original: Path, target: Path, options: ImportOptions) -> dict[str, 
     assert options.samples is not None
     folder = target.parent
     runtime = Runtime(original, provider="cpu")
-    given = samples.read(options.samples, runtime.signature)
+    given = calibration_samples.read(options.samples, runtime.signature)
     child_process.report(f"{len(given.making)} samples make the file, {len(given.proof)} others test it")
     making, proof = (_answers(runtime, feeds) for feeds in (given.making, given.proof))
     rules = agreement.rules(runtime.signature, [*making, *proof], options.rules)

@@ -22,9 +22,9 @@ from hangtag.export.gate.check import (
     PREDECESSOR,
     STRUCTURE,
 )  # fmt: skip
-from hangtag.export.quantization import samples
+from hangtag.export.quantization import calibration_samples
+from hangtag.export.quantization.calibration_samples import spread
 from hangtag.export.quantization.precision import model_name
-from hangtag.export.quantization.samples import spread
 from hangtag.export.repository.inventory import Quality
 from hangtag.export.repository.publishing import publish
 from hangtag.export.third_party import conversion, onnx_document, plan, probe
@@ -150,8 +150,10 @@ def _metadata(model: onnx.ModelProto, path: Path, chosen: Plan) -> dict[str, str
 def _apart(options: ImportOptions, data: Judge) -> tuple[ImportOptions, Judge]:
     """Let the pictures be the samples, if the options name none. Also return a judge without the pictures that make the
     file."""
-    given = spread(data.files, samples.MOST_PICTURES) if options.samples is None else options.samples
-    return replace(options, samples=given), data.without(samples.making(samples.pictures(given)))
+    given = spread(data.files, calibration_samples.MOST_PICTURES) if options.samples is None else options.samples
+    return replace(options, samples=given), data.without(
+        calibration_samples.making(calibration_samples.pictures(given))
+    )
 
 
 def _require_labels_fit(labels: Sequence[str], signature: Signature, path: Path) -> None:

@@ -14,13 +14,13 @@ import numpy as np
 from PIL import Image
 
 from hangtag.export import child_process, predecessors
-from hangtag.export.arrays import Array
 from hangtag.export.child_process import Progress
 from hangtag.export.errors import ExportError, GateError
 from hangtag.export.file import kept_answers
-from hangtag.export.gate.answers import softmax
 from hangtag.export.gate.check import ACCURACY, PICTURES
+from hangtag.export.gate.network_answers import softmax
 from hangtag.export.gate.tolerances import TOLERANCES
+from hangtag.export.network_arrays import Array
 from hangtag.export.repository.inventory import Entry, Quality
 from hangtag.export.third_party.preprocessing import LOGITS, PROBABILITIES
 from hangtag.export.third_party.wrapping import Wrapped

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from hangtag.export.arrays import Array, Pixels
 from hangtag.export.errors import ExportError
+from hangtag.export.network_arrays import Array, Pixels
 from hangtag.serving.image_spec import FITS, ImageSpec, ImageSpecError
 
 EXAMPLE = '--preprocessing "size=224x224 fit=crop order=rgb scale=255 mean=0.485,0.456,0.406 std=0.229,0.224,0.225"'

@@ -14,7 +14,7 @@ from itertools import combinations, pairwise, takewhile
 import numpy as np
 import numpy.typing as npt
 
-from hangtag.choose.losses import most_lost
+from hangtag.choose.loss_bound import most_lost
 from hangtag.choose.queueing import Stage
 from hangtag.evaluation.errors import EvaluationError
 

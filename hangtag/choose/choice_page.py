@@ -10,8 +10,8 @@ from hangtag.choose import report
 from hangtag.choose.candidates import Candidate
 from hangtag.choose.choice import Choice
 from hangtag.page.drawing import BAD, INK, colour, draw_front, drawing, plain_log_axis
-from hangtag.page.environment import environment
-from hangtag.page.labels import Label, place
+from hangtag.page.label_placement import Label, place
+from hangtag.page.templates import environment
 
 _SIZE = (6.6, 4.4)
 _MICROSECONDS = 1e6

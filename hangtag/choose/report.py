@@ -2,7 +2,7 @@
 
 from hangtag.choose import routes
 from hangtag.choose.choice import Choice, Row
-from hangtag.choose.losses import least_samples, may_lose
+from hangtag.choose.loss_bound import least_samples, may_lose
 from hangtag.choose.queueing import IN_FLIGHT
 from hangtag.serving.loadtest import units
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from hangtag.choose.candidates import Candidate, Point
-from hangtag.choose.losses import CONFIDENCE, may_lose
+from hangtag.choose.loss_bound import CONFIDENCE, may_lose
 from hangtag.choose.measuring import OUTPUT, Measured
 
 

@@ -16,7 +16,7 @@ from hangtag.commands.route import route_to_write, table
 from hangtag.options import Duration, FiniteRange, limit_option, models_option
 from hangtag.output import require_writable, write_page, write_text
 from hangtag.printable import escaped
-from hangtag.serving.loadtest.cli.output import live, stop_event
+from hangtag.serving.loadtest.cli.terminal import live, stop_event
 
 _SHOWN = 12
 """The number of rows in the printed table. The page has all rows."""
@@ -126,7 +126,7 @@ def choose(
 
 
 def _page(choice: Choice) -> str:
-    from hangtag.choose.page import page  # imported here, because drawing needs an extra
+    from hangtag.choose.choice_page import page  # imported here, because drawing needs an extra
 
     return page(choice)
 

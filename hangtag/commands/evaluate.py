@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from hangtag.evaluation import multi_label, single_label, table
+from hangtag.evaluation import multi_label, single_label, terminal_tables
 from hangtag.evaluation import samples as evaluated
 from hangtag.evaluation.document import document
 from hangtag.evaluation.errors import EvaluationError
@@ -22,8 +22,8 @@ from hangtag.options import Duration, JsonCommand, json_option, limit_option, re
 from hangtag.output import require_writable, write_text
 from hangtag.printable import escaped
 from hangtag.serving import model_repository
+from hangtag.serving.caller_options import ServerAddress, credentials_options
 from hangtag.serving.credentials import Credentials
-from hangtag.serving.options import ServerAddress, credentials_options
 from hangtag.training.data import sources
 from hangtag.training.errors import SettingsError
 
@@ -116,7 +116,7 @@ def evaluate(
     if pictures is not None:
         require_writable(pictures / "mistakes.png")
         with needs("export", "--pictures"):  # checked first, because evaluating may take minutes
-            from hangtag.evaluation import pictures as drawing
+            from hangtag.evaluation import plots as drawing
     with _opened(model, server, model_version, timeout, credentials, runs) as subject:
         data = evaluated.load(subject, split, limit, data_dir, dataset, samples, runs)
         known = evaluated.learned(subject, data.images, runs)
@@ -137,7 +137,7 @@ def evaluate(
         result = single_label.measure(outputs, data.content, data.labels, subject.name)
     else:
         result = multi_label.measure(subject, outputs, data.content.classes, data.labels)
-    table.show(result, console)
+    terminal_tables.show(result, console)
     if pictures is not None:
         negated = subject.task == "single_label" and data.image.fit == "garment"
         drawing.draw(result, data.images, title, pictures, negated=negated)

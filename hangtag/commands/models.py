@@ -13,7 +13,7 @@ from hangtag.export.repository import inventory, promotion
 from hangtag.extras import needs
 from hangtag.options import models_option
 from hangtag.printable import counted
-from hangtag.serving.client import model_control
+from hangtag.serving.client import load_unload
 from hangtag.serving.image_spec import FITS
 from hangtag.serving.model_repository import is_route
 
@@ -41,8 +41,8 @@ def models() -> None:
     """
 
 
-models.add_command(model_control.load)
-models.add_command(model_control.unload)
+models.add_command(load_unload.load)
+models.add_command(load_unload.unload)
 models.add_command(stores.push)
 models.add_command(stores.pull)
 

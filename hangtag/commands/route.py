@@ -10,7 +10,7 @@ from rich.table import Table
 
 from hangtag.choose import routes
 from hangtag.choose.candidates import Candidate, Point, in_order, shown
-from hangtag.choose.losses import may_lose
+from hangtag.choose.loss_bound import may_lose
 from hangtag.choose.measuring import Measured, measure
 from hangtag.commands.models_view import followers
 from hangtag.evaluation.errors import EvaluationError

@@ -128,7 +128,7 @@ def _published(models: Path) -> Published:
 def _write_page(found: Sequence[Run], published: Published, path: Path) -> None:
     require_writable(path)
     with needs("export", "--html"):
-        from hangtag.training.report.page import comparison_page, run_page
+        from hangtag.training.report.run_page import comparison_page, run_page
     versions = [exported_as(run, published) for run in found]
     write_text(str(path), run_page(found[0], versions[0]) if len(found) == 1 else comparison_page(found, versions))
 

@@ -2,7 +2,7 @@
 
 from hangtag.evaluation.subject import Array, Outputs, Progress, Subject
 from hangtag.export.network import LabelThreshold, load_run
-from hangtag.training.runs import data as runs_data
+from hangtag.training.runs import run_data as runs_data
 from hangtag.training.runs.run import Run
 
 

@@ -17,7 +17,7 @@ from hangtag.serving.image_spec import ImageSpec
 from hangtag.training.data import fashion_mnist, outfits, pictures, sources
 from hangtag.training.data.dataset import Classes, Dataset, Member, Split, pixels_digest
 from hangtag.training.errors import DataCorruptError, DataNotFoundError
-from hangtag.training.runs import data as runs_data
+from hangtag.training.runs import run_data as runs_data
 from hangtag.training.runs.run import Run
 
 DEFAULTS = {"single_label": fashion_mnist.NAME, "multi_label": outfits.NAMES[0]}

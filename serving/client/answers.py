@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hangtag.printable import escaped, printable
-from hangtag.serving.client import pictures
+from hangtag.serving.client import picture_files
 from hangtag.serving.client.classification import Classification, Label
 from hangtag.serving.connection.errors import ClientError
 
@@ -37,7 +37,7 @@ def show(
     for rank, label in enumerate(answer.labels):
         distance = f"distance {label.distance:.2f} of 1" if rank and label.distance is not None else None
         table.add_row(Text(label.name), f"{label.probability:7.2%}", "█" * round(label.probability * 20), distance)
-    pictures.print_with_image(console, data if drawn else None, Group(_title(title, answer), table))
+    picture_files.print_with_image(console, data if drawn else None, Group(_title(title, answer), table))
     _print_warning(console, warning)
     console.print(Text(f"{cost_line(answer)}\n", style="dim"))
 
@@ -74,7 +74,7 @@ def show_compared(
         answers = printable(answers)
         table = _side_by_side(answers)
         heading = Text(f"{title}: {_verdict(answers)}", style="italic")
-        pictures.print_with_image(console, data if drawn else None, Group(heading, table))
+        picture_files.print_with_image(console, data if drawn else None, Group(heading, table))
         _print_warning(console, warning)
         console.print()
     for model, failure in failures.items():

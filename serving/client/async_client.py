@@ -8,14 +8,14 @@ from typing import Self, TypeVar
 
 from hangtag.protos import inference_pb2
 from hangtag.serving import address as server_address
-from hangtag.serving import health
+from hangtag.serving import health_check
 from hangtag.serving.client import operations
 from hangtag.serving.client.classification import Classification, Image, classify_request
 from hangtag.serving.client.operations import Answer, Operation
 from hangtag.serving.client.outputs import Array, Outputs
+from hangtag.serving.connection.client_options import ConnectionOptions
 from hangtag.serving.connection.connect import connect_async
 from hangtag.serving.connection.errors import ClientError
-from hangtag.serving.connection.options import ConnectionOptions
 from hangtag.serving.credentials import Credentials
 
 Item = TypeVar("Item")
@@ -47,7 +47,7 @@ class AsyncClient:
         self,
         address: str = server_address.DEFAULT,
         *,
-        timeout: float = health.DEFAULT_TIMEOUT,
+        timeout: float = health_check.DEFAULT_TIMEOUT,
         credentials: Credentials = Credentials(),  # noqa: B008 - it cannot change
         options: ConnectionOptions = ConnectionOptions(),  # noqa: B008 - it cannot change
     ) -> None:
@@ -70,21 +70,21 @@ class AsyncClient:
 
     async def is_ready(self, model: str = "") -> bool:
         """Return whether the server, or one model, serves. See ``Client.is_ready``."""
-        return await self._status(model) == health.SERVING
+        return await self._status(model) == health_check.SERVING
 
     async def require_ready(self, model: str = "") -> None:
         """Raise ClientError with the reason unless the server, or one model, serves. See ``is_ready``."""
         status = await self._status(model)
-        if status != health.SERVING:
-            unknown = bool(model) and status == health.UNKNOWN and await self.is_ready()
-            raise health.not_ready(self._address, model, unknown=unknown)
+        if status != health_check.SERVING:
+            unknown = bool(model) and status == health_check.UNKNOWN and await self.is_ready()
+            raise health_check.not_ready(self._address, model, unknown=unknown)
 
     async def wait_until_ready(self, seconds: float, model: str = "") -> None:
         """Return as soon as the server, or one model, serves. See ``Client.wait_until_ready``."""
-        request = health.check_request(model)
-        wait = health.Wait(self._address, self._credentials, self._options, model, seconds)
+        request = health_check.check_request(model)
+        wait = health_check.Wait(self._address, self._credentials, self._options, model, seconds)
         while remaining := wait.remaining():
-            watching = self._connection.stream(health.WATCH, _each([request]), remaining, wait_for_ready=True)
+            watching = self._connection.stream(health_check.WATCH, _each([request]), remaining, wait_for_ready=True)
             try:
                 async with aclosing(watching):
                     async for response in watching:
@@ -182,9 +182,9 @@ class AsyncClient:
 
     async def _status(self, model: str) -> int:
         try:
-            response = await self._connection.call(health.CHECK, health.check_request(model))
+            response = await self._connection.call(health_check.CHECK, health_check.check_request(model))
         except ClientError as error:
-            return health.status_of(error)
+            return health_check.status_of(error)
         return int(response.status)
 
 

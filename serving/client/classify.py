@@ -10,13 +10,13 @@ from rich.console import Console
 from hangtag.errors import UserError
 from hangtag.options import Duration
 from hangtag.printable import counted, escaped
-from hangtag.serving.client import answers, pictures
+from hangtag.serving.caller_options import credentials_options, server_option
+from hangtag.serving.client import answers, picture_files
 from hangtag.serving.client.classification import Classification, split_version
 from hangtag.serving.client.client import Client
 from hangtag.serving.connection.errors import ClientError
 from hangtag.serving.credentials import Credentials
 from hangtag.serving.image_spec import SUFFIXES, ImageSpec, ImageSpecError
-from hangtag.serving.options import credentials_options, server_option
 
 _CLASSIFIES, _IMAGE = "classifies_images", "hangtag.image"
 
@@ -92,8 +92,8 @@ def classify(
         raise click.UsageError("--model-version needs a single model: write --model NAME@VERSION for each instead.")
     if models and split_version(models[0])[1] and model_version:
         raise click.UsageError("--model NAME@VERSION and --model-version both name a version; give one of them.")
-    files = [file for path in images for file in pictures.expand(path)]
-    if count := sum(map(pictures.passed_over, images)):
+    files = [file for path in images for file in picture_files.expand(path)]
+    if count := sum(map(picture_files.passed_over, images)):
         kinds = ("file whose name does not end", "files whose names do not end")
         click.echo(f"Left out {counted(count, *kinds)} in {', '.join(SUFFIXES)}.", err=True)
     names = Counter(file.name for file in files)
@@ -105,7 +105,7 @@ def classify(
         for path in files:
             title = path.name if names[path.name] == 1 else str(path)  # files in different folders may have equal names
             try:
-                data = pictures.read(path)
+                data = picture_files.read(path)
                 if len(models) > 1:
                     outcomes = client.compare(data, models, top_k=top_k or 0)
                     warning = _warning(client, data, *outcomes.values())
@@ -164,4 +164,4 @@ def _warning(client: Client, data: bytes, *outcomes: Classification | ClientErro
     """Say what is wrong with a picture for the models that answered; "" if nothing is wrong."""
     answered = [outcome for outcome in outcomes if isinstance(outcome, Classification)]
     images = {_image(client, answer.model, answer.version) for answer in answered}
-    return next((text for image in images if image and (text := pictures.warning(data, image))), "")
+    return next((text for image in images if image and (text := picture_files.warning(data, image))), "")

@@ -8,7 +8,7 @@ from hangtag.serving.client.classification import Classification, Image, classif
 from hangtag.serving.client.operations import Answer, Operation
 from hangtag.serving.client.outputs import Array, Outputs
 from hangtag.serving.connection.errors import ClientError
-from hangtag.serving.health import HealthClient
+from hangtag.serving.health_check import HealthClient
 
 
 class Client(HealthClient):

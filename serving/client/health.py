@@ -3,9 +3,9 @@
 import click
 
 from hangtag.options import Duration
+from hangtag.serving.caller_options import credentials_options, server_option
 from hangtag.serving.credentials import Credentials
-from hangtag.serving.health import HealthClient
-from hangtag.serving.options import credentials_options, server_option
+from hangtag.serving.health_check import HealthClient
 
 
 @click.command()

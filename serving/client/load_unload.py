@@ -4,9 +4,9 @@ import click
 
 from hangtag.options import Duration
 from hangtag.printable import escaped
+from hangtag.serving.caller_options import credentials_options, server_option
 from hangtag.serving.client.client import Client
 from hangtag.serving.credentials import Credentials
-from hangtag.serving.options import credentials_options, server_option
 
 
 @click.command()

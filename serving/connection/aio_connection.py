@@ -14,9 +14,9 @@ from google.protobuf.message import Message
 from hangtag.protos import methods
 from hangtag.serving import address as server_address
 from hangtag.serving.connection import errors
+from hangtag.serving.connection.client_options import ConnectionOptions
 from hangtag.serving.connection.grpc_failures import explained
 from hangtag.serving.connection.method import Method, Response, keep_costs
-from hangtag.serving.connection.options import ConnectionOptions
 from hangtag.serving.credentials import Credentials, channel_arguments
 
 # grpc.aio raises INTERNAL with these words if it sends a request on a stream that has already ended, because the

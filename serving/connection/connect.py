@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, TypeAlias
 from hangtag.extras import needs
 from hangtag.serving import address as server_address
 from hangtag.serving.connection.aio_connection import AioConnection
+from hangtag.serving.connection.client_options import ConnectionOptions, OptionsError
 from hangtag.serving.connection.grpc_connection import GrpcConnection
-from hangtag.serving.connection.options import ConnectionOptions, OptionsError
 from hangtag.serving.credentials import Credentials
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ from google.protobuf.message import Message
 
 from hangtag.serving import address as server_address
 from hangtag.serving.connection import errors
+from hangtag.serving.connection.client_options import ConnectionOptions
 from hangtag.serving.connection.grpc_failures import explained
 from hangtag.serving.connection.method import Method, Response, keep_costs
-from hangtag.serving.connection.options import ConnectionOptions
 from hangtag.serving.credentials import Credentials
 
 

@@ -15,13 +15,13 @@ from google.protobuf.message import Message
 from hangtag.protos import classifier_pb2, methods
 from hangtag.protos import inference_pb2 as pb
 from hangtag.serving import address as server_address
+from hangtag.serving.connection.client_options import ConnectionOptions
 from hangtag.serving.connection.connect import connect
 from hangtag.serving.connection.errors import ClientError
 from hangtag.serving.connection.method import Method, Response
-from hangtag.serving.connection.options import ConnectionOptions
 from hangtag.serving.credentials import Credentials
 from hangtag.serving.loadtest.errors import TargetError
-from hangtag.serving.loadtest.generator.messages import CLASSIFY, INFER
+from hangtag.serving.loadtest.generator.process_messages import CLASSIFY, INFER
 from hangtag.serving.loadtest.plan.target import Target
 from hangtag.serving.loadtest.record import shown, stored, unstored
 from hangtag.serving.loadtest.statistics.server_timings import PARTS, ServerTimings

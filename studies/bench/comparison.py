@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from hangtag.serving.loadtest.machine import other_programs
+from hangtag.serving.loadtest.machine_check import other_programs
 from studies import options, page, results
 from studies.bench import h2load
 from studies.bench.goals import UNITS, Goal, Round, figures

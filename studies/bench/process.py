@@ -15,7 +15,7 @@ import click
 
 from hangtag.protos import inference_pb2 as pb
 from hangtag.serving.credentials import Credentials
-from hangtag.serving.loadtest import machine
+from hangtag.serving.loadtest import machine_check
 from studies.stubs import InferenceStub
 
 _TIMEOUT = 60.0
@@ -100,7 +100,7 @@ class Served:
 
     def cpu_seconds(self) -> float:
         """Return the user and system time of the process and its descendants."""
-        return machine.cpu_seconds(machine.family(self.pid))
+        return machine_check.cpu_seconds(machine_check.family(self.pid))
 
     def pss_mb(self) -> float:
         """Return the process's and its workers' memory. In PSS, memory that n processes share counts 1/n for each."""
@@ -112,7 +112,7 @@ class Served:
 
     def forget_peak(self) -> None:
         """Reset `peak_mb`. Source: proc_pid_clear_refs(5)."""
-        for pid in machine.family(self.pid):
+        for pid in machine_check.family(self.pid):
             Path(f"/proc/{pid}/clear_refs").write_text("5")
 
     def peak_mb(self) -> float:
@@ -150,7 +150,7 @@ class Served:
 
     def _megabytes(self, file: str, field: str) -> float:
         kilobytes = 0
-        for pid in machine.family(self.pid):
+        for pid in machine_check.family(self.pid):
             text = Path(f"/proc/{pid}/{file}").read_text()
             kilobytes += sum(map(int, re.findall(rf"^{field}:\s+(\d+) kB", text, re.MULTILINE)))
         return kilobytes / 1024

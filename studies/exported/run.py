@@ -20,8 +20,8 @@ import onnxruntime
 import torch
 from torch import nn
 
-from hangtag.export.arrays import Pixels
 from hangtag.export.network import SingleLabel
+from hangtag.export.network_arrays import Pixels
 from hangtag.export.repository import inventory
 from hangtag.export.repository.inventory import Entry
 from hangtag.serving.server.runtime.inference_session import VERSION as ONNXRUNTIME_VERSION

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MultipleLocator, NullFormatter, PercentFormatter, StrMethodFormatter
 
 from hangtag.page.drawing import draw_front
-from hangtag.page.labels import Label, place
+from hangtag.page.label_placement import Label, place
 from hangtag.page.series import looks
 from studies.pictures import finish
 from studies.shipped.speed import Measured

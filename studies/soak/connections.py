@@ -10,7 +10,7 @@ import grpc
 import httpx2
 
 from hangtag.serving.client import AsyncClient
-from hangtag.serving.connection.options import ConnectionOptions
+from hangtag.serving.connection.client_options import ConnectionOptions
 from hangtag.serving.credentials import Credentials
 from studies.soak.answers import MODELS, Answers, WrongAnswerError
 from studies.stubs import InferenceStub

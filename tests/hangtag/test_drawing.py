@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from hangtag.page.labels import Label, place
+from hangtag.page.label_placement import Label, place
 
 pytestmark = pytest.mark.quick
 

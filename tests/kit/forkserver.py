@@ -29,7 +29,7 @@ _FOR_TRAINING = [
     "hangtag.training.cli",
     "hangtag.export.cli",
     "hangtag.export.child_process",
-    "hangtag.export.third_party.intake",
+    "hangtag.export.third_party.importer",
 ]
 CONTEXT.set_forkserver_preload(_ALWAYS)
 

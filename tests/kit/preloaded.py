@@ -12,12 +12,12 @@ main.get_command(click.Context(main, resilient_parsing=True), "health")
 for module in (
     "tests.kit.sleeping_threads",
     "hangtag.serving.client.classify",
-    "hangtag.serving.client.top.command",
+    "hangtag.serving.client.top.top",
     "hangtag.serving.loadtest.cli.command",
     "hangtag.serving.server.cli",
     "hangtag.serving.server.process.main",
-    "hangtag.serving.server.transport.http.server",
-    "hangtag.serving.server.transport.native.server",
+    "hangtag.serving.server.transport.http.http_server",
+    "hangtag.serving.server.transport.native.native_server",
 ):
     importlib.import_module(module)
 gc.freeze()  # so that no garbage collection touches, and thereby copies, the shared memory

@@ -14,13 +14,13 @@ from matplotlib.ticker import Formatter, FuncFormatter, MaxNLocator, PercentForm
 
 from hangtag.errors import UserError
 from hangtag.page.drawing import colour, drawing
-from hangtag.page.environment import environment
 from hangtag.page.images import png_address
+from hangtag.page.templates import environment
 from hangtag.training.data import fashion_mnist, sources
 from hangtag.training.data.dataset import Images
 from hangtag.training.metrics.class_metrics import MOST_IN_MATRIX, ClassFigures, per_class, restored
 from hangtag.training.report import tables
-from hangtag.training.runs import data
+from hangtag.training.runs import run_data
 from hangtag.training.runs.run import Run
 
 _MOST_FREQUENT = 40
@@ -35,7 +35,7 @@ def run_page(run: Run, exported_as: Sequence[str] = (), validation: Images | Non
         validation: The validation split's images, if they are in memory. For None, the images are read if needed.
     """
     summary = run.metrics.get("summary", {})
-    labels, parameters = data.labels(summary), summary.get("parameters")
+    labels, parameters = run_data.labels(summary), summary.get("parameters")
     matrix = _confusion(summary, labels)
     images, why_none = _worst_images(run, summary, labels, validation) if matrix else ([], "")
     return _render(
@@ -129,7 +129,7 @@ def _worst_images(
             validation = _validation_images(run)
         except UserError as error:
             return [], f"The images cannot be read: {error}"
-    negated = data.image(run.config).fit == "garment"
+    negated = run_data.image(run.config).fit == "garment"
     return [
         (
             png_address(validation[entry["image"]], negated=negated),
@@ -147,7 +147,7 @@ def _validation_images(run: Run) -> Images:
     folder, name = run.config.get("data_dir"), str(run.config.get("dataset", fashion_mnist.NAME))
     if sources.kind_of(name) is None:
         return fashion_mnist.load_validation(Path(folder) if folder else None).images
-    return data.load(run.config).validation.first(run.config.get("limit")).images
+    return run_data.load(run.config).validation.first(run.config.get("limit")).images
 
 
 def _curves(runs: Sequence[Run], title: str, keys: Mapping[str, str], axis: Formatter) -> Markup | None:

@@ -20,7 +20,7 @@ from hangtag.training.data.dataset import Member
 from hangtag.training.data.pictures import OwnPictures
 from hangtag.training.data.sources import kind_of
 from hangtag.training.recipes import Recipe
-from hangtag.training.runs.data import changes
+from hangtag.training.runs.run_data import changes
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from hangtag.options import Duration
 from hangtag.printable import printable
+from hangtag.serving.caller_options import credentials_options, server_option
 from hangtag.serving.client.client import Client
 from hangtag.serving.client.top.activity import (
     Activity,
@@ -26,7 +27,6 @@ from hangtag.serving.client.top.activity import (
     shares,
 )
 from hangtag.serving.credentials import Credentials
-from hangtag.serving.options import credentials_options, server_option
 
 
 @click.command()

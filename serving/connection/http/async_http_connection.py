@@ -16,15 +16,15 @@ from hangtag.protos import classifier_pb2, inference_pb2, methods
 from hangtag.serving import address as server_address
 from hangtag.serving.connection import errors, proxy
 from hangtag.serving.connection.aio_connection import OneLoop
+from hangtag.serving.connection.client_options import ConnectionOptions
 from hangtag.serving.connection.diagnosis import diagnose
 from hangtag.serving.connection.errors import ClientError
 from hangtag.serving.connection.http import failures
+from hangtag.serving.connection.http.asyncio_network import Network
+from hangtag.serving.connection.http.http_methods import ROUTES
 from hangtag.serving.connection.http.in_order import in_order
-from hangtag.serving.connection.http.network import Network
-from hangtag.serving.connection.http.routes import ROUTES
 from hangtag.serving.connection.http.wire import HttpAnswer, HttpRequest
 from hangtag.serving.connection.method import Method, Response, keep_costs
-from hangtag.serving.connection.options import ConnectionOptions
 from hangtag.serving.credentials import Credentials, CredentialsError
 
 _LONGEST = 2**63 - 1  # the longest timeout that the server accepts, in microseconds

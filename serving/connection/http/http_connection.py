@@ -14,9 +14,9 @@ from typing import Any, TypeVar
 from google.protobuf.message import Message
 
 from hangtag.serving.connection import errors
+from hangtag.serving.connection.client_options import ConnectionOptions
 from hangtag.serving.connection.http.async_http_connection import AsyncHttpConnection
 from hangtag.serving.connection.method import Method, Response
-from hangtag.serving.connection.options import ConnectionOptions
 from hangtag.serving.credentials import Credentials
 
 Result = TypeVar("Result")

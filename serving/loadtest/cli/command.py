@@ -15,8 +15,9 @@ from rich.text import Text
 
 from hangtag.options import JsonCommand, json_option, options_of
 from hangtag.printable import escaped
+from hangtag.serving.caller_options import credentials_options, server_option
 from hangtag.serving.credentials import Credentials
-from hangtag.serving.loadtest.cli import output
+from hangtag.serving.loadtest.cli import terminal
 from hangtag.serving.loadtest.comparison import gates
 from hangtag.serving.loadtest.comparison.compare import SavedResults, compare_saved, compare_targets
 from hangtag.serving.loadtest.comparison.gates import judge, require_judgeable
@@ -25,8 +26,7 @@ from hangtag.serving.loadtest.plan import target
 from hangtag.serving.loadtest.plan.scenario import PRESETS, Scenario
 from hangtag.serving.loadtest.plan.target import Target
 from hangtag.serving.loadtest.report import table
-from hangtag.serving.loadtest.report.document import read
-from hangtag.serving.options import credentials_options, server_option
+from hangtag.serving.loadtest.report.json_document import read
 
 
 class SamplesPath(click.Path):
@@ -46,10 +46,10 @@ def warn_of_other_machine(saved: SavedResults, environment: Mapping[str, str], c
 
 
 @click.command("compare", cls=JsonCommand)
-@click.argument("a", type=output.FILE, metavar="A.json")
-@click.argument("b", type=output.FILE, metavar="B.json")
-@click.option("--html", "html_file", type=output.FILE, help="Write a page with both tests side by side.")
-@json_option("the comparison", output.FILE)
+@click.argument("a", type=terminal.FILE, metavar="A.json")
+@click.argument("b", type=terminal.FILE, metavar="B.json")
+@click.option("--html", "html_file", type=terminal.FILE, help="Write a page with both tests side by side.")
+@json_option("the comparison", terminal.FILE)
 def compare(a: Path, b: Path, html_file: Path | None, json_file: Path | None) -> None:
     """Show B's saved figures as multiples of A's, for every target and load in both files.
 
@@ -69,9 +69,9 @@ def compare(a: Path, b: Path, html_file: Path | None, json_file: Path | None) ->
     # Imported here, because importing matplotlib would double the startup time of `hangtag loadtest`.
     from hangtag.serving.loadtest.report import saved_comparison
 
-    output.require_all_writable(html_file, json_file)
+    terminal.require_all_writable(html_file, json_file)
     before, after = read(a), read(b)
-    console = Console(quiet=json_file == output.STDOUT)
+    console = Console(quiet=json_file == terminal.STDOUT)
     warn_of_other_machine(before, after.environment, Console(stderr=True))
     comparisons = compare_saved(before, after)
     if not comparisons:
@@ -80,7 +80,7 @@ def compare(a: Path, b: Path, html_file: Path | None, json_file: Path | None) ->
     saved_comparison.render_differences(before, after, console)
     saved_comparison.render_tables(groups, console)
     renderers = {html_file: saved_comparison.render_page, json_file: saved_comparison.render_json}
-    output.write({file: partial(render, before, after, groups) for file, render in renderers.items() if file})
+    terminal.write({file: partial(render, before, after, groups) for file, render in renderers.items() if file})
 
 
 class WithCompare(JsonCommand):
@@ -137,7 +137,7 @@ class WithCompare(JsonCommand):
 @click.option(
     "--baseline", type=click.Path(dir_okay=False, path_type=Path), help="Saved results with which --fail-if compares."
 )
-@output.report_file_options
+@terminal.report_file_options
 @click.option("--yes-load-remote", is_flag=True, help="Allow a server on another machine; ask its owner first.")
 @credentials_options
 @click.pass_context
@@ -184,16 +184,16 @@ def loadtest(
 
     Exit code: 0 if every run is VALID; 1 if a run is INVALID, calls failed or a --fail-if holds; 2 for a usage error.
     """
-    files = {name: settings.pop(f"{name}_file") for name in output.REPORTS}
+    files = {name: settings.pop(f"{name}_file") for name in terminal.REPORTS}
     stderr = Console(stderr=True)
     scenario = _scenario(ctx, settings, _targets(models, server, others, method))
     if not yes_load_remote:
         _refuse_remote(scenario)
     saved = read(baseline) if baseline is not None else None
     fail_if = _gates(conditions, scenario, accuracy, saved)
-    output.require_all_writable(*files.values())
+    terminal.require_all_writable(*files.values())
     command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
-    with output.stop_event() as stop, output.live(stderr) as show:
+    with terminal.stop_event() as stop, terminal.live(stderr) as show:
         results = measure(
             scenario, credentials, stop, show, samples=samples or images, accuracy=accuracy, command=command
         )
@@ -201,9 +201,9 @@ def loadtest(
     if saved is not None:
         warn_of_other_machine(saved, results.environment, stderr)
     comparisons = compare_targets(results)
-    table.render(results, comparisons, Console(quiet=files["json"] == output.STDOUT), outcomes)
-    reports = {file: output.REPORTS[name][1] for name, file in files.items() if file is not None}
-    output.write({file: partial(render, results, comparisons, outcomes) for file, render in reports.items()})
+    table.render(results, comparisons, Console(quiet=files["json"] == terminal.STDOUT), outcomes)
+    reports = {file: terminal.REPORTS[name][1] for name, file in files.items() if file is not None}
+    terminal.write({file: partial(render, results, comparisons, outcomes) for file, render in reports.items()})
     if not results.valid or any(outcome.failed for outcome in outcomes):
         sys.exit(1)
 

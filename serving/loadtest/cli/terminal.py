@@ -21,9 +21,9 @@ from hangtag.serving.loadtest import units
 from hangtag.serving.loadtest.comparison.compare import Comparison
 from hangtag.serving.loadtest.comparison.gates import GateOutcome
 from hangtag.serving.loadtest.measuring.accuracy import AccuracyProgress
+from hangtag.serving.loadtest.measuring.interleaving import Progress
 from hangtag.serving.loadtest.measuring.results import Results
-from hangtag.serving.loadtest.measuring.session import Progress
-from hangtag.serving.loadtest.report import document, tabular
+from hangtag.serving.loadtest.report import json_document, tabular
 
 # The line on a terminal is drawn only twice a second, because drawing takes CPU time from a server on the same machine.
 DRAWS_PER_SECOND = 2
@@ -105,7 +105,7 @@ def _html(results: Results, comparisons: Sequence[Comparison], outcomes: Sequenc
 # The options for report files, each with its help text and the function that renders the file.
 REPORTS: Mapping[str, tuple[str, Callable[..., str]]] = MappingProxyType(
     {
-        "json": ("everything", document.render),
+        "json": ("everything", json_document.render),
         "csv": ("Write CSV with a line for each run.", tabular.render_csv),
         "html": ("Write a page with pictures.", _html),
         "junit": ("Write JUnit XML with a test for each run and --fail-if.", tabular.render_junit),

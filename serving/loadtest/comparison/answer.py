@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from hangtag.serving.loadtest import units
 from hangtag.serving.loadtest.comparison.compare import compare
 from hangtag.serving.loadtest.measuring.accuracy import Accuracy
+from hangtag.serving.loadtest.measuring.measured_run import Run
 from hangtag.serving.loadtest.measuring.peaks import PRECISION
 from hangtag.serving.loadtest.measuring.results import Results
-from hangtag.serving.loadtest.measuring.run import Run
 from hangtag.serving.loadtest.plan.load import ClosedLoop, Load
 from hangtag.serving.loadtest.record import stored
 from hangtag.serving.loadtest.statistics.intervals import Interval, difference_of_shares

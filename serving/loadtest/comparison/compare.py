@@ -5,8 +5,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from hangtag.serving.loadtest import units
+from hangtag.serving.loadtest.measuring.measured_run import Run
 from hangtag.serving.loadtest.measuring.results import Results
-from hangtag.serving.loadtest.measuring.run import Run
 from hangtag.serving.loadtest.plan.load import Load, OpenLoop
 from hangtag.serving.loadtest.record import shown, stored, unstored
 from hangtag.serving.loadtest.statistics.intervals import Interval

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from hangtag.serving.loadtest import units
 from hangtag.serving.loadtest.comparison.compare import SavedResults
+from hangtag.serving.loadtest.measuring.measured_run import Run
 from hangtag.serving.loadtest.measuring.results import Results
-from hangtag.serving.loadtest.measuring.run import Run
 from hangtag.serving.loadtest.plan.load import Load
 from hangtag.serving.loadtest.plan.scenario import Scenario
 from hangtag.serving.loadtest.record import stored

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from hangtag.serving.loadtest.generator.block_result import OK, BlockResult, Recorder
 from hangtag.serving.loadtest.generator.channels import STATUS_NAMES, Channel, Metadata, clock
-from hangtag.serving.loadtest.generator.messages import Block, CallSettings, RequestPool, SharedCounts, Snapshot
+from hangtag.serving.loadtest.generator.process_messages import Block, CallSettings, RequestPool, SharedCounts, Snapshot
 from hangtag.serving.loadtest.plan.load import ClosedLoop, OpenLoop, planned_send_times, random_generator
 
 # The token that a call passes through the channel. It contains the channel and the call's planned send time.

@@ -24,7 +24,7 @@ from hangtag.serving.loadtest.generator import executors
 from hangtag.serving.loadtest.generator.block_result import BlockResult
 from hangtag.serving.loadtest.generator.channels import CHECK_TIMEOUT, Channel, clock, connect
 from hangtag.serving.loadtest.generator.executors import Assignment
-from hangtag.serving.loadtest.generator.messages import Block, CallSettings, RequestPool, SharedCounts, Snapshot
+from hangtag.serving.loadtest.generator.process_messages import Block, CallSettings, RequestPool, SharedCounts, Snapshot
 from hangtag.serving.loadtest.statistics.duration_histogram import DurationHistogram
 
 TASKS = Path("/proc/self/task")

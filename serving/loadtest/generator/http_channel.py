@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import httptools
 from google.protobuf.message import Message
 
-from hangtag.serving.connection.http.routes import ROUTES
+from hangtag.serving.connection.http.http_methods import ROUTES
 from hangtag.serving.connection.http.wire import HttpAnswer, HttpRequest, error_text, status_code
 from hangtag.serving.credentials import Credentials
 from hangtag.serving.loadtest.generator.channels import Metadata, OnEnd, clock

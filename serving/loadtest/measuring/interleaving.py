@@ -15,10 +15,10 @@ import psutil
 
 from hangtag.serving.loadtest.generator.block_result import OK, BlockResult
 from hangtag.serving.loadtest.generator.channels import clock
-from hangtag.serving.loadtest.generator.messages import Block, Snapshot
-from hangtag.serving.loadtest.generator.processes import GeneratorProcesses
-from hangtag.serving.loadtest.machine import other_programs
-from hangtag.serving.loadtest.measuring.run import Run
+from hangtag.serving.loadtest.generator.generator_process import GeneratorProcesses
+from hangtag.serving.loadtest.generator.process_messages import Block, Snapshot
+from hangtag.serving.loadtest.machine_check import other_programs
+from hangtag.serving.loadtest.measuring.measured_run import Run
 from hangtag.serving.loadtest.plan.load import Load, random_generator, sort_key
 from hangtag.serving.loadtest.plan.scenario import Scenario
 from hangtag.serving.loadtest.statistics.server_timings import ServerTimings

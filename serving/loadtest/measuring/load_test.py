@@ -9,15 +9,15 @@ from pathlib import Path
 
 from hangtag.printable import counted
 from hangtag.serving.credentials import Credentials
-from hangtag.serving.loadtest import machine
+from hangtag.serving.loadtest import machine_check
 from hangtag.serving.loadtest.errors import TargetError
-from hangtag.serving.loadtest.generator.messages import CallSettings
-from hangtag.serving.loadtest.generator.processes import GeneratorProcesses
+from hangtag.serving.loadtest.generator.generator_process import GeneratorProcesses
+from hangtag.serving.loadtest.generator.process_messages import CallSettings
 from hangtag.serving.loadtest.measuring import peaks
 from hangtag.serving.loadtest.measuring.accuracy import Accuracy, AccuracyProgress
 from hangtag.serving.loadtest.measuring.accuracy import measure as measure_accuracy
+from hangtag.serving.loadtest.measuring.interleaving import Progress, Session
 from hangtag.serving.loadtest.measuring.results import Results
-from hangtag.serving.loadtest.measuring.session import Progress, Session
 from hangtag.serving.loadtest.plan.scenario import Scenario
 from hangtag.serving.loadtest.plan.target import Target
 from hangtag.serving.loadtest.samples.library import SampleLibrary, load
@@ -98,7 +98,7 @@ def measure(
         started=started.isoformat(timespec="seconds"),
         duration=time.monotonic() - start,
         command=command,
-        environment=machine.describe() | {"generator": generator},
+        environment=machine_check.describe() | {"generator": generator},
         peaks=target_peaks,
         accuracies=accuracies,
     )

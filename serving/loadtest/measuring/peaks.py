@@ -4,9 +4,9 @@ import math
 from dataclasses import dataclass
 
 from hangtag.serving.loadtest import units
-from hangtag.serving.loadtest.generator.messages import Block
-from hangtag.serving.loadtest.measuring.run import Run
-from hangtag.serving.loadtest.measuring.session import Session
+from hangtag.serving.loadtest.generator.process_messages import Block
+from hangtag.serving.loadtest.measuring.interleaving import Session
+from hangtag.serving.loadtest.measuring.measured_run import Run
 from hangtag.serving.loadtest.plan.load import LOWEST_RATE, MAX_RATE, OpenLoop, random_generator
 from hangtag.serving.loadtest.plan.scenario import SHARE_OF_PEAK, Scenario
 from hangtag.serving.loadtest.record import shown, stored, unstored

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from hangtag.serving.loadtest import units
-from hangtag.serving.loadtest.machine import SHORTEST
+from hangtag.serving.loadtest.machine_check import SHORTEST
 from hangtag.serving.loadtest.measuring.accuracy import Accuracy
+from hangtag.serving.loadtest.measuring.measured_run import Run
 from hangtag.serving.loadtest.measuring.peaks import Peak
-from hangtag.serving.loadtest.measuring.run import Run
 from hangtag.serving.loadtest.plan.load import Load, sort_key
 from hangtag.serving.loadtest.plan.scenario import Scenario
 from hangtag.serving.loadtest.record import extended, shown, stored, unstored

@@ -9,9 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter
 
 from hangtag.page.drawing import BAD, draw_front, drawing, latency_axis, plain_log_axis
-from hangtag.page.labels import Label, place
+from hangtag.page.label_placement import Label, place
 from hangtag.page.series import Look
-from hangtag.serving.loadtest.measuring.run import Run
+from hangtag.serving.loadtest.measuring.measured_run import Run
 from hangtag.serving.loadtest.plan.load import ClosedLoop, OpenLoop
 from hangtag.serving.loadtest.statistics.duration_histogram import DurationHistogram
 from hangtag.serving.loadtest.statistics.intervals import Interval

@@ -9,18 +9,18 @@ from datetime import datetime
 import jinja2
 from markupsafe import Markup
 
-from hangtag.page.environment import environment
 from hangtag.page.series import looks
+from hangtag.page.templates import environment
 from hangtag.serving.loadtest import units
 from hangtag.serving.loadtest.comparison.answer import Front, answer, common_load
 from hangtag.serving.loadtest.comparison.compare import Comparison
 from hangtag.serving.loadtest.comparison.gates import GateOutcome
 from hangtag.serving.loadtest.generator.block_result import DELAYED_AFTER, OK
+from hangtag.serving.loadtest.measuring.measured_run import LATENCY_SHARE, Run
 from hangtag.serving.loadtest.measuring.results import Results
-from hangtag.serving.loadtest.measuring.run import LATENCY_SHARE, Run
 from hangtag.serving.loadtest.plan.load import ClosedLoop, Load, OpenLoop
-from hangtag.serving.loadtest.report import pictures
-from hangtag.serving.loadtest.report.pictures import ModelPoint
+from hangtag.serving.loadtest.report import charts
+from hangtag.serving.loadtest.report.charts import ModelPoint
 from hangtag.serving.loadtest.report.table import groups_of
 from hangtag.serving.loadtest.statistics.intervals import Sections
 
@@ -57,24 +57,24 @@ def render(results: Results, comparisons: Sequence[Comparison], outcomes: Sequen
         outcomes=outcomes,
         looks=look,
         headlines=[headline for name in names if (headline := _headline(results, name)).figures],
-        pareto_picture=Markup(pictures.accuracy_and_latency(choices, look)) if choices else None,  # noqa: S704
+        pareto_picture=Markup(charts.accuracy_and_latency(choices, look)) if choices else None,  # noqa: S704
         pareto_load=choice_load,
         choices=choices,
         others_recorded=[f"{name} {each.expected:.2%}" for name, each in results.accuracies.items() if each.note],
         sources=list(dict.fromkeys(results.samples[choice.target] for choice in choices)),
-        throughput_picture=Markup(pictures.throughput_and_latency(closed, look)) if closed else None,  # noqa: S704
+        throughput_picture=Markup(charts.throughput_and_latency(closed, look)) if closed else None,  # noqa: S704
         load_pictures=[
             (
                 load,
-                Markup(pictures.latency_by_percentile(runs, look, scale)),  # noqa: S704
-                Markup(pictures.latency_over_time(runs, look, scale))  # noqa: S704
+                Markup(charts.latency_by_percentile(runs, look, scale)),  # noqa: S704
+                Markup(charts.latency_over_time(runs, look, scale))  # noqa: S704
                 if any(run.total.timeline for run in runs)
                 else None,
                 _splits(runs),
             )
             for load in loads
             for runs in [[run for run in measured if run.load == load]]
-            for scale in [pictures.latency_range(runs)]
+            for scale in [charts.latency_range(runs)]
         ],
         failures=[
             (run, status, count, run.total.details.get(status, ""))

@@ -16,8 +16,8 @@ from hangtag.serving.loadtest.comparison.answer import Answer, answer
 from hangtag.serving.loadtest.comparison.compare import Comparison, SavedResults
 from hangtag.serving.loadtest.comparison.gates import GateOutcome
 from hangtag.serving.loadtest.errors import SavedResultsError
+from hangtag.serving.loadtest.measuring.measured_run import Run
 from hangtag.serving.loadtest.measuring.results import Results
-from hangtag.serving.loadtest.measuring.run import Run
 from hangtag.serving.loadtest.record import extended, from_json, json_schema, stored, to_json
 
 SCHEMA = "hangtag.loadtest/1"

@@ -12,9 +12,9 @@ from typing_extensions import TypedDict
 from hangtag.page.series import looks
 from hangtag.printable import escaped
 from hangtag.serving.loadtest.comparison.compare import MACHINE, Comparison, SavedResults
-from hangtag.serving.loadtest.measuring.run import Run
+from hangtag.serving.loadtest.measuring.measured_run import Run
 from hangtag.serving.loadtest.record import to_json
-from hangtag.serving.loadtest.report import pictures
+from hangtag.serving.loadtest.report import charts
 from hangtag.serving.loadtest.report.html import page_template
 from hangtag.serving.loadtest.report.table import RunGroup, line, tables
 
@@ -96,7 +96,7 @@ def _by_file(differences: Mapping[str, tuple[str, str]]) -> dict[str, dict[str, 
 def render_page(before: SavedResults, after: SavedResults, groups: Sequence[RunGroup]) -> str:
     """Return the comparison as a self-contained HTML page."""
     look = looks((BEFORE, AFTER))
-    scale = pictures.latency_range(run for group in groups for run in group.runs)
+    scale = charts.latency_range(run for group in groups for run in group.runs)
     return page_template("comparison.html.j2").render(
         before=before,
         after=after,
@@ -104,7 +104,7 @@ def render_page(before: SavedResults, after: SavedResults, groups: Sequence[RunG
         looks=look,
         groups=groups,
         pictures=[
-            (group.title, Markup(pictures.latency_by_percentile(group.runs, look, scale, number)))  # noqa: S704
+            (group.title, Markup(charts.latency_by_percentile(group.runs, look, scale, number)))  # noqa: S704
             for number, group in enumerate(groups)
         ],
     )

@@ -12,8 +12,8 @@ from hangtag.serving.loadtest import units
 from hangtag.serving.loadtest.comparison.answer import answer, common_load
 from hangtag.serving.loadtest.comparison.compare import Comparison
 from hangtag.serving.loadtest.comparison.gates import GateOutcome
+from hangtag.serving.loadtest.measuring.measured_run import Run
 from hangtag.serving.loadtest.measuring.results import Results
-from hangtag.serving.loadtest.measuring.run import Run
 from hangtag.serving.loadtest.units import combined
 
 PERCENTILES = (50.0, 90.0, 95.0, 99.0)

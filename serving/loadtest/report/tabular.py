@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from xml.etree import ElementTree
 
 from hangtag.serving.loadtest.comparison.gates import GateOutcome
+from hangtag.serving.loadtest.measuring.measured_run import Run
 from hangtag.serving.loadtest.measuring.results import Results
-from hangtag.serving.loadtest.measuring.run import Run
 from hangtag.serving.loadtest.plan.load import ClosedLoop
 from hangtag.serving.loadtest.statistics.server_timings import PARTS
 

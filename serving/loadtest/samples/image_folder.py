@@ -18,7 +18,7 @@ from hangtag.protos import inference_pb2 as pb
 from hangtag.serving import image_spec
 from hangtag.serving.image_spec import SUFFIXES, ImageSpec, ImageSpecError, PictureError
 from hangtag.serving.loadtest.errors import SampleError
-from hangtag.serving.loadtest.samples.arrays import Samples, numbers_of, sample_shape
+from hangtag.serving.loadtest.samples.sample_arrays import Samples, numbers_of, sample_shape
 
 Pixels = npt.NDArray[np.uint8]
 IDX_IMAGES, IDX_LABELS = "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"

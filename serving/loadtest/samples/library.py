@@ -15,11 +15,11 @@ from hangtag.protos import classifier_pb2, tensors
 from hangtag.protos import inference_pb2 as pb
 from hangtag.serving.loadtest.errors import SampleError
 from hangtag.serving.loadtest.generator.http_channel import message_as_text
-from hangtag.serving.loadtest.generator.messages import CLASSIFY, INFER, RequestPool
+from hangtag.serving.loadtest.generator.process_messages import CLASSIFY, INFER, RequestPool
 from hangtag.serving.loadtest.plan.load import random_generator
 from hangtag.serving.loadtest.plan.target import Target
-from hangtag.serving.loadtest.samples.arrays import Samples, generate, has_batch_axis, read_npz
 from hangtag.serving.loadtest.samples.image_folder import read_pictures
+from hangtag.serving.loadtest.samples.sample_arrays import Samples, generate, has_batch_axis, read_npz
 
 # The number of different requests in a library, and the largest number of their bytes.
 LIBRARY_SIZE = 256

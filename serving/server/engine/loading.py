@@ -12,7 +12,7 @@ from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.engine import repository
 from hangtag.serving.server.engine.repository import VersionKey, settings_of
 from hangtag.serving.server.engine.served_model import ServedModel
-from hangtag.serving.server.engine.trial import TrialLoad
+from hangtag.serving.server.engine.trial_load import TrialLoad
 from hangtag.serving.server.errors import ModelLoadError, StartError, UnavailableError
 from hangtag.serving.server.host.machine import usable_cpus
 from hangtag.serving.server.host.watched_files import FolderStamp, folder_stamp

@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # the child imports nothing large before its limits hold
     from hangtag.serving.model_repository import ModelFile
     from hangtag.serving.server.config.server_config import ServerConfig
 
-_MODULE = "hangtag.serving.server.engine.trial"
+_MODULE = "hangtag.serving.server.engine.trial_load"
 _OOM_SCORE = Path("/proc/self/oom_score_adj")
 _MOST_LIKELY = "1000"
 _SPARE_SECONDS = 5.0

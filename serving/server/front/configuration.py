@@ -15,7 +15,7 @@ from typing import Any
 
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.errors import StartError
-from hangtag.serving.server.front.ports import Port, exposed_ports, seconds, typed, windows
+from hangtag.serving.server.front.listeners import Port, exposed_ports, seconds, typed, windows
 from hangtag.serving.server.host.watched_files import WatchedFiles, read_bytes
 
 ADMIN_SOCKET = "admin.sock"

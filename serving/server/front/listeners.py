@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 from hangtag.serving.server.config.server_config import OFF, ServerConfig
 from hangtag.serving.server.host.ports import GRPC_SOCKET, GRPCIO_SOCKET, HTTP_SOCKET, METRICS_SOCKET
-from hangtag.serving.server.transport.choice import NATIVE, choose_transport
-from hangtag.serving.server.wire.call import STREAMS
+from hangtag.serving.server.transport.auto_transport import NATIVE, choose_transport
+from hangtag.serving.server.wire.transport_call import STREAMS
 
 _EXTENSIONS = "type.googleapis.com/envoy.extensions."
 _HTTP = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"

@@ -19,14 +19,14 @@ from hangtag.serving.server.host.machine import usable_cpus
 from hangtag.serving.server.host.ports import GRPC, HTTP, reserve
 from hangtag.serving.server.runtime.session import Runtime, RuntimeFactory
 from hangtag.serving.server.telemetry.server_state import ServerState, StoreState
-from hangtag.serving.server.transport.choice import NATIVE, choose_transport
-from hangtag.serving.server.transport.grpc.server import GrpcServer
+from hangtag.serving.server.transport.auto_transport import NATIVE, choose_transport
+from hangtag.serving.server.transport.grpc.grpc_server import GrpcServer
 from hangtag.serving.server.wire.intake import DecodingThreads, Intake, Tokens
-from hangtag.serving.server.wire.repository import RepositoryCalls
+from hangtag.serving.server.wire.model_queries import RepositoryCalls
 from hangtag.serving.server.wire.tracing import Tracing
 
 if TYPE_CHECKING:
-    from hangtag.serving.server.transport.http.server import HttpServer
+    from hangtag.serving.server.transport.http.http_server import HttpServer
 
 log = structlog.get_logger()
 
@@ -187,7 +187,7 @@ class Server:
     def _http_transport(self, intake: Intake, state: Callable[[], ServerState]) -> "HttpServer":
         # Imported here and not above, so that a server without HTTP starts faster, and does not need these packages.
         with needs("rest", "HTTP, which --http-port -1 turns off,"):
-            from hangtag.serving.server.transport.http.server import HttpServer
+            from hangtag.serving.server.transport.http.http_server import HttpServer
         return HttpServer(intake, state, lambda: self.port)
 
     def __enter__(self) -> "Server":
@@ -202,7 +202,7 @@ class Server:
 
 def _native_transport(intake: Intake) -> GrpcServer:
     # Imported here and not above, because the library may not be installed.
-    from hangtag.serving.server.transport.native.server import NativeServer
+    from hangtag.serving.server.transport.native.native_server import NativeServer
 
     return NativeServer(intake)
 

@@ -16,7 +16,7 @@ from hangtag.serving.server.host.replacement import ReplacementPolicy
 from hangtag.serving.server.process.server import SharedPorts
 from hangtag.serving.server.process.worker_process import Changes, WorkerProcess
 from hangtag.serving.server.telemetry.server_state import READY, ServerState, StoreState, Workers, total
-from hangtag.serving.server.transport.choice import choose_transport
+from hangtag.serving.server.transport.auto_transport import choose_transport
 
 log = structlog.get_logger()
 

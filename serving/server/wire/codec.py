@@ -13,7 +13,7 @@ from hangtag.protos import tensors
 from hangtag.serving.server.engine.servable import Admission, Servable
 from hangtag.serving.server.errors import InvalidRequestError
 from hangtag.serving.server.queue.call import InferenceResult
-from hangtag.serving.server.wire.call import Query, TransportCall
+from hangtag.serving.server.wire.transport_call import Query, TransportCall
 from hangtag.serving.signature import Signature, TensorSpec
 
 Arrays = dict[str, npt.NDArray[Any]]

@@ -27,9 +27,9 @@ from hangtag.serving.server.errors import QueueFullError
 from hangtag.serving.server.queue.call import InferenceResult
 from hangtag.serving.server.telemetry.log import redirect_library_log
 from hangtag.serving.server.telemetry.model_statistics import Timings
-from hangtag.serving.server.wire.call import Query, submit, submit_on_thread
 from hangtag.serving.server.wire.intake import Intake, Origin
 from hangtag.serving.server.wire.plans import PlannedCall
+from hangtag.serving.server.wire.transport_call import Query, submit, submit_on_thread
 
 Result = TypeVar("Result")
 

@@ -15,8 +15,8 @@ from hangtag.serving.server.engine.engine import Engine
 from hangtag.serving.server.engine.servable import Servable
 from hangtag.serving.server.errors import InvalidRequestError, NotFoundError, UnavailableError
 from hangtag.serving.server.queue.call import InferenceResult
-from hangtag.serving.server.wire.call import Query, TransportCall
 from hangtag.serving.server.wire.intake import Intake, Origin, failures_recorded
+from hangtag.serving.server.wire.transport_call import Query, TransportCall
 
 Request: TypeAlias = pb.ClassifyRequest | pb.CompareRequest
 MAX_COMPARED = 32

@@ -30,7 +30,7 @@ from hangtag.serving.server.errors import (
     UnavailableError,
 )
 from hangtag.serving.server.host.watched_files import WatchedFiles, read_bytes
-from hangtag.serving.server.wire.repository import RepositoryCalls
+from hangtag.serving.server.wire.model_queries import RepositoryCalls
 from hangtag.serving.server.wire.status import status
 from hangtag.serving.server.wire.tracing import Metadata, Tracing
 

@@ -27,7 +27,7 @@ from hangtag.serving.server.errors import ServerError, UnavailableError
 from hangtag.serving.server.queue.call import InferenceResult, Tensors
 from hangtag.serving.server.telemetry.model_statistics import BatchCost
 from hangtag.serving.server.wire import codec
-from hangtag.serving.server.wire.call import LARGE_MESSAGE, TransportCall
+from hangtag.serving.server.wire.transport_call import LARGE_MESSAGE, TransportCall
 from hangtag.serving.signature import TensorSpec
 
 log = structlog.get_logger()

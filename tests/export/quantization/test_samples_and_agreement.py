@@ -12,7 +12,7 @@ from PIL import Image
 from scipy.stats import binomtest
 
 from hangtag.export.errors import ExportError
-from hangtag.export.quantization import agreement, samples
+from hangtag.export.quantization import agreement, calibration_samples
 from hangtag.export.quantization.agreement import EQUAL, LABELS, VALUES, Agreement, Comparison
 from hangtag.serving.signature import Signature, TensorSpec
 from hangtag.training.errors import DataCorruptError
@@ -38,9 +38,9 @@ def rows(count: int = 200) -> Any:
     return np.random.default_rng(0).normal(0, 1, (count, 16)).astype(np.float32)
 
 
-def from_arrays(folder: Path, model: Signature, **arrays: Any) -> samples.Samples:
+def from_arrays(folder: Path, model: Signature, **arrays: Any) -> calibration_samples.Samples:
     np.savez(folder / "samples.npz", **arrays)
-    return samples.read(folder / "samples.npz", model)
+    return calibration_samples.read(folder / "samples.npz", model)
 
 
 def test_the_halves_are_disjoint_and_hold_every_sample(tmp_path: Path) -> None:
@@ -97,12 +97,12 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     for content in (b"", b"no zip", b"PK\x03\x04 damaged"):
         (tmp_path / "samples.npz").write_bytes(content)
         with pytest.raises(ExportError, match=r"cannot be read as a \.npz file"):
-            samples.read(tmp_path / "samples.npz", ROWS)
+            calibration_samples.read(tmp_path / "samples.npz", ROWS)
     with pytest.raises(ExportError, match="there is no file or folder"):
-        samples.read(tmp_path / "none.npz", ROWS)
+        calibration_samples.read(tmp_path / "none.npz", ROWS)
     np.save(tmp_path / "one.npy", rows())
     with pytest.raises(ExportError, match=r"is one array without a name\. Write it with numpy\.savez"):
-        samples.read(tmp_path / "one.npy", ROWS)
+        calibration_samples.read(tmp_path / "one.npy", ROWS)
 
 
 # Samples from folders of images.
@@ -132,7 +132,7 @@ def test_pictures_are_made_to_fit_as_the_file_says_and_else_are_stretched(
     fit: str | None, shape: tuple[int, ...], folder: Path
 ) -> None:
     image = {"height": 8, "width": 8, "channels": 3 if len(shape) == 3 else 1, "fit": fit}
-    taken = samples.read(folder, pictures_in(*shape, **({"image": json.dumps(image)} if fit else {}))).feeds
+    taken = calibration_samples.read(folder, pictures_in(*shape, **({"image": json.dumps(image)} if fit else {}))).feeds
     assert len(taken) == 40
     pixels = taken[-1]["image"]
     assert pixels.dtype == np.uint8
@@ -145,7 +145,7 @@ def test_of_a_large_folder_a_thousand_pictures_are_taken_evenly(tmp_path: Path) 
     for place in range(1999):
         image.putpixel((0, 0), place // 8)
         image.save(tmp_path / f"{place:04}.png")
-    taken = [int(feed["image"].item()) for feed in samples.read(tmp_path, pictures_in(1, 1)).feeds]
+    taken = [int(feed["image"].item()) for feed in calibration_samples.read(tmp_path, pictures_in(1, 1)).feeds]
     assert taken == [place * 1999 // 1000 // 8 for place in range(1000)]
 
 
@@ -158,13 +158,13 @@ def test_of_a_large_folder_a_thousand_pictures_are_taken_evenly(tmp_path: Path) 
 )  # fmt: skip
 def test_pictures_are_for_a_model_of_pictures(model: Signature, folder: Path) -> None:
     with pytest.raises(ExportError, match=r"are not a single picture UINT8 .* State with --preprocessing how"):
-        samples.read(folder, model)
+        calibration_samples.read(folder, model)
 
 
 def test_a_damaged_picture_is_named(folder: Path) -> None:
     (folder / "03.webp").write_bytes(b"damaged")
     with pytest.raises(DataCorruptError, match=r"photos/03\.webp cannot be read as a picture"):
-        samples.read(folder, pictures_in(8, 8))
+        calibration_samples.read(folder, pictures_in(8, 8))
 
 
 def compare(rule: str, expected: Any, answered: Any) -> int:

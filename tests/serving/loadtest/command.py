@@ -14,7 +14,7 @@ from hdrh.histogram import HdrHistogram  # type: ignore[import-untyped]
 
 from hangtag.protos import inference_pb2 as pb
 from hangtag.serving.loadtest.generator.block_result import Recorder
-from hangtag.serving.loadtest.measuring.run import Run
+from hangtag.serving.loadtest.measuring.measured_run import Run
 from hangtag.serving.loadtest.plan.load import Limits, Load
 from tests.kit.command import invoke, refusal
 from tests.kit.fake_server import FakeServer, running

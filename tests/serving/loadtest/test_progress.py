@@ -5,9 +5,9 @@ import re
 
 from rich.console import Console
 
-from hangtag.serving.loadtest.cli import output
-from hangtag.serving.loadtest.generator.messages import Block, Snapshot
-from hangtag.serving.loadtest.measuring.session import Progress
+from hangtag.serving.loadtest.cli import terminal
+from hangtag.serving.loadtest.generator.process_messages import Block, Snapshot
+from hangtag.serving.loadtest.measuring.interleaving import Progress
 from hangtag.serving.loadtest.plan.load import Limits, OpenLoop
 from tests.kit.command import invoke
 from tests.kit.fake_server import FakeServer
@@ -16,7 +16,7 @@ from tests.kit.waiting import pass_time
 
 def test_a_terminal_has_a_line_that_changes_and_nothing_afterwards(server: FakeServer) -> None:
     # The call before the load takes longer than the time between two drawings.
-    server.behaviour = lambda number, _: pass_time(0.01 if number else 1.2 / output.DRAWS_PER_SECOND)
+    server.behaviour = lambda number, _: pass_time(0.01 if number else 1.2 / terminal.DRAWS_PER_SECOND)
     limits = ("--blocks", 1, "--min-duration", "1.5s", "--min-query-count", 1, "--warm-up", 0, "--concurrency", 1)
     variables = {"FORCE_COLOR": "1", "NO_COLOR": "1"}
     result = invoke("loadtest", "fast", "--server", server.address, *limits, exit_code=None, variables=variables)
@@ -32,7 +32,7 @@ def test_a_log_has_an_occasional_line() -> None:
     block = Block("cnn", OpenLoop(500.0), Limits(3.0, 500, 60.0, 1000), 0.1, 0, 0)
     now = Progress(block, 1.0, 9.0, Snapshot(elapsed=0.5, queries=250, failed=3, rate=499.0, p50=0.0012, p99=0.0345))
     written, seconds = io.StringIO(), 0.0
-    with output.live(Console(file=written, width=40), clock=lambda: seconds) as show:
+    with terminal.live(Console(file=written, width=40), clock=lambda: seconds) as show:
         for seconds in (0.0, 9.9, 10.0, 15.0, 19.9, 20.0):  # noqa: B007
             show(now)
     line = "cnn, 500 calls/s: 499 calls/s, p50 1.20 ms, p99 34.5 ms, 3 errors; 9 s left"

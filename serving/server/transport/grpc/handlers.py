@@ -15,10 +15,10 @@ from grpc_health.v1.health import SERVICE_NAME as HEALTH
 
 from hangtag.protos.methods import MODEL_INFER
 from hangtag.serving.server.errors import InvalidRequestError, ServerError, UnauthenticatedError, UnavailableError
-from hangtag.serving.server.wire.call import INFERENCE_METHODS
 from hangtag.serving.server.wire.codec import parse_message
 from hangtag.serving.server.wire.intake import Callers, Intake, LazyMetadata, Origin, failures_recorded
 from hangtag.serving.server.wire.status import call_status
+from hangtag.serving.server.wire.transport_call import INFERENCE_METHODS
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"

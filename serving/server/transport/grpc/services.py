@@ -21,18 +21,18 @@ from hangtag.serving.server.transport.grpc.handlers import (
     origin_of,
 )
 from hangtag.serving.server.transport.grpc.streams import OpenStreams
-from hangtag.serving.server.wire.call import LARGE_MESSAGE
 from hangtag.serving.server.wire.codec import InferQuery
 from hangtag.serving.server.wire.event_loop import LoopCall, LoopCalls
 from hangtag.serving.server.wire.image_query import ImageQuery, classify_query, compare_queries
 from hangtag.serving.server.wire.intake import failures_recorded
-from hangtag.serving.server.wire.plans import Plans, serialized
-from hangtag.serving.server.wire.repository import (
+from hangtag.serving.server.wire.model_queries import (
     model_config,
     model_metadata,
     server_metadata,
 )
+from hangtag.serving.server.wire.plans import Plans, serialized
 from hangtag.serving.server.wire.status import call_status, cost_metadata, route_metadata
+from hangtag.serving.server.wire.transport_call import LARGE_MESSAGE
 
 _RPC = "ModelStreamInfer"
 _FINAL = "triton_final_response"  # always true: every request has exactly one response here

@@ -36,9 +36,9 @@ import grpc
 from hangtag.serving.server.errors import QueueFullError, UnavailableError
 from hangtag.serving.server.queue.call import memory_of
 from hangtag.serving.server.transport.grpc.handlers import Context, call_deadline
-from hangtag.serving.server.wire.call import LARGE_MESSAGE, Query
 from hangtag.serving.server.wire.event_loop import LoopCall, LoopCalls
 from hangtag.serving.server.wire.intake import Origin
+from hangtag.serving.server.wire.transport_call import LARGE_MESSAGE, Query
 
 FIRST = 4
 """How many requests of a stream may be computed before the size of an answer is known."""

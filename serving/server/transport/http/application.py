@@ -23,9 +23,9 @@ from hangtag.serving.server.transport.http.messages import (
     origin_of,
     request_metadata,
 )
-from hangtag.serving.server.wire.call import LARGE_MESSAGE, submit, submit_on_thread
 from hangtag.serving.server.wire.event_loop import LoopCalls
 from hangtag.serving.server.wire.intake import Callers, Origin, failures_recorded
+from hangtag.serving.server.wire.transport_call import LARGE_MESSAGE, submit, submit_on_thread
 
 _INFER = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?/infer")
 _CLASSIFY = "/v1/classify"

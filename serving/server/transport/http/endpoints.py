@@ -27,7 +27,7 @@ from hangtag.serving.server.transport.http.messages import (
     to_dict,
 )
 from hangtag.serving.server.wire.intake import Intake
-from hangtag.serving.server.wire.repository import (
+from hangtag.serving.server.wire.model_queries import (
     model_config,
     model_metadata,
     server_metadata,

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from hangtag.serving.server.host.ports import HTTP, HTTP_SOCKET, bind, bind_unix
 from hangtag.serving.server.telemetry.server_state import ServerState
 from hangtag.serving.server.transport.http.application import Application
-from hangtag.serving.server.transport.http.classify import ClassifyEndpoint
+from hangtag.serving.server.transport.http.classify_endpoint import ClassifyEndpoint
 from hangtag.serving.server.transport.http.connection import Connection
 from hangtag.serving.server.transport.http.endpoints import ModelEndpoints, PageEndpoint
 from hangtag.serving.server.transport.http.platforms import PlatformEndpoints

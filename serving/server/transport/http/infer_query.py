@@ -21,7 +21,7 @@ from hangtag.serving.server.transport.http.infer_json import (
 from hangtag.serving.server.transport.http.infer_plans import HEAD_LENGTH, Learn
 from hangtag.serving.server.transport.http.messages import BINARY, JSON, HttpRequest, HttpResponse, cost_headers
 from hangtag.serving.server.wire import codec
-from hangtag.serving.server.wire.call import Query, TransportCall
+from hangtag.serving.server.wire.transport_call import Query, TransportCall
 from hangtag.serving.signature import Signature, TensorSpec
 
 Arrays = dict[str, npt.NDArray[Any]]

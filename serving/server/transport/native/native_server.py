@@ -29,14 +29,14 @@ from hangtag.serving.server.errors import InvalidRequestError, ServerError, Star
 from hangtag.serving.server.host.ports import GRPC_SOCKET, GRPCIO_SOCKET, require_free
 from hangtag.serving.server.queue.call import Call, InferenceResult, Tensors
 from hangtag.serving.server.telemetry.model_statistics import BatchCost
-from hangtag.serving.server.transport.grpc.server import GrpcServer
-from hangtag.serving.server.wire.call import LARGE_MESSAGE, Query, submit, submit_on_thread
+from hangtag.serving.server.transport.grpc.grpc_server import GrpcServer
 from hangtag.serving.server.wire.codec import parse_message
 from hangtag.serving.server.wire.image_query import classify_query
 from hangtag.serving.server.wire.intake import Callers, Intake
 from hangtag.serving.server.wire.plans import MessagePlan, Plan, PlannedCall, Plans, serialized
 from hangtag.serving.server.wire.status import QUEUE_NS, batch_metadata, call_status, cost_metadata, member_metadata
 from hangtag.serving.server.wire.tracing import Metadata
+from hangtag.serving.server.wire.transport_call import LARGE_MESSAGE, Query, submit, submit_on_thread
 
 log = structlog.get_logger()
 

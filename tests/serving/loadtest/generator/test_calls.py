@@ -12,7 +12,7 @@ import pytest
 from hangtag.serving.client import Credentials
 from hangtag.serving.loadtest.generator.channels import connect
 from hangtag.serving.loadtest.generator.executors import Assignment, Executor, create
-from hangtag.serving.loadtest.generator.messages import Block, CallSettings, RequestPool, SharedCounts
+from hangtag.serving.loadtest.generator.process_messages import Block, CallSettings, RequestPool, SharedCounts
 from hangtag.serving.loadtest.plan.load import ClosedLoop, Limits, Load, OpenLoop
 from tests.kit.fake_server import FakeServer, running_over_http
 from tests.kit.waiting import pass_time, until

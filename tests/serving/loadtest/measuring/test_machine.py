@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from hangtag.serving.loadtest.machine import other_programs
+from hangtag.serving.loadtest.machine_check import other_programs
 from tests.kit.waiting import until
 
 pytestmark = pytest.mark.quick
@@ -121,7 +121,7 @@ def test_the_listener_of_another_user_is_unknown() -> None:
     with program("child", "127.0.0.1") as (server, _):
         code = f"""
 import os, select
-from hangtag.serving.loadtest.machine import other_programs  # before, as others may not read its folder
+from hangtag.serving.loadtest.machine_check import other_programs  # before, as others may not read its folder
 os.setuid(65534)
 for addresses in [], ["{server}"]:
     with other_programs(addresses) as others:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from hangtag.page.series import looks
-from hangtag.serving.loadtest.report.pictures import ModelPoint, accuracy_and_latency
+from hangtag.serving.loadtest.report.charts import ModelPoint, accuracy_and_latency
 from hangtag.serving.loadtest.statistics.intervals import Interval
 from tests.kit.browser import chromium, require_good_looks
 from tests.kit.command import invoke

@@ -11,7 +11,7 @@ import jsonschema
 import numpy as np
 import pytest
 
-from hangtag.serving.loadtest.report import document
+from hangtag.serving.loadtest.report import json_document
 from tests.kit.command import invoke
 from tests.kit.fake_server import FakeServer
 from tests.serving.loadtest.command import HOSTILE, LOOP, SCHEMA, Loadtest, Measured, decoded
@@ -20,7 +20,7 @@ Written = tuple[Path, Measured]
 
 
 def test_the_documented_schema_is_that_of_the_types() -> None:
-    assert json.loads(document.schema()) == SCHEMA, "run 'make schema'"
+    assert json.loads(json_document.schema()) == SCHEMA, "run 'make schema'"
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
     fields = SCHEMA["$defs"]["Run"]["properties"]
     assert fields["model"] == {"description": "The model's name on the server.", "type": "string"}
