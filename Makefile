@@ -105,7 +105,7 @@ fuzz-%: $(VENV)/.dev
 test-shape: $(VENV)/.dev ## Print how large the tests are and how many internal modules they name; fail above a limit
 	$(BIN)/python -m tests.shape
 
-mutants: $(VENV)/.dev dataset ## Put 146 small faults into the product, one at a time, and see which of them a test finds (an hour; resumes if it was stopped)
+mutants: $(VENV)/.dev dataset ## Put 141 small faults into the product, one at a time, and see which of them a test finds (an hour; resumes if it was stopped)
 	$(BIN)/python -m tests.mutants.run reports/mutants-$$(git describe --always --dirty).jsonl $(ARGS)
 
 mutants-draw: $(VENV)-mutants/.mutants ## Draw other faults for make mutants: make mutants-draw ARGS="--seed 1"

@@ -7,7 +7,9 @@ operator by another one, and would otherwise be most of the drawn mutants. Annot
 """
 
 import ast
+import io
 import random
+import tokenize
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,10 +20,14 @@ from cosmic_ray.commands.init import _all_work_items
 from cosmic_ray.mutating import mutate_code
 from cosmic_ray.plugins import get_operator
 
-from tests.mutants.mutant import AREAS, LINES_BEFORE, Mutant, changed_lines, write
+from tests.mutants.mutant import AREAS, Mutant, write
 
 _BROKEN = "ExceptionReplacer"
 """A cosmic-ray operator that is left out, because cosmic-ray 8.7 fails on ``except (A, B)``."""
+LEAST_CHARACTERS = 12
+"""The least length of a text. A shorter text may occur again after another change of the file."""
+_MOST_TOKENS = 40
+"""The most tokens of a text. Almost any change of the file would remove a longer text."""
 
 Position = tuple[str, tuple[int, int]]
 
@@ -57,24 +63,56 @@ def _annotations(file: Path) -> Iterator[tuple[tuple[int, int], tuple[int, int]]
 
 
 def _mutant(number: int, change: Any) -> Mutant | None:
-    """The mutant of a change; None if the file contains the lines several times, or if the mutant is invalid Python."""
+    """The mutant of a change; None if no text identifies its place, or if the mutant is invalid Python."""
     source = Path(change.module_path).read_text()
     mutated = mutate_code(source, get_operator(change.operator_name)(), change.occurrence)
     try:
         ast.parse(mutated)
     except SyntaxError:
         return None
-    before, after = source.splitlines(keepends=True), mutated.splitlines(keepends=True)
-    first, end, end_after = changed_lines(before, after)
-    context, lines = (
-        "".join(before[start:stop]) for start, stop in ((max(0, first - LINES_BEFORE), first), (first, end))
-    )
-    if source.count(context + lines) != 1:
+    texts = shortest(source, mutated)
+    if texts is None:
         return None
-    faulty = "".join(after[first:end_after])
-    return Mutant(
-        number, str(change.module_path), change.definition_name or "", change.operator_name, context, lines, faulty
-    )
+    return Mutant(number, str(change.module_path), change.definition_name or "", change.operator_name, *texts)
+
+
+def shortest(source: str, mutated: str) -> tuple[str, str] | None:
+    """Return the shortest text that has the place of a change and occurs once, and the text with the change.
+
+    The text consists of whole tokens of one line if possible. The text has at least LEAST_CHARACTERS, no comment and no
+    sentence of a message. Returns None if there is no such text.
+    """
+    start = next(place for place, pair in enumerate(zip(source, mutated, strict=False)) if pair[0] != pair[1])
+    room = min(len(source), len(mutated)) - start
+    same = next((count for count in range(room) if source[-1 - count] != mutated[-1 - count]), room)
+    end = len(source) - same
+    texts = [
+        (first, last)
+        for tokens in _runs_of_code(source)
+        for place, (first, _) in enumerate(tokens)
+        for _, last in tokens[place : place + _MOST_TOKENS]
+        if first <= start and end <= last and last - first >= LEAST_CHARACTERS
+    ]
+    for first, last in sorted(texts, key=lambda text: (source.count("\n", *text), text[1] - text[0])):
+        if source.count(source[first:last]) == 1:
+            return source[first:last], source[first:start] + mutated[start : len(mutated) - same] + source[end:last]
+    return None
+
+
+def _runs_of_code(source: str) -> Iterator[list[tuple[int, int]]]:
+    """Yield where the tokens of a file start and end, in runs that no comment and no sentence interrupts."""
+    lines = [0]
+    for line in source.splitlines(keepends=True):
+        lines.append(lines[-1] + len(line))
+    tokens: list[tuple[int, int]] = []
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        is_text = tokenize.tok_name[token.type] in ("STRING", "FSTRING_MIDDLE")
+        if token.type == tokenize.COMMENT or (is_text and " " in token.string.strip()):
+            yield tokens
+            tokens = []
+        elif token.string.strip():
+            tokens.append((lines[token.start[0] - 1] + token.start[1], lines[token.end[0] - 1] + token.end[1]))
+    yield tokens
 
 
 @click.command()
