@@ -164,9 +164,11 @@ def test_without_preprocessing_a_network_stays_as_it_is(labels: Path, tmp_path: 
         (in_text(), ("--preprocessing", "std=0"), "'std=0' is not understood: std is one number above 0, or three"),
         (in_text(), ("--preprocessing", "fit=garment scale=255"), "fit garment is for grey pictures"),
         (in_text("float[a, b, c, d]"), ("--preprocessing", "scale=255"), "state its size with --preprocessing size="),
+        (in_text("float[a, 3, 24, d]"), ("--preprocessing", "scale=255"), "state its size with --preprocessing size="),
         (in_text("uint8[batch, 3, 24, 24]", first=CAST), (), "takes pixels as they are: leave scale, mean and std out"),
         (onnx_models.two_inputs(), (), r"the network's inputs \(a .*\) are not a single picture"),
         (in_text("float[batch, 4, 24, 24]"), (), "are not a single picture"),
+        (in_text("double[batch, 3, 24, 24]", first=CAST), (), "are not a single picture"),
         (in_text(answered="float[batch, 4]"), (), "none has one score for each of 3 labels"),
         (
             in_text("float[4, 3, 24, 24]", "float[4, 3]"),

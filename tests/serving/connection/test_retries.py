@@ -1,8 +1,9 @@
 """Calls that are retried, and calls that are not: a server ends and comes back, or a connection breaks."""
 
+import asyncio
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -12,7 +13,7 @@ import grpc
 import numpy as np
 import pytest
 
-from hangtag import Client, ConnectionOptions
+from hangtag import AsyncClient, Client, ClientError, ConnectionOptions
 from hangtag.protos import inference_pb2 as pb
 from hangtag.serving.server.config.server_config import ServerConfig
 from tests.kit.http2 import END_HEADERS, END_STREAM, GOAWAY, HEADERS, RST_STREAM
@@ -86,6 +87,24 @@ def test_a_call_in_flight_when_its_client_is_closed(kind: Kind, live: LiveServer
         assert message_of(grpc.StatusCode.CANCELLED, answer.result, 10)
 
 
+@pytest.mark.parametrize("http", [True, False])
+def test_a_stream_that_waits_for_a_request_when_its_client_is_closed(http: bool, live: LiveServer) -> None:
+    async def never() -> AsyncIterator[dict[str, Any]]:
+        await asyncio.Event().wait()
+        yield {}
+
+    async def outcome() -> grpc.StatusCode:
+        client = AsyncClient(f"http://{live.server.http_address}" if http else live.server.address)
+        answer = asyncio.ensure_future(anext(client.infer_stream("gather", never())))
+        await asyncio.sleep(0.1)  # the stream begins
+        await client.close()
+        with pytest.raises(ClientError) as caught:
+            await asyncio.wait_for(answer, TIMEOUT)
+        return caught.value.code
+
+    assert asyncio.run(outcome()) is grpc.StatusCode.CANCELLED
+
+
 def test_an_error_of_the_callers_is_not_tried_again(kind: Kind, live: LiveServer) -> None:
     before = live.statistics("gather").inference_stats.fail.count
     with kind.open(kind.of(live.server), options=QUICK) as client:
@@ -100,6 +119,13 @@ def test_the_deadline_covers_all_attempts(kind: Kind, live: LiveServer) -> None:
         kind.open(to.address, timeout=0.3, options=slow) as client,
     ):
         assert "within 0.3 s" in message_of(grpc.StatusCode.DEADLINE_EXCEEDED, gathered, client)
+
+
+@http_kinds
+def test_a_deadline_that_comes_before_the_next_attempt_names_the_last_failure(kind: Kind, live: LiveServer) -> None:
+    slow = ConnectionOptions(retries=4, initial_backoff=60, max_backoff=60)
+    with link(kind.of(live.server), refused=9) as to, kind.open(to.address, timeout=20, options=slow) as client:
+        assert "within 20 s (" in message_of(grpc.StatusCode.DEADLINE_EXCEEDED, gathered, client)
 
 
 @http_kinds

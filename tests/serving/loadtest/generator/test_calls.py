@@ -7,14 +7,17 @@ from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
 from typing import Any
 
+import grpc
 import pytest
 
 from hangtag.serving.client import Credentials
 from hangtag.serving.loadtest.generator.channels import connect
 from hangtag.serving.loadtest.generator.executors import Assignment, Executor, create
+from hangtag.serving.loadtest.generator.http_channel import HttpChannel
 from hangtag.serving.loadtest.generator.process_messages import Block, CallSettings, RequestPool, SharedCounts
 from hangtag.serving.loadtest.plan.load import ClosedLoop, Limits, Load, OpenLoop
 from tests.kit.fake_server import FakeServer, running_over_http
+from tests.kit.other_servers import listener, say_nothing
 from tests.kit.waiting import pass_time, until
 
 pytestmark = pytest.mark.quick
@@ -95,6 +98,18 @@ def test_answers_that_wait_for_each_other_at_the_generator_count_as_its_share(to
     executor = run_on(Answers(together), ClosedLoop(8), Limits(0.05, 100, 10.0, 100_000))
     assert (executor.latency_share(0.0) > 0.1) is together
     assert executor.latency_share(1.0) == pytest.approx(min(executor.latency_share(0.0) + 1 / 8, 1.0))
+
+
+def test_a_call_over_http_that_gets_no_answer_ends_at_its_deadline() -> None:
+    ends: SimpleQueue[tuple[Any, ...]] = SimpleQueue()
+    with listener(say_nothing) as address:
+        channel = HttpChannel(f"http://{address}", Credentials())
+        began = time.perf_counter()
+        channel.send("", b"GET / HTTP/1.1\r\nhost: here\r\n\r\n", 0.1, None, "late", lambda *end: ends.put(end))
+        _, _, end, code, _ = ends.get(timeout=20)
+        assert code == grpc.StatusCode.DEADLINE_EXCEEDED.value[0]
+        assert end - began >= 0.1
+        channel.close()
 
 
 def test_a_call_over_http_leaves_when_it_is_written() -> None:

@@ -110,6 +110,12 @@ def queries(*seconds: float, **more: Any) -> Any:
     return run_of(OpenLoop(100.0), *seconds, **more)
 
 
+@pytest.mark.parametrize("arguments", [(-1, 99.0), (0, 0.0), (0, 100.0), (0, 99.0, 0.0), (0, 99.0, 1.0)])
+def test_a_share_or_a_confidence_out_of_range_is_refused(arguments: tuple[Any, ...]) -> None:
+    with pytest.raises(ValueError, match=r"must be|is for percentiles"):
+        samples_needed(*arguments)
+
+
 def test_a_percentile_keeps_its_bound_when_chance_is_ruled_out() -> None:
     """A failed call exceeds every limit. The proven limit is the smallest one that the run supports."""
     fast, slow = (0.001,), (0.1,)
