@@ -91,7 +91,7 @@ def cross_entropy(logits: Logits, classes: Classes, temperature: float) -> float
 
 
 def test_the_calibration_error_by_hand() -> None:
-    """Bins of 15 with samples: up to 9/15 with 0.58 and 0.6, up to 11/15 with 0.7, up to 14/15 with 0.9, and the last."""
+    """Bins of 15 with samples: to 9/15 with 0.58 and 0.6, to 11/15 with 0.7, to 14/15 with 0.9, and the last."""
     probabilities = np.array([[0.58, 0.42], [0.6, 0.4], [0.3, 0.7], [0.9, 0.1], [0.96, 0.04], [1.0, 0.0]])
     error = calibration_error(probabilities, np.array([0, 1, 1, 1, 0, 0], np.uint8))
     assert error == pytest.approx((abs(1 - 0.58 - 0.6) + abs(1 - 0.7) + abs(0 - 0.9) + abs(2 - 0.96 - 1.0)) / 6)
