@@ -38,7 +38,7 @@ _MODULES = {
     "Classification": "client.classification",
     "Client": "client.client",
     "ClientError": "connection.errors",
-    "ConnectionOptions": "connection.options",
+    "ConnectionOptions": "connection.client_options",
     "Credentials": "credentials",
     "CredentialsError": "credentials",
     "InferenceStage": "client.outputs",
