@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from hangtag.training.catalog import build
+from hangtag.training.catalog import NETWORKS, build
 from hangtag.training.errors import DivergedError
 from hangtag.training.loop import optimisation
 from hangtag.training.recipes import Augmentation, Recipe
@@ -251,3 +251,8 @@ def test_a_gate_whose_gradient_is_small_changes_as_much_as_the_others() -> None:
     optimizer.step()
     sizes = [gate.pow(2).mean().sqrt().item() for gate in torch.split(weights.detach() - before, 8)]
     assert sizes == pytest.approx([0.2 * MUON.learning_rate] * 4, rel=0.25)  # an entry changes by as much as with Adam
+
+
+def test_the_probabilities_of_every_recipe_are_from_0_to_1() -> None:
+    recipes = [recipe for network in NETWORKS.values() for recipe in network.recipes]
+    assert all(0 <= share <= 1 for each in recipes for share in (each.augmentation.erase, each.dropout or 0))
