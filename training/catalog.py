@@ -31,7 +31,7 @@ _WRAPPINGS = ("model", "state_dict", "model_state_dict")
 _PREFIXES = ("", "module.", "_orig_mod.", "model.")
 """The prefixes that DataParallel, torch.compile and Lightning put before the names of weights."""
 _MANY_STEPS = 1_000
-"""A number of steps per epoch for which batch normalisation has PyTorch's default momentum."""
+"""A number of steps per epoch with which batch normalisation gets PyTorch's default momentum."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def _label_sets(network: Callable[[int], nn.Module], objective: type[Objective])
 
 NETWORKS: Mapping[str, NetworkEntry] = {
     "lstm": NetworkEntry(Lstm, (STUDY, recipes.LSTM_BEST)),
-    "lstm-56": NetworkEntry(partial(Lstm, hidden_size=56), (STUDY,)),  # 28 * 10 / 5, also tried in the study
+    "lstm-56": NetworkEntry(partial(Lstm, hidden_size=56), (STUDY,)),  # the study also tried this size, 28 * 10 / 5
     "lstm-280": NetworkEntry(partial(Lstm, hidden_size=280), (STUDY,)),  # 28 * 10
     "lstm2": NetworkEntry(Lstm2, (STUDY, recipes.LSTM2_BEST)),
     "cnn": NetworkEntry(Cnn, (STUDY, TEACHER, recipes.CNN_BEST, recipes.CNN_SAME_VIEW)),
@@ -150,7 +150,8 @@ def prepared(config: RunConfig, labels: int, image: ImageSpec, steps_per_epoch: 
             if isinstance(module, nn.Dropout):
                 module.p = config.recipe.dropout
     if config.recipe.batch_norm:
-        # On hangtag's own data sets the momentum is always the default, so that runs end as in earlier releases.
+        # On hangtag's own data sets the momentum is always the default, so that a run gives the same results as in
+        # earlier releases.
         add_batch_norm(network, steps_per_epoch if config.pictures else _MANY_STEPS)
     # Convolutions are fastest in channels_last, on CPUs and on GPUs. The results do not depend on the memory format.
     moved: nn.Module = network.to(  # type: ignore[call-overload]
@@ -184,7 +185,7 @@ def _load(network: nn.Module, path: str, model: str) -> str:
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises all kinds of exceptions
-        # PyTorch's own message has many lines, and advises to run code from the file.
+        # PyTorch's own message is not shown, because it has many lines and advises the user to run code from the file.
         raise SettingsError(
             f"--start-from {path} cannot be read as weights: it is damaged, or torch.save() did not write it, or it "
             "holds objects other than tensors. Save the network's state_dict() instead."

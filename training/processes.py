@@ -28,7 +28,8 @@ from hangtag.errors import UserError
 from hangtag.training.errors import ProcessesError
 
 T = TypeVar("T")
-_TIMEOUT = timedelta(hours=1)  # of a collective operation: the other ranks wait while rank 0 validates
+# the time limit of a collective operation, for which the other ranks wait while rank 0 validates
+_TIMEOUT = timedelta(hours=1)
 _RELEASE_SECONDS = 0.1
 """The seconds for which the interpreter lock is released, so that gloo's thread can free its last tensors.
 

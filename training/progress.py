@@ -116,7 +116,7 @@ class TerminalObserver(Observer, AbstractContextManager["TerminalObserver"]):
                 self._next_line = self._clock() + LINE_INTERVAL
                 self._print(f"{description}: {', '.join([f'{done:,} of {total:,} {unit}', *figures])}")
             return
-        self._bars.start()  # not earlier, because a bar that never moves would leave an empty line
+        self._bars.start()  # the bars start only now, because a bar that never moves would leave an empty line
         task = next((task for task in self._bars.tasks if task.fields["unit"] == unit), None)
         identity = task.id if task else self._bars.add_task(description, unit=unit, figures="")
         self._bars.update(identity, description=description, completed=done, total=total, figures="  ".join(figures))

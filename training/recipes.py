@@ -13,7 +13,8 @@ class Augmentation:
     """Random changes to a training image, which differ from epoch to epoch. By default there are no changes."""
 
     flip: bool = False  # mirror the image left to right, with probability 1/2
-    # The largest shift in each direction, in pixels; if below 1, as a share of the shorter edge. The gap becomes black.
+    # The largest shift of the image in each direction, in pixels; a value below 1 is a share of the shorter edge. The
+    # uncovered strip becomes black.
     shift: float = 0
     erase: float = 0.0  # probability that a rectangle of noise covers 2 to 20 % of the image (Zhong et al., 2017)
 
@@ -23,7 +24,7 @@ class Distillation:
     """How a network learns from a teacher's logits as well as from the labels (Hinton et al., 2015)."""
 
     teacher: str  # the name of the teacher's model, if --teacher names no files
-    weight: float  # of the teacher's part of the loss; the labels' part has the weight 1 - weight
+    weight: float  # the weight of the teacher's part of the loss; the labels' part has the weight 1 - weight
     temperature: float
     # The number of augmented images of each original for which the teacher computes logits and which the student sees.
     # If it is 0, the teacher sees only the original image, and the student sees new augmented images in every epoch.
@@ -37,14 +38,16 @@ class Recipe:
     name: str
     batch_size: int
     epochs: int
-    learning_rate: float  # with one_cycle, the peak rate; with muon, the rate of the matrices
+    learning_rate: float  # one_cycle's peak learning rate; for muon, the learning rate of the matrices
     optimizer: Literal["adam", "adamw", "sgd", "muon"] = "adam"  # muon: Muon for matrices, and AdamW for the rest
-    betas: tuple[float, float] = (0.9, 0.999)  # of Adam; the first value is also SGD's momentum (Nesterov)
+    betas: tuple[float, float] = (0.9, 0.999)  # Adam's betas; the first beta is also the Nesterov momentum of SGD
     epsilon: float = 1e-7
     weight_decay: float = 0.0
     schedule: Literal["constant", "one_cycle"] = "constant"
-    ema_decay: float = 0.0  # per step, of the weights' moving average, which is validated and saved; 0: no average
-    batch_norm: bool = False  # only during training, and folded into the layers before the weights are saved
+    # The decay, per step, of the weights' moving average, which is validated and saved. With 0, no average is computed.
+    ema_decay: float = 0.0
+    # Batch normalisation is used only during training, and is folded into the layers before the weights are saved.
+    batch_norm: bool = False
     dropout: float | None = None  # the rate that replaces the network's own rates
     label_smoothing: float = 0.0
     augmentation: Augmentation = field(default_factory=Augmentation)

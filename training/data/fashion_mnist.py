@@ -72,7 +72,7 @@ def load(data_dir: Path | None = None) -> Dataset:
         validation=train.first(VALIDATION_SIZE),
         test=test,
         source=str(folder),
-        digest=DIGEST,  # always the same, since other files are refused
+        digest=DIGEST,  # a constant, because files with another digest are refused
     )
 
 
@@ -131,7 +131,8 @@ def _download() -> Path:
         raise DataNotFoundError(f"Fashion-MNIST is not on this machine. {HOW_TO_GET_IT}") from error
     try:
         FashionMNIST(root=str(cache_dir()), train=True, download=True)
-    except Exception as error:  # torchvision raises many kinds of exceptions, also of networks and archives
+    # torchvision raises many kinds of exceptions, including those of the network and of archives
+    except Exception as error:
         reason = " ".join(str(error).split())
         raise DataNotFoundError(
             f"Fashion-MNIST is not on this machine and could not be downloaded ({reason}). {HOW_TO_GET_IT}"
@@ -146,7 +147,7 @@ def _missing(folder: Path) -> list[str]:
 def _find(folder: Path, name: str) -> Path | None:
     try:
         return next((path for path in (folder / f"{name}.gz", folder / name) if path.is_file()), None)
-    except OSError as error:  # such as a folder without permission
+    except OSError as error:  # for example, the user has no permission to read the folder
         raise DataNotFoundError(f"{folder} cannot be read ({error.strerror}). {HOW_TO_GET_IT}") from error
 
 

@@ -26,14 +26,15 @@ GARMENT_SIZES = (12, 28)  # the smallest and the largest side, in pixels
 CONTRAST = (0.4, 1.0)  # the smallest and the largest factor of a garment's brightness
 SCRAPS = 4  # the largest number of pieces of clutter on a canvas
 SCRAP_SIZES = (5, 14)
-OPAQUE = 40  # a pixel of this brightness is opaque, a darker pixel is translucent, and black is transparent
+# pixels of at least this brightness are opaque, darker pixels are translucent, and black pixels are transparent
+OPAQUE = 40
 Canvas = npt.NDArray[np.uint8]  # [64, 64]
 IMAGE = ImageSpec(CANVAS_SIZE, CANVAS_SIZE, fit="garment")
 MAX_LABELS = 5
 """The largest number of garments on a canvas."""
 # Composing a canvas takes less time than training on it. With so many canvases, few epochs suffice without overfitting.
 SIZES: Mapping[str, int] = {"train": 100_000, "validation": 2_000, "test": 5_000}
-SEED = 0  # of the data set and not of a run, so that all runs train on the same canvases
+SEED = 0  # The data set has a seed that does not depend on a run's seed, so that all runs train on the same canvases.
 VERSION = 1  # part of a run's data digest; increase it with every change to the canvases
 
 

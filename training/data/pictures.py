@@ -21,11 +21,12 @@ from hangtag.training.errors import SettingsError
 FEW = 20
 """The number of pictures that a class needs for meaningful figures."""
 SMALL = 128
-"""The longest edge, in pixels, with which pictures keep their size by default, if all pictures have the same size."""
+"""If all pictures have the same size, and no edge is longer than this many pixels, the pictures keep their size by
+default."""
 DEFAULT_EDGE = 64
 """The edge, in pixels, of the squares into which larger pictures, or pictures of several sizes, are converted."""
 _MOST_SIZES = 3
-"""The largest number of sizes that a line about the files names."""
+"""A line of output about the files lists at most this many sizes of pictures."""
 
 
 @dataclass(frozen=True)

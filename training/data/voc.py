@@ -55,7 +55,8 @@ def _read(root: Path, image_set: str, may_download: bool) -> Split:
 
         root.mkdir(parents=True, exist_ok=True)
         samples = VOCDetection(str(root), year="2007", image_set=image_set, download=not listed)
-    except Exception as error:  # torchvision raises many kinds of exceptions, also of networks and archives
+    # torchvision raises many kinds of exceptions, including those of the network and of archives
+    except Exception as error:
         reason = " ".join(str(error).split())
         raise DataNotFoundError(
             f"VOC 2007 is not on this machine and could not be downloaded ({reason}). {_HOW_TO_GET_IT}"

@@ -79,7 +79,7 @@ def validate(row: dict[str, float], config: RunConfig, task: Task, state: Traini
     deployable = fold_batch_norm(state.evaluated)
     row |= task.validate(deployable)
     metric = task.selection_metric
-    if not math.isfinite(row[metric]):  # the last step may diverge, and no later loss shows that
+    if not math.isfinite(row[metric]):  # the last step may make the weights diverge, and no later loss would show that
         raise DivergedError(f"the network's outputs are not finite after epoch {row['epoch']}. {DIVERGENCE_HINT}")
     by_loss = config.pictures is not None
     ranks = [(each[metric], -each["validation_loss"] if by_loss else 0.0) for each in (*state.rows, row)]
@@ -100,7 +100,8 @@ def resume(state: TrainingState, run: Run, group: ProcessGroup) -> None:
     def load() -> dict[str, Any] | None:
         if not run.has("checkpoint.pt"):
             return None
-        _load_best(state, run)  # needed at the end; a broken file is reported now and not hours later
+        # The best weights are needed at the end, and a broken file must be reported now and not hours later.
+        _load_best(state, run)
         return run.load("checkpoint.pt")
 
     checkpoint = group.on_rank_zero(load)

@@ -20,8 +20,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from hangtag.training.recipes import Recipe
 
-_WARM_UP = 0.15  # the share of the steps in which the rate rises, with one_cycle
-_ADAMW_RATE = 0.25  # AdamW's learning rate, as a share of the rate of Muon's matrices
+_WARM_UP = 0.15  # one_cycle raises the learning rate during this share of the steps
+_ADAMW_RATE = 0.25  # AdamW's learning rate, as a share of Muon's learning rate
 _FIRST_RATE, _LAST_RATE = 0.04, 1e-3  # the first and the last rate as shares of the peak, with one_cycle
 _STEPS = 5
 _A, _B, _C = 3.4445, -4.7750, 2.0315  # Jordan's coefficients bring all singular values near 1 in few steps
@@ -57,7 +57,8 @@ class Muon(AdamW):
         state = self.state[weights]
         if not state:
             state["momentum"] = torch.zeros_like(weights)
-            state["step"] = torch.zeros(())  # unused here, but AdamW.load_state_dict expects it
+            # this optimizer does not use the step, but AdamW.load_state_dict expects a step
+            state["step"] = torch.zeros(())
         average = state["momentum"].lerp_(gradient, 1 - _MOMENTUM)
         nesterov = gradient.lerp(average, _MOMENTUM)
         stack = nesterov.reshape(matrices, len(weights) // matrices, -1)
@@ -71,7 +72,7 @@ def _orthogonalise(stack: Tensor) -> Tensor:
     """
     matrices = stack.bfloat16()
     if tall := matrices.shape[1] > matrices.shape[2]:
-        matrices = matrices.mT  # the smaller side first, so that the squares below are small
+        matrices = matrices.mT  # the smaller side comes first, so that the squares below are small
     matrices = matrices / (matrices.norm(dim=(1, 2), keepdim=True) + 1e-7)
     for _ in range(_STEPS):
         square = matrices @ matrices.mT

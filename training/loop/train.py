@@ -98,7 +98,8 @@ def fit(config: RunConfig, task: Task, run: Run, observer: Observer, group: Proc
     steps = math.ceil(len(task) / recipe.batch_size)
     state = TrainingState(catalog.prepared(config, len(task.labels), task.image, steps), recipe, steps)
     if not group.is_rank_zero:
-        torch.manual_seed(config.seed + group.rank)  # dropout and augmentation differ between the ranks
+        # each rank gets random numbers of its own for dropout and augmentation
+        torch.manual_seed(config.seed + group.rank)
     checkpoint.resume(state, run, group)
     network = group.wrap(state.network)  # averages the gradients over the ranks
     for epoch in range(len(state.rows) + 1, recipe.epochs + 1):

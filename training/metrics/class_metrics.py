@@ -9,7 +9,7 @@ import numpy.typing as npt
 from hangtag.training.data.dataset import Classes
 
 MOST_IN_MATRIX = 40
-"""The largest number of labels in a readable confusion matrix, whose size is the square of the number."""
+"""A confusion matrix of more labels would be unreadable, because its size is the square of the number of labels."""
 
 
 @dataclass(frozen=True)

@@ -201,4 +201,5 @@ def _initialise_like_keras(module: nn.Module) -> None:
         nn.init.orthogonal_(weights["weight_hh_l0"])  # [4 * hidden, hidden]
         nn.init.zeros_(weights["bias_ih_l0"])
         nn.init.zeros_(weights["bias_hh_l0"])
-        weights["bias_ih_l0"][module.hidden_size : 2 * module.hidden_size] = 1.0  # Keras: unit_forget_bias
+        # Keras initialises the bias of the forget gate to 1 too (unit_forget_bias)
+        weights["bias_ih_l0"][module.hidden_size : 2 * module.hidden_size] = 1.0

@@ -27,7 +27,8 @@ class Encoder(nn.Sequential):
 
     def __init__(self) -> None:
         super().__init__(
-            nn.Identity(),  # keeps the layers' numbers, which occur in the weights' names in earlier releases
+            # a placeholder that keeps the layers' numbers, which are part of the weights' names in earlier releases
+            nn.Identity(),
             nn.Conv2d(1, 24, 5, stride=2, padding=2), nn.ReLU(),  # [batch, 24, 32, 32]
             nn.Conv2d(24, 48, 3, stride=2, padding=1), nn.ReLU(),  # [batch, 48, 16, 16]
             nn.Conv2d(48, 64, 3, padding="same"), nn.ReLU(), nn.MaxPool2d(2),  # [batch, 64, 8, 8]
@@ -45,13 +46,14 @@ class CnnRnn(nn.Module):
         self.labels = labels
         self.encoder = Encoder()
         self.embeddings = nn.Embedding(labels + 1, EMBEDDING)  # U_l, and the embedding of END
-        # PyTorch's standard deviation of 1 makes the first scores so confident that the network learns images late or
-        # never.
+        # With PyTorch's default standard deviation, 1, the first scores would be so confident that the network would
+        # learn from the images late or never.
         nn.init.normal_(self.embeddings.weight, std=0.1)
         self.lstm = nn.LSTMCell(EMBEDDING, HIDDEN)
         self.project_image = nn.Linear(FEATURES, EMBEDDING)  # U_I
         self.project_output = nn.Linear(HIDDEN, EMBEDDING, bias=False)  # U_o
-        self.bias = nn.Parameter(torch.zeros(labels + 1))  # added to the scores, and learns the labels' frequencies
+        # this bias is added to the scores, and learns how frequent each label is
+        self.bias = nn.Parameter(torch.zeros(labels + 1))
 
     def forward(self, pixels: Tensor, path: Tensor) -> Tensor:
         """Return the next labels' logits [batch, steps, labels + 1] for the inputs, path [batch, steps], END first."""
@@ -119,7 +121,8 @@ def beam_search(network: CnnRnn, pixels: Tensor, width: int = BEAM_WIDTH) -> Bea
         pixels: The images, [batch, 1, 64, 64] in [0, 1].
         width: The number of paths that the beam holds at every step.
     """
-    batch, symbols, end = pixels.shape[0], network.labels + 1, network.labels  # len() would make batch a constant
+    # len() would make the batch size a constant of the exported graph
+    batch, symbols, end = pixels.shape[0], network.labels + 1, network.labels
     image = network.project_image(network.encoder(pixels)).repeat_interleave(width, dim=0)  # [batch * width, 64]
     state = network.begin(batch * width, image)
     every = torch.arange(symbols, device=pixels.device)
@@ -135,9 +138,9 @@ def beam_search(network: CnnRnn, pixels: Tensor, width: int = BEAM_WIDTH) -> Bea
         logits, (output, cell) = network.step(image, last.reshape(-1), state)
         gain = functional.log_softmax(logits.float(), dim=1).reshape(batch, width, symbols)
         gain = gain.masked_fill(used, -torch.inf)
-        if position == MAX_LABELS:  # a full path can only end
+        if position == MAX_LABELS:  # a path with MAX_LABELS labels can only end
             gain = torch.where(every == end, gain, -torch.inf)
-        stays = torch.where(every == end, 0.0, -torch.inf)  # an ended path has one continuation, itself
+        stays = torch.where(every == end, 0.0, -torch.inf)  # the only continuation of an ended path is the path itself
         gain = torch.where(ended[:, :, None], stays, gain)
         score, chosen = (score[:, :, None] + gain).reshape(batch, width * symbols).topk(width)  # [batch, width]
         parent, last = chosen // symbols, chosen % symbols

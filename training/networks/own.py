@@ -60,7 +60,7 @@ def find(network: str) -> Any:
     """
     module, _, name = network.partition(":")
     if (here := str(Path.cwd())) not in sys.path:
-        sys.path.insert(0, here)  # as python -m does
+        sys.path.insert(0, here)  # `python -m` adds this folder too
     try:
         imported = importlib.import_module(module)
     except Exception as error:  # the user's module may raise any exception
@@ -129,7 +129,8 @@ def why_not_exportable(network: nn.Module, image: ImageSpec) -> str | None:
 
 def _noise(image: ImageSpec) -> torch.Tensor:
     """Return three noisy images in the form that the network takes."""
-    random = torch.Generator().manual_seed(0)  # the global random state is only for the weights
+    # The noise has a generator of its own, because the global random state must initialise only weights.
+    random = torch.Generator().manual_seed(0)
     return torch.randn(3, image.channels, image.height, image.width, generator=random)
 
 

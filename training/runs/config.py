@@ -47,7 +47,7 @@ class RunConfig:
     seed: int
     data_digest: str
     limit: int | None
-    precision: str  # of the training arithmetic: "fp32", or "bf16" for autocast; the weights are always FP32
+    precision: str  # the training arithmetic: "fp32", or "bf16" for autocast; the weights are always FP32
     threads: int
     device: str  # "cpu" or "cuda"
     processes: int = 1  # the world size
@@ -55,8 +55,8 @@ class RunConfig:
     teachers: tuple[WeightsFile, ...] = ()  # the run learns from the average of their logits
     balance: bool = False  # whether the loss weights the classes equally
     select: str = "accuracy"  # the validation figure that chooses the best epoch
-    start_from: WeightsFile | None = None  # None: fresh weights
-    image: ImageSpec | None = None  # of the user's own pictures; None: the data set's own images
+    start_from: WeightsFile | None = None  # the weights at the start; None: random weights
+    image: ImageSpec | None = None  # the form of the user's own pictures; None: the data set's own form
     pictures: OwnPictures | None = None  # how own pictures were divided and prepared
     sizes: Mapping[str, int] | None = None  # the number of own pictures in each split
     data_dir: str | None = field(default=None, compare=False)  # None: the data set's usual place
@@ -127,7 +127,7 @@ def what_differs(
     """
     if loss := gone_loss(stored):
         return f"with {loss}"
-    if any(key.startswith("pictures.") for key in keys):  # all other differences of the pictures follow from these
+    if any(key.startswith("pictures.") for key in keys):  # these keys determine all other differences of the pictures
         keys = [key for key in keys if key != "data_digest" and not key.startswith("image.")]
     elif "data_digest" in keys and requested.get("pictures"):
         return f"on other pictures: {changes(stored, requested['sizes'], recorded, members)}"

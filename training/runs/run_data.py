@@ -64,7 +64,8 @@ def load(
     if data_dir is not None:
         name = f"{kind}:{data_dir}"
     elif not (place := listing.place_of(name)).exists():
-        # A published file does not name the folders of the machine that wrote it. A run has the absolute path.
+        # A published file has a path without the folders of the machine that wrote the file, but a run has the absolute
+        # path.
         where = "there" if place.is_absolute() else "in the current folder, and their place is not recorded"
         raise DataNotFoundError(
             f"the training pictures, {name}, are not {where}. Give their folder, or their CSV file, with --data-dir."

@@ -24,7 +24,7 @@ class MultiLabelTask(Task):
     best threshold on the validation split is chosen, so that a baseline is measured at its best.
     """
 
-    # The exact match would vary more by chance from epoch to epoch, because it counts few of the decisions.
+    # The exact match does not choose the best epoch, because the exact match varies more by chance from epoch to epoch.
     selection_metric = "validation_o_f1"
     _followed = ("o_f1", "exact_match")
     _prediction_batch = 250

@@ -187,7 +187,8 @@ class SingleLabelTask(Task):
             (logits,) = self._predictions(deployable, split.images)
             figures = asdict(evaluate(logits, split.classes))
             summary[name] = figures | {"confusion": stored(figures["confusion"])}
-            if name == "validation":  # nobody should choose settings by mistakes on the test split
+            # mistakes on the test split are not listed, because nobody should choose settings by them
+            if name == "validation":
                 summary["worst"] = worst(logits, split.classes, WORST)
         return summary
 

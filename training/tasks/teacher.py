@@ -54,7 +54,8 @@ class TeacherEnsemble:
         onnxruntime = _import_onnxruntime()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
-        # Between two calls PyTorch computes on the same CPUs, so threads must not spin while they wait.
+        # ONNX Runtime's threads must not spin while they wait, because PyTorch computes on the same CPUs between two
+        # calls.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         teachers = []
         for path in paths:
@@ -72,7 +73,8 @@ class TeacherEnsemble:
         for one, other in combinations(self.files, 2):
             if one == other:
                 raise TeacherError(f"the teachers {one.path} and {other.path} are the same model.")
-        # Sorted by content, because the order of a sum changes its rounding, and --teacher may have any order.
+        # The teachers are sorted by content, because the order of a sum changes its rounding, and --teacher may list
+        # the files in any order.
         self._teachers = sorted(teachers, key=lambda teacher: teacher[0].digest)
 
     def __call__(self, images: Images) -> Logits:
