@@ -27,7 +27,8 @@ class _Export(click.Command):
         if "--onnx" not in args or parent is None:
             return super().make_context(info_name, args, parent, **extra)
         at = args.index("--onnx")
-        given = [*args[at + 1 : at + 2], *args[:at], *args[at + 2 :]]  # 'hangtag import' reads the file first
+        # 'hangtag import' expects the file as the first argument
+        given = [*args[at + 1 : at + 2], *args[:at], *args[at + 2 :]]
         click.echo("Warning: --onnx will be removed in the next release: write 'hangtag import FILE.onnx'.", err=True)
         return import_file.make_context("import", given, parent, **extra)
 
@@ -105,7 +106,7 @@ def export(
     chosen = Run.find(run, runs)
     click.echo(f"exporting {chosen.folder} in {precision}", err=True)
     config = chosen.read_config()
-    if config.get("dataset") in sources.LABEL_SETS:  # the gate's canvases are composed of garments
+    if config.get("dataset") in sources.LABEL_SETS:  # the gate composes its canvases of Fashion-MNIST's garments
         data = fashion_mnist.load(data_dir)
     else:
         data = runs_data.load(config, data_dir, chosen.members())

@@ -154,7 +154,7 @@ def _fitted(file: Path, validation: Split) -> float:
         fitted = calibration.fit_temperature(logits, validation.classes)
     except ValueError as error:
         raise GateError(CALIBRATION, f"{error}. Export it without --fit-temperature.") from error
-    return float(f"{fitted:.6g}")  # as many digits as the metadata have
+    return float(f"{fitted:.6g}")  # rounded to as many digits as the metadata have
 
 
 def _folded(model: onnx.ModelProto, temperature: float, images: int) -> onnx.ModelProto:

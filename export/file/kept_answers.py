@@ -17,7 +17,7 @@ from hangtag.training.data.dataset import Classes
 
 IMAGES = 32
 _NUMBERS, _LEAST = 1_600, 4
-"""The most numbers of each output to keep, and the fewest images to keep, even if these have more numbers."""
+"""For each output, at most _NUMBERS numbers are kept, but always the numbers of at least _LEAST images."""
 _MOST = 16
 _MOST_BYTES = 512_000
 """The largest size of all examples together. A file keeps fewer examples if its pictures are large."""

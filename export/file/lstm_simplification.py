@@ -108,7 +108,8 @@ def _merge_direction(node: onnx.NodeProto, graph: _Graph) -> None:
             # The graph computes the shape for Reshape, so shape inference may know only the shape after Transpose.
             shapes = [graph.sizes.get(merged.output[0], ())]
             shapes += [(sizes[1], sizes[0], sizes[2]) for sizes in _sizes(batch_first, graph) if len(sizes) == 3]
-            # If steps and hidden are in place, the third size is the batch, so only the axis of size 1 is dropped.
+            # If the axes of steps and of hidden units are in place, the third axis is the batch, so Reshape drops only
+            # the axis of size 1.
             if steps is None or hidden is None or not any(sizes[::2] == (steps, hidden) for sizes in shapes):
                 continue
             _turn_into_squeeze(merged, all_steps, graph.axis_constant("axis.direction", 1))

@@ -37,8 +37,8 @@ def to_onnx(served: ServedNetwork, metadata: Mapping[str, str]) -> onnx.ModelPro
     with (
         warnings.catch_warnings(),
         contextlib.redirect_stderr(io.StringIO()),
-    ):  # a refused graph is printed
-        warnings.simplefilter("ignore")  # the exporter's warnings are about its own code
+    ):  # PyTorch prints a graph that it cannot export
+        warnings.simplefilter("ignore")  # the exporter's warnings are about PyTorch's own code
         program = torch.onnx.export(
             served,
             (example,),

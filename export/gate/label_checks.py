@@ -90,8 +90,8 @@ def require_recorded(logits: Array, classes: Classes, recorded: tuple[float, int
     count, (share, images) = len(classes), recorded
     accuracy = evaluate(logits, classes).accuracy
     allowed = math.ceil(count / 200) if count >= 20 else 0
-    # Four standard deviations of the difference that chance causes, because the run and this check measured different
-    # images.
+    # Chance alone explains up to four standard deviations of the difference, because the run and this check measured
+    # different images.
     allowed += math.ceil(4 * count * math.sqrt(share * (1 - share) * abs(1 / count - 1 / images)))
     if abs(accuracy - share) * count > allowed + 0.01:  # 0.01 allows for the rounding of the recorded accuracy
         raise GateError(

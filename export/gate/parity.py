@@ -15,7 +15,7 @@ from hangtag.serving.server.runtime.session import Runtime
 
 _CUDA_IMAGES = 256
 _AT_EDGE = 0.01
-"""The largest share of images that may have paths tied at the edge of the beam."""
+"""The largest share of images for which two paths may be tied for the last place in the beam."""
 
 
 def check_logits(

@@ -19,7 +19,7 @@ from hangtag.export.network_arrays import Answers, Array, Pixels
 from hangtag.serving.signature import Signature
 from hangtag.training.data.dataset import Classes
 
-if TYPE_CHECKING:  # an import uses this module without torch
+if TYPE_CHECKING:  # 'hangtag import' uses this module without torch
     from hangtag.export.network import ServedNetwork
 
 

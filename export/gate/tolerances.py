@@ -55,7 +55,8 @@ class Tolerances:
 
 
 TOLERANCES = {
-    # FP32 computes the same sums in another order, so a label may differ only if two logits are equal within absolute.
+    # The file computes the same FP32 sums in another order, so a label may differ only if two logits are equal within
+    # ``absolute``.
     "fp32": Tolerances(
         absolute=1e-4, of_spread=0, probabilities=1e-4, agreement=1.0, accuracy=1.0, batching=0, verification=2e-4
     ),

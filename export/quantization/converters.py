@@ -56,7 +56,7 @@ class Int8Converter:
         original, prepared = folder / "simple.onnx", folder / "prepared.onnx"
         with converting():
             onnx.save(_with_opset(model), original)
-            # This folds and fuses nodes as the runtime will, so that only tensors that remain get scales.
+            # Fold and fuse nodes like the runtime later does, so that only the tensors that remain get scales.
             quant_pre_process(original, prepared, skip_symbolic_shape=True)
             self.model = onnx.load(prepared)
             _name_nodes(self.model)
@@ -96,7 +96,7 @@ class Int8Converter:
             quantizer.quantize_model()
             quantizer.model.topological_sort()
         converted: onnx.ModelProto = quantizer.model.model
-        for tensor in converted.graph.initializer:  # the quantizer writes the default, which published files omit
+        for tensor in converted.graph.initializer:  # the quantizer writes a default value, which published files omit
             tensor.ClearField("data_location")
         return converted
 

@@ -106,7 +106,8 @@ def _pin(graph: onnx.GraphProto, node: onnx.NodeProto, bounds: tuple[float, ...]
 
     padded, pads = node.input[0], []
     for place, bound in enumerate(bounds):
-        amounts = constant(f"pads{place}", np.array([0, 0, 0, 0, 0, 1], np.int64))  # one at the last axis' end
+        # pads one number at the end of the last axis
+        amounts = constant(f"pads{place}", np.array([0, 0, 0, 0, 0, 1], np.int64))
         value = constant(f"bound{place}", np.array(bound, np.float32))
         pads.append(helper.make_node("Pad", [padded, amounts, value], [f"{name}.in{place}"]))
         padded = f"{name}.in{place}"

@@ -89,7 +89,7 @@ def _to_int8(model: onnx.ModelProto, calibration: Images) -> onnx.ModelProto:
 def _pixel_bounds(model: onnx.ModelProto) -> tuple[float, float]:
     """Return the smallest and the largest value of a normalised pixel, by the file's ``hangtag.image``."""
     described = metadata(model).get("image")
-    if described is None:  # a file of an earlier release, whose pixels stay in [0, 1]
+    if described is None:  # files of earlier releases do not describe the image, and take pixels in [0, 1]
         return 0.0, 1.0
     image = ImageSpec.parse(described)
     channels = [(mean, std) for mean in image.mean for std in image.std]
@@ -145,7 +145,8 @@ def _reorder_pooling(model: onnx.ModelProto) -> onnx.ModelProto:
             continue
         if (first.op_type == "Relu") == (first.name in fp32_nodes):
             first.op_type, second.op_type = second.op_type, first.op_type
-            pooling = onnx.NodeProto(attribute=[*first.attribute, *second.attribute]).attribute  # ReLU has none
+            # ReLU has no attributes
+            pooling = onnx.NodeProto(attribute=[*first.attribute, *second.attribute]).attribute
             for node in (first, second):
                 node.ClearField("attribute")
                 if node.op_type == "MaxPool":

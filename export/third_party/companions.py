@@ -32,7 +32,8 @@ _HARMLESS = frozenset({
     "return_tensors", "disable_grouping", "default_to_square", "do_convert_rgb", "do_reduce_labels", "reduce_labels",
     "pad_size", "num_channels",
 })  # fmt: skip
-"""The keys that change nothing, because hangtag converts all pictures to RGB, or, for pad_size, without do_pad."""
+"""The keys that have no effect, because hangtag converts all pictures to RGB. ``pad_size`` has no effect without
+``do_pad``."""
 _SQUASHED_FROM = 384
 """ConvNeXT's processor, the only one with ``crop_pct``, stretches pictures to this size and to larger sizes. For
 smaller sizes it crops pictures."""
@@ -51,7 +52,8 @@ def read(path: Path, model: onnx.ModelProto) -> Stated:
         file = next((folder / name for folder in folders if (folder / name).is_file()), None)
         if file is not None:
             stated = stated.over(_taken(reader, file, whose, str(file)))
-    return replace(stated, problems=tuple(dict.fromkeys(stated.problems)))  # config.json is read twice
+    # config.json is read twice, so its problems occur twice
+    return replace(stated, problems=tuple(dict.fromkeys(stated.problems)))
 
 
 def _taken(
@@ -134,9 +136,10 @@ def _preprocessor(content: Mapping[str, Any], where: str) -> Stated:
     mean, std = _numbers(0), _numbers(1)
     if normalised := content.get("do_normalize", "image_mean" in content):
         mean, std = _numbers(content["image_mean"]), _numbers(content["image_std"])
-    if content.get("include_top", kind.startswith("EfficientNet")):  # divides by image_std once more
+    # EfficientNet's processor divides by image_std a second time
+    if content.get("include_top", kind.startswith("EfficientNet")):
         std = tuple(value * value if normalised else value for value in _numbers(content["image_std"]))
-    if scaled and content.get("rescale_offset"):  # subtracts 1 after rescale_factor
+    if scaled and content.get("rescale_offset"):  # the processor subtracts 1 after it has multiplied by rescale_factor
         mean = tuple(value + 1 for value in mean)
     flips = content.get("do_flip_channel_order", kind.startswith("MobileViT"))
     if flips and max(len(mean), len(std)) > 1:

@@ -201,7 +201,7 @@ def _search(
     if suffices(0):
         return attempts[0]
     ranked += _rank(converter, distance)
-    few, enough = 0, len(ranked)  # `few` layers do not suffice, and `enough` layers do
+    few, enough = 0, len(ranked)  # `few` layers in FP32 do not suffice, and `enough` layers in FP32 suffice
     while enough - few > 1:
         middle = (few + enough) // 2
         few, enough = (few, middle) if suffices(middle) else (middle, enough)

@@ -47,7 +47,7 @@ def read(path: Path) -> onnx.ModelProto:
 def _require_texts(message: Message, path: Path) -> None:
     """Require that every name and text is UTF-8. If a text is not UTF-8, protobuf returns bytes, or raises an error."""
     try:
-        if isinstance(message, TensorProto):  # reading its other fields would copy the numbers
+        if isinstance(message, TensorProto):  # reading other fields of a tensor would copy its numbers
             texts: list[str | bytes] = [message.name, message.doc_string]
         else:
             texts = []
@@ -74,7 +74,7 @@ def _require_size(path: Path, size: int) -> None:
 def _take_in_external_data(model: onnx.ModelProto, path: Path) -> None:
     """Read the external data of every tensor into the model. onnx reads only regular files in the model's folder."""
     total = path.stat().st_size
-    # onnx's function for a whole model does not read all of these tensors
+    # onnx has a function for a whole model, which does not read all of these tensors
     for tensor in [tensor for tensor in _tensors(model) if tensor.data_location == TensorProto.EXTERNAL]:
         try:
             load_external_data_for_tensor(tensor, str(path.parent.resolve()))

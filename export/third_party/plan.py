@@ -159,7 +159,7 @@ def _own_signature(model: onnx.ModelProto) -> Signature | None:
     try:
         return signature if signature.picture_shape and signature.image else None
     except UnsupportedModelError:
-        return None  # the probe refuses the file, and names the malformed property
+        return None  # the probe later refuses the file, and names the malformed property
 
 
 def _own_labels(model: onnx.ModelProto) -> tuple[str, ...] | None:

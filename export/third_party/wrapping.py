@@ -164,7 +164,8 @@ def _before(given: Steps) -> "_Chain":
     if given.axis == 1 and channels == 3:
         chain.add("Transpose", perm=[0, 3, 1, 2])
     elif given.axis is not None and channels == 1:
-        axes = (0, 1, height, width) if given.axis == 1 else (0, height, width, 1)  # 0 keeps the batch
+        # a size of 0 keeps the size of the batch axis
+        axes = (0, 1, height, width) if given.axis == 1 else (0, height, width, 1)
         chain.add("Reshape", np.array(axes))
     if given.datatype != "UINT8":
         chain.add("Cast", to=TensorProto.FLOAT)
