@@ -46,7 +46,7 @@ _MODULES = {
     "Outputs": "client.outputs",
 }
 
-if not TYPE_CHECKING:  # a type checker that sees __getattr__ accepts any name
+if not TYPE_CHECKING:  # a type checker that saw __getattr__ would accept any name
 
     def __getattr__(name: str) -> Any:
         if name not in _MODULES:

@@ -75,7 +75,7 @@ class _Context(click.Context):
             option.show_envvar = len(option.envvar or []) > 1
         try:
             return super().get_help()
-        finally:  # error messages need show_envvar to name the variable
+        finally:  # error messages name the variable only if show_envvar is set
             for option, before in zip(options, shown, strict=True):
                 option.show_envvar = before
 
@@ -111,7 +111,7 @@ class LazyGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        # click could suggest names only if all subcommands were imported.
+        # click's own search for similar names would import all subcommands.
         if args[0].isalpha() and args[0] not in SUBCOMMANDS:
             near = difflib.get_close_matches(args[0], SUBCOMMANDS, n=1)
             hint = f"Did you mean {near[0]!r}?" if near else f"The commands: {', '.join(SUBCOMMANDS)}."

@@ -63,7 +63,8 @@ def options_of(settings: type[Any], *left_out: str, **kinds: click.ParamType[Any
                 flag_of(declared),
                 declared.name,
                 type=click.BOOL if is_flag else kinds.get(declared.name) or _kind_of(type_of(declared), rules),
-                is_flag=is_flag or None,  # with False, click takes a value that begins with a hyphen for an option
+                # if this is False, click mistakes a value that begins with a hyphen for an option
+                is_flag=is_flag or None,
                 multiple=isinstance(default, tuple) and not rules.listed,
                 show_default=not is_flag and default not in (None, MISSING),
                 help=rules.about,
@@ -165,7 +166,7 @@ def limit_option(command: F) -> F:
 
 
 def samples_option(command: F) -> F:
-    """Add ``--samples``, labelled pictures that replace a data set. The command's parameter is ``samples``, or None."""
+    """Add ``--samples``, labelled pictures that replace a data set. The parameter ``samples`` is None without them."""
     return click.option(
         "--samples",
         metavar="FILE.npz|folder:PICTURES|csv:FILE|idx:FOLDER",

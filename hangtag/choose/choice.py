@@ -17,7 +17,8 @@ from hangtag.serving.loadtest.statistics.intervals import Interval, wilson
 
 LOSE = 0.001
 """The limit that applies if no accuracy was requested. A candidate's accuracy may then be at most this much lower than
-the most accurate model's accuracy, and a cascade may lose at most this share of all samples."""
+the most accurate model's accuracy. At most this share of all samples may be wrong in a cascade although its last model
+alone classifies them correctly."""
 _CALIBRATION_SECONDS = 1.5
 _BISECTIONS = 20
 _REPEATS = 3

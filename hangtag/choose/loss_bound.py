@@ -3,7 +3,7 @@
 import math
 
 import numpy as np
-import scipy  # scipy imports scipy.special at the first use, because the import takes a fifth of a second
+import scipy  # importing scipy.special takes a fifth of a second, so scipy imports scipy.special at the first use
 
 CONFIDENCE = 0.95
 """The confidence with which a cascade loses no more than its limit."""

@@ -32,7 +32,8 @@ from hangtag.training.data.dataset import Classes
 
 OUTPUT = "probabilities"
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
-"""The batch sizes that are timed, except for sizes above a model's max_batch_size, which is timed too."""
+"""The batch sizes that are timed. Sizes above a model's max_batch_size are left out, and max_batch_size itself is timed
+too."""
 _LARGEST = 256
 """The largest batch size that is timed. The time of a larger batch is assumed to be proportional to its size."""
 _LEAST_ROUNDS = 5

@@ -166,7 +166,8 @@ def _by_name(samples: Samples, subject: Subject) -> Samples:
 def _own_dataset(subject: Subject, name: str, data_dir: Path | None, runs: Path, option: str) -> Dataset:
     """Load the user's pictures, split and prepared as in the model's run."""
     config: Mapping[str, Any] = subject.config or {}
-    if name != config.get("dataset"):  # --data names other pictures, which only need the form of the model's input
+    # the pictures that --data names need only the form of the model's input, and no training data set
+    if name != config.get("dataset"):
         return sources.load(name, image=_image(subject))
     try:
         return runs_data.load(config, data_dir, _members(subject, runs))

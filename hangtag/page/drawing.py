@@ -20,7 +20,8 @@ _SERIES = tuple(f"#0000e{index}" for index in range(SERIES))
 _VARIABLES = {INK: "--muted", GRID: "--line", BAD: "--bad"}
 _VARIABLES |= {placeholder: f"--series-{index}" for index, placeholder in enumerate(_SERIES)}
 
-# If the ends of an axis have at least this ratio, the axis contains two or more of the ticks 1, 2, 5, 10 and so on.
+# If the largest value of an axis is at least this many times the smallest value, the axis contains two or more of the
+# ticks 1, 2, 5, 10 and so on.
 MIN_LOG_RATIO = 6.3
 MOST_LINES = 4
 # An axis of many decades has room for this many labels, even for labels as long as "1000 µs" and "10000 s".

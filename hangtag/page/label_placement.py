@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from matplotlib.axes import Axes
 from matplotlib.transforms import Bbox
 
-# A character is about this much of the font's size wide and high; the page's font is not known here.
+# The estimated width and height of a character, as shares of the font's size, because the page's font is not known
+# here.
 _WIDTH, _HEIGHT = 0.62, 0.9
 _GAP = 3.0  # Points between a mark and its label.
-# Above, below, right and left, then the corners: (across, up), as shares of the distance.
+# The directions from a mark to its label, (across, up), as shares of the distance: above, below, right and left, then
+# the corners.
 _DIRECTIONS = ((0, 1), (0, -1), (1, 0), (-1, 0), (1, 1), (-1, 1), (1, -1), (-1, -1))
 
 
@@ -18,10 +20,10 @@ class Label:
     """A text next to a point."""
 
     text: str
-    x: float  # Of the point, in the axes' data.
+    x: float  # The point's position, in the axes' data.
     y: float
-    radius: float = 2.0  # Of the mark at the point, in points of the figure, 1/72 inch.
-    size: float = 9.0  # Of the font.
+    radius: float = 2.0  # The radius of the mark at the point, in points of the figure (1/72 inch).
+    size: float = 9.0  # The font's size, in points.
     colour: str = "black"
 
 
@@ -35,7 +37,7 @@ def place(axes: Axes, labels: Sequence[Label]) -> list[Bbox]:
     """
     figure = axes.get_figure(root=True)
     assert figure is not None
-    figure.draw_without_rendering()  # Lays the axes out, so that data can be turned into pixels.
+    figure.draw_without_rendering()  # This call lays the axes out, so that data can be turned into pixels.
     pixels = figure.dpi / 72
     lines = [line.get_transform().transform_path(line.get_path()) for line in axes.get_lines()]
     points = [axes.transData.transform((label.x, label.y)) for label in labels]
