@@ -114,7 +114,8 @@ class Credentials:
         try:
             context = ssl.create_default_context(cafile=self.tls_ca)
             if self.tls_cert is not None:
-                context.load_cert_chain(self.tls_cert, self.tls_key, password="")  # or OpenSSL would prompt for one
+                # without a password, OpenSSL would prompt for one
+                context.load_cert_chain(self.tls_cert, self.tls_key, password="")
         except ssl.SSLError as error:
             raise CredentialsError(
                 f"{self.tls_ca} (--tls-ca) holds no certificate in PEM form, or --tls-cert and --tls-key are not a "

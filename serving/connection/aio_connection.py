@@ -171,7 +171,8 @@ async def _first(responses: AsyncIterator[Response]) -> Response | None:
     If the waiting task is cancelled, the call continues.
     """
     first = asyncio.ensure_future(anext(responses, None))
-    first.add_done_callback(lambda task: task.cancelled() or task.exception())  # asyncio logs unread exceptions
+    # this callback reads the exception, because asyncio logs an exception that nobody reads
+    first.add_done_callback(lambda task: task.cancelled() or task.exception())
     await asyncio.wait((first,))
     return first.result()
 
@@ -180,8 +181,8 @@ PROBE_SECONDS = 0.25
 """The deadline of a probe in seconds. The probe may have to wait behind calls that gRPC has not sent yet. At the
 deadline, every server that still works has accepted all earlier calls."""
 MOST_RESETS = 10
-"""How many streams to reset before a probe shows that the server has accepted them: half of the limit of the native
-transport's library."""
+"""After this many resets, the next reset waits for a probe, which shows that the server has accepted the streams. The
+number is half of the limit of the native transport's library."""
 
 
 class Resets:

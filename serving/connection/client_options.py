@@ -20,8 +20,8 @@ _JITTER = 0.2  # the value that gRPC uses
 # gRPC does not retry a call whose requests are larger than this, 256 KiB by default. Requests stay in memory in any
 # case, until they are answered.
 _RETRY_BUFFER_BYTES = 1 << 30
-# 24 days, so that gRPC in effect never pings. gRPC limits how long sent data may stay unacknowledged
-# (TCP_USER_TIMEOUT) only if the milliseconds between pings are fewer than 2**31 - 1, the largest number.
+# With a ping every 24 days, gRPC in effect never pings. The value is below 2**31 - 1 milliseconds, the largest possible
+# value, because with that value gRPC would not limit how long sent data may stay unacknowledged (TCP_USER_TIMEOUT).
 _NEVER_MS = 2**31 - 2
 
 
@@ -117,7 +117,8 @@ class ConnectionOptions:
             ("grpc.per_rpc_retry_buffer_size", _RETRY_BUFFER_BYTES),
             ("grpc.keepalive_time_ms", pause),
             ("grpc.keepalive_timeout_ms", timeout),
-            ("grpc.http2.ping_timeout_ms", timeout),  # gRPC applies the longer timeout; this one defaults to 60 s
+            # gRPC applies the longer of the two timeouts, and this timeout would otherwise be 60 s
+            ("grpc.http2.ping_timeout_ms", timeout),
             # Idle connections are pinged too, so that the next call finds a live connection.
             ("grpc.keepalive_permit_without_calls", 1),
             ("grpc.http2.max_pings_without_data", 0),

@@ -28,7 +28,7 @@ def diagnose(address: str, credentials: Credentials, reason: str = "no answer") 
         credentials: the credentials of the failed calls.
         reason: how the library for the calls explains the failure.
     """
-    from hangtag.serving.connection import proxy  # a container's health check does not load this module
+    from hangtag.serving.connection import proxy  # a container's health check does not need this module
 
     url = server_address.is_http(address)
     if through := proxy.for_url(address) if url else proxy.for_grpc(address):

@@ -55,7 +55,7 @@ def keep_costs(response: Any, metadata: Iterable[tuple[str, str | bytes]]) -> No
         metadata: trailing metadata, or, over HTTP, headers. Only keys that begin with ``hangtag-`` are copied. These
             keys say which models answered, and how long the answer took.
     """
-    from hangtag.protos import inference_pb2  # health checks, which containers run often, do not load it
+    from hangtag.protos import inference_pb2  # health checks, which containers run often, do not need this module
 
     if isinstance(response, inference_pb2.ModelInferResponse):
         for key, value in metadata:

@@ -46,7 +46,7 @@ def for_url(url: str) -> Proxy | None:
         AddressError: the variable is not a proxy's URL, or is a SOCKS proxy's URL and the package ``socksio`` is not
             installed.
     """
-    import urllib.request  # a container's health check over gRPC does not load it
+    import urllib.request  # a container's health check over gRPC does not need this module
 
     proxies = urllib.request.getproxies()
     scheme, _, _ = url.lower().partition("://")

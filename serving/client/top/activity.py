@@ -188,7 +188,7 @@ def fetch_metrics(url: str, credentials: Credentials) -> Metrics:
     except Exception as error:  # a server may answer anything, so the parser raises many kinds of exceptions
         advice = "Give"
         if isinstance(error, urllib.error.HTTPError):
-            error.close()  # the error is the response, and holds its connection
+            error.close()  # the HTTPError is also the response, and keeps the connection open until close()
             advice = "Give --token-file, or" if error.code in (401, 403) else advice
         raise MetricsError(
             f"no metrics at {url}: {str(error) or type(error).__name__}. {advice} --metrics the server's port for "

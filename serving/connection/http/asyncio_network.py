@@ -36,7 +36,7 @@ class Network(httpcore2.AsyncNetworkBackend):
                 try:
                     async with asyncio.timeout(None if timeout is None else timeout / len(addresses)):
                         return _Stream(*await asyncio.open_connection(addresses[-left], port))
-                except OSError:  # TimeoutError too
+                except OSError:  # TimeoutError is a kind of OSError
                     continue
             return _Stream(*await asyncio.open_connection(addresses[-1], port))
 

@@ -92,7 +92,7 @@ class _Calls:
 
     def begin(self, coroutine: Coroutine[Any, Any, Result]) -> Future[Result]:
         """Begin to run a coroutine in the loop. Raises ClosedError."""
-        with self._lock:  # so that the loop, which ends after ``close``, cancels every coroutine that began
+        with self._lock:  # the loop ends only after ``close``, so the loop cancels every coroutine that began before
             if self.closed:
                 coroutine.close()
                 raise errors.closed()

@@ -235,7 +235,8 @@ def _is_readiness(answer: HttpAnswer, _request: Any) -> bool:
 
 
 def _is_health(answer: HttpAnswer, request: health_pb2.HealthCheckRequest) -> bool:
-    return _is_readiness(answer, request) or bool(answer.status == 404 and request.service)  # an unknown model
+    # the server answers 404 for an unknown model
+    return _is_readiness(answer, request) or bool(answer.status == 404 and request.service)
 
 
 ROUTES = {

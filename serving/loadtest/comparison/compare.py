@@ -74,7 +74,8 @@ class Comparison:
     reason: str = unstored(default="")  # Why the two runs cannot be compared; empty if they can.
     doubt: str | None = stored("Why the ratios are doubtful: the CPU time that other programs took.", default=None)
     generator_limited: bool = unstored(default=False)  # Whether the generator limited a throughput.
-    saved: bool = unstored(default=False)  # Whether the runs are of one target in two files, the baseline's first.
+    # Whether both runs are of one target, in two files. The baseline's run is first.
+    saved: bool = unstored(default=False)
 
     @shown()
     def meaningful(self) -> bool:

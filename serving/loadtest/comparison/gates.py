@@ -69,7 +69,7 @@ class Gate:
     text: str
     figure: Figure
     operator: str
-    factor: float  # The limit itself if `against` is None.
+    factor: float  # If `against` is None, the figure is compared with the factor itself.
     against: Figure | None = None
 
     @property
@@ -206,7 +206,7 @@ def judge(gate: Gate, results: Results, baseline: SavedResults | None = None) ->
     other = gate.against
     source = baseline if baseline is not None and other is not None and other.saved else measured
     for load in _loads(gate.figure, measured):
-        chosen = None if load in results.scenario.planned_loads else load  # A rate that the test chose.
+        chosen = None if load in results.scenario.planned_loads else load  # None, unless the test chose this rate.
         if chosen and other and gate.needs_common_load and source.run(other.target, chosen) is None:
             left_out = f"; {load} is left out, because each test chose this rate for itself"
             continue

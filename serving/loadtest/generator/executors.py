@@ -178,7 +178,7 @@ class _Taking:
 
     done: float = 0.0  # The time at which the thread was ready for the next answer.
     busy_since: float = 0.0  # The time at which the thread last slept. Since then, answers followed without a pause.
-    waited: float = 0.0  # The sum of the longest times for which the answers can have waited for the thread.
+    waited: float = 0.0  # An upper limit of the total time for which answers waited for the thread.
     answers: int = 0
 
 

@@ -86,7 +86,7 @@ class HttpChannel:
     def send(self, method: str, request: bytes, timeout: float, metadata: Metadata, token: Any, on_end: OnEnd) -> None:
         """See Channel. `request` is a complete HTTP text, to which the headers in `metadata` are added."""
         call = _Call(_with_headers(request, metadata), clock() + timeout, token, on_end)
-        if threading.current_thread() is self._thread:  # an answer triggered this call
+        if threading.current_thread() is self._thread:  # the callback of an answer sends this call
             self._begin(call)
         else:
             self._loop.call_soon_threadsafe(self._begin, call)

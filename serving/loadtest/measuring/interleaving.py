@@ -25,7 +25,8 @@ from hangtag.serving.loadtest.statistics.server_timings import ServerTimings
 
 # A function that returns the current counters of a target's server, by the target's name; None if there are none.
 ReadCounters = Callable[[str], ServerTimings | None]
-# The smallest share of its answers that a server has counted. A server may send its last answers before counting them.
+# When the counters are read, a server has counted at least this share of its answers. A server may send its last
+# answers before counting them.
 COUNTED_SHARE = 0.9
 # If a server was unreachable, and its counters lack at least this many answered queries, the server has restarted.
 UNCOUNTED = 16
@@ -196,7 +197,7 @@ class Session:
             GeneratorError: A generator process failed.
         """
         scenario = self._scenario
-        open_loops = scenario.open_loops(1.0)  # A derived rate is not known yet, but the number and duration are.
+        open_loops = scenario.open_loops(1.0)  # a rate may be unknown yet, but the number and the durations are known
         later = sum(map(_min_duration, interleaved(scenario, open_loops)))
         self.run_all(list(interleaved(scenario, scenario.closed_loops)), later)
         open_loops = scenario.open_loops(min(self.peaks().values(), default=0.0))

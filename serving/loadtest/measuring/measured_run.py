@@ -19,8 +19,8 @@ DELAYED_SHARE = 0.05
 # If the generator takes more than this share of a closed loop's latency, the latency says more about the generator than
 # about the server.
 LATENCY_SHARE = 0.5
-# A smaller share also deserves a note. The generator's time is part of both targets' latencies, so the ratio of the
-# latencies looks closer to 1.
+# From this smaller share on, the report has a note. The generator's time is part of both targets' latencies, so the
+# ratio of the latencies looks closer to 1.
 NOTED_LATENCY_SHARE = 0.2
 # A generator process that uses more than this share of a CPU has hardly any time left, because Python computes on one
 # CPU at a time. The same is true if the process's busiest thread computes, or waits for a CPU, for this share of the
@@ -29,10 +29,11 @@ BUSY_GENERATOR = 0.9
 # If the CPUs are busy for this share of the time, a generator on the server's machine takes CPU time that the server
 # needs.
 BUSY_CPUS = 0.9
-# If the generator takes a smaller share of the CPUs, the throughput changes by less than most measurements vary.
+# If the generator takes a smaller share of the CPUs, the throughput changes less than it varies between most
+# measurements.
 SMALL_CPU_SHARE = 0.05
 # If other programs take this share of the CPUs, a server that needs all CPUs loses the same share of its throughput.
-# This is twice as much as most measurements vary.
+# The loss is then twice as large as the variation between most measurements.
 DOUBTFUL_SHARE = 0.1
 
 Sentence = Annotated[Remark, PlainSerializer(str, return_type=str)]

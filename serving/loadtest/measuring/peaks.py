@@ -11,7 +11,7 @@ from hangtag.serving.loadtest.plan.load import LOWEST_RATE, MAX_RATE, OpenLoop, 
 from hangtag.serving.loadtest.plan.scenario import SHARE_OF_PEAK, Scenario
 from hangtag.serving.loadtest.record import shown, stored, unstored
 
-# The ratio of the lowest rate that was shown to miss the target latency to the peak is at most this.
+# The search ends when the lowest rate that missed the target latency is at most this many times the peak.
 PRECISION = 1.05
 
 

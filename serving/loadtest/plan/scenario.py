@@ -169,7 +169,8 @@ class Scenario:
     @property
     def lowest_rate(self) -> float:
         """The lowest rate in queries per second at which a run of max_duration has enough queries for a peak search."""
-        # The number of Poisson arrivals is hardly ever four standard deviations below the mean m, so m - 4 sqrt(m) = n.
+        # The number of Poisson arrivals is hardly ever more than four standard deviations below its mean m. So m
+        # follows from m - 4 sqrt(m) = n.
         mean_arrivals = (2 + math.sqrt(self.query_count + 4)) ** 2
         return max(LOWEST_RATE, mean_arrivals / self.max_duration)
 

@@ -138,7 +138,7 @@ def throughput_and_latency(runs: Sequence[Run], looks: Looks) -> str:
 
 
 def latency_by_percentile(runs: Sequence[Run], looks: Looks, scale: Range, number: int = 0) -> str:
-    """Draw each run's latency by percentile, on an axis that is logarithmic in the share of slower queries.
+    """Plot each run's latency against the percentile. On the percentile axis, 90 %, 99 % and 99.9 % are evenly spaced.
 
     For an open loop, a dotted line shows the service time, which is measured from the actual send time.
 

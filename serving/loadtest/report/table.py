@@ -35,7 +35,8 @@ def render(
         low, high = accuracy.interval.low, accuracy.interval.high
         share = f"{accuracy.share:.2%} of {accuracy.total:,} samples (95 %: {low:.2%} to {high:.2%})"
         console.print(line(f"{name} classifies {share} correctly. {accuracy.note}".strip()))
-    # The tables have all ratios. If there are more than two targets, the sentences have only those at the common load.
+    # The tables have all ratios. If there are more than two targets, the sentences have only the ratios at the common
+    # load.
     shown = results.loads if len(results.scenario.names) == 2 else [common_load(results)]
     for sentence in (
         *(run.verdict for run in results.runs if run.verdict),

@@ -146,7 +146,7 @@ class DurationHistogram:
         return DurationHistogram, (self.encode(),)
 
 
-# A field of this type has the histogram in a dataclass, and the histogram's document in the dataclass' document.
+# A dataclass' field of this type holds a histogram. The dataclass' JSON document holds the histogram's JSON document.
 StoredHistogram = Annotated[
     DurationHistogram,
     PlainValidator(DurationHistogram.from_document),

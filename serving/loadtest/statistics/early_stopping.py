@@ -9,7 +9,7 @@ Source: MLPerf Inference, LoadGen, "Early Stopping Criterion".
 
 import math
 
-import scipy  # scipy imports scipy.special at the first use, because the import takes a fifth of a second
+import scipy  # importing scipy.special takes a fifth of a second, so scipy imports scipy.special at the first use
 
 CONFIDENCE = 0.99
 # scipy solves the equation for real numbers, and has a rounding error of less than this.

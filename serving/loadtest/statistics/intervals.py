@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import scipy  # scipy imports scipy.special at the first use, because the import takes a fifth of a second
+import scipy  # importing scipy.special takes a fifth of a second, so scipy imports scipy.special at the first use
 
 from hangtag.serving.loadtest.record import NullForNan, stored
 from hangtag.serving.loadtest.statistics.duration_histogram import Values

@@ -71,7 +71,7 @@ class ServerTimings:
         return cls(count, document["batches"], *((document[part] or 0.0) * count for part in PARTS))
 
 
-# A field of this type has the sums in a dataclass, and their document in the dataclass' document.
+# A dataclass' field of this type holds the sums. The dataclass' JSON document holds the sums' JSON document.
 StoredTimings = Annotated[
     ServerTimings,
     PlainValidator(ServerTimings.from_document),

@@ -35,7 +35,8 @@ class Limits:
     shadow_share_of_time: float = 0.1
     """The largest share of the time that may be spent on computing copies of requests for a route's shadow."""
     shadow_late_seconds: float = 0.1
-    """How often a thread hands over waiting copies of a route that has no more answers to give."""
+    """How often a thread passes waiting copies of requests to a route's shadow. Without this thread, the copies would
+    wait for the route's next answer."""
 
     max_streams: int = 1000
     """The most inference streams over gRPC that may be open at once. A stream may hold requests and answers of about

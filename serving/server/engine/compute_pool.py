@@ -64,16 +64,16 @@ class ComputePool:
         self._core = _Waiting(threading.Condition(self._lock))
         self._further = _Waiting(threading.Condition(self._lock))
         self._running: set[threading.Thread] = set()
-        self._starting = 0  # how many started threads do not run yet
-        self._due: dict[BatchExecutor, None] = {}  # models that may have a batch
+        self._starting = 0  # started threads that do not run yet
+        self._due: dict[BatchExecutor, None] = {}  # models that may have a batch to compute
         self._offers = 0
-        self._wake_later: dict[int, Callable[[], None]] = {}  # by thread, for its offers
+        self._wake_later: dict[int, Callable[[], None]] = {}  # thread -> its function; see ``gather_offers``
         self._receive: Receive | None = None
         self._receiver: int | None = None  # the thread that receives
         self._receptions = 0
         self._unreceived = threading.Event()  # set while no thread is free to receive
-        self._further_receive = False  # whether a further thread may receive, because nothing was received for a moment
-        self._is_summoned = False  # whether a further thread was woken or started to receive, and has not begun
+        self._further_receive = False  # true if a further thread may receive, because nothing was received for a moment
+        self._is_summoned = False  # whether a further thread was woken or started to receive, but does not receive yet
         self._computing: set[int] = set()  # threads that compute
         self._after: dict[Callable[[], None], None] = {}  # in the order of the calls to ``after_batch``
         self._closed = False
@@ -89,7 +89,7 @@ class ComputePool:
         """Compute a batch of this model as soon as a batch is due. Call this method after queueing a call."""
         self._due[model] = None
         thread = threading.get_ident()
-        if thread == self._receiver:  # the receiver takes a batch once it has received everything
+        if thread == self._receiver:  # the receiver takes a batch after it has received all calls that have arrived
             return
         if (wake_later := self._wake_later.get(thread)) is not None:
             wake_later()
@@ -111,7 +111,7 @@ class ComputePool:
 
     def _wake(self) -> None:
         if self._starting or self._core.notified or self._further.notified:
-            return  # a woken thread will look, and wakes the next thread when it takes a batch
+            return  # a woken thread will look for batches, and wakes the next thread when it takes one
         if self._core.notify() or self._further.notify():
             return
         if len(self._running) < self._threads:
@@ -147,7 +147,7 @@ class ComputePool:
         self._starting += 1
         try:
             thread.start()
-        except RuntimeError as error:  # the system allows no more threads, and the others compute the batch
+        except RuntimeError as error:  # the system allows no more threads, so the running threads compute the batch
             self._running.discard(thread)
             self._starting -= 1
             log.warning("a thread that computes did not start", reason=str(error))
@@ -167,7 +167,8 @@ class ComputePool:
         self._computing.add(threading.get_ident())
         try:
             answer = model.compute(batch, alone=len(self._computing) == 1)
-            self._computing.discard(threading.get_ident())  # before a caller gets its answer and sends its next call
+            # before the answer, because a caller may send its next call as soon as it has the answer
+            self._computing.discard(threading.get_ident())
             answer()
             for work_after in tuple(self._after):
                 if self._after.pop(work_after, False) is None:  # False if another thread does the work
@@ -227,11 +228,11 @@ class ComputePool:
         """Take a due batch. Without one, return the seconds until a batch is due, or None if no call waits."""
         earliest: float | None = None
         for model in list(self._due):
-            self._due.pop(model, None)  # before the queue is read, because a later call offers the model again
+            self._due.pop(model, None)  # before the queue is read, because a later call marks the model as due again
             batcher = model.batcher
             batch = batcher.take()
             seconds = batcher.time_to_due() if batcher.waiting else None
-            if seconds is not None:  # None if no call waits, or if an instance that finishes will take the calls
+            if seconds is not None:  # None if no call waits, or if a busy instance will take the calls when it finishes
                 self._due[model] = None
                 earliest = seconds if earliest is None else min(earliest, seconds)
             if batch:

@@ -127,7 +127,7 @@ class Engine:
             version: The version that the client sent; empty for the version that serves by default.
             code: Name of the gRPC status code, for example "RESOURCE_EXHAUSTED".
             ns: Nanoseconds from the arrival of the request to its error.
-            shed: Whether the request was refused because waiting requests had reached their limit of number or memory.
+            shed: Whether the request was refused because too many requests were waiting, or took too much memory.
         """
         versions = self._table.get(name)
         if versions is None:
@@ -163,7 +163,8 @@ class Engine:
         for model in before:
             if model in models:
                 continue
-            if not isinstance(model, ServedModel):  # a route, whose members compute the queued calls
+            # a route has no queue, because its members queue and compute the calls
+            if not isinstance(model, ServedModel):
                 model.close()
                 continue
             retiring = threading.Thread(target=self._retire, args=[model, wait], name="retire", daemon=True)

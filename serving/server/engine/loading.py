@@ -152,11 +152,13 @@ class ModelLoader:
         decision = _decide_batching(file, runtime, config.max_batch_size_of(file.name))
         _require_unchanged(file, content)  # the session and the proof of batching were read from one file
         model = ServedModel(file, runtime, config)
-        # With --max-loaded-mib a caller waits for the load, and the largest batch would take most of the load's time.
+        # With --max-loaded-mib there is no warm-up, because a caller waits for the load, and the largest batch would
+        # take most of the load's time.
         is_tried = (decision.tried and runtime.on_cpu) or config.max_loaded_mib
         if model.max_batch_size > 1 and not is_tried:
             runtime.warm_up([model.max_batch_size])
-        # On an exposed server one CPU is left to Envoy: threads that spin on that CPU would hold up the next call.
+        # On an exposed server, one CPU is left to Envoy, because ONNX Runtime's threads that spin on that CPU would
+        # delay the next call.
         alone = cpus if config.behind is None else cpus - 1
         if alone > threads and not config.intra_op_threads and runtime.on_cpu:
             runtime.allow_more_threads(alone, lambda: _content(file) == content)

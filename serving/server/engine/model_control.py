@@ -302,7 +302,7 @@ class ModelControl:
                     chosen[version] = model
                     stamps[name, version] = stamp
             self._require_running()  # after a stop, the models that serve stay to finish their requests
-            if any_failed:  # only a version that loads may replace a version that serves
+            if any_failed:  # a version that serves stays until a new version has been loaded
                 for version, model in served.items():
                     if len(chosen) < limit:
                         chosen.setdefault(version, model)
@@ -316,7 +316,7 @@ class ModelControl:
         with self._change():
             self._routes.want(names)
             self._routes.refresh()
-            for name in names:  # the name may have belonged to a model
+            for name in names:  # a model may have had the route's name before
                 self._loader.forget_others(name, ())
 
     @contextlib.contextmanager

@@ -41,7 +41,7 @@ class ServedModel:
         self.signature = runtime.signature
         self.statistics = ModelStatistics()
         self._max_bytes = config.max_message_mib << 20
-        self._alone_batches = 0  # in a row, see _ALONE_BATCHES
+        self._alone_batches = 0  # the number of lone batches in a row, see _ALONE_BATCHES
         self.max_batch_size = config.max_batch_size_of(file.name) if self.signature.batched else 1
         self.batcher = Batcher(
             max_batch_size=self.max_batch_size,
@@ -228,7 +228,8 @@ def _require_fit_for_empty(signature: Signature, inputs: Tensors, no_empty_becau
         no_empty_because: Why no axis may have size 0. Empty if axes may have size 0.
         max_bytes: The size limit for an empty tensor, calculated as if each empty axis had size 1.
     """
-    sizes: dict[str, int] = {}  # of named axes; the graph's optimisations assume that axes of one name have one size
+    # The sizes of named axes. ONNX Runtime's optimisations assume that all axes of one name have the same size.
+    sizes: dict[str, int] = {}
     for spec in signature.inputs:
         array = inputs[spec.name]
         problem = f"input {spec.name!r} has shape {list(array.shape)}; "

@@ -23,7 +23,8 @@ CERTIFICATE, AUTHORITY = "certificate", "authority"
 """The names of the secrets. Each secret has a file in Envoy's folder, such as certificate.json."""
 
 _BUFFERED = 1 << 16  # the most bytes of a connection that Envoy has read but not passed on, or that wait to be sent
-_UNLIMITED = 1 << 30  # the models' queues limit the calls, and state a reason when they refuse one
+# Envoy does not limit calls, because the models' queues limit them, and state the reason of a refusal
+_UNLIMITED = 1 << 30
 _UPSTREAM_LIMITS = ("max_connections", "max_pending_requests", "max_requests", "max_retries")
 _OWN_HEAP = 128 << 20
 _STATISTICS = ("downstream_rq_active", "downstream_cx_tx_bytes_buffered", "update_rejected", "update_success")
@@ -252,7 +253,8 @@ class Secrets:
         certificate, key = read_bytes(self._certificate, "--tls-cert"), read_bytes(self._key, "--tls-key")
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         try:
-            context.load_cert_chain(self._certificate, self._key, password=lambda: b"")  # OpenSSL would prompt for one
+            # without a password, OpenSSL would prompt for one
+            context.load_cert_chain(self._certificate, self._key, password=lambda: b"")
         except (OSError, ValueError) as error:  # SSLError is an OSError
             raise StartError(
                 f"{self._certificate} (--tls-cert) and {self._key} (--tls-key) are not a certificate and its key, both "

@@ -144,7 +144,8 @@ class Envoy:
             if self._listens:
                 policy.on_listening()
             delay = policy.delay_after(time.monotonic() - began, failed=not self._listens)
-            if not self._decided.is_set():  # a starting server reports the failure at once, instead of trying again
+            # a server that is starting reports the failure at once, and does not try again
+            if not self._decided.is_set():
                 self.failure = reason
                 break
             if delay is None:

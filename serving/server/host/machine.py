@@ -13,7 +13,8 @@ import structlog
 log = structlog.get_logger()
 
 _CGROUP = Path("/sys/fs/cgroup")
-_COLLECT_FROM = 10_000  # objects; every burst of calls reaches Python's default, 700
+# Garbage is collected after this many new objects. Python's default is 700, which every burst of calls reaches.
+_COLLECT_FROM = 10_000
 _SPARE = 256
 """Number of open files in addition to connections: models, libraries, event loops, pipes, connections for metrics."""
 

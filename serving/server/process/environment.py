@@ -49,4 +49,4 @@ def give_back_large_blocks() -> None:
     set_option = getattr(ctypes.CDLL(None), "mallopt", None)
     if set_option is not None and "MALLOC_MMAP_THRESHOLD_" not in os.environ:
         set_option(_M_MMAP_THRESHOLD, _LARGE)
-        set_option(_M_TRIM_THRESHOLD, _LARGE)  # for free memory at the end of a heap
+        set_option(_M_TRIM_THRESHOLD, _LARGE)  # applies to free memory at the end of a heap

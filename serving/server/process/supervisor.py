@@ -161,7 +161,8 @@ class Supervisor:
         served = {(version.name, version.version) for version in running.versions}
         with self._changed:
             ended = self._counts_of_ended.restricted_to(served)
-            if workers and all(worker.state.versions for worker in workers):  # otherwise unknown versions may serve
+            # a worker whose versions are not known yet may serve versions that are missing in `served`
+            if workers and all(worker.state.versions for worker in workers):
                 self._counts_of_ended = ended
         return replace(running + ended, workers=self.workers(), store=self._store())
 
@@ -216,7 +217,7 @@ class Supervisor:
             if self._stopping.is_set():
                 return
             reason = worker.failure or f"worker {worker.number} ended with {worker.ending}"
-            if not self._started:  # a server that cannot start says so at once, instead of trying again
+            if not self._started:  # a server that cannot start reports the failure at once, and does not try again
                 self._give_up(reason)
                 return
             self._restarts += 1

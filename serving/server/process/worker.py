@@ -81,7 +81,7 @@ class SupervisorControl:
 
         Args:
             supervisor: The supervisor, at the other end of the pipe.
-            own: The control of only this worker.
+            own: The object that loads and unloads models in this worker alone.
             answer_seconds: How long the supervisor waits for a worker that may hang.
         """
         self._answer_seconds = answer_seconds
@@ -185,7 +185,7 @@ class Peer:
         thread = threading.Thread(target=self._reply, args=(number, name, arguments), name="peer-call", daemon=True)
         try:
             thread.start()
-        except RuntimeError as error:  # the system allows no further thread, and this thread must read
+        except RuntimeError as error:  # if the system allows no further thread, this thread must still read messages
             self._send_answer(number, name, PeerError(f"the other process cannot answer: {error}"))
 
     def _reply(self, number: int, name: str, arguments: tuple[Any, ...]) -> None:

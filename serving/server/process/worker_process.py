@@ -204,9 +204,10 @@ def _let_follow(workers: Sequence[WorkerProcess], change: Change, name: str) -> 
     for worker in workers:
         try:
             worker.call(change, name)
-        except NothingToUnloadError:  # the worker never had the model, for example because the folder is gone
+        except NothingToUnloadError:  # the worker may never have had the model, for example because the folder is gone
             continue
         except Exception as error:
             log.warning("worker does not follow the others; it is replaced", worker=worker.number, reason=str(error))
-            if not isinstance(error, UnavailableError):  # a worker that is stopping raises it, and still answers calls
+            # a worker that is stopping raises UnavailableError, and still answers calls
+            if not isinstance(error, UnavailableError):
                 worker.kill()

@@ -123,7 +123,7 @@ class Batcher:
             if call.done:
                 return
             call.done = True
-            if call in self._queue:  # else an instance computes the call
+            if call in self._queue:  # if the call is not queued, an instance computes it
                 self._queue.remove(call)
                 self.waiting -= 1
                 self.queued_samples -= call.samples

@@ -38,7 +38,8 @@ class ServiceTime:
         self._classes: dict[int, _SizeClass] = {}
         self._last_observed = -math.inf
         self._held = False
-        self._is_fitted = True  # False if a batch was observed since the last fit; a prediction fits the line first
+        # False if a batch was observed since the last fit; the next prediction then refits the line before it uses it
+        self._is_fitted = True
         self._a = 0.0
         self._b = 0.0
 
@@ -47,7 +48,8 @@ class ServiceTime:
         size_class = samples.bit_length()
         observed = self._classes.get(size_class)
         if observed is not None:
-            seconds = min(seconds, _STALL_FACTOR * observed.seconds)  # predict() would fit the line for every batch
+            # ``predict`` is not called, because it would refit the line for every batch
+            seconds = min(seconds, _STALL_FACTOR * observed.seconds)
         else:
             if self._classes:
                 seconds = min(seconds, _STALL_FACTOR * self._line(samples))

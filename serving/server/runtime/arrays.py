@@ -14,7 +14,7 @@ import numpy.typing as npt
 from hangtag.serving.server.errors import InferenceError
 from hangtag.serving.signature import Signature, TensorSpec
 
-if TYPE_CHECKING:  # session imports this module
+if TYPE_CHECKING:  # session.py imports this module, so an import here would be circular
     from hangtag.serving.server.runtime.session import Runtime
 
 Array = npt.NDArray[Any]
@@ -97,7 +97,7 @@ class Extent:
     sizes: tuple[int, ...]
     """The batch sizes."""
     lengths: int
-    """The most of LENGTHS that are tried."""
+    """How many of LENGTHS are tried at most."""
     max_values: int = MAX_VALUES
     """The most values of one input of a sample."""
     seconds: float = math.inf

@@ -18,8 +18,8 @@ from typing import Any
 from hangtag.serving.server.errors import ModelLoadError
 from hangtag.serving.signature import PREFIX
 
-_METADATA_PROPS = 14  # of ModelProto
-_KEY, _VALUE = 1, 2  # of StringStringEntryProto
+_METADATA_PROPS = 14  # the number of the field metadata_props of ModelProto
+_KEY, _VALUE = 1, 2  # the numbers of the fields key and value of StringStringEntryProto
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _STRUCTURE = "structure"  # the check that every published file passes, including third-party files
 _BATCHING = "batching"  # a check that hangtag's own files pass, and a finding about third-party files

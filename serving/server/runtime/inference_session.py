@@ -179,7 +179,8 @@ def read_signature(
         )
     except UnsupportedModelError as error:
         raise ModelLoadError(f"{path}: {error}") from error
-    except UnicodeDecodeError as error:  # ONNX Runtime loads such a file, and raises this when the text is read
+    # ONNX Runtime loads a file with text that is not UTF-8, and raises this error when the text is read
+    except UnicodeDecodeError as error:
         raise ModelLoadError(f"{path}: a name, or a text of its metadata, is not UTF-8: {error}") from error
 
 

@@ -26,9 +26,9 @@ from hangtag.serving.signature import Signature, TensorSpec
 _RECURRENT = {"LSTM", "GRU", "RNN"}
 
 _TOLERANCE = 0.01  # wide, because the check looks for answers to other rows, not for a device's rounding
-_CHECKS = 2  # a graph that always reads the inputs of its capture answers the first batch correctly
+_CHECKS = 2  # a graph that always reads the inputs of its capture would pass a single check
 _RUNS = 7
-_ENOUGH_SECONDS = 0.03  # for each way to compute a batch; slow models need fewer runs, and the start must not wait
+_ENOUGH_SECONDS = 0.03  # the time for measuring each way to compute a batch, short so that the server starts soon
 
 Compute = Callable[[Tensors], dict[str, Array]]
 

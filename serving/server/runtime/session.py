@@ -252,7 +252,9 @@ class Runtime:
             first = self._buffer_pool is not None
             self._buffer_pool = None
             self.cuda_graphs = False
-        if first:  # other threads' batches may fail until they see that the pool is gone
+        # other threads' batches may fail too, until they see that the pool is gone, but only the first failure is
+        # logged
+        if first:
             log.error("IO binding failed; from now on without it", file=str(self._opener.path), reason=str(error))
 
     def _run_session(self, inputs: Tensors, session: onnxruntime.InferenceSession | None = None) -> dict[str, Array]:
@@ -265,7 +267,7 @@ class Runtime:
         ONNX Runtime has no specific exception for sizes and values that do not fit together, such as two shapes in an
         addition, or the target shape of a reshape.
         """
-        if "alloc" in str(error):  # no memory was left, so other inputs might fail too
+        if "alloc" in str(error):  # no memory was left, so the model might fail for other inputs too
             return False
         try:
             self._run_session(self._zeros(1))

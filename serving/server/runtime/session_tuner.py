@@ -21,8 +21,8 @@ from hangtag.serving.server.runtime.arrays import Array
 log = structlog.get_logger()
 
 # A second session is opened if a lone batch takes longer than _WORTH_THREADS_SECONDS. The second session is used if its
-# median time over _COMPARED batches is less than _THREADS_GAIN of the first session's. The warm-ups pay for first
-# allocations.
+# median time over _COMPARED batches is less than _THREADS_GAIN of the first session's. Warm-up batches make the first
+# allocations before the comparison.
 _WORTH_THREADS_SECONDS = 0.0002
 _THREADS_GAIN = 0.85
 _WARM_UPS = 2

@@ -53,7 +53,7 @@ class Timings(NamedTuple):  # a tuple, because creating one per request must be 
     """The members' parts of a request to a route, in order."""
     low_confidence: int = 0
     """The number of samples of a request to a cascade that got a member's unsure answer, because the next member had no
-    time or no room in its queue."""
+    time for them or no room in its queue."""
 
     @property
     def compute_ns(self) -> int:

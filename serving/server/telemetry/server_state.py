@@ -61,7 +61,8 @@ class RouteCounts(Mergeable):
     """Samples that got a member's unsure answer, because the next member had no time or no room in its queue; None if
     the route is not a cascade."""
     expected_escalation_rate: float | None = field(default=None, metadata=merged_by(first))
-    """The share of samples that, by the route's file, go on to the second member; None if the file states no share."""
+    """The share of samples that, according to the route's file, are passed on to the second member; None if the file
+    states no share."""
 
 
 def _worse(one: str, other: str) -> str:

@@ -53,6 +53,6 @@ def _native_problem() -> str:
         return f"{_PACKAGE} {version} is not tested with hangtag; the tested versions are 0.5 to below 0.6"
     try:
         importlib.import_module("pygrpc_native")
-    except ImportError as error:  # a library that it needs is missing, for example
+    except ImportError as error:  # for example, a library that pygrpc-native needs is missing
         return f"{_PACKAGE} {version} cannot be imported: {error}"
     return ""

@@ -157,7 +157,7 @@ class Intake:
                 return self.engine.model(name, version)
             except NotLoadedError:
                 residency = self.engine.residency
-                assert residency is not None  # the engine's error came from it
+                assert residency is not None  # only an engine with a residency raises NotLoadedError
                 await asyncio.shield(asyncio.wrap_future(residency.load(name)))
 
     def require_size(self, direction: str, size: int) -> None:

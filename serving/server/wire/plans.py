@@ -168,7 +168,7 @@ class PlannedCall(TransportCall):
         plan = self.plan
         if plan is None or self.intake.tracing is not None:
             return []
-        alone = cost.calls == 1  # then the response has all rows that the model has computed
+        alone = cost.calls == 1  # the response to a lone call has all rows of the batch
         shapes, large = [], 0
         parts: list[tuple[bytes, bytes, int]] = []
         try:

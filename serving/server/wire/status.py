@@ -37,8 +37,8 @@ STAGES = "hangtag-stages"
 """For a route, the cost of each stage, as MEMBER;samples=N;queue-ns=N;compute-ns=N;batch-size=N, separated by
 commas."""
 UNSURE = "hangtag-unsure"
-"""For a cascade, how many samples got a member's unsure answer, because the next member had no time or no room in its
-queue."""
+"""For a cascade, how many samples got a member's unsure answer, because the next member had no time for them or no room
+in its queue."""
 _MAX_LISTED = 1024
 """For requests with more samples, stages are not listed per sample, because clients limit the size of metadata."""
 
@@ -83,7 +83,8 @@ STATUS: dict[type[ServerError], Status] = {
 """The status of each error and its subclasses. A subclass that has its own status comes before its base class."""
 
 _BUG = Status(_CODE.INTERNAL, 500)
-_statuses: dict[type[Exception], Status] = {}  # statuses looked up so far, because a search takes as long as a refusal
+# a cache of the statuses of exceptions, because a search takes as long as the rest of a refusal
+_statuses: dict[type[Exception], Status] = {}
 
 
 def status(error: Exception) -> Status:

@@ -42,7 +42,8 @@ class Tracing:
         redirect_library_log("opentelemetry", with_values=True)  # only the exporter logs, and never the traceparent
         resource = Resource({SERVICE_NAME: "hangtag"}).merge(OTELResourceDetector().detect())
         self._close_seconds = close_seconds
-        self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)  # sampling: OTEL_TRACES_SAMPLER
+        # OTEL_TRACES_SAMPLER determines the sampling
+        self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
         self._provider.add_span_processor(processor)
         self._tracer = self._provider.get_tracer("hangtag")
         self._propagator = TraceContextTextMapPropagator()
@@ -109,7 +110,7 @@ class Tracing:
         from opentelemetry.trace import set_span_in_context
 
         parent = set_span_in_context(span)
-        compute_start = ended_ns - timings.compute_ns  # the answer leaves as soon as it is computed
+        compute_start = ended_ns - timings.compute_ns  # the answer is sent as soon as it is computed
         queue_start = compute_start - timings.queue_ns
         for name, start, end in (("queue", queue_start, compute_start), ("compute", compute_start, ended_ns)):
             self._tracer.start_span(name, parent, start_time=start).end(end)

@@ -186,7 +186,7 @@ def submit(call: TransportCall) -> None:
 def _submit_when_loaded(call: TransportCall, query: Query) -> None:
     """Submit a call once its model is loaded. A model's first call starts the load."""
     residency = call.intake.engine.residency
-    assert residency is not None  # the engine's error came from it
+    assert residency is not None  # only an engine with a residency raises NotLoadedError
 
     def go_on(load: "Future[None]") -> None:
         error = load.exception()

@@ -40,7 +40,7 @@ class RouteControl:
         self._engine = engine
         self._models = engine.config.models
         self._wanted: set[str] = set()
-        self._unloaded: set[str] = set()  # unloaded routes, which no longer serve as members of other routes either
+        self._unloaded: set[str] = set()  # unloaded routes, which do not serve as members of other routes either
         self._unused: set[str] = set()  # names whose route.toml is ignored
         self._read: dict[str, tuple[Stamp, RouteSettings]] = {}
 
@@ -153,7 +153,8 @@ class RouteControl:
         """Return the content of the route's file. A file is read again if ``want`` or ``add`` sees a change."""
         if name not in self._read:
             file = self._models / name / ROUTE_FILE
-            self._read[name] = (stamp_of(file), route_file.read(file))  # in this order, to notice a later change
+            # the stamp is taken before the file is read, so that a later change is noticed
+            self._read[name] = (stamp_of(file), route_file.read(file))
         return self._read[name][1]
 
 
@@ -265,7 +266,7 @@ class _Resolution:
         return route
 
     def _model(self, what: str, member: Member) -> Servable:
-        serving = self._engine.versions(member.name)  # the first version serves a member without a version
+        serving = self._engine.versions(member.name)  # a member without a version gets the model's first version
         for model in serving:
             if member.version in ("", model.version):
                 return model

@@ -129,12 +129,12 @@ class RouteSettings:
 
     members: tuple[Member, ...]
     acceptance: Acceptance | None = None
-    """The rule that decides which samples of a cascade go on to the next member; None for a split."""
+    """The rule that decides which samples of a cascade are passed on to the next member; None for a split."""
     on_overload: str = ANSWER
     """ANSWER or REFUSE, for a cascade."""
     expected_escalation_rate: float | None = None
-    """The share of samples that went on to a cascade's second member when the rule was chosen; None if unknown. The
-    metrics export this expected share next to the current share."""
+    """The share of samples that were passed on to a cascade's second member when the rule was chosen; None if unknown.
+    The metrics export this expected share next to the current share."""
     weights: tuple[float, ...] = ()
     """The weight of each member of a split, above 0."""
     sticky: str = ""

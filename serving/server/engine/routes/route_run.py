@@ -136,7 +136,8 @@ class RouteRun:
 
     def cancel(self, call: Call) -> None:
         """Drop the part of the call that still waits. The current member ends the call with an error."""
-        stage_call = self._stage_call  # a later stage finds that the whole call is cancelled
+        # if a later stage begins meanwhile, that stage sees that the whole call is cancelled
+        stage_call = self._stage_call
         if stage_call is not None:
             stage_call.cancel()
 
@@ -144,7 +145,7 @@ class RouteRun:
         stage_call = MemberCall(self, stage, inputs, samples)
         self._stage_call = stage_call
         self._ask(self.settings.members[stage], stage_call)
-        if self.call.cancelled:  # the caller left before this stage could be cancelled
+        if self.call.cancelled:  # the caller may have left before there was this stage to cancel
             stage_call.cancel()
 
     def on_stage_complete(self, stage: int, outcome: InferenceResult | Exception) -> None:
@@ -162,7 +163,7 @@ class RouteRun:
             inputs = {name: array[doubtful] for name, array in self.call.inputs.items()}
             self._put(stage, inputs, len(doubtful))
         except (QueueFullError, DeadlineError) as error:
-            rows = self._rows  # if there are rows, a member of a cascade has answered
+            rows = self._rows  # rows are set if a member of a cascade has answered
             if rows is not None and self.settings.on_overload == ANSWER and not self.call.cancelled:
                 self._low_confidence += len(rows)
                 self._answer()
@@ -180,7 +181,7 @@ class RouteRun:
         settings, rows, timings = self.settings, self._rows, result.timings
         key = settings.stages[stage]
         got = tuple(range(self.call.samples) if rows is None else rows.tolist())
-        if timings.stages:  # the member is a route, whose stages name the models that answered
+        if timings.stages:  # if the member is a route, its own stages name the models that answered
             self._stages += [each._replace(rows=tuple(got[row] for row in each.rows)) for each in timings.stages]
         else:
             self._stages.append(StageTimings(key[1], got, timings.queue_ns, timings.compute_ns, timings.batch_size))
@@ -191,15 +192,15 @@ class RouteRun:
             for name, array in result.outputs.items():
                 self._outputs[name][rows] = array
         if settings.acceptance is None or stage == len(settings.members) - 1:
-            self._low_confidence += timings.low_confidence  # above 0 if the member is a cascade
+            self._low_confidence += timings.low_confidence  # this number is above 0 only if the member is a cascade
             return None
         accepted = settings.acceptance.accepts(result.outputs[settings.acceptance.output])
         if accepted.all():
             self._low_confidence += timings.low_confidence
             return None
         doubtful = np.flatnonzero(~accepted)
-        # An inner cascade does not say of which samples it was unsure. At most, these are all samples that are not sent
-        # on.
+        # An inner cascade does not report which samples got an unsure answer. At most, these are all samples that are
+        # not passed on to the next member.
         self._low_confidence += min(timings.low_confidence, len(got) - len(doubtful))
         if rows is not None:
             return np.asarray(rows[doubtful])

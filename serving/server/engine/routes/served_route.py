@@ -103,7 +103,8 @@ class ServedRoute:
     def check(self, inputs: Tensors, datatypes: Mapping[str, str]) -> Admission:
         """Admit a request if every member accepts it."""
         admission = self._strictest.check(inputs, datatypes)
-        if any(0 in array.shape for array in inputs.values()):  # some models accept empty tensors, and others do not
+        # some members accept empty tensors, and other members do not
+        if any(0 in array.shape for array in inputs.values()):
             for model in self._members.values():
                 model.check(inputs, datatypes)
         return admission

@@ -89,7 +89,7 @@ class Shadow:
         self._lock = threading.Lock()
         self._waiting: deque[_Copy] = deque()
         self._bytes = 0  # bytes of the waiting copies
-        self._computing = False  # whether a copy was handed over and has no outcome yet
+        self._computing = False  # whether the shadow is computing a copy
         self._handed_over_at = 0.0
         self._rests_until = 0.0
         self._closed = threading.Event()
@@ -97,7 +97,8 @@ class Shadow:
     def start(self) -> None:
         """Accept copies from now on."""
         if self._model is not None:
-            with suppress(RuntimeError):  # without this thread, only the route's answers hand over copies
+            # if the system allows no more threads, copies are passed on only after the route's answers
+            with suppress(RuntimeError):
                 threading.Thread(target=self._hand_over_late, name="shadow", daemon=True).start()
 
     def wants(self) -> bool:
@@ -111,7 +112,7 @@ class Shadow:
             self._statistics.record_copies(ShadowCounts(failed=1))
             return
         copy = _Copy(call, answered.outputs, self._ended)
-        # The model may accept fewer samples than the members, or no empty tensor.
+        # The shadow's model may accept fewer samples than the route's members, and may not accept empty tensors.
         fits = copy.samples <= model.max_batch_size and all(array.size for array in copy.inputs.values())
         with self._lock:
             dropped = 0

@@ -38,7 +38,7 @@ _FLUSH_SECONDS = 0.2
 """How long connections stay open after the last response. gRPC's core closes a connection once the connection's last
 response is written. If the client has sent bytes that are not read yet, the kernel then resets the connection, and the
 client may lose the end of a large response."""
-_SPARE_CALLS = 32  # calls for health and metadata while all other calls wait for answers
+_SPARE_CALLS = 32  # how many calls for health and metadata are admitted while all other calls wait for answers
 _MAX_PENDING = 100_000
 V1 = "grpc.reflection.v1.ServerReflection"
 
@@ -53,7 +53,7 @@ class GrpcServer:
         self._streams = OpenStreams(self._calls)
         limits = engine.config.limits
         self._health = HealthService(limits.max_watches)
-        self._health_names: set[str] = set()  # models with a state of their own in health
+        self._health_names: set[str] = set()  # models whose state the health service reports
         self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         self._handlers = Handlers(intake)
         self._handlers.add_service(_INFERENCE, InferenceService(self._calls, self._streams))

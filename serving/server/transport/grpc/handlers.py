@@ -68,8 +68,8 @@ class Handlers(grpc.GenericRpcHandler):
             answer = getattr(servicer, method.name, None)
             if answer is None:  # a method of a newer protocol, such as health's List, is UNIMPLEMENTED
                 continue
-            # The handler is always for a request stream, because grpcio calls such a handler even if a call ends
-            # without a message. So the handler can report that the message is missing.
+            # Every handler takes a request stream, because grpcio calls such a handler even if a call ends without a
+            # message. The handler can then report that the message is missing.
             if method.client_streaming:
                 handle = self._stream(path, parse, answer)
             elif path == MODEL_INFER:  # takes bytes, and returns bytes
@@ -129,7 +129,7 @@ async def abort(error: Exception, path: str, request: object, context: Context) 
         request: The parsed request, for the log; None if there is no request.
         context: The call.
     """
-    if isinstance(error, grpc.aio.BaseError):  # the call has ended already, and grpcio knows
+    if isinstance(error, grpc.aio.BaseError):  # the call has already ended, and grpcio handles this error
         raise error
     await context.abort(*call_status(error, path, request))
 
@@ -138,8 +138,8 @@ def _refusal(error: ServerError, path: str) -> Handler:
     async def refuse(_requests: object, context: Context) -> None:
         await abort(error, path, None, context)
 
-    # This handler suits a method of any kind, because grpcio calls the handler of a request stream before it receives a
-    # message.
+    # This handler of a request stream works for methods of every kind, because grpcio calls it before a message has
+    # arrived.
     return grpc.stream_unary_rpc_method_handler(refuse)
 
 

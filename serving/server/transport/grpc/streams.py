@@ -75,7 +75,7 @@ class OrderedStream(Generic[Request]):
         self._changed = asyncio.Event()
         self._places: deque[_Place] = deque()
         self._held = 0  # bytes of the queued requests and of the computed answers
-        self._computing = 0  # places without an outcome
+        self._computing = 0  # the number of places without an outcome
         self._expected: int | None = None  # bytes of an answer that is not computed; None before the first answer
         self._finished = False  # whether the client has sent everything, or a message that ends the stream
         self._read_error: Exception | None = None
@@ -197,7 +197,8 @@ class OpenStreams:
         self._window = min(config.max_queue_size, 2 * config.max_batch_size)
         self._max_streams = config.limits.max_streams
         self._streams: set[OrderedStream[Any]] = set()
-        self._readers: set[asyncio.Task[None]] = set()  # asyncio itself keeps only weak references
+        # this set keeps the tasks alive, because asyncio keeps only weak references
+        self._readers: set[asyncio.Task[None]] = set()
         self._stopped = False
         self.last_end = -math.inf
         """When the latest stream ended, on the loop's clock."""

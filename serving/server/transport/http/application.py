@@ -58,7 +58,8 @@ class Application:
 
     def admit(self, request: HttpRequest) -> HttpResponse | None:
         """Return the response that refuses a request before its body arrives, or None if the request is admitted."""
-        declared = int(request.headers.get(b"content-length", b"0"))  # httptools accepts only digits
+        # int() cannot fail, because httptools accepts only digits
+        declared = int(request.headers.get(b"content-length", b"0"))
         is_guarded = self._names is not None or not self.callers.all_admitted
         if not is_guarded and declared <= self._intake.max_message_bytes:
             return None

@@ -112,7 +112,8 @@ def _parse_form(content_type: str, body: bytes) -> tuple[bytes, list[tuple[str, 
             raise FormParserError(f"the form has more than {most}")
         fields.append((_text(field.field_name or b""), _text(value)))
 
-    in_memory = {"MAX_MEMORY_FILE_SIZE": len(body) + 1}  # the body has a limit of its own
+    # forms stay in memory, because the body's size is already limited
+    in_memory = {"MAX_MEMORY_FILE_SIZE": len(body) + 1}
     parser = FormParser("multipart/form-data", take_field, take_file, boundary=boundary, config=in_memory)
     try:
         parser.write(body)

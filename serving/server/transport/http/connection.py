@@ -56,14 +56,15 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpRequestParser(self)
         self._target = b""
         self._fields: list[tuple[bytes, bytes]] = []  # the headers of the head that is arriving
-        self._requests: deque[HttpRequest] = deque()  # the first is answered now, or once it is complete
+        # the first request is being answered, or will be answered once it is complete
+        self._requests: deque[HttpRequest] = deque()
         self._coming: HttpRequest | None = None  # the request whose body is arriving
         self._answered: HttpRequest | None = None  # the first request, while its response is computed
         self._answering: Answering | None = None
         self._reads = True
         self._writes = True  # whether the client reads what is written
         self._received = 0  # bytes of the request that is arriving
-        self._unread = 0  # how many of these belong to no complete head and to no body
+        self._unread = 0  # received bytes that belong neither to a complete head nor to a body
         self._idle_since = self._loop.time()
         self._timer: asyncio.TimerHandle | None = None
         self.closed: asyncio.Future[None] = self._loop.create_future()
@@ -135,7 +136,7 @@ class Connection(asyncio.Protocol):
         name = name.lower()
         if self._coming is None:
             self._fields.append((name, value))
-        elif name in _NO_TRAILERS:  # httptools obeys these fields, and would read no further request
+        elif name in _NO_TRAILERS:  # httptools obeys these fields, and would then read no further request
             self._refuse(400, f"{name.decode()} must not be a trailer")
             raise ValueError(name)
 

@@ -83,5 +83,6 @@ class HttpServer:
             connection.stop()
         if closed := [connection.closed for connection in self._connections]:
             await asyncio.wait(closed, timeout=seconds)
-        for connection in list(self._connections):  # their clients do not read, or their requests take longer
+        # Connections are still open if their clients do not read, or if their requests take longer.
+        for connection in list(self._connections):
             connection.abort()

@@ -225,7 +225,7 @@ def _flat(data: object, shape: Sequence[int]) -> list[Any]:
     values: list[Any] = [data]
     axis = 0
     if type(data) is list and (not data or type(data[0]) is not list):
-        return data  # flat
+        return data  # the list is already flat
     while axis == 0 or (values and type(values[0]) is list):
         if axis == len(shape) or any(type(each) is not list or len(each) != shape[axis] for each in values):
             raise ValueError(f"data must be one flat list, or lists nested as the shape {list(shape)} says")

@@ -262,7 +262,7 @@ class NativeCall(PlannedCall):
             self.fail(error)
             return
         self._calls.front.respond(self.number, message, None, cost_metadata(result.timings))
-        self._calls.open.pop(self.number, None)  # last, as above
+        self._calls.open.pop(self.number, None)  # last, because the server is not closed while calls are open
 
     @classmethod
     def answer_batch(cls, calls: Sequence[Call], outputs: Tensors, cost: BatchCost) -> None:
