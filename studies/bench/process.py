@@ -49,7 +49,7 @@ def hangtag_serve(models: Path, *options: str) -> Launch:
     return Launch(
         (*command, "--metrics-port", "0", *options),
         r"^(?=.*event=ready ).*?address=(\S+)(?:.*? http=(\S+))?",
-        {"HANGTAG_SERVE_HTTP_PORT": "0"},  # a variable, which an option overrides
+        {"HANGTAG_SERVE_HTTP_PORT": "0"},  # the port is set by a variable, so that an option can override it
     )
 
 
