@@ -193,7 +193,8 @@ def _dtype(datatype: str) -> np.dtype[Any]:
 
 
 def _pack_element(element: object) -> bytes:
-    if element is None or isinstance(element, list | tuple | dict | np.ndarray):  # such as in a ragged array
+    # for example, a ragged array has lists as elements
+    if element is None or isinstance(element, list | tuple | dict | np.ndarray):
         raise ValueError(f"an element of BYTES must be bytes or text, not {type(element).__name__}")
     try:
         data = element if isinstance(element, bytes) else str(element).encode()
