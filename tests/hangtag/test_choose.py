@@ -90,7 +90,7 @@ def test_a_cascade_costs_what_goes_on_and_a_call_its_transport() -> None:
     stages = [model.stage for model in (FAST, SLOW)]
     through = simulate(stages, [0.5], IDLE)
     assert through.throughput == pytest.approx(2 / (0.001 + 0.5 * 0.01), rel=0.05)
-    assert through.p99 > 2 * through.p50  # samples that go on wait twice
+    assert through.p99 > 2 * through.p50  # samples that are passed on wait in two queues
     with_calls = simulate(stages, [0.5], Machine(2, 0.002)).throughput
     assert with_calls == pytest.approx(2 / (0.001 + 0.5 * 0.01 + 0.002), rel=0.05)
     machine = Machine(2, 0.0005, 1.3, 0.0002)

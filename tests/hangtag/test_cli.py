@@ -124,7 +124,7 @@ def test_children_run_nothing_of_the_current_folder(
 
 def test_the_version_is_the_distributions_and_shown_by_its_flag_alone() -> None:
     assert invoke("--version").stdout.strip().endswith(metadata.version("hangtag"))
-    # If a build set a variable of this name, every command would otherwise print the version and do nothing.
+    # If --version read a variable, a build that sets HANGTAG_VERSION would make every command only print the version.
     assert "List every version" in invoke("models", "--help", variables={"HANGTAG_VERSION": "1.2.3"}).stdout
 
 

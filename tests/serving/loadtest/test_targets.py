@@ -55,7 +55,7 @@ def test_a_server_describes_itself_and_its_models_as_far_as_it_can(
     assert (
         f"version 4, 2 at {server.address}, CPUExecutionProvider, ONNX Runtime 1.2.3, 2 instances of 1 thread" in page
     )
-    # The fake server's counters belong to the target's version, so calls to `fast` count for every version.
+    # The fake server counts a call to `fast`, which names no version, for every version.
     of_2 = sum(request.model_version == "2" for request in server.requests)
     assert of_2 == measured.run("fast@2")["total"]["queries"] + 1  # one call before the load
     assert measured.run("fast@2")["total"]["server"]["requests"] == of_2 - 1

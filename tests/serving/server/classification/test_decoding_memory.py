@@ -82,7 +82,7 @@ def prepare(data: bytes) -> None:
 
 def answer(pipe: Connection) -> None:
     """For each picture that arrives, send the bytes by which this process grew, and the reason for a refusal."""
-    for format_ in ("PNG", "JPEG", "WEBP"):  # load the parts that are loaded only once
+    for format_ in ("PNG", "JPEG", "WEBP"):  # load now what is otherwise loaded on first use
         prepare(encoded(Image.new("RGB", (100, 100)), format_))
     while True:
         data, error = pipe.recv_bytes(), ""

@@ -260,7 +260,7 @@ def test_random_calls_and_similar_keys_are_spread_by_their_shares(repository: Re
     for pattern in ("", "{:08x}", "user{}@example.com"):
         before = chosen(running, "inner", [pattern.format(number) for number in range(COUNT)])
         require_share(before, "two", 0.1)
-    # A split within a split gets keys from all of its shares.
+    # The keys that an inner split receives are spread over all of the inner split's shares.
     outer = chosen(running, "outer", [f"user-{number}" for number in range(2 * COUNT)])
     require_share(outer, "three", 0.5)
     require_share(Counter({key: count for key, count in outer.items() if key[1] != "three"}), "two", 0.1)
