@@ -59,7 +59,7 @@ def fit_temperature(logits: Floats, classes: Classes) -> float:
         return float(((weights * scores).sum(axis=1) / weights.sum(axis=1)).mean() - true)
 
     low, high = 1 / HIGHEST, 1 / LOWEST
-    if not slope(low) < 0 < slope(high):  # written so that NaN fails
+    if not slope(low) < 0 < slope(high):  # the condition is written so that NaN fails
         raise ValueError(
             f"no temperature from {LOWEST:g} to {HIGHEST:g} fits {len(classes):,} images. The network is right about "
             f"{float((logits.argmax(axis=1) == classes).mean()):.1%} of these images"
