@@ -152,7 +152,7 @@ def check_calibration(
     summary = f"expected calibration error {error:.2%}"
     if before is None:
         return PassedCheck(CALIBRATION, summary, figures)
-    if not np.array_equal(logits, before):  # equal bit for bit; NaN fails too
+    if not np.array_equal(logits, before):  # the logits must be equal bit for bit, and NaN fails too
         worst = worst_image(np.abs(logits - before))
         raise GateError(CALIBRATION, f"the temperature changes the file's logits; worst at test image {worst}.")
     of_label = probabilities[np.arange(len(logits)), logits.argmax(axis=1)]
