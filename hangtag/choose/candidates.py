@@ -24,10 +24,8 @@ STEP = 0.005
 
 SHOWN = (0.5, 0.7, 0.8, 0.9, 0.95, 0.99)
 PAYS = 0.98
-"""The largest cost of a listed cascade, as a share of the cost of its cheapest part that is accurate enough.
-
-A part is one of the cascade's models, or a cascade of some of its models.
-"""
+"""A cascade is listed only if it costs at most this share of the cost of its cheapest part that is accurate enough. A
+part is one of the cascade's models, or a cascade of some of its models."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import numpy as np
 import scipy  # importing scipy.special takes a fifth of a second, so scipy imports scipy.special at the first use
 
 CONFIDENCE = 0.95
-"""The confidence with which a cascade loses no more than its limit."""
+"""The confidence that the share of samples that a cascade loses is at most the limit."""
 
 
 def most_lost(samples: int, share: float) -> int:
