@@ -125,7 +125,8 @@ def draw(data: bytes, *, colour: bool) -> Segments | None:
     """Draw an image file, 28 characters wide. Returns None for an unreadable file: the server's error says more."""
     try:
         with Image.open(io.BytesIO(data)) as image:
-            picture = image_spec.flattened(ImageOps.exif_transpose(image), 3)  # upright, as the server sees it
+            # the picture is turned upright, like on the server
+            picture = image_spec.flattened(ImageOps.exif_transpose(image), 3)
         scale = WIDTH / max(picture.size)
         small = picture.resize([max(1, round(edge * scale)) for edge in picture.size])
     except (UnidentifiedImageError, OSError, Image.DecompressionBombError):

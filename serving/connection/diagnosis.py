@@ -117,7 +117,7 @@ def _handshake_problem(address: str, endpoint: tuple[str, int], credentials: Cre
             given = "" if credentials.tls_ca is None else f", not {credentials.tls_ca}"
             return f"{problem}; --tls-ca must name the authority that signed it{given}"
         except ssl.SSLEOFError:
-            return ""  # a proxy that reaches no server does this too, so the cause is not known
+            return ""  # a proxy that reaches no server also ends the connection like this, so the cause is not known
         except ssl.SSLError as error:
             reason = error.reason or str(error)
             if "ALERT" in reason:  # the server uses TLS, but refuses the client

@@ -42,7 +42,7 @@ WAIT_SECONDS = 10.0
 
 _READERS: dict[bytes, type[ImageFile]] = {b"\x89P": PngImageFile, b"\xff\xd8": JpegImageFile, b"RI": WebPImageFile}
 """A file's first two bytes -> Pillow's reader. Image.open is not used, because it would warn of images with more than
-Image.MAX_IMAGE_PIXELS, which applies to the whole program."""
+Image.MAX_IMAGE_PIXELS, and this limit applies to the whole program."""
 
 _MAX_READS = 50_000
 """The largest number of pieces that Pillow may read from a file. Pillow reads about three pieces for each chunk or

@@ -52,8 +52,8 @@ class Limits:
     """How long a stream of gRPC's reflection may be open."""
 
     peer_seconds: float = 20.0
-    """The time limit behind Envoy for a TLS handshake, and for the calls of a connection that is being closed. A client
-    must answer a ping, behind Envoy or over the native transport, within this time limit too."""
+    """On a server behind Envoy, the time limit of a TLS handshake, and of the calls of a connection that is being
+    closed. A client must answer a ping within this time limit too, from Envoy or from the native transport."""
     idle_call_seconds: float = 300.0
     """Envoy ends a call (but not a stream) that has sent and received nothing for this long. Either the client does not
     read the answer, or the answer takes longer to compute."""

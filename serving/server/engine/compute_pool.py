@@ -275,7 +275,7 @@ class _Waiting:
         self._condition = condition
         self._count = 0
         self.notified = 0
-        """How many of the waiting threads are about to continue."""
+        """How many waiting threads were notified, but do not run yet."""
 
     def wait(self, seconds: float | None) -> bool:
         """Wait for a notification. Return False if no notification came within this many seconds."""

@@ -105,7 +105,7 @@ class ModelLoader:
                 reason = f"{file.path} cannot be loaded: an error inside the server, described in the server's log"
             self.failures[key] = LoadFailure(reason, stamp)
             self.outcomes[file.name, "error"] += 1
-            if not (is_bug and strict):  # otherwise the load call or the startup logs the exception
+            if not (is_bug and strict):  # in all other cases, the load call or the startup logs the exception
                 write = log.exception if is_bug else log.warning
                 write("model not loaded", model=file.name, version=file.version, reason=reason)
             if strict:
@@ -166,7 +166,7 @@ class ModelLoader:
             runtime.use_io_binding(
                 model.max_batch_size, instances=config.instance_count, cuda_graphs=config.cuda_graphs
             )
-        shrink_arena()  # otherwise an idle server would keep the memory of each model's largest batch
+        shrink_arena()  # without this, an idle server would keep the memory of each model's largest batch
         log.info(
             "model loaded",
             model=file.name,

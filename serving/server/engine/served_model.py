@@ -239,7 +239,8 @@ def _require_fit_for_empty(signature: Signature, inputs: Tensors, no_empty_becau
             if no_empty_because:
                 raise InvalidRequestError(f"{problem}every size must be at least 1: {no_empty_because}")
             size = math.prod(size or 1 for size in array.shape) * array.itemsize
-            if size > max_bytes:  # the answer may be this large, for example a sum over the empty axis
+            # the answer may be as large as this, for example if the model sums over the empty axis
+            if size > max_bytes:
                 raise InvalidRequestError(
                     f"{problem}with each size 0 replaced by 1, it would have {size:,} bytes, but the limit is "
                     f"{max_bytes:,} bytes"

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from hangtag.serving.server.errors import ModelLoadError, ServerError, UnavailableError
 
-if TYPE_CHECKING:  # the child imports nothing large before its limits hold
+if TYPE_CHECKING:  # the child imports nothing large before its limits are set
     from hangtag.serving.model_repository import ModelFile
     from hangtag.serving.server.config.server_config import ServerConfig
 

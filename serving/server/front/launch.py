@@ -14,7 +14,8 @@ _PR_SET_PDEATHSIG = 1
 
 def main() -> None:
     """Prepare this process, and replace its program with Envoy."""
-    # A signal to the whole process group, such as Ctrl-C, is for the server. Envoy still passes on the last calls.
+    # A signal to the whole process group, such as Ctrl-C, is meant for the server. Envoy ignores the signal, because
+    # Envoy still passes on the last calls.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     if sys.platform == "linux":
         # The kernel ends Envoy when the thread that started this process ends, even if the server is killed.

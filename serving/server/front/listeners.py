@@ -13,7 +13,7 @@ from hangtag.serving.server.wire.transport_call import STREAMS
 _EXTENSIONS = "type.googleapis.com/envoy.extensions."
 _HTTP = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 _GRPC_HEAD_KIB, _HTTP_HEAD_KIB = 16, 32
-_SCRAPES = 32  # connections to the port for metrics, each of which takes a thread of the server
+_SCRAPES = 32  # The most connections to the port for metrics. Each connection takes a thread of the server.
 _COMPRESSED = (
     {"name": "grpc-encoding", "present_match": True},
     {"name": "grpc-encoding", "string_match": {"exact": "identity"}, "invert_match": True},
@@ -46,7 +46,7 @@ class Port(NamedTuple):
     connections: int
     """The most clients that may be connected to the port."""
     clusters: Mapping[str, Sequence[Path]]
-    """Cluster name, as the routes use it -> the sockets of the servers behind the port."""
+    """Name of a cluster in the routes -> the sockets of the servers behind the port."""
     codec: str = "AUTO"  # accepts HTTP/1.1 and HTTP/2
 
 

@@ -128,4 +128,4 @@ def read_bytes(path: Path, option: str) -> bytes:
 
 
 def _open_at_once(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)  # otherwise opening a named pipe would wait for a writer
+    return os.open(path, flags | os.O_NONBLOCK)  # without O_NONBLOCK, opening a named pipe would wait for a writer

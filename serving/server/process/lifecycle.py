@@ -72,4 +72,4 @@ def at_most(seconds: float) -> Iterator[None]:
 
 
 def _exit_at_once(_number: int, _frame: FrameType | None) -> None:
-    os._exit(1)  # workers end with their supervisor
+    os._exit(1)  # workers end by themselves when their supervisor has ended

@@ -240,8 +240,8 @@ class Supervisor:
                     self._start_worker(number)
                 except StartError as error:
                     reason = str(error)
-                    # The system may be unable to start a process for a moment, so the workers that already listen
-                    # continue.
+                    # The system may be unable to start a process for a moment. Until then the server continues with the
+                    # workers that already listen.
                     others_listen = any(worker.listening for worker in self._workers.values())
                     delay = self._policy.delay_after(0.0, failed=not others_listen)
                 else:

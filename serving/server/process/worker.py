@@ -69,7 +69,8 @@ def main(number: int, config: ServerConfig, versions: Mapping[str, tuple[int, ..
     except PeerError:
         reasons.put("the supervisor ended")
     log.info("stopping", reason=reasons.wait())
-    with lifecycle.at_most(config.drain_seconds + config.limits.end_seconds):  # otherwise SIGALRM ends the worker
+    # if stopping takes longer, SIGALRM ends the worker
+    with lifecycle.at_most(config.drain_seconds + config.limits.end_seconds):
         server.stop()
 
 
@@ -177,7 +178,8 @@ class Peer:
             self._ended = True
             for answer in list(self._pending.values()):
                 answer.set_exception(PeerError("the other process ended"))
-            with self._sending:  # otherwise a message might go to another file with the same descriptor
+            # otherwise another thread might send a message to another file that gets the same descriptor
+            with self._sending:
                 self._connection.close()
             self._on_end()
 

@@ -80,10 +80,10 @@ class Sizes(NamedTuple):
     """The sizes and values of a sample that the signature leaves open."""
 
     length: int
-    """Size of each free axis that is not an input's first axis."""
+    """The size of each free axis that is not an input's first axis."""
     state: int
-    """The size of such axes in all inputs after the first input that has one. In a recurrent state the axis may be the
-    batch."""
+    """The size of the free axes that are not first axes, in all inputs after the first input with such an axis. In a
+    recurrent state, such an axis may be the batch."""
     below: int
     """Integers are drawn from 0 up to this bound, exclusive."""
     text_format: str = TEXT_FORMATS[0]

@@ -22,7 +22,7 @@ PERIOD = 10.0
 """The seconds of a period. In each period, at most a burst of lines of one event is written. The next line says how
 many lines were dropped."""
 INFO_BURST = 5
-"""The burst of lines that report no problem, such as a model loaded on request. `Limits` has the burst of problems."""
+"""The burst of an event that is no problem, such as a model loaded on request. `Limits` has the burst of problems."""
 
 _LONGEST_VALUE = 2000
 """The most characters of a value that are written. Further characters are only counted."""

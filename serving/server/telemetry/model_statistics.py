@@ -33,7 +33,7 @@ class StageTimings(NamedTuple):
     """The samples of a request that one member of a route answered, and how long each step took."""
 
     member: str
-    """NAME or NAME@VERSION, as in the route's file."""
+    """The member's name, NAME or NAME@VERSION, as in the route's file."""
     rows: tuple[int, ...]
     """Indices, in the request, of the samples that the member got."""
     queue_ns: int

@@ -10,7 +10,7 @@ from hangtag.serving.server.errors import StartError
 
 NATIVE, GRPC = "native", "grpc"
 _PACKAGE = "pygrpc-native"
-_TESTED = re.compile(r"0\.5(\.|$)")  # the whole wire test suite passed with 0.5.0
+_TESTED = re.compile(r"0\.5(\.|$)")  # all of hangtag's tests of the wire protocol passed with pygrpc-native 0.5.0
 
 
 class TransportChoice(NamedTuple):

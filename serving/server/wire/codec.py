@@ -94,7 +94,8 @@ def requested_outputs(request: pb.ModelInferRequest, signature: Signature) -> Se
     Raises:
         InvalidRequestError: The model lacks an output, an output is named twice, or a parameter is not supported.
     """
-    outputs = request.outputs[: len(signature.outputs) + 1]  # enough to find an unknown or duplicate output
+    # one output more than the model has is enough to find an unknown or duplicate output
+    outputs = request.outputs[: len(signature.outputs) + 1]
     for output in outputs:
         require_supported(output.name, output.parameters)
     return output_specs([output.name for output in outputs], signature)

@@ -127,7 +127,7 @@ class LoopCall(PlannedCall):
 
     def resolve(self) -> None:
         """Let the waiting coroutine continue. This method runs on the loop."""
-        if not self._ended.done():  # else the caller has left
+        if not self._ended.done():  # if done, the caller has left
             self._ended.set_result(None)
 
     def when_ended(self, callback: Callable[[], None]) -> None:

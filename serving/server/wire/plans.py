@@ -217,7 +217,7 @@ class Plans(PlansByHead[bytes, MessagePlan]):
 
     def __init__(self, engine: Engine) -> None:
         super().__init__(engine)
-        self._contents_sizes: dict[int, int] = {}  # keyed by the whole message's size
+        self._contents_sizes: dict[int, int] = {}  # size of a message -> size of its tensors' contents
 
     def of(self, message: bytes) -> MessagePlan | None:
         """Return the plan for the message's head, if the contents have the size that the head says."""

@@ -39,7 +39,8 @@ class Tracing:
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-        redirect_library_log("opentelemetry", with_values=True)  # only the exporter logs, and never the traceparent
+        # of OpenTelemetry only the exporter logs, and never the traceparent
+        redirect_library_log("opentelemetry", with_values=True)
         resource = Resource({SERVICE_NAME: "hangtag"}).merge(OTELResourceDetector().detect())
         self._close_seconds = close_seconds
         # OTEL_TRACES_SAMPLER determines the sampling

@@ -192,7 +192,8 @@ def _submit_when_loaded(call: TransportCall, query: Query) -> None:
         error = load.exception()
         if error is None:
             submit(call)
-        elif isinstance(error, Exception) and vars(call).pop("query", None) is not None:  # else the caller has left
+        # if there is no query, the caller has left
+        elif isinstance(error, Exception) and vars(call).pop("query", None) is not None:
             call.fail(error)
 
     try:

@@ -171,7 +171,7 @@ class RouteRun:
                 self._end(error)
         except ServerError as error:
             self._end(error)
-        except Exception as error:  # such as outputs that do not match the signature
+        except Exception as error:  # for example, the outputs do not match the signature
             log.exception("joining the answers of a cascade failed", stage=stage)
             self._end(InferenceError(f"the answers of the cascade's members cannot be joined: {error}"))
 

@@ -116,7 +116,8 @@ class ServedRoute:
 
     def _end_copied(self, shadow: Shadow, copied: bool, call: Call, outcome: InferenceResult | Exception) -> None:
         if copied and isinstance(outcome, InferenceResult):
-            shadow.compare(call, outcome)  # before the caller has the answer, and may send another call
+            # compared before the caller has the answer, because the caller may then send another call
+            shadow.compare(call, outcome)
         call.end(outcome)
         if self._pool is not None:
             self._pool.after_batch(shadow.hand_over)

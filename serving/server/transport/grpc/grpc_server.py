@@ -169,7 +169,7 @@ def channel_options(config: ServerConfig) -> list[tuple[str, int]]:
         # This limit also applies to the calls that wait in gRPC's core until a handler thread is free.
         ("grpc.max_concurrent_streams", config.max_concurrent_streams),
         # By default gRPC's core also refuses HTTP/2 streams (UNAVAILABLE at the client) while ended streams are not yet
-        # cleaned up, so a client within the limit above would lose calls. The stream limit and the models' queues
+        # cleaned up, so calls of a client within the limit above would fail. The stream limit and the models' queues
         # suffice.
         ("grpc.http.overload_protection", 0),
         # By default gRPC's core disconnects a client that pings more often than every five minutes.

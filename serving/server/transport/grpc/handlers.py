@@ -72,7 +72,7 @@ class Handlers(grpc.GenericRpcHandler):
             # message. The handler can then report that the message is missing.
             if method.client_streaming:
                 handle = self._stream(path, parse, answer)
-            elif path == MODEL_INFER:  # takes bytes, and returns bytes
+            elif path == MODEL_INFER:  # this handler takes and returns bytes
                 handle, serialize = self._unary(path, bytes, answer), None
             else:
                 handle = self._unary(path, parse, answer)

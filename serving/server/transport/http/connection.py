@@ -233,7 +233,7 @@ class Connection(asyncio.Protocol):
                 elif request.is_whole:
                     self._answered = request
                     answering = self._application.answer(request, self._take)
-                    if self._answered is request:  # else the request is answered already
+                    if self._answered is request:  # if not, the request is already answered
                         self._answering = answering
                     return
                 elif request.awaits_continue:
@@ -250,7 +250,7 @@ class Connection(asyncio.Protocol):
 
     def _take(self, request: HttpRequest, response: HttpResponse | bytes) -> None:
         """Take the response to the first request."""
-        if request is self._answered:  # else the client has left
+        if request is self._answered:  # if not, the client has left
             self._answered = self._answering = None
             request.response = response
             self._go_on()

@@ -50,7 +50,7 @@ has no deadline. The library leaves the header out of the metadata."""
 _INFER_ID = METHODS.index(MODEL_INFER)
 IO_THREADS = 1
 """Number of library threads for network I/O. One thread suffices for the answers of two computing threads."""
-_MAX_METADATA_BYTES = 16 * 1024  # gRPC's core has this limit too
+_MAX_METADATA_BYTES = 16 * 1024  # gRPC's core limits metadata to the same size
 _MAX_SOCKET_PATH = 107  # bytes; Linux' sockaddr_un without the terminating zero
 _POLL_SECONDS = 0.005
 _FLUSH_SECONDS = 0.2
@@ -147,7 +147,8 @@ class NativeCalls:
         for event in events:
             try:
                 kind, call_id, method_id, message, key, details = event
-                if kind == EVENT_CANCEL or message is None or details is None:  # a cancel has no message or details
+                # the event of a cancelled call has no message and no details
+                if kind == EVENT_CANCEL or message is None or details is None:
                     self._cancel(call_id)
                     continue
                 metadata, _peer, remaining = details
