@@ -24,10 +24,11 @@ from studies.results import Line
 FAST, ACCURATE, BEST = "cnn-small-int8", "cnn-int8", "cnn"
 """The models that the cascade is compared with: its members, and the most accurate model."""
 PRIMARY, SHADOW = "lstm", "lstm-before"
-"""A model, and its first version under a separate name, which costs the same. Both are members of the split; PRIMARY is
-also the primary, and SHADOW the shadow."""
+"""PRIMARY is a model, and SHADOW is the model's first version under a separate name, so both cost the same. Both are
+members of the split. In the route with a shadow, PRIMARY answers and SHADOW is the shadow."""
 PLAIN, SHADOWED, SPLIT = "plain", "shadowed", "split"
-"""Routes of the study: only PRIMARY; PRIMARY with SHADOW as its shadow; PRIMARY and SHADOW split by SHARES."""
+"""The routes of the study: PLAIN has only PRIMARY, SHADOWED has SHADOW as PRIMARY's shadow, and SPLIT splits the calls
+between PRIMARY and SHADOW by SHARES."""
 SHARES = {PRIMARY: 90.0, SHADOW: 10.0}
 ROUTES = {
     PLAIN: f"split = {{{PRIMARY} = 100}}",

@@ -35,7 +35,8 @@ def learning_curves(epochs: Mapping[str, Sequence[Mapping[str, float]]]) -> Figu
             axes.plot(range(1, len(values) + 1), values, color=look.paper)
             end = (len(values), values[-1])
             validates = key == "validation_accuracy"
-            place_of_name = (4, -3 if validates else 4)  # below the other curves, or above them
+            # names of validation curves are below the curve's end, and other names are above it
+            place_of_name = (4, -3 if validates else 4)
             axes.annotate(name, end, place_of_name, textcoords="offset points", fontsize=9, color=look.paper)
             if validates:
                 best = int(np.argmax(values))

@@ -70,4 +70,4 @@ def _measured(models: Path, model: str, batch: int, seconds: float) -> dict[str,
     all_threads = _measure(_session(file, _THREADS), batch, 1, seconds / 2)
     callers = _measure(_session(file, 1), batch, _THREADS, seconds / 2)
     better = max(all_threads, callers, key=lambda way: way["samples_per_s"])
-    return better | {"p50_ms": all_threads["p50_ms"]}  # the time with all threads
+    return better | {"p50_ms": all_threads["p50_ms"]}  # the p50 is that of a run with all threads
