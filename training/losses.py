@@ -15,7 +15,7 @@ from torch.nn import functional
 from hangtag.training.data.outfits import MAX_LABELS
 from hangtag.training.networks.cnn_rnn import CnnRnn, beam_search
 
-_IGNORED = -100  # cross_entropy's ignore_index: no loss at this step
+_IGNORED = -100  # cross_entropy's ignore_index: a step with this target has no loss
 
 
 def distillation_loss(logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
