@@ -116,7 +116,7 @@ def check_paths(
             tied = tied_paths(answers, right, tolerances.absolute)
             at_edge = tied & ~other_path
             if kind == REAL and at_edge.sum() > max(1, _AT_EDGE * count):
-                tied &= other_path  # chance does not explain so many ties
+                tied &= other_path  # chance does not explain so many ties at the edge of the beam
             of_labels = np.abs(answers["probabilities"] - right["probabilities"]).max(axis=1)
             difference = np.maximum(of_labels, np.abs(answers["path_probability"] - right["path_probability"]))
             difference[other_path] = np.inf

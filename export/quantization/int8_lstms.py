@@ -42,7 +42,7 @@ _PINNING_UNITS = 2
 _LARGEST = 127
 _LARGEST_PAIR = 127.0
 """The largest sum of two neighbours' magnitudes. Rounding may add 1/2 to each; 255 * (127 + 1) fits into 16 bits."""
-# The numbers of inputs: of the weights and their scales in DynamicQuantizeLSTM, and of the FP32 weights in LSTM.
+# The positions of inputs: the weights and their scales in DynamicQuantizeLSTM, and the FP32 weights in LSTM.
 _PLACES = ((1, 8, 1), (2, 10, 2))
 
 
