@@ -31,7 +31,7 @@ COUNTED_SHARE = 0.9
 # If a server was unreachable, and its counters lack at least this many answered queries, the server has restarted.
 UNCOUNTED = 16
 UNREACHABLE = "UNAVAILABLE"
-WARM_UP = "warm-up"  # This stands for the status of a warm-up query, because these statuses are not recorded.
+WARM_UP = "warm-up"  # replaces the status of a warm-up query, because such a status is not recorded
 # If the counters do not match the queries, the session reads the counters this many times again, to find out whether
 # several servers answer.
 MORE_READINGS = 16

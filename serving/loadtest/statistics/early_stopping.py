@@ -12,7 +12,7 @@ import math
 import scipy  # importing scipy.special takes a fifth of a second, so scipy imports scipy.special at the first use
 
 CONFIDENCE = 0.99
-# scipy solves the equation for real numbers, and has a rounding error of less than this.
+# scipy solves the equation for real numbers, with a rounding error below this.
 _ROUNDING = 1e-6
 
 

@@ -21,7 +21,7 @@ import scipy  # importing scipy.special takes a fifth of a second, so scipy impo
 from hangtag.serving.loadtest.record import NullForNan, stored
 from hangtag.serving.loadtest.statistics.duration_histogram import Values
 
-# If an interval around 1 spans this factor, one of two figures may be twice as large as the other, or half as large.
+# If the interval of a ratio contains 1 and spans this factor, one figure may be twice as large as the other figure.
 TOO_WIDE = 4
 CONFIDENCE = 0.95
 

@@ -150,7 +150,7 @@ class ModelLoader:
         )
         runtime.warm_up([1])
         decision = _decide_batching(file, runtime, config.max_batch_size_of(file.name))
-        _require_unchanged(file, content)  # the session and the proof of batching were read from one file
+        _require_unchanged(file, content)  # the session and the proof of batching must come from one unchanged file
         model = ServedModel(file, runtime, config)
         # With --max-loaded-mib there is no warm-up, because a caller waits for the load, and the largest batch would
         # take most of the load's time.

@@ -134,7 +134,7 @@ class ModelControl:
         """Wait for a load that has begun. Call this method after ``stop``. The engine closes the models."""
         if self._poller.is_alive():
             self._poller.join()
-        with self._changing:  # a load on request also holds the lock
+        with self._changing:  # a load on request holds this lock
             pass
 
     def load(self, name: str) -> None:

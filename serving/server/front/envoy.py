@@ -209,7 +209,7 @@ class Envoy:
             silent_since = 0.0
             if not self._listens:
                 if self._counted("update_rejected"):
-                    os.kill(pid, signal.SIGKILL)  # Envoy's log names the cause, and is read to the end
+                    os.kill(pid, signal.SIGKILL)  # Envoy's log names the cause, so the loop reads the log to its end
                     continue
                 self._listens = True
                 self._decided.set()

@@ -72,7 +72,8 @@ class WatchedFiles(Generic[T]):
         try:
             value = self._read()
         except StartError as error:
-            self._stamp = stamp  # so the failure is logged only once, and only the next change is read
+            # kept, so that the failure is logged only once, and the files are read again after a change
+            self._stamp = stamp
             log.warning(f"{self._what} not reloaded; the previous contents stay in use", reason=str(error))
             return
         if stamp_of(*self._paths) != stamp:

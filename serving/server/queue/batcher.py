@@ -217,7 +217,7 @@ class Batcher:
         wait = whole_batches * predict(self.max_batch_size) / self.instances
         if self._busy:
             wait += min(max(0.0, since + predict(samples) - now) for since, samples in self._computing.values())
-        # If a whole batch already waits, this call's batch will also be full: later calls will fill it.
+        # If a whole batch already waits, later calls will also fill this call's batch.
         own = self.max_batch_size if whole_batches else min(rest + new_samples, self.max_batch_size)
         return wait + predict(own)
 
@@ -237,7 +237,7 @@ class Batcher:
         return self._clock() >= self._held_until()
 
     def _held_until(self) -> float:
-        return min(call.held_until for call in self._queue)  # fast, because less than a batch is queued
+        return min(call.held_until for call in self._queue)  # this minimum is fast, because less than a batch is queued
 
     def _gather(self, late: list[Call]) -> tuple[list[Call], int]:
         """Remove the next batch from the queue; append to ``late`` the calls that can no longer be computed in time.

@@ -54,7 +54,7 @@ class TransportCall(Call):
     started: int
     """When the request arrived, by time.perf_counter_ns."""
     query: "Query | None" = None
-    """The query, after the request is read and before it is decoded. ``set_query`` sets the query."""
+    """The query of a request that is read but not decoded yet. ``set_query`` sets the query."""
     model_name: str = ""
     model_version: str = ""
     """The version in the request; empty for the version that serves by default."""

@@ -95,7 +95,7 @@ class Acceptance:
         if self.rule == "margin_at_least":
             second, highest = np.partition(probabilities, -2, axis=1)[:, -2:].T
             return np.asarray(highest - second >= self.bound)
-        # A probability of 0 contributes nothing to the entropy.
+        # A probability of 0 adds nothing to the entropy.
         values = probabilities.astype(np.float64)
         with np.errstate(divide="ignore", invalid="ignore"):
             bits = np.where(values > 0, -values * np.log2(values), np.where(values == 0, 0.0, math.nan))

@@ -76,7 +76,8 @@ class OrderedStream(Generic[Request]):
         self._places: deque[_Place] = deque()
         self._held = 0  # bytes of the queued requests and of the computed answers
         self._computing = 0  # the number of places without an outcome
-        self._expected: int | None = None  # bytes of an answer that is not computed; None before the first answer
+        # the estimated bytes of an answer that is not computed yet; None before the first answer
+        self._expected: int | None = None
         self._finished = False  # whether the client has sent everything, or a message that ends the stream
         self._read_error: Exception | None = None
         self._stopped = False

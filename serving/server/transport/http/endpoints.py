@@ -109,7 +109,8 @@ class ModelEndpoints:
         self._engine = intake.engine
         self._repository = intake.repository
         self._state = state
-        # A page under another site's name has no token. Without tokens, models are loaded only under known host names.
+        # A web page under another site's name has no token. Without tokens, models are therefore loaded only under
+        # known host names.
         config = intake.engine.config
         self._names = HostNames(config.allowed_host) if config.token_file is None else None
 

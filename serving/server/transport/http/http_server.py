@@ -43,7 +43,8 @@ class HttpServer:
         if not config.no_page:
             routes += PageEndpoint(grpc_port).routes()
         self._application = Application(calls, routes)
-        logging.getLogger("python_multipart").setLevel(logging.CRITICAL + 1)  # the library logs every malformed form
+        # python_multipart would log every malformed form
+        logging.getLogger("python_multipart").setLevel(logging.CRITICAL + 1)
         self._connections: set[Connection] = set()
         self._listening: asyncio.Server | None = None
 

@@ -34,7 +34,8 @@ from hangtag.serving.server.wire.event_loop import LoopCall, LoopCalls
 from hangtag.serving.server.wire.image_query import classify_query
 
 _BINARY = "application/vnd.sagemaker-triton.binary+json"
-"""Triton's content type for JSON before binary tensors. Content-Type is the only header SageMaker passes on."""
+"""Triton's content type for JSON that is followed by binary tensors. Content-Type is the only header that SageMaker
+passes on."""
 _HEAD_LENGTH = re.compile(re.escape(_BINARY) + r"; *json-header-size=(\d+)")
 _NO_MEMORY = 507
 _LOADED_ALREADY = 409
