@@ -149,7 +149,8 @@ def overload(launch: Launch, model: str, seconds: float) -> Figures:
         capacity = closed(server, send, closed_loop("64"), seconds, model)["samples_per_s"]
         rate = OVERLOAD * capacity
         load = Load(round(rate * seconds), CONNECTIONS, OVERLOAD_STREAMS, rate=rate, deadline=DEADLINE)
-        # The first overload has the first batches of the largest size. ONNX Runtime keeps the memory for them.
+        # The first overload causes the first batches of the largest size, and ONNX Runtime keeps the memory for such
+        # batches.
         send(load)
         server.forget_peak()
         memory, answered = server.resident_mb(), server.answered(model)

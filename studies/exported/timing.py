@@ -20,7 +20,7 @@ _LEAST_ROUNDS, _MOST_ROUNDS = 7, 200
 _SECONDS = 2.0
 """For each batch size, no round begins after this time, except to reach _LEAST_ROUNDS."""
 _TURN_MS = 5.0
-"""A turn ends when the batches that count have together taken this long."""
+"""A turn ends when its measured batches have together taken this long."""
 FILE, FP32 = "file", "fp32 file"
 Contender = Callable[[Any], object]
 """Answers a batch."""

@@ -16,7 +16,8 @@ FEWEST_CALLS = 1000
 """The p99s of the first and of the last minutes are compared only if a server got at least this many calls of a kind in
 both."""
 GROWS, SMALL = 2.0, 10.0
-"""MB an hour. An interval wholly above GROWS shows growth. An interval that ends above SMALL may be growth."""
+"""Growth in MB per hour. An interval wholly above GROWS shows growth. An interval that ends above SMALL may be
+growth."""
 _FIGURES = {"rss_mb": "memory (RSS), MB", "fds": "file descriptors", "threads": "threads"}
 Rows = list[list[str]]
 
