@@ -187,8 +187,8 @@ def fit(name: str, fit: str, folder: Path) -> None:
 @click.option(
     "--data-dir",
     type=click.Path(path_type=Path),
-    help="The folder of Fashion-MNIST's IDX files, or of your own pictures (also those of 'hangtag import --data') if "
-    "it was moved.",
+    help="The folder of Fashion-MNIST's IDX files. If you moved your own pictures (of a training or of 'hangtag import "
+    "--data'), their new folder.",
 )
 @_models
 @_json

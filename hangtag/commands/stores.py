@@ -10,7 +10,7 @@ from hangtag.serving.stores.transfer import push as push_models
 
 _folder = click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
 _url = click.argument("url")
-_replace = click.option("--replace", is_flag=True, help="Overwrite versions with different content.")
+_replace = click.option("--replace", is_flag=True, help="Overwrite versions whose content differs.")
 
 
 @click.command()

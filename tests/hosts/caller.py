@@ -44,7 +44,7 @@ class Call(NamedTuple):
 
 @click.command()
 @click.option("--address", required=True)
-@click.option("--threads", is_flag=True, help="Call by Client in threads, not by AsyncClient.")
+@click.option("--threads", is_flag=True, help="Use Client in threads instead of AsyncClient.")
 @click.option("--round-robin", is_flag=True)
 @click.option("--retries", type=int, default=3)
 @click.option("--timeout", type=float, default=DEADLINE)

@@ -150,7 +150,7 @@ def revived(before: Mapping[int, Result], after: Mapping[int, Result]) -> list[i
 @click.argument("recorded", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--checkout", default=".", type=click.Path(exists=True, path_type=Path), help="Whose tests to run.")
 @click.option("--number", type=int, help="Run this mutant alone, and record nothing.")
-@click.option("--minutes", type=float, default=600.0, show_default=True, help="Start no mutant after so long.")
+@click.option("--minutes", type=float, default=600.0, show_default=True, help="Start no more mutants after this time.")
 @click.option("--processes", default=2, show_default=True, help="Mutants that run at the same time.")
 def main(recorded: Path, checkout: Path, number: int | None, minutes: float, processes: int) -> None:
     """Run the tests against every mutant without a line in RECORDED, and print the number of killed mutants.
