@@ -51,7 +51,7 @@ def answer(results: Results) -> Answer | None:
             reason = f": the test shows no difference from {', '.join(alike)}"
     else:
         fast, slow = front.most_often_right(front.fastest), front.by_speed(front.most_accurate)[0]
-        between = [name for name in front.by_speed(runs) if name not in (fast, slow) and not front.is_beaten(name)]
+        between = [name for name in front.by_speed(runs) if front.is_compromise(name, fast, slow)]
         which = f"Choose {slow} for accuracy, {fast} for speed"
         reason = f", or {', '.join(between)} for a compromise" * bool(between)
     slowdown = front.slowdown(slow, fast)
@@ -141,6 +141,12 @@ class Front:
     def is_less_accurate(self, one: str, other: str) -> bool:
         """Return whether the first target is shown to be less accurate than the second."""
         return self.knows_accuracy and self.gain(one, other).high < 0
+
+    def is_compromise(self, name: str, fast: str, slow: str) -> bool:
+        """Return whether a target is more accurate than ``fast``, faster than ``slow``, and beaten by no target."""
+        if name in (fast, slow) or self.is_beaten(name):
+            return False
+        return self.gain(name, fast).estimate > 0 and self.slowdown(slow, name).estimate > 1
 
     def is_beaten(self, name: str) -> bool:
         """Return whether another target is shown to be better in speed or accuracy, and not worse in the other."""

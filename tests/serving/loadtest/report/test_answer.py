@@ -46,6 +46,7 @@ def results(targets: dict[str, tuple[float, int | None]], **scenario: Any) -> Re
         ({"a": (2, None), "b": (8, None)}, "no other target is shown to be faster.", "b has a p99 of 8.0", "4.0 times"),
         ({"a": (2, 900), "b": (8, 950)}, "Choose b for accuracy, a for speed.", "a classifies 90.00%", "+3.63 to +6.3"),
         ({"a": (2, 900), "m": (4, 930), "b": (8, 950), "x": (9, 940)}, "or m for a compromise.", "4.0 times", "for b"),
+        ({"a": (2, 900), "b": (8, 950), "n": (9, 951)}, "Choose b for accuracy, a for speed.", "4.0 times", "for b"),
         ({"a": (2, 950), "b": (8, 900)}, "faster or more accurate.", "b 90.00%", "-6.35 to -3.63"),
         ({"a": (2, 950), "b": (8, 951)}, "Choose a: no other target is shown to be faster or more", "", "-0.1"),
         ({"a": (2, None), "noisy": (2, None)}, "Choose a: the test shows no difference from noisy.", "", "vary too"),
