@@ -104,6 +104,11 @@ def measure(
             subjects[name] = subject
         if not names:
             notes += _leave_out(subjects)
+            for name in [each for each in subjects if own is None and not samples.knows_pictures(subjects[each])]:
+                del subjects[name]
+                notes.append(
+                    f"left out: {name} does not say on which pictures it was trained. Name some with {option}."
+                )
         if not subjects:
             raise EvaluationError(f"{repository} has no model that can be chosen. {notes[0]}")
         for difference in _differences(subjects):
@@ -115,7 +120,8 @@ def measure(
         data = samples.load(next(iter(subjects.values())), split, limit, data_dir, None, own, option=option)
         for subject in subjects.values():
             require_labels(subject, data.labels)
-            notes += filter(None, [samples.learned(subject, data.images)])
+            if own is not None:
+                samples.require_unused(subject, data.images, option)
         shown = f"{len(data):,} {f'{split} images' if own is None else f'images of {option}'}"
         if on_step is not None:
             on_step(f"Running and timing {', '.join(subjects)} on {shown}.")

@@ -49,6 +49,13 @@ class Samples:
         return len(self.content)
 
 
+_USED = {
+    "train": ("training", "which it answers better than new pictures"),
+    "test": ("test", "which must not decide, because they measure the result"),
+}
+"""Splits of a run whose pictures must not choose between models, what they are called, and the reason."""
+
+
 def load(
     subject: Subject,
     split: str,
@@ -84,7 +91,7 @@ def load(
         data_dir = _folder(subject.config.get("data_dir"))
     name = name or subject.dataset
     if name is None:
-        if subject.task == "single_label" and subject.labels != fashion_mnist.LABELS:
+        if not knows_pictures(subject):
             known = f"has the labels {named(subject.labels)}" if subject.labels else "names no labels"
             raise EvaluationError(
                 f"{subject.name} {known}, and does not say on which pictures it was trained. Name pictures with "
@@ -108,6 +115,11 @@ def load(
     return _of(whole, split, limit)
 
 
+def knows_pictures(subject: Subject) -> bool:
+    """Return whether the data set is known on which the model was trained: by its file, or by its task and labels."""
+    return subject.dataset is not None or subject.task != "single_label" or subject.labels == fashion_mnist.LABELS
+
+
 def learned(subject: Subject, images: Array, runs: Path = RUNS) -> str | None:
     """Write a warning if the model was trained on some of the samples; else, or if its run is unknown, return None.
 
@@ -116,15 +128,40 @@ def learned(subject: Subject, images: Array, runs: Path = RUNS) -> str | None:
         images: the samples, in the form of the model's input.
         runs: the folder in which to look for a published model's run.
     """
-    trained = {each.pixels: each.path for each in _members(subject, runs) if each.split == "train"}
-    known = [trained[digest] for digest in map(pixels_digest, images if trained else ()) if digest in trained]
-    if not known:
+    if not (known := _of_split("train", subject, images, runs)):
         return None
     pictures = f"{len(known):,} of these {len(images):,} pictures"
     return (
         f"{subject.name} was trained on {pictures} ({named(known)}), so its figures are better than for new pictures. "
         "Leave out the pictures on which the model was trained."
     )
+
+
+def require_unused(subject: Subject, images: Array, option: str, runs: Path = RUNS) -> None:
+    """Refuse a choice by pictures on which the model was trained, or which must stay to test the choice.
+
+    Args:
+        subject: the model.
+        images: the samples that decide, in the form of the model's input.
+        option: the command's option for these samples, for the message.
+        runs: the folder in which to look for a published model's run. Pictures of an unknown run are not refused.
+
+    Raises:
+        EvaluationError: some of the images are training or test pictures of the model's run.
+    """
+    for split, (kind, why) in _USED.items():
+        if known := _of_split(split, subject, images, runs):
+            raise EvaluationError(
+                f"{len(known):,} of these {len(images):,} pictures are {kind} pictures of {subject.name} "
+                f"({named(known)}), {why}. Leave these pictures out of {option}. Without {option} the model's "
+                "validation pictures decide."
+            )
+
+
+def _of_split(split: str, subject: Subject, images: Array, runs: Path) -> list[str]:
+    """Return the paths of the images that are in this split of the pictures of the model's run."""
+    members = {each.pixels: each.path for each in _members(subject, runs) if each.split == split}
+    return [members[digest] for digest in map(pixels_digest, images if members else ()) if digest in members]
 
 
 def _members(subject: Subject, runs: Path) -> Sequence[Member]:

@@ -146,6 +146,27 @@ def test_samples_that_a_model_was_trained_on_are_counted(samples: Path, tmp_path
     assert evaluated(*divided[1:])["accuracy"] == 1  # labels are matched by name, not by their order
 
 
+@pytest.mark.parametrize(("split", "kind"), [("train", "training"), ("test", "test")])
+def test_no_choice_is_made_by_pictures_that_trained_or_that_test_a_model(
+    samples: Path, tmp_path: Path, split: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = {"model": "own", "seed": 0, "recipe": {"epochs": 1}, "dataset": "folder:gone", "data_digest": "0"}
+    described = {"training": json.dumps({"config": config})}
+    onnx_models.publish(tmp_path / "models", "signs", with_metadata(onnx_models.colours(), **described))
+    run = tmp_path / "runs/one"
+    run.mkdir(parents=True)
+    (run / "config.json").write_text(json.dumps(config))
+    with np.load(samples / "names.npz") as arrays:
+        used = hashlib.sha256(arrays["images"][3].tobytes()).hexdigest()[:16]
+    own_pictures.csv(run / "pictures.csv", [(split, "red", used, "old/3.png")], "split,label,pixels,path")
+    monkeypatch.chdir(tmp_path)
+    command = ("choose", "signs", "--models", "models", "--try", 0, "--data", samples / "names.npz")
+    expected = f"1 of these 12 pictures are {kind} pictures of models/signs/1/model.onnx (old/3.png)"
+    assert expected in refusal(*command)
+    (run / "pictures.csv").unlink()
+    assert "signs" in invoke(*command).stdout
+
+
 def test_of_many_labels_the_worst_are_drawn(tmp_path: Path) -> None:
     model = onnx_models.from_text(
         """(uint8[batch, 1, 50] image) => (float[batch, 50] probabilities) <int64[2] rows = {-1, 50}> {
