@@ -48,8 +48,8 @@ def test_wrong_arguments_are_explained_before_anything_is_read(tmp_path: Path, g
 
 
 NO_BF16 = """
-from hangtag.training import session
-session.cpu_computes_lstms_in_bf16 = lambda: False
+from hangtag.training import training_session
+training_session.cpu_computes_lstms_in_bf16 = lambda: False
 """
 
 

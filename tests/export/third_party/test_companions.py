@@ -103,7 +103,7 @@ def test_what_lies_with_the_file_is_taken_and_named(
         (
             "preprocessor_config.json",
             '{"size": ',
-            r"json cannot be read: it is not JSON: see line 1, column 10\. Correct it",
+            r"json cannot be read: it is not JSON: see line 1, column 10\. Correct the file",
         ),
         ("config.json", "[]", r"^\S+config.json cannot be read: it is not a JSON object\. Correct"),
         ("config.json", '{"pretrained_cfg": {"input_size": [3, 9, 9]}}', "for timm's pretrained_cfg: it lacks 'mean'"),

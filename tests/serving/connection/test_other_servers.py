@@ -94,7 +94,7 @@ def test_outputs_in_json_are_read_over_http(kind: Kind) -> None:
     [
         (streamed(output("x", "FP32", [3], fp32_contents=[1])), "needs 3 elements in fp32_contents, got 1"),
         (streamed(output("x", "FP32", [2]), raw=(b"four",)), "FP32 [2] needs 8 bytes, got 4"),
-        (streamed(output("x", "UINT8", [1]), output("y", "UINT8", [1]), raw=(b"1",)), "2 outputs have 1"),
+        (streamed(output("x", "UINT8", [1]), output("y", "UINT8", [1]), raw=(b"1",)), "2 outputs but 1"),
         (streamed(output("x", "FP8", [1]), raw=(b"1",)), "'FP8'"),
     ],
 )
