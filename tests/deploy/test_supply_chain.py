@@ -22,7 +22,7 @@ from tests.kit.other_servers import web_server
 
 WITHOUT_MAKE = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
 PILLOW, NUMPY, BROKEN_LOCK = "pillow==9.5.0", "numpy==2.0.0", "pillow=9.5.0 broken"
-WARNING = f"of {PinnedAdvisories.read(PINNED).date}, "
+WARNING = f"({PinnedAdvisories.read(PINNED).date}, "
 
 
 def record(affected: dict[str, object], name: str = "pillow") -> dict[str, object]:
