@@ -1,6 +1,7 @@
 """Loads the images on which a model is evaluated: a split of a data set, or the user's own pictures."""
 
 import zipfile
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -128,7 +129,7 @@ def learned(subject: Subject, images: Array, runs: Path = RUNS) -> str | None:
         images: the samples, in the form of the model's input.
         runs: the folder in which to look for a published model's run.
     """
-    if not (known := _of_split("train", subject, images, runs)):
+    if not (known := _by_split(subject, images, runs).get("train")):
         return None
     pictures = f"{len(known):,} of these {len(images):,} pictures"
     return (
@@ -149,8 +150,9 @@ def require_unused(subject: Subject, images: Array, option: str, runs: Path = RU
     Raises:
         EvaluationError: some of the images are training or test pictures of the model's run.
     """
+    pictures = _by_split(subject, images, runs)
     for split, (kind, why) in _USED.items():
-        if known := _of_split(split, subject, images, runs):
+        if known := pictures.get(split):
             raise EvaluationError(
                 f"{len(known):,} of these {len(images):,} pictures are {kind} pictures of {subject.name} "
                 f"({named(known)}), {why}. Leave these pictures out of {option}. Without {option} the model's "
@@ -158,10 +160,13 @@ def require_unused(subject: Subject, images: Array, option: str, runs: Path = RU
             )
 
 
-def _of_split(split: str, subject: Subject, images: Array, runs: Path) -> list[str]:
-    """Return the paths of the images that are in this split of the pictures of the model's run."""
-    members = {each.pixels: each.path for each in _members(subject, runs) if each.split == split}
-    return [members[digest] for digest in map(pixels_digest, images if members else ()) if digest in members]
+def _by_split(subject: Subject, images: Array, runs: Path) -> dict[str, list[str]]:
+    """Return the paths of the images that are pictures of the model's run, for each split of the run."""
+    members = defaultdict[str, dict[str, str]](dict)
+    for each in _members(subject, runs):
+        members[each.split][each.pixels] = each.path
+    digests = [pixels_digest(image) for image in images] if members else []
+    return {split: [paths[digest] for digest in digests if digest in paths] for split, paths in members.items()}
 
 
 def _members(subject: Subject, runs: Path) -> Sequence[Member]:
