@@ -95,7 +95,7 @@ round. The last columns show the medians of each system's own figures:
 
 {systems}
 
-Medians of images a second, and, in brackets, of the latency's p50 / p99 in ms:
+Cells have the medians of images a second and, in brackets, of p50 / p99 in ms:
 
 {page.table(head, rows)}"""
 

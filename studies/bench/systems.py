@@ -132,7 +132,7 @@ HTTP: Mapping[str, System] = {
     "http": System("hangtag over HTTP, an image as a binary tensor", with_http(), binary),
     "http-2": System("`http` with two worker processes, like FastAPI", with_http("--workers", "2"), binary),
     "json": System("hangtag over HTTP, an image as numbers in JSON", with_http(), numbers),
-    "grpc": System("hangtag over gRPC (native), with HTTP on and idle", with_http()),
+    "grpc": System("hangtag over gRPC (native), with HTTP on but not called", with_http()),
     "grpc-alone": System("hangtag over gRPC (native), without HTTP", hangtag("--transport", "native")),
     "fastapi": System(
         f"FastAPI on uvicorn, {FASTAPI_WORKERS} workers, an image as the body, no batching", fastapi, bare_bytes
