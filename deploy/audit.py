@@ -116,13 +116,17 @@ def audit_by(database: str, locks: list[Path]) -> tuple[str, Audit]:
 
 
 @click.command()
-@click.option("--database", help="A folder of OSV records, a pinned copy, or a URL. No other database is used then.")
+@click.option("--database", help="The only database to use: a folder of OSV records, a pinned copy, or a URL.")
 @click.option(
-    "--locks", "folder", default=LOCKS, type=click.Path(exists=True, path_type=Path), help="A folder of locks."
+    "--locks",
+    "folder",
+    default=LOCKS,
+    type=click.Path(exists=True, path_type=Path),
+    help="The folder with the lock files.",
 )
 @click.option("--osv", default=OSV, show_default=True, help="The service to ask if --database is not given.")
 def main(database: str | None, folder: Path, osv: str) -> None:
-    """Look the packages of all locks up in a database of vulnerabilities, and write reports/audit."""
+    """Look up the packages of all lock files in a database of vulnerabilities, and write reports/audit."""
     locks = sorted(folder.glob("*.txt"))
     try:
         try:

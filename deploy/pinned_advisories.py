@@ -119,7 +119,9 @@ def _git(folder: Path, *arguments: str) -> str:
 
 @click.command()
 @click.argument("checkout", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--locks", default=LOCKS, type=click.Path(exists=True, path_type=Path), help="A folder of locks.")
+@click.option(
+    "--locks", default=LOCKS, type=click.Path(exists=True, path_type=Path), help="The folder with the lock files."
+)
 @click.option("--output", default=PINNED, type=click.Path(path_type=Path), help="The file to write.")
 def main(checkout: Path, locks: Path, output: Path) -> None:
     """Write what a clone of github.com/pypa/advisory-database says about the locked packages."""

@@ -1,6 +1,6 @@
 """The site made of docs/: `make site`. Sphinx reads the Markdown that a reader of the repository sees.
 
-A page that no part lists, a link that leads nowhere and a heading that a link misses are warnings, which end the build.
+Sphinx warns of a page that no part lists, and of a link without a target. Each warning ends the build.
 """
 
 import os
@@ -24,7 +24,7 @@ html_static_path = ["_static"]
 html_css_files = ["site.css"]
 myst_heading_anchors = 4
 myst_enable_extensions = ["colon_fence"]
-suppress_warnings = ["misc.highlighting_failure"]  # JSON with dots in place of numbers
+suppress_warnings = ["misc.highlighting_failure"]  # the documents shorten JSON with dots, which is not JSON
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented_params"
@@ -55,7 +55,7 @@ LINK = re.compile(r"\[([^\]]*)\]\((\.\.?/[^)\s#]*)(#[^)\s]*)?\)")
 
 
 def without_links_out(_app: Sphinx, page: str, source: list[str]) -> None:
-    """Keep the text alone of a link to a file outside docs/, which the site lacks; warn where there is no such file."""
+    """Turn links to files outside docs/, which the site lacks, into plain text. Warn if there is no such file."""
 
     def text_alone(link: re.Match[str]) -> str:
         target = (HERE / page).parent / link[2]
@@ -76,6 +76,6 @@ def with_menu(_app: Sphinx, page: str, source: list[str]) -> None:
 
 
 def setup(app: Sphinx) -> None:
-    """Register what prepares the pages' text."""
+    """Register the functions that change the text of a page."""
     app.connect("source-read", without_links_out)
     app.connect("source-read", with_menu)

@@ -47,7 +47,7 @@ class _Export(click.Command):
 @click.option(
     "--fit-temperature",
     is_flag=True,
-    help="Calibrate the probabilities: divide the logits by a temperature that is fitted on the validation pictures.",
+    help="Calibrate the probabilities: divide the logits by a temperature, which is chosen on the validation pictures.",
 )
 @click.option("--calibrate", is_flag=True, hidden=True, deprecated="Write --fit-temperature.")
 @click.option(
@@ -59,7 +59,7 @@ class _Export(click.Command):
 @click.option(
     "--data-dir",
     type=click.Path(path_type=Path),
-    help="The folder of Fashion-MNIST's IDX files, or the new folder of the run's pictures if they were moved.",
+    help="The folder with Fashion-MNIST's IDX files, or, if you moved the run's pictures, their new folder.",
 )
 @click.option("--even-if-worse", is_flag=True, help=EVEN_IF_WORSE)
 @click.option("--even-if-different", is_flag=True, help=EVEN_IF_DIFFERENT)
@@ -83,8 +83,8 @@ def export(
     check fails, the message names the worst picture, and nothing is published. The file records the results of the
     checks, and 'hangtag models show' prints them.
 
-    A run is refused if its test accuracy is lower than that of the version that serves, by more than chance explains,
-    unless --even-if-worse is given.
+    Without --even-if-worse, hangtag refuses a run whose test accuracy is lower than that of the version that serves, by
+    more than chance explains.
 
     'hangtag import' publishes ONNX files from elsewhere.
 
@@ -136,20 +136,21 @@ _CONVERSION = ("samples", "agree_at_least", "agree_on")
 def import_file(file: Path, **given: Any) -> None:
     """Publish an ONNX FILE from elsewhere as the next version of a model.
 
-    A separate process checks the file. It runs the same inputs alone and in batches, to find out whether the server may
-    batch requests.
+    A separate process checks the file. This process runs the same inputs alone and in batches, to find out whether the
+    server may batch requests.
 
     With --preprocessing the network becomes a classifier of pictures. The published file accepts UINT8 pictures,
     prepares them, and returns a probability for each of --labels, so 'hangtag classify' and the server's page accept
-    any picture. hangtag compares these answers with the original network's, for pictures that Pillow and NumPy
-    prepared. If you leave out --preprocessing or --labels, hangtag reads the descriptions by timm or Hugging Face next
-    to FILE (config.json, preprocessor_config.json), or by Ultralytics in its metadata.
+    any picture. hangtag compares the answers of the published file with those of the original network, for which Pillow
+    and NumPy prepare the pictures. If you leave out --preprocessing or --labels, hangtag reads them from the files that
+    timm or Hugging Face wrote next to FILE (config.json, preprocessor_config.json), or from Ultralytics' metadata in
+    FILE.
 
     A classifier that hangtag published already has its labels and preprocessing. Any other file without preprocessing
     is published unchanged, and 'hangtag classify' cannot use it.
 
-    With --precision the file is converted, and must then give the same answers to the samples. A search chooses the
-    layers that must stay in FP32.
+    With --precision int8, hangtag converts the file. The converted file must give the same answers to the samples, so a
+    search chooses the layers that must stay in FP32.
 
     \b
     Examples:

@@ -152,7 +152,7 @@ def runs_option(command: F) -> F:
         type=click.Path(file_okay=False, path_type=Path),
         default=Path("runs"),
         show_default=True,
-        help="The folder in which RUN is looked up if RUN is a name.",
+        help="The folder in which to look for RUN if RUN is a name.",
     )(command)
 
 
@@ -161,7 +161,7 @@ def limit_option(command: F) -> F:
     return click.option(
         "--limit",
         type=click.IntRange(min=1),
-        help="Use only N images, for quick trials: the first N, or N evenly spaced ones of your own pictures.",
+        help="For a quick trial, use only N images: the first ones, or evenly spaced ones of your own pictures.",
     )(command)
 
 
@@ -170,9 +170,9 @@ def samples_option(command: F) -> F:
     return click.option(
         "--samples",
         metavar="FILE.npz|folder:PICTURES|csv:FILE|idx:FOLDER",
-        help="Your own labelled pictures: an .npz file with the arrays images and labels, a folder for each label, a "
-        "CSV file with the columns path and label, or IDX files. If there is a test split, only it is used.  "
-        "[default: the data set on which the model was trained]",
+        help="Labelled pictures: an .npz file with the arrays images and labels, a folder with one subfolder per "
+        "label, a CSV file with the columns path and label, or IDX files. If the pictures are split, only the test "
+        "split is used.  [default: the data set on which the model was trained]",
     )(command)
 
 

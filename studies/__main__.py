@@ -36,7 +36,7 @@ class ExperimentGroup(click.Group):
         return click.Command(
             "report",
             callback=lambda: write(self.experiment.parts(), self.experiment.pictures()),
-            help="Write the pages and pictures from recorded results.\n\nMeasures nothing.",
+            help="Write the pages and pictures from recorded results.\n\nThe command measures nothing.",
         )
 
 
@@ -61,7 +61,7 @@ def main(context: click.Context) -> None:
 def report() -> None:
     """Write all pages and pictures from recorded results.
 
-    Measures nothing.
+    The command measures nothing.
     """
     write(catalog.parts(), catalog.pictures())
 

@@ -110,7 +110,13 @@ _SIZES_SHOWN = ("1", "8", "64")
 @options.MODELS
 @click.option("--provider", type=click.Choice(list(BY_NAME)), default="cuda", show_default=True)
 @click.option("--largest", type=click.IntRange(1, 4096), default=64, show_default=True, help="The largest batch.")
-@click.option("--runs", type=click.IntRange(1), default=200, show_default=True, help="Measurements of each batch size.")
+@click.option(
+    "--runs",
+    type=click.IntRange(1),
+    default=200,
+    show_default=True,
+    help="The number of measurements of each batch size.",
+)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("reports/gpu-check.json"), show_default=True)
 def main(models: Path, provider: str, largest: int, runs: int, out: Path) -> None:
     """Check and measure every model of a repository on this machine's GPU.

@@ -14,15 +14,19 @@ MODELS = click.option(
     help="The model repository.",
 )
 ROUNDS = click.option(
-    "--rounds", type=click.IntRange(1), default=5, show_default=True, help="How often to measure each system."
+    "--rounds", type=click.IntRange(1), default=5, show_default=True, help="The number of times to measure each system."
 )
 SECONDS = click.option(
-    "--seconds", type=click.FloatRange(0.05), default=3.0, show_default=True, help="Approximate duration of each load."
+    "--seconds",
+    type=click.FloatRange(0.05),
+    default=3.0,
+    show_default=True,
+    help="The approximate duration of each load.",
 )
 OUT = click.option(
     "--out",
     type=click.Path(path_type=Path),
-    help="The results file. [default: the page's file, or none if options change what is measured]",
+    help="The results file.  [default: the file of the page, or none if options change what is measured]",
 )
 
 

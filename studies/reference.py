@@ -39,7 +39,8 @@ def metrics() -> str:
     recorded = {rule["record"]: rule["expr"] for rule in rules if "record" in rule}
     watched = {rule["alert"]: _expanded(rule["expr"], recorded) for rule in rules if "alert" in rule}
     lines = "\n".join(_line(metric, watched) for metric in _exported())
-    return f"""Made by `make docs` from the metrics and deploy/monitoring/rules.yml. In brackets: type and labels.
+    return f"""Made by `make docs` from the metrics and deploy/monitoring/rules.yml. The brackets contain type and
+labels.
 
 {lines}"""
 
@@ -88,9 +89,9 @@ def options() -> str:
     flags = Counter(flag for flag, _, _ in repeated)
     shared = [row for row in repeated if flags[row[0]] == 1]
     parts = [
-        "Made by `make docs` from the declarations of the command's options. In brackets: the default.",
+        "Made by `make docs` from the declarations of the command's options. The brackets contain the default.",
         "## Shared options",
-        "Several commands have these options. Each command below names its shared options.",
+        "Each command below names the shared options that it has.",
         _list(shared),
     ]
     for path, (summary, rows) in commands.items():

@@ -20,8 +20,8 @@ def train(**options: Any) -> None:
     """Train MODEL on Fashion-MNIST or on your own pictures. Models for several labels learn from canvases that show
     several garments.
 
-    MODEL is one of the networks below, your own network as package.module:callable, or timm's as timm:NAME.
-    The callable takes the number of labels and the image's description, and returns a torch.nn.Module that maps
+    MODEL is one of the networks below, your own network as package.module:callable, or timm's network as timm:NAME. The
+    callable takes the number of labels and the image's description, and returns a torch.nn.Module that maps
     normalised pixels, FP32 [batch, channels, height, width], to logits [batch, labels].
 
     The network learns from the training split. The best epoch is chosen on the validation split, and is measured on the
@@ -42,7 +42,7 @@ def train(**options: Any) -> None:
       hangtag train lstm --data csv:labels.csv --size 64x64 --colour
       hangtag train mypackage.nets:build --data idx:kmnist/ --set batch_size=64
       hangtag train cnn --seed 1              trains with another seed, in another folder
-      hangtag train cnn --epochs 20 --out runs/longer   trains twice the study's ten epochs
+      hangtag train cnn --epochs 20 --out runs/longer   trains for 20 epochs instead of ten
       hangtag train resnet --precision bf16   trains a teacher for --recipe best in ten minutes
       hangtag train cnn_rnn                   trains a model that predicts all labels of an outfit
       hangtag train lstm --limit 2000 --epochs 1 --out runs/trial

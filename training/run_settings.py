@@ -32,47 +32,51 @@ class TrainSettings(DataOptions):
     """A key of catalog.NETWORKS, package.module:callable, or timm:NAME."""
     recipe: str | None = setting(
         None,
-        "The training recipe: study (as in the study), best (for the highest accuracy), pictures (for your own "
-        "pictures), teacher (to teach other networks), same-view (longer than best, from a teacher that sees the same "
-        "augmented images) or multi-label (for several labels).  [default: pictures for your own pictures, otherwise "
-        "the first of study, teacher and multi-label that MODEL has]",
+        "The training recipe. study: the settings of the study. best: for the highest accuracy. pictures: for your "
+        "own pictures. teacher: for networks that teach others. same-view: longer than best, with teachers that see "
+        "the same augmented images. multi-label: for several labels.  [default: pictures for your own pictures, "
+        "otherwise the first of study, teacher and multi-label that MODEL has]",
         choices=RECIPE_NAMES,
     )
     changes: tuple[str, ...] = setting(
         (),
-        "Change a hyperparameter of the recipe, such as learning_rate=3e-3, flip=true or dropout=0.3. The error "
-        "for a wrong name lists all names. Repeatable.",
+        "Change a hyperparameter of the recipe, such as learning_rate=3e-3, flip=true or dropout=0.3. A wrong name "
+        "causes an error that lists all names. Repeatable.",
         flag="--set",
         metavar="NAME=VALUE",
     )
-    epochs: int | None = setting(None, "Replace the recipe's number of epochs.", between=(1, None))
-    seed: int = setting(0, "The seed for initial weights, order, dropout and augmentation.", between=(0, 2**32 - 1))
+    epochs: int | None = setting(None, "The number of epochs, instead of the recipe's.", between=(1, None))
+    seed: int = setting(
+        0,
+        "The seed for initial weights, image order, dropout and augmentation.",
+        between=(0, 2**32 - 1),
+    )
     limit: int | None = setting(
         None,
-        "For quick trials, use only the first N training and N validation images, or N evenly spaced ones of "
-        "your own pictures.",
+        "For a quick trial, train on N images and validate on N images: the first ones, or evenly spaced ones of your "
+        "own pictures.",
         between=(1, None),
     )
-    balance: bool = setting(False, "Weight the loss so that classes of different sizes count equally.")
+    balance: bool = setting(False, "Weight the loss so that small and large classes count equally.")
     select: str = setting(
         "accuracy",
-        "The validation figure that chooses the best epoch. In balanced_accuracy all classes count equally.",
+        "The validation figure by which to choose the best epoch. In balanced_accuracy all classes count equally.",
         choices=("accuracy", "balanced_accuracy"),
     )
     start_from: Path | None = setting(
         None,
-        "Begin with the weights of an earlier run's best.pt, or of another PyTorch file. Weights of another shape "
-        "stay freshly initialised and are listed.",
+        "Begin with the weights of an earlier run's best.pt, or of another PyTorch file. Weights whose shapes do not "
+        "match are reinitialised and listed.",
         kind=AN_EXISTING_FILE,
         metavar="FILE.pt",
     )
-    processes: int = setting(1, "The number of processes that share every batch, one for each GPU.", between=(1, 64))
+    processes: int = setting(1, "Divide each batch among this many processes, one for each GPU.", between=(1, 64))
     threads: int | None = setting(
         None, "The CPU threads of each process.  [default: the process's share of the CPUs]", between=(1, 256)
     )
     precision: str = setting(
         "fp32",
-        "The arithmetic of training. bf16 is faster on hardware with bfloat16. The weights stay FP32.",
+        "The number format of the computation. bf16 is faster on hardware with bfloat16. The weights stay FP32.",
         choices=("fp32", "bf16"),
     )
     device: str = setting(
@@ -80,8 +84,8 @@ class TrainSettings(DataOptions):
     )
     teachers: tuple[Path, ...] = setting(
         (),
-        "The exported model to learn from, if the recipe has a teacher. Repeatable: the network learns from the "
-        "average.  [default: all versions of the recipe's teacher under runs/teachers/]",
+        "The exported model that teaches the network. Repeatable: the network learns from the average of the "
+        "answers.  [default: all versions of the recipe's teacher under runs/teachers/]",
         flag="--teacher",
         metavar="FILE.onnx",
     )
@@ -92,7 +96,7 @@ class TrainSettings(DataOptions):
     )
     dry_run: bool = setting(
         False,
-        "Train a few steps, show the run's data, network, steps and estimated time, and keep no run.",
+        "Train a few steps, show data, network, number of steps and estimated time, and keep no run.",
     )
     restart: bool = setting(False, "Delete the run in the folder and start again.")
 

@@ -32,26 +32,26 @@ class ImportOptions:
     name: str = setting(REQUIRED, NAME)
     labels: Path | None = setting(
         None,
-        "A file with the labels in the order of the outputs' last axis: one label per line, or a JSON list.  "
-        "[default: the labels in FILE.onnx, or next to it]",
+        "A file with the labels, in the order of the network's scores: one label per line, or a JSON list.  [default: "
+        "the labels in FILE.onnx, or next to it]",
     )
     preprocessing: str | None = setting(
         None,
         "How a picture becomes the network's input, such as 'size=224x224 fit=crop order=rgb scale=255 mean=R,G,B "
-        "std=R,G,B'. hangtag resizes the picture by fit, and computes (pixel / scale - mean) / std. These steps become "
-        "a part of the published file.  [default: the steps in the files next to FILE.onnx]",
+        "std=R,G,B'. hangtag resizes the picture by fit, and computes (pixel / scale - mean) / std. These steps "
+        "become a part of the published file.  [default: the steps in the files next to FILE.onnx]",
         metavar="STEPS",
     )
     scores: str | None = setting(
         None,
-        "The kind of the network's scores. hangtag adds a softmax to logits.  [default: probabilities if the network's "
-        "last layer is a softmax, otherwise logits]",
+        "Whether the network returns probabilities or logits. hangtag adds a softmax to logits.  [default: "
+        "probabilities if the network's last layer is a softmax, otherwise logits]",
         choices=SCORES,
     )
     data: str | None = setting(
         None,
-        "Your pictures with their labels. hangtag measures the accuracy on these pictures, records it in the file, and "
-        "compares it with the accuracy of the version that serves.",
+        "Your pictures with their labels. hangtag measures the accuracy on these pictures, records the accuracy in "
+        "the file, and compares it with that of the version that serves.",
         metavar="folder:PICTURES|csv:FILE",
     )
     models: Path = setting(Path("models"), MODELS, kind=A_FOLDER, envvar="HANGTAG_MODELS")
@@ -64,23 +64,24 @@ class ImportOptions:
     )
     samples: Path | Sequence[Path] | None = setting(
         None,
-        "Samples for --precision int8: an array for each input, with the input's name, or a folder of pictures. Half "
-        "of the samples convert the file, and the other half checks the result.  [default: the pictures of --data]",
+        "Samples for --precision int8: a folder of pictures, or an .npz file with an array named after each input. "
+        "Half of the samples calibrate the conversion, and the other half checks the result.  [default: the pictures "
+        "of --data]",
         flag="--calibration",
         folder=True,
         metavar="FILE.npz|FOLDER",
     )
     agree_at_least: float | None = setting(
         None,
-        "With --precision int8: the percentage of samples for which the converted file must give the original's "
-        "answer. Layers stay in FP32 if necessary.  [default: 99]",
+        "With --precision int8, the converted file must give the original's answer for this percentage of the "
+        "samples. If necessary, layers stay in FP32.  [default: 99]",
         between=(50, 100),
         metavar="PERCENT",
     )
     agree_on: tuple[str, ...] = setting(
         (),
-        "With --precision int8: compare only this output, by its largest score, by its values, or exactly. The option "
-        "can be repeated.  [default: every output, by the rule that suits it]",
+        "With --precision int8, compare only this output: by the label with the largest score, by all values, or for "
+        "equality. Repeatable.  [default: all outputs, each by the rule for its kind]",
         metavar=f"OUTPUT={'|'.join(agreement.RULES)}",
     )
 

@@ -27,16 +27,18 @@ _SHOWN = 12
 @click.option(
     "--accuracy-at-least",
     type=FiniteRange(min=0, max=100),
-    help="The percentage of the pictures that must be classified correctly.  [default: the most accurate model's "
-    "percentage, less 0.1]",
+    help="The lowest acceptable accuracy in percent.  [default: 0.1 less than the most accurate model]",
 )
 @click.option(
-    "--p99", type=Duration(min=0), metavar="DURATION", help="The longest 99th-percentile latency, such as 20ms."
+    "--p99",
+    type=Duration(min=0),
+    metavar="DURATION",
+    help="The longest 99th percentile of the latency, such as 20ms.",
 )
 @click.option(
     "--rate",
     type=FiniteRange(min=0, min_open=True),
-    help="The calls per second at which --p99 applies.  [default: a closed loop with 64 calls in flight]",
+    help="The calls per second under which --p99 must hold.  [default: a closed loop with 64 calls in flight]",
 )
 @click.option(
     "--data",
@@ -45,13 +47,13 @@ _SHOWN = 12
 )
 @click.option(
     "--try", "tries", type=click.IntRange(0, 20), default=3, show_default=True,
-    help="The number of best candidates to load-test. With 0, the choice is a prediction.",
+    help="How many of the best candidates to load-test. With 0, the choice is only a prediction.",
 )  # fmt: skip
 @click.option(
     "--seconds", type=FiniteRange(min=0, min_open=True), default=3.0, show_default=True,
-    help="The minimum duration of the load test for each candidate and load.",
+    help="The minimum duration of the load test, for each candidate and load.",
 )  # fmt: skip
-@click.option("--write", metavar="NAME", help="If the choice is a cascade, write the route NAME.")
+@click.option("--write", metavar="NAME", help="If the choice is a cascade, write it as route NAME.")
 @click.option("--replace", is_flag=True, help="Replace an existing route.")
 @click.option(
     "--report",
@@ -59,10 +61,14 @@ _SHOWN = 12
     type=click.Path(dir_okay=False, path_type=Path),
     default=Path("reports/choose.html"),
     show_default=True,
-    help="The page with the picture of accuracy against cost.",
+    help="The page, with a chart of accuracy against cost.",
 )
 @limit_option
-@click.option("--data-dir", type=click.Path(path_type=Path), help="The data set's folder, if it was moved.")
+@click.option(
+    "--data-dir",
+    type=click.Path(path_type=Path),
+    help="The data set's folder, if hangtag does not find it.",
+)
 @models_option("The model repository with the models.")
 def choose(
     names: tuple[str, ...],
@@ -84,11 +90,11 @@ def choose(
     The command runs every MODEL (by default every model of the repository that classifies the same kind of pictures) on
     labelled pictures on which the model was not trained. From the answers and times on this machine, the command
     computes accuracy and cost of each model and of each cascade of two or three models. Then the command serves and
-    load-tests the best few. The test images of a data set are never used. Without --accuracy-at-least, a cascade may
-    misclassify at most 0.1 % of such pictures that its last model classifies correctly. To show this, at least 2,995
-    pictures are needed.
+    load-tests the best few. The test images of a data set are never used. Without --accuracy-at-least, a cascade
+    may misclassify at most 0.1 % of the pictures although its last model classifies them correctly. At least 2,995
+    pictures are needed to show that a cascade meets this limit.
 
-    If no candidate meets the requirements, the nearest candidate is shown, no route is written, and the exit code is 1.
+    If no candidate meets the requirements, the command shows the nearest candidate, writes no route, and exits with 1.
 
     \b
     Examples:

@@ -42,8 +42,10 @@ def data() -> None:
 )
 @click.option("--json", "as_json", is_flag=True, help="Write the classes, counts and notes as JSON.")
 def show(source: str, sheet: Path | None, as_json: bool, **options: Any) -> None:
-    """Read SOURCE as 'hangtag train --data SOURCE' does, and show its classes, the number of pictures of each class in
-    every split, the sizes of the files, the files that were left out, and the network's input.
+    """Show the classes of a data set, the number of pictures of each class in every split, and the network's input.
+
+    The command reads SOURCE as 'hangtag train --data SOURCE' does. It also shows the sizes of the files, and the files
+    that were left out.
 
     SOURCE is fashion-mnist, outfits, outfits-independent or voc2007, or names your own pictures: folder:PHOTOS with
     PHOTOS/CLASS/*.jpg, or with PHOTOS/train/CLASS and PHOTOS/test/CLASS; csv:FILE with the columns path, label and

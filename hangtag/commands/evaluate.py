@@ -33,10 +33,14 @@ from hangtag.training.errors import SettingsError
 @click.option(
     "--server",
     type=ServerAddress(),
-    help="Evaluate the model NAME of this server: HOST:PORT of its gRPC port, or http://HOST:PORT.  "
-    "[default: no server, even if HANGTAG_SERVER names one]",
+    help="Evaluate the model NAME of the server at HOST:PORT (its gRPC port) or http://HOST:PORT.  [default: no "
+    "server, even if HANGTAG_SERVER names one]",
 )
-@click.option("--model-version", default="", help="The served model's version.  [default: the version that serves]")
+@click.option(
+    "--model-version",
+    default="",
+    help="The version of the served model.  [default: the version that serves]",
+)
 @click.option(
     "--timeout",
     type=Duration(min=0.001),
@@ -55,15 +59,16 @@ from hangtag.training.errors import SettingsError
     "--data",
     "dataset",
     metavar="SOURCE",
-    help="A data set, read and split as by 'hangtag train'. To evaluate all pictures of a data set, not only the "
-    "split, use --samples.  [default: the data set on which the model was trained, else fashion-mnist or outfits]",
+    help="The data set to evaluate, which is read and split as 'hangtag train' does. To use all pictures instead of "
+    "one split, give --samples.  [default: the data set on which the model was trained, otherwise fashion-mnist or "
+    "outfits]",
 )
 @samples_option
 @limit_option
 @click.option(
     "--data-dir",
     type=click.Path(path_type=Path),
-    help="The folder of the data set, or of your own pictures, if it was moved.",
+    help="The folder of the data set or of your own pictures, if hangtag does not find it.",
 )
 @runs_option
 @json_option("all figures")
@@ -71,7 +76,7 @@ from hangtag.training.errors import SettingsError
     "--pictures",
     type=click.Path(file_okay=False, path_type=Path),
     metavar="DIR",
-    help="Draw mistakes.png, with the most confident mistakes, in this folder; for single labels also confusion.png.",
+    help="Draw mistakes.png (the most confident mistakes) and, for single labels, confusion.png in this folder.",
 )
 @credentials_options
 def evaluate(
@@ -89,15 +94,15 @@ def evaluate(
     pictures: Path | None,
     credentials: Credentials,
 ) -> None:
-    """Measure how good a finished run, an ONNX file, or a model of a running server is, with the same figures.
+    """Measure a finished run, an ONNX file, or a model of a running server by the same figures.
 
     RUN is a run's folder, the checkpoint in a run's folder, a run's name under --runs, or a network's name, which
     stands for the network's latest finished run. FOLDER is a model in a repository, such as models/cnn, and stands for
     the version that serves.
     With --server, NAME is a served model or a route. The figures of a single-label model are accuracy, cross-entropy,
-    the expected calibration error, and for garments the severity of mistakes: the mean distance between the labels that
-    were mixed up ('Shirt' is near 'T-shirt/top' and far from 'Ankle boot'). The figures of a multi-label model are the
-    share of exact sets, and the CNN-RNN paper's precision, recall and F1.
+    the expected calibration error, and for garments the severity of mistakes: the mean distance between the true and
+    the predicted label ('Shirt' is near 'T-shirt/top' and far from 'Ankle boot'). The figures of a multi-label model
+    are the share of exact sets, and the CNN-RNN paper's precision, recall and F1.
 
     \b
     Examples:

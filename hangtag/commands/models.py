@@ -115,8 +115,8 @@ def promote(name: str, version: str, folder: Path) -> None:
     By default, a newer version that is published in the meantime does not serve. --num-versions can serve a newer
     version, and you can promote it. 'latest' returns to the rule that the latest version serves. The choice is stored
     in the file promoted.toml in the model's folder. A server with --model-control poll applies the choice within
-    --poll-seconds. A server with --model-control explicit applies the choice at 'hangtag models load NAME', and one
-    with --model-control none when it restarts.
+    --poll-seconds. A server with --model-control explicit applies the choice at 'hangtag models load NAME', and a
+    server with --model-control none applies the choice when it restarts.
 
     \b
     Examples:
@@ -139,8 +139,8 @@ def promote(name: str, version: str, folder: Path) -> None:
 def rollback(name: str, version: int | None, folder: Path) -> None:
     """Return to the version that served before, or to an earlier VERSION.
 
-    If versions were promoted before, the command returns to the previously promoted version, else to the next lower
-    number. 'hangtag models promote --help' says when servers apply the choice.
+    If versions were promoted before, the command returns to the version that was promoted last, otherwise to the next
+    lower number. 'hangtag models promote --help' says when servers apply the choice.
 
     \b
     Examples:
@@ -158,12 +158,12 @@ def rollback(name: str, version: int | None, folder: Path) -> None:
     "--fit",
     type=click.Choice(FITS),
     required=True,
-    help="stretch changes the proportions; crop cuts the longer edge; pad extends the shorter edge; garment converts a "
-    "photo as for Fashion-MNIST.",
+    help="stretch changes the proportions; crop cuts the longer edge; pad extends the shorter edge; garment converts "
+    "a photo like a Fashion-MNIST garment.",
 )
 @_models
 def fit(name: str, fit: str, folder: Path) -> None:
-    """Record in a classifier's file how its training resized pictures.
+    """Record in a classifier's file how pictures were resized for its training.
 
     The version that serves is published again as the next version, with the same graph and weights. A classifier whose
     file does not record a fit accepts only pictures of its exact size. If you change the fit of an imported file, the
@@ -187,19 +187,19 @@ def fit(name: str, fit: str, folder: Path) -> None:
 @click.option(
     "--data-dir",
     type=click.Path(path_type=Path),
-    help="The folder of Fashion-MNIST's IDX files. If you moved your own pictures (of a training or of 'hangtag import "
-    "--data'), their new folder.",
+    help="The folder with Fashion-MNIST's IDX files, or, if you moved your own pictures after 'hangtag train' or "
+    "'hangtag import', their new folder.",
 )
 @_models
 @_json
 def verify_models(
     names: Sequence[str], version: int | None, data_dir: Path | None, folder: Path, as_json: bool
 ) -> None:
-    """Recompute the figures recorded in the files of the named models, or of all models.
+    """Recompute the figures that the files of the named models record. Without names, all models are verified.
 
     The exit code is 1 if a recomputed figure differs, or if its pictures are not at --data-dir. Figures that cannot be
-    recomputed are listed with the reason. Run the command on the machine that serves, because the figures were computed
-    on another processor.
+    recomputed are listed with the reason. Run the command on the machine that serves, because the recorded figures may
+    come from another processor.
     """
     if version is not None and len(names) != 1:
         raise click.UsageError(f"--version {version} applies to a single model. Name exactly one model.")

@@ -32,18 +32,22 @@ def route() -> None:
     type=FiniteRange(min=0, max=100),
     default=0.1,
     show_default=True,
-    help="The largest percentage of images that the cascade may misclassify although ACCURATE classifies them "
-    "correctly. The validation images must show this with 95 % confidence. If there are too few images, none may be "
-    "misclassified in this way.",
+    help="The cascade may misclassify at most this percentage of the images although ACCURATE classifies them "
+    "correctly. The validation images must show this with 95 % confidence, or, if they are too few, contain no such "
+    "image.",
 )
 @click.option("--name", default="fast-and-accurate", show_default=True, help="The route's name in the repository.")
 @click.option("--replace", is_flag=True, help="Replace an existing route.")
-@click.option("--dry-run", is_flag=True, help="Print the curve and the choice; write nothing.")
+@click.option("--dry-run", is_flag=True, help="Print the curve and the choice, but write nothing.")
 @limit_option
-@click.option("--data-dir", type=click.Path(path_type=Path), help="The data set's folder, if it was moved.")
+@click.option(
+    "--data-dir",
+    type=click.Path(path_type=Path),
+    help="The data set's folder, if hangtag does not find it.",
+)
 @samples_option
 @click.option("--reports", hidden=True, expose_value=False, deprecated="It has no effect.")
-@models_option("The model repository with the models, to which the route is written.")
+@models_option("The model repository, to which the route is written.")
 def tune(
     names: Sequence[str],
     lose_at_most: float,

@@ -21,13 +21,13 @@ from hangtag.training.runs.run import Run
 
 Published = Mapping[tuple[object, ...], Sequence[str]]
 """The exported versions, such as "lstm 3", by the key of the run from which they were exported."""
-_models = models_option("The model repository in which exported versions are looked up.")
+_models = models_option("The model repository with the exported versions.")
 _json = click.option("--json", "as_json", is_flag=True, help="Write JSON to standard output, for a program.")
 _html = click.option(
     "--html",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="Write a page with the learning curves. The page of a single run also has its mistakes, recipe and "
+    help="Write a page with the learning curves. For a single run, the page also shows mistakes, recipe and "
     "provenance.",
 )
 

@@ -10,7 +10,7 @@ from hangtag.serving.stores.transfer import push as push_models
 
 _folder = click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
 _url = click.argument("url")
-_replace = click.option("--replace", is_flag=True, help="Overwrite versions whose content differs.")
+_replace = click.option("--replace", is_flag=True, help="Overwrite versions whose content is different.")
 
 
 @click.command()
@@ -18,7 +18,7 @@ _replace = click.option("--replace", is_flag=True, help="Overwrite versions whos
 @_url
 @_replace
 def push(folder: Path, url: str, replace: bool) -> None:
-    """Write the models of FOLDER (a repository, or one of its models) to the store at a URL.
+    """Write FOLDER, a model repository or one of its models, to the store at a URL.
 
     Servers that poll the store see all changes at once. If a version in the store has different content, the push is
     refused.

@@ -27,8 +27,8 @@ _CLASSIFIES, _IMAGE = "classifies_images", "hangtag.image"
     "--model",
     "models",
     multiple=True,
-    help="The served model, NAME or NAME@VERSION. Give it several times to compare models side by side.  "
-    "[default: the server's only model that classifies images]",
+    help="The served model, as NAME or NAME@VERSION. Repeat the option to compare models.  [default: the server's "
+    "only model that classifies images]",
 )
 @click.option("--model-version", default="", help="The model's version.  [default: the version that serves]")
 @server_option
@@ -42,10 +42,10 @@ _CLASSIFIES, _IMAGE = "classifies_images", "hangtag.image"
     type=Duration(min=0.001),
     default=10.0,
     show_default=True,
-    help="Time limit per image, such as 10 or 500ms.",
+    help="The time limit for each image, such as 10 or 500ms.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Write one line of JSON per image, for scripts.")
-@click.option("--draw/--no-draw", default=None, help="Draw each image.  [default: if the output is a terminal]")
+@click.option("--json", "as_json", is_flag=True, help="Write one line of JSON for each image.")
+@click.option("--draw/--no-draw", default=None, help="Draw each image.  [default: on if the output is a terminal]")
 @credentials_options
 def classify(
     images: tuple[Path, ...],
@@ -63,19 +63,18 @@ def classify(
     A folder stands for the images in it and in its subfolders, and - for standard input. If a folder also has other
     files, a line on standard error counts these files.
 
-    The server uses an image of the model's input size unchanged. The server stretches, crops or pads any other image,
-    or converts it like a photo of a garment; the model's file says which. If an image fails, standard error shows the
-    reason, the other images are still classified, and the exit code is 1.
+    The server uses an image of the model's input size unchanged. The model's file says whether the server stretches,
+    crops or pads any other image, or converts the image like a photo of a garment. If an image fails, standard error
+    shows the reason, the other images are still classified, and the exit code is 1.
 
     A multi-label model answers with a set of labels, in the order of prediction if it predicts one label after another.
-    If the model's file has distances between labels, each label after the first shows its distance from the first: from
-    0 (the same label) to 1 (the two labels that are farthest apart).
+    If the model's file has distances between labels, each label after the first is printed with its distance from the
+    first, from 0 (the same label) to 1 (the two labels that are farthest apart).
 
-    For a route (docs/reference/routes.md), the command shows which of its models answered (with --json: "answered_by"),
-    and how long each model took.
+    For a route (docs/reference/routes.md), the command shows which models of the route answered (with --json:
+    "answered_by"), and how long each model took.
 
-    A model of garments still classifies a picture that seems blank or inverted, but a warning says what helps (with
-    --json: "warning").
+    For a model of garments, the command warns of pictures that seem blank or inverted (with --json: "warning").
 
     \b
     Examples:

@@ -11,10 +11,10 @@ from hangtag.serving.health_check import HealthClient
 @click.command()
 @server_option
 @click.option("--model", default="", help="The model to check.  [default: the whole server]")
-@click.option("--wait", type=Duration(min=0), help="The longest time to wait, such as 30 or 500ms.")
+@click.option("--wait", type=Duration(min=0), help="Wait this long for readiness, such as 30 or 500ms.")
 @credentials_options
 def health(server: str, model: str, wait: float | None, credentials: Credentials) -> None:
-    """Report whether a server or a model is ready. The exit code is 0 for ready, otherwise 1."""
+    """Report whether a server or a model is ready. The exit code is 0 if it is ready, and otherwise 1."""
     with HealthClient(server, credentials=credentials) as client:
         if wait is not None:
             client.wait_until_ready(wait, model)

@@ -17,15 +17,15 @@ from hangtag.serving.credentials import Credentials
     type=Duration(min=0, min_open=True),
     default=300.0,
     show_default=True,
-    help="How many seconds to wait for the model. The server continues to load it after that.",
+    help="How many seconds to wait. The server continues to load the model after that.",
 )
 @credentials_options
 def load(name: str, server: str, timeout: float, credentials: Credentials) -> None:
     """Load a model on a running server, or load it again.
 
     The command ends when the model serves. The server must run with --model-control explicit. The server loads the
-    promoted version, or the latest if none is promoted. Meanwhile the old version answers requests. If the new file is
-    broken, the old version stays in service.
+    promoted version, or the latest if none is promoted. While the new version is loaded, the old version
+    answers requests. If the new file is broken, the old version stays in service.
 
     \b
     Examples:

@@ -40,7 +40,7 @@ class _ModelLimitType(click.ParamType[ModelLimit]):
 def serve(**options: Any) -> None:
     """Serve every model of a repository over gRPC and HTTP.
 
-    gRPC and HTTP have the Open Inference Protocol, so clients of Triton and KServe work unchanged, and classify images.
+    gRPC and HTTP have the Open Inference Protocol for clients of Triton and KServe, and calls that classify images.
     gRPC also has streams, health and reflection. HTTP also has a page to try the models. On SIGTERM the server finishes
     the calls in flight and exits with code 0.
 

@@ -142,7 +142,9 @@ class _Bench:
 @click.command()
 @options.ROUNDS
 @options.SECONDS
-@click.option("--calls", type=click.IntRange(100), default=100_000, show_default=True, help="Calls to the split.")
+@click.option(
+    "--calls", type=click.IntRange(100), default=100_000, show_default=True, help="The number of calls to the split."
+)
 @options.MODELS
 @click.option(
     "--samples",

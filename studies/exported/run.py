@@ -112,7 +112,7 @@ _BATCHES, _NODES = 50, 8
 @options.ROUNDS
 @options.OUT
 def main(models: Path, timing: str, rounds: int, out: Path | None) -> None:
-    """Time every model that was exported here, and judge the goals. Needs a machine that does nothing else."""
+    """Time every model that was exported here, and judge the goals. The machine should do nothing else."""
     images = fashion_mnist.load_test().images[:64]
     versions = {"ONNX Runtime": ONNXRUNTIME_VERSION, "PyTorch": torch.__version__}
     lines = [results.conditions(f"python -m studies exported run{options.given()}", versions) | {"rounds": rounds}]

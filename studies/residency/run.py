@@ -28,8 +28,20 @@ _IMAGE = {"image": np.zeros((1, 28, 28), np.uint8)}
 @click.command()
 @options.MODELS
 @click.option("--count", type=click.IntRange(HOT + 1), default=1000, show_default=True, help="The number of models.")
-@click.option("--limit", type=click.IntRange(1), default=1024, show_default=True, help="The server's --max-loaded-mib.")
-@click.option("--cold-rate", type=click.FloatRange(0.1), default=1.0, show_default=True, help="Cold calls a second.")
+@click.option(
+    "--limit",
+    type=click.IntRange(1),
+    default=1024,
+    show_default=True,
+    help="The value of --max-loaded-mib for the server.",
+)
+@click.option(
+    "--cold-rate",
+    type=click.FloatRange(0.1),
+    default=1.0,
+    show_default=True,
+    help="The rate of cold calls, in calls per second.",
+)
 @options.ROUNDS
 @click.option(
     "--seconds",

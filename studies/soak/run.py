@@ -120,14 +120,14 @@ class Measurement:
     type=click.FloatRange(0.1),
     default=60.0,
     show_default=True,
-    help="The seconds between two new versions.",
+    help="Publish a new version every this many seconds.",
 )
 @click.option(
     "--kill-seconds",
     type=click.FloatRange(0.1),
     default=300.0,
     show_default=True,
-    help="The seconds between two killed workers.",
+    help="Kill a worker every this many seconds.",
 )
 @options.MODELS
 @click.option("--out", type=click.Path(path_type=Path), default=RESULTS, show_default="the page's", help="The results.")

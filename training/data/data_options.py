@@ -27,49 +27,46 @@ class DataOptions:
 
     data: str | None = setting(
         None,
-        f"The data set: {', '.join(sources.KNOWN)}; or your own pictures: folder:PHOTOS (with PHOTOS/CLASS/*.jpg, or "
+        f"The data set: {', '.join(sources.KNOWN)}, or your own pictures: folder:PHOTOS (with PHOTOS/CLASS/*.jpg, or "
         "PHOTOS/train/CLASS and PHOTOS/test/CLASS), csv:FILE (with the columns path, label and optionally split), or "
         "idx:FOLDER (with four files in MNIST's format). 'hangtag data show SOURCE' shows the pictures.  [default: "
-        "fashion-mnist; outfits for several labels]",
+        "fashion-mnist; for several labels, outfits]",
         metavar="SOURCE",
     )
     data_dir: Path | None = setting(
         None,
-        "The folder with Fashion-MNIST's IDX files, or with VOCdevkit.  [default: Debian's package for Fashion-MNIST, "
-        "otherwise a download by torchvision]",
+        "The folder with Fashion-MNIST's IDX files, or with VOCdevkit.  [default: Fashion-MNIST from Debian's "
+        "package, otherwise from torchvision's download]",
         folder=True,
     )
     size: str | None = setting(
         None,
-        "Convert your own pictures to this size.  [default: unchanged if all have the same size of at most "
+        "Convert your own pictures to this size.  [default: unchanged if all pictures have the same size of at most "
         "128x128 pixels, otherwise 64x64]",
         metavar="HEIGHTxWIDTH",
     )
-    colour: bool = setting(False, "Give the network colour images.  [default: if any picture has colours]")
+    colour: bool = setting(False, "Give the network colour images.  [default: on if any picture has colours]")
     grey: bool = setting(False, "Give the network grey images.")
     fit: str | None = setting(
         None,
-        "How pictures of other sizes are converted to --size, in training and serving: stretch them, crop them to the "
-        "middle, pad them with the edge's colour, or convert them like Fashion-MNIST's garments.  "
-        "[default: stretch]",
+        "How to convert pictures of other sizes to --size, in training and serving: stretch, crop to the middle, pad "
+        "with the edge's colour, or convert like Fashion-MNIST's garments.  [default: stretch]",
         choices=FITS,
     )
     validation_share: float | None = setting(
         None,
-        "The share of each class's pictures for the validation split, if your own pictures have no validation split.  "
+        "The share of each class that goes to the validation split, if your own pictures have no validation split.  "
         "[default: 0.1]",
         between=(0.01, 0.5),
     )
     test_share: float | None = setting(
         None,
-        "The share of each class's pictures for the test split, if your own pictures have no test split.  "
-        "[default: 0.1]",
+        "The share of each class that goes to the test split, if your own pictures have no test split.  [default: 0.1]",
         between=(0.01, 0.5),
     )
     split_seed: int | None = setting(
         None,
-        "The seed for splitting your own pictures. Runs with different --seed have the same splits, so that they can "
-        "be compared.  [default: 0]",
+        "The seed for splitting your own pictures. The split does not depend on --seed.  [default: 0]",
         between=(0, 2**32 - 1),
     )
 

@@ -34,17 +34,17 @@ from hangtag.serving.credentials import Credentials
 @click.option(
     "--metrics",
     metavar="URL",
-    help="The server's metrics, http://HOST:8002/metrics, for percentiles, queue, workers and transport.",
+    help="Also show percentiles, queue, workers and transport, from http://HOST:8002/metrics.",
 )
 @click.option(
     "--interval",
     type=Duration(min=0.1),
     default=1.0,
     show_default=True,
-    help="Time between two snapshots, such as 1 or 500ms.",
+    help="The time between two snapshots, such as 1 or 500ms.",
 )
-@click.option("--once", is_flag=True, help="Show what happened between two snapshots, and exit.")
-@click.option("--json", "as_json", is_flag=True, help="Write one line of JSON per interval, for scripts.")
+@click.option("--once", is_flag=True, help="Show what happened between two snapshots, and then exit.")
+@click.option("--json", "as_json", is_flag=True, help="Write one line of JSON for each interval.")
 @credentials_options
 def top(server: str, metrics: str | None, interval: float, once: bool, as_json: bool, credentials: Credentials) -> None:
     """Show what a running server is doing: calls, samples and failures a second, batch size and times of each model.

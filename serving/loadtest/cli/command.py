@@ -51,11 +51,11 @@ def warn_of_other_machine(saved: SavedResults, environment: Mapping[str, str], c
 @click.option("--html", "html_file", type=terminal.FILE, help="Write a page with both tests side by side.")
 @json_option("the comparison", terminal.FILE)
 def compare(a: Path, b: Path, html_file: Path | None, json_file: Path | None) -> None:
-    """Show B's saved figures as multiples of A's, for every target and load in both files.
+    """Show the figures of B.json as multiples of A.json's, for every target and load in both files.
 
-    Blocks of two files did not run next to each other, so drift of the machine between the two tests is part of each
-    ratio. If the results are from different machines, the command prints a warning, because the ratios depend on the
-    machines as much as on the models.
+    The two tests did not run at the same time, so drift of the machine between the tests is part of each ratio. If the
+    results are from different machines, the command prints a warning, because the ratios depend on the machines as much
+    as on the models.
 
     \b
     Examples:
@@ -107,8 +107,8 @@ class WithCompare(JsonCommand):
     "others",
     multiple=True,
     metavar="NAME=HOST:PORT/MODEL[@VERSION]",
-    help="Also measure this model, under the given name. Addresses that begin with http:// are called over HTTP. "
-    "Repeatable.",
+    help="Also measure this model, called NAME in the results. Addresses that begin with http:// are called over "
+    "HTTP. Repeatable.",
 )
 @click.option(
     "--method",
@@ -121,8 +121,8 @@ class WithCompare(JsonCommand):
 @click.option(
     "--samples",
     type=SamplesPath(exists=True, path_type=Path),
-    help="The samples to send: a folder (of images, of a folder of images per label, or of t10k files), an .npz file, "
-    "or a CSV file with the columns path and label. A prefix folder:, csv: or idx: may name the kind.  "
+    help="The samples to send: a folder of images, a folder with one subfolder per label, a folder of t10k files, an "
+    ".npz file, or a CSV file with the columns path and label. The path may begin with folder:, csv: or idx:.  "
     "[default: random values]",
 )
 @click.option("--images", type=SamplesPath(exists=True, path_type=Path), hidden=True, deprecated="Write --samples.")
@@ -132,10 +132,12 @@ class WithCompare(JsonCommand):
     "conditions",
     multiple=True,
     metavar="CONDITION",
-    help="Exit with 1 if this condition holds, such as 'lstm[1].p99 > 5ms'. Repeatable.",
+    help="Exit with code 1 if this condition holds, such as 'lstm[1].p99 > 5ms'. Repeatable.",
 )
 @click.option(
-    "--baseline", type=click.Path(dir_okay=False, path_type=Path), help="Saved results with which --fail-if compares."
+    "--baseline",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="The saved results that --fail-if calls baseline.",
 )
 @terminal.report_file_options
 @click.option("--yes-load-remote", is_flag=True, help="Allow a server on another machine; ask its owner first.")
@@ -157,7 +159,7 @@ def loadtest(
     credentials: Credentials,
     **settings: Any,
 ) -> None:
-    """Measure the latency and throughput of MODELs on a server, and compare the MODELs with the first.
+    """Measure the latency and throughput of MODELs on a server, and compare each MODEL with the first one.
     MODEL@VERSION is one version of a model. `hangtag loadtest compare A.json B.json` compares saved results.
 
     \b
@@ -169,20 +171,20 @@ def loadtest(
 
     \b
     A condition of --fail-if is TARGET.METRIC or TARGET[64].METRIC, then <, <=, >
-    or >=, then a value with its unit, another TARGET.METRIC, or baseline; the
-    last two may have a factor. Metrics: throughput samples_per_second p50 p99.9
-    max errors error_rate accuracy peak
+    or >=, then a value with its unit, another TARGET.METRIC, or baseline. A
+    factor may precede the last two: 0.9 * baseline. Metrics: throughput
+    samples_per_second p50 p99.9 max errors error_rate accuracy peak
 
     \b
     Examples:
-      hangtag loadtest lstm cnn --html report.html       two models, with pictures
+      hangtag loadtest lstm cnn --html report.html       two models, with charts
       hangtag loadtest cnn@2 cnn@1 --concurrency 1,4,16  two versions
       hangtag loadtest cnn --rate 500 --min-duration 1m  the latency that users see
       hangtag loadtest cnn --scenario server --find-peak --target-latency 10ms
       hangtag loadtest --target a=127.0.0.1:8001/cnn --target b=http://[::1]/cnn
       hangtag loadtest cnn --samples examples/garments --fail-if 'cnn.p99 > 20ms'
 
-    Exit code: 0 if every run is VALID; 1 if a run is INVALID, calls failed or a --fail-if holds; 2 for a usage error.
+    Exit code: 0 if every run is VALID; 1 if a run is INVALID, calls failed, or a --fail-if holds; 2 for a usage error.
     """
     files = {name: settings.pop(f"{name}_file") for name in terminal.REPORTS}
     stderr = Console(stderr=True)

@@ -105,10 +105,10 @@ def _html(results: Results, comparisons: Sequence[Comparison], outcomes: Sequenc
 # The options for report files, each with its help text and the function that renders the file.
 REPORTS: Mapping[str, tuple[str, Callable[..., str]]] = MappingProxyType(
     {
-        "json": ("everything", json_document.render),
+        "json": ("all results", json_document.render),
         "csv": ("Write CSV with a line for each run.", tabular.render_csv),
-        "html": ("Write a page with pictures.", _html),
-        "junit": ("Write JUnit XML with a test for each run and --fail-if.", tabular.render_junit),
+        "html": ("Write a page with charts.", _html),
+        "junit": ("Write JUnit XML with a test for each run and each --fail-if.", tabular.render_junit),
     }
 )
 

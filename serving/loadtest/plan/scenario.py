@@ -54,33 +54,40 @@ class Scenario:
 
     targets: tuple[Target, ...]
     scenario: ScenarioName | None = setting(
-        None, "The scenario of MLPerf LoadGen that sets the options you leave out.", choices=get_args(ScenarioName)
+        None,
+        "The scenario of MLPerf LoadGen, which sets all options that you leave out.",
+        choices=get_args(ScenarioName),
     )
     concurrency: tuple[int, ...] = setting(
         (), "Closed loop: the queries in flight in each run, such as 1,8,64.", listed=True
     )
     rate: tuple[float, ...] = setting((), "Open loop: the calls per second in each run, such as 500,1000.", listed=True)
-    arrivals: Arrivals = setting("poisson", "Open loop: the kind of gaps between queries.", choices=get_args(Arrivals))
+    arrivals: Arrivals = setting(
+        "poisson", "Open loop: the distribution of the gaps between queries.", choices=get_args(Arrivals)
+    )
     find_peak: bool = setting(False, "Open loop: search for the highest rate that meets --target-latency.")
     target_latency: float | None = setting(
-        None, "The longest latency that --percentile may have, such as 10ms.", above=0, duration=True
+        None,
+        "The limit for the latency at --percentile, such as 10ms.",
+        above=0,
+        duration=True,
     )
-    percentile: float = setting(99.0, "The latency's percentile by which a run is judged.")
+    percentile: float = setting(99.0, "The percentile of the latency by which a run is judged.")
     min_duration: float = setting(3.0, "The minimum duration for each target and load.", above=0, duration=True)
     min_query_count: int = setting(500, "The minimum number of queries. --percentile may need more.", at_least=1)
     max_duration: float = setting(60.0, "The maximum duration. A run that needs longer is INVALID.", duration=True)
-    max_query_count: int = setting(1_000_000, "The maximum number of queries, even below --min-duration.")
+    max_query_count: int = setting(1_000_000, "The maximum number of queries, even before --min-duration has passed.")
     warm_up: float = setting(0.15, "The duration of the unmeasured load before each block.", at_least=0, duration=True)
-    blocks: int = setting(5, "The number of parts of a run, interleaved with the other targets' parts.", at_least=1)
+    blocks: int = setting(5, "The number of blocks in each run. The blocks of the targets take turns.", at_least=1)
     batch_size: int = setting(1, "The number of samples in a query.", at_least=1)
     deadline: float = setting(10.0, "The deadline of each call.", above=0, duration=True)
     # One connection costs the generator least, because answers arrive in bursts. A server of several processes needs
     # several connections.
-    channels: int = setting(1, "The gRPC connections from each process to a server.", at_least=1)
+    channels: int = setting(1, "The number of gRPC connections from each process to a server.", at_least=1)
     processes: int | None = setting(
         None, "The number of generator processes.  [default: one for every four CPUs]", at_least=1
     )
-    seed: int = setting(0, "The seed of the random samples, schedule and order.", at_least=0)
+    seed: int = setting(0, "The seed for random samples, their order and the schedule.", at_least=0)
 
     def __post_init__(self) -> None:
         if not self.targets:

@@ -42,15 +42,15 @@ class ServerConfig:
     )
     model_cache: Path | None = setting(
         None,
-        "The folder for local copies of --models URLs. By default, hangtag/models in the user's cache folder.",
+        "The folder for local copies of --models URLs.  [default: hangtag/models in the user's cache folder]",
         folder=True,
     )
     model_cache_mib: int = setting(
-        10_240, "The largest size of the local copy of one --models URL, in MiB.", between=(1, None)
+        10_240, "The size limit of the local copy of each --models URL, in MiB.", between=(1, None)
     )
     model_control: str = setting(
         "none",
-        "none: serve every model that the repository has at startup. poll: also follow its changes. explicit: load "
+        "none: serve every model that the repository has at startup. poll: also apply later changes. explicit: load "
         "and unload models on request.",
         choices=("none", "poll", "explicit"),
     )
@@ -61,7 +61,7 @@ class ServerConfig:
     )
     poll_seconds: float = setting(
         15.0,
-        "With --model-control poll, how often the server looks for changes.",
+        "With --model-control poll, look for changes every this many seconds.",
         between=(0.1, MOST_SECONDS),
     )
     max_loaded_mib: int = setting(
@@ -72,11 +72,11 @@ class ServerConfig:
     )
     num_versions: int = setting(
         1,
-        "How many versions of a model can be called by number: the promoted version, and the latest versions. 0: all.",
+        "How many versions of each model clients can call by number: the promoted one, and the latest ones. 0: all.",
         between=(0, None),
     )
     require_proof: bool = setting(
-        False, "Serve only files that have passed the gate of 'hangtag export' and were not changed since."
+        False, "Serve only files that have passed the gate of 'hangtag export' and have not changed since."
     )
     trial_load_seconds: float = setting(
         0.0,
@@ -86,8 +86,7 @@ class ServerConfig:
     )
     trial_load_mib: int = setting(
         4096,
-        "The most memory that the child process of --trial-load-seconds may take, in MiB, in addition to the "
-        "server's own.",
+        "The most memory that the child process of --trial-load-seconds may allocate, in MiB.",
         between=(512, 1_048_576),
     )
     host: str = setting(
@@ -97,10 +96,10 @@ class ServerConfig:
     )
     published_host: str = setting(
         "",
-        "The address at which clients reach the server, if not --host, as in Docker. If it is a loopback address, "
-        "the server trusts everybody who can connect.",
+        "The address at which clients reach the server, if it is not --host, as in Docker. If this address is "
+        "loopback, the server trusts everybody who can connect.",
     )
-    port: int = setting(8001, "The gRPC port. 0: a free port, which the log names.", between=(0, 65535))
+    port: int = setting(8001, "The gRPC port. 0: a free port, which the log shows.", between=(0, 65535))
     http_port: int = setting(
         8000,
         "The HTTP port for the Open Inference Protocol, image classification and /metrics. 0: a free port. -1: none.",
@@ -108,23 +107,20 @@ class ServerConfig:
     )
     allowed_host: tuple[str, ...] = setting(
         (),
-        "A host name that clients use for the HTTP port, such as models.example. Requests to other names, except "
-        "localhost, are refused. Without tokens, only requests to these names or an address may load models. "
-        "Repeatable.",
+        "A host name that clients use for the HTTP port, such as models.example. Other names, except localhost, are "
+        "refused. Without tokens, only requests to an allowed name or an address may load models. Repeatable.",
     )
-    no_page: bool = setting(
-        False, "Do not serve the page on the HTTP port (GET /) where people try the models in a browser."
-    )
+    no_page: bool = setting(False, "Do not serve the page at / on the HTTP port, on which people try the models.")
     platform: str = setting(
         "none",
         "Take the models, the address and the HTTP port from the variables of Amazon SageMaker or Vertex AI, and "
         "answer on the platform's paths.",
         choices=("none", "sagemaker", "vertex"),
     )
-    platform_model: str = setting("", "With --platform, the model that answers. By default, the only served model.")
+    platform_model: str = setting("", "The model that answers the platform's calls.  [default: the only served model]")
     metrics_port: int = setting(
         8002,
-        "The HTTP port of Prometheus' /metrics and of /v2/health/ready. 0: a free port. -1: none.",
+        "The HTTP port for /metrics (Prometheus) and /v2/health/ready. 0: a free port. -1: none.",
         between=(OFF, 65535),
     )
     otlp_endpoint: str = setting(
@@ -136,7 +132,7 @@ class ServerConfig:
         "an error.",
         choices=("auto", "cpu", "cuda", "tensorrt"),
     )
-    gpu_device_id: int = setting(0, "The number of the GPU that computes.", between=(0, None))
+    gpu_device_id: int = setting(0, "The device number of the GPU to use.", between=(0, None))
     gpu_mem_limit_mib: int = setting(
         0,
         "The most GPU memory that a model's arena may take, including the weights, in MiB. 0: no limit.",
@@ -144,14 +140,14 @@ class ServerConfig:
     )
     cuda_graphs: str = setting(
         "off",
-        "Compute batches with CUDA graphs. on: for each model that can be captured. auto: only if graphs are "
-        "measured to be faster.",
+        "Compute batches with CUDA graphs. on: for each model that can be captured. auto: only if graphs are measured "
+        "to be faster.",
         choices=("off", "auto", "on"),
     )
     workers: int = setting(
         1,
-        "How many processes share the port. Use several if Python's interpreter lock is the limit and clients open "
-        "several connections.",
+        "The number of processes that share the port. Use several if Python's interpreter lock is the limit and "
+        "clients open several connections.",
         between=(1, 256),
     )
     instances: int = setting(
@@ -161,27 +157,29 @@ class ServerConfig:
     )
     intra_op_threads: int = setting(
         0,
-        "ONNX Runtime's threads per instance. 0: the usable CPUs / (instances x workers), and all of a worker's "
-        "threads for a batch computed alone, if that is faster.",
+        "ONNX Runtime's threads in each instance. 0: the usable CPUs / (instances x workers), but all threads of a "
+        "worker for a batch that is computed alone, if this is faster.",
         between=(0, 256),
     )
-    max_batch_size: int = setting(64, "The most samples in one batch, and in one request.", between=(1, MOST_SAMPLES))
+    max_batch_size: int = setting(64, "The most samples in a batch, and in a request.", between=(1, MOST_SAMPLES))
     model_max_batch_size: tuple[ModelLimit, ...] = setting(
         (),
-        "--max-batch-size for one model, whatever its file says. 0: never batch the model's requests. Repeatable.",
+        "Set --max-batch-size for one model, even if its file forbids batches. 0: forbid batches. Repeatable.",
         metavar="NAME=N",
     )
     max_queue_size: int = setting(
-        256, "The most requests waiting per model; further requests get RESOURCE_EXHAUSTED at once.", between=(1, 4096)
+        256,
+        "The most requests that may wait for a model. Further requests get RESOURCE_EXHAUSTED at once.",
+        between=(1, 4096),
     )
     max_queue_delay_microseconds: int = setting(
         0,
-        "How long the oldest waiting request may be held back to fill a batch.",
+        "How long the oldest waiting request may wait for others to fill its batch.",
         between=(0, 10_000_000),
     )
     tls_cert: Path | None = setting(
         None,
-        "Serve TLS with this certificate (PEM, with its chain), reloaded when it changes. Needs --tls-key.",
+        "Serve TLS with this certificate (PEM, with its chain). A changed file is reloaded. Needs --tls-key.",
     )
     tls_key: Path | None = setting(
         None, "The private key of --tls-cert (PEM, not encrypted). A changed file is reloaded."
@@ -191,13 +189,14 @@ class ServerConfig:
     )
     token_file: Path | None = setting(
         None,
-        "Every call except health checks needs a bearer token of this file (one per line). A changed file is reloaded.",
+        "Require a bearer token of this file (one per line) for every call except health checks. A changed file is "
+        "reloaded.",
     )
-    max_message_mib: int = setting(16, "The largest message received or sent, in MiB.", between=(1, 1024))
+    max_message_mib: int = setting(16, "The size limit of received and sent messages, in MiB.", between=(1, 1024))
     max_http_bodies_mib: int = setting(
         0,
-        "The largest total size of the bodies of a process's HTTP requests in flight, in MiB. A further request gets "
-        "429. 0: 16 times --max-message-mib.",
+        "The most memory for the bodies of a process's HTTP requests in flight, in MiB. A further request gets 429. "
+        "0: 16 times --max-message-mib.",
         between=(0, 1_048_576),
     )
     max_concurrent_streams: int = setting(
@@ -207,7 +206,7 @@ class ServerConfig:
     )
     max_connections: int = setting(
         1024,
-        "The most open connections on each port of an exposed server; a further connection is closed at once.",
+        "The most open connections on each port of an exposed server. A further connection is closed at once.",
         between=(1, 1_000_000),
     )
     connection_idle_seconds: float = setting(
@@ -217,14 +216,14 @@ class ServerConfig:
     )
     connection_age_seconds: float = setting(
         0.0,
-        "Make clients of an exposed server connect again after this long, so that load-balancing clients find new "
+        "After this time, an exposed server makes its clients connect again, so that load-balancing clients find new "
         "replicas. A stream that is still open 20 s later is ended. 0: never.",
         between=(0, MOST_SECONDS),
     )
     keepalive_seconds: float = setting(
         60.0,
         "Ping a client that has been silent for this long, and close its connection if no answer comes within 20 s. "
-        "For an exposed server, or --transport native.",
+        "Only for an exposed server, or --transport native.",
         between=(1, MOST_SECONDS),
     )
     transport: str = setting(
@@ -234,7 +233,7 @@ class ServerConfig:
         choices=("auto", "native", "grpc"),
     )
     drain_seconds: float = setting(
-        20.0, "How long calls in flight may take to finish after SIGTERM.", between=(0, MOST_SECONDS)
+        20.0, "How long the server waits for calls in flight after SIGTERM.", between=(0, MOST_SECONDS)
     )
     limits: Limits = field(default_factory=Limits)
     """Operators cannot set the limits; see `Limits`."""

@@ -121,16 +121,16 @@ def _histograms(served: list[VersionState], state: ServerState) -> Iterator[Metr
     yield requests
     shed = CounterMetricFamily(
         "hangtag_shed_requests",
-        "Requests refused because too many requests waited, or took too much memory. Without a model label, refused "
-        "before they were read",
+        "Requests refused because too many requests waited, or took too much memory. The model label is empty for "
+        "requests that were refused before they were read",
         labels=["model"],
     )
     for model, count in state.shed.items():
         shed.add_metric([model], count)
     yield shed
     for name, about, field in (
-        ("hangtag_queue_seconds", "Time in the queue, of answered requests only", "queue_seconds"),
-        ("hangtag_compute_seconds", "Time to compute the batch, of answered requests only", "compute_seconds"),
+        ("hangtag_queue_seconds", "Time that answered requests spent in the queue", "queue_seconds"),
+        ("hangtag_compute_seconds", "Time to compute the batch of each answered request", "compute_seconds"),
         ("hangtag_batch_size", "Number of samples in each computed batch", "batch_sizes"),
     ):
         family = HistogramMetricFamily(name, about, labels=_MODEL)
@@ -145,17 +145,17 @@ def _routes(served: list[VersionState]) -> Iterator[Metric]:
     samples = CounterMetricFamily("hangtag_route_samples", "Samples that a route's member answered", labels=labels)
     low_confidence = CounterMetricFamily(
         "hangtag_route_unsure_samples",
-        "Samples of a cascade that got a member's unsure answer, because the next member could not take them",
+        "Samples of a cascade that kept a member's unsure answer, because the next member could not accept them",
         labels=_MODEL,
     )
     expected = GaugeMetricFamily(
         "hangtag_route_expected_sent_on",
-        "The share of samples that route.toml expects a cascade's second member to get",
+        "The share of samples that a cascade's second member should get according to route.toml",
         labels=_MODEL,
     )
     copies = CounterMetricFamily(
         "hangtag_route_shadow_requests",
-        "Copies of a route's requests for its shadow: compared, skipped for other work, or failed",
+        "Copies of requests for a route's shadow, by outcome: compared, failed, or skipped because of other work",
         labels=[*_MODEL, "outcome"],
     )
     compared = CounterMetricFamily(
@@ -168,7 +168,7 @@ def _routes(served: list[VersionState]) -> Iterator[Metric]:
     )
     difference = GaugeMetricFamily(
         "hangtag_route_shadow_largest_difference",
-        "Largest difference between a route's and its shadow's output values",
+        "The largest difference between output values of a route and of its shadow",
         labels=_MODEL,
     )
     for version in served:
@@ -193,21 +193,23 @@ def _models(state: ServerState) -> Iterator[Metric]:
     ready = GaugeMetricFamily(
         "hangtag_model_ready", "1 if the model accepts requests, 0 if it cannot be loaded", labels=_MODEL
     )
-    instances = GaugeMetricFamily("hangtag_model_instances", "The most batches computed at once", labels=_MODEL)
+    instances = GaugeMetricFamily(
+        "hangtag_model_instances", "The most batches that may be computed at once", labels=_MODEL
+    )
     info = GaugeMetricFamily(
         "hangtag_model_info",
-        "The execution provider, requested and obtained; whether CUDA graphs are used (on, off), and whether the CPU "
-        "is used because CUDA does not work (fallback: yes, no)",
+        "The execution provider, requested and in use; whether CUDA graphs are used (on, off); "
+        "and whether the CPU is used because CUDA does not work (fallback: yes, no)",
         labels=[*_MODEL, "provider_asked", "provider", "cuda_graphs", "fallback"],
     )
     binding_failures = CounterMetricFamily(
         "hangtag_io_binding_failures",
-        "Batches that failed with IO binding. The model then computes without IO binding",
+        "Batches that failed with IO binding. After a failure, the model computes without IO binding",
         labels=_MODEL,
     )
     queues = GaugeMetricFamily(
         "hangtag_max_queue_size",
-        "The most requests that may wait, over all workers. Routes have no queue",
+        "The most requests that may wait in all workers together. Routes have no queue",
         labels=_MODEL,
     )
     for version in state.versions:
@@ -223,7 +225,9 @@ def _models(state: ServerState) -> Iterator[Metric]:
             fallback = "yes" if version.fell_back else "no"
             info.add_metric([*labels, version.requested_provider, version.provider, graphs, fallback], 1)
     yield from (ready, instances, info, queues, binding_failures)
-    loads = CounterMetricFamily("hangtag_model_loads", "Loads of versions, by outcome", labels=["model", "outcome"])
+    loads = CounterMetricFamily(
+        "hangtag_model_loads", "Attempts to load a version, by outcome", labels=["model", "outcome"]
+    )
     for (model, outcome), times in state.loads.items():
         loads.add_metric([model, outcome], times)
     yield loads
@@ -231,12 +235,12 @@ def _models(state: ServerState) -> Iterator[Metric]:
 
 def _server(state: ServerState) -> Iterator[Metric]:
     workers = state.workers
-    yield GaugeMetricFamily("hangtag_workers", "Worker processes that run", workers.running)
+    yield GaugeMetricFamily("hangtag_workers", "Running worker processes", workers.running)
     yield GaugeMetricFamily("hangtag_workers_wanted", "Worker processes that should run", workers.configured)
     yield CounterMetricFamily("hangtag_worker_restarts", "Worker processes that were replaced", workers.restarts)
     transports = GaugeMetricFamily(
         "hangtag_transport",
-        "Worker processes by transport (native or grpc), and the reason for the choice",
+        "Worker processes by transport (native or grpc) and by the reason for this transport",
         labels=["transport", "reason"],
     )
     for transport, processes in state.transports.items():
@@ -245,12 +249,12 @@ def _server(state: ServerState) -> Iterator[Metric]:
     if state.store is not None:
         yield GaugeMetricFamily(
             "hangtag_store_last_success_timestamp_seconds",
-            "When the local copy last equalled the model store, in seconds since 1970, or 0 if never since the start",
+            "Time at which the local copy last equalled the model store, in seconds since 1970; 0: not since startup",
             state.store.last_success,
         )
         yield CounterMetricFamily(
             "hangtag_store_errors",
-            "Failed updates of the local copy, or of one model in it",
+            "Failed updates of the local copy of the model store, or of one model in this copy",
             state.store.errors,
         )
     info = GaugeMetricFamily("hangtag_build_info", "Versions of hangtag and grpcio", labels=["version", "grpcio"])
