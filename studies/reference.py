@@ -89,7 +89,7 @@ def options() -> str:
     flags = Counter(flag for flag, _, _ in repeated)
     shared = [row for row in repeated if flags[row[0]] == 1]
     parts = [
-        "Made by `make docs` from the declarations of the command's options. The brackets contain the default.",
+        "Made by `make docs` from the declarations of the options. The brackets contain the default.",
         "## Shared options",
         "Each command below names the shared options that it has.",
         _list(shared),

@@ -72,7 +72,7 @@ class Comparison:
     p50: Interval = stored()
     p99: Interval = stored()
     reason: str = unstored(default="")  # Why the two runs cannot be compared; empty if they can.
-    doubt: str | None = stored("Why the ratios are doubtful: the CPU time that other programs took.", default=None)
+    doubt: str | None = stored("The reason to doubt the ratios: other programs took CPU time.", default=None)
     generator_limited: bool = unstored(default=False)  # Whether the generator limited a throughput.
     # Whether both runs are of one target, in two files. The baseline's run is first.
     saved: bool = unstored(default=False)

@@ -72,9 +72,11 @@ class BlockResult:
     only by microseconds. Durations of queries that failed are not recorded.
     """
 
-    warm_up_queries: int = stored("The queries of the warm-up, which are discarded.", combine=sum)
+    warm_up_queries: int = stored("The number of queries in the warm-up, which are discarded.", combine=sum)
     duration: float = stored("The duration of the measurement, without the warm-up.", combine=sum)
-    answered: int = stored("The OK answers that arrived during the measurement, also to warm-up queries.", combine=sum)
+    answered: int = stored(
+        "The number of OK answers during the measurement, also to queries of the warm-up.", combine=sum
+    )
     statuses: Counter[str] = stored(
         "The number of queries by gRPC status code, including OK.",
         combine=lambda parts: sum(parts, Counter()),
@@ -82,8 +84,8 @@ class BlockResult:
     )
     # The first message of each status other than OK.
     details: dict[str, str] = unstored(combine=_first_messages, default_factory=dict)
-    delayed_queries: int = stored("The queries sent over 5 ms later than planned (open loop).", combine=sum, default=0)
-    finished: bool = stored("Whether both minima were reached without an early stop.", combine=all, default=True)
+    delayed_queries: int = stored("The queries that an open loop sent more than 5 ms late.", combine=sum, default=0)
+    finished: bool = stored("Whether the minimum duration and query count were reached.", combine=all, default=True)
     generator_cpu: float = stored("The CPUs that the generator's busiest process used.", combine=max, default=0.0)
     generator_busy: float = stored(
         "The share of the time in which the generator's busiest thread computed or waited for a CPU.",

@@ -43,12 +43,14 @@ Sentence = Annotated[Remark, PlainSerializer(str, return_type=str)]
 class Run:
     """The results of one target under one load, over all blocks."""
 
-    target: str = stored("Its name.")
+    target: str = stored("The target's name.")
     load: Load = stored()
-    blocks: tuple[BlockResult, ...] = stored("The blocks in order; the blocks i of all targets ran next to each other.")
+    blocks: tuple[BlockResult, ...] = stored(
+        "The blocks in order. For each index, the blocks of all targets ran one after another."
+    )
     model: str = stored("The model's name on the server.", default="")
     batch_size: int = stored(default=1)
-    planned_blocks: int = stored("A run that was stopped has fewer blocks, and is INVALID.", default=1)
+    planned_blocks: int = stored("The planned number of blocks. A run with fewer blocks is INVALID.", default=1)
     percentile: float = stored("The percentile that must meet the target latency, such as 99.", default=99.0)
     target_latency: float | None = stored("The target latency in seconds of the percentile.", default=None)
     judged: bool = stored(
@@ -59,7 +61,9 @@ class Run:
     counted_in_part: bool = stored(
         "Whether the server's counters lack queries, because several servers share the address.", default=False
     )
-    generator_ceiling: float | None = stored("Null: no longer measured.", default=None)
+    generator_ceiling: float | None = stored(
+        "This field is always null, because the value is no longer measured.", default=None
+    )
 
     @shown()
     def total(self) -> BlockResult:

@@ -93,7 +93,9 @@ class Peak:
     """The highest rate at which a target meets the target latency, and every run of the search."""
 
     target: str = stored()
-    rate: float | None = stored("Calls per second; null if no rate met the target latency, or the search did not end.")
+    rate: float | None = stored(
+        "The peak in calls per second; null if no rate met the target latency, or the search did not end."
+    )
     steps: tuple[Run, ...] = stored("The runs in order. A run that met the target latency is also VALID.")
     ended: bool = unstored(default=True)
 
