@@ -29,7 +29,7 @@ def main() -> None:
     """Read the arguments, and draw."""
     parser = argparse.ArgumentParser(description="Draw pictures of traffic signs, a folder for each kind.")
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--each", type=int, default=120, help="pictures of each kind (default: 120)")
+    parser.add_argument("--each", type=int, default=120, help="the number of pictures of each kind (default: 120)")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     chance = np.random.default_rng(arguments.seed)

@@ -90,8 +90,8 @@ def choose(
     The command runs every MODEL (by default every model of the repository that classifies the same kind of pictures) on
     labelled pictures on which the model was not trained. From the answers and times on this machine, the command
     computes accuracy and cost of each model and of each cascade of two or three models. Then the command serves and
-    load-tests the best few. The test images of a data set are never used. Without --accuracy-at-least, a cascade
-    may misclassify at most 0.1 % of the pictures although its last model classifies them correctly. At least 2,995
+    load-tests the best few. The test images of a data set are never used. Without --accuracy-at-least, at most
+    0.1 % of the pictures may be misclassified by a cascade but classified correctly by its last model. At least 2,995
     pictures are needed to show that a cascade meets this limit.
 
     If no candidate meets the requirements, the command shows the nearest candidate, writes no route, and exits with 1.

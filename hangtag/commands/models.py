@@ -36,7 +36,7 @@ class _ListByDefault(click.Group):
 def models() -> None:
     """List, show and verify the models of a repository, and choose which versions serve.
 
-    The subcommands load and unload call a running server, and push and pull call an object store. Without a
+    'load' and 'unload' call a running server, and 'push' and 'pull' call an object store. Without a
     subcommand, models are listed: 'hangtag models --json' stands for 'hangtag models list --json'.
     """
 

@@ -32,9 +32,9 @@ def route() -> None:
     type=FiniteRange(min=0, max=100),
     default=0.1,
     show_default=True,
-    help="The cascade may misclassify at most this percentage of the images although ACCURATE classifies them "
-    "correctly. The validation images must show this with 95 % confidence, or, if they are too few, contain no such "
-    "image.",
+    help="The largest percentage of images that the cascade misclassifies but ACCURATE classifies correctly. The "
+    "validation images must show with 95 % confidence that this limit is met, or, if they are too few, contain no "
+    "such image.",
 )
 @click.option("--name", default="fast-and-accurate", show_default=True, help="The route's name in the repository.")
 @click.option("--replace", is_flag=True, help="Replace an existing route.")
@@ -64,9 +64,9 @@ def tune(
     The models answer the validation images of FAST's data set, on which no model was trained, or the pictures of
     --samples. The command never uses the test images. The lowest threshold within --lose-at-most is written to
     <models>/NAME/route.toml, with a description of the choice. All models except for the last have this threshold. If
-    the cascade takes as long as ACCURATE by itself, nothing is written. A model may be NAME@VERSION; to serve versions
-    other than the newest, use 'hangtag serve --num-versions'. 'hangtag choose' also chooses the models of the cascade,
-    and load-tests it.
+    the cascade takes as long as ACCURATE by itself, nothing is written. A model may be given as NAME@VERSION. To serve
+    versions other than the newest, use 'hangtag serve --num-versions'. 'hangtag choose' also chooses the models of the
+    cascade, and load-tests it.
 
     \b
     Examples:

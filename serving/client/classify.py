@@ -60,8 +60,8 @@ def classify(
 ) -> None:
     """Classify each IMAGE (PNG, JPEG or WebP) with a served model.
 
-    A folder stands for the images in it and in its subfolders, and - for standard input. If a folder also has other
-    files, a line on standard error counts these files.
+    A folder stands for the images in it and in its subfolders. "-" stands for standard input. If a folder also has
+    other files, a line on standard error counts these files.
 
     The server uses an image of the model's input size unchanged. The model's file says whether the server stretches,
     crops or pads any other image, or converts the image like a photo of a garment. If an image fails, standard error

@@ -171,9 +171,9 @@ def loadtest(
 
     \b
     A condition of --fail-if is TARGET.METRIC or TARGET[64].METRIC, then <, <=, >
-    or >=, then a value with its unit, another TARGET.METRIC, or baseline. A
-    factor may precede the last two: 0.9 * baseline. Metrics: throughput
-    samples_per_second p50 p99.9 max errors error_rate accuracy peak
+    or >=, then a value with its unit, another TARGET.METRIC, or baseline. The
+    last two may be multiplied by a number, as in 0.9 * baseline. Metrics:
+    throughput samples_per_second p50 p99.9 max errors error_rate accuracy peak
 
     \b
     Examples:
