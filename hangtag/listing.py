@@ -14,7 +14,7 @@ from hangtag.serving.image_spec import SUFFIXES, Pixels
 
 SPLITS = {"train": "train", "training": "train", "val": "validation", "valid": "validation", "validation": "validation",
           "test": "test"}  # fmt: skip
-"""The split that a folder's name, or a value in a CSV file's column ``split``, stands for."""
+"""Name of a folder, or value in the column ``split`` of a CSV file -> name of the split."""
 _COLUMNS = {"path": ("path", "file", "filename", "image"), "label": ("label", "class"), "split": ("split",)}
 
 
@@ -24,14 +24,14 @@ class Picture:
 
     Attributes:
         path: The file.
-        name: The path relative to the source, with slashes. The digest of a data set contains this name.
+        name: The path relative to the source, with slashes. The data set's digest covers this name.
         label: The class of the picture.
         split: train, validation or test if the source names the split; None if the pictures are still to be split.
         pixels: The pixels of an image from an IDX file, which holds many images; None for a picture in its own file.
         digest: The SHA-256 of the file, or of an IDX image's pixels. The attributes from ``digest`` on are set when the
             picture is opened.
-        content: The SHA-256 of the pixels that a network receives, set when the picture is decoded. Pictures with equal
-            ``content`` are duplicates, and one of them is used.
+        content: The SHA-256 of the pixels that a network receives, set when the picture is decoded. Of several pictures
+            with equal ``content``, only one is used.
         size: Height and width in pixels, after the picture is turned upright.
         grey: Whether the picture has no colours.
         bytes: The size of the file in bytes.
@@ -111,7 +111,7 @@ def _in_folder(root: Path) -> tuple[list[Picture], list[str]]:
     loose: list[str] = []
     visited: set[str] = set()
     classes: set[str] = set()
-    depth = 0  # the number of folders between the root and the folders that are named after classes
+    depth = 0  # 1 if the root contains folders of splits, which contain the folders of classes
     for folder, folders, files in os.walk(root, onerror=_refuse, followlinks=True):
         if (real := os.path.realpath(folder)) in visited:  # a symbolic link may lead back to a folder above
             folders.clear()

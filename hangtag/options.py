@@ -51,7 +51,7 @@ def options_of(settings: type[Any], *left_out: str, **kinds: click.ParamType[Any
     Args:
         settings: A dataclass.
         left_out: The names of fields for which the command gets no option.
-        kinds: The option's type by the field's name, for fields whose declaration cannot name a click type.
+        kinds: Name of a field -> click type of its option, for fields whose declaration cannot name a click type.
     """
 
     def decorated(command: F) -> F:
@@ -166,7 +166,10 @@ def limit_option(command: F) -> F:
 
 
 def samples_option(command: F) -> F:
-    """Add ``--samples``, labelled pictures that replace a data set. The parameter ``samples`` is None without them."""
+    """Add ``--samples``, labelled pictures that replace a data set.
+
+    Without the option, the command's parameter ``samples`` is None.
+    """
     return click.option(
         "--samples",
         metavar="FILE.npz|folder:PICTURES|csv:FILE|idx:FOLDER",
@@ -182,8 +185,8 @@ def json_option(about: str, kind: click.ParamType[Any] = click.STRING) -> Callab
     The command's parameter is ``json_file``, with "-" for standard output.
 
     Args:
-        about: The noun for the written data in the help text.
-        kind: The type of the file's name.
+        about: What the JSON contains, for the help text.
+        kind: The click type of FILE.
     """
     help_text = f"Print only JSON with {about}. --json=FILE writes a file."
     return click.option("--json", "json_file", is_flag=False, flag_value="-", metavar="", type=kind, help=help_text)
@@ -208,7 +211,8 @@ class JsonCommand(click.Command):
     def _is_file(self, ctx: click.Context, word: str, others: list[str]) -> bool:
         """Return whether the word after ``--json`` is a file's name and not an argument of the command.
 
-        The word is a file's name if there are too many words for arguments, or if the word is not a model's name.
+        The word is a file's name if the command would otherwise have too many arguments, or if no model can have that
+        name.
         """
         _, too_many, _ = self.make_parser(ctx).parse_args(others)
         variadic = any(argument.nargs == -1 for argument in self.params)
@@ -221,8 +225,8 @@ def refuse(*names: str, because: str) -> None:
     Options that environment variables set are ignored, because the variables may be meant for another call.
 
     Args:
-        names: The names of the options' parameters.
-        because: The reason, with which the error's message ends.
+        names: The command's parameters that these options set.
+        because: The reason for the refusal, which ends the error's message.
     """
     context = click.get_current_context()
     flags = {option.name: max(option.opts, key=len) for option in context.command.params}

@@ -57,7 +57,8 @@ def write_text(file: str, text: str) -> None:
     """Write text and a final line break to a file, which is replaced atomically, or to standard output for "-".
 
     Raises:
-        OutputError: the file cannot be written, for example because the disk is full. The old content stays.
+        OutputError: the file cannot be written, for example because the disk is full. An existing file keeps its
+            content.
     """
     text = text.removesuffix("\n")
     if file == "-":

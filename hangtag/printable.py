@@ -1,7 +1,7 @@
-"""Makes texts safe to print that come from a model's file, a route's file, a server or a caller.
+"""Escapes texts that come from a model's file, a route's file, a server or a caller, so that printing is safe.
 
-Terminal escapes in a foreign text could hide other output, and a line break could forge a line of output. Texts
-in JSON need no treatment, because JSON escapes such characters.
+Terminal escapes in such a text could hide other output, and a line break could forge a line of output. Texts in JSON
+are not escaped again, because JSON itself escapes these characters.
 """
 
 from collections.abc import Mapping, Sequence
@@ -43,7 +43,7 @@ def named(items: Sequence[str]) -> str:
 
 
 def counted(count: int, one: str, several: str) -> str:
-    """Return a number with its noun.
+    """Return a number, followed by the noun in the singular or the plural.
 
     Example:
         >>> counted(1, "picture is", "pictures are")

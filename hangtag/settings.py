@@ -11,12 +11,12 @@ from types import NoneType
 from typing import Any, get_args
 
 REQUIRED: Any = object()
-"""Stands in place of the default in the declaration of a required setting."""
+"""The declaration of a required setting has this object in place of a default."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rules:
-    """The parts of a setting's declaration other than the field's type and default.
+    """How a setting is parsed, checked and described, in addition to its field's type and default.
 
     Attributes:
         about: The help text.
@@ -26,8 +26,8 @@ class Rules:
         above: A number that the value must exceed, which only `problems` checks.
         choices: The texts that are valid; if empty, any text is valid.
         duration: Whether the value is a number of seconds that may be written with a unit, such as 500ms.
-        listed: Whether a tuple is given as one option with commas between the numbers, not as a repeated option.
-        folder: Whether a path may lead to a folder.
+        listed: Whether one option gives all numbers of a tuple, separated by commas; otherwise the option is repeated.
+        folder: Whether the path of a folder is valid.
         kind: The option's click type, if it does not follow from the field's type.
         metavar: The placeholder for the value in the help.
         envvar: An environment variable that sets the option for all commands, in addition to the command's own
@@ -54,7 +54,8 @@ def setting(default: Any, about: str, **rules: Any) -> Any:
     """Declare a field of a settings dataclass. The option has the type of the field.
 
     Args:
-        default: The value of a setting that is not given, or REQUIRED. A tuple makes the option repeatable.
+        default: The value if the setting is not given, or REQUIRED if it must be given. A tuple makes the option
+            repeatable.
         about: The help text.
         rules: Attributes of `Rules`.
 
@@ -98,7 +99,7 @@ def problems(settings: Any) -> Iterator[tuple[Field[Any], str]]:
 
 
 def _expected(declared: Field[Any], rules: Rules, value: Any) -> str:
-    """Return the end of the sentence "X is not …", which describes valid values; empty if this value is valid."""
+    """Return "" if the value is valid, else a description of valid values that completes "X is not …"."""
     kind = type_of(declared)
     if rules.choices:
         return "" if value in rules.choices else "one of " + ", ".join(map(repr, rules.choices))

@@ -1,9 +1,9 @@
 """Lists the candidates: each model, and each cascade of two or three models that costs less than its parts.
 
-A cascade accepts a model's answer if the highest probability in the answer is at least the threshold, which is chosen
-by labelled samples. A cascade loses a sample if the cascade misclassifies the sample and the last model classifies it
-correctly. Samples that only the cascade classifies correctly do not make up for lost samples. If the faster model is
-right more often, the reason is mostly chance, or that the model's best epoch was chosen by these samples.
+A cascade accepts a model's answer if the highest probability in the answer is at least the threshold. Labelled samples
+determine the threshold. A cascade loses a sample if the cascade misclassifies the sample and the last model classifies
+it correctly. Lost samples are not offset by samples that only the cascade classifies correctly, because a faster model
+that is right more often is usually right by chance, or because its best epoch was chosen by these samples.
 """
 
 import math
@@ -20,7 +20,7 @@ from hangtag.evaluation.errors import EvaluationError
 
 Floats = npt.NDArray[np.floating]
 STEP = 0.005
-"""The step between the thresholds that are tried. A smaller step would overfit to the samples."""
+"""The difference between two neighbouring thresholds that are tried. A smaller step would overfit to the samples."""
 
 SHOWN = (0.5, 0.7, 0.8, 0.9, 0.95, 0.99)
 PAYS = 0.98
@@ -33,9 +33,9 @@ class Point:
     """The result of a cascade for the samples at one threshold.
 
     Attributes:
-        threshold: The lowest value of the highest probability in an answer at which the cascade accepts the answer. All
-            models of the cascade have the same threshold.
-        reached: The share of the samples that each model answers; 1 for the first model.
+        threshold: The cascade accepts an answer whose highest probability is at least the threshold, which is the same
+            for all models of the cascade.
+        reached: For each model, the share of the samples that the model answers; 1 for the first model.
         accuracy: The share of the samples that the cascade classifies correctly.
         lost: The number of samples that the cascade misclassifies and the last model classifies correctly.
     """
@@ -49,19 +49,19 @@ class Point:
 def best(points: Sequence[Point], samples: int, accuracy: float, lose_at_most: float) -> Point:
     """Return the lowest threshold that reaches an accuracy and loses no more than a limit.
 
-    A higher threshold would send more samples on. If no threshold reaches the accuracy within the limit, return the
-    most accurate threshold within the limit.
+    A higher threshold would pass more samples on to the next model. If no threshold within the limit reaches the
+    accuracy, return the most accurate threshold within the limit.
 
     Args:
         points: A point for each threshold, in ascending order.
         samples: The number of samples.
         accuracy: The accuracy, as a share of the samples.
-        lose_at_most: The limit, as a share of all samples of the kind: 0.001 is one sample of a thousand.
+        lose_at_most: The limit, as a share of the samples: 0.001 is one sample of a thousand.
     """
     most = most_lost(samples, lose_at_most)
-    # Test the thresholds from the safest downwards, and stop before the first threshold that exceeds the limit. In
-    # this fixed order, the lowest accepted threshold has the confidence of a single test (Angelopoulos et al.,
-    # 2021, "Learn then Test").
+    # Test the thresholds from the safest downwards, and stop before the first threshold that exceeds the limit. Because
+    # the order is fixed, the lowest accepted threshold has the confidence of a single test (Angelopoulos et al., 2021,
+    # "Learn then Test").
     kept = list(takewhile(lambda point: point.lost <= most, reversed(points)))[::-1] or points[-1:]
     reaching = (point for point in kept if point.accuracy >= accuracy - 1e-12)
     return next(reaching, max(kept, key=lambda point: point.accuracy))
@@ -78,7 +78,7 @@ def curve(answers: Sequence[Floats], classes: npt.NDArray[np.integer]) -> list[P
     Args:
         answers: The probabilities that each model returned, [samples, labels], for two or more models. The fastest
             model comes first.
-        classes: The right label of each sample, [samples].
+        classes: The true label of each sample, [samples].
     """
     confidence = [probabilities.max(axis=1) for probabilities in answers[:-1]]
     right = [probabilities.argmax(axis=1) == classes for probabilities in answers]
@@ -86,7 +86,7 @@ def curve(answers: Sequence[Floats], classes: npt.NDArray[np.integer]) -> list[P
     for threshold in np.arange(0, 1 + STEP / 2, STEP).round(3).tolist():
         answered, goes_on, reached = right[0], np.ones(len(classes), bool), [1.0]
         for sure, next_right in zip(confidence, right[1:], strict=True):
-            goes_on = goes_on & ~(sure >= threshold)  # a sample with NaN goes on to the next model, as on the server
+            goes_on = goes_on & ~(sure >= threshold)  # NaN is not sure: the next model answers, as on the server
             answered = np.where(goes_on, next_right, answered)
             reached.append(float(goes_on.mean()))
         lost = int((right[-1] & ~answered).sum())
@@ -111,7 +111,7 @@ class Model:
     def right(self, classes: npt.NDArray[np.integer]) -> float:
         """Return the share of the samples that the model classifies correctly.
 
-        ``classes`` are the right labels of the samples.
+        ``classes`` are the true labels of the samples.
         """
         return float((self.answers.argmax(axis=1) == classes).mean())
 
@@ -124,7 +124,7 @@ class Candidate:
         models: The models, in the order in which they answer.
         point: The result for the samples at the threshold. The threshold of a single model is 0, which accepts all
             samples.
-        tried: The points of a cascade at all thresholds; empty for a single model.
+        tried: The results of a cascade at all thresholds; empty for a single model.
     """
 
     models: tuple[Model, ...]
@@ -165,7 +165,7 @@ class Candidate:
 
     @property
     def sent_on(self) -> list[float]:
-        """The share of its samples that each stage, except for the last, sends on to the next stage."""
+        """For each stage except the last, the share of its samples that the stage passes on to the next stage."""
         reached = self.point.reached
         return [after / max(before, 1e-9) for before, after in pairwise(reached)]
 
@@ -178,17 +178,18 @@ def candidates(
     lose_at_most: float = 1.0,
     most: int = 3,
 ) -> list[Candidate]:
-    """List every model, and every cascade that is cheap enough, at the cheapest threshold that reaches an accuracy.
+    """List every model and every cascade that is cheap enough, each cascade at its cheapest accurate threshold.
 
-    Each model of a cascade is slower and more accurate than the model before it; otherwise the earlier model would be
-    enough. If no threshold of a cascade reaches the accuracy, the cascade gets its most accurate threshold, and is
-    listed if the cascade is more accurate than every model.
+    A threshold is accurate if the cascade reaches ``accuracy``. In a cascade, each model is slower and more accurate
+    than the model before it; otherwise the earlier model would be enough. If no threshold of a cascade reaches the
+    accuracy, the cascade gets its most accurate threshold, and is listed if the cascade is more accurate than every
+    model.
 
     Args:
         models: The models, which have answered the same samples.
-        classes: The right label of each sample, [samples].
+        classes: The true label of each sample, [samples].
         accuracy: The share of the samples that must be classified correctly.
-        lose_at_most: The share of all samples of the kind that a cascade may lose.
+        lose_at_most: The largest share of samples that a cascade may lose, with 95 % confidence.
         most: The largest number of models in a cascade.
     """
     alone = [Candidate((model,), Point(0.0, (1.0,), model.right(classes)), ()) for model in models]
@@ -213,8 +214,8 @@ def in_order(models: Sequence[Model], classes: npt.NDArray[np.integer], lose_at_
 
     Args:
         models: The models, which have answered the same samples. The fastest model comes first.
-        classes: The right label of each sample, [samples].
-        lose_at_most: The share of all samples of the kind that the cascade may lose.
+        classes: The true label of each sample, [samples].
+        lose_at_most: The largest share of samples that the cascade may lose, with 95 % confidence.
 
     Raises:
         EvaluationError: Every threshold exceeds ``lose_at_most``.
@@ -231,7 +232,7 @@ def in_order(models: Sequence[Model], classes: npt.NDArray[np.integer], lose_at_
 
 
 def _cheapest_part(listed: Sequence[Candidate], chain: tuple[Model, ...], accuracy: float) -> float:
-    """Return the cost of the cheapest candidate that has only some of these models and reaches the accuracy."""
+    """Return the cost of the cheapest candidate that reaches the accuracy with only some of the chain's models."""
     costs = [
         one.cost
         for one in listed

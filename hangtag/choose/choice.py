@@ -16,9 +16,8 @@ from hangtag.serving.loadtest.measuring.load_test import OnProgress
 from hangtag.serving.loadtest.statistics.intervals import Interval, wilson
 
 LOSE = 0.001
-"""The limit that applies if no accuracy was requested. A candidate's accuracy may then be at most this much lower than
-the most accurate model's accuracy. At most this share of all samples may be wrong in a cascade although its last model
-alone classifies them correctly."""
+"""If no accuracy was requested, this is how much lower than the most accurate model's accuracy a candidate's accuracy
+may be. It is then also the largest share of samples that a cascade may lose."""
 _CALIBRATION_SECONDS = 1.5
 _BISECTIONS = 20
 _REPEATS = 3
@@ -35,7 +34,8 @@ class Wanted:
     Attributes:
         accuracy: The smallest share of the samples that must be classified correctly.
         p99: The largest 99th-percentile latency in seconds; None for no limit.
-        rate: The calls per second at which ``p99`` applies; None for a closed loop with 64 calls in flight.
+        rate: The request rate at which ``p99`` applies, in calls per second; None for a closed loop with 64 calls in
+            flight.
         lose_at_most: The largest share of all samples that a cascade may lose.
     """
 
@@ -46,15 +46,15 @@ class Wanted:
 
 
 def calibrated(measured: Sequence[tuple[Candidate, float]], processors: int) -> Machine:
-    """Return the machine with which the simulation predicts the measured throughput of the candidates.
+    """Find the machine parameters for which the simulation predicts the measured throughput of the candidates.
 
-    The throughput of the first model determines the time that a call costs in addition to computing. If the second
-    model is much slower, its throughput determines by which factor computing takes longer in a busy server. The
-    throughput of a cascade determines the time that a cascade takes to call one of its models.
+    The overhead of a call is fitted to the throughput of the first model. If the second model is much slower, the
+    slowdown of computing in a busy server is fitted to the second model's throughput. The time that a cascade takes to
+    call one of its models is fitted to the cascade's throughput.
 
     Args:
-        measured: One or two single models, the faster model first, and optionally a cascade. The number is the measured
-            calls per second of the model or cascade with 64 calls in flight.
+        measured: One or two single models, the faster model first, and optionally a cascade; each with its measured
+            throughput with 64 calls in flight, in calls per second.
         processors: The number of the server's processors.
     """
     models = [each for each in measured if not each[0].is_cascade]
@@ -73,7 +73,7 @@ def calibrated(measured: Sequence[tuple[Candidate, float]], processors: int) -> 
 
 
 def _solve(measured: tuple[Candidate, float], machine: Callable[[float], Machine], low: float, high: float) -> float:
-    """Find the figure, between two bounds, at which the simulation predicts the measured throughput of a candidate."""
+    """Find by bisection the parameter of ``machine`` for which the simulation predicts the measured throughput."""
     candidate, throughput = measured
     stages = [model.stage for model in candidate.models]
     for _ in range(_BISECTIONS):
@@ -90,8 +90,9 @@ class Row:
     Attributes:
         candidate: The candidate.
         peak: The predicted latency and throughput with 64 calls in flight.
-        at_rate: The predicted latency and throughput at the requested rate; ``peak`` if no rate was requested.
-        tested: The measured figures if the candidate was load-tested.
+        at_rate: The predicted latency and throughput at the requested rate; the same as ``peak`` if no rate was
+            requested.
+        tested: The figures that the load test measured; None if the candidate was not load-tested.
     """
 
     candidate: Candidate
@@ -101,12 +102,15 @@ class Row:
 
     @property
     def throughput(self) -> float:
-        """The calls per second with 64 in flight, measured if the candidate was load-tested, else predicted."""
+        """The throughput with 64 calls in flight, in calls per second.
+
+        The throughput is measured if the candidate was load-tested, else predicted.
+        """
         return self.tested.throughput if self.tested else self.peak.throughput
 
     @property
     def p99(self) -> float:
-        """The p99 in seconds at the requested rate, or with 64 in flight if no rate was requested.
+        """The p99 in seconds at the requested rate; without a requested rate, with 64 calls in flight.
 
         The p99 is measured if the candidate was load-tested, else predicted.
         """
@@ -130,10 +134,10 @@ def predict(candidate: Candidate, machine: Machine, rate: float | None) -> Row:
 
 
 def ranked(rows: Sequence[Row], wanted: Wanted) -> list[Row]:
-    """Sort the candidates that meet the requirements by throughput, followed by the others from the nearest on.
+    """Sort the candidates: first those that meet the requirements, by throughput, then the others, nearest first.
 
-    A candidate is nearer if it misses fewer requirements. Candidates that miss equally many are sorted by accuracy if
-    they miss the accuracy, else by p99 if they miss p99 or the rate.
+    A candidate is nearer if it misses fewer requirements. Among candidates that miss the same number of requirements,
+    those that miss the accuracy are sorted by accuracy, and those that miss p99 or the rate by p99.
     """
 
     def key(row: Row) -> tuple[int, float, float]:
@@ -152,7 +156,7 @@ class Choice:
     Attributes:
         wanted: The requirements, with the default accuracy if no accuracy was requested.
         measured: The models, and the images that they answered.
-        rows: The load-tested candidates from the best on, followed by the other candidates from the best on.
+        rows: The load-tested candidates, best first, followed by the other candidates, best first.
     """
 
     wanted: Wanted
@@ -170,7 +174,7 @@ class Choice:
 
     @property
     def interval(self) -> Interval:
-        """The accuracy with its 95 % confidence interval, for other images of the same kind."""
+        """The 95 % confidence interval of the candidate's accuracy on new images of the same kind."""
         images = len(self.measured.classes)
         return wilson(round(self.nearest.candidate.accuracy * images), images)
 
@@ -193,14 +197,15 @@ def choose(
     Args:
         repository: The model repository.
         measured: The models' answers and times.
-        accuracy: The share of the images that must be classified correctly. None stands for the accuracy of the most
-            accurate model minus LOSE; a cascade may then lose the share LOSE.
+        accuracy: The share of the images that must be classified correctly. If None, LOSE is subtracted from the
+            accuracy of the most accurate model, and a cascade may lose at most the share LOSE of the samples.
         p99: The largest 99th-percentile latency in seconds; None for no limit.
-        rate: The calls per second at which ``p99`` applies; None for 64 calls in flight.
-        tries: The number of candidates to load-test. If it is 0, the time that a call takes in addition to computing is
-            assumed to be 0.
+        rate: The request rate at which ``p99`` applies, in calls per second; None for a closed loop with 64 calls in
+            flight.
+        tries: The number of candidates to load-test. If the number is 0, the predictions assume that a call has no
+            overhead besides computing.
         seconds: The duration of each candidate's test under each load.
-        on_step: A function that receives a sentence when a step begins.
+        on_step: A function that is called when a step begins, with a sentence that describes the step.
         on_progress: A function that receives the progress of the load tests.
         stop: An event that ends the load test.
 

@@ -39,9 +39,8 @@ def page(choice: Choice) -> str:
 def _picture(candidates: Sequence[Candidate], chosen: Candidate) -> str:
     """Draw the candidates on the Pareto front, the chosen candidate and the single models as marks with names.
 
-    A cascade that has a mark also has a line through all its thresholds. A dashed line is the Pareto front of the
-    candidates. Other thresholds of a cascade are not candidates, because they lose too much or are less accurate than
-    requested.
+    For each marked cascade, a line joins the results at all its thresholds, although only one threshold is a candidate.
+    A dashed line is the Pareto front of the candidates.
     """
     with drawing("front", "Accuracy against the processor time of a sample", _SIZE) as drawn:
         axes, labels = drawn.axes, list[Label]()

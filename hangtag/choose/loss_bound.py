@@ -1,4 +1,4 @@
-"""Bounds the share of all samples of a kind that a cascade loses, from the number of labelled samples that it lost."""
+"""Computes from labelled samples an upper bound on the share of samples that a cascade loses."""
 
 import math
 
@@ -6,23 +6,22 @@ import numpy as np
 import scipy  # importing scipy.special takes a fifth of a second, so scipy imports scipy.special at the first use
 
 CONFIDENCE = 0.95
-"""The confidence that the share of samples that a cascade loses is at most the limit."""
+"""The confidence level of the upper bound on the share of lost samples."""
 
 
 def most_lost(samples: int, share: float) -> int:
-    """Return how many samples a cascade may lose if these samples must show that it loses at most a share of all.
+    """Return the largest number of lost test samples that still shows that a cascade loses at most ``share``.
 
-    The formula is the one-sided interval of Clopper and Pearson (1934). If a cascade loses more than the share of all
-    samples of the kind, the probability that it loses no more than the returned number of these samples is at most 5 %.
-    The interval holds for a single cascade that was not chosen by these samples, and for samples by which no model was
-    trained or chosen.
+    The formula is the one-sided interval of Clopper and Pearson (1934). If a cascade loses more than ``share`` in the
+    long run, the probability that it loses no more than the returned number of test samples is at most 5 %. The
+    interval is valid if the test samples were used neither to train or choose a model nor to choose the cascade.
 
     Args:
-        samples: The number of samples.
+        samples: The number of test samples.
         share: The limit, from 0 to 1.
 
     Returns:
-        The number of samples, or 0 if there are fewer samples than ``least_samples`` demands.
+        The number of samples; 0 if there are fewer test samples than ``least_samples`` returns.
 
     Example:
         >>> most_lost(5_000, 0.001)
@@ -33,9 +32,9 @@ def most_lost(samples: int, share: float) -> int:
 
 
 def least_samples(share: float) -> int:
-    """Return the smallest number of samples that can show that a cascade loses at most a share of all samples.
+    """Return the smallest number of test samples that can show that a cascade loses at most ``share``.
 
-    With this number of samples, the cascade must not lose any sample.
+    If a test has only that many samples, the cascade must not lose any of them.
 
     Example:
         >>> least_samples(0.001)
@@ -45,9 +44,9 @@ def least_samples(share: float) -> int:
 
 
 def may_lose(samples: int, lost: int) -> float:
-    """Return an upper bound on the share of all samples of the kind that a cascade loses.
+    """Return an upper bound on the share of samples that a cascade loses in the long run.
 
-    The bound has the confidence and the conditions of ``most_lost``, and is rounded up to hundredths of a percent.
+    The confidence level is 95 %, under the conditions of ``most_lost``. The bound is rounded up to 0.01 %.
 
     Example:
         >>> f"{may_lose(5_000, 1):.3%}"

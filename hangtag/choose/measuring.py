@@ -45,11 +45,11 @@ class Measured:
 
     Attributes:
         models: The measured models, which all have the same signature.
-        files: The file of each model.
+        files: The ONNX file of each model, in the same order.
         images: The images that the models answered, uint8.
-        classes: The right label of each image, [images].
-        shown: The number and the kind of the images, in words.
-        notes: A sentence about each model, or each part of the pictures, that was left out.
+        classes: The true label of each image, [images].
+        shown: A description of the images, such as "5,000 validation images".
+        notes: A sentence for each model that was left out, and for each group of pictures that was left out.
         chose_epochs: Whether the models' best epochs were chosen by these images.
     """
 
@@ -72,7 +72,7 @@ def measure(
     Args:
         repository: The model repository.
         names: The models, as NAME (for the version that serves) or NAME@VERSION. If empty, all models that serve are
-            measured; if their signatures differ, only the models with the most frequent signature.
+            candidates, and those with the most frequent signature are measured.
         own: Labelled samples on which none of the models was trained (see ``samples.load``); None for a split of the
             data set on which the models were trained.
         split: ``validation`` or ``test``.
@@ -80,8 +80,8 @@ def measure(
         data_dir: The data set's folder; None for the data set's usual folders.
         option: The command's option for ``own``, for messages.
         sizes: Batch sizes, ascending, that are timed in addition to the largest batch of each model.
-        seconds: The minimum duration of the timing, which always takes at least a few rounds.
-        on_step: A function that receives a sentence before the models are run and timed.
+        seconds: The minimum duration of the timing. Even with 0, a few rounds are timed.
+        on_step: A function that is called before the models are run and timed, with a sentence that describes the step.
 
     Raises:
         EvaluationError: A named model is missing or cannot be compared, named models differ in their signatures, no
@@ -189,7 +189,7 @@ def _settings(repository: Path, name: str) -> ServerConfig:
 def _leave_out(subjects: dict[str, FileSubject]) -> list[str]:
     """Keep the largest group of models with the same signature, and return a note about each model that is left out.
 
-    If several groups are the largest, keep the first of these groups.
+    Of several equally large groups, the first is kept.
     """
     alike = {
         name: [other for other, one in subjects.items() if not subject.signature.difference(one.signature)]
@@ -204,7 +204,8 @@ def _leave_out(subjects: dict[str, FileSubject]) -> list[str]:
 
 
 def _differences(subjects: Mapping[str, FileSubject]) -> Iterator[str]:
-    """Say how each model's signature differs from the first model's. A route cannot have models that differ."""
+    """Say how each model's signature differs from the first model's. Models with different signatures cannot share a
+    route."""
     (name, subject), *others = subjects.items()
     for other_name, other in others:
         if difference := subject.signature.difference(other.signature):

@@ -1,9 +1,9 @@
 """Predicts latency and throughput of a model or a cascade by simulating each call in the server.
 
 The simulation follows the rules of the server's batcher. A free instance takes all queued calls, up to a full batch. No
-call waits for a fuller batch, unless the model's settings have a max_queue_delay. Samples that a cascade sends on enter
-the next model's queue. Batches that are computed at the same time share the processors evenly. Each call has one
-sample.
+call waits for a fuller batch, unless the model's settings have a max_queue_delay. If a cascade does not accept an
+answer, the sample enters the next model's queue. Batches that are computed at the same time share the processors
+evenly. Each call has one sample.
 """
 
 import math
@@ -16,7 +16,7 @@ import numpy as np
 IN_FLIGHT = 64
 """The number of calls that a closed loop keeps in flight."""
 _MOMENT = 1e-9
-"""Events that are at most this many seconds apart count as simultaneous."""
+"""The largest difference in seconds between two events that the simulation treats as simultaneous."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class Outcome:
 
 
 OVERLOAD = Outcome(0.0, math.inf, math.inf)
-"""The outcome of a request rate at which a queue becomes full."""
+"""The outcome if a queue becomes full."""
 
 
 @dataclass
@@ -97,7 +97,7 @@ class _Batch:
     calls: list[float]
     """The time at which each call arrived."""
     left: float
-    """The seconds of processor time until the batch is computed."""
+    """The processor time that the batch still needs, in seconds."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ class _Server:
         """Start a batch on each free instance for which calls wait.
 
         The free instances of a model take equal shares of the waiting calls, because in a real server calls arrive one
-        by one. If the model has a max_queue_delay, one instance takes as many calls as a batch can hold.
+        by one. If the model has a max_queue_delay, an instance instead takes as many calls as max_batch_size allows.
         """
         for number, (stage, queue) in enumerate(zip(self.stages, self.queues, strict=True)):
             most, delay = stage.max_batch_size, stage.max_queue_delay
@@ -155,7 +155,7 @@ class _Server:
 
     @property
     def next_step(self) -> float:
-        """Return the seconds until a batch is computed, or until a batch is due to begin, if no other event happens."""
+        """Return the seconds until the next batch ends or begins, if no call arrives before then."""
         ends = [batch.left / self.pace for batch in self.computing]
         held = [
             queue[0].queued + stage.max_queue_delay - self.now
@@ -189,15 +189,15 @@ def simulate(
 
     Args:
         stages: A single model, or a cascade's models in their order.
-        sent_on: The share of its samples that each stage, except for the last, sends on to the next stage.
+        sent_on: For each stage except the last, the share of its samples that the stage passes on to the next stage.
         machine: The machine on which the server runs.
         rate: The calls per second, which arrive independently of each other (Poisson); None for a closed loop.
         in_flight: The number of calls that a closed loop keeps in flight.
         calls: The number of calls to simulate.
-        seed: The seed for the times of arrival and for the choice of samples that are sent on.
+        seed: The seed of the random numbers that determine arrival times and which samples are passed on.
 
     Returns:
-        The latency and throughput, or OVERLOAD if calls arrive faster than the server answers them.
+        The latency and throughput, or OVERLOAD if a queue becomes full.
     """
     random = np.random.default_rng(seed)
     most = [max(stage.max_queue_size, 0 if rate else in_flight) for stage in stages]

@@ -20,7 +20,7 @@ def headers(choice: Choice) -> list[str]:
 
 
 def cells(choice: Choice, row: Row) -> list[str]:
-    """Return the cells of a row of the table. A column of measured figures is followed by one of predicted figures."""
+    """Return the cells of a row of the table. Each measured figure is followed by the predicted figure."""
     one, tested = row.candidate, row.tested
     return [
         one.label,
@@ -52,11 +52,13 @@ def sentences(choice: Choice) -> list[str]:
         lacking = " and ".join(_MISSED[each] for each in row.lacks(wanted))
         lines.append(f"No candidate has {' and '.join(asked)}. The nearest is {one.label}, but {lacking}.")
         if more := sum(not other.lacks(wanted) for other in choice.rows):
-            lines.append(f"By prediction, {more} others meet the requirements. A larger --try also load-tests them.")
-    how = "Measured" if row.tested else "Predicted, as if a call took no time in addition to computing (see --try)"
+            lines.append(
+                f"{more} other candidates are predicted to meet the requirements. Load-test them with a larger --try."
+            )
+    how = "Measured" if row.tested else "Predicted without the overhead of a call (see --try)"
     lines += [
-        f"Of {choice.measured.shown}, {one.accuracy:.2%} are classified correctly. Of other pictures of the same kind, "
-        f"it is {choice.interval.low:.2%} to {choice.interval.high:.2%} with 95 % confidence.",
+        f"Of {choice.measured.shown}, {one.accuracy:.2%} are classified correctly. On new pictures of the same kind, "
+        f"the accuracy is {choice.interval.low:.2%} to {choice.interval.high:.2%} with 95 % confidence.",
         f"{how}: {units.three_digits(row.throughput)} calls/s with {IN_FLIGHT} in flight, p99 {_p99(row.p99)} "
         f"{_load(choice)}.",
     ]
@@ -65,7 +67,7 @@ def sentences(choice: Choice) -> list[str]:
     if one.is_cascade:
         names = [model.name for model in one.models]
         samples = len(choice.measured.classes)
-        lines.append(f"Of such images {routes.sent_on(names, one.point)}; {routes.lost(one, samples)}.")
+        lines.append(f"Of these images, {routes.sent_on(names, one.point)}; {routes.lost(one, samples)}.")
         if may_lose(samples, 0) > wanted.lose_at_most:
             lines.append(
                 f"{samples:,} images are too few to show that a cascade loses at most {wanted.lose_at_most:.2%}. At "

@@ -10,7 +10,7 @@ from hangtag.choose.measuring import OUTPUT, Measured
 
 
 def sent_on(names: Sequence[str], point: Point) -> str:
-    """Say which share of the samples goes on to which model.
+    """Say what share of the samples each model after the first receives.
 
     Example:
         >>> sent_on(["lstm", "lstm2", "cnn"], Point(0.9, (1, 0.168, 0.134), 0.95))
@@ -21,15 +21,15 @@ def sent_on(names: Sequence[str], point: Point) -> str:
 
 
 def lost(cascade: Candidate, samples: int) -> str:
-    """Say how many samples the cascade loses, and which share of other samples of the kind it loses at most.
+    """Say how many samples the cascade loses, and at most what share of new samples it loses.
 
     Example:
-        '1 of 5,000 is wrong although cnn-int8 is right, and at most 0.10% of others with 95% confidence'
+        '1 of 5,000 is wrong although cnn-int8 is right; of new images, at most 0.10% with 95% confidence'
     """
     count = cascade.point.lost
     return (
-        f"{count:,} of {samples:,} {'is' if count == 1 else 'are'} wrong although {cascade.models[-1].name} is right, "
-        f"and at most {may_lose(samples, count):.2%} of others with {CONFIDENCE:.0%} confidence"
+        f"{count:,} of {samples:,} {'is' if count == 1 else 'are'} wrong although {cascade.models[-1].name} is right; "
+        f"of new images, at most {may_lose(samples, count):.2%} with {CONFIDENCE:.0%} confidence"
     )
 
 

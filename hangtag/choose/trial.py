@@ -108,9 +108,10 @@ def load_test(
 
 
 def typical(candidates: Sequence[Candidate]) -> npt.NDArray[np.int64]:
-    """Return the indices of the images to send, of which a cascade sends on the same share as of all images.
+    """Choose the images to send so that a cascade passes on about the same share of them as of all images.
 
-    The images are sorted by the average confidence of the candidates' first models, and evenly spaced images are taken.
+    The images are sorted by the average confidence of the candidates' first models. The function returns the indices of
+    evenly spaced images.
     """
     first = {candidate.models[0].name: candidate.models[0].answers.max(axis=1) for candidate in candidates}
     order = np.argsort(np.mean(list(first.values()), axis=0), kind="stable")

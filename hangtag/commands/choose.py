@@ -19,7 +19,7 @@ from hangtag.printable import escaped
 from hangtag.serving.loadtest.cli.terminal import live, stop_event
 
 _SHOWN = 12
-"""The number of rows in the printed table. The page has all rows."""
+"""The number of rows in the printed table. The HTML page lists all candidates."""
 
 
 @click.command()

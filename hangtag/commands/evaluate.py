@@ -153,7 +153,7 @@ def evaluate(
 def _opened(
     name: str, server: str | None, version: str, timeout: float, credentials: Credentials, runs: Path
 ) -> Subject:
-    """Open a model of the server if a server is given, else an ONNX file or a model's folder, else a run.
+    """Open the named model: on the server if one is given, else as an ONNX file or a model's folder, else as a run.
 
     Evaluating a served model does not import ONNX Runtime, and evaluating a file does not import PyTorch.
     """

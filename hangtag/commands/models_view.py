@@ -65,7 +65,7 @@ def description(entry: Entry, operators: dict[str, int] | None) -> Table:
 def findings_table(entry: Entry, findings: Sequence[Finding]) -> Table:
     """Make a table of one model's verification, with a row for each recorded figure.
 
-    Several figures that cannot be checked for the same reason share a row.
+    Figures with the same result for the same reason share a row.
     """
     table = Table(
         title=f"{cell(entry.name)} version {entry.version}", box=None, show_header=False, title_justify="left"
@@ -161,7 +161,7 @@ def _gate(gate: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _short(figures: dict[str, Any]) -> str:
-    """Write a check's figures in one line. A table of figures is reduced to its largest value."""
+    """Write a check's figures in one line. For a nested table, only the largest value is written."""
     if words := figures.get("summary"):
         return str(words)
     return ", ".join(

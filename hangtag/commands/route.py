@@ -96,7 +96,8 @@ def tune(
 
 
 def route_to_write(models: Path, name: str, option: str, *, replace: bool) -> Path:
-    """Return the file of the route that an option of the command names.
+    """Return the path of a route's file, after checking that it may be written. ``option`` is the option that names the
+    route, for error messages.
 
     Raises:
         BadParameter: The name is not a valid name of a route.
@@ -113,7 +114,7 @@ def route_to_write(models: Path, name: str, option: str, *, replace: bool) -> Pa
 
 
 def table(headers: Sequence[str], rows: Iterable[tuple[Sequence[str], bool]]) -> Table:
-    """Make a table of rows. A row is a list of cells, and a flag that marks the row of the chosen candidate.
+    """Make a table of rows. Each row is a pair: its cells, and whether it is the chosen candidate's row.
 
     A column without a header contains names, which are left-aligned.
     """
@@ -128,7 +129,7 @@ def table(headers: Sequence[str], rows: Iterable[tuple[Sequence[str], bool]]) ->
 def _saves_nothing(cascade: Candidate, measured: Measured) -> EvaluationError:
     """Return the error for a cascade that costs at least as much as its last model.
 
-    The error's message names the nearest threshold that saves time.
+    Of the thresholds that save time, the error's message names the one that loses the fewest samples.
     """
     first, *_, last = (model.name for model in cascade.models)
     saving = [point for point in cascade.tried if cascade.cost_at(point) < cascade.models[-1].stage.per_sample]
@@ -137,8 +138,8 @@ def _saves_nothing(cascade: Candidate, measured: Measured) -> EvaluationError:
         nearest = min(saving, key=lambda point: point.lost)
         lost = 100 * may_lose(len(measured.classes), nearest.lost)
         remedy = (
-            f"The nearest threshold that saves time is {nearest.threshold:g}. Allow this threshold with --lose-at-most "
-            f"{lost:g}, or serve only {last}."
+            f"Of the thresholds that save time, {nearest.threshold:g} loses the fewest samples. Allow this threshold "
+            f"with --lose-at-most {lost:g}, or serve only {last}."
         )
     return EvaluationError(
         f"this cascade saves no time, because {last} by itself is as fast. {remedy} No route was written."
@@ -173,9 +174,9 @@ def _print(cascade: Candidate, measured: Measured) -> None:
     rows = ((_cells(cascade, measured, point), point is cascade.point) for point in points)
     console.print(table(_headers(cascade), rows))
     console.print(
-        f"Chosen: {cascade.point.threshold:g}. Of such images {routes.sent_on(names, cascade.point)}; "
-        f"{routes.lost(cascade, len(measured.classes))}. An image takes {1 - cascade.saved:.2f} times as long as with "
-        f"{names[-1]} by itself."
+        f"Chosen: {cascade.point.threshold:g}. Of these images, {routes.sent_on(names, cascade.point)}; "
+        f"{routes.lost(cascade, len(measured.classes))}. On average, the cascade takes {1 - cascade.saved:.2f} times "
+        f"as long for an image as {names[-1]} by itself."
     )
     if cascade.saved > 0 and not cascade.point.reached[1]:
         console.print(f"You need no cascade, because {names[0]} by itself loses no more than --lose-at-most allows.")

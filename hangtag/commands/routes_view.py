@@ -16,7 +16,7 @@ from hangtag.serving.server.engine.routes.route_file import Member
 
 
 def details(models: Path, name: str) -> dict[str, Any]:
-    """Build the JSON object of a route from the content of the route's file and the versions of the route's models.
+    """Build a route's JSON object, which combines the settings in its file with the versions of its models.
 
     Raises:
         UserError: The route's file is not valid.
@@ -87,7 +87,9 @@ def description(models: Path, name: str) -> Table:
             lines.append((f"share {share:g}%", _words(member)))
         lines += [("sticky", shown["sticky"])] if shown["sticky"] else []
     if shown["shadow"]:
-        lines.append(("shadow", f"{_words(shown['shadow'])}, of {shown['shadow']['share']:.0%} of the requests"))
+        lines.append(
+            ("shadow", f"{_words(shown['shadow'])}, gets copies of {shown['shadow']['share']:.0%} of the requests")
+        )
     if shown["description"]:
         lines += [("" if row else "description", text) for row, text in enumerate(shown["description"].splitlines())]
     for label, text in lines:

@@ -20,7 +20,7 @@ from hangtag.training.runs.config import flat, key_of
 from hangtag.training.runs.run import Run
 
 Published = Mapping[tuple[object, ...], Sequence[str]]
-"""The exported versions, such as "lstm 3", by the key of the run from which they were exported."""
+"""The exported versions, such as "lstm 3", keyed by the run from which they were exported."""
 _models = models_option("The model repository with the exported versions.")
 _json = click.option("--json", "as_json", is_flag=True, help="Write JSON to standard output, for a program.")
 _html = click.option(

@@ -1,6 +1,6 @@
-"""Writes an evaluation as JSON for programs. The fields are those of `document` and of the result.
+"""Writes an evaluation as JSON for programs. The function `document` and the result's class define the fields.
 
-Within a version of the schema, fields are only added. The rows and columns of the confusion matrix are in the order of
+Adding a field does not change the schema's version. The rows and columns of the confusion matrix are in the order of
 the field `labels`; all other fields give labels by name.
 """
 
@@ -14,14 +14,15 @@ from hangtag.evaluation.subject import Subject
 
 SCHEMA = "hangtag.evaluation/2"
 MISTAKES = 100
-"""The largest number of mistakes in a document. A document lists the most confident mistakes."""
+"""A document lists at most this many mistakes, the most confident ones."""
 
 
 def document(subject: Subject, data: Samples, result: SingleLabelResult | MultiLabelResult) -> dict[str, Any]:
     """Build the document of an evaluation.
 
-    The field `details` of a run has its folder, its model and whether it is a trial. For a served model the field has
-    the address and the version. The field `split` is "samples" for the user's own pictures.
+    For a run, the field `details` has the run's folder and model, and whether the run is a trial. For a served model,
+    the field has the server's address and the model's version. The field `split` is "samples" for the user's own
+    pictures.
     """
     classes = zip(result.labels, result.classes, strict=True)
     return {

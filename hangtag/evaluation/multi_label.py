@@ -30,8 +30,9 @@ class MultiLabelResult:
     Attributes:
         figures: the figures of training/metrics/set_metrics.py, by name.
         labels: the labels' names, in the order of ``classes``.
-        classes: precision, recall and F1 of the decision whether a label is in the set, for each label.
-        mistakes: all mistakes. The most confident come first; without probabilities, those with the most wrong labels.
+        classes: for each label, precision, recall and F1 of the decision whether the label is in the set.
+        mistakes: all mistakes, the most confident first; if there are no probabilities, the sets with the most wrong
+            labels first.
     """
 
     figures: Mapping[str, float]
@@ -46,9 +47,9 @@ def measure(
     """Measure a model's outputs against the true label sets.
 
     Args:
-        subject: the model, which has a threshold and a name.
-        outputs: must have ``probabilities`` [n, labels]. If there is a ``path`` [n, steps] of label indices, the sets
-            are read from the path, not decided by the threshold.
+        subject: the model, of which the name and the threshold are used.
+        outputs: must have ``probabilities`` [n, labels]. If there is also a ``path`` [n, steps] of label indices, these
+            labels form the sets, and the threshold is not used.
         truth: the true label sets, [n, labels].
         labels: the data set's labels.
 
@@ -73,7 +74,7 @@ def measure(
         sets = set_metrics.decide(probabilities, subject.threshold)
     else:
         raise EvaluationError(
-            f"{subject.name} decides by a threshold, which the server does not report. Evaluate the model's run or "
+            f"{subject.name} decides with a threshold that the server does not report. Evaluate the model's run or "
             "ONNX file instead."
         )
     return MultiLabelResult(

@@ -51,10 +51,10 @@ class Samples:
 
 
 _USED = {
-    "train": ("training", "which it answers better than new pictures"),
-    "test": ("test", "which must not decide, because they measure the result"),
+    "train": ("training", "which a model classifies better than new pictures"),
+    "test": ("test", "which must only measure the result of a choice"),
 }
-"""Splits of a run whose pictures must not choose between models, what they are called, and the reason."""
+"""The splits whose pictures must not decide a choice, each with its name in messages and the reason."""
 
 
 def load(
@@ -117,12 +117,12 @@ def load(
 
 
 def knows_pictures(subject: Subject) -> bool:
-    """Return whether the data set is known on which the model was trained: by its file, or by its task and labels."""
+    """Return whether the model's training data set is known, from its file or from its task and labels."""
     return subject.dataset is not None or subject.task != "single_label" or subject.labels == fashion_mnist.LABELS
 
 
 def learned(subject: Subject, images: Array, runs: Path = RUNS) -> str | None:
-    """Write a warning if the model was trained on some of the samples; else, or if its run is unknown, return None.
+    """Return a warning if the model was trained on some of the samples; None if not, or if its run is unknown.
 
     Args:
         subject: the model.
@@ -139,13 +139,13 @@ def learned(subject: Subject, images: Array, runs: Path = RUNS) -> str | None:
 
 
 def require_unused(subject: Subject, images: Array, option: str, runs: Path = RUNS) -> None:
-    """Refuse a choice by pictures on which the model was trained, or which must stay to test the choice.
+    """Raise an error if a choice would be decided by training or test pictures of the model's run.
 
     Args:
         subject: the model.
-        images: the samples that decide, in the form of the model's input.
-        option: the command's option for these samples, for the message.
-        runs: the folder in which to look for a published model's run. Pictures of an unknown run are not refused.
+        images: the images that decide the choice, in the form of the model's input.
+        option: the command's option that names the images, for the error message.
+        runs: the folder in which to look for a published model's run. If the run is unknown, no error is raised.
 
     Raises:
         EvaluationError: some of the images are training or test pictures of the model's run.
@@ -170,7 +170,7 @@ def _by_split(subject: Subject, images: Array, runs: Path) -> dict[str, list[str
 
 
 def _members(subject: Subject, runs: Path) -> Sequence[Member]:
-    """List the user's pictures on which a model was trained, by any run with the same pictures and the same splits.
+    """List the user's pictures on which a model was trained, as recorded by a run with the same pictures and splits.
 
     A server's metadata describes the pictures and the splits, but does not name the run that trained the model.
     """
@@ -208,7 +208,7 @@ def _by_name(samples: Samples, subject: Subject) -> Samples:
 def _own_dataset(subject: Subject, name: str, data_dir: Path | None, runs: Path, option: str) -> Dataset:
     """Load the user's pictures, split and prepared as in the model's run."""
     config: Mapping[str, Any] = subject.config or {}
-    # the pictures that --data names need only the form of the model's input, and no training data set
+    # pictures that --data names are only converted to the model's input; its training data set is not needed
     if name != config.get("dataset"):
         return sources.load(name, image=_image(subject))
     try:

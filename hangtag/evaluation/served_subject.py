@@ -18,7 +18,8 @@ PREFIX = "hangtag."
 
 
 class ServedSubject(Subject):
-    """A model of any server of the Open Inference Protocol. A hangtag server also reports the labels and the task.
+    """A model on a server that implements the Open Inference Protocol. A hangtag server also reports the labels and the
+    task.
 
     Args:
         model: the model's name.

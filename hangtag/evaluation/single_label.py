@@ -37,8 +37,8 @@ class SingleLabelResult:
         accuracy: the share of the images that are classified correctly.
         loss: the mean cross-entropy in nats, computed from the logits.
         calibration_error: the expected calibration error of the probabilities, from 0 to 1, computed with 15 bins.
-        severity: the mean distance of the labels that were mixed up, over the mistakes; None if there are no mistakes,
-            or the labels have no distances.
+        severity: the mean distance between the true and the predicted label of a mistake; None if there are no
+            mistakes, or the labels have no distances.
         second: the share of the mistakes whose true label is the second most probable; None if there are no mistakes.
         labels: the names of the classes.
         classes: precision, recall and F1 of each class.
@@ -62,7 +62,8 @@ def measure(outputs: Outputs, split: Split, labels: tuple[str, ...], name: str) 
 
     Args:
         outputs: must have ``logits`` [images, labels] or ``probabilities``. If ``probabilities`` are missing, the
-            softmax of the logits replaces them. In a file with a temperature, the probabilities are another softmax.
+            softmax of the logits replaces them. If a model's file applies a temperature, its probabilities differ from
+            the softmax of its logits.
         split: the images with their true classes.
         labels: the names of the classes.
         name: the model's name, for error messages.

@@ -21,12 +21,12 @@ _FIGURES = {
     "c_recall": ("C-R", "recall, the mean over labels"),
     "c_f1": ("C-F1", "their harmonic mean"),
     "mean_ap": ("mAP", "mean average precision"),
-    "labels_per_image": ("labels", "predicted per image, on average"),
+    "labels_per_image": ("labels", "mean number of predicted labels per image"),
 }
-_MOST_COLUMNS = 12  # the most labels of a confusion matrix; for more labels, the most frequent mistakes are listed
+_MOST_COLUMNS = 12  # labels in a confusion matrix; if there are more, the most frequent mistakes are listed
 _MOST_PAIRS = 20
-_MOST_CLASSES = 40  # the most rows of the table of classes; of more classes, those with the lowest F1 are shown
-_SHORT = 5  # the number of a label's characters above a column of the confusion matrix
+_MOST_CLASSES = 40  # rows in the table of classes, which lists those with the lowest F1
+_SHORT = 5  # characters of a label above a column of the confusion matrix
 
 
 def show(result: SingleLabelResult | MultiLabelResult, console: Console) -> None:
@@ -46,11 +46,15 @@ def _single_label(result: SingleLabelResult) -> Table:
     summary = Table.grid(padding=(0, 2))
     summary.add_row("accuracy", f"{result.accuracy:.2%}", f"{len(result.mistakes):,} of {images:,} images wrong")
     summary.add_row("cross-entropy", f"{result.loss:.4f}", "mean, in nats")
-    summary.add_row("calibration error", f"{result.calibration_error:.2%}", "mean distance of confidence and accuracy")
+    summary.add_row("calibration error", f"{result.calibration_error:.2%}", "mean gap between confidence and accuracy")
     if result.severity is not None:
-        summary.add_row("severity of mistakes", f"{result.severity:.4f}", "mean distance of the labels mixed up")
+        summary.add_row(
+            "severity of mistakes", f"{result.severity:.4f}", "mean distance between true and predicted label"
+        )
     if result.second is not None:
-        summary.add_row("true label second", f"{result.second:.2%}", "of the mistakes, by the model's own order")
+        summary.add_row(
+            "true label second", f"{result.second:.2%}", "of the mistakes have the true label in second place"
+        )
     return summary
 
 
@@ -104,7 +108,7 @@ def _confusion(labels: Sequence[str], confusion: list[list[int]]) -> Table:
     table.box, table.pad_edge, table.padding, table.header_style = None, False, (0, 1, 0, 0), "dim"  # 80 columns wide
     table.add_column("", no_wrap=True)
     heads = [label[:_SHORT].rstrip() for label in labels]
-    if len(set(heads)) < len(heads):  # if shortened names are equal, numbers head the columns
+    if len(set(heads)) < len(heads):  # shortened names are not unique, so number the columns
         heads = [str(number) for number, _ in enumerate(labels, 1)]
         labels = [f"{head} {label}" for head, label in zip(heads, labels, strict=True)]
     for head in heads:

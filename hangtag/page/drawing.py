@@ -13,7 +13,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
-# Placeholder colours. `_svg` replaces them by the style sheet's variables, which differ between light and dark mode.
+# Placeholder colours. `_svg` puts the style sheet's variables in their place, which differ between light and dark mode.
 INK, GRID, BAD = "#0000f0", "#0000f1", "#0000f2"
 SERIES = 10
 _SERIES = tuple(f"#0000e{index}" for index in range(SERIES))
@@ -54,12 +54,12 @@ _STYLE: Any = {
 
 
 def series_variable(index: int) -> str:
-    """Return the style sheet's variable for the colour of target number `index`."""
+    """Return the style sheet's variable for the colour of series number `index`."""
     return _VARIABLES[colour(index)]
 
 
 def colour(index: int) -> str:
-    """Return the placeholder colour of target number `index`."""
+    """Return the placeholder colour of series number `index`."""
     return _SERIES[index % len(_SERIES)]
 
 
@@ -67,7 +67,7 @@ def draw_front(axes: Axes, points: Iterable[tuple[float, float]], ink: str = INK
     """Draw a dashed line along the Pareto front of points (cost, value): low cost and high value are better.
 
     Returns:
-        The points of the front, which no other point beats in both cost and value.
+        The points on the Pareto front, in ascending order of cost.
     """
     front: list[tuple[float, float]] = []
     for cost, value in sorted(points, key=lambda point: (point[0], -point[1])):
@@ -85,8 +85,8 @@ def latency_axis(axis: Axis, low: float, high: float) -> None:
 
 def plain_log_axis(axis: Axis, low: float, high: float) -> None:
     """Set grid lines at round values on a logarithmic axis from `low` to `high`."""
-    # An axis of up to two decades has room for ticks at 1, 2 and 5 times each power of ten. An axis of less than one
-    # decade may contain none of these ticks. A LogLocator would then add too many ticks, with overlapping labels.
+    # An axis of up to two decades has room for ticks at 1, 2 and 5 times each power of ten. If an axis covers less than
+    # one decade, these ticks may all lie outside it. A LogLocator would then add too many ticks, whose labels overlap.
     steps = LogLocator(subs=(1.0,) if high / low > 100 else (1.0, 2.0, 5.0), numticks=MOST_DECADES)
     few = high / low < MIN_LOG_RATIO
     axis.set_major_locator(MaxNLocator(MOST_LINES, steps=[1, 2, 5, 10]) if few else steps)

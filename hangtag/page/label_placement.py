@@ -9,7 +9,7 @@ from matplotlib.transforms import Bbox
 # The estimated width and height of a character, as shares of the font's size, because the page's font is not known
 # here.
 _WIDTH, _HEIGHT = 0.62, 0.9
-_GAP = 3.0  # Points between a mark and its label.
+_GAP = 3.0  # The distance between a mark and its label, in points of the figure (1/72 inch).
 # The directions from a mark to its label, (across, up), as shares of the distance: above, below, right and left, then
 # the corners.
 _DIRECTIONS = ((0, 1), (0, -1), (1, 0), (-1, 0), (1, 1), (-1, 1), (1, -1), (-1, -1))
@@ -20,7 +20,7 @@ class Label:
     """A text next to a point."""
 
     text: str
-    x: float  # The point's position, in the axes' data.
+    x: float  # The point's position, in data coordinates.
     y: float
     radius: float = 2.0  # The radius of the mark at the point, in points of the figure (1/72 inch).
     size: float = 9.0  # The font's size, in points.
@@ -30,14 +30,14 @@ class Label:
 def place(axes: Axes, labels: Sequence[Label]) -> list[Bbox]:
     """Draw each label in the direction where it covers the fewest marks, lines and labels.
 
-    Call it when everything else is drawn and the axes' scales and limits are set.
+    Call this function last, when everything else is drawn and the axes' scales and limits are set.
 
     Returns:
-        Where each label is, in pixels.
+        The box of each label, in pixels.
     """
     figure = axes.get_figure(root=True)
     assert figure is not None
-    figure.draw_without_rendering()  # This call lays the axes out, so that data can be turned into pixels.
+    figure.draw_without_rendering()  # Compute the layout, so that data coordinates can be converted to pixels.
     pixels = figure.dpi / 72
     lines = [line.get_transform().transform_path(line.get_path()) for line in axes.get_lines()]
     points = [axes.transData.transform((label.x, label.y)) for label in labels]
@@ -65,7 +65,7 @@ def place(axes: Axes, labels: Sequence[Label]) -> list[Bbox]:
 
 
 def _boxes(label: Label, x: float, y: float, pixels: float) -> Iterator[Bbox]:
-    """Where the label can be."""
+    """Yield the possible boxes of a label, in pixels."""
     width, height = len(label.text) * label.size * _WIDTH, label.size * _HEIGHT
     for across, up in _DIRECTIONS:
         distance = (label.radius if 0 in (across, up) else label.radius * 0.7) + _GAP
@@ -74,5 +74,5 @@ def _boxes(label: Label, x: float, y: float, pixels: float) -> Iterator[Bbox]:
 
 
 def _box(x: float, y: float, width: float, height: float, pixels: float) -> Bbox:
-    """A box around a pixel, its size in points."""
+    """Return the box, in pixels, that is centred on a pixel and has this width and height in points."""
     return Bbox.from_bounds(x - width * pixels / 2, y - height * pixels / 2, width * pixels, height * pixels)

@@ -14,7 +14,7 @@ _MARKS = (
     ("o", "●"), ("s", "■"), ("^", "▲"), ("D", "◆"), ("v", "▼"),
     ("P", "✚"), ("X", "✖"), ("<", "◀"), (">", "▶"), ("*", "★"),
 )  # fmt: skip
-# A number that is hashed with each name. With this number, all shipped models have different colours.
+# This number is hashed together with each name. It was chosen so that all shipped models have different colours.
 _SALT = 107
 
 
@@ -22,10 +22,10 @@ class Look(NamedTuple):
     """The colour and the mark of one series.
 
     Attributes:
-        colour: The placeholder colour, for pictures that `drawing` makes.
+        colour: The placeholder colour to draw with; `drawing` puts ``variable`` in its place.
         variable: The style sheet's variable for the colour.
-        marker: The mark as a matplotlib marker.
-        sign: The mark as a character.
+        marker: The matplotlib marker that draws the mark.
+        sign: A character that looks like the mark, for text.
         paper: The colour on a light background, for pictures without a style sheet.
     """
 
@@ -38,7 +38,7 @@ class Look(NamedTuple):
 
 @cache
 def paper_colours() -> tuple[str, ...]:
-    """Return the colours of all series on a light background, which come first in the style sheet."""
+    """Read the colours of all series on a light background from the style sheet, where they precede the dark ones."""
     style = resources.files("hangtag.page").joinpath("templates/style.css").read_text()
     return tuple(re.findall(r"--series-\d: (#\w+);", style)[:SERIES])
 
@@ -47,8 +47,8 @@ def looks(names: Iterable[str]) -> dict[str, Look]:
     """Choose a colour and a mark for each name in a document.
 
     A name has the same colour in every document, unless an earlier name in the document has that colour. Two names
-    differ in colour or in mark. If a document has up to ten names, all their colours differ, and all their marks.
-    The server's page chooses colours in the same way (serving/server/transport/http/page/static/models/colours.js).
+    differ in colour or in mark. In a document with up to ten names, no two names share a colour or a mark. The server's
+    page chooses colours in the same way (serving/server/transport/http/page/static/models/colours.js).
     """
     taken: set[tuple[int, int]] = set()
     chosen = {}

@@ -137,7 +137,7 @@ def test_the_sentences_name_what_the_figures_do_not_show() -> None:
         return " ".join(report.sentences(Choice(Wanted(0.75, lose_at_most=LOSE), measured, [row])))
 
     predicted = sentences(row)
-    assert " Predicted, as if a call took no time in addition to computing (see --try): " in predicted
+    assert " Predicted without the overhead of a call (see --try): " in predicted
     assert "The models' best epochs were chosen by these images" in predicted
     assert "too few to show that a cascade loses at most 0.10%. At least 2,995 images are needed." in predicted
     invalid = sentences(load_tested(row, "the generator was late"))
@@ -179,7 +179,7 @@ def test_the_best_are_served_and_load_tested_and_the_choice_becomes_a_route(mode
     assert re.search(r" Measured: [\d,.]+ calls/s with 64 in flight, p99 ", printed)
     if served[1]:  # on an idle machine
         # 400 images cannot show that a cascade misclassifies at most 0.1% more, so it may misclassify none of them.
-        assert "; 0 of 400 are wrong although cnn-int8 is right, and at most 0.75% of others" in printed
+        assert "; 0 of 400 are wrong although cnn-int8 is right; of new images, at most 0.75%" in printed
         assert "too few to show that a cascade loses at most 0.10%" in printed
         route = json.loads(invoke("models", "show", "both", "--models", models, "--json").stdout)
         assert [member["model"] for member in route["members"]] == ["lstm-int8", "cnn-int8"]

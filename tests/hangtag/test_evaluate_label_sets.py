@@ -112,7 +112,7 @@ def test_each_label_has_its_figures_and_the_worst_sets_come_first() -> None:
         ({"probabilities": PROBABILITIES[:, :2]}, r"but returned probabilities of the shape \[4, 2\]"),
         ({"probabilities": PROBABILITIES * np.nan, "path": PATH}, "not finite"),
         ({"probabilities": PROBABILITIES, "path": PATH + 1}, "other than the 3 labels of the data set"),
-        ({"probabilities": PROBABILITIES}, "decides by a threshold"),
+        ({"probabilities": PROBABILITIES}, "decides with a threshold"),
     ],
 )
 def test_answers_that_do_not_fit(outputs: dict[str, Any], message: str) -> None:

@@ -170,7 +170,7 @@ def test_a_split_is_shown_with_its_shares_and_what_is_wrong_with_a_member(routes
     shown = text("show", "half", models=routes)
     assert "share 50% one version 3 share 25% one@2: " in shown
     assert "has no version 2; there are 3. share 25% deep, a route sticky x-id description [b]y hand." in shown
-    assert "shadow one version 3, of 10% of the requests" in text("show", "deep", models=routes)
+    assert "shadow one version 3, gets copies of 10% of the requests" in text("show", "deep", models=routes)
     document = read("show", "half", models=routes)
     assert (document["shares"], document["sticky"]) == ([50, 25, 25], "x-id")
     assert document["members"][0] == {"model": "one", "version": 3}

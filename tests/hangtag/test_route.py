@@ -55,7 +55,7 @@ def test_the_threshold_is_chosen_and_written_with_where_it_came_from(models: Pat
     assert [member["model"] for member in route["members"]] == ["lstm", "cnn"]
     assert 0.3 < bound < 1
     assert f"Chosen: {bound:g}." in chosen
-    assert f" Of such images {route['expected_sent_on']:.1%} go on to cnn" in chosen
+    assert f" Of these images, {route['expected_sent_on']:.1%} go on to cnn" in chosen
     assert route["description"].startswith("Chosen by 'hangtag route tune lstm cnn --lose-at-most 0.5' on 2")
     assert ": of 300 validation images, " in route["description"]
     assert "; lstm@2 alone has " in route["description"]
@@ -93,7 +93,7 @@ def test_three_models_have_one_threshold(models: Path) -> None:
     assert re.search(
         rf"; lstm@2 alone has \d\S+%, lstm2@2 \d\S+%, {NEWEST_CNN} \d\S+%; 0 of 300 are wrong", route["description"]
     )
-    assert f" Of such images {route['expected_sent_on']:.1%} go on to lstm2 and" in printed
+    assert f" Of these images, {route['expected_sent_on']:.1%} go on to lstm2 and" in printed
     assert re.search(r"at least +sent on to lstm2 +sent on to cnn +accuracy +against cnn", printed)
 
 
