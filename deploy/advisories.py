@@ -26,7 +26,7 @@ class AdvisoriesError(Exception):
 
 @dataclass(frozen=True)
 class Advisories:
-    """The records of a folder, by the packages of PyPI that they are about."""
+    """The records of a folder, grouped by the PyPI package that a record is about."""
 
     by_package: dict[str, list[Record]]
     count: int
@@ -42,7 +42,8 @@ class Advisories:
         """
         records = []
         for file in sorted([*folder.rglob("*.json"), *folder.rglob("*.yaml")]):
-            # BaseLoader reads only texts. As a number, version 1.10 would become 1.1; dates would lose OSV's form.
+            # BaseLoader reads every value as text. Otherwise version 1.10 would become the number 1.1, and a date would
+            # lose its format.
             record = yaml.load(file.read_text(), Loader=getattr(yaml, "CBaseLoader", yaml.BaseLoader))  # noqa: S506
             if isinstance(record, dict) and "affected" in record:
                 records.append(record)
@@ -80,7 +81,7 @@ def _affects(affected: Record, name: str, version: str) -> bool:
 
 
 def _within(events: Iterable[dict[str, str]], version: Version) -> bool:
-    """Whether a version lies in a range of OSV, whose events are in the order of versions."""
+    """Return whether a version lies in an OSV range, given the range's events in ascending order of versions."""
     inside = False
     for event in events:
         ((kind, at),) = event.items()
@@ -94,7 +95,7 @@ def _within(events: Iterable[dict[str, str]], version: Version) -> bool:
 
 @contextmanager
 def served(advisories: Advisories) -> Iterator[str]:
-    """Answer queries on a free port of this machine; yields the URL."""
+    """Run a server that answers queries on a free port of this machine, and yield its URL."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:

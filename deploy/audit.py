@@ -1,9 +1,9 @@
 """Looks every locked package up in a database of known vulnerabilities: `make -C deploy audit`.
 
-    python -m deploy.audit                      ask OSV, or read the pinned copy if OSV cannot be reached python -m
-    deploy.audit --database FOLDER    read a copy, such as a clone of github.com/pypa/advisory-database python -m
-    deploy.audit --database FILE      read a pinned copy, such as deploy/pinned-advisories.json python -m deploy.audit
-    --database URL       ask another service that speaks OSV's API
+    python -m deploy.audit                      ask OSV, or read the pinned copy if OSV cannot be reached
+    python -m deploy.audit --database FOLDER    read a copy, such as a clone of github.com/pypa/advisory-database
+    python -m deploy.audit --database FILE      read a pinned copy, such as deploy/pinned-advisories.json
+    python -m deploy.audit --database URL       ask another service that speaks OSV's API
 
 pip-audit asks the database and reads the answers. This module checks that a database can be reached, so that an
 unreachable database does not look like a database without vulnerabilities. The exit code is 0 if no vulnerability is

@@ -14,10 +14,10 @@ import click
 
 
 def missing(version: str, changelog: str, upgrading: str) -> list[str]:
-    """Return a sentence for each thing that the documents of this version lack.
+    """Return a sentence for each thing that is missing in the documents for this version.
 
     Args:
-        version: The release, as pyproject.toml has it.
+        version: The version of the release, from pyproject.toml.
         changelog: CHANGELOG.md.
         upgrading: docs/how-to/upgrade.md.
     """

@@ -68,7 +68,8 @@ def draw(kind: str, chance: np.random.Generator) -> Image.Image:
 
 
 def _rotation(kind: str) -> float:
-    """Return by how many degrees to rotate a sign. Pillow's squares lie on a side, and its triangles point upwards."""
+    """Return by how many degrees to rotate a sign. Pillow draws squares that stand on a side, and triangles that point
+    upwards."""
     return {"priority": 45, "yield": 180}.get(kind, 0)
 
 

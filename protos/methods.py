@@ -1,5 +1,5 @@
-"""The full names of the gRPC services' methods, in the form /package.Service/Method. All code that calls or transports
-the methods uses these names."""
+"""The full names of the gRPC services' methods, in the form /package.Service/Method. Clients and servers use these
+constants."""
 
 INFERENCE, CLASSIFIER, HEALTH = "inference.GRPCInferenceService", "hangtag.v1.Classifier", "grpc.health.v1.Health"
 

@@ -56,7 +56,7 @@ def datatype_of(array: Array) -> str:
     """Return the protocol's datatype of an array. The datatype of strings and objects is BYTES.
 
     Raises:
-        ValueError: The protocol has no datatype for the array's dtype. An example is a dtype of complex numbers.
+        ValueError: The protocol has no datatype for the array's dtype, for example for complex numbers.
     """
     if array.dtype.kind in "OSU":
         return "BYTES"
@@ -67,12 +67,14 @@ def datatype_of(array: Array) -> str:
 
 
 def from_raw(datatype: str, shape: Sequence[int], raw: bytes) -> Array:
-    """Return the array that raw bytes encode. Except for BOOL and BYTES, it shares their memory and is read-only.
+    """Return the array that raw bytes encode.
+
+    Except for BOOL and BYTES, the array is read-only and shares the memory of ``raw``.
 
     Args:
         datatype: The protocol's name, such as "FP32".
         shape: The size of each axis.
-        raw: The elements, little-endian and row-major. `to_raw` describes the elements of BYTES.
+        raw: The elements, little-endian and row-major. For BYTES, `to_raw` describes how an element is encoded.
 
     Raises:
         ValueError: The datatype is unknown, the shape is not valid, or the number of bytes does not match
@@ -118,7 +120,7 @@ def from_contents(datatype: str, shape: Sequence[int], contents: inference_pb2.I
 
 
 def from_numbers(datatype: str, shape: Sequence[int], values: Sequence[Any], where: str) -> Array:
-    """Return an array of Python numbers, truth values or bytes. The caller checks that their number matches the shape.
+    """Convert Python numbers, truth values or bytes to an array. The caller checks that the count matches the shape.
 
     Args:
         datatype: The protocol's name, such as "UINT8".
@@ -149,11 +151,12 @@ def output(response: inference_pb2.ModelInferResponse, index: int) -> Array:
     """Return one output of a response as an array, from raw bytes or typed contents.
 
     Args:
-        response: The response of a server. Either all outputs in the response have raw contents, or no output has them.
+        response: A server's response, in which either all outputs have raw contents, or none has.
         index: The index of the output among the response's outputs.
 
     Raises:
-        ValueError: `from_raw` or `from_contents` raises it, or the numbers of outputs and of raw contents differ.
+        ValueError: `from_raw` or `from_contents` cannot read the output, or the number of raw contents differs from the
+            number of outputs.
     """
     tensor, raw = response.outputs[index], response.raw_output_contents
     if not raw:
@@ -169,7 +172,8 @@ def to_raw(array: Array) -> bytes:
     A BYTES element becomes four bytes with its length, then the bytes of the element.
 
     Raises:
-        ValueError: An element of BYTES is text that UTF-8 cannot encode, or is neither text, bytes nor a number.
+        ValueError: An element of BYTES is text that UTF-8 cannot encode, or is None, a list, a tuple, a dict or an
+            array.
     """
     if array.dtype.kind in "OSU":
         return b"".join(_pack_element(element) for element in array.ravel())

@@ -51,7 +51,7 @@ def require(address: str) -> None:
 
 
 def authority(address: str) -> str:
-    """Return the authority of calls to a list of servers: the address of the first server. Return "" for one server.
+    """Return the authority for calls: the first address of a list of servers, or "" if there is only one server.
 
     By default gRPC would send the whole list as the authority. A list is not a valid authority, so the native transport
     would refuse the calls.

@@ -2,9 +2,9 @@
 
 Three tests, from the least strict to the strictest, return a reason against batching or None:
 
-    impossibility   The shapes rule batching out. Neither the operator nor ``hangtag.batched`` can demand batching.
-    obstacle        The axes make a trial of batching pointless. Without an obstacle, `hangtag import` runs equal inputs
-                    alone and together, and records the result in the file as ``hangtag.batched``.
+    impossibility   The shapes rule batching out, even if the operator or ``hangtag.batched`` demands it.
+    obstacle        The axes make a trial of batching pointless. If there is no obstacle, `hangtag import` runs the same
+                    inputs alone and in one batch, and records the result in the file as ``hangtag.batched``.
     doubt           The names suggest that requests cannot be batched. The server applies this test to files without
                     ``hangtag.batched``, because wrong batching mixes up callers' answers, whereas no batching only
                     costs speed.
@@ -12,8 +12,8 @@ Three tests, from the least strict to the strictest, return a reason against bat
 Axes that pass these tests permit batching, but do not prove that the rows of a batch are independent of each other. The
 server reads a proof of independence from the file, or runs a trial itself (``server.runtime.batching_proof``).
 
-Exporters name the batch axes of inputs and outputs differently or not at all, so these tests ignore the names that
-exporters generate.
+Exporters may generate a different name for the batch axis in each input and output, so these tests ignore generated
+names.
 """
 
 import re
@@ -25,7 +25,7 @@ Axes: TypeAlias = Sequence[int | str | None]
 
 # ONNX calls the batch axis N, as in NCHW. A lower-case n may be the size of any axis, so n is not in this list.
 _BATCH_NAMES = ("N", "B", "bs")
-# The names that tf2onnx, torch.onnx (two kinds) and Paddle2ONNX generate for unnamed axes.
+# The names that tf2onnx, torch.onnx and Paddle2ONNX generate for unnamed axes. torch.onnx has two forms.
 _GENERATED = re.compile(r"unk__\d+|.*_dim_\d+|[su]\d+|DynamicDimension\.\d+|\?", re.DOTALL)
 
 
@@ -43,10 +43,10 @@ def impossibility(inputs: Mapping[str, Axes], outputs: Mapping[str, Axes]) -> st
 
 
 def obstacle(inputs: Mapping[str, Axes], outputs: Mapping[str, Axes]) -> str | None:
-    """Return why batching is not worth a trial, or None if a trial makes sense.
+    """Return why a trial of batching would be pointless, or None if a trial can decide.
 
-    First axes with different names may differ in size, as with n images in and m rows out. If the batch is in two axes
-    of a tensor, the tensor cannot be split back into requests.
+    First axes with different names may differ in size: a model may turn n images into m rows. If the batch is in two
+    axes of a tensor, the tensor cannot be split back into requests.
     """
     if reason := impossibility(inputs, outputs):
         return reason

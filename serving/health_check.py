@@ -112,7 +112,7 @@ def check_request(model: str) -> health_pb2.HealthCheckRequest:
 
 
 def status_of(error: ClientError) -> int:
-    """Return the status UNKNOWN if a check failed because the model is unknown. Raises any other error."""
+    """Return the status UNKNOWN if a check failed because the model is unknown; otherwise, raise ``error``."""
     if error.code is grpc.StatusCode.NOT_FOUND:  # the model is unknown, or not loaded yet
         return UNKNOWN
     raise error
@@ -171,7 +171,8 @@ class Wait:
         """Record the failure of a Watch, and raise the failure unless the server stopped or the connection broke.
 
         gRPC answers CANCELLED to calls that arrive while a server stops. If a stream's status is lost, the wait
-        continues, because the next Watch may give the reason. An earlier failure with a reason is then kept.
+        continues, because the next Watch may give the reason. The lost status does not replace an earlier failure,
+        which may have a reason.
         """
         lost = isinstance(error, StatusLostError)
         stopped = error.code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)

@@ -34,7 +34,7 @@ DAMAGED = "cannot be decoded and seems damaged: "
 THUMBNAIL_EDGE = 73
 """The longest edge, in pixels, of a photo that fit garment trims: the height of Fashion-MNIST's thumbnails."""
 BACKGROUND_TOLERANCE = 0.05 * 255
-"""The least contrast between a garment and its background: 5 % of the maximum, like Fashion-MNIST's authors."""
+"""The least contrast between a garment and its background: 5 % of the maximum, the value of Fashion-MNIST's authors."""
 
 Pixels = npt.NDArray[np.uint8]  # [height, width] or [height, width, 3]
 
@@ -153,8 +153,8 @@ class ImageSpec:
         Args:
             picture: The upright picture, flattened to ``channels`` channels (see :func:`flattened`). This method may
                 modify the picture.
-            whole: Only for fit garment. Scale down the whole picture instead of cutting out one garment, because the
-                picture shows several garments, and their places and relative sizes matter.
+            whole: With fit garment, whether to scale down the whole picture instead of cutting out one garment. This is
+                right for a picture of several garments, whose places and relative sizes matter.
 
         Returns:
             UINT8 pixels with this ``shape``.
@@ -201,7 +201,7 @@ def unreadable(content: bytes, why: object) -> str:
     """Return, as the end of a sentence, what is wrong with a file that is not a readable picture.
 
     Args:
-        content: The file's content, or its beginning.
+        content: The first bytes of the file, or all of them.
         why: The decoder's error.
     """
     if not content:
@@ -246,7 +246,8 @@ def background_of(grey: npt.NDArray[Any]) -> float:
 
 
 def negated_on_white(grey: npt.NDArray[Any], background: float) -> npt.NDArray[Any]:
-    """Negate a photo with a bright background, such as Fashion-MNIST's. Keep a photo with a dark background."""
+    """Negate a photo with a bright background, such as a photo of Fashion-MNIST. Keep a photo with a dark
+    background."""
     return 255 - grey if background > 127 else grey
 
 
@@ -289,7 +290,8 @@ def _trim(pixels: Pixels, background: float) -> Pixels:
 
 
 def _edge(picture: Image.Image) -> Pixels:
-    """Return the pixels along the picture's whole border, [n] or [n, 3]. An object may cover the corners."""
+    """Return the pixels along the picture's whole border, [n] or [n, 3]. The corners alone are not enough, because an
+    object may cover them."""
     pixels = np.asarray(picture)
     return np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
 

@@ -147,7 +147,7 @@ class Signature:
         """Why requests may not be batched; None if batching is allowed.
 
         The operator's setting takes precedence over the file's ``hangtag.batched``, which takes precedence over the
-        axes. A trial can only forbid batching that the file or the axes allow.
+        axes. A trial may forbid batching that the file or the axes allow, but never allows batching that they forbid.
 
         Raises:
             UnsupportedModelError: the property is malformed, or a setting demands batching although the graph rules
@@ -183,7 +183,7 @@ class Signature:
 
     @cached_property
     def label_distances(self) -> tuple[tuple[float, ...], ...] | None:
-        """The distance of each pair of labels, [labels][labels], from 0 (the same) to 1; None without distances.
+        """The distance between any two labels, [labels][labels], from 0 (the same) to 1; None if the file has none.
 
         Raises:
             UnsupportedModelError: the property is malformed.
@@ -219,8 +219,8 @@ class Signature:
 
     @cached_property
     def min_labels(self) -> int:
-        """The least size of a ``multi_label`` model's predicted set; 0 by default. The most probable labels fill up a
-        set.
+        """The least size of a ``multi_label`` model's predicted set; 0 by default. If fewer labels reach the threshold,
+        the most probable other labels are added.
 
         Raises:
             UnsupportedModelError: the property is malformed.
@@ -260,7 +260,7 @@ class Signature:
 
     @property
     def picture_shape(self) -> tuple[int, ...] | None:
-        """The shape of a classifier's picture: (height, width), or (height, width, 3). None for other models."""
+        """The shape of a classifier's picture: (height, width), or (height, width, 3). For any other model, None."""
         probabilities = self.output("probabilities")
         if len(self.inputs) == 1 and probabilities and self.labels:
             labels = len(self.labels)

@@ -89,7 +89,7 @@ def _side_by_side(answers: Sequence[Classification]) -> Table:
         timings = Text(f"{answer.queue_ms:.1f} ms queued\n{answer.compute_ms:.1f} ms computed")
         if answer.stages:
             timings.append(f"\nanswered by {answer.answered_by}")
-        # folding shows long texts in full
+        # fold wraps a long text instead of cutting it off
         result.add_column(Text(f"{answer.model} version {answer.version}"), timings, overflow="fold")
     for rank in zip_longest(*(answer.labels for answer in answers)):
         agreed = len({label and label.name for label in rank}) == 1

@@ -24,11 +24,10 @@ Item = TypeVar("Item")
 class AsyncClient:
     """A client of one server for asyncio, over one channel. The tasks of one event loop may share it.
 
-    ``AsyncClient`` has the same methods as ``Client``, with the same arguments, answers and exceptions. The arguments
-    and exceptions of the constructor are the same too. A method raises RuntimeError if it is awaited in a different
-    event loop than the first call. Cancelling a task that waits for a call cancels the call, and the server drops the
-    request if its computation has not begun. Close the client with ``await client.close()``, or use it in an ``async
-    with`` block.
+    ``AsyncClient`` has the same constructor and the same methods as ``Client``, with the same arguments, answers and
+    exceptions. A method raises RuntimeError if it is awaited in a different event loop than the first call. Cancelling
+    a task that waits for a call cancels the call, and the server drops the request if its computation has not begun.
+    Close the client with ``await client.close()``, or use it in an ``async with`` block.
 
     Example:
         >>> import asyncio

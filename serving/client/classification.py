@@ -94,7 +94,7 @@ def classify_request(image: Image, model: str, version: str, top_k: int) -> pb.C
     """Build the request that classifies one image.
 
     Raises:
-        InputError: ``image`` is neither bytes nor uint8 pixels, or another argument cannot be sent.
+        InputError: An argument cannot be sent, for example an ``image`` that is neither bytes nor uint8 pixels.
     """
     name, version = model_choice(model, version)
     request = pb.ClassifyRequest(model_name=name, model_version=version, top_k=top_k)
@@ -107,7 +107,7 @@ def compare_request(image: Image, models: Sequence[str], top_k: int) -> pb.Compa
     """Build the request that classifies one image with several models.
 
     Raises:
-        InputError: ``image`` is neither bytes nor uint8 pixels, or another argument cannot be sent.
+        InputError: An argument cannot be sent, for example an ``image`` that is neither bytes nor uint8 pixels.
     """
     request = pb.CompareRequest(models=[_choice(model) for model in models], top_k=top_k)
     _set_image(request, image)

@@ -126,7 +126,7 @@ def _only_classifier(client: Client) -> str:
     """Return the name of the server's only model that classifies images.
 
     Raises UserError if no model or several models classify images, or if the server does not say which models do.
-    Earlier releases do not say it.
+    Servers of earlier releases do not.
     """
     names = client.models()
     classifiers = [name for name in names if client.parameters(name).get(_CLASSIFIES) == "true"]
@@ -135,7 +135,7 @@ def _only_classifier(client: Client) -> str:
     if classifiers:
         raise UserError(
             f"the server has {len(classifiers)} models that classify images: {_listed(classifiers)}. Name one with "
-            "--model, or several, to show their answers side by side."
+            "--model, or name several to show their answers side by side."
         )
     if names:
         raise UserError(

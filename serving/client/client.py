@@ -14,9 +14,9 @@ from hangtag.serving.health_check import HealthClient
 class Client(HealthClient):
     """A client of one server, over one channel. Thread-safe: threads may share it.
 
-    Close the client with ``close``, or use it in a ``with`` block. Every method may raise two exceptions that it does
-    not list: CredentialsError if ``token_file`` can no longer be read, and, if an argument cannot be sent, a
-    ClientError that is also a TypeError and a ValueError.
+    Close the client with ``close``, or use it in a ``with`` block. Every method may also raise two exceptions that its
+    own description leaves out. If ``token_file`` can no longer be read, a method raises CredentialsError. If an
+    argument cannot be sent, a method raises a ClientError that is also a TypeError and a ValueError.
 
     Args:
         address: HOST:PORT of the server's gRPC port, or http://HOST:PORT (https:// with TLS) of its HTTP port. For

@@ -58,8 +58,8 @@ def read(path: Path) -> bytes:
 
 
 LEAST_CONTRAST = 32
-"""A picture is nearly blank if its darkest and its brightest pixel differ by fewer grey levels than this. In each test
-image they differ by at least 254."""
+"""If the darkest and the brightest pixel of a picture differ by fewer grey levels than this, the picture is nearly
+blank. In each test image of Fashion-MNIST, the two pixels differ by at least 254 levels."""
 
 _EDGE = image_spec.THUMBNAIL_EDGE
 _MARGIN = 1 / 7
@@ -73,8 +73,9 @@ _INVERTED = (
     "picture of {} x {} pixels. Invert its tones, or send a larger picture, which the server converts"
 )
 _CONVERTED = (
-    "the model seems to get a background that is brighter than the garment, but expects a darker background. Use a "
-    "picture in even light of a dark garment on white paper, which the server inverts, or of a bright garment on black"
+    "the server's conversion seems to leave the background brighter than the garment, but the model expects a darker "
+    "background. Use an evenly lit picture of a dark garment on white paper, which the server inverts, or of a bright "
+    "garment on black"
 )
 
 
@@ -82,9 +83,9 @@ def warning(data: bytes, image: image_spec.ImageSpec) -> str:
     """Say what is wrong with a picture and what helps; "" if nothing is wrong, or if the model is not for garments.
 
     If a model's file says ``fit=garment``, the model learned bright garments on black, and cannot classify blank or
-    inverted pictures well. The rules for both were measured on the 10,000 test images of Fashion-MNIST. The rules warn
-    of none of these images, unchanged or as larger pictures on white or black, which the server converts. The rules
-    warn of every image that is negated. tests/serving/client repeats this measurement with every hundredth image.
+    inverted pictures well. The rules for blank and inverted pictures were checked with the 10,000 test images of
+    Fashion-MNIST. Unchanged images caused no warning, nor did larger copies on white or black, which the server
+    converts. Every negated image caused a warning. tests/serving/client repeats this check with every hundredth image.
 
     Args:
         data: The content of an image file. The server reports files that cannot be decoded.

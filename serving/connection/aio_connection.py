@@ -178,8 +178,8 @@ async def _first(responses: AsyncIterator[Response]) -> Response | None:
 
 
 PROBE_SECONDS = 0.25
-"""The deadline of a probe in seconds. The probe may have to wait behind calls that gRPC has not sent yet. At the
-deadline, every server that still works has accepted all earlier calls."""
+"""The deadline of a probe in seconds. The probe may have to wait behind calls that gRPC has not sent yet. Within this
+time, every server that still works accepts all earlier calls."""
 MOST_RESETS = 10
 """After this many resets, the next reset waits for a probe, which shows that the server has accepted the streams. The
 number is half of the limit of the native transport's library."""
@@ -245,7 +245,7 @@ class Resets:
             probe(b"", timeout=PROBE_SECONDS).add_done_callback(partial(self._on_answer, accepted))
 
     def close(self) -> None:
-        """Stop making calls wait. Call this before closing the channel."""
+        """Let all waiting calls begin. Call this method before closing the channel."""
         self._closed = True
         self._may_begin.set()
 
@@ -280,7 +280,7 @@ class OneLoop:
 def being_cancelled() -> bool:
     """Return whether the running task itself is being cancelled.
 
-    If it is not, a CancelledError comes from elsewhere.
+    A CancelledError may also come from a call that the task awaits.
     """
     task = asyncio.current_task()
     return task is None or task.cancelling() > 0

@@ -20,8 +20,8 @@ _JITTER = 0.2  # the value that gRPC uses
 # gRPC does not retry a call whose requests are larger than this, 256 KiB by default. Requests stay in memory in any
 # case, until they are answered.
 _RETRY_BUFFER_BYTES = 1 << 30
-# With a ping every 24 days, gRPC in effect never pings. The value is below 2**31 - 1 milliseconds, the largest possible
-# value, because with that value gRPC would not limit how long sent data may stay unacknowledged (TCP_USER_TIMEOUT).
+# With a ping every 24 days, gRPC in effect never pings. The largest possible value, 2**31 - 1 milliseconds, would also
+# turn off gRPC's limit on how long sent data may stay unacknowledged (TCP_USER_TIMEOUT).
 _NEVER_MS = 2**31 - 2
 
 
@@ -39,8 +39,8 @@ class ConnectionOptions:
             that the connection broke. Over gRPC the client also repeats a call that ended with CANCELLED, because gRPC
             answers CANCELLED to calls that arrive while a server stops. The call's deadline covers all attempts. The
             client never repeats health checks, nor loads and unloads of models.
-        initial_backoff: seconds before the first retry. Each further pause is twice as long. All pauses vary at random
-            by 20 %, so that the clients of a restarted server do not all return at once.
+        initial_backoff: seconds before the first retry. Each later pause is twice as long as the pause before it. All
+            pauses vary at random by 20 %, so that the clients of a restarted server do not all return at once.
         max_backoff: the longest pause in seconds.
         round_robin: if the address names several servers (``dns:///HOST:PORT`` with several records, or
             ``ipv4:10.0.0.11:8001,10.0.0.12:8001``), send calls to the servers in turn, and skip servers that are
@@ -89,7 +89,7 @@ class ConnectionOptions:
     def retry_pauses(self, method: Method[Any]) -> tuple[float, ...]:
         """Return the pauses in seconds, varied at random, before the retries of a call over HTTP.
 
-        The result is empty for a method that the client does not repeat.
+        There are no pauses if the client does not repeat calls of this method.
         """
         if method.service not in RETRIED_SERVICES or not method.repeatable:
             return ()

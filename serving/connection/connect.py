@@ -23,7 +23,7 @@ AsyncConnection: TypeAlias = "AioConnection | AsyncHttpConnection"
 
 
 def connect(address: str, timeout: float, credentials: Credentials, options: ConnectionOptions) -> Connection:
-    """Return a connection to a server. Nothing is sent yet.
+    """Return the object for connections to a server. The first call opens a connection.
 
     Raises:
         AddressError: the address is malformed, or the variable that names its proxy (HTTP_PROXY, HTTPS_PROXY or
@@ -43,7 +43,7 @@ def connect(address: str, timeout: float, credentials: Credentials, options: Con
 def connect_async(
     address: str, timeout: float, credentials: Credentials, options: ConnectionOptions
 ) -> AsyncConnection:
-    """Return a connection for asyncio. Nothing is sent yet. Raises the same exceptions as ``connect``."""
+    """Do the same as ``connect`` for asyncio, with the same exceptions."""
     _require_finite(timeout)
     if not server_address.is_http(address):
         return AioConnection(address, timeout, credentials, options)

@@ -21,12 +21,12 @@ def diagnose(address: str, credentials: Credentials, reason: str = "no answer") 
     """Return a sentence that says why calls to an address fail, and what the caller can do.
 
     Returns "" if nothing listens, if the address does not name exactly one host and port, or if no cause is known. If
-    calls go through a proxy, the answer names the proxy, and this function does not connect.
+    calls go through a proxy, the sentence names the proxy, and this function opens no connection.
 
     Args:
         address: the address of the failed calls, HOST:PORT or a URL.
         credentials: the credentials of the failed calls.
-        reason: how the library for the calls explains the failure.
+        reason: the failure in the words of the library that made the calls.
     """
     from hangtag.serving.connection import proxy  # a container's health check does not need this module
 
@@ -57,7 +57,7 @@ def diagnose(address: str, credentials: Credentials, reason: str = "no answer") 
 def _plain_http(address: str, endpoint: tuple[str, int]) -> str:
     """Say which HTTP port listens at a gRPC address, and what to write instead; "" if the port does not speak HTTP.
 
-    Sends one GET in plain text.
+    To find out, this function sends one GET without TLS.
     """
     # Imported here, because a container's health check loads this module every few seconds.
     import http.client
@@ -128,7 +128,7 @@ def _handshake_problem(address: str, endpoint: tuple[str, int], credentials: Cre
 
 
 def _hangs_up(secured: ssl.SSLSocket, url: bool) -> bool:
-    """Return whether the server closes a connection instead of answering. A gRPC server sends its settings unasked."""
+    """Return whether the server closes a connection instead of sending data. A gRPC server sends its settings first."""
     try:
         if url:
             secured.sendall(_REQUEST)
@@ -140,7 +140,8 @@ def _hangs_up(secured: ssl.SSLSocket, url: bool) -> bool:
 
 
 def _speaks_tls(endpoint: tuple[str, int]) -> bool:
-    """Return whether a TLS handshake starts, with any certificate. Raises OSError if no connection is possible."""
+    """Return whether the server starts a TLS handshake. Its certificate is not verified. Raises OSError if no
+    connection is possible."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE

@@ -15,16 +15,16 @@ from hangtag.serving.credentials import Credentials
 # "resol" occurs in "errors resolving" and in "DNS resolution failed".
 _NO_CONNECTION = re.compile("failed to connect|last error: |Failed parsing HTTP/2|handshake failed|resol")
 # gRPC's message for an answer with an HTTP status that no gRPC server sends. gRPC turns the statuses 429, 502, 503 and
-# 504 into UNAVAILABLE, and 500 and most others into UNKNOWN. The statuses 401, 403 and 404 mean that nothing was
-# executed, and have their own codes.
+# 504 into UNAVAILABLE, and 500 and most others into UNKNOWN. The statuses 401, 403 and 404, which mean that nothing was
+# executed, become codes of their own.
 _HTTP_STATUS = re.compile(r"http2 header with status: (\d+)")
 # gRPC's message, with the code INTERNAL, for a stream that got a plain HTTP answer while the client could still send.
 _ANSWERED_IN_HTTP = "RST_STREAM with error code 0"
 # The native transport's library ends a connection with these words if it mistakes the calls for an attack. See
 # `Resets`.
 _TOO_MANY_RESETS = "too_many_resets"
-# gRPC's message for a connection that ended during a call. If there was no connection, the message matches
-# _NO_CONNECTION too.
+# gRPC's message for a connection that ended during a call. A message that also matches _NO_CONNECTION means that there
+# was no connection.
 _BROKEN = re.compile(
     "Socket closed|recvmsg|sendmsg|Connection reset|Connection timed out|Broken pipe|GOAWAY|keepalive|ping timeout"
 )

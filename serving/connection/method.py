@@ -9,14 +9,14 @@ from google.protobuf.message import Message
 from hangtag.protos import methods
 
 CONTROL = (methods.MODEL_LOAD, methods.MODEL_UNLOAD)
-"""Methods that no connection repeats by itself. If the server executed the call and only its answer was lost, a second
-unload would fail, and a second load would repeat the work."""
+"""Methods whose calls a connection never repeats. If the server executed the call and only its answer was lost, a
+second unload would fail, and a second load would repeat the work."""
 Response = TypeVar("Response", bound=Message)
 
 
 @dataclass(frozen=True)
 class Method(Generic[Response]):
-    """A method by its full name.
+    """A method, identified by its full name.
 
     Attributes:
         path: ``/package.Service/Method``.

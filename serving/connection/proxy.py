@@ -43,8 +43,8 @@ def for_url(url: str) -> Proxy | None:
     """Return the proxy that HTTP_PROXY, HTTPS_PROXY or ALL_PROXY names for a URL, unless NO_PROXY exempts its host.
 
     Raises:
-        AddressError: the variable is not a proxy's URL, or is a SOCKS proxy's URL and the package ``socksio`` is not
-            installed.
+        AddressError: the variable does not contain a proxy's URL, or contains a SOCKS proxy's URL although the package
+            ``socksio`` is not installed.
     """
     import urllib.request  # a container's health check over gRPC does not need this module
 

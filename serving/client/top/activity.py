@@ -26,8 +26,8 @@ Version = tuple[str, str]
 Buckets = Mapping[float, float]
 """A Prometheus histogram: upper bound in seconds -> number of requests that took at most that time."""
 Metrics = Mapping[tuple[Any, ...], float]
-"""What only the server's Prometheus metrics contain; the protocol's statistics do not. The key is a metric's name and
-its labels that ``_READ`` names; the value is a sum over all other labels."""
+"""Figures that only the server's Prometheus metrics contain, not the protocol's statistics. A key is a metric's name,
+followed by the values of the labels that ``_READ`` lists. A value is the sum over all other labels."""
 
 _VERSION = {"model": str, "version": str}
 _STAGE = {"model": str, "stage": int, "member": str}
@@ -133,7 +133,7 @@ def _percentiles(key: Version, before: Metrics | None, after: Metrics | None) ->
 
 
 def labelled(metrics: Metrics, name: str, *labels: object) -> Metrics:
-    """Return the series of a metric whose first labels have these values."""
+    """Return those series of a metric in which the first labels have these values."""
     start = (name, *labels)
     return {series: value for series, value in metrics.items() if series[: len(start)] == start}
 
@@ -213,13 +213,13 @@ def parse_metrics(text: str) -> Metrics:
 
 
 def callers(rows: list[Activity], before: Snapshot, after: Snapshot) -> tuple[float, float]:
-    """Compute the calls and samples a second that callers sent. Without metrics, the result includes routes' calls."""
+    """Compute how many calls and samples callers sent per second. Without metrics, routes' calls are counted too."""
     calls, samples = sum(row.calls for row in rows), sum(row.samples for row in rows)
     if before.metrics is None or after.metrics is None:
         return calls, samples
     seconds = after.time - before.time
     requests, inside = (now - then for now, then in zip(_inside(after.metrics), _inside(before.metrics), strict=True))
-    # A route counts a member's answer a moment before the member does, so a difference may be below zero.
+    # A member's answer is counted by the route a moment before the member, so the difference may be below zero.
     return max(0.0, calls - requests / seconds), max(0.0, samples - inside / seconds)
 
 

@@ -109,7 +109,7 @@ def _print(console: Console, server: str, before: Snapshot, after: Snapshot, as_
         console.print(view(server, before, after, console.width))
 
 
-_GAP = 2  # Terminal columns between two columns of the table.
+_GAP = 2  # The gap between two columns of the table, in characters.
 _MIN_MODEL = 12
 
 
@@ -168,7 +168,7 @@ def _transports(metrics: Metrics) -> dict[str, float]:
 
 
 def _lines(facts: Sequence[str], width: int) -> list[str]:
-    """Join the facts in as few lines as possible."""
+    """Distribute the facts over as few lines as possible."""
     lines: list[str] = []
     for fact in facts:
         if lines and len(lines[-1]) + 3 + len(fact) <= width:
@@ -189,7 +189,7 @@ def _table(rows: Sequence[Activity], width: int, *, with_metrics: bool) -> Table
     while columns and left() < min(names, _MIN_MODEL):
         columns.remove(min(columns, key=lambda column: column.importance))
     table = Table(box=None, pad_edge=False)
-    table.add_column("model", overflow="fold", max_width=max(1, left()))  # a shortened name would be ambiguous
+    table.add_column("model", overflow="fold", max_width=max(1, left()))  # cut-off names could be equal
     for column in columns:
         table.add_column(column.title, justify="right", no_wrap=True, min_width=widths[column])
     for row in rows:

@@ -33,9 +33,9 @@ OF_STREAM: dict[str, Method[Any]] = {
     methods.MODEL_STREAM_INFER: Method(methods.MODEL_INFER, inference_pb2.ModelInferResponse),
     methods.WATCH: Method(methods.CHECK, health_pb2.HealthCheckResponse),
 }
-"""The method of a stream -> the method to call for each of the stream's requests, because HTTP has no streams. Check
-replaces Watch, so a client that waits until a server is ready calls Check again and again."""
-# Failures that concern more than one request, so they end the stream. gRPC ends a stream after the same failures.
+"""The method of a stream -> the method to call for each of the stream's requests, because HTTP has no streams. Instead
+of one Watch, a client that waits until a server is ready makes repeated Check calls."""
+# These failures concern more than one request, so they end the stream. Over gRPC they end it too.
 _ENDS_STREAM = (
     grpc.StatusCode.CANCELLED,
     grpc.StatusCode.DEADLINE_EXCEEDED,

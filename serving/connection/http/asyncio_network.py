@@ -1,7 +1,7 @@
 """Connections for httpcore2 that use asyncio's streams.
 
-httpcore2's own connections use anyio, with which the event loop runs more iterations for each call. With them,
-16 threads would make only half as many calls a second through one event loop.
+httpcore2's own connections use anyio, which needs more iterations of the event loop for each call. With anyio, 16
+threads that share one event loop would make only half as many calls a second.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ class Network(httpcore2.AsyncNetworkBackend):
     ) -> httpcore2.AsyncNetworkStream:
         """Connect to the first of a host's addresses that answers.
 
-        Each address but the last gets an equal share of the time.
+        For each address except the last, the attempt is limited to an equal share of ``timeout``.
         """
         with _as(httpcore2.ConnectError):
             found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
@@ -58,7 +58,7 @@ class _Stream(httpcore2.AsyncNetworkStream):
             return await self._reader.read(max_bytes)
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        self._unsent.append(buffer)  # kept until the answer is read, so that head and body are sent together
+        self._unsent.append(buffer)  # sent when the answer is read, so that head and body are sent together
 
     async def aclose(self) -> None:
         self._writer.transport.abort()

@@ -31,7 +31,7 @@ def refused(answer: HttpAnswer, method: Method[Any], request: HttpRequest, addre
     text = error_text(answer)
     code = status_code(answer.status)
     if code is grpc.StatusCode.INVALID_ARGUMENT and method.path in CONTROL:
-        code = grpc.StatusCode.FAILED_PRECONDITION  # HTTP status 400 stands for both codes
+        code = grpc.StatusCode.FAILED_PRECONDITION  # a server sends HTTP status 400 for both codes
     if text:
         return ClientError(code, text)
     if answer.status in (404, 405, 501):
@@ -48,7 +48,7 @@ def refused(answer: HttpAnswer, method: Method[Any], request: HttpRequest, addre
 
 
 def require_size(size: int, limit: int | None) -> None:
-    """Raise ClientError if an answer of this many bytes exceeds the client's limit; None for no limit."""
+    """Raise ClientError if ``size`` exceeds ``limit``, both in bytes. A limit of None allows every size."""
     if limit is not None and size > limit:
         message = f"the answer is larger than max_message_mib allows ({size:,} vs. {limit:,} bytes)"
         raise ClientError(grpc.StatusCode.RESOURCE_EXHAUSTED, message)

@@ -31,7 +31,7 @@ with suppress(ImportError):  # uvloop has no wheel for some platforms
 class HttpConnection:
     """``AsyncHttpConnection`` for threads. A calling thread waits while an event loop in another thread makes the call.
 
-    Thread-safe. The event loop starts at the first call, and ends with ``close``, or when the connection is freed. A
+    Thread-safe. The event loop starts at the first call, and ends after ``close`` or when this object is freed. A
     forked process starts its own event loop and opens its own connections. The arguments and exceptions of construction
     are those of ``AsyncHttpConnection``.
     """
@@ -92,7 +92,7 @@ class _Calls:
 
     def begin(self, coroutine: Coroutine[Any, Any, Result]) -> Future[Result]:
         """Begin to run a coroutine in the loop. Raises ClosedError."""
-        with self._lock:  # the loop ends only after ``close``, so the loop cancels every coroutine that began before
+        with self._lock:  # the loop ends after ``close``, and cancels every coroutine that began before
             if self.closed:
                 coroutine.close()
                 raise errors.closed()
@@ -130,8 +130,8 @@ class _Calls:
 
 
 _INHERITED: list[_Calls] = []
-"""The calls that a forked process inherits from its parent. This list keeps them for ever, because freeing them would
-close the connections that the parent uses."""
+"""The objects that a forked process inherits from its parent. They stay in this list, because freeing one would close
+connections that the parent uses."""
 
 
 async def _call_until_stopped(
@@ -157,7 +157,8 @@ async def _end(responses: AsyncGenerator[Any, None]) -> None:
 
 
 async def _taken(requests: Iterable[Message]) -> AsyncIterator[Message]:
-    """Yield the requests of an iterable that may block. A thread reads the next request when it may be sent."""
+    """Yield the requests of an iterable that may block. A thread reads each request when the stream can send one
+    more."""
     wanted: queue.SimpleQueue[Future[Any] | None] = queue.SimpleQueue()
 
     def take() -> None:

@@ -1,7 +1,7 @@
 """Build the HTTP request of each gRPC method, and read the answer as the method's response. This module does no I/O.
 
-ModelInfer is JSON that describes the tensors, followed by the bytes of the tensors (the binary tensor extension).
-Classify and Compare are POST /v1/classify, with the image as the request's body and JSON as the answer.
+ModelInfer is sent as JSON that describes the tensors, followed by the bytes of the tensors (the binary tensor
+extension). Classify and Compare are sent as POST /v1/classify. The image is the request's body, and the answer is JSON.
 """
 
 import json
@@ -94,7 +94,7 @@ _OF_THE_CALL = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENI
 
 
 def classify_request(message: classifier_pb2.ClassifyRequest, timeout: int | None) -> HttpRequest:
-    """Return the request to classify with one model. ``timeout`` is in microseconds; None for no deadline."""
+    """Return the request to classify an image with one model. ``timeout`` is in microseconds; None for no deadline."""
     model = classifier_pb2.ModelChoice(name=message.model_name, version=message.model_version)
     return _image_request(message, [model], timeout)
 
@@ -105,7 +105,7 @@ def classify_response(answer: HttpAnswer, _request: object) -> classifier_pb2.Cl
 
 
 def compare_request(message: classifier_pb2.CompareRequest, timeout: int | None) -> HttpRequest:
-    """Return the request to classify with several models, or all.
+    """Return the request to classify an image with several models, or with all models.
 
     ``timeout`` is in microseconds; None for no deadline.
     """
@@ -115,7 +115,7 @@ def compare_request(message: classifier_pb2.CompareRequest, timeout: int | None)
 def compare_response(answer: HttpAnswer, request: classifier_pb2.CompareRequest) -> classifier_pb2.CompareResponse:
     """Read the answers of several models.
 
-    For a request with only one model, the server answers or refuses like Classify.
+    If the request names only one model, the server sends the same answer or error as for Classify.
     """
     if len(request.models) != 1:
         return classifier_pb2.CompareResponse(outcomes=[_outcome(outcome) for outcome in answer.json()["outcomes"]])
@@ -129,7 +129,7 @@ def compare_response(answer: HttpAnswer, request: classifier_pb2.CompareRequest)
 
 
 def is_outcome(answer: HttpAnswer, request: classifier_pb2.CompareRequest) -> bool:
-    """Return whether a refusal of a comparison concerns its only model, not the whole call."""
+    """Return whether an error concerns the single model of a comparison, not the whole call."""
     only = len(request.models) == 1
     return only and bool(error_text(answer)) and status_code(answer.status) not in _OF_THE_CALL
 
@@ -188,7 +188,7 @@ class Route:
 
 
 def _of_model(*more: str) -> Callable[[Any, int | None], HttpRequest]:
-    """Return a function that makes a GET for a path below the model, or the model's version, that a request names."""
+    """Return a function that builds a GET request for a path below the requested model or model version."""
     return lambda message, _timeout: HttpRequest("GET", model_path(message.name, message.version, *more))
 
 
@@ -201,7 +201,8 @@ def _change_request(action: str) -> Callable[[Any, int | None], HttpRequest]:
 
 
 def _parsed(response: type[Any], field: str = "") -> Callable[[HttpAnswer, Any], Any]:
-    """Return a function that reads a response, or only its field ``field``, from JSON with the .proto files' names."""
+    """Return a function that parses JSON into a response, or into its ``field``. Names are those of the .proto
+    files."""
 
     def decode(answer: HttpAnswer, _request: Any) -> Any:
         value = {field: answer.json()} if field else answer.json()
@@ -230,7 +231,7 @@ def _is_ready(answer: HttpAnswer) -> bool:
 
 
 def _is_readiness(answer: HttpAnswer, _request: Any) -> bool:
-    """Return whether an answer reports that a server is ready or not (400 from Triton, 503 from hangtag)."""
+    """Return whether the status reports readiness: 200 means ready, and 400 (Triton) or 503 (hangtag) not ready."""
     return answer.status in (200, 400, 503)
 
 

@@ -9,13 +9,14 @@ from google.protobuf.message import Message
 from hangtag.serving.connection.aio_connection import being_cancelled
 
 IN_FLIGHT = 16
-"""The largest number of one stream's calls in flight. The server can batch calls that are in flight together."""
+"""The largest number of calls that one stream has in flight. The server can batch calls that are in flight together."""
 
 
 async def in_order(
     call: Callable[[Message], Awaitable[Any]], requests: AsyncIterable[Message]
 ) -> AsyncGenerator[Any, None]:
-    """Yield the results of the calls in the order of their requests. Reads a request when another call may begin.
+    """Yield the results of the calls in the order of their requests. A request is read only when another call may
+    begin.
 
     If iterating over the requests raises an exception, it is re-raised after the results of all earlier requests.
     """
