@@ -31,7 +31,7 @@ class Advisories:
     by_package: dict[str, list[Record]]
     count: int
     latest: str
-    """When a record was last modified, in ISO 8601: the latest time of all records."""
+    """The latest time at which a record was modified, in ISO 8601."""
 
     @classmethod
     def read(cls, folder: Path) -> "Advisories":
@@ -53,7 +53,7 @@ class Advisories:
 
     @classmethod
     def of(cls, records: list[Record]) -> "Advisories":
-        """Sort records by the packages that they are about."""
+        """Group records by package. A record may be about several packages."""
         by_package: dict[str, list[Record]] = defaultdict(list)
         for record in records:
             for name in {_name(affected) for affected in record["affected"]} - {None}:

@@ -136,7 +136,7 @@ def main(database: str | None, folder: Path, osv: str) -> None:
                 raise
             click.echo(f"WARNING: {osv} cannot be reached: {error}", err=True)
             name, result = audit_by(str(PINNED), locks)
-            click.echo(f"WARNING: the packages were looked up in {name}. This copy has no later advisories.", err=True)
+            click.echo(f"WARNING: the packages were looked up in {name}. Later advisories are missing.", err=True)
     except (AuditError, AdvisoriesError) as error:
         problem = "cannot be reached" if isinstance(error, UnreachableError) else "the audit failed"
         click.echo(f"NOT AUDITED: {database or osv}: {problem}: {error}", err=True)

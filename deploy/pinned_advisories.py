@@ -1,4 +1,4 @@
-"""Keeps the advisories about the locked packages, for an audit that can reach no database.
+"""Writes the advisories about the locked packages to a file, for an audit that can reach no database.
 
     python -m deploy.pinned_advisories CHECKOUT     write deploy/pinned-advisories.json
 

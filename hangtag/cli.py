@@ -90,7 +90,7 @@ def _shorten_help(command: click.Command) -> None:
 
 
 class LazyGroup(click.Group):
-    """A click group that imports a subcommand's module only to run it or to show its own help."""
+    """A click group that imports a subcommand's module only to run the subcommand or to show the subcommand's help."""
 
     def invoke(self, ctx: click.Context) -> object:
         """Run a subcommand, and show a UserError that the subcommand raises as one line, with exit code 1.

@@ -13,7 +13,7 @@ class MissingExtraError(UserError):
 
 @contextmanager
 def needs(extra: str, feature: str) -> Iterator[None]:
-    """Report a failed import in this context with the extra that installs the module.
+    """In this context, report a failed import with the name of the extra that installs the module.
 
     Args:
         extra: an extra of the distribution hangtag, such as ``train``.

@@ -54,7 +54,7 @@ class Listing:
     """The pictures that a source contains.
 
     Attributes:
-        pictures: The pictures, in the order in which the digest of the data set covers them.
+        pictures: The pictures, in the order in which the data set's digest is computed.
         labels: The pictures' different labels, in the order of the classes.
         notes: Sentences about files that were left out.
     """
@@ -80,9 +80,9 @@ def listed(source: str) -> Listing:
     """List the pictures of ``folder:PHOTOS`` or ``csv:FILE``, in the order of their names.
 
     A folder has ``PHOTOS/CLASS/**``, or ``PHOTOS/train/CLASS/**`` and ``PHOTOS/test/CLASS/**``, and optionally
-    ``PHOTOS/validation/CLASS/**``. Hidden files and folders are left out. A CSV file has the columns ``path``, relative
-    to the file's folder, ``label`` and optionally ``split``, which is train, validation or test. Commas, semicolons or
-    tabs separate the columns.
+    ``PHOTOS/validation/CLASS/**``. Hidden files and folders are left out. A CSV file has the columns ``path``,
+    ``label`` and optionally ``split``, separated by commas, semicolons or tabs. A path is relative to the file's
+    folder. A split is train, validation or test.
 
     Raises:
         DataNotFoundError: A file or a folder does not exist or cannot be read, or there are no pictures.

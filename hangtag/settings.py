@@ -22,8 +22,8 @@ class Rules:
         about: The help text.
         flag: The option's name. None stands for the field's name with hyphens.
         between: The smallest and the largest number that is valid, which the help shows. None stands for no limit.
-        at_least: The smallest number that is valid, which only `problems` checks.
-        above: A number that the value must exceed, which only `problems` checks.
+        at_least: The smallest number that is valid. `problems` checks this limit, click does not.
+        above: A number that the value must exceed. `problems` checks this limit, click does not.
         choices: The texts that are valid; if empty, any text is valid.
         duration: Whether the value is a number of seconds that may be written with a unit, such as 500ms.
         listed: Whether one option gives all numbers of a tuple, separated by commas; otherwise the option is repeated.

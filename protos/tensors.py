@@ -126,7 +126,7 @@ def from_numbers(datatype: str, shape: Sequence[int], values: Sequence[Any], whe
         datatype: The protocol's name, such as "UINT8".
         shape: The size of each axis.
         values: The elements, row-major, in the Python type that corresponds to the datatype.
-        where: What holds the values, such as the name of a field, for the error message.
+        where: The place of the values for the error message, such as the name of a field.
 
     Raises:
         ValueError: A number is out of the datatype's range.

@@ -1,6 +1,6 @@
 """Open channels with a client's TLS files, and send its bearer token. The client and the load test share this module.
 
-This module does not depend on the services that are called.
+This module works for every gRPC service.
 """
 
 import os

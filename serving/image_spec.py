@@ -32,7 +32,8 @@ _FORMATS = ("PNG", "JPEG", "WEBP")
 _BEGINNING = re.compile(rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff|RIFF....WEBP", re.DOTALL)
 DAMAGED = "cannot be decoded and seems damaged: "
 THUMBNAIL_EDGE = 73
-"""The longest edge, in pixels, of a photo that fit garment trims: the height of Fashion-MNIST's thumbnails."""
+"""Before fit garment trims a photo, it scales the longer edge down to this number of pixels, the height of
+Fashion-MNIST's thumbnails."""
 BACKGROUND_TOLERANCE = 0.05 * 255
 """The least contrast between a garment and its background: 5 % of the maximum, the value of Fashion-MNIST's authors."""
 
@@ -107,7 +108,8 @@ class ImageSpec:
 
     @classmethod
     def of(cls, value: object) -> "ImageSpec":
-        """Build a description from the object that ``as_json`` returns. Raises the ImageSpecError of ``parse``."""
+        """Build a description from the object that ``as_json`` returns. Raises ImageSpecError if a field is missing,
+        unknown or out of range."""
         known = {one.name for one in fields(cls)}
         if not isinstance(value, Mapping) or not {"height", "width"} <= set(value) <= known:
             raise ImageSpecError(f"height and width are required; the known keys are {', '.join(sorted(known))}")
@@ -269,7 +271,8 @@ def _convert_garment(grey: Image.Image, height: int, width: int) -> Pixels:
 
 
 def _fit_whole(grey: Image.Image, height: int, width: int) -> Pixels:
-    """Scale the whole picture down to the input. A smaller picture, such as a garment of 28 pixels, is not enlarged."""
+    """Scale the whole picture down to the size of the input. A smaller picture, such as a garment of 28 pixels, is not
+    enlarged."""
     grey.thumbnail((width, height), Image.Resampling.LANCZOS)
     return _centre(grey, float(np.median(_edge(grey))), height, width)
 

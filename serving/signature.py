@@ -207,7 +207,7 @@ class Signature:
 
     @cached_property
     def threshold(self) -> float:
-        """The least probability of a label in a ``multi_label`` model's predicted set; 0.5 by default.
+        """The least probability at which a ``multi_label`` model predicts a label; 0.5 by default.
 
         Raises:
             UnsupportedModelError: the property is malformed.

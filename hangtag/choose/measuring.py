@@ -143,7 +143,7 @@ def measure(
 
 
 def _members(repository: Path, names: Sequence[str]) -> dict[str, ModelFile]:
-    """Find the file of each name. Raises EvaluationError if a file is missing or a name is given twice."""
+    """Map the name of each model to its file. Raises EvaluationError if a file is missing or a name is given twice."""
     try:
         for route in (name for name in names if is_route(repository, name)):
             settings = read_toml(repository / route / ROUTE_FILE)

@@ -68,7 +68,7 @@ def load_test(
         candidates: The models and cascades to serve.
         images: The images that the models have answered.
         rate: The calls per second; None if only the closed loop is measured.
-        seconds: The minimum duration for each candidate under each load.
+        seconds: The minimum duration of each candidate's test under each load.
         on_progress: A function that receives the load test's progress.
         stop: An event that ends the test early.
 

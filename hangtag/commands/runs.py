@@ -111,7 +111,7 @@ def compare(names: Sequence[str], html: Path | None, runs: Path, models: Path, a
 
 
 def _published(models: Path) -> Published:
-    """Find the exported versions by the run from which they were exported; none if there is no repository."""
+    """Map each run to the versions that were exported from it. Without a repository, there are none."""
     published: dict[tuple[object, ...], list[str]] = {}
     try:
         entries = inventory.versions(models) if models.is_dir() else []

@@ -1,4 +1,4 @@
 """Evaluates a run, an ONNX file or a served model for `hangtag evaluate`.
 
-``Subject`` is one interface to these three kinds of models, so that the same metrics apply to all of them.
+``Subject`` is the common interface of runs, files and served models, so that the same metrics apply to each.
 """

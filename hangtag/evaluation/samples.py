@@ -161,7 +161,7 @@ def require_unused(subject: Subject, images: Array, option: str, runs: Path = RU
 
 
 def _by_split(subject: Subject, images: Array, runs: Path) -> dict[str, list[str]]:
-    """Return the paths of the images that are pictures of the model's run, for each split of the run."""
+    """For each split of the model's run, return the paths of the run's pictures that are among the images."""
     members = defaultdict[str, dict[str, str]](dict)
     for each in _members(subject, runs):
         members[each.split][each.pixels] = each.path

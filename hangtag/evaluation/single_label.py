@@ -18,8 +18,8 @@ from hangtag.training.metrics.class_metrics import ClassFigures, evaluate, log_p
 class Mistake:
     """A wrong prediction: the image's index in the split, both labels, and the predicted label's probability.
 
-    ``distance`` is the distance of the two labels, from 0 to 1 for the farthest pair; None if the labels have no
-    distances.
+    ``distance`` is the distance between the two labels: 0 for equal labels, 1 for the farthest pair of labels, and None
+        if the labels have no distances.
     """
 
     image: int

@@ -101,7 +101,7 @@ def _short(milliseconds: float) -> str:
 
 
 class Drawing:
-    """A picture. `drawing` sets the attribute `svg` at the end of its context."""
+    """A picture. The attribute `svg` is empty until the context of `drawing` ends."""
 
     def __init__(self, axes: Axes) -> None:
         self.axes = axes
@@ -110,7 +110,7 @@ class Drawing:
 
 @contextmanager
 def drawing(name: str, label: str, size: tuple[float, float] = SIZE) -> Iterator[Drawing]:
-    """Draw a picture in this context.
+    """Return a context in which to draw a picture.
 
     Args:
         name: A prefix that makes the picture's ids unique in the page.

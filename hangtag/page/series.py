@@ -38,7 +38,8 @@ class Look(NamedTuple):
 
 @cache
 def paper_colours() -> tuple[str, ...]:
-    """Read the colours of all series on a light background from the style sheet, where they precede the dark ones."""
+    """Read the colours of all series on a light background from the style sheet, where they precede those for dark
+    mode."""
     style = resources.files("hangtag.page").joinpath("templates/style.css").read_text()
     return tuple(re.findall(r"--series-\d: (#\w+);", style)[:SERIES])
 

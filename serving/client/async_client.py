@@ -22,7 +22,7 @@ Item = TypeVar("Item")
 
 
 class AsyncClient:
-    """A client of one server for asyncio, over one channel. The tasks of one event loop may share it.
+    """A client of one server for asyncio, over one channel. The tasks of one event loop may share a client.
 
     ``AsyncClient`` has the same constructor and the same methods as ``Client``, with the same arguments, answers and
     exceptions. A method raises RuntimeError if it is awaited in a different event loop than the first call. Cancelling
@@ -188,7 +188,7 @@ class AsyncClient:
 
 
 async def _each(items: AsyncIterable[Item] | Iterable[Item]) -> AsyncIterator[Item]:
-    """Yield the items of either kind of iterable."""
+    """Yield the items of a plain or an asynchronous iterable."""
     if isinstance(items, AsyncIterable):
         async for item in items:
             yield item

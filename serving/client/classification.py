@@ -85,7 +85,7 @@ class Classification:
 
     @property
     def answered_by(self) -> str:
-        """The name of the model that answered; for a route, of the last member that computed."""
+        """The name of the model that answered; for a route, the name of the last member that computed."""
         return self.stages[-1].model if self.stages else self.model
 
 

@@ -1,4 +1,4 @@
-"""The calls of a client. Each operation builds the request of a call, and reads the response.
+"""Defines an operation for each call of a client. An operation builds the request, and reads the response.
 
 ``Client`` and ``AsyncClient`` differ only in how they send these calls.
 """
@@ -137,8 +137,8 @@ def classify_outcome(response: Any) -> Classification | ClientError:
     """Read one response of a stream of images, or one model's part of a comparison.
 
     Args:
-        response: ClassifyStreamResponse or ModelOutcome; over HTTP, the response to a separate call, or the ClientError
-            of that call.
+        response: a ClassifyStreamResponse or a ModelOutcome. Over HTTP, the response to a separate call, or the
+            ClientError with which that call failed.
     """
     if isinstance(response, ClientError):
         return response

@@ -33,7 +33,7 @@ class InferenceStage:
 
 
 class Outputs(dict[str, Array]):
-    """An array for each output of the model, by the output's name, with what the server reported about the answer.
+    """Name of an output -> array. Attributes contain what the server reported about the answer.
 
     Attributes:
         model: the name of the model or route, as given in the server's answer.

@@ -89,7 +89,7 @@ def warning(data: bytes, image: image_spec.ImageSpec) -> str:
 
     Args:
         data: The content of an image file. The server reports files that cannot be decoded.
-        image: The pictures that the model accepts.
+        image: The description of the pictures that the model accepts.
     """
     if image.fit != "garment":
         return ""
@@ -126,7 +126,7 @@ def draw(data: bytes, *, colour: bool) -> Segments | None:
     """Draw an image file, 28 characters wide. Returns None for an unreadable file: the server's error says more."""
     try:
         with Image.open(io.BytesIO(data)) as image:
-            # the picture is turned upright, like on the server
+            # the server also turns the picture upright
             picture = image_spec.flattened(ImageOps.exif_transpose(image), 3)
         scale = WIDTH / max(picture.size)
         small = picture.resize([max(1, round(edge * scale)) for edge in picture.size])

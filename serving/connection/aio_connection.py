@@ -154,7 +154,7 @@ class AioConnection:
         return errors.status_lost(self.address)
 
     async def _explained(self, error: grpc.RpcError, timeout: float | None, method: Method[Any]) -> errors.ClientError:
-        # In a thread, because ``explained`` may open other connections to find the cause.
+        # ``explained`` runs in a thread, because it may open other connections to find the cause.
         return await asyncio.to_thread(explained, error, self.address, timeout, method, self._credentials)
 
 
@@ -182,7 +182,7 @@ PROBE_SECONDS = 0.25
 time, every server that still works accepts all earlier calls."""
 MOST_RESETS = 10
 """After this many resets, the next reset waits for a probe, which shows that the server has accepted the streams. The
-number is half of the limit of the native transport's library."""
+number is half of the limit in the native transport's library."""
 
 
 class Resets:
@@ -196,8 +196,8 @@ class Resets:
 
     A server accepts streams in the order in which they began. The answer to a short call, the probe, therefore shows
     that the server has accepted all streams that began before the probe. After ``MOST_RESETS`` resets a probe is sent.
-    Until its answer, about a millisecond later, no call is cancelled, and no call begins. A call that is cancelled
-    before it begins is never sent. As long as no call is cancelled, no call waits, and no probe is sent.
+    Until the probe is answered, about a millisecond later, no call is cancelled, and no call begins. A call that is
+    cancelled before it begins is never sent. As long as no call is cancelled, no call waits, and no probe is sent.
     """
 
     def __init__(self, channel: Callable[[], grpc.aio.Channel]) -> None:
@@ -228,7 +228,7 @@ class Resets:
         return None if timeout is None else max(0.0, came + timeout - time.monotonic())
 
     def cancel(self, *calls: grpc.aio.Call) -> None:
-        """Cancel the calls that have not ended, at once or after a probe."""
+        """Cancel the unfinished calls, either at once or after a probe."""
         unfinished = [call for call in calls if not call.done()]
         room = len(unfinished) if self._closed else MOST_RESETS - self._resets
         for call in unfinished[:room]:

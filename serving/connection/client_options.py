@@ -34,11 +34,11 @@ class ConnectionOptions:
     """How a client keeps its connection, which answers it accepts, and when it repeats a call.
 
     Args:
-        retries: how often to repeat a failed call, 0 to 4. The client repeats a call that ended with UNAVAILABLE. This
-            status means that the server did not accept the call, because it is starting, stopping or unreachable, or
-            that the connection broke. Over gRPC the client also repeats a call that ended with CANCELLED, because gRPC
-            answers CANCELLED to calls that arrive while a server stops. The call's deadline covers all attempts. The
-            client never repeats health checks, nor loads and unloads of models.
+        retries: how many times to repeat a failed call, 0 to 4. The client repeats a call that ended with UNAVAILABLE.
+            This status means that the server did not accept the call, because it is starting, stopping or unreachable,
+            or that the connection broke. Over gRPC the client also repeats a call that ended with CANCELLED, because
+            gRPC answers CANCELLED to calls that arrive while a server stops. The call's deadline covers all attempts.
+            The client never repeats health checks, nor loads and unloads of models.
         initial_backoff: seconds before the first retry. Each later pause is twice as long as the pause before it. All
             pauses vary at random by 20 %, so that the clients of a restarted server do not all return at once.
         max_backoff: the longest pause in seconds.

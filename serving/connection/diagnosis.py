@@ -55,7 +55,7 @@ def diagnose(address: str, credentials: Credentials, reason: str = "no answer") 
 
 
 def _plain_http(address: str, endpoint: tuple[str, int]) -> str:
-    """Say which HTTP port listens at a gRPC address, and what to write instead; "" if the port does not speak HTTP.
+    """Say that the port at a gRPC address speaks HTTP, and what to write instead; "" if it does not speak HTTP.
 
     To find out, this function sends one GET without TLS.
     """

@@ -78,7 +78,7 @@ def status_lost(address: str) -> StatusLostError:
 
 @contextmanager
 def sending() -> Iterator[None]:
-    """Context in which to build a request. Turns any exception that an argument causes into an InputError."""
+    """Context in which to build a request. An exception that an argument causes is turned into an InputError."""
     try:
         yield
     except UserError:

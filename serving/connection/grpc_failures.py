@@ -18,7 +18,8 @@ _NO_CONNECTION = re.compile("failed to connect|last error: |Failed parsing HTTP/
 # 504 into UNAVAILABLE, and 500 and most others into UNKNOWN. The statuses 401, 403 and 404, which mean that nothing was
 # executed, become codes of their own.
 _HTTP_STATUS = re.compile(r"http2 header with status: (\d+)")
-# gRPC's message, with the code INTERNAL, for a stream that got a plain HTTP answer while the client could still send.
+# gRPC's message, with the code INTERNAL, if a plain HTTP answer arrives before the client has ended a stream's
+# requests.
 _ANSWERED_IN_HTTP = "RST_STREAM with error code 0"
 # The native transport's library ends a connection with these words if it mistakes the calls for an attack. See
 # `Resets`.

@@ -197,7 +197,7 @@ def fetch_metrics(url: str, credentials: Credentials) -> Metrics:
 
 
 def parse_metrics(text: str) -> Metrics:
-    """Read the metrics that `hangtag top` shows from Prometheus' text format.
+    """Parse Prometheus' text format, and return the metrics that `hangtag top` needs.
 
     Raises:
         ValueError, LookupError, OverflowError: the text is not in that format.

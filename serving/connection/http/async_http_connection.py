@@ -171,7 +171,7 @@ class AsyncHttpConnection:
                 raise
             if isinstance(error, TimeoutError):
                 raise errors.too_late(self._address, seconds) from error
-            # In a thread, because ``_explained`` may open other connections to find the cause.
+            # ``_explained`` runs in a thread, because it may open other connections to find the cause.
             raise await asyncio.to_thread(self._explained, error, method) from error
 
     @asynccontextmanager

@@ -1,4 +1,4 @@
-"""Build the HTTP request of each gRPC method, and read the answer as the method's response. This module does no I/O.
+"""Builds the HTTP request for each gRPC method, and reads the answer as the method's response. This module does no I/O.
 
 ModelInfer is sent as JSON that describes the tensors, followed by the bytes of the tensors (the binary tensor
 extension). Classify and Compare are sent as POST /v1/classify. The image is the request's body, and the answer is JSON.

@@ -53,7 +53,7 @@ class HttpAnswer:
 
 
 def path_to(*segments: str, **query: object) -> str:
-    """Return a path of segments, quoted, with a query of the values that are not None."""
+    """Quote and join the segments to a path, and append a query string with the values that are not None."""
     path = "/".join(quote(segment, safe="") for segment in segments)
     values = {name: value for name, value in query.items() if value is not None}
     return f"{path}?{urlencode(values)}" if values else path
