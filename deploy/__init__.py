@@ -1,1 +1,1 @@
-"""Images, compose, Kubernetes and monitoring files. A package only so that the tests can import sbom.py."""
+"""Images, compose, Kubernetes and monitoring files. The folder is a package so that tests can import sbom.py."""

@@ -51,8 +51,8 @@ def reach(url: str) -> None:
     """Check that a service answers, with any status.
 
     Raises:
-        UnreachableError: No connection is possible. A certificate that is not accepted raises nothing here, because
-            pip-audit reports it.
+        UnreachableError: No connection is possible. For a certificate that is not accepted, no error is raised here,
+            because pip-audit reports the certificate.
     """
     try:
         urllib.request.urlopen(url, timeout=20).close()  # noqa: S310

@@ -20,7 +20,7 @@ from deploy.advisories import Advisories, AdvisoriesError, Record
 
 SOURCE = "https://github.com/pypa/advisory-database"
 LICENCE = "CC-BY-4.0: https://creativecommons.org/licenses/by/4.0/"
-CHANGES = "Only the advisories about the packages below, as JSON. The names of the files and the comments are left out."
+CHANGES = "Only the advisories about the packages below, as JSON. File names and comments are left out."
 PINNED = Path(__file__).parent / "pinned-advisories.json"
 LOCKS = Path(__file__).parent / "locks"
 
@@ -75,7 +75,7 @@ class PinnedAdvisories:
         )
 
     def write(self, file: Path) -> None:
-        """Write one advisory in each line, so that a new copy is a small change."""
+        """Write one advisory per line, so that a new copy of the database changes few lines."""
         fields = {name: _line(value) for name, value in asdict(self).items()}
         fields["advisories"] = "[\n" + ",\n".join(map(_line, self.advisories)) + "\n]"
         file.write_text("{\n" + ",\n".join(f'"{name}": {text}' for name, text in fields.items()) + "\n}\n")

@@ -65,7 +65,7 @@ class _Context(click.Context):
     formatter_class = _HelpFormatter
 
     def get_help(self) -> str:
-        """Return the help without the environment variables that only this command reads.
+        """Return the help, which leaves out environment variables that only this command reads.
 
         The root command's --help says how these variables' names follow from the options.
         """

@@ -46,7 +46,7 @@ class Duration(FiniteRange):
 def options_of(settings: type[Any], *left_out: str, **kinds: click.ParamType[Any]) -> Callable[[F], F]:
     """Add an option to a command for each field that is declared with ``setting``.
 
-    The command receives the options' values by the fields' names.
+    Each option's value is passed to the command as an argument with the field's name.
 
     Args:
         settings: A dataclass.

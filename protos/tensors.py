@@ -31,7 +31,7 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "BYTES": np.dtype(np.object_),
 }
 """The protocol's datatypes, each with its little-endian numpy dtype."""
-# The field of InferTensorContents that holds the elements of a datatype. FP16 has no such field.
+# The field of InferTensorContents that holds the elements of a datatype. FP16 has no field.
 _CONTENTS_FIELDS = {
     "BOOL": "bool_contents",
     "UINT8": "uint_contents",
@@ -208,7 +208,7 @@ def _pack_element(element: object) -> bytes:
 
 
 def _unpack_bytes(raw: bytes, count: int) -> npt.NDArray[np.object_]:
-    # Each element has four bytes of length, so a huge count is refused before memory is allocated for the elements.
+    # Each element takes at least four bytes (its length), so a huge count is refused before memory is allocated.
     if len(raw) < 4 * count:
         raise ValueError(f"{count} BYTES elements need at least {4 * count} bytes, got {len(raw)}")
     elements = np.empty(count, np.object_)

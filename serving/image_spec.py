@@ -155,8 +155,8 @@ class ImageSpec:
         Args:
             picture: The upright picture, flattened to ``channels`` channels (see :func:`flattened`). This method may
                 modify the picture.
-            whole: With fit garment, whether to scale down the whole picture instead of cutting out one garment. This is
-                right for a picture of several garments, whose places and relative sizes matter.
+            whole: With fit garment, whether to scale down the whole picture instead of cutting out one garment, because
+                the picture shows several garments, whose places and relative sizes matter.
 
         Returns:
             UINT8 pixels with this ``shape``.

@@ -34,7 +34,7 @@ SETTINGS_FILE = "serving.toml"
 PROMOTION_FILE = "promoted.toml"
 ROUTE_FILE = "route.toml"
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,254}")  # 255 bytes is the longest file name of common file systems
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,254}")  # common file systems allow file names of up to 255 bytes
 _VERSION = re.compile(r"[1-9][0-9]*")
 _LARGEST_TOML = 1 << 20  # bytes
 _MEND_PROMOTION = "'hangtag models promote NAME VERSION' rewrites the file; without the file, the latest version serves"
@@ -118,7 +118,7 @@ def versions(models: Path, name: str) -> list[ModelFile]:
 
 
 def versions_in(folder: Path) -> list[ModelFile]:
-    """List the versions in a model's folder, in the order and with the errors of ``versions``."""
+    """List the versions in a model's folder. The order and the errors are those of ``versions``."""
     files = numbered_versions(folder)
     promoted = promotion(folder) if files else None
     if promoted is None:
@@ -149,7 +149,7 @@ def promotion(folder: Path) -> Promotion | None:
     """Read which version of a model was promoted. Return None if the latest version serves.
 
     Raises:
-        ModelRepositoryError: The model's promoted.toml cannot be read, or has other contents.
+        ModelRepositoryError: The model's promoted.toml cannot be read or is malformed.
     """
     file = folder / PROMOTION_FILE
     try:

@@ -2,8 +2,8 @@
 
 A cascade accepts a model's answer if the highest probability in the answer is at least the threshold. Labelled samples
 determine the threshold. A cascade loses a sample if the cascade misclassifies the sample and the last model classifies
-it correctly. Lost samples are not offset by samples that only the cascade classifies correctly, because a faster model
-that is right more often is usually right by chance, or because its best epoch was chosen by these samples.
+it correctly. Lost samples are not offset by samples that only the cascade classifies correctly. A faster model that is
+more accurate on these samples usually owes this to chance, or to the choice of its best epoch by the same samples.
 """
 
 import math
@@ -47,7 +47,7 @@ class Point:
 
 
 def best(points: Sequence[Point], samples: int, accuracy: float, lose_at_most: float) -> Point:
-    """Return the lowest threshold that reaches an accuracy and loses no more than a limit.
+    """Return the lowest threshold at which a cascade reaches an accuracy and loses no more than a limit.
 
     A higher threshold would pass more samples on to the next model. If no threshold within the limit reaches the
     accuracy, return the most accurate threshold within the limit.

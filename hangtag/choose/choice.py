@@ -16,8 +16,8 @@ from hangtag.serving.loadtest.measuring.load_test import OnProgress
 from hangtag.serving.loadtest.statistics.intervals import Interval, wilson
 
 LOSE = 0.001
-"""If no accuracy was requested, this is how much lower than the most accurate model's accuracy a candidate's accuracy
-may be. It is then also the largest share of samples that a cascade may lose."""
+"""If no accuracy was requested, the required accuracy is the most accurate model's accuracy minus this share, and a
+cascade may lose at most this share of the samples."""
 _CALIBRATION_SECONDS = 1.5
 _BISECTIONS = 20
 _REPEATS = 3
@@ -197,8 +197,8 @@ def choose(
     Args:
         repository: The model repository.
         measured: The models' answers and times.
-        accuracy: The share of the images that must be classified correctly. If None, LOSE is subtracted from the
-            accuracy of the most accurate model, and a cascade may lose at most the share LOSE of the samples.
+        accuracy: The share of the images that must be classified correctly. If None, ``LOSE`` determines the required
+            accuracy.
         p99: The largest 99th-percentile latency in seconds; None for no limit.
         rate: The request rate at which ``p99`` applies, in calls per second; None for a closed loop with 64 calls in
             flight.

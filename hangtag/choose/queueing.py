@@ -165,7 +165,7 @@ class _Server:
         return min([*ends, *held], default=math.inf)
 
     def pass_time(self, seconds: float) -> list[_Batch]:
-        """Compute all batches for this many seconds. Returns and removes the batches that are finished."""
+        """Advance the simulation by this many seconds. Returns and removes the batches that are finished."""
         pace = self.pace
         for batch in self.computing:
             batch.left -= seconds * pace

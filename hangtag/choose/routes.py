@@ -21,7 +21,7 @@ def sent_on(names: Sequence[str], point: Point) -> str:
 
 
 def lost(cascade: Candidate, samples: int) -> str:
-    """Say how many samples the cascade loses, and at most what share of new samples it loses.
+    """Say how many samples the cascade loses, and give an upper bound on the share for new samples.
 
     Example:
         '1 of 5,000 is wrong although cnn-int8 is right; of new images, at most 0.10% with 95% confidence'

@@ -111,7 +111,7 @@ def compare(names: Sequence[str], html: Path | None, runs: Path, models: Path, a
 
 
 def _published(models: Path) -> Published:
-    """Map each run to the versions that were exported from it. Without a repository, there are none."""
+    """Map each run to the versions that were exported from it. If there is no repository, the map is empty."""
     published: dict[tuple[object, ...], list[str]] = {}
     try:
         entries = inventory.versions(models) if models.is_dir() else []

@@ -125,8 +125,8 @@ def classify(
 def _only_classifier(client: Client) -> str:
     """Return the name of the server's only model that classifies images.
 
-    Raises UserError if no model or several models classify images, or if the server does not say which models do.
-    Servers of earlier releases do not.
+    Raises UserError if no model or several models classify images, or if the server, for example an earlier release,
+    does not say which models do.
     """
     names = client.models()
     classifiers = [name for name in names if client.parameters(name).get(_CLASSIFIES) == "true"]

@@ -33,7 +33,7 @@ class InferenceStage:
 
 
 class Outputs(dict[str, Array]):
-    """Name of an output -> array. Attributes contain what the server reported about the answer.
+    """Maps the name of each output to its array. The attributes contain what the server reported about the answer.
 
     Attributes:
         model: the name of the model or route, as given in the server's answer.

@@ -1,5 +1,5 @@
 """Read the pictures that a command line names, warn if a picture seems to show no garment, and draw pictures in the
-terminal. A character shows two pixels, as half blocks in colour, or as a shade if the terminal has no colours.
+terminal. Each character shows two pixels: with colours as half blocks, without colours as a shade.
 """
 
 import io

@@ -83,7 +83,7 @@ class AioConnection:
         *,
         wait_for_ready: bool = False,
     ) -> AsyncGenerator[Response, None]:
-        """Yield a stream's responses. See ``GrpcConnection.stream``. A task that gRPC starts reads the requests."""
+        """Yield a stream's responses. See ``GrpcConnection.stream``. gRPC starts a task that reads the requests."""
         failures: list[BaseException] = []
         left = accepted = False
 

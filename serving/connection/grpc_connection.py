@@ -71,7 +71,7 @@ class GrpcConnection:
 
         Args:
             method: a method with a stream of responses.
-            requests: the requests. A thread that gRPC starts reads them one by one.
+            requests: the requests. gRPC starts a thread that reads the requests one by one.
             timeout: the deadline of the whole stream in seconds; None for no deadline.
             wait_for_ready: wait for a server that is not up yet, instead of failing.
 

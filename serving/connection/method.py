@@ -47,8 +47,8 @@ class Method(Generic[Response]):
 
 
 def keep_costs(response: Any, metadata: Iterable[tuple[str, str | bytes]]) -> None:
-    """Copy metadata of a ModelInfer response into its parameters. The responses of a stream have such parameters
-    already.
+    """Copy metadata of a ModelInfer response into its parameters. In a stream, the server already sets these
+    parameters.
 
     Args:
         response: the response to any call. Only responses to ModelInfer are changed.

@@ -219,7 +219,7 @@ def callers(rows: list[Activity], before: Snapshot, after: Snapshot) -> tuple[fl
         return calls, samples
     seconds = after.time - before.time
     requests, inside = (now - then for now, then in zip(_inside(after.metrics), _inside(before.metrics), strict=True))
-    # A member's answer is counted by the route a moment before the member, so the difference may be below zero.
+    # A route counts an answer a moment before the member that computed it does, so the difference may be negative.
     return max(0.0, calls - requests / seconds), max(0.0, samples - inside / seconds)
 
 

@@ -35,7 +35,7 @@ OF_STREAM: dict[str, Method[Any]] = {
 }
 """The method of a stream -> the method to call for each of the stream's requests, because HTTP has no streams. Instead
 of one Watch, a client that waits until a server is ready makes repeated Check calls."""
-# These failures concern more than one request, so they end the stream. Over gRPC they end it too.
+# These failures concern more than one request, so they end a stream, over HTTP and over gRPC alike.
 _ENDS_STREAM = (
     grpc.StatusCode.CANCELLED,
     grpc.StatusCode.DEADLINE_EXCEEDED,

@@ -81,7 +81,7 @@ class HttpConnection:
 
 
 class _Calls:
-    """A connection, and the event loop that makes its calls, in a thread that starts at the first call."""
+    """A connection whose calls run in an event loop. The loop's thread starts at the first call."""
 
     def __init__(self, connection: AsyncHttpConnection) -> None:
         self.connection = connection

@@ -24,7 +24,7 @@ from hangtag.serving.connection.http.wire import (
 )
 
 HEAD_LENGTH = "inference-header-content-length"
-"""The header with the length of the JSON, in bytes."""
+"""The header that contains the length of the JSON in bytes."""
 BINARY_SIZE = "binary_data_size"
 
 
