@@ -220,7 +220,7 @@ def test_a_serving_toml_counts_in_the_prediction(models: Path, tmp_path: Path) -
 def test_what_cannot_be_met_ends_with_the_nearest(models: Path) -> None:
     printed = choose(models, "--try", "0", "--accuracy-at-least", "99.9", "--write", "none", exit_code=1)
     assert "No candidate has 99.90% right. The nearest is cnn-int8, but its accuracy is lower." in printed
-    assert re.search(r"the accuracy is 9\d\.\d\d% to 9\d\.\d\d% with 95 % confidence\. Predicted, as ", printed)
+    assert re.search(r"the accuracy is 9\d\.\d\d% to 9\d\.\d\d% with 95 % confidence\. Predicted without ", printed)
     slow = choose(models, "--try", "0", "--p99", "1us", exit_code=1)
     assert "p99 within 1.00 µs with 64 in flight. The nearest is " in slow
     assert not (models / "none").exists()
