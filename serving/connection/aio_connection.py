@@ -201,7 +201,7 @@ class Resets:
     """
 
     def __init__(self, channel: Callable[[], grpc.aio.Channel]) -> None:
-        """Prepare without sending anything.
+        """Create the object without sending anything.
 
         Args:
             channel: A function that returns the channel of the calls. This class does not call the function after

@@ -15,8 +15,8 @@ from hangtag.serving.credentials import Credentials
 # "resol" occurs in "errors resolving" and in "DNS resolution failed".
 _NO_CONNECTION = re.compile("failed to connect|last error: |Failed parsing HTTP/2|handshake failed|resol")
 # gRPC's message for an answer with an HTTP status that no gRPC server sends. gRPC turns the statuses 429, 502, 503 and
-# 504 into UNAVAILABLE, and 500 and most others into UNKNOWN. The statuses 401, 403 and 404, which mean that nothing was
-# executed, become codes of their own.
+# 504 into UNAVAILABLE, and 500 and most others into UNKNOWN. gRPC turns 401, 403 and 404, which mean that nothing was
+# executed, into other codes.
 _HTTP_STATUS = re.compile(r"http2 header with status: (\d+)")
 # gRPC's message, with the code INTERNAL, if a plain HTTP answer arrives before the client has ended a stream's
 # requests.

@@ -130,7 +130,7 @@ class _Calls:
 
 
 _INHERITED: list[_Calls] = []
-"""The objects that a forked process inherits from its parent. They stay in this list, because freeing one would close
+"""The ``_Calls`` objects that a forked process inherits from its parent. They are never freed, because that would close
 connections that the parent uses."""
 
 
