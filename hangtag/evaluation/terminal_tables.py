@@ -52,9 +52,7 @@ def _single_label(result: SingleLabelResult) -> Table:
             "severity of mistakes", f"{result.severity:.4f}", "mean distance between true and predicted label"
         )
     if result.second is not None:
-        summary.add_row(
-            "true label second", f"{result.second:.2%}", "of the mistakes have the true label in second place"
-        )
+        summary.add_row("true label second", f"{result.second:.2%}", "of mistakes have the true label in second place")
     return summary
 
 
