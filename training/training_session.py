@@ -28,6 +28,8 @@ from hangtag.training.runs.config import RunConfig, WeightsFile, command, short_
 from hangtag.training.runs.run import REPORT, Run
 from hangtag.training.tasks.teacher import TeacherEnsemble, published_teachers
 
+_FEW_IMAGES = 500
+"""A percentage of fewer images is printed with the number of images."""
 _TIMED_STEPS = 30
 """The largest number of steps that a dry run times."""
 
@@ -69,7 +71,7 @@ def train(settings: TrainSettings) -> None:
                 _report("this run is already finished, so nothing was trained. Use --restart to train it again.")
             else:
                 _write_page(config, run, data)
-            _report_result(run, metrics, config.select)
+            _report_result(run, metrics, config.select, data.sizes)
 
 
 def _dry_run(config: RunConfig, data: Dataset, run: Run, group: ProcessGroup, *, restart: bool) -> None:
@@ -216,17 +218,23 @@ def _write_page(config: RunConfig, run: Run, data: Dataset) -> None:
         path.write_text(run_page(Run(run.folder), validation=validation), encoding="utf-8")
 
 
-def _report_result(run: Run, metrics: dict[str, Any], select: str) -> None:
+def _report_result(run: Run, metrics: dict[str, Any], select: str, sizes: dict[str, int]) -> None:
     summary = metrics["summary"]
     names = {"accuracy": "accuracy", "o_f1": "O-F1", "exact_match": "exact match", select: select.replace("_", " ")}
     figures = [
-        f"{split} {name} {summary[split][figure]:.2%}"
+        f"{split} {name} {summary[split][figure]:.2%}{_of_few(sizes[split])}"
         for split in ("validation", "test")
         for figure, name in names.items()
         if figure in summary[split]
     ]
     _report(f"best epoch {summary['best_epoch']}: {', '.join(figures)}, {summary['parameters']:,} parameters")
     _report(f"run: {run.folder}   next: hangtag export {run.folder}")
+
+
+def _of_few(images: int) -> str:
+    """Return how many images a figure is a share of, if they are so few that one image changes the printed percentage
+    noticeably."""
+    return f" of {images} images" if images < _FEW_IMAGES else ""
 
 
 def _absolute(dataset: str) -> str:

@@ -9,6 +9,10 @@ a vector register. 64 is a server's largest batch."""
 GATE_IMAGES = 10_000
 """The largest number of test images on which answers are compared."""
 
+_ROUNDING = 1e-6
+"""The share of the logits' spread by which FP32 sums in another order may differ: several roundings of 24 bits. This
+share matters for networks whose logits reach hundreds."""
+
 
 @dataclass(frozen=True)
 class Tolerances:
@@ -19,7 +23,8 @@ class Tolerances:
     """
 
     absolute: float
-    """A logit may differ from PyTorch's by this much, plus ``of_spread`` times the spread."""
+    """A logit may differ from PyTorch's by this much, or by a millionth of the spread if that is more, plus
+    ``of_spread`` times the spread."""
     of_spread: float
     probabilities: float
     """A probability may differ by this much from the probability that follows from the file's own logits."""
@@ -28,7 +33,8 @@ class Tolerances:
     accuracy: float
     """The file must keep this share of PyTorch's accuracy. At 1.0 only images with two tied labels may become wrong."""
     batching: float
-    """A logit of an image alone and the same logit in a batch may differ by 1e-4, plus this share of the spread."""
+    """A logit of an image alone and the same logit in a batch may differ by 1e-4, or by a millionth of the spread if
+    that is more, plus this share of the spread."""
     verification: float
     """The accuracy that `hangtag models verify` measures may differ by this much from the recorded accuracy, because
     another processor rounds differently, and images with two tied labels may get either label."""
@@ -47,11 +53,11 @@ class Tolerances:
 
     def logit_limit(self, spread: float) -> float:
         """The largest allowed difference between a logit of the file and PyTorch's."""
-        return self.absolute + self.of_spread * spread
+        return max(self.absolute, _ROUNDING * spread) + self.of_spread * spread
 
     def batching_limit(self, spread: float) -> float:
         """The largest allowed difference between an image's logit alone and in a batch."""
-        return 1e-4 + self.batching * spread
+        return max(1e-4, _ROUNDING * spread) + self.batching * spread
 
 
 TOLERANCES = {

@@ -85,10 +85,10 @@ def convert(original: Path, options: ImportOptions, progress: Progress, shown_as
         progress=progress,
     )
     proven = figures[AGREEMENT]
-    if proven["share"] < options.least:
+    if proven["share"] < proven["least"]:
         raise GateError(
             AGREEMENT,
-            f"{proven['summary']}, among the samples that test the file, but {options.least:.2%} are required. Give "
+            f"{proven['summary']}, among the samples that test the file, but {proven['least']:.2%} are required. Give "
             "more samples, so that both halves of the samples are alike, or lower --agree-at-least.",
         )
     converted = onnx.load(target)
@@ -137,13 +137,13 @@ def _convert(original: Path, target: Path, options: ImportOptions) -> dict[str, 
         converter,
         lambda model: comparison.agreement(answers(model, given.making)),
         lambda model: few.distance(answers(model, spread(given.making, _FEW))),
-        options.least,
+        options.least(len(given.making)),
     )
     onnx.save(chosen.model, target)
     converted = Runtime(target, provider="cpu")
     proven = Comparison(proof, rules).agreement(_answers(converted, given.proof))
     return {
-        "agreement": _figures(proven) | {"least": options.least},
+        "agreement": _figures(proven) | {"least": options.least(len(given.proof))},
         "agreement_while_choosing": _figures(chosen.agreement),
         "layers": len(converter.layers),
         "fp32_layers": chosen.kept,

@@ -91,8 +91,13 @@ class ImportOptions:
         """The rule of ``agreement.RULES`` for each output; empty if each output gets the rule that suits it."""
         return agreement.parse(self.agree_on)
 
-    @property
-    def least(self) -> float:
-        """The share of samples for which a converted file must give the original's answer."""
-        least = self.agree_at_least
-        return TOLERANCES[self.precision].agreement if least is None else least / 100
+    def least(self, samples: int) -> float:
+        """Return the share of this many samples for which a converted file must give the original's answer.
+
+        Without --agree-at-least, one sample may get another answer if there are at least 20 samples, because 99 % of
+        fewer than 100 samples would allow no other answer.
+        """
+        if self.agree_at_least is not None:
+            return self.agree_at_least / 100
+        tolerances = TOLERANCES[self.precision]
+        return min(tolerances.agreement, 1 - tolerances.one_image(samples))

@@ -29,7 +29,7 @@ def page(choice: Choice) -> str:
             title=chosen.label,
             sentences=report.sentences(choice),
             picture=Markup(picture),  # noqa: S704  (drawn here)
-            headers=report.headers(choice),
+            headers=report.HEADERS,
             rows=[report.cells(choice, row) for row in choice.rows],
             written=datetime.now(UTC).strftime("%d %B %Y, %H:%M UTC"),
         )

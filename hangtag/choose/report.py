@@ -6,17 +6,14 @@ from hangtag.choose.loss_bound import least_samples, may_lose
 from hangtag.choose.queueing import IN_FLIGHT
 from hangtag.serving.loadtest import units
 
+HEADERS = ("", "right", "µs", "calls/s", "predicted", "p99", "predicted", "lacks")
+"""The headers of the table."""
 _MISSED = {
     "accuracy": "its accuracy is lower",
     "rate": "it cannot answer that many calls",
     "p99": "its p99 is longer",
     "valid": "its load test is invalid",
 }
-
-
-def headers(choice: Choice) -> list[str]:
-    """Return the table's headers."""
-    return ["", "right", "µs", "calls/s", "predicted", f"p99 {_load(choice)}", "predicted", "lacks"]
 
 
 def cells(choice: Choice, row: Row) -> list[str]:

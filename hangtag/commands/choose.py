@@ -121,7 +121,7 @@ def choose(
         )  # fmt: skip
     console = Console()
     shown = ((report.cells(choice, row), choice.is_met and row is choice.nearest) for row in choice.rows[:_SHOWN])
-    console.print(table(report.headers(choice), shown))
+    console.print(table(report.HEADERS, shown))
     for sentence in report.sentences(choice):
         console.print(escaped(sentence), highlight=False, markup=False, soft_wrap=True)
     write_page(page, lambda: _page(choice))

@@ -21,6 +21,7 @@ from studies.stubs import InferenceStub
 _TIMEOUT = 60.0
 _ERROR = re.compile(r"\blevel=(?:error|critical)\b|^Traceback ")
 _POLL = 0.005
+_LAST_LINES = 20
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Served:
 
     def __init__(self, launch: Launch) -> None:
         """Start the server and wait until it is ready. Raises click.ClickException if it does not start."""
-        started, self._program = time.monotonic(), Path(launch.command[0]).name
+        started, self._command = time.monotonic(), " ".join(map(str, launch.command))
         environment = os.environ | {name: str(value) for name, value in launch.environment.items()}
         self._log = NamedTemporaryFile("w+", suffix=".log")  # noqa: SIM115  close() closes it
         try:
@@ -132,9 +133,13 @@ class Served:
             self._process.kill()
             code = self._process.wait()
         self._channel.close()
+        log = Path(self._log.name).read_text()
         self._log.close()
         if code:
-            raise click.ClickException(f"{self._program} did not stop as it should: exit code {code}")
+            end = "\n".join(log.splitlines()[-_LAST_LINES:])
+            raise click.ClickException(
+                f"{self._command} did not stop as it should: exit code {code}. Its log ends:\n{end}"
+            )
 
     def kill(self) -> None:
         """Kill the server with SIGKILL, so that only the kernel closes its connections."""
@@ -165,7 +170,7 @@ class Served:
                 self._process.kill()
                 self._process.wait()
                 when = f"within {_TIMEOUT:g} s" if code is None else f"(exit code {code})"
-                raise click.ClickException(f"{self._program} did not start {when}:\n{Path(self._log.name).read_text()}")
+                raise click.ClickException(f"{self._command} did not start {when}:\n{Path(self._log.name).read_text()}")
             time.sleep(_POLL)
 
 

@@ -40,6 +40,14 @@ def test_each_precision_is_published_and_served_as_a_model_of_its_own(
     assert labels["lstm"] == labels["lstm-fp16"] == labels["lstm-int8"]
 
 
+def test_a_network_with_logits_of_thousands_may_round_more(tmp_path: Path, few: Garments) -> None:
+    state = build("lstm").state_dict()
+    state["classifier.weight"] *= 20_000
+    published = publish(runs.finished(tmp_path / "run", "lstm", state), tmp_path / "models", few)
+    gate = json.loads(published.metadata["gate"])
+    assert 1e-4 < max(gate["parity"]["max_logit_difference"]["test"].values()) <= gate["parity"]["limit"] < 0.1
+
+
 @pytest.mark.parametrize("damage", ["another network's", "too few labels", "no weights", "weights under another name"])
 def test_weights_that_do_not_fit_are_refused(tmp_path: Path, few: Garments, damage: str) -> None:
     model, state = "lstm", build("lstm").state_dict()

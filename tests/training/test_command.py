@@ -29,7 +29,7 @@ def test_a_run_reports_its_result_and_the_next_command(finished: Finished) -> No
     ]
     assert lines[-2:] == [
         f"best epoch {summary['best_epoch']}: validation accuracy {summary['validation']['accuracy']:.2%}, "
-        f"test accuracy {summary['test']['accuracy']:.2%}, 162,574 parameters",
+        f"test accuracy {summary['test']['accuracy']:.2%} of 100 images, 162,574 parameters",
         f"run: {finished.folder}   next: hangtag export {finished.folder}",  # unbroken, however long the path
     ]
     assert finished.stdout == ""

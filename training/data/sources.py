@@ -35,6 +35,9 @@ def kind_of(name: str) -> str | None:
     if colon and kind in OWN:
         what = "the CSV file that lists your pictures" if kind == "csv" else "the folder of your pictures"
         raise SettingsError(f"--data {name} is not complete: write {what} after the colon, such as {_EXAMPLES[kind]}.")
+    if Path(name).exists():
+        kind = "folder" if Path(name).is_dir() else "csv"
+        raise SettingsError(f"--data {name} is a path. Name its kind too: {kind}:{name}.")
     raise SettingsError(
         f"--data {name}: there is no such data set. Choose from {', '.join(KNOWN)}, and your own pictures: "
         "folder:PHOTOS with a folder for each class, csv:FILE.csv with the columns path and label, or idx:FOLDER."

@@ -74,6 +74,7 @@ class _Server:
             threading.Thread(target=self._serve, daemon=True).start()
         while not ended.wait(_SIGNAL_SECONDS):  # the kernel may deliver the signal to another thread
             pass
+        os._exit(0)  # the library aborts a process that ends while calls are open
 
     def _serve(self) -> None:
         while True:

@@ -96,6 +96,16 @@ def test_a_converted_file_names_the_layer_in_fp32_everywhere_and_is_served(tmp_p
     invoke("models", "verify", "--models", tmp_path / "models")
 
 
+@pytest.mark.parametrize(("options", "least"), [((), 1 - 1 / 30), (("--agree-at-least", "95"), 0.95)])
+def test_one_of_few_samples_may_get_another_answer_unless_a_share_is_required(
+    tmp_path: Path, options: tuple[str, ...], least: float
+) -> None:
+    few = tmp_path / "few.npz"
+    np.savez(few, x=networks.samples(60))
+    convert(tmp_path, networks.robust(), "--precision", "int8", *options, samples=few)
+    assert json.loads(onnx_file.metadata(published(tmp_path))["gate"])["agreement"]["least"] == least
+
+
 def test_layers_without_names_get_some(tmp_path: Path) -> None:
     model = networks.sensitive()
     for node in model.graph.node:

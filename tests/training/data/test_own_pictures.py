@@ -25,7 +25,7 @@ def show(source: str, *options: object) -> dict[str, Any]:
     return document
 
 
-def refused(source: str, *options: object) -> str:
+def refused(source: str | Path, *options: object) -> str:
     return refusal("data", "show", source, *options)
 
 
@@ -215,6 +215,8 @@ def test_sources_that_are_none_are_refused(tmp_path: Path, monkeypatch: pytest.M
         ("csv:~nobody-here/gone", "~nobody-here/gone cannot be read (No such file or directory). Name a CSV file."),
         (f"idx:{tmp_path}/file", "file is not a folder. Name a folder with four IDX files."),
         (f"csv:{tmp_path}", f"{tmp_path} cannot be read ("),
+        (tmp_path, f"--data {tmp_path} is a path. Name its kind too: folder:{tmp_path}."),
+        (tmp_path / "file", f"file is a path. Name its kind too: csv:{tmp_path}/file."),
     ):
         assert expected in refused(source)
 
