@@ -2,15 +2,16 @@
 
 Sessions of one thread each are best for many calls in flight. A session with all threads is best for one call after
 another. A second session takes memory and time to open, so a separate thread opens it only when there are lone batches.
-Then both sessions compute each of the next few lone batches, and the faster session computes the following ones. The
-machine's other load changes, so both sessions are compared again after a while.
+Then both sessions compute the next lone batches in turn, and the session whose 90th percentile of the times is smaller
+computes the following ones. A median would hide that threads often wait for a processor. The machine's other load
+changes, so both sessions are compared again after a while.
 """
 
-import statistics
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from statistics import quantiles
 from typing import TypeAlias
 
 import structlog
@@ -20,13 +21,14 @@ from hangtag.serving.server.runtime.arrays import Array
 
 log = structlog.get_logger()
 
-# A second session is opened if a lone batch takes longer than _WORTH_THREADS_SECONDS. The second session is used if its
-# median time over _COMPARED batches is less than _THREADS_GAIN of the first session's. Warm-up batches make the first
-# allocations before the comparison.
 _WORTH_THREADS_SECONDS = 0.0002
+"""A second session is opened if a lone batch takes longer."""
 _THREADS_GAIN = 0.85
+"""The second session is used if its 90th percentile is less than this share of the first session's."""
 _WARM_UPS = 2
-_COMPARED = 5
+"""The number of batches of each session that make the first allocations before the comparison."""
+_COMPARED = 32
+"""The number of batches that each session computes for the comparison."""
 _SETTLED_BATCHES = 10_000
 """After this many lone batches both sessions are compared again. The number doubles each time the second session is
 closed, because opening it takes time."""
@@ -68,17 +70,23 @@ class SequentialSessionTuner:
         self._more_threads = more_threads
         self._is_opening = False
         self._second: InferenceSession | None = None
-        self._shares: list[float] = []
+        self._times: tuple[list[float], list[float]] = [], []  # the seconds of each session's batches
         self._closed_for = _SETTLED_BATCHES
 
     def compare(self, compute: Compute) -> dict[str, Array]:
-        """Compute a batch while ``settled`` is 0, with both sessions if there are two. Raises the first session's
-        error."""
+        """Compute a batch while ``settled`` is 0. Two sessions take turns.
+
+        Raises:
+            Exception: The first session cannot compute the batch.
+        """
+        second, (first_times, second_times) = self._second, self._times
+        if second is not None and len(second_times) < len(first_times):
+            return self._try_second(compute, second)
         started = time.perf_counter()
         outputs = compute(self._first)
         seconds = time.perf_counter() - started
-        if self._second is not None:
-            self._try_second(compute, self._second, seconds)
+        if second is not None:
+            first_times.append(seconds)
         elif seconds >= _WORTH_THREADS_SECONDS and not self._is_opening:
             self._is_opening = True
             threading.Thread(target=self._open, name="open-session", daemon=True).start()
@@ -91,17 +99,21 @@ class SequentialSessionTuner:
             self._use_first(str(error))
         self._is_opening = False
 
-    def _try_second(self, compute: Compute, second: InferenceSession, seconds: float) -> None:
+    def _try_second(self, compute: Compute, second: InferenceSession) -> dict[str, Array]:
+        first_times, second_times = self._times
         started = time.perf_counter()
         try:
-            compute(second)
+            outputs = compute(second)
         except Exception as error:
+            outputs = compute(self._first)  # raises an error if the batch is at fault
             self._use_first(f"the second session fails on a batch that the first computes: {error}")
-            return
-        self._shares.append((time.perf_counter() - started) / seconds)
-        if len(self._shares) < _WARM_UPS + _COMPARED:
-            return
-        share = statistics.median(self._shares[_WARM_UPS:])
+            return outputs
+        second_times.append(time.perf_counter() - started)
+        if len(second_times) == _WARM_UPS + _COMPARED:
+            self._settle(second, _percentile_90(second_times) / _percentile_90(first_times))
+        return outputs
+
+    def _settle(self, second: InferenceSession, share: float) -> None:
         if share > _THREADS_GAIN:
             self._use_first(f"the second session takes {share:.2f} of the first session's time")
             return
@@ -110,11 +122,15 @@ class SequentialSessionTuner:
                 "lone batches use more threads", file=str(self._path), threads=self._more_threads, share=round(share, 2)
             )
         self.session, self.threads, self.settled = second, self._more_threads, _SETTLED_BATCHES
-        self._shares.clear()
+        self._times = [], []
 
     def _use_first(self, why: str) -> None:
         self.session, self.threads, self.settled = self._first, self._first_threads, self._closed_for
         self._second = None
         self._closed_for *= 2
-        self._shares.clear()
+        self._times = [], []
         log.debug("lone batches use no second session", file=str(self._path), reason=why)
+
+
+def _percentile_90(times: list[float]) -> float:
+    return quantiles(times[_WARM_UPS:], n=10)[-1]

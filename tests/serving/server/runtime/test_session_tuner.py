@@ -20,6 +20,8 @@ from tests.kit.server import server
 from tests.kit.waiting import until
 from tests.serving.server.runtime.seen_sessions import SeenSession
 
+COMPARED = 2 * 34
+"""The number of lone batches that both sessions compute in turn, two warm-up batches of each session included."""
 IMAGE = {"image": np.random.default_rng(1).integers(0, 256, (1, 28, 28), dtype=np.uint8)}
 
 
@@ -74,9 +76,9 @@ def test_the_faster_session_computes_lone_batches_and_answers_alike(path: Path, 
     timed.alone()
     timed.wait_until_open()
     assert timed.runtime.alone_threads == 1
-    timed.alone(7)
+    timed.alone(COMPARED)
     assert timed.runtime.alone_threads == 2
-    assert timed.used == ["first"] + 7 * ["first", "second"]
+    assert timed.used == ["first"] + COMPARED // 2 * ["first", "second"]
     timed.used.clear()
     alone, together = (timed.runtime.run(IMAGE, alone=alone) for alone in (True, False))
     assert timed.used == ["second", "first"]
@@ -87,13 +89,24 @@ def test_both_sessions_are_compared_again_after_a_while(path: Path, clock: Clock
     timed = Timed(path, clock, 0.010, 0.006)
     timed.alone()
     timed.wait_until_open()
-    timed.alone(7)
+    timed.alone(COMPARED)
     timed.seconds["second"] = 0.012  # now other programs use the processors
     timed.alone(10_000)
     assert timed.used[-1] == "second"
     assert timed.runtime.alone_threads == 2
-    timed.alone(8)
+    timed.alone(COMPARED + 1)
     assert timed.used[-1] == "first"
+    assert timed.runtime.alone_threads == 1
+
+
+def test_a_second_session_that_often_waits_for_a_processor_is_not_used(path: Path, clock: Clock) -> None:
+    """Most of its batches take less time, but an eighth of them take more."""
+    timed = Timed(path, clock, 0.010, 0.006)
+    timed.alone()
+    timed.wait_until_open()
+    for batch in range(COMPARED):
+        timed.seconds["second"] = 0.050 if batch % 16 == 1 else 0.006
+        timed.alone()
     assert timed.runtime.alone_threads == 1
 
 
@@ -124,7 +137,7 @@ def test_a_second_session_of_no_use_costs_no_request_and_no_memory(path: Path, c
     timed.wait_until_open()
     if why == "it fails":
         timed.sessions["second"].before = fail
-    assert all(answer["logits"].shape == (1, 10) for answer in timed.alone(10))
+    assert all(answer["logits"].shape == (1, 10) for answer in timed.alone(COMPARED))
     assert timed.runtime.alone_threads == 1
     opened = [weakref.ref(session) for name, session in timed.sessions.items() if name == "second"]
     timed.sessions.clear()
