@@ -36,9 +36,9 @@ def run(
     """Call a function on a file in a child process, and return its result or raise its error.
 
     Args:
-        function: A function of a module.
+        function: A function at the top level of a module.
         arguments: The function's arguments.
-        shown_as: The file's name for error messages. It replaces paths among the arguments that end in .onnx.
+        shown_as: The file name that error messages show instead of the path of each .onnx file among the arguments.
         check: The check that fails if the file cannot be run.
         seconds: The time limit, after which the child process is killed.
         progress: Called in a separate thread with each line that the child process reports.
@@ -110,7 +110,7 @@ def _outcome(
     except GateError as error:
         return None, GateError(error.check, reason(error.reason))
     except UnicodeDecodeError:
-        return None, GateError(check, "a name or a text in it is not UTF-8.")
+        return None, GateError(check, "the file holds a name or a text that is not UTF-8.")
     except (ModelLoadError, InferenceError) as error:
         return None, GateError(check, reason(error))
     except UserError as error:

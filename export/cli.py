@@ -106,7 +106,7 @@ def export(
     chosen = Run.find(run, runs)
     click.echo(f"exporting {chosen.folder} in {precision}", err=True)
     config = chosen.read_config()
-    if config.get("dataset") in sources.LABEL_SETS:  # the gate composes its canvases of Fashion-MNIST's garments
+    if config.get("dataset") in sources.LABEL_SETS:  # the gate composes canvases from Fashion-MNIST's garments
         data = fashion_mnist.load(data_dir)
     else:
         data = runs_data.load(config, data_dir, chosen.members())

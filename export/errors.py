@@ -8,7 +8,8 @@ class ExportError(UserError):
 
 
 class RecordError(ValueError):
-    """The metadata that a file records about itself are missing or damaged. The message is a clause for the user."""
+    """The metadata that a file records about itself are missing or damaged. The message is a clause, without a full
+    stop."""
 
 
 class PicturesGoneError(ExportError):

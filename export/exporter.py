@@ -1,4 +1,4 @@
-"""Publish a network that hangtag trained as a model's next version. The file records its provenance and the checks."""
+"""Publish a trained network as the next version of a model. The file records its provenance and the checks."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -27,9 +27,9 @@ from hangtag.training.runs.config import short_name
 from hangtag.training.runs.run import Run
 
 CANVASES = 1_000
-"""How many canvases are compared by default for a network with several labels per image."""
+"""The default number of canvases on which a file with several labels per image is compared with PyTorch."""
 QUANTIZATION_IMAGES = 512
-"""How many images of the training split determine the range of activations for int8."""
+"""The number of training images that determine the range of activations for int8."""
 _TEMPERATURE, _SCALED = "temperature", "logits_by_temperature"
 
 
@@ -147,7 +147,8 @@ def _fitted(file: Path, validation: Split) -> float:
     This is temperature scaling (Guo et al., On Calibration of Modern Neural Networks, ICML 2017).
 
     Raises:
-        GateError: the file cannot be loaded, fails on an image, or no temperature is best.
+        GateError: the file cannot be loaded, fails on an image, or returns logits that are not finite, or the best
+            temperature is out of range.
     """
     logits = answer(load(file), validation.images, check=CALIBRATION)["logits"]
     try:

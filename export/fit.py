@@ -17,7 +17,7 @@ _MEASURED = ("test_accuracy", "tested_on", "data_digest", "examples")
 
 
 def record(models: Path, name: str, fit: str) -> Path:
-    """Publish the version that serves as a new version with this fit, without figures measured with another fit.
+    """Publish the current version again, with this fit. Figures that were measured with another fit are dropped.
 
     Args:
         models: the model repository.
@@ -44,7 +44,7 @@ def record(models: Path, name: str, fit: str) -> Path:
     image = entry.signature.image
     if image is not None and (image.fit == fit or "training" in entry.metadata):
         raise ExportError(
-            f"{name} version {entry.version} already says that its pictures have fit {image.fit}"
+            f"{name} version {entry.version} already records the fit {image.fit} for its pictures"
             f"{'' if image.fit == fit else ', as in its training; to change that, train it again with --fit'}. Nothing "
             "was published."
         )

@@ -33,7 +33,7 @@ class ServedNetwork(nn.Module, ABC):
     activation = "softmax"
     """The function that turns ``logits`` into ``probabilities``, softmax or sigmoid, if there are both outputs."""
     temperature = 1.0
-    """The number that divides the logits before the activation. Only a fit for SingleLabel changes this number."""
+    """The number that divides the logits before the activation. Only a fitted temperature changes this number."""
     threshold: float | None = None
     """The least probability of a label in an image's set; None if no threshold determines the sets."""
 
@@ -174,7 +174,7 @@ def _build(run: Run) -> ServedNetwork:
         threshold = float(summary["thresholds"]["o_f1"])
     except (KeyError, TypeError, ValueError) as error:
         raise ExportError(
-            f"{run.folder / 'metrics.json'} lacks the thresholds of {run.model}; the run is of another version of the "
-            f"network. Train it again with: hangtag train {run.model} --out FOLDER"
+            f"{run.folder / 'metrics.json'} lacks the thresholds of {run.model}; the run belongs to another version "
+            f"of the network. Train it again with: hangtag train {run.model} --out FOLDER"
         ) from error
     return LabelThreshold(network, image, len(labels), threshold, rivals=entry.objective is SoftmaxRanking)

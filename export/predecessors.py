@@ -15,9 +15,9 @@ from hangtag.serving.signature import TensorSpec
 
 CHANCE = 1.645
 """The number of standard errors that chance may explain. If the two test sets were drawn independently, one in twenty
-equally accurate models would exceed this bound. In fact fewer models do, because both versions answer the same images.
-With 10,000 images and an accuracy of 87 %, the bound is 0.78 points. The accuracies of one recipe of the study with
-different seeds differ by up to 0.67 points (studies/finished/accuracy.jsonl)."""
+equally accurate models would exceed this bound. In fact fewer models exceed this bound, because both versions answer
+the same images. With 10,000 images and an accuracy of 87 %, the bound is 0.78 points. The accuracies of one recipe of
+the study with different seeds differ by up to 0.67 points (studies/finished/accuracy.jsonl)."""
 
 _ALL_THE_SAME = "To publish it anyway, add --even-if-worse"
 
@@ -60,7 +60,7 @@ def require_same_contract(
         return
     old = rival.signature
     differences = [
-        f"{what} {'; '.join(map(str, before)) or 'none'}, and the new one {'; '.join(map(str, now)) or 'none'}"
+        f"{what} {'; '.join(map(str, before)) or 'none'}, and the new version {'; '.join(map(str, now)) or 'none'}"
         for what, before, now in (("inputs", old.inputs, inputs), ("outputs", old.outputs, outputs))
         if list(map(str, before)) != list(map(str, now))
     ] or [*_different_labels(old.labels, labels), *_different_fit(old.image, image)]
@@ -103,7 +103,7 @@ def compare(
         before: the quality of the version that serves.
         version: that version's number.
         even_if_worse: accept a worse file.
-        note: a sentence for the message about the reason why a file may be worse.
+        note: a sentence for the message, which says why a file may be worse.
 
     Raises:
         GateError: the new version is worse by more than chance explains, and ``even_if_worse`` is False.
@@ -116,8 +116,8 @@ def compare(
     if is_worse and not even_if_worse:
         raise GateError(
             PREDECESSOR,
-            f"{comparison}. It is {100 * lost:.2f} points worse, and chance explains {100 * chance:.2f}. {note}"
-            f"{_ALL_THE_SAME}, or give it another name with --name.",
+            f"{comparison}. The new version is {100 * lost:.2f} points worse, and chance explains only "
+            f"{100 * chance:.2f} points. {note}{_ALL_THE_SAME}, or give it another name with --name.",
         )
     figures = {"version": version, "figure": own.figure, "own": own.share, "serving": before.share}
     return PassedCheck(
@@ -132,8 +132,8 @@ def _different_fit(before: ImageSpec | None, now: ImageSpec | None) -> list[str]
     comparison, because they are in the graph."""
     if before is None or (now is not None and now.fit == before.fit):
         return []
-    new = "takes only pictures of its own size" if now is None else f"fit {now.fit}"
-    return [f"fit {before.fit} for pictures of another size, and the new one {new}"]
+    new = "accepts only pictures of its own size" if now is None else f"fit {now.fit}"
+    return [f"fit {before.fit} for pictures of another size, and the new version {new}"]
 
 
 def _different_labels(before: Sequence[str], now: Sequence[str]) -> list[str]:
@@ -141,7 +141,8 @@ def _different_labels(before: Sequence[str], now: Sequence[str]) -> list[str]:
         return []
     if len(before) != len(now):
         return [
-            f"{len(before)} labels {named(before)}, and the new one {f'the {len(now)} {named(now)}' if now else 'none'}"
+            f"{len(before)} labels {named(before)}, and the new version "
+            f"{f'the {len(now)} {named(now)}' if now else 'none'}"
         ]
     place = next(place for place, pair in enumerate(zip(before, now, strict=True)) if pair[0] != pair[1])
-    return [f"label {before[place]!r} in place {place}, and the new one {now[place]!r}"]
+    return [f"label {before[place]!r} at index {place}, and the new version {now[place]!r}"]

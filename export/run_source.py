@@ -25,7 +25,8 @@ _VOC_TEST_IMAGES = 4_952
 def gate_images(
     served: ServedNetwork, test: Split, config: Mapping[str, Any], canvases: int
 ) -> tuple[Pixels, Classes | None, int]:
-    """Return the images for the gate, their classes, and the number of images behind the test figure.
+    """Return the images for the gate, their classes, and the number of images from which the run computed its test
+    figure.
 
     For a network with several labels per image, the classes are None, and the images are canvases of test garments.
     """
@@ -39,8 +40,8 @@ def gate_images(
 def kept_pictures(
     config: Mapping[str, Any], expected: Answers, images: Pixels, classes: Classes | None
 ) -> dict[str, str]:
-    """Return PyTorch's answers and example pictures as metadata. The user's pictures may disappear, so for them the
-    answers are those to the examples."""
+    """Return PyTorch's answers and example pictures as metadata. The user's own pictures may disappear, so a file that
+    learned from such pictures keeps the answers to its examples."""
     if classes is None:
         return kept_answers.record_answers(expected)
     chosen = kept_answers.choose_examples(expected["logits"].argmax(axis=1), classes)
@@ -59,15 +60,16 @@ def to_onnx(served: ServedNetwork, metadata: Mapping[str, str], model: str) -> o
             cause = cause.__cause__
         why = next(iter(str(cause).splitlines()), "").rstrip(".") or type(cause).__name__
         raise ExportError(
-            f"{model} cannot be exported to ONNX. PyTorch's exporter: {why}. In the network, replace this by "
-            "tensor operations that ONNX has, without if and float() of pixels, and train it again."
+            f"{model} cannot be exported to ONNX. PyTorch's exporter: {why}. Change the network to use "
+            "tensor operations that ONNX has, without if and float() on pixels, and train it again."
         ) from error
 
 
 def canvases_of(test: Split, config: Mapping[str, Any], count: int) -> Images:
-    """Return canvases [count, 64, 64] of test garments, composed like the run's data set if it is one of outfits.
+    """Return canvases [count, 64, 64] of test garments, composed like the run's data set.
 
-    For any other data set, the canvases are those of "outfits", because the check compares only arithmetic.
+    For a data set that is not in ``outfits.NAMES``, the canvases are those of "outfits", because the check compares
+    only arithmetic.
     """
     dataset = config.get("dataset")
     return outfits.load_split(dataset if dataset in outfits.NAMES else "outfits", "test", test, count).images
@@ -82,7 +84,7 @@ def recorded_accuracy(served: ServedNetwork, summary: Mapping[str, Any]) -> tupl
 
 
 def provenance(served: ServedNetwork, config: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, str]:
-    """Return metadata about a network's origin and its training's figures, from its run's files (without prefix)."""
+    """Return metadata about a network's origin and training, read from the run's files. The keys have no prefix."""
     summary, environment = metrics["summary"], config["environment"]
     labels = runs_data.labels(summary)
     return {

@@ -1,6 +1,6 @@
-"""Implements ``hangtag models verify``, which measures the figures in a model's file again and compares them.
+"""Implements ``hangtag models verify``, which measures the figures that a model's file records again.
 
-The command is for the machine that serves the model, because processors round differently. Also, a processor without
+Run the command on the machine that serves the model, because processors round differently. Also, a processor without
 8-bit dot products (AVX-512 VNNI, AVX-VNNI) may saturate sums of an int8 file from hangtag's first releases.
 """
 
@@ -39,7 +39,8 @@ from hangtag.training.runs import run_data as runs_data
 class Finding:
     """The result of measuring a recorded figure again.
 
-    holds: Whether both values agree; None if the figure could not be measured. The summary then has the reason.
+    holds: Whether the recorded and the new figure agree; None if the figure could not be measured. The summary then
+        has the reason.
     lacks_pictures: Whether the pictures for this figure are missing in the folder that the user named.
     """
 
@@ -77,12 +78,12 @@ def _run(name: str, compute: Callable[[], Finding], data_dir: Path | None) -> Fi
     except PicturesGoneError as error:
         return Finding(name, None, str(error), lacks_pictures=data_dir is not None)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        why = str(error) if isinstance(error, RecordError) else "it is not as an export writes it"
+        why = str(error) if isinstance(error, RecordError) else "they do not have the form that an export writes"
         return Finding(name, False, f"the recorded figures cannot be read: {why}")
 
 
 class _Verification:
-    """The checks of one model, whose file can be loaded."""
+    """The checks of one model whose file can be loaded."""
 
     def __init__(self, entry: Entry, data_dir: Path | None) -> None:
         self._entry, self._data_dir = entry, data_dir
@@ -118,7 +119,7 @@ class _Verification:
 
     @cached_property
     def _test(self) -> Split:
-        """The test split. If it has the user's own pictures, only those that the gate used."""
+        """The test split, or for the user's own pictures only the part that the gate used."""
         if not self._is_own:
             return fashion_mnist.load_test(self._data_dir)
         try:
@@ -128,8 +129,8 @@ class _Verification:
 
     @cached_property
     def _images(self) -> Pixels:
-        """The images to which the file keeps PyTorch's answers: the examples in the file if the network was trained on
-        the user's own pictures, otherwise the first images of the test split or of the test canvases."""
+        """The images for which the file keeps PyTorch's answers. If the network was trained on the user's own pictures,
+        these are the examples in the file; otherwise they are the first test images or test canvases."""
         if self._is_own:
             kept = kept_answers.read_examples(self._entry.metadata)
             if kept is None:
@@ -203,7 +204,7 @@ class _Verification:
         """Yield the checks of a third-party model: agreement with the original, and accuracy."""
         entry = self._entry
         if isinstance(entry.gate, dict) and AGREEMENT in entry.gate:
-            original = "it was compared with the original in FP32, which is not in the repository"
+            original = "the file was compared with the FP32 original, which is not in the repository"
             yield AGREEMENT, partial(Finding, AGREEMENT, None, original)
         if "tested_on" in entry.metadata:
             yield ACCURACY, self._by_onnx(ACCURACY, self._third_party_accuracy)
@@ -230,7 +231,7 @@ class _Verification:
         place = place if self._data_dir is None else str(self._data_dir)
         if not Path(place).exists():
             raise PicturesGoneError(
-                f"the pictures that it was tested on are not at {place}; name their folder with --data-dir"
+                f"the pictures that the file was tested on are not at {place}; name their folder with --data-dir"
             )
         try:
             judge = Judge.of(f"{kind}:{place}", entry.signature.image, entry.signature.labels, entry.path, str)
@@ -241,7 +242,7 @@ class _Verification:
                 calibration_samples.making(calibration_samples.spread(judge.files, calibration_samples.MOST_PICTURES))
             )
         if judge.data.digest != entry.metadata["data_digest"]:
-            raise PicturesGoneError(f"the pictures of {kind}:{place} are not those that it was tested on")
+            raise PicturesGoneError(f"the pictures of {kind}:{place} are not those that the file was tested on")
         measured = judge.measure(entry.path, entry.signature.image, batched=bool(entry.batched))
         summary = f"{measured.figures['summary']} (recorded {recorded:.2%})"
         difference = abs(measured.quality.share - recorded)
@@ -257,7 +258,8 @@ class _Verification:
 
 
 def _metadata_problem(entry: Entry) -> str:
-    """Describe metadata values that no export writes, so that no figure can be verified; empty if all are valid."""
+    """Describe the metadata values that no export writes; empty if there are none. With such values, no figure can be
+    verified."""
     if "training" not in entry.metadata:
         return ""
     problems = [

@@ -1,4 +1,4 @@
-"""Keep some of PyTorch's answers and of the test pictures in a file, for comparisons without the run.
+"""Keep some test pictures and PyTorch's answers in a file, so that later comparisons do not need the run.
 
 `hangtag models verify` compares the file's answers with PyTorch's answers. The server's page shows the pictures.
 """
@@ -71,7 +71,7 @@ def choose_examples(answered: Classes, classes: Classes) -> Array:
         own = candidates[classes[candidates] == label]
         turn[own] = np.arange(len(own))
     ordered = candidates[np.lexsort((classes[candidates], turn[candidates]))]
-    first = int((turn[ordered] == 0).sum())  # the number of pictures that are the first of their class
+    first = int((turn[ordered] == 0).sum())  # the number of classes that have a candidate
     return ordered[:_MOST] if first <= _MOST else ordered[np.linspace(0, first - 1, _MOST).astype(int)]
 
 

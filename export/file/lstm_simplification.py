@@ -1,8 +1,9 @@
 """Simplify the graph around each LSTM with standard ONNX operators, so that the graph is faster in every runtime.
 
-PyTorch's exporter writes nn.LSTM in its general form. Initial states of zeros are expanded to the batch and sliced.
-Computed shapes remove a direction axis of size 1. All steps are transposed to read the last step. ONNX's LSTM starts
-from zeros by default and outputs its last state, so 7 of the 22 nodes of the model lstm remain.
+PyTorch's exporter writes nn.LSTM in its general form. The graph expands initial states of zeros to the batch, and
+slices them. The graph computes a shape to remove a direction axis of size 1, and transposes all steps to read the last
+step. ONNX's LSTM starts from zeros by default and outputs its last state, so 7 of the 22 nodes of the model lstm
+remain.
 """
 
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ Sizes = tuple[int | None, ...]
 
 
 def simplify_lstms(model: onnx.ModelProto) -> None:
-    """Simplify the model in place. A part is simplified only if constants and shapes prove that no answer changes."""
+    """Simplify the model's LSTMs in place, if constants and shapes prove that no answer changes."""
     graph = _Graph.from_model(model)
     for node in [node for node in model.graph.node if node.op_type == "LSTM"]:
         _drop_zero_states(node, graph)
@@ -86,7 +87,7 @@ def _drop_zero_states(node: onnx.NodeProto, graph: _Graph) -> None:
 
 
 def _is_forward(node: onnx.NodeProto) -> bool:
-    """Return whether the LSTM reads only from the first step to the last, in ONNX's default layout, steps first."""
+    """Return whether this is a forward LSTM in ONNX's default layout, in which the first axis is the steps."""
     attributes = {attribute.name: attribute for attribute in node.attribute}
     is_forward = "direction" not in attributes or attributes["direction"].s == b"forward"
     return is_forward and ("layout" not in attributes or attributes["layout"].i == 0)
@@ -122,7 +123,7 @@ def _sizes(nodes: list[onnx.NodeProto], graph: _Graph) -> list[Sizes]:
 
 
 def _read_last_state(node: onnx.NodeProto, batch_first: onnx.NodeProto, steps: int, graph: _Graph) -> None:
-    """Replace nodes that read the last step by the LSTM's output Y_h [1, batch, hidden], which is the last step."""
+    """Connect each node that reads the last step to the LSTM's output Y_h [1, batch, hidden], which holds that step."""
     for gather in graph.readers(batch_first.output[0], "Gather"):
         axis = next((attribute.i for attribute in gather.attribute if attribute.name == "axis"), 0)
         step = graph.constants.get(gather.input[1])

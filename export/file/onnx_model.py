@@ -1,4 +1,4 @@
-"""Read and extend an ONNX model in memory: digest, operators, nodes, metadata. Needs the package onnx, not torch."""
+"""Read and extend an ONNX model in memory: digest, operators, nodes, metadata. This module does not need torch."""
 
 import hashlib
 import platform

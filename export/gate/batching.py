@@ -44,8 +44,8 @@ def check(runtime: Runtime, images: Pixels, other_images: Pixels, tolerances: To
 
 
 def _answer_among_others(runtime: Runtime, images: Pixels, other_images: Pixels, size: int) -> Answers:
-    """Run the images in batches of this size. Half of each batch are other images, and the rows of the images change
-    from batch to batch."""
+    """Run the images in batches of this size. Half of the rows hold other images, and the rows of the tested images
+    change from batch to batch."""
     own = max(1, size // 2)
     outputs: dict[str, list[Array]] = {}
     for turn, start in enumerate(range(0, len(images), own)):
@@ -53,13 +53,14 @@ def _answer_among_others(runtime: Runtime, images: Pixels, other_images: Pixels,
         batch = other_images[np.arange(turn, turn + size) % len(other_images)].copy()
         rows = (np.arange(len(tested)) * 2 + turn) % size
         batch[rows] = tested
-        for name, output in answer_batch(runtime, batch, BATCHING, f"with image {start} among others").items():
+        for name, output in answer_batch(runtime, batch, BATCHING, f"with image {start} and other images").items():
             outputs.setdefault(name, []).append(output[rows])
     return {name: np.concatenate(parts) for name, parts in outputs.items()}
 
 
 def _compare(alone: Answers, batched: Answers, limit: float, size: int) -> tuple[float, int]:
-    """Return the largest difference between two numbers, and the count of images whose most probable label differs."""
+    """Return the largest difference between the answers alone and in batches, and the number of images whose most
+    probable label differs."""
     compared = ~tied_paths(alone, batched, limit)
     largest = 0.0
     for name, values in alone.items():

@@ -23,8 +23,8 @@ def check_labels(logits: Array, expected: Array, classes: Classes, tolerances: T
         classes: the true class of each image, [n].
 
     Raises:
-        GateError: too few labels agree, or too much accuracy is lost. The message names the differing image for which
-            PyTorch's margin between its two best labels was largest.
+        GateError: too few labels agree, or too much accuracy is lost. Of the images whose labels differ, the message
+            names the image with the largest margin between PyTorch's two best labels.
     """
     predicted, expected_labels = logits.argmax(axis=1), expected.argmax(axis=1)
     top = np.sort(expected, axis=1)
@@ -76,8 +76,8 @@ def check_labels(logits: Array, expected: Array, classes: Classes, tolerances: T
 def require_recorded(logits: Array, classes: Classes, recorded: tuple[float, int]) -> None:
     """Compare a network's accuracy with the accuracy that its run recorded. The network's code may have changed.
 
-    The device of the training may have rounded differently, so one image in 200 may get another answer. With fewer than
-    20 images, no answer may change. If the run measured its accuracy on other images, chance may add to the difference.
+    The training device may have rounded differently, so one image in 200 may get another answer. With fewer than 20
+    images, no answer may change. If the run measured its accuracy on other images, chance may add to the difference.
 
     Args:
         logits: The logits of the network that the current code builds, [n, labels].

@@ -13,7 +13,7 @@ from hangtag.serving.server.runtime.session import Runtime
 
 Activation = Callable[[Array], Array]
 REAL = "test"
-"""The key of the real images in mappings from kinds of images. ``artificial_images`` returns the other kinds."""
+"""The kind of the real images. ``artificial_images`` returns images of other kinds."""
 _ARTIFICIAL_COUNT = 64
 
 
@@ -60,7 +60,7 @@ def answer_batch(runtime: Runtime, batch: Pixels, check: str, contents: str) -> 
 
 
 def artificial_images(*shape_of_one: int) -> dict[str, Pixels]:
-    """Return 64 artificial images of each kind, with this shape: black, white, and noise, the same at every call."""
+    """Return 64 black images, 64 white images and 64 images of noise, with this shape, the same in every call."""
     shape = (_ARTIFICIAL_COUNT, *shape_of_one)
     return {
         "black": np.zeros(shape, np.uint8),
@@ -70,7 +70,7 @@ def artificial_images(*shape_of_one: int) -> dict[str, Pixels]:
 
 
 def tied_paths(one: Answers, other: Answers, limit: float) -> Array:
-    """Return for which images two answers differ although their paths of labels are equally likely, bool [n].
+    """Return, for each image, whether the two answers differ although their label paths are equally likely, bool [n].
 
     If two paths are equally likely up to rounding, the beam search may choose either path, and both answers are right.
     If paths at the edge of the beam are equally likely, the best path is the same, but the labels' probabilities, which
@@ -85,7 +85,8 @@ def tied_paths(one: Answers, other: Answers, limit: float) -> Array:
 
 
 def worst_image(difference: Array) -> int:
-    """Return the index of the image with the largest difference, of [n] or [n, outputs]. NaN is the largest."""
+    """Return the index of the image with the largest difference, from differences [n, ...]. NaN counts as the
+    largest."""
     return int(np.nan_to_num(difference, nan=np.inf).reshape(len(difference), -1).max(axis=1).argmax())
 
 

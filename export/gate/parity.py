@@ -50,7 +50,7 @@ def check_logits(
                 worst[kind][str(size)] = max(worst[kind][str(size)], largest)
                 if activation is not None:
                     own, most_of_own = activation(logits), tolerances.probabilities
-                    what, how = f"{batch}: probabilities", "are not those of the file's own logits: they differ"
+                    what, how = f"{batch}: probabilities", "differ from those of the file's own logits"
                     _require_close(PARITY, answers["probabilities"], own, most_of_own, what, how, kind, start)
     required = worst.values() if tolerances.artificial else [worst[REAL]]
     largest = max(max(by_size.values()) for by_size in required)
@@ -68,7 +68,8 @@ def _batch(kind: str, size: int) -> str:
 def _require_close(
     check: str, numbers: Array, expected: Array, limit: float, what: str, how: str, kind: str = REAL, first: int = 0
 ) -> float:
-    """Return the largest difference between two arrays, whose rows belong to images of one kind, from ``first`` on.
+    """Return the largest difference between two arrays, whose rows belong to images of one kind. ``first`` is the index
+    of the first image.
 
     Raises:
         GateError: the difference exceeds the limit, or the shapes differ. The message begins with ``what`` and ``how``.
@@ -90,7 +91,8 @@ def check_paths(
 ) -> PassedCheck:
     """Check that the exported beam search finds the same paths as PyTorch's.
 
-    All images of each kind are compared at the largest batch size, and four batches at each other size.
+    At the largest batch size, all images of each kind are compared. At each smaller size, four batches of each kind are
+    compared.
 
     Args:
         images: kind -> images [n, 64, 64].

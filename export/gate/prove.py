@@ -153,7 +153,7 @@ def _contract(signature: Signature, network: "ServedNetwork") -> PassedCheck:
         raise GateError(CONTRACT, f"the file has {has}; expected {wanted}.{'' if is_free else remedy}")
     if not signature.batched:
         raise GateError(CONTRACT, "the first axis is not free in every input and output, so nothing can be batched.")
-    return PassedCheck(CONTRACT, "names, datatypes and free batch axis as they should be")
+    return PassedCheck(CONTRACT, "names, datatypes and free batch axis are as expected")
 
 
 def _require_finite(expected: Answers) -> None:

@@ -44,7 +44,7 @@ class Tolerances:
     from real images, and a user's images may not reach from black to white."""
 
     def one_image(self, images: int) -> float:
-        """Return 1 / images if one image may get another label, otherwise 0.
+        """Return the share of a single image, 1 / images, if one image may get another label, otherwise 0.
 
         With fewer than 100 images, an agreement of 99 % would allow no change at all. With fewer than 20 images, and in
         FP32, no image may get another label.
@@ -56,7 +56,7 @@ class Tolerances:
         return max(self.absolute, _ROUNDING * spread) + self.of_spread * spread
 
     def batching_limit(self, spread: float) -> float:
-        """The largest allowed difference between an image's logit alone and in a batch."""
+        """The largest allowed difference between a logit of an image alone and the same logit in a batch."""
         return max(1e-4, _ROUNDING * spread) + self.batching * spread
 
 

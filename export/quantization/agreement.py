@@ -75,7 +75,8 @@ class Comparison:
         return Agreement(sum(alike), len(alike))
 
     def distance(self, answered: Sequence[Answers]) -> float:
-        """Return the mean distance from the original's numbers: the root mean square, as a share of the spread."""
+        """Return the root mean square difference from the original, as a share of the spread, averaged over samples and
+        outputs."""
         distances = [
             _root_mean_square(answers[name], expected[name]) / self.spreads[name]
             for answers, expected in zip(answered, self.expected, strict=True)
@@ -116,7 +117,7 @@ def rules(signature: Signature, answers: Sequence[Answers], chosen: Mapping[str,
     """Return the rule for each output that is compared.
 
     Args:
-        answers: the original file's answers, which show whether an output has scores of labels.
+        answers: the original file's answers, which show whether an output holds label scores.
         chosen: the user's rules. If there are none, every output is compared by the rule that suits it.
 
     Raises:
@@ -132,7 +133,7 @@ def rules(signature: Signature, answers: Sequence[Answers], chosen: Mapping[str,
 
 
 def _fitting(spec: TensorSpec, answers: Sequence[Array]) -> str:
-    """Return the rule that suits an output. Scores of labels have the shape [batch, labels], or rows whose sum is 1."""
+    """Return the rule that suits an output. Label scores have the shape [batch, labels], or rows whose sum is 1."""
     if not spec.datatype.startswith("FP"):
         return EQUAL
     labels = spec.shape[-1] if len(spec.shape) >= 2 else None

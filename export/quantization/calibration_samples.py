@@ -1,7 +1,7 @@
 """Read the samples for converting a file, from a .npz file or from a folder of images.
 
-The samples have two halves. One half calibrates the converted file and chooses its layers in FP32. The other half did
-not influence the file, and checks it.
+The samples are divided into two halves. One half determines the scales of int8 and the layers that stay in FP32. The
+other half has no influence on the converted file, and checks this file.
 """
 
 import zipfile
@@ -38,22 +38,22 @@ class Samples:
 
     @property
     def making(self) -> Sequence[Feed]:
-        """The half whose answers choose the layers that stay in FP32."""
+        """The half that determines the scales of int8 and the layers that stay in FP32."""
         return making(self.feeds)
 
     @property
     def calibration(self) -> Sequence[Feed]:
-        """At most 256 samples of the half ``making``, whose activations determine the scales of int8."""
+        """At most 256 samples of ``making``. Their activations determine the scales of int8."""
         return spread(self.making, _LARGEST_CALIBRATION)
 
     @property
     def proof(self) -> Sequence[Feed]:
-        """The half that did not influence the file. Its answers decide whether the file is published."""
+        """The half that has no influence on the converted file. Its answers decide whether the file is published."""
         return self.feeds[1::2]
 
 
 def making(items: Sequence[T]) -> Sequence[T]:
-    """Return the half of the samples that calibrates the file and chooses its layers."""
+    """Return the half of the samples that determines the scales of int8 and the layers that stay in FP32."""
     return items[0::2]
 
 
@@ -64,7 +64,7 @@ def spread(items: Sequence[T], most: int) -> list[T]:
 
 
 def pictures(given: Path | Sequence[Path]) -> Sequence[Path]:
-    """Return the pictures that are samples: at most MOST_PICTURES of a folder, sorted by name; none of a .npz file."""
+    """Return the pictures that are samples: at most MOST_PICTURES of a folder, sorted by name; none for a .npz file."""
     if not isinstance(given, Path):
         return given
     files = sorted(file for file in given.rglob("*") if file.suffix.lower() in SUFFIXES) if given.is_dir() else []
@@ -92,7 +92,7 @@ def read(given: Path | Sequence[Path], signature: Signature) -> Samples:
     if len(feeds) < LEAST:
         raise ExportError(
             f"{shown} holds {len(feeds)} sample{'s' if len(feeds) != 1 else ''}; at least {LEAST} are needed. Half of "
-            "them calibrate the file and choose its layers, and the others test it. Several hundred are better."
+            "the samples are used to convert the file, and the other half to test it. Several hundred are better."
         )
     return Samples(feeds)
 
@@ -112,7 +112,7 @@ def _from_pictures(files: Sequence[Path], shown: object, signature: Signature) -
 
 
 def _own_image(signature: Signature) -> ImageSpec | None:
-    """Return an image description, with fit stretch, for a model that takes pictures but has no description."""
+    """Return an image description, with fit stretch, for a model that accepts pictures but has no description."""
     if len(signature.inputs) == 1:
         match signature.inputs[0].datatype, signature.inputs[0].shape:
             case ["UINT8", [_, int(height), int(width)]]:
@@ -150,7 +150,9 @@ def _load(path: Path) -> dict[str, Array]:
         raise ExportError(f"there is no file or folder {path}.") from error
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
         raise ExportError(f"{path} cannot be read as a .npz file of numbers and texts.") from error
-    raise ExportError(f"{path} is one array without a name. Write it with numpy.savez, inputs by name.")
+    raise ExportError(
+        f"{path} is one array without a name. Write it with numpy.savez, each array named after its input."
+    )
 
 
 def _column(array: Array, spec: TensorSpec, path: Path) -> Sequence[Array] | None:

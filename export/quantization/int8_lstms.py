@@ -8,10 +8,11 @@ to the hidden state, with weights of 0, so that these values change no result.
 - The input gets features that always have the input's smallest and largest value. For pixels in [0, 1] one feature of 1
   suffices, because the quantizer includes 0. Their 8-bit scale is then 1/255, so their quantization is exact. For an
   LSTM that reads another LSTM's hidden states, the features are -1 and 1.
-- The hidden state gets two units with saturated gates. Their cells count 1, 2, 3, ... and -1, -2, -3, ..., so their
-  outputs are tanh(t) and -tanh(t). No other unit can be larger, since a cell changes by less than 1 in each step.
+- The hidden state gets two units with saturated gates. At step t the cells of these units hold t and -t, so their
+  outputs are tanh(t) and -tanh(t). No other unit can exceed these outputs, since a cell changes by less than 1 in each
+  step.
 
-All scales are then constants, so an answer alone and in any batch is the same, bit for bit.
+All scales are then constants, so an image gets the same answer, bit for bit, alone and in any batch.
 
 The weights get scales with which every processor computes the same sums. A processor with AVX2 and without 8-bit dot
 products (AVX-512 VNNI, AVX-VNNI) multiplies activations, 0 to 255, with weights, -127 to 127, and adds the products of
@@ -36,12 +37,14 @@ from hangtag.export.network_arrays import Array
 from hangtag.export.quantization.converters import converting
 
 _SATURATED = 20.0
-"""The bias of a saturated gate. Its sigmoid or tanh is 1 up to 2e-9, which is below half a step of FP32."""
+"""The bias of a saturated gate. The sigmoid or tanh of this bias differs from 1 by at most 2e-9, less than half a step
+of FP32."""
 _HIDDEN_BOUNDS = (-1.0, 1.0)
 _PINNING_UNITS = 2
 _LARGEST = 127
 _LARGEST_PAIR = 127.0
-"""The largest sum of two neighbours' magnitudes. Rounding may add 1/2 to each; 255 * (127 + 1) fits into 16 bits."""
+"""The largest sum of two neighbours' magnitudes. Rounding may add 1/2 to each magnitude, and 255 * (127 + 1) still fits
+into 16 bits."""
 # The positions of inputs: the weights and their scales in DynamicQuantizeLSTM, and the FP32 weights in LSTM.
 _PLACES = ((1, 8, 1), (2, 10, 2))
 
@@ -94,7 +97,8 @@ def pin_ranges(model: onnx.ModelProto, pixels: tuple[float, float] = (0.0, 1.0))
 
 
 def _pin(graph: onnx.GraphProto, node: onnx.NodeProto, bounds: tuple[float, ...]) -> list[onnx.NodeProto]:
-    """Return the nodes that replace an LSTM: Pads of its input, the LSTM with two more units, Slices of its outputs."""
+    """Return the nodes that replace an LSTM: Pad nodes for the input, the LSTM with two more units, and Slice nodes for
+    the outputs."""
     name = next(filter(None, node.output))
     values = {tensor.name: tensor for tensor in graph.initializer}
     kernel, recurrent, bias = (numpy_helper.to_array(values[part]) for part in node.input[1:4])

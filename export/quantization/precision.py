@@ -53,7 +53,7 @@ def convert(model: onnx.ModelProto, precision: str, calibration: Images) -> onnx
 
 
 def keep_origin(converted: onnx.ModelProto, model: onnx.ModelProto) -> None:
-    """Give a converted model, in place, the metadata and the producer that the converters drop."""
+    """Restore, in place, the metadata and the producer that the converters drop."""
     del converted.metadata_props[:]
     converted.metadata_props.extend(model.metadata_props)
     _drop_unused_opsets(converted)
@@ -87,7 +87,7 @@ def _to_int8(model: onnx.ModelProto, calibration: Images) -> onnx.ModelProto:
 
 
 def _pixel_bounds(model: onnx.ModelProto) -> tuple[float, float]:
-    """Return the smallest and the largest value of a normalised pixel, by the file's ``hangtag.image``."""
+    """Return the smallest and the largest value of a normalised pixel, from the file's ``hangtag.image``."""
     described = metadata(model).get("image")
     if described is None:  # files of earlier releases do not describe the image, and take pixels in [0, 1]
         return 0.0, 1.0
@@ -156,7 +156,8 @@ def _reorder_pooling(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _fp32_nodes(model: onnx.ModelProto) -> set[str]:
-    """Return the names of convolutions that read one channel, and of the nodes up to the next convolution."""
+    """Return the names of each convolution that reads one channel, and of the nodes between it and the next
+    convolution."""
     shapes = {tensor.name: tensor.dims for tensor in model.graph.initializer}
     names: set[str] = set()
     outputs: set[str] = set()

@@ -1,4 +1,4 @@
-"""List the models in a model repository, from their files. This needs no torch, and onnx only to count nodes."""
+"""List the models in a model repository, from their files. This module needs onnx only to count nodes."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -77,17 +77,17 @@ class Entry:
 
     @property
     def batched(self) -> bool | None:
-        """Whether a server batches requests, if its operator does not forbid it; None if the file cannot be loaded."""
+        """Whether a server batches requests unless its operator forbids batching; None if the file cannot be loaded."""
         return self.signature.batched if self.signature else None
 
     @property
     def unbatched_because(self) -> str | None:
-        """Why a server does not batch requests; None if it does, or if the file cannot be loaded."""
+        """Why a server does not batch requests; None if a server batches them, or if the file cannot be loaded."""
         return self.signature.why_unbatched if self.signature else None
 
     @property
     def accuracy(self) -> tuple[str, float] | None:
-        """The name and the value of the most informative test figure; None if the file has no such share."""
+        """The name and the value of the most informative test figure; None if the file records no test figure."""
         recorded = Quality.of(self.metadata)
         return (recorded.figure, recorded.share) if recorded else None
 
@@ -119,7 +119,7 @@ def trial(metadata: Mapping[str, str]) -> str | None:
 
 
 def serving(models: Path) -> list[Entry]:
-    """Return the version of each model that serves, sorted by name.
+    """Return, for each model, the version that serves, sorted by the models' names.
 
     Raises:
         ModelRepositoryError: there is no repository.
@@ -147,7 +147,7 @@ def routes(models: Path) -> list[str]:
 
 
 def no_model(models: Path, name: str, known: Sequence[str]) -> ExportError:
-    """Return the error for a name without versions. ``known``: the names that exist."""
+    """Return the error for a model name that has no versions. ``known``: the names that exist."""
     if model_repository.is_route(models, name):
         file = models / name / model_repository.ROUTE_FILE
         return ExportError(f"{name} is a route, which has no versions of its own: {file} names the models that answer.")
@@ -218,7 +218,7 @@ def operators(entry: Entry) -> dict[str, int] | None:
 
 
 def provenance(entry: Entry) -> Iterator[tuple[str, str]]:
-    """Yield the metadata about the model's origin, as pairs of key and value in words."""
+    """Yield the metadata about the model's origin, as pairs of a key and a value in words."""
     for key in (
         "source", "preprocessing", "tested_on", "recipe", "seed", "parameters", "temperature", "temperature_fitted_on",
         "precision", "processor",

@@ -48,7 +48,7 @@ def promote(models: Path, name: str, version: int | None) -> tuple[int | None, i
 
 
 def roll_back(models: Path, name: str, version: int | None = None) -> tuple[int, int]:
-    """Let an earlier version serve again. The current version is then not a target of the next rollback.
+    """Let an earlier version serve again. The next rollback does not return to the current version.
 
     Args:
         models: the model repository.
@@ -83,7 +83,7 @@ def _require_usable(folder: Path, files: Mapping[int, ModelFile], version: int) 
     if version not in files:
         raise ExportError(f"{folder} has no version {version}; there are {', '.join(map(str, files))}.")
     if trouble := inventory.read(files[version]).trouble:
-        raise ExportError(f"{trouble}. The same version serves as before.")
+        raise ExportError(f"{trouble}. The version that serves has not changed.")
 
 
 def note(folder: Path) -> str | None:
@@ -128,4 +128,6 @@ def _write(file: Path, promotion: Promotion | None) -> None:
     except OSError as error:
         staged.unlink(missing_ok=True)
         change = "removed" if promotion is None else "written"
-        raise ExportError(f"{file} cannot be {change}: {error.strerror}. The same version serves as before.") from error
+        raise ExportError(
+            f"{file} cannot be {change}: {error.strerror}. The version that serves has not changed."
+        ) from error

@@ -34,7 +34,8 @@ class Publication:
 
 @contextmanager
 def publish(models: Path, name: str) -> Iterator[Publication]:
-    """Publish the file that the block writes as a model's next version, if the block ends without an exception.
+    """Publish, as a model's next version, the file that the ``with`` block writes, unless the block raises an
+    exception.
 
     The file is written in a hidden folder, which is then renamed. So a server always sees the old state or the new
     state, even if this process is killed. If the block raises an exception, no files remain.
@@ -104,7 +105,7 @@ def _locked(folder: Path, *, wait: bool = True) -> Iterator[None]:
     """Hold the kernel's lock on a folder.
 
     Without ``wait``, raise OSError if another process holds the lock, or if the file system has no locks. With
-    ``wait``, continue if the file system has no locks, because there no process removes the folder of another.
+    ``wait``, continue without a lock if the file system has no locks, because then no process removes another's folder.
     """
     descriptor = os.open(folder, os.O_RDONLY)
     try:

@@ -1,8 +1,8 @@
 """Read a network's description: the companion files of timm or Hugging Face, or the metadata of Ultralytics.
 
-A description has the steps that prepare a picture, and the labels. hangtag scales pictures bilinearly, and crops no
-border before. If a description demands otherwise, the result has a note. If a file is damaged, the result has a
-problem, and nothing is published, because the network would get pictures that are prepared differently.
+A description states the labels and the steps that prepare a picture. hangtag scales pictures bilinearly, and never
+crops a border before scaling. If a description states other steps, the result has a note. If a file is damaged, the
+result has a problem, and nothing is published, because the network would get pictures that are prepared differently.
 """
 
 import ast
@@ -20,7 +20,7 @@ from hangtag.export.third_party.preprocessing import PROBABILITIES, Stated
 from hangtag.printable import named
 
 _BILINEAR = (2, "bilinear", None)
-"""The values that mean bilinear interpolation: Pillow's number, the name, or no value."""
+"""The values that mean bilinear interpolation: Pillow's constant, the method's name, and None."""
 _STEPS = frozenset({
     "do_resize", "size", "resample", "crop_pct", "do_center_crop", "crop_size", "do_rescale", "rescale_factor",
     "rescale_offset", "do_normalize", "image_mean", "image_std", "include_top", "do_flip_channel_order",
@@ -35,8 +35,8 @@ _HARMLESS = frozenset({
 """The keys that have no effect, because hangtag converts all pictures to RGB. ``pad_size`` has no effect without
 ``do_pad``."""
 _SQUASHED_FROM = 384
-"""ConvNeXT's processor, the only one with ``crop_pct``, stretches pictures to this size and to larger sizes. For
-smaller sizes it crops pictures."""
+"""ConvNeXT's processor, the only one with ``crop_pct``, stretches pictures to this size and to larger sizes, but crops
+pictures for smaller sizes."""
 
 
 def read(path: Path, model: onnx.ModelProto) -> Stated:
@@ -52,7 +52,7 @@ def read(path: Path, model: onnx.ModelProto) -> Stated:
         file = next((folder / name for folder in folders if (folder / name).is_file()), None)
         if file is not None:
             stated = stated.over(_taken(reader, file, whose, str(file)))
-    # config.json is read twice, so its problems occur twice
+    # config.json is read twice, so each of its problems is listed twice
     return replace(stated, problems=tuple(dict.fromkeys(stated.problems)))
 
 
@@ -86,7 +86,7 @@ def _ultralytics(properties: Mapping[str, Any], where: str) -> Stated:
     if not {"names", "imgsz", "task"} <= properties.keys():
         return Stated()
     if properties["task"] != "classify":
-        return Stated(notes=(f"{where} says task {properties['task']}, not classify: nothing was taken",))
+        return Stated(notes=(f"{where} says task {properties['task']}, not classify, so this description is not used",))
     names, size = ast.literal_eval(properties["names"]), ast.literal_eval(properties["imgsz"])
     taken = Stated(_size(size), "crop", "rgb", 255.0, (0.0,), (1.0,))
     stated = _with_labels(replace(taken, scores=PROBABILITIES, sources=(f"{taken} from {where}",)), names, where)
@@ -185,7 +185,7 @@ def _with_labels(stated: Stated, names: Any, where: str) -> Stated:
     unique = tuple(f"{label} ({place})" if counts[label] > 1 else label for place, label in enumerate(labels))
     notes = stated.notes
     if repeated := [label for label, count in counts.items() if count > 1]:
-        notes = (*notes, f"{where} names {named(repeated)} more than once, so their places were added to their names")
+        notes = (*notes, f"{where} names {named(repeated)} more than once, so their index was appended")
     sources = (*stated.sources, f"{len(unique)} labels from {where}")
     return replace(stated, labels=unique, sources=sources, notes=notes)
 

@@ -29,7 +29,7 @@ _FEW = 32
 _SECONDS, _MEASURING_SECONDS = 3600.0, 600.0
 """The time limit for the conversion, and the additional time limit for measuring layers."""
 _NAMED = 6
-"""The number of layers in FP32 whose names are printed. The metadata have the names of all layers in FP32."""
+"""At most this many layers in FP32 are printed by name. The metadata list all layers in FP32."""
 _Layer = dict[str, Any]
 """A layer that stays in FP32: its name, operator and error."""
 
@@ -40,9 +40,9 @@ class Converted:
 
     Attributes:
         model: The file.
-        figures: The measured figures by check, as JSON values.
+        figures: The measured figures of each check, as JSON values.
         metadata: The metadata for the file, except the gate's figures (keys without their prefix).
-        summaries: The figures by check, in words.
+        summaries: The figures of each check, in words.
     """
 
     model: onnx.ModelProto
@@ -64,14 +64,14 @@ def convert(original: Path, options: ImportOptions, progress: Progress, shown_as
     """Convert a file, and require that the result gives the original's answers.
 
     Args:
-        original: The file. Other files are written to its folder.
+        original: The file. The other files are written to the same folder.
         options: The options, with samples.
         progress: called with a line about each step, in a separate thread.
         shown_as: the file's name in error messages.
 
     Raises:
-        ExportError: the samples are not inputs of the file, or the file cannot be converted.
-        GateError: the original cannot be run, or the converted file answers too many samples differently.
+        ExportError: the samples do not fit the file's inputs, or the file cannot be converted.
+        GateError: the original cannot be run, or the converted file gives other answers to too many samples.
     """
     target = original.with_name("converted.onnx")
     figures = child_process.run(
@@ -105,7 +105,7 @@ def convert(original: Path, options: ImportOptions, progress: Progress, shown_as
     megabytes, before = (file.stat().st_size / 1e6 for file in (target, original))
     summaries = {
         "precision": f"{options.precision} in {layers - len(kept)} of {layers} layers{in_fp32}",
-        AGREEMENT: f"{proven['summary']}, none of which made the file; {sure}. Compared were {rules}",
+        AGREEMENT: f"{proven['summary']}, none of which was used to convert the file; {sure}. Compared were {rules}",
         "size": f"{megabytes:.2f} MB, {megabytes / before:.0%} of the original's",
     }
     return Converted(converted, figures, metadata, summaries)
@@ -122,7 +122,7 @@ def _convert(original: Path, target: Path, options: ImportOptions) -> dict[str, 
     folder = target.parent
     runtime = Runtime(original, provider="cpu")
     given = calibration_samples.read(options.samples, runtime.signature)
-    child_process.report(f"{len(given.making)} samples make the file, {len(given.proof)} others test it")
+    child_process.report(f"{len(given.making)} samples are used to convert the file, {len(given.proof)} to test it")
     making, proof = (_answers(runtime, feeds) for feeds in (given.making, given.proof))
     rules = agreement.rules(runtime.signature, [*making, *proof], options.rules)
     converter = Int8Converter(onnx.load(original), given.calibration, folder)
@@ -172,16 +172,17 @@ def _search(
     distance: Callable[[onnx.ModelProto], float],
     least: float,
 ) -> _Found:
-    """Keep the fewest layers in FP32 with which enough samples get the original's answer.
+    """Find the smallest number of layers in FP32 with which enough samples get the original's answer.
 
     A layer's error is the change of the outputs if only this layer is converted. The layers with the largest errors
     stay in FP32. Bisection determines the number of these layers.
 
     Args:
-        agreement: a function that computes a converted file's agreement, on all samples that choose layers.
+        agreement: a function that computes a converted file's agreement with the original, on all samples for this
+            search.
         distance: a function that computes ``Comparison.distance`` of a converted file, on a few of these samples.
-        least: the share of samples that must get the original's answer. The search first tries to halve the number of
-            samples that may differ, because other samples check the file. If this is impossible, ``least`` suffices.
+        least: the share of samples that must get the original's answer. Because other samples check the file, the
+            search prefers files with at most half as many wrong samples as ``least`` allows.
 
     Raises:
         ExportError: no choice of layers reaches ``least``, unless all layers stay in FP32.
@@ -211,13 +212,13 @@ def _search(
                 return attempts[count]
     best = max((attempt.agreement for attempt in attempts.values()), key=lambda reached: reached.share)
     raise ExportError(
-        f"{least:.1%} of the samples must be answered alike, but no choice of layers achieves this: at best {best}. "
-        "Lower --agree-at-least, or give more typical samples."
+        f"{least:.1%} of the samples must get the original's answer, but no choice of layers achieves this: at best "
+        f"{best}. Lower --agree-at-least, or give more typical samples."
     )
 
 
 def _rank(converter: Int8Converter, distance: Callable[[onnx.ModelProto], float]) -> list[_Layer]:
-    """Return all layers, the most sensitive first. Layers for which there was no time come before all others."""
+    """Return all layers, the most sensitive first. Layers that were not measured in time come first."""
     names = {node.name for node in converter.layers}
     end = time.monotonic() + _MEASURING_SECONDS
     ranked, measured = [], 0

@@ -18,7 +18,7 @@ EVEN_IF_DIFFERENT = "Publish even if inputs, outputs, labels or fit differ from 
 
 @dataclass(frozen=True, kw_only=True)
 class ImportOptions:
-    """The user's statements about a file, and the way to publish it.
+    """What the user states about a file, and how to publish the file.
 
     Raises:
         ExportError: A rule of ``agree_on`` is malformed.

@@ -43,7 +43,8 @@ _GATE = (
     STRUCTURE, BATCHING, PICTURES, ACCURACY, PREDECESSOR, AGREEMENT, "agreement_while_choosing", "layers",
     "rules", "samples",
 )  # fmt: skip
-"""The findings recorded as the gate's figures. Those from AGREEMENT on are recorded only for a converted file."""
+"""The findings that are recorded as the gate's figures. Only a converted file has AGREEMENT and the findings after
+it."""
 
 
 def accept(path: Path, options: ImportOptions, progress: Progress = str) -> tuple[Path, dict[str, str]]:
@@ -148,8 +149,8 @@ def _metadata(model: onnx.ModelProto, path: Path, chosen: Plan) -> dict[str, str
 
 
 def _apart(options: ImportOptions, data: Judge) -> tuple[ImportOptions, Judge]:
-    """Let the pictures be the samples, if the options name none. Also return a judge without the pictures that make the
-    file."""
+    """Use the pictures as samples, if the options name no samples. Also return a judge without the pictures that are
+    used to convert the file."""
     given = spread(data.files, calibration_samples.MOST_PICTURES) if options.samples is None else options.samples
     return replace(options, samples=given), data.without(
         calibration_samples.making(calibration_samples.pictures(given))
@@ -178,5 +179,5 @@ def _summaries(findings: Mapping[str, Any], chosen: Plan) -> dict[str, str]:
         **chosen.summaries,
         **{check: findings[check]["summary"] for check in (PICTURES, ACCURACY, PREDECESSOR) if check in findings},
         **({"classify": why_no_pictures} if why_no_pictures else {}),
-        **({} if why_no_pictures or ACCURACY in findings else {ACCURACY: "not measured: --data names pictures for it"}),
+        **({} if why_no_pictures or ACCURACY in findings else {ACCURACY: "not measured: name pictures with --data"}),
     }

@@ -144,7 +144,7 @@ class Judge:
         data: The pictures.
         shown_as: The imported file's name in error messages.
         progress: Called with a line about each thousand pictures.
-        left_out: The number of pictures that are left out because the file was made with them.
+        left_out: The number of pictures that are left out, because they were used to convert the file.
     """
 
     data: HeldOut
@@ -154,10 +154,10 @@ class Judge:
 
     @classmethod
     def of(cls, name: str, image: ImageSpec, labels: Sequence[str], shown_as: Path, progress: Progress) -> "Judge":
-        """Read the pictures of ``folder:`` or ``csv:``, only those of the test split if there is one.
+        """Read the pictures of a ``folder:`` or ``csv:`` source, or only its test split if there is one.
 
         Raises:
-            ExportError: ``name`` is neither.
+            ExportError: ``name`` has another prefix.
             DataNotFoundError: the pictures do not exist.
             DataCorruptError: the pictures are not split as required, cannot be read, or have a class that is not among
                 the labels.
@@ -175,7 +175,8 @@ class Judge:
         return [picture.path for picture in self.data.pictures]
 
     def without(self, files: Sequence[Path]) -> "Judge":
-        """Return a judge without these pictures, because pictures with which a file was made overestimate its accuracy.
+        """Return a judge without these pictures, which were used to convert a file, and would overestimate its
+        accuracy.
 
         Raises:
             ExportError: no other pictures remain.
@@ -183,7 +184,8 @@ class Judge:
         rest = self.data.without({hashlib.sha256(file.read_bytes()).hexdigest() for file in files})
         if not rest.pictures:
             raise ExportError(
-                "all pictures of --data convert the file: name more pictures, or others with --calibration."
+                "all pictures of --data are used to convert the file: name more pictures, or name samples with "
+                "--calibration."
             )
         return replace(self, data=rest, left_out=len(self.data.pictures) - len(rest.pictures))
 
@@ -209,7 +211,7 @@ class Judge:
                 progress=self.progress,
             )
         share = right / count
-        others = f", without the {self.left_out} that made the file" if self.left_out else ""
+        others = f", without the {self.left_out} that were used to convert the file" if self.left_out else ""
         of = f"{counted(count, 'picture', 'pictures')} of {self.data.name}{others}"
         return Measured(
             Quality("test_accuracy", share, self.data.digest),
@@ -224,7 +226,8 @@ class Judge:
         )
 
     def compare(self, measured: Measured, rival: Entry, even_if_worse: bool) -> dict[str, Any] | None:
-        """Compare the accuracy with that of the version that serves, which is recorded or is measured now.
+        """Compare the accuracy with that of the version that serves. If no accuracy is recorded for that version,
+        measure it.
 
         Returns:
             Figures for the gate's record; None if no comparison is possible, and ``even_if_worse`` is True.
@@ -260,7 +263,7 @@ def _count_right(file: Path, mapped: Path, classes: Classes, batch: int) -> tupl
 
     Args:
         file: An ONNX file with the output ``probabilities``.
-        mapped: A .npy file with the images, prepared for the file.
+        mapped: A .npy file with the images, prepared for the model.
         classes: The index of each image's label.
         batch: The number of images in a batch.
     """

@@ -23,14 +23,14 @@ from hangtag.serving.signature import Signature, TensorSpec, UnsupportedModelErr
 
 @dataclass(frozen=True)
 class Plan:
-    """The form in which to publish a file.
+    """Says how to publish a file: as a classifier of pictures or unchanged.
 
     Attributes:
         wrapped: The classifier; None if the graph is published unchanged.
         stated: The labels, and the sources and notes to record and print.
         reason: The reason why the file cannot become a classifier.
         dropped: The preprocessing from companion files that is not used, because the file cannot become a classifier.
-        image: The image description of a file that hangtag made a classifier before; None for other files.
+        image: The image description of a file that hangtag turned into a classifier earlier; None for other files.
     """
 
     wrapped: Wrapped | None
@@ -44,7 +44,7 @@ class Plan:
         """The lines to print, by name."""
         rows = {}
         if self.dropped:
-            rows["WARNING"] = f"the published file does not have {self.dropped}, which was read, because {self.reason}"
+            rows["WARNING"] = f"{self.dropped} was read, but is not part of the published file, because {self.reason}"
         if self.wrapped is not None:
             rows["image"] = f"the file prepares pictures by {self.wrapped.steps}; its scores are {self.wrapped.scores}"
         if self.image is not None:
@@ -69,10 +69,10 @@ class Plan:
         return described | ({"taken": json.dumps(self.stated.sources)} if self.stated.sources else {})
 
     def why_no_pictures(self, signature: Signature) -> str | None:
-        """Return why `hangtag classify` cannot use the published file, or only for some pictures; None if it can."""
+        """Return why `hangtag classify` cannot classify every picture with the published file; None if it can."""
         if signature.picture_shape is None:
-            why = self.reason or "it needs one input of pictures, UINT8, an output probabilities, and labels"
-            return f"`hangtag classify` will not take pictures: {why}"
+            why = self.reason or "it needs one UINT8 input of pictures, an output probabilities, and labels"
+            return f"`hangtag classify` will not accept pictures: {why}"
         if signature.image is None:
             return "takes pictures of exactly its size: add --preprocessing fit=stretch|crop|pad for other sizes"
         return None
@@ -89,7 +89,7 @@ def choose(model: onnx.ModelProto, bare: Path, path: Path, options: ImportOption
 
     Raises:
         ExportError: the labels cannot be read, the option for preprocessing is given but does not fit the network or
-            the labels, or an option contradicts a file that hangtag made a classifier before.
+            the labels, or an option contradicts a file that hangtag turned into a classifier earlier.
         GateError: the network ends the process that adds the preprocessing.
     """
     preprocessing, scores = options.preprocessing, options.scores

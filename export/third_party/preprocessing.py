@@ -1,4 +1,5 @@
-"""The preprocessing that turns a picture's pixels into a network's input: as it is stated, and as steps."""
+"""The preprocessing that turns a picture's pixels into a network's input: the statements about it, and the complete
+steps."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -26,8 +27,8 @@ _NUMPY = {"FP32": np.float32, "FP16": np.float16, "UINT8": np.uint8}
 
 @dataclass(frozen=True)
 class Stated:
-    """The statements about a network: how pixels, 0 to 255, become the input, ((pixel / scale) - mean) / std, and what
-    the outputs are. A value that is not stated is None.
+    """The statements about a network: what the outputs are, and how pixels from 0 to 255 become the input, ((pixel /
+    scale) - mean) / std. A value that is not stated is None.
 
     Attributes:
         size: Height and width.
@@ -35,11 +36,12 @@ class Stated:
         order: rgb or bgr: the order of the network's channels, and of mean and std.
         scale: The number by which pixels are divided first.
         mean: The mean of pixels after the division by scale: one number, or a number for each channel.
-        std: The standard deviation of the same pixels, likewise.
+        std: The standard deviation of these pixels: one number, or a number for each channel.
         labels: The names along the outputs' last axis.
         scores: One of SCORES.
         sources: The values that companion files state, as sentences without a full stop.
-        notes: Sentences about what hangtag does differently from the companion files' program, or does not use.
+        notes: Sentences about steps that hangtag does differently from the program of the companion files, or does not
+            use.
         problems: Sentences about companion files that could not be read.
     """
 
@@ -85,8 +87,8 @@ class Stated:
         return cls(**parsed, **more)
 
     def over(self, other: "Stated") -> "Stated":
-        """Return these statements, completed by the statements of ``other``, with the sources, notes and problems of
-        both."""
+        """Return these statements, and fill gaps with the statements of ``other``. The sources, notes and problems of
+        both are kept."""
         own, others = ({one.name: getattr(stated, one.name) for one in fields(self)} for stated in (self, other))
         joined = {name: own[name] + others[name] for name in ("sources", "notes", "problems")}
         return Stated(**(others | {name: value for name, value in own.items() if value is not None} | joined))
@@ -106,7 +108,7 @@ class Stated:
 
 @dataclass(frozen=True)
 class NetworkImage:
-    """The input of a network that takes one picture.
+    """The input of a network that accepts one picture.
 
     Attributes:
         name: The name of the input.
@@ -128,8 +130,9 @@ class NetworkImage:
 
     @classmethod
     def of(cls, name: str, datatype: str, shape: Sequence[int | None]) -> "NetworkImage | None":
-        """Read an input; None if it is not a picture. A picture is [batch, 1|3, height, width], [batch, height, width,
-        1|3] or [batch, height, width]. Four free axes mean [batch, channels, height, width]."""
+        """Return the picture that an input accepts; None if the input does not accept pictures. A picture is [batch,
+        1|3, height, width], [batch, height, width, 1|3] or [batch, height, width]. Four free axes mean [batch,
+        channels, height, width]."""
         if datatype not in _NUMPY or len(shape) not in (3, 4):
             return None
         if len(shape) == 3:
@@ -149,8 +152,8 @@ class NetworkImage:
 
 @dataclass(frozen=True)
 class Steps:
-    """The steps that turn UINT8 images into the network's input. The published graph computes the same steps, and
-    ``network_input`` checks the graph.
+    """The steps that turn UINT8 images into the network's input. The published graph computes the same steps. hangtag
+    compares the graph with ``network_input``.
 
     Attributes:
         spec: The image description of the published file.
@@ -186,7 +189,7 @@ class Steps:
         return str(Stated(size, self.spec.fit, self.order, self.scale, self.mean, self.std))
 
     def network_input(self, image: Pixels) -> Array:
-        """Return the network's input for one image with ``spec.shape``, as a batch of one."""
+        """Convert one image of shape ``spec.shape`` to the network's input, a batch of one."""
         pixels: Array = image.astype(np.float32).reshape(*image.shape[:2], -1)
         if self.order == "bgr":
             pixels = pixels[:, :, ::-1]
@@ -237,7 +240,7 @@ def steps(stated: Stated, network: NetworkImage) -> Steps:
 
 
 def _value(key: str, text: str) -> Any:
-    """Read the value of a part. Raises ValueError or KeyError if the value is malformed."""
+    """Read the value of one part, such as ``size``. Raises ValueError or KeyError if the value is malformed."""
     if key in ("fit", "order"):
         return {choice: choice for choice in (FITS if key == "fit" else ("rgb", "bgr"))}[text]
     if key == "size":

@@ -25,7 +25,7 @@ _FIRST_OPSET = 7
 """The first opset in which arithmetic broadcasts shapes."""
 _DATATYPES: Mapping[int, str] = {TensorProto.FLOAT: "FP32", TensorProto.FLOAT16: "FP16", TensorProto.UINT8: "UINT8"}
 _PASSING = ("Identity", "Cast", "Flatten", "Reshape", "Squeeze")
-"""The operators that do not change scores, between a softmax and the output."""
+"""The operators that may stand between a softmax and the output, because they do not change scores."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,8 @@ def wrap(bare: Path, target: Path, stated: Stated) -> Wrapped | str:
     Args:
         bare: The network's file.
         target: The file to write.
-        stated: The statements about the network. If they have no kind of scores, the graph decides: probabilities
-            after a Softmax, otherwise logits.
+        stated: The statements about the network. If they do not state the kind of scores, the scores are probabilities
+            after a Softmax, and otherwise logits.
 
     Returns:
         The file; or the reason why it cannot be written: the input is not one picture, the preprocessing is not for
@@ -86,7 +86,7 @@ def _join(
     scores: str,
     labels: int,
 ) -> None:
-    """Add nodes before and after the model's nodes, in place. Rename values that have a name of the published file."""
+    """Add nodes before and after the model's nodes, in place. Rename values whose names the added nodes use."""
     opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
     if opset < _FIRST_OPSET:
         raise ExportError(f"the file has opset {opset}: export the network with opset {_FIRST_OPSET} or newer.")
@@ -155,7 +155,7 @@ def _scores(graph: onnx.GraphProto, name: str) -> str:
 
 
 def _before(given: Steps) -> "_Chain":
-    """Return the nodes from ``image`` to the network's input."""
+    """Return the nodes that compute the network's input from ``image``."""
     height, width, channels = given.spec.height, given.spec.width, given.spec.channels
     along = {None: [], 1: [channels, 1, 1], 3: [channels]}[given.axis]
     chain = _Chain(IMAGE)
@@ -178,7 +178,7 @@ def _before(given: Steps) -> "_Chain":
 
 
 def _after(output: onnx.ValueInfoProto, scores: str) -> "_Chain":
-    """Return the nodes from the network's scores to ``logits`` and ``probabilities``."""
+    """Return the nodes that compute ``logits`` and ``probabilities`` from the network's scores."""
     chain = _Chain(_RENAMED.get(output.name, output.name))
     if len(shape(output)) > 2:
         chain.add("Flatten", axis=1)

@@ -32,7 +32,7 @@ def test_it_publishes_and_lists_the_passed_checks(of_run: Export, runs_dir: Path
         r"published models/lstm/1\n"
         r"  TRIAL RUN    trained on the first 32 images only\n"
         r"  structure    valid ONNX, 7 nodes, 0\.\d\d MB\n"
-        r"  contract     names, datatypes and free batch axis as they should be\n"
+        r"  contract     names, datatypes and free batch axis are as expected\n"
         r"  parity       logits within \d\.\de-0\d of PyTorch at batch 1, 2, 3, 7, 16, 64\n"
         r"  agreement    test accuracy (\d+\.\d\d)% of 10,000 images, every answer like PyTorch's\n"
         r"  calibration  expected calibration error \d+\.\d\d%\n"
@@ -139,7 +139,9 @@ def test_a_file_is_worse_where_chance_does_not_explain_what_it_lacks(
     figures = re.escape(f"test accuracy {own:.2%}, and version 1, which serves, has {serving:.2%}")
     if worse:
         lost = re.escape(f"{100 * (serving - own):.2f}")
-        with pytest.raises(GateError, match=rf"{figures}\. It is {lost} points worse, and chance explains \d\.\d\d"):
+        with pytest.raises(
+            GateError, match=rf"{figures}\. The new version is {lost} points worse, and chance explains only \d\.\d\d"
+        ):
             publish(lstm.run, tmp_path / "models", few, graph=lstm.graph)
     else:
         published = publish(lstm.run, tmp_path / "models", few, graph=lstm.graph)

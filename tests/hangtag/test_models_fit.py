@@ -48,8 +48,8 @@ def test_pictures_of_other_sizes_are_taken_from_then_on(tmp_path: Path) -> None:
 def test_a_fit_that_was_learned_stays(tmp_path: Path) -> None:
     onnx_models.publish_all(tmp_path, "classifier", "two_inputs")
     said = refusal("models", "fit", "classifier", "--fit", "garment", "--models", tmp_path, unchanged=tmp_path)
-    assert re.search(r"version 1 already says that its pictures have fit garment. Nothing", said)
+    assert re.search(r"version 1 already records the fit garment for its pictures. Nothing", said)
     other = refusal("models", "fit", "two_inputs", "--fit", "crop", "--models", tmp_path, unchanged=tmp_path)
     assert "two_inputs does not classify pictures" in other
     shipped = refusal("models", "fit", "lstm", "--fit", "crop", "--models", MODELS)
-    assert "fit garment, as in its training; to change that, train it again with --fit" in shipped
+    assert "fit garment for its pictures, as in its training; to change that, train it again with --fit" in shipped

@@ -54,7 +54,7 @@ def test_a_network_of_pytorch_is_served_and_classified_alike_over_every_way(
     assert re.search(rf"  pictures     {within}", result.stdout)
     assert f"  accuracy     100.00% right of 60 pictures of folder:{photos}\n" in result.stdout
     result = invoke("import", network, "--name", "theirs", *stated, "--precision", "int8", *places)
-    right = f"100.00% right of 30 pictures of folder:{photos}, without the 30 that made the file"
+    right = f"100.00% right of 30 pictures of folder:{photos}, without the 30 that were used to convert the file"
     assert f"  accuracy     {right}\n" in result.stdout
     assert "QuantizeLinear" in {
         node.op_type for node in onnx.load(tmp_path / "models/theirs-int8/1/model.onnx").graph.node
@@ -70,13 +70,13 @@ def test_a_network_of_pytorch_is_served_and_classified_alike_over_every_way(
     assert json.loads(written["gate"])["pictures"]["limits"]["probabilities"] == 1e-4
 
     shown = invoke("models", "verify", *places).stdout
-    assert re.search(r"not checked +agreement +it was compared with the original in FP32", shown)
+    assert re.search(r"not checked +agreement +the file was compared with the FP32 original", shown)
     assert re.search(rf"holds +accuracy +{right} \(recorded 100\.00%\)", shown)
     moved = Path(shutil.copytree(photos, tmp_path / "moved"))
     verifying = ("models", "verify", "theirs", *places, "--data-dir")
     assert f"of folder:{moved} (recorded 100.00%)" in invoke(*verifying, moved).stdout
     (moved / "green/7.png").unlink()
-    for place, why in ((moved, "are not those that it was tested on"), (tmp_path / "nowhere", "are not at")):
+    for place, why in ((moved, "are not those that the file was tested on"), (tmp_path / "nowhere", "are not at")):
         assert re.search(rf"not checked +accuracy +the pictures .*{why}", invoke(*verifying, place, exit_code=1).stdout)
 
     file = photos / "green/7.png"
@@ -148,7 +148,7 @@ def test_pixels_reach_a_network_as_stated_whatever_its_input(
 
 def test_without_preprocessing_a_network_stays_as_it_is(labels: Path, tmp_path: Path) -> None:
     result = imported(tmp_path, in_text(), "--labels", labels)
-    assert "will not take pictures: nothing says how pixels become its input (--preprocessing)" in result.stdout
+    assert "will not accept pictures: nothing says how pixels become its input (--preprocessing)" in result.stdout
     assert onnx_file.signature(published(tmp_path))[0] == {"image": ("FLOAT", ["batch", 3, SIZE, SIZE])}
 
 
@@ -201,7 +201,7 @@ def test_a_version_that_is_worse_on_the_same_pictures_is_refused(labels: Path, t
     result = imported(tmp_path, in_text(), *stated, *wrong, *data, "--even-if-worse")
     assert "  predecessor  WORSE, but published: test accuracy 33.33%" in result.stdout
     fit = importing(tmp_path, in_text(), *stated, *data, "--preprocessing", f"{STEPS} fit=pad")
-    assert "has the fit stretch for pictures of another size, and the new one fit pad, so " in refusal(*fit)
+    assert "has the fit stretch for pictures of another size, and the new version fit pad, so " in refusal(*fit)
     labels.write_text("\n".join(sorted(COLOURS)))
     for command in (importing(tmp_path, in_text(), *stated), importing(tmp_path, in_text(), *stated, *wrong, *data)):
         assert refusal(*command).startswith("contract: version 3 of theirs, which serves, has the")

@@ -127,7 +127,7 @@ def test_files_of_other_networks_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(HUGGING_FACE))
     (tmp_path / "config.json").write_text(json.dumps(ID2LABEL))
     result = imported(tmp_path, onnx_models.two_inputs())
-    assert "  classify     `hangtag classify` will not take pictures: the network's inputs (a" in result.stdout
+    assert "  classify     `hangtag classify` will not accept pictures: the network's inputs (a" in result.stdout
     assert "labels" not in written(tmp_path)
 
 
@@ -137,4 +137,4 @@ def test_too_few_labels_are_the_reason_why_there_is_no_classifier(tmp_path: Path
     (tmp_path / "config.json").write_text('{"id2label": {"0": "crane", "1": "heron"}}')
     why = r"none has one score for each of 2 labels"
     assert re.search(why, refusal(*importing(tmp_path, in_text(), "--data", "folder:photos"), unchanged=tmp_path))
-    assert re.search(rf"\n  WARNING .*does not have .* mean=0\.4.*{why}", imported(tmp_path, in_text()).stdout)
+    assert re.search(rf"\n  WARNING .* mean=0\.4.* is not part .*{why}", imported(tmp_path, in_text()).stdout)
