@@ -31,7 +31,7 @@ _WRAPPINGS = ("model", "state_dict", "model_state_dict")
 _PREFIXES = ("", "module.", "_orig_mod.", "model.")
 """The prefixes that DataParallel, torch.compile and Lightning put before the names of weights."""
 _MANY_STEPS = 1_000
-"""A number of steps per epoch with which batch normalisation gets PyTorch's default momentum."""
+"""Enough steps per epoch for batch normalisation to get PyTorch's default momentum."""
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,8 @@ def first_network(config: RunConfig, labels: int, image: ImageSpec) -> tuple[nn.
     """Build the run's network with fresh weights, or with the weights from the file that the run starts from.
 
     Returns:
-        The network, and a list. If the run starts from a file, the list has a sentence on weights that stay fresh.
+        The network, and a list of notes. If the run starts from a file, a note says which weights stay freshly
+        initialised.
 
     Raises:
         SettingsError: The network cannot be built for these images, or the file to start from has the weights of

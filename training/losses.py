@@ -47,7 +47,8 @@ class Objective(ABC):
 
     @abstractmethod
     def predict(self, network: nn.Module, pixels: Tensor) -> Sequence[Tensor]:
-        """Return scores in [0, 1] and, if the network itself decides, bool label sets, both [batch, labels]."""
+        """Return scores in [0, 1] and, if the network itself predicts label sets, these sets as bool. Both are [batch,
+        labels]."""
 
 
 class LabelPaths(Objective):
@@ -102,7 +103,8 @@ class Sigmoids(Objective):
 
 
 class SoftmaxRanking(Objective):
-    """The objective of competing labels: the cross-entropy against the label set as a distribution.
+    """The objective of competing labels: the cross-entropy against a distribution in which the labels of a set are
+    equally probable.
 
     Source: Gong et al., 2014.
     """

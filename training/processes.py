@@ -58,7 +58,7 @@ class ProcessGroup:
         return value
 
     def all_gather(self, value: T) -> list[T]:
-        """Return the values of all ranks in every rank, in the order of the ranks."""
+        """Return in every rank the list of all ranks' values, in the order of the ranks."""
         return [value]
 
     def on_rank_zero(self, work: Callable[[], T]) -> T:
@@ -70,7 +70,7 @@ class ProcessGroup:
         return work()
 
     def share_of(self, batch: Tensor) -> tuple[Tensor, float]:
-        """Return this rank's indices of a batch [batch], and the weight of this rank's mean loss.
+        """Return this rank's share of a batch of sample indices, and the weight of this rank's mean loss.
 
         The average of the weighted losses over the ranks is the mean loss of the batch.
         """
@@ -225,8 +225,8 @@ def keep_freed_memory() -> None:
     """Let the C library keep freed memory for later tensors, instead of returning it to the kernel.
 
     Every training step allocates the same large tensors and frees them. By default glibc maps the largest tensors again
-    in every step, and the kernel must clear their pages. A step of ``resnet-28x28``, or of ``lstm2`` by the recipe
-    ``best``, has 60,000 such pages. The disadvantage is that the process holds more memory at its peak.
+    in every step, and the kernel must clear their pages. A step of ``resnet-28x28``, or of ``lstm2`` with the recipe
+    ``best``, maps 60,000 pages. The disadvantage is that the process holds more memory at its peak.
 
     If the C library has no such setting, its defaults stay.
     """

@@ -35,7 +35,8 @@ class Observer:
         """Receive an epoch's figures. Rank 0 calls this method after it has saved the figures."""
 
     def on_teacher_logits(self, done: int, total: int) -> None:
-        """Receive how many of this rank's images the teachers have computed, with mirror images counted separately."""
+        """Receive the number of this rank's images for which the teachers' logits are computed. Mirror images count
+        separately."""
 
     def stop_requested(self) -> bool:
         """Return whether the run should stop. The trainer checks this after every training step and between batches."""
@@ -59,8 +60,8 @@ class TerminalObserver(Observer, AbstractContextManager["TerminalObserver"]):
         """Create an observer, which shows nothing yet.
 
         Args:
-            epochs: The run's number of epochs, for the length of the bar and for the lines.
-            select: The figure that selects the best epoch. This figure is shown too.
+            epochs: The run's number of epochs, for the progress bar and the log lines.
+            select: The figure that selects the best epoch, which is shown too.
             shown: Whether this process shows progress. Ctrl-C is handled in any case.
             clock: Returns the current time in seconds.
         """
@@ -126,7 +127,8 @@ class TerminalObserver(Observer, AbstractContextManager["TerminalObserver"]):
             self._console.print(line, highlight=False, soft_wrap=not self._console.is_terminal)
 
     def on_interrupt(self, _number: int, _frame: FrameType | None) -> None:
-        """Handle Ctrl-C. The first requests a stop between two batches. The second raises KeyboardInterrupt at once.
+        """Handle Ctrl-C: the first requests a stop between two batches, and the second raises KeyboardInterrupt at
+        once.
 
         The first Ctrl-C raises nothing, because C code that calls back into Python may discard an exception.
         """

@@ -33,7 +33,8 @@ class Distillation:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Hyperparameters of the optimizer, the schedule and the loss. The trainer keeps the best epoch on validation."""
+    """Hyperparameters of the optimizer, the schedule and the loss. The trainer keeps the weights of the epoch with the
+    best validation figure."""
 
     name: str
     batch_size: int
@@ -139,10 +140,10 @@ LSTM2_BEST = replace(
     augmentation=Augmentation(flip=True, shift=2),
 )
 
-# This recipe is for the user's own pictures. They are not mirrored, because a mirrored digit or traffic sign is wrong.
-# If mirroring does not change the class of a picture, --set flip=true is the first change to try. The weights are not
-# averaged, because a small data set has so few steps that the average would still contain the first, bad weights. The
-# falling learning rate has a similar effect.
+# This recipe is for the user's own pictures. These pictures are not mirrored, because a mirrored digit or traffic sign
+# is wrong. If mirroring does not change the class of a picture, --set flip=true is the first change to try. The weights
+# are not averaged, because a small data set has so few steps that the average would still contain the first, bad
+# weights. The falling learning rate has an effect similar to averaging.
 PICTURES = Recipe(
     name="pictures",
     batch_size=32,
@@ -220,8 +221,8 @@ _READERS: dict[Any, tuple[Callable[[str], Any], str]] = {
         "two numbers, such as 0.9,0.999",
     ),
 }
-"""For each type, a function that reads a value from a text, and the type in words. The function raises ValueError or
-KeyError for a wrong text."""
+"""For each type, a function that parses a text, and a phrase that describes the type. The function raises ValueError or
+KeyError if the text is malformed."""
 _Range = tuple[str, Callable[[float], bool]]
 _POSITIVE: _Range = "above 0", lambda number: number > 0
 _BELOW_ONE: _Range = "at least 0 and below 1", lambda number: 0 <= number < 1
@@ -236,7 +237,8 @@ _RANGES: dict[str, _Range] = {
 
 
 def _parsed(change: str, text: str, kind: Any) -> Any:
-    """Return the value of a change. Raises SettingsError if the text has the wrong type, or is out of range."""
+    """Parse the VALUE of a change NAME=VALUE. Raises SettingsError if the text has the wrong type, or is out of
+    range."""
     name, words = change.partition("=")[0], get_args(kind)
     read, expected = _READERS.get(kind) or ({word: word for word in words}.__getitem__, " or ".join(map(str, words)))
     try:

@@ -157,5 +157,5 @@ class TrainSettings(DataOptions):
 
     @property
     def chosen_device(self) -> Literal["cpu", "cuda"]:
-        """The device to train on, which replaces "auto" by "cpu" or "cuda"."""
+        """The device to train on. "auto" means "cuda" if PyTorch sees a GPU, and otherwise "cpu"."""
         return "cuda" if self.device == "cuda" or (self.device == "auto" and torch.cuda.is_available()) else "cpu"

@@ -184,7 +184,7 @@ def _require_network(config: RunConfig, data: Dataset) -> list[str]:
 
 @cache
 def cpu_computes_lstms_in_bf16() -> bool:
-    """Return whether PyTorch can compute an LSTM in bfloat16 on this CPU, which a small LSTM tests.
+    """Return whether PyTorch can compute a small LSTM in bfloat16 on this CPU.
 
     On CPUs without AVX-512 PyTorch cannot compute an LSTM in bfloat16.
     """

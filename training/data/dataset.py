@@ -19,8 +19,8 @@ LabelSets = npt.NDArray[np.bool_]  # [n, labels]: which labels an image has
 class Split:
     """Images, uint8 [n, height, width] or [n, height, width, 3], with their Classes [n] or LabelSets [n, labels].
 
-    The samples are in a random order. If ``by_name`` is true, as for the user's own pictures, they are sorted by name,
-    which is often the order of the classes.
+    The samples are in a random order, unless ``by_name`` is true. Then, as with the user's own pictures, the samples
+    are sorted by name, which is often the order of the classes.
     """
 
     images: Images
@@ -40,8 +40,8 @@ class Split:
 
 
 PIXELS_DIGITS = 16
-"""The number of digits that are kept of a picture's digest. The probability that any two of a million pictures have the
-same digits is below 1 in 10 million."""
+"""A picture's digest is cut to this many digits. The probability that any two of a million pictures have the same
+digits is below 1 in 10 million."""
 
 
 class Member(NamedTuple):

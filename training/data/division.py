@@ -30,17 +30,17 @@ def divide(
         pictures: The pictures that could be read.
         validation_share: The share of each class's pictures for validation, between 0 and 1.
         test_share: The share of each class's pictures for testing.
-        seed: The seed of the division. Another seed divides the pictures differently.
+        seed: The seed for dividing the pictures. Another seed divides the pictures differently.
         published: Whether the pictures are a published set, with a test split that stays whole. A published set may
-            hold several copies of a picture. Only copies in one split are kept.
+            hold several copies of a picture. If one copy is in the test split, only the copies there are kept.
 
     Returns:
-        The pictures of the splits train, validation and test, with the given order within a split; and sentences about
-        pictures that were left out.
+        The pictures of the splits train, validation and test, each in the given order; and sentences about pictures
+        that were left out.
 
     Raises:
-        DataCorruptError: There is only one class, a class has too few pictures, or the same picture is in two classes
-            or in two splits of the source, although the pictures are not a published set.
+        DataCorruptError: There is only one class, or a class has too few pictures. The same picture is in two classes
+            or in two splits of the source, and the set is not published.
     """
     unique, notes = once(pictures, published=published)
     split_of = _splits(unique, validation_share, test_share, seed)
@@ -59,7 +59,7 @@ def divide(
 def held_out(pictures: Sequence[Picture], *, published: bool = False) -> tuple[list[Picture], list[str]]:
     """Return the pictures to measure a model on: the source's test split if there is one, otherwise all pictures.
 
-    Each picture is returned only once, but the test split of a published set stays whole.
+    Each picture is returned only once, except that the test split of a published set stays whole.
 
     Returns:
         The pictures, in the given order; and sentences about pictures that were left out.
@@ -110,7 +110,7 @@ def once(pictures: Sequence[Picture], *, published: bool = False) -> tuple[list[
 
 def _twice(names: list[str]) -> list[str]:
     count = counted(len(names), "picture that is", "pictures that are")
-    return [f"Left out {count} there twice: {named(names)}."] * bool(names)
+    return [f"Left out {count} in the source twice: {named(names)}."] * bool(names)
 
 
 def _splits(pictures: list[Picture], validation_share: float, test_share: float, seed: int) -> dict[str, str]:
@@ -122,8 +122,8 @@ def _splits(pictures: list[Picture], validation_share: float, test_share: float,
     if len(of_label) < 2:
         which = "the only picture is" if len(pictures) == 1 else f"all {len(pictures)} pictures are"
         raise DataCorruptError(
-            f"{which} of the class {next(iter(of_label))!r}, and a classifier needs at least "
-            "two classes. Add a folder, or lines, of another class."
+            f"{which} of the class {next(iter(of_label))!r}, and a classifier needs at least two classes. Add a "
+            "folder or lines with pictures of another class."
         )
     split_of: dict[str, str] = {}
     too_few = []
@@ -161,7 +161,7 @@ def _order(seed: int, digest: str) -> str:
 
 
 def _names(groups: list[list[Picture]]) -> list[str]:
-    """Return the names of the pictures in each group. A name includes the label if the path does not contain it."""
+    """Return the names of the pictures in each group. The label is added to a name that does not contain the label."""
     return [
         " and ".join(one.name if one.label in one.name.split("/") else f"{one.name} ({one.label})" for one in group)
         for group in groups

@@ -32,7 +32,8 @@ Canvas = npt.NDArray[np.uint8]  # [64, 64]
 IMAGE = ImageSpec(CANVAS_SIZE, CANVAS_SIZE, fit="garment")
 MAX_LABELS = 5
 """The largest number of garments on a canvas."""
-# Composing a canvas takes less time than training on it. With so many canvases, few epochs suffice without overfitting.
+# Composing a canvas takes less time than training on it. With so many canvases, a network learns in a few epochs,
+# without overfitting.
 SIZES: Mapping[str, int] = {"train": 100_000, "validation": 2_000, "test": 5_000}
 SEED = 0  # The data set has a seed that does not depend on a run's seed, so that all runs train on the same canvases.
 VERSION = 1  # part of a run's data digest; increase it with every change to the canvases
@@ -81,8 +82,8 @@ def together() -> npt.NDArray[np.float64]:
 
 
 def independent() -> npt.NDArray[np.float64]:
-    """Return the probability of every label set in the control, [1024]. Labels are independent, given that a set has 1
-    to 5 labels.
+    """Return the probability of every label set in ``outfits-independent``, [1024]. Labels are independent, given that
+    a set has 1 to 5 labels.
 
     This condition changes the labels' frequencies, so the odds are fitted until the frequencies equal the frequencies
     of together().
@@ -107,7 +108,7 @@ def load(name: str, data: Dataset, sizes: Mapping[str, int] = SIZES, limit: int 
     Args:
         name: One of NAMES; another name raises KeyError.
         data: Fashion-MNIST, whose images are the garments.
-        sizes: The numbers of samples of the splits.
+        sizes: The number of samples of each split.
         limit: The largest number of training samples, and of validation samples, to compose. The digest does not depend
             on the limit.
     """
@@ -120,7 +121,7 @@ def load(name: str, data: Dataset, sizes: Mapping[str, int] = SIZES, limit: int 
 
 
 def load_split(name: str, split: str, garments: Split, count: int) -> Split:
-    """Compose the first samples of one split, from the garments of the same split of Fashion-MNIST."""
+    """Compose the first ``count`` samples of a split. ``garments``: Fashion-MNIST's split of the same name."""
     seed, wardrobe = (SEED, list(SIZES).index(split)), Wardrobe(garments)
     members, cumulative = _members(), _SETS[name]().cumsum()
     cumulative /= cumulative[-1]

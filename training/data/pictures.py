@@ -39,7 +39,7 @@ class OwnPictures:
         fit: How pictures of other sizes are converted, one of ``image_spec.FITS``.
         validation_share: The share of each class's pictures for validation.
         test_share: The share of each class's pictures for testing, if the source has no test split.
-        split_seed: The seed of the division. Another seed divides the pictures differently.
+        split_seed: The seed for dividing the pictures. Another seed divides the pictures differently.
     """
 
     size: tuple[int, int] | None = None
@@ -65,10 +65,10 @@ def load(
     Args:
         name: ``folder:PHOTOS``, ``csv:FILE`` or ``idx:FOLDER``.
         own: How the pictures are divided and prepared.
-        image: Describes how an earlier run prepared the pictures. It replaces the size, the channels and the fit of
-            ``own``, and the mean and the standard deviation of the pictures.
-        memory_bytes: The largest size of images that are kept in memory. Larger sets are kept in a file of the cache,
-            which the next run reads.
+        image: Describes how an earlier run prepared the pictures. The pictures are prepared in the same way, whatever
+            ``own`` says.
+        memory_bytes: The largest size of images that are kept in memory. Larger sets are kept in a cache file, which
+            the next run reads.
 
     Raises:
         DataNotFoundError: A file or a folder is missing.
@@ -135,13 +135,13 @@ class HeldOut:
     notes: tuple[str, ...]
 
     def images(self, image: ImageSpec) -> Images:
-        """Return the pictures as images for another model."""
+        """Return the pictures, converted to the images that another model accepts."""
         if (image.shape, image.fit) == (self.image.shape, self.image.fit):
             return self.content.images
         return images_of(self.pictures, image)[0]
 
     def without(self, contents: Collection[str]) -> "HeldOut":
-        """Return the pictures except for pictures whose contents have one of these SHA-256 digests."""
+        """Return the pictures whose SHA-256 digest is not in ``contents``."""
         kept = [place for place, picture in enumerate(self.pictures) if picture.digest not in contents]
         pictures = [self.pictures[place] for place in kept]
         content = Split(self.content.images[kept], self.content.classes[kept])

@@ -24,7 +24,7 @@ from hangtag.training.data.fashion_mnist import cache_dir
 from hangtag.training.errors import DataCorruptError
 
 MEMORY_BYTES = 2 << 30
-"""The largest size of prepared pictures that are kept in memory. Larger sets are kept in a mapped file of the cache."""
+"""The largest size of prepared pictures that are kept in memory. Larger sets are kept in a memory-mapped cache file."""
 MOST_PIXELS = 100_000_000
 """The largest number of pixels in one picture, which is limited because a small file can hold a huge picture."""
 _GREY_MODES = ("1", "L", "LA", "I", "I;16", "I;16B", "F")
@@ -77,7 +77,7 @@ class Source:
         """Leave out pictures that could not be decoded, and record which pictures look the same to a network.
 
         Args:
-            chosen: The pictures, a part of ``pictures``, that were decoded.
+            chosen: The pictures that were decoded: some or all of ``pictures``.
             images: The images into which these pictures were converted, [n, ...].
             broken: The reasons why pictures could not be decoded, keyed by the digests of the pictures.
 
@@ -99,7 +99,7 @@ class Source:
         return not broken and len(set(seen.values())) == known
 
     def _readable(self, outcomes: Iterable[Picture | str]) -> list[Picture]:
-        """Return the outcomes that are pictures. The other outcomes name unreadable pictures, and are recorded."""
+        """Return the pictures among the outcomes, and record the other outcomes, which name unreadable pictures."""
         kept: list[Picture] = []
         for outcome in outcomes:
             if isinstance(outcome, str):
@@ -120,11 +120,12 @@ class Source:
 def images_of(
     pictures: Sequence[Picture], image: ImageSpec, memory_bytes: int = MEMORY_BYTES
 ) -> tuple[Images, Mapping[str, str]]:
-    """Decode and prepare pictures, in memory or in a file of the cache. A missing file of the cache is written.
+    """Decode and prepare pictures, in memory or in a cache file, which is written if it is missing.
 
     Returns:
         The images [n, ...]; and the reasons why pictures cannot be decoded, keyed by the digests of the pictures. Only
-        decoding detects, for example, a truncated file. The caller passes both results to ``Source.settled``.
+        decoding detects, for example, a truncated file. The caller passes the images and the reasons to
+        ``Source.settled``.
     """
     broken: dict[str, str] = {}
 
@@ -148,7 +149,7 @@ def images_of(
 
 
 def prepared(file: Path, image: ImageSpec) -> Pixels:
-    """Return a picture's pixels as a model takes them.
+    """Return a picture's pixels in the form that a model accepts.
 
     Raises:
         DataCorruptError: The picture cannot be read.
@@ -180,7 +181,7 @@ def _opened(picture: Picture) -> Picture | str:
 
 
 def _pixels(picture: Picture, image: ImageSpec) -> Pixels | str:
-    """Return the picture's pixels as a model takes them, or the reason why the picture cannot be read."""
+    """Return the picture's pixels in the form that a model accepts, or the reason why the picture cannot be read."""
     if picture.pixels is not None:
         return image.prepare(image_spec.flattened(Image.fromarray(picture.pixels), image.channels))
     try:

@@ -60,8 +60,8 @@ def load(
         limit: The largest number of training samples, and of validation samples, that the run uses. No more samples are
             composed.
         own: How the user's own pictures are split and prepared.
-        image: Describes how an earlier run prepared the user's pictures. It replaces the size, the channels and the fit
-            of ``own``, and the mean and the standard deviation of the pictures.
+        image: Describes how an earlier run prepared the user's pictures. The pictures are prepared in the same way,
+            whatever ``own`` says.
 
     Raises:
         DataNotFoundError: The data set, or one of its files, is missing and could not be downloaded.

@@ -18,7 +18,7 @@ from hangtag.training.runs.run import RESTART_HINT, Run
 from hangtag.training.tasks.task import Task
 
 DIVERGENCE_HINT = (
-    "The best weights of earlier epochs are kept. Try --precision fp32, another --seed, or a lower rate with --set "
+    "The best weights from earlier epochs are kept. Try --precision fp32, another --seed, or a lower rate with --set "
     "learning_rate=RATE."
 )
 
@@ -40,7 +40,8 @@ class TrainingState:
 
     @property
     def evaluated(self) -> nn.Module:
-        """The network to validate and save. With a moving average of the weights, this network has the average."""
+        """The network to validate and save. If the recipe averages the weights, this network has the averaged
+        weights."""
         return self.network if self.average is None else self.average.module
 
     @property
@@ -73,8 +74,8 @@ def validate(row: dict[str, float], config: RunConfig, task: Task, state: Traini
     """Add the validation split's figures to the epoch's row, and save the weights if they are the best so far.
 
     If several epochs have equal figures, the first of them is the best. But the validation split of the user's own
-    pictures may be so small that many epochs have equal figures, even the earliest. So with own pictures, the epoch
-    with the lowest loss is the best of several equal epochs.
+    pictures may be so small that many epochs have equal figures, even the earliest. So with the user's own pictures,
+    the lowest validation loss decides between epochs with equal figures.
     """
     deployable = fold_batch_norm(state.evaluated)
     row |= task.validate(deployable)

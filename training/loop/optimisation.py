@@ -66,7 +66,8 @@ class Muon(AdamW):
 
 
 def _orthogonalise(stack: Tensor) -> Tensor:
-    """Bring nearly all singular values of matrices [n, rows, columns] to 0.7 to 1.2, by Newton-Schulz iterations.
+    """Bring nearly all singular values of matrices [n, rows, columns] into the range from 0.7 to 1.2, by Newton-Schulz
+    iterations.
 
     The iterations run in bfloat16, because they tolerate its rounding.
     """
@@ -82,9 +83,10 @@ def _orthogonalise(stack: Tensor) -> Tensor:
 
 
 def optimizer(network: nn.Module, recipe: Recipe) -> Optimizer:
-    """Return the recipe's optimizer of all parameters. Weight decay applies to matrices, not to vectors such as biases.
+    """Return the recipe's optimizer for all parameters. Weight decay applies to matrices, not to vectors such as
+    biases.
 
-    The fused implementation passes over the parameters once. Other implementations pass over them a dozen times.
+    The fused implementation passes over the parameters once, and other implementations a dozen times.
     """
     if recipe.optimizer == "muon":
         return Muon(muon_groups(network, recipe), recipe.betas, recipe.epsilon)
@@ -98,8 +100,8 @@ def optimizer(network: nn.Module, recipe: Recipe) -> Optimizer:
 def muon_groups(network: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
     """Return Muon's parameter groups, with the recipe's learning rate, and AdamW's groups, with a share of that rate.
 
-    Muon updates the matrices that map to hidden units. AdamW updates all other parameters. These include the last
-    linear layer, because its rows are classes, and the embeddings of labels.
+    Muon updates the matrices that map to hidden units. AdamW updates all other parameters, including the label
+    embeddings and the last linear layer, whose rows are classes.
     """
     linear = [module for module in network.modules() if isinstance(module, nn.Linear)]
     stacked, single = [], []
@@ -130,7 +132,8 @@ def _by_decay(parameters: Iterable[nn.Parameter], recipe: Recipe) -> list[dict[s
 
 
 def scheduler(optimizer: Optimizer, recipe: Recipe, steps_per_epoch: int) -> LRScheduler | None:
-    """Return the recipe's schedule, whose step() follows every training step, or None for a constant rate."""
+    """Return the schedule of the learning rate, or None for a constant rate. Call its step() after every training
+    step."""
     if recipe.schedule == "constant":
         return None
     return OneCycleLR(

@@ -166,7 +166,7 @@ class _Sums:
 
         Raises:
             DivergedError: The loss is no longer finite.
-            KeyboardInterrupt: The observer of a rank requests a stop.
+            KeyboardInterrupt: A rank's observer requests a stop.
         """
         self._seen += count
         if step % SYNC_INTERVAL == 1 or step == self._steps:

@@ -1,1 +1,1 @@
-"""Metrics of predictions: for one label per image, for sets of labels, and for how bad mistakes are."""
+"""Metrics of predictions: for one label per image, for sets of labels, and for the severity of mistakes."""

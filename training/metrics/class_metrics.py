@@ -1,4 +1,5 @@
-"""Metrics of a classifier from its logits. A checkpoint, an ONNX file and a server are measured by the same code."""
+"""Computes a classifier's metrics from its logits. A checkpoint, an ONNX file and a server are measured by the same
+code."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ class Evaluation:
 
     Attributes:
         accuracy: The share of samples that are classified correctly, in [0, 1].
-        balanced_accuracy: The mean over the classes of the share of correctly classified samples.
+        balanced_accuracy: The share of correctly classified samples of each class, averaged over the classes.
         loss: The mean cross-entropy, in nats.
         confusion: The number of samples of each true and predicted class, [true][predicted].
     """
@@ -69,7 +70,7 @@ def stored(confusion: Sequence[Sequence[int]]) -> Sequence[Sequence[int]]:
 
 
 def restored(kept: Sequence[Sequence[int]], labels: int) -> npt.NDArray[np.int64]:
-    """Return the confusion matrix [true][predicted] of this many labels from the result of ``stored``."""
+    """Return the confusion matrix [true][predicted] from what ``stored`` returned. ``labels``: the number of labels."""
     given = np.asarray(kept, np.int64)
     if given.shape == (labels, labels):  # earlier releases stored the whole matrix for any number of labels
         return given

@@ -20,8 +20,8 @@ Scores = npt.NDArray[np.float32]  # [n, labels], in [0, 1]: the higher, the more
 class MultiLabelEvaluation:
     """The metrics of predicted label sets. All metrics except for labels_per_image are in [0, 1].
 
-    mean_ap is the mean of the average precisions of all labels that occur. A label's average precision ranks the images
-    by the label's scores.
+    mean_ap is the mean of the average precisions of all labels that occur. For a label's average precision, the images
+    are ranked by the label's scores.
     """
 
     c_precision: float

@@ -104,8 +104,8 @@ class CnnSmall(_Features):
     """A network for fast serving: five convolutions, three of which halve the image by their stride, then two dense
     layers.
 
-    CnnSmall needs a twentieth of Cnn's multiplications for an image, and somewhat fewer than Lstm. The steps of Lstm
-    wait for each other. CnnSmall has no such steps, so computing an image alone takes hardly longer than in a batch.
+    CnnSmall needs a twentieth of Cnn's multiplications for an image, and somewhat fewer than Lstm. Each step of Lstm
+    waits for the step before, but CnnSmall has no steps, so an image takes hardly more time alone than in a batch.
 
     If an edge of the image has more than 32 pixels, the last maps are pooled, so the first dense layer does not grow.
     """
@@ -144,7 +144,7 @@ class _Residual(nn.Module):
 
 
 class ResNet(_Features):
-    """A residual network of three stages that teaches the study's networks. hangtag ships no ResNet.
+    """A residual network of three stages, the teacher of the study's networks. hangtag ships no ResNet.
 
     The first stage sees the image at half its size or, with ``full_resolution``, at its full size. Every later stage
     halves the size once more. The full resolution needs four times as many multiplications.

@@ -23,7 +23,7 @@ BEAM_WIDTH = 8
 
 
 class Encoder(nn.Sequential):
-    """The CNN that all multi-label networks share: pixels [batch, 1, 64, 64] to features [batch, 256]."""
+    """The CNN that all multi-label networks share. It maps pixels [batch, 1, 64, 64] to features [batch, 256]."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -56,7 +56,8 @@ class CnnRnn(nn.Module):
         self.bias = nn.Parameter(torch.zeros(labels + 1))
 
     def forward(self, pixels: Tensor, path: Tensor) -> Tensor:
-        """Return the next labels' logits [batch, steps, labels + 1] for the inputs, path [batch, steps], END first."""
+        """Return the logits of the label that follows each label of ``path``, [batch, steps, labels + 1]. ``path``
+        [batch, steps] begins with END."""
         image = self.project_image(self.encoder(pixels))  # [batch, 64]
         state = self.begin(pixels.shape[0], image)
         steps = []

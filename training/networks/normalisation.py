@@ -1,8 +1,8 @@
 """Normalisation of the pixels, which is the only preprocessing, and of layers' outputs during training.
 
 Batch normalisation is added after every convolution and dense layer except for the last. After training, each
-normalisation is folded into the weights of the layer before it, so the deployed network has exactly the layers and
-parameters of its class.
+normalisation is folded into the weights of the layer before it, so normalisation adds no layers and no parameters to
+the deployed network.
 """
 
 import copy
@@ -38,7 +38,7 @@ def add_batch_norm(network: nn.Module, steps_per_epoch: int) -> None:
     """Add a normalisation after each convolution and dense layer except for the last, in place.
 
     A network is validated with running statistics, which average about the last ten steps. If an epoch has fewer steps,
-    they average the steps of an epoch, because otherwise they would still consist mainly of their initial values.
+    the running statistics average the steps of one epoch, because otherwise their initial values would still dominate.
     """
     momentum = max(_MOMENTUM, 1 / steps_per_epoch)
     layers = [(name, layer) for name, layer in network.named_modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
@@ -52,7 +52,8 @@ def add_batch_norm(network: nn.Module, steps_per_epoch: int) -> None:
 
 
 def fold_batch_norm(network: nn.Module) -> nn.Module:
-    """Return a copy in evaluation mode, with all normalisations folded in. Its state_dict has the plain keys."""
+    """Return a copy in evaluation mode, with all normalisations folded in. Its state_dict has the keys of a network
+    without normalisation."""
     folded = copy.deepcopy(network).eval()
     for name, pair in [(name, pair) for name, pair in folded.named_modules() if isinstance(pair, Normalised)]:
         layer, norm = pair

@@ -26,12 +26,12 @@ TIMM = "timm"
 
 
 def is_own(network: str) -> bool:
-    """Return whether a name belongs to the user's own network or to a network of timm."""
+    """Return True if this names one of the user's or timm's networks, and False if it names one of hangtag's."""
     return ":" in network
 
 
 def build(network: str, labels: int, image: ImageSpec) -> nn.Module:
-    """Build a network with fresh weights, drawn from torch's global random state, and try it on three noisy images.
+    """Build a network with fresh weights, drawn from torch's global random state, and try it on three images of noise.
 
     Args:
         network: ``package.module:callable``, or ``timm:NAME``.
@@ -100,7 +100,7 @@ def _called(network: str, labels: int, image: ImageSpec) -> Any:
 
 
 def answers_probabilities(network: nn.Module, image: ImageSpec) -> bool:
-    """Return whether a network seems to end in a softmax: its outputs for three noisy images are distributions."""
+    """Return True if a network's outputs for three images of noise are distributions, as after a softmax."""
     was_training = network.training
     with torch.inference_mode():
         answers = network.eval()(_noise(image))
@@ -110,7 +110,7 @@ def answers_probabilities(network: nn.Module, image: ImageSpec) -> bool:
 
 
 def why_not_exportable(network: nn.Module, image: ImageSpec) -> str | None:
-    """Return why PyTorch cannot export a network for any number of images, in PyTorch's words, or None if it can.
+    """Return why PyTorch cannot export a network with a free batch size, in PyTorch's words; None if PyTorch can.
 
     The export to ONNX begins with the same step, and would fail for the same reason, but only after training.
     """
@@ -128,7 +128,7 @@ def why_not_exportable(network: nn.Module, image: ImageSpec) -> str | None:
 
 
 def _noise(image: ImageSpec) -> torch.Tensor:
-    """Return three noisy images in the form that the network takes."""
+    """Return three images of noise in the form that the network accepts."""
     # The noise has a generator of its own, because the global random state must initialise only weights.
     random = torch.Generator().manual_seed(0)
     return torch.randn(3, image.channels, image.height, image.width, generator=random)

@@ -1,7 +1,7 @@
 """Writes a run, or several runs side by side, as one self-contained HTML page, without scripts and without other files.
 
-The page shows mistakes on the validation split, but none on the test split. A user who saw mistakes on the test split
-while choosing settings would choose by the test split.
+The page shows mistakes on the validation split, but none on the test split, because the test split must not influence
+the choice of settings.
 """
 
 from collections.abc import Mapping, Sequence
@@ -54,7 +54,7 @@ def run_page(run: Run, exported_as: Sequence[str] = (), validation: Images | Non
 
 
 def comparison_page(runs: Sequence[Run], exported_as: Sequence[Sequence[str]]) -> str:
-    """Return the page of several runs: the curves, above a table of the figures and of the settings that differ."""
+    """Return the page of several runs: the curves, and below them a table of figures and differing settings."""
     cells = [tables.cells(run, versions) for run, versions in zip(runs, exported_as, strict=True)]
     rows = {key: [each[key] for each in cells] for key in cells[0]}
     return _render(runs, {**rows, **tables.differences(runs)}, run=None)
@@ -151,10 +151,10 @@ def _validation_images(run: Run) -> Images:
 
 
 def _curves(runs: Sequence[Run], title: str, keys: Mapping[str, str], axis: Formatter) -> Markup | None:
-    """Draw the figures with these keys over the epochs. Returns None if no run has such figures.
+    """Plot the figures with these keys against the epochs. Returns None if no run has such figures.
 
-    Validation is a solid line, and training is a dashed line. A dot marks the epoch whose weights were kept. If there
-    is a single epoch, both are dots, and the dot of training is hollow.
+    Validation is a solid line, and training is a dashed line. A dot marks the epoch whose weights were kept. With a
+    single epoch, each line becomes a dot, which is hollow for training.
     """
     highest = 0.0
     with drawing(f"curves-{title}", title) as picture:

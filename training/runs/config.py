@@ -37,7 +37,7 @@ class WeightsFile:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """The config of a run. Two runs of equal configs on one machine end with equal weights.
+    """The config of a run. Two runs with equal configs on one machine end with equal weights.
 
     Paths and the command that continues the run are stored too, but are never compared.
     """
@@ -86,10 +86,11 @@ _OF_EARLIER_RELEASES = ("tensorboard",)
 
 
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings that two runs with equal results share, by full name, from the config.json of any release.
+    """Return the settings that determine a run's results, by full name, from the config.json of any release.
 
-    The environment, paths and the number of threads are left out. Threads change how sums are rounded, but a run that a
-    busy machine slows down may continue with fewer threads. Teachers are compared by their contents, in any order.
+    The environment, paths and the number of threads are left out. The number of threads changes how sums are rounded,
+    but a run on a machine that has become busy may continue with fewer threads. Teachers are compared by their
+    contents, in any order.
     """
     files = config.get("teachers")
     digests = sorted(str(file.get("digest")) for file in files) if isinstance(files, list) else []
@@ -122,12 +123,12 @@ def what_differs(
         keys: The settings that differ.
         stored: The config of the stored run.
         requested: The config of the requested run.
-        recorded: The records of the stored run's own pictures, if they are known.
-        members: The records of the requested run's own pictures.
+        recorded: The stored run's records of the user's own pictures, if they are known.
+        members: The requested run's records of the user's own pictures.
     """
     if loss := gone_loss(stored):
         return f"with {loss}"
-    if any(key.startswith("pictures.") for key in keys):  # these keys determine all other differences of the pictures
+    if any(key.startswith("pictures.") for key in keys):  # these settings cause all other differences of the pictures
         keys = [key for key in keys if key != "data_digest" and not key.startswith("image.")]
     elif "data_digest" in keys and requested.get("pictures"):
         return f"on other pictures: {changes(stored, requested['sizes'], recorded, members)}"

@@ -32,7 +32,7 @@ from hangtag.training.runs.config import RunConfig, command, differing, environm
 REPORT = "report.html"
 RESTART_HINT = "'hangtag train' with --restart replaces the run."
 _AS_WRITTEN: dict[str, Any] = {"encoding": "utf-8", "errors": "surrogateescape"}
-"""The encoding of pictures.csv, because file names may be bytes that are not valid text."""
+"""The encoding of pictures.csv, which also preserves file names that are not valid text."""
 _FILES = ("checkpoint.pt", "teacher.pt", "best.pt", "metrics.json", "config.json", REPORT, "pictures.csv")
 
 
@@ -133,7 +133,8 @@ class Run:
             raise RunMismatchError(f"{self.folder / 'config.json'} is not a run's config. {RESTART_HINT}") from error
 
     def start(self, config: RunConfig, members: Sequence[Member] = ()) -> None:
-        """Write this config into the folder, or check that the folder already holds its run, and update paths.
+        """Write this config into the folder. If the folder already holds a run, check that it is the same run, and
+        update its paths.
 
         The records of the user's own pictures are written into pictures.csv.
 
@@ -203,7 +204,8 @@ class Run:
         return _read_json(self.folder / "config.json")
 
     def read_metrics(self) -> dict[str, Any]:
-        """Return the content of metrics.json, or no rows before the first epoch. Raises RunMismatchError if damaged."""
+        """Return the content of metrics.json, or no rows before the first epoch. Raises RunMismatchError if the file is
+        damaged."""
         return {"epochs": []} | (_read_json(self.folder / "metrics.json") if self.has("metrics.json") else {})
 
     def write_metrics(self, metrics: Mapping[str, Any]) -> None:
@@ -238,7 +240,7 @@ class Run:
             if not isinstance(state, dict):
                 raise TypeError("it holds no state")  # noqa: TRY301
         except Exception as error:  # torch.load raises all kinds of exceptions for a damaged file
-            # Only the first line: PyTorch's other lines advise to run code from the file.
+            # Only the first line is shown, because PyTorch's other lines advise the user to run code from the file.
             first = next(iter(str(error).splitlines()), type(error).__name__)
             why = reason(error) if isinstance(error, OSError) else first
             raise RunMismatchError(f"{path} cannot be read as a checkpoint ({why}). {RESTART_HINT}") from error
@@ -268,8 +270,8 @@ class Run:
 
     @contextmanager
     def _replacing(self, name: str) -> Iterator[Path]:
-        """Yield a path to write, which then replaces the file of this name, so that a killed process leaves the old or
-        the new file."""
+        """Yield a temporary path, whose file then replaces the file of this name, so that a killed process leaves the
+        old or the new file."""
         path = self.folder / name
         with reporting_write_errors(path):
             yield path.with_name(f"{name}.tmp")

@@ -49,7 +49,7 @@ def load(
     Args:
         config: The content of config.json.
         data_dir: The folder of Fashion-MNIST's files or of the user's pictures. None if the folder has not moved.
-        recorded: The records of the run's own pictures, if they are known. An error then names the changes.
+        recorded: The run's records of the user's own pictures, if they are known, so that an error names the changes.
 
     Raises:
         RunMismatchError: The config does not describe a data set.
@@ -92,7 +92,7 @@ def changes(
     Args:
         config: The run's config.
         sizes: The number of pictures that each split has now.
-        recorded: The records of the run's own pictures. If they are not known, as for a published file, only numbers
+        recorded: The run's records of the user's own pictures. If there are none, as for a published file, only numbers
             can be named.
         now: The records of the user's pictures as they are now.
     """

@@ -54,5 +54,5 @@ def _erase(images: Tensor, probability: float) -> Tensor:
 
 
 def _per_image(values: Tensor, images: Tensor) -> Tensor:
-    """Reshape values [batch] to as many axes as the images have."""
+    """Reshape values [batch] to [batch, 1, ...], with as many axes as the images have."""
     return values.reshape(-1, *[1] * (images.ndim - 1))

@@ -47,8 +47,8 @@ class MultiLabelTask(Task):
         return asdict(evaluate(decided, scores, split.classes))
 
     def summarise(self, deployable: nn.Module) -> dict[str, Any]:
-        """Return the figures on both splits. If the network does not decide itself, the threshold with the best O-F1 on
-        the validation split decides."""
+        """Return the figures on the validation and test splits. If the network does not predict label sets itself, the
+        threshold with the best O-F1 on the validation split determines the sets."""
         predictions = {name: self._predictions(deployable, split.images) for name, split in self._splits.items()}
         order = [self.labels[label] for label in self._label_order]
         summary = super().summarise(deployable) | {"label_order": order}

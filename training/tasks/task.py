@@ -29,11 +29,11 @@ from hangtag.training.tasks.augmentation import augment
 from hangtag.training.tasks.teacher import Teacher, teacher_logits
 
 WORST = 24
-"""The number of validation images with the highest loss that the summary lists."""
+"""The summary lists this many validation images, those with the highest loss."""
 
 
 class Task(ABC):
-    """A data set to learn from. If a stop is requested, its methods raise KeyboardInterrupt between batches.
+    """A data set to learn from. If a stop is requested, the task's methods raise KeyboardInterrupt between batches.
 
     Attributes:
         labels: The labels' names.
@@ -63,7 +63,8 @@ class Task(ABC):
         return len(self._train)
 
     def choose_views(self, samples: Tensor) -> Tensor:
-        """Return indices into ``images`` [batch]: a view of each sample [batch], by torch's global random state."""
+        """Return the indices in ``images`` of one view of each sample, [batch], drawn from torch's global random
+        state."""
         return samples
 
     @abstractmethod
@@ -130,7 +131,7 @@ class SingleLabelTask(Task):
     ) -> None:
         """Compute the teacher's logits of all training images, or read them from the run's folder.
 
-        The caller seeds torch with the run's seed before, so that a resumed run draws the same views as a new run.
+        The caller must first seed torch with the run's seed, so that a resumed run draws the same views as a new run.
 
         Raises:
             TeacherError: The teacher fails on the images.
@@ -160,7 +161,8 @@ class SingleLabelTask(Task):
         self.augmentation = Augmentation(flip=self.augmentation.flip)
 
     def _balance(self) -> Tensor:
-        """Return the weights of the classes, [labels]. Rare classes have larger weights, and the samples' mean is 1."""
+        """Return the weights of the classes, [labels]. Rare classes have larger weights. The mean weight of all samples
+        is 1."""
         counts = torch.bincount(self._classes.cpu(), minlength=len(self.labels))
         return (len(self) / (len(self.labels) * counts.clamp(min=1)).to(torch.float32)).to(self._device)
 

@@ -1,4 +1,4 @@
-"""Teachers: exported ONNX files. The average of their logits is computed for all training images.
+"""Computes the average logits of teachers, which are exported ONNX files, for all training images.
 
 No other module of training uses ONNX Runtime.
 """
@@ -44,7 +44,7 @@ class TeacherEnsemble:
         Args:
             paths: The files.
             labels: The labels that each file must have, in their order.
-            image: The images that each file must take.
+            image: The images that each file must accept.
             threads: The number of CPU threads.
 
         Raises:
@@ -132,7 +132,8 @@ def teacher_logits(
     *,
     mirrored: bool,
 ) -> Logits:
-    """Return the teacher's logits [n, labels] of images [n, ...]. They are computed once, and kept in the run's folder.
+    """Return the teacher's logits [n, labels] of images [n, ...]. The logits are computed once, and kept in the run's
+    folder.
 
     Each rank computes the logits of a share of the images, and all ranks get all logits.
 
@@ -143,11 +144,12 @@ def teacher_logits(
         run: The folder of the run. A resumed run reads the logits from this folder.
         group: The ranks.
         observer: Receives progress, and may request a stop between two batches.
-        mirrored: Whether to average the logits of an image and of its mirror image. If the recipe mirrors images, both
-            have the same label, and the average of two predictions is more accurate than one prediction.
+        mirrored: Whether to average the logits of an image and of its mirror image. If the recipe mirrors images, an
+            image and its mirror image have the same label, and the average of two predictions is more accurate than one
+            prediction.
 
     Raises:
-        KeyboardInterrupt: The observer of a rank requests a stop.
+        KeyboardInterrupt: A rank's observer requests a stop.
         TeacherError: The teacher fails on the images.
         RunMismatchError: The run's file is damaged, or the folder cannot be written.
     """

@@ -151,7 +151,7 @@ def test_the_same_picture_twice_counts_once_and_in_two_classes_is_refused(tmp_pa
     Image.open(photos / "cats/001.png").convert("RGB").save(photos / "cats/other.webp", lossless=True)
     found = show(f"folder:{photos}", "--grey")
     assert (sum(found["splits"].values()), found["digest"]) == (40, digest)
-    assert found["notes"] == ["Left out 2 pictures that are there twice: cats/copy.png; cats/other.webp."]
+    assert found["notes"] == ["Left out 2 pictures that are in the source twice: cats/copy.png; cats/other.webp."]
     assert "Left out 2 pictures that" in str(show(f"folder:{photos}", "--size", "64x64")["notes"])
     Image.open(photos / "cats/000.png").save(photos / "dogs/copy.png", compress_level=0)
     message = refused(f"folder:{photos}")
@@ -288,7 +288,7 @@ def test_what_a_published_set_repeats_is_in_one_split_and_its_test_stays_whole(t
     own_pictures.write_idx(root / "t10k-images-idx3-ubyte", np.concatenate([pictures[:11], pictures[:1]]))
     found = show(f"idx:{root}")
     assert found["splits"] == {"train": 17, "validation": 2, "test": 12}
-    assert "Left out 21 pictures that are there twice: train 0; train 1; train 2; " in str(found["notes"])
+    assert "Left out 21 pictures that are in the source twice: train 0; train 1; train 2; " in str(found["notes"])
     assert "; train 10 (0) and train 20 (0) and train 21 (1) and " in str(found["notes"])
 
 
