@@ -115,7 +115,7 @@ class NetworkImage:
         datatype: FP32, FP16 or UINT8.
         batch: The size of the first axis; None if this axis is free.
         channels: 1 or 3; None if the channel axis is free.
-        axis: The number of the channel axis: 1 or 3; None if there is no channel axis.
+        axis: The index of the channel axis: 1 or 3; None if there is no channel axis.
         height: The height in pixels; None if this axis is free.
         width: The width in pixels; None if this axis is free.
     """

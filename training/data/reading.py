@@ -36,7 +36,7 @@ R = TypeVar("R")
 
 
 class Source:
-    """The pictures of a source that can be read.
+    """The readable pictures of a source.
 
     Attributes:
         pictures: The readable pictures, in the order in which the data set's digest includes them.
@@ -59,7 +59,7 @@ class Source:
         if known is not None and (unknown := sorted(set(listed.labels) - set(map(listing.normal, known)))):
             raise DataCorruptError(
                 f"{name} has the classes {named(unknown)}, which are not among the model's labels "
-                f"{named(list(known))}. Use the labels' names for the folders, or in the column label."
+                f"{named(list(known))}. Name the folders, or the entries in the column label, like the labels."
             )
         self.labels, self._notes = listed.labels, listed.notes
         self._unreadable: list[str] = []
