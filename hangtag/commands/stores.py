@@ -56,7 +56,7 @@ def local_copy(url: str) -> Path:
         StoreError: The update fails, and there is no earlier copy.
     """
     mirror = Mirror(url, None, report=_report)
-    if trouble := mirror.prepare():
+    if trouble := mirror.update():
         click.echo(f"THIS IS AN EARLIER COPY, NOT THE STORE'S PRESENT CONTENT: {trouble}", err=True)
     return mirror.models
 

@@ -1,24 +1,23 @@
 """Pushes models of a local repository to a store, and pulls models of a store into a local repository."""
 
-import contextlib
-import hashlib
 import os
 import shutil
 import tempfile
 from pathlib import Path
 
 from hangtag.serving.model_repository import MODEL_FILE, is_route, names, numbered_versions, require_inside
-from hangtag.serving.stores.location import StoreError, explained
-from hangtag.serving.stores.mirror import Mirror, Report
-from hangtag.serving.stores.snapshot import (
+from hangtag.serving.stores.mirror import Report
+from hangtag.serving.stores.store import (
     INDEX,
-    NoIndexError,
-    Snapshot,
     StoredFile,
     is_stored_path,
     is_version,
+    model_of,
     open_store,
+    parts_of,
+    stored_file,
 )
+from hangtag.serving.stores.store_errors import StoreError, explained
 
 
 def push(source: Path, url: str, *, replace: bool, report: Report) -> None:
@@ -38,46 +37,38 @@ def push(source: Path, url: str, *, replace: bool, report: Report) -> None:
             different content and ``replace`` is false, or the store cannot be read or written.
         ModelRepositoryError: The local folder does not exist, or has a link to a file outside of the folder.
     """
-    store = open_store(url)
-    local = _local_files(source)
-    new = {path: _hashed(path, file) for path, file in local.items()}
-    mine, before = Snapshot(new).models(), Snapshot()
-    if not mine:
-        raise StoreError(f"{source} has no model to push: expected <name>/<version>/{MODEL_FILE}")
-    with contextlib.suppress(NoIndexError):
-        before = store.read()
-    theirs = before.models()
-    hidden = sorted(set(theirs) - set(mine))
-    if hidden and not before.indexed:
-        raise StoreError(
-            f"{store.name} has no {INDEX}, and an index of the pushed models would hide the models "
-            f"{', '.join(hidden)}: pull all models into a folder, and push that folder"
+    with explained(url):
+        store = open_store(url)
+        is_model = numbered_versions(source) or is_route(source.parent, source.name)
+        folders = [source.absolute()] if is_model else [source.absolute() / name for name in names(source)]
+        mine = parts_of(file for folder in folders for file in _files(folder, folder.parent))
+        if not mine:
+            raise StoreError(f"{source} has no model to push: expected <name>/<version>/{MODEL_FILE}")
+        store.read()
+        before, theirs = store.files, parts_of(store.files.values())
+        pushed = {model_of(part) for part in mine}
+        hidden = sorted({model_of(part) for part in theirs} - pushed)
+        if hidden and not store.indexed:
+            raise StoreError(
+                f"{store.name} has no {INDEX}, and an index of the pushed models would hide the models "
+                f"{', '.join(hidden)}: pull all models into a folder, and push that folder"
+            )
+        _require_equal(
+            [part for part in mine if is_version(part) and theirs.get(part, mine[part]) != mine[part]],
+            f"{store.name} has different content for",
+            "publish a new version",
+            replace=replace,
         )
-    others = {
-        f"{name} {part}"
-        for name, parts in mine.items()
-        for part in parts
-        if is_version(part) and part in theirs.get(name, {}) and theirs[name][part] != parts[part]
-    }
-    if others and not replace:
-        raise StoreError(
-            f"{store.name} has different content for {', '.join(sorted(others))}: publish a new version, or give "
-            "--replace"
-        )
-    kept = [
-        file
-        for name, parts in theirs.items()
-        for part, files in parts.items()
-        if name not in mine or (is_version(part) and part not in mine[name])
-        for file in files
-    ]
-    after = {file.path: file for file in (*kept, *new.values())}
-    for path in sorted(new, key=lambda path: (path.count("/") < 2, path.endswith(f"/{MODEL_FILE}"))):
-        if before.files.get(path) != new[path]:
-            store.write(new[path], local[path])
-            report(path, new[path].size)
-    if after != before.files:
-        report(store.index, store.publish([file for _, file in sorted(after.items())], before))
+        stays = {part for part in theirs if model_of(part) not in pushed or (is_version(part) and part not in mine)}
+        after = mine | {part: theirs[part] for part in stays}
+        new = [file for files in mine.values() for file in files if before.get(file.path) != file]
+        # Without an index, a version becomes visible when its model.onnx is written.
+        for file in sorted(new, key=lambda file: (file.path.count("/") < 2, file.path.endswith(f"/{MODEL_FILE}"))):
+            store.write(file, folders[0].parent / file.path)
+            report(file.path, file.size)
+        listed = sorted(file for files in after.values() for file in files)
+        if listed != sorted(before.values()):
+            report(store.index, store.publish(listed))
 
 
 def pull(url: str, folder: Path, *, replace: bool, report: Report) -> None:
@@ -94,49 +85,44 @@ def pull(url: str, folder: Path, *, replace: bool, report: Report) -> None:
             folder cannot be written.
     """
     with explained(url):
+        store = open_store(url)
+        store.read()
+        parts = store.parts()
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".pull-") as cache:
-            mirror = Mirror(url, Path(cache), most_mib=1 << 30, num_versions=0, report=lambda *_: None)
-            mirror.prepare()
-            links = [link for name in names(mirror.models) for link in sorted((mirror.models / name).iterdir())]
-            pulled = {folder / link.relative_to(mirror.models): link for link in links}
-            pulled = {target: link for target, link in pulled.items() if _contents(target) != _contents(link)}
-            others = [f"{target.parent.name} {target.name}" for target in pulled if target.is_dir()]
-            if others and not replace:
-                raise StoreError(
-                    f"{folder} has different content for {', '.join(others)}: pull into another folder, or give "
-                    "--replace"
-                )
-            for target, link in pulled.items():
-                target.parent.mkdir(exist_ok=True)
-                if target.is_dir():
-                    shutil.rmtree(target)
-                link.resolve().replace(target)
-                report(f"{target.parent.name}/{target.name}", sum(file.size for file in _contents(target).values()))
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".pull-") as temporary:
+            new = Path(temporary)
+            for files in parts.values():
+                for file in files:
+                    store.fetch(file, new / file.path)
+            pulled = [part for part in parts if _files(new / part, new) != _files(folder / part, folder)]
+            _require_equal(
+                [part for part in pulled if (folder / part).is_dir()],
+                f"{folder} has different content for",
+                "pull into another folder",
+                replace=replace,
+            )
+            for part in pulled:
+                (folder / part).parent.mkdir(exist_ok=True)
+                if (folder / part).is_dir():
+                    shutil.rmtree(folder / part)
+                (new / part).replace(folder / part)
+                report(part, sum(file.size for file in parts[part]))
 
 
-def _local_files(source: Path) -> dict[str, Path]:
-    """Find the files to push, by their path in the store."""
-    one = numbered_versions(source) or is_route(source.parent, source.name)
-    folders = [source.absolute()] if one else [source.absolute() / name for name in names(source)]
-    files = {}
-    for folder in folders:
-        for place, _, inside in os.walk(folder, followlinks=True):
-            for file in (Path(place, name) for name in inside):
-                path = file.relative_to(folder.parent).as_posix()
-                if is_stored_path(path):
-                    require_inside(file, folder)
-                    files[path] = file
-    return files
+def _require_equal(others: list[str], problem: str, remedy: str, *, replace: bool) -> None:
+    """Raise StoreError if parts differ and may not be replaced."""
+    if others and not replace:
+        listed = ", ".join(sorted(others)).replace("/", " ")
+        raise StoreError(f"{problem} {listed}: {remedy}, or give --replace")
 
 
-def _hashed(path: str, file: Path) -> StoredFile:
-    with file.open("rb") as opened:
-        digest = hashlib.file_digest(opened, "sha256").hexdigest()
-    return StoredFile(path, file.stat().st_size, digest)
-
-
-def _contents(place: Path) -> dict[str, StoredFile]:
-    """Return the size and digest of a file, or of each file in a folder, by path."""
-    files = sorted(place.rglob("*")) if place.is_dir() else [place]
-    return {str(file.relative_to(place)): _hashed("", file) for file in files if file.is_file()}
+def _files(place: Path, root: Path) -> list[StoredFile]:
+    """Describe a file, or each file in a folder, with its path inside ``root``, as an index does."""
+    inside = [Path(folder, name) for folder, _, names in os.walk(place, followlinks=True) for name in names]
+    files = []
+    for file in inside or ([place] if place.is_file() else []):
+        path = file.relative_to(root).as_posix()
+        if is_stored_path(path):
+            require_inside(file, root / model_of(path))
+            files.append(stored_file(path, file))
+    return sorted(files)

@@ -1,6 +1,7 @@
 """Runs ``hangtag serve``: starts a server in one process or in several, serves until a signal, drains, and returns."""
 
 import signal
+import threading
 from collections.abc import Callable
 
 import structlog
@@ -33,8 +34,10 @@ def run(config: ServerConfig) -> None:
     # Imported here and not above, because only a server with a model store needs it.
     from hangtag.serving.server.process.model_store import Follower
 
-    with Follower(config) as follower:
-        _run(follower.config, lambda: follower.state)
+    follower = Follower(config)
+    if config.model_control != "none":
+        threading.Thread(target=follower.follow, name="store", daemon=True).start()
+    _run(follower.config, lambda: follower.state)
 
 
 def _run(config: ServerConfig, store: Callable[[], StoreState | None] = lambda: None) -> None:

@@ -1,6 +1,6 @@
 """Serves the models of an object store. A local copy, which is kept up to date, is the server's model repository."""
 
-import threading
+import contextlib
 import time
 from dataclasses import replace
 
@@ -9,16 +9,14 @@ import structlog
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.errors import StartError
 from hangtag.serving.server.telemetry.server_state import StoreState
-from hangtag.serving.stores.location import StoreError, shown
 from hangtag.serving.stores.mirror import Mirror
+from hangtag.serving.stores.store_errors import StoreError, shown
 
 log = structlog.get_logger()
 
-_END_SECONDS = 2.0
-
 
 class Follower:
-    """Updates a local copy of the store every --poll-seconds inside its context; not with --model-control none."""
+    """A local copy of the store, which ``follow`` keeps up to date."""
 
     def __init__(self, config: ServerConfig) -> None:
         """Update the copy for the first time.
@@ -29,7 +27,7 @@ class Follower:
         self.state = StoreState()
         self._trouble = ""
         try:
-            self._mirror = mirror = Mirror(
+            self._mirror = Mirror(
                 config.store,
                 config.model_cache,
                 most_mib=config.model_cache_mib,
@@ -39,39 +37,31 @@ class Follower:
                     "fetched from the model store", what=what, mib=round(size / 2**20, 1)
                 ),
             )
-            self._report(mirror.prepare())
+            self._update()
         except StoreError as error:
             raise StartError(str(error)) from error
-        log.info("models come from a store", store=shown(config.store), copy=str(mirror.models))
-        self.config = replace(config, models=mirror.models)
+        log.info("models come from a store", store=shown(config.store), copy=str(self._mirror.models))
+        self.config = replace(config, models=self._mirror.models)
         """The settings with the copy as ``models``."""
-        self._thread = threading.Thread(target=self._follow, name="store", daemon=True)
 
-    def __enter__(self) -> "Follower":
-        if self.config.model_control != "none":
-            self._thread.start()
-        return self
+    def follow(self) -> None:
+        """Update the copy every --poll-seconds, until the process ends."""
+        while True:
+            time.sleep(self.config.poll_seconds)
+            with contextlib.suppress(StoreError):  # the copy was deleted, and cannot be fetched again now
+                self._update()
 
-    def __exit__(self, *_: object) -> None:
-        self._mirror.store.stopping.set()
-        if self._thread.is_alive():
-            self._thread.join(_END_SECONDS)  # a call to a silent store may take longer, and ends with the process
-
-    def _follow(self) -> None:
-        stopping = self._mirror.store.stopping
-        while not stopping.wait(self.config.poll_seconds):
-            trouble = self._mirror.refresh()
-            if trouble is not None and not stopping.is_set():
-                self._report(trouble)
-
-    def _report(self, trouble: str) -> None:
-        """Record the outcome of an update. Logs each new reason why updates fail, and that updates succeed again."""
-        before, self._trouble = self._trouble, trouble
-        if not trouble:
+    def _update(self) -> None:
+        """Update the copy. Logs each new reason why updates fail, and that updates succeed again."""
+        before, trouble = self._trouble, self._mirror.update()
+        if trouble is None:
+            return
+        self._trouble = trouble
+        if trouble:
+            self.state = replace(self.state, errors=self.state.errors + 1)
+            if trouble != before:
+                log.warning("the model store cannot be followed; the previous models continue", reason=trouble)
+        else:
             self.state = replace(self.state, last_success=time.time())
             if before:
                 log.info("the model store is followed again")
-            return
-        self.state = replace(self.state, errors=self.state.errors + 1)
-        if trouble != before:
-            log.warning("the model store cannot be followed; the previous models continue", reason=trouble)

@@ -120,7 +120,7 @@ def test_without_an_index_the_listing_counts(s3: ObjectStore, local: Repository)
         until_answer(server, 2)
         size = len(second)
         lies = (
-            (b"Contents>", b"Nothings>", f"{s3.url} has no models, so none of the 1 local models is removed"),
+            (b"Contents>", b"Nothings>", f"{s3.url} has no models, so no local model is removed"),
             (b"<Size>%d<" % size, b"<Size>%d<" % (size - 1), "does not match the store's index or listing"),
         )
         for count, (true, false, reason) in enumerate(lies, 1):
@@ -154,7 +154,7 @@ def test_a_pull_is_what_was_pushed(s3: ObjectStore, local: Repository, tmp_path:
 
 
 def test_a_registry_holds_what_oras_pushes_and_pulls(oci: ObjectStore, local: Repository, tmp_path: Path) -> None:
-    assert oci.refused("list", "--models", oci.url).startswith(f"{oci.url}: there is no such tag. ")
+    assert oci.refused("list", "--models", oci.url).startswith(f"{oci.url} has no models, ")
     oci.push(local.folder)
     local.publish("m", 2)
     pulled = tmp_path / "pulled"
@@ -319,7 +319,7 @@ def test_the_copy_keeps_to_its_bound(s3: ObjectStore, local: Repository) -> None
     ("status", "reason"),
     [
         (403, "the store refuses the credentials, or there are no credentials"),
-        (404, f"has no {INDEX}, which 'hangtag models push' writes. A web server needs this file"),
+        (404, f"writes models and then {INDEX}, which every web server and registry needs"),
         (503, "answers 503 Service Unavailable"),
     ],
 )
@@ -336,9 +336,12 @@ def test_an_index_is_checked_and_leads_nowhere_else(web: ObjectStore, local: Rep
     web.push(local.folder)
     index = json.loads(file.read_text())
     for text, reason in (
-        (file.read_text()[:-9], f"{INDEX} is not an index"),
-        ('{"format": 2}', "so another version of hangtag wrote it"),
-        ('{"format": 1, "files": []}', "has no models. Push models with 'hangtag models push'"),
+        (file.read_text()[:-9], f"{INDEX} is not an index of format 1"),
+        ('{"format": 2}', "another version of hangtag wrote it"),
+        (
+            '{"format": 1, "files": []}',
+            "has no models, so no local model is removed. 'hangtag models push' writes models",
+        ),
         (" " * (65 << 20), f"{INDEX} has more than 67,108,864 bytes"),
     ):
         file.write_text(text)

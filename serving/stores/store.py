@@ -1,0 +1,246 @@
+"""A model repository in an object store or on a web server: its files, from an index or a listing, and their content.
+
+The index is the file hangtag-index.json in the store, which contains each file's size and SHA-256. 'hangtag models
+push' writes the index after all other files, so a push becomes visible as a whole or not at all. Because of the index,
+a web server, which cannot list files, can be a store. If a store has no index, for example after 'aws s3 cp', the
+store's listing is used, which has only each file's size and ETag. An ETag must never be compared with a file's MD5,
+because the ETag of an object that is encrypted with a customer's key looks like an MD5 but is not one.
+"""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+from hangtag.extras import needs
+from hangtag.serving.model_repository import MODEL_FILE, is_model_name
+from hangtag.serving.stores.store_errors import StoreError, shown
+
+INDEX = "hangtag-index.json"
+_SCHEMES = ("s3", "gs", "az", "https", "oci")
+_FORMAT = 1
+LARGEST_INDEX = 64 << 20
+"""The largest index that is read, in bytes."""
+CHUNK = 1 << 20
+_SHA256 = "sha256:"
+_RETRIES = 3
+_FILE_HOURS = 1
+
+
+class StoredFile(NamedTuple):
+    """A file in a store.
+
+    Attributes:
+        path: The path relative to the store's URL.
+        size: The size in bytes.
+        tag: sha256: and the digest from an index; without an index the ETag, or the time of the last write.
+    """
+
+    path: str
+    size: int
+    tag: str
+
+
+Parts = dict[str, list[StoredFile]]
+"""Files by NAME/VERSION, or by NAME/FILE for a file that all versions of a model share."""
+
+
+class Store:
+    """An open object store or web server. Its methods raise errors of obstore or httpx2, which ``explained`` turns into
+    StoreError."""
+
+    index = INDEX
+    """The name of the object that lists the store's files."""
+
+    def __init__(self, url: str, silent_seconds: float) -> None:
+        """Open s3://BUCKET/PATH, gs://BUCKET/PATH, az://CONTAINER/PATH, or https://HOST/PATH, without sending anything.
+
+        obstore reads credentials from the environment, from files and from the machine's metadata service, as the tools
+        of the cloud providers do.
+
+        Args:
+            url: The store's URL.
+            silent_seconds: The seconds without data after which a request fails.
+
+        Raises:
+            StoreError: The URL cannot be used.
+            MissingExtraError: The extra ``stores`` is not installed.
+        """
+        self.name = shown(url)
+        self.files: Mapping[str, StoredFile] = {}
+        """The files by path, when ``read`` was last called."""
+        self.indexed = False
+        """Whether ``files`` come from an index."""
+        self._tag: str | None = None
+        self._condition: Any = "create"  # the condition for writing the index (obstore's PutMode)
+        self._is_web = url.startswith("https:")
+        self._opened = self._open(url, silent_seconds)
+
+    def _open(self, url: str, silent_seconds: float) -> Any:
+        with needs("stores", "a model store"):
+            from obstore.store import from_url
+        allowed = any(os.environ.get(f"{cloud}_ALLOW_HTTP") == "true" for cloud in ("AWS", "GOOGLE"))
+        return from_url(
+            url,
+            client_options={
+                "allow_http": allowed,
+                "connect_timeout": timedelta(seconds=min(5.0, silent_seconds)),
+                "read_timeout": timedelta(seconds=silent_seconds),
+                "timeout": timedelta(hours=_FILE_HOURS),
+            },
+            retry_config={"max_retries": _RETRIES, "retry_timeout": timedelta(seconds=3 * silent_seconds)},
+        )
+
+    @property
+    def identity(self) -> list[str]:
+        """The parts of the store's address, which come from the URL and from the environment."""
+        config = getattr(self._opened, "config", {})
+        return [self.name, *(str(config.get(key, "")) for key in ("account_name", "endpoint"))]
+
+    def parts(self) -> Parts:
+        """Return ``files`` by part. Raises StoreError if the store has no model."""
+        if parts := parts_of(self.files.values()):
+            return parts
+        raise StoreError(
+            f"{self.name} has no models, so no local model is removed. 'hangtag models push' writes models and then "
+            f"{self.index}, which every web server and registry needs"
+        )
+
+    def read(self) -> None:
+        """Read the index into ``files`` if it has changed, or list the files if there is no index.
+
+        Raises StoreError if the index is not valid.
+        """
+        from obstore.exceptions import NotModifiedError
+
+        options: Any = {"if_none_match": self._tag} if self._tag else {}
+        try:
+            answer = self._opened.get(INDEX, options=options)
+        except NotModifiedError:
+            return
+        except FileNotFoundError:
+            listed = [] if self._is_web else self._opened.list().collect()
+            tags = [each["e_tag"] or each["last_modified"].isoformat() for each in listed]
+            files = [StoredFile(each["path"], each["size"], tag) for each, tag in zip(listed, tags, strict=True)]
+            self.files = {file.path: file for file in files}
+            self.indexed, self._tag, self._condition = False, None, "create"
+            return
+        self._parse(bytes(next(iter(answer.stream(min_chunk_size=LARGEST_INDEX + 1)), b"")))
+        self._tag = answer.meta["e_tag"]
+        known = {key: answer.meta[key] for key in ("e_tag", "version") if answer.meta[key] is not None}
+        self._condition = known if self._tag else "overwrite"
+
+    def fetch(self, file: StoredFile, target: Path) -> None:
+        """Fetch a file to a local path. The file is not complete if this method raises an error.
+
+        Raises StoreError if the store sends other content.
+        """
+        digest, size = hashlib.sha256(), 0
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with target.open("wb") as opened:
+            for chunk in self._chunks(file):
+                size += len(chunk)
+                if size > file.size:
+                    break
+                digest.update(chunk)
+                opened.write(chunk)
+            opened.flush()
+            os.fsync(opened.fileno())
+        if size != file.size or (file.tag.startswith(_SHA256) and file.tag != _SHA256 + digest.hexdigest()):
+            raise StoreError(f"{self.name}/{file.path} does not match the store's index or listing")
+
+    def write(self, file: StoredFile, source: Path) -> None:
+        """Write a local file to the store. Servers do not see the file before ``publish``."""
+        self._opened.put(file.path, source, use_multipart=False if self._is_web else None)
+
+    def publish(self, files: Iterable[StoredFile]) -> int:
+        """Write an index of these files, which are already in the store. Returns the index's size in bytes.
+
+        An object store refuses the index if it was changed since ``read``.
+        """
+        listed = [{"path": file.path, "size": file.size, "sha256": file.tag.removeprefix(_SHA256)} for file in files]
+        content = json.dumps({"format": _FORMAT, "files": listed}, indent=1).encode()
+        self._opened.put(INDEX, content, mode="overwrite" if self._is_web else self._condition)
+        return len(content)
+
+    def _chunks(self, file: StoredFile) -> Iterator[Any]:
+        """Read the content of a file."""
+        options: Any = {"if_match": file.tag} if file.tag.startswith('"') else {}
+        yield from self._opened.get(file.path, options=options).stream(min_chunk_size=CHUNK)
+
+    def _parse(self, content: bytes) -> None:
+        """Read an index into ``files``. Raises StoreError."""
+        if len(content) > LARGEST_INDEX:
+            raise StoreError(f"{self.name}/{self.index} has more than {LARGEST_INDEX:,} bytes")
+        try:
+            files = list(self._listed(json.loads(content)))
+        except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
+            raise StoreError(
+                f"{self.name}/{self.index} is not an index of format {_FORMAT}: it was cut off, or another program or "
+                "another version of hangtag wrote it"
+            ) from None
+        self.files = {file.path: file for file in files if re.fullmatch(f"{_SHA256}[0-9a-f]{{64}}", file.tag)}
+        self.indexed = True
+
+    def _listed(self, document: Any) -> Iterator[StoredFile]:
+        if document["format"] != _FORMAT:
+            raise ValueError
+        for each in document["files"]:
+            yield StoredFile(str(each["path"]), int(each["size"]), f"{_SHA256}{each['sha256']}")
+
+
+def open_store(url: str, silent_seconds: float = 20.0) -> Store:
+    """Open the store of a URL: oci://REGISTRY/REPOSITORY:TAG, or a URL for ``Store``, which lists the errors."""
+    scheme, place, *_ = urlsplit(url)
+    if scheme not in _SCHEMES or not place:
+        schemes = ", ".join(f"{scheme}://" for scheme in _SCHEMES)
+        raise StoreError(f"{shown(url)} is not a model store: expected one of {schemes} with a name and a path")
+    if scheme != "oci":
+        return Store(url, silent_seconds)
+    with needs("stores", "a registry of models"):  # imported here, because other stores need no HTTP client
+        from hangtag.serving.stores.registry import Registry
+    return Registry(url, silent_seconds)
+
+
+def stored_file(path: str, file: Path) -> StoredFile:
+    """Describe a local file as an index does. ``path`` is the path in a store."""
+    with file.open("rb") as opened:
+        return StoredFile(path, file.stat().st_size, _SHA256 + hashlib.file_digest(opened, "sha256").hexdigest())
+
+
+def parts_of(files: Iterable[StoredFile]) -> Parts:
+    """Return the files of a repository by part. Versions without model.onnx are incomplete, so they are left out."""
+    parts: Parts = {}
+    for file in sorted(files):
+        if is_stored_path(file.path):
+            parts.setdefault("/".join(file.path.split("/")[:2]), []).append(file)
+    return {
+        part: inside
+        for part, inside in parts.items()
+        if not is_version(part) or any(file.path == f"{part}/{MODEL_FILE}" for file in inside)
+    }
+
+
+def model_of(part: str) -> str:
+    """Return the name of the model to which a part belongs."""
+    return part.partition("/")[0]
+
+
+def is_version(part: str) -> bool:
+    """Return whether a part is a version, and not a file that versions share."""
+    number = part.rpartition("/")[2]
+    return number.isascii() and number.isdecimal() and not number.startswith("0")
+
+
+def is_stored_path(path: str) -> bool:
+    """Return whether a path is NAME/FILE or NAME/VERSION/…, without hidden parts and without ``..``."""
+    name, *inside = path.split("/")
+    if not is_model_name(name) or not inside:
+        return False
+    safe = all(0 < len(one) < 256 and one.isprintable() and one[0] != "." and "\\" not in one for one in inside)
+    return safe and is_version(inside[0]) == (len(inside) > 1)
