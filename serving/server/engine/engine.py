@@ -28,13 +28,14 @@ log = structlog.get_logger()
 class Engine:
     """Holds the models that serve. Any thread may look models up; one thread at a time may change them (``serve``)."""
 
+    residency: Residency
+    """Loads models on their first call. `ModelControl` sets this attribute."""
+
     def __init__(self, config: ServerConfig) -> None:
         self.config = config
         self.failures = FailureCounts()
         self.reasons: Sequence[Callable[[str], str]] = ()
         """Each function returns why a name of the repository does not serve, or "" if the function does not know."""
-        self.residency: Residency | None = None
-        """Loads models on their first call; None if all models are loaded at startup."""
         # A change replaces the whole table and never edits it, so a look-up needs no lock. A request that names no
         # version goes to the model's first version.
         self._table: dict[str, dict[str, Servable]] = {}
@@ -72,7 +73,7 @@ class Engine:
 
     def callable_names(self) -> set[str]:
         """Return the names of the loaded models and of the models that are loaded on their first call."""
-        return {*self._table, *(self.residency.names if self.residency is not None else ())}
+        return {*self._table, *self.residency.names}
 
     def open(self) -> None:
         """Admit requests."""
@@ -104,7 +105,7 @@ class Engine:
             reason = next(filter(None, (reason(name) for reason in self.reasons)), "")
             if reason:
                 raise NotFoundError(f"{name!r} is out of service: {reason}; served: {served}")
-            if self.residency is not None and name in self.residency.names:
+            if name in self.residency.names:
                 raise NotLoadedError(f"{name!r} is not loaded yet; the first inference request loads it")
             raise NotFoundError(f"Request for unknown model: {name!r} is not served here; served: {served}")
         if not version:

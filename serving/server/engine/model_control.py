@@ -61,8 +61,7 @@ class ModelControl:
         self._loader = ModelLoader(engine.config, runtimes)
         self._routes = RouteControl(engine)
         engine.reasons = (self._routes.reason, self._loader.reason)
-        self._residency = Residency(engine.config, self) if engine.config.max_loaded_mib else None
-        engine.residency = self._residency
+        self._residency = engine.residency = Residency(engine.config, self.load_for_call)
         self._stopping = threading.Event()
         self._poller = threading.Thread(target=self._poll_until_stopped, name="model-control", daemon=True)
 
@@ -87,7 +86,7 @@ class ModelControl:
             routes = self._routes.among(names)
             self._offer(names, routes)
             for name in names:
-                if name not in routes and self._starts(name):
+                if name not in routes and name not in self._residency.names:
                     files = repository.versions_to_start_with(models, name, self._start_with.get(name))
                     self._update(name, files, strict=mode != "poll")
             self._serve_routes(routes)
@@ -127,8 +126,6 @@ class ModelControl:
         """Change nothing from now on, and return at once. A model that is being loaded will not serve."""
         self._stopping.set()
         self._loader.stop()
-        if self._residency is not None:
-            self._residency.close()
 
     def close(self) -> None:
         """Wait for a load that has begun. Call this method after ``stop``. The engine closes the models."""
@@ -192,7 +189,7 @@ class ModelControl:
         self._offer(present, routes)
         with contextlib.suppress(UnavailableError):  # the server is stopping
             for name in present:
-                if name not in routes and (self._starts(name) or self._is_known(name)):
+                if name not in routes and (name not in self._residency.names or self._is_known(name)):
                     self._sync_model(name)
             self._serve_routes(routes)
             failed = {name for name, _ in list(self._loader.failures)}
@@ -203,35 +200,31 @@ class ModelControl:
             self.on_change()
 
     def load_for_call(self, name: str) -> None:
-        """Load and serve a model on its first call. Raises NotFoundError if the model cannot be loaded."""
+        """Make room for a model, load it, and serve it. An unloaded model's next call loads it again.
+
+        Raises:
+            NotFoundError: The model cannot be loaded.
+            QueueFullError: There is too little room.
+            UnavailableError: The server is stopping.
+        """
         files = repository.versions(self._config.models, name)
         if not files:
             raise NotFoundError(f"the repository has no version of {name!r} to load")
+        for unloaded in self._residency.unload_for(name, self._engine.models):
+            with self._change():
+                self._engine.serve(unloaded, [], wait=True)
+                self._loader.outcomes[unloaded, "evicted"] += 1
+                log.info("model evicted", model=unloaded)
         self._update(name, files, strict=False)
         self._engine.model(name)
         self.on_change()
 
-    def evict(self, name: str) -> None:
-        """Unload a model, and return after the model is closed. The model's next call loads it again."""
-        with self._change():
-            self._engine.serve(name, [], wait=True)
-            self._loader.outcomes[name, "evicted"] += 1
-            log.info("model evicted", model=name)
-
-    def loaded(self) -> list[ServedModel]:
-        """Every version of a model that serves."""
-        return [model for model in self._engine.models if isinstance(model, ServedModel)]
-
     def _offer(self, names: Collection[str], routes: Collection[str]) -> None:
         """With --max-loaded-mib, let calls load these models, but keep those of --load-model and the routes' members
         loaded."""
-        if self._residency is not None:
-            self._residency.pinned = frozenset({*self._config.load_model, *self._routes.members(routes)})
-            self._residency.names = frozenset(names) - {*routes}
-
-    def _starts(self, name: str) -> bool:
-        """Whether a model must be loaded before it is called."""
-        return self._residency is None or name in self._residency.pinned
+        if self._config.max_loaded_mib:
+            kept = {*self._config.load_model, *self._routes.members(routes)}
+            self._residency.names = frozenset({*names} - {*routes} - kept)
 
     def _is_known(self, name: str) -> bool:
         """Whether a model serves, or has failed to load."""

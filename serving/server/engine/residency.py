@@ -1,4 +1,4 @@
-"""With --max-loaded-mib, loads a model on its first call, and unloads the least recently used models to make room.
+"""With --max-loaded-mib, loads a model on its first call, and chooses which models to unload to make room.
 
 A call to a model that is not loaded waits here undecoded, because decoding needs the loaded model's signature. All
 calls to one model wait for one load, and models are loaded one after another. An unload lets the model compute its
@@ -8,47 +8,36 @@ at its deadline. After the load, the queue refuses any other call whose deadline
 
 import threading
 import time
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Protocol
 
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.engine.repository import folder_bytes
+from hangtag.serving.server.engine.servable import Servable
 from hangtag.serving.server.engine.served_model import ServedModel
-from hangtag.serving.server.errors import STOPPING, QueueFullError, UnavailableError
-
-
-class Loads(Protocol):
-    """Loads and unloads models."""
-
-    def load_for_call(self, name: str) -> None:
-        """Load and serve a model. Raises ServerError if the model cannot be loaded."""
-
-    def evict(self, name: str) -> None:
-        """Unload a model, after it has computed its queued calls."""
-
-    def loaded(self) -> list[ServedModel]:
-        """Return every version that serves."""
+from hangtag.serving.server.errors import QueueFullError
 
 
 class Residency:
     """Decides which models are loaded. Thread-safe."""
 
-    def __init__(self, config: ServerConfig, loads: Loads) -> None:
-        """Load nothing yet. ``config`` limits the size of the loaded models, and the number of calls that wait for a
-        model."""
+    def __init__(self, config: ServerConfig, load_now: Callable[[str], object]) -> None:
+        """Load nothing yet.
+
+        Args:
+            config: Limits the size of the loaded models, and the number of calls that wait for a model.
+            load_now: Makes room for a model, loads it and serves it. Raises ServerError if the model cannot be loaded.
+        """
         self.names: frozenset[str] = frozenset()
-        """The models that may be loaded on request."""
-        self.pinned: frozenset[str] = frozenset()
-        """The models that stay loaded."""
+        """The models that are loaded on their first call, and unloaded to make room. Without --max-loaded-mib there are
+        none."""
         self._config = config
-        self._loads = loads
-        self._limit = config.max_loaded_mib << 20
+        self._load_now = load_now
         self._sizes: dict[str, int] = {}  # bytes of each model that was loaded
         self._since: dict[str, int] = {}  # when each model was loaded, in nanoseconds of the clock
         self._lock = threading.Lock()
         self._loading: dict[str, Future[None]] = {}
         self._waiting: dict[str, int] = {}  # how many calls wait for the latest load of each model
-        self._closed = False
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="load")
 
     def load(self, name: str) -> "Future[None]":
@@ -57,11 +46,8 @@ class Residency:
 
         Raises:
             QueueFullError: max_queue_size calls wait for the model already.
-            UnavailableError: The server is stopping.
         """
         with self._lock:
-            if self._closed:
-                raise UnavailableError(STOPPING)
             if name not in self._loading:
                 self._loading[name] = self._loader.submit(self._load, name)
                 self._waiting[name] = 0
@@ -70,41 +56,35 @@ class Residency:
             self._waiting[name] += 1
             return self._loading[name]
 
-    def make_room(self, name: str) -> None:
-        """Unload models until there is room for this one.
+    def unload_for(self, name: str, serving: Iterable[Servable]) -> list[str]:
+        """Choose the models to unload before this model is loaded. ``serving`` are the versions that serve.
 
         Raises:
             QueueFullError: There would be too little room even after unloading every model that may be unloaded.
         """
         self._sizes[name] = needed = folder_bytes(self._config, name)
         models: dict[str, list[ServedModel]] = {}
-        for model in self._loads.loaded():
-            models.setdefault(model.name, []).append(model)
+        for model in serving:
+            if isinstance(model, ServedModel):
+                models.setdefault(model.name, []).append(model)
         sizes = {each: self._sizes.get(each) or folder_bytes(self._config, each) for each in models}
-        free = self._limit - sum(sizes.values())
-        candidates = sorted(models.keys() - self.pinned - {name}, key=lambda each: self._last_used(models[each]))
-        if needed > free + sum(sizes[each] for each in candidates):
+        free = (self._config.max_loaded_mib << 20) - sum(sizes.values())
+        chosen = []
+        for each in sorted((models.keys() & self.names) - {name}, key=lambda each: self._last_used(models[each])):
+            if needed > free:
+                chosen.append(each)
+                free += sizes.pop(each)
+        if needed > free:
             raise QueueFullError(
                 f"{name!r} needs {needed / 2**20:.1f} MiB, but --max-loaded-mib allows only "
                 f"{self._config.max_loaded_mib} MiB for all models, and models that stay loaded take "
-                f"{sum(sizes[each] for each in sizes.keys() - candidates) / 2**20:.1f} MiB"
+                f"{sum(sizes.values()) / 2**20:.1f} MiB"
             )
-        for each in candidates:
-            if needed <= free:
-                break
-            self._loads.evict(each)
-            free += sizes[each]
-
-    def close(self) -> None:
-        """Load nothing more. Waiting calls fail with the error of a stopping server."""
-        with self._lock:
-            self._closed = True
-        self._loader.shutdown(cancel_futures=False)
+        return chosen
 
     def _load(self, name: str) -> None:
         try:
-            self.make_room(name)
-            self._loads.load_for_call(name)
+            self._load_now(name)
             self._since[name] = time.time_ns()
         finally:
             with self._lock:

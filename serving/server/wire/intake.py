@@ -156,9 +156,7 @@ class Intake:
             try:
                 return self.engine.model(name, version)
             except NotLoadedError:
-                residency = self.engine.residency
-                assert residency is not None  # only an engine with a residency raises NotLoadedError
-                await asyncio.shield(asyncio.wrap_future(residency.load(name)))
+                await asyncio.shield(asyncio.wrap_future(self.engine.residency.load(name)))
 
     def require_size(self, direction: str, size: int) -> None:
         """Raise MessageTooLargeError, worded like gRPC's core, if a message is over the limit.

@@ -185,8 +185,6 @@ def submit(call: TransportCall) -> None:
 
 def _submit_when_loaded(call: TransportCall, query: Query) -> None:
     """Submit a call once its model is loaded. A model's first call starts the load."""
-    residency = call.intake.engine.residency
-    assert residency is not None  # only an engine with a residency raises NotLoadedError
 
     def go_on(load: "Future[None]") -> None:
         error = load.exception()
@@ -197,7 +195,7 @@ def _submit_when_loaded(call: TransportCall, query: Query) -> None:
             call.fail(error)
 
     try:
-        load = residency.load(call.model_name)
+        load = call.intake.engine.residency.load(call.model_name)
     except ServerError as error:
         call.fail(error)
         return
