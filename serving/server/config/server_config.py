@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hangtag.serving.server.config.limits import Limits
-from hangtag.serving.server.config.platform import Platform
 from hangtag.serving.server.errors import StartError
 from hangtag.serving.server.host.machine import usable_cpus
 from hangtag.serving.server.host.ports import address_of
@@ -237,8 +236,9 @@ class ServerConfig:
     )
     limits: Limits = field(default_factory=Limits)
     """Operators cannot set the limits; see `Limits`."""
-    contract: Platform | None = None
-    """Operators cannot set the contract. `platform_settings` reads the contract from the platform's variables."""
+    platform_paths: tuple[str, ...] = ()
+    """The HTTP paths at which the platform checks health, sends calls, and for SageMaker's multi-model endpoints loads
+    models. Operators cannot set the paths; see `platform_settings`."""
     store: str = field(default="", repr=False)
     """The store's URL from --models; ``models`` is then the folder of the store's local copy. The URL may contain a
     password, so the settings' repr does not show the URL."""

@@ -48,7 +48,7 @@ class Application:
         """The check of callers, except for requests to health and the page. During a stop, each connection is closed
         after its next response."""
         self._names = HostNames(config.allowed_host) if config.allowed_host else None  # None accepts every host
-        self._open_paths = OPEN_PATHS if config.contract is None else OPEN_PATHS | {config.contract.health_path}
+        self._open_paths = OPEN_PATHS.union(config.platform_paths[:1])
         self._plans = HttpPlans(calls.intake.engine)
         self._budget = BodyBudget(config.http_bodies_bytes)
 

@@ -37,9 +37,10 @@ class HttpServer:
         """
         self._config = config = intake.engine.config
         calls = LoopCalls(intake)
-        routes = [*ModelEndpoints(intake, state).routes(), *ClassifyEndpoint(calls).routes()]
-        if config.contract is not None:
-            routes += PlatformEndpoints(config.contract, calls).routes()
+        models, classifiers = ModelEndpoints(intake, state), ClassifyEndpoint(calls)
+        routes = [*models.routes(), *classifiers.routes()]
+        if config.platform_paths:
+            routes += PlatformEndpoints(calls, models.ready, classifiers.classify).routes()
         if not config.no_page:
             routes += PageEndpoint(grpc_port).routes()
         self._application = Application(calls, routes)

@@ -260,13 +260,13 @@ def encode_answer(
             contents.append(tensors.to_raw(array))
             output["parameters"] = {BINARY_SIZE: len(contents[-1])}
         else:
-            output["data"] = _values(spec, array)
+            output["data"] = json_values(spec, array)
         described.append(output)
     answered = {"model_name": model.name, "model_version": model.version, "outputs": described}
     return to_json(({"id": identity} if identity else {}) | answered), contents
 
 
-def _values(spec: TensorSpec, array: Array) -> list[Any]:
+def json_values(spec: TensorSpec, array: Array) -> list[Any]:
     """Return the values of an output, row-major, as one flat list. Raises the InvalidRequestError of
     `encode_answer`."""
     problem = ""

@@ -15,7 +15,9 @@ from tests.kit.command import invoke, python
 FILE = Path("file")
 TLS = {"tls_cert": FILE, "tls_key": FILE}
 SETTINGS = [
-    declared.name for declared in fields(ServerConfig) if declared.name not in ("limits", "contract", "store", "behind")
+    declared.name
+    for declared in fields(ServerConfig)
+    if declared.name not in ("limits", "platform_paths", "store", "behind")
 ]
 
 
