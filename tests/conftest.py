@@ -1,5 +1,6 @@
 """Fixtures of all tests."""
 
+import gc
 import os
 import signal
 import sys
@@ -34,14 +35,25 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 structlog.configure(logger_factory=lambda *_: structlog.PrintLogger(sys.__stderr__))
 
 
-SLOW = [Path(__file__).parent / name for name in ("e2e", "hangtag", "serving/loadtest", "serving/server/transport")]
+SLOW = tuple(f"tests/{name}/" for name in ("e2e", "hangtag", "serving/loadtest", "serving/server/transport"))
 """Folders whose tests are slow unless a file is marked as quick. In other folders, slow files are marked."""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Keep the garbage collector from examining the imported modules' millions of objects again and again."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run the slow files first, so that the quick ones fill the remaining time of the workers of pytest-xdist."""
     for item in items:
-        if any(folder in item.path.parents for folder in SLOW) and not item.get_closest_marker("quick"):
+        if item.nodeid.startswith(SLOW) and not item.get_closest_marker("quick"):
             item.add_marker("slow")
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 

@@ -24,19 +24,12 @@ import pytest
 
 CONTEXT = multiprocessing.get_context("forkserver")
 _ALWAYS = ["__main__", "tests.kit.preloaded"]  # __main__: pytest
-_FOR_TRAINING = [
-    "torch._dynamo",  # PyTorch's optimizers import it when the first is created
-    "hangtag.training.cli",
-    "hangtag.export.cli",
-    "hangtag.export.child_process",
-    "hangtag.export.third_party.importer",
-]
 CONTEXT.set_forkserver_preload(_ALWAYS)
 
 
 def preload_training() -> None:
     """Make the server import PyTorch too. Only the conftest of tests that need PyTorch calls this function."""
-    CONTEXT.set_forkserver_preload(_ALWAYS + _FOR_TRAINING)
+    CONTEXT.set_forkserver_preload([*_ALWAYS, "tests.kit.preloaded_training"])
 
 
 class Forked:

@@ -55,4 +55,5 @@ OPEN = PREFACE + frame(SETTINGS)
 def call(stream: int, *, flags: int = END_HEADERS, path: str | bytes = HEADER_VALUES[":path"]) -> bytes:
     """The HEADERS frame that begins a call. With these flags a message may follow."""
     fields = HEADER_VALUES | {":path": path}
-    return frame(HEADERS, b"".join(header(*field) for field in fields.items()), flags=flags, stream=stream)
+    block = CALL if fields == HEADER_VALUES else b"".join(header(*field) for field in fields.items())
+    return frame(HEADERS, block, flags=flags, stream=stream)

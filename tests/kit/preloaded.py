@@ -7,6 +7,7 @@ import click
 
 from hangtag.cli import main
 
+gc.disable()  # until all is imported, as in tests/conftest.py
 # The command sets the variables that ONNX Runtime reads at its import before it imports a subcommand.
 main.get_command(click.Context(main, resilient_parsing=True), "health")
 for module in (
@@ -21,3 +22,4 @@ for module in (
 ):
     importlib.import_module(module)
 gc.freeze()  # so that no garbage collection touches, and thereby copies, the shared memory
+gc.enable()

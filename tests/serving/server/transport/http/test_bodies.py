@@ -32,14 +32,14 @@ DAMAGED: dict[str, tuple[str, bytes, int, str]] = {
     "cut": ("gzip", GZIP[:-6], 400, "the gzip body ends early"),
     "more": ("gzip", GZIP + b"x", 400, "gzip"),
     "none": ("gzip", SENT, 400, "gzip"),
-    "bomb": ("gzip", gzip.compress(bytes(64 * MIB)), 413, "larger than max (1048576 bytes when decompressed)"),
+    "bomb": ("gzip", gzip.compress(bytes(8 * MIB)), 413, "larger than max (1048576 bytes when decompressed)"),
     "second cut": ("gzip", gzip.compress(b"") + GZIP[:-3], 400, "the gzip body ends early"),
     "zeros": ("gzip", GZIP + b"\0" * 20, 400, "the Content-Encoding is gzip, but the body has another format"),
     "too many members": ("gzip", gzip.compress(b"") * 20_000, 400, "the gzip body has more than 16,384 members"),
     "bomb in members": ("gzip", gzip.compress(bytes(MIB // 2)) * 3, 413, "larger than max (1048576 bytes when decomp"),
     "deflate cut": ("deflate", DEFLATE[:-6], 400, "deflate"),
     "deflate none": ("deflate", SENT, 400, "deflate"),
-    "deflate bomb": ("deflate", zlib.compress(bytes(64 * MIB)), 413, "larger than max (1048576 bytes when decompress"),
+    "deflate bomb": ("deflate", zlib.compress(bytes(8 * MIB)), 413, "larger than max (1048576 bytes when decompress"),
     "deflate twice": ("deflate", DEFLATE * 2, 400, "the deflate body has more bytes after its end"),
 }
 

@@ -1,0 +1,16 @@
+"""Imports the modules for training and exporting in the process from which tests/kit/forkserver.py forks."""
+
+import gc
+import importlib
+
+gc.disable()
+for module in (
+    "torch._dynamo",  # PyTorch's optimizers import it when the first is created
+    "hangtag.training.cli",
+    "hangtag.export.cli",
+    "hangtag.export.child_process",
+    "hangtag.export.third_party.importer",
+):
+    importlib.import_module(module)
+gc.freeze()  # see preloaded.py
+gc.enable()
