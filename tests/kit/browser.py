@@ -45,6 +45,8 @@ BROKEN = """() => {
   }
   return broken;
 }"""
+LIGHT: Literal["light"] = "light"
+DARK: Literal["dark"] = "dark"
 # Even the emptiest chart has this share of pixels that differ from its background.
 INK = 0.005
 
@@ -109,26 +111,28 @@ class Seen:
 
 
 def require_good_looks(browser: Browser, file: Path) -> None:
-    """Fail if a page is broken in the light scheme on a wide screen, or in the dark scheme on a phone."""
-    page = browser.new_page()
-    for width, scheme in ((1280, "light"), (390, "dark")):
-        page.set_viewport_size({"width": width, "height": 900})
-        page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+    """Fail if a page is broken or inaccessible in the light scheme on a wide screen, or in the dark one on a phone."""
+    for width, scheme in ((1280, LIGHT), (390, DARK)):
+        page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
         seen = Seen(page, file.as_uri())
         assert seen.complaints == []
         assert seen.faults == []
         assert seen.undrawn == []
         seen.require_scheme(scheme)
-    page.close()
-    require_accessible(browser, file.as_uri())
+        _require_accessible(page)
+        page.close()
 
 
 def require_accessible(browser: Browser, address: str) -> None:
-    """Fail if axe-core finds an obstacle for a screen reader, or for a person who does not see well."""
-    schemes: tuple[Literal["light", "dark"], ...] = ("light", "dark")
-    for scheme in schemes:
+    """Fail if a server's page is inaccessible in the light or the dark scheme."""
+    for scheme in (LIGHT, DARK):
         page = browser.new_page(bypass_csp=True, color_scheme=scheme)  # axe itself is a script
         page.goto(address, wait_until="networkidle")
-        found = Axe().run(page)
-        assert found.violations_count == 0, found.generate_report()
+        _require_accessible(page)
         page.close()
+
+
+def _require_accessible(page: Page) -> None:
+    """Fail if axe-core finds an obstacle for a screen reader, or for a person who does not see well."""
+    found = Axe().run(page)
+    assert found.violations_count == 0, found.generate_report()

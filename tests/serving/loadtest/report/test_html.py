@@ -39,8 +39,9 @@ def pages(complete: Written, spoiled: Written, tmp_path_factory: pytest.TempPath
         ]
         picture = accuracy_and_latency(points, looks(("fast", "slow")))
         pages.append(folder / f"wide-{number}.html")
-        start, _, end = re.split("(<svg.*?</svg>)", complete_page.read_text(), maxsplit=1, flags=re.S)
-        pages[-1].write_text(start + picture + end)
+        head, _, _ = complete_page.read_text().partition("<h1>")
+        figure = f'<h1>Wide</h1></header><figure class="card">{picture}</figure>'
+        pages[-1].write_text(f"{head}{figure}</main></body></html>")
     return pages
 
 
