@@ -31,7 +31,8 @@ demo: $(VENV)/.serve ## Serve the shipped models, classify images, load-test cnn
 	BIN=$(BIN) examples/demo.sh
 
 # mypy runs together with the tests, which leave a processor idle now and then. Without a cache it takes a minute.
-test: lint imports stubs test-shape $(VENV)-peers/.peers $(VENV)-others/.others dataset programs ## Run all checks and tests that need no Docker engine, in about eight minutes on 2 cores
+test: $(VENV)/.dev $(VENV)-peers/.peers $(VENV)-others/.others dataset programs ## Run all checks and tests that need no Docker engine, in about eight minutes on 2 cores
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target lint imports stubs test-shape
 	@$(MAKE) --no-print-directory --jobs 2 types unit
 
 quick: $(VENV)/.dev ## Run lint, types, import rules and the fast tests, in under 90 seconds on 2 cores
