@@ -1,6 +1,7 @@
 """``hangtag export --fit-temperature``: a temperature changes only the probabilities."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,21 @@ import pytest
 from scipy.special import log_softmax, softmax
 
 from hangtag.export.errors import GateError
+from tests.kit import garments as garments_kit
 from tests.kit import onnx_file
 from tests.kit.command import contents, invoke
 from tests.kit.exported import Exported, Garments, publish
 from tests.kit.onnx_file import Array, answers
 
 pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_test_images(learned: Exported, garments: Garments) -> Iterator[None]:
+    """Makes commands in this process load few test images, after the fixtures of all modules have loaded theirs."""
+    with pytest.MonkeyPatch.context() as patch:
+        garments_kit.use_few(patch)
+        yield
 
 
 @pytest.fixture
@@ -84,7 +94,7 @@ def test_where_no_temperature_fits_nothing_is_published(
 
 @pytest.fixture(scope="module")
 def by_command(learned: Exported, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """The folder with the models that the command wrote, and the command's output. The whole data set is used."""
+    """The folder with the models that the command wrote, and the command's output."""
     folder = tmp_path_factory.mktemp("calibrated")
     options = ["--models", folder / "models"]
     result = invoke("export", learned.run.folder, "--fit-temperature", *options)
@@ -97,7 +107,7 @@ def test_the_figures_are_printed_and_shown(by_command: tuple[Path, str]) -> None
     assert "% before the temperature of" in printed
     shown = " ".join(invoke("models", "show", "lstm", "--models", folder / "models").stdout.split())
     assert "temperature_fitted_on 5,000 validation images" in shown
-    assert "gate: calibration images 10000, bins 15, expected calibration error 0." in shown
+    assert "gate: calibration images 100, bins 15, expected calibration error 0." in shown
     assert "before 0." in shown
 
 

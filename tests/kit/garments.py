@@ -16,7 +16,7 @@ FEW_FIRST = "import pytest; from tests.kit import garments; garments.use_few(pyt
 """Statements that make a forked process, too, load few test images."""
 
 
-_load = fashion_mnist.load
+_load, _load_test = fashion_mnist.load, fashion_mnist.load_test
 
 
 @cache
@@ -42,4 +42,8 @@ def use_few(patch: pytest.MonkeyPatch) -> None:
     def load_few(data_dir: Path | None = None) -> Dataset:
         return few() if data_dir is None else _load(data_dir)
 
+    def load_few_test(data_dir: Path | None = None) -> Split:
+        return few().test if data_dir is None else _load_test(data_dir)
+
     patch.setattr(fashion_mnist, "load", load_few)
+    patch.setattr(fashion_mnist, "load_test", load_few_test)

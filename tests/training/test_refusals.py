@@ -152,6 +152,7 @@ def test_a_full_disk_leaves_the_old_file(broken_off: Path, tmp_path: Path) -> No
         folder = Path(shutil.copytree(broken_off, tmp_path / f"without-space-for-{name}"))
         (folder / f"{name}.tmp").unlink(missing_ok=True)
         (folder / f"{name}.tmp").symlink_to("/dev/full")
-        message = refusal(*TRAINED, "--threads", 2, "--out", folder)
+        threads = 2 if name == "config.json" else 1  # the command writes another configuration, and no equal one
+        message = refusal(*TRAINED, "--threads", threads, "--out", folder)
         assert message == f"{folder / name} cannot be written (No space left on device)."
         assert (folder / name).read_bytes() == (broken_off / name).read_bytes()

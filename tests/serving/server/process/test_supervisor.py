@@ -20,7 +20,7 @@ from hangtag.protos import inference_pb2 as pb
 from hangtag.serving.server.config.limits import Limits
 from hangtag.serving.server.errors import ControlError, NotFoundError, StartError
 from hangtag.serving.server.process.supervisor import Supervisor
-from tests.kit import onnx_models, unbatchable_models
+from tests.kit import forkserver, onnx_models, unbatchable_models
 from tests.kit.live import failure, outputs, request
 from tests.kit.waiting import TIMEOUT, pass_time, until
 from tests.kit.workers import QUICK_CHECKS, supervising, supervising_and_stubs, supervisor
@@ -28,12 +28,20 @@ from tests.kit.workers import QUICK_CHECKS, supervising, supervising_and_stubs, 
 pytestmark = pytest.mark.slow
 
 HANG_SECONDS = 8.0
-"""The time limit for a worker that does not answer. A worker's imports are shorter, even on a busy machine."""
+"""The time limit for a worker that does not answer. A worker starts sooner, even on a busy machine."""
 HANGING = replace(QUICK_CHECKS, worker_hang_seconds=HANG_SECONDS)
 
 
 @pytest.fixture(autouse=True)
-def _workers_find_hangtag(monkeypatch: pytest.MonkeyPatch) -> None:
+def forked_workers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forks the workers: each spawned process would spend a second on imports. Tests that use ``spawned``, and those of
+    ``hangtag serve --workers`` in test_workers.py, spawn them."""
+    if "spawned" not in request.fixturenames:
+        monkeypatch.setattr("hangtag.serving.server.process.worker_process._CONTEXT", forkserver.CONTEXT)
+
+
+@pytest.fixture
+def spawned(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[4]))
 
 
@@ -70,6 +78,7 @@ def test_a_worker_that_hangs_holds_up_nobody_and_is_replaced_by_one_with_all_mod
         until(lambda: instances(supervised) == {"gather": before["gather"], "text": before["gather"]}, TIMEOUT)
 
 
+@pytest.mark.usefixtures("spawned")
 def test_a_worker_whose_end_another_thread_sees_first_is_replaced_too(
     models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -119,6 +128,7 @@ def test_a_model_that_ends_the_worker_that_tries_it_first_reaches_no_other(model
         assert ([*instances(supervised)], supervised.workers().restarts) == (["gather"], 1)
 
 
+@pytest.mark.usefixtures("spawned")
 def test_a_workers_call_fails_where_no_thread_can_be_started_for_it_and_the_next_is_answered(
     models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -136,6 +146,7 @@ def test_a_workers_call_fails_where_no_thread_can_be_started_for_it_and_the_next
         assert instances(supervised).keys() == {"gather", "text"}
 
 
+@pytest.mark.usefixtures("spawned")
 def test_a_first_worker_that_the_system_does_not_start_is_an_error_of_the_start(models: Path) -> None:
     supervised = supervisor(models)
     before = resource.getrlimit(resource.RLIMIT_NOFILE)

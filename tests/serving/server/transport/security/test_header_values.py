@@ -190,7 +190,7 @@ def send_over_grpc(server: Serving) -> None:
         for case in cases()
         for method, message in ((f"{SERVICE}ModelInfer", FAIL), *itertools.islice(calls, 2))
     ]
-    with ThreadPoolExecutor(16) as pool:
+    with ThreadPoolExecutor(64) as pool:
         list(pool.map(over_http2, *zip(*sent, strict=True)))
 
 
