@@ -11,7 +11,7 @@ import threading
 import time
 import urllib.request
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -31,7 +31,7 @@ from tests.kit.waiting import until
 SECRET = "a-secret-of-the-store"
 LOGIN = base64.b64encode(f"user:{SECRET}".encode()).decode()
 """The login in the form of docker's configuration."""
-TOKEN_SECONDS = 10
+TOKEN_SECONDS = 4
 """The number of seconds for which the registry's tokens are valid."""
 _LEEWAY = 60
 """The number of seconds for which docker's registry still accepts an expired token."""
@@ -99,6 +99,11 @@ def answer(server: Serving, name: str = "m") -> int:
 def until_answer(server: Serving, number: int) -> None:
     """Wait until this version answers."""
     until(lambda: answer(server) == number)
+
+
+def swap(true: bytes, false: bytes) -> Callable[[bytes], bytes]:
+    """An alteration of what a store sends."""
+    return lambda data: data.replace(true, false)
 
 
 @contextmanager

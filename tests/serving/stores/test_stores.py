@@ -1,23 +1,15 @@
-"""Model repositories in object stores: push, serve, follow and pull, while the store fails in every possible way."""
+"""Model repositories in object stores: push, serve, follow and pull."""
 
 import json
-import os
-import signal
-import threading
-import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from tests.kit import onnx_models, stores
-from tests.kit.command import Serving, contents, last_line, without
-from tests.kit.link import Link
+from tests.kit import onnx_models
+from tests.kit.command import contents, last_line, without
 from tests.kit.repository import Repository
-from tests.kit.stores import SECRET, ObjectStore, answer, until_answer
-from tests.kit.waiting import pass_time, until
+from tests.kit.stores import SECRET, ObjectStore, answer, swap, until_answer
+from tests.kit.waiting import pass_time
 
 pytest.importorskip("obstore", reason="the extra stores is not installed")
 pytest.importorskip("moto", reason="moto is not installed")
@@ -26,46 +18,6 @@ pytestmark = pytest.mark.slow
 AWAY = '"the model store cannot be followed; the previous models continue"'
 BACK = '"the model store is followed again"'
 INDEX = "hangtag-index.json"
-SECOND = np.float32(2).tobytes()
-"""The constant in the second version's file."""
-Fault = Callable[[Link], Callable[[bytes], bytes]]
-
-
-@pytest.fixture(scope="module")
-def moto() -> Iterator[str]:
-    with stores.moto() as url:
-        yield url
-
-
-@pytest.fixture
-def s3(moto: str, tmp_path: Path) -> Iterator[ObjectStore]:
-    with stores.s3(moto, tmp_path / "cache") as store:
-        yield store
-
-
-@pytest.fixture
-def web(tmp_path: Path) -> Iterator[ObjectStore]:
-    with stores.https(tmp_path / "www", tmp_path / "cache") as store:
-        yield store
-
-
-@pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with stores.registry(tmp_path_factory.mktemp("registry")) as address:
-        yield address
-
-
-@pytest.fixture
-def oci(registry: str, tmp_path: Path) -> Iterator[ObjectStore]:
-    with stores.oci(registry, tmp_path / "cache") as store:
-        yield store
-
-
-@pytest.fixture
-def local(tmp_path: Path) -> Repository:
-    repository = Repository(tmp_path / "local")
-    repository.publish("m", 1)
-    return repository
 
 
 @pytest.mark.parametrize("scheme", ["s3", "web", "oci"])
@@ -151,155 +103,6 @@ def test_a_pull_is_what_was_pushed(s3: ObjectStore, local: Repository, tmp_path:
     assert refused == f"{pulled} has different content for m 1: pull into another folder, or give --replace"
     s3.run("pull", s3.url, pulled, "--replace")
     assert contents(pulled) == contents(local.folder)
-
-
-def test_a_registry_holds_what_oras_pushes_and_pulls(oci: ObjectStore, local: Repository, tmp_path: Path) -> None:
-    assert oci.refused("list", "--models", oci.url).startswith(f"{oci.url} has no models, ")
-    oci.push(local.folder)
-    local.publish("m", 2)
-    pulled = tmp_path / "pulled"
-    with oci.server() as server:
-        assert answer(server) == 1
-        pass_time(stores.TOKEN_SECONDS)  # afterwards, the server signs in again
-        oci.oras("push", "m/1/model.onnx", "m/2/model.onnx", folder=local.folder)
-        until_answer(server, 2)
-    oci.link.alter = swap(b"m/1/model", b"m/7/model")
-    assert "the manifest does not match its digest" in oci.refused("pull", oci.url, pulled)
-    local.publish("m", 3)
-    oci.push(local.folder)
-    oci.oras("pull", folder=pulled)
-    assert contents(pulled) == contents(local.folder)
-    oci.oras("push", "m", folder=local.folder)
-    assert "has no models" in oci.refused("list", "--models", oci.direct_url)
-
-
-def test_a_registry_gets_the_credentials_that_docker_has(oci: ObjectStore, local: Repository, tmp_path: Path) -> None:
-    file, helper = Path(oci.variables["DOCKER_CONFIG"], "config.json"), tmp_path / "docker-credential-kit"
-    oci.variables["PATH"] = f"{tmp_path}:{os.environ['PATH']}"
-    user = {"ServerURL": "", "Username": "user", "Secret": SECRET}
-    helper.write_text(f"#!/bin/sh\ngrep -q 127.0.0.1: && echo '{json.dumps(user)}'\n")
-    helper.chmod(0o700)
-    for config, reason in (
-        ("{}", "the store refuses the credentials, or there are no credentials"),
-        ('{"credsStore": "none"}', f"the credentials in {file} cannot be read (FileNotFoundError)"),
-        (f'{{"auths": "{SECRET}"}}', f"the credentials in {file} cannot be read (AttributeError)"),
-    ):
-        file.write_text(config)
-        assert oci.refused("push", local.folder, oci.url).endswith(reason)
-    file.write_text('{"auths": {}, "credsStore": "kit"}')
-    oci.push(local.folder)
-
-
-def store_metrics(server: Serving) -> list[float]:
-    """The time at which the copy last equalled the store, and the number of failed attempts."""
-    names = ("hangtag_store_last_success_timestamp_seconds ", "hangtag_store_errors_total ")
-    return [float(line.split()[1]) for line in server.metrics().splitlines() if line.startswith(names)]
-
-
-def swap(true: bytes, false: bytes) -> Callable[[bytes], bytes]:
-    return lambda data: data.replace(true, false)
-
-
-def late(data: bytes) -> bytes:
-    pass_time(0.2)
-    return data
-
-
-def cut(link: Link) -> Callable[[bytes], bytes]:
-    def alter(data: bytes) -> bytes:
-        raise ConnectionResetError
-
-    return alter
-
-
-def silence(link: Link) -> Callable[[bytes], bytes]:
-    """Keep connections open without sending anything."""
-    return lambda data: data if threading.Event().wait(10) else b""
-
-
-def truncate(link: Link) -> Callable[[bytes], bytes]:
-    """Send the second version's file only up to its constant."""
-
-    def alter(data: bytes) -> bytes:
-        before, constant, _ = data.partition(SECOND)
-        if constant:
-            threading.Timer(0.1, link.cut).start()
-        return before
-
-    return alter
-
-
-def lie(link: Link) -> Callable[[bytes], bytes]:
-    """Send another constant instead of the second version's."""
-    return swap(SECOND, np.float32(9).tobytes())
-
-
-@pytest.mark.parametrize("scheme", ["s3", "oci"])
-@pytest.mark.parametrize(
-    ("fault", "reason"),
-    [
-        (cut, "the connection was cut"),
-        (silence, "the store did not answer in time"),
-        (truncate, "the connection was cut"),
-        (lie, "/m/2/model.onnx does not match the store's index or listing"),
-    ],
-    ids=["cut", "silence", "truncate", "lie"],
-)
-def test_what_serves_goes_on_while_the_store_fails(
-    scheme: str, local: Repository, fault: Fault, reason: str, request: pytest.FixtureRequest
-) -> None:
-    store: ObjectStore = request.getfixturevalue(scheme)
-    store.push(local.folder)
-    local.publish("m", 2)
-    with store.server(silent_seconds=0.5 if fault is silence else 10) as server:
-        assert answer(server) == 1
-        store.link.alter = fault(store.link)
-        store.push(local.folder)
-        assert reason in server.wait_for(AWAY)
-        last_success = store_metrics(server)[0]
-        pass_time(0.5)
-        assert answer(server) == 1
-        assert store_metrics(server)[0] == last_success
-        until(lambda: store_metrics(server)[1] > 1)
-        store.link.alter = bytes
-        until_answer(server, 2)
-        server.wait_for(BACK)
-        assert 0 < last_success < store_metrics(server)[0] <= time.time()
-        assert len(server.wait_for_count(AWAY, 1)) == 1
-        store.link.alter = fault(store.link)
-        server.signal(signal.SIGTERM)
-        assert server.wait() == 0
-
-
-@pytest.mark.parametrize("fault", [cut, silence])
-def test_a_start_without_the_store_needs_a_copy(s3: ObjectStore, local: Repository, fault: Fault) -> None:
-    s3.push(local.folder)
-    s3.link.alter = fault(s3.link)
-    with s3.server(silent_seconds=0.5) as server:
-        assert server.wait() == 1
-    assert last_line("".join(server.log)).endswith("so nothing can be served.")
-    s3.link.alter = bytes
-    with s3.server("--model-control", "none") as server:
-        assert answer(server) == 1
-    s3.link.alter = fault(s3.link)
-    with s3.server("--model-control", "none", silent_seconds=0.5) as server:
-        assert answer(server) == 1
-        server.wait_for(AWAY)
-    if fault is cut:  # the command waits longer for a silent store
-        listed = s3.run("list", "--models", s3.url)
-        assert listed.startswith(f"THIS IS AN EARLIER COPY, NOT THE STORE'S PRESENT CONTENT: {s3.url}: ")
-        assert "\nm " in listed
-
-
-def test_servers_share_a_copy_which_one_of_them_fetches(s3: ObjectStore, local: Repository) -> None:
-    s3.push(local.folder)
-    s3.link.alter = late  # both begin before one of them has finished
-    with s3.server() as one, s3.server("--workers", 2) as two, ThreadPoolExecutor() as both:
-        assert list(both.map(answer, (one, two))) == [1, 1]
-        local.publish("m", 2)
-        s3.push(local.folder)
-        until(lambda: answer(one) == answer(two) == 2)
-        assert sum("fetched from the model store" in line for line in one.log + two.log) == 2
 
 
 def test_the_copy_keeps_to_its_bound(s3: ObjectStore, local: Repository) -> None:

@@ -1,39 +1,16 @@
-"""A user's own pictures: how they are found, split and prepared, and which are refused or left out."""
+"""A user's own pictures in folders or a CSV file: how they are found and split, and which are refused or left out."""
 
-import json
 import shutil
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from hangtag.training.data import pictures, sources
-from hangtag.training.data.dataset import Dataset
-from hangtag.training.data.pictures import OwnPictures
+from hangtag.training.data import sources
 from tests.kit import own_pictures
-from tests.kit.command import invoke, refusal
-
-SPLITS = ("train", "validation", "test")
-
-
-def show(source: str, *options: object) -> dict[str, Any]:
-    """The findings of `hangtag data show`."""
-    document: dict[str, Any] = json.loads(invoke("data", "show", source, *options, "--json").stdout)
-    return document
-
-
-def refused(source: str | Path, *options: object) -> str:
-    return refusal("data", "show", source, *options)
-
-
-def contents(source: str, **own: Any) -> dict[str, Counter[bytes]]:
-    """The pixels of each split's images."""
-    data = sources.load(source, own=OwnPictures(**own))
-    return {split: Counter(image.tobytes() for image in getattr(data, split).images) for split in SPLITS}
-
+from tests.training.data.shown import SPLITS, contents, refused, show
 
 # Splits.
 
@@ -217,6 +194,8 @@ def test_sources_that_are_none_are_refused(tmp_path: Path, monkeypatch: pytest.M
         (f"csv:{tmp_path}", f"{tmp_path} cannot be read ("),
         (tmp_path, f"--data {tmp_path} is a path. Name its kind too: folder:{tmp_path}."),
         (tmp_path / "file", f"file is a path. Name its kind too: csv:{tmp_path}/file."),
+        (tmp_path, f"--data {tmp_path} is a path. Name its kind too: folder:{tmp_path}."),
+        (tmp_path / "file", f"file is a path. Name its kind too: csv:{tmp_path}/file."),
     ):
         assert expected in refused(source)
 
@@ -235,144 +214,3 @@ def test_a_part_of_them_has_every_class(tmp_path: Path) -> None:
     split = sources.load(f"folder:{photos}").train
     assert np.bincount(split.first(10).classes).tolist() == [4, 4, 2]
     assert split.first(None) is split.first(99) is split
-
-
-# IDX files.
-
-
-def test_idx_files_of_any_size_are_read(tmp_path: Path) -> None:
-    root = own_pictures.idx(tmp_path / "zipped")
-    found = show(f"idx:{root}")
-    assert (found["image"]["height"], found["image"]["width"], found["image"]["channels"]) == (9, 8, 1)
-    assert found["labels"] == {label: {"train": 18, "validation": 2, "test": 6} for label in ("0", "1")}
-    assert show(f"idx:{own_pictures.idx(tmp_path / 'plain', zipped=False)}")["digest"] == found["digest"]
-    (root / "labels.txt").write_text("even\nodd\n")
-    named = show(f"idx:{root}")
-    assert list(named["labels"]) == ["even", "odd"]
-    assert named["digest"] != found["digest"]
-    assert show(f"idx:{root}", "--validation-share", 0.5)["splits"] == {"train": 20, "validation": 20, "test": 12}
-    assert contents(f"idx:{root}", split_seed=1) != contents(f"idx:{root}")
-    assert show(f"idx:{root}", "--size", "16x12", "--fit", "pad")["image"]["height"] == 16
-    colours = own_pictures.idx(tmp_path / "colours", size=(9, 8, 3))
-    assert show(f"idx:{colours}")["image"]["channels"] == 3
-    assert sources.load(f"idx:{colours}").test.images.shape == (12, 9, 8, 3)
-    for shape, kind, expected in (((12, 9, 8, 2), 8, "must be [n, height, width] or"), ((12, 9, 8), 13, "of unsigned")):
-        own_pictures.write_idx(root / "t10k-images-idx3-ubyte", np.zeros(shape, np.uint8), zipped=True, kind=kind)
-        assert expected in refused(f"idx:{root}")
-
-
-def test_files_that_are_no_idx_files_are_named_with_what_is_wrong(tmp_path: Path) -> None:
-    root = own_pictures.idx(tmp_path, zipped=False)
-    file = root / "train-images-idx3-ubyte"
-    whole = file.read_bytes()
-    no_header = "is not an IDX file of unsigned bytes, which begins with the bytes 0, 0, 8 and the number of axes."
-    for content, expected in (
-        (b"", no_header), (b"\0\0\x08", no_header), (b"a text that is long enough", no_header),
-        (whole[:-1], "has 2,879 bytes after its header, which says 40 x 9 x 8: it is cut off"),
-    ):  # fmt: skip
-        file.write_bytes(content)
-        assert expected in refused(f"idx:{root}")
-    file.with_name(f"{file.name}.gz").write_bytes(whole)
-    assert "cannot be read (it is not a gzip file, or is cut off)." in refused(f"idx:{root}")
-    file.with_name(f"{file.name}.gz").unlink()
-    file.write_bytes(whole)
-    (root / "labels.txt").write_bytes(b"caf\xe9\nodd\n")
-    assert "labels.txt cannot be read (it is not UTF-8). Write one label per line." in refused(f"idx:{root}")
-
-
-def test_what_a_published_set_repeats_is_in_one_split_and_its_test_stays_whole(tmp_path: Path) -> None:
-    pictures = np.stack([own_pictures.noise(seed) for seed in range(40)])
-    pictures[20:30] = pictures[10]  # the same picture with both labels
-    root = own_pictures.idx(tmp_path, zipped=False)
-    own_pictures.write_idx(root / "train-images-idx3-ubyte", pictures)
-    own_pictures.write_idx(root / "t10k-images-idx3-ubyte", np.concatenate([pictures[:11], pictures[:1]]))
-    found = show(f"idx:{root}")
-    assert found["splits"] == {"train": 17, "validation": 2, "test": 12}
-    assert "Left out 21 pictures that are in the source twice: train 0; train 1; train 2; " in str(found["notes"])
-    assert "; train 10 (0) and train 20 (0) and train 21 (1) and " in str(found["notes"])
-
-
-# The images that pictures become.
-
-
-def test_pictures_keep_their_size_and_colours_where_all_have_them(tmp_path: Path) -> None:
-    same = f"folder:{own_pictures.folder(tmp_path / 'same', {'cats': 3, 'dogs': 3}, (12, 20))}"
-    image = show(same)["image"]
-    assert (image["height"], image["width"], image["channels"], image["fit"]) == (12, 20, 1, "stretch")
-    pixels = sources.load(same).train.images / 255
-    assert image["mean"] == [pytest.approx(pixels.mean(), abs=1e-4)]
-    assert image["std"] == [pytest.approx(pixels.std(), abs=1e-4)]
-    coloured = own_pictures.folder(tmp_path / "coloured", {"cats": 3, "dogs": 3}, (12, 20, 3))
-    own_pictures.write(coloured / "cats/large.png", own_pictures.noise(99, (30, 20)))
-    source = f"folder:{coloured}"
-    image = show(source)["image"]
-    assert (image["height"], image["width"], image["channels"]) == (64, 64, 3)
-    assert len(image["mean"]) == len(image["std"]) == 3
-    image = show(source, "--size", "8x6", "--grey", "--fit", "pad")["image"]
-    assert (image["height"], image["width"], image["channels"], image["fit"]) == (8, 6, 1, "pad")
-    for size in ("8", "0x8", "8x", "5000x8", "8x8x3", "-1x8"):
-        assert f"--size {size}: write HEIGHTxWIDTH in pixels" in refused(source, f"--size={size}")
-    assert "fit garment is for grey pictures" in refused(source, "--fit", "garment", "--colour")
-    assert "--colour: use this only with your own pictures, not with fashion-mnist." in refused(
-        "fashion-mnist", "--colour"
-    )
-
-
-def test_the_digest_counts_names_contents_and_splits_but_not_the_folder(tmp_path: Path) -> None:
-    photos = own_pictures.folder(tmp_path / "photos", {"cats": 9, "dogs": 9})
-    digest = show(f"folder:{photos}")["digest"]
-    copy = Path(shutil.copytree(photos, tmp_path / "copy"))
-    assert show(f"folder:{copy}")["digest"] == digest
-    assert show(f"folder:{copy}", "--size", "4x4")["digest"] == digest  # of the pictures, not of the prepared images
-    others = {digest, show(f"folder:{copy}", "--split-seed", 1)["digest"]}
-    (copy / "cats/000.png").rename(copy / "cats/renamed.png")
-    others.add(show(f"folder:{copy}")["digest"])
-    own_pictures.write(copy / "cats/renamed.png", own_pictures.noise(999))
-    others.add(show(f"folder:{copy}")["digest"])
-    (copy / "cats").rename(copy / "lions")
-    others.add(show(f"folder:{copy}")["digest"])
-    assert len(others) == 5
-
-
-def test_pictures_that_are_mapped_are_those_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    photos = own_pictures.folder(tmp_path / "photos", {"cats": 9, "dogs": 9}, (9, 8, 3))
-    own = OwnPictures(size=(6, 5), fit="crop")
-
-    def load(memory_bytes: int) -> Dataset:
-        return pictures.load(f"folder:{photos}", own, memory_bytes=memory_bytes)
-
-    in_memory = load(1 << 20)
-    assert not (tmp_path / "cache").exists()
-    mapped, again = load(0), load(0)
-    assert len(list((tmp_path / "cache/hangtag/pictures").iterdir())) == 1
-    for split in SPLITS:
-        expected = getattr(in_memory, split).images
-        for data in (mapped, again):
-            images = getattr(data, split).images
-            assert isinstance(images, np.memmap)
-            np.testing.assert_array_equal(images, expected)
-    assert mapped.image == in_memory.image
-    own_pictures.write(photos / "cats/000.png", own_pictures.noise(999, (9, 8, 3)))
-    assert any(not np.array_equal(getattr(load(0), split).images, getattr(mapped, split).images) for split in SPLITS)
-
-
-def test_the_contact_sheet_has_a_row_for_each_class(tmp_path: Path) -> None:
-    photos = own_pictures.folder(tmp_path / "photos", {"cats": 9, "dogs": 9})
-    other = invoke("data", "show", f"folder:{photos}", "--sheet", tmp_path / "sheet.xyz", exit_code=2)
-    assert "its name must end in .png" in other.stderr
-    printed = invoke("data", "show", f"folder:{photos}", "--sheet", tmp_path / "sheet.png").stdout
-    assert [line.split() for line in printed.splitlines()[1:4]] == [
-        ["cats", "7", "1", "1"], ["dogs", "7", "1", "1"], ["all", "2", "14", "2", "2"]
-    ]  # fmt: skip
-    assert "files: 0.0 MB, 18 of 9x8 pixels\nimages: 9x8 pixels, grey, stretch" in printed
-    sheet = np.asarray(Image.open(tmp_path / "sheet.png").convert("L"))
-    pictures = sheet[:, 160:]  # to the right of the names
-    upper, lower = pictures[: len(sheet) // 2], pictures[len(sheet) // 2 :]
-    assert upper[upper < 255].mean() < 80 < lower[lower < 255].mean()  # dogs are brighter
-    drawn = {}
-    for label in ("G\u00e4nse", "G\u00e9nse"):
-        photos = own_pictures.folder(tmp_path / f"of {label}", {label: 9, "dogs": 9})
-        invoke("data", "show", f"folder:{photos}", "--sheet", tmp_path / "sheet.png")
-        drawn[label] = Image.open(tmp_path / "sheet.png").crop((0, 0, 160, 160)).tobytes()
-    assert len(set(drawn.values())) == 2

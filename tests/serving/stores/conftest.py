@@ -1,0 +1,47 @@
+"""Stores of each kind, and a local model repository to push."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.kit import stores
+from tests.kit.repository import Repository
+from tests.kit.stores import ObjectStore
+
+
+@pytest.fixture(scope="module")
+def moto() -> Iterator[str]:
+    with stores.moto() as url:
+        yield url
+
+
+@pytest.fixture
+def s3(moto: str, tmp_path: Path) -> Iterator[ObjectStore]:
+    with stores.s3(moto, tmp_path / "cache") as store:
+        yield store
+
+
+@pytest.fixture
+def web(tmp_path: Path) -> Iterator[ObjectStore]:
+    with stores.https(tmp_path / "www", tmp_path / "cache") as store:
+        yield store
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with stores.registry(tmp_path_factory.mktemp("registry")) as address:
+        yield address
+
+
+@pytest.fixture
+def oci(registry: str, tmp_path: Path) -> Iterator[ObjectStore]:
+    with stores.oci(registry, tmp_path / "cache") as store:
+        yield store
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> Repository:
+    repository = Repository(tmp_path / "local")
+    repository.publish("m", 1)
+    return repository

@@ -1,0 +1,134 @@
+"""What serves while an object store fails in every possible way, or is slow."""
+
+import signal
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from tests.kit.command import Serving, last_line
+from tests.kit.link import Link
+from tests.kit.repository import Repository
+from tests.kit.stores import ObjectStore, answer, swap, until_answer
+from tests.kit.waiting import pass_time, until
+
+pytest.importorskip("obstore", reason="the extra stores is not installed")
+pytest.importorskip("moto", reason="moto is not installed")
+pytestmark = pytest.mark.slow
+
+AWAY = '"the model store cannot be followed; the previous models continue"'
+BACK = '"the model store is followed again"'
+SECOND = np.float32(2).tobytes()
+"""The constant in the second version's file."""
+Fault = Callable[[Link], Callable[[bytes], bytes]]
+
+
+def store_metrics(server: Serving) -> list[float]:
+    """The time at which the copy last equalled the store, and the number of failed attempts."""
+    names = ("hangtag_store_last_success_timestamp_seconds ", "hangtag_store_errors_total ")
+    return [float(line.split()[1]) for line in server.metrics().splitlines() if line.startswith(names)]
+
+
+def late(data: bytes) -> bytes:
+    pass_time(0.2)
+    return data
+
+
+def cut(link: Link) -> Callable[[bytes], bytes]:
+    def alter(data: bytes) -> bytes:
+        raise ConnectionResetError
+
+    return alter
+
+
+def silence(link: Link) -> Callable[[bytes], bytes]:
+    """Keep connections open without sending anything."""
+    return lambda data: data if threading.Event().wait(10) else b""
+
+
+def truncate(link: Link) -> Callable[[bytes], bytes]:
+    """Send the second version's file only up to its constant."""
+
+    def alter(data: bytes) -> bytes:
+        before, constant, _ = data.partition(SECOND)
+        if constant:
+            threading.Timer(0.1, link.cut).start()
+        return before
+
+    return alter
+
+
+def lie(link: Link) -> Callable[[bytes], bytes]:
+    """Send another constant instead of the second version's."""
+    return swap(SECOND, np.float32(9).tobytes())
+
+
+@pytest.mark.parametrize("scheme", ["s3", "oci"])
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        (cut, "the connection was cut"),
+        (silence, "the store did not answer in time"),
+        (truncate, "the connection was cut"),
+        (lie, "/m/2/model.onnx does not match the store's index or listing"),
+    ],
+    ids=["cut", "silence", "truncate", "lie"],
+)
+def test_what_serves_goes_on_while_the_store_fails(
+    scheme: str, local: Repository, fault: Fault, reason: str, request: pytest.FixtureRequest
+) -> None:
+    store: ObjectStore = request.getfixturevalue(scheme)
+    store.push(local.folder)
+    local.publish("m", 2)
+    with store.server(silent_seconds=0.5 if fault is silence else 10) as server:
+        assert answer(server) == 1
+        store.link.alter = fault(store.link)
+        store.push(local.folder)
+        assert reason in server.wait_for(AWAY)
+        last_success = store_metrics(server)[0]
+        pass_time(0.5)
+        assert answer(server) == 1
+        assert store_metrics(server)[0] == last_success
+        until(lambda: store_metrics(server)[1] > 1)
+        store.link.alter = bytes
+        until_answer(server, 2)
+        server.wait_for(BACK)
+        assert 0 < last_success < store_metrics(server)[0] <= time.time()
+        assert len(server.wait_for_count(AWAY, 1)) == 1
+        store.link.alter = fault(store.link)
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+
+
+@pytest.mark.parametrize("fault", [cut, silence])
+def test_a_start_without_the_store_needs_a_copy(s3: ObjectStore, local: Repository, fault: Fault) -> None:
+    s3.push(local.folder)
+    s3.link.alter = fault(s3.link)
+    with s3.server(silent_seconds=0.5) as server:
+        assert server.wait() == 1
+    assert last_line("".join(server.log)).endswith("so nothing can be served.")
+    s3.link.alter = bytes
+    with s3.server("--model-control", "none") as server:
+        assert answer(server) == 1
+    s3.link.alter = fault(s3.link)
+    with s3.server("--model-control", "none", silent_seconds=0.5) as server:
+        assert answer(server) == 1
+        server.wait_for(AWAY)
+    if fault is cut:  # the command waits longer for a silent store
+        listed = s3.run("list", "--models", s3.url)
+        assert listed.startswith(f"THIS IS AN EARLIER COPY, NOT THE STORE'S PRESENT CONTENT: {s3.url}: ")
+        assert "\nm " in listed
+
+
+def test_servers_share_a_copy_which_one_of_them_fetches(s3: ObjectStore, local: Repository) -> None:
+    s3.push(local.folder)
+    s3.link.alter = late  # both begin before one of them has finished
+    with s3.server() as one, s3.server("--workers", 2) as two, ThreadPoolExecutor() as both:
+        assert list(both.map(answer, (one, two))) == [1, 1]
+        local.publish("m", 2)
+        s3.push(local.folder)
+        until(lambda: answer(one) == answer(two) == 2)
+        assert sum("fetched from the model store" in line for line in one.log + two.log) == 2
