@@ -5,7 +5,6 @@ import os
 import re
 import signal
 import socket
-import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
@@ -168,10 +167,11 @@ def test_variables_that_form_no_process_group_are_explained(
 def test_the_command_runs_under_torchrun(tmp_path: Path) -> None:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command = [*torchrun, "-m", "hangtag", "train", "lstm", *USUAL, "--dry-run", "--out", str(tmp_path / "run")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("162,574 parameters") == 1
-    assert re.search(r"2 processes with 1 thread\b", done.stdout)
+    with forkserver.ForkedModule(command) as launcher:  # torchrun itself is forked, and it starts the two processes
+        stdout, stderr = launcher.communicate(240)
+    assert launcher.returncode == 0, stderr
+    assert stdout.count("162,574 parameters") == 1
+    assert re.search(r"2 processes with 1 thread\b", stdout)
 
 
 # Processes that --processes starts.
