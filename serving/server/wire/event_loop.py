@@ -11,25 +11,22 @@ gone. No event is lost, so this loop does not log the error.
 
 import asyncio
 import contextlib
-import math
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Generator, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future
 from threading import get_ident
 from typing import Any, Protocol, TypeVar
 
 import structlog
 
-from hangtag.serving.server.errors import QueueFullError
-from hangtag.serving.server.queue.call import InferenceResult
 from hangtag.serving.server.telemetry.log import redirect_library_log
 from hangtag.serving.server.telemetry.model_statistics import Timings
 from hangtag.serving.server.wire.intake import Intake, Origin
 from hangtag.serving.server.wire.plans import PlannedCall
-from hangtag.serving.server.wire.transport_call import Query, submit, submit_on_thread
+from hangtag.serving.server.wire.transport_call import Query, submit_on_thread
 
 Result = TypeVar("Result")
 
@@ -86,71 +83,46 @@ def _log_error(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> Non
 class LoopCall(PlannedCall):
     """A call by a coroutine, which awaits its outcome."""
 
-    is_large = False
-    """Whether ``response`` takes so long that it would block the loop."""
+    outcome: Any = None
+    """The response or the error with which the call ended, once the call has ended."""
+    timings: Timings
+    """The timings of a call that has a response."""
 
-    def __init__(self, calls: "LoopCalls", origin: Origin, deadline: float | None, query: Query | None = None) -> None:
+    def __init__(self, calls: "LoopCalls", origin: Origin, query: Query | None = None) -> None:
         """Describe a call that is not decoded yet.
 
         Args:
             calls: The calls of the loop.
             origin: Where the call came from.
-            deadline: The deadline in seconds on the monotonic clock; None if the caller waits for ever.
             query: The request; None if the request may have a plan.
         """
         self.intake = calls.intake
-        self.method, self.metadata = origin
+        self.method, self.metadata, self.deadline = origin
         self.started = time.perf_counter_ns()
-        self.deadline = deadline
         if query is not None:
             self.set_query(query)
         self._calls = calls
-        self._ended: asyncio.Future[None] = calls.loop.create_future()
-        self._outcome: InferenceResult | Exception | None = None
+        self.ended: asyncio.Future[None] = calls.loop.create_future()
+        """Done when the call has its outcome."""
 
-    def respond(self, result: InferenceResult, *, is_large: bool) -> None:
-        self._outcome, self.is_large = result, is_large
+    def respond(self, response: Any, timings: Timings) -> None:
+        self.outcome, self.timings = response, timings
         self._calls.hand_over(self)
 
     def refuse(self, error: Exception) -> None:
-        self._outcome = error
+        self.outcome = error
         self._calls.hand_over(self)
-
-    def __await__(self) -> Generator[Any, None, None]:
-        """Wait for the outcome, without raising an error that is the outcome. If the coroutine is cancelled, the call
-        is cancelled too."""
-        try:
-            yield from self._ended
-        except asyncio.CancelledError:
-            self.cancel()
-            raise
 
     def resolve(self) -> None:
         """Let the waiting coroutine continue. This method runs on the loop."""
-        if not self._ended.done():  # if done, the caller has left
-            self._ended.set_result(None)
-
-    def when_ended(self, callback: Callable[[], None]) -> None:
-        """Call ``callback`` on the loop when there is an outcome, unless nobody waits for the outcome any more."""
-        self._ended.add_done_callback(lambda future: None if future.cancelled() else callback())
-
-    @property
-    def result(self) -> InferenceResult | None:
-        """The model's result, or None for a call that was refused, dropped, or failed."""
-        return self._outcome if isinstance(self._outcome, InferenceResult) else None
-
-    @property
-    def timings(self) -> Timings | None:
-        """The call's timings, or None for a call that was refused, dropped, or failed."""
-        return self.result.timings if self.result is not None else None
+        if not self.ended.done():  # if done, the caller has left
+            self.ended.set_result(None)
 
     def response(self) -> Any:
-        """Encode the result, once. Raises the error with which the call ended, or ServerError if the result makes no
-        sense."""
-        if isinstance(self._outcome, InferenceResult):
-            return self.encoded(self._outcome)
-        assert self._outcome is not None
-        raise self._outcome
+        """Return the response. Raises the error with which the call ended."""
+        if isinstance(self.outcome, Exception):
+            raise self.outcome
+        return self.outcome
 
 
 class Ended(Protocol):
@@ -164,17 +136,12 @@ class LoopCalls:
     """Submits calls from coroutines on the event loop."""
 
     def __init__(self, intake: Intake) -> None:
-        self.open = 0
-        """Number of calls that are being answered, without calls of streams. Only the loop's thread may use it."""
-        self.last_answer = -math.inf
-        """When a call (not of a stream) was last answered, on the loop's clock."""
         self.intake = intake
         self.loop = event_loop()
         self._loop_thread = 0
         self._ended: deque[Ended] = deque()
         self._scheduled = False
         self._wakes = False
-        self._decoding = intake.decoding
         self.loop.call_soon_threadsafe(intake.engine.pool.gather_offers, self._wake_later)
 
     def hand_over(self, call: Ended) -> None:
@@ -202,76 +169,17 @@ class LoopCalls:
         self._wakes = False
         self.intake.engine.pool.wake()
 
-    async def answer(self, call: LoopCall, *, in_thread: bool = False) -> tuple[Any, Timings]:
-        """Return the response to one call, and its timings. If this coroutine is cancelled, the call is dropped.
-
-        Args:
-            call: A call that has a query which is not decoded yet, or that is queued with its plan.
-            in_thread: Whether decoding may take so long that it would block the loop. A large response is always
-                encoded on a thread.
-
-        Raises:
-            ServerError: The call was refused, dropped, or failed.
-        """
-        if in_thread:
-            await self.outcomes([call])
-        else:
-            if call.query is not None:
-                submit(call)
-            self.open += 1
-            try:
-                await call
-            finally:
-                self._end()
-        if call.timings is None or not (call.is_large or in_thread):  # errors need not wait for other calls' pictures
-            response = call.response()
-        else:
-            response = await self.in_thread(call.response)
-        assert call.timings is not None  # a response has been computed
-        return response, call.timings
-
     async def outcomes(self, calls: Sequence[LoopCall]) -> None:
-        """Decode and submit the queries of calls on a thread, and return when all calls have their outcomes.
+        """Decode and submit the queries of calls on a thread, and wait until all calls have their outcomes."""
+        submit_on_thread(calls)
+        await self.wait(calls)
 
-        Raises:
-            QueueFullError: max_queue_size calls wait to be decoded already.
-        """
-        try:
-            submit_on_thread(calls)
-        except QueueFullError as error:
-            for call in calls:
-                call.fail(error)
-            raise
-        self.open += 1
+    async def wait(self, calls: Sequence[LoopCall]) -> None:
+        """Wait until all submitted calls have their outcomes. If this coroutine is cancelled, the calls are too."""
         try:
             for call in calls:
-                await call
+                await call.ended
         except asyncio.CancelledError:
             for call in calls:
                 call.cancel()
             raise
-        finally:
-            self._end()
-
-    def _end(self) -> None:
-        self.open -= 1
-        self.last_answer = self.loop.time()
-
-    async def submit(self, call: LoopCall, *, in_thread: bool) -> None:
-        """Submit one call, without taking a place. ``in_thread`` is whether decoding may block the loop for long."""
-        if not in_thread:
-            submit(call)
-            return
-
-        def read() -> Future[None] | None:
-            query = call.query
-            return self._decoding.decode(lambda: submit(call), is_large=query is not None and query.is_large)
-
-        # Wait until the request is decoded even if the caller leaves, because decoded inputs take memory.
-        waiting = await asyncio.shield(asyncio.wrap_future(self._decoding.submit(read), loop=self.loop))
-        if waiting is not None:
-            await asyncio.shield(asyncio.wrap_future(waiting, loop=self.loop))
-
-    async def in_thread(self, work: Callable[[], Result]) -> Result:
-        """Run ``work`` on one of as many threads as there are CPUs, and return its result."""
-        return await asyncio.wrap_future(self._decoding.submit(work), loop=self.loop)

@@ -15,7 +15,6 @@ from hangtag.serving.server.engine.engine import Engine
 from hangtag.serving.server.engine.servable import Servable
 from hangtag.serving.server.errors import InvalidRequestError, NotFoundError, UnavailableError
 from hangtag.serving.server.queue.call import InferenceResult
-from hangtag.serving.server.wire.intake import Intake, Origin, failures_recorded
 from hangtag.serving.server.wire.transport_call import Query, TransportCall
 
 Request: TypeAlias = pb.ClassifyRequest | pb.CompareRequest
@@ -131,7 +130,7 @@ def _response(
     )
 
 
-def compare_queries(request: pb.CompareRequest, intake: Intake, origin: Origin) -> list[ImageQuery]:
+def compare_queries(request: pb.CompareRequest, engine: Engine) -> list[ImageQuery]:
     """Return the query of each model that a comparison names, or of every classifier that is served.
 
     Raises:
@@ -139,13 +138,6 @@ def compare_queries(request: pb.CompareRequest, intake: Intake, origin: Origin) 
         NotFoundError: No model is named, and no served model classifies pictures.
         UnavailableError: No model is named, and the models are still being loaded.
     """
-    with failures_recorded(intake, origin):
-        choices = _choices(request, intake.engine)
-    image = RequestImage(request)
-    return [ImageQuery(choice.name, choice.version, image, request.top_k) for choice in choices]
-
-
-def _choices(request: pb.CompareRequest, engine: Engine) -> Sequence[pb.ModelChoice]:
     choices: Sequence[pb.ModelChoice] = request.models or _every_classifier(engine)
     if len(choices) > MAX_COMPARED:
         raise InvalidRequestError(f"{len(choices)} models; at most {MAX_COMPARED} can be compared on one image")
@@ -154,7 +146,8 @@ def _choices(request: pb.CompareRequest, engine: Engine) -> Sequence[pb.ModelCho
         if (choice.name, choice.version) in seen:
             raise InvalidRequestError(f"model {choice.name!r} is given twice; name each model once")
         seen.add((choice.name, choice.version))
-    return choices
+    image = RequestImage(request)
+    return [ImageQuery(choice.name, choice.version, image, request.top_k) for choice in choices]
 
 
 def _every_classifier(engine: Engine) -> list[pb.ModelChoice]:

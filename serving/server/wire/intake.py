@@ -11,12 +11,12 @@ import hmac
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 from hangtag.serving.server.engine.engine import Engine
 from hangtag.serving.server.engine.servable import Servable
@@ -33,8 +33,6 @@ from hangtag.serving.server.host.watched_files import WatchedFiles, read_bytes
 from hangtag.serving.server.wire.model_queries import RepositoryCalls
 from hangtag.serving.server.wire.status import status
 from hangtag.serving.server.wire.tracing import Metadata, Tracing
-
-Result = TypeVar("Result")
 
 Authorise = Callable[[Metadata], None]
 """A function that gets a call's metadata, and raises UnauthenticatedError if the call has no valid credentials. The
@@ -63,7 +61,7 @@ class DecodingThreads:
         """
         self._free = threading.Semaphore(places)
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="decode")
-        self._threads_for_large = ThreadPoolExecutor(threads, thread_name_prefix="decode-large")
+        self.threads_for_large = ThreadPoolExecutor(threads, thread_name_prefix="decode-large")
 
     def take_place(self) -> None:
         """Take a place for a request before passing it to a thread. Raises QueueFullError if no place is free."""
@@ -77,42 +75,14 @@ class DecodingThreads:
         """Free a request's place when a thread starts to decode the request, or drops it."""
         self._free.release()
 
-    def submit(self, work: Callable[[], Result]) -> "Future[Result]":
+    def submit(self, work: Callable[[], None]) -> None:
         """Run work on a thread that is not for large pictures."""
-        return self._threads.submit(work)
-
-    def decode(self, work: Callable[[], None], *, is_large: bool) -> "Future[None] | None":
-        """Decode a request at once on this thread, or, if it has a large picture, later on a thread for large pictures.
-
-        Args:
-            work: Decodes the request.
-            is_large: Whether the request has a large picture.
-
-        Returns:
-            The future of the work, or None if the work is done already.
-        """
-        if is_large:
-            return self._threads_for_large.submit(work)
-        work()
-        return None
+        self._threads.submit(work)
 
     def close(self) -> None:
         """Drop the work that waits, and end the threads when they have finished their current work."""
         self._threads.shutdown(cancel_futures=True)
-        self._threads_for_large.shutdown(cancel_futures=True)
-
-
-class LazyMetadata:
-    """A call's metadata, which is read only when something iterates over it, because most calls are answered without
-    it."""
-
-    __slots__ = ("_read",)
-
-    def __init__(self, read: Callable[[], Metadata]) -> None:
-        self._read = read
-
-    def __iter__(self) -> Iterator[tuple[str, str | bytes]]:
-        return iter(self._read())
+        self.threads_for_large.shutdown(cancel_futures=True)
 
 
 class Origin(NamedTuple):
@@ -123,6 +93,8 @@ class Origin(NamedTuple):
     metadata: Metadata = ()
     """The metadata that the caller sent. A trace continues from ``traceparent``, and a split may read its sticky
     key."""
+    deadline: float | None = None
+    """The deadline in seconds on the monotonic clock; None if the caller waits for ever."""
 
 
 @dataclass(frozen=True)
@@ -169,38 +141,23 @@ class Intake:
         if size > limit:
             raise MessageTooLargeError(f"SERVER: {direction} message larger than max ({size} vs. {limit})")
 
-    def record_failure(self, origin: Origin, error: Exception, started: int, name: str = "", version: str = "") -> None:
+    def record_failure(
+        self, origin: Origin, error: Exception, started: int | None = None, name: str = "", version: str = ""
+    ) -> None:
         """Count a failed request under its status code, and record its span. All transports count failures only here.
 
         Args:
             origin: Where the request came from.
             error: The error with which the request failed.
-            started: When the request arrived, by time.perf_counter_ns.
+            started: When the request arrived, by time.perf_counter_ns. None means now.
             name: The model's name in the request; empty if the request was refused before it was read.
             version: The model's version in the request.
         """
         code = status(error).grpc
-        ns = time.perf_counter_ns() - started
+        ns = 0 if started is None else time.perf_counter_ns() - started
         self.engine.record_failure(name, version, code.name, ns, shed=isinstance(error, QueueFullError))
         if self.tracing is not None and origin.method:
             self.tracing.record(origin.method, origin.metadata, ns, code)
-
-
-class failures_recorded:  # noqa: N801 - a context manager, in a class because a generator takes longer
-    """Count and trace an error that is raised in this context, before there is a query that names a model."""
-
-    __slots__ = ("_intake", "_origin", "_started")
-
-    def __init__(self, intake: Intake, origin: Origin) -> None:
-        self._intake = intake
-        self._origin = origin
-
-    def __enter__(self) -> None:
-        self._started = time.perf_counter_ns()
-
-    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
-        if isinstance(error, Exception):
-            self._intake.record_failure(self._origin, error, self._started)
 
 
 class Callers:

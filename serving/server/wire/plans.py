@@ -12,6 +12,7 @@ raw contents at its very end, and no id or parameters. A plan is valid until the
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Sequence
+from functools import partial
 from typing import Generic, TypeAlias, TypeVar
 
 import numpy as np
@@ -27,7 +28,7 @@ from hangtag.serving.server.errors import ServerError, UnavailableError
 from hangtag.serving.server.queue.call import InferenceResult, Tensors
 from hangtag.serving.server.telemetry.model_statistics import BatchCost
 from hangtag.serving.server.wire import codec
-from hangtag.serving.server.wire.transport_call import LARGE_MESSAGE, TransportCall
+from hangtag.serving.server.wire.transport_call import LARGE_MESSAGE, TransportCall, submit_message
 from hangtag.serving.signature import TensorSpec
 
 log = structlog.get_logger()
@@ -251,6 +252,14 @@ class Plans(PlansByHead[bytes, MessagePlan]):
                 self.keep(head, MessagePlan(bare, model, specs, admission, epoch))
 
         return codec.InferQuery(codec.parse_message(pb.ModelInferRequest.FromString, message, MODEL_INFER), learn)
+
+
+def submit_infer(call: PlannedCall, plans: Plans, message: bytes) -> None:
+    """Queue the call of a ModelInfer message, with the message's plan if there is one. An error becomes the call's
+    outcome."""
+    plan = plans.of(message)
+    if plan is None or not call.put_planned(plan, message):
+        submit_message(call, partial(plans.query, message), is_large=len(message) >= LARGE_MESSAGE)
 
 
 def serialized(response: pb.ModelInferResponse | bytes) -> bytes:

@@ -10,6 +10,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from functools import partial
 from typing import Any
 
 import grpc
@@ -18,12 +19,13 @@ from hangtag.protos.methods import CLASSIFY, CLASSIFY_STREAM, COMPARE, MODEL_INF
 from hangtag.serving.server.engine.servable import Servable
 from hangtag.serving.server.errors import (
     CancelledError,
-    MessageTooLargeError,
     NotLoadedError,
+    QueueFullError,
     ServerError,
     UnavailableError,
 )
 from hangtag.serving.server.queue.call import Call, InferenceResult
+from hangtag.serving.server.telemetry.model_statistics import Timings
 from hangtag.serving.server.wire.intake import Intake, Origin
 from hangtag.serving.server.wire.tracing import Metadata
 
@@ -49,7 +51,7 @@ class TransportCall(Call):
 
     intake: Intake
     method: str
-    """The method in the call's `Origin`, which also has the metadata."""
+    """See `Origin`, which also describes the metadata."""
     metadata: Metadata
     started: int
     """When the request arrived, by time.perf_counter_ns."""
@@ -62,7 +64,7 @@ class TransportCall(Call):
     """The request's id, for the log. The query sets the id if the request has one."""
     encode: Callable[[InferenceResult], Any]
     """The function, set by the query, that turns the model's result into the transport's response, or raises
-    ServerError."""
+    ServerError. It is called only once."""
     outputs: Sequence[str] = ()
     """The outputs, set by the query, that the response contains in full; empty if they do not determine the response's
     size."""
@@ -72,8 +74,8 @@ class TransportCall(Call):
         self.query, self.model_name, self.model_version = query, query.model_name, query.model_version
 
     @abstractmethod
-    def respond(self, result: InferenceResult, *, is_large: bool) -> None:
-        """Send the response for a result. ``is_large`` is whether encoding takes so long that it would block a loop."""
+    def respond(self, response: Any, timings: Timings) -> None:
+        """Send the response that ``encode`` returned."""
 
     @abstractmethod
     def refuse(self, error: Exception) -> None:
@@ -82,35 +84,30 @@ class TransportCall(Call):
     def answer(self, result: InferenceResult) -> None:
         outputs = result.outputs
         size = sum([outputs[name].nbytes for name in self.outputs or outputs])
-        is_large = size >= LARGE_MESSAGE
-        try:
-            if is_large and self.outputs:
-                self.intake.require_size("Sent", size)  # before the answer is copied
-        except MessageTooLargeError as error:
-            self.fail(error)
+        if size < LARGE_MESSAGE:
+            self._respond(result)
         else:
-            self.respond(result, is_large=is_large)
+            self.intake.decoding.submit(partial(self._respond, result, size if self.outputs else 0))
 
-    def fail(self, error: Exception) -> None:
-        self._record(error)
-        self.refuse(error)
-
-    def _record(self, error: Exception) -> None:
-        self.intake.record_failure(
-            Origin(self.method, self.metadata), error, self.started, self.model_name, self.model_version
-        )
-
-    def encoded(self, result: InferenceResult) -> Any:
-        """Encode a result. This method may be called only once. Raises ServerError if the result makes no sense."""
+    def _respond(self, result: InferenceResult, size: int = 0) -> None:
+        """Encode and send the response, which has at least ``size`` bytes."""
         try:
+            if size:
+                self.intake.require_size("Sent", size)  # before the outputs are copied
             response = self.encode(result)
         except Exception as error:
-            self._record(error)
-            raise
+            self.fail(error)
+            return
         if (tracing := self.intake.tracing) is not None:
             ns = time.perf_counter_ns() - self.started
             tracing.record(self.method, self.metadata, ns, grpc.StatusCode.OK, result.timings)
-        return response
+        self.respond(response, result.timings)
+
+    def fail(self, error: Exception) -> None:
+        intake = self.intake
+        origin = Origin(self.method, () if intake.tracing is None else self.metadata)
+        intake.record_failure(origin, error, self.started, self.model_name, self.model_version)
+        self.refuse(error)
 
     def cancel(self, _call: Call | None = None) -> None:
         super().cancel()
@@ -203,18 +200,32 @@ def _submit_when_loaded(call: TransportCall, query: Query) -> None:
     load.add_done_callback(go_on)
 
 
-def submit_on_thread(calls: Sequence[TransportCall], query_of: Callable[[], Query] | None = None) -> None:
-    """On a thread, decode the queries of these calls, one after another, and queue the calls.
+def submit_message(call: TransportCall, query_of: Callable[[], Query], *, is_large: bool) -> None:
+    """Make a call's query with ``query_of``, and `submit` the call: on a thread if the message is large."""
+    if is_large:
+        submit_on_thread([call], query_of)
+        return
+    try:
+        call.set_query(query_of())
+    except Exception as error:
+        call.fail(error)
+    else:
+        submit(call)
+
+
+def submit_on_thread(calls: Sequence[TransportCall], query_of: Callable[[], Query] | None = None) -> "Future[None]":
+    """On a thread, decode the queries of these calls, one after another, and queue the calls. If max_queue_size
+    requests wait to be decoded already, the calls fail with QueueFullError.
 
     Args:
         calls: The calls of one request. All calls share the request's picture, which is prepared once.
         query_of: Makes the first call's query, if the call has no query yet.
 
-    Raises:
-        QueueFullError: max_queue_size requests wait to be decoded already. The calls then have no outcome.
+    Returns:
+        A future that is done when each call is queued or has failed.
     """
     decoding = calls[0].intake.decoding
-    decoding.take_place()
+    done: Future[None] = Future()
 
     def read() -> None:
         try:
@@ -224,17 +235,31 @@ def submit_on_thread(calls: Sequence[TransportCall], query_of: Callable[[], Quer
             is_large = any(query.is_large for call in calls if (query := call.query) is not None)
         except Exception as error:
             decoding.leave_place()
-            for call in calls:
-                call.fail(error)
+            fail(error)
         else:
-            decoding.decode(submit_all, is_large=is_large)
+            if is_large:
+                decoding.threads_for_large.submit(submit_all)
+            else:
+                submit_all()
 
     def submit_all() -> None:
         decoding.leave_place()
         for call in calls:
             submit(call)
+        done.set_result(None)
 
-    decoding.submit(read)
+    def fail(error: Exception) -> None:
+        for call in calls:
+            call.fail(error)
+        done.set_result(None)
+
+    try:
+        decoding.take_place()
+    except QueueFullError as error:
+        fail(error)
+    else:
+        decoding.submit(read)
+    return done
 
 
 def _require_caller(call: TransportCall) -> None:

@@ -49,15 +49,15 @@ class GrpcServer:
     def __init__(self, intake: Intake) -> None:
         """Build the server, which does not listen yet."""
         self._engine = engine = intake.engine
-        self._calls = LoopCalls(intake)
-        self._streams = OpenStreams(self._calls)
+        calls = LoopCalls(intake)
+        self._streams = OpenStreams(calls)
         limits = engine.config.limits
         self._health = HealthService(limits.max_watches)
         self._health_names: set[str] = set()  # models whose state the health service reports
         self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         self._handlers = Handlers(intake)
-        self._handlers.add_service(_INFERENCE, InferenceService(self._calls, self._streams))
-        self._handlers.add_service(_CLASSIFIER, ClassifierService(self._calls, self._streams))
+        self._handlers.add_service(_INFERENCE, InferenceService(calls, self._streams))
+        self._handlers.add_service(_CLASSIFIER, ClassifierService(calls, self._streams))
         self._handlers.add_service(health_pb2.DESCRIPTOR.services_by_name["Health"], self._health)
         add_reflection(self._handlers, (*_SERVICES, HEALTH), limits)
         self._server: grpc.aio.Server | None = None
@@ -132,9 +132,9 @@ class GrpcServer:
         deadline = loop.time() + grace
         await self._announce_stop()
         self._handlers.callers.refuse_new()
-        while (self._calls.open or len(self._streams)) and loop.time() < deadline:
+        while self._handlers.open and loop.time() < deadline:
             await asyncio.sleep(_POLL_SECONDS)
-        flushed = max(self._calls.last_answer, self._streams.last_end) + _FLUSH_SECONDS
+        flushed = self._handlers.last_end + _FLUSH_SECONDS
         await asyncio.sleep(max(0.0, min(flushed, deadline) - loop.time()))
         if self._server is not None:
             await self._server.stop(max(0.0, deadline - loop.time()))

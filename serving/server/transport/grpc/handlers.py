@@ -4,6 +4,8 @@ Service methods take a parsed request, and raise domain errors. Without this mod
 domain error, and INTERNAL to bytes that are not the method's message, although the caller is at fault.
 """
 
+import asyncio
+import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, NoReturn, TypeAlias
@@ -16,7 +18,7 @@ from grpc_health.v1.health import SERVICE_NAME as HEALTH
 from hangtag.protos.methods import MODEL_INFER
 from hangtag.serving.server.errors import InvalidRequestError, ServerError, UnauthenticatedError, UnavailableError
 from hangtag.serving.server.wire.codec import parse_message
-from hangtag.serving.server.wire.intake import Callers, Intake, LazyMetadata, Origin, failures_recorded
+from hangtag.serving.server.wire.intake import Callers, Intake, Origin
 from hangtag.serving.server.wire.status import call_status
 from hangtag.serving.server.wire.transport_call import INFERENCE_METHODS
 
@@ -38,6 +40,10 @@ class Handlers(grpc.GenericRpcHandler):
         self._intake = intake
         self.callers = Callers(intake.authorise)
         """The check of the callers of any method except health's."""
+        self.open = 0
+        """Number of calls that are being answered."""
+        self.last_end = -math.inf
+        """When a call last ended, on the event loop's clock."""
         self._handlers: dict[str, Handler] = {}
 
     def service(self, details: grpc.HandlerCallDetails) -> Handler:
@@ -45,9 +51,9 @@ class Handlers(grpc.GenericRpcHandler):
         message."""
         if not self.callers.all_admitted and not details.method.startswith(OPEN_PREFIX):
             try:
-                with failures_recorded(self._intake, Origin("")):
-                    self.callers.admit(details.invocation_metadata)
+                self.callers.admit(details.invocation_metadata)
             except (UnauthenticatedError, UnavailableError) as error:
+                self._intake.record_failure(Origin(""), error)
                 return _refusal(error, details.method)
         return self._handlers.get(details.method)
 
@@ -84,12 +90,15 @@ class Handlers(grpc.GenericRpcHandler):
     def _unary(self, path: str, parse: Parse, answer: Answer) -> Answer:
         async def handle(_messages: object, context: Context) -> object:
             request = None
+            self.open += 1
             try:
                 message = await context.read()
                 request = self._parse(path, parse, message, context)
                 return await answer(request, context)
             except Exception as error:
                 await abort(error, path, request, context)
+            finally:
+                self._end()
 
         return handle
 
@@ -99,16 +108,23 @@ class Handlers(grpc.GenericRpcHandler):
                 yield self._parse(path, parse, message, context)
 
         async def handle(_messages: object, context: Context) -> None:
-            await context.send_initial_metadata(())  # the answer has begun, so Envoy no longer awaits a whole request
+            self.open += 1
             try:
+                # the answer has begun, so Envoy no longer awaits a whole request
+                await context.send_initial_metadata(())
                 await answer(requests(context), context)
             except Exception as error:
                 await abort(error, path, None, context)
+            finally:
+                self._end()
 
         return handle
 
+    def _end(self) -> None:
+        self.open -= 1
+        self.last_end = asyncio.get_running_loop().time()
+
     def _parse(self, path: str, parse: Parse, message: Any, context: Context) -> Any:
-        started = time.perf_counter_ns()
         error = InvalidRequestError("the call has no message, and its method needs a message")
         if message is not grpc.aio.EOF:
             try:
@@ -116,7 +132,7 @@ class Handlers(grpc.GenericRpcHandler):
             except InvalidRequestError as unreadable:
                 error = unreadable
         if path in INFERENCE_METHODS:
-            self._intake.record_failure(origin_of(path, context), error, started)
+            self._intake.record_failure(origin_of(path, context), error)
         raise error
 
 
@@ -144,16 +160,7 @@ def _refusal(error: ServerError, path: str) -> Handler:
 
 
 def origin_of(method: str, context: Context) -> Origin:
-    """Return what telemetry and routes need to know about a call."""
-    return Origin(method, LazyMetadata(lambda: invocation_metadata(context)))
-
-
-def invocation_metadata(context: Context) -> tuple[tuple[str, str | bytes], ...]:
-    """Return the metadata that the caller sent."""
-    return tuple(context.invocation_metadata() or ())
-
-
-def call_deadline(context: Context) -> float | None:
-    """Return the call's deadline in seconds on the monotonic clock, or None if the caller has set no deadline."""
+    """Return what telemetry, routes and queues need to know about a call."""
     remaining: float | None = context.time_remaining()
-    return None if remaining is None else time.monotonic() + remaining
+    deadline = None if remaining is None else time.monotonic() + remaining
+    return Origin(method, tuple(context.invocation_metadata() or ()), deadline)

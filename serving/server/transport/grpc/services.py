@@ -12,27 +12,29 @@ import grpc
 from hangtag.protos import classifier_pb2
 from hangtag.protos import inference_pb2 as pb
 from hangtag.protos.methods import CLASSIFY, CLASSIFY_STREAM, COMPARE, MODEL_INFER, MODEL_STREAM_INFER
-from hangtag.serving.server.errors import InvalidRequestError, NotFoundError, NotLoadedError, UnavailableError
+from hangtag.serving.server.errors import (
+    InvalidRequestError,
+    NotFoundError,
+    NotLoadedError,
+    ServerError,
+    UnavailableError,
+)
 from hangtag.serving.server.transport.grpc.handlers import (
     Context,
     abort,
-    call_deadline,
-    invocation_metadata,
     origin_of,
 )
 from hangtag.serving.server.transport.grpc.streams import OpenStreams
 from hangtag.serving.server.wire.codec import InferQuery
 from hangtag.serving.server.wire.event_loop import LoopCall, LoopCalls
 from hangtag.serving.server.wire.image_query import ImageQuery, classify_query, compare_queries
-from hangtag.serving.server.wire.intake import failures_recorded
 from hangtag.serving.server.wire.model_queries import (
     model_config,
     model_metadata,
     server_metadata,
 )
-from hangtag.serving.server.wire.plans import Plans, serialized
+from hangtag.serving.server.wire.plans import Plans, serialized, submit_infer
 from hangtag.serving.server.wire.status import call_status, cost_metadata, route_metadata
-from hangtag.serving.server.wire.transport_call import LARGE_MESSAGE
 
 _RPC = "ModelStreamInfer"
 _FINAL = "triton_final_response"  # always true: every request has exactly one response here
@@ -79,24 +81,21 @@ class InferenceService:
 
     async def ModelInfer(self, message: bytes, context: Context) -> bytes:
         """Answer ModelInfer. The request and the response are serialized messages."""
-        origin = origin_of(MODEL_INFER, context)
-        call = LoopCall(self._calls, origin, call_deadline(context))
+        call = LoopCall(self._calls, origin_of(MODEL_INFER, context))
         try:
-            plan = self._plans.of(message)
-            if plan is None or not call.put_planned(plan, message):
-                with failures_recorded(self._intake, origin):
-                    call.set_query(self._plans.query(message))
-            in_thread = call.query is not None and len(message) >= LARGE_MESSAGE
-            response, timings = await self._calls.answer(call, in_thread=in_thread)
+            submit_infer(call, self._plans, message)
+            await self._calls.wait([call])
+            response = serialized(call.response())
         except Exception as error:
             await abort(error, MODEL_INFER, call, context)
-        context.set_trailing_metadata(cost_metadata(timings))
-        return serialized(response)
+        context.set_trailing_metadata(cost_metadata(call.timings))
+        return response
 
     async def ModelStreamInfer(self, requests: AsyncIterator[pb.ModelInferRequest], context: Context) -> None:
         """Answer a stream. The response to a failed request is its error, unless the metadata sets
         ``triton_grpc_error``."""
-        ends_at_error = _END_AT_ERROR in invocation_metadata(context)
+        origin = origin_of(MODEL_STREAM_INFER, context)
+        ends_at_error = _END_AT_ERROR in origin.metadata
 
         def respond(request: pb.ModelInferRequest, call: LoopCall) -> Response:
             try:
@@ -106,15 +105,15 @@ class InferenceService:
                     raise
                 return _error_response(request, *call_status(error, _RPC, request))
             response.parameters[_FINAL].bool_param = True
-            if (timings := call.timings) is not None:
-                response.parameters["queue_ns"].int64_param = timings.queue_ns
-                response.parameters["compute_ns"].int64_param = timings.compute_ns
-                response.parameters["batch_size"].int64_param = timings.batch_size
-                for key, value in route_metadata(timings):
-                    response.parameters[key.replace("-", "_")].string_param = value
+            timings = call.timings
+            response.parameters["queue_ns"].int64_param = timings.queue_ns
+            response.parameters["compute_ns"].int64_param = timings.compute_ns
+            response.parameters["batch_size"].int64_param = timings.batch_size
+            for key, value in route_metadata(timings):
+                response.parameters[key.replace("-", "_")].string_param = value
             return Response(infer_response=response)
 
-        await self._streams.answer(requests, context, origin_of(MODEL_STREAM_INFER, context), InferQuery, respond)
+        await self._streams.answer(requests, context, origin, InferQuery, respond)
 
     async def RepositoryIndex(self, request: pb.RepositoryIndexRequest, context: Context) -> pb.RepositoryIndexResponse:
         _require_unnamed_repository(request.repository_name)
@@ -160,9 +159,10 @@ class ClassifierService:
     async def Classify(
         self, request: classifier_pb2.ClassifyRequest, context: Context
     ) -> classifier_pb2.ClassifyResponse:
-        call = LoopCall(self._calls, origin_of(CLASSIFY, context), call_deadline(context), classify_query(request))
-        response, timings = await self._calls.answer(call, in_thread=True)
-        context.set_trailing_metadata(cost_metadata(timings))
+        call = LoopCall(self._calls, origin_of(CLASSIFY, context), classify_query(request))
+        await self._calls.outcomes([call])
+        response = call.response()
+        context.set_trailing_metadata(cost_metadata(call.timings))
         assert isinstance(response, classifier_pb2.ClassifyResponse)
         return response
 
@@ -178,9 +178,13 @@ class ClassifierService:
         await self._streams.answer(requests, context, origin, classify_query, respond, in_thread=True)
 
     async def Compare(self, request: classifier_pb2.CompareRequest, context: Context) -> classifier_pb2.CompareResponse:
-        origin, deadline = origin_of(COMPARE, context), call_deadline(context)
-        queries = compare_queries(request, self._calls.intake, origin)
-        calls = [LoopCall(self._calls, origin, deadline, query) for query in queries]
+        origin, intake = origin_of(COMPARE, context), self._calls.intake
+        try:
+            queries = compare_queries(request, intake.engine)
+        except ServerError as error:
+            intake.record_failure(origin, error)
+            raise
+        calls = [LoopCall(self._calls, origin, query) for query in queries]
         await self._calls.outcomes(calls)
         outcomes = [_model_outcome(*each) for each in zip(queries, calls, strict=True)]
         return classifier_pb2.CompareResponse(outcomes=outcomes)

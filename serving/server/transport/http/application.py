@@ -2,11 +2,10 @@
 
 import asyncio
 import re
-import time
 from collections.abc import Sequence
 from typing import TypeAlias
 
-from hangtag.serving.server.errors import QueueFullError, ServerError
+from hangtag.serving.server.errors import ServerError
 from hangtag.serving.server.transport.http.bodies import BodyBudget, HeldBytes
 from hangtag.serving.server.transport.http.endpoints import HostNames, is_of_page
 from hangtag.serving.server.transport.http.infer_plans import Done, HttpCall, HttpPlans
@@ -24,8 +23,8 @@ from hangtag.serving.server.transport.http.messages import (
     request_metadata,
 )
 from hangtag.serving.server.wire.event_loop import LoopCalls
-from hangtag.serving.server.wire.intake import Callers, Origin, failures_recorded
-from hangtag.serving.server.wire.transport_call import LARGE_MESSAGE, submit, submit_on_thread
+from hangtag.serving.server.wire.intake import Callers, Origin
+from hangtag.serving.server.wire.transport_call import LARGE_MESSAGE, submit_message
 
 _INFER = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?/infer")
 _CLASSIFY = "/v1/classify"
@@ -65,14 +64,15 @@ class Application:
             return None
         if request.path in self._open_paths or is_of_page(request.path):
             return None
+        origin = Origin("")
         try:
-            with failures_recorded(self._intake, Origin("")):
-                if self._names is not None:
-                    self._names.require(request.headers.get(b"host", b"").decode("latin-1"))
-                self.callers.admit(request_metadata(request))
-            with failures_recorded(self._intake, self._origin(request)):
-                self._intake.require_size("Received", declared)
-        except Exception as error:
+            if self._names is not None:
+                self._names.require(request.headers.get(b"host", b"").decode("latin-1"))
+            self.callers.admit(request_metadata(request))
+            origin = self._origin(request)
+            self._intake.require_size("Received", declared)
+        except ServerError as error:
+            self._intake.record_failure(origin, error)
             return self._refusal(request, error)
         return None
 
@@ -84,7 +84,7 @@ class Application:
             request.held.hold(size)
         except ServerError as error:
             request.body = b""
-            self._intake.record_failure(self._origin(request), error, time.perf_counter_ns())
+            self._intake.record_failure(self._origin(request), error)
             return self._refusal(request, error)
         if not request.body:
             request.body = part
@@ -116,16 +116,10 @@ class Application:
         if request.method != "POST":
             done(request, self._refusal(request, PathError(["POST"])))
             return call
-        call.is_large = len(request.body) >= LARGE_MESSAGE or b"content-encoding" in request.headers
-        learn = None if call.is_large else self._plans.learner(request)
-        call.set_query(HttpInferQuery(match[1], match[2] or "", request, learn))
-        if not call.is_large:
-            submit(call)
-            return call
-        try:
-            submit_on_thread([call])
-        except QueueFullError as error:
-            call.fail(error)
+        is_large = len(request.body) >= LARGE_MESSAGE or b"content-encoding" in request.headers
+        learn = None if is_large else self._plans.learner(request)
+        query = HttpInferQuery(match[1], match[2] or "", request, learn)
+        submit_message(call, lambda: query, is_large=is_large)
         return call
 
     async def _answer_later(self, request: HttpRequest, done: Done) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import time
 from typing import Any
 
 from python_multipart.exceptions import FormParserError
@@ -23,8 +24,7 @@ from hangtag.serving.server.transport.http.messages import (
 )
 from hangtag.serving.server.wire import codec
 from hangtag.serving.server.wire.event_loop import LoopCall, LoopCalls
-from hangtag.serving.server.wire.image_query import MAX_COMPARED, ImageQuery, classify_query, compare_queries
-from hangtag.serving.server.wire.intake import Origin, failures_recorded
+from hangtag.serving.server.wire.image_query import MAX_COMPARED, ImageQuery, compare_queries
 from hangtag.serving.server.wire.status import call_status, status
 
 _MAX_FIELDS = 32
@@ -48,36 +48,29 @@ class ClassifyEndpoint:
         return [Route(path, self.classify, methods=["POST"]) for path in ("/v1/classify", "/v1/classify/{models}")]
 
     async def classify(self, request: HttpRequest) -> HttpResponse:
-        origin = origin_of(HTTP_CLASSIFY, request)
-        with failures_recorded(self._calls.intake, origin):
-            body = await decompressed(request)
-            image, fields = await _image_and_fields(request, body)
+        origin, intake, started = origin_of(HTTP_CLASSIFY, request), self._calls.intake, time.perf_counter_ns()
+        try:
+            image, fields = await _image_and_fields(request, await decompressed(request))
             fields += request.query_items
             _require_known(fields)
             choices = _choices(request.path_params.get("models", ""), fields)
-            timeout = _number(fields, codec.TIMEOUT, _INT64_MAX)
-            deadline = codec.earlier_deadline(timeout, None) if timeout is not None else None
-            content = _content(image, fields)
-        if len(choices) == 1:
-            return await self._one(pb.ClassifyRequest(**content), choices[0], origin, deadline)
-        comparison = pb.CompareRequest(models=choices, **content)
-        queries = compare_queries(comparison, self._calls.intake, origin)
-        calls = [LoopCall(self._calls, origin, deadline, query) for query in queries]
-        await self._calls.outcomes(calls)
-        compared = [_outcome(*each) for each in zip(queries, calls, strict=True)]
-        return json_response({"outcomes": compared})
-
-    async def _one(
-        self, message: pb.ClassifyRequest, choice: pb.ModelChoice, origin: Origin, deadline: float | None
-    ) -> HttpResponse:
-        message.model_name, message.model_version = choice.name, choice.version
-        query = classify_query(message)
-        try:
-            call = LoopCall(self._calls, origin, deadline, query)
-            answer, timings = await self._calls.answer(call, in_thread=True)
+            if (timeout := _number(fields, codec.TIMEOUT, _INT64_MAX)) is not None:
+                origin = origin._replace(deadline=codec.earlier_deadline(timeout, None))
+            message = pb.CompareRequest(models=choices, **_content(image, fields))
+            queries = compare_queries(message, intake.engine)
         except Exception as error:
-            return error_response(error, HTTP_CLASSIFY, query)
-        headers = cost_headers(answer.model_name, answer.model_version, timings, answer.timings.preprocess_ns)
+            intake.record_failure(origin, error, started)
+            raise
+        calls = [LoopCall(self._calls, origin, query) for query in queries]
+        await self._calls.outcomes(calls)
+        if len(choices) != 1:
+            return json_response({"outcomes": [_outcome(*each) for each in zip(queries, calls, strict=True)]})
+        try:
+            answer = calls[0].response()
+        except Exception as error:
+            return error_response(error, HTTP_CLASSIFY, queries[0])
+        timings, preprocess_ns = calls[0].timings, answer.timings.preprocess_ns
+        headers = cost_headers(answer.model_name, answer.model_version, timings, preprocess_ns)
         return json_response(to_dict(answer), headers=headers)
 
 

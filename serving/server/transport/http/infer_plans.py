@@ -8,11 +8,12 @@ import math
 import re
 import time
 from collections.abc import Callable, Sequence
-from functools import cached_property, partial
+from functools import cached_property
+from typing import Any
 
 from hangtag.serving.server.engine.servable import Admission, Servable
-from hangtag.serving.server.queue.call import Call, InferenceResult, Tensors
-from hangtag.serving.server.telemetry.model_statistics import BatchCost
+from hangtag.serving.server.queue.call import Call, Tensors
+from hangtag.serving.server.telemetry.model_statistics import BatchCost, Timings
 from hangtag.serving.server.transport.http.bodies import COMPRESS_FROM
 from hangtag.serving.server.transport.http.infer_json import RequestHead, encode_answer
 from hangtag.serving.server.transport.http.messages import (
@@ -27,9 +28,9 @@ from hangtag.serving.server.transport.http.messages import (
     written,
 )
 from hangtag.serving.server.wire.event_loop import LoopCalls
-from hangtag.serving.server.wire.intake import LazyMetadata
 from hangtag.serving.server.wire.plans import BY_VALUE, Plan, PlannedCall, PlansByHead
 from hangtag.serving.server.wire.status import BATCH_SIZE, COMPUTE_NS, QUEUE_NS, member_metadata
+from hangtag.serving.server.wire.tracing import Metadata
 from hangtag.serving.signature import TensorSpec
 
 HEAD_LENGTH = b"inference-header-content-length"
@@ -122,20 +123,22 @@ class HttpCall(PlannedCall):
         """
         self.intake = calls.intake
         self.method = HTTP_INFER
-        self.metadata = LazyMetadata(partial(request_metadata, request))
         self.started = time.perf_counter_ns()
         self._calls = calls
         self._request = request
         self._done = done
         self._response: HttpResponse | bytes = b""
-        self.is_large = False
-        """Whether decoding the request, and perhaps encoding the response, takes long."""
 
-    def respond(self, result: InferenceResult, *, is_large: bool) -> None:
-        if self.is_large or is_large:
-            self.intake.decoding.submit(partial(self._encode, result))
-        else:
-            self._encode(result)
+    @property
+    def metadata(self) -> Metadata:  # type: ignore[override]  # most calls are answered without their metadata
+        return request_metadata(self._request)
+
+    def respond(self, response: Any, timings: Timings) -> None:
+        if isinstance(response, bytes):
+            assert self.plan is not None
+            model = self.plan.model
+            response = written(cost_headers(model.name, model.version, timings)) + response
+        self._hand_over(response)
 
     def refuse(self, error: Exception) -> None:
         self._hand_over(error_response(error, HTTP_INFER, self))
@@ -147,18 +150,6 @@ class HttpCall(PlannedCall):
     def _hand_over(self, response: HttpResponse | bytes) -> None:
         self._response = response
         self._calls.hand_over(self)
-
-    def _encode(self, result: InferenceResult) -> None:
-        try:
-            response: HttpResponse | bytes = self.encoded(result)
-        except Exception as error:  # the error is already counted
-            self.refuse(error)
-            return
-        if isinstance(response, bytes):
-            assert self.plan is not None
-            model = self.plan.model
-            response = written(cost_headers(model.name, model.version, result.timings)) + response
-        self._hand_over(response)
 
     @classmethod
     def answer_batch(cls, calls: Sequence[Call], outputs: Tensors, cost: BatchCost) -> None:

@@ -14,7 +14,7 @@ from google.protobuf.message import Message
 
 from hangtag.serving.server.telemetry.model_statistics import Timings
 from hangtag.serving.server.transport.http.bodies import HeldBytes, decompress
-from hangtag.serving.server.wire.intake import LazyMetadata, Origin
+from hangtag.serving.server.wire.intake import Origin
 from hangtag.serving.server.wire.status import call_status, cost_metadata, status
 
 HTTP_INFER = "POST /v2/models/{model}/infer"
@@ -107,9 +107,10 @@ async def decompressed(request: HttpRequest) -> bytes:
     return body if encoding is None else await asyncio.to_thread(decompress, body, encoding, request.held)
 
 
-def origin_of(method: str, request: HttpRequest) -> Origin:
-    """Return what telemetry and routes need to know about a request. ``method`` is the HTTP method and the route."""
-    return Origin(method, LazyMetadata(lambda: request_metadata(request)))
+def origin_of(method: str, request: HttpRequest, deadline: float | None = None) -> Origin:
+    """Return what telemetry, routes and queues need to know about a request. ``method`` is the HTTP method and the
+    route."""
+    return Origin(method, request_metadata(request), deadline)
 
 
 def request_metadata(request: HttpRequest) -> tuple[tuple[str, str], ...]:

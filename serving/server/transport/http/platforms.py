@@ -191,9 +191,9 @@ class PlatformEndpoints:
         return names[0]
 
     async def _infer(self, request: HttpRequest, query: Query) -> Any:
-        call = LoopCall(self._calls, origin_of(HTTP_INFER, request), None, query)
-        response, _ = await self._calls.answer(call, in_thread=True)
-        return response
+        call = LoopCall(self._calls, origin_of(HTTP_INFER, request), query)
+        await self._calls.outcomes([call])
+        return call.response()
 
 
 class _InstancesQuery(Query):

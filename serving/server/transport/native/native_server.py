@@ -19,24 +19,25 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import structlog
 from pygrpc_native import EVENT_CANCEL, NativeGrpcFront
 
 from hangtag.protos import classifier_pb2
 from hangtag.protos.methods import CLASSIFY, MODEL_INFER
-from hangtag.serving.server.errors import InvalidRequestError, ServerError, StartError
+from hangtag.serving.server.errors import InvalidRequestError, MessageTooLargeError, ServerError, StartError
 from hangtag.serving.server.host.ports import GRPC_SOCKET, GRPCIO_SOCKET, require_free
-from hangtag.serving.server.queue.call import Call, InferenceResult, Tensors
-from hangtag.serving.server.telemetry.model_statistics import BatchCost
+from hangtag.serving.server.queue.call import Call, Tensors
+from hangtag.serving.server.telemetry.model_statistics import BatchCost, Timings
 from hangtag.serving.server.transport.grpc.grpc_server import GrpcServer
 from hangtag.serving.server.wire.codec import parse_message
 from hangtag.serving.server.wire.image_query import classify_query
 from hangtag.serving.server.wire.intake import Callers, Intake
-from hangtag.serving.server.wire.plans import MessagePlan, Plan, PlannedCall, Plans, serialized
+from hangtag.serving.server.wire.plans import Plan, PlannedCall, Plans, serialized, submit_infer
 from hangtag.serving.server.wire.status import QUEUE_NS, batch_metadata, call_status, cost_metadata, member_metadata
 from hangtag.serving.server.wire.tracing import Metadata
-from hangtag.serving.server.wire.transport_call import LARGE_MESSAGE, Query, submit, submit_on_thread
+from hangtag.serving.server.wire.transport_call import Query, submit_message
 
 log = structlog.get_logger()
 
@@ -155,38 +156,35 @@ class NativeCalls:
                 deadline = None if remaining is None else now() + remaining
                 call = self.open[call_id] = NativeCall(self, call_id, METHODS[method_id], metadata, deadline)
                 plan = plan_of(message) if method_id == _INFER_ID else None
-                if plan is None or not self.callers.all_admitted or (remaining is None and isinstance(key, bytes)):
-                    self._submit_slowly(call, message, key, plan)
-                elif not call.put_planned(plan, message):
-                    self._submit(call, message)
+                if (
+                    plan is None
+                    or not self.callers.all_admitted
+                    or (remaining is None and isinstance(key, bytes))
+                    or not call.put_planned(plan, message)
+                ):
+                    self._submit_slowly(call, message, key)
             except Exception:  # the other events are still handled
                 log.exception("an event was lost")
         return True
 
-    def _submit_slowly(
-        self, call: "NativeCall", message: bytes, key: bytes | str | None, plan: MessagePlan | None
-    ) -> None:
+    def _submit_slowly(self, call: "NativeCall", message: bytes, key: bytes | str | None) -> None:
         """Check a call, and queue it or hand it to a thread that decodes it."""
         try:
             self.callers.admit(call.metadata)
             self.intake.require_size("Received", len(message))
-            if call.deadline is None:
-                _require_no_timeout(key)
-            if call.method == CLASSIFY:
-                submit_on_thread([call], lambda: _classify_query(message))
-            elif plan is not None and call.put_planned(plan, message):
-                return
-            elif len(message) >= LARGE_MESSAGE:
-                call.is_large = True
-                submit_on_thread([call], lambda: self._plans.query(message))
-            else:
-                self._submit(call, message)
-        except Exception as error:
+            # a str key is the caller's address
+            if call.deadline is None and isinstance(key, bytes):
+                raise InvalidRequestError(
+                    f"{TIMEOUT_HEADER} must be 1 to 8 digits and a unit, which is one of H, M, S, m, u and n, "
+                    f"not {key.decode('latin-1')!r}"
+                )
+        except ServerError as error:
             call.fail(error)
-
-    def _submit(self, call: "NativeCall", message: bytes) -> None:
-        call.set_query(self._plans.query(message))
-        submit(call)
+            return
+        if call.method == CLASSIFY:
+            submit_message(call, partial(_classify_query, message), is_large=True)
+        else:
+            submit_infer(call, self._plans, message)
 
     def cancel_all(self) -> None:
         """Drop all calls that have not ended."""
@@ -203,20 +201,8 @@ def _classify_query(message: bytes) -> Query:
     return classify_query(parse_message(classifier_pb2.ClassifyRequest.FromString, message, CLASSIFY))
 
 
-def _require_no_timeout(key: bytes | str | None) -> None:
-    """Raise InvalidRequestError if a call without a deadline has TIMEOUT_HEADER. A str key is the caller's address."""
-    if isinstance(key, bytes):
-        raise InvalidRequestError(
-            f"{TIMEOUT_HEADER} must be 1 to 8 digits and a unit, which is one of H, M, S, m, u and n, "
-            f"not {key.decode('latin-1')!r}"
-        )
-
-
 class NativeCall(PlannedCall):
     """A call that ends once, with a message or with an error status."""
-
-    is_large = False
-    """Whether decoding the request, and perhaps encoding the response, takes long."""
 
     def __init__(
         self, calls: NativeCalls, call_id: int, method: str, metadata: Metadata, deadline: float | None
@@ -238,31 +224,21 @@ class NativeCall(PlannedCall):
         self.deadline = deadline
         self._calls = calls
 
-    def respond(self, result: InferenceResult, *, is_large: bool) -> None:
-        if self.is_large or is_large:
-            self.intake.decoding.submit(partial(self._send, result))
-        else:
-            self._send(result)
+    def respond(self, response: Any, timings: Timings) -> None:
+        message = serialized(response)
+        try:
+            self.intake.require_size("Sent", len(message))
+        except MessageTooLargeError as error:
+            self.fail(error)
+            return
+        self._calls.front.respond(self.number, message, None, cost_metadata(timings))
+        self._calls.open.pop(self.number, None)  # last, because the server is not closed while calls are open
 
     def refuse(self, error: Exception) -> None:
         """End the call with the error's status. The library ignores the status if the caller has left."""
         code, message = call_status(error, self.method, self)
         number: int = code.value[0]
         self._calls.front.fail(self.number, number, message)
-        self._calls.open.pop(self.number, None)  # last, because the server is not closed while calls are open
-
-    def _send(self, result: InferenceResult) -> None:
-        try:
-            message = serialized(self.encoded(result))
-        except Exception as error:
-            self.refuse(error)  # the error is already counted
-            return
-        try:
-            self.intake.require_size("Sent", len(message))
-        except ServerError as error:
-            self.fail(error)
-            return
-        self._calls.front.respond(self.number, message, None, cost_metadata(result.timings))
         self._calls.open.pop(self.number, None)  # last, because the server is not closed while calls are open
 
     @classmethod
