@@ -1,1 +1,1 @@
-"""Converts image files to a classifier's input pixels, and a classifier's outputs to labels with probabilities."""
+"""Decodes image files within limits on memory and time."""

@@ -10,7 +10,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
-from typing import NamedTuple
 
 from PIL import Image, ImageOps
 from PIL.ImageFile import ImageFile
@@ -73,31 +72,6 @@ _BAND_PIXELS = 1 << 18
 between two bands."""
 
 
-class _Header(NamedTuple):
-    """What is known of an image before it is decoded. bytes: The most memory that decoding takes."""
-
-    width: int
-    height: int
-    bytes: int
-
-    def require_limits(self) -> None:
-        """Raise InvalidRequestError if the image is too large, or decoding it may take too much memory."""
-        size = f"{self.width} x {self.height} pixels"
-        if self.width <= 0 or self.height <= 0:
-            raise _damaged(f"it has {size}")
-        if self.width * self.height > MAX_PIXELS:
-            raise InvalidRequestError(f"the image has {size}; the limit is {MAX_PIXELS:,} pixels. Scale it down.")
-        if max(self.width, self.height) > MAX_EDGE:
-            raise InvalidRequestError(
-                f"the image has {size}; the limit for an edge is {MAX_EDGE:,} pixels. Scale the image down."
-            )
-        if self.bytes > MAX_BYTES:
-            raise InvalidRequestError(
-                f"decoding the image, of {size}, may take {-(-self.bytes >> 20)} MiB of memory; the limit is "
-                f"{MAX_BYTES >> 20} MiB. Scale the image down, or save it as a PNG or as a baseline JPEG."
-            )
-
-
 class EncodedImage:
     """A PNG, JPEG or WebP file. The file's header is read once, on first use."""
 
@@ -106,10 +80,26 @@ class EncodedImage:
         self._data = data
 
     @cached_property
-    def _header(self) -> _Header:
-        """The file's header. Raises InvalidRequestError if the file is empty, has another format, or is damaged."""
+    def _decoding_bytes(self) -> int:
+        """The most memory that decoding takes. Raises InvalidRequestError if the file is empty, has another format, is
+        damaged, or exceeds the limits."""
         with _opened(self._data) as image:
-            return _Header(*image.size, _decoding_bytes(image, self._data))
+            (width, height), needed = image.size, _decoding_bytes(image, self._data)
+        size = f"{width} x {height} pixels"
+        if width <= 0 or height <= 0:
+            raise _damaged(f"it has {size}")
+        if width * height > MAX_PIXELS:
+            raise InvalidRequestError(f"the image has {size}; the limit is {MAX_PIXELS:,} pixels. Scale it down.")
+        if max(width, height) > MAX_EDGE:
+            raise InvalidRequestError(
+                f"the image has {size}; the limit for an edge is {MAX_EDGE:,} pixels. Scale the image down."
+            )
+        if needed > MAX_BYTES:
+            raise InvalidRequestError(
+                f"decoding the image, of {size}, may take {-(-needed >> 20)} MiB of memory; the limit is "
+                f"{MAX_BYTES >> 20} MiB. Scale the image down, or save it as a PNG or as a baseline JPEG."
+            )
+        return needed
 
     @property
     def is_large(self) -> bool:
@@ -118,10 +108,9 @@ class EncodedImage:
         A file that will be refused is not large.
         """
         try:
-            self._header.require_limits()
+            return self._decoding_bytes >= LARGE_BYTES
         except InvalidRequestError:
             return False
-        return self._header.bytes >= LARGE_BYTES
 
     @contextmanager
     def decoded(self, channels: int, wait_seconds: float = WAIT_SECONDS) -> Iterator[Image.Image]:
@@ -137,20 +126,14 @@ class EncodedImage:
             InvalidRequestError: The file is empty, has another format, is damaged, or exceeds the limits for images.
             QueueFullError: Too many large images are being decoded.
         """
-        self._header.require_limits()
-        with _reserve(self._header.bytes, wait_seconds):
+        with _reserve(self._decoding_bytes, wait_seconds):
             yield _decode(self._data, channels)
 
 
 class _Budget:
+    changed = threading.Condition()
+    left = MAX_BYTES
     """The part of MAX_BYTES that large images may still take."""
-
-    def __init__(self) -> None:
-        self.changed = threading.Condition()
-        self.left = MAX_BYTES
-
-
-_budget = _Budget()
 
 
 @contextmanager
@@ -159,19 +142,19 @@ def _reserve(size: int, wait_seconds: float) -> Iterator[None]:
     if size < LARGE_BYTES:
         yield
         return
-    with _budget.changed:
-        if not _budget.changed.wait_for(lambda: _budget.left >= size, wait_seconds):
+    with _Budget.changed:
+        if not _Budget.changed.wait_for(lambda: _Budget.left >= size, wait_seconds):
             raise QueueFullError(
                 f"too many large images at once: together they may take at most {MAX_BYTES >> 20} MiB while the server "
                 "decodes them; try again later with a back-off, or scale the image down"
             )
-        _budget.left -= size
+        _Budget.left -= size
     try:
         yield
     finally:
-        with _budget.changed:
-            _budget.left += size
-            _budget.changed.notify_all()
+        with _Budget.changed:
+            _Budget.left += size
+            _Budget.changed.notify_all()
 
 
 class _File(io.BytesIO):

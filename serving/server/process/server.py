@@ -21,7 +21,7 @@ from hangtag.serving.server.runtime.session import Runtime, RuntimeFactory
 from hangtag.serving.server.telemetry.server_state import ServerState, StoreState
 from hangtag.serving.server.transport.auto_transport import NATIVE, choose_transport
 from hangtag.serving.server.transport.grpc.grpc_server import GrpcServer
-from hangtag.serving.server.wire.intake import DecodingThreads, Intake, Tokens
+from hangtag.serving.server.wire.intake import Callers, DecodingThreads, Intake, Tokens
 from hangtag.serving.server.wire.model_queries import RepositoryCalls
 from hangtag.serving.server.wire.tracing import Tracing
 
@@ -76,15 +76,17 @@ class Server:
         self._engine = Engine(config)
         self._store = store
         self.control = ModelControl(self._engine, versions or {}, runtimes)
-        self._tracing = Tracing.to(config.otlp_endpoint, config.limits.trace_close_seconds)
+        self._tracing: Tracing | None = None
+        if config.otlp_endpoint:
+            self._tracing = Tracing(config.otlp_endpoint, config.limits.trace_close_seconds)
         self.transport = choose_transport(config)
-        authorise = None
+        self._callers = Callers()
         if config.token_file is not None:
-            authorise = Tokens(config.token_file, config.limits.file_check_seconds).authorise
+            self._callers = Callers(Tokens(config.token_file, config.limits.file_check_seconds).authorise)
         control = self.control if wrap_control is None else wrap_control(self.control)
         self._repository = RepositoryCalls(control)
         self._decoding = DecodingThreads(usable_cpus(), config.max_queue_size)
-        intake = Intake(self._engine, self._repository, self._decoding, authorise, self._tracing)
+        intake = Intake(self._engine, self._repository, self._decoding, self._callers, self._tracing)
         self._transport = _native_transport(intake) if self.transport.name == NATIVE else GrpcServer(intake)
         self._http: HttpServer | None = None
         if config.http_port != OFF:
@@ -162,9 +164,7 @@ class Server:
         deadline = time.monotonic() + grace
         self._engine.stopping = True
         self.control.stop()
-        self._transport.refuse_new()
-        if self._http is not None:
-            self._http.refuse_new()
+        self._callers.refuse_new()
         if self.front is not None:
             self.front.drain()
         self._transport.stop(grace)

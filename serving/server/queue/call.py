@@ -163,11 +163,15 @@ class Call(ABC):
         if cost.calls > 1:
             part = slice(self.row, self.row + self.samples)
             outputs = {name: array[part] for name, array in outputs.items()}
+        return InferenceResult(outputs, self.timings_of(cost))
+
+    def timings_of(self, cost: BatchCost) -> Timings:
+        """Return the timings of the call's steps, from the cost of its batch."""
         stages: tuple[StageTimings, ...] = ()
         if cost.member:
             rows = tuple(range(self.samples))
             stages = (StageTimings(cost.member, rows, self.queue_ns, cost.compute_ns, cost.batch_size),)
-        return InferenceResult(outputs, Timings(self.queue_ns, *cost[:4], stages))
+        return Timings(self.queue_ns, *cost[:4], stages)
 
 
 def answer(calls: Sequence[Call], outputs: Tensors, cost: BatchCost) -> None:

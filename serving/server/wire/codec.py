@@ -1,8 +1,8 @@
-"""Converts the messages of ModelInfer from and to named arrays, and makes queries from requests."""
+"""ModelInfer's messages: decodes a request to arrays, encodes the response, and recognises requests with a plan."""
 
-import time
-from collections.abc import Callable, Container, Mapping, Sequence
-from typing import Any, TypeAlias, TypeVar
+from collections.abc import Callable, Container, Hashable, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -10,26 +10,38 @@ from google.protobuf.message import DecodeError
 
 from hangtag.protos import inference_pb2 as pb
 from hangtag.protos import tensors
-from hangtag.serving.server.engine.servable import Admission, Servable
+from hangtag.protos.methods import MODEL_INFER
+from hangtag.serving.server.engine.engine import Engine
+from hangtag.serving.server.engine.servable import Servable
 from hangtag.serving.server.errors import InvalidRequestError
 from hangtag.serving.server.queue.call import InferenceResult
-from hangtag.serving.server.wire.transport_call import Query, TransportCall
+from hangtag.serving.server.wire.intake import Intake
+from hangtag.serving.server.wire.plans import (
+    BY_VALUE,
+    MAX_PLANS,
+    TIMEOUT,
+    Arrays,
+    Decoded,
+    HeadsOf,
+    InferQuery,
+    Plan,
+    PlannedCall,
+    Plans,
+)
+from hangtag.serving.server.wire.transport_call import LARGE_MESSAGE, submit_message
 from hangtag.serving.signature import Signature, TensorSpec
 
-Arrays = dict[str, npt.NDArray[Any]]
 T = TypeVar("T")
 
-Learn: TypeAlias = Callable[[pb.ModelInferRequest, Servable, Sequence[TensorSpec], Admission], None]
-"""A function that gets a request, the model that admitted it, the requested outputs, and the result of the model's
-check."""
-
-TIMEOUT = "timeout"  # Triton's parameter of a request: a time limit in microseconds after it is read
 # Triton's parameters of a tensor that change the tensors in the request or in the answer. The server refuses these
 # parameters, and ignores all others.
 _UNSUPPORTED = {
     "classification": "ask for the output itself, or for labels with Classify (POST /v1/classify over HTTP)",
     "shared_memory_region": "send tensors in the request, and take them from the answer",
 }
+_MAX_HEAD = 1024  # bytes
+_RAW_INPUT = b"\x3a"  # field 7 of ModelInferRequest, length-delimited
+_RAW_OUTPUT = b"\x32"  # field 6 of ModelInferResponse
 
 
 def parse_message(parse: Callable[[bytes], T], message: bytes, method: str) -> T:
@@ -51,7 +63,7 @@ def parse_message(parse: Callable[[bytes], T], message: bytes, method: str) -> T
         ) from error
 
 
-def decode_inputs(request: pb.ModelInferRequest, signature: Signature) -> tuple[Arrays, dict[str, str]]:
+def _decode_inputs(request: pb.ModelInferRequest, signature: Signature) -> tuple[Arrays, dict[str, str]]:
     """Return the request's arrays and their datatypes, by input name.
 
     A message may hold a million inputs, so at most one input more than the model has is decoded. This number is enough
@@ -87,56 +99,22 @@ def decode_inputs(request: pb.ModelInferRequest, signature: Signature) -> tuple[
     return arrays, {tensor.name: tensor.datatype for tensor in inputs}
 
 
-def requested_outputs(request: pb.ModelInferRequest, signature: Signature) -> Sequence[TensorSpec]:
-    """Return the outputs that the request names, in the request's order, or all of the model's outputs if it names
-    none.
-
-    Raises:
-        InvalidRequestError: The model lacks an output, an output is named twice, or a parameter is not supported.
-    """
-    # one output more than the model has is enough to find an unknown or duplicate output
-    outputs = request.outputs[: len(signature.outputs) + 1]
-    for output in outputs:
-        require_supported(output.name, output.parameters)
-    return output_specs([output.name for output in outputs], signature)
-
-
-def output_specs(names: Sequence[str], signature: Signature) -> Sequence[TensorSpec]:
-    """Return the outputs with these names, in the names' order, or all of the model's outputs if there are no names.
-
-    Raises:
-        InvalidRequestError: The model lacks an output, or an output is named twice.
-    """
-    if not names:
-        return signature.outputs
-    specs = [(name, signature.output(name)) for name in names]
-    if len(set(names)) < len(names):  # a small request could ask for a huge answer
-        raise InvalidRequestError("an output is requested twice; name each output once")
-    unknown = [name for name, spec in specs if spec is None]
-    if unknown:
-        known = "; ".join(str(spec) for spec in signature.outputs)
-        raise InvalidRequestError(f"unknown output {unknown[0]!r}; the model gives {known}")
-    return [spec for _, spec in specs if spec is not None]
-
-
-def encode_response(
-    request: pb.ModelInferRequest,
-    version: str,
-    specs: Sequence[TensorSpec],
-    outputs: Mapping[str, npt.NDArray[Any]],
+def _encode_response(
+    name: str, version: str, identity: str, specs: Sequence[TensorSpec], outputs: Mapping[str, npt.NDArray[Any]]
 ) -> pb.ModelInferResponse:
     """Return the response, with the requested outputs as raw bytes.
 
     Args:
-        request: Gives the names and the id.
+        name: The model's name in the request.
         version: The version that answered.
+        identity: The request's id; empty if the request has no id.
         specs: The requested outputs, in order.
         outputs: The model's arrays by name.
     """
     return pb.ModelInferResponse(
-        model_name=request.model_name,
+        model_name=name,
         model_version=version,
-        id=request.id,
+        id=identity,
         outputs=[
             pb.ModelInferResponse.InferOutputTensor(
                 name=spec.name, datatype=spec.datatype, shape=outputs[spec.name].shape
@@ -145,16 +123,6 @@ def encode_response(
         ],
         raw_output_contents=[tensors.to_raw(outputs[spec.name]) for spec in specs],
     )
-
-
-def earlier_deadline(microseconds: int, deadline: float | None) -> float:
-    """Return the earlier of ``deadline`` and now plus ``microseconds``, which must be above 0 (InvalidRequestError)."""
-    if microseconds <= 0:
-        raise InvalidRequestError(
-            f"the parameter {TIMEOUT!r} must be an int64 of microseconds above 0, not {microseconds}"
-        )
-    own = time.monotonic() + microseconds / 1e6
-    return own if deadline is None else min(own, deadline)
 
 
 def require_supported(tensor: str, parameters: Container[str]) -> None:
@@ -172,29 +140,106 @@ def as_text(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return text.reshape(array.shape)
 
 
-class InferQuery(Query):
+class MessageQuery(InferQuery):
     """A ModelInferRequest from a unary call or a stream. The response is a ModelInferResponse."""
 
-    def __init__(self, request: pb.ModelInferRequest, learn: Learn | None = None) -> None:
-        """Keep the request. ``learn`` keeps a plan of the request; with None, no plan is kept."""
+    def __init__(self, request: pb.ModelInferRequest, message: bytes = b"", plans: Plans | None = None) -> None:
+        """``message`` is the request's bytes, if a plan may be kept."""
+        super().__init__(request.model_name, request.model_version, plans)
         self._request = request
-        self.model_name = request.model_name
-        self.model_version = request.model_version
-        self._learn = learn
+        self._message = message
 
-    def prepare(self, model: Servable, call: TransportCall) -> None:
+    def decode(self, signature: Signature) -> Decoded:
         request = self._request
-        call.id = request.id
-        inputs, datatypes = decode_inputs(request, model.signature)
-        specs = requested_outputs(request, model.signature)
-        admission = model.check(inputs, datatypes)
-        if self._learn is not None:
-            self._learn(request, model, specs, admission)
+        # one output more than the model has is enough to find an unknown or duplicate output
+        outputs = request.outputs[: len(signature.outputs) + 1]
+        for output in outputs:
+            require_supported(output.name, output.parameters)
+        inputs, datatypes = _decode_inputs(request, signature)
+        timeout = request.parameters[TIMEOUT].int64_param if TIMEOUT in request.parameters else None
+        head = _head_of(request, self._message) if self._message and not request.id else None
+        return Decoded(inputs, datatypes, [output.name for output in outputs], request.id, timeout, head)
 
-        def encode(result: InferenceResult) -> pb.ModelInferResponse:
-            return encode_response(request, model.version, specs, result.outputs)
+    def encoder(
+        self, model: Servable, specs: Sequence[TensorSpec], _intake: Intake
+    ) -> Callable[[InferenceResult], Any]:
+        name, version, identity = self.model_name, model.version, self._request.id
+        return lambda result: _encode_response(name, version, identity, specs, result.outputs)
 
-        call.inputs, call.encode, call.outputs = inputs, encode, [spec.name for spec in specs]
-        call.samples, call.batch_key = admission
-        if TIMEOUT in request.parameters:  # a stream has one deadline, but each of its requests may have this parameter
-            call.deadline = earlier_deadline(request.parameters[TIMEOUT].int64_param, call.deadline)
+    def heads_of(self, model: Servable, specs: Sequence[TensorSpec]) -> HeadsOf:
+        name, version = self.model_name, model.version
+        return lambda outputs: _heads(_encode_response(name, version, "", specs, outputs))
+
+
+def _heads(response: pb.ModelInferResponse) -> list[bytes]:
+    heads = [_RAW_OUTPUT + _varint(len(raw)) for raw in response.raw_output_contents]
+    response.ClearField("raw_output_contents")
+    heads[0] = response.SerializeToString() + heads[0]
+    return heads
+
+
+class MessagePlans(Plans):
+    """The plans known so far for ModelInfer messages. Thread-safe."""
+
+    def __init__(self, engine: Engine) -> None:
+        super().__init__(engine)
+        self._contents_sizes: dict[int, int] = {}  # size of a message -> size of its tensors' contents
+
+    def of(self, message: bytes) -> Plan | None:
+        """Return the plan for the message's head, if the contents have the size that the head says."""
+        size = self._contents_sizes.get(len(message))
+        return None if size is None else self._plans.get((message[:-size], size))
+
+    def keep(self, head: Hashable, plan: Plan) -> None:
+        super().keep(head, plan)
+        if len(self._contents_sizes) >= MAX_PLANS:
+            self._contents_sizes.clear()
+        assert isinstance(head, bytes)
+        self._contents_sizes[len(head) + plan.contents_size] = plan.contents_size
+
+    def query(self, message: bytes) -> MessageQuery:
+        """Return the query of a message without a plan. Raises InvalidRequestError if the bytes are not a
+        ModelInferRequest."""
+        return MessageQuery(parse_message(pb.ModelInferRequest.FromString, message, MODEL_INFER), message, self)
+
+
+def submit_infer(call: PlannedCall, plans: MessagePlans, plan: Plan | None, message: bytes) -> None:
+    """Queue the call of a ModelInfer message, with the message's plan if there is one. An error becomes the call's
+    outcome."""
+    if plan is None or not call.put_planned(plan, message):
+        submit_message(call, partial(plans.query, message), is_large=len(message) >= LARGE_MESSAGE)
+
+
+def serialized(response: pb.ModelInferResponse | bytes) -> bytes:
+    """Return the bytes of a response, which is a message from a query, or bytes from a plan."""
+    return response if isinstance(response, bytes) else response.SerializeToString()
+
+
+def _head_of(request: pb.ModelInferRequest, message: bytes) -> bytes | None:
+    """Return the bytes before the contents of a message's only tensor, or None if they do not determine the request's
+    meaning."""
+    has_one_tensor = len(request.inputs) == len(request.raw_input_contents) == 1
+    if not has_one_tensor or request.inputs[0].datatype not in BY_VALUE or request.parameters:
+        return None
+    size = len(request.raw_input_contents[0])
+    head = message[:-size]
+    key = _RAW_INPUT + _varint(size)
+    if not size or len(head) > _MAX_HEAD or not head.endswith(key):
+        return None
+    # If the head without this key is a whole message, then the contents are the message's last field, and any bytes
+    # that follow this head are the contents.
+    try:
+        bare = pb.ModelInferRequest.FromString(head[: -len(key)])
+    except DecodeError:
+        return None
+    return None if bare.raw_input_contents else head
+
+
+def _varint(value: int) -> bytes:
+    """Source: the Protocol Buffers encoding, "Base 128 Varints"."""
+    encoded = bytearray()
+    while value > 0x7F:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    encoded.append(value)
+    return bytes(encoded)

@@ -1,25 +1,39 @@
-"""Turns a classification into queries: an image for one model, or for several models that are compared."""
+"""Turns a classification into queries: an image for one model, or for several models that are compared. Prepares the
+image, and reads the labels and their probabilities from the model's outputs.
 
+The metadata ``hangtag.task`` decides how outputs are read. In task ``single_label``, the default, exactly one label is
+right, so the answer is a ranking. In task ``multi_label`` the answer is a set of labels:
+
+- With an output ``path``, INT64 [batch, any], the set is the path: indices of labels in the predicted order, then -1.
+  The output ``path_probability`` [batch] is the probability of that path.
+- Without an output ``path``, the set is all labels whose probability reaches the threshold, but at least the
+  min_labels most probable labels.
+"""
+
+import json
 import math
 import time
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from hangtag.protos import classifier_pb2 as pb
 from hangtag.serving.image_spec import ImageSpec, Pixels
-from hangtag.serving.server.classification.classifier import Classifier
 from hangtag.serving.server.classification.image_decoding import EncodedImage
 from hangtag.serving.server.engine.engine import Engine
 from hangtag.serving.server.engine.servable import Servable
-from hangtag.serving.server.errors import InvalidRequestError, NotFoundError, UnavailableError
-from hangtag.serving.server.queue.call import InferenceResult
+from hangtag.serving.server.errors import InferenceError, InvalidRequestError, NotFoundError, UnavailableError
+from hangtag.serving.server.queue.call import InferenceResult, Tensors
 from hangtag.serving.server.wire.transport_call import Query, TransportCall
+from hangtag.serving.signature import Signature
 
 Request: TypeAlias = pb.ClassifyRequest | pb.CompareRequest
 MAX_COMPARED = 32
 """The most models that one comparison may name."""
+DEFAULT_TOP_K = 3
+"""Number of labels in the answer of a single-label model if the client does not set top_k."""
 
 
 class RequestImage:
@@ -35,28 +49,54 @@ class RequestImage:
         """Whether preparing the image may take long, and may wait for memory that other large images use."""
         return self._request.WhichOneof("image") == "encoded" and self._encoded.is_large
 
-    def pixels(self, classifier: Classifier) -> Pixels:
-        """Return UINT8 pixels in the classifier's shape. Raises InvalidRequestError if the image cannot be used."""
-        form = (classifier.signature.image, classifier.shape, classifier.is_multi_label)
+    def pixels(self, model: Servable) -> Pixels:
+        """Return UINT8 pixels as the model accepts them, [height, width] or [height, width, 3].
+
+        Raises:
+            InvalidRequestError: The model does not classify images, or the image cannot be used.
+            QueueFullError: Too many large images are being decoded.
+        """
+        shape = model.signature.picture_shape
+        if shape is None:
+            raise InvalidRequestError(
+                f"{model.name!r} does not classify images (a classifier has one UINT8 input, [batch, height, width] or "
+                "[batch, height, width, 3], an output `probabilities`, and hangtag.labels in its metadata); call it "
+                "for inference instead"
+            )
+        form = (model.signature.image, shape, _is_multi_label(model.signature))
         if form not in self._pixels:
-            self._pixels[form] = self._prepare(classifier)
+            match self._request.WhichOneof("image"):
+                case "encoded":
+                    self._pixels[form] = self._decode(model, shape)
+                case "raw":
+                    self._pixels[form] = self._raw(shape)
+                case _:
+                    raise InvalidRequestError(
+                        "no image in the request; set `encoded` (a PNG, JPEG or WebP file) or `raw`"
+                    )
         return self._pixels[form]
 
-    def _prepare(self, classifier: Classifier) -> Pixels:
-        match self._request.WhichOneof("image"):
-            case "encoded":
-                return classifier.prepare(self._encoded)
-            case "raw":
-                raw, (height, width) = self._request.raw, classifier.shape[:2]
-                if (raw.height, raw.width) != (height, width) or len(raw.pixels) != math.prod(classifier.shape):
-                    raise InvalidRequestError(
-                        f"raw pixels must be {' x '.join(map(str, classifier.shape))}, {math.prod(classifier.shape)} "
-                        f"bytes; the request has {raw.height} x {raw.width} and {len(raw.pixels)} bytes. Send a PNG, "
-                        "JPEG or WebP file to have it converted."
-                    )
-                return np.frombuffer(raw.pixels, np.uint8).reshape(classifier.shape)
-            case _:
-                raise InvalidRequestError("no image in the request; set `encoded` (a PNG, JPEG or WebP file) or `raw`")
+    def _decode(self, model: Servable, shape: tuple[int, ...]) -> Pixels:
+        (height, width), spec = shape[:2], model.signature.image
+        with self._encoded.decoded(channels=shape[2] if len(shape) == 3 else 1) as picture:
+            if spec is not None:
+                return spec.prepare(picture, whole=_is_multi_label(model.signature))
+            if picture.size == (width, height):
+                return np.asarray(picture)
+            raise InvalidRequestError(
+                f"the image has {picture.width} x {picture.height} pixels, but {model.name!r} accepts {width} x "
+                f"{height}, and the model's file does not say how to resize an image. Resize the image yourself, or "
+                f"record in the file how to resize images: hangtag models fit {model.name} --fit stretch|crop|pad"
+            )
+
+    def _raw(self, shape: tuple[int, ...]) -> Pixels:
+        raw, size = self._request.raw, math.prod(shape)
+        if (raw.height, raw.width) != shape[:2] or len(raw.pixels) != size:
+            raise InvalidRequestError(
+                f"raw pixels must be {' x '.join(map(str, shape))}, {size} bytes; the request has {raw.height} x "
+                f"{raw.width} and {len(raw.pixels)} bytes. Send a PNG, JPEG or WebP file to have it converted."
+            )
+        return np.frombuffer(raw.pixels, np.uint8).reshape(shape)
 
 
 class ImageQuery(Query):
@@ -73,61 +113,18 @@ class ImageQuery(Query):
         return self._image.is_large
 
     def prepare(self, model: Servable, call: TransportCall) -> None:
-        classifier = Classifier.from_signature(model.name, model.signature)
-        started = time.perf_counter_ns()
-        pixels = self._image.pixels(classifier)
+        started, top_k = time.perf_counter_ns(), self._top_k
+        pixels = self._image.pixels(model)
         preprocess_ns = time.perf_counter_ns() - started
         (tensor,) = model.signature.inputs
-
-        def encode(result: InferenceResult) -> pb.ClassifyResponse:
-            return _response(model, classifier, result, self._top_k, preprocess_ns)
-
-        call.inputs, call.encode, call.outputs = {tensor.name: pixels[np.newaxis]}, encode, ()
+        call.inputs, call.outputs = {tensor.name: pixels[np.newaxis]}, ()
+        call.encode = lambda result: _response(model, result, top_k, preprocess_ns)
         call.samples, call.batch_key = model.check(call.inputs, {tensor.name: tensor.datatype})
 
 
 def classify_query(request: pb.ClassifyRequest) -> ImageQuery:
     """Return the query of a Classify request."""
     return ImageQuery(request.model_name, request.model_version, RequestImage(request), request.top_k)
-
-
-def _response(
-    model: Servable, classifier: Classifier, result: InferenceResult, top_k: int, preprocess_ns: int
-) -> pb.ClassifyResponse:
-    """Make the response. Raises InferenceError if the result makes no sense."""
-    predicted = classifier.read(result.outputs, top_k)
-    timings = result.timings
-    return pb.ClassifyResponse(
-        model_name=model.name,
-        model_version=model.version,
-        labels=[
-            pb.LabelScore(
-                label=model.signature.labels[score.index],
-                index=score.index,
-                probability=score.probability,
-                distance=score.distance,
-            )
-            for score in predicted.labels
-        ],
-        timings=pb.Timings(
-            preprocess_ns=preprocess_ns,
-            queue_ns=timings.queue_ns,
-            compute_ns=timings.compute_ns,
-            batch_size=timings.batch_size,
-            stages=[
-                pb.Stage(
-                    model=stage.member,
-                    queue_ns=stage.queue_ns,
-                    compute_ns=stage.compute_ns,
-                    batch_size=stage.batch_size,
-                )
-                for stage in timings.stages
-            ],
-        ),
-        task=pb.TASK_MULTI_LABEL if classifier.is_multi_label else pb.TASK_SINGLE_LABEL,
-        path_probability=predicted.path_probability,
-        unsure=timings.low_confidence > 0,
-    )
 
 
 def compare_queries(request: pb.CompareRequest, engine: Engine) -> list[ImageQuery]:
@@ -157,3 +154,104 @@ def _every_classifier(engine: Engine) -> list[pb.ModelChoice]:
     if not names:
         raise NotFoundError("no served model classifies pictures; call the models for inference instead")
     return [pb.ModelChoice(name=name) for name in sorted(names)]
+
+
+def _response(model: Servable, result: InferenceResult, top_k: int, preprocess_ns: int) -> pb.ClassifyResponse:
+    """Make the response. Raises InferenceError if the result makes no sense."""
+    signature, timings = model.signature, result.timings
+    is_multi_label = _is_multi_label(signature)
+    probabilities = result.outputs["probabilities"][0]
+    indices, path_probability = _chosen(signature, result.outputs, top_k)
+    distances = None
+    if not is_multi_label and signature.label_distances is not None:
+        distances = signature.label_distances[indices[0]]
+    return pb.ClassifyResponse(
+        model_name=model.name,
+        model_version=model.version,
+        labels=[
+            pb.LabelScore(
+                label=signature.labels[index],
+                index=index,
+                probability=float(probabilities[index]),
+                distance=None if distances is None else distances[index],
+            )
+            for index in indices
+        ],
+        timings=pb.Timings(
+            preprocess_ns=preprocess_ns,
+            queue_ns=timings.queue_ns,
+            compute_ns=timings.compute_ns,
+            batch_size=timings.batch_size,
+            stages=[
+                pb.Stage(
+                    model=stage.member,
+                    queue_ns=stage.queue_ns,
+                    compute_ns=stage.compute_ns,
+                    batch_size=stage.batch_size,
+                )
+                for stage in timings.stages
+            ],
+        ),
+        task=pb.TASK_MULTI_LABEL if is_multi_label else pb.TASK_SINGLE_LABEL,
+        path_probability=path_probability,
+        unsure=timings.low_confidence > 0,
+    )
+
+
+def _is_multi_label(signature: Signature) -> bool:
+    """Whether the model answers with a set of labels."""
+    return signature.task == "multi_label"
+
+
+def _chosen(signature: Signature, outputs: Tensors, top_k: int) -> tuple[list[int], float | None]:
+    """Return the labels of the first sample, in order, and the probability of the whole set if the model predicts a
+    path.
+
+    Args:
+        signature: The model's signature.
+        outputs: The model's outputs by name, each [batch, ...].
+        top_k: The largest number of labels in the answer. 0 means DEFAULT_TOP_K labels of a ranking, or all labels of a
+            set.
+
+    Raises:
+        InferenceError: The path has an index that is not a label of the model.
+    """
+    probabilities = outputs["probabilities"][0]
+    ranking: npt.NDArray[Any] = np.argsort(-probabilities, kind="stable")
+    if not _is_multi_label(signature):
+        return ranking[: top_k or DEFAULT_TOP_K].tolist(), None
+    path, probability = signature.output("path"), signature.output("path_probability")
+    has_path = path is not None and path.datatype == "INT64" and len(path.shape) == 2
+    if not has_path or probability is None or len(probability.shape) != 1:
+        count = max(int((probabilities >= signature.threshold).sum()), signature.min_labels)
+        return ranking[: min(count, top_k or count)].tolist(), None
+    indices = outputs["path"][0]
+    indices = indices[indices >= 0]
+    if (indices >= len(probabilities)).any():
+        raise InferenceError(
+            f"the model predicted label {indices.max()}, but its last label is {len(probabilities) - 1}"
+        )
+    return indices[: top_k or None].tolist(), float(outputs["path_probability"][0])
+
+
+def examples(signature: Signature) -> list[dict[str, str]]:
+    """Read the example pictures for trying a classifier.
+
+    ``hangtag.examples`` is a JSON list of objects, each with a label's index and a PNG file in base64.
+
+    Returns:
+        Each example's ``label`` and ``png``. If any example is malformed, the result is empty: no answer needs the
+        examples.
+    """
+    try:
+        kept = json.loads(signature.metadata.get("examples", "[]"))
+        return [{"label": signature.labels[label], "png": png} for label, png in map(_read_example, kept)]
+    except (ValueError, KeyError, TypeError, IndexError, RecursionError):
+        return []
+
+
+def _read_example(example: object) -> tuple[int, str]:
+    match example:
+        case {"label": int(label), "png": str(png)} if label >= 0:
+            return label, png
+    raise ValueError

@@ -97,6 +97,30 @@ class Origin(NamedTuple):
     """The deadline in seconds on the monotonic clock; None if the caller waits for ever."""
 
 
+class Callers:
+    """The check of the callers of all transports. Thread-safe."""
+
+    def __init__(self, authorise: Authorise | None = None) -> None:
+        """Admit callers until ``refuse_new``. ``authorise`` checks each caller; None lets everybody call."""
+        self._authorise = authorise
+        self.stopping = False
+        """Whether every new query of a model is refused."""
+        self.all_admitted = authorise is None
+        """Whether every request is admitted without a check."""
+
+    def admit(self, metadata: Metadata, *, queries: bool = True) -> None:
+        """Raise UnauthenticatedError if a call has no valid credentials, and UnavailableError if it queries a model
+        during a stop."""
+        if self._authorise is not None:
+            self._authorise(metadata)
+        if self.stopping and queries:
+            raise UnavailableError(STOPPING)
+
+    def refuse_new(self) -> None:
+        """Admit no further query. Queries in flight are still answered."""
+        self.stopping, self.all_admitted = True, False
+
+
 @dataclass(frozen=True)
 class Intake:
     """What the transports of a server share: the engine to which they pass requests, and the checks before a request is
@@ -108,8 +132,8 @@ class Intake:
     """The control that loads, unloads and describes the models of all workers."""
     decoding: DecodingThreads
     """The threads that decode pictures and large messages, which would block the threads that receive calls."""
-    authorise: Authorise | None = None
-    """The check of every call except calls to health; None lets everybody call."""
+    callers: Callers
+    """The check of every call except calls to health."""
     tracing: Tracing | None = None
     """The tracing that gets a span for each query; None records no spans."""
 
@@ -158,29 +182,6 @@ class Intake:
         self.engine.record_failure(name, version, code.name, ns, shed=isinstance(error, QueueFullError))
         if self.tracing is not None and origin.method:
             self.tracing.record(origin.method, origin.metadata, ns, code)
-
-
-class Callers:
-    """The check of one transport's callers. Thread-safe."""
-
-    def __init__(self, authorise: Authorise | None) -> None:
-        """Admit callers until ``refuse_new``. ``authorise`` checks each caller; None lets everybody call."""
-        self._authorise = authorise
-        self.stopping = False
-        """Whether every new request is refused."""
-        self.all_admitted = authorise is None
-        """Whether every request is admitted without a check."""
-
-    def admit(self, metadata: Metadata) -> None:
-        """Raise UnauthenticatedError if a call has no valid credentials, and UnavailableError during a stop."""
-        if self._authorise is not None:
-            self._authorise(metadata)
-        if self.stopping:
-            raise UnavailableError(STOPPING)
-
-    def refuse_new(self) -> None:
-        """Admit no further request."""
-        self.stopping, self.all_admitted = True, False
 
 
 class Tokens:

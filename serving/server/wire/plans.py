@@ -6,78 +6,73 @@ head. For the next message with that head, the plan gives the inputs without par
 that were serialized once. A plan's response has exactly the bytes of the codec's response.
 
 A request gets a plan only if its head determines its meaning: the message has one input of a fixed-size datatype, as
-raw contents at its very end, and no id or parameters. A plan is valid until the models that serve change.
+raw contents at its very end, and no id or parameters. A plan is valid until the models that serve change. Each
+transport decides which bytes are the head: ``codec`` for messages of gRPC, and ``inference`` for HTTP.
 """
 
+import math
 import threading
-from abc import ABC, abstractmethod
-from collections.abc import Hashable, Sequence
-from functools import partial
-from typing import Generic, TypeAlias, TypeVar
+import time
+from abc import abstractmethod
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import structlog
-from google.protobuf.message import DecodeError
 
-from hangtag.protos import inference_pb2 as pb
 from hangtag.protos import tensors
-from hangtag.protos.methods import MODEL_INFER
 from hangtag.serving.server.engine.engine import Engine
 from hangtag.serving.server.engine.servable import Admission, Servable
-from hangtag.serving.server.errors import ServerError, UnavailableError
+from hangtag.serving.server.errors import InvalidRequestError, ServerError, UnavailableError
 from hangtag.serving.server.queue.call import InferenceResult, Tensors
 from hangtag.serving.server.telemetry.model_statistics import BatchCost
-from hangtag.serving.server.wire import codec
-from hangtag.serving.server.wire.transport_call import LARGE_MESSAGE, TransportCall, submit_message
-from hangtag.serving.signature import TensorSpec
+from hangtag.serving.server.wire.intake import Intake
+from hangtag.serving.server.wire.transport_call import LARGE_MESSAGE, Query, TransportCall
+from hangtag.serving.signature import Signature, TensorSpec
 
 log = structlog.get_logger()
 
 MAX_PLANS = 256
-_MAX_HEAD = 1024  # bytes
-_RAW_INPUT = b"\x3a"  # field 7 of ModelInferRequest, length-delimited
-_RAW_OUTPUT = b"\x32"  # field 6 of ModelInferResponse
 BY_VALUE = frozenset(tensors.DTYPES) - {"BOOL", "BYTES"}  # datatypes whose arrays are the raw bytes themselves
+TIMEOUT = "timeout"  # Triton's parameter of a request: a time limit in microseconds after it is read
 
-
+Arrays = dict[str, npt.NDArray[Any]]
 Shapes: TypeAlias = tuple[tuple[int, ...], ...]
 """The shapes of a response's outputs."""
+HeadsOf: TypeAlias = Callable[[Tensors], list[bytes]]
+"""Returns, for each of a response's outputs, the bytes that precede the output's raw bytes. Only the shapes of the
+outputs determine the result."""
 
 
-class Plan(ABC):
+class Plan:
     """What all requests with one head have in common, for the model version that checked the first request."""
 
     def __init__(
-        self,
-        model: Servable,
-        requested: tuple[str, str],
-        tensor: tuple[str, str, Sequence[int]],
-        specs: Sequence[TensorSpec],
-        admission: Admission,
-        epoch: int,
+        self, query: "InferQuery", model: Servable, inputs: Arrays, specs: Sequence[TensorSpec], admission: Admission
     ) -> None:
         """Keep the results of the first request.
 
         Args:
+            query: The request.
             model: The version that admitted the request.
-            requested: The model's name and version as in the request.
-            tensor: The name, datatype and shape of the request's only input.
+            inputs: The request's only input.
             specs: The requested outputs.
             admission: The result of the model's check.
-            epoch: The engine's epoch when the model was looked up.
         """
-        self.model_name, self.model_version = requested
+        self.model_name, self.model_version, self.epoch = query.model_name, query.model_version, query.epoch
         self.model = model
-        self.epoch = epoch
         self.samples, self.batch_key = admission
-        self.specs = specs
-        self.input, datatype, shape = tensor
-        self.dtype = tensors.DTYPES[datatype]
-        self.shape = tuple(shape)
-        self.contents_size = self.dtype.itemsize * int(np.prod(self.shape))
+        ((self.input, array),) = inputs.items()
+        self.dtype, self.shape, self.contents_size = array.dtype, array.shape, array.nbytes
         self.output_names = [spec.name for spec in specs]
         self.heads: dict[Shapes, list[bytes]] = {}
         """The results of `make_heads` so far."""
+        self._dtypes = [tensors.DTYPES[spec.datatype] for spec in specs]
+        self._heads_of = query.heads_of(model, specs)
+        shapes = [(self.samples, *spec.shape[1:]) if model.signature.batched else spec.shape for spec in specs]
+        self.max_bytes = sum(8 * math.prod(math.inf if size is None else size for size in shape) for shape in shapes)
+        """No response has more bytes of outputs."""
 
     def encode(self, result: InferenceResult) -> bytes:
         """Return the serialized response."""
@@ -90,40 +85,8 @@ class Plan(ABC):
         """Make and keep the bytes that precede each output's raw bytes in a response with outputs of these shapes."""
         if len(self.heads) >= MAX_PLANS:
             self.heads.clear()
-        zeros = {
-            spec.name: np.zeros(shape, tensors.DTYPES[spec.datatype])
-            for spec, shape in zip(self.specs, shapes, strict=True)
-        }
-        heads = self.heads[shapes] = self._heads_of(zeros)
-        return heads
-
-    @abstractmethod
-    def _heads_of(self, outputs: Tensors) -> list[bytes]:
-        """See `make_heads`. ``outputs`` have these shapes."""
-
-
-class MessagePlan(Plan):
-    """A plan for serialized ModelInfer messages."""
-
-    def __init__(
-        self,
-        request: pb.ModelInferRequest,
-        model: Servable,
-        specs: Sequence[TensorSpec],
-        admission: Admission,
-        epoch: int,
-    ) -> None:
-        """``request`` is the first request, without its contents. `Plan` describes the other arguments."""
-        tensor = request.inputs[0]
-        requested = (request.model_name, request.model_version)
-        super().__init__(model, requested, (tensor.name, tensor.datatype, tensor.shape), specs, admission, epoch)
-        self.request = request
-
-    def _heads_of(self, outputs: Tensors) -> list[bytes]:
-        response = codec.encode_response(self.request, self.model.version, self.specs, outputs)
-        heads = [_RAW_OUTPUT + _varint(len(raw)) for raw in response.raw_output_contents]
-        response.ClearField("raw_output_contents")
-        heads[0] = response.SerializeToString() + heads[0]
+        zeros = zip(self.output_names, map(np.zeros, shapes, self._dtypes), strict=True)
+        heads = self.heads[shapes] = self._heads_of(dict(zeros))
         return heads
 
 
@@ -190,20 +153,16 @@ class PlannedCall(TransportCall):
         return parts
 
 
-Head = TypeVar("Head", bound=Hashable)
-OfHead = TypeVar("OfHead", bound=Plan)
-
-
-class PlansByHead(Generic[Head, OfHead]):
+class Plans:
     """The plans of one transport, by the head and the size of the contents, because in a malformed message the contents
     may have another size than the head says. Thread-safe."""
 
     def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+        self.engine = engine
         self._keeping = threading.Lock()
-        self._plans: dict[tuple[Head, int], OfHead] = {}
+        self._plans: dict[tuple[Hashable, int], Plan] = {}
 
-    def keep(self, head: Head, plan: OfHead) -> None:
+    def keep(self, head: Hashable, plan: Plan) -> None:
         """Keep a plan, and drop the plans of models that no longer serve."""
         with self._keeping:
             for stale in [other for other, known in self._plans.items() if known.epoch != plan.epoch]:
@@ -213,92 +172,77 @@ class PlansByHead(Generic[Head, OfHead]):
             self._plans[head, plan.contents_size] = plan
 
 
-class Plans(PlansByHead[bytes, MessagePlan]):
-    """The plans known so far for ModelInfer messages. Thread-safe."""
+class Decoded(NamedTuple):
+    """The content of a request for inference."""
 
-    def __init__(self, engine: Engine) -> None:
-        super().__init__(engine)
-        self._contents_sizes: dict[int, int] = {}  # size of a message -> size of its tensors' contents
-
-    def of(self, message: bytes) -> MessagePlan | None:
-        """Return the plan for the message's head, if the contents have the size that the head says."""
-        size = self._contents_sizes.get(len(message))
-        return None if size is None else self._plans.get((message[:-size], size))
-
-    def query(self, message: bytes) -> codec.InferQuery:
-        """Return the query of a message without a plan. If possible, a plan is kept after the message passed every
-        check.
-
-        Call this method before the model is looked up, so that a plan for a model replaced in the meantime is never
-        valid.
-
-        Raises:
-            InvalidRequestError: The bytes are not a ModelInferRequest.
-        """
-        epoch = self._engine.epoch
-
-        def learn(
-            request: pb.ModelInferRequest, model: Servable, specs: Sequence[TensorSpec], admission: Admission
-        ) -> None:
-            if not _has_fixed_meaning(request) or any(spec.datatype not in BY_VALUE | {"BOOL"} for spec in specs):
-                return
-            size = len(request.raw_input_contents[0])
-            head = message[:-size]
-            bare = _without_contents(head, size)
-            if bare is not None and len(head) <= _MAX_HEAD:
-                if len(self._contents_sizes) >= MAX_PLANS:
-                    self._contents_sizes.clear()
-                self._contents_sizes[len(message)] = size
-                self.keep(head, MessagePlan(bare, model, specs, admission, epoch))
-
-        return codec.InferQuery(codec.parse_message(pb.ModelInferRequest.FromString, message, MODEL_INFER), learn)
+    inputs: Arrays
+    datatypes: Mapping[str, str]
+    """The protocol's datatype of each input."""
+    outputs: Sequence[str] = ()
+    """The names of the requested outputs, in order; empty for all of the model's outputs."""
+    id: str = ""
+    timeout: int | None = None
+    """The request's own time limit in microseconds."""
+    head: Hashable = None
+    """The head that determines the meaning of all requests with this head; None if there is no such head."""
 
 
-def submit_infer(call: PlannedCall, plans: Plans, message: bytes) -> None:
-    """Queue the call of a ModelInfer message, with the message's plan if there is one. An error becomes the call's
-    outcome."""
-    plan = plans.of(message)
-    if plan is None or not call.put_planned(plan, message):
-        submit_message(call, partial(plans.query, message), is_large=len(message) >= LARGE_MESSAGE)
+class InferQuery(Query):
+    """A request for inference in one of the protocols."""
+
+    def __init__(self, model_name: str, model_version: str, plans: Plans | None) -> None:
+        """``plans`` keep a plan of the request, if possible, after the request has passed every check."""
+        self.model_name = model_name
+        self.model_version = model_version
+        self._plans = plans
+        # before the model is looked up, so that a plan for a model replaced in the meantime is never valid
+        self.epoch = 0 if plans is None else plans.engine.epoch
+
+    @abstractmethod
+    def decode(self, signature: Signature) -> Decoded:
+        """Decode the request. Raises ServerError if it cannot be a request of a model with this signature."""
+
+    @abstractmethod
+    def encoder(self, model: Servable, specs: Sequence[TensorSpec], intake: Intake) -> Callable[[InferenceResult], Any]:
+        """Return the function that makes the response, from the version that answers and the requested outputs."""
+
+    @abstractmethod
+    def heads_of(self, model: Servable, specs: Sequence[TensorSpec]) -> HeadsOf:
+        """Return the function for the heads of a plan, which must not keep the request in memory."""
+
+    def prepare(self, model: Servable, call: TransportCall) -> None:
+        inputs, datatypes, outputs, call.id, timeout, head = self.decode(model.signature)
+        specs = _output_specs(outputs, model.signature) if outputs else model.signature.outputs
+        if timeout is not None:  # a stream has one deadline, but each of its requests may have a timeout
+            call.deadline = earlier_deadline(timeout, call.deadline)
+        call.samples, call.batch_key = admission = model.check(inputs, datatypes)
+        if self._plans is not None and head is not None and all(spec.datatype != "BYTES" for spec in specs):
+            self._plans.keep(head, Plan(self, model, inputs, specs, admission))
+        call.encode = self.encoder(model, specs, call.intake)
+        call.inputs, call.outputs = inputs, [spec.name for spec in specs]
 
 
-def serialized(response: pb.ModelInferResponse | bytes) -> bytes:
-    """Return the bytes of a response, which is a message from a query, or bytes from a plan."""
-    return response if isinstance(response, bytes) else response.SerializeToString()
+def _output_specs(names: Sequence[str], signature: Signature) -> Sequence[TensorSpec]:
+    """Return the outputs with these names, in the names' order.
 
-
-def _has_fixed_meaning(request: pb.ModelInferRequest) -> bool:
-    return bool(
-        len(request.inputs) == 1
-        and len(request.raw_input_contents) == 1
-        and request.raw_input_contents[0]
-        and request.inputs[0].datatype in BY_VALUE
-        and not request.id
-        and not request.parameters
-    )
-
-
-def _without_contents(head: bytes, size: int) -> pb.ModelInferRequest | None:
-    """Parse the head without the key and length of the raw contents at its end. Return None if the rest is not a whole
-    message.
-
-    So the contents are the message's last field, and any bytes that follow this head are the contents.
+    Raises:
+        InvalidRequestError: The model lacks an output, or an output is named twice.
     """
-    key = _RAW_INPUT + _varint(size)
-    if not head.endswith(key):
-        return None
-    try:
-        bare = pb.ModelInferRequest.FromString(head[: -len(key)])
-    except DecodeError:
-        return None
-    return None if bare.raw_input_contents else bare
+    specs = [(name, signature.output(name)) for name in names]
+    if len(set(names)) < len(names):  # a small request could ask for a huge answer
+        raise InvalidRequestError("an output is requested twice; name each output once")
+    unknown = [name for name, spec in specs if spec is None]
+    if unknown:
+        known = "; ".join(str(spec) for spec in signature.outputs)
+        raise InvalidRequestError(f"unknown output {unknown[0]!r}; the model gives {known}")
+    return [spec for _, spec in specs if spec is not None]
 
 
-def _varint(value: int) -> bytes:
-    """Source: the Protocol Buffers encoding, "Base 128 Varints"."""
-    encoded = bytearray()
-    while value > 0x7F:
-        encoded.append(value & 0x7F | 0x80)
-        value >>= 7
-    encoded.append(value)
-    return bytes(encoded)
+def earlier_deadline(microseconds: int, deadline: float | None) -> float:
+    """Return the earlier of ``deadline`` and now plus ``microseconds``, which must be above 0 (InvalidRequestError)."""
+    if microseconds <= 0:
+        raise InvalidRequestError(
+            f"the parameter {TIMEOUT!r} must be an int64 of microseconds above 0, not {microseconds}"
+        )
+    own = time.monotonic() + microseconds / 1e6
+    return own if deadline is None else min(own, deadline)

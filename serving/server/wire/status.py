@@ -161,7 +161,8 @@ def route_metadata(timings: Timings) -> list[tuple[str, str]]:
         if len(members) == 1:
             del numbers[1:]
     costs = [
-        _stage_cost(stage.member, len(stage.rows), stage.queue_ns, stage.compute_ns, stage.batch_size)
+        f"{stage.member};samples={len(stage.rows)};queue-ns={stage.queue_ns};compute-ns={stage.compute_ns};"
+        f"batch-size={stage.batch_size}"
         for stage in timings.stages
     ]
     metadata = [
@@ -170,15 +171,3 @@ def route_metadata(timings: Timings) -> list[tuple[str, str]]:
         (STAGES, ",".join(costs)),
     ]
     return [*metadata, (UNSURE, str(timings.low_confidence))] if timings.low_confidence else metadata
-
-
-def member_metadata(cost: BatchCost, samples: int, queue_ns: int) -> tuple[tuple[str, str], ...]:
-    """Return `route_metadata` for a call that a single member of a route answered. Empty if there is no route."""
-    if not cost.member:
-        return ()
-    stage = _stage_cost(cost.member, samples, queue_ns, cost.compute_ns, cost.batch_size)
-    return ((MODEL, cost.member), (STAGE, "1"), (STAGES, stage))
-
-
-def _stage_cost(member: str, samples: int, queue_ns: int, compute_ns: int, batch_size: int) -> str:
-    return f"{member};samples={samples};queue-ns={queue_ns};compute-ns={compute_ns};batch-size={batch_size}"

@@ -11,7 +11,7 @@ be logged.
 import threading
 import time
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import grpc
 import structlog
@@ -19,9 +19,6 @@ import structlog
 from hangtag.extras import needs
 from hangtag.serving.server.telemetry.log import redirect_library_log
 from hangtag.serving.server.telemetry.model_statistics import Timings
-
-if TYPE_CHECKING:
-    from opentelemetry.sdk.trace import SpanProcessor
 
 log = structlog.get_logger()
 
@@ -33,11 +30,15 @@ _SERVER_FAULTS = ("UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "
 class Tracing:
     """Sends spans to a collector. Thread-safe."""
 
-    def __init__(self, processor: "SpanProcessor", close_seconds: float) -> None:
-        """Send the spans through a processor, which gets ``close_seconds`` at the end to send the remaining spans."""
-        from opentelemetry.sdk.resources import SERVICE_NAME, OTELResourceDetector, Resource
-        from opentelemetry.sdk.trace import TracerProvider
-        from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+    def __init__(self, endpoint: str, close_seconds: float) -> None:
+        """Send the spans to an OTLP collector over gRPC, and the remaining spans within ``close_seconds`` at the end.
+        Raises MissingExtraError."""
+        with needs("otel", "--otlp-endpoint"):
+            from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+            from opentelemetry.sdk.resources import SERVICE_NAME, OTELResourceDetector, Resource
+            from opentelemetry.sdk.trace import TracerProvider
+            from opentelemetry.sdk.trace.export import BatchSpanProcessor
+            from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
         # of OpenTelemetry only the exporter logs, and never the traceparent
         redirect_library_log("opentelemetry", with_values=True)
@@ -45,22 +46,10 @@ class Tracing:
         self._close_seconds = close_seconds
         # OTEL_TRACES_SAMPLER determines the sampling
         self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
-        self._provider.add_span_processor(processor)
+        exporter = OTLPSpanExporter(endpoint, insecure=endpoint.startswith("http://"))
+        self._provider.add_span_processor(BatchSpanProcessor(exporter))
         self._tracer = self._provider.get_tracer("hangtag")
         self._propagator = TraceContextTextMapPropagator()
-
-    @classmethod
-    def to(cls, endpoint: str, close_seconds: float) -> "Tracing | None":
-        """Return a sender of spans to an OTLP collector over gRPC, or None without an endpoint. Raises
-        MissingExtraError."""
-        if not endpoint:
-            return None
-        with needs("otel", "--otlp-endpoint"):
-            from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
-            from opentelemetry.sdk.trace.export import BatchSpanProcessor
-        return cls(
-            BatchSpanProcessor(OTLPSpanExporter(endpoint, insecure=endpoint.startswith("http://"))), close_seconds
-        )
 
     def record(
         self, method: str, metadata: Metadata, duration_ns: int, code: grpc.StatusCode, timings: Timings | None = None

@@ -4,8 +4,6 @@ Service methods take a parsed request, and raise domain errors. Without this mod
 domain error, and INTERNAL to bytes that are not the method's message, although the caller is at fault.
 """
 
-import asyncio
-import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, NoReturn, TypeAlias
@@ -18,7 +16,7 @@ from grpc_health.v1.health import SERVICE_NAME as HEALTH
 from hangtag.protos.methods import MODEL_INFER
 from hangtag.serving.server.errors import InvalidRequestError, ServerError, UnauthenticatedError, UnavailableError
 from hangtag.serving.server.wire.codec import parse_message
-from hangtag.serving.server.wire.intake import Callers, Intake, Origin
+from hangtag.serving.server.wire.intake import Intake, Origin
 from hangtag.serving.server.wire.status import call_status
 from hangtag.serving.server.wire.transport_call import INFERENCE_METHODS
 
@@ -38,20 +36,17 @@ class Handlers(grpc.GenericRpcHandler):
     def __init__(self, intake: Intake) -> None:
         """Handle no method yet. ``intake`` counts refused callers, and undecodable requests of inference methods."""
         self._intake = intake
-        self.callers = Callers(intake.authorise)
-        """The check of the callers of any method except health's."""
+        self._callers = intake.callers
         self.open = 0
         """Number of calls that are being answered."""
-        self.last_end = -math.inf
-        """When a call last ended, on the event loop's clock."""
         self._handlers: dict[str, Handler] = {}
 
     def service(self, details: grpc.HandlerCallDetails) -> Handler:
         """Return a call's handler, or None for an unknown method. grpcio calls this method before it receives a
         message."""
-        if not self.callers.all_admitted and not details.method.startswith(OPEN_PREFIX):
+        if not self._callers.all_admitted and not details.method.startswith(OPEN_PREFIX):
             try:
-                self.callers.admit(details.invocation_metadata)
+                self._callers.admit(details.invocation_metadata, queries=details.method in INFERENCE_METHODS)
             except (UnauthenticatedError, UnavailableError) as error:
                 self._intake.record_failure(Origin(""), error)
                 return _refusal(error, details.method)
@@ -98,7 +93,7 @@ class Handlers(grpc.GenericRpcHandler):
             except Exception as error:
                 await abort(error, path, request, context)
             finally:
-                self._end()
+                self.open -= 1
 
         return handle
 
@@ -116,13 +111,9 @@ class Handlers(grpc.GenericRpcHandler):
             except Exception as error:
                 await abort(error, path, None, context)
             finally:
-                self._end()
+                self.open -= 1
 
         return handle
-
-    def _end(self) -> None:
-        self.open -= 1
-        self.last_end = asyncio.get_running_loop().time()
 
     def _parse(self, path: str, parse: Parse, message: Any, context: Context) -> Any:
         error = InvalidRequestError("the call has no message, and its method needs a message")

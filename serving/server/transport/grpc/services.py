@@ -25,7 +25,7 @@ from hangtag.serving.server.transport.grpc.handlers import (
     origin_of,
 )
 from hangtag.serving.server.transport.grpc.streams import OpenStreams
-from hangtag.serving.server.wire.codec import InferQuery
+from hangtag.serving.server.wire.codec import MessagePlans, MessageQuery, serialized, submit_infer
 from hangtag.serving.server.wire.event_loop import LoopCall, LoopCalls
 from hangtag.serving.server.wire.image_query import ImageQuery, classify_query, compare_queries
 from hangtag.serving.server.wire.model_queries import (
@@ -33,7 +33,6 @@ from hangtag.serving.server.wire.model_queries import (
     model_metadata,
     server_metadata,
 )
-from hangtag.serving.server.wire.plans import Plans, serialized, submit_infer
 from hangtag.serving.server.wire.status import call_status, cost_metadata, route_metadata
 
 _RPC = "ModelStreamInfer"
@@ -52,7 +51,7 @@ class InferenceService:
         self._repository = calls.intake.repository
         self._calls = calls
         self._streams = streams
-        self._plans = Plans(self._engine)
+        self._plans = MessagePlans(self._engine)
 
     async def ServerLive(self, request: pb.ServerLiveRequest, context: Context) -> pb.ServerLiveResponse:
         return pb.ServerLiveResponse(live=True)
@@ -83,7 +82,7 @@ class InferenceService:
         """Answer ModelInfer. The request and the response are serialized messages."""
         call = LoopCall(self._calls, origin_of(MODEL_INFER, context))
         try:
-            submit_infer(call, self._plans, message)
+            submit_infer(call, self._plans, self._plans.of(message), message)
             await self._calls.wait([call])
             response = serialized(call.response())
         except Exception as error:
@@ -113,7 +112,7 @@ class InferenceService:
                 response.parameters[key.replace("-", "_")].string_param = value
             return Response(infer_response=response)
 
-        await self._streams.answer(requests, context, origin, InferQuery, respond)
+        await self._streams.answer(requests, context, origin, MessageQuery, respond)
 
     async def RepositoryIndex(self, request: pb.RepositoryIndexRequest, context: Context) -> pb.RepositoryIndexResponse:
         _require_unnamed_repository(request.repository_name)

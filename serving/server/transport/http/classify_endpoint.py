@@ -22,9 +22,9 @@ from hangtag.serving.server.transport.http.messages import (
     origin_of,
     to_dict,
 )
-from hangtag.serving.server.wire import codec
 from hangtag.serving.server.wire.event_loop import LoopCall, LoopCalls
 from hangtag.serving.server.wire.image_query import MAX_COMPARED, ImageQuery, compare_queries
+from hangtag.serving.server.wire.plans import TIMEOUT, earlier_deadline
 from hangtag.serving.server.wire.status import call_status, status
 
 _MAX_FIELDS = 32
@@ -32,7 +32,7 @@ _MAX_FIELD_BYTES = 16 * 1024
 """Size limit of a form's text field: room for the most models that can be compared, with long names and versions."""
 _BOUNDARY = re.compile(rb"[0-9A-Za-z'()+_,\-./:=? ]{1,70}")
 """A boundary of a form, as RFC 2046 defines it."""
-_PARAMETERS = ("model", "top_k", "height", "width", codec.TIMEOUT)
+_PARAMETERS = ("model", "top_k", "height", "width", TIMEOUT)
 _UINT32_MAX = 2**32 - 1
 _INT64_MAX = 2**63 - 1
 
@@ -54,8 +54,8 @@ class ClassifyEndpoint:
             fields += request.query_items
             _require_known(fields)
             choices = _choices(request.path_params.get("models", ""), fields)
-            if (timeout := _number(fields, codec.TIMEOUT, _INT64_MAX)) is not None:
-                origin = origin._replace(deadline=codec.earlier_deadline(timeout, None))
+            if (timeout := _number(fields, TIMEOUT, _INT64_MAX)) is not None:
+                origin = origin._replace(deadline=earlier_deadline(timeout, None))
             message = pb.CompareRequest(models=choices, **_content(image, fields))
             queries = compare_queries(message, intake.engine)
         except Exception as error:

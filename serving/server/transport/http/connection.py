@@ -10,11 +10,14 @@ from collections import deque
 from email.utils import formatdate
 from functools import lru_cache
 from http import HTTPStatus
+from typing import TYPE_CHECKING
 
 import httptools
 
-from hangtag.serving.server.transport.http.application import Answering, Application
 from hangtag.serving.server.transport.http.messages import HttpRequest, HttpResponse, json_response, written
+
+if TYPE_CHECKING:
+    from hangtag.serving.server.transport.http.http_server import Answering, HttpServer
 
 MAX_HEAD_BYTES = 32 * 1024
 """Size limit of a request's target and headers. gRPC's core accepts 16 KiB of metadata."""
@@ -41,17 +44,9 @@ class Connection(asyncio.Protocol):
     because a client takes the first answer that arrives for the answer to its first request.
     """
 
-    def __init__(self, application: Application, opened: "set[Connection]", idle_seconds: float) -> None:
-        """Serve one client.
-
-        Args:
-            application: Answers the requests.
-            opened: The set of open connections, to which this connection adds itself.
-            idle_seconds: The connection is closed after this long without a request.
-        """
-        self._application = application
-        self._opened = opened
-        self._idle_seconds = idle_seconds
+    def __init__(self, server: "HttpServer") -> None:
+        """Serve one client. ``server`` answers the requests, and knows its open connections."""
+        self._server = server
         self._loop = asyncio.get_running_loop()
         self._parser = httptools.HttpRequestParser(self)
         self._target = b""
@@ -72,11 +67,11 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport: asyncio.Transport = transport  # type: ignore[assignment]  # uvloop's have no base
-        self._opened.add(self)
+        self._server.connections.add(self)
         self._close_if_idle()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._opened.discard(self)
+        self._server.connections.discard(self)
         self.closed.set_result(None)
         self._reads = self._writes = False
         if self._timer is not None:
@@ -95,7 +90,7 @@ class Connection(asyncio.Protocol):
         self._go_on()
 
     def stop(self) -> None:
-        """Close the connection if it has no request. Otherwise the application's next response closes the
+        """Close the connection if it has no request. Otherwise the server's next response closes the
         connection."""
         if not self._requests:
             self._transport.close()
@@ -152,9 +147,9 @@ class Connection(asyncio.Protocol):
             raise ValueError(fault)  # ends the parser, which reads no further
         self._unread = 0
         keeps_open = version == "1.1" and parser.should_keep_alive()
-        held = self._application.hold()
+        held = self._server.hold()
         request = HttpRequest(method.decode("ascii"), self._target, self._fields, held, keeps_open=keeps_open)
-        request.response = self._application.admit(request)
+        request.response = self._server.admit(request)
         request.awaits_continue = request.headers.get(b"expect", b"").lower() == b"100-continue"
         self._coming = request
         self._requests.append(request)
@@ -165,7 +160,7 @@ class Connection(asyncio.Protocol):
         request = self._coming
         assert request is not None
         if request.response is None:
-            request.response = self._application.take(request, part)
+            request.response = self._server.take(request, part)
             if request.response is not None:
                 self._go_on()
 
@@ -213,7 +208,7 @@ class Connection(asyncio.Protocol):
         self._reads = False
         request = self._coming
         if request is None:  # the head is incomplete or invalid, so the answer needs a placeholder request
-            request = HttpRequest("GET", b"/", [], self._application.hold(), keeps_open=False)
+            request = HttpRequest("GET", b"/", [], self._server.hold(), keeps_open=False)
             self._requests.append(request)
         elif request.is_answered:
             self._transport.close()
@@ -232,7 +227,7 @@ class Connection(asyncio.Protocol):
                     self._send(request, request.response)
                 elif request.is_whole:
                     self._answered = request
-                    answering = self._application.answer(request, self._take)
+                    answering = self._server.answer(request, self._take)
                     if self._answered is request:  # if not, the request is already answered
                         self._answering = answering
                     return
@@ -264,7 +259,7 @@ class Connection(asyncio.Protocol):
                 rest = b"\r\n"
             if response.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:  # the remaining part of the body is not read
                 request.keeps_open = False
-        if self._application.callers.stopping:
+        if self._server.stopping:
             request.keeps_open = False
         closes = b"" if request.keeps_open else b"connection: close\r\n"
         self._transport.write(b"".join((_STATUS_LINES[status], _date(int(time.time())), closes, headers, rest)))
@@ -279,10 +274,10 @@ class Connection(asyncio.Protocol):
         """Close the connection if it has had no request for long enough. Otherwise check again later."""
         now = self._loop.time()
         since = now if self._requests else self._idle_since
-        if now - since >= self._idle_seconds:
+        if now - since >= self._server.idle_seconds:
             self._transport.close()
         else:
-            self._timer = self._loop.call_later(since + self._idle_seconds - now, self._close_if_idle)
+            self._timer = self._loop.call_later(since + self._server.idle_seconds - now, self._close_if_idle)
 
 
 @lru_cache(maxsize=1)

@@ -10,7 +10,6 @@ from importlib import metadata, resources
 from pathlib import Path
 from typing import Any
 
-from hangtag.serving.server.classification.classifier import examples
 from hangtag.serving.server.engine.servable import Servable
 from hangtag.serving.server.errors import ForeignOriginError, InvalidRequestError, NotLoadedError
 from hangtag.serving.server.telemetry.prometheus import exposition
@@ -20,12 +19,13 @@ from hangtag.serving.server.transport.http.messages import (
     Header,
     HttpRequest,
     HttpResponse,
-    PathError,
     Route,
     decompressed,
     json_response,
+    no_such_path,
     to_dict,
 )
+from hangtag.serving.server.wire.image_query import examples
 from hangtag.serving.server.wire.intake import Intake
 from hangtag.serving.server.wire.model_queries import (
     model_config,
@@ -252,5 +252,5 @@ class PageEndpoint:
     async def file(self, request: HttpRequest) -> HttpResponse:
         name = request.path_params["file"]
         if name == _INDEX or name not in self._files:
-            raise PathError
+            return no_such_path()
         return HttpResponse(self._files[name], _TYPES[Path(name).suffix], headers=_HEADERS)

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import numpy as np
@@ -13,7 +12,8 @@ from hangtag.serving.server.engine.servable import Servable
 from hangtag.serving.server.errors import InvalidRequestError, MessageTooLargeError
 from hangtag.serving.server.queue.call import Tensors
 from hangtag.serving.server.transport.http.messages import to_json
-from hangtag.serving.server.wire.codec import TIMEOUT, require_supported
+from hangtag.serving.server.wire.codec import as_text, require_supported
+from hangtag.serving.server.wire.plans import BY_VALUE, TIMEOUT, Arrays, Decoded
 from hangtag.serving.signature import TensorSpec
 
 MAX_JSON_BYTES = 4 * 1024 * 1024
@@ -27,63 +27,32 @@ BINARY_SIZE, BINARY_DATA, BINARY_OUTPUTS = "binary_data_size", "binary_data", "b
 """Parameters of the binary tensor extension."""
 
 
-@dataclass
-class InputHead:
-    """One input. The input's values are ``data`` or, if ``binary_size`` is not None, ``binary_size`` bytes after the
-    JSON.
+def decode_request(body: bytes, size: int) -> tuple[Decoded, Sequence[bool], bool]:
+    """Decode a request. Keys that are not in the protocol are ignored.
 
-    ``data`` is dropped once there is an array, because Python numbers take many times the array's memory.
-    """
+    Args:
+        body: The JSON, then the inputs' binary data, in the order of the inputs.
+        size: The number of bytes of JSON.
 
-    name: str
-    datatype: str
-    shape: tuple[int, ...]
-    data: Any
-    binary_size: int | None
-
-
-@dataclass(frozen=True)
-class RequestHead:
-    """A request without its binary tensors.
-
-    Attributes:
-        id: The caller's id for the request, returned with the answer; empty if the request has no id.
-        inputs: The inputs, in the order of their binary data.
-        outputs: The names of the requested outputs; empty for all of the model's outputs.
-        binary_outputs: For each requested output, in order, whether it is wanted as binary data.
-        binary_by_default: Whether outputs that the request does not name are wanted as binary data.
-        timeout: The request's timeout in microseconds; None if the request has no timeout.
-    """
-
-    id: str
-    inputs: tuple[InputHead, ...]
-    outputs: tuple[str, ...]
-    binary_outputs: tuple[bool, ...]
-    binary_by_default: bool
-    timeout: int | None
-
-    @property
-    def binary_bytes(self) -> int:
-        """How many bytes of binary tensors follow the JSON."""
-        return sum(each.binary_size or 0 for each in self.inputs)
-
-
-def parse_head(text: bytes) -> RequestHead:
-    """Parse the JSON of a request. Keys that are not in the protocol are ignored.
+    Returns:
+        The request, for each requested output whether it is wanted as binary data, and whether outputs that the request
+        does not name are. The request's head is the JSON, if the JSON determines the meaning of the bytes that follow
+        it, and of the answer.
 
     Raises:
         MessageTooLargeError: The JSON is larger than MAX_JSON_BYTES.
         InvalidRequestError: The text is not JSON, has a key twice, or has a value that the protocol does not allow.
     """
+    text = body[:size]
     request = parse_json(text)
     parameters = parameters_of(request, "the request")
-    inputs = _objects(request, "inputs")
-    if not inputs:
+    tensors_of = _objects(request, "inputs")
+    if not tensors_of:
         raise InvalidRequestError("'inputs' must be a list of at least one input")
-    outputs = _objects(request, "outputs")
+    heads = [_head(tensor) for tensor in tensors_of]
     by_default = _flag(parameters, BINARY_OUTPUTS, default=False)
     names, binary = [], []
-    for output in outputs:
+    for output in _objects(request, "outputs"):
         names.append(_text(output, "name", "an output"))
         of_output = parameters_of(output, f"output {names[-1]!r}")
         require_supported(names[-1], of_output)
@@ -91,14 +60,33 @@ def parse_head(text: bytes) -> RequestHead:
     timeout = parameters.get(TIMEOUT)
     if timeout is not None and (type(timeout) is not int or abs(timeout) > _INT64_MAX):
         raise InvalidRequestError(f"the parameter {TIMEOUT!r} must be an int64 of microseconds above 0")
-    return RequestHead(
-        id=_text(request, "id", "the request", default=""),
-        inputs=tuple(_input(each) for each in inputs),
-        outputs=tuple(names),
-        binary_outputs=tuple(binary),
-        binary_by_default=by_default,
-        timeout=timeout,
-    )
+    identity = _text(request, "id", "the request", default="")
+    binary_bytes = sum(length or 0 for *_, length in heads)
+    if size + binary_bytes != len(body):
+        raise InvalidRequestError(
+            f"the body has {len(body) - size} bytes after its JSON of {size} bytes (the header "
+            f"Inference-Header-Content-Length), and the inputs' parameters {BINARY_SIZE!r} add up to {binary_bytes}"
+        )
+    inputs: Arrays = {}
+    offset = size
+    for (name, datatype, shape, length), tensor in zip(heads, tensors_of, strict=True):
+        if name in inputs:
+            raise InvalidRequestError(f"input {name!r} is given twice")
+        try:
+            if length is None:
+                # Python numbers take many times the array's memory
+                inputs[name] = _array_of(datatype, shape, tensor.pop("data"))
+            else:
+                array = tensors.from_raw(datatype, shape, body[offset : offset + length])
+                inputs[name] = as_text(array) if datatype == "BYTES" else array
+                offset += length
+        except ValueError as error:
+            raise InvalidRequestError(f"input {name!r}: {error}") from error
+    datatypes = {name: datatype for name, datatype, *_ in heads}
+    has_fixed_meaning = len(inputs) == 1 and binary_bytes > 0 and BY_VALUE.issuperset(datatypes.values())
+    is_plain = not identity and timeout is None and all(binary or [by_default])
+    head = text if has_fixed_meaning and is_plain else None
+    return Decoded(inputs, datatypes, names, identity, timeout, head), binary, by_default
 
 
 def parse_json(text: bytes) -> dict[str, Any]:
@@ -139,7 +127,9 @@ def _refuse_constant(name: str) -> NoReturn:
     raise InvalidRequestError(f"JSON has no {name}; send such values as binary data")
 
 
-def _input(tensor: dict[str, Any]) -> InputHead:
+def _head(tensor: dict[str, Any]) -> tuple[str, str, list[int], int | None]:
+    """Return an input's name, datatype and shape, and the number of its bytes after the JSON, or None if its values are
+    in the JSON."""
     name = _text(tensor, "name", "an input")
     where = f"input {name!r}"
     shape = tensor.get("shape")
@@ -153,7 +143,7 @@ def _input(tensor: dict[str, Any]) -> InputHead:
     if (size is None) == ("data" not in tensor):
         problem = "neither 'data' nor" if size is None else "both 'data' and"
         raise InvalidRequestError(f"{where} has {problem} the parameter {BINARY_SIZE!r}; send one of them")
-    return InputHead(name, _text(tensor, "datatype", where), tuple(shape), tensor.get("data"), size)
+    return name, _text(tensor, "datatype", where), shape, size
 
 
 def _objects(owner: dict[str, Any], key: str) -> list[dict[str, Any]]:
@@ -186,7 +176,7 @@ def _text(owner: dict[str, Any], key: str, where: str, default: str | None = Non
     return value
 
 
-def array_of(datatype: str, shape: Sequence[int], data: object) -> Array:
+def _array_of(datatype: str, shape: Sequence[int], data: object) -> Array:
     """Return the array of a tensor whose values are in the JSON. BYTES become str.
 
     Args:

@@ -145,26 +145,13 @@ class Route:
         self.pattern = re.compile(with_groups)
 
 
-class PathError(Exception):
-    """There is no such path, or the path accepts only other methods, which ``allow`` lists."""
-
-    def __init__(self, allow: Sequence[str] = ()) -> None:
-        super().__init__(allow)
-        self.allow = ", ".join(allow)
-
-
-async def answer(routes: Sequence[Route], request: HttpRequest) -> HttpResponse:
-    """Return the answer of the first route that matches. Raises PathError if no route matches, and the endpoint's
-    errors."""
-    others: Sequence[str] = ()
-    for route in routes:
-        if (match := route.pattern.fullmatch(request.path)) is None:
-            continue
-        if request.method in route.methods:
-            request.path_params = match.groupdict()
-            return await route.endpoint(request)
-        others = others or route.methods
-    raise PathError(others)
+def no_such_path(allow: Sequence[str] = ()) -> HttpResponse:
+    """Return the response if there is no such path, or if the path accepts only the methods in ``allow``."""
+    if not allow:
+        return json_response({"error": "there is no such path; GET /openapi.json describes all paths"}, 404)
+    methods = ", ".join(allow)
+    text = f"this path accepts only {methods}; GET /openapi.json describes the path"
+    return json_response({"error": text}, 405, [(b"allow", methods.encode())])
 
 
 def json_response(value: object, status: int = 200, headers: Iterable[Header] = ()) -> HttpResponse:
@@ -185,11 +172,6 @@ def error_response(error: Exception, method: str, request: object = None) -> Htt
         method: The request's method and route, for the log.
         request: The request, whose model and id are logged.
     """
-    if isinstance(error, PathError):
-        if not error.allow:
-            return json_response({"error": "there is no such path; GET /openapi.json describes all paths"}, 404)
-        text = f"this path accepts only {error.allow}; GET /openapi.json describes the path"
-        return json_response({"error": text}, 405, [(b"allow", error.allow.encode())])
     code = status(error).http
     return json_response({"error": call_status(error, method, request)[1]}, code, _HEADERS.get(code, ()))
 

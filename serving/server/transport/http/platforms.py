@@ -16,8 +16,7 @@ from hangtag.serving.server.engine.servable import Servable
 from hangtag.serving.server.errors import InvalidRequestError, NotFoundError
 from hangtag.serving.server.queue.call import InferenceResult, Tensors
 from hangtag.serving.server.transport.http.infer_json import array_of, json_values, parameters_of, parse_json
-from hangtag.serving.server.transport.http.infer_plans import HEAD_LENGTH
-from hangtag.serving.server.transport.http.infer_query import HttpInferQuery
+from hangtag.serving.server.transport.http.inference import HEAD_LENGTH, HttpInferQuery
 from hangtag.serving.server.transport.http.messages import (
     HTTP_CLASSIFY,
     HTTP_INFER,

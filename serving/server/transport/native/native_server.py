@@ -31,11 +31,11 @@ from hangtag.serving.server.host.ports import GRPC_SOCKET, GRPCIO_SOCKET, requir
 from hangtag.serving.server.queue.call import Call, Tensors
 from hangtag.serving.server.telemetry.model_statistics import BatchCost, Timings
 from hangtag.serving.server.transport.grpc.grpc_server import GrpcServer
-from hangtag.serving.server.wire.codec import parse_message
+from hangtag.serving.server.wire.codec import MessagePlans, parse_message, serialized, submit_infer
 from hangtag.serving.server.wire.image_query import classify_query
-from hangtag.serving.server.wire.intake import Callers, Intake
-from hangtag.serving.server.wire.plans import Plan, PlannedCall, Plans, serialized, submit_infer
-from hangtag.serving.server.wire.status import QUEUE_NS, batch_metadata, call_status, cost_metadata, member_metadata
+from hangtag.serving.server.wire.intake import Intake
+from hangtag.serving.server.wire.plans import Plan, PlannedCall
+from hangtag.serving.server.wire.status import QUEUE_NS, batch_metadata, call_status, cost_metadata
 from hangtag.serving.server.wire.tracing import Metadata
 from hangtag.serving.server.wire.transport_call import Query, submit_message
 
@@ -54,10 +54,6 @@ IO_THREADS = 1
 _MAX_METADATA_BYTES = 16 * 1024  # gRPC's core limits metadata to the same size
 _MAX_SOCKET_PATH = 107  # bytes; Linux' sockaddr_un without the terminating zero
 _POLL_SECONDS = 0.005
-_FLUSH_SECONDS = 0.2
-"""How long connections stay open after the last response. The library's ``close`` drops responses that its threads have
-not written yet: up to one response in five if ``close`` is called at once. The library does not say when responses are
-written."""
 
 
 class NativeServer(GrpcServer):
@@ -106,19 +102,13 @@ class NativeServer(GrpcServer):
         self._engine.pool.receive_from(self._native_calls.receive)
         return front.bound_port
 
-    def refuse_new(self) -> None:
-        """Answer every further call of the two methods with UNAVAILABLE."""
-        self._native_calls.callers.refuse_new()
-
     def stop(self, grace: float) -> None:
-        self.refuse_new()
         deadline = time.monotonic() + grace
         self.announce_stop()
         while self._native_calls.open and time.monotonic() < deadline:
             time.sleep(_POLL_SECONDS)
         self._native_calls.cancel_all()
         super().stop(max(0.0, deadline - time.monotonic()))  # last, because until then health says NOT_SERVING
-        time.sleep(max(0.0, min(_FLUSH_SECONDS, deadline - time.monotonic())))
 
     def close(self) -> None:
         if self._front is not None:
@@ -136,8 +126,8 @@ class NativeCalls:
         self.open: dict[int, NativeCall] = {}
         """The calls that have not ended, by the library's number for the call."""
         self.intake = intake
-        self.callers = Callers(intake.authorise)
-        self._plans = Plans(intake.engine)
+        self._callers = intake.callers
+        self._plans = MessagePlans(intake.engine)
 
     def receive(self, milliseconds: int | None) -> bool:
         """Take the events that have arrived, and queue their calls (see `compute_pool.Receive`)."""
@@ -158,19 +148,19 @@ class NativeCalls:
                 plan = plan_of(message) if method_id == _INFER_ID else None
                 if (
                     plan is None
-                    or not self.callers.all_admitted
+                    or not self._callers.all_admitted
                     or (remaining is None and isinstance(key, bytes))
                     or not call.put_planned(plan, message)
                 ):
-                    self._submit_slowly(call, message, key)
+                    self._submit_slowly(call, message, key, plan)
             except Exception:  # the other events are still handled
                 log.exception("an event was lost")
         return True
 
-    def _submit_slowly(self, call: "NativeCall", message: bytes, key: bytes | str | None) -> None:
+    def _submit_slowly(self, call: "NativeCall", message: bytes, key: bytes | str | None, plan: Plan | None) -> None:
         """Check a call, and queue it or hand it to a thread that decodes it."""
         try:
-            self.callers.admit(call.metadata)
+            self._callers.admit(call.metadata)
             self.intake.require_size("Received", len(message))
             # a str key is the caller's address
             if call.deadline is None and isinstance(key, bytes):
@@ -184,7 +174,7 @@ class NativeCalls:
         if call.method == CLASSIFY:
             submit_message(call, partial(_classify_query, message), is_large=True)
         else:
-            submit_infer(call, self._plans, message)
+            submit_infer(call, self._plans, plan, message)
 
     def cancel_all(self) -> None:
         """Drop all calls that have not ended."""
@@ -261,6 +251,6 @@ class NativeCall(PlannedCall):
                 pieces += head, raw[row * size : end * size]
             own = ((QUEUE_NS, str(call.queue_ns)), *spent)
             if cost.member:
-                own += member_metadata(cost, call.samples, call.queue_ns)
+                own = cost_metadata(call.timings_of(cost))
             call._calls.front.respond(call.number, b"".join(pieces), None, own)
             call._calls.open.pop(call.number, None)
