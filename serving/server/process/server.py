@@ -82,7 +82,7 @@ class Server:
         self.transport = choose_transport(config)
         self._callers = Callers()
         if config.token_file is not None:
-            self._callers = Callers(Tokens(config.token_file, config.limits.file_check_seconds).authorise)
+            self._callers = Callers(Tokens(config.token_file, config.limits.file_check_seconds))
         control = self.control if wrap_control is None else wrap_control(self.control)
         self._repository = RepositoryCalls(control)
         self._decoding = DecodingThreads(usable_cpus(), config.max_queue_size)
@@ -91,7 +91,7 @@ class Server:
         self._http: HttpServer | None = None
         if config.http_port != OFF:
             self._http = self._http_transport(intake, self.state if wrap_control is None else control.state)
-        self.control.on_change = self._transport.refresh_health
+        self.control.on_change = self._transport.health.refresh
 
     @property
     def address(self) -> str:

@@ -103,8 +103,7 @@ class ImageQuery(Query):
     """One image for one model."""
 
     def __init__(self, model_name: str, model_version: str, image: RequestImage, top_k: int) -> None:
-        self.model_name = model_name
-        self.model_version = model_version
+        super().__init__(model_name, model_version)
         self._image = image
         self._top_k = top_k
 
@@ -245,13 +244,6 @@ def examples(signature: Signature) -> list[dict[str, str]]:
     """
     try:
         kept = json.loads(signature.metadata.get("examples", "[]"))
-        return [{"label": signature.labels[label], "png": png} for label, png in map(_read_example, kept)]
+        return [{"label": signature.labels[each["label"]], "png": str(each["png"])} for each in kept]
     except (ValueError, KeyError, TypeError, IndexError, RecursionError):
         return []
-
-
-def _read_example(example: object) -> tuple[int, str]:
-    match example:
-        case {"label": int(label), "png": str(png)} if label >= 0:
-            return label, png
-    raise ValueError

@@ -34,10 +34,6 @@ from hangtag.serving.server.wire.model_queries import RepositoryCalls
 from hangtag.serving.server.wire.status import status
 from hangtag.serving.server.wire.tracing import Metadata, Tracing
 
-Authorise = Callable[[Metadata], None]
-"""A function that gets a call's metadata, and raises UnauthenticatedError if the call has no valid credentials. The
-function must be thread-safe and must not block, because the thread that polls for calls runs it."""
-
 MIN_LENGTH = 16
 """The fewest characters of a token."""
 _CREDENTIALS = re.compile("bearer +(.*)", re.IGNORECASE | re.DOTALL)
@@ -59,21 +55,10 @@ class DecodingThreads:
             threads: How many threads decode large pictures, and how many threads decode everything else.
             places: How many requests may wait for a thread.
         """
-        self._free = threading.Semaphore(places)
+        self.places = threading.Semaphore(places)
+        """A request takes a place before it waits for a thread."""
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="decode")
         self.threads_for_large = ThreadPoolExecutor(threads, thread_name_prefix="decode-large")
-
-    def take_place(self) -> None:
-        """Take a place for a request before passing it to a thread. Raises QueueFullError if no place is free."""
-        if not self._free.acquire(blocking=False):
-            raise QueueFullError(
-                "the queue of pictures and large messages to be decoded is full (--max-queue-size); try again later "
-                "with a back-off"
-            )
-
-    def leave_place(self) -> None:
-        """Free a request's place when a thread starts to decode the request, or drops it."""
-        self._free.release()
 
     def submit(self, work: Callable[[], None]) -> None:
         """Run work on a thread that is not for large pictures."""
@@ -97,22 +82,61 @@ class Origin(NamedTuple):
     """The deadline in seconds on the monotonic clock; None if the caller waits for ever."""
 
 
+class Tokens:
+    """The valid tokens, read from a file with one token per line, so that an old and a new token can both be valid.
+
+    Lines that start with # are comments. With an empty file no token is valid. If the file disappears or becomes
+    malformed, the tokens that were last read stay valid.
+    """
+
+    def __init__(self, path: Path, check_seconds: float) -> None:
+        """Read the file.
+
+        Args:
+            path: The path of the file.
+            check_seconds: The least seconds between two checks whether the file has changed.
+
+        Raises:
+            StartError: The file cannot be read, or a line is not a token.
+        """
+        self._digests = WatchedFiles("tokens", [path], lambda: _read(path), check_seconds)
+
+    def authorise(self, metadata: Metadata) -> None:
+        """Raise UnauthenticatedError unless the metadata has ``authorization: Bearer <a valid token>``.
+
+        This method must not block, because the thread that polls for calls runs it.
+        """
+        header = next((value for key, value in metadata if key == "authorization"), None)
+        credentials = _CREDENTIALS.fullmatch(header) if isinstance(header, str) else None
+        if credentials is None:
+            raise UnauthenticatedError(
+                "this server requires a token: send 'authorization: Bearer <token>' with each call, in gRPC's metadata "
+                "or HTTP's headers (--token-file of hangtag's commands)"
+            )
+        # All digests have one length, and each is compared, so the time taken reveals nothing about the valid tokens.
+        digest = _digest(credentials[1].encode(errors="surrogatepass"))
+        if not sum([hmac.compare_digest(digest, known) for known in self._digests.current()]):
+            raise UnauthenticatedError(
+                "the server does not accept this token; ask the server's operator for a valid token"
+            )
+
+
 class Callers:
     """The check of the callers of all transports. Thread-safe."""
 
-    def __init__(self, authorise: Authorise | None = None) -> None:
-        """Admit callers until ``refuse_new``. ``authorise`` checks each caller; None lets everybody call."""
-        self._authorise = authorise
+    def __init__(self, tokens: Tokens | None = None) -> None:
+        """Admit callers with valid tokens until ``refuse_new``. None lets everybody call."""
+        self._tokens = tokens
         self.stopping = False
         """Whether every new query of a model is refused."""
-        self.all_admitted = authorise is None
+        self.all_admitted = tokens is None
         """Whether every request is admitted without a check."""
 
     def admit(self, metadata: Metadata, *, queries: bool = True) -> None:
         """Raise UnauthenticatedError if a call has no valid credentials, and UnavailableError if it queries a model
         during a stop."""
-        if self._authorise is not None:
-            self._authorise(metadata)
+        if self._tokens is not None:
+            self._tokens.authorise(metadata)
         if self.stopping and queries:
             raise UnavailableError(STOPPING)
 
@@ -182,42 +206,6 @@ class Intake:
         self.engine.record_failure(name, version, code.name, ns, shed=isinstance(error, QueueFullError))
         if self.tracing is not None and origin.method:
             self.tracing.record(origin.method, origin.metadata, ns, code)
-
-
-class Tokens:
-    """The valid tokens, read from a file with one token per line, so that an old and a new token can both be valid.
-
-    Lines that start with # are comments. With an empty file no token is valid. If the file disappears or becomes
-    malformed, the tokens that were last read stay valid.
-    """
-
-    def __init__(self, path: Path, check_seconds: float) -> None:
-        """Read the file.
-
-        Args:
-            path: The path of the file.
-            check_seconds: The least seconds between two checks whether the file has changed.
-
-        Raises:
-            StartError: The file cannot be read, or a line is not a token.
-        """
-        self._digests = WatchedFiles("tokens", [path], lambda: _read(path), check_seconds)
-
-    def authorise(self, metadata: Metadata) -> None:
-        """Raise UnauthenticatedError unless the metadata has ``authorization: Bearer <a valid token>``."""
-        header = next((value for key, value in metadata if key == "authorization"), None)
-        credentials = _CREDENTIALS.fullmatch(header) if isinstance(header, str) else None
-        if credentials is None:
-            raise UnauthenticatedError(
-                "this server requires a token: send 'authorization: Bearer <token>' with each call, in gRPC's metadata "
-                "or HTTP's headers (--token-file of hangtag's commands)"
-            )
-        # All digests have one length, and each is compared, so the time taken reveals nothing about the valid tokens.
-        digest = _digest(credentials[1].encode(errors="surrogatepass"))
-        if not sum([hmac.compare_digest(digest, known) for known in self._digests.current()]):
-            raise UnauthenticatedError(
-                "the server does not accept this token; ask the server's operator for a valid token"
-            )
 
 
 def _read(path: Path) -> tuple[bytes, ...]:

@@ -41,7 +41,9 @@ class RepositoryCalls:
         """Return every version that serves. Unless ``ready``, return also the versions that could be loaded or failed
         to load."""
         states = await self.in_thread(_ready if ready else _known)
-        return pb.RepositoryIndexResponse(models=[_index(state) for state in states])
+        index = pb.RepositoryIndexResponse.ModelIndex
+        models = [index(name=each.name, version=each.version, state=each.state, reason=each.reason) for each in states]
+        return pb.RepositoryIndexResponse(models=models)
 
     async def statistics(self, name: str = "", version: str = "") -> pb.ModelStatisticsResponse:
         """Return the statistics of all versions that serve, or only of this model or version if it is given.
@@ -170,12 +172,6 @@ def model_config(model: Servable) -> pb.ModelConfig:
     if batched:
         config.dynamic_batching.max_queue_delay_microseconds = round(model.max_queue_delay * 1e6)
     return config
-
-
-def _index(state: VersionState) -> pb.RepositoryIndexResponse.ModelIndex:
-    return pb.RepositoryIndexResponse.ModelIndex(
-        name=state.name, version=state.version, state=state.state, reason=state.reason
-    )
 
 
 def _statistics(state: VersionState) -> pb.ModelStatistics:

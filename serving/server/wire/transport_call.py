@@ -121,8 +121,9 @@ class TransportCall(Call):
 class Query(ABC):
     """A request for one model, not decoded yet."""
 
-    model_name: str
-    model_version: str
+    def __init__(self, model_name: str, model_version: str) -> None:
+        self.model_name = model_name
+        self.model_version = model_version
 
     @property
     def is_large(self) -> bool:
@@ -172,12 +173,11 @@ def submit(call: TransportCall) -> None:
                 break
     except NotLoadedError:
         _submit_when_loaded(call, query)
-        return
     except Exception as error:
         call.fail(error)
-        return
-    if call.cancelled:  # the caller left before there was anything to cancel
-        call.cancel()
+    else:
+        if call.cancelled:  # the caller left before there was anything to cancel
+            call.cancel()
 
 
 def _submit_when_loaded(call: TransportCall, query: Query) -> None:
@@ -191,13 +191,15 @@ def _submit_when_loaded(call: TransportCall, query: Query) -> None:
         elif isinstance(error, Exception) and vars(call).pop("query", None) is not None:
             call.fail(error)
 
+    residency = call.intake.engine.residency
+    assert residency is not None  # only an engine with a residency raises NotLoadedError
     try:
         load = call.intake.engine.residency.load(call.model_name)
     except ServerError as error:
         call.fail(error)
-        return
-    call.query = query
-    load.add_done_callback(go_on)
+    else:
+        call.query = query
+        load.add_done_callback(go_on)
 
 
 def submit_message(call: TransportCall, query_of: Callable[[], Query], *, is_large: bool) -> None:
@@ -234,7 +236,7 @@ def submit_on_thread(calls: Sequence[TransportCall], query_of: Callable[[], Quer
                 calls[0].set_query(query_of())
             is_large = any(query.is_large for call in calls if (query := call.query) is not None)
         except Exception as error:
-            decoding.leave_place()
+            decoding.places.release()
             fail(error)
         else:
             if is_large:
@@ -243,22 +245,27 @@ def submit_on_thread(calls: Sequence[TransportCall], query_of: Callable[[], Quer
                 submit_all()
 
     def submit_all() -> None:
-        decoding.leave_place()
-        for call in calls:
-            submit(call)
-        done.set_result(None)
+        decoding.places.release()
+        try:
+            for call in calls:
+                submit(call)
+        finally:
+            done.set_result(None)
 
     def fail(error: Exception) -> None:
         for call in calls:
             call.fail(error)
         done.set_result(None)
 
-    try:
-        decoding.take_place()
-    except QueueFullError as error:
-        fail(error)
-    else:
+    if decoding.places.acquire(blocking=False):
         decoding.submit(read)
+    else:
+        fail(
+            QueueFullError(
+                "the queue of pictures and large messages to be decoded is full (--max-queue-size); try again later "
+                "with a back-off"
+            )
+        )
     return done
 
 

@@ -8,7 +8,7 @@ Calls run on the process's event loop. The server's methods may be called from a
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
 import grpc
@@ -19,6 +19,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 from hangtag.protos import classifier_pb2, inference_pb2
 from hangtag.serving.server.config.limits import Limits
 from hangtag.serving.server.config.server_config import ServerConfig
+from hangtag.serving.server.engine.engine import Engine
 from hangtag.serving.server.engine.repository import largest_settings
 from hangtag.serving.server.errors import DeadlineError, NotFoundError, QueueFullError, StartError
 from hangtag.serving.server.host.ports import GRPC_SOCKET, require_free
@@ -32,6 +33,7 @@ _INFERENCE = inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 _CLASSIFIER = classifier_pb2.DESCRIPTOR.services_by_name["Classifier"]
 _SERVICES = (_INFERENCE.full_name, _CLASSIFIER.full_name)
 _UNKNOWN: int = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+_SERVING: int = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING: int = health_pb2.HealthCheckResponse.NOT_SERVING
 _POLL_SECONDS = 0.005
 _FLUSH_SECONDS = 0.2
@@ -45,22 +47,23 @@ V1 = "grpc.reflection.v1.ServerReflection"
 
 
 class GrpcServer:
-    """Listens after ``start``. Health is NOT_SERVING until ``refresh_health``, and again after ``stop``."""
+    """Listens after ``start``. Health is NOT_SERVING until the models are loaded, and again after ``stop``."""
 
     def __init__(self, intake: Intake) -> None:
         """Build the server, which does not listen yet."""
         self._engine = engine = intake.engine
         calls = LoopCalls(intake)
         self._streams = OpenStreams(calls)
-        limits = engine.config.limits
-        self._health = HealthService(limits.max_watches)
-        self._health_names: set[str] = set()  # models whose state the health service reports
-        self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        self.health = HealthService(engine)
         self._handlers = Handlers(intake)
         self._handlers.add_service(_INFERENCE, InferenceService(calls, self._streams))
         self._handlers.add_service(_CLASSIFIER, ClassifierService(calls, self._streams))
-        self._handlers.add_service(health_pb2.DESCRIPTOR.services_by_name["Health"], self._health)
-        add_reflection(self._handlers, (*_SERVICES, HEALTH), limits)
+        self._handlers.add_service(health_pb2.DESCRIPTOR.services_by_name["Health"], self.health)
+        reflections = (V1, reflection.SERVICE_NAME)
+        servicer = _Reflection((*_SERVICES, HEALTH, *reflections), engine.config.limits)
+        for name in reflections:
+            descriptor = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
+            self._handlers.add_service(descriptor, servicer, name)
         self._server: grpc.aio.Server | None = None
 
     def start(self) -> int:
@@ -78,24 +81,8 @@ class GrpcServer:
             require_free(config.host, config.port)  # grpcio does not name the cause; this error does
             raise
 
-    def refresh_health(self) -> None:
-        """Update the health of the whole server, and of each model by name, from the models that the engine serves now.
-
-        While the server is stopping, this method changes nothing.
-        """
-        self._set_health(health_pb2.HealthCheckResponse.SERVING)
-        served = self._engine.callable_names()
-        gone = self._health_names - served
-        self._health.set(dict.fromkeys(gone, health_pb2.HealthCheckResponse.NOT_SERVING))
-        self._health.set(dict.fromkeys(served, health_pb2.HealthCheckResponse.SERVING))
-        self._health_names |= served
-
-    def announce_stop(self) -> None:
-        """Report that the server is not ready, and refuse new streams. Other calls are answered until ``stop``."""
-        run(self._announce_stop())
-
     def stop(self, grace: float) -> None:
-        """Set health to NOT_SERVING, refuse new calls, and let calls in flight finish within ``grace`` seconds."""
+        """Report NOT_SERVING, refuse new streams, and let calls in flight finish within ``grace`` seconds."""
         run(self._stop(grace))
 
     def close(self) -> None:
@@ -121,7 +108,8 @@ class GrpcServer:
         return port
 
     async def _announce_stop(self) -> None:
-        self._health.stop()
+        """Report that the server is not ready, and refuse new streams."""
+        self.health.refresh()
         self._streams.stop()
 
     async def _stop(self, grace: float) -> None:
@@ -133,9 +121,6 @@ class GrpcServer:
         await asyncio.sleep(max(0.0, min(_FLUSH_SECONDS, deadline - loop.time())))
         if self._server is not None:
             await self._server.stop(max(0.0, deadline - loop.time()))
-
-    def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
-        self._health.set(dict.fromkeys(("", *_SERVICES), status))
 
 
 def _max_calls(config: ServerConfig) -> int:
@@ -173,30 +158,21 @@ def channel_options(config: ServerConfig) -> list[tuple[str, int]]:
 
 
 class HealthService:
-    """The health of each name: "" is the whole server, any other name a service or a model."""
+    """The health of each name: "" is the whole server, any other name a service or a model.
 
-    def __init__(self, max_watches: int) -> None:
-        """``max_watches`` is the number of Watch streams that may be open at once."""
-        self._max_watches = max_watches
-        self._states: dict[str, int] = {}
+    When the server stops, each Watch sends NOT_SERVING and ends, so that the server's stop need not wait.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._known: set[str] = set()  # the models that serve or have served
         self._changed = asyncio.Event()  # replaced by a new event at each change
         self._watches = 0
-        self._stopped = False
 
-    def set(self, states: Mapping[str, int]) -> None:
-        """Set states by name, each of HealthCheckResponse.ServingStatus. This method is thread-safe, and without effect
-        after ``stop``."""
-        self._states |= states
+    def refresh(self) -> None:
+        """Let each Watch send its name's state if it has changed. Thread-safe."""
+        self._known.update(self._engine.callable_names() if self._engine.ready else ())
         event_loop().call_soon_threadsafe(self._wake_watches)
-
-    def stop(self) -> None:
-        """Answer NOT_SERVING for every name from now on, even after calls of ``set``.
-
-        Each Watch sends NOT_SERVING and ends, so that the server's stop need not wait. Call this method on the event
-        loop.
-        """
-        self._stopped = True
-        self._wake_watches()
 
     async def Check(self, request: health_pb2.HealthCheckRequest, context: Context) -> health_pb2.HealthCheckResponse:
         state = self._state(request.service)
@@ -205,18 +181,19 @@ class HealthService:
         return health_pb2.HealthCheckResponse(status=state)
 
     async def Watch(self, request: health_pb2.HealthCheckRequest, context: Context) -> None:
-        if self._watches >= self._max_watches:
-            raise QueueFullError(f"{self._max_watches} Watch streams are open; poll with Check instead")
+        max_watches = self._engine.config.limits.max_watches
+        if self._watches >= max_watches:
+            raise QueueFullError(f"{max_watches} Watch streams are open; poll with Check instead")
         self._watches += 1
         try:
             sent: int | None = None
             while True:
-                changed = self._changed
+                changed, stopping = self._changed, self._engine.stopping
                 state = self._state(request.service)
                 if state != sent:
                     await context.write(health_pb2.HealthCheckResponse(status=state))
                     sent = state
-                elif self._stopped:
+                elif stopping:
                     return
                 else:
                     await changed.wait()
@@ -224,8 +201,13 @@ class HealthService:
             self._watches -= 1
 
     def _state(self, name: str) -> int:
-        state = self._states.get(name, _UNKNOWN)
-        return _NOT_SERVING if self._stopped and state != _UNKNOWN else state
+        serves = self._engine.ready
+        if name not in ("", *_SERVICES):
+            names = self._engine.callable_names() if serves else set()
+            serves = name in names
+            if not serves and name not in self._known:
+                return _UNKNOWN
+        return _SERVING if serves else _NOT_SERVING
 
     def _wake_watches(self) -> None:
         changed, self._changed = self._changed, asyncio.Event()
@@ -261,11 +243,3 @@ class _Reflection:
             if not longest.expired():  # an expired stream is ending anyway, and its time can no longer be set
                 longest.reschedule(asyncio.get_running_loop().time())
         self._open[time_limit] = None
-
-
-def add_reflection(handlers: Handlers, services: Iterable[str], limits: Limits) -> None:
-    """Add both reflection services, which describe these services and themselves."""
-    servicer = _Reflection((*services, V1, reflection.SERVICE_NAME), limits)
-    descriptor = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
-    for name in (V1, reflection.SERVICE_NAME):
-        handlers.add_service(descriptor, servicer, name)

@@ -24,7 +24,7 @@ from hangtag.serving.server.transport.grpc.handlers import (
     abort,
     origin_of,
 )
-from hangtag.serving.server.transport.grpc.streams import OpenStreams
+from hangtag.serving.server.transport.grpc.streams import OpenStreams, StreamCall
 from hangtag.serving.server.wire.codec import MessagePlans, MessageQuery, serialized, submit_infer
 from hangtag.serving.server.wire.event_loop import LoopCall, LoopCalls
 from hangtag.serving.server.wire.image_query import ImageQuery, classify_query, compare_queries
@@ -96,13 +96,13 @@ class InferenceService:
         origin = origin_of(MODEL_STREAM_INFER, context)
         ends_at_error = _END_AT_ERROR in origin.metadata
 
-        def respond(request: pb.ModelInferRequest, call: LoopCall) -> Response:
+        def respond(call: StreamCall) -> Response:
             try:
                 response = call.response()
             except Exception as error:
                 if ends_at_error:
                     raise
-                return _error_response(request, *call_status(error, _RPC, request))
+                return _error_response(call.request, *call_status(error, _RPC, call.request))
             response.parameters[_FINAL].bool_param = True
             timings = call.timings
             response.parameters["queue_ns"].int64_param = timings.queue_ns
@@ -166,12 +166,13 @@ class ClassifierService:
         return response
 
     async def ClassifyStream(self, requests: AsyncIterator[classifier_pb2.ClassifyRequest], context: Context) -> None:
-        def respond(request: classifier_pb2.ClassifyRequest, call: LoopCall) -> classifier_pb2.ClassifyStreamResponse:
+        def respond(call: StreamCall) -> classifier_pb2.ClassifyStreamResponse:
+            identity = call.request.id
             try:
-                return classifier_pb2.ClassifyStreamResponse(id=request.id, answer=call.response())
+                return classifier_pb2.ClassifyStreamResponse(id=identity, answer=call.response())
             except Exception as error:
-                failure = _failure(error, CLASSIFY_STREAM, request)
-                return classifier_pb2.ClassifyStreamResponse(id=request.id, failure=failure)
+                failure = _failure(error, CLASSIFY_STREAM, call.request)
+                return classifier_pb2.ClassifyStreamResponse(id=identity, failure=failure)
 
         origin = origin_of(CLASSIFY_STREAM, context)
         await self._streams.answer(requests, context, origin, classify_query, respond, in_thread=True)

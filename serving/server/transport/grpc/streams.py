@@ -2,18 +2,18 @@
 
 Two coroutines work on a stream:
 
-- The *reader* (`_read`, a task of its own) takes each request from gRPC, gives it a place at the end of the queue of
-  places, and submits its query. The reader does not wait for earlier answers, so requests of one stream share batches.
-- The *writer* (`answer`, in the task of the call) takes places only from the front of the queue, and waits until the
-  first place has its outcome. So responses leave in the order of the requests, although queries may end in another
+- The *reader* (`read`, a task of its own) takes each request from gRPC, puts a call for it at the end of a queue, and
+  submits the call. The reader does not wait for earlier answers, so requests of one stream share batches.
+- The *writer* (`outcomes`, in the task of the stream) takes calls only from the front of the queue, and waits until the
+  first call has its outcome. So responses leave in the order of the requests, although queries may end in another
   order.
 
-Back-pressure: the reader waits while the queue holds ``window`` places, or ``max_bytes`` of requests and answers. An
+Back-pressure: the reader waits while the queue holds ``window`` calls, or ``max_bytes`` of requests and answers. An
 answer counts from the moment when it is computed until the writer takes it. An answer that is not computed yet counts
-with a size estimated from earlier answers. Until the first answer is known, there are at most `FIRST` places. If
+with a size estimated from earlier answers. Until the first answer is known, there are at most `FIRST` calls. If
 answers turn out larger than estimated, the queue holds more than max_bytes, but at most ``window`` answers, and the
-reader waits until the queue has shrunk. The writer frees places, and gRPC's flow control stops the writer while the
-client does not read. So the server soon stops reading from a client that does not read its answers. If the queue is
+reader waits until the queue has shrunk. The writer shortens the queue, and gRPC's flow control stops the writer while
+the client does not read. So the server soon stops reading from a client that does not read its answers. If the queue is
 empty, the reader takes a request of any size, so no stream stops for ever.
 
 Cancellation: when the client cancels or disconnects, or the deadline passes, grpcio cancels the writer's task, which
@@ -26,7 +26,6 @@ stream with UNAVAILABLE, unless the client had finished sending.
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
@@ -44,14 +43,14 @@ FIRST = 4
 Request = TypeVar("Request")
 
 
-@dataclass(eq=False, slots=True)
-class _Place:
-    """One request's place in the order of the answers."""
+class StreamCall(LoopCall):
+    """A call for one request of a stream."""
 
     request: Any
-    size: int  # bytes
-    call: LoopCall
-    answer: int | None = None  # bytes; None until there is an outcome
+    size: int
+    """Bytes of the request."""
+    answer_size: int | None = None
+    """Bytes of the answer; None until there is an outcome."""
 
 
 class OpenStreams:
@@ -76,7 +75,7 @@ class OpenStreams:
         context: Context,
         origin: Origin,
         query: Callable[[Request], Query],
-        respond: Callable[[Request, LoopCall], object],
+        respond: Callable[[StreamCall], object],
         *,
         in_thread: bool = False,
     ) -> None:
@@ -103,7 +102,7 @@ class OpenStreams:
         # memory until then.
         if max(len(self._streams), len(self._readers)) >= self._max_streams:
             raise QueueFullError(f"{self._max_streams} streams are open; use one of them, or calls without a stream")
-        stream = _Stream(self, lambda request: LoopCall(self.calls, origin, query(request)), in_thread=in_thread)
+        stream = _Stream(self, lambda request: StreamCall(self.calls, origin, query(request)), in_thread=in_thread)
         self._streams.add(stream)
         # The reader ends with the call, and is not cancelled, because grpcio would not free a message that arrives for
         # a cancelled read.
@@ -111,8 +110,8 @@ class OpenStreams:
         self._readers.add(reader)
         reader.add_done_callback(self._readers.discard)
         try:
-            async for request, call in stream.outcomes():
-                await context.write(respond(request, call))
+            async for call in stream.outcomes():
+                await context.write(respond(call))
         finally:
             stream.leave()
             self._streams.discard(stream)
@@ -127,16 +126,16 @@ class OpenStreams:
 class _Stream:
     """The unanswered requests of one stream, in order."""
 
-    def __init__(self, streams: OpenStreams, call: Callable[[Any], LoopCall], *, in_thread: bool) -> None:
+    def __init__(self, streams: OpenStreams, call: Callable[[Any], StreamCall], *, in_thread: bool) -> None:
         self._streams = streams
         self._window = min(FIRST, streams.window)
         self._max_bytes = streams.calls.intake.max_message_bytes  # of requests and answers, unless it is one request
         self._call = call
         self._in_thread = in_thread
         self._changed = asyncio.Event()
-        self._places: deque[_Place] = deque()
+        self._unanswered: deque[StreamCall] = deque()
         self._held = 0  # bytes of the queued requests and of the computed answers
-        self._computing = 0  # the number of places without an outcome
+        self._computing = 0  # the number of calls without an outcome
         self._expected = 0  # the estimated bytes of an answer that is not computed yet
         self._finished = False  # whether the client has sent everything, or a message that ends the stream
         self._read_error: Exception | None = None
@@ -152,7 +151,8 @@ class _Stream:
                 if self._stopped or self._left:
                     return
                 call = self._call(request)
-                self._add(_Place(request, size, call))
+                call.request, call.size = request, size
+                self._add(call)
                 if self._in_thread or size >= LARGE_MESSAGE:
                     # Wait until the request is decoded, because decoded inputs take memory.
                     await asyncio.wrap_future(submit_on_thread([call]))
@@ -165,8 +165,8 @@ class _Stream:
         self._finished = True
         self._changed.set()
 
-    async def outcomes(self) -> AsyncIterator[tuple[Any, LoopCall]]:
-        """Yield the requests in order, each with its call, once the call has its outcome.
+    async def outcomes(self) -> AsyncIterator[StreamCall]:
+        """Yield the calls in order, once each has its outcome.
 
         An exception is raised only after every request that was read has its outcome.
 
@@ -174,15 +174,15 @@ class _Stream:
             UnavailableError: The server is stopping.
             InvalidRequestError: The client sent bytes that are not a message.
         """
-        places = self._places
+        calls = self._unanswered
         while True:
-            await self._until(lambda: places[0].answer is not None if places else self._finished or self._stopped)
-            if not places:
+            await self._until(lambda: calls[0].answer_size is not None if calls else self._finished or self._stopped)
+            if not calls:
                 break
-            place = places.popleft()
-            self._held -= place.size + (place.answer or 0)
+            call = calls.popleft()
+            self._held -= call.size + (call.answer_size or 0)
             self._changed.set()
-            yield place.request, place.call
+            yield call
         if self._read_error is not None:
             raise self._read_error
         if not self._finished:
@@ -200,32 +200,32 @@ class _Stream:
         queued."""
         self._left = True
         self._changed.set()
-        for place in self._places:
-            place.call.cancel()
-        self._places.clear()
+        for call in self._unanswered:
+            call.cancel()
+        self._unanswered.clear()
 
-    def _add(self, place: _Place) -> None:
-        self._places.append(place)
-        self._held += place.size
+    def _add(self, call: StreamCall) -> None:
+        self._unanswered.append(call)
+        self._held += call.size
         self._computing += 1
-        place.call.ended.add_done_callback(lambda _: self._completed(place))
+        call.ended.add_done_callback(lambda _: self._completed(call))
 
-    def _completed(self, place: _Place) -> None:
+    def _completed(self, call: StreamCall) -> None:
         self._computing -= 1
-        place.answer = 0
-        if not isinstance(place.call.outcome, Exception):
-            place.answer = place.call.outcome.ByteSize()
-            self._held += place.answer
+        call.answer_size = 0
+        if not isinstance(call.outcome, Exception):
+            call.answer_size = call.outcome.ByteSize()
+            self._held += call.answer_size
             self._window = self._streams.window
             # The old estimate is halved each time, so that one large answer among small answers delays few later
             # requests.
-            self._expected = max(place.answer, self._expected // 2)
+            self._expected = max(call.answer_size, self._expected // 2)
         self._changed.set()
 
     def _ends_or_has_room(self, size: int) -> bool:
         answers = (self._computing + 1) * self._expected
-        fits = len(self._places) < self._window and self._held + answers + size <= self._max_bytes
-        return fits or not self._places or self._stopped or self._left
+        fits = len(self._unanswered) < self._window and self._held + answers + size <= self._max_bytes
+        return fits or not self._unanswered or self._stopped or self._left
 
     async def _until(self, condition: Callable[[], bool]) -> None:
         while not condition():

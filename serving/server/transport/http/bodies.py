@@ -1,7 +1,6 @@
 """Decompresses the bodies of requests within limits, and compresses the bodies of responses."""
 
 import zlib
-from collections.abc import Iterator
 from threading import Lock
 
 from hangtag.serving.server.errors import (
@@ -96,17 +95,8 @@ def decompress(body: bytes, encoding: bytes, held: HeldBytes) -> bytes:
         raise UnsupportedEncodingError(
             f"the Content-Encoding {name.decode('latin-1')!r} is not supported; send gzip, deflate, or none"
         )
-    try:
-        return b"".join(_decompressed(body, name, held))
-    except zlib.error as error:
-        raise InvalidRequestError(
-            f"the Content-Encoding is {name.decode()}, but the body has another format: {error}"
-        ) from error
-
-
-def _decompressed(body: bytes, name: bytes, held: HeldBytes) -> Iterator[bytes]:
-    """Yield the decompressed parts. Raises zlib.error for bytes of another format, and the errors of ``decompress``."""
     view, at, size, members = memoryview(body), 0, 0, 1
+    parts: list[bytes] = []
     stream = zlib.decompressobj(_FORMATS[name])
     while at < len(body):
         if stream.eof:  # another member follows
@@ -117,29 +107,37 @@ def _decompressed(body: bytes, name: bytes, held: HeldBytes) -> Iterator[bytes]:
                 raise InvalidRequestError(f"the gzip body has more than {_MAX_MEMBERS:,} members")
             stream = zlib.decompressobj(_FORMATS[name])
         chunk = view[at : at + _CHUNK]
-        part = stream.decompress(chunk, held.limit + 1 - size)
+        try:
+            parts.append(stream.decompress(chunk, held.limit + 1 - size))
+        except zlib.error as error:
+            raise InvalidRequestError(
+                f"the Content-Encoding is {name.decode()}, but the body has another format: {error}"
+            ) from error
         at += len(chunk) - len(stream.unused_data)
-        size += len(part)
+        size += len(parts[-1])
         if size > held.limit:
             raise MessageTooLargeError(
                 f"SERVER: Received message larger than max ({held.limit} bytes when decompressed)"
             )
         held.hold(len(body) + size)
-        yield part
     if not stream.eof:
         raise InvalidRequestError(f"the {name.decode()} body ends early")
+    return b"".join(parts)
 
 
-def response_encoding(accepted: bytes) -> bytes:
-    """Return the encoding for a response: the first of gzip and deflate in Accept-Encoding, or b"" if it has
-    neither."""
+def compress(body: bytes, accepted: bytes) -> tuple[bytes, bytes]:
+    """Compress a response.
+
+    Args:
+        body: The response's body.
+        accepted: The value of Accept-Encoding. The first of gzip and deflate in it is used.
+
+    Returns:
+        The compressed body and its encoding, or the body and b"" if it is better not compressed.
+    """
     parts = [part.partition(b";") for part in accepted[:1024].split(b",")]
     names = {name.strip().lower(): weight.replace(b" ", b"") for name, _, weight in parts}
-    return next((name for name in _FORMATS if name in names and names[name] not in (b"q=0", b"q=0.0")), b"")
-
-
-def compress(body: bytes, encoding: bytes) -> tuple[bytes, bytes]:
-    """Return a response's compressed body, and its encoding, which is empty if the body stays as it is."""
+    encoding = next((name for name in _FORMATS if name in names and names[name] not in (b"q=0", b"q=0.0")), b"")
     if not encoding or len(body) < COMPRESS_FROM:
         return body, b""
     stream = zlib.compressobj(_FASTEST, wbits=_FORMATS[encoding])

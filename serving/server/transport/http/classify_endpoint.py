@@ -129,19 +129,11 @@ def _text(value: bytes) -> str:
 
 
 def _choices(path: str, fields: list[tuple[str, str]]) -> list[pb.ModelChoice]:
-    """Return the models of the path and of the parameter ``model``: NAME or NAME@VERSION, separated by commas.
-
-    Raises:
-        InvalidRequestError: There are more models than can be compared.
-    """
+    """Return the models of the path and of the parameter ``model``: NAME or NAME@VERSION, separated by commas."""
     listed = [path, *(value for name, value in fields if name == "model")]
     # Names beyond the largest number that can be compared stay in one string, because there may be thousands.
     named = [text.strip() for each in listed for text in each.split(",", MAX_COMPARED)]
     parted = [text.partition("@") for text in named if text]
-    if len(parted) > MAX_COMPARED:
-        raise InvalidRequestError(
-            f"more than {MAX_COMPARED} models are named; at most {MAX_COMPARED} can be compared on one image"
-        )
     return [pb.ModelChoice(name=name, version=version) for name, _, version in parted]
 
 

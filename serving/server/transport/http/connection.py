@@ -259,7 +259,7 @@ class Connection(asyncio.Protocol):
                 rest = b"\r\n"
             if response.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:  # the remaining part of the body is not read
                 request.keeps_open = False
-        if self._server.stopping:
+        if self._server.callers.stopping:
             request.keeps_open = False
         closes = b"" if request.keeps_open else b"connection: close\r\n"
         self._transport.write(b"".join((_STATUS_LINES[status], _date(int(time.time())), closes, headers, rest)))

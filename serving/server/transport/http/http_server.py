@@ -60,6 +60,8 @@ class HttpServer:
         """
         self._config = config = intake.engine.config
         self._intake = intake
+        self.callers = intake.callers
+        """The check of callers. During a stop, each connection is closed after its next response."""
         self._calls = calls = LoopCalls(intake)
         models, classifiers = ModelEndpoints(intake, state), ClassifyEndpoint(calls)
         self._routes = [*models.routes(), *classifiers.routes()]
@@ -78,11 +80,6 @@ class HttpServer:
         self.idle_seconds = config.connection_idle_seconds
         """A connection is closed after this long without a request."""
         self._listening: asyncio.Server | None = None
-
-    @property
-    def stopping(self) -> bool:
-        """Whether each connection is closed after its next response."""
-        return self._intake.callers.stopping
 
     def start(self) -> int:
         """Listen, and return the port, or 0 behind Envoy. Raises StartError if the address cannot be bound."""
@@ -109,7 +106,7 @@ class HttpServer:
         """Return the response that refuses a request before its body arrives, or None if the request is admitted."""
         # int() cannot fail, because httptools accepts only digits
         declared = int(request.headers.get(b"content-length", b"0"))
-        is_guarded = self._names is not None or not self._intake.callers.all_admitted
+        is_guarded = self._names is not None or not self.callers.all_admitted
         if not is_guarded and declared <= self._intake.max_message_bytes:
             return None
         if request.path in self._open_paths or is_of_page(request.path):
@@ -118,7 +115,7 @@ class HttpServer:
         try:
             if self._names is not None:
                 self._names.require(request.headers.get(b"host", b"").decode("latin-1"))
-            self._intake.callers.admit(request_metadata(request))
+            self.callers.admit(request_metadata(request))
             origin = self._origin(request)
             self._intake.require_size("Received", declared)
         except ServerError as error:

@@ -212,18 +212,17 @@ def _array_of(datatype: str, shape: Sequence[int], data: object) -> Array:
 
 def _flat(data: object, shape: Sequence[int]) -> list[Any]:
     """Return nested lists as one flat list. Raises ValueError if the nesting does not match the shape."""
-    values: list[Any] = [data]
-    axis = 0
     if type(data) is list and (not data or type(data[0]) is not list):
         return data  # the list is already flat
-    while axis == 0 or (values and type(values[0]) is list):
-        if axis == len(shape) or any(type(each) is not list or len(each) != shape[axis] for each in values):
-            raise ValueError(f"data must be one flat list, or lists nested as the shape {list(shape)} says")
+    values: list[Any] = [data]
+    for length in shape:
+        if any(type(each) is not list or len(each) != length for each in values):
+            break
         values = [value for each in values for value in each]
-        axis += 1
-    if axis != len(shape):
-        raise ValueError(f"data must be one flat list, or lists nested as the shape {list(shape)} says")
-    return values
+    else:
+        if not values or type(values[0]) is not list:
+            return values
+    raise ValueError(f"data must be one flat list, or lists nested as the shape {list(shape)} says")
 
 
 def encode_answer(

@@ -16,7 +16,7 @@ from hangtag.serving.server.engine.servable import Servable
 from hangtag.serving.server.errors import InvalidRequestError
 from hangtag.serving.server.queue.call import Call, InferenceResult, Tensors, memory_of
 from hangtag.serving.server.telemetry.model_statistics import BatchCost, Timings
-from hangtag.serving.server.transport.http.bodies import COMPRESS_FROM, compress, decompress, response_encoding
+from hangtag.serving.server.transport.http.bodies import COMPRESS_FROM, compress, decompress
 from hangtag.serving.server.transport.http.infer_json import decode_request, encode_answer
 from hangtag.serving.server.transport.http.messages import (
     BINARY,
@@ -182,7 +182,7 @@ class HttpInferQuery(InferQuery):
             if contents:
                 headers.append((HEAD_LENGTH, str(len(head)).encode()))
             if accepted:
-                body, encoding = compress(body, response_encoding(accepted))
+                body, encoding = compress(body, accepted)
                 if encoding:
                     headers.append((b"content-encoding", encoding))
             return HttpResponse(body, BINARY if contents else JSON, headers=headers)

@@ -32,6 +32,7 @@ from hangtag.serving.server.queue.call import Call, Tensors
 from hangtag.serving.server.telemetry.model_statistics import BatchCost, Timings
 from hangtag.serving.server.transport.grpc.grpc_server import GrpcServer
 from hangtag.serving.server.wire.codec import MessagePlans, parse_message, serialized, submit_infer
+from hangtag.serving.server.wire.event_loop import run
 from hangtag.serving.server.wire.image_query import classify_query
 from hangtag.serving.server.wire.intake import Intake
 from hangtag.serving.server.wire.plans import Plan, PlannedCall
@@ -62,8 +63,12 @@ class NativeServer(GrpcServer):
     def __init__(self, intake: Intake) -> None:
         """Build the server, which does not listen yet."""
         super().__init__(intake)
-        self._native_calls = NativeCalls(intake)
-        self._front: NativeGrpcFront | None = None
+        self.intake = intake
+        self.front: NativeGrpcFront
+        """The library's server, once this server listens."""
+        self.open: dict[int, NativeCall] = {}
+        """The calls that have not ended, by the library's number for the call."""
+        self._plans = MessagePlans(intake.engine)
         self._folder: tempfile.TemporaryDirectory[str] | None = None
 
     def start(self) -> int:
@@ -98,43 +103,32 @@ class NativeServer(GrpcServer):
         self._listen(f"unix:{socket}")
         front.set_fallback(socket)
         front.start()
-        self._front = self._native_calls.front = front
-        self._engine.pool.receive_from(self._native_calls.receive)
+        self.front = front
+        self._engine.pool.receive_from(self._receive)
         return front.bound_port
 
     def stop(self, grace: float) -> None:
         deadline = time.monotonic() + grace
-        self.announce_stop()
-        while self._native_calls.open and time.monotonic() < deadline:
+        run(self._announce_stop())
+        while self.open and time.monotonic() < deadline:
             time.sleep(_POLL_SECONDS)
-        self._native_calls.cancel_all()
+        for call_id in list(self.open):
+            self._cancel(call_id)
         super().stop(max(0.0, deadline - time.monotonic()))  # last, because until then health says NOT_SERVING
 
     def close(self) -> None:
-        if self._front is not None:
-            self._front.close()
+        if hasattr(self, "front"):
+            self.front.close()
         if self._folder is not None:
             self._folder.cleanup()
 
-
-class NativeCalls:
-    """Queues and answers calls. Thread-safe, except that only one thread at a time may call ``receive``."""
-
-    def __init__(self, intake: Intake) -> None:
-        """Serve no call yet; set ``front`` first."""
-        self.front: NativeGrpcFront
-        self.open: dict[int, NativeCall] = {}
-        """The calls that have not ended, by the library's number for the call."""
-        self.intake = intake
-        self._callers = intake.callers
-        self._plans = MessagePlans(intake.engine)
-
-    def receive(self, milliseconds: int | None) -> bool:
-        """Take the events that have arrived, and queue their calls (see `compute_pool.Receive`)."""
+    def _receive(self, milliseconds: int | None) -> bool:
+        """Take the events that have arrived, and queue their calls (see `compute_pool.Receive`). Only one thread at a
+        time may call this method."""
         events = self.front.recv_batch_details(MAX_EVENTS, milliseconds)
         if events is None:
             return False
-        plan_of, now = self._plans.of, time.monotonic
+        plan_of, callers, now = self._plans.of, self.intake.callers, time.monotonic
         for event in events:
             try:
                 kind, call_id, method_id, message, key, details = event
@@ -148,7 +142,7 @@ class NativeCalls:
                 plan = plan_of(message) if method_id == _INFER_ID else None
                 if (
                     plan is None
-                    or not self._callers.all_admitted
+                    or not callers.all_admitted
                     or (remaining is None and isinstance(key, bytes))
                     or not call.put_planned(plan, message)
                 ):
@@ -160,7 +154,7 @@ class NativeCalls:
     def _submit_slowly(self, call: "NativeCall", message: bytes, key: bytes | str | None, plan: Plan | None) -> None:
         """Check a call, and queue it or hand it to a thread that decodes it."""
         try:
-            self._callers.admit(call.metadata)
+            self.intake.callers.admit(call.metadata)
             self.intake.require_size("Received", len(message))
             # a str key is the caller's address
             if call.deadline is None and isinstance(key, bytes):
@@ -176,11 +170,6 @@ class NativeCalls:
         else:
             submit_infer(call, self._plans, plan, message)
 
-    def cancel_all(self) -> None:
-        """Drop all calls that have not ended."""
-        for call_id in list(self.open):
-            self._cancel(call_id)
-
     def _cancel(self, call_id: int) -> None:
         call = self.open.get(call_id)
         if call is not None:
@@ -195,24 +184,24 @@ class NativeCall(PlannedCall):
     """A call that ends once, with a message or with an error status."""
 
     def __init__(
-        self, calls: NativeCalls, call_id: int, method: str, metadata: Metadata, deadline: float | None
+        self, server: NativeServer, call_id: int, method: str, metadata: Metadata, deadline: float | None
     ) -> None:
         """Describe a call that is not decoded yet.
 
         Args:
-            calls: The calls of the server.
+            server: The server.
             call_id: The library's number for the call.
             method: /package.Service/Method.
             metadata: The metadata that the caller sent.
             deadline: The deadline in seconds on the monotonic clock; None for no deadline.
         """
         self.number = call_id
-        self.intake = calls.intake
+        self.intake = server.intake
         self.method = method
         self.metadata = metadata
         self.started = time.perf_counter_ns()
         self.deadline = deadline
-        self._calls = calls
+        self._server = server
 
     def respond(self, response: Any, timings: Timings) -> None:
         message = serialized(response)
@@ -221,15 +210,15 @@ class NativeCall(PlannedCall):
         except MessageTooLargeError as error:
             self.fail(error)
             return
-        self._calls.front.respond(self.number, message, None, cost_metadata(timings))
-        self._calls.open.pop(self.number, None)  # last, because the server is not closed while calls are open
+        self._server.front.respond(self.number, message, None, cost_metadata(timings))
+        self._server.open.pop(self.number, None)  # last, because the server is not closed while calls are open
 
     def refuse(self, error: Exception) -> None:
         """End the call with the error's status. The library ignores the status if the caller has left."""
         code, message = call_status(error, self.method, self)
         number: int = code.value[0]
-        self._calls.front.fail(self.number, number, message)
-        self._calls.open.pop(self.number, None)  # last, because the server is not closed while calls are open
+        self._server.front.fail(self.number, number, message)
+        self._server.open.pop(self.number, None)  # last, because the server is not closed while calls are open
 
     @classmethod
     def answer_batch(cls, calls: Sequence[Call], outputs: Tensors, cost: BatchCost) -> None:
@@ -252,5 +241,5 @@ class NativeCall(PlannedCall):
             own = ((QUEUE_NS, str(call.queue_ns)), *spent)
             if cost.member:
                 own = cost_metadata(call.timings_of(cost))
-            call._calls.front.respond(call.number, b"".join(pieces), None, own)
-            call._calls.open.pop(call.number, None)
+            call._server.front.respond(call.number, b"".join(pieces), None, own)
+            call._server.open.pop(call.number, None)
