@@ -102,15 +102,8 @@ def _decode_inputs(request: pb.ModelInferRequest, signature: Signature) -> tuple
 def _encode_response(
     name: str, version: str, identity: str, specs: Sequence[TensorSpec], outputs: Mapping[str, npt.NDArray[Any]]
 ) -> pb.ModelInferResponse:
-    """Return the response, with the requested outputs as raw bytes.
-
-    Args:
-        name: The model's name in the request.
-        version: The version that answered.
-        identity: The request's id; empty if the request has no id.
-        specs: The requested outputs, in order.
-        outputs: The model's arrays by name.
-    """
+    """Return the response, with the requested outputs as raw bytes. ``name`` and ``identity`` are the request's, and
+    ``version`` is the version that answered."""
     return pb.ModelInferResponse(
         model_name=name,
         model_version=version,

@@ -169,23 +169,21 @@ class HttpServer:
         return call
 
     async def _answer_later(self, request: HttpRequest, done: Done) -> None:
+        """Answer with the first route that matches."""
+        response: HttpResponse | None = None
+        others: Sequence[str] = ()
         try:
-            response = await self._answer_of_route(request)
+            for route in self._routes:
+                if (match := route.pattern.fullmatch(request.path)) is None:
+                    continue
+                if request.method in route.methods:
+                    request.path_params = match.groupdict()
+                    response = await route.endpoint(request)
+                    break
+                others = others or route.methods
         except Exception as error:
             response = self._refusal(request, error)
-        done(request, response)
-
-    async def _answer_of_route(self, request: HttpRequest) -> HttpResponse:
-        """Return the answer of the first route that matches."""
-        others: Sequence[str] = ()
-        for route in self._routes:
-            if (match := route.pattern.fullmatch(request.path)) is None:
-                continue
-            if request.method in route.methods:
-                request.path_params = match.groupdict()
-                return await route.endpoint(request)
-            others = others or route.methods
-        return no_such_path(others)
+        done(request, response or no_such_path(others))
 
     def _origin(self, request: HttpRequest) -> Origin:
         if _INFER.fullmatch(request.path):
