@@ -75,7 +75,7 @@ def decode_request(body: bytes, size: int) -> tuple[Decoded, Sequence[bool], boo
         try:
             if length is None:
                 # Python numbers take many times the array's memory
-                inputs[name] = _array_of(datatype, shape, tensor.pop("data"))
+                inputs[name] = array_of(datatype, shape, tensor.pop("data"))
             else:
                 array = tensors.from_raw(datatype, shape, body[offset : offset + length])
                 inputs[name] = as_text(array) if datatype == "BYTES" else array
@@ -176,7 +176,7 @@ def _text(owner: dict[str, Any], key: str, where: str, default: str | None = Non
     return value
 
 
-def _array_of(datatype: str, shape: Sequence[int], data: object) -> Array:
+def array_of(datatype: str, shape: Sequence[int], data: object) -> Array:
     """Return the array of a tensor whose values are in the JSON. BYTES become str.
 
     Args:

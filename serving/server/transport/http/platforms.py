@@ -109,7 +109,7 @@ class PlatformEndpoints:
                 "'b64' must be the text of a picture file in base64, and the parameter 'top_k' a whole number"
             ) from error
         origin = origin_of(HTTP_CLASSIFY, request)
-        calls = [LoopCall(self._calls, origin, None, classify_query(message)) for message in messages]
+        calls = [LoopCall(self._calls, origin, classify_query(message)) for message in messages]
         await self._calls.outcomes(calls)
         return json_response({"predictions": [to_dict(call.response()) for call in calls]})
 
