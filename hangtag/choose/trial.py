@@ -100,8 +100,8 @@ def load_test(
                 peak.throughput,
                 judged.total.latency.percentile(99),
                 sum(run.total.failed for run in runs),
-                tuple(str(reason) for run in runs for reason in run.invalid),
-                next((str(run.doubt) for run in runs if run.doubt), ""),
+                tuple(reason for run in runs for reason in run.invalid),
+                next((run.doubt for run in runs if run.doubt), ""),
             )
         )
     return tested

@@ -20,7 +20,7 @@ from hangtag.serving.connection.connect import connect
 from hangtag.serving.connection.errors import ClientError
 from hangtag.serving.connection.method import Method, Response
 from hangtag.serving.credentials import Credentials
-from hangtag.serving.loadtest.errors import TargetError
+from hangtag.serving.loadtest.errors import LoadTestError
 from hangtag.serving.loadtest.generator.process_messages import CLASSIFY, INFER
 from hangtag.serving.loadtest.plan.target import Target
 from hangtag.serving.loadtest.record import shown, stored, unstored
@@ -142,7 +142,7 @@ _LOAD: dict[str, Method[Any]] = {
 
 
 class Probe:
-    """A connection to one server, which is a context manager. The methods raise TargetError.
+    """A connection to one server, which is a context manager. The methods raise LoadTestError.
 
     Example:
         with Probe("127.0.0.1:8001", Credentials()) as probe:
@@ -164,11 +164,11 @@ class Probe:
 
     @functools.cached_property
     def server(self) -> pb.ServerMetadataResponse:
-        """Return the server's name and version. Raises TargetError if the server does not answer."""
+        """Return the server's name and version. Raises LoadTestError if the server does not answer."""
         try:
             return self._connection.call(_SERVER, pb.ServerMetadataRequest())
         except ClientError as error:
-            raise TargetError(self._explanation(error)) from error
+            raise LoadTestError(self._explanation(error)) from error
 
     def describe(self, target: Target) -> Description:
         """Return everything that the server reports about the target's model."""
@@ -210,14 +210,14 @@ class Probe:
             timeout: The deadline in seconds.
 
         Raises:
-            TargetError: The call failed.
+            LoadTestError: The call failed.
         """
         try:
             return self._connection.call(_LOAD[method], request, timeout)
         except ClientError as error:
             if error.code is grpc.StatusCode.UNIMPLEMENTED and method == CLASSIFY:
-                raise TargetError(f"{self._address} has no Classify: leave out --method classify.") from error
-            raise TargetError(
+                raise LoadTestError(f"{self._address} has no Classify: leave out --method classify.") from error
+            raise LoadTestError(
                 f"{target.name} does not answer the test's queries ({_status(error)}), so nothing was measured."
             ) from error
 
@@ -239,16 +239,16 @@ class Probe:
             if error.code is grpc.StatusCode.NOT_FOUND:
                 served = self._optional(_MODEL, pb.ModelMetadataRequest(name=name)) if target.version else None
                 if served and served.versions:
-                    raise TargetError(
+                    raise LoadTestError(
                         f"{self._address} does not serve version {target.version} of {name!r}, only "
                         f"{', '.join(served.versions)}: "
                         "'hangtag serve --num-versions' serves more."
                     ) from error
-                raise TargetError(f"{self._address} has no model {name!r}{self._available_models()}.") from error
+                raise LoadTestError(f"{self._address} has no model {name!r}{self._available_models()}.") from error
             status = _status(error)
-            raise TargetError(f"{self._address} could not describe model {name!r}: {status}.") from error
+            raise LoadTestError(f"{self._address} could not describe model {name!r}: {status}.") from error
         if not ready:
-            raise TargetError(f"model {name!r} is not ready on {self._address}: wait for it, or see the server's log.")
+            raise LoadTestError(f"model {name!r} is not ready on {self._address}: see the server's log.")
         return metadata
 
     def _optional(self, method: Method[Response], request: Message, timeout: float | None = None) -> Response | None:

@@ -1,8 +1,7 @@
-"""Formats figures with three significant digits and a unit, and sentences that contain figures."""
+"""Formats figures with three significant digits and a unit."""
 
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable
 
 NONE = "\N{EN DASH}"  # The text for NaN.
 
@@ -50,46 +49,3 @@ def times(ratio: float) -> str:
 def ratio(value: float) -> str:
     """Format a ratio for a sentence, with two significant digits: 0.26, 2.0, 11, 1,234."""
     return f"{value:,.0f}" if abs(value) >= 9.95 else f"{value:#.2g}"
-
-
-# A figure: a value, by which figures are ordered, and the text that shows the value.
-Figure = tuple[float, str]
-
-
-@dataclass(frozen=True)
-class Remark:
-    """A sentence with a placeholder, {}, for each figure.
-
-    Args:
-        words: The sentence without a full stop.
-        figures: The value and the text of each figure.
-
-    Example:
-        Remark("{} calls failed", ((1234, "1,234"),))
-    """
-
-    words: str
-    figures: tuple[Figure, ...] = ()
-
-    def __str__(self) -> str:
-        return self.words.format(*(shown for _, shown in self.figures))
-
-
-def combined(remarks: Iterable[tuple[str, Remark]]) -> list[str]:
-    """Make sentences from remarks about named runs.
-
-    Remarks that differ only in their figures share one sentence, which shows the range of each figure.
-    """
-    alike: dict[str, list[tuple[str, Remark]]] = {}
-    for name, remark in remarks:
-        alike.setdefault(remark.words, []).append((name, remark))
-    return [
-        f"{'; '.join(name for name, _ in same)}: "
-        + words.format(*map(_range, zip(*(remark.figures for _, remark in same), strict=True)))
-        for words, same in alike.items()
-    ]
-
-
-def _range(figures: tuple[Figure, ...]) -> str:
-    (_, low), (_, high) = min(figures), max(figures)
-    return low if low == high else f"{low} to {high}"

@@ -19,14 +19,14 @@ from hangtag.serving.caller_options import credentials_options, server_option
 from hangtag.serving.credentials import Credentials
 from hangtag.serving.loadtest.cli import terminal
 from hangtag.serving.loadtest.comparison import gates
-from hangtag.serving.loadtest.comparison.compare import SavedResults, compare_saved, compare_targets
+from hangtag.serving.loadtest.comparison.compare import SavedResults, compare_saved
 from hangtag.serving.loadtest.comparison.gates import judge, require_judgeable
 from hangtag.serving.loadtest.measuring.load_test import measure
 from hangtag.serving.loadtest.plan import target
 from hangtag.serving.loadtest.plan.scenario import PRESETS, Scenario
 from hangtag.serving.loadtest.plan.target import Target
-from hangtag.serving.loadtest.report import table
-from hangtag.serving.loadtest.report.json_document import read
+from hangtag.serving.loadtest.report import json_document, table, tabular
+from hangtag.serving.loadtest.report.json_document import ResultsDocument, read
 
 
 class SamplesPath(click.Path):
@@ -139,7 +139,12 @@ class WithCompare(JsonCommand):
     type=click.Path(dir_okay=False, path_type=Path),
     help="The saved results that --fail-if calls baseline.",
 )
-@terminal.report_file_options
+@json_option("everything", terminal.FILE)
+@click.option("--csv", "csv_file", type=terminal.FILE, help="Write CSV with a line for each run.")
+@click.option("--html", "html_file", type=terminal.FILE, help="Write a page with pictures.")
+@click.option(
+    "--junit", "junit_file", type=terminal.FILE, help="Write JUnit XML with a test for each run and --fail-if."
+)
 @click.option("--yes-load-remote", is_flag=True, help="Allow a server on another machine; ask its owner first.")
 @credentials_options
 @click.pass_context
@@ -155,6 +160,10 @@ def loadtest(
     accuracy: bool,
     conditions: tuple[str, ...],
     baseline: Path | None,
+    json_file: Path | None,
+    csv_file: Path | None,
+    html_file: Path | None,
+    junit_file: Path | None,
     yes_load_remote: bool,
     credentials: Credentials,
     **settings: Any,
@@ -186,14 +195,13 @@ def loadtest(
 
     Exit code: 0 if every run is VALID; 1 if a run is INVALID, calls failed, or a --fail-if holds; 2 for a usage error.
     """
-    files = {name: settings.pop(f"{name}_file") for name in terminal.REPORTS}
     stderr = Console(stderr=True)
     scenario = _scenario(ctx, settings, _targets(models, server, others, method))
     if not yes_load_remote:
         _refuse_remote(scenario)
     saved = read(baseline) if baseline is not None else None
     fail_if = _gates(conditions, scenario, accuracy, saved)
-    terminal.require_all_writable(*files.values())
+    terminal.require_all_writable(json_file, csv_file, html_file, junit_file)
     command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
     with terminal.stop_event() as stop, terminal.live(stderr) as show:
         results = measure(
@@ -202,12 +210,23 @@ def loadtest(
     outcomes = tuple(judge(gate, results, saved) for gate in fail_if)
     if saved is not None:
         warn_of_other_machine(saved, results.environment, stderr)
-    comparisons = compare_targets(results)
-    table.render(results, comparisons, Console(quiet=files["json"] == terminal.STDOUT), outcomes)
-    reports = {file: terminal.REPORTS[name][1] for name, file in files.items() if file is not None}
-    terminal.write({file: partial(render, results, comparisons, outcomes) for file, render in reports.items()})
+    document = json_document.of(results, outcomes)
+    table.render(document, Console(quiet=json_file == terminal.STDOUT))
+    renderers = {
+        json_file: json_document.render,
+        csv_file: tabular.render_csv,
+        html_file: _html,
+        junit_file: tabular.render_junit,
+    }
+    terminal.write({file: partial(render, document) for file, render in renderers.items() if file})
     if not results.valid or any(outcome.failed for outcome in outcomes):
         sys.exit(1)
+
+
+def _html(document: ResultsDocument) -> str:
+    from hangtag.serving.loadtest.report import html  # imported here, because importing matplotlib takes long
+
+    return html.render(document)
 
 
 def _scenario(ctx: click.Context, settings: dict[str, Any], targets: tuple[Target, ...]) -> Scenario:
@@ -231,12 +250,9 @@ def _targets(
 ) -> tuple[Target, ...]:
     try:
         targets = [target.of_model(model, server, method) for model in models]
-        targets += [target.parse(text, method) for text in others]
+        return (*targets, *(target.parse(text, method) for text in others))
     except ValueError as error:
         raise click.UsageError(f"{error}.") from error
-    if not targets:
-        raise click.UsageError("Name at least one MODEL or --target.")
-    return tuple(targets)
 
 
 def _refuse_remote(scenario: Scenario) -> None:

@@ -1,7 +1,7 @@
 """Records how each query of a block ended, and combines these results over processes and blocks."""
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hangtag.serving.loadtest.plan.load import Limits
-from hangtag.serving.loadtest.record import combined, shown, stored, unstored
+from hangtag.serving.loadtest.record import NullForNan, combined, shown, stored, unstored
 from hangtag.serving.loadtest.statistics.duration_histogram import DurationHistogram, StoredHistogram
 from hangtag.serving.loadtest.statistics.server_timings import ServerTimings, StoredTimings
 
@@ -24,10 +24,10 @@ DELAYED_AFTER = 0.005
 class TimeSlice:
     """The answers that arrived in a short part of a block. The part starts `start` seconds after the test's start."""
 
-    latency: StoredHistogram = unstored()
-    start: float = stored()  # in a generator process, the seconds are measured from the end of the warm-up
-    length: float = stored()
-    failed: int = stored(default=0)
+    latency: StoredHistogram = unstored(combine=DurationHistogram.merged)
+    start: float = stored(combine=max)  # in a generator process, the seconds are measured from the end of the warm-up
+    length: float = stored(combine=max)
+    failed: int = stored(combine=sum, default=0)
 
     @shown()
     def answered(self) -> int:
@@ -35,19 +35,19 @@ class TimeSlice:
         return len(self.latency)
 
     @shown()
-    def p50(self) -> float | None:
+    def p50(self) -> NullForNan:
         """Seconds."""
-        return self.latency.known(50)
+        return self.latency.percentile(50)
 
     @shown()
-    def p99(self) -> float | None:
+    def p99(self) -> NullForNan:
         """Seconds."""
-        return self.latency.known(99)
+        return self.latency.percentile(99)
 
     @shown()
-    def max(self) -> float | None:
+    def max(self) -> NullForNan:
         """Seconds."""
-        return self.latency.known(100)
+        return self.latency.maximum
 
 
 def _first_messages(parts: Sequence[dict[str, str]]) -> dict[str, str]:
@@ -155,18 +155,9 @@ class BlockResult:
         """Combine the results of the processes that issued one block. `limits` are the limits of the whole block."""
         duration = max(part.duration for part in parts)
         reached = limits.reached(duration, sum(part.queries for part in parts))
-        slices: dict[float, list[TimeSlice]] = {}
+        slices = defaultdict[float, list[TimeSlice]](list)
         for time_slice in _chained([part.timeline for part in parts]):
-            slices.setdefault(time_slice.start, []).append(time_slice)
-        timeline = (
-            TimeSlice(
-                DurationHistogram.merged([part.latency for part in same]),
-                start,
-                same[0].length,
-                sum(part.failed for part in same),
-            )
-            for start, same in sorted(slices.items())
-        )
+            slices[time_slice.start].append(time_slice)
         return combined(
             cls,
             parts,
@@ -174,7 +165,7 @@ class BlockResult:
             finished=reached and all(part.finished for part in parts),
             generator_latency_share=max(part.generator_latency_share for part in parts),
             generator_cpu_share=sum(part.generator_cpu_share for part in parts),
-            timeline=tuple(timeline),
+            timeline=tuple(combined(TimeSlice, slices[start]) for start in sorted(slices)),
         )
 
 
@@ -206,7 +197,8 @@ class Recorder:
         self._lateness = DurationHistogram()
         self._delayed = 0
         self._slice_length = max(limits.min_duration / SLICES, SHORTEST_SLICE)
-        self._slices: dict[int, tuple[DurationHistogram, Counter[str]]] = {}
+        self._slices = defaultdict[int, DurationHistogram](DurationHistogram)
+        self._failed_in_slice = Counter[int]()
         self._ended: list[tuple[float, float, float, str]] = []
         self._warm_up_ended: list[tuple[float, str]] = []
         self._folded = 0
@@ -263,10 +255,8 @@ class Recorder:
     ) -> None:
         indices = ((ended - self.window_start) // self._slice_length).astype(int)
         for index in np.unique(indices).tolist():
-            here = indices == index
-            latency, ends = self._slices.setdefault(index, (DurationHistogram(), Counter()))
-            latency.record((ended - planned)[here & ok])
-            ends["failed"] += int(np.count_nonzero(here & ~ok))
+            self._slices[index].record((ended - planned)[(indices == index) & ok])
+        self._failed_in_slice.update(indices[~ok].tolist())
 
     def result(self, window_end: float, *, stopped: bool = False) -> BlockResult:
         """Return the block's result until `window_end`. Nothing may be recorded after this call.
@@ -286,7 +276,7 @@ class Recorder:
             delayed_queries=self._delayed,
             finished=not stopped,
             timeline=tuple(
-                TimeSlice(latency, index * self._slice_length, self._slice_length, ends["failed"])
-                for index, (latency, ends) in sorted(self._slices.items())
+                TimeSlice(latency, index * self._slice_length, self._slice_length, self._failed_in_slice[index])
+                for index, latency in sorted(self._slices.items())
             ),
         )

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from hangtag.serving.loadtest.errors import GeneratorError
+from hangtag.serving.loadtest.errors import LoadTestError
 from hangtag.serving.loadtest.generator import executors
 from hangtag.serving.loadtest.generator.block_result import BlockResult
 from hangtag.serving.loadtest.generator.channels import CHECK_TIMEOUT, Channel, clock, connect
@@ -71,7 +71,7 @@ class Generator:
         self._pools = pools
         self._settings = settings
         self._counts, self._process, self._processes = counts, process, processes
-        DurationHistogram.prepare()
+        DurationHistogram()  # This computes the buckets before the measurement.
         self._channels: dict[str, list[Channel]] = {}
         for address in dict.fromkeys(pool.address for pool in pools.values()):
             self._channels[address] = [connect(address, settings.credentials) for _ in range(settings.channels)]
@@ -226,7 +226,7 @@ class GeneratorProcesses:
         """Run one block to its end, or until the stop event is set. Each process issues its share of the queries.
 
         Raises:
-            GeneratorError: A process ended unexpectedly.
+            LoadTestError: A process ended unexpectedly.
         """
         self._counts.reset()
         block = replace(block, start=clock() + LEAD) if len(self) > 1 else block
@@ -260,15 +260,15 @@ class GeneratorProcesses:
     def _receive(self, process: int, timeout: float | None = None) -> Any:
         try:
             if timeout is not None and not self._connections[process].poll(timeout):
-                raise GeneratorError(f"a generator process was not ready within {timeout:g} s")
+                raise LoadTestError(f"a generator process was not ready within {timeout:g} s")
             return self._connections[process].recv()
         except (EOFError, OSError) as error:
             raise self._process_ended(process) from error
 
-    def _process_ended(self, number: int) -> GeneratorError:
+    def _process_ended(self, number: int) -> LoadTestError:
         process = self._processes[number]
         process.join(timeout=2.0)
-        return GeneratorError(
+        return LoadTestError(
             f"a generator process ended unexpectedly (exit code {process.exitcode}). Its output on stderr says why"
         )
 

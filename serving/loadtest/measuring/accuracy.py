@@ -13,7 +13,7 @@ from google.protobuf.message import Message
 from hangtag.protos import classifier_pb2, tensors
 from hangtag.protos import inference_pb2 as pb
 from hangtag.serving.connection.errors import reading
-from hangtag.serving.loadtest.errors import SampleError, TargetError
+from hangtag.serving.loadtest.errors import LoadTestError
 from hangtag.serving.loadtest.record import shown, stored, unstored
 from hangtag.serving.loadtest.samples.library import SampleLibrary
 from hangtag.serving.loadtest.statistics.intervals import Interval, wilson
@@ -82,41 +82,30 @@ class Accuracy:
         return f"The model's file records {self.expected:.2%} for other samples, so the two figures are not compared."
 
 
-@dataclass(frozen=True)
-class AccuracyProgress:
-    """The progress of sending all samples once."""
-
-    target: str
-    correct: int
-    done: int  # The number of samples that were answered so far.
-    total: int
-
-
 def measure(
     library: SampleLibrary,
     description: Description,
     probe: Probe,
     deadline: float,
     stop: threading.Event,
-    on_progress: Callable[[AccuracyProgress], None],
+    on_progress: Callable[[str], None],
 ) -> Accuracy | None:
     """Classify every sample of the library once, with a deadline in seconds for each call.
 
     Returns None if `stop` was set before the end.
 
     Raises:
-        SampleError: The samples have no labels, or the model does not predict one class.
-        TargetError: A call fails.
+        LoadTestError: The samples have no labels, the model does not predict one class, or a call fails.
         ClientError: An answer does not follow the protocol.
     """
     target, labels = library.target, library.samples.labels
     if labels is None:
-        raise SampleError(
+        raise LoadTestError(
             f"{library.samples.source} have no labels. To measure the accuracy, give --samples a folder that has a "
             "folder of images for each label, or an .npz file with the array 'labels'"
         )
     if description.parameters.get("hangtag.task", "single_label") != "single_label":
-        raise SampleError(f"{target.name} returns a set of labels, so --accuracy does not apply to {target.name}")
+        raise LoadTestError(f"{target.name} returns a set of labels, so --accuracy does not apply to {target.name}")
     read_classes = _classes_of_classify if target.method == "classify" else _classes_of_infer
     batch_size = min(BATCH_SIZE, description.max_batch_size or 1) if target.method == "infer" else 1
 
@@ -137,7 +126,8 @@ def measure(
     with ThreadPoolExecutor(IN_FLIGHT) as pool:
         for newly_correct, newly_done in pool.map(send, library.each_sample_once(batch_size)):
             correct, done = correct + newly_correct, done + newly_done
-            on_progress(AccuracyProgress(target.name, correct, done, len(labels)))
+            share = f"{correct / max(done, 1):.2%} right so far"
+            on_progress(f"{target.name}, accuracy: {done:,} of {len(labels):,} samples, {share}")
     if stop.is_set():
         return None
     comparable = description.data_digest in library.samples.data_digests
@@ -146,7 +136,7 @@ def measure(
 
 def _classes_of_classify(response: classifier_pb2.ClassifyResponse, name: str) -> npt.NDArray[np.int64]:
     if not response.labels:
-        raise TargetError(f"{name} answered without a label.")
+        raise LoadTestError(f"{name} answered without a label.")
     return np.array([response.labels[0].index])
 
 
@@ -155,6 +145,6 @@ def _classes_of_infer(message: pb.ModelInferResponse, name: str) -> npt.NDArray[
     scores = {output.name: index for index, output in enumerate(message.outputs) if len(output.shape) == 2}
     names: list[str] = [output for output in ("probabilities", "logits") if output in scores] or list(scores)
     if not names or (len(names) > 1 and names[0] != "probabilities"):
-        raise SampleError(f"{name} has no output with one score per class, so --accuracy does not apply to {name}")
+        raise LoadTestError(f"{name} has no output with one score per class, so --accuracy does not apply to {name}")
     array = tensors.output(message, scores[names[0]])
     return np.asarray(array.argmax(axis=1), np.int64)

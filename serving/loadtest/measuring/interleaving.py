@@ -8,11 +8,12 @@ import os
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from statistics import fmean
 
 import psutil
 
+from hangtag.serving.loadtest import units
 from hangtag.serving.loadtest.generator.block_result import OK, BlockResult
 from hangtag.serving.loadtest.generator.channels import clock
 from hangtag.serving.loadtest.generator.generator_process import GeneratorProcesses
@@ -133,16 +134,6 @@ def _lacks(counted: ServerTimings, ended: Counter[str]) -> bool:
     return few or (bool(ended[UNREACHABLE]) and answered - counted.count > UNCOUNTED)
 
 
-@dataclass(frozen=True)
-class Progress:
-    """The progress of a load test."""
-
-    block: Block
-    done: float  # The seconds of measuring so far.
-    ahead: float  # The minimum duration in seconds of the remaining known blocks.
-    snapshot: Snapshot
-
-
 def interleaved(scenario: Scenario, loads: Iterable[Load]) -> Iterator[Block]:
     """Yield the blocks of all rounds.
 
@@ -172,7 +163,7 @@ class Session:
         scenario: Scenario,
         generators: GeneratorProcesses,
         stop: threading.Event,
-        on_progress: Callable[[Progress], None],
+        on_progress: Callable[[str], None],
         read_counters: ReadCounters,
     ) -> None:
         """Prepare a session. `generators` has a request pool for each target. `stop` ends the session early."""
@@ -182,7 +173,6 @@ class Session:
         self._on_progress = on_progress
         self._counts = ServerCounts(read_counters)
         self._began = clock()
-        self._done = 0.0
         self._results: list[tuple[Block, BlockResult]] = []
 
     @property
@@ -194,7 +184,7 @@ class Session:
         """Run the closed loops, then the open loops, and return the runs. After a stop, return the runs so far.
 
         Raises:
-            GeneratorError: A generator process failed.
+            LoadTestError: A generator process failed.
         """
         scenario = self._scenario
         open_loops = scenario.open_loops(1.0)  # a rate may be unknown yet, but the number and the durations are known
@@ -205,7 +195,7 @@ class Session:
         return self.runs()
 
     def run_all(self, blocks: list[Block], later: float = 0.0) -> None:
-        """Run these blocks in order, and store their results. `later` is as in `run_block`. Raises GeneratorError."""
+        """Run these blocks in order, and store their results. `later` is as in `run_block`. Raises LoadTestError."""
         for index, block in enumerate(blocks):
             if self._stop.is_set():
                 return
@@ -216,14 +206,18 @@ class Session:
 
         Args:
             block: The block.
-            later: The seconds that later blocks need, for the progress.
+            later: The minimum duration in seconds of the later known blocks, for the progress.
 
         Raises:
-            GeneratorError: A generator process failed.
+            LoadTestError: A generator process failed.
         """
 
         def report(now: Snapshot) -> None:
-            self._on_progress(Progress(block, self._done + now.elapsed, remaining(block, now) + later, now))
+            rate, p50, p99 = units.three_digits(now.rate), units.duration(now.p50), units.duration(now.p99)
+            self._on_progress(
+                f"{block.target}, {block.load}: {rate} calls/s, p50 {p50}, p99 {p99}, {now.failed:,} errors; "
+                f"{_remaining(block, now) + later:.0f} s left"
+            )
 
         self._counts.begin(block)
         started = clock() - self._began
@@ -235,7 +229,6 @@ class Session:
         percents = [share for cpu, share in enumerate(psutil.cpu_percent(percpu=True)) if cpu in usable]
         busy = fmean(percents) / 100 if percents else 0.0
         counted = self._counts.end(block, result)
-        self._done += result.duration + block.warm_up
         measuring_began = started + block.warm_up
         timeline = tuple(
             replace(time_slice, start=measuring_began + time_slice.start) for time_slice in result.timeline
@@ -287,7 +280,7 @@ class Session:
         return peaks
 
 
-def remaining(block: Block, now: Snapshot) -> float:
+def _remaining(block: Block, now: Snapshot) -> float:
     """Return the seconds until a running block reaches both minima, or a maximum, at its current rate."""
     limits, measured = block.limits, now.elapsed - block.warm_up
     seconds = limits.min_duration - measured

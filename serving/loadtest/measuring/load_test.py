@@ -10,13 +10,13 @@ from pathlib import Path
 from hangtag.printable import counted
 from hangtag.serving.credentials import Credentials
 from hangtag.serving.loadtest import machine_check
-from hangtag.serving.loadtest.errors import TargetError
+from hangtag.serving.loadtest.errors import LoadTestError
 from hangtag.serving.loadtest.generator.generator_process import GeneratorProcesses
 from hangtag.serving.loadtest.generator.process_messages import CallSettings
 from hangtag.serving.loadtest.measuring import peaks
-from hangtag.serving.loadtest.measuring.accuracy import Accuracy, AccuracyProgress
+from hangtag.serving.loadtest.measuring.accuracy import Accuracy
 from hangtag.serving.loadtest.measuring.accuracy import measure as measure_accuracy
-from hangtag.serving.loadtest.measuring.interleaving import Progress, Session
+from hangtag.serving.loadtest.measuring.interleaving import Session
 from hangtag.serving.loadtest.measuring.results import Results
 from hangtag.serving.loadtest.plan.scenario import Scenario
 from hangtag.serving.loadtest.plan.target import Target
@@ -24,7 +24,7 @@ from hangtag.serving.loadtest.samples.library import SampleLibrary, load
 from hangtag.serving.loadtest.statistics.server_timings import ServerTimings
 from hangtag.serving.loadtest.sut import Description, open_probes
 
-OnProgress = Callable[[Progress | AccuracyProgress], None]
+OnProgress = Callable[[str], None]
 
 
 def measure(
@@ -43,7 +43,7 @@ def measure(
         scenario: The settings.
         credentials: The TLS files and the token for all servers.
         stop: An event that ends the test early. An interrupted test returns the results so far.
-        on_progress: A function that is called several times per second with the progress.
+        on_progress: A function that is called several times per second with the progress in words.
         samples: The samples to send: a folder, a CSV file or an .npz file; None for random values.
         accuracy: Whether to measure the accuracy before the load.
         command: The command line, for the report.
@@ -68,7 +68,9 @@ def measure(
             response = probes[name].call(library.target, library.method, library.requests[0], scenario.deadline)
             answering = response.model_version
             if library.target.version and answering not in ("", library.target.version):
-                raise TargetError(f"{name} was answered by version {answering}, so the server ignores version numbers.")
+                raise LoadTestError(
+                    f"{name} was answered by version {answering}, so the server ignores version numbers."
+                )
             source = library.samples.source
             descriptions[name] = replace(descriptions[name], answering_version=answering, samples=source)
         accuracies: dict[str, Accuracy] = {}

@@ -1,10 +1,8 @@
 """Decides whether a run (one target under one load) is VALID, so that the figures of the run can be trusted."""
 
-from dataclasses import dataclass, replace
-from typing import Annotated
+from dataclasses import dataclass
 
 import numpy as np
-from pydantic import PlainSerializer
 
 from hangtag.serving.loadtest import units
 from hangtag.serving.loadtest.generator.block_result import DELAYED_AFTER, OK, BlockResult
@@ -12,7 +10,6 @@ from hangtag.serving.loadtest.plan.load import ClosedLoop, Load, OpenLoop
 from hangtag.serving.loadtest.record import combined, shown, stored
 from hangtag.serving.loadtest.statistics import early_stopping
 from hangtag.serving.loadtest.statistics.intervals import Sections
-from hangtag.serving.loadtest.units import Figure, Remark
 
 # If a larger share of the requests is delayed, the load differed too much from the plan.
 DELAYED_SHARE = 0.05
@@ -35,8 +32,6 @@ SMALL_CPU_SHARE = 0.05
 # If other programs take this share of the CPUs, a server that needs all CPUs loses the same share of its throughput.
 # The loss is then twice as large as the variation between most measurements.
 DOUBTFUL_SHARE = 0.1
-
-Sentence = Annotated[Remark, PlainSerializer(str, return_type=str)]
 
 
 @dataclass(frozen=True)
@@ -89,37 +84,30 @@ class Run:
         return self.throughput * self.batch_size
 
     @shown("problems")
-    def invalid(self) -> tuple[Sentence, ...]:
+    def invalid(self) -> tuple[str, ...]:
         """The reasons why the run is INVALID."""
-        total = self.total
-        remarks: list[Remark] = []
-        figures: tuple[Figure, ...]
+        total, reasons = self.total, []
         if not total.finished or len(self.blocks) < self.planned_blocks:
-            figures = (_count(total.queries), (total.duration, f"{total.duration:.1f}"))
-            remarks.append(Remark("it ended too early, after {} queries in {} s", figures))
+            reasons.append(f"it ended too early, after {total.queries:,} queries in {total.duration:.1f} s")
         if total.failed:
-            failures = [(code, count) for code, count in total.statuses.most_common() if code != OK]
-            codes = ", ".join(f"{{}} {code}" for code, _ in failures)
-            figures = (_count(total.failed), _count(total.queries), *(_count(count) for _, count in failures))
-            remarks.append(Remark(f"{{}} of {{}} calls failed ({codes})", figures))
+            codes = ", ".join(f"{count:,} {code}" for code, count in total.statuses.most_common() if code != OK)
+            reasons.append(f"{total.failed:,} of {total.queries:,} calls failed ({codes})")
         if self.judged and self._too_short:
-            remarks.append(replace(self._too_short, words=f"it is too short: {self._too_short.words}"))
+            reasons.append(f"it is too short: {self._too_short}")
         if self.restarted:
-            remarks.append(Remark("the server or the model was restarted during the run"))
+            reasons.append("the server or the model was restarted during the run")
         if self.generator_late:
             late, p99 = total.delayed_queries / total.queries, total.lateness.percentile(99) * 1e3
-            words = (
-                f"the generator could not keep up: {{}} of the queries left more than {DELAYED_AFTER * 1e3:g} ms late "
-                "(p99 {} ms)"
+            reasons.append(
+                f"the generator could not keep up: {late:.1%} of the queries left more than {DELAYED_AFTER * 1e3:g} ms "
+                f"late (p99 {p99:.1f} ms)"
             )
-            remarks.append(Remark(words, ((late, f"{late:.1%}"), (p99, f"{p99:.1f}"))))
         if total.generator_latency_share > LATENCY_SHARE:
-            words = (
-                f"the generator took {{}} of the latency; above {LATENCY_SHARE:.0%}, the latency says more about the "
-                "generator than about the server"
+            reasons.append(
+                f"the generator took {total.generator_latency_share:.0%} of the latency; above {LATENCY_SHARE:.0%}, "
+                "the latency says more about the generator than about the server"
             )
-            remarks.append(Remark(words, (_share(total.generator_latency_share),)))
-        return tuple(remarks)
+        return tuple(reasons)
 
     @shown()
     def valid(self) -> bool:
@@ -147,58 +135,53 @@ class Run:
         )
 
     @shown()
-    def notes(self) -> tuple[Sentence, ...]:
+    def notes(self) -> tuple[str, ...]:
         """Notes about the run that do not make it INVALID."""
-        remarks = []
+        total, notes = self.total, []
         if self.counted_in_part:
-            words = (
+            notes.append(
                 "the server's own times are left out, because its counters lack answered queries; several servers may "
                 "share the address, or the model may have been reloaded"
             )
-            remarks.append(Remark(words))
         if self._too_short and not self.judged:
-            remarks.append(self._too_short)
-        if NOTED_LATENCY_SHARE < self.total.generator_latency_share <= LATENCY_SHARE:
-            remarks.append(
-                Remark("the generator took {} of the latency", (_share(self.total.generator_latency_share),))
-            )
+            notes.append(self._too_short)
+        if NOTED_LATENCY_SHARE < total.generator_latency_share <= LATENCY_SHARE:
+            notes.append(f"the generator took more than {NOTED_LATENCY_SHARE:.0%} of the latency")
         if self.generator_limited:
-            what, busy = self._generator_load
-            words = (
-                f"the generator was the bottleneck (its busiest {what}), so the server may be faster than measured; "
+            notes.append(
+                "the generator was the bottleneck (its busiest process or thread was busy for more than "
+                f"{BUSY_GENERATOR:.0%} of the time), so the server may be faster than measured; more generator "
+                "processes (--processes) can send more queries"
             )
-            remarks.append(Remark(words + "more generator processes (--processes) can send more queries", (busy,)))
         elif self.generator_slows_server:
-            total = self.total
             faster = total.cpus_busy / max(total.cpus_busy - total.generator_cpu_share, 1e-9)
-            words = (
-                "the generator was a limit too: it took {} of the CPUs that it shared with the server, and these CPUs "
-                "were busy for {} of the time, so without the generator the server may be up to {} times as fast"
+            notes.append(
+                f"the generator was a limit too: it took {total.generator_cpu_share:.0%} of the CPUs that it shared "
+                f"with the server, and these CPUs were busy for {total.cpus_busy:.0%} of the time, so without the "
+                f"generator the server may be up to {units.ratio(faster)} times as fast"
             )
-            figures = (_share(total.generator_cpu_share), _share(total.cpus_busy), (faster, units.ratio(faster)))
-            remarks.append(Remark(words, figures))
-        return tuple(remarks)
+        return tuple(notes)
 
     @shown()
-    def doubt(self) -> Sentence | None:
+    def doubt(self) -> str | None:
         """The reason why the figures are doubtful, namely the CPU time of other programs; null if they are not."""
         others = self.total.others_cpu_share
         if others is None or others < DOUBTFUL_SHARE:
             return None
-        return Remark("other programs took {} of this machine's CPUs during the run", (_share(others),))
+        return f"other programs took {others:.0%} of this machine's CPUs during the run"
 
     @property
-    def _too_short(self) -> Remark | None:
+    def _too_short(self) -> str:
+        """Say that there are too few queries to judge the percentile; empty if there are enough."""
         needed = early_stopping.samples_needed(0, self.percentile)
         if self.total.queries >= needed:
-            return None
+            return ""
         # The limits of a judged run demand enough queries, so only --max-duration can have ended such a run too early.
         setting = "--max-duration" if self.judged else "--min-query-count"
-        words = (
-            f"{{}} queries are too few to judge a p{self.percentile:g} with 99 % confidence, which needs {needed:,} "
+        return (
+            f"too few queries to judge a p{self.percentile:g} with 99 % confidence, which needs {needed:,} "
             f"queries: raise {setting}"
         )
-        return Remark(words, (_count(self.total.queries),))
 
     @property
     def generator_limited(self) -> bool:
@@ -219,16 +202,9 @@ class Run:
         """Whether a generator that takes less CPU time might measure a higher throughput. The notes say why."""
         return self.generator_limited or self.generator_slows_server
 
-    @property
-    def _generator_load(self) -> tuple[str, Figure]:
-        """How busy the generator was: a text with a placeholder for a share, and the share."""
-        if self.total.generator_cpu > BUSY_GENERATOR:
-            return "process used {} of a CPU", _share(self.total.generator_cpu)
-        return "thread computed, or waited for a CPU, {} of the time", _share(self.total.generator_busy)
-
     def over(self, bound: float) -> int:
         """Return the number of queries that took longer than `bound` seconds, or failed."""
-        counts = self.total.latency.counts()
+        counts = self.total.latency.counts
         return int(counts[self.total.latency.values() > bound].sum()) + self.total.failed
 
     @shown()
@@ -246,7 +222,7 @@ class Run:
     @shown()
     def percentile_bound(self) -> float | None:
         """The upper bound of the percentile in seconds, with 99 % confidence; null if there are too few queries."""
-        counts = self.total.latency.counts()
+        counts = self.total.latency.counts
         allowed = early_stopping.over_allowed(int(counts.sum()), self.percentile)
         if allowed < 0:
             return None
@@ -274,11 +250,3 @@ class Run:
     def rate(self) -> Sections:
         """The throughput."""
         return Sections(self.throughput, np.array([block.throughput for block in self.blocks]))
-
-
-def _count(value: int) -> Figure:
-    return value, f"{value:,}"
-
-
-def _share(value: float) -> Figure:
-    return value, f"{value:.0%}"

@@ -146,7 +146,7 @@ def find(scenario: Scenario, session: Session) -> tuple[Peak, ...]:
     """Search for the peaks of all targets, with interleaved runs. If the session is stopped, return the peaks so far.
 
     Raises:
-        GeneratorError: A generator process failed.
+        LoadTestError: A generator process failed.
     """
     throughputs = session.peaks()
     searches = {

@@ -204,7 +204,7 @@ def _tail(q: float) -> float:
 
 def _plot_percentiles(axes: Axes, histogram: DurationHistogram, look: Look, style: str) -> float:
     """Draw a distribution up to its last sample, and return the last sample's position on the axis."""
-    counts = histogram.counts()
+    counts = histogram.counts
     occupied = counts > 0
     if not occupied.any():
         return 0.0

@@ -12,15 +12,14 @@ from markupsafe import Markup
 from hangtag.page.series import looks
 from hangtag.page.templates import environment
 from hangtag.serving.loadtest import units
-from hangtag.serving.loadtest.comparison.answer import Front, answer, common_load
-from hangtag.serving.loadtest.comparison.compare import Comparison
-from hangtag.serving.loadtest.comparison.gates import GateOutcome
+from hangtag.serving.loadtest.comparison.answer import Front, common_load
 from hangtag.serving.loadtest.generator.block_result import DELAYED_AFTER, OK
 from hangtag.serving.loadtest.measuring.measured_run import LATENCY_SHARE, Run
 from hangtag.serving.loadtest.measuring.results import Results
 from hangtag.serving.loadtest.plan.load import ClosedLoop, Load, OpenLoop
 from hangtag.serving.loadtest.report import charts
 from hangtag.serving.loadtest.report.charts import ModelPoint
+from hangtag.serving.loadtest.report.json_document import ResultsDocument
 from hangtag.serving.loadtest.report.table import groups_of
 from hangtag.serving.loadtest.statistics.intervals import Sections
 
@@ -41,7 +40,7 @@ class TimeSplit:
     parts: tuple[tuple[str, str, float, float], ...]
 
 
-def render(results: Results, comparisons: Sequence[Comparison], outcomes: Sequence[GateOutcome] = ()) -> str:
+def render(results: ResultsDocument) -> str:
     """Return the page as HTML."""
     names = results.scenario.names
     measured = [run for run in results.runs if run.total.latency]
@@ -51,10 +50,7 @@ def render(results: Results, comparisons: Sequence[Comparison], outcomes: Sequen
     look = looks(names)
     return page_template("report.html.j2").render(
         results=results,
-        comparisons=comparisons,
-        answer=answer(results),
         title=f"{len(names)} models compared" if len(names) > 2 else " and ".join(names),
-        outcomes=outcomes,
         looks=look,
         headlines=[headline for name in names if (headline := _headline(results, name)).figures],
         pareto_picture=Markup(charts.accuracy_and_latency(choices, look)) if choices else None,  # noqa: S704
@@ -83,7 +79,7 @@ def render(results: Results, comparisons: Sequence[Comparison], outcomes: Sequen
             if status != OK
         ],
         settings=asdict(results.scenario),
-        groups=groups_of(results, comparisons),
+        groups=groups_of(results),
         latency_share=LATENCY_SHARE,
         delayed_after_ms=DELAYED_AFTER * 1e3,
     )

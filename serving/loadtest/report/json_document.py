@@ -7,29 +7,26 @@ docs/loadtest.schema.json from the types in this module.
 """
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hangtag.serving.loadtest.comparison.answer import Answer, answer
-from hangtag.serving.loadtest.comparison.compare import Comparison, SavedResults
+from hangtag.serving.loadtest.comparison.compare import Comparison, SavedResults, compare_targets
 from hangtag.serving.loadtest.comparison.gates import GateOutcome
-from hangtag.serving.loadtest.errors import SavedResultsError
+from hangtag.serving.loadtest.errors import LoadTestError
 from hangtag.serving.loadtest.measuring.measured_run import Run
 from hangtag.serving.loadtest.measuring.results import Results
-from hangtag.serving.loadtest.record import extended, from_json, json_schema, stored, to_json
+from hangtag.serving.loadtest.record import extended, from_json, json_schema, shown, stored, to_json
 
 SCHEMA = "hangtag.loadtest/1"
 
 
 @dataclass(frozen=True)
 class ResultsDocument(Results):
-    """The content of the JSON file of a load test."""
+    """The content of the JSON file of a load test, from which all other reports are made."""
 
     schema: str = stored(default=SCHEMA)
-    answer: Answer | None = stored("The recommended target, in words; null for a single target.", default=None)
-    comparisons: tuple[Comparison, ...] = stored(default=())
     gates: tuple[GateOutcome, ...] = stored(default=())
     transports: tuple[object, ...] = stored(
         "This field is always empty, because the value is no longer computed.", default=()
@@ -41,11 +38,24 @@ class ResultsDocument(Results):
         "This field is always empty, because the value is no longer measured.", default=()
     )
 
+    @shown()
+    def answer(self) -> Answer | None:
+        """The recommended target, in words; null for a single target."""
+        return answer(self)
 
-def render(results: Results, comparisons: Sequence[Comparison], outcomes: Sequence[GateOutcome] = ()) -> str:
+    @shown()
+    def comparisons(self) -> tuple[Comparison, ...]:
+        """The ratios of each target's figures to the first target's, under each load that both targets have."""
+        return compare_targets(self)
+
+
+def of(results: Results, outcomes: tuple[GateOutcome, ...] = ()) -> ResultsDocument:
+    """Return the document of these results and of the conditions of --fail-if."""
+    return extended(ResultsDocument, results, gates=outcomes)
+
+
+def render(document: ResultsDocument) -> str:
     """Return the text of the JSON file."""
-    more = {"comparisons": tuple(comparisons), "gates": tuple(outcomes)}
-    document = extended(ResultsDocument, results, answer=answer(results), **more)
     return to_json(ResultsDocument, document)
 
 
@@ -53,17 +63,17 @@ def read(file: Path) -> SavedResults:
     """Read a file that `hangtag loadtest --json` wrote, of this or an earlier release.
 
     Raises:
-        SavedResultsError: The file cannot be read, or is not a results document of this schema version.
+        LoadTestError: The file cannot be read, or is not a results document of this schema version.
     """
     try:
         document = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
-        raise SavedResultsError(f"{file} cannot be read: {error.strerror}") from error
+        raise LoadTestError(f"{file} cannot be read: {error.strerror}") from error
     except ValueError as error:
-        raise SavedResultsError(f"{file} is not JSON: {error}") from error
+        raise LoadTestError(f"{file} is not JSON: {error}") from error
     kind = document.get("schema") if isinstance(document, dict) else None
     if kind != SCHEMA:
-        raise SavedResultsError(
+        raise LoadTestError(
             f"{file} has {kind or 'other JSON'}, not the results of 'hangtag loadtest --json' ({SCHEMA})"
         )
     try:
@@ -81,15 +91,14 @@ def read(file: Path) -> SavedResults:
             settings=_settings(document),
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise SavedResultsError(
-            f"{file} does not follow the schema {SCHEMA} ({type(error).__name__}: {error})"
-        ) from error
+        raise LoadTestError(f"{file} does not follow the schema {SCHEMA} ({type(error).__name__}: {error})") from error
 
 
 def _run(run: dict[str, Any], scenario: dict[str, Any]) -> Run:
     """Read a run. If a file of the first releases lacks a field, the value is computed from other fields."""
     blocks = [
-        {"answered": round(each["throughput"] * each["duration"])} | each | {"timeline": ()} for each in run["blocks"]
+        {"answered": round(each["throughput"] * each["duration"])} | each | {"timeline": (), "server": None}
+        for each in run["blocks"]
     ]
     earlier = {"target": run["model"], "batch_size": scenario["batch_size"], "planned_blocks": scenario["blocks"]}
     return from_json(Run, earlier | run | {"blocks": blocks})

@@ -9,22 +9,19 @@ from rich.text import Text
 
 from hangtag.printable import escaped
 from hangtag.serving.loadtest import units
-from hangtag.serving.loadtest.comparison.answer import answer, common_load
+from hangtag.serving.loadtest.comparison.answer import common_load
 from hangtag.serving.loadtest.comparison.compare import Comparison
-from hangtag.serving.loadtest.comparison.gates import GateOutcome
 from hangtag.serving.loadtest.measuring.measured_run import Run
 from hangtag.serving.loadtest.measuring.results import Results
-from hangtag.serving.loadtest.units import combined
+from hangtag.serving.loadtest.report.json_document import ResultsDocument
 
 PERCENTILES = (50.0, 90.0, 95.0, 99.0)
 FIGURE_WIDTH = 9  # The width of a column with its space, which is enough for 1,234 ms, 12,345 and samples/s.
 
 
-def render(
-    results: Results, comparisons: Sequence[Comparison], console: Console, outcomes: Sequence[GateOutcome] = ()
-) -> None:
+def render(results: ResultsDocument, console: Console) -> None:
     """Print the tables, the findings and the problems."""
-    groups = groups_of(results, comparisons)
+    groups = groups_of(results)
     for group, table in zip(groups, tables(groups, console.width, results.batched), strict=True):
         console.print(table)
         for run in group.runs:
@@ -40,7 +37,7 @@ def render(
     shown = results.loads if len(results.scenario.names) == 2 else [common_load(results)]
     for sentence in (
         *(run.verdict for run in results.runs if run.verdict),
-        *(comparison.sentence for comparison in comparisons if comparison.load in shown),
+        *(comparison.sentence for comparison in results.comparisons if comparison.load in shown),
         *(peak.sentence for peak in results.peaks),
     ):
         console.print(line(sentence))
@@ -61,10 +58,10 @@ def render(
                 f"the figures of every run can be trusted{', but some are doubtful' * results.doubtful}.",
             )
         )
-    for outcome in outcomes:
+    for outcome in results.gates:
         style = "bold red" if outcome.failed else ""
         console.print(Text.assemble(("FAILED " if outcome.failed else "passed ", style), escaped(outcome.sentence)))
-    if (reply := answer(results)) is not None:
+    if (reply := results.answer) is not None:
         console.print()
         for question, text in (("Which", reply.which), ("By how much", reply.how_much), ("How sure", reply.how_sure)):
             console.print(Text.assemble((f"{question}: ", "bold"), escaped(text)))
@@ -85,16 +82,20 @@ def _sent(sources: Mapping[str, str]) -> list[str]:
 def _problems(results: Results, console: Console) -> None:
     for problem in results.invalid:
         console.print(Text.assemble(("INVALID ", "bold red"), escaped(f"{problem}.")))
-    for text in combined((str(run), problem) for run in results.runs for problem in run.invalid):
-        console.print(Text.assemble(("INVALID ", "bold red"), escaped(text)))
+    _remarks("INVALID ", "bold red", [(run, problem) for run in results.runs for problem in run.invalid], console)
     details = {f"{status}: {message}" for run in results.runs for status, message in run.total.details.items()}
     for detail in sorted(details):
         console.print(line(f"  {detail}", style="dim"))
-    doubts = [(str(run), run.doubt) for run in results.runs if run.doubt]
-    notes = [(str(run), note) for run in results.runs for note in run.notes]
-    for word, remarks in (("DOUBTFUL ", doubts), ("note ", notes)):
-        for text in combined(remarks):
-            console.print(Text.assemble((word, "bold yellow"), escaped(text)))
+    doubts = [(run, run.doubt) for run in results.runs if run.doubt]
+    _remarks("DOUBTFUL ", "bold yellow", doubts, console)
+    _remarks("note ", "bold yellow", [(run, note) for run in results.runs for note in run.notes], console)
+
+
+def _remarks(word: str, style: str, remarks: Sequence[tuple[Run, str]], console: Console) -> None:
+    """Print remarks about runs, with the same remark about several runs in one line."""
+    for text in dict.fromkeys(text for _, text in remarks):
+        names = "; ".join(str(run) for run, own in remarks if own == text)
+        console.print(Text.assemble((word, style), escaped(f"{names}: {text}")))
 
 
 @dataclass(frozen=True)
@@ -106,13 +107,13 @@ class RunGroup:
     ratios: tuple[tuple[str, Comparison], ...]
 
 
-def groups_of(results: Results, comparisons: Sequence[Comparison]) -> list[RunGroup]:
+def groups_of(results: ResultsDocument) -> list[RunGroup]:
     """Return a group of runs for each load."""
     return [
         RunGroup(
             f"{load.kind}, {load}",
             results.under(load),
-            tuple((f"{each.target} / {each.baseline}", each) for each in comparisons if each.load == load),
+            tuple((f"{each.target} / {each.baseline}", each) for each in results.comparisons if each.load == load),
         )
         for load in results.loads
     ]

@@ -3,13 +3,12 @@
 import csv
 import io
 import math
-from collections.abc import Sequence
 from xml.etree import ElementTree
 
-from hangtag.serving.loadtest.comparison.gates import GateOutcome
 from hangtag.serving.loadtest.measuring.measured_run import Run
 from hangtag.serving.loadtest.measuring.results import Results
 from hangtag.serving.loadtest.plan.load import ClosedLoop
+from hangtag.serving.loadtest.report.json_document import ResultsDocument
 from hangtag.serving.loadtest.statistics.server_timings import PARTS
 
 PERCENTILES = (50.0, 90.0, 95.0, 99.0, 99.9)
@@ -23,7 +22,7 @@ COLUMNS = (
 )
 
 
-def render_csv(results: Results, *_: object) -> str:
+def render_csv(results: Results) -> str:
     """Return the CSV text with a header line. Missing figures are empty."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -53,7 +52,7 @@ def _row(results: Results, run: Run) -> tuple[object, ...]:
         ),
         *(server.mean(part) if server is not None else None for part in PARTS),
         None if accuracy is None else accuracy.share,
-        "; ".join(map(str, run.invalid)),
+        "; ".join(run.invalid),
     )
 
 
@@ -68,11 +67,13 @@ def _cell(value: object) -> object:
 SUITE = "hangtag loadtest"
 
 
-def render_junit(results: Results, _: object, outcomes: Sequence[GateOutcome]) -> str:
+def render_junit(results: ResultsDocument) -> str:
     """Return the XML text. The test case of an INVALID run or of a failed gate contains the reason."""
     cases = [("the whole test", "validity", 0.0, "; ".join(results.invalid))]
-    cases += [(str(run), "runs", run.total.duration, "; ".join(map(str, run.invalid))) for run in results.runs]
-    cases += [(outcome.condition, "gates", 0.0, outcome.sentence if outcome.failed else "") for outcome in outcomes]
+    cases += [(str(run), "runs", run.total.duration, "; ".join(run.invalid)) for run in results.runs]
+    cases += [
+        (outcome.condition, "gates", 0.0, outcome.sentence if outcome.failed else "") for outcome in results.gates
+    ]
     failures = sum(bool(reason) for *_, reason in cases)
     suite = ElementTree.Element(
         "testsuite",

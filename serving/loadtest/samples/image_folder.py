@@ -17,7 +17,7 @@ from hangtag.listing import Picture
 from hangtag.protos import inference_pb2 as pb
 from hangtag.serving import image_spec
 from hangtag.serving.image_spec import SUFFIXES, ImageSpec, ImageSpecError, PictureError
-from hangtag.serving.loadtest.errors import SampleError
+from hangtag.serving.loadtest.errors import LoadTestError
 from hangtag.serving.loadtest.samples.sample_arrays import Samples, numbers_of, sample_shape
 
 Pixels = npt.NDArray[np.uint8]
@@ -43,8 +43,8 @@ def read_pictures(metadata: pb.ModelMetadataResponse, folder: Path, parameters: 
             labels.
 
     Raises:
-        SampleError: The pictures cannot be read, do not match the model's input, or have labels that the model does not
-            have.
+        LoadTestError: The pictures cannot be read, do not match the model's input, or have labels that the model
+            does not have.
         DataNotFoundError: A picture is missing.
         DataCorruptError: The CSV file is malformed, or the folder of a label or of a split has no pictures.
     """
@@ -57,7 +57,7 @@ def read_pictures(metadata: pb.ModelMetadataResponse, folder: Path, parameters: 
         contents = [idx.unpacked(file) for file in files]
         pixels, *others = (idx.parsed(content, file) for content, file in zip(contents, files, strict=True))
         if any(array.shape != pixels.shape[:1] for array in others) or pixels.ndim < 3:
-            raise SampleError(f"the IDX files in {folder} must have images [n, height, width], and a label per image")
+            raise LoadTestError(f"the IDX files in {folder} must have images [n, height, width], and a label per image")
         images = [reader.prepared(Image.fromarray(each), idx_images) for each in pixels]
         if others:
             classes = others[0]
@@ -72,7 +72,7 @@ def read_pictures(metadata: pb.ModelMetadataResponse, folder: Path, parameters: 
     else:
         files = sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES and file.is_file())
         if not files:
-            raise SampleError(
+            raise LoadTestError(
                 f"{folder} has no images ({', '.join(SUFFIXES)}), no folders of images, and no {IDX_IMAGES}(.gz)"
             )
         images = [reader.read(file) for file in files]
@@ -86,7 +86,7 @@ class _Reader:
     """Prepares pictures for one model."""
 
     def __init__(self, metadata: pb.ModelMetadataResponse, parameters: Mapping[str, str]) -> None:
-        """Read the size and colours of the model's input. Raises SampleError if the input is not a picture."""
+        """Read the size and colours of the model's input. Raises LoadTestError if the input is not a picture."""
         self._model = metadata.name
         self._whole = parameters.get("hangtag.task") == "multi_label"
         stated = parameters.get("hangtag.image")
@@ -94,9 +94,9 @@ class _Reader:
         try:
             self._image = ImageSpec.parse(stated) if stated is not None else natural
         except ImageSpecError as error:
-            raise SampleError(f"the server does not say which images model {self._model!r} needs: {error}") from error
+            raise LoadTestError(f"the server does not say which images model {self._model!r} needs: {error}") from error
         if self._image.shape != natural.shape:
-            raise SampleError(
+            raise LoadTestError(
                 f"model {self._model!r} needs images of the shape {self._image.shape}, but its input has another shape"
             )
         self._fits = stated is not None
@@ -106,13 +106,13 @@ class _Reader:
         try:
             return self.prepared(image_spec.upright(file, self._image.channels), file)
         except PictureError as error:
-            raise SampleError(f"{file} cannot be read as an image: {error}") from error
+            raise LoadTestError(f"{file} cannot be read as an image: {error}") from error
 
     def prepared(self, picture: Image.Image, file: Path) -> Pixels:
         """Convert a picture's pixels to the form of the model's input."""
         height, width = self._image.height, self._image.width
         if not self._fits and picture.size != (width, height):
-            raise SampleError(
+            raise LoadTestError(
                 f"{file} has {picture.width}x{picture.height} pixels, but model {self._model!r} needs "
                 f"{width}x{height}, and the model's file does not say how to resize images. Scale the image, or record "
                 f"how to resize in the model's file: hangtag models fit {self._model} --fit stretch|crop|pad"
@@ -127,7 +127,7 @@ def _natural_image(metadata: pb.ModelMetadataResponse) -> ImageSpec:
     channels = size.pop() if len(size) == 3 and size[2] == 3 else 1
     if tensor is None or tensor.datatype != "UINT8" or len(size) != 2 or min(size) < 1:
         inputs = ", ".join(f"{tensor.datatype} {list(tensor.shape)}" for tensor in metadata.inputs)
-        raise SampleError(
+        raise LoadTestError(
             f"model {metadata.name!r} has the inputs {inputs}, not images (UINT8 [batch, height, width] or [batch, "
             "height, width, 3]). Leave out --samples to send random values"
         )

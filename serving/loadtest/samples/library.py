@@ -13,7 +13,7 @@ from PIL import Image
 
 from hangtag.protos import classifier_pb2, tensors
 from hangtag.protos import inference_pb2 as pb
-from hangtag.serving.loadtest.errors import SampleError
+from hangtag.serving.loadtest.errors import LoadTestError
 from hangtag.serving.loadtest.generator.http_channel import message_as_text
 from hangtag.serving.loadtest.generator.process_messages import CLASSIFY, INFER, RequestPool
 from hangtag.serving.loadtest.plan.load import random_generator
@@ -81,12 +81,12 @@ def load(
             in shuffled rounds through all samples.
 
     Raises:
-        SampleError: The samples cannot be read or do not match the model's inputs, the model does not accept batches of
-            this size, or an input's axis other than the batch axis has no fixed size.
+        LoadTestError: The samples cannot be read or do not match the model's inputs, the model does not accept batches
+            of this size, or an input's axis other than the batch axis has no fixed size.
     """
     random = random_generator(seed, "samples")
     if target.method == "classify" and batch_size != 1:
-        raise SampleError("Classify accepts one image per call, so --batch-size must be 1")
+        raise LoadTestError("Classify accepts one image per call, so --batch-size must be 1")
     if path is None:
         samples = generate(metadata, LIBRARY_SIZE * batch_size, batch_size, random, LIBRARY_BYTES)
     elif path.is_dir() or path.suffix.lower() == ".csv":
@@ -136,7 +136,7 @@ def _classify_request(target: Target, metadata: pb.ModelMetadataResponse, sample
     pixels = np.squeeze(array)
     is_image = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 3)
     if len(samples.inputs) != 1 or array.dtype != np.uint8 or not is_image:
-        raise SampleError(
+        raise LoadTestError(
             f"the input of model {metadata.name!r} is not a grey or coloured image, so Classify cannot call the model"
         )
     encoded = io.BytesIO()

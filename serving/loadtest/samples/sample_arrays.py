@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from hangtag.protos import inference_pb2 as pb
 from hangtag.protos import tensors
-from hangtag.serving.loadtest.errors import SampleError
+from hangtag.serving.loadtest.errors import LoadTestError
 
 TensorMetadata = pb.ModelMetadataResponse.TensorMetadata
 
@@ -42,18 +42,18 @@ def sample_shape(model: str, tensor: TensorMetadata, batch_size: int) -> list[in
     """Return the shape of one sample of an input, without the batch axis.
 
     Raises:
-        SampleError: The model does not accept batches of this size, or an axis other than the first has no fixed size.
+        LoadTestError: The model does not accept batches of this size, or an axis after the first has no fixed size.
     """
     shape = list(tensor.shape)
     if any(length < 0 for length in shape[1:]):
-        raise SampleError(
+        raise LoadTestError(
             f"input {tensor.name!r} of {model!r} has the shape {shape}, but values can be generated only if every size "
             "except for the first is fixed"
         )
     if has_batch_axis(tensor, batch_size):
         return shape[1:]
     if batch_size != 1:
-        raise SampleError(f"input {tensor.name!r} of {model!r} has the fixed shape {shape}, so --batch-size must be 1")
+        raise LoadTestError(f"input {tensor.name!r} of {model!r} has the fixed shape {shape}: --batch-size must be 1")
     return shape  # A sample is the whole tensor.
 
 
@@ -68,7 +68,7 @@ def generate(
     """Generate `count` samples, or fewer if `count` samples would exceed `max_bytes`, but at least one batch.
 
     Raises:
-        SampleError: Values of a datatype or shape of the model's inputs cannot be generated.
+        LoadTestError: Values of a datatype or shape of the model's inputs cannot be generated.
     """
     shapes = {tensor.name: sample_shape(metadata.name, tensor, batch_size) for tensor in metadata.inputs}
     sample = [_random(tensor, 1, shapes[tensor.name], random) for tensor in metadata.inputs]
@@ -86,7 +86,7 @@ def _random(tensor: TensorMetadata, count: int, sample: list[int], random: np.ra
         return np.array(words, np.object_).reshape(shape)
     dtype = tensors.DTYPES.get(datatype)
     if dtype is None:
-        raise SampleError(f"values of datatype {datatype!r} cannot be generated")
+        raise LoadTestError(f"values of datatype {datatype!r} cannot be generated")
     if dtype.kind == "f":
         return random.random(shape).astype(dtype)
     if dtype.kind == "b":
@@ -111,20 +111,20 @@ def read_npz(metadata: pb.ModelMetadataResponse, file: Path, batch_size: int, pa
         parameters: The parameters of the model's configuration, which include the labels' names.
 
     Raises:
-        SampleError: The file cannot be read, the arrays do not match the model's inputs, or their lengths differ.
+        LoadTestError: The file cannot be read, the arrays do not match the model's inputs, or their lengths differ.
     """
     try:
         with np.load(file, allow_pickle=False) as archive:
             arrays = dict(archive)
     except OSError as error:
-        raise SampleError(f"{file} cannot be read: {error.strerror or error}") from error
+        raise LoadTestError(f"{file} cannot be read: {error.strerror or error}") from error
     except (
         EOFError,
         ValueError,
         TypeError,
         zipfile.BadZipFile,
     ) as error:  # numpy's message is not shown, because it suggests allowing pickles
-        raise SampleError(
+        raise LoadTestError(
             f"{file} is not an .npz file of numbers. Name a folder, or a file that numpy.savez has written"
         ) from error
     inputs = {}
@@ -132,14 +132,14 @@ def read_npz(metadata: pb.ModelMetadataResponse, file: Path, batch_size: int, pa
         arrays.setdefault(metadata.inputs[0].name, arrays[IMAGES])
     for tensor in metadata.inputs:
         if tensor.name not in arrays:
-            raise SampleError(
+            raise LoadTestError(
                 f"{file} has the arrays {', '.join(sorted(arrays)) or '(none)'}, but model {metadata.name!r} has the "
                 f"input {tensor.name!r}"
             )
         array = arrays[tensor.name]
         shape = sample_shape(metadata.name, tensor, batch_size)
         if array.ndim < 1 or list(array.shape[1:]) != shape or _datatype(array) != tensor.datatype:
-            raise SampleError(
+            raise LoadTestError(
                 f"{tensor.name!r} in {file} is {array.dtype} {list(array.shape)}, but model {metadata.name!r} needs "
                 f"{tensor.datatype} [{', '.join(['samples', *map(str, shape)])}]"
             )
@@ -149,9 +149,9 @@ def read_npz(metadata: pb.ModelMetadataResponse, file: Path, batch_size: int, pa
     if labels is not None:
         counts[LABELS] = len(labels)
     if len(set(counts.values())) != 1 or not all(counts.values()):
-        raise SampleError(f"{file} must have the same number of samples for each input, at least 1, but has {counts}")
+        raise LoadTestError(f"{file} must have the same number of samples for each input, at least 1, but has {counts}")
     if labels is not None and (labels.ndim != 1 or labels.dtype.kind not in "iuU"):
-        raise SampleError(
+        raise LoadTestError(
             f"'labels' in {file} must have a whole number or a name for each sample, but is {labels.dtype} "
             f"{labels.shape}"
         )
@@ -178,12 +178,12 @@ def labels_of(parameters: Mapping[str, str]) -> list[str]:
 
 
 def numbers_of(labels: Sequence[str], parameters: Mapping[str, str], model: str, source: Path) -> npt.NDArray[np.int64]:
-    """Return the number of each label [samples]. Raises SampleError for a label that the model does not have."""
+    """Return the number of each label [samples]. Raises LoadTestError for a label that the model does not have."""
     known = {label: number for number, label in enumerate(labels_of(parameters))}
     unknown = sorted(set(labels) - known.keys())
     if unknown:
         theirs = f"the labels {_listed(list(known))}" if known else "no labels that the server reports"
-        raise SampleError(f"{source} has the labels {_listed(unknown)}, but model {model!r} has {theirs}")
+        raise LoadTestError(f"{source} has the labels {_listed(unknown)}, but model {model!r} has {theirs}")
     return np.array([known[label] for label in labels], np.int64)
 
 

@@ -16,34 +16,19 @@ CONFIDENCE = 0.99
 _ROUNDING = 1e-6
 
 
-def samples_needed(over: int, q: float, confidence: float = CONFIDENCE) -> int:
+def samples_needed(over: int, q: float) -> int:
     """Return how many queries are needed to show that the q-th percentile is within a bound that `over` queries exceed.
 
-    The result is the smallest n with P[Binomial(n, 1 - q/100) <= over] <= 1 - confidence.
-
-    Raises:
-        ValueError: An argument is out of range.
+    The result is the smallest n with P[Binomial(n, 1 - q/100) <= over] <= 1 - CONFIDENCE.
     """
-    if over < 0:
-        raise ValueError(f"a count of queries must be 0 or more, not {over}")
-    exact = scipy.special.bdtrin(over, 1 - confidence, _share_above(q, confidence))
-    return math.ceil(exact - _ROUNDING)
+    return math.ceil(scipy.special.bdtrin(over, 1 - CONFIDENCE, 1 - q / 100) - _ROUNDING)
 
 
-def over_allowed(queries: int, q: float, confidence: float = CONFIDENCE) -> int:
+def over_allowed(queries: int, q: float) -> int:
     """Return how many of `queries` may exceed a bound if the queries must show that the q-th percentile does not.
 
-    If there are too few queries, the result is -1. Raises ValueError.
+    If there are too few queries, the result is -1.
     """
-    above, chance = _share_above(q, confidence), 1 - confidence
-    if queries < 1 or scipy.special.bdtr(0, queries, above) > chance:
+    if queries < samples_needed(0, q):
         return -1
-    return math.floor(scipy.special.bdtrik(chance, queries, above) + _ROUNDING)
-
-
-def _share_above(q: float, confidence: float) -> float:
-    if not 0 < q < 100:
-        raise ValueError(f"early stopping is for percentiles between 0 and 100, not {q:g}")
-    if not 0 < confidence < 1:
-        raise ValueError(f"a confidence must be between 0 and 1, not {confidence:g}")
-    return 1 - q / 100
+    return math.floor(scipy.special.bdtrik(1 - CONFIDENCE, queries, 1 - q / 100) + _ROUNDING)

@@ -1,10 +1,10 @@
 """Computes how long requests spent in each part of the server, from sums that the server reports."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, Self
 
-from pydantic import PlainSerializer, PlainValidator
+from pydantic import PlainSerializer
 from typing_extensions import TypedDict
 
 from hangtag.serving.loadtest.record import NullForNan
@@ -64,16 +64,6 @@ class ServerTimings:
         """Return the mean timings as JSON."""
         return {"requests": self.count, "batches": self.batches, **{part: self.mean(part) for part in PARTS}}
 
-    @classmethod
-    def from_document(cls, document: Mapping[str, Any]) -> Self:
-        """Read the output of `document`."""
-        count = document["requests"]
-        return cls(count, document["batches"], *((document[part] or 0.0) * count for part in PARTS))
-
 
 # A dataclass' field of this type holds the sums. The dataclass' JSON document holds the sums' JSON document.
-StoredTimings = Annotated[
-    ServerTimings,
-    PlainValidator(ServerTimings.from_document),
-    PlainSerializer(ServerTimings.document, return_type=ServerTimingsDocument),
-]
+StoredTimings = Annotated[ServerTimings, PlainSerializer(ServerTimings.document, return_type=ServerTimingsDocument)]

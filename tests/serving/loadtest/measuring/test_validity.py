@@ -111,8 +111,7 @@ def test_too_few_queries_for_a_p99_are_noted_and_remarks_on_several_runs_are_one
     assert not any("too few" in problem for run in measured.runs for problem in run["problems"])
     first, *_ = (line for line in measured.stdout.splitlines() if line.startswith("note"))
     where = "fast, 1 in flight; slow, 1 in flight; fast, 8 in flight; slow, 8 in flight"
-    assert first.startswith(f"note {where}: 40 ")
-    assert "queries are too few to judge a p99 with 99 % confidence, which needs 459 queries" in first
+    assert first.startswith(f"note {where}: too few queries to judge a p99 with 99 % confidence, which needs 459 ")
 
 
 RESTARTED = "the server or the model was restarted during the run"

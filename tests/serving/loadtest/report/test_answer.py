@@ -9,13 +9,12 @@ import pytest
 from rich.console import Console
 
 from hangtag.serving.loadtest.comparison.answer import answer
-from hangtag.serving.loadtest.comparison.compare import compare_targets
 from hangtag.serving.loadtest.measuring.accuracy import Accuracy
 from hangtag.serving.loadtest.measuring.results import Results
 from hangtag.serving.loadtest.plan.load import OpenLoop
 from hangtag.serving.loadtest.plan.scenario import Scenario
 from hangtag.serving.loadtest.plan.target import Target
-from hangtag.serving.loadtest.report import table
+from hangtag.serving.loadtest.report import json_document, table
 from tests.serving.loadtest.command import run_of
 
 SAMPLES = 1000
@@ -67,7 +66,7 @@ def test_what_the_intervals_show_decides(
 def test_long_names_cost_no_figure_in_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
     names = [f"a-model-with-a-rather-long-name-{number}" for number in range(2)]
     measured = results({names[0]: (17.3, None), names[1]: (1234.5, None)})
-    table.render(measured, compare_targets(measured), Console(width=80))
+    table.render(json_document.of(measured), Console(width=80))
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 80
     figures = [" ".join(line.split()[-12:]) for line in lines[2:9]]

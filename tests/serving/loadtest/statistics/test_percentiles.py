@@ -52,13 +52,13 @@ def test_merged_histograms_are_the_histogram_of_everything(parts: list[list[floa
     merged = DurationHistogram.merged(histogram(*part) for part in parts)
     whole = histogram(*(sample for part in parts for sample in part))
     assert len(merged) == len(whole)
-    assert (merged.counts() == whole.counts()).all()
+    assert (merged.counts == whole.counts).all()
 
 
 def test_encoding_and_pickling_keep_the_counts() -> None:
     original = histogram(0.001, 0.5, 7.0)
-    for copy in (DurationHistogram(original.encode()), pickle.loads(pickle.dumps(original))):
-        assert (copy.counts() == original.counts()).all()
+    for copy in (DurationHistogram.decoded(original.encode()), pickle.loads(pickle.dumps(original))):
+        assert (copy.counts == original.counts).all()
 
 
 @given(batches=st.lists(st.lists(st.integers(1, 3_600_000_000), max_size=50), max_size=3))
@@ -69,21 +69,18 @@ def test_recording_many_at_once_equals_recording_each(batches: list[list[int]]) 
         ours.record(np.array(batch) / 1e6)
         for value in batch:
             theirs.record_value(value)
-    assert ours.counts().tolist() == list(theirs.counts)
+    assert ours.counts.tolist() == list(theirs.counts)
     assert ours.encode() == theirs.encode()
     assert len(ours) == theirs.get_total_count()
 
 
 def test_the_edges_of_a_histogram() -> None:
-    """Without durations, there are no figures. Durations out of range are clipped, and a percentile has a range."""
+    """Without durations, there are no figures. Durations out of range are clipped."""
     assert len(DurationHistogram()) == 0
     assert math.isnan(DurationHistogram().percentile(50))
     assert math.isnan(DurationHistogram().maximum)
     assert histogram(-0.1, 0.0).maximum == pytest.approx(MICROSECOND)
     assert histogram(1e9).maximum == pytest.approx(3600, rel=1e-3)
-    for q in (-0.1, 100.1):
-        with pytest.raises(ValueError, match="between 0 and 100"):
-            histogram(1.0).percentile(q)
 
 
 PERCENTILES = st.sampled_from([50.0, 90.0, 95.0, 97.0, 99.0, 99.9])
@@ -95,12 +92,10 @@ def test_the_table_of_mlperf() -> None:
     assert [samples_needed(1, q) for q in (90.0, 95.0, 99.0, 99.9)] == [64, 130, 662, 6636]
 
 
-@given(over=st.integers(0, 400), q=PERCENTILES, confidence=st.sampled_from([0.9, 0.99, 0.999]))
-def test_samples_needed_is_the_smallest_count_that_rejects_the_hypothesis(
-    over: int, q: float, confidence: float
-) -> None:
-    needed = samples_needed(over, q, confidence)
-    above, chance = 1 - q / 100, 1 - confidence
+@given(over=st.integers(0, 400), q=PERCENTILES)
+def test_samples_needed_is_the_smallest_count_that_rejects_the_hypothesis(over: int, q: float) -> None:
+    needed = samples_needed(over, q)
+    above, chance = 1 - q / 100, 0.01
     assert binom.cdf(over, needed, above) <= chance * (1 + 1e-9)
     assert binom.cdf(over, needed - 1, above) > chance * (1 - 1e-9)
 
@@ -108,12 +103,6 @@ def test_samples_needed_is_the_smallest_count_that_rejects_the_hypothesis(
 def queries(*seconds: float, **more: Any) -> Any:
     """A run of an open loop whose queries took these seconds."""
     return run_of(OpenLoop(100.0), *seconds, **more)
-
-
-@pytest.mark.parametrize("arguments", [(-1, 99.0), (0, 0.0), (0, 100.0), (0, 99.0, 0.0), (0, 99.0, 1.0)])
-def test_a_share_or_a_confidence_out_of_range_is_refused(arguments: tuple[Any, ...]) -> None:
-    with pytest.raises(ValueError, match=r"must be|is for percentiles"):
-        samples_needed(*arguments)
 
 
 def test_a_percentile_keeps_its_bound_when_chance_is_ruled_out() -> None:
@@ -137,9 +126,9 @@ def test_a_percentile_keeps_its_bound_when_chance_is_ruled_out() -> None:
 def test_too_few_queries_neither_keep_a_bound_nor_miss_it(latency: float) -> None:
     short = queries(*(latency,) * 500, target_latency=0.01, percentile=99.9, judged=True)
     assert short.keeps_target is None
-    assert tuple(map(str, short.invalid)) == (
-        "it is too short: 500 queries are too few to judge a p99.9 with 99 % confidence, which needs 4,603 "
-        "queries: raise --max-duration",
+    assert short.invalid == (
+        "it is too short: too few queries to judge a p99.9 with 99 % confidence, which needs 4,603 queries: raise "
+        "--max-duration",
     )
     long = queries(*(latency,) * 4603, target_latency=0.01, percentile=99.9, judged=True)
     assert (long.valid, long.keeps_target) == (True, latency < 0.01)
@@ -148,9 +137,9 @@ def test_too_few_queries_neither_keep_a_bound_nor_miss_it(latency: float) -> Non
 @pytest.mark.parametrize(
     ("load", "measured", "limited", "notes"),
     [
-        (ClosedLoop(8), {"generator_cpu": 0.97}, True, ("bottleneck", "busiest process", "97%")),
+        (ClosedLoop(8), {"generator_cpu": 0.97}, True, ("bottleneck", "busiest process", "90%")),
         (ClosedLoop(8), {"generator_cpu": 0.5}, False, ()),
-        (ClosedLoop(8), {"generator_busy": 0.96}, True, ("bottleneck", "busiest thread", "96%")),
+        (ClosedLoop(8), {"generator_busy": 0.96}, True, ("bottleneck", "thread")),
         (
             ClosedLoop(8),
             {"generator_cpu_share": 0.12, "cpus_busy": 0.96},
@@ -171,21 +160,20 @@ def test_a_closed_loop_that_the_generator_limits_is_noted(
     assert run.valid
     assert run.limited_by_generator is limited
     assert len(run.notes) == bool(notes)
-    assert all(note in str(run.notes[0]) for note in notes)
+    assert all(note in run.notes[0] for note in notes)
 
 
 def test_a_closed_loop_is_invalid_where_more_than_half_of_its_latency_is_the_generators() -> None:
     shares = (0.51, 0.5, 0.21, 0.2)
     runs = [run_of(ClosedLoop(1), *(0.001,) * 500, measured={"generator_latency_share": share}) for share in shares]
     assert [run.valid for run in runs] == [False, True, True, True]
-    assert str(runs[0].invalid[0]).startswith("the generator took 51% of the latency")
-    assert [[str(note) for note in run.notes] for run in runs[1:]] == [
-        ["the generator took 50% of the latency"], ["the generator took 21% of the latency"], []
-    ]  # fmt: skip
+    assert runs[0].invalid[0].startswith("the generator took 51% of the latency")
+    noted = "the generator took more than 20% of the latency"
+    assert [run.notes for run in runs[1:]] == [(noted,), (noted,), ()]
 
 
 def test_an_open_loop_is_invalid_where_more_than_5_percent_of_its_queries_are_late() -> None:
     late, on_time = (queries(*(0.001,) * 500, measured={"delayed_queries": count}) for count in (26, 25))
     assert on_time.valid
     (problem,) = late.invalid
-    assert str(problem).startswith("the generator could not keep up: 5.2% of the queries left more than 5 ms late")
+    assert problem.startswith("the generator could not keep up: 5.2% of the queries left more than 5 ms late")
