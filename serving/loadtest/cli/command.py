@@ -20,7 +20,6 @@ from hangtag.serving.credentials import Credentials
 from hangtag.serving.loadtest.cli import terminal
 from hangtag.serving.loadtest.comparison import gates
 from hangtag.serving.loadtest.comparison.compare import SavedResults, compare_saved
-from hangtag.serving.loadtest.comparison.gates import judge, require_judgeable
 from hangtag.serving.loadtest.measuring.load_test import measure
 from hangtag.serving.loadtest.plan import target
 from hangtag.serving.loadtest.plan.scenario import PRESETS, Scenario
@@ -207,7 +206,7 @@ def loadtest(
         results = measure(
             scenario, credentials, stop, show, samples=samples or images, accuracy=accuracy, command=command
         )
-    outcomes = tuple(judge(gate, results, saved) for gate in fail_if)
+    outcomes = tuple(gates.judge(gate, results, saved) for gate in fail_if)
     if saved is not None:
         warn_of_other_machine(saved, results.environment, stderr)
     document = json_document.of(results, outcomes)
@@ -268,9 +267,6 @@ def _gates(
     conditions: tuple[str, ...], scenario: Scenario, accuracy: bool, baseline: SavedResults | None
 ) -> tuple[gates.Gate, ...]:
     try:
-        parsed = tuple(gates.parse(text, scenario.names, baseline is not None) for text in conditions)
-        for gate in parsed:
-            require_judgeable(gate, scenario, accuracy=accuracy, baseline=baseline)
+        return tuple(gates.parse(text, scenario, accuracy=accuracy, baseline=baseline) for text in conditions)
     except ValueError as error:
         raise click.UsageError(f"{error}.") from error
-    return parsed

@@ -41,7 +41,8 @@ def answer(results: Results) -> Answer | None:
     if load is None or len(runs) < 2:
         which = "No target can be recommended."
         return Answer(which, "No two targets have a VALID run under the same load.", f"Without: {left_out}.")
-    front = Front(runs, results.accuracies, by_throughput=results.scenario.scenario == "offline")
+    accuracies = results.accuracies
+    front = Front(runs, accuracies, by_throughput=results.scenario.scenario == "offline")
     if best := [name for name in front.by_speed(front.fastest) if name in front.most_accurate]:
         fast, *alike = best
         slow = next((name for name in front.by_speed(runs) if name not in best), best[-1])
@@ -62,7 +63,7 @@ def answer(results: Results) -> Answer | None:
     how_sure += f"95 % intervals: {units.ratio(slowdown.low)} to {units.ratio(slowdown.high)} times"
     if front.knows_accuracy:
         gain = front.gain(slow, fast)
-        how_much += f" {fast} classifies {front.accuracy(fast)} correctly, {slow} {front.accuracy(slow)}."
+        how_much += f" {fast} classifies {accuracies[fast].share:.2%} correctly, {slow} {accuracies[slow].share:.2%}."
         how_sure += f", and {100 * gain.low:+.2f} to {100 * gain.high:+.2f} points of accuracy for {slow}"
     how_sure = (
         f"{how_sure}." if slowdown.known else "The confidence is unknown, because a single block has no interval."
@@ -116,16 +117,11 @@ class Front:
         self._accuracies = accuracies
         self.by_throughput = by_throughput
         self.knows_accuracy = runs.keys() <= accuracies.keys()
-        self._slowdowns: dict[tuple[str, str], Interval] = {}
 
     def slowdown(self, one: str, other: str) -> Interval:
         """Return how many times as slow the first target is as the second."""
-        pair = (one, other)
-        if pair not in self._slowdowns:
-            slow, fast = self._runs[one], self._runs[other]
-            by_rate = self.by_throughput
-            self._slowdowns[pair] = compare(fast, slow).throughput if by_rate else compare(slow, fast).p99
-        return self._slowdowns[pair]
+        slow, fast = self._runs[one], self._runs[other]
+        return compare(fast, slow).throughput if self.by_throughput else compare(slow, fast).p99
 
     def gain(self, one: str, other: str) -> Interval:
         """Return the accuracy of the first target minus the accuracy of the second target."""
@@ -133,14 +129,6 @@ class Front:
         assert mine is not None
         assert theirs is not None
         return difference_of_shares(mine, theirs)
-
-    def is_slower(self, one: str, other: str) -> bool:
-        """Return whether the first target is shown to be slower than the second."""
-        return self.slowdown(one, other).low > 1
-
-    def is_less_accurate(self, one: str, other: str) -> bool:
-        """Return whether the first target is shown to be less accurate than the second."""
-        return self.knows_accuracy and self.gain(one, other).high < 0
 
     def is_compromise(self, name: str, fast: str, slow: str) -> bool:
         """Return whether a target is more accurate than ``fast``, faster than ``slow``, and beaten by no target."""
@@ -150,10 +138,10 @@ class Front:
 
     def is_beaten(self, name: str) -> bool:
         """Return whether another target is shown to be better in speed or accuracy, and not worse in the other."""
-        for other in self._others(name):
-            no_worse = not self.knows_accuracy or self.gain(name, other).estimate <= 0
-            no_slower = self.slowdown(name, other).estimate >= 1
-            if (self.is_slower(name, other) and no_worse) or (self.is_less_accurate(name, other) and no_slower):
+        for other in self._runs:
+            ratio = self.slowdown(name, other)
+            gain = self.gain(name, other) if self.knows_accuracy else Interval(0, 0, 0)
+            if (ratio.low > 1 and gain.estimate <= 0) or (gain.high < 0 and ratio.estimate >= 1):
                 return True
         return False
 
@@ -168,16 +156,23 @@ class Front:
             ratio = self.slowdown(one, other)
             return (ratio.low if ratio.known else ratio.estimate) > 1
 
-        return [name for name in self._runs if not any(seems_slower(name, other) for other in self._others(name))]
+        return [name for name in self._runs if not any(seems_slower(name, other) for other in self._runs)]
 
     @property
     def most_accurate(self) -> list[str]:
         """The targets that are not shown to be less accurate than another target."""
-        return [one for one in self._runs if not any(self.is_less_accurate(one, other) for other in self._others(one))]
+        if not self.knows_accuracy:
+            return list(self._runs)
+        return [one for one in self._runs if not any(self.gain(one, other).high < 0 for other in self._runs)]
 
     def by_speed(self, names: Iterable[str]) -> list[str]:
         """Sort these targets from the fastest to the slowest."""
-        return sorted(names, key=self._slowness)
+
+        def slowness(name: str) -> float:
+            run = self._runs[name]
+            return -run.throughput if self.by_throughput else run.total.latency.percentile(99)
+
+        return sorted(names, key=slowness)
 
     def most_often_right(self, names: Iterable[str]) -> str:
         """Return the most accurate of these targets."""
@@ -189,14 +184,3 @@ class Front:
         if self.by_throughput:
             return f"answers {units.three_digits(run.samples_per_second)} samples/s"
         return f"has a p99 of {units.duration(run.total.latency.percentile(99))}"
-
-    def accuracy(self, name: str) -> str:
-        """Return a target's accuracy as a percentage."""
-        return f"{self._accuracies[name].share:.2%}"
-
-    def _others(self, name: str) -> list[str]:
-        return [other for other in self._runs if other != name]
-
-    def _slowness(self, name: str) -> float:
-        run = self._runs[name]
-        return -run.throughput if self.by_throughput else run.total.latency.percentile(99)

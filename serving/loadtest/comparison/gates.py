@@ -3,7 +3,7 @@
 import math
 import operator
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from hangtag.serving.loadtest import units
@@ -86,12 +86,21 @@ class Gate:
         return other.saved or other.target != self.figure.target
 
 
-def parse(text: str, targets: tuple[str, ...], has_baseline: bool) -> Gate:
+def parse(text: str, scenario: Scenario, *, accuracy: bool, baseline: SavedResults | None) -> Gate:
     """Parse a condition, for example `cnn[64].p99 > 2 * lstm.p99`.
+
+    A condition that this test cannot judge is refused now, before the test spends minutes on measuring.
+
+    Args:
+        text: The condition.
+        scenario: The settings of the test.
+        accuracy: Whether the test will measure the accuracy.
+        baseline: The saved results with which the condition may compare.
 
     Raises:
         ValueError: The text is not a condition, names a missing target or baseline, has a unit that does not apply to
-            the metric, or is a condition that can never hold.
+            the metric, can never hold, or needs a figure that the test does not measure. In the last case the message
+            names the option that would measure the figure.
     """
     match = _GATE.fullmatch(text)
     if match is None:
@@ -103,16 +112,18 @@ def parse(text: str, targets: tuple[str, ...], has_baseline: bool) -> Gate:
     elif match["other_target"]:
         against = Figure(match["other_target"], match["other_metric"], match["other_load"])
     for name in {figure.target} | ({against.target} if against else set()):
-        if name not in targets:
-            raise ValueError(f"{text!r} is about {name!r}, but the test measures only {', '.join(targets)}")
-    if match["baseline"] and not has_baseline:
+        if name not in scenario.names:
+            raise ValueError(f"{text!r} is about {name!r}, but the test measures only {', '.join(scenario.names)}")
+    if match["baseline"] and baseline is None:
         raise ValueError(f"{text!r} needs saved results with which to compare: give --baseline FILE.json")
     if match["value"]:
         factor = _in_unit(text, figure.metric, float(match["value"]), match["unit"] or "")
         _require_possible(text, figure.metric, match["operator"], factor)
     else:
         factor = float(match["factor"] or "1")
-    return Gate(text.strip(), figure, match["operator"], factor, against)
+    gate = Gate(text.strip(), figure, match["operator"], factor, against)
+    _require_judgeable(gate, scenario, accuracy, baseline)
+    return gate
 
 
 def _in_unit(text: str, metric: str, value: float, unit: str) -> float:
@@ -139,18 +150,8 @@ def _require_possible(text: str, metric: str, comparison: str, bound: float) -> 
         raise ValueError(f"{text!r} can never decide anything: {metric} is a share, which is at most 100 %")
 
 
-def require_judgeable(gate: Gate, scenario: Scenario, *, accuracy: bool, baseline: SavedResults | None) -> None:
-    """Refuse a condition that this test cannot judge, before the test spends minutes on measuring.
-
-    Args:
-        gate: The condition.
-        scenario: The settings of the test.
-        accuracy: Whether the test will measure the accuracy.
-        baseline: The saved results with which the condition may compare.
-
-    Raises:
-        ValueError: The condition cannot be judged. The message names the option that would measure the missing figure.
-    """
+def _require_judgeable(gate: Gate, scenario: Scenario, accuracy: bool, baseline: SavedResults | None) -> None:
+    """Raise ValueError for a condition that needs a figure which the test does not measure, or the baseline lacks."""
     for figure in gate.figures:
         if figure.metric == "accuracy" and not accuracy:
             raise ValueError(f"{gate.text!r} needs the accuracy: add --accuracy, and labelled --samples")
@@ -169,21 +170,11 @@ def require_judgeable(gate: Gate, scenario: Scenario, *, accuracy: bool, baselin
     if gate.figure.metric in TEST_METRICS and other and not (other.load or other.metric in TEST_METRICS):
         raise ValueError(f"{gate.text!r}: name the load of the second figure: {other.target}[LOAD].{other.metric}")
     if other and other.saved and baseline is not None:
-        _require_in_baseline(gate, scenario, baseline)
-
-
-def _require_in_baseline(gate: Gate, scenario: Scenario, baseline: SavedResults) -> None:
-    target, metric = gate.figure.target, gate.figure.metric
-    if metric in TEST_METRICS:
-        if target not in (baseline.accuracies if metric == "accuracy" else baseline.peaks):
-            raise ValueError(f"{gate.text!r}: {baseline.file} has no {metric} of {target}")
-        return
-    for load in scenario.planned_loads:
-        if gate.figure.is_under(load):
-            run = baseline.run(target, load)
-            if run is None or not run.valid:
-                lacks = f"no run of {target} at {load}" if run is None else f"only an INVALID run of {target} at {load}"
-                raise ValueError(f"{gate.text!r}: {baseline.file} has {lacks}")
+        values, per_test = _values(other, baseline), other.metric in TEST_METRICS
+        for load in (None,) if per_test else filter(gate.figure.is_under, scenario.planned_loads):
+            if math.isnan(values.get(load, math.nan)):
+                at = "" if load is None else f" at {load}"
+                raise ValueError(f"{gate.text!r}: {baseline.file} has no VALID {other.metric} of {other.target}{at}")
 
 
 @dataclass(frozen=True)
@@ -200,26 +191,26 @@ def judge(gate: Gate, results: Results, baseline: SavedResults | None = None) ->
 
     A gate that passed without being judged would protect nothing.
     """
+    measured, other, metric = SavedResults.of(results), gate.against, gate.figure.metric
+    others: dict[Load | None, float] = {}
+    if other is not None:
+        others = _values(other, baseline if baseline is not None and other.saved else measured)
+    common = other is not None and (other.load is not None or other.metric in TEST_METRICS)
     sentences = []
     left_out = ""
-    measured = SavedResults.of(results)
-    other = gate.against
-    source = baseline if baseline is not None and other is not None and other.saved else measured
-    for load in _loads(gate.figure, measured):
-        chosen = None if load in results.scenario.planned_loads else load  # None, unless the test chose this rate.
-        if chosen and other and gate.needs_common_load and source.run(other.target, chosen) is None:
+    for load, value in _values(gate.figure, measured).items():
+        if gate.needs_common_load and load not in results.scenario.planned_loads and load not in others:
             left_out = f"; {load} is left out, because each test chose this rate for itself"
             continue
-        value = _value(gate.figure, measured, load)
         bound = gate.factor
         if other is not None:
-            bound *= _value(other, source, load if other.load is None else next(_loads(other, measured), None))
+            bound *= next(iter(others.values()), math.nan) if common else others.get(load, math.nan)
         where = f" at {load}" if load is not None else ""
-        shown = f"{gate.figure.target}'s {gate.figure.metric}{where} is {_show(gate.figure.metric, value)}"
+        shown = f"{gate.figure.target}'s {metric}{where} is {_show(metric, value)}"
         if math.isnan(value) or math.isnan(bound):
             missing = shown if math.isnan(value) else f"there is no VALID figure to compare with{where}"
             return GateOutcome(gate.text, True, f"{gate.text} cannot be judged: {missing}")
-        sentence = f"{shown}, the limit is {_show(gate.figure.metric, bound)}"
+        sentence = f"{shown}, the limit is {_show(metric, bound)}"
         if OPERATORS[gate.operator](value, bound):
             return GateOutcome(gate.text, True, f"{gate.text}: {sentence}")
         sentences.append(sentence)
@@ -228,22 +219,19 @@ def judge(gate: Gate, results: Results, baseline: SavedResults | None = None) ->
     return GateOutcome(gate.text, False, f"not {gate.text}: {'; '.join(sentences)}{left_out}")
 
 
-def _loads(figure: Figure, measured: SavedResults) -> Iterator[Load | None]:
-    if figure.metric in TEST_METRICS:
-        yield None
-        return
-    for run in measured.runs:
-        if run.target == figure.target and figure.is_under(run.load):
-            yield run.load
+def _values(figure: Figure, results: SavedResults) -> dict[Load | None, float]:
+    """Return a figure's value under each load to which it applies; under None, its value for the whole test.
 
-
-def _value(figure: Figure, measured: SavedResults, load: Load | None) -> float:
+    The value is NaN if there is none, and for an INVALID run of the baseline, which could hide a regression.
+    """
     if figure.metric in TEST_METRICS:
-        values = measured.accuracies if figure.metric == "accuracy" else measured.peaks
-        return values.get(figure.target, math.nan)
-    run = None if load is None else measured.run(figure.target, load)
-    # An INVALID run of the baseline is never compared, because it could hide a regression.
-    return math.nan if run is None or (figure.saved and not run.valid) else _run_value(run, figure.metric)
+        values = results.accuracies if figure.metric == "accuracy" else results.peaks
+        return {None: values.get(figure.target, math.nan)}
+    return {
+        run.load: math.nan if figure.saved and not run.valid else _run_value(run, figure.metric)
+        for run in results.runs
+        if run.target == figure.target and figure.is_under(run.load)
+    }
 
 
 def _run_value(run: Run, metric: str) -> float:

@@ -58,9 +58,9 @@ def test_a_condition_that_means_nothing_is_refused_before_the_run(condition: str
 @pytest.mark.parametrize(
     ("condition", "options", "facts"),
     [
-        ("slow.p99 > baseline", LOADS, "baseline.json no run of slow at 8 in flight"),
-        ("slow.accuracy < baseline", (*LOADS, "--accuracy"), "baseline.json no accuracy of slow"),
-        ("fast[8].p99 > baseline", LOADS, "baseline.json only an INVALID run of fast at 8 in flight"),
+        ("slow.p99 > baseline", LOADS, "baseline.json no VALID p99 of slow at 8 in flight"),
+        ("slow.accuracy < baseline", (*LOADS, "--accuracy"), "baseline.json no VALID accuracy of slow"),
+        ("fast[8].p99 > baseline", LOADS, "baseline.json no VALID p99 of fast at 8 in flight"),
         ("fast.p99 > baseline", (*SEARCH, "--rate", 500), "--rate peak"),
         ("slow.p99 > 2 * fast.p99", (*SEARCH, "--rate", 500), "--rate"),
         ("fast.peak < 0.5 * fast.throughput", SEARCH, "fast[LOAD].throughput"),
