@@ -66,7 +66,6 @@ class CompletionQueueChannel:
         self._queue: Any = self._channel._channel  # type: ignore[attr-defined]
         # One entry per call in flight, because `next_call_event` must not be called if no event will come.
         self._in_flight: SimpleQueue[bool] = SimpleQueue()
-        self._open = True
         threading.Thread(target=self._take_events, name="calls", daemon=True).start()
 
     def send(self, method: str, request: bytes, timeout: float, metadata: Metadata, token: Any, on_end: OnEnd) -> None:
@@ -105,10 +104,8 @@ class CompletionQueueChannel:
 
     def close(self) -> None:
         """See Channel."""
-        if self._open:
-            self._open = False
-            self._channel.close()  # This returns when the thread has taken the event of every call.
-            self._in_flight.put(False)
+        self._channel.close()  # This returns when the thread has taken the event of every call.
+        self._in_flight.put(False)
 
 
 def _text(details: Any) -> str:

@@ -5,27 +5,15 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from hangtag.serving.loadtest.generator.block_result import OK, BlockResult, Recorder
 from hangtag.serving.loadtest.generator.channels import STATUS_NAMES, Channel, Metadata, clock
-from hangtag.serving.loadtest.generator.process_messages import Block, CallSettings, RequestPool, SharedCounts, Snapshot
+from hangtag.serving.loadtest.generator.process_messages import Block, RequestPool, Share, Snapshot
 from hangtag.serving.loadtest.plan.load import ClosedLoop, OpenLoop, planned_send_times, random_generator
 
 # The token that a call passes through the channel. It contains the channel and the call's planned send time.
 Token = tuple[Channel, float]
-
-
-@dataclass(frozen=True)
-class Assignment:
-    """A block, the requests and channels to issue it, and this process's share: number `process` of `processes`."""
-
-    block: Block
-    channels: Sequence[Channel]
-    pool: RequestPool
-    settings: CallSettings
-    counts: SharedCounts
-    process: int
-    processes: int
 
 
 class Executor(ABC):
@@ -35,18 +23,19 @@ class Executor(ABC):
     process's main thread calls the other methods. `drained` is set as soon as nothing more will be recorded.
     """
 
-    def __init__(self, assignment: Assignment) -> None:
-        self._block = block = assignment.block
-        self._channels = assignment.channels
-        self._method = assignment.pool.method
-        self._counts = assignment.counts
-        self._process, self._processes = process, processes = assignment.process, assignment.processes
+    def __init__(self, block: Block, channels: Sequence[Channel], pool: RequestPool, share: Share) -> None:
+        """Prepare to issue a block's queries on these channels, without sending anything."""
+        self._block = block
+        self._channels = channels
+        self._method = pool.method
+        self._counts = share.counts
+        self._process, self._processes = process, processes = share.process, share.processes
         # Process i of n starts at request i and takes every n-th request, so that the processes together send all
         # requests in rotation.
-        pool = assignment.pool.requests
-        order = range(process, process + processes * len(pool), processes)
-        self._requests = itertools.cycle([pool[index % len(pool)] for index in order])
-        settings = assignment.settings
+        requests = pool.requests
+        order = range(process, process + processes * len(requests), processes)
+        self._requests = itertools.cycle([requests[index % len(requests)] for index in order])
+        settings = share.settings
         self._deadline = settings.deadline
         self._lost_after = settings.deadline + settings.lost_after
         self._metadata: Metadata = settings.credentials.metadata() or None
@@ -185,8 +174,8 @@ class _Taking:
 class ClosedLoopExecutor(Executor):
     """Issues a query in each of this process's slots, and the next query in any slot that an answer frees."""
 
-    def __init__(self, assignment: Assignment, load: ClosedLoop) -> None:
-        super().__init__(assignment)
+    def __init__(self, load: ClosedLoop, *assignment: Any) -> None:
+        super().__init__(*assignment)
         self._slots = load.concurrency // self._processes + (self._process < load.concurrency % self._processes)
         self._taking = {channel: _Taking() for channel in self._channels}
         # The limits are checked after `_answers_to_check` more answers, or at the first answer after `_check_at`.
@@ -259,10 +248,10 @@ OVERTIME = 1.0
 class OpenLoopExecutor(Executor):
     """Issues this process's part of the schedule: every n-th query if there are n processes."""
 
-    def __init__(self, assignment: Assignment, load: OpenLoop) -> None:
-        super().__init__(assignment)
+    def __init__(self, load: OpenLoop, *assignment: Any) -> None:
+        super().__init__(*assignment)
         # Every process computes the whole schedule, and issues only its own part.
-        block = assignment.block
+        block = self._block
         random = random_generator(block.seed, "schedule", block.round)
         schedule = planned_send_times(load, block.limits, block.warm_up, random)
         self._offsets: list[float] = schedule[self._process :: self._processes].tolist()
@@ -293,9 +282,8 @@ class OpenLoopExecutor(Executor):
         return False
 
 
-def create(assignment: Assignment) -> Executor:
+def create(block: Block, channels: Sequence[Channel], pool: RequestPool, share: Share) -> Executor:
     """Create the executor for the block's kind of load."""
-    load = assignment.block.load
-    if isinstance(load, ClosedLoop):
-        return ClosedLoopExecutor(assignment, load)
-    return OpenLoopExecutor(assignment, load)
+    if isinstance(block.load, ClosedLoop):
+        return ClosedLoopExecutor(block.load, block, channels, pool, share)
+    return OpenLoopExecutor(block.load, block, channels, pool, share)

@@ -5,7 +5,7 @@ results.
 """
 
 import gc
-import math
+import itertools
 import multiprocessing
 import os
 import signal
@@ -13,18 +13,26 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from hangtag.serving.loadtest.errors import LoadTestError
 from hangtag.serving.loadtest.generator import executors
 from hangtag.serving.loadtest.generator.block_result import BlockResult
 from hangtag.serving.loadtest.generator.channels import CHECK_TIMEOUT, Channel, clock, connect
-from hangtag.serving.loadtest.generator.executors import Assignment
-from hangtag.serving.loadtest.generator.process_messages import Block, CallSettings, RequestPool, SharedCounts, Snapshot
+from hangtag.serving.loadtest.generator.executors import Executor
+from hangtag.serving.loadtest.generator.process_messages import (
+    Block,
+    CallSettings,
+    RequestPool,
+    Share,
+    SharedCounts,
+    Snapshot,
+)
+from hangtag.serving.loadtest.record import combined
 from hangtag.serving.loadtest.statistics.duration_histogram import DurationHistogram
 
 TASKS = Path("/proc/self/task")
@@ -56,87 +64,39 @@ SNAPSHOT_INTERVAL = 0.2  # Seconds.
 STOP_GRACE = 0.5
 
 
-class Generator:
-    """Issues one process's share of each block."""
-
-    def __init__(
-        self,
-        pools: Mapping[str, RequestPool],
-        settings: CallSettings,
-        counts: SharedCounts,
-        process: int = 0,
-        processes: int = 1,
-    ) -> None:
-        """Open the channels to the servers of all `pools`, which has the pools by target. Raises CredentialsError."""
-        self._pools = pools
-        self._settings = settings
-        self._counts, self._process, self._processes = counts, process, processes
-        DurationHistogram()  # This computes the buckets before the measurement.
-        self._channels: dict[str, list[Channel]] = {}
-        for address in dict.fromkeys(pool.address for pool in pools.values()):
-            self._channels[address] = [connect(address, settings.credentials) for _ in range(settings.channels)]
-
-    @property
-    def channel_names(self) -> str:
-        """The names of the channel implementations that are in use, for the report."""
-        return ", ".join(sorted({channel.name for channels in self._channels.values() for channel in channels}))
-
-    def run(self, block: Block, keep_going: Callable[[Snapshot], bool]) -> BlockResult:
-        """Run this process's share of a block.
-
-        `keep_going` is called with a snapshot every SNAPSHOT_INTERVAL seconds. If `keep_going` returns False, the block
-        ends early.
-        """
-        pool = self._pools[block.target]
-        channels = self._channels[pool.address]
-        executor = executors.create(
-            Assignment(block, channels, pool, self._settings, self._counts, self._process, self._processes)
-        )
-        cpu, wall, threads = time.process_time(), clock(), busy_seconds()
-        pacer = threading.Thread(target=executor.pace, name="pacer", daemon=True)
-        pacer.start()
-        while not executor.drained.wait(SNAPSHOT_INTERVAL):
-            if not keep_going(executor.snapshot()):
-                executor.stop(early=True)
-                if not executor.drained.wait(STOP_GRACE):
-                    executor.abandon()
-                    self.close()
-                break
+def run(executor: Executor, counts: SharedCounts, on_progress: Callable[[Snapshot], None]) -> BlockResult:
+    """Run this process's share of a block. `on_progress` is called every SNAPSHOT_INTERVAL seconds."""
+    cpu, wall, threads = time.process_time(), clock(), busy_seconds()
+    pacer = threading.Thread(target=executor.pace, name="pacer", daemon=True)
+    pacer.start()
+    while not executor.drained.wait(SNAPSHOT_INTERVAL):
+        on_progress(executor.snapshot())
+        if counts.stopped:
+            executor.stop(early=True)
+            if not executor.drained.wait(STOP_GRACE):
+                executor.abandon()
+        else:
             executor.check_limits()
             executor.give_up_lost_calls()
-        pacer.join()
-        seconds = max(clock() - wall, 1e-9)
-        busy = busiest_share(threads, busy_seconds(), seconds)
-        cpus = (time.process_time() - cpu) / seconds
-        return replace(
-            executor.result(),
-            generator_cpu=cpus,
-            generator_busy=busy,
-            generator_latency_share=executor.latency_share(min(max(cpus, busy), 1.0)),
-            generator_cpu_share=cpus / len(os.sched_getaffinity(0)),
-        )
-
-    def close(self) -> None:
-        """Close the channels, and cancel the calls in flight."""
-        for channels in self._channels.values():
-            for channel in channels:
-                channel.close()
+    pacer.join()
+    seconds = max(clock() - wall, 1e-9)
+    busy = busiest_share(threads, busy_seconds(), seconds)
+    cpus = (time.process_time() - cpu) / seconds
+    return replace(
+        executor.result(),
+        generator_cpu=cpus,
+        generator_busy=busy,
+        generator_latency_share=executor.latency_share(min(max(cpus, busy), 1.0)),
+        generator_cpu_share=cpus / len(os.sched_getaffinity(0)),
+    )
 
 
 # The seconds after which a waiting thread gets the interpreter lock. Python's default of 5 ms would delay queries.
 SWITCH_INTERVAL = 0.0005
-STOP = "stop"
 
 
-def serve(
-    connection: Connection,
-    pools: Mapping[str, RequestPool],
-    settings: CallSettings,
-    counts: SharedCounts,
-    process: int,
-    processes: int,
-) -> None:
-    """Run blocks until the other end of the connection closes.
+def serve(connection: Connection, pools: Mapping[str, RequestPool], share: Share) -> None:
+    """Run blocks until the other end of the connection closes. `pools` has the requests by target.
 
     This function first sends the names of the channel implementations. Then it receives blocks, sends snapshots while a
     block runs, and sends the block's BlockResult when the block ends.
@@ -145,22 +105,23 @@ def serve(
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     sys.setswitchinterval(SWITCH_INTERVAL)
-    generator = Generator(pools, settings, counts, process, processes)
+    DurationHistogram()  # This computes the buckets before the measurement.
+    settings = share.settings
+    channels: dict[str, list[Channel]] = {
+        address: [connect(address, settings.credentials) for _ in range(settings.channels)]
+        for address in dict.fromkeys(pool.address for pool in pools.values())
+    }
     # No object that exists now is garbage, so the garbage collector need not scan these objects again.
     gc.freeze()
-
-    def keep_going(snapshot: Snapshot) -> bool:
-        connection.send(snapshot)
-        return not (connection.poll() and connection.recv() == STOP)
-
-    try:
-        connection.send(generator.channel_names)
+    with suppress(EOFError, OSError):
+        connection.send(", ".join(sorted({channel.name for each in channels.values() for channel in each})))
         while True:
             block = connection.recv()
-            if block != STOP:  # STOP arrives here if the parent sent it just when a block had ended.
-                connection.send(generator.run(block, keep_going))
-    except (EOFError, OSError):
-        generator.close()
+            pool = pools[block.target]
+            executor = executors.create(block, channels[pool.address], pool, share)
+            connection.send(run(executor, share.counts, connection.send))
+    for channel in itertools.chain(*channels.values()):
+        channel.close()
 
 
 # The longest time in seconds until a stop that is requested in this process is sent to the generator processes.
@@ -193,7 +154,7 @@ class GeneratorProcesses:
         self.channel_names = ""  # The channel implementations that are in use, for the report.
         for process in range(processes):
             parent_end, child_end = context.Pipe()
-            arguments = (child_end, pools, settings, self._counts, process, processes)
+            arguments = (child_end, pools, Share(settings, self._counts, process, processes))
             self._processes.append(
                 context.Process(target=serve, args=arguments, name=f"generator-{process}", daemon=True)
             )
@@ -209,15 +170,19 @@ class GeneratorProcesses:
         try:
             names = {self._receive(process, START_TIMEOUT) for process in range(len(self))}
         except BaseException:
-            self._end()
+            self.__exit__()
             raise
         self.channel_names = ", ".join(sorted(names))
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._end()
+    def __exit__(self, *_: object) -> None:
+        for connection in self._connections:
+            connection.close()
+        for process in self._processes:
+            process.join(timeout=2.0)
+            if process.is_alive():
+                process.kill()
+                process.join()
 
     def __len__(self) -> int:
         return len(self._processes)
@@ -230,16 +195,16 @@ class GeneratorProcesses:
         """
         self._counts.reset()
         block = replace(block, start=clock() + LEAD) if len(self) > 1 else block
-        for process in range(len(self)):
-            self._send(process, block)
+        for process, connection in enumerate(self._connections):
+            try:
+                connection.send(block)
+            except OSError as error:
+                raise self._process_ended(process) from error
         results: dict[int, BlockResult] = {}
         snapshots: dict[int, Snapshot] = {}
-        stop_sent = False
         while len(results) < len(self):
-            if self._stop.is_set() and not stop_sent:
-                for process in range(len(self)):
-                    self._send(process, STOP)
-                stop_sent = True
+            if self._stop.is_set():
+                self._counts.stop()
             running = [self._connections[process] for process in range(len(self)) if process not in results]
             for ready in wait(running, POLL_INTERVAL):
                 process = self._connections.index(ready)  # type: ignore[arg-type]
@@ -248,14 +213,8 @@ class GeneratorProcesses:
                     results[process] = message
                 else:
                     snapshots[process] = message
-                    on_progress(_combined(list(snapshots.values())))
+                    on_progress(combined(Snapshot, list(snapshots.values())))
         return BlockResult.from_processes([results[process] for process in range(len(self))], block.limits)
-
-    def _send(self, process: int, message: object) -> None:
-        try:
-            self._connections[process].send(message)
-        except OSError as error:
-            raise self._process_ended(process) from error
 
     def _receive(self, process: int, timeout: float | None = None) -> Any:
         try:
@@ -271,28 +230,3 @@ class GeneratorProcesses:
         return LoadTestError(
             f"a generator process ended unexpectedly (exit code {process.exitcode}). Its output on stderr says why"
         )
-
-    def _end(self) -> None:
-        for connection in self._connections:
-            connection.close()
-        for process in self._processes:
-            process.join(timeout=2.0)
-            if process.is_alive():
-                process.kill()
-                process.join()
-
-
-def _combined(parts: list[Snapshot]) -> Snapshot:
-    """Combine the snapshots of all processes. Each percentile is the largest percentile of a process."""
-    return Snapshot(
-        elapsed=max(part.elapsed for part in parts),
-        queries=sum(part.queries for part in parts),
-        failed=sum(part.failed for part in parts),
-        rate=sum(part.rate for part in parts),
-        p50=_worst([part.p50 for part in parts]),
-        p99=_worst([part.p99 for part in parts]),
-    )
-
-
-def _worst(values: list[float]) -> float:
-    return max((value for value in values if not math.isnan(value)), default=math.nan)

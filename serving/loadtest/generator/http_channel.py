@@ -93,8 +93,7 @@ class HttpChannel:
 
     def close(self) -> None:
         """See Channel."""
-        with suppress(RuntimeError):  # the event loop has already ended
-            self._loop.call_soon_threadsafe(self._closing.set)
+        self._loop.call_soon_threadsafe(self._closing.set)
         self._thread.join()
 
     async def _serve(self, started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]]) -> None:

@@ -5,9 +5,12 @@ from dataclasses import dataclass, field
 from multiprocessing.context import BaseContext
 from typing import Any
 
+import numpy as np
+
 from hangtag.protos import methods
 from hangtag.serving.credentials import Credentials
 from hangtag.serving.loadtest.plan.load import Limits, Load
+from hangtag.serving.loadtest.record import unstored
 
 INFER, CLASSIFY = methods.MODEL_INFER, methods.CLASSIFY
 
@@ -61,18 +64,21 @@ class Block:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The progress of a block: the seconds so far, the queries so far, and the queries per second."""
+    """The progress of a block: the seconds so far, the queries so far, and the queries per second.
 
-    elapsed: float
-    queries: int
-    failed: int
-    rate: float
-    p50: float
-    p99: float
+    The percentiles of several processes together are the largest of these processes.
+    """
+
+    elapsed: float = unstored(combine=max)
+    queries: int = unstored(combine=sum)
+    failed: int = unstored(combine=sum)
+    rate: float = unstored(combine=sum)
+    p50: float = unstored(combine=np.fmax.reduce)  # NaN before the first answer
+    p99: float = unstored(combine=np.fmax.reduce)
 
 
 class SharedCounts:
-    """Lets each process see how many queries all processes together have completed.
+    """Lets each process see how many queries all processes together have completed, and whether the test was stopped.
 
     No lock is needed, because each process writes only its own count, and only the first process at the end writes the
     time of the end.
@@ -83,6 +89,7 @@ class SharedCounts:
         # mypy regards the array types of ctypes as Any.
         self._counts: Any = context.RawArray(ctypes.c_int64, processes)
         self._end: Any = context.RawValue(ctypes.c_double, 0.0)
+        self._stopped: Any = context.RawValue(ctypes.c_bool, False)
 
     def reset(self) -> None:
         """Start a new block. Call this method while no process is running a block."""
@@ -95,6 +102,15 @@ class SharedCounts:
         return sum(self._counts)
 
     @property
+    def stopped(self) -> bool:
+        """Whether the test was stopped, so that the current block and all later blocks end at once."""
+        return bool(self._stopped.value)
+
+    def stop(self) -> None:
+        """Stop the test for all processes."""
+        self._stopped.value = True
+
+    @property
     def end(self) -> float:
         """Return the time on the monotonic clock at which the block's measuring ended; 0 while measuring continues."""
         return float(self._end.value)
@@ -103,3 +119,13 @@ class SharedCounts:
         """End the block for all processes, unless the block has already ended."""
         if not self._end.value:
             self._end.value = at
+
+
+@dataclass(frozen=True)
+class Share:
+    """The settings of calls, and the share of one process: number `process` of `processes`."""
+
+    settings: CallSettings
+    counts: SharedCounts
+    process: int
+    processes: int

@@ -12,9 +12,9 @@ import pytest
 
 from hangtag.serving.client import Credentials
 from hangtag.serving.loadtest.generator.channels import connect
-from hangtag.serving.loadtest.generator.executors import Assignment, Executor, create
+from hangtag.serving.loadtest.generator.executors import Executor, create
 from hangtag.serving.loadtest.generator.http_channel import HttpChannel
-from hangtag.serving.loadtest.generator.process_messages import Block, CallSettings, RequestPool, SharedCounts
+from hangtag.serving.loadtest.generator.process_messages import Block, CallSettings, RequestPool, Share, SharedCounts
 from hangtag.serving.loadtest.plan.load import ClosedLoop, Limits, Load, OpenLoop
 from tests.kit.fake_server import FakeServer, running_over_http
 from tests.kit.other_servers import listener, say_nothing
@@ -47,7 +47,7 @@ def run_on(channel: LosesOneEnd, load: Load, limits: Limits) -> Executor:
     block = Block("fast", load, limits, warm_up=0.0, seed=0, round=0)
     settings = CallSettings(deadline=0.2, lost_after=0.1)
     counts = SharedCounts(multiprocessing.get_context("spawn"), 1)
-    executor = create(Assignment(block, [channel], RequestPool("", "", (b"",)), settings, counts, 0, 1))
+    executor = create(block, [channel], RequestPool("", "", (b"",)), Share(settings, counts, 0, 1))
     pacer = threading.Thread(target=executor.pace)
     pacer.start()
 
@@ -133,4 +133,3 @@ def test_a_call_over_http_leaves_when_it_is_written() -> None:
         assert (token, code) == ("second", 0)
         assert went_on <= sent <= end
         channel.close()
-        channel.close()  # a second close changes nothing
