@@ -36,11 +36,6 @@ def span(low: float, high: float, show: Callable[[float], str]) -> str:
     return f"{least.removesuffix(space + unit) if space else least} to {most}"
 
 
-def count(value: int) -> str:
-    """Format a count such as 12,345."""
-    return f"{value:,}"
-
-
 def times(ratio: float) -> str:
     """Format a ratio for a table, such as 4.12x."""
     return NONE if math.isnan(ratio) else f"{three_digits(ratio)}\N{MULTIPLICATION SIGN}"

@@ -251,4 +251,4 @@ def _show(metric: str, value: float) -> str:
         return f"{value:.2%}" if not math.isnan(value) else units.NONE
     if metric in RATE_METRICS:
         return f"{units.three_digits(value)}/s"
-    return units.count(round(value)) if metric == "errors" and not math.isnan(value) else units.duration(value)
+    return f"{round(value):,}" if metric == "errors" and not math.isnan(value) else units.duration(value)

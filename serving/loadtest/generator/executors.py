@@ -104,14 +104,10 @@ class Executor(ABC):
         """Return the progress of this process's share."""
         recorder = self._recorder
         recorder.fold(self._counts.end)
-        elapsed = clock() - self._start
-        measured = max(elapsed - self._block.warm_up, 1e-9)
         answered = recorder.statuses[OK]
         return Snapshot(
-            elapsed=elapsed,
-            queries=recorder.queries,
             failed=recorder.statuses.total() - answered,
-            rate=answered / measured,
+            rate=answered / max(clock() - recorder.window_start, 1e-9),
             p50=recorder.latency.percentile(50),
             p99=recorder.latency.percentile(99),
         )

@@ -64,13 +64,11 @@ class Block:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The progress of a block: the seconds so far, the queries so far, and the queries per second.
+    """The progress of a block: the failed queries so far, the answers per second, and the percentiles of the latency.
 
     The percentiles of several processes together are the largest of these processes.
     """
 
-    elapsed: float = unstored(combine=max)
-    queries: int = unstored(combine=sum)
     failed: int = unstored(combine=sum)
     rate: float = unstored(combine=sum)
     p50: float = unstored(combine=np.fmax.reduce)  # NaN before the first answer

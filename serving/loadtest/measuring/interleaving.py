@@ -173,7 +173,8 @@ class Session:
         self._on_progress = on_progress
         self._counts = ServerCounts(read_counters)
         self._began = clock()
-        self._results: list[tuple[Block, BlockResult]] = []
+        self._planned_end = 0.0  # The earliest time on `clock` at which all blocks can have ended.
+        self._results: dict[tuple[Load, str], list[BlockResult]] = {}
 
     @property
     def stopped(self) -> bool:
@@ -187,26 +188,24 @@ class Session:
             LoadTestError: A generator process failed.
         """
         scenario = self._scenario
-        open_loops = scenario.open_loops(1.0)  # a rate may be unknown yet, but the number and the durations are known
-        later = sum(map(_min_duration, interleaved(scenario, open_loops)))
-        self.run_all(list(interleaved(scenario, scenario.closed_loops)), later)
-        open_loops = scenario.open_loops(min(self.peaks().values(), default=0.0))
-        self.run_all(list(interleaved(scenario, open_loops)))
+        # The rate may be unknown yet, but the number of the open loops is known.
+        loads = len(scenario.closed_loops) + len(scenario.open_loops(1.0))
+        block_seconds = scenario.warm_up + scenario.min_duration / scenario.blocks
+        self._planned_end = clock() + loads * len(scenario.targets) * scenario.blocks * block_seconds
+        self._run_interleaved(scenario.closed_loops)
+        self._run_interleaved(scenario.open_loops(min(self.peaks().values(), default=0.0)))
         return self.runs()
 
-    def run_all(self, blocks: list[Block], later: float = 0.0) -> None:
-        """Run these blocks in order, and store their results. `later` is as in `run_block`. Raises LoadTestError."""
-        for index, block in enumerate(blocks):
+    def _run_interleaved(self, loads: tuple[Load, ...]) -> None:
+        for block in interleaved(self._scenario, loads):
             if self._stop.is_set():
                 return
-            self._results.append((block, self.run_block(block, sum(map(_min_duration, blocks[index + 1 :])) + later)))
+            result = self.run_block(block)
+            if result.queries:  # A block that was stopped before it measured anything is left out.
+                self._results.setdefault((block.load, block.target), []).append(result)
 
-    def run_block(self, block: Block, later: float = 0.0) -> BlockResult:
+    def run_block(self, block: Block) -> BlockResult:
         """Run one block, and return its result with the server's counts. The session does not store this result.
-
-        Args:
-            block: The block.
-            later: The minimum duration in seconds of the later known blocks, for the progress.
 
         Raises:
             LoadTestError: A generator process failed.
@@ -214,9 +213,10 @@ class Session:
 
         def report(now: Snapshot) -> None:
             rate, p50, p99 = units.three_digits(now.rate), units.duration(now.p50), units.duration(now.p99)
+            left = max(self._planned_end - clock(), 0.0)
             self._on_progress(
                 f"{block.target}, {block.load}: {rate} calls/s, p50 {p50}, p99 {p99}, {now.failed:,} errors; "
-                f"{_remaining(block, now) + later:.0f} s left"
+                f"{left:.0f} s left"
             )
 
         self._counts.begin(block)
@@ -255,21 +255,14 @@ class Session:
         )
 
     def runs(self) -> tuple[Run, ...]:
-        """Return the results so far, sorted by load and then by target.
-
-        Blocks that were stopped before they measured anything are left out.
-        """
-        grouped: dict[tuple[Load, str], list[BlockResult]] = {}
-        for block, result in self._results:
-            if result.queries:
-                grouped.setdefault((block.load, block.target), []).append(result)
+        """Return the results so far, sorted by load and then by target."""
 
         def position(key: tuple[Load, str]) -> tuple[tuple[bool, float], int]:
             return sort_key(key[0]), self._scenario.names.index(key[1])
 
         return tuple(
-            self.as_run(target, load, grouped[load, target], self._scenario.blocks)
-            for load, target in sorted(grouped, key=position)
+            self.as_run(target, load, self._results[load, target], self._scenario.blocks)
+            for load, target in sorted(self._results, key=position)
         )
 
     def peaks(self) -> dict[str, float]:
@@ -278,16 +271,3 @@ class Session:
         for run in self.runs():
             peaks[run.target] = max(peaks.get(run.target, 0.0), run.throughput)
         return peaks
-
-
-def _remaining(block: Block, now: Snapshot) -> float:
-    """Return the seconds until a running block reaches both minima, or a maximum, at its current rate."""
-    limits, measured = block.limits, now.elapsed - block.warm_up
-    seconds = limits.min_duration - measured
-    if now.rate > 0:
-        seconds = max(seconds, (limits.min_query_count - now.queries) / now.rate)
-    return max(min(seconds, limits.max_duration - measured), 0.0)
-
-
-def _min_duration(block: Block) -> float:
-    return block.warm_up + block.limits.min_duration

@@ -168,7 +168,7 @@ def find(scenario: Scenario, session: Session) -> tuple[Peak, ...]:
             load = OpenLoop(rate, scenario.arrivals)
             number += 1
             block = Block(name, load, scenario.limits, scenario.warm_up, scenario.seed, round=number)
-            result = session.run_block(block, later=(scenario.min_duration + scenario.warm_up) * (len(running) - 1))
+            result = session.run_block(block)
             if not result.queries:
                 break
             run = session.as_run(name, load, [result], planned_blocks=1)

@@ -136,25 +136,14 @@ def planned_send_times(load: OpenLoop, limits: Limits, warm_up: float, random: n
     Returns:
         Ascending times [queries] in seconds from the block's start.
     """
-    times = np.empty(0)
-    while not _is_enough(times, limits, warm_up):
-        start = times[-1] if times.size else 0.0
-        # Draw a tenth more gaps than the expected number of queries, so that one draw is nearly always enough.
-        missing = math.ceil(1.1 * max(load.rate * (warm_up + limits.min_duration), limits.min_query_count)) + 1
-        missing = min(missing, limits.max_query_count + math.ceil(load.rate * warm_up) + 1)
-        gaps = np.full(missing, 1 / load.rate)
-        if load.arrivals == "poisson":
-            gaps = random.exponential(1 / load.rate, missing)
-        times = np.concatenate([times, start + np.cumsum(gaps)])
+    expected, before = load.rate * (warm_up + limits.min_duration), load.rate * warm_up
+    # A Poisson count is in practice never more than ten standard deviations and ten above its mean.
+    count = max(expected + 10 * math.sqrt(expected), before + 10 * math.sqrt(before) + limits.min_query_count) + 10
+    most = limits.max_query_count + before + 10 * math.sqrt(before) + 10
+    size = math.ceil(min(count, most))
+    poisson = load.arrivals == "poisson"
+    times = np.cumsum(random.exponential(1 / load.rate, size) if poisson else np.full(size, 1 / load.rate))
     first = int(np.searchsorted(times, warm_up))  # The first query after the warm-up.
     by_minima = max(first + limits.min_query_count, int(np.searchsorted(times, warm_up + limits.min_duration)) + 1)
     by_maxima = min(first + limits.max_query_count, int(np.searchsorted(times, warm_up + limits.max_duration)))
     return times[: min(by_minima, by_maxima)]
-
-
-def _is_enough(times: Times, limits: Limits, warm_up: float) -> bool:
-    if not times.size:
-        return False
-    elapsed = float(times[-1]) - warm_up
-    queries = int(np.count_nonzero(times >= warm_up))
-    return limits.reached(elapsed, queries) or limits.exceeded(elapsed, queries)

@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import datetime
 
 import jinja2
@@ -24,22 +24,6 @@ from hangtag.serving.loadtest.report.table import groups_of
 from hangtag.serving.loadtest.statistics.intervals import Sections
 
 
-@dataclass(frozen=True)
-class Headline:
-    """A target's main figures, each with label, value, 95 % interval if known, and load."""
-
-    target: str
-    figures: tuple[tuple[str, str, str, str], ...]
-
-
-@dataclass(frozen=True)
-class TimeSplit:
-    """A query's mean time in each part, with label, CSS class, seconds, and width in percent of the longest bar."""
-
-    run: Run
-    parts: tuple[tuple[str, str, float, float], ...]
-
-
 def render(results: ResultsDocument) -> str:
     """Return the page as HTML."""
     names = results.scenario.names
@@ -52,7 +36,7 @@ def render(results: ResultsDocument) -> str:
         results=results,
         title=f"{len(names)} models compared" if len(names) > 2 else " and ".join(names),
         looks=look,
-        headlines=[headline for name in names if (headline := _headline(results, name)).figures],
+        headlines=[(name, figures) for name in names if (figures := _headline(results, name))],
         pareto_picture=Markup(charts.accuracy_and_latency(choices, look)) if choices else None,  # noqa: S704
         pareto_load=choice_load,
         choices=choices,
@@ -104,8 +88,11 @@ def accuracy_choices(results: Results) -> tuple[list[ModelPoint], Load | None]:
     return points, load
 
 
-def _splits(runs: Sequence[Run]) -> list[TimeSplit]:
-    """Split mean service times into queue and compute, from the server's statistics, and the rest."""
+def _splits(runs: Sequence[Run]) -> list[tuple[Run, list[tuple[str, str, float, float]]]]:
+    """Split mean service times into queue and compute, from the server's statistics, and the rest.
+
+    Each part has a label, a CSS class, the mean seconds, and the width in percent of the longest bar.
+    """
     splits = []
     longest = max(run.total.service_time.mean for run in runs)
     for run in runs:
@@ -117,11 +104,12 @@ def _splits(runs: Sequence[Run]) -> list[TimeSplit]:
         rest = max(service_time - queue - compute, 0.0)
         parts = (("queue", "queue", queue), ("compute", "compute", compute), ("network and both ends", "network", rest))
         scale = 100 / max(longest, queue + compute)
-        splits.append(TimeSplit(run, tuple((label, css, seconds, seconds * scale) for label, css, seconds in parts)))
+        splits.append((run, [(label, css, seconds, seconds * scale) for label, css, seconds in parts]))
     return splits
 
 
-def _headline(results: Results, name: str) -> Headline:
+def _headline(results: Results, name: str) -> list[tuple[str, str, str, str]]:
+    """Return a target's main figures, each with label, value, 95 % interval if known, and load."""
     runs = [run for run in results.runs if run.target == name and run.total.latency]
     closed = [run for run in runs if isinstance(run.load, ClosedLoop)]
     figures = []
@@ -142,7 +130,7 @@ def _headline(results: Results, name: str) -> Headline:
             latency = run.latency(q)
             range_ = _span(latency, units.duration)
             figures.append((f"p{q} latency", units.duration(latency.total), range_, _load_of(run)))
-    return Headline(name, tuple(figures))
+    return figures
 
 
 def _span(figure: Sections, show: Callable[[float], str]) -> str:
@@ -162,7 +150,7 @@ def page_template(name: str) -> jinja2.Template:
         "moment": lambda text: datetime.fromisoformat(text).strftime("%d %B %Y, %H:%M UTC"),
         "duration": units.duration,
         "rate": units.three_digits,
-        "count": units.count,
+        "count": "{:,}".format,
         "times": units.times,
         "ratio": units.ratio,
         "duration_span": lambda interval: units.span(interval.low, interval.high, units.duration),

@@ -44,7 +44,7 @@ def render(results: ResultsDocument, console: Console) -> None:
     for sent in _sent(results.samples):
         console.print(line(sent, style="dim"))
     if results.warm_up_queries:
-        warm_up = f"{units.count(results.warm_up_queries)} queries of the warm-up were sent before, and discarded."
+        warm_up = f"{results.warm_up_queries:,} queries of the warm-up were sent before, and discarded."
         console.print(Text(warm_up, style="dim"))
     if results.generator_share is not None:
         console.print(Text(results.generator_share, style="dim"))
@@ -165,5 +165,5 @@ def _cells(run: Run, batched: bool) -> list[str]:
         *([units.three_digits(run.samples_per_second)] if batched else []),
         *(units.duration(total.latency.percentile(q)) for q in PERCENTILES),
         units.duration(total.latency.maximum),
-        units.count(total.failed),
+        f"{total.failed:,}",
     ]
