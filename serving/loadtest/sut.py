@@ -5,7 +5,7 @@ The functions work with any server of the Open Inference Protocol.
 
 import functools
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -142,11 +142,11 @@ _LOAD: dict[str, Method[Any]] = {
 
 
 class Probe:
-    """A connection to one server, which is a context manager. The methods raise LoadTestError.
+    """Calls one server. The methods raise LoadTestError.
 
     Example:
-        with Probe("127.0.0.1:8001", Credentials()) as probe:
-            print(probe.describe(Target("cnn", "cnn")).execution_provider)
+        with open_probes((target,), Credentials()) as probes:
+            print(probes[target.name].describe(target).execution_provider)
     """
 
     def __init__(self, address: str, credentials: Credentials) -> None:
@@ -156,10 +156,8 @@ class Probe:
         # There are no retries, because a load test must report each failed call.
         self._connection = connect(address, PROBE_TIMEOUT, credentials, ConnectionOptions(retries=0))
 
-    def __enter__(self) -> "Probe":
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """Close the connection."""
         self._connection.close()
 
     @functools.cached_property
@@ -279,5 +277,5 @@ def open_probes(targets: tuple[Target, ...], credentials: Credentials) -> Iterat
     """
     addresses = dict.fromkeys(target.address for target in targets)
     with ExitStack() as stack:
-        probes = {address: stack.enter_context(Probe(address, credentials)) for address in addresses}
+        probes = {address: stack.enter_context(closing(Probe(address, credentials))) for address in addresses}
         yield {target.name: probes[target.address] for target in targets}

@@ -50,14 +50,12 @@ class SavedResults:
 
     def machine_differences(self, environment: Mapping[str, str]) -> tuple[str, ...]:
         """Describe each difference from the machine of another environment; empty for the same machine."""
-        differences = _differences(self.environment, environment, MACHINE, unknown="unknown")
-        return tuple(f"{label}: {own} and {other}" for label, (own, other) in differences.items())
+        differences = self.environment_differences(environment)
+        return tuple("{}: {} and {}".format(label, *differences[label]) for label in MACHINE if label in differences)
 
 
-def _differences(
-    own: Mapping[str, str], other: Mapping[str, str], labels: Iterable[str], unknown: str = units.NONE
-) -> dict[str, tuple[str, str]]:
-    values = {label: (own.get(label, unknown), other.get(label, unknown)) for label in labels}
+def _differences(own: Mapping[str, str], other: Mapping[str, str], labels: Iterable[str]) -> dict[str, tuple[str, str]]:
+    values = {label: (own.get(label, units.NONE), other.get(label, units.NONE)) for label in labels}
     return {label: both for label, both in values.items() if both[0] != both[1]}
 
 
@@ -104,10 +102,12 @@ def compare_targets(results: Results) -> tuple[Comparison, ...]:
     """Compare each target with the first target, under each load that both targets have."""
     comparisons = []
     for load in results.loads:
-        runs = {run.target: run for run in results.under(load)}
+        runs = {run.target: run for run in results.under(load) if run.total.latency}
         baseline = runs.pop(results.scenario.names[0], None)
         if baseline is not None:
-            comparisons += [compare(run, baseline) for run in runs.values() if _answered(run, baseline)]
+            comparisons += [
+                compare(run, baseline) for run in runs.values() if run.total.latency and baseline.total.latency
+            ]
     return tuple(comparisons)
 
 
@@ -119,7 +119,7 @@ def compare_saved(before: SavedResults, after: SavedResults) -> tuple[Comparison
     comparisons = []
     for run in after.runs:
         baseline = before.run(run.target, run.load)
-        if baseline is not None and _answered(run, baseline):
+        if baseline is not None and run.total.latency and baseline.total.latency:
             files = (f"the run in {after.file}", f"the run in {before.file}")
             comparisons.append(compare(run, baseline, files=files))
     return tuple(comparisons)
@@ -151,11 +151,6 @@ def compare(run: Run, baseline: Run, *, files: tuple[str, str] | None = None) ->
         generator_limited=run.generator_limited or baseline.generator_limited,
         saved=files is not None,
     )
-
-
-def _answered(run: Run, baseline: Run) -> bool:
-    """Return whether both runs have latencies."""
-    return bool(run.total.latency and baseline.total.latency)
 
 
 def _invalid(runs: Sequence[tuple[str, Run]]) -> str:

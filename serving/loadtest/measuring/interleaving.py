@@ -57,8 +57,7 @@ class ServerCounts:
 
     def begin(self, block: Block) -> None:
         """Read the counters before a block."""
-        counters, _ = self._update(block, Counter())
-        self._known_before = counters is not None
+        self._known_before, _ = self._update(block, Counter())
 
     def end(self, block: Block, result: BlockResult) -> ServerTimings | None:
         """Read the counters after a block, and return their growth during the block; None if unknown."""
@@ -70,51 +69,43 @@ class ServerCounts:
         """Return whether the server or the model restarted while the target was measured under this load."""
         return (load, target) in self._restarted and target not in self.counted_in_part
 
-    def _update(self, block: Block, statuses: Counter[str]) -> tuple[ServerTimings | None, ServerTimings | None]:
+    def _update(self, block: Block, statuses: Counter[str]) -> tuple[bool, ServerTimings | None]:
         """Read the counters of the block's target. `statuses` are the statuses of the queries since the previous call.
 
         If the server is unreachable, the counters are not read. The next counters are then compared with the last known
         counters.
 
         Returns:
-            The counters, and their growth since the previous reading; None if unknown.
+            Whether the counters were read, and their growth since the previous reading; None if unknown.
         """
-        if block.target in self.counted_in_part:
-            return None, None
-        counters = self._read(block.target)
-        last, ended = self._last.get(block.target, (None, Counter()))
+        target = block.target
+        last, ended = self._last.get(target, (None, Counter()))
         ended = ended + statuses
+        counters = None if target in self.counted_in_part else self._read(target)
         if counters is None:
-            self._last[block.target] = last, ended
-            return None, None
-        counted = None
-        if last is not None:
+            self._last[target] = last, ended
+            return False, None
+        counted = None if last is None else counters.since(last)
+        if last is not None and not _fits(counted, ended):
+            for _ in range(MORE_READINGS):
+                again = self._read(target)
+                if again is None:
+                    break
+                # If the counters fall between two quick readings, two servers answered.
+                if again.since(counters) is None:
+                    self.counted_in_part.add(target)
+                    return True, None
+                counters = again
             counted = counters.since(last)
-            if not _fits(counted, ended):
-                counters, counted = self._explain(block, counters, last, ended)
-        self._last[block.target] = counters, Counter()
-        return counters, counted
-
-    def _explain(
-        self, block: Block, counters: ServerTimings, last: ServerTimings, ended: Counter[str]
-    ) -> tuple[ServerTimings, ServerTimings | None]:
-        """Find out why the counters do not match the queries. Returns the latest counters, and their growth."""
-        for _ in range(MORE_READINGS):
-            again = self._read(block.target)
-            if again is None:
-                break
-            if again.since(counters) is None:  # The counters fell between two quick readings, so two servers answered.
-                self.counted_in_part.add(block.target)
-                return again, None
-            counters = again
-        counted = counters.since(last)
-        if counted is not None and not _lacks(counted, ended):
-            return counters, counted  # The server counted late, or also counted queries of other clients.
-        if counted is None or ended[UNREACHABLE]:
-            self._restarted.add((block.load, block.target))
-        else:
-            self.counted_in_part.add(block.target)
-        return counters, None
+            # If the counters lack no query, the server counted late, or also counted queries of other clients.
+            if counted is None or _lacks(counted, ended):
+                if counted is None or ended[UNREACHABLE]:
+                    self._restarted.add((block.load, target))
+                else:
+                    self.counted_in_part.add(target)
+                counted = None
+        self._last[target] = counters, Counter()
+        return True, counted
 
 
 def _fits(counted: ServerTimings | None, ended: Counter[str]) -> bool:

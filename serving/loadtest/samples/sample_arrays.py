@@ -131,29 +131,26 @@ def read_npz(metadata: pb.ModelMetadataResponse, file: Path, batch_size: int, pa
     if len(metadata.inputs) == 1 and IMAGES in arrays:
         arrays.setdefault(metadata.inputs[0].name, arrays[IMAGES])
     for tensor in metadata.inputs:
-        if tensor.name not in arrays:
+        array, shape = arrays.get(tensor.name), sample_shape(metadata.name, tensor, batch_size)
+        if array is None or list(array.shape[1:]) != shape or _datatype(array) != tensor.datatype:
+            present = [f"{name} {each.dtype} {list(each.shape)}" for name, each in sorted(arrays.items())]
             raise LoadTestError(
-                f"{file} has the arrays {', '.join(sorted(arrays)) or '(none)'}, but model {metadata.name!r} has the "
-                f"input {tensor.name!r}"
-            )
-        array = arrays[tensor.name]
-        shape = sample_shape(metadata.name, tensor, batch_size)
-        if array.ndim < 1 or list(array.shape[1:]) != shape or _datatype(array) != tensor.datatype:
-            raise LoadTestError(
-                f"{tensor.name!r} in {file} is {array.dtype} {list(array.shape)}, but model {metadata.name!r} needs "
-                f"{tensor.datatype} [{', '.join(['samples', *map(str, shape)])}]"
+                f"{file} has the arrays {', '.join(present) or '(none)'}, but model {metadata.name!r} needs "
+                f"{tensor.name!r} as {tensor.datatype} [{', '.join(['samples', *map(str, shape)])}]"
             )
         inputs[tensor.name] = array
-    counts = {name: len(array) for name, array in inputs.items()}
     labels = arrays.get(LABELS)
-    if labels is not None:
-        counts[LABELS] = len(labels)
-    if len(set(counts.values())) != 1 or not all(counts.values()):
-        raise LoadTestError(f"{file} must have the same number of samples for each input, at least 1, but has {counts}")
-    if labels is not None and (labels.ndim != 1 or labels.dtype.kind not in "iuU"):
+    columns = inputs if labels is None else {**inputs, LABELS: labels}
+    counts = {array.shape[:1] for array in columns.values()}
+    if (
+        len(counts) != 1
+        or counts & {(), (0,)}
+        or not (labels is None or (labels.ndim == 1 and labels.dtype.kind in "iuU"))
+    ):
+        shown = ", ".join(f"{name} {array.dtype} {list(array.shape)}" for name, array in columns.items())
         raise LoadTestError(
-            f"'labels' in {file} must have a whole number or a name for each sample, but is {labels.dtype} "
-            f"{labels.shape}"
+            f"{file} must have the same number of samples for each input, at least 1, and in 'labels' a whole number "
+            f"or a name for each sample, but has {shown}"
         )
     if labels is not None and labels.dtype.kind == "U":
         labels = numbers_of(labels.tolist(), parameters, metadata.name, file)
