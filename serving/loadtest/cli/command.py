@@ -2,7 +2,8 @@
 
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -195,11 +196,17 @@ def loadtest(
     Exit code: 0 if every run is VALID; 1 if a run is INVALID, calls failed, or a --fail-if holds; 2 for a usage error.
     """
     stderr = Console(stderr=True)
-    scenario = _scenario(ctx, settings, _targets(models, server, others, method))
-    if not yes_load_remote:
-        _refuse_remote(scenario)
-    saved = read(baseline) if baseline is not None else None
-    fail_if = _gates(conditions, scenario, accuracy, saved)
+    preset = PRESETS[settings["scenario"]] if settings["scenario"] else {}
+    # The scenario's preset replaces the defaults of options that the user did not set.
+    unset = {name: value for name, value in preset.items() if ctx.get_parameter_source(name) == ParameterSource.DEFAULT}
+    with _usage_errors():
+        targets = [target.of_model(model, server, method) for model in models]
+        targets += [target.parse(text, method) for text in others]
+        scenario = Scenario(tuple(targets), **(settings | unset))
+        if not yes_load_remote:
+            _refuse_remote(targets)
+        saved = read(baseline) if baseline is not None else None
+        fail_if = [gates.parse(text, scenario, accuracy=accuracy, baseline=saved) for text in conditions]
     terminal.require_all_writable(json_file, csv_file, html_file, junit_file)
     command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
     with terminal.stop_event() as stop, terminal.live(stderr) as show:
@@ -228,45 +235,19 @@ def _html(document: ResultsDocument) -> str:
     return html.render(document)
 
 
-def _scenario(ctx: click.Context, settings: dict[str, Any], targets: tuple[Target, ...]) -> Scenario:
-    """Build a Scenario from the values of the options.
-
-    If --scenario is given, the scenario's preset replaces the defaults of options that the user did not set.
-
-    Raises:
-        click.UsageError: A setting is out of range, or two settings contradict each other.
-    """
-    preset = PRESETS[settings["scenario"]] if settings["scenario"] else {}
-    unset = {name: value for name, value in preset.items() if ctx.get_parameter_source(name) == ParameterSource.DEFAULT}
+@contextmanager
+def _usage_errors() -> Iterator[None]:
+    """Raise click.UsageError for a setting, a target or a condition that is out of range or contradicts another."""
     try:
-        return Scenario(targets, **(settings | unset))
+        yield
     except ValueError as error:
         raise click.UsageError(f"{error}.") from error
 
 
-def _targets(
-    models: tuple[str, ...], server: str, others: tuple[str, ...], method: target.Method
-) -> tuple[Target, ...]:
-    try:
-        targets = [target.of_model(model, server, method) for model in models]
-        return (*targets, *(target.parse(text, method) for text in others))
-    except ValueError as error:
-        raise click.UsageError(f"{error}.") from error
-
-
-def _refuse_remote(scenario: Scenario) -> None:
-    for remote in scenario.targets:
+def _refuse_remote(targets: Sequence[Target]) -> None:
+    for remote in targets:
         if not remote.is_loopback:
             raise click.UsageError(
                 f"{remote.address} is not on this machine. A load test can take a service down, so ask the server's "
                 "owner, then add --yes-load-remote."
             )
-
-
-def _gates(
-    conditions: tuple[str, ...], scenario: Scenario, accuracy: bool, baseline: SavedResults | None
-) -> tuple[gates.Gate, ...]:
-    try:
-        return tuple(gates.parse(text, scenario, accuracy=accuracy, baseline=baseline) for text in conditions)
-    except ValueError as error:
-        raise click.UsageError(f"{error}.") from error

@@ -105,9 +105,7 @@ def compare_targets(results: Results) -> tuple[Comparison, ...]:
         runs = {run.target: run for run in results.under(load) if run.total.latency}
         baseline = runs.pop(results.scenario.names[0], None)
         if baseline is not None:
-            comparisons += [
-                compare(run, baseline) for run in runs.values() if run.total.latency and baseline.total.latency
-            ]
+            comparisons += [compare(run, baseline) for run in runs.values()]
     return tuple(comparisons)
 
 

@@ -179,7 +179,9 @@ class _Connection(asyncio.Protocol):
     def fail(self, code: int, details: str) -> None:
         """Close the connection, and end its call if there is one."""
         self._transport.abort()
-        self._forget()
+        self._busy.discard(self)
+        with suppress(ValueError):
+            self._idle.remove(self)
         call, self._call = self._call, None
         if call is not None:
             call.end(code, details)
@@ -195,13 +197,8 @@ class _Connection(asyncio.Protocol):
             self.fail(_UNAVAILABLE, f"the answer is not HTTP/1.1: {error}")
 
     def connection_lost(self, error: Exception | None) -> None:
-        self._forget()
-        call, self._call = self._call, None
-        if call is not None:
-            call.end(
-                _UNAVAILABLE,
-                f"the connection was lost before the answer: {error or 'the server closed the connection'}",
-            )
+        reason = error or "the server closed the connection"
+        self.fail(_UNAVAILABLE, f"the connection was lost before the answer: {reason}")
 
     def on_body(self, body: bytes) -> None:
         """Store the body of an error response for the error's message. httptools calls this method."""
@@ -224,11 +221,6 @@ class _Connection(asyncio.Protocol):
         else:
             text = error_text(HttpAnswer(status, {}, body)) or f"HTTP {status}"
             call.end(int(status_code(status).value[0]), text, self._received)
-
-    def _forget(self) -> None:
-        self._busy.discard(self)
-        with suppress(ValueError):
-            self._idle.remove(self)
 
 
 def _with_headers(request: bytes, metadata: Metadata) -> bytes:

@@ -67,16 +67,12 @@ class Target:
         return f"{self.name}={self.address}/{self.model}" + (f"@{self.version}" if self.version else "")
 
 
-def of_model(text: str, address: str = server_address.DEFAULT, method: Method = "infer") -> Target:
-    """Parse MODEL or MODEL@VERSION. The text is also the target's name. Raises ValueError."""
-    return _target(text, text, address, method)
-
-
-def _target(name: str, text: str, address: str, method: Method) -> Target:
+def of_model(text: str, address: str = server_address.DEFAULT, method: Method = "infer", name: str = "") -> Target:
+    """Parse MODEL or MODEL@VERSION. Without a name, the text is also the target's name. Raises ValueError."""
     model, at, version = text.partition("@")
     if (at and not (model and version)) or "@" in version:
         raise ValueError(f"{text!r} is not a model's version: write MODEL@VERSION, for example cnn@2, or only MODEL")
-    return Target(name, model, address, method, version)
+    return Target(name or text, model, address, method, version)
 
 
 def parse(text: str, method: Method = "infer") -> Target:
@@ -87,4 +83,4 @@ def parse(text: str, method: Method = "infer") -> Target:
     if match is None:
         example = f"old={server_address.DEFAULT}/cnn or rest={server_address.DEFAULT_URL}/cnn"
         raise ValueError(f"{text!r} is not a target: write NAME=HOST:PORT/MODEL[@VERSION], for example {example}")
-    return _target(match["name"], match["model"], match["address"], method)
+    return of_model(match["model"], match["address"], method, match["name"])
