@@ -45,7 +45,6 @@ class Executor(ABC):
         self._lock = threading.Lock()
         self._stopped = threading.Event()
         self._stopped_early = False
-        self._abandoned = False
         self._last_sent = self._start
         self.drained = threading.Event()
 
@@ -88,7 +87,7 @@ class Executor(ABC):
 
     def abandon(self) -> None:
         """Record no more queries, because the calls in flight are about to be cancelled."""
-        self._abandoned = True
+        self._stopped_early = True
         self.drained.set()
 
     def give_up_lost_calls(self) -> None:
@@ -114,8 +113,7 @@ class Executor(ABC):
 
     def result(self) -> BlockResult:
         """Return what this process measured. Call this method when `drained` is set."""
-        stopped = self._stopped_early or self._abandoned
-        return self._recorder.result(self._counts.end, stopped=stopped)
+        return self._recorder.result(self._counts.end, stopped=self._stopped_early)
 
     def _send(self, channel: Channel, planned: float) -> None:
         with self._lock:

@@ -35,17 +35,15 @@ from hangtag.serving.loadtest.generator.process_messages import (
 from hangtag.serving.loadtest.record import combined
 from hangtag.serving.loadtest.statistics.duration_histogram import DurationHistogram
 
-TASKS = Path("/proc/self/task")
 
-
-def busy_seconds(tasks: Path = TASKS) -> dict[str, float]:
+def busy_seconds() -> dict[str, float]:
     """Return the seconds for which each thread of this process has computed or waited for a CPU, by thread id.
 
     The result is empty if the kernel does not record these times. Source: Linux,
     Documentation/scheduler/sched-stats.rst.
     """
     seconds = {}
-    for task in tasks.glob("*"):
+    for task in Path("/proc/self/task").iterdir():
         try:
             computed, waited = (task / "schedstat").read_text().split()[:2]
         except (OSError, ValueError):

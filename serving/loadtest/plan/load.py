@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from hangtag.serving.loadtest.record import shown, stored
+from hangtag.serving.loadtest.record import stored
 
 
 @dataclass(frozen=True)
@@ -56,23 +56,13 @@ class ClosedLoop:
     """
 
     concurrency: int = stored("The number of queries in flight.")
+    kind: Literal["closed loop"] = stored("The kind of load.", default="closed loop", init=False)
+    rate: None = stored("Null, because only an open loop has a rate.", default=None, init=False)
+    arrivals: None = stored("Null, because only an open loop has arrivals.", default=None, init=False)
 
     def __post_init__(self) -> None:
         if self.concurrency < 1:
             raise ValueError(f"--concurrency must be 1 or more, not {self.concurrency}")
-
-    @shown()
-    def kind(self) -> Literal["closed loop"]:
-        """The kind of load."""
-        return "closed loop"
-
-    @shown()
-    def rate(self) -> None:
-        """None, because only an open loop has a rate."""
-
-    @shown()
-    def arrivals(self) -> None:
-        """None, because only an open loop has arrivals."""
 
     def __str__(self) -> str:
         return f"{self.concurrency:,} in flight"
@@ -84,21 +74,14 @@ class OpenLoop:
 
     rate: float = stored("The planned calls per second.")
     arrivals: Arrivals = stored("The distribution of the gaps between queries.", default="poisson")
+    kind: Literal["open loop"] = stored("The kind of load.", default="open loop", init=False)
+    concurrency: None = stored("Null, because only a closed loop has a concurrency.", default=None, init=False)
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.rate) and self.rate > 0):
             raise ValueError(f"--rate must be above 0 calls/s, not {self.rate:g}")
         if self.rate > MAX_RATE:
             raise ValueError(f"--rate must be at most {MAX_RATE:,} calls/s, not {self.rate:g}")
-
-    @shown()
-    def kind(self) -> Literal["open loop"]:
-        """The kind of load."""
-        return "open loop"
-
-    @shown()
-    def concurrency(self) -> None:
-        """None, because only a closed loop has a concurrency."""
 
     def __str__(self) -> str:
         return f"{self.rate:,.6g} calls/s" + (" at equal gaps" if self.arrivals == "constant" else "")

@@ -3,7 +3,6 @@
 import functools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from datetime import datetime
 
 import jinja2
@@ -62,7 +61,7 @@ def render(results: ResultsDocument) -> str:
             for status, count in run.total.statuses.most_common()
             if status != OK
         ],
-        settings=asdict(results.scenario),
+        settings=results.scenario,
         groups=groups_of(results),
         latency_share=LATENCY_SHARE,
         delayed_after_ms=DELAYED_AFTER * 1e3,

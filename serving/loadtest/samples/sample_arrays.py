@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from hangtag.printable import named
 from hangtag.protos import inference_pb2 as pb
 from hangtag.protos import tensors
 from hangtag.serving.loadtest.errors import LoadTestError
@@ -95,7 +96,6 @@ def _random(tensor: TensorMetadata, count: int, sample: list[int], random: np.ra
     return random.integers(0, 256 if datatype == "UINT8" else 128, shape).astype(dtype)
 
 
-_NAMED = 5  # The number of labels in a message.
 IMAGES, LABELS = "images", "labels"
 
 
@@ -179,11 +179,6 @@ def numbers_of(labels: Sequence[str], parameters: Mapping[str, str], model: str,
     known = {label: number for number, label in enumerate(labels_of(parameters))}
     unknown = sorted(set(labels) - known.keys())
     if unknown:
-        theirs = f"the labels {_listed(list(known))}" if known else "no labels that the server reports"
-        raise LoadTestError(f"{source} has the labels {_listed(unknown)}, but model {model!r} has {theirs}")
+        theirs = f"the labels {named(list(known))}" if known else "no labels that the server reports"
+        raise LoadTestError(f"{source} has the labels {named(unknown)}, but model {model!r} has {theirs}")
     return np.array([known[label] for label in labels], np.int64)
-
-
-def _listed(names: list[str]) -> str:
-    more = len(names) - _NAMED
-    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")

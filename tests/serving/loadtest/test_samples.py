@@ -122,7 +122,7 @@ def test_a_folder_for_each_label_is_read_in_colour_and_its_labels_are_the_models
     assert listed.document["targets"][0]["accuracy"]["correct"] == 3
     (tmp_path / "photos" / "pink").mkdir()
     wrong.rename(tmp_path / "photos" / "pink" / "3.png")
-    loadtest.refused("photos pink 'colours' red, green, blue", "colours", *LOOP, "--samples", tmp_path / "photos")
+    loadtest.refused("photos pink 'colours' red; green; blue", "colours", *LOOP, "--samples", tmp_path / "photos")
 
 
 def test_a_multi_stream_query_holds_neighbours_from_a_random_sample(
@@ -222,7 +222,7 @@ LABELS = "t10k-labels-idx1-ubyte"
         ("images/odd.png", b"GIF89a", "fast", "odd.png PNG, JPEG or WebP"),
         ("other/notes.txt", b"no image", "fast", "no images (.png, .jpg, t10k-images"),
         ("other/red/1.png", (28, 28), "fast", "other red 'fast'"),
-        ("s.npz", {"images": zeros(2, 28, 28), "labels": np.array(["red", "blue"])}, "fast", "s.npz blue, red 'fast'"),
+        ("s.npz", {"images": zeros(2, 28, 28), "labels": np.array(["red", "blue"])}, "fast", "s.npz blue; red 'fast'"),
         (f"data/{LABELS}", b"", "fast", f"{LABELS} IDX"),
         (f"data/{LABELS}", b"no idx", "fast", f"{LABELS} IDX"),
         (f"data/{LABELS}", bytes((0, 0, 8, 1, 0, 0, 0, 9, 1)), "fast", f"{LABELS} IDX"),
