@@ -12,6 +12,8 @@ from typing import Any
 
 import psutil
 
+from hangtag.serving import address as server_address
+
 # Programs that forward connections to a server elsewhere.
 FORWARDERS = frozenset({"docker-proxy", "rootlessport", "envoy", "haproxy", "nginx", "kubectl", "ssh", "sshd", "socat"})
 
@@ -41,14 +43,14 @@ def listeners(address: str) -> set[int]:
     network namespace, or forward connections to a server elsewhere, for example from a port that Docker publishes.
 
     Args:
-        address: HOST:PORT, unix:PATH or unix-abstract:NAME.
+        address: HOST:PORT, a URL, unix:PATH or unix-abstract:NAME.
     """
     kind, _, name = address.partition(":")
     if kind in ("unix", "unix-abstract"):
         path = f"@{name}" if kind == "unix-abstract" else "/" + name.lstrip("/")
         pids = {each.pid for each in psutil.net_connections("unix") if each.laddr == path}
     else:
-        port = int(address.rpartition(":")[2])
+        _, port = server_address.endpoint(address) or ("", 0)
         tcp = psutil.net_connections("tcp")
         pids = {each.pid for each in tcp if each.status == psutil.CONN_LISTEN and each.laddr.port == port}
     try:

@@ -118,16 +118,6 @@ class Description:
             return None
 
 
-TIMEOUT = 2.0  # The deadline in seconds.
-_STATISTICS = Method(methods.MODEL_STATISTICS, pb.ModelStatisticsResponse)
-
-
-def _timings(statistics: pb.ModelStatistics) -> ServerTimings:
-    timings = statistics.inference_stats
-    seconds = {part: getattr(timings, part).ns / 1e9 for part in PARTS}
-    return ServerTimings(count=timings.success.count, batches=statistics.execution_count, **seconds)
-
-
 # The deadline in seconds, which is enough for a server on another continent. A refused connection fails at once.
 PROBE_TIMEOUT = 5.0
 _SERVER = Method(methods.SERVER_METADATA, pb.ServerMetadataResponse)
@@ -139,6 +129,7 @@ _LOAD: dict[str, Method[Any]] = {
     INFER: Method(INFER, pb.ModelInferResponse),
     CLASSIFY: Method(CLASSIFY, classifier_pb2.ClassifyResponse),
 }
+_STATISTICS = Method(methods.MODEL_STATISTICS, pb.ModelStatisticsResponse)
 
 
 class Probe:
@@ -187,13 +178,14 @@ class Probe:
     def statistics(self, target: Target) -> ServerTimings | None:
         """Return the server's counters since the target's model was loaded; None if the counters cannot be read."""
         request = pb.ModelStatisticsRequest(name=target.model, version=target.version)
-        response = self._optional(_STATISTICS, request, TIMEOUT)
+        response = self._optional(_STATISTICS, request)
         # The answer to a request without a version has the counters of every loaded version.
-        versions = [
-            _timings(each)
-            for each in (response.model_stats if response else ())
-            if each.name == target.model and target.version in ("", each.version)
-        ]
+        versions = []
+        for each in response.model_stats if response else ():
+            if each.name == target.model and target.version in ("", each.version):
+                sums = each.inference_stats
+                seconds = {part: getattr(sums, part).ns / 1e9 for part in PARTS}
+                versions.append(ServerTimings(sums.success.count, each.execution_count, **seconds))
         return ServerTimings.summed(versions) if versions else None
 
     def call(self, target: Target, method: str, request: Message, timeout: float) -> Any:
@@ -234,35 +226,28 @@ class Probe:
             metadata = self._connection.call(_MODEL, pb.ModelMetadataRequest(name=name, version=target.version))
             ready = self._connection.call(_READY, pb.ModelReadyRequest(name=name, version=target.version)).ready
         except ClientError as error:
+            message = f"{self._address} could not describe model {name!r}: {_status(error)}."
             if error.code is grpc.StatusCode.NOT_FOUND:
+                index = self._optional(_INDEX, pb.RepositoryIndexRequest())
+                names = ", ".join(sorted({model.name for model in index.models})) if index else ""
+                message = f"{self._address} has no model {name!r}{f'; it has {names}' if names else ''}."
                 served = self._optional(_MODEL, pb.ModelMetadataRequest(name=name)) if target.version else None
                 if served and served.versions:
-                    raise LoadTestError(
+                    message = (
                         f"{self._address} does not serve version {target.version} of {name!r}, only "
-                        f"{', '.join(served.versions)}: "
-                        "'hangtag serve --num-versions' serves more."
-                    ) from error
-                raise LoadTestError(f"{self._address} has no model {name!r}{self._available_models()}.") from error
-            status = _status(error)
-            raise LoadTestError(f"{self._address} could not describe model {name!r}: {status}.") from error
+                        f"{', '.join(served.versions)}: 'hangtag serve --num-versions' serves more."
+                    )
+            raise LoadTestError(message) from error
         if not ready:
             raise LoadTestError(f"model {name!r} is not ready on {self._address}: see the server's log.")
         return metadata
 
-    def _optional(self, method: Method[Response], request: Message, timeout: float | None = None) -> Response | None:
+    def _optional(self, method: Method[Response], request: Message) -> Response | None:
         """Make a call that not every server supports. Returns None if the call fails."""
         try:
-            return self._connection.call(method, request, timeout)
+            return self._connection.call(method, request)
         except ClientError:
             return None
-
-    def _available_models(self) -> str:
-        """Return the names of the server's models as the end of a sentence; empty if the server cannot list models."""
-        index = self._optional(_INDEX, pb.RepositoryIndexRequest())
-        if index is None:
-            return ""
-        names = sorted({model.name for model in index.models})
-        return f"; it has {', '.join(names)}" if names else "; it has none"
 
 
 def _status(error: ClientError) -> str:

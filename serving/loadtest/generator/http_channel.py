@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 import httptools
 from google.protobuf.message import Message
 
+from hangtag.serving import address as server_address
 from hangtag.serving.connection.http.http_methods import ROUTES
 from hangtag.serving.connection.http.wire import HttpAnswer, HttpRequest, error_text, status_code
 from hangtag.serving.credentials import Credentials
@@ -69,12 +70,10 @@ class HttpChannel:
 
     def __init__(self, address: str, credentials: Credentials) -> None:
         """Start the event loop, without opening a connection. `address` is a URL. Raises CredentialsError."""
-        url = urlsplit(address)
-        self._host = url.hostname or ""
+        self._host, self._port = server_address.endpoint(address) or ("", 0)
         self._tls = credentials.ssl_context(address)
-        if url.scheme == "https" and self._tls is None:
+        if address.lower().startswith("https://") and self._tls is None:
             self._tls = ssl.create_default_context()
-        self._port = url.port or (443 if self._tls else 80)
         self._idle: deque[_Connection] = deque()
         self._busy: set[_Connection] = set()
         self._opening: set[asyncio.Task[None]] = set()

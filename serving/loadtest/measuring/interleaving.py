@@ -213,7 +213,7 @@ class Session:
         self._counts.begin(block)
         started = clock() - self._began
         psutil.cpu_percent(percpu=True)  # The next call returns the percentage since this call.
-        with other_programs(target.listens_at for target in self._scenario.targets if target.is_loopback) as others:
+        with other_programs(target.address for target in self._scenario.targets if target.is_loopback) as others:
             result = self._generators.run(block, report)
         # The generator takes no CPU time from a server on another machine.
         usable = os.sched_getaffinity(0) if self._scenario.is_loopback else ()

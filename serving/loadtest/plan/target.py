@@ -4,7 +4,6 @@ import ipaddress
 import re
 from dataclasses import dataclass
 from typing import Literal
-from urllib.parse import urlsplit
 
 from hangtag.serving import address as server_address
 
@@ -42,24 +41,13 @@ class Target:
         return "HTTP" if server_address.is_http(self.address) else "gRPC"
 
     @property
-    def listens_at(self) -> str:
-        """The address at which the server listens: HOST:PORT of a URL, or the address itself."""
-        if self.protocol == "gRPC":
-            return self.address
-        url = urlsplit(self.address)
-        host = f"[{url.hostname}]" if ":" in (url.hostname or "") else url.hostname
-        return f"{host}:{url.port or (443 if url.scheme == 'https' else 80)}"
-
-    @property
     def is_loopback(self) -> bool:
         """Whether the address always leads to this machine."""
         if self.address.startswith(_UNIX):
             return True
-        host = self.listens_at.rpartition(":")[0].strip("[]")
-        if host == "localhost":
-            return True
+        host, _ = server_address.endpoint(self.address) or ("", 0)
         try:
-            return ipaddress.ip_address(host).is_loopback
+            return host == "localhost" or ipaddress.ip_address(host).is_loopback
         except ValueError:
             return False
 
