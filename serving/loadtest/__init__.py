@@ -7,8 +7,8 @@ Each folder imports only folders further down this list, which import-linter che
     comparison  computes ratios between targets or saved results, the answer in three lines, and the conditions of
                 --fail-if
     measuring   runs a whole load test: interleaved blocks, validity of runs, accuracy, peaks
-    sut         reads the description and statistics of a server (system under test, SUT, is LoadGen's term)
     samples     builds and serialises the request messages before the run
+    sut         reads the description and statistics of a server (system under test, SUT, is LoadGen's term)
     machine     describes this machine: processor, versions, and the CPU time that other programs take
     generator   has the processes that issue queries and record their latencies
     plan        defines targets, loads, limits, the schedule of an open loop, and the settings

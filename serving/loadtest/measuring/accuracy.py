@@ -17,7 +17,7 @@ from hangtag.serving.loadtest.errors import LoadTestError
 from hangtag.serving.loadtest.record import shown, stored, unstored
 from hangtag.serving.loadtest.samples.library import SampleLibrary
 from hangtag.serving.loadtest.statistics.intervals import Interval, wilson
-from hangtag.serving.loadtest.sut import Description, Probe
+from hangtag.serving.loadtest.sut import Probe
 
 IN_FLIGHT = 8
 BATCH_SIZE = 50
@@ -84,7 +84,6 @@ class Accuracy:
 
 def measure(
     library: SampleLibrary,
-    description: Description,
     probe: Probe,
     deadline: float,
     stop: threading.Event,
@@ -98,7 +97,8 @@ def measure(
         LoadTestError: The samples have no labels, the model does not predict one class, or a call fails.
         ClientError: An answer does not follow the protocol.
     """
-    target, labels = library.target, library.samples.labels
+    description, labels = library.description, library.samples.labels
+    target = description.target
     if labels is None:
         raise LoadTestError(
             f"{library.samples.source} have no labels. To measure the accuracy, give --samples a folder that has a "
@@ -111,27 +111,26 @@ def measure(
 
     right = np.zeros(len(labels), np.bool_)
 
-    def send(request: tuple[range, Message]) -> tuple[int, int]:
+    def send(request: tuple[range, Message]) -> int:
         indices, message = request
         if stop.is_set():
-            return 0, 0
+            return 0
         response = probe.call(target, library.method, message, deadline)
-        expected = labels[indices.start : indices.stop]
         with reading(target.name):
             classes = read_classes(response, target.name).reshape(len(indices))
-        right[indices.start : indices.stop] = classes == expected
-        return int(np.count_nonzero(classes == expected)), len(indices)
+        right[indices] = classes == labels[indices]
+        return len(indices)
 
-    correct = done = 0
+    done = 0
     with ThreadPoolExecutor(IN_FLIGHT) as pool:
-        for newly_correct, newly_done in pool.map(send, library.each_sample_once(batch_size)):
-            correct, done = correct + newly_correct, done + newly_done
-            share = f"{correct / max(done, 1):.2%} right so far"
+        for answered in pool.map(send, library.each_sample_once(batch_size)):
+            done += answered
+            share = f"{np.count_nonzero(right[:done]) / max(done, 1):.2%} right so far"
             on_progress(f"{target.name}, accuracy: {done:,} of {len(labels):,} samples, {share}")
     if stop.is_set():
         return None
     comparable = description.data_digest in library.samples.data_digests
-    return Accuracy(correct, len(labels), description.expected_accuracy, comparable, right)
+    return Accuracy(int(np.count_nonzero(right)), len(labels), description.expected_accuracy, comparable, right)
 
 
 def _classes_of_classify(response: classifier_pb2.ClassifyResponse, name: str) -> npt.NDArray[np.int64]:

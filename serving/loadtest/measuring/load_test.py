@@ -19,10 +19,9 @@ from hangtag.serving.loadtest.measuring.accuracy import measure as measure_accur
 from hangtag.serving.loadtest.measuring.interleaving import Session
 from hangtag.serving.loadtest.measuring.results import Results
 from hangtag.serving.loadtest.plan.scenario import Scenario
-from hangtag.serving.loadtest.plan.target import Target
-from hangtag.serving.loadtest.samples.library import SampleLibrary, load
+from hangtag.serving.loadtest.samples.library import load
 from hangtag.serving.loadtest.statistics.server_timings import ServerTimings
-from hangtag.serving.loadtest.sut import Description, open_probes
+from hangtag.serving.loadtest.sut import open_probes
 
 OnProgress = Callable[[str], None]
 
@@ -60,26 +59,23 @@ def measure(
     started, start = datetime.now(UTC), time.monotonic()
     with open_probes(scenario.targets, credentials) as probes:
         descriptions = {target.name: probes[target.name].describe(target) for target in scenario.targets}
-        libraries = [_library(scenario, target, descriptions[target.name], samples) for target in scenario.targets]
+        libraries = [load(description, scenario, samples) for description in descriptions.values()]
         # Each target is called once before any load, so that a refused request is reported in one error message and not
         # as hundreds of failed calls.
         for library in libraries:
-            name = library.target.name
-            response = probes[name].call(library.target, library.method, library.requests[0], scenario.deadline)
+            target, source = library.description.target, library.samples.source
+            response = probes[target.name].call(target, library.method, library.requests[0], scenario.deadline)
             answering = response.model_version
-            if library.target.version and answering not in ("", library.target.version):
-                raise LoadTestError(
-                    f"{name} was answered by version {answering}, so the server ignores version numbers."
-                )
-            source = library.samples.source
-            descriptions[name] = replace(descriptions[name], answering_version=answering, samples=source)
+            if target.version and answering not in ("", target.version):
+                raise LoadTestError(f"version {answering} answered {target}, so the server ignores version numbers.")
+            descriptions[target.name] = replace(library.description, answering_version=answering, samples=source)
         accuracies: dict[str, Accuracy] = {}
         for library in libraries if accuracy else ():
-            name = library.target.name
-            measured = measure_accuracy(library, descriptions[name], probes[name], scenario.deadline, stop, on_progress)
+            name = library.description.name
+            measured = measure_accuracy(library, probes[name], scenario.deadline, stop, on_progress)
             if measured is not None:
                 accuracies[name] = measured
-        pools = {library.target.name: library.request_pool(scenario.deadline) for library in libraries}
+        pools = {library.description.name: library.request_pool(scenario.deadline) for library in libraries}
         settings = CallSettings(scenario.channels, scenario.deadline, credentials)
         with GeneratorProcesses(pools, settings, scenario.generator_processes, stop) as generators:
 
@@ -104,9 +100,3 @@ def measure(
         peaks=target_peaks,
         accuracies=accuracies,
     )
-
-
-def _library(scenario: Scenario, target: Target, description: Description, path: Path | None) -> SampleLibrary:
-    neighbours = scenario.scenario == "multi-stream"
-    metadata, parameters = description.metadata, description.parameters
-    return load(target, metadata, scenario.batch_size, scenario.seed, path, parameters, neighbours=neighbours)

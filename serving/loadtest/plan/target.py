@@ -36,11 +36,6 @@ class Target:
         server_address.require(self.address)
 
     @property
-    def protocol(self) -> Literal["gRPC", "HTTP"]:
-        """The protocol of the address."""
-        return "HTTP" if server_address.is_http(self.address) else "gRPC"
-
-    @property
     def is_loopback(self) -> bool:
         """Whether the address always leads to this machine."""
         if self.address.startswith(_UNIX):

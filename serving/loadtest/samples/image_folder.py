@@ -19,6 +19,7 @@ from hangtag.serving import image_spec
 from hangtag.serving.image_spec import SUFFIXES, ImageSpec, ImageSpecError, PictureError
 from hangtag.serving.loadtest.errors import LoadTestError
 from hangtag.serving.loadtest.samples.sample_arrays import Samples, numbers_of, sample_shape
+from hangtag.serving.loadtest.sut import Description
 
 Pixels = npt.NDArray[np.uint8]
 IDX_IMAGES, IDX_LABELS = "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"
@@ -31,16 +32,15 @@ _FASHION_MNIST = (
 _FASHION_MNIST_DATA = "d1fd84a877f3b78fa9a171b3de73f93e7b6f69ed94bada3feae9d96821401f5c"
 
 
-def read_pictures(metadata: pb.ModelMetadataResponse, folder: Path, parameters: Mapping[str, str]) -> Samples:
+def read_pictures(description: Description, folder: Path) -> Samples:
     """Read the pictures of a folder, or of a CSV file.
 
     Args:
-        metadata: The model's metadata from the server.
+        description: The target. The parameters of its model's configuration say how to prepare a picture, and name the
+            labels.
         folder: A folder with a subfolder of pictures for each label, or a CSV file, as for ``hangtag train``; a folder
             of pictures without labels; or a folder of a data set's t10k files. If the folder or the CSV file names
             splits, only the pictures of the split test are read.
-        parameters: The parameters of the model's configuration, which say how to prepare a picture, and name the
-            labels.
 
     Raises:
         LoadTestError: The pictures cannot be read, do not match the model's input, or have labels that the model
@@ -48,7 +48,8 @@ def read_pictures(metadata: pb.ModelMetadataResponse, folder: Path, parameters: 
         DataNotFoundError: A picture is missing.
         DataCorruptError: The CSV file is malformed, or the folder of a label or of a split has no pictures.
     """
-    reader = _Reader(metadata, parameters)
+    metadata = description.metadata
+    reader = _Reader(metadata, description.parameters)
     idx_images = _idx_file(folder, IDX_IMAGES)
     classes: npt.NDArray[np.generic] | None = None
     digests = frozenset[str]()
@@ -65,7 +66,7 @@ def read_pictures(metadata: pb.ModelMetadataResponse, folder: Path, parameters: 
             digests = frozenset({_FASHION_MNIST_DATA} if is_garments else ())
         source = f"{len(images):,} test images from {folder}"
     elif labelled := _labelled(folder):
-        classes = numbers_of([each.label for each in labelled], parameters, metadata.name, folder)
+        classes = numbers_of([each.label for each in labelled], description, folder)
         images = [reader.read(each.path) for each in labelled]
         digests = _data_digests(folder, labelled)
         source = f"{len(images):,} images of {len(np.unique(classes))} labels from {folder}"

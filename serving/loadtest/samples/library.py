@@ -2,8 +2,8 @@
 
 import io
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +13,16 @@ from PIL import Image
 
 from hangtag.protos import classifier_pb2, tensors
 from hangtag.protos import inference_pb2 as pb
+from hangtag.serving import address as server_address
 from hangtag.serving.loadtest.errors import LoadTestError
 from hangtag.serving.loadtest.generator.http_channel import message_as_text
 from hangtag.serving.loadtest.generator.process_messages import CLASSIFY, INFER, RequestPool
 from hangtag.serving.loadtest.plan.load import random_generator
+from hangtag.serving.loadtest.plan.scenario import Scenario
 from hangtag.serving.loadtest.plan.target import Target
 from hangtag.serving.loadtest.samples.image_folder import read_pictures
 from hangtag.serving.loadtest.samples.sample_arrays import Samples, generate, has_batch_axis, read_npz
+from hangtag.serving.loadtest.sut import Description
 
 # The number of different requests in a library, and the largest number of their bytes.
 LIBRARY_SIZE = 256
@@ -32,20 +35,19 @@ Indices = npt.NDArray[np.int64]  # Indices of samples.
 class SampleLibrary:
     """The requests for one target as gRPC messages, and the samples in them (LoadGen's query sample library)."""
 
-    target: Target
+    description: Description
     requests: tuple[Message, ...]
     samples: Samples
-    metadata: pb.ModelMetadataResponse = field(repr=False)
 
     @property
     def method(self) -> str:
         """The full gRPC method name of the calls, also for HTTP."""
-        return INFER if self.target.method == "infer" else CLASSIFY
+        return INFER if self.description.target.method == "infer" else CLASSIFY
 
     def request_pool(self, deadline: float) -> RequestPool:
         """Return the requests in the form for the generator. `deadline` is the deadline of each call in seconds."""
-        address, method = self.target.address, self.method
-        if self.target.protocol == "HTTP":
+        address, method = self.description.target.address, self.method
+        if server_address.is_http(address):
             requests = tuple(message_as_text(address, method, request, deadline) for request in self.requests)
         else:
             requests = tuple(request.SerializeToString() for request in self.requests)
@@ -55,51 +57,40 @@ class SampleLibrary:
         """Yield requests that together contain each sample once, in order, with the indices of the samples."""
         for start in range(0, len(self.samples), batch_size):
             indices = range(start, min(start + batch_size, len(self.samples)))
-            yield indices, _request(self.target, self.metadata, self.samples, np.array(indices, np.int64))
+            yield indices, _request(self.description, self.samples, np.array(indices, np.int64))
 
 
-def load(
-    target: Target,
-    metadata: pb.ModelMetadataResponse,
-    batch_size: int,
-    seed: int,
-    path: Path | None = None,
-    parameters: Mapping[str, str] | None = None,
-    *,
-    neighbours: bool = False,
-) -> SampleLibrary:
+def load(description: Description, scenario: Scenario, path: Path | None = None) -> SampleLibrary:
     """Build the requests for a target.
 
     Args:
-        target: The target.
-        metadata: The model's metadata from the server.
-        batch_size: The number of samples per request.
-        seed: The seed of the random values and of the samples' order.
+        description: The target. The parameters of its model's configuration say how to prepare pictures, and name the
+            labels.
+        scenario: The settings of the test. In the scenario multi-stream, a request contains consecutive samples from a
+            random index on. Without it, samples are drawn in shuffled rounds through all samples.
         path: A folder, a CSV file or an .npz file; None for random values.
-        parameters: The parameters of the model's configuration, which say how to prepare pictures, and name the labels.
-        neighbours: Whether a request contains consecutive samples from a random index on. If False, samples are drawn
-            in shuffled rounds through all samples.
 
     Raises:
         LoadTestError: The samples cannot be read or do not match the model's inputs, the model does not accept batches
             of this size, or an input's axis other than the batch axis has no fixed size.
     """
-    random = random_generator(seed, "samples")
-    if target.method == "classify" and batch_size != 1:
+    random, batch_size = random_generator(scenario.seed, "samples"), scenario.batch_size
+    if description.target.method == "classify" and batch_size != 1:
         raise LoadTestError("Classify accepts one image per call, so --batch-size must be 1")
     if path is None:
-        samples = generate(metadata, LIBRARY_SIZE * batch_size, batch_size, random, LIBRARY_BYTES)
+        samples = generate(description.metadata, LIBRARY_SIZE * batch_size, batch_size, random, LIBRARY_BYTES)
     elif path.is_dir() or path.suffix.lower() == ".csv":
-        samples = read_pictures(metadata, path, parameters or {})
+        samples = read_pictures(description, path)
     else:
-        samples = read_npz(metadata, path, batch_size, parameters or {})
+        samples = read_npz(description, path, batch_size)
+    neighbours = scenario.scenario == "multi-stream"
     order = (_neighbours if neighbours else _rounds)(len(samples), batch_size, random)
     requests: list[Message] = []
     total_bytes = 0
     while len(requests) < LIBRARY_SIZE and total_bytes < LIBRARY_BYTES:
-        requests.append(_request(target, metadata, samples, order[len(requests)]))
+        requests.append(_request(description, samples, order[len(requests)]))
         total_bytes += requests[-1].ByteSize()
-    return SampleLibrary(target, tuple(requests), samples, metadata)
+    return SampleLibrary(description, tuple(requests), samples)
 
 
 def _rounds(samples: int, batch_size: int, random: np.random.Generator) -> Indices:
@@ -117,11 +108,12 @@ def _neighbours(samples: int, batch_size: int, random: np.random.Generator) -> I
     return (random.integers(0, samples, (LIBRARY_SIZE, 1)) + np.arange(batch_size)) % samples
 
 
-def _request(target: Target, metadata: pb.ModelMetadataResponse, samples: Samples, indices: Indices) -> Message:
+def _request(description: Description, samples: Samples, indices: Indices) -> Message:
+    target = description.target
     if target.method == "classify":
-        return _classify_request(target, metadata, samples, int(indices[0]))
+        return _classify_request(target, samples, int(indices[0]))
     request = pb.ModelInferRequest(model_name=target.model, model_version=target.version)
-    for tensor in metadata.inputs:
+    for tensor in description.metadata.inputs:
         array = samples.inputs[tensor.name][indices]
         if not has_batch_axis(tensor, len(indices)):
             array = array[0]
@@ -130,14 +122,14 @@ def _request(target: Target, metadata: pb.ModelMetadataResponse, samples: Sample
     return request
 
 
-def _classify_request(target: Target, metadata: pb.ModelMetadataResponse, samples: Samples, index: int) -> Message:
+def _classify_request(target: Target, samples: Samples, index: int) -> Message:
     """Build a ClassifyRequest with a PNG file, which the server decodes."""
     array = next(iter(samples.inputs.values()))[index]
     pixels = np.squeeze(array)
     is_image = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 3)
     if len(samples.inputs) != 1 or array.dtype != np.uint8 or not is_image:
         raise LoadTestError(
-            f"the input of model {metadata.name!r} is not a grey or coloured image, so Classify cannot call the model"
+            f"the input of model {target.model!r} is not a grey or coloured image, so Classify cannot call the model"
         )
     encoded = io.BytesIO()
     Image.fromarray(pixels).save(encoded, "PNG")

@@ -14,6 +14,7 @@ from hangtag.printable import named
 from hangtag.protos import inference_pb2 as pb
 from hangtag.protos import tensors
 from hangtag.serving.loadtest.errors import LoadTestError
+from hangtag.serving.loadtest.sut import Description
 
 TensorMetadata = pb.ModelMetadataResponse.TensorMetadata
 
@@ -99,16 +100,15 @@ def _random(tensor: TensorMetadata, count: int, sample: list[int], random: np.ra
 IMAGES, LABELS = "images", "labels"
 
 
-def read_npz(metadata: pb.ModelMetadataResponse, file: Path, batch_size: int, parameters: Mapping[str, str]) -> Samples:
+def read_npz(description: Description, file: Path, batch_size: int) -> Samples:
     """Read a file's arrays [samples, ...], which have the names of the model's inputs.
 
     If the model has a single input, the array may also have the name ``images``.
 
     Args:
-        metadata: The model's metadata from the server.
+        description: The target, as its server describes it, with the labels' names.
         file: An .npz file. If the file has the array ``labels``, it contains numbers or names of the model's labels.
         batch_size: The number of samples per request.
-        parameters: The parameters of the model's configuration, which include the labels' names.
 
     Raises:
         LoadTestError: The file cannot be read, the arrays do not match the model's inputs, or their lengths differ.
@@ -127,7 +127,7 @@ def read_npz(metadata: pb.ModelMetadataResponse, file: Path, batch_size: int, pa
         raise LoadTestError(
             f"{file} is not an .npz file of numbers. Name a folder, or a file that numpy.savez has written"
         ) from error
-    inputs = {}
+    inputs, metadata = {}, description.metadata
     if len(metadata.inputs) == 1 and IMAGES in arrays:
         arrays.setdefault(metadata.inputs[0].name, arrays[IMAGES])
     for tensor in metadata.inputs:
@@ -153,7 +153,7 @@ def read_npz(metadata: pb.ModelMetadataResponse, file: Path, batch_size: int, pa
             f"or a name for each sample, but has {shown}"
         )
     if labels is not None and labels.dtype.kind == "U":
-        labels = numbers_of(labels.tolist(), parameters, metadata.name, file)
+        labels = numbers_of(labels.tolist(), description, file)
     source = f"{len(next(iter(inputs.values()))):,} samples from {file}"
     return Samples(inputs, source, None if labels is None else labels.astype(np.int64))
 
@@ -165,7 +165,7 @@ def _datatype(array: tensors.Array) -> str:
         return ""
 
 
-def labels_of(parameters: Mapping[str, str]) -> list[str]:
+def _labels_of(parameters: Mapping[str, str]) -> list[str]:
     """Return the model's labels in the order of their numbers; empty if the server does not report labels."""
     try:
         labels = json.loads(parameters.get("hangtag.labels", "[]"))
@@ -174,11 +174,11 @@ def labels_of(parameters: Mapping[str, str]) -> list[str]:
     return [str(label) for label in labels] if isinstance(labels, list) else []
 
 
-def numbers_of(labels: Sequence[str], parameters: Mapping[str, str], model: str, source: Path) -> npt.NDArray[np.int64]:
+def numbers_of(labels: Sequence[str], description: Description, source: Path) -> npt.NDArray[np.int64]:
     """Return the number of each label [samples]. Raises LoadTestError for a label that the model does not have."""
-    known = {label: number for number, label in enumerate(labels_of(parameters))}
+    known = {label: number for number, label in enumerate(_labels_of(description.parameters))}
     unknown = sorted(set(labels) - known.keys())
     if unknown:
         theirs = f"the labels {named(list(known))}" if known else "no labels that the server reports"
-        raise LoadTestError(f"{source} has the labels {named(unknown)}, but model {model!r} has {theirs}")
+        raise LoadTestError(f"{source} has the labels {named(unknown)}, but model {description.model!r} has {theirs}")
     return np.array([known[label] for label in labels], np.int64)
