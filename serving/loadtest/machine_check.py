@@ -3,9 +3,8 @@
 import os
 import platform
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -66,45 +65,37 @@ def listeners(address: str) -> set[int]:
 SHORTEST = 0.25
 
 
-@dataclass
 class OtherPrograms:
-    """The result of measuring other programs."""
-
-    share: float | None = None
-    """The share of the machine's CPU time that other programs took; None if unknown, and until the measurement ends."""
-
-
-@contextmanager
-def other_programs(
-    addresses: Iterable[str] = (), cpu_times: Callable[[], Any] = psutil.cpu_times
-) -> Iterator[OtherPrograms]:
-    """Measure the share of CPU time that other programs take while this context is open.
+    """Measures the share of CPU time that other programs take from the creation of this object on.
 
     Other programs are all programs except for this process, the processes that listen at the addresses, and all their
     descendants. If a listening process cannot be identified, the share is unknown, because the share would include the
     server's CPU time.
-
-    Args:
-        addresses: the addresses of servers on this machine.
-        cpu_times: a function that returns the kernel's counts for all CPUs. Tests replace this function.
     """
-    measured = OtherPrograms()
-    servers: set[int] = set()
-    known = True
-    for address in set(addresses):
-        listening = listeners(address)
-        known = known and bool(listening)
-        servers |= listening
-    begin, before, own_before = time.monotonic(), cpu_times(), _own_seconds(servers)
-    yield measured
-    after, own = cpu_times(), _own_seconds(servers) - own_before
-    if known and time.monotonic() - begin >= SHORTEST:
-        spent = {name: getattr(after, name) - getattr(before, name) for name in after._fields}
+
+    def __init__(self, addresses: Iterable[str] = (), cpu_times: Callable[[], Any] = psutil.cpu_times) -> None:
+        """Begin to measure.
+
+        Args:
+            addresses: The addresses of servers on this machine.
+            cpu_times: A function that returns the kernel's counts for all CPUs. Tests replace this function.
+        """
+        listening = [listeners(address) for address in set(addresses)]
+        self._servers, self._known = set[int]().union(*listening), all(listening)
+        self._cpu_times = cpu_times
+        self._begin, self._before, self._own_before = time.monotonic(), cpu_times(), _own_seconds(self._servers)
+
+    def share(self) -> float | None:
+        """Return the share of the machine's CPU time that other programs took so far; None if unknown."""
+        if not self._known or time.monotonic() - self._begin < SHORTEST:
+            return None
+        after, own = self._cpu_times(), _own_seconds(self._servers) - self._own_before
+        spent = {name: getattr(after, name) - getattr(self._before, name) for name in after._fields}
         # Time in interrupts is not added, because the kernel charges this time to no process. The time of guests is
         # already included in user and nice.
         busy = spent["user"] + spent["nice"] + spent["system"] + spent["steal"]
         elapsed = busy + spent["idle"] + spent["iowait"] + spent["irq"] + spent["softirq"]
-        measured.share = min(1.0, max(0.0, (busy - own) / elapsed))
+        return min(1.0, max(0.0, (busy - own) / elapsed))
 
 
 def _own_seconds(servers: Iterable[int]) -> float:

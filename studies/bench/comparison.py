@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from hangtag.serving.loadtest.machine_check import other_programs
+from hangtag.serving.loadtest.machine_check import OtherPrograms
 from studies import options, page, results
 from studies.bench import h2load
 from studies.bench.goals import UNITS, Goal, Round, figures
@@ -57,9 +57,9 @@ class Comparison:
         for number in range(1, rounds + 1):
             click.echo(f"round {number} of {rounds}", err=True)
             turns = Turns(number, self.loads)
-            with other_programs() as others:
-                measure(turns)
-            share = others.share or 0.0
+            others = OtherPrograms()
+            measure(turns)
+            share = others.share() or 0.0
             lines.append({"run": f"round {number}"} | turns.line | {"others": share})
             if share > BUSY:
                 click.echo(f"other programs took {share:.0%} of the processors' time, so figures are low", err=True)

@@ -18,7 +18,7 @@ from hangtag.serving.loadtest.generator.block_result import OK, BlockResult
 from hangtag.serving.loadtest.generator.channels import clock
 from hangtag.serving.loadtest.generator.generator_process import GeneratorProcesses
 from hangtag.serving.loadtest.generator.process_messages import Block, Snapshot
-from hangtag.serving.loadtest.machine_check import other_programs
+from hangtag.serving.loadtest.machine_check import OtherPrograms
 from hangtag.serving.loadtest.measuring.measured_run import Run
 from hangtag.serving.loadtest.plan.load import Load, random_generator, sort_key
 from hangtag.serving.loadtest.plan.scenario import Scenario
@@ -213,8 +213,9 @@ class Session:
         self._counts.begin(block)
         started = clock() - self._began
         psutil.cpu_percent(percpu=True)  # The next call returns the percentage since this call.
-        with other_programs(target.address for target in self._scenario.targets if target.is_loopback) as others:
-            result = self._generators.run(block, report)
+        others = OtherPrograms(target.address for target in self._scenario.targets if target.is_loopback)
+        result = self._generators.run(block, report)
+        others_share = others.share()
         # The generator takes no CPU time from a server on another machine.
         usable = os.sched_getaffinity(0) if self._scenario.is_loopback else ()
         percents = [share for cpu, share in enumerate(psutil.cpu_percent(percpu=True)) if cpu in usable]
@@ -224,7 +225,7 @@ class Session:
         timeline = tuple(
             replace(time_slice, start=measuring_began + time_slice.start) for time_slice in result.timeline
         )
-        return replace(result, timeline=timeline, server=counted, cpus_busy=busy, others_cpu_share=others.share)
+        return replace(result, timeline=timeline, server=counted, cpus_busy=busy, others_cpu_share=others_share)
 
     def as_run(self, target: str, load: Load, blocks: list[BlockResult], planned_blocks: int) -> Run:
         """Combine blocks of one target under one load into a run."""

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from hangtag.serving.loadtest.machine_check import other_programs
+from hangtag.serving.loadtest.machine_check import OtherPrograms
 from tests.kit.waiting import until
 
 pytestmark = pytest.mark.quick
@@ -77,9 +77,9 @@ def share_of_others(*addresses: str, meanwhile: Callable[[], None] = wait) -> fl
     During the remaining time, the machine handled interrupts or was idle.
     """
     counts = iter((TIMES(*[0.0] * 10), TIMES(0.6, 0.2, 0.2, 2.0, 0.1, 0.4, 0.5, 0.0, 0.05, 0.05)))
-    with other_programs(addresses, lambda: next(counts)) as others:
-        meanwhile()
-    return others.share
+    others = OtherPrograms(addresses, lambda: next(counts))
+    meanwhile()
+    return others.share()
 
 
 ALL, LESS = pytest.approx(0.25, abs=0.02), pytest.approx(0.25 - 0.3 / 4, abs=0.05)
@@ -121,11 +121,11 @@ def test_the_listener_of_another_user_is_unknown() -> None:
     with program("child", "127.0.0.1") as (server, _):
         code = f"""
 import os, select
-from hangtag.serving.loadtest.machine_check import other_programs  # before, as others may not read its folder
+from hangtag.serving.loadtest.machine_check import OtherPrograms  # before, as others may not read its folder
 os.setuid(65534)
 for addresses in [], ["{server}"]:
-    with other_programs(addresses) as others:
-        select.select([], [], [], 0.3)
-    print(others.share is None)"""
+    others = OtherPrograms(addresses)
+    select.select([], [], [], 0.3)
+    print(others.share() is None)"""
         seen = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert seen.stdout.split() == ["False", "True"]
