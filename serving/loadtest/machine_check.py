@@ -95,7 +95,7 @@ class OtherPrograms:
         # already included in user and nice.
         busy = spent["user"] + spent["nice"] + spent["system"] + spent["steal"]
         elapsed = busy + spent["idle"] + spent["iowait"] + spent["irq"] + spent["softirq"]
-        return min(1.0, max(0.0, (busy - own) / elapsed))
+        return float(min(1.0, max(0.0, (busy - own) / elapsed)))
 
 
 def _own_seconds(servers: Iterable[int]) -> float:

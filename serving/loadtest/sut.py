@@ -186,7 +186,7 @@ class Probe:
                 sums = each.inference_stats
                 seconds = {part: getattr(sums, part).ns / 1e9 for part in PARTS}
                 versions.append(ServerTimings(sums.success.count, each.execution_count, **seconds))
-        return ServerTimings.summed(versions) if versions else None
+        return ServerTimings.summed(versions)
 
     def call(self, target: Target, method: str, request: Message, timeout: float) -> Any:
         """Make one call in the same way as the load, and return the response.

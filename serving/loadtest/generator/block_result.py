@@ -130,7 +130,7 @@ class BlockResult:
     )
     server: StoredTimings | None = stored(
         "The server's timings; null if the server keeps no statistics, restarted, or is one of several.",
-        combine=ServerTimings.of_blocks,
+        combine=ServerTimings.summed,
         default=None,
     )
     timeline: tuple[TimeSlice, ...] = stored(combine=_chained, default=())

@@ -46,9 +46,7 @@ def render(results: ResultsDocument) -> str:
             (
                 load,
                 Markup(charts.latency_by_percentile(runs, look, scale)),  # noqa: S704
-                Markup(charts.latency_over_time(runs, look, scale))  # noqa: S704
-                if any(run.total.timeline for run in runs)
-                else None,
+                Markup(charts.latency_over_time(runs, look, scale)),  # noqa: S704
                 _splits(runs),
             )
             for load in loads

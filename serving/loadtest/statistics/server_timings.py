@@ -1,8 +1,8 @@
 """Computes how long requests spent in each part of the server, from sums that the server reports."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
-from typing import Annotated, Any, Self
+from typing import Annotated, Any
 
 from pydantic import PlainSerializer
 from typing_extensions import TypedDict
@@ -40,16 +40,10 @@ class ServerTimings:
     compute_output: float = 0.0
 
     @classmethod
-    def summed(cls, parts: Iterable["ServerTimings"]) -> Self:
-        """Add up the timings of several intervals, or of several versions of a model."""
-        timings = list(parts)
-        return cls(**{field.name: sum(getattr(part, field.name) for part in timings) for field in fields(cls)})
-
-    @classmethod
-    def of_blocks(cls, parts: Sequence["ServerTimings | None"]) -> "ServerTimings | None":
-        """Add up the known timings of several blocks; None if no block's timings are known."""
+    def summed(cls, parts: Iterable["ServerTimings | None"]) -> "ServerTimings | None":
+        """Add up the known timings of several blocks, or of several versions of a model; None if none are known."""
         known = [part for part in parts if part is not None]
-        return cls.summed(known) if known else None
+        return cls(*(sum(getattr(part, field.name) for part in known) for field in fields(cls))) if known else None
 
     def since(self, before: "ServerTimings") -> "ServerTimings | None":
         """Return the growth since `before`; None if a sum fell, because the server restarted or is another server."""
