@@ -73,11 +73,6 @@ class Gate:
     against: Figure | None = None
 
     @property
-    def figures(self) -> tuple[Figure, ...]:
-        """The figures that the test must measure for this gate."""
-        return tuple(each for each in (self.figure, self.against) if each is not None and not each.saved)
-
-    @property
     def needs_common_load(self) -> bool:
         """Whether the gate compares each run with a run of the baseline or of another target under the same load."""
         other = self.against
@@ -152,7 +147,9 @@ def _require_possible(text: str, metric: str, comparison: str, bound: float) -> 
 
 def _require_judgeable(gate: Gate, scenario: Scenario, accuracy: bool, baseline: SavedResults | None) -> None:
     """Raise ValueError for a condition that needs a figure which the test does not measure, or the baseline lacks."""
-    for figure in gate.figures:
+    for figure in (gate.figure, gate.against):
+        if figure is None or figure.saved:
+            continue
         if figure.metric == "accuracy" and not accuracy:
             raise ValueError(f"{gate.text!r} needs the accuracy: add --accuracy, and labelled --samples")
         if figure.metric == "peak" and not scenario.find_peak:

@@ -15,7 +15,6 @@ from typing import Any, Protocol
 import grpc
 from grpc._cython import cygrpc  # type: ignore[attr-defined]
 
-from hangtag.extras import needs
 from hangtag.protos import methods
 from hangtag.serving import address as server_address
 from hangtag.serving.credentials import Credentials
@@ -126,28 +125,17 @@ def connect(address: str, credentials: Credentials) -> Channel:
 
     Raises:
         CredentialsError: The credentials' files cannot be read.
-        TimeoutError: The first call does not end.
-        MissingExtraError: The address is a URL, and the extra `loadtest` is not installed.
     """
+    channel: Channel
     if server_address.is_http(address):
-        with needs("loadtest", "a load test over HTTP"):
-            from hangtag.serving.loadtest.generator.http_channel import HttpChannel
-        from hangtag.serving.loadtest.generator.http_channel import LIVE, as_text
+        # Imported here, because http_channel imports this module.
+        from hangtag.serving.loadtest.generator.http_channel import LIVE, HttpChannel, as_text
 
-        http = HttpChannel(address, credentials)
-        _check(http, credentials, as_text(address, LIVE))
-        return http
-    channel = CompletionQueueChannel(address, credentials)
-    _check(channel, credentials)
-    return channel
-
-
-def _check(channel: Channel, credentials: Credentials, request: bytes = b"") -> None:
-    """Make one call and wait for its end. The call may fail. Raises TimeoutError if the call does not end."""
-    codes: SimpleQueue[int] = SimpleQueue()
+        channel, request = HttpChannel(address, credentials), as_text(address, LIVE)
+    else:
+        channel, request = CompletionQueueChannel(address, credentials), b""
+    ended: SimpleQueue[None] = SimpleQueue()
     metadata = credentials.metadata() or None
-    channel.send(methods.SERVER_LIVE, request, CHECK_TIMEOUT, metadata, None, lambda *end: codes.put(end[3]))
-    try:
-        codes.get(timeout=2 * CHECK_TIMEOUT)
-    except Exception as error:
-        raise TimeoutError("a call did not end") from error
+    channel.send(methods.SERVER_LIVE, request, CHECK_TIMEOUT, metadata, None, lambda *_: ended.put(None))
+    ended.get(timeout=2 * CHECK_TIMEOUT)
+    return channel

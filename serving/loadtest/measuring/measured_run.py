@@ -202,17 +202,15 @@ class Run:
         """Whether a generator that takes less CPU time might measure a higher throughput. The notes say why."""
         return self.generator_limited or self.generator_slows_server
 
-    def over(self, bound: float) -> int:
-        """Return the number of queries that took longer than `bound` seconds, or failed."""
-        counts = self.total.latency.counts
-        return int(counts[self.total.latency.values() > bound].sum()) + self.total.failed
-
     @shown()
     def keeps_target(self) -> bool | None:
         """Whether the percentile meets the target latency, with 99 % confidence; null if there is no target latency, or
         if there are too few queries."""
         allowed = early_stopping.over_allowed(self.total.queries, self.percentile)
-        return None if self.target_latency is None or allowed < 0 else self.over(self.target_latency) <= allowed
+        if self.target_latency is None or allowed < 0:
+            return None
+        latency = self.total.latency
+        return int(latency.counts[latency.values() > self.target_latency].sum()) + self.total.failed <= allowed
 
     @property
     def keeps_bound(self) -> bool:
