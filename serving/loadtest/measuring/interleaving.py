@@ -164,7 +164,8 @@ class Session:
         self._on_progress = on_progress
         self._counts = ServerCounts(read_counters)
         self._began = clock()
-        self._planned_end = 0.0  # The earliest time on `clock` at which all blocks can have ended.
+        self._block_seconds = scenario.warm_up + scenario.min_duration / scenario.blocks
+        self._seconds_ahead = 0.0  # The minimum duration of the blocks that have not begun yet.
         self._results: dict[tuple[Load, str], list[BlockResult]] = {}
 
     @property
@@ -181,8 +182,7 @@ class Session:
         scenario = self._scenario
         # The rate may be unknown yet, but the number of the open loops is known.
         loads = len(scenario.closed_loops) + len(scenario.open_loops(1.0))
-        block_seconds = scenario.warm_up + scenario.min_duration / scenario.blocks
-        self._planned_end = clock() + loads * len(scenario.targets) * scenario.blocks * block_seconds
+        self._seconds_ahead = loads * len(scenario.targets) * scenario.blocks * self._block_seconds
         self._run_interleaved(scenario.closed_loops)
         self._run_interleaved(scenario.open_loops(min(self.peaks().values(), default=0.0)))
         return self.runs()
@@ -204,14 +204,15 @@ class Session:
 
         def report(now: Snapshot) -> None:
             rate, p50, p99 = units.three_digits(now.rate), units.duration(now.p50), units.duration(now.p99)
-            left = max(self._planned_end - clock(), 0.0)
+            left = self._seconds_ahead + max(began + self._block_seconds - clock(), 0.0)
             self._on_progress(
                 f"{block.target}, {block.load}: {rate} calls/s, p50 {p50}, p99 {p99}, {now.failed:,} errors; "
                 f"{left:.0f} s left"
             )
 
+        self._seconds_ahead = max(self._seconds_ahead - self._block_seconds, 0.0)
         self._counts.begin(block)
-        started = clock() - self._began
+        began = clock()
         psutil.cpu_percent(percpu=True)  # The next call returns the percentage since this call.
         others = OtherPrograms(target.address for target in self._scenario.targets if target.is_loopback)
         result = self._generators.run(block, report)
@@ -221,7 +222,7 @@ class Session:
         percents = [share for cpu, share in enumerate(psutil.cpu_percent(percpu=True)) if cpu in usable]
         busy = fmean(percents) / 100 if percents else 0.0
         counted = self._counts.end(block, result)
-        measuring_began = started + block.warm_up
+        measuring_began = began - self._began + block.warm_up
         timeline = tuple(
             replace(time_slice, start=measuring_began + time_slice.start) for time_slice in result.timeline
         )

@@ -168,7 +168,7 @@ class Run:
         others = self.total.others_cpu_share
         if others is None or others < DOUBTFUL_SHARE:
             return None
-        return f"other programs took {others:.0%} of this machine's CPUs during the run"
+        return f"other programs took {DOUBTFUL_SHARE:.0%} or more of this machine's CPUs during the run"
 
     @property
     def _too_short(self) -> str:
