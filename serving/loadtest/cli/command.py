@@ -141,9 +141,9 @@ class WithCompare(JsonCommand):
 )
 @json_option("everything", terminal.FILE)
 @click.option("--csv", "csv_file", type=terminal.FILE, help="Write CSV with a line for each run.")
-@click.option("--html", "html_file", type=terminal.FILE, help="Write a page with pictures.")
+@click.option("--html", "html_file", type=terminal.FILE, help="Write a page with charts.")
 @click.option(
-    "--junit", "junit_file", type=terminal.FILE, help="Write JUnit XML with a test for each run and --fail-if."
+    "--junit", "junit_file", type=terminal.FILE, help="Write JUnit XML with a test for each run and each --fail-if."
 )
 @click.option("--yes-load-remote", is_flag=True, help="Allow a server on another machine; ask its owner first.")
 @credentials_options
