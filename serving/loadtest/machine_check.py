@@ -66,7 +66,7 @@ SHORTEST = 0.25
 
 
 class OtherPrograms:
-    """Measures the share of CPU time that other programs take from the creation of this object on.
+    """Measures the share of CPU time that other programs have taken since the creation of this object.
 
     Other programs are all programs except for this process, the processes that listen at the addresses, and all their
     descendants. If a listening process cannot be identified, the share is unknown, because the share would include the
@@ -78,7 +78,8 @@ class OtherPrograms:
 
         Args:
             addresses: The addresses of servers on this machine.
-            cpu_times: A function that returns the kernel's counts for all CPUs. Tests replace this function.
+            cpu_times: A function that returns the CPU times of all CPUs together, as psutil.cpu_times does. Tests
+                replace this function.
         """
         listening = [listeners(address) for address in set(addresses)]
         self._servers, self._known = set[int]().union(*listening), all(listening)
@@ -91,8 +92,8 @@ class OtherPrograms:
             return None
         after, own = self._cpu_times(), _own_seconds(self._servers) - self._own_before
         spent = {name: getattr(after, name) - getattr(self._before, name) for name in after._fields}
-        # Time in interrupts is not added, because the kernel charges this time to no process. The time of guests is
-        # already included in user and nice.
+        # Time in interrupts is not added, because the kernel charges this time to no process. Guest time is not added,
+        # because user and nice already include guest time.
         busy = spent["user"] + spent["nice"] + spent["system"] + spent["steal"]
         elapsed = busy + spent["idle"] + spent["iowait"] + spent["irq"] + spent["softirq"]
         return float(min(1.0, max(0.0, (busy - own) / elapsed)))

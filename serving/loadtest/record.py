@@ -38,8 +38,8 @@ def unstored(*, combine: Combine | None = None, **options: Any) -> Any:
 def shown(name: str | None = None) -> Callable[[Callable[[Any], T]], T]:
     """Declare a property that is part of the document. The property's docstring is its description in the schema.
 
-    The property is computed once. Reading a document ignores the property. `name` is the property's name in the
-    document, if it differs.
+    The property is computed once, and is not read from a document. `name` is the property's name in the document, if it
+    differs.
     """
 
     def decorate(method: Callable[[Any], T]) -> T:

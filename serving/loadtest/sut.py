@@ -87,7 +87,7 @@ class Description:
 
     @shown()
     def threads(self) -> str:
-        """The model's instances and their threads, in words."""
+        """The number of the model's instances and of their threads, as a phrase."""
         if self.instances is None:
             return ""
         text = f"{self.instances} instance{'s' * (self.instances != 1)}"
@@ -143,7 +143,7 @@ class Probe:
     def __init__(self, address: str, credentials: Credentials) -> None:
         """Create the connection, without sending anything. Raises the same exceptions as ``connect``."""
         self._address = address
-        credentials.metadata()  # this reports a token that cannot be read before the first call
+        credentials.metadata()  # raises an error at once if the token cannot be read
         # There are no retries, because a load test must report each failed call.
         self._connection = connect(address, PROBE_TIMEOUT, credentials, ConnectionOptions(retries=0))
 

@@ -11,7 +11,7 @@ def duration(seconds: float) -> str:
     if math.isnan(seconds):
         return NONE
     for factor, unit in ((1e6, "µs"), (1e3, "ms")):
-        # The comparison is after rounding, so that 999.9 µs is shown as 1.00 ms and never as 1000 µs.
+        # The figure is rounded before the comparison, so that 999.9 µs is shown as 1.00 ms and never as 1000 µs.
         if float(f"{seconds * factor:.3g}") < 1000:
             return f"{three_digits(seconds * factor)} {unit}"
     return f"{three_digits(seconds)} s"

@@ -26,7 +26,7 @@ LINE_INTERVAL = 10.0
 def live(console: Console, clock: Callable[[], float] = time.monotonic) -> Iterator[Callable[[str], None]]:
     """Show live figures in this context: on a terminal in a line that changes, else in a new line every 10 seconds.
 
-    Yields a function that must be called with the progress in words.
+    Yields a function that shows a text about the progress.
     """
     due = clock() + LINE_INTERVAL
 

@@ -16,7 +16,7 @@ from hangtag.serving.loadtest.statistics.intervals import Interval, difference_o
 
 @dataclass(frozen=True)
 class Answer:
-    """The answers to the three questions, each in one or two sentences."""
+    """Says which target to choose, by how much, and how sure that is, each in one or two sentences."""
 
     which: str = stored()
     how_much: str = stored()
@@ -94,8 +94,8 @@ def _by_peak(results: Results) -> Answer:
 def common_load(results: Results) -> Load | None:
     """Return the load by which the targets are compared: the load with the most VALID runs, or None if there is none.
 
-    If several loads have the most VALID runs, the result is the lightest open loop, which is most similar to real use,
-    or the lightest closed loop if none of these loads is an open loop.
+    If several loads have the most VALID runs, the result is the lightest open loop of these loads, because an open loop
+    is most similar to real use. If none of these loads is an open loop, the result is the lightest closed loop.
     """
 
     def order(load: Load) -> tuple[int, bool]:
@@ -107,7 +107,7 @@ def common_load(results: Results) -> Load | None:
 
 
 class Front:
-    """Compares targets that ran under one load. A target counts as better only if the 95 % intervals show it."""
+    """Compares targets that ran under one load. Only 95 % intervals can show that a target is better."""
 
     def __init__(
         self, runs: Mapping[str, Run], accuracies: Mapping[str, Accuracy], *, by_throughput: bool = False
@@ -131,13 +131,14 @@ class Front:
         return difference_of_shares(mine, theirs)
 
     def is_compromise(self, name: str, fast: str, slow: str) -> bool:
-        """Return whether a target is more accurate than ``fast``, faster than ``slow``, and beaten by no target."""
+        """Return whether a target is a compromise: unbeaten, more accurate than ``fast``, and faster than ``slow``."""
         if name in (fast, slow) or self.is_beaten(name):
             return False
         return self.gain(name, fast).estimate > 0 and self.slowdown(slow, name).estimate > 1
 
     def is_beaten(self, name: str) -> bool:
-        """Return whether another target is shown to be better in speed or accuracy, and not worse in the other."""
+        """Return whether another target is shown to be faster and is no less accurate, or more accurate and no
+        slower."""
         for other in self._runs:
             ratio = self.slowdown(name, other)
             gain = self.gain(name, other) if self.knows_accuracy else Interval(0, 0, 0)
@@ -149,7 +150,7 @@ class Front:
     def fastest(self) -> list[str]:
         """The targets that are not shown to be slower than another target.
 
-        If there is a single block, which has no interval, the figures of the block decide.
+        A single block has no interval, so its estimates are compared directly.
         """
 
         def seems_slower(one: str, other: str) -> bool:
@@ -179,7 +180,7 @@ class Front:
         return max(names, key=lambda name: self._accuracies[name].share)
 
     def speed(self, name: str) -> str:
-        """Return a target's throughput or p99 in words."""
+        """Return a phrase with a target's throughput or p99."""
         run = self._runs[name]
         if self.by_throughput:
             return f"answers {units.three_digits(run.samples_per_second)} samples/s"

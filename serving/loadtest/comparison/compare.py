@@ -43,7 +43,7 @@ class SavedResults:
         return _differences(self.environment, environment, {**self.environment, **environment})
 
     def setting_differences(self, after: "SavedResults") -> dict[str, tuple[str, str]]:
-        """Return the values in which the settings differ that both files record, by label."""
+        """Return the two values of each setting that both files record with different values, by label."""
         return _differences(
             self.settings, after.settings, [label for label in self.settings if label in after.settings]
         )
@@ -72,7 +72,7 @@ class Comparison:
     reason: str = unstored(default="")  # Why the two runs cannot be compared; empty if they can.
     doubt: str | None = stored("The reason to doubt the ratios: other programs took CPU time.", default=None)
     generator_limited: bool = unstored(default=False)  # Whether the generator limited a throughput.
-    # Whether both runs are of one target, in two files. The baseline's run is first.
+    # Whether the two runs come from two files, and are of the same target. The baseline's run is first.
     saved: bool = unstored(default=False)
 
     @shown()
@@ -82,7 +82,8 @@ class Comparison:
 
     @shown()
     def sentence(self) -> str:
-        """The comparison in words, such as: cnn's p99 at 8 in flight is 4.1 times lstm's (95 %: 3.8 to 4.4)."""
+        """A sentence that compares the runs, such as: cnn's p99 at 8 in flight is 4.1 times lstm's (95 %: 3.8 to
+        4.4)."""
         at = f"at {self.load}"
         if self.reason:
             both = self.target if self.saved else f"{self.target} and {self.baseline}"
@@ -126,7 +127,8 @@ def compare_saved(before: SavedResults, after: SavedResults) -> tuple[Comparison
 def compare(run: Run, baseline: Run, *, files: tuple[str, str] | None = None) -> Comparison:
     """Compare two runs under one load.
 
-    `files` are the names of the two runs in sentences, for saved runs of one target. Their blocks are not paired.
+    `files` are the names of the two runs in sentences, for saved runs of one target. The blocks of saved runs are not
+    paired.
     """
     paired = files is None
     one, other = run, baseline

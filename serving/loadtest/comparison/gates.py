@@ -69,7 +69,7 @@ class Gate:
     text: str
     figure: Figure
     operator: str
-    factor: float  # If `against` is None, the figure is compared with the factor itself.
+    factor: float  # The factor of `against`, or the limit itself if `against` is None.
     against: Figure | None = None
 
     @property
@@ -94,8 +94,8 @@ def parse(text: str, scenario: Scenario, *, accuracy: bool, baseline: SavedResul
 
     Raises:
         ValueError: The text is not a condition, names a missing target or baseline, has a unit that does not apply to
-            the metric, can never hold, or needs a figure that the test does not measure. In the last case the message
-            names the option that would measure the figure.
+            the metric, can never hold, or needs a figure that the test does not measure. If the test does not measure
+            the figure, the message names the option that would.
     """
     match = _GATE.fullmatch(text)
     if match is None:
@@ -128,7 +128,7 @@ def _in_unit(text: str, metric: str, value: float, unit: str) -> float:
             raise ValueError(f"{text!r}: {metric} is a plain number, without {unit!r}")
         return value
     if metric in SHARE_METRICS:
-        # A plain 1 is refused too, because its author may mean 1 %.
+        # A plain 1 is refused too, because the user may mean 1 %.
         if unit not in ("", "%") or (not unit and value >= 1):
             raise ValueError(f"{text!r}: {metric} is a share: write {value:g} %, or a number below 1")
         return value / 100 if unit else value
@@ -146,7 +146,8 @@ def _require_possible(text: str, metric: str, comparison: str, bound: float) -> 
 
 
 def _require_judgeable(gate: Gate, scenario: Scenario, accuracy: bool, baseline: SavedResults | None) -> None:
-    """Raise ValueError for a condition that needs a figure which the test does not measure, or the baseline lacks."""
+    """Raise ValueError for a condition that needs a figure that the test does not measure or that the baseline
+    lacks."""
     for figure in (gate.figure, gate.against):
         if figure is None or figure.saved:
             continue
@@ -165,7 +166,7 @@ def _require_judgeable(gate: Gate, scenario: Scenario, accuracy: bool, baseline:
         raise ValueError(f"{gate.text!r}: --find-peak chooses its own rates. Leave out --rate, or compare the peak")
     other = gate.against
     if gate.figure.metric in TEST_METRICS and other and not (other.load or other.metric in TEST_METRICS):
-        raise ValueError(f"{gate.text!r}: name the load of the second figure: {other.target}[LOAD].{other.metric}")
+        raise ValueError(f"{gate.text!r}: give the second figure a load: {other.target}[LOAD].{other.metric}")
     if other and other.saved and baseline is not None:
         values, per_test = _values(other, baseline), other.metric in TEST_METRICS
         for load in (None,) if per_test else filter(gate.figure.is_under, scenario.planned_loads):
@@ -184,10 +185,7 @@ class GateOutcome:
 
 
 def judge(gate: Gate, results: Results, baseline: SavedResults | None = None) -> GateOutcome:
-    """Decide whether a gate failed. A gate fails if its condition holds under a load, or cannot be judged.
-
-    A gate that passed without being judged would protect nothing.
-    """
+    """Decide whether a gate failed. A gate fails if its condition holds under a load, or cannot be judged."""
     measured, other, metric = SavedResults.of(results), gate.against, gate.figure.metric
     others: dict[Load | None, float] = {}
     if other is not None:
@@ -197,7 +195,7 @@ def judge(gate: Gate, results: Results, baseline: SavedResults | None = None) ->
     left_out = ""
     for load, value in _values(gate.figure, measured).items():
         if gate.needs_common_load and load not in results.scenario.planned_loads and load not in others:
-            left_out = f"; {load} is left out, because each test chose this rate for itself"
+            left_out = f"; {load} is left out, because each test chose this rate automatically"
             continue
         bound = gate.factor
         if other is not None:
@@ -212,14 +210,17 @@ def judge(gate: Gate, results: Results, baseline: SavedResults | None = None) ->
             return GateOutcome(gate.text, True, f"{gate.text}: {sentence}")
         sentences.append(sentence)
     if not sentences:
-        return GateOutcome(gate.text, True, f"{gate.text} cannot be judged: {gate.figure.target} has no such run")
+        return GateOutcome(
+            gate.text, True, f"{gate.text} cannot be judged: {gate.figure.target} has no run to which it applies"
+        )
     return GateOutcome(gate.text, False, f"not {gate.text}: {'; '.join(sentences)}{left_out}")
 
 
 def _values(figure: Figure, results: SavedResults) -> dict[Load | None, float]:
-    """Return a figure's value under each load to which it applies; under None, its value for the whole test.
+    """Return a figure's value by load. A figure of the whole test has the load None.
 
-    The value is NaN if there is none, and for an INVALID run of the baseline, which could hide a regression.
+    A missing value is NaN. The value of a baseline's INVALID run is NaN too, because such a baseline could hide a
+    regression.
     """
     if figure.metric in TEST_METRICS:
         values = results.accuracies if figure.metric == "accuracy" else results.peaks

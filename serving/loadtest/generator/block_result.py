@@ -15,8 +15,8 @@ from hangtag.serving.loadtest.statistics.duration_histogram import DurationHisto
 from hangtag.serving.loadtest.statistics.server_timings import ServerTimings, StoredTimings
 
 OK = "OK"
-# A query of an open loop is a delayed request if it was sent this many seconds later than planned. Even on a busy
-# machine, the operating system wakes a thread sooner, so a delayed request shows that the generator has fallen behind.
+# A query of an open loop is a delayed request if it was sent this many seconds later than planned. Even a busy
+# operating system wakes a thread within this time, so a delayed request shows that the generator has fallen behind.
 DELAYED_AFTER = 0.005
 
 
@@ -75,7 +75,7 @@ class BlockResult:
     warm_up_queries: int = stored("The number of queries in the warm-up, which are discarded.", combine=sum)
     duration: float = stored("The duration of the measurement, without the warm-up.", combine=sum)
     answered: int = stored(
-        "The number of OK answers during the measurement, also to queries of the warm-up.", combine=sum
+        "The number of OK answers during the measurement, including answers to queries of the warm-up.", combine=sum
     )
     statuses: Counter[str] = stored(
         "The number of queries by gRPC status code, including OK.",
@@ -85,8 +85,12 @@ class BlockResult:
     # The first message of each status other than OK.
     details: dict[str, str] = unstored(combine=_first_messages, default_factory=dict)
     delayed_queries: int = stored("The queries that an open loop sent more than 5 ms late.", combine=sum, default=0)
-    finished: bool = stored("Whether the minimum duration and query count were reached.", combine=all, default=True)
-    generator_cpu: float = stored("The CPUs that the generator's busiest process used.", combine=max, default=0.0)
+    finished: bool = stored(
+        "Whether the minimum duration and the minimum query count were reached.", combine=all, default=True
+    )
+    generator_cpu: float = stored(
+        "The CPU use of the generator's busiest process; 1 is one whole CPU.", combine=max, default=0.0
+    )
     generator_busy: float = stored(
         "The share of the time in which the generator's busiest thread computed or waited for a CPU.",
         combine=max,
@@ -98,7 +102,7 @@ class BlockResult:
         default=0.0,
     )
     generator_cpu_share: float = stored(
-        "The share of the CPUs available to the generator that all of its processes used.",
+        "The load generator's total CPU use, as a share of the CPUs available to it.",
         combine=fmean,
         default=0.0,
     )
@@ -259,7 +263,7 @@ class Recorder:
         self._failed_in_slice.update(indices[~ok].tolist())
 
     def result(self, window_end: float, *, stopped: bool = False) -> BlockResult:
-        """Return the block's result until `window_end`. Nothing may be recorded after this call.
+        """Return the block's result, measured until `window_end`. Nothing may be recorded after this call.
 
         `stopped` says whether the block ended early.
         """

@@ -21,8 +21,8 @@ from hangtag.serving.credentials import Credentials
 
 clock = time.perf_counter
 
-# A function that is called when a call has ended. Its arguments are the token passed to `send`, the times on `clock` at
-# which the call was sent and ended, gRPC's status code (0 is OK), and the status message.
+# A function that is called when a call has ended. The function's arguments are the token passed to `send`, the times on
+# `clock` at which the call was sent and ended, gRPC's status code (0 is OK), and the status message.
 OnEnd = Callable[[Any, float, float, int, str], None]
 Metadata = tuple[tuple[str, str | bytes], ...] | None
 STATUS_NAMES = {code.value[0]: code.name for code in grpc.StatusCode}
@@ -43,7 +43,8 @@ class Channel(Protocol):
             timeout: The call's deadline in seconds from now.
             metadata: The call's gRPC metadata; for HTTP, additional headers.
             token: An object that identifies the call, and that `on_end` receives.
-            on_end: A function that is called once, on another thread, when the call has ended. It must not raise.
+            on_end: A function that is called once, on another thread, when the call has ended. The function must not
+                raise.
         """
 
     def close(self) -> None:
@@ -63,7 +64,8 @@ class CompletionQueueChannel:
         """Raises CredentialsError."""
         self._channel = credentials.channel(address, CHANNEL_OPTIONS)
         self._queue: Any = self._channel._channel  # type: ignore[attr-defined]
-        # One entry per call in flight, because `next_call_event` must not be called if no event will come.
+        # This queue has one entry per call in flight, because `next_call_event` must not be called without a call in
+        # flight.
         self._in_flight: SimpleQueue[bool] = SimpleQueue()
         threading.Thread(target=self._take_events, name="calls", daemon=True).start()
 
@@ -103,7 +105,7 @@ class CompletionQueueChannel:
 
     def close(self) -> None:
         """See Channel."""
-        self._channel.close()  # This returns when the thread has taken the event of every call.
+        self._channel.close()  # returns when the thread has taken every call's event
         self._in_flight.put(False)
 
 

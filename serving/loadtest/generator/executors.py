@@ -12,7 +12,7 @@ from hangtag.serving.loadtest.generator.channels import STATUS_NAMES, Channel, M
 from hangtag.serving.loadtest.generator.process_messages import Block, RequestPool, Share, Snapshot
 from hangtag.serving.loadtest.plan.load import ClosedLoop, OpenLoop, planned_send_times, random_generator
 
-# The token that a call passes through the channel. It contains the channel and the call's planned send time.
+# The token that a call passes through the channel. The token contains the channel and the call's planned send time.
 Token = tuple[Channel, float]
 
 
@@ -50,17 +50,18 @@ class Executor(ABC):
 
     @abstractmethod
     def pace(self) -> None:
-        """Send the queries that no answer triggers."""
+        """Send the queries that do not wait for an answer."""
 
     @abstractmethod
     def check_limits(self) -> None:
-        """Publish this process's query count, and stop if the limits are reached. Called from time to time."""
+        """Publish this process's query count, and stop if the limits are reached. The main thread calls this method
+        periodically."""
 
     @abstractmethod
     def _send_next(self, channel: Channel, sent: float, ended: float, status: str) -> bool:
         """Send the query that an answer triggers, if any, and return whether a query was sent.
 
-        `sent` is the time at which the answered query was sent.
+        `sent` is the send time of the query that has just been answered.
         """
 
     def latency_share(self, busy: float) -> float:
@@ -75,7 +76,7 @@ class Executor(ABC):
         """Send no more queries, but wait for the queries in flight, so that slow queries are recorded too.
 
         Args:
-            early: Whether the block ends before it has reached its limits, so that its result is not finished.
+            early: Whether the block ends before its limits are reached.
         """
         with self._lock:
             if not self._stopped.is_set():
@@ -91,7 +92,8 @@ class Executor(ABC):
         self.drained.set()
 
     def give_up_lost_calls(self) -> None:
-        """Count calls that gRPC has lost as failed, so that the block can end. Called from time to time."""
+        """Count calls that gRPC has lost as failed, so that the block can end. The main thread calls this method
+        periodically."""
         if not self._stopped.is_set() or clock() < self._last_sent + self._lost_after:
             return
         with self._lock:
@@ -145,13 +147,14 @@ class Executor(ABC):
 
 # The seconds to wait after UNAVAILABLE. Calls to an unreachable server fail at once, so the loop would spin.
 UNAVAILABLE_PAUSE = 0.01
-# The seconds between two checks of the limits while answers arrive, because another process may have ended the block.
+# While answers arrive, the limits are checked after this many seconds, because another process may have ended the
+# block.
 CHECK_INTERVAL = 0.002
 
 
 # If a channel's thread takes an answer within this many seconds after the previous answer, the answer had already
-# arrived, and the thread did not sleep. In measurements, the thread took 4 to 15 µs for an answer that had arrived, and
-# at least 60 µs if it had slept.
+# arrived, and the thread did not sleep. In measurements, the gap was 4 to 15 µs if the answer had already arrived, and
+# at least 60 µs if the thread had slept.
 IDLE = 30e-6
 
 
@@ -160,19 +163,20 @@ class _Taking:
     """The times at which a channel's thread handled answers. Times are on `clock`."""
 
     done: float = 0.0  # The time at which the thread was ready for the next answer.
-    busy_since: float = 0.0  # The time at which the thread last slept. Since then, answers followed without a pause.
-    waited: float = 0.0  # An upper limit of the total time for which answers waited for the thread.
+    busy_since: float = 0.0  # The time at which the thread last woke up.
+    waited: float = 0.0  # An upper bound of the answers' total waiting time.
     answers: int = 0
 
 
 class ClosedLoopExecutor(Executor):
-    """Issues a query in each of this process's slots, and the next query in any slot that an answer frees."""
+    """Keeps one query in flight in each of this process's slots."""
 
     def __init__(self, load: ClosedLoop, *assignment: Any) -> None:
         super().__init__(*assignment)
         self._slots = load.concurrency // self._processes + (self._process < load.concurrency % self._processes)
         self._taking = {channel: _Taking() for channel in self._channels}
-        # The limits are checked after `_answers_to_check` more answers, or at the first answer after `_check_at`.
+        # The limits are checked again after `_answers_to_check` answers, or at the first answer after the time
+        # `_check_at`.
         self._answers_to_check, self._check_at = 1, 0.0
 
     def pace(self) -> None:
@@ -187,7 +191,7 @@ class ClosedLoopExecutor(Executor):
     def check_limits(self) -> None:
         """Stop when all processes together have reached the limits.
 
-        The main thread also calls this method, because there may be no answers.
+        The main thread also calls this method, because a stalled server sends no answers.
         """
         queries = self._counts.update(self._process, self._recorder.queries)
         now = clock()
@@ -196,7 +200,7 @@ class ClosedLoopExecutor(Executor):
         if self._counts.end or limits.exceeded(elapsed, queries) or limits.reached(elapsed, queries):
             self.stop()
             return
-        # No limit can be reached before each process has completed its share of the missing queries.
+        # No query count can be reached before at least one process has completed its share of the missing queries.
         missing = [count - queries for count in (limits.min_query_count, limits.max_query_count) if count > queries]
         self._answers_to_check = max(min(missing) // self._processes, 1)
         ends = [end for end in (limits.min_duration, limits.max_duration) if end > elapsed]
@@ -206,8 +210,8 @@ class ClosedLoopExecutor(Executor):
         """Return the share of the latency that the generator takes.
 
         The share has two parts: the generator's own time for a query, and the time for which answers wait for the
-        generator. By Little's law, the first part equals the share of time in which the generator is busy, divided by
-        the number of queries in flight.
+        generator. By Little's law, the generator's own time, as a share of the latency, is the share of time in which
+        the generator is busy, divided by the number of queries in flight.
         """
         answers = sum(taking.answers for taking in self._taking.values())
         latency = self._recorder.latency.mean
@@ -266,7 +270,7 @@ class OpenLoopExecutor(Executor):
         self.stop()
 
     def check_limits(self) -> None:
-        """Publish the query count. The end of the schedule ends the block."""
+        """Publish the query count. The block ends with the schedule."""
         self._counts.update(self._process, self._recorder.queries)
 
     def _window_end(self) -> float:

@@ -1,7 +1,7 @@
 """Runs the generator's processes, which own channels and requests, run one block at a time, and time their threads.
 
-The reporting process, which has its own interpreter lock, sends a block to each generator process, and combines the
-results.
+The reporting process sends each block to every generator process, and combines the results. Each process has its own
+interpreter lock.
 """
 
 import gc
@@ -53,12 +53,12 @@ def busy_seconds() -> dict[str, float]:
 
 
 def busiest_share(before: dict[str, float], after: dict[str, float], seconds: float) -> float:
-    """Return the share of `seconds` in which the busiest thread was busy, from two results of `busy_seconds`."""
+    """Return the share of `seconds` in which the busiest thread was busy between two results of `busy_seconds`."""
     return max((spent - before.get(thread, 0.0) for thread, spent in after.items()), default=0.0) / seconds
 
 
 SNAPSHOT_INTERVAL = 0.2  # Seconds.
-# The seconds after a stop in which answers to calls in flight may arrive. Then the calls are cancelled.
+# Calls that are still in flight this many seconds after a stop are cancelled.
 STOP_GRACE = 0.5
 
 
@@ -96,14 +96,14 @@ SWITCH_INTERVAL = 0.0005
 def serve(connection: Connection, pools: Mapping[str, RequestPool], share: Share) -> None:
     """Run blocks until the other end of the connection closes. `pools` has the requests by target.
 
-    This function first sends the names of the channel implementations. Then it receives blocks, sends snapshots while a
-    block runs, and sends the block's BlockResult when the block ends.
+    This function first sends the names of the channel implementations. The function then receives blocks, sends
+    snapshots while a block runs, and sends the block's BlockResult when the block ends.
     """
     # Ctrl-C reaches all processes of the group, but only the parent process decides whether to stop.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     sys.setswitchinterval(SWITCH_INTERVAL)
-    DurationHistogram()  # This computes the buckets before the measurement.
+    DurationHistogram()  # computes the buckets before the measurement
     settings = share.settings
     channels: dict[str, list[Channel]] = {
         address: [connect(address, settings.credentials) for _ in range(settings.channels)]
@@ -122,7 +122,7 @@ def serve(connection: Connection, pools: Mapping[str, RequestPool], share: Share
         channel.close()
 
 
-# The longest time in seconds until a stop that is requested in this process is sent to the generator processes.
+# A stop that is requested in this process reaches the generator processes within this many seconds.
 POLL_INTERVAL = 0.1
 # The seconds between sending a block and the block's start, so that every process has received the block. If there is
 # only one process, the block starts at once.
@@ -131,7 +131,7 @@ START_TIMEOUT = 60.0 + CHECK_TIMEOUT
 
 
 class GeneratorProcesses:
-    """A context manager that starts the generator processes. Its method `run` runs a block on all processes.
+    """A context manager that starts the generator processes. The method `run` runs a block on all processes.
 
     Example:
         with GeneratorProcesses({"cnn": pool}, CallSettings(), processes=2, stop=threading.Event()) as generators:
@@ -162,7 +162,8 @@ class GeneratorProcesses:
     def __enter__(self) -> Self:
         for process in self._processes:
             process.start()
-        # Only the child processes keep their ends open, so that a child's death closes its connection in this process.
+        # Only the child process keeps the child's end of a connection open, so that a child's death closes the
+        # connection.
         for child_end in self._child_ends:
             child_end.close()
         try:

@@ -1,8 +1,8 @@
 """Makes asynchronous HTTP/1.1 calls. A request is a complete HTTP text, which is written to a connection unchanged.
 
-An event loop in a thread owns the connections (uvloop's event loop if uvloop is installed), and httptools (with
-Node's parser llhttp) parses the answers. A general client such as httpx2 takes several times as long for a call, and
-would limit the measured throughput.
+An event loop in a thread owns the connections (uvloop's event loop if uvloop is installed), and httptools (with Node's
+parser llhttp) parses the answers. A general client such as httpx2 needs several times as long to make a call, and would
+limit the measured throughput.
 """
 
 import asyncio
@@ -112,8 +112,8 @@ class HttpChannel:
         await asyncio.gather(*self._opening, return_exceptions=True)
 
     def _begin(self, call: "_Call") -> None:
-        # The clock starts here and not in `send`, because a call's wait for this thread is a delay of the generator.
-        # The time to open a connection is part of the call, as with gRPC, because the server may accept slowly.
+        # The call is timed from here and not from `send`, because waiting for this thread is the generator's delay. The
+        # time to open a connection is part of the call, as with gRPC, because the server may accept slowly.
         call.sent = clock()
         if self._idle:
             connection = self._idle.pop()  # the connection used last, because servers close idle connections

@@ -66,7 +66,7 @@ class Block:
 class Snapshot:
     """The progress of a block: the failed queries so far, the answers per second, and the percentiles of the latency.
 
-    The percentiles of several processes together are the largest of these processes.
+    For several processes, each percentile is the largest among the processes.
     """
 
     failed: int = unstored(combine=sum)

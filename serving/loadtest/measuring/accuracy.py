@@ -27,7 +27,8 @@ REFERENCE_SHARE = 0.99
 
 @dataclass(frozen=True)
 class Accuracy:
-    """The accuracy over all labelled samples, each sent once. `low` and `high` are the ends of its 95 % interval."""
+    """The accuracy over all labelled samples, each sent once. `low` and `high` are the ends of the accuracy's 95 %
+    interval."""
 
     correct: int = stored()
     total: int = stored()
@@ -76,7 +77,7 @@ class Accuracy:
 
     @property
     def note(self) -> str:
-        """The reason why the accuracy is not compared with that in the model's file; empty if it is compared."""
+        """A note if the model's file records an accuracy for other samples, which cannot be compared; else empty."""
         if self.expected is None or self.comparable:
             return ""
         return f"The model's file records {self.expected:.2%} for other samples, so the two figures are not compared."

@@ -43,8 +43,7 @@ class ServerCounts:
 
     The counters of a single server only grow, until the server or the model restarts. Behind a load balancer, each
     reading may come from a different server, or all readings may come from one server that receives only some of the
-    queries. In that case, the counters say nothing about the queries, and do not prove a restart, and the target is in
-    `counted_in_part`.
+    queries. Such counters show neither timings nor restarts, so the target is put into `counted_in_part`.
     """
 
     def __init__(self, read: ReadCounters) -> None:
@@ -62,7 +61,7 @@ class ServerCounts:
     def end(self, block: Block, result: BlockResult) -> ServerTimings | None:
         """Read the counters after a block, and return their growth during the block; None if unknown."""
         _, counted = self._update(block, result.statuses + Counter({WARM_UP: result.warm_up_queries}))
-        # Without counters from the beginning of the block, `counted` covers more than the block.
+        # If the counters could not be read at the block's start, `counted` covers more than the block.
         return counted if self._known_before else None
 
     def restarted(self, load: Load, target: str) -> bool:
@@ -72,11 +71,12 @@ class ServerCounts:
     def _update(self, block: Block, statuses: Counter[str]) -> tuple[bool, ServerTimings | None]:
         """Read the counters of the block's target. `statuses` are the statuses of the queries since the previous call.
 
-        If the server is unreachable, the counters are not read. The next counters are then compared with the last known
-        counters.
+        If the server is unreachable, the counters are not read. The next reading is compared with the last counters
+        that were read.
 
         Returns:
-            Whether the counters were read, and their growth since the previous reading; None if unknown.
+            Whether the counters were read, and the counters' growth since the previous reading; the growth is None if
+            unknown.
         """
         target = block.target
         last, ended = self._last.get(target, (None, Counter()))
@@ -91,7 +91,7 @@ class ServerCounts:
                 again = self._read(target)
                 if again is None:
                     break
-                # If the counters fall between two quick readings, two servers answered.
+                # If the counters fall from one reading to the next, two servers answered.
                 if again.since(counters) is None:
                     self.counted_in_part.add(target)
                     return True, None
@@ -109,7 +109,7 @@ class ServerCounts:
 
 
 def _fits(counted: ServerTimings | None, ended: Counter[str]) -> bool:
-    """Return whether the server counted about as many queries as ended.
+    """Return whether the server's count of queries is close to the number of queries that ended.
 
     If no query ended, the server may have counted queries of another target.
     """
@@ -213,7 +213,7 @@ class Session:
         self._seconds_ahead = max(self._seconds_ahead - self._block_seconds, 0.0)
         self._counts.begin(block)
         began = clock()
-        psutil.cpu_percent(percpu=True)  # The next call returns the percentage since this call.
+        psutil.cpu_percent(percpu=True)  # starts the interval that the next call measures
         others = OtherPrograms(target.address for target in self._scenario.targets if target.is_loopback)
         result = self._generators.run(block, report)
         others_share = others.share()
@@ -231,7 +231,7 @@ class Session:
     def as_run(self, target: str, load: Load, blocks: list[BlockResult], planned_blocks: int) -> Run:
         """Combine blocks of one target under one load into a run."""
         counted_in_part = target in self._counts.counted_in_part
-        if counted_in_part:  # Earlier readings may have matched the queries by chance.
+        if counted_in_part:  # earlier counts may match the queries only by chance
             blocks = [replace(block, server=None) for block in blocks]
         return Run(
             target=target,

@@ -42,7 +42,7 @@ def measure(
         scenario: The settings.
         credentials: The TLS files and the token for all servers.
         stop: An event that ends the test early. An interrupted test returns the results so far.
-        on_progress: A function that is called several times per second with the progress in words.
+        on_progress: A function that is called several times per second with a text about the progress.
         samples: The samples to send: a folder, a CSV file or an .npz file; None for random values.
         accuracy: Whether to measure the accuracy before the load.
         command: The command line, for the report.

@@ -16,12 +16,12 @@ DELAYED_SHARE = 0.05
 # If the generator takes more than this share of a closed loop's latency, the latency says more about the generator than
 # about the server.
 LATENCY_SHARE = 0.5
-# From this smaller share on, the report has a note. The generator's time is part of both targets' latencies, so the
-# ratio of the latencies looks closer to 1.
+# If the share exceeds this smaller limit, the report has a note. The generator's time is part of both targets'
+# latencies, so the ratio of the latencies looks closer to 1.
 NOTED_LATENCY_SHARE = 0.2
-# A generator process that uses more than this share of a CPU has hardly any time left, because Python computes on one
-# CPU at a time. The same is true if the process's busiest thread computes, or waits for a CPU, for this share of the
-# time.
+# A generator process that uses more than this share of a CPU is almost saturated, because Python computes on one CPU at
+# a time. A generator process is also almost saturated if its busiest thread computes, or waits for a CPU, for more than
+# this share of the time.
 BUSY_GENERATOR = 0.9
 # If the CPUs are busy for this share of the time, a generator on the server's machine takes CPU time that the server
 # needs.
@@ -29,8 +29,8 @@ BUSY_CPUS = 0.9
 # If the generator takes a smaller share of the CPUs, its effect on the throughput is smaller than the variation between
 # most measurements.
 SMALL_CPU_SHARE = 0.05
-# If other programs take this share of the CPUs, a server that needs all CPUs loses the same share of its throughput.
-# The loss is then twice as large as the variation between most measurements.
+# If other programs take this share of the CPUs, a server that needs all CPUs loses an equal share of its throughput,
+# which is twice the variation between most measurements.
 DOUBTFUL_SHARE = 0.1
 
 
@@ -41,13 +41,15 @@ class Run:
     target: str = stored("The target's name.")
     load: Load = stored()
     blocks: tuple[BlockResult, ...] = stored(
-        "The blocks in order. For each index, the blocks of all targets ran one after another."
+        "The blocks in order. The blocks of all targets that have the same index ran one after another."
     )
     model: str = stored("The model's name on the server.", default="")
     batch_size: int = stored(default=1)
     planned_blocks: int = stored("The planned number of blocks. A run with fewer blocks is INVALID.", default=1)
     percentile: float = stored("The percentile that must meet the target latency, such as 99.", default=99.0)
-    target_latency: float | None = stored("The target latency in seconds of the percentile.", default=None)
+    target_latency: float | None = stored(
+        "The target latency in seconds, which the percentile must meet.", default=None
+    )
     judged: bool = stored(
         "Whether the run is judged by the percentile; if there are too few queries to judge it, the run is INVALID.",
         default=False,
@@ -176,7 +178,7 @@ class Run:
         needed = early_stopping.samples_needed(0, self.percentile)
         if self.total.queries >= needed:
             return ""
-        # The limits of a judged run demand enough queries, so only --max-duration can have ended such a run too early.
+        # The minima of a judged run include enough queries, so only --max-duration can have ended the run too early.
         setting = "--max-duration" if self.judged else "--min-query-count"
         return (
             f"too few queries to judge a p{self.percentile:g} with 99 % confidence, which needs {needed:,} "
@@ -199,7 +201,8 @@ class Run:
 
     @shown()
     def limited_by_generator(self) -> bool:
-        """Whether a generator that takes less CPU time might measure a higher throughput. The notes say why."""
+        """Whether a generator that takes less CPU time might measure a higher throughput. The run's notes give the
+        reason."""
         return self.generator_limited or self.generator_slows_server
 
     @shown()

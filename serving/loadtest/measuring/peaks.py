@@ -19,8 +19,8 @@ class PeakSearch:
     """A bisection on a logarithmic scale, with a second run to confirm the peak.
 
     The search doubles or halves the rate until one rate meets the target latency and another rate misses it, and then
-    bisects between these two rates. A rate near the peak may meet the target latency once by chance. So a peak is a
-    rate that met the target latency in two runs.
+    bisects between these two rates. A rate near the peak may meet the target latency once by chance. A peak is
+    therefore a rate that met the target latency in two runs.
 
     Example:
         search = PeakSearch(first=100.0)
@@ -35,7 +35,7 @@ class PeakSearch:
         self._low: float | None = None  # The highest rate that met the target latency.
         self._high: float | None = None  # The lowest rate that missed the target latency.
         self._confirming = False
-        self._near_edge = False  # Whether a confirmation failed, so that the peak is just below that rate.
+        self._near_edge = False  # Whether a second run failed at a rate, so that the peak is just below the rate.
         self.rate: float | None = _three_digits(min(max(first, self._lowest), MAX_RATE))
         self.peak: float | None = None
 
@@ -103,7 +103,7 @@ class Peak:
     def limited_by_generator(self) -> bool:
         """Whether the generator failed at the lowest rate above the peak, so that the server's peak may be higher.
 
-        If the server missed the target latency at a lower rate than the generator's first failure, the result is False.
+        The result is False if the server itself missed the target latency at that rate.
         """
         failed = [run for run in self.steps if not run.keeps_bound and _rate(run) > (self.rate or 0)]
         edge = min(failed, key=_rate, default=None)
@@ -124,10 +124,11 @@ class Peak:
             late = f"the generator could not keep up even at {units.three_digits(lowest)} calls/s"
             return f"{self.target}: the highest rate with {bound} is unknown, because {late}."
         if self.rate is None:
-            limit = f" from {units.three_digits(lowest)} calls/s on (lower rates need a longer --max-duration)"
+            limit = f" of {units.three_digits(lowest)} calls/s or more (lower rates need a longer --max-duration)"
             return f"{self.target} does not keep {bound} at any rate{limit * (lowest > LOWEST_RATE)}."
         limited = (
-            " (the server's peak may be higher, but the generator could not send more)" * self.limited_by_generator
+            " (the server's peak may be higher, but the generator could not send more queries)"
+            * self.limited_by_generator
         )
         return f"{self.target} keeps {bound} up to {units.three_digits(self.rate)} calls/s{limited}."
 

@@ -1,1 +1,2 @@
-"""Plans a load test before any query is sent: targets, loads, limits and schedules, as values and pure arithmetic."""
+"""Plans a load test before any query is sent: targets, loads, limits and schedules, as plain values and pure
+functions."""

@@ -13,7 +13,7 @@ from hangtag.serving.loadtest.record import stored
 
 @dataclass(frozen=True)
 class Limits:
-    """The limits of a run. A run ends when it has reached both minima, or one of the maxima.
+    """The limits of a run. A run ends when it has reached both minima, or when it has reached one of the maxima.
 
     Durations are in seconds, without the warm-up.
     """
@@ -99,7 +99,7 @@ Times = npt.NDArray[np.float64]
 
 
 def random_generator(seed: int, purpose: str, *index: int) -> np.random.Generator:
-    """Return the random generator of a purpose (samples, schedule, order), so that purposes do not interfere."""
+    """Return a random generator for one purpose (samples, schedule or order), independent of all other purposes."""
     return np.random.default_rng([seed, zlib.crc32(purpose.encode()), *index])
 
 
@@ -107,8 +107,8 @@ def planned_send_times(load: OpenLoop, limits: Limits, warm_up: float, random: n
     """Compute the planned send times of one block, including its warm-up.
 
     The gaps of a Poisson process are independent and exponentially distributed with mean 1 / rate. Constant arrivals
-    have equal gaps. The schedule ends with the first query that reaches both minima of `limits`, measured from the end
-    of the warm-up, or with the last query that exceeds no maximum.
+    have equal gaps. The schedule ends once both minima of `limits` are reached, measured from the end of the warm-up,
+    or just before a maximum would be exceeded.
 
     Args:
         load: The request rate and the kind of arrivals.
@@ -120,7 +120,7 @@ def planned_send_times(load: OpenLoop, limits: Limits, warm_up: float, random: n
         Ascending times [queries] in seconds from the block's start.
     """
     expected, before = load.rate * (warm_up + limits.min_duration), load.rate * warm_up
-    # A Poisson count is in practice never more than ten standard deviations and ten above its mean.
+    # In practice, a Poisson count never exceeds its mean by more than ten standard deviations plus ten.
     count = max(expected + 10 * math.sqrt(expected), before + 10 * math.sqrt(before) + limits.min_query_count) + 10
     most = limits.max_query_count + before + 10 * math.sqrt(before) + 10
     size = math.ceil(min(count, most))

@@ -28,8 +28,8 @@ PRESETS: Mapping[ScenarioName, Mapping[str, Any]] = MappingProxyType(
         # Poisson arrivals at a rate. Runs are judged by whether the percentile meets the target latency.
         "server": {"arrivals": "poisson", "percentile": 99.0},
         # All samples are available at once, and runs are judged by samples per second. LoadGen sends all samples in one
-        # query, which no gRPC server accepts. This load test keeps a few large batches in flight, which are enough to
-        # keep the server busy.
+        # query, which no gRPC server accepts. Instead, this load test keeps a few large batches in flight, which keep
+        # the server busy.
         "offline": {"concurrency": (8,), "batch_size": 32},
     }
 )
@@ -37,7 +37,8 @@ PRESETS: Mapping[ScenarioName, Mapping[str, Any]] = MappingProxyType(
 DEFAULT_CONCURRENCIES = (1, 8, 64)
 # By default, the rate of the open loop for all targets is this share of the slowest target's closed-loop peak.
 SHARE_OF_PEAK = 0.5
-# A peak search starts at the share SHARE_OF_PEAK of the throughput of a closed loop with this concurrency.
+# A peak search runs a closed loop with this concurrency, and starts at the share SHARE_OF_PEAK of the loop's
+# throughput.
 PEAK_CONCURRENCY = 64
 
 
@@ -81,8 +82,8 @@ class Scenario:
     blocks: int = setting(5, "The number of blocks in each run. The blocks of the targets take turns.", at_least=1)
     batch_size: int = setting(1, "The number of samples in a query.", at_least=1)
     deadline: float = setting(10.0, "The deadline of each call.", above=0, duration=True)
-    # One connection costs the generator least, because answers arrive in bursts. A server of several processes needs
-    # several connections.
+    # With one connection, the generator needs the least CPU time, because answers arrive in bursts. A server of several
+    # processes needs several connections.
     channels: int = setting(1, "The number of gRPC connections from each process to a server.", at_least=1)
     processes: int | None = setting(
         None, "The number of generator processes.  [default: one for every four CPUs]", at_least=1
@@ -163,7 +164,7 @@ class Scenario:
 
     @property
     def judged(self) -> bool:
-        """Whether runs are judged by the percentile, so that a run with too few queries to judge it is INVALID."""
+        """Whether runs are judged by the percentile. A judged run with too few queries is INVALID."""
         preset = PRESETS[self.scenario] if self.scenario else {}
         return self.target_latency is not None or "percentile" in preset
 
@@ -176,8 +177,8 @@ class Scenario:
     @property
     def lowest_rate(self) -> float:
         """The lowest rate in queries per second at which a run of max_duration has enough queries for a peak search."""
-        # The number of Poisson arrivals is hardly ever more than four standard deviations below its mean m. So m
-        # follows from m - 4 sqrt(m) = n.
+        # The number of Poisson arrivals is hardly ever more than four standard deviations below its mean m, so n
+        # arrivals need a mean with m - 4 sqrt(m) = n.
         mean_arrivals = (2 + math.sqrt(self.query_count + 4)) ** 2
         return max(LOWEST_RATE, mean_arrivals / self.max_duration)
 
@@ -196,7 +197,7 @@ class Scenario:
 
     @property
     def is_loopback(self) -> bool:
-        """Whether the addresses of all targets always lead to this machine."""
+        """Whether the address of every target always leads to this machine."""
         return all(target.is_loopback for target in self.targets)
 
 

@@ -19,12 +19,12 @@ from hangtag.serving.loadtest.statistics.intervals import Interval
 Looks = Mapping[str, Look]
 Range = tuple[float, float]
 _PERCENTILES = (0.0, 50.0, 90.0, 99.0, 99.9, 99.99, 99.999)
-# The area of the largest model's mark, and the smallest area of a mark, in square points.
+# The areas of the largest and the smallest mark, in square points.
 _LARGEST_MARK, _SMALLEST_MARK = 500.0, 40.0
-# The ends of the latency axis differ from the estimates by at most this factor. A wider interval, for example from two
-# blocks that differ, only shows that the latency is unknown, so such an interval is drawn up to the edge.
+# The latency axis extends beyond the estimates by at most this factor. A wider interval, for example from two blocks
+# that differ, only shows that the latency is unknown, and is cut off at the edge.
 _WIDEST = 4.0
-# If the ratio of the largest to the smallest throughput exceeds this, the axis of throughputs is logarithmic.
+# The throughput axis is logarithmic if the largest throughput is more than this many times the smallest.
 _LOG_AXIS_RATIO = 5.0
 
 
@@ -36,7 +36,7 @@ class ModelPoint:
         target: The target's name.
         accuracy: The accuracy, between 0 and 1.
         latency: The latency in seconds.
-        beaten: Whether another target is shown to be better in one of accuracy and latency, and not worse in the other.
+        beaten: Whether another target is shown to be more accurate and is no slower, or faster and no less accurate.
         file_bytes: The size of the model's file, if known.
     """
 
@@ -48,7 +48,7 @@ class ModelPoint:
 
 
 def latency_range(runs: Iterable[Run]) -> Range:
-    """Return the shortest and the longest latency of these runs in milliseconds, for pictures with the same scale."""
+    """Return the ends of a latency axis in milliseconds for pictures of all these runs."""
     ends = [run.total.latency.percentile(q) * 1e3 for run in runs if run.total.latency for q in (0, 100)]
     return 0.9 * min(ends), 1.1 * max(ends)
 
@@ -91,7 +91,7 @@ def accuracy_and_latency(choices: Sequence[ModelPoint], looks: Looks) -> str:
 
 
 def _latency_limits(choices: Sequence[ModelPoint]) -> Range:
-    """Return the ends of an axis with all estimates and their intervals. Extremely wide intervals are cut off."""
+    """Return the ends of an axis that contains all estimates and intervals, except for extremely wide intervals."""
     estimates = [choice.latency.estimate * 1e3 for choice in choices]
     lows = [choice.latency.low * 1e3 for choice in choices if choice.latency.known]
     highs = [choice.latency.high * 1e3 for choice in choices if choice.latency.known]
@@ -123,7 +123,7 @@ def throughput_and_latency(runs: Sequence[Run], looks: Looks) -> str:
                     ]
         axes.margins(x=0.08, y=0.12)
         rates = [run.throughput for run in runs if run.throughput > 0]
-        # On a linear axis, all targets that are much slower than another target would lie at the left edge.
+        # On a linear axis, the points of much slower targets would crowd at the left edge.
         if rates and max(rates) > _LOG_AXIS_RATIO * min(rates):
             axes.set_xscale("log")
             plain_log_axis(axes.xaxis, *axes.get_xlim())
@@ -198,7 +198,7 @@ def _latency_scale(axes: Axes, scale: Range) -> None:
 
 
 def _tail(q: float) -> float:
-    """Return a percentile's position on the axis. The distance from 90 to 99 is equal to that from 99 to 99.9."""
+    """Return a percentile's position on the axis. The distances from 90 to 99 and from 99 to 99.9 are equal."""
     return float(-np.log10(1 - q / 100))
 
 
@@ -209,7 +209,8 @@ def _plot_percentiles(axes: Axes, histogram: DurationHistogram, look: Look, styl
     if not occupied.any():
         return 0.0
     below = np.cumsum(counts[occupied])
-    # The last sample's quantile is 1, and its position would be infinite, so the sample is drawn half a sample earlier.
+    # The quantile 1 of the last sample would have an infinite position, so the last sample is drawn half a sample
+    # earlier.
     position = np.concatenate([[0], -np.log10(1 - np.minimum(below / below[-1], 1 - 0.5 / below[-1]))])
     values = DurationHistogram.values()[occupied] * 1e3
     marked = [int(np.searchsorted(position, _tail(q))) for q in _PERCENTILES[1:] if _tail(q) <= position[-1]]

@@ -86,7 +86,7 @@ def accuracy_choices(results: Results) -> tuple[list[ModelPoint], Load | None]:
 
 
 def _splits(runs: Sequence[Run]) -> list[tuple[Run, list[tuple[str, str, float, float]]]]:
-    """Split mean service times into queue and compute, from the server's statistics, and the rest.
+    """Split each mean service time into the server's queue and compute times, and the remaining time.
 
     Each part has a label, a CSS class, the mean seconds, and the width in percent of the longest bar.
     """

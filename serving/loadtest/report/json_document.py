@@ -40,7 +40,7 @@ class ResultsDocument(Results):
 
     @shown()
     def answer(self) -> Answer | None:
-        """The recommended target, in words; null for a single target."""
+        """The recommendation of a target, in sentences; null for a single target."""
         return answer(self)
 
     @shown()
@@ -60,7 +60,7 @@ def render(document: ResultsDocument) -> str:
 
 
 def read(file: Path) -> SavedResults:
-    """Read a file that `hangtag loadtest --json` wrote, of this or an earlier release.
+    """Read a file that `hangtag loadtest --json` of this release or of an earlier release wrote.
 
     Raises:
         LoadTestError: The file cannot be read, or is not a results document of this schema version.

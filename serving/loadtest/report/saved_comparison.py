@@ -57,7 +57,8 @@ def differences_of(before: SavedResults, after: SavedResults) -> dict[str, tuple
 
 
 def render_differences(before: SavedResults, after: SavedResults, console: Console) -> None:
-    """Print each difference of the two files, or that there is none. Another warning names differences of machines."""
+    """Print how the models, samples, options and environments differ. A separate warning names differences of the
+    machines."""
     differences = differences_of(before, after)
     if not differences:
         console.print(Text("Both runs have the same models, samples, options and environment."))

@@ -16,7 +16,7 @@ from hangtag.serving.loadtest.measuring.results import Results
 from hangtag.serving.loadtest.report.json_document import ResultsDocument
 
 PERCENTILES = (50.0, 90.0, 95.0, 99.0)
-FIGURE_WIDTH = 9  # The width of a column with its space, which is enough for 1,234 ms, 12,345 and samples/s.
+FIGURE_WIDTH = 9  # The width of a column and its padding, enough for 1,234 ms, 12,345 and samples/s.
 
 
 def render(results: ResultsDocument, console: Console) -> None:
@@ -145,7 +145,7 @@ def tables(groups: Sequence[RunGroup], width: int, batched: bool = False) -> Ite
 
 
 def _ratio_cells(comparison: Comparison, batched: bool) -> list[str]:
-    """Return the cells of a row of ratios, which are below the cells of `_cells` except for the first.
+    """Return the cells of a row of ratios, without the first cell. The columns are those of `_cells`.
 
     INVALID runs have no ratios.
     """

@@ -36,7 +36,7 @@ def read_pictures(description: Description, folder: Path) -> Samples:
     """Read the pictures of a folder, or of a CSV file.
 
     Args:
-        description: The target. The parameters of its model's configuration say how to prepare a picture, and name the
+        description: The target. The parameters in the model's configuration say how to prepare a picture, and name the
             labels.
         folder: A folder with a subfolder of pictures for each label, or a CSV file, as for ``hangtag train``; a folder
             of pictures without labels; or a folder of a data set's t10k files. If the folder or the CSV file names
@@ -136,7 +136,7 @@ def _natural_image(metadata: pb.ModelMetadataResponse) -> ImageSpec:
 
 
 def _labelled(place: Path) -> list[Picture]:
-    """List the pictures of a CSV file or of folders per label; empty for a folder without folders.
+    """List the pictures of a CSV file, or of a folder with one subfolder per label; empty if there is no subfolder.
 
     If the source names splits, only the pictures of the test split are listed.
     """

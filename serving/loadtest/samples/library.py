@@ -24,7 +24,7 @@ from hangtag.serving.loadtest.samples.image_folder import read_pictures
 from hangtag.serving.loadtest.samples.sample_arrays import Samples, generate, has_batch_axis, read_npz
 from hangtag.serving.loadtest.sut import Description
 
-# The number of different requests in a library, and the largest number of their bytes.
+# A library has LIBRARY_SIZE different requests, or fewer if they would exceed LIBRARY_BYTES.
 LIBRARY_SIZE = 256
 LIBRARY_BYTES = 64 << 20
 
@@ -64,10 +64,10 @@ def load(description: Description, scenario: Scenario, path: Path | None = None)
     """Build the requests for a target.
 
     Args:
-        description: The target. The parameters of its model's configuration say how to prepare pictures, and name the
+        description: The target. The parameters in the model's configuration say how to prepare pictures, and name the
             labels.
         scenario: The settings of the test. In the scenario multi-stream, a request contains consecutive samples from a
-            random index on. Without it, samples are drawn in shuffled rounds through all samples.
+            random index on. In all other scenarios, samples are drawn in shuffled rounds through all samples.
         path: A folder, a CSV file or an .npz file; None for random values.
 
     Raises:
@@ -101,7 +101,8 @@ def _rounds(samples: int, batch_size: int, random: np.random.Generator) -> Indic
 
 
 def _neighbours(samples: int, batch_size: int, random: np.random.Generator) -> Indices:
-    """Draw indices [requests, batch], which are consecutive in each request from a random start, and wrap around.
+    """Draw indices [requests, batch]. Each request has consecutive indices from a random start, modulo the number of
+    samples.
 
     Source: MLPerf LoadGen's GenerateQueries for its multi-stream scenario.
     """

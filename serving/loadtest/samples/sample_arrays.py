@@ -27,8 +27,8 @@ class Samples:
         inputs: Arrays [samples, ...] by the names of the model's inputs.
         source: The source of the samples, for the report.
         labels: The class indices [samples], if known.
-        data_digests: The digests with which a model's file may identify the data set, if these are all test samples of
-            a data set; else empty.
+        data_digests: If these are all test samples of a data set, the digests by which a model's file may identify the
+            data set; else empty.
     """
 
     inputs: Mapping[str, tensors.Array]
@@ -56,7 +56,7 @@ def sample_shape(model: str, tensor: TensorMetadata, batch_size: int) -> list[in
         return shape[1:]
     if batch_size != 1:
         raise LoadTestError(f"input {tensor.name!r} of {model!r} has the fixed shape {shape}: --batch-size must be 1")
-    return shape  # A sample is the whole tensor.
+    return shape  # The model has no batch axis, so the whole tensor is one sample.
 
 
 def has_batch_axis(tensor: TensorMetadata, batch_size: int) -> bool:

@@ -24,7 +24,7 @@ def _empty() -> Any:
 
 @cache
 def _bounds() -> Counts:
-    """Return the largest duration in microseconds of each bucket: [buckets]."""
+    """Return each bucket's largest duration in microseconds: [buckets]."""
     hdr = _empty()
     lowest = (hdr.get_value_from_index(bucket) for bucket in range(hdr.counts_len))
     return np.array([hdr.get_highest_equivalent_value(value) for value in lowest], np.int64)
@@ -34,7 +34,7 @@ _FIGURES = {"p50": 50.0, "p90": 90.0, "p95": 95.0, "p99": 99.0, "p999": 99.9, "m
 
 
 class Durations(TypedDict):
-    """The document of a histogram, in seconds. Its field `histogram` contains the whole distribution."""
+    """The document of a histogram, in seconds. The field `histogram` contains the whole distribution."""
 
     count: int
     p50: NullForNan
@@ -50,7 +50,7 @@ class DurationHistogram:
     """A histogram of durations in seconds, with three significant digits and a resolution of 1 µs.
 
     Attributes:
-        counts: The number of durations in each bucket: [buckets]. `values` returns the buckets' durations.
+        counts: The number of durations in each bucket: [buckets]. `values` returns the largest duration of each bucket.
 
     Example:
         histogram = DurationHistogram()
@@ -84,7 +84,8 @@ class DurationHistogram:
         return _bounds() / 1e6
 
     def record(self, durations: npt.NDArray[np.float64]) -> None:
-        """Count durations [queries] in seconds. Durations out of range count as the shortest or longest in range."""
+        """Add durations [queries] in seconds. A duration out of range is replaced with the nearest duration in
+        range."""
         # Calls of hdrh's record_value would hold the interpreter lock many times longer, and so delay the sending
         # threads. Searching for sorted durations is faster.
         rounded = np.sort(np.clip(np.rint(durations * 1e6), 1, 3_600_000_000).astype(np.int64))
@@ -138,7 +139,7 @@ class DurationHistogram:
         return DurationHistogram.decoded, (self.encode(),)
 
 
-# A dataclass' field of this type holds a histogram. The dataclass' JSON document holds the histogram's JSON document.
+# The type of a dataclass' field that holds a histogram. The field is stored as the histogram's JSON document.
 StoredHistogram = Annotated[
     DurationHistogram,
     PlainValidator(DurationHistogram.from_document),

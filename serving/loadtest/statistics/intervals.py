@@ -1,10 +1,11 @@
-"""Computes confidence intervals of shares, and of ratios and figures by Student's t over blocks on a logarithmic scale.
+"""Computes confidence intervals of shares, figures and ratios.
 
+The intervals of figures and ratios use Student's t over blocks, on a logarithmic scale, which makes ratios symmetric.
 The blocks of a run vary independently. The queries of a block do not vary independently, because they share the
 machine's state. There are too few blocks for a bootstrap: its 95 % intervals contained the true value in only 83 % of
-simulations with five blocks. Sectioning reaches 95 %. The figure over all blocks is the estimate, the squared distances
-of the blocks' figures from the estimate give the variance, and Student's t accounts for the small number of blocks. The
-logarithm makes a ratio symmetric.
+simulations with five blocks. With sectioning, 95 % of the intervals contained the true value. The estimate is the
+figure over all blocks. The blocks' deviations from the estimate give the variance, and Student's t accounts for the
+small number of blocks.
 
 Sources: Asmussen and Glynn 2007, Stochastic Simulation, III.5a; for percentiles, Nakayama 2014, Confidence Intervals
 for Quantiles Using Sectioning When Applying Variance-Reduction Techniques.
@@ -21,7 +22,7 @@ import scipy  # importing scipy.special takes a fifth of a second, so scipy impo
 from hangtag.serving.loadtest.record import NullForNan, stored
 from hangtag.serving.loadtest.statistics.duration_histogram import Values
 
-# If the interval of a ratio contains 1 and spans this factor, one figure may be twice as large as the other figure.
+# The interval of a ratio is too wide if it contains 1 and its upper end is more than this many times its lower end.
 TOO_WIDE = 4
 CONFIDENCE = 0.95
 
@@ -30,7 +31,8 @@ CONFIDENCE = 0.95
 class Interval:
     """An estimate with its 95 % confidence interval (Student's t over blocks).
 
-    If there is only one block, `low` and `high` are unknown. Unknown ends are NaN here, and null in the document.
+    If there is only one block, `low` and `high` are unknown. An unknown end is NaN in this object, and null in the
+    document.
     """
 
     estimate: NullForNan = stored(name="ratio")
@@ -44,7 +46,7 @@ class Interval:
 
     @property
     def shows_difference(self) -> bool:
-        """Whether the interval of a ratio does not contain 1."""
+        """Whether the interval of a ratio excludes 1."""
         return self.known and not self.low <= 1 <= self.high
 
     @property
@@ -69,12 +71,12 @@ class Sections:
 
         Args:
             other: The figure of the other run.
-            paired: Whether the blocks i of both runs ran next to each other. The ratios of paired blocks give the
-                variance, and a slowdown of both blocks cancels out. Runs whose blocks are not paired vary
-                independently, with Welch's (1947) degrees of freedom.
+            paired: Whether block i of this run ran next to block i of the other run, for each i. The variance of paired
+                blocks is computed from ratios, in which a slowdown of both blocks cancels out. Blocks that are not
+                paired vary independently, and Welch's (1947) formula gives the degrees of freedom.
 
         Raises:
-            ValueError: Paired blocks differ in number.
+            ValueError: The blocks are paired, but the two runs have different numbers of blocks.
         """
         if paired and len(self.blocks) != len(other.blocks):
             raise ValueError(f"paired blocks must be equal in number, not {len(self.blocks)} and {len(other.blocks)}")
@@ -94,7 +96,8 @@ def _interval(estimate: float, deviations: Sequence[Values]) -> Interval:
 
 
 def _margin(sections: Sequence[Values]) -> float:
-    """Return half the width of the interval of a sum of means, from the deviations of each mean by section."""
+    """Return half the width of the interval of a sum of means. Each item of ``sections`` has the deviations of one
+    mean."""
     sizes = [len(section) for section in sections]
     if min(sizes) < 2 or not all(np.isfinite(section).all() for section in sections):
         return math.nan
@@ -102,15 +105,16 @@ def _margin(sections: Sequence[Values]) -> float:
     variance = sum(variances)
     if not variance:
         return 0.0
-    # The degrees of freedom are computed from shares of the variance, which do not underflow. They are rounded down,
-    # which is conservative. Adding 1e-9 prevents a float error from turning 4 into 3.
+    # The degrees of freedom are computed from shares of the variance, because squares of the variances could underflow.
+    # The degrees of freedom are rounded down, which widens the interval. Adding 1e-9 prevents a float error from
+    # turning 4 into 3.
     shares = sum((part / variance) ** 2 / (size - 1) for part, size in zip(variances, sizes, strict=True))
     freedom = math.floor(1 / shares + 1e-9)
     return float(scipy.special.stdtrit(freedom, (1 + CONFIDENCE) / 2)) * math.sqrt(variance)
 
 
 def wilson(successes: int, trials: int) -> Interval:
-    """Return the share of successes among all trials of this kind (Wilson 1927)."""
+    """Return the success rate with its 95 % interval (Wilson 1927)."""
     z = float(scipy.special.ndtri((1 + CONFIDENCE) / 2))
     share, scale = successes / trials, 1 + z * z / trials
     centre = (share + z * z / (2 * trials)) / scale
@@ -122,7 +126,7 @@ def difference_of_shares(right: npt.NDArray[np.bool_], others_right: npt.NDArray
     """Return the difference of two targets' accuracies on the same samples.
 
     The arguments say whether each target classified each sample correctly [samples]. The variance depends only on the
-    samples on which the two targets differ. Half a sample is added in each direction (Agresti and Min 2005).
+    samples on which the two targets differ. Half a sample is added to each of the four outcomes (Agresti and Min 2005).
     """
     won, lost = int((right & ~others_right).sum()), int((others_right & ~right).sum())
     total, difference = len(right) + 2, won - lost

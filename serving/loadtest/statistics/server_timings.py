@@ -26,7 +26,7 @@ class ServerTimingsDocument(TypedDict):
 
 @dataclass(frozen=True)
 class ServerTimings:
-    """The sums of times in seconds over `count` answered requests, and the number of batches (execution_count).
+    """The times of `count` answered requests, summed in seconds, and the number of batches (execution_count).
 
     queue is the time of waiting for a free instance, compute_input of gathering the batch, compute_infer of running the
     network, and compute_output of splitting the batch into answers.
@@ -41,7 +41,8 @@ class ServerTimings:
 
     @classmethod
     def summed(cls, parts: Iterable["ServerTimings | None"]) -> "ServerTimings | None":
-        """Add up the known timings of several blocks, or of several versions of a model; None if none are known."""
+        """Add up the timings of several blocks, or of several versions of a model. Timings that are None are skipped;
+        the sum is None if all are None."""
         known = [part for part in parts if part is not None]
         return cls(*(sum(getattr(part, field.name) for part in known) for field in fields(cls))) if known else None
 
@@ -59,5 +60,5 @@ class ServerTimings:
         return {"requests": self.count, "batches": self.batches, **{part: self.mean(part) for part in PARTS}}
 
 
-# A dataclass' field of this type holds the sums. The dataclass' JSON document holds the sums' JSON document.
+# The type of a dataclass' field that holds the sums. The field is stored as the JSON document of the sums.
 StoredTimings = Annotated[ServerTimings, PlainSerializer(ServerTimings.document, return_type=ServerTimingsDocument)]

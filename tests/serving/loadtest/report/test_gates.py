@@ -112,7 +112,7 @@ def test_a_default_run_derives_a_rate_which_gates_compare_where_both_sides_have_
     compared, plain, between = (gate["sentence"] for gate in measured.document["gates"])
     assert not any(gate["failed"] for gate in measured.document["gates"])
     assert compared.count("in flight") == 3
-    assert compared.endswith("is left out, because each test chose this rate for itself")
+    assert compared.endswith("is left out, because each test chose this rate automatically")
     for sentence in (plain, between):
         assert (sentence.count("in flight"), sentence.count("calls/s")) == (3, 1)
         assert "left out" not in sentence
