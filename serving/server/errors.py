@@ -50,7 +50,8 @@ class UnavailableError(ServerError):
 
 
 class NotLoadedError(UnavailableError):
-    """The model is loaded only on its first call. Callers that can wait should wait for the load."""
+    """The model is loaded only on its first call. A caller of the engine that can wait should wait until the model is
+    loaded."""
 
 
 class ControlError(ServerError):

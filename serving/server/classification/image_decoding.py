@@ -21,39 +21,39 @@ from hangtag.serving import image_spec
 from hangtag.serving.server.errors import InvalidRequestError, QueueFullError, ServerError
 
 MAX_PIXELS = 50_000_000
-"""The largest number of pixels in an image. This limits the time for decoding, because even a small file can hold a
-huge image."""
+"""The largest number of pixels in an image. The limit bounds the time for decoding, because even a small file can hold
+a huge image."""
 
 MAX_EDGE = 16_384
-"""The longest edge of an image in pixels. This limits the number of rows, because even a short row takes time. WebP
-files, phone panoramas and A4 pages scanned at 1,200 dots per inch never have longer edges."""
+"""The longest edge of an image in pixels. The limit bounds the number of rows, because even a short row takes time. The
+edges of WebP files, of phone panoramas and of A4 pages scanned at 1,200 dots per inch are within the limit."""
 
 MAX_BYTES = 400 << 20
-"""The most memory that decoding one image may take. All large images that are decoded at the same time may also take
-only this much, so further large images wait. A photo of 50 megapixels in a baseline JPEG takes 382 MiB."""
+"""The most memory that decoding one image may take. The limit also applies to the sum over all large images that are
+decoded at the same time, so further large images wait. A photo of 50 megapixels in a baseline JPEG takes 382 MiB."""
 
 LARGE_BYTES = 16 << 20
 """An image is large if decoding it may take at least this much memory. Other callers should not wait until a large
-image is decoded. Smaller images do not wait for memory, because each thread decodes only one of them at a time."""
+image is decoded. A smaller image does not wait for memory, because each thread decodes only one image at a time."""
 
 WAIT_SECONDS = 10.0
 """How long a large image waits for memory before it is refused."""
 
 _READERS: dict[bytes, type[ImageFile]] = {b"\x89P": PngImageFile, b"\xff\xd8": JpegImageFile, b"RI": WebPImageFile}
-"""A file's first two bytes -> Pillow's reader. Image.open is not used, because it would warn of images with more than
-Image.MAX_IMAGE_PIXELS, and this limit applies to the whole program."""
+"""A file's first two bytes -> Pillow's reader. Image.open is not used, because the limit Image.MAX_IMAGE_PIXELS, above
+which Image.open warns, applies to the whole program."""
 
 _MAX_READS = 50_000
 """The largest number of pieces that Pillow may read from a file. Pillow reads about three pieces for each chunk or
 segment, and PNG encoders put 4 KiB or more into a chunk."""
 _MAX_HEADER_READS = 1_000
-"""The largest number of pieces before the picture. This limit is lower than _MAX_READS, because Pillow keeps these
-chunks and segments in memory, and joins Exif segments one by one."""
+"""The largest number of pieces that Pillow may read before the pixel data. This limit is lower than _MAX_READS, because
+Pillow keeps the chunks and segments before the pixel data in memory, and joins Exif segments one by one."""
 
 _COMPRESSED = (b"zTXt", b"iTXt", b"iCCP")
 _MAX_COMPRESSED = 8
-"""The largest number of compressed texts and profiles in a PNG file. Pillow unpacks up to 1 MiB of each, and may need
-four bytes for a letter."""
+"""The largest number of compressed texts and profiles in a PNG file. Pillow unpacks up to 1 MiB of each text or
+profile, and a text in memory may take four bytes per character."""
 
 _SCAN = b"\xff\xda"
 _MAX_SCANS = 100
@@ -64,11 +64,11 @@ _LOSSLESS = (
     re.compile(rb"VP8L(....)\x2f", re.DOTALL),
     re.compile(rb"ALPH(....)[%b]" % re.escape(bytes(range(1, 256, 4))), re.DOTALL),
 )
-"""Patterns for the beginning of a lossless picture and of a lossless alpha channel in a WebP file. The group is the
-size of that part."""
+"""Patterns for the beginning of a lossless picture and of a lossless alpha channel in a WebP file. The patterns' group
+is the size of the picture or the alpha channel."""
 
 _BAND_PIXELS = 1 << 18
-"""Number of pixels to flatten at a time, so that the copies of a conversion stay small, and other threads can run
+"""The number of pixels that are flattened at a time. The copies of such a band are small, and other threads can run
 between two bands."""
 
 
@@ -105,7 +105,7 @@ class EncodedImage:
     def is_large(self) -> bool:
         """Whether decoding the file may take long, and may wait for other large images.
 
-        A file that will be refused is not large.
+        The result is False for a file that `decoded` will refuse.
         """
         try:
             return self._decoding_bytes >= LARGE_BYTES
@@ -208,9 +208,9 @@ def _decoding_bytes(image: ImageFile, data: bytes) -> int:
     changes the whole picture, so libjpeg holds all coefficients, of 16 bits, until the last scan is decoded.
 
     Pillow decodes each WebP as an animation, with two canvases and a copy of one canvas. A lossless part may have five
-    Huffman tables of 1 KiB for each block of 4 by 4 pixels. These five tables take only 28 bits of the file; with more
-    bits, tables can be longer. Only a decoder knows how many tables there are, so this function assumes the largest
-    possible number.
+    Huffman tables of 1 KiB for each block of 4 by 4 pixels. In the file, these five tables take as few as 28 bits.
+    Tables that take more bits can be larger in memory. Only a decoder knows how many tables there are, so this function
+    assumes the largest possible number.
     """
     pixels = image.width * image.height
     if isinstance(image, JpegImageFile) and _has_several_scans(image, data):
@@ -223,9 +223,10 @@ def _decoding_bytes(image: ImageFile, data: bytes) -> int:
 
 
 def _has_several_scans(image: JpegImageFile, data: bytes) -> bool:
-    """Return whether the first scan is only a part of the picture. Raises InvalidRequestError for too many scans."""
+    """Return whether the first scan lacks a part of the picture's data. Raises InvalidRequestError for too many
+    scans."""
     assert image.fp is not None  # the file is open until the picture is decoded
-    end = image.fp.tell()  # Pillow has read the first scan's header, of six bytes and two for each component
+    end = image.fp.tell()  # Pillow has read the first scan's header: six bytes, and two for each component
     start = end - 2 * image.layers - 8
     whole = _SCAN + bytes((0, 2 * image.layers + 6, image.layers))
     if data.startswith(whole, start) and not image.info.get("progressive"):
@@ -239,7 +240,7 @@ def _decode(data: bytes, channels: int) -> Image.Image:
     with _opened(data) as image:
         image.load()
         flat = _flattened(image, channels)
-        image.close()  # so that only the flat image is in memory while it is turned
+        image.close()  # only the flat image must be in memory while it is rotated
         ImageOps.exif_transpose(flat, in_place=True)
     flat.info.clear()
     return flat
@@ -254,5 +255,5 @@ def _flattened(image: Image.Image, channels: int) -> Image.Image:
         # Image.crop would check the size against Image.MAX_IMAGE_PIXELS.
         band = image.resize((image.width, box[3] - top), Image.Resampling.NEAREST, box)
         flat.paste(image_spec.flattened(band, channels), (0, top))
-    flat.info = image.info  # the Exif data says how to turn the image
+    flat.info = image.info  # the Exif data says how to rotate the image
     return flat

@@ -1,1 +1,2 @@
-"""The transports: grpc, native and http. Only a transport uses its own library; ``wire`` also uses gRPC."""
+"""The transports: grpc, native and http. Each transport's network library is used only in the transport's folder,
+except for gRPC, which ``wire`` uses too."""

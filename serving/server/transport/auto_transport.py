@@ -23,8 +23,9 @@ class TransportChoice(NamedTuple):
 def choose_transport(config: ServerConfig) -> TransportChoice:
     """Return the transport to serve with.
 
-    If only this machine's programs can connect, the server itself listens. Otherwise an Envoy listens in front of the
-    server, with TLS and every limit. In both cases, ``auto`` chooses native if pygrpc-native is installed.
+    If only this machine's programs can connect, the server itself listens. If other machines can connect, an Envoy with
+    TLS and all limits listens in front of the server. With and without Envoy, ``auto`` chooses native if pygrpc-native
+    is installed.
 
     Raises:
         StartError: ``--transport native`` is set, but pygrpc-native is missing or of an untested version.

@@ -66,8 +66,8 @@ def parse_message(parse: Callable[[bytes], T], message: bytes, method: str) -> T
 def _decode_inputs(request: pb.ModelInferRequest, signature: Signature) -> tuple[Arrays, dict[str, str]]:
     """Return the request's arrays and their datatypes, by input name.
 
-    A message may hold a million inputs, so at most one input more than the model has is decoded. This number is enough
-    to detect an unknown or a duplicate input.
+    A message may hold a million inputs. If the model has n inputs, only the first n + 1 inputs of a message are
+    decoded, which is enough to detect an unknown or a duplicate input.
 
     Raises:
         InvalidRequestError: Names, contents, datatypes and shapes do not match, or a parameter is not supported.
@@ -102,8 +102,8 @@ def _decode_inputs(request: pb.ModelInferRequest, signature: Signature) -> tuple
 def _encode_response(
     name: str, version: str, identity: str, specs: Sequence[TensorSpec], outputs: Mapping[str, npt.NDArray[Any]]
 ) -> pb.ModelInferResponse:
-    """Return the response, with the requested outputs as raw bytes. ``name`` and ``identity`` are the request's, and
-    ``version`` is the version that answered."""
+    """Return the response, with the requested outputs as raw bytes. ``name`` and ``identity`` are the model's name and
+    the id in the request. ``version`` is the version that answered."""
     return pb.ModelInferResponse(
         model_name=name,
         model_version=version,
@@ -179,7 +179,8 @@ class MessagePlans(Plans):
         self._contents_sizes: dict[int, int] = {}  # size of a message -> size of its tensors' contents
 
     def of(self, message: bytes) -> Plan | None:
-        """Return the plan for the message's head, if the contents have the size that the head says."""
+        """Return the plan for the message's head; None if there is no plan, or if the contents do not have the size
+        that the head demands."""
         size = self._contents_sizes.get(len(message))
         return None if size is None else self._plans.get((message[:-size], size))
 
@@ -209,8 +210,8 @@ def serialized(response: pb.ModelInferResponse | bytes) -> bytes:
 
 
 def _head_of(request: pb.ModelInferRequest, message: bytes) -> bytes | None:
-    """Return the bytes before the contents of a message's only tensor, or None if they do not determine the request's
-    meaning."""
+    """Return the bytes before the contents of a message's only tensor; None if requests with the same bytes may differ
+    in more than the contents."""
     has_one_tensor = len(request.inputs) == len(request.raw_input_contents) == 1
     if not has_one_tensor or request.inputs[0].datatype not in BY_VALUE or request.parameters:
         return None
@@ -219,8 +220,8 @@ def _head_of(request: pb.ModelInferRequest, message: bytes) -> bytes | None:
     key = _RAW_INPUT + _varint(size)
     if not size or len(head) > _MAX_HEAD or not head.endswith(key):
         return None
-    # If the head without this key is a whole message, then the contents are the message's last field, and any bytes
-    # that follow this head are the contents.
+    # If the head without this key is a whole message, then the contents are the message's last field, and all bytes
+    # after the head are contents.
     try:
         bare = pb.ModelInferRequest.FromString(head[: -len(key)])
     except DecodeError:

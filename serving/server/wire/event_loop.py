@@ -1,8 +1,8 @@
 """The process's one event loop, for all gRPC and HTTP servers, and the calls whose outcomes are awaited on the loop.
 
 The loop runs in its own thread. grpc.aio takes its events from one queue for the whole process, and disturbs loops that
-share this queue. So every server runs on this loop, which starts with the first server and ends with the process. The
-loop is uvloop's if uvloop is installed.
+share this queue. Every server therefore runs on this loop, which starts with the first server and ends with the
+process. The loop is uvloop's if uvloop is installed.
 
 A program that runs a server may also call grpc.aio on another loop. With older versions of grpcio (seen with 1.76, not
 with 1.85) both loops then wake up for an event, and the slower loop reports a BlockingIOError because the event is
@@ -36,8 +36,8 @@ _SWITCH_SECONDS = 0.001
 """How long this loop's thread may keep the interpreter lock while another thread waits for it.
 
 One turn of the loop that reads or answers 64 requests holds the lock for milliseconds, while the computing threads wait
-for the lock with the next batch. With Python's default of 5 ms, the loop and the computation took turns instead of
-running in parallel, and 64 connections over HTTP got a fifth fewer answers per second.
+for the lock with the next batch. With Python's default of 5 ms, the loop and the computation alternated instead of
+running in parallel, and 64 HTTP connections got 20 % fewer answers per second.
 """
 
 _starting = threading.Lock()
@@ -81,7 +81,7 @@ def _log_error(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> Non
 
 
 class LoopCall(PlannedCall):
-    """A call by a coroutine, which awaits its outcome."""
+    """A call that a coroutine submits and awaits."""
 
     outcome: Any = None
     """The response or the error with which the call ended, once the call has ended."""
@@ -93,7 +93,7 @@ class LoopCall(PlannedCall):
 
         Args:
             calls: The calls of the loop.
-            origin: Where the call came from.
+            origin: The call's method, metadata and deadline.
             query: The request; None if the request may have a plan.
         """
         self.intake = calls.intake
@@ -103,7 +103,7 @@ class LoopCall(PlannedCall):
             self.set_query(query)
         self._calls = calls
         self.ended: asyncio.Future[None] = calls.loop.create_future()
-        """Done when the call has its outcome."""
+        """Done when the call has ended, with a response or an error."""
 
     def respond(self, response: Any, timings: Timings) -> None:
         self.outcome, self.timings = response, timings
@@ -115,7 +115,7 @@ class LoopCall(PlannedCall):
 
     def resolve(self) -> None:
         """Let the waiting coroutine continue. This method runs on the loop."""
-        if not self.ended.done():  # if done, the caller has left
+        if not self.ended.done():  # the future is done if the caller has left
             self.ended.set_result(None)
 
     def response(self) -> Any:
@@ -126,7 +126,7 @@ class LoopCall(PlannedCall):
 
 
 class Ended(Protocol):
-    """A call that has its outcome."""
+    """A call that has ended."""
 
     def resolve(self) -> None:
         """Pass the outcome on. This method runs on the event loop, and must not raise an error."""
@@ -145,7 +145,8 @@ class LoopCalls:
         self.loop.call_soon_threadsafe(intake.engine.pool.gather_offers, self._wake_later)
 
     def hand_over(self, call: Ended) -> None:
-        """Pass an ended call to the loop, from any thread. The loop wakes up once for all calls that have gathered."""
+        """Pass an ended call to the loop, from any thread. The loop wakes up only once for all calls that end before
+        its next turn."""
         self._ended.append(call)
         if get_ident() == self._loop_thread:
             self._resolve()
@@ -160,7 +161,7 @@ class LoopCalls:
             self._ended.popleft().resolve()
 
     def _wake_later(self) -> None:
-        """Let batches be taken only when all calls that the loop has received together are queued."""
+        """Let batches be computed only after the loop has queued all calls that it received in this turn."""
         if not self._wakes:
             self._wakes = True
             self.loop.call_soon(self._wake)
@@ -170,12 +171,12 @@ class LoopCalls:
         self.intake.engine.pool.wake()
 
     async def outcomes(self, calls: Sequence[LoopCall]) -> None:
-        """Decode and submit the queries of calls on a thread, and wait until all calls have their outcomes."""
+        """Decode and submit the queries of calls on a thread, and wait until all calls have ended."""
         submit_on_thread(calls)
         await self.wait(calls)
 
     async def wait(self, calls: Sequence[LoopCall]) -> None:
-        """Wait until all submitted calls have their outcomes. If this coroutine is cancelled, the calls are too."""
+        """Wait until all submitted calls have ended. Cancelling this coroutine cancels the calls."""
         try:
             for call in calls:
                 await call.ended

@@ -4,10 +4,10 @@ image, and reads the labels and their probabilities from the model's outputs.
 The metadata ``hangtag.task`` decides how outputs are read. In task ``single_label``, the default, exactly one label is
 right, so the answer is a ranking. In task ``multi_label`` the answer is a set of labels:
 
-- With an output ``path``, INT64 [batch, any], the set is the path: indices of labels in the predicted order, then -1.
-  The output ``path_probability`` [batch] is the probability of that path.
-- Without an output ``path``, the set is all labels whose probability reaches the threshold, but at least the
-  min_labels most probable labels.
+- With an output ``path``, INT64 [batch, any], the set is the path: the indices of the predicted labels in order, padded
+  with -1. The output ``path_probability`` [batch] is the probability of the whole path.
+- Without an output ``path``, the set is all labels whose probability reaches the threshold. If these are fewer than
+  min_labels, the set is the min_labels most probable labels.
 """
 
 import json
@@ -156,7 +156,7 @@ def _every_classifier(engine: Engine) -> list[pb.ModelChoice]:
 
 
 def _response(model: Servable, result: InferenceResult, top_k: int, preprocess_ns: int) -> pb.ClassifyResponse:
-    """Make the response. Raises InferenceError if the result makes no sense."""
+    """Make the response. Raises InferenceError if the path has an index that is not a label of the model."""
     signature, timings = model.signature, result.timings
     is_multi_label = _is_multi_label(signature)
     probabilities = result.outputs["probabilities"][0]

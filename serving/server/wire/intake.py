@@ -1,6 +1,5 @@
-"""What the transports of a server share: the intake to which they pass requests, the counting of requests that fail
-before they reach a model, and the check of callers. With a token file, only callers with a bearer token from the file
-may call.
+"""The transports of a server share an intake, which counts requests that fail before they reach a model, and checks
+callers. With a token file, only callers with a bearer token from the file may call.
 
 Tokens are compared byte for byte in constant time. The token file is read again when it changes.
 """
@@ -35,17 +34,17 @@ from hangtag.serving.server.wire.status import status
 from hangtag.serving.server.wire.tracing import Metadata, Tracing
 
 MIN_LENGTH = 16
-"""The fewest characters of a token."""
+"""The minimum length of a token, in characters."""
 _CREDENTIALS = re.compile("bearer +(.*)", re.IGNORECASE | re.DOTALL)
 """RFC 9110, 11.4: the scheme in upper or lower case, one or more spaces, then the token, up to the end."""
 
 
 class DecodingThreads:
-    """Threads that decode requests, and a limited number of places to wait for a thread, for all models. Thread-safe.
+    """Threads that decode requests for all models, with a limited number of places to wait for a thread. Thread-safe.
 
-    A model's queue holds only decoded requests. Without this limit, any number of undecoded requests could wait and
-    take memory. Large pictures, which take long to decode and wait for memory, have separate threads, in equal number,
-    so that no other request waits for large pictures.
+    A model's queue holds only decoded requests. The places limit how many undecoded requests wait, and how much memory
+    they take. Large pictures take long to decode, and wait for memory. Separate threads decode large pictures, so that
+    no other request waits for them.
     """
 
     def __init__(self, threads: int, places: int) -> None:
@@ -56,7 +55,7 @@ class DecodingThreads:
             places: How many requests may wait for a thread.
         """
         self.places = threading.Semaphore(places)
-        """A request takes a place before it waits for a thread."""
+        """A request must acquire a place before it waits for a thread."""
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="decode")
         self.threads_for_large = ThreadPoolExecutor(threads, thread_name_prefix="decode-large")
 
@@ -76,8 +75,8 @@ class Origin(NamedTuple):
     method: str
     """/package.Service/Method, or an HTTP method and its route; empty if no model is called."""
     metadata: Metadata = ()
-    """The metadata that the caller sent. A trace continues from ``traceparent``, and a split may read its sticky
-    key."""
+    """The metadata that the caller sent. A trace may continue from the key ``traceparent``, and a split may choose a
+    member by a sticky key."""
     deadline: float | None = None
     """The deadline in seconds on the monotonic clock; None if the caller waits for ever."""
 
@@ -94,7 +93,7 @@ class Tokens:
 
         Args:
             path: The path of the file.
-            check_seconds: The least seconds between two checks whether the file has changed.
+            check_seconds: The minimum time in seconds between two checks whether the file has changed.
 
         Raises:
             StartError: The file cannot be read, or a line is not a token.
@@ -147,8 +146,7 @@ class Callers:
 
 @dataclass(frozen=True)
 class Intake:
-    """What the transports of a server share: the engine to which they pass requests, and the checks before a request is
-    passed."""
+    """The engine that all transports of a server share, and the checks before a request reaches the engine."""
 
     engine: Engine
     """The engine, which has the models and the configuration."""
@@ -159,7 +157,7 @@ class Intake:
     callers: Callers
     """The check of every call except calls to health."""
     tracing: Tracing | None = None
-    """The tracing that gets a span for each query; None records no spans."""
+    """The tracing, which records a span for each query; None to record no spans."""
 
     @cached_property
     def max_message_bytes(self) -> int:
@@ -195,7 +193,7 @@ class Intake:
         """Count a failed request under its status code, and record its span. All transports count failures only here.
 
         Args:
-            origin: Where the request came from.
+            origin: The method, metadata and deadline of the call.
             error: The error with which the request failed.
             started: When the request arrived, by time.perf_counter_ns. None means now.
             name: The model's name in the request; empty if the request was refused before it was read.

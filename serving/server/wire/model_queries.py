@@ -18,7 +18,7 @@ from hangtag.serving.signature import TensorSpec
 
 Result = TypeVar("Result")
 
-_THREADS = 32  # threads that may wait at once for other workers or for a load
+_THREADS = 32  # each thread may wait for other workers or for a load
 PLATFORM = "onnxruntime_onnx"
 # Long keys of the ONNX file's metadata that only the file's owner needs. 'hangtag models' reads these keys.
 _UNPUBLISHED_METADATA = ("training", "reference", "reference_labels", "examples")
@@ -38,8 +38,8 @@ class RepositoryCalls:
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="control")
 
     async def index(self, *, ready: bool) -> pb.RepositoryIndexResponse:
-        """Return every version that serves. Unless ``ready``, return also the versions that could be loaded or failed
-        to load."""
+        """Return every version that serves. If ``ready`` is false, also return the versions that are not loaded or
+        failed to load."""
         states = await self.in_thread(_ready if ready else _known)
         index = pb.RepositoryIndexResponse.ModelIndex
         models = [index(name=each.name, version=each.version, state=each.state, reason=each.reason) for each in states]
@@ -57,9 +57,9 @@ class RepositoryCalls:
     async def load(self, name: str, parameters: Collection[str] = ()) -> None:
         """Load a model. Raises the errors of `Control.load`, and InvalidRequestError if there is any parameter.
 
-        Calls for one model share its next load, so that callers who come and leave cannot pile up loads. A load that
-        has started is not shared, because it may have read the files before a later caller changed them. A load
-        continues when its caller has left.
+        Calls for one model share the model's next load, so that callers that leave and call again cannot queue many
+        loads. A load that has started is not shared, because it may have read the files before a later caller changed
+        them. A load continues when its caller has left.
         """
         if parameters:
             first = next(iter(parameters))
@@ -81,7 +81,7 @@ class RepositoryCalls:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work, self._control)
 
     def close(self) -> None:
-        """End each thread once it is idle. Waiting loads are still done."""
+        """End each thread once it is idle. Loads that wait for the thread are still executed."""
         self._loader.shutdown(wait=False)
         self._threads.shutdown(wait=False)
 
@@ -96,8 +96,7 @@ def _ready(control: Control) -> list[VersionState]:
 
 
 def _known(control: Control) -> list[VersionState]:
-    """Return every version that was loaded or failed to load, then the repository's models and routes that could be
-    loaded."""
+    """Return every version that was loaded or failed to load, and then the repository's other models and routes."""
     states = control.state().versions
     tried = {state.name for state in states}
     not_loaded = [

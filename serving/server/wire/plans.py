@@ -1,13 +1,13 @@
 """Recognises requests that differ only in their tensor's bytes, so that only the first of them is parsed and checked.
 
 A client sends the same kind of request again and again: the same model, input, datatype and shape, then 784 different
-bytes. The bytes before the tensor, the *head*, are then equal. A *plan* keeps the result of parsing and checking one
-head. For the next message with that head, the plan gives the inputs without parsing, and builds the response from parts
-that were serialized once. A plan's response has exactly the bytes of the codec's response.
+bytes. Such requests have the same *head*: the bytes before the tensor. A *plan* keeps the result of parsing and
+checking one head. For the next message with that head, the plan gives the inputs without parsing, and builds the
+response from parts that were serialized once. A plan's response has exactly the bytes of the codec's response.
 
-A request gets a plan only if its head determines its meaning: the message has one input of a fixed-size datatype, as
-raw contents at its very end, and no id or parameters. A plan is valid until the models that serve change. Each
-transport decides which bytes are the head: ``codec`` for messages of gRPC, and ``inference`` for HTTP.
+A request gets a plan only if the head determines the request's meaning: the message has one input of a fixed-size
+datatype, as raw contents at its very end, and no id or parameters. A plan is valid until the models that serve change.
+Each transport defines the head: ``codec`` for messages of gRPC, and ``inference`` for HTTP.
 """
 
 import math
@@ -46,19 +46,19 @@ outputs determine the result."""
 
 
 class Plan:
-    """What all requests with one head have in common, for the model version that checked the first request."""
+    """The result of parsing and checking the first request with a head, by one version of a model."""
 
     def __init__(
         self, query: "InferQuery", model: Servable, inputs: Arrays, specs: Sequence[TensorSpec], admission: Admission
     ) -> None:
-        """Keep the results of the first request.
+        """Keep the results for requests with the same head.
 
         Args:
             query: The request.
             model: The version that admitted the request.
             inputs: The request's only input.
             specs: The requested outputs.
-            admission: The result of the model's check.
+            admission: The result of `Servable.check` for the request.
         """
         self.model_name, self.model_version, self.epoch = query.model_name, query.model_version, query.epoch
         self.model = model
@@ -72,7 +72,7 @@ class Plan:
         self._heads_of = query.heads_of(model, specs)
         shapes = [(self.samples, *spec.shape[1:]) if model.signature.batched else spec.shape for spec in specs]
         self.max_bytes = sum(8 * math.prod(math.inf if size is None else size for size in shape) for shape in shapes)
-        """No response has more bytes of outputs."""
+        """The largest size in bytes of the outputs of a response."""
 
     def encode(self, result: InferenceResult) -> bytes:
         """Return the serialized response."""
@@ -82,7 +82,8 @@ class Plan:
         return b"".join([head + array.tobytes() for head, array in zip(heads, arrays, strict=True)])
 
     def make_heads(self, shapes: Shapes) -> list[bytes]:
-        """Make and keep the bytes that precede each output's raw bytes in a response with outputs of these shapes."""
+        """Compute and keep the heads of a response whose outputs have these shapes: the bytes before each output's raw
+        bytes."""
         if len(self.heads) >= MAX_PLANS:
             self.heads.clear()
         zeros = zip(self.output_names, map(np.zeros, shapes, self._dtypes), strict=True)
@@ -97,14 +98,15 @@ class PlannedCall(TransportCall):
     """The request's plan; None if the request has no plan."""
 
     def put_planned(self, plan: Plan, message: bytes) -> bool:
-        """Set the attributes that `Query.prepare` sets, without a copy, and queue the call.
+        """Set the attributes that `Query.prepare` would set, and queue the call. The tensor is not copied.
 
         Args:
             plan: The request's plan.
             message: The request, whose last bytes become the only input's array, without a copy.
 
         Returns:
-            False if the models that serve have changed. The caller must then set a query and submit the call.
+            Whether the call was queued or has ended. If the models that serve have changed, the result is False, and
+            the caller must set a query and submit the call.
         """
         if plan.epoch != self.intake.engine.epoch:
             return False
@@ -132,7 +134,7 @@ class PlannedCall(TransportCall):
         plan = self.plan
         if plan is None or self.intake.tracing is not None:
             return []
-        alone = cost.calls == 1  # the response to a lone call has all rows of the batch
+        alone = cost.calls == 1  # the only call of a batch gets all rows
         shapes, large = [], 0
         parts: list[tuple[bytes, bytes, int]] = []
         try:
@@ -154,8 +156,8 @@ class PlannedCall(TransportCall):
 
 
 class Plans:
-    """The plans of one transport, by the head and the size of the contents, because in a malformed message the contents
-    may have another size than the head says. Thread-safe."""
+    """The plans of one transport. The key is the head and the size of the contents, because a malformed message may
+    have contents of another size than the head demands. Thread-safe."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
@@ -184,23 +186,23 @@ class Decoded(NamedTuple):
     timeout: int | None = None
     """The request's own time limit in microseconds."""
     head: Hashable = None
-    """The head that determines the meaning of all requests with this head; None if there is no such head."""
+    """The bytes before the tensor, if requests with these bytes differ only in the tensor's bytes; else None."""
 
 
 class InferQuery(Query):
     """A request for inference in one of the protocols."""
 
     def __init__(self, model_name: str, model_version: str, plans: Plans | None) -> None:
-        """``plans`` keep a plan of the request, if possible, after the request has passed every check."""
+        """``plans`` stores a plan of the request, if possible, after the request has passed every check."""
         self.model_name = model_name
         self.model_version = model_version
         self._plans = plans
-        # before the model is looked up, so that a plan for a model replaced in the meantime is never valid
+        # must be read before the model is looked up, so that a plan for a model replaced in the meantime is never valid
         self.epoch = 0 if plans is None else plans.engine.epoch
 
     @abstractmethod
     def decode(self, signature: Signature) -> Decoded:
-        """Decode the request. Raises ServerError if it cannot be a request of a model with this signature."""
+        """Decode the request. Raises ServerError if the request does not match the model's signature."""
 
     @abstractmethod
     def encoder(self, model: Servable, specs: Sequence[TensorSpec], intake: Intake) -> Callable[[InferenceResult], Any]:
@@ -208,7 +210,7 @@ class InferQuery(Query):
 
     @abstractmethod
     def heads_of(self, model: Servable, specs: Sequence[TensorSpec]) -> HeadsOf:
-        """Return the function for the heads of a plan, which must not keep the request in memory."""
+        """Return the function that computes the heads of a plan. The function must not keep the request in memory."""
 
     def prepare(self, model: Servable, call: TransportCall) -> None:
         inputs, datatypes, outputs, call.id, timeout, head = self.decode(model.signature)

@@ -1,4 +1,4 @@
-"""The end of a call. A table has each domain error's status over gRPC and HTTP, and a result gets its cost as metadata.
+"""Maps domain errors to statuses of gRPC and HTTP, and a query's cost to metadata.
 
 The server names failures by gRPC's codes. The metrics use gRPC's codes for HTTP too.
 """
@@ -31,14 +31,14 @@ log = structlog.get_logger()
 _MAX_LOGGED_LENGTH = 128  # characters, because the log must not grow with the callers' messages
 QUEUE_NS, COMPUTE_NS, BATCH_SIZE = "hangtag-queue-ns", "hangtag-compute-ns", "hangtag-batch-size"
 MODEL, STAGE = "hangtag-model", "hangtag-stage"
-"""For a route, the members that answered, and for each sample the stage, from 1, that answered the sample. If all
-samples have one stage, there is only one value."""
+"""For a route, the members that answered, and for each sample the number of the stage, from 1, that answered the
+sample. If one stage answered all samples, its number is listed only once."""
 STAGES = "hangtag-stages"
 """For a route, the cost of each stage, as MEMBER;samples=N;queue-ns=N;compute-ns=N;batch-size=N, separated by
 commas."""
 UNSURE = "hangtag-unsure"
-"""For a cascade, how many samples got a member's unsure answer, because the next member had no time for them or no room
-in its queue."""
+"""For a cascade, the number of samples that got an unsure answer, because the next member had too little time or a full
+queue."""
 _MAX_LISTED = 1024
 """For requests with more samples, stages are not listed per sample, because clients limit the size of metadata."""
 
@@ -57,17 +57,17 @@ STATUS: dict[type[ServerError], Status] = {
     InvalidRequestError: Status(_CODE.INVALID_ARGUMENT, 400),
     # No model of this name, or no version of it, is served here.
     NotFoundError: Status(_CODE.NOT_FOUND, 404),
-    # Something is full: the model's queue (max_queue_size), the queue for decoding (the same size), the set of open
-    # streams, or the memory for bodies of HTTP requests (--max-http-bodies-mib).
+    # A limit is reached: the model's queue or the queue for decoding (max_queue_size), the number of open streams, or
+    # the memory for bodies of HTTP requests (--max-http-bodies-mib).
     QueueFullError: Status(_CODE.RESOURCE_EXHAUSTED, 429),
-    # The message is larger than --max-message-mib. gRPC has this code for such messages too.
+    # The message is larger than --max-message-mib. gRPC's core also answers RESOURCE_EXHAUSTED to such messages.
     MessageTooLargeError: Status(_CODE.RESOURCE_EXHAUSTED, 413),
     # The deadline has passed, or the measured service time shows that the answer would come too late.
     DeadlineError: Status(_CODE.DEADLINE_EXCEEDED, 504),
     # The caller cancelled or disconnected before the answer was computed. 499 is nginx' status for this case, which no
     # client receives.
     CancelledError: Status(_CODE.CANCELLED, 499),
-    # The models are being loaded, or the server drains before it stops.
+    # The models are being loaded, or the server is stopping.
     UnavailableError: Status(_CODE.UNAVAILABLE, 503),
     # A model cannot be loaded or unloaded on request: the file is broken, or --model-control forbids it. Triton answers
     # 400.
@@ -83,12 +83,13 @@ STATUS: dict[type[ServerError], Status] = {
 """The status of each error and its subclasses. A subclass that has its own status comes before its base class."""
 
 _BUG = Status(_CODE.INTERNAL, 500)
-# a cache of the statuses of exceptions, because a search takes as long as the rest of a refusal
+# A cache of each exception type's status, without which a refusal would take twice as long.
 _statuses: dict[type[Exception], Status] = {}
 
 
 def status(error: Exception) -> Status:
-    """Return the status for an exception. INTERNAL and 500, for an exception that is not in the table, mean a bug."""
+    """Return the status for an exception. An exception that is not in the table means a bug, and gets INTERNAL and
+    500."""
     kind = type(error)
     found = _statuses.get(kind)
     if found is None:
@@ -100,9 +101,9 @@ def status(error: Exception) -> Status:
 def call_status(error: Exception, rpc: str, request: object = None) -> tuple[grpc.StatusCode, str]:
     """Return the status code and the message with which a call ends.
 
-    The caller gets a domain error's own message. Any other exception is a bug, and the caller gets a reference, under
-    which the log has the traceback. Only errors that are not the caller's fault are logged. Headers and metadata, in
-    which callers send their tokens, are never logged.
+    The caller gets a domain error's own message. Any other exception is a bug. The caller gets a reference, with which
+    the traceback can be found in the log. Only errors that are not the caller's fault are logged. Headers and metadata,
+    in which callers send their tokens, are never logged.
 
     Args:
         error: The error that ended the call.
@@ -120,8 +121,7 @@ def call_status(error: Exception, rpc: str, request: object = None) -> tuple[grp
 
 
 def _log_fields(rpc: str, request: object) -> dict[str, str]:
-    """Return the log fields that identify a request. A request's id is the ``id`` in the message of ModelInfer or a
-    stream."""
+    """Return the log fields that identify a request. The request's id is the field ``id`` of a ModelInfer message."""
     method = rpc.rpartition("/")[2] if rpc.startswith("/") else rpc  # names of HTTP's methods begin with a verb
     model, request_id = (str(getattr(request, name, "")) for name in ("model_name", "id"))
     fields = {"rpc": method, "model": model, "request_id": request_id}
@@ -147,7 +147,7 @@ def batch_metadata(cost: BatchCost | Timings) -> tuple[tuple[str, str], ...]:
 
 
 def route_metadata(timings: Timings) -> list[tuple[str, str]]:
-    """Return the part of a query's cost that says which members of a route answered. Empty if there is no route."""
+    """Return the part of a query's cost that says which members of a route answered; empty if there is no route."""
     if not timings.stages:
         return []
     if len(timings.stages) == 1:

@@ -4,8 +4,7 @@ A query's span is created when the query has ended, from times that are measured
 running query. A query's child spans are the queue and the computation. Tracing needs the extra ``otel``.
 
 OpenTelemetry gets no other data that a caller sends. A valid traceparent is two identifiers in hexadecimal digits and a
-flag. W3C's tracestate and baggage are not read, because they may hold any text, and would be exported with each span or
-be logged.
+flag. W3C's tracestate and baggage may hold any text, so hangtag neither reads nor exports them.
 """
 
 import threading
@@ -40,7 +39,7 @@ class Tracing:
             from opentelemetry.sdk.trace.export import BatchSpanProcessor
             from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-        # of OpenTelemetry only the exporter logs, and never the traceparent
+        # Only OpenTelemetry's exporter writes logs, which never contain the traceparent.
         redirect_library_log("opentelemetry", with_values=True)
         resource = Resource({SERVICE_NAME: "hangtag"}).merge(OTELResourceDetector().detect())
         self._close_seconds = close_seconds

@@ -1,9 +1,9 @@
-"""A call of a transport: how every request gets from a transport into the engine, and how its outcome gets back.
+"""A call of a transport: takes every request from a transport to the engine, and the response or error back.
 
 Every request of every transport is a `TransportCall`, which is also the entry in its model's queue. `submit` looks the
 model up, lets the call's `Query` decode the request for that model, and queues the call. This module retries after a
-model swap, counts failures and records spans. So unary calls, streams, comparisons, native and HTTP differ only in how
-they send an answer.
+model swap, counts failures and records spans. Unary calls, streams, comparisons, native and HTTP therefore differ only
+in how they send an answer.
 """
 
 import time
@@ -47,7 +47,7 @@ STREAMS = (
 
 
 class TransportCall(Call):
-    """A request of a transport, from before its decoding until its outcome."""
+    """A request of a transport, from its arrival until its response or error."""
 
     intake: Intake
     method: str
@@ -56,18 +56,18 @@ class TransportCall(Call):
     started: int
     """When the request arrived, by time.perf_counter_ns."""
     query: "Query | None" = None
-    """The query of a request that is read but not decoded yet. ``set_query`` sets the query."""
+    """The query of a request that is read but not decoded yet."""
     model_name: str = ""
     model_version: str = ""
     """The version in the request; empty for the version that serves by default."""
     id: str = ""
     """The request's id, for the log. The query sets the id if the request has one."""
     encode: Callable[[InferenceResult], Any]
-    """The function, set by the query, that turns the model's result into the transport's response, or raises
-    ServerError. It is called only once."""
+    """The function that turns the model's result into the transport's response, or raises ServerError. The query sets
+    this attribute. The function is called only once."""
     outputs: Sequence[str] = ()
-    """The outputs, set by the query, that the response contains in full; empty if they do not determine the response's
-    size."""
+    """The outputs that the response contains in full; empty if the response's size does not follow from the outputs.
+    The query sets this attribute."""
 
     def set_query(self, query: "Query") -> None:
         """Set the request, which `submit` will decode."""
@@ -93,7 +93,7 @@ class TransportCall(Call):
         """Encode and send the response, which has at least ``size`` bytes."""
         try:
             if size:
-                self.intake.require_size("Sent", size)  # before the outputs are copied
+                self.intake.require_size("Sent", size)  # must be checked before the outputs are copied
             response = self.encode(result)
         except Exception as error:
             self.fail(error)
@@ -111,7 +111,7 @@ class TransportCall(Call):
 
     def cancel(self, _call: Call | None = None) -> None:
         super().cancel()
-        submit(self)  # at once, so that the message does not wait for a thread to skip this call
+        submit(self)  # ends the call now, and frees the message before a thread reaches the call
 
     def metadata_value(self, key: str) -> str:
         values = (value for name, value in self.metadata if name == key and isinstance(value, str))
@@ -145,11 +145,11 @@ class Query(ABC):
 
 
 def submit(call: TransportCall) -> None:
-    """Decode a call's query and queue the call with the named model. An error is not raised, but becomes the call's
-    outcome.
+    """Decode a call's query and queue the call with the named model. If an error occurs, the call fails with the error,
+    which is not raised.
 
-    A model may be replaced and closed between its look-up and the moment when the call is queued. Then the model raises
-    UnavailableError although the name is served, and the call goes to the successor.
+    A model may be replaced and closed between its look-up and the moment when the call is queued. In this case the
+    model raises UnavailableError although the name is served, and the call goes to the successor.
 
     If the caller leaves, two threads may submit one call, but only one of the threads gets the query. The query is
     removed from the call, so that the message does not wait in the queue together with its arrays.
@@ -176,12 +176,12 @@ def submit(call: TransportCall) -> None:
     except Exception as error:
         call.fail(error)
     else:
-        if call.cancelled:  # the caller left before there was anything to cancel
+        if call.cancelled:  # the caller left while the request was decoded
             call.cancel()
 
 
 def _submit_when_loaded(call: TransportCall, query: Query) -> None:
-    """Submit a call once its model is loaded. A model's first call starts the load."""
+    """Load the call's model, and then submit the call."""
 
     def go_on(load: "Future[None]") -> None:
         error = load.exception()

@@ -1,2 +1,2 @@
 """The gRPC transport on grpcio's public asynchronous API: services, streams, health and reflection on one port. A
-service method translates its message, submits a query and awaits its outcome on the process' event loop."""
+service method translates the message, submits a query, and awaits the query's end on the process's event loop."""

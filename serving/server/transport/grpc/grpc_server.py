@@ -1,8 +1,8 @@
 """The gRPC server: both services, health and reflection on one address, on grpcio's public asynchronous API.
 
-Health says whether the server, a service or a model serves. With reflection, v1 or v1alpha, clients such as grpcurl
-list the services and fetch their descriptors. grpcio ships only v1alpha. v1 has equal messages in a package of another
-name.
+Health says whether the server, a service or a model serves. With reflection, clients such as grpcurl list the services
+and fetch their descriptors. Reflection has the versions v1 and v1alpha. grpcio ships only v1alpha, but v1 differs only
+in the name of the package.
 
 Calls run on the process's event loop. The server's methods may be called from any other thread.
 """
@@ -37,10 +37,11 @@ _SERVING: int = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING: int = health_pb2.HealthCheckResponse.NOT_SERVING
 _POLL_SECONDS = 0.005
 _FLUSH_SECONDS = 0.2
-"""How long connections stay open after the last response. gRPC's core closes a connection once the connection's last
-response is written. If the client has sent bytes that are not read yet, the kernel then resets the connection, and the
-client may lose the end of a large response. pygrpc-native's ``close`` drops responses that its threads have not written
-yet: up to one response in five if ``close`` is called at once. Neither library says when responses are written."""
+"""The seconds that connections stay open after the last response. Otherwise gRPC's core would close a connection as
+soon as the last response is written. If the client has sent bytes that are not read yet, the kernel then resets the
+connection, and the client may lose the end of a large response. pygrpc-native's ``close`` drops responses that its
+threads have not written yet: up to one response in five if ``close`` is called at once. Neither library says when
+responses are written."""
 _SPARE_CALLS = 32  # how many calls for health and metadata are admitted while all other calls wait for answers
 _MAX_PENDING = 100_000
 V1 = "grpc.reflection.v1.ServerReflection"
@@ -78,7 +79,7 @@ class GrpcServer:
         try:
             return self._listen(config.address(config.port))
         except StartError:
-            require_free(config.host, config.port)  # grpcio does not name the cause; this error does
+            require_free(config.host, config.port)  # raises an error with the cause, which grpcio does not report
             raise
 
     def stop(self, grace: float) -> None:
@@ -86,8 +87,8 @@ class GrpcServer:
         run(self._stop(grace))
 
     def close(self) -> None:
-        """Close connections that ``stop`` has left open. grpcio leaves none. Call this method after the engine's close,
-        when nothing is computed."""
+        """Close connections that ``stop`` has left open. grpcio leaves none. Call this method after the engine is
+        closed, when no call is being computed."""
 
     def _listen(self, address: str) -> int:
         """Listen on an address in grpcio's form, such as unix:/run/hangtag.sock. Raises StartError."""
@@ -124,8 +125,8 @@ class GrpcServer:
 
 
 def _max_calls(config: ServerConfig) -> int:
-    """Return the number of calls that may, at the same time, wait to be decoded, be queued, be computed, or be a
-    stream."""
+    """Return the largest number of simultaneous calls: calls that wait to be decoded, are queued or are computed, and
+    streams."""
     largest = largest_settings(config)
     inference = config.max_queue_size + largest.max_queue_size + largest.largest_batch_size * largest.instance_count
     limits = config.limits
@@ -148,9 +149,9 @@ def channel_options(config: ServerConfig) -> list[tuple[str, int]]:
         ("grpc.server.max_pending_requests_hard_limit", _MAX_PENDING),
         # This limit also applies to the calls that wait in gRPC's core until a handler thread is free.
         ("grpc.max_concurrent_streams", config.max_concurrent_streams),
-        # By default gRPC's core also refuses HTTP/2 streams (UNAVAILABLE at the client) while ended streams are not yet
-        # cleaned up, so calls of a client within the limit above would fail. The stream limit and the models' queues
-        # suffice.
+        # By default gRPC's core counts ended streams until they are cleaned up, and refuses further streams with
+        # UNAVAILABLE, even for a client within the limit above. The limit above and the models' queues already protect
+        # the server from overload.
         ("grpc.http.overload_protection", 0),
         # By default gRPC's core disconnects a client that pings more often than every five minutes.
         ("grpc.http2.max_ping_strikes", 0),

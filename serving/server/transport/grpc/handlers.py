@@ -26,7 +26,7 @@ Parse = Callable[[bytes], Any]
 Answer = Callable[[Any, Context], Awaitable[Any]]
 
 OPEN_PREFIX = f"/{HEALTH}/"
-"""Methods that need no token, because probes of orchestrators and load balancers cannot send one, and health only
+"""The methods of health need no token. Probes of orchestrators and load balancers cannot send a token, and health only
 reveals whether a model serves."""
 
 
@@ -34,7 +34,8 @@ class Handlers(grpc.GenericRpcHandler):
     """The handlers of all methods, by name."""
 
     def __init__(self, intake: Intake) -> None:
-        """Handle no method yet. ``intake`` counts refused callers, and undecodable requests of inference methods."""
+        """Create handlers without any method. ``intake`` counts the refused callers and the undecodable inference
+        requests."""
         self._intake = intake
         self._callers = intake.callers
         self.open = 0
@@ -60,7 +61,7 @@ class Handlers(grpc.GenericRpcHandler):
             servicer: Has a coroutine function for each served method, with the method's name. The function takes the
                 request and the call's context, and returns the response. A stream of responses is written to the
                 context. For a stream of requests, the function gets an asynchronous iterator of requests.
-            name: The service's full name, if it is not the descriptor's.
+            name: The service's full name, if the descriptor has another name.
         """
         for method in descriptor.methods:
             path = f"/{name or descriptor.full_name}/{method.name}"
@@ -145,8 +146,8 @@ def _refusal(error: ServerError, path: str) -> Handler:
     async def refuse(_requests: object, context: Context) -> None:
         await abort(error, path, None, context)
 
-    # This handler of a request stream works for methods of every kind, because grpcio calls it before a message has
-    # arrived.
+    # A handler for request streams can refuse calls of any method, because grpcio calls such a handler before a message
+    # has arrived.
     return grpc.stream_unary_rpc_method_handler(refuse)
 
 

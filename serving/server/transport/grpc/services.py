@@ -37,7 +37,7 @@ from hangtag.serving.server.wire.status import call_status, cost_metadata, route
 
 _RPC = "ModelStreamInfer"
 _FINAL = "triton_final_response"  # always true: every request has exactly one response here
-_END_AT_ERROR = ("triton_grpc_error", "true")  # with this metadata, the first error ends the stream
+_END_AT_ERROR = ("triton_grpc_error", "true")  # this metadata lets the first error end the stream
 Response: TypeAlias = pb.ModelStreamInferResponse
 
 
@@ -45,7 +45,7 @@ class InferenceService:
     """The protocol's methods. The methods for the repository and the statistics answer for all the server's workers."""
 
     def __init__(self, calls: LoopCalls, streams: OpenStreams) -> None:
-        """Serve the models of an engine. ``calls`` submit ModelInfer, and ``streams`` answer ModelStreamInfer."""
+        """Serve the models of an engine. ``calls`` submits ModelInfer, and ``streams`` answers ModelStreamInfer."""
         self._intake = calls.intake
         self._engine = calls.intake.engine
         self._repository = calls.intake.repository
@@ -91,8 +91,8 @@ class InferenceService:
         return response
 
     async def ModelStreamInfer(self, requests: AsyncIterator[pb.ModelInferRequest], context: Context) -> None:
-        """Answer a stream. The response to a failed request is its error, unless the metadata sets
-        ``triton_grpc_error``."""
+        """Answer a stream. A failed request gets a response with its error. If the metadata sets ``triton_grpc_error``,
+        the error ends the stream."""
         origin = origin_of(MODEL_STREAM_INFER, context)
         ends_at_error = _END_AT_ERROR in origin.metadata
 
@@ -149,7 +149,8 @@ def _error_response(request: pb.ModelInferRequest, code: grpc.StatusCode, messag
 
 
 class ClassifierService:
-    """Classifies with every model that accepts one UINT8 picture and has labels for its output ``probabilities``."""
+    """Answers Classify for every model that accepts one UINT8 picture and has labels for the output
+    ``probabilities``."""
 
     def __init__(self, calls: LoopCalls, streams: OpenStreams) -> None:
         self._calls = calls

@@ -2,22 +2,22 @@
 
 Two coroutines work on a stream:
 
-- The *reader* (`read`, a task of its own) takes each request from gRPC, puts a call for it at the end of a queue, and
+- The *reader* (`read`, in a separate task) takes each request from gRPC, appends a call to the stream's queue, and
   submits the call. The reader does not wait for earlier answers, so requests of one stream share batches.
 - The *writer* (`outcomes`, in the task of the stream) takes calls only from the front of the queue, and waits until the
-  first call has its outcome. So responses leave in the order of the requests, although queries may end in another
+  first call has ended. Responses are therefore sent in the order of the requests, although queries may end in another
   order.
 
-Back-pressure: the reader waits while the queue holds ``window`` calls, or ``max_bytes`` of requests and answers. An
-answer counts from the moment when it is computed until the writer takes it. An answer that is not computed yet counts
-with a size estimated from earlier answers. Until the first answer is known, there are at most `FIRST` calls. If
-answers turn out larger than estimated, the queue holds more than max_bytes, but at most ``window`` answers, and the
-reader waits until the queue has shrunk. The writer shortens the queue, and gRPC's flow control stops the writer while
-the client does not read. So the server soon stops reading from a client that does not read its answers. If the queue is
-empty, the reader takes a request of any size, so no stream stops for ever.
+Back-pressure: the reader waits while the queue holds ``window`` calls, or ``max_bytes`` of requests and answers. The
+queue holds an answer from the end of the computation until the writer takes the answer. The size of an answer that is
+not computed yet is estimated from earlier answers. Until the first answer is computed, the queue holds at most `FIRST`
+calls. If answers turn out larger than estimated, the queue holds more than max_bytes, but at most ``window`` answers,
+and the reader waits until the queue has shrunk. The writer shortens the queue, and gRPC's flow control stops the writer
+while the client does not read. The server therefore soon stops reading from a client that does not read its answers. If
+the queue is empty, the reader takes a request of any size, so no stream stops for ever.
 
-Cancellation: when the client cancels or disconnects, or the deadline passes, grpcio cancels the writer's task, which
-cancels every query that has no outcome yet, and the reader ends.
+Cancellation: when the client cancels or disconnects, or the deadline passes, grpcio cancels the writer's task. The
+writer then cancels every query that has not ended, and the reader ends.
 
 Stop: after `stop` the reader takes no more requests. The writer answers the requests in the queue, and then ends the
 stream with UNAVAILABLE, unless the client had finished sending.
@@ -57,12 +57,12 @@ class OpenStreams:
     """Answers the streams of a server. Use this object only on the event loop."""
 
     def __init__(self, calls: LoopCalls) -> None:
-        """Answer no stream yet. ``calls`` submit the requests."""
+        """``calls`` submits the requests of the streams."""
         self.calls = calls
         config = calls.intake.engine.config
         self.window = min(config.max_queue_size, 2 * config.max_batch_size)
         """How many requests of a stream may be unanswered at once. One stream can fill the next batch while another
-        batch is computed, but never the whole queue."""
+        batch is computed, but cannot fill the model's queue."""
         self._max_streams = config.limits.max_streams
         self._streams: set[_Stream] = set()
         # this set keeps the tasks alive, because asyncio keeps only weak references
@@ -79,16 +79,15 @@ class OpenStreams:
         *,
         in_thread: bool = False,
     ) -> None:
-        """Answer each request of a stream, in order. At a stop, or at bytes that are not a message, all requests that
-        were read are answered first.
+        """Answer each request of a stream, in order. If the server stops, or the client sends bytes that are not a
+        message, the stream ends after the answers to all requests that were read.
 
         Args:
             requests: The messages as they arrive.
             context: The stream's call.
-            origin: Where the stream came from. Its deadline is the deadline of every request.
+            origin: The method, metadata and deadline of the stream's call. Every request has the stream's deadline.
             query: Makes the query for a request.
-            respond: Makes the response from a call that has its outcome. If ``respond`` raises an error, the stream
-                ends.
+            respond: Makes the response from a call that has ended. If ``respond`` raises an error, the stream ends.
             in_thread: Whether decoding even a small request takes so long that it would block the loop.
 
         Raises:
@@ -98,8 +97,7 @@ class OpenStreams:
         """
         if self._stopped:
             raise UnavailableError("the server is stopping and takes no new streams; try another replica")
-        # After a stream has ended, its reader may still wait for the last message to be decoded. The reader holds
-        # memory until then.
+        # After a stream has ended, its reader may still wait, and hold memory, until the last message is decoded.
         if max(len(self._streams), len(self._readers)) >= self._max_streams:
             raise QueueFullError(f"{self._max_streams} streams are open; use one of them, or calls without a stream")
         stream = _Stream(self, lambda request: StreamCall(self.calls, origin, query(request)), in_thread=in_thread)
@@ -129,7 +127,7 @@ class _Stream:
     def __init__(self, streams: OpenStreams, call: Callable[[Any], StreamCall], *, in_thread: bool) -> None:
         self._streams = streams
         self._window = min(FIRST, streams.window)
-        self._max_bytes = streams.calls.intake.max_message_bytes  # of requests and answers, unless it is one request
+        self._max_bytes = streams.calls.intake.max_message_bytes  # of requests and answers; one request may be larger
         self._call = call
         self._in_thread = in_thread
         self._changed = asyncio.Event()
@@ -154,7 +152,8 @@ class _Stream:
                 call.request, call.size = request, size
                 self._add(call)
                 if self._in_thread or size >= LARGE_MESSAGE:
-                    # Wait until the request is decoded, because decoded inputs take memory.
+                    # Read the next request only when this request is decoded, which limits the memory of decoded
+                    # inputs.
                     await asyncio.wrap_future(submit_on_thread([call]))
                 else:
                     submit(call)
@@ -166,9 +165,9 @@ class _Stream:
         self._changed.set()
 
     async def outcomes(self) -> AsyncIterator[StreamCall]:
-        """Yield the calls in order, once each has its outcome.
+        """Yield the calls in order. Each call is yielded after it has ended.
 
-        An exception is raised only after every request that was read has its outcome.
+        An exception is raised only after the answers to all requests that were read.
 
         Raises:
             UnavailableError: The server is stopping.
@@ -217,7 +216,7 @@ class _Stream:
             call.answer_size = call.outcome.ByteSize()
             self._held += call.answer_size
             self._window = self._streams.window
-            # The old estimate is halved each time, so that one large answer among small answers delays few later
+            # After a large answer, each smaller answer halves the estimate, so that the large answer delays few later
             # requests.
             self._expected = max(call.answer_size, self._expected // 2)
         self._changed.set()

@@ -33,22 +33,22 @@ class BodyBudget:
 
 
 class HeldBytes:
-    """One request's share of a budget, which it holds until ``end``. Thread-safe."""
+    """The bytes of a budget that one request holds until ``end``. Thread-safe."""
 
     __slots__ = ("_budget", "_count", "_ended", "limit")
 
     def __init__(self, budget: BodyBudget, limit: int) -> None:
-        """Hold no bytes yet. ``limit`` is the most bytes of the request's body, both as sent and decompressed."""
+        """``limit`` is the maximum number of bytes of the request's body, both as sent and decompressed."""
         self.limit = limit
         self._budget = budget
         self._count = 0
         self._ended = False
 
     def hold(self, count: int) -> None:
-        """Hold this many bytes instead of the bytes held so far.
+        """Set the number of bytes that the request holds.
 
         Raises:
-            QueueFullError: The budget has too few bytes left. The request still holds the bytes held so far.
+            QueueFullError: The budget has too few bytes left. The number of held bytes does not change.
             CancelledError: ``end`` was called.
         """
         budget = self._budget
@@ -65,8 +65,8 @@ class HeldBytes:
             self._count = count
 
     def end(self) -> None:
-        """Give all bytes back, and hold no more, although a thread may still decode the request after its caller has
-        left."""
+        """Release all bytes. Later calls of ``hold`` fail, because a thread may still decode the request after the
+        caller has left."""
         with self._budget.lock:
             self._budget.taken -= self._count
             self._count = 0
@@ -130,7 +130,8 @@ def compress(body: bytes, accepted: bytes) -> tuple[bytes, bytes]:
 
     Args:
         body: The response's body.
-        accepted: The value of Accept-Encoding. The first of gzip and deflate in it is used.
+        accepted: The value of Accept-Encoding. The response gets the first encoding in this value that is gzip or
+            deflate.
 
     Returns:
         The compressed body and its encoding, or the body and b"" if it is better not compressed.

@@ -38,7 +38,8 @@ _INT64_MAX = 2**63 - 1
 
 
 class ClassifyEndpoint:
-    """Classifies with every model that accepts one UINT8 picture and has labels for its output ``probabilities``."""
+    """Answers Classify for every model that accepts one UINT8 picture and has labels for the output
+    ``probabilities``."""
 
     def __init__(self, calls: LoopCalls) -> None:
         self._calls = calls
@@ -120,8 +121,8 @@ def _parse_form(content_type: str, body: bytes) -> tuple[bytes, list[tuple[str, 
 
 
 def _text(value: bytes) -> str:
-    """Decode a text of a form, ignoring the charset that the form names. Some of Python's decoders, such as punycode's,
-    take quadratic time, and Python caches each unknown charset's name for ever."""
+    """Decode a text field of a form, ignoring the charset that the form declares. Some of Python's decoders, such as
+    punycode's, take quadratic time, and Python caches each unknown charset's name for ever."""
     try:
         return value.decode()
     except UnicodeDecodeError:
@@ -131,7 +132,7 @@ def _text(value: bytes) -> str:
 def _choices(path: str, fields: list[tuple[str, str]]) -> list[pb.ModelChoice]:
     """Return the models of the path and of the parameter ``model``: NAME or NAME@VERSION, separated by commas."""
     listed = [path, *(value for name, value in fields if name == "model")]
-    # Names beyond the largest number that can be compared stay in one string, because there may be thousands.
+    # A request may have thousands of names, so all names after the first MAX_COMPARED names stay in one string.
     named = [text.strip() for each in listed for text in each.split(",", MAX_COMPARED)]
     parted = [text.partition("@") for text in named if text]
     return [pb.ModelChoice(name=name, version=version) for name, _, version in parted]

@@ -22,15 +22,16 @@ if TYPE_CHECKING:
 MAX_HEAD_BYTES = 32 * 1024
 """Size limit of a request's target and headers. gRPC's core accepts 16 KiB of metadata."""
 _MAX_UNREAD_BYTES = 2 * MAX_HEAD_BYTES
-"""Size limit of an unfinished head, or of the end of a body in chunks. The limit also counts spaces around values, so
-it is twice the limit of a finished head. A head of MAX_HEAD_BYTES is then served in any number of segments."""
+"""Size limit of an incomplete head, or of a chunked body's trailers. Spaces around values also count, so the limit is
+twice MAX_HEAD_BYTES. A head of MAX_HEAD_BYTES is therefore served in any number of segments."""
 MAX_PIPELINED = 100
 """Number of requests that may wait on a connection for an earlier request. Each request takes some kilobytes, and one
 read may bring ten thousand requests."""
 _LINGER_SECONDS = 2.0
 _HOST = re.compile(rb"[\w.~!$&'()*+,;=%:\[\]-]*")  # RFC 9110: a name or an address, and a port
 _NO_TRAILERS = (b"connection", b"proxy-connection", b"upgrade")
-"""Trailers that are refused. httptools refuses Content-Length and Transfer-Encoding. All other trailers are ignored."""
+"""The server refuses these trailers. httptools refuses the trailers Content-Length and Transfer-Encoding. All other
+trailers are ignored."""
 _LARGE_HEAD = 431, f"the request's head is too large; the limit is {MAX_HEAD_BYTES:,} bytes"
 _NO_PROXY = 501, "this server is not a proxy, and does not accept CONNECT"
 _PHRASES = {each.value: each.phrase.encode() for each in HTTPStatus} | {499: b"Client Closed Request"}
@@ -41,11 +42,11 @@ class Connection(asyncio.Protocol):
     """Reads requests, answers them one after another, and refuses bytes that are not a request the server accepts.
 
     A refusal is the last answer on its connection. The refusal is sent after the answers to all earlier requests,
-    because a client takes the first answer that arrives for the answer to its first request.
+    because a client expects answers in the order of its requests.
     """
 
     def __init__(self, server: "HttpServer") -> None:
-        """Serve one client. ``server`` answers the requests, and knows its open connections."""
+        """Serve one client. ``server`` answers the requests, and keeps a set of the open connections."""
         self._server = server
         self._loop = asyncio.get_running_loop()
         self._parser = httptools.HttpRequestParser(self)
@@ -90,8 +91,7 @@ class Connection(asyncio.Protocol):
         self._go_on()
 
     def stop(self) -> None:
-        """Close the connection if it has no request. Otherwise the server's next response closes the
-        connection."""
+        """Close the connection if it has no request, or else after the next response."""
         if not self._requests:
             self._transport.close()
 
@@ -110,9 +110,9 @@ class Connection(asyncio.Protocol):
                     self._parser.feed_data(data)
                     data = b""
                 except httptools.HttpParserUpgrade as end:
-                    # RFC 9110 (7.8) allows a server to ignore Upgrade. But httptools ends the request after a head with
-                    # Upgrade, because it takes the rest for another protocol. So the head, as httptools read it, is
-                    # parsed once more without the header, followed by the rest.
+                    # RFC 9110 (7.8) allows a server to ignore Upgrade. But httptools stops after a head with Upgrade,
+                    # because the following bytes may belong to another protocol. Therefore a new parser gets the same
+                    # head without Upgrade, and then the following bytes.
                     data = self._head_without_upgrade() + data[end.args[0] :]
                     self._parser = httptools.HttpRequestParser(self)
         except httptools.HttpParserError:
@@ -131,7 +131,7 @@ class Connection(asyncio.Protocol):
         name = name.lower()
         if self._coming is None:
             self._fields.append((name, value))
-        elif name in _NO_TRAILERS:  # httptools obeys these fields, and would then read no further request
+        elif name in _NO_TRAILERS:  # httptools would obey these trailers, and read no further request
             self._refuse(400, f"{name.decode()} must not be a trailer")
             raise ValueError(name)
 
@@ -144,7 +144,7 @@ class Connection(asyncio.Protocol):
         version = parser.get_http_version()
         if fault := _NO_PROXY if connects else self._find_fault(version):
             self._refuse(*fault)
-            raise ValueError(fault)  # ends the parser, which reads no further
+            raise ValueError(fault)  # makes httptools stop parsing
         self._unread = 0
         keeps_open = version == "1.1" and parser.should_keep_alive()
         held = self._server.hold()
@@ -201,8 +201,8 @@ class Connection(asyncio.Protocol):
         return len(self._target) + sum(len(name) + len(value) + len(": \r\n") for name, value in self._fields)
 
     def _refuse(self, status: int, error: str) -> None:
-        """Stop reading, and answer the incoming request with an error after the answers to all earlier requests. Then
-        close the connection. If the request is answered already, close the connection without an error."""
+        """Stop reading. After the answers to all earlier requests, answer the incoming request with an error, and close
+        the connection. If the incoming request is already answered, only close the connection."""
         if not self._reads:
             return
         self._reads = False
@@ -219,7 +219,7 @@ class Connection(asyncio.Protocol):
         self._go_on()
 
     def _go_on(self) -> None:
-        """Answer the first request, and the requests after it whose responses are known."""
+        """Answer the first request, and then each next request whose response is known."""
         while self._requests and self._answered is None and self._writes:
             request = self._requests[0]
             if not request.is_answered:
@@ -266,12 +266,11 @@ class Connection(asyncio.Protocol):
         request.is_answered = True
         request.held.end()
         if not request.keeps_open and not request.is_whole:
-            # The client still sends. If the connection were closed at once, the client's machine would drop the
-            # response.
+            # The client is still sending. If the connection were closed at once, the client could lose the response.
             self._loop.call_later(_LINGER_SECONDS, self._transport.close)
 
     def _close_if_idle(self) -> None:
-        """Close the connection if it has had no request for long enough. Otherwise check again later."""
+        """Close the connection if it has had no request for `idle_seconds`, or schedule the next check."""
         now = self._loop.time()
         since = now if self._requests else self._idle_since
         if now - since >= self._server.idle_seconds:

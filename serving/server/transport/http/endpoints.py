@@ -48,8 +48,8 @@ _TYPES = {
     ".png": b"image/png",
     ".svg": b"image/svg+xml",
 }
-# A browser that keeps this policy runs only the page's own files, sends data only to this server, and never reads text
-# of a model's file as HTML. blob: is for the pictures that a user chooses.
+# With this policy, a browser runs only the page's own files, sends data only to this server, and never interprets text
+# from a model's file as HTML. blob: allows the pictures that a user chooses.
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; "
@@ -59,7 +59,7 @@ _HEADERS: tuple[Header, ...] = (
     (b"content-security-policy", _POLICY.encode()),
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
-    # The files belong to the server's version, so a browser asks for them each time.
+    # The files change with the server's version, so browsers must not store them.
     (b"cache-control", b"no-store"),
 )
 
@@ -69,16 +69,17 @@ class HostNames:
 
     After a browser has loaded a page of ``evil.example``, this name may resolve to the server's address (DNS
     rebinding). The browser then takes the server for the page's own site, and sends ``Host`` and ``Origin`` with the
-    page's name. An address or ``localhost`` in ``Host`` cannot come from such a page, and the operator knows every
-    other name.
+    page's name. For such a page, a browser never sends an address or ``localhost`` as ``Host``. The operator lists all
+    other names of the server.
     """
 
     def __init__(self, allowed: Iterable[str]) -> None:
-        """``allowed`` has the names besides addresses and localhost, in upper or lower case, without a port."""
+        """``allowed`` has the names that are allowed in addition to addresses and localhost, in upper or lower case,
+        without a port."""
         self._allowed = frozenset(name.lower().rstrip(".") for name in allowed)
 
     def require(self, host: str) -> None:
-        """Raise ForeignOriginError unless a Host header, with or without a port, names this server.
+        """Raise ForeignOriginError if a Host header does not name this server. The header may have a port.
 
         An empty header is accepted, because browsers never send an empty header.
         """
@@ -95,22 +96,22 @@ class HostNames:
 
 
 class ModelEndpoints:
-    """Describes the models of this process. Loads, unloads and counts models through the calls that all transports
-    share."""
+    """Describes the models of this process. Loading, unloading and statistics go through `RepositoryCalls`, which all
+    transports share."""
 
     def __init__(self, intake: Intake, state: Callable[[], ServerState]) -> None:
         """Describe the models of an engine.
 
         Args:
-            intake: The intake with the models, and with the calls that are answered for all workers.
+            intake: The intake, which has the models and the `RepositoryCalls`.
             state: Returns the state of all workers, for the metrics.
         """
         self._intake = intake
         self._engine = intake.engine
         self._repository = intake.repository
         self._state = state
-        # A web page under another site's name has no token. Without tokens, models are therefore loaded only under
-        # known host names.
+        # A web page of another site has no token, so a server with tokens need not check host names. Without tokens,
+        # models are loaded only under known host names.
         config = intake.engine.config
         self._names = HostNames(config.allowed_host) if config.token_file is None else None
 

@@ -53,7 +53,7 @@ class HttpServer:
         """Build the server, which does not listen yet.
 
         Args:
-            intake: The part that all transports share.
+            intake: The intake that all transports share.
             state: Returns the state of all workers, for the metrics.
             grpc_port: Returns the port of gRPC, for the page. The server calls this function after it has started to
                 listen.
@@ -124,7 +124,8 @@ class HttpServer:
         return None
 
     def take(self, request: HttpRequest, part: bytes) -> HttpResponse | None:
-        """Keep a part of a body. Return the response that refuses the request because of this part, or None."""
+        """Add received bytes to a request's body. Return a response that refuses the request, or None if the bytes are
+        accepted."""
         try:
             size = len(request.body) + len(part)
             self._intake.require_size("Received", size)
@@ -145,8 +146,9 @@ class HttpServer:
         """Answer a complete request.
 
         Args:
-            request: The request. Its body is removed.
-            done: Gets the response once, on the event loop, perhaps before this method returns.
+            request: The request. The server removes the request's body.
+            done: A function that is called once with the response, on the event loop, and may be called before this
+                method returns.
 
         Returns:
             The object to cancel when the client leaves.
@@ -206,6 +208,6 @@ class HttpServer:
             connection.stop()
         if closed := [connection.closed for connection in self.connections]:
             await asyncio.wait(closed, timeout=seconds)
-        # Connections are still open if their clients do not read, or if their requests take longer.
+        # A connection is still open if its client does not read, or if a request takes longer.
         for connection in list(self.connections):
             connection.abort()

@@ -35,9 +35,8 @@ def decode_request(body: bytes, size: int) -> tuple[Decoded, Sequence[bool], boo
         size: The number of bytes of JSON.
 
     Returns:
-        The request, for each requested output whether it is wanted as binary data, and whether outputs that the request
-        does not name are. The request's head is the JSON, if the JSON determines the meaning of the bytes that follow
-        it, and of the answer.
+        The request; for each requested output, whether it is binary; and whether all other outputs are binary. The
+        request's head is the JSON, if requests with this JSON differ only in the bytes of one tensor.
 
     Raises:
         MessageTooLargeError: The JSON is larger than MAX_JSON_BYTES.
@@ -128,8 +127,8 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 def _head(tensor: dict[str, Any]) -> tuple[str, str, list[int], int | None]:
-    """Return an input's name, datatype and shape, and the number of its bytes after the JSON, or None if its values are
-    in the JSON."""
+    """Return an input's name, datatype and shape, and the number of the input's bytes after the JSON. The number is
+    None if the values are in the JSON."""
     name = _text(tensor, "name", "an input")
     where = f"input {name!r}"
     shape = tensor.get("shape")
@@ -199,7 +198,7 @@ def array_of(datatype: str, shape: Sequence[int], data: object) -> Array:
     if not _TYPES.get(kind, _WHOLE).issuperset(map(type, values)):
         raise ValueError(f"data of {datatype} must be {_NAMES.get(kind, 'whole numbers')}")
     if kind == "O":
-        "".join(values).encode()  # raises UnicodeEncodeError, a ValueError, for half of a surrogate pair
+        "".join(values).encode()  # raises UnicodeEncodeError (a ValueError) for a lone surrogate
         texts = np.empty(count, np.object_)
         texts[:] = values
         return texts.reshape(shape)
@@ -270,8 +269,8 @@ def json_values(spec: TensorSpec, array: Array) -> list[Any]:
         problem = "the values hold infinity or NaN, which JSON does not have"
     if problem:
         raise InvalidRequestError(
-            f"output {spec.name!r} cannot be sent as JSON: {problem}. Ask for it as binary data, with its parameter "
-            f"{BINARY_DATA!r}: true"
+            f"output {spec.name!r} cannot be sent as JSON: {problem}. Ask for the output as binary data, with its "
+            f"parameter {BINARY_DATA!r}: true"
         )
     values: list[Any] = array.ravel().tolist()
     return values

@@ -110,7 +110,7 @@ class HttpCall(PlannedCall):
 
     @classmethod
     def answer_batch(cls, calls: Sequence[Call], outputs: Tensors, cost: BatchCost) -> None:
-        """Answer each call with its rows. One loop answers all calls with plans, so each output becomes bytes once."""
+        """Answer each call with its rows. The calls with plans share one conversion of each output to bytes."""
         plan: Plan | None = None
         parts: list[tuple[bytes, bytes, int]] = []
         answered = b""
@@ -145,10 +145,9 @@ class HttpInferQuery(InferQuery):
         Args:
             name: The model's name.
             version: The version; empty for the version that serves by default.
-            request: The request, with a body that may be compressed. The body is removed from the request. The
-                request's share of the bodies' memory first counts the body as sent, then the decompressed body, and
-                then the arrays.
-            plans: Keep a plan of the request. With None, no plan is kept.
+            request: The request, with a body that may be compressed. The query removes the body from the request. The
+                request's held bytes count the body as sent, later the decompressed body, and finally the arrays.
+            plans: Keep a plan of the request; None to keep no plan.
         """
         super().__init__(name, version, plans)
         self._body = request.take_body()
@@ -241,9 +240,10 @@ def _raw_input(signature: Signature, body: bytes) -> tuple[TensorSpec, npt.NDArr
 
 
 def _shape_of(spec: TensorSpec, size: int, *, batched: bool) -> list[int]:
-    """Return the shape of a tensor of this many bytes. Raises ValueError if the signature leaves the shape open."""
+    """Return the shape of a tensor of this many bytes. Raises ValueError if the signature and the number of bytes do
+    not determine the shape."""
     free = [axis for axis, length in enumerate(spec.shape) if length is None]
-    if batched and len(free) > 1:  # one sample, like Triton
+    if batched and len(free) > 1:  # as in Triton, the batch has one sample
         free = free[1:]
     if len(free) > 1:
         raise ValueError(

@@ -39,13 +39,13 @@ class HttpRequest:
         path: The percent-decoded path.
         query: The part after the question mark, as received.
         fields: The headers, with lower-case names, in their order.
-        body: The part of the body that has arrived; empty once the body is refused or taken.
+        body: The part of the body that has arrived; empty after the body was refused or passed on.
         held: The body's share of the memory for all bodies.
         is_whole: Whether the whole body has arrived.
         keeps_open: Whether the client accepts further answers on the connection.
         awaits_continue: Whether the client waits for "100 Continue" before it sends its body.
         response: The response, once it is known. A response in bytes has status 200, and starts with the headers.
-        is_answered: Whether the response is written.
+        is_answered: Whether the response has been written to the connection.
     """
 
     path_params: Mapping[str, str] = {}
@@ -54,7 +54,7 @@ class HttpRequest:
     def __init__(
         self, method: str, target: bytes, fields: list[tuple[bytes, bytes]], held: HeldBytes, *, keeps_open: bool
     ) -> None:
-        """Read the target. Raises httptools.HttpParserInvalidURLError or UnicodeDecodeError if it is not valid."""
+        """Read the target. An invalid target raises httptools.HttpParserInvalidURLError or UnicodeDecodeError."""
         url = httptools.parse_url(target)
         self.method = method
         self.target = target
@@ -97,7 +97,7 @@ async def decompressed(request: HttpRequest) -> bytes:
 
     Raises:
         UnsupportedEncodingError: The encoding is neither gzip nor deflate.
-        MessageTooLargeError: The body would become too large.
+        MessageTooLargeError: The decompressed body would be larger than the limit.
         QueueFullError: The bodies in flight have reached their memory limit.
         InvalidRequestError: The body is damaged or ends early.
         CancelledError: The caller has left.
@@ -146,7 +146,8 @@ class Route:
 
 
 def no_such_path(allow: Sequence[str] = ()) -> HttpResponse:
-    """Return the response if there is no such path, or if the path accepts only the methods in ``allow``."""
+    """Return the error for an unknown path, or for a method that the path does not accept. ``allow`` has the methods
+    that the path accepts."""
     if not allow:
         return json_response({"error": "there is no such path; GET /openapi.json describes all paths"}, 404)
     methods = ", ".join(allow)
@@ -165,7 +166,7 @@ def to_json(value: object) -> bytes:
 
 
 def error_response(error: Exception, method: str, request: object = None) -> HttpResponse:
-    """Return the response for an error. The message is equal to the message over gRPC.
+    """Return the response for an error, with the same message as over gRPC.
 
     Args:
         error: The error that ended the request.
@@ -216,7 +217,7 @@ def cost_headers(model: str, version: str, timings: Timings, preprocess_ns: int 
     Args:
         model: The model's name.
         version: The version that answered.
-        timings: The times in the queue and for computing.
+        timings: The time in the queue and the time of the computation.
         preprocess_ns: The time for decoding and converting an image.
     """
     times = b"queue;dur=%.3f, compute;dur=%.3f" % (timings.queue_ns / 1e6, timings.compute_ns / 1e6)

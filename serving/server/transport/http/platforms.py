@@ -47,8 +47,8 @@ class PlatformEndpoints:
     """Answers health and inference on a platform's own paths, and loads models on SageMaker's multi-model endpoints."""
 
     def __init__(self, calls: LoopCalls, health: Endpoint, classify: Endpoint) -> None:
-        """Answer on the platform's paths. ``calls`` submit inference, and have the models. ``health`` and ``classify``
-        are endpoints of the server's own paths."""
+        """Answer on the platform's paths. ``calls`` submits queries to the models. ``health`` and ``classify`` are
+        endpoints of the server's own paths."""
         self._calls = calls
         self._health = health
         self._classify = classify
@@ -128,7 +128,7 @@ class PlatformEndpoints:
             self._remove(name)
             if not _NO_ROOM.search(str(error)):
                 raise
-            return json_response({"error": str(error)}, _NO_MEMORY)  # SageMaker then unloads another model
+            return json_response({"error": str(error)}, _NO_MEMORY)  # at this status SageMaker unloads another model
         return json_response(self._shown(name))
 
     async def loaded(self, _request: HttpRequest) -> HttpResponse:
@@ -150,7 +150,7 @@ class PlatformEndpoints:
         return {"modelName": name, "modelUrl": self._url(name).read_text()}
 
     def _url(self, name: str) -> Path:
-        """Return the file that records where a model was unpacked, for all workers."""
+        """Return the file that tells all workers where a model was unpacked."""
         return self._models / f".url-{name}"
 
     def _publish(self, name: str, url: Path) -> None:
@@ -231,14 +231,15 @@ def _predictions(specs: Sequence[TensorSpec], outputs: Tensors, count: int) -> l
     """Return each instance's part of the outputs: the value of the only output, or the values of all outputs by name.
 
     Raises:
-        InvalidRequestError: An output has no part for each instance, or JSON cannot represent its values.
+        InvalidRequestError: An output cannot be divided among the instances, or JSON cannot represent the output's
+            values.
     """
     parts = []
     for spec in specs:
         array = outputs[spec.name]
         if array.shape[:1] != (count,):
             raise InvalidRequestError(
-                f"the output {spec.name!r} has no part for each instance: its shape is {list(array.shape)}"
+                f"the output {spec.name!r} cannot be divided among the instances: its shape is {list(array.shape)}"
             )
         values = np.empty(array.size, object)
         values[:] = json_values(spec, array)

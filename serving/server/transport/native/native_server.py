@@ -3,14 +3,15 @@
 The library's Rust threads speak HTTP/2 and never hold the interpreter lock. The threads pass calls of the two methods
 to Python as events, and forward every other call over a private Unix socket to a `GrpcServer`.
 
-The library lacks TLS, limits on the number, age and idleness of connections, and a limit on a message's size before it
-is read (hangtag refuses a large message afterwards, and frees its memory). So the library accepts connections directly
-only if every caller is trusted, and otherwise behind Envoy. The library also lacks a setting for the 20 streams that
-one client connection may reset before they are accepted (`serving/connection/resets.py` keeps hangtag's clients below
-that number, and docs/reference/limits.md says what other clients can do).
+The library lacks TLS, and limits on the number, age and idleness of connections. The library also reads a message of
+any size; hangtag refuses a large message afterwards, and frees its memory. The server therefore lets the library accept
+connections directly only if every caller is trusted, and otherwise puts Envoy in front. The library ends a connection
+on which a client resets more than 20 streams before they are accepted, and has no setting for this number. `Resets` in
+`serving/connection/aio_connection.py` keeps hangtag's clients below the limit, and docs/reference/limits.md says what
+other clients can do.
 
-A ModelInfer call whose head has a `Plan` is queued at once, and one loop answers the calls of a batch. All other calls
-go through the slower `submit` to the same queue.
+A ModelInfer call whose head has a `Plan` is queued at once, and all such calls of a batch are answered in one loop.
+`submit`, which is slower, puts all other calls into the same queue.
 """
 
 import os
@@ -52,8 +53,8 @@ has no deadline. The library leaves the header out of the metadata."""
 _INFER_ID = METHODS.index(MODEL_INFER)
 IO_THREADS = 1
 """Number of library threads for network I/O. One thread suffices for the answers of two computing threads."""
-_MAX_METADATA_BYTES = 16 * 1024  # gRPC's core limits metadata to the same size
-_MAX_SOCKET_PATH = 107  # bytes; Linux' sockaddr_un without the terminating zero
+_MAX_METADATA_BYTES = 16 * 1024  # gRPC's core has the same limit
+_MAX_SOCKET_PATH = 107  # bytes; the size of Linux' sockaddr_un.sun_path without the final zero
 _POLL_SECONDS = 0.005
 
 
@@ -65,7 +66,7 @@ class NativeServer(GrpcServer):
         super().__init__(intake)
         self.intake = intake
         self.front: NativeGrpcFront
-        """The library's server, once this server listens."""
+        """The library's server, which `start` creates."""
         self.open: dict[int, NativeCall] = {}
         """The calls that have not ended, by the library's number for the call."""
         self._plans = MessagePlans(intake.engine)
@@ -75,7 +76,7 @@ class NativeServer(GrpcServer):
         """See `GrpcServer.start`. Also raises StartError if the path TMPDIR is too long."""
         config = self._engine.config
         if config.behind is None and config.workers == 1:  # workers share a port that their supervisor has reserved
-            require_free(config.host, config.port)  # raises one clear error; the library would print its own
+            require_free(config.host, config.port)  # raises a clear error if the port is taken
         front = NativeGrpcFront(
             config.address(config.port) if config.behind is None else f"unix:{config.behind / GRPC_SOCKET}",
             [(method, False) for method in METHODS],
@@ -114,7 +115,7 @@ class NativeServer(GrpcServer):
             time.sleep(_POLL_SECONDS)
         for call_id in list(self.open):
             self._cancel(call_id)
-        super().stop(max(0.0, deadline - time.monotonic()))  # last, because until then health says NOT_SERVING
+        super().stop(max(0.0, deadline - time.monotonic()))  # must be last, so that health answers NOT_SERVING before
 
     def close(self) -> None:
         if hasattr(self, "front"):
@@ -152,11 +153,11 @@ class NativeServer(GrpcServer):
         return True
 
     def _submit_slowly(self, call: "NativeCall", message: bytes, key: bytes | str | None, plan: Plan | None) -> None:
-        """Check a call, and queue it or hand it to a thread that decodes it."""
+        """Check a call, and queue the call or pass it to a decoding thread."""
         try:
             self.intake.callers.admit(call.metadata)
             self.intake.require_size("Received", len(message))
-            # a str key is the caller's address
+            # without the header, the key is the caller's address, a str
             if call.deadline is None and isinstance(key, bytes):
                 raise InvalidRequestError(
                     f"{TIMEOUT_HEADER} must be 1 to 8 digits and a unit, which is one of H, M, S, m, u and n, "
@@ -211,18 +212,18 @@ class NativeCall(PlannedCall):
             self.fail(error)
             return
         self._server.front.respond(self.number, message, None, cost_metadata(timings))
-        self._server.open.pop(self.number, None)  # last, because the server is not closed while calls are open
+        self._server.open.pop(self.number, None)  # must be last, because the server may close when no call is open
 
     def refuse(self, error: Exception) -> None:
         """End the call with the error's status. The library ignores the status if the caller has left."""
         code, message = call_status(error, self.method, self)
         number: int = code.value[0]
         self._server.front.fail(self.number, number, message)
-        self._server.open.pop(self.number, None)  # last, because the server is not closed while calls are open
+        self._server.open.pop(self.number, None)  # must be last, because the server may close when no call is open
 
     @classmethod
     def answer_batch(cls, calls: Sequence[Call], outputs: Tensors, cost: BatchCost) -> None:
-        """Send each call its rows. One loop answers all calls with plans, so each output becomes bytes once."""
+        """Send each call its rows. The calls with plans share one conversion of each output to bytes."""
         spent = batch_metadata(cost)
         plan: Plan | None = None
         parts: list[tuple[bytes, bytes, int]] = []

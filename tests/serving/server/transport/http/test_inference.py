@@ -220,5 +220,5 @@ def test_an_output_that_json_cannot_hold_says_how_to_get_it(rest: Rest) -> None:
     plain = body.replace(b'"binary_data_output": true', b'"binary_data_output": false')
     answer = rest.post(path, plain, **{HEAD_LENGTH: str(int(headers[HEAD_LENGTH]) + 1)})
     assert answer.status == 400
-    assert "hold infinity or NaN, which JSON does not have. Ask for it as binary data" in answer.error
+    assert "hold infinity or NaN, which JSON does not have. Ask for the output as binary data" in answer.error
     assert np.isinf(rest.infer(infinite).outputs["total"]).all()
