@@ -78,7 +78,7 @@ class Mirror:
         """The folder of the model repository."""
         self._parts = self.models / ".parts"
         self._new = self.models / ".new"
-        self._mirrored: Mapping[str, StoredFile] | None = None  # the store's files when the folder had them all
+        self._mirrored: Mapping[str, StoredFile] | None = None  # the store's files at the last complete update
 
     def update(self) -> str | None:
         """Update the folder from the store now. If another process is updating the folder, this call only waits for
@@ -89,7 +89,7 @@ class Mirror:
             updated. The result is None if another process is updating the folder.
 
         Raises:
-            StoreError: The folder could not be updated, and was never equal to the store.
+            StoreError: The folder could not be updated, and has no complete earlier copy of the store.
         """
         complete = self._folder / "complete"
         was_complete = complete.exists()
@@ -157,7 +157,7 @@ class Mirror:
             (self._new / name).replace(link)
 
     def _versions(self, name: str, parts: Parts, digests: Mapping[str, str]) -> set[str]:
-        """Choose the versions of a model to mirror. Its promoted.toml, if there is one, is already fetched."""
+        """Choose the versions of a model to mirror. If the model has a promoted.toml, the file is already fetched."""
         versions = sorted(filter(is_version, parts), key=lambda part: int(_inside(part)), reverse=True)
         kept = set(versions[: self._num_versions + 1] if self._num_versions else versions)
         promoted = digests.get(f"{name}/{PROMOTION_FILE}")
@@ -170,7 +170,7 @@ class Mirror:
         """Fetch a part unless its folder exists. No folder that is ``needed`` is removed to make room."""
         folder = self._parts / needed[part]
         if folder.is_dir():
-            os.utime(folder)  # _make_room removes the folders with the oldest times first
+            os.utime(folder)  # marks the folder as recently used, for _make_room
             return
         size = sum(file.size for file in files)
         self._make_room(size, needed.values())
@@ -186,7 +186,7 @@ class Mirror:
         self._new.mkdir()
 
     def _make_room(self, size: int, needed: Collection[str]) -> None:
-        """Remove folders that no model needs, from the longest unused folder on, until `size` bytes are free."""
+        """Remove folders that no model needs, least recently used first, until `size` bytes are free."""
         used = set(needed)
         for name in names(self.models):
             model = (self.models / name).resolve()

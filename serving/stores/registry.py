@@ -49,12 +49,13 @@ class Registry(Store):
             base_url=server.join(f"/v2/{repository}/"),
             headers={"Accept": _MANIFEST, "Accept-Encoding": "identity"},
             follow_redirects=True,
-            limits=httpx2.Limits(max_keepalive_connections=0),  # polls are too far apart for an open connection
+            limits=httpx2.Limits(max_keepalive_connections=0),  # a server would close a connection between two polls
             timeout=silent_seconds,
         )
 
     def read(self) -> None:
-        """Read the manifest if it has changed. HEAD shows whether it has, because a HEAD does not count as a pull."""
+        """Read the manifest if it has changed. A HEAD request finds out, because registries do not count it as a
+        pull."""
         head = self._opened.head(self.index)
         if head.status_code == 404:  # there is no such tag
             self.files = {}
@@ -75,7 +76,8 @@ class Registry(Store):
             self._write_blob(file.tag, opened)
 
     def publish(self, files: Iterable[StoredFile]) -> int:
-        """Write the manifest. A registry cannot refuse the manifest if another push has changed the tag."""
+        """Write the manifest. The registry accepts the manifest even if another push has changed the tag in the
+        meantime."""
         config = StoredFile("", len(_NO_CONFIG), f"sha256:{hashlib.sha256(_NO_CONFIG).hexdigest()}")
         manifest = {
             "schemaVersion": 2,
@@ -108,7 +110,7 @@ class Registry(Store):
 
 
 class _SignIn(httpx2.Auth):
-    """Answers a registry's demand for credentials, and keeps the header that the registry accepts.
+    """Answers a registry's authentication challenge, and keeps the header that the registry accepts.
 
     Credentials are sent only to the registry and to the token server that the registry names. If the registry has TLS,
     the token server must have TLS.

@@ -1,10 +1,10 @@
 """A model repository in an object store or on a web server: its files, from an index or a listing, and their content.
 
 The index is the file hangtag-index.json in the store, which contains each file's size and SHA-256. 'hangtag models
-push' writes the index after all other files, so a push becomes visible as a whole or not at all. Because of the index,
-a web server, which cannot list files, can be a store. If a store has no index, for example after 'aws s3 cp', the
-store's listing is used, which has only each file's size and ETag. An ETag must never be compared with a file's MD5,
-because the ETag of an object that is encrypted with a customer's key looks like an MD5 but is not one.
+push' writes the index after all other files, so a push becomes visible as a whole or not at all. With an index, even a
+web server, which cannot list files, can be a store. If a store has no index, for example after 'aws s3 cp', the store's
+listing is used, which has only each file's size and ETag. An ETag must never be compared with a file's MD5, because the
+ETag of an object that is encrypted with a customer's key looks like an MD5 but is not one.
 """
 
 import hashlib
@@ -47,11 +47,11 @@ class StoredFile(NamedTuple):
 
 
 Parts = dict[str, list[StoredFile]]
-"""Files by NAME/VERSION, or by NAME/FILE for a file that all versions of a model share."""
+"""The files of each version by NAME/VERSION, and each file that all versions of a model share by NAME/FILE."""
 
 
 class Store:
-    """An open object store or web server. Its methods raise errors of obstore or httpx2, which ``explained`` turns into
+    """An open object store or web server. The methods raise errors of obstore or httpx2, which ``explained`` turns into
     StoreError."""
 
     index = INDEX
@@ -73,7 +73,7 @@ class Store:
         """
         self.name = shown(url)
         self.files: Mapping[str, StoredFile] = {}
-        """The files by path, when ``read`` was last called."""
+        """The files by path, as of the last call of ``read``."""
         self.indexed = False
         """Whether ``files`` come from an index."""
         self._tag: str | None = None
@@ -195,7 +195,8 @@ class Store:
 
 
 def open_store(url: str, silent_seconds: float = 20.0) -> Store:
-    """Open the store of a URL: oci://REGISTRY/REPOSITORY:TAG, or a URL for ``Store``, which lists the errors."""
+    """Open the store of a URL: oci://REGISTRY/REPOSITORY:TAG, or a URL that ``Store`` accepts. See ``Store`` for the
+    errors."""
     scheme, place, *_ = urlsplit(url)
     if scheme not in _SCHEMES or not place:
         schemes = ", ".join(f"{scheme}://" for scheme in _SCHEMES)
@@ -208,7 +209,7 @@ def open_store(url: str, silent_seconds: float = 20.0) -> Store:
 
 
 def stored_file(path: str, file: Path) -> StoredFile:
-    """Describe a local file as an index does. ``path`` is the path in a store."""
+    """Return a local file's entry for an index. ``path`` is the path in a store."""
     with file.open("rb") as opened:
         return StoredFile(path, file.stat().st_size, _SHA256 + hashlib.file_digest(opened, "sha256").hexdigest())
 

@@ -1,7 +1,7 @@
 """Explains in plain words why a call to a store failed.
 
-Logs and messages never contain credentials: URLs are shown without parts that may be credentials, and the texts of the
-libraries' errors, which may quote URLs and answers of the store, are not shown.
+Logs and messages never contain credentials: URLs are shown without parts that may be credentials. The messages of the
+libraries' errors are not shown, because such a message may quote URLs and answers of the store.
 """
 
 import re
@@ -44,7 +44,7 @@ def shown(url: str) -> str:
 
 @contextmanager
 def explained(url: str) -> Iterator[None]:
-    """Turn an error of obstore or httpx2, or an error with a local file, into a StoreError.
+    """Turn errors of obstore, httpx2 and local files into a StoreError.
 
     Raises:
         StoreError: The context raised an error.
@@ -58,7 +58,7 @@ def explained(url: str) -> Iterator[None]:
         failure = _failure(shown(url), error)
     else:
         return
-    raise failure  # raised outside of except, so that the library's error, which may quote credentials, is no context
+    raise failure  # not in the except block, where Python would attach an error that may quote credentials
 
 
 def _failure(name: str, error: Exception) -> StoreError:

@@ -117,7 +117,7 @@ def _require_equal(others: list[str], problem: str, remedy: str, *, replace: boo
 
 
 def _files(place: Path, root: Path) -> list[StoredFile]:
-    """Describe a file, or each file in a folder, with its path inside ``root``, as an index does."""
+    """Return the index entry of a file, or of each file in a folder. The path in an entry is relative to ``root``."""
     inside = [Path(folder, name) for folder, _, names in os.walk(place, followlinks=True) for name in names]
     files = []
     for file in inside or ([place] if place.is_file() else []):
