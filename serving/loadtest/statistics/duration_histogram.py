@@ -80,7 +80,7 @@ class DurationHistogram:
     @staticmethod
     @cache
     def values() -> Values:
-        """Return the largest duration in seconds of each bucket of `counts`, ascending: [buckets]."""
+        """Return each bucket's largest duration in seconds, in ascending order: [buckets]."""
         return _bounds() / 1e6
 
     def record(self, durations: npt.NDArray[np.float64]) -> None:

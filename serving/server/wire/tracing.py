@@ -1,6 +1,6 @@
 """OpenTelemetry spans for queries, as children of the caller's span (W3C's traceparent in the metadata).
 
-A query's span is created when the query has ended, from times that are measured anyway, so tracing takes no time of a
+A query's span is created when the query has ended, from times that are measured anyway, so tracing does not delay a
 running query. A query's child spans are the queue and the computation. Tracing needs the extra ``otel``.
 
 OpenTelemetry gets no other data that a caller sends. A valid traceparent is two identifiers in hexadecimal digits and a

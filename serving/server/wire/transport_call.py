@@ -187,7 +187,7 @@ def _submit_when_loaded(call: TransportCall, query: Query) -> None:
         error = load.exception()
         if error is None:
             submit(call)
-        # if there is no query, the caller has left
+        # without a query, the caller has already left
         elif isinstance(error, Exception) and vars(call).pop("query", None) is not None:
             call.fail(error)
 

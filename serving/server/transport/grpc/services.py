@@ -62,7 +62,7 @@ class InferenceService:
     async def ModelReady(self, request: pb.ModelReadyRequest, context: Context) -> pb.ModelReadyResponse:
         try:
             self._engine.model(request.name, request.version)
-        except NotLoadedError:  # the model's first call loads it
+        except NotLoadedError:  # the first call loads the model
             pass
         except (NotFoundError, UnavailableError):
             return pb.ModelReadyResponse(ready=False)

@@ -58,7 +58,7 @@ class Connection(asyncio.Protocol):
         self._answered: HttpRequest | None = None  # the first request, while its response is computed
         self._answering: Answering | None = None
         self._reads = True
-        self._writes = True  # whether the client reads what is written
+        self._writes = True  # whether the client keeps up with the responses
         self._received = 0  # bytes of the request that is arriving
         self._unread = 0  # received bytes that belong neither to a complete head nor to a body
         self._idle_since = self._loop.time()
@@ -228,7 +228,7 @@ class Connection(asyncio.Protocol):
                 elif request.is_whole:
                     self._answered = request
                     answering = self._server.answer(request, self._take)
-                    if self._answered is request:  # if not, the request is already answered
+                    if self._answered is request:  # false if the request is already answered
                         self._answering = answering
                     return
                 elif request.awaits_continue:
@@ -245,7 +245,7 @@ class Connection(asyncio.Protocol):
 
     def _take(self, request: HttpRequest, response: HttpResponse | bytes) -> None:
         """Take the response to the first request."""
-        if request is self._answered:  # if not, the client has left
+        if request is self._answered:  # false if the client has left
             self._answered = self._answering = None
             request.response = response
             self._go_on()

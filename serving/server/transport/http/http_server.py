@@ -70,7 +70,8 @@ class HttpServer:
             self._routes += PlatformEndpoints(calls, models.ready, classifiers.classify).routes()
         if not config.no_page:
             self._routes += PageEndpoint(grpc_port).routes()
-        self._names = HostNames(config.allowed_host) if config.allowed_host else None  # None accepts every host
+        # If the operator lists no names, every host is accepted.
+        self._names = HostNames(config.allowed_host) if config.allowed_host else None
         self._plans = HttpPlans(intake.engine)
         self._budget = BodyBudget(config.http_bodies_bytes)
         # python_multipart would log every malformed form

@@ -41,7 +41,7 @@ from hangtag.serving.signature import Signature, TensorSpec
 HEAD_LENGTH = b"inference-header-content-length"
 """The header with the length of the body's JSON in bytes. Binary tensors follow the JSON. If the length is 0, the body
 is one tensor."""
-_LENGTH = re.compile(rb"[0-9]{1,3}")  # of a JSON that may be kept with a plan
+_LENGTH = re.compile(rb"[0-9]{1,3}")  # the length of a JSON that a plan may keep
 _MAX_HEAD = 512  # bytes of JSON in a planned response that may be too small to be compressed
 
 Done = Callable[[HttpRequest, HttpResponse | bytes], None]

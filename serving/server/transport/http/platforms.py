@@ -164,7 +164,7 @@ class PlatformEndpoints:
         if any(file.parent.name.isdigit() for file in url.glob("*/model.onnx")):
             folder.symlink_to(url)
         elif len(files) == 1:
-            shutil.copytree(url, folder / "1")  # the folder may also have files of weights
+            shutil.copytree(url, folder / "1")  # the folder may also have separate files with weights
             (folder / "1" / files[0].name).rename(folder / "1" / "model.onnx")
         else:
             raise InvalidRequestError(f"{url} has neither <version>/model.onnx nor exactly one file *.onnx")
@@ -185,7 +185,7 @@ class PlatformEndpoints:
         names = sorted({model.name for model in self._engine.models})
         if len(names) != 1:
             raise InvalidRequestError(
-                f"{len(names)} models serve here ({', '.join(names)}): start the server with --platform-model NAME"
+                f"{len(names)} models are served here ({', '.join(names)}): start the server with --platform-model NAME"
             )
         return names[0]
 

@@ -115,7 +115,8 @@ class NativeServer(GrpcServer):
             time.sleep(_POLL_SECONDS)
         for call_id in list(self.open):
             self._cancel(call_id)
-        super().stop(max(0.0, deadline - time.monotonic()))  # must be last, so that health answers NOT_SERVING before
+        # The gRPC server stops last, and reports NOT_SERVING until then.
+        super().stop(max(0.0, deadline - time.monotonic()))
 
     def close(self) -> None:
         if hasattr(self, "front"):
