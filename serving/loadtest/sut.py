@@ -106,7 +106,7 @@ class Description:
 
     @property
     def data_digest(self) -> str:
-        """The digest, in the model's file, of the data set for which `expected_accuracy` was measured."""
+        """The digest in the model's file that identifies the data set for `expected_accuracy`."""
         return self.parameters.get("hangtag.data_digest", "")
 
     @property

@@ -124,7 +124,7 @@ class Callers:
     """The check of the callers of all transports. Thread-safe."""
 
     def __init__(self, tokens: Tokens | None = None) -> None:
-        """Admit callers with valid tokens until ``refuse_new``. None lets everybody call."""
+        """Admit callers with valid tokens until ``refuse_new``. With None, every caller is admitted."""
         self._tokens = tokens
         self.stopping = False
         """Whether every new query of a model is refused."""

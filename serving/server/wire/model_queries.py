@@ -130,8 +130,8 @@ def server_metadata(*more_extensions: str) -> pb.ServerMetadataResponse:
 
 
 def model_metadata(model: Servable, versions: Sequence[Servable]) -> pb.ModelMetadataResponse:
-    """Describe a model's tensors. The first of ``versions``, all served versions, takes requests that name no
-    version."""
+    """Describe a model's tensors. ``versions`` has all served versions. The first version gets the requests that name
+    no version."""
     return pb.ModelMetadataResponse(
         name=model.name,
         versions=[each.version for each in versions],

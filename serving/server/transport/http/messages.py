@@ -19,7 +19,7 @@ from hangtag.serving.server.wire.status import call_status, cost_metadata, statu
 
 HTTP_INFER = "POST /v2/models/{model}/infer"
 HTTP_CLASSIFY = "POST /v1/classify/{model}"
-"""The names, for telemetry, of the methods that query models."""
+"""The names in telemetry of the methods that query models."""
 Header: TypeAlias = tuple[bytes, bytes]
 JSON, BINARY = b"application/json", b"application/octet-stream"
 RETRY_AFTER_SECONDS = b"1"
