@@ -30,7 +30,6 @@ def garment() -> Path:
 
 @pytest.fixture(params=KINDS, ids=str)
 def kind(request: pytest.FixtureRequest) -> Kind:
-    """Each kind of client in turn."""
     chosen: Kind = request.param
     return chosen
 

@@ -1,4 +1,4 @@
-"""The results of every client, over gRPC and over HTTP: values, the server's refusals, and invalid arguments."""
+"""What the calls of every client return, over gRPC and over HTTP, and the errors that they raise."""
 
 import asyncio
 from collections.abc import Callable
@@ -48,7 +48,7 @@ def test_models_are_compared(client: Client) -> None:
     assert (first.version, first.labels) == (serving.version, serving.labels)
     assert [label.index for label in first.labels] == np.argsort(-onnx_models.logits_of(PIXELS[None])[0]).tolist()
     assert list(client.compare(PIXELS, ["classifier@1"])) == ["classifier@1"]
-    assert list(client.compare(PIXELS)) == ["classifier"]  # all models that classify
+    assert list(client.compare(PIXELS)) == ["classifier"]  # every model that classifies
     assert "'classifier'" in message_of(INVALID, client.compare, PIXELS, ["classifier", "classifier"])
 
 
@@ -228,7 +228,7 @@ def test_too_many_axes_are_refused(client: Client) -> None:
 
 
 def calls(name: Any) -> dict[str, Callable[[Client], object]]:
-    """Calls that get something else instead of a model's name."""
+    """Calls that get ``name`` where a model's name, an input's name or a version belongs."""
     return {
         "infer": lambda client: client.infer(name, {}),
         "infer_stream": lambda client: list(client.infer_stream(name, [{}])),

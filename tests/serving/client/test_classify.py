@@ -31,7 +31,7 @@ def address(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReq
 
 
 def classify(address: str, *arguments: object, models: tuple[str, ...] = ("classifier",), **more: Any) -> Result:
-    """Run the command with these models. ``more`` are arguments of ``invoke``."""
+    """Run ``hangtag classify`` with these models. ``invoke`` gets ``more``."""
     chosen = [word for model in models for word in ("--model", model)]
     return invoke("classify", "--server", address, *chosen, *arguments, **{"columns": 120, **more})
 
@@ -90,7 +90,7 @@ def test_an_image_that_fails_is_reported_and_the_others_are_classified(
     for (name, (_, fact)), line in zip(bad.items(), others, strict=True):
         assert line.startswith(f"{tmp_path}/{name}: ")
         assert fact in line
-        assert "object at 0x" not in line  # Pillow's name for a stream
+        assert "object at 0x" not in line
     assert standard_input.startswith("-: standard input was empty")
 
 

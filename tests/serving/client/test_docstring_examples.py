@@ -40,17 +40,18 @@ def documented(kind: type) -> dict[str, str]:
 
 
 ASYNCHRONOUS = {name: text for name, text in documented(AsyncClient).items() if ">>>" in text}
-"""The other methods of AsyncClient differ from those of Client only in that they are awaited."""
+"""The docstrings of AsyncClient that have examples. Its methods without examples differ from those of Client only in
+that they are awaited."""
 DOCSTRINGS = documented(Client) | ASYNCHRONOUS | {"ConnectionOptions": ConnectionOptions.__doc__ or ""}
 
 
 def run(name: str, code: str, variables: dict[str, Any], runner: asyncio.Runner) -> None:
-    """Run each example of a docstring, which may await, and compare its output with the docstring."""
+    """Run each example of a docstring and compare its output with the docstring. An example may contain ``await``."""
     example = doctest.DocTestParser().get_doctest(code, variables, name, None, None)
     assert example.examples
     for line in example.examples:
         printed = io.StringIO()
-        # Other threads may log at the same time, and the log would be printed.
+        # Other threads may log meanwhile, and their log lines would become part of the output.
         with structlog.testing.capture_logs(), contextlib.redirect_stdout(printed):
             compiled = compile(line.source, name, "single", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
             result = FunctionType(compiled, example.globs)()
@@ -61,11 +62,11 @@ def run(name: str, code: str, variables: dict[str, Any], runner: asyncio.Runner)
 
 @pytest.fixture
 def variables(address: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
-    """The names that the examples use besides their client. Each of the models cnn and lstm has answered a call."""
+    """The variables that the examples use, without the client. The models cnn and lstm have each answered a call."""
     monkeypatch.chdir(ROOT)
     image = (ROOT / "examples/garments/bag-1.png").read_bytes()
     with Client(address) as client:
-        for model in ("cnn", "lstm"):  # the example of statistics counts these calls
+        for model in ("cnn", "lstm"):  # an example shows the statistics of these calls
             client.classify(image, model)
         yield {"image": image, "np": np, "Client": Client, "ConnectionOptions": ConnectionOptions}
 
@@ -76,7 +77,7 @@ def test_the_example_runs(name: str, address: str, variables: dict[str, Any]) ->
     with asyncio.Runner() as runner, Client(address) as client:
         own = AsyncClient(address) if name.startswith("AsyncClient") else client
         run(name, code, {"client": own, **variables}, runner)
-        if name.endswith("unload_model"):  # other examples need the model
+        if name.endswith("unload_model"):  # other examples call this model
             client.load_model("lstm2")
         if isinstance(own, AsyncClient):
             runner.run(own.close())

@@ -1,7 +1,6 @@
-"""Pictures in the terminal: ``hangtag classify`` draws pictures, and warns of blank or inverted pictures.
+"""``hangtag classify`` draws pictures in the terminal, and warns of blank or inverted pictures.
 
-The tests measure the warnings on the real test set, because wrong warnings must be very rare.
-"""
+The tests count the warnings for real test images, because false warnings must be very rare."""
 
 import itertools
 import json
@@ -38,13 +37,13 @@ def enlarged(pixels: Pixels) -> Pixels:
 
 
 def dark_on_dark(pixels: Pixels) -> Pixels:
-    """A garment that is darker than its background of 100."""
+    """A dark garment on a background with the brightness 100."""
     return enlarged(np.where(pixels > 12, negated(pixels) // 4, 100).astype(np.uint8))
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server of models for one label and for label sets, and of a model that classifies nothing."""
+    """A server with single-label and multi-label models, and with a model that is no classifier."""
     models = onnx_models.publish_all(tmp_path_factory.mktemp("models"), "classifier", "gather")
     onnx_label_sets.publish_all(models)
     with running_server(models, http_port=-1) as running:
@@ -57,7 +56,7 @@ def classify(server: Server, *arguments: object, model: str = "classifier", **va
 
 
 def warnings(server: Server, folder: Path, pictures: Iterable[bytes] = (), **more: str) -> list[str]:
-    """The command's warning about each picture in the folder, or "" without one. ``pictures`` are added first."""
+    """Add the pictures to the folder, and return the command's warning about each file: "" if there is none."""
     for number, picture in enumerate(pictures):
         (folder / f"{number:04}.png").write_bytes(picture)
     lines = classify(server, folder, "--json", **more).stdout.splitlines()
@@ -69,7 +68,7 @@ def warnings(server: Server, folder: Path, pictures: Iterable[bytes] = (), **mor
     [
         *((change, 0) for change in (np.asarray, photo_on_white, enlarged)),
         (negated, 100),
-        (dark_on_dark, 98),  # a very small garment hardly changes the picture's mean
+        (dark_on_dark, 98),  # a very small garment hardly changes the mean brightness
     ],
 )
 def test_how_many_of_a_hundred_pictures_of_the_test_set_are_warned_of(
@@ -98,7 +97,7 @@ def test_sixteen_bits_and_transparency_are_read_as_the_server_reads_them(
 ) -> None:
     with Image.open(garment) as image:
         pixels = np.asarray(image.convert("L"))
-    ink = np.dstack([np.zeros((28, 28, 3), np.uint8), pixels])  # black, transparent for the background
+    ink = np.dstack([np.zeros((28, 28, 3), np.uint8), pixels])  # black ink on a transparent background
     of_bits, of_ink = warnings(server, tmp_path, [encoded(pixels.astype(np.uint16) << 8), encoded(ink)])
     assert (of_bits, "28 x 28 pixels" in of_ink) == ("", True)
 
@@ -123,7 +122,7 @@ def test_a_picture_is_drawn_with_the_option(server: Server, garment: Path) -> No
     assert drawn.stdout.count("%") == 3
     assert "█████" in drawn.stdout.replace(plain.stdout, "")
     assert "▀" not in plain.stdout
-    assert len(drawn.stdout.splitlines()) == 14 + 2  # two rows of pixels per line, and the timings
+    assert len(drawn.stdout.splitlines()) == 14 + 2  # one line for every two rows of pixels, then two lines of timings
     assert classify(server, garment, "--no-draw").stdout.count("\n") == plain.stdout.count("\n")
 
 

@@ -1,4 +1,4 @@
-"""Readiness of a server and of its models: waits, ``hangtag health``, and ``hangtag models load``."""
+"""Waiting for a server and for its models, ``hangtag health``, and ``hangtag models load``."""
 
 import threading
 from collections.abc import Iterator
@@ -82,7 +82,7 @@ def test_waiting_in_vain_ends_in_time(kind: Kind, client: Client) -> None:
 
 def test_waiting_outlasts_a_server_that_starts_later(kind: Kind, models: Path) -> None:
     with refusing() as address:
-        pass  # nothing listens there now
+        pass
     with kind.open(address) as client, ThreadPoolExecutor() as pool:
         waiting = pool.submit(client.wait_until_ready, TIMEOUT, "gather")
         with running_server(models, **kind.ports(address)):
@@ -91,14 +91,17 @@ def test_waiting_outlasts_a_server_that_starts_later(kind: Kind, models: Path) -
 
 @grpc_kinds
 def test_a_wait_goes_on_where_a_watch_fails_and_says_why_at_its_end(kind: Kind) -> None:
-    """A later Watch may end before its request is sent, or may get no answer. gRPC may lose the reason of the former.
-    On a busy machine, a short wait ends earlier, so a longer wait follows."""
+    """The second Watch may end before its request is sent, and gRPC may then lose the reason. The third Watch gets no
+    answer.
+
+    On a busy machine, a short wait may end before the third Watch, so the test repeats it with longer waits.
+    """
     watches: list[grpc.ServicerContext] = []
 
     def watch(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[object]:
         watches.append(context)
         if len(watches) == 1:
-            assert list(requests)  # so that the reason is not lost
+            assert list(requests)  # otherwise gRPC could lose the reason
         if len(watches) < 3:
             context.abort(grpc.StatusCode.UNAVAILABLE, "there is no replica")
         ended.wait(TIMEOUT)
@@ -124,7 +127,7 @@ def test_a_wait_ends_at_once_where_the_server_refuses_the_question(kind: Kind) -
 
 @contextmanager
 def waiting(kind: Kind, models: Path) -> Iterator[tuple[Server, Link, Client, Future[None]]]:
-    """A client that waits, over a link, for a model that its server has not loaded."""
+    """A client that waits for a model that its server has not loaded. The link between them can be cut."""
     with (
         running_server(models, model_control="explicit", load_model=("text",)) as server,
         link(kind.of(server)) as to,
@@ -134,7 +137,7 @@ def waiting(kind: Kind, models: Path) -> Iterator[tuple[Server, Link, Client, Fu
         assert client.is_ready()
         before = to.answered_bytes
         wait = pool.submit(client.wait_until_ready, TIMEOUT, "gather")
-        until(lambda: to.answered_bytes > before)  # the first answer to the Watch
+        until(lambda: to.answered_bytes > before)  # the Watch has its first answer
         yield server, to, client, wait
 
 
@@ -166,7 +169,7 @@ def repository(tmp_path: Path) -> Path:
 
 @pytest.fixture(params=["gRPC", "HTTP"])
 def explicit(repository: Path, request: pytest.FixtureRequest) -> Iterator[str]:
-    """The address of a server that serves text, and that can load gather from its repository."""
+    """The address of a server that serves text, and that loads gather on request."""
     with running_server(repository, model_control="explicit", load_model=("text",)) as running:
         yield running.address if request.param == "gRPC" else f"http://{running.http_address}"
 

@@ -17,12 +17,13 @@ from tests.kit.kinds import Kind, http_kinds
 from tests.kit.other_servers import web_server
 from tests.kit.server import server as running_server
 
-PROBABILITIES = [10, 255, 20, 30, 204, 40, 50, 102, 60, 70]  # in 255ths
+PROBABILITIES = [10, 255, 20, 30, 204, 40, 50, 102, 60, 70]  # in units of 1/255
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A cascade that always accepts its first member's answer, a cascade that never does, a split, models of sets."""
+    """A server with routes and multi-label models. One cascade always accepts its first member's answer, one never
+    does."""
     models = tmp_path_factory.mktemp("routed")
     for name in ("first", "second"):
         onnx_models.publish(models, name, onnx_models.classifier())
@@ -105,7 +106,7 @@ def test_a_classification_may_be_a_set_of_labels_or_have_distances(client: Clien
 
 def classify(address: str, image: Path, model: str, *options: str) -> str:
     result = invoke("classify", "--server", address, image, "--model", model, *options, columns=120)
-    assert "Error" not in result.stderr  # stderr also has the log of the server in this process
+    assert "Error" not in result.stderr  # the server in this process also logs to stderr
     return result.stdout
 
 

@@ -1,4 +1,5 @@
-"""Streams of images and of inferences, over gRPC and HTTP: the order, the time and the end of their answers."""
+"""Streams of images and of inferences, over gRPC and over HTTP: when and in which order answers come, and how streams
+end."""
 
 import asyncio
 import itertools
@@ -115,7 +116,7 @@ def test_no_image_is_taken_once_a_stream_is_no_longer_read(client: Client) -> No
 
 
 def test_a_stream_that_the_server_refuses_says_so(kind: Kind, models: Path, tmp_path: Path) -> None:
-    """gRPC's library for asyncio loses the status of a stream that ends while its requests are being sent."""
+    """gRPC's asyncio library loses the status if a stream ends while its requests are being sent."""
     (tmp_path / "token").write_text(TOKEN)
     (tmp_path / "wrong").write_text(TOKEN[::-1])
 
@@ -137,9 +138,9 @@ def test_a_stream_that_the_server_refuses_says_so(kind: Kind, models: Path, tmp_
 @pytest.mark.parametrize(
     ("http", "raised", "caught"),
     [
-        # gRPC's task is cancelled, as if sending the end of the requests had failed. The caller's task is not.
+        # gRPC cancels its own task, as when sending the end of the requests fails, but not the caller's task.
         (False, SystemExit, ClientError),
-        (False, asyncio.CancelledError, asyncio.CancelledError),  # the caller's own cancellation
+        (False, asyncio.CancelledError, asyncio.CancelledError),  # the caller cancels the task
         (True, asyncio.CancelledError, asyncio.CancelledError),
     ],
 )

@@ -25,7 +25,7 @@ ONCE = ("top", "--once", "--interval", "0.1", "--server")
 
 @pytest.fixture(scope="module")
 def addresses(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """The addresses of a server process, by their names in the log. Its models are two, and a cascade of two others."""
+    """The addresses that a server process logs, by the names in the log. The server has two models and a cascade."""
     models = onnx_models.publish_all(tmp_path_factory.mktemp("models"), "gather", "text")
     for name in ("first", "second"):
         onnx_models.publish(models, name, onnx_models.classifier())
@@ -38,7 +38,7 @@ def addresses(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, st
 
 @pytest.fixture
 def work(addresses: dict[str, str], garment: Path) -> Iterator[None]:
-    """Calls of two samples for a model, and of one image for the route, one after another during a test."""
+    """During a test, call a model with two samples and a cascade with one image, in turn."""
     ended = threading.Event()
 
     def call() -> None:
@@ -112,7 +112,6 @@ def test_metrics_behind_tls_and_a_token(models: Path, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("work")
 def test_the_live_view_ends_with_ctrl_c(addresses: dict[str, str]) -> None:
-    """The terminal has 60 columns."""
     person, program = os.openpty()
     termios.tcsetwinsize(program, (24, 60))
     terminal = f"os.open({os.ttyname(program)!r}, os.O_RDWR)"

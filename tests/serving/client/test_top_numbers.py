@@ -1,4 +1,4 @@
-"""The numbers of ``hangtag top``: rates, means and percentiles between two readings, whatever a server reports."""
+"""The rates, means and percentiles that ``hangtag top`` computes from two readings of a server's metrics."""
 
 import json
 import re
@@ -11,19 +11,19 @@ from tests.kit.command import invoke, refusal
 from tests.kit.other_servers import web_server
 
 Series = tuple[str, Mapping[str, str], float]
-"""A metric's name, its labels except those of the model, and its value."""
+"""The name, labels and value of a metric's sample."""
 ONCE = ("top", "--once", "--interval", "0.1", "--server")
 
 
 def top(address: str, *arguments: str, columns: int = 150) -> str:
-    """The command's output about a server."""
+    """Run ``hangtag top --once`` for a server, and return its output."""
     result = invoke(*ONCE, address, *arguments, columns=columns)
     assert result.stderr == ""
     return result.stdout
 
 
 def counted(calls: int, samples: int, batches: int, failed: int = 0, *, name: str = "m") -> dict[str, Any]:
-    """A model's statistics, in which each call waited 2 ms and took 1 + 5 + 1 ms."""
+    """The statistics of a model. Each call waited 2 ms in the queue and was computed for 1 + 5 + 1 ms."""
     parts = {"queue": 2, "compute_input": 1, "compute_infer": 5, "compute_output": 1}
     times = {part: {"count": calls, "ns": calls * ms * 1_000_000} for part, ms in parts.items()}
     outcomes = {"success": {"count": calls}, "fail": {"count": failed}}
@@ -32,7 +32,7 @@ def counted(calls: int, samples: int, batches: int, failed: int = 0, *, name: st
 
 
 def metrics_text(*series: Series) -> bytes:
-    """Metrics in Prometheus' text format. Each series also has the labels of model m."""
+    """Metrics of model m in Prometheus' text format."""
     lines = []
     for name, labels, value in series:
         inside = ",".join(f'{key}="{text}"' for key, text in {"model": "m", "version": "1", **labels}.items())
@@ -50,7 +50,7 @@ Rows = list[dict[str, Any]]
 def between(
     before: Rows, after: Rows, *arguments: str, metrics: tuple[bytes, bytes] | None = None, columns: int = 150
 ) -> str:
-    """The command's output for a server with these statistics at the first and at the second reading."""
+    """Run ``hangtag top`` for a server that reports these statistics at the first and at the second reading."""
     statistics = iter([json.dumps({"model_stats": each}).encode() for each in (before, after)])
     texts = iter(metrics or ())
     with web_server(lambda path: (200, {}, next(statistics if "stats" in path else texts))) as address:
@@ -59,7 +59,7 @@ def between(
 
 
 def activity(before: Rows, after: Rows, **more: Any) -> dict[str, Any]:
-    """The command's JSON about model m, with counts for the interval instead of rates per second."""
+    """The JSON that ``hangtag top`` prints about model m, with the rates converted to counts for the interval."""
     document = json.loads(between(before, after, "--json", **more))
     row: dict[str, Any]
     (row,) = document["models"]
@@ -71,7 +71,7 @@ def test_rates_and_means_cover_the_interval() -> None:
     assert [row[name] for name in ("calls", "samples", "failures")] == pytest.approx([100, 400, 4])
     assert (row["batch_size"], row["queue_ms"], row["compute_ms"]) == (8, 2, 7)
     assert not {"p50_ms", "p99_ms", "queued"} & row.keys()
-    for new in ([], [counted(9999, 9999, 9999)]):  # a model that is new, or was loaded again
+    for new in ([], [counted(9999, 9999, 9999)]):  # the model is new, or it was loaded again
         assert activity(new, [counted(10, 10, 10)])["calls"] == pytest.approx(10)
     idle = activity([counted(10, 10, 10)], [counted(10, 10, 10)])
     assert idle["calls"] == 0
@@ -86,7 +86,7 @@ def test_rates_and_means_cover_the_interval() -> None:
         ({}, {"1": 0, "+Inf": 0}, None, None),
         ({}, {"1": 10, "2": 10, "+Inf": 10}, 500, 990),
         ({}, {"1": 0, "2": 10, "+Inf": 10}, 1500, 1990),
-        ({}, {"1": 5, "2": 5, "+Inf": 10}, 1000, 2000),  # above the last bound
+        ({}, {"1": 5, "2": 5, "+Inf": 10}, 1000, 2000),  # half of the calls took longer than the last bound
     ],
 )
 def test_percentiles_are_linear_within_their_bucket(
@@ -101,7 +101,8 @@ def test_percentiles_are_linear_within_their_bucket(
 
 @pytest.mark.parametrize(
     ("requests", "copies", "callers"),
-    [(100, 100, "both"), (1000, 1000, "nobody"), (None, None, "all")],  # a model may count an answer late
+    # a model may count an answer later than its route
+    [(100, 100, "both"), (1000, 1000, "nobody"), (None, None, "all")],
 )
 def test_what_a_route_sends_to_its_members_and_shadow_is_no_caller(
     requests: int | None, copies: int | None, callers: str
@@ -136,7 +137,7 @@ def test_what_a_route_sends_to_its_members_and_shadow_is_no_caller(
 @pytest.mark.parametrize("model", ["m", "a-model-with-a-rather-long-name-that-does-not-fit"])
 @pytest.mark.parametrize("width", [60, 120])
 def test_the_table_fits_the_width(width: int, metrics: bool, model: str) -> None:
-    """Names and numbers are never cut off. The least important columns are left out first."""
+    """No name or number is cut off. The least important columns are left out first."""
     queue = [
         ("nv_inference_pending_request_count", {"model": model}, 200),
         ("hangtag_max_queue_size", {"model": model}, 256),

@@ -1,4 +1,4 @@
-"""Cancelled calls end no other calls, although no client retries those."""
+"""Cancelled calls end no other calls, even if the client retries nothing."""
 
 import asyncio
 import threading
@@ -25,7 +25,7 @@ IMAGE = np.zeros((28, 28), np.uint8)
 TASKS, ROUNDS = 16, 60
 GRPC = Kind(asynchronous=True, http=False)
 MANY = 12
-"""More calls than a client resets before it knows that the server has accepted them."""
+"""More calls than a client may reset before the server confirms that it has accepted them."""
 
 
 async def infer(client: AsyncClient) -> Any:
@@ -46,7 +46,6 @@ async def compare(client: AsyncClient) -> Any:
 
 
 async def turn(count: int) -> None:
-    """Let the event loop run this many iterations."""
     for _ in range(count):
         await asyncio.sleep(0)
 
@@ -60,7 +59,7 @@ def live(models: Path, request: pytest.FixtureRequest) -> Iterator[LiveServer]:
 async def cancel_again_and_again(
     client: AsyncClient, ask: Callable[[AsyncClient], Awaitable[Any]], rounds: int, turns: int
 ) -> None:
-    """Cancel each call after this many iterations (``turns``) of the event loop."""
+    """Make ``rounds`` calls, and cancel each after ``turns`` iterations of the event loop."""
     for _ in range(rounds):
         call = asyncio.ensure_future(ask(client))
         await turn(turns)
@@ -80,8 +79,8 @@ async def cancel_again_and_again(
 def test_calls_that_are_cancelled_end_no_others_and_are_not_computed(
     kind: Kind, ask: Callable[[AsyncClient], Awaitable[Any]], live: LiveServer
 ) -> None:
-    """gRPC's transport does not matter for calls over HTTP. No limit counts cancelled calls over HTTP, and each ends
-    its connection, so fewer calls suffice."""
+    """Over HTTP, the server's transport for gRPC is irrelevant. Fewer calls suffice there, because each cancelled call
+    ends its own connection."""
     rounds = ROUNDS // 4 if kind.http else ROUNDS
 
     async def run() -> list[Any]:
@@ -106,7 +105,7 @@ def test_calls_that_are_cancelled_end_no_others_and_are_not_computed(
 
 @grpc_kinds
 def test_each_client_has_a_connection_of_its_own(kind: Kind, live: LiveServer) -> None:
-    """A client that cancels too many calls, or whose calls are late, ends no call of another client."""
+    """Therefore, a client that cancels too many calls, or whose calls are late, ends no call of another client."""
     with link(live.server.address) as to, kind.open(to.address) as one, kind.open(to.address) as another:
         assert one.is_ready()
         assert another.is_ready()
@@ -115,7 +114,7 @@ def test_each_client_has_a_connection_of_its_own(kind: Kind, live: LiveServer) -
 
 @contextmanager
 def silent_server() -> Iterator[str]:
-    """A server that does not answer the health check with which a client confirms that its calls were accepted."""
+    """A server that does not answer health checks. A client sends one to confirm that its calls were accepted."""
     ended = threading.Event()
 
     def check(_requests: Iterator[bytes], _context: grpc.ServicerContext) -> Iterator[Any]:
@@ -131,7 +130,7 @@ def silent_server() -> Iterator[str]:
 
 async def cancel_many(client: AsyncClient) -> None:
     calls = [asyncio.ensure_future(client.is_ready()) for _ in range(MANY)]
-    await turn(8)  # all calls have begun
+    await turn(8)
     for call in calls:
         call.cancel()
     await asyncio.gather(*calls, return_exceptions=True)
@@ -141,7 +140,7 @@ async def cancel_many(client: AsyncClient) -> None:
     ("timeout", "code"),
     [
         (0.1, grpc.StatusCode.DEADLINE_EXCEEDED),
-        (TIMEOUT, grpc.StatusCode.UNIMPLEMENTED),  # the server's answer
+        (TIMEOUT, grpc.StatusCode.UNIMPLEMENTED),  # the server has no such method
     ],
 )
 def test_a_call_after_many_that_were_cancelled_waits_a_moment_at_most(timeout: float, code: grpc.StatusCode) -> None:

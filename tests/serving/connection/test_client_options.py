@@ -1,4 +1,4 @@
-"""The options of a connection: their ranges and effects, which are limits, pings, and calls to several servers."""
+"""The options of a connection: their allowed values, message limits, pings, and calls to several servers."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -47,7 +47,8 @@ def echo(client: Client, size: int) -> int:
 
 def test_an_answer_above_the_limit_is_refused(kind: Kind, server: Server) -> None:
     with kind.open(kind.of(server), options=ConnectionOptions(max_message_mib=1)) as client:
-        assert echo(client, (1 << 20) - 1000) == (1 << 20) - 999  # an answer is a little larger than its text
+        # the limit applies to the message, which is a little larger than its text
+        assert echo(client, (1 << 20) - 1000) == (1 << 20) - 999
         assert message_of(grpc.StatusCode.RESOURCE_EXHAUSTED, echo, client, 1 << 20)
 
 
@@ -57,7 +58,7 @@ def test_pings_notice_a_server_that_vanished(kind: Kind, server: Server) -> None
     with link(kind.of(server)) as to, kind.open(to.address, timeout=60, options=pings) as client:
         assert echo(client, 1) == 2
         to.lose_answers()
-        assert message_of(grpc.StatusCode.UNAVAILABLE, echo, client, 1)  # after half a second, not after a minute
+        assert message_of(grpc.StatusCode.UNAVAILABLE, echo, client, 1)  # long before the timeout of 60 seconds
 
 
 def call(client: Client, times: int) -> None:
@@ -71,7 +72,7 @@ def answered(server: Server) -> int:
 
 @contextmanager
 def two(models: Path, **settings: Any) -> Iterator[tuple[Server, Server, str]]:
-    """Two servers, and the address that names both servers."""
+    """Two servers, and one address that names both."""
     with (
         running_server(models, http_port=-1, **settings) as one,
         running_server(models, http_port=-1, host="127.0.0.2", **settings) as other,
@@ -80,7 +81,7 @@ def two(models: Path, **settings: Any) -> Iterator[tuple[Server, Server, str]]:
 
 
 def called(client: Client, condition: Callable[[], object]) -> Callable[[], object]:
-    """A condition that makes a call each time before it is checked."""
+    """A condition that makes a call each time it is evaluated."""
 
     def ask() -> object:
         call(client, 1)
@@ -93,7 +94,8 @@ def called(client: Client, condition: Callable[[], object]) -> Callable[[], obje
 @pytest.mark.parametrize("transport", ["native", "grpc"])
 def test_every_server_gets_its_share(kind: Kind, transport: str, models: Path) -> None:
     with two(models, transport=transport) as (one, other, address), kind.open(address, options=ROUND_ROBIN) as client:
-        until(called(client, lambda: answered(one) and answered(other)))  # the client is connected to both servers
+        # wait until the client is connected to both servers
+        until(called(client, lambda: answered(one) and answered(other)))
         before = answered(one), answered(other)
         call(client, 10)
         assert (answered(one), answered(other)) == (before[0] + 5, before[1] + 5)

@@ -1,4 +1,4 @@
-"""A call ends at its deadline, or at Ctrl-C, however slowly the other side connects, reads or answers."""
+"""A call ends at its deadline, or at Ctrl-C, even if the peer connects, reads or answers very slowly."""
 
 import asyncio
 import os
@@ -24,7 +24,7 @@ from tests.kit.other_servers import Pause, listener, say_nothing, unreachable, w
 from tests.kit.waiting import TIMEOUT, pass_time
 
 STEPS, PAUSE = 600, 0.1
-"""A slow peer takes a minute, and the calls have much less time."""
+"""A slow peer takes a minute, which is much longer than the deadlines of the calls."""
 IN_TIME = STEPS * PAUSE / 2
 INDEX = {"index": np.array([1])}
 LATE = grpc.StatusCode.DEADLINE_EXCEEDED
@@ -58,7 +58,7 @@ def test_a_late_call_ends_and_the_server_drops_it(kind: Kind, models: Path) -> N
 
 def test_a_server_that_says_nothing(kind: Kind) -> None:
     with listener(say_nothing) as address, kind.open(address, timeout=0.2) as client:
-        require_late(client.models, 0.2, grpc.StatusCode.UNAVAILABLE)  # over gRPC there is no connection yet
+        require_late(client.models, 0.2, grpc.StatusCode.UNAVAILABLE)  # over gRPC, the client has no connection yet
 
 
 @http_kinds
@@ -76,9 +76,9 @@ def test_a_stream_whose_deadline_passes_while_the_event_loop_is_busy_is_late(ser
             await client.infer("gather", INDEX)
             stream = client.infer_stream("gather", [INDEX] * 3, timeout=0.02)
             answers = asyncio.ensure_future(anext(stream))
-            for _ in range(turns):  # make the event loop busy at each step of the stream's beginning
+            for _ in range(turns):  # block the event loop after each step of the stream's beginning
                 await asyncio.sleep(0)
-            pass_time(0.04)  # like a program that computes in a coroutine
+            pass_time(0.04)  # blocks the event loop, as a coroutine that computes does
             try:
                 await answers
             except ClientError as error:
@@ -108,7 +108,7 @@ def take_slowly(connection: socket.socket, pause: Pause) -> None:
         if pause(PAUSE):
             return
         taken = 0
-        while taken < 1 << 16:  # 32 MiB take most of a minute
+        while taken < 1 << 16:  # at this speed, 32 MiB take most of a minute
             part = connection.recv(1 << 16)
             if not part:
                 return
@@ -130,7 +130,8 @@ def test_a_large_request_that_is_taken_slowly(kind: Kind) -> None:
 
 
 def test_an_address_that_does_not_answer_leaves_time_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A blocking client has the same connection, but may have an event loop that resolves hosts itself."""
+    """Only the asynchronous client is tested, because a blocking client may use an event loop that does not call
+    Python's getaddrinfo."""
     looked_up, kind = socket.getaddrinfo, Kind(asynchronous=True, http=True)
 
     def getaddrinfo(host: Any, *arguments: Any, **settings: Any) -> list[Any]:
@@ -153,12 +154,10 @@ def test_calls_one_after_another_share_a_connection(kind: Kind, server: Server) 
 
 
 def test_ctrl_c_is_raised_in_every_client(kind: Kind) -> None:
-    """Ctrl-C ends the wait for an answer, and is no failure of the call."""
-
     interrupted: list[int] = []
 
     def interrupt(connection: socket.socket, pause: Pause) -> None:
-        """Interrupt this process at the first connection only, without an answer: a second signal would end pytest."""
+        """Interrupt this process when the first client connects. A second interrupt would end pytest."""
         connection.recv(1)
         if not interrupted:
             interrupted.append(os.getpid())

@@ -1,4 +1,4 @@
-"""Whatever a server of HTTP answers, a client either returns a value or raises ClientError."""
+"""Whatever an HTTP server answers, a client either returns a value or raises ClientError."""
 
 import json
 from collections.abc import Callable
@@ -30,11 +30,11 @@ OPERATIONS: dict[str, Callable[[Client], object]] = {
     "is_ready of a model": lambda client: client.is_ready("cnn"),
 }
 READY = {"is_ready", "is_ready of a model"}
-"""Readiness is only the status, because Triton's answer has no body."""
+"""The operations that read only the status of an answer, because Triton answers readiness without a body."""
 
 
 def outcome(client: Client, operation: str) -> object:
-    """The value or the ClientError of an operation. Any other exception fails the test."""
+    """The result of an operation, or the ClientError that it raised. Any other exception fails the test."""
     try:
         result = OPERATIONS[operation](client)
     except ClientError as error:
@@ -102,7 +102,7 @@ def test_values_that_a_datatype_does_not_have_are_named(kind: Kind, body: bytes,
 
 
 def with_binary_size(size: Any) -> Answer:
-    """An answer with four bytes of binary data, whose JSON states this binary_data_size."""
+    """An answer whose JSON states this binary_data_size, followed by four bytes of binary data."""
     output = {"name": "value", "datatype": "FP32", "shape": [1], "parameters": {"binary_data_size": size}}
     head = json.dumps({"model_name": "gather", "outputs": [output]}).encode()
     return 200, {HEAD_LENGTH: str(len(head))}, head + bytes(4)

@@ -1,4 +1,4 @@
-"""Clients of servers that are not hangtag's, and of ports on which something else listens."""
+"""Clients that call servers other than hangtag's, and ports at which no inference server listens."""
 
 import json
 import re
@@ -27,9 +27,6 @@ def failure(client: Client, code: grpc.StatusCode) -> str:
     return message_of(code, client.infer, "gather", INPUTS)
 
 
-# --- Answers in other forms than hangtag's
-
-
 def streamed(*outputs: pb.ModelInferResponse.InferOutputTensor, raw: tuple[bytes, ...] = ()) -> Any:
     response = pb.ModelInferResponse(model_name="gather", outputs=outputs, raw_output_contents=raw)
     return pb.ModelStreamInferResponse(infer_response=response)
@@ -54,7 +51,7 @@ VALUES = {
 
 
 def grpc_answering(*responses: pb.ModelStreamInferResponse) -> Any:
-    """A server that answers a call with its first response, and a stream with all responses."""
+    """A server that answers a single call with the first of these responses, and a stream with all of them."""
 
     def infer(_requests: Iterator[bytes], _context: grpc.ServicerContext) -> Iterator[Any]:
         yield responses[0].infer_response
@@ -160,7 +157,7 @@ def test_a_path_stands_before_every_request(kind: Kind) -> None:
 @http_kinds
 @pytest.mark.parametrize(("status", "ready"), [(200, True), (400, False), (503, False), (404, None)])
 def test_readiness_as_triton_answers_it(kind: Kind, status: int, ready: bool | None) -> None:
-    """The answer has no body. 404 means that the model is missing, or that the server does not speak the protocol."""
+    """Status 404 means that the model is missing, or that the server does not speak the protocol."""
     with web_server(lambda _: (status, {}, b"")) as address, kind.open(address) as client:
         assert client.is_ready("gather") is bool(ready)
         if ready is None:
@@ -170,12 +167,9 @@ def test_readiness_as_triton_answers_it(kind: Kind, status: int, ready: bool | N
             assert client.is_ready() is ready
 
 
-# --- Ports on which something else listens
-
-
 @pytest.fixture(scope="module")
 def metrics_address(models: Path) -> Iterator[str]:
-    """A server's port for metrics."""
+    """The address of a server's metrics port."""
     with serving("--models", str(models), "--port", "0") as process:
         (address,) = re.findall(r"url=http://([^/ ]+)/metrics", process.wait_for("metrics"))
         yield address

@@ -1,4 +1,4 @@
-"""Proxies from environment variables, between a client and its server. The tests of retries cover proxies' answers."""
+"""Clients use the proxies that environment variables name. test_retries covers the errors that proxies answer."""
 
 import re
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from tests.kit.other_servers import Answer, web_server
 
 NEVER = ConnectionOptions(retries=0)
 SERVER = "models.invalid:8000"
-"""A host that does not exist, because no name of .invalid has an address."""
+"""A host without an address, as the domain .invalid guarantees."""
 INDEX = "/v2/repository/index"
 
 
@@ -25,7 +25,7 @@ def _no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def refused(address: str) -> str:
-    """The reason why no client is created for an address."""
+    """Require that no client can be created for an address, and return the reason."""
     with pytest.raises(UserError) as caught:
         Client(address)
     assert isinstance(caught.value, ValueError)
@@ -55,7 +55,7 @@ def test_a_value_that_is_no_url_of_a_proxy_is_named(
 def test_what_counts_is_named_and_no_password(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTP_PROXY", "htp://anna:se/cr@et@proxy.example:1")
     assert refused(f"http://{SERVER}").startswith("HTTP_PROXY is 'htp://proxy.example:1', ")
-    monkeypatch.setenv("http_proxy", "::::")  # one of two variables
+    monkeypatch.setenv("http_proxy", "::::")  # http_proxy takes precedence over HTTP_PROXY
     assert refused(f"http://{SERVER}").startswith("http_proxy is '::::'")
     for value in ("socks5://127.0.0.1:1", "socks5h://127.0.0.1:1"):
         monkeypatch.setenv("http_proxy", value)
@@ -78,7 +78,7 @@ def failure(kind: Kind, address: str = SERVER) -> str:
 
 
 def test_a_proxy_that_does_not_answer_is_named(kind: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
-    """gRPC's library reads additional variables for proxies."""
+    """gRPC reads other variables than the HTTP client."""
     variables = ("HTTP_PROXY", "http_proxy") if kind.http else ("http_proxy", "https_proxy", "grpc_proxy")
     for variable in variables:
         for at in ("127.0.0.1:1", "proxy.invalid:1") if kind.http else ("127.0.0.1:1",):
@@ -92,7 +92,8 @@ def test_a_proxy_that_does_not_answer_is_named(kind: Kind, monkeypatch: pytest.M
 
 def test_a_wait_behind_a_proxy_that_does_not_answer_names_it(kind: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
-    rarely = ConnectionOptions(initial_backoff=60, max_backoff=60)  # the wait ends in a pause between two attempts
+    # the wait ends during the pause between two attempts
+    rarely = ConnectionOptions(initial_backoff=60, max_backoff=60)
     with kind.open(SERVER, options=rarely) as client:
         message = message_of(grpc.StatusCode.DEADLINE_EXCEEDED, client.wait_until_ready, 0.5)
     assert f"{kind.text(SERVER)} through the proxy http://127.0.0.1:1, which http_proxy names" in message
@@ -113,7 +114,7 @@ def test_a_proxy_that_grpc_leaves_out_is_not_named(
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, list[str]]]:
-    """A server that HTTP_PROXY names, and the paths that were requested from it."""
+    """The address of a server to which HTTP_PROXY points, and the paths that clients requested from it."""
     paths: list[str] = []
 
     def answer(path: str) -> Answer:
@@ -125,7 +126,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, list[str]]]:
         yield address, paths
 
 
-# No name of .invalid has an address, and nothing listens at port 1, so a call that bypasses the proxy fails.
+# Names under .invalid have no address, and nothing listens at port 1, so calls that bypass the proxy fail.
 @http_kinds
 @pytest.mark.parametrize(
     ("address", "exempting", "others"),

@@ -1,4 +1,4 @@
-"""Calls that are retried, and calls that are not: a server ends and comes back, or a connection breaks."""
+"""Which calls are retried and which are not, when a server restarts or a connection breaks."""
 
 import asyncio
 import socket
@@ -51,7 +51,7 @@ def gathered(client: Client, value: int = 1) -> list[float]:
 
 
 def test_a_refused_connection_is_tried_again(kind: Kind, live: LiveServer) -> None:
-    word = "x" * (2 << 20)  # a large request, too
+    word = "x" * (2 << 20)  # a large request is tried again, too
     with link(kind.of(live.server), refused=1) as to, kind.open(to.address, options=QUICK) as client:
         answer = client.infer("text", {"text": np.array([word], np.object_)})
         assert to.connections == 2
@@ -70,7 +70,7 @@ def test_a_call_outlives_the_connection_that_breaks_under_it(kind: Kind, live: L
         answer = pool.submit(gathered, client)
         gate.wait_until_computing()
         to.cut()
-        gate.wait_until_computing()  # in the other instance
+        gate.wait_until_computing()  # the second attempt computes in the other instance
         gate.open()
         assert answer.result(TIMEOUT) == [10]
 
@@ -96,7 +96,7 @@ def test_a_stream_that_waits_for_a_request_when_its_client_is_closed(http: bool,
     async def outcome() -> grpc.StatusCode:
         client = AsyncClient(f"http://{live.server.http_address}" if http else live.server.address)
         answer = asyncio.ensure_future(anext(client.infer_stream("gather", never())))
-        await asyncio.sleep(0.1)  # the stream begins
+        await asyncio.sleep(0.1)  # the stream has begun
         await client.close()
         with pytest.raises(ClientError) as caught:
             await asyncio.wait_for(answer, TIMEOUT)
@@ -183,11 +183,11 @@ def test_where_no_server_answers_every_call_says_what_to_do(kind: Kind) -> None:
         ):
             message = message_of(UNAVAILABLE, call)
             assert f"no server answers at {kind.text(address)}; start a server with 'hangtag serve'" in message
-            assert UNKNOWN not in message  # the client reached no server that could have computed the call
+            assert UNKNOWN not in message  # no server can have computed the call
 
 
 def test_a_host_that_cannot_be_resolved_is_named(kind: Kind) -> None:
-    address = f"{'a' * 64}.invalid:8001"  # the name is longer than DNS allows, so no name server is queried
+    address = f"{'a' * 64}.invalid:8001"  # DNS allows no name of this length, so no name server is asked
     with kind.open(address, options=NEVER) as client:
         message = message_of(UNAVAILABLE, client.models)
     assert f"the host of {kind.text(address)} is unknown; name the server with --server" in message
@@ -195,7 +195,7 @@ def test_a_host_that_cannot_be_resolved_is_named(kind: Kind) -> None:
 
 @grpc_kinds
 def test_a_call_that_a_server_cancels_is_tried_again(kind: Kind) -> None:
-    """gRPC's core cancels calls that arrive at a server while the server stops."""
+    """While a server stops, gRPC cancels the calls that arrive."""
     calls = []
 
     def index(_requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[Any]:
@@ -233,11 +233,11 @@ def test_a_load_or_unload_whose_answer_is_lost_is_not_repeated(
         to.cut()
         assert UNKNOWN in message_of(UNAVAILABLE, call.result, TIMEOUT)
         assert to.connections == 1
-        assert client.models() == control.models()  # other calls are retried
+        assert client.models() == control.models()  # calls that change nothing are retried
 
 
 def a_proxy_that_answers_http2(status: bytes) -> AbstractContextManager[str]:
-    # HPACK: the name of entry 8 of the static table, :status, and a value of three bytes.
+    # In HPACK, entry 8 of the static table is the name :status, which is followed here by a value of three bytes.
     return listener(answering_over_http2(HEADERS, b"\x08\x03" + status, flags=END_STREAM | END_HEADERS))
 
 

@@ -29,7 +29,7 @@ over_both = pytest.mark.parametrize("http", [False, True], ids=["gRPC", "HTTP"])
 
 
 class Servers:
-    """Servers with certificates of many kinds. Each server is started once."""
+    """Servers with different certificates. Each server is started once."""
 
     def __init__(self, certificates: Certificates, models: Path, stack: ExitStack) -> None:
         self.certificates, self._models, self._stack = certificates, models, stack
@@ -43,7 +43,8 @@ class Servers:
             certificates.issue(name, "ours", *hosts, **validity)
 
     def get(self, certificate: str | None, *, clients: bool = False) -> Server:
-        """A server with a certificate. With ``clients``, the server requires a client's certificate from ours."""
+        """Return the server with this certificate. With ``clients``, it requires a client's certificate from the
+        authority ``ours``."""
         if (certificate, clients) not in self._servers:
             tls: dict[str, Any] = {}
             if certificate:
@@ -71,7 +72,7 @@ def failure(client: Client, code: grpc.StatusCode = grpc.StatusCode.UNAVAILABLE)
 
 @pytest.fixture(scope="module")
 def secured(certificates: Certificates, models: Path) -> Iterator[tuple[Server, Credentials]]:
-    """A server that requires a client's certificate and a token, and the credentials that it accepts."""
+    """A server that requires a client's certificate and a token, and credentials that the server accepts."""
     (token := certificates.folder / "tokens").write_text(f"{TOKEN}\n")
     settings = certificates.server(tls_client_ca=certificates.ca(), token_file=token)
     with running_server(models, **settings) as server:
@@ -170,8 +171,8 @@ COMMANDS = {
     "models unload gather": (1, "--model-control explicit"),
     "evaluate gather --data fashion-mnist": (1, "gather"),
 }
-"""Commands, each with its exit code and a part of its output after it has reached a server. On a busy machine, a load
-test may end with 1."""
+"""Commands, each with its exit code and a part of its output if it reaches a server. On a busy machine, a load test may
+exit with 1."""
 
 
 @over_both
@@ -187,7 +188,7 @@ def test_every_command_sends_its_certificate_and_its_token(
     reached = invoke(*arguments, "--token-file", mine.token_file, exit_code=exit_code)
     assert part in reached.output
     assert "token" not in reached.output
-    if not command.startswith("health"):  # no server requires a token for health
+    if not command.startswith("health"):  # health checks need no token
         assert "this server requires a token" in invoke(*arguments, exit_code=1).stderr
 
 

@@ -1,4 +1,4 @@
-"""Runs `hangtag loadtest` in this process and reads the results; and writes saved results, as a load test does."""
+"""Helpers that run `hangtag loadtest` in this process, read its results, and write files like those that it saves."""
 
 import json
 from collections import Counter
@@ -20,14 +20,14 @@ from tests.kit.command import invoke, refusal
 from tests.kit.fake_server import FakeServer, running
 from tests.kit.waiting import pass_time
 
-# A run of one block, as short as possible. Each test lengthens only the durations that it measures.
+# Options for the shortest possible run, with one block. Each test lengthens only what it measures.
 QUICK = ("--min-duration", "50ms", "--min-query-count", "10", "--blocks", "1", "--warm-up", "0")
 LOOP = (*QUICK, "--concurrency", 1)
 SCHEMA = json.loads((Path(__file__).parents[3] / "docs/loadtest.schema.json").read_text())
 
 
 def _strict(part: Any) -> Any:
-    """The schema without additional properties, so that every written field must be documented."""
+    """Return the schema with undocumented fields forbidden."""
     if isinstance(part, dict):
         closed = {"additionalProperties": False} if "required" in part else {}
         return {key: _strict(value) for key, value in part.items()} | closed
@@ -38,13 +38,13 @@ STRICT_SCHEMA = _strict(SCHEMA)
 
 
 def one_line(text: str) -> str:
-    """A text without its line breaks and double spaces."""
+    """Replace line breaks and repeated spaces with single spaces."""
     return " ".join(text.split())
 
 
 @dataclass(frozen=True)
 class Measured:
-    """The output of a load test, and the JSON that it wrote."""
+    """The output of a load test, and the contents of its JSON report."""
 
     exit_code: int
     stdout: str
@@ -61,13 +61,13 @@ class Measured:
         return runs
 
     def run(self, target: str, load: str = "") -> Any:
-        """The run of a target. ``load`` selects the closed or the open loop if the target has both."""
+        """The run of a target. If the target has two runs, ``load`` is "closed" or "open"."""
         (run,) = (run for run in self.runs if run["target"] == target and load in run["load"]["kind"])
         return run
 
 
 def measure(folder: Path, *arguments: object, columns: int = 500) -> Measured:
-    """Run a load test that writes its results into a folder. The results must match the documented schema."""
+    """Run a load test that writes its results into a folder, and check the results against the documented schema."""
     file = folder / "results.json"
     result = invoke("loadtest", *arguments, f"--json={file}", exit_code=None, columns=columns)
     assert file.is_file(), result.output
@@ -79,7 +79,7 @@ def measure(folder: Path, *arguments: object, columns: int = 500) -> Measured:
 
 
 def refused(facts: str, *arguments: object, exit_code: int = 1) -> str:
-    """Run a load test that must end with a one-line error, which must contain all these facts. Return the error."""
+    """Require that a load test ends with a one-line error that contains all these facts, and return the error."""
     message = refusal("loadtest", *arguments, exit_code=exit_code)
     assert all(fact in message for fact in facts.split()), message
     return message
@@ -87,7 +87,7 @@ def refused(facts: str, *arguments: object, exit_code: int = 1) -> str:
 
 @dataclass(frozen=True)
 class Loadtest:
-    """Runs load tests of one fake server."""
+    """Runs load tests against one fake server."""
 
     server: FakeServer
     folder: Path
@@ -100,7 +100,7 @@ class Loadtest:
 
 
 def decoded(histogram: str) -> list[float]:
-    """The durations in seconds, as any library for HdrHistogram reads them."""
+    """Decode a saved histogram, and return its durations in seconds."""
     recorded = HdrHistogram.decode(histogram.encode()).get_recorded_iterator()
     return [each.value_iterated_to / 1e6 for each in recorded for _ in range(each.count_at_value_iterated_to)]
 
@@ -113,9 +113,10 @@ LIMITS = Limits(min_duration=1.0, min_query_count=1, max_duration=10.0, max_quer
 
 
 def run_of(load: Load, *seconds: float, failed: int = 0, measured: Any = None, blocks: Any = None, **more: Any) -> Run:
-    """A run of one second whose answered queries took these seconds. `measured` changes other fields of its one block.
+    """A run of one second whose queries were answered after these seconds. `measured` sets other fields of the only
+    block.
 
-    With `blocks`, the run has these blocks instead.
+    If `blocks` are given, they replace this block.
     """
     recorder = Recorder(0.0, LIMITS)
     for each in seconds:
@@ -134,10 +135,11 @@ def _durations(seconds: Seconds) -> dict[str, str]:
 
 
 def saved_block(seconds: Seconds, *, failed: int = 0, **more: Any) -> dict[str, Any]:
-    """A block of one second whose answered queries took these seconds, with the fields of the first version's files."""
+    """A saved block of one second whose queries were answered after these seconds, in the format of the first
+    version."""
     return {
         "duration": 1.0,
-        "throughput": float(len(seconds)),  # a rate, as in the first files
+        "throughput": float(len(seconds)),  # calls a second, as in the first version
         "warm_up_queries": 0,
         "statuses": {"OK": len(seconds)} | ({"UNAVAILABLE": failed} if failed else {}),
         "delayed_queries": 0,
@@ -148,12 +150,13 @@ def saved_block(seconds: Seconds, *, failed: int = 0, **more: Any) -> dict[str, 
 
 
 def steady(seconds: float, count: int = 100, **more: Any) -> list[dict[str, Any]]:
-    """Two blocks whose queries all took the same time."""
+    """Two saved blocks in which every query took this time."""
     return [saved_block([seconds] * count, **more) for _ in range(2)]
 
 
 def saved_run(target: str, load: int | float, *blocks: dict[str, Any], **more: Any) -> dict[str, Any]:
-    """A run under a closed loop, or under an open loop if ``load`` is a float."""
+    """A saved run. If ``load`` is a float, it is the rate of an open loop, otherwise the concurrency of a closed
+    loop."""
     closed = {"kind": "closed loop", "concurrency": load, "rate": None, "arrivals": None}
     opened = {"kind": "open loop", "concurrency": None, "rate": load, "arrivals": "poisson"}
     return {
@@ -167,7 +170,7 @@ def saved_run(target: str, load: int | float, *blocks: dict[str, Any], **more: A
 
 
 def save(file: Path, *runs: dict[str, Any], environment: dict[str, str] | None = None, **more: Any) -> Path:
-    """Write a file of results. ``more`` are further fields of the document."""
+    """Write a file of results. The document also gets the fields in ``more``."""
     document = {
         "schema": "hangtag.loadtest/1",
         "scenario": {"batch_size": 1, "blocks": 2, "targets": [], "channels": 1},
@@ -182,7 +185,7 @@ def save(file: Path, *runs: dict[str, Any], environment: dict[str, str] | None =
 
 REPORTS = ("csv", "html", "junit")
 HOSTILE = "<b>$&"
-# Conditions of --fail-if, whether each fails the complete load test, and parts of the messages about them.
+# For each condition of --fail-if: whether it makes the load test ``complete`` fail, and parts of the message about it.
 GATES = {
     "fast.p99 > 1us": (True, "p99 at 2 in flight is ... the limit is 1.00 µs"),
     "slow[20].p50 >= 0.005 s": (True, "p50 at 20 calls/s is ... the limit is 5.00 ms"),
@@ -210,7 +213,7 @@ GATES = {
 
 
 def baseline(folder: Path) -> Path:
-    """Saved results: `fast` answered 100 calls a second under both loads, and 98 % of its answers were right."""
+    """Saved results in which `fast` answered 100 calls a second under both loads, with an accuracy of 98 %."""
     accuracy = {"accuracy": 0.98, "correct": 98, "total": 100}
     target = {"name": "fast", "model": "fast", "accuracy": accuracy}
     runs = (saved_run("fast", 2, *steady(0.001)), saved_run("fast", 20.0, *steady(0.001)))
@@ -218,7 +221,6 @@ def baseline(folder: Path) -> Path:
 
 
 def fail_if(*conditions: str) -> list[str]:
-    """The options for these conditions."""
     return [word for condition in conditions for word in ("--fail-if", condition)]
 
 
@@ -227,7 +229,8 @@ def _all_reports(folder: Path) -> list[object]:
 
 
 def complete(folder: Path) -> Measured:
-    """`fast` answers after 2 ms and is right on 95 of 100 samples; `slow` answers after 20 ms and is always right."""
+    """Run a load test of two models. `fast` answers after 2 ms and is right on 95 of 100 samples; `slow` answers after
+    20 ms and is always right."""
 
     def behaviour(number: int, context: grpc.ServicerContext) -> None:
         pass_time(0.02 if fake.requests[number].model_name == "slow" else 0.002)
@@ -262,13 +265,14 @@ def complete(folder: Path) -> Measured:
 
 
 def spoiled(folder: Path) -> Measured:
-    """Seven targets with long or hostile names. The first one works, the second fails sometimes, the third always."""
+    """Run a load test of eight targets with long or hostile names. `fine` works, HOSTILE fails at times, and `never`
+    always fails."""
     names = ("fine", HOSTILE, "never", *(f"a-model-with-a-rather-long-name-{number}" for number in range(5)))
     calls = Counter[str]()
 
     def behaviour(number: int, context: grpc.ServicerContext) -> None:
         model = fake.requests[number].model_name
-        pass_time(0.01)  # the generator takes less than half of it
+        pass_time(0.01)  # longer than the generator's own work
         calls[model] += 1
         if calls[model] > 1 and (model == "never" or (model == "at-times" and calls[model] % 4 == 2)):
             context.abort(grpc.StatusCode.UNAVAILABLE, "\x1b[2J went away <soon>\nVALID")

@@ -1,4 +1,4 @@
-"""A fake server, and the load tests of command.py, each of which runs once."""
+"""Fixtures: a fake server, and the results of command.py's load tests, each of which runs once."""
 
 import multiprocessing.context
 from collections.abc import Iterator
@@ -13,15 +13,17 @@ from tests.kit.once import once
 from tests.serving.loadtest import command
 from tests.serving.loadtest.command import Loadtest, Measured
 
-# The duration of an example depends on the machine's load, not on the code.
+# A busy machine makes examples slow, so Hypothesis sets no deadline for them.
 settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")
 
 
 @pytest.fixture(autouse=True)
 def forked_generators(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Forks the load generator's processes: each spawned process would spend half a second on imports. Tests in
-    tests/e2e and tests/hangtag, and tests that use ``spawned``, spawn them as the command does."""
+    """Fork the load generator's processes, because each spawned process would spend half a second on imports.
+
+    Processes are spawned, as by the command itself, in tests/e2e, in tests/hangtag, and in tests that use ``spawned``.
+    """
     with pytest.MonkeyPatch.context() as patch:
         if "spawned" not in request.fixturenames:
             patch.setitem(vars(multiprocessing.context)["_concrete_contexts"], "spawn", forkserver.CONTEXT)
@@ -30,7 +32,7 @@ def forked_generators(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture
 def spawned() -> None:
-    """The load generator's processes inherit the limits of this process."""
+    """Spawn the load generator's processes, so that they inherit the limits of this process."""
 
 
 @pytest.fixture
@@ -52,5 +54,5 @@ def complete(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Measured]:
 
 @pytest.fixture(scope="session")
 def spoiled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Measured]:
-    """The folder and the results of a load test in which many things fail."""
+    """The folder and the results of a load test in which some targets fail."""
     return once(tmp_path_factory, "loadtest-spoiled", lambda folder: (folder, command.spoiled(folder)))

@@ -1,4 +1,4 @@
-"""`hangtag loadtest` over HTTP and gRPC together, with hangtag's own server, other servers, and faults."""
+"""`hangtag loadtest` measures hangtag's server and other servers over HTTP and gRPC, even if connections break."""
 
 import json
 import os
@@ -26,7 +26,7 @@ DEEP = b"[" * 100_000
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A server whose ``classifier`` has a second version with other labels."""
+    """A repository in which the second version of ``classifier`` has other labels."""
     folder = tmp_path_factory.mktemp("models")
     onnx_models.publish(folder, "classifier", onnx_models.classifier())
     onnx_models.publish(folder, "classifier", onnx_models.classifier(labels=json.dumps([*"abcdefghij"])), version=2)
@@ -42,7 +42,7 @@ def server(models: Path) -> Iterator[Server]:
 
 @pytest.mark.parametrize("method", ["infer", "classify"])
 def test_a_model_is_measured_over_both_protocols(server: Server, models: Path, tmp_path: Path, method: str) -> None:
-    """The test also covers a version that is not the latest."""
+    """The measured version is not the latest one."""
     page = tmp_path / "page.html"
     url = f"http://{server.http_address}"
     targets = (f"grpc={server.address}/classifier@1", f"rest={url}/classifier@1", f"another={url}/other")
@@ -59,13 +59,12 @@ def test_a_model_is_measured_over_both_protocols(server: Server, models: Path, t
     assert size != (models / "classifier/2/model.onnx").stat().st_size
     for target in measured.document["targets"]:
         assert (target["answering_version"], target["method"], target["file_bytes"]) == ("1", method, size)
-    # All targets are right on every sample, so the chart has no Pareto front with several targets.
+    # All targets are always right, so the chart has no Pareto front of several targets.
     (picture,) = re.findall(r'<svg[^>]*aria-label="Accuracy against latency".*?</svg>', page.read_text(), re.DOTALL)
     assert not re.search(r'<path d="M [^"L]*L [^"]*"[^>]*stroke-dasharray', picture)
 
 
 def test_tls_and_a_token_are_sent_with_every_call(models: Path, tmp_path: Path) -> None:
-    """The load runs over every kind of connection."""
     certificates = Certificates(tmp_path / "certificates")
     (tmp_path / "token").write_text(f"{TOKEN}\n")
     with serving(models, **certificates.server(), token_file=tmp_path / "token") as guarded:
@@ -78,7 +77,7 @@ def test_tls_and_a_token_are_sent_with_every_call(models: Path, tmp_path: Path) 
             assert total["statuses"] == {"OK": total["queries"]}
             assert way in measured.document["environment"]["generator"]
             refused("--token-file", *command, *trusting)
-        refused(guarded.http_address, *of_http)  # this client trusts only the system's authorities
+        refused(guarded.http_address, *of_http)  # without --tls-ca, the client trusts only the system's authorities
 
 
 @pytest.mark.parametrize(
@@ -96,7 +95,7 @@ def test_a_target_that_cannot_be_measured_exits_with_1_and_why(server: Server, a
     refused(facts, *(words.get(word, word) for word in arguments.split()))
 
 
-# The server's answers to the load's calls, with the status and the message of each.
+# The answers of a server under load, each with the status and the message in the report.
 ANSWERS: dict[str, tuple[Answer, str, str]] = {
     "closes": ((200, {"connection": "close"}, b"{}"), "OK", ""),
     "in-chunks": ((200, {"transfer-encoding": "chunked"}, b"2\r\n{}\r\n0\r\n\r\n"), "OK", ""),
@@ -107,7 +106,7 @@ ANSWERS: dict[str, tuple[Answer, str, str]] = {
 
 
 def test_answers_of_other_servers_are_read(tmp_path: Path) -> None:
-    """A server whose service has a path prefix, as behind a gateway."""
+    """The paths of the server begin with a prefix, as behind a gateway."""
     paths: list[str] = []
 
     def server_that(answer: Answer) -> Callable[[str], Answer]:
@@ -148,7 +147,7 @@ def test_a_connection_that_breaks_fails_its_call_and_the_next_one_gets_another(t
         fake.behaviour = behaviour
         command = ("fast", "--server", f"{url}{to.address}", "--concurrency", 2, "--min-duration", 30)
         (run,) = measure(tmp_path, *command, "--blocks", 1, "--warm-up", 0).runs
-        # The connections of the description, one for each call in flight, and the same number after the cut.
+        # Some connections read the server's description. The calls have one connection each, before and after the cut.
         assert to.connections <= 12
     assert 1 <= run["total"]["statuses"]["UNAVAILABLE"] <= 2
     assert run["total"]["statuses"]["OK"] > 80

@@ -12,7 +12,7 @@ from tests.kit.waiting import pass_time
 
 
 def test_a_terminal_has_a_line_that_changes_and_nothing_afterwards(server: FakeServer) -> None:
-    # The call before the load takes longer than the time between two drawings.
+    # The call that precedes the load takes longer than the interval at which the line is redrawn.
     server.behaviour = lambda number, _: pass_time(0.01 if number else 1.2 / terminal.DRAWS_PER_SECOND)
     limits = ("--blocks", 1, "--min-duration", "1.5s", "--min-query-count", 1, "--warm-up", 0, "--concurrency", 1)
     variables = {"FORCE_COLOR": "1", "NO_COLOR": "1"}
@@ -25,7 +25,7 @@ def test_a_terminal_has_a_line_that_changes_and_nothing_afterwards(server: FakeS
 
 
 def test_a_log_has_an_occasional_line() -> None:
-    """The log shows progress every ten seconds, however often the figures change."""
+    """A log gets a line every ten seconds, even if the figures change more often."""
     line = "cnn, 500 calls/s: 499 calls/s, p50 1.20 ms, p99 34.5 ms, 3 errors; 9 s left"
     written, seconds = io.StringIO(), 0.0
     with terminal.live(Console(file=written, width=40), clock=lambda: seconds) as show:

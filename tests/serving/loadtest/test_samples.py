@@ -1,4 +1,4 @@
-"""The samples that are sent: random values, images of a folder, a data set's files, arrays of an .npz file."""
+"""Samples are random values, the images of a folder, the files of a data set, or the arrays of an .npz file."""
 
 import gzip
 import json
@@ -18,7 +18,7 @@ CANVAS = Tensor(name="image", datatype="UINT8", shape=[-1, 64, 64])
 
 
 def sent(server: FakeServer, model: str = "fast") -> list[dict[str, tensors.Array]]:
-    """The inputs of a load's calls to a model, by their names, without the call before the load."""
+    """The inputs of each call to a model, by name, except the call that precedes the load."""
     calls = [request for request in server.requests if request.model_name == model][1:]
     return [
         {
@@ -35,7 +35,8 @@ def source(measured: Measured, model: str = "fast") -> str:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Grey images in files of every common format, 40 steps apart, because JPEG and WebP are lossy."""
+    """A folder of plain grey images in every common format. Their values are 40 apart, because JPEG and WebP are
+    lossy."""
     (tmp_path / "images").mkdir()
     for place, name in enumerate(("0.PNG", "1.jpg", "2.jpeg", "3.webp", "4.png", "5.WebP")):
         Image.fromarray(np.full((28, 28), 40 * place, np.uint8)).save(tmp_path / "images" / name)
@@ -44,7 +45,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_images_are_sent_equally_often_in_a_seeded_order(server: FakeServer, loadtest: Loadtest, folder: Path) -> None:
     def order(seed: int) -> list[int]:
-        before = len(server.requests) + 1  # the call before the load
+        before = len(server.requests) + 1  # one call precedes the load
         measured = loadtest("fast", *LOOP, "--min-query-count", 30, "--seed", seed, "--samples", folder)
         assert source(measured) == f"6 images from {folder}"
         return [round(request.raw_input_contents[0][0] / 40) for request in server.requests[before:]][:30]
@@ -58,7 +59,7 @@ def test_images_are_sent_equally_often_in_a_seeded_order(server: FakeServer, loa
 
 
 def configured(**metadata: object) -> pb.ModelConfig:
-    """The configuration of a model whose file has these values."""
+    """The configuration of a model whose file has this metadata."""
     values = {
         f"hangtag.{key}": pb.ModelParameter(string_value=value if isinstance(value, str) else json.dumps(value))
         for key, value in metadata.items()
@@ -69,13 +70,13 @@ def configured(**metadata: object) -> pb.ModelConfig:
 def test_images_fit_inputs_with_other_axes_and_are_prepared_as_the_models_file_says(
     server: FakeServer, loadtest: Loadtest, folder: Path
 ) -> None:
-    """A model of garment sets gets each image as a whole, in the middle of its canvas."""
+    """The multi-label model gets each image whole, in the middle of a larger canvas."""
     server.inputs["channels-last"] = [Tensor(name="image", datatype="UINT8", shape=[-1, 28, 28, 1])]
     server.inputs["canvas"] = [CANVAS]
     garments = {"height": 64, "width": 64, "fit": "garment"}
     server.configs = {"canvas": configured(image=garments, task="multi_label")}
     for file in folder.iterdir():
-        Image.fromarray(np.pad(np.full((26, 26), 255, np.uint8), 1)).save(file)  # bright, with a black edge
+        Image.fromarray(np.pad(np.full((26, 26), 255, np.uint8), 1)).save(file)  # a bright image with a black edge
     measured = loadtest("fast", "channels-last", "canvas", *LOOP, "--samples", folder)
     assert {each["image"].shape for each in sent(server)} == {(1, 28, 28)}
     assert {each["image"].shape for each in sent(server, "channels-last")} == {(1, 28, 28, 1)}
@@ -90,7 +91,7 @@ def test_images_fit_inputs_with_other_axes_and_are_prepared_as_the_models_file_s
 def test_a_folder_for_each_label_is_read_in_colour_and_its_labels_are_the_models(
     server: FakeServer, loadtest: Loadtest, tmp_path: Path, given: str
 ) -> None:
-    """The model answers with the brightest channel's number. The folders have the channels' names."""
+    """Each folder's pictures have the colour of its name. The model answers with the values of the three colours."""
 
     def answer(request: pb.ModelInferRequest) -> pb.ModelInferResponse:
         pixels = np.frombuffer(request.raw_input_contents[0], np.uint8).reshape(list(request.inputs[0].shape))
@@ -128,7 +129,7 @@ def test_a_folder_for_each_label_is_read_in_colour_and_its_labels_are_the_models
 def test_a_multi_stream_query_holds_neighbours_from_a_random_sample(
     server: FakeServer, loadtest: Loadtest, tmp_path: Path
 ) -> None:
-    """As in LoadGen, the first sample follows the last one."""
+    """As in LoadGen, the last sample's neighbour is the first sample."""
     image = np.arange(50, dtype=np.uint8)[:, None, None].repeat(28, 1).repeat(28, 2)
     np.savez(tmp_path / "a.npz", image=image)
     measured = loadtest("fast", *QUICK, "--scenario", "multi-stream", "--samples", tmp_path / "a.npz")
@@ -136,7 +137,7 @@ def test_a_multi_stream_query_holds_neighbours_from_a_random_sample(
     places = [each["image"][:, 0, 0].astype(int) for each in sent(server)]
     assert all((np.diff(each) % 50 == 1).all() for each in places)
     first = [int(each[0]) for each in places]
-    assert len(set(first)) == 50  # the runs start at every index, including the last ones
+    assert len(set(first)) == 50  # every sample begins some query, even the last ones
     assert first != sorted(first)
 
 
@@ -159,7 +160,7 @@ def test_random_values_fit_every_datatype_and_fixed_shape(server: FakeServer, lo
 
 
 def test_the_requests_in_memory_are_bounded_in_bytes(server: FakeServer, loadtest: Loadtest) -> None:
-    """The samples have 64 MiB; a request to this model has at most 32 MiB."""
+    """All requests in memory may take 64 MiB. Each request to this model takes 32 MiB."""
     server.inputs["big"] = [Tensor(name="x", datatype="FP64", shape=[-1, 4 << 20])]
     loadtest("big", *LOOP, "--min-query-count", 3, "--max-query-count", 3, "--min-duration", "1ms")
     assert len(server.requests) == 4
@@ -179,7 +180,7 @@ def data_set(tmp_path: Path) -> Path:
 
 
 def test_a_data_sets_test_images_are_read(server: FakeServer, loadtest: Loadtest, data_set: Path) -> None:
-    """The labels are for the accuracy, which other tests cover."""
+    """test_accuracy covers the labels."""
     measured = loadtest("fast", *LOOP, "--samples", f"idx:{data_set}")
     assert source(measured) == f"3 test images from {data_set}"
     seen = {each["image"].tobytes() for each in sent(server)}

@@ -1,4 +1,4 @@
-"""The settings and targets that the command accepts, and the settings of MLPerf LoadGen's scenarios."""
+"""Which settings and targets `hangtag loadtest` accepts, and what the scenarios of MLPerf LoadGen set."""
 
 import re
 
@@ -55,7 +55,7 @@ SECONDS = ("min-duration", "deadline", "target-latency")
 )
 def test_a_wrong_command_exits_with_2_and_names_the_option_and_the_value(arguments: str, facts: str) -> None:
     message = refused(facts, *arguments.split(), exit_code=2)
-    assert "_" not in re.sub(r"'[^']*'", "", message)  # the message names options, not Python's names
+    assert "_" not in re.sub(r"'[^']*'", "", message)  # the message has the names of options, not of Python parameters
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_a_wrong_command_exits_with_2_and_names_the_option_and_the_value(argumen
 def test_a_server_that_may_be_on_another_machine_is_loaded_only_with_yes_load_remote(
     address: str, remote: bool
 ) -> None:
-    command = ("cnn", "--server", address, "--fail-if", "nonsense")  # nonsense is refused next
+    command = ("cnn", "--server", address, "--fail-if", "nonsense")  # the invalid condition is refused only afterwards
     assert ("--yes-load-remote" in refusal("loadtest", *command, exit_code=2)) is remote
     assert "nonsense" in refusal("loadtest", *command, "--yes-load-remote", exit_code=2)
     assert "--yes-load-remote" in refusal("loadtest", "--target", "a=192.0.2.1:8001/cnn", exit_code=2)
@@ -106,7 +106,7 @@ def test_a_scenario_sets_what_the_command_does_not(
     assert list(server.requests[-1].inputs[0].shape) == [settings["batch_size"], 28, 28]
     (run,) = measured.runs
     assert run["samples_per_second"] == pytest.approx(run["total"]["throughput"] * settings["batch_size"])
-    # If a run is judged by a percentile, enough queries are sent to determine it, whatever --min-query-count is.
+    # A run that is judged by a percentile sends enough queries to determine it, even if --min-query-count is lower.
     needed = {90.0: 44, 95.0: 90, 99.0: 459}[settings["percentile"]]
     assert run["judged"] is (scenario != "offline")
     assert (run["total"]["queries"] >= needed) is run["judged"]

@@ -1,4 +1,4 @@
-"""A server's descriptions of itself and of its models, and the reasons why a target cannot be measured."""
+"""What a load test reports about servers and models, and why a target cannot be measured."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -55,9 +55,9 @@ def test_a_server_describes_itself_and_its_models_as_far_as_it_can(
     assert (
         f"version 4, 2 at {server.address}, CPUExecutionProvider, ONNX Runtime 1.2.3, 2 instances of 1 thread" in page
     )
-    # The fake server counts a call to `fast`, which names no version, for every version.
+    # The fake server counts a call to `fast` without a version for every version.
     of_2 = sum(request.model_version == "2" for request in server.requests)
-    assert of_2 == measured.run("fast@2")["total"]["queries"] + 1  # one call before the load
+    assert of_2 == measured.run("fast@2")["total"]["queries"] + 1  # one call precedes the load
     assert measured.run("fast@2")["total"]["server"]["requests"] == of_2 - 1
 
 
@@ -74,7 +74,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 
 @pytest.fixture(scope="module")
 def places(certificates: Certificates) -> Iterator[dict[str, Any]]:
-    """Servers of several kinds, by the placeholders for their addresses."""
+    """Servers of several kinds, keyed by the placeholders of their addresses."""
     pair = (certificates.key("server-of-ours").read_bytes(), certificates.cert("server-of-ours").read_bytes())
     with ExitStack() as stack:
         nowhere, other = stack.enter_context(refusing()), stack.enter_context(grpc_server({}))

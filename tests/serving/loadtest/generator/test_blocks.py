@@ -1,4 +1,4 @@
-"""The end of a block, the order of the blocks, and the generator's processes."""
+"""How a block ends, the order of the blocks, and the processes of the load generator."""
 
 import multiprocessing
 import os
@@ -20,12 +20,12 @@ BOTH = ("--blocks", 1, "--warm-up", 0, "--concurrency", 1, "--rate", 500)
 
 
 def test_the_longest_duration_ends_a_block_whatever_the_server_does(server: FakeServer, loadtest: Loadtest) -> None:
-    """One server answers, one never does, and one cannot be reached."""
+    """One model answers, one never does, and one fails every call at once."""
     seen, ended = set[str](), threading.Event()
 
     def behaviour(number: int, context: Any) -> None:
         model = server.requests[number].model_name
-        first = model not in seen  # the call before the load
+        first = model not in seen  # a load test calls each model once before the load
         seen.add(model)
         if model == "hangs" and not first:
             ended.wait(5)
@@ -45,7 +45,7 @@ def test_the_longest_duration_ends_a_block_whatever_the_server_does(server: Fake
     assert fast["duration"] == pytest.approx(0.3, abs=0.15)
     assert hangs["statuses"] == {"DEADLINE_EXCEEDED": 1}
     assert gone["statuses"].keys() == {"UNAVAILABLE"}
-    assert 1 <= gone["queries"] <= 50  # the generator does not spin
+    assert 1 <= gone["queries"] <= 50  # failures do not make the generator send faster and faster
     assert gone["latency"]["count"] == 0
     assert gone["latency"]["p99"] is None
 
@@ -69,17 +69,17 @@ def test_the_targets_blocks_are_interleaved_in_a_random_order_that_the_seed_repe
 
     blocks = order()
     trios = [blocks[at : at + 3] for at in range(0, 12, 3)]
-    for trio in trios:  # each target once, under one load
+    for trio in trios:  # each trio has every target once, under one load
         assert sorted(name for name, _ in trio) == ["a", "b", "c"]
         assert len({concurrency for _, concurrency in trio}) == 1
-    for at in (0, 2):  # each load once in a round
+    for at in (0, 2):  # each round has every load once
         assert {concurrency for trio in trios[at : at + 2] for _, concurrency in trio} == {1, 2}
     assert len({tuple(name for name, _ in trio) for trio in trios}) > 1
     assert order() == blocks
 
 
 def test_the_processes_share_a_load(server: FakeServer, loadtest: Loadtest) -> None:
-    """With two queries in flight, one of three processes has none."""
+    """With two queries in flight, one of the three processes has no query."""
     in_flight = most = 0
     lock = threading.Lock()
 
@@ -97,14 +97,14 @@ def test_the_processes_share_a_load(server: FakeServer, loadtest: Loadtest) -> N
     measured = loadtest("fast", *limits, "--processes", 3, "--rate", 300, "--arrivals", "constant")
     (opened,) = measured.runs
     assert opened["total"]["queries"] == 60
-    # The processes together rotate through the 256 requests, each from a different place.
+    # Together, the processes rotate through the 256 requests. Each process begins at a different request.
     assert len({request.raw_input_contents[0] for request in server.requests[1:]}) == 60
-    assert opened["total"]["duration"] == pytest.approx(60 / 300, abs=0.02)  # the schedule of one process
+    assert opened["total"]["duration"] == pytest.approx(60 / 300, abs=0.02)  # as long as with one process
     assert opened["total"]["finished"]
     slices = opened["total"]["timeline"]
     assert sum(each["answered"] for each in slices) == 60
     assert [each["start"] for each in slices] == sorted({each["start"] for each in slices})
-    # The processes together used more of the CPUs than the busiest process did.
+    # Together, the processes used more CPU time than the busiest process alone.
     used = opened["total"]["generator_cpu_share"] * len(os.sched_getaffinity(0))
     assert used > 1.2 * opened["total"]["generator_cpu"] > 0
     most = 0
@@ -142,7 +142,7 @@ def test_a_full_disk_leaves_the_file_that_was_there_and_no_part_of_another(serve
 def test_ctrl_c_in_a_terminal_which_reaches_every_process_ends_with_a_report(
     server: FakeServer, tmp_path: Path
 ) -> None:
-    """The tests of the loads cover a second signal, and a signal to this process only."""
+    """test_loads covers a second signal, and a signal that reaches only the command's own process."""
     enough = threading.Event()
     server.behaviour = lambda number, context: enough.set() if number >= 100 else None
     report = tmp_path / "results.csv"

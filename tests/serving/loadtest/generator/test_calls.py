@@ -1,4 +1,4 @@
-"""Behaviour that no real server can show: calls whose end is never reported, and the exact send time of a call."""
+"""What a real server cannot provoke: calls whose end is never reported, and the exact time at which a call is sent."""
 
 import multiprocessing
 import threading
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.quick
 
 
 class LosesOneEnd:
-    """Answers each call immediately on another thread, except the fourth call."""
+    """A channel that ends each call immediately, on another thread, except the fourth call, which never ends."""
 
     name = "loses one end"
 
@@ -43,7 +43,7 @@ class LosesOneEnd:
 
 
 def run_on(channel: LosesOneEnd, load: Load, limits: Limits) -> Executor:
-    """The executor of a block that has run on a channel."""
+    """Run a block on a channel, and return the block's executor."""
     block = Block("fast", load, limits, warm_up=0.0, seed=0, round=0)
     settings = CallSettings(deadline=0.2, lost_after=0.1)
     counts = SharedCounts(multiprocessing.get_context("spawn"), 1)
@@ -59,13 +59,13 @@ def run_on(channel: LosesOneEnd, load: Load, limits: Limits) -> Executor:
     until(drained)
     pacer.join()
     channel.close()
-    executor.snapshot()  # count the recorded calls
+    executor.snapshot()  # adds the recorded calls to the counts
     return executor
 
 
 @pytest.mark.parametrize("load", [ClosedLoop(2), OpenLoop(200.0)], ids=["closed", "open"])
 def test_a_call_whose_end_grpc_never_reports_is_a_failure_and_the_block_ends(load: Load) -> None:
-    """Sometimes, gRPC does not report the end of a call whose connection the server has cut."""
+    """gRPC sometimes never reports the end of a call whose connection the server has cut."""
     result = run_on(LosesOneEnd(), load, Limits(0.1, 20, 10.0, 100_000)).result()
     assert result.statuses["UNKNOWN"] == 1
     assert "did not report" in result.details["UNKNOWN"]
@@ -74,7 +74,7 @@ def test_a_call_whose_end_grpc_never_reports_is_a_failure_and_the_block_ends(loa
 
 
 class Answers(LosesOneEnd):
-    """Answers eight calls together once all are in flight, or each call a millisecond after the last one."""
+    """A channel that answers eight calls together once all are in flight, or answers one call per millisecond."""
 
     def __init__(self, together: bool) -> None:
         super().__init__()
@@ -113,12 +113,12 @@ def test_a_call_over_http_that_gets_no_answer_ends_at_its_deadline() -> None:
 
 
 def test_a_call_over_http_leaves_when_it_is_written() -> None:
-    """While the writing thread is blocked, a call waits for this thread, which is a delay of the generator."""
+    """A call that waits for the blocked writing thread has not been sent. The generator causes this delay."""
     live = b"GET /v2/health/live HTTP/1.1\r\nhost: here\r\n\r\n"
     ends: SimpleQueue[tuple[Any, ...]] = SimpleQueue()
     standing, go_on = threading.Event(), threading.Event()
 
-    def stand_still(*_: object) -> None:  # called on the thread that writes
+    def stand_still(*_: object) -> None:  # blocks the thread that writes
         standing.set()
         go_on.wait(20)
 

@@ -34,7 +34,7 @@ def server(way: str) -> Iterator[FakeServer]:
 
 @pytest.fixture
 def measured(server: FakeServer, way: str, tmp_path: Path) -> Measure:
-    """Runs the command on the server over this kind of connection."""
+    """Runs `hangtag loadtest` against the server, and requires this kind of connection."""
 
     def run(*arguments: object) -> Any:
         result = measure(tmp_path, *arguments, "--server", server.address)
@@ -56,7 +56,7 @@ def test_a_closed_loop_keeps_its_queries_in_flight_and_an_open_loop_sends_its_sc
             in_flight += 1
             most = max(most, in_flight)
         if 1 <= number <= 4:
-            together.wait()  # all four slots are filled, or the barrier breaks
+            together.wait()  # the barrier breaks unless four calls are in flight
         with lock:
             in_flight -= 1
 
@@ -76,17 +76,17 @@ def test_a_closed_loop_keeps_its_queries_in_flight_and_an_open_loop_sends_its_sc
     assert total["duration"] == pytest.approx(0.3, abs=0.05)
     assert total["finished"]
     calls = sum(run["total"]["queries"] + run["total"]["warm_up_queries"] for run in result.runs)
-    assert calls == len(server.requests) - 1  # one call before the load
+    assert calls == len(server.requests) - 1  # one call precedes the load
     assert result.text.count("queries of the warm-up were sent before, and discarded") == 1
 
 
 def test_failures_are_counted_by_status_with_their_first_message(server: FakeServer, measured: Measure) -> None:
-    """Some calls also end at their deadline. The run is INVALID."""
+    """Some calls are refused and some end at their deadline, so the run is INVALID."""
     numbers, ended = Counter[str](), threading.Event()
 
     def behaviour(number: int, context: Any) -> None:
         model = server.requests[number].model_name
-        pass_time(0.005)  # the generator takes less than half of it
+        pass_time(0.005)  # longer than the generator's own work
         numbers[model] += 1
         if model == "fast" and numbers[model] % 5 == 2:
             context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"queue is full \u2014 {numbers[model]}")
@@ -115,7 +115,7 @@ def test_a_stall_of_the_server_shows_in_the_open_loop_and_hides_in_the_closed_on
     stalled, at = threading.Lock(), (101, 301)
 
     def behaviour(number: int, context: Any) -> None:
-        with stalled:  # all calls wait, as during a garbage collection
+        with stalled:  # while one call holds the lock, all others wait, as in a garbage collection
             if number in at:
                 pass_time(STALL)
 
@@ -153,7 +153,7 @@ def test_a_stall_of_the_generator_counts_from_the_planned_time_and_makes_the_run
 
 
 def test_ctrl_c_ends_a_block_without_waiting_for_calls_that_hang(server: FakeServer, measured: Measure) -> None:
-    """Calls that the generator cancels are no errors of the server."""
+    """The calls that the generator cancels do not count as errors."""
     ended = threading.Event()
 
     def behaviour(number: int, context: Any) -> None:

@@ -1,4 +1,4 @@
-"""--accuracy: whether the server computes the answers that the model's file promises."""
+"""With --accuracy, a load test compares the server's accuracy with the accuracy that the model's file records."""
 
 import json
 import re
@@ -22,9 +22,10 @@ from tests.serving.loadtest.command import LOOP, Loadtest
 def answer(
     request: pb.ModelInferRequest, *, logits_alone: bool = False, typed: bool = False, cut: int = 0
 ) -> pb.ModelInferResponse:
-    """Probabilities that are highest at the first pixel's value, and logits that are lowest there.
+    """Answer with probabilities that are highest for the class in the first pixel, and logits that are lowest for this
+    class.
 
-    ``cut`` bytes are missing at the end of the last output.
+    The last output lacks its last ``cut`` bytes.
     """
     pixels = np.frombuffer(request.raw_input_contents[0], np.uint8).reshape(list(request.inputs[0].shape))[:, 0, 0]
     highest = np.eye(10, dtype=np.float32)[pixels % 10]
@@ -42,7 +43,7 @@ def answer(
 
 
 def labelled(folder: Path, correct: int, total: int) -> tuple[str, Path]:
-    """Option --samples with images whose first pixel is their label, for the first ``correct`` images only."""
+    """Option --samples with a file of images. Only in the first ``correct`` images, the first pixel is the label."""
     labels = np.arange(total) % 10
     images = np.zeros((total, 28, 28), np.uint8)
     images[:, 0, 0] = (labels + (np.arange(total) >= correct)) % 10
@@ -54,13 +55,14 @@ def labelled(folder: Path, correct: int, total: int) -> tuple[str, Path]:
 def test_every_labelled_sample_is_sent_once_and_counted(
     server: FakeServer, loadtest: Loadtest, tmp_path: Path, way: str
 ) -> None:
-    """The samples are sent in batches of 50, or in the largest batch that the model accepts."""
+    """A batch has 50 samples, or fewer if the model accepts no more."""
     server.answer = lambda request: answer(request, logits_alone=way == "logits alone", typed=way == "typed")
     server.configs = {"slow": pb.ModelConfig(max_batch_size=64)}
     samples = labelled(tmp_path, 108, 120)
     measured = loadtest("fast", "slow", *LOOP, *samples, "--accuracy")
     one_by_one, in_batches = (target["accuracy"] for target in measured.document["targets"])
-    # The highest logit belongs to class 0, unless class 0 has the lowest logit. This is right only for image 110.
+    # All logits are equal except the lowest, so the answer is class 0, or class 1 if class 0 has the lowest logit. Only
+    # image 110 is classified correctly.
     expected = 1 if way == "logits alone" else 108
     assert one_by_one == in_batches
     assert (in_batches["correct"], in_batches["total"], in_batches["expected"]) == (expected, 120, None)
@@ -77,7 +79,8 @@ LABELS = [*"0123456789"]
 
 
 def photos(folder: Path, correct: int, total: int) -> tuple[str, Path]:
-    """Option --samples with a folder per label. The first pixel of the first ``correct`` pictures is their label."""
+    """Option --samples with a folder for each label. Only in the first ``correct`` pictures, the first pixel is the
+    label."""
     for number in range(total):
         picture = np.full((28, 28), number, np.uint8)
         picture[0, 0] = (number + (number >= correct)) % 10
@@ -89,7 +92,7 @@ def photos(folder: Path, correct: int, total: int) -> tuple[str, Path]:
 def test_an_accuracy_below_99_percent_of_the_files_makes_the_test_invalid_where_the_samples_are_the_same(
     server: FakeServer, loadtest: Loadtest, tmp_path: Path
 ) -> None:
-    """9 of 10 right answers are possible by chance at an accuracy of 95 %, but 160 of 200 are not."""
+    """At an accuracy of 95 %, chance explains 9 right answers of 10, but not 160 of 200."""
     few, many = photos(tmp_path / "few", 9, 10), photos(tmp_path / "many" / "test", 160, 200)
     photos(tmp_path / "many" / "train", 0, 1)
     digests = [held_out(f"folder:{folder}", ImageSpec(28, 28), LABELS).digest for folder in (few[1], many[1].parent)]

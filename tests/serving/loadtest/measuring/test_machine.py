@@ -1,4 +1,4 @@
-"""The owner of CPU time: this process and its descendants, the servers at some addresses, or other programs."""
+"""CPU time belongs to this process and its descendants, to the servers under test, or to other programs."""
 
 import os
 import signal
@@ -18,8 +18,8 @@ from tests.kit.waiting import until
 pytestmark = pytest.mark.quick
 TIMES = type(psutil.cpu_times())
 
-# A process that computes for 0.3 s when it reads a line. The process is a child of the test, or a stranger whose parent
-# has ended. It may listen at an address.
+# A program that computes for 0.3 s whenever it reads a line. It runs as a child of the test, or as a stranger, because
+# its parent has ended. If it gets an address, it listens there.
 PROGRAM = """
 import os, socket, sys, time
 kind, address = sys.argv[1:]
@@ -43,7 +43,7 @@ for line in sys.stdin:
 
 @contextmanager
 def program(kind: str, address: str = "", executable: str = sys.executable) -> Iterator[tuple[str, Callable[[], None]]]:
-    """Run the program. Yields its address, with a port for TCP, and a function that makes the program compute."""
+    """Run PROGRAM. Yield the address at which it listens, and a function that makes it compute."""
     command = [executable, "-c", PROGRAM, kind, address]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin
@@ -64,7 +64,7 @@ def program(kind: str, address: str = "", executable: str = sys.executable) -> I
 
 
 def wait() -> None:
-    """Wait on a socket to which nobody connects, without computing."""
+    """Wait for 0.3 seconds without using CPU time."""
     with socket.create_server(("127.0.0.1", 0)) as waiting:
         waiting.settimeout(0.3)
         with pytest.raises(TimeoutError):
@@ -72,9 +72,9 @@ def wait() -> None:
 
 
 def share_of_others(*addresses: str, meanwhile: Callable[[], None] = wait) -> float | None:
-    """The share of other programs, given servers at these addresses. The machine's processes computed for 1 of 4 s.
+    """The share of CPU time that other programs use during ``meanwhile``, while servers listen at these addresses.
 
-    During the remaining time, the machine handled interrupts or was idle.
+    According to the faked counters, all processes together computed for 1 of 4 s. The rest was interrupts or idle time.
     """
     counts = iter((TIMES(*[0.0] * 10), TIMES(0.6, 0.2, 0.2, 2.0, 0.1, 0.4, 0.5, 0.0, 0.05, 0.05)))
     others = OtherPrograms(addresses, lambda: next(counts))
@@ -90,7 +90,7 @@ def test_a_program_is_another_but_not_while_it_listens_at_a_servers_address(tmp_
     with program("stranger", address.replace("FOLDER", str(tmp_path))) as (server, compute):
         assert share_of_others(meanwhile=compute) == ALL
         assert share_of_others(server, meanwhile=compute) == LESS
-    until(lambda: share_of_others(server) is None)  # once the server has ended, its process is unknown
+    until(lambda: share_of_others(server) is None)  # the server has ended, so its process is unknown
 
 
 def test_a_childs_time_is_not_that_of_others_while_it_runs_and_after() -> None:
@@ -109,7 +109,7 @@ def test_the_share_is_unknown_where_the_time_is_short() -> None:
 
 
 def test_a_forwarder_is_not_taken_for_the_server(tmp_path: Path) -> None:
-    """The kernel gives a process the name of the file that it runs."""
+    """The kernel names a process after the file that the process executes."""
     name = tmp_path / "docker-proxy"
     name.symlink_to(sys.executable)
     with program("child", "127.0.0.1", str(name)) as (server, _):

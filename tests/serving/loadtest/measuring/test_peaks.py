@@ -1,4 +1,4 @@
-"""--find-peak: the highest rate at which the server stays within the latency limit."""
+"""With --find-peak, a load test searches for the highest rate at which the server stays within the latency limit."""
 
 import os
 import signal
@@ -40,7 +40,7 @@ def test_the_peak_is_searched_and_confirmed(server: FakeServer, loadtest: Loadte
     (peak,) = measured.document["peaks"]
     saturated, *confirmation = measured.runs
     assert saturated["load"]["concurrency"] == 64
-    lowest = (2 + (100 + 4) ** 0.5) ** 2  # calls a second; at least 100 nearly always arrive in this second
+    lowest = (2 + (100 + 4) ** 0.5) ** 2  # at this rate, at least 100 calls nearly always arrive in a second
     expected = PeakSearch(0.5 * saturated["total"]["throughput"], lowest)
     for step in peak["steps"]:
         assert step["load"]["rate"] == expected.rate
@@ -56,13 +56,13 @@ def test_a_bound_that_no_rate_keeps_ends_at_the_lowest_that_tells(server: FakeSe
     limits = (*QUICK, "--max-query-count", 100, "--max-duration", 1)
     search = ("--scenario", "server", "--find-peak", "--target-latency", "1us", "--percentile", 90, "--rate", 100)
     measured = loadtest("fast", "slow", *limits, *search)
-    assert measured.exit_code == 1  # nothing answers within a microsecond
+    assert measured.exit_code == 1  # no server answers within a microsecond
     for peak in measured.document["peaks"]:
         assert peak["rate"] is None
         assert peak["sentence"].removesuffix(".") in measured.document["problems"]
         *_, last = peak["steps"]
         assert [step["load"]["rate"] for step in peak["steps"]] == [100.0, 79.7]
-        # On a busy machine, the generator may be late even at these rates. The sentence then says so.
+        # On a busy machine, the generator may be too slow even for these rates, and the report then says so.
         late = any("could not keep up" in problem for problem in last["problems"])
         assert peak["limited_by_generator"] is late
         assert ("could not keep up even at 79.7 calls/s" if late else "at any rate of 79.7 calls/s or more") in (
@@ -81,7 +81,7 @@ def test_ctrl_c_ends_a_search_that_says_so(server: FakeServer, loadtest: Loadtes
 
 
 def step_at(rate: float, *, kept: bool, late: bool = False, queries: int = 500) -> Any:
-    """A run of a search, in which p99 is within 10 ms or not, and the generator is late or not."""
+    """A run of a search. If ``kept``, p99 is within 10 ms. If ``late``, the generator was too slow."""
     seconds = (0.001 if kept else 0.1,) * queries
     return run_of(OpenLoop(rate), *seconds, measured={"delayed_queries": late * queries // 2}, target_latency=0.01)
 
@@ -94,9 +94,9 @@ KEPT, MISSED, LATE = step_at(100, kept=True), step_at(200, kept=False), step_at(
     [
         (Peak("cnn", 100.0, (MISSED, KEPT, KEPT)), False, "cnn keeps p99 within 10.0 ms up to 100 calls/s."),
         (Peak("cnn", 100.0, (LATE, KEPT, KEPT)), True, "up to 100 calls/s (the server's peak may be higher"),
-        # The server exceeds the latency limit at a lower rate than the one at which the generator falls behind.
+        # The server exceeds the latency limit at 200 calls/s, and the generator is too slow only at 300 calls/s.
         (Peak("cnn", 100.0, (step_at(300, kept=True, late=True), MISSED, KEPT, KEPT)), False, "up to 100 calls/s."),
-        # A late run at the peak itself, before two runs within the limit, proves nothing about higher rates.
+        # The generator was too slow once at the peak's own rate, which proves nothing about higher rates.
         (Peak("cnn", 100.0, (step_at(100, kept=True, late=True), MISSED, KEPT, KEPT)), False, "up to 100 calls/s."),
         (Peak("cnn", None, (MISSED, step_at(1, kept=False))), False, "does not keep p99 within 10.0 ms at any rate."),
         (Peak("cnn", None, (MISSED,)), False, "at any rate of 200 calls/s or more"),
@@ -112,7 +112,8 @@ def test_a_search_claims_no_more_than_its_runs_show(peak: Peak, limited: bool, s
 
 
 def run_search(first: float, edge: float) -> tuple[float | None, list[float]]:
-    """Search with a server that stays within the limit up to the rate ``edge``, and not beyond."""
+    """Search for the peak of a server that exceeds the latency limit above the rate ``edge``. Return the peak and all
+    tried rates."""
     search, tried = PeakSearch(first), []
     while search.rate is not None:
         tried.append(search.rate)
@@ -125,7 +126,7 @@ def run_search(first: float, edge: float) -> tuple[float | None, list[float]]:
 def test_the_peak_is_the_edge_up_to_the_precision(first: float, edge: float) -> None:
     peak, tried = run_search(first, edge)
     assert peak is not None
-    # Rates have three digits, so the peak is known only to the nearest of these rates.
+    # The search tries only rates with three significant digits, so the peak may be up to 1 % too low.
     assert edge / (PRECISION * 1.01) <= peak <= edge
     assert tried.count(peak) >= 2
     assert all(1 <= rate <= 1e6 for rate in tried)

@@ -1,4 +1,4 @@
-"""The reasons for an INVALID or doubtful run, and the notes on a valid run."""
+"""Why a run is INVALID or DOUBTFUL, and the notes on a valid run."""
 
 import html
 import itertools
@@ -22,7 +22,8 @@ STRANGER = "import os\nif child := os.fork(): print(child, flush=True); os._exit
 
 @contextmanager
 def strangers() -> Iterator[None]:
-    """Programs that compute on every CPU and are no descendants of this process, because their parents end at once."""
+    """Run programs that keep every CPU busy. They are no descendants of this process, because their parents end at
+    once."""
     started = [
         subprocess.run([sys.executable, "-c", STRANGER], stdout=subprocess.PIPE, check=True, text=True).stdout
         for _ in os.sched_getaffinity(0)
@@ -35,7 +36,7 @@ def strangers() -> Iterator[None]:
 
 
 def test_a_run_keeps_a_target_latency_or_misses_it(server: FakeServer, loadtest: Loadtest, tmp_path: Path) -> None:
-    """One of two models on a server answers only after 300 ms."""
+    """One of the server's two models answers only after 300 ms."""
 
     def behaviour(number: int, context: object) -> None:
         if server.requests[number].model_name == "slow":
@@ -68,7 +69,7 @@ def test_a_generator_that_takes_the_servers_cpu_time_says_so(tmp_path: Path) -> 
     assert run["limited_by_generator"]
     assert run["total"]["cpus_busy"] > 0.9
     assert 0.02 < run["total"]["generator_cpu_share"] < 1
-    # The generator's threads wait for the CPU, which counts as a busy CPU.
+    # While the generator's threads wait for the CPU, they count as busy.
     assert run["total"]["generator_cpu"] < run["total"]["generator_busy"] <= 1.1
     assert "note fast, 4 in flight: the generator was " in measured.text
 
@@ -76,7 +77,7 @@ def test_a_generator_that_takes_the_servers_cpu_time_says_so(tmp_path: Path) -> 
 def test_a_program_that_computes_meanwhile_makes_the_run_doubtful(
     server: FakeServer, loadtest: Loadtest, tmp_path: Path
 ) -> None:
-    server.behaviour = lambda number, context: pass_time(0.02)  # the generator waits for a CPU for less than half of it
+    server.behaviour = lambda number, context: pass_time(0.02)  # longer than the generator waits for a CPU
     page = tmp_path / "page.html"
     more = ("--concurrency", 1, "--min-duration", "1s", "--html", page)
     with strangers():
@@ -96,13 +97,13 @@ def test_a_program_that_computes_meanwhile_makes_the_run_doubtful(
 def test_blocks_too_short_to_measure_other_programs_are_named_as_the_reason(loadtest: Loadtest) -> None:
     command = ("fast", *LOOP, "--min-query-count", 1)
     short = loadtest(*command)
-    # A busy machine lengthens even a short block. test_machine tests that no share is computed for a short time.
+    # A busy machine may lengthen even these blocks. test_machine covers the share of a short time.
     unknown = short.run("fast")["total"]["others_cpu_share"] is None
     assert ("is unknown, because each block took less than 250 ms (raise --min-duration)" in short.text) is unknown
     enough = loadtest(*command, "--min-duration", "600ms")
     assert enough.run("fast")["total"]["others_cpu_share"] is not None
     assert "of this machine's CPUs during a run." in enough.text
-    # The generator runs on the server's machine too.
+    # The generator runs on the same machine as the server.
     assert "shared this machine's CPUs with the server. The generator's busiest process used up to " in enough.text
 
 
@@ -117,23 +118,25 @@ def test_too_few_queries_for_a_p99_are_noted_and_remarks_on_several_runs_are_one
 
 RESTARTED = "the server or the model was restarted during the run"
 IN_PART = "the server's own times are left out, because its counters lack answered queries"
-BLOCK = 10  # queries; a block of a closed loop has one more if an answer is in flight
-Reading = Callable[[int], int | None]  # of the counters, given the number of answered calls
+BLOCK = 10  # queries; a closed loop's block has one more if an answer is still outstanding
+Reading = Callable[[int], int | None]  # returns a counter's value after this many answered calls
 
 
 def scripted(*readings: int | None) -> Reading:
-    """These readings: one before the load, and one before and one after each block. None is an unreadable counter."""
+    """Return these readings: one before the load, then one before and one after each block. None is a failed
+    reading."""
     left = iter(readings)
     return lambda answered: next(left)
 
 
 def settled(count: int) -> tuple[int, ...]:
-    """A reading that does not match the queries. The counters are then read 16 times more, and do not change."""
+    """A reading that does not match the number of queries, so the load test reads the counter 16 more times."""
     return (count,) * 17
 
 
 def in_turn(*earlier: int) -> Reading:
-    """Servers that answer the readings in turn, with their earlier counts. Each server gets its share of the calls."""
+    """Two servers share the address and the calls. The servers with these earlier counts answer the readings in
+    turn."""
     turns = itertools.cycle(earlier)
     return lambda answered: next(turns) + answered // 2
 
@@ -143,26 +146,26 @@ def by_two(*_: object) -> Reading:
     return lambda answered: next(counted)
 
 
-# By model: its counters, whether its run is restarted or partly counted, and the possible totals of its counts.
+# By model: the readings, whether a restart is reported, whether the counts are incomplete, and the possible totals.
 CASES: dict[str, tuple[Reading, bool, bool, Iterable[int | None]]] = {
     "steady": (scripted(0, 0, 10, 10, 20, 20, 30), False, False, [30]),
     # The counter falls during the second block, and continues from the lower value.
     "restarted": (scripted(100, 100, 110, 110, *settled(4), 4, 14), True, False, [20]),
-    # The server was unreachable at the end of a block and the start of the next, or back before its counters were read.
+    # The server restarts between two blocks. At the next reading, the server is still unreachable or already back.
     "between": (scripted(100, 100, 110, 110, None, None, *settled(5)), True, False, [10]),
     "back-soon": (scripted(100, 100, 110, *settled(7), 17, 17, 27), True, False, [30]),
     # The server restarted, but its new count already exceeds the old one, so only a failed call shows the restart.
     "unreachable": (scripted(0, 0, *settled(4), 4, 14, 14, 24), True, False, [20]),
-    # Counts over more than one block belong to no block.
+    # Counts that span several blocks cannot be assigned to a block.
     "once-silent": (scripted(100, 100, 110, 110, None, None, 130), False, False, [10]),
-    # One of two servers answers every reading, or both in turn. The servers started together, or one started long
-    # before, or their first readings match by chance.
+    # Two servers share the address. One server answers every reading, or both answer in turn. The servers started
+    # together, or one started long before the other, or their first readings match by chance.
     "one-of-two": (in_turn(0), False, True, [None]),
     "together": (in_turn(0, 0), False, True, [None]),
     "first-older": (in_turn(1000, 5), False, True, [None]),
     "first-newer": (in_turn(5, 1000), False, True, [None]),
     "by-chance": (in_turn(5, 10), False, True, [None]),
-    # The server counts a block's calls a moment later, or counts other clients' calls too.
+    # The server counts the calls of a block late, or also counts calls of other clients.
     "late": (scripted(0, 0, 5, *settled(10)[1:], 10, 20, 20, 30), False, False, [30]),
     "shared": (by_two(), False, False, [None, *range(100, 10_000)]),
 }

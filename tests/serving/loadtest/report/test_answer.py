@@ -1,4 +1,4 @@
-"""The answer in three lines: the best target, its lead, and the certainty of this lead."""
+"""A load test ends with three lines: which target to choose, how much better it is, and how sure this is."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -21,9 +21,9 @@ SAMPLES = 1000
 
 
 def results(targets: dict[str, tuple[float, int | None]], **scenario: Any) -> Results:
-    """Results of targets that take these milliseconds per answer, and give this many right answers of 1,000.
+    """Results of targets, each with its milliseconds per answer and its right answers out of 1,000.
 
-    A target named "failing…" is INVALID. The blocks of a target named "noisy…" differ by a factor.
+    The run of a target named "failing…" is INVALID. The blocks of a target named "noisy…" vary widely.
     """
     runs, accuracies = [], {}
     for name, (milliseconds, right) in targets.items():

@@ -1,4 +1,4 @@
-"""`hangtag loadtest compare`: saved results before and after a change."""
+"""`hangtag loadtest compare` compares the results of two load tests, before and after a change."""
 
 import html
 import json
@@ -17,7 +17,7 @@ Blocks = list[dict[str, Any]]
 
 @dataclass
 class Case:
-    """The judgement about a target after a change, from its run and the notes of the load test."""
+    """What the comparison says about a target with these blocks before and after a change."""
 
     expected: str
     after: Blocks
@@ -60,7 +60,7 @@ CASES = {
 
 @pytest.fixture
 def files(tmp_path: Path) -> tuple[Path, Path]:
-    """The runs of each case, and runs for which only one file has answers."""
+    """Two files with the runs of every case, and with runs that have answers in only one of the files."""
     silent = saved_block([], failed=3)
     before = [saved_run(name, 8, *case.before) for name, case in CASES.items()]
     after = [saved_run(name, 8, *case.after, **case.more) for name, case in CASES.items()]
@@ -115,7 +115,7 @@ def test_the_table_has_the_figures_of_both_and_their_ratio(files: tuple[Path, Pa
 
 
 def target(version: str, **more: Any) -> dict[str, Any]:
-    """A target in a file, as its server described the target."""
+    """A target as a file of results describes it."""
     return {"name": "cnn", "model": "cnn", "model_versions": [version], "accuracy": None, **more}
 
 
@@ -149,12 +149,12 @@ def test_what_was_measured_otherwise_and_where_is_listed(tmp_path: Path) -> None
     for label, (one, two) in different.items():
         assert f"differs {label}: {one} before, {two} after" in text
         assert label in page
-    assert "differs CPU" not in text  # the warning is about the CPU
+    assert "differs CPU" not in text  # a warning already names the CPU
     assert "another" in page
 
 
 def test_files_of_the_first_version_are_read_as_valid(tmp_path: Path) -> None:
-    """The first files lack the fields that were added later. This module's files lack all of them except one."""
+    """The first version's files lack the fields that were added later. The helpers write only one of these fields."""
     old = saved_run("cnn", 8, *ONE)
     del old["planned_blocks"]
     result = invoke("loadtest", "compare", save(tmp_path / "a.json", old), save(tmp_path / "b.json", old))

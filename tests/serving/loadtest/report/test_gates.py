@@ -1,4 +1,4 @@
-"""--fail-if: the accepted conditions, and when each fails a test."""
+"""Which conditions --fail-if accepts, and when a condition fails the load test."""
 
 import re
 from pathlib import Path
@@ -44,7 +44,7 @@ SEARCH = ("--find-peak", "--target-latency", "10ms")
         ("fast.accuracy < 910 %", "accuracy at most 100 %"),
         ("fast.throughput < 0", "never throughput below 0"),
         ("fast.accuracy < 0 %", "never accuracy below 0"),
-        # Conditions that nothing in the run can judge. Such conditions would otherwise fail only after minutes.
+        # The run measures nothing that could decide these conditions, so they are refused before the run.
         ("fast.accuracy < 91 %", "--accuracy"),
         ("fast.peak < 1", "--find-peak"),
         ("fast[64].p99 > 1s", "'64' 8 in flight, 500 calls/s --concurrency"),
@@ -82,7 +82,7 @@ def test_a_condition_that_holds_fails_the_test_with_its_figures(complete: tuple[
         gate = gates[condition]
         assert gate["failed"] is fails, gate
         assert all(part in gate["sentence"] for part in parts.split("...")), gate
-        # The table breaks its lines if there is no room.
+        # A narrow terminal breaks the message into several lines.
         assert one_line(f"{'FAILED' if gate['failed'] else 'passed'} {gate['sentence']}") in measured.text
         assert gate["sentence"].startswith(condition if gate["failed"] else f"not {condition}: ")
     slow, fast = (measured.run(name, "closed")["total"]["throughput"] for name in ("slow", "fast"))
@@ -98,7 +98,8 @@ def test_a_condition_that_holds_fails_the_test_with_its_figures(complete: tuple[
 def test_a_default_run_derives_a_rate_which_gates_compare_where_both_sides_have_it(
     loadtest: Loadtest, tmp_path: Path
 ) -> None:
-    """Closed loops with 1, 8 and 64 in flight, and an open loop at half the peak of the slowest target."""
+    """By default, a load test runs closed loops with 1, 8 and 64 calls in flight, and an open loop at half the peak of
+    the slowest target."""
     closed = [saved_run("fast", load, *steady(0.001)) for load in (1, 8, 64)]
     without = save(tmp_path / "without.json", *closed, saved_run("fast", 1.5, *steady(0.001)))
     gates = ("fast.throughput < 0.0001 * baseline", "fast.p99 > 60s", "fast.p99 > 100000 * slow.p99")
@@ -116,7 +117,7 @@ def test_a_default_run_derives_a_rate_which_gates_compare_where_both_sides_have_
     for sentence in (plain, between):
         assert (sentence.count("in flight"), sentence.count("calls/s")) == (3, 1)
         assert "left out" not in sentence
-    # All rates of two digits, because a rate that a test derives has two digits.
+    # The saved runs cover every rate with two significant digits, because a derived rate is rounded to two digits.
     rates = [float(digits * 10**zeros) for digits in range(10, 100) for zeros in range(4)]
     every = (saved_run("fast", rate, saved_block([0.001])) for rate in rates)
     with_all = save(tmp_path / "all.json", *closed, *every)
@@ -148,7 +149,7 @@ def test_comparisons_leave_out_the_peak_which_each_test_and_target_finds_for_its
         assert "at 64 in flight" in gate["sentence"]
         assert ("is left out, because each test chose" in gate["sentence"]) is (peak_rate is not None)
     assert ("calls/s" in alone["sentence"]) is (peak_rate is not None)
-    # A missing figure fails its gate.
+    # A condition fails if its figure is missing.
     assert again["failed"] is (peak_rate is None)
     assert peak["failed"] is (measured.document["peaks"][1]["rate"] is None)
 

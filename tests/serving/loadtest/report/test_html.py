@@ -1,4 +1,4 @@
-"""The HTML report: one self-contained file, safe names, a chart of every load, and its rendering in a browser."""
+"""The HTML report is one self-contained file, escapes names, has a chart of every load, and looks good in a browser."""
 
 import html
 import re
@@ -20,7 +20,7 @@ Written = tuple[Path, Measured]
 
 @pytest.fixture(scope="module")
 def pages(complete: Written, spoiled: Written, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """The pages of the two load tests, and the page that compares saved results."""
+    """The reports of two load tests, a comparison of saved results, and two pages with a chart of extreme values."""
     folder = tmp_path_factory.mktemp("pages")
     before, after = (
         [saved_run(name, load, *steady(seconds)) for name in ("a-model", "another") for load in (8, 500.0)]
@@ -31,7 +31,7 @@ def pages(complete: Written, spoiled: Written, tmp_path_factory: pytest.TempPath
     invoke("loadtest", "compare", *files, "--html", folder / "compared.html")
     complete_page = complete[0] / "report.html"
     pages = [complete_page, spoiled[0] / "report.html", folder / "compared.html"]
-    # Two blocks that differ give intervals of many orders of magnitude. The second chart shows their estimates.
+    # If two blocks differ, an interval may span many orders of magnitude. In the second chart, the estimates do so too.
     for number, slow in enumerate((Interval(0.022, 2e-8, 2e4), Interval(3000.0, 1e-6, 1e7))):
         points = [
             ModelPoint(name, Interval(share, share - 0.01, share + 0.01), latency)
@@ -46,7 +46,8 @@ def pages(complete: Written, spoiled: Written, tmp_path_factory: pytest.TempPath
 
 
 def test_a_page_is_self_contained_and_looks_good_in_a_browser(pages: list[Path]) -> None:
-    """Charts are drawn and nothing overflows or fails, on a wide screen and a phone, in a dark and a light scheme."""
+    """On a wide screen and on a phone, in dark and in light colours, the charts appear and nothing overflows or
+    fails."""
     with chromium() as browser:
         for page in pages:
             text = page.read_text()
@@ -62,7 +63,7 @@ def test_a_page_is_self_contained_and_looks_good_in_a_browser(pages: list[Path])
 
 
 def cards(text: str) -> list[tuple[str, str]]:
-    """The most important figures, each with its load."""
+    """The names of the most important figures, each with its load."""
     return re.findall(
         r'<div><span class="small muted">([^<]*)</span><b>[^<]*</b>(?:<span [^>]*>[^<]*</span>)?'
         r'<span class="small muted">([^<]*)</span></div>',
@@ -71,7 +72,7 @@ def cards(text: str) -> list[tuple[str, str]]:
 
 
 def common_load(runs: list[Any]) -> str:
-    """The load whose latencies represent the targets: the open loop, unless the generator was late in it."""
+    """The load under which the page compares latencies: the open loop if all of its runs are valid."""
     return "20 calls/s" if all(run["valid"] for run in runs if run["load"]["rate"]) else "2 in flight"
 
 
@@ -81,13 +82,14 @@ def test_the_page_has_every_load_and_figure(complete: Written) -> None:
     plain = html.unescape(text)
     assert "prefers-color-scheme: dark" in text
     pictures = re.findall(r"<svg.*?</svg>", text, re.DOTALL)
-    # Accuracy against latency, and throughput against latency; the distribution and the course of each load.
+    # One chart shows accuracy and one shows throughput, both against latency. Each of the two loads has a chart of the
+    # distribution and a chart over time.
     assert len(pictures) == 6
     assert 'aria-label="Accuracy against latency"' in pictures[0]
-    # The dashed line is the Pareto front. Each of the two targets is better in one figure.
+    # Each of the two targets is better in one figure, so both are on the Pareto front, the dashed line.
     assert len(re.findall(r'<path d="M [^"L]*L [^"L]*"[^>]*stroke-dasharray', pictures[0])) == 1
     for picture in pictures:
-        assert "var(--series-1)" in picture  # always the colour of `fast`
+        assert "var(--series-1)" in picture  # the colour of `fast` in every chart
         assert "var(--series-4)" in picture
         assert not re.search(r"#0000[ef]\d", picture)
     load = common_load(measured.runs)
@@ -117,7 +119,7 @@ def test_the_page_has_every_load_and_figure(complete: Written) -> None:
     assert re.search(rf"a warm-up of 50\.0 ms\s+is discarded \({warm_up} queries in all\)", plain)
     failed = [gate["failed"] for gate in measured.document["gates"]]
     assert len(re.findall(r"FAILED</span> ", text)) == failed.count(True)
-    # Not in green: a passed gate may appear next to a reported slowdown.
+    # A passed condition is not green, because the page may report a slowdown nearby.
     assert len(re.findall(r'<span class="pill plain">PASSED</span> not ', text)) == failed.count(False)
     assert "No call failed." in text
 
@@ -133,11 +135,11 @@ def test_the_page_says_what_went_wrong_and_keeps_names_as_they_are(spoiled: Writ
     assert text.count("no ratio, because a run is INVALID") == 1
     assert ("peak throughput", "2 in flight, INVALID") in cards(text)
     assert "samples/s" in text
-    # Eight targets differ in colour and in mark, and each target keeps both wherever it is named.
+    # Each of the eight targets has its own colour and mark, which are the same wherever the target is named.
     looks = set(re.findall(r'data-sign="(.)" style="--series: var\((--series-\d)\)">([^<]*)</span>', text))
     assert [len({look[part] for look in looks}) for part in (0, 1, 2)] == [8, 8, 8]
     assert len(looks) == 8
     assert "<h1>8 models compared" in text
     assert "Accuracy against latency" not in text
-    # The course of `never` has no dots, but a cross at each failed call.
+    # The chart of `never` over time has no dots, only a cross for each failed call.
     assert len(re.findall(r"<svg.*?</svg>", text, re.DOTALL)) == 3

@@ -1,4 +1,4 @@
-"""The table and the JSON, CSV and JUnit reports of one load test agree."""
+"""The table and the JSON, CSV and JUnit reports of a load test agree with each other."""
 
 import csv
 import json
@@ -59,7 +59,7 @@ def test_the_json_holds_histograms_and_their_figures(complete: Written) -> None:
         assert total["server"]["batches"] == total["server"]["requests"]
         assert total["server"]["queue"] == pytest.approx(0.002)
     starts = sorted(each["start"] for run in measured.runs for each in run["total"]["timeline"])
-    assert starts[-1] > 4 * 0.6  # seconds from the beginning of the test, over all its blocks
+    assert starts[-1] > 4 * 0.6  # starts count from the beginning of the test, not of the block
     assert {target["answering_version"] for target in measured.document["targets"]} == {"7"}
     machine = measured.document["environment"]
     assert machine["CPU"]
@@ -87,7 +87,7 @@ def test_a_test_of_several_targets_ends_with_the_answer_in_three_lines(complete:
     for _, measured in (complete, spoiled):
         which, how_much, how_sure = measured.document["answer"].values()
         assert measured.text.endswith(f"Which: {which} By how much: {how_much} How sure: {how_sure}")
-    assert complete[1].document["answer"]["which"].startswith("Choose slow")  # only slow is right on every sample
+    assert complete[1].document["answer"]["which"].startswith("Choose slow")  # only `slow` is always right
     assert f"Targets without a VALID run under this load were left out: {HOSTILE}, never." in how_sure
 
 
@@ -118,13 +118,12 @@ def test_the_table_sets_targets_side_by_side_within_80_columns(complete: Written
 
 @pytest.fixture(params=["complete", "spoiled"])
 def written(request: pytest.FixtureRequest) -> Written:
-    """Each of the two load tests in turn."""
     of_both: Written = request.getfixturevalue(request.param)
     return of_both
 
 
 def place(run: Any) -> str:
-    """The load of a run, as the reports name the load."""
+    """The name of a run's load in the reports."""
     return "2 in flight" if run["load"]["concurrency"] else "20 calls/s"
 
 
@@ -188,7 +187,7 @@ def test_what_went_wrong_is_said(spoiled: Written) -> None:
     assert [run["target"] for run in measured.runs if not run["valid"]] == [HOSTILE, "never"]
     assert sum(each["failed"] for each in bad["total"]["timeline"]) == failed
     assert bad["samples_per_second"] == pytest.approx(8 * bad["total"]["throughput"])
-    # A missing figure fails its gate, and a run without answers is compared with nothing.
+    # A condition fails if its figure is missing. A run without answers is not compared.
     never_gate, fine_gate = measured.document["gates"]
     assert (never_gate["failed"], "cannot be judged" in never_gate["sentence"]) == (True, True)
     assert not fine_gate["failed"]
@@ -220,7 +219,8 @@ def test_a_file_that_cannot_be_written_is_reported_before_the_run(
 
 def test_a_file_that_fails_after_the_run_does_not_cost_the_others(server: FakeServer, tmp_path: Path) -> None:
     lost, kept = tmp_path / "lost", tmp_path / "new" / "kept.xml"
-    server.behaviour = lambda number, context: lost.mkdir() if number == 1 else None  # a folder in the place of a file
+    # creates a folder with the report's name
+    server.behaviour = lambda number, context: lost.mkdir() if number == 1 else None
     command = ("loadtest", "fast", "--server", server.address, *LOOP, "--csv", lost, "--junit", kept)
     result = invoke(*command, exit_code=1)
     assert f"cannot write {lost}" in result.stderr

@@ -1,4 +1,4 @@
-"""Confidence intervals agree with scipy's tests, and 95 % of them contain the truth in simulated load tests."""
+"""Confidence intervals agree with scipy's, and contain the true value in 95 % of simulated load tests."""
 
 from collections.abc import Callable
 
@@ -13,7 +13,7 @@ TESTS = 1000
 Draw = Callable[[np.random.Generator, tuple[int, int]], np.ndarray]
 LATENCIES: dict[str, Draw] = {
     "lognormal": lambda random, shape: random.lognormal(0, 0.5, shape),
-    "heavy-tailed": lambda random, shape: 1 + random.pareto(1.2, shape),  # its variance is infinite
+    "heavy-tailed": lambda random, shape: 1 + random.pareto(1.2, shape),  # the variance is infinite
     "humped": lambda random, shape: random.lognormal(0, 0.1, shape) * np.where(random.random(shape) < 0.01, 20.0, 1.0),
 }
 
@@ -23,7 +23,7 @@ def rates(*blocks: float) -> Sections:
 
 
 def percentiles(blocks: np.ndarray, q: float) -> Sections:
-    """The percentile of latencies [blocks, queries]."""
+    """The percentile of all latencies, and of each block's. ``blocks`` has the shape [blocks, queries]."""
     each = np.percentile(blocks, q, axis=1, method="inverted_cdf")
     return Sections(float(np.percentile(blocks, q, method="inverted_cdf")), each)
 
@@ -54,7 +54,7 @@ def test_the_interval_of_pairs_is_scipys_t_of_their_log_ratios() -> None:
     ours = rates(*above).ratio_to(rates(*below))
     theirs = ttest_1samp(np.log(above / below), 0).confidence_interval(0.95)
     assert ours.estimate == pytest.approx(above.mean() / below.mean())
-    # The log of a ratio of means differs from the mean of the logs, but only to second order in the differences.
+    # The log of a ratio of means equals the mean of the logs, except for terms of second order.
     assert np.log([ours.low, ours.high]) == pytest.approx([theirs.low, theirs.high], abs=2e-3)
     spread = np.log(above / below) - np.log(ours.estimate)
     margin = t.ppf(0.975, 4) * np.sqrt((spread**2).sum() / (5 * 4))
@@ -67,14 +67,15 @@ def test_the_interval_of_unpaired_blocks_is_scipys_welch() -> None:
     ours = rates(*above).ratio_to(rates(*below), paired=False)
     test = ttest_ind(np.log(above), np.log(below), equal_var=False)
     theirs = test.confidence_interval(0.95)
-    # hangtag's degrees of freedom are rounded down.
+    # hangtag rounds the degrees of freedom down, so its interval is wider.
     wider = t.ppf(0.975, np.floor(test.df)) / t.ppf(0.975, test.df)
     assert np.log(ours.high / ours.low) == pytest.approx((theirs.high - theirs.low) * wider, rel=2e-3)
     assert np.log(ours.high * ours.low) == pytest.approx(theirs.high + theirs.low, abs=2e-3)
 
 
 def test_the_estimate_is_that_of_all_blocks_and_the_variance_that_of_each() -> None:
-    """p99 is 4 against 1 for both blocks, and 2 and 4 against 1 for each: log ratios ln 2 and 0 below the whole."""
+    """The ratio of p99 is 4 over all blocks, and 2 and 4 in the single blocks. The log ratios therefore differ from the
+    whole by ln 2 and by 0."""
     ratio = percentiles(np.array([[2.0], [4.0]]), 99).ratio_to(percentiles(np.ones((2, 1)), 99))
     margin = t.ppf(0.975, 1) * np.log(2) / np.sqrt(2)
     assert (ratio.estimate, ratio.low, ratio.high) == pytest.approx((4.0, 4 / np.exp(margin), 4 * np.exp(margin)))
@@ -105,13 +106,14 @@ def test_coverage_of_throughput_ratios(truth: float, paired: bool, blocks: int) 
     [
         (99.0, "lognormal", 2.0, False, 0.93),
         (50.0, "heavy-tailed", 1.0, True, 0.93),
-        # Every hundredth query takes twenty times as long, so p99 is either value by chance. The interval is then very
-        # wide, but contains the truth less often than 95 %; docs/explanation/load-testing.md says how often.
+        # Every hundredth query takes twenty times as long, so chance decides which of the two durations is p99. The
+        # interval is very wide, but contains the true ratio in fewer than 95 % of the tests
+        # (docs/explanation/load-testing.md).
         (99.0, "humped", 2.0, True, 0.88),
     ],
 )
 def test_coverage_of_percentile_ratios(q: float, latencies: str, truth: float, paired: bool, least: float) -> None:
-    """The slower target gets fewer queries, as in a closed loop."""
+    """As in a closed loop, the slower target gets fewer queries."""
 
     def interval_of_one_test(random: np.random.Generator) -> Interval:
         here, other = random.lognormal(0, 0.05, (2, BLOCKS))

@@ -1,4 +1,5 @@
-"""Percentiles of a histogram, early stopping, and a run's statements about them, against numpy, scipy and hdrh."""
+"""Percentiles and the numbers of queries that they need agree with numpy, scipy and hdrh, and decide what a run
+states."""
 
 import math
 import pickle
@@ -36,7 +37,7 @@ def histogram(*seconds: float) -> DurationHistogram:
 )
 def test_percentiles_are_numpys_nearest_rank(samples: list[int], q: float) -> None:
     ours = histogram(*(each * MICROSECOND for each in samples)).percentile(q)
-    # numpy's rank suffers from rounding if q % of n is an integer, so the test accepts either neighbour there.
+    # If q % of n is an integer, numpy may round to a neighbouring rank, so the test accepts the neighbours too.
     near = [np.percentile(samples, min(max(q + d, 0), 100), method="inverted_cdf") for d in (-1e-9, 0, 1e-9)]
     assert any(ours == pytest.approx(each * MICROSECOND) for each in near)
 
@@ -63,7 +64,7 @@ def test_encoding_and_pickling_keep_the_counts() -> None:
 
 @given(batches=st.lists(st.lists(st.integers(1, 3_600_000_000), max_size=50), max_size=3))
 def test_recording_many_at_once_equals_recording_each(batches: list[list[int]]) -> None:
-    """The histogram equals that of hdrh's own record_value, including its minimum, maximum and encoding."""
+    """A recorded array gives the same histogram and encoding as hdrh's record_value for each value."""
     ours, theirs = DurationHistogram(), HdrHistogram(1, 3_600_000_000, 3)
     for batch in batches:
         ours.record(np.array(batch) / 1e6)
@@ -75,7 +76,7 @@ def test_recording_many_at_once_equals_recording_each(batches: list[list[int]]) 
 
 
 def test_the_edges_of_a_histogram() -> None:
-    """Without durations, there are no figures. Durations out of range are clipped."""
+    """An empty histogram has no percentiles. Durations out of range are clipped."""
     assert len(DurationHistogram()) == 0
     assert math.isnan(DurationHistogram().percentile(50))
     assert math.isnan(DurationHistogram().maximum)
@@ -87,7 +88,8 @@ PERCENTILES = st.sampled_from([50.0, 90.0, 95.0, 97.0, 99.0, 99.9])
 
 
 def test_the_table_of_mlperf() -> None:
-    """The numbers of queries that determine p90, p95, p99 and p99.9 with none, and with one, over the limit."""
+    """The number of queries that MLPerf requires for p90, p95, p99 and p99.9, if no query, or one query, exceeds the
+    limit."""
     assert [samples_needed(0, q) for q in (90.0, 95.0, 99.0, 99.9)] == [44, 90, 459, 4603]
     assert [samples_needed(1, q) for q in (90.0, 95.0, 99.0, 99.9)] == [64, 130, 662, 6636]
 
@@ -101,12 +103,12 @@ def test_samples_needed_is_the_smallest_count_that_rejects_the_hypothesis(over: 
 
 
 def queries(*seconds: float, **more: Any) -> Any:
-    """A run of an open loop whose queries took these seconds."""
+    """A run under an open loop whose queries took these seconds."""
     return run_of(OpenLoop(100.0), *seconds, **more)
 
 
 def test_a_percentile_keeps_its_bound_when_chance_is_ruled_out() -> None:
-    """A failed call exceeds every limit. The proven limit is the smallest one that the run supports."""
+    """A failed call exceeds every limit. The ``percentile_bound`` is the smallest limit that the run supports."""
     fast, slow = (0.001,), (0.1,)
     needed = samples_needed(1, 99.0)
     assert queries(*fast * (needed - 1), *slow, target_latency=0.01).keeps_target
@@ -155,7 +157,6 @@ def test_too_few_queries_neither_keep_a_bound_nor_miss_it(latency: float) -> Non
 def test_a_closed_loop_that_the_generator_limits_is_noted(
     load: Load, measured: dict[str, Any], limited: bool, notes: tuple[str, ...]
 ) -> None:
-    """The rate is 500 calls a second."""
     run = run_of(load, *(0.001,) * 500, measured=measured)
     assert run.valid
     assert run.limited_by_generator is limited
