@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 
 MIB = 1 << 20
 MOST = 410 * MIB
-"""The limit of 400 MiB for decoding, and memory outside the limit: bands of rows, tables, and the allocator's own."""
+"""The limit of 400 MiB for decoding, plus 10 MiB for bands of rows, tables, and the allocator's own memory."""
 EXIF_ORIENTATION = 0x0112
 
 TURNED = Image.Exif()
@@ -32,7 +32,7 @@ Write = Callable[[int, int], bytes]
 
 
 def saved(mode: str, format_: str, **options: Any) -> Write:
-    """Writes a plain picture, which takes as much memory as any other picture of its size."""
+    """Writes a plain picture, whose memory depends only on its size."""
     return lambda width, height: encoded(Image.new(mode, (width, height)), format_, **options)
 
 
@@ -53,7 +53,7 @@ def animated_webp(width: int, height: int) -> bytes:
 
 
 LARGEST: dict[str, tuple[int, int, Write]] = {
-    # The width and height of the largest picture that is accepted, and the function that writes its file.
+    # For each kind: the width and height of the largest accepted picture, and the function that writes its file.
     "PNG of 16 bits": (8000, 6200, png_of(16, 0)),
     "PNG of 16 bits with a transparent grey": (8000, 6200, png_of(16, 0, more=chunk(b"tRNS", bytes(2)))),
     "PNG of 16 bits and four channels": (8000, 6200, png_of(16, 6)),
@@ -75,19 +75,21 @@ LARGEST: dict[str, tuple[int, int, Write]] = {
 
 
 def prepare(data: bytes) -> None:
-    """Decode a file as a classifier of colours does."""
+    """Decode a file as the server does for a classifier of colour pictures."""
     with EncodedImage(data).decoded(3) as picture:
         ImageSpec(28, 28, channels=3, fit="crop").prepare(picture)
 
 
 def answer(pipe: Connection) -> None:
-    """For each picture that arrives, send the bytes by which this process grew, and the reason for a refusal."""
-    for format_ in ("PNG", "JPEG", "WEBP"):  # load now what is otherwise loaded on first use
+    """Answer each picture with the number of bytes by which this process grew, and with the reason if it was
+    refused."""
+    for format_ in ("PNG", "JPEG", "WEBP"):  # load the decoders, which are otherwise loaded on first use
         prepare(encoded(Image.new("RGB", (100, 100)), format_))
     while True:
         data, error = pipe.recv_bytes(), ""
-        ctypes.CDLL(None).malloc_trim(0)  # so that freed memory of the previous picture does not hide this one's growth
-        Path("/proc/self/clear_refs").write_text("5")  # restart the measurement of the peak
+        # otherwise, freed memory of the previous picture could hide this picture's growth
+        ctypes.CDLL(None).malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")  # reset the peak that the kernel measures
         before = memory.held()
         try:
             prepare(data)
@@ -101,7 +103,8 @@ Decode = Callable[[bytes], tuple[int, str]]
 
 @pytest.fixture(scope="module")
 def decode() -> Iterator[Decode]:
-    """Decodes a file. Returns the bytes by which the process grew, and the error, "" after a success."""
+    """Decodes a file in a child process. Returns the bytes by which the process grew, and the error ("" if there is
+    none)."""
     ours, theirs = CONTEXT.Pipe()
 
     def decode(data: bytes) -> tuple[int, str]:
@@ -140,7 +143,8 @@ def test_files_of_a_few_bytes_gain_nothing(decode: Decode) -> None:
 @pytest.mark.parametrize("texts", [8, 9, 62])
 @pytest.mark.parametrize("after", [False, True])
 def test_a_png_file_of_more_compressed_texts_than_eight_is_refused(texts: int, after: bool, decode: Decode) -> None:
-    text = zlib.compress("\N{DRESS}".encode() + b"a" * (MIB - 10))  # this character makes each take four bytes
+    # because of this character, Python stores four bytes per character
+    text = zlib.compress("\N{DRESS}".encode() + b"a" * (MIB - 10))
     chunks = b"".join(chunk(b"iTXt", b"%d\0\1\0\0\0" % number + text) for number in range(texts))
     picture = png(28, 28, 8, 0, more=b"" if after else chunks)
     gained, error = decode(picture[:-12] + (chunks if after else b"") + picture[-12:])

@@ -1,4 +1,4 @@
-"""From a file's bytes to grey pixels: the same pixels for every mode, and either all rows or none."""
+"""A file is decoded to the same grey pixels in every mode, and either completely or not at all."""
 
 import io
 import zlib
@@ -28,7 +28,7 @@ def decoded(data: bytes) -> Pixels:
 
 
 def converted_whole(data: bytes) -> Pixels:
-    """The expected result of decoding: the picture turned upright, and then converted to grey as a whole."""
+    """The expected pixels: the whole picture, turned upright and then converted to grey."""
     with Image.open(io.BytesIO(data)) as file:
         image = ImageOps.exif_transpose(file)
     if image.mode.startswith("I"):
@@ -40,7 +40,7 @@ def converted_whole(data: bytes) -> Pixels:
 
 
 def noise(mode: str, width: int = 701, height: int = 523) -> Image.Image:
-    """More pixels than the decoder converts to grey at a time."""
+    """A picture of noise with more pixels than the decoder converts to grey at a time."""
     random = np.random.default_rng(0)
     if mode == "I;16":
         return Image.fromarray(random.integers(0, 1 << 16, (height, width), np.uint16))
@@ -130,7 +130,7 @@ def test_a_png_picture_of_every_kind_is_decoded(bits: int, colours: int, interla
 
 
 def with_data(picture: bytes, data: bytes) -> bytes:
-    """A PNG file whose first chunk of data has other contents."""
+    """The PNG file with other contents in its first chunk of pixel data."""
     start = picture.index(b"IDAT") - 4
     end = start + 12 + int.from_bytes(picture[start : start + 4], "big")
     return picture[:start] + chunk(b"IDAT", data) + picture[end:]
@@ -138,7 +138,7 @@ def with_data(picture: bytes, data: bytes) -> bytes:
 
 @pytest.mark.parametrize(("format_", "end"), [("PNG", 20), ("WEBP", 0)])
 def test_a_file_that_is_cut_anywhere_is_refused(format_: str, end: int) -> None:
-    """A PNG file ends with checksums and an empty chunk. The picture is complete without them."""
+    """A PNG file ends with checksums and an empty chunk, without which the picture is still complete."""
     data = encoded(noise("RGB", 24, 18), format_)
     for length in range(len(data) - end):
         with pytest.raises(InvalidRequestError, match="the image"):
@@ -150,7 +150,7 @@ def empty_png(width: int, height: int, rows: bytes = b"") -> bytes:
 
 
 def with_wrong_byte(at: int) -> bytes:
-    """A PNG file whose palette starts at byte 41. Its checksums reveal damage to the palette and to the header."""
+    """A PNG file with a wrong byte. Its palette starts at byte 41; checksums protect the header and the palette."""
     data = bytearray(encoded(noise("P", 30, 20)))
     assert data[37:41] == b"PLTE"
     data[at] ^= 1
@@ -188,7 +188,7 @@ def test_what_is_no_whole_picture_or_too_large_is_refused_and_does_not_count_as_
 
 
 def test_large_pictures_wait_for_their_turn_and_give_it_back_though_they_cannot_be_decoded() -> None:
-    large = png(6000, 4000, 16, 0)  # the memory for large pictures holds two of them, but not three
+    large = png(6000, 4000, 16, 0)  # the memory for large pictures suffices for two of this size, but not for three
     assert EncodedImage(large).is_large
     for _ in range(3):
         with pytest.raises(InvalidRequestError, match=ENDS_EARLY):
@@ -199,5 +199,5 @@ def test_large_pictures_wait_for_their_turn_and_give_it_back_though_they_cannot_
             EncodedImage(large).decoded(1, 0.01),
         ):
             pass
-        assert decoded(encoded(noise("L", 28, 28))).shape == (28, 28)  # small pictures do not wait
+        assert decoded(encoded(noise("L", 28, 28))).shape == (28, 28)  # small pictures never wait
     assert decoded(large).shape == (4000, 6000)

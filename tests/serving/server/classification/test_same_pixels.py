@@ -1,4 +1,4 @@
-"""A network receives exactly the same pixels of a picture in serving as in training."""
+"""In serving, a network receives exactly the same pixels of a picture as in training."""
 
 import json
 from collections import Counter
@@ -19,11 +19,11 @@ from tests.kit.server import server
 
 EXIF_ORIENTATION = 0x0112
 SIZE = (7, 6)
-"""Height and width of the images."""
+"""The height and width of the images that the network receives."""
 
 
 def mirror(image: ImageSpec) -> onnx.ModelProto:
-    """A classifier whose answer shows its input: a label for each value, with the probability value / 255."""
+    """A classifier that answers with its input. Each pixel value is a label with the probability value / 255."""
     count, shape = int(np.prod(image.shape)), ", ".join(map(str, image.shape))
     return onnx_models.from_text(
         f"""(uint8[batch, {shape}] image) => (float[batch, {count}] probabilities)
@@ -41,7 +41,8 @@ def mirror(image: ImageSpec) -> onnx.ModelProto:
 
 
 def write_pictures(root: Path) -> list[Path]:
-    """Noise in every mode that files may have, in several sizes, upright and turned, in two classes."""
+    """Write pictures of noise in every mode of the file formats, in several sizes, upright and turned, in two
+    classes."""
     random = np.random.default_rng(0)
 
     def noise(mode: str, size: tuple[int, int]) -> Image.Image:
@@ -70,7 +71,7 @@ def write_pictures(root: Path) -> list[Path]:
         save(f"fits-turned-{orientation}.png", "RGB", SIZE if orientation > 4 else SIZE[::-1], exif=exif)
     save("lossless.webp", "RGBA", (17, 17), lossless=True)
     save("lossy.webp", "RGB", (9, 33))
-    save("large.jpg", "RGB", (900, 700))  # flattened in several bands
+    save("large.jpg", "RGB", (900, 700))  # too large to be converted in a single band
     return written
 
 
@@ -94,7 +95,7 @@ def test_a_picture_gives_the_same_pixels_in_training_and_in_the_server(
 
 
 def pixels(answer: str) -> bytes:
-    """The pixels that the mirroring network received."""
+    """The pixels that the model received, computed from its answer."""
     values = {label["index"]: label["probability"] * 255 for label in json.loads(answer)["labels"]}
     seen = np.array([values[index] for index in range(len(values))])
     np.testing.assert_allclose(seen, seen.round(), atol=1e-3)

@@ -28,7 +28,6 @@ def serve() -> click.Command:
 
 
 def parsed(*arguments: str) -> ServerConfig:
-    """The settings of `hangtag serve` with these arguments, without starting a server."""
     return ServerConfig(**serve().make_context("serve", list(arguments)).params)
 
 
@@ -42,7 +41,8 @@ def test_every_setting_has_an_option_with_its_default_and_a_help_text() -> None:
     assert all(isinstance(one, click.Option) and one.help for one in options.values())
     config = parsed()
     assert config == ServerConfig()
-    assert (config.host, config.port, config.models) == ("127.0.0.1", 8001, Path("models"))  # safe, and Triton's
+    # a safe host, and Triton's port and folder
+    assert (config.host, config.port, config.models) == ("127.0.0.1", 8001, Path("models"))
     assert config.max_queue_delay_microseconds == 0
 
 
@@ -55,7 +55,7 @@ def test_options_and_variables_arrive_with_their_types(monkeypatch: pytest.Monke
     )
 
 
-# For each setting, a refused value: its text on the command line, its Python value, and the reason.
+# For each setting: a refused value as text on the command line, the same value in Python, and the reason.
 REFUSED: dict[str, tuple[str, object, str]] = {
     "models": ("", "models", "'models' is not a path"),
     "model_cache": ("", "cache", "'cache' is not a path"),

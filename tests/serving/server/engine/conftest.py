@@ -9,7 +9,7 @@ from tests.kit.repository import Repository
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Iterator[Repository]:
-    """Version 1 of two models with equal signatures, ``one`` and ``two``."""
+    """A repository with version 1 of the models ``one`` and ``two``, which have equal signatures."""
     with closing(Repository(tmp_path / "models")) as repository:
         for name in ("one", "two"):
             repository.publish(name)

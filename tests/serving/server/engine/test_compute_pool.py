@@ -1,7 +1,6 @@
-"""The pool of threads that compute: which threads are woken, started and ended, and which thread receives.
+"""The pool of compute threads: which threads are woken, started and ended, and which thread receives calls.
 
-The tests of a server's behaviour with this pool, over every transport, are in test_pressure and in engine/routes.
-"""
+test_pressure and engine/routes test a server's behaviour with this pool, over every transport."""
 
 import threading
 import time
@@ -18,7 +17,7 @@ from tests.kit.waiting import TIMEOUT, until
 
 
 class Model:
-    """Computes a batch when a test releases the batch, and records which thread computed it."""
+    """A model that computes a batch only when a test allows it, and records which thread computed the batch."""
 
     def __init__(self, *, instances: int = 1, delay: float = 0.0) -> None:
         self.batcher = Batcher(max_batch_size=4, max_queue_size=100, instances=instances, max_queue_delay=delay)
@@ -42,7 +41,7 @@ class Model:
 
 
 class Source:
-    """Calls for models that a thread of the pool receives."""
+    """Provides calls that a thread of the pool receives."""
 
     def __init__(self, pool: ComputePool) -> None:
         self._pool = pool
@@ -50,7 +49,7 @@ class Source:
         self.threads: set[int] = set()
 
     def send(self, *models: Model) -> None:
-        """Send a call for each model; the pool receives the calls together. Without models, no more calls will come."""
+        """Send one call for each model. The pool receives all of them at once. Without models, the source ends."""
         self._sent.put(models)
 
     def receive(self, milliseconds: int | None) -> bool:
@@ -90,7 +89,7 @@ Offer = Callable[[Model], None]
 
 @pytest.fixture(params=["offered", "received"])
 def send(request: pytest.FixtureRequest, pool: ComputePool) -> Offer:
-    """Hands the pool a call from outside, or through the pool's source."""
+    """Passes a call to the pool, either from outside or through the pool's source."""
     if request.param == "offered":
         return lambda model: offer(pool, model)
     source: Source = request.getfixturevalue("source")
@@ -110,7 +109,7 @@ def test_each_batch_is_computed_and_said_to_be_alone_where_it_is(send: Offer) ->
 
 
 def test_a_batch_is_no_longer_computed_when_its_caller_has_the_answer(pool: ComputePool) -> None:
-    """The processors are then free when a lone caller sends the next call."""
+    """The processors are therefore free when a lone caller sends the next call."""
     model, again, held = Model(), Model(), threading.Event()
 
     def answer() -> None:
@@ -197,7 +196,7 @@ def further_threads() -> set[threading.Thread]:
 
 def test_further_threads_end_when_there_is_no_more_work(pool: ComputePool) -> None:
     slow = [Model() for _ in range(5)]
-    before = further_threads()  # servers of other tests have threads
+    before = further_threads()  # servers of other tests have such threads too
     for model in slow:
         model.hold()
         offer(pool, model)

@@ -1,4 +1,4 @@
-"""Files that lead out of the repository, cannot be read, change while they are read, or need too much memory."""
+"""Files that link out of the repository, cannot be read, change while they are read, or need too much memory."""
 
 import os
 import shutil
@@ -59,7 +59,7 @@ def test_the_folder_of_a_model_and_the_repository_may_be_links(repository: Repos
 
 
 def test_files_that_kubernetes_mounts_are_served_and_their_change_is_seen(repository: Repository) -> None:
-    """A ConfigMap's files are links to a link to a dated folder, which is replaced as a whole."""
+    """In a ConfigMap, each file links to a link to a dated folder, and Kubernetes replaces this folder as a whole."""
 
     def mount(folder: Path, date: str, name: str, content: bytes) -> None:
         (folder / f"..{date}").mkdir()
@@ -88,7 +88,7 @@ def test_files_that_kubernetes_mounts_are_served_and_their_change_is_seen(reposi
 )
 @pytest.mark.parametrize("location", ["absolute", "above", "linked"])
 def test_weights_outside_of_the_folder_are_not_read(repository: Repository, elsewhere: Path, location: str) -> None:
-    """The model's answer contains the bytes of the file, which any caller could read."""
+    """The model would answer with the bytes of the secret file, so any caller could read them."""
     secret, folder = elsewhere / "secret", repository.folder / "leak/1"
     folder.mkdir(parents=True)
     (folder / "linked").symlink_to(secret)
@@ -122,7 +122,7 @@ def test_a_small_file_that_cannot_be_read_is_an_error_that_names_it(
     make(repository.folder / "route/route.toml")
     running = repository.start("poll")
     assert running.served() == OTHERS
-    if why not in ("", "not a file"):  # otherwise, route.toml is no file, and there is no route
+    if why not in ("", "not a file"):  # otherwise route.toml is not a regular file, so there is no route
         assert why in running.reason("route")
 
 
@@ -155,10 +155,10 @@ def test_a_version_that_changes_while_it_is_loaded_serves_once_it_is_whole(
 def test_an_enormous_input_is_reported_and_holds_up_no_other_model_and_no_route(
     repository: Repository, rows: str | int, columns: int
 ) -> None:
-    """A process cannot address 4 EiB, and numpy cannot count 16 EiB."""
+    """No process can address 4 EiB, and numpy cannot count 16 EiB."""
     axes = f"(float[{rows}, {columns}] x) => (float[{rows}, 1] total) <int64[1] axes = {{1}}>"
     model = onnx_models.from_text(f"{axes} {{ total = ReduceSum(x, axes) }}")
-    repository.publish("enormous", model=model)  # its name comes before all others
+    repository.publish("enormous", model=model)  # this name sorts before all others
     repository.route("route", "split = {one = 100}")
     running = repository.start("poll")
     assert running.served() == {"route": [1], **OTHERS}
@@ -166,6 +166,6 @@ def test_an_enormous_input_is_reported_and_holds_up_no_other_model_and_no_route(
     repository.publish("two", 2)
     log = running.poll()
     assert running.answer("two") == 2
-    assert not [line for line in log if line.get("model") == "enormous"]  # it was reported at the start
+    assert not [line for line in log if line.get("model") == "enormous"]  # the fault was already reported at the start
     with pytest.raises(ModelLoadError, match=r"enormous/1/model\.onnx"):
         repository.start("none")

@@ -1,4 +1,4 @@
-"""Models that are loaded and unloaded by call. tests/serving/server/transport has the same test for every transport."""
+"""Models are loaded and unloaded by call. tests/serving/server/transport tests the same over every transport."""
 
 from typing import Any
 
@@ -57,7 +57,7 @@ def test_a_new_version_is_warmed_up_before_it_takes_requests(repository: Reposit
     running.client.load_model("one")
     running.gates.play()
     assert {served for served, _ in meanwhile} == {1}
-    assert {1, 8} <= {size for _, size in meanwhile}  # a lone request and the largest batch
+    assert {1, 8} <= {size for _, size in meanwhile}  # a lone request, and the largest batch
     assert running.answer("one") == 2
 
 

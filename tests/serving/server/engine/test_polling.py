@@ -1,4 +1,4 @@
-"""Polling: the server follows its repository, and continues if the repository is damaged."""
+"""With polling, the server follows its repository, and continues to serve if the repository is damaged."""
 
 import ctypes
 import re
@@ -23,10 +23,10 @@ _OVER_FILES = 1 << 1 | 1 << 2  # CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH
 
 @contextmanager
 def without_privileges() -> Iterator[None]:
-    """Inside the block, the modes of folders also bind root, in this thread and in each thread that is started."""
+    """Inside the block, the permissions of folders apply even to root, in this thread and in threads that it starts."""
     libc = ctypes.CDLL(None, use_errno=True)
     header = (ctypes.c_uint32 * 2)(_VERSION_3, 0)
-    capabilities = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable; then the higher bits of each
+    capabilities = (ctypes.c_uint32 * 6)()  # three masks (effective, permitted, inheritable), then their higher 32 bits
     assert libc.capget(header, capabilities) == 0
     effective = capabilities[0]
     try:
@@ -62,7 +62,7 @@ def test_a_models_own_settings_are_followed_once_they_are_valid(repository: Repo
     repository.settings("three", "max_queue_size = 300")
     running.poll()
     assert running.state("three").max_queue_size == 300
-    repository.settings("three", "max_queue_size = 1")  # less than max_batch_size
+    repository.settings("three", "max_queue_size = 1")  # smaller than max_batch_size
     running.poll()
     assert [one.max_queue_size for one in running.server.state().versions if one.name == "three"] == [300]
     settings.unlink()
@@ -75,12 +75,12 @@ def test_a_broken_version_is_tried_once_and_leaves_the_one_that_serves_alone(rep
     repository.spoil("one", 2)
     assert [line["event"] for line in running.poll(2)] == [NOT_LOADED]
     assert running.index() == [("one", 1, "READY"), ("one", 2, "UNAVAILABLE"), ("two", 1, "READY")]
-    repository.spoil("one", 1)  # overwritten in place while the version serves
+    repository.spoil("one", 1)  # the file is overwritten while its version serves
     running.poll()
     assert running.answer("one") == 1
     repository.remove("one", 1)
     running.poll()
-    assert (running.answer("one"), running.served()["one"]) == (1, [1])  # a version is replaced only by one that loads
+    assert (running.answer("one"), running.served()["one"]) == (1, [1])  # a version serves until another one has loaded
     repository.remove("one", 2)
     repository.publish("one", 2)
     running.poll()
@@ -96,7 +96,7 @@ def test_a_broken_version_is_reported_until_a_newer_one_serves_or_another_is_pro
     running = repository.start(mode, load_model=("one",) if mode == "explicit" else ())
 
     def index() -> list[tuple[str, int, str]]:
-        """The index after the next poll or the next load by call, which reports the fault."""
+        """The index after the next poll, or after the next load by call, which fails."""
         if mode == "poll":
             running.poll()
         else:
@@ -149,7 +149,7 @@ def test_folders_that_cannot_be_read_hold_up_no_other_model_and_end_no_service(r
         repository.publish("two", 2)
         log = running.poll()
         with pytest.raises(ControlError, match="one cannot be read: Permission denied"):
-            explicit.server.control.load("one")  # by call, in this thread
+            explicit.server.control.load("one")  # loads in this thread, which has no privileges
     assert running.served() == {"both": [1], "one": [1], "two": [2]}
     assert running.loads("one") == (1, 0)
     assert any("one cannot be read: Permission denied" in line.get("reason", "") for line in log)
@@ -161,7 +161,7 @@ def test_folders_that_cannot_be_read_hold_up_no_other_model_and_end_no_service(r
 
 
 def test_a_promotion_and_a_rollback_are_followed_and_a_damaged_one_changes_nothing(repository: Repository) -> None:
-    """The promoted version answers by default, and the latest versions stay reachable."""
+    """The promoted version answers by default, and the latest versions can still be called."""
     repository.publish("one", 2)
     repository.publish("one", 3)
     running = repository.start("poll", num_versions=2)
@@ -170,7 +170,7 @@ def test_a_promotion_and_a_rollback_are_followed_and_a_damaged_one_changes_nothi
         repository.promote("one", promoted)
         running.poll()
         assert (running.answer("one"), running.answer("one", "3"), running.served()["one"]) == (promoted, 3, served)
-        assert running.loads("one") == (loads, 0)  # the same versions in another order are not loaded again
+        assert running.loads("one") == (loads, 0)  # no version is loaded again if only the order changes
     repository.promote("one", 1).unlink()
     running.poll()
     assert running.answer("one") == 3
@@ -183,14 +183,14 @@ def test_a_promotion_and_a_rollback_are_followed_and_a_damaged_one_changes_nothi
 
 
 WEIGHTS = {5: bytes.fromhex("0000a0400000a040"), 6: bytes.fromhex("0000c0400000c040")}
-"""The answer of a version with these weights -> two numbers in FP32."""
+"""For each answer, the two FP32 weights with which a version gives it."""
 
 
 @pytest.mark.parametrize("place", ["model.onnx.data", "weights/model.data"])
 def test_a_version_serves_as_soon_as_its_weights_are_whole_and_again_when_they_are_replaced(
     repository: Repository, place: str
 ) -> None:
-    """The weights are in a separate file, which only a complete model.onnx names."""
+    """The weights are in a separate file, whose name is known only when model.onnx is complete."""
     running = repository.start("poll")
     model = onnx_file.with_external_weights(place, onnx_models.TYPES["FP32"], 2)
     weights = repository.publish("one", 2, model).parent / place

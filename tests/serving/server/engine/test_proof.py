@@ -1,4 +1,4 @@
-"""--require-proof: the server loads only files that passed the gate and have not changed since."""
+"""With --require-proof, the server loads only files that passed the gate and have not changed since."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -24,7 +24,7 @@ def explicit(repository: Repository) -> Running:
 
 @pytest.fixture
 def file(repository: Repository) -> Path:
-    """A validated file in the repository, which a test may change."""
+    """A model file with a validation record, which a test may change."""
     file = repository.folder / "lstm/1/model.onnx"
     file.parent.mkdir(parents=True)
     return Path(shutil.copy(PROVEN, file))
@@ -47,7 +47,7 @@ def add_node(model: onnx.ModelProto) -> None:
 
 
 def metadata(**entries: str | None) -> Change:
-    """Set entries of the metadata; None removes an entry."""
+    """Set these entries of the model's metadata. The value None removes an entry."""
     return lambda model: onnx_file.with_metadata(model, **entries)
 
 

@@ -1,4 +1,5 @@
-"""If memory is too small for all models, each is loaded at its first call; the least recently used is evicted."""
+"""If memory is too small for all models, each is loaded at its first call, and the least recently used one is
+evicted."""
 
 import random
 import time
@@ -23,7 +24,7 @@ NOT_FOUND, EXHAUSTED, LATE = (
 
 
 def grow(repository: Repository, *names: str, kib: int = 900) -> None:
-    """Make the files of these models this large."""
+    """Let the files of each of these models take ``kib`` KiB."""
     for name in names:
         folder = repository.folder / name / "1"
         if not folder.exists():
@@ -34,7 +35,7 @@ def grow(repository: Repository, *names: str, kib: int = 900) -> None:
 
 @pytest.fixture
 def several(repository: Repository) -> Repository:
-    """Four models, of which two fit into 2 MiB."""
+    """A repository of four models. The limit of 2 MiB suffices for two of them."""
     grow(repository, "one", "two", "three", "four")
     return repository
 
@@ -47,7 +48,7 @@ def test_a_model_is_loaded_at_its_first_call_and_the_longest_unused_one_gives_wa
     assert running.answer("one") == 1
     assert running.answer("three") == 1
     assert running.served() == {"one": [1], "three": [1]}
-    assert running.gates.loaded("two") == 0  # the model is closed
+    assert running.gates.loaded("two") == 0
     assert running.answer("two") == 1
     assert [running.loads(name) for name in ("one", "two")] == [(1, 0), (2, 0)]
     assert running.server.state().loads["one", "evicted"] == 1

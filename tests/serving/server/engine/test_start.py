@@ -1,4 +1,4 @@
-"""The models and versions that serve after a server's start, and the settings of each model."""
+"""Which models and versions serve after a server's start, and which settings each model has."""
 
 from collections.abc import Callable
 
@@ -61,7 +61,7 @@ def test_polling_begins_with_the_latest_version_that_can_be_loaded(repository: R
 
 
 OTHERS = {"one": (1,), "two": (1,), "both": (1,), "away": (1,)}
-"""The versions that the workers serve. One of the workers is being replaced."""
+"""The versions that the other workers serve while one worker is being replaced."""
 
 
 def publish_more(repository: Repository) -> None:
@@ -160,7 +160,7 @@ def test_each_model_has_its_own_settings_and_otherwise_the_servers(repository: R
     held = Held(0)
     running.gates.play(one=held)
     calls = [running.infer_later("one", [0, 0]) for _ in range(one.instances)]
-    for _ in calls:  # the model's own instances compute this many batches concurrently
+    for _ in calls:  # as many batches are computed at once as the model has instances
         held.wait()
     held.release()
     assert [len(call.result()["y"]) for call in calls] == [2] * one.instances

@@ -1,4 +1,4 @@
-"""--trial-load-seconds: a file that needs too much memory or time at loading ends a child process, not the server."""
+"""With --trial-load-seconds, a file that takes too much memory or time to load ends a child process, not the server."""
 
 import os
 import re
@@ -24,12 +24,12 @@ pytestmark = pytest.mark.slow
 
 MIB = 512
 LARGER = 4096
-"""The size in MiB that the hostile file takes."""
+"""The memory in MiB that the hostile file needs."""
 LONG = 60.0
 
 
 def large(mib: int) -> onnx.ModelProto:
-    """x FP32 [batch, 1] -> y. The file is small, but warming up the model takes this many MiB."""
+    """A model x FP32 [batch, 1] -> y. Its file is small, but warming it up takes this many MiB."""
     return onnx_models.from_text(
         f"""(float[batch, 1] x) => (float[batch, 1] y) <int64[2] shape = {{{mib}, {1 << 18}}}> {{
             matrix = ConstantOfShape(shape)
@@ -40,7 +40,7 @@ def large(mib: int) -> onnx.ModelProto:
 
 
 def endless() -> onnx.ModelProto:
-    """The model ``slow`` with a loop that does not end for any input."""
+    """The model ``slow`` with a loop that never ends, whatever the input is."""
     model = onnx_models.slow()
     model.graph.node[0].input[0] = "endless"
     model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([1 << 62]), "endless"))
@@ -48,13 +48,13 @@ def endless() -> onnx.ModelProto:
 
 
 def trials(server: int) -> list[int]:
-    """The ids of the child processes in which a process tries models."""
+    """The ids of the child processes that load models on trial for this server."""
     children = " ".join(file.read_text() for file in Path(f"/proc/{server}/task").glob("*/children")).split()
     return [int(child) for child in children if b"trial" in Path(f"/proc/{child}/cmdline").read_bytes()]
 
 
 def is_running(process: int) -> bool:
-    """Whether a process exists and has not ended."""
+    """Return True if the process exists and has not ended."""
     status = Path(f"/proc/{process}/status")
     return status.exists() and not re.search(r"^State:\s+Z", status.read_text(), re.MULTILINE)
 
@@ -81,7 +81,7 @@ def test_a_hostile_file_is_refused_with_the_reason_and_costs_the_server_nothing(
 
 
 def test_a_version_that_changes_during_its_trial_is_not_loaded(repository: Repository) -> None:
-    """Otherwise, the server could load another file than the one that it tried."""
+    """The server must not load a different file than the one that it tried."""
 
     loaded: list[object] = []
     file = repository.publish("hostile")
@@ -109,7 +109,7 @@ def test_a_stop_ends_a_trial(repository: Repository) -> None:
 
 
 def test_a_trial_ends_by_itself_if_its_server_was_killed(repository: Repository) -> None:
-    """Without a time limit of its own, the trial would compute for ever."""
+    """If the trial had no time limit of its own, it would compute for ever."""
     repository.publish("hostile", model=endless())
     options = ("--port", "0", "--model-control", "explicit", "--trial-load-seconds", "1")
     with (

@@ -1,7 +1,6 @@
-"""Empty tensors that a model accepts, and requests that are computed alone, or one by one after a failure.
+"""Which empty tensors a model accepts, and which requests are computed alone, or one by one after a batch has failed.
 
-Other refusals and the batching of requests are tested in tests/serving/server/transport.
-"""
+tests/serving/server/transport tests other refusals and batching."""
 
 import grpc
 import numpy as np
@@ -20,7 +19,8 @@ INVALID = grpc.StatusCode.INVALID_ARGUMENT
 def test_an_empty_tensor_claims_no_size_that_no_message_has_and_axes_of_one_name_are_empty_together(
     repository: Repository,
 ) -> None:
-    """Otherwise, twenty bytes could request an answer of any size, for example a sum over an empty axis."""
+    """Without this check, a request of twenty bytes could demand an answer of any size, such as the sums over an empty
+    axis."""
     rows = "(float[n, m] x) => (float[n, 1] y) <int64[1] axes = {1}> { y = ReduceSum(x, axes) }"
     repository.publish("rows", model=onnx_models.from_text(rows))
     pairs = "(float[n, 3] a, float[n, 3] b) => (float[n, 3] y) { y = Add(a, b) }"
@@ -36,7 +36,7 @@ def test_an_empty_tensor_claims_no_size_that_no_message_has_and_axes_of_one_name
 
 
 BATCHES = 16
-"""The number of lone batches in a row after which a batch may use every thread."""
+"""The number of consecutive lone batches after which a batch may use every thread."""
 
 
 def test_only_batches_that_come_alone_again_and_again_may_use_every_thread(repository: Repository) -> None:
@@ -47,7 +47,7 @@ def test_only_batches_that_come_alone_again_and_again_may_use_every_thread(repos
     assert running.gates.alone["one"] == [False] * (BATCHES - 1) + [True, True]
     with running.occupied("one", queued=2):
         assert running.gates.alone["one"][-1]
-    # One batch ran while another was waiting. The next one was alone, but only since a moment ago.
+    # While one batch ran, another was waiting. The next batch was alone, but not yet for long enough.
     assert running.gates.alone["one"][-2:] == [False, False]
 
 
@@ -63,7 +63,8 @@ def test_with_another_batch_being_computed_no_batch_is_alone(repository: Reposit
 
 
 def failing(error: Exception, *, of: float = 0) -> Script:
-    """A script that raises for each batch with the sample ``of``, or without ``of`` for each batch of more than two."""
+    """A script that raises for each batch with the sample ``of``. If ``of`` is 0, it raises for each batch of more than
+    two."""
 
     def compute(x: Array) -> Array:
         if of in x if of else len(x) > 2:
@@ -79,7 +80,7 @@ def failing(error: Exception, *, of: float = 0) -> Script:
         (failing(InvalidValuesError("made up")), [], 1),
         (failing(InvalidValuesError("made up"), of=2), [1], 0),
         (failing(KeyError("a bug"), of=2), [1], 1),
-        (lambda x: x[1:] if len(x) > 2 else x, [], 1),  # the answer has too few rows
+        (lambda x: x[1:] if len(x) > 2 else x, [], 1),  # the model returns too few rows
         (echo, [], 0),
     ],
     ids=["together", "a client's values", "a bug", "too few rows", "no failure"],

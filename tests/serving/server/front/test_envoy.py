@@ -1,7 +1,7 @@
-"""The Envoy in front of an exposed server: Envoy is missing, is killed, gets unusable files, or drains.
+"""An exposed server runs behind Envoy. These tests cover an Envoy that is missing, is killed, gets unusable files, or
+drains.
 
-The transports' tests cover the answers of a server behind Envoy, and the limits that Envoy sets.
-"""
+The tests of the transports cover the answers of a server behind Envoy, and the limits that Envoy sets."""
 
 import os
 import re
@@ -42,7 +42,7 @@ from tests.kit.workers import ask, connections
 EXPOSED = ("--published-host", ELSEWHERE["published_host"])
 
 READ = b"all read"
-"""The data of a PING that is answered once all earlier frames have been read."""
+"""The data of a PING frame. Its answer shows that all earlier frames have been read."""
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ def test_a_server_whose_envoy_cannot_be_started_again_ends_with_the_reason(model
 
 @pytest.mark.parametrize("over_http", [True, False], ids=["http", "grpc"])
 def test_above_its_share_of_memory_it_ends_requests_until_there_is_room_again(models: Path, over_http: bool) -> None:
-    """600 connections with an incomplete request or 100 incomplete calls each, of which 900,000 bytes have arrived."""
+    """Each of 600 connections sends 900,000 bytes of an incomplete request, or of 100 incomplete calls."""
     begun = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n" + bytes(900_000)
     if not over_http:
         streams = range(1, 200, 2)
@@ -155,7 +155,7 @@ def test_signals_to_the_whole_group_do_not_end_it_and_the_end_of_the_server_does
         until(lambda: not Path(f"/proc/{pid}/exe").exists())
     assert Path(config).exists()
     with server(models, published_host=ELSEWHERE["published_host"]):
-        assert not Path(config).exists()  # the next Envoy removes the files of the killed one
+        assert not Path(config).exists()  # the next server removes the files of a killed Envoy
 
 
 def test_one_envoy_serves_all_workers_and_goes_on_while_one_is_replaced(models: Path) -> None:
@@ -168,7 +168,7 @@ def test_one_envoy_serves_all_workers_and_goes_on_while_one_is_replaced(models: 
         assert ask(stub) == 20
         os.kill(first[0], signal.SIGKILL)
         running.wait_for_count('"worker ended"', 1)
-        require_answers(stub)  # from the other worker
+        require_answers(stub)  # the other worker answers
         running.wait_for_count('"worker listens"', 3)
         os.kill(first[1], signal.SIGKILL)
         running.wait_for_count('"worker ended"', 2)
@@ -185,11 +185,11 @@ def test_the_connections_of_callers_who_have_left_are_closed(models: Path) -> No
         for _ in range(20):
             with connections(running, 1) as (stub,):
                 assert ask(stub) == 20
-        until(lambda: len(list(descriptors.iterdir())) <= before + 3)  # the last caller's connection
+        until(lambda: len(list(descriptors.iterdir())) <= before + 3)  # the last caller's connection may still be open
 
 
 def require_answers(stub: InferenceStub) -> None:
-    """Require answers to streams and to many concurrent calls, because Envoy would prefer an ended worker."""
+    """Require answers to streams and to many concurrent calls, because Envoy would prefer a worker that has ended."""
     asked = request("gather", index=index(2))
     calls = [stub.ModelInfer.future(asked, timeout=TIMEOUT) for _ in range(200)]
     streams = [stub.ModelStreamInfer(iter([asked]), timeout=TIMEOUT) for _ in range(10)]
@@ -215,7 +215,7 @@ def test_a_port_that_another_program_has_is_refused(models: Path) -> None:
 
 
 def test_a_certificate_that_only_envoy_refuses_is_refused(models: Path, tmp_path: Path) -> None:
-    """The certificate's curve is accepted by OpenSSL, but not by the BoringSSL in Envoy."""
+    """OpenSSL accepts the certificate's curve, but Envoy's BoringSSL does not."""
     key = ec.generate_private_key(ec.SECP256K1())
     named = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "here")])
     now = datetime.now(UTC)

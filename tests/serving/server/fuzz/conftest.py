@@ -1,4 +1,4 @@
-"""The server that is fuzzed, one for each test file and transport. Each test leaves the server healthy."""
+"""Fuzzing has one server for each test file and transport. After each test, the server must be healthy."""
 
 import resource
 from collections.abc import Iterator
@@ -11,15 +11,15 @@ from tests.kit.over_http import ENVOY, options_of
 from tests.kit.target import Target
 
 MANY_FILES = 8192
-"""The number of files that this process and the server may open; a connection takes one file in each."""
+"""The number of files that this process and the server may each open. A connection takes one file in both."""
 
 
 @pytest.fixture(scope="module", params=["native", "grpc", ENVOY])
 def target(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
-    """A repository with one model of every kind."""
+    """A server whose repository has one model of every kind."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     many = min(MANY_FILES, hard) if hard != resource.RLIM_INFINITY else MANY_FILES
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, many), hard))  # the server inherits the limit
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, many), hard))  # the server inherits this limit
     models = tmp_path_factory.mktemp("models")
     for name in requests.MODELS:
         if name == "lstm":

@@ -1,9 +1,8 @@
-"""Every request, whatever bytes it has, gets an answer or an error that explains the fault.
+"""For any bytes of a request, the server answers or returns an error that explains the fault.
 
-The server runs in another process. The server must not crash, and refusals may not increase its memory or its log.
+The server, which is another process, must not crash, and refusals must not increase its memory or its log.
 
-These tests send a few cases. ``make fuzz`` sends each transport 24,000 requests and 8,000 that are not even gRPC.
-"""
+These tests send a few cases. ``make fuzz`` sends each transport 24,000 requests, and 8,000 that are not even gRPC."""
 
 import os
 
@@ -20,7 +19,7 @@ from tests.kit.target import INFER, Target
 pytestmark = pytest.mark.slow
 
 CASES = int(os.environ.get("FUZZ_CASES", "60"))
-"""The number of examples in each of the six tests."""
+"""The number of examples in each test of this file."""
 CLASSIFY = "/hangtag.v1.Classifier/Classify"
 METHODS = [
     *(
@@ -73,5 +72,5 @@ def test_any_bytes_to_any_method(target: Target, data: bytes, method: str) -> No
 @fuzzed
 @given(name=st.text(max_size=50), method=st.sampled_from(METHODS))
 def test_any_name(target: Target, name: str, method: str) -> None:
-    """Every request that names something has a string in field 1."""
+    """In every request that has a name, the name is the string in field 1."""
     target.send(method, health_pb2.HealthCheckRequest(service=name).SerializeToString())

@@ -1,8 +1,7 @@
-"""Every HTTP request, whatever bytes it has, gets an answer or an error that explains the fault.
+"""For any bytes of an HTTP request, the server answers or returns an error that explains the fault.
 
-The server must not crash, and refusals may not increase its memory or its log. tests/serving/server/transport/http
-checks that any JSON, picture and parameter is answered as the server's description says.
-"""
+The server must not crash, and refusals must not increase its memory or its log. tests/serving/server/transport/http
+tests that answers to any JSON, picture and parameter follow the server's OpenAPI description."""
 
 import gzip
 import http.client
@@ -28,7 +27,7 @@ from tests.kit.waiting import TIMEOUT
 pytestmark = [pytest.mark.slow, pytest.mark.parametrize("target", ["native"], indirect=True, scope="module")]
 
 CASES = int(os.environ.get("FUZZ_CASES", "60"))
-"""The number of examples in each of the three tests."""
+"""The number of examples in each test of this file."""
 ANSWERS = {200, 400, 404, 405, 408, 413, 415, 431}
 INFER = ["/v2/models/free_axis/infer", "/v2/models/every_type/versions/1/infer", "/v2/models/text/infer"]
 REPOSITORY = ["/v2/repository/index", "/v2/repository/models/text/load", "/v2/repository/models/text/unload"]
@@ -48,7 +47,7 @@ def connection(target: Target) -> Iterator[http.client.HTTPConnection]:
 def send(
     connection: http.client.HTTPConnection, path: str, body: bytes, headers: dict[str, str], method: str = "POST"
 ) -> int:
-    """Send a request and return the answer's status. Another answer or a missing answer fails the test."""
+    """Send a request and return the status of its answer. A missing or unexpected answer fails the test."""
     connection.request(method, path, body, headers)
     answer = connection.getresponse()
     content = answer.read()
@@ -60,7 +59,8 @@ def send(
 
 
 def with_values(sent: pb.ModelInferRequest) -> tuple[bytes, dict[str, str]]:
-    """The body of a request whose numbers of contents and inputs may differ. Typed contents are in the JSON."""
+    """The body and the headers of a request, whose typed contents go into the JSON. The numbers of inputs and contents
+    may differ."""
     inputs: list[dict[str, Any]] = []
     for place, tensor in enumerate(sent.inputs):
         values = [value for _, field in tensor.contents.ListFields() for value in field]
@@ -109,7 +109,7 @@ def test_any_bytes_and_headers(
 
 @st.composite
 def mangled(draw: st.DrawFn) -> bytes:
-    """The bytes of a whole request with some of them changed."""
+    """The bytes of a complete HTTP request, some of which are changed."""
     path, body, headers = as_http(requests.good(draw(st.sampled_from(requests.MODELS))))
     lines = [f"POST {path} HTTP/1.1", "host: here", *(f"{name}: {value}" for name, value in headers.items())]
     framing = draw(st.sampled_from(["length", "chunks"]))
@@ -131,5 +131,5 @@ def test_requests_with_bytes_changed(target: Target, data: bytes) -> None:
     with connect(target.http_address, data) as connection:
         connection.shutdown(socket.SHUT_WR)
         answer = connection.makefile("rb").readline()
-    if answer:  # no answer if the request was incomplete
+    if answer:  # an incomplete request gets no answer
         assert int(answer.split()[1]) in ANSWERS | {100, 501, 505}

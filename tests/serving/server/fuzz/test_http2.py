@@ -1,8 +1,7 @@
-"""HTTP/2 that no gRPC client sends: frames that are out of order, misplaced, too long, too many, or missing.
+"""HTTP/2 frames that no gRPC client sends: out of order, misplaced, too long, too many, or missing.
 
-The cases are those of h2spec (RFC 9113), and two that have brought servers down: streams that are opened and reset
-immediately (CVE-2023-44487), and headers that never end (CVE-2024-27316).
-"""
+The cases come from h2spec (RFC 9113) and from two attacks: streams that are opened and reset immediately
+(CVE-2023-44487), and headers that never end (CVE-2024-27316)."""
 
 import os
 import socket
@@ -44,7 +43,7 @@ pytestmark = pytest.mark.slow
 CASES = int(os.environ.get("FUZZ_CASES", "60"))
 IDLE_CONNECTIONS = 1200
 FLAT = 48 << 20
-"""The number of bytes by which an attack may increase the process's memory."""
+"""The number of bytes by which the process may grow during an attack."""
 frames = st.builds(
     frame,
     st.integers(0, 12),
@@ -56,7 +55,7 @@ frames = st.builds(
 
 
 def send(target: Target, data: Iterable[bytes]) -> None:
-    """Send all the bytes, close the sending side, and wait until the server has closed the connection."""
+    """Send the data, close the sending side, and wait until the server has closed the connection."""
     with connect(target.address, b"") as connection:
         try:
             for part in data:
@@ -65,9 +64,9 @@ def send(target: Target, data: Iterable[bytes]) -> None:
             while connection.recv(65536):
                 pass
         except TimeoutError:
-            raise  # the server keeps a connection that has ended
+            raise  # the server did not close the connection
         except OSError:
-            return  # the server closed the connection before it read everything
+            return  # the server closed the connection early
 
 
 @settings(max_examples=CASES, deadline=None, suppress_health_check=list(HealthCheck))
@@ -89,7 +88,7 @@ def test_any_bytes(target: Target, data: bytes) -> None:
     value=st.binary(max_size=100) | st.text(max_size=25).map(str.encode),
 )
 def test_any_value_of_a_header(target: Target, name: str, value: bytes) -> None:
-    """grpcio 1.84 and 1.85 end the whole server, with or without tokens, for a path that is not UTF-8."""
+    """In grpcio 1.84 and 1.85, a path that is not UTF-8 ends the whole server."""
     block = b"".join(header(*each) for each in (HEADER_VALUES | {name: value}).items())
     send(target, [OPEN, frame(HEADERS, block, flags=END_HEADERS | END_STREAM, stream=1)])
 
@@ -116,10 +115,10 @@ ATTACKS = {
 
 @pytest.mark.parametrize("data", ATTACKS.values(), ids=ATTACKS)
 def test_others_are_answered_during_an_attack_and_memory_is_flat_after_it(target: Target, data: list[bytes]) -> None:
-    send(target, data)  # afterwards, memory for this kind of connection is allocated
+    send(target, data)  # allocates the memory for this kind of connection
     target.require_answer()
     if target.transport == "grpc" and data is ATTACKS["endless headers"]:
-        return  # gRPC's core keeps most of such a flood: docs/reference/limits.md
+        return  # gRPC's core keeps most of the memory of such a flood (docs/reference/limits.md)
     before = target.memory()
 
     def attack() -> None:
@@ -136,14 +135,15 @@ def test_others_are_answered_during_an_attack_and_memory_is_flat_after_it(target
 
 
 def test_others_are_answered_beside_many_idle_connections(target: Target) -> None:
-    """Only this host reaches native. grpc and Envoy close the connections beyond --max-connections (1024)."""
+    """native has no limit on connections, because only this host reaches it. grpc and Envoy close the connections
+    beyond --max-connections (1024)."""
     target.require_answer()
     before = target.memory()
     with ExitStack() as idle:
         for number in range(IDLE_CONNECTIONS):
             connection = idle.enter_context(connect(target.address, b""))
-            if number % 2:  # the other connections send nothing
-                with suppress(OSError):  # the server has closed it already
+            if number % 2:  # every other connection sends nothing
+                with suppress(OSError):  # the server has already closed the connection
                     connection.sendall(OPEN)
         for _ in range(20):
             target.require_answer()

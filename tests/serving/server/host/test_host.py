@@ -1,4 +1,4 @@
-"""The machine: processors, memory that is returned, open files, and watched files."""
+"""How the server uses the machine: processors, memory that it returns, open files, and watched files."""
 
 import ctypes
 import gc
@@ -124,7 +124,8 @@ def test_the_limit_on_open_files_is_raised_as_far_as_the_system_allows_and_an_ex
         server.wait_for("ready")
         assert resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE) == (512, 512)
         warning = "".join(line for line in server.log if "--max-connections" in line)
-        assert re.findall(r"limit=(\d+) needed=(\d+)", warning) == warned  # 1000 for gRPC and for HTTP, and 256
+        # needed: 1000 for gRPC, 1000 for HTTP, and 256
+        assert re.findall(r"limit=(\d+) needed=(\d+)", warning) == warned
 
 
 @pytest.fixture

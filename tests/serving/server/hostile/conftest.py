@@ -1,4 +1,4 @@
-"""A server in another process, with models whose answers are larger than their requests."""
+"""The attacked server, which runs in another process. Its models' answers are larger than their requests."""
 
 from collections.abc import Iterator
 
@@ -14,7 +14,8 @@ from tests.kit.target import TIMES, Attacked
 def target(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Attacked]:
     models = onnx_models.publish_all(tmp_path_factory.mktemp("models"), "two_inputs", "filled")
     onnx_models.publish(models, "tiled", onnx_models.tiled(TIMES))
-    control = ("--model-control", "explicit", "--load-model", "*")  # explicit: the server looks up models to load
+    # with explicit control, calls may name models to load
+    control = ("--model-control", "explicit", "--load-model", "*")
     with serving("--models", str(models), "--port", "0", *options_of(request.param), *control) as server:
         target = Attacked(server, request.param)
         yield target

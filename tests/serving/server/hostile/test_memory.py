@@ -1,4 +1,4 @@
-"""Callers that make the server hold memory: large answers, unread answers, and forgotten streams."""
+"""Callers must not exhaust the server's memory with large answers, unread answers, or forgotten streams."""
 
 import os
 import resource
@@ -29,19 +29,19 @@ pytestmark = pytest.mark.slow
 
 MIB = 1 << 20
 FLAT = 48 * MIB
-"""The bytes by which the process may grow between a first attack and a second one."""
+"""The number of bytes by which the process may grow after the first attack."""
 STREAMS_PER_CONNECTION = 100  # the default of --max-concurrent-streams
 MOST_STREAMS = 1000
-MOST_CALLS = 6000  # more than gRPC's core admits at a time
+MOST_CALLS = 6000  # more calls than gRPC's core admits at a time
 MAX_CONNECTIONS = 1024  # the default of --max-connections
 FORGOTTEN = int(os.environ.get("FORGOTTEN_CALLS", "0"))
-"""The number of calls that are opened and forgotten, if it exceeds the test's default."""
-CLOSED_WINDOW = struct.pack(">HI", 4, 0)  # SETTINGS_INITIAL_WINDOW_SIZE: the server may send no DATA
+"""The number of calls to open and forget, if it is larger than the test's own number."""
+CLOSED_WINDOW = struct.pack(">HI", 4, 0)  # SETTINGS_INITIAL_WINDOW_SIZE = 0, so that the server may send no DATA
 
 
 @contextmanager
 def connection(target: Attacked) -> Iterator[socket.socket]:
-    """A connection whose client grants no window for answers, and discards the frames that arrive nevertheless."""
+    """A connection whose client grants no window for answers, and discards all frames that arrive."""
     with connect(target.address, PREFACE + frame(SETTINGS, CLOSED_WINDOW)) as client:
 
         def discard() -> None:
@@ -56,15 +56,15 @@ def connection(target: Attacked) -> Iterator[socket.socket]:
         try:
             yield client
         finally:
-            with suppress(OSError):  # the server has ended the connection
+            with suppress(OSError):  # the server may have ended the connection
                 client.shutdown(socket.SHUT_RDWR)
             reader.join(TIMEOUT)
 
 
 @pytest.mark.parametrize("over_http", [False, True], ids=["grpc", "http"])
 def test_outputs_that_are_too_large_are_refused_and_not_copied(target: Attacked, over_http: bool) -> None:
-    """The outputs take 256 MiB as an array and in ONNX Runtime's arena, which grows by doubling. A message would copy
-    them three times more, and a list of their numbers would take 2 GiB."""
+    """The output takes 256 MiB as an array, and more in ONNX Runtime's arena, which grows by doubling. A message would
+    copy it three more times, and a list of its numbers would take 2 GiB."""
     sent = request("filled", shape=np.array([8192, 8192], np.int64))
     before = target.memory()
     for _ in range(2):
@@ -92,27 +92,28 @@ def test_answers_that_are_never_taken_hold_up_nobody_and_their_memory_is_used_ag
     def attack() -> None:
         answered = target.answered("tiled")
         with ExitStack() as clients:
-            for _ in range(2):  # as many calls as the queue holds
+            for _ in range(2):  # together, as many calls as the queue holds
                 clients.enter_context(connection(target)).sendall(calls)
             until(lambda: target.answered("tiled") >= answered + 2 * STREAMS_PER_CONNECTION)
             target.require_answer()
 
     attack()
     before = target.memory()
-    for _ in range(12):  # answers of 8 MB each
+    for _ in range(12):  # 200 answers of 8 MB each
         attack()
     target.wait_for_memory(before + FLAT)
 
 
 def forget(target: Attacked, path: str, count: int, stack: ExitStack) -> None:
-    """Open as many calls of a method on each connection as the connection may have, without sending a message."""
+    """Open ``count`` calls of a method, as many on each connection as the server allows, and send no message."""
     opened = b"".join(call(2 * number + 1, path=path) for number in range(STREAMS_PER_CONNECTION))
     for _ in range(count // STREAMS_PER_CONNECTION):
         stack.enter_context(connection(target)).sendall(opened)
 
 
 def test_streams_that_are_opened_and_forgotten_are_limited_and_end_with_their_connections(target: Attacked) -> None:
-    count = max(MOST_STREAMS + STREAMS_PER_CONNECTION, FORGOTTEN)  # a stream of the previous test may still be open
+    # more, because a stream of the previous test may still be open
+    count = max(MOST_STREAMS + STREAMS_PER_CONNECTION, FORGOTTEN)
     for _ in range(2):
         with ExitStack() as stack:
             forget(target, "/inference.GRPCInferenceService/ModelStreamInfer", count, stack)
@@ -124,12 +125,13 @@ def test_streams_that_are_opened_and_forgotten_are_limited_and_end_with_their_co
 
 @pytest.mark.parametrize("path", [INFER, "/inference.GRPCInferenceService/ServerLive", REFLECTION.format("v1")])
 def test_calls_that_are_opened_and_forgotten_take_nobodys_place(target: Attacked, path: str) -> None:
-    """The server ends streams of reflection. Envoy holds back other incomplete calls; a trusted server awaits all."""
+    """The server ends forgotten streams of reflection, and Envoy holds back other incomplete calls. Without Envoy, the
+    server waits for all of these, so there is nothing to test."""
     if target.transport != ENVOY and path != REFLECTION.format("v1"):
         return
     with ExitStack() as stack:
         forget(target, path, max(MOST_CALLS, FORGOTTEN), stack)
-        for _ in range(20):  # while the calls are opened, and afterwards
+        for _ in range(20):  # while the calls are being opened, and afterwards
             target.require_answer()
             target.require_others()
         target.require_reflection()
@@ -151,27 +153,29 @@ def test_http_requests_that_are_begun_and_forgotten_are_limited_and_hold_up_no_c
         with ExitStack() as stack:
             for _ in range(count):
                 client = stack.enter_context(connect(target.http_address))
-                with suppress(OSError):  # the server has refused the connection
+                with suppress(OSError):  # the server may have refused the connection
                     client.sendall(b"POST /v2/models/tiled/infer HTTP/1.1\r\nHost: here\r\nContent-Length: 9\r\n\r\n{")
-            # A trusted server continues to answer. Envoy closes the connections over the limit.
+            # A server without Envoy still answers. Envoy closes the connections over the limit.
             assert is_live(target) == (target.transport != ENVOY)
             target.require_answer()
             before = target.memory()
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-    until(lambda: is_live(target))  # the server has closed the connections of callers that left
+    until(lambda: is_live(target))  # wait until the server has closed the ended connections
     target.wait_for_memory(before + FLAT)
 
 
 STREAMS, REQUESTS, NUMBERS = 4, 200, 1000
 QUIET_SECONDS = 1.0
 MOST_MEMORY = 25 * MIB
-"""The limit for a stream and gRPC's copy. 7 to 10 MiB were measured, or 60 to 65 MiB without a limit on answers."""
+"""The memory that a stream may take, including gRPC's copy. Measured: 7 to 10 MiB, and 60 to 65 MiB without a limit on
+answers."""
 
 
 @pytest.fixture
 def small(target: Attacked, tmp_path: Path) -> Iterator[Attacked]:
-    """A server that accepts messages of 1 MiB, over the same transport. An answer of its model has 0.4 MiB."""
+    """A server that accepts messages of up to 1 MiB, over the same transport as ``target``. Its model's answers have
+    0.4 MiB."""
     onnx_models.publish(tmp_path, "tiled", onnx_models.tiled(TIMES))
     arguments = ("--models", str(tmp_path), "--port", "0", *options_of(target.transport), "--max-message-mib", "1")
     with serving(*arguments) as server:
@@ -186,7 +190,7 @@ def unread(server: Attacked) -> Any:
 
 
 def wait_until_quiet(server: Attacked) -> int:
-    """Wait until no further request is answered. Return the number of answered requests."""
+    """Wait until the server answers no more requests. Return the number of answers."""
     answered, since = 0, time.monotonic()
 
     def is_quiet() -> bool:

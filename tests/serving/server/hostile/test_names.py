@@ -1,4 +1,5 @@
-"""Names, ids and headers that callers invent, and models that they load endlessly, cost little and forge nothing."""
+"""Callers may invent names, ids and headers, and load models endlessly, at little cost and without forging log lines or
+headers."""
 
 import re
 import time
@@ -59,7 +60,8 @@ def test_an_id_of_a_megabyte_comes_back_with_the_answer(target: Attacked) -> Non
 def test_what_a_failed_call_says_of_itself_stays_one_printable_line_of_the_log(
     target: Attacked, over_http: bool
 ) -> None:
-    """An answer that is larger than the address space fails in ONNX Runtime, so the server logs the call."""
+    """ONNX Runtime cannot compute an answer that is larger than the address space, so the server logs the failed
+    call."""
     sent = request("filled", shape=np.array([1 << 23, 1 << 23], np.int64))
     before = len(target.failures())
     sent.id = ESCAPES * 10_000
@@ -98,4 +100,4 @@ def test_loading_and_unloading_without_end_does_not_fill_the_log(target: Attacke
         target.inference.RepositoryModelUnload(pb.RepositoryModelUnloadRequest(model_name="filled"), timeout=TIMEOUT)
         target.inference.RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name="filled"), timeout=TIMEOUT)
     periods = 2 + (time.monotonic() - began) // PERIOD
-    assert INFO_BURST <= lines() - before <= 3 * INFO_BURST * periods  # the events: model loaded, unloaded, retired
+    assert INFO_BURST <= lines() - before <= 3 * INFO_BURST * periods  # three events: model loaded, unloaded, retired

@@ -1,4 +1,4 @@
-"""Pictures of a few bytes that would take gigabytes, and large pictures that would delay callers with small ones."""
+"""Files of a few bytes that would decode to gigabytes, and large pictures that would delay callers with small ones."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +25,8 @@ pytestmark = pytest.mark.slow
 MIB = 1 << 20
 CLASSIFY = "/hangtag.v1.Classifier/Classify"
 LONGEST_WAIT = 2.0
-"""The time limit in seconds. A picture of 50 million rows delayed every caller by four seconds."""
+"""The longest permitted wait in seconds. Without a limit, a picture of 50 million rows delayed every caller by four
+seconds."""
 SMALL = (Path(__file__).parents[4] / "examples/garments/dress-1.png").read_bytes()
 REFUSAL = "the image has 1 x 50000000 pixels; the limit for an edge is 16,384 pixels. Scale the image down."
 
@@ -45,7 +46,7 @@ def attacked(request: pytest.FixtureRequest, models: Path) -> Iterator[Attacked]
 
 @pytest.fixture(autouse=True)
 def _answers_afterwards() -> None:
-    """Replaces the folder's fixture, whose server has other models."""
+    """Overrides the fixture in conftest.py, whose server has other models."""
 
 
 def test_pictures_of_50_million_rows_are_refused_and_hold_up_nobody(attacked: Attacked) -> None:
@@ -99,8 +100,8 @@ def test_small_pictures_are_answered_while_large_ones_wait_for_memory_and_those_
         with (
             EncodedImage(large).decoded(1),
             EncodedImage(large).decoded(1),
-        ):  # in this process, which also runs the server, no memory is left
-            waiting = [send(large) for _ in range(6)]  # more pictures than threads
+        ):  # no memory for large pictures is left in this process, which also runs the server
+            waiting = [send(large) for _ in range(6)]  # more pictures than there are threads
             for _ in range(3):
                 assert len(send(SMALL).result().labels) == 3
                 with Rest(live.server.http_address) as rest:

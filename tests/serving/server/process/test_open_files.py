@@ -1,4 +1,4 @@
-"""Callers that use up the server's open files: the server survives, logs it, and answers others afterwards."""
+"""Callers may use up the server's open files. The server survives, logs this, and answers other callers afterwards."""
 
 import os
 import signal
@@ -23,13 +23,13 @@ from tests.kit.workers import ask, connections
 pytestmark = pytest.mark.slow
 
 FILES = 128
-"""The number of files that the server may open. A ready server has about forty files open."""
+"""The number of files that the server may open. After its start, the server has about forty files open."""
 FULL = '"no more files can be opened; new connections must wait, or are closed"'
 FREE = '"files can be opened again"'
 
 
 class Starved:
-    """A server that may open few files, and a connection from before the attack."""
+    """A server that may open only a few files, and a connection that was opened before the attack."""
 
     def __init__(self, server: Serving) -> None:
         self.server = server
@@ -37,10 +37,11 @@ class Starved:
         self.http = server.http_address
         self._channel = grpc.insecure_channel(self.address)
         self._inference = InferenceStub(self._channel)
-        self.require_answers()  # from here on, the connections for these calls are open
+        self.require_answers()  # from now on, the connections for these calls are open
 
     def wait_until(self, event: str) -> None:
-        """Wait until this is the latest of the log's lines about open files. The server may write each repeatedly."""
+        """Wait until this event is the latest one about open files in the log. The server may log such events
+        repeatedly."""
 
         def latest() -> str:
             return next((each for line in reversed(self.server.log) for each in (FULL, FREE) if each in line), FREE)
@@ -48,13 +49,13 @@ class Starved:
         until(lambda: latest() == event)
 
     def require_answers(self) -> None:
-        """Require answers to the two kinds of calls that native separates."""
+        """Require answers to the two kinds of calls that the native transport treats differently."""
         answer = self._inference.ModelInfer(request("gather", index=index(1)), timeout=TIMEOUT)
         assert outputs(answer)["value"].tolist() == [10]
         assert self._inference.ServerReady(pb.ServerReadyRequest(), timeout=TIMEOUT).ready
 
     def require_new_connections(self) -> None:
-        """Require that the server accepts other connections, on each port."""
+        """Require that the server accepts new connections on each of its ports."""
         with connections(self.server, 1) as (stub,):
             assert ask(stub) == 20
         with Rest(self.http) as rest:
@@ -62,29 +63,31 @@ class Starved:
         assert "hangtag_model_ready" in self.server.metrics()
 
     def wait_until_closed(self) -> None:
-        """Wait until the server has closed the attack's connections, which may take some time after their end."""
+        """Wait until the server has closed the connections of the attack, which may happen some time after the clients
+        closed them."""
         until(lambda: len(list(Path(f"/proc/{self.server.process.pid}/fd").iterdir())) <= FILES // 2)
 
     def is_idle(self) -> bool:
-        """Whether the server uses little processor time for a second. A connection that just came needs some."""
+        """Return True if the server used little processor time for a second. A new connection costs some."""
         before = self._processor_seconds()
         pass_time(1.0)
         return self._processor_seconds() - before < 0.3
 
     def _processor_seconds(self) -> float:
         fields = Path(f"/proc/{self.server.process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")  # in user mode and in system mode
+        # the times in user mode and in system mode
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def close(self) -> None:
         self._channel.close()
 
 
 def connect(address: str, first: bytes, stack: ExitStack) -> list[socket.socket]:
-    """Open as many connections as the server may open files. Connections that it cannot accept wait in the kernel."""
+    """Open as many connections as the server may open files. Those that the server cannot accept wait in the kernel."""
     opened = []
     for _ in range(FILES):
         connection = stack.enter_context(raw.connect(address))
-        with suppress(OSError):  # the server has ended the connection
+        with suppress(OSError):  # the server may have ended the connection
             connection.sendall(first)
         opened.append(connection)
     return opened

@@ -1,4 +1,4 @@
-"""The start of ``hangtag serve``: its output, its requirements, and the one-line errors for an impossible start."""
+"""``hangtag serve`` starts with the right output and imports, or explains in one line why it cannot start."""
 
 import os
 import re
@@ -31,7 +31,7 @@ print([name for name in ("httptools",) if name in sys.modules], "onnxruntime" in
 
 @pytest.fixture(scope="module")
 def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
-    """A server for tests that leave it unchanged. An environment variable sets its port."""
+    """A server for tests that do not change it. An environment variable sets its port."""
     folder = tmp_path_factory.mktemp("models")
     onnx_models.publish(folder, "gather", onnx_models.gather())
     with serving("--models", str(folder), HANGTAG_SERVE_PORT="0") as server:
@@ -40,7 +40,7 @@ def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
 
 
 def failure(*arguments: str) -> str:
-    """The line in which ``hangtag serve`` explains why it cannot start. There is no traceback."""
+    """Require that ``hangtag serve`` cannot start, and return the last line of its output, which explains why."""
     result = hangtag("serve", *arguments)
     assert result.returncode == 1
     return last_line(result.stderr)
@@ -67,7 +67,7 @@ def test_the_error_names_the_options_that_do_not_fit_or_the_file_that_is_missing
 def test_what_is_dangerous_or_names_nothing_is_a_warning(models: Path) -> None:
     options = ("--models", str(models), "--port", "0", "--transport", "grpc")
     limits = [word for each in ("gather=8", "gahter=8", "another=4") for word in ("--model-max-batch-size", each)]
-    # At this verbosity, gRPC would print headers. By default, its verbosity is lower.
+    # gRPC would print headers at this verbosity, which is higher than the default.
     trace: dict[str, Any] = {"GRPC_TRACE": "http"}
     with serving(*options, "--host", "0.0.0.0", *limits, **trace, GRPC_VERBOSITY="info") as server:
         server.wait_for("ready")
@@ -126,7 +126,8 @@ def test_a_package_that_is_missing_is_named_with_its_extra(models: Path, module:
 
 
 def test_a_server_without_http_imports_nothing_that_http_needs_and_no_server_has_torch(models: Path) -> None:
-    """The test looks for torch in the process's memory: a library can load another without Python's knowledge."""
+    """The test looks for torch in the process's memory, because a library can load another one without Python's
+    knowledge."""
     result = python(IMPORTED_WITHOUT_HTTP.format(str(models)))
     assert (result.returncode, result.stdout.splitlines()[-1]) == (0, "[] True False")
 
@@ -142,7 +143,7 @@ def test_the_command_that_shows_which_server_has_the_port_works(started: Serving
 
 @pytest.mark.parametrize("option", ["--port", "--http-port", "--metrics-port"])
 def test_a_privileged_port_names_the_permission_that_is_missing(models: Path, option: str) -> None:
-    """The command runs without the capability that root usually has, so this failure is certain."""
+    """As root, the command runs without the capability to bind privileged ports, so it always fails."""
     first = int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text())
     if first <= 81:
         pytest.skip(f"this kernel lets everybody bind ports from {first} on")

@@ -1,4 +1,5 @@
-"""Signals to ``hangtag serve`` over every transport: the server finishes the calls that it accepted, and ends."""
+"""After a signal, ``hangtag serve`` finishes the calls that it has accepted, and ends. This holds for every
+transport."""
 
 import signal
 import threading
@@ -41,7 +42,7 @@ def started(models: Path, transport: str, *options: str) -> Iterator[Serving]:
 
 @contextmanager
 def calling(server: Serving, transport: str) -> Iterator[Any]:
-    """The service's methods over a separate connection."""
+    """The methods of the inference service, over a separate connection."""
     if transport == HTTP:
         yield inference_over_http(server.http_address)
     else:
@@ -63,7 +64,8 @@ def test_it_logs_that_it_is_ready_answers_and_ends_on_a_signal(models: Path, num
 
 @TRANSPORTS
 def test_a_signal_under_load_loses_no_call_that_was_accepted(models: Path, transport: str) -> None:
-    """The server answers each caller's call in flight. The next call is refused with a message, or finds no server."""
+    """The server answers the call that each caller has in flight. The caller's next call is refused with a message, or
+    finds no server."""
     answered: list[int] = []
     ends: list[tuple[grpc.StatusCode, str]] = []
     with started(models, transport) as server:
@@ -90,11 +92,11 @@ def test_a_signal_under_load_loses_no_call_that_was_accepted(models: Path, trans
         assert server.wait() == 0
     assert len(ends) == CALLERS
     unavailable = grpc.StatusCode.UNAVAILABLE
-    if transport == "native":  # native's connections outlive the calls in flight, so no call ends with a connection
+    if transport == "native":  # native closes connections after the last answers, so every call gets a message
         assert ends == [(unavailable, STOPPING)] * CALLERS
     elif transport == HTTP:
         assert all(end == (unavailable, STOPPING) or "Connection refused" in end[1] for end in ends), ends
-    else:  # an arriving call is CANCELLED, and a later one finds no server
+    else:  # gRPC's core cancels calls that arrive now, and later ones find no server
         assert {code for code, _ in ends} <= {unavailable, grpc.StatusCode.CANCELLED}
     assert not any("Traceback" in line for line in server.log)
 

@@ -1,4 +1,4 @@
-"""A supervisor in this process, with real workers: one hangs, stops, or has fewer models than the others."""
+"""A supervisor runs in this process with real workers. One worker hangs, stops, or has fewer models than the others."""
 
 import multiprocessing
 import os
@@ -28,14 +28,16 @@ from tests.kit.workers import QUICK_CHECKS, supervising, supervising_and_stubs, 
 pytestmark = pytest.mark.slow
 
 HANG_SECONDS = 8.0
-"""The time limit for a worker that does not answer. A worker starts sooner, even on a busy machine."""
+"""The seconds after which a silent worker is replaced. Even on a busy machine, a worker starts in less time."""
 HANGING = replace(QUICK_CHECKS, worker_hang_seconds=HANG_SECONDS)
 
 
 @pytest.fixture(autouse=True)
 def forked_workers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Forks the workers: each spawned process would spend a second on imports. Tests that use ``spawned``, and those of
-    ``hangtag serve --workers`` in test_workers.py, spawn them."""
+    """Fork the workers, because each spawned process would spend a second on imports.
+
+    Workers are spawned in tests that use ``spawned``, and in test_workers.py, which tests ``hangtag serve --workers``.
+    """
     if "spawned" not in request.fixturenames:
         monkeypatch.setattr("hangtag.serving.server.process.worker_process._CONTEXT", forkserver.CONTEXT)
 
@@ -46,7 +48,7 @@ def spawned(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def pid(number: int) -> int:
-    """The process id of the worker with this number; 0 if there is none."""
+    """The process id of the worker with this number, or 0 if there is no such worker."""
     pids = [child.pid for child in multiprocessing.active_children() if child.name == f"worker-{number}"]
     return pids[0] or 0 if pids else 0
 
@@ -56,7 +58,7 @@ def wait_until_replaced(supervised: Supervisor, number: int, before: int) -> Non
 
 
 def instances(supervised: Supervisor) -> dict[str, int]:
-    """The number of instances of each model in all workers that answer."""
+    """For each model, the number of instances in all workers that answer."""
     return {version.name: version.instances for version in supervised.state().versions}
 
 
@@ -66,10 +68,10 @@ def test_a_worker_that_hangs_holds_up_nobody_and_is_replaced_by_one_with_all_mod
         before, hanging = instances(supervised), pid(1)
         os.kill(hanging, signal.SIGSTOP)
         began = time.monotonic()
-        assert instances(supervised) == before  # the hanging worker's last report counts
+        assert instances(supervised) == before  # the last report of the hanging worker still counts
         assert time.monotonic() - began < HANG_SECONDS / 2
         with structlog.testing.capture_logs() as logs:
-            supervised.load("text")  # the first worker loads the model, and the second cannot follow
+            supervised.load("text")  # the first worker loads the model, and the hanging one cannot
             wait_until_replaced(supervised, 1, hanging)
         reasons = [line["reason"] for line in logs if line["event"] == "worker ended"]
         assert reasons == ["worker 1 ended with signal 9"]
@@ -82,7 +84,8 @@ def test_a_worker_that_hangs_holds_up_nobody_and_is_replaced_by_one_with_all_mod
 def test_a_worker_whose_end_another_thread_sees_first_is_replaced_too(
     models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """multiprocessing checks every process when it starts one. Here, another thread is slow to note the exit code."""
+    """When multiprocessing starts a process, it checks all others. Here, another thread sees the exit code, but notes
+    it late."""
     wait, seen = os.waitpid, threading.Event()
 
     def waitpid(process: int, flags: int) -> tuple[int, int]:
@@ -168,7 +171,8 @@ def test_a_worker_that_stops_leaves_a_change_to_the_other_and_goes_on_with_its_c
     ):
         began = time.monotonic()
         stubs[0].ModelInfer(request("slow", rounds=np.array([1000])), timeout=TIMEOUT)
-        rounds = round(300 / (time.monotonic() - began))  # about 0.3 seconds of work, so that each worker has work left
+        # about 0.3 seconds of work, so that no worker has finished too early
+        rounds = round(300 / (time.monotonic() - began))
         calls = [stub.ModelInfer.future(request("slow", rounds=np.array([rounds])), timeout=TIMEOUT) for stub in stubs]
         assert all(stub.ServerReady(pb.ServerReadyRequest(), timeout=TIMEOUT).ready for stub in stubs)
         stopping = pid(number)
@@ -185,7 +189,7 @@ def test_a_worker_that_stops_leaves_a_change_to_the_other_and_goes_on_with_its_c
 
 @pytest.mark.parametrize("number", [0, 1])
 def test_a_model_that_only_one_worker_serves_can_be_unloaded(models: Path, number: int) -> None:
-    """The model's folder is gone, and one worker was replaced by a worker that starts without the model."""
+    """The model's folder was deleted, so the worker that replaces a killed one starts without the model."""
     onnx_models.publish(models, "text", onnx_models.text())
     with supervising(models, instances=1) as supervised:
         supervised.load("text")
@@ -212,7 +216,7 @@ def test_a_route_without_its_shadow_is_loaded_in_every_worker(models: Path) -> N
 
 
 def test_the_repository_is_not_polled_while_a_worker_is_missing(models: Path) -> None:
-    """If a version ends the worker that loads it, the other workers are not affected."""
+    """A version that ends the worker which loads it must not end the other workers too."""
 
     def versions() -> list[str]:
         return [version.version for version in supervised.state().versions]
@@ -224,7 +228,7 @@ def test_the_repository_is_not_polled_while_a_worker_is_missing(models: Path) ->
         until(lambda: pid(0) not in (0, first), TIMEOUT)
         os.kill(pid(0), signal.SIGSTOP)
         onnx_models.publish(models, "gather", onnx_models.gather(), version=2)
-        pass_time(1.0)  # ten times poll_seconds
+        pass_time(1.0)  # ten times as long as poll_seconds
         assert versions() == ["1"]
         os.kill(pid(0), signal.SIGCONT)
         until(lambda: versions() == ["2"], TIMEOUT)

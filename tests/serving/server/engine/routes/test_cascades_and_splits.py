@@ -1,4 +1,5 @@
-"""Cascades: which samples go on, and the effects of a busy or broken member. Splits: how they spread calls."""
+"""Which samples a cascade passes to its next member, what happens if a member is busy or broken, and how splits spread
+calls."""
 
 import math
 from collections import Counter
@@ -27,7 +28,8 @@ Infer = Callable[..., Any]
 
 @pytest.fixture
 def cascade(repository: Repository) -> Repository:
-    """A cascade, ``both``: fast answers with the sample itself, and slow with the sample plus 10."""
+    """The cascade ``both``. Its member fast answers with the sample itself, and its member slow with the sample plus
+    10."""
     for name, by in (("fast", 0), ("slow", 10)):
         repository.publish(name, model=onnx_models.shifted(by))
         repository.settings(name, "max_batch_size = 4\nmax_queue_size = 4\ninstances = 1")
@@ -37,7 +39,7 @@ def cascade(repository: Repository) -> Repository:
 
 @pytest.fixture
 def infer() -> Iterator[Infer]:
-    """Calls the cascade, and returns a call that can be cancelled."""
+    """Calls the cascade ``both``, and returns the call, which can be cancelled."""
     with ExitStack() as stack:
 
         def infer(running: Running, values: list[float], timeout: float = TIMEOUT) -> Any:
@@ -49,7 +51,7 @@ def infer() -> Iterator[Infer]:
 
 
 def numbers(call: Any) -> list[float]:
-    """The first column of a call's answer."""
+    """The values in the first column of a call's answer."""
     return [round(float(value), 4) for value in outputs(call.result())["y"][:, 0]]
 
 
@@ -103,7 +105,7 @@ def in_a_second(x: Array) -> Array:
 
 @pytest.mark.parametrize("on_overload", ["answer", "refuse"])
 def test_one_deadline_holds_for_all_stages(cascade: Repository, infer: Infer, on_overload: str) -> None:
-    """The server knows from earlier batches that the second member cannot answer in time."""
+    """Because the server has measured the second member, it knows that this member cannot answer in time."""
     cascade.route("both", f'{CASCADE}on_overload = "{on_overload}"')
     running = cascade.start()
     running.gates.play(slow=in_a_second)
@@ -140,7 +142,7 @@ def test_a_cancelled_call_ends_at_the_stage_that_it_is_in(cascade: Repository, i
 
 
 def failures(running: Running) -> dict[str, int]:
-    """The number of failed calls to the cascade, by status code."""
+    """The number of failed calls to the cascade, for each status code."""
     return {code: counts.count for (name, _, code), counts in running.server.state().failures.items() if name == "both"}
 
 
@@ -210,7 +212,7 @@ def test_a_request_that_one_member_would_not_take_is_refused(repository: Reposit
     for shape, taken_by, reason in (((1, 0), "small", "it has LSTM"), ((3, 1), "full", "takes at most 2")):
         x = {"x": np.zeros(shape, np.float32)}
         assert len(running.client.infer(taken_by, x)["total"]) == shape[0]
-        for _ in range(8):  # whichever member the split would choose
+        for _ in range(8):  # so often that the split would choose either member
             assert reason in message_of(grpc.StatusCode.INVALID_ARGUMENT, running.client.infer, "split", x)
 
 
@@ -226,17 +228,19 @@ def test_a_cascade_within_a_cascade_names_the_models_that_answered_and_counts_wh
     assert answer.answered_by == (("fast", "slow") if inner_first else ("other",))
     running.gates.play(other=lambda x: x + np.float32(0.3 if inner_first else 0))
     with running.occupied("slow", queued=4):
-        assert running.infer("outer", [0.95, 0.6, 0.1, 0.2]).unsure == 2  # 0.6 with one inner model, or 0.1 and 0.2
+        # at most 0.95 and 0.6 if the inner cascade comes first, otherwise 0.1 and 0.2
+        assert running.infer("outer", [0.95, 0.6, 0.1, 0.2]).unsure == 2
 
 
 COUNT = 500
 DEVIATIONS = 4.5
-"""The number of standard deviations that a binomial count exceeds once in 100,000 times."""
+"""A binomial count deviates by more standard deviations only once in 100,000 times."""
 STICKY = '\nsticky = "x-user-id"'
 
 
 def chosen(running: Running, route: str, users: list[str]) -> Counter[tuple[str, str]]:
-    """Call a route concurrently for each user; "" is no user. Return how often each member answered each user."""
+    """Call a route concurrently for each user, or without a user for "". Return how many calls of each user each member
+    answered."""
     with grpc.insecure_channel(running.server.address) as channel:
         infer = InferenceStub(channel).ModelInfer.future
         sent = request(route, **samples([0]))
@@ -246,7 +250,7 @@ def chosen(running: Running, route: str, users: list[str]) -> Counter[tuple[str,
 
 
 def require_share(counts: Counter[tuple[str, str]], member: str, share: float) -> None:
-    """Require that the member answered its share of all calls, within binomial bounds."""
+    """Require that the member answered its share of all calls, within the deviations of a binomial count."""
     total, count = counts.total(), sum(number for (_, each), number in counts.items() if each == member)
     assert abs(count - share * total) <= DEVIATIONS * math.sqrt(total * share * (1 - share))
 
@@ -260,11 +264,11 @@ def test_random_calls_and_similar_keys_are_spread_by_their_shares(repository: Re
     for pattern in ("", "{:08x}", "user{}@example.com"):
         before = chosen(running, "inner", [pattern.format(number) for number in range(COUNT)])
         require_share(before, "two", 0.1)
-    # The keys that an inner split receives are spread over all of the inner split's shares.
+    # An inner split spreads the keys that it receives over all of its own shares.
     outer = chosen(running, "outer", [f"user-{number}" for number in range(2 * COUNT)])
     require_share(outer, "three", 0.5)
     require_share(Counter({key: count for key, count in outer.items() if key[1] != "three"}), "two", 0.1)
-    # A change of the weights moves no more keys than necessary.
+    # If the weights change, no more keys move than necessary.
     repository.route("inner", "split = {one = 80, two = 20}" + STICKY)
     running.poll()
     after = chosen(running, "inner", [user for user, _ in before])

@@ -1,4 +1,4 @@
-"""The routes that serve when their files, members and shadows change, through polling and through calls."""
+"""Which routes serve after their files, members or shadows have changed, through polling or through calls."""
 
 import grpc
 import pytest
@@ -22,7 +22,7 @@ def weights(running: Running) -> str:
 
 
 def refused(running: Running, name: str = "both", *, unload: bool = False) -> str:
-    """The reason why a route cannot be loaded."""
+    """Require that a call cannot load (or unload) the route, and return the reason."""
     if unload:
         return message_of(grpc.StatusCode.NOT_FOUND, running.client.unload_model, name)
     return message_of(grpc.StatusCode.FAILED_PRECONDITION, running.client.load_model, name)
@@ -106,11 +106,12 @@ def test_a_member_may_be_renamed_together_with_the_routes_file(repository: Repos
     running = repository.start("poll")
     repository.route("both", "split = {three = 100}")
     (repository.folder / "one").rename(repository.folder / "three")
-    assert [line for line in running.poll() if line["log_level"] == "warning"] == []  # the route never stopped serving
+    assert [line for line in running.poll() if line["log_level"] == "warning"] == []  # the route served all the time
     assert (running.answer("both"), running.served()) == (2, {"both": [1], "three": [2], "two": [1]})
 
 
-@pytest.mark.parametrize("inner", ["inner", "0"])  # the inner route comes after, or before, the outer one
+# the inner route's name sorts after, or before, the outer route's name
+@pytest.mark.parametrize("inner", ["inner", "0"])
 @pytest.mark.parametrize("text", ["split = {around = 100}", f'{ONE}\nshadow = {{model = "around", share = 1}}'])
 def test_a_file_that_closes_a_circle_takes_no_other_route_out(repository: Repository, text: str, inner: str) -> None:
     repository.route(inner, ONE)

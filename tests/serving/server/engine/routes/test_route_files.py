@@ -1,4 +1,4 @@
-"""The contents of route.toml: the server reports every mistake with its reason, and serves everything else."""
+"""The server reports every mistake in a route.toml with its reason, and serves everything else."""
 
 from collections.abc import Callable, Iterator
 
@@ -20,7 +20,7 @@ STICKY = "sticky must be the name of a metadata key in lower case"
 
 
 def accepting(model: str, output: str, rule: str = "at_least = 0.9") -> str:
-    """A cascade of two versions of a model."""
+    """The text of a cascade whose members are two versions of one model."""
     return f'cascade = ["{model}", "{model}@1"]\naccept = {{output = "{output}", {rule}}}'
 
 
@@ -90,7 +90,7 @@ def doubled(shape: str) -> onnx.ModelProto:
 
 
 def cropped() -> onnx.ModelProto:
-    """The classifier of garments, whose pictures are prepared differently, by cropping."""
+    """The classifier of garments, but with pictures that are prepared by cropping."""
     return onnx_file.with_metadata(onnx_models.classifier(), image='{"height": 28, "width": 28, "fit": "crop"}')
 
 
@@ -108,7 +108,7 @@ MODELS: dict[str, Callable[[], onnx.ModelProto]] = {
 
 @pytest.fixture(scope="module")
 def mistaken(tmp_path_factory: pytest.TempPathFactory) -> Repository:
-    """A repository with a separate route for each mistake, and with valid routes."""
+    """A repository with valid routes, and with one route for each mistake."""
     repository = Repository(tmp_path_factory.mktemp("routes") / "models")
     for name in ("one", "two"):
         repository.publish(name)
@@ -149,7 +149,7 @@ def test_in_every_mode_a_mistake_is_logged_once_and_a_load_by_call_has_the_reaso
     mistaken: Repository, repository: Repository, mode: str
 ) -> None:
     members = ("one", "two", *MODELS, *SOUND)
-    loaded = dict(list(NAMES.items())[::8])  # a load reads every route's file
+    loaded = dict(list(NAMES.items())[::8])  # only a few, because each load reads the files of all routes
     with structlog.testing.capture_logs() as log:
         running = repository.start(mode, models=mistaken.folder, load_model=members if mode == "explicit" else ())
         if mode == "explicit":
@@ -184,7 +184,7 @@ PROBABILITIES = np.array([[0.9, 0.1], [0.5, 0.5], [0.7, 0.3], [np.nan, 0.5]], np
         ("at_least = 0.6", [1, 2, 1, 2]),
         ("at_least = 0.5", [1, 1, 1, 2]),
         ("margin_at_least = 0.5", [1, 2, 2, 2]),
-        ("entropy_at_most = 0.9", [1, 2, 1, 2]),  # the entropies are 0.47, 1 and 0.88 bits
+        ("entropy_at_most = 0.9", [1, 2, 1, 2]),  # the samples' entropies are 0.47, 1 and 0.88 bits
         ("entropy_at_most = 0.5", [1, 2, 2, 2]),
     ],
 )

@@ -1,4 +1,5 @@
-"""A shadow's copies of calls never change the callers' answers. Copies are compared, dropped or counted as failed."""
+"""The copies of calls that a shadow gets never change the callers' answers. Each copy is compared, skipped, or counted
+as failed."""
 
 import math
 import time
@@ -22,13 +23,13 @@ SHADOW = 'shadow = {model = "other", share = 1}'
 
 
 def limits(**more: Any) -> Limits:
-    """Limits under which copies need no pauses, and a timer soon hands over the waiting copies."""
+    """Limits without pauses between copies, and with a timer that soon passes on waiting copies."""
     return Limits(**{"shadow_share_of_time": math.inf, "shadow_late_seconds": 0.01, **more})
 
 
 @pytest.fixture
 def shadowed(repository: Repository) -> Repository:
-    """A route, ``both``, that sends each call to fast and a copy to other. Both models answer with their input."""
+    """The route ``both``, which sends each call to fast and a copy to other. Both models answer with their input."""
     for name in ("fast", "other"):
         repository.publish(name, model=onnx_models.shifted(0))
     repository.route("both", f"split = {{fast = 100}}\n{SHADOW}")
@@ -36,18 +37,18 @@ def shadowed(repository: Repository) -> Repository:
 
 
 def counts(running: Running) -> tuple[Any, ...]:
-    """The route's counts of its copies."""
+    """The counts of the copies that the route made."""
     return astuple(running.state("both").route.shadow or ShadowCounts())
 
 
 def until_counted(running: Running, *expected: int) -> None:
-    """Wait until these numbers of copies were compared, skipped and failed."""
+    """Wait until this many copies were compared, skipped and failed."""
     until(lambda: sum(counts(running)[:3]) >= sum(expected))
     assert counts(running)[:3] == expected
 
 
 def copied(running: Running) -> list[list[float]]:
-    """The inputs of each batch of copies."""
+    """The input values of each batch that the shadow computed for copies."""
     return [batch for batch in running.gates.batches["other"] if batch != [9]]
 
 
@@ -71,7 +72,7 @@ def test_a_share_of_the_calls_is_copied(shadowed: Repository) -> None:
         running.infer("both", [1])
     assert running.state("both").counters.success.count == 400
     until(lambda: counts(running)[0] > 50)
-    assert counts(running)[0] < 150  # other counts have a probability of 1 in 1,000,000
+    assert counts(running)[0] < 150  # the probability of 150 or more is below 1 in 1,000,000
 
 
 @pytest.mark.parametrize(
@@ -107,7 +108,7 @@ def test_copies_wait_while_at_least_half_of_a_members_or_the_shadows_instances_c
     [
         ({"max_shadow_copies": 2}, [0.5], 3, [0.4, 0.5]),
         ({"max_shadow_bytes": 3 * 16}, [0.5], 2, [0.3, 0.4, 0.5]),
-        ({"max_shadow_bytes": 3 * 16}, [0.5] * 4, 5, []),  # larger than all that may wait
+        ({"max_shadow_bytes": 3 * 16}, [0.5] * 4, 5, []),  # larger than the limit for all waiting copies
     ],
 )
 def test_of_too_many_copies_that_wait_the_oldest_are_dropped(
@@ -155,7 +156,7 @@ def test_copies_are_computed_in_a_quarter_of_the_time(shadowed: Repository) -> N
 
 
 def test_copies_never_use_every_thread_and_calls_of_their_model_do(shadowed: Repository) -> None:
-    """Each copy arrives while nothing else is computed, like the calls of a lone client."""
+    """Copies arrive one by one while nothing is computed, like the calls of a lone client."""
     shadowed.route("inner", "split = {other = 100}")
     shadowed.route("another", "split = {fast = 100}\n" + SHADOW.replace("other", "inner"))
     running = shadowed.start(limits=limits(), instances=1)
@@ -201,7 +202,7 @@ def test_a_shadow_that_fails_or_is_gone_is_counted_and_every_caller_has_an_answe
     assert running.infer("both", [0.9])["y"][0, 0] == np.float32(0.9)
     until_counted(running, 0, 0, 1)
     running.gates.play(fast=fail, other=fail)
-    with pytest.raises(ClientError, match="made up"):  # such a call is not copied
+    with pytest.raises(ClientError, match="made up"):  # a failed call is not copied
         running.infer("both", [0.7])
     running.gates.play()
     shadowed.remove("other")
