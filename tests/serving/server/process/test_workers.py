@@ -1,4 +1,5 @@
-"""``hangtag serve --workers 2`` in real processes, which share ports, statistics and models, and are replaced."""
+"""``hangtag serve --workers 2`` runs real processes, which share ports, statistics and models, and are replaced when
+they end."""
 
 import os
 import re
@@ -46,7 +47,7 @@ def test_both_take_calls_and_each_reports_the_statistics_of_both(models: Path, t
                 "hangtag_workers_wanted": 2,
                 "hangtag_worker_restarts_total": 0,
             }
-        with ExitStack() as stack:  # the workers share the HTTP port too, and each reports the metrics of both
+        with ExitStack() as stack:  # the workers share the HTTP port too, and each reports the metrics of both workers
             rests = [stack.enter_context(Rest(server.http_address)) for _ in range(16)]
             answers = [rest.infer(request("gather", index=index(2))) for rest in rests]
             assert [answer.outputs["value"].item() for answer in answers] == [20] * 16
@@ -60,7 +61,7 @@ def test_both_take_calls_and_each_reports_the_statistics_of_both(models: Path, t
 
 
 def test_load_and_unload_calls_reach_both(models: Path) -> None:
-    """The calls go over gRPC, and over HTTP, where each call has a separate connection."""
+    """The test calls over gRPC, and over HTTP, where each call has a separate connection."""
     with two_workers(models, "--model-control", "explicit") as server, connections(server, 16) as stubs:
         first, over_http = stubs[0], inference_over_http(server.http_address)
         load = pb.RepositoryModelLoadRequest(model_name="gather")
@@ -95,7 +96,7 @@ def test_polling_reaches_both_whose_ports_are_no_other_servers(models: Path) -> 
 
 
 class Caller:
-    """Makes one call after another over a separate connection, in a separate thread, until ``done`` is set."""
+    """A caller with its own thread and connection, which makes one call after another until ``done`` is set."""
 
     def __init__(self, server: Serving, transport: str, done: threading.Event) -> None:
         self.answers: list[float] = []
@@ -105,7 +106,7 @@ class Caller:
         self._thread.start()
 
     def wait_until_called(self) -> None:
-        """Wait for one more answer."""
+        """Wait until this caller has one more answer."""
         with self._changed:
             before = len(self.answers)
             assert self._changed.wait_for(lambda: len(self.answers) > before, TIMEOUT)
@@ -119,7 +120,7 @@ class Caller:
                 try:
                     while not done.is_set():
                         self._add(call())
-                except (ConnectionError, IncompleteRead):  # in HTTP, the next call needs another connection
+                except (ConnectionError, IncompleteRead):  # over HTTP, the next call needs another connection
                     self.failures.append(grpc.StatusCode.UNAVAILABLE)
                 except grpc.RpcError as error:
                     self.failures.append(error.code())
@@ -143,7 +144,7 @@ def test_a_worker_that_is_killed_under_load_costs_only_its_calls_in_flight(model
             victim, survivor = pids(server)
             supervisor = Path(f"/proc/{server.process.pid}/fd")
             descriptors = len(list(supervisor.iterdir()))
-            # Another model is published but not loaded: the restarted worker must serve what the other worker serves.
+            # This version is published but not loaded, so the new worker must serve what the other worker serves.
             onnx_models.publish(models, "gather", onnx_models.text(), version=2)
             os.kill(victim, signal.SIGKILL)
             assert "signal 9" in server.wait_for('"worker ended"')
@@ -156,10 +157,12 @@ def test_a_worker_that_is_killed_under_load_costs_only_its_calls_in_flight(model
                 caller.close()
         for caller in callers:
             assert set(caller.answers) == {20}
-            # Only the call in flight fails. Over HTTP, the next call may fail too, on a connection to the dying worker.
+            # Only the call in flight fails. Over HTTP, the next call may fail too, if its connection leads to the dying
+            # worker.
             assert set(caller.failures) <= {grpc.StatusCode.UNAVAILABLE}
             assert len(caller.failures) <= (2 if transport == HTTP else 1)
-        until(lambda: len(list(supervisor.iterdir())) == descriptors)  # it closes the ended worker's descriptors
+        # the supervisor closes the file descriptors of the ended worker
+        until(lambda: len(list(supervisor.iterdir())) == descriptors)
         now = metrics(server.metrics())
         assert (now["hangtag_workers"], now["hangtag_worker_restarts_total"]) == (2, 1)
         with connections(server, 16) as stubs:
@@ -187,7 +190,7 @@ def test_a_model_loaded_while_a_worker_starts_reaches_it(models: Path) -> None:
 
 
 def test_a_worker_that_gets_sigterm_is_replaced_and_all_end_with_their_supervisor(models: Path) -> None:
-    """The workers end although they compute a request that never ends."""
+    """The workers end even while they compute a request that never ends."""
     onnx_models.publish(models, "slow", onnx_models.slow())
     bounds = with_limits(end_seconds=1.0)
     with two_workers(models, "--drain-seconds", "0.1", first=bounds) as server, connections(server, CALLERS) as stubs:
@@ -205,15 +208,15 @@ def test_a_worker_that_gets_sigterm_is_replaced_and_all_end_with_their_superviso
 
 
 def delays(server: Serving) -> list[str]:
-    """The logged delay in seconds before the replacement of each worker that ended."""
+    """For each worker that ended, the delay in seconds until its replacement, as the log has it."""
     return [re.findall(r"replaced_in_seconds=(\S+)", line)[0] for line in server.log if '"worker ended"' in line]
 
 
 @pytest.mark.parametrize(
     ("limits", "seconds"),
     [
-        ({"worker_attempts": 1}, ["0.1", "0.2"]),  # workers that listened may end any number of times
-        ({"worker_stable_seconds": 0.0}, ["0.1", "0.1"]),  # workers that lived long
+        ({"worker_attempts": 1}, ["0.1", "0.2"]),  # attempts count only for workers that never listened
+        ({"worker_stable_seconds": 0.0}, ["0.1", "0.1"]),  # each worker lived long enough to reset the delay
         ({"worker_restart_seconds": 31.0}, ["30.0", "30.0"]),  # the longest delay
     ],
 )

@@ -1,8 +1,7 @@
-"""The batcher by examples: deadlines, the measured service time, delays and cancellation.
+"""Examples of the batcher's deadlines, measured service times, delays and cancellations.
 
-Late requests are refused, or dropped without being computed, and end a delay early. test_batcher_properties tests what
-is true in any order; tests with real servers show that requests wake threads.
-"""
+Late requests are refused, or dropped without being computed, and a deadline may end a delay early.
+test_batcher_properties tests what is true in any order. Tests with real servers show that requests wake threads."""
 
 import re
 from collections.abc import Callable
@@ -22,11 +21,11 @@ def clock() -> Clock:
 
 
 FRESH_SECONDS = 1.0
-"""The age in seconds after which measurements are ignored."""
+"""The age in seconds from which measurements are ignored."""
 
 
 def measured(clock: Clock, *, instances: int = 1, delay: float = 0.0) -> Batcher:
-    """A batcher with measured batches of up to 4 samples, which take a quarter of a second per sample."""
+    """A batcher that has measured its batches. They have up to 4 samples and take a quarter of a second per sample."""
     queue = batcher(clock, instances=instances, delay=delay)
     for samples in (1, 4):
         queue.put(KeptCall(samples))
@@ -49,12 +48,12 @@ def admitted(queue: Batcher, clock: Clock, seconds: float, samples: int = 1) -> 
 
 
 def wait(*samples: int) -> Callable[[Batcher, Clock], object]:
-    """Let requests with these numbers of samples wait."""
+    """Enqueue one request for each of these sample counts."""
     return lambda queue, _: put(queue, *map(KeptCall, samples))
 
 
 def begin(samples: int, seconds: float) -> Callable[[Batcher, Clock], None]:
-    """Let a batch of this many samples begin this many seconds ago."""
+    """Begin a batch with this many samples, this many seconds ago."""
 
     def begin(queue: Batcher, clock: Clock) -> None:
         compute(queue, samples)
@@ -69,7 +68,7 @@ def pause_and_begin(queue: Batcher, clock: Clock) -> None:
 
 
 IN_TIME = 0.8
-"""The share of a waiting request's time that is not reserved for sending the answer."""
+"""The share of the time to a deadline that is left for computing, after the reserve for sending the answer."""
 
 
 @pytest.mark.parametrize(
@@ -108,13 +107,13 @@ def test_a_request_that_can_no_longer_be_answered_in_time_is_not_computed(clock:
 
 
 def test_a_request_that_would_be_computed_only_just_in_time_is_dropped(clock: Clock) -> None:
-    """Sending the answer takes time that the batcher does not see, so the answer would be late."""
+    """The batcher does not see how long sending takes, so it must assume that the answer would be late."""
     queue = measured(clock)
     put(queue, KeptCall(4))
     computed = queue.take()
     just, soon = (KeptCall(deadline=clock.now + seconds) for seconds in (2, 3))
     put(queue, just, soon)
-    clock.now += 1.7  # the batch took longer than expected
+    clock.now += 1.7  # the batch takes longer than expected
     queue.finish(computed)
     assert queue.take() == [soon]
     assert (just.done, soon.done) == (True, False)
@@ -133,7 +132,7 @@ def test_a_batch_grows_no_larger_than_its_members_deadlines_allow(clock: Clock) 
 
 
 def test_a_request_that_does_not_fit_the_batch_is_not_dropped_for_the_time_of_both(clock: Clock) -> None:
-    """With this request, the batch would have 6 samples and take 1.5 s. The next batch has at most 4, and takes 1 s."""
+    """Together, the two requests have 6 samples and would take 1.5 s. A batch has at most 4 samples, which take 1 s."""
     queue = measured(clock, instances=2)
     first, second = KeptCall(3), KeptCall(3, deadline=clock.now + 1.2)
     put(queue, first, second)
@@ -151,14 +150,14 @@ def test_a_failed_batch_does_not_refresh_the_measurements(clock: Clock) -> None:
 
 def test_a_delay_takes_no_more_than_half_of_what_a_deadline_leaves_to_spare(clock: Clock) -> None:
     queue = measured(clock, delay=10)
-    queue.put(KeptCall(1, deadline=clock.now + 3))  # a full batch takes 1 second
+    queue.put(KeptCall(1, deadline=clock.now + 3))  # a full batch takes 1 s, so 2 s are to spare
     assert queue.time_to_due() == pytest.approx(1)
     assert queue.take() == []
     clock.now += 1
     taken = queue.take()
     assert len(taken) == 1
     queue.finish(taken, 0.25)
-    queue.put(KeptCall(1, deadline=clock.now + 0.5))  # which leaves no spare time
+    queue.put(KeptCall(1, deadline=clock.now + 0.5))  # no time is to spare
     assert len(queue.take()) == 1
 
 
@@ -177,7 +176,7 @@ def test_the_nearest_deadline_ends_the_delay_of_the_whole_batch(clock: Clock) ->
     ("after", "expected"), [(1.0, CancelledError), (9.8, CancelledError), (9.95, DeadlineError), (11.0, DeadlineError)]
 )
 def test_a_cancellation_at_the_deadline_counts_as_late(clock: Clock, after: float, expected: type[Exception]) -> None:
-    """gRPC cancels a call at its deadline by the client's clock. The server's deadline may be rounded up by 1 %."""
+    """gRPC cancels a call at the client's deadline. The server's deadline for the call may be up to 1 % later."""
     queue, one = batcher(clock), KeptCall(deadline=clock.now + 10)
     queue.put(one)
     clock.now += after
@@ -187,7 +186,7 @@ def test_a_cancellation_at_the_deadline_counts_as_late(clock: Clock, after: floa
 
 
 def observe(queue: Batcher, *batches: tuple[int, float]) -> Batcher:
-    """Compute batches with these numbers of samples, which take these numbers of seconds."""
+    """Compute batches, each with this number of samples and in this number of seconds."""
     for samples, seconds in batches:
         queue.put(KeptCall(samples))
         queue.finish(queue.take(), seconds)
@@ -195,7 +194,7 @@ def observe(queue: Batcher, *batches: tuple[int, float]) -> Batcher:
 
 
 def predict(queue: Batcher, samples: int) -> float:
-    """The predicted seconds until an answer, rounded to 0.1 ms, from the refusal of a late request."""
+    """The seconds until an answer that the batcher predicts, rounded to 0.1 ms. They are read from a refusal."""
     with pytest.raises(DeadlineError) as refusal:
         queue.put(KeptCall(samples, deadline=0))
     (milliseconds,) = re.findall(r"needs about (-?\d+\.\d) ms", str(refusal.value))
@@ -203,7 +202,7 @@ def predict(queue: Batcher, samples: int) -> float:
 
 
 def observed(*batches: tuple[int, float]) -> Batcher:
-    """A batcher of batches of up to 64 samples that has observed these batches."""
+    """A batcher with at most 64 samples per batch that has computed these batches."""
     return observe(batcher(Clock(), size=64), *batches)
 
 
@@ -253,7 +252,7 @@ def test_old_observations_are_ignored(clock: Clock) -> None:
 
 
 class BrokenCall(KeptCall):
-    """A call whose transport raises an exception."""
+    """A call whose transport raises an exception when the call fails."""
 
     def fail(self, error: Exception) -> None:
         raise RuntimeError("the transport's own")

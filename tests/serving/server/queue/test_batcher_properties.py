@@ -1,4 +1,5 @@
-"""In any order of events, no request is lost, doubled, reordered, put into a wrong batch, or computed in vain."""
+"""Whatever the order of events, no request is lost, answered twice, reordered, put into a wrong batch, or computed in
+vain."""
 
 import re
 
@@ -18,11 +19,11 @@ from hangtag.serving.server.telemetry.model_statistics import Timings
 from tests.kit.parts import Clock, KeptCall, batcher
 
 RESERVED_SHARE = 0.2
-"""The share of the time to a deadline that is reserved for unseen work while every instance computes."""
+"""The share of the time to a deadline that the batcher reserves for unseen work while every instance computes."""
 
 
 class BatcherMachine(RuleBasedStateMachine):
-    """Puts, cancels, takes, answers and fails requests in any order, and compares with a list of waiting requests."""
+    """Enqueues, cancels, takes, answers and fails requests in any order, and compares the batcher with a plain list."""
 
     @initialize(
         size=st.integers(1, 6),
@@ -55,7 +56,7 @@ class BatcherMachine(RuleBasedStateMachine):
         if isinstance(refusal, DeadlineError):
             assert patience is not None
             (milliseconds,) = re.findall(r"needs about (\d+\.\d) ms", str(refusal))
-            assert patience * 1e3 <= float(milliseconds) + 0.1  # the message is rounded
+            assert patience * 1e3 <= float(milliseconds) + 0.1  # the message has a rounded number
         if refusal is None:
             self.calls.append(request)
             self.waiting.append(request)
@@ -100,14 +101,15 @@ class BatcherMachine(RuleBasedStateMachine):
             assert not (due and self.waiting)
             return
         assert free
-        assert batch[0] is self.waiting[0]  # the oldest request is always taken first
+        assert batch[0] is self.waiting[0]  # the batch begins with the oldest request
         same_key = [request for request in self.waiting if request.batch_key == batch[0].batch_key]
         assert batch == same_key[: len(batch)]
         samples = sum(request.samples for request in batch)
         assert samples <= self.batcher.max_batch_size
         assert all(request.deadline is None or request.deadline > self.clock.now for request in batch)
         following = same_key[len(batch) : len(batch) + 1]
-        assert not following or samples + following[0].samples > self.batcher.max_batch_size  # as full as possible
+        # the batch is as full as possible
+        assert not following or samples + following[0].samples > self.batcher.max_batch_size
         self.waiting = [request for request in self.waiting if request not in batch]
         self.computing.append(batch)
 

@@ -1,4 +1,4 @@
-"""A runtime on the CPU that binds buffers as on a GPU, with sessions that a test observes and changes."""
+"""A runtime on the CPU that uses IO binding as on a GPU. Tests can observe and change its sessions."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,11 +14,12 @@ from hangtag.serving.server.runtime.session import Runtime
 Rows = npt.NDArray[Any]
 PROVIDERS = ["CUDAExecutionProvider", "CPUExecutionProvider"]
 Compute = Callable[..., object]
-"""Computes a batch from an IOBinding and RunOptions."""
+"""A function that computes a batch from an IOBinding and RunOptions."""
 
 
 class Binding(onnxruntime.IOBinding):  # type: ignore[misc]
-    """Records the inputs that are bound at fixed addresses, and lets a test change other inputs before the binding."""
+    """An IO binding that records the inputs at fixed addresses. A test may change other inputs before they are
+    bound."""
 
     def __init__(self, session: Any, change: Callable[[Rows], Rows]) -> None:
         super().__init__(session)
@@ -34,7 +35,7 @@ class Binding(onnxruntime.IOBinding):  # type: ignore[misc]
 
 
 class SeenSession:
-    """A real session that reports its runs. A test may replace how it computes batches with IO binding."""
+    """A real session that reports each run. A test may replace the function that computes batches with IO binding."""
 
     def __init__(self, session: Any, note: Callable[[str], object] = lambda how: None) -> None:
         """Wrap a session.
@@ -46,10 +47,10 @@ class SeenSession:
         self._session, self._note = session, note
         self.providers: list[str] = session.get_providers()
         self.before: Callable[[], object] = lambda: None
-        """The function that is called before each batch without IO binding."""
+        """Called before each batch that is computed without IO binding."""
         self.compute: Compute = session.run_with_iobinding
         self.change: Callable[[Rows], Rows] = lambda rows: rows
-        """Changes the rows of an input that is not at a fixed address."""
+        """Applied to the rows of each input that is not at a fixed address."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._session, name)
@@ -71,10 +72,10 @@ class SeenSession:
 
 
 class OnCpu(SessionOpener):
-    """Opens a runtime's sessions on the CPU, which then report other providers.
+    """Opens sessions on the CPU that claim to have other providers.
 
-    By default, the reported providers have CUDA graphs. The runtime does all that graphs need except the capture
-    itself, because ONNX Runtime ignores a graph's number on the CPU.
+    By default, the claimed providers support CUDA graphs. The runtime then does everything except the capture itself,
+    because ONNX Runtime ignores graphs on the CPU.
     """
 
     def __init__(self, file: Path, providers: list[str] = PROVIDERS) -> None:
@@ -82,7 +83,7 @@ class OnCpu(SessionOpener):
         self._used: list[str] = []
         self.session = self._seen("session")
         self.graphs = self._seen("graphs")
-        """The session that captures the graphs."""
+        """The session that would capture the CUDA graphs."""
         self.runtime = Runtime(file, provider="cpu", opener=self)
         self.session.providers = self.graphs.providers = providers
 
@@ -90,12 +91,13 @@ class OnCpu(SessionOpener):
         return self.graphs if cuda_graphs else self.session
 
     def bind(self, largest: int, *, cuda_graphs: str = "on", instances: int = 1) -> Runtime:
-        """Turn on IO binding. Returns the runtime."""
+        """Turn on IO binding, and return the runtime."""
         self.runtime.use_io_binding(largest, instances=instances, cuda_graphs=cuda_graphs)
         return self.runtime
 
     def used_for(self, inputs: dict[str, Any]) -> list[str]:
-        """The steps that compute this batch, such as "session run" or "graphs bound"."""
+        """Compute a batch, and return the sessions and ways that computed it, such as "session run" or "graphs
+        bound"."""
         self._used.clear()
         self.runtime.run(inputs)
         return self._used.copy()
@@ -105,5 +107,5 @@ class OnCpu(SessionOpener):
 
 
 def rows(*values: float) -> dict[str, Any]:
-    """Inputs in which each sample has two equal numbers."""
+    """The input ``x``, in which each sample has one of these values twice."""
     return {"x": np.array([[value, value] for value in values], np.float32)}

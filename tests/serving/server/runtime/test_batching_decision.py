@@ -1,4 +1,4 @@
-"""Whether a loaded model's requests are batched: the operator, a record in the file, or a trial run decides."""
+"""The operator, a record in the file, or a trial run decides whether a model's requests are batched."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -21,7 +21,7 @@ UNSTEADY = "tried rows alone and together: the same input gets a different answe
 
 
 class CountingRuntime(Runtime):
-    """A runtime that counts the rows that it computes."""
+    """A runtime that counts how many rows it computes."""
 
     rows = 0
 
@@ -41,7 +41,7 @@ def half_embedding() -> onnx.ModelProto:
 
 
 def matrix_product() -> onnx.ModelProto:
-    """A model that sums in another order for another batch size."""
+    """A model whose order of summation depends on the batch size."""
     weights = np.random.default_rng(0).normal(size=(512, 512)).astype(np.float32)
     return from_text("(float[batch, 512] x) => (float[batch, 512] y) { y = MatMul(x, w) }", w=weights)
 
@@ -83,7 +83,7 @@ def test_a_model_whose_rows_depend_on_each_other_is_not(
     tmp_path: Path, make: Callable[[], onnx.ModelProto], why: str, max_batch_size: int
 ) -> None:
     runtime = load(tmp_path, make())
-    assert runtime.signature.batched  # the axes or the file decide
+    assert runtime.signature.batched  # so far, the axes or the file decide
     assert decide_batching(runtime, max_batch_size).because == ""
     assert (runtime.signature.why_unbatched or "").startswith(why)
 
@@ -93,7 +93,7 @@ def constant() -> onnx.ModelProto:
 
 
 def lookup_of_one_value() -> onnx.ModelProto:
-    """The table has only the index 0."""
+    """A lookup in a table whose only valid index is 0."""
     return from_text("(int64[batch] index) => (float[batch] y) <float[1] values = {5}> { y = Gather(values, index) }")
 
 
@@ -152,7 +152,7 @@ def test_a_shipped_model_is_not_tried_again(file: Path) -> None:
 def test_a_proof_holds_for_what_passed_the_gate(
     tmp_path: Path, figures: object, digest: str | None, proven: bool
 ) -> None:
-    """A shipped model with other recorded figures about batching, and with another digest."""
+    """The model is a shipped one, with a changed record about batching and, in some cases, another digest."""
     metadata = onnx_file.metadata(file := shipped.latest("cnn"))
     gate = json.dumps(json.loads(metadata["gate"]) | {"batching": figures})
     changed = {"gate": gate, "graph_digest": metadata["graph_digest"] if digest is None else digest}

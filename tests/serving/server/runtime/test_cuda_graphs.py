@@ -1,4 +1,5 @@
-"""Batches that CUDA graphs compute, and batches without graphs, with real CPU sessions that capture nothing."""
+"""Which batches CUDA graphs compute, and which are computed without graphs. Real CPU sessions, which capture nothing,
+stand in for a GPU."""
 
 import threading
 from collections.abc import Callable
@@ -40,7 +41,7 @@ def fail(*_: object) -> None:
 
 
 def first_batch_alone(compute: Compute) -> Compute:
-    """Computes the first batch of each graph, and repeats this batch's answer for later batches."""
+    """Compute the first batch of each graph, and repeat its answer for all later batches."""
     captured: list[Any] = []
 
     def capture(binding: Any, *options: Any) -> None:
@@ -100,7 +101,7 @@ def test_the_smallest_graph_that_holds_a_batch_computes_it_padded_with_its_last_
         compute(binding, *options)
 
     cuda.graphs.compute = noting
-    for samples in range(1, largest + 2):  # the last batch is larger than each graph
+    for samples in range(1, largest + 2):  # the last batch is larger than every graph
         assert len(runtime.run(rows(*range(1, samples + 1)))["y"]) == samples
     assert used == {group[-1]: group for group in groups}
     assert len(threads) == 1
@@ -126,7 +127,7 @@ def test_auto_keeps_graphs_where_they_are_faster(
     faster: bool,
     runs: int,
 ) -> None:
-    """A batch takes these milliseconds in turn, by a clock that advances only while a session computes."""
+    """Batches take these milliseconds in turn, according to a clock that advances only while a session computes."""
     now, computed = 0.0, []
     cuda = OnCpu(doubled)
 
@@ -145,7 +146,7 @@ def test_auto_keeps_graphs_where_they_are_faster(
     cuda.graphs.compute = timed(cuda.graphs.compute, graphs)
     monkeypatch.setattr("time.perf_counter", lambda: now)
     runtime = cuda.bind(1, cuda_graphs="auto")
-    assert computed.count(pinned) == 2 + runs  # two batches have verified the answers
+    assert computed.count(pinned) == 2 + runs  # two batches verified the answers
     assert runtime.cuda_graphs is faster
     used = "graphs" if faster else "session"
     assert [cuda.used_for(rows(1)), cuda.used_for(rows(1, 2))] == [[f"{used} bound"], [f"{used} run"]]

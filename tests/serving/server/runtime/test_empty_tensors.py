@@ -1,4 +1,4 @@
-"""No request that the server admits crashes ONNX Runtime, although small models with empty axes may crash it."""
+"""No request that the server accepts crashes ONNX Runtime, although empty axes crash some small models."""
 
 import mmap
 from collections.abc import Callable, Iterator
@@ -36,12 +36,13 @@ def u(*shape: int) -> Any:
     return np.ones(shape, np.uint8)
 
 
-# Memory that may not be read: an operator that reads an element of an empty tensor crashes the process.
+# This memory may not be read, so an operator that reads an element of an empty tensor crashes the process.
 _GUARDED = mmap.mmap(-1, 2 << 20, prot=0)
 _SCALE, _ZERO = np.array(0.1, np.float32), np.array(3, np.uint8)
 _Q = (_SCALE, _ZERO)
 
-# Operator -> its inputs (tuples hold constants), and its attributes. Text before a hyphen is the domain.
+# For each operator: its inputs, of which the tuples hold constants, and its attributes. The domain, if any, precedes a
+# hyphen.
 OPERATORS: dict[str, list[tuple[list[Any], dict[str, Any]]]] = {
     **{name: [([f(2, 3, 4)], {})] for name in ("Relu", "Erf", "Softmax", "ArgMax", "Transpose", "Shape", "NonZero")},
     **{name: [([f(2, 3, 4), f(2, 3, 4)], {})] for name in ("Add", "Div", "Max", "Pow", "Less")},
@@ -112,7 +113,7 @@ OPERATORS: dict[str, list[tuple[list[Any], dict[str, Any]]]] = {
     f"{MS}-QuantizeLinear": [([f(2, 3), *_Q], {})],
     f"{MS}-DequantizeLinear": [([u(2, 3), *_Q], {})],
 }
-# ONNX Runtime 1.32 crashes on at least one empty tensor of these operators, so the server admits none.
+# ONNX Runtime 1.32 crashes on an empty tensor of each of these operators, so the server accepts none.
 FATAL: dict[str, list[tuple[list[Any], dict[str, Any]]]] = {
     "LSTM": [([f(4, 2, 3), (f(1, 8, 3),), (f(1, 8, 2),)], {"hidden_size": 2})],
     "GRU": [([f(4, 2, 3), (f(1, 6, 3),), (f(1, 6, 2),)], {"hidden_size": 2})],
@@ -130,7 +131,7 @@ FATAL: dict[str, list[tuple[list[Any], dict[str, Any]]]] = {
 
 
 def model(name: str, inputs: list[Any], attributes: dict[str, Any]) -> tuple[bytes, Arrays]:
-    """A model of one operator whose axes are all free, and arrays for the model's inputs."""
+    """A model of one operator with free axes only, and arrays for its inputs."""
     domain, _, operator = name.rpartition("-")
     names = ["" if isinstance(given, tuple) and not given else f"in_{place}" for place, given in enumerate(inputs)]
     outputs = [f"out_{number}" for number in range({"DynamicQuantizeLinear": 3, "TopK": 2}.get(operator, 1))]
@@ -157,7 +158,8 @@ def model(name: str, inputs: list[Any], attributes: dict[str, Any]) -> tuple[byt
 
 
 def empty_variants(arrays: Arrays) -> Iterator[Arrays]:
-    """The arrays in three variants: one axis is empty; all axes of one size are empty; all first axes are empty."""
+    """Variants of the arrays in which one axis is empty, in which all axes of one size are empty, and in which all
+    first axes are empty."""
     places = [(name, axis, size) for name, array in arrays.items() for axis, size in enumerate(array.shape)]
     choices = [[place] for place in places]
     choices += [[place for place in places if place[2] == size] for size in {size for _, _, size in places}]
@@ -171,7 +173,8 @@ def empty_variants(arrays: Arrays) -> Iterator[Arrays]:
 
 
 def run_all(folder: Path) -> None:
-    """Write every model to the folder, and run its requests that the server admits. Most must be answered."""
+    """Write every model to the folder, and run those of its empty requests that the server accepts. Most must be
+    answered."""
     answered = 0
     for name, cases in (OPERATORS | FATAL).items():
         admitted = 0
@@ -221,13 +224,13 @@ def in_a_function() -> onnx.ModelProto:
 
 
 def not_tried() -> onnx.ModelProto:
-    """A model with an operator of ONNX Runtime's own, for which the server admits no empty tensors."""
+    """A model with one of ONNX Runtime's own operators, for which the server accepts no empty tensors."""
     model = from_text("(float[n, 2, 2] x) => (float[n, 2, 2] y) { y = Neg(x) }")
     return calling(model, "Inverse", "com.microsoft")
 
 
 def calling(model: onnx.ModelProto, operator: str, domain: str) -> onnx.ModelProto:
-    """The model with its only operator replaced by one of another domain."""
+    """Replace the model's only operator by an operator of another domain."""
     (node,) = model.graph.node
     node.CopyFrom(helper.make_node(operator, node.input, node.output, domain=domain))
     model.opset_import.append(helper.make_opsetid(domain, 1))
@@ -258,7 +261,7 @@ def test_what_is_refused_is_found_wherever_it_is(
 def test_no_empty_tensor_is_admitted_where_onnx_runtime_does_not_report_the_operators(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The oldest supported versions of ONNX Runtime behave this way."""
+    """The oldest supported versions of ONNX Runtime do not report the operators."""
     file = onnx_models.publish(tmp_path, "m", onnx_models.free_axis())
     assert Runtime(file, provider="cpu").no_empty_because == ""
     monkeypatch.delattr("onnxruntime.capi.onnxruntime_inference_collection.Session.get_provider_graph_assignment_info")

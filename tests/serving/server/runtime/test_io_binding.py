@@ -1,4 +1,4 @@
-"""IO binding in real CPU sessions, with pinned inputs and as for CUDA graphs; and failures of IO binding."""
+"""IO binding in real CPU sessions, once with pinned inputs and once as for CUDA graphs, and failures of IO binding."""
 
 import threading
 from collections.abc import Callable
@@ -41,7 +41,7 @@ def test_every_datatype_but_strings_is_computed_with_the_binding_and_kept(publis
         random = np.random.default_rng(samples).integers(0, 2, (samples, 2))
         inputs = {spec.name: random.astype(tensors.DTYPES[spec.datatype]) for spec in runtime.signature.inputs}
         answers.append((inputs, runtime.run(inputs)))
-    for inputs, outputs in answers:  # the next batch has not overwritten an answer
+    for inputs, outputs in answers:  # later batches have not overwritten these answers
         for name, array in outputs.items():
             right = inputs[name.replace("out_", "in_")]
             assert array.dtype == right.dtype
@@ -88,11 +88,11 @@ def test_while_a_batch_is_computed_other_threads_run(publish: Publish, binding: 
         while not computing.done():
             steps += 1
         computing.result()
-    assert steps > 1000  # if computing held the GIL, this loop would have few iterations
+    assert steps > 1000  # there would be few steps if computing held the GIL
 
 
 def ones() -> onnx.ModelProto:
-    """Inputs in which each sample has two ones."""
+    """A model that answers each sample with two ones."""
     return from_text(
         """(float[batch] x) => (float[batch, n] y) <float one = {1}, int64[1] two = {2}> {
             rows = Shape(x)
@@ -133,7 +133,7 @@ def roots() -> onnx.ModelProto:
 
 
 def thousandths() -> onnx.ModelProto:
-    """A model that answers with each value in thousandths."""
+    """A model that answers with 1000 times each value, as an integer."""
     return from_text(
         """(float[batch, 2] x) => (int64[batch, 2] y) <float thousand = {1000}> {
             product = Mul(x, thousand)
@@ -190,7 +190,7 @@ def test_inputs_that_are_not_page_locked_are_in_plain_memory_and_say_why(
 
 
 def failing(publish: Publish, graphs: str, fail: Callable[..., object]) -> Runtime:
-    """A runtime whose IO binding worked at loading and has failed since."""
+    """A runtime whose IO binding worked while the model was loaded, and fails since."""
     cuda = OnCpu(publish(onnx_models.gather()))
     runtime = cuda.bind(4, cuda_graphs=graphs, instances=2)
     assert cuda.used_for({"index": np.array([1])}) == ["graphs bound" if graphs == "on" else "session bound"]

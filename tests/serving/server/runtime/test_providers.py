@@ -1,4 +1,4 @@
-"""Execution providers and their options. On a machine with a GPU, the GPU's answers equal those of the CPU."""
+"""Execution providers and their options. On a machine with a GPU, the GPU gives the same answers as the CPU."""
 
 from pathlib import Path
 

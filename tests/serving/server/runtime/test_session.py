@@ -1,4 +1,4 @@
-"""A model's session: its answers, its arguments, and errors that name the file."""
+"""A model's session: its answers, its arguments, and its errors, which name the model's file."""
 
 import ctypes
 from pathlib import Path
@@ -39,7 +39,7 @@ def test_a_gpu_with_a_cpu_build_is_an_error_that_says_how_to_install_it(provider
 def test_a_provider_that_is_listed_and_not_obtained_is_an_error_or_for_auto_a_note(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A GPU build of ONNX Runtime behaves this way if the driver is missing."""
+    """A GPU build of ONNX Runtime lists providers that it cannot use if the driver is missing."""
     listed = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: listed)
     message = "CUDA was requested, but ONNX Runtime uses CPUExecutionProvider. Check the driver with nvidia-smi"
@@ -56,7 +56,7 @@ def test_a_provider_that_is_listed_and_not_obtained_is_an_error_or_for_auto_a_no
 
 @pytest.mark.parametrize("text", [b"an_axis_", b"the_input", b"a_key_of_"])
 def test_texts_that_are_not_utf8_are_an_error_that_names_the_file(models: Path, text: bytes) -> None:
-    """onnx's own checker accepts such a file, and so does ONNX Runtime."""
+    """The checker of onnx and ONNX Runtime both accept such a file."""
     identity = "(float[an_axis_] the_input) => (float[an_axis_] output) { output = Identity(the_input) }"
     model = from_text(identity, {"a_key_of_": "metadata"})
     file = onnx_models.publish(models, "m", model)
@@ -66,7 +66,8 @@ def test_texts_that_are_not_utf8_are_an_error_that_names_the_file(models: Path, 
 
 
 def refuses_below(least: int, number: str, x: str) -> onnx.ModelProto:
-    """x as integers in the same shape. The model fails if the node ``number`` on x gives less than ``least``."""
+    """A model that answers with x as integers. It fails if the node ``number``, applied to x, gives less than
+    ``least``."""
     return from_text(
         f"""({x} x) => (int64{x[x.index("[") :]} y) <int64 least = {{{least}}}, int64[1] table = {{0}}> {{
             number = {number}
@@ -81,7 +82,7 @@ def refuses_below(least: int, number: str, x: str) -> onnx.ModelProto:
 
 
 def fails_below(least: int, shape: str) -> onnx.ModelProto:
-    """A model that refuses an input whose last axis is shorter than this."""
+    """A model that fails if the last axis of its input is shorter than ``least``."""
     return refuses_below(least, "Shape <start = -1> (x)", f"float{shape}")
 
 
@@ -106,7 +107,7 @@ def test_a_model_that_reads_numbers_from_strings_warms_up_and_refuses_other_word
     runtime = Runtime(onnx_models.publish(models, "m", numbers_in_strings))
     runtime.warm_up([1, 8])
     assert runtime.run({"x": np.array(["5", "12"], object)})["y"].tolist() == [5, 12]
-    # A request is at fault only if the model can compute zeros of the request's shape.
+    # The request is at fault only if the model can compute zeros in the request's shape.
     with pytest.raises(InvalidValuesError if least == 0 else InferenceError):
         runtime.run({"x": np.array(["five"], object)})
 
@@ -144,7 +145,7 @@ def test_what_fails_on_zeros_too_and_memory_that_is_missing_are_not_the_requests
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="needs glibc's malloc_trim")
 def test_when_a_model_is_retired_the_memory_of_others_large_batches_is_given_back(tmp_path: Path) -> None:
-    """ONNX Runtime would keep the memory for later models. The server's process therefore has no other models."""
+    """ONNX Runtime would keep the memory for later models, so the server has no models from other tests."""
     onnx_models.publish(tmp_path, "gather", onnx_models.gather())
     (tmp_path / "cnn").symlink_to(shipped.MODELS / "cnn")
     options = ("--model-control", "explicit", "--load-model", "*", "--max-batch-size", "256")

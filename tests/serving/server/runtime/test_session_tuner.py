@@ -1,4 +1,4 @@
-"""The session that computes a lone batch, and the conditions for opening a second session."""
+"""Which session computes a lone batch, and when a second session is opened."""
 
 import os
 import threading
@@ -21,27 +21,27 @@ from tests.kit.waiting import until
 from tests.serving.server.runtime.seen_sessions import SeenSession
 
 COMPARED = 2 * 34
-"""The number of lone batches that both sessions compute in turn, two warm-up batches of each session included."""
+"""The number of lone batches that the two sessions compute in turn, including two warm-up batches of each session."""
 IMAGE = {"image": np.random.default_rng(1).integers(0, 256, (1, 28, 28), dtype=np.uint8)}
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """A clock that advances when a session computes."""
+    """A clock that advances only when a session computes."""
     clock = Clock()
     monkeypatch.setattr("time.perf_counter", clock)
     return clock
 
 
 class Timed(SessionOpener):
-    """A runtime whose first session has one thread, and whose second session has two."""
+    """A runtime whose sessions take a given time. The first session has one thread, and the second one has two."""
 
     def __init__(self, path: Path, clock: Clock, first: float, second: float) -> None:
         super().__init__(path, threads=1, gpu=Gpu())
         self.used: list[str] = []
-        """The session that computed each batch, "first" or "second"."""
+        """For each batch, the session that computed it: "first" or "second"."""
         self.seconds = {"first": first, "second": second}
-        """The seconds of a batch in each session, by the clock."""
+        """The seconds that a batch takes in each session, according to the clock."""
         self.is_unchanged = True
         self.sessions: dict[str, SeenSession] = {}
         self._clock = clock
@@ -62,7 +62,7 @@ class Timed(SessionOpener):
         return [self.runtime.run(IMAGE, alone=True) for _ in range(times)]
 
     def wait_until_open(self) -> None:
-        """Wait for the thread that opens a second session."""
+        """Wait until the thread that opens a second session has ended."""
         until(lambda: not any(thread.name == "open-session" for thread in threading.enumerate()))
 
 
@@ -90,7 +90,7 @@ def test_both_sessions_are_compared_again_after_a_while(path: Path, clock: Clock
     timed.alone()
     timed.wait_until_open()
     timed.alone(COMPARED)
-    timed.seconds["second"] = 0.012  # now other programs use the processors
+    timed.seconds["second"] = 0.012  # from now on, other programs use the processors
     timed.alone(10_000)
     assert timed.used[-1] == "second"
     assert timed.runtime.alone_threads == 2
@@ -100,7 +100,7 @@ def test_both_sessions_are_compared_again_after_a_while(path: Path, clock: Clock
 
 
 def test_a_second_session_that_often_waits_for_a_processor_is_not_used(path: Path, clock: Clock) -> None:
-    """Most of its batches take less time, but an eighth of them take more."""
+    """Most batches take less time in the second session, but one eighth of them take more."""
     timed = Timed(path, clock, 0.010, 0.006)
     timed.alone()
     timed.wait_until_open()
@@ -121,7 +121,8 @@ USELESS = {
     "it is not faster": (0.010, 0.009),
     "batches are short": (0.0001, 0.00001),
 }
-"""The reason for not using a second session, given the seconds of a batch in the first session and in the second."""
+"""Reasons for not using a second session, each with the seconds that a batch takes in the first and in the second
+session."""
 
 
 @pytest.mark.parametrize("why", USELESS)
@@ -132,7 +133,7 @@ def test_a_second_session_of_no_use_costs_no_request_and_no_memory(path: Path, c
         path.unlink()
     for _ in range(20):
         timed.runtime.run(IMAGE)
-    assert "second" not in timed.sessions  # no batch came alone
+    assert "second" not in timed.sessions  # no batch was computed alone
     timed.alone()
     timed.wait_until_open()
     if why == "it fails":
@@ -164,7 +165,7 @@ def test_a_file_that_changed_after_its_model_was_loaded_is_not_opened_a_second_t
 
 
 def test_the_threads_of_a_second_session_leave_the_processors_to_others_between_batches() -> None:
-    """The test starts another process, because the threads of sessions in the tests' process do not spin."""
+    """The test starts another process, because in the process of the tests, the threads of sessions do not spin."""
     code = f"""
 import time
 from pathlib import Path

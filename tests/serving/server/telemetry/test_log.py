@@ -1,4 +1,4 @@
-"""The log repeats a line rarely, is printable whatever callers send, and is in colour at a terminal."""
+"""The log rarely repeats a line, is printable whatever callers send, and has colours in a terminal."""
 
 import io
 import logging
@@ -41,14 +41,15 @@ def test_repeated_problems_are_dropped_and_counted() -> None:
     clock = Clock()
     limit = RateLimit(BURST, clock)
     assert [passes(limit, "bad") is not None for _ in range(BURST + 7)] == [True] * BURST + [False] * 7
-    assert passes(limit, "worse") == {"event": "worse"}  # each event has a separate limit
+    assert passes(limit, "worse") == {"event": "worse"}  # each event has its own limit
     clock.now += PERIOD
     assert passes(limit, "bad", "error") == {"event": "bad", "suppressed": 7}
     assert passes(limit, "bad", "exception") == {"event": "bad"}
 
 
 def test_repeated_lines_that_are_no_problem_are_dropped_and_counted_for_each_model() -> None:
-    """A client may load and unload a model arbitrarily often, and the start of a server loads many models."""
+    """Limits per model are needed, because one client may load and unload a model endlessly, and a server loads many
+    models at its start."""
     clock = Clock()
     limit = RateLimit(BURST, clock)
     first = [passes(limit, "model loaded", "info", model="cnn", seconds=n) is not None for n in range(INFO_BURST + 7)]
@@ -96,7 +97,7 @@ def _log_as_before() -> Iterator[None]:
 
 
 class Unwritable(io.StringIO):
-    """A standard error stream whose reader has ended."""
+    """A standard error stream that nobody reads any more."""
 
     def write(self, _text: str) -> int:
         raise BrokenPipeError(32, "Broken pipe")
@@ -118,7 +119,7 @@ def test_a_log_that_cannot_be_written_fails_no_call(
     configure_log()
     gates = Gates()
     with server(tmp_path, runtimes=gates, http_port=-1) as running, Client(running.address) as client:
-        with gates.failing("gather"):  # the failure is logged
+        with gates.failing("gather"):
             message_of(grpc.StatusCode.INTERNAL, client.infer, "gather", {"index": index(1)})
         assert client.infer("gather", {"index": index(1)})["value"].tolist() == [10]
 
@@ -139,7 +140,7 @@ Logged = Callable[[Call], str]
 
 @pytest.fixture
 def as_written(monkeypatch: pytest.MonkeyPatch, _log_as_before: None) -> Callable[..., str]:
-    """Returns the text that a call of the logger writes, to a pipe or to a terminal."""
+    """Returns what a call of the logger writes, to a pipe or to a terminal."""
 
     def of(call: Call, *, terminal: bool = True, coloured: bool = False) -> str:
         written = io.StringIO()

@@ -1,4 +1,4 @@
-"""A server's counts: histograms, the counters of a model, and the sums over processes."""
+"""A server's statistics: histograms, the counters of each model, and the sums over processes."""
 
 import time
 from dataclasses import replace
@@ -69,7 +69,7 @@ def test_batches_count_their_requests_and_samples_by_size_and_failures_apart() -
         5: BatchCounters(Duration(1, 10), Duration(1, 100), Duration(1, 1000)),
         4: BatchCounters(Duration(2, 0), Duration(2, 14), Duration(2, 0)),
     }
-    assert empty == Counters()  # a snapshot does not change
+    assert empty == Counters()  # an earlier snapshot does not change
 
 
 def test_the_counters_of_two_processes_add_up() -> None:
