@@ -1,4 +1,4 @@
-"""Servers' addresses and clients' credentials: addresses, TLS files, tokens, and the options of commands."""
+"""How a client reaches a server: addresses, TLS files, tokens, and the options of commands for them."""
 
 import socket
 from pathlib import Path
@@ -67,7 +67,8 @@ def test_a_file_without_a_token_is_refused(tmp_path: Path, content: bytes | None
 
 
 def test_a_handshake_may_take_its_time() -> None:
-    """A far network, or a busy machine, answers late. Here the server never answers."""
+    """A distant or busy server may answer late, so a client must not give up at once. Here, the server never
+    answers."""
     with (
         socket.create_server(("127.0.0.1", 0)) as silent,
         Credentials().channel(f"127.0.0.1:{silent.getsockname()[1]}") as channel,
@@ -76,7 +77,7 @@ def test_a_handshake_may_take_its_time() -> None:
         caller, _ = silent.accept()
         caller.settimeout(1)
         with caller, caller.makefile("rb") as received, pytest.raises(TimeoutError):
-            received.read()  # returns when the caller closes the connection
+            received.read()  # would return if the client closed the connection
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ DATASET = Path("/usr/share/datasets/fashion-mnist/t10k-images-idx3-ubyte.gz")
 
 
 def prepared(data: bytes, height: int, width: int, *, whole: bool = False) -> Pixels:
-    """A picture as a model of garments receives it."""
+    """Prepare a picture as the server does for a model of garments."""
     with EncodedImage(data).decoded(1) as picture:
         return ImageSpec(height, width, fit="garment").prepare(picture, whole=whole)
 
@@ -27,7 +27,7 @@ def decoded(image: Image.Image, format_: str = "PNG", **options: Any) -> Pixels:
 
 
 def photo(background: int, garment: int) -> Image.Image:
-    """A portrait photo of a plain rectangle, 120 wide and 200 high, slightly off the centre."""
+    """A photo of a plain rectangle, 120 pixels wide and 200 high, slightly off the centre."""
     image = Image.new("L", (400, 300), background)
     ImageDraw.Draw(image).rectangle((150, 60, 269, 259), fill=garment)
     return image.convert("RGB")
@@ -52,7 +52,7 @@ def test_the_shipped_garments_are_the_data_sets_pixels() -> None:
     [
         ("PNG", {"optimize": True}),
         ("WEBP", {"lossless": True}),
-        ("PNG", {"save_all": True}),  # an animation is read as its first picture
+        ("PNG", {"save_all": True}),  # only the first picture of an animation is read
         ("WEBP", {"lossless": True, "save_all": True}),
     ],
 )
@@ -72,9 +72,9 @@ def test_a_photo_becomes_a_bright_garment_on_black_from_edge_to_edge(
     pixels = decoded(photo(background, garment), format_)
     assert pixels.shape == (28, 28)
     filled = pixels > 128
-    assert filled[:, 14].sum() >= 26  # 200 of 200 high: 28 rows, of which the outermost are blurred
-    assert 15 <= filled[14].sum() <= 18  # 120 wide: 17 columns
-    assert abs(int(np.flatnonzero(filled[14]).mean()) - 13.5) <= 1  # in the middle
+    assert filled[:, 14].sum() >= 26  # The garment fills all 28 rows, of which the outermost are blurred.
+    assert 15 <= filled[14].sum() <= 18  # Its width of 120 pixels becomes 17 columns.
+    assert abs(int(np.flatnonzero(filled[14]).mean()) - 13.5) <= 1  # These columns are in the middle.
     assert pixels[:, :4].max() < 16
     assert pixels[:, -4:].max() < 16
 
@@ -106,7 +106,7 @@ def test_pillows_own_limit_belongs_to_the_program_and_decides_nothing_here(monke
 
 
 def scene(*garments: tuple[int, int, int, int], size: tuple[int, int] = (128, 128), background: int = 0) -> Image.Image:
-    """Plain garments (left, top, right, bottom) in a picture of this width and height."""
+    """A picture of this width and height with plain garments, each given by its left, top, right and bottom edges."""
     image = Image.new("L", size, background)
     for left, top, right, bottom in garments:
         image.paste(255 - background, (left, top, right, bottom))
@@ -124,20 +124,20 @@ def extent(pixels: Pixels) -> tuple[int, int, int, int]:
 
 
 def test_a_whole_picture_is_reduced_with_everything_in_its_place() -> None:
-    """Two garments away from the edge: nothing is trimmed, and nothing is moved to the centre."""
+    """The two garments are away from the picture's edges, but the picture is neither trimmed nor centred."""
     pixels = whole(scene((20, 40, 40, 60), (80, 10, 100, 50)))
     assert pixels.shape == (64, 64)
     assert extent(pixels) == (10, 5, 50, 30)
     assert pixels[25, 15] > 250
     assert pixels[15, 45] > 250
     assert pixels[25, 30] < 5
-    # The longer side fills the picture. The shorter side is centred, and padded with the background.
+    # The longer side of a picture fills the model's input. Its shorter side is centred, and padded with the background.
     assert extent(whole(scene((20, 20, 60, 60), size=(128, 64)))) == (10, 26, 30, 46)
     assert extent(whole(scene((20, 20, 60, 60), size=(64, 128)))) == (26, 10, 46, 30)
 
 
 def test_a_small_whole_picture_is_not_enlarged() -> None:
-    """The data set's own images are 28 pixels wide, as garments on a canvas are. Their size does not change."""
+    """The images of the data set are 28 pixels wide, like the garments on a canvas, so their size does not change."""
     garment = np.asarray(Image.open(GARMENTS[0]))
     expected = np.zeros((64, 64), np.uint8)
     expected[18:46, 18:46] = garment

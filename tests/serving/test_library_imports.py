@@ -1,4 +1,4 @@
-"""A program that imports hangtag keeps its environment, its limits and its log levels."""
+"""Importing hangtag changes no environment variables, limits or log levels of a program."""
 
 import json
 
@@ -29,7 +29,8 @@ for statement in STATEMENTS:
     before = after
 print(json.dumps(changes))
 """
-# One process imports all modules, the smaller ones first, because an import changes settings only the first time.
+# One process imports all modules, the smaller ones first, because only the first import of a module can change
+# settings.
 _STATEMENTS = (
     "from hangtag.serving.client import Client",
     "import hangtag.serving.loadtest.cli",
@@ -47,7 +48,7 @@ _VERBOSITY = ("GRPC_VERBOSITY", "NONE", "debug")
 
 
 def printed(code: str, **variables: str) -> str:
-    """The output of another process, which must exit with code 0."""
+    """Run code in another process, which must exit with code 0, and return the output."""
     done = python(code, **variables)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -62,8 +63,8 @@ def test_an_import_changes_nothing_of_the_importing_program() -> None:
 @pytest.mark.parametrize(
     ("module", "heavy"),
     [
-        ("loadtest.cli", ["matplotlib"]),  # only its page needs matplotlib
-        ("server.cli", ["grpc", "onnxruntime"]),  # the process prepares both first
+        ("loadtest.cli", ["matplotlib"]),  # Only the HTML report needs matplotlib.
+        ("server.cli", ["grpc", "onnxruntime"]),  # The process sets their environment before it imports them.
         ("server.process.worker", ["grpc", "onnxruntime"]),
     ],
 )

@@ -1,4 +1,4 @@
-"""An ONNX file's statements about tensors, labels and sets, and what the axes of its graph say about batching."""
+"""What an ONNX file states about tensors, labels and label sets, and what the axes of its graph say about batching."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -85,7 +85,8 @@ def test_metadata_that_cannot_be_read_is_refused_by_its_name(key: str, values: l
 
 
 def of_axes(inputs: dict[str, Axes], outputs: dict[str, Axes], *more: Any) -> Signature:
-    """The signature of a graph with these axes. ``more`` is its metadata, and the operator's setting of batching."""
+    """The signature of a graph with these axes. ``more`` are the model's metadata and the operator's setting for
+    batching."""
 
     def specs(tensors: dict[str, Axes]) -> list[TensorSpec]:
         return [TensorSpec.from_onnx(name, "tensor(float)", axes) for name, axes in tensors.items()]
@@ -102,8 +103,8 @@ def of_axes(inputs: dict[str, Axes], outputs: dict[str, Axes], *more: Any) -> Si
         ({"x": [None, 4]}, {"y": [None]}, None),  # skl2onnx and Keras
         ({"x": [-1, None]}, {"y": [-1, 1]}, None),
         ({"x": ["unk__214", 2048]}, {"y": ["unk__215", 214]}, None),  # tf2onnx
-        ({"x": ["batch", 3]}, {"y": ["Addy_dim_0", 3]}, None),  # torch.onnx, if a reshape hides the batch
-        ({"x": ["s77", 3]}, {"y": ["s77", 3]}, None),  # torch.onnx with dynamo
+        ({"x": ["batch", 3]}, {"y": ["Addy_dim_0", 3]}, None),  # From torch.onnx, if a reshape hides the batch axis.
+        ({"x": ["s77", 3]}, {"y": ["s77", 3]}, None),  # From torch.onnx with dynamo.
         ({"x": ["inputBatch", 3]}, {"y": ["outputBatch", 3]}, None),
         ({"ids": ["batch", "length"]}, {"y": ["batch", "length", 8]}, None),  # a text encoder
         ({"a": ["batch", 3], "b": [None, 4]}, {"y": [None, 1]}, None),
@@ -167,7 +168,7 @@ def test_other_files_and_folders_are_ignored_and_links_followed(tmp_path: Path) 
     add(models, "m/1", "m/01", "m/v2", "m/-3", "m/0", ".git/1")
     (models / "README.md").touch()
     (models / "m/labels.txt").touch()
-    (models / "m/7").mkdir()  # a copy that has no file yet
+    (models / "m/7").mkdir()  # a folder whose file has not been copied yet
     (models / "m/8/model.onnx").mkdir(parents=True)
     (models / "linked").symlink_to(tmp_path / "elsewhere")
     assert names(models) == ["linked", "m"]

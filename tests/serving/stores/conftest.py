@@ -1,4 +1,4 @@
-"""Stores of each kind, and a local model repository to push."""
+"""Fixtures: model stores of each kind, and a local model repository to push to them."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Model repositories in registries of containers: what oras pushes and pulls, and docker's credentials."""
+"""Model repositories in container registries. oras can push and pull them too, and docker's credentials are used."""
 
 import json
 import os
@@ -24,7 +24,7 @@ def test_a_registry_holds_what_oras_pushes_and_pulls(oci: ObjectStore, local: Re
     pulled = tmp_path / "pulled"
     with oci.server() as server:
         assert answer(server) == 1
-        pass_time(stores.TOKEN_SECONDS)  # afterwards, the server signs in again
+        pass_time(stores.TOKEN_SECONDS)  # the server's token expires, so it signs in again
         oci.oras("push", "m/1/model.onnx", "m/2/model.onnx", folder=local.folder)
         until_answer(server, 2)
     oci.link.alter = swap(b"m/1/model", b"m/7/model")

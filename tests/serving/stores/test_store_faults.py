@@ -1,4 +1,4 @@
-"""What serves while an object store fails in every possible way, or is slow."""
+"""Models are still served while their object store fails in any way, or is slow."""
 
 import signal
 import threading
@@ -22,12 +22,13 @@ pytestmark = pytest.mark.slow
 AWAY = '"the model store cannot be followed; the previous models continue"'
 BACK = '"the model store is followed again"'
 SECOND = np.float32(2).tobytes()
-"""The constant in the second version's file."""
+"""The constant in the file of version 2, as bytes."""
 Fault = Callable[[Link], Callable[[bytes], bytes]]
 
 
 def store_metrics(server: Serving) -> list[float]:
-    """The time at which the copy last equalled the store, and the number of failed attempts."""
+    """The time at which the local copy last equalled the store, and the number of failed attempts to follow the
+    store."""
     names = ("hangtag_store_last_success_timestamp_seconds ", "hangtag_store_errors_total ")
     return [float(line.split()[1]) for line in server.metrics().splitlines() if line.startswith(names)]
 
@@ -45,12 +46,12 @@ def cut(link: Link) -> Callable[[bytes], bytes]:
 
 
 def silence(link: Link) -> Callable[[bytes], bytes]:
-    """Keep connections open without sending anything."""
+    """Keep connections open, but send nothing."""
     return lambda data: data if threading.Event().wait(10) else b""
 
 
 def truncate(link: Link) -> Callable[[bytes], bytes]:
-    """Send the second version's file only up to its constant."""
+    """Send the file of version 2 only up to its constant, and then cut the connection."""
 
     def alter(data: bytes) -> bytes:
         before, constant, _ = data.partition(SECOND)
@@ -62,7 +63,7 @@ def truncate(link: Link) -> Callable[[bytes], bytes]:
 
 
 def lie(link: Link) -> Callable[[bytes], bytes]:
-    """Send another constant instead of the second version's."""
+    """Send the file of version 2 with another constant."""
     return swap(SECOND, np.float32(9).tobytes())
 
 
@@ -117,7 +118,7 @@ def test_a_start_without_the_store_needs_a_copy(s3: ObjectStore, local: Reposito
     with s3.server("--model-control", "none", silent_seconds=0.5) as server:
         assert answer(server) == 1
         server.wait_for(AWAY)
-    if fault is cut:  # the command waits longer for a silent store
+    if fault is cut:  # for a silent store, the command would wait too long
         listed = s3.run("list", "--models", s3.url)
         assert listed.startswith(f"THIS IS AN EARLIER COPY, NOT THE STORE'S PRESENT CONTENT: {s3.url}: ")
         assert "\nm " in listed
@@ -125,7 +126,7 @@ def test_a_start_without_the_store_needs_a_copy(s3: ObjectStore, local: Reposito
 
 def test_servers_share_a_copy_which_one_of_them_fetches(s3: ObjectStore, local: Repository) -> None:
     s3.push(local.folder)
-    s3.link.alter = late  # both begin before one of them has finished
+    s3.link.alter = late  # the delay lets both servers begin before one has finished
     with s3.server() as one, s3.server("--workers", 2) as two, ThreadPoolExecutor() as both:
         assert list(both.map(answer, (one, two))) == [1, 1]
         local.publish("m", 2)

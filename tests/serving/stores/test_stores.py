@@ -1,4 +1,4 @@
-"""Model repositories in object stores: push, serve, follow and pull."""
+"""Model repositories in object stores can be pushed, served, followed and pulled."""
 
 import json
 from pathlib import Path
@@ -51,7 +51,7 @@ def test_a_version_is_pushed_over_only_by_wish(s3: ObjectStore, local: Repositor
 
 
 def test_of_two_pushes_at_once_one_is_refused(s3: ObjectStore, local: Repository) -> None:
-    def push_another(data: bytes) -> bytes:  # while the first push reads that there is no index
+    def push_another(data: bytes) -> bytes:  # runs when the first push has found no index
         s3.link.alter = bytes
         s3.put(INDEX, b"{}")
         return data
@@ -112,7 +112,7 @@ def test_the_copy_keeps_to_its_bound(s3: ObjectStore, local: Repository) -> None
             file = local.publish("m", version)
             file.with_name("weights").write_bytes(b"\0" * int(mib * 2**20))
             s3.push(local.folder)
-            if mib < 1:  # replaces a version that is neither the latest nor the previous one
+            if mib < 1:  # the cache removes a version that is neither the latest nor the previous one
                 until_answer(server, version)
         assert "m: the model cache is limited to 2 MiB" in server.wait_for(AWAY)
         assert answer(server) == 5
@@ -164,7 +164,7 @@ def test_the_message_names_what_is_lacking(s3: ObjectStore, web: ObjectStore, tm
     assert "the host name is unknown" in s3.refused("list", "--models", "https://no-such-host.invalid/a")
     authorities = web.variables.pop("SSL_CERT_FILE")
     assert "this machine does not trust the store's certificate" in web.refused("list", "--models", web.url)
-    web.variables = {"XDG_CACHE_HOME": authorities}  # a file instead of a folder
+    web.variables = {"XDG_CACHE_HOME": authorities}  # a file where a folder belongs
     assert web.refused("list", "--models", web.url).startswith("a local file cannot be read or written: ")
     lacking = last_line(without(["obstore"], "serve", "--models", s3.url, **s3.variables).stderr)
     assert lacking.startswith("Error: a model store needs the Python module 'obstore")

@@ -28,20 +28,20 @@ def certificates(tmp_path: Path) -> Certificates:
 
 @pytest.fixture(scope="session", params=["native", "grpc", HTTP, ENVOY])
 def transport(request: pytest.FixtureRequest) -> str:
-    """The transport. Every test runs over all transports, except in the folder ``grpc`` or with the mark OVER_GRPC."""
+    """Runs every test over all transports, except tests in the folder ``grpc`` and tests with the mark OVER_GRPC."""
     return str(request.param)
 
 
 @pytest.fixture(scope="session")
 def live(repository: Path, transport: str) -> Iterator[LiveServer]:
-    """A real server of the whole repository, for tests that leave the server unchanged."""
+    """A real server of the whole repository, for tests that do not change it."""
     with live_server(transport, repository, max_batch_size=16, max_queue_size=64, instances=1) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def few(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The models that most tests with a separate server call. There are few models, because each takes time to load."""
+    """A repository of a few models for tests that start their own server, because each model takes time to load."""
     models = tmp_path_factory.mktemp("few")
     for name in ("classifier", "gather", "unbatched", "free_axis"):
         (models / name).symlink_to(repository / name)
@@ -50,8 +50,10 @@ def few(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @contextmanager
 def own_server(models: Path, transport: str) -> Iterator[LiveServer]:
-    """A server with a queue of 4, batches of 4, one instance, and many streams on a connection. Two models have other
-    settings for batching."""
+    """A server with a queue of 4 requests, batches of 4 samples, one instance, and many streams per connection.
+
+    Two models override the server's batch size.
+    """
     with live_server(
         transport,
         models,
@@ -66,13 +68,13 @@ def own_server(models: Path, transport: str) -> Iterator[LiveServer]:
 
 @pytest.fixture
 def own(few: Path, transport: str) -> Iterator[LiveServer]:
-    """A server for this test alone, with a few models."""
+    """A server for this test alone, with only a few models."""
     with own_server(few, transport) as server:
         yield server
 
 
 @pytest.fixture(scope="module")
 def own_whole(repository: Path, transport: str) -> Iterator[LiveServer]:
-    """A server for the tests of one file, with every model. The models' gates stay in the server, open."""
+    """A server for the tests of one file, with every model. Each test leaves the models' gates open."""
     with own_server(repository, transport) as server:
         yield server

@@ -1,4 +1,4 @@
-"""ModelInfer on a real server: requests and their answers, which are exact over every transport."""
+"""ModelInfer on a real server gives exact answers over every transport."""
 
 import itertools
 from collections.abc import Iterator
@@ -39,7 +39,7 @@ def test_inputs_go_by_name_and_only_the_requested_outputs_come_in_their_order(li
 
 
 def identity(datatype: str, shape: list[int | str]) -> Any:
-    """in <datatype> -> out, a copy."""
+    """A model in <datatype> -> out that answers with its input."""
     type_ = onnx_models.TYPES[datatype]
     node = helper.make_node("Identity", ["in"], ["out"])
     return onnx_models.model([node], {"in": (type_, shape)}, {"out": (type_, shape)})
@@ -47,7 +47,7 @@ def identity(datatype: str, shape: list[int | str]) -> Any:
 
 @pytest.fixture(scope="module")
 def typed(tmp_path_factory: pytest.TempPathFactory, transport: str) -> Iterator[LiveServer]:
-    """Models of each datatype, by the model's name: with only a batch axis, without one, and with another free axis."""
+    """A server with three models of each datatype: with only a batch axis, without one, and with another free axis."""
     models = tmp_path_factory.mktemp("typed")
     for datatype in onnx_models.TYPES:
         onnx_models.publish(models, datatype, identity(datatype, ["batch", 2]))
@@ -58,7 +58,7 @@ def typed(tmp_path_factory: pytest.TempPathFactory, transport: str) -> Iterator[
 
 
 IN_JSON: dict[object, object] = {np.inf: 2.5, -np.inf: -2.5}
-"""Values that replace the ones that JSON does not have."""
+"""JSON has no infinities, so requests over HTTP have these values instead."""
 
 
 def test_every_datatype_goes_alone_as_raw_and_as_typed_contents_and_may_be_empty(
@@ -199,7 +199,7 @@ def infer_bytes(live: LiveServer, message: bytes) -> pb.ModelInferResponse:
 def test_a_request_that_begins_as_one_before_it_is_answered_as_a_new_one(
     live: LiveServer, pixels: list[int], names: list[str], version: str
 ) -> None:
-    """The server may recognise a request by its first bytes, but it has to parse a request with an id."""
+    """The server may recognise a repeated request by its first bytes, but always parses a request with an id."""
     images = np.repeat(np.array(pixels, np.uint8), 784).reshape(-1, 28, 28)
     sent = request("classifier", image=images)
     sent.model_version = version
@@ -219,7 +219,7 @@ def test_fields_in_another_order_or_unknown_and_contents_like_a_head_are_read_as
 
     sent, longer = rows(1), rows(1, 2, 3)
     inner = b"\x3a\x08" + np.array([3, 4], np.float32).tobytes()
-    longer.raw_input_contents[0] = bytes(24 - len(inner)) + inner  # ends like another request
+    longer.raw_input_contents[0] = bytes(24 - len(inner)) + inner  # the contents end like another request
     bare = pb.ModelInferRequest()
     bare.CopyFrom(sent)
     bare.ClearField("raw_input_contents")
@@ -243,7 +243,7 @@ def test_fields_in_another_order_or_unknown_and_contents_like_a_head_are_read_as
 
 @OVER_GRPC
 def test_a_head_that_promises_more_contents_than_follow_is_refused(live: LiveServer) -> None:
-    """The server knows this head and this size of messages, and must not read memory before the message."""
+    """The server has seen this head and this size of message. It must not read memory in front of the message."""
     small, large = (
         request("classifier", image=np.zeros((count, 28, 28), np.uint8)).SerializeToString() for count in (2, 16)
     )

@@ -1,4 +1,4 @@
-"""The requests that share a batch, for models of every kind; and no caller gets another caller's rows."""
+"""Which requests share a batch, for models of every kind. No caller gets another caller's rows."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +18,8 @@ from tests.kit.waiting import TIMEOUT
 
 
 def together(own: LiveServer, name: str, sent: list[pb.ModelInferRequest]) -> tuple[list[Any], list[int]]:
-    """Answers to requests that all wait while a first one is computed, and the first axis of each executed batch."""
+    """Let all requests wait while the first one is computed. Return the answers, and the number of rows in each
+    executed batch."""
     with own.gates.closed(name) as gate:
         calls = own.occupy(gate, *sent)
         gate.open()
@@ -75,7 +76,7 @@ def test_the_operator_can_forbid_batching(own_whole: LiveServer) -> None:
 
 
 def test_joined_requests_never_get_rows_that_are_not_theirs(own_whole: LiveServer) -> None:
-    """The operator allows batching by mistake. The server computes each request again, alone."""
+    """The operator allows batching by mistake, so the server computes each request again, alone."""
     alone = own_whole.infer(request("not_a_batch_axis", x=np.array([1, 2], np.float32)))["y"]
     assert alone.tolist() == [1, 2, 1, 2]
     sent = [request("not_a_batch_axis", x=np.array([value], np.float32)) for value in range(3)]
@@ -118,7 +119,7 @@ def test_the_server_does_not_start_with_impossible_batching(tmp_path: Path) -> N
 
 
 def test_a_model_whose_rows_depend_on_each_other_is_not_batched_and_says_why(tmp_path: Path) -> None:
-    """The axes would allow batching the calls. A model whose rows are independent stays batched."""
+    """All of these models have axes that allow batching, but only the one with independent rows is batched."""
     kinds = {make.__name__: make() for make in (*unbatchable_models.MODELS, unbatchable_models.distant_row)}
     kinds["independent"] = onnx_models.from_text("(float[batch, 3] x) => (float[batch, 3] y) { y = Sin(x) }")
     for name, model in kinds.items():

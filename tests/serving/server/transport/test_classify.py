@@ -1,4 +1,4 @@
-"""Classify, ClassifyStream and Compare: pictures in, and labels out, by one model or several."""
+"""Classify, ClassifyStream and Compare answer pictures with the labels of one or several models."""
 
 import json
 from pathlib import Path
@@ -41,7 +41,7 @@ def classify(live: LiveServer, **fields: Any) -> pb.ClassifyResponse:
 
 
 def compare(live: LiveServer, *models: str, timeout: float = TIMEOUT, **fields: Any) -> Any:
-    """The outcomes for models with the form NAME or NAME@VERSION."""
+    """Compare these models, named NAME or NAME@VERSION, and return their outcomes."""
     choices = [
         pb.ModelChoice(name=name, version=version) for name, _, version in (one.partition("@") for one in models)
     ]
@@ -50,7 +50,7 @@ def compare(live: LiveServer, *models: str, timeout: float = TIMEOUT, **fields: 
 
 
 def assert_same(one: pb.ClassifyResponse, other: pb.ClassifyResponse) -> None:
-    """The answer without its timing, and rounded."""
+    """Compare two answers, except for their timings, and allow for rounding."""
     assert (one.model_name, one.model_version, one.task) == (other.model_name, other.model_version, other.task)
     assert [score.label for score in one.labels] == [score.label for score in other.labels]
     np.testing.assert_allclose([s.probability for s in one.labels], [s.probability for s in other.labels], rtol=1e-4)
@@ -191,7 +191,7 @@ def test_images_of_a_stream_share_a_batch_and_those_of_a_cancelled_one_are_not_c
 
 
 def test_a_comparison_answers_in_the_order_of_its_models_as_each_alone(live: LiveServer) -> None:
-    """Without names, every classifier answers."""
+    """A comparison without names asks every classifier."""
     for names in (("lstm", "classifier"), ("classifier", "lstm"), ()):
         outcomes = compare(live, *names)
         assert [outcome.model_name for outcome in outcomes] == list(names or ("classifier", "lstm"))
@@ -230,7 +230,7 @@ def test_a_file_is_converted_for_each_model_and_pixels_fit_those_of_their_size_o
 def test_what_cannot_be_compared(live: LiveServer, transport: str) -> None:
     repeated = failure(lambda: compare(live, "classifier", "lstm", "classifier"))
     assert repeated == (INVALID, "model 'classifier' is given twice; name each model once")
-    if transport != HTTP:  # over HTTP, the body is the image
+    if transport != HTTP:  # over HTTP, every request has an image, its body
         outcomes = compare(live, "classifier", "lstm", raw=None)
         assert [outcome.failure.message.split(";")[0] for outcome in outcomes] == ["no image in the request"] * 2
 
@@ -249,7 +249,7 @@ def test_a_comparison_queries_its_models_at_once_and_is_dropped_when_cancelled_o
         other.wait_until_computing()
         comparison = own_whole.classifier.Compare.future(pb.CompareRequest(raw=RAW), timeout=TIMEOUT)
         own_whole.wait_until_queued("classifier", 1)
-        own_whole.wait_until_queued("lstm", 1)  # before the first image is answered
+        own_whole.wait_until_queued("lstm", 1)  # both models are called before one has answered
         comparison.cancel()
         own_whole.wait_until_queued("classifier", 0)
         own_whole.wait_until_queued("lstm", 0)

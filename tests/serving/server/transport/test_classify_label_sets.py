@@ -1,4 +1,4 @@
-"""Answers of multi-label models, and the distances of the runners-up of single-label models."""
+"""The answers of multi-label models, and the distances between labels in the answers of single-label models."""
 
 import json
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ from tests.kit.waiting import TIMEOUT
 pytestmark = pytest.mark.quick
 
 Pixels = npt.NDArray[np.uint8]
-PROBABILITIES = [10, 250, 20, 30, 200, 40, 50, 240, 60, 70]  # in 255ths
+PROBABILITIES = [10, 250, 20, 30, 200, 40, 50, 240, 60, 70]  # in units of 1/255
 
 
 @pytest.fixture(scope="module", params=["native", "grpc", HTTP])
@@ -58,7 +58,7 @@ def test_a_path_is_answered_in_the_order_predicted_and_top_k_alone_cuts_it(live:
         probabilities = [score.probability for score in response.labels]
         assert probabilities == pytest.approx([PROBABILITIES[index] / 255 for index in shown])
         assert response.task == pb.TASK_MULTI_LABEL
-        assert response.path_probability == pytest.approx(0.2)  # of the whole set
+        assert response.path_probability == pytest.approx(0.2)  # the probability of the whole set
 
 
 @pytest.mark.parametrize(
@@ -99,14 +99,15 @@ def test_runners_up_carry_their_distance_from_the_first(live: LiveServer) -> Non
 
 @pytest.mark.parametrize("model", ["half", "path", "path-far"])
 def test_without_distances_or_rivals_there_are_none(live: LiveServer, model: str) -> None:
-    """Every label in a set is right, so no label is a mistake for another."""
+    """The labels of a set apply together, so none of them is a rival of another."""
     response = classify(live, model, image(PROBABILITIES, [1, 7]))
     assert len(response.labels) >= 2
     assert not any(score.HasField("distance") for score in response.labels)
 
 
 def test_a_file_of_the_models_size_is_not_converted_and_another_is_scaled_down_as_a_whole(live: LiveServer) -> None:
-    """Each pixel of the picture is doubled. Trimming the picture or scaling it differently would change the answer."""
+    """The second picture repeats each pixel in both directions. Trimming it, or scaling it differently, would change
+    the answer."""
     pixels = image(PROBABILITIES, path=[4, 1, 7])
     assert indices(classify(live, "path", encoded=encoded(pixels))) == [4, 1, 7]
     twice = np.repeat(np.repeat(pixels, 2, axis=0), 2, axis=1)

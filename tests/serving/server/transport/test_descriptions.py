@@ -1,4 +1,4 @@
-"""A server's descriptions of itself and of its models: metadata, configurations, error statuses, the transport."""
+"""How a server describes itself and its models: metadata, configurations, the transport, and the statuses of errors."""
 
 import importlib.metadata
 import os
@@ -180,7 +180,7 @@ STATUSES: dict[type[errors.ServerError], tuple[grpc.StatusCode, int]] = {
 
 
 class FailingControl:
-    """Control of the models for clients' calls. Each load fails in the way that the model's name says."""
+    """A control of the models that raises, at each load, the error that the model's name states."""
 
     def __init__(self, control: Any) -> None:
         self._control = control

@@ -1,7 +1,6 @@
-"""Slow work does not delay other calls: neither a picture, nor a large message, nor a change of the models.
+"""Slow work, such as a picture, a large message, or a change of the models, does not delay other calls.
 
-One event loop serves all calls of a process over gRPC's grpc transport and over HTTP.
-"""
+One event loop serves all calls of a process over gRPC's grpc transport and over HTTP."""
 
 import asyncio
 import os
@@ -29,14 +28,14 @@ from tests.kit.picture_files import encoded
 from tests.kit.waiting import TIMEOUT, until
 
 STRINGS = 300_000
-"""The number of texts that takes half a second to decode, and longer to encode."""
+"""This many texts take half a second to decode, and longer to encode."""
 FULL = "the queue of pictures and large messages to be decoded is full"
 PLACES, BEYOND = 4, 10
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """``first`` answers the first text of a row, ``many`` answers one text many times."""
+    """A repository in which ``first`` answers with the first text of a row, and ``many`` repeats a text many times."""
     models = tmp_path_factory.mktemp("models")
     onnx_models.publish_all(models, "gather", "classifier")
     first = helper.make_node("Slice", ["text", "begin", "end", "axis"], ["first"])
@@ -62,7 +61,7 @@ def server(models: Path, transport: str) -> Iterator[LiveServer]:
 
 @cache
 def striped() -> bytes:
-    """A PNG file of 49 million pixels and a third of a megabyte, which takes half a second to decode."""
+    """A PNG file of a third of a megabyte, whose 49 million pixels take half a second to decode."""
     pixels = np.zeros((7000, 7000), np.uint8)
     pixels[::3], pixels[:, ::7] = 200, 90
     return encoded(pixels, compress_level=1)
@@ -101,7 +100,7 @@ def test_others_are_answered_while_a_call_is_decoded_or_encoded(server: LiveServ
 
 
 class HeldControl:
-    """Control of the models for clients' calls. One of its methods waits until a test releases it."""
+    """A control of the models, one of whose methods waits until a test lets it continue."""
 
     def __init__(self, method: str) -> None:
         self.begun, self.may_go_on = threading.Event(), threading.Event()
@@ -151,19 +150,19 @@ def test_others_are_answered_while_the_control_of_the_models_takes_long(
 def test_large_messages_without_a_place_are_refused_at_once_and_all_others_answered(
     models: Path, transport: str
 ) -> None:
-    """A few threads decode, and a limited number of pictures waits for them. The model's own queue has enough room."""
+    """Only a few threads decode, and only PLACES messages may wait for them. The model's own queue is long enough."""
     settings: dict[str, Any] = {"max_batch_size": 4, "max_queue_size": PLACES, "max_concurrent_streams": 1000}
     with live_server(transport, models, instances=1, **settings) as live:
         count = len(os.sched_getaffinity(0)) + PLACES + BEYOND
         calls = [live.begin(texts(STRINGS // 2)) for _ in range(count)]
         until(lambda: any(call.done() for call in calls))
-        assert not all(call.done() for call in calls)  # the server refused it at once, before it answered the others
+        assert not all(call.done() for call in calls)  # the server refuses one at once, before it answers the others
         refused = [error for call in calls if (error := call.exception()) is not None]
         assert {(error.code(), error.details()[: len(FULL)]) for error in refused} == {
             (grpc.StatusCode.RESOURCE_EXHAUSTED, FULL)
         }
         assert len(calls) - len(refused) >= PLACES
-        for _ in range(2 * PLACES):  # every place is free again
+        for _ in range(2 * PLACES):  # all places are free again
             assert live.infer(texts(STRINGS // 20))["first"].tolist() == [[b"x"]]
 
 
@@ -182,9 +181,11 @@ def test_a_program_may_use_grpc_aio_on_a_loop_of_its_own(few: Path) -> None:
 
 
 def test_grpcios_own_errors_are_lines_of_the_log(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """grpcio itself would write a traceback to standard error for an answer over the message limit. Here the id makes
-    the answer too large; the server refuses too large outputs earlier."""
-    onnx_models.publish(tmp_path, "tiled", onnx_models.tiled(250_000))  # a megabyte for 4 bytes
+    """For an answer above the message limit, grpcio itself would write a traceback to standard error.
+
+    Here, a long id makes the answer too large, because the server itself refuses outputs that are too large.
+    """
+    onnx_models.publish(tmp_path, "tiled", onnx_models.tiled(250_000))  # answers 4 bytes with a megabyte
     sent = request("tiled", x=np.ones((1, 1), np.float32))
     sent.id = "i" * 100_000
     with (
@@ -192,7 +193,8 @@ def test_grpcios_own_errors_are_lines_of_the_log(tmp_path: Path, capfd: pytest.C
         structlog.testing.capture_logs() as logs,
     ):
         code, message = failure(lambda: live.infer(sent))
-        until(lambda: any(line["log_level"] == "error" for line in logs))  # logged after the client has the status
+        # the server logs the error after the client has the status
+        until(lambda: any(line["log_level"] == "error" for line in logs))
     assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert message.startswith("SERVER: Sent message larger than max")
     assert [line["event"] for line in logs if line["log_level"] == "error"] == ["grpc._cython.cygrpc"]

@@ -1,7 +1,6 @@
-"""Messages over --max-message-mib, calls whose message does not arrive, and invalid deadlines.
+"""Messages above --max-message-mib, calls whose message does not arrive, and invalid deadlines.
 
-A test in tests/serving/server/hostile shows that calls without a message do not take the places of others.
-"""
+A test in tests/serving/server/hostile shows that calls without a message do not take the places of others."""
 
 import re
 import shutil
@@ -30,7 +29,7 @@ from tests.kit.waiting import TIMEOUT, until
 MIB = 1 << 20
 HUGE = 100 * MIB
 MORE_MEMORY = 48 * MIB
-"""The bytes by which a server may grow after it has refused huge messages."""
+"""The number of bytes by which a server may grow while it refuses huge messages."""
 ANY_SIZE = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
 MODEL_INFER, CLASSIFY = "/inference.GRPCInferenceService/ModelInfer", "/hangtag.v1.Classifier/Classify"
 LIVE = "/inference.GRPCInferenceService/ServerLive"
@@ -39,7 +38,7 @@ LIVE = "/inference.GRPCInferenceService/ServerLive"
 @pytest.fixture
 def small(tmp_path: Path, transport: str) -> Iterator[LiveServer]:
     onnx_models.publish(tmp_path, "gather", onnx_models.gather())
-    onnx_models.publish(tmp_path, "repeated", onnx_models.tiled(300_000))  # a megabyte and more for 4 bytes
+    onnx_models.publish(tmp_path, "repeated", onnx_models.tiled(300_000))  # answers 4 bytes with more than a megabyte
     with live_server(transport, tmp_path, max_message_mib=1, max_batch_size=2) as live:
         yield live
 
@@ -58,13 +57,13 @@ def test_a_request_over_the_limit_is_refused(small: LiveServer, method: str, com
         assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert message.startswith("SERVER: Received message larger than max (10485")
         code, _ = send(channel, method, bytes(MIB))
-        assert code is grpc.StatusCode.INVALID_ARGUMENT  # the server read the bytes, which are no message
+        assert code is grpc.StatusCode.INVALID_ARGUMENT  # the server has read the bytes, which are no valid message
         stub = InferenceStub(channel)
         assert outputs(stub.ModelInfer(request("gather", index=index(1)), timeout=TIMEOUT))["value"].tolist() == [10]
 
 
 def test_a_message_over_the_limit_is_refused_and_the_next_one_answered(small: LiveServer) -> None:
-    """A response and a request."""
+    """First a response is too large, then a request."""
     code, message = failure(lambda: small.infer(request("repeated", x=number(1))))
     assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert message.startswith("SERVER: Sent message larger than max (1200")
@@ -86,7 +85,7 @@ def test_a_response_over_the_limit_fails_its_request_of_a_stream_alone(small: Li
 
 @OVER_GRPC
 def test_a_request_over_the_limit_of_a_stream_or_another_method_is_refused(small: LiveServer) -> None:
-    """On native, these calls pass through to the gRPC server behind the transport."""
+    """The native transport passes these calls on to the gRPC server behind it."""
     huge = pb.ModelInferRequest(model_name="gather", raw_input_contents=[bytes(2 * MIB)])
     with grpc.insecure_channel(small.server.address, ANY_SIZE) as channel:
         inference = InferenceStub(channel)
@@ -154,7 +153,7 @@ BY_NUMBER = {code.value[0]: code for code in grpc.StatusCode}
 
 @pytest.fixture(scope="session")
 def bodies(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A file with the request of each method, in its encoded form."""
+    """For each method, a file with an encoded request."""
     folder = tmp_path_factory.mktemp("bodies")
     bodies = {}
     for method, message in MESSAGES.items():
@@ -164,7 +163,7 @@ def bodies(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def ask(live: LiveServer, bodies: dict[str, Path], method: str, timeout: str) -> tuple[grpc.StatusCode, str]:
-    """The status and the message of a call with this header."""
+    """Make a call with this ``grpc-timeout``, and return its status and its message."""
     headers = {":method": "POST", "content-type": "application/grpc", "te": "trailers", "grpc-timeout": timeout}
     named = [f"--header={name}: {value}" for name, value in headers.items()]
     url = f"http://{live.server.address}{method}"
@@ -180,7 +179,7 @@ def ask(live: LiveServer, bodies: dict[str, Path], method: str, timeout: str) ->
 def test_a_deadline_in_a_header_is_taken_and_what_is_none_is_refused(
     live: LiveServer, bodies: dict[str, Path], method: str
 ) -> None:
-    by_native = live.server.transport.name == "native" and method != LIVE  # otherwise gRPC's core answers
+    by_native = live.server.transport.name == "native" and method != LIVE  # gRPC's core answers all other calls
     for timeout in ("10S", "00000001M", "99999999H"):
         assert ask(live, bodies, method, timeout)[0] is grpc.StatusCode.OK
     before = live.statistics("gather").inference_count

@@ -1,4 +1,4 @@
-"""Prometheus' metrics of a real server, read as Prometheus reads them, and the separate port for metrics."""
+"""The metrics of a real server, read as Prometheus reads them, and the separate metrics port."""
 
 import contextlib
 import signal
@@ -37,7 +37,7 @@ def read(text: str) -> Samples:
 
 
 class Watched:
-    """A live server whose metrics a test reads. By default, the metrics are those of version 3 of gather."""
+    """A server whose metrics a test reads, by default those of version 3 of the model gather."""
 
     def __init__(self, live: LiveServer) -> None:
         self.live = live
@@ -167,7 +167,8 @@ def test_the_queue_and_a_full_one(watched: Watched) -> None:
 
 
 def test_a_message_that_is_too_large_does_not_count_as_shed(watched: Watched) -> None:
-    """The alert HangtagShedding asks for more servers, which would not help."""
+    """Shed requests trigger the alert HangtagShedding, which asks for more servers. Here, more servers would not
+    help."""
     too_large = request("classifier", image=np.zeros((30_000, 28, 28), np.uint8))
     assert failure(lambda: watched.live.infer(too_large))[0] is grpc.StatusCode.RESOURCE_EXHAUSTED
     shed = {labels: value for (name, labels), value in read(watched.text()).items() if "shed_requests_total" in name}
@@ -175,7 +176,7 @@ def test_a_message_that_is_too_large_does_not_count_as_shed(watched: Watched) ->
 
 
 def test_the_metrics_name_the_models_their_providers_and_the_transport(models: Path) -> None:
-    """One model is on the CPU because CUDA does not work, and two IO bindings of the model have failed."""
+    """One model runs on the CPU because CUDA does not work, and two of its IO bindings have failed."""
 
     def load(path: Path, **options: Any) -> Runtime:
         runtime = Runtime(path, **options)
@@ -220,7 +221,7 @@ def test_a_version_that_is_loading_does_not_look_like_one_that_cannot_be_loaded(
 
 
 MOST = 32
-"""The number of concurrent connections to the port for metrics, if this port is exposed."""
+"""The maximum number of concurrent connections to an exposed metrics port."""
 
 
 @pytest.mark.parametrize("transport", ["grpc", ENVOY])
@@ -253,11 +254,12 @@ def test_the_port_for_metrics_has_health_too_and_stays_silent_in_the_log(few: Pa
         assert status("/metrics", "application/openmetrics-text; version=no-number") == 400
         assert status("/metrics", "application/openmetrics-text; version=1.0.0") == 200
         if transport == ENVOY:
-            until(every_place_is_answered)  # at first, Envoy may still count the earlier connection
+            until(every_place_is_answered)  # Envoy may count an earlier connection for a moment
         with grpc.insecure_channel(server.address) as channel, connect():
             may_send = threading.Event()
             begun: Any = channel.stream_unary("/inference.GRPCInferenceService/ModelInfer")
-            begun = begun.future(iter(may_send.wait, True), timeout=TIMEOUT)  # in flight: its message does not come
+            # this call stays in flight, because its message does not come
+            begun = begun.future(iter(may_send.wait, True), timeout=TIMEOUT)
             live = InferenceStub(channel).ServerLive
             assert live(inference_pb2.ServerLiveRequest(), timeout=TIMEOUT).live
             server.signal(signal.SIGTERM)
@@ -266,6 +268,6 @@ def test_the_port_for_metrics_has_health_too_and_stays_silent_in_the_log(few: Pa
             assert status("/v2/health/live") == 200
             begun.cancel()
             may_send.set()
-            assert server.wait() == 0  # although a client is connected to this port
+            assert server.wait() == 0  # a client that is connected to the metrics port does not delay the stop
     assert len([line for line in server.log if "metrics" in line]) == 1
     assert [line for line in server.log if "level=info" not in line and "BEYOND LOOPBACK" not in line] == []

@@ -1,7 +1,8 @@
-"""A server whose instances are all busy: a full queue, late and cancelled calls, a batch that fails, overload.
+"""What happens while all instances of a server are busy: a full queue, late and cancelled calls, a failing batch,
+overload.
 
-In these tests, a call in the middle of the queue is late, cancelled or wrong. The batcher's tests cover the ends.
-"""
+In these tests, a call in the middle of the queue is late, cancelled or wrong. The tests of the batcher cover both ends
+of the queue."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -30,7 +31,7 @@ def test_a_full_queue_refuses_at_once_and_answers_what_it_holds(own: LiveServer,
             (answer,) = opened(own, gather(1)).finish()
             assert answer.error_message == message
             assert answer.infer_response.parameters["status"].string_param == "RESOURCE_EXHAUSTED"
-        assert own.infer(request("unbatched", x=index(1, 2, 3, 4).astype("f4")))  # another model has another queue
+        assert own.infer(request("unbatched", x=index(1, 2, 3, 4).astype("f4")))  # each model has its own queue
         gate.open()
         assert values(calls) == [0, 0, 10, 20, 30]
         assert gate.batch_sizes == [1, 4]
@@ -68,7 +69,8 @@ def test_a_late_call_is_not_computed_and_its_neighbours_are_answered(own: LiveSe
 
 
 def test_a_requests_own_timeout_is_a_deadline_too(own: LiveServer) -> None:
-    """The parameter is Triton's, in microseconds. Only the server applies this limit: the caller would wait longer."""
+    """Triton's parameter ``timeout`` is in microseconds. Only the server applies it, because the caller would wait
+    longer."""
     with own.gates.closed("gather") as gate:
         calls = own.occupy(gate, gather(0), gather(2))
         late = own.begin(gather(1, timeout=300_000))
@@ -83,7 +85,8 @@ def test_a_requests_own_timeout_is_a_deadline_too(own: LiveServer) -> None:
 
 
 def test_a_call_that_cannot_be_answered_in_time_is_refused_at_once(own: LiveServer) -> None:
-    """The server refuses the call: it received the deadline with the request, and has measured a batch's time."""
+    """The server knows the call's deadline, and the time of a batch from an earlier call, so it can refuse the call at
+    once."""
     own.gates.counted("gather").delay = 0.5
     assert own.infer(request("gather", index=index(1)))["value"].tolist() == [10]
     code, message = failure(lambda: own.inference.ModelInfer(request("gather", index=index(1)), timeout=0.4))
@@ -144,12 +147,13 @@ def test_a_request_with_invalid_values_fails_alone(own: LiveServer) -> None:
 @OVER_GRPC
 def test_the_calls_in_flight_on_a_connection_are_limited(few: Path, transport: str) -> None:
     with live_server(transport, few, max_concurrent_streams=2, instances=1) as live:
-        warm = live.infer(request("free_axis", x=number(1)))  # from here on, the client knows the server's limit
+        warm = live.infer(request("free_axis", x=number(1)))  # after this call, the client knows the server's limit
         assert warm["total"].tolist() == [[1]]
         with live.gates.closed("gather") as gate:
             calls = live.occupy(gate, gather(0), gather(1))
             beyond = live.begin(gather(2))
-            own_connection = [("grpc.use_local_subchannel_pool", 1)]  # otherwise channels to one address share one
+            # otherwise, channels to the same address share a connection
+            own_connection = [("grpc.use_local_subchannel_pool", 1)]
             with grpc.insecure_channel(live.server.address, own_connection) as other:
                 stub = InferenceStub(other)
                 calls.append(stub.ModelInfer.future(gather(3), timeout=TIMEOUT))
@@ -160,12 +164,12 @@ def test_the_calls_in_flight_on_a_connection_are_limited(few: Path, transport: s
 
 CALLERS, ANSWERS, BATCH, QUEUE = 40, 300, 2, 6
 MOST_BATCHES = QUEUE // BATCH + 1
-"""The number of batches that can begin after a request was accepted, including its own: those of a full queue, and one
-that was taken just before and is counted just after."""
+"""The most batches that can begin after a request was accepted, up to its own batch: those of a full queue, and one
+that was already taken when the request was accepted."""
 
 
 def test_requests_accepted_in_overload_wait_no_longer_than_a_full_queue_takes(few: Path, transport: str) -> None:
-    """The number of callers is far higher than what the server can answer."""
+    """There are far more callers than the server can answer."""
     waited: list[float] = []
     server = live_server(transport, few, max_batch_size=BATCH, max_queue_size=QUEUE, instances=1)
     with server as live, live.gates.closed("gather") as gate:

@@ -1,7 +1,6 @@
-"""Refused requests: one table of faults, each with its status over gRPC and over HTTP, and its message.
+"""A table of faulty requests, each with its status over gRPC and over HTTP and with its message.
 
-The tests in http/ cover faults that only HTTP requests can have; those in security/ cover permissions.
-"""
+Faults that only HTTP requests can have are tested in http/, and permissions in security/."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -70,7 +69,7 @@ def typed(**values: list[int]) -> Request:
 
 
 def of_every_type(datatype: str, field_name: str, count: int) -> Request:
-    """Typed contents with this many elements in a field, for an input of two elements."""
+    """A request for an input of two elements, whose typed contents have ``count`` elements."""
     given: Any = {field_name: [b"" if field_name == "bytes_contents" else 1] * count}
     tensor = Request.InferInputTensor(
         name=f"in_{datatype}", datatype=datatype, shape=[1, 2], contents=pb.InferTensorContents(**given)
@@ -79,7 +78,7 @@ def of_every_type(datatype: str, field_name: str, count: int) -> Request:
 
 
 def shaped(*shape: int, of: int | None = None) -> Request:
-    """A picture with another shape, and contents of this many bytes."""
+    """A request whose picture states this shape, and whose contents have ``of`` bytes."""
 
     def change(sent: Request) -> None:
         sent.inputs[0].shape[:] = shape
@@ -105,10 +104,10 @@ def parameter(which: str, name: str) -> Request:
 class Refusal:
     sent: Request
     says: str
-    """The parts of the message: what was wrong, or what the server expected."""
+    """A part of the message, which says what was wrong or what the server expected."""
     code: grpc.StatusCode = INVALID
     status: int | None = 400
-    """The status over HTTP; None if a request over HTTP cannot have this fault."""
+    """The status over HTTP, or None if an HTTP request cannot have this fault."""
 
 
 REFUSALS = {
@@ -190,7 +189,7 @@ REFUSALS = {
     "a text without its end": Refusal(texts(b"\4\0\0\0abc"), "input 'text': "),
     "bytes after the texts": Refusal(texts(b"\1\0\0\0abc"), "input 'text': "),
     "no UTF-8": Refusal(texts(b"\2\0\0\0\xff\xfe"), "input 'text': 'utf-8' codec can't decode byte 0xff"),
-    # Empty axes that the model's signature or network does not allow. An LSTM would crash the process.
+    # The model's signature or network does not allow empty axes here. In an LSTM, they would crash the process.
     "empty batch": Refusal(request("free_axis", x=np.ones((0, 5), np.float32)), "the first axis is the batch, and a"),
     "empty fixed axis": Refusal(request("unbatched", x=np.ones(0, np.float32)), "the model takes x: FP32 [4]"),
     **{
@@ -221,7 +220,8 @@ def test_so_is_a_message_that_http_has_nothing_like(live: LiveServer, name: str)
 
 
 def require_refusal(live: LiveServer, case: Refusal) -> Any:
-    """Send the faulty request, and return the error with the expected parts. Nothing may be queued or computed."""
+    """Send a faulty request, require the expected message, and return the error. The server must not queue or compute
+    the request."""
     model = case.sent.model_name
     before = live.statistics(model) if model in ("classifier", "text") else None
     with pytest.raises(grpc.RpcError) as raised:
@@ -283,5 +283,6 @@ def test_a_model_that_fails_is_the_servers_fault_and_serves_on_and_only_that_is_
     assert message.startswith("ONNX Runtime failed: ")
     assert own.infer(sent)["value"].tolist() == [30]
     failed = [line for line in log if line["event"] == "request failed"]
-    assert [(line["model"], line["request_id"]) for line in failed] == [("gather", "r" * 128)]  # the id is cut off
+    # the log shortens the id
+    assert [(line["model"], line["request_id"]) for line in failed] == [("gather", "r" * 128)]
     assert {line["event"] for line in log} == {"request failed", "batch failed"}

@@ -1,4 +1,4 @@
-"""Models that are loaded, replaced and unloaded, through calls and through polling, while others call them."""
+"""Models are loaded, replaced and unloaded, by calls and by polling, while clients call them."""
 
 import os
 import threading
@@ -18,7 +18,7 @@ from tests.kit.waiting import TIMEOUT, until
 
 CALLERS = 4
 RELOADS = int(os.environ.get("RELOADS", "10"))
-"""The number of reloads. With the environment variable RELOADS=100, the tests reload more often."""
+"""The number of reloads. The environment variable RELOADS can raise it."""
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def listed(live: LiveServer, *, ready: bool = False) -> list[tuple[str, str, str
 
 
 def cannot(transport: str) -> grpc.StatusCode:
-    """The status of a change that is impossible. HTTP has 400 for it, as Triton does."""
+    """The status code of an impossible change. Over HTTP, it is 400, as in Triton."""
     return grpc.StatusCode.INVALID_ARGUMENT if transport == HTTP else grpc.StatusCode.FAILED_PRECONDITION
 
 
@@ -57,7 +57,7 @@ def test_load_and_unload_by_call(explicit: LiveServer, models: Path) -> None:
     assert listed(explicit) == [not_loaded, ("gather", "1", "UNAVAILABLE")]
     assert not explicit.ready("gather")
     load(explicit, "gather")
-    for _ in range(3):  # a transport that keeps the beginnings of requests now knows this one
+    for _ in range(3):  # afterwards, a transport that recognises repeated requests knows this one
         assert explicit.infer(request("gather", index=index(2)))["value"].tolist() == [20]
     assert explicit.ready("gather")
     onnx_models.publish(models, "gather", onnx_models.gather(), version=2)
@@ -99,12 +99,12 @@ def test_impossible_loads_and_unloads_are_refused(explicit: LiveServer, live: Li
     with_parameter.parameters["config"].string_param = "{}"
     code, message = failure(lambda: explicit.inference.RepositoryModelLoad(with_parameter, timeout=TIMEOUT))
     assert (code, message[:35]) == (grpc.StatusCode.INVALID_ARGUMENT, "parameter 'config' is not supported")
-    if transport != HTTP:  # HTTP has no repository's name, and shorter paths
+    if transport != HTTP:  # an HTTP request names no repository, and has a shorter path
         named = pb.RepositoryModelLoadRequest(repository_name="other", model_name="gather")
         code, _ = failure(lambda: explicit.inference.RepositoryModelLoad(named, timeout=TIMEOUT))
         assert code is grpc.StatusCode.INVALID_ARGUMENT
         assert failure(lambda: load(explicit, "a" * 100_000))[0] is grpc.StatusCode.NOT_FOUND
-    for change in (load, unload):  # on a server without explicit control
+    for change in (load, unload):  # this server has no explicit model control
         code, message = failure(lambda change=change: change(live, "gather"))  # type: ignore[misc]
         assert code is cannot(transport)
         assert "start the server with --model-control explicit" in message
@@ -112,7 +112,8 @@ def test_impossible_loads_and_unloads_are_refused(explicit: LiveServer, live: Li
 
 @pytest.mark.parametrize("calls", [0, 1, 20])
 def test_an_unloaded_model_is_gone_with_its_memory(explicit: LiveServer, calls: int) -> None:
-    """The connection that called the model stays open, and the transport may keep the beginning of its requests."""
+    """The caller's connection stays open, and the transport may remember the caller's requests. Neither may keep the
+    model in memory."""
     load(explicit, "gather")
     with explicit.caller() as infer:
         for _ in range(calls):
@@ -123,7 +124,6 @@ def test_an_unloaded_model_is_gone_with_its_memory(explicit: LiveServer, calls: 
 
 
 def test_reloads_under_load_fail_no_request(explicit: LiveServer, transport: str) -> None:
-    """The number of calls, and of requests on a stream."""
     load(explicit, "classifier")
     done = threading.Event()
     images = [np.full((1, 28, 28), number, np.uint8) for number in range(CALLERS)]

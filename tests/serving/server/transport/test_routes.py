@@ -30,7 +30,7 @@ Images = npt.NDArray[np.uint8]
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cascade and a split of lstm and cnn."""
+    """A repository of lstm and cnn, with two cascades and a split of them."""
     models = tmp_path_factory.mktemp("routes")
     for name in ("lstm", "cnn"):
         (models / name).symlink_to(shipped.MODELS / name)
@@ -52,13 +52,13 @@ def routed(models: Path, transport: str) -> Iterator[LiveServer]:
 
 @pytest.fixture(scope="module")
 def images() -> Images:
-    """Images of noise, about some of which lstm is sure."""
+    """Images of noise. A cascade accepts lstm's answer for some of them."""
     generator = np.random.default_rng(5)
     return (generator.random((16, 28, 28)) ** generator.uniform(1, 30, (16, 1, 1)) * 255).astype(np.uint8)
 
 
 def member_of(live: LiveServer, sent: pb.ModelInferRequest, user: str = "") -> str:
-    """The members that answered."""
+    """Make a call, and return the names of the members that answered."""
     _, call = live.inference.ModelInfer.with_call(sent, timeout=TIMEOUT, metadata=(("x-user-id", user),))
     return str(dict(call.trailing_metadata())["hangtag-model"])
 
@@ -71,7 +71,7 @@ def test_each_sample_has_the_answer_of_the_member_that_the_rule_chooses(routed: 
     sure = lstm["probabilities"].max(axis=1) >= AT_LEAST
     assert 0 < sure.sum() < len(images), "the images are to have both kinds"
     for name in ("logits", "probabilities"):
-        # The last bits of cnn's answers depend on the batch, with and without a route.
+        # Even without a route, the last bits of cnn's answers depend on the batch.
         assert (answers[name][sure] == lstm[name][sure]).all()
         np.testing.assert_allclose(answers[name][~sure], cnn[name][~sure], rtol=1e-4, atol=1e-5)
     metadata = dict(call.trailing_metadata())
@@ -88,7 +88,7 @@ def test_each_sample_has_the_answer_of_the_member_that_the_rule_chooses(routed: 
 def test_calls_that_share_a_batch_have_their_own_rows_and_members(models: Path, transport: str, images: Images) -> None:
     with live_server(transport, models, instances=1) as live:
         lstm, cnn = (live.infer(request(name, image=images))["probabilities"] for name in ("lstm", "cnn"))
-        live.infer(request("plain", image=images[:1]))  # later requests use its plan
+        live.infer(request("plain", image=images[:1]))  # later requests reuse the plan of this one
         with live.gates.closed("lstm") as gate:
             live.occupy(gate, request("lstm", image=images[:1]))
             calls = [live.begin(request("plain", image=image[np.newaxis])) for image in images]
@@ -159,7 +159,7 @@ def test_calls_with_one_key_go_to_one_member_and_others_by_their_shares(routed: 
     with Rest(routed.server.http_address) as rest:  # over HTTP, the same key leads to the same member
         assert {user: rest.infer(sent, x_user_id=user).headers["hangtag-model"] for user in users} == users
     counts = Counter(member_of(routed, sent) for _ in range(60))
-    assert 25 < counts["cnn"] < 60  # other counts have a probability of 1 in 100,000,000
+    assert 25 < counts["cnn"] < 60  # the probability of any other count is 1 in 100,000,000
 
 
 def test_metrics_count_samples_by_member_and_stage_and_the_queues_of_models_alone(
@@ -190,7 +190,7 @@ def test_a_request_that_does_not_fit_is_refused_as_by_a_model(routed: LiveServer
 
 
 MARKS = {"fast": -10.0, "slow": -20.0, "other": -30.0}
-"""Model names, with the second column of the model's answers. The first column is the sample's own."""
+"""For each model, the second column of its answers. The first column repeats the sample."""
 FILES = (
     'cascade = ["fast", "slow"]\naccept = {output = "y", at_least = 0.5}',
     'cascade = ["fast", "slow"]\naccept = {output = "y", at_least = 0.9}\non_overload = "refuse"',
@@ -200,13 +200,13 @@ FILES = (
     'split = {fast = 90, slow = 10}\nshadow = {model = "other", share = 0.5}',
     "split = {fast = 90}",
 )
-"""The last file has a mistake, and changes nothing."""
+"""The contents of route.toml, one after another. The last one has a mistake, so it changes nothing."""
 RELOADS = 60
 IN_FLIGHT = 12
 
 
 def publish(models: Path, name: str, version: int) -> None:
-    """x FP32 [batch, 2] -> y FP32 [batch, 2]: x plus the model's mark in the second column."""
+    """Publish a model x FP32 [batch, 2] -> y FP32 [batch, 2] that adds the model's mark to the second column."""
     text = "(float[batch, 2] x) => (float[batch, 2] y) { y = Add(x, mark) }"
     model = onnx_models.from_text(text, mark=np.array([0, MARKS[name]], np.float32))
     onnx_models.publish(models, name, model, version)
@@ -223,7 +223,7 @@ def changing(tmp_path: Path, transport: str) -> Iterator[LiveServer]:
 
 
 def call_until(stop: threading.Event, seed: int, inference: Any) -> Counter[str]:
-    """Call the route until the stop, and check each answer. Return the number of calls with each status."""
+    """Call the route until ``stop`` is set, and check each answer. Return how many calls ended with each status."""
     draw, ends = random.Random(seed), Counter[str]()
     while not stop.is_set():
         sent = [samples(draw) for _ in range(IN_FLIGHT)]
@@ -247,7 +247,7 @@ def call_until(stop: threading.Event, seed: int, inference: Any) -> Counter[str]
 
 
 def check(x: Array, y: Array, metadata: Mapping[str, str]) -> None:
-    """Require that each sample has the answer of the member that the response names."""
+    """Require that each sample has the answer of the member that the metadata names for it."""
     stages = [cost.split(";")[0] for cost in metadata["hangtag-stages"].split(",")]
     numbers = [int(number) for number in metadata["hangtag-stage"].split(",")]
     members = [stages[number - 1] for number in (numbers * len(x) if len(numbers) == 1 else numbers)]
@@ -262,7 +262,7 @@ def samples(draw: random.Random) -> Array:
 
 @OVER_GRPC
 def test_reloads_under_load_lose_and_double_no_call(changing: LiveServer, tmp_path: Path) -> None:
-    """The calls go to a route over gRPC and HTTP together, so this test does not run over HTTP separately."""
+    """The test calls the route over gRPC and over HTTP at the same time, so it need not run for HTTP alone."""
     draw = random.Random(0)
     versions = dict.fromkeys(MARKS, 1)
     file = tmp_path / "route/route.toml"

@@ -1,4 +1,4 @@
-"""A server from its start to its end: how it answers while it loads, and that a stop loses no accepted call."""
+"""A server answers while it loads its models, and loses no accepted call when it stops."""
 
 import threading
 from pathlib import Path
@@ -29,7 +29,7 @@ def models(tmp_path: Path) -> Path:
 
 
 def versions(live: LiveServer, name: str) -> list[str]:
-    """The versions of a model that serve."""
+    """The versions of a model that are ready."""
     states = live.server.state().versions
     return [state.version for state in states if (state.name, state.state) == (name, "READY")]
 
@@ -40,10 +40,11 @@ def states(live: LiveServer, *, ready: bool = False) -> set[tuple[str, str]]:
 
 
 def is_refused(live: LiveServer, transport: str) -> bool:
-    """Whether the stopping server refuses a new call. A call that arrives while a port closes may get another error."""
+    """Return True if the stopping server refuses a new call. While a port closes, a new call may also get another
+    error."""
     error = live.begin(request("free_axis", x=number(1))).exception()
     end = (error.code(), error.details()) if error else None
-    if transport == "native":  # native's connections stay until the end
+    if transport == "native":  # native keeps its connections until the server ends
         assert end in (None, (UNAVAILABLE, STOPPING))
     return end == (UNAVAILABLE, STOPPING) or bool(end and "Connection refused" in end[1])
 
@@ -69,7 +70,7 @@ def test_what_a_server_says_while_it_loads_serves_and_when_it_has_ended(models: 
         assert live.ready()
         assert live.ready("gather")
         assert live.infer(request("gather", index=index(1)))["value"].tolist() == [10]
-        with live.stopping():  # no Watch delays the stop, and each sends the state before it ends
+        with live.stopping():  # no Watch delays the stop, and each sends the new state before it ends
             assert [list(statuses) for statuses in watched.values()] == [["NOT_SERVING"]] * 4
         assert failure(lambda: live.inference.ServerLive(pb.ServerLiveRequest(), timeout=TIMEOUT))[0] is UNAVAILABLE
 
@@ -92,7 +93,7 @@ def test_no_call_that_was_accepted_is_lost_and_later_ones_are_refused(models: Pa
 
 
 def test_a_large_response_leaves_whole(models: Path, transport: str) -> None:
-    """Four megabytes, which the transport is still writing long after the model has finished."""
+    """The transport still writes the answer of four megabytes long after the model has computed it."""
     million = np.ones((1, 1_000_000), np.float32)
     with live_server(transport, models) as live, live.gates.closed("added") as gate:
         (call,) = live.occupy(gate, request("added", x=million, y=million))
@@ -105,10 +106,10 @@ def test_calls_that_outlast_the_grace_period_are_ended_and_the_server_too(models
     with live_server(transport, models, instances=1) as live, live.gates.closed("gather") as gate:
         calls = live.occupy(gate, *[gather(1)] * 4)
         with live.stopping(grace=0) as thread:
-            ends = {call.exception(TIMEOUT).code() for call in calls}  # while the gate is closed
+            ends = {call.exception(TIMEOUT).code() for call in calls}  # the calls end while the model still computes
             assert ends <= {UNAVAILABLE, grpc.StatusCode.CANCELLED}
             assert thread.is_alive()
-            gate.open()  # the cancelled call has an answer now
+            gate.open()  # the model now answers a call that has ended
 
 
 def test_a_poll_that_loads_a_model_does_not_hold_up_the_stop(models: Path, transport: str) -> None:
@@ -118,7 +119,7 @@ def test_a_poll_that_loads_a_model_does_not_hold_up_the_stop(models: Path, trans
             load.wait()
             with live.stopping() as thread:
 
-                def is_refused() -> bool:  # a call may be answered until Envoy drains
+                def is_refused() -> bool:  # until Envoy drains, a call may still be answered
                     try:
                         live.infer(request("gather", index=index(1)))
                     except grpc.RpcError as error:
@@ -170,7 +171,8 @@ def test_a_poll_that_ends_during_the_drain_leaves_the_server_not_ready(models: P
 
 @pytest.mark.parametrize("transport", ["native", "grpc", HTTP])
 def test_during_the_drain_nothing_is_ready_and_nothing_unloaded(models: Path, transport: str) -> None:
-    """While a gRPC call is in flight, the server still answers a probe on the call's connection, and one over HTTP."""
+    """While a gRPC call is in flight, the server still answers probes, both on the connection of this call and over
+    HTTP."""
     with live_server(transport, models, model_control="explicit", load_model=("*",)) as live:
         with live.gates.closed("free_axis") as gate:
             stub = InferenceStub(live.channel)
@@ -180,7 +182,7 @@ def test_during_the_drain_nothing_is_ready_and_nothing_unloaded(models: Path, tr
                 until(lambda: is_refused(live, transport))
                 assert live.inference.ServerLive(pb.ServerLiveRequest(), timeout=TIMEOUT).live
                 assert not live.ready()
-                if transport != HTTP:  # then HTTP answers no question about models
+                if transport != HTTP:  # during the drain, HTTP answers nothing about models
                     assert not live.ready("gather")
                 unload = pb.RepositoryModelUnloadRequest(model_name="gather")
                 code, message = failure(lambda: live.inference.RepositoryModelUnload(unload, timeout=TIMEOUT))

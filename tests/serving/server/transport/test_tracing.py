@@ -34,7 +34,7 @@ def collector() -> Iterator[Collector]:
 
 @pytest.fixture
 def traced(models: Path, transport: str, collector: Collector, monkeypatch: pytest.MonkeyPatch) -> Iterator[LiveServer]:
-    """A server that sends its spans soon, and the last spans when it stops."""
+    """A server that sends its spans after 20 ms, and the last ones when it stops."""
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "20")  # milliseconds
     limits = Limits(trace_close_seconds=TIMEOUT)
     with live_server(transport, models, otlp_endpoint=collector.endpoint, limits=limits) as live:
@@ -47,15 +47,15 @@ def infer(live: LiveServer, *metadata: tuple[str, Any], model: str = "gather", *
 
 
 def spans(live: LiveServer, collector: Collector, method: str) -> list[Any]:
-    """Stop the server, and return the spans of a method's calls, in the order of the calls."""
-    live.server.stop(grace=10)  # a span ends after its call
+    """Stop the server, and return the spans of the calls to a method, in the order of the calls."""
+    live.server.stop(grace=10)  # a span may end a little after its call
     return sorted(
         (span for span in collector.spans if span.name.endswith(method)), key=lambda span: span.start_time_unix_nano
     )
 
 
 def identifiers(span: Any) -> tuple[int, int]:
-    """The trace and the parent; 0 if there is no parent."""
+    """The ids of a span's trace and of its parent span, which is 0 if there is no parent."""
     return int.from_bytes(span.trace_id, "big"), int.from_bytes(span.parent_span_id, "big")
 
 
@@ -96,7 +96,7 @@ def test_nothing_but_the_identifiers_of_a_trace_is_taken_from_a_caller_and_malfo
         infer(traced)
         for value in malformed:
             infer(traced, ("traceparent", value))
-        infer(traced, ("traceparent", TRACEPARENT[:-1] + "0"))  # its caller does not sample the trace
+        infer(traced, ("traceparent", TRACEPARENT[:-1] + "0"))  # this caller does not sample the trace
         recorded = spans(traced, collector, INFER.get(transport, "ModelInfer"))
     assert [identifiers(span) for span in recorded[:2]] == [(TRACE, PARENT)] * 2
     assert [identifiers(span)[1] for span in recorded[2:]] == [0] * (1 + len(malformed))
@@ -136,7 +136,7 @@ def test_undecodable_bytes_refused_comparisons_and_each_request_of_a_stream_have
         stream = traced.inference.ModelStreamInfer(iter(sent[:1]), timeout=TIMEOUT, metadata=metadata)
         gate.wait_until_computing()
         stream.cancel()
-        # A stopping server would end the stream with another status.
+        # Wait for the span, because a stopping server would end the stream with another status.
         until(lambda: sum(span.name.endswith("ModelStreamInfer") for span in collector.spans) == 3)
     invalid, not_found = grpc.StatusCode.INVALID_ARGUMENT.value[0], grpc.StatusCode.NOT_FOUND.value[0]
     for method, codes in {
@@ -177,7 +177,8 @@ def test_a_collector_that_does_not_answer_does_not_delay_the_stop(
             infer(live)
         warnings = [entry for entry in logs if entry["log_level"] == "warning"]
         assert [entry["event"] for entry in warnings] == ["the last spans are lost: the collector did not accept them"]
-        # The exporter logs its failure later. The test waits here, so that no other test's output contains this line.
+        # The exporter logs its failure later. The test waits for it, so that the line does not appear in another test's
+        # output.
         for thread in threading.enumerate():
             if thread.name == "last-spans":
                 thread.join(TIMEOUT)

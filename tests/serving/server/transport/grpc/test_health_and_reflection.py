@@ -1,4 +1,4 @@
-"""The health service and server reflection describe the server and its models."""
+"""The health service and gRPC's reflection describe the server and its models."""
 
 import shutil
 from concurrent import futures
@@ -54,7 +54,7 @@ def test_the_number_of_watches_is_limited_and_one_that_ends_makes_room(few: Path
         assert own.infer(request("gather", index=index(1)))["value"].tolist() == [10]
 
         calls.pop().cancel()
-        until(lambda: is_watched(own))  # the server notices the cancelled Watch a little later
+        until(lambda: is_watched(own))  # the server notices the cancelled Watch only a little later
         own.server.stop(grace=3600)
         for call in calls:
             assert [response.status for response in call] == [health_pb2.HealthCheckResponse.NOT_SERVING]

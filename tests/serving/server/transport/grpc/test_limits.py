@@ -1,4 +1,4 @@
-"""The limits on what one client may use of the server, tested with real clients."""
+"""Real clients reach the limits on what one client may use."""
 
 import threading
 import time
@@ -29,7 +29,8 @@ def test_the_number_of_connections_is_limited_and_one_that_ends_makes_room(model
         assert over_http.get("/v2/health/live").status == 200
         assert live.infer(request("gather", index=index(1)))["value"].tolist() == [10]  # the first connection
         taken = [connect(live.server.address, OPEN) for _ in range(2)]
-        assert all(connection.recv(9) for connection in taken)  # settings arrived on each connection: all were accepted
+        # each connection received settings, so the server accepted all of them
+        assert all(connection.recv(9) for connection in taken)
         with connect(live.server.address, OPEN) as one, connect(live.server.address, OPEN) as another:
             read_to_the_end(one)
             read_to_the_end(another)
@@ -46,7 +47,7 @@ def test_the_number_of_connections_is_limited_and_one_that_ends_makes_room(model
 
 @pytest.fixture(params=[True, False], ids=["TLS", "clear text"])
 def security(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The options of a server with TLS, and of one without."""
+    """The options of a server with TLS, or of one without."""
     return Certificates(tmp_path_factory.mktemp("certificates")).server() if request.param else {}
 
 
@@ -58,12 +59,12 @@ def test_connections_that_begin_no_handshake_are_limited(models: Path, security:
 
 
 def test_a_connection_whose_handshake_does_not_come_is_closed(models: Path, security: dict[str, Any]) -> None:
-    """Without TLS there is no handshake. The server closes the connection like any connection without calls."""
+    """Without TLS, there is no handshake, so the server closes the connection because it makes no calls."""
     with live_server(ENVOY, models, limits=Limits(peer_seconds=1), connection_idle_seconds=1, **security) as live:
         began = time.monotonic()
         with connect(live.server.address) as silent:
             read_to_the_end(silent)
-        assert time.monotonic() - began > 0.9  # the connection had its time before
+        assert time.monotonic() - began > 0.9  # the server waited for the handshake first
 
 
 def test_no_call_of_a_burst_on_one_connection_is_refused(models: Path, transport: str) -> None:
@@ -72,7 +73,8 @@ def test_no_call_of_a_burst_on_one_connection_is_refused(models: Path, transport
         for _ in range(3):
             with grpc.insecure_channel(live.server.address, options=own) as channel:
                 stub = InferenceStub(channel)
-                assert stub.ServerLive(pb.ServerLiveRequest(), timeout=TIMEOUT).live  # the client knows the limit
+                # the client knows the server's limit now
+                assert stub.ServerLive(pb.ServerLiveRequest(), timeout=TIMEOUT).live
                 calls = [stub.ModelInfer.future(request("gather", index=index(1)), timeout=TIMEOUT) for _ in range(400)]
                 assert [call.exception() for call in calls if call.exception()] == []
 
@@ -89,7 +91,7 @@ def test_a_connection_without_calls_is_closed(models: Path) -> None:
 
         channel.subscribe(on_change)
         assert idle.wait(TIMEOUT)
-        assert stub.ServerLive(pb.ServerLiveRequest(), timeout=TIMEOUT).live  # the client reconnects automatically
+        assert stub.ServerLive(pb.ServerLiveRequest(), timeout=TIMEOUT).live  # the client has reconnected by itself
 
 
 def test_old_connections_are_replaced_without_losing_a_call(models: Path) -> None:
@@ -108,7 +110,7 @@ def test_old_connections_are_replaced_without_losing_a_call(models: Path) -> Non
             assert all(outputs(call.result())["value"].tolist() == [10] for call in calls)
             return left.acquire(blocking=False)
 
-        for _ in range(4):  # the first state precedes the first call
+        for _ in range(4):  # one more than needed, because the first state precedes the first call
             until(is_left)
 
 
@@ -116,5 +118,5 @@ def test_a_client_that_does_not_answer_pings_is_disconnected(models: Path) -> No
     with live_server(ENVOY, models, keepalive_seconds=1, limits=Limits(peer_seconds=1)) as live:
         began = time.monotonic()
         with connect(live.server.address, OPEN) as connection:
-            read_to_the_end(connection)  # the connection ends without a further message from this side
-        assert time.monotonic() - began > 1.8  # one second until the ping, and one for the ping's answer
+            read_to_the_end(connection)  # Without sending anything, wait until the server ends the connection.
+        assert time.monotonic() - began > 1.8  # The ping comes after one second, and its answer has another second.

@@ -32,7 +32,7 @@ def test_an_answer_comes_before_the_next_request_and_says_what_it_cost(live: Liv
         assert parameters["queue_ns"].int64_param >= 0
     assert talk.finish() == []
     assert talk.call.code() is grpc.StatusCode.OK
-    assert opened(live).finish() == []  # the stream had no request
+    assert opened(live).finish() == []  # a stream without requests gets no answers
 
 
 def test_a_failure_is_answered_in_its_place_and_the_stream_goes_on(live: LiveServer) -> None:
@@ -90,7 +90,7 @@ def test_tritons_clients_can_request_that_the_first_error_ends_the_stream(live: 
 
 
 def test_a_stream_is_read_only_as_far_as_it_is_answered(own: LiveServer) -> None:
-    """The queue holds 4 requests. The server would refuse more at a time."""
+    """The server would refuse requests that do not fit into its queue of 4."""
     with own.gates.closed("gather") as gate:
         talk = opened(own, *[gather(place % 4) for place in range(40)])
         until(lambda: sum(gate.batch_sizes) + own.queued("gather") == 4)
@@ -99,7 +99,7 @@ def test_a_stream_is_read_only_as_far_as_it_is_answered(own: LiveServer) -> None
 
 
 def test_large_requests_are_read_one_by_one(repository: Path) -> None:
-    """Each request has over half of the bytes that may be in flight, so the server never batches two requests."""
+    """Each request takes more than half of the bytes that may be in flight, so no two requests share a batch."""
     with live_server("auto", repository, max_message_mib=1) as server:
         gate = server.gates.counted("free_axis")
         large = request("free_axis", x=np.ones((1, 150_000), np.float32))
@@ -160,18 +160,19 @@ def test_a_stopping_server_answers_the_requests_it_has_read_then_ends_the_stream
         code, message = talk.end()
         assert code is grpc.StatusCode.UNAVAILABLE
         assert message.startswith("the server is stopping; send the unanswered requests on a new stream")
-        stopping.join(TIMEOUT)  # the stop does not wait for clients that only listen
+        stopping.join(TIMEOUT)  # the stop does not wait for clients that only receive
         assert not stopping.is_alive()
 
 
 def test_a_stream_that_has_sent_everything_ends_with_ok_at_a_stop(few: Path) -> None:
-    """A client cannot know whether the server has read the end of its stream, so the end may arrive too late."""
+    """The server may read the end of the stream too late, which a client cannot know, so the test tries several
+    times."""
     codes: list[grpc.StatusCode] = []
     while grpc.StatusCode.OK not in codes and len(codes) < 5:
         with live_server("grpc", few, instances=1) as own, own.gates.closed("gather") as gate:
             talk = opened(own, gather(1), None)
             gate.wait_until_computing()
-            for _ in range(10):  # on the same connection, and usually after the stream's end
+            for _ in range(10):  # these calls usually arrive after the stream's end, on the same connection
                 own.inference.ServerLive(pb.ServerLiveRequest(), timeout=TIMEOUT)
             stopping = threading.Thread(target=own.server.stop, kwargs={"grace": 10 * TIMEOUT})
             stopping.start()
@@ -188,7 +189,7 @@ FATES: dict[str, tuple[pb.ModelInferRequest, list[float]]] = {
     "failing": (gather(99), []),
     "unknown": (request("nobody", x=index(1)), []),
 }
-"""Requests by their outcome, each with the values of the answer."""
+"""Requests with different outcomes, each with the values of its answer."""
 KNOWN = st.sampled_from(sorted(FATES)).map(FATES.__getitem__)
 
 
@@ -197,7 +198,7 @@ KNOWN = st.sampled_from(sorted(FATES)).map(FATES.__getitem__)
 def test_every_request_is_answered_once_in_its_place(
     own_whole: LiveServer, drawn: list[tuple[pb.ModelInferRequest, list[float] | None]]
 ) -> None:
-    """One model takes longer than the other, and some requests are wrong."""
+    """One of the two models is slow, and some requests are wrong."""
     own_whole.gates.counted("gather").delay = 0.002
     sent = []
     for place, (one, _) in enumerate(drawn):

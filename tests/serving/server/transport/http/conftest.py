@@ -15,7 +15,7 @@ from tests.serving.server.transport.http.shown_page import EXAMPLES, HOSTILE, HO
 
 @pytest.fixture(scope="session")
 def served(repository: Path) -> Iterator[LiveServer]:
-    """A server of the whole repository with HTTP, for tests that leave the server unchanged."""
+    """A server of the whole repository with HTTP, for tests that do not change it."""
     with live_server("native", repository, max_batch_size=16, max_message_mib=1, instances=1, http_port=0) as server:
         yield server
 
@@ -34,7 +34,8 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def shown_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Classifiers in two versions, of sets, with HTML in labels, of colours; a model without pictures; and routes."""
+    """A repository for the page. It has a classifier with two versions, a multi-label one, one with HTML in its labels,
+    one for colour pictures, a model without pictures, and routes."""
     models = tmp_path_factory.mktemp("models")
     (models / "lstm").symlink_to(shipped.MODELS / "lstm")
     (models / "cnn_rnn").symlink_to(EXAMPLES / "outfits/models/cnn_rnn")
@@ -55,6 +56,6 @@ def shown_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def shown(shown_models: Path) -> Iterator[LiveServer]:
-    """A server that the tests leave unchanged."""
+    """A server of ``shown_models``, for tests that do not change it."""
     with live_server("native", shown_models, http_port=0, num_versions=2, instances=1) as server:
         yield server

@@ -1,4 +1,4 @@
-"""The page in a browser: the actions of a person on the page, and the contents that the page shows."""
+"""The server's page in a browser: what a person does on the page, and what the page shows."""
 
 import io
 import json
@@ -31,9 +31,9 @@ HOSTILE_METADATA = {
     "speed": "[",
     "examples": '[{"label": 10, "png": ""}]',
 }
-"""Metadata that only resembles hangtag's own."""
+"""Metadata with hangtag's keys, but with malformed values."""
 
-# Fires the events that a browser fires when a person drops or pastes a file.
+# Fires the same events as a browser in which a person drops or pastes a file.
 HAND_OVER = """([event, type, content, name]) => {
   const data = new DataTransfer();
   data.items.add(new File([Uint8Array.from(atob(content), c => c.charCodeAt(0))], name, {type: 'image/png'}));
@@ -41,10 +41,11 @@ HAND_OVER = """([event, type, content, name]) => {
   document.dispatchEvent(event === 'paste' ? new ClipboardEvent(event, {...options, clipboardData: data})
     : new DragEvent(event, {...options, dataTransfer: data}));
 }"""
-# The elements that a keyboard must reach, with one per group of radio buttons or tabs; arrows reach the rest.
+# The elements that the Tab key must reach. In each group of radio buttons or tabs, it reaches one, and the arrow keys
+# reach the others.
 REACHABLE = """() => [...document.querySelectorAll('button, input, a[href], summary, [tabindex]')]
   .filter(e => e.tabIndex >= 0 && e.offsetParent && (e.type !== 'radio' || e.checked)).map(e => e.outerHTML)"""
-# The focused element, and whether its focus is visible, on itself or on the element that represents it.
+# The focused element, and whether its focus is visible on the element itself or on the one that represents it.
 FOCUSED = """() => {
   const e = document.activeElement;
   if (e === document.body) return null;  // between the page's end and its beginning
@@ -68,13 +69,13 @@ class Shown:
         self.page.wait_for_function(_READY)
 
     def ask(self, action: Callable[[], Any]) -> None:
-        """Do something that sends the models a question, and wait until all models have answered."""
+        """Do something that makes the page call the models, and wait until all models have answered."""
         with self.page.expect_response(lambda response: "/v1/classify/" in response.url):
             action()
         self.wait_for_answers()
 
     def choose(self, *models: str) -> None:
-        """Select only these models."""
+        """Select these models, and no others."""
         for chip in self.page.locator("#chooser label").all():
             name = chip.locator("input").input_value()
             if chip.locator("input").is_checked() != (name in models):
@@ -91,12 +92,12 @@ class Shown:
         return self.page.locator(selector).all_inner_texts()
 
     def examples(self, *, shown: bool = False) -> list[str | None]:
-        """The labels of the examples that the page offers, or of the example that it shows."""
+        """The labels of the examples on the page. With ``shown``, only the label of the example that the page shows."""
         buttons = self.page.locator(f"#examples button{'[aria-pressed=true]' * shown}").all()
         return [button.get_attribute("title") for button in buttons]
 
     def drawing(self, height: int = 28, width: int = 28) -> tuple[bytes, Array]:
-        """The file that the page offers for the drawing, and the brightness of the file's pixels."""
+        """Download the drawing. Return the file, and the brightness of its pixels."""
         with self.page.expect_download() as download:
             self.page.get_by_role("link", name="drawing.png").click()
         drawing = Path(download.value.path()).read_bytes()
@@ -111,7 +112,7 @@ class Shown:
 
 @contextmanager
 def shown_page(browser: Browser, address: str, **context: Any) -> Iterator[Shown]:
-    """The page in a separate browser context, after the answer to the first question."""
+    """Open the page in a separate browser context, and wait for its first answers."""
     with browser.new_context(viewport={"width": 1200, "height": 900}, **context) as own:
         shown = Shown(own.new_page(), f"http://{address}/")
         shown.wait_for_answers()
@@ -123,7 +124,8 @@ def picture(name: str) -> bytes:
 
 
 def labels_by_code(page: Shown, folder: Path) -> dict[str, list[list[str]]]:
-    """Run the code that the page offers, exactly as copied. Return each model's labels by the code's language."""
+    """Run the code that the page offers, exactly as copied. Return the labels of each model, keyed by the programming
+    language."""
     labels = {}
     for language in ("curl", "Python", "grpcurl"):
         code = page.code(language)
@@ -142,6 +144,7 @@ def _answered(output: str) -> list[list[str]]:
 
 
 def _printed(output: str) -> list[list[str]]:
-    """The output with one label per line, or, for several models, one model per line: NAME, LABEL SHARE%, ..."""
+    """The labels in the output of the Python code. For several models, a line has the name and the labels of a model,
+    otherwise one label."""
     lines = [re.sub(r" [\d.]+%", "", line).split(", ") for line in output.splitlines()]
     return [line[1:] for line in lines] if "," in output else [[line[0] for line in lines]]

@@ -1,7 +1,6 @@
-"""Requests of HTTP/1.1 as bytes: valid requests, last requests of a connection, and refused requests.
+"""HTTP/1.1 requests as bytes: valid ones, those that end their connection, and those that the server refuses.
 
-The model ``text`` answers a POST with its body and an exclamation mark. A GET names a model that does not exist.
-"""
+The model ``text`` answers a POST with its body and an exclamation mark. A GET names a model that does not exist."""
 
 HOST = b"Host: here\r\n"
 H2C = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAQAAAAIAAAAA\r\n"
@@ -53,7 +52,7 @@ LAST = {
     "old": get(version=b"1.0"),
     "old with keep-alive": post(b"hello", b"Connection: keep-alive\r\n", b"1.0"),
 }
-"""Requests after whose answer the server closes the connection."""
+"""Requests after which the server closes the connection."""
 
 REFUSED = {
     "garbage": b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n",
@@ -103,4 +102,4 @@ STATUSES = {
     "chunks after gzip": 501,
     "two transfer encodings": 501,
 }
-"""The status codes of refusals that are not 400."""
+"""The status codes of those refusals that are not 400."""

@@ -1,4 +1,4 @@
-"""Bodies that are compressed, too large, or too many at a time."""
+"""Bodies of HTTP requests that are compressed, too large, or too many at a time."""
 
 import gzip
 import json
@@ -67,7 +67,7 @@ def test_a_gzip_body_may_have_several_members(rest: Rest, count: int) -> None:
 def test_a_body_over_the_limit_is_refused_though_the_client_sends_it_first(rest: Rest, path: str) -> None:
     answer = rest.post(path, bytes(8 * MIB))
     assert (answer.status, f"larger than max ({8 * MIB} vs. {MIB})" in answer.error) == (413, True)
-    assert rest.infer_json("free_axis", X).status == 200  # on a new connection
+    assert rest.infer_json("free_axis", X).status == 200  # the client has opened a new connection
 
 
 def test_more_json_than_is_read_in_one_go_is_refused_and_tensors_as_binary_data_are_not(few: Path) -> None:
@@ -76,7 +76,7 @@ def test_more_json_than_is_read_in_one_go_is_refused_and_tensors_as_binary_data_
             answer = rest.post(INFER, b'{"inputs": [' + bytes(5 * MIB))
             assert answer.status == 413
             assert "at most 4,194,304 are read. Send large tensors as binary data" in answer.error
-        with Rest(live.server.http_address) as rest:  # the server announced the end of the connection
+        with Rest(live.server.http_address) as rest:  # a new connection, because the server ended the first one
             large = np.ones((1, 3 * MIB), np.float32)
             assert rest.infer(request("free_axis", x=large)).outputs["total"].tolist() == [[3 * MIB]]
 
@@ -97,13 +97,13 @@ def test_a_huge_declared_length_is_refused_before_it_comes(served: LiveServer) -
 
 
 def large_request(size: int) -> tuple[str, bytes, dict[str, str]]:
-    """A request for free_axis whose tensor has this many bytes, all of them 0."""
+    """A request for the model free_axis with a tensor of this many bytes, all of them 0."""
     return as_http(request("free_axis", x=np.zeros((1, size // 4), np.float32)))
 
 
 @pytest.fixture
 def narrow(few: Path) -> Iterator[LiveServer]:
-    """A server whose HTTP requests in flight may have one MiB in total."""
+    """A server whose HTTP requests in flight may take one MiB in total."""
     with live_server("grpc", few, http_port=0, max_message_mib=1, max_http_bodies_mib=1, instances=1) as live:
         yield live
 
@@ -126,7 +126,8 @@ def test_the_bodies_in_flight_share_their_memory(narrow: LiveServer) -> None:
             gate.open()
             assert first.connection.getresponse().status == 200
             assert other.post(path, body, **headers).status == 200
-        assert narrow.statistics("free_axis").inference_stats.fail.count == 1  # the other requests named no model yet
+        # the other requests were refused before they named a model
+        assert narrow.statistics("free_axis").inference_stats.fail.count == 1
 
 
 def test_arrays_that_take_more_than_their_json_count_as_they_are(narrow: LiveServer) -> None:
@@ -141,7 +142,8 @@ def test_arrays_that_take_more_than_their_json_count_as_they_are(narrow: LiveSer
 
 
 def has_room(live: LiveServer, size: int) -> bool:
-    """Whether the server accepts a body of this many bytes, whose content is not an image."""
+    """Return True if the server has room for a body of this many bytes. The body is not an image, so it gets status
+    400."""
     with Rest(live.server.http_address) as other:
         status = other.post(CLASSIFY, bytes(size)).status
     assert status in (400, 429)
@@ -149,7 +151,7 @@ def has_room(live: LiveServer, size: int) -> bool:
 
 
 def test_a_client_that_leaves_gives_its_memory_back(narrow: LiveServer) -> None:
-    """The first body occupies its memory while its request is computed, and also while the body arrives."""
+    """A body occupies memory while its request is computed, and already while the body arrives."""
     path, body, headers = large_request(700_000)
     with narrow.gates.closed("free_axis") as gate:
         with Rest(narrow.server.http_address) as leaving:
@@ -160,13 +162,14 @@ def test_a_client_that_leaves_gives_its_memory_back(narrow: LiveServer) -> None:
     for _ in range(3):
         with connected(narrow) as early, Rest(narrow.server.http_address) as other:
             early.sendall(POST + b"Content-Length: 700001\r\n\r\n" + bytes(700_000))
-            assert [other.get("/v2/health/live").status for _ in range(9)] == [200] * 9  # most has been read meanwhile
+            # meanwhile, the server reads most of the body
+            assert [other.get("/v2/health/live").status for _ in range(9)] == [200] * 9
             until(lambda: not has_room(narrow, 700_000))
     until(lambda: has_room(narrow, 700_000))
 
 
 def test_a_body_that_is_decompressed_after_its_caller_has_left_takes_no_memory_for_ever(few: Path) -> None:
-    """A thread decodes the body, for a tenth of a second, because the body has as many members as are allowed."""
+    """The body has the maximum number of gzip members, so a thread decompresses it for a tenth of a second."""
     packed = gzip.compress(bytes(900)) * 16_000
     with (
         live_server("grpc", few, http_port=0, instances=1, max_message_mib=16, max_http_bodies_mib=16) as live,
@@ -212,7 +215,7 @@ def test_others_are_answered_while_a_body_is_read_that_takes_long(
 
 
 def test_requests_that_wait_hold_their_arrays_alone(few: Path) -> None:
-    """The server keeps neither the JSON of the inputs nor their numbers as Python objects."""
+    """While requests wait, the server keeps neither their JSON nor their numbers as Python objects."""
     count, callers = 50_000, 5
     body = json.dumps({"inputs": [tensor("x", "FP32", [1, count], [0.5] * count)]}, separators=(",", ":")).encode()
     with (

@@ -1,4 +1,5 @@
-"""POST /v1/classify: one image in, labels of one or several models out; and requests that try to cost much."""
+"""POST /v1/classify answers an image with the labels of one or several models, and refuses requests that would cost too
+much."""
 
 import gzip
 import tracemalloc
@@ -22,7 +23,7 @@ FORM = "multipart/form-data; boundary=edge"
 
 
 def written(**parts: tuple[str, bytes]) -> bytes:
-    """A form as curl -F sends it. parts: the header parameters and the content, by name."""
+    """A form as ``curl -F`` sends it. Each part has a name, parameters of its header, and contents."""
     lines = [
         b'--edge\r\nContent-Disposition: form-data; name="%s"%s\r\n\r\n%s\r\n' % (name.encode(), more.encode(), content)
         for name, (more, content) in parts.items()
@@ -103,7 +104,7 @@ def test_a_form_that_cannot_be_read(
 ) -> None:
     answer = rest.post("/v1/classify/lstm", body, content_type=content_type)
     assert (answer.status, sentence in answer.error) == (400, True), answer.error
-    assert capfd.readouterr().err == ""  # a caller cannot fill the log
+    assert capfd.readouterr().err == ""  # callers cannot fill the log
 
 
 @pytest.mark.parametrize(("encoding", "compress"), [("gzip", gzip.compress), ("deflate", zlib.compress)])
@@ -118,7 +119,7 @@ def test_an_image_or_a_form_may_be_compressed(rest: Rest, encoding: str, compres
 
 MANY = 250_000
 MOST_MEMORY = 8 << 20
-"""The bytes that a request of up to a megabyte may take, including the client, which is in the same process."""
+"""The bytes of memory that a request of up to a megabyte may take in this process, which also runs the client."""
 
 
 @contextmanager
@@ -192,7 +193,7 @@ def test_more_tensors_than_the_model_has_are_not_listed(
 
 
 def test_a_form_is_read_as_utf_8_whatever_charset_it_names(rest: Rest) -> None:
-    """The time for decoding punycode grows with the square of the text's length."""
+    """Decoding punycode would take time that grows with the square of the text's length."""
     content_type = 'multipart/form-data; charset=punycode; boundary="edge"'
     answer = rest.post("/v1/classify/lstm", written(image=FILE, top_k=("", b"2")), content_type=content_type)
     assert (answer.status, len(answer.json["labels"])) == (200, 2)

@@ -1,4 +1,4 @@
-"""One connection: the head of a request, waiting requests, and clients that leave."""
+"""A single HTTP connection: heads of requests, waiting requests, and clients that leave."""
 
 import gc
 import socket
@@ -45,7 +45,8 @@ def test_a_head_that_is_too_large_is_refused(served: LiveServer, head: bytes) ->
 
 @pytest.mark.parametrize("end", [b"1;", b"0\r\nX: "], ids=["chunk extension", "trailer"])
 def test_a_body_whose_end_has_no_end_is_cut(served: LiveServer, end: bytes) -> None:
-    endless = POST + b"Transfer-Encoding: chunked\r\n\r\n" + end + b"a" * (16 << 20)  # more than any socket buffers
+    # more bytes than any socket buffers
+    endless = POST + b"Transfer-Encoding: chunked\r\n\r\n" + end + b"a" * (16 << 20)
     with connected(served) as connection, pytest.raises((BrokenPipeError, ConnectionResetError)):
         connection.sendall(endless)
 
@@ -69,7 +70,7 @@ def test_a_connection_without_requests_is_closed(few: Path) -> None:
     with http_server(few, connection_idle_seconds=1) as live, connected(live) as connection:
         connection.sendall(LIVE)
         with connection.makefile("rb") as answers:
-            assert answers.read().endswith(b'{"live":true}')  # afterwards the connection ends
+            assert answers.read().endswith(b'{"live":true}')  # the connection ends after this answer
 
 
 def test_of_too_many_requests_that_wait_on_a_connection_the_first_are_answered(few: Path) -> None:
@@ -87,18 +88,19 @@ def test_of_too_many_requests_that_wait_on_a_connection_the_first_are_answered(f
             while text.count(b'{"live":true}') < MOST_WAITING:
                 text += answers.read1()
         with beyond.makefile("rb") as answers:
-            text = answers.read()  # to the end of the connection
+            text = answers.read()  # reads until the server closes the connection
     assert text.count(b'{"live":true}') == MOST_WAITING
     assert text.index(b"HTTP/1.1 429 Too Many Requests") > text.rindex(b'{"live":true}')
 
 
 def test_a_request_with_a_large_body_whose_client_leaves_is_not_computed(few: Path) -> None:
-    """The server pauses reading while a large body arrives. During the pause it does not notice a client's end."""
+    """While a large body arrives, the server pauses reading, and cannot notice during the pause that the client
+    leaves."""
     with http_server(few) as live, live.gates.closed("gather") as gate, connected(live) as first:
         send(first)
         gate.wait_until_computing()
         with ExitStack() as leaving:
-            for size in range(1_000_000, 1_400_000, 50_000):  # the server pauses after a large last part
+            for size in range(1_000_000, 1_400_000, 50_000):  # after a large last part, the server pauses
                 send(leaving.enter_context(connected(live)), INFER.ljust(size))
             live.wait_until_queued("gather", 8)
         live.wait_until_queued("gather", 0)
@@ -112,7 +114,7 @@ def test_a_client_that_leaves_with_answers_unread_leaves_nothing_in_the_log(
     tmp_path: Path, abort: bool, capfd: pytest.CaptureFixture[str]
 ) -> None:
     onnx_models.publish(tmp_path, "added", onnx_models.added())
-    large = np.ones((1, 1_800_000), np.float32)  # seven megabytes: more than the kernel holds for a connection
+    large = np.ones((1, 1_800_000), np.float32)  # 7 MB, which is more than the kernel buffers for a connection
     path, body, headers = as_http(request("added", x=large, y=large))
     head = "".join([f"POST {path} HTTP/1.1\r\nHost: here\r\n", *(f"{name}: {headers[name]}\r\n" for name in headers)])
     ask = head.encode() + b"Content-Length: %d\r\n\r\n" % len(body) + body
@@ -121,7 +123,7 @@ def test_a_client_that_leaves_with_answers_unread_leaves_nothing_in_the_log(
             with connected(live) as connection:
                 connection.setblocking(False)
                 rest = memoryview(ask * count)
-                while rest and select([], [connection], [], 0.5)[1]:  # until the server stops reading
+                while rest and select([], [connection], [], 0.5)[1]:  # send until the server stops reading
                     rest = rest[connection.send(rest[: 1 << 20]) :]
                 if abort:
                     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

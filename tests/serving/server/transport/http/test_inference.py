@@ -166,7 +166,7 @@ def test_a_malformed_request_says_what_is_wrong(served: LiveServer, rest: Rest, 
     answer = rest.post("/v2/models/free_axis/infer", sent if isinstance(sent, bytes) else json.dumps(sent))
     assert answer.status == 400
     assert sentence in answer.error
-    assert rest.infer_json("free_axis", X).status == 200  # on the same connection
+    assert rest.infer_json("free_axis", X).status == 200  # the connection is still open
     assert served.statistics("free_axis").inference_stats.fail.count == before + 1
 
 

@@ -35,9 +35,9 @@ OPERATIONS = [
     "POST /v1/classify/{models}",
     "GET /v1/examples/{model}",
 ]
-"""All paths that the server offers to programs."""
+"""All operations that the server offers to programs."""
 STATUSES = {"400", "401", "403", "404", "413", "415", "429", "500", "503", "504"}
-"""The status codes of errors that a caller sees."""
+"""The status codes of the errors that callers can get."""
 CHECKS = [
     not_a_server_error,
     status_code_conformance,
@@ -65,7 +65,7 @@ def test_it_describes_all_operations_and_every_status_of_an_error(description: A
 
 
 def examples(value: Any) -> Iterator[tuple[Any, Any]]:
-    """Each schema with an example, and the example."""
+    """Yield each example of the description as a pair (schema, example)."""
     if isinstance(value, dict):
         if "schema" in value:
             if "example" in value:
@@ -86,7 +86,7 @@ def test_every_example_fits_its_schema_and_every_reference_leads_somewhere(descr
 
 
 def length_in(summary: str) -> str:
-    """The length of the JSON according to the summary of an example in binary form."""
+    """The length of the JSON that the summary of a binary example states."""
     length = re.search(r"\d+", summary)
     assert length is not None
     return length[0]
@@ -127,7 +127,7 @@ def test_a_form_has_the_fields_that_the_server_knows(description: Any, rest: Res
 
 @pytest.mark.parametrize("label", OPERATIONS)
 def test_the_server_keeps_to_it(served: LiveServer, operations: dict[str, Any], label: str) -> None:
-    """Valid and invalid requests according to the description, to existing and to missing models."""
+    """Send valid and invalid requests that follow the description, to existing and to missing models."""
     operation = operations[label]
     names = {"model": "free_axis", "models": "classifier", "version": "1"}
     fixed = {name: value for name, value in names.items() if f"{{{name}}}" in operation.path}
@@ -145,7 +145,7 @@ def test_the_server_keeps_to_it(served: LiveServer, operations: dict[str, Any], 
     def send(case: Any) -> None:
         response = case.call(base_url=f"http://{served.server.http_address}", timeout=TIMEOUT)
         checks = CHECKS
-        if response.status_code == 504:  # the answer to a timeout of microseconds
+        if response.status_code == 504:  # a timeout of a few microseconds has passed
             assert "timeout" in f"{case.query} {case.body}"
             checks = [check for check in CHECKS if check is not not_a_server_error]
         case.validate_response(response, checks=checks)

@@ -1,4 +1,4 @@
-"""One page in Chromium with a real server: a person's actions, one after another, and the page's answers."""
+"""A person's actions on one page in Chromium, one after another, and what the page shows. The server is real."""
 
 import base64
 import json
@@ -24,7 +24,7 @@ from tests.serving.server.transport.http.shown_page import (
 
 @pytest.fixture(scope="module")
 def page(browser: Browser, shown: LiveServer) -> Iterator[Shown]:
-    """One page for tests that act on it one after another, as a person does."""
+    """A single page, on which the tests act one after another, as a person does."""
     with shown_page(browser, shown.server.http_address, permissions=["clipboard-read", "clipboard-write"]) as page:
         yield page
         assert page.seen.complaints == []
@@ -108,7 +108,7 @@ def test_a_model_of_other_pictures_has_its_own_examples_size_and_colours(page: S
     page.ask(lambda: page.page.keyboard.press(" "))
     expect(pen).not_to_have_class("down")
     drawing, grey = page.drawing(24, 36)
-    assert grey[0, 0] == 255  # the model's file records bright pictures
+    assert grey[0, 0] == 255  # the model's file records that it expects bright pictures
     assert page.labels("colours")[0] == "blue"
     assert page.labels("colours") == [label.name for label in client.classify(drawing, "colours").labels]
     assert "garment" not in page.page.locator(".picture").inner_text()
@@ -205,7 +205,7 @@ def test_a_route_is_described_by_its_members_its_rule_and_its_own_words(page: Sh
 
 
 def test_the_calls_of_a_route_to_its_members_are_not_counted_as_callers(page: Shown) -> None:
-    """Two calls of one route with two stages count as exactly two calls."""
+    """The route has two stages, but two calls count as two, not as four."""
     page.choose("unsure")
     total = """async () => {
       const { parse } = await import('/page/live.js');
@@ -218,7 +218,7 @@ def test_the_calls_of_a_route_to_its_members_are_not_counted_as_callers(page: Sh
 
 
 def test_the_strip_counts_calls(page: Shown) -> None:
-    """The first two readings are two seconds apart, with four calls. An extra reading just before gives no rate."""
+    """An extra reading 0.1 s before the first one gives no rate. The next two readings are 2 s and 4 calls apart."""
     shown = page.page.evaluate("""async () => {
       const { Live, parse } = await import('/page/live.js');
       const live = new Live(() => {}, () => {});

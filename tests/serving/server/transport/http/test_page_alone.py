@@ -1,4 +1,5 @@
-"""Separate pages in Chromium: tokens, keys, new models, a server that ends; and the files of the page."""
+"""Each test opens its own page in Chromium: tokens, the keyboard, new models, and a server that ends. Other tests check
+the files of the page."""
 
 import re
 from pathlib import Path
@@ -29,14 +30,14 @@ COLOUR = re.compile(r"(--[\w-]+): (#\w+);")
 
 
 def look_again(page: Shown) -> None:
-    """Make the page read the metrics now, as if the person had come back from another browser tab."""
+    """Make the page read the metrics now, as after a return from another browser tab."""
     page.page.evaluate("() => document.dispatchEvent(new Event('visibilitychange'))")
 
 
 def test_a_page_takes_a_token_and_sees_models_come_and_the_server_end(
     browser: Browser, shown_models: Path, tmp_path: Path
 ) -> None:
-    # The code names two files in capitals, which must be in the folder in which the code runs.
+    # The code on the page refers to TOKEN_FILE and CA_FILE, which must be in the folder in which it runs.
     for name in ("tokens", "TOKEN_FILE"):
         (tmp_path / name).write_text(TOKEN)
     certificates = Certificates(tmp_path / "certificates")
@@ -136,7 +137,8 @@ def test_the_page_has_the_colours_of_the_reports() -> None:
     reports = (ROOT / "hangtag/page/templates/style.css").read_text()
     page = (STATIC / "style.css").read_text()
     assert len(COLOUR.findall(reports)) >= 2 * 20
-    # Light and dark colours in the order of the file. A colour that is missing or has another value ends the sequence.
+    # Both files must have the same light and dark colours in the same order. After the first difference, no further
+    # colour matches.
     own = iter(COLOUR.findall(page))
     assert [colour for colour in COLOUR.findall(reports) if colour not in own] == []
 

@@ -1,4 +1,4 @@
-"""The paths of HTTP, their methods, and the server's names under which a page may change the models."""
+"""The server's HTTP paths and methods, and the host names under which a page may change the models."""
 
 import gzip
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ def test_a_path_that_does_not_exist(rest: Rest) -> None:
 
 
 def test_numbers_of_the_protocol_are_numbers_in_json_and_not_texts(rest: Rest) -> None:
-    """protobuf's own JSON would write 64-bit numbers as texts, which other clients do not read."""
+    """protobuf's own JSON would write 64-bit numbers as strings, which other clients do not accept."""
     assert rest.get("/v2/models/classifier").json["inputs"] == [
         {"name": "image", "datatype": "UINT8", "shape": [-1, 28, 28]}
     ]
@@ -52,7 +52,7 @@ def test_the_metrics_are_in_the_format_that_is_accepted(rest: Rest) -> None:
 
 @pytest.fixture(scope="module")
 def controlled(few: Path) -> Iterator[Rest]:
-    """A connection to a server that loads models by call and serves gather."""
+    """A connection to a server with explicit model control, which serves gather."""
     with (
         live_server("grpc", few, http_port=0, model_control="explicit", load_model=("gather",)) as live,
         Rest(live.server.http_address) as rest,
@@ -74,7 +74,8 @@ def is_served(rest: Rest) -> bool:
         ("models/gather/load", '{"parameters": 7}', 400),
         ("models/gather/load", '{"parameters": {"config": "{}"}}', 400),
         ("models/gather/unload", '{"parameters": {"unload_dependents"', 400),
-        ("models/classifier/unload", '{"parameters": {"unload_dependents": false}}', 404),  # valid, but no such model
+        # the request is valid, but there is no such model
+        ("models/classifier/unload", '{"parameters": {"unload_dependents": false}}', 404),
     ],
 )
 def test_a_body_that_the_repository_does_not_understand(controlled: Rest, path: str, body: str, status: int) -> None:
@@ -123,7 +124,8 @@ def test_a_page_of_an_address_or_of_localhost_may_load(controlled: Rest, host: s
 
 
 def test_a_caller_with_a_token_may_load_under_any_name(few: Path, tmp_path: Path) -> None:
-    """A page that uses another site's name has no token. Programs in a cluster call the server by many names."""
+    """A page of another site has no token, so the name does not matter. In a cluster, programs call the server by many
+    names."""
     (tmp_path / "tokens").write_text(TOKEN)
     live = live_server("grpc", few, http_port=0, model_control="explicit", token_file=tmp_path / "tokens")
     with live, Rest(live.server.http_address) as rest:
@@ -142,4 +144,4 @@ def test_the_operator_names_the_hosts(few: Path) -> None:
             answer = rest.get("/v2", host=host)
             assert (answer.status, "--allowed-host" in answer.error) == (403, True)
             assert rest.infer(request("gather", index=index(1)), host=host).status == 403
-            assert rest.get("/v2/health/ready", host=host).status == 200  # probes may use any name
+            assert rest.get("/v2/health/ready", host=host).status == 200  # health probes may use any host name

@@ -1,4 +1,4 @@
-"""The contracts of SageMaker and Vertex AI, as their documents describe them, through the command and behind Envoy."""
+"""A server behind Envoy keeps the contracts of SageMaker and Vertex AI, as these platforms document them."""
 
 import base64
 import json
@@ -32,7 +32,7 @@ def ask(server: Serving, method: str, path: str, body: Any = b"", content_type: 
 
 @pytest.fixture(scope="module")
 def sagemaker() -> Iterator[Serving]:
-    """A server under SageMaker with several models, of which one answers."""
+    """A server for SageMaker with several models, of which only ``cnn`` answers."""
     arguments = (
         "--platform",
         "sagemaker",
@@ -51,7 +51,7 @@ def sagemaker() -> Iterator[Serving]:
 
 @pytest.fixture(scope="module")
 def vertex(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
-    """A server under Vertex AI with a single model, on paths that Vertex AI chose."""
+    """A server for Vertex AI with a single model, on paths that the platform chose."""
     models = tmp_path_factory.mktemp("models")
     (models / "cnn").symlink_to(shipped.MODELS / "cnn")
     paths: dict[str, Any] = {"AIP_HEALTH_ROUTE": "/is-it-well", "AIP_PREDICT_ROUTE": "/v1/endpoints/7:predict"}

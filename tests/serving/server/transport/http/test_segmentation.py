@@ -1,9 +1,9 @@
-"""However a stream of requests is segmented, the answers are the same, and h11 reads the same requests in the stream.
+"""However a stream of requests is cut into segments, the server gives the same answers, and reads the same requests as
+h11.
 
 If a proxy and a server disagree about the end of a request, a caller can smuggle a second request past the proxy. The
-tests therefore send every stream cut at each place, and compare the answers with those to the requests that h11 reads
-in the same bytes, each of which is sent alone and uncut.
-"""
+tests therefore cut every stream at each place. They also send the requests that h11 reads in the stream alone and
+uncut, and compare the answers."""
 
 import itertools
 import socket
@@ -27,11 +27,11 @@ CLOSE = get(b"Connection: close\r\n")
 OF_CONNECTION = {b"connection", b"upgrade", b"http2-settings", b"expect", b"content-length", b"transfer-encoding"}
 AT_ONCE = 200
 Answer = tuple[int, bytes]
-"""The status and the body."""
+"""The status and the body of an answer."""
 
 
 class Asked(NamedTuple):
-    """A request without the headers that concern only its connection."""
+    """A request without the headers that concern only the connection."""
 
     method: str
     target: str
@@ -41,7 +41,7 @@ class Asked(NamedTuple):
 
 @pytest.fixture(scope="module")
 def server(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
-    """A server that accepts no other Host, so that a Host in a trailer would change the answer."""
+    """A server that accepts only the host ``here``, so that another Host in a trailer would change the answer."""
     models = tmp_path_factory.mktemp("models")
     (models / "text").symlink_to(repository / "text")
     with live_server("grpc", models, http_port=0, instances=1, allowed_host=("here",)) as live:
@@ -49,7 +49,7 @@ def server(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 def read_by_h11(stream: bytes) -> list[Asked]:
-    """Return the complete requests that h11 reads before it refuses one or the connection ends."""
+    """Return the complete requests that h11 reads until it refuses one or the connection ends."""
     connection = h11.Connection(h11.SERVER, max_incomplete_event_size=1 << 20)
     connection.receive_data(stream)
     asked: list[Asked] = []
@@ -83,9 +83,10 @@ def answered_alone(live: LiveServer, asked: Asked) -> Answer:
 
 
 def answers(live: LiveServer, segments_of_each: Sequence[Sequence[bytes]]) -> list[list[Answer]]:
-    """Send each sequence of segments on a separate connection, and return the answers until the server closes it.
+    """Send each sequence of segments on a separate connection, and return all answers of each connection.
 
-    First, the first segments of all connections are sent. When the server has read them, the second ones follow, etc.
+    First, all connections send their first segment. When the server has read these segments, all send their second one,
+    and so on.
     """
     with ExitStack() as stack:
         probe = stack.enter_context(Rest(live.server.http_address))
@@ -96,7 +97,8 @@ def answers(live: LiveServer, segments_of_each: Sequence[Sequence[bytes]]) -> li
             for connection, segment in zip(connections, segments, strict=True):
                 with suppress(ConnectionError):  # the server refused the request and closed the connection
                     connection.sendall(segment)
-            assert probe.get("/v2/health/live").status == 200  # it came last, so the segments have been read
+            # this request came last, so the server has read the segments
+            assert probe.get("/v2/health/live").status == 200
         return [list(_read(connection)) for connection in connections]
 
 
@@ -117,20 +119,20 @@ def _read(connection: socket.socket) -> Iterator[Answer]:
 
 
 class Comparison:
-    """Compares the answers to streams with the answers to the requests that h11 reads in these streams."""
+    """Compares the answers to a stream with the answers to the single requests that h11 reads in the stream."""
 
     def __init__(self, live: LiveServer) -> None:
         self._live = live
         self._alone: dict[Asked, Answer] = {}
 
     def require(self, stream: bytes, valid: int, cuts: Sequence[tuple[int, ...]], refusal: int | None = None) -> None:
-        """Send a stream, which ends its connection, once for each tuple of places at which the stream is cut.
+        """Send a stream once for each way to cut it, and compare the answers.
 
         Args:
-            stream: The bytes to send.
+            stream: The bytes to send, which must end the connection.
             valid: The number of requests at the beginning of the stream that the server must answer.
-            cuts: The places of the cuts, for each sending.
-            refusal: The status of the refusal that follows the answers.
+            cuts: For each sending, the places at which the stream is cut.
+            refusal: The status of the refusal after these answers, if there is a refusal.
         """
         asked = read_by_h11(stream)[:valid]
         assert len(asked) == valid
@@ -152,7 +154,7 @@ def cut(stream: bytes, places: Sequence[int]) -> list[bytes]:
 
 
 def each_place(before: bytes, of_interest: bytes) -> list[tuple[int, ...]]:
-    """No cut, and one cut at each place in the part of interest, including both ends of this part."""
+    """The ways to cut a stream: not at all, or once, at any place within the part of interest or at its ends."""
     return [(), *((place,) for place in range(len(before), len(before) + len(of_interest) + 1))]
 
 
@@ -166,7 +168,8 @@ STREAMS: dict[str, tuple[bytes, bytes, bytes, int, int | None]] = {
     **{name: (get(), stream, INNER, 2, None) for name, stream in LAST.items()},
     **{name: (post(b"first"), stream, INNER, 1, STATUSES.get(name, 400)) for name, stream in REFUSED.items()},
 }
-"""Three parts of a stream, with the part of interest in the middle; the number of answers, and the refusal."""
+"""For each stream: its beginning, the part of interest, its end, the number of answers, and the status of the
+refusal."""
 
 
 @pytest.mark.parametrize("name", STREAMS)

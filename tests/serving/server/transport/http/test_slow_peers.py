@@ -1,4 +1,5 @@
-"""Clients of an exposed server that send or read slowly, and TLS connections, which count as soon as they open."""
+"""An exposed server disconnects clients that send or read too slowly, and counts TLS connections as soon as they
+open."""
 
 import json
 import socket
@@ -55,7 +56,7 @@ Serve = Callable[..., LiveServer]
 
 @pytest.fixture
 def https(models: Path, certificates: Certificates) -> Serve:
-    """Creates a server with TLS that accepts only a few connections."""
+    """Creates a TLS server that accepts only a few connections."""
     files = certificates.server()
     return lambda peer_seconds=600: live_server(
         ENVOY, models, http_port=0, max_connections=MOST, limits=Limits(peer_seconds=peer_seconds), **files
@@ -64,7 +65,7 @@ def https(models: Path, certificates: Certificates) -> Serve:
 
 SHAPE = (4096, 2048)
 SIZE = 4 * SHAPE[0] * SHAPE[1]
-"""The bytes of the answer's tensor: 32 MiB, many times what the kernel buffers for a connection."""
+"""The size of the answer's tensor in bytes: 32 MiB, many times what the kernel buffers for a connection."""
 FILL = json.dumps(
     {"inputs": [tensor("shape", "INT64", [2], SHAPE)], "parameters": {"binary_data_output": True}}
 ).encode()
@@ -76,7 +77,8 @@ SECURE = pytest.mark.parametrize("secure", [False, True], ids=["http", "https"])
 def reader(
     models: Path, certificates: Certificates, tls: ssl.SSLContext | None, limits: Limits
 ) -> Iterator[tuple[LiveServer, socket.socket]]:
-    """A server that accepts one connection, and this connection, on which an answer has begun to arrive."""
+    """A server that accepts only one connection, and this connection. An answer has begun to arrive on the
+    connection."""
     files = certificates.server() if tls else {}
     with (
         live_server(ENVOY, models, http_port=0, max_connections=1, max_message_mib=64, limits=limits, **files) as live,
@@ -116,7 +118,7 @@ def test_an_answer_that_is_read_fast_enough_comes_whole(
 
 
 def require_closed(connections: list[socket.socket], count: int) -> list[socket.socket]:
-    """Wait until the server has closed this many of these connections. Return the other connections."""
+    """Wait until the server has closed ``count`` of the connections. Return the connections that are still open."""
     until(lambda: sum(map(is_closed, connections)) >= count)
     return [each for each in connections if not is_closed(each)]
 
@@ -147,7 +149,7 @@ def test_a_handshake_has_a_time_limit(https: Serve, tls: ssl.SSLContext, sent: b
             for connection in opened:
                 connection.sendall(sent)
             require_closed(opened, len(opened))
-            assert rest.get("/v2/health/live").status == 200  # on its old connection
+            assert rest.get("/v2/health/live").status == 200  # the old connection still works
         until(lambda: is_answered(live, tls))
 
 

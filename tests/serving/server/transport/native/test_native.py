@@ -1,4 +1,4 @@
-"""The native transport: it receives calls while every thread computes, and has limits that other transports lack."""
+"""The native transport receives calls even while every thread computes, and has limits that other transports lack."""
 
 import gc
 import struct
@@ -32,7 +32,7 @@ ACK = 0x1
 CANCEL, ENHANCE_YOUR_CALM = struct.pack(">I", 8), struct.pack(">I", 11)
 ANY_PING = b"hangtag!"
 SOON = 15.0
-"""The seconds after which the test considers a call forgotten."""
+"""The seconds after which the test considers a call lost."""
 
 
 @pytest.fixture
@@ -52,8 +52,9 @@ def test_while_every_thread_computes_others_are_answered_and_a_full_queue_refuse
     raw = classifier_pb2.RawImage(height=28, width=28, pixels=bytes(784))
     picture = classifier_pb2.ClassifyRequest(model_name="classifier", raw=raw)
     with native.gates.closed("gather") as gate:
-        calls = [*native.occupy(gate, gather(1)), *native.occupy(gate, gather(2))]  # each on one of both threads
-        for length in (1, 2):  # twice: another thread takes over the receiving, and gives it back
+        # Each of these calls occupies one of the two threads.
+        calls = [*native.occupy(gate, gather(1)), *native.occupy(gate, gather(2))]
+        for length in (1, 2):  # Twice, because another thread takes over receiving, and later hands it back.
             assert native.infer(request("free_axis", x=number(length)))["total"].tolist() == [[length]]
             assert native.statistics("gather").inference_count == 0
         assert len(native.classifier.Classify(picture, timeout=TIMEOUT).labels) == 3
@@ -73,7 +74,7 @@ def test_a_model_may_have_more_instances_than_the_server_has_threads(tmp_path: P
     with live_server("native", tmp_path, instances=1) as live, live.gates.closed("gather") as gate:
         calls = [live.begin(gather(value)) for value in range(4)]
         for _ in calls:
-            gate.wait_until_computing()  # all four are computed concurrently
+            gate.wait_until_computing()  # four batches are computed at once
         gate.open()
         assert [outputs(each.result())["value"].item() for each in calls] == [0, 10, 20, 30]
 
@@ -83,7 +84,7 @@ MIXED: dict[str, dict[str, Any]] = {
     "a delay": {"instances": 2, "max_batch_size": 2, "max_queue_delay_microseconds": 3_000},
     "more threads than instances": {"instances": 3, "max_batch_size": 4},
 }
-"""Settings of servers whose model gather has two instances."""
+"""Settings of servers, in which the model gather always has two instances."""
 
 
 @pytest.fixture(scope="module", params=MIXED)
@@ -99,14 +100,14 @@ def mixed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     calls=st.lists(
         st.tuples(st.booleans(), st.sampled_from(["waits", "waits", "is in a stream", "leaves", "is late"])),
         min_size=1,
-        max_size=20,  # a server ends a connection at more resets
+        max_size=20,  # at more resets, the server ends the connection
     ),
     seconds=st.sampled_from([0.0, 0.0, 0.001, 0.008]),
 )
 def test_whichever_calls_come_none_is_left_waiting(
     mixed: LiveServer, calls: list[tuple[bool, str]], seconds: float
 ) -> None:
-    """The native threads (a model's own and the stand-by threads) share the queues. A batch takes this many seconds."""
+    """The threads of a model and the stand-by threads share the queues. A batch takes ``seconds``."""
     for name in ("gather", "free_axis"):
         mixed.gates.counted(name).delay = seconds
     stream = Conversation(mixed.inference.ModelStreamInfer)
@@ -136,7 +137,7 @@ def test_whichever_calls_come_none_is_left_waiting(
 def test_a_single_call_that_comes_during_a_computation_is_answered_though_nothing_follows(
     few: Path, method: str, delay_us: int
 ) -> None:
-    """The thread that received a call may be the only one that knows of the call."""
+    """It may be that only the thread that received a call knows of it."""
     pictures = np.zeros((2, 28, 28), np.uint8)
     raw = classifier_pb2.RawImage(height=28, width=28, pixels=bytes(784))
     with (
@@ -171,12 +172,13 @@ def test_many_servers_come_and_go(config: ServerConfig, tmp_path: Path, monkeypa
     for _ in range(6):
         with LiveServer(config) as live:
             assert live.infer(request("gather", index=index(1)))["value"].tolist() == [10]
-            (folder,) = tmp_path.iterdir()  # the folder of the private socket
-            assert folder.stat().st_mode & 0o777 == 0o700  # only this user may enter the folder
+            (folder,) = tmp_path.iterdir()  # The private socket is in this folder.
+            assert folder.stat().st_mode & 0o777 == 0o700  # Only this user may enter the folder.
         assert not list(tmp_path.iterdir())
-        gc.collect()  # a channel ends with its last reference
+        gc.collect()  # a gRPC channel ends when it is collected
         held.append((len(list(Path("/proc/self/fd").iterdir())), threading.active_count()))
-    (first_files, first_threads), (last_files, last_threads) = held[2], held[-1]  # grpcio keeps some for later servers
+    # grpcio keeps some files and threads for later servers
+    (first_files, first_threads), (last_files, last_threads) = held[2], held[-1]
     assert last_files <= first_files + 2
     assert last_threads <= first_threads + 1
 
@@ -192,10 +194,11 @@ def test_a_folder_for_temporary_files_with_too_long_a_path_is_refused(few: Path,
 
 
 def reset_at_once(live: LiveServer, streams: Iterable[int]) -> bytes:
-    """Begin and reset streams in one write, and return the server's first PING or GOAWAY frame after this write."""
+    """Begin and reset streams in one write. Return the server's first PING or GOAWAY frame after this write."""
     sent = OPEN + frame(PING, ANY_PING)
     with connect(live.server.address, sent) as connection, connection.makefile("rb") as received:
-        assert answer(received).endswith(ANY_PING)  # so that the server reads the streams in a separate read
+        # otherwise, the server could read the streams together with the opening
+        assert answer(received).endswith(ANY_PING)
         pairs = b"".join(call(stream) + frame(RST_STREAM, CANCEL, stream=stream) for stream in streams)
         connection.sendall(pairs + frame(PING, ANY_PING))
         return answer(received)
@@ -211,17 +214,17 @@ def answer(received: BinaryIO) -> bytes:
 
 
 MOST_RESETS = 20
-"""The number of concurrent streams. hangtag's own clients open half as many."""
+"""The number of streams that may be reset at once. hangtag's own clients open half as many streams."""
 
 
 def test_the_resets_that_clients_make_do_not_end_a_connection(native: LiveServer) -> None:
-    """pygrpc-native sets this limit, on which hangtag's clients rely."""
+    """hangtag's clients rely on this limit, which pygrpc-native sets."""
     for _ in range(3):
         assert reset_at_once(native, range(1, 2 * MOST_RESETS, 2)) == bytes([PING]) + ANY_PING
 
 
 def test_a_rapid_reset_ends_its_connection_and_no_other(native: LiveServer) -> None:
-    """The attack is CVE-2023-44487."""
+    """This attack is known as CVE-2023-44487."""
     end = reset_at_once(native, range(1, 2001, 2))
     assert end[0] == GOAWAY
     assert end[5:9] == ENHANCE_YOUR_CALM

@@ -61,7 +61,7 @@ VALUES = (
     b"%zz%" + SECRET + b"%",
     b"1; q=" + SECRET,
     TRACEPARENT.encode() + b"-" + SECRET,
-    b"01" + TRACEPARENT[2:].encode() + b"-" + SECRET,  # W3C allows more fields in later versions
+    b"01" + TRACEPARENT[2:].encode() + b"-" + SECRET,  # in later versions of this W3C format, more fields may follow
     b"vendor=" + SECRET,
     b"!!!=" + SECRET,
     b"text/plain; version=" + SECRET,
@@ -79,11 +79,12 @@ NO_TOKENS = (
     b"Bearer " + SECRET[:-1],
     b"Bearer " + SECRET.upper(),
 )
-"""Values of the header authorization without a valid token, although most values contain the token."""
+"""Values of the header ``authorization`` that must be refused, although most of them contain the valid token."""
 
 SERVICE = "/inference.GRPCInferenceService/"
 SHAPE = 1 << 23
-"""The size of an output that exceeds the address space, so that ONNX Runtime fails and the server logs the call."""
+"""An output with two axes of this size exceeds the address space, so ONNX Runtime fails and the server logs the
+call."""
 INFER = request("gather", index=index(1)).SerializeToString()
 FAIL = request("filled", shape=np.array([SHAPE, SHAPE], np.int64)).SerializeToString()
 GRPC_CALLS = (
@@ -115,7 +116,7 @@ Headers = dict[str, bytes]
 
 
 def over_http2(address: str, method: str, message: bytes, headers: Headers) -> bool:
-    """Make a call on a separate connection, and wait for its end. Return whether a message answered the call."""
+    """Make a call on a separate connection, and wait for its end. Return True if the answer had a message."""
     default: Headers = {":method": b"POST", ":scheme": b"http", ":path": method.encode(), ":authority": b"here"}
     default |= {"te": b"trailers", "content-type": b"application/grpc"}
     block = b"".join(header(name, value) for name, value in (default | headers).items())
@@ -134,7 +135,7 @@ def over_http2(address: str, method: str, message: bytes, headers: Headers) -> b
 
 
 def over_http(address: str, verb: str, path: str, body: bytes, headers: Headers) -> int:
-    """Make a request on a separate connection. Return the status; 0 if the connection ends without a status."""
+    """Make a request on a separate connection. Return the status, or 0 if the connection ends without a status."""
     sent: Headers = {"host": b"here", "content-length": str(len(body)).encode()} | headers
     lines = [f"{verb} {path} HTTP/1.1".encode(), *(name.encode() + b": " + value for name, value in sent.items())]
     status = b""
@@ -147,7 +148,8 @@ def over_http(address: str, verb: str, path: str, body: bytes, headers: Headers)
 
 
 def cases() -> Iterator[Headers]:
-    """Each value in the headers of traces and in another header, and each header with one value, without randomness."""
+    """The headers of each case: each value in both headers of traces and in another header, and each header with one of
+    the values."""
     chosen = random.Random(0)
     for value in VALUES:
         yield from ({name: value} for name in ("traceparent", "tracestate", chosen.choice(NAMES)))
@@ -157,7 +159,7 @@ def cases() -> Iterator[Headers]:
 def test_no_value_of_a_header_is_put_out_and_tokens_are_compared_byte_for_byte(
     models: Path, tmp_path: Path, transport: str
 ) -> None:
-    """A server with tokens, tracing, metrics, and an unlimited log answers the requests."""
+    """The server has tokens, tracing and metrics, and its log has no rate limit."""
     onnx_models.publish_all(models, "filled")
     onnx_models.publish_route(models, "split", 'split = {gather = 100}\nsticky = "x-user-id"\n')
     (tmp_path / "tokens").write_bytes(SECRET)
@@ -175,7 +177,7 @@ def test_no_value_of_a_header_is_put_out_and_tokens_are_compared_byte_for_byte(
         printed = metrics + server.process.stdout.read() + "".join(server.log)
         output = printed.encode() + b"".join(each.SerializeToString() for each in collector.resources)
     for text in (b'event="request failed"', b"nv_inference_request_success", TRACE.to_bytes(16, "big")):
-        assert text in output  # otherwise the search would prove nothing
+        assert text in output  # the requests have reached the log, the metrics and the traces
     assert [line for line in output.splitlines() if SECRET in line or BASE64[:-4] in line] == []
 
 
@@ -183,7 +185,8 @@ ALWAYS = {"authorization": b"Bearer " + SECRET, "traceparent": TRACEPARENT.encod
 
 
 def send_over_grpc(server: Serving) -> None:
-    """Send each case with a failing call, and with two other calls in turn. Envoy needs a second for some cases."""
+    """Send each case with a failing call and with two of the other calls. Some cases take a second in Envoy, so threads
+    send them in parallel."""
     calls = itertools.cycle(GRPC_CALLS)
     sent = [
         (server.address, method, message, ALWAYS | case)
@@ -195,7 +198,7 @@ def send_over_grpc(server: Serving) -> None:
 
 
 def send_over_http(server: Serving) -> None:
-    """Send each case to the server, and to the port for metrics, where a scrape reads an additional header."""
+    """Send each case to the server and to its metrics port, which reads one more header."""
     calls = itertools.cycle(HTTP_CALLS)
     metrics = urllib.parse.urlsplit(server.metrics_url).netloc
     for case in cases():

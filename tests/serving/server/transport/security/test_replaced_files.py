@@ -1,4 +1,5 @@
-"""If a pipe, device, folder, huge file or nothing replaces tokens or certificates, calls and stops are not delayed."""
+"""Calls and stops are not delayed if a file of tokens or certificates disappears, or becomes a pipe, a device, a folder
+or a huge file."""
 
 import os
 import queue
@@ -33,7 +34,7 @@ OPTIONS = ("--token-file", "--tls-cert", "--tls-key", "--tls-client-ca")
 
 @pytest.fixture
 def files(certificates: Certificates) -> dict[str, Path]:
-    """The server's files, by option. The files of its client are in the same folder."""
+    """The files of the server, keyed by option. The client's files are in the same folder."""
     authority = certificates.folder / "authority.pem"
     authority.write_bytes(certificates.ca().read_bytes())
     for name in ("tokens", "token-of-client"):
@@ -75,7 +76,7 @@ def remove(path: Path) -> None:
 
 
 def require_answers(live: LiveServer, files: dict[str, Path]) -> None:
-    """Require an answer from each port on a new connection."""
+    """Require that the server answers on a new connection to each of its ports."""
     folder = files["--token-file"].parent
     authority, certificate = folder / "ours-ca.pem", folder / "client-of-ours.pem"
     key, token = folder / "client-of-ours.key", folder / "token-of-client"
@@ -97,7 +98,8 @@ def test_a_server_goes_on_with_the_files_from_before_and_stops(files: dict[str, 
                 what = "tokens" if option == "--token-file" else "TLS certificates"
                 refused = {"event": f"{what} not reloaded; the previous contents stay in use", "log_level": "warning"}
                 refused["reason"] = f"{path} ({option}) cannot be read: {reason}"
-                with structlog.testing.capture_logs() as log:  # also what the server reads between these two steps
+                # also captures what the server logs between the next two steps
+                with structlog.testing.capture_logs() as log:
                     path.unlink()
                     replace(path)
                     require_answers(live, files)

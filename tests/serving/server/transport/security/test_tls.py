@@ -1,7 +1,6 @@
-"""TLS, mutual TLS and tokens on real connections, over gRPC and HTTP; and sessions that a client resumes.
+"""TLS, mutual TLS, tokens and resumed TLS sessions on real connections, over gRPC and HTTP.
 
-tests/serving/connection tests how a client reports a wrong certificate or token.
-"""
+The tests in tests/serving/connection cover what a client reports about a wrong certificate or token."""
 
 import itertools
 import socket
@@ -35,7 +34,7 @@ OLD, NEW = "0123456789abcdef", "fedcba9876543210fedcba"
 
 @contextmanager
 def serving(models: Path, **settings: Any) -> Iterator[Server]:
-    """A server that checks its files at each call, and its certificates continuously."""
+    """A server that checks its files at each call, and its certificates all the time."""
     with server(models, limits=Limits(file_check_seconds=0), drain_seconds=1, **settings) as running:
         yield running
 
@@ -46,7 +45,7 @@ def value(running: Server, kind: Kind, credentials: Credentials) -> float:
 
 
 def serves(running: Server, kind: Kind, credentials: Credentials) -> bool:
-    """Whether the server and a client accept each other's certificates."""
+    """Return True if the server and a client accept each other's certificates."""
     with suppress(ClientError):
         return value(running, kind, credentials) == 20
     return False
@@ -97,7 +96,7 @@ def test_a_renewed_certificate_is_for_new_connections_and_a_broken_one_for_none(
         with structlog.testing.capture_logs() as log:
             certificates.key("server-of-ours").write_bytes(certificates.key("server-of-strangers").read_bytes())
             until(lambda: "TLS certificates not reloaded; the previous contents stay in use" in events(log))
-        assert serves(running, kind, ours)  # the key belongs to another certificate
+        assert serves(running, kind, ours)  # the new key does not match the certificate, so the old pair stays in use
         certificates.cert("server-of-ours").write_bytes(certificates.cert("server-of-strangers").read_bytes())
         until(lambda: serves(running, kind, strangers))
         assert not serves(running, kind, ours)
@@ -139,7 +138,7 @@ def test_every_call_but_those_to_health_requires_a_token(models: Path, tokens: P
             ("/hangtag.v1.Classifier/Classify", b""),
             ("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", b""),
             ("/no.such/Method", b""),
-            # The server requires the token before it reads the message.
+            # The server asks for the token before it reads the message.
             ("/inference.GRPCInferenceService/ModelInfer", b"\xff"),
             ("/hangtag.v1.Classifier/Classify", b"\xff"),
         ):
@@ -211,11 +210,12 @@ HTTP, GRPC = "http/1.1", "h2"
 SENT = {HTTP: b"GET /v2/health/live HTTP/1.1\r\nHost: here\r\n\r\n", GRPC: OPEN}
 
 SESSIONS = list(itertools.product((HTTP, GRPC), (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3), (True, False)))
-"""The protocol, the version, and whether there are tickets. Without tickets, TLS 1.2 uses session identifiers."""
+"""The protocol, the TLS version, and whether tickets are used. Without tickets, TLS 1.2 resumes sessions by their
+identifiers."""
 
 
 class Caller:
-    """A client of one protocol that keeps its TLS session from one connection to the next."""
+    """A client for one protocol, which keeps its TLS session for its next connection."""
 
     def __init__(self, certificates: Certificates, protocol: str, version: ssl.TLSVersion, *, tickets: bool) -> None:
         self._protocol = protocol
@@ -228,7 +228,7 @@ class Caller:
         self.session: ssl.SSLSession | None = None
 
     def resumes(self, running: Server) -> bool:
-        """Connect, get an answer, and keep the session. Return whether the previous session was resumed.
+        """Connect, get an answer, and keep the session. Return True if the previous session was resumed.
 
         Raises:
             ssl.SSLError: The server refuses the handshake.
@@ -243,12 +243,12 @@ class Caller:
             connection.sendall(SENT[self._protocol])
             if not connection.recv(1):
                 raise ConnectionError("the server has closed the connection")
-            self.session = connection.session  # TLS 1.3 sends the session after the handshake
+            self.session = connection.session  # in TLS 1.3, the session arrives only after the handshake
             return bool(connection.session_reused)
 
 
 def is_let_in(caller: Caller, running: Server) -> bool:
-    """Whether the server accepts the client's certificate, without resuming a session."""
+    """Return True if the server accepts the client's certificate and resumes no session."""
     try:
         return not caller.resumes(running)
     except (ssl.SSLError, ConnectionError):
@@ -258,7 +258,7 @@ def is_let_in(caller: Caller, running: Server) -> bool:
 def test_with_mutual_tls_a_session_does_not_outlive_the_authority_of_clients(
     models: Path, certificates: Certificates
 ) -> None:
-    """A client shows its certificate on each connection, because a kept session admits no client."""
+    """With mutual TLS, no session is resumed, so a client must show its certificate on each connection."""
     authority = certificates.folder / "authority.pem"
     ours, strangers = (certificates.ca(name).read_bytes() for name in ("ours", "strangers"))
     authority.write_bytes(ours)
