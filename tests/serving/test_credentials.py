@@ -67,8 +67,7 @@ def test_a_file_without_a_token_is_refused(tmp_path: Path, content: bytes | None
 
 
 def test_a_handshake_may_take_its_time() -> None:
-    """A distant or busy server may answer late, so a client must not give up at once. Here, the server never
-    answers."""
+    """A client waits for a slow handshake. Here, the server never answers."""
     with (
         socket.create_server(("127.0.0.1", 0)) as silent,
         Credentials().channel(f"127.0.0.1:{silent.getsockname()[1]}") as channel,

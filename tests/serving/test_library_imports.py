@@ -29,8 +29,7 @@ for statement in STATEMENTS:
     before = after
 print(json.dumps(changes))
 """
-# One process imports all modules, the smaller ones first, because only the first import of a module can change
-# settings.
+# One process imports all modules, the smaller ones first, because only a module's first import has effects.
 _STATEMENTS = (
     "from hangtag.serving.client import Client",
     "import hangtag.serving.loadtest.cli",

@@ -85,8 +85,7 @@ def test_metadata_that_cannot_be_read_is_refused_by_its_name(key: str, values: l
 
 
 def of_axes(inputs: dict[str, Axes], outputs: dict[str, Axes], *more: Any) -> Signature:
-    """The signature of a graph with these axes. ``more`` are the model's metadata and the operator's setting for
-    batching."""
+    """The signature of a graph with these axes. ``more``: the metadata, and the operator's setting for batching."""
 
     def specs(tensors: dict[str, Axes]) -> list[TensorSpec]:
         return [TensorSpec.from_onnx(name, "tensor(float)", axes) for name, axes in tensors.items()]
@@ -102,7 +101,7 @@ def of_axes(inputs: dict[str, Axes], outputs: dict[str, Axes], *more: Any) -> Si
         ({"x": ["N", 3, "H", "W"]}, {"y": ["N", 10, "H2", "W2"]}, None),
         ({"x": [None, 4]}, {"y": [None]}, None),  # skl2onnx and Keras
         ({"x": [-1, None]}, {"y": [-1, 1]}, None),
-        ({"x": ["unk__214", 2048]}, {"y": ["unk__215", 214]}, None),  # tf2onnx
+        ({"x": ["unk__214", 2048]}, {"y": ["unk__215", 214]}, None),  # From tf2onnx.
         ({"x": ["batch", 3]}, {"y": ["Addy_dim_0", 3]}, None),  # From torch.onnx, if a reshape hides the batch axis.
         ({"x": ["s77", 3]}, {"y": ["s77", 3]}, None),  # From torch.onnx with dynamo.
         ({"x": ["inputBatch", 3]}, {"y": ["outputBatch", 3]}, None),

@@ -40,8 +40,7 @@ def documented(kind: type) -> dict[str, str]:
 
 
 ASYNCHRONOUS = {name: text for name, text in documented(AsyncClient).items() if ">>>" in text}
-"""The docstrings of AsyncClient that have examples. Its methods without examples differ from those of Client only in
-that they are awaited."""
+"""The docstrings with examples. The other methods differ from those of Client only in that they are awaited."""
 DOCSTRINGS = documented(Client) | ASYNCHRONOUS | {"ConnectionOptions": ConnectionOptions.__doc__ or ""}
 
 

@@ -91,11 +91,8 @@ def test_waiting_outlasts_a_server_that_starts_later(kind: Kind, models: Path) -
 
 @grpc_kinds
 def test_a_wait_goes_on_where_a_watch_fails_and_says_why_at_its_end(kind: Kind) -> None:
-    """The second Watch may end before its request is sent, and gRPC may then lose the reason. The third Watch gets no
-    answer.
-
-    On a busy machine, a short wait may end before the third Watch, so the test repeats it with longer waits.
-    """
+    """gRPC may lose why the second Watch ended. On a busy machine, a short wait ends before the third Watch, so longer
+    waits follow."""
     watches: list[grpc.ServicerContext] = []
 
     def watch(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[object]:

@@ -22,8 +22,7 @@ PROBABILITIES = [10, 255, 20, 30, 204, 40, 50, 102, 60, 70]  # in units of 1/255
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server with routes and multi-label models. One cascade always accepts its first member's answer, one never
-    does."""
+    """A server with routes and multi-label models. Only one of the two cascades accepts its first member's answer."""
     models = tmp_path_factory.mktemp("routed")
     for name in ("first", "second"):
         onnx_models.publish(models, name, onnx_models.classifier())

@@ -1,5 +1,4 @@
-"""Streams of images and of inferences, over gRPC and over HTTP: when and in which order answers come, and how streams
-end."""
+"""Streams of images and of inferences, over gRPC and over HTTP: the order of their answers, and how they end."""
 
 import asyncio
 import itertools

@@ -101,7 +101,6 @@ def test_percentiles_are_linear_within_their_bucket(
 
 @pytest.mark.parametrize(
     ("requests", "copies", "callers"),
-    # a model may count an answer later than its route
     [(100, 100, "both"), (1000, 1000, "nobody"), (None, None, "all")],
 )
 def test_what_a_route_sends_to_its_members_and_shadow_is_no_caller(

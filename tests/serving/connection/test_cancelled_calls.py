@@ -79,8 +79,7 @@ async def cancel_again_and_again(
 def test_calls_that_are_cancelled_end_no_others_and_are_not_computed(
     kind: Kind, ask: Callable[[AsyncClient], Awaitable[Any]], live: LiveServer
 ) -> None:
-    """Over HTTP, the server's transport for gRPC is irrelevant. Fewer calls suffice there, because each cancelled call
-    ends its own connection."""
+    """Over HTTP, fewer calls suffice, because each cancelled call ends its own connection."""
     rounds = ROUNDS // 4 if kind.http else ROUNDS
 
     async def run() -> list[Any]:

@@ -47,8 +47,7 @@ def echo(client: Client, size: int) -> int:
 
 def test_an_answer_above_the_limit_is_refused(kind: Kind, server: Server) -> None:
     with kind.open(kind.of(server), options=ConnectionOptions(max_message_mib=1)) as client:
-        # the limit applies to the message, which is a little larger than its text
-        assert echo(client, (1 << 20) - 1000) == (1 << 20) - 999
+        assert echo(client, (1 << 20) - 1000) == (1 << 20) - 999  # the message is a little larger than its text
         assert message_of(grpc.StatusCode.RESOURCE_EXHAUSTED, echo, client, 1 << 20)
 
 
@@ -94,8 +93,7 @@ def called(client: Client, condition: Callable[[], object]) -> Callable[[], obje
 @pytest.mark.parametrize("transport", ["native", "grpc"])
 def test_every_server_gets_its_share(kind: Kind, transport: str, models: Path) -> None:
     with two(models, transport=transport) as (one, other, address), kind.open(address, options=ROUND_ROBIN) as client:
-        # wait until the client is connected to both servers
-        until(called(client, lambda: answered(one) and answered(other)))
+        until(called(client, lambda: answered(one) and answered(other)))  # the client is connected to both
         before = answered(one), answered(other)
         call(client, 10)
         assert (answered(one), answered(other)) == (before[0] + 5, before[1] + 5)

@@ -130,8 +130,7 @@ def test_a_large_request_that_is_taken_slowly(kind: Kind) -> None:
 
 
 def test_an_address_that_does_not_answer_leaves_time_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only the asynchronous client is tested, because a blocking client may use an event loop that does not call
-    Python's getaddrinfo."""
+    """Only the asynchronous client always calls Python's getaddrinfo, which the test replaces."""
     looked_up, kind = socket.getaddrinfo, Kind(asynchronous=True, http=True)
 
     def getaddrinfo(host: Any, *arguments: Any, **settings: Any) -> list[Any]:

@@ -92,8 +92,7 @@ def test_a_proxy_that_does_not_answer_is_named(kind: Kind, monkeypatch: pytest.M
 
 def test_a_wait_behind_a_proxy_that_does_not_answer_names_it(kind: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
-    # the wait ends during the pause between two attempts
-    rarely = ConnectionOptions(initial_backoff=60, max_backoff=60)
+    rarely = ConnectionOptions(initial_backoff=60, max_backoff=60)  # the wait ends between two attempts
     with kind.open(SERVER, options=rarely) as client:
         message = message_of(grpc.StatusCode.DEADLINE_EXCEEDED, client.wait_until_ready, 0.5)
     assert f"{kind.text(SERVER)} through the proxy http://127.0.0.1:1, which http_proxy names" in message

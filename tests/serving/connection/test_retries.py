@@ -237,7 +237,7 @@ def test_a_load_or_unload_whose_answer_is_lost_is_not_repeated(
 
 
 def a_proxy_that_answers_http2(status: bytes) -> AbstractContextManager[str]:
-    # In HPACK, entry 8 of the static table is the name :status, which is followed here by a value of three bytes.
+    # In HPACK, entry 8 of the static table is the name :status. A value of three bytes follows.
     return listener(answering_over_http2(HEADERS, b"\x08\x03" + status, flags=END_STREAM | END_HEADERS))
 
 

@@ -23,7 +23,7 @@ from tests.kit.server import server as running_server
 
 NEVER = ConnectionOptions(retries=0)
 ONCE = ConnectionOptions(retries=0, initial_backoff=60, max_backoff=60)
-"""A wait over HTTP ends in the pause after its first call: httpx2 closes no socket if a deadline ends its handshake."""
+"""The wait must not end during a TLS handshake over HTTP, because httpx2 would then close no socket."""
 DAY = datetime.timedelta(days=1)
 over_both = pytest.mark.parametrize("http", [False, True], ids=["gRPC", "HTTP"])
 
@@ -43,8 +43,8 @@ class Servers:
             certificates.issue(name, "ours", *hosts, **validity)
 
     def get(self, certificate: str | None, *, clients: bool = False) -> Server:
-        """Return the server with this certificate. With ``clients``, it requires a client's certificate from the
-        authority ``ours``."""
+        """A server with this certificate. If ``clients`` is True, the server requires a client's certificate from
+        ``ours``."""
         if (certificate, clients) not in self._servers:
             tls: dict[str, Any] = {}
             if certificate:
@@ -171,8 +171,7 @@ COMMANDS = {
     "models unload gather": (1, "--model-control explicit"),
     "evaluate gather --data fashion-mnist": (1, "gather"),
 }
-"""Commands, each with its exit code and a part of its output if it reaches a server. On a busy machine, a load test may
-exit with 1."""
+"""Commands, each with its exit code (None if it depends on the machine's load) and a part of its output."""
 
 
 @over_both

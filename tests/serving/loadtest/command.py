@@ -113,11 +113,8 @@ LIMITS = Limits(min_duration=1.0, min_query_count=1, max_duration=10.0, max_quer
 
 
 def run_of(load: Load, *seconds: float, failed: int = 0, measured: Any = None, blocks: Any = None, **more: Any) -> Run:
-    """A run of one second whose queries were answered after these seconds. `measured` sets other fields of the only
-    block.
-
-    If `blocks` are given, they replace this block.
-    """
+    """A run of one second with these blocks, or with one block in which answers took ``seconds``. ``measured`` changes
+    the block."""
     recorder = Recorder(0.0, LIMITS)
     for each in seconds:
         recorder.record(0.0, 0.0, each, "OK")
@@ -135,8 +132,7 @@ def _durations(seconds: Seconds) -> dict[str, str]:
 
 
 def saved_block(seconds: Seconds, *, failed: int = 0, **more: Any) -> dict[str, Any]:
-    """A saved block of one second whose queries were answered after these seconds, in the format of the first
-    version."""
+    """A saved block of one second in the first version's format, whose queries were answered after these seconds."""
     return {
         "duration": 1.0,
         "throughput": float(len(seconds)),  # calls a second, as in the first version
@@ -155,8 +151,7 @@ def steady(seconds: float, count: int = 100, **more: Any) -> list[dict[str, Any]
 
 
 def saved_run(target: str, load: int | float, *blocks: dict[str, Any], **more: Any) -> dict[str, Any]:
-    """A saved run. If ``load`` is a float, it is the rate of an open loop, otherwise the concurrency of a closed
-    loop."""
+    """A saved run. A float as ``load`` is the rate of an open loop, an integer the concurrency of a closed loop."""
     closed = {"kind": "closed loop", "concurrency": load, "rate": None, "arrivals": None}
     opened = {"kind": "open loop", "concurrency": None, "rate": load, "arrivals": "poisson"}
     return {
@@ -229,8 +224,7 @@ def _all_reports(folder: Path) -> list[object]:
 
 
 def complete(folder: Path) -> Measured:
-    """Run a load test of two models. `fast` answers after 2 ms and is right on 95 of 100 samples; `slow` answers after
-    20 ms and is always right."""
+    """Run a load test: `fast` is right on 95 of 100 samples, after 2 ms; `slow` is right on all, after 20 ms."""
 
     def behaviour(number: int, context: grpc.ServicerContext) -> None:
         pass_time(0.02 if fake.requests[number].model_name == "slow" else 0.002)
@@ -265,8 +259,7 @@ def complete(folder: Path) -> Measured:
 
 
 def spoiled(folder: Path) -> Measured:
-    """Run a load test of eight targets with long or hostile names. `fine` works, HOSTILE fails at times, and `never`
-    always fails."""
+    """Run a load test of eight targets. `fine` works, HOSTILE fails at times, and `never` always fails."""
     names = ("fine", HOSTILE, "never", *(f"a-model-with-a-rather-long-name-{number}" for number in range(5)))
     calls = Counter[str]()
 

@@ -20,10 +20,7 @@ settings.load_profile("no deadline")
 
 @pytest.fixture(autouse=True)
 def forked_generators(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Fork the load generator's processes, because each spawned process would spend half a second on imports.
-
-    Processes are spawned, as by the command itself, in tests/e2e, in tests/hangtag, and in tests that use ``spawned``.
-    """
+    """Fork the load generator's processes, which saves half a second, except in tests that use ``spawned``."""
     with pytest.MonkeyPatch.context() as patch:
         if "spawned" not in request.fixturenames:
             patch.setitem(vars(multiprocessing.context)["_concrete_contexts"], "spawn", forkserver.CONTEXT)

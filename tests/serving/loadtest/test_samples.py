@@ -35,8 +35,7 @@ def source(measured: Measured, model: str = "fast") -> str:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder of plain grey images in every common format. Their values are 40 apart, because JPEG and WebP are
-    lossy."""
+    """Plain grey images in every common format, whose values are 40 apart because JPEG and WebP are lossy."""
     (tmp_path / "images").mkdir()
     for place, name in enumerate(("0.PNG", "1.jpg", "2.jpeg", "3.webp", "4.png", "5.WebP")):
         Image.fromarray(np.full((28, 28), 40 * place, np.uint8)).save(tmp_path / "images" / name)
@@ -137,7 +136,7 @@ def test_a_multi_stream_query_holds_neighbours_from_a_random_sample(
     places = [each["image"][:, 0, 0].astype(int) for each in sent(server)]
     assert all((np.diff(each) % 50 == 1).all() for each in places)
     first = [int(each[0]) for each in places]
-    assert len(set(first)) == 50  # every sample begins some query, even the last ones
+    assert len(set(first)) == 50  # every sample begins a query at least once
     assert first != sorted(first)
 
 

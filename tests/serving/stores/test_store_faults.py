@@ -27,8 +27,7 @@ Fault = Callable[[Link], Callable[[bytes], bytes]]
 
 
 def store_metrics(server: Serving) -> list[float]:
-    """The time at which the local copy last equalled the store, and the number of failed attempts to follow the
-    store."""
+    """The time at which the copy last equalled the store, and the number of failed attempts to follow the store."""
     names = ("hangtag_store_last_success_timestamp_seconds ", "hangtag_store_errors_total ")
     return [float(line.split()[1]) for line in server.metrics().splitlines() if line.startswith(names)]
 

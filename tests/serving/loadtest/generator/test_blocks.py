@@ -45,7 +45,7 @@ def test_the_longest_duration_ends_a_block_whatever_the_server_does(server: Fake
     assert fast["duration"] == pytest.approx(0.3, abs=0.15)
     assert hangs["statuses"] == {"DEADLINE_EXCEEDED": 1}
     assert gone["statuses"].keys() == {"UNAVAILABLE"}
-    assert 1 <= gone["queries"] <= 50  # failures do not make the generator send faster and faster
+    assert 1 <= gone["queries"] <= 50  # failures do not make the generator send faster
     assert gone["latency"]["count"] == 0
     assert gone["latency"]["p99"] is None
 
@@ -97,9 +97,9 @@ def test_the_processes_share_a_load(server: FakeServer, loadtest: Loadtest) -> N
     measured = loadtest("fast", *limits, "--processes", 3, "--rate", 300, "--arrivals", "constant")
     (opened,) = measured.runs
     assert opened["total"]["queries"] == 60
-    # Together, the processes rotate through the 256 requests. Each process begins at a different request.
+    # Together, the processes rotate through the 256 requests, although each begins at a different request.
     assert len({request.raw_input_contents[0] for request in server.requests[1:]}) == 60
-    assert opened["total"]["duration"] == pytest.approx(60 / 300, abs=0.02)  # as long as with one process
+    assert opened["total"]["duration"] == pytest.approx(60 / 300, abs=0.02)  # one process would take as long
     assert opened["total"]["finished"]
     slices = opened["total"]["timeline"]
     assert sum(each["answered"] for each in slices) == 60

@@ -22,11 +22,8 @@ from tests.serving.loadtest.command import LOOP, Loadtest
 def answer(
     request: pb.ModelInferRequest, *, logits_alone: bool = False, typed: bool = False, cut: int = 0
 ) -> pb.ModelInferResponse:
-    """Answer with probabilities that are highest for the class in the first pixel, and logits that are lowest for this
-    class.
-
-    The last output lacks its last ``cut`` bytes.
-    """
+    """Answer with the class in the first pixel as the highest probability and the lowest logit. Leave out ``cut``
+    bytes."""
     pixels = np.frombuffer(request.raw_input_contents[0], np.uint8).reshape(list(request.inputs[0].shape))[:, 0, 0]
     highest = np.eye(10, dtype=np.float32)[pixels % 10]
     response = pb.ModelInferResponse(model_name=request.model_name)
@@ -43,7 +40,7 @@ def answer(
 
 
 def labelled(folder: Path, correct: int, total: int) -> tuple[str, Path]:
-    """Option --samples with a file of images. Only in the first ``correct`` images, the first pixel is the label."""
+    """Option --samples with a file of images. The first pixel is the label in the first ``correct`` images only."""
     labels = np.arange(total) % 10
     images = np.zeros((total, 28, 28), np.uint8)
     images[:, 0, 0] = (labels + (np.arange(total) >= correct)) % 10
@@ -55,14 +52,13 @@ def labelled(folder: Path, correct: int, total: int) -> tuple[str, Path]:
 def test_every_labelled_sample_is_sent_once_and_counted(
     server: FakeServer, loadtest: Loadtest, tmp_path: Path, way: str
 ) -> None:
-    """A batch has 50 samples, or fewer if the model accepts no more."""
+    """A batch has 50 samples, unless the model accepts fewer."""
     server.answer = lambda request: answer(request, logits_alone=way == "logits alone", typed=way == "typed")
     server.configs = {"slow": pb.ModelConfig(max_batch_size=64)}
     samples = labelled(tmp_path, 108, 120)
     measured = loadtest("fast", "slow", *LOOP, *samples, "--accuracy")
     one_by_one, in_batches = (target["accuracy"] for target in measured.document["targets"])
-    # All logits are equal except the lowest, so the answer is class 0, or class 1 if class 0 has the lowest logit. Only
-    # image 110 is classified correctly.
+    # Only one logit is lower, so the answer is class 0, or class 1 if class 0 is lower. Only image 110 is right.
     expected = 1 if way == "logits alone" else 108
     assert one_by_one == in_batches
     assert (in_batches["correct"], in_batches["total"], in_batches["expected"]) == (expected, 120, None)
@@ -79,8 +75,7 @@ LABELS = [*"0123456789"]
 
 
 def photos(folder: Path, correct: int, total: int) -> tuple[str, Path]:
-    """Option --samples with a folder for each label. Only in the first ``correct`` pictures, the first pixel is the
-    label."""
+    """Option --samples with a folder per label. The first pixel is the label in the first ``correct`` pictures only."""
     for number in range(total):
         picture = np.full((28, 28), number, np.uint8)
         picture[0, 0] = (number + (number >= correct)) % 10

@@ -72,10 +72,7 @@ def wait() -> None:
 
 
 def share_of_others(*addresses: str, meanwhile: Callable[[], None] = wait) -> float | None:
-    """The share of CPU time that other programs use during ``meanwhile``, while servers listen at these addresses.
-
-    According to the faked counters, all processes together computed for 1 of 4 s. The rest was interrupts or idle time.
-    """
+    """The CPU share of programs other than these servers during ``meanwhile``. In all, programs use 1 of 4 s."""
     counts = iter((TIMES(*[0.0] * 10), TIMES(0.6, 0.2, 0.2, 2.0, 0.1, 0.4, 0.5, 0.0, 0.05, 0.05)))
     others = OtherPrograms(addresses, lambda: next(counts))
     meanwhile()

@@ -112,8 +112,7 @@ def test_a_search_claims_no_more_than_its_runs_show(peak: Peak, limited: bool, s
 
 
 def run_search(first: float, edge: float) -> tuple[float | None, list[float]]:
-    """Search for the peak of a server that exceeds the latency limit above the rate ``edge``. Return the peak and all
-    tried rates."""
+    """Search for the peak of a server that is too slow above the rate ``edge``. Return the peak and all tried rates."""
     search, tried = PeakSearch(first), []
     while search.rate is not None:
         tried.append(search.rate)

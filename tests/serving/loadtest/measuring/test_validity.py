@@ -22,8 +22,7 @@ STRANGER = "import os\nif child := os.fork(): print(child, flush=True); os._exit
 
 @contextmanager
 def strangers() -> Iterator[None]:
-    """Run programs that keep every CPU busy. They are no descendants of this process, because their parents end at
-    once."""
+    """Keep every CPU busy with programs that are no descendants of this process, because their parents end at once."""
     started = [
         subprocess.run([sys.executable, "-c", STRANGER], stdout=subprocess.PIPE, check=True, text=True).stdout
         for _ in os.sched_getaffinity(0)
@@ -118,13 +117,12 @@ def test_too_few_queries_for_a_p99_are_noted_and_remarks_on_several_runs_are_one
 
 RESTARTED = "the server or the model was restarted during the run"
 IN_PART = "the server's own times are left out, because its counters lack answered queries"
-BLOCK = 10  # queries; a closed loop's block has one more if an answer is still outstanding
-Reading = Callable[[int], int | None]  # returns a counter's value after this many answered calls
+BLOCK = 10  # Queries. A closed loop's block has one more if an answer is still outstanding.
+Reading = Callable[[int], int | None]  # Returns a counter's value after this many answered calls.
 
 
 def scripted(*readings: int | None) -> Reading:
-    """Return these readings: one before the load, then one before and one after each block. None is a failed
-    reading."""
+    """Return these readings: one before the load, then two for each block. None is a failed reading."""
     left = iter(readings)
     return lambda answered: next(left)
 
@@ -135,8 +133,7 @@ def settled(count: int) -> tuple[int, ...]:
 
 
 def in_turn(*earlier: int) -> Reading:
-    """Two servers share the address and the calls. The servers with these earlier counts answer the readings in
-    turn."""
+    """Two servers share the calls. The servers with these earlier counts answer the readings in turn."""
     turns = itertools.cycle(earlier)
     return lambda answered: next(turns) + answered // 2
 
@@ -158,8 +155,7 @@ CASES: dict[str, tuple[Reading, bool, bool, Iterable[int | None]]] = {
     "unreachable": (scripted(0, 0, *settled(4), 4, 14, 14, 24), True, False, [20]),
     # Counts that span several blocks cannot be assigned to a block.
     "once-silent": (scripted(100, 100, 110, 110, None, None, 130), False, False, [10]),
-    # Two servers share the address. One server answers every reading, or both answer in turn. The servers started
-    # together, or one started long before the other, or their first readings match by chance.
+    # Two servers share an address. One or both answer the readings. Their first counts are equal, far apart, or close.
     "one-of-two": (in_turn(0), False, True, [None]),
     "together": (in_turn(0, 0), False, True, [None]),
     "first-older": (in_turn(1000, 5), False, True, [None]),

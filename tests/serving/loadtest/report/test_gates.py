@@ -98,8 +98,7 @@ def test_a_condition_that_holds_fails_the_test_with_its_figures(complete: tuple[
 def test_a_default_run_derives_a_rate_which_gates_compare_where_both_sides_have_it(
     loadtest: Loadtest, tmp_path: Path
 ) -> None:
-    """By default, a load test runs closed loops with 1, 8 and 64 calls in flight, and an open loop at half the peak of
-    the slowest target."""
+    """The default loads are closed loops with 1, 8 and 64 calls in flight, and an open loop at half the lowest peak."""
     closed = [saved_run("fast", load, *steady(0.001)) for load in (1, 8, 64)]
     without = save(tmp_path / "without.json", *closed, saved_run("fast", 1.5, *steady(0.001)))
     gates = ("fast.throughput < 0.0001 * baseline", "fast.p99 > 60s", "fast.p99 > 100000 * slow.p99")

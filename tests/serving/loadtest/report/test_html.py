@@ -31,7 +31,8 @@ def pages(complete: Written, spoiled: Written, tmp_path_factory: pytest.TempPath
     invoke("loadtest", "compare", *files, "--html", folder / "compared.html")
     complete_page = complete[0] / "report.html"
     pages = [complete_page, spoiled[0] / "report.html", folder / "compared.html"]
-    # If two blocks differ, an interval may span many orders of magnitude. In the second chart, the estimates do so too.
+    # If two blocks differ, an interval may span many orders of magnitude. In the second chart, the estimates differ as
+    # much.
     for number, slow in enumerate((Interval(0.022, 2e-8, 2e4), Interval(3000.0, 1e-6, 1e7))):
         points = [
             ModelPoint(name, Interval(share, share - 0.01, share + 0.01), latency)
@@ -46,8 +47,7 @@ def pages(complete: Written, spoiled: Written, tmp_path_factory: pytest.TempPath
 
 
 def test_a_page_is_self_contained_and_looks_good_in_a_browser(pages: list[Path]) -> None:
-    """On a wide screen and on a phone, in dark and in light colours, the charts appear and nothing overflows or
-    fails."""
+    """The charts appear and nothing overflows, on a wide screen and on a phone, in dark and in light colours."""
     with chromium() as browser:
         for page in pages:
             text = page.read_text()
@@ -82,8 +82,7 @@ def test_the_page_has_every_load_and_figure(complete: Written) -> None:
     plain = html.unescape(text)
     assert "prefers-color-scheme: dark" in text
     pictures = re.findall(r"<svg.*?</svg>", text, re.DOTALL)
-    # One chart shows accuracy and one shows throughput, both against latency. Each of the two loads has a chart of the
-    # distribution and a chart over time.
+    # Accuracy and throughput against latency, then the distribution and the timeline of each of the two loads.
     assert len(pictures) == 6
     assert 'aria-label="Accuracy against latency"' in pictures[0]
     # Each of the two targets is better in one figure, so both are on the Pareto front, the dashed line.

@@ -219,8 +219,7 @@ def test_a_file_that_cannot_be_written_is_reported_before_the_run(
 
 def test_a_file_that_fails_after_the_run_does_not_cost_the_others(server: FakeServer, tmp_path: Path) -> None:
     lost, kept = tmp_path / "lost", tmp_path / "new" / "kept.xml"
-    # creates a folder with the report's name
-    server.behaviour = lambda number, context: lost.mkdir() if number == 1 else None
+    server.behaviour = lambda number, context: lost.mkdir() if number == 1 else None  # a folder has the report's name
     command = ("loadtest", "fast", "--server", server.address, *LOOP, "--csv", lost, "--junit", kept)
     result = invoke(*command, exit_code=1)
     assert f"cannot write {lost}" in result.stderr

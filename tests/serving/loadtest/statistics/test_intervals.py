@@ -23,7 +23,7 @@ def rates(*blocks: float) -> Sections:
 
 
 def percentiles(blocks: np.ndarray, q: float) -> Sections:
-    """The percentile of all latencies, and of each block's. ``blocks`` has the shape [blocks, queries]."""
+    """The percentile of the latencies [blocks, queries] over all blocks, and of each block."""
     each = np.percentile(blocks, q, axis=1, method="inverted_cdf")
     return Sections(float(np.percentile(blocks, q, method="inverted_cdf")), each)
 
@@ -74,8 +74,7 @@ def test_the_interval_of_unpaired_blocks_is_scipys_welch() -> None:
 
 
 def test_the_estimate_is_that_of_all_blocks_and_the_variance_that_of_each() -> None:
-    """The ratio of p99 is 4 over all blocks, and 2 and 4 in the single blocks. The log ratios therefore differ from the
-    whole by ln 2 and by 0."""
+    """The ratio of p99 is 4 over all blocks, and 2 and 4 in the single blocks."""
     ratio = percentiles(np.array([[2.0], [4.0]]), 99).ratio_to(percentiles(np.ones((2, 1)), 99))
     margin = t.ppf(0.975, 1) * np.log(2) / np.sqrt(2)
     assert (ratio.estimate, ratio.low, ratio.high) == pytest.approx((4.0, 4 / np.exp(margin), 4 * np.exp(margin)))
@@ -106,9 +105,8 @@ def test_coverage_of_throughput_ratios(truth: float, paired: bool, blocks: int) 
     [
         (99.0, "lognormal", 2.0, False, 0.93),
         (50.0, "heavy-tailed", 1.0, True, 0.93),
-        # Every hundredth query takes twenty times as long, so chance decides which of the two durations is p99. The
-        # interval is very wide, but contains the true ratio in fewer than 95 % of the tests
-        # (docs/explanation/load-testing.md).
+        # Every hundredth query takes twenty times as long, so p99 is one of two durations by chance. Fewer than 95 % of
+        # the wide intervals contain the true ratio (docs/explanation/load-testing.md).
         (99.0, "humped", 2.0, True, 0.88),
     ],
 )

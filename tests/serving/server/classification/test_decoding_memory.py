@@ -32,7 +32,7 @@ Write = Callable[[int, int], bytes]
 
 
 def saved(mode: str, format_: str, **options: Any) -> Write:
-    """Writes a plain picture, whose memory depends only on its size."""
+    """Writes a plain picture. Its size alone determines how much memory it takes."""
     return lambda width, height: encoded(Image.new(mode, (width, height)), format_, **options)
 
 
@@ -81,13 +81,12 @@ def prepare(data: bytes) -> None:
 
 
 def answer(pipe: Connection) -> None:
-    """Answer each picture with the number of bytes by which this process grew, and with the reason if it was
-    refused."""
+    """Answer each picture with the bytes by which this process grew, and with the reason if it was refused."""
     for format_ in ("PNG", "JPEG", "WEBP"):  # load the decoders, which are otherwise loaded on first use
         prepare(encoded(Image.new("RGB", (100, 100)), format_))
     while True:
         data, error = pipe.recv_bytes(), ""
-        # otherwise, freed memory of the previous picture could hide this picture's growth
+        # Otherwise, memory that the previous picture freed could hide this picture's growth.
         ctypes.CDLL(None).malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")  # reset the peak that the kernel measures
         before = memory.held()
@@ -103,8 +102,7 @@ Decode = Callable[[bytes], tuple[int, str]]
 
 @pytest.fixture(scope="module")
 def decode() -> Iterator[Decode]:
-    """Decodes a file in a child process. Returns the bytes by which the process grew, and the error ("" if there is
-    none)."""
+    """Decodes a file in a child process. Returns the bytes by which the process grew, and the error or ""."""
     ours, theirs = CONTEXT.Pipe()
 
     def decode(data: bytes) -> tuple[int, str]:
@@ -143,8 +141,7 @@ def test_files_of_a_few_bytes_gain_nothing(decode: Decode) -> None:
 @pytest.mark.parametrize("texts", [8, 9, 62])
 @pytest.mark.parametrize("after", [False, True])
 def test_a_png_file_of_more_compressed_texts_than_eight_is_refused(texts: int, after: bool, decode: Decode) -> None:
-    # because of this character, Python stores four bytes per character
-    text = zlib.compress("\N{DRESS}".encode() + b"a" * (MIB - 10))
+    text = zlib.compress("\N{DRESS}".encode() + b"a" * (MIB - 10))  # four bytes per character in Python
     chunks = b"".join(chunk(b"iTXt", b"%d\0\1\0\0\0" % number + text) for number in range(texts))
     picture = png(28, 28, 8, 0, more=b"" if after else chunks)
     gained, error = decode(picture[:-12] + (chunks if after else b"") + picture[-12:])

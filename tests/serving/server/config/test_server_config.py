@@ -41,7 +41,6 @@ def test_every_setting_has_an_option_with_its_default_and_a_help_text() -> None:
     assert all(isinstance(one, click.Option) and one.help for one in options.values())
     config = parsed()
     assert config == ServerConfig()
-    # a safe host, and Triton's port and folder
     assert (config.host, config.port, config.models) == ("127.0.0.1", 8001, Path("models"))
     assert config.max_queue_delay_microseconds == 0
 

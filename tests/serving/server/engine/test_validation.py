@@ -19,8 +19,7 @@ INVALID = grpc.StatusCode.INVALID_ARGUMENT
 def test_an_empty_tensor_claims_no_size_that_no_message_has_and_axes_of_one_name_are_empty_together(
     repository: Repository,
 ) -> None:
-    """Without this check, a request of twenty bytes could demand an answer of any size, such as the sums over an empty
-    axis."""
+    """Without this check, twenty bytes could request an answer of any size, such as sums over an empty axis."""
     rows = "(float[n, m] x) => (float[n, 1] y) <int64[1] axes = {1}> { y = ReduceSum(x, axes) }"
     repository.publish("rows", model=onnx_models.from_text(rows))
     pairs = "(float[n, 3] a, float[n, 3] b) => (float[n, 3] y) { y = Add(a, b) }"
@@ -63,8 +62,8 @@ def test_with_another_batch_being_computed_no_batch_is_alone(repository: Reposit
 
 
 def failing(error: Exception, *, of: float = 0) -> Script:
-    """A script that raises for each batch with the sample ``of``. If ``of`` is 0, it raises for each batch of more than
-    two."""
+    """A script that fails each batch with the sample ``of``, or, if ``of`` is 0, each batch of more than two
+    samples."""
 
     def compute(x: Array) -> Array:
         if of in x if of else len(x) > 2:

@@ -1,6 +1,6 @@
 """For any bytes of a request, the server answers or returns an error that explains the fault.
 
-The server, which is another process, must not crash, and refusals must not increase its memory or its log.
+The server must not crash, and refusals must not increase its memory or its log.
 
 These tests send a few cases. ``make fuzz`` sends each transport 24,000 requests, and 8,000 that are not even gRPC."""
 

@@ -1,7 +1,7 @@
 """For any bytes of an HTTP request, the server answers or returns an error that explains the fault.
 
-The server must not crash, and refusals must not increase its memory or its log. tests/serving/server/transport/http
-tests that answers to any JSON, picture and parameter follow the server's OpenAPI description."""
+The server must not crash, and refusals must not increase its memory or its log. test_openapi compares answers with the
+server's OpenAPI description."""
 
 import gzip
 import http.client
@@ -59,8 +59,7 @@ def send(
 
 
 def with_values(sent: pb.ModelInferRequest) -> tuple[bytes, dict[str, str]]:
-    """The body and the headers of a request, whose typed contents go into the JSON. The numbers of inputs and contents
-    may differ."""
+    """The body and headers of a request, with typed contents in the JSON. Inputs and contents may differ in number."""
     inputs: list[dict[str, Any]] = []
     for place, tensor in enumerate(sent.inputs):
         values = [value for _, field in tensor.contents.ListFields() for value in field]

@@ -135,15 +135,14 @@ def test_others_are_answered_during_an_attack_and_memory_is_flat_after_it(target
 
 
 def test_others_are_answered_beside_many_idle_connections(target: Target) -> None:
-    """native has no limit on connections, because only this host reaches it. grpc and Envoy close the connections
-    beyond --max-connections (1024)."""
+    """Only grpc and Envoy close the connections beyond --max-connections (1024). Only this host reaches native."""
     target.require_answer()
     before = target.memory()
     with ExitStack() as idle:
         for number in range(IDLE_CONNECTIONS):
             connection = idle.enter_context(connect(target.address, b""))
-            if number % 2:  # every other connection sends nothing
-                with suppress(OSError):  # the server has already closed the connection
+            if number % 2:  # Every other connection sends nothing.
+                with suppress(OSError):  # The server may have closed the connection.
                     connection.sendall(OPEN)
         for _ in range(20):
             target.require_answer()

@@ -124,8 +124,7 @@ def test_the_limit_on_open_files_is_raised_as_far_as_the_system_allows_and_an_ex
         server.wait_for("ready")
         assert resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE) == (512, 512)
         warning = "".join(line for line in server.log if "--max-connections" in line)
-        # needed: 1000 for gRPC, 1000 for HTTP, and 256
-        assert re.findall(r"limit=(\d+) needed=(\d+)", warning) == warned
+        assert re.findall(r"limit=(\d+) needed=(\d+)", warning) == warned  # 1000 for each protocol, and 256
 
 
 @pytest.fixture

@@ -32,8 +32,8 @@ FLAT = 48 * MIB
 """The number of bytes by which the process may grow after the first attack."""
 STREAMS_PER_CONNECTION = 100  # the default of --max-concurrent-streams
 MOST_STREAMS = 1000
-MOST_CALLS = 6000  # more calls than gRPC's core admits at a time
-MAX_CONNECTIONS = 1024  # the default of --max-connections
+MOST_CALLS = 6000  # More calls than gRPC's core admits at a time.
+MAX_CONNECTIONS = 1024  # The default of --max-connections.
 FORGOTTEN = int(os.environ.get("FORGOTTEN_CALLS", "0"))
 """The number of calls to open and forget, if it is larger than the test's own number."""
 CLOSED_WINDOW = struct.pack(">HI", 4, 0)  # SETTINGS_INITIAL_WINDOW_SIZE = 0, so that the server may send no DATA
@@ -99,7 +99,7 @@ def test_answers_that_are_never_taken_hold_up_nobody_and_their_memory_is_used_ag
 
     attack()
     before = target.memory()
-    for _ in range(12):  # 200 answers of 8 MB each
+    for _ in range(12):  # each attack has 200 answers of 8 MB
         attack()
     target.wait_for_memory(before + FLAT)
 
@@ -112,8 +112,7 @@ def forget(target: Attacked, path: str, count: int, stack: ExitStack) -> None:
 
 
 def test_streams_that_are_opened_and_forgotten_are_limited_and_end_with_their_connections(target: Attacked) -> None:
-    # more, because a stream of the previous test may still be open
-    count = max(MOST_STREAMS + STREAMS_PER_CONNECTION, FORGOTTEN)
+    count = max(MOST_STREAMS + STREAMS_PER_CONNECTION, FORGOTTEN)  # an earlier stream may still be open
     for _ in range(2):
         with ExitStack() as stack:
             forget(target, "/inference.GRPCInferenceService/ModelStreamInfer", count, stack)
@@ -125,8 +124,7 @@ def test_streams_that_are_opened_and_forgotten_are_limited_and_end_with_their_co
 
 @pytest.mark.parametrize("path", [INFER, "/inference.GRPCInferenceService/ServerLive", REFLECTION.format("v1")])
 def test_calls_that_are_opened_and_forgotten_take_nobodys_place(target: Attacked, path: str) -> None:
-    """The server ends forgotten streams of reflection, and Envoy holds back other incomplete calls. Without Envoy, the
-    server waits for all of these, so there is nothing to test."""
+    """The server ends forgotten streams of reflection. Only Envoy holds back other incomplete calls."""
     if target.transport != ENVOY and path != REFLECTION.format("v1"):
         return
     with ExitStack() as stack:
@@ -168,14 +166,12 @@ def test_http_requests_that_are_begun_and_forgotten_are_limited_and_hold_up_no_c
 STREAMS, REQUESTS, NUMBERS = 4, 200, 1000
 QUIET_SECONDS = 1.0
 MOST_MEMORY = 25 * MIB
-"""The memory that a stream may take, including gRPC's copy. Measured: 7 to 10 MiB, and 60 to 65 MiB without a limit on
-answers."""
+"""The memory that a stream may take, including gRPC's copy. Without a limit on answers, it takes 60 to 65 MiB."""
 
 
 @pytest.fixture
 def small(target: Attacked, tmp_path: Path) -> Iterator[Attacked]:
-    """A server that accepts messages of up to 1 MiB, over the same transport as ``target``. Its model's answers have
-    0.4 MiB."""
+    """A server over the same transport that accepts messages of 1 MiB. An answer of its model has 0.4 MiB."""
     onnx_models.publish(tmp_path, "tiled", onnx_models.tiled(TIMES))
     arguments = ("--models", str(tmp_path), "--port", "0", *options_of(target.transport), "--max-message-mib", "1")
     with serving(*arguments) as server:

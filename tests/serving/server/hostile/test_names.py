@@ -1,5 +1,4 @@
-"""Callers may invent names, ids and headers, and load models endlessly, at little cost and without forging log lines or
-headers."""
+"""Invented names, ids and headers, and endless loads of models, cost little and forge no log line or header."""
 
 import re
 import time
@@ -60,8 +59,7 @@ def test_an_id_of_a_megabyte_comes_back_with_the_answer(target: Attacked) -> Non
 def test_what_a_failed_call_says_of_itself_stays_one_printable_line_of_the_log(
     target: Attacked, over_http: bool
 ) -> None:
-    """ONNX Runtime cannot compute an answer that is larger than the address space, so the server logs the failed
-    call."""
+    """The answer would be larger than the address space, so ONNX Runtime fails and the server logs the call."""
     sent = request("filled", shape=np.array([1 << 23, 1 << 23], np.int64))
     before = len(target.failures())
     sent.id = ESCAPES * 10_000

@@ -25,8 +25,7 @@ pytestmark = pytest.mark.slow
 MIB = 1 << 20
 CLASSIFY = "/hangtag.v1.Classifier/Classify"
 LONGEST_WAIT = 2.0
-"""The longest permitted wait in seconds. Without a limit, a picture of 50 million rows delayed every caller by four
-seconds."""
+"""The longest permitted wait in seconds. A picture of 50 million rows once delayed every caller by four seconds."""
 SMALL = (Path(__file__).parents[4] / "examples/garments/dress-1.png").read_bytes()
 REFUSAL = "the image has 1 x 50000000 pixels; the limit for an edge is 16,384 pixels. Scale the image down."
 
@@ -100,8 +99,8 @@ def test_small_pictures_are_answered_while_large_ones_wait_for_memory_and_those_
         with (
             EncodedImage(large).decoded(1),
             EncodedImage(large).decoded(1),
-        ):  # no memory for large pictures is left in this process, which also runs the server
-            waiting = [send(large) for _ in range(6)]  # more pictures than there are threads
+        ):  # This process, which also runs the server, has no memory left for large pictures.
+            waiting = [send(large) for _ in range(6)]  # There are more pictures than threads.
             for _ in range(3):
                 assert len(send(SMALL).result().labels) == 3
                 with Rest(live.server.http_address) as rest:

@@ -40,8 +40,7 @@ class Starved:
         self.require_answers()  # from now on, the connections for these calls are open
 
     def wait_until(self, event: str) -> None:
-        """Wait until this event is the latest one about open files in the log. The server may log such events
-        repeatedly."""
+        """Wait until this event is the latest one in the log about open files. The server may log it repeatedly."""
 
         def latest() -> str:
             return next((each for line in reversed(self.server.log) for each in (FULL, FREE) if each in line), FREE)
@@ -63,8 +62,7 @@ class Starved:
         assert "hangtag_model_ready" in self.server.metrics()
 
     def wait_until_closed(self) -> None:
-        """Wait until the server has closed the connections of the attack, which may happen some time after the clients
-        closed them."""
+        """Wait until the server has closed the attack's connections, which may happen after the clients closed them."""
         until(lambda: len(list(Path(f"/proc/{self.server.process.pid}/fd").iterdir())) <= FILES // 2)
 
     def is_idle(self) -> bool:
@@ -75,7 +73,6 @@ class Starved:
 
     def _processor_seconds(self) -> float:
         fields = Path(f"/proc/{self.server.process.pid}/stat").read_text().rpartition(")")[2].split()
-        # the times in user mode and in system mode
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def close(self) -> None:

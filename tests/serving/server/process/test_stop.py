@@ -1,5 +1,4 @@
-"""After a signal, ``hangtag serve`` finishes the calls that it has accepted, and ends. This holds for every
-transport."""
+"""After a signal, ``hangtag serve`` finishes the calls that it accepted, over every transport, and ends."""
 
 import signal
 import threading
@@ -64,8 +63,7 @@ def test_it_logs_that_it_is_ready_answers_and_ends_on_a_signal(models: Path, num
 
 @TRANSPORTS
 def test_a_signal_under_load_loses_no_call_that_was_accepted(models: Path, transport: str) -> None:
-    """The server answers the call that each caller has in flight. The caller's next call is refused with a message, or
-    finds no server."""
+    """The server answers every call in flight. The next call is refused with a message, or finds no server."""
     answered: list[int] = []
     ends: list[tuple[grpc.StatusCode, str]] = []
     with started(models, transport) as server:

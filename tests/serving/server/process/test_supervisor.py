@@ -34,10 +34,7 @@ HANGING = replace(QUICK_CHECKS, worker_hang_seconds=HANG_SECONDS)
 
 @pytest.fixture(autouse=True)
 def forked_workers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fork the workers, because each spawned process would spend a second on imports.
-
-    Workers are spawned in tests that use ``spawned``, and in test_workers.py, which tests ``hangtag serve --workers``.
-    """
+    """Fork the workers, which saves a second, except in tests that use ``spawned``. test_workers spawns them too."""
     if "spawned" not in request.fixturenames:
         monkeypatch.setattr("hangtag.serving.server.process.worker_process._CONTEXT", forkserver.CONTEXT)
 
@@ -84,8 +81,7 @@ def test_a_worker_that_hangs_holds_up_nobody_and_is_replaced_by_one_with_all_mod
 def test_a_worker_whose_end_another_thread_sees_first_is_replaced_too(
     models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """When multiprocessing starts a process, it checks all others. Here, another thread sees the exit code, but notes
-    it late."""
+    """multiprocessing checks all processes when it starts one. Here, another thread notes an exit code late."""
     wait, seen = os.waitpid, threading.Event()
 
     def waitpid(process: int, flags: int) -> tuple[int, int]:
@@ -171,8 +167,7 @@ def test_a_worker_that_stops_leaves_a_change_to_the_other_and_goes_on_with_its_c
     ):
         began = time.monotonic()
         stubs[0].ModelInfer(request("slow", rounds=np.array([1000])), timeout=TIMEOUT)
-        # about 0.3 seconds of work, so that no worker has finished too early
-        rounds = round(300 / (time.monotonic() - began))
+        rounds = round(300 / (time.monotonic() - began))  # about 0.3 seconds of work for each call
         calls = [stub.ModelInfer.future(request("slow", rounds=np.array([rounds])), timeout=TIMEOUT) for stub in stubs]
         assert all(stub.ServerReady(pb.ServerReadyRequest(), timeout=TIMEOUT).ready for stub in stubs)
         stopping = pid(number)

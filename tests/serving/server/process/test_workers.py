@@ -1,5 +1,4 @@
-"""``hangtag serve --workers 2`` runs real processes, which share ports, statistics and models, and are replaced when
-they end."""
+"""``hangtag serve --workers 2`` runs processes that share ports, statistics and models, and are replaced."""
 
 import os
 import re
@@ -157,12 +156,11 @@ def test_a_worker_that_is_killed_under_load_costs_only_its_calls_in_flight(model
                 caller.close()
         for caller in callers:
             assert set(caller.answers) == {20}
-            # Only the call in flight fails. Over HTTP, the next call may fail too, if its connection leads to the dying
+            # Only the call in flight fails. Over HTTP, the next call may also fail, on a connection to the dying
             # worker.
             assert set(caller.failures) <= {grpc.StatusCode.UNAVAILABLE}
             assert len(caller.failures) <= (2 if transport == HTTP else 1)
-        # the supervisor closes the file descriptors of the ended worker
-        until(lambda: len(list(supervisor.iterdir())) == descriptors)
+        until(lambda: len(list(supervisor.iterdir())) == descriptors)  # it closes the worker's descriptors
         now = metrics(server.metrics())
         assert (now["hangtag_workers"], now["hangtag_worker_restarts_total"]) == (2, 1)
         with connections(server, 16) as stubs:
@@ -215,9 +213,9 @@ def delays(server: Serving) -> list[str]:
 @pytest.mark.parametrize(
     ("limits", "seconds"),
     [
-        ({"worker_attempts": 1}, ["0.1", "0.2"]),  # attempts count only for workers that never listened
-        ({"worker_stable_seconds": 0.0}, ["0.1", "0.1"]),  # each worker lived long enough to reset the delay
-        ({"worker_restart_seconds": 31.0}, ["30.0", "30.0"]),  # the longest delay
+        ({"worker_attempts": 1}, ["0.1", "0.2"]),  # Attempts count only for workers that never listened.
+        ({"worker_stable_seconds": 0.0}, ["0.1", "0.1"]),  # Each worker lived long enough to reset the delay.
+        ({"worker_restart_seconds": 31.0}, ["30.0", "30.0"]),  # This is the longest delay.
     ],
 )
 def test_workers_that_listened_and_end_at_once_are_all_replaced(

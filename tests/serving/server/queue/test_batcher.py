@@ -1,6 +1,5 @@
 """Examples of the batcher's deadlines, measured service times, delays and cancellations.
 
-Late requests are refused, or dropped without being computed, and a deadline may end a delay early.
 test_batcher_properties tests what is true in any order. Tests with real servers show that requests wake threads."""
 
 import re
@@ -194,7 +193,7 @@ def observe(queue: Batcher, *batches: tuple[int, float]) -> Batcher:
 
 
 def predict(queue: Batcher, samples: int) -> float:
-    """The seconds until an answer that the batcher predicts, rounded to 0.1 ms. They are read from a refusal."""
+    """The seconds until an answer that the batcher predicts, to 0.1 ms, according to its refusal of a late request."""
     with pytest.raises(DeadlineError) as refusal:
         queue.put(KeptCall(samples, deadline=0))
     (milliseconds,) = re.findall(r"needs about (-?\d+\.\d) ms", str(refusal.value))

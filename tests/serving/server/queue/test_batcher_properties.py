@@ -1,5 +1,4 @@
-"""Whatever the order of events, no request is lost, answered twice, reordered, put into a wrong batch, or computed in
-vain."""
+"""In any order of events, no request is lost, answered twice, reordered, batched wrongly, or computed in vain."""
 
 import re
 
@@ -108,7 +107,6 @@ class BatcherMachine(RuleBasedStateMachine):
         assert samples <= self.batcher.max_batch_size
         assert all(request.deadline is None or request.deadline > self.clock.now for request in batch)
         following = same_key[len(batch) : len(batch) + 1]
-        # the batch is as full as possible
         assert not following or samples + following[0].samples > self.batcher.max_batch_size
         self.waiting = [request for request in self.waiting if request not in batch]
         self.computing.append(batch)

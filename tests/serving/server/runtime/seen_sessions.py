@@ -18,8 +18,7 @@ Compute = Callable[..., object]
 
 
 class Binding(onnxruntime.IOBinding):  # type: ignore[misc]
-    """An IO binding that records the inputs at fixed addresses. A test may change other inputs before they are
-    bound."""
+    """An IO binding that records inputs at fixed addresses, and lets a test change the others before they are bound."""
 
     def __init__(self, session: Any, change: Callable[[Rows], Rows]) -> None:
         super().__init__(session)
@@ -96,8 +95,7 @@ class OnCpu(SessionOpener):
         return self.runtime
 
     def used_for(self, inputs: dict[str, Any]) -> list[str]:
-        """Compute a batch, and return the sessions and ways that computed it, such as "session run" or "graphs
-        bound"."""
+        """Compute a batch. Return what computed it, such as "session run" or "graphs bound"."""
         self._used.clear()
         self.runtime.run(inputs)
         return self._used.copy()

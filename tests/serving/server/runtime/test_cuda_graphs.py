@@ -1,5 +1,4 @@
-"""Which batches CUDA graphs compute, and which are computed without graphs. Real CPU sessions, which capture nothing,
-stand in for a GPU."""
+"""Which batches CUDA graphs compute. Real CPU sessions, which capture nothing, stand in for a GPU."""
 
 import threading
 from collections.abc import Callable

@@ -41,8 +41,7 @@ _GUARDED = mmap.mmap(-1, 2 << 20, prot=0)
 _SCALE, _ZERO = np.array(0.1, np.float32), np.array(3, np.uint8)
 _Q = (_SCALE, _ZERO)
 
-# For each operator: its inputs, of which the tuples hold constants, and its attributes. The domain, if any, precedes a
-# hyphen.
+# The inputs of each operator (tuples hold constants) and its attributes. A hyphen follows the domain, if any.
 OPERATORS: dict[str, list[tuple[list[Any], dict[str, Any]]]] = {
     **{name: [([f(2, 3, 4)], {})] for name in ("Relu", "Erf", "Softmax", "ArgMax", "Transpose", "Shape", "NonZero")},
     **{name: [([f(2, 3, 4), f(2, 3, 4)], {})] for name in ("Add", "Div", "Max", "Pow", "Less")},
@@ -158,8 +157,7 @@ def model(name: str, inputs: list[Any], attributes: dict[str, Any]) -> tuple[byt
 
 
 def empty_variants(arrays: Arrays) -> Iterator[Arrays]:
-    """Variants of the arrays in which one axis is empty, in which all axes of one size are empty, and in which all
-    first axes are empty."""
+    """Variants with one empty axis, with all axes of one size empty, and with the first axis of every array empty."""
     places = [(name, axis, size) for name, array in arrays.items() for axis, size in enumerate(array.shape)]
     choices = [[place] for place in places]
     choices += [[place for place in places if place[2] == size] for size in {size for _, _, size in places}]
@@ -173,8 +171,7 @@ def empty_variants(arrays: Arrays) -> Iterator[Arrays]:
 
 
 def run_all(folder: Path) -> None:
-    """Write every model to the folder, and run those of its empty requests that the server accepts. Most must be
-    answered."""
+    """Write every model to the folder, and run all empty requests that the server accepts. Most must be answered."""
     answered = 0
     for name, cases in (OPERATORS | FATAL).items():
         admitted = 0

@@ -121,8 +121,7 @@ USELESS = {
     "it is not faster": (0.010, 0.009),
     "batches are short": (0.0001, 0.00001),
 }
-"""Reasons for not using a second session, each with the seconds that a batch takes in the first and in the second
-session."""
+"""Why a second session is not used, with the seconds of a batch in the first and in the second session."""
 
 
 @pytest.mark.parametrize("why", USELESS)

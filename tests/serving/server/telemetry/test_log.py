@@ -48,8 +48,7 @@ def test_repeated_problems_are_dropped_and_counted() -> None:
 
 
 def test_repeated_lines_that_are_no_problem_are_dropped_and_counted_for_each_model() -> None:
-    """Limits per model are needed, because one client may load and unload a model endlessly, and a server loads many
-    models at its start."""
+    """One client may load a model endlessly, but a server may also load many models at its start."""
     clock = Clock()
     limit = RateLimit(BURST, clock)
     first = [passes(limit, "model loaded", "info", model="cnn", seconds=n) is not None for n in range(INFO_BURST + 7)]

@@ -50,10 +50,7 @@ def few(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @contextmanager
 def own_server(models: Path, transport: str) -> Iterator[LiveServer]:
-    """A server with a queue of 4 requests, batches of 4 samples, one instance, and many streams per connection.
-
-    Two models override the server's batch size.
-    """
+    """A server with a queue of 4, batches of 4, one instance, and many streams. Two models override the batch size."""
     with live_server(
         transport,
         models,

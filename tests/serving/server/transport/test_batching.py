@@ -18,8 +18,7 @@ from tests.kit.waiting import TIMEOUT
 
 
 def together(own: LiveServer, name: str, sent: list[pb.ModelInferRequest]) -> tuple[list[Any], list[int]]:
-    """Let all requests wait while the first one is computed. Return the answers, and the number of rows in each
-    executed batch."""
+    """Queue all requests while the first is computed. Return the answers, and the number of rows in each batch."""
     with own.gates.closed(name) as gate:
         calls = own.occupy(gate, *sent)
         gate.open()

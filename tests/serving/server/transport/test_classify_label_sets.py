@@ -106,8 +106,7 @@ def test_without_distances_or_rivals_there_are_none(live: LiveServer, model: str
 
 
 def test_a_file_of_the_models_size_is_not_converted_and_another_is_scaled_down_as_a_whole(live: LiveServer) -> None:
-    """The second picture repeats each pixel in both directions. Trimming it, or scaling it differently, would change
-    the answer."""
+    """The second picture repeats each pixel. Trimming it, or scaling it differently, would change the answer."""
     pixels = image(PROBABILITIES, path=[4, 1, 7])
     assert indices(classify(live, "path", encoded=encoded(pixels))) == [4, 1, 7]
     twice = np.repeat(np.repeat(pixels, 2, axis=0), 2, axis=1)

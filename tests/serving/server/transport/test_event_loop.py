@@ -181,10 +181,7 @@ def test_a_program_may_use_grpc_aio_on_a_loop_of_its_own(few: Path) -> None:
 
 
 def test_grpcios_own_errors_are_lines_of_the_log(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """For an answer above the message limit, grpcio itself would write a traceback to standard error.
-
-    Here, a long id makes the answer too large, because the server itself refuses outputs that are too large.
-    """
+    """Without the server's log handler, grpcio would write a traceback for an answer that a long id makes too large."""
     onnx_models.publish(tmp_path, "tiled", onnx_models.tiled(250_000))  # answers 4 bytes with a megabyte
     sent = request("tiled", x=np.ones((1, 1), np.float32))
     sent.id = "i" * 100_000
@@ -193,8 +190,7 @@ def test_grpcios_own_errors_are_lines_of_the_log(tmp_path: Path, capfd: pytest.C
         structlog.testing.capture_logs() as logs,
     ):
         code, message = failure(lambda: live.infer(sent))
-        # the server logs the error after the client has the status
-        until(lambda: any(line["log_level"] == "error" for line in logs))
+        until(lambda: any(line["log_level"] == "error" for line in logs))  # logged after the answer
     assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert message.startswith("SERVER: Sent message larger than max")
     assert [line["event"] for line in logs if line["log_level"] == "error"] == ["grpc._cython.cygrpc"]

@@ -167,8 +167,7 @@ def test_the_queue_and_a_full_one(watched: Watched) -> None:
 
 
 def test_a_message_that_is_too_large_does_not_count_as_shed(watched: Watched) -> None:
-    """Shed requests trigger the alert HangtagShedding, which asks for more servers. Here, more servers would not
-    help."""
+    """The alert HangtagShedding asks for more servers, which would not help against large messages."""
     too_large = request("classifier", image=np.zeros((30_000, 28, 28), np.uint8))
     assert failure(lambda: watched.live.infer(too_large))[0] is grpc.StatusCode.RESOURCE_EXHAUSTED
     shed = {labels: value for (name, labels), value in read(watched.text()).items() if "shed_requests_total" in name}
@@ -258,8 +257,7 @@ def test_the_port_for_metrics_has_health_too_and_stays_silent_in_the_log(few: Pa
         with grpc.insecure_channel(server.address) as channel, connect():
             may_send = threading.Event()
             begun: Any = channel.stream_unary("/inference.GRPCInferenceService/ModelInfer")
-            # this call stays in flight, because its message does not come
-            begun = begun.future(iter(may_send.wait, True), timeout=TIMEOUT)
+            begun = begun.future(iter(may_send.wait, True), timeout=TIMEOUT)  # its message never comes
             live = InferenceStub(channel).ServerLive
             assert live(inference_pb2.ServerLiveRequest(), timeout=TIMEOUT).live
             server.signal(signal.SIGTERM)

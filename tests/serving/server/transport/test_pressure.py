@@ -1,8 +1,7 @@
-"""What happens while all instances of a server are busy: a full queue, late and cancelled calls, a failing batch,
-overload.
+"""A server with busy instances: a full queue, late and cancelled calls, a failing batch, and overload.
 
-In these tests, a call in the middle of the queue is late, cancelled or wrong. The tests of the batcher cover both ends
-of the queue."""
+In these tests, a call in the middle of the queue is late, cancelled or wrong. test_batcher tests both ends of the
+queue."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -69,8 +68,7 @@ def test_a_late_call_is_not_computed_and_its_neighbours_are_answered(own: LiveSe
 
 
 def test_a_requests_own_timeout_is_a_deadline_too(own: LiveServer) -> None:
-    """Triton's parameter ``timeout`` is in microseconds. Only the server applies it, because the caller would wait
-    longer."""
+    """Only the server applies Triton's parameter ``timeout``, in microseconds. The caller would wait longer."""
     with own.gates.closed("gather") as gate:
         calls = own.occupy(gate, gather(0), gather(2))
         late = own.begin(gather(1, timeout=300_000))
@@ -85,8 +83,7 @@ def test_a_requests_own_timeout_is_a_deadline_too(own: LiveServer) -> None:
 
 
 def test_a_call_that_cannot_be_answered_in_time_is_refused_at_once(own: LiveServer) -> None:
-    """The server knows the call's deadline, and the time of a batch from an earlier call, so it can refuse the call at
-    once."""
+    """The server can refuse the call at once, because it knows the deadline and has measured the time of a batch."""
     own.gates.counted("gather").delay = 0.5
     assert own.infer(request("gather", index=index(1)))["value"].tolist() == [10]
     code, message = failure(lambda: own.inference.ModelInfer(request("gather", index=index(1)), timeout=0.4))
@@ -152,8 +149,7 @@ def test_the_calls_in_flight_on_a_connection_are_limited(few: Path, transport: s
         with live.gates.closed("gather") as gate:
             calls = live.occupy(gate, gather(0), gather(1))
             beyond = live.begin(gather(2))
-            # otherwise, channels to the same address share a connection
-            own_connection = [("grpc.use_local_subchannel_pool", 1)]
+            own_connection = [("grpc.use_local_subchannel_pool", 1)]  # no shared connection
             with grpc.insecure_channel(live.server.address, own_connection) as other:
                 stub = InferenceStub(other)
                 calls.append(stub.ModelInfer.future(gather(3), timeout=TIMEOUT))
@@ -164,8 +160,7 @@ def test_the_calls_in_flight_on_a_connection_are_limited(few: Path, transport: s
 
 CALLERS, ANSWERS, BATCH, QUEUE = 40, 300, 2, 6
 MOST_BATCHES = QUEUE // BATCH + 1
-"""The most batches that can begin after a request was accepted, up to its own batch: those of a full queue, and one
-that was already taken when the request was accepted."""
+"""The most batches that begin before a request is answered: a full queue, and one that was taken just before."""
 
 
 def test_requests_accepted_in_overload_wait_no_longer_than_a_full_queue_takes(few: Path, transport: str) -> None:

@@ -220,8 +220,7 @@ def test_so_is_a_message_that_http_has_nothing_like(live: LiveServer, name: str)
 
 
 def require_refusal(live: LiveServer, case: Refusal) -> Any:
-    """Send a faulty request, require the expected message, and return the error. The server must not queue or compute
-    the request."""
+    """Require that a faulty request is refused as expected and neither queued nor computed. Return the error."""
     model = case.sent.model_name
     before = live.statistics(model) if model in ("classifier", "text") else None
     with pytest.raises(grpc.RpcError) as raised:
@@ -283,6 +282,5 @@ def test_a_model_that_fails_is_the_servers_fault_and_serves_on_and_only_that_is_
     assert message.startswith("ONNX Runtime failed: ")
     assert own.infer(sent)["value"].tolist() == [30]
     failed = [line for line in log if line["event"] == "request failed"]
-    # the log shortens the id
-    assert [(line["model"], line["request_id"]) for line in failed] == [("gather", "r" * 128)]
+    assert [(line["model"], line["request_id"]) for line in failed] == [("gather", "r" * 128)]  # shortened
     assert {line["event"] for line in log} == {"request failed", "batch failed"}

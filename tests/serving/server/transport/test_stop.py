@@ -40,8 +40,7 @@ def states(live: LiveServer, *, ready: bool = False) -> set[tuple[str, str]]:
 
 
 def is_refused(live: LiveServer, transport: str) -> bool:
-    """Return True if the stopping server refuses a new call. While a port closes, a new call may also get another
-    error."""
+    """Return True if the server, which is stopping, refuses a new call. While a port closes, other errors may occur."""
     error = live.begin(request("free_axis", x=number(1))).exception()
     end = (error.code(), error.details()) if error else None
     if transport == "native":  # native keeps its connections until the server ends
@@ -171,8 +170,7 @@ def test_a_poll_that_ends_during_the_drain_leaves_the_server_not_ready(models: P
 
 @pytest.mark.parametrize("transport", ["native", "grpc", HTTP])
 def test_during_the_drain_nothing_is_ready_and_nothing_unloaded(models: Path, transport: str) -> None:
-    """While a gRPC call is in flight, the server still answers probes, both on the connection of this call and over
-    HTTP."""
+    """While a gRPC call is in flight, the server still answers probes on the same connection and over HTTP."""
     with live_server(transport, models, model_control="explicit", load_model=("*",)) as live:
         with live.gates.closed("free_axis") as gate:
             stub = InferenceStub(live.channel)

@@ -177,8 +177,7 @@ def test_a_collector_that_does_not_answer_does_not_delay_the_stop(
             infer(live)
         warnings = [entry for entry in logs if entry["log_level"] == "warning"]
         assert [entry["event"] for entry in warnings] == ["the last spans are lost: the collector did not accept them"]
-        # The exporter logs its failure later. The test waits for it, so that the line does not appear in another test's
-        # output.
+        # The test waits until the exporter has logged its failure, so that the line is not in another test's output.
         for thread in threading.enumerate():
             if thread.name == "last-spans":
                 thread.join(TIMEOUT)

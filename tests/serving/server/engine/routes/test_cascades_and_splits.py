@@ -1,5 +1,4 @@
-"""Which samples a cascade passes to its next member, what happens if a member is busy or broken, and how splits spread
-calls."""
+"""Which samples a cascade passes on, what happens if a member is busy or broken, and how splits spread calls."""
 
 import math
 from collections import Counter
@@ -28,8 +27,7 @@ Infer = Callable[..., Any]
 
 @pytest.fixture
 def cascade(repository: Repository) -> Repository:
-    """The cascade ``both``. Its member fast answers with the sample itself, and its member slow with the sample plus
-    10."""
+    """The cascade ``both``: fast answers with the sample itself, and slow answers with the sample plus 10."""
     for name, by in (("fast", 0), ("slow", 10)):
         repository.publish(name, model=onnx_models.shifted(by))
         repository.settings(name, "max_batch_size = 4\nmax_queue_size = 4\ninstances = 1")
@@ -228,19 +226,17 @@ def test_a_cascade_within_a_cascade_names_the_models_that_answered_and_counts_wh
     assert answer.answered_by == (("fast", "slow") if inner_first else ("other",))
     running.gates.play(other=lambda x: x + np.float32(0.3 if inner_first else 0))
     with running.occupied("slow", queued=4):
-        # at most 0.95 and 0.6 if the inner cascade comes first, otherwise 0.1 and 0.2
-        assert running.infer("outer", [0.95, 0.6, 0.1, 0.2]).unsure == 2
+        assert running.infer("outer", [0.95, 0.6, 0.1, 0.2]).unsure == 2  # 0.95 and 0.6, or 0.1 and 0.2
 
 
 COUNT = 500
 DEVIATIONS = 4.5
-"""A binomial count deviates by more standard deviations only once in 100,000 times."""
+"""Only one binomial count in 100,000 is farther from its mean than this many standard deviations."""
 STICKY = '\nsticky = "x-user-id"'
 
 
 def chosen(running: Running, route: str, users: list[str]) -> Counter[tuple[str, str]]:
-    """Call a route concurrently for each user, or without a user for "". Return how many calls of each user each member
-    answered."""
+    """Call a route concurrently for each user ("" is no user). Return how many calls of a user each member answered."""
     with grpc.insecure_channel(running.server.address) as channel:
         infer = InferenceStub(channel).ModelInfer.future
         sent = request(route, **samples([0]))

@@ -110,8 +110,7 @@ def test_a_member_may_be_renamed_together_with_the_routes_file(repository: Repos
     assert (running.answer("both"), running.served()) == (2, {"both": [1], "three": [2], "two": [1]})
 
 
-# the inner route's name sorts after, or before, the outer route's name
-@pytest.mark.parametrize("inner", ["inner", "0"])
+@pytest.mark.parametrize("inner", ["inner", "0"])  # the inner route's name sorts last, or first
 @pytest.mark.parametrize("text", ["split = {around = 100}", f'{ONE}\nshadow = {{model = "around", share = 1}}'])
 def test_a_file_that_closes_a_circle_takes_no_other_route_out(repository: Repository, text: str, inner: str) -> None:
     repository.route(inner, ONE)

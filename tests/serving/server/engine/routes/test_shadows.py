@@ -1,5 +1,4 @@
-"""The copies of calls that a shadow gets never change the callers' answers. Each copy is compared, skipped, or counted
-as failed."""
+"""A shadow's copies of calls change no caller's answer. Each copy is compared, skipped, or counted as failed."""
 
 import math
 import time

@@ -1,4 +1,4 @@
-"""Real clients reach the limits on what one client may use."""
+"""The limits for a single client, tested with real clients."""
 
 import threading
 import time
@@ -29,8 +29,7 @@ def test_the_number_of_connections_is_limited_and_one_that_ends_makes_room(model
         assert over_http.get("/v2/health/live").status == 200
         assert live.infer(request("gather", index=index(1)))["value"].tolist() == [10]  # the first connection
         taken = [connect(live.server.address, OPEN) for _ in range(2)]
-        # each connection received settings, so the server accepted all of them
-        assert all(connection.recv(9) for connection in taken)
+        assert all(connection.recv(9) for connection in taken)  # the server accepted each connection
         with connect(live.server.address, OPEN) as one, connect(live.server.address, OPEN) as another:
             read_to_the_end(one)
             read_to_the_end(another)
@@ -59,7 +58,7 @@ def test_connections_that_begin_no_handshake_are_limited(models: Path, security:
 
 
 def test_a_connection_whose_handshake_does_not_come_is_closed(models: Path, security: dict[str, Any]) -> None:
-    """Without TLS, there is no handshake, so the server closes the connection because it makes no calls."""
+    """Without TLS, the server closes the connection because it has no calls."""
     with live_server(ENVOY, models, limits=Limits(peer_seconds=1), connection_idle_seconds=1, **security) as live:
         began = time.monotonic()
         with connect(live.server.address) as silent:
@@ -73,8 +72,7 @@ def test_no_call_of_a_burst_on_one_connection_is_refused(models: Path, transport
         for _ in range(3):
             with grpc.insecure_channel(live.server.address, options=own) as channel:
                 stub = InferenceStub(channel)
-                # the client knows the server's limit now
-                assert stub.ServerLive(pb.ServerLiveRequest(), timeout=TIMEOUT).live
+                assert stub.ServerLive(pb.ServerLiveRequest(), timeout=TIMEOUT).live  # the client learns the limit
                 calls = [stub.ModelInfer.future(request("gather", index=index(1)), timeout=TIMEOUT) for _ in range(400)]
                 assert [call.exception() for call in calls if call.exception()] == []
 
@@ -118,5 +116,5 @@ def test_a_client_that_does_not_answer_pings_is_disconnected(models: Path) -> No
     with live_server(ENVOY, models, keepalive_seconds=1, limits=Limits(peer_seconds=1)) as live:
         began = time.monotonic()
         with connect(live.server.address, OPEN) as connection:
-            read_to_the_end(connection)  # Without sending anything, wait until the server ends the connection.
+            read_to_the_end(connection)  # The server ends the connection, although nothing more was sent.
         assert time.monotonic() - began > 1.8  # The ping comes after one second, and its answer has another second.

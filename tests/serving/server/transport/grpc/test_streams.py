@@ -165,8 +165,7 @@ def test_a_stopping_server_answers_the_requests_it_has_read_then_ends_the_stream
 
 
 def test_a_stream_that_has_sent_everything_ends_with_ok_at_a_stop(few: Path) -> None:
-    """The server may read the end of the stream too late, which a client cannot know, so the test tries several
-    times."""
+    """The server may read the end of the stream too late, so the test tries several times."""
     codes: list[grpc.StatusCode] = []
     while grpc.StatusCode.OK not in codes and len(codes) < 5:
         with live_server("grpc", few, instances=1) as own, own.gates.closed("gather") as gate:

@@ -34,8 +34,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def shown_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A repository for the page. It has a classifier with two versions, a multi-label one, one with HTML in its labels,
-    one for colour pictures, a model without pictures, and routes."""
+    """Models for the page: with two versions, label sets, colours, HTML in labels, or without pictures; and routes."""
     models = tmp_path_factory.mktemp("models")
     (models / "lstm").symlink_to(shipped.MODELS / "lstm")
     (models / "cnn_rnn").symlink_to(EXAMPLES / "outfits/models/cnn_rnn")

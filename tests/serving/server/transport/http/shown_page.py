@@ -41,8 +41,7 @@ HAND_OVER = """([event, type, content, name]) => {
   document.dispatchEvent(event === 'paste' ? new ClipboardEvent(event, {...options, clipboardData: data})
     : new DragEvent(event, {...options, dataTransfer: data}));
 }"""
-# The elements that the Tab key must reach. In each group of radio buttons or tabs, it reaches one, and the arrow keys
-# reach the others.
+# The elements that the Tab key must reach: one of each group of radio buttons or tabs, and all others.
 REACHABLE = """() => [...document.querySelectorAll('button, input, a[href], summary, [tabindex]')]
   .filter(e => e.tabIndex >= 0 && e.offsetParent && (e.type !== 'radio' || e.checked)).map(e => e.outerHTML)"""
 # The focused element, and whether its focus is visible on the element itself or on the one that represents it.
@@ -124,8 +123,7 @@ def picture(name: str) -> bytes:
 
 
 def labels_by_code(page: Shown, folder: Path) -> dict[str, list[list[str]]]:
-    """Run the code that the page offers, exactly as copied. Return the labels of each model, keyed by the programming
-    language."""
+    """Run the code from the page, exactly as copied. Return each model's labels, keyed by the programming language."""
     labels = {}
     for language in ("curl", "Python", "grpcurl"):
         code = page.code(language)
@@ -144,7 +142,6 @@ def _answered(output: str) -> list[list[str]]:
 
 
 def _printed(output: str) -> list[list[str]]:
-    """The labels in the output of the Python code. For several models, a line has the name and the labels of a model,
-    otherwise one label."""
+    """Each model's labels in the output of the Python code."""
     lines = [re.sub(r" [\d.]+%", "", line).split(", ") for line in output.splitlines()]
     return [line[1:] for line in lines] if "," in output else [[line[0] for line in lines]]

@@ -126,8 +126,7 @@ def test_the_bodies_in_flight_share_their_memory(narrow: LiveServer) -> None:
             gate.open()
             assert first.connection.getresponse().status == 200
             assert other.post(path, body, **headers).status == 200
-        # the other requests were refused before they named a model
-        assert narrow.statistics("free_axis").inference_stats.fail.count == 1
+        assert narrow.statistics("free_axis").inference_stats.fail.count == 1  # refused requests named no model
 
 
 def test_arrays_that_take_more_than_their_json_count_as_they_are(narrow: LiveServer) -> None:
@@ -142,8 +141,7 @@ def test_arrays_that_take_more_than_their_json_count_as_they_are(narrow: LiveSer
 
 
 def has_room(live: LiveServer, size: int) -> bool:
-    """Return True if the server has room for a body of this many bytes. The body is not an image, so it gets status
-    400."""
+    """Return True if the server has room for a body of this size. Because the body is no image, its status is 400."""
     with Rest(live.server.http_address) as other:
         status = other.post(CLASSIFY, bytes(size)).status
     assert status in (400, 429)
@@ -162,8 +160,7 @@ def test_a_client_that_leaves_gives_its_memory_back(narrow: LiveServer) -> None:
     for _ in range(3):
         with connected(narrow) as early, Rest(narrow.server.http_address) as other:
             early.sendall(POST + b"Content-Length: 700001\r\n\r\n" + bytes(700_000))
-            # meanwhile, the server reads most of the body
-            assert [other.get("/v2/health/live").status for _ in range(9)] == [200] * 9
+            assert [other.get("/v2/health/live").status for _ in range(9)] == [200] * 9  # most is read meanwhile
             until(lambda: not has_room(narrow, 700_000))
     until(lambda: has_room(narrow, 700_000))
 

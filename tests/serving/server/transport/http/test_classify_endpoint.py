@@ -1,5 +1,4 @@
-"""POST /v1/classify answers an image with the labels of one or several models, and refuses requests that would cost too
-much."""
+"""POST /v1/classify answers an image with labels of one or several models, and refuses requests that cost too much."""
 
 import gzip
 import tracemalloc

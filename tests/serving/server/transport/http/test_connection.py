@@ -45,8 +45,7 @@ def test_a_head_that_is_too_large_is_refused(served: LiveServer, head: bytes) ->
 
 @pytest.mark.parametrize("end", [b"1;", b"0\r\nX: "], ids=["chunk extension", "trailer"])
 def test_a_body_whose_end_has_no_end_is_cut(served: LiveServer, end: bytes) -> None:
-    # more bytes than any socket buffers
-    endless = POST + b"Transfer-Encoding: chunked\r\n\r\n" + end + b"a" * (16 << 20)
+    endless = POST + b"Transfer-Encoding: chunked\r\n\r\n" + end + b"a" * (16 << 20)  # more than a socket buffers
     with connected(served) as connection, pytest.raises((BrokenPipeError, ConnectionResetError)):
         connection.sendall(endless)
 
@@ -94,8 +93,7 @@ def test_of_too_many_requests_that_wait_on_a_connection_the_first_are_answered(f
 
 
 def test_a_request_with_a_large_body_whose_client_leaves_is_not_computed(few: Path) -> None:
-    """While a large body arrives, the server pauses reading, and cannot notice during the pause that the client
-    leaves."""
+    """While a large body arrives, the server pauses reading, so it may not notice that the client has left."""
     with http_server(few) as live, live.gates.closed("gather") as gate, connected(live) as first:
         send(first)
         gate.wait_until_computing()

@@ -1,5 +1,4 @@
-"""Each test opens its own page in Chromium: tokens, the keyboard, new models, and a server that ends. Other tests check
-the files of the page."""
+"""Tests that each open their own page in Chromium, and tests of the page's files."""
 
 import re
 from pathlib import Path
@@ -37,7 +36,7 @@ def look_again(page: Shown) -> None:
 def test_a_page_takes_a_token_and_sees_models_come_and_the_server_end(
     browser: Browser, shown_models: Path, tmp_path: Path
 ) -> None:
-    # The code on the page refers to TOKEN_FILE and CA_FILE, which must be in the folder in which it runs.
+    # The page's code refers to TOKEN_FILE and CA_FILE, which must be in the folder in which the code runs.
     for name in ("tokens", "TOKEN_FILE"):
         (tmp_path / name).write_text(TOKEN)
     certificates = Certificates(tmp_path / "certificates")
@@ -137,8 +136,7 @@ def test_the_page_has_the_colours_of_the_reports() -> None:
     reports = (ROOT / "hangtag/page/templates/style.css").read_text()
     page = (STATIC / "style.css").read_text()
     assert len(COLOUR.findall(reports)) >= 2 * 20
-    # Both files must have the same light and dark colours in the same order. After the first difference, no further
-    # colour matches.
+    # The page must have all colours of the reports, dark and light, in the same order.
     own = iter(COLOUR.findall(page))
     assert [colour for colour in COLOUR.findall(reports) if colour not in own] == []
 

@@ -74,8 +74,7 @@ def is_served(rest: Rest) -> bool:
         ("models/gather/load", '{"parameters": 7}', 400),
         ("models/gather/load", '{"parameters": {"config": "{}"}}', 400),
         ("models/gather/unload", '{"parameters": {"unload_dependents"', 400),
-        # the request is valid, but there is no such model
-        ("models/classifier/unload", '{"parameters": {"unload_dependents": false}}', 404),
+        ("models/classifier/unload", '{"parameters": {"unload_dependents": false}}', 404),  # no such model
     ],
 )
 def test_a_body_that_the_repository_does_not_understand(controlled: Rest, path: str, body: str, status: int) -> None:
@@ -124,8 +123,7 @@ def test_a_page_of_an_address_or_of_localhost_may_load(controlled: Rest, host: s
 
 
 def test_a_caller_with_a_token_may_load_under_any_name(few: Path, tmp_path: Path) -> None:
-    """A page of another site has no token, so the name does not matter. In a cluster, programs call the server by many
-    names."""
+    """A caller with a token is no page of another site, and in a cluster, servers have many names."""
     (tmp_path / "tokens").write_text(TOKEN)
     live = live_server("grpc", few, http_port=0, model_control="explicit", token_file=tmp_path / "tokens")
     with live, Rest(live.server.http_address) as rest:

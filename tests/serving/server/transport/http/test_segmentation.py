@@ -1,9 +1,8 @@
-"""However a stream of requests is cut into segments, the server gives the same answers, and reads the same requests as
-h11.
+"""However a stream of requests is cut into segments, the server answers it in the same way, and reads it like h11.
 
-If a proxy and a server disagree about the end of a request, a caller can smuggle a second request past the proxy. The
-tests therefore cut every stream at each place. They also send the requests that h11 reads in the stream alone and
-uncut, and compare the answers."""
+If a proxy and a server disagree about the end of a request, a caller can smuggle a second request past the proxy.
+Therefore, the answers to every stream, cut at each place, must equal the answers to the single requests that h11 reads
+in it."""
 
 import itertools
 import socket
@@ -83,10 +82,9 @@ def answered_alone(live: LiveServer, asked: Asked) -> Answer:
 
 
 def answers(live: LiveServer, segments_of_each: Sequence[Sequence[bytes]]) -> list[list[Answer]]:
-    """Send each sequence of segments on a separate connection, and return all answers of each connection.
+    """Send each sequence of segments on a separate connection, and return the answers of each connection.
 
-    First, all connections send their first segment. When the server has read these segments, all send their second one,
-    and so on.
+    Every connection sends its next segment when the server has read the previous segments of all connections.
     """
     with ExitStack() as stack:
         probe = stack.enter_context(Rest(live.server.http_address))
@@ -97,8 +95,7 @@ def answers(live: LiveServer, segments_of_each: Sequence[Sequence[bytes]]) -> li
             for connection, segment in zip(connections, segments, strict=True):
                 with suppress(ConnectionError):  # the server refused the request and closed the connection
                     connection.sendall(segment)
-            # this request came last, so the server has read the segments
-            assert probe.get("/v2/health/live").status == 200
+            assert probe.get("/v2/health/live").status == 200  # the segments have been read before
         return [list(_read(connection)) for connection in connections]
 
 
@@ -168,8 +165,7 @@ STREAMS: dict[str, tuple[bytes, bytes, bytes, int, int | None]] = {
     **{name: (get(), stream, INNER, 2, None) for name, stream in LAST.items()},
     **{name: (post(b"first"), stream, INNER, 1, STATUSES.get(name, 400)) for name, stream in REFUSED.items()},
 }
-"""For each stream: its beginning, the part of interest, its end, the number of answers, and the status of the
-refusal."""
+"""The beginning, the part of interest and the end of each stream, the number of answers, and the refusal's status."""
 
 
 @pytest.mark.parametrize("name", STREAMS)

@@ -1,5 +1,4 @@
-"""An exposed server disconnects clients that send or read too slowly, and counts TLS connections as soon as they
-open."""
+"""An exposed server disconnects clients that send or read too slowly, and counts TLS connections at once."""
 
 import json
 import socket
@@ -77,8 +76,7 @@ SECURE = pytest.mark.parametrize("secure", [False, True], ids=["http", "https"])
 def reader(
     models: Path, certificates: Certificates, tls: ssl.SSLContext | None, limits: Limits
 ) -> Iterator[tuple[LiveServer, socket.socket]]:
-    """A server that accepts only one connection, and this connection. An answer has begun to arrive on the
-    connection."""
+    """A server that accepts only one connection, and this connection, on which an answer has begun to arrive."""
     files = certificates.server() if tls else {}
     with (
         live_server(ENVOY, models, http_port=0, max_connections=1, max_message_mib=64, limits=limits, **files) as live,

@@ -52,9 +52,8 @@ def test_while_every_thread_computes_others_are_answered_and_a_full_queue_refuse
     raw = classifier_pb2.RawImage(height=28, width=28, pixels=bytes(784))
     picture = classifier_pb2.ClassifyRequest(model_name="classifier", raw=raw)
     with native.gates.closed("gather") as gate:
-        # Each of these calls occupies one of the two threads.
-        calls = [*native.occupy(gate, gather(1)), *native.occupy(gate, gather(2))]
-        for length in (1, 2):  # Twice, because another thread takes over receiving, and later hands it back.
+        calls = [*native.occupy(gate, gather(1)), *native.occupy(gate, gather(2))]  # One for each thread.
+        for length in (1, 2):  # Twice, because the receiving thread changes.
             assert native.infer(request("free_axis", x=number(length)))["total"].tolist() == [[length]]
             assert native.statistics("gather").inference_count == 0
         assert len(native.classifier.Classify(picture, timeout=TIMEOUT).labels) == 3
@@ -137,7 +136,7 @@ def test_whichever_calls_come_none_is_left_waiting(
 def test_a_single_call_that_comes_during_a_computation_is_answered_though_nothing_follows(
     few: Path, method: str, delay_us: int
 ) -> None:
-    """It may be that only the thread that received a call knows of it."""
+    """Possibly, only the thread that received a call knows of it."""
     pictures = np.zeros((2, 28, 28), np.uint8)
     raw = classifier_pb2.RawImage(height=28, width=28, pixels=bytes(784))
     with (
@@ -177,8 +176,7 @@ def test_many_servers_come_and_go(config: ServerConfig, tmp_path: Path, monkeypa
         assert not list(tmp_path.iterdir())
         gc.collect()  # a gRPC channel ends when it is collected
         held.append((len(list(Path("/proc/self/fd").iterdir())), threading.active_count()))
-    # grpcio keeps some files and threads for later servers
-    (first_files, first_threads), (last_files, last_threads) = held[2], held[-1]
+    (first_files, first_threads), (last_files, last_threads) = held[2], held[-1]  # grpcio keeps some of both
     assert last_files <= first_files + 2
     assert last_threads <= first_threads + 1
 
@@ -197,8 +195,7 @@ def reset_at_once(live: LiveServer, streams: Iterable[int]) -> bytes:
     """Begin and reset streams in one write. Return the server's first PING or GOAWAY frame after this write."""
     sent = OPEN + frame(PING, ANY_PING)
     with connect(live.server.address, sent) as connection, connection.makefile("rb") as received:
-        # otherwise, the server could read the streams together with the opening
-        assert answer(received).endswith(ANY_PING)
+        assert answer(received).endswith(ANY_PING)  # the next read has the streams
         pairs = b"".join(call(stream) + frame(RST_STREAM, CANCEL, stream=stream) for stream in streams)
         connection.sendall(pairs + frame(PING, ANY_PING))
         return answer(received)

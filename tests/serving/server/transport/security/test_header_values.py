@@ -83,8 +83,7 @@ NO_TOKENS = (
 
 SERVICE = "/inference.GRPCInferenceService/"
 SHAPE = 1 << 23
-"""An output with two axes of this size exceeds the address space, so ONNX Runtime fails and the server logs the
-call."""
+"""An output with two axes of this size exceeds the address space, so ONNX Runtime fails."""
 INFER = request("gather", index=index(1)).SerializeToString()
 FAIL = request("filled", shape=np.array([SHAPE, SHAPE], np.int64)).SerializeToString()
 GRPC_CALLS = (
@@ -148,8 +147,7 @@ def over_http(address: str, verb: str, path: str, body: bytes, headers: Headers)
 
 
 def cases() -> Iterator[Headers]:
-    """The headers of each case: each value in both headers of traces and in another header, and each header with one of
-    the values."""
+    """The headers to send: each value in three headers, two of them those of traces, and each header with one value."""
     chosen = random.Random(0)
     for value in VALUES:
         yield from ({name: value} for name in ("traceparent", "tracestate", chosen.choice(NAMES)))
@@ -185,8 +183,7 @@ ALWAYS = {"authorization": b"Bearer " + SECRET, "traceparent": TRACEPARENT.encod
 
 
 def send_over_grpc(server: Serving) -> None:
-    """Send each case with a failing call and with two of the other calls. Some cases take a second in Envoy, so threads
-    send them in parallel."""
+    """Send each case with a failing call and with two of the other calls, in parallel because Envoy can be slow."""
     calls = itertools.cycle(GRPC_CALLS)
     sent = [
         (server.address, method, message, ALWAYS | case)

@@ -1,5 +1,4 @@
-"""Calls and stops are not delayed if a file of tokens or certificates disappears, or becomes a pipe, a device, a folder
-or a huge file."""
+"""A missing file, pipe, device, folder or huge file in place of tokens or certificates delays no call and no stop."""
 
 import os
 import queue
@@ -98,8 +97,7 @@ def test_a_server_goes_on_with_the_files_from_before_and_stops(files: dict[str, 
                 what = "tokens" if option == "--token-file" else "TLS certificates"
                 refused = {"event": f"{what} not reloaded; the previous contents stay in use", "log_level": "warning"}
                 refused["reason"] = f"{path} ({option}) cannot be read: {reason}"
-                # also captures what the server logs between the next two steps
-                with structlog.testing.capture_logs() as log:
+                with structlog.testing.capture_logs() as log:  # captures the log from here on
                     path.unlink()
                     replace(path)
                     require_answers(live, files)

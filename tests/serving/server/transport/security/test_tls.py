@@ -1,6 +1,4 @@
-"""TLS, mutual TLS, tokens and resumed TLS sessions on real connections, over gRPC and HTTP.
-
-The tests in tests/serving/connection cover what a client reports about a wrong certificate or token."""
+"""TLS, mutual TLS, tokens and resumed TLS sessions. Clients' own errors are tested in tests/serving/connection."""
 
 import itertools
 import socket
@@ -210,8 +208,7 @@ HTTP, GRPC = "http/1.1", "h2"
 SENT = {HTTP: b"GET /v2/health/live HTTP/1.1\r\nHost: here\r\n\r\n", GRPC: OPEN}
 
 SESSIONS = list(itertools.product((HTTP, GRPC), (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3), (True, False)))
-"""The protocol, the TLS version, and whether tickets are used. Without tickets, TLS 1.2 resumes sessions by their
-identifiers."""
+"""The protocol, the TLS version, and whether there are tickets. Without them, TLS 1.2 has session identifiers."""
 
 
 class Caller:
