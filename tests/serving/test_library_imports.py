@@ -29,7 +29,7 @@ for statement in STATEMENTS:
     before = after
 print(json.dumps(changes))
 """
-# One process imports all modules, the smaller ones first, because only a module's first import has effects.
+# One process imports all modules, the smaller ones first, because only a module's first import changes settings.
 _STATEMENTS = (
     "from hangtag.serving.client import Client",
     "import hangtag.serving.loadtest.cli",
@@ -63,7 +63,7 @@ def test_an_import_changes_nothing_of_the_importing_program() -> None:
     ("module", "heavy"),
     [
         ("loadtest.cli", ["matplotlib"]),  # Only the HTML report needs matplotlib.
-        ("server.cli", ["grpc", "onnxruntime"]),  # The process sets their environment before it imports them.
+        ("server.cli", ["grpc", "onnxruntime"]),  # The process prepares the environment before it imports these.
         ("server.process.worker", ["grpc", "onnxruntime"]),
     ],
 )

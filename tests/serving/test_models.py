@@ -85,7 +85,7 @@ def test_metadata_that_cannot_be_read_is_refused_by_its_name(key: str, values: l
 
 
 def of_axes(inputs: dict[str, Axes], outputs: dict[str, Axes], *more: Any) -> Signature:
-    """The signature of a graph with these axes. ``more``: the metadata, and the operator's setting for batching."""
+    """The signature of a graph with these axes. ``more`` is the metadata and the operator's setting for batching."""
 
     def specs(tensors: dict[str, Axes]) -> list[TensorSpec]:
         return [TensorSpec.from_onnx(name, "tensor(float)", axes) for name, axes in tensors.items()]

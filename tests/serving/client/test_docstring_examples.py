@@ -40,7 +40,7 @@ def documented(kind: type) -> dict[str, str]:
 
 
 ASYNCHRONOUS = {name: text for name, text in documented(AsyncClient).items() if ">>>" in text}
-"""The docstrings with examples. The other methods differ from those of Client only in that they are awaited."""
+"""The docstrings of AsyncClient with examples. Its other methods are those of Client, but awaited."""
 DOCSTRINGS = documented(Client) | ASYNCHRONOUS | {"ConnectionOptions": ConnectionOptions.__doc__ or ""}
 
 

@@ -122,7 +122,7 @@ def test_a_picture_is_drawn_with_the_option(server: Server, garment: Path) -> No
     assert drawn.stdout.count("%") == 3
     assert "█████" in drawn.stdout.replace(plain.stdout, "")
     assert "▀" not in plain.stdout
-    assert len(drawn.stdout.splitlines()) == 14 + 2  # one line for two rows of pixels; the timings
+    assert len(drawn.stdout.splitlines()) == 14 + 2  # two rows of pixels per line, and the timings
     assert classify(server, garment, "--no-draw").stdout.count("\n") == plain.stdout.count("\n")
 
 

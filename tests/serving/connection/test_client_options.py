@@ -93,7 +93,7 @@ def called(client: Client, condition: Callable[[], object]) -> Callable[[], obje
 @pytest.mark.parametrize("transport", ["native", "grpc"])
 def test_every_server_gets_its_share(kind: Kind, transport: str, models: Path) -> None:
     with two(models, transport=transport) as (one, other, address), kind.open(address, options=ROUND_ROBIN) as client:
-        until(called(client, lambda: answered(one) and answered(other)))  # the client is connected to both
+        until(called(client, lambda: answered(one) and answered(other)))  # both servers have answered calls
         before = answered(one), answered(other)
         call(client, 10)
         assert (answered(one), answered(other)) == (before[0] + 5, before[1] + 5)

@@ -224,7 +224,7 @@ def _all_reports(folder: Path) -> list[object]:
 
 
 def complete(folder: Path) -> Measured:
-    """Run a load test: `fast` is right on 95 of 100 samples, after 2 ms; `slow` is right on all, after 20 ms."""
+    """Run a load test of `fast` (right on 95 of 100 samples, after 2 ms) and `slow` (always right, after 20 ms)."""
 
     def behaviour(number: int, context: grpc.ServicerContext) -> None:
         pass_time(0.02 if fake.requests[number].model_name == "slow" else 0.002)

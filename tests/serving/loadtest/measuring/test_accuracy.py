@@ -22,8 +22,7 @@ from tests.serving.loadtest.command import LOOP, Loadtest
 def answer(
     request: pb.ModelInferRequest, *, logits_alone: bool = False, typed: bool = False, cut: int = 0
 ) -> pb.ModelInferResponse:
-    """Answer with the class in the first pixel as the highest probability and the lowest logit. Leave out ``cut``
-    bytes."""
+    """Give the class in the first pixel the highest probability and the lowest logit. Omit the last ``cut`` bytes."""
     pixels = np.frombuffer(request.raw_input_contents[0], np.uint8).reshape(list(request.inputs[0].shape))[:, 0, 0]
     highest = np.eye(10, dtype=np.float32)[pixels % 10]
     response = pb.ModelInferResponse(model_name=request.model_name)
@@ -58,7 +57,8 @@ def test_every_labelled_sample_is_sent_once_and_counted(
     samples = labelled(tmp_path, 108, 120)
     measured = loadtest("fast", "slow", *LOOP, *samples, "--accuracy")
     one_by_one, in_batches = (target["accuracy"] for target in measured.document["targets"])
-    # Only one logit is lower, so the answer is class 0, or class 1 if class 0 is lower. Only image 110 is right.
+    # All logits are equal except the lowest, so the answer is class 0, or class 1 if class 0 has the lowest logit. Only
+    # image 110 is classified correctly.
     expected = 1 if way == "logits alone" else 108
     assert one_by_one == in_batches
     assert (in_batches["correct"], in_batches["total"], in_batches["expected"]) == (expected, 120, None)

@@ -72,7 +72,7 @@ def wait() -> None:
 
 
 def share_of_others(*addresses: str, meanwhile: Callable[[], None] = wait) -> float | None:
-    """The CPU share of programs other than these servers during ``meanwhile``. In all, programs use 1 of 4 s."""
+    """The CPU share of programs other than these servers during ``meanwhile``. All programs together use 1 of 4 s."""
     counts = iter((TIMES(*[0.0] * 10), TIMES(0.6, 0.2, 0.2, 2.0, 0.1, 0.4, 0.5, 0.0, 0.05, 0.05)))
     others = OtherPrograms(addresses, lambda: next(counts))
     meanwhile()

@@ -122,7 +122,7 @@ Reading = Callable[[int], int | None]  # Returns a counter's value after this ma
 
 
 def scripted(*readings: int | None) -> Reading:
-    """Return these readings: one before the load, then two for each block. None is a failed reading."""
+    """Return these readings: one before the load, then two for each block. None stands for a failed reading."""
     left = iter(readings)
     return lambda answered: next(left)
 
@@ -155,7 +155,8 @@ CASES: dict[str, tuple[Reading, bool, bool, Iterable[int | None]]] = {
     "unreachable": (scripted(0, 0, *settled(4), 4, 14, 14, 24), True, False, [20]),
     # Counts that span several blocks cannot be assigned to a block.
     "once-silent": (scripted(100, 100, 110, 110, None, None, 130), False, False, [10]),
-    # Two servers share an address. One or both answer the readings. Their first counts are equal, far apart, or close.
+    # Two servers share an address. One or both servers answer the readings. Their first counts are equal, far apart, or
+    # close.
     "one-of-two": (in_turn(0), False, True, [None]),
     "together": (in_turn(0, 0), False, True, [None]),
     "first-older": (in_turn(1000, 5), False, True, [None]),

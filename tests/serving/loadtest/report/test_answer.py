@@ -21,8 +21,8 @@ SAMPLES = 1000
 
 
 def results(targets: dict[str, tuple[float, int | None]], **scenario: Any) -> Results:
-    """Results of targets, each with milliseconds per answer and right answers of 1,000. "failing…" is INVALID, "noisy…"
-    varies."""
+    """Results of targets, each with its milliseconds per answer and its right answers out of 1,000. The run of a target
+    named "failing…" is INVALID, and the blocks of a target named "noisy…" vary widely."""
     runs, accuracies = [], {}
     for name, (milliseconds, right) in targets.items():
         factors = (0.5, 3.0, 1.0, 4.0) if name.startswith("noisy") else (1.0, 1.01, 1.0, 0.99)

@@ -1,4 +1,4 @@
-"""Percentiles, and the numbers of queries that they need, agree with numpy, scipy and hdrh, and judge runs."""
+"""Percentiles, and the number of queries that each of them needs, agree with numpy, scipy and hdrh."""
 
 import math
 import pickle

@@ -141,7 +141,7 @@ def test_files_of_a_few_bytes_gain_nothing(decode: Decode) -> None:
 @pytest.mark.parametrize("texts", [8, 9, 62])
 @pytest.mark.parametrize("after", [False, True])
 def test_a_png_file_of_more_compressed_texts_than_eight_is_refused(texts: int, after: bool, decode: Decode) -> None:
-    text = zlib.compress("\N{DRESS}".encode() + b"a" * (MIB - 10))  # four bytes per character in Python
+    text = zlib.compress("\N{DRESS}".encode() + b"a" * (MIB - 10))  # with it, each character takes four bytes
     chunks = b"".join(chunk(b"iTXt", b"%d\0\1\0\0\0" % number + text) for number in range(texts))
     picture = png(28, 28, 8, 0, more=b"" if after else chunks)
     gained, error = decode(picture[:-12] + (chunks if after else b"") + picture[-12:])

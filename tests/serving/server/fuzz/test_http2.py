@@ -135,7 +135,8 @@ def test_others_are_answered_during_an_attack_and_memory_is_flat_after_it(target
 
 
 def test_others_are_answered_beside_many_idle_connections(target: Target) -> None:
-    """Only grpc and Envoy close the connections beyond --max-connections (1024). Only this host reaches native."""
+    """native has no limit on connections, because only this host can reach it. grpc and Envoy close the connections
+    beyond --max-connections (1024)."""
     target.require_answer()
     before = target.memory()
     with ExitStack() as idle:

@@ -126,7 +126,7 @@ def test_a_package_that_is_missing_is_named_with_its_extra(models: Path, module:
 
 
 def test_a_server_without_http_imports_nothing_that_http_needs_and_no_server_has_torch(models: Path) -> None:
-    """torch is searched for in the process's memory, because a library can load another one unknown to Python."""
+    """A library can load torch without Python's knowledge, so the test searches the process's memory for torch."""
     result = python(IMPORTED_WITHOUT_HTTP.format(str(models)))
     assert (result.returncode, result.stdout.splitlines()[-1]) == (0, "[] True False")
 

@@ -211,7 +211,7 @@ def test_a_route_without_its_shadow_is_loaded_in_every_worker(models: Path) -> N
 
 
 def test_the_repository_is_not_polled_while_a_worker_is_missing(models: Path) -> None:
-    """A version that ends the worker which loads it must not end the other workers too."""
+    """If a version ends the worker that loads it, the other workers must continue."""
 
     def versions() -> list[str]:
         return [version.version for version in supervised.state().versions]

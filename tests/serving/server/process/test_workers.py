@@ -206,7 +206,7 @@ def test_a_worker_that_gets_sigterm_is_replaced_and_all_end_with_their_superviso
 
 
 def delays(server: Serving) -> list[str]:
-    """For each worker that ended, the delay in seconds until its replacement, as the log has it."""
+    """For each worker that ended, the logged delay in seconds until its replacement."""
     return [re.findall(r"replaced_in_seconds=(\S+)", line)[0] for line in server.log if '"worker ended"' in line]
 
 

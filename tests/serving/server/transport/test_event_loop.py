@@ -190,7 +190,7 @@ def test_grpcios_own_errors_are_lines_of_the_log(tmp_path: Path, capfd: pytest.C
         structlog.testing.capture_logs() as logs,
     ):
         code, message = failure(lambda: live.infer(sent))
-        until(lambda: any(line["log_level"] == "error" for line in logs))  # logged after the answer
+        until(lambda: any(line["log_level"] == "error" for line in logs))  # logged after the call has ended
     assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert message.startswith("SERVER: Sent message larger than max")
     assert [line["event"] for line in logs if line["log_level"] == "error"] == ["grpc._cython.cygrpc"]

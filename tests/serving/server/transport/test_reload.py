@@ -112,7 +112,7 @@ def test_impossible_loads_and_unloads_are_refused(explicit: LiveServer, live: Li
 
 @pytest.mark.parametrize("calls", [0, 1, 20])
 def test_an_unloaded_model_is_gone_with_its_memory(explicit: LiveServer, calls: int) -> None:
-    """Neither the caller's open connection nor the transport, which remembers requests, may keep the model."""
+    """An open connection, and a transport that remembers requests, must not keep the model in memory."""
     load(explicit, "gather")
     with explicit.caller() as infer:
         for _ in range(calls):

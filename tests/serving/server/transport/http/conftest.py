@@ -34,7 +34,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def shown_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Models for the page: with two versions, label sets, colours, HTML in labels, or without pictures; and routes."""
+    """Models and routes for the page. Some models have two versions, label sets, colours, or HTML in their labels."""
     models = tmp_path_factory.mktemp("models")
     (models / "lstm").symlink_to(shipped.MODELS / "lstm")
     (models / "cnn_rnn").symlink_to(EXAMPLES / "outfits/models/cnn_rnn")

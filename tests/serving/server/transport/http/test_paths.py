@@ -123,7 +123,7 @@ def test_a_page_of_an_address_or_of_localhost_may_load(controlled: Rest, host: s
 
 
 def test_a_caller_with_a_token_may_load_under_any_name(few: Path, tmp_path: Path) -> None:
-    """A caller with a token is no page of another site, and in a cluster, servers have many names."""
+    """With a token, the host name does not matter, because programs in a cluster call a server by many names."""
     (tmp_path / "tokens").write_text(TOKEN)
     live = live_server("grpc", few, http_port=0, model_control="explicit", token_file=tmp_path / "tokens")
     with live, Rest(live.server.http_address) as rest:

@@ -95,7 +95,7 @@ def answers(live: LiveServer, segments_of_each: Sequence[Sequence[bytes]]) -> li
             for connection, segment in zip(connections, segments, strict=True):
                 with suppress(ConnectionError):  # the server refused the request and closed the connection
                     connection.sendall(segment)
-            assert probe.get("/v2/health/live").status == 200  # the segments have been read before
+            assert probe.get("/v2/health/live").status == 200  # the server has read the segments now
         return [list(_read(connection)) for connection in connections]
 
 

@@ -52,8 +52,9 @@ def test_while_every_thread_computes_others_are_answered_and_a_full_queue_refuse
     raw = classifier_pb2.RawImage(height=28, width=28, pixels=bytes(784))
     picture = classifier_pb2.ClassifyRequest(model_name="classifier", raw=raw)
     with native.gates.closed("gather") as gate:
-        calls = [*native.occupy(gate, gather(1)), *native.occupy(gate, gather(2))]  # One for each thread.
-        for length in (1, 2):  # Twice, because the receiving thread changes.
+        # Each of these two calls occupies one of the two threads.
+        calls = [*native.occupy(gate, gather(1)), *native.occupy(gate, gather(2))]
+        for length in (1, 2):  # twice, because another thread takes over receiving, and later hands it back
             assert native.infer(request("free_axis", x=number(length)))["total"].tolist() == [[length]]
             assert native.statistics("gather").inference_count == 0
         assert len(native.classifier.Classify(picture, timeout=TIMEOUT).labels) == 3
@@ -176,7 +177,8 @@ def test_many_servers_come_and_go(config: ServerConfig, tmp_path: Path, monkeypa
         assert not list(tmp_path.iterdir())
         gc.collect()  # a gRPC channel ends when it is collected
         held.append((len(list(Path("/proc/self/fd").iterdir())), threading.active_count()))
-    (first_files, first_threads), (last_files, last_threads) = held[2], held[-1]  # grpcio keeps some of both
+    # grpcio keeps some files and threads for later servers.
+    (first_files, first_threads), (last_files, last_threads) = held[2], held[-1]
     assert last_files <= first_files + 2
     assert last_threads <= first_threads + 1
 
@@ -195,7 +197,8 @@ def reset_at_once(live: LiveServer, streams: Iterable[int]) -> bytes:
     """Begin and reset streams in one write. Return the server's first PING or GOAWAY frame after this write."""
     sent = OPEN + frame(PING, ANY_PING)
     with connect(live.server.address, sent) as connection, connection.makefile("rb") as received:
-        assert answer(received).endswith(ANY_PING)  # the next read has the streams
+        # Otherwise, the server could read the streams together with this opening.
+        assert answer(received).endswith(ANY_PING)
         pairs = b"".join(call(stream) + frame(RST_STREAM, CANCEL, stream=stream) for stream in streams)
         connection.sendall(pairs + frame(PING, ANY_PING))
         return answer(received)

@@ -147,7 +147,7 @@ def over_http(address: str, verb: str, path: str, body: bytes, headers: Headers)
 
 
 def cases() -> Iterator[Headers]:
-    """The headers to send: each value in three headers, two of them those of traces, and each header with one value."""
+    """The headers to send: each value in both headers of traces and in another header, and each header with a value."""
     chosen = random.Random(0)
     for value in VALUES:
         yield from ({name: value} for name in ("traceparent", "tracestate", chosen.choice(NAMES)))
