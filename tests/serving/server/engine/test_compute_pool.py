@@ -1,6 +1,6 @@
 """The pool of compute threads: which threads are woken, started and ended, and which thread receives calls.
 
-test_pressure and engine/routes test a server's behaviour with this pool, over every transport."""
+A server's behaviour with this pool is tested in test_pressure and in engine/routes, over every transport."""
 
 import threading
 import time

@@ -1,4 +1,4 @@
-"""Models are loaded and unloaded by call. tests/serving/server/transport tests the same over every transport."""
+"""Models are loaded and unloaded by call. This is tested over every transport in tests/serving/server/transport."""
 
 from typing import Any
 

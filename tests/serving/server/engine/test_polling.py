@@ -183,7 +183,7 @@ def test_a_promotion_and_a_rollback_are_followed_and_a_damaged_one_changes_nothi
 
 
 WEIGHTS = {5: bytes.fromhex("0000a0400000a040"), 6: bytes.fromhex("0000c0400000c040")}
-"""The bytes of two equal FP32 weights. A version with these weights answers with the key."""
+"""For each answer that a version may give, the bytes of its two FP32 weights."""
 
 
 @pytest.mark.parametrize("place", ["model.onnx.data", "weights/model.data"])

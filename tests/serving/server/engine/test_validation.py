@@ -1,6 +1,6 @@
 """Which empty tensors a model accepts, and which requests are computed alone, or one by one after a batch has failed.
 
-tests/serving/server/transport tests other refusals and batching."""
+Other refusals and batching are tested in tests/serving/server/transport."""
 
 import grpc
 import numpy as np

@@ -66,7 +66,8 @@ class Starved:
         until(lambda: len(list(Path(f"/proc/{self.server.process.pid}/fd").iterdir())) <= FILES // 2)
 
     def is_idle(self) -> bool:
-        """Return True if the server used little processor time for a second. A new connection costs some."""
+        """Return True if the server used little processor time for a second. A new connection costs processor time
+        too."""
         before = self._processor_seconds()
         pass_time(1.0)
         return self._processor_seconds() - before < 0.3
