@@ -156,7 +156,7 @@ def test_a_delay_takes_no_more_than_half_of_what_a_deadline_leaves_to_spare(cloc
     taken = queue.take()
     assert len(taken) == 1
     queue.finish(taken, 0.25)
-    queue.put(KeptCall(1, deadline=clock.now + 0.5))  # no time is to spare
+    queue.put(KeptCall(1, deadline=clock.now + 0.5))  # there is no time to spare
     assert len(queue.take()) == 1
 
 
