@@ -12,13 +12,14 @@ forkserver.preload_training()
 
 @pytest.fixture(autouse=True)
 def few_test_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Makes commands in this process load few test images. Otherwise, each would classify 10,000 images at its end."""
+    """Make commands in this process load few test images. Otherwise, each training would end by classifying 10,000
+    images."""
     garments.use_few(monkeypatch)
 
 
 @pytest.fixture(scope="session")
 def forkable() -> None:
-    """Imports PyTorch into the process from which commands are forked, so that no test waits for this import."""
+    """Import PyTorch into the process from which commands are forked, so that no test waits for this import."""
     with forkserver.Forked(int) as process:
         process.wait()
 
@@ -43,5 +44,5 @@ def _break_off(folder: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def broken_off(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same run, killed after its first epoch. No test may change this run."""
+    """A run that was killed after its first epoch. Tests must not change it."""
     return once(tmp_path_factory, "broken-off", _break_off, sources=SOURCES)

@@ -1,4 +1,4 @@
-"""Small training runs, with the command or with settings of the tests; and comparisons of two runs."""
+"""Starts small training runs, by the command or by the training loop, and compares two runs."""
 
 import json
 import os
@@ -50,12 +50,12 @@ def wait_for_file(path: Path, process: Forked) -> None:
 
 
 class DiedError(BaseException):
-    """Ends a run as a kill does, because no handler catches it."""
+    """Ends a run like a kill, because no handler catches this exception."""
 
 
 @contextmanager
 def dying(writes: int) -> Iterator[None]:
-    """Make a run in this process die after it has replaced this many files, when it is about to replace another."""
+    """Make a run in this process die after it has replaced this many files, just before it replaces the next one."""
     os_replace, left = os.replace, writes
 
     def replace_or_die(source: Path, target: Path) -> None:
@@ -73,7 +73,7 @@ def dying(writes: int) -> Iterator[None]:
 def config(
     model: str = "lstm", *, seed: int = 0, limit: int = 96, epochs: int = 2, learning_rate: float = 1e-3
 ) -> RunConfig:
-    """A run with a recipe that users cannot choose."""
+    """The config of a run whose recipe is not one of the product's."""
     recipe = Recipe(name="tiny", batch_size=32, epochs=epochs, learning_rate=learning_rate)
     return RunConfig(model, recipe, seed, "of no matter here", limit, precision="fp32", threads=1, device="cpu")
 
@@ -84,15 +84,15 @@ def learn(settings: RunConfig, data: Any, folder: Path, observer: Observer | Non
 
 
 def training_on(images: Images) -> Dataset:
-    """The garments with these training images [n, 28, 28], which all have one class."""
+    """The data set of garments, but with these training images [n, 28, 28], which all have the same class."""
     return replace(few(), train=Split(images, np.zeros(len(images), np.uint8)))
 
 
 @contextmanager
 def watching(answer: Callable[[Images], Any] | None = None) -> Iterator[list[Images]]:
-    """Record the batches [n, 28, 28] that networks receive in training inside the block.
+    """Record the batches [n, 28, 28] with which networks are trained inside the block.
 
-    answer: Returns the logits with which networks answer in training, whatever their weights are; None: their own.
+    answer: Replaces the logits of networks in training; None: the networks answer themselves.
     """
     seen: list[Images] = []
 
@@ -121,7 +121,7 @@ class OnStep(Observer):
 
 @dataclass(frozen=True)
 class Finished:
-    """A complete run by the command, and the command's output. No test may change this run."""
+    """A run that the command trained to its end, and the command's output. Tests must not change this run."""
 
     folder: Path
     stdout: str
@@ -170,7 +170,7 @@ def figures(folder: Path) -> dict[str, Any]:
 
 
 def assert_same_outcome(folder: Path, unbroken: Path) -> None:
-    """Require equal figures and weights, and no remaining files that only an unfinished run needs."""
+    """Require that the figures and weights are equal, and that no file remains which only an unfinished run needs."""
     assert figures(folder) == figures(unbroken)
     assert same_weights(weights(folder), weights(unbroken))
     assert not list(folder.glob("checkpoint.pt")) + list(folder.glob("teacher.pt"))

@@ -23,14 +23,14 @@ def test_a_run_reports_its_result_and_the_next_command(finished: Finished) -> No
     summary = read(finished.folder)["summary"]
     resources, *_ = lines = finished.stderr.splitlines()
     assert re.fullmatch(r"lstm-study-seed0: data from .+, cpu, 1 thread", resources)
-    # While other tests run, there may also be a line about a busy CPU.
+    # Other tests may run, so the command may also print a line about a busy CPU.
     assert [line.split(":")[0] for line in lines if line.startswith("epoch ")] == [
         f"epoch {epoch}/{EPOCHS}" for epoch in range(1, EPOCHS + 1)
     ]
     assert lines[-2:] == [
         f"best epoch {summary['best_epoch']}: validation accuracy {summary['validation']['accuracy']:.2%}, "
         f"test accuracy {summary['test']['accuracy']:.2%} of 100 images, 162,574 parameters",
-        f"run: {finished.folder}   next: hangtag export {finished.folder}",  # unbroken, however long the path
+        f"run: {finished.folder}   next: hangtag export {finished.folder}",  # the long path is in one line
     ]
     assert finished.stdout == ""
 
@@ -109,7 +109,7 @@ def test_the_metrics_are_those_of_the_weights_that_were_saved(finished: Finished
         confusion.index_put_((classes, predicted), torch.tensor(1), accumulate=True)
         assert summary[name]["accuracy"] == pytest.approx(float((predicted == classes).float().mean()), abs=1e-3)
         assert summary[name]["loss"] == pytest.approx(float(torch.nn.functional.cross_entropy(answers, classes)), 1e-4)
-        assert np.abs(np.array(summary[name]["confusion"]) - confusion.numpy()).sum() <= 4  # two lie at a boundary
+        assert np.abs(np.array(summary[name]["confusion"]) - confusion.numpy()).sum() <= 4  # rounding may move 2 images
         assert np.sum(summary[name]["confusion"]) == len(split)
 
 
@@ -138,7 +138,7 @@ def test_a_finished_run_is_reported_and_not_trained_again(finished: Finished, tm
 
 @pytest.mark.usefixtures("few_test_images")
 def test_another_runs_folder_is_refused_and_restart_replaces_it(finished: Finished, tmp_path: Path) -> None:
-    folder = tmp_path / "[bold]run[/nonsense]"  # the brackets are not markup
+    folder = tmp_path / "[bold]run[/nonsense]"  # the command must not print the brackets as markup
     shutil.copytree(finished.folder, folder)
     for name in ("notes.txt", "checkpoint.pt.tmp", "teacher.pt"):
         (folder / name).write_text("mine, and what a killed run left")
@@ -221,4 +221,4 @@ def test_the_examples_in_the_help_are_valid(tmp_path: Path) -> None:
             assert refusal("train", *alone).startswith(expected)
         else:
             message = refusal("train", *alone, "--data-dir", tmp_path)
-            assert "lacks train-images-idx3-ubyte" in message  # the last check before the training
+            assert "lacks train-images-idx3-ubyte" in message  # the data are checked last

@@ -52,13 +52,13 @@ def test_a_run_that_dies_before_any_of_its_writes_resumes(tmp_path: Path) -> Non
             assert_same_outcome(trained(command("lstm", epochs=2), folder), unbroken)
         else:
             break
-    # config.json; weights, checkpoint and metrics.json of two epochs; the summary. The first epoch is the best.
+    # At least 7 writes: config.json, the best weights, two checkpoints, metrics.json after each epoch, and the summary.
     assert writes >= 7
 
 
 @pytest.mark.usefixtures("forkable")
 def test_a_killed_command_resumes_with_every_state_that_a_recipe_has(tmp_path: Path) -> None:
-    """Muon, a schedule, averaged weights, batch normalisation, dropout, augmentation, and a teacher's answers."""
+    """The recipe has Muon, a schedule, averaged weights, batch normalisation, dropout, augmentation and a teacher."""
     recipe = ("--recipe", "same-view", "--teacher", shipped.latest("lstm"))
     arguments = command("cnn", *recipe, "--set", "batch_size=32", limit=40, epochs=6)  # two steps per epoch
     folders = tmp_path / "killed", tmp_path / "unbroken"
@@ -74,7 +74,7 @@ def test_a_killed_command_resumes_with_every_state_that_a_recipe_has(tmp_path: P
         garments.use_few(patch)
         with dying(writes=1), pytest.raises(DiedError):
             invoke(*arguments, "--out", folders[0])
-        assert (folders[0] / "teacher.pt").stat().st_mtime_ns == asked  # the teacher has not answered again
+        assert (folders[0] / "teacher.pt").stat().st_mtime_ns == asked  # the teacher's recorded answers are used
         for folder in folders:
             trained(arguments, folder)
     assert_same_outcome(*folders)
@@ -83,7 +83,7 @@ def test_a_killed_command_resumes_with_every_state_that_a_recipe_has(tmp_path: P
 def test_ctrl_c_ends_with_one_line_and_the_run_resumes(finished: Finished, tmp_path: Path) -> None:
     with forkserver.hangtag([*TRAINED, "--out", tmp_path / "run"], first=garments.FEW_FIRST) as process:
         wait_for_file(tmp_path / "run" / "checkpoint.pt", process)
-        process.send_signal(signal.SIGSTOP)  # so that it cannot finish meanwhile
+        process.send_signal(signal.SIGSTOP)  # the run must not finish before the signal
         for options in ([], ["--restart"]):
             at_work = refusal(*TRAINED, *options, "--out", tmp_path / "run")
             assert f"another process is training in {tmp_path / 'run'}" in at_work
@@ -102,7 +102,7 @@ def test_ctrl_c_ends_with_one_line_and_the_run_resumes(finished: Finished, tmp_p
 
 
 class StopAt(Observer):
-    """Requests a stop at the nth check and at all later ones."""
+    """Requests a stop at the nth check and at every later check."""
 
     def __init__(self, time: int) -> None:
         self.left = time
@@ -113,7 +113,7 @@ class StopAt(Observer):
 
 
 def test_a_stop_requested_anywhere_ends_the_run_which_resumes(tmp_path: Path) -> None:
-    """Stops happen between steps, between batches of validation, and between batches of the last summary."""
+    """A run can stop between steps, between batches of validation, and between batches of the summary."""
     unbroken, data = tmp_path / "unbroken", garments.few()
     learn(config(), data, unbroken)
     stops = 0
@@ -129,7 +129,7 @@ def test_a_stop_requested_anywhere_ends_the_run_which_resumes(tmp_path: Path) ->
                 assert_same_outcome(folder, unbroken)
         else:
             break
-    # Per epoch: a stop after each of 3 steps, at 2 summaries, and in validation. Finally, one in each of 2 splits.
+    # Each of 2 epochs has 3 steps, 2 summaries and a validation; at the end, 2 splits are evaluated.
     assert stops >= 2 * (3 + 2 + 1) + 2
 
 

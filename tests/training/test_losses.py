@@ -1,4 +1,4 @@
-"""The losses against values by hand and against their definitions: with teachers, and for label sets."""
+"""Compares the losses, with teachers and for label sets, with hand-computed values and with their definitions."""
 
 import math
 from collections.abc import Sequence
@@ -42,7 +42,7 @@ def test_a_label_set_is_a_path_most_frequent_label_first_then_end_then_no_loss()
         [END, NONE, NONE, NONE, NONE],
         [2, 0, 3, 1, END],
     ]
-    # The rarest labels of a set that is too large for a path are left out.
+    # If a set has more labels than a path can hold, the path leaves out the rarest labels.
     assert LabelPaths(torch.arange(8)).paths(label_sets(range(8), labels=8)).tolist() == [[0, 1, 2, 3, 4, 8]]
 
 

@@ -1,4 +1,4 @@
-"""Multi-label networks, trained with the command, on VOC 2007's files and on outfits."""
+"""Training of multi-label networks with the command, on small files like those of VOC 2007 and on outfits."""
 
 import json
 import re
@@ -47,7 +47,7 @@ def test_a_network_learns_label_sets_and_its_summary_has_their_figures(
     assert summary["peak_validation_o_f1"] == max(row["validation_o_f1"] for row in rows)
     assert summary["labels"] == list(voc.LABELS)
     assert summary["label_order"] == [*BARS, *(label for label in voc.LABELS if label not in BARS)]  # equally frequent
-    assert ("thresholds" in summary) == (model != "cnn_rnn")  # the paths of cnn_rnn are its sets
+    assert ("thresholds" in summary) == (model != "cnn_rnn")  # cnn_rnn answers with paths and needs no threshold
 
     # Batch normalisation is folded into the saved weights, so the network without it has the same figures.
     written = tmp_path / "evaluation.json"
@@ -101,7 +101,7 @@ def test_every_split_has_its_images_in_grey_squares_and_their_classes(folder: Pa
     assert named == {image_set: [set(objects) for objects in images.values()] for image_set, images in IMAGES.items()}
     assert (len(data.labels), data.labels) == (20, tuple(sorted(data.labels)))
     assert (data.name, data.source) == ("voc2007", str(folder))
-    image = data.train.images[0]  # with nothing cut off
+    image = data.train.images[0]  # the image shows the whole picture
     assert (image.shape, image.dtype) == ((64, 64), np.uint8)
     assert image[:, :28] == pytest.approx(0.299 * 100, abs=6)  # the weight of red in the brightness
     assert image[:, 36:] == pytest.approx(255, abs=6)
@@ -131,14 +131,14 @@ def test_an_annotation_that_cannot_be_used_is_named(folder: Path) -> None:
 
 
 def test_a_data_set_that_is_not_there_is_named(folder: Path) -> None:
-    in_voc(folder, "ImageSets", "Main", "test.txt").unlink()  # one of the two archives is missing
+    in_voc(folder, "ImageSets", "Main", "test.txt").unlink()  # as if one of the two archives were missing
     message = refused(folder)
     assert "lacks VOCdevkit/VOC2007/ImageSets/Main/test.txt" in message
     assert "--data-dir" in message
 
 
 def test_a_failed_download_says_why_and_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file takes the cache's place, so that the download cannot begin."""
+    """The download cannot begin, because a file has the name of the cache's folder."""
     (tmp_path / "hangtag").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     message = refusal("train", "sigmoids", "--data", "voc2007", "--out", tmp_path / "run")

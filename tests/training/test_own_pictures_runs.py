@@ -1,4 +1,4 @@
-"""`hangtag train` on a user's own pictures: the run, and the options for own pictures."""
+"""`hangtag train` on a user's own pictures, and its options for such pictures."""
 
 import json
 import shutil
@@ -35,7 +35,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_networks_learn_a_few_dozen_pictures_by_the_recipe_for_them(photos: str, tmp_path: Path, model: str) -> None:
     summary = train(model, photos, tmp_path / "run")["summary"]
     assert summary["labels"] == ["cats", "dogs"]
-    assert summary["validation"]["accuracy"] == summary["test"]["accuracy"] == 1  # with four pictures each
+    assert summary["validation"]["accuracy"] == summary["test"]["accuracy"] == 1  # each split has four pictures
     assert np.sum(summary["test"]["confusion"]) == 4
     assert read(tmp_path / "run", "config.json")["recipe"]["name"] == "pictures"
     assert "cats" in (tmp_path / "run/report.html").read_text()
@@ -70,7 +70,7 @@ def test_a_run_that_died_goes_on_wherever_the_pictures_are_now(photos: str, tmp_
     arguments = ("train", "cnn", "--data", f"folder:{here}", *options, "--threads", 1, "--out", tmp_path / "run")
     other = "holds a run on other pictures: since then 1 added (cats/one-more.png). "
     assert other in refusal(*arguments)
-    (tmp_path / "run/pictures.csv").unlink()  # as if only a published file were available
+    (tmp_path / "run/pictures.csv").unlink()  # as for a published file, which has no such list
     other = "since then pictures were added, removed, renamed, edited or put into another class ("
     assert f"{other}train 40 then, 41 now). Choose" in refusal(*arguments)
     assert "another pictures.split_seed (pictures.split_seed: 0 there, 1 " in refusal(*arguments, "--split-seed", 1)

@@ -80,7 +80,7 @@ def test_of_many_labels_the_worst_and_the_most_frequent_mistakes_are_listed(fini
     assert "matrix" not in listed.partition("<body")[2]
     rows = re.findall(r"<tr><td>([^<]*)</td><td>([^<]*)</td><td>(\d+)</td></tr>", listed)
     assert rows == [("label 5", "label 3", "7"), ("label 3", "label 5", "2")]
-    assert len(metrics["summary"]["validation"]["confusion"]) == 41 + 2  # pairs, not 41 rows of 41
+    assert len(metrics["summary"]["validation"]["confusion"]) == 41 + 2  # stored as pairs of labels
     assert "Labels with a higher F1, which are left out: 1." in listed
     assert re.findall(r"<tr><td>([^<]*)</td><td>[^<]* %</td>", listed)[:2] == ["label 3", "label 5"]
 

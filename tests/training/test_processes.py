@@ -1,4 +1,4 @@
-"""Runs by two processes with gloo give the results of one process, and report everything once."""
+"""Two processes that train with gloo give the results of one process, and report everything once."""
 
 import math
 import os
@@ -60,12 +60,12 @@ def train_rank(folder: Path, model: str, fate: str) -> None:
     Args:
         folder: The run's folder.
         model: The network's name.
-        fate: ``live``; ``die``: every rank exits with 3 in the second epoch; or ``diverge``: after the first epoch, the
-        cnn of rank 1 computes only nan.
+        fate: ``live``: nothing happens. ``die``: every rank exits with 3 in the second epoch. ``diverge``: after the
+            first epoch, the cnn of rank 1 computes only nan.
     """
     torch.set_num_threads(1)
     plain = config(model, limit=65, epochs=3)
-    # Dropout must differ between the ranks. Without dropout, two ranks give the results of one except for rounding.
+    # Each rank has its own dropout. Without dropout, two ranks give the results of one process, up to rounding.
     plain = replace(plain, recipe=replace(plain.recipe, dropout=0.0, ema_decay=0.9))
     with process_group("cpu") as group:
 
@@ -99,7 +99,7 @@ def assert_close(one: Path, other: Path) -> None:
 
 
 def test_two_ranks_give_the_single_process_result_and_resume_after_a_break(tmp_path: Path) -> None:
-    # 65 samples in batches of 32: the last batch has one sample, so one of the processes has none.
+    # 65 samples in batches of 32 leave one sample for the last batch, so one rank gets none of this batch.
     with Forked(train_rank, tmp_path / "one", "lstm", "live") as single:
         assert single.wait(120) == 0, single.communicate()
     assert [code for code, *_ in run_ranks(tmp_path / "two")] == [0, 0]
@@ -116,11 +116,11 @@ def test_ranks_share_a_batch_with_equal_weight_for_every_sample() -> None:
     batch = torch.arange(7)
     parts = [DistributedGroup(rank, 3).share_of(batch) for rank in range(3)]
     assert sorted(torch.cat([indices for indices, _ in parts]).tolist()) == batch.tolist()
-    # DistributedDataParallel averages over the three processes.
+    # DistributedDataParallel averages the gradients of the three processes.
     for indices, weight in parts:
         assert weight / 3 / len(indices) == pytest.approx(1 / 7)
     indices, weight = DistributedGroup(2, 3).share_of(torch.tensor([4, 5]))
-    assert (indices.tolist(), weight) == ([4], 0.0)  # a rank without samples recomputes one
+    assert (indices.tolist(), weight) == ([4], 0.0)  # a rank without samples recomputes one, with weight 0
 
 
 def test_a_run_that_diverges_in_one_rank_ends_in_all(tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def test_a_run_that_diverges_in_one_rank_ends_in_all(tmp_path: Path) -> None:
     assert len(read(tmp_path / "spoiled")["epochs"]) == 1
 
 
-# The command in processes that torchrun, or a similar program, has started.
+# The command under torchrun or a similar program.
 
 
 def test_two_commands_train_one_run_and_report_it_once(tmp_path: Path) -> None:
@@ -141,12 +141,12 @@ def test_two_commands_train_one_run_and_report_it_once(tmp_path: Path) -> None:
     assert report.count("best epoch 1: ") == 1
     assert re.search(r"2 processes with 1 thread\b", report)
     assert read(tmp_path / "two", "config.json")["processes"] == 2
-    # Each rank computed the logits of half of the images, and both ranks trained on all of them.
+    # Each rank computes a teacher's logits for half of the images, but trains with all logits.
     with pytest.MonkeyPatch.context() as patch:
         garments.use_few(patch)
         train("lstm", tmp_path / "one", *arguments[1:])
     losses = [read(tmp_path / name)["epochs"][0]["train_loss"] for name in ("two", "one")]
-    assert losses[0] == pytest.approx(losses[1], rel=0.05)  # augmentation differs between the processes
+    assert losses[0] == pytest.approx(losses[1], rel=0.05)  # the two processes augment images differently
 
 
 @pytest.mark.parametrize(
@@ -167,14 +167,14 @@ def test_variables_that_form_no_process_group_are_explained(
 def test_the_command_runs_under_torchrun(tmp_path: Path) -> None:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command = [*torchrun, "-m", "hangtag", "train", "lstm", *USUAL, "--dry-run", "--out", str(tmp_path / "run")]
-    with forkserver.ForkedModule(command) as launcher:  # torchrun itself is forked, and it starts the two processes
+    with forkserver.ForkedModule(command) as launcher:  # torchrun is forked, and starts the two processes
         stdout, stderr = launcher.communicate(240)
     assert launcher.returncode == 0, stderr
     assert stdout.count("162,574 parameters") == 1
     assert re.search(r"2 processes with 1 thread\b", stdout)
 
 
-# Processes that --processes starts.
+# The option --processes.
 
 
 def test_ctrl_c_stops_all_processes_with_one_line_and_errors_are_reported_once(tmp_path: Path) -> None:

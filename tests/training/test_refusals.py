@@ -1,4 +1,4 @@
-"""The refusals of `hangtag train`, before it reads anything and because of files. An error is one line."""
+"""`hangtag train` refuses options and files with an error of one line."""
 
 import shutil
 from pathlib import Path
@@ -56,7 +56,7 @@ training_session.cpu_computes_lstms_in_bf16 = lambda: False
 @pytest.mark.parametrize(
     ("first", "arguments", "expected"),
     [
-        # PyTorch would end the first training step with an error about a primitive that it could not create.
+        # Without this check, PyTorch would fail in the first step, with an error about a primitive.
         (NO_BF16, ["lstm2", "--precision", "bf16", "--device", "cpu"], "and lstm2 has an LSTM. Use --precision fp32."),
         (NO_BF16, ["cnn_rnn", "--precision", "bf16", "--device", "cpu", "--data-dir", "."], "lacks train-images"),
         (
@@ -64,7 +64,7 @@ training_session.cpu_computes_lstms_in_bf16 = lambda: False
             ["lstm", "--recipe", "best", "--teacher", "cnn.onnx"],
             "learning from a teacher needs the Python module 'onnxruntime', which is not installed here.",
         ),
-        # If the C library lacks the setting that keeps freed memory, training runs without this setting.
+        # A C library may lack the setting that keeps freed memory. Training then runs without this setting.
         (
             "import ctypes; ctypes.CDLL = lambda _: object()",
             ["lstm", "--data-dir", "."],
@@ -99,7 +99,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         assert refusal(*TRAINED, "--out", folder).startswith(f"{folder} cannot be written (")
 
 
-# Files of a run that are damaged or belong to another run.
+# Damaged files, and files of another run.
 
 
 @pytest.mark.parametrize("name", ["config.json", "metrics.json", "checkpoint.pt", "best.pt"])
@@ -111,7 +111,7 @@ def test_a_broken_file_is_named_in_one_line_before_the_training(broken_off: Path
         message = refusal(*TRAINED, "--out", folder, unchanged=folder)
         assert message.startswith(f"{folder / name} ")
         assert "--restart" in message
-        assert "weights_only" not in message  # PyTorch's advice would be to run code from the file
+        assert "weights_only" not in message  # PyTorch's own error advises to run code from the file
 
 
 @pytest.mark.parametrize("name", ["best.pt", "metrics.json"])
@@ -152,7 +152,7 @@ def test_a_full_disk_leaves_the_old_file(broken_off: Path, tmp_path: Path) -> No
         folder = Path(shutil.copytree(broken_off, tmp_path / f"without-space-for-{name}"))
         (folder / f"{name}.tmp").unlink(missing_ok=True)
         (folder / f"{name}.tmp").symlink_to("/dev/full")
-        threads = 2 if name == "config.json" else 1  # the command writes another configuration, and no equal one
+        threads = 2 if name == "config.json" else 1  # the command writes config.json only if it differs
         message = refusal(*TRAINED, "--threads", threads, "--out", folder)
         assert message == f"{folder / name} cannot be written (No space left on device)."
         assert (folder / name).read_bytes() == (broken_off / name).read_bytes()

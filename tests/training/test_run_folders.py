@@ -24,7 +24,6 @@ pytestmark = pytest.mark.slow
 def test_a_damaged_byte_is_noticed_or_harmless_and_a_missing_end_is_noticed(
     tmp_path: Path, where: float, flip: int
 ) -> None:
-    """A bit of the file is flipped, or its rest is cut off."""
     run, weight = Run(tmp_path), torch.arange(500.0)
     run.save("best.pt", {"model": weight})
     contents = bytearray((tmp_path / "best.pt").read_bytes())
@@ -77,5 +76,5 @@ def test_a_published_config_names_no_folders_of_this_machine() -> None:
     assert {key: published[key] for key in published.keys() - different} == {
         key: plain[key] for key in plain.keys() - different
     }
-    assert "/home/me/data" in json.dumps(own)  # the own config is unchanged
+    assert "/home/me/data" in json.dumps(own)  # the run's own config is not changed
     assert portable(plain) == plain

@@ -1,4 +1,4 @@
-"""Learning from teachers: the files that may teach, the teachers' answers, and the student's use of these answers."""
+"""Training with teachers: which files may teach, what teachers answer, and how the student uses the answers."""
 
 import json
 import shutil
@@ -27,7 +27,7 @@ BEST = command("lstm", "--recipe", "best")
 
 
 def answers(file: Path, images: Images) -> Logits:
-    """A model's logits, averaged over each image and its mirror image."""
+    """A model's mean logits for each image and its mirror image."""
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     both = [session.run(["logits"], {"image": np.ascontiguousarray(seen)})[0] for seen in (images, images[:, :, ::-1])]
     logits: Logits = np.mean(both, axis=0)
@@ -78,7 +78,7 @@ def test_all_published_versions_teach_unless_others_are_named(tmp_path: Path, mo
 
 
 def edited(edit: Callable[[onnx.ModelProto], object]) -> bytes:
-    """The shipped cnn with one change."""
+    """The shipped cnn, changed by ``edit``."""
     model = onnx.load(CNN)
     edit(model)
     return model.SerializeToString()
@@ -144,7 +144,7 @@ def test_a_missing_file_and_one_without_labels(tmp_path: Path) -> None:
     missing = refusal(*BEST, "--teacher", tmp_path / "cnn.onnx", "--out", tmp_path / "run")
     assert "cannot be read (No such file or directory)" in missing
     model = onnx.load(LSTM)
-    del model.metadata_props[:]  # the number of its logits suffices
+    del model.metadata_props[:]  # a teacher needs only the right number of logits
     onnx.save(model, tmp_path / "bare.onnx")
     train("lstm", tmp_path / "run", "--recipe", "best", "--teacher", tmp_path / "bare.onnx")
 
@@ -154,11 +154,11 @@ def test_a_missing_file_and_one_without_labels(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("views", [0, 3])
 def test_a_student_learns_what_the_teacher_answers_to_the_view_that_it_sees(tmp_path: Path, views: int) -> None:
-    """With 0 views, the teacher answers the original images."""
+    """The teacher answers each of ``views`` views of an image, or the image itself if ``views`` is 0."""
     to_teacher: list[Images] = []
 
     def answer(images: Images) -> Logits:
-        """Logits that depend on the view, and are equal for the view's mirror image."""
+        """Logits that depend on the view, but not on whether the view is mirrored."""
         logits: Logits = np.eye(10, dtype=np.float32)[images.sum((1, 2), dtype=np.int64) % 10]
         return logits
 
@@ -173,9 +173,9 @@ def test_a_student_learns_what_the_teacher_answers_to_the_view_that_it_sees(tmp_
         augmentation=Augmentation(flip=True, shift=2, erase=1.0) if views else Augmentation(),
         distillation=Distillation("cnn", weight=1.0, temperature=2.0, views=views),
     )
-    with watching(answer) as to_student:  # the student answers alike
+    with watching(answer) as to_student:  # the student gives the teacher's answers
         learn(replace(plain, recipe=recipe), garments.few(), tmp_path, teacher=teacher)
-    # The teacher answers each view, and also its mirror image if the student may receive this image.
+    # If the student may receive mirrored views, the teacher also answers each view's mirror image.
     assert [len(images) for images in to_teacher] == ([views * 64] * 2 if views else [64])
     losses = [row["train_loss"] for row in read(tmp_path)["epochs"]]
     assert losses == [pytest.approx(0.0, abs=1e-6)] * 4
@@ -184,7 +184,7 @@ def test_a_student_learns_what_the_teacher_answers_to_the_view_that_it_sees(tmp_
     assert [len(images) for images in to_student] == [64] * 4
     assert set().union(*seen) <= original | flipped
     if views:
-        assert len(set(map(frozenset, seen))) > 1  # different views in different epochs
+        assert len(set(map(frozenset, seen))) > 1  # epochs differ in their views
         assert 0 < len(seen[0] & flipped) < 64
     else:
         assert seen == [original] * 4

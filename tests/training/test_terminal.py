@@ -1,4 +1,4 @@
-"""A run in the terminal: its progress, the effect of Ctrl-C, and its use of the machine."""
+"""A run in a terminal: its progress bars, Ctrl-C, and its use of the machine."""
 
 import signal
 from pathlib import Path
@@ -17,11 +17,11 @@ def test_in_a_terminal_each_kind_of_work_has_its_bar(tmp_path: Path, monkeypatch
     monkeypatch.setenv("COLUMNS", "150")
     monkeypatch.setenv("FORCE_COLOR", "1")  # makes Rich believe that this is a terminal
     options = ("--recipe", "best", "--teacher", shipped.latest("lstm"))
-    shown = train("lstm", tmp_path, *options, limit=600, epochs=2).stderr  # 5 steps per epoch
-    logits_bar, steps_bar = shown.partition("\x1b[?25h")[0].splitlines()[-2:]  # in the last drawing
+    shown = train("lstm", tmp_path, *options, limit=600, epochs=2).stderr  # each epoch has 5 steps
+    logits_bar, steps_bar = shown.partition("\x1b[?25h")[0].splitlines()[-2:]  # the last state of the two bars
     for bar, parts in ((logits_bar, ("teacher's logits", "1200/1200")), (steps_bar, ("epoch 2/2", "10/10", "loss "))):
         assert all(part in bar for part in parts), bar
-    assert "epoch 1/2: " not in shown  # a line of the log
+    assert "epoch 1/2: " not in shown  # only a log gets this line
 
 
 def test_a_log_gets_a_line_for_each_epoch_and_for_each_minute_within_one(capsys: pytest.CaptureFixture[str]) -> None:
@@ -58,7 +58,7 @@ def test_the_first_ctrl_c_requests_a_stop_and_the_second_raises() -> None:
 
 
 def test_threads_that_wait_for_each_other_soon_sleep() -> None:
-    # If another program leaves too few CPUs, spinning threads take the CPU from the thread for which they wait.
+    # If too few CPUs are free, threads that spin take the CPU from the thread for which they wait.
     done = hangtag("train", "lstm", "--data-dir", "/nowhere", script=True, OMP_DISPLAY_ENV="verbose")
     assert "lacks train-images-idx3-ubyte" in done.stderr
     assert "GOMP_SPINCOUNT = '1000'" in done.stderr
@@ -87,5 +87,5 @@ print(before, faults())
 
 def test_a_process_that_trains_maps_no_memory_for_each_tensor() -> None:
     before, after = map(int, python(_PAGES_OF_A_TENSOR).stdout.split()[-2:])
-    assert before > 10  # 64 MB are 16,000 pages, or 32 huge ones
+    assert before > 10  # 64 MB are 16,000 pages, or 32 huge pages
     assert after < before / 4

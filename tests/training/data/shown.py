@@ -1,4 +1,4 @@
-"""What `hangtag data show` finds in a user's own pictures, and the pixels that a network receives."""
+"""Runs `hangtag data show` on a user's own pictures, and reads the pixels that a network receives."""
 
 import json
 from collections import Counter
@@ -13,7 +13,7 @@ SPLITS = ("train", "validation", "test")
 
 
 def show(source: str, *options: object) -> dict[str, Any]:
-    """The findings of `hangtag data show`."""
+    """The JSON that `hangtag data show` prints."""
     document: dict[str, Any] = json.loads(invoke("data", "show", source, *options, "--json").stdout)
     return document
 

@@ -25,7 +25,7 @@ TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES, TEST_LABELS = DIGESTS
 
 @pytest.fixture(scope="module")
 def raw_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The four published files, decompressed, because these are read faster than the .gz files."""
+    """A folder with the four published files, decompressed, because decompressed files are read faster."""
     folder = tmp_path_factory.mktemp("raw")
     source = locate()
     for name in DIGESTS:
@@ -37,7 +37,7 @@ def raw_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def linked(raw_dir: Path, tmp_path: Path) -> Path:
-    """A folder of links to the four files, which a test may damage."""
+    """A folder of links to the four files. A test may replace the links by damaged files."""
     folder = tmp_path / "linked"
     folder.mkdir()
     for name in DIGESTS:
@@ -51,7 +51,7 @@ def bare_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pa
     monkeypatch.setattr(fashion_mnist, "DEBIAN_DIR", tmp_path / "package")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     yield tmp_path / "cache" / "hangtag" / "FashionMNIST" / "raw"
-    urllib.request.install_opener(None)  # otherwise urllib would keep this test's proxies for later tests
+    urllib.request.install_opener(None)  # so that urllib does not keep this test's proxies for later tests
 
 
 # The contents of the data set.
@@ -69,7 +69,7 @@ def test_the_first_5000_images_validate_and_the_rest_train(raw_dir: Path) -> Non
     alone = load_validation(raw_dir)
     assert np.array_equal(alone.images, whole.validation.images)
     assert np.array_equal(alone.classes, whole.validation.classes)
-    assert whole.digest == garments.whole().digest  # the digest covers the content, not the folder
+    assert whole.digest == garments.whole().digest  # the digest does not depend on the folder
     assert len(bytes.fromhex(whole.digest)) == 32
 
 
@@ -123,12 +123,12 @@ def use_proxy(monkeypatch: pytest.MonkeyPatch, port: int) -> None:
         monkeypatch.setenv(name, f"http://127.0.0.1:{port}")
     for name in ("no_proxy", "NO_PROXY", "REQUEST_METHOD"):
         monkeypatch.delenv(name, raising=False)
-    urllib.request.install_opener(None)  # the existing opener keeps its first proxies
+    urllib.request.install_opener(None)  # urllib's opener keeps the proxies with which it was created
 
 
 @contextmanager
 def mirror(folder: Path) -> Iterator[tuple[int, list[str]]]:
-    """Replaces the internet: answers every request with the file of the requested name in a folder.
+    """A proxy that answers every request with the file of the requested name in this folder.
 
     Yields the port, and the names that were requested.
     """
@@ -149,14 +149,14 @@ def test_torchvision_downloads_where_there_is_nothing_else(
     from torchvision.datasets import FashionMNIST
 
     with pytest.raises(DataNotFoundError, match="Fashion-MNIST is not on this machine"):
-        load_validation()  # this call never downloads
+        load_validation()  # load_validation never downloads
     assert not bare_machine.exists()
     resources = []
     for name in DIGESTS:
         packed = gzip.compress((raw_dir / name).read_bytes(), compresslevel=1)
         (tmp_path / f"{name}.gz").write_bytes(packed)
         resources.append((f"{name}.gz", hashlib.md5(packed).hexdigest()))
-    # torchvision checks the digests of the mirror's .gz files, which this test compresses. hangtag checks contents.
+    # torchvision checks digests of .gz files, but the mirror compresses its files differently than the publisher.
     monkeypatch.setattr(FashionMNIST, "resources", resources)
     with mirror(tmp_path) as (port, requested):
         use_proxy(monkeypatch, port)

@@ -1,4 +1,4 @@
-"""A user's own pictures in IDX files, and files that are none."""
+"""A user's own pictures in IDX files, and files that are not valid IDX files."""
 
 from pathlib import Path
 

@@ -26,7 +26,7 @@ def frequencies(probabilities: Probabilities) -> Probabilities:
 
 
 def mutual_information(probabilities: Probabilities) -> float:
-    """The dependence of the labels on each other, in bits: 0 if each label is drawn independently."""
+    """The mutual information of the labels in bits: 0 if each label is drawn independently."""
 
     def entropy(p: Probabilities) -> float:
         return float(-(p[p > 0] * np.log2(p[p > 0])).sum())
@@ -74,7 +74,7 @@ def test_a_whole_set_is_the_same_again_and_every_split_differs() -> None:
         load("outfits-independent", whole, sizes=SMALL).digest,
         load("outfits", whole, sizes=SMALL | {"test": 61}).digest,
     }
-    some = load("outfits", whole, sizes=SMALL, limit=5)  # no further canvas is composed, but the data set is the same
+    some = load("outfits", whole, sizes=SMALL, limit=5)  # only some canvases of the same data set are composed
     assert (len(some.train), len(some.validation), len(some.test)) == (5, 5, 60)
     assert some.digest == data.digest
     assert np.array_equal(some.train.images, data.train.images[:5])
@@ -92,7 +92,7 @@ def test_each_split_is_composed_from_its_own_garments_alone() -> None:
 
 
 def canvases(garments: Split, labels: int, count: int) -> npt.NDArray[np.uint8]:
-    """Canvases with garments of the first labels, among black clutter. Pixels brighter than 75 belong to a garment."""
+    """Canvases with garments of the first labels, among black clutter. Only a garment has pixels brighter than 75."""
     shown = garments.classes < labels
     images = np.concatenate([garments.images[shown], np.zeros((100 * len(garments), 28, 28), np.uint8)])
     classes = np.concatenate([garments.classes[shown], np.full(100 * len(garments), 9, np.uint8)])

@@ -1,4 +1,4 @@
-"""A user's own pictures in folders or a CSV file: how they are found and split, and which are refused or left out."""
+"""How a user's own pictures are found in folders or a CSV file, split into sets, left out, or refused."""
 
 import shutil
 from collections import Counter
@@ -37,7 +37,7 @@ def test_a_picture_stays_in_its_split_whatever_its_name_and_wherever_it_is_liste
         (file.parent / "deeper").mkdir(exist_ok=True)
         file.rename(file.parent / "deeper" / f"{99 - int(file.stem)}.PNG")
     assert contents(f"folder:{other}") == before
-    (photos / "cats/again").symlink_to(photos)  # a loop, which is followed once
+    (photos / "cats/again").symlink_to(photos)  # a loop of links
     assert contents(f"folder:{photos}") == before
     listed = own_pictures.csv(
         tmp_path / "labels.csv", [(str(file), file.parent.name) for file in sorted(photos.glob("*/*.png"))[::-1]]
@@ -100,7 +100,7 @@ def test_files_that_cannot_be_read_are_named_and_left_out(tmp_path: Path) -> Non
     assert found["splits"] == {"train": 30, "validation": 4, "test": 4}
     unreadable, loose, others, few = found["notes"]
     assert loose == "Left out 1 picture that is in no class's folder: loose.png."
-    damaged = "cats/000.png (it cannot be decoded and seems damaged: "  # 'hangtag classify' words it so
+    damaged = "cats/000.png (it cannot be decoded and seems damaged: "  # the words of 'hangtag classify'
     assert unreadable.startswith(f"Left out 3 pictures that cannot be read: {damaged}")
     assert "cats/001.png (it is empty (0 bytes))" in unreadable
     assert "cats/002.jpg (it is not a PNG, JPEG or WebP file; convert the file to one of these formats)" in unreadable
@@ -121,7 +121,7 @@ def test_files_that_cannot_be_read_are_named_and_left_out(tmp_path: Path) -> Non
 
 
 def test_the_same_picture_twice_counts_once_and_in_two_classes_is_refused(tmp_path: Path) -> None:
-    """A copy of a picture, and the same picture stored again without loss: a network receives the same pixels."""
+    """Pictures are the same if their pixels are the same, also if their files differ."""
     photos = own_pictures.folder(tmp_path, {"cats": 20, "dogs": 20})
     digest = show(f"folder:{photos}")["digest"]
     shutil.copy(photos / "cats/000.png", photos / "cats/copy.png")
@@ -209,7 +209,7 @@ def test_folders_whose_names_differ_in_spaces_or_encoding_are_one_class(tmp_path
 
 
 def test_a_part_of_them_has_every_class(tmp_path: Path) -> None:
-    """The limited set is spaced evenly, because the pictures are in the order of their names and thus their classes."""
+    """--limit takes pictures at equal distances, because the pictures are sorted by name and therefore by class."""
     photos = own_pictures.folder(tmp_path, {"cats": 20, "dogs": 20, "emus": 10})
     split = sources.load(f"folder:{photos}").train
     assert np.bincount(split.first(10).classes).tolist() == [4, 4, 2]

@@ -1,4 +1,4 @@
-"""The images that a user's own pictures become: their size, colours and digest, in memory or mapped, and drawn."""
+"""The images that are prepared from a user's own pictures: their size, colours, digest and storage."""
 
 import shutil
 from pathlib import Path
@@ -43,7 +43,7 @@ def test_the_digest_counts_names_contents_and_splits_but_not_the_folder(tmp_path
     digest = show(f"folder:{photos}")["digest"]
     copy = Path(shutil.copytree(photos, tmp_path / "copy"))
     assert show(f"folder:{copy}")["digest"] == digest
-    assert show(f"folder:{copy}", "--size", "4x4")["digest"] == digest  # of the pictures, not of the prepared images
+    assert show(f"folder:{copy}", "--size", "4x4")["digest"] == digest  # the digest of the pictures, not of images
     others = {digest, show(f"folder:{copy}", "--split-seed", 1)["digest"]}
     (copy / "cats/000.png").rename(copy / "cats/renamed.png")
     others.add(show(f"folder:{copy}")["digest"])
@@ -87,7 +87,7 @@ def test_the_contact_sheet_has_a_row_for_each_class(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert "files: 0.0 MB, 18 of 9x8 pixels\nimages: 9x8 pixels, grey, stretch" in printed
     sheet = np.asarray(Image.open(tmp_path / "sheet.png").convert("L"))
-    pictures = sheet[:, 160:]  # to the right of the names
+    pictures = sheet[:, 160:]  # the names are in the first 160 columns
     upper, lower = pictures[: len(sheet) // 2], pictures[len(sheet) // 2 :]
     assert upper[upper < 255].mean() < 80 < lower[lower < 255].mean()  # dogs are brighter
     drawn = {}

@@ -1,4 +1,4 @@
-"""The training loop's use of data, and of losses that are no numbers; augmentation, optimizers and schedules."""
+"""The training loop: the best epoch, a loss that is not finite, augmentation, optimizers and schedules."""
 
 import math
 from collections import Counter
@@ -45,12 +45,13 @@ def test_the_loss_falls(tmp_path_factory: pytest.TempPathFactory, model: str, li
     for name in ("train_loss", "validation_loss"):
         losses = [row[name] for row in metrics["epochs"]]
         assert losses == sorted(losses, reverse=True)
-    assert losses[-1] < math.log(10) - 0.05  # lower than the loss of an undecided network
-    assert metrics["summary"]["test"]["accuracy"] > 0.2  # twice the accuracy of guessing
+    assert losses[-1] < math.log(10) - 0.05  # a network that guesses has the loss log(10)
+    assert metrics["summary"]["test"]["accuracy"] > 0.2  # a network that guesses has the accuracy 0.1
 
 
 def test_batch_norm_is_folded_into_the_weights_whose_figures_are_reported(tmp_path: Path) -> None:
-    """A last batch of one joins the previous batch: normalisation needs two samples. Batches have 128 samples."""
+    """129 images make one batch: the last image joins the batch of 128, because batch normalisation needs two
+    samples."""
     train("cnn", tmp_path / "run", "--recipe", "teacher", limit=129, epochs=2)
     plain = {name: weight.shape for name, weight in build("cnn").state_dict().items()}
     assert {name: weight.shape for name, weight in weights(tmp_path / "run").items()} == plain
@@ -62,7 +63,7 @@ def test_batch_norm_is_folded_into_the_weights_whose_figures_are_reported(tmp_pa
 
 def test_the_best_epoch_is_saved_and_of_equal_ones_the_first(tmp_path: Path) -> None:
     whole = garments.few()
-    wrong = replace(whole.train, classes=(whole.train.classes + 1) % 10)  # the more the network learns, the worse it is
+    wrong = replace(whole.train, classes=(whole.train.classes + 1) % 10)  # learning lowers the accuracy
     learn(config(epochs=4, learning_rate=3e-3), replace(whole, train=wrong), tmp_path / "wrong")
     best = read(tmp_path / "wrong")["summary"]["best_epoch"]
     assert best < 4
@@ -78,7 +79,7 @@ def test_the_best_epoch_is_saved_and_of_equal_ones_the_first(tmp_path: Path) -> 
     ("limit", "message"),
     [
         (64, r"the loss became (nan|inf) in epoch 1, by step 2 of 2.* a lower rate with --set learning_rate=RATE"),
-        (32, "outputs are not finite after epoch 1"),  # after a single step, whose own loss is finite
+        (32, "outputs are not finite after epoch 1"),  # the loss of the only step is finite
     ],
 )
 def test_a_loss_that_is_not_finite_ends_the_run_and_saves_no_weights(tmp_path: Path, limit: int, message: str) -> None:
@@ -87,11 +88,8 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_saves_no_weights(tmp_path: P
     assert contents(tmp_path).keys() == {"config.json"}
 
 
-# The images that a network receives.
-
-
 def shown(images: torch.Tensor, folder: Path, **augmentation: Any) -> torch.Tensor:
-    """The images that a network receives for these, uint8 [n, 28, 28], in one epoch, in random order."""
+    """The images, uint8 [n, 28, 28], that a network receives in one epoch of these images, in random order."""
     plain = config(limit=len(images), epochs=1)
     recipe = replace(plain.recipe, augmentation=Augmentation(**augmentation))
     with watching() as batches:
@@ -107,7 +105,6 @@ def shown(images: torch.Tensor, folder: Path, **augmentation: Any) -> torch.Tens
 def test_images_are_mirrored_or_shifted_by_chance(
     augmentation: dict[str, Any], rows: Iterable[int], columns: Iterable[int], tmp_path: Path
 ) -> None:
-    """Each image has one bright pixel at row 10 and column 5, with a margin that is larger than any shift."""
     images = torch.zeros(400, 28, 28, dtype=torch.uint8)
     images[:, 10, 5] = 200
     seen = shown(images, tmp_path, **augmentation)
@@ -131,7 +128,7 @@ def test_a_rectangle_of_noise_covers_two_to_twenty_percent_of_some_images(tmp_pa
         rows, columns = image.any(dim=1).nonzero(), image.any(dim=0).nonzero()
         inside = image[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
         assert 0.01 < inside.numel() / 784 < 0.24
-        assert (inside > 0).float().mean() > 0.9  # noise: one pixel in 256 is black
+        assert (inside > 0).float().mean() > 0.9  # the noise contains one black pixel in 256
 
 
 # Optimizers, schedules and averages.
@@ -170,7 +167,7 @@ def test_one_cycle_rises_to_the_rate_and_falls_nearly_to_zero() -> None:
         scheduler.step()
     highest = rates.index(max(rates))
     assert max(rates) == pytest.approx(0.1, rel=1e-3)
-    assert highest in (14, 15)  # after 15 % of the steps
+    assert highest in (14, 15)  # the rate is highest after 15 % of the steps
     assert rates[0] == pytest.approx(0.1 / 25)
     assert rates[: highest + 1] == sorted(rates[: highest + 1])
     assert rates[highest:] == sorted(rates[highest:], reverse=True)
@@ -181,7 +178,7 @@ def test_the_average_follows_weights_and_statistics_exponentially() -> None:
     network = nn.BatchNorm1d(1)
     average = optimisation.average(network, replace(PLAIN, ema_decay=0.9))
     assert average is not None
-    average.update_parameters(network)  # the first update is copied
+    average.update_parameters(network)  # the first update copies the weights
     with torch.no_grad():
         network.weight.fill_(2.0)
         network.running_mean.fill_(10.0)  # type: ignore[union-attr]
@@ -198,7 +195,6 @@ MUON = Recipe(name="muon", batch_size=4, epochs=5, learning_rate=0.02, optimizer
 
 @pytest.mark.parametrize("shape", [(16, 16), (24, 7), (5, 40)])
 def test_a_matrix_changes_by_nearly_the_nearest_orthogonal_one_of_adams_size(shape: tuple[int, int]) -> None:
-    """The singular values of an update are nearly equal, however different those of the gradient are."""
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(shape[1], shape[0], bias=False), nn.Linear(shape[0], 1))
     weights = network.get_parameter("0.weight")
@@ -250,7 +246,7 @@ def test_a_gate_whose_gradient_is_small_changes_as_much_as_the_others() -> None:
     weights.grad = torch.randn(32, 8) * torch.tensor([1.0, 1e-4, 1.0, 1.0]).repeat_interleave(8)[:, None]
     optimizer.step()
     sizes = [gate.pow(2).mean().sqrt().item() for gate in torch.split(weights.detach() - before, 8)]
-    assert sizes == pytest.approx([0.2 * MUON.learning_rate] * 4, rel=0.25)  # an entry changes by as much as with Adam
+    assert sizes == pytest.approx([0.2 * MUON.learning_rate] * 4, rel=0.25)  # the size of a change with Adam
 
 
 def test_the_probabilities_of_every_recipe_are_from_0_to_1() -> None:

@@ -1,4 +1,4 @@
-"""The metrics for single labels and label sets, against values by hand, plain loops and other implementations."""
+"""Compares the metrics for single labels and label sets with hand-computed values, plain loops and other libraries."""
 
 import math
 
@@ -53,14 +53,14 @@ def test_figures_equal_a_plain_loop(case: tuple[npt.NDArray[np.float32], npt.NDA
     assert figures.confusion == confusion
 
 
-# The quality of each class, and the distances of mistakes.
+# The figures of each class, and the distances of mistakes.
 
 
 def test_per_class_by_hand() -> None:
     first, second, third = per_class([[6, 2, 0], [3, 1, 0], [0, 0, 0]])
     assert (first.precision, first.recall, first.f1, first.support) == pytest.approx((6 / 9, 6 / 8, 12 / 17, 8))
     assert (second.precision, second.recall, second.f1, second.support) == pytest.approx((1 / 3, 1 / 4, 2 / 7, 4))
-    assert (third.precision, third.recall, third.f1, third.support) == (0, 0, 0, 0)  # never there, never predicted
+    assert (third.precision, third.recall, third.f1, third.support) == (0, 0, 0, 0)  # neither true nor predicted
 
 
 def test_the_worst_samples_by_hand() -> None:
@@ -71,14 +71,15 @@ def test_the_worst_samples_by_hand() -> None:
     assert second == pytest.approx({"image": 2, "true": 0, "predicted": 1, "probability": 0.8, "loss": -math.log(0.2)})
 
 
-# The reliability of probabilities.
+# Calibration.
 
 Logits = npt.NDArray[np.float64]
 Classes = npt.NDArray[np.uint8]
 
 
 def drawn(seed: int, scale: float, count: int = 2_000) -> tuple[Logits, Classes]:
-    """Logits, and classes drawn from their softmax, so that a temperature of 1 is right. The logits are then scaled."""
+    """Random logits, and classes drawn from their softmax. The returned logits are multiplied by ``scale``, which is
+    therefore their temperature."""
     generator = np.random.default_rng(seed)
     logits = generator.normal(0, 2, (count, 5))
     cumulative = np.exp(log_probabilities(logits)).cumsum(axis=1)  # type: ignore[arg-type]
@@ -91,7 +92,6 @@ def cross_entropy(logits: Logits, classes: Classes, temperature: float) -> float
 
 
 def test_the_calibration_error_by_hand() -> None:
-    """Bins of 15 with samples: to 9/15 with 0.58 and 0.6, to 11/15 with 0.7, to 14/15 with 0.9, and the last."""
     probabilities = np.array([[0.58, 0.42], [0.6, 0.4], [0.3, 0.7], [0.9, 0.1], [0.96, 0.04], [1.0, 0.0]])
     error = calibration_error(probabilities, np.array([0, 1, 1, 1, 0, 0], np.uint8))
     assert error == pytest.approx((abs(1 - 0.58 - 0.6) + abs(1 - 0.7) + abs(0 - 0.9) + abs(2 - 0.96 - 1.0)) / 6)
@@ -106,7 +106,7 @@ def test_the_temperature_is_the_one_that_scipy_finds(seed: int, scale: float) ->
         lambda each: cross_entropy(logits, classes, each), bounds=(LOWEST, HIGHEST), options={"xatol": 1e-9}
     )
     assert temperature == pytest.approx(float(expected.x), rel=1e-4)
-    assert temperature == pytest.approx(scale, rel=0.25)  # the factor by which the logits are too large
+    assert temperature == pytest.approx(scale, rel=0.25)  # drawn multiplied the logits by the scale
     assert fit_temperature(logits + 1e4, classes) == pytest.approx(temperature, rel=1e-4)  # no overflow
     assert cross_entropy(logits, classes, temperature) <= cross_entropy(logits, classes, 1) + 1e-12
 
@@ -130,14 +130,13 @@ SCORES = np.array([[0.9, 0.1, 0.2], [0.8, 0.3, 0.7], [0.1, 0.6, 0.0], [0.7, 0.2,
 
 
 def test_figures_are_those_counted_by_hand() -> None:
-    """Hits, predicted and true images are 3, 3 and 3 for label 0; 1, 1 and 2 for label 1; 1, 2 and 1 for label 2."""
     outcome = evaluate_sets(PREDICTED, SCORES, TRUTH)
     assert outcome.c_precision == pytest.approx((1 + 1 + 1 / 2) / 3)
     assert outcome.c_recall == pytest.approx((1 + 1 / 2 + 1) / 3)
     assert outcome.o_precision == pytest.approx(5 / 6)
     assert outcome.o_recall == pytest.approx(5 / 6)
     assert outcome.o_f1 == pytest.approx(5 / 6)
-    assert outcome.exact_match == pytest.approx(2 / 4)  # the third and the fourth image
+    assert outcome.exact_match == pytest.approx(2 / 4)  # images 2 and 3
     assert outcome.labels_per_image == pytest.approx(6 / 4)
 
 
@@ -151,7 +150,7 @@ def test_c_f1_is_the_harmonic_mean_of_c_p_and_c_r_and_not_the_mean_of_the_labels
 
 
 def test_mean_ap_ranks_the_images_by_each_labels_scores() -> None:
-    """The ranks of the true images are 1, 2 and 3 for label 0; 1 and 4 for label 1; and 2 for label 2."""
+    """The images with label 1 rank first and fourth by its score; the image with label 2 ranks second."""
     assert evaluate_sets(PREDICTED, SCORES, TRUTH).mean_ap == pytest.approx((1 + (1 / 1 + 2 / 4) / 2 + 1 / 2) / 3)
 
 

@@ -1,4 +1,4 @@
-"""CNN-RNN: the beam search against an exhaustive search, and the contents of its paths."""
+"""CNN-RNN: compares its beam search with an exhaustive search, and checks its paths."""
 
 import math
 from itertools import permutations
@@ -18,7 +18,7 @@ PATHS = [path for length in range(LABELS + 1) for path in permutations(range(LAB
 
 
 def make_network(seed: int) -> CnnRnn:
-    """An untrained network with weights so large that images and earlier labels make a difference."""
+    """An untrained network whose answers depend on the image and on earlier labels, because its weights are large."""
     torch.manual_seed(seed)
     network = CnnRnn(LABELS).eval()
     with torch.no_grad():
@@ -37,7 +37,7 @@ def pixels() -> Tensor:
 
 @torch.no_grad()
 def probability(network: CnnRnn, image: Tensor, path: tuple[int, ...]) -> float:
-    """The probability of a path that ends, computed by teacher forcing without a search."""
+    """The probability of a complete path, computed by teacher forcing instead of a search."""
     end = network.labels
     inputs = torch.tensor([[end, *path]])
     log_probabilities = functional.log_softmax(network(image[None], inputs), dim=2)[0]
@@ -74,7 +74,7 @@ def test_a_narrow_beam_finds_a_path_that_is_never_more_probable_than_the_best(pi
 
 
 class Scripted(CnnRnn):
-    """Predicts only from the number of earlier labels. Each number has a row of logits, whose last column is END's."""
+    """Answers with the row of ``logits`` for the number of earlier labels. The last column belongs to END."""
 
     def __init__(self, logits: Tensor) -> None:
         super().__init__(logits.shape[1] - 1)
@@ -87,7 +87,7 @@ class Scripted(CnnRnn):
 
 @torch.no_grad()
 def test_no_label_is_repeated_even_if_that_is_most_probable(pixels: Tensor) -> None:
-    """After label 0, label 0 again has a far higher score than label 1. With repetition, the path would be (0, 0)."""
+    """After label 0, the logits prefer label 0 again, but a path must not repeat a label."""
     end = [-9.0, -9.0, -9.0, 9.0]
     stammering = Scripted(torch.tensor([[9.0, 0.0, 0.0, 0.0], [6.0, 0.0, -9.0, -9.0], *[end] * MAX_LABELS]))
     assert beam_search(stammering.eval(), pixels).path[:, :3].tolist() == [[0, 1, -1]] * len(pixels)
@@ -95,7 +95,7 @@ def test_no_label_is_repeated_even_if_that_is_most_probable(pixels: Tensor) -> N
 
 @torch.no_grad()
 def test_a_full_path_ends(pixels: Tensor) -> None:
-    """Logits that prefer the labels in their order with equal confidence, and END only after six labels."""
+    """After five labels, the logits prefer a sixth label to END, but a path has at most five."""
     talkative = Scripted(torch.eye(11)[:7] * torch.tensor([40.0] * MAX_LABELS + [4.0] * 2)[:, None])
     beam = beam_search(talkative.eval(), pixels)
     assert beam.path.tolist() == [list(range(MAX_LABELS))] * len(pixels)

@@ -1,4 +1,4 @@
-"""A user's own networks, named by package.module:callable, and the networks that are refused."""
+"""Training of a user's own networks, which are named by package.module:callable, and refusals."""
 
 from pathlib import Path
 from typing import Any
@@ -107,7 +107,7 @@ def train(network: str, source: str, *options: object) -> dict[str, Any]:
 
 
 def test_an_own_network_is_trained_with_its_own_normalisations_and_dropout(source: str) -> None:
-    """A last batch of one image joins the previous batch, because the network may normalise."""
+    """32 images make one batch: the last image joins the batch of 31, because batch normalisation needs two."""
     summary = train("Linear", source, "--set", "batch_size=31", "--set", "learning_rate=0.02")["summary"]  # of 32
     assert summary["test"]["accuracy"] == 1
     assert "layers.2.running_mean" in weights(Path("run"))
@@ -119,7 +119,7 @@ def test_an_own_network_is_trained_with_its_own_normalisations_and_dropout(sourc
 
 
 def test_a_network_that_ends_in_a_softmax_or_cannot_be_exported_is_named(source: str) -> None:
-    """Linear's assertion converts pixels to a Python number, which an exported graph cannot do."""
+    """Linear cannot be exported, because its assertion converts pixels to a Python number."""
     for network, probabilities, in_vain in (("Softmax", 1, 1), ("Linear", 0, 1), ("Guess", 0, 0)):
         printed = invoke(*arguments(f"own_networks:{network}", source, "--epochs", 1, out=network)).stderr
         assert printed.count(f"own_networks:{network} seems to end in a softmax: ") == probabilities
@@ -168,7 +168,7 @@ def test_balanced_classes_count_alike_however_many_pictures_they_have(source: st
     steps = ("--epochs", 12, "--set", "batch_size=500", "--set", "learning_rate=0.1")
 
     def preference() -> float:
-        """The log odds by which the network prefers the class with many pictures."""
+        """The log odds of the class with many pictures, which is the network's only preference."""
         bias = weights(Path("run"))["bias"][0]
         return float(bias[0] - bias[1])
 

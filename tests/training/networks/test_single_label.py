@@ -1,4 +1,4 @@
-"""The networks for one label: their sizes, their initial weights, and what their answers depend on."""
+"""The single-label networks: their sizes, their initial weights, and the inputs of their answers."""
 
 import pytest
 import torch
@@ -34,7 +34,7 @@ def test_parameter_counts_are_the_studys_and_their_teachers(name: str, count: in
 
 @pytest.mark.parametrize("name", MODELS)
 def test_images_become_ten_logits_each_which_depend_on_nothing_else(name: str) -> None:
-    """Answers depend neither on the rest of the batch nor, except in training, on dropout."""
+    """An answer does not depend on the rest of the batch, and depends on dropout only in training."""
     torch.manual_seed(0)
     model, pixels = build(name).eval(), torch.rand(3, 1, 28, 28)
     logits = model(pixels)
@@ -72,7 +72,8 @@ def test_an_lstm_reads_rows_from_top_to_bottom(name: str) -> None:
 def test_lstms_start_as_in_keras(name: str) -> None:
     for lstm in [module for module in build(name).modules() if isinstance(module, nn.LSTM)]:
         weights = {key: value.detach() for key, value in lstm.named_parameters()}
-        # Keras has one bias vector, so only the sum of PyTorch's two matters. The gates have the order i, f, g, o.
+        # PyTorch adds two bias vectors, and Keras has one, so only the sum is compared. The gates have the order i, f,
+        # g, o.
         bias_i, bias_f, bias_g, bias_o = (weights["bias_ih_l0"] + weights["bias_hh_l0"]).chunk(4)
         assert torch.equal(bias_f, torch.ones(lstm.hidden_size))
         for bias in (bias_i, bias_g, bias_o):
