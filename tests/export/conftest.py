@@ -16,21 +16,21 @@ forkserver.preload_training()
 
 @pytest.fixture(scope="package", autouse=True)
 def forked_children() -> Iterator[None]:
-    """Run files in forked child processes, which need not start Python for each file."""
+    """Fork the child processes in which files run, so that Python need not start for each file."""
     with forkserver.forked_children():
         yield
 
 
 @pytest.fixture
 def labels(tmp_path: Path) -> Path:
-    """A file with the labels of the networks in colour_networks.py."""
+    """A labels file for the networks in colour_networks.py."""
     (tmp_path / "labels.txt").write_text("\n".join(COLOURS))
     return tmp_path / "labels.txt"
 
 
 @pytest.fixture
 def started_children(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Start the child processes of this test as they are started for users, without forking."""
+    """Start this test's child processes as the product does, without forking."""
     monkeypatch.setattr(child_process, "subprocess", subprocess)
 
 
@@ -66,7 +66,8 @@ def paths(tmp_path_factory: pytest.TempPathFactory) -> Exported:
 
 @pytest.fixture(scope="session")
 def runs_dir(tmp_path_factory: pytest.TempPathFactory, few: Garments) -> Path:
-    """Two finished runs of lstm, of which `newer` is the later; an lstm2 run without an epoch; and an empty folder."""
+    """Runs: `older` and `newer`, which are finished runs of lstm, an lstm2 run without any epoch, and an empty
+    folder."""
 
     def make(folder: Path) -> Path:
         for seconds, name in enumerate(["older", "newer"]):

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module", autouse=True)
 def few_test_images(learned: Exported, garments: Garments) -> Iterator[None]:
-    """Makes commands in this process load few test images, after the fixtures of all modules have loaded theirs."""
+    """Make commands in this process load few test images. Fixtures of modules have loaded all images before."""
     with pytest.MonkeyPatch.context() as patch:
         garments_kit.use_few(patch)
         yield
@@ -57,7 +57,7 @@ def test_only_the_probabilities_change_and_fit_better(
     np.testing.assert_allclose(after["probabilities"], softmax(before["logits"] / temperature, axis=1), atol=1e-6)
     assert after["probabilities"].dtype == np.float32
 
-    # The temperature raises the log-likelihood of the validation images, on which it was fitted.
+    # The fitted temperature raises the log-likelihood of the validation images.
     fitted_on = answers(plain.folder / "model.onnx", image=validation.images)["logits"]
     rows = np.arange(len(validation)), validation.classes
     assert log_softmax(fitted_on / temperature, axis=1)[rows].mean() > log_softmax(fitted_on, axis=1)[rows].mean()
@@ -80,7 +80,7 @@ def test_only_the_probabilities_change_and_fit_better(
 def test_where_no_temperature_fits_nothing_is_published(
     learned: Exported, few: Garments, validation: Garments, tmp_path: Path
 ) -> None:
-    """The network always classifies these classes correctly, so the most certain probabilities are the best."""
+    """The network classifies all images correctly, so a lower temperature is always better."""
     right = answers(learned.file, image=validation.images)["logits"].argmax(axis=1)
     always_right = replace(validation, classes=right.astype(np.uint8))
     with pytest.raises(

@@ -1,4 +1,4 @@
-"""``hangtag export RUN``: the output, the exit codes, and the comparison with a better version that serves."""
+"""``hangtag export RUN``: its output, its exit codes, and its comparison with the version that serves."""
 
 import json
 import math
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The command's default folders, runs/ and models/, are relative. This fixture keeps them out of the checkout."""
+    """Run in an empty folder, so that the relative default folders runs/ and models/ are outside the checkout."""
     monkeypatch.chdir(tmp_path)
 
 
@@ -69,7 +69,6 @@ def test_a_run_that_cannot_be_exported_is_named_with_what_to_do(runs_dir: Path, 
 
 
 def test_a_trial_run_does_not_replace_the_shipped_model(runs_dir: Path, tmp_path: Path) -> None:
-    """A model's name stands for the model's latest finished run."""
     shutil.copytree(MODELS / "lstm", "models/lstm")
     message = refusal("export", "lstm", "--runs", runs_dir, unchanged=tmp_path)
     assert re.search(r"^predecessor: test accuracy .* and version 2, which serves, has 93\.09%\.", message)
@@ -80,7 +79,6 @@ def test_a_trial_run_does_not_replace_the_shipped_model(runs_dir: Path, tmp_path
 def test_on_request_it_is_published_named_as_worse_and_serves_unless_another_was_promoted(
     runs_dir: Path, tmp_path: Path
 ) -> None:
-    """The new version is compared with the version that serves."""
     shutil.copytree(MODELS / "lstm", "shop/lstm")
     repository = ("--models", "shop")
     invoke("models", "promote", "lstm", "1", *repository)
@@ -131,7 +129,7 @@ def test_a_model_without_a_figure_on_the_same_data_is_replaced_only_on_request(
 def test_a_file_is_worse_where_chance_does_not_explain_what_it_lacks(
     standard_errors: float, worse: bool, lstm: Exported, few: Garments, tmp_path: Path
 ) -> None:
-    """The limit comes from the test for two shares of 300 images each, at 1.645 standard errors."""
+    """A version is worse if its accuracy is more than 1.645 standard errors lower, as measured on 300 images each."""
     own = float(lstm.published.metadata["test_accuracy"])
     serving = own + standard_errors * math.sqrt(2 * own * (1 - own) / len(few))
     served = onnx_file.with_metadata(lstm.file, test_accuracy=f"{serving:.4f}")
@@ -173,7 +171,6 @@ def test_a_file_is_worse_where_chance_does_not_explain_what_it_lacks(
     ],
 )
 def test_options_that_do_not_go_together_are_refused(command: list[object], message: str) -> None:
-    """The options are refused even with their default value, because they would have no effect."""
     assert message in " ".join(invoke(*command, exit_code=2).stderr.split())
 
 
@@ -188,7 +185,6 @@ def test_options_that_do_not_go_together_are_refused(command: list[object], mess
 def test_the_forms_of_the_last_release_work_with_a_warning(
     options: list[object], warning: str, message: str, tmp_path: Path
 ) -> None:
-    """A refusal shows how the command understood a name."""
     onnx.save(onnx_models.classifier(), tmp_path / "theirs.onnx")
     result = invoke("export", *options, exit_code=1, columns=500)
     assert warning in result.stderr.splitlines()[0]

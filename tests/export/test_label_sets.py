@@ -1,4 +1,4 @@
-"""Networks that answer with label sets. An exported file gives the same sets as PyTorch, or it is refused."""
+"""Networks that answer with label sets are exported only if the file gives the same sets as PyTorch."""
 
 import json
 import re
@@ -59,7 +59,6 @@ def test_a_baseline_is_exported_with_its_threshold(
 
 
 def test_the_file_finds_the_paths_that_pytorch_finds(paths: Exported, canvases: Array) -> None:
-    """The file reads bytes, at any batch size, and contains each weight once. Paths of every length occur."""
     inputs, outputs = onnx_file.signature(paths.file)
     batch = inputs["image"][1][0]
     assert isinstance(batch, str)
@@ -100,7 +99,7 @@ def test_the_metadata_say_how_to_read_a_path_and_hold_provenance_and_proof(paths
 
 
 def add_to_bias(label: int, amount: float) -> Change:
-    """Add to a label's bias. The amount 0.003 changes only the probabilities, 30 changes the paths too."""
+    """Add an amount to a label's bias: 0.003 changes only the probabilities, and 30 also changes the paths."""
     return partial(onnx_file.add, name="network.bias", amount=amount, at=label)
 
 
@@ -132,7 +131,7 @@ def test_a_file_that_differs_is_refused(
 
 
 def with_ties(network: CnnRnn) -> CnnRnn:
-    """Two labels with the same embedding and bias, by far the most frequent: paths that begin with either are tied."""
+    """Give the two most frequent labels the same embedding and bias, so that paths which begin with them are tied."""
     with torch.no_grad():
         network.embeddings.weight[4] = network.embeddings.weight[3]
         network.bias[[3, 4]] += 3
@@ -141,7 +140,7 @@ def with_ties(network: CnnRnn) -> CnnRnn:
 
 
 def with_weights_of(network: CnnRnn, paths: Exported) -> onnx.ModelProto:
-    """The exported graph with the weights of another network. The export transposed some weights."""
+    """The exported graph with the weights of another network, transposed like those of the export."""
     model, replaced = paths.graph, set()
     for tensor in model.graph.initializer:
         before = numpy_helper.to_array(tensor)
@@ -156,7 +155,7 @@ def with_weights_of(network: CnnRnn, paths: Exported) -> onnx.ModelProto:
 
 
 def test_tied_paths_may_differ_and_are_counted(paths: Exported, few: Garments, tmp_path: Path) -> None:
-    """The file prefers its label 3 to label 4 by a millionth; PyTorch prefers label 4. Both answers are right."""
+    """The file prefers label 3 to label 4 by a millionth, and PyTorch prefers label 4."""
     network = with_ties(runs.decisive_cnn_rnn(few, spread=0.3))
     with torch.no_grad():
         network.bias[3] += 1e-6
@@ -177,7 +176,7 @@ def test_tied_paths_may_differ_and_are_counted(paths: Exported, few: Garments, t
 def test_another_set_by_the_threshold_is_refused(
     few: Garments, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """The file adds a label to an image after those whose logits are compared."""
+    """The file adds a label to the set of an image whose logits the gate does not compare."""
     text = """<int64[2] axes = {1, 2}, int64[1] axis = {1}, float fifty = {50}> {
         equal = Equal(image, picture)
         equals = Cast <to = 1> (equal)

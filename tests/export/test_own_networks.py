@@ -1,4 +1,4 @@
-"""``hangtag export`` of a user's own networks: which cannot be exported, and which have changed code."""
+"""``hangtag export`` of a user's own network, also if the network cannot be exported or its code has changed."""
 
 import sys
 from pathlib import Path
@@ -27,7 +27,7 @@ LINE = "return self.linear(pixels.flatten(1))"
 
 @pytest.fixture
 def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The module of a network that was trained on own pictures, in the current folder."""
+    """The file of a network that was trained on a user's own pictures, in the current folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     module = tmp_path / "nets.py"
@@ -40,7 +40,7 @@ def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def change(module: Path, line: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make the network answer with this line, from the next command on."""
+    """Replace the last line of the network's code. The next command imports the changed code."""
     module.write_text(NETWORK.replace(LINE, line))
     monkeypatch.delitem(sys.modules, "nets", raising=False)
 

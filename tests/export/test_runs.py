@@ -1,4 +1,4 @@
-"""Runs that can be exported, and the possible precisions. For other runs, nothing is written; the error says why."""
+"""Which runs can be exported, and in which precisions. For other runs, the command writes nothing and says why."""
 
 import json
 from pathlib import Path
@@ -66,7 +66,7 @@ def test_weights_that_do_not_fit_are_refused(tmp_path: Path, few: Garments, dama
 
 @pytest.mark.parametrize("model", ["transformer", "../lstm", ""])
 def test_a_model_that_is_not_known_is_refused(tmp_path: Path, few: Garments, model: str) -> None:
-    """Such runs come from other versions of hangtag, or have an edited config."""
+    """A run may have an unknown model if another version of hangtag wrote the run, or if a user edited its config."""
     run = runs.finished(tmp_path / "run", "lstm", {})
     (run.folder / "config.json").write_text(json.dumps(run.read_config() | {"model": model}))
     message = refused(run, tmp_path, few)

@@ -1,4 +1,4 @@
-"""Commands that work without PyTorch. tests/hangtag tests the other commands, whose error names the missing extra."""
+"""These commands work without PyTorch. The other commands fail with an error, which is tested in tests/hangtag."""
 
 import os
 from collections.abc import Callable
@@ -18,7 +18,7 @@ HIDDEN = ("torch", "torchvision", "torchmetrics")
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Runs the command in a process that, like its child processes, cannot import PyTorch. Returns the output."""
+    """Runs the command, and returns its output. Neither the command nor its child processes can import PyTorch."""
     (tmp_path / "sitecustomize.py").write_text(f"import sys\nsys.modules.update(dict.fromkeys({HIDDEN!r}))\n")
     monkeypatch.chdir(tmp_path)
     path = os.pathsep.join([str(tmp_path), str(ROOT)])

@@ -46,7 +46,6 @@ OPERATORS = {
 def test_a_server_needs_the_file_alone_and_answers_as_pytorch_does(
     exported: Exported, garments: Garments, tmp_path: Path
 ) -> None:
-    """The file has the weights of the best epoch and a free batch size. Its labels are in the data set's order."""
     alone = tmp_path / "elsewhere" / "1" / "model.onnx"
     alone.parent.mkdir(parents=True)
     shutil.copyfile(exported.file, alone)
@@ -107,7 +106,7 @@ def test_its_metadata_hold_the_figures_that_were_proven(exported: Exported, few:
     for by_size in differences.values():
         assert list(by_size) == SIZES
         assert 0 <= max(by_size.values()) <= gate["parity"]["limit"] == 1e-4
-    assert max(differences["random"].values()) > 0  # the random images were compared too
+    assert max(differences["random"].values()) > 0  # the gate also compared answers to random images
     assert gate["agreement"]["images"] == len(few)
     batching = gate["batching"]
     assert (list(batching["max_difference"]), batching["images"], batching["other_top_label"]) == (SIZES[1:], 128, 0)
@@ -134,7 +133,7 @@ def test_nothing_of_the_exporting_machine_is_in_it(exported: Exported) -> None:
     places = [Path.cwd(), Path.home(), Path(sys.prefix), exported.run.folder]
     for needle in (*map(str, places), "site-packages", "Traceback", 'File "', ".py", "stack_trace", "pkg.torch"):
         assert needle.encode() not in raw, needle
-    # The weights are left out, because their bytes may spell anything. The rest contains no absolute path.
+    # The file must not contain an absolute path. Weights are not searched, because their bytes may look like one.
     model = onnx.load(exported.file)
     for tensor in model.graph.initializer:
         tensor.raw_data = b""

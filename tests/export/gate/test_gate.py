@@ -1,4 +1,4 @@
-"""A published file answers as PyTorch does, alone and in any batch. The refusal of another file names the difference.
+"""A file is published only if it answers like PyTorch, alone and in any batch. A refusal names the difference.
 
 Most tests export the same LSTM with a fault that was put into its graph before the comparison.
 """
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 
 Model = onnx.ModelProto
 SIGNS = ((7, 11, 13, 17), (19, 23, 29, 31))
-"""Pixels at the beginning of an image that occur in no garment and in no artificial image."""
+"""First pixels of an image that occur in no garment and in no artificial image."""
 
 
 def add_to_bias(amount: float, at: int | slice = slice(None)) -> Callable[[Model], None]:
@@ -29,7 +29,6 @@ def add_to_bias(amount: float, at: int | slice = slice(None)) -> Callable[[Model
 
 
 def turn_input_weights(model: Model) -> None:
-    """Changes no answer for a black image, because its pixels are zeros."""
     (node,) = [node for node in model.graph.node if node.op_type == "LSTM"]
     onnx_file.replace(model, node.input[1], onnx_file.initializer(model, node.input[1]) * np.float32(-30))
 
@@ -40,7 +39,6 @@ def take_logarithms(model: Model) -> None:
 
 
 def keep_first_row(model: Model) -> None:
-    """The file declares [batch, 10] but returns only the first row, which is right only for a batch of 1."""
     onnx_file.remake(model, "logits", "<bool[1] first = {1}> { logits = Compress <axis = 0> (before, first) }")
 
 
@@ -56,7 +54,7 @@ EFFECTS = {
 
 
 def on_sign(effect: str, signs: int = 1) -> Callable[[Model], None]:
-    """A fault that the file shows only for a batch in which each of the first ``signs`` signs occurs.
+    """Make a fault that appears only for a batch that contains all of the first ``signs`` signs.
 
     effect: "class" gives images with a sign another label, "shift" adds 1 to all logits of the batch, "fail" fails.
     """
@@ -84,7 +82,7 @@ def on_sign(effect: str, signs: int = 1) -> Callable[[Model], None]:
 
 
 def marked(few: Garments, *places: int) -> Garments:
-    """The test images; the images at these places have a sign, in the order of the signs."""
+    """The test images, of which those at these places begin with the signs, in this order."""
     images = few.images.copy()
     for place, sign in zip(places, SIGNS, strict=False):
         images[place, 0, :4] = sign
@@ -92,7 +90,7 @@ def marked(few: Garments, *places: int) -> Garments:
 
 
 def only(few: Garments, place: int) -> Garments:
-    """The test images, of which all are black except this one."""
+    """The test images, all black except the image at this place."""
     images = np.zeros_like(few.images)
     images[place] = few.images[place]
     return replace(few, images=images)
@@ -103,12 +101,12 @@ def only(few: Garments, place: int) -> Garments:
     [
         (add_to_bias(np.nan), lambda few: few, r"^parity: batch 1: logits differ .* by nan, .* test image 0\."),
         (add_to_bias(np.inf), lambda few: few, r"^parity: batch 1: logits differ .* by (nan|inf), .* test image 0\."),
-        # Only image 5 is not black, so the fault changes only its answer. Batches of 2 are the first to reach image 5.
+        # Zeros hide the fault, so only the answer to image 5 differs. Image 5 is first run in a batch of 2.
         (turn_input_weights, lambda few: only(few, 5), r"^parity: batch 2: logits differ .* worst at test image 5\."),
         (take_logarithms, lambda few: few, r"^parity: batch 1: probabilities differ from those of the file's own"),
         (keep_first_row, lambda few: few, r"^parity: batch 2: logits have shape \[1, 10\], expected \[2, 10\]"),
         (declare_eleven_labels, lambda few: few, r"^structure: ONNX's checker refuses the file: .*11"),
-        # The next faults concern images after those whose logits are compared.
+        # The gate compares the logits of the first images only; the faults below appear in later images.
         (
             on_sign("class"),
             lambda few: marked(few, 270),
@@ -146,7 +144,7 @@ def test_a_file_that_differs_is_refused(
 def test_a_refusal_leaves_the_repository_as_it_was_and_the_file_without_a_fault_is_published(
     lstm: Exported, few: Garments, tmp_path: Path
 ) -> None:
-    """A version is refused twice: before the first version is published, and before the second, which gets number 2."""
+    """A refused export uses up no version number."""
     expected = (
         "parity: batch 1: logits differ from PyTorch's by 0.05, more than the allowed 0.0001; worst at test image 0. "
         "Nothing was published."
@@ -159,7 +157,7 @@ def test_a_refusal_leaves_the_repository_as_it_was_and_the_file_without_a_fault_
 
 @pytest.mark.parametrize("broken", [np.nan, np.inf])
 def test_a_network_that_answers_nan_is_refused(lstm: Exported, few: Garments, tmp_path: Path, broken: float) -> None:
-    """The network is refused although the file would give the same answers."""
+    """The network is refused although the file gives the same answers."""
     weights = lstm.run.load("best.pt")["model"]
     weights["classifier.bias"].fill_(broken)
     run = runs.finished(tmp_path / "run", "lstm", weights)
@@ -168,7 +166,7 @@ def test_a_network_that_answers_nan_is_refused(lstm: Exported, few: Garments, tm
 
 
 def test_large_logits_are_no_fault(lstm: Exported, few: Garments, tmp_path: Path) -> None:
-    """The exponentials of such logits exceed the range of FP32. The probabilities are compared nevertheless."""
+    """The exponential of a logit near 200 exceeds the range of FP32, but probabilities are still compared."""
     weights, graph = lstm.run.load("best.pt")["model"], lstm.graph
     weights["classifier.bias"][3] += 200
     add_to_bias(200, at=3)(graph)

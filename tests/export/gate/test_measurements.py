@@ -37,7 +37,7 @@ def test_lost_accuracy_is_refused_even_where_most_answers_agree() -> None:
     expected[:8] = [[5.0 + place, 0.0] for place in range(8)]
     actual[:8] = actual[:8, ::-1]
     classes = np.zeros(1000, np.uint8)
-    classes[7] = 1  # PyTorch misclassifies its most certain image; the file does not
+    classes[7] = 1  # PyTorch misclassifies the image of which it is most certain; the file does not
     with pytest.raises(GateError, match=r"99\.30% of the test set correctly, and PyTorch 99\.90%; .* keep 99\.8% .* 6"):
         label_checks.check_labels(actual, expected, classes, TOLERANCES["int8"])
 
@@ -74,7 +74,6 @@ class TiedByTheBatch(ByTheBatch):
 
 
 def test_only_the_answers_of_tied_images_may_depend_on_their_batch() -> None:
-    """Two label paths may be equally probable. The batch may then determine which path is the answer."""
     images = np.arange(80, dtype=np.uint8).reshape(20, 2, 2)
     runtimes: list[Any] = [ByTheBatch(), TiedByTheBatch()]
     with pytest.raises(GateError, match=r"^batching: logits of an image differ by .* Worst at test image \d\."):
@@ -83,7 +82,6 @@ def test_only_the_answers_of_tied_images_may_depend_on_their_batch() -> None:
 
 
 def test_in_int8_images_that_no_camera_takes_are_measured_and_not_required() -> None:
-    """The scales of int8 come from real images."""
     images = {"test": np.full((4, 2, 2), 9, np.uint8), "black": np.zeros((4, 2, 2), np.uint8)}
     runtime: Any = ByTheBatch()
     right = {kind: runtime.run({"image": pixels}) for kind, pixels in images.items()}

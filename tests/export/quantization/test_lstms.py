@@ -49,7 +49,6 @@ class Lstms(ServedNetwork):
 
 
 def test_nodes_around_lstms_are_removed_where_they_change_no_answer(few: Garments) -> None:
-    """The last state is the LSTM's own output, and an LSTM begins with zeros by default."""
     torch.manual_seed(0)
     network = Lstms()
     exported = torch_export.to_onnx(network, {})
@@ -60,8 +59,8 @@ def test_nodes_around_lstms_are_removed_where_they_change_no_answer(few: Garment
         np.testing.assert_allclose(actual[kind], expected[kind].numpy(), atol=1e-5)
     counts = Counter(node.op_type for node in exported.graph.node)
     assert counts["LSTM"] == 5
-    assert counts["Squeeze"] == 4  # Squeeze drops the axis of the direction if there is only one direction
-    assert counts["Gather"] == 2  # Gather selects a middle state, and the last states of both directions
+    assert counts["Squeeze"] == 4  # Squeeze drops the direction axis of a one-directional LSTM
+    assert counts["Gather"] == 2  # Gather selects a middle state, or the last states of two directions
     with_states = [node for node in exported.graph.node if node.op_type == "LSTM" and len(node.input) > 5]
     assert len(with_states) == 1
 
@@ -110,7 +109,8 @@ def test_no_logit_of_a_network_that_is_not_steep_moves_far(name: str, few: Garme
 def test_an_answer_is_the_same_bit_for_bit_alone_and_among_other_images(
     quantized: onnx.ModelProto, few: Garments
 ) -> None:
-    """The answers would differ if ONNX Runtime's quantizer took the ranges from the batch."""
+    """ONNX Runtime's dynamic quantizer would take the ranges from the batch, so answers would depend on the other
+    images."""
     white = np.full((1, 28, 28), 255, np.uint8)
     images = np.concatenate([few.images[:47], white])
     alone = logits(quantized, images, 1)
@@ -121,7 +121,7 @@ def test_an_answer_is_the_same_bit_for_bit_alone_and_among_other_images(
 def test_no_weights_can_saturate_and_each_is_within_half_a_step(
     network: onnx.ModelProto, quantized: onnx.ModelProto
 ) -> None:
-    """Sums of two products must fit into 16 bits, because processors without 8-bit dot products add them in 16 bits."""
+    """Some processors add two 8-bit products in 16 bits, so each such sum must fit into 16 bits."""
     fp32, int8 = (
         {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
         for model in (network, quantized)
@@ -135,7 +135,7 @@ def test_no_weights_can_saturate_and_each_is_within_half_a_step(
             sums = [np.clip(sign * pairs, 0, None).sum(axis=1).max(axis=0) for sign in (1, -1)]
             assert np.max(sums) * 255 <= 32_767
             used = np.maximum(np.max(sums, axis=0), np.abs(values).max(axis=0))
-            assert set(used[used > 0] >= 126) == {True}  # no column is coarser than necessary
+            assert set(used[used > 0] >= 126) == {True}  # each column uses the whole range
             assert (scales > 0).all()
 
             weights = fp32[before.input[place]][0]  # [4 * units, inputs]; int8's weights have padding

@@ -59,7 +59,7 @@ def test_fp16_halves_the_file_and_keeps_the_answers(name: str, few: Garments) ->
     assert 0 < largest <= 1e-2
     assert typical <= 5e-4
 
-    # The study's network is not steep anywhere: rounding changes all its logits by similar amounts.
+    # In this network, rounding changes all logits by similar amounts.
     network = onnx.load(MODELS / name / "1" / "model.onnx")
     converted = convert(network, "fp16", few.images)
     assert 0 < apart(*(answers(each, image=few.images)["logits"] for each in (converted, network)))[0] <= 5e-4
@@ -90,7 +90,6 @@ def test_int8_quantizes_the_convolutions_for_each_channel_but_the_first_and_noth
 
 
 def test_int8_of_a_residual_network_keeps_its_answers(few: Garments) -> None:
-    """The sum in a residual block reads the same value as the block's first convolution."""
     torch.manual_seed(0)
     network = torch_export.to_onnx(SingleLabel(build("resnet-28x28"), fashion_mnist.IMAGE, 10), {})
     quantized = convert(network, "int8", few.images[-16:])
@@ -125,7 +124,7 @@ def kinds(network: onnx.ModelProto) -> list[str]:
 
 
 def exchanged(network: onnx.ModelProto) -> onnx.ModelProto:
-    """The network with every Conv, Relu, MaxPool replaced by Conv, MaxPool, Relu, the other possible order."""
+    """The network with the order Conv, MaxPool, Relu instead of Conv, Relu, MaxPool."""
     turned = onnx.ModelProto()
     turned.CopyFrom(network)
     for first, second in itertools.pairwise(turned.graph.node):
@@ -148,7 +147,8 @@ def test_the_order_of_relu_and_pooling_changes_no_answer(garments: Garments) -> 
 
 
 def test_a_value_that_is_read_twice_keeps_its_order() -> None:
-    """The pooled maps are an output too, and a ReLU before the pooling would remove their negative values."""
+    """The pooled maps are also an output, and a ReLU before the pooling would remove negative values from this
+    output."""
     x: Any = np.random.default_rng(0).normal(size=(32, 2, 4, 4)).astype(np.float32)
     twice = from_text(
         """(float[batch, 2, 4, 4] x) => (float[batch, 2, 2, 2] positive, float[batch, 2, 2, 2] negative)

@@ -1,4 +1,4 @@
-"""Samples for converting a file and for validating it: which are read or refused; and when two answers agree."""
+"""The samples that convert and validate a file, which samples are refused, and when two answers agree."""
 
 import json
 import re
@@ -63,7 +63,7 @@ def test_what_calibrates_comes_from_all_parts_of_the_file(tmp_path: Path) -> Non
 
 
 def test_samples_of_a_model_without_a_batch_axis_have_one_axis_more(tmp_path: Path) -> None:
-    """A scalar input may have one value for each sample, or one value for all samples."""
+    """A scalar input has either one value per sample or one value for all samples."""
     streamed = signature(x=("FP32", (None, None)), state=("FP32", (2, None, 4)), rate=("INT64", ()))
     arrays: dict[str, Any] = {"x": np.zeros((50, 1, 16), np.float32), "state": np.zeros((50, 2, 1, 4), np.float32)}
     for rate in (np.array(3), np.full(50, 3)):
@@ -114,7 +114,7 @@ def pictures_in(*shape: int | None, **metadata: str) -> Signature:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Forty pictures with a white left half and a black right half, the last in a subfolder; and a file without one."""
+    """A folder with 39 pictures, a subfolder with the last one, and a text file. Each picture's left half is white."""
     photos = tmp_path / "photos"
     (photos / "more").mkdir(parents=True)
     halves = Image.new("RGB", (20, 10), "white")
@@ -137,7 +137,7 @@ def test_pictures_are_made_to_fit_as_the_file_says_and_else_are_stretched(
     pixels = taken[-1]["image"]
     assert pixels.dtype == np.uint8
     assert pixels.shape == (1, *shape)
-    assert (pixels[0, 0, 0] == 255).all() == (fit is None)  # with pad, the first row is padding
+    assert (pixels[0, 0, 0] == 255).all() == (fit is None)  # --fit pad makes the first row padding
 
 
 def test_of_a_large_folder_a_thousand_pictures_are_taken_evenly(tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ def test_a_damaged_picture_is_named(folder: Path) -> None:
 
 
 def compare(rule: str, expected: Any, answered: Any) -> int:
-    """The number of samples that agree. Each sample has one row."""
+    """The number of samples for which the two answers agree. Each sample is one row."""
     rows = [[{"y": np.array([row])} for row in side] for side in (expected, answered)]
     return Comparison(rows[0], {"y": rule}).agreement(rows[1]).agreeing
 
@@ -178,7 +178,7 @@ def compare(rule: str, expected: Any, answered: Any) -> int:
     [
         (LABELS, [[1.0, 2.0], [5.0, 0.0], [0.0, 1.0]], [[0.1, 9.0], [0.0, 0.1], [0.4, 0.5]], 2),
         (LABELS, [[[1.0, 0], [0, 1.0]]] * 2, [[[1.0, 0], [0, 1.0]], [[1.0, 0], [1.0, 0]]], 1),  # all labels of a row
-        (VALUES, [[0.0], [10.0], [5.0]], [[0.49], [9.49], [5.0]], 2),  # tolerance: 5 % of the spread of 10
+        (VALUES, [[0.0], [10.0], [5.0]], [[0.49], [9.49], [5.0]], 2),  # tolerance: 5 % of the range, 10
         (EQUAL, [[1, 2], [3, 4]], [[1, 2], [3, 5]], 1),
         (EQUAL, [["a"], ["b"]], [["a"], ["c"]], 1),
     ],
@@ -200,12 +200,12 @@ def test_what_is_not_finite_is_like_nothing(rule: str, broken: float) -> None:
 def test_the_distance_is_a_share_of_the_spread() -> None:
     comparison = Comparison([{"y": np.array([0.0])}, {"y": np.array([10.0])}], {"y": VALUES})
     assert comparison.distance([{"y": np.array([1.0])}, {"y": np.array([10.0])}]) == pytest.approx(0.05)
-    assert comparison.agreement([{"y": np.zeros(2)}] * 2).agreeing == 0  # an answer of another shape never agrees
+    assert comparison.agreement([{"y": np.zeros(2)}] * 2).agreeing == 0  # answers of different shapes never agree
 
 
 def test_the_bound_is_wilsons() -> None:
     for agreeing, count in ((299, 300), (100, 100), (20, 40)):
-        wilson = binomtest(agreeing, count).proportion_ci(0.90, "wilson")  # 5 % on each side
+        wilson = binomtest(agreeing, count).proportion_ci(0.90, "wilson")  # a 90 % interval leaves 5 % on each side
         assert Agreement(agreeing, count).at_least == pytest.approx(wilson.low, abs=1e-4)
 
 

@@ -1,4 +1,4 @@
-"""Publishes in other processes, which wait for each other or are killed in the middle."""
+"""Publishes from other processes: from several at the same time, or from one that is killed in the middle."""
 
 import os
 import signal
@@ -23,7 +23,8 @@ def publish_content(models: Path, name: str, content: str) -> Path:
 
 
 def published_at_once(models: Path, name: str, contents: list[str]) -> list[Path]:
-    """Publish each content in a process that waits until all processes are about to move their file into place."""
+    """Publish each content in a separate process. No process moves its file into place before all are ready to do
+    so."""
     barrier = CONTEXT.Barrier(len(contents))
     processes = [Forked(_publish_with_others, models, name, content, barrier) for content in contents]
     folders = []

@@ -1,4 +1,4 @@
-"""Publishing is all or nothing, also if something fails, the process is killed, or others publish concurrently."""
+"""A version is published completely or not at all, also on a failure, on a kill, or if other processes publish."""
 
 import errno
 import os
@@ -13,7 +13,7 @@ from tests.kit.command import contents
 
 
 def latest_served(models: Path) -> dict[str, int]:
-    """The version of each model that a server would serve."""
+    """The version that a server would serve, by model."""
     return {file.name: file.version for file in serving_versions(models)}
 
 
@@ -30,7 +30,7 @@ def test_versions_count_up_in_the_layout_that_triton_documents(tmp_path: Path) -
         *(f"cnn/{n}" for n in (1, 2, 3)), *(f"cnn/{n}/model.onnx" for n in (1, 2, 3)),
     }  # fmt: skip
     assert latest_served(models) == {"cnn": 3, "Resnet_50.v2": 1}
-    for path in models.rglob("*"):  # the server of another user may read the files
+    for path in models.rglob("*"):  # a server that runs as another user can read the files
         required = 0o055 if path.is_dir() else 0o044
         assert path.stat().st_mode & required == required
 
@@ -43,10 +43,10 @@ def test_the_next_version_is_one_above_the_highest_number(tmp_path: Path) -> Non
 
 
 def test_every_new_or_changed_folder_is_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder holds its files' names. Without the sync, a loss of power could remove a published version."""
+    """Without a sync of the folder, a loss of power could remove the entry of a published version from the folder."""
     synced: list[Path] = []
     monkeypatch.setattr(os, "fsync", lambda file: synced.append(Path(f"/proc/self/fd/{file}").readlink()))
-    for folder in ("some/where", "some/where/cnn"):  # the folder that contains the new name is the last one
+    for folder in ("some/where", "some/where/cnn"):  # the last synced folder is the one that contains the new entry
         publish_content(tmp_path / "some/where", "cnn", "")
         assert synced[-1] == tmp_path / folder
         assert len([path for path in synced if path.name == "model.onnx"]) == int(folder.endswith("cnn")) + 1
@@ -63,7 +63,7 @@ def test_a_failure_leaves_the_repository_as_it_was(tmp_path: Path, there: list[s
     def fail_in_the_middle() -> None:
         with publish(models, "cnn") as publication:
             publication.model_file.write_text("half")
-            assert not there or latest_served(models) == served  # meanwhile, a server sees the old state
+            assert not there or latest_served(models) == served  # a server sees the old state until the block ends
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -73,7 +73,6 @@ def test_a_failure_leaves_the_repository_as_it_was(tmp_path: Path, there: list[s
 
 @pytest.mark.parametrize("there", [0, 1])
 def test_processes_that_publish_at_once_all_succeed(tmp_path: Path, there: int) -> None:
-    """Each process waits until all are about to move their files into place, for which all chose the same number."""
     models = tmp_path / "models"
     for _ in range(there):
         publish_content(models, "cnn", "old")
@@ -122,10 +121,10 @@ def test_a_kill_before_any_step_leaves_the_old_state_or_the_new(tmp_path: Path, 
         if there:
             assert (models / "cnn/1/model.onnx").read_text() == "old"
         assert publish_content(models, "cnn", "next").name == str(after.get("cnn", 0) + 1)
-        assert not list(models.rglob(".publishing-*"))  # the next export removes leftovers
+        assert not list(models.rglob(".publishing-*"))  # publish_content removed what the killed process left
         outcomes.append(after != before)
         if not killed:
             break
-    assert not killed  # the loop tried every moment
+    assert not killed  # the loop went on until a process ended unkilled
     assert outcomes == sorted(outcomes)
     assert outcomes.count(False) > 5

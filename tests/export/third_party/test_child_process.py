@@ -1,4 +1,4 @@
-"""A child process that answers, and every way in which the process can fail."""
+"""The child process in which a file runs: its answer, and every way in which it can fail."""
 
 import importlib
 import os

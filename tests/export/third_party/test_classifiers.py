@@ -26,7 +26,7 @@ STEPS = "size=24x24 fit=stretch scale=255"
 
 @pytest.fixture(scope="session")
 def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The file that PyTorch exports."""
+    """The ONNX file that PyTorch exported."""
 
     def make(folder: Path) -> Path:
         colour_networks.export(folder / "colours.onnx")
@@ -42,7 +42,7 @@ def published(folder: Path, version: int = 1) -> Path:
 def test_a_network_of_pytorch_is_served_and_classified_alike_over_every_way(
     network: Path, labels: Path, tmp_path: Path
 ) -> None:
-    """The classifier in FP32, and in int8 with the folder of pictures. Each answer equals PyTorch's after Pillow."""
+    """The labels equal those that PyTorch gives for the picture as Pillow prepares it."""
     photos = colour_networks.pictures(tmp_path / "photos")
     stated = ("--labels", labels, "--preprocessing", PREPROCESSING, "--data", f"folder:{photos}")
     places = ("--models", tmp_path / "models")
@@ -98,7 +98,7 @@ def test_a_network_of_pytorch_is_served_and_classified_alike_over_every_way(
 
 
 def by_pillow(network: Path, file: Path) -> list[float]:
-    """The bare network's probabilities for a picture that is prepared as the network's user would do."""
+    """The network's probabilities for a picture that Pillow resized and cropped."""
     with Image.open(file) as picture:
         fitted = ImageOps.fit(picture.convert("RGB"), (SIZE, SIZE), Image.Resampling.BILINEAR)
     pixels = ((np.asarray(fitted) / 255 - MEAN) / STD).transpose(2, 0, 1).astype(np.float32)
@@ -107,8 +107,6 @@ def by_pillow(network: Path, file: Path) -> list[float]:
     powers = np.exp(logits[0] - logits[0].max())
     return list((powers / powers.sum()).tolist())
 
-
-# Other kinds of networks. The command compares each classifier with the bare network.
 
 CAST = "pixels = Cast <to = 1> (image)"
 
@@ -185,7 +183,7 @@ def test_what_does_not_fit_is_refused(
 
 
 def test_a_version_that_is_worse_on_the_same_pictures_is_refused(labels: Path, tmp_path: Path) -> None:
-    """If the version that serves was never measured, the command measures it now."""
+    """The command measures the version that serves if the version has no measurement yet."""
     data = ("--data", f"folder:{colour_networks.pictures(tmp_path / 'photos')}")
     stated = ("--labels", labels, "--preprocessing", STEPS)
     wrong = ("--preprocessing", f"{STEPS} order=bgr")

@@ -1,4 +1,4 @@
-"""An import reads the files that timm, Hugging Face and Ultralytics write next to a network."""
+"""`hangtag import` reads the files that timm, Hugging Face and Ultralytics write next to a network."""
 
 import json
 import re
@@ -123,7 +123,6 @@ def test_what_is_damaged_there_is_refused_unless_the_options_say_all(
 
 
 def test_files_of_other_networks_are_left_alone(tmp_path: Path) -> None:
-    """A network that does not classify pictures is published unchanged, with the reason."""
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(HUGGING_FACE))
     (tmp_path / "config.json").write_text(json.dumps(ID2LABEL))
     result = imported(tmp_path, onnx_models.two_inputs())
@@ -132,7 +131,7 @@ def test_files_of_other_networks_are_left_alone(tmp_path: Path) -> None:
 
 
 def test_too_few_labels_are_the_reason_why_there_is_no_classifier(tmp_path: Path) -> None:
-    """The command reports preprocessing that it read and does not use."""
+    """The command warns that it does not use the preprocessing in the files."""
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(HUGGING_FACE))
     (tmp_path / "config.json").write_text('{"id2label": {"0": "crane", "1": "heron"}}')
     why = r"none has one score for each of 2 labels"

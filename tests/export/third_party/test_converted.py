@@ -1,4 +1,4 @@
-"""``hangtag import --precision``: small networks whose sensitive layer is known, and refusals."""
+"""``hangtag import --precision``: conversions of small networks with a known sensitive layer, and refusals."""
 
 import json
 import os
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 
 
 def arguments(folder: Path, model: onnx.ModelProto, *more: object, samples: Path | None = None) -> list[object]:
-    """The command that converts this model with these samples, or with 400 samples for the models of networks.py."""
+    """The command that converts this model. By default, the samples are those of networks.py."""
     if samples is None:
         samples = folder / "samples.npz"
         np.savez(samples, x=networks.samples(400))
@@ -72,7 +72,7 @@ def test_a_converted_file_names_the_layer_in_fp32_everywhere_and_is_served(tmp_p
     assert float(agreement[1]) >= 95
     assert float(agreement[2]) < float(agreement[1])
     assert re.search(r"  size         0\.00 MB, \d+% of the original's\n", result.stdout)
-    progress = [line for line in result.stderr.splitlines() if "layer" in line]  # lines shown during the conversion
+    progress = [line for line in result.stderr.splitlines() if "layer" in line]  # the lines of progress
     assert progress[0].startswith("3 of 3 layers converted: ")
     assert progress[-1].startswith("2 of 3 layers converted: ")
 
@@ -115,7 +115,7 @@ def test_layers_without_names_get_some(tmp_path: Path) -> None:
 
 
 def test_a_bias_with_an_axis_of_one_is_quantized_and_an_old_opset_is_raised(tmp_path: Path) -> None:
-    """The runtime fuses a product and a sum into a Gemm. ONNX Runtime's quantizer expects a flat bias of a Gemm."""
+    """ONNX Runtime fuses a product and a sum into a Gemm, and its quantizer expects that a Gemm's bias has one axis."""
     bias = networks.weights(2, 1, networks.LABELS)
     model = networks.scoring("{ product = MatMul(x, last) scores = Add(product, bias) }", bias=bias)
     model.opset_import[0].version = 11
@@ -141,7 +141,8 @@ def test_a_folder_of_images_calibrates_a_model_of_images(tmp_path: Path) -> None
 
 
 def test_a_classifier_of_hangtag_needs_only_pictures(garments: Split, tmp_path: Path) -> None:
-    """The file of an earlier release has no image description, but was trained on garments."""
+    """The file, as an earlier release wrote it, does not describe its images, but says that it was trained on
+    garments."""
     (tmp_path / "photos").mkdir()
     rows = ["path,label"]
     for place in range(100):
@@ -208,7 +209,7 @@ def test_what_cannot_be_converted_as_wanted_is_refused(
 
 
 def test_samples_that_prove_worse_than_those_that_made_the_file_are_refused(tmp_path: Path) -> None:
-    """Every second sample validates the file. These are a hundred times larger than those that made the file."""
+    """The samples that validate the file are a hundred times larger than the samples that converted it."""
     x = networks.samples(400)
     x[1::2] *= 100
     np.savez(tmp_path / "uneven.npz", x=x)
@@ -238,7 +239,7 @@ def test_samples_that_prove_worse_than_those_that_made_the_file_are_refused(tmp_
 def test_work_on_a_file_that_ends_its_process_is_reported(
     module: str, end: str, message: str, labels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The command converts and runs the file only in another process."""
+    """The command converts and runs the file in a child process, so a crash ends only the child process."""
     code = f"import os, sys\nif any('{module}:' in argument for argument in sys.orig_argv):\n    {end}\n"
     (tmp_path / "sitecustomize.py").write_text(code)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(ROOT)]))

@@ -1,4 +1,4 @@
-"""Files that are no ONNX models, or that refer to data outside their folder, are refused with one line."""
+"""Files that are not ONNX models, or that refer to data outside their folder, are refused in one line."""
 
 import re
 from pathlib import Path
@@ -74,12 +74,12 @@ def added(node: onnx.NodeProto) -> onnx.ModelProto:
 
 
 def constant(location: str) -> onnx.NodeProto:
-    """A node whose value is in another file."""
+    """A Constant node whose value is in another file."""
     return helper.make_node("Constant", [], ["c"], value=external(location).graph.initializer[0])
 
 
 def in_a_function(then: onnx.NodeProto) -> onnx.ModelProto:
-    """A model with a function whose body contains an If, which has this node, without inputs, as its branch."""
+    """A model with a function that contains an If. This node, without inputs, is a branch of the If."""
     otherwise = helper.make_node("Constant", [], ["c"], value=numpy_helper.from_array(np.zeros(4, np.float32)))
     chosen = helper.make_tensor_value_info("c", TensorProto.FLOAT, [4])
     branches = [helper.make_graph([node], "branch", [], [chosen]) for node in (then, otherwise)]

@@ -1,6 +1,6 @@
-"""Damaged files: each is read or refused with one line, and published completely or not at all.
+"""A damaged file is read, or refused in one line; it is published completely or not at all.
 
-The environment variable FUZZ_FILES sets how many files the command imports; many more files are only read.
+The environment variable FUZZ_FILES sets the number of files that the command imports.
 """
 
 import copy
@@ -32,7 +32,7 @@ BUILDERS: tuple[Callable[[], onnx.ModelProto], ...] = (
 
 
 def damaged(seed: int) -> bytes:
-    """A file with damaged fields for an odd seed, with damaged bytes for an even one."""
+    """A damaged file: in its fields if the seed is odd, in its bytes if the seed is even."""
     model = BUILDERS[seed // 2 % len(BUILDERS)]()
     return mutate_fields(model, seed) if seed % 2 else mutate_bytes(model.SerializeToString(), seed)
 
@@ -46,13 +46,13 @@ def test_a_damaged_file_is_read_or_refused(tmp_path: Path) -> None:
             onnx_document.read(file)
         except ExportError as error:
             refusals.append(str(error))
-    assert 80 < len(refusals) < 720  # neither outcome is rare
+    assert 80 < len(refusals) < 720  # both outcomes are frequent
     assert not [message for message in refusals if "\n" in message]
 
 
 @pytest.mark.parametrize("part", range(2))
 def test_a_damaged_file_is_published_completely_or_not_at_all(part: int, tmp_path: Path) -> None:
-    """The command runs the file in another process, and a server loads the published file."""
+    """A server must load every file that the command published."""
     file, models = tmp_path / "theirs.onnx", tmp_path / "models"
     command = ["import", file, "--models", models, "--name"]
     onnx_models.publish(models, "whole", onnx_models.gather())
@@ -76,7 +76,7 @@ VALUES = (
     "", "x", "../secret", "\0", "é" * 50, "Loop", "If", "LSTM", "Constant", "com.microsoft", "a" * 5000, "TG9vcA==",
     -(2**63), -1, 0, 1, 2, 7, 16, 255, 2**31 - 1, 2**31, 2**62, -1.5, "NaN", "Infinity", 1e30,
 )  # fmt: skip
-"""Values that fields can hold and that no reader expects."""
+"""Unexpected values for fields."""
 
 
 def mutate_bytes(content: bytes, seed: int) -> bytes:
@@ -98,7 +98,7 @@ def mutate_bytes(content: bytes, seed: int) -> bytes:
 
 
 def mutate_fields(model: onnx.ModelProto, seed: int) -> bytes:
-    """Delete, double, replace or copy a field. The result is valid protobuf, so the parser accepts it."""
+    """Delete, double, replace or copy a field. The parser accepts the result, because it is valid protobuf."""
     chosen = random.Random(seed)
     while True:
         document = json_format.MessageToDict(model)
@@ -123,7 +123,7 @@ def _change(document: Any, chosen: random.Random) -> None:
 
 
 def _places(document: Any) -> Iterator[tuple[Any, Any]]:
-    """Each field of a document and each entry of a list: the object or list that contains it, and the key."""
+    """Yield the place of each field and list entry in a document: the dict or list that contains it, and its key."""
     for key, value in list(document.items() if isinstance(document, dict) else enumerate(document)):
         yield document, key
         if isinstance(value, dict | list):

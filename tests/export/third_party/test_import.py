@@ -1,4 +1,4 @@
-"""``hangtag import``: what is published, batched or not, and what is refused without writing anything."""
+"""``hangtag import``: published models, which may or may not be batched, and refusals, which write nothing."""
 
 import json
 import re
@@ -85,7 +85,6 @@ BY_BATCH = "found, one, none = DynamicQuantizeLinear(x) again = DequantizeLinear
 def test_a_model_in_8_bits_may_be_batched_where_answers_differ_by_steps(
     tmp_path: Path, rounding: str, source: str, share: float, batched: bool
 ) -> None:
-    """A model that adds this share of the batch's mean to each sample."""
     shifted = onnx_models.from_text(
         f"""(float[batch, 3] x) => (float[batch, 3] y)
         <float scale = {{0.05}}, int8 zero = {{0}}, float share = {{{share}}}, int64[1] samples = {{0}}> {{
@@ -116,7 +115,7 @@ def test_labels_that_do_not_fit_are_refused(text: str | bytes, why: str, tmp_pat
 
 
 def test_a_files_own_claims_about_its_quality_are_dropped(tmp_path: Path) -> None:
-    """The command keeps only how to read the outputs, and other programs' metadata."""
+    """Of hangtag's metadata, the command keeps only how to read the outputs. It also keeps other programs' metadata."""
     model = onnx_models.classifier()
     for key, value in (("hangtag.test_accuracy", "0.9999"), ("hangtag.recipe", "magic"), ("hangtag.batched", "false")):
         model.metadata_props.add(key=key, value=value)
@@ -129,7 +128,7 @@ def test_a_files_own_claims_about_its_quality_are_dropped(tmp_path: Path) -> Non
     assert "not-ours" in there
 
 
-# Files that the command refuses.
+# Refused files.
 
 
 def test_a_file_that_cannot_be_proven_is_refused(tmp_path: Path) -> None:
