@@ -22,7 +22,7 @@ SOURCES = ("training", "export", "hangtag", "serving/server/runtime")
 
 @pytest.fixture(scope="package", autouse=True)
 def forked_children() -> Iterator[None]:
-    """Let ``hangtag models verify`` fork its child processes, which need not import ONNX Runtime again."""
+    """Fork the child processes of ``hangtag models verify``, so that they need not import ONNX Runtime again."""
     with forkserver.forked_children():
         yield
 
@@ -57,7 +57,7 @@ def sigmoids(tmp_path_factory: pytest.TempPathFactory) -> Exported:
 
 @pytest.fixture(scope="session")
 def voc(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a small VOC 2007, and a network that was trained on it in ``run``."""
+    """A folder with a small data set in VOC 2007's layout, and a run that was trained on it in ``run``."""
 
     def make(folder: Path) -> Path:
         options = ("--epochs", 1, "--threads", 1, "--device", "cpu", "--out", folder / "run")
@@ -69,7 +69,7 @@ def voc(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The shipped lstm, a classifier of other labels, and models that cannot be evaluated, or only with one image."""
+    """A repository with the shipped lstm and with models that cannot be evaluated, or only one image at a time."""
     models = tmp_path_factory.mktemp("models")
     (models / "lstm").symlink_to(MODELS / "lstm")
     onnx_models.publish(models, "other_labels", onnx_models.classifier())
@@ -94,7 +94,7 @@ def classifier_of(
 ) -> onnx.ModelProto:
     """A model with this name: image UINT8 [batch, 28, 28] -> its pixels times weights [784, classes].
 
-    reverses: The answers come in reverse order, so that the answer to the first image is the last.
+    reverses: Reverse the order of the answers in a batch.
     """
     last = "Slice(product, minus_one, end, axis, minus_one)" if reverses else "Identity(product)"
     return onnx_models.from_text(

@@ -23,7 +23,7 @@ from tests.kit.command import invoke, without
 from tests.kit.shipped import MODELS
 
 CLASSES = np.array([0, 1, 0, 1])
-# FAST: right and sure, right and unsure, wrong and unsure, wrong and sure. SLOW is slower, and always right.
+# FAST is right and sure, right and unsure, wrong and unsure, wrong and sure. SLOW is always right.
 FAST = Model("fast", np.array([[0.95, 0.05], [0.4, 0.6], [0.3, 0.7], [0.81, 0.19]]), Stage((1, 64), (0.002, 0.064)))
 SLOW = Model("slow", np.array([[0.9, 0.1], [0.2, 0.8], [0.7, 0.3], [0.4, 0.6]]), Stage((1, 64), (0.004, 0.64)))
 WORSE = Model("worse", FAST.answers[::-1].copy(), Stage((1, 64), (0.1, 6.4)))
@@ -31,7 +31,7 @@ IDLE = Machine(processors=2, call_seconds=0.0)
 
 
 def load_tested(row: Row, *problems: str) -> Row:
-    """A candidate whose load test measured exactly the predicted figures."""
+    """A candidate with a load test that measured exactly the predicted figures."""
     failed = int(np.isinf(row.p99))
     problems += ("calls failed",) * failed
     return replace(row, tested=trial.Tested(row.throughput, row.p99, failed, problems, ""))
@@ -43,18 +43,18 @@ def named(listed: list[Candidate]) -> dict[str, Candidate]:
 
 def test_every_model_and_every_cascade_that_may_gain_is_a_candidate_at_its_cheapest_threshold() -> None:
     listed = named(candidates([SLOW, WORSE, FAST], CLASSES, accuracy=0.75))
-    assert list(listed) == ["slow", "worse", "fast", "fast → slow"]  # worse is slower than both, and not more accurate
+    assert list(listed) == ["slow", "worse", "fast", "fast → slow"]  # worse is slow and no more accurate
     cascade = listed["fast → slow"]
     assert (cascade.point.threshold, cascade.accuracy, cascade.sent_on) == (0.705, 0.75, [0.5])
     assert cascade.cost == pytest.approx(0.001 + 0.5 * 0.01)
     assert (listed["fast"].accuracy, listed["fast"].cost) == (0.5, 0.001)
-    # If all samples go on, a cascade is neither cheaper nor more accurate than its last model.
+    # A cascade that passes on all samples is neither cheaper nor more accurate than its last model.
     assert list(named(candidates([SLOW, FAST], CLASSES, accuracy=1.01))) == ["slow", "fast"]
 
 
 def test_a_third_model_has_to_pay() -> None:
-    """A middle model that settles two thirds of its samples is worth its cost if it is fast, but not if it is slow."""
-    answers = np.array([[0.9, 0.1], [0.1, 0.9], [0.3, 0.7], [0.1, 0.9]])  # wrong and unsure for the third sample
+    """A middle model that answers two thirds of its samples is worth its cost if it is fast, but not if it is slow."""
+    answers = np.array([[0.9, 0.1], [0.1, 0.9], [0.3, 0.7], [0.1, 0.9]])  # the third answer is wrong and unsure
     middle = [Model("middle", answers, Stage((1, 64), (each, 64 * each))) for each in (0.006, 0.008)]
     listed = [named(candidates([FAST, one, SLOW], CLASSES, accuracy=1.0)) for one in middle]
     assert ["fast → middle → slow" in each for each in listed] == [True, False]
@@ -67,13 +67,13 @@ def test_a_queue_fills_while_busy_and_overflows_above_what_is_computed() -> None
     assert lone.throughput == pytest.approx(1.0, rel=0.2)
     busy = simulate([stage], (), IDLE)
     assert busy.throughput == pytest.approx(2000)
-    assert busy.p99 == pytest.approx(0.032)  # two processors share 64 calls
+    assert busy.p99 == pytest.approx(0.032)  # each of two processors computes 32 of the 64 calls
     assert simulate([stage], (), IDLE, rate=1900.0).p99 > 3 * lone.p99
     assert simulate([stage], (), IDLE, rate=2500.0) == OVERLOAD
 
 
 def test_a_model_is_played_with_its_own_settings() -> None:
-    times = Stage((1, 64), (0.001, 0.001))  # a further call in the batch costs nothing
+    times = Stage((1, 64), (0.001, 0.001))  # a batch of 64 takes as long as a batch of 1
 
     def at(rate: float | None, **settings: Any) -> Outcome:
         return simulate([replace(times, **settings)], (), IDLE, rate=rate)
@@ -100,7 +100,8 @@ def test_a_cascade_costs_what_goes_on_and_a_call_its_transport() -> None:
         for one in sorted(listed, key=lambda one: (one.is_cascade, one.cost))
     ]
     assert astuple(calibrated(known, 2)) == pytest.approx(astuple(machine), rel=0.1)
-    assert astuple(calibrated(known[:1], 2)) == pytest.approx((2, 0.0008, 1, 0), rel=0.05)  # 0.3 ms more for computing
+    # The overhead of 0.8 ms includes 0.3 ms of computing.
+    assert astuple(calibrated(known[:1], 2)) == pytest.approx((2, 0.0008, 1, 0), rel=0.05)
     assert astuple(calibrated([(known[0][0], 1e9)], 2)) == pytest.approx((2, 0, 1, 0), abs=1e-6)
 
 
@@ -128,7 +129,6 @@ def test_what_meets_everything_comes_first_and_then_what_is_nearest() -> None:
 
 
 def test_the_sentences_name_what_the_figures_do_not_show() -> None:
-    """Images that chose the epochs, too few images, a call that costs nothing, and an invalid load test."""
     images = np.zeros((4, 28, 28), np.uint8)
     measured = Measured([FAST, SLOW], [], images, CLASSES, "4 validation images", [], chose_epochs=True)
     row = predict(candidates([FAST, SLOW], CLASSES, accuracy=0.75)[-1], IDLE, None)
@@ -177,8 +177,8 @@ def test_the_best_are_served_and_load_tested_and_the_choice_becomes_a_route(mode
     )
     assert served
     assert re.search(r" Measured: [\d,.]+ calls/s with 64 in flight, p99 ", printed)
-    if served[1]:  # on an idle machine
-        # 400 images cannot show that a cascade misclassifies at most 0.1% more, so it may misclassify none of them.
+    if served[1]:  # the machine was idle
+        # 400 images are too few to show a loss of at most 0.1%, so the cascade may misclassify none of them.
         assert "; 0 of 400 are wrong although cnn-int8 is right; of new images, at most 0.75%" in printed
         assert "too few to show that a cascade loses at most 0.10%" in printed
         route = json.loads(invoke("models", "show", "both", "--models", models, "--json").stdout)
@@ -205,7 +205,7 @@ def test_without_the_packages_that_draw_the_choice_is_printed_all_the_same(model
 
 
 def test_a_serving_toml_counts_in_the_prediction(models: Path, tmp_path: Path) -> None:
-    """With a delay of a second, all 64 calls in flight wait a second each time, because a batch has room for 128."""
+    """A batch has room for 128, so each batch of the 64 calls in flight waits for the whole delay of a second."""
     (tmp_path / "models/held").mkdir(parents=True)
     for version in (MODELS / "lstm-int8").iterdir():
         (tmp_path / "models/held" / version.name).symlink_to(version)

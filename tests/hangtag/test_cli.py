@@ -17,11 +17,11 @@ from hangtag.serving.server.process.server import Server
 from tests.kit.command import ROOT, invoke, python, refusal, without
 from tests.kit.shipped import latest
 
-# Imported modules, and missing modules.
+# Imports.
 
 
 def imported(code: str) -> tuple[str, set[str]]:
-    """The output of Python statements in a new process, and the modules that are imported after them."""
+    """The output of Python statements in a new process, and the names of the modules that the process has imported."""
     done = python(f"{code}\nimport sys; print('IMPORTED', *sys.modules)")
     assert done.returncode == 0, done.stderr
     printed, _, modules = done.stdout.partition("IMPORTED ")
@@ -38,7 +38,6 @@ def test_help_lists_every_subcommand_and_imports_none_of_them() -> None:
 
 
 def test_the_health_check_loads_little() -> None:
-    """Containers run this command every few seconds, within the limits of their server."""
     shown, modules = imported(
         "from hangtag.cli import main\n"
         "try: main(['health', '--server', '127.0.0.1:1'], standalone_mode=False)\n"
@@ -108,7 +107,7 @@ def test_the_extras_that_are_named_exist() -> None:
 def test_children_run_nothing_of_the_current_folder(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """multiprocessing starts the processes of serve, loadtest and train. multiprocessing imports socket."""
+    """serve, loadtest and train start processes with multiprocessing, which imports socket."""
     (tmp_path / "socket.py").write_text("open('was run', 'w')\nraise SystemExit(7)\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
@@ -124,7 +123,8 @@ def test_children_run_nothing_of_the_current_folder(
 
 def test_the_version_is_the_distributions_and_shown_by_its_flag_alone() -> None:
     assert invoke("--version").stdout.strip().endswith(metadata.version("hangtag"))
-    # If --version read a variable, a build that sets HANGTAG_VERSION would make every command only print the version.
+    # --version reads no variable. Otherwise, every command in a build that sets HANGTAG_VERSION would only print the
+    # version.
     assert "List every version" in invoke("models", "--help", variables={"HANGTAG_VERSION": "1.2.3"}).stdout
 
 
@@ -159,7 +159,7 @@ def test_an_error_is_one_line_without_control_characters(text: str, tmp_path: Pa
 
 @pytest.mark.parametrize("module", ["click", "torch"])
 def test_ctrl_c_while_modules_are_imported_ends_with_one_line(module: str, tmp_path: Path) -> None:
-    """A module that the command, or a subcommand, imports sends the process a real signal."""
+    """The imported module sends SIGINT to its own process."""
     (tmp_path / f"{module}.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
     code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); sys.argv[1:] = ['train', 'lstm']"
     done = python(f"{code}; from hangtag.__main__ import main; main()")
@@ -170,7 +170,7 @@ def test_ctrl_c_while_modules_are_imported_ends_with_one_line(module: str, tmp_p
 
 
 def options(path: str, command: click.Command) -> Iterator[tuple[str, click.Option]]:
-    """Each option, with the variable that docs/reference/options.md defines for it: the command, and the flag."""
+    """Yield each option, with the name that its variable has according to docs/reference/options.md."""
     for name, below in getattr(command, "commands", {}).items():
         yield from options(f"{path}_{name}", below)
     for option in command.params:

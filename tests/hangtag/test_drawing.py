@@ -1,4 +1,4 @@
-"""Labels do not overlap lines, marks or other labels as long as a direction is free."""
+"""A chart's labels overlap no line, mark or other label as long as one direction around the point is free."""
 
 import numpy as np
 import pytest

@@ -20,11 +20,11 @@ from tests.kit.server import server as running_server
 from tests.kit.shipped import latest
 
 LSTM = latest("lstm")
-GARMENTS = ("--data", "fashion-mnist")  # for a file without the name of its data set
+GARMENTS = ("--data", "fashion-mnist")  # the file does not name its data set
 
 
 def document(*arguments: object, variables: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """The JSON that the command writes to standard output, with nothing else."""
+    """The JSON document that the command prints."""
     result = invoke("evaluate", *arguments, "--json", variables=variables)
     assert result.stderr == ""
     written: dict[str, Any] = json.loads(result.stdout)
@@ -40,7 +40,7 @@ def figures(document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def test_a_file_and_its_server_give_identical_figures(server: Server) -> None:
-    """All 10,000 test images of the shipped model. The file states how many of them are classified correctly."""
+    """On all 10,000 test images, the file and the server also give the accuracy that the file's metadata state."""
     alone, served = document(LSTM), document("lstm", "--server", server.address)
     assert figures(alone) == figures(served)
     assert (alone["subject"]["kind"], served["subject"]["kind"]) == ("onnx", "server")
@@ -58,7 +58,7 @@ def test_a_request_has_at_most_the_servers_max_batch_size(repository: Path, max_
     alone = document(LSTM, "--limit", 100)
     assert served["confusion"] == alone["confusion"]
     assert served["loss"] == pytest.approx(alone["loss"], abs=1e-5)
-    # Besides the 100 images, one image and one batch show which version answers and which sizes the server accepts.
+    # The command sends one more image to learn the version, and one more batch to learn the largest batch size.
     assert counted.inference_count == 100 + 1 + largest * (largest > 1)
     assert counted.inference_stats.success.count == -(-100 // largest) + 1 + (largest > 1)
 
@@ -69,7 +69,7 @@ def test_a_run_and_its_export_give_the_same_answers(trained: Path, proven: Path)
     assert run["loss"] == pytest.approx(file["loss"], abs=1e-6)
     trial = "trained on the first 300 images only"
     assert run["subject"]["details"] == {"model": "lstm-56", "folder": str(trained), "trial": trial}
-    # The training's measurements on the same images.
+    # The training measured the same images.
     summary = json.loads((trained / "metrics.json").read_text())["summary"]
     assert run["accuracy"] == summary["test"]["accuracy"]
     shown = words(trained, "--limit", 100)
@@ -77,7 +77,7 @@ def test_a_run_and_its_export_give_the_same_answers(trained: Path, proven: Path)
 
 
 def test_the_document_agrees_with_the_models_own_answers(tmp_path: Path, garments: Split) -> None:
-    """A temperature in the file changes only the calibration error and the confidence in mistakes."""
+    """Adding a temperature to the file changes only the calibration error and the probabilities of mistakes."""
     model, calibrated, few = onnx.load(LSTM), tmp_path / "calibrated.onnx", garments.first(400)
     (place,) = [at for at, node in enumerate(model.graph.node) if node.op_type == "Softmax"]
     plain = model.graph.node[place].input[0]
@@ -100,7 +100,7 @@ def test_the_document_agrees_with_the_models_own_answers(tmp_path: Path, garment
     wrong = np.flatnonzero(predicted != few.classes)
     second = np.argsort(-probabilities, axis=1)[wrong, 1]
     assert written["second"] == pytest.approx((second == few.classes[wrong]).mean())
-    matrix = np.array(json.loads(metadata(LSTM)["label_distances"]))  # the file's distances are those of all garments
+    matrix = np.array(json.loads(metadata(LSTM)["label_distances"]))  # the file has the distances between labels
     assert written["severity"] == pytest.approx(matrix[few.classes[wrong], predicted[wrong]].mean())
     assert len(written["mistakes"]) == len(wrong)
     confidences = [mistake["probability"] for mistake in written["mistakes"]]
@@ -113,13 +113,13 @@ def test_the_document_agrees_with_the_models_own_answers(tmp_path: Path, garment
 
 
 def test_a_file_whose_rows_depend_on_each_other_is_evaluated_one_image_at_a_time(repository: Path) -> None:
-    """Alone, each image gets the same answer from both files. In a batch, one file exchanges the answers."""
+    """The two files give an image the same answer only if it is alone; in a batch, one file exchanges the answers."""
     one, other = (figures(document(repository / name, *GARMENTS, "--limit", 100)) for name in ("straight", "reverses"))
     assert one == other
 
 
 def test_the_other_split() -> None:
-    # Without a server, the variable of the server is ignored, which is no error.
+    # A variable for calls to a server has no effect on a file.
     options = ("--limit", 300, "--split", "validation")
     written = document(LSTM, *options, variables={"HANGTAG_EVALUATE_TIMEOUT": "5"})
     assert (written["data"]["images"], written["data"]["split"]) == (300, "validation")
@@ -157,7 +157,7 @@ def test_pictures_are_the_same_for_the_same_figures(tmp_path: Path) -> None:
 
 
 def test_a_model_may_make_no_mistake(tmp_path: Path) -> None:
-    # The shipped lstm classifies the first three test images correctly.
+    # The shipped lstm misclassifies none of the first three test images.
     assert "0 of 3 images wrong" in words(LSTM, "--limit", 3, "--pictures", tmp_path)
     assert (tmp_path / "mistakes.png").is_file()
     written = document(LSTM, "--limit", 3)

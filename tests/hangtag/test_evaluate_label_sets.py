@@ -28,7 +28,7 @@ def document(*arguments: object) -> dict[str, Any]:
 
 @pytest.mark.parametrize("model", ["cnn_rnn", "sigmoids"])
 def test_a_run_its_export_and_its_server_agree(model: str, sigmoids: Exported) -> None:
-    """The run of sigmoids has a threshold in its export. The shipped cnn_rnn answers with paths, and has no run."""
+    """sigmoids selects sets by a threshold, and cnn_rnn by paths. The shipped cnn_rnn has no run."""
     models = OUTFITS if model == "cnn_rnn" else sigmoids.models
     sources = (models / model, *([sigmoids.run.folder] if model == "sigmoids" else []))
     file, *others = (document(source, "--data", "outfits") for source in sources)
@@ -59,7 +59,7 @@ def test_the_table_and_the_picture(tmp_path: Path) -> None:
     assert not (tmp_path / "confusion.png").exists()
     with Image.open(tmp_path / "mistakes.png") as picture:
         grey = np.asarray(picture.convert("L"))
-    assert (grey < 90).sum() > 24 * 100 * 100  # the canvases' dark background
+    assert (grey < 90).sum() > 24 * 100 * 100  # canvases have a dark background
 
 
 def test_questions_that_do_not_fit(sigmoids: Exported, tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ def test_a_network_that_learned_from_voc_is_evaluated_on_it(voc: Path, tmp_path:
     assert list((tmp_path / "pictures").iterdir())
 
 
-# Figures that are computed by hand.
+# Hand-computed figures.
 
 
 def subject(threshold: float | None = None) -> Any:

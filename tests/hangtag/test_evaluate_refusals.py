@@ -1,4 +1,4 @@
-"""Models that ``hangtag evaluate`` cannot evaluate, and options without effect. Each gets a clear message."""
+"""``hangtag evaluate`` refuses models that it cannot evaluate and options without effect, with a clear message."""
 
 import json
 import shutil
@@ -36,7 +36,7 @@ def test_runs_that_cannot_be_evaluated(tmp_path: Path, trained: Path) -> None:
         assert "do not fit lstm-56" in refused(name)
     (folder / "config.json").write_text('{"seed": 0}')
     assert "config.json names no model and recipe" in refused(folder)
-    assert "models/cnn" in refused("lstm", "--runs", tmp_path)  # the message suggests the exported model
+    assert "models/cnn" in refused("lstm", "--runs", tmp_path)  # the message suggests a published model
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_files_that_are_none(tmp_path: Path) -> None:
     [
         *(({"hangtag.labels": text}, "") for text in ("[" * 100_000, "9" * 5000, "5", "null", "\ud800")),
         ({"hangtag.threshold": "high"}, "threshold"),
-        ({}, "busy"),  # its configuration is valid, but it then refuses the images
+        ({}, "busy"),  # the server is ready, but refuses calls with images
     ],
     ids=lambda value: repr(value)[:40],
 )
@@ -116,7 +116,7 @@ def test_options_that_would_go_unused_or_mean_nothing(arguments: str, hint: str)
 
 @pytest.mark.parametrize("option", ["--json", "--pictures"])
 def test_an_unwritable_file_is_reported_before_the_work(tmp_path: Path, option: str) -> None:
-    """The option is refused before the model is opened, although the model is missing too."""
+    """The message is about the option although the model is missing too."""
     (tmp_path / "file").write_text("")
     missing = tmp_path / "gone.onnx"
     for place in (tmp_path / "file/figures", *([tmp_path] if option == "--json" else [])):

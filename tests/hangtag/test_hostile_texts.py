@@ -25,7 +25,7 @@ def repository(tmp_path: Path) -> Path:
 
 
 def shown(*arguments: object) -> str:
-    """The output of the command, with single spaces. Each character is checked."""
+    """The command's output, with single spaces. Fails if a character is not printable."""
     output = invoke(*arguments).stdout
     assert all(line.isprintable() for line in output.split("\n"))
     return " ".join(output.split())
@@ -36,7 +36,7 @@ def test_models_show_prints_labels_and_metadata_with_escapes(repository: Path) -
     assert f"labels {SHOWN}, {HARMLESS}, label 2" in text
     assert f"recipe {SHOWN}" in text
     assert json.loads(invoke("models", "show", "one", "--models", repository, "--json").stdout)["labels"][0] == HOSTILE
-    # A description may have several lines, which end with its line breaks.
+    # A description may contain line breaks, which start new lines.
     described = shown("models", "show", "route", "--models", repository)
     assert "description \\x1b[31mred model ready [link=https://example.org]x[/link]" in described
 

@@ -76,7 +76,7 @@ def test_a_missing_repository_is_an_error_and_an_empty_one_is_not(tmp_path: Path
 
 def test_it_shows_a_model(proven: Path) -> None:
     shown = lines("show", "lstm-56", models=proven)
-    assert all(line[0] != " " and line == line.rstrip() for line in shown)  # a pipe gets no wrapped lines
+    assert all(line[0] != " " and line == line.rstrip() for line in shown)  # lines are not wrapped for a pipe
     words = " ".join(" ".join(shown).split())
     for part in (
         "input image: UINT8 [any, 28, 28]", "output logits: FP32 [any, 10]", "Sneaker, Bag, Ankle boot",
@@ -128,7 +128,7 @@ def test_an_unknown_model_or_version_is_answered_with_the_existing_ones(proven: 
 
 @pytest.mark.parametrize("command", ["list", "show", "verify"])
 def test_it_needs_neither_torch_nor_onnx(command: str, proven: Path) -> None:
-    """A machine that only serves has ONNX Runtime but not PyTorch."""
+    """A machine that only serves models has neither PyTorch nor the package onnx."""
     name = [] if command == "list" else ["lstm-56"]
     done = without(["torch", "onnx", "onnxscript"], "models", command, *name, "--models", proven)
     assert done.returncode == 0, done.stderr

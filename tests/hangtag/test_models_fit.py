@@ -1,4 +1,4 @@
-"""``hangtag models fit``: a classifier whose file did not say that it accepts pictures of any size."""
+"""``hangtag models fit`` makes a classifier accept pictures of any size."""
 
 import json
 import re
@@ -37,7 +37,7 @@ def test_pictures_of_other_sizes_are_taken_from_then_on(tmp_path: Path) -> None:
         with pytest.raises(ClientError, match="hangtag models fit"):
             client.classify(picture, model="theirs", version="1")
         exact = client.classify(np.full((28, 28), 200, np.uint8), model="theirs", version="1")
-        assert client.classify(picture, model="theirs").labels == exact.labels  # padded with the colour of its edge
+        assert client.classify(picture, model="theirs").labels == exact.labels  # padding has the edge's colour
     onnx.save(onnx_file.with_metadata(second, test_accuracy="0.9"), second)
     invoke("models", "fit", "theirs", "--fit", "crop", "--models", tmp_path)
     changed = onnx_file.metadata(tmp_path / "theirs/3/model.onnx")

@@ -31,7 +31,7 @@ def picture(colour: int, brightness: int) -> own_pictures.Pixels:
 
 @pytest.fixture(scope="module")
 def samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A repository, and the same pictures as a folder, a CSV file, and arrays with names or numbers as labels."""
+    """A folder with two models and the same pictures in four forms: a folder, a CSV file and two .npz files."""
     root = tmp_path_factory.mktemp("samples")
     for name in ("fast", "accurate"):
         onnx_models.publish(root / "models", name, onnx_models.colours())
@@ -61,9 +61,9 @@ def test_a_file_and_its_server_have_the_same_figures_for_the_same_pictures(sampl
         served = evaluated("fast", "--server", running.address, "--samples", sources[0])
     assert served["subject"]["details"]["version"] == "1"
     shutil.copytree(samples / "photos", samples / "split/test")
-    own_pictures.folder(samples / "split/train", dict.fromkeys(COLOURS, 2))  # none of these is evaluated
+    own_pictures.folder(samples / "split/train", dict.fromkeys(COLOURS, 2))  # the training pictures are not evaluated
     figures.append(evaluated(samples / "models/fast", "--samples", f"folder:{samples}/split"))
-    root = own_pictures.idx(samples / "idx", size=(*SIZE, 3))  # the test files of this set are evaluated
+    root = own_pictures.idx(samples / "idx", size=(*SIZE, 3))  # only the two test files are evaluated
     (root / "labels.txt").write_text("\n".join(COLOURS))
     assert evaluated(samples / "models/fast", "--samples", f"idx:{root}")["data"]["images"] == 12
     for each in (*figures, served):
@@ -89,7 +89,8 @@ def test_they_are_read_with_the_checks_of_training(samples: Path, tmp_path: Path
 def test_a_published_and_a_served_model_find_the_pictures_of_their_run(
     samples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The file names a folder relative to the current one. Otherwise, a message names options for another folder."""
+    """The model's file names the pictures' folder relative to the current folder; a message explains if it is
+    missing."""
     labels = [f"sign {place} {name}" for place, name in enumerate(COLOURS)]
     for name, label in zip(COLOURS, labels, strict=True):
         shutil.copytree(samples / "photos" / name, tmp_path / "here/photos" / label)
@@ -105,7 +106,7 @@ def test_a_published_and_a_served_model_find_the_pictures_of_their_run(
         ways: tuple[tuple[object, ...], ...] = ((tmp_path / "models/signs",), ("signs", "--server", running.address))
         for way in ways:
             assert (evaluated(*way)["data"]["images"], evaluated(*way)["data"]["split"]) == (3, "test")
-        table = invoke("evaluate", *ways[0]).stdout  # short column names would all be "sign"
+        table = invoke("evaluate", *ways[0]).stdout  # columns have numbers, because the labels begin with the same word
         assert re.search(r"^ +1 +2 +3$", table, re.MULTILINE)
         assert re.search("^2 sign 1 green", table, re.MULTILINE)
         monkeypatch.chdir(tmp_path)
@@ -120,7 +121,7 @@ def test_a_published_and_a_served_model_find_the_pictures_of_their_run(
 
 
 def test_samples_that_a_model_was_trained_on_are_counted(samples: Path, tmp_path: Path) -> None:
-    """The list of the run's pictures must exist. Pixels identify the pictures, even if their files have changed."""
+    """Pictures are recognized by their pixels in the run's list of pictures, also if their files have changed."""
     config = {"model": "own", "seed": 0, "recipe": {"epochs": 1}, "dataset": "folder:gone", "data_digest": "0"}
     described = {"training": json.dumps({"config": config})}
     file = onnx_models.publish(tmp_path / "models", "signs", with_metadata(onnx_models.colours(), **described))
@@ -142,8 +143,8 @@ def test_samples_that_a_model_was_trained_on_are_counted(samples: Path, tmp_path
         assert "was trained on" not in invoke(*command, "--runs", tmp_path / "elsewhere").stderr
     own_pictures.csv(run / "pictures.csv", [("train", "red", each, each) for each in seen], "split,label,pixels,path")
     divided = ("evaluate", file, "--data", f"folder:{samples}/photos", "--runs", tmp_path / "runs")
-    assert "was trained on 3 of these 3 pictures (" in invoke(*divided).stderr  # the folder is split differently
-    assert evaluated(*divided[1:])["accuracy"] == 1  # labels are matched by name, not by their order
+    assert "was trained on 3 of these 3 pictures (" in invoke(*divided).stderr  # the list says: train
+    assert evaluated(*divided[1:])["accuracy"] == 1  # labels are matched by name, whatever their order
 
 
 @pytest.mark.parametrize(("split", "kind"), [("train", "training"), ("test", "test")])

@@ -39,7 +39,7 @@ def test_a_version_is_promoted_and_rolled_back(shop: Path) -> None:
     assert change(shop, "promote", "m", "2") == "m version 2 was already chosen"
     publish(shop, "m", classifier(), 4)
     assert serving(shop) == 2
-    # Roll back through the promotions, and then through the numbers, once no promotion is left.
+    # `rollback` first undoes one promotion after another. When none is left, it chooses the next lower version.
     for version, before in ((1, 2), (3, 1), (2, 3)):
         assert change(shop, "rollback", "m") == f"m version {version} is chosen instead of version {before}"
         assert serving(shop) == version
@@ -64,7 +64,7 @@ def test_a_rollback_to_a_version_forgets_what_served_since(shop: Path) -> None:
     for version in ("1", "2", "3"):
         change(shop, "promote", "m", version)
     assert change(shop, "rollback", "m", "1") == "m version 1 is chosen instead of version 3"
-    # Version 3 served before all promotions.
+    # Version 3 served before the first promotion.
     assert change(shop, "rollback", "m") == "m version 3 is chosen instead of version 1"
 
 
@@ -102,7 +102,7 @@ def test_what_is_shown_is_the_version_that_serves_unless_another_is_named(shop: 
 
 
 def test_a_file_that_cannot_be_written_changes_nothing(shop: Path) -> None:
-    """A process that may not write a byte simulates a full disk."""
+    """A limit of 0 bytes for files simulates a full disk."""
     full = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))"
     done = hangtag("models", "promote", "m", "1", "--models", shop, first=full, exit_codes=[1])
     assert "promoted.toml cannot be written: File too large" in last_line(done.stderr)

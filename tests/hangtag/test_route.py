@@ -60,7 +60,7 @@ def test_the_threshold_is_chosen_and_written_with_where_it_came_from(models: Pat
     assert ": of 300 validation images, " in route["description"]
     assert "; lstm@2 alone has " in route["description"]
     assert "hangtag models load chosen" in chosen
-    # If more accuracy may be lost, fewer images go on.
+    # If more accuracy may be lost, the threshold is lower.
     tune(models, "lstm", "cnn", "--lose-at-most", "2", "--name", "looser")
     assert read(models, "looser")["accept"]["at_least"] < bound
 
@@ -76,7 +76,7 @@ def test_a_route_is_replaced_only_by_name_and_a_dry_run_writes_nothing(models: P
     assert "saves no time" not in printed
     assert "You need no cascade, because lstm by itself" in printed
     assert file.read_text() == "split = {cnn = 100}"
-    # A version may be a member.
+    # A member may be one version of a model.
     pictures = MODELS.parent / "examples/test-images.npz"
     tune(models, "lstm", "cnn@1", "--name", "kept", "--replace", "--samples", str(pictures))
     route = read(models, "kept")
@@ -98,7 +98,7 @@ def test_three_models_have_one_threshold(models: Path) -> None:
 
 
 def test_a_cascade_that_is_no_faster_than_its_last_model_is_not_written(models: Path) -> None:
-    """With lstm2 as the fast model of lstm, an image that goes on costs more than with lstm alone."""
+    """If lstm2 precedes lstm, each image that lstm2 passes on costs more than with lstm alone."""
     refused = tune(models, "lstm2", "lstm", "--name", "slow", exit_code=1)
     assert "saves no time, because lstm by itself is as fast. No threshold saves time, because lstm2 is not" in refused
     assert not (models / "slow").exists()
@@ -126,7 +126,6 @@ def test_mistakes_are_named(models: Path, arguments: str, hint: str) -> None:
 
 @pytest.mark.usefixtures("chosen")
 def test_a_route_on_a_server_is_right_as_often_as_its_curve_says(models: Path) -> None:
-    """The figures at the chosen threshold, on the images that chose it."""
     described = read(models, "chosen")["description"]
     with server(models, http_port=-1, provider="cpu") as running:
         options = ("--server", running.address, "--split", "validation", "--limit", 300, "--json")
@@ -135,8 +134,8 @@ def test_a_route_on_a_server_is_right_as_often_as_its_curve_says(models: Path) -
     assert served["subject"]["details"]["version"] == "1"
 
 
-# The arithmetic, on four samples. The first model is right and sure, right and unsure, wrong and unsure, and wrong and
-# sure.
+# Thresholds for four samples. For these, the first model is right and sure, right and unsure, wrong and unsure, and
+# wrong and sure.
 
 CLASSES = np.array([0, 1, 0, 1])
 FIRST = np.array([[0.95, 0.05], [0.4, 0.6], [0.3, 0.7], [0.81, 0.19]])
@@ -156,7 +155,8 @@ def test_each_threshold_sends_on_what_the_first_model_is_less_sure_of() -> None:
 
 def test_of_three_models_the_same_threshold_decides_at_each_but_the_last() -> None:
     points = {point.threshold: point for point in curve([FIRST, SECOND, THIRD], CLASSES)}
-    # The second sample stops at the second model, whose 0.8 is enough. The third goes through all, and stays wrong.
+    # The second model answers the second sample, because 0.8 suffices. The third sample reaches the last model, which
+    # is wrong.
     assert points[0.75] == Point(0.75, (1.0, 0.5, 0.25), 0.5, 1)
     assert points[1.0] == Point(1.0, (1.0, 1.0, 1.0), 0.75)
 
@@ -174,12 +174,12 @@ def test_what_is_not_a_number_goes_on_as_on_the_server() -> None:
 def test_the_lowest_threshold_that_is_shown_to_lose_no_more_is_chosen(
     times: int, lose: float, threshold: float
 ) -> None:
-    """A quarter and a half of the samples are misclassified. Four samples prove nothing, so none may be."""
+    """Four samples show nothing about other samples, so the cascade may misclassify none of the four."""
     models = [Model("any", np.tile(each, (times, 1)), STAGE) for each in (FIRST, SECOND)]
     assert in_order(models, np.tile(CLASSES, times), lose).point.threshold == threshold
 
 
 def test_that_none_is_good_enough_is_an_error() -> None:
-    first = np.array([[1.0, 0.0]] * 4)  # the model is sure of everything, so no sample goes on
+    first = np.array([[1.0, 0.0]] * 4)  # the model is always sure, so it passes on no sample
     with pytest.raises(EvaluationError, match=r"0\.10%.* 2 of 4 samples"):
         in_order([Model("any", each, STAGE) for each in (first, SECOND)], CLASSES, 0.001)

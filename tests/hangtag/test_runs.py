@@ -14,7 +14,7 @@ from tests.kit.command import invoke, refusal, without
 
 @pytest.fixture(scope="module")
 def folder(trained: Path, proven: Path, voc: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two finished runs, the first exported; a run of label sets; a run that was only begun; and a damaged run."""
+    """A folder with two finished runs, a run of label sets, a run without an epoch, and a damaged run."""
     folder = tmp_path_factory.mktemp("looking")
     (folder / "models").symlink_to(proven)
     runs = folder / "runs"
@@ -60,7 +60,7 @@ def test_a_run_is_shown_with_its_epochs(folder: Path) -> None:
     assert re.search(r"^recipe\.learning_rate +0\.001$", text, re.MULTILINE)
     assert [line.split()[0] for line in text.splitlines()[-2:]] == ["1", "2"]
     assert len(re.findall(r" best$", text, re.MULTILINE)) == 1
-    assert "second" in look(folder, "show", "lstm-56")  # a model's name stands for its latest finished run
+    assert "second" in look(folder, "show", "lstm-56")  # a model's name means its latest finished run
     shown = json.loads(look(folder, "show", "first", "--json"))
     assert (shown["config"]["limit"], len(shown["metrics"]["epochs"])) == (300, 2)
 
@@ -81,16 +81,16 @@ def test_learning_curves_are_a_page_of_its_own(folder: Path, tmp_path: Path) -> 
     look(folder, "compare", "first", "second", "sets", "--html", compared)
     page = compared.read_text()
     drawn = [ElementTree.fromstring(svg) for svg in re.findall(r"<svg.*?</svg>", page, re.DOTALL)]
-    assert len(drawn) == 4  # accuracy, O-F1, the loss and the learning rate
+    assert len(drawn) == 4  # charts of accuracy, O-F1, loss and learning rate
     assert "second, validation" in page
     assert "second, training" in page
     assert "<th>limit</th>" in page
     assert not re.findall(r"""<script|\b(?:src|href)=["'](?!#|data:)""", page)
-    # A single epoch is drawn as dots: a filled one for validation, a hollow one for training.
+    # A single epoch is drawn as a filled dot for validation and a hollow dot for training.
     look(folder, "show", "second", "--html", single)
     pictures = re.findall(r"<svg.*?</svg>", single.read_text(), re.DOTALL)
     assert len(pictures) == 3
-    for picture in pictures[:2]:  # the charts of accuracy and of the loss
+    for picture in pictures[:2]:  # the first two charts are of accuracy and of the loss
         for part in picture.split('-legend_1"'):
             dots = re.findall(r'<use [^>]*style="(fill[^:]*): [^"]*--series-0', part)
             assert sorted(set(dots)) == ["fill", "fill-opacity"]
@@ -113,7 +113,6 @@ def test_what_is_not_there_is_named(folder: Path, tmp_path: Path) -> None:
 
 
 def test_it_needs_no_torch(folder: Path) -> None:
-    """torch takes seconds to import."""
     done = without(["torch"], "runs", "list", "--runs", folder / "runs", "--models", folder / "models")
     assert done.returncode == 0, done.stderr
     assert "first" in done.stdout

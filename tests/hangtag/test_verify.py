@@ -1,4 +1,4 @@
-"""``hangtag models verify``: recorded figures that still hold, and figures that do not."""
+"""``hangtag models verify`` measures a model again, and reports recorded figures that are no longer true."""
 
 import json
 import re
@@ -21,7 +21,7 @@ NAME, WEIGHTS = "lstm-56", "network.classifier.weight"
 
 
 def verify(models: Path, *arguments: object, exit_code: int = 0) -> dict[str, dict[str, Any]]:
-    """The findings about a repository's only model, by the name of the check."""
+    """The results of the checks of a repository's only model, by the check's name."""
     ((verified),) = json.loads(
         invoke("models", "verify", "--models", models, "--json", *arguments, exit_code=exit_code).stdout
     )
@@ -29,7 +29,7 @@ def verify(models: Path, *arguments: object, exit_code: int = 0) -> dict[str, di
 
 
 def broken(models: Path) -> dict[str, str]:
-    """The sentences about the checks that fail."""
+    """The message of each check that fails, by the check's name."""
     findings = verify(models, exit_code=1).values()
     return {finding["check"]: finding["said"] for finding in findings if finding["holds"] is False}
 
@@ -119,7 +119,7 @@ def test_a_file_that_is_older_than_the_gate_is_verified_by_its_few_figures() -> 
 
 
 def test_a_certain_version_is_verified(proven: Path, tmp_path: Path) -> None:
-    """A version that is not the latest serves, for example after a rollback. --version needs the name of one model."""
+    """--version selects a version other than the latest. It needs exactly one model's name."""
     rewritten(proven, tmp_path, with_value("test_accuracy", "0.9999"))
     shutil.copytree(proven / f"{NAME}/1", tmp_path / f"{NAME}/2")
     for version, names, exit_code in ((2, (), 0), (1, (NAME, "--version", 1), 1)):
