@@ -1,7 +1,7 @@
-"""Calls the server with third-party clients: tritonclient, perf_analyzer, KServe's clients, and Triton's examples.
+"""Third-party clients call the server: tritonclient, perf_analyzer, KServe's clients, and Triton's examples.
 
-Each client runs as a process in .venv-peers. tritonclient registers the same proto names as hangtag's stubs, so one
-process cannot import both.
+Each client runs in a separate process, in .venv-peers. A process cannot import both tritonclient and hangtag's stubs,
+because they register the same proto names.
 """
 
 import csv
@@ -29,14 +29,14 @@ VERSION = latest(MODEL).parent.name
 
 
 def run(*command: str | Path) -> str:
-    """What a program prints. The program must exit with code 0 and print no complaint."""
+    """Run a program, which must exit with code 0 and print no warning, and return its output."""
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
 def answers(script: str, server: Serving, images: Path) -> tuple[Any, dict[str, Any]]:
-    """What a script reports about the server, and the arrays that the script and hangtag's own client received."""
+    """The script's report, and the answers of the script and of hangtag's own client to the same images."""
     outputs = images.with_name(f"{script}.npz")
     place = (server.address, server.http_address, MODEL, images, outputs)
     report = json.loads(run(PEERS / "python", ROOT / "tests/e2e/scripts" / script, *place))
@@ -93,7 +93,7 @@ def test_tritonclient_gets_the_bits_that_our_client_gets(triton: tuple[Any, dict
     assert arrays["probabilities"].tobytes() == arrays["our probabilities"].tobytes()
     for name in ("grpc", "http_binary", "http_json", "http_by_default", "http_gzip", "http_deflate"):
         assert arrays[name].tobytes() == arrays["our logits"].tobytes(), name
-    for over in ("grpc", "http"):  # other batches than hangtag's client: equal up to rounding
+    for over in ("grpc", "http"):  # equal up to rounding, because the batches differ
         for name in (f"{over}_concurrent", f"{over}_aio"):
             np.testing.assert_allclose(arrays[name], arrays["our logits"][:8], atol=1e-4)
 
@@ -182,7 +182,7 @@ def test_the_examples_of_the_page_about_http_run_as_they_are_written(
 def test_perf_analyzer(server: Serving, tmp_path: Path, over: str, options: str, batch_size: int) -> None:
     """perf_analyzer measures a throughput, reports no failed call, and reads the server's figures from statistics."""
     before = statistics(server)
-    # perf_analyzer's exit code is always 0, so the test reads its output. -s (percent): accept unstable figures.
+    # -s 1000 accepts figures that vary by 1000 %.
     window = "--measurement-mode count_windows --measurement-request-count 50 -p 100 -s 1000"
     file = tmp_path / "report.csv"
     address = server.address if over == "grpc" else server.http_address
@@ -202,9 +202,9 @@ def test_perf_analyzer(server: Serving, tmp_path: Path, over: str, options: str,
     after = statistics(server)
     requests = after.inference_stats.success.count - before.inference_stats.success.count
     assert after.inference_stats.fail.count == before.inference_stats.fail.count
-    # Both of perf_analyzer's counts cover its measurement windows, so neither exceeds the number of requests sent.
-    # Neither bounds the other: perf_analyzer notes the start of a window before it requests the server's statistics, so
-    # only the client's count includes a call that ends in between. A slow statistics call widens this gap.
+    # perf_analyzer counts requests in measurement windows, so the client's count and the server's count are at most the
+    # number of requests sent. The two counts may differ: perf_analyzer starts a window before it requests the server's
+    # statistics, so only the client's count includes calls that end in between.
     assert requests >= counts["Successful request count"] > 0
     assert requests >= counts["Request count"]
     assert counts["Inference count"] == counts["Successful request count"] * batch_size
@@ -218,12 +218,12 @@ def statistics(server: Serving) -> pb.ModelStatistics:
     return counted
 
 
-# Triton's own example clients, unchanged except for two expected words, call models with the names and shapes that they
-# expect. The examples are in the folder TRITON_EXAMPLES, which ``make triton-examples`` downloads (src/python/examples
-# of https://github.com/triton-inference-server/client). Without this folder these tests are skipped.
+# Triton's own example clients, except for two words that they expect. ``make triton-examples`` downloads them from
+# https://github.com/triton-inference-server/client (src/python/examples) into the folder TRITON_EXAMPLES. Without this
+# folder, these tests are skipped.
 
 EXAMPLES = Path(os.environ.get("TRITON_EXAMPLES", ROOT / ".triton-examples/src/python/examples"))
-# Only Triton's own server has this name, and only Triton sends this message for an unknown model.
+# The examples expect Triton's server name, and Triton's message for an unknown model.
 OUR_WORDS = {'"triton"': '"hangtag"', "Request for unknown model": "no model"}
 NAMES = [
     "simple_grpc_infer_client", "simple_grpc_async_infer_client", "simple_grpc_aio_infer_client",

@@ -1,6 +1,6 @@
 """Serves third-party models: the ONNX files inside the wheels of silero-vad and magika.
 
-Both models run in .venv-others, once in their own ONNX Runtime session and once in a session that calls the server
+In .venv-others, each package runs its models in its own ONNX Runtime session, and in a session that calls the server
 (scripts/remote_session.py). The answers must agree.
 """
 
@@ -100,7 +100,7 @@ def speech() -> np.ndarray[Any, np.dtype[np.float32]]:
 def test_silero_vad_gets_the_probabilities_of_its_own_session(silero_answers: dict[str, Any], name: str) -> None:
     local, served = np.array(silero_answers[name]["local"]), np.array(silero_answers[name]["served"])
     np.testing.assert_allclose(served, local, atol=1e-5)
-    # The audio must contain both silence and speech: two constants would agree as well.
+    # The audio must contain silence and speech, because constant answers would agree even if the server were wrong.
     assert local.min() < 0.2
     assert local.max() > 0.5
 

@@ -1,4 +1,4 @@
-"""Runs the commands of docs/tutorial.md as written, one after another. Only the ports and training's threads differ."""
+"""Runs the commands of docs/tutorial.md one after another. Only the ports and the threads of training are changed."""
 
 import contextlib
 import json
@@ -25,7 +25,7 @@ class Shell:
         self.folder = folder
         (folder / "examples").symlink_to(ROOT / "examples")
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-        self.variables = environment(PATH=path, HANGTAG_TRAIN_THREADS="1")  # the other CPUs run other tests
+        self.variables = environment(PATH=path, HANGTAG_TRAIN_THREADS="1")  # leave CPUs to other tests
         self.addresses: Mapping[str, str] = {}
 
     def run(self, command: Sequence[str], codes: Sequence[int] = (0,)) -> str:
@@ -40,7 +40,7 @@ class Shell:
         return done.stdout + done.stderr
 
     def _hangtag(self, line: str, codes: Sequence[int]) -> str:
-        """Run the command in this process, which saves the seconds of importing PyTorch each time."""
+        """Run the command in this process, which has already imported PyTorch."""
         with contextlib.chdir(self.folder):
             words = shlex.split(line)[1:]
             paths = [path for word in words for path in (sorted(Path().glob(word)) if "*" in word else [word])]
@@ -56,7 +56,7 @@ class Shell:
                 if line.startswith("export "):
                     self.variables.update([line.removeprefix("export ").split("=")])
                 elif line != "hangtag serve":
-                    may_be_late = line.startswith("hangtag loadtest")  # the load test may send late on a busy machine
+                    may_be_late = line.startswith("hangtag loadtest")  # invalid on a busy machine
                     codes = (0, 1) if may_be_late else (0,)
                     printed[line] = self.run(["bash", "-ec", line], codes)
         for code in re.findall(r"```python\n(.*?)```", SECTIONS[section], re.DOTALL):

@@ -1,4 +1,4 @@
-"""Serves, classifies and load-tests the shipped models with the command. test_tutorial.py trains and exports."""
+"""Serves, classifies and load-tests the shipped models with the command."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ from tests.kit.shipped import MODELS, latest
 GARMENTS = sorted((ROOT / "examples/garments").glob("*.png"))
 SHORT = ("--min-duration", 0.2, "--min-query-count", 20, "--blocks", 2, "--warm-up", 0.05, "--concurrency", 2)
 VALID_OR_BUSY = (0, 1)
-"""On a busy machine, requests may be sent late. The run is then invalid."""
+"""The load test's exit codes. On a busy machine, it may send requests late, so the run is invalid."""
 
 
 def test_the_shipped_models_and_their_route_are_as_accurate_on_the_server_as_alone(
@@ -32,7 +32,7 @@ def test_the_shipped_models_and_their_route_are_as_accurate_on_the_server_as_alo
     for name in names[:2]:
         target, file = targets[name], latest(name)
         alone = int((answers(file, image=images)["probabilities"].argmax(axis=1) == labels).sum())
-        # Batches of another size round differently, which may change the label of one borderline image.
+        # Rounding depends on the batch size, and may change the label of one image.
         assert abs(correct[name] - alone) <= 1
         assert target["answering_version"] == file.parent.name
         assert target["execution_provider"] == "CPUExecutionProvider"
@@ -61,4 +61,5 @@ def test_every_shipped_model_is_served_with_the_answers_of_its_file(server: Serv
         for answer, row in zip(served, expected, strict=True):
             assert (answer["model"], answer["version"]) == (name, latest(name).parent.name)
             shown = [label["probability"] for label in answer["labels"]]
-            np.testing.assert_allclose(shown, np.sort(row)[::-1][: len(shown)], atol=2e-3)  # int8 depends on batches
+            # The rounding of int8 depends on the batch.
+            np.testing.assert_allclose(shown, np.sort(row)[::-1][: len(shown)], atol=2e-3)

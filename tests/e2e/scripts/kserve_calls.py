@@ -28,7 +28,7 @@ async def main(grpc: str, http: str, model: str, images: Path, outputs: Path) ->
         }
         for name, as_binary in (("binary", True), ("json", False)):
             answer = await rest.infer(url, request(model, pixels, as_binary), model_name=model)
-            report[name] = [answer.model_name, answer.id]  # KServe's client does not read the version
+            report[name] = [answer.model_name, answer.id]  # the answer's version is not readable with KServe's client
             tensors[f"rest_{name}"] = logits(answer)
         try:
             await rest.infer(url, request("nosuch", pixels, False), model_name="nosuch")

@@ -1,4 +1,4 @@
-"""Prints magika's file types as JSON, once from its own ONNX Runtime session and once from a model on a server.
+"""Prints magika's answers as JSON: those of its own ONNX Runtime session, and those of a model on a server.
 
 Run in .venv-others: ``python magika_answers.py ADDRESS FILE...``.
 """

@@ -12,7 +12,7 @@ from tritonclient.utils import triton_to_np_dtype
 
 
 class RemoteSession:
-    """Has InferenceSession's `run`, the only method that the tested packages call."""
+    """Has InferenceSession's method `run`, because the tested packages call no other method."""
 
     def __init__(self, address: str, model: str) -> None:
         self._client = grpc.InferenceServerClient(address)

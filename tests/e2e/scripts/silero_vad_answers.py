@@ -1,4 +1,4 @@
-"""Prints silero-vad's answers as JSON, once from its own ONNX Runtime session and once from models on a server.
+"""Prints silero-vad's answers as JSON: those of its own ONNX Runtime session, and those of models on a server.
 
 Run in .venv-others: ``python silero_vad_answers.py ADDRESS AUDIO.npy``. AUDIO is float32 [samples] at 16 kHz.
 """

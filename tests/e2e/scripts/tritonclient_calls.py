@@ -118,7 +118,7 @@ def filled(module: Any, array: Any, **options: bool) -> Any:
 
 
 def infer_concurrently(client: Any, model: str, pixels: Any) -> Any:
-    """Returns the logits [IN_FLIGHT, 10] of calls with one image each, which are all in flight at the same time."""
+    """Sends IN_FLIGHT calls with one image each at the same time, and returns the logits [IN_FLIGHT, 10]."""
     replies: queue.Queue[tuple[int, Any, Any]] = queue.Queue()
     for number in range(IN_FLIGHT):
         client.async_infer(
@@ -139,8 +139,8 @@ def infer_in_stream(client: Any, model: str, pixels: Any) -> tuple[list[str], An
     """Sends IN_FLIGHT images and, between them, a request for an unknown model through one stream.
 
     Returns:
-        The id of each response in the order of arrival (for the refused request the error's message), and the logits
-        [IN_FLIGHT, 10] in that order.
+        The id of each response in the order of arrival, or the message if the response is an error; and the logits
+        [IN_FLIGHT, 10] in the same order.
     """
     replies: queue.Queue[tuple[Any, Any]] = queue.Queue()
     client.start_stream(lambda result, error: replies.put((result, error)))
@@ -165,7 +165,7 @@ def infer_in_stream(client: Any, model: str, pixels: Any) -> tuple[list[str], An
 
 
 def mistakes(client: Any, model: str, pixels: Any, tensor: Callable[[Any], Any]) -> dict[str, list[str]]:
-    """Returns the status and the message of the error that each of these calls must get."""
+    """Makes calls that the server must refuse, and returns the status and the message of each error."""
     calls: dict[str, Callable[[], object]] = {
         "wrong_shape": lambda: client.infer(model, [tensor(pixels[:, :14])]),
         "wrong_datatype": lambda: client.infer(model, [tensor(pixels.astype(np.float32))]),
