@@ -1,1 +1,1 @@
-"""Tests of the deployment files. The tests in this folder read the files; those in engine/ start containers."""
+"""Tests of the deployment files. The tests in engine/ start containers; the other tests only read the files."""

@@ -1,4 +1,4 @@
-"""docker-compose.yml, docker-bake.hcl and the Kubernetes manifests: checks that need no engine and no kustomize."""
+"""Checks docker-compose.yml, docker-bake.hcl and the Kubernetes manifests, without an engine or kustomize."""
 
 import json
 import os
@@ -24,7 +24,7 @@ VARIABLES = sorted(set(re.findall(r"\$\{(HANGTAG_\w+)", TEXT)))
 
 
 def with_defaults(text: str) -> str:
-    """Replaces each ${NAME:-default} and ${NAME-default} with its default."""
+    """Returns the text with the default in place of each ${NAME:-default} and ${NAME-default}."""
     return re.sub(r"\$\{\w+:?-([^}]*)\}", r"\1", text)
 
 
@@ -34,7 +34,7 @@ def test_the_page_about_compose_explains_every_variable() -> None:
 
 
 def test_no_variable_is_an_option_of_a_command() -> None:
-    """A variable HANGTAG_VERSION, for example, would make every command print its version and exit."""
+    """For example, a variable HANGTAG_VERSION would set --version, so every command would only print the version."""
     listed = invoke("models", "list", "--models", ROOT / "models", variables=dict.fromkeys(VARIABLES, "1"))
     assert listed.stdout.startswith("model ")
 
@@ -54,7 +54,7 @@ def test_services_restart_and_servers_have_time_to_drain() -> None:
 
 
 def test_every_default_port_is_a_single_port_on_loopback() -> None:
-    """Docker may choose another port of a range after a restart. Only --scale needs a range, set by HANGTAG_PORTS."""
+    """After a restart, Docker may choose another port of a range, so only a user of --scale sets a range."""
     published = [with_defaults(port) for service in SERVICES.values() for port in service.get("ports", [])]
     assert {"127.0.0.1:8001:8001", "127.0.0.1:8000:8000"} <= set(published)
     assert all(re.fullmatch(r"127\.0\.0\.1:\d+:\d+", port) for port in published), published
@@ -75,7 +75,7 @@ def test_the_tested_proxy_has_the_version_of_the_shipped_one() -> None:
 
 
 def test_buildx_builds_every_image_for_both_architectures() -> None:
-    """The test lets buildx read the file, and builds nothing."""
+    """buildx only reads the file, and builds nothing."""
     command = ["docker", "buildx", "bake", "--file", "deploy/docker-bake.hcl", "--print"]
     variables = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "REGISTRY": "example/hangtag", "VERSION": "9"}
     try:
@@ -111,7 +111,7 @@ every_pod = pytest.mark.parametrize(
 
 @every_pod
 def test_every_variable_is_an_option_of_the_server(pod: dict[str, Any]) -> None:
-    """The server ignores misspelt variables. If it refuses an invalid value, it reads the variable."""
+    """The server ignores variables that it does not know, so the test gives each variable an invalid value."""
     (container,) = pod["containers"]
     assert "HANGTAG_SERVE_CONNECTION_AGE_SECONDS" in {variable["name"] for variable in container["env"]}
     for variable in container["env"]:
@@ -129,7 +129,7 @@ def test_the_server_can_write_temporary_files(pod: dict[str, Any]) -> None:
 
 
 def test_the_network_policy_admits_clients_by_expressions_and_prometheus() -> None:
-    """`includeSelectors` adds labels to every podSelector.matchLabels, also of a policy's peers, not to expressions."""
+    """kustomize's `includeSelectors` adds the server's labels to every matchLabels, but not to expressions."""
     (labels,) = yaml.safe_load((BASE / "kustomization.yaml").read_text())["labels"]
     assert labels["includeSelectors"]
     calls, scrapes = yaml.safe_load((BASE / "network-policy.yaml").read_text())["spec"]["ingress"]
@@ -180,14 +180,14 @@ def test_the_dashboard_and_the_rules_use_only_exported_metrics(samples: list[Sam
         named = dashboard.metrics(expression)
         assert named <= exported, title
         assert named or "up{" in expression, title
-    # The names of recorded series contain colons: level:metric:operations.
+    # Names with colons, such as level:metric:operations, are those of recorded series.
     named = dashboard.metrics(re.sub(r"\w+:\w+:\w+", "", (MONITORING / "rules.yml").read_text()))
     assert named <= exported
     assert len(named) > 5
 
 
 def test_counters_of_alerts_are_exported_at_zero_from_the_start(samples: list[Sample]) -> None:
-    """Prometheus sees no increase in a series whose first value is 1, so the alert would miss the first event."""
+    """If a series began at 1, Prometheus would see no increase, and the alert would miss the first event."""
     (group,) = yaml.safe_load((MONITORING / "rules.yml").read_text())["groups"]
     matches = [
         re.findall(r"(?:increase|rate)\((\w+)(?:{(.*?)})?\[", rule["expr"])

@@ -16,7 +16,7 @@ from tests.kit.command import ROOT
 from tests.kit.server import server
 
 PAGE = ROOT / "docs/how-to/change-models.md"
-# A fake docker that logs its command lines. Compose lists two replicas; each is healthy at its second inspection.
+# A fake docker that logs its command lines and lists two replicas, which are healthy when inspected again.
 FAKE_DOCKER = """#!/bin/sh
 echo "$*" >> commands
 case "$1" in
@@ -42,7 +42,7 @@ def test_replicas_restart_one_after_another(tmp_path: Path) -> None:
 
 
 def test_a_call_upgrades_a_model_and_another_rolls_it_back(tmp_path: Path) -> None:
-    """The page's command loads the newest version. The test publishes version 2 first, and moves it away later."""
+    """The page's command loads the newest version, which is 2 until the test moves version 2 away."""
     (command,) = re.findall(r"```sh\n(\S*hangtag models load .*?)```", PAGE.read_text(), re.DOTALL)
     models = tmp_path / "models"
     onnx_models.publish(models, "cnn", onnx_models.classifier())
@@ -65,11 +65,11 @@ def test_the_proxy_protects_the_servers_and_their_callers() -> None:
     proxy = yaml.safe_load((ROOT / "deploy/envoy.yaml").read_text())
     assert "admin" not in proxy
     (cluster,) = proxy["static_resources"]["clusters"]
-    # Callers do not share a connection to a server. Otherwise, a caller that cancels many calls would end other calls.
+    # Each caller has its own connections to servers, because a caller that cancels many calls loses the connection.
     assert cluster["connection_pool_per_downstream_connection"] is True
     (limit, _) = proxy["static_resources"]["listeners"][0]["filter_chains"][0]["filters"]
     assert limit["typed_config"]["max_connections"] < ServerConfig().max_connections
-    # Outlier detection keeps a dead replica ejected until its health checks fail, so that it gets no calls meanwhile.
+    # Outlier detection ejects a dead replica until its health checks fail, so the replica gets no calls.
     (check,) = cluster["health_checks"]
     seconds = {name: float(check[name].removesuffix("s")) for name in ("interval", "timeout")}
     ejection_seconds = float(cluster["outlier_detection"]["base_ejection_time"].removesuffix("s"))

@@ -1,4 +1,4 @@
-"""A release has one version, a changelog entry, and locks that satisfy pyproject.toml. CI tests the deployment."""
+"""A release has one version number, a changelog entry, and lock files that satisfy pyproject.toml. CI tests deploy/."""
 
 import os
 import re
@@ -86,7 +86,7 @@ def test_a_release_that_is_not_cut_fails_by_what_is_missing(
 
 
 def test_make_release_check_stops_at_a_release_that_is_not_cut(tmp_path: Path) -> None:
-    """The test does not reach the rest of the script, which builds and installs."""
+    """The script stops before it builds and installs the release."""
     shutil.copytree(ROOT / "deploy", tmp_path / "deploy", ignore=shutil.ignore_patterns("secrets", "__pycache__"))
     assert check_release(tmp_path, "1.2.0", CHANGELOG, UPGRADING).returncode == 1
     script = ["bash", str(tmp_path / "deploy/release-check.sh")]
@@ -139,7 +139,7 @@ def write_program(path: Path, text: str = PRINT_COMMAND) -> Path:
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
-    """A copy of .ci next to an unrelated folder that also has an executable tools/docker-here."""
+    """A copy of .ci, and an unrelated folder with the program tools/docker-here."""
     shutil.copytree(ROOT / ".ci", tmp_path / "repository/.ci")
     write_program(tmp_path / "bin/make")
     write_program(tmp_path / "bin/docker", "#!/bin/sh\nexit 1\n")
@@ -172,7 +172,7 @@ def test_with_a_running_engine(repository: Path) -> None:
 @pytest.mark.parametrize("helper", ["shared/tools/docker-here", "elsewhere/mine"])
 def test_with_a_helper_that_starts_an_engine(repository: Path, helper: str) -> None:
     write_program(repository.parent / "shared/tools/docker-here")
-    program = write_program(repository.parent / helper)  # a helper that is named explicitly has priority over .ci's own
+    program = write_program(repository.parent / helper)  # an explicitly named helper takes precedence
     variables = {} if helper.startswith("shared") else {"DOCKER_HELPER": str(program)}
     calls = [f"{program.name} build -- make -C deploy build sbom", f"{program.name} run -- make -C deploy test"]
     assert run_ci(repository, **variables) == [*ALWAYS, *calls]

@@ -1,4 +1,4 @@
-"""An SBOM lists what is installed, and an audit by the real pip-audit looks it up among known vulnerabilities."""
+"""An SBOM lists the installed packages, and an audit with the real pip-audit finds their known vulnerabilities."""
 
 import json
 import os
@@ -47,14 +47,14 @@ FIXED = events({"introduced": "0"}, {"fixed": "10.0.0"})
 def advisories(folder: Path, *records: dict[str, object]) -> Path:
     folder.mkdir()
     for index, one in enumerate(records):
-        (folder / f"{index}.yaml").write_text(yaml.safe_dump(one).replace("'", ""))  # unquoted, as in the real database
+        (folder / f"{index}.yaml").write_text(yaml.safe_dump(one).replace("'", ""))  # without quotes, as OSV's files
     (folder / "workflow.yaml").write_text("on: push")
     return folder
 
 
 @pytest.fixture(scope="module")
 def databases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """Folders, the pinned copy, and URLs of three services: one that answers, one that fails and one that has ended."""
+    """Databases by name: folders, the pinned copy, and URLs of a service that answers, fails or has ended."""
     folder = tmp_path_factory.mktemp("databases")
     with served(Advisories.of([])) as closed:
         pass
@@ -75,12 +75,12 @@ class Case:
     """An audit: its input, and its result.
 
     Args:
-        database: The value of the option --database, a name in the fixture; empty: the option is left out.
+        database: The database for the option --database, by its name in the fixture; empty: no option.
         packages: The locked packages.
         code: The exit code.
         printed: The text on standard output.
-        warned: The text on standard error; empty: the audit prints nothing there.
-        osv: The address of OSV, a name in the fixture.
+        warned: The text on standard error.
+        osv: The service that replaces OSV, by its name in the fixture.
     """
 
     database: str
@@ -103,7 +103,8 @@ class Case:
         Case("closed", (PILLOW,), audit.NOT_AUDITED, warned="Connection refused"),
         Case("failing", (PILLOW,), audit.NOT_AUDITED, warned="503 Server Error"),
         Case("answering", (BROKEN_LOCK,), audit.NOT_AUDITED, warned="contains invalid specifier at line 1"),
-        # Without --database, the audit asks OSV. It reads the pinned copy if OSV is unreachable, but not if OSV fails.
+        # Without --database, the audit asks OSV. If OSV is unreachable, the audit reads the pinned copy; if OSV fails,
+        # it does not.
         Case("", (PILLOW,), 0, "0 known vulnerabilities in 1 packages, by http://127.0.0.1", osv="answering"),
         Case("", (PILLOW,), audit.NOT_AUDITED, warned="503 Server Error", osv="failing"),
         Case("", (PILLOW, NUMPY), audit.FOUND, "pillow 9.5.0: PYSEC-2023-175 ", WARNING),
@@ -231,7 +232,7 @@ def test_the_wheel_s_sboms_list_every_locked_package_with_its_version_and_digest
 
 
 def locked(lock: Path) -> dict[tuple[str, str], set[str]]:
-    """Return the digests of every name and version."""
+    """Return the digests in a lock file, by package name and version."""
     packages = {}
     for entry in lock.read_text().replace("\\\n", " ").splitlines():
         if entry[:1].isalnum():

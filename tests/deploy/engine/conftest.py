@@ -1,4 +1,4 @@
-"""Fixtures of the tests on a Docker engine. These tests need the images of `make -C deploy build`."""
+"""Fixtures of the tests on a Docker engine, which need the images that `make -C deploy build` builds."""
 
 from collections.abc import Iterator
 from pathlib import Path

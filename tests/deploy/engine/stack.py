@@ -1,4 +1,4 @@
-"""Starts docker-compose.yml with the docker command, as an operator does."""
+"""Starts the services of docker-compose.yml with the command docker."""
 
 import json
 import os

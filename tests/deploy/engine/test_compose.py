@@ -15,7 +15,7 @@ import yaml
 
 from tests.deploy.engine.stack import PROFILES, ROOT, Stack, docker, stack
 
-# Prints the limits of memory, processes and CPU time that the kernel enforces, from the files of cgroup v2 or v1.
+# A script that prints the cgroup's limits of memory, processes and CPU time.
 LIMITS = """
 from pathlib import Path
 v1 = {"memory.max": "memory/memory.limit_in_bytes", "pids.max": "pids/pids.max", "cpu.max": "cpu/cpu.cfs_quota_us"}
@@ -27,7 +27,7 @@ for names in v1.items():
 
 @pytest.fixture(scope="module")
 def default_stack() -> Iterator[Stack]:
-    """The services that `docker compose up` starts without any profile."""
+    """The services that `docker compose up` starts by default."""
     with stack("hangtag-test", "loadtest") as default_stack:
         default_stack.up("server")
         yield default_stack
@@ -60,7 +60,7 @@ def test_the_published_http_port_classifies(default_stack: Stack) -> None:
 
 
 def test_the_load_test_of_the_compose_file(default_stack: Stack) -> None:
-    """The load test's own command with a shorter run. The command writes its report to the volume."""
+    """The load test runs with the file's own command, except that the run is shorter."""
     file = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
     default_stack.client(
         *shlex.split(file["services"]["loadtest"]["command"]),
@@ -106,7 +106,7 @@ def call(secured: Stack, secrets: Path, *options: str) -> str:
         "--timeout=10",
         *options,
     )
-    # Mount the files, not their folder: only the folder's owner may enter the folder.
+    # The files are mounted one by one, because only the owner of their folder may enter the folder.
     mounts = tuple(f"--volume={secrets}/{name}:{MOUNT}/{name}:ro" for name in ("ca.crt", "tokens"))
     return secured.client(*command, options=mounts)
 

@@ -1,4 +1,4 @@
-"""The images contain what the server needs and nothing more."""
+"""An image contains what the server needs and nothing more."""
 
 import ast
 import json
@@ -11,8 +11,8 @@ from tests.deploy.engine.stack import ROOT, docker
 
 VERSION = version("hangtag")
 BASE = "debian:trixie-slim"
-MEGABYTE = 1_000_000  # docker's unit
-# Prints the CPU time of the server's process. Other load on the machine does not increase this time.
+MEGABYTE = 1_000_000  # docker's unit of image sizes
+# A script that prints the CPU time of the server's process, which does not depend on other load on the machine.
 CPU_SECONDS = """
 import os
 used = open("/proc/1/stat").read().split()
@@ -63,7 +63,7 @@ def test_the_health_check_is_hangtag_health() -> None:
 
 
 def test_the_image_alone_serves_the_shipped_models_after_little_cpu_time() -> None:
-    """The container has no mount and no network."""
+    """The container has neither mounts nor a network."""
     name = docker(
         "run", "--detach", "--rm", "--network", "none", "--read-only", "--cap-drop", "ALL", "hangtag:cpu"
     ).strip()

@@ -38,9 +38,9 @@ def fields(model: str) -> dict[str, str]:
 
 
 def problems(value: Any, kind: str, where: str = "") -> list[str]:
-    """Returns one line for each field that the SDK does not have or to which it gives another type.
+    """Returns a line for each field that the SDK does not know, and for each value of another type than the SDK's.
 
-    This function does not check Kubernetes' own types (V1Container), because Kubernetes' schemas cover them.
+    Kubernetes' own types, such as V1Container, are checked by Kubernetes' schemas instead.
 
     Args:
         value: The part of the manifest to check.
@@ -112,7 +112,7 @@ def test_pods_meet_the_restricted_standard_and_have_limits(documents: list[Docum
 
 
 def test_gpu_pods_run_the_gpu_image_when_the_base_names_a_registry(tmp_path: Path) -> None:
-    """docs/how-to/kubernetes.md has users set the base's image. Pods that inherited this image would run on the CPU."""
+    """Users set the base's image (docs/how-to/kubernetes.md). With this image, GPU pods would compute on the CPU."""
     folder = shutil.copytree(FOLDER, tmp_path / "kubernetes")
     base = folder / "base/kustomization.yaml"
     base.write_text(base.read_text().replace("newName: hangtag", "newName: registry.example/hangtag"))
@@ -195,7 +195,7 @@ def test_kserve_s_sdk_has_every_field() -> None:
     for kind, model in (("ServingRuntime", "V1alpha1ServingRuntime"), ("InferenceService", "V1beta1InferenceService")):
         assert problems(of_kind(documents, kind), model) == []
     runtime = of_kind(documents, "ServingRuntime")
-    # A ServingRuntime's containers have Kubernetes' own type, so Kubernetes' schema for a Pod checks them.
+    # Kubernetes' schema for a Pod also applies to the containers of a ServingRuntime.
     spec = {"containers": runtime["spec"]["containers"]}
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"}, "spec": spec}
     for version in VERSIONS:

@@ -117,17 +117,17 @@ def inference_counter(stack: Stack) -> Iterator[Callable[[], list[int]]]:
 
 
 def balanced(counts: list[int]) -> bool:
-    """Whether each replica has received at least half of the smallest share that it can expect.
+    """Return whether each replica has received at least an eighth of the calls.
 
-    For each call Envoy draws two replicas, with replacement, and chooses the one with fewer calls in flight. A quarter
-    of the draws pick the slower replica twice, so this replica gets a quarter of the calls on average. An ejected
-    replica gets none.
+    For each call, Envoy draws two replicas, with replacement, and chooses the one with fewer calls in flight. The
+    slower replica is drawn twice for a quarter of the calls, so it receives a quarter on average. An ejected replica
+    receives no calls.
     """
     return min(counts) >= sum(counts) / 8
 
 
 def wait_until_balanced(stack: Stack, load: SteadyLoad) -> None:
-    """Waits until the replicas share 200 answers. This takes at most BALANCED_WITHIN seconds once all are ready."""
+    """Wait until 200 answers are balanced. If all replicas are ready, this takes at most BALANCED_WITHIN seconds."""
     with inference_counter(stack) as count_since_last:
 
         def is_shared() -> bool:
@@ -146,7 +146,8 @@ def test_killing_a_replica_fails_only_its_calls_in_flight(scaled: Stack, load: S
     state = scaled.container("server", 2)["State"]
     kill = f"import os, signal; os.kill({state['Pid']}, signal.SIGKILL)"
     with restart_of(scaled, 2) as wait:
-        # Send SIGKILL, like the kernel's out-of-memory killer. After `docker kill`, the engine restarts no container.
+        # SIGKILL, as from the kernel's out-of-memory killer. The engine does not restart a container after `docker
+        # kill`.
         docker("run", "--rm", "--pid", "host", "--user", "0", "--entrypoint", "python", "hangtag:cpu", "-c", kill)
         load.wait_for_answers(200)
         assert len(load.failures) <= IN_FLIGHT, load.failures
@@ -177,7 +178,7 @@ def call_unknown_method(channel: grpc.Channel) -> None:
 
 
 def call_with_short_deadline(channel: grpc.Channel) -> None:
-    """The call has a deadline of 5 ms, and its batch takes ten times as long."""
+    """Make a call with a deadline of 5 ms, and with a batch that takes ten times as long."""
     image = inference_pb2.ModelInferRequest.InferInputTensor(name="image", datatype="UINT8", shape=[64, 28, 28])
     request = inference_pb2.ModelInferRequest(
         model_name="cnn", inputs=[image], raw_input_contents=[bytes(64 * 28 * 28)]
@@ -228,7 +229,7 @@ def test_every_replica_is_scraped(scaled: Stack) -> None:
 
 def test_every_query_of_the_dashboard_returns_data(scaled: Stack, load: SteadyLoad) -> None:
     def has_data(expression: str) -> bool:
-        with Client(scaled.address("proxy", 8080)) as client, pytest.raises(ClientError):  # an error for the panel
+        with Client(scaled.address("proxy", 8080)) as client, pytest.raises(ClientError):  # a value for a panel
             client.infer("lstm", {"image": np.zeros((1, 2, 2), np.uint8)})
         return bool(samples(scaled, expression))
 
@@ -240,7 +241,7 @@ def test_every_query_of_the_dashboard_returns_data(scaled: Stack, load: SteadyLo
 
 @pytest.mark.usefixtures("load")
 def test_the_autoscaler_s_metric_has_a_value(scaled: Stack) -> None:
-    """The metrics are grouped by replica here and by pod in Kubernetes. Each has some of the load's calls in flight."""
+    """Each replica has some of the load's calls in flight. In Kubernetes, the metric is grouped by pod."""
     (rule,) = yaml.safe_load((ROOT / "deploy/kubernetes/prometheus-adapter.yaml").read_text())["rules"]["custom"]
     query = rule["metricsQuery"].replace("<<.LabelMatchers>>", 'job="hangtag"').replace("<<.GroupBy>>", "instance")
     until(lambda: [value > 0 for value in samples(scaled, query)] == [True, True], SCRAPED_WITHIN)
