@@ -1,4 +1,4 @@
-"""Runs `python -m studies` in another process, as a person does."""
+"""Runs `python -m studies` in another process."""
 
 import os
 import signal
@@ -37,7 +37,7 @@ def study(*words: str | Path, exit_codes: tuple[int, ...] = (0,)) -> str:
     ) as process:
         try:
             output, _ = process.communicate()
-        except BaseException:  # at a timeout or Ctrl-C, interrupt the study so that it stops its servers
+        except BaseException:  # a timeout or Ctrl-C: let the study stop its servers
             process.send_signal(signal.SIGINT)
             raise
     assert process.returncode in exit_codes, output
@@ -50,7 +50,7 @@ def measured(out: Path, part: Callable[[Path], str], *words: str | Path) -> tupl
     Args:
         out: The file for the results.
         part: Writes the study's part of a page from this file, and fails if a figure is missing.
-        words: The command's words, as for ``study``.
+        words: The study, the study's command and the options, without --out.
 
     Returns:
         The recorded lines, and the part of the page.

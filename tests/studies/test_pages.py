@@ -1,4 +1,4 @@
-"""The generated pages of docs/ and studies/ are up to date. The studies' commands list studies and refuse mistakes."""
+"""The generated pages of docs/ and studies/ are up to date. `python -m studies` lists studies and refuses mistakes."""
 
 import re
 from pathlib import Path

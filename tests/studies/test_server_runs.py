@@ -30,7 +30,7 @@ ONE_ROUND = ("--rounds", "1", "--seconds", "0.2")
 
 
 def plausible(figures: results.Line) -> bool:
-    """Whether the server answered more than 10 calls a second, with positive latencies."""
+    """Whether the figures are plausible: more than 10 calls a second, and positive latencies."""
     return bool(figures["samples_per_s"] > 10 and 0 < figures["p50_ms"] <= figures["p99_ms"])
 
 
@@ -51,7 +51,6 @@ def out(tmp_path: Path) -> Path:
     ids=str,
 )
 def test_server_measures_systems_in_turns(lstm_and_cnn: Path, out: Path, names: str, loads: str) -> None:
-    """A separate test covers Triton, which is large."""
     words = ("server", "run", "--only", names, "--loads", loads, *ONE_ROUND, "--models", lstm_and_cnn)
     lines, text = measured(out, server.COMPARISON.part, *words)
     assert list(lines) == ["conditions", "round 1"]
@@ -90,14 +89,14 @@ def test_routes_measures_the_cascade_the_split_and_the_shadow(garments: Split, t
         assert accuracy["images"] == 200
     split, alone = turn["split"]["split"]["calls"], turn["alone"]["shadow"]["half"]
     assert sum(split["counts"].values()) == 1000
-    assert split["deviations"] < 5  # a higher value has a probability of 1 in 1,000,000
+    assert split["deviations"] < 5  # a higher value has the probability 1 in 1,000,000
     assert alone["rate_per_s"] == pytest.approx(alone["peak_per_s"] / 2, rel=1e-3)
     assert 0 < turn["shadowed"]["shadow"]["half"]["copied"] <= 1
     assert "Of 1,000 calls to the split, " in text
 
 
 def test_soak_records_what_it_measured_when_it_is_interrupted(out: Path) -> None:
-    """Both servers have lost workers after the first minute. The study reports this minute."""
+    """After a minute, each server has lost a worker. The study reports this minute."""
     options = ["--rate", "60", "--version-seconds", "5", "--kill-seconds", "15"]
     command = [sys.executable, "-m", "studies", "soak", "run", "--minutes", "20", *options, "--out", str(out)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:

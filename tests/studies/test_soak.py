@@ -31,7 +31,7 @@ def test_a_slopes_interval_holds_the_true_slope_also_where_memory_moves_in_steps
     held = 0
     for _ in range(400):
         values = np.zeros(40)
-        for at in range(1, 40):  # each minute's memory is half that of the previous minute plus half a random value
+        for at in range(1, 40):  # an autoregressive process of first order
             values[at] = 0.5 * values[at - 1] + chance.normal()
         _fitted, low, high = slope(minutes, values) or (0.0, 0.0, 0.0)
         held += low <= 0 <= high
@@ -47,9 +47,9 @@ def failure(planned: float, seconds: float, *, server: int = 1, error: str = "UN
     ("outcome", "explained"),
     [
         (failure(99.0, 1.01), True),
-        (failure(100.5, 0.01), True),  # sent on a connection that was not yet known to be closed
+        (failure(100.5, 0.01), True),  # sent before the client noticed the closed connection
         (failure(99.0, 0.5), False),  # the call ended before the worker's death
-        (failure(101.5, 0.01), False),  # by then, the other worker should receive the call
+        (failure(101.5, 0.01), False),  # long after the death, the other worker receives calls
         (failure(99.0, 1.01, server=0), False),
         (failure(99.0, 1.01, error="INTERNAL"), False),
         (failure(99.0, 1.01, error="wrong answer"), False),
@@ -73,7 +73,8 @@ def address(running: Server, ca: Path | None = None) -> Address:
 
 @pytest.mark.slow
 def test_all_kinds_of_calls_at_once_are_answered_rightly(models: Path, tmp_path: Path) -> None:
-    """The load equals that of the study: calls of all kinds to two servers, which wait only for their own server."""
+    """As in the study, calls of all kinds go to two servers, and a slow server does not delay calls to the other
+    one."""
     certificates = Certificates(tmp_path)
     outcomes: list[Outcome] = []
 
