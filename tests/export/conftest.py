@@ -66,7 +66,7 @@ def paths(tmp_path_factory: pytest.TempPathFactory) -> Exported:
 
 @pytest.fixture(scope="session")
 def runs_dir(tmp_path_factory: pytest.TempPathFactory, few: Garments) -> Path:
-    """Runs: `older` and `newer`, which are finished runs of lstm, an lstm2 run without any epoch, and an empty
+    """A folder with two finished runs of lstm, `older` and `newer`, an lstm2 run without an epoch, and an empty
     folder."""
 
     def make(folder: Path) -> Path:

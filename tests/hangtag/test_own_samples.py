@@ -89,8 +89,7 @@ def test_they_are_read_with_the_checks_of_training(samples: Path, tmp_path: Path
 def test_a_published_and_a_served_model_find_the_pictures_of_their_run(
     samples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The model's file names the pictures' folder relative to the current folder; a message explains if it is
-    missing."""
+    """The model's file names the folder of pictures relative to the current folder."""
     labels = [f"sign {place} {name}" for place, name in enumerate(COLOURS)]
     for name, label in zip(COLOURS, labels, strict=True):
         shutil.copytree(samples / "photos" / name, tmp_path / "here/photos" / label)

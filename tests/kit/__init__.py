@@ -1,1 +1,1 @@
-"""Shared code of the tests: servers, clients over every transport, the command, certificates, models, and waiting."""
+"""Code that tests share, for servers, clients over every transport, the command, certificates, models, and waiting."""

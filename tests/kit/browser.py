@@ -1,4 +1,4 @@
-"""Shows pages in Chromium, and finds faults in how they look."""
+"""Renders pages in Chromium, and finds faults in their layout and colours."""
 
 import io
 import shutil
@@ -13,21 +13,21 @@ from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 from playwright.sync_api import Browser, Page, Request, sync_playwright
 
-# Find elements that reach beyond the window, or beyond a box that does not scroll. Parts of an SVG have no such boxes.
-# Wide elements may scroll in a box that is made for them, and hidden elements are for screen readers.
+# Find elements that reach beyond the window, or beyond an element that does not scroll. Parts of an SVG, elements
+# inside a scrolling box, and hidden elements for screen readers are left out.
 OVERFLOWING = """() => [...document.querySelectorAll('body *:not(svg *)')]
   .filter(e => !e.closest('.scrolls, .hidden'))
   .filter(e => e.getBoundingClientRect().right > document.documentElement.clientWidth + 1
     || (e.scrollWidth > e.clientWidth + 1 && e.clientWidth > 0 && getComputedStyle(e).display !== 'inline'))
   .map(e => `${e.tagName}.${e.className}: ${e.textContent.trim().slice(0, 60)}`)"""
-# Labels of a chart's horizontal axis that begin before the label to their left has ended.
+# Find overlapping labels of a chart's horizontal axis.
 COLLIDING = """() => [...document.querySelectorAll('svg')].flatMap(svg => {
   const labels = [...svg.querySelectorAll('[id*="xtick_"] text')].map(e => [e.getBoundingClientRect(), e.textContent]);
   labels.sort((a, b) => a[0].left - b[0].left);
   return labels.slice(1).filter((label, place) => label[0].left < labels[place][0].right + 2)
     .map(label => `${svg.getAttribute('aria-label')}: ${label[1]}`);
 })"""
-# Words and numbers that a line break divides. Longer words, such as a hash or a path, have to be divided.
+# Find words and numbers that a line break divides. Longer words, such as a hash or a path, may be divided.
 BROKEN = """() => {
   const broken = [], walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
   while (walker.nextNode()) {
@@ -47,13 +47,13 @@ BROKEN = """() => {
 }"""
 LIGHT: Literal["light"] = "light"
 DARK: Literal["dark"] = "dark"
-# Even the emptiest chart has this share of pixels that differ from its background.
+# In every chart, at least this share of the pixels differs from the background.
 INK = 0.005
 
 
 @contextmanager
 def chromium() -> Iterator[Browser]:
-    """Debian's Chromium. Tests fail without Chromium, because nothing else shows what a reader sees."""
+    """Debian's Chromium, without which the tests fail."""
     executable = shutil.which("chromium")
     if executable is None:
         pytest.fail("chromium is missing: run 'make test', which installs it, or 'sudo apt-get install chromium'")
@@ -75,12 +75,12 @@ class Seen:
         page.goto(address)
 
     def _take_failure(self, request: Request) -> None:
-        if request.failure != "net::ERR_ABORTED":  # the page itself aborted the request, for a newer one
+        if request.failure != "net::ERR_ABORTED":  # a page aborts a request when it sends a newer one
             self.complaints.append(f"failed: {request.url}: {request.failure}")
 
     @property
     def faults(self) -> list[str]:
-        """Elements that reach too far, labels that collide, and words that are broken."""
+        """Elements that are too wide, labels that overlap, and words that a line break divides."""
         return [fault for script in (OVERFLOWING, COLLIDING, BROKEN) for fault in self._page.evaluate(script)]
 
     @property
@@ -99,13 +99,13 @@ class Seen:
         return empty
 
     def require_scheme(self, scheme: str) -> None:
-        """Fail if the page is hard to read or does not have the colours of this scheme, "light" or "dark"."""
+        """Fail if the page lacks the colours of this scheme, "light" or "dark", or if the contrast is too low."""
         background = self.brightness("body", "backgroundColor")
         assert (background < 128) is (scheme == "dark")
         assert abs(background - self.brightness("h1", "color")) > 150
 
     def brightness(self, selector: str, what: str) -> float:
-        """The brightness of an element's colour (0: black, 255: white)."""
+        """The brightness of a colour of an element, from 0 (black) to 255 (white)."""
         colour = self._page.evaluate(f"() => getComputedStyle(document.querySelector('{selector}')).{what}")
         return float(np.mean([int(part) for part in colour[colour.index("(") + 1 : -1].split(",")[:3]]))
 
@@ -126,13 +126,13 @@ def require_good_looks(browser: Browser, file: Path) -> None:
 def require_accessible(browser: Browser, address: str) -> None:
     """Fail if a server's page is inaccessible in the light or the dark scheme."""
     for scheme in (LIGHT, DARK):
-        page = browser.new_page(bypass_csp=True, color_scheme=scheme)  # axe itself is a script
+        page = browser.new_page(bypass_csp=True, color_scheme=scheme)  # axe is a script
         page.goto(address, wait_until="networkidle")
         _require_accessible(page)
         page.close()
 
 
 def _require_accessible(page: Page) -> None:
-    """Fail if axe-core finds an obstacle for a screen reader, or for a person who does not see well."""
+    """Fail if axe-core finds a violation of the rules for accessible pages."""
     found = Axe().run(page)
     assert found.violations_count == 0, found.generate_report()

@@ -1,4 +1,4 @@
-"""Certificate authorities, certificates issued by them, and the options and credentials that name their files."""
+"""Certificate authorities, the certificates that they issued, and options and credentials that name their files."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ TOKEN = "a-token-of-sixteen-and-more"
 
 @dataclass
 class Certificates:
-    """Two authorities, ``ours`` and ``strangers``. Each has issued a certificate for a server and one for a client."""
+    """Two authorities, ``ours`` and ``strangers``, and a server certificate and a client certificate from each."""
 
     folder: Path
 
@@ -35,10 +35,10 @@ class Certificates:
         return self.folder / f"{name}.key"
 
     def issue(self, name: str, by: str, *hosts: str, **validity: Any) -> None:
-        """Write a certificate and its key, and replace the files of this name.
+        """Write a certificate and its key to the files with this name.
 
         Args:
-            name: The name of the files.
+            name: The name of the files, without .pem and .key.
             by: The authority that issues the certificate.
             hosts: The hosts that the certificate is for; by default 127.0.0.1.
             validity: ``not_before`` and ``not_after``. By default, the certificate is valid now.
@@ -48,10 +48,10 @@ class Certificates:
         self.key(name).write_bytes(issued.private_key_pem.bytes())
 
     def server(self, **more: Path) -> dict[str, Any]:
-        """The TLS settings of a server; its clients trust ``ours``."""
+        """The TLS settings of a server with a certificate from ``ours``."""
         return {"tls_cert": self.cert("server-of-ours"), "tls_key": self.key("server-of-ours"), **more}
 
     def client(self, by: str | None = "ours") -> Credentials:
-        """Credentials of a client that trusts ``ours``; the authority ``by`` issued its certificate, unless None."""
+        """Credentials of a client that trusts ``ours``, with a certificate from the authority ``by``, if any."""
         name = f"client-of-{by}"
         return Credentials(self.ca(), *((self.cert(name), self.key(name)) if by else ()))

@@ -12,25 +12,25 @@ from tests.kit.waiting import until
 EXPORT = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
 TRACE, PARENT = 0x0AF7651916CD43DD8448EB211C80319C, 0xB7AD6B7169203331
 TRACEPARENT = f"00-{TRACE:032x}-{PARENT:016x}-01"
-"""The header that a caller sends if its own span is PARENT in TRACE."""
+"""The header of a call whose caller's span is PARENT in TRACE."""
 
 
 class Collector:
-    """A collector that keeps what it receives. ``endpoint`` is for a server's otlp_endpoint."""
+    """A collector that keeps the spans which a server sends to its otlp_endpoint, ``endpoint``."""
 
     def __init__(self) -> None:
         self.endpoint = ""
         self._resources: tuple[Any, ...] = ()
 
     def export(self, requests: Iterator[bytes], _context: object) -> Iterator[Any]:
-        """Export, the method of the collector's service."""
+        """The collector's method Export."""
         for request in requests:
             self._resources += tuple(trace_service_pb2.ExportTraceServiceRequest.FromString(request).resource_spans)
             yield trace_service_pb2.ExportTraceServiceResponse()
 
     @property
     def resources(self) -> list[Any]:
-        """The received messages, each with the server's description and its spans."""
+        """The received messages: a description of the server, with spans of the server."""
         return list(self._resources)
 
     @property
@@ -39,7 +39,7 @@ class Collector:
         return [span for resource in self.resources for scope in resource.scope_spans for span in scope.spans]
 
     def wait_for(self, name: str) -> Any:
-        """Wait for a span whose name has this ending. Returns the first one."""
+        """Wait for a span whose name ends with this text, and return the first such span."""
         until(lambda: any(span.name.endswith(name) for span in self.spans))
         return next(span for span in self.spans if span.name.endswith(name))
 

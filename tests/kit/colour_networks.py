@@ -1,4 +1,4 @@
-"""A small PyTorch network that recognizes a picture's colour, exported as third parties do, and pictures for it."""
+"""A small PyTorch network that recognizes a picture's colour, exported as third parties would, and pictures."""
 
 import warnings
 from pathlib import Path
@@ -50,7 +50,7 @@ def in_text(
     last: str = "logits = Identity(scores)",
     axes: str = "{2, 3}",
 ) -> onnx.ModelProto:
-    """A network without PyTorch, which answers ten times each channel's mean. ``image`` and ``logits`` are its names.
+    """Build a network from text, without PyTorch. Its output ``logits`` is ten times each channel's mean of ``image``.
 
     Args:
         taken: The type and shape of the input ``image``.
@@ -70,7 +70,7 @@ def in_text(
 
 
 def pictures(folder: Path, count: int = 20) -> Path:
-    """Write pictures of several sizes into a folder for each colour. Returns the folder of these folders."""
+    """Write pictures of several sizes into a folder for each colour, and return the parent folder."""
     random = np.random.default_rng(0)
     for channel, colour in enumerate(COLOURS):
         (folder / colour).mkdir(parents=True)

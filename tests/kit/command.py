@@ -1,7 +1,7 @@
 """Runs the command ``hangtag`` in this process or in another one, and follows the log of ``hangtag serve``.
 
-The other process is forked from one that has imported the command, which saves the seconds that the imports take. With
-``script`` the process is the console script that users start.
+The other process is forked from a process that has imported the command, because the imports take seconds. With
+``script``, it is the console script instead, which users start.
 """
 
 import hashlib
@@ -27,11 +27,11 @@ from tests.kit.waiting import TIMEOUT
 ROOT = Path(__file__).parents[2]
 SCRIPT = Path(sys.executable).with_name("hangtag")
 COMMAND_SECONDS = 200.0
-"""The longest time for a command that ends by itself. Training or exporting takes long on a busy machine."""
+"""The time limit for a command that ends by itself. On a busy machine, training or exporting takes long."""
 
 
 def environment(**more: str) -> dict[str, str]:
-    """This process's environment without the variables that configure the command, but with ``more``."""
+    """This process's environment, without the variables that configure the command, and with the variables ``more``."""
     inherited = {key: value for key, value in os.environ.items() if not key.startswith(("HANGTAG_", "GRPC_", "ORT_"))}
     ours = {
         "PYTHONPATH": str(ROOT),
@@ -54,7 +54,7 @@ def invoke(
 
     Args:
         arguments: The command's arguments.
-        exit_code: The expected exit code. 2 is a usage error, 1 any other error; None allows any exit code.
+        exit_code: The expected exit code: 2 for a usage error, 1 for another error. None allows any exit code.
         variables: Variables that are added to the environment.
         columns: The width of the console.
         typed: The contents of standard input.
@@ -80,8 +80,8 @@ def refusal(
     Args:
         arguments: The command's arguments.
         exit_code: The expected exit code, as for ``invoke``.
-        unchanged: A folder that the command must not change. Standard output must then be empty.
-        alone: The command must print only the error, without progress or warnings.
+        unchanged: A folder that the command must not change. With it, standard output must be empty, too.
+        alone: Whether the command must print only the error, without progress or warnings.
         variables: Variables that are added to the environment.
     """
     before = contents(unchanged) if unchanged else {}
@@ -106,7 +106,7 @@ def contents(folder: Path) -> dict[str, str]:
 def hangtag(
     *arguments: object, script: bool = False, first: str = "", exit_codes: Container[int] | None = None, **more: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run the command in another process to its end. The output of a forked process must fit into a pipe.
+    """Run the command in another process to its end. The output must fit into a pipe, unless ``script`` is set.
 
     Args:
         arguments: The command's arguments.
@@ -144,12 +144,12 @@ def python(code: str, **more: str) -> subprocess.CompletedProcess[str]:
 
 
 def with_limits(**limits: float) -> str:
-    """Python statements that change the defaults of `Limits` in a process. ``Serving`` takes them as ``first``."""
+    """Python statements that change the defaults of `Limits` in a process: the argument ``first`` of ``Serving``."""
     return f"from hangtag.serving.server.config.limits import Limits; Limits.__init__.__kwdefaults__.update({limits!r})"
 
 
 def last_line(text: str) -> str:
-    """The last line that a command wrote. Its output must not contain a traceback."""
+    """The last line of a command's output, which must not contain a traceback."""
     assert "Traceback" not in text
     return text.splitlines()[-1]
 
@@ -170,7 +170,7 @@ class Serving:
         if script:
             variables = environment(**more)
             process = subprocess.Popen([SCRIPT, *command], env=variables, stderr=subprocess.PIPE, text=True)
-            self.process = cast(forkserver.Forked, process)  # Forked has Popen's interface
+            self.process = cast(forkserver.Forked, process)  # Forked has the methods of Popen
         else:
             self.process = forkserver.hangtag(command, variables=environment(**more), first=first)
         self.log: list[str] = []
@@ -180,11 +180,11 @@ class Serving:
         self._reader.start()
 
     def wait_for(self, event: str) -> str:
-        """Wait for this event's line in the log. Raises AssertionError if the process ends without the line."""
+        """Wait for this event's line in the log, and return it. Raises AssertionError if the process ends first."""
         return self.wait_for_count(event, 1)[0]
 
     def wait_for_count(self, event: str, count: int) -> list[str]:
-        """Wait until the log has this many lines of this event. Returns all these lines."""
+        """Wait until the log has this many lines about this event, and return these lines."""
 
         def lines() -> list[str]:
             return [line for line in self.log if f"event={event} " in f"{line.strip()} "]
@@ -217,7 +217,7 @@ class Serving:
         self.process.send_signal(number)
 
     def wait(self) -> int:
-        """Wait for the process to end, and return its exit code. ``log`` is then complete."""
+        """Wait for the process to end, so that ``log`` is complete, and return the exit code."""
         code = self.process.wait(TIMEOUT)
         self._reader.join(TIMEOUT)
         return code
@@ -240,7 +240,7 @@ class Serving:
 
 @contextmanager
 def serving(*arguments: object, first: str = "", script: bool = False, **more: str) -> Iterator[Serving]:
-    """A server process that ends with the test. ``Serving`` explains the arguments."""
+    """A server process that ends with the test. The arguments are those of ``Serving``."""
     server = Serving(*arguments, first=first, script=script, **more)
     with server.process:
         try:

@@ -12,7 +12,7 @@ from tests.kit.waiting import TIMEOUT
 
 
 class Conversation:
-    """A client that sends and receives when a test decides. A None among the requests ends the sending."""
+    """A client that sends a request, or receives an answer, only when a test calls it."""
 
     def __init__(self, method: Callable[..., Any], *sent: Any, timeout: float | None = TIMEOUT, **options: Any) -> None:
         self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -29,12 +29,12 @@ class Conversation:
         return next(self.call)
 
     def finish(self) -> list[Any]:
-        """End the sending, and return the remaining answers. Raises the stream's error."""
+        """Send no more requests, and return the remaining answers. Raises the stream's error."""
         self._requests.put(None)
         return list(self.call)
 
     def end(self) -> tuple[grpc.StatusCode, str]:
-        """The status and message with which the server ends the stream, without a further answer."""
+        """Require that the server ends the stream without a further answer, and return the status and the message."""
         answers = []
         try:
             answers = list(self.call)
@@ -48,7 +48,7 @@ class Conversation:
 
 
 def gather(value: int, name: str = "", **parameters: int) -> pb.ModelInferRequest:
-    """A request that the server answers with ten times the value; the value 99 fails."""
+    """A request for the model gather, which answers with ten times the value, but fails for the value 99."""
     sent = request("gather", index=index(value))
     sent.id = name
     for key, parameter in parameters.items():

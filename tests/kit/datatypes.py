@@ -1,4 +1,4 @@
-"""Every datatype of the protocol, with the field of its typed contents and two values at the ends of its range."""
+"""Every datatype of the protocol, with the field for its typed contents, and with its smallest and largest value."""
 
 import numpy as np
 

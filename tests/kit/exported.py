@@ -1,4 +1,4 @@
-"""Runs and their exports that many test files read. A test run creates each of them once."""
+"""Runs, and exports of these runs, that many test files read. A test run creates each export only once."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,16 +25,16 @@ from tests.kit.once import once
 Garments = Split
 """The type of the fixture ``garments``: images [n, 28, 28] with their classes."""
 FEW = 300
-"""The number of test images: more than the four batches of 64 that the gate compares."""
+"""The number of test images, which is more than the four batches of 64 whose logits the gate compares."""
 CANVASES = 100
-"""The number of test images for networks that answer with label sets, which are slower."""
+"""The number of test images for networks with label sets, which are slower than other networks."""
 _SOURCES = ("training", "export", "hangtag", "serving/server/runtime", "tests/kit/runs.py")
 """The sources that determine what is trained and exported, for tests/kit/once.py."""
 
 
 @dataclass(frozen=True)
 class Exported:
-    """A run, its network in PyTorch, and the files that its export published into a separate repository."""
+    """A run, its network in PyTorch, and the repository into which it was exported."""
 
     run: Run
     network: nn.Module
@@ -47,7 +47,7 @@ class Exported:
 
     @property
     def graph(self) -> onnx.ModelProto:
-        """A copy of the published graph. Another export of the run may use this copy and skip exporting the network."""
+        """A copy of the published graph, with which a test can export the run again without converting the network."""
         return onnx.load(self.file)
 
 
@@ -62,7 +62,7 @@ def publish(
     canvases: int = exporter.CANVASES,
     **options: Any,
 ) -> Published:
-    """Export a run with the function behind ``hangtag export RUN``, on few test images. ``options`` go to the function.
+    """Export a run on few test images, with the function behind ``hangtag export RUN`` and with its ``options``.
 
     Args:
         calibrate_on: The validation images on which a temperature is fitted; None for no temperature.
@@ -73,7 +73,7 @@ def publish(
 
 
 def refused(run: Run, folder: Path, test: Garments, error: type[UserError] = UserError, **options: Any) -> str:
-    """The reason, in one line, for refusing to export this run. The refusal must leave the folder unchanged."""
+    """Require that the export of a run is refused and leaves the folder unchanged, and return the message."""
     before = contents(folder)
     with pytest.raises(error) as caught:
         publish(run, folder / "models", test, **options)
@@ -86,7 +86,7 @@ def refused(run: Run, folder: Path, test: Garments, error: type[UserError] = Use
 def fault(
     exported: Exported, folder: Path, test: Garments, change: Callable[[onnx.ModelProto], object] = str, **options: Any
 ) -> str:
-    """The gate's message about a copy of the graph that ``change`` has modified. Nothing is published."""
+    """Require that the gate refuses a copy of the graph that ``change`` modified, and return the gate's message."""
     graph = exported.graph
     change(graph)
     message = refused(exported.run, folder, test, GateError, graph=graph, **options)
@@ -95,19 +95,19 @@ def fault(
 
 
 def single_label(factory: pytest.TempPathFactory, model: str) -> Exported:
-    """A network for one label, trained for two steps and exported by the real exporter."""
+    """A single-label network, trained for two steps and exported by the real exporter."""
     return _once(factory, model, lambda folder, few: runs.train(folder / f"{model}-tiny", model, few))
 
 
 def learned_lstm(factory: pytest.TempPathFactory) -> Exported:
-    """An LSTM that was trained on 300 images, so that its answers distinguish rounding from a fault."""
+    """An LSTM that learned 300 images, so that rounding changes its answers less than a fault."""
     return _once(
         factory, "learned-lstm", lambda folder, few: runs.train(folder / "run", "lstm", few, images=FEW, epochs=12)
     )
 
 
 def label_sets(factory: pytest.TempPathFactory, model: str) -> Exported:
-    """A network with random weights, whose label sets have every size: CNN-RNN with paths, baselines with scores."""
+    """A CNN-RNN or a baseline with random weights, whose answers contain label sets of every size."""
 
     def make(folder: Path, few: Garments) -> Run:
         network = runs.decisive_cnn_rnn(few) if model == "cnn_rnn" else runs.decisive_scores(model, few)
@@ -117,7 +117,7 @@ def label_sets(factory: pytest.TempPathFactory, model: str) -> Exported:
 
 
 def _once(factory: pytest.TempPathFactory, name: str, train: Callable[[Path, Garments], Run]) -> Exported:
-    """The exported run that ``train`` creates from a folder and the first test images."""
+    """Export the run that ``train`` creates in a folder, on the first test images."""
 
     def make(folder: Path) -> Exported:
         test = data.load_test().first(FEW)
@@ -140,7 +140,7 @@ class Export:
 
 
 def published_in(folder: Path, *arguments: object) -> Export:
-    """Export with the command's default folders in this folder."""
+    """Run ``hangtag export`` in this folder, with the command's default folders."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         result = invoke("export", *arguments)
@@ -148,17 +148,17 @@ def published_in(folder: Path, *arguments: object) -> Export:
 
 
 def importing(folder: Path, model: onnx.ModelProto | bytes, *more: object) -> list[object]:
-    """Write this file, and return the command that publishes it as ``theirs`` into the folder's models/."""
+    """Write a model's file into a folder, and return the command that imports it as ``theirs`` into models/."""
     file = folder / "theirs.onnx"
     file.write_bytes(model if isinstance(model, bytes) else model.SerializeToString())
     return ["import", file, "--name", "theirs", "--models", folder / "models", *more]
 
 
 def imported(folder: Path, model: onnx.ModelProto | bytes, *more: object) -> Result:
-    """Publish this file as ``theirs``."""
+    """Import this model as ``theirs``."""
     return invoke(*importing(folder, model, *more))
 
 
 def import_refused(folder: Path, model: onnx.ModelProto | bytes, *more: object) -> str:
-    """The message that refuses this file. The command writes nothing, not even the repository's folder."""
+    """Require that an import of this model is refused and writes nothing, and return the message."""
     return refusal(*importing(folder, model, *more), unchanged=folder)

@@ -14,7 +14,7 @@ from hangtag.protos import inference_pb2 as pb
 from studies.stubs import serve_inference
 from tests.kit.other_servers import Answer, web_server
 
-# Called before the answer to each ModelInfer call with the call's number, from 0. A behaviour may wait or abort.
+# Called with the number of each ModelInfer call, from 0, before the server answers. A behaviour may wait or abort.
 Behaviour = Callable[[int, Any], None]
 Tensor = pb.ModelMetadataResponse.TensorMetadata
 IMAGE = Tensor(name="image", datatype="UINT8", shape=[-1, 28, 28])
@@ -39,9 +39,9 @@ class FakeServer:
         )
         self.lists_models = True
         self.versions = ["1"]
-        self.configs: Mapping[str, pb.ModelConfig] = {}  # ModelConfig is an extension that not every server has.
-        self.keeps_statistics = True  # ModelStatistics is another extension.
-        # The reported counters of a model, given how many of its calls were answered; None if they cannot be read.
+        self.configs: Mapping[str, pb.ModelConfig] = {}  # Not every server has the extension ModelConfig.
+        self.keeps_statistics = True  # Not every server has the extension ModelStatistics.
+        # Returns a model's reported counters from the number of answered calls; None if the counters cannot be read.
         self.counters: Callable[[str, int], int | None] = lambda model, answered: answered
         self._numbers = itertools.count()
         self._lock = threading.Lock()
@@ -107,7 +107,7 @@ class FakeServer:
         self.behaviour(number, context)
 
     def over_http(self, path: str) -> Answer:
-        """Answer a request over HTTP without reading its body. Every model accepts images; no answer has outputs."""
+        """Answer an HTTP request without reading its body. Every model accepts images, and no answer has outputs."""
         _, *words = path.strip("/").split("/")  # v2
         if words[-1:] == ["infer"]:
             try:
@@ -146,7 +146,7 @@ def _json(value: object) -> Answer:
 def running(
     servicer: FakeServer, at: str = "127.0.0.1:0", credentials: grpc.ServerCredentials | None = None
 ) -> Iterator[FakeServer]:
-    """Run the servicer over gRPC on this machine while the context is open, on the port ``at`` or on a free port."""
+    """Run the servicer over gRPC while the context is open, on the port ``at`` or on a free port."""
     options = [("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", -1)]
     server = grpc.server(futures.ThreadPoolExecutor(16), options=options)
     serve_inference(servicer, server)
@@ -161,7 +161,7 @@ def running(
 
 @contextmanager
 def running_over_http(servicer: FakeServer) -> Iterator[FakeServer]:
-    """Run the servicer over HTTP on this machine while the context is open. The yielded address is a URL."""
+    """Run the servicer over HTTP while the context is open. The servicer's address is a URL."""
     with web_server(servicer.over_http) as address:
         servicer.address = f"http://{address}"
         yield servicer

@@ -1,8 +1,8 @@
-"""Forks processes from one that has imported what they need, so that no process spends seconds on imports.
+"""Forks processes from a process that has imported the modules they need, because imports take seconds.
 
-The forked processes are ordinary processes: each has a working directory, environment, standard output, standard error
-and exit code, and receives signals. Only the imports at the start and Python's finalisation at the end are left out.
-The servers of tests/e2e are the console script itself, with both.
+A forked process has its own working directory, environment, standard output, standard error and exit code, and receives
+signals. It leaves out only the imports at the start and Python's finalisation at the end. tests/e2e starts the console
+script instead, which leaves out nothing.
 """
 
 import multiprocessing
@@ -28,20 +28,20 @@ CONTEXT.set_forkserver_preload(_ALWAYS)
 
 
 def preload_training() -> None:
-    """Make the server import PyTorch too. Only the conftest of tests that need PyTorch calls this function."""
+    """Make the process from which others are forked import PyTorch. Only tests that need PyTorch call this function."""
     CONTEXT.set_forkserver_preload([*_ALWAYS, "tests.kit.preloaded_training"])
 
 
 class Forked:
-    """A function in a forked process, with the parts of subprocess.Popen's interface that tests use.
+    """Runs a function in a forked process, and has the methods of subprocess.Popen that tests use.
 
-    Leaving the context kills a process that is still running.
+    If the process still runs at the end of the context, it is killed.
     """
 
     def __init__(
         self, work: Callable[..., object], *arguments: Any, variables: Mapping[str, str] | None = None
     ) -> None:
-        """Start ``work(*arguments)``, which can be pickled, in this process's working directory.
+        """Start ``work(*arguments)``, which must be picklable, in this process's working directory.
 
         Args:
             work: The function that the process calls.
@@ -65,7 +65,7 @@ class Forked:
 
     @property
     def returncode(self) -> int | None:
-        """The exit code, or the negated number of the signal that ended the process; None while the process runs."""
+        """The exit code; the negative signal number if a signal ended the process; None while the process runs."""
         return self._process.exitcode
 
     def poll(self) -> int | None:
@@ -88,7 +88,7 @@ class Forked:
         return self._process.exitcode
 
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:
-        """The output of the process after its end. Each of both outputs must fit into a pipe. Raises TimeoutExpired."""
+        """Wait for the end, and return standard output and error, which must fit into pipes. Raises TimeoutExpired."""
         self.wait(timeout)
         return self.stdout.read(), self.stderr.read()
 
@@ -103,7 +103,7 @@ class Forked:
 
 
 class ForkedModule(Forked):
-    """``python -P -m MODULE ARGUMENT…``, with the arguments and the part of subprocess.Popen that the export uses."""
+    """Replaces Popen in the export: runs the module of ``python -P -m MODULE ARGUMENT…`` in a forked process."""
 
     def __init__(self, command: Sequence[str], **_: object) -> None:
         super().__init__(_run_module, command[command.index("-m") + 1 :])
@@ -111,7 +111,7 @@ class ForkedModule(Forked):
 
 @contextmanager
 def forked_children() -> Iterator[None]:
-    """Fork the export's child processes while the context is open. Each child process runs a file."""
+    """Fork the child processes in which the export runs files, while the context is open."""
     forking = SimpleNamespace(**vars(subprocess) | {"Popen": ForkedModule})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("hangtag.export.child_process.subprocess", forking)
@@ -140,7 +140,7 @@ def _command(arguments: list[str], first: str) -> None:
 def _run_module(arguments: list[str]) -> None:
     sys.argv[:] = arguments
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # ignore runpy's warning that the module was already imported: this is intended
+        warnings.simplefilter("ignore")  # runpy warns that the module is already imported, which is intended
         runpy.run_module(arguments[0], run_name="__main__")
 
 

@@ -1,4 +1,4 @@
-"""The real garments of Fashion-MNIST for tests: the whole data set, and a data set with few test images."""
+"""Fashion-MNIST's real garments: the whole data set, and the data set with few test images."""
 
 from dataclasses import replace
 from functools import cache
@@ -13,7 +13,7 @@ from hangtag.training.data.fashion_mnist import DIGEST, LABELS
 __all__ = ["DIGEST", "FEW_FIRST", "LABELS", "Dataset", "Images", "Split", "few", "of", "use_few", "whole"]
 
 FEW_FIRST = "import pytest; from tests.kit import garments; garments.use_few(pytest.MonkeyPatch())"
-"""Statements that make a forked process, too, load few test images."""
+"""Python statements that make a forked process load few test images."""
 
 
 _load, _load_test = fashion_mnist.load, fashion_mnist.load_test
@@ -21,13 +21,13 @@ _load, _load_test = fashion_mnist.load, fashion_mnist.load_test
 
 @cache
 def whole() -> Dataset:
-    """The published data set. If the data set is missing, the error explains how to get it."""
+    """The published data set. If it is missing, the error explains how to install it."""
     return _load()
 
 
 @cache
 def few() -> Dataset:
-    """The published data set with only its first 100 test images, which every run classifies at its end."""
+    """The published data set with only 100 test images, because every run classifies the test images at its end."""
     return replace(whole(), test=whole().test.first(100))
 
 

@@ -1,4 +1,4 @@
-"""A factory of runtimes with gates. At a gate, a test delays and counts batches, lets them fail, and computes them."""
+"""A factory of runtimes with gates, at which a test can count, hold back, fail or compute a model's batches."""
 
 import threading
 import time
@@ -43,7 +43,7 @@ class Stop:
 
 
 class Held(Stop):
-    """A script that stops each batch that contains a certain value, and answers with the batch's input."""
+    """A script that holds back each batch with a certain value, and answers with the batch's input."""
 
     def __init__(self, value: float = 9) -> None:
         super().__init__()
@@ -56,12 +56,12 @@ class Held(Stop):
 
 
 def echo(x: Array) -> Array:
-    """Answers with the input."""
+    """A script that answers with the input."""
     return x
 
 
 class Gate(Stop):
-    """Observes the batches of one model from a certain moment on, and decides when they may be computed."""
+    """Observes the batches of one model, and decides when each batch may be computed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -99,7 +99,7 @@ class _GatedRuntime(Runtime):
         super().close()
 
     def run(self, inputs: Any, *, alone: bool = False) -> Any:
-        failure = self.failure  # as of now: a batch that waits at the gate keeps the outcome of its arrival
+        failure = self.failure  # read on arrival, so that a batch which waits at the gate keeps its outcome
         if self.gate is not None:
             self.gate.pass_through(len(next(iter(inputs.values()))))
         if failure is not None:
@@ -109,7 +109,8 @@ class _GatedRuntime(Runtime):
 
 
 class Gates:
-    """The factory: ``Server(config, runtimes=Gates())``. Batches are computed normally until a test intervenes.
+    """The factory, for ``Server(config, runtimes=Gates())``. Without a test's intervention, runtimes compute batches
+    normally.
 
     Example:
         with gates.closed("gather") as gate:
@@ -119,7 +120,7 @@ class Gates:
     """
 
     def __init__(self, on_load: Callable[[Runtime], object] = lambda _: None) -> None:
-        """on_load is called with each runtime as soon as the runtime has loaded its file, ``runtime.path``."""
+        """``on_load`` is called with each runtime after the runtime has loaded its file, ``runtime.path``."""
         self.scripts: dict[str, Script] = {}
         self.batches: defaultdict[str, list[list[float]]] = defaultdict(list)
         """The first column of each batch that a script computed, by model."""
@@ -143,8 +144,8 @@ class Gates:
         return runtime
 
     def play(self, **scripts: Script) -> None:
-        """Compute with these scripts from now on, by the models' names; other models compute with their files. Loading
-        also computes, to find out whether requests can be batched, so call this once the server is ready."""
+        """Compute the named models' batches with these scripts from now on. Call this when the server is ready, because
+        loading a model also computes batches."""
         self.scripts = scripts
 
     @contextmanager
@@ -158,7 +159,7 @@ class Gates:
             gate.open()
 
     def counted(self, model: str) -> Gate:
-        """An open gate, which counts the batches of a model's loaded versions."""
+        """An open gate that records the batches of a model's loaded versions."""
         gate = self._attach(model)
         gate.open()
         return gate

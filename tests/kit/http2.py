@@ -14,8 +14,8 @@ def frame(kind: int, payload: bytes = b"", *, flags: int = 0, stream: int = 0, l
         kind: The frame's type, such as DATA.
         payload: The frame's contents.
         flags: The frame's flags, such as END_STREAM.
-        stream: The stream's number; 0 is the connection.
-        length: The length of the payload in bytes, as the frame states it; by default the true length.
+        stream: The stream's number; 0 for the whole connection.
+        length: The payload's length in bytes that the frame states; by default the true length.
     """
     size = len(payload) if length is None else length
     return (
@@ -53,7 +53,7 @@ OPEN = PREFACE + frame(SETTINGS)
 
 
 def call(stream: int, *, flags: int = END_HEADERS, path: str | bytes = HEADER_VALUES[":path"]) -> bytes:
-    """The HEADERS frame that begins a call. With these flags a message may follow."""
+    """The HEADERS frame that begins a call. With the default flags, a message may follow."""
     fields = HEADER_VALUES | {":path": path}
     block = CALL if fields == HEADER_VALUES else b"".join(header(*field) for field in fields.items())
     return frame(HEADERS, block, flags=flags, stream=stream)

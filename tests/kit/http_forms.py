@@ -1,4 +1,4 @@
-"""How each method of the service looks over HTTP: the request for gRPC's message, and the meaning of the response."""
+"""Translates between gRPC's messages and HTTP's requests and responses, for each method of the services."""
 
 import json
 import urllib.parse
@@ -25,15 +25,15 @@ class Sent(NamedTuple):
 
 
 class HttpError(grpc.RpcError):
-    """A refusal, with the status code that gRPC uses for it."""
+    """A refused call, with the status code that gRPC would have."""
 
     def __init__(self, code: grpc.StatusCode, details: str, status: int = 0) -> None:
         """Create the error of a call.
 
         Args:
-            code: The status code that gRPC uses for the error.
+            code: The status code that gRPC would have.
             details: The server's message.
-            status: HTTP's status; 0 if no answer came.
+            status: The HTTP status; 0 without a response.
         """
         super().__init__(details)
         self._code, self._details, self.status = code, details, status
@@ -47,14 +47,14 @@ class HttpError(grpc.RpcError):
 
 @dataclass(frozen=True)
 class Form:
-    """How a method of the service looks over HTTP."""
+    """The HTTP form of a method of a service."""
 
     sent: Callable[[Any, float | None], Sent]
     """Builds the request from the message and the seconds until the call's deadline."""
     received: Callable[[Answer], Any]
-    """Builds gRPC's response from an answer that is no refusal."""
+    """Builds gRPC's response from an HTTP response that is no refusal."""
     no_refusals: tuple[int, ...] = ()
-    """Statuses other than 200 that are no refusals for this method."""
+    """HTTP statuses besides 200 that this method does not use for a refusal."""
 
     def read(self, answer: Answer) -> Any:
         """Return the response that gRPC would return. Raises HttpError for a refusal."""
@@ -64,7 +64,7 @@ class Form:
 
 
 def _infer_sent(request: pb.ModelInferRequest, timeout: float | None) -> Sent:
-    """Put the deadline into the parameter that carries deadlines over HTTP, unless the request already has one."""
+    """Put the deadline into the request's parameter for deadlines, unless the request already has this parameter."""
     if timeout is not None and "timeout" not in request.parameters:
         own, request = request, pb.ModelInferRequest()
         request.CopyFrom(own)
@@ -114,7 +114,7 @@ def _statistics(message: pb.ModelStatisticsRequest, _timeout: float | None) -> S
 
 
 def _classify(message: Any, timeout: float | None) -> Sent:
-    """The request for a ClassifyRequest or a CompareRequest, whose images have the same fields."""
+    """The HTTP request for a ClassifyRequest or for a CompareRequest."""
     if isinstance(message, classifier_pb2.ClassifyRequest):
         choices = [(message.model_name, message.model_version)]
     else:

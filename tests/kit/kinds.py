@@ -18,10 +18,10 @@ _END = object()
 
 
 class Blocking:
-    """An AsyncClient on an event loop in a thread. Each method waits for its result."""
+    """An AsyncClient on an event loop in a thread, whose methods wait for their results."""
 
     def __init__(self, *arguments: Any, **settings: Any) -> None:
-        self._client = AsyncClient(*arguments, **settings)  # outside of the loop, as a program may do
+        self._client = AsyncClient(*arguments, **settings)  # a program may also create the client outside of the loop
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)
         self._thread.start()
@@ -58,26 +58,26 @@ class Blocking:
 
 @dataclass(frozen=True)
 class Kind:
-    """A class of client, over one protocol."""
+    """A class of clients, Client or AsyncClient, and a protocol, gRPC or HTTP."""
 
     asynchronous: bool
     http: bool
 
     def of(self, server: Server) -> str:
-        """The HOST:PORT at which a server speaks this protocol."""
+        """The HOST:PORT of a server for this protocol."""
         return server.http_address if self.http else server.address
 
     def ports(self, address: str) -> dict[str, Any]:
-        """The settings of a server that listens at HOST:PORT."""
+        """The settings of a server that listens at HOST:PORT for this protocol."""
         return {"port": 0, "http_port": 0, "http_port" if self.http else "port": int(address.rpartition(":")[2])}
 
     def text(self, address: str, *, tls: bool = False) -> str:
-        """The address that a client needs for HOST:PORT."""
+        """The address of HOST:PORT that a client of this protocol accepts."""
         scheme = "https://" if tls else "http://"
         return f"{scheme}{address}" if self.http else address
 
     def open(self, address: str, **settings: Any) -> Client:
-        """Return a client of the server at HOST:PORT. If ``credentials`` name an authority to trust, it uses TLS."""
+        """Return a client of the server at HOST:PORT, which uses TLS if ``credentials`` name an authority."""
         credentials = settings.get("credentials")
         text = self.text(address, tls=credentials is not None and credentials.tls_ca is not None)
         return cast(Client, Blocking(text, **settings)) if self.asynchronous else Client(text, **settings)
@@ -93,7 +93,7 @@ http_kinds = pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.htt
 
 
 def message_of(code: grpc.StatusCode, call: Callable[..., object], *arguments: Any) -> str:
-    """The message of the ClientError that a call raises; the error must have this code."""
+    """Require that a call raises a ClientError with this code, and return its message."""
     with pytest.raises(ClientError) as caught:
         call(*arguments)
     assert caught.value.code is code
@@ -101,7 +101,7 @@ def message_of(code: grpc.StatusCode, call: Callable[..., object], *arguments: A
 
 
 def _iterable(argument: Any) -> Any:
-    """Make an iterator asynchronous. Its items are awaited in a thread, because the iterators of tests may block."""
+    """Make an iterator asynchronous: a thread waits for the items, because a test's iterator may block."""
     return _in_a_thread(argument) if isinstance(argument, Iterator) else argument
 
 

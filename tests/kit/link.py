@@ -1,4 +1,4 @@
-"""A TCP link to a server that a test can cut, silence or corrupt."""
+"""A TCP link to a server. A test can cut, silence or corrupt the link."""
 
 import socket
 import threading
@@ -7,14 +7,14 @@ from contextlib import contextmanager, suppress
 
 
 class Link:
-    """Forwards connections to a server, but closes the first ones unanswered, and later ones when a test decides."""
+    """Forwards connections to a server, except the first ones, which it closes unanswered."""
 
     def __init__(self, server: str, refused: int = 0) -> None:
-        """Accept connections. ``connections`` counts them, and ``answered_bytes`` counts the bytes from the server.
+        """Accept connections, count them in ``connections``, and count the server's bytes in ``answered_bytes``.
 
         Args:
             server: HOST:PORT to which connections are forwarded.
-            refused: The number of connections that are closed immediately.
+            refused: The number of first connections that are closed immediately.
         """
         host, _, port = server.rpartition(":")
         self._server = (host, int(port))
@@ -23,7 +23,7 @@ class Link:
         self._open: list[socket.socket] = []
         self._mute: set[socket.socket] = set()
         self.alter: Callable[[bytes], bytes] = bytes
-        """Changes the bytes that come from the server. If the function raises OSError, the link cuts the connection."""
+        """Changes the server's bytes. If this function raises OSError, the link cuts the connection."""
         self.connections = 0
         self.answered_bytes = 0
         threading.Thread(target=self._accept, daemon=True).start()
@@ -36,7 +36,7 @@ class Link:
         """Close the existing connections. Later connections are forwarded."""
         cut, self._open = self._open, []
         for end in cut:
-            with suppress(OSError):  # the other side has closed it
+            with suppress(OSError):  # the connection is already closed
                 end.shutdown(socket.SHUT_RDWR)
 
     def lose_answers(self) -> None:
@@ -50,7 +50,7 @@ class Link:
         self.cut()
 
     def _accept(self) -> None:
-        with suppress(OSError):  # the listener is closed
+        with suppress(OSError):  # the link is closed
             while True:
                 client, _ = self._listener.accept()
                 self.connections += 1

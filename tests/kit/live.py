@@ -1,4 +1,4 @@
-"""A real server on a free port, real stubs of the server, and gates that hold back its batches."""
+"""A real server on a free port, real stubs that call it, and gates that hold back the server's batches."""
 
 import socket
 import threading
@@ -33,7 +33,7 @@ class LiveServer:
         Args:
             config: The server's settings.
             runtimes: The factory that loads the models, instead of ``gates``.
-            arguments: Further arguments of Server.
+            arguments: More arguments of Server.
         """
         self.gates = Gates()
         """The gates that hold back batches of the server's models."""
@@ -61,7 +61,7 @@ class LiveServer:
     @contextmanager
     def loading(self, model: str) -> Iterator[Callable[[], None]]:
         """Run the server inside the block, which begins while the server loads this model. The yielded function lets
-        the load continue, and returns once the server has started."""
+        the server continue, and returns when the server has started."""
         starting = threading.Thread(target=self.server.start)
         with self.gates.held_load(model) as load, ExitStack() as stack:
 
@@ -79,8 +79,8 @@ class LiveServer:
 
     @contextmanager
     def stopping(self, grace: float = 3600.0) -> Iterator[threading.Thread]:
-        """Stop the server in a thread, which drains for at most this many seconds. The block begins once the stop has
-        begun. After the block, the server must end."""
+        """Stop the server in a thread, and let it drain for at most this many seconds. The block begins when the server
+        is stopping. After the block, the server must end."""
         thread = threading.Thread(target=self.server.stop, args=(grace,))
         thread.start()
         try:
@@ -92,7 +92,7 @@ class LiveServer:
 
     @contextmanager
     def caller(self) -> Iterator[Callable[[pb.ModelInferRequest], pb.ModelInferResponse]]:
-        """Yield a function that calls ModelInfer. All its calls share one separate connection."""
+        """Yield a function that calls ModelInfer over one separate connection."""
         with self.connect() as channel:
             stub = InferenceStub(channel)
             yield lambda request: stub.ModelInfer(request, timeout=TIMEOUT)
@@ -112,7 +112,7 @@ class LiveServer:
         until(lambda: self.queued(name) == count)
 
     def wait_until_failed(self, name: str, count: int) -> None:
-        """Wait until this many requests of a model have failed. A cancelled call may count after its client leaves."""
+        """Wait until the server has counted this many failed requests of a model."""
         until(lambda: self.statistics(name).inference_stats.fail.count == count)
 
     def begin(self, sent: pb.ModelInferRequest, timeout: float = TIMEOUT) -> Any:
@@ -120,7 +120,7 @@ class LiveServer:
         return self.inference.ModelInfer.future(sent, timeout=timeout)
 
     def occupy(self, gate: Gate, *sent: pb.ModelInferRequest) -> list[Any]:
-        """Calls of a model with one instance. The model computes the first call, and the others wait in this order."""
+        """Start calls of a model with one instance, so that the first is computed and the others wait in order."""
         calls = [self.begin(sent[0])]
         gate.wait_until_computing()
         for waiting, one in enumerate(sent[1:], start=1):
@@ -166,7 +166,7 @@ def number(value: float) -> Array:
 
 
 def index(*values: int) -> Array:
-    """Samples for ``gather``, which answers with ten times each index. Index 99 is out of range; it fails its batch."""
+    """Samples for ``gather``, which answers with ten times each index. The index 99 makes the batch fail."""
     return np.array(values, np.int64)
 
 
@@ -180,7 +180,7 @@ def failure(call: Callable[[], object]) -> tuple[grpc.StatusCode, str]:
 
 
 def is_closed(connection: socket.socket) -> bool:
-    """Whether the server has closed a connection. Received bytes are discarded, and the socket becomes non-blocking."""
+    """Whether the server has closed a connection. Discards received bytes, and makes the socket non-blocking."""
     connection.setblocking(False)
     try:
         while connection.recv(65536):
@@ -199,6 +199,6 @@ def status_of(health: health_pb2_grpc.HealthStub, service: str) -> str:
 
 
 def watch(health: health_pb2_grpc.HealthStub, service: str, timeout: float = TIMEOUT) -> Iterator[str]:
-    """The names of the states that a Watch sends."""
+    """Yield the name of each state that Watch sends."""
     for response in health.Watch(health_pb2.HealthCheckRequest(service=service), timeout=timeout):
         yield str(health_pb2.HealthCheckResponse.ServingStatus.Name(response.status))

@@ -1,4 +1,4 @@
-"""Small networks to convert, one of which has a layer that is sensitive to 8 bits, and samples for them."""
+"""Two small networks for conversion, one of which has a layer that is sensitive to 8 bits, and samples."""
 
 import numpy as np
 import numpy.typing as npt
@@ -35,12 +35,12 @@ def sensitive() -> onnx.ModelProto:
 
 
 def robust() -> onnx.ModelProto:
-    """One matrix product, which 8 bits change little."""
+    """One matrix product, with nearly the same results in 8 bits."""
     return scoring("{ [last] scores = MatMul(x, last) }")
 
 
 def scoring(text: str, **constants: Array) -> onnx.ModelProto:
-    """x FP32 [batch, 16] -> scores FP32 [batch, 5], from these nodes and constants and the weights ``last``."""
+    """A model with x FP32 [batch, 16] -> scores FP32 [batch, 5], built from this text and the weights ``last``."""
     signature = f"(float[batch, {FEATURES}] x) => (float[batch, {LABELS}] scores)"
     return from_text(f"{signature} {text}", None, **({"last": weights(2, FEATURES, LABELS)} | constants))
 

@@ -1,4 +1,4 @@
-"""Creates what many test files need once: for a test run, or until one of the files that determine it changes."""
+"""Creates results that many test files need only once, for a test run or until a source of the result changes."""
 
 import hashlib
 import inspect
@@ -18,22 +18,21 @@ from filelock import FileLock
 T = TypeVar("T")
 _ROOT = Path(__file__).parents[2]
 _CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "hangtag-tests")
-"""A folder that belongs to this user alone, because the tests unpickle its files."""
+"""A folder of this user alone, because unpickling another user's files would be unsafe."""
 _KEPT_SECONDS = 7 * 24 * 3600
 """Results that no test run has used for this many seconds are deleted."""
 
 
 def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], T], *, sources: Sequence[str] = ()) -> T:
-    """The value of ``make(folder)``. The first worker of pytest-xdist calls ``make``, and the others read the result.
+    """Return the value of ``make(folder)``, which the first worker of pytest-xdist computes and the others read.
 
     Args:
-        factory: Knows the temporary folder of the test run.
-        name: The name of the result. Each name is created once.
-        make: A function that fills a folder, and returns a value that can be pickled. Tests only read the folder; a
-        test that changes a file copies the file first.
-        sources: Files and folders of the repository that determine the result, such as ``training``. With sources, the
-        folder outlives the test run, and later runs read it until one of the sources, the module of ``make`` or an
-        installed package changes. The result may not name a temporary folder or the checkout.
+        factory: pytest's factory of temporary folders.
+        name: The result's name; each result needs its own name.
+        make: A function that fills a folder and returns a picklable value. Tests must not change the folder.
+        sources: Files and folders of the repository that determine the result, such as ``training``. With sources,
+            later test runs read the result until a source, the module of ``make`` or an installed package changes. The
+            result must not contain the path of a temporary folder or of the checkout.
     """
     if sources:
         home = _CACHE / _digest_of_sources([*sources, inspect.getsourcefile(make) or ""])
@@ -43,7 +42,7 @@ def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], T], 
     else:
         home = factory.getbasetemp()
         if "PYTEST_XDIST_WORKER" in os.environ:
-            home = home.parent  # each worker's temporary folder is inside home
+            home = home.parent  # the folder of all workers
         home = home / "once"
         home.mkdir(exist_ok=True)
     folder = home / name
@@ -51,7 +50,7 @@ def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], T], 
     with FileLock(home / f"{name}.lock"):
         if value.is_file():
             digest, kept = pickle.loads(value.read_bytes())
-            if not sources or digest == _digest(folder, _files(folder)):  # the files are unchanged
+            if not sources or digest == _digest(folder, _files(folder)):  # no test changed the files
                 shared: T = kept
                 return shared
         shutil.rmtree(folder, ignore_errors=True)  # remove the files of a test that failed
@@ -59,19 +58,19 @@ def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], T], 
         new = make(folder)
         written = home / f"{name}.tmp"
         written.write_bytes(pickle.dumps((_digest(folder, _files(folder)), new)))
-        written.replace(value)  # replace it atomically, because the test run may be killed
+        written.replace(value)  # atomic, because the test run may be killed
         return new
 
 
 def _digest_of_sources(sources: Iterable[str]) -> str:
     files = [file for source in sources for file in _files(_ROOT / source)]
     assert all((_ROOT / source).exists() for source in sources), sources
-    packages = sorted(path.name for path in Path(sysconfig.get_path("purelib")).iterdir())  # names contain versions
+    packages = sorted(path.name for path in Path(sysconfig.get_path("purelib")).iterdir())  # the names contain versions
     return hashlib.sha256("\n".join([sys.version, *packages, _digest(_ROOT, files)]).encode()).hexdigest()[:16]
 
 
 def _files(path: Path) -> list[Path]:
-    """A file, or all files under a folder except compiled Python files (.pyc). Links to folders are not followed."""
+    """The file itself, or all files in a folder and its subfolders, except .pyc files."""
     return [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file() and file.suffix != ".pyc"]
 
 

@@ -14,13 +14,13 @@ Array = npt.NDArray[Any]
 
 
 def metadata(file: Path) -> dict[str, str]:
-    """The file's metadata under ``hangtag.``, by keys without this prefix."""
+    """The file's metadata whose keys begin with ``hangtag.``, by the rest of the key."""
     entries = {entry.key: entry.value for entry in onnx.load(file).metadata_props}
     return {key.removeprefix("hangtag."): value for key, value in entries.items() if key.startswith("hangtag.")}
 
 
 def with_metadata(model: Path | onnx.ModelProto, **changed: str | None) -> onnx.ModelProto:
-    """The model, from a file or from memory, with changed values under ``hangtag.``; None removes a value."""
+    """A copy of a model in which the metadata ``hangtag.KEY`` have these values; None removes a key."""
     model = onnx.load(model) if isinstance(model, Path) else model
     own = {entry.key: entry.value for entry in model.metadata_props}
     all_of_them = own | {f"hangtag.{key}": value for key, value in changed.items()}
@@ -31,7 +31,7 @@ def with_metadata(model: Path | onnx.ModelProto, **changed: str | None) -> onnx.
 def with_external_weights(
     place: str, datatype: onnx.TensorProto.DataType, size: int, offset: int = 0
 ) -> onnx.ModelProto:
-    """x [batch, size] -> y: x plus weights of the same datatype, which begin at this offset of the file ``place``."""
+    """A model with x [batch, size] -> y = x + weights. The weights are in the file ``place``, from this offset on."""
     tensor = datatype, ("batch", size)
     built = onnx_models.model([onnx.helper.make_node("Add", ["x", "w"], ["y"])], {"x": tensor}, {"y": tensor})
     weights = built.graph.initializer.add(name="w", data_type=datatype, dims=[size])
@@ -43,11 +43,11 @@ def with_external_weights(
 
 
 def answers(model: Path | onnx.ModelProto, batch: int = 50, **inputs: Array) -> dict[str, Array]:
-    """Every output for these inputs, by the output's name.
+    """Run a model on these inputs, and return the outputs by name.
 
     Args:
         model: A file, or a model in memory.
-        batch: The number of the inputs' rows in each run.
+        batch: The number of samples in a batch.
         inputs: The inputs by name. The first axis of each input holds the samples.
     """
     options = onnxruntime.SessionOptions()
@@ -64,13 +64,13 @@ def answers(model: Path | onnx.ModelProto, batch: int = 50, **inputs: Array) -> 
 
 
 def apart(actual: Array, expected: Array) -> tuple[float, float]:
-    """The largest difference and the root mean square, as shares of the range of the expected numbers."""
+    """The largest and the root mean square difference, as shares of the range of the expected numbers."""
     difference = np.abs(actual - expected) / np.ptp(expected)
     return float(difference.max()), float(np.sqrt(np.mean(difference**2)))
 
 
 def signature(file: Path) -> tuple[dict[str, tuple[str, list[int | str]]], dict[str, tuple[str, list[int | str]]]]:
-    """The inputs and the outputs that the graph declares: name -> ONNX's name of the datatype, and the shape."""
+    """The declared inputs and outputs: name -> ONNX's name of the datatype, and the shape."""
     graph = onnx.load(file).graph
     inputs, outputs = ({value.name: _tensor(value) for value in values} for values in (graph.input, graph.output))
     return inputs, outputs
@@ -89,20 +89,20 @@ def initializer(model: onnx.ModelProto, name: str) -> Array:
 
 
 def add(model: onnx.ModelProto, name: str, amount: float, at: int | slice = slice(None)) -> None:
-    """Add an amount to the initializer with this name, to all values or to those at one place."""
+    """Add an amount to the initializer with this name: to all values, or only to those at ``at``."""
     values = initializer(model, name)
     values[at] += amount
     replace(model, name, values)
 
 
 def remake(model: onnx.ModelProto, output: str, text: str, **constants: Array) -> None:
-    """Compute an output with other nodes. ``before`` is the value that the output's own node computes.
+    """Insert nodes that compute an output from ``before``, which is the value that the output had before.
 
     Args:
         model: The model, which this function changes.
         output: The output's name.
-        text: ``<constants> { nodes }``, as for ``from_text``.
-        constants: Constants, as for ``from_text``.
+        text: The constants and nodes, as ``<constants> { nodes }``.
+        constants: Constants that are too large for the text.
     """
     added = onnx_models.from_text(f"() => () {text}", None, **constants).graph
     ((place, maker),) = [(at, node) for at, node in enumerate(model.graph.node) if output in node.output]

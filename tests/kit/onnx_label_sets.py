@@ -1,7 +1,8 @@
-"""Builds small ONNX models that answer with label sets. The pixels determine the answer, so a test can choose it.
+"""Builds small ONNX models that answer with label sets. A test chooses the answer by the pixels of the image.
 
-image UINT8 [batch, 64, 64]: the first ten pixels of row 0 are the labels' probabilities in 255ths, the first five of
-row 1 are the path (each label's number plus 1; 0 for none), the first of row 2 is the path's probability in 255ths.
+The input is image UINT8 [batch, 64, 64]. The first ten pixels of row 0 are the labels' probabilities in 255ths. The
+first five pixels of row 1 are the path: each label's number plus 1, or 0 for no label. The first pixel of row 2 is the
+path's probability in 255ths.
 """
 
 import json
@@ -19,7 +20,7 @@ DISTANCES = [[abs(i - j) / 10 for j in range(10)] for i in range(10)]
 
 
 def image(probabilities: Sequence[int], path: Sequence[int] = (), path_probability: int = 0) -> npt.NDArray[np.uint8]:
-    """An image [64, 64] that determines this answer. Probabilities are in 255ths; the path's labels begin at 0."""
+    """An image [64, 64] for this answer. Probabilities are in 255ths, and the numbers of labels begin at 0."""
     pixels = np.zeros((SIZE, SIZE), np.uint8)
     pixels[0, : len(probabilities)] = probabilities
     pixels[1, : len(path)] = np.array(path, np.uint8) + 1
@@ -28,7 +29,7 @@ def image(probabilities: Sequence[int], path: Sequence[int] = (), path_probabili
 
 
 def label_path(**metadata: str) -> onnx.ModelProto:
-    """path INT64 [batch, 5], path_probability FP32 [batch], probabilities FP32 [batch, 10], as CNN-RNN answers."""
+    """A model with CNN-RNN's outputs path INT64 [batch, 5], path_probability [batch] and probabilities [batch, 10]."""
     return from_text(
         f"""({_IMAGE}) => (int64[batch, 5] path, float[batch] path_probability, {_PROBABILITIES})
         <{_CONSTANTS}, int64[2] path_begin = {{1, 0}}, int64[2] path_end = {{2, 5}}, int64 one = {{1}},
@@ -49,7 +50,7 @@ def label_path(**metadata: str) -> onnx.ModelProto:
 
 
 def label_threshold(**metadata: str) -> onnx.ModelProto:
-    """probabilities FP32 [batch, 10]; the threshold in the metadata selects the set."""
+    """A model with the output probabilities FP32 [batch, 10], and with a threshold for sets in its metadata."""
     return from_text(f"({_IMAGE}) => ({_PROBABILITIES}) <{_CONSTANTS}> {{ {_NODES} }}", _metadata(metadata))
 
 
@@ -69,7 +70,7 @@ def _metadata(changed: dict[str, str]) -> dict[str, str]:
 
 
 def publish_all(models: Path) -> None:
-    """Publish three models: one with a path, one with a threshold, and one with single labels and their distances."""
+    """Publish ``path``, ``half`` with a threshold, and ``rivals``, which has single labels and label distances."""
     publish(models, "path", label_path())
     publish(models, "half", label_threshold())
     publish(models, "rivals", label_threshold(task="single_label", label_distances=json.dumps(DISTANCES)))

@@ -40,7 +40,7 @@ def model(
     constants: Mapping[str, npt.NDArray[np.generic]] | None = None,
     metadata: Mapping[str, str] | None = None,
 ) -> onnx.ModelProto:
-    """Build a model. inputs and outputs: name -> element type and shape, with a symbol for a free axis."""
+    """Build a model. ``inputs`` and ``outputs`` give an element type and a shape by name. Free axes have names."""
     taken, answered = (
         [helper.make_tensor_value_info(name, type_, shape) for name, (type_, shape) in values.items()]
         for values in (inputs, outputs)
@@ -51,10 +51,11 @@ def model(
 def from_text(
     text: str, metadata: Mapping[str, str] | None = None, **constants: npt.NDArray[np.generic]
 ) -> onnx.ModelProto:
-    """Build a model from ONNX's text: ``(inputs) => (outputs) <constants> { nodes }``. A free axis has a name.
+    """Build a model from ONNX's text format, ``(inputs) => (outputs) <constants> { nodes }``. A free axis has a name.
 
     Args:
-        text: The graph without its name. ``Cast`` needs a type's number: 1 is FP32, 6 INT32, 7 INT64, 8 a string.
+        text: The graph without its name. ``Cast`` needs the number of a type: 1 for FP32, 6 for INT32, 7 for INT64, 8
+            for strings.
         metadata: The model's metadata.
         constants: Constants that are too large for the text.
     """
@@ -62,7 +63,7 @@ def from_text(
     named = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     del graph.initializer[:]
     for node in graph.node:
-        node.ClearField("domain")  # ONNX's own domain, which helper.make_node leaves out too
+        node.ClearField("domain")  # helper.make_node also leaves out ONNX's own domain
     return _of_graph(graph, named | constants, metadata)
 
 
@@ -97,7 +98,7 @@ def classifier(*, labels: str | None = None) -> onnx.ModelProto:
 
 
 def colours() -> onnx.ModelProto:
-    """The shares of red, green and blue in a picture. The file has an example of each, and requires cropping."""
+    """A classifier of pictures as red, green or blue, whose file has examples and says that pictures are cropped."""
     pictures = [np.eye(3, dtype=np.uint8)[np.full((24, 36), place)] * 200 for place in range(3)]
     examples = [
         {"label": place, "png": base64.b64encode(encoded(each)).decode()} for place, each in enumerate(pictures)
@@ -129,7 +130,7 @@ def logits_of(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
 
 
 def two_inputs() -> onnx.ModelProto:
-    """Two outputs: the sum of both inputs, and twice the second input."""
+    """A model with two inputs, ``a`` and ``b``, and two outputs: a + b, and 2 b."""
     return from_text(
         """(float[batch, 3] a, int64[batch, 3] b) => (float[batch, 3] sum, int64[batch, 3] double) {
             b_float = Cast <to = 1> (b)
@@ -159,19 +160,19 @@ def every_type(shape: Shape = ("batch", 2), *, strings: bool = True) -> onnx.Mod
 
 
 def unbatched() -> onnx.ModelProto:
-    """Twice x. No axis is free, so the model cannot be batched."""
+    """Twice x, without a free axis, so the model cannot be batched."""
     return from_text("(float[4] x) => (float[4] y) { y = Add(x, x) }")
 
 
 def free_axis() -> onnx.ModelProto:
-    """The sum of each row. Requests of different lengths may not share a batch."""
+    """The sum of each row. Rows of different lengths cannot be in the same batch."""
     return from_text(
         "(float[batch, length] x) => (float[batch, 1] total) <int64[1] axes = {1}> { total = ReduceSum(x, axes) }"
     )
 
 
 def gather() -> onnx.ModelProto:
-    """Ten times each index from 0 to 3. An index that is out of range fails the whole batch."""
+    """Ten times each index. An index outside of 0 to 3 makes the whole batch fail."""
     return from_text(
         """(int64[batch] index) => (float[batch] value) <float[4] values = {0, 10, 20, 30}> {
             value = Gather(values, index)
@@ -180,12 +181,12 @@ def gather() -> onnx.ModelProto:
 
 
 def added() -> onnx.ModelProto:
-    """The sum of x and y. The model fails if two sizes differ and neither is 1."""
+    """The sum of x and y, which fails if two sizes of an axis differ and neither is 1."""
     return from_text("(float[batch, n] x, float[batch, m] y) => (float[batch, k] sum) { sum = Add(x, y) }")
 
 
 def reshaped() -> onnx.ModelProto:
-    """x in the requested shape. The model fails if the number of values differs."""
+    """x in the requested shape, which must have the same number of values."""
     return from_text("(float[n, m] x, int64[2] shape) => (float[a, b] y) { y = Reshape(x, shape) }")
 
 
@@ -204,12 +205,12 @@ def recurrent() -> onnx.ModelProto:
 
 
 def not_a_batch_axis() -> onnx.ModelProto:
-    """x twice, so that m = 2 n: both first axes are free, but neither is a batch axis."""
+    """The rows of x twice: both first axes are free, but y has twice as many rows, so they are no batch axis."""
     return from_text("(float[n] x) => (float[m] y) { y = Concat <axis = 0> (x, x) }")
 
 
 def state() -> onnx.ModelProto:
-    """y = x · scale + state[0], and next_state = state + x, like a recurrent network that is called step by step."""
+    """y = x · scale + state[0] and next_state = state + x: like a recurrent network that is called step by step."""
     return from_text(
         """(float[batch, 3] x, float[2, batch, 3] state, int64 scale)
         => (float[batch, 3] y, float[2, batch, 3] next_state) <int64 first = {0}> {
@@ -228,7 +229,7 @@ def every_scalar() -> onnx.ModelProto:
 
 
 def sum_and_difference(datatype: str = "INT32") -> onnx.ModelProto:
-    """The model ``simple`` of Triton's examples. With BYTES, ``simple_string``, which parses numbers from strings."""
+    """The model ``simple`` of Triton's examples, or ``simple_string`` if the datatype is BYTES."""
     kind, nodes = datatype.lower(), "OUTPUT0 = Add(INPUT0, INPUT1) OUTPUT1 = Sub(INPUT0, INPUT1)"
     if datatype == "BYTES":
         kind = "string"
@@ -244,12 +245,12 @@ def sum_and_difference(datatype: str = "INT32") -> onnx.ModelProto:
 
 
 def doubled(first: str, last: str, metadata: Mapping[str, str] | None = None) -> onnx.ModelProto:
-    """Twice x. ``first`` and ``last`` are the names of the first axes of x and of y."""
+    """Twice x. The first axis of x has the name ``first``, and that of y has the name ``last``."""
     return from_text(f"(float[{first}, 2] x) => (float[{last}, 2] y) {{ y = Add(x, x) }}", metadata)
 
 
 def shifted(by: float) -> onnx.ModelProto:
-    """x plus a constant. The file's size is the same for each constant."""
+    """x plus a constant, in a file whose size does not depend on the constant."""
     return from_text("(float[batch, 2] x) => (float[batch, 2] y) { y = Add(x, by) }", by=np.array(by, np.float32))
 
 

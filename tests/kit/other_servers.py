@@ -1,4 +1,4 @@
-"""Servers that are not hangtag's. A test decides their answers over HTTP or gRPC, or the bytes that they send."""
+"""Servers other than hangtag. A test decides what they answer over HTTP or gRPC, or which bytes they send."""
 
 import http.server
 import socket
@@ -16,9 +16,9 @@ from hangtag.protos import inference_pb2 as pb
 from tests.kit.http2 import DATA, END_STREAM, HEADERS, PREFACE, SETTINGS, frame
 
 Pause = Callable[[float], bool]
-"""Waits for this many seconds. Returns True immediately when the test ends."""
+"""Waits for this many seconds, or until the test ends, in which case the value is True."""
 Talk = Callable[[socket.socket, Pause], None]
-"""Handles a connection, which is closed when the function returns."""
+"""Serves a connection, which is closed when the function returns."""
 
 
 @contextmanager
@@ -28,7 +28,7 @@ def listener(talk: Talk) -> Iterator[str]:
     threads: list[threading.Thread] = []
 
     def converse(connection: socket.socket) -> None:
-        with connection, suppress(OSError):  # the other end is closed
+        with connection, suppress(OSError):  # the client closed the connection
             talk(connection, ended.wait)
 
     def accept() -> None:
@@ -66,7 +66,7 @@ def say_nothing(_connection: socket.socket, pause: Pause) -> None:
 
 
 def answering(answer: Callable[[], bytes]) -> Talk:
-    """Answer the first bytes that arrive with the result of ``answer``, and close the connection."""
+    """Wait for the first bytes, send the result of ``answer``, and close the connection."""
 
     def talk(connection: socket.socket, _pause: Pause) -> None:
         connection.recv(1 << 16)
@@ -76,13 +76,14 @@ def answering(answer: Callable[[], bytes]) -> Talk:
 
 
 def answering_over_http2(kind: int, payload: bytes, *, flags: int = 0, of_call: bool = True) -> Talk:
-    """Answer each call over HTTP/2 with one frame, like a proxy that gets no answer from a server.
+    """Answer each call over HTTP/2 with one frame, like a proxy whose server does not answer.
 
     Args:
         kind: The frame's type.
         payload: The frame's contents.
         flags: The frame's flags.
-        of_call: Whether the frame belongs to the call. Otherwise it belongs to the connection, which is then closed.
+        of_call: Whether the frame belongs to the call. Otherwise, it belongs to the connection, and the connection is
+            closed.
     """
 
     def talk(connection: socket.socket, _pause: Pause) -> None:
@@ -102,7 +103,7 @@ def answering_over_http2(kind: int, payload: bytes, *, flags: int = 0, of_call: 
 
 @contextmanager
 def refusing() -> Iterator[str]:
-    """A HOST:PORT that refuses connections. Nothing listens there, and nothing else can use the port meanwhile."""
+    """A HOST:PORT that refuses connections. The port is reserved, so that no program can listen there."""
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         yield f"127.0.0.1:{bound.getsockname()[1]}"
@@ -110,7 +111,7 @@ def refusing() -> Iterator[str]:
 
 @contextmanager
 def unreachable(host: str, port: int = 0) -> Iterator[int]:
-    """A port (0: any free port) that answers no attempt to connect, because its queue of connections is full."""
+    """A port, or a free port for 0, at which attempts to connect get no answer, because its queue is full."""
     with ExitStack() as stack:
         listening = stack.enter_context(socket.socket())
         listening.bind((host, port))
@@ -127,21 +128,21 @@ Answer = tuple[int, dict[str, str], bytes]
 
 class _Server(http.server.ThreadingHTTPServer):
     daemon_threads = True
-    request_queue_size = 128  # with the default of 5, the kernel drops connections, which are retried later
+    request_queue_size = 128  # the kernel would drop connections beyond the default of 5
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Print nothing about a client that has left. Other exceptions are faults of a test's answer."""
+        """Print nothing about a client that has left, but print other exceptions, which a test's answer caused."""
         if not isinstance(sys.exception(), ConnectionError):
             super().handle_error(request, client_address)
 
 
 @contextmanager
 def web_server(answer: Callable[[str], Answer]) -> Iterator[str]:
-    """A server of HTTP; yields its HOST:PORT. ``answer`` receives a request's path, or its URL if this is a proxy."""
+    """Yield the HOST:PORT of an HTTP server. ``answer`` gets a request's path, or the URL if this is a proxy."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
-        disable_nagle_algorithm = True  # the head and the body are two writes
+        disable_nagle_algorithm = True  # the head and the body are written separately
 
         def do_GET(self) -> None:
             self.rfile.read(int(self.headers.get("content-length", 0)))
@@ -168,7 +169,7 @@ def web_server(answer: Callable[[str], Answer]) -> Iterator[str]:
 
 
 Method = Callable[[Iterator[bytes], grpc.ServicerContext], Iterable[Any]]
-"""Maps requests' bytes to responses: one response if the method is no stream. The method may abort or wait."""
+"""Answers a stream of requests' bytes with responses: with one if the method is unary. May abort or wait."""
 CHECK, WATCH = "/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"
 INFERENCE = "/inference.GRPCInferenceService/"
 
@@ -178,7 +179,7 @@ class _Methods(grpc.GenericRpcHandler):
         self._methods = methods
 
     def service(self, details: grpc.HandlerCallDetails) -> Any:
-        method = self._methods.get(details.method)  # gRPC answers UNIMPLEMENTED for None
+        method = self._methods.get(details.method)  # for None, gRPC answers UNIMPLEMENTED
         return method and grpc.stream_stream_rpc_method_handler(
             method, response_serializer=lambda message: message.SerializeToString()
         )
@@ -186,7 +187,7 @@ class _Methods(grpc.GenericRpcHandler):
 
 @contextmanager
 def grpc_server(methods: Mapping[str, Method], threads: int = 16) -> Iterator[str]:
-    """A server with these methods; yields its HOST:PORT.
+    """Yield the HOST:PORT of a gRPC server with these methods.
 
     Args:
         methods: /package.Service/Method -> the function that answers.
@@ -204,13 +205,13 @@ def grpc_server(methods: Mapping[str, Method], threads: int = 16) -> Iterator[st
 
 
 def health(serving: bool) -> health_pb2.HealthCheckResponse:
-    """The health service's answer about the whole server."""
+    """The answer of the health service."""
     status = health_pb2.HealthCheckResponse
     return status(status=status.SERVING if serving else status.NOT_SERVING)
 
 
 def output(name: str, datatype: str, shape: list[int], **contents: Any) -> pb.ModelInferResponse.InferOutputTensor:
-    """An output tensor with typed contents, or without contents if its bytes are in raw_output_contents."""
+    """An output tensor with typed contents, or without them if its bytes are in raw_output_contents."""
     return pb.ModelInferResponse.InferOutputTensor(
         name=name, datatype=datatype, shape=shape, contents=pb.InferTensorContents(**contents)
     )

@@ -22,14 +22,14 @@ from tests.kit.waiting import TIMEOUT
 
 HTTP = "http"
 ENVOY = "envoy"
-"""gRPC with native behind Envoy, which listens because the published host is another address."""
+"""The native transport behind Envoy, which the server starts because the published host is another address."""
 ELSEWHERE = {"published_host": "192.0.2.1"}
 OVER_GRPC = pytest.mark.parametrize("transport", ["native", "grpc", ENVOY], indirect=True, scope="session")
-"""For a promise of gRPC's wire only, in tests that create their servers with `live_server`, also through fixtures."""
+"""Runs a test over every transport of gRPC, if it creates its server with `live_server`."""
 
 
 def options_of(transport: str) -> tuple[str, str]:
-    """The options of ``hangtag serve`` for serving over native, grpc, HTTP or ENVOY."""
+    """The options of ``hangtag serve`` for the transport native, grpc, HTTP or ENVOY."""
     if transport == ENVOY:
         return "--published-host", ELSEWHERE["published_host"]
     return "--transport", "auto" if transport == HTTP else transport
@@ -39,7 +39,7 @@ Metadata = Sequence[tuple[str, str]]
 
 
 class HttpCall:
-    """A request that was sent on a separate connection. Like a call of gRPC, the request ends at its deadline."""
+    """A call over a separate HTTP connection, which ends at its deadline like a call of gRPC."""
 
     def __init__(self, address: str, form: Form, message: Message, timeout: float | None, metadata: Metadata):
         self._form = form
@@ -59,7 +59,7 @@ class HttpCall:
         return self._outcome
 
     def exception(self, timeout: float | None = None) -> HttpError | None:
-        """Wait for the answer, for this many seconds or until the deadline. Returns the refusal, if there is one."""
+        """Wait for the answer, for this many seconds or until the deadline. Return the error if the call is refused."""
         if self._outcome is None:
             if timeout is not None:
                 self._connection.sock.settimeout(timeout)
@@ -78,7 +78,7 @@ class HttpCall:
         return self._outcome if isinstance(self._outcome, HttpError) else None
 
     def trailing_metadata(self) -> list[tuple[str, str]]:
-        """The metadata of the answer, from headers that have the names of gRPC's metadata."""
+        """The headers of the answer that have the names of gRPC's metadata."""
         self.exception()
         return [(name, value) for name, value in self._headers.items() if name.startswith("hangtag-")]
 
@@ -86,7 +86,7 @@ class HttpCall:
         self._connection.close()
 
     def __del__(self) -> None:
-        self.cancel()  # gRPC's client, too, cancels an unreferenced call
+        self.cancel()  # like gRPC's client, which cancels a call without references
 
     def done(self) -> bool:
         return self._outcome is not None or bool(select.select([self._connection.sock], [], [], 0)[0])
@@ -110,7 +110,7 @@ class HttpMethod:
 
 
 def stub(address: str, forms: dict[str, Form]) -> Any:
-    """The methods of a service that HTTP also has. The other methods, which are streams, have no attribute here."""
+    """Has the methods of a service that exist over HTTP, which are all except the streams."""
     return SimpleNamespace(**{name: HttpMethod(address, form) for name, form in forms.items()})
 
 
@@ -120,7 +120,7 @@ def inference_over_http(address: str) -> Any:
 
 
 class LiveHttpServer(LiveServer):
-    """A server that is called only over HTTP. There is no ``health``, because HTTP has ServerReady and ModelReady."""
+    """A server that is called only over HTTP, which has no health service."""
 
     def open_stubs(self) -> None:
         super().open_stubs()
@@ -148,7 +148,7 @@ def live_server(
         transport: native, grpc, HTTP or ENVOY.
         models: The model repository.
         runtimes: The factory that loads the models, instead of the server's ``gates``.
-        wrap_control: An argument of Server, which returns the control of the models for clients' calls.
+        wrap_control: An argument of Server, which wraps the object that loads and unloads models for clients.
         settings: Settings of ServerConfig.
     """
     http = transport == HTTP

@@ -19,7 +19,7 @@ def noise(seed: int, shape: tuple[int, ...] = (9, 8), brightness: int = 255) -> 
 
 
 def write(file: Path, pixels: Pixels) -> Path:
-    """Write one picture and the folders that contain it."""
+    """Write a picture, and create its folder if necessary."""
     file.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(file)
     return file
@@ -28,7 +28,7 @@ def write(file: Path, pixels: Pixels) -> Path:
 def folder(root: Path, counts: Mapping[str, int], shape: tuple[int, ...] = (9, 8), *, first: int = 0) -> Path:
     """Write this many pictures of each class to ``root/CLASS/NUMBER.png``. Returns ``root``.
 
-    The pixels of a class are darker than those of the next one, so that networks can tell them apart.
+    Each class is darker than the next class, so that networks can distinguish the classes.
 
     Args:
         root: The folder to create.
@@ -61,7 +61,7 @@ def idx(root: Path, train: int = 40, test: int = 12, size: tuple[int, ...] = (9,
 
 
 def write_idx(file: Path, values: npt.NDArray[Any], *, zipped: bool = False, kind: int = 8) -> None:
-    """Write bytes in MNIST's format, compressed and with .gz added to the name if required; ``kind`` 8 means bytes."""
+    """Write an array in MNIST's format, compressed and named .gz if ``zipped``; ``kind`` 8 means bytes."""
     content = struct.pack(f">HBB{values.ndim}I", 0, kind, values.ndim, *values.shape) + values.tobytes()
     if zipped:
         file.with_name(f"{file.name}.gz").write_bytes(gzip.compress(content))

@@ -1,4 +1,4 @@
-"""Test doubles for a clock and a call, and short ways to build queues and their calls."""
+"""Test doubles of a clock and of a call, and functions that create queues and calls."""
 
 from hangtag.serving.server.queue.batcher import Batcher
 from hangtag.serving.server.queue.call import Call, InferenceResult
@@ -15,7 +15,7 @@ class Clock:
 
 
 class KeptCall(Call):
-    """A call without inputs, for the batcher alone. The call keeps each outcome that it receives."""
+    """A call for tests of the batcher, which has no inputs and keeps every outcome."""
 
     def __init__(self, samples: int = 1, *, batch_key: str = "", deadline: float | None = None) -> None:
         self.inputs = {}
@@ -39,7 +39,7 @@ class KeptCall(Call):
 def batcher(
     clock: Clock, *, size: int = 4, queue: int = 100, delay: float = 0.0, instances: int = 1_000_000
 ) -> Batcher:
-    """A queue of calls. By default, the queue has so many instances that one is always free."""
+    """A queue of calls. By default, it has enough instances that one is always free."""
     return Batcher(max_batch_size=size, max_queue_size=queue, instances=instances, max_queue_delay=delay, clock=clock)
 
 

@@ -1,4 +1,4 @@
-"""Writes picture files: ordinary ones, and files that no image library would write, which are tiny or damaged."""
+"""Writes picture files, also tiny files of huge pictures, which no image library would write."""
 
 import io
 import struct
@@ -12,20 +12,20 @@ from PIL import Image
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
-"""The number of samples for each pixel of a PNG's colour type."""
+"""PNG's colour types, with the number of samples in a pixel."""
 _PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 _MIB = 1 << 20
 
 
 def encoded(image: Image.Image | npt.NDArray[Any], format_: str = "PNG", **options: Any) -> bytes:
-    """A picture as Pillow writes it, with options of the picture's format."""
+    """A picture's file as Pillow writes it, with these options."""
     file = io.BytesIO()
     (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(file, format_, **options)
     return file.getvalue()
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:
-    """A chunk of a PNG file with its checksum; the chunk's kind has four letters."""
+    """A chunk of a PNG file, with its checksum. ``kind`` has four letters."""
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
@@ -35,10 +35,10 @@ def png(width: int, height: int, bits: int, colours: int, *, interlaced: bool = 
     Args:
         width: The width in pixels.
         height: The height in pixels.
-        bits: The number of bits of a sample.
-        colours: The number of the colour type.
-        interlaced: Whether the picture is stored in seven passes.
-        more: Chunks before the data.
+        bits: The number of bits in a sample.
+        colours: The colour type's number in CHANNELS.
+        interlaced: Whether the picture is interlaced, in seven passes.
+        more: Chunks that precede the pixels.
     """
     size = sum(row_lengths(width, height, bits, colours, interlaced=interlaced))
     palette = chunk(b"PLTE", bytes(3 << min(bits, 8))) if colours == 3 else b""
@@ -52,7 +52,7 @@ def png_header(width: int, height: int, bits: int, colours: int, *, interlaced: 
 
 
 def row_lengths(width: int, height: int, bits: int, colours: int, *, interlaced: bool = False) -> list[int]:
-    """The bytes of each row in the PNG file's order before compression: the filter's number and the pixels."""
+    """The length of each row before compression, in the file's order: a byte for the filter, and the pixels."""
     passes = _PASSES if interlaced else ((0, 0, 1, 1),)
     sizes = [(len(range(x, width, dx)), len(range(y, height, dy))) for x, y, dx, dy in passes]
     lengths = [[1 + -(-columns * bits * CHANNELS[colours] // 8)] * rows for columns, rows in sizes if columns]
@@ -60,7 +60,7 @@ def row_lengths(width: int, height: int, bits: int, colours: int, *, interlaced:
 
 
 def compressed_zeros(size: int) -> bytes:
-    """zlib's output for this many zeros, in the time that zlib needs for 2 MiB of zeros."""
+    """zlib's output for this many zeros, computed by compressing only 2 MiB of zeros."""
     whole, rest = divmod(size, _MIB)
     return b"\x78\x9c" + _block(_MIB) * whole + _block(rest, last=True) + struct.pack(">I", size % 65521 << 16 | 1)
 
@@ -97,20 +97,18 @@ class _Bits:
 def webp_of_many_tables(edge: int) -> bytes:
     """A square lossless WebP file in which each block of 4 x 4 pixels has five Huffman tables.
 
-    RFC 9649, section 3, defines the format. The picture itself takes no bits, because each table has one code.
+    RFC 9649, section 3, defines the format. The pixels need no bits, because each table has only one code.
     """
     bits = _Bits()
     for value, count in ((0x2F, 8), (edge - 1, 14), (edge - 1, 14), (0, 1), (0, 3), (0, 1), (0, 1), (1, 1), (0, 3)):
         bits.add(value, count)  # signature, size, no alpha, version, no transform, no cache, tables by blocks of 4 x 4
     blocks = (-(-edge // 4)) ** 2
     groups = min(blocks, 1 << 16)
-    bits.add(
-        0, 1
-    )  # the image of the blocks' groups has no colour cache; red and green are the two bytes of a group's number
+    bits.add(0, 1)  # no colour cache for the image of groups, whose red and green are the bytes of a group's number
     for symbols in (280, 256):
         _add_codes_of_eight_bits(bits, symbols)
     for _ in range(3):
-        bits.add(0b0001, 4)  # one symbol, 0, which takes no bits
+        bits.add(0b0001, 4)  # a table with one symbol, 0, which needs no bits
     for block in range(blocks):
         bits.add_code(block % groups & 255)
         bits.add_code(block % groups >> 8)
@@ -122,7 +120,7 @@ def webp_of_many_tables(edge: int) -> bytes:
 
 
 def _add_codes_of_eight_bits(bits: _Bits, symbols: int) -> None:
-    """The code lengths of a Huffman table: eight for the first 256 symbols, none for the others."""
+    """Add a Huffman table in which the first 256 symbols have codes of eight bits, and the others have no code."""
     bits.add(0, 1)
     order = (17, 18, 0, 1, 2, 3, 4, 5, 16, 6, 7, 8)
     bits.add(len(order) - 4, 4)

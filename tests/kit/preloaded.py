@@ -7,8 +7,8 @@ import click
 
 from hangtag.cli import main
 
-gc.disable()  # until all is imported, as in tests/conftest.py
-# The command sets the variables that ONNX Runtime reads at its import before it imports a subcommand.
+gc.disable()  # until the imports end, as in tests/conftest.py
+# Before the command imports a subcommand, it sets variables that ONNX Runtime reads when it is imported.
 main.get_command(click.Context(main, resilient_parsing=True), "health")
 for module in (
     "tests.kit.sleeping_threads",
@@ -21,5 +21,5 @@ for module in (
     "hangtag.serving.server.transport.native.native_server",
 ):
     importlib.import_module(module)
-gc.freeze()  # so that no garbage collection touches, and thereby copies, the shared memory
+gc.freeze()  # a garbage collection would copy the shared memory, because it writes to objects
 gc.enable()

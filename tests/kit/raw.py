@@ -1,4 +1,4 @@
-"""Connections whose bytes a test sends and reads itself, HTTP requests as bytes, and slow clients."""
+"""Sends and reads the bytes of connections, for tests of unusual HTTP requests and of slow clients."""
 
 import json
 import socket
@@ -15,7 +15,7 @@ POST = b"POST /v2/models/gather/infer HTTP/1.1\r\nHost: here\r\n"
 
 
 def connect(address: str, sent: bytes = b"") -> socket.socket:
-    """A connection to HOST:PORT on which these bytes have been sent."""
+    """Connect to HOST:PORT, and send these bytes."""
     host, _, port = address.rpartition(":")
     connection = socket.create_connection((host, int(port)), TIMEOUT)
     connection.sendall(sent)
@@ -23,12 +23,12 @@ def connect(address: str, sent: bytes = b"") -> socket.socket:
 
 
 def connected(live: LiveServer) -> socket.socket:
-    """A connection to a server's port for HTTP."""
+    """Connect to a server's HTTP port."""
     return connect(live.server.http_address)
 
 
 def read_to_the_end(connection: socket.socket) -> bytes:
-    """All bytes that arrive until the server ends the connection."""
+    """Read until the server closes the connection."""
     data = b""
     with suppress(ConnectionResetError):
         while more := connection.recv(65536):
@@ -37,25 +37,25 @@ def read_to_the_end(connection: socket.socket) -> bytes:
 
 
 def status_line(connection: socket.socket) -> bytes:
-    """Wait for the first line of an answer. The rest of the answer cannot be read any more."""
+    """Read the first line of an answer. The rest of the answer is lost."""
     with connection.makefile("rb") as answer:
         return answer.readline().strip()
 
 
 def is_answered(live: LiveServer, tls: ssl.SSLContext | None = None) -> bool:
-    """Whether the server answers a further HTTP connection and does not refuse it for being one too many."""
+    """Whether the server answers on a new HTTP connection, which it refuses if it has too many connections."""
     with suppress(OSError), Rest(live.server.http_address, tls) as rest:
         return rest.get("/v2/health/live").status == 200
     return False
 
 
 def send(connection: socket.socket, request_: bytes = INFER) -> None:
-    """Send a call over HTTP with this body, without waiting for its answer."""
+    """Send an HTTP request with this body, without waiting for the answer."""
     connection.sendall(POST + b"Content-Length: %d\r\n\r\n" % len(request_) + request_)
 
 
 def sip(connection: socket.socket, size: int, bytes_per_second: float) -> int:
-    """Read this many bytes, or until the connection ends. Returns the number of bytes that were read."""
+    """Read this many bytes slowly, or until the connection ends, and return the number of bytes."""
     started, taken = time.monotonic(), 0
     with suppress(ConnectionResetError, ssl.SSLEOFError):
         while taken < size and (part := connection.recv(min(size - taken, 1 << 14))):

@@ -1,4 +1,4 @@
-"""A model repository that a test changes, and a server of the repository whose batches a test may hold back."""
+"""A model repository that a test changes, and a server of this repository with gates for batches."""
 
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,7 +22,7 @@ from tests.kit.waiting import until
 
 
 class Repository:
-    """A folder of routes and models, whose answers name the version that computed them; and servers of this folder."""
+    """A folder of routes and models, and its servers. A model's answers contain the version that computed them."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(exist_ok=True)
@@ -30,7 +30,7 @@ class Repository:
         self._servers = ExitStack()
 
     def start(self, mode: str = "none", *, models: Path | None = None, **options: Any) -> "Running":
-        """Start a server of this folder or of another one, with the arguments of Running."""
+        """Start a server of this folder, or of ``models``, with the arguments of Running."""
         return self._servers.enter_context(Running(models or self.folder, mode, **options))
 
     def close(self) -> None:
@@ -38,11 +38,11 @@ class Repository:
         self._servers.close()
 
     def publish(self, name: str, version: int = 1, model: onnx.ModelProto | None = None) -> Path:
-        """Add a version. By default, its model is x FP32 [batch, 2] -> y FP32 [batch, 2], x plus the version number."""
+        """Add a version. The default model is x FP32 [batch, 2] -> y FP32 [batch, 2], x plus the version's number."""
         return onnx_models.publish(self.folder, name, model or onnx_models.shifted(version), version)
 
     def spoil(self, name: str, version: int) -> Path:
-        """Write a file that is no model into a version, in place of the version's model."""
+        """Replace a version's model by a file that is no model."""
         return _write(self.folder / name / str(version) / "model.onnx", "no model")
 
     def settings(self, name: str, text: str) -> Path:
@@ -58,7 +58,7 @@ class Repository:
         return _write(self.folder / name / "route.toml", text)
 
     def remove(self, name: str, version: int | None = None) -> None:
-        """Remove a version of a model; with None, remove the whole folder of a model or a route."""
+        """Remove a version of a model. If ``version`` is None, remove the folder of the model or route."""
         shutil.rmtree(self.folder / name if version is None else self.folder / name / str(version))
 
 
@@ -85,7 +85,8 @@ class Running:
         Args:
             models: The model repository.
             mode: The mode of model control.
-            versions: The versions that the other workers serve, for a worker that replaces another.
+            versions: The versions that other workers serve. The server then starts like a worker that replaces a dead
+                one.
             on_load: See `Gates`.
             settings: Settings of ServerConfig.
         """
@@ -114,7 +115,7 @@ class Running:
         return log
 
     def served(self) -> dict[str, list[int]]:
-        """The versions that serve, by model and route."""
+        """The serving versions, by model and route."""
         ready: dict[str, list[int]] = {}
         for name, version, state in self.index():
             if state == "READY":
@@ -126,18 +127,18 @@ class Running:
         return [(one.name, int(one.version), one.state) for one in self.server.state().versions]
 
     def state(self, name: str) -> VersionState:
-        """The state of a name's only version, whether the version serves or not."""
+        """The state of the only version of a model or route, also if the version does not serve."""
         (state,) = [one for one in self.server.state().versions if one.name == name]
         return state
 
     def reason(self, name: str) -> str:
-        """The reason why a name does not serve."""
+        """The reason why a model or route does not serve."""
         state = self.state(name)
         assert state.state == "UNAVAILABLE"
         return state.reason
 
     def loads(self, name: str) -> tuple[int, int]:
-        """The number of successful loads of a model's versions, and the number of failed ones."""
+        """The numbers of successful and of failed loads of a model's versions."""
         loads = self.server.state().loads
         return loads.get((name, "ok"), 0), loads.get((name, "error"), 0)
 
@@ -146,7 +147,7 @@ class Running:
         return self.client.infer(name, samples(values), version=version)
 
     def answer(self, name: str, version: str = "") -> int:
-        """The number of the version that answers, for a model that `Repository.publish` writes by default."""
+        """The number of the version that answers, for the default model of `Repository.publish`."""
         return int(self.infer(name, version=version)["y"][0, 0])
 
     def infer_later(self, name: str, values: Sequence[float] = (0,)) -> "Future[Outputs]":
@@ -154,14 +155,14 @@ class Running:
         return self._callers.submit(self.infer, name, values)
 
     def infer_waiting(self, name: str, values: Sequence[float], model: str, place: int) -> "Future[Outputs]":
-        """Send a request from another thread, and wait until the request has this place in the queue of a model."""
+        """Send a request from another thread, and wait until it has this place in a model's queue."""
         call = self.infer_later(name, values)
         until(lambda: self.state(model).queued == place)
         return call
 
     @contextmanager
     def occupied(self, model: str, queued: int = 0) -> Iterator[None]:
-        """Keep a model busy with a call until the block ends, and queue more calls. All calls have the value 9."""
+        """Keep a model busy with a call until the block ends, and queue more calls. Each call has the value 9."""
         held = Held(9)
         self.gates.play(**(self.gates.scripts | {model: held}))
         calls = [self.infer_later(model, [9])]

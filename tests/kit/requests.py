@@ -1,4 +1,4 @@
-"""Requests that are wrong in some way, or nearly right, for hypothesis to generate and to shrink."""
+"""Strategies with which hypothesis generates requests that are wrong or nearly right."""
 
 from typing import Any
 
@@ -158,7 +158,7 @@ _SEEDS = [
 
 @st.composite
 def pictures(draw: st.DrawFn) -> bytes:
-    """A file of a real format in which bytes are changed, cut off or inserted."""
+    """A picture file in which bytes are changed, cut off or inserted."""
     data = bytearray(draw(st.sampled_from(_SEEDS)))
     for _ in range(draw(st.integers(0, 6))):
         place = draw(st.integers(0, len(data) - 1 if data else 0))
@@ -169,7 +169,7 @@ def pictures(draw: st.DrawFn) -> bytes:
                 del data[place:]
             case "put in":
                 data[place:place] = draw(_bytes)
-            case "header" if len(data) > 26:  # PNG's width and height, which may become huge
+            case "header" if len(data) > 26:  # the width and height in a PNG may become huge
                 data[16:24] = draw(st.binary(min_size=8, max_size=8))
     return bytes(data)
 
@@ -195,7 +195,7 @@ classify_requests = st.builds(
 
 @st.composite
 def mangled(draw: st.DrawFn) -> bytes:
-    """The bytes of a message with some bytes changed, so that most results are no messages any more."""
+    """The bytes of a message, some of which are changed, so that most results are no valid message."""
     message = draw(st.sampled_from([*map(good, MODELS)]) | classify_requests)
     data = bytearray(message.SerializeToString())
     for _ in range(draw(st.integers(1, 5))):

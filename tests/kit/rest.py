@@ -1,4 +1,4 @@
-"""Calls a server over HTTP with the standard library, and converts ModelInfer's messages to HTTP requests."""
+"""Calls a server over HTTP with Python's standard library, and converts ModelInfer's messages to HTTP requests."""
 
 import http.client
 import json
@@ -31,7 +31,7 @@ CODES = {
     503: grpc.StatusCode.UNAVAILABLE,
     504: grpc.StatusCode.DEADLINE_EXCEEDED,
 }
-"""The status code of gRPC for each status of HTTP with which the server refuses a call."""
+"""The gRPC status code for each HTTP status with which the server refuses a call."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Answer:
 
     @property
     def json(self) -> Any:
-        """The JSON of the body, which may precede binary tensors."""
+        """The body's JSON, without the binary tensors that may follow."""
         return json.loads(self.body[: int(self.headers.get(HEAD_LENGTH, len(self.body)))])
 
     @property
@@ -53,7 +53,7 @@ class Answer:
 
     @property
     def code(self) -> grpc.StatusCode:
-        """The status code of gRPC for a refusal."""
+        """The gRPC status code of a refusal."""
         return CODES[self.status]
 
     @property
@@ -91,11 +91,11 @@ class Rest:
         self.connection.close()
 
     def get(self, path: str, **headers: str) -> Answer:
-        """Send GET with these headers. An underscore in a header's argument stands for a hyphen."""
+        """Send GET with these headers. In the name of a header, write an underscore instead of a hyphen."""
         return self.ask("GET", path, b"", headers)
 
     def post(self, path: str, body: bytes | str = b"", **headers: str) -> Answer:
-        """Send POST, with headers as for ``get``."""
+        """Send POST with these headers, whose names are written as for ``get``."""
         return self.ask("POST", path, body.encode() if isinstance(body, str) else body, headers)
 
     def ask(self, method: str, path: str, body: Any, headers: Mapping[str, str]) -> Answer:
@@ -108,7 +108,7 @@ class Rest:
         return Answer(response.status, received, content)
 
     def infer(self, request: pb.ModelInferRequest, **headers: str) -> Answer:
-        """Send ModelInfer's message with binary tensors, and request binary outputs."""
+        """Send a ModelInfer request with binary tensors, and ask for binary outputs."""
         path, body, own = as_http(request)
         return self.post(path, body, **own, **headers)
 
@@ -118,7 +118,7 @@ class Rest:
 
 
 def metrics(address: str) -> str:
-    """The server's answer to a scrape at HOST:PORT, its port for metrics or for HTTP. No proxy is used."""
+    """Scrape the metrics of the server at HOST:PORT, which is its port for metrics or for HTTP."""
     with Rest(address) as rest:
         answer = rest.get("/metrics")
     assert answer.status == 200, answer.body
@@ -126,7 +126,7 @@ def metrics(address: str) -> str:
 
 
 def as_http(request: pb.ModelInferRequest) -> tuple[str, bytes, dict[str, str]]:
-    """The path, body and headers of a request. Raw contents become binary data, typed contents become JSON values."""
+    """A request's HTTP path, body and headers. Raw contents become binary data, and typed contents become JSON."""
     inputs = []
     for place, tensor in enumerate(request.inputs):
         described = {"name": tensor.name, "datatype": tensor.datatype, "shape": list(tensor.shape)}
@@ -148,16 +148,16 @@ def as_http(request: pb.ModelInferRequest) -> tuple[str, bytes, dict[str, str]]:
 
 
 def model_path(name: str, version: str = "") -> str:
-    """The path of a model or of a model's version."""
+    """The HTTP path of a model or of a model's version."""
     model = f"/v2/models/{urllib.parse.quote(name, safe='')}"
     return f"{model}/versions/{urllib.parse.quote(version, safe='')}" if version else model
 
 
 def _parameters(owner: Any) -> dict[str, Any]:
-    """The parameters of a message in JSON's form."""
+    """The parameters of a message, as JSON values."""
     return {name: getattr(each, each.WhichOneof("parameter_choice")) for name, each in owner.parameters.items()}
 
 
 def tensor(name: str, datatype: str, shape: list[int], data: Any) -> dict[str, Any]:
-    """An input whose values are in the JSON."""
+    """An input tensor with its values in JSON."""
     return {"name": name, "datatype": datatype, "shape": shape, "data": data}

@@ -1,4 +1,4 @@
-"""Creates runs quickly: with the real trainer, or as networks for label sets whose weights are set by hand."""
+"""Creates runs quickly, with the real trainer or with random weights."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,7 +22,7 @@ EPOCHS = 2
 
 
 def train(folder: Path, model: str, garments: Split, images: int = 32, epochs: int = EPOCHS) -> Run:
-    """Train a run quickly with the real trainer: new weights, two steps by default, and all metrics."""
+    """Train a run with the real trainer, for only two steps by default."""
     few = garments.first(images)
     run = Run(folder)
     train_run(make_config(model, images, epochs), garments_kit.of(few, few, garments), run)
@@ -30,7 +30,7 @@ def train(folder: Path, model: str, garments: Split, images: int = 32, epochs: i
 
 
 def start(folder: Path, model: str) -> Run:
-    """A run that was started and never finished."""
+    """A run that was started but not finished."""
     folder.mkdir(parents=True)
     run = Run(folder)
     run.start(make_config(model))
@@ -52,7 +52,7 @@ def make_config(model: str, limit: int = 32, epochs: int = EPOCHS) -> RunConfig:
 
 
 def finished(folder: Path, model: str, state: Mapping[str, Any]) -> Run:
-    """A run that is marked as finished, with any weights."""
+    """A finished run with these weights."""
     run = start(folder, model)
     run.save("best.pt", {"model": state, "epoch": 1})
     epoch = {"epoch": 1, "validation_accuracy": 0.5}
@@ -66,15 +66,15 @@ FIGURES = {"validation": {"o_f1": 0.75, "exact_match": 0.25}, "test": {"o_f1": 0
 
 
 def canvases(garments: Split, count: int) -> Images:
-    """The first canvases [count, 64, 64] of the test split, composed of these garments as the exporter does."""
+    """The first canvases [count, 64, 64] of the exporter's test split, composed of these garments."""
     return outfits.load_split("outfits", "test", garments, count).images
 
 
 @torch.no_grad()
 def decisive_cnn_rnn(garments: Split, spread: float = 1.0) -> CnnRnn:
-    """Random weights, scaled so that the image decides: the network answers with paths of every length from 0 to 5.
+    """A CNN-RNN with random weights whose scale makes paths depend on the image. Paths have every length from 0 to 5.
 
-    spread: The standard deviation of images in the joint space. A smaller spread makes the network less certain.
+    spread: The standard deviation of images in the joint space. If it is smaller, the network is less certain.
     """
     torch.manual_seed(1)
     network = CnnRnn(len(LABELS)).eval()
@@ -82,7 +82,7 @@ def decisive_cnn_rnn(garments: Split, spread: float = 1.0) -> CnnRnn:
     nn.init.normal_(network.project_output.weight, std=0.3)
     projection = nn.init.normal_(network.project_image.weight)
     features = network.encoder(torch.tensor(canvases(garments, 100))[:, None] / 255)
-    common = features.mean(dim=0)  # the part that all images share carries no information
+    common = features.mean(dim=0)  # remove what all images have in common
     projection.mul_(spread / ((features - common) @ projection.T).std())
     network.project_image.bias.copy_(-projection @ common)
     return network
@@ -90,12 +90,13 @@ def decisive_cnn_rnn(garments: Split, spread: float = 1.0) -> CnnRnn:
 
 @torch.no_grad()
 def decisive_scores(model: str, garments: Split) -> nn.Module:
-    """A baseline's random weights, scaled so that scores lie around the threshold and sets have different sizes."""
+    """A baseline with random weights, scaled so that sets have different sizes at the threshold."""
     torch.manual_seed(2)
     network = build(model)
     *_, last = (layer for layer in network.modules() if isinstance(layer, nn.Linear))
     logits = network.eval()(torch.tensor(canvases(garments, 100))[:, None] / 255)
-    # The labels of softmax_ranking share one probability, so several reach the threshold only if scores differ more.
+    # The probabilities of softmax_ranking add up to 1, so several labels reach the threshold only if scores differ
+    # more.
     scale = (1.0 if model == "softmax_ranking" else 0.25) / logits.std(dim=0).mean()
     last.bias.copy_(torch.logit(torch.tensor(THRESHOLD)) - scale * (logits.mean(dim=0) - last.bias))
     last.weight.mul_(scale)
@@ -103,7 +104,7 @@ def decisive_scores(model: str, garments: Split) -> nn.Module:
 
 
 def finished_sets(folder: Path, model: str, state: Mapping[str, torch.Tensor]) -> Run:
-    """A finished run of this model with these weights, as training leaves it. The weights need not fit the model."""
+    """A finished run of this model with these weights, which need not fit the model."""
     run = start(folder, model)
     run.save("best.pt", {"model": state, "epoch": 1})
     summary = {

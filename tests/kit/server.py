@@ -12,7 +12,7 @@ from hangtag.serving.server.runtime.session import Runtime, RuntimeFactory
 
 @contextmanager
 def server(models: Path, *, runtimes: RuntimeFactory = Runtime, **settings: Any) -> Iterator[Server]:
-    """A server that is ready inside the block, on free ports for gRPC and HTTP, and drained after the block.
+    """A server on free ports for gRPC and HTTP, which is ready inside the block and stops after the block.
 
     Args:
         models: The model repository.

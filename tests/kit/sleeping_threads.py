@@ -1,7 +1,8 @@
-"""Makes the threads of later ONNX Runtime sessions sleep while they wait for work. Importing this module is enough.
+"""Importing this module makes the threads of later ONNX Runtime sessions sleep while they wait for work.
 
-By default, these threads spin for milliseconds after a session is opened and after each batch, which is most of the
-cost of starting a server of small models. Tests open thousands of sessions for few batches each. Answers stay equal.
+By default, these threads spin for milliseconds after a session is opened and after each batch. Most of the time to
+start a server of small models would be this spinning, because tests open thousands of sessions for few batches each.
+Answers do not change.
 """
 
 import onnxruntime

@@ -1,4 +1,4 @@
-"""Stores: moto's S3, a web server with TLS, and docker's registry. A test makes the link to each store fail."""
+"""Stores behind links that a test makes fail: moto's S3, a web server with TLS, and docker's registry."""
 
 import base64
 import json
@@ -32,28 +32,28 @@ SECRET = "a-secret-of-the-store"
 LOGIN = base64.b64encode(f"user:{SECRET}".encode()).decode()
 """The login in the form of docker's configuration."""
 TOKEN_SECONDS = 4
-"""The number of seconds for which the registry's tokens are valid."""
+"""The seconds for which a token of the registry is valid."""
 _LEEWAY = 60
-"""The number of seconds for which docker's registry still accepts an expired token."""
+"""The seconds for which docker's registry accepts a token after its expiry."""
 
 
 @dataclass
 class ObjectStore:
-    """A store behind a link."""
+    """A store of models, which a server reaches through a link."""
 
     url: str
     link: Link
     variables: dict[str, str]
-    """Variables with which a command reaches the store through the link."""
+    """Environment variables with which a command reaches the store through the link."""
     direct: dict[str, str] = field(default_factory=dict)
-    """Variables that replace them for reaching the store without the link."""
+    """Environment variables that differ if a command does not use the link."""
     direct_url: str = ""
-    """The URL without the link, if it differs."""
+    """The store's URL without the link, if it differs from ``url``."""
     status: int = 0
-    """The status with which a web server answers every read, unless it is 0."""
+    """The HTTP status with which a web server answers every read; 0 for normal answers."""
 
     def run(self, *arguments: object) -> str:
-        """Run ``hangtag models``, which must succeed. Returns all that the command prints."""
+        """Run ``hangtag models``, which must succeed, and return its output."""
         return invoke("models", *arguments, variables=self.variables).output
 
     def push(self, *arguments: object) -> str:
@@ -62,36 +62,36 @@ class ObjectStore:
         return invoke("models", "push", *arguments, url, variables=self.variables | self.direct).output
 
     def refused(self, *arguments: object) -> str:
-        """Run ``hangtag models``, which must fail. Returns the error."""
+        """Run ``hangtag models``, which must fail, and return the error."""
         return refusal("models", *arguments, variables=self.variables)
 
     def put(self, path: str, content: bytes) -> None:
-        """Write a file as another program does. moto does not check keys."""
+        """Write a file to the store without hangtag. moto accepts any access keys."""
         from obstore.store import from_url
 
         keys: Any = {"endpoint": self.direct["AWS_ENDPOINT_URL"], "access_key_id": "x", "secret_access_key": "x"}
         from_url(self.url, client_options={"allow_http": True}, **keys).put(path, content)
 
     def oras(self, command: str, *arguments: str, folder: Path) -> None:
-        """Call the program oras for a registry, in a folder."""
+        """Run oras, another client of registries, in a folder."""
         folder.mkdir(exist_ok=True)
         line = ["oras", command, "--plain-http", self.direct_url.removeprefix("oci://"), *arguments]
         subprocess.run(line, cwd=folder, env=environment(**self.variables), capture_output=True, check=True)
 
     @contextmanager
     def server(self, *options: object, silent_seconds: float = 10) -> Iterator[Serving]:
-        """A server that polls the store ten times a second, and waits this long for a silent store."""
+        """A server that polls the store ten times a second, and waits at most ``silent_seconds`` for a silent store."""
         following = ("--model-control", "poll", "--poll-seconds", "0.1")
         ports = ("--port", 0, "--http-port", -1, "--transport", "grpc")
         short: Any = {"first": with_limits(store_silent_seconds=silent_seconds), **self.variables}
         with serving("--models", self.url, *following, *ports, *options, **short) as server:
             yield server
         log = "".join(server.log)
-        assert not any(secret in log for secret in (SECRET, LOGIN, "Bearer", "eyJ"))  # tokens begin with eyJ
+        assert not any(secret in log for secret in (SECRET, LOGIN, "Bearer", "eyJ"))  # a token begins with eyJ
 
 
 def answer(server: Serving, name: str = "m") -> int:
-    """The number of the version that answers, for a model that `Repository.publish` writes by default."""
+    """The number of the version that answers, for the default model of `Repository.publish`."""
     with Client(server.address) as client:
         return int(client.infer(name, samples([0]))["y"][0, 0])
 
@@ -102,13 +102,13 @@ def until_answer(server: Serving, number: int) -> None:
 
 
 def swap(true: bytes, false: bytes) -> Callable[[bytes], bytes]:
-    """An alteration of what a store sends."""
+    """Return a function for `Link.alter` that replaces bytes of a store's answers."""
     return lambda data: data.replace(true, false)
 
 
 @contextmanager
 def moto() -> Iterator[str]:
-    """The URL of moto's S3."""
+    """Yield the URL of moto's S3."""
     from moto.server import ThreadedMotoServer
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
@@ -122,7 +122,7 @@ def moto() -> Iterator[str]:
 
 @contextmanager
 def s3(moto: str, cache: Path) -> Iterator[ObjectStore]:
-    """A store in a folder of a separate bucket."""
+    """A store in a folder of a new S3 bucket."""
     bucket = f"b{uuid.uuid4().hex}"
     urllib.request.urlopen(urllib.request.Request(f"{moto}/{bucket}", method="PUT")).close()
     with link(moto.removeprefix("http://")) as opened:
@@ -138,11 +138,11 @@ def s3(moto: str, cache: Path) -> Iterator[ObjectStore]:
 
 @contextmanager
 def https(folder: Path, cache: Path) -> Iterator[ObjectStore]:
-    """A web server of a folder, which also accepts files. Its URL contains a password and a signature."""
+    """A web server that reads and writes files in a folder, and whose URL contains a password and a signature."""
 
     class Handler(SimpleHTTPRequestHandler):
         def do_GET(self) -> None:
-            if store.status:  # echo all that the client has sent, as errors of S3 do
+            if store.status:  # S3's errors, too, repeat the request
                 self.send_error(store.status, explain=f"{self.path} {self.headers}")
             else:
                 super().do_GET()
@@ -174,7 +174,7 @@ def https(folder: Path, cache: Path) -> Iterator[ObjectStore]:
 
 @contextmanager
 def registry(folder: Path) -> Iterator[str]:
-    """The HOST:PORT of Debian's docker registry, which requires tokens."""
+    """Yield the HOST:PORT of Debian's docker registry, which requires tokens."""
     from joserfc import jwk, jwt
 
     for program in ("docker-registry", "oras"):
@@ -225,7 +225,7 @@ def registry(folder: Path) -> Iterator[str]:
 
 @contextmanager
 def oci(registry: str, cache: Path) -> Iterator[ObjectStore]:
-    """A store in a tag of a separate repository."""
+    """A store in a tag of a new repository in the registry."""
     with link(registry) as opened:
         logins = {address: {"auth": LOGIN} for address in (registry, opened.address)}
         (cache / "docker").mkdir(parents=True)

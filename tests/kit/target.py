@@ -1,4 +1,4 @@
-"""A server in another process that is fuzzed or attacked. The server must survive, without growth of memory or log."""
+"""A server in another process, for tests that send damaged or hostile requests."""
 
 import re
 from collections.abc import Sequence
@@ -17,24 +17,24 @@ from tests.kit.command import Serving
 from tests.kit.waiting import TIMEOUT, until
 
 MORE_MEMORY = 300 << 20
-"""The bytes by which the process may grow after it is ready. Unpacking a large picture takes the most."""
+"""The bytes by which the server's memory may grow. Decoding a large picture needs the most."""
 MORE_LOG = 50
-"""The number of lines by which the log may grow."""
+"""The number of lines that the server may log."""
 
 REFUSALS = (
     grpc.StatusCode.INVALID_ARGUMENT,
     grpc.StatusCode.NOT_FOUND,
-    grpc.StatusCode.FAILED_PRECONDITION,  # models cannot be loaded by call here
+    grpc.StatusCode.FAILED_PRECONDITION,  # the server does not load models on request
 )
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 REFLECTION = "/grpc.reflection.{}.ServerReflection/ServerReflectionInfo"
 FAILED = 'event="request failed"'
 TIMES = 100
-"""The size of an answer of ``tiled``, as a multiple of its request."""
+"""The number of times by which an answer of ``tiled`` is larger than its request."""
 PRINTED_BY_GRPCIO = re.compile(
     r"Traceback \(most recent call last\):$|  File \"src/python/grpcio/|grpc\._cython\.cygrpc\.ExecuteBatchError: |$"
 )
-"""grpcio prints a traceback if it cannot send an error because the caller left (docs/explanation/threat-model.md)."""
+"""grpcio prints this traceback if the caller has left before an error is sent (docs/explanation/threat-model.md)."""
 
 
 class Target:
@@ -49,15 +49,15 @@ class Target:
         self._memory, self._lines = self.memory(), len(self.log())
 
     def log(self) -> list[str]:
-        """The lines that the server has written, without those of grpcio."""
+        """The lines of the server's log, without grpcio's tracebacks."""
         return [line for line in self._server.log if not PRINTED_BY_GRPCIO.match(line.rstrip("\n"))]
 
     def memory(self) -> int:
-        """The resident bytes of the server and, if there is one, of the Envoy in front of it."""
+        """The resident bytes of the server and of its Envoy, if there is one."""
         return memory.held_with_children(self._server.process.pid)
 
     def send(self, method: str, data: bytes) -> bytes | None:
-        """The answer; None if the call was refused for a fault of the caller. Any other end is a failure."""
+        """Call a method, and return the answer, or None if the request is invalid. Other errors fail the test."""
         call: Any = self._channel.unary_unary(method)
         try:
             answer: bytes = call(data, timeout=TIMEOUT)
@@ -68,7 +68,7 @@ class Target:
         return answer
 
     def wait_for_memory(self, most: int) -> None:
-        """Wait until the server holds at most this many bytes. The memory of a connection is freed after its end."""
+        """Wait until the server holds at most this many bytes, because it frees memory after a connection's end."""
         until(lambda: self.memory() <= most)
 
     def require_answer(self) -> None:
@@ -79,7 +79,7 @@ class Target:
         assert live.outputs(pb.ModelInferResponse.FromString(answer))["sum"].tolist() == [[2, 2, 2]]
 
     def require_health(self) -> None:
-        """Require that the server is running, answers correctly, and is as large as before."""
+        """Require that the server runs and answers correctly, and that memory and log have grown little."""
         self.require_answer()
         assert self._server.process.poll() is None
         assert self.memory() - self._memory < MORE_MEMORY
@@ -92,7 +92,7 @@ class Target:
 
 
 class Attacked(Target):
-    """The server, its log and its metrics."""
+    """A server, with its log and its metrics."""
 
     def __init__(self, server: Serving, transport: str) -> None:
         super().__init__(server, transport)
@@ -105,7 +105,7 @@ class Attacked(Target):
         return answer
 
     def failures(self) -> list[str]:
-        """The log's lines about calls that failed without a fault of their callers."""
+        """The log's lines about calls that failed by the server's fault."""
         return [line for line in self._server.log if FAILED in line]
 
     def most_memory(self) -> int:
@@ -116,12 +116,12 @@ class Attacked(Target):
         return self._server.metrics()
 
     def answered(self, model: str) -> int:
-        """The number of requests for a model that have been computed, whether or not their answers were read."""
+        """The number of computed requests of a model, also if no client read the answer."""
         (count,) = re.findall(rf'nv_inference_request_success{{model="{model}",version="1"}} (\S+)', self.metrics())
         return round(float(count))
 
     def require_others(self) -> None:
-        """Require answers to calls that native forwards to grpcio, also on a new connection."""
+        """Require that the server answers ServerReady on the existing connection and on a new one."""
         own = [("grpc.use_local_subchannel_pool", 1)]
         with grpc.insecure_channel(self.address, own) as channel:
             others = InferenceStub(channel)
@@ -129,7 +129,7 @@ class Attacked(Target):
                 assert inference.ServerReady(pb.ServerReadyRequest(), timeout=TIMEOUT, wait_for_ready=True).ready
 
     def require_reflection(self) -> None:
-        """Require a list of the services, as grpcurl requests it, once no more streams arrive that would end it."""
+        """Require that the server lists its services, as for grpcurl, when no newer streams end the stream."""
         call: Any = self._channel.stream_stream(REFLECTION.format("v1"))
         sent = reflection_pb2.ServerReflectionRequest(list_services="").SerializeToString()
 

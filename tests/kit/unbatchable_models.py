@@ -1,4 +1,4 @@
-"""ONNX models with a free first axis that must not be batched, because their rows depend on each other, or fail."""
+"""ONNX models that have a free first axis, but must not be batched, because rows depend on each other or fail."""
 
 from collections.abc import Callable, Mapping
 
@@ -15,7 +15,7 @@ _END = np.iinfo(np.int64).min
 def _rows(
     text: str, metadata: Mapping[str, str] | None = None, **constants: npt.NDArray[np.generic]
 ) -> onnx.ModelProto:
-    """x FP32 [batch, 3] -> y FP32 [batch, 3], computed by these nodes from these constants."""
+    """A model with x FP32 [batch, 3] -> y FP32 [batch, 3], built from this text."""
     return from_text(f"(float[batch, {COLUMNS}] x) => (float[batch, {COLUMNS}] y) {text}", metadata, **constants)
 
 
@@ -48,7 +48,7 @@ def centring() -> onnx.ModelProto:
 def training_mode() -> onnx.ModelProto:
     """Batch normalisation by the statistics of the batch, as in a network that was exported in training mode.
 
-    ONNX Runtime carries the mean and the variance from run to run, so that no two runs give the same answer.
+    ONNX Runtime updates the mean and the variance in each run, so every run gives another answer.
     """
     ones, zeros = np.ones(COLUMNS, np.float32), np.zeros(COLUMNS, np.float32)
     return _rows(
@@ -63,7 +63,7 @@ def noise() -> onnx.ModelProto:
 
 
 def large_neighbour() -> onnx.ModelProto:
-    """Softmax along the batch axis in two columns. The third has values in the thousands, which depend on the row."""
+    """Softmax along the batch axis in two of three columns. The first column has much larger values."""
     return _rows(
         """<float[3] first = {1920, 0, 0}, float[3] others = {0, 1, 1}> {
             p = Softmax <axis = 0> (x)
@@ -76,7 +76,7 @@ def large_neighbour() -> onnx.ModelProto:
 
 
 def distant_row() -> onnx.ModelProto:
-    """The rows, plus the batch's eighth row if the batch has one."""
+    """The rows, plus the eighth row of the batch if there is one."""
     return _rows(
         """<int64[1] eighth = {7}, int64[1] ninth = {8}, int64[1] axes = {0}> {
             row = Slice(x, eighth, ninth, axes)
@@ -137,7 +137,7 @@ def only_alone() -> onnx.ModelProto:
 
 
 def at_most_32() -> onnx.ModelProto:
-    """A model that looks up each sample's number in a table of 32 rows, and fails on a larger batch."""
+    """A model that looks up each sample's place in a table of 32 rows, so a larger batch fails."""
     return _rows(
         """<int64 zero = {0}, int64 one = {1}> {
             rows = Shape <start = 0, end = 1> (x)
@@ -151,14 +151,14 @@ def at_most_32() -> onnx.ModelProto:
 
 
 def declared_with_an_axis_too_many() -> onnx.ModelProto:
-    """A model that ONNX Runtime loads with a warning and without a shape."""
+    """A model whose output declares an axis too many, which ONNX Runtime loads with a warning and without a shape."""
     built = _rows("{ y = Relu(x) }")
     built.graph.output[0].type.tensor_type.shape.dim.add()
     return built
 
 
 def aborting() -> onnx.ModelProto:
-    """An LSTM that receives an empty batch, for which ONNX Runtime aborts the process."""
+    """An LSTM on an empty batch, for which ONNX Runtime aborts the process."""
     return from_text(
         """(float[length, batch, 3] x) => (float[length, 1, none, 2] y) <int64[1] from = {0}, int64[1] axis = {1}> {
             none = Slice(x, from, from, axis)

@@ -1,4 +1,4 @@
-"""Files in the layout of VOC 2007: six images of a few classes, or images whose classes a network learns quickly."""
+"""Writes files in the layout of VOC 2007: six simple images, or images whose classes a network learns quickly."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,7 +30,7 @@ def annotation(name: str, objects: Sequence[str]) -> str:
 
 
 def write(folder: Path) -> Path:
-    """Fill and return the folder: six images under VOCdevkit, each with a dark red left half and a white right half."""
+    """Write six images, dark red on the left and white on the right, into a folder, and return the folder."""
     pixels = np.full((37, 50, 3), 255, np.uint8)
     pixels[:, :25] = (100, 0, 0)
     for image_set, images in IMAGES.items():
@@ -39,7 +39,7 @@ def write(folder: Path) -> Path:
 
 
 def write_bars(folder: Path, count: int) -> Path:
-    """Fill the folder with this many images in each split; two bright bars at four places determine the classes."""
+    """Write this many images for each split. An image has two bright bars, whose places are its classes."""
     rng = np.random.default_rng(0)
     for number, image_set in enumerate(IMAGES):
         images = {}

@@ -1,4 +1,4 @@
-"""Waits for the effects of a program that runs in another thread or process."""
+"""Waits for other threads and processes."""
 
 import time
 from collections.abc import Callable
@@ -9,7 +9,7 @@ _PAUSE_SECONDS = 0.005
 
 
 def until(condition: Callable[[], object], seconds: float = TIMEOUT) -> None:
-    """Return once a repeatedly checked condition holds. Raises AssertionError if it does not hold in time."""
+    """Wait until a condition holds. Raises AssertionError if the condition does not hold in time."""
     ends = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < ends, f"{condition} did not hold within {seconds:g} s"
@@ -17,5 +17,5 @@ def until(condition: Callable[[], object], seconds: float = TIMEOUT) -> None:
 
 
 def pass_time(seconds: float) -> None:
-    """Sleep for this long, as a slow server does, or while nothing may happen. No event ends this pause."""
+    """Sleep for a fixed time: as a slow server, or while a test checks that nothing happens."""
     time.sleep(seconds)

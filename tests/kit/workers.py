@@ -1,4 +1,4 @@
-"""Two workers, of `hangtag serve` or of a supervisor in this process, calls of both workers, and their reports."""
+"""Starts servers with two workers, by `hangtag serve` or by a supervisor in this process, and calls both workers."""
 
 import re
 import signal
@@ -35,7 +35,7 @@ def two_workers(models: Path, *options: str, first: str = "") -> Iterator[Servin
 
 @contextmanager
 def connections(server: Serving, count: int) -> Iterator[list[Stub]]:
-    """Stubs with a separate connection each, so that the kernel spreads them over the workers."""
+    """Stubs whose connections are separate, so that the kernel distributes them to the workers."""
     with ExitStack() as stack:
         address = server.address
         yield [Stub(stack.enter_context(grpc.insecure_channel(address, OWN_CONNECTION))) for _ in range(count)]
@@ -43,7 +43,7 @@ def connections(server: Serving, count: int) -> Iterator[list[Stub]]:
 
 @contextmanager
 def asking(server: Serving, transport: str) -> Iterator[Callable[[], float]]:
-    """Yields a function that calls gather over one separate connection, and returns the answer, which is 20."""
+    """Yield a function that calls gather over a separate connection, and returns the answer, which is 20."""
     if transport == HTTP:
         with Rest(server.http_address) as rest:
             yield lambda: float(rest.infer(request("gather", index=index(2))).outputs["value"].item())
@@ -53,7 +53,7 @@ def asking(server: Serving, transport: str) -> Iterator[Callable[[], float]]:
 
 
 def supervisor(models: Path, **settings: Any) -> Supervisor:
-    """A supervisor of two workers that serve gather on free ports of gRPC. The supervisor is not started.
+    """Create a supervisor, which is not started, of two workers that serve gather over gRPC on a free port.
 
     Args:
         models: The model repository.
@@ -65,7 +65,7 @@ def supervisor(models: Path, **settings: Any) -> Supervisor:
 
 @contextmanager
 def supervising(models: Path, **settings: Any) -> Iterator[Supervisor]:
-    """A supervisor whose workers are ready inside the block, and end immediately after the block."""
+    """A running supervisor, whose workers are ready inside the block and stop immediately after the block."""
     supervised = supervisor(models, **settings)
     supervised.start()
     try:
@@ -76,7 +76,7 @@ def supervising(models: Path, **settings: Any) -> Iterator[Supervisor]:
 
 @contextmanager
 def supervising_and_stubs(models: Path, count: int, **settings: Any) -> Iterator[tuple[Supervisor, list[Stub]]]:
-    """A supervisor, and this many stubs with a separate connection each."""
+    """A running supervisor, and this many stubs with separate connections."""
     with ExitStack() as stack:
         with structlog.testing.capture_logs() as log:
             supervised = stack.enter_context(supervising(models, **settings))
@@ -86,7 +86,7 @@ def supervising_and_stubs(models: Path, count: int, **settings: Any) -> Iterator
 
 
 def pids(server: Serving) -> list[int]:
-    """The process ids of the workers that listened, with the earliest first."""
+    """The process ids of the workers that have listened, in the order in which they began."""
     lines = [line for line in list(server.log) if 'event="worker listens"' in line]
     return [int(re.findall(r"pid=(\d+)", line)[0]) for line in lines]
 
@@ -97,7 +97,7 @@ def ask(stub: Stub) -> float:
 
 
 def metrics(text: str) -> dict[str, float]:
-    """The metrics of a server about workers, the transport and inferences, by name."""
+    """A server's metrics about workers, the transport and inferences, by name."""
     return {
         sample.name: sample.value
         for family in text_string_to_metric_families(text)

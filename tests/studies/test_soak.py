@@ -73,8 +73,7 @@ def address(running: Server, ca: Path | None = None) -> Address:
 
 @pytest.mark.slow
 def test_all_kinds_of_calls_at_once_are_answered_rightly(models: Path, tmp_path: Path) -> None:
-    """As in the study, calls of all kinds go to two servers, and a slow server does not delay calls to the other
-    one."""
+    """As in the study, calls of all kinds go to two servers at the same time."""
     certificates = Certificates(tmp_path)
     outcomes: list[Outcome] = []
 

@@ -12,8 +12,7 @@ forkserver.preload_training()
 
 @pytest.fixture(autouse=True)
 def few_test_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make commands in this process load few test images. Otherwise, each training would end by classifying 10,000
-    images."""
+    """Make commands in this process load few test images, because each training ends by classifying all of them."""
     garments.use_few(monkeypatch)
 
 

@@ -109,8 +109,7 @@ def test_no_logit_of_a_network_that_is_not_steep_moves_far(name: str, few: Garme
 def test_an_answer_is_the_same_bit_for_bit_alone_and_among_other_images(
     quantized: onnx.ModelProto, few: Garments
 ) -> None:
-    """ONNX Runtime's dynamic quantizer would take the ranges from the batch, so answers would depend on the other
-    images."""
+    """The answers would differ if the range of the values were taken from the whole batch."""
     white = np.full((1, 28, 28), 255, np.uint8)
     images = np.concatenate([few.images[:47], white])
     alone = logits(quantized, images, 1)

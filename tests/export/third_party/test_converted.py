@@ -141,8 +141,7 @@ def test_a_folder_of_images_calibrates_a_model_of_images(tmp_path: Path) -> None
 
 
 def test_a_classifier_of_hangtag_needs_only_pictures(garments: Split, tmp_path: Path) -> None:
-    """The file, as an earlier release wrote it, does not describe its images, but says that it was trained on
-    garments."""
+    """Files of earlier releases do not describe their images, but say that they were trained on garments."""
     (tmp_path / "photos").mkdir()
     rows = ["path,label"]
     for place in range(100):

@@ -78,8 +78,7 @@ Classes = npt.NDArray[np.uint8]
 
 
 def drawn(seed: int, scale: float, count: int = 2_000) -> tuple[Logits, Classes]:
-    """Random logits, and classes drawn from their softmax. The returned logits are multiplied by ``scale``, which is
-    therefore their temperature."""
+    """Random logits times ``scale``, and classes drawn from the softmax of the unscaled logits."""
     generator = np.random.default_rng(seed)
     logits = generator.normal(0, 2, (count, 5))
     cumulative = np.exp(log_probabilities(logits)).cumsum(axis=1)  # type: ignore[arg-type]

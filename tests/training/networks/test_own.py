@@ -107,7 +107,7 @@ def train(network: str, source: str, *options: object) -> dict[str, Any]:
 
 
 def test_an_own_network_is_trained_with_its_own_normalisations_and_dropout(source: str) -> None:
-    """32 images make one batch: the last image joins the batch of 31, because batch normalisation needs two."""
+    """32 images make one batch, because a batch of one image could not be normalised."""
     summary = train("Linear", source, "--set", "batch_size=31", "--set", "learning_rate=0.02")["summary"]  # of 32
     assert summary["test"]["accuracy"] == 1
     assert "layers.2.running_mean" in weights(Path("run"))
