@@ -20,28 +20,27 @@ from tests.kit import sleeping_threads  # noqa: F401  the import itself changes 
 pytest.register_assert_rewrite("tests.kit.browser")
 
 
-# Containers often set PYTHONDONTWRITEBYTECODE. Each worker of pytest-xdist would then rewrite the assertions of all
-# test files itself, and each of the processes that tests start would compile hangtag.
+# Containers often set PYTHONDONTWRITEBYTECODE. With it, each worker of pytest-xdist would rewrite the assertions of all
+# test files, and each process that a test starts would compile hangtag.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
 
-# A shell that starts the tests in the background makes them ignore Ctrl-C, and so would every process that they start.
+# A shell makes background processes ignore SIGINT. Processes that the tests start would inherit this.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-# A server in the tests' own process may log at any time, also while a test reads the output and the errors of a command
-# that runs in this process.
+# A server in this process may log while a test reads the output of a command in this process.
 structlog.configure(logger_factory=lambda *_: structlog.PrintLogger(sys.__stderr__))
 
 
 SLOW = tuple(f"tests/{name}/" for name in ("e2e", "hangtag", "serving/loadtest", "serving/server/transport"))
-"""Folders whose tests are slow unless a file is marked as quick. In other folders, slow files are marked."""
+"""Folders of slow tests. Quick files in these folders, and slow files in other folders, are marked."""
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Iterator[None]:
-    """Keep the garbage collector from examining the imported modules' millions of objects again and again."""
+    """Freeze the millions of objects of imported modules, so that the garbage collector ignores them."""
     gc.disable()
     try:
         return (yield)
@@ -51,7 +50,7 @@ def pytest_collection() -> Iterator[None]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the slow files first, so that the quick ones fill the remaining time of the workers of pytest-xdist."""
+    """Run the slow files first, so that the workers of pytest-xdist end at nearly the same time."""
     for item in items:
         if item.nodeid.startswith(SLOW) and not item.get_closest_marker("quick"):
             item.add_marker("slow")
@@ -59,7 +58,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print how long the workers of pytest-xdist were busy with each folder that took over a minute in total."""
+    """Print the total time of each folder whose tests took over a minute."""
     seconds: dict[str, float] = defaultdict(float)
     for report in chain.from_iterable(terminalreporter.stats.values()):
         if isinstance(report, pytest.TestReport):
@@ -74,7 +73,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def one_torch_thread() -> Iterator[None]:
-    """Limits PyTorch to one thread if it is imported. Results are then equal on every machine, and no slower."""
+    """Limit PyTorch to one thread if it is imported, so that results are equal on every machine."""
     torch = sys.modules.get("torch")
     if torch is None:
         yield
@@ -87,7 +86,7 @@ def one_torch_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def one_decompression() -> Iterator[None]:
-    """Makes commands in this process decompress and check the files of Debian's package once: they never change."""
+    """Make commands in this process decompress and check the files of Debian's package only once."""
     read, folder_of_package = data._read_checked, data.DEBIAN_DIR
     read_once = cache(read)
 

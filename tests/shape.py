@@ -1,7 +1,8 @@
-"""Prints the size of the tests, and how closely they depend on the product: `make test-shape`.
+"""Prints the size of the tests and the number of their dependencies on the product: `make test-shape`.
 
-The exit status is 1 if a limit is exceeded. An *edge* is a test file that imports a module of the product. A module is
-*internal* unless users of hangtag import it or its errors. A *patch* replaces something while a test runs.
+The exit status is 1 if a limit is exceeded. An *edge* is the import of an internal module by a test file. A module is
+*internal* unless users of hangtag import it or its errors. A *patch* replaces an attribute or an item while a test
+runs.
 """
 
 import ast
@@ -19,19 +20,19 @@ PUBLIC = re.compile(
     r"hangtag(\.(cli|errors|protos(\.\w+)?|serving\.client|\w+\.errors|serving\.(server|loadtest)\.errors))?"
     r"|hangtag\.serving\.server\.(process\.server|config\.(server_config|limits))"
 )
-"""Modules that tests may import freely: the package, its command, its errors, the wire, and the start of a server."""
+"""The modules that are not internal: the package, its command, errors, protocols and client, and a server's start."""
 _PATCH = re.compile(
     r"\.(set|del)(attr|item)\(|mock\.patch|patch\.object\(|\bMock\(|__kwdefaults__\."
     r"|^(\w+\.)+\w+ = |(?<!\bself)\._[a-z]\w* = ",
     re.MULTILINE,
-)  # includes assignments to modules, to private parts, and in texts of statements for another process
+)  # also counts assignments to attributes of modules and to private attributes, also in code for another process
 
 
 def shape(files: list[Path]) -> tuple[dict[str, int], Counter[str]]:
-    """Measure the shape of the tests.
+    """Measure the tests.
 
     Args:
-        files: The tests' Python files, relative to the repository's root, which must be the current folder.
+        files: The tests' Python files, relative to the current folder, which must be the repository's root.
 
     Returns:
         A figure for each of LIMITS, and the number of files that import each internal module.
@@ -48,7 +49,7 @@ def shape(files: list[Path]) -> tuple[dict[str, int], Counter[str]]:
 
 
 def _imports(tree: ast.Module) -> Iterator[str]:
-    """The modules of hangtag that a file imports anywhere in its code."""
+    """Yield the modules of hangtag that a file imports, at the top or in a function."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names = [each.name for each in node.names]
@@ -66,10 +67,10 @@ def _is_module(name: str) -> bool:
 
 
 def main() -> int:
-    """Print the shape of the tests that git tracks.
+    """Print the figures of the tests in the repository.
 
     Returns:
-        The exit status: 1 if a limit is exceeded.
+        The exit status, which is 1 if a limit is exceeded.
     """
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "tests/*.py"]
     listed = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split("\0")

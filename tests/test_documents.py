@@ -1,4 +1,4 @@
-"""The documents' examples run unchanged. Their links lead to pages, and the folders that they name exist."""
+"""Examples in the documents run unchanged, links lead to existing pages, and named folders exist."""
 
 import json
 import os
@@ -39,7 +39,7 @@ def outfits() -> Iterator[str]:
 
 
 def example(language: str, containing: str, document: str = README) -> str:
-    """Returns a document's only code block that has this language and contains this text; by default, of the README."""
+    """Return the only code block in this language that contains this text, from the README or another document."""
     blocks = [block for block in re.findall(rf"```{language}\n(.*?)```", document, re.DOTALL) if containing in block]
     assert len(blocks) == 1, f"the document has {len(blocks)} {language} examples with {containing!r}"
     return str(blocks[0])
@@ -61,7 +61,6 @@ def run(command: list[str], path: str = os.environ["PATH"], **more: str) -> str:
 @pytest.mark.parametrize(
     ("document", "containing", "printed"),
     [
-        # The example streams the same image twice.
         ("README.md", "from hangtag import Client", r"Ankle boot (?:9\d|100)\.\d%\n\(2, 10\)\n(.+\n)\1"),
         ("docs/reference/client.md", "with Client", r"Bag\n"),
         ("docs/reference/client.md", "async with AsyncClient", r"\['Bag', 'Bag'\]\n"),
@@ -90,7 +89,7 @@ def test_every_command_in_the_readme_exists() -> None:
 
 
 def shell_examples(text: str) -> list[str]:
-    """Return the commands in indented and ```sh blocks. Continued lines are joined; comments and output are dropped."""
+    """Return the lines of indented blocks and of ```sh blocks, with continued lines joined and without comments."""
     blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
     blocks += [
         "\n".join(line[4:] for line in re.findall(r"^    .*", re.sub(r"```.*?```", "", text, flags=re.DOTALL), re.M))
@@ -109,13 +108,13 @@ HANGTAG_EXAMPLES = [
 
 @pytest.mark.parametrize("example", HANGTAG_EXAMPLES)
 def test_an_example_names_options_that_exist(example: str) -> None:
-    """click answers --help only after it has found every option of the command line."""
+    """click prints the help only if it knows every option of the command line."""
     invoke(*shlex.split(example)[1:], "--help")
 
 
 @pytest.mark.parametrize("example", [line for line in shell_examples(README) if line.startswith("hangtag classify")])
 def test_a_classify_example_runs_as_it_is_written(example: str, address: str, outfits: str) -> None:
-    """The test replaces the servers' ports: the first server has the default port, and the second has port 8003."""
+    """The examples name the ports 8001 and 8003, in place of which the test writes the ports of its servers."""
     command = example.replace("127.0.0.1:8003", outfits)
     shown = run(["bash", "-ec", command], WITH_OUR_PROGRAMS, HANGTAG_SERVER=address)
     (images,) = [word for word in shlex.split(command) if word.startswith("examples/")]

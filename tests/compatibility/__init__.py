@@ -1,1 +1,1 @@
-"""The files that earlier releases wrote and the calls of their clients still work. Each release's README lists them."""
+"""Files of earlier releases, and calls by their clients, still work. Each release's README lists the files."""

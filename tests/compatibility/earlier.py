@@ -1,4 +1,4 @@
-"""Earlier releases: the files that they wrote, and their clients, which run in processes without today's hangtag."""
+"""Earlier releases: their files, and their clients, which run in processes that do not import today's hangtag."""
 
 import json
 import os
@@ -61,12 +61,12 @@ with Client(address) as client:
 
 @dataclass(frozen=True)
 class Release:
-    """A release whose files and whose client must keep working.
+    """An earlier release, whose files and client must still work.
 
     Attributes:
         version: The release's number.
         imports: How a program imports the release's client.
-        gone: Options, variables and commands that later releases removed, as docs/how-to/upgrade.md says.
+        gone: Options, variables and commands that later releases removed.
         accuracy: The accuracy of the release's trained model on the test set.
         has_http: Whether the release's client also calls servers over HTTP.
     """
@@ -99,7 +99,7 @@ class Client:
     folder: Path
 
     def call(self, address: str, pictures: list[Path]) -> Any:
-        """Make every kind of call that the client offers, and return the answers."""
+        """Make every kind of call with the client, and return the answers."""
         done = self._python("-c", self.release.imports + CALLS, address, *map(str, pictures))
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
@@ -115,7 +115,7 @@ class Client:
         return subprocess.run(
             [sys.executable, *arguments],
             env=variables | {"PYTHONPATH": str(self.folder), "COLUMNS": "200"},
-            cwd=self.folder,  # with -c and -m, Python imports from the current folder first
+            cwd=self.folder,  # Python imports first from the current folder
             capture_output=True,
             text=True,
             timeout=120,
@@ -123,9 +123,9 @@ class Client:
         )
 
 
-_PINGS = frozenset({"--min-ping-seconds", "HANGTAG_SERVE_MIN_PING_SECONDS"})  # until Envoy limited connections
-# Options that were removed: those of `hangtag export --onnx`, which `hangtag import` replaced, of the page about an
-# export, of `models verify`, of TensorBoard, and of the distances between labels.
+_PINGS = frozenset({"--min-ping-seconds", "HANGTAG_SERVE_MIN_PING_SECONDS"})  # Envoy limits connections now
+# Removed options: of `hangtag export --onnx`, now `hangtag import`, of an export's page, of `models verify`, of
+# TensorBoard, and of the distances between labels.
 _GONE = frozenset(
     f"{prefix}{name if prefix == '--' else name.upper().replace('-', '_')}"
     for prefix in ("--", "HANGTAG_EXPORT_")

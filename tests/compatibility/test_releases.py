@@ -1,4 +1,4 @@
-"""Earlier releases: hangtag reads, serves and resumes their files, keeps their options, and answers their clients."""
+"""hangtag reads, serves and resumes the files of earlier releases, keeps their options, and answers their clients."""
 
 import json
 import shutil
@@ -86,7 +86,7 @@ def test_every_option_and_variable_is_still_there(release: Release) -> None:
             continue
         command: click.Command | None = main
         for name in path.split():
-            subcommands = getattr(command, "commands", {})  # `hangtag loadtest` is a command with a subcommand
+            subcommands = getattr(command, "commands", {})  # `hangtag loadtest` had a subcommand in some releases
             command = subcommands[name] if subcommands else main.get_command(click.Context(main), name)
         assert command is not None
         options = [option for option in command.params if isinstance(option, click.Option)]
@@ -106,7 +106,7 @@ SERVED = [(release, transport) for release in RELEASES for transport in ("native
 
 @pytest.fixture(scope="module", params=SERVED, ids=lambda served: f"{served[0].version}-{served[1]}")
 def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Client, Server]]:
-    """An earlier release's client, and today's server with that release's models."""
+    """A client of an earlier release, and a server of this version with the earlier release's models."""
     release, transport = request.param
     client = release.install(tmp_path_factory.mktemp("client"))
     with server(release.folder / "models", transport=transport) as running:
@@ -118,12 +118,12 @@ def test_every_call_is_answered_as_before(served: tuple[Client, Server]) -> None
     addresses = [running.address, *([f"http://{running.http_address}"] if client.release.has_http else [])]
     for address in addresses:
         now, before = client.call(address, PICTURES), client.release.read("answers.json")
-        now["parameters"] = [name for name in now["parameters"] if name in before["parameters"]]  # ignore additions
+        now["parameters"] = [name for name in now["parameters"] if name in before["parameters"]]  # ignore new ones
         require_close(now, before, address)
 
 
 def require_close(now: Any, before: Any, where: str) -> None:
-    """Compare values from JSON. Numbers may differ by the rounding of another processor."""
+    """Require that two JSON values are equal, except that another processor may round numbers differently."""
     if isinstance(before, list):
         assert len(now) == len(before), where
         for index, pair in enumerate(zip(now, before, strict=True)):

@@ -1,4 +1,5 @@
-"""Small faults that are put into the product one at a time, to see whether a test fails: ``make mutants``.
+"""Puts small faults into the product, one at a time, to check that a test fails: ``make mutants``.
 
-`mutants.jsonl` contains the faults. `draw` draws them with cosmic-ray, and `run` records the tests' results for each.
+The module draw draws the faults with cosmic-ray into mutants.jsonl, and run records for each fault whether a test
+fails.
 """

@@ -2,8 +2,8 @@
 
     python -m tests.mutants.draw --seed 34 --count 150
 
-A place in the code is drawn first, and then one of cosmic-ray's changes of this place. Most changes replace a binary
-operator by another one, and would otherwise be most of the drawn mutants. Annotations are left out.
+The module draws a place in the code first, and then one of cosmic-ray's changes of this place. Otherwise, most mutants
+would replace a binary operator, because most changes do. Annotations are never changed.
 """
 
 import ast
@@ -23,17 +23,17 @@ from cosmic_ray.plugins import get_operator
 from tests.mutants.mutant import AREAS, Mutant, write
 
 _BROKEN = "ExceptionReplacer"
-"""A cosmic-ray operator that is left out, because cosmic-ray 8.7 fails on ``except (A, B)``."""
+"""An operator of cosmic-ray that is not used, because cosmic-ray 8.7 fails on ``except (A, B)``."""
 LEAST_CHARACTERS = 12
-"""The least length of a text. A shorter text may occur again after another change of the file."""
+"""The minimum length of the text that identifies a place. A shorter text may occur twice when the file has changed."""
 _MOST_TOKENS = 40
-"""The most tokens of a text. Almost any change of the file would remove a longer text."""
+"""The maximum number of tokens in this text. Almost any change of the file would change a longer text."""
 
 Position = tuple[str, tuple[int, int]]
 
 
 def _places(area: Path) -> dict[Position, list[Any]]:
-    """The changes that cosmic-ray knows in an area, by the file and the place that they change."""
+    """The changes that cosmic-ray can make in an area, by file and place."""
     places: dict[Position, list[Any]] = defaultdict(list)
     files = [file for file in sorted(area.rglob("*.py")) if not file.name.endswith("_pb2.py")]
     annotated = {str(file): list(_annotations(file)) for file in files}
@@ -48,7 +48,7 @@ def _places(area: Path) -> dict[Position, list[Any]]:
 
 
 def _annotations(file: Path) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
-    """The places at which annotations and type aliases start and end."""
+    """Yield the start and the end of each annotation and type alias."""
     for node in ast.walk(ast.parse(file.read_text())):
         parts: list[ast.expr | None] = []
         if isinstance(node, ast.AnnAssign):
@@ -63,7 +63,7 @@ def _annotations(file: Path) -> Iterator[tuple[tuple[int, int], tuple[int, int]]
 
 
 def _mutant(number: int, change: Any) -> Mutant | None:
-    """The mutant of a change; None if no text identifies its place, or if the mutant is invalid Python."""
+    """Return the mutant of a change; None if no text identifies the place, or if the changed file is invalid Python."""
     source = Path(change.module_path).read_text()
     mutated = mutate_code(source, get_operator(change.operator_name)(), change.occurrence)
     try:
@@ -77,10 +77,10 @@ def _mutant(number: int, change: Any) -> Mutant | None:
 
 
 def shortest(source: str, mutated: str) -> tuple[str, str] | None:
-    """Return the shortest text that has the place of a change and occurs once, and the text with the change.
+    """Return the shortest text that contains the place of a change and occurs only once, and the changed text.
 
-    The text consists of whole tokens of one line if possible. The text has at least LEAST_CHARACTERS, no comment and no
-    sentence of a message. Returns None if there is no such text.
+    The text consists of whole tokens, if possible of one line. It has at least LEAST_CHARACTERS, and contains no
+    comment and no sentence. Returns None if there is no such text.
     """
     start = next(place for place, pair in enumerate(zip(source, mutated, strict=False)) if pair[0] != pair[1])
     room = min(len(source), len(mutated)) - start
@@ -100,7 +100,7 @@ def shortest(source: str, mutated: str) -> tuple[str, str] | None:
 
 
 def _runs_of_code(source: str) -> Iterator[list[tuple[int, int]]]:
-    """Yield where the tokens of a file start and end, in runs that no comment and no sentence interrupts."""
+    """Yield the starts and ends of a file's tokens, in runs that contain no comment and no sentence."""
     lines = [0]
     for line in source.splitlines(keepends=True):
         lines.append(lines[-1] + len(line))
@@ -117,9 +117,9 @@ def _runs_of_code(source: str) -> Iterator[list[tuple[int, int]]]:
 
 @click.command()
 @click.option("--seed", default=34, show_default=True)
-@click.option("--count", default=150, show_default=True, help="Equally many of each area.")
+@click.option("--count", default=150, show_default=True, help="The number of mutants, which each area shares equally.")
 def main(seed: int, count: int) -> None:
-    """Draw mutants, and write them to tests/mutants/mutants.jsonl."""
+    """Draw mutants into tests/mutants/mutants.jsonl."""
     chosen = random.Random(seed)
     mutants: list[Mutant] = []
     for area in AREAS:

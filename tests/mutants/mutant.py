@@ -1,4 +1,4 @@
-"""A mutant: one small fault in one function of the product. If the code moves, its text identifies the place."""
+"""A mutant: one small fault in the product. The text around the fault identifies its place, even if the code moves."""
 
 import json
 from collections.abc import Iterable
@@ -6,26 +6,26 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 AREAS = ("serving/server", "serving/connection", "serving/loadtest", "export", "training")
-"""The folders from which mutants are drawn, with the same number for each folder."""
+"""The folders of the product from which mutants are drawn, the same number from each."""
 FOLDER = Path(__file__).parent
 DRAWN = FOLDER / "mutants.jsonl"
 
 
 class MovedError(Exception):
-    """The code that a mutant changes is missing, or occurs several times."""
+    """The code that a mutant changes is missing, or occurs more than once."""
 
 
 @dataclass(frozen=True)
 class Mutant:
-    """A change of one place of a file.
+    """A change at one place of a file.
 
     Attributes:
-        number: The mutant's number, from 0 on, in the order of drawing.
+        number: The mutant's number in the order of drawing, from 0.
         file: The file's path, relative to the repository's root.
-        definition: The function or class that contains the text; empty at module level.
+        definition: The function or class that contains the change; empty at module level.
         operator: The name that cosmic-ray gives the change.
-        before: The original text, which the file contains once. The text is as short as possible and has no comment, so
-            that few other changes of the file remove it.
+        before: The original text, which the file contains only once. It is as short as possible, so that few other
+            changes of the file affect it.
         after: The changed text.
     """
 
@@ -38,15 +38,15 @@ class Mutant:
 
     @property
     def area(self) -> str:
-        """The area from which the mutant was drawn."""
+        """The folder in AREAS from which the mutant was drawn."""
         return next(area for area in AREAS if self.file.startswith(f"{area}/"))
 
     def place(self, root: Path) -> tuple[Path, int]:
-        """Find the text that the mutant changes in a checkout. Return its file and the number of its first line.
+        """Find the text that the mutant changes in a checkout, and return the text's file and first line.
 
         Raises:
-            MovedError: The file does not contain the text once. If the checkout lacks the file, not exactly one other
-                file of the area contains the text once.
+            MovedError: The file does not contain the text exactly once, or the file is missing and no other single file
+                of the area contains it exactly once.
         """
         place = root / self.file
         files = [place] if place.exists() else sorted((root / self.area).rglob("*.py"))
@@ -58,7 +58,7 @@ class Mutant:
         return files[0], files[0].read_text().partition(self.before)[0].count("\n") + 1
 
     def apply(self, root: Path) -> Path:
-        """Put the fault into a checkout, and return the changed file.
+        """Make the change in a checkout, and return the changed file.
 
         Raises:
             MovedError: The text no longer exists.

@@ -1,7 +1,7 @@
-"""A plugin of pytest that records which tests run a function, and that later runs only these tests.
+"""A pytest plugin that records which tests run a function, or runs only chosen tests.
 
-:mod:`tests.mutants.reach` copies this file to the root of a checkout, which may be an older one, and inserts calls of
-:func:`reached` into the product there. This file therefore imports nothing from the tests.
+:mod:`tests.mutants.reach` copies this file to the root of a checkout, and inserts calls of :func:`reached` into the
+checkout's product. The checkout may be older, so this file imports nothing from the tests.
 """
 
 import contextlib
@@ -12,21 +12,21 @@ from pathlib import Path
 import pytest
 
 REACHES = "MUTANT_REACHES"
-"""The variable that names the folder in which a run records which tests reach which mutant."""
+"""The environment variable with the folder in which a run records the tests that run a mutant's function."""
 CHOSEN = "MUTANT_TESTS"
-"""The variable that names a JSON file with the tests that a run keeps, in their order."""
+"""The environment variable with a JSON file of the tests to run, in order."""
 REACHED, FAILED = "reached", "failed"
-"""The files in this folder: the mutants with their tests, and the tests."""
+"""Files in the folder REACHES: mutants with the tests that reach them, and tests that failed."""
 _seen: set[tuple[int, str]] = set()
 
 
 def reached(number: int) -> None:
-    """Record that the function of a mutant runs, and in which test. The product's processes call this function."""
+    """Record the test in which a mutant's function runs. The product calls this function in each of its processes."""
     folder = os.environ.get(REACHES)
     if folder is None:
         return
-    # The process may have been started in an earlier test, so its environment does not name the current test.
-    # A test may have forbidden the process to open files.
+    # The current test comes from a file, because this process may have been started in an earlier test. A test may have
+    # forbidden the process to open files.
     with contextlib.suppress(OSError):
         for running in Path(folder).glob(f"running.{os.environ.get('PYTEST_XDIST_WORKER', '*')}"):
             test = running.read_text()
@@ -38,7 +38,7 @@ def reached(number: int) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Note the file of the test whose fixtures are now set up, because other tests of the file may use them too."""
+    """Note only the test's file while fixtures are set up, because other tests of the file may use them, too."""
     _note(item.nodeid.partition("::")[0])
 
 
@@ -53,11 +53,11 @@ def _note(running: str) -> None:
         file = Path(os.environ[REACHES]) / f"running.{os.environ.get('PYTEST_XDIST_WORKER', 'main')}"
         written = file.with_name(file.name.replace("running", "written"))
         written.write_text(running)
-        written.rename(file)  # write atomically: no process reads half a name
+        written.rename(file)  # atomic, so that no process reads half a name
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Record a test that fails without any fault, for example because it needs the whole checkout."""
+    """Record a test that fails without a fault, for example because it needs the whole checkout."""
     folder = os.environ.get(REACHES)
     if folder is not None and report.failed:
         with (Path(folder) / FAILED).open("a") as file:
@@ -66,7 +66,7 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Keep the chosen tests in their order, which the tests' own conftest may have changed."""
+    """Keep only the chosen tests, in their order. The tests' conftest may have sorted them otherwise."""
     if CHOSEN in os.environ:
         places = {test: place for place, test in enumerate(json.loads(Path(os.environ[CHOSEN]).read_text()))}
         place_of = {item: places.get(item.nodeid, places.get(item.nodeid.partition("::")[0])) for item in items}

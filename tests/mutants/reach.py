@@ -1,4 +1,4 @@
-"""Finds the tests that run the function which a mutant changes, so that other tests need not run."""
+"""Finds the tests that run a mutant's function, so that other tests need not run."""
 
 import ast
 import contextlib
@@ -21,11 +21,11 @@ PLUGIN = "mutant_plugin"
 TESTS = tuple(
     f"tests/{each}" for each in ("serving", "export", "training", "protos", "compatibility", "e2e", "hangtag")
 )
-"""The tests that may find a mutant. Tests of deployment and of studies concern other code."""
+"""The tests that may find a mutant. Tests of deployment and of studies do not test code in AREAS."""
 
 
 def copy(checkout: Path, folder: Path) -> None:
-    """Copy the plugin and the files that git tracks into an empty folder that uses the checkout's environments."""
+    """Copy the plugin and the tracked files into an empty folder, with links to the checkout's environments."""
     tracked = subprocess.run(["git", "ls-files", "-z"], cwd=checkout, check=True, capture_output=True, text=True)
     for path in filter(None, tracked.stdout.split("\0")):
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
@@ -41,7 +41,7 @@ def pytest(
 ) -> subprocess.Popen[bytes]:
     """Start pytest with the plugin in a copy of a checkout, in a separate process group.
 
-    ``output`` is a file and never a pipe, because a process that pytest leaves behind would keep the pipe open.
+    ``output`` must not be a pipe, because a process that pytest leaves behind would keep the pipe open.
     """
     command = [sys.executable, "-m", "pytest", "-q", "-p", PLUGIN, "-p", "no:cacheprovider", *options]
     return subprocess.Popen(
@@ -55,7 +55,7 @@ def pytest(
 
 
 def kill(folder: Path) -> None:
-    """Kill the processes that pytest left running in a copy of a checkout: a fault may make a server run for ever."""
+    """Kill the processes that pytest left running in a copy of a checkout, such as a server with a fault."""
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             if f"PYTHONPATH={folder}\0".encode() in (process / "environ").read_bytes():
@@ -66,9 +66,9 @@ def reaches(mutants: Iterable[Mutant], checkout: Path) -> dict[int, list[str]]:
     """Run all tests once, and return the tests that run the function of each mutant.
 
     Returns:
-        Tests by the mutants' numbers; a file stands for its tests' fixtures. Tests that run the functions of few
-        mutants come first, because they test little else. A mutant whose code no longer exists has no tests. A test
-        that fails in this run is left out.
+        The tests of each mutant, by the mutant's number. A file means that a fixture in this file runs the function.
+        Tests that run few mutants' functions come first, because they are the most specific. A mutant whose code no
+        longer exists has no tests. Tests that fail in this run are left out.
     """
     with tempfile.TemporaryDirectory(prefix="mutants-") as name, tempfile.TemporaryDirectory() as folder:
         copied = Path(name)
@@ -92,7 +92,7 @@ def reaches(mutants: Iterable[Mutant], checkout: Path) -> dict[int, list[str]]:
 
 
 def _probe(mutants: Iterable[Mutant], root: Path) -> None:
-    """Make the function of each mutant report that it runs; for lines outside a function, all functions of the file."""
+    """Insert a call of ``reached`` into each mutant's function, or into all functions if the mutant is in none."""
     probes: dict[Path, set[tuple[int, int]]] = defaultdict(set)
     for mutant in mutants:
         try:
@@ -101,7 +101,7 @@ def _probe(mutants: Iterable[Mutant], root: Path) -> None:
             continue
         functions = list(_functions(ast.parse(file.read_text())))
         within = [each for each in functions if each.lineno <= line <= (each.end_lineno or 0)]
-        for function in within[-1:] or functions:  # an inner function follows its outer function
+        for function in within[-1:] or functions:  # the last function is the innermost
             probes[file].update((start, mutant.number) for start in _start(function))
     for file, places in probes.items():
         lines = file.read_text().splitlines(keepends=True)
@@ -116,7 +116,7 @@ def _functions(tree: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef
 
 
 def _start(function: ast.FunctionDef | ast.AsyncFunctionDef) -> list[int]:
-    """The line of a function's first statement after its docstring; none if this statement has no line of its own."""
+    """The line of a function's first statement after its docstring; empty if ``def`` is on the same line."""
     body = function.body[1:] if ast.get_docstring(function) else function.body
     if not body or body[0].lineno == function.lineno:
         return []

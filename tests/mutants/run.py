@@ -3,12 +3,12 @@
     python -m tests.mutants.run reports/mutants.jsonl              # continues after an interruption
     python -m tests.mutants.run reports/mutants.jsonl --number 7
 
-First, all tests run once, to find out which of them run the function that a mutant changes. Each mutant is then put
-into a copy of the files that git tracks, in a temporary folder, never into the checkout. The chosen tests of the
-mutant's folder run first, then the others. Each of both runs ends after a minute or at the first failure.
+All tests run once, to find out which tests run the function of a mutant. Then each mutant is put into a temporary copy
+of the files that git tracks, never into the checkout, and its tests run in two parts: first the tests of the mutant's
+folder, then the others. A part ends after a minute or at the first failure.
 
-Four of the 150 drawn mutants (17, 30, 53 and 126) are left out, because they were invalid Python, which any import
-finds. Five others (97, 101, 109, 121 and 130) are left out, because the code that they changed no longer exists.
+Of the 150 drawn mutants, four (17, 30, 53 and 126) are left out because they were invalid Python, and five (97, 101,
+109, 121 and 130) because the code that they changed no longer exists.
 """
 
 import contextlib
@@ -30,30 +30,30 @@ from tests.mutants import plugin, reach
 from tests.mutants.mutant import AREAS, DRAWN, MovedError, Mutant, read
 
 LIMIT_SECONDS = 60
-"""The time limit for each of the two runs of tests."""
+"""The time limit for each of the two parts of a mutant's tests."""
 OF_AN_AREA = 30
-"""The number of mutants that are drawn from each area; the areas follow one after another."""
+"""The number of mutants from each area; mutants are numbered area by area."""
 TEST_SECONDS = 30
-"""A test that takes longer has failed, because a fault may make a test wait for ever."""
+"""The time limit for a test, because a fault may make a test wait for ever."""
 _SUMMARY = "= short test summary info ="
 _FAILED = re.compile(r"^(?:FAILED|ERROR|ImportError while loading conftest '.*) ?\b(tests/.+?)(?: - |'\.$|$)", re.M)
-"""A line of the summary, or pytest's message on a conftest that a mutant breaks. A log may have similar lines."""
+"""A line of pytest's summary, or pytest's message about a conftest that a mutant breaks."""
 _NOTHING_FOUND = (0, 5, -signal.SIGKILL)
-"""The exit codes of pytest when all tests pass, when no tests exist, and at the time limit. If a mutant breaks what the
-tests' conftest imports, pytest ends with another code and without a failed test: all tests ran without the mutant."""
+"""pytest's exit codes if all tests pass, if there are no tests, and at the time limit. Another code without a failed
+test means that a mutant broke a module that the conftest imports."""
 RECORDED = Path("tests/mutants/after.jsonl")
-"""The earlier results to compare with."""
+"""The results to which new results are compared."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """The tests' result for a mutant.
+    """The result of the tests for one mutant.
 
     Attributes:
         number: The mutant's number.
-        killed: Whether a test failed; None if the mutant's code no longer exists.
-        by: The first test that failed, or the reason why the mutant does not exist.
-        seconds: The time that the tests took.
+        killed: Whether a test failed; None if the code that the mutant changes no longer exists.
+        by: The first test that failed, or the reason why the mutant could not be made.
+        seconds: The duration of the tests.
     """
 
     number: int
@@ -63,7 +63,7 @@ class Result:
 
 
 def run(mutant: Mutant, checkout: Path, tests: Sequence[str]) -> Result:
-    """Put a mutant into a copy of a checkout, and run the tests that may find the mutant."""
+    """Make a mutant in a copy of a checkout, and run the tests that may find it."""
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="mutant-") as name:
         copy = Path(name)
@@ -74,7 +74,7 @@ def run(mutant: Mutant, checkout: Path, tests: Sequence[str]) -> Result:
             return Result(mutant.number, None, str(error), 0.0)
         folder = _own_folder(file, copy)
         own = [each for each in tests if each.startswith(f"{folder}/")]
-        # A file without functions holds constants. No test is known to use this file, so all tests of its folder run.
+        # If no test is known to run the mutant's code, all tests of the mutant's folder run.
         for chosen in (own, [each for each in tests if each not in own]) if tests else ([str(folder)],):
             failed = _first_failure(chosen, copy) if chosen else ""
             if failed:
@@ -83,7 +83,7 @@ def run(mutant: Mutant, checkout: Path, tests: Sequence[str]) -> Result:
 
 
 def _own_folder(file: Path, copy: Path) -> Path:
-    """The nearest folder of tests that corresponds to a file's folder."""
+    """The folder of tests/ that corresponds to a file's folder, or to the nearest parent that has one."""
     folder = Path("tests") / file.relative_to(copy).parent
     while not (copy / folder).is_dir():
         folder = folder.parent
@@ -91,7 +91,7 @@ def _own_folder(file: Path, copy: Path) -> Path:
 
 
 def _first_failure(tests: Sequence[str], copy: Path) -> str:
-    """The first test that fails within the time limit; empty if no test fails."""
+    """Run tests, and return the first test that fails within the time limit, or an empty text."""
     chosen = copy / "chosen.json"
     chosen.write_text(json.dumps(tests))
     files = dict.fromkeys(each.partition("::")[0] for each in tests)
@@ -111,7 +111,7 @@ def _first_failure(tests: Sequence[str], copy: Path) -> str:
 
 
 def summary(mutants: Iterable[Mutant], results: dict[int, Result]) -> str:
-    """A table of the killed mutants, by area."""
+    """A table of the numbers of killed mutants, by area."""
     drawn = list(mutants)
     counts = {
         area: Counter(results[each.number].killed for each in drawn if each.area == area and each.number in results)
@@ -124,7 +124,7 @@ def summary(mutants: Iterable[Mutant], results: dict[int, Result]) -> str:
 
 
 def _tests_of(mutants: Sequence[Mutant], checkout: Path, kept: Path) -> dict[int, list[str]]:
-    """The tests that reach each mutant, read from a file that is written first if it does not exist."""
+    """The tests that reach each mutant, from the file ``kept``, which is written if it does not exist."""
     if not kept.exists():
         kept.parent.mkdir(parents=True, exist_ok=True)
         kept.write_text(json.dumps(reach.reaches(mutants, checkout)))
@@ -132,13 +132,13 @@ def _tests_of(mutants: Sequence[Mutant], checkout: Path, kept: Path) -> dict[int
 
 
 def read_results(path: Path) -> dict[int, Result]:
-    """Read a file's results by the mutants' numbers. Without a file there are no results."""
+    """Read a file's results, by the mutant's number. If the file is missing, there are no results."""
     lines = path.read_text().splitlines() if path.exists() else []
     return {result.number: result for result in (Result(**json.loads(line)) for line in lines)}
 
 
 def revived(before: Mapping[int, Result], after: Mapping[int, Result]) -> list[int]:
-    """The mutants that were killed earlier and survive now."""
+    """The numbers of mutants that were killed before and survive now."""
     return [
         number
         for number, result in after.items()
@@ -148,21 +148,21 @@ def revived(before: Mapping[int, Result], after: Mapping[int, Result]) -> list[i
 
 @click.command()
 @click.argument("recorded", type=click.Path(dir_okay=False, path_type=Path))
-@click.option("--checkout", default=".", type=click.Path(exists=True, path_type=Path), help="Whose tests to run.")
-@click.option("--number", type=int, help="Run this mutant alone, and record nothing.")
-@click.option("--minutes", type=float, default=600.0, show_default=True, help="Start no more mutants after this time.")
-@click.option("--processes", default=2, show_default=True, help="Mutants that run at the same time.")
+@click.option("--checkout", default=".", type=click.Path(exists=True, path_type=Path), help="The checkout to test.")
+@click.option("--number", type=int, help="Run only the mutant with this number, without recording the result.")
+@click.option("--minutes", type=float, default=600.0, show_default=True, help="Start no mutant after this time.")
+@click.option("--processes", default=2, show_default=True, help="The number of mutants to run at the same time.")
 def main(recorded: Path, checkout: Path, number: int | None, minutes: float, processes: int) -> None:
-    """Run the tests against every mutant without a line in RECORDED, and print the number of killed mutants.
+    """Run the tests against every mutant that has no line in RECORDED, and print the number of killed mutants.
 
-    A file next to RECORDED keeps which tests reach which mutant. The exit status is 1 if a mutant survives that was
-    killed according to tests/mutants/after.jsonl.
+    A file next to RECORDED keeps the tests that reach each mutant. The exit status is 1 if a mutant survives that is
+    killed in tests/mutants/after.jsonl.
     """
     checkout = checkout.resolve()
-    own = checkout / "tests/mutants/mutants.jsonl"  # older checkouts may have none
+    own = checkout / "tests/mutants/mutants.jsonl"  # an older checkout may lack the file
     mutants = {mutant.number: mutant for mutant in read(own if own.exists() else DRAWN)}
     results = read_results(recorded)
-    # Take the areas in turn, so that the results of an interrupted run cover all areas.
+    # Mutants of the areas alternate, so that an interrupted run has results for all areas.
     ordered = sorted(mutants.values(), key=lambda each: (each.number % OF_AN_AREA, each.number))
     left = [each for each in ordered if each.number not in results] if number is None else [mutants[number]]
     tests = _tests_of(ordered, checkout, recorded.with_suffix(".reaches.json")) if left else {}

@@ -1,4 +1,5 @@
-"""Checks that the committed message stubs match the .proto files, and names the command that writes the stubs.
+"""Checks that the committed message stubs match the .proto files. If not, the output names the command that writes
+them.
 
 Run this module in the root of the repository: ``python -m tests.protos.generated_stubs hangtag/protos/NAME.proto ...``.
 The exit code is 1 if a stub differs or is missing.
@@ -13,7 +14,7 @@ SUFFIXES = ("_pb2.py", "_pb2.pyi")
 
 
 def differing(protos: list[str]) -> list[str]:
-    """Returns the stubs that differ from what ``make proto`` would write.
+    """Return the stubs that differ from those that ``make proto`` would write.
 
     Raises:
         subprocess.CalledProcessError: protoc failed, for example on a syntax error in a .proto file.

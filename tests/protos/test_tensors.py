@@ -1,4 +1,4 @@
-"""The encoding of arrays: raw and typed contents of every datatype, and contents that are refused."""
+"""The encoding of arrays as raw and as typed contents, for every datatype, and refused contents."""
 
 import contextlib
 import re
@@ -124,7 +124,7 @@ def test_raw_contents_that_are_not_of_the_shape_are_refused(
     [("UINT8", [256]), ("UINT16", [65536]), ("INT8", [128, -129]), ("INT16", [32768, -32769])],
 )
 def test_typed_contents_outside_of_the_datatypes_range_are_refused(datatype: str, values: list[int]) -> None:
-    """The server's answers to other mistakes are tested in tests/serving/server/transport."""
+    """tests/serving/server/transport tests other invalid contents."""
     field = FIELDS[datatype]
     for value in values:
         contents: dict[str, Any] = {field: [0, value]}
