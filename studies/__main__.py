@@ -12,7 +12,7 @@ from studies.pictures import Picture
 
 
 class ExperimentGroup(click.Group):
-    """The commands of one experiment. Imports a command's module when the command is used."""
+    """The commands of an experiment. A command's module is imported only when the command is used."""
 
     def __init__(self, name: str, experiment: Experiment) -> None:
         text = f"{experiment.question}\n\nCost of a run: {experiment.cost}."

@@ -1,4 +1,4 @@
-"""The table of all experiments: the question, the cost of a run, and the modules for the command and the pages."""
+"""The table of all experiments, with their questions, the cost of a run, and their modules."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,8 +16,8 @@ class Experiment:
 
     Args:
         question: The question that the experiment answers.
-        cost: The time and hardware that `run` needs.
-        run: The module whose `main` is the command; empty if there is nothing to run.
+        cost: The time, the hardware and the programs that a run needs.
+        run: The module whose `main` is the command; empty if the experiment has no command.
         report: The module whose PARTS and PICTURES `report` writes; empty if the experiment has no page.
     """
 
@@ -43,7 +43,7 @@ class Experiment:
 EXPERIMENTS: Mapping[str, Experiment] = {
     "shipped": Experiment(
         "How accurate and how fast are the models in models/?",
-        "five minutes on an idle machine; Chromium for the pictures of the page and of the load test's report",
+        "five minutes on an idle machine; Chromium, for pictures of the server's page and of the load test's report",
         "studies.shipped.run",
         "studies.shipped.report",
     ),
@@ -53,7 +53,7 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         *["studies.exported.run"] * 2,
     ),
     "server": Experiment(
-        "How fast is the server, compared with Triton, with the least possible server and with bare ONNX Runtime?",
+        "How fast is the server, compared with Triton, with a minimal server and with bare ONNX Runtime?",
         "half an hour on an idle machine; h2load, and Triton (make triton)",
         *["studies.bench.server"] * 2,
     ),
@@ -79,7 +79,7 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         "studies.residency.run",
     ),
     "gpu": Experiment(
-        "Does this machine's GPU answer like the CPU, are CUDA graphs captured, and what is faster?",
+        "Does this machine's GPU give the CPU's answers, can CUDA graphs be captured, and which way is fastest?",
         "a few minutes; an NVIDIA GPU",
         "studies.gpu",
     ),

@@ -1,6 +1,6 @@
 """Check each model on a GPU: run it in several ways, compare its answers with the CPU's, and measure the latency.
 
-A GPU error may end a process, so a separate process measures each model in each way.
+Each measurement runs in a separate process, because a GPU error may end a process.
 """
 
 import json
@@ -31,14 +31,14 @@ _WARM_UP = 5
 
 
 def measure(file: Path, way: str, provider: str, sizes: Sequence[int], runs: int) -> dict[str, Any]:
-    """Return the figures for one way of running a model, or {"skipped": reason}.
+    """Return the figures of a model that runs in one of WAYS, or {"skipped": reason}.
 
     Args:
         file: The model's file.
         way: A key of WAYS.
         provider: The execution provider, as for `hangtag serve --provider`.
         sizes: Batch sizes, ascending.
-        runs: Measurements of each batch size.
+        runs: The number of measurements of each batch size.
     """
     before = _gpu_mib()
     runtime = Runtime(file, provider=provider)
@@ -66,7 +66,7 @@ def measure(file: Path, way: str, provider: str, sizes: Sequence[int], runs: int
 
 
 def nvidia_smi(query: str) -> str | None:
-    """Return nvidia-smi's answer, with a line for each GPU; None if nvidia-smi does not work."""
+    """Return nvidia-smi's output, which has a line for each GPU; None if nvidia-smi does not work."""
     command = ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader,nounits"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout
@@ -81,7 +81,7 @@ def _gpu_mib() -> int | None:
 
 
 def _difference(got: Tensors, right: Tensors) -> float:
-    """Return the largest difference between two answers, as a share of the output's largest value."""
+    """Return the largest difference between two answers, as a share of the largest value in the output."""
     shares = []
     for name, array in right.items():
         expected = array.astype(np.float64)
@@ -101,8 +101,8 @@ def _latency(runtime: Runtime, batch: Tensors, runs: int) -> dict[str, float]:
 
 
 LARGEST_DIFFERENCE = 0.01
-"""The largest allowed difference between GPU and CPU, as a share of an output's largest value. GPUs round factors to
-ten bits (TF32)."""
+"""The largest allowed difference between GPU and CPU, as a share of an output's largest value. GPUs may round the
+factors of products to ten bits (TF32)."""
 _SIZES_SHOWN = ("1", "8", "64")
 
 
@@ -121,13 +121,14 @@ _SIZES_SHOWN = ("1", "8", "64")
 def main(models: Path, provider: str, largest: int, runs: int, out: Path) -> None:
     """Check and measure every model of a repository on this machine's GPU.
 
-    The exit code is 1 if a check fails. With --provider cpu the command checks itself, without a GPU.
+    The exit code is 1 if a check fails. With --provider cpu, the command runs on a machine without a GPU, as a test of
+    the command itself.
     """
     try:
         files = serving_versions(models)
         Runtime(files[0].path, provider=provider)
     except (ModelRepositoryError, ModelLoadError) as error:
-        raise click.ClickException(f"this machine has nothing to check: {error}") from error
+        raise click.ClickException(f"no model runs on this machine: {error}") from error
     rows: list[dict[str, Any]] = []
     for file in files:
         for way, name in WAYS.items():
@@ -159,13 +160,13 @@ def main(models: Path, provider: str, largest: int, runs: int, out: Path) -> Non
 
 
 def problem(row: dict[str, Any], provider: str) -> str:
-    """Return which check failed, or an empty text. A graph that cannot be captured is a note, not a problem."""
+    """Return the check that failed, or an empty text. If a CUDA graph cannot be captured, this is not a failure."""
     if "failure" in row:
         return str(row["failure"])
     if "skipped" in row:
         return ""
     if row["provider"] != provider:
-        return f"{provider} was requested, {row['provider']} obtained"
+        return f"{provider} was requested, but the session uses {row['provider']}"
     if not row["difference"] <= LARGEST_DIFFERENCE:
         return f"differs from the CPU by {row['difference']:.2g} of the largest value; allowed: {LARGEST_DIFFERENCE:g}"
     if row["way"] != "plain" and "no_io_binding" in row["notes"]:
@@ -174,7 +175,7 @@ def problem(row: dict[str, Any], provider: str) -> str:
 
 
 def _table(rows: list[dict[str, Any]]) -> str:
-    """Return a table with a line for each model and way."""
+    """Return a table with a row for each model in each way."""
     sizes = [size for size in _SIZES_SHOWN if any(size in row.get("latency_ms", {}) for row in rows)]
     head = ("model", "way", "provider", "graphs", "difference", *(f"batch {size}" for size in sizes), "GPU MiB")
     lines = []

@@ -26,12 +26,12 @@ SECONDS = click.option(
 OUT = click.option(
     "--out",
     type=click.Path(path_type=Path),
-    help="The results file.  [default: the file of the page, or none if options change what is measured]",
+    help="The results file.  [default: the page's results file; none if options change the measurement]",
 )
 
 
 def given() -> str:
-    """Return the running command's options as typed, with a space before each option, and without --out."""
+    """Return the running command's options as the user typed them, each after a space, without --out."""
     context = click.get_current_context()
     words: list[str] = []
     for parameter in context.command.params:
@@ -46,13 +46,13 @@ def given() -> str:
 
 
 def complete(*names: str) -> bool:
-    """Return whether none of these options was given, so that the run measures everything that the page shows."""
+    """Return whether the user gave none of these options, so that the run measures all that the page shows."""
     context = click.get_current_context()
     return all(context.get_parameter_source(name) is not ParameterSource.COMMANDLINE for name in names)
 
 
 class Names(click.ParamType[tuple[str, ...]]):
-    """Known names, separated by commas. The result has the order of the known names."""
+    """An option with known names, separated by commas. The value has them in the order of `known`."""
 
     name = "names"
 

@@ -1,6 +1,6 @@
-"""Write Markdown pages: whole pages from a template, and marked parts of hand-written pages.
+"""Write whole Markdown pages from templates, and marked parts of hand-written pages.
 
-A marked part is between two comments, which readers of the page do not see:
+A marked part is the text between two HTML comments, which readers of the page do not see:
 
     <!-- part: capacity (written by make docs) -->
     ...
@@ -23,12 +23,12 @@ ROOT = Path(__file__).parents[1]
 
 @dataclass(frozen=True)
 class Part:
-    """A whole page or a marked part of a page, and the function that makes its Markdown.
+    """A page, or a marked part of a page, with the function that makes the Markdown.
 
     Args:
         page: The page's path from the repository's root, such as docs/explanation/models.md.
         make: Makes the Markdown. A link that begins with / is relative to the repository's root.
-        name: The marked part's name; None for a whole page.
+        name: The name of the marked part; None if the page is made as a whole.
     """
 
     page: str
@@ -39,7 +39,7 @@ class Part:
         return f"{self.page}, {self.name}" if self.name else self.page
 
     def page_text(self) -> str:
-        """Return the page's whole text, with a new text for this part and everything else unchanged."""
+        """Return the page's text, in which only this part is new."""
         up = "../" * self.page.count("/")
         body = self.make().replace("](/", f"]({up}")
         return body if self.name is None else replace_part((ROOT / self.page).read_text(), self.name, body)
@@ -49,7 +49,7 @@ class Part:
 
 
 def replace_part(text: str, name: str, body: str) -> str:
-    """Return a page's text with one marked part replaced.
+    """Return a page's text, in which the text of one marked part is replaced.
 
     Raises:
         click.ClickException: the page has no part of this name, or several.
@@ -78,7 +78,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], right: int = 0) ->
 
 
 def made_from(file: Path, conditions: results.Line) -> str:
-    """Return a sentence that names a part's results file, and the machine that measured the results."""
+    """Return a sentence with the results file, the date, the machine and the command of a measurement."""
     name = file.resolve().relative_to(ROOT) if file.resolve().is_relative_to(ROOT) else file.name
     instructions = ", ".join(conditions.get("instructions", ()))
     processor = conditions["processor"] + (f" with {instructions}" if instructions else "")

@@ -1,4 +1,4 @@
-"""Draw the pictures of pages: PNG files with few colours. The same figures always give the same pixels."""
+"""Draw pictures for pages, as PNG files with few colours. Equal figures give equal pixels."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,10 +14,9 @@ from hangtag.page.series import paper_colours
 from studies.page import ROOT
 
 COLOURS = paper_colours()
-"""Colours for curves that do not belong to models. `hangtag.page.series.looks` gives each model its own colour."""
+"""Colours for curves of anything but models. A model has its own colour, from `hangtag.page.series.looks`."""
 MOST_CONFUSED = 0.15
-"""A confusion matrix has its darkest colour if at least this share of a label's images got one particular wrong
-label."""
+"""The share of a label's images with the same wrong label from which on a confusion matrix has its darkest colour."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,7 @@ class Picture:
     Args:
         file: The file's path from the repository's root, such as studies/shipped/learning-curves.png.
         draw: Draws the figure.
-        colours: The size of the file's palette. Few colours make small files.
+        colours: The number of colours in the file, which is small if there are few.
     """
 
     file: str
@@ -41,7 +40,7 @@ class Picture:
         """Return the picture in the form in which it is stored."""
         drawn = BytesIO()
         self.draw().savefig(drawn, dpi=100, facecolor="white")
-        # A picture with a palette has a fraction of the bytes, and looks the same.
+        # With a palette, the picture has a fraction of the bytes, and looks the same.
         return Image.open(drawn).convert("RGB").quantize(self.colours, dither=Image.Dither.NONE)
 
     def write(self) -> None:
@@ -49,7 +48,7 @@ class Picture:
 
 
 def finish(axes: Axes, title: str = "", *, grid: Literal["both", "x", "y"] = "both") -> None:
-    """Give a panel the common style: title at the left, a pale grid, and no frame at the top and at the right."""
+    """Give a panel the common style: a title on the left, a pale grid, and no frame at the top and on the right."""
     if title:
         axes.set_title(title, loc="left", fontsize=10)
     axes.grid(axis=grid, alpha=0.3)
@@ -57,12 +56,12 @@ def finish(axes: Axes, title: str = "", *, grid: Literal["both", "x", "y"] = "bo
 
 
 def confusion_matrix(confusion: Sequence[Sequence[int]], labels: Sequence[str], name: str) -> Figure:
-    """Draw how often each label was predicted for each true label. The diagonal is pale to emphasise mistakes.
+    """Draw the number of images for each true and predicted label. The diagonal is pale, to emphasise mistakes.
 
-    A colour has the same meaning in every picture: the share of the true label's images, up to MOST_CONFUSED.
+    In every picture, a colour shows the same share of the true label's images, up to MOST_CONFUSED.
 
     Args:
-        confusion: Counts [true label, predicted label].
+        confusion: The numbers of images, as [true label, predicted label].
         labels: The names of the labels.
         name: The model's name, for the title.
     """

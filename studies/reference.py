@@ -1,4 +1,4 @@
-"""Make the lists of options and metrics in docs/reference from their declarations.
+"""Make the lists of options and of metrics in docs/reference from the declarations in the code.
 
 This experiment has no command "run", because it measures nothing.
 """
@@ -28,7 +28,7 @@ from hangtag.serving.server.telemetry.server_state import (
 from hangtag.variables import subcommands
 from studies.page import ROOT, Part
 
-_TYPES = {"unknown": "counter"}  # Triton's counters do not end in _total, so they are exported without a type.
+_TYPES = {"unknown": "counter"}  # Counters with Triton's names have no type, because the names do not end in _total.
 Row = tuple[str, str, str]
 """The flags, the default and the meaning of an option."""
 
@@ -52,7 +52,7 @@ def _expanded(expression: str, recorded: dict[str, str]) -> str:
 
 
 def _exported() -> list[Metric]:
-    """Return the metrics of a server with one model, a failed call and a route, so that every metric has a sample."""
+    """Return the metrics of an invented server whose model, route and failed call give every metric a sample."""
     one = VersionState("cnn", "1", READY, requested_provider="auto", provider="CPUExecutionProvider", instances=1)
     route = replace(one, name="both", route=RouteCounts({(1, "cnn"): StageCounts()}, ShadowCounts(), 0, 0.2))
     histogram = one.counters.request_seconds
@@ -74,7 +74,7 @@ def _line(metric: Metric, watched: dict[str, str]) -> str:
 
 
 def options() -> str:
-    """Return a list of shared options, and a list for each command. Imports all that commands need, even torch."""
+    """Return the list of shared options and a list for each command. This imports every command, also torch."""
     context = click.Context(main, info_name="hangtag", auto_envvar_prefix="HANGTAG")
     commands: dict[str, tuple[str, list[Row]]] = {}
     for name, entry in SUBCOMMANDS.items():
@@ -104,7 +104,7 @@ def options() -> str:
 
 
 def _option_rows(path: str, summary: str, command: click.Command) -> Iterator[tuple[str, tuple[str, list[Row]]]]:
-    """Yield this command and its subcommands, with summary and options, except groups without own options."""
+    """Yield a command and its subcommands, with summary and options. Groups without options are left out."""
     rows = [row for parameter in command.params if (row := _option_row(parameter))]
     if rows or not isinstance(command, click.Group):
         yield path, (summary, rows)
@@ -113,7 +113,7 @@ def _option_rows(path: str, summary: str, command: click.Command) -> Iterator[tu
 
 
 def _list(rows: list[Row]) -> str:
-    """Return a line for each option, with its default in brackets. Escapes <, which would begin HTML in Markdown."""
+    """Return a line for each option, with the default in brackets. A < is escaped, because it would begin HTML."""
     return "\n".join(
         f"- {flags}{f' ({default})' if default else ''}: {meaning}".replace("<", "&lt;")
         for flags, default, meaning in rows
@@ -121,7 +121,7 @@ def _list(rows: list[Row]) -> str:
 
 
 def _option_row(parameter: click.Parameter) -> Row | None:
-    if not isinstance(parameter, click.Option) or parameter.deprecated:  # hidden options are listed
+    if not isinstance(parameter, click.Option) or parameter.deprecated:  # hidden options are also listed
         return None
     flags = ", ".join(f"`{flag}`" for flag in (*parameter.opts, *parameter.secondary_opts))
     meaning, _, default = _help(parameter).partition(" [default: ")

@@ -1,4 +1,4 @@
-"""Read and write results files: JSON Lines with one line for each run. The key "run" has the run's name."""
+"""Read and write results files, which are JSON Lines with a line for each run. The key "run" has the run's name."""
 
 import json
 import os
@@ -13,31 +13,31 @@ from typing import Any
 from hangtag.serving.loadtest.machine_check import cpu_model
 
 SIGNIFICANT_DIGITS = 6
-"""Digits kept in results. Pages show at most five digits; further digits would be noise."""
+"""The number of digits in results. Pages show at most five digits, and more than six would be noise."""
 
 Line = dict[str, Any]
 
 
 def read(path: Path) -> dict[str, Line]:
-    """Return the lines of a results file by the names of their runs, in the file's order."""
+    """Return the lines of a results file, by the run's name and in the file's order."""
     lines: list[Line] = [json.loads(row) for row in path.read_text().splitlines()]
     return {line["run"]: line for line in lines}
 
 
 def write(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
-    """Replace the whole file. Floats are rounded to SIGNIFICANT_DIGITS."""
+    """Write a whole results file, with floats rounded to SIGNIFICANT_DIGITS."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(_rounded(line)) + "\n" for line in lines))
 
 
 def record(path: Path, line: Mapping[str, Any]) -> None:
-    """Replace the line of the same run, or add a line at the end. The other lines do not change."""
+    """Write a line in place of the same run's line, or at the end of the file. Other lines do not change."""
     lines = read(path) if path.exists() else {}
     write(path, (lines | {line["run"]: dict(line)}).values())
 
 
 def conditions(command: str, versions: Mapping[str, str]) -> Line:
-    """Return a benchmark's line "conditions": the command, the date, the machine, and the versions of programs."""
+    """Return the line "conditions" of a benchmark: the command, the date, the machine, and the versions of programs."""
     return {
         "run": "conditions",
         "command": command,
@@ -50,7 +50,7 @@ def conditions(command: str, versions: Mapping[str, str]) -> Line:
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:
-    """Return the versions of Python and of those of these packages that are installed."""
+    """Return Python's version, and the versions of these packages if they are installed."""
     installed = {"python": platform.python_version()}
     for package in packages:
         with suppress(metadata.PackageNotFoundError):  # pygrpc-native is optional.
@@ -59,7 +59,7 @@ def versions(packages: Iterable[str]) -> dict[str, str]:
 
 
 def turn(names: Iterable[str], number: int) -> list[str]:
-    """Return the names in the order of this turn. Each turn begins with the next name, so all are first as often."""
+    """Return the names in the order of this turn. Each turn begins with the next name."""
     order = list(names)
     first = number % len(order)
     return order[first:] + order[:first]

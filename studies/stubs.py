@@ -1,6 +1,6 @@
-"""Call and serve the methods of the protocol's services, which the messages' modules describe.
+"""Call and serve the methods of the protocol's services. The modules of the messages describe the services.
 
-hangtag's server and clients need no stubs. Tests and studies call and serve each method by name.
+Only tests and studies need these stubs, because hangtag's server and clients have their own code for calls.
 """
 
 from typing import Any
@@ -16,7 +16,7 @@ CLASSIFIER: ServiceDescriptor = classifier_pb2.DESCRIPTOR.services_by_name["Clas
 
 
 class _Stub:
-    """Has a callable for each method of a service. The callable takes and returns messages."""
+    """Has a callable for each method of a service, which sends a message and returns the answer's message."""
 
     def __init__(self, service: ServiceDescriptor, channel: Any) -> None:
         for method in service.methods:
@@ -50,7 +50,7 @@ class ClassifierStub(_Stub):
 
 
 def serve_inference(servicer: object, server: grpc.Server) -> None:
-    """Serve the unary methods of GRPCInferenceService that an object has. Other methods are unknown to callers."""
+    """Serve the unary methods of GRPCInferenceService that an object has. The server does not know other methods."""
     handlers = {}
     for method in INFERENCE.methods:
         answer = getattr(servicer, method.name, None)

@@ -1,4 +1,4 @@
-"""The definition of a comparison, the rounds in which systems take turns, and the tables of the figures."""
+"""Defines comparisons of systems, measures rounds in which the systems take turns, and makes tables."""
 
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,7 +14,7 @@ from studies.bench.goals import UNITS, Goal, Round, figures
 from studies.bench.loads import Figures
 
 BUSY = 0.05
-"""If other programs took at least this share of the processors, the page says so."""
+"""The share of the processors' time from which on the page says that other programs took it."""
 _GOAL_HEAD = ("figure", "system", "goal", "median", "over the rounds", "reached")
 Rows = list[list[str]]
 
@@ -26,10 +26,10 @@ class Comparison:
     Args:
         name: The name of the experiment and of its results file.
         systems: Each system and its description.
-        loads: Each load and its description; closed loops get a row in the table of loads.
+        loads: Each load and its description. Only closed loops have a row in the table of loads.
         goals: The goals to reach.
         packages: The packages whose versions are recorded.
-        models: The models to call. The tables show the same names.
+        models: The names of the models to call, as the tables show them.
     """
 
     name: str
@@ -45,12 +45,12 @@ class Comparison:
         return Path(__file__).with_name(f"{self.name}.jsonl")
 
     def run(self, rounds: int, measure: Callable[["Turns"], None], out: Path | None) -> None:
-        """Measure rounds and print the tables. Writes each round at once, in case a later round fails.
+        """Measure the rounds and print the tables. Each round is written immediately, in case a later round fails.
 
         Args:
             rounds: The number of rounds.
             measure: Measures one round.
-            out: The results file; None to write nothing.
+            out: The results file; if None, no file is written.
         """
         versions = {"h2load": h2load.version()} | results.versions(self.packages)
         lines = [results.conditions(f"python -m studies {self.name} run{options.given()}", versions)]
@@ -67,7 +67,7 @@ class Comparison:
                 results.write(out, lines)
         for rows in (self.goal_rows(lines[1:]), self.load_rows(lines[1:])):
             click.echo(page.table(rows[0], rows[1:]) + "\n")
-        click.echo(f"wrote {out}" if out else "wrote nothing: name a file with --out")
+        click.echo(f"wrote {out}" if out else "wrote no file; to write one, add --out FILE")
 
     def read(self, path: Path | None = None) -> tuple[results.Line, list[results.Line]]:
         """Return the recorded conditions and rounds."""
@@ -75,18 +75,18 @@ class Comparison:
         return lines.pop("conditions"), list(lines.values())
 
     def part(self, path: Path | None = None) -> str:
-        """Return the page's text on how the figures were measured, the systems, the loads and the goals."""
+        """Return the page's text about the measurement, the systems, the loads and the goals."""
         _, rounds = self.read(path)
         head, *rows = self.goal_rows(rounds)
         return f"""{self.loads_part(path)}
 
-Rounds: {len(rounds)}. A goal applies to the median over the rounds, of a figure or of the ratio of two figures of a
-round. The last columns show the medians of each system's own figures:
+Rounds: {len(rounds)}. A goal applies to the median over the rounds: of a figure, or of the ratio of two figures of the
+same round. The last columns show each system's median figures:
 
 {page.table(head, rows)}"""
 
     def loads_part(self, path: Path | None = None) -> str:
-        """Return the text on how the figures were measured, the systems and the loads, for a page without goals."""
+        """Return the text of a page without goals, about the measurement, the systems and the loads."""
         conditions, rounds = self.read(path)
         systems = "\n".join(f"- `{name}`: {self.systems[name]}" for name in self._measured(rounds))
         head, *rows = self.load_rows(rounds)
@@ -95,7 +95,7 @@ round. The last columns show the medians of each system's own figures:
 
 {systems}
 
-Cells have the medians of images a second and, in brackets, of p50 / p99 in ms:
+Cells show medians: images a second and, in brackets, p50 / p99 in ms:
 
 {page.table(head, rows)}"""
 
@@ -110,7 +110,8 @@ Cells have the medians of images a second and, in brackets, of p50 / p99 in ms:
                 spread = f"{min(values):.3g} to {max(values):.3g}" if len(values) > 1 else ""
                 verdict = [f"{statistics.median(values):.3g}", spread, "yes" if goal.reached(values) else "no"]
             own = [
-                # For a goal that is a ratio to bare ONNX Runtime, the column of bare shows its figure for batches.
+                # If the goal is a ratio to bare ONNX Runtime, the column of bare ONNX Runtime shows its figure for
+                # batches.
                 middle(rounds, system, goal.model, "batch" if system == goal.reference == "bare" else goal.load,
                        goal.figure)
                 for system in systems
@@ -122,7 +123,7 @@ Cells have the medians of images a second and, in brackets, of p50 / p99 in ms:
         return rows
 
     def load_rows(self, rounds: Sequence[Round]) -> Rows:
-        """Return a header, and a row for each model and load that has a rate, with a column for each system."""
+        """Return a header with the systems, and a row for each model's loads with measured rates."""
         systems = self._measured(rounds)
         rows = [["model", "load", *systems]]
         for model in self.models:
@@ -137,7 +138,7 @@ Cells have the medians of images a second and, in brackets, of p50 / p99 in ms:
 
 
 class Turns:
-    """A round, in which the systems take turns under each load. Each round begins with a different system.
+    """A round, in which the systems take turns under each load. The next round begins with the next system.
 
     Attributes:
         number: The number of the round, from 1.
@@ -148,7 +149,7 @@ class Turns:
         self.number, self.line, self._loads = number, results.Line(), loads
 
     def each(self, systems: Iterable[str], model: str | None, load: str, measure: Callable[[str], Figures]) -> None:
-        """Measure every system in turn under one load, and print the first figure of UNITS."""
+        """Measure one system after another under one load, and print each system's first figure in UNITS."""
         names = list(systems)
         for name in results.turn(names, self.number):
             self.set(name, model, load, measure(name))
@@ -159,12 +160,12 @@ class Turns:
         click.echo(f"  {title}, {UNITS[shown]}: {values}", err=True)
 
     def set(self, system: str, model: str | None, load: str, measured: Figures) -> None:
-        """Put figures into the line."""
+        """Store the figures of a system under a load."""
         loads = self.line.setdefault(system, {})
         (loads if model is None else loads.setdefault(model, {}))[load] = measured
 
     def get(self, system: str, model: str | None, load: str) -> Figures:
-        """Return figures from the line."""
+        """Return the figures of a system under a load."""
         loads = self.line[system]
         measured: Figures = (loads if model is None else loads[model])[load]
         return measured
@@ -177,8 +178,8 @@ def others_sentence(rounds: Sequence[Round]) -> str:
         return "Other programs took less than 5 % of the processors' time."
     low, high = (100 * bound(shares) for bound in (min, max))
     return (
-        f"**The machine was busy**: other programs took {low:.0f} to {high:.0f} % of the processors' time in a round, "
-        "so the figures are low, and the ratios are less certain."
+        f"**The machine was busy**: in each round, other programs took {low:.0f} to {high:.0f} % of the processors' "
+        "time, so the figures are low, and the ratios are less certain."
     )
 
 
@@ -191,7 +192,7 @@ def middle(rounds: Sequence[Round], system: str, model: str | None, load: str, n
 
 
 def _load_cell(rounds: Sequence[Round], system: str, model: str, load: str) -> str:
-    """Return a cell with images a second, p50 and p99 in milliseconds, and, if known, a call's processor time."""
+    """Return a cell with images a second and, in brackets, p50 and p99 in ms and a call's processor time if known."""
     rates = figures(rounds, system, model, load, "samples_per_s")
     times = [middle(rounds, system, model, load, name) for name in ("p50_ms", "p99_ms")]
     cpu = figures(rounds, system, model, load, "cpu_us")

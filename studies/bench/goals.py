@@ -1,4 +1,4 @@
-"""Goals, and the figures that they need. A goal is a bound for a figure, or for the ratio of two figures of a round."""
+"""Goals, and figures by round. A goal limits a figure, or the ratio of two figures from the same round."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 Round = Mapping[str, Any]
-"""A line of a results file: system -> model -> load -> figures; system -> load -> figures for a load of all models."""
+"""A line of a results file: system -> model -> load -> figures. A load for all models is directly below the system."""
 
 UNITS = {
     "samples_per_s": "images/s",
@@ -26,15 +26,15 @@ UNITS = {
 
 @dataclass(frozen=True)
 class Goal:
-    """A bound for one figure of one system.
+    """A limit for one figure of one system.
 
     Args:
-        model: The model; None for a load that concerns all models, such as the start.
+        model: The model; None if the load is for all models, such as the start.
         load: The load's name.
         figure: The figure's key in UNITS.
-        bound: The bound of the ratio to `reference`, or of the figure itself.
-        reference: The system whose figure in the same round is the divisor. For `bare`, the divisor is always its
-            figure for batches.
+        bound: The limit for the figure or, if there is a `reference`, for the ratio.
+        reference: The system by whose figure from the same round the figure is divided. If it is `bare`, its figure for
+            batches is the divisor.
         system: The system that should reach the goal.
     """
 
@@ -50,7 +50,7 @@ class Goal:
         return self.figure in ("samples_per_s", "share", "in_time_share")
 
     def values(self, rounds: Sequence[Round]) -> list[float]:
-        """Return the value of each round that has the necessary figures."""
+        """Return the goal's value in each round that has the necessary figures."""
         values = []
         for turn in rounds:
             value, divisor = figure(turn, self.system, self.model, self.load, self.figure), 1.0
@@ -68,13 +68,13 @@ class Goal:
 
 
 def figure(turn: Round, system: str, model: str | None, load: str, name: str) -> float | None:
-    """Return a figure of one round; None if it was not measured."""
+    """Return a figure of a round; None if the round did not measure it."""
     loads = turn.get(system, {})
     value = (loads if model is None else loads.get(model, {})).get(load, {}).get(name)
     return None if value is None else float(value)
 
 
 def figures(rounds: Sequence[Round], system: str, model: str | None, load: str, name: str) -> list[float]:
-    """Return a figure of each round in which it was measured."""
+    """Return a figure from each round that measured it."""
     every = (figure(turn, system, model, load, name) for turn in rounds)
     return [value for value in every if value is not None]

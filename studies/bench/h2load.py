@@ -1,4 +1,4 @@
-"""Put load on a server with nghttp2's h2load, which sends a ModelInfer message over HTTP/2 from native code.
+"""Put load on a server with nghttp2's h2load, a native program that sends a ModelInfer message over HTTP/2.
 
 h2load needs little processor time, so the server is the bottleneck.
 """
@@ -23,15 +23,15 @@ _HEADERS = ("content-type: application/grpc", "te: trailers")
 
 @dataclass(frozen=True)
 class Load:
-    """A closed loop, or calls at a rate.
+    """A closed loop, or calls at a fixed rate.
 
     Args:
         calls: The number of calls.
         clients: The number of connections.
-        streams: The largest number of calls in flight on each connection.
+        streams: The maximum number of calls in flight on each connection.
         samples: The number of images in a call.
         rate: Calls a second, on all connections together; None for a closed loop.
-        deadline: Each call's deadline in seconds. The server ends a late call; h2load does not.
+        deadline: Each call's deadline in seconds, after which the server, but not h2load, ends the call.
     """
 
     calls: int
@@ -44,7 +44,7 @@ class Load:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Calls a second, and each call's latency in seconds, including refused calls."""
+    """The rate in calls a second, and each call's latency in seconds. Refused calls count, too."""
 
     per_second: float
     latencies: Sequence[float]
@@ -56,7 +56,7 @@ class Outcome:
 def version() -> str:
     """Return the version of h2load. Raises click.ClickException if h2load is missing."""
     if shutil.which("h2load") is None:
-        raise click.ClickException("h2load is missing; Debian and Ubuntu have it in the package nghttp2-client")
+        raise click.ClickException("h2load is missing. Debian and Ubuntu have it in the package nghttp2-client.")
     output = subprocess.run(["h2load", "--version"], capture_output=True, text=True, check=True).stdout
     return output.strip().removeprefix("h2load ")
 
@@ -89,7 +89,7 @@ def post(url: str, body: bytes, headers: Sequence[str], load: Load, *options: st
         url: http://host:port/path or https://host:port/path. The certificate is not checked.
         body: The body of each request.
         headers: The headers of each request, each as "name: value".
-        load: The load. The load's deadline is ignored, because the headers set the deadline.
+        load: The load, whose deadline is ignored, because the headers contain the deadline.
         options: Further options of h2load, such as ``--h1`` for HTTP/1.1.
 
     Raises:
@@ -114,6 +114,6 @@ def _read(output: str, log: Path) -> Outcome:
     counts = re.search(r"(\d+) total, \d+ started, (\d+) done, (\d+) succeeded", output)
     complete = counts and counts[1] == counts[2] == counts[3]
     if not (rate and complete):
-        raise click.ClickException(f"h2load's calls were not all answered:\n{output}")
-    rows = np.loadtxt(log, dtype=np.int64, ndmin=2)  # start in µs, HTTP status, duration in µs
+        raise click.ClickException(f"not every call of h2load was answered:\n{output}")
+    rows = np.loadtxt(log, dtype=np.int64, ndmin=2)  # the columns: start in µs, HTTP status, duration in µs
     return Outcome(float(rate[1]), (rows[:, 2] / 1e6).tolist())

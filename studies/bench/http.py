@@ -14,7 +14,7 @@ from studies.page import Part
 
 MODEL = "lstm"
 LOADS = {load: f"{load} in flight" for load in ("1", "4", "16", "64")}
-"""Over HTTP, each call in flight has its own connection. Over gRPC, the calls share at most 16 connections."""
+"""Over HTTP, each call in flight has its own connection. Over gRPC, calls share up to 16 connections."""
 _RATE = "samples_per_s"
 COMPARISON = Comparison(
     "http",
@@ -29,7 +29,7 @@ COMPARISON = Comparison(
         ),
         Goal(MODEL, "1", "p50_ms", 1.0, "fastapi", system="http"),
         *(Goal(MODEL, load, _RATE, 1.0, "triton", system="http") for load in ("16", "64")),
-        # gRPC's rate is unchanged, within noise
+        # HTTP's port does not change gRPC's rate, except for noise
         *(Goal(MODEL, load, _RATE, 0.95, "grpc-alone", system="grpc") for load in LOADS),
     ),
     packages=("uvicorn", "starlette", "pygrpc-native", "onnxruntime", "numpy"),
@@ -48,7 +48,7 @@ PARTS = (
 @options.MODELS
 @options.OUT
 def main(only: tuple[str, ...], rounds: int, seconds: float, models: Path, out: Path | None) -> None:
-    """Compare servers over HTTP and gRPC on a machine that does nothing else. Each request has one image for lstm.
+    """Compare servers over HTTP and gRPC on a machine that does nothing else. Each request sends one image to lstm.
 
     The command needs h2load (Debian: nghttp2-client). FastAPI needs 'make fastapi', and Triton 'make triton'. The
     load generator shares the server's processors.

@@ -1,4 +1,4 @@
-"""Functions that put a load on a running server and return its figures."""
+"""Functions that put a load on a server and return the measured figures."""
 
 import bisect
 import json
@@ -26,7 +26,7 @@ CONNECTIONS = 16
 CLOSED_LOOPS: Mapping[str, str] = {str(number): f"{number} in flight" for number in (1, 4, 16, 64)} | {
     "batch": f"2 in flight, {SAMPLES} samples each"
 }
-"""Load -> its description. Each call has one image, except for `batch`."""
+"""The loads, with descriptions. A call has one image, except in `batch`."""
 LOADS: Mapping[str, str] = {
     **CLOSED_LOOPS,
     "poisson": "Poisson arrivals",
@@ -36,8 +36,8 @@ LOADS: Mapping[str, str] = {
 
 DEADLINE = 0.5
 OVERLOAD = 10
-OVERLOAD_STREAMS = 100  # calls in flight on each connection: in total more than the server queues and computes
-BOUND_MS = 15.0  # bound of the 99th percentile in MLPerf's server scenario for ResNet-50
+OVERLOAD_STREAMS = 100  # in total, more calls are in flight than the server queues and computes
+BOUND_MS = 15.0  # the limit for the 99th percentile in MLPerf's server scenario for ResNet-50
 SHARES = tuple(percent / 100 for percent in range(20, 100, 5))
 
 
@@ -47,7 +47,7 @@ def over_grpc(server: Served, model: str) -> Send:
 
 
 def closed_loop(name: str) -> Load:
-    """Return the shape of a closed loop, by its name, for a single call."""
+    """Return the closed loop with this name, with 1 as its number of calls."""
     if name == "batch":
         return Load(1, clients=2, samples=SAMPLES)
     number = int(name)
@@ -61,20 +61,20 @@ def closed(server: Served, send: Send, shape: Load, seconds: float, model: str |
     Args:
         server: The server.
         send: Puts the load on the server.
-        shape: The load, without the number of calls.
-        seconds: The approximate duration, which determines the number of calls.
-        model: Over gRPC, the model for which the server's statistics must have counted all calls. This check is
-            necessary, because h2load counts a refused call, whose HTTP status is 200, as a success.
+        shape: The load, whose number of calls is not used.
+        seconds: The approximate duration, from which the number of calls is computed.
+        model: Over gRPC, the called model. The function compares the number of calls with the server's statistics,
+            because h2load counts refused calls as successes: their HTTP status is 200.
 
     Raises:
         click.ClickException: A call was not answered.
     """
     load = replace(shape, calls=8 + 200 // shape.samples)
-    per_second = send(load).per_second  # The warm-up's rate determines the number of calls.
+    per_second = send(load).per_second  # The number of calls follows from the rate in the warm-up.
     load = replace(shape, calls=max(load.calls, round(per_second * seconds)))
     before = server.answered(model) if model else 0
     outcome = send(load)
-    # More calls are counted if the warm-up's last calls were not yet counted when the first count was read.
+    # The difference may include calls of the warm-up that the server had not counted when the first count was read.
     if model and (answered := server.answered(model) - before) < load.calls:
         raise click.ClickException(f"{answered} of {load.calls} calls for {model} were answered")
     return {
@@ -85,17 +85,18 @@ def closed(server: Served, send: Send, shape: Load, seconds: float, model: str |
 
 
 def start(launch: Launch) -> Figures:
-    """Start a server while no other server runs, because PSS would divide the memory that servers share."""
+    """Measure the start of a server. No other server may run, because PSS divides the memory that servers share."""
     with served(launch) as server:
         return {"seconds_to_ready": server.seconds_to_ready, "pss_mb": server.pss_mb()}
 
 
 def highest_rate(server: Served, model: str, bare: float, seconds: float) -> Figures:
-    """Find the highest share of bare ONNX Runtime's rate at which every call is answered and p99 is within the bound.
+    """Find the highest share of bare ONNX Runtime's rate at which the server answers every call and p99 is at most
+    BOUND_MS.
 
-    `hangtag loadtest` sends the calls, with Poisson arrivals, and counts latency from the planned time. h2load is not
-    suitable, because its timer accumulates delays, and because it measures latency from the actual send. The search is
-    binary, because a server that meets the bound at one share should meet it at all smaller shares.
+    `hangtag loadtest` sends the calls, with Poisson arrivals, and measures latency from the planned time. h2load is not
+    suitable, because its timer accumulates delays, and because it measures latency from the actual sending. The search
+    is binary, because a server that succeeds at one share should succeed at every smaller share.
     """
 
     def misses(share: float) -> bool:
@@ -111,7 +112,7 @@ def highest_rate(server: Served, model: str, bare: float, seconds: float) -> Fig
 
 
 def loadtest(address: str, models: list[str], seconds: float, *options: str) -> dict[str, Any]:
-    """Return the JSON of `hangtag loadtest` with a single block.
+    """Run `hangtag loadtest` with a single block, and return its JSON.
 
     Args:
         address: The server's address.
@@ -126,7 +127,7 @@ def loadtest(address: str, models: list[str], seconds: float, *options: str) -> 
         out = Path(folder, "results.json")
         command = [sys.executable, "-m", "hangtag", "loadtest", *models, "--server", address, *options]
         command += [f"--json={out}", "--min-duration", f"{seconds}s", "--blocks", "1"]
-        finished = subprocess.run(command, capture_output=True, text=True)  # status 1: calls were refused
+        finished = subprocess.run(command, capture_output=True, text=True)  # the status is 1 if calls were refused
         if not out.exists():
             raise click.ClickException(f"the load test wrote no results:\n{finished.stdout}{finished.stderr}")
         document: dict[str, Any] = json.loads(out.read_text())
@@ -134,23 +135,23 @@ def loadtest(address: str, models: list[str], seconds: float, *options: str) -> 
 
 
 def overload(launch: Launch, model: str, seconds: float) -> Figures:
-    """Offer ten times the server's capacity twice, and measure the second overload. Each call has a deadline.
+    """Overload the server twice, with ten times its capacity, and measure the second overload. Each call has a
+    deadline.
 
-    h2load counts a refused call as a success, so the number of answered calls comes from the server's statistics.
-    Nobody knows which of the calls that ended after their deadline were answered. This function assumes that all of
-    these calls were answered, so the share that was answered in time is a lower bound.
+    h2load counts refused calls as successes, so the number of answered calls comes from the server's statistics. Some
+    calls end after their deadline, and it is unknown how many of these were answered. The function assumes that all
+    were, so the returned share of calls answered in time is a lower bound.
 
     Returns:
-        The capacity at 64 in flight, the share of this capacity that was answered in time, the largest growth of
-        memory, and the growth that remained afterwards (RSS).
+        The capacity with 64 calls in flight, the rate of calls answered in time as a share of this capacity, the
+        largest growth of memory (RSS), and the growth that remained after the load.
     """
     with served(launch) as server:
         send = over_grpc(server, model)
         capacity = closed(server, send, closed_loop("64"), seconds, model)["samples_per_s"]
         rate = OVERLOAD * capacity
         load = Load(round(rate * seconds), CONNECTIONS, OVERLOAD_STREAMS, rate=rate, deadline=DEADLINE)
-        # The first overload causes the first batches of the largest size, and ONNX Runtime keeps the memory for such
-        # batches.
+        # The first overload causes the first batches of the maximum size, whose memory ONNX Runtime keeps.
         send(load)
         server.forget_peak()
         memory, answered = server.resident_mb(), server.answered(model)

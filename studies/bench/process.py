@@ -30,9 +30,9 @@ class Launch:
 
     Args:
         command: The program and its arguments.
-        ready: A regular expression for the line on standard error that says that the server answers. The first group is
-            the address, and an optional second group is the address for HTTP.
-        environment: Variables in addition to this process's own.
+        ready: A regular expression for the line on standard error after which the server answers. Its first group is
+            the address; an optional second group is the address for HTTP.
+        environment: Environment variables in addition to those of this process.
         ca: The PEM file of the authority that signed the server's certificate; None without TLS.
         http: host:port of the server's HTTP port; empty if there is none.
     """
@@ -45,17 +45,17 @@ class Launch:
 
 
 def hangtag_serve(models: Path, *options: str) -> Launch:
-    """Return how to start this repository's `hangtag serve` on free ports, so that several servers can run at once."""
+    """Return how to start this repository's `hangtag serve` on free ports."""
     command = (sys.executable, "-m", "hangtag", "serve", "--models", models.resolve(), "--port", "0")
     return Launch(
         (*command, "--metrics-port", "0", *options),
         r"^(?=.*event=ready ).*?address=(\S+)(?:.*? http=(\S+))?",
-        {"HANGTAG_SERVE_HTTP_PORT": "0"},  # the port is set by a variable, so that an option can override it
+        {"HANGTAG_SERVE_HTTP_PORT": "0"},  # an option can override a port from a variable
     )
 
 
 class Served:
-    """A server process. `seconds_to_ready` counts from the start of the process."""
+    """A server process. `seconds_to_ready` is the time from its start until it is ready."""
 
     def __init__(self, launch: Launch) -> None:
         """Start the server and wait until it is ready. Raises click.ClickException if it does not start."""
@@ -68,7 +68,7 @@ class Served:
                 stdout=subprocess.DEVNULL,
                 stderr=self._log,
                 env=environment,
-                process_group=0,  # Ctrl-C stops the study, which stops the server when it has read what it needs.
+                process_group=0,  # Ctrl-C stops only the study, which reads what it needs and then stops the server.
             )
         except OSError as error:
             raise click.ClickException(f"{launch.command[0]} cannot be run ({error}).") from error
@@ -104,11 +104,11 @@ class Served:
         return machine_check.cpu_seconds(machine_check.family(self.pid))
 
     def pss_mb(self) -> float:
-        """Return the process's and its workers' memory. In PSS, memory that n processes share counts 1/n for each."""
+        """Return the PSS of the server's processes. PSS counts shared memory only once in this sum."""
         return self._megabytes("smaps_rollup", "Pss")
 
     def resident_mb(self) -> float:
-        """Return the memory of the process and its workers. In RSS, shared memory counts fully for each process."""
+        """Return the RSS of the server's processes. RSS counts shared memory once for each process."""
         return self._megabytes("status", "VmRSS")
 
     def forget_peak(self) -> None:
@@ -117,11 +117,11 @@ class Served:
             Path(f"/proc/{pid}/clear_refs").write_text("5")
 
     def peak_mb(self) -> float:
-        """Return the sum of each process's highest RSS since `forget_peak`."""
+        """Return the sum of the highest RSS of each process since `forget_peak`."""
         return self._megabytes("status", "VmHWM")
 
     def close(self) -> None:
-        """Ask the server to stop, and wait for its end.
+        """Stop the server, and wait for its end.
 
         Raises:
             click.ClickException: the server did not end and was killed, or its exit code was not 0.
@@ -138,7 +138,7 @@ class Served:
         if code:
             end = "\n".join(log.splitlines()[-_LAST_LINES:])
             raise click.ClickException(
-                f"{self._command} did not stop as it should: exit code {code}. Its log ends:\n{end}"
+                f"{self._command} stopped with exit code {code} instead of 0. The end of its log:\n{end}"
             )
 
     def kill(self) -> None:
@@ -176,7 +176,7 @@ class Served:
 
 @contextmanager
 def served(launch: Launch) -> Iterator[Served]:
-    """Run a server until the end of the context; see Served."""
+    """Run a server until the end of the context."""
     server = Served(launch)
     try:
         yield server

@@ -1,4 +1,4 @@
-"""Measure the costs and gains of routes: of a cascade against its members, of a split, and of a shadow."""
+"""Measure what a cascade gains over its members, and what a split and a shadow cost."""
 
 import math
 import shutil
@@ -22,10 +22,10 @@ from studies.page import Part
 from studies.results import Line
 
 FAST, ACCURATE, BEST = "cnn-small-int8", "cnn-int8", "cnn"
-"""The models that the cascade is compared with: its members, and the most accurate model."""
+"""The models to which the cascade is compared: its members, and the most accurate model."""
 PRIMARY, SHADOW = "lstm", "lstm-before"
-"""PRIMARY is a model, and SHADOW is the model's first version under a separate name, so both cost the same. Both are
-members of the split. In the route with a shadow, PRIMARY answers and SHADOW is the shadow."""
+"""SHADOW is the first version of the model PRIMARY under another name, so the two cost the same. The split has these
+two members. In the route with a shadow, PRIMARY answers and SHADOW is the shadow."""
 PLAIN, SHADOWED, SPLIT = "plain", "shadowed", "split"
 """The routes of the study: PLAIN has only PRIMARY, SHADOWED has SHADOW as PRIMARY's shadow, and SPLIT splits the calls
 between PRIMARY and SHADOW by SHARES."""
@@ -38,10 +38,10 @@ ROUTES = {
 """The route.toml of each route of the study."""
 ROUTE = "fast-and-accurate"
 MEMBERS = {FAST: FAST, "route": ROUTE, ACCURATE: ACCURATE, BEST: BEST}
-"""The systems that take turns, and their models."""
+"""The systems that take turns, with their models."""
 IN_FLIGHT = ("1", "4", "16", "64")
 CASCADE, HALF = "cascade", 0.5
-_OPEN_LOOP = 4  # an open loop runs four times as long as a closed loop, because few calls decide about a p99
+_OPEN_LOOP = 4  # an open loop lasts longer than a closed loop by this factor, because a p99 depends on few calls
 COMPARISON = Comparison(
     "routes",
     {
@@ -61,11 +61,10 @@ COMPARISON = Comparison(
         Goal(CASCADE, "accuracy", "points_below", 0.1, system="route"),
         Goal(CASCADE, "64", "samples_per_s", 1.5, ACCURATE, system="route"),
         Goal(CASCADE, "64", "p99_ms", 1.0, ACCURATE, system="route"),
-        # 99.9 % of all samples of a binomial distribution are within 3.29 standard deviations of its mean.
+        # A binomial count is within 3.29 standard deviations of its mean with a probability of 99.9 %.
         Goal("split", "calls", "deviations", 3.29, system="split"),
-        # Copies take a tenth of the time, but a copy that has begun occupies one of two processors until it ends, and
-        # calls that come meanwhile wait. `busier` has only its own short batches. A bound of 1.1 was missed for this
-        # reason alone.
+        # Copies take only a tenth of the time, but while a copy is computed on one of two processors, new calls wait
+        # for the other one. `busier` has no such copies. Because of this difference, a limit of 1.1 was exceeded.
         Goal("shadow", "half", "p99_ms", 1.5, "busier", system="shadowed"),
     ),
     packages=("grpcio", "pygrpc-native", "onnxruntime", "numpy"),
@@ -75,14 +74,14 @@ COMPARISON = Comparison(
 
 @dataclass(frozen=True)
 class _Bench:
-    """The server under test, the folder of the real test images, and the shortest duration of each load."""
+    """The server, the folder of the real test images, and the minimum duration of each load."""
 
     server: Served
     samples: Path
     seconds: float
 
     def accuracy(self) -> dict[str, Figures]:
-        """Measure through the server which share of all test images each of MEMBERS labels correctly."""
+        """Measure the accuracy of each of MEMBERS on all test images, through the server."""
         document = self._loadtest([*MEMBERS.values()], 0.05, "--concurrency", "1", "--accuracy")
         shares = {each["name"]: each["accuracy"]["accuracy"] for each in document["targets"]}
         images = document["targets"][0]["accuracy"]["total"]
@@ -93,7 +92,8 @@ class _Bench:
         return measured
 
     def load(self, model: str, seconds: float, *load: str) -> Figures:
-        """Measure calls with one test image each: their rate, their latency, and a call's processor time in the server.
+        """Measure the rate and the latency of calls with one test image each, and the server's processor time for a
+        call.
 
         Raises:
             click.ClickException: Calls failed.
@@ -111,21 +111,21 @@ class _Bench:
         return loads.loadtest(self.server.address, models, seconds, *options)
 
     def split(self, calls: int) -> Figures:
-        """Send calls to SPLIT, and count each member's calls from its own statistics."""
+        """Send calls to SPLIT, and read from each member's statistics how many calls it got."""
         before = {member: self.server.answered(member) for member in SHARES}
         h2load.run(self.server.url, SPLIT, Load(calls, clients=loads.CONNECTIONS, streams=4))
         counts = {member: self.server.answered(member) - before[member] for member in SHARES}
         if sum(counts.values()) != calls:
             raise click.ClickException(f"{sum(counts.values()):,} of {calls:,} calls were answered")
-        share = SHARES[PRIMARY] / 100  # The count of one member determines the count of the other member.
+        share = SHARES[PRIMARY] / 100  # One member's count also gives the other member's count.
         deviation = (counts[PRIMARY] - calls * share) / math.sqrt(calls * share * (1 - share))
         return {"calls": calls, "counts": counts, "deviations": abs(deviation)}
 
     def shadow(self, turns: Turns) -> None:
-        """Measure the primary at half of its peak rate: alone, with a shadow of every call, and alone but as busy.
+        """Measure PRIMARY at half of its peak rate in three runs: alone, with a shadow, and alone with more calls.
 
-        In the last of these runs the server gets additional calls, so that its processes take as much processor time as
-        with the shadow. The latency of this run shows the effect of processor time without a shadow.
+        In the third run, the server gets so many more calls that it takes as much processor time as with the shadow.
+        The latency of this run shows the effect of this processor time alone, because there is no shadow.
         """
         peak = self.load(PLAIN, self.seconds, "--concurrency", "64")["samples_per_s"]
         rate, seconds = HALF * peak, _OPEN_LOOP * self.seconds
@@ -157,8 +157,8 @@ class _Bench:
 def main(rounds: int, seconds: float, calls: int, models: Path, samples: Path, out: Path | None) -> None:
     """Measure routes on a machine that does nothing else, over gRPC on the native transport.
 
-    The cascade and its members take turns under each load, with the real test images and one image a call. The
-    command needs h2load (Debian: nghttp2-client). The load generator shares the server's processors.
+    The cascade and its members take turns under each load, in which each call has one real test image. The command
+    needs h2load (Debian: nghttp2-client). The load generator shares the server's processors.
     """
     with ExitStack() as stack:
         folder = stack.enter_context(systems.repository(models, (PRIMARY, *MEMBERS.values()), ROUTES))
@@ -185,7 +185,7 @@ def main(rounds: int, seconds: float, calls: int, models: Path, samples: Path, o
 
 
 def part(path: Path | None = None) -> str:
-    """Return the text on the comparison, the accuracies, the split and the shadow."""
+    """Return the page's text about the comparison, the accuracies, the split and the shadow."""
     _, rounds = COMPARISON.read(path)
     first = rounds[0]
     accuracy = {name: first[name][CASCADE]["accuracy"] for name in MEMBERS}
@@ -195,15 +195,15 @@ def part(path: Path | None = None) -> str:
     copied = statistics.median(figures(rounds, "shadowed", "shadow", "half", "copied"))
     return f"""{COMPARISON.part(path)}
 
-Each call has one of the test images. Figures in µs are the processor time that a call takes in the server. The load
-generator shares the processors. Shares of the {accuracy["route"]["images"]:,} test images that were labelled correctly:
+Each call has one of the test images. Figures in µs are the server's processor time for a call. The load generator
+shares the processors. Accuracy on the {accuracy["route"]["images"]:,} test images:
 {shares}.
 
-Of {split["calls"]:,} calls, the split sent {counts}.
+Of {split["calls"]:,} calls, the split passed {counts}.
 
-A copy for the shadow waits while the route has other work. If too many copies wait, the oldest is dropped, so the
-shadow may not get all of them; here it got {copied:.0%}. A copy costs the processor time of `{SHADOW}`. `busier` shows
-the latency of a server that is as busy without a shadow, so it shows the effect of this processor time alone."""
+A copy for the shadow waits while the route has other work. If too many copies wait, the server drops the oldest one.
+Here the shadow got {copied:.0%} of the copies. A copy costs the processor time of `{SHADOW}`. `busier` has no shadow
+but as much processor time, so its latency shows the effect of the processor time alone."""
 
 
 PARTS = (Part("studies/bench/routes.md", part, "measurements"),)

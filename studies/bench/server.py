@@ -1,4 +1,4 @@
-"""Compare hangtag over gRPC with Triton, with the least possible server, and with bare ONNX Runtime."""
+"""Compare hangtag over gRPC with Triton, with a minimal server, and with bare ONNX Runtime."""
 
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,7 +17,7 @@ from studies.page import Part
 MODELS = ("lstm", "cnn")
 SINGLE = ("1", "4", "16", "64")
 ALONE = "cnn"
-"""The model of the loads `poisson` and `overload`."""
+"""The model for the loads `poisson` and `overload`."""
 BARE = "bare"
 _NAMES = (*systems.SERVER, BARE)
 _RATE = "samples_per_s"
@@ -77,7 +77,7 @@ def main(
     python -m studies server run --only native,triton --loads 16,64    a short comparison
 
     The command needs h2load (Debian: nghttp2-client). Triton needs 'make triton'. The load generator shares the
-    server's processors. Figures that are ratios to bare ONNX Runtime need the system bare.
+    server's processors. Ratios to bare ONNX Runtime are measured only with the system bare.
     """
     names = [name for name in only if name != BARE]
     if not names:
@@ -100,7 +100,7 @@ def main(
                         turns.each(names, model, load, lambda name: loads.closed(
                             servers[name], loads.over_grpc(servers[name], model), closed_loop(load), seconds, model,  # noqa: B023
                         ))  # fmt: skip
-                # The minimal server lacks the methods that the load test calls before its load.
+                # The minimal server lacks methods that `hangtag loadtest` calls before the load.
                 able = [name for name in names if name != "minimal"]
                 if "poisson" in chosen and runtime and able:
                     rate = turns.get(BARE, ALONE, "batch")[_RATE]

@@ -1,4 +1,4 @@
-"""The systems that are compared: how to start each server, and how to send a load to it."""
+"""The compared systems: how to start each server, and how to send a load to the server."""
 
 import json
 import shutil
@@ -22,7 +22,7 @@ from studies.bench.process import Launch, Served, hangtag_serve
 from studies.page import ROOT
 
 NETWORKS = ("lstm", "lstm2", "cnn")
-"""The models that each server loads. The goals of memory and start time are for servers with these models."""
+"""The models that each server loads. The goals for memory and start time also assume these models."""
 _FASTAPI = ROOT / ".venv-fastapi/bin/uvicorn"
 FASTAPI_WORKERS = 2
 _PEERS = Path(__file__).with_name("peers")
@@ -33,10 +33,10 @@ class System:
     """A server that is compared.
 
     Args:
-        description: A description of the system, for a reader.
-        launch: How to start the system on a model repository. Files for it exist as long as the context. Raises
-            click.ClickException if the system is not available on this machine.
-        send: How to send a load for a model to the running system.
+        description: The system's description for readers.
+        launch: Yields how to start the system on a model repository, and removes the system's files at the end of the
+            context. Raises click.ClickException if this machine lacks the system.
+        send: Returns a function that sends a load for a model to the running system.
     """
 
     description: str
@@ -62,7 +62,7 @@ def with_http(*options: str) -> Callable[[Path], AbstractContextManager[Launch]]
 
 @contextmanager
 def with_tls(models: Path, *options: str) -> Iterator[Launch]:
-    """Yield how to start `hangtag serve` with these options and a certificate, which exists as long as the context."""
+    """Yield how to start `hangtag serve` with these options and a certificate, which is removed after the context."""
     authority = trustme.CA()
     certificate = authority.issue_cert("127.0.0.1")
     with TemporaryDirectory() as name:
@@ -89,7 +89,7 @@ def http_minimal(models: Path) -> AbstractContextManager[Launch]:
 def fastapi(models: Path) -> AbstractContextManager[Launch]:
     """Return how to start peers/fastapi_app.py in .venv-fastapi. Raises click.ClickException if that is missing."""
     if not _FASTAPI.exists():
-        raise click.ClickException(f"{_FASTAPI} is missing. Run 'make fastapi', which installs it, or leave it out.")
+        raise click.ClickException(f"{_FASTAPI} is missing. Run 'make fastapi', or leave out FastAPI's system.")
     (port,) = free_ports(1)
     command = (
         *(_FASTAPI, "--app-dir", _PEERS, "fastapi_app:app", "--workers", str(FASTAPI_WORKERS)),
@@ -149,17 +149,17 @@ HTTP: Mapping[str, System] = {
 
 
 def networks(models: Path) -> AbstractContextManager[Path]:
-    """Yield a copy of a model repository with only those of NETWORKS that the repository has."""
+    """Yield a copy of a model repository, without the models that are not in NETWORKS."""
     return repository(models, [name for name in NETWORKS if (models / name).is_dir()])
 
 
 @contextmanager
 def repository(models: Path, names: Iterable[str], routes: Mapping[str, str] = {}) -> Iterator[Path]:
-    """Yield a copy of a model repository, which exists as long as the context.
+    """Yield a copy of a model repository, which is removed at the end of the context.
 
     Args:
         models: The repository.
-        names: The models, of which the serving version is copied, and the routes to copy.
+        names: The routes to copy, and the models whose serving version to copy.
         routes: The route.toml of each further route.
 
     Raises:
@@ -180,7 +180,7 @@ def repository(models: Path, names: Iterable[str], routes: Mapping[str, str] = {
 
 
 def _post(url: str, body: bytes, *headers: str) -> Send:
-    """Return a function that sends a request over HTTP/1.1, with a connection for each call in flight."""
+    """Return a function that sends a request over HTTP/1.1, on a separate connection for each call in flight."""
     return lambda load: h2load.post(
         url, body, headers, replace(load, clients=load.clients * load.streams, streams=1), "--h1"
     )

@@ -1,8 +1,8 @@
 """Compare the speed of each published model, in bare ONNX Runtime, with PyTorch and with the model's FP32 file.
 
-The contenders take turns of several batches on one thread, so that other load slows all contenders alike. The result of
-a round is a ratio of medians, and the final result is the median of these ratios over several rounds. If a goal is
-missed, ONNX Runtime's profiler shows which nodes take the time.
+The contenders take turns of several batches on one thread, so that other load on the machine slows all of them alike. A
+round's result is a ratio of medians, and the final result is the median of the rounds' ratios. If a model misses a
+goal, ONNX Runtime's profiler shows its slowest nodes.
 """
 
 import json
@@ -35,8 +35,8 @@ from studies.results import Line
 
 EAGER, COMPILED = "PyTorch", "torch.compile"
 TIMINGS = ("eager", "compile")
-"""What a file is compared with: "eager" is PyTorch in eager mode; "compile" adds torch.compile, which needs a C++
-compiler."""
+"""The values of --timing: "eager" compares files with PyTorch in eager mode; "compile" also compares them with
+torch.compile, which needs a C++ compiler."""
 
 
 def measure(path: Path, images: Pixels, served: nn.Module, fp32: Path | None, timing: str) -> Speed:
@@ -44,7 +44,7 @@ def measure(path: Path, images: Pixels, served: nn.Module, fp32: Path | None, ti
 
     Args:
         path: The file.
-        images: The images to run, repeated if there are fewer than a batch.
+        images: The images of the batches, which are repeated if a batch needs more.
         served: The network in PyTorch.
         fp32: The FP32 file of the same network, if ``path`` is in another precision.
         timing: One of TIMINGS.
@@ -99,11 +99,11 @@ GOALS: dict[str, tuple[int, str, float]] = {
     "lstm-int8": (1, FP32, 1.0),
     "lstm2-int8": (1, FP32, 1.0),
 }
-"""Model -> batch size, contender, and how many times as fast as this contender the file should be."""
+"""By model: a batch size, a contender, and by how many times the file should be faster than this contender."""
 MAY_LOSE = 0.002
-"""The largest loss of test accuracy, compared with PyTorch, for a file of another precision. The export measures it."""
+"""The largest allowed loss of test accuracy in a precision other than FP32, as measured by the export."""
 _BATCHES, _NODES = 50, 8
-"""How many batches to profile, and how many nodes to name."""
+"""The number of batches to profile, and the number of nodes to list."""
 
 
 @click.command()
@@ -112,7 +112,7 @@ _BATCHES, _NODES = 50, 8
 @options.ROUNDS
 @options.OUT
 def main(models: Path, timing: str, rounds: int, out: Path | None) -> None:
-    """Time every model that was exported here, and judge the goals. The machine should do nothing else."""
+    """Measure every exported model, and compare the figures with the goals. The machine should do nothing else."""
     images = fashion_mnist.load_test().images[:64]
     versions = {"ONNX Runtime": ONNXRUNTIME_VERSION, "PyTorch": torch.__version__}
     lines = [results.conditions(f"python -m studies exported run{options.given()}", versions) | {"rounds": rounds}]
@@ -126,7 +126,7 @@ def main(models: Path, timing: str, rounds: int, out: Path | None) -> None:
         click.echo(f"round {number} of {rounds}", err=True)
         for name, entry in entries.items():
             original = entries.get(name.removesuffix(f"-{entry.precision}"), entry)
-            # Random weights: their values do not change the time.
+            # Random weights are enough, because the time does not depend on them.
             network = build(str(entry.json("training")["config"]["model"]))
             served = SingleLabel(network, fashion_mnist.IMAGE, len(fashion_mnist.LABELS)).eval()
             fp32 = None if original is entry else original.path
@@ -140,7 +140,7 @@ def main(models: Path, timing: str, rounds: int, out: Path | None) -> None:
 
 
 def _line(entry: Entry, speeds: Sequence[Speed]) -> Line:
-    """Return a model's line: the medians, whether the goal is reached, and the slowest nodes if it is missed."""
+    """Return a model's line: the medians, whether the model reaches its goal, and its slowest nodes if it does not."""
     measured = middle(speeds)
     line: Line = {"run": entry.name, "version": entry.version, "median_ms": {}}
     for size, times in measured.milliseconds.items():
@@ -160,9 +160,9 @@ def _line(entry: Entry, speeds: Sequence[Speed]) -> Line:
 
 
 def middle(speeds: Sequence[Speed]) -> Speed:
-    """Return the medians of several measurements: of the file's time, and of each contender's ratio to this time.
+    """Return the median of the file's times, and a time for each contender from the median of its ratios to the file.
 
-    A contender's time is the file's time multiplied by that ratio, because only ratios within a measurement can be
+    A contender's time is the file's time multiplied by that median ratio, because only times within a round can be
     compared.
     """
     first = speeds[0]
@@ -174,11 +174,11 @@ def middle(speeds: Sequence[Speed]) -> Speed:
 
 
 def slowest_nodes(path: Path, batch_size: int) -> list[Line]:
-    """Return a graph's slowest nodes after fusion, on one thread, with median microseconds per batch and share of time.
+    """Return the slowest nodes of the fused graph on one thread, with median microseconds per batch and share of time.
 
     Args:
         path: An ONNX file with one input, UINT8 [batch, height, width].
-        batch_size: Images in each batch of random pixels.
+        batch_size: The number of images of random pixels in a batch.
     """
     session_options = onnxruntime.SessionOptions()
     session_options.intra_op_num_threads = 1
@@ -204,7 +204,7 @@ def slowest_nodes(path: Path, batch_size: int) -> list[Line]:
 
 
 def part(path: Path = RESULTS) -> str:
-    """Return the text on how the figures were measured, and the tables."""
+    """Return the text about the measurement, and the tables."""
     models = results.read(path)
     conditions = models.pop("conditions")
     source = (
@@ -217,7 +217,7 @@ def part(path: Path = RESULTS) -> str:
 
 
 def _tables(models: Mapping[str, Line]) -> Iterator[str]:
-    """Yield tables of times, of goals, and of the slowest nodes of models that miss goals."""
+    """Yield the tables of times and of goals, and the tables of the slowest nodes of models that miss their goal."""
     yield table(("model", "batch", "the file", f"its {FP32}", EAGER, COMPILED), _times(models), right=5)
     yield table(("model", "goal", "measured", "reached"), _goals(models))
     for name, model in models.items():

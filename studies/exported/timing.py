@@ -1,10 +1,10 @@
-"""Time contenders that take turns on one thread: files in bare ONNX Runtime, and networks in PyTorch.
+"""Measure the times of contenders that take turns on one thread: files in bare ONNX Runtime, and networks in PyTorch.
 
 The contenders take turns of several batches, so that other load on the machine affects all contenders. The figures are
-medians. The first batch of a turn does not count. The first batch must reload weights that the other contenders have
-displaced from the processor's caches, so it can take twice as long as the next batches; a busy server has no such
-batches. Each contender has one thread, like an instance of the server. Several threads would continue to spin after the
-contender's turn, for about as long as a batch takes, on processors that the next contender needs.
+medians. The first batch of a turn does not count: it can take twice as long as the next batches, because the other
+contenders have displaced the weights from the processor's caches. A busy server has no such batches. Each contender has
+one thread, like an instance of the server. With several threads, a contender's threads would spin for about a batch's
+time after its turn, on processors that the next contender needs.
 """
 
 import time
@@ -18,9 +18,9 @@ BATCH_SIZES = (1, 64)
 THREADS = 1
 _LEAST_ROUNDS, _MOST_ROUNDS = 7, 200
 _SECONDS = 2.0
-"""For each batch size, no round begins after this time, except to reach _LEAST_ROUNDS."""
+"""For each batch size, no round begins after this time, unless there are fewer than _LEAST_ROUNDS."""
 _TURN_MS = 5.0
-"""A turn ends when its measured batches have together taken this long."""
+"""A turn ends when the sum of its measured batches' times reaches this value."""
 FILE, FP32 = "file", "fp32 file"
 Contender = Callable[[Any], object]
 """Answers a batch."""
@@ -28,13 +28,13 @@ Contender = Callable[[Any], object]
 
 @dataclass(frozen=True)
 class Speed:
-    """The time that a batch takes, by batch size and contender."""
+    """The time of a batch, by batch size and contender."""
 
     milliseconds: Mapping[int, Mapping[str, float]]
-    """Batch size -> contender -> median milliseconds."""
+    """Median milliseconds by batch size and contender."""
 
     def ratio(self, contender: str, batch_size: int) -> float | None:
-        """Return how many times as fast as a contender the file is; None if the contender was not timed."""
+        """Return by how many times the file is faster than a contender; None if the contender was not measured."""
         times = self.milliseconds[batch_size]
         return times[contender] / times[FILE] if contender in times else None
 
@@ -42,12 +42,12 @@ class Speed:
 def interleaved(
     contenders: Mapping[str, Contender], batch: Any, clock: Callable[[], float] = time.perf_counter
 ) -> dict[str, float]:
-    """Let the contenders take turns, and return each contender's median milliseconds.
+    """Run the contenders in turns, and return the median milliseconds of each contender.
 
     Args:
         contenders: The contenders by name.
         batch: The batch that each contender answers.
-        clock: Returns seconds since an arbitrary time.
+        clock: A clock in seconds.
     """
     times: dict[str, list[float]] = {name: [] for name in contenders}
     begin = clock()

@@ -1,4 +1,1 @@
-"""What does it cost to serve a thousand models if memory cannot hold all of them?
-
-See README.md in this folder.
-"""
+"""What does it cost to serve a thousand models if memory cannot hold all of them?"""

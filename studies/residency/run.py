@@ -1,4 +1,4 @@
-"""Compare a server with many models, few of which are called often, with a server that has only those few models."""
+"""Compare a server with many models, of which few are called often, with a server that has only those few."""
 
 import os
 import statistics
@@ -40,7 +40,7 @@ _IMAGE = {"image": np.zeros((1, 28, 28), np.uint8)}
     type=click.FloatRange(0.1),
     default=1.0,
     show_default=True,
-    help="The rate of cold calls, in calls per second.",
+    help="The rate of calls to models that are not loaded, in calls per second.",
 )
 @options.ROUNDS
 @click.option(
@@ -51,10 +51,10 @@ _IMAGE = {"image": np.zeros((1, 28, 28), np.uint8)}
     help="The duration of each measurement in seconds.",
 )
 def main(models: Path, count: int, limit: int, cold_rate: float, rounds: int, seconds: float) -> None:
-    """Call 20 of a thousand models often and the others now and then, and print the table of the README.
+    """Call 20 of a thousand models often, and the other models rarely, and print the README's table.
 
-    Each model is a link to the same file, which the server loads separately for each name. A second server has only the
-    20 models, and gets the same calls except those to the other models.
+    Each model is a link to the same file, which the server loads separately for each model. A second server has only
+    the 20 models, and gets only the calls of these models.
     """
     file = numbered_versions(models / MODEL)[0].path
     with TemporaryDirectory(dir=models.parent) as folder:
@@ -70,15 +70,15 @@ def main(models: Path, count: int, limit: int, cold_rate: float, rounds: int, se
         cold: list[float] = []
         with served(hangtag_serve(few)) as alone, served(hangtag_serve(many, *on_demand)) as fleet:
             servers = {"alone": alone, "many": fleet}
-            for number in range(HOT, count):  # load models up to the limit
+            for number in range(HOT, count):  # load models until the limit of memory is reached
                 if number * file.stat().st_size > limit << 20:
                     break
                 _call(fleet, number)
-            cold_models = cycle(reversed(range(HOT, count)))  # other models evict each model before its next turn
+            cold_models = cycle(reversed(range(HOT, count)))  # others evict a model before its next turn
             for turn in range(rounds):
                 for name in results.turn(servers, turn):
                     server = servers[name]
-                    for number in range(HOT):  # loading up to the limit may have unloaded some of these models
+                    for number in range(HOT):  # load the models that the server may have unloaded
                         _call(server, number)
                     latencies, of_cold = _measure(server, seconds, cold_models if server is fleet else None, cold_rate)
                     hot_p99[name].append(float(np.percentile(latencies, 99)))
@@ -107,7 +107,7 @@ def main(models: Path, count: int, limit: int, cold_rate: float, rounds: int, se
 
 @contextmanager
 def _pss(repository: Path, *arguments: str) -> Iterator[float]:
-    """Yield the memory of a server that has not loaded any model yet."""
+    """Run a server that has not loaded any model, and yield its memory."""
     with served(hangtag_serve(repository, *arguments)) as server:
         yield server.pss_mb()
 
@@ -126,7 +126,7 @@ def _timed(work: Callable[[], object]) -> float:
 def _measure(
     server: Served, seconds: float, cold_models: Iterator[int] | None, cold_rate: float
 ) -> tuple[list[float], list[float]]:
-    """Return the latencies of calls to hot models, and of calls to models that are not loaded."""
+    """Return the latencies of calls to frequently called models, and of calls to models that are not loaded."""
     hot: list[float] = []
     cold: list[float] = []
     end = time.monotonic() + seconds
@@ -150,6 +150,6 @@ def _measure(
 
 
 def _load_seconds(repository: Path) -> float:
-    """Return the median time of a call that loads a model, in an otherwise idle server."""
+    """Return the median time of calls that load a model, in an otherwise idle server."""
     with served(hangtag_serve(repository, "--model-control", "explicit")) as server, Client(server.address) as client:
         return statistics.median(_timed(lambda: client.load_model(f"m{number:04}")) for number in range(9))  # noqa: B023

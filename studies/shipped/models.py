@@ -1,4 +1,4 @@
-"""Read the trained networks of a repository, with the figures and the provenance in their files."""
+"""Read a repository's trained networks, with the figures and the provenance in the networks' files."""
 
 import json
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class ShippedModel:
 
     @property
     def precision(self) -> str:
-        return self.metadata.get("precision", "fp32")  # files of the first exports lack the key
+        return self.metadata.get("precision", "fp32")  # the oldest files lack the key
 
     @property
     def parameters(self) -> int:
@@ -47,17 +47,17 @@ class ShippedModel:
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """The figures of each epoch of the training run, and their summary."""
+        """The training run's figures for each epoch, and its summary."""
         metrics: dict[str, Any] = json.loads(self.metadata["training"])["metrics"]
         return metrics
 
 
 def read() -> list[ShippedModel]:
-    """Return all versions of the networks in all precisions, the smallest network and its latest version first."""
+    """Return all versions of the networks in all precisions, the smallest and latest first."""
     trained = [ShippedModel(entry) for entry in inventory.versions(ROOT / "models") if "training" in entry.metadata]
     return sorted(trained, key=lambda model: (model.parameters, model.name, -model.entry.version))
 
 
 def serving(*, fp32: bool = True) -> list[ShippedModel]:
-    """Return the serving version of each network in FP32, or, if ``fp32`` is False, in each other precision."""
+    """Return the serving version of each network in FP32 or, if ``fp32`` is False, in every other precision."""
     return [model for model in read() if model.entry.serves and (model.precision == "fp32") is fp32]

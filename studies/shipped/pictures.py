@@ -13,17 +13,18 @@ from studies.pictures import finish
 from studies.shipped.speed import Measured
 
 LOWEST = 0.8
-"""The accuracy at the bottom of the learning curves. First epochs below this are cut off, so that they do not squeeze
-the other epochs."""
+"""The lowest accuracy in the chart of learning curves. Lower values of first epochs are cut off, because they would
+leave little room for the other epochs."""
 SIZES = {"1 in flight": 3.5, "8 in flight": 6, "64 in flight": 9}
-"""A closed loop of the load test -> the size of its mark, in points."""
+"""The size of the mark in points, for each closed loop of the load test."""
 
 
 def learning_curves(epochs: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
-    """Draw accuracy over epochs, a line for each model, in one panel for validation and one for training with dropout.
+    """Draw the accuracy over epochs, with a line for each model: a panel for validation, and one for training with
+    dropout.
 
     Args:
-        epochs: Model -> its epochs' figures, which include train_accuracy and validation_accuracy.
+        epochs: The figures of each epoch by model, including train_accuracy and validation_accuracy.
     """
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
@@ -35,7 +36,7 @@ def learning_curves(epochs: Mapping[str, Sequence[Mapping[str, float]]]) -> Figu
             axes.plot(range(1, len(values) + 1), values, color=look.paper)
             end = (len(values), values[-1])
             validates = key == "validation_accuracy"
-            # names of validation curves are below the curve's end, and other names are above it
+            # a validation curve's name is below the curve's end, and a training curve's name is above it
             place_of_name = (4, -3 if validates else 4)
             axes.annotate(name, end, place_of_name, textcoords="offset points", fontsize=9, color=look.paper)
             if validates:
@@ -52,7 +53,7 @@ def learning_curves(epochs: Mapping[str, Sequence[Mapping[str, float]]]) -> Figu
 
 
 def accuracy_and_speed(models: Sequence[Measured]) -> Figure:
-    """Draw test accuracy over p99 latency with 64 calls in flight, and throughput over p99 latency with 1, 8 and 64.
+    """Draw test accuracy over p99 latency at 64 calls in flight, and throughput over p99 latency at 1, 8 and 64.
 
     Args:
         models: Models and routes, each with runs of closed loops.
@@ -87,5 +88,5 @@ def accuracy_and_speed(models: Sequence[Measured]) -> Figure:
         axis.set_minor_formatter(NullFormatter())
     finish(accuracy, "accuracy against latency with 64 calls in flight")
     finish(throughput, "with 1 (small), 8 and 64 (large) calls in flight")
-    place(accuracy, labels)  # the route has nearly the accuracy of its last member
+    place(accuracy, labels)  # the labels of the route and of its last member are close
     return figure

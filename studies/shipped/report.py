@@ -1,4 +1,4 @@
-"""Write the parts of pages whose figures come from the models' files, and the table of the models."""
+"""Write the parts of pages with figures from the models' files, and the table of the models."""
 
 import json
 from functools import partial
@@ -14,7 +14,7 @@ from studies.shipped.models import ShippedModel, read, serving
 from studies.shipped.run import MODELS
 
 PUBLISHED = {"lstm": (0.9024, 0.8996), "lstm2": (0.9110, 0.9050), "cnn": (0.9130, 0.9094)}
-"""The study's own peak and final accuracy on its validation split; see studies/finished/accuracy.md."""
+"""The peak and the final validation accuracy that the study published (studies/finished/accuracy.md)."""
 _HEAD = (
     "model", "recipe", "parameters", "file", "validation, kept epoch", "last epoch", "test accuracy",
     "study: peak / final",
@@ -85,7 +85,7 @@ def _section(model: ShippedModel) -> str:
 
 def _confusion(name: str) -> Figure:
     (model,) = [model for model in serving() if model.name == name]
-    assert model.entry.signature is not None  # it has metadata
+    assert model.entry.signature is not None  # files with metadata have a signature
     confusion = model.metrics["summary"]["test"]["confusion"]
     return confusion_matrix(confusion, model.entry.signature.labels, name)
 

@@ -1,6 +1,6 @@
-"""Load-test the shipped models and the route over them on a server on this machine, with all test images.
+"""Load-test the shipped models and their route on a server on this machine, with all test images.
 
-The results are each model's throughput, latency, and share of test images with correct labels.
+The results are throughput, latency and accuracy of each model.
 """
 
 import io
@@ -33,7 +33,7 @@ ENVIRONMENT = ("CPU", "CPUs usable", "Python", "hangtag", "grpcio")
 
 
 def lines(document: Mapping[str, Any]) -> Iterator[results.Line]:
-    """Yield the lines for a document of `hangtag loadtest --json`: the conditions, the accuracies, and each run."""
+    """Yield lines for the conditions, the accuracies and the runs in a document of `hangtag loadtest --json`."""
     yield {
         "run": "conditions",
         "command": "python -m studies shipped run",
@@ -64,13 +64,13 @@ def lines(document: Mapping[str, Any]) -> Iterator[results.Line]:
 @click.option("--seconds", default=6, show_default=True, help="The minimum duration of each run in seconds.")
 @click.option("--out", type=click.Path(path_type=Path), default=RESULTS, help="The results file.")
 def main(seconds: int, out: Path) -> None:
-    """Load-test the shipped models and the route over them on this machine, which should do nothing else.
+    """Load-test the shipped models and their route on this machine, which should do nothing else.
 
-    The test images come from Debian's package dataset-fashion-mnist. To measure accuracy, every target answers each
-    test image once. The load has 256 test images, drawn at random.
+    The test images come from Debian's package dataset-fashion-mnist. To measure accuracy, each target answers every
+    test image once. The load consists of 256 random test images.
 
-    If Chromium is installed, the command also takes new pictures of the server's page and of the load test's report,
-    unless --out names another file than the page's results.
+    If Chromium is installed, and --out is the default, the command also takes new pictures of the server's page and of
+    the load test's report.
     """
     reports = ROOT / "reports"
     reports.mkdir(exist_ok=True)
@@ -91,7 +91,7 @@ def main(seconds: int, out: Path) -> None:
 
 
 def take_picture(chromium: str, url: str, name: str, size: tuple[int, int], folder: Path = IMAGES) -> None:
-    """Take a picture with this width and height of a page, when the page no longer changes."""
+    """Take a picture of a page in a window of this width and height, when the page no longer changes."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": size[0], "height": size[1]})
@@ -99,7 +99,7 @@ def take_picture(chromium: str, url: str, name: str, size: tuple[int, int], fold
         page.wait_for_timeout(_SETTLED_MS)
         shot = page.screenshot()
         browser.close()
-    # A palette of the most frequent colours would lose the colours of small parts, such as a short bar.
+    # A palette of only the most frequent colours would lack the colour of a small part, such as a short bar.
     picture = Image.open(io.BytesIO(shot)).convert("RGB")
     picture = picture.quantize(255, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
     picture.save(folder / name, optimize=True)

@@ -1,4 +1,4 @@
-"""The recorded load test of the shipped models: the table of the models, and the figures of the picture."""
+"""Reads the recorded load test of the shipped models, for the table of the models and for a picture."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,11 +20,11 @@ class Measured:
 
     Attributes:
         name: The name of the model or the route.
-        version: The model's version that was measured; empty for the route.
-        parameters: The number of parameters; for the route, of all members together.
-        accuracy: The accuracy on the test images, from 0 to 1. A model's accuracy comes from its own file, and the
-            route's accuracy from the load test.
-        runs: The load test's lines for this name by load, such as "64 in flight" or "430 calls/s".
+        version: The measured version of the model; empty for the route.
+        parameters: The number of parameters; for the route, the sum over its members.
+        accuracy: The accuracy on the test images, from 0 to 1. A model's accuracy comes from its file, and the route's
+            from the load test.
+        runs: The load test's lines for this name, by load. Loads are "64 in flight" or "430 calls/s", for example.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Measured:
 
 
 def measured(path: Path = RESULTS) -> list[Measured]:
-    """Return the results of the load test, the smallest model first."""
+    """Return the results of the load test, beginning with the smallest model."""
     lines = [line for line in results.read(path).values() if "model" in line]
     files = {(model.name, str(model.entry.version)): model for model in read()}
     every = []
@@ -57,7 +57,7 @@ def measured(path: Path = RESULTS) -> list[Measured]:
 
 
 def part(path: Path = RESULTS) -> str:
-    """Return the table, and a paragraph about the source of its figures."""
+    """Return the table, and a paragraph that says where its figures come from."""
     conditions = results.read(path)["conditions"]
     environment = ", ".join(f"{key} {value}" for key, value in conditions["environment"].items())
     return f"""{table(_HEAD, [_row(each) for each in measured(path)], right=4)}

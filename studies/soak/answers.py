@@ -1,4 +1,4 @@
-"""The right answers: ONNX Runtime's own answers to the same images, computed before the load starts."""
+"""The right answers: ONNX Runtime's own answers to the images, which are computed before the load starts."""
 
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -18,30 +18,29 @@ from hangtag.serving.model_repository import ROUTE_FILE, serving_versions
 MODELS = ("cnn-small-int8", "cnn-int8")
 FAST, ACCURATE = MODELS
 ROUTE = "fast-and-accurate"
-"""The cascade of MODELS: it returns FAST's answer if FAST's probability reaches a threshold."""
+"""The cascade of MODELS, which returns FAST's answer if FAST's probability reaches a threshold."""
 SHADOWED = "with-a-shadow"
-"""A route that answers with FAST and compares it with ACCURATE, its shadow."""
+"""A route in which FAST answers and ACCURATE is the shadow."""
 _NEAR = 0.01
-"""Images whose probability is within this distance of the route's threshold are left out, because rounding may select
-either member."""
+"""Images with a probability so close to the route's threshold are not used, because rounding may decide."""
 _RTOL, _ATOL = 1e-4, 1e-4
-"""Tolerances. Different kernels compute a batch and a single image, so the last digits differ."""
+"""Tolerances, because different kernels compute a batch and a single image, so that the last digits differ."""
 
 Outputs = Mapping[str, npt.NDArray[np.float32]]
 
 
 class WrongAnswerError(Exception):
-    """An answer differs from ONNX Runtime's answer."""
+    """The server's answer differs from ONNX Runtime's answer."""
 
 
 @dataclass(frozen=True)
 class Answers:
-    """Images, with the outputs of each model, and of the routes whose answers are known beforehand.
+    """Images, and the right outputs of each model and route.
 
     Args:
         images: UINT8 [images, 28, 28].
         pngs: Each image as a PNG file.
-        outputs: Model -> output -> FP32 [images, 10].
+        outputs: FP32 [images, 10] by the name of the model or route, and by the name of the output.
     """
 
     images: npt.NDArray[np.uint8]
@@ -53,8 +52,8 @@ class Answers:
         """Compute the answers.
 
         Args:
-            models: A model repository with MODELS and ROUTE; the serving versions compute the answers.
-            samples: A .npz file with the images as its array "image".
+            models: A model repository with MODELS and ROUTE, whose serving versions compute the answers.
+            samples: An .npz file with the images in the array "image".
         """
         images = np.load(samples)["image"]
         files = {file.name: file for file in serving_versions(models)}
@@ -78,10 +77,10 @@ class Answers:
         )
 
     def check(self, model: str, first: int, count: int, answer: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Check the outputs for `count` images from number `first` on.
+        """Check the outputs for `count` images, of which the first has the number `first`.
 
         Raises:
-            WrongAnswerError: The outputs differ by more than rounding, an output is missing, or the number of images is
+            WrongAnswerError: The values differ by more than rounding, an output is missing, or the number of images is
                 wrong.
         """
         for name, expected in self.outputs[model].items():
@@ -93,7 +92,8 @@ class Answers:
                 raise WrongAnswerError(f"{model}, image {first}, {name}: {array.tolist()} instead of {right.tolist()}")
 
     def check_classification(self, model: str, image: int, labels: int, answer: Classification) -> None:
-        """Check the labels for one image. FAST may answer for the cascade if its second member had no time or no room.
+        """Check the labels for one image. If ACCURATE was too late or its queue was full, FAST may answer for the
+        cascade.
 
         Raises:
             WrongAnswerError: The number or the order of the labels is wrong, or a probability differs.

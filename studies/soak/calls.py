@@ -1,4 +1,4 @@
-"""The kinds of calls. Each function makes one call, and checks the answer or the expected failure."""
+"""The kinds of calls. A call checks its answer, or that it failed as expected."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
@@ -18,11 +18,11 @@ from studies.soak.answers import ACCURATE, FAST, MODELS, ROUTE, SHADOWED, WrongA
 from studies.soak.connections import SPLIT, STICKY, Situation
 
 _STREAM = 8
-"""How many requests a stream has."""
+"""The number of requests in a stream."""
 _LARGE = 32
-"""The number of images in a call that takes tens of milliseconds."""
+"""The number of images in a large call, which takes tens of milliseconds."""
 _TOO_SHORT = 0.003
-"""A deadline in seconds that a call to ACCURATE with _LARGE images cannot meet."""
+"""A deadline in seconds that is too short for a call of ACCURATE with _LARGE images."""
 _LABELS = 3
 """The number of labels in an answer if the request does not set top_k."""
 _MEMBER = "hangtag-model"
@@ -34,13 +34,13 @@ Outputs: TypeAlias = Mapping[str, npt.NDArray[Any]]
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of calls.
+    """A kind of call.
 
     Args:
-        name: The name for a reader.
+        name: The name of the kind, for readers.
         call: Makes a call. Raises WrongAnswerError, ClientError or httpx2.TransportError if the call fails.
-        weight: The kind's share of the calls, relative to the weights of other kinds.
-        fails: Whether the call is expected to fail, so that its latency means nothing.
+        weight: The kind's share of all calls, in relation to the other kinds' weights.
+        fails: Whether calls of this kind must fail. The latency of such calls is not judged.
     """
 
     name: str
@@ -50,12 +50,12 @@ class Kind:
 
 
 def infer(models: Sequence[str], client: Callable[[Situation], AsyncClient]) -> Call:
-    """Return a call by hangtag's client that infers with one of these models, on one or four images."""
+    """Return a call of hangtag's client that sends one or four images to one of these models."""
     return lambda at: _infer(at, client(at), at.random.choice(models))
 
 
 def classify(client: Callable[[Situation], AsyncClient]) -> Call:
-    """Return a call that classifies a PNG file or pixels with a model or the cascade."""
+    """Return a call that classifies a PNG file or pixels, with a model or with the cascade."""
 
     async def call(at: Situation) -> None:
         image, model = at.image(), at.random.choice((*MODELS, ROUTE))
@@ -74,14 +74,14 @@ async def typed(at: Situation) -> None:
 
 
 async def in_json(at: Situation) -> None:
-    """Infer over HTTP with numbers in JSON."""
+    """Call a model over HTTP, with numbers in JSON."""
     first, model = at.image(), at.random.choice(MODELS)
     answer, _ = await _in_json(at, model, first)
     at.answers.check(model, first, 1, answer)
 
 
 async def split(at: Situation) -> None:
-    """Call ModelInfer on the split for one of its callers, over gRPC or HTTP. The answer says which member answered."""
+    """Call the split over gRPC or HTTP, as one of its callers, and check the member that the answer names."""
     first, caller = at.image(), at.caller()
     answer, member = await at.random.choice((_typed, _in_json))(at, SPLIT, first, {STICKY: caller})
     at.check_member(caller, member)
@@ -89,7 +89,7 @@ async def split(at: Situation) -> None:
 
 
 async def compare(at: Situation) -> None:
-    """Call Compare for all models and the cascade."""
+    """Call Compare with all models and the cascade."""
     image, models = at.image(), [*MODELS, ROUTE]
     answers = await at.over_grpc.compare(at.answers.pngs[image], models)
     for model in models:
@@ -115,13 +115,13 @@ async def classify_stream(at: Situation) -> None:
 
 
 async def new_connection(at: Situation) -> None:
-    """Make one call over a separate gRPC or HTTP connection, which is closed afterwards."""
+    """Make one call over a new gRPC or HTTP connection, and close the connection."""
     async with at.address.client(http=at.random.random() < 0.5) as client:
         await _infer(at, client, at.random.choice(MODELS))
 
 
 async def bad(at: Situation) -> None:
-    """Send a request that must be refused with a certain status, over gRPC or HTTP."""
+    """Send an invalid request over gRPC or HTTP, which the server must refuse with the right status."""
     client, image = at.client(), at.answers.images[:1]
     code, call = at.random.choice(
         (
@@ -138,7 +138,7 @@ async def bad(at: Situation) -> None:
 
 
 async def bad_http(at: Situation) -> None:
-    """Send a request over HTTP that does not follow the protocol."""
+    """Send an HTTP request that violates the protocol."""
     path, body, status = at.random.choice(
         (
             (f"/v2/models/{FAST}/infer", b"{", 400),
@@ -154,7 +154,7 @@ async def bad_http(at: Situation) -> None:
 
 
 async def late(at: Situation) -> None:
-    """Make a call with a deadline that cannot be met, over gRPC or HTTP."""
+    """Make a call over gRPC or HTTP with a deadline that the server cannot meet."""
     with _fails(grpc.StatusCode.DEADLINE_EXCEEDED):
         try:
             async with asyncio.timeout(_TOO_SHORT):
@@ -164,7 +164,7 @@ async def late(at: Situation) -> None:
 
 
 async def cancelled(at: Situation) -> None:
-    """Make a call, and cancel it within a few milliseconds, perhaps after its answer."""
+    """Make a call, and cancel the call after a few milliseconds, unless the answer came before."""
     images = at.answers.images[: at.random.choice((1, _LARGE))]
     task = asyncio.ensure_future(at.client().infer(ACCURATE, {"image": images}))
     await asyncio.sleep(at.random.uniform(0, 0.01))
@@ -180,7 +180,7 @@ async def broken_off(at: Situation) -> None:
         await asyncio.sleep(at.random.uniform(0, 0.02))
     for outcome in await asyncio.gather(*tasks, return_exceptions=True):
         left = isinstance(outcome, ClientError) and outcome.code is grpc.StatusCode.CANCELLED
-        if isinstance(outcome, Exception) and not left:  # A CancelledError is expected.
+        if isinstance(outcome, Exception) and not left:  # a CancelledError is expected
             raise outcome
 
 
@@ -222,7 +222,7 @@ async def _infer(at: Situation, client: AsyncClient, model: str) -> None:
 
 
 async def _typed(at: Situation, model: str, first: int, metadata: Mapping[str, str] = {}) -> tuple[Outputs, str]:
-    """Call ModelInfer with typed contents. Returns the outputs, and the member of a route that answered."""
+    """Call ModelInfer with typed contents. Return the outputs, and the name of the route's member that answered."""
     contents = pb.InferTensorContents(uint_contents=at.answers.images[first].ravel().tolist())
     tensor = pb.ModelInferRequest.InferInputTensor(name="image", datatype="UINT8", shape=(1, 28, 28), contents=contents)
     request = pb.ModelInferRequest(model_name=model, inputs=[tensor])
@@ -237,7 +237,7 @@ async def _typed(at: Situation, model: str, first: int, metadata: Mapping[str, s
 
 
 async def _in_json(at: Situation, model: str, first: int, headers: Mapping[str, str] = {}) -> tuple[Outputs, str]:
-    """Infer over HTTP in JSON. Returns the outputs, and the member of a route that answered."""
+    """Call a model or route over HTTP in JSON. Return the outputs, and the name of the route's member that answered."""
     data = at.answers.images[first : first + 1]
     tensor = {"name": "image", "datatype": "UINT8", "shape": data.shape, "data": data.ravel().tolist()}
     response = await at.http.post(f"/v2/models/{model}/infer", json={"inputs": [tensor]}, headers=headers)
@@ -248,7 +248,7 @@ async def _in_json(at: Situation, model: str, first: int, headers: Mapping[str, 
 
 
 def _raise_for(response: httpx2.Response) -> None:
-    """Raise ClientError for status 503, and WrongAnswerError for any other status than 200."""
+    """Raise ClientError if the status is 503, and WrongAnswerError if it is neither 503 nor 200."""
     if response.status_code == 503:
         raise ClientError(grpc.StatusCode.UNAVAILABLE, response.text)
     if response.status_code != 200:
@@ -263,7 +263,7 @@ def _answered(outcome: Answer | ClientError) -> Answer:
 
 
 def _all(outcomes: Sequence[Answer | ClientError]) -> list[Answer]:
-    """Return the answers of a stream. Raises WrongAnswerError unless the stream has one answer for each request."""
+    """Return a stream's answers. Raises WrongAnswerError if their number is not that of the requests."""
     answers = [_answered(outcome) for outcome in outcomes]
     if len(answers) != _STREAM:
         raise WrongAnswerError(f"a stream of {_STREAM} requests has {len(answers)} answers")
@@ -272,7 +272,7 @@ def _all(outcomes: Sequence[Answer | ClientError]) -> list[Answer]:
 
 @contextmanager
 def _fails(code: grpc.StatusCode) -> Iterator[None]:
-    """Context for a call that must fail with this status. Raises WrongAnswerError if the call succeeds."""
+    """Require that the call inside the context fails with this status. Raises WrongAnswerError if it succeeds."""
     try:
         yield
     except ClientError as error:

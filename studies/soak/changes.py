@@ -1,4 +1,4 @@
-"""Changes to the servers during the load: new versions of models, and killed workers."""
+"""Publishes new versions of models, and kills workers, during the load."""
 
 import shutil
 import time
@@ -15,13 +15,13 @@ from studies.soak.servers import WORKERS, Server
 from studies.stubs import InferenceStub
 
 _SERVES_WITHIN = 30.0
-"""The time limit in seconds for a new version to serve, and for a killed worker to be replaced."""
+"""The time limit in seconds until a new version must serve, and until a killed worker must be replaced."""
 _PAUSE = 0.1
 
 
 @dataclass(frozen=True)
 class Kill:
-    """A worker that was killed. server: the server's number; at: seconds on the monotonic clock."""
+    """A killed worker: the number of its server, and the time on the monotonic clock in seconds."""
 
     server: int
     at: float
@@ -35,14 +35,14 @@ class Changes:
         self._servers = servers
         self.kills: list[Kill] = []
         self.seconds_to_serve: list[float] = []
-        """For each version: the seconds from its publication until all servers served only this version."""
+        """The seconds from the publication of each version until all servers served only this version."""
         self.problems: list[str] = []
-        """Versions that did not begin to serve, and workers that were not replaced."""
+        """A message for each version that did not begin to serve, and for each worker that was not replaced."""
 
     def publish(self) -> None:
-        """Publish the newest version of the next model again under the next number, and wait until only that serves.
+        """Publish a copy of the next model's newest version under a new number, and wait until only the copy serves.
 
-        Afterwards remove all older versions except one, which an operator would keep for a rollback.
+        Then remove all older versions except the previous one, which an operator would keep for a rollback.
         """
         model = MODELS[len(self.seconds_to_serve) % len(MODELS)]
         last = max(file.version for file in numbered_versions(self._models / model))
@@ -59,10 +59,10 @@ class Changes:
                 shutil.rmtree(file.path.parent)
 
     def kill(self) -> None:
-        """Kill the youngest worker of the next server. The oldest workers keep running, so that a leak would show."""
+        """Kill the youngest worker of the next server. The oldest workers stay, so that their memory shows leaks."""
         number = len(self.kills) % len(self._servers)
         deadline = time.monotonic() + _SERVES_WITHIN
-        while len(running := self._servers[number].workers()) < WORKERS:  # A killed worker is being replaced.
+        while len(running := self._servers[number].workers()) < WORKERS:  # a killed worker is being replaced
             if time.monotonic() > deadline:
                 self.problems.append(f"{self._servers[number].name} has only {len(running)} workers")
                 return
@@ -72,9 +72,10 @@ class Changes:
 
 
 def _require_serving(server: Server, model: str, version: str, deadline: float) -> str:
-    """Load a version, if the server does not poll, and wait until only this version serves. Returns what went wrong.
+    """Load a version, unless the server polls, and wait until only this version serves. Return the problem, or an empty
+    text.
 
-    If a worker is killed meanwhile, one call may fail. The next call reaches another worker.
+    A call may fail because its worker is killed, but the next call reaches another worker.
     """
     problem, loaded = "", not server.explicit
     while time.monotonic() < deadline:

@@ -1,4 +1,4 @@
-"""The connections to one server, and everything else that calls to the server need."""
+"""Opens the connections to a server, and holds everything else that calls need."""
 
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -16,15 +16,15 @@ from studies.soak.answers import MODELS, Answers, WrongAnswerError
 from studies.stubs import InferenceStub
 
 SPLIT, STICKY = "split-by-caller", "x-user-id"
-"""A route that sends half of its callers to each of MODELS, and the metadata key that identifies a caller."""
+"""A route that splits its callers equally between MODELS, and the metadata key that identifies a caller."""
 _CALLERS = 200
 _TIMEOUT = 15.0
-"""The time limit of a call in seconds. Every answer should arrive in a fraction of this time."""
+"""The time limit of a call in seconds, of which every answer should take only a fraction."""
 
 
 @dataclass(frozen=True)
 class Address:
-    """Where a server listens.
+    """The addresses of a server.
 
     Args:
         name: The server's name in the results.
@@ -48,22 +48,23 @@ class Address:
         return Credentials() if self.ca is None else Credentials(tls_ca=self.ca)
 
     def client(self, *, http: bool = False) -> AsyncClient:
-        """Return a client with its own connection and without retries, so that every failure is visible."""
+        """Return a client with its own connection. It makes no retries, so that every failure is visible."""
         address, options = self.url if http else self.grpc, ConnectionOptions(retries=0)
         return AsyncClient(address, timeout=_TIMEOUT, credentials=self.credentials, options=options)
 
 
 @dataclass(frozen=True)
 class Situation:
-    """Connections to a server that last as long as the load, and everything else that calls need.
+    """Connections to a server for the whole load, and everything else that calls need.
 
     Args:
         address: The server's address.
         over_grpc, over_http: Clients of hangtag.
-        stub, http: A bare gRPC client and a bare HTTP client.
+        stub, http: Clients of gRPC and of HTTP without hangtag's code.
         answers: The images, and the right answer to each image.
         random: Chooses the images.
-        members: The member that answered each caller of SPLIT; it must always be the same member, on every server.
+        members: The member of SPLIT that answered each caller. A caller must always get the same member, on every
+            server.
     """
 
     address: Address
@@ -79,7 +80,7 @@ class Situation:
     async def open(
         cls, address: Address, stack: AsyncExitStack, answers: Answers, chooser: Random, members: dict[str, str]
     ) -> Self:
-        """Open the connections, which close with the stack."""
+        """Open the connections, which the stack closes."""
         own = [("grpc.use_local_subchannel_pool", 1)]
         if credentials := address.credentials.channel_credentials():
             channel = grpc.aio.secure_channel(address.grpc, credentials, own)
@@ -99,22 +100,22 @@ class Situation:
         )
 
     def image(self, count: int = 1) -> int:
-        """Return the number of an image that at least count - 1 images follow."""
+        """Return the number of a random image that is followed by at least count - 1 images."""
         return self.random.randrange(len(self.answers.images) - count + 1)
 
     def client(self) -> AsyncClient:
-        """Return the client over gRPC or over HTTP, at random."""
+        """Return one of the two clients at random."""
         return self.random.choice((self.over_grpc, self.over_http))
 
     def caller(self) -> str:
-        """Return the STICKY value of a caller of SPLIT, at random."""
+        """Return a random caller of SPLIT, as its value of STICKY."""
         return f"caller-{self.random.randrange(_CALLERS)}"
 
     def check_member(self, caller: str, member: str) -> None:
-        """Check which member answered a caller.
+        """Check the member that answered a caller.
 
         Raises:
-            WrongAnswerError: The name is not that of a member, or another member answered this caller before.
+            WrongAnswerError: The split has no such member, or another member answered this caller before.
         """
         if member not in MODELS:
             raise WrongAnswerError(f"{SPLIT} says that {member or 'nobody'} answered")

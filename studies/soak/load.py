@@ -1,4 +1,4 @@
-"""The load: calls of all kinds to all servers in an open loop with Poisson arrivals, and their outcomes."""
+"""The load: calls of all kinds to all servers, in an open loop with Poisson arrivals, and the outcomes of the calls."""
 
 import asyncio
 import random
@@ -15,7 +15,7 @@ from studies.soak.calls import KINDS, Kind
 from studies.soak.connections import Address, Situation
 
 _END_SECONDS = 60.0
-"""How many seconds to wait for the last calls. Every call should end much earlier."""
+"""The time limit in seconds for the last calls, which should end much earlier."""
 
 
 class Outcome(NamedTuple):
@@ -24,11 +24,11 @@ class Outcome(NamedTuple):
     Args:
         kind: The number of the call's kind in KINDS.
         server: The number of the server.
-        planned: When the call was planned to begin, in seconds on the monotonic clock.
-        delay: Seconds from the planned time until the call began.
-        seconds: Seconds from the planned time until the answer.
-        error: The status or the exception, if the call did not end as expected; otherwise empty.
-        message: The message of the error.
+        planned: The planned beginning of the call, in seconds on the monotonic clock.
+        delay: The seconds from the planned beginning until the call began.
+        seconds: The seconds from the planned beginning until the answer.
+        error: The name of the status or exception if the call did not end as expected; otherwise empty.
+        message: The error's message.
     """
 
     kind: int
@@ -43,14 +43,14 @@ class Outcome(NamedTuple):
 async def load(
     servers: Sequence[Address], answers: Answers, rate: float, outcomes: list[Outcome], ended: asyncio.Event
 ) -> None:
-    """Call the servers until the end, and wait for the calls in flight.
+    """Call the servers until the event `ended`, and wait for the calls in flight.
 
     Args:
-        servers: The servers. Each server gets the same share of the calls.
-        answers: The images, and their right answers.
+        servers: The servers, of which each gets the same share of the calls.
+        answers: The images and their right answers.
         rate: Calls a second.
-        outcomes: The list to which each call's outcome is appended as soon as the call has ended.
-        ended: No call begins after this event.
+        outcomes: The list to which the function appends each call's outcome when the call ends.
+        ended: The event after which no call begins.
     """
     chooser, weights = random.Random(0), [kind.weight for kind in KINDS]  # noqa: S311  no secret
     members: dict[str, str] = {}
@@ -78,7 +78,7 @@ async def load(
 
 
 async def outcome_of(kind: Kind, at: Situation) -> tuple[str, str]:
-    """Make one call. Returns the name of the status or the exception, and the message.
+    """Make one call, and return the name and the message of the status or exception.
 
     The name and the message are empty if the call ended as expected.
     """

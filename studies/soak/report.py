@@ -1,4 +1,4 @@
-"""The goals of the soak, and the tables and the picture of a run, for the page, README.md."""
+"""Makes the page of the soak, README.md, with the goals, the tables and the picture of a run."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,35 +13,33 @@ from studies.results import Line
 RESULTS = Path(__file__).with_name("results.jsonl")
 _TEMPLATE = Path(__file__).with_name("page.md.j2")
 FEWEST_CALLS = 1000
-"""The p99s of the first and of the last minutes are compared only if a server got at least this many calls of a kind in
-both."""
+"""The minimum number of calls in the first and in the last minutes for a comparison of their p99."""
 GROWS, SMALL = 2.0, 10.0
-"""Growth in MB per hour. An interval wholly above GROWS shows growth. An interval that ends above SMALL may be
-growth."""
+"""In MB per hour. An interval that begins above GROWS proves growth. One that ends above SMALL proves nothing."""
 _FIGURES = {"rss_mb": "memory (RSS), MB", "fds": "file descriptors", "threads": "threads"}
 Rows = list[list[str]]
 
 
 def goal_rows(line: Line) -> Rows:
-    """Return a header, and a row for each goal: the figure, the bound, the measured value, and the verdict."""
+    """Return a header, and a row for each goal with the figure, the limit, the measured value and the verdict."""
     rows = [["figure", "goal", "measured", "reached"]]
     for name, bound, value, digits in (
-        ("the longest delay before the load made a call, seconds", 1, line["longest_delay"], 2),
+        ("the longest delay of a call by the load generator, seconds", 1, line["longest_delay"], 2),
         ("unexplained errors", 0, line["unexplained"], 0),
         ("wrong answers (also counted as unexplained errors)", 0, line["wrong"], 0),
-        ("versions that did not begin to serve, processes that ended by themselves", 0, len(line["problems"]), 0),
+        ("versions that did not begin to serve, and processes that ended without a kill", 0, len(line["problems"]), 0),
         ("errors in the servers' logs", 0, len(line["log_errors"]), 0),
     ):
         rows.append([name, f"≤ {bound}" if bound else "0", f"{value:.{digits}f}", "yes" if value <= bound else "no"])
     for kind, servers in line["kinds"].items():
         if figures := [each for each in servers.values() if "p99_ms" in each]:
-            rows.append([f"p99 of the last minutes / of the first: {kind}", "≤ 1.2", *_p99_growth(figures)])
+            rows.append([f"p99 of the last minutes / p99 of the first minutes: {kind}", "≤ 1.2", *_p99_growth(figures)])
     lasting = [process for each in line["processes"].values() for process in each.values() if process["lived_on"]]
-    slow = f"from {GROWS:g} or less, to {SMALL:g} or less"
-    rows.append(["growth of memory, MB an hour, with its 95 % interval", slow, *_memory_growth(lasting)])
+    slow = f"from at most {GROWS:g} to at most {SMALL:g}"
+    rows.append(["growth of memory, MB an hour (95 % interval)", slow, *_memory_growth(lasting)])
     for figure, gain, most in (
-        ("fds", "file descriptors gained, clients' connections included", 10),
-        ("threads", "threads gained", 2),
+        ("fds", "additional file descriptors, including those of connections", 10),
+        ("threads", "additional threads", 2),
     ):
         ends = [process[f"{figure}_first_last_max"][:2] for process in lasting]
         gained = max((last - first for first, last in ends if None not in (first, last)), default=None)
@@ -54,7 +52,7 @@ _TOO_SHORT = ("the run was too short", "cannot tell")
 
 
 def _p99_growth(servers: Sequence[Line]) -> tuple[str, str]:
-    """Return the largest ratio of a server's last p99 to its first p99, and the verdict."""
+    """Return the largest ratio of a server's last p99 to the same server's first p99, and the verdict."""
     fewest = min(calls for each in servers for calls in each["compared"])
     if fewest < FEWEST_CALLS:
         return f"{fewest:,} calls", "not judged"
@@ -63,7 +61,7 @@ def _p99_growth(servers: Sequence[Line]) -> tuple[str, str]:
 
 
 def _memory_growth(lasting: Sequence[Line]) -> tuple[str, str]:
-    """Return the largest growth that is certain, or else the largest that is possible, and the verdict."""
+    """Return the largest certain growth or, if no growth is certain, the largest possible growth, and the verdict."""
     fits = [process["mb_per_hour"] for process in lasting if process["mb_per_hour"] is not None]
     if not fits:
         return _TOO_SHORT
@@ -79,7 +77,7 @@ def _interval(fit: Sequence[float]) -> str:
 
 
 def call_rows(line: Line) -> Rows:
-    """Return a header, and a row for each kind and server: calls that ended as expected, other calls, and latency."""
+    """Return a header, and a row for each kind and server with expected outcomes, other outcomes and latency."""
     rows = [["calls", "server", "as expected", "explained by a kill", "unexplained", "p50", "p99", "first", "last"]]
     for kind, servers in line["kinds"].items():
         for server, figures in servers.items():
@@ -107,7 +105,7 @@ def _counts(process: Line, figure: str) -> str:
 
 
 def tables(line: Line) -> dict[str, str]:
-    """Return the tables of a run by their names on the page."""
+    """Return a run's tables, by their names in the page's template."""
     rows_of = {
         "goals": (goal_rows(line), 0),
         "calls": (call_rows(line), 7),
@@ -129,7 +127,7 @@ def text(path: Path = RESULTS) -> str:
 
 
 def processes(line: Line) -> Figure:
-    """Draw a column for each server and a row for each figure. Dotted lines mark when a worker was killed."""
+    """Draw a column for each server and a row for each figure. A dotted line marks the time of a kill."""
     servers = line["processes"]
     figure = Figure(figsize=(10, 7.2), layout="constrained")
     rows = figure.subplots(len(_FIGURES), len(servers), sharex=True, sharey="row", squeeze=False)

@@ -24,29 +24,29 @@ _SAMPLE_SECONDS = 10.0
 
 
 class Measurement:
-    """The measurement, which `run` fills."""
+    """The measurement, which the method `run` makes."""
 
     def __init__(self, planned_seconds: float, rate: float, servers: Sequence[Server], changes: Changes) -> None:
-        """rate: Calls a second."""
+        """``rate`` is the number of calls a second."""
         self.planned_seconds, self.rate = planned_seconds, rate
         self.servers, self.changes = servers, changes
         self.outcomes: list[Outcome] = []
         """The outcomes of the calls that have ended."""
         self.samples: dict[tuple[int, str], list[Sample]] = defaultdict(list)
-        """(Server's number, process's name) -> samples."""
+        """Samples of each process, by the server's number and the process's name."""
         self.began = self.ended = time.monotonic()
         self.server_cpus = self.client_cpus = 0.0
-        """How many processors the servers and the load used, on average."""
+        """The average number of processors that the servers used, and that the load used."""
 
     async def run(self, answers: Answers, version_seconds: float, kill_seconds: float) -> None:
-        """Run the load for its duration, with changes and samples, and print a line every minute.
+        """Run the load, make the changes, take the samples, and print a line every minute.
 
         SIGINT and SIGTERM end the load early.
 
         Args:
             answers: The images, and their right answers.
-            version_seconds: Seconds between two new versions.
-            kill_seconds: Seconds between two killed workers.
+            version_seconds: The interval between new versions, in seconds.
+            kill_seconds: The interval between kills of a worker, in seconds.
         """
         ended, loop = asyncio.Event(), asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -78,7 +78,7 @@ class Measurement:
             group.create_task(measure())
             await load([server.address for server in self.servers], answers, self.rate, self.outcomes, ended)
             for task in periodic:
-                task.cancel()  # asyncio.run waits for work on threads
+                task.cancel()  # asyncio.run waits until the threads end
 
     @property
     def seconds(self) -> float:
@@ -120,14 +120,14 @@ class Measurement:
     type=click.FloatRange(0.1),
     default=60.0,
     show_default=True,
-    help="Publish a new version every this many seconds.",
+    help="The interval between new versions, in seconds.",
 )
 @click.option(
     "--kill-seconds",
     type=click.FloatRange(0.1),
     default=300.0,
     show_default=True,
-    help="Kill a worker every this many seconds.",
+    help="The interval between kills of a worker, in seconds.",
 )
 @options.MODELS
 @click.option("--out", type=click.Path(path_type=Path), default=RESULTS, show_default="the page's", help="The results.")
@@ -145,10 +145,10 @@ def main(
     python -m studies soak run                   for the page
     python -m studies soak run --minutes 5       to try it
 
-    The command compares every answer with ONNX Runtime's own answer. Ctrl-C or SIGTERM ends the load, and the command
-    keeps what it has measured so far. The load shares the servers' processors.
+    The command compares every answer with ONNX Runtime's own answer. On Ctrl-C or SIGTERM, the load ends, and the
+    command records the figures that it has measured. The load shares the servers' processors.
     """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # SIGTERM acts like Ctrl-C, which stops the servers
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # SIGTERM acts like Ctrl-C and also stops the servers
     conditions = results.conditions(f"python -m studies soak run{options.given()}", results.versions(PACKAGES))
     with repository(models) as folder, servers(folder) as running:
         measured = Measurement(minutes * 60, rate, running, Changes(folder, running))

@@ -1,4 +1,4 @@
-"""The servers under load, over one repository: a trusted server, and an exposed one with TLS behind Envoy."""
+"""The servers under load, which share a repository: a trusted server, and an exposed server behind Envoy with TLS."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -16,13 +16,13 @@ from studies.soak.connections import SPLIT, STICKY, Address
 
 WORKERS = 2
 _CONNECTION_AGE_SECONDS = 60
-"""After this time the exposed server makes clients connect again."""
+"""The exposed server closes a connection after this time, so that clients connect again."""
 _POLL_SECONDS = 2
 _ROUTES = {
     SPLIT: f'split = {{{FAST} = 50, {ACCURATE} = 50}}\nsticky = "{STICKY}"\n',
     SHADOWED: f'split = {{{FAST} = 100}}\nshadow = {{model = "{ACCURATE}", share = 0.5}}\n',
 }
-"""The route.toml of each route that the shipped repository does not have."""
+"""The route.toml of each route that is not in the shipped repository."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,10 @@ class Server:
     """A server of the study.
 
     Args:
-        name: Whether the server is trusted or exposed, for a reader.
+        name: The server's name for readers, such as "trusted".
         process: The server's process.
-        explicit: Whether the server loads new versions on a client's request, instead of polling the repository.
+        explicit: Whether the server loads new versions when a client requests it. Otherwise, the server polls the
+            repository.
     """
 
     name: str
@@ -44,7 +45,7 @@ class Server:
         return Address(self.name, self.process.address, self.process.http, self.process.ca)
 
     def workers(self) -> list[psutil.Process]:
-        """Return the worker processes, the oldest first."""
+        """Return the worker processes, beginning with the oldest."""
         started = {}
         for process in psutil.Process(self.process.pid).children(recursive=True):
             with suppress(psutil.Error):  # It has ended.
@@ -61,7 +62,7 @@ class Server:
 
 @dataclass(frozen=True)
 class Sample:
-    """A process at one moment. Memory is in MB (2^20 bytes). `pss_mb` counts 1/n of memory that n processes share."""
+    """The state of a process at one moment. Memory is in MB (2^20 bytes)."""
 
     at: float
     pid: int
@@ -72,14 +73,14 @@ class Sample:
 
     @classmethod
     def of(cls, process: psutil.Process) -> Self:
-        """Sample a process now. Raises psutil.Error if the process has ended."""
+        """Return the present state of a process. Raises psutil.Error if the process has ended."""
         memory = process.memory_full_info()
         counts = process.num_fds(), process.num_threads()
         return cls(time.monotonic(), process.pid, memory.rss / 2**20, memory.pss / 2**20, *counts)
 
 
 def repository(models: Path) -> AbstractContextManager[Path]:
-    """Yield a repository with everything that is called: MODELS, ROUTE, a split, and a route with a shadow.
+    """Yield a repository with everything that the load calls: MODELS, ROUTE, a split, and a route with a shadow.
 
     Raises:
         click.ClickException: A model or the route is missing.
@@ -92,7 +93,7 @@ def servers(models: Path) -> Iterator[Sequence[Server]]:
     """Run the servers until the end of the context.
 
     Raises:
-        click.ClickException: A server does not start, or does not stop as it should.
+        click.ClickException: A server did not start, or did not stop with exit code 0.
     """
     shared = ("--workers", str(WORKERS))
     poll = ("--model-control", "poll", "--poll-seconds", str(_POLL_SECONDS))

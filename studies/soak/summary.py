@@ -1,4 +1,4 @@
-"""Turn a measurement into a line of results: counts, percentiles, curves of the processes, and fitted slopes."""
+"""Compute a line of results from a measurement: counts, percentiles, curves of the processes, and fitted slopes."""
 
 import statistics
 from collections import Counter, defaultdict
@@ -21,22 +21,22 @@ if TYPE_CHECKING:
 
 _MOST_POINTS, _SHORTEST_WINDOW, _FEWEST_WINDOWS = 120, 60.0, 10
 _WARM_UP, _WARM_UP_SHARE = 300.0, 0.1
-"""Seconds at the beginning that comparisons leave out, but at most this share of the run."""
+"""The seconds at the beginning that comparisons leave out, and the largest share of the run that they may be."""
 _UNSETTLED_SHARE = 1 / 3
-"""The share of the run that slopes leave out, because a process reaches the memory of its largest batches late."""
+"""The first share of the run, which slopes leave out, because memory still grows with the largest batches."""
 _COMPARED = 600.0
-"""Length in seconds of the first and last parts whose p99s are compared, at most a third of the run each."""
+"""The length in seconds, up to a third of the run, of the first and last parts whose p99s are compared."""
 _SHOWN = 10
-"""How many failures are listed with their messages."""
+"""The number of failures that are listed with their messages."""
 _BEFORE, _AFTER = 0.2, 1.0
-"""Seconds before and after a kill in which calls in flight may fail with UNAVAILABLE, because clock readings are
-inexact, and because calls may be sent to sockets that the kernel has not closed yet."""
+"""Tolerances in seconds: a kill may explain a call that ended up to _BEFORE earlier, because clock readings are
+inexact, or began up to _AFTER later, because the kernel closes the sockets of a killed process late."""
 
 Values = npt.NDArray[np.float64]
 
 
 def summary(measured: "Measurement") -> Line:
-    """Return all that goals, tables and pictures need. Times are in minutes from the beginning of the load."""
+    """Return the data for goals, tables and pictures. Times are in minutes from the beginning of the load."""
     outcomes, names, seconds = measured.outcomes, [server.name for server in measured.servers], measured.seconds
     window = min(max(_SHORTEST_WINDOW, seconds / _MOST_POINTS), seconds / _FEWEST_WINDOWS)
     warm_up = min(_WARM_UP, seconds * _WARM_UP_SHARE)
@@ -109,8 +109,8 @@ def summary(measured: "Measurement") -> Line:
 def explained_by(failures: Sequence[Outcome], kills: Sequence[Kill]) -> tuple[list[list[Outcome]], list[Outcome]]:
     """Return the failures that each kill explains, and the failures that no kill explains.
 
-    A kill explains UNAVAILABLE for a call to the killed worker's server that was in flight during the kill, or was sent
-    so soon afterwards that its connection still seemed open.
+    A kill explains the status UNAVAILABLE of a call to the killed worker's server if the call was in flight during the
+    kill, or began so soon afterwards that the connection still seemed open.
     """
     explained: list[list[Outcome]] = [[] for _ in kills]
     unexplained = []
@@ -128,8 +128,8 @@ def explained_by(failures: Sequence[Outcome], kills: Sequence[Kill]) -> tuple[li
 def slope(minutes: Values, values: Values) -> tuple[float, float, float] | None:
     """Return the least-squares slope per hour, and the ends of its 95 % interval; None for fewer than three points.
 
-    Memory changes in steps, so a point resembles the previous point and adds less information than an independent
-    point. If neighbouring residuals have a correlation r > 0, the interval is wider by sqrt((1 + r) / (1 - r)), as for
+    Memory changes in steps, so neighbouring points resemble each other and contain less information than independent
+    points. If neighbouring residuals have a correlation r > 0, the interval is wider by sqrt((1 + r) / (1 - r)), as for
     an autoregressive process of first order.
     """
     if len(minutes) < 3:
@@ -144,7 +144,7 @@ def slope(minutes: Values, values: Values) -> tuple[float, float, float] | None:
 
 
 def _replaced(measured: "Measurement") -> list[str]:
-    """Return a sentence for each process that ended without being killed."""
+    """Return a sentence for each process that ended although it was not killed."""
     return [
         f"{name} of {measured.servers[number].name} ended, and was replaced, although it was not killed"
         for (number, name), samples in measured.samples.items()
@@ -153,7 +153,7 @@ def _replaced(measured: "Measurement") -> list[str]:
 
 
 def _latency(calls: Values, seconds: float, warm_up: float, compared: float) -> Line:
-    """Return the percentiles of calls. ``calls`` is [calls, 2]: seconds from the beginning, and milliseconds."""
+    """Return percentiles of the latency. ``calls`` is [calls, 2], with seconds from the beginning and latency in ms."""
     at, times = calls.T
     first = times[(at >= warm_up) & (at < warm_up + compared)]
     last = times[at >= seconds - compared]

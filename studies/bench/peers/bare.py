@@ -1,7 +1,8 @@
 """Bare ONNX Runtime in a separate process, with the same models as the server.
 
-A measurement has samples a second from the better of two ways to use all threads: one session with all threads, or a
-one-thread session with as many callers as threads. A measurement also has a batch's median time with all threads.
+All threads are used in two ways: by one session with all threads, and by as many callers of a one-thread session as
+there are threads. The measured rate in samples a second is that of the faster way, and the median time of a batch is
+that of the first way.
 """
 
 import multiprocessing
@@ -23,7 +24,7 @@ from hangtag.serving.model_repository import versions
 
 _THREADS = len(os.sched_getaffinity(0))
 Bare: TypeAlias = Callable[[str, int, float], dict[str, float]]
-"""Measures a model. The arguments are the model's name, the batch size, and the duration in seconds."""
+"""Measures a model, from its name, the batch size, and the duration in seconds."""
 
 
 @contextmanager
@@ -42,7 +43,7 @@ def _session(file: Path, threads: int) -> onnxruntime.InferenceSession:
 
 
 def _measure(session: onnxruntime.InferenceSession, batch: int, callers: int, seconds: float) -> dict[str, float]:
-    """Return samples a second and the median batch time of several callers, each of which sends batch after batch."""
+    """Return the samples a second and the median batch time of several callers that send one batch after another."""
     images = np.random.default_rng(0).integers(0, 256, (batch, 28, 28), dtype=np.uint8)
     name = session.get_inputs()[0].name
     for _ in range(3):
@@ -70,4 +71,4 @@ def _measured(models: Path, model: str, batch: int, seconds: float) -> dict[str,
     all_threads = _measure(_session(file, _THREADS), batch, 1, seconds / 2)
     callers = _measure(_session(file, 1), batch, _THREADS, seconds / 2)
     better = max(all_threads, callers, key=lambda way: way["samples_per_s"])
-    return better | {"p50_ms": all_threads["p50_ms"]}  # the p50 is that of a run with all threads
+    return better | {"p50_ms": all_threads["p50_ms"]}  # the p50 of the session with all threads

@@ -1,7 +1,7 @@
-"""The least possible Python server on uvicorn. No Python server on uvicorn can be faster.
+"""A minimal Python server on uvicorn, which is an upper limit for the speed of Python servers on uvicorn.
 
-The server answers an image with logits and probabilities, computed in batches. The server has no routes, deadlines,
-checks, limits, timings in responses or statistics. The server assumes requests of `systems.binary`.
+The server computes images in batches, and answers with logits and probabilities. It has no routes, deadlines, checks,
+limits, timings in responses or statistics. Every request must be one of `systems.binary`.
 
     python -m studies.bench.peers.http_minimal MODEL.onnx PORT
 """
@@ -33,7 +33,7 @@ _HEADERS = [
 
 
 class _Batcher:
-    """Threads with a one-thread session each. A thread computes all waiting images as a batch."""
+    """Threads that each have a one-thread session. A free thread computes all waiting images as one batch."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -42,7 +42,7 @@ class _Batcher:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def put(self, image: bytes) -> asyncio.Future[bytes]:
-        """Queue an image, and return a future of its outputs' values, concatenated. Call this on the event loop."""
+        """Queue an image, and return a future of the concatenated outputs. Call this method on the event loop."""
         if self._loop is None:
             self._loop = asyncio.get_running_loop()
             for _ in os.sched_getaffinity(0):
@@ -84,6 +84,6 @@ class _Application:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn stops, and then raises the signal once more
+    signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn stops on the signal and then raises it again
     model, port = sys.argv[1:]
     uvicorn.run(_Application(model), port=int(port), access_log=False, lifespan="off", ws="none")

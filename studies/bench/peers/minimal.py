@@ -1,7 +1,7 @@
-"""The least possible Python server on pygrpc-native. No Python server on pygrpc-native can be faster.
+"""A minimal Python server on pygrpc-native, which is an upper limit for the speed of Python servers on pygrpc-native.
 
-The server answers ModelInfer with images, and refuses a call when its queue is full. The server has no deadlines, no
-checks, no timings in replies, and no statistics except ModelStatistics' three counts. The server assumes messages of
+The server answers ModelInfer for images, and refuses calls when its queue is full. It has no deadlines, no checks, no
+timings in replies, and no statistics except three counts of ModelStatistics. Every message must be one of
 `h2load.message`.
 
     python -m studies.bench.peers.minimal MODELS
@@ -32,7 +32,7 @@ _SIGNAL_SECONDS = 0.1
 
 
 class _Model:
-    """A one-thread session, and the calls that wait for it."""
+    """A one-thread session, and a queue of calls for this session."""
 
     def __init__(self, path: Path) -> None:
         options = onnxruntime.SessionOptions()
@@ -40,7 +40,7 @@ class _Model:
         self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         self.outputs = [output.name for output in self.session.get_outputs()]
         self.queue: deque[tuple[int, bytes, int]] = deque()
-        """For each call: the library's number of the call, the images, and the number of images."""
+        """Waiting calls: the library's number of the call, the images, and the number of images."""
         self.calls = self.samples = self.batches = 0
 
     def take(self) -> list[tuple[int, bytes, int]]:
@@ -53,7 +53,7 @@ class _Model:
 
 
 class _Server:
-    """Each thread receives calls, takes a batch and computes it, like the threads of hangtag's native transport."""
+    """Threads that receive calls, form a batch and compute it, like the threads of hangtag's native transport."""
 
     def __init__(self, models: Path) -> None:
         self._models = {file.name: _Model(file.path) for file in serving_versions(models)}
@@ -72,9 +72,9 @@ class _Server:
         sys.stderr.write(f"ready 127.0.0.1:{self._front.bound_port}\n")
         for _ in os.sched_getaffinity(0):
             threading.Thread(target=self._serve, daemon=True).start()
-        while not ended.wait(_SIGNAL_SECONDS):  # the kernel may deliver the signal to another thread
+        while not ended.wait(_SIGNAL_SECONDS):  # poll, because the kernel may deliver the signal to another thread
             pass
-        os._exit(0)  # the library aborts a process that ends while calls are open
+        os._exit(0)  # without an exit here, the library would abort, because calls are open
 
     def _serve(self) -> None:
         while True:
@@ -86,7 +86,7 @@ class _Server:
         while True:
             waiting = any(model.queue for model in self._models.values())
             events = self._front.recv_batch_details(_MAX_EVENTS, 0 if waiting else None)
-            assert events is not None  # the front end is never closed
+            assert events is not None  # None would mean that the front end is closed
             for kind, call, method, message, *_ in events:
                 if kind != EVENT_CALL:
                     continue

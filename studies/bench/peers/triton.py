@@ -1,7 +1,7 @@
 """Start Triton with its Python backend, from the wheel nvidia-pytriton, with the models that hangtag serves.
 
-The setup follows Triton's documentation for such models: two instances of each model, one-thread sessions, dynamic
-batching without a delay. Triton answers with logits only; hangtag's answers also have the probabilities.
+As Triton's documentation recommends for such models, each model has two instances with one-thread sessions, and dynamic
+batching without a delay. Triton's answers have only logits, and hangtag's answers also have probabilities.
 """
 
 import shutil
@@ -33,7 +33,7 @@ def triton(models: Path, environment: Path = ENVIRONMENT) -> Iterator[Launch]:
     """Yield how to start Triton. The context writes a model repository for Triton, and removes it at the end.
 
     Args:
-        models: hangtag's model repository; the latest version of each model is served.
+        models: hangtag's model repository, of which Triton serves the latest version of each model.
         environment: A virtual environment with nvidia-pytriton and onnxruntime.
 
     Raises:
@@ -59,12 +59,12 @@ def triton(models: Path, environment: Path = ENVIRONMENT) -> Iterator[Launch]:
         )
         libraries = f"{sysconfig.get_config_var('LIBDIR')}:{packages / 'nvidia_pytriton.libs'}"
         variables: dict[str, str | Path] = {"PYTHONPATH": packages, "LD_LIBRARY_PATH": libraries}
-        # Triton listens only once its models are loaded.
+        # Triton begins to listen when its models are loaded.
         yield Launch(command, r"Started GRPCInferenceService at ([\d.:]+)", variables, http=f"127.0.0.1:{http_port}")
 
 
 def _packages(environment: Path) -> Path:
-    """Return the environment's site-packages."""
+    """Return the folder site-packages of a virtual environment."""
     for packages in environment.glob("lib/python3.*/site-packages"):
         if (packages / "pytriton/tritonserver/bin/tritonserver").exists():
             return packages
@@ -88,7 +88,7 @@ def _write_repository(models: Path, folder: Path) -> None:
 
 
 def _write_backend(server: Path, folder: Path, python: str) -> None:
-    """Write the Python backend, and next to it the program that runs a model in this version of Python."""
+    """Write Triton's Python backend, and the program with which the backend runs a model in this version of Python."""
     shutil.copytree(server / "backends/python", folder)
     shutil.copy2(server / "python_backend_stubs" / python / "triton_python_backend_stub", folder)
 

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-# The process that Triton starts embeds an interpreter that does not read PYTHONPATH.
+# Triton's process embeds an interpreter that ignores PYTHONPATH.
 sys.path[:0] = os.environ["PYTHONPATH"].split(os.pathsep)
 
 import numpy as np  # noqa: E402
@@ -17,7 +17,7 @@ import triton_python_backend_utils as backend  # noqa: E402
 
 
 class TritonPythonModel:
-    """One instance of a model. The backend prescribes the names of the class and its methods."""
+    """One instance of a model. The Python backend prescribes the name of this class and of its methods."""
 
     def initialize(self, args: dict[str, str]) -> None:
         """Load model.onnx, which lies next to this file."""
