@@ -54,7 +54,7 @@ def test_services_restart_and_servers_have_time_to_drain() -> None:
 
 
 def test_every_default_port_is_a_single_port_on_loopback() -> None:
-    """After a restart, Docker may choose another port of a range, so only a user of --scale sets a range."""
+    """Docker may choose another port of a range after a restart, so only users of --scale set a range."""
     published = [with_defaults(port) for service in SERVICES.values() for port in service.get("ports", [])]
     assert {"127.0.0.1:8001:8001", "127.0.0.1:8000:8000"} <= set(published)
     assert all(re.fullmatch(r"127\.0\.0\.1:\d+:\d+", port) for port in published), published

@@ -129,7 +129,7 @@ def test_tritonclient_gets_the_status_of_each_mistake(
         assert re.search(message, text)
 
 
-# Calls with KServe's clients, and the documents.
+# KServe's clients, and the examples of the page about HTTP.
 
 
 def test_kserves_clients(server: Serving, images: Path) -> None:

@@ -92,7 +92,7 @@ def server(repository: Path) -> Iterator[Server]:
 def classifier_of(
     weights: npt.NDArray[np.float32], *, output: str = "logits", reverses: bool = False
 ) -> onnx.ModelProto:
-    """A model with this name: image UINT8 [batch, 28, 28] -> its pixels times weights [784, classes].
+    """A model with image UINT8 [batch, 28, 28] -> ``output``, the pixels times weights [784, classes].
 
     reverses: Reverse the order of the answers in a batch.
     """

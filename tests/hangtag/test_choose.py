@@ -205,7 +205,7 @@ def test_without_the_packages_that_draw_the_choice_is_printed_all_the_same(model
 
 
 def test_a_serving_toml_counts_in_the_prediction(models: Path, tmp_path: Path) -> None:
-    """A batch has room for 128, so each batch of the 64 calls in flight waits for the whole delay of a second."""
+    """A batch has room for 128 calls, so the 64 calls in flight wait for the whole delay of a second."""
     (tmp_path / "models/held").mkdir(parents=True)
     for version in (MODELS / "lstm-int8").iterdir():
         (tmp_path / "models/held" / version.name).symlink_to(version)

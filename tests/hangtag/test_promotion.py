@@ -1,4 +1,4 @@
-"""``hangtag models promote`` and ``rollback`` choose the version that serves, with a file in the model's folder."""
+"""``hangtag models promote`` and ``rollback`` choose the version that serves, by a file in the model's folder."""
 
 import json
 from pathlib import Path

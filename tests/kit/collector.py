@@ -30,7 +30,7 @@ class Collector:
 
     @property
     def resources(self) -> list[Any]:
-        """The received messages: a description of the server, with spans of the server."""
+        """The received messages, each of which has a description of the server and spans."""
         return list(self._resources)
 
     @property

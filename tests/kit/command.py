@@ -80,7 +80,7 @@ def refusal(
     Args:
         arguments: The command's arguments.
         exit_code: The expected exit code, as for ``invoke``.
-        unchanged: A folder that the command must not change. With it, standard output must be empty, too.
+        unchanged: A folder that the command must not change. If it is given, standard output must also be empty.
         alone: Whether the command must print only the error, without progress or warnings.
         variables: Variables that are added to the environment.
     """

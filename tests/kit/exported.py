@@ -117,7 +117,7 @@ def label_sets(factory: pytest.TempPathFactory, model: str) -> Exported:
 
 
 def _once(factory: pytest.TempPathFactory, name: str, train: Callable[[Path, Garments], Run]) -> Exported:
-    """Export the run that ``train`` creates in a folder, on the first test images."""
+    """Create a run with ``train`` on the first test images, and export the run."""
 
     def make(folder: Path) -> Exported:
         test = data.load_test().first(FEW)

@@ -54,7 +54,7 @@ class Form:
     received: Callable[[Answer], Any]
     """Builds gRPC's response from an HTTP response that is no refusal."""
     no_refusals: tuple[int, ...] = ()
-    """HTTP statuses besides 200 that this method does not use for a refusal."""
+    """HTTP statuses besides 200 that are not refusals for this method."""
 
     def read(self, answer: Answer) -> Any:
         """Return the response that gRPC would return. Raises HttpError for a refusal."""

@@ -58,7 +58,7 @@ class Blocking:
 
 @dataclass(frozen=True)
 class Kind:
-    """A class of clients, Client or AsyncClient, and a protocol, gRPC or HTTP."""
+    """A class of client (Client or AsyncClient) and a protocol (gRPC or HTTP)."""
 
     asynchronous: bool
     http: bool

@@ -193,7 +193,7 @@ def is_closed(connection: socket.socket) -> bool:
 
 
 def status_of(health: health_pb2_grpc.HealthStub, service: str) -> str:
-    """The name of the state that Check answers, such as SERVING."""
+    """The health status of a service, such as SERVING."""
     response = health.Check(health_pb2.HealthCheckRequest(service=service), timeout=TIMEOUT)
     return str(health_pb2.HealthCheckResponse.ServingStatus.Name(response.status))
 

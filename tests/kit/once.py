@@ -18,7 +18,7 @@ from filelock import FileLock
 T = TypeVar("T")
 _ROOT = Path(__file__).parents[2]
 _CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "hangtag-tests")
-"""A folder of this user alone, because unpickling another user's files would be unsafe."""
+"""A folder that only this user can write, because the tests unpickle its files."""
 _KEPT_SECONDS = 7 * 24 * 3600
 """Results that no test run has used for this many seconds are deleted."""
 

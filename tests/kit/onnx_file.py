@@ -96,7 +96,7 @@ def add(model: onnx.ModelProto, name: str, amount: float, at: int | slice = slic
 
 
 def remake(model: onnx.ModelProto, output: str, text: str, **constants: Array) -> None:
-    """Insert nodes that compute an output from ``before``, which is the value that the output had before.
+    """Insert nodes that compute an output from its previous value, which the nodes read as ``before``.
 
     Args:
         model: The model, which this function changes.

@@ -16,7 +16,7 @@ from hangtag.protos import inference_pb2 as pb
 from tests.kit.http2 import DATA, END_STREAM, HEADERS, PREFACE, SETTINGS, frame
 
 Pause = Callable[[float], bool]
-"""Waits for this many seconds, or until the test ends, in which case the value is True."""
+"""Waits for this many seconds. If the test ends first, the function returns True immediately."""
 Talk = Callable[[socket.socket, Pause], None]
 """Serves a connection, which is closed when the function returns."""
 
@@ -138,7 +138,7 @@ class _Server(http.server.ThreadingHTTPServer):
 
 @contextmanager
 def web_server(answer: Callable[[str], Answer]) -> Iterator[str]:
-    """Yield the HOST:PORT of an HTTP server. ``answer`` gets a request's path, or the URL if this is a proxy."""
+    """Yield an HTTP server's HOST:PORT. ``answer`` gets a request's path, or its URL if the server is a proxy."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -169,7 +169,7 @@ def web_server(answer: Callable[[str], Answer]) -> Iterator[str]:
 
 
 Method = Callable[[Iterator[bytes], grpc.ServicerContext], Iterable[Any]]
-"""Answers a stream of requests' bytes with responses: with one if the method is unary. May abort or wait."""
+"""Answers the messages of a call, as bytes, with responses: a unary method yields one. May abort or wait."""
 CHECK, WATCH = "/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"
 INFERENCE = "/inference.GRPCInferenceService/"
 

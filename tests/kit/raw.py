@@ -55,7 +55,7 @@ def send(connection: socket.socket, request_: bytes = INFER) -> None:
 
 
 def sip(connection: socket.socket, size: int, bytes_per_second: float) -> int:
-    """Read this many bytes slowly, or until the connection ends, and return the number of bytes."""
+    """Read this many bytes at a slow rate, or fewer if the connection ends, and return their number."""
     started, taken = time.monotonic(), 0
     with suppress(ConnectionResetError, ssl.SSLEOFError):
         while taken < size and (part := connection.recv(min(size - taken, 1 << 14))):

@@ -138,7 +138,7 @@ class Running:
         return state.reason
 
     def loads(self, name: str) -> tuple[int, int]:
-        """The numbers of successful and of failed loads of a model's versions."""
+        """The number of successful loads of a model's versions, and the number of failed loads."""
         loads = self.server.state().loads
         return loads.get((name, "ok"), 0), loads.get((name, "error"), 0)
 

@@ -195,7 +195,7 @@ classify_requests = st.builds(
 
 @st.composite
 def mangled(draw: st.DrawFn) -> bytes:
-    """The bytes of a message, some of which are changed, so that most results are no valid message."""
+    """A message in which some bytes are changed, so that most results are not valid messages."""
     message = draw(st.sampled_from([*map(good, MODELS)]) | classify_requests)
     data = bytearray(message.SerializeToString())
     for _ in range(draw(st.integers(1, 5))):

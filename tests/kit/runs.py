@@ -90,7 +90,7 @@ def decisive_cnn_rnn(garments: Split, spread: float = 1.0) -> CnnRnn:
 
 @torch.no_grad()
 def decisive_scores(model: str, garments: Split) -> nn.Module:
-    """A baseline with random weights, scaled so that sets have different sizes at the threshold."""
+    """A baseline with random weights, scaled so that its label sets have different sizes."""
     torch.manual_seed(2)
     network = build(model)
     *_, last = (layer for layer in network.modules() if isinstance(layer, nn.Linear))

@@ -46,7 +46,7 @@ class ObjectStore:
     variables: dict[str, str]
     """Environment variables with which a command reaches the store through the link."""
     direct: dict[str, str] = field(default_factory=dict)
-    """Environment variables that differ if a command does not use the link."""
+    """Environment variables with which a command reaches the store directly."""
     direct_url: str = ""
     """The store's URL without the link, if it differs from ``url``."""
     status: int = 0

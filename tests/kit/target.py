@@ -30,7 +30,7 @@ INFER = "/inference.GRPCInferenceService/ModelInfer"
 REFLECTION = "/grpc.reflection.{}.ServerReflection/ServerReflectionInfo"
 FAILED = 'event="request failed"'
 TIMES = 100
-"""The number of times by which an answer of ``tiled`` is larger than its request."""
+"""The factor by which an answer of ``tiled`` is larger than its request."""
 PRINTED_BY_GRPCIO = re.compile(
     r"Traceback \(most recent call last\):$|  File \"src/python/grpcio/|grpc\._cython\.cygrpc\.ExecuteBatchError: |$"
 )

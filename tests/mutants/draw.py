@@ -117,7 +117,7 @@ def _runs_of_code(source: str) -> Iterator[list[tuple[int, int]]]:
 
 @click.command()
 @click.option("--seed", default=34, show_default=True)
-@click.option("--count", default=150, show_default=True, help="The number of mutants, which each area shares equally.")
+@click.option("--count", default=150, show_default=True, help="The number of mutants. Each area gets the same share.")
 def main(seed: int, count: int) -> None:
     """Draw mutants into tests/mutants/mutants.jsonl."""
     chosen = random.Random(seed)

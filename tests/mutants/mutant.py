@@ -45,8 +45,8 @@ class Mutant:
         """Find the text that the mutant changes in a checkout, and return the text's file and first line.
 
         Raises:
-            MovedError: The file does not contain the text exactly once, or the file is missing and no other single file
-                of the area contains it exactly once.
+            MovedError: The file does not contain the text exactly once. If the checkout lacks the file, exactly one
+                other file of the area must contain the text, and only once.
         """
         place = root / self.file
         files = [place] if place.exists() else sorted((root / self.area).rglob("*.py"))

@@ -1,4 +1,4 @@
-"""Compares the losses, with teachers and for label sets, with hand-computed values and with their definitions."""
+"""Compares the losses with hand-computed values and definitions, also with teachers and for label sets."""
 
 import math
 from collections.abc import Sequence

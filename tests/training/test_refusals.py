@@ -56,7 +56,7 @@ training_session.cpu_computes_lstms_in_bf16 = lambda: False
 @pytest.mark.parametrize(
     ("first", "arguments", "expected"),
     [
-        # Without this check, PyTorch would fail in the first step, with an error about a primitive.
+        # Without this check, PyTorch would fail in the first step, with an error about a missing primitive.
         (NO_BF16, ["lstm2", "--precision", "bf16", "--device", "cpu"], "and lstm2 has an LSTM. Use --precision fp32."),
         (NO_BF16, ["cnn_rnn", "--precision", "bf16", "--device", "cpu", "--data-dir", "."], "lacks train-images"),
         (

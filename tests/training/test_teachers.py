@@ -184,7 +184,7 @@ def test_a_student_learns_what_the_teacher_answers_to_the_view_that_it_sees(tmp_
     assert [len(images) for images in to_student] == [64] * 4
     assert set().union(*seen) <= original | flipped
     if views:
-        assert len(set(map(frozenset, seen))) > 1  # epochs differ in their views
+        assert len(set(map(frozenset, seen))) > 1  # the views change from epoch to epoch
         assert 0 < len(seen[0] & flipped) < 64
     else:
         assert seen == [original] * 4

@@ -26,7 +26,7 @@ def test_the_worst_disagreement_has_pytorchs_largest_margin() -> None:
     figures = label_checks.check_labels(actual, expected, classes, TOLERANCES["int8"]).figures
     assert (figures["differing"], figures["worst_image"], figures["accuracy"]) == (2, 3, 0.998)
     figures = label_checks.check_labels(actual[4:53], expected[4:53], classes[4:53], TOLERANCES["int8"]).figures
-    assert figures["accuracy"] == 48 / 49  # one image may differ even if the images are few
+    assert figures["accuracy"] == 48 / 49  # one error is allowed even for few images
     with pytest.raises(GateError, match=r"for 2 of 49 test images .* Export it in fp32, or train it longer"):
         label_checks.check_labels(actual[:49], expected[:49], classes[:49], TOLERANCES["int8"])
 

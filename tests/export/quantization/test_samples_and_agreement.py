@@ -1,4 +1,4 @@
-"""The samples that convert and validate a file, which samples are refused, and when two answers agree."""
+"""Which samples convert and validate a file, which samples are refused, and when two answers agree."""
 
 import json
 import re

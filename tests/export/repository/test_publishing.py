@@ -18,8 +18,8 @@ def latest_served(models: Path) -> dict[str, int]:
 
 
 def test_versions_count_up_in_the_layout_that_triton_documents(tmp_path: Path) -> None:
-    """Triton's user guide, "Model Repository", asks for a folder for each model. This folder contains a folder for each
-    version, named by a number without a leading 0, with model.onnx for ONNX. ONNX needs no config.pbtxt."""
+    """As in Triton's user guide, "Model Repository": each model has a folder, in which each version has a folder with
+    the file model.onnx. The name of a version's folder is a number. ONNX needs no config.pbtxt."""
     models = tmp_path / "some/where"
     for version, text in enumerate(["first", "second", "third"], start=1):
         assert publish_content(models, "cnn", text) == models / "cnn" / str(version)
@@ -125,6 +125,6 @@ def test_a_kill_before_any_step_leaves_the_old_state_or_the_new(tmp_path: Path, 
         outcomes.append(after != before)
         if not killed:
             break
-    assert not killed  # the loop went on until a process ended unkilled
+    assert not killed  # the last process ended before it could be killed
     assert outcomes == sorted(outcomes)
     assert outcomes.count(False) > 5

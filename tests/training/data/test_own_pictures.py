@@ -209,7 +209,7 @@ def test_folders_whose_names_differ_in_spaces_or_encoding_are_one_class(tmp_path
 
 
 def test_a_part_of_them_has_every_class(tmp_path: Path) -> None:
-    """--limit takes pictures at equal distances, because the pictures are sorted by name and therefore by class."""
+    """--limit takes every nth picture, because the pictures are sorted by name and therefore by class."""
     photos = own_pictures.folder(tmp_path, {"cats": 20, "dogs": 20, "emus": 10})
     split = sources.load(f"folder:{photos}").train
     assert np.bincount(split.first(10).classes).tolist() == [4, 4, 2]

@@ -43,7 +43,7 @@ def test_the_digest_counts_names_contents_and_splits_but_not_the_folder(tmp_path
     digest = show(f"folder:{photos}")["digest"]
     copy = Path(shutil.copytree(photos, tmp_path / "copy"))
     assert show(f"folder:{copy}")["digest"] == digest
-    assert show(f"folder:{copy}", "--size", "4x4")["digest"] == digest  # the digest of the pictures, not of images
+    assert show(f"folder:{copy}", "--size", "4x4")["digest"] == digest  # the size does not change the digest
     others = {digest, show(f"folder:{copy}", "--split-seed", 1)["digest"]}
     (copy / "cats/000.png").rename(copy / "cats/renamed.png")
     others.add(show(f"folder:{copy}")["digest"])

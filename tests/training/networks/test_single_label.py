@@ -1,4 +1,4 @@
-"""The single-label networks: their sizes, their initial weights, and the inputs of their answers."""
+"""The single-label networks: their sizes, their initial weights, and what an answer depends on."""
 
 import pytest
 import torch
