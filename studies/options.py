@@ -31,7 +31,7 @@ OUT = click.option(
 
 
 def given() -> str:
-    """Return the running command's options as the user typed them, each after a space, without --out."""
+    """Return the running command's options as typed, without --out, each with a space in front."""
     context = click.get_current_context()
     words: list[str] = []
     for parameter in context.command.params:
@@ -52,7 +52,7 @@ def complete(*names: str) -> bool:
 
 
 class Names(click.ParamType[tuple[str, ...]]):
-    """An option with known names, separated by commas. The value has them in the order of `known`."""
+    """Names from a list of known names, separated by commas. The value lists them in the order of the known names."""
 
     name = "names"
 

@@ -14,9 +14,9 @@ from hangtag.page.series import paper_colours
 from studies.page import ROOT
 
 COLOURS = paper_colours()
-"""Colours for curves of anything but models. A model has its own colour, from `hangtag.page.series.looks`."""
+"""Colours for curves that do not belong to a model. `hangtag.page.series.looks` gives each model its own colour."""
 MOST_CONFUSED = 0.15
-"""The share of a label's images with the same wrong label from which on a confusion matrix has its darkest colour."""
+"""If this share of a label's images got the same wrong label, a confusion matrix shows the darkest colour."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Picture:
     Args:
         file: The file's path from the repository's root, such as studies/shipped/learning-curves.png.
         draw: Draws the figure.
-        colours: The number of colours in the file, which is small if there are few.
+        colours: The number of colours in the file. A file with few colours is small.
     """
 
     file: str
@@ -56,12 +56,12 @@ def finish(axes: Axes, title: str = "", *, grid: Literal["both", "x", "y"] = "bo
 
 
 def confusion_matrix(confusion: Sequence[Sequence[int]], labels: Sequence[str], name: str) -> Figure:
-    """Draw the number of images for each true and predicted label. The diagonal is pale, to emphasise mistakes.
+    """Draw the number of images for each pair of a true and a predicted label. A pale diagonal emphasises mistakes.
 
     In every picture, a colour shows the same share of the true label's images, up to MOST_CONFUSED.
 
     Args:
-        confusion: The numbers of images, as [true label, predicted label].
+        confusion: The number of images by [true label, predicted label].
         labels: The names of the labels.
         name: The model's name, for the title.
     """

@@ -74,7 +74,7 @@ def _line(metric: Metric, watched: dict[str, str]) -> str:
 
 
 def options() -> str:
-    """Return the list of shared options and a list for each command. This imports every command, also torch."""
+    """Return a list of shared options, and a list for each command. The function imports all commands, and torch."""
     context = click.Context(main, info_name="hangtag", auto_envvar_prefix="HANGTAG")
     commands: dict[str, tuple[str, list[Row]]] = {}
     for name, entry in SUBCOMMANDS.items():

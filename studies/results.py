@@ -13,7 +13,7 @@ from typing import Any
 from hangtag.serving.loadtest.machine_check import cpu_model
 
 SIGNIFICANT_DIGITS = 6
-"""The number of digits in results. Pages show at most five digits, and more than six would be noise."""
+"""The number of digits in results. Pages show at most five digits, and a seventh digit would be noise."""
 
 Line = dict[str, Any]
 

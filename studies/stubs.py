@@ -16,7 +16,7 @@ CLASSIFIER: ServiceDescriptor = classifier_pb2.DESCRIPTOR.services_by_name["Clas
 
 
 class _Stub:
-    """Has a callable for each method of a service, which sends a message and returns the answer's message."""
+    """Has a callable for each method of a service. The callables take and return messages."""
 
     def __init__(self, service: ServiceDescriptor, channel: Any) -> None:
         for method in service.methods:

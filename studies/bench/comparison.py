@@ -14,7 +14,7 @@ from studies.bench.goals import UNITS, Goal, Round, figures
 from studies.bench.loads import Figures
 
 BUSY = 0.05
-"""The share of the processors' time from which on the page says that other programs took it."""
+"""If other programs took at least this share of the processors' time, the page mentions it."""
 _GOAL_HEAD = ("figure", "system", "goal", "median", "over the rounds", "reached")
 Rows = list[list[str]]
 
@@ -123,7 +123,7 @@ Cells show medians: images a second and, in brackets, p50 / p99 in ms:
         return rows
 
     def load_rows(self, rounds: Sequence[Round]) -> Rows:
-        """Return a header with the systems, and a row for each model's loads with measured rates."""
+        """Return a header with the systems, and a row for each model and load that has a rate."""
         systems = self._measured(rounds)
         rows = [["model", "load", *systems]]
         for model in self.models:
@@ -178,8 +178,8 @@ def others_sentence(rounds: Sequence[Round]) -> str:
         return "Other programs took less than 5 % of the processors' time."
     low, high = (100 * bound(shares) for bound in (min, max))
     return (
-        f"**The machine was busy**: in each round, other programs took {low:.0f} to {high:.0f} % of the processors' "
-        "time, so the figures are low, and the ratios are less certain."
+        f"**The machine was busy**: other programs took {low:.0f} to {high:.0f} % of the processors' time in the "
+        "rounds, so the figures are low, and the ratios are less certain."
     )
 
 

@@ -1,4 +1,5 @@
-"""Goals, and figures by round. A goal limits a figure, or the ratio of two figures from the same round."""
+"""Goals, and functions that read the figures of rounds. A goal limits a figure, or the ratio of two figures from the
+same round."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -6,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 Round = Mapping[str, Any]
-"""A line of a results file: system -> model -> load -> figures. A load for all models is directly below the system."""
+"""A line of a results file: system -> model -> load -> figures, or system -> load -> figures without a model."""
 
 UNITS = {
     "samples_per_s": "images/s",
@@ -32,9 +33,9 @@ class Goal:
         model: The model; None if the load is for all models, such as the start.
         load: The load's name.
         figure: The figure's key in UNITS.
-        bound: The limit for the figure or, if there is a `reference`, for the ratio.
-        reference: The system by whose figure from the same round the figure is divided. If it is `bare`, its figure for
-            batches is the divisor.
+        bound: The limit for the figure or, if there is a `reference`, for the ratio of the figures.
+        reference: The system whose figure from the same round is the divisor. For `bare`, it is always the figure for
+            batches.
         system: The system that should reach the goal.
     """
 

@@ -47,7 +47,7 @@ def over_grpc(server: Served, model: str) -> Send:
 
 
 def closed_loop(name: str) -> Load:
-    """Return the closed loop with this name, with 1 as its number of calls."""
+    """Return the closed loop with this name, as a load of one call."""
     if name == "batch":
         return Load(1, clients=2, samples=SAMPLES)
     number = int(name)
@@ -61,7 +61,7 @@ def closed(server: Served, send: Send, shape: Load, seconds: float, model: str |
     Args:
         server: The server.
         send: Puts the load on the server.
-        shape: The load, whose number of calls is not used.
+        shape: The load, for which the function computes the number of calls.
         seconds: The approximate duration, from which the number of calls is computed.
         model: Over gRPC, the called model. The function compares the number of calls with the server's statistics,
             because h2load counts refused calls as successes: their HTTP status is 200.

@@ -50,7 +50,7 @@ def hangtag_serve(models: Path, *options: str) -> Launch:
     return Launch(
         (*command, "--metrics-port", "0", *options),
         r"^(?=.*event=ready ).*?address=(\S+)(?:.*? http=(\S+))?",
-        {"HANGTAG_SERVE_HTTP_PORT": "0"},  # an option can override a port from a variable
+        {"HANGTAG_SERVE_HTTP_PORT": "0"},  # an option can override a variable
     )
 
 

@@ -159,7 +159,7 @@ def repository(models: Path, names: Iterable[str], routes: Mapping[str, str] = {
 
     Args:
         models: The repository.
-        names: The routes to copy, and the models whose serving version to copy.
+        names: The routes to copy, and the models to copy, of which only the serving version is copied.
         routes: The route.toml of each further route.
 
     Raises:

@@ -99,7 +99,7 @@ GOALS: dict[str, tuple[int, str, float]] = {
     "lstm-int8": (1, FP32, 1.0),
     "lstm2-int8": (1, FP32, 1.0),
 }
-"""By model: a batch size, a contender, and by how many times the file should be faster than this contender."""
+"""By model: a batch size, a contender, and the minimum ratio of the contender's time to the file's time."""
 MAY_LOSE = 0.002
 """The largest allowed loss of test accuracy in a precision other than FP32, as measured by the export."""
 _BATCHES, _NODES = 50, 8
@@ -211,7 +211,7 @@ def part(path: Path = RESULTS) -> str:
         f"{made_from(path, conditions)}, each contender on one thread; the load average before was "
         f"{conditions['load_before']:.1f}. The figures are milliseconds for a batch and, in brackets, how many times "
         f"faster the file is: the medians of {conditions['rounds']} rounds. In each round, the contenders of a row "
-        "took turns, so times in different rows compare less well:"
+        "took turns, so compare times within a row rather than between rows:"
     )
     return "\n\n".join([source, *_tables(models)])
 

@@ -34,7 +34,7 @@ class Speed:
     """Median milliseconds by batch size and contender."""
 
     def ratio(self, contender: str, batch_size: int) -> float | None:
-        """Return by how many times the file is faster than a contender; None if the contender was not measured."""
+        """Return the contender's time divided by the file's time; None if the contender was not measured."""
         times = self.milliseconds[batch_size]
         return times[contender] / times[FILE] if contender in times else None
 

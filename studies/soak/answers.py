@@ -22,9 +22,9 @@ ROUTE = "fast-and-accurate"
 SHADOWED = "with-a-shadow"
 """A route in which FAST answers and ACCURATE is the shadow."""
 _NEAR = 0.01
-"""Images with a probability so close to the route's threshold are not used, because rounding may decide."""
+"""The minimum distance of an image's probability from the route's threshold, so that rounding does not matter."""
 _RTOL, _ATOL = 1e-4, 1e-4
-"""Tolerances, because different kernels compute a batch and a single image, so that the last digits differ."""
+"""Tolerances. Different kernels compute a batch and a single image, so the last digits differ."""
 
 Outputs = Mapping[str, npt.NDArray[np.float32]]
 

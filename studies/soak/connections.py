@@ -108,7 +108,7 @@ class Situation:
         return self.random.choice((self.over_grpc, self.over_http))
 
     def caller(self) -> str:
-        """Return a random caller of SPLIT, as its value of STICKY."""
+        """Return the STICKY value of a random caller of SPLIT."""
         return f"caller-{self.random.randrange(_CALLERS)}"
 
     def check_member(self, caller: str, member: str) -> None:

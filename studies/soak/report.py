@@ -35,7 +35,7 @@ def goal_rows(line: Line) -> Rows:
         if figures := [each for each in servers.values() if "p99_ms" in each]:
             rows.append([f"p99 of the last minutes / p99 of the first minutes: {kind}", "≤ 1.2", *_p99_growth(figures)])
     lasting = [process for each in line["processes"].values() for process in each.values() if process["lived_on"]]
-    slow = f"from at most {GROWS:g} to at most {SMALL:g}"
+    slow = f"begins at {GROWS:g} or less, ends at {SMALL:g} or less"
     rows.append(["growth of memory, MB an hour (95 % interval)", slow, *_memory_growth(lasting)])
     for figure, gain, most in (
         ("fds", "additional file descriptors, including those of connections", 10),

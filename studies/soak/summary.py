@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 _MOST_POINTS, _SHORTEST_WINDOW, _FEWEST_WINDOWS = 120, 60.0, 10
 _WARM_UP, _WARM_UP_SHARE = 300.0, 0.1
-"""The seconds at the beginning that comparisons leave out, and the largest share of the run that they may be."""
+"""Comparisons leave out this many seconds at the beginning, but at most this share of the run."""
 _UNSETTLED_SHARE = 1 / 3
-"""The first share of the run, which slopes leave out, because memory still grows with the largest batches."""
+"""Slopes leave out this share of the run at its beginning, because the first large batches increase memory."""
 _COMPARED = 600.0
-"""The length in seconds, up to a third of the run, of the first and last parts whose p99s are compared."""
+"""The maximum length in seconds of the first and of the last part of the run, whose p99s are compared."""
 _SHOWN = 10
 """The number of failures that are listed with their messages."""
 _BEFORE, _AFTER = 0.2, 1.0

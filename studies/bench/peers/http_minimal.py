@@ -1,4 +1,4 @@
-"""A minimal Python server on uvicorn, which is an upper limit for the speed of Python servers on uvicorn.
+"""A minimal Python server on uvicorn. Other Python servers on uvicorn can only be slower.
 
 The server computes images in batches, and answers with logits and probabilities. It has no routes, deadlines, checks,
 limits, timings in responses or statistics. Every request must be one of `systems.binary`.
