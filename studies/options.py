@@ -46,7 +46,7 @@ def given() -> str:
 
 
 def complete(*names: str) -> bool:
-    """Return whether the user gave none of these options, so that the run measures all that the page shows."""
+    """Return True if the user gave none of these options: the run then measures all that the page shows."""
     context = click.get_current_context()
     return all(context.get_parameter_source(name) is not ParameterSource.COMMANDLINE for name in names)
 

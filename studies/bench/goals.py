@@ -20,7 +20,7 @@ UNITS = {
     "pss_mb": "PSS, MB",
     "seconds_to_ready": "ready in, s",
     "points_below": "accuracy below that of the file in FP32, points",
-    "deviations": "standard deviations from the shares",
+    "deviations": "deviation from the shares, in standard deviations",
 }
 """Figure -> its name and unit for a reader."""
 

@@ -15,7 +15,7 @@ from studies.soak.servers import WORKERS, Server
 from studies.stubs import InferenceStub
 
 _SERVES_WITHIN = 30.0
-"""The time limit in seconds until a new version must serve, and until a killed worker must be replaced."""
+"""The time limit in seconds for a new version to serve, and for the replacement of a killed worker."""
 _PAUSE = 0.1
 
 
