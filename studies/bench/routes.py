@@ -201,7 +201,7 @@ shares the processors. Accuracy on the {accuracy["route"]["images"]:,} test imag
 
 Of {split["calls"]:,} calls, the split passed {counts}.
 
-A copy for the shadow waits while the route has other work. If too many copies wait, the server drops the oldest one.
+A copy for the shadow is skipped if the route has other work.
 Here the shadow got {copied:.0%} of the copies. A copy costs the processor time of `{SHADOW}`. `busier` has no shadow
 but as much processor time, so its latency shows the effect of the processor time alone."""
 

@@ -27,16 +27,8 @@ class Limits:
     worker_attempts: int = 5
     """The supervisor gives up after this many replacements in a row ended before they listened."""
 
-    max_shadow_copies: int = 64
-    """The most copies of requests that may wait for a route's shadow."""
-    max_shadow_bytes: int = 64 << 20
-    """The most bytes that the inputs and the answers of all copies of requests for a route's shadow may take in
-    total."""
     shadow_share_of_time: float = 0.1
     """The largest share of the time that may be spent on computing copies of requests for a route's shadow."""
-    shadow_late_seconds: float = 0.1
-    """How often a thread passes waiting copies of requests to a route's shadow. Without this thread, the copies would
-    wait for the route's next answer."""
 
     max_streams: int = 1000
     """The most inference streams over gRPC that may be open at once. A stream may hold requests and answers of about

@@ -3,7 +3,6 @@
 Histograms have fixed bucket bounds, so that they also add up over machines and time.
 """
 
-from bisect import bisect_left
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from operator import add
@@ -76,37 +75,13 @@ class BucketHistogram(Mergeable):
     sum: float
 
     @classmethod
-    def empty(cls, bounds: tuple[float, ...]) -> "BucketHistogram":
-        """Return a histogram without values."""
-        return cls(bounds, (0,) * (len(bounds) + 1), 0.0)
+    def of(cls, bounds: tuple[float, ...], values: npt.ArrayLike = ()) -> "BucketHistogram":
+        """Return the histogram of these values."""
+        array = np.asarray(values, np.float64)
+        counts = np.bincount(np.searchsorted(bounds, array), minlength=len(bounds) + 1)
+        return cls(bounds, tuple(counts.tolist()), float(array.sum()))
 
     @property
     def count(self) -> int:
         """Number of values."""
         return sum(self.counts)
-
-
-class HistogramRecorder:
-    """Counts values into buckets. Not thread-safe. The owner must hold a lock."""
-
-    __slots__ = ("_bounds", "_bounds_array", "_counts", "_sum")
-
-    def __init__(self, bounds: tuple[float, ...]) -> None:
-        self._bounds = bounds
-        self._bounds_array = np.array(bounds)
-        self._counts = [0] * (len(bounds) + 1)
-        self._sum = 0.0
-
-    def add(self, value: float) -> None:
-        """Add one value."""
-        self._counts[bisect_left(self._bounds, value)] += 1
-        self._sum += value
-
-    def add_all(self, values: npt.NDArray[Any]) -> None:
-        """Add many values at once, which is much faster than adding them one by one."""
-        for bucket, times in enumerate(np.bincount(np.searchsorted(self._bounds_array, values))):
-            self._counts[bucket] += int(times)
-        self._sum += float(values.sum())
-
-    def histogram(self) -> BucketHistogram:
-        return BucketHistogram(self._bounds, tuple(self._counts), self._sum)

@@ -6,27 +6,25 @@ step. The histograms, which Triton lacks, add up over processes.
 
 import threading
 import time
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from hangtag.serving.server.telemetry.counts import (
     BATCH_SIZE_BOUNDS,
     SECONDS_BOUNDS,
     BucketHistogram,
-    HistogramRecorder,
     Mergeable,
     merged_by,
 )
 
-_COUNT_FROM = 256
-"""Recorded batches are counted when there are this many, or earlier if the counters are read."""
+COUNT_FROM = 256
+"""Recorded batches and failures are counted when there are this many, or earlier if the counters are read."""
 
-_NO_SECONDS, _NO_BATCHES = BucketHistogram.empty(SECONDS_BOUNDS), BucketHistogram.empty(BATCH_SIZE_BOUNDS)
+_NO_SECONDS, _NO_BATCHES = BucketHistogram.of(SECONDS_BOUNDS), BucketHistogram.of(BATCH_SIZE_BOUNDS)
 
 
 class StageTimings(NamedTuple):
@@ -134,41 +132,20 @@ class ModelStatistics:
         self.last_inference_ns = 0
         """When the last batch was computed, in nanoseconds of Unix time; 0 before the first."""
         self._fails = self._fail_ns = 0
-        # For each batch size, the number of batches, and the nanoseconds that the batches spent in each of three steps.
-        self._batches: defaultdict[int, npt.NDArray[np.int64]] = defaultdict(lambda: np.zeros(4, np.int64))
-        # The number of requests, and the nanoseconds in the queue and in each step. The nanoseconds are summed over
-        # requests, which each wait for a whole batch. Sums over batches would be smaller.
-        self._requests = np.zeros(5, np.int64)
-        self._request_seconds = HistogramRecorder(SECONDS_BOUNDS)
-        self._queue_seconds = HistogramRecorder(SECONDS_BOUNDS)
-        self._compute_seconds = HistogramRecorder(SECONDS_BOUNDS)
-        self._batch_sizes = HistogramRecorder(BATCH_SIZE_BOUNDS)
+        self._counters = Counters()  # without the recorded batches and the failures
 
     def record_batch(self, queue_ns: Sequence[int], cost: BatchCost) -> None:
         """Count a computed batch. ``queue_ns`` says how long each request of the batch waited."""
         self._recorded.append((queue_ns, cost))
         self.last_inference_ns = time.time_ns()
-        if len(self._recorded) >= _COUNT_FROM:
+        if len(self._recorded) >= COUNT_FROM:
             with self._lock:
                 self._count_recorded()
 
     def _count_recorded(self) -> None:
         batches = [self._recorded.popleft() for _ in range(len(self._recorded))]
-        if not batches:
-            return
-        requests = np.array([len(waits) for waits, _ in batches])
-        queue_ns = np.array([ns for waits, _ in batches for ns in waits])
-        costs = np.array([cost[:4] for _, cost in batches])
-        steps, sizes = costs[:, :3], costs[:, 3]
-        compute_ns = np.repeat(steps.sum(axis=1), requests)
-        self._requests += (requests.sum(), queue_ns.sum(), *(requests @ steps))
-        for size in np.unique(sizes).tolist():
-            of_size = steps[sizes == size]
-            self._batches[size] += (len(of_size), *of_size.sum(axis=0))
-        self._batch_sizes.add_all(sizes)
-        self._compute_seconds.add_all(compute_ns / 1e9)
-        self._queue_seconds.add_all(queue_ns / 1e9)
-        self._request_seconds.add_all((queue_ns + compute_ns) / 1e9)
+        if batches:
+            self._counters += _counters(batches)
 
     def record_failure(self, ns: int) -> None:
         """Count a request that ended with an error ``ns`` after its arrival. ``Engine.record_failure`` calls this."""
@@ -180,25 +157,37 @@ class ModelStatistics:
         """Return the current counters."""
         with self._lock:
             self._count_recorded()
-            requests, queue_ns, *steps_ns = self._requests.tolist()
-            batches = {size: totals.tolist() for size, totals in self._batches.items()}
-            compute_input, compute_infer, compute_output = (Duration(requests, ns) for ns in steps_ns)
-            return Counters(
-                inference_count=sum(size * count for size, (count, *_) in batches.items()),
-                execution_count=sum(count for count, *_ in batches.values()),
-                last_inference_ms=self.last_inference_ns // 1_000_000,
-                success=Duration(requests, queue_ns + sum(steps_ns)),
-                fail=Duration(self._fails, self._fail_ns),
-                queue=Duration(requests, queue_ns),
-                compute_input=compute_input,
-                compute_infer=compute_infer,
-                compute_output=compute_output,
-                batches={
-                    size: BatchCounters(*(Duration(count, ns) for ns in steps))
-                    for size, (count, *steps) in batches.items()
-                },
-                request_seconds=self._request_seconds.histogram(),
-                queue_seconds=self._queue_seconds.histogram(),
-                compute_seconds=self._compute_seconds.histogram(),
-                batch_sizes=self._batch_sizes.histogram(),
-            )
+            fail = Duration(self._fails, self._fail_ns)
+            return replace(self._counters, fail=fail, last_inference_ms=self.last_inference_ns // 1_000_000)
+
+
+def _counters(batches: Sequence[tuple[Sequence[int], BatchCost]]) -> Counters:
+    """Count computed batches, each with its cost and how long each of its requests waited.
+
+    A request takes as long as its whole batch, so a request's durations are longer than its share of the batch.
+    """
+    requests = np.array([len(waits) for waits, _ in batches])
+    queue_ns = np.array([ns for waits, _ in batches for ns in waits])
+    costs = np.array([cost[:4] for _, cost in batches])
+    steps, sizes = costs[:, :3], costs[:, 3]
+    compute_ns = np.repeat(steps.sum(axis=1), requests)
+    by_size = {size: steps[sizes == size] for size in np.unique(sizes).tolist()}
+    count = len(queue_ns)
+    queue, *computed = (Duration(count, int(ns)) for ns in (queue_ns.sum(), *(requests @ steps)))
+    return Counters(
+        inference_count=int(sizes.sum()),
+        execution_count=len(batches),
+        success=Duration(count, int(queue_ns.sum() + compute_ns.sum())),
+        queue=queue,
+        compute_input=computed[0],
+        compute_infer=computed[1],
+        compute_output=computed[2],
+        batches={
+            size: BatchCounters(*(Duration(len(of_size), ns) for ns in of_size.sum(axis=0).tolist()))
+            for size, of_size in by_size.items()
+        },
+        request_seconds=BucketHistogram.of(SECONDS_BOUNDS, (queue_ns + compute_ns) / 1e9),
+        queue_seconds=BucketHistogram.of(SECONDS_BOUNDS, queue_ns / 1e9),
+        compute_seconds=BucketHistogram.of(SECONDS_BOUNDS, compute_ns / 1e9),
+        batch_sizes=BucketHistogram.of(BATCH_SIZE_BOUNDS, sizes),
+    )

@@ -68,7 +68,7 @@ def exposition(state: Callable[[], ServerState], accept: str) -> tuple[bytes, st
 
 def _with_zeros(state: ServerState) -> ServerState:
     """Add zeros for failures and loads that alerts watch but that have not happened yet."""
-    none = BucketHistogram.empty(SECONDS_BOUNDS)
+    none = BucketHistogram.of(SECONDS_BOUNDS)
     served = [version for version in state.versions if version.state == READY]
     failures = {(version.name, version.version, code): none for version in served for code in _ALERTED_CODES}
     shed = {"": 0} | {version.name: 0 for version in served}

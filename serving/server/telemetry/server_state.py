@@ -2,20 +2,19 @@
 also counts failed requests, and for each route the members' answers and the comparisons with the shadow."""
 
 import threading
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from hangtag.serving.server.telemetry.counts import (
     SECONDS_BOUNDS,
     BucketHistogram,
-    HistogramRecorder,
     Mergeable,
     first,
     merge,
     merged_by,
 )
-from hangtag.serving.server.telemetry.model_statistics import Counters
+from hangtag.serving.server.telemetry.model_statistics import COUNT_FROM, Counters
 
 READY, LOADING, UNAVAILABLE = "READY", "LOADING", "UNAVAILABLE"
 """States of a version, in the words of RepositoryIndex."""
@@ -163,7 +162,8 @@ class FailureCounts:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._recorders: dict[FailureKey, HistogramRecorder] = {}
+        self._recorded: defaultdict[FailureKey, list[float]] = defaultdict(list)  # seconds that are not counted yet
+        self._histograms: dict[FailureKey, BucketHistogram] = {}
         self._shed: Counter[str] = Counter()
 
     def record(self, model: str, version: str, code: str, ns: int, *, shed: bool = False) -> None:
@@ -174,17 +174,24 @@ class FailureCounts:
         """
         with self._lock:
             self._shed[model] += shed
-            recorder = self._recorders.get((model, version, code))
-            if recorder is None:
-                recorder = self._recorders[model, version, code] = HistogramRecorder(SECONDS_BOUNDS)
-            recorder.add(ns / 1e9)
+            recorded = self._recorded[model, version, code]
+            recorded.append(ns / 1e9)
+            if len(recorded) >= COUNT_FROM:
+                self._count_recorded()
+
+    def _count_recorded(self) -> None:
+        for key, seconds in self._recorded.items():
+            histogram = BucketHistogram.of(SECONDS_BOUNDS, seconds)
+            self._histograms[key] = self._histograms[key] + histogram if key in self._histograms else histogram
+        self._recorded.clear()
 
     def forget_others(self, model: str, versions: Container[str]) -> None:
         """Forget the counts of all versions of a model except these, because new versions would add counts without
         end."""
         with self._lock:
-            for key in [key for key in self._recorders if key[0] == model and key[1] and key[1] not in versions]:
-                del self._recorders[key]
+            self._count_recorded()
+            for key in [key for key in self._histograms if key[0] == model and key[1] and key[1] not in versions]:
+                del self._histograms[key]
 
     def shed(self) -> dict[str, int]:
         """Return for each model the number of requests refused because waiting requests had reached their limit."""
@@ -194,7 +201,8 @@ class FailureCounts:
     def snapshot(self) -> dict[FailureKey, BucketHistogram]:
         """Return the current histograms, in seconds."""
         with self._lock:
-            return {key: recorder.histogram() for key, recorder in self._recorders.items()}
+            self._count_recorded()
+            return dict(self._histograms)
 
 
 class RouteStatistics:
@@ -203,30 +211,15 @@ class RouteStatistics:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._stages: dict[StageKey, list[int]] = {}  # requests and samples
-        self._shadow: ShadowCounts | None = None
-        self._low_confidence: int | None = None
-        self._expected_escalation_rate: float | None = None
+        self._counts = RouteCounts()  # without the stages
 
-    def begin(
-        self,
-        stages: Iterable[StageKey],
-        expected_escalation_rate: float | None,
-        *,
-        is_cascade: bool,
-        has_shadow: bool,
-    ) -> None:
-        """Start new counters at 0, because an alert sees an increase only in a series that already exists.
-
-        expected_escalation_rate: See `RouteCounts`.
-        """
+    def begin(self, stages: Iterable[StageKey], zeros: RouteCounts) -> None:
+        """Start new counters at 0, because an alert sees an increase only in a series that already exists. ``zeros``
+        has a 0 for each other counter that the route has, and its expected share."""
         with self._lock:
             for key in stages:
                 self._stages.setdefault(key, [0, 0])
-            if has_shadow:
-                self._shadow = self._shadow or ShadowCounts()
-            if is_cascade:
-                self._low_confidence = self._low_confidence or 0
-            self._expected_escalation_rate = expected_escalation_rate
+            self._counts = replace(self._counts + zeros, expected_escalation_rate=zeros.expected_escalation_rate)
 
     def record(self, key: StageKey, samples: int) -> None:
         """Count one request's samples that a member answered. ``key`` is one of the keys that were passed to
@@ -236,18 +229,12 @@ class RouteStatistics:
             counts[0] += 1
             counts[1] += samples
 
-    def record_low_confidence(self, samples: int) -> None:
-        """Count samples of a cascade that got the answer of a member that was not sure."""
+    def add(self, counts: RouteCounts) -> None:
+        """Add counts of unsure answers, or of copies for the shadow and of comparisons."""
         with self._lock:
-            self._low_confidence = (self._low_confidence or 0) + samples
-
-    def record_copies(self, counts: ShadowCounts) -> None:
-        """Add counts of copies for the shadow, and of comparisons."""
-        with self._lock:
-            self._shadow = counts if self._shadow is None else self._shadow + counts
+            self._counts += counts
 
     def snapshot(self) -> RouteCounts:
         """Return the current counters."""
         with self._lock:
-            stages = {key: StageCounts(*counts) for key, counts in self._stages.items()}
-            return RouteCounts(stages, self._shadow, self._low_confidence, self._expected_escalation_rate)
+            return replace(self._counts, stages={key: StageCounts(*counts) for key, counts in self._stages.items()})

@@ -10,7 +10,7 @@ from hangtag.serving.server.engine.routes.route_file import ANSWER, Member, Rout
 from hangtag.serving.server.errors import DeadlineError, InferenceError, QueueFullError, ServerError
 from hangtag.serving.server.queue.call import Call, InferenceResult, Tensors, answer
 from hangtag.serving.server.telemetry.model_statistics import BatchCost, ModelStatistics, StageTimings, Timings
-from hangtag.serving.server.telemetry.server_state import RouteStatistics
+from hangtag.serving.server.telemetry.server_state import RouteCounts, RouteStatistics
 
 log = structlog.get_logger()
 
@@ -218,7 +218,7 @@ class RouteRun:
         # The members count the batches that they computed. The route counts each call as a batch.
         self._counters.record_batch([timings.queue_ns], BatchCost(*timings[1:4], self.call.samples))
         if timings.low_confidence:
-            self._statistics.record_low_confidence(timings.low_confidence)
+            self._statistics.add(RouteCounts(low_confidence=timings.low_confidence))
         self._end(InferenceResult(self._outputs, timings))
 
     def _end(self, outcome: InferenceResult | Exception) -> None:

@@ -16,7 +16,13 @@ from hangtag.serving.server.engine.servable import Admission, Servable
 from hangtag.serving.server.errors import ModelLoadError, UnavailableError
 from hangtag.serving.server.queue.call import Call, InferenceResult, Tensors
 from hangtag.serving.server.telemetry.model_statistics import ModelStatistics
-from hangtag.serving.server.telemetry.server_state import READY, RouteStatistics, VersionState
+from hangtag.serving.server.telemetry.server_state import (
+    READY,
+    RouteCounts,
+    RouteStatistics,
+    ShadowCounts,
+    VersionState,
+)
 from hangtag.serving.signature import Signature
 
 
@@ -76,7 +82,8 @@ class ServedRoute:
         self._shadow: Shadow | None = None
         if settings.shadow is not None:
             output = _compared_output(settings, self.signature)
-            self._shadow = Shadow(settings.shadow.share, shadow, tuple(members.values()), output, self._stages, limits)
+            share, of_time = settings.shadow.share, limits.shadow_share_of_time
+            self._shadow = Shadow(share, shadow, tuple(members.values()), output, self._stages, of_time)
 
     def joins(self, settings: RouteSettings, members: Mapping[Member, Servable], shadow: Servable | None) -> bool:
         """Whether the route has exactly these settings, members and shadow."""
@@ -85,15 +92,15 @@ class ServedRoute:
     def start(self, pool: ComputePool) -> None:
         """Start to count calls. The members compute the calls, with the threads of ``pool``."""
         self._pool = pool
-        settings, is_cascade = self.settings, self.settings.acceptance is not None
-        has_shadow = self._shadow is not None
-        expected = settings.expected_escalation_rate
-        self._stages.begin(settings.stages, expected, is_cascade=is_cascade, has_shadow=has_shadow)
-        if self._shadow is not None:
-            self._shadow.start()
+        zeros = RouteCounts(
+            shadow=None if self._shadow is None else ShadowCounts(),
+            low_confidence=None if self.settings.acceptance is None else 0,
+            expected_escalation_rate=self.settings.expected_escalation_rate,
+        )
+        self._stages.begin(self.settings.stages, zeros)
 
     def close(self) -> None:
-        """Drop the copies that wait for the shadow. The members finish their queued calls."""
+        """Skip the copy that waits for the shadow. The members finish their queued calls."""
         if self._shadow is not None:
             self._shadow.close()
 
