@@ -11,6 +11,7 @@ import numpy as np
 
 from hangtag.choose.candidates import Model
 from hangtag.choose.queueing import Stage
+from hangtag.errors import UserError
 from hangtag.evaluation import samples
 from hangtag.evaluation.errors import EvaluationError
 from hangtag.evaluation.file_subject import FileSubject
@@ -27,7 +28,6 @@ from hangtag.serving.model_repository import (
 )
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.engine.repository import settings_of
-from hangtag.serving.server.errors import StartError
 from hangtag.training.data.dataset import Classes
 
 OUTPUT = "probabilities"
@@ -182,7 +182,7 @@ def _settings(repository: Path, name: str) -> ServerConfig:
     """Return a model's settings in a server with default settings. The model's serving.toml is applied."""
     try:
         return settings_of(repository / name, ServerConfig(models=repository))
-    except StartError as error:
+    except UserError as error:
         raise EvaluationError(f"{error}.") from error
 
 

@@ -78,9 +78,5 @@ class StartError(ServerError, UserError):
     """The server cannot start with these settings."""
 
 
-class RepositoryError(StartError):
-    """The model repository is missing, empty or malformed."""
-
-
 class ModelLoadError(StartError):
     """A model's file cannot be loaded, or not with the execution provider that the settings require."""

@@ -1,22 +1,24 @@
-"""Loads a version of a model with its settings and session, and warms it up; records which loads failed and why."""
+"""Loads the versions of a model with their settings and sessions, and warms them up; records why loads failed."""
 
+import threading
 import time
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import structlog
 
-from hangtag.serving.model_repository import ModelFile
+from hangtag.errors import UserError
+from hangtag.serving.model_repository import ModelFile, require_inside
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.engine import repository
 from hangtag.serving.server.engine.repository import VersionKey, settings_of
 from hangtag.serving.server.engine.served_model import ServedModel
-from hangtag.serving.server.engine.trial_load import TrialLoad
-from hangtag.serving.server.errors import ModelLoadError, StartError, UnavailableError
+from hangtag.serving.server.engine.trial_load import TrialLoad, require_running
+from hangtag.serving.server.errors import ModelLoadError, UnavailableError
 from hangtag.serving.server.host.machine import usable_cpus
-from hangtag.serving.server.host.watched_files import FolderStamp, folder_stamp
-from hangtag.serving.server.runtime.batching_proof import Decision, decide_batching
+from hangtag.serving.server.host.watched_files import FolderStamp
+from hangtag.serving.server.runtime.batching_proof import decide_batching
 from hangtag.serving.server.runtime.gate_proof import require_proof
 from hangtag.serving.server.runtime.inference_session import Gpu, shrink_arena
 from hangtag.serving.server.runtime.session import Runtime, RuntimeFactory
@@ -31,36 +33,9 @@ class LoadFailure(NamedTuple):
     stamp: FolderStamp
 
 
-def _decide_batching(file: ModelFile, runtime: Runtime, max_batch_size: int) -> Decision:
-    """Decide whether requests are batched, and warn if a trial shows that they must not be."""
-    expected = runtime.signature.batched
-    decision = decide_batching(runtime, max_batch_size)
-    if expected and not runtime.signature.batched:
-        log.warning(
-            "requests are not joined",
-            model=file.name,
-            version=file.version,
-            reason=runtime.signature.why_unbatched,
-            to_join_them_all_the_same=f"--model-max-batch-size {file.name}={max_batch_size}",
-        )
-    return decision
-
-
-def _content(file: ModelFile) -> FolderStamp:
-    """Identify the model's file and all files that it may refer to, such as external weights.
-
-    Raises:
-        ModelLoadError: The folder does not exist any more or cannot be read.
-    """
-    content = folder_stamp(file.path.parent)
-    if content == ((), ()):
-        raise ModelLoadError(f"{file.path.parent} cannot be read, or its file has been removed")
-    return content
-
-
-def _require_unchanged(file: ModelFile, content: FolderStamp) -> None:
-    """Raise ModelLoadError if the files have changed since ``content`` was read."""
-    if _content(file) != content:
+def _require_unchanged(file: ModelFile, stamp: FolderStamp) -> None:
+    """Raise ModelLoadError if the files have changed since ``stamp`` was taken."""
+    if repository.stamp(file) != stamp:
         raise ModelLoadError(
             f"{file.path} changed while it was loaded. Publish a version by renaming its finished folder into its place"
         )
@@ -73,7 +48,8 @@ class ModelLoader:
         """Load nothing yet. If ``config`` has a time for trials, a child process loads each version first."""
         self._config = config
         self._runtimes = runtimes
-        self._trial = TrialLoad(config) if config.trial_load_seconds else None
+        self.stopping = threading.Event()
+        self._trial = TrialLoad(config, self.stopping) if config.trial_load_seconds else None
         self.failures: dict[VersionKey, LoadFailure] = {}
         """Versions whose last load failed."""
         self.loading: set[VersionKey] = set()
@@ -81,15 +57,53 @@ class ModelLoader:
         self.outcomes: Counter[tuple[str, str]] = Counter()
         """Number of loads by model and outcome ("ok" or "error")."""
 
-    def load(self, file: ModelFile, stamp: FolderStamp, *, strict: bool) -> ServedModel | None:
-        """Load a version. ``stamp`` is the stamp of the version's files before the call.
+    def update(
+        self, name: str, files: Sequence[ModelFile], served: Sequence[ServedModel], *, strict: bool, reload: bool
+    ) -> list[ServedModel]:
+        """Return the versions of a model that should serve: the first num_versions of these files that can be loaded.
 
-        With ``strict``, a failed load raises its error. Otherwise the failure is logged and None is returned, and a
-        version that failed before is not tried again until its files change.
+        Args:
+            name: The model's name.
+            files: The model's versions in the repository: first the version that should serve, then the latest.
+            served: The versions that serve now, which are loaded again only if their files have changed.
+            strict: Whether to raise StartError if a version cannot be loaded.
+            reload: Whether to load versions again although their files have not changed.
 
         Raises:
-            StartError: The version cannot be loaded, and ``strict`` is set.
-            UnavailableError: ``stop`` was called during the version's trial.
+            StartError: A version cannot be loaded, and ``strict`` is set.
+            UnavailableError: The server is stopping.
+        """
+        before = {model.version: model for model in served}
+        chosen: dict[str, ServedModel] = {}
+        limit = self._config.num_versions or max(len(files), len(served))
+        tried: list[str] = []
+        any_failed = False
+        for file in files:
+            if len(chosen) == limit:
+                break
+            require_running(self.stopping)
+            version, stamp = str(file.version), repository.stamp(file)
+            tried.append(version)
+            model = before.get(version)
+            if model is None or reload or model.stamp != stamp:
+                loaded = self._load(file, stamp, strict=strict)
+                any_failed = any_failed or loaded is None
+                model = loaded or model  # if a file was damaged in place, its loaded model still serves
+            if model is not None:
+                chosen[version] = model
+        require_running(self.stopping)  # after a stop, the models that serve stay to finish their requests
+        if any_failed:  # a version that serves stays until a new version has been loaded
+            for version, model in before.items():
+                if len(chosen) < limit:
+                    chosen.setdefault(version, model)
+        self.forget_others(name, tried)
+        return list(chosen.values())
+
+    def _load(self, file: ModelFile, stamp: FolderStamp, *, strict: bool) -> ServedModel | None:
+        """Load a version whose files have this stamp. Record why it cannot be loaded, and return None.
+
+        With ``strict``, raise the error instead. Otherwise a version that failed before is not tried again until its
+        files change.
         """
         key = (file.name, str(file.version))
         if not strict and key in self.failures and self.failures[key].stamp == stamp:
@@ -100,7 +114,7 @@ class ModelLoader:
         except UnavailableError:
             raise
         except Exception as error:  # after any error, polling continues with the other models
-            is_bug, reason = not isinstance(error, StartError), str(error)
+            is_bug, reason = not isinstance(error, UserError), str(error)
             if is_bug:
                 reason = f"{file.path} cannot be loaded: an error inside the server, described in the server's log"
             self.failures[key] = LoadFailure(reason, stamp)
@@ -124,7 +138,7 @@ class ModelLoader:
 
         Raises:
             StartError: The settings file is not valid.
-            RepositoryError: The file is a link that leads out of the repository.
+            ModelRepositoryError: The file is a link that leads out of the repository.
             ModelLoadError: The file lacks a proof that the settings require, or changes while it is loaded, or ONNX
                 Runtime cannot load it with the required execution provider. A model that cannot compute, or fails the
                 trial, raises this error too.
@@ -134,13 +148,13 @@ class ModelLoader:
         config = settings_of(self._config.models / file.name, self._config)
         cpus = max(1, usable_cpus() // config.workers)
         threads = config.intra_op_threads or max(1, cpus // config.instance_count)
-        repository.require_inside(file.path, self._config.models / file.name)
-        content = _content(file)
+        require_inside(file.path, self._config.models / file.name)
+        stamp = repository.stamp(file)
         if self._config.require_proof:
             require_proof(file.path)
         if self._trial is not None:
             self._trial.require_loadable(file)
-            _require_unchanged(file, content)  # the trial must have loaded the same file
+            _require_unchanged(file, stamp)  # the trial must have loaded the same file
         runtime = self._runtimes(
             file.path,
             provider=config.provider,
@@ -149,9 +163,18 @@ class ModelLoader:
             gpu=Gpu(config.gpu_device_id, config.gpu_mem_limit_mib),
         )
         runtime.warm_up([1])
-        decision = _decide_batching(file, runtime, config.max_batch_size_of(file.name))
-        _require_unchanged(file, content)  # the session and the proof of batching must come from one unchanged file
-        model = ServedModel(file, runtime, config)
+        axes_permit_batches, largest = runtime.signature.batched, config.max_batch_size_of(file.name)
+        decision = decide_batching(runtime, largest)
+        if axes_permit_batches and not runtime.signature.batched:
+            log.warning(
+                "requests are not joined",
+                model=file.name,
+                version=file.version,
+                reason=runtime.signature.why_unbatched,
+                to_join_them_all_the_same=f"--model-max-batch-size {file.name}={largest}",
+            )
+        _require_unchanged(file, stamp)  # the session and the proof of batching must come from one unchanged file
+        model = ServedModel(file, runtime, config, stamp)
         # With --max-loaded-mib there is no warm-up, because a caller waits for the load, and the largest batch would
         # take most of the load's time.
         is_tried = (decision.tried and runtime.on_cpu) or config.max_loaded_mib
@@ -161,7 +184,7 @@ class ModelLoader:
         # delay the next call.
         alone = cpus if config.behind is None else cpus - 1
         if alone > threads and not config.intra_op_threads and runtime.on_cpu:
-            runtime.allow_more_threads(alone, lambda: _content(file) == content)
+            runtime.allow_more_threads(alone, lambda: repository.stamp(file) == stamp)
         if not runtime.on_cpu:
             runtime.use_io_binding(
                 model.max_batch_size, instances=config.instance_count, cuda_graphs=config.cuda_graphs
@@ -188,7 +211,8 @@ class ModelLoader:
         return model
 
     def stop(self) -> None:
-        """Stop a running trial; the version on trial is not loaded."""
+        """Load nothing from now on, and return at once. A running trial is stopped."""
+        self.stopping.set()
         if self._trial is not None:
             self._trial.stop()
 

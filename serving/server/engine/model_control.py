@@ -10,7 +10,9 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 import structlog
 
-from hangtag.serving.model_repository import ModelFile
+from hangtag.errors import UserError
+from hangtag.serving import model_repository
+from hangtag.serving.model_repository import ModelFile, ModelNameError, ModelRepositoryError
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.engine import repository
 from hangtag.serving.server.engine.engine import Engine
@@ -19,15 +21,14 @@ from hangtag.serving.server.engine.repository import VersionKey
 from hangtag.serving.server.engine.residency import Residency
 from hangtag.serving.server.engine.routes.route_control import RouteControl
 from hangtag.serving.server.engine.served_model import ServedModel
+from hangtag.serving.server.engine.trial_load import require_running
 from hangtag.serving.server.errors import (
     ControlError,
     NotFoundError,
     NothingToUnloadError,
-    RepositoryError,
     StartError,
     UnavailableError,
 )
-from hangtag.serving.server.host.watched_files import FolderStamp
 from hangtag.serving.server.runtime.session import Runtime, RuntimeFactory
 from hangtag.serving.server.telemetry.server_state import LOADING, UNAVAILABLE, ServerState, VersionState
 
@@ -57,12 +58,10 @@ class ModelControl:
         self._config: ServerConfig = engine.config
         self._start_with = versions or {}
         self._changing = threading.Lock()
-        self._stamps: dict[VersionKey, FolderStamp] = {}  # stamps of the files that serve, taken when they were loaded
         self._loader = ModelLoader(engine.config, runtimes)
         self._routes = RouteControl(engine)
         engine.reasons = (self._routes.reason, self._loader.reason)
         self._residency = engine.residency = Residency(engine.config, self.load_for_call)
-        self._stopping = threading.Event()
         self._poller = threading.Thread(target=self._poll_until_stopped, name="model-control", daemon=True)
 
     def start(self, *, polling: bool = True) -> None:
@@ -77,8 +76,8 @@ class ModelControl:
             polling: Whether to start the thread that polls the repository in mode ``poll``.
 
         Raises:
-            StartError: A required model cannot be loaded.
-            RepositoryError: There is no model to serve.
+            StartError: A required model cannot be loaded, or there is no model to serve.
+            ModelRepositoryError: The model repository, or a required model in it, cannot be read.
         """
         mode, models = self._config.model_control, self._config.models
         if mode != "poll" or self._start_with:
@@ -96,7 +95,7 @@ class ModelControl:
             reasons = "; ".join(filter(None, [self._loader.reason(), *self._routes.problems.values()]))
             which = "that the other workers serve" if self._start_with else "to serve"
             none = f"{models} holds no model {which}. 'hangtag export' publishes one."
-            raise RepositoryError(f"no model of {models} can be served. {reasons}" if reasons else none)
+            raise StartError(f"no model of {models} can be served. {reasons}" if reasons else none)
         if mode == "poll" and polling:
             self._poller.start()
         self._engine.open()
@@ -113,7 +112,7 @@ class ModelControl:
             for name in {*loaded} - routes:
                 self.load(name)
         except (ControlError, NotFoundError) as error:
-            raise RepositoryError(str(error)) from error
+            raise StartError(str(error)) from error
         for name in unloaded:
             with contextlib.suppress(NotFoundError):
                 self.unload(name)
@@ -124,7 +123,6 @@ class ModelControl:
 
     def stop(self) -> None:
         """Change nothing from now on, and return at once. A model that is being loaded will not serve."""
-        self._stopping.set()
         self._loader.stop()
 
     def close(self) -> None:
@@ -137,7 +135,7 @@ class ModelControl:
     def load(self, name: str) -> None:
         self._require_explicit()
         try:
-            files = repository.versions(self._config.models, name)
+            files = model_repository.versions(self._config.models, name)
             if self._routes.is_route(name):
                 with self._change():
                     self._routes.load(name)
@@ -152,7 +150,9 @@ class ModelControl:
                 with self._change():
                     self._routes.drop(name)
                     self._routes.refresh()
-        except StartError as error:
+        except ModelNameError as error:
+            raise NotFoundError(str(error)) from error
+        except UserError as error:
             kept = "; the versions that served before still serve" if self._engine.versions(name) else ""
             raise ControlError(f"{error}{kept}") from error
         self.on_change()
@@ -180,8 +180,8 @@ class ModelControl:
         request to it.
         """
         try:
-            present = repository.names(self._config.models)
-        except RepositoryError as error:
+            present = model_repository.names(self._config.models)
+        except ModelRepositoryError as error:
             log.warning("repository not readable; the served models continue", reason=str(error))
             return
         before = self._engine.models
@@ -207,7 +207,10 @@ class ModelControl:
             QueueFullError: There is too little room.
             UnavailableError: The server is stopping.
         """
-        files = repository.versions(self._config.models, name)
+        try:
+            files = model_repository.versions(self._config.models, name)
+        except ModelRepositoryError as error:
+            raise NotFoundError(str(error)) from error
         if not files:
             raise NotFoundError(f"the repository has no version of {name!r} to load")
         for unloaded in self._residency.unload_for(name, self._engine.models):
@@ -233,8 +236,8 @@ class ModelControl:
     def _sync_model(self, name: str) -> None:
         """Serve the versions of a model that the repository has now, if it has any."""
         try:
-            self._update(name, repository.versions(self._config.models, name), strict=False)
-        except RepositoryError as error:
+            self._update(name, model_repository.versions(self._config.models, name), strict=False)
+        except ModelRepositoryError as error:
             log.warning("model not readable; its served versions continue", model=name, reason=str(error))
 
     def state(self) -> ServerState:
@@ -260,50 +263,12 @@ class ModelControl:
             )
 
     def _update(self, name: str, files: list[ModelFile], *, strict: bool, reload: bool = False) -> None:
-        """Serve the first num_versions of these files that can be loaded, or all of them if num_versions is 0.
-
-        Args:
-            name: The model's name.
-            files: The model's versions in the repository: first the version that should serve, then the latest.
-            strict: Whether to raise StartError, and change nothing, if a version cannot be loaded.
-            reload: Whether to load versions again although their files have not changed.
-
-        Raises:
-            StartError: A version cannot be loaded, and ``strict`` is set.
-            UnavailableError: The server is stopping; nothing was changed.
-        """
+        """Serve the versions that `ModelLoader.update` chooses, or raise its error and change nothing."""
         with self._change():
-            versions = self._engine.versions(name)
-            served = {model.version: model for model in versions if isinstance(model, ServedModel)}
-            chosen: dict[str, ServedModel] = {}
-            stamps: dict[VersionKey, FolderStamp] = {}
-            limit = self._config.num_versions or max(len(files), len(served))
-            tried: list[str] = []
-            any_failed = False
-            for file in files:
-                if len(chosen) == limit:
-                    break
-                self._require_running()
-                version, stamp = str(file.version), repository.stamp(file)
-                tried.append(version)
-                model = served.get(version)
-                if model is None or reload or self._stamps.get((name, version)) != stamp:
-                    loaded = self._loader.load(file, stamp, strict=strict)
-                    any_failed = any_failed or loaded is None
-                    model = loaded or model  # if a file was damaged in place, its loaded model still serves
-                if model is not None:
-                    chosen[version] = model
-                    stamps[name, version] = stamp
-            self._require_running()  # after a stop, the models that serve stay to finish their requests
-            if any_failed:  # a version that serves stays until a new version has been loaded
-                for version, model in served.items():
-                    if len(chosen) < limit:
-                        chosen.setdefault(version, model)
-            kept = {key: stamp for key, stamp in self._stamps.items() if key[0] != name or key[1] in chosen}
-            self._stamps = kept | stamps
-            self._loader.forget_others(name, tried)
-            if list(chosen.items()) != list(served.items()):  # the order matters, as the first version is the default
-                self._engine.serve(name, list(chosen.values()))
+            served = [model for model in self._engine.versions(name) if isinstance(model, ServedModel)]
+            chosen = self._loader.update(name, files, served, strict=strict, reload=reload)
+            if chosen != served:  # the order matters, as the first version is the default
+                self._engine.serve(name, chosen)
 
     def _serve_routes(self, names: Collection[str]) -> None:
         with self._change():
@@ -316,15 +281,11 @@ class ModelControl:
     def _change(self) -> Iterator[None]:
         """Hold the lock during a change. Raises UnavailableError before the change if the server is stopping."""
         with self._changing:
-            self._require_running()
+            require_running(self._loader.stopping)
             yield
 
-    def _require_running(self) -> None:
-        if self._stopping.is_set():
-            raise UnavailableError("the server is stopping, and loads no more models")
-
     def _poll_until_stopped(self) -> None:
-        while not self._stopping.wait(self._config.poll_seconds):
+        while not self._loader.stopping.wait(self._config.poll_seconds):
             try:
                 self.poll()
             except Exception:

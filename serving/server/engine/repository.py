@@ -1,20 +1,30 @@
 """Reads the model repository for the server: names, versions and settings, and which versions to load at startup.
 
-This module reads with serving.model_repository, but raises the server's own errors. A model's own settings in
-``<models>/<name>/serving.toml`` take precedence over the server's.
+A model's own settings in ``<models>/<name>/serving.toml`` take precedence over the server's.
 """
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import structlog
 
-from hangtag.serving import model_repository
-from hangtag.serving.model_repository import SETTINGS_FILE, ModelFile, ModelNameError, ModelRepositoryError
+from hangtag.errors import UserError
+from hangtag.serving.model_repository import (
+    SETTINGS_FILE,
+    ModelFile,
+    ModelRepositoryError,
+    is_route,
+    names,
+    numbered_versions,
+    read_toml,
+    require_names,
+    require_versions,
+    versions,
+)
 from hangtag.serving.server.config.server_config import ServerConfig
-from hangtag.serving.server.errors import NotFoundError, RepositoryError, StartError
+from hangtag.serving.server.errors import StartError
 from hangtag.serving.server.host.watched_files import FolderStamp, folder_stamp
 
 log = structlog.get_logger()
@@ -30,25 +40,6 @@ MODEL_SETTINGS = (
 """Settings that a model may set."""
 
 
-@contextlib.contextmanager
-def _server_errors() -> Iterator[None]:
-    """Map ModelNameError to NotFoundError, and every other ModelRepositoryError to RepositoryError."""
-    try:
-        yield
-    except ModelNameError as error:
-        raise NotFoundError(str(error)) from error
-    except ModelRepositoryError as error:
-        raise RepositoryError(str(error)) from error
-
-
-names = _server_errors()(model_repository.names)
-versions = _server_errors()(model_repository.versions)
-numbered_versions = _server_errors()(model_repository.numbered_versions)
-require_names = _server_errors()(model_repository.require_names)
-require_versions = _server_errors()(model_repository.require_versions)
-require_inside = _server_errors()(model_repository.require_inside)
-
-
 def stamp(file: ModelFile) -> FolderStamp:
     """Identify all files that loading this version may read: the model's settings, and every file in its folder.
 
@@ -60,10 +51,10 @@ def stamp(file: ModelFile) -> FolderStamp:
 def published(models: Path) -> list[VersionKey]:
     """List each readable model and route, by name, with the version that should serve."""
     listed: list[VersionKey] = []
-    with contextlib.suppress(RepositoryError):
+    with contextlib.suppress(ModelRepositoryError):
         for name in names(models):
-            with contextlib.suppress(RepositoryError):
-                if model_repository.is_route(models, name):
+            with contextlib.suppress(ModelRepositoryError):
+                if is_route(models, name):
                     listed.append((name, ROUTE_VERSION))
                 else:
                     listed += [(file.name, str(file.version)) for file in versions(models, name)[:1]]
@@ -81,15 +72,11 @@ def names_to_start_with(config: ServerConfig, served: Mapping[str, tuple[int, ..
     workers.
 
     Raises:
-        RepositoryError: The model repository is missing or empty.
+        ModelRepositoryError: The model repository is missing or empty.
     """
     if config.model_control == "explicit" and "*" not in config.load_model:
         return sorted(set(config.load_model))
-    present = require_names(config.models)
-    gone = sorted(served.keys() - present)
-    if gone:
-        log.warning("models gone from the repository; only the other workers serve them", gone=gone)
-    return [name for name in present if not served or name in served]
+    return [name for name in require_names(config.models) if not served or name in served]
 
 
 def versions_to_start_with(models: Path, name: str, served: tuple[int, ...] | None) -> list[ModelFile]:
@@ -99,26 +86,26 @@ def versions_to_start_with(models: Path, name: str, served: tuple[int, ...] | No
     ``served`` has the versions that the other workers serve. ``served`` is None if no other worker has the model.
 
     Raises:
-        NotFoundError: The text cannot be a model's name.
-        RepositoryError: No other worker serves the model, and the repository lacks the model or has no version of it.
+        ModelRepositoryError: No other worker serves the model, and the repository lacks it or has no version of it.
     """
     if served is None:
         return require_versions(models, name)
     try:
         files = versions(models, name)
-    except RepositoryError as error:  # for example a malformed promoted.toml, which the other workers ignore
+    except ModelRepositoryError as error:  # for example a malformed promoted.toml, which the other workers ignore
         log.warning("model not readable; serving what the other workers serve of it", model=name, reason=str(error))
         files = numbered_versions(models / name)
-    chosen = [file for file in files if file.version in served]
-    if not chosen:
-        others = "others are loaded" if files else "only the other workers serve them"
-        log.warning(f"versions gone from the repository; {others}", model=name, gone=served)
-    return chosen or files
+    return [file for file in files if file.version in served] or files
 
 
 def folder_bytes(config: ServerConfig, name: str) -> int:
-    """Return the total size of the files of all versions that should serve: about the memory that the model takes."""
-    files = versions(config.models, name)[: config.num_versions or None]
+    """Return the total size of the files of all versions that should serve: about the memory that the model takes.
+
+    A model that cannot be read has no size, because loading it reports the error.
+    """
+    files: list[ModelFile] = []
+    with contextlib.suppress(ModelRepositoryError):
+        files = versions(config.models, name)[: config.num_versions or None]
     return sum(part.stat().st_size for file in files for part in file.path.parent.iterdir() if part.is_file())
 
 
@@ -126,13 +113,12 @@ def settings_of(folder: Path, config: ServerConfig) -> ServerConfig:
     """Return the server's settings, overridden by the settings file in a model's folder if there is one.
 
     Raises:
-        StartError: The file cannot be read as TOML, or it has an unknown name, a value out of range, or values that
-            contradict each other.
+        ModelRepositoryError: The file cannot be read as TOML.
+        StartError: The file has an unknown name, a value out of range, or values that contradict each other.
     """
     file = folder / SETTINGS_FILE
     try:
-        with _server_errors():
-            values = model_repository.read_toml(file)
+        values = read_toml(file)
     except FileNotFoundError:
         return config
     unknown = [name for name in values if name not in MODEL_SETTINGS]
@@ -153,7 +139,7 @@ def largest_settings(config: ServerConfig) -> ServerConfig:
     configs = [config]
     with contextlib.suppress(OSError):
         for folder in sorted(config.models.iterdir()):
-            with contextlib.suppress(StartError):
+            with contextlib.suppress(UserError):
                 configs.append(settings_of(folder, config))
     return dataclasses.replace(
         config,

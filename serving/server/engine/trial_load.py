@@ -18,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hangtag.errors import UserError
 from hangtag.serving.server.errors import ModelLoadError, ServerError, UnavailableError
 
 if TYPE_CHECKING:  # the child imports nothing large before its limits are set
@@ -33,26 +34,27 @@ _SPARE_SECONDS = 5.0
 class TrialLoad:
     """Runs one trial at a time."""
 
-    def __init__(self, config: "ServerConfig") -> None:
-        """``config`` has the server's settings, which limit the time and memory of a trial."""
+    def __init__(self, config: "ServerConfig", stopping: threading.Event) -> None:
+        """``config`` has the server's settings, which limit the time and memory of a trial. ``stopping`` is set before
+        ``stop`` is called."""
         self._config = config
+        self._stopping = stopping
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
-        self._stopped = False
 
     def require_loadable(self, file: "ModelFile") -> None:
         """Load and warm up a version in a child process.
 
         Raises:
             ModelLoadError: The version cannot be loaded, took too long or too much memory, or ended the process.
-            UnavailableError: ``stop`` was called.
+            UnavailableError: The server is stopping.
         """
         config = self._config
         limits = (str(config.trial_load_seconds), str(config.trial_load_mib << 20))
         # -P keeps the working directory out of sys.path, so that a numpy.py in it is not run.
         command = [sys.executable, "-P", "-m", _MODULE, *limits]
         with self._lock:
-            self._require_not_stopped()
+            require_running(self._stopping)
             try:
                 self._process = process = subprocess.Popen(
                     command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
@@ -71,7 +73,7 @@ class TrialLoad:
                 process.kill()
         with self._lock:
             self._process = None
-            self._require_not_stopped()
+            require_running(self._stopping)
         if problem:
             raise ModelLoadError(
                 f"{file.path} could not be loaded in a child process (--trial-load-seconds "
@@ -79,15 +81,16 @@ class TrialLoad:
             )
 
     def stop(self) -> None:
-        """Stop a running trial, and start no further trial."""
+        """Stop a running trial."""
         with self._lock:
-            self._stopped = True
             if self._process is not None:
                 self._process.kill()
 
-    def _require_not_stopped(self) -> None:
-        if self._stopped:
-            raise UnavailableError("the server is stopping, and loads no more models")
+
+def require_running(stopping: threading.Event) -> None:
+    """Raise UnavailableError if the server is stopping."""
+    if stopping.is_set():
+        raise UnavailableError("the server is stopping, and loads no more models")
 
 
 def _problem(output: bytes, process: subprocess.Popen[bytes]) -> str:
@@ -116,7 +119,7 @@ def _load() -> str:
     file, config = pickle.load(sys.stdin.buffer)  # noqa: S301 - the server has written it
     try:
         ModelLoader(replace(config, trial_load_seconds=0.0)).load_once(file).close()
-    except ServerError as error:
+    except (ServerError, UserError) as error:
         return str(error)
     except MemoryError:
         return "the load takes more memory"

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import structlog
 
+from hangtag.serving.model_repository import names
 from hangtag.serving.server.config.server_config import OFF, ServerConfig
-from hangtag.serving.server.engine.repository import names
 from hangtag.serving.server.host import machine
 from hangtag.serving.server.host.ports import METRICS, bind
 from hangtag.serving.server.process.lifecycle import StopReasons, at_most
@@ -72,7 +72,7 @@ def _warn_of_limits_without_model(config: ServerConfig) -> None:
     """Log a warning if --model-max-batch-size names a model that the repository does not have.
 
     Raises:
-        RepositoryError: There is no model repository.
+        ModelRepositoryError: There is no model repository.
     """
     unknown = sorted(dict(config.model_max_batch_size).keys() - set(names(config.models)))
     if unknown:

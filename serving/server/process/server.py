@@ -122,7 +122,7 @@ class Server:
         """Listen, then load all models, so that health probes get NOT_SERVING while models load.
 
         Raises:
-            StartError: The address cannot be bound, or a model cannot be loaded. The server has then closed everything
+            UserError: The address cannot be bound, or a model cannot be loaded. The server has then closed everything
                 again.
         """
         self.listen()

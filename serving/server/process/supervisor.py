@@ -8,8 +8,8 @@ from typing import Any
 
 import structlog
 
+from hangtag.serving.model_repository import require_names
 from hangtag.serving.server.config.server_config import ServerConfig
-from hangtag.serving.server.engine.repository import require_names
 from hangtag.serving.server.errors import StartError
 from hangtag.serving.server.front.envoy import Envoy
 from hangtag.serving.server.host.replacement import ReplacementPolicy

@@ -13,16 +13,16 @@ from functools import partial
 
 import structlog
 
+from hangtag.errors import UserError
+from hangtag.serving import model_repository
 from hangtag.serving.model_repository import ROUTE_FILE, is_route
-from hangtag.serving.server.engine import repository
 from hangtag.serving.server.engine.engine import Engine
 from hangtag.serving.server.engine.repository import ROUTE_VERSION
 from hangtag.serving.server.engine.routes import route_file
 from hangtag.serving.server.engine.routes.route_file import Member, RouteSettings
 from hangtag.serving.server.engine.routes.served_route import ServedRoute, require_one_signature
 from hangtag.serving.server.engine.servable import Servable
-from hangtag.serving.server.errors import NotFoundError, RepositoryError, StartError, UnavailableError
-from hangtag.serving.server.host.watched_files import Stamp, stamp_of
+from hangtag.serving.server.errors import NotFoundError, StartError, UnavailableError
 from hangtag.serving.server.telemetry.server_state import UNAVAILABLE, VersionState
 
 log = structlog.get_logger()
@@ -42,7 +42,7 @@ class RouteControl:
         self._wanted: set[str] = set()
         self._unloaded: set[str] = set()  # unloaded routes, which do not serve as members of other routes either
         self._unused: set[str] = set()  # names whose route.toml is ignored
-        self._read: dict[str, tuple[Stamp, RouteSettings]] = {}
+        self._read: dict[str, RouteSettings] = {}
 
     def is_route(self, name: str) -> bool:
         """Whether the repository has a route of this name."""
@@ -70,8 +70,7 @@ class RouteControl:
     def want(self, names: Iterable[str]) -> None:
         """Serve only these routes from the next ``refresh`` on, with the current contents of their files."""
         self._wanted, self._unloaded = set(names), set()
-        known = self._read.items()
-        self._read = {name: read for name, read in known if read[0] == stamp_of(self._models / name / ROUTE_FILE)}
+        self._read = {}
 
     def add(self, names: Iterable[str]) -> None:
         """Serve also these routes from the next ``refresh`` on, with the current contents of their files."""
@@ -88,7 +87,7 @@ class RouteControl:
         """Return the members and the shadows of these routes."""
         found: set[str] = set()
         for name in routes:
-            with contextlib.suppress(StartError):  # an invalid file is reported by ``refresh``
+            with contextlib.suppress(UserError):  # an invalid file is reported by ``refresh``
                 settings = self._settings(name)
                 shadow = {settings.shadow.member.name} if settings.shadow is not None else set()
                 found |= {member.name for member in settings.members} | shadow
@@ -102,8 +101,8 @@ class RouteControl:
         route, read = _serving_route(self._engine, name), self._read.get(name)
         if route is None:
             self._wanted.discard(name)
-        if route is None or read is None or route.settings != read[1]:
-            raise RepositoryError(self.problems[name])
+        if route is None or read is None or route.settings != read:
+            raise StartError(self.problems[name])
 
     def drop(self, name: str) -> None:
         """Forget a route that was removed from the engine's table, or whose name now belongs to a model."""
@@ -116,7 +115,7 @@ class RouteControl:
         for name in sorted(self._wanted):
             try:
                 resolution.route(name)
-            except StartError as error:
+            except UserError as error:
                 resolution.problems[name] = f"route {name}: {error}"
         routes, problems = resolution.routes, resolution.problems
         before = {name: route for name in self._engine.names() if (route := _serving_route(self._engine, name))}
@@ -150,12 +149,10 @@ class RouteControl:
         return self.problems.get(name, "").removeprefix(f"route {name}: ")
 
     def _settings(self, name: str) -> RouteSettings:
-        """Return the content of the route's file. A file is read again if ``want`` or ``add`` sees a change."""
+        """Return the content of the route's file. A file is read again after ``want`` or ``add``."""
         if name not in self._read:
-            file = self._models / name / ROUTE_FILE
-            # the stamp is taken before the file is read, so that a later change is noticed
-            self._read[name] = (stamp_of(file), route_file.read(file))
-        return self._read[name][1]
+            self._read[name] = route_file.read(self._models / name / ROUTE_FILE)
+        return self._read[name]
 
 
 class _CircleError(StartError):
@@ -178,12 +175,12 @@ class _Resolution:
         self._models = engine.config.models
         self._read = read
         self._unloaded = unloaded
-        self._failures: dict[str, StartError] = {}
+        self._failures: dict[str, UserError] = {}
 
     def route(self, name: str, above: tuple[str, ...] = ()) -> ServedRoute:
         """Resolve a route and its members, unless the route is resolved already.
 
-        Raises StartError if the route cannot serve. ``above`` has the routes that need this route, the outermost first.
+        Raises UserError if the route cannot serve. ``above`` has the routes that need this route, the outermost first.
         """
         if name in above:
             circle = (*above[above.index(name) :], name)
@@ -197,10 +194,10 @@ class _Resolution:
     def _by_file_or_as_before(self, name: str, above: tuple[str, ...]) -> ServedRoute:
         try:
             return self._joined(name, self._read(name), above)
-        except StartError as error:
+        except UserError as error:
             serving = _serving_route(self._engine, name)
             if serving is not None:
-                with contextlib.suppress(StartError):
+                with contextlib.suppress(UserError):
                     route = self._joined(name, serving.settings, above)
                     self.problems[name] = f"route {name}: {error}"
                     return route
@@ -228,7 +225,7 @@ class _Resolution:
 
         A shadow may not serve, or may have another signature than the route. Then the route serves without the shadow
         if the route already serves with this shadow, or if the route does not serve yet and the repository has the
-        shadow's model. Otherwise this method raises StartError.
+        shadow's model. Otherwise this method raises UserError.
         """
         if settings.shadow is None:
             return None, ""
@@ -238,9 +235,9 @@ class _Resolution:
             require_one_signature({settings.members[0]: first, member: shadow})
         except _CircleError:
             raise
-        except StartError as error:
+        except UserError as error:
             if serving is None:
-                is_known = bool(repository.versions(self._models, member.name))
+                is_known = bool(model_repository.versions(self._models, member.name))
             else:
                 is_known = serving.settings.shadow is not None and serving.settings.shadow.member == member
             if not is_known:
@@ -249,20 +246,20 @@ class _Resolution:
         return shadow, ""
 
     def _servable(self, what: str, member: Member, above: tuple[str, ...]) -> Servable:
-        """Return the model or route of a member or shadow. Raises StartError, whose message begins with ``what``."""
+        """Return the model or route of a member or shadow. Raises UserError, whose message begins with ``what``."""
         name = member.name
         if not is_route(self._models, name):
             return self._model(what, member)
         if name in self._unloaded:
-            raise RepositoryError(f"{what} does not serve{_load_first(name)}")
+            raise StartError(f"{what} does not serve{_load_first(name)}")
         try:
             route = self.route(name, above)
         except _CircleError:
             raise
-        except StartError as error:
-            raise RepositoryError(f"{what} does not serve: route {name}: {error}") from error
+        except UserError as error:
+            raise StartError(f"{what} does not serve: route {name}: {error}") from error
         if member.version not in ("", ROUTE_VERSION):
-            raise RepositoryError(f"{what} does not serve; a route has only version {ROUTE_VERSION}")
+            raise StartError(f"{what} does not serve; a route has only version {ROUTE_VERSION}")
         return route
 
     def _model(self, what: str, member: Member) -> Servable:
@@ -270,17 +267,17 @@ class _Resolution:
         for model in serving:
             if member.version in ("", model.version):
                 return model
-        published = [str(file.version) for file in repository.versions(self._models, member.name)]
+        published = [str(file.version) for file in model_repository.versions(self._models, member.name)]
         if not serving and not published:
-            raise RepositoryError(f"{what} does not serve: the repository has no model of this name")
+            raise StartError(f"{what} does not serve: the repository has no model of this name")
         if member.version and member.version not in published:
             there = f"version {member.version} of {member.name}; it has {', '.join(published) or 'none'}"
-            raise RepositoryError(f"{what} does not serve: the repository has no {there}")
+            raise StartError(f"{what} does not serve: the repository has no {there}")
         if not serving:
-            raise RepositoryError(f"{what} does not serve{_load_first(member.name)}")
+            raise StartError(f"{what} does not serve{_load_first(member.name)}")
         versions = ", ".join(each.version for each in serving)
         more = "('hangtag serve --num-versions' serves several versions)"
-        raise RepositoryError(f"{what} does not serve; {member.name} serves only version {versions} {more}")
+        raise StartError(f"{what} does not serve; {member.name} serves only version {versions} {more}")
 
 
 def _load_first(name: str) -> str:

@@ -33,7 +33,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hangtag.serving.model_repository import ModelRepositoryError, is_model_name, read_toml
+from hangtag.serving.model_repository import is_model_name, read_toml
 from hangtag.serving.server.errors import StartError
 from hangtag.serving.server.queue.call import Tensors
 from hangtag.serving.server.telemetry.server_state import StageKey
@@ -160,14 +160,13 @@ def read(file: Path) -> RouteSettings:
     """Read a route's settings.
 
     Raises:
-        StartError: The file cannot be read as TOML, or it has an unknown key or an invalid value.
+        ModelRepositoryError: The file cannot be read as TOML.
+        StartError: The file does not exist, or has an unknown key or an invalid value.
     """
     try:
         values = read_toml(file)
     except FileNotFoundError as error:
         raise StartError(f"{file} cannot be read as TOML: {error}") from error
-    except ModelRepositoryError as error:
-        raise StartError(str(error)) from error
     try:
         return _settings(values)
     except ValueError as error:

@@ -12,7 +12,8 @@ import onnxruntime
 import pytest
 import structlog.testing
 
-from hangtag.serving.server.errors import ModelLoadError, StartError
+from hangtag.errors import UserError
+from hangtag.serving.server.errors import ModelLoadError
 from tests.kit import onnx_file, onnx_models
 from tests.kit.kinds import message_of
 from tests.kit.repository import Repository
@@ -47,7 +48,7 @@ def test_a_link_out_of_the_repository_is_not_followed_and_reveals_nothing(
     assert "out of the repository" in messages
     assert not [secret for secret in ("password", str(elsewhere)) if secret in messages + str(running.server.state())]
     if link != "route.toml":
-        with pytest.raises(StartError, match="out of the repository"):
+        with pytest.raises(UserError, match="out of the repository"):
             repository.start("none")
 
 
@@ -115,7 +116,7 @@ def test_a_small_file_that_cannot_be_read_is_an_error_that_names_it(
     for name in ("promoted.toml", "serving.toml"):
         file = repository.folder / "one" / name
         make(file)
-        with pytest.raises(StartError, match=f"{name} cannot be read.*{why}"):
+        with pytest.raises(UserError, match=f"{name} cannot be read.*{why}"):
             repository.start("none")
         file.unlink()
     (repository.folder / "route").mkdir()
@@ -126,15 +127,9 @@ def test_a_small_file_that_cannot_be_read_is_an_error_that_names_it(
         assert why in running.reason("route")
 
 
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        (lambda file: file.write_bytes(file.read_bytes()), "changed while it was loaded"),
-        (Path.unlink, "its file has been removed"),
-    ],
-)
+@pytest.mark.parametrize("change", [lambda file: file.write_bytes(file.read_bytes()), Path.unlink])
 def test_a_version_that_changes_while_it_is_loaded_serves_once_it_is_whole(
-    repository: Repository, change: Callable[[Path], Any], reason: str
+    repository: Repository, change: Callable[[Path], Any]
 ) -> None:
     changing: list[Path] = []
     running = repository.start(
@@ -144,7 +139,7 @@ def test_a_version_that_changes_while_it_is_loaded_serves_once_it_is_whole(
     running.poll()
     assert running.answer("one") == 1
     (failed,) = [one for one in running.server.state().versions if one.state == "UNAVAILABLE"]
-    assert reason in failed.reason
+    assert "changed while it was loaded" in failed.reason
     shutil.rmtree(changing.pop().parent)
     repository.publish("one", 2)
     running.poll()

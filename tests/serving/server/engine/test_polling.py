@@ -9,7 +9,8 @@ import grpc
 import pytest
 
 from hangtag import ClientError
-from hangtag.serving.server.errors import ControlError, RepositoryError
+from hangtag.errors import UserError
+from hangtag.serving.server.errors import ControlError
 from tests.kit import onnx_file, onnx_models
 from tests.kit.kinds import message_of
 from tests.kit.repository import Repository
@@ -178,7 +179,7 @@ def test_a_promotion_and_a_rollback_are_followed_and_a_damaged_one_changes_nothi
     log = running.poll()
     assert running.answer("one") == 3
     assert any("promotes version 7, which does not exist" in line.get("reason", "") for line in log)
-    with pytest.raises(RepositoryError, match="promotes version 7"):
+    with pytest.raises(UserError, match="promotes version 7"):
         repository.start("none")
 
 

@@ -5,7 +5,8 @@ from collections.abc import Callable
 import grpc
 import pytest
 
-from hangtag.serving.server.errors import ModelLoadError, RepositoryError, StartError
+from hangtag.errors import UserError
+from hangtag.serving.server.errors import ModelLoadError
 from tests.kit.gate import Held
 from tests.kit.kinds import message_of
 from tests.kit.repository import Repository
@@ -32,23 +33,23 @@ def test_with_explicit_control_only_named_models_serve(repository: Repository) -
 
 
 def test_what_cannot_start_names_what_is_missing_or_broken(repository: Repository) -> None:
-    with pytest.raises(RepositoryError, match="'nobody'; the models there: one, two"):
+    with pytest.raises(UserError, match="'nobody'; the models there: one, two"):
         repository.start("explicit", load_model=("nobody",))
     repository.spoil("one", 2)
     repository.spoil("two", 1)
     with pytest.raises(ModelLoadError, match=r"one/2/model\.onnx"):
         repository.start("none")
     repository.spoil("one", 1)
-    with pytest.raises(RepositoryError, match=r"one/1/model\.onnx"):
+    with pytest.raises(UserError, match=r"one/1/model\.onnx"):
         repository.start("poll")
     for name in ("one", "two"):
         repository.remove(name)
     for mode in ("none", "poll"):
-        with pytest.raises(RepositoryError, match="holds no model"):
+        with pytest.raises(UserError, match="holds no model"):
             repository.start(mode)
     repository.route("both", SPLIT)
     for mode in ("none", "poll"):
-        with pytest.raises(RepositoryError, match="its member one does not serve"):
+        with pytest.raises(UserError, match="its member one does not serve"):
             repository.start(mode)
 
 
@@ -121,7 +122,7 @@ def test_a_worker_that_replaces_another_needs_what_they_serve(repository: Reposi
     assert repository.start("poll", versions={"one": (1,)}).served() == {"two": [1]}
     repository.remove("one")
     repository.publish("three")
-    with pytest.raises(RepositoryError, match="no model that the other workers serve"):
+    with pytest.raises(UserError, match="no model that the other workers serve"):
         repository.start("none", versions={"one": (1,)})
 
 
@@ -139,7 +140,7 @@ def test_a_worker_that_replaces_another_needs_what_they_serve(repository: Reposi
 )
 def test_an_invalid_setting_is_an_error_that_names_the_file(repository: Repository, text: str, expected: str) -> None:
     file = repository.settings("one", text)
-    with pytest.raises(StartError) as error:
+    with pytest.raises(UserError) as error:
         repository.start(max_queue_size=100)
     assert str(file) in str(error.value)
     assert expected in str(error.value)
