@@ -51,7 +51,7 @@ class Supervisor:
         self._failure = ""
         self._started = False
         self._stopping = threading.Event()
-        self._changes = Changes()
+        self._changes = Changes(self._running_workers)
         self._served_versions: dict[str, tuple[int, ...]] = {}
         self.front = Envoy(config) if config.is_exposed else None
         """The Envoy in front of an exposed server; None for a trusted server."""
@@ -82,7 +82,7 @@ class Supervisor:
         """
         if self._config.model_control == "explicit":
             models = self._config.load_model
-            self._changes.start_with(require_names(self._config.models) if "*" in models else models)
+            self._changes.models = frozenset(require_names(self._config.models) if "*" in models else models)
         try:
             if self.front is not None:
                 self.front.start(self._ports.config, self._ports.host)
@@ -140,7 +140,7 @@ class Supervisor:
 
         If the first worker raises an exception, re-raises it, and nothing has changed.
         """
-        self._changes.make("load", name, self._workers_that_get_changes)
+        self._changes.make("load", name)
         self._check_workers()
 
     def unload(self, name: str) -> None:
@@ -148,7 +148,7 @@ class Supervisor:
 
         If the first worker raises an exception, re-raises it, and nothing has changed.
         """
-        self._changes.make("unload", name, self._workers_that_get_changes)
+        self._changes.make("unload", name)
         self._check_workers()
 
     def state(self) -> ServerState:
@@ -169,10 +169,8 @@ class Supervisor:
     def _start_worker(self, number: int) -> None:
         """Start a worker. Raises StartError if the system allows no further process."""
         behind = None if self.front is None else self.front.behind[number]
-        config = replace(self._ports.config, load_model=self._changes.models, behind=behind)
-        self._workers[number] = WorkerProcess(
-            number, config, self._served_versions, self._changes.count, self._answers, self._on_end
-        )
+        config = replace(self._ports.config, load_model=tuple(sorted(self._changes.models)), behind=behind)
+        self._workers[number] = WorkerProcess(number, config, self._served_versions, self._answers, self._on_end)
 
     def _answers(self, worker: WorkerProcess) -> Mapping[str, Callable[..., Any]]:
         """The functions that this worker may call, by name."""
@@ -185,9 +183,9 @@ class Supervisor:
             "start_failed": lambda reason: setattr(worker, "failure", reason),
         }
 
-    def _workers_that_get_changes(self) -> list[WorkerProcess]:
+    def _running_workers(self) -> list[WorkerProcess]:
         with self._changed:
-            return [worker for worker in self._workers.values() if worker.gets_changes]
+            return [worker for worker in self._workers.values() if not worker.ended]
 
     def _wait_for_start(self) -> bool:
         """Wait for one check interval; returns whether all workers listen or one of them has failed."""
@@ -264,7 +262,7 @@ class Supervisor:
                 served.setdefault(version.name, []).append(int(version.version))
         if self.workers().running:
             self._served_versions = {name: tuple(versions) for name, versions in served.items()}
-        for worker in [worker for worker in self._workers.values() if not worker.ended]:
+        for worker in self._running_workers():
             if not worker.listening:  # loading may take long, but a worker that loads still answers
                 _start_threads([worker.refresh])
             if time.monotonic() - worker.last_answer > self._config.limits.worker_hang_seconds:
@@ -284,7 +282,7 @@ class Supervisor:
                 # worker, the other workers do not load it.
                 if overdue and self.workers().running == self._config.workers:
                     last_poll = time.monotonic()
-                    for worker in self._workers_that_get_changes():
+                    for worker in self._running_workers():
                         worker.call("poll", timeout=self._config.limits.worker_hang_seconds)
             except Exception as error:
                 log.warning("checking the workers failed; trying again", reason=str(error))

@@ -26,7 +26,6 @@ from hangtag.serving.server.telemetry.log import configure_log
 from hangtag.serving.server.telemetry.server_state import ServerState
 
 if TYPE_CHECKING:
-    from hangtag.serving.server.engine.repository import VersionKey
     from hangtag.serving.server.engine.servable import Control
 
 log = structlog.get_logger()
@@ -51,11 +50,8 @@ def main(number: int, config: ServerConfig, versions: Mapping[str, tuple[int, ..
     from hangtag.serving.server.process.server import Server  # imports gRPC, so not before ``prepare``
 
     reasons.add_signals(signal.SIGTERM)
-    answer_seconds = config.limits.worker_answer_seconds
     try:
-        server = Server(
-            config, versions=versions, wrap_control=lambda own: SupervisorControl(supervisor, own, answer_seconds)
-        )
+        server = Server(config, versions=versions, wrap_control=lambda own: SupervisorControl(supervisor, own))
         control = server.control
         may_call |= {"load": control.load, "unload": control.unload, "poll": control.poll, "state": server.state}
         control.start(polling=False)
@@ -77,17 +73,10 @@ def main(number: int, config: ServerConfig, versions: Mapping[str, tuple[int, ..
 class SupervisorControl:
     """Controls the models of all workers through the supervisor, for the clients of one worker."""
 
-    def __init__(self, supervisor: "Peer", own: "Control", answer_seconds: float) -> None:
-        """Prepare; nothing is sent yet.
-
-        Args:
-            supervisor: The supervisor, at the other end of the pipe.
-            own: The object that loads and unloads models in this worker alone.
-            answer_seconds: How long the supervisor waits for a worker that may hang.
-        """
-        self._answer_seconds = answer_seconds
+    def __init__(self, supervisor: "Peer", own: "Control") -> None:
+        """``supervisor`` is at the other end of the pipe. ``own`` controls the models of this worker alone."""
         self._supervisor = supervisor
-        self._own = own
+        self.published = own.published
 
     def load(self, name: str) -> None:
         self._supervisor.call("load", name)
@@ -96,16 +85,8 @@ class SupervisorControl:
         self._supervisor.call("unload", name)
 
     def state(self) -> ServerState:
-        seconds = 2 * self._answer_seconds  # the supervisor's answer may take this long while another worker hangs
-        try:
-            state: ServerState = self._supervisor.call("state", timeout=seconds)
-        except PeerError as error:
-            log.warning("no statistics of the other workers", reason=str(error))
-            return self._own.state()
+        state: ServerState = self._supervisor.call("state")
         return state
-
-    def published(self) -> "list[VersionKey]":
-        return self._own.published()
 
 
 class PeerError(Exception):

@@ -4,7 +4,7 @@ and unload calls to all workers."""
 import multiprocessing
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Literal
 
@@ -31,7 +31,6 @@ class WorkerProcess:
         number: int,
         config: ServerConfig,
         versions: Mapping[str, tuple[int, ...]],
-        changes_before: int,
         answers: Callable[["WorkerProcess"], Mapping[str, Callable[..., Any]]],
         on_end: Callable[["WorkerProcess"], None],
     ) -> None:
@@ -41,7 +40,6 @@ class WorkerProcess:
             number: The worker's place among the workers, for the log; a replacement gets the same number.
             config: The server's settings, with the port that all workers share.
             versions: The versions that the other workers serve, by model.
-            changes_before: How many load and unload calls ``versions`` already includes.
             answers: Returns the functions that this worker may call.
             on_end: Called once, when the process has ended.
 
@@ -50,10 +48,11 @@ class WorkerProcess:
         """
         self.number = number
         self._answer_seconds = config.limits.worker_answer_seconds
-        self.changes_before = changes_before
         self.started = time.monotonic()
         self.gets_changes = False
         """Whether the worker gets load and unload calls; false until it catches up."""
+        self.missed: set[str] = set()
+        """The models of the load and unload calls before the worker catches up."""
         self.listening = False
         self.ended = False
         """Whether the supervisor knows that the process has ended."""
@@ -132,35 +131,22 @@ class WorkerProcess:
 
 
 class Changes:
-    """The load and unload calls so far, and, with --model-control explicit, the models that should serve now."""
+    """The models that should serve now, with --model-control explicit. Passes load and unload calls to all workers."""
 
-    def __init__(self) -> None:
-        self._changing = threading.Lock()  # one call at a time; guards the fields below
-        self._models: set[str] = set()
-        self._order: list[str] = []  # models in the order of the calls
-
-    @property
-    def models(self) -> tuple[str, ...]:
+    def __init__(self, workers: Callable[[], Sequence[WorkerProcess]]) -> None:
+        """``workers`` returns the workers that run."""
+        self._workers = workers
+        self._changing = threading.Lock()  # one call at a time
+        self.models: frozenset[str] = frozenset()
         """The models that a newly started worker has to load."""
-        return tuple(sorted(self._models))
-
-    @property
-    def count(self) -> int:
-        """How many load and unload calls there were."""
-        return len(self._order)
-
-    def start_with(self, models: Iterable[str]) -> None:
-        """Set the models that workers load at startup."""
-        self._models = set(models)
 
     def catch_up(self, worker: WorkerProcess) -> tuple[set[str], set[str]]:
         """Send calls to this worker too from now on; return the models that it must load and unload to catch up."""
         with self._changing:
             worker.gets_changes = True
-            changed = set(self._order[worker.changes_before :])
-            return changed & self._models, changed - self._models
+            return worker.missed & self.models, worker.missed - self.models
 
-    def make(self, change: Change, name: str, workers: Callable[[], Sequence[WorkerProcess]]) -> None:
+    def make(self, change: Change, name: str) -> None:
         """Let the first worker try a change. If the change succeeds, the other workers repeat it or are replaced.
 
         Raises:
@@ -169,15 +155,17 @@ class Changes:
             UnavailableError: All workers are stopping.
         """
         with self._changing:
-            current = workers()
+            current = [worker for worker in self._workers() if worker.gets_changes]
             if not current:
                 raise ControlError("no worker is running; try again in a moment")
             followers = _let_one_try(current, change, name)
             # The change is recorded before a worker is killed, because the replacement starts with the recorded
-            # changes. The model is recorded before the order, so that a worker that starts between the two statements
-            # repeats the change instead of missing it.
-            (self._models.add if change == "load" else self._models.discard)(name)
-            self._order.append(name)
+            # changes. The model is recorded first, so that a worker that starts meanwhile repeats the change instead of
+            # missing it.
+            self.models = self.models | {name} if change == "load" else self.models - {name}
+            for worker in self._workers():
+                if not worker.gets_changes:
+                    worker.missed.add(name)
             _let_follow(followers, change, name)
 
 
