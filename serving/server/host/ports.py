@@ -10,7 +10,6 @@ GRPC_SOCKET, GRPCIO_SOCKET, HTTP_SOCKET, METRICS_SOCKET = "grpc.sock", "grpcio.s
 """The names of the Unix sockets on which a server behind Envoy listens. With native, grpcio has its own socket."""
 GRPC, HTTP, METRICS = "port", "http-port", "metrics-port"
 """The purposes of ports. The name of a purpose is the option that sets the port."""
-_FIRST_FREE_FOR_ALL = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
 _PURPOSES = {GRPC: "", HTTP: " for HTTP", METRICS: " for metrics"}
 _OTHER_NUMBERS = {
     GRPC: "0 picks a free port",
@@ -77,17 +76,17 @@ def _cannot_listen(error: OSError, host: str, port: int, option: str) -> StartEr
     if option == GRPC and error.errno == errno.EADDRINUSE:
         check = f"The program may be a server that was started earlier: see 'hangtag health --server {where}'. "
     return StartError(
-        f"cannot listen on {where}{_PURPOSES[option]}: {_problem(error, port)}. {check}Choose another port with "
+        f"cannot listen on {where}{_PURPOSES[option]}: {_problem(error)}. {check}Choose another port with "
         f"--{option} ({_OTHER_NUMBERS[option]}), or another address with --host."
     )
 
 
-def _problem(error: OSError, port: int) -> str:
+def _problem(error: OSError) -> str:
     """Why a port could not be bound, as part of a sentence; for a privileged port, also who may bind it."""
-    if error.errno == errno.EACCES and port < (first := _first_port_for_all()):
+    if error.errno == errno.EACCES:
         return (
-            f"permission is missing, because ports below {first} are reserved for root and for programs with the "
-            "capability CAP_NET_BIND_SERVICE (systemd grants it by AmbientCapabilities=CAP_NET_BIND_SERVICE)"
+            "permission is missing, because low ports are reserved for root and for programs with the capability "
+            "CAP_NET_BIND_SERVICE (systemd grants it by AmbientCapabilities=CAP_NET_BIND_SERVICE)"
         )
     if error.errno == errno.EADDRINUSE:
         return (
@@ -97,10 +96,3 @@ def _problem(error: OSError, port: int) -> str:
     if error.errno == errno.EADDRNOTAVAIL:
         return "this machine does not have the address"
     return error.strerror or str(error)
-
-
-def _first_port_for_all() -> int:
-    try:
-        return int(_FIRST_FREE_FOR_ALL.read_text())
-    except (OSError, ValueError):  # not Linux
-        return 1024

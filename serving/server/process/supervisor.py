@@ -161,9 +161,6 @@ class Supervisor:
         served = {(version.name, version.version) for version in running.versions}
         with self._changed:
             ended = self._counts_of_ended.restricted_to(served)
-            # a worker whose versions are not known yet may serve versions that are missing in `served`
-            if workers and all(worker.state.versions for worker in workers):
-                self._counts_of_ended = ended
         return replace(running + ended, workers=self.workers(), store=self._store())
 
     def _start_worker(self, number: int) -> None:

@@ -9,24 +9,12 @@ import numpy as np
 import numpy.typing as npt
 import structlog
 
-from hangtag.serving.server.errors import CancelledError, DeadlineError, ServerError
 from hangtag.serving.server.telemetry.model_statistics import BatchCost, StageTimings, Timings
 
 log = structlog.get_logger()
 
 Tensors = Mapping[str, npt.NDArray[Any]]
 """Arrays by the names of a model's inputs or outputs."""
-
-RESERVED_SHARE = 0.2
-"""Time before the call is read and after the answer is sent is invisible to the batcher. While every instance is busy
-that time is long, so 20 % of the time to the deadline is reserved for it. Without a reserve, a queue as long as the
-deadline would answer nearly every request just too late (studies/bench/README.md)."""
-
-# When the deadline passes, a client cancels by its own clock. gRPC's core sends a deadline that is rounded up by at
-# most a hundredth of the time left (timeout_encoding.cc). So a cancellation this close to the deadline counts as an
-# exceeded deadline. The additional millisecond allows for the time on the network.
-_SLACK_SHARE = 0.01
-_SLACK_SECONDS = 0.001
 
 _SAMPLE = 1000
 """How many texts of an array are measured to estimate the memory of all its texts."""
@@ -91,37 +79,6 @@ class Call(ABC):
     may_use_all_threads = True
     """Whether the call may use all threads if no other batch is being computed. False for the copies for a shadow,
     which start whenever no other call waits, and would take the processors from calls that arrive meanwhile."""
-
-    def require_time(self, expected: float, *, busy: bool, now: float) -> None:
-        """Set ``ready_by`` if the call has a deadline, and refuse the call if it cannot meet its deadline.
-
-        Args:
-            expected: Expected seconds from now until the call is computed.
-            busy: Whether every instance is busy.
-            now: The current time in seconds on the monotonic clock.
-
-        Raises:
-            DeadlineError: The call would be computed later than ``ready_by``.
-        """
-        if self.deadline is None:
-            return
-        remaining = self.deadline - now
-        share = 1 - RESERVED_SHARE if busy else 1.0
-        self.ready_by = now + share * remaining
-        if self.ready_by < now + expected:
-            left = f"is in {remaining * 1e3:.1f} ms" if remaining > 0 else "has passed"
-            raise DeadlineError(
-                f"an answer needs about {expected / share * 1e3:.1f} ms now, but the deadline {left}; nothing was "
-                "started. Allow more time, or try again later"
-            )
-
-    def cancellation_error(self, now: float) -> ServerError:
-        """Return the error for a call that its client cancels: DeadlineError at the deadline, else CancelledError."""
-        if self.deadline is not None:
-            slack = _SLACK_SHARE * (self.deadline - self.enqueued) + _SLACK_SECONDS
-            if self.deadline - now <= slack:
-                return DeadlineError("the deadline passed before there was an answer")
-        return CancelledError("the caller cancelled the request")
 
     @abstractmethod
     def answer(self, result: InferenceResult) -> None:

@@ -143,9 +143,7 @@ class RouteControl:
         ]
 
     def reason(self, name: str) -> str:
-        """Return why a route does not serve, or "" if the route serves or does not exist."""
-        if _serving_route(self._engine, name) is not None:
-            return ""
+        """Return why a name that does not serve is no serving route, or "" if the name is not a route."""
         return self.problems.get(name, "").removeprefix(f"route {name}: ")
 
     def _settings(self, name: str) -> RouteSettings:

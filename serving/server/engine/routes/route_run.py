@@ -1,16 +1,20 @@
 """Passes one call through the members of a route."""
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import structlog
 
-from hangtag.serving.server.engine.routes.route_file import ANSWER, Member, RouteSettings
+from hangtag.serving.server.engine.routes.route_file import ANSWER, RouteSettings
 from hangtag.serving.server.errors import DeadlineError, InferenceError, QueueFullError, ServerError
 from hangtag.serving.server.queue.call import Call, InferenceResult, Tensors, answer
-from hangtag.serving.server.telemetry.model_statistics import BatchCost, ModelStatistics, StageTimings, Timings
-from hangtag.serving.server.telemetry.server_state import RouteCounts, RouteStatistics
+from hangtag.serving.server.telemetry.model_statistics import BatchCost, StageTimings, Timings
+from hangtag.serving.server.telemetry.server_state import RouteCounts
+
+if TYPE_CHECKING:  # served_route imports this module
+    from hangtag.serving.server.engine.routes.served_route import ServedRoute
 
 log = structlog.get_logger()
 
@@ -77,33 +81,19 @@ class RouteRun:
     """
 
     __slots__ = (
-        "_ask", "_counters", "_low_confidence", "_on_end", "_outputs", "_rows", "_stage_call",
-        "_stages", "_statistics", "call", "settings",
+        "_low_confidence", "_on_end", "_outputs", "_route", "_rows", "_stage_call", "_stages", "call", "settings",
     )  # fmt: skip
 
-    def __init__(
-        self,
-        settings: RouteSettings,
-        ask: Callable[[Member, Call], None],
-        statistics: RouteStatistics,
-        counters: ModelStatistics,
-        call: Call,
-        on_end: OnEnd | None,
-    ) -> None:
+    def __init__(self, route: "ServedRoute", call: Call, on_end: OnEnd | None) -> None:
         """Call no member yet.
 
         Args:
-            settings: The route's settings.
-            ask: Queues a call for a member's model. Raises ServerError if the model refuses the call.
-            statistics: Counts the members' answers.
-            counters: Counts the route's calls.
+            route: The route, which asks its members and has its counters.
             call: The caller's call, whose deadline applies to all stages together.
             on_end: The function that gets the outcome instead of the call; None if the call gets the outcome.
         """
-        self.settings = settings
-        self._ask = ask
-        self._statistics = statistics
-        self._counters = counters
+        self.settings = route.settings
+        self._route = route
         self.call = call
         self._on_end = on_end
         self._stage_call: MemberCall | None = None
@@ -125,8 +115,8 @@ class RouteRun:
         call, key = self.call, self.settings.stages[stage_call.stage]
         call.queue = None  # as in Call.end
         call.row, call.queue_ns = stage_call.row, stage_call.queue_ns
-        self._statistics.record(key, call.samples)
-        self._counters.record_batch([call.queue_ns], BatchCost(*cost[:3], call.samples))
+        self._route.stages.record(key, call.samples)
+        self._route.statistics.record_batch([call.queue_ns], BatchCost(*cost[:3], call.samples))
         return key[1]
 
     def start(self, stage: int = 0) -> None:
@@ -144,7 +134,7 @@ class RouteRun:
     def _put(self, stage: int, inputs: Tensors, samples: int) -> None:
         stage_call = MemberCall(self, stage, inputs, samples)
         self._stage_call = stage_call
-        self._ask(self.settings.members[stage], stage_call)
+        self._route.ask(self.settings.members[stage], stage_call)
         if self.call.cancelled:  # the caller may have left before there was this stage to cancel
             stage_call.cancel()
 
@@ -185,7 +175,7 @@ class RouteRun:
             self._stages += [each._replace(rows=tuple(got[row] for row in each.rows)) for each in timings.stages]
         else:
             self._stages.append(StageTimings(key[1], got, timings.queue_ns, timings.compute_ns, timings.batch_size))
-        self._statistics.record(key, len(got))
+        self._route.stages.record(key, len(got))
         if rows is None:
             self._outputs = result.outputs
         else:
@@ -216,9 +206,9 @@ class RouteRun:
             timings = Timings(queue_ns, 0, compute_ns, 0, stages[0].batch_size)
         timings = timings._replace(stages=stages, low_confidence=self._low_confidence)
         # The members count the batches that they computed. The route counts each call as a batch.
-        self._counters.record_batch([timings.queue_ns], BatchCost(*timings[1:4], self.call.samples))
+        self._route.statistics.record_batch([timings.queue_ns], BatchCost(*timings[1:4], self.call.samples))
         if timings.low_confidence:
-            self._statistics.add(RouteCounts(low_confidence=timings.low_confidence))
+            self._route.stages.add(RouteCounts(low_confidence=timings.low_confidence))
         self._end(InferenceResult(self._outputs, timings))
 
     def _end(self, outcome: InferenceResult | Exception) -> None:

@@ -77,13 +77,14 @@ class ServedRoute:
         self._strictest = min(members.values(), key=lambda model: model.max_batch_size)
         self.max_batch_size = self._strictest.max_batch_size
         self._pool: ComputePool | None = None
-        self._stages: RouteStatistics = RouteStatistics() if previous is None else previous._stages
+        self.stages: RouteStatistics = RouteStatistics() if previous is None else previous.stages
+        """The counters of the members and of the shadow."""
         self._shadow_model = shadow
         self._shadow: Shadow | None = None
         if settings.shadow is not None:
             output = _compared_output(settings, self.signature)
             share, of_time = settings.shadow.share, limits.shadow_share_of_time
-            self._shadow = Shadow(share, shadow, tuple(members.values()), output, self._stages, of_time)
+            self._shadow = Shadow(share, shadow, tuple(members.values()), output, self.stages, of_time)
 
     def joins(self, settings: RouteSettings, members: Mapping[Member, Servable], shadow: Servable | None) -> bool:
         """Whether the route has exactly these settings, members and shadow."""
@@ -97,7 +98,7 @@ class ServedRoute:
             low_confidence=None if self.settings.acceptance is None else 0,
             expected_escalation_rate=self.settings.expected_escalation_rate,
         )
-        self._stages.begin(self.settings.stages, zeros)
+        self.stages.begin(self.settings.stages, zeros)
 
     def close(self) -> None:
         """Skip the copy that waits for the shadow. The members finish their queued calls."""
@@ -118,7 +119,7 @@ class ServedRoute:
 
     def put(self, call: Call) -> None:
         on_end = None if self._shadow is None else partial(self._end_copied, self._shadow, self._shadow.wants(), call)
-        call.queue = run = RouteRun(self.settings, self._ask, self._stages, self.statistics, call, on_end)
+        call.queue = run = RouteRun(self, call, on_end)
         run.start(chosen(self.name, self.settings, call) if self.settings.weights else 0)
 
     def _end_copied(self, shadow: Shadow, copied: bool, call: Call, outcome: InferenceResult | Exception) -> None:
@@ -129,8 +130,9 @@ class ServedRoute:
         if self._pool is not None:
             self._pool.after_batch(shadow.hand_over)
 
-    def _ask(self, member: Member, call: Call) -> None:
-        """Queue a call for a member's model, or for its successor if the model is closed (see `Servable.put`)."""
+    def ask(self, member: Member, call: Call) -> None:
+        """Queue a call for a member's model, or for its successor if the model is closed (see `Servable.put`). Raises
+        ServerError if the model refuses the call."""
         model = self._members[member]
         while True:
             try:
@@ -150,7 +152,7 @@ class ServedRoute:
             READY,
             instances=self.instances,
             counters=self.statistics.snapshot(),
-            route=self._stages.snapshot(),
+            route=self.stages.snapshot(),
         )
 
     def parameters(self) -> Mapping[str, str]:
