@@ -10,7 +10,8 @@ import structlog
 from hangtag.extras import needs
 from hangtag.options import RepositoryPath, options_of
 from hangtag.serving.server.config.platform import platform_settings
-from hangtag.serving.server.config.server_config import ModelLimit, ServerConfig
+from hangtag.serving.server.config.server_config import ServerConfig
+from hangtag.serving.server.config.settings import ModelLimit
 from hangtag.serving.server.process import environment
 from hangtag.serving.server.telemetry.log import configure_log
 

@@ -1,29 +1,22 @@
-"""A server's settings. Each setting is declared once, with its type, default, help text and check."""
+"""A server's settings: the checks of several settings together, and what follows from the settings."""
 
 import ipaddress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from hangtag.serving.server.config.limits import Limits
+from hangtag.serving.server.config.settings import MOST_SAMPLES, OFF, ModelLimit, Settings
 from hangtag.serving.server.errors import StartError
 from hangtag.serving.server.host.machine import usable_cpus
 from hangtag.serving.server.host.ports import address_of
-from hangtag.settings import problems, setting
+from hangtag.settings import problems
 
-MOST_SECONDS = 2_000_000
-"""The most seconds of any duration, because gRPC's core counts milliseconds in 31 bits."""
-MOST_SAMPLES = 4096
-"""The largest batch size that any setting may have."""
-ModelLimit = tuple[str, int]
-"""A model's name, and the most samples of this model in one batch."""
-OFF = -1
-"""The port number that turns a port off."""
 _LARGEST_BODIES = 16
 
 
 @dataclass(frozen=True)
-class ServerConfig:
-    """The settings of one server. The help text of a setting says what the setting is for.
+class ServerConfig(Settings):
+    """The settings of one server, with those that operators cannot set.
 
     Raises:
         StartError: A value is not valid for its setting, or two values contradict each other.
@@ -32,208 +25,6 @@ class ServerConfig:
         ServerConfig(models=Path("models"), port=0, max_batch_size=32)
     """
 
-    models: Path = setting(
-        Path("models"),
-        "The model repository, <models>/<name>/<version>/model.onnx, or its URL (s3://, gs://, az://, https:// or "
-        "oci://).",
-        folder=True,
-        envvar="HANGTAG_MODELS",
-    )
-    model_cache: Path | None = setting(
-        None,
-        "The folder for local copies of --models URLs.  [default: hangtag/models in the user's cache folder]",
-        folder=True,
-    )
-    model_cache_mib: int = setting(
-        10_240, "The size limit of the local copy of each --models URL, in MiB.", between=(1, None)
-    )
-    model_control: str = setting(
-        "none",
-        "none: serve every model that the repository has at startup. poll: also apply later changes. explicit: load "
-        "and unload models on request.",
-        choices=("none", "poll", "explicit"),
-    )
-    load_model: tuple[str, ...] = setting(
-        (),
-        "With --model-control explicit, load this model at startup ('*' loads all). With --max-loaded-mib, keep this "
-        "model loaded. Repeatable.",
-    )
-    poll_seconds: float = setting(
-        15.0,
-        "With --model-control poll, look for changes every this many seconds.",
-        between=(0.1, MOST_SECONDS),
-    )
-    max_loaded_mib: int = setting(
-        0,
-        "Load each model at its first call. Unload the least recently used models if the loaded files exceed this "
-        "many MiB. 0: load all models at startup.",
-        between=(0, 1_048_576),
-    )
-    num_versions: int = setting(
-        1,
-        "How many versions of each model clients can call by number: the promoted one, and the latest ones. 0: all.",
-        between=(0, None),
-    )
-    require_proof: bool = setting(
-        False, "Serve only files that have passed the gate of 'hangtag export' and have not changed since."
-    )
-    trial_load_seconds: float = setting(
-        0.0,
-        "Load each version in a child process first, and refuse a file that takes longer than this or crashes the "
-        "process. 0: no child process, so a file may crash the server.",
-        between=(0, MOST_SECONDS),
-    )
-    trial_load_mib: int = setting(
-        4096,
-        "The most memory that the child process of --trial-load-seconds may allocate, in MiB.",
-        between=(512, 1_048_576),
-    )
-    host: str = setting(
-        "127.0.0.1",
-        "The address to listen on. Beyond loopback, use TLS, and tokens or --tls-client-ca. Beyond loopback or with "
-        "TLS, the server runs behind Envoy (the extra network).",
-    )
-    published_host: str = setting(
-        "",
-        "The address at which clients reach the server, if it is not --host, as in Docker. If this address is "
-        "loopback, the server trusts everybody who can connect.",
-    )
-    port: int = setting(8001, "The gRPC port. 0: a free port, which the log shows.", between=(0, 65535))
-    http_port: int = setting(
-        8000,
-        "The HTTP port for the Open Inference Protocol, image classification and /metrics. 0: a free port. -1: none.",
-        between=(OFF, 65535),
-    )
-    allowed_host: tuple[str, ...] = setting(
-        (),
-        "A host name that clients use for the HTTP port, such as models.example. Other names, except localhost, are "
-        "refused. Without tokens, only requests to an allowed name or an address may load models. Repeatable.",
-    )
-    no_page: bool = setting(False, "Do not serve the page at / on the HTTP port, on which people try the models.")
-    platform: str = setting(
-        "none",
-        "Take the models, the address and the HTTP port from the variables of Amazon SageMaker or Vertex AI, and "
-        "answer on the platform's paths.",
-        choices=("none", "sagemaker", "vertex"),
-    )
-    platform_model: str = setting("", "The model that answers the platform's calls.  [default: the only served model]")
-    metrics_port: int = setting(
-        8002,
-        "The HTTP port for /metrics (Prometheus) and /v2/health/ready. 0: a free port. -1: none.",
-        between=(OFF, 65535),
-    )
-    otlp_endpoint: str = setting(
-        "", "Send OpenTelemetry traces to this collector (OTLP over gRPC, http://HOST:4317). Needs the extra otel."
-    )
-    provider: str = setting(
-        "auto",
-        "ONNX Runtime's execution provider. auto: CUDA if available, else the CPU. cuda, tensorrt: that provider, or "
-        "an error.",
-        choices=("auto", "cpu", "cuda", "tensorrt"),
-    )
-    gpu_device_id: int = setting(0, "The device number of the GPU to use.", between=(0, None))
-    gpu_mem_limit_mib: int = setting(
-        0,
-        "The most GPU memory that a model's arena may take, including the weights, in MiB. 0: no limit.",
-        between=(0, None),
-    )
-    cuda_graphs: str = setting(
-        "off",
-        "Compute batches with CUDA graphs. on: for each model that can be captured. auto: only if graphs are measured "
-        "to be faster.",
-        choices=("off", "auto", "on"),
-    )
-    workers: int = setting(
-        1,
-        "The number of processes that share the port. Use several if Python's interpreter lock is the limit and "
-        "clients open several connections.",
-        between=(1, 256),
-    )
-    instances: int = setting(
-        0,
-        "How many batches of one model may be computed at once. 0: two on at least two CPUs, else one.",
-        between=(0, 64),
-    )
-    intra_op_threads: int = setting(
-        0,
-        "ONNX Runtime's threads in each instance. 0: the usable CPUs / (instances x workers), but all threads of a "
-        "worker for a batch that is computed alone, if this is faster.",
-        between=(0, 256),
-    )
-    max_batch_size: int = setting(64, "The most samples in a batch, and in a request.", between=(1, MOST_SAMPLES))
-    model_max_batch_size: tuple[ModelLimit, ...] = setting(
-        (),
-        "Set --max-batch-size for one model, even if its file forbids batches. 0: forbid batches. Repeatable.",
-        metavar="NAME=N",
-    )
-    max_queue_size: int = setting(
-        256,
-        "The most requests that may wait for a model. Further requests get RESOURCE_EXHAUSTED at once.",
-        between=(1, 4096),
-    )
-    max_queue_delay_microseconds: int = setting(
-        0,
-        "How long the oldest waiting request may wait for others to fill its batch.",
-        between=(0, 10_000_000),
-    )
-    tls_cert: Path | None = setting(
-        None,
-        "Serve TLS with this certificate (PEM, with its chain). A changed file is reloaded. Needs --tls-key.",
-    )
-    tls_key: Path | None = setting(
-        None, "The private key of --tls-cert (PEM, not encrypted). A changed file is reloaded."
-    )
-    tls_client_ca: Path | None = setting(
-        None, "Use mutual TLS: every client needs a certificate signed by an authority in this PEM file."
-    )
-    token_file: Path | None = setting(
-        None,
-        "Require a bearer token of this file (one per line) for every call except health checks. A changed file is "
-        "reloaded.",
-    )
-    max_message_mib: int = setting(16, "The size limit of received and sent messages, in MiB.", between=(1, 1024))
-    max_http_bodies_mib: int = setting(
-        0,
-        "The most memory for the bodies of a process's HTTP requests in flight, in MiB. A further request gets 429. "
-        "0: 16 times --max-message-mib.",
-        between=(0, 1_048_576),
-    )
-    max_concurrent_streams: int = setting(
-        100,
-        "How many calls a connection may have in flight. Further calls wait in the client until their deadlines.",
-        between=(1, 100_000),
-    )
-    max_connections: int = setting(
-        1024,
-        "The most open connections on each port of an exposed server. A further connection is closed at once.",
-        between=(1, 1_000_000),
-    )
-    connection_idle_seconds: float = setting(
-        900.0,
-        "Close a connection that has had no call for this long. Over gRPC, this applies only to an exposed server.",
-        between=(1, MOST_SECONDS),
-    )
-    connection_age_seconds: float = setting(
-        0.0,
-        "After this time, an exposed server makes its clients connect again, so that load-balancing clients find new "
-        "replicas. A stream that is still open 20 s later is ended. 0: never.",
-        between=(0, MOST_SECONDS),
-    )
-    keepalive_seconds: float = setting(
-        60.0,
-        "Ping a client that has been silent for this long, and close its connection if no answer comes within 20 s. "
-        "Only for an exposed server, or --transport native.",
-        between=(1, MOST_SECONDS),
-    )
-    transport: str = setting(
-        "auto",
-        "The gRPC library. native: pygrpc-native (the extra native), which is faster. grpc: grpcio. auto: native if "
-        "it is installed, else grpc.",
-        choices=("auto", "native", "grpc"),
-    )
-    drain_seconds: float = setting(
-        20.0, "How long the server waits for calls in flight after SIGTERM.", between=(0, MOST_SECONDS)
-    )
     limits: Limits = field(default_factory=Limits)
     """Operators cannot set the limits; see `Limits`."""
     platform_paths: tuple[str, ...] = ()

@@ -23,7 +23,8 @@ from typing import TextIO
 
 import structlog
 
-from hangtag.serving.server.config.server_config import OFF, ServerConfig
+from hangtag.serving.server.config.server_config import ServerConfig
+from hangtag.serving.server.config.settings import OFF
 from hangtag.serving.server.errors import StartError
 from hangtag.serving.server.front import launch
 from hangtag.serving.server.front.configuration import ADMIN_SOCKET, Secrets, configuration

@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hangtag.serving.server.config.server_config import OFF, ServerConfig
+from hangtag.serving.server.config.server_config import ServerConfig
+from hangtag.serving.server.config.settings import OFF
 from hangtag.serving.server.host.ports import GRPC_SOCKET, GRPCIO_SOCKET, HTTP_SOCKET, METRICS_SOCKET
 from hangtag.serving.server.transport.auto_transport import NATIVE, choose_transport
 from hangtag.serving.server.wire.transport_call import STREAMS

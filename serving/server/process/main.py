@@ -7,7 +7,8 @@ from collections.abc import Callable
 import structlog
 
 from hangtag.serving.model_repository import names
-from hangtag.serving.server.config.server_config import OFF, ServerConfig
+from hangtag.serving.server.config.server_config import ServerConfig
+from hangtag.serving.server.config.settings import OFF
 from hangtag.serving.server.host import machine
 from hangtag.serving.server.host.ports import METRICS, bind
 from hangtag.serving.server.process.lifecycle import StopReasons, at_most

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import structlog
 
 from hangtag.extras import needs
-from hangtag.serving.server.config.server_config import OFF, ServerConfig
+from hangtag.serving.server.config.server_config import ServerConfig
+from hangtag.serving.server.config.settings import OFF
 from hangtag.serving.server.engine.engine import Engine
 from hangtag.serving.server.engine.model_control import ModelControl
 from hangtag.serving.server.engine.servable import Control
