@@ -66,11 +66,6 @@ def serve(**options: Any) -> None:
     config = ServerConfig(**options)
     if config.dangers:
         log.warning(f"LISTENING BEYOND LOOPBACK: {' and '.join(config.dangers)}", host=config.host)
-    if environment.prints_headers():
-        log.warning(
-            "GRPC_TRACE IS SET: gRPC's core prints the headers of calls, including tokens, to standard error. Unset "
-            "GRPC_TRACE unless you are looking for a fault in gRPC."
-        )
     main.run(config)
 
 

@@ -33,11 +33,6 @@ def prepare() -> None:
     give_back_large_blocks()
 
 
-def prints_headers() -> bool:
-    """Return whether the operator has turned on a tracer of gRPC's core, which may print every header of a call."""
-    return bool(os.environ.get("GRPC_TRACE")) and os.environ.get("GRPC_VERBOSITY", "").upper() in ("DEBUG", "INFO")
-
-
 def give_back_large_blocks() -> None:
     """Make glibc map each block of a MiB or more separately, so that a freed block goes back to the system.
 

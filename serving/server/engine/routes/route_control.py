@@ -9,7 +9,6 @@ all routes are resolved.
 import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Set
-from functools import partial
 
 import structlog
 
@@ -22,7 +21,7 @@ from hangtag.serving.server.engine.routes import route_file
 from hangtag.serving.server.engine.routes.route_file import Member, RouteSettings
 from hangtag.serving.server.engine.routes.served_route import ServedRoute, require_one_signature
 from hangtag.serving.server.engine.servable import Servable
-from hangtag.serving.server.errors import NotFoundError, StartError, UnavailableError
+from hangtag.serving.server.errors import StartError
 from hangtag.serving.server.telemetry.server_state import UNAVAILABLE, VersionState
 
 log = structlog.get_logger()
@@ -210,8 +209,7 @@ class _Resolution:
         if serving is not None and serving.joins(settings, members, shadow):
             route = serving
         else:
-            look_up = partial(_look_up, self._engine, name)
-            route = ServedRoute(name, settings, members, shadow, look_up, self._engine.config.limits, serving)
+            route = ServedRoute(self._engine, name, settings, members, shadow, serving)
         if problem:
             self.problems[name] = f"route {name} serves without its shadow: {problem}"
         return route
@@ -286,10 +284,3 @@ def _load_first(name: str) -> str:
 def _serving_route(engine: Engine, name: str) -> ServedRoute | None:
     """Return the route that the engine serves under this name, or None if there is no such route."""
     return next((each for each in engine.versions(name) if isinstance(each, ServedRoute)), None)
-
-
-def _look_up(engine: Engine, route: str, member: Member) -> Servable:
-    try:
-        return engine.model(member.name, member.version)
-    except NotFoundError as error:
-        raise UnavailableError(f"the member {member} of route {route} does not serve now") from error

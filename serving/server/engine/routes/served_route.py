@@ -3,17 +3,17 @@
 import hashlib
 import json
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 
-from hangtag.serving.server.config.limits import Limits
 from hangtag.serving.server.engine.compute_pool import ComputePool
+from hangtag.serving.server.engine.engine import Engine
 from hangtag.serving.server.engine.repository import ROUTE_VERSION
 from hangtag.serving.server.engine.routes.route_file import FLOATS, Member, RouteSettings
 from hangtag.serving.server.engine.routes.route_run import RouteRun
 from hangtag.serving.server.engine.routes.shadow import Shadow
 from hangtag.serving.server.engine.servable import Admission, Servable
-from hangtag.serving.server.errors import ModelLoadError, UnavailableError
+from hangtag.serving.server.errors import ModelLoadError, NotFoundError, UnavailableError
 from hangtag.serving.server.queue.call import Call, InferenceResult, Tensors
 from hangtag.serving.server.telemetry.model_statistics import ModelStatistics
 from hangtag.serving.server.telemetry.server_state import (
@@ -36,24 +36,21 @@ class ServedRoute:
 
     def __init__(
         self,
+        engine: Engine,
         name: str,
         settings: RouteSettings,
         members: Mapping[Member, Servable],
         shadow: Servable | None,
-        look_up: Callable[[Member], Servable],
-        limits: Limits,
         previous: "ServedRoute | None" = None,
     ) -> None:
         """Join the members.
 
         Args:
+            engine: The engine, which has a member's successor after a change.
             name: The route's name.
             settings: The content of the route's file.
             members: The model or route that serves each member now.
             shadow: The model or route that gets the copies; None without a working shadow. A shadow limits no request.
-            look_up: Returns the model or route that serves a member later. Raises UnavailableError if nothing serves
-                the member.
-            limits: The shadow's limits.
             previous: The object that this object replaces. The new object continues the old counters, because counters
                 must not fall.
 
@@ -73,7 +70,7 @@ class ServedRoute:
         self.max_queue_delay = max(model.max_queue_delay for model in members.values())
         self.statistics: ModelStatistics = ModelStatistics() if previous is None else previous.statistics
         self._members = dict(members)
-        self._look_up = look_up
+        self._engine = engine
         self._strictest = min(members.values(), key=lambda model: model.max_batch_size)
         self.max_batch_size = self._strictest.max_batch_size
         self._pool: ComputePool | None = None
@@ -83,7 +80,7 @@ class ServedRoute:
         self._shadow: Shadow | None = None
         if settings.shadow is not None:
             output = _compared_output(settings, self.signature)
-            share, of_time = settings.shadow.share, limits.shadow_share_of_time
+            share, of_time = settings.shadow.share, engine.config.limits.shadow_share_of_time
             self._shadow = Shadow(share, shadow, tuple(members.values()), output, self.stages, of_time)
 
     def joins(self, settings: RouteSettings, members: Mapping[Member, Servable], shadow: Servable | None) -> bool:
@@ -138,12 +135,18 @@ class ServedRoute:
             try:
                 model.put(call)
             except UnavailableError:
-                successor = self._look_up(member)
+                successor = self._successor(member)
                 if successor is model or model.signature.difference(successor.signature):
                     raise
                 model = successor
             else:
                 return
+
+    def _successor(self, member: Member) -> Servable:
+        try:
+            return self._engine.model(member.name, member.version)
+        except NotFoundError as error:
+            raise UnavailableError(f"the member {member} of route {self.name} does not serve now") from error
 
     def state(self) -> VersionState:
         return VersionState(
