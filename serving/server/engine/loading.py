@@ -17,7 +17,7 @@ from hangtag.serving.server.engine.served_model import ServedModel
 from hangtag.serving.server.engine.trial_load import TrialLoad, require_running
 from hangtag.serving.server.errors import ModelLoadError, UnavailableError
 from hangtag.serving.server.host.machine import usable_cpus
-from hangtag.serving.server.host.watched_files import FolderStamp
+from hangtag.serving.server.host.watched_files import Stamp
 from hangtag.serving.server.runtime.batching_proof import decide_batching
 from hangtag.serving.server.runtime.gate_proof import require_proof
 from hangtag.serving.server.runtime.inference_session import Gpu, shrink_arena
@@ -30,10 +30,10 @@ class LoadFailure(NamedTuple):
     """Why a version could not be loaded, and the stamp of its files at that time."""
 
     reason: str
-    stamp: FolderStamp
+    stamp: Stamp
 
 
-def _require_unchanged(file: ModelFile, stamp: FolderStamp) -> None:
+def _require_unchanged(file: ModelFile, stamp: Stamp) -> None:
     """Raise ModelLoadError if the files have changed since ``stamp`` was taken."""
     if repository.stamp(file) != stamp:
         raise ModelLoadError(
@@ -99,7 +99,7 @@ class ModelLoader:
         self.forget_others(name, tried)
         return list(chosen.values())
 
-    def _load(self, file: ModelFile, stamp: FolderStamp, *, strict: bool) -> ServedModel | None:
+    def _load(self, file: ModelFile, stamp: Stamp, *, strict: bool) -> ServedModel | None:
         """Load a version whose files have this stamp. Record why it cannot be loaded, and return None.
 
         With ``strict``, raise the error instead. Otherwise a version that failed before is not tried again until its

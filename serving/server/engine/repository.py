@@ -25,7 +25,7 @@ from hangtag.serving.model_repository import (
 )
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.errors import StartError
-from hangtag.serving.server.host.watched_files import FolderStamp, folder_stamp
+from hangtag.serving.server.host.watched_files import Stamp, folder_stamp
 
 log = structlog.get_logger()
 
@@ -40,7 +40,7 @@ MODEL_SETTINGS = (
 """Settings that a model may set."""
 
 
-def stamp(file: ModelFile) -> FolderStamp:
+def stamp(file: ModelFile) -> Stamp:
     """Identify all files that loading this version may read: the model's settings, and every file in its folder.
 
     The folder may also hold files of weights, and only a complete model.onnx names them.

@@ -14,7 +14,7 @@ from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.engine.compute_pool import ComputePool
 from hangtag.serving.server.engine.servable import Admission
 from hangtag.serving.server.errors import InferenceError, InvalidRequestError, InvalidValuesError, ServerError
-from hangtag.serving.server.host.watched_files import FolderStamp
+from hangtag.serving.server.host.watched_files import Stamp
 from hangtag.serving.server.queue.batcher import Batcher
 from hangtag.serving.server.queue.call import Call, InferenceResult, Tensors, answer
 from hangtag.serving.server.runtime.inference_session import VERSION
@@ -34,7 +34,7 @@ _ALONE_BATCHES = 16
 class ServedModel:
     """One version of one model. This class is a `Servable`, which documents the methods that routes have too."""
 
-    def __init__(self, file: ModelFile, runtime: Runtime, config: ServerConfig, stamp: FolderStamp = ((), ())) -> None:
+    def __init__(self, file: ModelFile, runtime: Runtime, config: ServerConfig, stamp: Stamp = ()) -> None:
         """Wrap a loaded session. ``config`` has the server's settings, overridden by the model's own settings.
         ``stamp`` identifies the files from which the session was loaded."""
         self.name = file.name

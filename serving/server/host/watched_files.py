@@ -15,14 +15,13 @@ from hangtag.serving.server.errors import StartError
 log = structlog.get_logger()
 
 T = TypeVar("T")
-Stamp = tuple[tuple[int, int, int, int] | None, ...]
-"""For each file its modification time, size, inode and status change time; None for a missing file.
+Stamp = tuple[tuple[Path, tuple[int, int, int, int] | None], ...]
+"""For each file its path, and its modification time, size, inode and status change time; None for a missing file.
 
 A program that writes a file may set its modification time to any value, and rsync and cp -p do so. Only the kernel sets
-the status change time, which also changes with the file's owner, mode, number of hard links and, often, its name.
+the status change time, which also changes with the file's owner, mode, number of hard links and, often, its name. Some
+file systems keep all four when a file is renamed, so the path matters too.
 """
-FolderStamp = tuple[tuple[Path, ...], Stamp]
-"""The paths of some files, and their stamp. The paths matter because some file systems keep a renamed file's stamp."""
 
 LARGEST_BYTES = 1 << 20
 """Size limit of a file that is read here, which holds certificates, a key or tokens."""
@@ -83,17 +82,17 @@ class WatchedFiles(Generic[T]):
 
 
 def stamp_of(*paths: Path) -> Stamp:
-    """Identify the content of files. A changed file has a different stamp, and a missing file has None."""
-    return tuple(_stamp(path) for path in paths)
+    """Identify the content of files. A changed file has a different stamp."""
+    return tuple((path, _stamp(path)) for path in paths)
 
 
-def folder_stamp(folder: Path, *others: Path) -> FolderStamp:
+def folder_stamp(folder: Path, *others: Path) -> Stamp:
     """Identify the names and the content of all files in a folder, in its subfolders, and of ``others``.
 
     Links to files are followed, links to folders are not. A folder that is missing or cannot be read has no files.
     """
-    files = (*sorted(Path(place, name) for place, _, names in os.walk(folder) for name in names), *others)
-    return files, stamp_of(*files)
+    files = sorted(Path(place, name) for place, _, names in os.walk(folder) for name in names)
+    return stamp_of(*files, *others)
 
 
 def _stamp(path: Path) -> tuple[int, int, int, int] | None:

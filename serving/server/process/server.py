@@ -224,13 +224,10 @@ class SharedPorts:
         """The numeric address of the ports."""
         self.config = replace(config, port=grpc.getsockname()[1])
         """The settings for the workers, with the ports that the system chose."""
-        self.addresses = {"address": self.config.address(self.config.port)}
-        """Log key -> host:port. The keys are ``address`` and, if the server has HTTP, ``http``."""
         if config.http_port != OFF:
             http = reserve(config.host, config.http_port, HTTP)
             self._reserved.append(http)
             self.config = replace(self.config, http_port=http.getsockname()[1])
-            self.addresses["http"] = self.config.address(self.config.http_port)
 
     def close(self) -> None:
         for reserved in self._reserved:

@@ -10,6 +10,7 @@ import structlog
 
 from hangtag.serving.model_repository import require_names
 from hangtag.serving.server.config.server_config import ServerConfig
+from hangtag.serving.server.config.settings import OFF
 from hangtag.serving.server.errors import StartError
 from hangtag.serving.server.front.envoy import Envoy
 from hangtag.serving.server.host.replacement import ReplacementPolicy
@@ -83,14 +84,10 @@ class Supervisor:
         if self._config.model_control == "explicit":
             models = self._config.load_model
             self._changes.models = frozenset(require_names(self._config.models) if "*" in models else models)
-        try:
-            if self.front is not None:
-                self.front.start(self._ports.config, self._ports.host)
-        except StartError:
-            self.stop(grace=0)
-            raise
         with self._changed:
             try:
+                if self.front is not None:
+                    self.front.start(self._ports.config, self._ports.host)
                 for number in range(self._config.workers):
                     self._start_worker(number)
             except StartError as error:
@@ -104,10 +101,11 @@ class Supervisor:
         self._started = True
         self._monitor.start()
         models_served = sorted({version.name for version in self.state().versions if version.state == READY})
-        transport = choose_transport(self._config)
+        transport, listening = choose_transport(self._config), self._ports.config
         log.info(
             "ready",
-            **self._ports.addresses,
+            address=listening.address(listening.port),
+            **({} if listening.http_port == OFF else {"http": listening.address(listening.http_port)}),
             workers=self._config.workers,
             transport=transport.name,
             because=transport.reason,

@@ -233,13 +233,10 @@ def _difference(rows: Array, expected: Array, scales: Array) -> float:
     if rows.dtype.kind != "f":
         return float(not np.array_equal(rows, expected))
     actual, wide = rows.astype(np.float64), expected.astype(np.float64)
-    finite = np.isfinite(wide)
-    if not np.array_equal(np.isnan(actual), np.isnan(wide)) or not np.array_equal(
-        actual[np.isinf(wide)], wide[np.isinf(wide)]
-    ):
-        return np.inf
-    shares = np.abs(np.where(finite, actual, 0) - np.where(finite, wide, 0)) / scales
-    return float(shares.max(initial=0))
+    with np.errstate(invalid="ignore"):
+        shares = np.abs(actual - wide) / scales
+    shares[(actual == wide) | (np.isnan(actual) & np.isnan(wide))] = 0
+    return float(np.where(np.isnan(shares), np.inf, shares).max(initial=0))
 
 
 def _all_equal(answers: Sequence[Tensors]) -> bool:

@@ -135,7 +135,7 @@ class SessionOpener:
         requested = provider_list(provider, available, self._gpu, cuda_graphs=cuda_graphs)
         if provider != "cpu":
             _preload_cuda()
-        _share_one_arena()
+        _shared_arena()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or self._threads
         options.inter_op_num_threads = 1
@@ -232,14 +232,14 @@ def _is_fatal(operator: str) -> bool:
     return operator in _FATAL or (operator.rpartition(".")[0] not in _STANDARD and operator not in _TRIED)
 
 
-def _share_one_arena() -> None:
-    """Register one memory pool ("arena") for all sessions. Otherwise each session would keep a pool for its largest
-    batch.
+def _shared_arena() -> onnxruntime.InferenceSession:
+    """Register one memory pool ("arena") for all sessions, once. Otherwise each session would keep a pool for its
+    largest batch. Return a session of this pool, which copies a number.
 
     The pool grows by the requested size (kSameAsRequested, 1), not by doubling, which would keep unused memory.
     """
     with _lock:
-        _register()
+        return _copying_session()
 
 
 def shrink_arena() -> None:
@@ -250,26 +250,19 @@ def shrink_arena() -> None:
     memory at the end of a computation whose options request this. This function computes a model that only copies a
     number.
     """
-    with _lock:
-        _register()
-        session = _copying_session()
     options = onnxruntime.RunOptions()
     options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
-    session.run(None, {"x": np.zeros(1, np.float32)}, options)
+    _shared_arena().run(None, {"x": np.zeros(1, np.float32)}, options)
 
 
 @cache
-def _register() -> None:
+def _copying_session() -> onnxruntime.InferenceSession:
     onnxruntime.create_and_register_allocator(
         onnxruntime.OrtMemoryInfo(
             "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
         ),
         onnxruntime.OrtArenaCfg({"arena_extend_strategy": 1}),
     )
-
-
-@cache
-def _copying_session() -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.add_session_config_entry("session.use_env_allocators", "1")
