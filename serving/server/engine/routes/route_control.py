@@ -8,7 +8,7 @@ all routes are resolved.
 
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping
 
 import structlog
 
@@ -27,6 +27,10 @@ from hangtag.serving.server.telemetry.server_state import UNAVAILABLE, VersionSt
 log = structlog.get_logger()
 
 
+class _CircleError(StartError):
+    """Routes form a circle. No route of the circle serves, not even without its shadow."""
+
+
 class RouteControl:
     """Serves each route while all its members serve. Only one thread at a time may use this object."""
 
@@ -42,6 +46,8 @@ class RouteControl:
         self._unloaded: set[str] = set()  # unloaded routes, which do not serve as members of other routes either
         self._unused: set[str] = set()  # names whose route.toml is ignored
         self._read: dict[str, RouteSettings] = {}
+        self._resolved: dict[str, ServedRoute] = {}  # by the current ``refresh``, each after the routes that it needs
+        self._reasons: dict[str, str] = {}  # why resolved routes do not serve with the settings of their files
 
     def is_route(self, name: str) -> bool:
         """Whether the repository has a route of this name."""
@@ -110,13 +116,13 @@ class RouteControl:
 
     def refresh(self) -> None:
         """Serve the routes whose files are valid and whose members serve, and take the other routes out of service."""
-        resolution = _Resolution(self._engine, self._settings, self._unloaded)
+        self._resolved, self._reasons = {}, {}
+        routes, problems = self._resolved, self._reasons
         for name in sorted(self._wanted):
             try:
-                resolution.route(name)
+                self._route(name)
             except UserError as error:
-                resolution.problems[name] = f"route {name}: {error}"
-        routes, problems = resolution.routes, resolution.problems
+                problems[name] = f"route {name}: {error}"
         before = {name: route for name in self._engine.names() if (route := _serving_route(self._engine, name))}
         for name, route in routes.items():
             if route is not before.get(name):
@@ -151,30 +157,7 @@ class RouteControl:
             self._read[name] = route_file.read(self._models / name / ROUTE_FILE)
         return self._read[name]
 
-
-class _CircleError(StartError):
-    """Routes form a circle. The start of the search decides which route fails, so this error is not cached."""
-
-
-class _Resolution:
-    """Resolves which routes can serve now, and why others cannot."""
-
-    def __init__(self, engine: Engine, read: Callable[[str], RouteSettings], unloaded: Set[str]) -> None:
-        """Resolve nothing yet. The routes in ``unloaded`` must not be members of other routes. ``read`` returns the
-        content of a route's file, and raises StartError if the file is not valid.
-        """
-        self.routes: dict[str, ServedRoute] = {}
-        """The resolved routes, each after the routes that it needs. An unchanged route is the object that serves
-        now."""
-        self.problems: dict[str, str] = {}
-        """For each route, why the route does not serve with the settings of its file."""
-        self._engine = engine
-        self._models = engine.config.models
-        self._read = read
-        self._unloaded = unloaded
-        self._failures: dict[str, UserError] = {}
-
-    def route(self, name: str, above: tuple[str, ...] = ()) -> ServedRoute:
+    def _route(self, name: str, above: tuple[str, ...] = ()) -> ServedRoute:
         """Resolve a route and its members, unless the route is resolved already.
 
         Raises UserError if the route cannot serve. ``above`` has the routes that need this route, the outermost first.
@@ -182,24 +165,20 @@ class _Resolution:
         if name in above:
             circle = (*above[above.index(name) :], name)
             raise _CircleError(f"a route must not lead back to itself: {' -> '.join(circle)}")
-        if name in self._failures:
-            raise self._failures[name]
-        if name not in self.routes:
-            self.routes[name] = self._by_file_or_as_before(name, (*above, name))
-        return self.routes[name]
+        if name not in self._resolved:
+            self._resolved[name] = self._by_file_or_as_before(name, (*above, name))
+        return self._resolved[name]
 
     def _by_file_or_as_before(self, name: str, above: tuple[str, ...]) -> ServedRoute:
         try:
-            return self._joined(name, self._read(name), above)
+            return self._joined(name, self._settings(name), above)
         except UserError as error:
             serving = _serving_route(self._engine, name)
             if serving is not None:
                 with contextlib.suppress(UserError):
                     route = self._joined(name, serving.settings, above)
-                    self.problems[name] = f"route {name}: {error}"
+                    self._reasons[name] = f"route {name}: {error}"
                     return route
-            if not isinstance(error, _CircleError):
-                self._failures[name] = error
             raise
 
     def _joined(self, name: str, settings: RouteSettings, above: tuple[str, ...]) -> ServedRoute:
@@ -211,7 +190,7 @@ class _Resolution:
         else:
             route = ServedRoute(self._engine, name, settings, members, shadow, serving)
         if problem:
-            self.problems[name] = f"route {name} serves without its shadow: {problem}"
+            self._reasons[name] = f"route {name} serves without its shadow: {problem}"
         return route
 
     def _shadow(
@@ -249,7 +228,7 @@ class _Resolution:
         if name in self._unloaded:
             raise StartError(f"{what} does not serve{_load_first(name)}")
         try:
-            route = self.route(name, above)
+            route = self._route(name, above)
         except _CircleError:
             raise
         except UserError as error:
