@@ -129,36 +129,30 @@ def sample(signature: Signature, sizes: Sizes, seed: int, max_values: int = MAX_
     scale = 0 if seed % 5 == 4 else 10 if seed % 3 == 2 else 1
     arrays, length = {}, sizes.length
     for spec in signature.inputs:
-        arrays[spec.name] = _array(spec, length, random, scale, sizes, max_values)
+        shape = [length if size is None else size for size in spec.shape]
         if None in spec.shape[1:]:
             length = sizes.state
+        if spec.shape and spec.shape[0] is None:
+            shape[0] = 1
+        if math.prod(shape) > max_values:
+            raise InferenceError(
+                f"one sample of {spec.name!r} has {math.prod(shape):,} values; the limit is {max_values:,}"
+            )
+        dtype = dtype_of(spec)
+        values: Any
+        if spec.datatype == "BYTES":
+            texts = [sizes.text_format.format(number) for number in random.integers(0, 100, shape).ravel()]
+            values = np.array(texts, object).reshape(shape)
+        elif spec.datatype == "BOOL":
+            values = random.integers(0, 2, shape)
+        elif spec.datatype == "UINT8":  # most UINT8 inputs are images
+            values = random.integers(0, 256 if scale != 1 else 64, shape) * min(scale, 1)
+        elif dtype.kind in "iu":
+            values = random.integers(0, sizes.below, shape) * min(scale, 1)
+        else:
+            values = random.normal(size=shape) * scale
+        arrays[spec.name] = np.asarray(values, dtype)  # numpy draws a scalar as a number, not as an array
     return arrays
-
-
-def _array(
-    spec: TensorSpec, length: int, random: np.random.Generator, scale: int, sizes: Sizes, max_values: int
-) -> Array:
-    shape = [length if size is None else size for size in spec.shape]
-    if spec.shape and spec.shape[0] is None:
-        shape[0] = 1
-    if math.prod(shape) > max_values:
-        raise InferenceError(
-            f"one sample of {spec.name!r} has {math.prod(shape):,} values; the limit is {max_values:,}"
-        )
-    dtype = dtype_of(spec)
-    if spec.datatype == "BYTES":
-        texts = [sizes.text_format.format(number) for number in random.integers(0, 100, shape).ravel()]
-        return np.array(texts, object).reshape(shape)
-    values: Array
-    if spec.datatype == "BOOL":
-        values = random.integers(0, 2, shape)
-    elif spec.datatype == "UINT8":  # most UINT8 inputs are images
-        values = random.integers(0, 256 if scale != 1 else 64, shape) * min(scale, 1)
-    elif dtype.kind in "iu":
-        values = random.integers(0, sizes.below, shape) * min(scale, 1)
-    else:
-        values = random.normal(size=shape) * scale
-    return np.asarray(values, dtype)  # numpy draws a scalar as a number, not as an array
 
 
 def trials(runtime: "Runtime", extent: Extent, deadline: float, failures: list[InferenceError]) -> Iterator[Trial]:

@@ -29,12 +29,11 @@ def proves_batching(file: Path) -> bool:
     """Whether a file has passed the gate's check that rows get the same answers alone and in batches, and has not
     changed since. False for a file that cannot be read."""
     try:
-        metadata, digest = _read(file.read_bytes())
+        figures, recorded, digest = _proof(file)
     except (OSError, ValueError):
         return False
-    figures = _figures(metadata).get(_BATCHING)
-    passed = isinstance(figures, dict) and figures.get("batched", True) is True
-    return passed and digest == metadata.get(f"{PREFIX}graph_digest")
+    batching = figures.get(_BATCHING)
+    return isinstance(batching, dict) and batching.get("batched", True) is True and digest == recorded
 
 
 def require_proof(file: Path) -> None:
@@ -44,15 +43,14 @@ def require_proof(file: Path) -> None:
         ModelLoadError: The file cannot be read, has not passed the gate, or has changed since.
     """
     try:
-        metadata, digest = _read(file.read_bytes())
+        figures, recorded, digest = _proof(file)
     except (OSError, ValueError) as error:
         raise ModelLoadError(f"{file} cannot be read as an ONNX file: {error}") from error
-    if _STRUCTURE not in _figures(metadata):
+    if _STRUCTURE not in figures:
         raise ModelLoadError(
             f"{file} has not passed the gate, which --require-proof demands. Publish the model with 'hangtag export', "
             "or with 'hangtag import' if the file is not from hangtag"
         )
-    recorded = metadata.get(f"{PREFIX}graph_digest", "")
     if digest != recorded:
         raise ModelLoadError(
             f"{file} is not the file that passed the gate: the SHA-256 of its graph and weights is {digest[:12]}, and "
@@ -60,26 +58,27 @@ def require_proof(file: Path) -> None:
         )
 
 
-def _figures(metadata: Mapping[str, str]) -> Mapping[str, Any]:
-    """Return the gate's figures by check, or no figures if the metadata has no readable figures."""
-    try:
-        figures = json.loads(metadata.get(f"{PREFIX}gate", ""))
-    except (ValueError, RecursionError):
-        return {}
-    return figures if isinstance(figures, dict) else {}
+def _proof(file: Path) -> tuple[Mapping[str, Any], str, str]:
+    """Return the gate's figures by check, which are empty if they cannot be read; the recorded digest; and the digest.
 
-
-def _read(data: bytes) -> tuple[dict[str, str], str]:
-    """Return the metadata, and the digest of everything else. Raises ValueError if the data is not a message."""
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: The file is not a message.
+    """
     rest = hashlib.sha256()
     metadata: dict[str, str] = {}
-    for number, field, content in _fields(memoryview(data)):
+    for number, field, content in _fields(memoryview(file.read_bytes())):
         if number == _METADATA_PROPS:
             entry = {number: bytes(content).decode() for number, _, content in _fields(content)}
             metadata[entry.get(_KEY, "")] = entry.get(_VALUE, "")
         else:
             rest.update(field)
-    return metadata, rest.hexdigest()
+    try:
+        figures = json.loads(metadata.get(f"{PREFIX}gate", ""))
+    except (ValueError, RecursionError):
+        figures = {}
+    recorded = metadata.get(f"{PREFIX}graph_digest", "")
+    return figures if isinstance(figures, dict) else {}, recorded, rest.hexdigest()
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, memoryview, memoryview]]:
