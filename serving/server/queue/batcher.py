@@ -27,7 +27,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from hangtag.serving.server.errors import STOPPING, CancelledError, DeadlineError, QueueFullError, UnavailableError
+from hangtag.serving.server.errors import STOPPING, DeadlineError, QueueFullError, UnavailableError
 from hangtag.serving.server.queue.call import Call
 from hangtag.serving.server.queue.service_time import ServiceTime
 
@@ -35,12 +35,6 @@ RESERVED_SHARE = 0.2
 """Time before the call is read and after the answer is sent is invisible to the batcher. While every instance is busy
 that time is long, so 20 % of the time to the deadline is reserved for it. Without a reserve, a queue as long as the
 deadline would answer nearly every request just too late (studies/bench/README.md)."""
-
-# When the deadline passes, a client cancels by its own clock. gRPC's core sends a deadline that is rounded up by at
-# most a hundredth of the time left (timeout_encoding.cc). So a cancellation this close to the deadline counts as an
-# exceeded deadline. The additional millisecond allows for the time on the network.
-_SLACK_SHARE = 0.01
-_SLACK_SECONDS = 0.001
 
 _TOO_LATE = "the request was dropped: its deadline passed while it waited, or would have passed before the answer"
 
@@ -137,12 +131,7 @@ class Batcher:
                 self.waiting -= 1
                 self.queued_samples -= call.samples
                 self._notify_if_ended()
-        if call.deadline is not None:
-            slack = _SLACK_SHARE * (call.deadline - call.enqueued) + _SLACK_SECONDS
-            if call.deadline - self._clock() <= slack:
-                call.end(DeadlineError("the deadline passed before there was an answer"))
-                return
-        call.end(CancelledError("the caller cancelled the request"))
+        call.end(call.cancellation_error(self._clock()))
 
     def take(self) -> list[Call]:
         """Take the next batch. The caller computes the batch, and then calls ``finish``.

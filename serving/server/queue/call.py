@@ -9,12 +9,19 @@ import numpy as np
 import numpy.typing as npt
 import structlog
 
+from hangtag.serving.server.errors import CancelledError, DeadlineError, ServerError
 from hangtag.serving.server.telemetry.model_statistics import BatchCost, StageTimings, Timings
 
 log = structlog.get_logger()
 
 Tensors = Mapping[str, npt.NDArray[Any]]
 """Arrays by the names of a model's inputs or outputs."""
+
+# When the deadline passes, a client cancels by its own clock. gRPC's core sends a deadline that is rounded up by at
+# most a hundredth of the time left (timeout_encoding.cc). So a cancellation this close to the deadline counts as an
+# exceeded deadline. The additional millisecond allows for the time on the network.
+_SLACK_SHARE = 0.01
+_SLACK_SECONDS = 0.001
 
 _SAMPLE = 1000
 """How many texts of an array are measured to estimate the memory of all its texts."""
@@ -79,6 +86,14 @@ class Call(ABC):
     may_use_all_threads = True
     """Whether the call may use all threads if no other batch is being computed. False for the copies for a shadow,
     which start whenever no other call waits, and would take the processors from calls that arrive meanwhile."""
+
+    def cancellation_error(self, now: float) -> ServerError:
+        """Return the error for a call that its client cancels: DeadlineError at the deadline, else CancelledError."""
+        if self.deadline is not None:
+            slack = _SLACK_SHARE * (self.deadline - self.enqueued) + _SLACK_SECONDS
+            if self.deadline - now <= slack:
+                return DeadlineError("the deadline passed before there was an answer")
+        return CancelledError("the caller cancelled the request")
 
     @abstractmethod
     def answer(self, result: InferenceResult) -> None:
