@@ -49,6 +49,7 @@ class ModelLoader:
         self._config = config
         self._runtimes = runtimes
         self.stopping = threading.Event()
+        """Set by ``stop``."""
         self._trial = TrialLoad(config, self.stopping) if config.trial_load_seconds else None
         self.failures: dict[VersionKey, LoadFailure] = {}
         """Versions whose last load failed."""
@@ -66,11 +67,11 @@ class ModelLoader:
             name: The model's name.
             files: The model's versions in the repository: first the version that should serve, then the latest.
             served: The versions that serve now, which are loaded again only if their files have changed.
-            strict: Whether to raise StartError if a version cannot be loaded.
+            strict: Whether to raise an error if a version cannot be loaded.
             reload: Whether to load versions again although their files have not changed.
 
         Raises:
-            StartError: A version cannot be loaded, and ``strict`` is set.
+            UserError: A version cannot be loaded, and ``strict`` is set.
             UnavailableError: The server is stopping.
         """
         before = {model.version: model for model in served}

@@ -59,7 +59,7 @@ class ModelControl:
         self._start_with = versions or {}
         self._changing = threading.Lock()
         self._loader = ModelLoader(engine.config, runtimes)
-        self._routes = RouteControl(engine)
+        self._routes = RouteControl(engine, self._loader.outcomes)
         engine.reasons = (self._routes.reason, self._loader.reason)
         self._residency = engine.residency = Residency(engine.config, self.load_for_call)
         self._poller = threading.Thread(target=self._poll_until_stopped, name="model-control", daemon=True)
@@ -249,8 +249,7 @@ class ModelControl:
             states.setdefault((name, version), VersionState(name, version, LOADING))
         versions = tuple(states[key] for key in sorted(states))
         failures = self._engine.failures
-        outcomes = dict(self._loader.outcomes + self._routes.outcomes)
-        return ServerState(versions, failures.snapshot(), outcomes, shed=failures.shed())
+        return ServerState(versions, failures.snapshot(), dict(self._loader.outcomes), shed=failures.shed())
 
     def published(self) -> list[VersionKey]:
         return repository.published(self._config.models)

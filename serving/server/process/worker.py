@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
@@ -149,7 +150,11 @@ class Peer:
             while True:
                 number, name, content = self._connection.recv()
                 if name is not None:
-                    self._start_reply(number, name, content)
+                    thread = threading.Thread(target=self._reply, args=(number, name, content), daemon=True)
+                    try:
+                        thread.start()
+                    except RuntimeError as error:  # without another thread, this thread must still read messages
+                        self._answer(number, PeerError(f"the other process cannot answer: {error}"))
                 elif (answer := self._pending.pop(number, None)) is not None:
                     if isinstance(content, Exception):
                         answer.set_exception(content)
@@ -164,13 +169,6 @@ class Peer:
                 self._connection.close()
             self._on_end()
 
-    def _start_reply(self, number: int, name: str, arguments: tuple[Any, ...]) -> None:
-        thread = threading.Thread(target=self._reply, args=(number, name, arguments), name="peer-call", daemon=True)
-        try:
-            thread.start()
-        except RuntimeError as error:  # if the system allows no further thread, this thread must still read messages
-            self._send_answer(number, name, PeerError(f"the other process cannot answer: {error}"))
-
     def _reply(self, number: int, name: str, arguments: tuple[Any, ...]) -> None:
         try:
             if name not in self._answers:
@@ -178,13 +176,11 @@ class Peer:
             answer = self._answers[name](*arguments)
         except Exception as error:
             answer = error
-        self._send_answer(number, name, answer)
+        self._answer(number, answer)
 
-    def _send_answer(self, number: int, name: str, answer: Any) -> None:
-        try:
+    def _answer(self, number: int, answer: Any) -> None:
+        with suppress(PeerError):  # the peer has ended, and waits for no answer
             self._send(number, None, answer)
-        except PeerError:
-            log.info("the other process ended before its call was answered", call=name)
 
     def _send(self, number: int, name: str | None, content: Any) -> None:
         try:

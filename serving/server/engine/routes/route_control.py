@@ -34,13 +34,13 @@ class _CircleError(StartError):
 class RouteControl:
     """Serves each route while all its members serve. Only one thread at a time may use this object."""
 
-    def __init__(self, engine: Engine) -> None:
-        """Serve nothing yet. ``engine`` has the members, and gets the routes."""
+    def __init__(self, engine: Engine, outcomes: Counter[tuple[str, str]]) -> None:
+        """Serve nothing yet. ``engine`` has the members, and gets the routes. ``outcomes`` counts for each route and
+        outcome how often the route was loaded ("ok") or had a new problem ("error")."""
         self.problems: Mapping[str, str] = {}
         """For each route, why the route does not serve, or why a change of its file has no effect."""
-        self.outcomes: Counter[tuple[str, str]] = Counter()
-        """For each route and outcome, how often the route was loaded ("ok") or had a new problem ("error")."""
         self._engine = engine
+        self._outcomes = outcomes
         self._models = engine.config.models
         self._wanted: set[str] = set()
         self._unloaded: set[str] = set()  # unloaded routes, which do not serve as members of other routes either
@@ -127,7 +127,7 @@ class RouteControl:
         for name, route in routes.items():
             if route is not before.get(name):
                 self._engine.serve(name, [route])
-                self.outcomes[name, "ok"] += 1
+                self._outcomes[name, "ok"] += 1
                 log.info("route loaded", model=name, **route.parameters())
         for name in before.keys() - routes.keys():
             self._engine.serve(name, [])
@@ -136,7 +136,7 @@ class RouteControl:
             if self.problems.get(name) != problem:
                 event = "route serves, but not as its file says" if name in routes else "route not loaded"
                 log.warning(event, model=name, reason=problem)
-                self.outcomes[name, "error"] += 1
+                self._outcomes[name, "error"] += 1
         self.problems = problems
 
     def states(self) -> list[VersionState]:
