@@ -29,7 +29,7 @@ from hangtag.serving.server.errors import (
     StartError,
     UnavailableError,
 )
-from hangtag.serving.server.runtime.session import Runtime, RuntimeFactory
+from hangtag.serving.server.runtime.session import RuntimeFactory
 from hangtag.serving.server.telemetry.server_state import LOADING, UNAVAILABLE, ServerState, VersionState
 
 log = structlog.get_logger()
@@ -38,17 +38,12 @@ log = structlog.get_logger()
 class ModelControl:
     """The `Control` of this process. Thread-safe: one change at a time, while requests continue."""
 
-    def __init__(
-        self,
-        engine: Engine,
-        versions: Mapping[str, tuple[int, ...]] | None = None,
-        runtimes: RuntimeFactory = Runtime,
-    ) -> None:
+    def __init__(self, engine: Engine, versions: Mapping[str, tuple[int, ...]], runtimes: RuntimeFactory) -> None:
         """Control an engine that is not open yet.
 
         Args:
             engine: The engine, whose configuration states the mode and the repository.
-            versions: The only versions to serve at startup, by model and route, if the repository has them; None for
+            versions: The only versions to serve at startup, by model and route, if the repository has them; empty for
                 all. A replacement worker starts with the versions that the other workers serve.
             runtimes: Loads model files.
         """
@@ -56,7 +51,7 @@ class ModelControl:
         """Called after each change of the models that serve."""
         self._engine = engine
         self._config: ServerConfig = engine.config
-        self._start_with = versions or {}
+        self._start_with = versions
         self._changing = threading.Lock()
         self._loader = ModelLoader(engine.config, runtimes)
         self._routes = RouteControl(engine, self._loader.outcomes)
@@ -64,16 +59,14 @@ class ModelControl:
         self._residency = engine.residency = Residency(engine.config, self.load_for_call)
         self._poller = threading.Thread(target=self._poll_until_stopped, name="model-control", daemon=True)
 
-    def start(self, *, polling: bool = True) -> None:
+    def start(self) -> None:
         """Load the models needed at startup, then open the engine.
 
-        In mode ``poll``, only one model must load, and an older version serves if the latest version is broken. In the
-        other modes every model must load. In every mode, a route that cannot serve is only logged, because it may need
+        In mode ``poll``, start to poll the repository, unless a supervisor lets several workers poll one after another.
+        In this mode only one model must load, and an older version serves if the latest version is broken. In the other
+        modes every model must load. In every mode, a route that cannot serve is only logged, because it may need
         a model that is loaded later. A replacement worker first loads the versions that the other workers serve, and
         all other versions at its first ``poll``.
-
-        Args:
-            polling: Whether to start the thread that polls the repository in mode ``poll``.
 
         Raises:
             StartError: A required model cannot be loaded, or there is no model to serve.
@@ -96,7 +89,7 @@ class ModelControl:
             which = "that the other workers serve" if self._start_with else "to serve"
             none = f"{models} holds no model {which}. 'hangtag export' publishes one."
             raise StartError(f"no model of {models} can be served. {reasons}" if reasons else none)
-        if mode == "poll" and polling:
+        if mode == "poll" and self._config.workers == 1:
             self._poller.start()
         self._engine.open()
         self.on_change()

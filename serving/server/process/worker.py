@@ -55,7 +55,7 @@ def main(number: int, config: ServerConfig, versions: Mapping[str, tuple[int, ..
         server = Server(config, versions=versions, wrap_control=lambda own: SupervisorControl(supervisor, own))
         control = server.control
         may_call |= {"load": control.load, "unload": control.unload, "poll": control.poll, "state": server.state}
-        control.start(polling=False)
+        control.start()
         control.catch_up(*supervisor.call("loaded"))
         server.listen()
         machine.release_loading_memory()

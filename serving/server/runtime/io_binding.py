@@ -39,11 +39,6 @@ def bucket_sizes(largest: int) -> tuple[int, ...]:
     return (*(1 << power for power in range((largest - 1).bit_length())), largest)
 
 
-def bucket_for(sizes: Sequence[int], samples: int) -> int | None:
-    """Return the smallest of the ascending sizes that holds the samples, or None if all sizes are too small."""
-    return next((size for size in sizes if size >= samples), None)
-
-
 def no_fixed_shapes_because(signature: Signature) -> str | None:
     """Return why the batch size does not determine the size of every buffer, or None if it does."""
     if not signature.batched:
@@ -175,15 +170,13 @@ class BufferPool:
         for _ in range(instances):
             self._free.put({size: make_buffers(size) for size in sizes})
 
-    def fits(self, inputs: Tensors) -> bool:
-        """Whether the pool has buffers for a batch of this size."""
-        return bucket_for(self.sizes, _samples(inputs)) is not None
-
-    def run(self, inputs: Tensors) -> dict[str, Array]:
-        """Compute every output of a batch for which ``fits`` is true. This method waits while all buffers are in
-        use."""
-        size = bucket_for(self.sizes, _samples(inputs))
-        assert size is not None
+    def run(self, inputs: Tensors) -> dict[str, Array] | None:
+        """Compute every output of a batch, or return None if the batch is larger than all buffers. This method waits
+        while all buffers are in use."""
+        samples = _samples(inputs)
+        size = next((size for size in self.sizes if size >= samples), None)
+        if size is None:
+            return None
         buffers = self._free.get()
         try:
             return buffers[size].run(inputs)
@@ -203,7 +196,7 @@ class GraphPool(BufferPool):
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=name)
         super().__init__(sizes, make_buffers, instances=1)
 
-    def run(self, inputs: Tensors) -> dict[str, Array]:
+    def run(self, inputs: Tensors) -> dict[str, Array] | None:
         return self._thread.submit(super().run, inputs).result()
 
 
@@ -267,7 +260,7 @@ def _difference(signature: Signature, compute: Compute, pool: BufferPool) -> str
             samples = max(1, size - check)
             inputs = _batch(signature, samples, seed=check)
             expected = compute(inputs)
-            for name, array in pool.run(inputs).items():
+            for name, array in (pool.run(inputs) or {}).items():
                 if not _equal(array, expected[name]):
                     return f"output {name!r} differs from the session's with {samples} samples"
     return ""
@@ -277,7 +270,7 @@ def _batch(signature: Signature, samples: int, seed: int) -> Tensors:
     return {spec.name: random_rows(shape_of(spec, samples), dtype_of(spec), seed) for spec in signature.inputs}
 
 
-def _shortest(compute: Compute, inputs: Tensors) -> float:
+def _shortest(compute: Callable[[Tensors], object], inputs: Tensors) -> float:
     """Return the seconds of the shortest of several runs, so that the machine's other work affects the result
     little."""
     runs: list[float] = []

@@ -129,8 +129,8 @@ class Runtime:
             InferenceError: ONNX Runtime failed for another reason.
         """
         try:
-            if self._buffer_pool is not None:
-                return self._compute_bound(inputs)
+            if (pool := self._buffer_pool) is not None:
+                return self._compute_bound(pool, inputs)
             tuner = self._tuner
             if tuner is None or not alone:
                 return self._run_session(inputs)
@@ -231,19 +231,16 @@ class Runtime:
         self._session, self._buffer_pool, self._run_options = graphs.session, graphs, graph_options(-1)
         self.cuda_graphs = True
 
-    def _compute_bound(self, inputs: Tensors) -> dict[str, Array]:
-        """Compute by IO binding."""
-        pool = self._buffer_pool
-        if pool is None or not pool.fits(inputs):
-            return self._run_session(inputs)
+    def _compute_bound(self, pool: io_binding.BufferPool, inputs: Tensors) -> dict[str, Array]:
+        """Compute by IO binding, or, if the batch is too large for that, with the session."""
         try:
-            return pool.run(inputs)
+            outputs = pool.run(inputs)
         except Exception as error:
             # ONNX Runtime raises equal exceptions for a failed binding and for bad inputs. Running the session shows
             # the cause: if the session fails too, the inputs are at fault and the binding stays in use.
             outputs = self._run_session(inputs)
             self._stop_io_binding(error)
-            return outputs
+        return self._run_session(inputs) if outputs is None else outputs
 
     def _stop_io_binding(self, error: Exception) -> None:
         """Stop using IO binding. If it failed for every batch, every batch would be computed twice."""
