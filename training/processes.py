@@ -46,8 +46,6 @@ class ProcessGroup:
 
     rank = 0
     world_size = 1
-    in_lockstep = False
-    """Whether all ranks must leave the training loop at the same step, because they exchange gradients."""
 
     @property
     def is_rank_zero(self) -> bool:
@@ -87,7 +85,6 @@ class DistributedGroup(ProcessGroup):
 
     rank: int
     world_size: int
-    in_lockstep = True
 
     def broadcast(self, value: T) -> T:
         values = [value]

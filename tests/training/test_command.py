@@ -186,7 +186,10 @@ def without(*keys: str) -> Callable[[dict[str, Any]], object]:
         (lambda config: config.update(data_digest="x"), "another data_digest (data_digest: x there, "),
         (lambda config: config.update(processes=2), "another processes (processes: 2 there, 1 requested)"),
         (lambda config: config.update(teachers=[{"digest": "0a1b"}]), "another teacher (teacher: 0a1b there, None"),
-        (lambda config: config.update(loss={"name": "soft-labels"}), "--loss soft-labels, which only releases up to"),
+        (
+            lambda config: config.update(loss={"name": "soft-labels"}),
+            "another loss.name (loss.name: soft-labels there, None",
+        ),
         (lambda config: config.clear(), "another "),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

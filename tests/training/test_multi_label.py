@@ -71,7 +71,8 @@ def test_the_command_trains_on_outfits_and_reports_the_figures(tmp_path: Path, m
     monkeypatch.setitem(cast(dict[str, int], outfits.SIZES), "test", 64)
     result = train("cnn_embedding", tmp_path)
     assert "cnn_embedding-outfits-multi-label-seed0: data from" in result.stderr
-    assert re.search(r"best epoch 1: validation O-F1 [\d.]+%, validation exact match [\d.]+%, test O-F1", result.stderr)
+    shares = r"validation O-F1 [\d.]+% of 64 images, validation exact match [\d.]+% of 64 images, test O-F1"
+    assert re.search(rf"best epoch 1: {shares}", result.stderr)
     settings = read(tmp_path, "config.json")
     assert (settings["dataset"], settings["recipe"]["name"]) == ("outfits", "multi-label")
 

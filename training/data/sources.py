@@ -1,12 +1,9 @@
-"""Reads data sets by name: the data sets that hangtag knows, and the user's own pictures.
-
-Only ``voc2007`` needs torch, because torchvision reads it.
-"""
+"""Reads data sets by name: the data sets that hangtag knows, and the user's own pictures."""
 
 from pathlib import Path
 
 from hangtag.serving.image_spec import ImageSpec
-from hangtag.training.data import fashion_mnist, outfits, pictures
+from hangtag.training.data import fashion_mnist, outfits, pictures, voc
 from hangtag.training.data.dataset import Dataset
 from hangtag.training.data.pictures import OwnPictures
 from hangtag.training.errors import SettingsError
@@ -14,8 +11,6 @@ from hangtag.training.errors import SettingsError
 LABEL_SETS = (*outfits.NAMES, "voc2007")
 """The data sets whose images have sets of labels."""
 KNOWN = (fashion_mnist.NAME, *LABEL_SETS)
-VOC_IMAGE = ImageSpec(64, 64)
-"""The images into which VOC's pictures are converted. Reading VOC itself needs torchvision."""
 _EXAMPLES = {"folder": "folder:photos", "csv": "csv:labels.csv", "idx": "idx:kmnist"}
 OWN = tuple(_EXAMPLES)
 """The kinds of the user's own pictures, such as folder in folder:photos."""
@@ -71,8 +66,6 @@ def load(
     if kind_of(name) is not None:
         return pictures.load(name, own, image)
     if name == "voc2007":
-        from hangtag.training.data import voc  # imports torchvision, which is slow and rarely needed
-
         return voc.load(data_dir)
     garments = fashion_mnist.load(data_dir)
     return garments if name == fashion_mnist.NAME else outfits.load(name, garments, limit=limit)

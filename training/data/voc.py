@@ -11,15 +11,16 @@ from xml.etree.ElementTree import ParseError
 import numpy as np
 from PIL import UnidentifiedImageError
 
+from hangtag.serving.image_spec import ImageSpec
 from hangtag.training.data.dataset import Dataset, Images, LabelSets, Split
 from hangtag.training.data.fashion_mnist import cache_dir
-from hangtag.training.data.sources import VOC_IMAGE as IMAGE
 from hangtag.training.errors import DataCorruptError, DataNotFoundError
 
 LABELS = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
     "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )  # fmt: skip
+IMAGE = ImageSpec(64, 64)
 _IMAGE_SETS = {"train": "train", "validation": "val", "test": "test"}
 _FOLDER = Path("VOCdevkit", "VOC2007")
 _HOW_TO_GET_IT = "Unpack both archives, and use --data-dir to name the folder that holds VOCdevkit/VOC2007."

@@ -28,7 +28,7 @@ from hangtag.training.progress import Observer, StepProgress
 from hangtag.training.runs.config import RunConfig
 from hangtag.training.runs.run import Run
 from hangtag.training.tasks.augmentation import augment
-from hangtag.training.tasks.task import SingleLabelTask, Task
+from hangtag.training.tasks.task import MultiLabelTask, SingleLabelTask, Task
 from hangtag.training.tasks.teacher import Teacher
 
 SYNC_INTERVAL = 10
@@ -82,13 +82,11 @@ def train(
             return metrics
         torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)
-        task: Task
-        if data.has_label_sets:
-            from hangtag.training.tasks.label_sets import MultiLabelTask  # imports torchmetrics, which is slow
-
-            task = MultiLabelTask(config, data, observer)
-        else:
-            task = SingleLabelTask(config, data, run, observer, group, teacher)
+        task: Task = (
+            MultiLabelTask(config, data, observer)
+            if data.has_label_sets
+            else SingleLabelTask(config, data, run, observer, group, teacher)
+        )
         return fit(config, task, run, observer, group)
 
 
@@ -125,7 +123,7 @@ def fit(config: RunConfig, task: Task, run: Run, observer: Observer, group: Proc
             if weight:  # a sample with weight 0 belongs to another rank
                 sums.add(loss.detach(), correct, len(share))
             sums.after_step(step, len(batch))
-            if not group.in_lockstep:
+            if group.world_size == 1:  # several ranks exchange gradients, so they all stop in after_step
                 observer.raise_if_stopped()
         row = sums.row(len(task), learning_rate)
         state.rows.append(group.on_rank_zero(partial(checkpoint.validate, row, config, task, state, run)))

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
-from torchmetrics.functional import classification
 
 from hangtag.training.data.dataset import LabelSets
 
@@ -37,6 +36,8 @@ class MultiLabelEvaluation:
 
 def evaluate(predicted: LabelSets, scores: Scores, labels: LabelSets) -> MultiLabelEvaluation:
     """Compute the metrics of predicted label sets and scores against the true label sets. All are [n, labels]."""
+    from torchmetrics.functional import classification  # slow to import
+
     count = labels.shape[1]
     predictions, truth = torch.from_numpy(predicted).int(), torch.from_numpy(labels).int()
     per_class = {"num_labels": count, "average": "macro"}

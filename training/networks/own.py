@@ -101,10 +101,8 @@ def _called(network: str, labels: int, image: ImageSpec) -> Any:
 
 def answers_probabilities(network: nn.Module, image: ImageSpec) -> bool:
     """Return True if a network's outputs for three images of noise are distributions, as after a softmax."""
-    was_training = network.training
     with torch.inference_mode():
         answers = network.eval()(_noise(image))
-    network.train(was_training)
     sums = answers.sum(dim=1)
     return bool((answers >= 0).all() and torch.allclose(sums, torch.ones_like(sums), atol=1e-3))
 
@@ -114,7 +112,6 @@ def why_not_exportable(network: nn.Module, image: ImageSpec) -> str | None:
 
     The export to ONNX begins with the same step, and would fail for the same reason, but only after training.
     """
-    was_training = network.training
     dimensions = ({0: torch.export.Dim("batch")},)
     try:
         with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):  # torch prints its errors
@@ -122,8 +119,6 @@ def why_not_exportable(network: nn.Module, image: ImageSpec) -> str | None:
             torch.export.export(network.eval(), (_noise(image),), dynamic_shapes=dimensions, strict=False)
     except Exception as error:  # the user's network may raise any exception
         return next(iter(str(error).splitlines()), "").rstrip(".") or type(error).__name__
-    finally:
-        network.train(was_training)
     return None
 
 
@@ -137,27 +132,24 @@ def _noise(image: ImageSpec) -> torch.Tensor:
 def _try(network: str, made: nn.Module, labels: int, image: ImageSpec) -> None:
     """Check a network's logits for three images in a batch, and for the first image alone."""
     pixels = _noise(image)
-    was_training = made.training
     answers = []
-    try:
-        made.eval()
-        for batch in (pixels, pixels[:1]):
+    made.eval()  # the training loop sets the mode again
+    for batch in (pixels, pixels[:1]):
+        try:
             with torch.inference_mode():
-                answers.append(made(batch))
-    except Exception as error:  # the user's network may raise any exception
-        raise SettingsError(
-            f"{network} fails on pixels {list(batch.shape)}, which are [batch, channels, height, width] "
-            f"({type(error).__name__}: {error})."
-        ) from error
-    finally:
-        made.train(was_training)
-    for batch, logits in zip((pixels, pixels[:1]), answers, strict=True):
-        expected = f"it must return logits, torch.float32 [{len(batch)}, {labels}]"
-        if not isinstance(logits, torch.Tensor):
-            raise SettingsError(f"{network} returned {type(logits).__name__} for {len(batch)} images; {expected}.")
-        if logits.dtype != torch.float32 or tuple(logits.shape) != (len(batch), labels):
-            actual = f"{logits.dtype} {list(logits.shape)}"
-            raise SettingsError(f"{network} returned {actual} for {len(batch)} images; {expected}.")
+                logits = made(batch)
+        except Exception as error:  # the user's network may raise any exception
+            raise SettingsError(
+                f"{network} fails on pixels {list(batch.shape)}, which are [batch, channels, height, width] "
+                f"({type(error).__name__}: {error})."
+            ) from error
+        is_tensor, expected = isinstance(logits, torch.Tensor), f"torch.float32 [{len(batch)}, {labels}]"
+        actual = f"{logits.dtype} {list(logits.shape)}" if is_tensor else type(logits).__name__
+        if actual != expected:
+            raise SettingsError(
+                f"{network} returned {actual} for {len(batch)} images; it must return logits, {expected}."
+            )
+        answers.append(logits)
     together, alone = answers
     if not torch.isfinite(torch.cat(answers)).all():
         raise SettingsError(

@@ -146,7 +146,8 @@ def _validation_images(run: Run) -> Images:
     """Read the run's validation images, without a download. Raises a UserError if they cannot be read."""
     folder, name = run.config.get("data_dir"), str(run.config.get("dataset", fashion_mnist.NAME))
     if sources.kind_of(name) is None:
-        return fashion_mnist.load_validation(Path(folder) if folder else None).images
+        found = fashion_mnist.locate(Path(folder) if folder else None, download=False)
+        return fashion_mnist.load(found).validation.images
     return run_data.load(run.config).validation.first(run.config.get("limit")).images
 
 

@@ -8,7 +8,7 @@ import json
 import platform
 import shlex
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
@@ -104,46 +104,36 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def differing(stored: Mapping[str, Any], requested: Mapping[str, Any]) -> list[str]:
-    """Return the full names of the settings that give two runs of these configs different results."""
-    there, here = identity(stored), identity(requested)
-    return [key for key in here | there if there.get(key) != here.get(key)]
-
-
-def what_differs(
-    keys: Sequence[str],
+def difference(
     stored: Mapping[str, Any],
     requested: Mapping[str, Any],
-    recorded: Sequence[Member] = (),
+    recorded: Callable[[], Sequence[Member]],
     members: Sequence[Member] = (),
-) -> str:
+) -> str | None:
     """Describe how a stored run differs from a requested run, such as: with another seed (seed: 0 there, 1 requested).
 
     Args:
-        keys: The settings that differ.
         stored: The config of the stored run.
         requested: The config of the requested run.
-        recorded: The stored run's records of the user's own pictures, if they are known.
+        recorded: Reads the stored run's records of the user's own pictures.
         members: The requested run's records of the user's own pictures.
+
+    Returns:
+        The description; None if both runs have the same results.
     """
-    if loss := gone_loss(stored):
-        return f"with {loss}"
+    there, here = identity(stored), identity(requested)
+    keys = [key for key in here | there if there.get(key) != here.get(key)]
+    if not keys:
+        return None
     if any(key.startswith("pictures.") for key in keys):  # these settings cause all other differences of the pictures
         keys = [key for key in keys if key != "data_digest" and not key.startswith("image.")]
     elif "data_digest" in keys and requested.get("pictures"):
-        return f"on other pictures: {changes(stored, requested['sizes'], recorded, members)}"
+        return f"on other pictures: {changes(stored, requested['sizes'], recorded(), members)}"
     if "model" in keys or "recipe.name" in keys:
         # Most of the recipe's settings differ too, so listing them would add nothing to the message.
         keys = [key for key in keys if key == "recipe.name" or not key.startswith("recipe.")]
-    there, here = identity(stored), identity(requested)
     values = (f"{key}: {there.get(key)} there, {here.get(key)} requested" for key in keys)
     return f"with another {' and '.join(keys)} ({', '.join(values)})"
-
-
-def gone_loss(config: Mapping[str, Any]) -> str | None:
-    """Describe the loss of an earlier release's run, if this loss was not the cross-entropy. Otherwise return None."""
-    name = identity(config).get("loss.name")
-    return f"--loss {name}, which only releases up to 0.2.1 can continue" if name else None
 
 
 def key_of(config: Mapping[str, Any]) -> tuple[object, ...]:

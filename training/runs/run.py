@@ -27,7 +27,7 @@ from hangtag.errors import reason
 from hangtag.extras import needs
 from hangtag.training.data.dataset import Member
 from hangtag.training.errors import RunMismatchError, reporting_write_errors
-from hangtag.training.runs.config import RunConfig, command, differing, environment, gone_loss, short_name, what_differs
+from hangtag.training.runs.config import RunConfig, command, difference, environment, short_name
 
 REPORT = "report.html"
 RESTART_HINT = "'hangtag train' with --restart replaces the run."
@@ -119,10 +119,10 @@ class Run:
             raise RunMismatchError(f"{self.folder} is not a run's folder: it holds no config.json.")
         metrics = self.read_metrics()
         if "summary" not in metrics:
-            count, loss = len(metrics["epochs"]), gone_loss(self.read_config())
+            count = len(metrics["epochs"])
             raise RunMismatchError(
                 f"{self.folder} is not finished ({count} epoch{'' if count == 1 else 's'} so far). "
-                + (f"It was trained with {loss}." if loss else f"Continue with: {self.command()}")
+                f"Continue with: {self.command()}"
             )
 
     def command(self) -> str:
@@ -166,8 +166,7 @@ class Run:
             return
         stored, requested = self.read_config(), config.as_json()
         self.read_metrics()  # a damaged file must be reported before the training
-        if keys := differing(stored, requested):
-            other = what_differs(keys, stored, requested, self.members(), members)
+        if other := difference(stored, requested, self.members, members):
             raise RunMismatchError(
                 f"{self.folder} holds a run {other}. Choose another --out, or add --restart to replace the run."
             )

@@ -7,7 +7,7 @@ from typing import Any
 from hangtag import listing
 from hangtag.printable import named
 from hangtag.serving.image_spec import ImageSpec, ImageSpecError
-from hangtag.training.data import fashion_mnist, outfits, sources
+from hangtag.training.data import fashion_mnist, outfits, sources, voc
 from hangtag.training.data.dataset import Dataset, Member
 from hangtag.training.data.pictures import OwnPictures
 from hangtag.training.errors import DataCorruptError, DataNotFoundError, RunMismatchError
@@ -32,7 +32,7 @@ def image(config: Mapping[str, Any]) -> ImageSpec:
     if sources.kind_of(name) is None:
         if name == fashion_mnist.NAME:
             return fashion_mnist.IMAGE
-        return outfits.IMAGE if name in outfits.NAMES else sources.VOC_IMAGE
+        return outfits.IMAGE if name in outfits.NAMES else voc.IMAGE
     try:
         return ImageSpec.of(config.get("image"))
     except ImageSpecError as error:

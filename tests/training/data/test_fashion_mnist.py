@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from hangtag.training.data import fashion_mnist
-from hangtag.training.data.fashion_mnist import DIGESTS, load, load_test, load_validation, locate
+from hangtag.training.data.fashion_mnist import DIGESTS, load, load_test, locate
 from hangtag.training.errors import DataCorruptError, DataNotFoundError
 from tests.kit import garments
 from tests.kit.command import refusal
@@ -66,9 +66,6 @@ def test_the_first_5000_images_validate_and_the_rest_train(raw_dir: Path) -> Non
     assert np.array_equal(whole.validation.classes, classes[:5_000])
     assert np.array_equal(whole.train.images, images[5_000:])
     assert np.array_equal(whole.train.classes, classes[5_000:])
-    alone = load_validation(raw_dir)
-    assert np.array_equal(alone.images, whole.validation.images)
-    assert np.array_equal(alone.classes, whole.validation.classes)
     assert whole.digest == garments.whole().digest  # the digest does not depend on the folder
     assert len(bytes.fromhex(whole.digest)) == 32
 
@@ -149,7 +146,7 @@ def test_torchvision_downloads_where_there_is_nothing_else(
     from torchvision.datasets import FashionMNIST
 
     with pytest.raises(DataNotFoundError, match="Fashion-MNIST is not on this machine"):
-        load_validation()  # load_validation never downloads
+        locate(download=False)
     assert not bare_machine.exists()
     resources = []
     for name in DIGESTS:
