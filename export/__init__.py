@@ -9,7 +9,7 @@ import-linter checks that each part imports only parts further down this list:
     file          making the ONNX file: from PyTorch, simplified, with its metadata
     network       a trained network with preprocessing and outputs, as it is exported
 
-``exporter`` publishes a run, from which ``run_source`` reads the metadata and the images. ``third_party.intake``
+``exporter`` publishes a run, from which ``run_source`` reads the metadata and the images. ``third_party.importer``
 publishes other people's files. ``predecessors`` compares a new version with the version that serves. ``verify``
 computes recorded figures again.
 """

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from hangtag.export.quantization.precision import PRECISIONS
-from hangtag.export.repository import inventory, promotion
+from hangtag.export.repository import promotion
 from hangtag.export.third_party import importer
 from hangtag.export.third_party.import_options import EVEN_IF_DIFFERENT, EVEN_IF_WORSE, MODELS, NAME, ImportOptions
 from hangtag.extras import needs
@@ -110,7 +110,7 @@ def export(
         data = fashion_mnist.load(data_dir)
     else:
         data = runs_data.load(config, data_dir, chosen.members())
-    published = exporter.export(
+    folder, summaries = exporter.export(
         chosen,
         data,
         models,
@@ -120,10 +120,7 @@ def export(
         even_if_worse=even_if_worse,
         even_if_different=even_if_different,
     )
-    trial = inventory.trial(published.metadata)
-    summaries = {"TRIAL RUN": trial} if trial else {}
-    summaries |= {check.name: check.summary for check in published.proof.checks}
-    _print_published(published.folder, summaries)
+    _print_published(folder, summaries)
 
 
 _CONVERSION = ("samples", "agree_at_least", "agree_on")

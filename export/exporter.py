@@ -1,7 +1,6 @@
 """Publish a trained network as the next version of a model. The file records its provenance and the checks."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+import json
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +10,10 @@ from onnxscript import optimizer
 
 from hangtag.export import predecessors, run_source
 from hangtag.export.errors import ExportError, GateError
-from hangtag.export.file import onnx_model
-from hangtag.export.gate.check import CALIBRATION
+from hangtag.export.file import onnx_model, torch_export
+from hangtag.export.gate.check import AGREEMENT, CALIBRATION
 from hangtag.export.gate.network_answers import answer, load
-from hangtag.export.gate.prove import Proof, prove
+from hangtag.export.gate.prove import prove
 from hangtag.export.network import load_run
 from hangtag.export.quantization import precision
 from hangtag.export.repository import inventory
@@ -33,21 +32,6 @@ QUANTIZATION_IMAGES = 512
 _TEMPERATURE, _SCALED = "temperature", "logits_by_temperature"
 
 
-@dataclass(frozen=True)
-class Published:
-    """A published model.
-
-    Attributes:
-        folder: The version's folder.
-        proof: The checks that the file passed.
-        metadata: The properties under ``hangtag.`` in the file, without that prefix.
-    """
-
-    folder: Path
-    proof: Proof
-    metadata: Mapping[str, str]
-
-
 def export(
     run: Run,
     data: Dataset,
@@ -60,7 +44,7 @@ def export(
     fit_temperature: bool = False,
     even_if_worse: bool = False,
     even_if_different: bool = False,
-) -> Published:
+) -> tuple[Path, dict[str, str]]:
     """Export the weights of a run's best epoch to a file, check the file at the gate, and publish it.
 
     Args:
@@ -78,6 +62,9 @@ def export(
         even_if_worse: publish even if the version that serves is more accurate, or cannot be compared.
         even_if_different: publish even if the version that serves has other inputs, outputs, labels or fit.
 
+    Returns:
+        The version's folder, and a summary of each check.
+
     Raises:
         RunMismatchError: the run is not finished.
         ExportError: the weights do not fit the network, PyTorch cannot export it, the version that serves has no figure
@@ -87,7 +74,7 @@ def export(
         Nothing is published in any of these cases.
 
     Example:
-        >>> export(Run.find("cnn", Path("runs")), fashion_mnist.load(), Path("models")).folder
+        >>> export(Run.find("cnn", Path("runs")), fashion_mnist.load(), Path("models"))[0]
         PosixPath('models/cnn/3')
     """
     run.require_finished()
@@ -111,34 +98,40 @@ def export(
         raise predecessors.incomparable(rival, why)
     with publish(models, name) as publication:
         file = publication.model_file
-        described = served.metadata | run_source.provenance(served, config, metrics)
-        fp32 = onnx_model.described(graph, described) if graph else run_source.to_onnx(served, described, run.model)
-        model = precision.convert(fp32, to, data.train.first(QUANTIZATION_IMAGES).images)
-        metadata = onnx_model.metadata(model) | {"precision": to, "processor": onnx_model.processor()}
+        fp32 = graph or torch_export.to_onnx(served, run.model)
+        model = precision.convert(fp32, to, data.train.first(QUANTIZATION_IMAGES).images, served.image)
+        metadata = served.metadata | run_source.provenance(served, config, metrics)
+        metadata |= {"precision": to, "processor": onnx_model.processor()}
         onnx_model.write(model, metadata, file)
         if fit_temperature:
             fitted = served.temperature = _fitted(file, data.validation)
             logits_before = answer(load(file), images, check=CALIBRATION)["logits"]
-            model = _folded(model, fitted, len(data.validation))
-            metadata = onnx_model.metadata(model)
-            file.write_bytes(model.SerializeToString())
+            model = _folded(model, fitted)
+            fitted_on = f"{len(data.validation):,} validation images"
+            metadata |= {"temperature": f"{fitted:g}", "temperature_fitted_on": fitted_on}
+            onnx_model.write(model, metadata, file)
         recorded = run_source.recorded_accuracy(served, summary)
-        proof = prove(
+        checks, expected = prove(
             served, file, model, images, classes, precision=to, recorded=recorded, logits_before=logits_before
         )
-        own = Quality.of(metadata | proof.metadata)
+        measured = next((check.figures.get("accuracy") for check in checks if check.name == AGREEMENT), None)
+        metadata |= {} if measured is None else {"test_accuracy": f"{measured:.4f}"}
+        own = Quality.of(metadata)
         serving = None if rival is None else predecessors.recorded(rival, digest)
+        trial = inventory.trial(metadata)
         if rival is not None and own is not None and serving is not None:
-            trial = f"The run is a trial, {text}. " if (text := inventory.trial(metadata)) else ""
+            note = f"The run is a trial, {trial}. " if trial else ""
             compared = predecessors.compare(
-                own, test_images, serving, rival.version, even_if_worse=even_if_worse, note=trial
+                own, test_images, serving, rival.version, even_if_worse=even_if_worse, note=note
             )
-            proof = replace(proof, checks=[*proof.checks, compared])
-        kept = run_source.kept_pictures(config, proof.expected, images, classes)
-        metadata |= {**proof.metadata, **kept, "graph_digest": onnx_model.digest(model)}
+            checks.append(compared)
+        gate = {"precision": to} | {check.name: dict(check.figures) for check in checks}
+        metadata |= run_source.kept_pictures(config, expected, images, classes)
+        metadata |= {"gate": json.dumps(gate), "graph_digest": onnx_model.digest(model)}
         # The file is written again with the results of the checks. Its graph and weights do not change.
         onnx_model.write(model, metadata, file)
-    return Published(publication.folder, proof, metadata)
+    summaries = {"TRIAL RUN": trial} if trial else {}
+    return publication.folder, summaries | {check.name: check.summary for check in checks}
 
 
 def _fitted(file: Path, validation: Split) -> float:
@@ -158,7 +151,7 @@ def _fitted(file: Path, validation: Split) -> float:
     return float(f"{fitted:.6g}")  # rounded to as many digits as the metadata have
 
 
-def _folded(model: onnx.ModelProto, temperature: float, images: int) -> onnx.ModelProto:
+def _folded(model: onnx.ModelProto, temperature: float) -> onnx.ModelProto:
     """Return a copy of the classifier whose ``probabilities`` are the softmax of ``logits`` / T, in FP32.
 
     The graph is changed after its conversion to a precision, so that the logits stay the same.
@@ -166,7 +159,6 @@ def _folded(model: onnx.ModelProto, temperature: float, images: int) -> onnx.Mod
     Args:
         model: a classifier with the outputs ``logits`` and ``probabilities``, FP32 [batch, labels].
         temperature: a number above 0. The temperature 1 changes the probabilities only by rounding.
-        images: the number of validation images on which the temperature was fitted.
     """
     folded = onnx.ModelProto()
     folded.CopyFrom(model)
@@ -178,6 +170,4 @@ def _folded(model: onnx.ModelProto, temperature: float, images: int) -> onnx.Mod
     graph.node.append(helper.make_node("Softmax", [_SCALED], ["probabilities"], name="calibrated_softmax", axis=1))
     # In FP16 the replaced node is a Cast, so no node reads the former Softmax any more.
     optimizer.remove_unused_nodes(folded)
-    added = {"temperature": f"{temperature:g}", "temperature_fitted_on": f"{images:,} validation images"}
-    onnx_model.add_metadata(folded, added)
     return folded

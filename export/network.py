@@ -1,7 +1,7 @@
 """Define a trained network in the form in which it is served: the preprocessing, the network with the weights of the
 best epoch, and the conversion of its scores to outputs, in one torch module.
 
-Each kind of answer has a class: one label (SingleLabel), a path of labels (LabelPath), a threshold (LabelThreshold).
+LabelScores answers with scores of labels, and LabelPath with a path of labels.
 """
 
 import json
@@ -18,7 +18,7 @@ from hangtag.serving.signature import TensorSpec
 from hangtag.training import catalog
 from hangtag.training.data.outfits import MAX_LABELS
 from hangtag.training.errors import SettingsError
-from hangtag.training.losses import SoftmaxRanking
+from hangtag.training.losses import Sigmoids, SoftmaxRanking
 from hangtag.training.networks.cnn_rnn import BEAM_WIDTH, CnnRnn, beam_search
 from hangtag.training.networks.normalisation import normalise
 from hangtag.training.runs import run_data
@@ -66,24 +66,6 @@ class ServedNetwork(nn.Module, ABC):
         return {spec.name: column for spec, column in zip(self.outputs, columns, strict=True)}
 
 
-class SingleLabel(ServedNetwork):
-    """Predicts one label per image. The outputs are logits, and the softmax of logits / temperature."""
-
-    task = "single_label"
-
-    def __init__(self, network: nn.Module, image: ImageSpec, labels: int) -> None:
-        super().__init__(network, image)
-        self.outputs = (
-            TensorSpec("logits", "FP32", (None, labels)),
-            TensorSpec("probabilities", "FP32", (None, labels)),
-        )
-
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        logits = self.network(normalise(image, self.image))  # [batch, labels]
-        scaled = logits if self.temperature == 1 else logits / self.temperature
-        return logits, scaled.softmax(dim=1)
-
-
 class LabelPath(ServedNetwork):
     """Predicts a set of labels per image: the likeliest path of the beam search, which is part of the graph."""
 
@@ -106,59 +88,46 @@ class LabelPath(ServedNetwork):
         return beam_search(self.network, normalise(image, self.image))
 
 
-class LabelThreshold(ServedNetwork):
-    """Predicts a set of labels per image: the labels that reach a threshold, or else the most probable label. The
-    server applies the threshold."""
+class LabelScores(ServedNetwork):
+    """Predicts one label per image, or the set of labels that reach a threshold, or else the most probable label. The
+    outputs are logits and probabilities. The server applies the threshold."""
 
-    task = "multi_label"
-
-    def __init__(self, network: nn.Module, image: ImageSpec, labels: int, threshold: float, *, rivals: bool) -> None:
+    def __init__(
+        self, network: nn.Module, image: ImageSpec, labels: int, threshold: float | None = None, *, rivals: bool = True
+    ) -> None:
         """
         Args:
             network: a module that computes a logit for each label.
             image: the pictures that the network accepts.
             labels: the number of labels.
-            threshold: the least probability of a label in the set.
+            threshold: the least probability of a label in the set; None for one label per image.
             rivals: True if the labels' probabilities sum to 1 (softmax), False if they are independent (sigmoid).
         """
         super().__init__(network, image)
-        self.threshold = threshold
-        self.activation = "softmax" if rivals else "sigmoid"
-        self.outputs = (
-            TensorSpec("logits", "FP32", (None, labels)),
-            TensorSpec("probabilities", "FP32", (None, labels)),
-        )
+        self.task = "single_label" if threshold is None else "multi_label"
+        self.threshold, self.activation = threshold, "softmax" if rivals else "sigmoid"
+        scores = (None, labels)
+        self.outputs = TensorSpec("logits", "FP32", scores), TensorSpec("probabilities", "FP32", scores)
 
     @property
     def metadata(self) -> dict[str, str]:
+        if self.threshold is None:
+            return super().metadata
         return super().metadata | {"threshold": json.dumps(self.threshold), "min_labels": json.dumps(1)}
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         logits = self.network(normalise(image, self.image))  # [batch, labels]
-        return logits, logits.softmax(dim=1) if self.activation == "softmax" else logits.sigmoid()
+        scaled = logits if self.temperature == 1 else logits / self.temperature
+        return logits, scaled.softmax(dim=1) if self.activation == "softmax" else scaled.sigmoid()
 
 
 def load_run(run: Run) -> ServedNetwork:
     """Load the weights in a run's ``best.pt`` into the run's network, in evaluation mode.
 
     Raises:
-        ExportError: the run's model is unknown, or the weights belong to another network.
+        ExportError: the run's model is unknown, or the weights or thresholds belong to another network.
         RunMismatchError: ``best.pt`` cannot be read.
     """
-    served = _build(run)
-    state = run.load("best.pt")
-    try:
-        served.network.load_state_dict(state["model"])
-    except (KeyError, TypeError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ExportError(
-            f"the weights in {run.folder / 'best.pt'} do not fit {run.model} ({reason}). They belong to another "
-            f"network, or to another version of it. Train it again with: hangtag train {run.model} --out FOLDER"
-        ) from error
-    return served.eval()
-
-
-def _build(run: Run) -> ServedNetwork:
     config, summary = run.read_config(), run.read_metrics()["summary"]
     labels, image = run_data.labels(summary), run_data.image(config)
     try:
@@ -166,15 +135,18 @@ def _build(run: Run) -> ServedNetwork:
         network = entry.build(len(labels), image)
     except SettingsError as error:
         raise ExportError(f"{run.folder} is a run of {run.model!r}, which cannot be built here: {error}") from error
-    if entry.objective is None:
-        return SingleLabel(network, image, len(labels))
-    if isinstance(network, CnnRnn):
-        return LabelPath(network, image)
+    state = run.load("best.pt")
     try:
-        threshold = float(summary["thresholds"]["o_f1"])
-    except (KeyError, TypeError, ValueError) as error:
+        network.load_state_dict(state["model"])
+        scores_sets = entry.objective in (Sigmoids, SoftmaxRanking)
+        threshold = float(summary["thresholds"]["o_f1"]) if scores_sets else None
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
         raise ExportError(
-            f"{run.folder / 'metrics.json'} lacks the thresholds of {run.model}; the run belongs to another version "
-            f"of the network. Train it again with: hangtag train {run.model} --out FOLDER"
+            f"the weights or thresholds in {run.folder} do not fit {run.model} ({reason}). They belong to another "
+            f"network, or to another version of it. Train it again with: hangtag train {run.model} --out FOLDER"
         ) from error
-    return LabelThreshold(network, image, len(labels), threshold, rivals=entry.objective is SoftmaxRanking)
+    if isinstance(network, CnnRnn):
+        return LabelPath(network, image).eval()
+    rivals = entry.objective in (None, SoftmaxRanking)
+    return LabelScores(network, image, len(labels), threshold, rivals=rivals).eval()

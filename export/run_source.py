@@ -1,17 +1,14 @@
-"""Read from a finished run what its export needs: the graph, the images for the gate, and metadata."""
+"""Read from a finished run what its export needs: the images for the gate, and metadata."""
 
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import onnx
 import torch
-from torch.onnx.errors import OnnxExporterError
 
-from hangtag.export.errors import ExportError
-from hangtag.export.file import kept_answers, onnx_model, torch_export
+from hangtag.export.file import kept_answers, onnx_model
 from hangtag.export.gate.tolerances import GATE_IMAGES
-from hangtag.export.network import ServedNetwork, SingleLabel
+from hangtag.export.network import ServedNetwork
 from hangtag.export.network_arrays import Answers, Pixels
 from hangtag.training.data import fashion_mnist, outfits, sources
 from hangtag.training.data.dataset import Classes, Images, Split
@@ -30,7 +27,7 @@ def gate_images(
 
     For a network with several labels per image, the classes are None, and the images are canvases of test garments.
     """
-    if isinstance(served, SingleLabel):
+    if served.task == "single_label":
         first = test.first(GATE_IMAGES)
         return first.images, first.classes, len(first)
     tested = outfits.SIZES["test"] if config.get("dataset") in outfits.NAMES else _VOC_TEST_IMAGES
@@ -50,21 +47,6 @@ def kept_pictures(
     return kept | kept_answers.record_answers(expected, first)
 
 
-def to_onnx(served: ServedNetwork, metadata: Mapping[str, str], model: str) -> onnx.ModelProto:
-    """Let PyTorch export the network, and add the metadata. Raises ExportError if PyTorch cannot export it."""
-    try:
-        return torch_export.to_onnx(served, metadata)
-    except OnnxExporterError as error:
-        cause: BaseException = error
-        while cause.__cause__ is not None:
-            cause = cause.__cause__
-        why = next(iter(str(cause).splitlines()), "").rstrip(".") or type(cause).__name__
-        raise ExportError(
-            f"{model} cannot be exported to ONNX. PyTorch's exporter: {why}. Change the network to use "
-            "tensor operations that ONNX has, without if and float() on pixels, and train it again."
-        ) from error
-
-
 def canvases_of(test: Split, config: Mapping[str, Any], count: int) -> Images:
     """Return canvases [count, 64, 64] of test garments, composed like the run's data set.
 
@@ -78,7 +60,7 @@ def canvases_of(test: Split, config: Mapping[str, Any], count: int) -> Images:
 def recorded_accuracy(served: ServedNetwork, summary: Mapping[str, Any]) -> tuple[float, int] | None:
     """Return the test accuracy that the run recorded, and the number of test images; None without a test accuracy."""
     test = summary["test"]
-    if not isinstance(served, SingleLabel) or "confusion" not in test:
+    if served.task != "single_label" or "confusion" not in test:
         return None
     return float(test["accuracy"]), int(restored(test["confusion"], len(runs_data.labels(summary))).sum())
 
@@ -119,7 +101,7 @@ def _published(summary: Mapping[str, Any]) -> dict[str, Any]:
 def _label_distances(served: ServedNetwork, labels: Sequence[str]) -> dict[str, str]:
     """Return the distances between a garment classifier's labels, which show how wrong another label would be."""
     garments = fashion_mnist.label_distances(labels)
-    if garments is None or not isinstance(served, SingleLabel):
+    if garments is None or served.task != "single_label":
         return {}
     return {
         "label_distances": json.dumps(garments["distances"]),

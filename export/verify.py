@@ -7,22 +7,15 @@ Run the command on the machine that serves the model, because processors round d
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from hangtag.export.errors import ExportError, GateError, PicturesGoneError, RecordError
+from hangtag.export.errors import GateError, PicturesGoneError, RecordError
 from hangtag.export.file import kept_answers
 from hangtag.export.gate import batching, parity
-from hangtag.export.gate.check import (
-    ACCURACY,
-    AGREEMENT,
-    BATCHING,
-    PARITY,
-    PassedCheck,
-)  # fmt: skip
+from hangtag.export.gate.check import ACCURACY, AGREEMENT, BATCHING, PARITY, PassedCheck
 from hangtag.export.gate.network_answers import REAL, answer, artificial_images, softmax
 from hangtag.export.gate.tolerances import GATE_IMAGES, TOLERANCES, Tolerances
 from hangtag.export.network_arrays import Pixels
@@ -62,7 +55,6 @@ def verify(entry: Entry, data_dir: Path | None) -> list[Finding]:
     Raises:
         DataNotFoundError: the data set is missing.
         DataCorruptError: the data set is damaged.
-        ExportError: the model needs canvases, and the packages that make them are not installed.
     """
     if entry.signature is None:
         return [Finding("file", False, entry.trouble or "cannot be loaded")]
@@ -77,6 +69,8 @@ def _run(name: str, compute: Callable[[], Finding], data_dir: Path | None) -> Fi
         return Finding(name, False, error.reason)
     except PicturesGoneError as error:
         return Finding(name, None, str(error), lacks_pictures=data_dir is not None)
+    except ModuleNotFoundError as error:
+        return Finding(name, None, f"the package {error.name} is not installed")
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         why = str(error) if isinstance(error, RecordError) else "they do not have the form that an export writes"
         return Finding(name, False, f"the recorded figures cannot be read: {why}")
@@ -92,19 +86,19 @@ class _Verification:
     def checks(self) -> Iterator[tuple[str, Callable[[], Finding]]]:
         """Yield the checks that apply to this model, with their names."""
         entry = self._entry
-        yield "file", self._by_onnx("file", self._file)
-        if problem := _metadata_problem(entry):
-            yield "metadata", lambda: Finding("metadata", False, problem)
-        elif "training" in entry.metadata:
-            images = self._images
-            tolerances = TOLERANCES[entry.precision or "fp32"]
-            yield PARITY, partial(self._parity, images, tolerances)
-            if entry.metadata["task"] == "single_label":
-                yield AGREEMENT, partial(self._agreement, tolerances)
-            yield BATCHING, partial(self._batching, images, tolerances)
+        yield "file", self._file
+        if "training" in entry.metadata:
+            yield PARITY, self._parity
+            if entry.metadata.get("task") == "single_label":
+                yield AGREEMENT, self._agreement
+            yield BATCHING, self._batching
         elif "batched" in entry.metadata:
-            yield BATCHING, self._by_onnx(BATCHING, self._third_party_batching)
+            yield BATCHING, self._third_party_batching
             yield from self._third_party_proofs()
+
+    @property
+    def _tolerances(self) -> Tolerances:
+        return TOLERANCES[self._entry.precision or "fp32"]
 
     @cached_property
     def _config(self) -> dict[str, Any]:
@@ -138,43 +132,28 @@ class _Verification:
             return kept[0]
         if self._entry.metadata["task"] == "single_label":
             return self._test.images[: batching.IMAGES]
-        try:
-            from hangtag.export.run_source import canvases_of
-        except ModuleNotFoundError as error:
-            raise ExportError(
-                f"{self._entry.name} is verified on canvases, which need the Python module {error.name!r}. "
-                "In the project's folder, install it with: pip install '.[train]'"
-            ) from error
+        from hangtag.export.run_source import canvases_of
+
         return canvases_of(self._test, self._config, kept_answers.IMAGES)
-
-    @staticmethod
-    def _by_onnx(check: str, compute: Callable[[], Finding]) -> Callable[[], Finding]:
-        """Return the check, or, if the package onnx is not installed, a check that reports this."""
-        return compute if find_spec("onnx") else lambda: Finding(check, None, "the package onnx is not installed")
-
-    @cached_property
-    def _model(self) -> Any:
-        """The file as an onnx.ModelProto."""
-        import onnx
-
-        return onnx.load(self._entry.path)
 
     def _file(self) -> Finding:
         recorded = self._entry.metadata.get("graph_digest")
         if recorded is None:
             return Finding("file", None, "the export did not record a digest")
+        import onnx
+
         from hangtag.export.file import onnx_model
 
-        digest = onnx_model.digest(self._model)
+        digest = onnx_model.digest(onnx.load(self._entry.path))
         if digest == recorded:
             return Finding("file", True, f"graph and weights are as recorded ({recorded[:12]})")
         return Finding("file", False, f"graph or weights were changed: SHA-256 {digest[:12]}, recorded {recorded[:12]}")
 
-    def _parity(self, images: Pixels, tolerances: Tolerances) -> Finding:
+    def _parity(self) -> Finding:
         answers = kept_answers.read_answers(self._entry.metadata)
         if answers is None:
             return Finding(PARITY, None, "the export did not record PyTorch's answers")
-        images = images[: len(next(iter(answers.values())))]
+        images, tolerances = self._images[: len(next(iter(answers.values())))], self._tolerances
         if "path" in answers:
             return _passed(parity.check_paths(self._runtime, {REAL: images}, {REAL: answers}, tolerances))
         recorded = self._recorded(PARITY)
@@ -185,20 +164,21 @@ class _Verification:
         check = parity.check_logits(self._runtime, {REAL: images}, {REAL: answers}, tolerances, spread, activation)
         return Finding(check.name, True, f"{check.summary} (recorded {worst:.1e})")
 
-    def _agreement(self, tolerances: Tolerances) -> Finding:
+    def _agreement(self) -> Finding:
         test = self._test
         recorded = float(self._entry.metadata["test_accuracy"])
         accuracy = float((answer(self._runtime, test.images)["logits"].argmax(axis=1) == test.classes).mean())
         summary = f"test accuracy {accuracy:.2%} (recorded {recorded:.2%})"
         # the check fails even if the accuracy rose
-        return Finding(AGREEMENT, abs(accuracy - recorded) <= tolerances.verification, summary)
+        return Finding(AGREEMENT, abs(accuracy - recorded) <= self._tolerances.verification, summary)
 
-    def _batching(self, images: Pixels, tolerances: Tolerances) -> Finding:
+    def _batching(self) -> Finding:
+        images = self._images
         figures: dict[str, Any] = self._entry.gate or {}
         spread = float(figures.get(PARITY, {}).get("spread", 0.0))
         artificial = artificial_images(*images.shape[1:]).values()
         other_images = np.concatenate([images[-16:], *(pixels[:16] for pixels in artificial)])
-        return _passed(batching.check(self._runtime, images, other_images, tolerances, spread))
+        return _passed(batching.check(self._runtime, images, other_images, self._tolerances, spread))
 
     def _third_party_proofs(self) -> Iterator[tuple[str, Callable[[], Finding]]]:
         """Yield the checks of a third-party model: agreement with the original, and accuracy."""
@@ -207,7 +187,7 @@ class _Verification:
             original = "the file was compared with the FP32 original, which is not in the repository"
             yield AGREEMENT, partial(Finding, AGREEMENT, None, original)
         if "tested_on" in entry.metadata:
-            yield ACCURACY, self._by_onnx(ACCURACY, self._third_party_accuracy)
+            yield ACCURACY, self._third_party_accuracy
         elif self._data_dir is not None:
             why = f"no data set is recorded, so --data-dir {self._data_dir} is not needed"
             yield ACCURACY, partial(Finding, ACCURACY, None, why)
@@ -246,7 +226,7 @@ class _Verification:
         measured = judge.measure(entry.path, entry.signature.image, batched=bool(entry.batched))
         summary = f"{measured.figures['summary']} (recorded {recorded:.2%})"
         difference = abs(measured.quality.share - recorded)
-        return Finding(ACCURACY, difference <= TOLERANCES[entry.precision or "fp32"].verification, summary)
+        return Finding(ACCURACY, difference <= self._tolerances.verification, summary)
 
     def _recorded(self, check: str) -> dict[str, Any]:
         """Return the recorded figures of one of the gate's checks. Raises RecordError if there are none."""
@@ -255,25 +235,6 @@ class _Verification:
             raise RecordError(f"the gate's figures about {check} are missing")
         figures: dict[str, Any] = gate[check]
         return figures
-
-
-def _metadata_problem(entry: Entry) -> str:
-    """Describe the metadata values that no export writes; empty if there are none. With such values, no figure can be
-    verified."""
-    if "training" not in entry.metadata:
-        return ""
-    problems = [
-        f"{key} is {value!r}, not {' or '.join(allowed)}"
-        for key, value, allowed in (
-            ("precision", entry.precision, TOLERANCES),
-            ("task", entry.metadata.get("task"), ("single_label", "multi_label")),
-        )
-        if value not in allowed
-    ]
-    training = entry.json("training")
-    if not (isinstance(training, dict) and isinstance(training.get("config"), dict)):
-        problems.append("training holds no config")
-    return "; ".join(problems)
 
 
 def _passed(check: PassedCheck) -> Finding:

@@ -38,21 +38,6 @@ def metadata(model: onnx.ModelProto) -> dict[str, str]:
     }
 
 
-def add_metadata(model: onnx.ModelProto, added: Mapping[str, str]) -> None:
-    """Add properties under ``hangtag.`` (keys without that prefix); nothing else in the model changes."""
-    for key, value in added.items():
-        model.metadata_props.add(key=PREFIX + key, value=value)
-
-
-def described(model: onnx.ModelProto, added: Mapping[str, str]) -> onnx.ModelProto:
-    """Return a copy of the model that has only this metadata (keys without the prefix ``hangtag.``)."""
-    copied = onnx.ModelProto()
-    copied.CopyFrom(model)
-    del copied.metadata_props[:]
-    add_metadata(copied, added)
-    return copied
-
-
 def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
     """Return the instructions of INSTRUCTIONS that this machine has; empty if the file ``cpuinfo`` does not exist."""
     try:
@@ -71,8 +56,7 @@ def versions() -> dict[str, str]:
 def write(model: onnx.ModelProto, added: Mapping[str, str], file: Path) -> None:
     """Write a file whose properties under ``hangtag.`` are exactly these (keys without prefix); all others stay."""
     others = {entry.key: entry.value for entry in model.metadata_props if not entry.key.startswith(PREFIX)}
-    onnx.helper.set_model_props(model, others)
-    add_metadata(model, added)
+    onnx.helper.set_model_props(model, others | {PREFIX + key: value for key, value in added.items()})
     file.write_bytes(model.SerializeToString())
 
 

@@ -1,13 +1,13 @@
-"""Turn a trained network into one self-describing ONNX model.
+"""Turn a trained network into an ONNX model.
 
 The graph contains the preprocessing, so its input is ``image``, UINT8 [batch, height, width]. The graph's outputs are
-those of the ServedNetwork. The metadata under ``hangtag.`` describe the model and its origin.
+those of the ServedNetwork.
 """
 
 import contextlib
 import io
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -15,9 +15,9 @@ import onnx
 import torch
 from onnx import numpy_helper
 from onnxscript import optimizer
+from torch.onnx.errors import OnnxExporterError
 
 from hangtag.export.errors import ExportError
-from hangtag.export.file import onnx_model
 from hangtag.export.file.lstm_simplification import simplify_lstms
 from hangtag.export.network import ServedNetwork
 
@@ -26,12 +26,26 @@ OPSET = 20
 _FOLD_LIMIT = 64 * 1024 * 1024
 
 
-def to_onnx(served: ServedNetwork, metadata: Mapping[str, str]) -> onnx.ModelProto:
-    """Export the network, in evaluation mode, with this metadata (keys without their prefix).
+def to_onnx(served: ServedNetwork, shown_as: str) -> onnx.ModelProto:
+    """Export the network, in evaluation mode. ``shown_as`` is the network's name in error messages.
 
     Raises:
-        ExportError: the weights of an LSTM could not be folded into initializers.
+        ExportError: PyTorch cannot export the network, or the weights of an LSTM could not be folded into initializers.
     """
+    try:
+        return _to_onnx(served)
+    except OnnxExporterError as error:
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        why = next(iter(str(cause).splitlines()), "").rstrip(".") or type(cause).__name__
+        raise ExportError(
+            f"{shown_as} cannot be exported to ONNX. PyTorch's exporter: {why}. Change the network to use "
+            "tensor operations that ONNX has, without if and float() on pixels, and train it again."
+        ) from error
+
+
+def _to_onnx(served: ServedNetwork) -> onnx.ModelProto:
     served.eval()
     example = torch.zeros(2, *served.image.shape, dtype=torch.uint8)  # a batch of 1 could freeze the batch axis
     with (
@@ -58,7 +72,6 @@ def to_onnx(served: ServedNetwork, metadata: Mapping[str, str]) -> onnx.ModelPro
     simplify_lstms(model)
     _strip(model)
     _require_recurrent_weights_are_initializers(model)
-    onnx_model.add_metadata(model, metadata)
     model.producer_name = "hangtag"
     model.producer_version = ""
     onnx.checker.check_model(model, full_check=True)

@@ -1,6 +1,5 @@
 """Run a file on real and artificial images, and compare its answers with other answers."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,6 @@ from hangtag.export.network_arrays import Answers, Array, Pixels, batches
 from hangtag.serving.server.errors import InferenceError, ModelLoadError
 from hangtag.serving.server.runtime.session import Runtime
 
-Activation = Callable[[Array], Array]
 REAL = "test"
 """The kind of the real images. ``artificial_images`` returns images of other kinds."""
 _ARTIFICIAL_COUNT = 64
@@ -88,6 +86,27 @@ def worst_image(difference: Array) -> int:
     """Return the index of the image with the largest difference, from differences [n, ...]. NaN counts as the
     largest."""
     return int(np.nan_to_num(difference, nan=np.inf).reshape(len(difference), -1).max(axis=1).argmax())
+
+
+def require_close(
+    check: str, numbers: Array, expected: Array, limit: float, what: str, how: str, kind: str = REAL, first: int = 0
+) -> float:
+    """Return the largest difference between two arrays, whose rows belong to images of one kind. ``first`` is the index
+    of the first image.
+
+    Raises:
+        GateError: the difference exceeds the limit, or the shapes differ. The message begins with ``what`` and ``how``.
+    """
+    if numbers.shape != expected.shape:
+        raise GateError(check, f"{what} have shape {list(numbers.shape)}, expected {list(expected.shape)}.")
+    difference = np.abs(numbers - expected)
+    if not difference.max() <= limit:  # this comparison fails for NaN
+        raise GateError(
+            check,
+            f"{what} {how} by {difference.max():.2g}, more than the allowed {limit:g}; worst at {kind} image "
+            f"{first + worst_image(difference)}.",
+        )
+    return float(difference.max())
 
 
 def softmax(logits: Array) -> Array:

@@ -1,13 +1,13 @@
 """Check that a file's numbers equal PyTorch's, at every batch size, on real and artificial images, and on a GPU."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 
 from hangtag.export.errors import GateError
 from hangtag.export.gate.check import CUDA, NOT_RUN, PARITY, PassedCheck
-from hangtag.export.gate.network_answers import REAL, Activation, answer, answer_batch, tied_paths, worst_image
+from hangtag.export.gate.network_answers import REAL, answer, answer_batch, require_close, tied_paths, worst_image
 from hangtag.export.gate.tolerances import BATCH_SIZES, Tolerances
 from hangtag.export.network_arrays import Answers, Array, Pixels
 from hangtag.serving.server.errors import ModelLoadError
@@ -24,7 +24,7 @@ def check_logits(
     expected: Mapping[str, Answers],
     tolerances: Tolerances,
     spread: float,
-    activation: Activation | None,
+    activation: Callable[[Array], Array] | None,
 ) -> PassedCheck:
     """Check that the logits equal PyTorch's, for up to four batches of each size and kind of images.
 
@@ -46,12 +46,12 @@ def check_logits(
                 answers = answer_batch(runtime, pixels[rows], PARITY, f"{kind} image {start}")
                 logits, batch, how = answers["logits"], _batch(kind, size), "differ from PyTorch's"
                 right = expected[kind]["logits"][rows]
-                largest = _require_close(PARITY, logits, right, most, f"{batch}: logits", how, kind, start)
+                largest = require_close(PARITY, logits, right, most, f"{batch}: logits", how, kind, start)
                 worst[kind][str(size)] = max(worst[kind][str(size)], largest)
                 if activation is not None:
                     own, most_of_own = activation(logits), tolerances.probabilities
                     what, how = f"{batch}: probabilities", "differ from those of the file's own logits"
-                    _require_close(PARITY, answers["probabilities"], own, most_of_own, what, how, kind, start)
+                    require_close(PARITY, answers["probabilities"], own, most_of_own, what, how, kind, start)
     required = worst.values() if tolerances.artificial else [worst[REAL]]
     largest = max(max(by_size.values()) for by_size in required)
     return PassedCheck(
@@ -63,27 +63,6 @@ def check_logits(
 
 def _batch(kind: str, size: int) -> str:
     return f"batch {size}" if kind == REAL else f"batch {size} of {kind} images"
-
-
-def _require_close(
-    check: str, numbers: Array, expected: Array, limit: float, what: str, how: str, kind: str = REAL, first: int = 0
-) -> float:
-    """Return the largest difference between two arrays, whose rows belong to images of one kind. ``first`` is the index
-    of the first image.
-
-    Raises:
-        GateError: the difference exceeds the limit, or the shapes differ. The message begins with ``what`` and ``how``.
-    """
-    if numbers.shape != expected.shape:
-        raise GateError(check, f"{what} have shape {list(numbers.shape)}, expected {list(expected.shape)}.")
-    difference = np.abs(numbers - expected)
-    if not difference.max() <= limit:  # this comparison fails for NaN
-        raise GateError(
-            check,
-            f"{what} {how} by {difference.max():.2g}, more than the allowed {limit:g}; worst at {kind} image "
-            f"{first + worst_image(difference)}.",
-        )
-    return float(difference.max())
 
 
 def check_paths(
@@ -170,7 +149,7 @@ def check_cuda(path: Path, images: Pixels, expected: Answers, tolerances: Tolera
     for name in {"logits", "probabilities"} & answers.keys():
         what, how = f"under CUDA {name}", "differ from PyTorch's"
         numbers = np.where(tied[:, None], expected[name], answers[name])
-        largest = max(largest, _require_close(CUDA, numbers, expected[name], limit, what, how))
+        largest = max(largest, require_close(CUDA, numbers, expected[name], limit, what, how))
     return PassedCheck(
         CUDA, f"loads under CUDA, within {largest:.1e} of PyTorch", {"outcome": "loads", "max_difference": largest}
     )

@@ -1,8 +1,5 @@
 """Run all checks that compare a file with its network. The first check that fails stops the export."""
 
-import json
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,32 +20,6 @@ if TYPE_CHECKING:  # 'hangtag import' uses this module without torch
     from hangtag.export.network import ServedNetwork
 
 
-@dataclass(frozen=True)
-class Proof:
-    """The checks that a file passed, and PyTorch's answers to the gate's real images."""
-
-    precision: str
-    checks: Sequence[PassedCheck]
-    expected: Answers
-    """PyTorch's answers."""
-
-    def figures(self, name: str) -> dict[str, object]:
-        """Return the figures of the check with this name; empty if the check was not run."""
-        return next((dict(check.figures) for check in self.checks if check.name == name), {})
-
-    @property
-    def metadata(self) -> dict[str, str]:
-        """The metadata to write into the file (keys without their prefix)."""
-        gate = {"precision": self.precision} | {check.name: dict(check.figures) for check in self.checks}
-        metadata = {"gate": json.dumps(gate)}
-        if (accuracy := self.figures(AGREEMENT).get("accuracy")) is not None:
-            metadata["test_accuracy"] = f"{accuracy:.4f}"
-        return metadata
-
-    def __str__(self) -> str:
-        return "; ".join(check.summary for check in self.checks)
-
-
 def prove(
     network: "ServedNetwork",
     path: Path,
@@ -59,8 +30,10 @@ def prove(
     precision: str,
     recorded: tuple[float, int] | None = None,
     logits_before: Array | None = None,
-) -> Proof:
+) -> tuple[list[PassedCheck], Answers]:
     """Run every check that applies to this kind of network on the file at ``path``.
+
+    Returns the checks that the file passed, and PyTorch's answers to the images.
 
     Args:
         network: the network whose answers the file must match, in evaluation mode.
@@ -109,7 +82,7 @@ def prove(
     other_images = np.concatenate([images[-32:], *(pixels[:16] for pixels in artificial.values())])
     checks.append(batching.check(runtime, images, other_images, tolerances, spread))
     checks.append(parity.check_cuda(path, images, right, tolerances, spread))
-    return Proof(precision, checks, right)
+    return checks, right
 
 
 def check_structure(model: onnx.ModelProto, megabytes: float, *, strict: bool = True) -> PassedCheck:

@@ -4,6 +4,6 @@ precision           hangtag's networks in another precision, each a separate mod
                     convolutions by ONNX Runtime's static quantizer
 int8_lstms          LSTMs, by ONNX Runtime's dynamic quantizer, with constant scales
 converters          any file, by the same quantizer, with some layers in FP32
-samples             the user's samples: one half calibrates and chooses layers, and the other half checks the file
+calibration_samples the user's samples: one half calibrates and chooses layers, and the other half checks the file
 agreement           whether two files give the same answer to a sample
 """

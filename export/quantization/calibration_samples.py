@@ -6,7 +6,6 @@ other half has no influence on the converted file, and checks this file.
 
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,7 +20,6 @@ from hangtag.training.data.reading import prepared
 
 LEAST = 40
 """The least number of samples. With fewer samples, the half that checks the file would be too small."""
-_LARGEST_CALIBRATION = 256
 MOST_PICTURES = 1_000
 """The largest number of pictures that are read from a folder. They are evenly spaced over the sorted names."""
 
@@ -30,31 +28,17 @@ Feed = Mapping[str, Array]
 """Input name -> array, for one run of the model on one sample."""
 
 
-@dataclass(frozen=True)
-class Samples:
-    """The samples in the order of their file. The halves are interleaved, because the file may be sorted by class."""
-
-    feeds: Sequence[Feed]
-
-    @property
-    def making(self) -> Sequence[Feed]:
-        """The half that determines the scales of int8 and the layers that stay in FP32."""
-        return making(self.feeds)
-
-    @property
-    def calibration(self) -> Sequence[Feed]:
-        """At most 256 samples of ``making``. Their activations determine the scales of int8."""
-        return spread(self.making, _LARGEST_CALIBRATION)
-
-    @property
-    def proof(self) -> Sequence[Feed]:
-        """The half that has no influence on the converted file. Its answers decide whether the file is published."""
-        return self.feeds[1::2]
-
-
 def making(items: Sequence[T]) -> Sequence[T]:
-    """Return the half of the samples that determines the scales of int8 and the layers that stay in FP32."""
+    """Return the half of the samples that determines the scales of int8 and the layers that stay in FP32.
+
+    The halves are interleaved, because the samples may be sorted by class.
+    """
     return items[0::2]
+
+
+def proof(items: Sequence[T]) -> Sequence[T]:
+    """Return the half that has no influence on the converted file. Its answers decide whether the file is published."""
+    return items[1::2]
 
 
 def spread(items: Sequence[T], most: int) -> list[T]:
@@ -71,8 +55,8 @@ def pictures(given: Path | Sequence[Path]) -> Sequence[Path]:
     return spread(files, MOST_PICTURES)
 
 
-def read(given: Path | Sequence[Path], signature: Signature) -> Samples:
-    """Read samples for a model.
+def read(given: Path | Sequence[Path], signature: Signature) -> Sequence[Feed]:
+    """Read samples for a model, in the order of their file.
 
     Args:
         given: a .npz file with an array for each input; or, for a model whose only input is a picture, a folder of
@@ -94,7 +78,7 @@ def read(given: Path | Sequence[Path], signature: Signature) -> Samples:
             f"{shown} holds {len(feeds)} sample{'s' if len(feeds) != 1 else ''}; at least {LEAST} are needed. Half of "
             "the samples are used to convert the file, and the other half to test it. Several hundred are better."
         )
-    return Samples(feeds)
+    return feeds
 
 
 def _from_pictures(files: Sequence[Path], shown: object, signature: Signature) -> Iterator[Feed]:

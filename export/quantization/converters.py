@@ -22,10 +22,6 @@ _OPSET = 13
 """The first opset in which weights may have a scale for each channel."""
 
 
-class ConversionError(ExportError):
-    """The tools of ONNX Runtime fail on a network."""
-
-
 class Int8Converter:
     """Converts a network with ONNX Runtime's static quantizer (QDQ). Its fixed scales make answers independent of the
     rest of a batch.
@@ -131,7 +127,7 @@ def _flatten_biases(model: onnx.ModelProto) -> None:
 
 @contextmanager
 def converting() -> Iterator[None]:
-    """Suppress the output of ONNX Runtime's tools, and turn their many kinds of exceptions into a ConversionError."""
+    """Suppress the output of ONNX Runtime's tools, and turn their many kinds of exceptions into an ExportError."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -141,7 +137,7 @@ def converting() -> Iterator[None]:
         raise
     except Exception as error:
         reason = " ".join(str(error).split())[:300]
-        raise ConversionError(
+        raise ExportError(
             f"ONNX Runtime's converter fails on this network ({type(error).__name__}: {reason})."
         ) from error
     finally:

@@ -35,6 +35,7 @@ from hangtag.export.errors import ExportError
 from hangtag.export.file.onnx_model import operators
 from hangtag.export.network_arrays import Array
 from hangtag.export.quantization.converters import converting
+from hangtag.serving.image_spec import ImageSpec
 
 _SATURATED = 20.0
 """The bias of a saturated gate. The sigmoid or tanh of this bias differs from 1 by at most 2e-9, less than half a step
@@ -49,17 +50,17 @@ into 16 bits."""
 _PLACES = ((1, 8, 1), (2, 10, 2))
 
 
-def quantize_lstms(model: onnx.ModelProto, pixels: tuple[float, float] = (0.0, 1.0)) -> onnx.ModelProto:
+def quantize_lstms(model: onnx.ModelProto, image: ImageSpec) -> onnx.ModelProto:
     """Quantize the weights of every LSTM to 8 bits, with one scale per gate of each unit. Dense layers stay in FP32.
 
     Args:
         model: a network whose first LSTM reads pixels, and whose other LSTMs read the outputs of an LSTM.
-        pixels: the smallest and the largest value of a pixel.
+        image: describes the images, whose mean and std determine the smallest and the largest value of a pixel.
 
     Raises:
         ExportError: the quantizer left an LSTM unchanged.
     """
-    pinned = pin_ranges(model, pixels)
+    pinned = pin_ranges(model, image)
     with tempfile.TemporaryDirectory() as folder, converting():
         quantized = Path(folder, "quantized.onnx")
         quantize_dynamic(
@@ -76,12 +77,14 @@ def quantize_lstms(model: onnx.ModelProto, pixels: tuple[float, float] = (0.0, 1
     return result
 
 
-def pin_ranges(model: onnx.ModelProto, pixels: tuple[float, float] = (0.0, 1.0)) -> onnx.ModelProto:
+def pin_ranges(model: onnx.ModelProto, image: ImageSpec) -> onnx.ModelProto:
     """Return the same network, still in FP32, with constant ranges of every LSTM's input and hidden state."""
     pinned = onnx.ModelProto()
     pinned.CopyFrom(model)
     graph = pinned.graph
     nodes: list[onnx.NodeProto] = []
+    channels = [(mean, std) for mean in image.mean for std in image.std]
+    pixels = min(-mean / std for mean, std in channels), max((1 - mean) / std for mean, std in channels)
     bounds = tuple(value for value in pixels if value != 0)  # the quantizer always includes 0
     for node in graph.node:
         if node.op_type == "LSTM":

@@ -9,9 +9,9 @@ import onnx
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from hangtag.export.errors import ExportError
-from hangtag.export.file.onnx_model import metadata, nodes, operators
+from hangtag.export.file.onnx_model import nodes, operators
 from hangtag.export.network_arrays import batches
-from hangtag.export.quantization.converters import ConversionError, Int8Converter, converting
+from hangtag.export.quantization.converters import Int8Converter, converting
 from hangtag.export.quantization.int8_lstms import quantize_lstms
 from hangtag.serving.image_spec import ImageSpec
 from hangtag.training.data.dataset import Images
@@ -35,28 +35,35 @@ def model_name(name: str, precision: str) -> str:
     return f"{name.removesuffix(suffix)}{suffix}"
 
 
-def convert(model: onnx.ModelProto, precision: str, calibration: Images) -> onnx.ModelProto:
-    """Convert an FP32 network to another precision. Inputs, outputs and metadata stay; ``model`` is not changed.
+def convert(model: onnx.ModelProto, precision: str, calibration: Images, image: ImageSpec) -> onnx.ModelProto:
+    """Convert an FP32 network to another precision. Inputs and outputs stay; ``model`` is not changed.
 
     Args:
         precision: one of PRECISIONS.
         calibration: uint8 images [n, height, width] of the training split, which determine int8's range of activations.
+        image: describes the images, whose normalised pixels the first LSTM of a network reads.
 
     Raises:
         ExportError: the network has no layer for this precision, or cannot be quantized.
     """
     if precision == "fp32":
         return model
-    converted = _to_fp16(model) if precision == "fp16" else _to_int8(model, calibration)
+    converted = _to_fp16(model) if precision == "fp16" else _to_int8(model, calibration, image)
     keep_origin(converted, model)
     return converted
 
 
 def keep_origin(converted: onnx.ModelProto, model: onnx.ModelProto) -> None:
-    """Restore, in place, the metadata and the producer that the converters drop."""
+    """Restore, in place, the metadata and the producer that the converters drop.
+
+    Opsets that no node uses are dropped: the quantizer declares many, and other runtimes refuse unknown opsets.
+    """
     del converted.metadata_props[:]
     converted.metadata_props.extend(model.metadata_props)
-    _drop_unused_opsets(converted)
+    used = {node.domain for node in nodes(converted.graph)} | {""}
+    opsets = [opset for opset in converted.opset_import if opset.domain in used]
+    converted.ClearField("opset_import")
+    converted.opset_import.extend(opsets)
     converted.producer_name, converted.producer_version = model.producer_name, model.producer_version
 
 
@@ -68,40 +75,17 @@ def _to_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
     return converted
 
 
-def _to_int8(model: onnx.ModelProto, calibration: Images) -> onnx.ModelProto:
+def _to_int8(model: onnx.ModelProto, calibration: Images, image: ImageSpec) -> onnx.ModelProto:
     counts = operators(model)
-    try:
-        with converting():
-            if counts["LSTM"]:
-                return quantize_lstms(model, _pixel_bounds(model))
-            if counts["Conv"]:
-                return _quantize_convolutions(model, calibration)
-    except ConversionError as error:  # the quantizer asserts that weights and activations are finite
-        raise ExportError(
-            f"{error} If --precision fp32 is refused too, the training went wrong. Nothing was published."
-        ) from error
+    with converting():
+        if counts["LSTM"]:
+            return quantize_lstms(model, image)
+        if counts["Conv"]:
+            return _quantize_convolutions(model, calibration)
     raise ExportError(
         f"int8 is for networks with convolutions or LSTMs; this one has only {', '.join(sorted(counts))}. "
         "Export it with --precision fp32 or fp16."
     )
-
-
-def _pixel_bounds(model: onnx.ModelProto) -> tuple[float, float]:
-    """Return the smallest and the largest value of a normalised pixel, from the file's ``hangtag.image``."""
-    described = metadata(model).get("image")
-    if described is None:  # files of earlier releases do not describe the image, and take pixels in [0, 1]
-        return 0.0, 1.0
-    image = ImageSpec.parse(described)
-    channels = [(mean, std) for mean in image.mean for std in image.std]
-    return min(-mean / std for mean, std in channels), max((1 - mean) / std for mean, std in channels)
-
-
-def _drop_unused_opsets(model: onnx.ModelProto) -> None:
-    """Drop opsets that no node uses. The quantizer declares many opsets, and other runtimes refuse unknown opsets."""
-    used = {node.domain for node in nodes(model.graph)} | {""}
-    opsets = [opset for opset in model.opset_import if opset.domain in used]
-    model.ClearField("opset_import")
-    model.opset_import.extend(opsets)
 
 
 def _quantize_convolutions(model: onnx.ModelProto, calibration: Images) -> onnx.ModelProto:

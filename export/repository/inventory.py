@@ -1,7 +1,7 @@
 """List the models in a model repository, from their files. This module needs onnx only to count nodes."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -146,18 +146,27 @@ def routes(models: Path) -> list[str]:
     return [name for name in model_repository.names(models) if model_repository.is_route(models, name)]
 
 
-def no_model(models: Path, name: str, known: Sequence[str]) -> ExportError:
-    """Return the error for a model name that has no versions. ``known``: the names that exist."""
-    if model_repository.is_route(models, name):
-        file = models / name / model_repository.ROUTE_FILE
-        return ExportError(f"{name} is a route, which has no versions of its own: {file} names the models that answer.")
-    return ExportError(f"{models} holds no model {name!r}; the models there: {', '.join(known) or 'none'}.")
-
-
 def _files(models: Path) -> list[list[ModelFile]]:
     """Return each model's versions, sorted by name: the version that serves, then the others, highest first."""
     files = [model_repository.versions(models, name) for name in model_repository.names(models)]
     return [versions for versions in files if versions]
+
+
+def files_of(models: Path, name: str) -> dict[int, ModelFile]:
+    """Return a model's versions by number, the latest first.
+
+    Raises:
+        ExportError: there is no such model. The message lists the existing models.
+        ModelRepositoryError: there is no repository, or the model's folder cannot be read.
+    """
+    known = model_repository.names(models)
+    if name in known and (files := model_repository.numbered_versions(models / name)):
+        return {file.version: file for file in files}
+    if model_repository.is_route(models, name):
+        file = models / name / model_repository.ROUTE_FILE
+        raise ExportError(f"{name} is a route, which has no versions of its own: {file} names the models that answer.")
+    there = ", ".join(other for other in known if model_repository.numbered_versions(models / other)) or "none"
+    raise ExportError(f"{models} holds no model {name!r}; the models there: {there}.")
 
 
 def find(models: Path, name: str, version: int | None = None) -> Entry:
@@ -167,16 +176,12 @@ def find(models: Path, name: str, version: int | None = None) -> Entry:
         ExportError: there is no such model or version. The message lists the existing models or versions.
         ModelRepositoryError: there is no repository, or the model's folder cannot be read.
     """
-    known = model_repository.names(models)
-    own = model_repository.versions(models, name) if name in known else []
-    if not own:
-        raise no_model(models, name, [other for other in known if model_repository.numbered_versions(models / other)])
-    files = {file.version: file for file in own}
-    if version is not None and version not in files:
+    files = files_of(models, name)
+    serving = model_repository.versions(models, name)[0].version
+    chosen = serving if version is None else version
+    if chosen not in files:
         there = ", ".join(map(str, sorted(files)))
         raise ExportError(f"{models / name} has no version {version}; there are {there}.")
-    serving = next(iter(files))
-    chosen = serving if version is None else version
     return read(files[chosen], serves=chosen == serving)
 
 

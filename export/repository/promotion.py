@@ -30,7 +30,7 @@ def promote(models: Path, name: str, version: int | None) -> tuple[int | None, i
         >>> promote(Path("models"), "cnn", 1)
         (2, 1)
     """
-    files = _files(models, name)
+    files = inventory.files_of(models, name)
     latest = next(iter(files))
     _require_usable(models / name, files, version or latest)
     file = models / name / PROMOTION_FILE
@@ -63,7 +63,7 @@ def roll_back(models: Path, name: str, version: int | None = None) -> tuple[int,
         ExportError: there is no such model or version, there is no version to return to, or the file cannot be written.
         ModelRepositoryError: the repository or the file cannot be read.
     """
-    files = _files(models, name)
+    files = inventory.files_of(models, name)
     promoted = model_repository.promotion(models / name) or Promotion(next(iter(files)))
     past = [number for number in promoted.history if number in files]
     earlier = [*reversed(past), *(number for number in files if number < promoted.version)]
@@ -96,15 +96,6 @@ def note(folder: Path) -> str | None:
     if str(serving) == version:
         return None
     return f"note: version {serving} is promoted and still serves. Next: hangtag models promote {name} {version}"
-
-
-def _files(models: Path, name: str) -> dict[int, ModelFile]:
-    """Return the model's versions by number, the latest first."""
-    known = model_repository.names(models)
-    files = model_repository.numbered_versions(models / name) if name in known else []
-    if not files:
-        raise inventory.no_model(models, name, known)
-    return {file.version: file for file in files}
 
 
 def _write(file: Path, promotion: Promotion | None) -> None:

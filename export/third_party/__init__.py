@@ -9,5 +9,5 @@ plan           decides from the options, the file and its companion files whethe
 judge          compares the classifier with the bare network on pictures, and measures its accuracy
 probe          loads the file, and finds out whether its requests may be batched
 conversion     converts the file to int8, and requires the original's answers
-intake         calls the other modules, adds metadata and publishes the file
+importer       calls the other modules, adds metadata and publishes the file
 """

@@ -1,6 +1,5 @@
 """Convert a file to int8 in a child process, and require that most answers to the user's samples stay the same."""
 
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,6 @@ import onnx
 from hangtag.export import child_process
 from hangtag.export.child_process import Progress
 from hangtag.export.errors import ExportError, GateError
-from hangtag.export.file import onnx_model
 from hangtag.export.gate.check import AGREEMENT
 from hangtag.export.network_arrays import Answers
 from hangtag.export.quantization import agreement, calibration_samples
@@ -24,31 +22,16 @@ from hangtag.export.quantization.precision import keep_origin
 from hangtag.export.third_party.import_options import ImportOptions
 from hangtag.serving.server.runtime.session import Runtime
 
-_FEW = 32
-"""The number of samples on which a layer's error is measured."""
+_FEW, _MOST_CALIBRATING = 32, 256
+"""The number of samples on which a layer's error is measured, and the largest number whose activations determine the
+scales."""
 _SECONDS, _MEASURING_SECONDS = 3600.0, 600.0
 """The time limit for the conversion, and the additional time limit for measuring layers."""
 _NAMED = 6
 """At most this many layers in FP32 are printed by name. The metadata list all layers in FP32."""
 _Layer = dict[str, Any]
-"""A layer that stays in FP32: its name, operator and error."""
-
-
-@dataclass(frozen=True)
-class Converted:
-    """A file in int8 whose answers agree with those of the original.
-
-    Attributes:
-        model: The file.
-        figures: The measured figures of each check, as JSON values.
-        metadata: The metadata for the file, except the gate's figures (keys without their prefix).
-        summaries: The figures of each check, in words.
-    """
-
-    model: onnx.ModelProto
-    figures: Mapping[str, Any]
-    metadata: Mapping[str, str]
-    summaries: Mapping[str, str]
+"""A layer that stays in FP32: its name, operator and error. The error is the change of the outputs, as a share of their
+spread, if only this layer is converted; None if it was not measured."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +43,9 @@ class _Found:
     agreement: Agreement
 
 
-def convert(original: Path, options: ImportOptions, progress: Progress, shown_as: Path) -> Converted:
+def convert(
+    original: Path, options: ImportOptions, progress: Progress, shown_as: Path
+) -> tuple[onnx.ModelProto, Mapping[str, Any], Mapping[str, str]]:
     """Convert a file, and require that the result gives the original's answers.
 
     Args:
@@ -68,6 +53,9 @@ def convert(original: Path, options: ImportOptions, progress: Progress, shown_as
         options: The options, with samples.
         progress: called with a line about each step, in a separate thread.
         shown_as: the file's name in error messages.
+
+    Returns:
+        The converted file; the figures of ``_convert``; and the figures in words, by check.
 
     Raises:
         ExportError: the samples do not fit the file's inputs, or the file cannot be converted.
@@ -93,11 +81,6 @@ def convert(original: Path, options: ImportOptions, progress: Progress, shown_as
         )
     converted = onnx.load(target)
     keep_origin(converted, onnx.load(original))
-    metadata = {
-        "precision": options.precision,
-        "fp32_layers": json.dumps(figures["fp32_layers"]),
-        "processor": onnx_model.processor(),
-    }
     kept, layers = [layer["name"] for layer in figures["fp32_layers"]], figures["layers"]
     in_fp32 = f"; in FP32: {', '.join(kept[:_NAMED])}{' and more' if len(kept) > _NAMED else ''}" if kept else ""
     rules = ", ".join(f"{name} by {rule}" for name, rule in figures["rules"].items())
@@ -108,7 +91,7 @@ def convert(original: Path, options: ImportOptions, progress: Progress, shown_as
         AGREEMENT: f"{proven['summary']}, none of which was used to convert the file; {sure}. Compared were {rules}",
         "size": f"{megabytes:.2f} MB, {megabytes / before:.0%} of the original's",
     }
-    return Converted(converted, figures, metadata, summaries)
+    return converted, figures, summaries
 
 
 def _convert(original: Path, target: Path, options: ImportOptions) -> dict[str, Any]:
@@ -121,11 +104,12 @@ def _convert(original: Path, target: Path, options: ImportOptions) -> dict[str, 
     assert options.samples is not None
     folder = target.parent
     runtime = Runtime(original, provider="cpu")
-    given = calibration_samples.read(options.samples, runtime.signature)
-    child_process.report(f"{len(given.making)} samples are used to convert the file, {len(given.proof)} to test it")
-    making, proof = (_answers(runtime, feeds) for feeds in (given.making, given.proof))
+    samples = calibration_samples.read(options.samples, runtime.signature)
+    making_feeds, proof_feeds = calibration_samples.making(samples), calibration_samples.proof(samples)
+    child_process.report(f"{len(making_feeds)} samples are used to convert the file, {len(proof_feeds)} to test it")
+    making, proof = (_answers(runtime, feeds) for feeds in (making_feeds, proof_feeds))
     rules = agreement.rules(runtime.signature, [*making, *proof], options.rules)
-    converter = Int8Converter(onnx.load(original), given.calibration, folder)
+    converter = Int8Converter(onnx.load(original), spread(making_feeds, _MOST_CALIBRATING), folder)
 
     def answers(model: onnx.ModelProto, feeds: Sequence[Feed]) -> list[Answers]:
         candidate = folder / "candidate.onnx"
@@ -135,20 +119,20 @@ def _convert(original: Path, target: Path, options: ImportOptions) -> dict[str, 
     comparison, few = Comparison(making, rules), Comparison(spread(making, _FEW), rules)
     chosen = _search(
         converter,
-        lambda model: comparison.agreement(answers(model, given.making)),
-        lambda model: few.distance(answers(model, spread(given.making, _FEW))),
-        options.least(len(given.making)),
+        lambda model: comparison.agreement(answers(model, making_feeds)),
+        lambda model: few.distance(answers(model, spread(making_feeds, _FEW))),
+        options.least(len(making_feeds)),
     )
     onnx.save(chosen.model, target)
     converted = Runtime(target, provider="cpu")
-    proven = Comparison(proof, rules).agreement(_answers(converted, given.proof))
+    proven = Comparison(proof, rules).agreement(_answers(converted, proof_feeds))
     return {
-        "agreement": _figures(proven) | {"least": options.least(len(given.proof))},
+        "agreement": _figures(proven) | {"least": options.least(len(proof_feeds))},
         "agreement_while_choosing": _figures(chosen.agreement),
         "layers": len(converter.layers),
         "fp32_layers": chosen.kept,
         "rules": rules,
-        "samples": {"made": len(given.making), "proved": len(given.proof)},
+        "samples": {"made": len(making_feeds), "proved": len(proof_feeds)},
     }
 
 
@@ -230,15 +214,11 @@ def _rank(converter: Int8Converter, distance: Callable[[onnx.ModelProto], float]
                 f"layer {place + 1} of {len(names)}, {node.name}: its conversion moves the outputs by {error:.2%}"
             )
             measured += 1
-        ranked.append(_layer(node, error if error is not None and isfinite(error) else None))
+        # None also stands for outputs that are not finite
+        error = error if error is not None and isfinite(error) else None
+        ranked.append({"name": node.name, "operator": node.op_type, "error": error})
     if measured < len(names):
         child_process.report(
             f"the time for measuring is over, so layers {measured + 1} to {len(names)} count as the most sensitive"
         )
     return sorted(ranked, key=lambda layer: -(float("inf") if layer["error"] is None else layer["error"]))
-
-
-def _layer(node: onnx.NodeProto, error: float | None) -> _Layer:
-    """Describe a layer. ``error`` is the change of the outputs, as a share of their spread, if only this layer is
-    converted; None if there was no time to measure it, or if the outputs were not finite."""
-    return {"name": node.name, "operator": node.op_type, "error": error}

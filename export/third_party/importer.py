@@ -14,14 +14,7 @@ from hangtag.export import predecessors
 from hangtag.export.child_process import Progress
 from hangtag.export.errors import ExportError, GateError
 from hangtag.export.file import onnx_model
-from hangtag.export.gate.check import (
-    ACCURACY,
-    AGREEMENT,
-    BATCHING,
-    PICTURES,
-    PREDECESSOR,
-    STRUCTURE,
-)  # fmt: skip
+from hangtag.export.gate.check import ACCURACY, AGREEMENT, BATCHING, PICTURES, PREDECESSOR, STRUCTURE
 from hangtag.export.quantization import calibration_samples
 from hangtag.export.quantization.calibration_samples import spread
 from hangtag.export.quantization.precision import model_name
@@ -96,19 +89,20 @@ def accept(path: Path, options: ImportOptions, progress: Progress = str) -> tupl
                 raise predecessors.incomparable(rival, f"has {figure}", remedy)
             if chosen.wrapped is not None:
                 findings[PICTURES] = prove(bare, chosen.wrapped, path)
-            converted = None
+            in_words: Mapping[str, str] = {}
             if converts:
                 if data is not None:
                     options, data = _apart(options, data)
                 batched = findings[BATCHING]["batched"]
-                converted = conversion.convert(file, options, progress, shown_as=path)
-                model, file = converted.model, folder / "published.onnx"
+                model, figures, in_words = conversion.convert(file, options, progress, shown_as=path)
+                file = folder / "published.onnx"
                 onnx_model.write(model, metadata, file)
-                findings |= {**probe.run(file, shown_as=path), **converted.figures}
+                findings |= {**probe.run(file, shown_as=path), **figures}
                 if batched and not findings[BATCHING]["batched"]:
                     why = f"in {options.precision} they may not be batched: {findings[BATCHING]['why']}."
                     raise GateError(BATCHING, f"the original's requests may be batched, and {why}")
-                metadata |= converted.metadata
+                metadata |= {"precision": options.precision, "fp32_layers": json.dumps(figures["fp32_layers"])}
+                metadata["processor"] = onnx_model.processor()
             verdict = findings[BATCHING]
             if data is not None:
                 measured = data.measure(file, data.data.image, batched=verdict["batched"])
@@ -122,7 +116,7 @@ def accept(path: Path, options: ImportOptions, progress: Progress = str) -> tupl
                 "graph_digest": onnx_model.digest(model),
             }
             onnx_model.write(model, metadata, publication.model_file)
-        return publication.folder, _summaries(findings, chosen) | dict(converted.summaries if converted else {})
+        return publication.folder, _summaries(findings, chosen) | dict(in_words)
 
 
 def _judge(pictures: str, signature: Signature, path: Path, why: str, progress: Progress) -> Judge:

@@ -14,10 +14,6 @@ from hangtag.export.file import onnx_model
 
 MAX_BYTES = 2 * 1024**3 - 1
 """Protobuf's limit for one message, and therefore for a model in one file."""
-NEWEST_OPSET: int = onnx.defs.onnx_opset_version()
-DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")
-"""The domains whose operators ONNX Runtime implements. If one of their operators is missing, ONNX Runtime reports it
-when it loads the file."""
 
 
 def read(path: Path) -> onnx.ModelProto:
@@ -25,8 +21,7 @@ def read(path: Path) -> onnx.ModelProto:
 
     Raises:
         ExportError: the file is missing, exceeds 2 GiB with its external data, is not a complete ONNX model, has
-            external data outside its own folder, has a text that is not UTF-8, or needs an opset or operators that ONNX
-            Runtime lacks.
+            external data outside its own folder, or has a text that is not UTF-8.
     """
     if not path.is_file():
         raise ExportError(f"there is no file {path}.")
@@ -40,7 +35,6 @@ def read(path: Path) -> onnx.ModelProto:
     if not (model.HasField("graph") and model.opset_import and model.graph.output):
         raise ExportError(f"{path} is not an ONNX model: it has no graph, no opset or no output.")
     _take_in_external_data(model, path)
-    _require_known_operators(model, path)
     return model
 
 
@@ -84,17 +78,11 @@ def _take_in_external_data(model: onnx.ModelProto, path: Path) -> None:
         _require_size(path, total)
 
 
-def _nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
-    """Yield every node of the model, including subgraphs and the bodies of functions."""
-    yield from onnx_model.nodes(model.graph)
-    for function in model.functions:
-        yield from onnx_model.nodes(function)
-
-
 def _tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:
     """Yield every tensor of the model, including those of subgraphs, functions and attributes."""
     graphs = [model.graph]
-    for node in _nodes(model):
+    bodies: tuple[onnx.GraphProto | onnx.FunctionProto, ...] = (model.graph, *model.functions)
+    for node in (node for body in bodies for node in onnx_model.nodes(body)):
         for attribute in node.attribute:
             yield attribute.t
             yield from attribute.tensors
@@ -104,16 +92,3 @@ def _tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:
         for sparse in graph.sparse_initializer:
             yield sparse.values
             yield sparse.indices
-
-
-def _require_known_operators(model: onnx.ModelProto, path: Path) -> None:
-    opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), None)
-    if opset is not None and not 1 <= opset <= NEWEST_OPSET:
-        raise ExportError(f"{path} has opset {opset}; the installed onnx knows 1 to {NEWEST_OPSET}. Update it.")
-    known = {*DOMAINS, *(function.domain for function in model.functions)}
-    custom = sorted({f"{node.domain}.{node.op_type}" for node in _nodes(model) if node.domain not in known})
-    if custom:
-        raise ExportError(
-            f"{path} needs operators that ONNX Runtime does not have: {', '.join(custom[:5])}"
-            f"{' and more' if len(custom) > 5 else ''}. Export the model without custom operators."
-        )

@@ -1,7 +1,7 @@
 """Evaluates a finished run in PyTorch, with the same network and outputs as the exported ONNX file."""
 
 from hangtag.evaluation.subject import Array, Outputs, Progress, Subject
-from hangtag.export.network import LabelThreshold, load_run
+from hangtag.export.network import load_run
 from hangtag.training.runs import run_data as runs_data
 from hangtag.training.runs.run import Run
 
@@ -29,8 +29,7 @@ class RunSubject(Subject):
         }
         self.labels = runs_data.labels(run.read_metrics()["summary"])
         self.config, self.image = config, self._served.image
-        if isinstance(self._served, LabelThreshold):
-            self.threshold = self._served.threshold
+        self.threshold = self._served.threshold
 
     def answer(self, images: Array, progress: Progress) -> Outputs:
         return self._served.answer(images, 250, progress)

@@ -20,7 +20,7 @@ import onnxruntime
 import torch
 from torch import nn
 
-from hangtag.export.network import SingleLabel
+from hangtag.export.network import LabelScores
 from hangtag.export.network_arrays import Pixels
 from hangtag.export.repository import inventory
 from hangtag.export.repository.inventory import Entry
@@ -128,7 +128,7 @@ def main(models: Path, timing: str, rounds: int, out: Path | None) -> None:
             original = entries.get(name.removesuffix(f"-{entry.precision}"), entry)
             # Random weights are enough, because the time does not depend on them.
             network = build(str(entry.json("training")["config"]["model"]))
-            served = SingleLabel(network, fashion_mnist.IMAGE, len(fashion_mnist.LABELS)).eval()
+            served = LabelScores(network, fashion_mnist.IMAGE, len(fashion_mnist.LABELS)).eval()
             fp32 = None if original is entry else original.path
             speeds[name].append(measure(entry.path, images, served, fp32, timing))
     lines += [_line(entry, speeds[name]) for name, entry in entries.items()]

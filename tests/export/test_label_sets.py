@@ -45,7 +45,7 @@ def test_a_baseline_is_exported_with_its_threshold(
     assert (metadata["task"], metadata["min_labels"]) == ("multi_label", "1")
     assert json.loads(metadata["threshold"]) == runs.THRESHOLD
     assert json.loads(metadata["gate"])["agreement"]["images"] == CANVASES
-    assert f"the same label sets for all of {CANVASES} images" in str(exported.published.proof)
+    assert f"the same label sets for all of {CANVASES} images" in str(exported.published.summaries)
 
     objective = NETWORKS[model].objective
     assert objective is not None
@@ -93,7 +93,7 @@ def test_the_metadata_say_how_to_read_a_path_and_hold_provenance_and_proof(paths
     assert proven["images"] == CANVASES
     assert proven["ties"] <= 10
     differences = proven["max_probability_difference"]["test"]
-    assert "; probabilities within " in str(paths.published.proof)
+    assert ": 'probabilities within " in str(paths.published.summaries)
     assert list(differences) == ["1", "2", "3", "7", "16", "64"]
     assert 0 < max(differences.values()) <= 1e-4
 
@@ -170,7 +170,7 @@ def test_tied_paths_may_differ_and_are_counted(paths: Exported, few: Garments, t
         expected = beam_search(network, torch.tensor(images).float()[:, None] / 255).path.numpy()
     actual = answers(published.folder / "model.onnx", image=images)["path"]
     assert 0 < (actual != expected).any(axis=1).sum() <= ties < 20
-    assert f"but {ties} ties of 20 images" in str(published.proof)
+    assert f"but {ties} ties of 20 images" in str(published.summaries)
 
 
 def test_another_set_by_the_threshold_is_refused(

@@ -59,7 +59,7 @@ def test_weights_that_do_not_fit_are_refused(tmp_path: Path, few: Garments, dama
     if damage in ("no weights", "weights under another name"):
         run.save("best.pt", {"model": None} if damage == "no weights" else {"weights": state})
     message = refused(run, tmp_path, few)
-    assert message.startswith(f"the weights in {run.folder / 'best.pt'} do not fit {model} (")
+    assert message.startswith(f"the weights or thresholds in {run.folder} do not fit {model} (")
     assert message.endswith(f"Train it again with: hangtag train {model} --out FOLDER")
     assert len(message) < 600
 
@@ -80,7 +80,7 @@ def test_a_run_without_thresholds_is_refused(few: Garments, tmp_path: Path) -> N
     del metrics["summary"]["thresholds"]
     run.write_metrics(metrics)
     message = refused(run, tmp_path, few)
-    assert "lacks the thresholds of sigmoids" in message
+    assert "do not fit sigmoids ('thresholds')" in message
     assert message.endswith("Train it again with: hangtag train sigmoids --out FOLDER")
 
 

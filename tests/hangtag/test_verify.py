@@ -57,9 +57,9 @@ def test_recorded_figures_still_hold(proven: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        (with_value("precision", "bf16"), {"metadata": "'bf16'"}),
-        (with_value("task", "other"), {"metadata": "'other'"}),
-        (with_value("training", "[1]"), {"metadata": "training"}),
+        (with_value("precision", "bf16"), dict.fromkeys(("parity", "agreement", "batching"), "cannot be read")),
+        (with_value("task", "other"), {"parity": "the file loads, but fails", "batching": "the file loads, but fails"}),
+        (with_value("training", "[1]"), dict.fromkeys(("parity", "agreement", "batching"), "cannot be read")),
         (with_value("gate", "[1]"), dict.fromkeys(("parity", "batching"), "cannot be read")),
         (lambda own: {"gate": None}, {"parity": "missing"}),
         (with_value("reference", "{"), {"parity": "cannot be read"}),

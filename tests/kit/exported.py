@@ -1,6 +1,6 @@
 """Runs, and exports of these runs, that many test files read. A test run creates each export only once."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,11 @@ from torch import nn
 from hangtag.errors import UserError
 from hangtag.export import exporter
 from hangtag.export.errors import GateError
-from hangtag.export.exporter import Published
 from hangtag.training.catalog import build
 from hangtag.training.data import fashion_mnist as data
 from hangtag.training.data.dataset import Split
 from hangtag.training.runs.run import Run
-from tests.kit import garments, runs
+from tests.kit import garments, onnx_file, runs
 from tests.kit.command import contents, invoke, refusal
 from tests.kit.once import once
 
@@ -30,6 +29,19 @@ CANVASES = 100
 """The number of test images for networks with label sets, which are slower than other networks."""
 _SOURCES = ("training", "export", "hangtag", "serving/server/runtime", "tests/kit/runs.py")
 """The sources that determine what is trained and exported, for tests/kit/once.py."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """A published version: its folder, and the summaries of the checks that it passed."""
+
+    folder: Path
+    summaries: Mapping[str, str]
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """The properties under ``hangtag.`` in the file, without that prefix."""
+        return onnx_file.metadata(self.folder / "model.onnx")
 
 
 @dataclass(frozen=True)
@@ -69,7 +81,10 @@ def publish(
     """
     data = garments.of(test, calibrate_on or test, test)
     fit = calibrate_on is not None
-    return exporter.export(run, data, models, to, graph=graph, canvases=canvases, fit_temperature=fit, **options)
+    folder, summaries = exporter.export(
+        run, data, models, to, graph=graph, canvases=canvases, fit_temperature=fit, **options
+    )
+    return Published(folder, summaries)
 
 
 def refused(run: Run, folder: Path, test: Garments, error: type[UserError] = UserError, **options: Any) -> str:

@@ -115,7 +115,7 @@ def only(few: Garments, place: int) -> Garments:
         (
             on_sign("shift"),
             lambda few: marked(few, 290),
-            r"^batching: logits of an image differ by 1 between a batch of 1 and a batch of \d+, .* test image \d+\.",
+            r"^batching: logits of an image differ between a batch of 1 and a batch of \d+ by 1, .* test image \d+\.",
         ),
         (
             on_sign("fail"),

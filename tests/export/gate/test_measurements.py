@@ -76,7 +76,7 @@ class TiedByTheBatch(ByTheBatch):
 def test_only_the_answers_of_tied_images_may_depend_on_their_batch() -> None:
     images = np.arange(80, dtype=np.uint8).reshape(20, 2, 2)
     runtimes: list[Any] = [ByTheBatch(), TiedByTheBatch()]
-    with pytest.raises(GateError, match=r"^batching: logits of an image differ by .* Worst at test image \d\."):
+    with pytest.raises(GateError, match=r"^batching: logits of an image differ between .* worst at test image \d\."):
         batching.check(runtimes[0], images[:8], images, TOLERANCES["fp32"], 1.0)
     batching.check(runtimes[1], images[:8], images, TOLERANCES["fp32"], 0.0)
 

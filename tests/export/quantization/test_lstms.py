@@ -51,7 +51,7 @@ class Lstms(ServedNetwork):
 def test_nodes_around_lstms_are_removed_where_they_change_no_answer(few: Garments) -> None:
     torch.manual_seed(0)
     network = Lstms()
-    exported = torch_export.to_onnx(network, {})
+    exported = torch_export.to_onnx(network, "lstms")
     with torch.inference_mode():
         expected = dict(zip(KINDS, network(torch.tensor(few.images[:20])), strict=True))
     actual = answers(exported, 3, image=few.images[:20])
@@ -72,7 +72,7 @@ def network(request: pytest.FixtureRequest) -> onnx.ModelProto:
 
 @pytest.fixture(scope="module")
 def quantized(network: onnx.ModelProto, few: Garments) -> onnx.ModelProto:
-    return convert(network, "int8", few.images)
+    return convert(network, "int8", few.images, fashion_mnist.IMAGE)
 
 
 def logits(network: onnx.ModelProto, images: Array, batch: int = 50) -> Array:
@@ -99,7 +99,10 @@ def test_the_weights_are_in_8_bits_and_the_answers_nearly_those_of_fp32(
 @pytest.mark.parametrize("name", ["lstm", "lstm2"])
 def test_no_logit_of_a_network_that_is_not_steep_moves_far(name: str, few: Garments) -> None:
     network = onnx.load(MODELS / name / "1" / "model.onnx")
-    expected, actual = logits(network, few.images), logits(convert(network, "int8", few.images), few.images)
+    expected, actual = (
+        logits(network, few.images),
+        logits(convert(network, "int8", few.images, fashion_mnist.IMAGE), few.images),
+    )
     assert (actual.argmax(axis=1) == expected.argmax(axis=1)).mean() >= 0.995
     largest, typical = apart(actual, expected)
     assert largest <= 0.02

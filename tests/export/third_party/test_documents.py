@@ -40,9 +40,9 @@ def future_opset() -> onnx.ModelProto:
         (onnx.ModelProto(ir_version=10).SerializeToString(), "is not an ONNX model: it has no graph"),
         (
             unknown_operator().SerializeToString(),
-            r"operators that ONNX Runtime does not have: com\.example\.Add\. Export",
+            r"com\.example.*Add",
         ),
-        (future_opset().SerializeToString(), r"has opset 999; the installed onnx knows 1 to \d+\. Update it\."),
+        (future_opset().SerializeToString(), r"cannot be loaded by ONNX Runtime .* is till opset \d+\."),
     ],
     ids=["empty", "text", "picture", "half", "a byte short", "no graph", "unknown operator", "future opset"],
 )
@@ -124,7 +124,7 @@ def test_external_data_in_the_models_folder_are_taken_into_the_file(
         (external("here.bin", offset=-8), "offset must be non-negative, got -8"),
         (
             in_a_function(helper.make_node("Secret", [], ["c"], domain="com.example")),
-            r"does not have: com\.example\.Secret\.",
+            r"com\.example.*Secret",
         ),
     ],
 )
