@@ -14,9 +14,8 @@ from itertools import combinations, pairwise, takewhile
 import numpy as np
 import numpy.typing as npt
 
-from hangtag.choose.loss_bound import most_lost
+from hangtag.choose.loss_bound import shows_at_most
 from hangtag.choose.queueing import Stage
-from hangtag.evaluation.errors import EvaluationError
 
 Floats = npt.NDArray[np.floating]
 STEP = 0.005
@@ -58,11 +57,11 @@ def best(points: Sequence[Point], samples: int, accuracy: float, lose_at_most: f
         accuracy: The accuracy, as a share of the samples.
         lose_at_most: The limit, as a share of the samples: 0.001 is one sample of a thousand.
     """
-    most = most_lost(samples, lose_at_most)
     # Test the thresholds from the safest downwards, and stop before the first threshold that exceeds the limit. Because
     # the order is fixed, the lowest accepted threshold has the confidence of a single test (Angelopoulos et al., 2021,
     # "Learn then Test").
-    kept = list(takewhile(lambda point: point.lost <= most, reversed(points)))[::-1] or points[-1:]
+    kept = list(takewhile(lambda point: shows_at_most(lose_at_most, samples, point.lost), reversed(points)))
+    kept = kept[::-1] or [points[-1]]
     reaching = (point for point in kept if point.accuracy >= accuracy - 1e-12)
     return next(reaching, max(kept, key=lambda point: point.accuracy))
 
@@ -94,7 +93,7 @@ def curve(answers: Sequence[Floats], classes: npt.NDArray[np.integer]) -> list[P
     return points
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Model:
     """A model that can be served by itself or in a cascade.
 
@@ -102,11 +101,13 @@ class Model:
         name: The name that a route gives to the model: NAME, or NAME@VERSION.
         answers: The probabilities of each label for each sample, [samples, labels].
         stage: The model's times on this machine and its settings, for a simulation.
+        full_name: The model's name with the measured version: NAME@VERSION.
     """
 
     name: str
     answers: Floats
     stage: Stage
+    full_name: str
 
     def right(self, classes: npt.NDArray[np.integer]) -> float:
         """Return the share of the samples that the model classifies correctly.
@@ -116,7 +117,7 @@ class Model:
         return float((self.answers.argmax(axis=1) == classes).mean())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Candidate:
     """A single model, or a cascade at one threshold.
 
@@ -158,10 +159,9 @@ class Candidate:
         """Return the cost of the same cascade at another threshold."""
         return sum(share * model.stage.per_sample for share, model in zip(point.reached, self.models, strict=True))
 
-    @property
-    def saved(self) -> float:
-        """The share of the last model's cost that the cascade saves; negative if the cascade costs more."""
-        return 1 - self.cost / self.models[-1].stage.per_sample
+    def relative_cost(self, point: Point) -> float:
+        """Return the cost of the same cascade at a threshold, divided by the cost of its last model."""
+        return self.cost_at(point) / self.models[-1].stage.per_sample
 
     @property
     def sent_on(self) -> list[float]:
@@ -170,13 +170,13 @@ class Candidate:
         return [after / max(before, 1e-9) for before, after in pairwise(reached)]
 
 
+def single(model: Model, classes: npt.NDArray[np.integer]) -> Candidate:
+    """Return a model that serves by itself. ``classes`` are the true labels of the samples."""
+    return Candidate((model,), Point(0.0, (1.0,), model.right(classes)), ())
+
+
 def candidates(
-    models: Sequence[Model],
-    classes: npt.NDArray[np.integer],
-    accuracy: float,
-    *,
-    lose_at_most: float = 1.0,
-    most: int = 3,
+    models: Sequence[Model], classes: npt.NDArray[np.integer], accuracy: float, *, lose_at_most: float = 1.0
 ) -> list[Candidate]:
     """List every model and every cascade that is cheap enough, each cascade at its cheapest accurate threshold.
 
@@ -190,54 +190,18 @@ def candidates(
         classes: The true label of each sample, [samples].
         accuracy: The share of the samples that must be classified correctly.
         lose_at_most: The largest share of samples that a cascade may lose, with 95 % confidence.
-        most: The largest number of models in a cascade.
     """
-    alone = [Candidate((model,), Point(0.0, (1.0,), model.right(classes)), ()) for model in models]
-    ordered, highest = sorted(alone, key=lambda one: one.cost), max(one.accuracy for one in alone)
-    listed = list(alone)
-    for size in range(2, most + 1):
-        for members in combinations(ordered, size):
-            if any(after.accuracy <= before.accuracy for before, after in pairwise(members)):
-                continue
-            chain = tuple(one.models[0] for one in members)
-            tried = curve([model.answers for model in chain], classes)
-            cascade = Candidate(chain, best(tried, len(classes), accuracy, lose_at_most), tried)
-            reaches = cascade.accuracy >= accuracy - 1e-12
-            pays = reaches and cascade.cost < PAYS * _cheapest_part(listed, chain, accuracy)
-            if pays or (not reaches and cascade.accuracy > highest):
-                listed.append(cascade)
+    listed = [single(model, classes) for model in models]
+    ordered, highest = sorted(listed, key=lambda one: one.cost), max(one.accuracy for one in listed)
+    for members in [*combinations(ordered, 2), *combinations(ordered, 3)]:
+        if any(after.accuracy <= before.accuracy for before, after in pairwise(members)):
+            continue
+        chain = tuple(one.models[0] for one in members)
+        tried = curve([model.answers for model in chain], classes)
+        cascade = Candidate(chain, best(tried, len(classes), accuracy, lose_at_most), tried)
+        accurate = [one for one in [*listed, cascade] if one.accuracy >= accuracy - 1e-12]
+        parts = [one.cost for one in accurate if set(one.models) < set(chain)]
+        pays = cascade in accurate and cascade.cost < PAYS * min(parts, default=math.inf)
+        if pays or (cascade not in accurate and cascade.accuracy > highest):
+            listed.append(cascade)
     return listed
-
-
-def in_order(models: Sequence[Model], classes: npt.NDArray[np.integer], lose_at_most: float) -> Candidate:
-    """Return the cascade of these models in this order, at the cheapest threshold.
-
-    Args:
-        models: The models, which have answered the same samples. The fastest model comes first.
-        classes: The true label of each sample, [samples].
-        lose_at_most: The largest share of samples that the cascade may lose, with 95 % confidence.
-
-    Raises:
-        EvaluationError: Every threshold exceeds ``lose_at_most``.
-    """
-    tried = curve([model.answers for model in models], classes)
-    point = best(tried, len(classes), 0.0, lose_at_most)
-    if point.lost > most_lost(len(classes), lose_at_most):
-        raise EvaluationError(
-            f"every threshold loses more than {lose_at_most:.2%}. At the best threshold, {point.threshold:g}, the "
-            f"cascade misclassifies {point.lost:,} of {len(classes):,} samples that the last model classifies "
-            "correctly. Allow a larger loss."
-        )
-    return Candidate(tuple(models), point, tried)
-
-
-def _cheapest_part(listed: Sequence[Candidate], chain: tuple[Model, ...], accuracy: float) -> float:
-    """Return the cost of the cheapest candidate that reaches the accuracy with only some of the chain's models."""
-    costs = [
-        one.cost
-        for one in listed
-        if len(one.models) < len(chain)
-        and all(any(model is member for member in chain) for model in one.models)
-        and one.accuracy >= accuracy - 1e-12
-    ]
-    return min(costs, default=math.inf)

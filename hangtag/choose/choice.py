@@ -2,18 +2,14 @@
 
 import math
 import os
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 
-from hangtag.choose.candidates import Candidate, candidates
+from hangtag.choose.candidates import Candidate, candidates, single
 from hangtag.choose.measuring import Measured
 from hangtag.choose.queueing import Machine, Outcome, simulate
-from hangtag.choose.trial import Tested, load_test
-from hangtag.serving.loadtest.measuring.load_test import OnProgress
-from hangtag.serving.loadtest.statistics.intervals import Interval, wilson
+from hangtag.choose.trial import Tested
 
 LOSE = 0.001
 """If no accuracy was requested, the required accuracy is the most accurate model's accuracy minus this share, and a
@@ -89,48 +85,35 @@ class Row:
 
     Attributes:
         candidate: The candidate.
-        peak: The predicted latency and throughput with 64 calls in flight.
-        at_rate: The predicted latency and throughput at the requested rate; the same as ``peak`` if no rate was
-            requested.
-        tested: The figures that the load test measured; None if the candidate was not load-tested.
+        predicted: The predicted throughput with 64 calls in flight, and the predicted p99 at the requested rate, or
+            with 64 calls in flight if no rate was requested.
+        tested: The same figures as the load test measured them; None if the candidate was not load-tested.
     """
 
     candidate: Candidate
-    peak: Outcome
-    at_rate: Outcome
+    predicted: Outcome
     tested: Tested | None = None
 
     @property
-    def throughput(self) -> float:
-        """The throughput with 64 calls in flight, in calls per second.
-
-        The throughput is measured if the candidate was load-tested, else predicted.
-        """
-        return self.tested.throughput if self.tested else self.peak.throughput
-
-    @property
-    def p99(self) -> float:
-        """The p99 in seconds at the requested rate; without a requested rate, with 64 calls in flight.
-
-        The p99 is measured if the candidate was load-tested, else predicted.
-        """
-        return self.tested.p99 if self.tested else self.at_rate.p99
+    def figures(self) -> Outcome:
+        """The measured figures if the candidate was load-tested, else the predicted figures."""
+        return self.tested or self.predicted
 
     def lacks(self, wanted: Wanted) -> list[str]:
         """List the missed requirements: "accuracy", "rate", "p99", and "valid" if the load test is invalid."""
         missed = ["accuracy"] if self.candidate.accuracy < wanted.accuracy - 1e-12 else []
         if self.tested and self.tested.problems:
             missed.append("rate" if self.tested.failed else "valid")
-        elif math.isinf(self.p99):
+        elif math.isinf(self.figures.p99):
             return [*missed, "rate"]
-        return [*missed, "p99"] if wanted.p99 is not None and self.p99 > wanted.p99 else missed
+        return [*missed, "p99"] if wanted.p99 is not None and self.figures.p99 > wanted.p99 else missed
 
 
 def predict(candidate: Candidate, machine: Machine, rate: float | None) -> Row:
     """Simulate a candidate with 64 calls in flight and, if a rate was requested, at that rate."""
-    stages = [model.stage for model in candidate.models]
-    peak = simulate(stages, candidate.sent_on, machine)
-    return Row(candidate, peak, simulate(stages, candidate.sent_on, machine, rate=rate) if rate else peak)
+    load = partial(simulate, [model.stage for model in candidate.models], candidate.sent_on, machine)
+    peak = load()
+    return Row(candidate, replace(peak, p99=load(rate=rate).p99) if rate else peak)
 
 
 def ranked(rows: Sequence[Row], wanted: Wanted) -> list[Row]:
@@ -143,8 +126,8 @@ def ranked(rows: Sequence[Row], wanted: Wanted) -> list[Row]:
     def key(row: Row) -> tuple[int, float, float]:
         missed = row.lacks(wanted)
         short = wanted.accuracy - row.candidate.accuracy if "accuracy" in missed else 0.0
-        late = row.p99 if {"p99", "rate"} & set(missed) else 0.0
-        return len(missed), short or late, -row.throughput
+        late = row.figures.p99 if {"p99", "rate"} & set(missed) else 0.0
+        return len(missed), short or late, -row.figures.throughput
 
     return sorted(rows, key=key)
 
@@ -172,16 +155,10 @@ class Choice:
     def is_met(self) -> bool:
         return not self.nearest.lacks(self.wanted)
 
-    @property
-    def interval(self) -> Interval:
-        """The 95 % confidence interval of the candidate's accuracy on new images of the same kind."""
-        images = len(self.measured.classes)
-        return wilson(round(self.nearest.candidate.accuracy * images), images)
-
 
 def choose(
-    repository: Path,
     measured: Measured,
+    test: Callable[[Sequence[Candidate], float | None, float], list[Tested]],
     *,
     accuracy: float | None,
     p99: float | None,
@@ -189,42 +166,31 @@ def choose(
     tries: int,
     seconds: float,
     on_step: Callable[[str], None],
-    on_progress: OnProgress,
-    stop: threading.Event,
 ) -> Choice:
     """Choose a model or a cascade from models that were measured.
 
     Args:
-        repository: The model repository.
         measured: The models' answers and times.
+        test: A function that load-tests candidates, as ``trial.load_test`` does, at a rate and for some seconds.
         accuracy: The share of the images that must be classified correctly. If None, ``LOSE`` determines the required
             accuracy.
-        p99: The largest 99th-percentile latency in seconds; None for no limit.
-        rate: The request rate at which ``p99`` applies, in calls per second; None for a closed loop with 64 calls in
-            flight.
+        p99: The largest p99, as in ``Wanted``.
+        rate: The request rate, as in ``Wanted``.
         tries: The number of candidates to load-test. If the number is 0, the predictions assume that a call has no
             overhead besides computing.
         seconds: The duration of each candidate's test under each load.
         on_step: A function that is called when a step begins, with a sentence that describes the step.
-        on_progress: A function that receives the progress of the load tests.
-        stop: An event that ends the load test.
 
     Raises:
         EvaluationError: The server of the load test does not start, or the test was stopped.
         LoadTestError: The load test fails.
     """
-    alone = candidates(measured.models, measured.classes, 0.0, most=1)
+    alone = [single(model, measured.classes) for model in measured.models]
     wanted = Wanted(max(one.accuracy for one in alone) - LOSE, p99, rate, LOSE)
     if accuracy is not None:
         wanted = Wanted(accuracy, p99, rate)
     listed = candidates(measured.models, measured.classes, wanted.accuracy, lose_at_most=wanted.lose_at_most)
     processors = len(os.sched_getaffinity(0))
-
-    def test(chosen: Sequence[Candidate], at: float | None, duration: float) -> list[Tested]:
-        return load_test(
-            repository, chosen, measured.images, rate=at, seconds=duration, on_progress=on_progress, stop=stop
-        )  # fmt: skip
-
     machine = Machine(processors, 0.0)
     if tries:
         fastest = min(alone, key=lambda one: one.cost)
@@ -235,14 +201,14 @@ def choose(
         throughputs = [each.throughput for each in test(known, None, _CALIBRATION_SECONDS)]
         machine = calibrated(list(zip(known, throughputs, strict=True)), processors)
     order = ranked([predict(one, machine, rate) for one in listed], wanted)
+    if not tries:
+        return Choice(wanted, measured, order)
     best = order[:tries]
     # A cascade must be better than the fastest single model that is accurate enough, so that model is load-tested too.
     rivals = (one for one in order if not one.candidate.is_cascade and "accuracy" not in one.lacks(wanted))
-    if tries and (rival := next(rivals, order[0])) not in best:
+    if (rival := next(rivals, order[0])) not in best:
         best.append(rival)
-    figures = list[Tested]()
-    if best:
-        on_step(f"Load-testing {', '.join(one.candidate.name for one in best)}.")
-        figures = test([one.candidate for one in best], rate, seconds)
+    on_step(f"Load-testing {', '.join(one.candidate.name for one in best)}.")
+    figures = test([one.candidate for one in best], rate, seconds)
     tested = [replace(one, tested=each) for one, each in zip(best, figures, strict=True)]
     return Choice(wanted, measured, ranked(tested, wanted) + [one for one in order if one not in best])

@@ -2,33 +2,22 @@
 
 import math
 
-import numpy as np
 import scipy  # importing scipy.special takes a fifth of a second, so scipy imports scipy.special at the first use
 
 CONFIDENCE = 0.95
 """The confidence level of the upper bound on the share of lost samples."""
 
 
-def most_lost(samples: int, share: float) -> int:
-    """Return the largest number of lost test samples that still shows that a cascade loses at most ``share``.
+def shows_at_most(share: float, samples: int, lost: int) -> bool:
+    """Return whether a number of lost test samples shows that a cascade loses at most ``share``.
 
-    The formula is the one-sided interval of Clopper and Pearson (1934). If a cascade loses more than ``share`` in the
-    long run, the probability that it loses no more than the returned number of test samples is at most 5 %. The
-    interval is valid if the test samples were used neither to train or choose a model nor to choose the cascade.
-
-    Args:
-        samples: The number of test samples.
-        share: The limit, from 0 to 1.
-
-    Returns:
-        The number of samples; 0 if there are fewer test samples than ``least_samples`` returns.
+    If there are fewer test samples than ``least_samples`` returns, no number shows this, and only 0 is accepted.
 
     Example:
-        >>> most_lost(5_000, 0.001)
-        1
+        >>> shows_at_most(0.001, 5_000, 1), shows_at_most(0.001, 5_000, 2)
+        (True, False)
     """
-    chances = scipy.special.bdtr(np.arange(samples), samples, share)
-    return max(0, int((chances <= 1 - CONFIDENCE).sum()) - 1)
+    return lost == 0 or bool(_bound(samples, lost) <= share)
 
 
 def least_samples(share: float) -> int:
@@ -44,12 +33,20 @@ def least_samples(share: float) -> int:
 
 
 def may_lose(samples: int, lost: int) -> float:
-    """Return an upper bound on the share of samples that a cascade loses in the long run.
-
-    The confidence level is 95 %, under the conditions of ``most_lost``. The bound is rounded up to 0.01 %.
+    """Return an upper bound on the share of samples that a cascade loses in the long run, rounded up to 0.01 %.
 
     Example:
         >>> f"{may_lose(5_000, 1):.3%}"
         '0.100%'
     """
-    return math.ceil(1e4 * float(scipy.special.bdtri(lost, samples, 1 - CONFIDENCE))) / 1e4
+    return math.ceil(1e4 * _bound(samples, lost)) / 1e4
+
+
+def _bound(samples: int, lost: int) -> float:
+    """Return the upper limit of the one-sided interval of Clopper and Pearson (1934).
+
+    If a cascade loses more than this share in the long run, the probability that it loses no more than ``lost`` test
+    samples is at most 5 %. The interval is valid if the test samples were used neither to train or choose a model nor
+    to choose the cascade.
+    """
+    return float(scipy.special.bdtri(lost, samples, 1 - CONFIDENCE))

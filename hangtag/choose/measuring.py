@@ -45,7 +45,6 @@ class Measured:
 
     Attributes:
         models: The measured models, which all have the same signature.
-        files: The ONNX file of each model, in the same order.
         images: The images that the models answered, uint8.
         classes: The true label of each image, [images].
         shown: A description of the images, such as "5,000 validation images".
@@ -54,7 +53,6 @@ class Measured:
     """
 
     models: Sequence[Model]
-    files: Sequence[ModelFile]
     images: Array
     classes: Classes
     shown: str
@@ -63,9 +61,8 @@ class Measured:
 
 
 def measure(
-    repository: Path, names: Sequence[str], own: str | None = None, *, split: str = "validation",
-    limit: int | None = None, data_dir: Path | None = None, option: str = "--data",
-    sizes: Sequence[int] = SIZES, seconds: float = 3.0, on_step: Callable[[str], None] | None = None,
+    repository: Path, names: Sequence[str], own: str | None, option: str, *, limit: int | None, data_dir: Path | None,
+    seconds: float = 3.0, on_step: Callable[[str], None] | None = None,
 ) -> Measured:  # fmt: skip
     """Measure models of a repository.
 
@@ -73,14 +70,13 @@ def measure(
         repository: The model repository.
         names: The models, as NAME (for the version that serves) or NAME@VERSION. If empty, all models that serve are
             candidates, and those with the most frequent signature are measured.
-        own: Labelled samples on which none of the models was trained (see ``samples.load``); None for a split of the
-            data set on which the models were trained.
-        split: ``validation`` or ``test``.
+        own: Labelled samples on which none of the models was trained (see ``samples.load``); None for the validation
+            split of the data set on which the models were trained.
+        option: The command's option for ``own``, for messages.
         limit: The number of images to use, from the first image on; None for all images.
         data_dir: The data set's folder; None for the data set's usual folders.
-        option: The command's option for ``own``, for messages.
-        sizes: Batch sizes, ascending, that are timed in addition to the largest batch of each model.
-        seconds: The minimum duration of the timing. Even with 0, a few rounds are timed.
+        seconds: The minimum duration of the timing. With 0, only the largest batch of each model is timed, for a few
+            rounds.
         on_step: A function that is called before the models are run and timed, with a sentence that describes the step.
 
     Raises:
@@ -88,10 +84,10 @@ def measure(
             model is left, or a model's serving.toml is not valid.
         TrainingError: The data set is missing or damaged.
     """
-    members = _members(repository, names)
+    files = _members(repository, names)
     with ExitStack() as stack:
         subjects, settings, notes = dict[str, FileSubject](), dict[str, ServerConfig](), list[str]()
-        for name, file in members.items():
+        for name, file in files.items():
             try:
                 subject = stack.enter_context(FileSubject(file.path, threads=1))
                 _require_comparable(name, subject)
@@ -117,29 +113,21 @@ def measure(
             )
         if own is None:
             _require_same_data(subjects, option)
-        data = samples.load(next(iter(subjects.values())), split, limit, data_dir, None, own, option=option)
+        data = samples.load(next(iter(subjects.values())), "validation", limit, data_dir, None, own, option=option)
         for subject in subjects.values():
             require_labels(subject, data.labels)
             if own is not None:
                 samples.require_unused(subject, data.images, option)
-        shown = f"{len(data):,} {f'{split} images' if own is None else f'images of {option}'}"
+        shown = f"{len(data):,} {'validation images' if own is None else f'images of {option}'}"
         if on_step is not None:
             on_step(f"Running and timing {', '.join(subjects)} on {shown}.")
-        answers = {name: subject.answer(data.images, _ignore)[OUTPUT] for name, subject in subjects.items()}
-        batches = {
-            name: [size for size in sizes if size < most] + [min(most, _LARGEST)]
-            for name, most in ((name, settings[name].max_batch_size) for name in subjects)
-        }
-        stages = _timed(subjects, data.images, batches, settings, seconds)
-        return Measured(
-            [Model(name, answers[name], stages[name]) for name in subjects],
-            [members[name] for name in subjects],
-            data.images,
-            data.content.classes,
-            shown,
-            [*notes, *data.notes],
-            own is None and split == "validation",
-        )
+        answers = [subject.answer(data.images, _ignore)[OUTPUT] for subject in subjects.values()]
+        stages = _timed(subjects, data.images, settings, seconds)
+        models = [
+            Model(name, answer, stage, f"{files[name].name}@{files[name].version}")
+            for name, answer, stage in zip(subjects, answers, stages, strict=True)
+        ]
+        return Measured(models, data.images, data.content.classes, shown, [*notes, *data.notes], own is None)
 
 
 def _members(repository: Path, names: Sequence[str]) -> dict[str, ModelFile]:
@@ -234,14 +222,17 @@ def _require_same_data(subjects: dict[str, FileSubject], option: str) -> None:
 
 
 def _timed(
-    subjects: dict[str, FileSubject], images: Array, sizes: dict[str, list[int]], settings: dict[str, ServerConfig],
-    seconds: float,
-) -> dict[str, Stage]:  # fmt: skip
+    subjects: Mapping[str, FileSubject], images: Array, settings: Mapping[str, ServerConfig], seconds: float
+) -> list[Stage]:
     """Measure the shortest time of several rounds on one processor, for each model and batch size.
 
     In each round the models take turns, so that other programs disturb all models equally.
     """
-    shortest = {(name, size): math.inf for name in subjects for size in sizes[name]}
+    shortest = {}
+    for name in subjects:
+        most = settings[name].max_batch_size
+        for size in [*(size for size in SIZES if seconds and size < most), min(most, _LARGEST)]:
+            shortest[name, size] = math.inf
     batches = {size: np.resize(images, (size, *images.shape[1:])) for _, size in shortest}
     began, rounds = time.perf_counter(), 0
     while rounds < _LEAST_ROUNDS or time.perf_counter() - began < seconds:
@@ -250,13 +241,12 @@ def _timed(
             started = time.perf_counter()
             subjects[name].answer(batches[size], _ignore)
             shortest[name, size] = min(shortest[name, size], time.perf_counter() - started)
-    stages = {}
+    stages = []
     for name in subjects:
-        config, times = settings[name], [shortest[name, size] for size in sizes[name]]
+        config, times = settings[name], {size: time for (model, size), time in shortest.items() if model == name}
         delay = config.max_queue_delay_microseconds / 1e6
-        stages[name] = Stage(
-            sizes[name], times, config.instance_count, config.max_batch_size, config.max_queue_size, delay
-        )
+        most, waiting = config.max_batch_size, config.max_queue_size
+        stages.append(Stage(tuple(times), tuple(times.values()), config.instance_count, most, waiting, delay))
     return stages
 
 

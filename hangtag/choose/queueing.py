@@ -9,7 +9,8 @@ evenly. Each call has one sample.
 import math
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from heapq import heappop, heappush
 
 import numpy as np
 
@@ -80,99 +81,19 @@ class Machine:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The latency and throughput that a simulation predicts. Times are in seconds."""
+    """The figures of a load.
+
+    Attributes:
+        throughput: The calls per second.
+        p99: The 99th percentile of the latency in seconds.
+    """
 
     throughput: float
-    p50: float
     p99: float
 
 
-OVERLOAD = Outcome(0.0, math.inf, math.inf)
+OVERLOAD = Outcome(0.0, math.inf)
 """The outcome if a queue becomes full."""
-
-
-@dataclass
-class _Batch:
-    stage: int
-    calls: list[float]
-    """The time at which each call arrived."""
-    left: float
-    """The processor time that the batch still needs, in seconds."""
-
-
-@dataclass(frozen=True)
-class _Waiting:
-    came: float
-    """The time at which the call arrived at the server."""
-    queued: float
-    """The time at which the call entered this queue."""
-
-
-@dataclass
-class _Server:
-    """The queues and the batches of the simulated server at one moment."""
-
-    stages: Sequence[Stage]
-    machine: Machine
-    now: float = 0.0
-    queues: list[deque[_Waiting]] = field(init=False)
-    computing: list[_Batch] = field(init=False, default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.queues = [deque() for _ in self.stages]
-
-    def put(self, stage: int, came: float) -> None:
-        """Put a call into a stage's queue. ``came`` is the time at which the call arrived at the server."""
-        self.queues[stage].append(_Waiting(came, self.now))
-
-    def _free(self, stage: int) -> int:
-        computing = sum(batch.stage == stage for batch in self.computing)
-        return self.stages[stage].instances - computing
-
-    def start_batches(self) -> None:
-        """Start a batch on each free instance for which calls wait.
-
-        The free instances of a model take equal shares of the waiting calls, because in a real server calls arrive one
-        by one. If the model has a max_queue_delay, an instance instead takes as many calls as max_batch_size allows.
-        """
-        for number, (stage, queue) in enumerate(zip(self.stages, self.queues, strict=True)):
-            most, delay = stage.max_batch_size, stage.max_queue_delay
-            free = self._free(number)
-            while queue and free > 0 and (len(queue) >= most or queue[0].queued + delay <= self.now + _MOMENT):
-                count = min(most, len(queue) if delay else math.ceil(len(queue) / free))
-                calls = [queue.popleft().came for _ in range(count)]
-                overhead = 0.0 if number else self.machine.call_seconds
-                if len(self.stages) > 1:
-                    overhead += self.machine.member_seconds
-                seconds = stage.of(len(calls)) * self.machine.stretch + overhead * len(calls)
-                self.computing.append(_Batch(number, calls, seconds))
-                free -= 1
-
-    @property
-    def pace(self) -> float:
-        """Return the seconds of processor time that each batch receives per second."""
-        return min(1.0, self.machine.processors / len(self.computing)) if self.computing else 1.0
-
-    @property
-    def next_step(self) -> float:
-        """Return the seconds until the next batch ends or begins, if no call arrives before then."""
-        ends = [batch.left / self.pace for batch in self.computing]
-        held = [
-            queue[0].queued + stage.max_queue_delay - self.now
-            for number, (stage, queue) in enumerate(zip(self.stages, self.queues, strict=True))
-            if queue and self._free(number) > 0
-        ]
-        return min([*ends, *held], default=math.inf)
-
-    def pass_time(self, seconds: float) -> list[_Batch]:
-        """Advance the simulation by this many seconds. Returns and removes the batches that are finished."""
-        pace = self.pace
-        for batch in self.computing:
-            batch.left -= seconds * pace
-        self.now += seconds
-        ended = [batch for batch in self.computing if batch.left <= _MOMENT]
-        self.computing = [batch for batch in self.computing if batch.left > _MOMENT]
-        return ended
 
 
 def simulate(
@@ -181,9 +102,7 @@ def simulate(
     machine: Machine,
     *,
     rate: float | None = None,
-    in_flight: int = IN_FLIGHT,
     calls: int = 10_000,
-    seed: int = 0,
 ) -> Outcome:
     """Simulate a load.
 
@@ -191,40 +110,59 @@ def simulate(
         stages: A single model, or a cascade's models in their order.
         sent_on: For each stage except the last, the share of its samples that the stage passes on to the next stage.
         machine: The machine on which the server runs.
-        rate: The calls per second, which arrive independently of each other (Poisson); None for a closed loop.
-        in_flight: The number of calls that a closed loop keeps in flight.
+        rate: The calls per second, which arrive independently of each other (Poisson); None for a closed loop with 64
+            calls in flight.
         calls: The number of calls to simulate.
-        seed: The seed of the random numbers that determine arrival times and which samples are passed on.
 
     Returns:
         The latency and throughput, or OVERLOAD if a queue becomes full.
     """
-    random = np.random.default_rng(seed)
-    most = [max(stage.max_queue_size, 0 if rate else in_flight) for stage in stages]
+    random = np.random.default_rng(0)
+    in_flight = 0 if rate else IN_FLIGHT
+    most = [max(stage.max_queue_size, in_flight) for stage in stages]
     gaps = iter(random.exponential(1 / rate, 2 * calls + max(most)).tolist() if rate else ())
-    server, latencies = _Server(stages, machine), list[float]()
-    arrival = next(gaps, math.inf)
-    for _ in range(0 if rate else in_flight):
-        server.put(0, 0.0)
+    queues = [deque[tuple[float, float]]() for _ in stages]  # when a call arrived at the server, and in this queue
+    queues[0].extend([(0.0, 0.0)] * in_flight)
+    free = [stage.instances for stage in stages]
+    # A heap of the batches that are computed: the value of `computed` at which a batch ends, the stage, and the arrival
+    # of each call at the server. `computed` is the processor time that a batch has received if it is never finished.
+    computing = list[tuple[float, int, list[float]]]()
+    now, computed, arrival, latencies = 0.0, 0.0, next(gaps, math.inf), list[float]()
     while len(latencies) < calls:
-        server.start_batches()
-        if any(len(queue) > limit for queue, limit in zip(server.queues, most, strict=True)):
-            return OVERLOAD
-        step, until_arrival = server.next_step, arrival - server.now
-        ended = server.pass_time(min(step, until_arrival))
-        if until_arrival <= step:
-            server.put(0, arrival)
+        event = arrival
+        for number, (stage, queue) in enumerate(zip(stages, queues, strict=True)):
+            delay = stage.max_queue_delay
+            while (
+                queue and free[number] and (len(queue) >= stage.max_batch_size or queue[0][1] + delay <= now + _MOMENT)
+            ):
+                # The free instances of a model take equal shares of the waiting calls, because in a real server calls
+                # arrive one by one. With a max_queue_delay, an instance instead takes as many calls as it can.
+                count = min(stage.max_batch_size, len(queue) if delay else math.ceil(len(queue) / free[number]))
+                overhead = 0.0 if number else machine.call_seconds
+                overhead += machine.member_seconds if len(stages) > 1 else 0.0
+                seconds = stage.of(count) * machine.stretch + overhead * count
+                heappush(computing, (computed + seconds, number, [queue.popleft()[0] for _ in range(count)]))
+                free[number] -= 1
+            if len(queue) > most[number]:
+                return OVERLOAD
+            if queue and free[number]:
+                event = min(event, queue[0][1] + delay)
+        pace = min(1.0, machine.processors / max(1, len(computing)))
+        if computing:
+            event = min(event, now + (computing[0][0] - computed) / pace)
+        computed, now = computed + (event - now) * pace, event
+        if arrival <= now:
+            queues[0].append((arrival, arrival))
             arrival += next(gaps)
-        for batch in ended:
-            goes_on = [False] * len(batch.calls)
-            if batch.stage < len(sent_on):
-                goes_on = (random.random(len(batch.calls)) < sent_on[batch.stage]).tolist()
-            for came, further in zip(batch.calls, goes_on, strict=True):
-                if further:
-                    server.put(batch.stage + 1, came)
-                else:
-                    latencies.append(server.now - came)
-                    if not rate:
-                        server.put(0, server.now)
-    p50, p99 = np.percentile(latencies, (50, 99)).tolist()
-    return Outcome(len(latencies) / server.now, p50, p99)
+        while computing and computing[0][0] <= computed + _MOMENT:
+            _, number, batch = heappop(computing)
+            free[number] += 1
+            further = random.random(len(batch)) < sent_on[number] if number < len(sent_on) else [False] * len(batch)
+            for came, goes_on in zip(batch, further, strict=True):
+                if goes_on:
+                    queues[number + 1].append((came, now))
+                    continue
+                latencies.append(now - came)
+                if in_flight:
+                    queues[0].append((now, now))
+    return Outcome(len(latencies) / now, float(np.percentile(latencies, 99)))

@@ -5,6 +5,7 @@ from hangtag.choose.choice import Choice, Row
 from hangtag.choose.loss_bound import least_samples, may_lose
 from hangtag.choose.queueing import IN_FLIGHT
 from hangtag.serving.loadtest import units
+from hangtag.serving.loadtest.statistics.intervals import wilson
 
 HEADERS = ("", "right", "µs", "calls/s", "predicted", "p99", "predicted", "lacks")
 """The headers of the table."""
@@ -24,9 +25,9 @@ def cells(choice: Choice, row: Row) -> list[str]:
         f"{one.accuracy:.2%}",
         f"{one.cost * 1e6:,.0f}",
         units.three_digits(tested.throughput) if tested else "",
-        units.three_digits(row.peak.throughput),
+        units.three_digits(row.predicted.throughput),
         units.duration(tested.p99) if tested else "",
-        _p99(row.at_rate.p99),
+        _p99(row.predicted.p99),
         ", ".join(row.lacks(choice.wanted)),
     ]
 
@@ -52,19 +53,19 @@ def sentences(choice: Choice) -> list[str]:
             lines.append(
                 f"{more} other candidates are predicted to meet the requirements. Load-test them with a larger --try."
             )
+    samples = len(choice.measured.classes)
+    interval = wilson(round(one.accuracy * samples), samples)
     how = "Measured" if row.tested else "Predicted without the overhead of a call (see --try)"
     lines += [
         f"Of {choice.measured.shown}, {one.accuracy:.2%} are classified correctly. On new pictures of the same kind, "
-        f"the accuracy is {choice.interval.low:.2%} to {choice.interval.high:.2%} with 95 % confidence.",
-        f"{how}: {units.three_digits(row.throughput)} calls/s with {IN_FLIGHT} in flight, p99 {_p99(row.p99)} "
-        f"{_load(choice)}.",
+        f"the accuracy is {interval.low:.2%} to {interval.high:.2%} with 95 % confidence.",
+        f"{how}: {units.three_digits(row.figures.throughput)} calls/s with {IN_FLIGHT} in flight, "
+        f"p99 {_p99(row.figures.p99)} {_load(choice)}.",
     ]
     if choice.measured.chose_epochs:
         lines.append("The models' best epochs were chosen by these images, so the accuracy for other images is lower.")
     if one.is_cascade:
-        names = [model.name for model in one.models]
-        samples = len(choice.measured.classes)
-        lines.append(f"Of these images, {routes.sent_on(names, one.point)}; {routes.lost(one, samples)}.")
+        lines.append(f"Of these images, {routes.sent_on(one)}; {routes.lost(one, samples)}.")
         if may_lose(samples, 0) > wanted.lose_at_most:
             lines.append(
                 f"{samples:,} images are too few to show that a cascade loses at most {wanted.lose_at_most:.2%}. At "
@@ -73,7 +74,7 @@ def sentences(choice: Choice) -> list[str]:
     if rival := _rival(choice):
         lines.append(
             f"The fastest single model would be {rival.candidate.name}, with {rival.candidate.accuracy:.2%} right, "
-            f"{units.three_digits(rival.throughput)} calls/s and p99 {_p99(rival.p99)}."
+            f"{units.three_digits(rival.figures.throughput)} calls/s and p99 {_p99(rival.figures.p99)}."
         )
     if row.tested:
         lines += [f"The load test is invalid: {problem}." for problem in row.tested.problems]
@@ -86,7 +87,7 @@ def _rival(choice: Choice) -> Row | None:
     if not choice.nearest.candidate.is_cascade:
         return None
     alone = [row for row in choice.rows if not row.candidate.is_cascade and "accuracy" not in row.lacks(choice.wanted)]
-    return max(alone, key=lambda row: row.throughput, default=None)
+    return max(alone, key=lambda row: row.figures.throughput, default=None)
 
 
 def _load(choice: Choice) -> str:

@@ -1,23 +1,21 @@
 """Writes the route.toml of a cascade, and describes the cascade's expected results in words."""
 
 import json
-from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from hangtag.choose.candidates import Candidate, Point
+from hangtag.choose.candidates import Candidate
 from hangtag.choose.loss_bound import CONFIDENCE, may_lose
 from hangtag.choose.measuring import OUTPUT, Measured
 
 
-def sent_on(names: Sequence[str], point: Point) -> str:
+def sent_on(cascade: Candidate) -> str:
     """Say what share of the samples each model after the first receives.
 
     Example:
-        >>> sent_on(["lstm", "lstm2", "cnn"], Point(0.9, (1, 0.168, 0.134), 0.95))
         '16.8% go on to lstm2 and 13.4% to cnn'
     """
-    first, *more = [f"{share:.1%}{{}} to {name}" for name, share in zip(names[1:], point.reached[1:], strict=True)]
-    return " and ".join([first.format(" go on"), *(each.format("") for each in more)])
+    _, *shares = zip(cascade.point.reached, cascade.models, strict=True)
+    return " and ".join(f"{share:.1%} to {model.name}" for share, model in shares).replace(" to", " go on to", 1)
 
 
 def lost(cascade: Candidate, samples: int) -> str:
@@ -46,14 +44,11 @@ def text(cascade: Candidate, description: str = "") -> str:
 
 def description(cascade: Candidate, measured: Measured, command: str) -> str:
     """Describe how a route's threshold was chosen: by which command, by which images, and with which results."""
-    files = dict(zip((model.name for model in measured.models), measured.files, strict=True))
-    names = [model.name for model in cascade.models]
     alone = [
-        f"{files[model.name].name}@{files[model.name].version}{'' if place else ' alone has'} "
-        f"{model.right(measured.classes):.2%}"
+        f"{model.full_name}{'' if place else ' alone has'} {model.right(measured.classes):.2%}"
         for place, model in enumerate(cascade.models)
     ]
     return (
-        f"Chosen by '{command}' on {datetime.now(UTC):%Y-%m-%d}: of {measured.shown}, {sent_on(names, cascade.point)}, "
+        f"Chosen by '{command}' on {datetime.now(UTC):%Y-%m-%d}: of {measured.shown}, {sent_on(cascade)}, "
         f"and {cascade.accuracy:.2%} are right; {', '.join(alone)}; {lost(cascade, len(measured.classes))}."
     )

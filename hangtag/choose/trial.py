@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from hangtag.choose import routes
 from hangtag.choose.candidates import Candidate
-from hangtag.choose.queueing import IN_FLIGHT
+from hangtag.choose.queueing import IN_FLIGHT, Outcome
 from hangtag.evaluation.errors import EvaluationError
 from hangtag.evaluation.subject import Array
 from hangtag.serving.credentials import Credentials
@@ -33,42 +33,38 @@ _READY = re.compile(r"^(?=.*\bevent=ready\b).*?\baddress=(\S+)")
 
 
 @dataclass(frozen=True)
-class Tested:
+class Tested(Outcome):
     """The figures that the load test of a candidate measured.
 
     Attributes:
-        throughput: The calls per second with 64 in flight.
-        p99: The p99 in seconds at the requested rate, or with 64 in flight if no rate was requested.
         failed: The number of calls that were not answered.
         problems: The reasons why the figures are invalid, each as a sentence.
         doubt: The reason why the figures are doubtful; empty if they are not.
     """
 
-    throughput: float
-    p99: float
     failed: int
     problems: tuple[str, ...]
     doubt: str
 
 
 def load_test(
-    repository: Path,
     candidates: Sequence[Candidate],
-    images: Array,
-    *,
     rate: float | None,
     seconds: float,
+    *,
+    repository: Path,
+    images: Array,
     on_progress: OnProgress,
     stop: threading.Event,
 ) -> list[Tested]:
     """Serve candidates and measure them, with 64 calls in flight and at a rate, in interleaved blocks.
 
     Args:
-        repository: The model repository.
         candidates: The models and cascades to serve.
-        images: The images that the models have answered.
         rate: The calls per second; None if only the closed loop is measured.
         seconds: The minimum duration of each candidate's test under each load.
+        repository: The model repository.
+        images: The images that the models have answered.
         on_progress: A function that receives the load test's progress.
         stop: An event that ends the test early.
 

@@ -1,20 +1,19 @@
 """``hangtag choose`` finds the best model or cascade of a repository, and says why to serve it."""
 
-import shlex
-import sys
+from functools import partial
 from pathlib import Path
 
 import click
 from rich.console import Console
 
-from hangtag.choose import report, routes
+from hangtag.choose import report
 from hangtag.choose.choice import Choice
 from hangtag.choose.choice import choose as run_choice
 from hangtag.choose.measuring import measure
-from hangtag.commands.models_view import followers
-from hangtag.commands.route import route_to_write, table
+from hangtag.choose.trial import load_test
+from hangtag.commands.route import route_to_write, table, write_route
 from hangtag.options import Duration, FiniteRange, limit_option, models_option
-from hangtag.output import require_writable, write_page, write_text
+from hangtag.output import require_writable, write_page
 from hangtag.printable import escaped
 from hangtag.serving.loadtest.cli.terminal import live, stop_event
 
@@ -110,14 +109,15 @@ def choose(
     def step(text: str) -> None:
         click.echo(escaped(text), err=True)
 
-    measured = measure(models, names, data, limit=limit, data_dir=data_dir, on_step=step)
+    measured = measure(models, names, data, "--data", limit=limit, data_dir=data_dir, on_step=step)
     for note in measured.notes:
         click.echo(escaped(note), err=True)
     stderr = Console(stderr=True)
     with stop_event() as stop, live(stderr) as show:
         choice = run_choice(
-            models, measured, accuracy=None if accuracy_at_least is None else accuracy_at_least / 100, p99=p99,
-            rate=rate, tries=tries, seconds=seconds, on_step=step, on_progress=show, stop=stop,
+            measured, partial(load_test, repository=models, images=measured.images, on_progress=show, stop=stop),
+            accuracy=None if accuracy_at_least is None else accuracy_at_least / 100, p99=p99, rate=rate, tries=tries,
+            seconds=seconds, on_step=step,
         )  # fmt: skip
     console = Console()
     shown = ((report.cells(choice, row), choice.is_met and row is choice.nearest) for row in choice.rows[:_SHOWN])
@@ -127,21 +127,14 @@ def choose(
     write_page(page, lambda: _page(choice))
     if not choice.is_met:
         raise SystemExit(1)
-    if file is not None:
-        _write_route(file, choice)
+    chosen = choice.nearest.candidate
+    if file is not None and chosen.is_cascade:
+        write_route(file, chosen, measured)
+    elif file is not None:
+        click.echo(f"no route was written, because {chosen.name} is a model: call {chosen.name} by its name.", err=True)
 
 
 def _page(choice: Choice) -> str:
     from hangtag.choose.choice_page import page  # imported here, because drawing needs an extra
 
     return page(choice)
-
-
-def _write_route(file: Path, choice: Choice) -> None:
-    chosen = choice.nearest.candidate
-    if not chosen.is_cascade:
-        click.echo(f"no route was written, because {chosen.name} is a model: call {chosen.name} by its name.", err=True)
-        return
-    command = shlex.join(["hangtag", *sys.argv[1:]])
-    write_text(str(file), routes.text(chosen, routes.description(chosen, choice.measured, command)))
-    click.echo(followers(file.parent.name), err=True)

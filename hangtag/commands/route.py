@@ -1,6 +1,7 @@
 """``hangtag route`` chooses a cascade's threshold from data, and writes the cascade's route.toml."""
 
 import shlex
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -9,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from hangtag.choose import routes
-from hangtag.choose.candidates import Candidate, Point, in_order, shown
-from hangtag.choose.loss_bound import may_lose
+from hangtag.choose.candidates import Candidate, Point, best, curve, shown
+from hangtag.choose.loss_bound import may_lose, shows_at_most
 from hangtag.choose.measuring import Measured, measure
 from hangtag.commands.models_view import followers
 from hangtag.evaluation.errors import EvaluationError
@@ -80,19 +81,20 @@ def tune(
     if len(names) < 2:
         raise click.UsageError("a cascade needs at least two models, the fastest first.")
     file = route_to_write(models, name, "--name", replace=replace or dry_run)
-    measured = measure(models, names, samples, limit=limit, data_dir=data_dir, option="--samples", sizes=(), seconds=0)
+    measured = measure(models, names, samples, "--samples", limit=limit, data_dir=data_dir, seconds=0)
     for note in measured.notes:
         click.echo(escaped(note), err=True)
-    cascade = in_order(measured.models, measured.classes, lose_at_most / 100)
+    count, limit_lost = len(measured.classes), lose_at_most / 100
+    tried = curve([model.answers for model in measured.models], measured.classes)
+    cascade = Candidate(tuple(measured.models), best(tried, count, 0.0, limit_lost), tried)
+    pays = cascade.relative_cost(cascade.point) < 1
     _print(cascade, measured)
-    if cascade.saved <= 0:
-        raise _saves_nothing(cascade, measured)
-    if dry_run:
-        return
-    command = f"hangtag route tune {' '.join(names)} --lose-at-most {lose_at_most:g}"
-    command += f" --samples {shlex.quote(samples)}" if samples else ""
-    write_text(str(file), routes.text(cascade, routes.description(cascade, measured, command)))
-    click.echo(followers(name), err=True)
+    if not pays or not shows_at_most(limit_lost, count, cascade.point.lost):
+        raise _saves_nothing(cascade, count)
+    if not cascade.point.reached[1]:
+        click.echo(f"You need no cascade, because {names[0]} by itself loses no more than --lose-at-most allows.")
+    if not dry_run:
+        write_route(file, cascade, measured)
 
 
 def route_to_write(models: Path, name: str, option: str, *, replace: bool) -> Path:
@@ -126,57 +128,54 @@ def table(headers: Sequence[str], rows: Iterable[tuple[Sequence[str], bool]]) ->
     return made
 
 
-def _saves_nothing(cascade: Candidate, measured: Measured) -> EvaluationError:
-    """Return the error for a cascade that costs at least as much as its last model.
+def write_route(file: Path, cascade: Candidate, measured: Measured) -> None:
+    """Write a cascade's route.toml, whose description has this command, and say when servers apply the route."""
+    command = shlex.join(["hangtag", *sys.argv[1:]])
+    write_text(str(file), routes.text(cascade, routes.description(cascade, measured, command)))
+    click.echo(followers(file.parent.name), err=True)
+
+
+def _saves_nothing(cascade: Candidate, samples: int) -> EvaluationError:
+    """Return the error for a cascade that costs as much as its last model, or loses too much at each threshold.
 
     Of the thresholds that save time, the error's message names the one that loses the fewest samples.
     """
     first, *_, last = (model.name for model in cascade.models)
-    saving = [point for point in cascade.tried if cascade.cost_at(point) < cascade.models[-1].stage.per_sample]
     remedy = f"No threshold saves time, because {first} is not faster than {last}: serve only {last}."
-    if saving:
+    if saving := [point for point in cascade.tried if cascade.relative_cost(point) < 1]:
         nearest = min(saving, key=lambda point: point.lost)
-        lost = 100 * may_lose(len(measured.classes), nearest.lost)
         remedy = (
             f"Of the thresholds that save time, {nearest.threshold:g} loses the fewest samples. Allow this threshold "
-            f"with --lose-at-most {lost:g}, or serve only {last}."
+            f"with --lose-at-most {100 * may_lose(samples, nearest.lost):g}, or serve only {last}."
         )
     return EvaluationError(
-        f"this cascade saves no time, because {last} by itself is as fast. {remedy} No route was written."
+        f"no threshold within --lose-at-most saves time against {last} by itself. {remedy} No route was written."
     )
 
 
-def _headers(cascade: Candidate) -> list[str]:
-    *_, last = names = [model.name for model in cascade.models]
-    sent_on = [f"sent on to {name}" for name in names[1:]]
-    return ["at least", *sent_on, "accuracy", f"against {last}", "lost", "relative cost"]
-
-
 def _cells(cascade: Candidate, measured: Measured, point: Point) -> list[str]:
-    last = cascade.models[-1]
     return [
         f"{point.threshold:g}",
         *(f"{share:.1%}" for share in point.reached[1:]),
         f"{point.accuracy:.2%}",
-        f"{100 * (point.accuracy - last.right(measured.classes)):+.2f} points",
+        f"{100 * (point.accuracy - cascade.models[-1].right(measured.classes)):+.2f} points",
         f"{point.lost:,}",
-        f"{cascade.cost_at(point) / last.stage.per_sample:.2f}",
+        f"{cascade.relative_cost(point):.2f}",
     ]
 
 
 def _print(cascade: Candidate, measured: Measured) -> None:
     """Print the accuracy of each model, the curve, and the results at the chosen threshold."""
     console = Console()
-    names = [model.name for model in cascade.models]
+    *_, last = names = [model.name for model in cascade.models]
     alone = ", ".join(f"{model.name} {model.right(measured.classes):.2%}" for model in cascade.models)
     console.print(f"Accuracy of each model on {measured.shown}: {alone}.")
+    sent_on = [f"sent on to {name}" for name in names[1:]]
     points = shown(cascade.tried, cascade.point)
     rows = ((_cells(cascade, measured, point), point is cascade.point) for point in points)
-    console.print(table(_headers(cascade), rows))
+    console.print(table(["at least", *sent_on, "accuracy", f"against {last}", "lost", "relative cost"], rows))
     console.print(
-        f"Chosen: {cascade.point.threshold:g}. Of these images, {routes.sent_on(names, cascade.point)}; "
-        f"{routes.lost(cascade, len(measured.classes))}. On average, the cascade takes {1 - cascade.saved:.2f} times "
-        f"as long for an image as {names[-1]} by itself."
+        f"Chosen: {cascade.point.threshold:g}. Of these images, {routes.sent_on(cascade)}; "
+        f"{routes.lost(cascade, len(measured.classes))}. On average, the cascade takes "
+        f"{cascade.relative_cost(cascade.point):.2f} times as long for an image as {last} by itself."
     )
-    if cascade.saved > 0 and not cascade.point.reached[1]:
-        console.print(f"You need no cascade, because {names[0]} by itself loses no more than --lose-at-most allows.")

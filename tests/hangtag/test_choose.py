@@ -23,18 +23,20 @@ from tests.kit.command import invoke, without
 from tests.kit.shipped import MODELS
 
 CLASSES = np.array([0, 1, 0, 1])
-# FAST is right and sure, right and unsure, wrong and unsure, wrong and sure. SLOW is always right.
-FAST = Model("fast", np.array([[0.95, 0.05], [0.4, 0.6], [0.3, 0.7], [0.81, 0.19]]), Stage((1, 64), (0.002, 0.064)))
-SLOW = Model("slow", np.array([[0.9, 0.1], [0.2, 0.8], [0.7, 0.3], [0.4, 0.6]]), Stage((1, 64), (0.004, 0.64)))
-WORSE = Model("worse", FAST.answers[::-1].copy(), Stage((1, 64), (0.1, 6.4)))
+# FAST: right and sure, right and unsure, wrong and unsure, wrong and sure. SLOW is slower, and always right.
+SURE_OR_NOT = np.array([[0.95, 0.05], [0.4, 0.6], [0.3, 0.7], [0.81, 0.19]])
+FAST = Model("fast", SURE_OR_NOT, Stage((1, 64), (0.002, 0.064)), "fast@1")
+RIGHT = np.array([[0.9, 0.1], [0.2, 0.8], [0.7, 0.3], [0.4, 0.6]])
+SLOW = Model("slow", RIGHT, Stage((1, 64), (0.004, 0.64)), "slow@1")
+WORSE = Model("worse", FAST.answers[::-1].copy(), Stage((1, 64), (0.1, 6.4)), "worse@1")
 IDLE = Machine(processors=2, call_seconds=0.0)
 
 
 def load_tested(row: Row, *problems: str) -> Row:
-    """A candidate with a load test that measured exactly the predicted figures."""
-    failed = int(np.isinf(row.p99))
+    """A candidate whose load test measured exactly the predicted figures."""
+    failed = int(np.isinf(row.predicted.p99))
     problems += ("calls failed",) * failed
-    return replace(row, tested=trial.Tested(row.throughput, row.p99, failed, problems, ""))
+    return replace(row, tested=trial.Tested(row.predicted.throughput, row.predicted.p99, failed, problems, ""))
 
 
 def named(listed: list[Candidate]) -> dict[str, Candidate]:
@@ -53,9 +55,9 @@ def test_every_model_and_every_cascade_that_may_gain_is_a_candidate_at_its_cheap
 
 
 def test_a_third_model_has_to_pay() -> None:
-    """A middle model that answers two thirds of its samples is worth its cost if it is fast, but not if it is slow."""
-    answers = np.array([[0.9, 0.1], [0.1, 0.9], [0.3, 0.7], [0.1, 0.9]])  # the third answer is wrong and unsure
-    middle = [Model("middle", answers, Stage((1, 64), (each, 64 * each))) for each in (0.006, 0.008)]
+    """A middle model that settles two thirds of its samples is worth its cost if it is fast, but not if it is slow."""
+    answers = np.array([[0.9, 0.1], [0.1, 0.9], [0.3, 0.7], [0.1, 0.9]])  # wrong and unsure for the third sample
+    middle = [Model("middle", answers, Stage((1, 64), (each, 64 * each)), "middle@1") for each in (0.006, 0.008)]
     listed = [named(candidates([FAST, one, SLOW], CLASSES, accuracy=1.0)) for one in middle]
     assert ["fast → middle → slow" in each for each in listed] == [True, False]
 
@@ -63,8 +65,8 @@ def test_a_third_model_has_to_pay() -> None:
 def test_a_queue_fills_while_busy_and_overflows_above_what_is_computed() -> None:
     stage = Stage((1, 64), (0.001, 0.064))
     lone = simulate([stage], (), IDLE, rate=1.0, calls=500)
-    assert [lone.p50, lone.p99] == pytest.approx([0.001, 0.001])
     assert lone.throughput == pytest.approx(1.0, rel=0.2)
+    assert lone.p99 == pytest.approx(0.001)
     busy = simulate([stage], (), IDLE)
     assert busy.throughput == pytest.approx(2000)
     assert busy.p99 == pytest.approx(0.032)  # each of two processors computes 32 of the 64 calls
@@ -81,7 +83,7 @@ def test_a_model_is_played_with_its_own_settings() -> None:
     assert at(None, max_batch_size=1).throughput == pytest.approx(2000)
     assert at(None, max_batch_size=4).throughput == pytest.approx(8000)
     assert at(None, max_batch_size=4, instances=1).throughput == pytest.approx(4000)
-    assert at(10.0, max_queue_delay=0.02).p50 == pytest.approx(0.021)
+    assert at(10.0, max_queue_delay=0.02).p99 == pytest.approx(0.021)
     assert at(10_000.0, max_queue_delay=10.0, max_batch_size=8).p99 < 0.01  # a full batch does not wait
     assert at(3000.0, max_batch_size=2, max_queue_size=1) == OVERLOAD
 
@@ -90,7 +92,7 @@ def test_a_cascade_costs_what_goes_on_and_a_call_its_transport() -> None:
     stages = [model.stage for model in (FAST, SLOW)]
     through = simulate(stages, [0.5], IDLE)
     assert through.throughput == pytest.approx(2 / (0.001 + 0.5 * 0.01), rel=0.05)
-    assert through.p99 > 2 * through.p50  # samples that are passed on wait in two queues
+    assert through.p99 > simulate(stages[:1], (), IDLE).p99 + 0.02  # samples that are passed on wait in two queues
     with_calls = simulate(stages, [0.5], Machine(2, 0.002)).throughput
     assert with_calls == pytest.approx(2 / (0.001 + 0.5 * 0.01 + 0.002), rel=0.05)
     machine = Machine(2, 0.0005, 1.3, 0.0002)
@@ -130,7 +132,7 @@ def test_what_meets_everything_comes_first_and_then_what_is_nearest() -> None:
 
 def test_the_sentences_name_what_the_figures_do_not_show() -> None:
     images = np.zeros((4, 28, 28), np.uint8)
-    measured = Measured([FAST, SLOW], [], images, CLASSES, "4 validation images", [], chose_epochs=True)
+    measured = Measured([FAST, SLOW], images, CLASSES, "4 validation images", [], chose_epochs=True)
     row = predict(candidates([FAST, SLOW], CLASSES, accuracy=0.75)[-1], IDLE, None)
 
     def sentences(row: Row) -> str:
@@ -146,7 +148,7 @@ def test_the_sentences_name_what_the_figures_do_not_show() -> None:
     stop = threading.Event()
     stop.set()
     with pytest.raises(EvaluationError, match="was stopped"):
-        trial.load_test(MODELS, [], images, rate=None, seconds=1.0, on_progress=print, stop=stop)
+        trial.load_test([], None, 1.0, repository=MODELS, images=images, on_progress=print, stop=stop)
 
 
 @pytest.fixture(scope="module")
