@@ -11,11 +11,12 @@ from hangtag.choose.choice import Choice
 from hangtag.choose.choice import choose as run_choice
 from hangtag.choose.measuring import measure
 from hangtag.choose.trial import load_test
-from hangtag.commands.route import route_to_write, table, write_route
+from hangtag.commands.route import highlighted, route_to_write, write_route
 from hangtag.options import Duration, FiniteRange, limit_option, models_option
 from hangtag.output import require_writable, write_page
 from hangtag.printable import escaped
 from hangtag.serving.loadtest.cli.terminal import live, stop_event
+from hangtag.tables import table
 
 _SHOWN = 12
 """The number of rows in the printed table. The HTML page lists all candidates."""
@@ -120,8 +121,10 @@ def choose(
             seconds=seconds, on_step=step,
         )  # fmt: skip
     console = Console()
-    shown = ((report.cells(choice, row), choice.is_met and row is choice.nearest) for row in choice.rows[:_SHOWN])
-    console.print(table(report.HEADERS, shown))
+    rows = [
+        highlighted(report.cells(choice, row), choice.is_met and row is choice.nearest) for row in choice.rows[:_SHOWN]
+    ]
+    console.print(table(report.HEADERS, rows, right=report.HEADERS[1:]))
     for sentence in report.sentences(choice):
         console.print(escaped(sentence), highlight=False, markup=False, soft_wrap=True)
     write_page(page, lambda: _page(choice))

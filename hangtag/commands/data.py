@@ -9,13 +9,13 @@ import click
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from hangtag.extras import needs
 from hangtag.options import options_of
 from hangtag.output import require_writable, writing
 from hangtag.printable import escaped
+from hangtag.tables import table
 from hangtag.training.data import sources
 from hangtag.training.data.data_options import DataOptions
 from hangtag.training.data.dataset import Dataset
@@ -136,17 +136,10 @@ def _document(dataset: Dataset) -> dict[str, Any]:
 
 
 def _print(dataset: Dataset) -> None:
-    table = Table("class", "train", "validation", "test", box=None, pad_edge=False, header_style="dim")
-    for column in table.columns[1:]:
-        column.justify = "right"
-    for label, counts in _counts(dataset).items():
-        table.add_row(Text(escaped(label)), *(f"{count:,}" for count in counts.values()))
-    table.add_row(
-        Text(f"all {len(dataset.labels)}", style="dim"),
-        *(f"{size:,}" for size in dataset.sizes.values()),
-    )
+    counts = {**_counts(dataset), f"all {len(dataset.labels)}": dataset.sizes}
+    rows = [(label, *(f"{count:,}" for count in own.values())) for label, own in counts.items()]
     console = Console()
-    console.print(table)
+    console.print(table(("class", *dataset.sizes), rows, right=dataset.sizes))
     if dataset.files:
         console.print(f"files: {dataset.files}", highlight=False, soft_wrap=True)
     console.print(f"images: {dataset.image}", highlight=False)

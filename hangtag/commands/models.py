@@ -16,6 +16,7 @@ from hangtag.printable import counted
 from hangtag.serving.client import load_unload
 from hangtag.serving.image_spec import FITS
 from hangtag.serving.model_repository import is_route
+from hangtag.tables import print_json, print_plain
 
 _models = models_option("The model repository.", "folder")
 _version = click.option(
@@ -61,16 +62,16 @@ def list_models(folder: Path | str, as_json: bool) -> None:
     entries = inventory.versions(folder)
     if as_json:
         routes = [routes_view.summary(folder, name) for name in inventory.routes(folder)]
-        view.print_json([*(view.summary(entry) for entry in entries), *routes])
+        print_json([*(view.summary(entry) for entry in entries), *routes])
     elif entries:
-        view.print_plain(view.listing(entries))
+        print_plain(view.listing(entries))
         for line in view.unbatched(entries):
             click.echo(line)
         if names := inventory.routes(folder):
-            view.print_plain("")
-            view.print_plain(routes_view.listing(folder, names))
+            print_plain("")
+            print_plain(routes_view.listing(folder, names))
     else:
-        view.print_plain(f"{folder} has no models. 'hangtag export' publishes a model.")
+        print_plain(f"{folder} has no models. 'hangtag export' publishes a model.")
 
 
 @models.command()
@@ -91,18 +92,18 @@ def show(name: str, version: int | None, folder: Path, as_json: bool) -> None:
     """
     if version is None and is_route(folder, name):
         if as_json:
-            view.print_json(routes_view.details(folder, name))
+            print_json(routes_view.details(folder, name))
         else:
-            view.print_plain(routes_view.description(folder, name))
+            print_plain(routes_view.description(folder, name))
         return
     entry = inventory.find(folder, name, version)
     if entry.signature is None:
         raise UserError(entry.trouble)
     operators = inventory.operators(entry)
     if as_json:
-        view.print_json(view.summary(entry) | view.details(entry, operators))
+        print_json(view.summary(entry) | view.details(entry, operators))
     else:
-        view.print_plain(view.description(entry, operators))
+        print_plain(view.description(entry, operators))
 
 
 @models.command()
@@ -211,9 +212,9 @@ def verify_models(
         unchecked += sum(finding.holds is None for finding in findings)
         documents.append(view.verification(entry, findings))
         if not as_json:
-            view.print_plain(view.findings_table(entry, findings))
+            print_plain(view.findings_table(entry, findings))
     if as_json:
-        view.print_json(documents)
+        print_json(documents)
     elif unchecked:
         how = "" if data_dir else " If the pictures are in another folder, give --data-dir PICTURES."
         click.echo(f"not checked: {counted(unchecked, 'figure', 'figures')}, for the reasons above.{how}")

@@ -1,46 +1,38 @@
 """Makes the tables that `hangtag models` shows on a terminal, and the objects that it writes with --json."""
 
-import io
-import json
-import sys
 from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
-import click
-from rich.console import Console
-from rich.markup import escape as escape_markup
 from rich.table import Table
+from rich.text import Text
 
 from hangtag.export.repository import inventory
 from hangtag.export.repository.inventory import Entry
 from hangtag.export.verify import Finding
 from hangtag.printable import escaped
+from hangtag.tables import facts, table
 
-
-def cell(text: str) -> str:
-    """Return a text from a file for a table's cell, in which markup and control characters have no effect."""
-    return escape_markup(escaped(text))
+_HEADERS = ("model", "version", "serves", "precision", "size", "task", "test accuracy", "batched", "from")
 
 
 def listing(entries: Sequence[Entry]) -> Table:
     """Make a table with a row for each version."""
-    table = Table(box=None, pad_edge=False)
-    for column in ("model", "version", "serves", "precision", "size", "task", "test accuracy", "batched", "from"):
-        table.add_column(column, justify="right" if column in ("version", "size", "test accuracy") else "left")
-    for entry in entries:
-        table.add_row(
-            cell(entry.name),
+    rows = [
+        (
+            entry.name,
             str(entry.version),
             "yes" if entry.serves else "-",
-            cell(entry.precision or "-"),
+            entry.precision or "-",
             f"{entry.megabytes:.1f} MB",
-            cell(entry.metadata.get("task", "-")) if entry.signature else "[red]cannot be loaded[/]",
-            cell(_accuracy(entry)),
+            entry.metadata.get("task", "-") if entry.signature else Text("cannot be loaded", "red"),
+            _accuracy(entry),
             {True: "yes", False: "no", None: "-"}[entry.batched],
-            cell(inventory.origin(entry) or "-"),
+            inventory.origin(entry) or "-",
         )
-    return table
+        for entry in entries
+    ]
+    return table(_HEADERS, rows, right=("version", "size", "test accuracy"))
 
 
 def unbatched(entries: Sequence[Entry]) -> list[str]:
@@ -54,12 +46,7 @@ def unbatched(entries: Sequence[Entry]) -> list[str]:
 
 def description(entry: Entry, operators: dict[str, int] | None) -> Table:
     """Make the table of `hangtag models show`. The model's file must be loadable."""
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
-    for label, text in _lines(entry, operators):
-        table.add_row(cell(label), cell(text))
-    return table
+    return facts(_lines(entry, operators))
 
 
 def findings_table(entry: Entry, findings: Sequence[Finding]) -> Table:
@@ -67,13 +54,19 @@ def findings_table(entry: Entry, findings: Sequence[Finding]) -> Table:
 
     Figures with the same result for the same reason share a row.
     """
-    table = Table(
-        title=f"{cell(entry.name)} version {entry.version}", box=None, show_header=False, title_justify="left"
-    )
-    for (holds, why), same in groupby(findings, lambda finding: (finding.holds, finding.summary)):
-        verdict = {True: "[green]holds[/]", False: "[red]DOES NOT HOLD[/]", None: "not checked"}[holds]
-        table.add_row(verdict, cell(", ".join(finding.check for finding in same)), cell(why))
-    return table
+    verdicts: dict[bool | None, str | Text] = {
+        True: Text("holds", "green"),
+        False: Text("DOES NOT HOLD", "red"),
+        None: "not checked",
+    }
+    rows = [
+        (verdicts[holds], ", ".join(finding.check for finding in same), why)
+        for (holds, why), same in groupby(findings, lambda finding: (finding.holds, finding.summary))
+    ]
+    made = table(("", "", ""), rows)
+    made.title, made.title_justify = Text(escaped(f"{entry.name} version {entry.version}")), "left"
+    made.show_header = False
+    return made
 
 
 def verification(entry: Entry, findings: Sequence[Finding]) -> dict[str, Any]:
@@ -197,22 +190,3 @@ def followers(name: str) -> str:
         "a server with --model-control poll applies this within its --poll-seconds, a server with explicit after "
         f"'hangtag models load {name}', and a server with none (the default) when it restarts"
     )
-
-
-def print_plain(content: Table | str) -> None:
-    """Print a table or a text in the width of the terminal.
-
-    In a pipe or a file, each row is printed on one line, so that programs can search the rows.
-    """
-    if sys.stdout.isatty():
-        Console(highlight=False, soft_wrap=True).print(content)
-        return
-    text = io.StringIO()
-    Console(file=text, width=100_000, highlight=False, color_system=None).print(content)
-    for line in text.getvalue().splitlines():
-        click.echo(line.rstrip())
-
-
-def print_json(value: object) -> None:
-    """Print a value as indented JSON."""
-    click.echo(json.dumps(value, indent=1))

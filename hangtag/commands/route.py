@@ -2,12 +2,12 @@
 
 import shlex
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 from rich.console import Console
-from rich.table import Table
+from rich.text import Text
 
 from hangtag.choose import routes
 from hangtag.choose.candidates import Candidate, Point, best, curve, shown
@@ -19,6 +19,7 @@ from hangtag.options import FiniteRange, limit_option, models_option, samples_op
 from hangtag.output import write_text
 from hangtag.printable import escaped
 from hangtag.serving.model_repository import ROUTE_FILE, is_model_name, numbered_versions
+from hangtag.tables import table
 
 
 @click.group()
@@ -115,17 +116,9 @@ def route_to_write(models: Path, name: str, option: str, *, replace: bool) -> Pa
     return file
 
 
-def table(headers: Sequence[str], rows: Iterable[tuple[Sequence[str], bool]]) -> Table:
-    """Make a table of rows. Each row is a pair: its cells, and whether it is the chosen candidate's row.
-
-    A column without a header contains names, which are left-aligned.
-    """
-    made = Table(box=None, header_style="dim", pad_edge=False)
-    for header in headers:
-        made.add_column(header, justify="right" if header else "left", overflow="fold")
-    for cells, chosen in rows:
-        made.add_row(*map(escaped, cells), style="bold green" if chosen else None)
-    return made
+def highlighted(cells: Sequence[str], chosen: bool) -> list[Text]:
+    """Return the cells of a table's row, which are green if the row is that of the chosen candidate."""
+    return [Text(escaped(cell), "bold green" if chosen else "") for cell in cells]
 
 
 def write_route(file: Path, cascade: Candidate, measured: Measured) -> None:
@@ -172,8 +165,9 @@ def _print(cascade: Candidate, measured: Measured) -> None:
     console.print(f"Accuracy of each model on {measured.shown}: {alone}.")
     sent_on = [f"sent on to {name}" for name in names[1:]]
     points = shown(cascade.tried, cascade.point)
-    rows = ((_cells(cascade, measured, point), point is cascade.point) for point in points)
-    console.print(table(["at least", *sent_on, "accuracy", f"against {last}", "lost", "relative cost"], rows))
+    rows = [highlighted(_cells(cascade, measured, point), point is cascade.point) for point in points]
+    headers = ["at least", *sent_on, "accuracy", f"against {last}", "lost", "relative cost"]
+    console.print(table(headers, rows, right=headers))
     console.print(
         f"Chosen: {cascade.point.threshold:g}. Of these images, {routes.sent_on(cascade)}; "
         f"{routes.lost(cascade, len(measured.classes))}. On average, the cascade takes "

@@ -6,13 +6,13 @@ from typing import Any
 
 from rich.table import Table
 
-from hangtag.commands.models_view import cell
 from hangtag.errors import UserError
 from hangtag.export.repository import inventory
 from hangtag.export.repository.inventory import Entry
 from hangtag.serving.model_repository import ROUTE_FILE, is_route
 from hangtag.serving.server.engine.routes import route_file
 from hangtag.serving.server.engine.routes.route_file import Member
+from hangtag.tables import facts, table
 
 
 def details(models: Path, name: str) -> dict[str, Any]:
@@ -53,28 +53,22 @@ def summary(models: Path, name: str) -> dict[str, Any]:
 
 def listing(models: Path, names: Sequence[str]) -> Table:
     """Make the table of routes for `hangtag models list`, with each route's models or the error in its file."""
-    table = Table(box=None, header_style="dim", pad_edge=False)
-    for header in ("route", "kind", "answered by"):
-        table.add_column(header, overflow="fold")
+    rows = []
     for name in names:
         shown = summary(models, name)
         if trouble := shown.get("trouble"):
-            table.add_row(cell(name), "-", cell(trouble))
+            rows.append((name, "-", trouble))
             continue
         members = [_short(member) for member in shown["members"]]
         if shares := shown.get("shares"):
             members = [f"{member} {share:g}%" for member, share in zip(members, shares, strict=True)]
-        answered_by = (", then " if shown["kind"] == "cascade" else ", ").join(members)
-        table.add_row(cell(name), shown["kind"], cell(answered_by))
-    return table
+        rows.append((name, shown["kind"], (", then " if shown["kind"] == "cascade" else ", ").join(members)))
+    return table(("route", "kind", "answered by"), rows)
 
 
 def description(models: Path, name: str) -> Table:
     """Make the table of `hangtag models show` for a route. Raises UserError if the route's file is not valid."""
     shown = details(models, name)
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
     lines = [("route", f"{name}, a {shown['kind']}"), ("file", shown["file"])]
     if shown["kind"] == "cascade":
         lines += [(f"stage {stage}", _words(member)) for stage, member in enumerate(shown["members"], start=1)]
@@ -92,9 +86,7 @@ def description(models: Path, name: str) -> Table:
         )
     if shown["description"]:
         lines += [("" if row else "description", text) for row, text in enumerate(shown["description"].splitlines())]
-    for label, text in lines:
-        table.add_row(cell(label), cell(text))
-    return table
+    return facts(lines)
 
 
 def _member(models: Path, member: Member) -> dict[str, Any]:

@@ -1,26 +1,24 @@
 """``hangtag runs`` lists, shows and compares training runs, as tables and as JSON, without importing torch."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
-from hangtag.commands import models_view
 from hangtag.errors import UserError
 from hangtag.export.repository import inventory
 from hangtag.extras import needs
 from hangtag.options import models_option, runs_option
 from hangtag.output import require_writable, write_text
 from hangtag.printable import escaped
+from hangtag.tables import facts, print_json, print_plain, table
 from hangtag.training.report import tables
 from hangtag.training.runs.config import flat, key_of
 from hangtag.training.runs.run import Run
 
-Published = Mapping[tuple[object, ...], Sequence[str]]
-"""The exported versions, such as "lstm 3", keyed by the run from which they were exported."""
 _models = models_option("The model repository with the exported versions.")
 _json = click.option("--json", "as_json", is_flag=True, help="Write JSON to standard output, for a program.")
 _html = click.option(
@@ -47,11 +45,11 @@ def list_runs(runs: Path, models: Path, as_json: bool) -> None:
     The table shows the figures of the epoch that was best on the validation split.
     """
     found = Run.all(runs)
-    published = _published(models)
+    versions = _versions(found, models)
     if as_json:
-        models_view.print_json([summary(run, published) for run in found])
+        print_json(list(map(_summary, found, versions)))
     elif found:
-        models_view.print_plain(listing(found, published))
+        print_plain(_listing(found, versions))
     else:
         click.echo(f"{runs} has no runs. 'hangtag train MODEL' trains a model.")
 
@@ -73,14 +71,14 @@ def show(run: str, html: Path | None, runs: Path, models: Path, as_json: bool) -
       hangtag runs show lstm-study-seed1 --html reports/lstm.html
     """
     found = Run.find(run, runs)
-    published = _published(models)
+    versions = _versions([found], models)
     if as_json:
-        models_view.print_json(summary(found, published) | {"config": found.config, "metrics": found.metrics})
+        print_json(_summary(found, versions[0]) | {"config": found.config, "metrics": found.metrics})
     else:
-        models_view.print_plain(description(found, published))
-        models_view.print_plain(epochs(found))
+        print_plain(_description(found, versions[0]))
+        print_plain(_epochs(found))
     if html:
-        _write_page([found], published, html)
+        _write_page([found], versions, html)
 
 
 @runs.command()
@@ -100,106 +98,77 @@ def compare(names: Sequence[str], html: Path | None, runs: Path, models: Path, a
     if len(names) < 2:
         raise click.UsageError("name two or more runs. 'hangtag runs list' lists the runs.")
     found = [Run.find(name, runs) for name in names]
-    published = _published(models)
+    versions = _versions(found, models)
     if as_json:
-        documents = [summary(run, published) for run in found]
-        models_view.print_json({"runs": documents, "differences": tables.differences(found)})
+        print_json({"runs": list(map(_summary, found, versions)), "differences": tables.differences(found)})
     else:
-        models_view.print_plain(comparison(found, published))
+        print_plain(_comparison(found, versions))
     if html:
-        _write_page(found, published, html)
+        _write_page(found, versions, html)
 
 
-def _published(models: Path) -> Published:
-    """Map each run to the versions that were exported from it. If there is no repository, the map is empty."""
-    published: dict[tuple[object, ...], list[str]] = {}
+def _versions(found: Sequence[Run], models: Path) -> list[list[str]]:
+    """For each run, list the versions that were exported from it, such as "lstm 3"."""
     try:
         entries = inventory.versions(models) if models.is_dir() else []
     except UserError as error:
         click.echo(f"exported versions are not shown: {escaped(str(error))}", err=True)
         entries = []
+    published: dict[tuple[object, ...], list[str]] = {}
     for entry in entries:
         training = entry.json("training")
         if isinstance(training, dict) and isinstance(training.get("config"), dict):
             published.setdefault(key_of(training["config"]), []).append(f"{entry.name} {entry.version}")
-    return published
+    return [[] if run.trouble else published.get(key_of(run.config), []) for run in found]
 
 
-def _write_page(found: Sequence[Run], published: Published, path: Path) -> None:
+def _write_page(found: Sequence[Run], versions: Sequence[Sequence[str]], path: Path) -> None:
     require_writable(path)
     with needs("export", "--html"):
         from hangtag.training.report.run_page import comparison_page, run_page
-    versions = [exported_as(run, published) for run in found]
     write_text(str(path), run_page(found[0], versions[0]) if len(found) == 1 else comparison_page(found, versions))
 
 
-def listing(runs: Sequence[Run], published: Published) -> Table:
+def _listing(found: Sequence[Run], versions: Sequence[Sequence[str]]) -> Table:
     """Make a table with a row for each run."""
-    table = Table(box=None, pad_edge=False)
-    texts = ("run", "model", "recipe", "data", "exported as")
-    for column in (*texts[:4], "seed", "epochs", "validation accuracy", "test accuracy", "minutes", texts[4]):
-        table.add_column(column, justify="left" if column in texts else "right")
-    for run in runs:
-        if run.trouble:
-            table.add_row(escape(run.folder.name), f"[red]{escape(run.trouble)}[/]")
-            continue
-        table.add_row(escape(run.folder.name), *map(escape, tables.cells(run, exported_as(run, published)).values()))
-    return table
+    right = ("seed", "epochs", "validation accuracy", "test accuracy", "minutes")
+    rows = [
+        (run.folder.name, *((Text(escaped(run.trouble), "red"),) if run.trouble else tables.cells(run, own).values()))
+        for run, own in zip(found, versions, strict=True)
+    ]
+    return table(("run", "model", "recipe", "data", *right, "exported as"), rows, right)
 
 
-def description(run: Run, published: Published) -> Table:
-    """Make the table of `hangtag runs show`."""
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
-    table.add_row("run", escape(str(run.folder)))
-    for key, value in tables.cells(run, exported_as(run, published)).items():
-        table.add_row(key, escape(value))
-    for key, value in flat(run.config).items():
-        if key not in ("model", "recipe.name", "dataset", "seed", "recipe.epochs"):
-            table.add_row(key, escape(tables.text(value)))
-    return table
+def _description(run: Run, versions: Sequence[str]) -> Table:
+    shown_elsewhere = ("model", "recipe.name", "dataset", "seed", "recipe.epochs")
+    settings = {key: value for key, value in flat(run.config).items() if key not in shown_elsewhere}
+    lines = {"run": str(run.folder), **tables.cells(run, versions)}
+    return facts([*lines.items(), *((key, tables.text(value)) for key, value in settings.items())])
 
 
-def epochs(run: Run) -> Table:
+def _epochs(run: Run) -> Table:
     """Make a table with a row for each finished epoch, in which the best epoch is marked."""
-    rows, best_epoch = run.metrics["epochs"], tables.overview(run)["best_epoch"]
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    table = Table(box=None, pad_edge=False)
-    for column in columns:
-        table.add_column(column.replace("_", " "), justify="right")
-    table.add_column("")
-    for row in rows:
-        best = "best" if row.get("epoch") == best_epoch else ""
-        table.add_row(*(tables.text(row.get(column)) for column in columns), best)
-    return table
+    epochs, best_epoch = run.metrics["epochs"], tables.overview(run)["best_epoch"]
+    columns = list(dict.fromkeys(key for epoch in epochs for key in epoch))
+    headers = [column.replace("_", " ") for column in columns]
+    rows = [
+        [*(tables.text(epoch.get(column)) for column in columns), "best" if epoch.get("epoch") == best_epoch else ""]
+        for epoch in epochs
+    ]
+    return table([*headers, ""], rows, right=headers)
 
 
-def comparison(runs: Sequence[Run], published: Published) -> Table:
+def _comparison(found: Sequence[Run], versions: Sequence[Sequence[str]]) -> Table:
     """Make a table with a column for each run, with the figures followed by the settings that differ."""
-    table = Table(box=None, pad_edge=False)
-    table.add_column("")
-    for run in runs:
-        table.add_column(escape(run.folder.name))
-    for key in tables.cells(runs[0]):
-        table.add_row(key, *(escape(tables.cells(run, exported_as(run, published))[key]) for run in runs))
-    for key, values in tables.differences(runs).items():
-        table.add_row(key, *(escape(tables.text(value)) for value in values))
-    return table
+    cells = [tables.cells(run, own) for run, own in zip(found, versions, strict=True)]
+    figures = [[key, *(each[key] for each in cells)] for key in cells[0]]
+    settings = [[key, *map(tables.text, values)] for key, values in tables.differences(found).items()]
+    return table(["", *(run.folder.name for run in found)], figures + settings)
 
 
-def summary(run: Run, published: Published) -> dict[str, Any]:
+def _summary(run: Run, versions: Sequence[str]) -> dict[str, Any]:
     """Build the JSON object of one run in the list."""
+    shown = {"run": run.folder.name, "folder": str(run.folder)}
     if run.trouble:
-        return {"run": run.folder.name, "folder": str(run.folder), "trouble": run.trouble}
-    return {
-        "run": run.folder.name,
-        "folder": str(run.folder),
-        **tables.overview(run),
-        "exported_as": exported_as(run, published),
-    }
-
-
-def exported_as(run: Run, published: Published) -> list[str]:
-    """List the versions that were exported from a run."""
-    return list(published.get(key_of(run.config), ()))
+        return {**shown, "trouble": run.trouble}
+    return {**shown, **tables.overview(run), "exported_as": versions}

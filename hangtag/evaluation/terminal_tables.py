@@ -10,6 +10,7 @@ from rich.text import Text
 from hangtag.evaluation.multi_label import MultiLabelResult
 from hangtag.evaluation.single_label import SingleLabelResult
 from hangtag.printable import escaped
+from hangtag.tables import table
 from hangtag.training.metrics.class_metrics import ClassFigures
 
 _FIGURES = {
@@ -66,34 +67,27 @@ def _multi_label(result: MultiLabelResult) -> Table:
 
 
 def _classes(labels: Sequence[str], classes: Sequence[ClassFigures]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column("class")
-    for head in ("precision", "recall", "F1", "images"):
-        table.add_column(head, justify="right")
-    rows = list(zip(labels, classes, strict=True))
-    if left_out := max(0, len(rows) - _MOST_CLASSES):
-        rows = sorted(rows, key=lambda row: row[1].f1)[:_MOST_CLASSES]
-        table.title, table.title_justify = f"{left_out} classes with a higher F1 are only in --json", "left"
-        table.title_style = "dim"
-    for label, figures in rows:
-        table.add_row(
-            Text(escaped(label)),
-            f"{figures.precision:.1%}",
-            f"{figures.recall:.1%}",
-            f"{figures.f1:.1%}",
-            f"{figures.support:,}",
-        )
-    return table
+    shown = list(zip(labels, classes, strict=True))
+    left_out = max(0, len(shown) - _MOST_CLASSES)
+    if left_out:
+        shown = sorted(shown, key=lambda row: row[1].f1)[:_MOST_CLASSES]
+    rows = [
+        (label, f"{each.precision:.1%}", f"{each.recall:.1%}", f"{each.f1:.1%}", f"{each.support:,}")
+        for label, each in shown
+    ]
+    right = ("precision", "recall", "F1", "images")
+    made = table(("class", *right), rows, right)
+    if left_out:
+        made.title, made.title_justify = f"{left_out} classes with a higher F1 are only in --json", "left"
+        made.title_style = "dim"
+    return made
 
 
 def _mixed_up(result: SingleLabelResult) -> Table:
     """Make a table of the pairs of labels that the model confuses most often."""
     pairs = Counter((mistake.true, mistake.predicted) for mistake in result.mistakes)
-    table = Table("true class", "taken for", "images", box=None, pad_edge=False, header_style="dim")
-    table.columns[2].justify = "right"
-    for (true, predicted), count in pairs.most_common(_MOST_PAIRS):
-        table.add_row(Text(escaped(true)), Text(escaped(predicted)), f"{count:,}")
-    return table
+    rows = [(true, predicted, f"{count:,}") for (true, predicted), count in pairs.most_common(_MOST_PAIRS)]
+    return table(("true class", "taken for", "images"), rows, right=("images",))
 
 
 def _confusion(labels: Sequence[str], confusion: list[list[int]]) -> Table:
@@ -102,18 +96,18 @@ def _confusion(labels: Sequence[str], confusion: list[list[int]]) -> Table:
     Zeros are left blank, and the most frequent mistakes are red.
     """
     worst = max(max((count for j, count in enumerate(row) if j != i), default=0) for i, row in enumerate(confusion))
-    table = Table(title="true class (rows), taken for (columns)", title_justify="left", title_style="dim")
-    table.box, table.pad_edge, table.padding, table.header_style = None, False, (0, 1, 0, 0), "dim"  # 80 columns wide
-    table.add_column("", no_wrap=True)
+    made = Table(title="true class (rows), taken for (columns)", title_justify="left", title_style="dim")
+    made.box, made.pad_edge, made.padding, made.header_style = None, False, (0, 1, 0, 0), "dim"  # 80 columns wide
+    made.add_column("", no_wrap=True)
     heads = [label[:_SHORT].rstrip() for label in labels]
     if len(set(heads)) < len(heads):  # shortened names are not unique, so number the columns
         heads = [str(number) for number, _ in enumerate(labels, 1)]
         labels = [f"{head} {label}" for head, label in zip(heads, labels, strict=True)]
     for head in heads:
-        table.add_column(Text(escaped(head)), justify="right", no_wrap=True, min_width=_SHORT)
+        made.add_column(Text(escaped(head)), justify="right", no_wrap=True, min_width=_SHORT)
     for i, (label, row) in enumerate(zip(labels, confusion, strict=True)):
-        table.add_row(Text(escaped(label)), *(_cell(count, i == j, worst) for j, count in enumerate(row)))
-    return table
+        made.add_row(Text(escaped(label)), *(_cell(count, i == j, worst) for j, count in enumerate(row)))
+    return made
 
 
 def _cell(count: int, right: bool, worst: int) -> Text:

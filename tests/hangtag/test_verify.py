@@ -51,7 +51,7 @@ def test_recorded_figures_still_hold(proven: Path) -> None:
     assert list(findings) == checks
     assert all(finding["holds"] is True for finding in findings.values()), findings
     assert "(recorded " in findings["parity"]["said"]
-    assert " holds " in invoke("models", "verify", NAME, "--models", proven).stdout
+    assert "\nholds " in invoke("models", "verify", NAME, "--models", proven).stdout
 
 
 @pytest.mark.parametrize(
