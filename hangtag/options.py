@@ -145,38 +145,30 @@ def models_option(about: str, parameter: str = "models", *, store: bool = False)
     )
 
 
-def runs_option(command: F) -> F:
-    """Add ``--runs``, the folder in which a run is looked up by its name. The command's parameter is ``runs``."""
-    return click.option(
-        "--runs",
-        type=click.Path(file_okay=False, path_type=Path),
-        default=Path("runs"),
-        show_default=True,
-        help="The folder in which to look for RUN if RUN is a name.",
-    )(command)
-
-
-def limit_option(command: F) -> F:
-    """Add ``--limit``, the number of images to use. The command's parameter ``limit`` is None for all images."""
-    return click.option(
-        "--limit",
-        type=click.IntRange(min=1),
-        help="For a quick trial, use only N images: the first ones, or evenly spaced ones of your own pictures.",
-    )(command)
-
-
-def samples_option(command: F) -> F:
-    """Add ``--samples``, labelled pictures that replace a data set.
-
-    Without the option, the command's parameter ``samples`` is None.
-    """
-    return click.option(
-        "--samples",
-        metavar="FILE.npz|folder:PICTURES|csv:FILE|idx:FOLDER",
-        help="Labelled pictures: an .npz file with the arrays images and labels, a folder with one subfolder per "
-        "label, a CSV file with the columns path and label, or IDX files. If the pictures are split, only the test "
-        "split is used.  [default: the data set on which the model was trained]",
-    )(command)
+runs_option = click.option(
+    "--runs",
+    type=A_FOLDER,
+    default=Path("runs"),
+    show_default=True,
+    help="The folder in which to look for RUN if RUN is a name.",
+)
+limit_option = click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    help="For a quick trial, use only N images: the first ones, or evenly spaced ones of your own pictures.",
+)
+data_dir_option = click.option(
+    "--data-dir",
+    type=click.Path(path_type=Path),
+    help="The folder of the data set or of your own pictures, if hangtag does not find it.",
+)
+samples_option = click.option(
+    "--samples",
+    metavar="FILE.npz|folder:PICTURES|csv:FILE|idx:FOLDER",
+    help="Labelled pictures: an .npz file with the arrays images and labels, a folder with one subfolder per label, a "
+    "CSV file with the columns path and label, or IDX files. If the pictures are split, only the test split is used.  "
+    "[default: the data set on which the model was trained]",
+)
 
 
 def json_option(about: str, kind: click.ParamType[Any] = click.STRING) -> Callable[[F], F]:

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,7 +107,7 @@ def measure(
                 )
         if not subjects:
             raise EvaluationError(f"{repository} has no model that can be chosen. {notes[0]}")
-        for difference in _differences(subjects):
+        for difference in _differences(next(iter(subjects)), subjects).values():
             raise EvaluationError(
                 f"the models of a route must have the same signature. {difference}. Name models with equal signatures."
             )
@@ -121,7 +121,7 @@ def measure(
         shown = f"{len(data):,} {'validation images' if own is None else f'images of {option}'}"
         if on_step is not None:
             on_step(f"Running and timing {', '.join(subjects)} on {shown}.")
-        answers = [subject.answer(data.images, _ignore)[OUTPUT] for subject in subjects.values()]
+        answers = [subject.answer(data.images)[OUTPUT] for subject in subjects.values()]
         stages = _timed(subjects, data.images, settings, seconds)
         models = [
             Model(name, answer, stage, f"{files[name].name}@{files[name].version}")
@@ -179,26 +179,22 @@ def _leave_out(subjects: dict[str, FileSubject]) -> list[str]:
 
     Of several equally large groups, the first is kept.
     """
-    alike = {
-        name: [other for other, one in subjects.items() if not subject.signature.difference(one.signature)]
-        for name, subject in subjects.items()
-    }
-    kept = max(alike, key=lambda name: len(alike[name]), default="")
-    first = {kept: subjects[kept]} if kept else {}
-    notes = []
-    for name in [name for name in subjects if name not in alike.get(kept, ())]:
-        notes += [f"left out: {each}." for each in _differences(first | {name: subjects.pop(name)})]
-    return notes
+    differing = [_differences(name, subjects) for name in subjects]
+    left_out = min(differing, key=len, default={})
+    for name in left_out:
+        del subjects[name]
+    return [f"left out: {difference}." for difference in left_out.values()]
 
 
-def _differences(subjects: Mapping[str, FileSubject]) -> Iterator[str]:
-    """Say how each model's signature differs from the first model's. Models with different signatures cannot share a
-    route."""
-    (name, subject), *others = subjects.items()
-    for other_name, other in others:
-        if difference := subject.signature.difference(other.signature):
+def _differences(first: str, subjects: Mapping[str, FileSubject]) -> dict[str, str]:
+    """Say for each model whose signature differs from the first model's how it differs. Models with different
+    signatures cannot share a route."""
+    differences = {}
+    for name, subject in subjects.items():
+        if difference := subjects[first].signature.difference(subject.signature):
             what, own, others_own = difference
-            yield f"{name} and {other_name} differ in {what}: {_in_words(own)} and {_in_words(others_own)}"
+            differences[name] = f"{first} and {name} differ in {what}: {_in_words(own)} and {_in_words(others_own)}"
+    return differences
 
 
 def _in_words(value: object) -> str:
@@ -239,7 +235,7 @@ def _timed(
         rounds += 1
         for name, size in shortest:
             started = time.perf_counter()
-            subjects[name].answer(batches[size], _ignore)
+            subjects[name].answer(batches[size])
             shortest[name, size] = min(shortest[name, size], time.perf_counter() - started)
     stages = []
     for name in subjects:
@@ -248,7 +244,3 @@ def _timed(
         most, waiting = config.max_batch_size, config.max_queue_size
         stages.append(Stage(tuple(times), tuple(times.values()), config.instance_count, most, waiting, delay))
     return stages
-
-
-def _ignore(_count: int) -> None:
-    """Show no progress."""

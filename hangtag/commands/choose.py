@@ -12,7 +12,7 @@ from hangtag.choose.choice import choose as run_choice
 from hangtag.choose.measuring import measure
 from hangtag.choose.trial import load_test
 from hangtag.commands.route import highlighted, route_to_write, write_route
-from hangtag.options import Duration, FiniteRange, limit_option, models_option
+from hangtag.options import Duration, FiniteRange, data_dir_option, limit_option, models_option
 from hangtag.output import require_writable, write_page
 from hangtag.printable import escaped
 from hangtag.serving.loadtest.cli.terminal import live, stop_event
@@ -64,11 +64,7 @@ _SHOWN = 12
     help="The page, with a chart of accuracy against cost.",
 )
 @limit_option
-@click.option(
-    "--data-dir",
-    type=click.Path(path_type=Path),
-    help="The data set's folder, if hangtag does not find it.",
-)
+@data_dir_option
 @models_option("The model repository with the models.")
 def choose(
     names: tuple[str, ...],

@@ -18,14 +18,22 @@ from hangtag.evaluation.multi_label import MultiLabelResult
 from hangtag.evaluation.single_label import SingleLabelResult
 from hangtag.evaluation.subject import Subject, require_labels
 from hangtag.extras import needs
-from hangtag.options import Duration, JsonCommand, json_option, limit_option, refuse, runs_option, samples_option
+from hangtag.options import (
+    Duration,
+    JsonCommand,
+    data_dir_option,
+    json_option,
+    limit_option,
+    refuse,
+    runs_option,
+    samples_option,
+)
 from hangtag.output import require_writable, write_text
 from hangtag.printable import escaped
 from hangtag.serving import model_repository
 from hangtag.serving.caller_options import ServerAddress, credentials_options
 from hangtag.serving.credentials import Credentials
 from hangtag.training.data import sources
-from hangtag.training.errors import SettingsError
 
 
 @click.command(cls=JsonCommand)
@@ -65,11 +73,7 @@ from hangtag.training.errors import SettingsError
 )
 @samples_option
 @limit_option
-@click.option(
-    "--data-dir",
-    type=click.Path(path_type=Path),
-    help="The folder of the data set or of your own pictures, if hangtag does not find it.",
-)
+@data_dir_option
 @runs_option
 @json_option("all figures")
 @click.option(
@@ -115,7 +119,7 @@ def evaluate(
     if samples is not None:
         refuse("split", "dataset", "data_dir", because="--samples replaces the data set.")
     if dataset is not None:
-        _require_source(dataset)
+        sources.kind_of(dataset)  # checked first, because loading the model may take seconds
     if json_file not in (None, "-"):
         require_writable(Path(json_file))
     if pictures is not None:
@@ -176,13 +180,6 @@ def _opened(
         from hangtag.training.runs.run import Run
     alternative = "An exported model is named by its file or its folder, such as models/cnn."
     return RunSubject(Run.find(name, runs, alternative=alternative))
-
-
-def _require_source(dataset: str) -> None:
-    try:
-        sources.kind_of(dataset)
-    except SettingsError as error:
-        raise click.UsageError(str(error)) from error
 
 
 def _refuse_unused_options(model: str, server: str | None, own: str | None) -> None:

@@ -15,7 +15,7 @@ from hangtag.choose.loss_bound import may_lose, shows_at_most
 from hangtag.choose.measuring import Measured, measure
 from hangtag.commands.models_view import followers
 from hangtag.evaluation.errors import EvaluationError
-from hangtag.options import FiniteRange, limit_option, models_option, samples_option
+from hangtag.options import FiniteRange, data_dir_option, limit_option, models_option, samples_option
 from hangtag.output import write_text
 from hangtag.printable import escaped
 from hangtag.serving.model_repository import ROUTE_FILE, is_model_name, numbered_versions
@@ -42,11 +42,7 @@ def route() -> None:
 @click.option("--replace", is_flag=True, help="Replace an existing route.")
 @click.option("--dry-run", is_flag=True, help="Print the curve and the choice, but write nothing.")
 @limit_option
-@click.option(
-    "--data-dir",
-    type=click.Path(path_type=Path),
-    help="The data set's folder, if hangtag does not find it.",
-)
+@data_dir_option
 @samples_option
 @click.option("--reports", hidden=True, expose_value=False, deprecated="It has no effect.")
 @models_option("The model repository, to which the route is written.")

@@ -57,7 +57,7 @@ class FileSubject(Subject):
                 "--preprocessing fit=stretch|crop|pad"
             )
 
-    def answer(self, images: Array, progress: Progress) -> Outputs:
+    def answer(self, images: Array, progress: Progress = str) -> Outputs:
         answers: list[Outputs] = []
         # In an unbatched model, images of one batch could change each other's outputs.
         size = BATCH_SIZE if self._runtime.signature.batched else 1
@@ -68,9 +68,6 @@ class FileSubject(Subject):
                 raise EvaluationError(f"{self.name} fails on the data set's images: {sentence(error)}") from error
             progress(len(batch))
         return concatenated(answers)
-
-    def close(self) -> None:
-        del self._runtime
 
 
 def _config(metadata: Mapping[str, str]) -> Mapping[str, Any] | None:

@@ -31,8 +31,5 @@ class RunSubject(Subject):
         self.config, self.image = config, self._served.image
         self.threshold = self._served.threshold
 
-    def answer(self, images: Array, progress: Progress) -> Outputs:
+    def answer(self, images: Array, progress: Progress = str) -> Outputs:
         return self._served.answer(images, 250, progress)
-
-    def close(self) -> None:
-        del self._served

@@ -50,29 +50,24 @@ class ServedSubject(Subject):
         try:
             self._read_description()
         except BaseException:
-            self.close()
+            self._client.close()
             raise
 
-    def answer(self, images: Array, progress: Progress) -> Outputs:
+    def answer(self, images: Array, progress: Progress = str) -> Outputs:
         try:
             version = self._infer(images[:1]).version
             self.details = {"address": self._address, **({"version": version} if version else {})}
             size = self._largest_batch(images)
+            parts, answers = batches(images, size), list[Outputs]()
             with ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="evaluate") as pool:
-                pending = [pool.submit(self._infer, batch) for batch in batches(images, size)]
-                try:
-                    answers: list[Outputs] = []
-                    for future in pending:
-                        answers.append(future.result())
-                        progress(min(size, len(images) - size * (len(answers) - 1)))
-                except BaseException:
-                    pool.shutdown(wait=False, cancel_futures=True)
-                    raise
+                for answer in pool.map(self._infer, parts):  # after an error, map cancels the other calls
+                    progress(len(parts[len(answers)]))
+                    answers.append(answer)
         except ClientError as error:
             raise EvaluationError(f"{self.name} at {self._address}: {sentence(error)}") from error
         return concatenated(answers)
 
-    def close(self) -> None:
+    def __exit__(self, *_: object) -> None:
         self._client.close()
 
     def _read_description(self) -> None:

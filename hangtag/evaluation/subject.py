@@ -13,7 +13,7 @@ from hangtag.serving.image_spec import ImageSpec
 
 Array = npt.NDArray[Any]
 Outputs = Mapping[str, Array]
-Progress = Callable[[int], None]
+Progress = Callable[[int], object]
 """A function that is called with the number of images that were answered since its last call."""
 
 BATCH_SIZE = 64
@@ -39,12 +39,12 @@ class Subject(ABC):
         return None if self.config is None else str(self.config.get("dataset", "fashion-mnist"))
 
     @abstractmethod
-    def answer(self, images: Array, progress: Progress) -> Outputs:
+    def answer(self, images: Array, progress: Progress = str) -> Outputs:
         """Run the model on all images, in batches.
 
         Args:
             images: uint8 [n, height, width] or [n, height, width, 3].
-            progress: a function that is called after each batch.
+            progress: a function that is called after each batch. The default has no effect.
 
         Returns:
             The outputs by name. Each output has n rows.
@@ -53,15 +53,11 @@ class Subject(ABC):
             EvaluationError: the model returned an error for the images.
         """
 
-    @abstractmethod
-    def close(self) -> None:
-        """Free the model, or close the connection to its server."""
-
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, *_: object) -> None:  # noqa: B027 - only a served model has something to close
+        """Close the connection to the model's server, if there is one."""
 
 
 def batches(images: Array, size: int) -> list[Array]:

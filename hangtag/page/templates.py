@@ -1,8 +1,13 @@
-"""Loads the templates of pages. Each page extends base.html.j2, which includes the style sheet."""
+"""Loads the templates of pages, each of which extends base.html.j2, and embeds images, so that a page is one file."""
 
+import base64
 import functools
+import io
 
 import jinja2
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
 
 
 @functools.cache
@@ -15,3 +20,15 @@ def environment(package: str) -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+
+
+def png_address(pixels: npt.NDArray[np.uint8], *, negated: bool) -> str:
+    """Return a data URL that embeds an image as a PNG file.
+
+    Args:
+        pixels: The image, uint8 [height, width] or [height, width, 3].
+        negated: Whether to invert the colours. Garments are bright on black, and are shown dark on white.
+    """
+    buffer = io.BytesIO()
+    Image.fromarray(255 - pixels if negated else pixels).save(buffer, format="PNG")
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"

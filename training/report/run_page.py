@@ -14,8 +14,7 @@ from matplotlib.ticker import Formatter, FuncFormatter, MaxNLocator, PercentForm
 
 from hangtag.errors import UserError
 from hangtag.page.drawing import colour, drawing
-from hangtag.page.images import png_address
-from hangtag.page.templates import environment
+from hangtag.page.templates import environment, png_address
 from hangtag.training.data import fashion_mnist, sources
 from hangtag.training.data.dataset import Images
 from hangtag.training.metrics.class_metrics import MOST_IN_MATRIX, ClassFigures, per_class, restored
