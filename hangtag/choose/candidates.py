@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from hangtag.choose.loss_bound import shows_at_most
 from hangtag.choose.queueing import Stage
+from hangtag.serving.model_repository import ModelFile
 
 Floats = npt.NDArray[np.floating]
 STEP = 0.005
@@ -25,6 +26,30 @@ SHOWN = (0.5, 0.7, 0.8, 0.9, 0.95, 0.99)
 PAYS = 0.98
 """A cascade is listed only if it costs at most this share of the cost of its cheapest part that is accurate enough. A
 part is one of the cascade's models, or a cascade of some of its models."""
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A model that can be served by itself or in a cascade, with its answers to labelled samples.
+
+    Attributes:
+        name: The name that a route gives to the model: NAME, or NAME@VERSION.
+        confidence: The highest probability in the answer to each sample, [samples].
+        right: Whether the model classifies each sample correctly, [samples].
+        stage: The model's times on this machine and its settings, for a simulation.
+        file: The measured version.
+    """
+
+    name: str
+    confidence: Floats
+    right: npt.NDArray[np.bool_]
+    stage: Stage
+    file: ModelFile
+
+    @property
+    def accuracy(self) -> float:
+        """The share of the samples that the model classifies correctly."""
+        return float(self.right.mean())
 
 
 @dataclass(frozen=True)
@@ -71,50 +96,22 @@ def shown(points: Sequence[Point], chosen: Point) -> list[Point]:
     return [point for point in points if point is chosen or point.threshold in SHOWN]
 
 
-def curve(answers: Sequence[Floats], classes: npt.NDArray[np.integer]) -> list[Point]:
+def curve(models: Sequence[Model]) -> list[Point]:
     """Compute the result of a cascade at every threshold, in ascending order.
 
     Args:
-        answers: The probabilities that each model returned, [samples, labels], for two or more models. The fastest
-            model comes first.
-        classes: The true label of each sample, [samples].
+        models: Two or more models, which have answered the same samples. The fastest model comes first.
     """
-    confidence = [probabilities.max(axis=1) for probabilities in answers[:-1]]
-    right = [probabilities.argmax(axis=1) == classes for probabilities in answers]
     points = []
     for threshold in np.arange(0, 1 + STEP / 2, STEP).round(3).tolist():
-        answered, goes_on, reached = right[0], np.ones(len(classes), bool), [1.0]
-        for sure, next_right in zip(confidence, right[1:], strict=True):
-            goes_on = goes_on & ~(sure >= threshold)  # NaN is not sure: the next model answers, as on the server
-            answered = np.where(goes_on, next_right, answered)
+        answered, goes_on, reached = models[0].right, np.ones(len(models[0].right), bool), [1.0]
+        for model, after in pairwise(models):
+            goes_on = goes_on & ~(model.confidence >= threshold)  # NaN is not sure: the next model answers, as served
+            answered = np.where(goes_on, after.right, answered)
             reached.append(float(goes_on.mean()))
-        lost = int((right[-1] & ~answered).sum())
+        lost = int((models[-1].right & ~answered).sum())
         points.append(Point(threshold, tuple(reached), float(answered.mean()), lost))
     return points
-
-
-@dataclass(frozen=True, eq=False)
-class Model:
-    """A model that can be served by itself or in a cascade.
-
-    Attributes:
-        name: The name that a route gives to the model: NAME, or NAME@VERSION.
-        answers: The probabilities of each label for each sample, [samples, labels].
-        stage: The model's times on this machine and its settings, for a simulation.
-        full_name: The model's name with the measured version: NAME@VERSION.
-    """
-
-    name: str
-    answers: Floats
-    stage: Stage
-    full_name: str
-
-    def right(self, classes: npt.NDArray[np.integer]) -> float:
-        """Return the share of the samples that the model classifies correctly.
-
-        ``classes`` are the true labels of the samples.
-        """
-        return float((self.answers.argmax(axis=1) == classes).mean())
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,14 +167,18 @@ class Candidate:
         return [after / max(before, 1e-9) for before, after in pairwise(reached)]
 
 
-def single(model: Model, classes: npt.NDArray[np.integer]) -> Candidate:
-    """Return a model that serves by itself. ``classes`` are the true labels of the samples."""
-    return Candidate((model,), Point(0.0, (1.0,), model.right(classes)), ())
+def single(model: Model) -> Candidate:
+    """Return a model that serves by itself."""
+    return Candidate((model,), Point(0.0, (1.0,), model.accuracy), ())
 
 
-def candidates(
-    models: Sequence[Model], classes: npt.NDArray[np.integer], accuracy: float, *, lose_at_most: float = 1.0
-) -> list[Candidate]:
+def cascade_of(models: Sequence[Model], accuracy: float, lose_at_most: float) -> Candidate:
+    """Return the cascade of models in this order, at the threshold that ``best`` chooses."""
+    tried = curve(models)
+    return Candidate(tuple(models), best(tried, len(models[0].right), accuracy, lose_at_most), tried)
+
+
+def candidates(models: Sequence[Model], accuracy: float, *, lose_at_most: float = 1.0) -> list[Candidate]:
     """List every model and every cascade that is cheap enough, each cascade at its cheapest accurate threshold.
 
     A threshold is accurate if the cascade reaches ``accuracy``. In a cascade, each model is slower and more accurate
@@ -187,18 +188,16 @@ def candidates(
 
     Args:
         models: The models, which have answered the same samples.
-        classes: The true label of each sample, [samples].
         accuracy: The share of the samples that must be classified correctly.
         lose_at_most: The largest share of samples that a cascade may lose, with 95 % confidence.
     """
-    listed = [single(model, classes) for model in models]
-    ordered, highest = sorted(listed, key=lambda one: one.cost), max(one.accuracy for one in listed)
-    for members in [*combinations(ordered, 2), *combinations(ordered, 3)]:
-        if any(after.accuracy <= before.accuracy for before, after in pairwise(members)):
+    listed = list(map(single, models))
+    highest = max(model.accuracy for model in models)
+    ordered = sorted(models, key=lambda model: model.stage.per_sample)
+    for chain in [*combinations(ordered, 2), *combinations(ordered, 3)]:
+        if any(after.accuracy <= before.accuracy for before, after in pairwise(chain)):
             continue
-        chain = tuple(one.models[0] for one in members)
-        tried = curve([model.answers for model in chain], classes)
-        cascade = Candidate(chain, best(tried, len(classes), accuracy, lose_at_most), tried)
+        cascade = cascade_of(chain, accuracy, lose_at_most)
         accurate = [one for one in [*listed, cascade] if one.accuracy >= accuracy - 1e-12]
         parts = [one.cost for one in accurate if set(one.models) < set(chain)]
         pays = cascade in accurate and cascade.cost < PAYS * min(parts, default=math.inf)

@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 from hangtag.choose.candidates import Candidate, candidates, single
 from hangtag.choose.measuring import Measured
@@ -55,28 +56,32 @@ def calibrated(measured: Sequence[tuple[Candidate, float]], processors: int) -> 
     """
     models = [each for each in measured if not each[0].is_cascade]
     fast, slow = models[0], models[-1]
-    overhead, stretch = 0.0, 1.0
+    machine = Machine(processors, 0.0)
     for _ in range(_REPEATS):
-        overhead = _solve(fast, partial(Machine, processors, stretch=stretch), 0.0, _MOST_CALL_SECONDS)
+        machine = _fitted(machine, "call_seconds", 0.0, _MOST_CALL_SECONDS, *fast)
         if slow[0].cost <= _APART * fast[0].cost:
             break
-        stretch = _solve(slow, partial(Machine, processors, overhead), 1.0, _MOST_STRETCH)
-    machine = Machine(processors, overhead, stretch)
+        machine = _fitted(machine, "stretch", 1.0, _MOST_STRETCH, *slow)
     for cascade in measured[len(models) :]:
-        asking = _solve(cascade, partial(Machine, processors, overhead, stretch), 0.0, _MOST_CALL_SECONDS)
-        machine = replace(machine, member_seconds=asking)
+        machine = _fitted(machine, "member_seconds", 0.0, _MOST_CALL_SECONDS, *cascade)
     return machine
 
 
-def _solve(measured: tuple[Candidate, float], machine: Callable[[float], Machine], low: float, high: float) -> float:
-    """Find by bisection the parameter of ``machine`` for which the simulation predicts the measured throughput."""
-    candidate, throughput = measured
+def _fitted(
+    machine: Machine, parameter: str, low: float, high: float, candidate: Candidate, throughput: float
+) -> Machine:
+    """Find by bisection the parameter of a machine for which the simulation predicts the measured throughput."""
     stages = [model.stage for model in candidate.models]
+
+    def at(value: float) -> Machine:
+        changes: dict[str, Any] = {parameter: value}
+        return replace(machine, **changes)
+
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
-        slower = simulate(stages, candidate.sent_on, machine(middle), calls=2_000).throughput < throughput
+        slower = simulate(stages, candidate.sent_on, at(middle), calls=2_000).throughput < throughput
         low, high = (low, middle) if slower else (middle, high)
-    return low
+    return at(low)
 
 
 @dataclass(frozen=True)
@@ -185,11 +190,11 @@ def choose(
         EvaluationError: The server of the load test does not start, or the test was stopped.
         LoadTestError: The load test fails.
     """
-    alone = [single(model, measured.classes) for model in measured.models]
+    alone = list(map(single, measured.models))
     wanted = Wanted(max(one.accuracy for one in alone) - LOSE, p99, rate, LOSE)
     if accuracy is not None:
         wanted = Wanted(accuracy, p99, rate)
-    listed = candidates(measured.models, measured.classes, wanted.accuracy, lose_at_most=wanted.lose_at_most)
+    listed = candidates(measured.models, wanted.accuracy, lose_at_most=wanted.lose_at_most)
     processors = len(os.sched_getaffinity(0))
     machine = Machine(processors, 0.0)
     if tries:

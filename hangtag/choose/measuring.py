@@ -28,7 +28,6 @@ from hangtag.serving.model_repository import (
 )
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.engine.repository import settings_of
-from hangtag.training.data.dataset import Classes
 
 OUTPUT = "probabilities"
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
@@ -46,7 +45,6 @@ class Measured:
     Attributes:
         models: The measured models, which all have the same signature.
         images: The images that the models answered, uint8.
-        classes: The true label of each image, [images].
         shown: A description of the images, such as "5,000 validation images".
         notes: A sentence for each model that was left out, and for each group of pictures that was left out.
         chose_epochs: Whether the models' best epochs were chosen by these images.
@@ -54,7 +52,6 @@ class Measured:
 
     models: Sequence[Model]
     images: Array
-    classes: Classes
     shown: str
     notes: Sequence[str]
     chose_epochs: bool = False
@@ -116,18 +113,18 @@ def measure(
         data = samples.load(next(iter(subjects.values())), "validation", limit, data_dir, None, own, option=option)
         for subject in subjects.values():
             require_labels(subject, data.labels)
-            if own is not None:
-                samples.require_unused(subject, data.images, option)
+            if own is not None and (problem := samples.used(subject, data.images, ("train", "test"))):
+                raise EvaluationError(f"{problem} Without {option}, the model's validation pictures decide.")
         shown = f"{len(data):,} {'validation images' if own is None else f'images of {option}'}"
         if on_step is not None:
             on_step(f"Running and timing {', '.join(subjects)} on {shown}.")
         answers = [subject.answer(data.images)[OUTPUT] for subject in subjects.values()]
         stages = _timed(subjects, data.images, settings, seconds)
         models = [
-            Model(name, answer, stage, f"{files[name].name}@{files[name].version}")
+            Model(name, answer.max(axis=1), answer.argmax(axis=1) == data.content.classes, stage, files[name])
             for name, answer, stage in zip(subjects, answers, stages, strict=True)
         ]
-        return Measured(models, data.images, data.content.classes, shown, [*notes, *data.notes], own is None)
+        return Measured(models, data.images, shown, [*notes, *data.notes], own is None)
 
 
 def _members(repository: Path, names: Sequence[str]) -> dict[str, ModelFile]:

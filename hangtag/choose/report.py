@@ -53,7 +53,7 @@ def sentences(choice: Choice) -> list[str]:
             lines.append(
                 f"{more} other candidates are predicted to meet the requirements. Load-test them with a larger --try."
             )
-    samples = len(choice.measured.classes)
+    samples = len(choice.measured.images)
     interval = wilson(round(one.accuracy * samples), samples)
     how = "Measured" if row.tested else "Predicted without the overhead of a call (see --try)"
     lines += [

@@ -45,10 +45,10 @@ def text(cascade: Candidate, description: str = "") -> str:
 def description(cascade: Candidate, measured: Measured, command: str) -> str:
     """Describe how a route's threshold was chosen: by which command, by which images, and with which results."""
     alone = [
-        f"{model.full_name}{'' if place else ' alone has'} {model.right(measured.classes):.2%}"
+        f"{model.file.name}@{model.file.version}{'' if place else ' alone has'} {model.accuracy:.2%}"
         for place, model in enumerate(cascade.models)
     ]
     return (
         f"Chosen by '{command}' on {datetime.now(UTC):%Y-%m-%d}: of {measured.shown}, {sent_on(cascade)}, "
-        f"and {cascade.accuracy:.2%} are right; {', '.join(alone)}; {lost(cascade, len(measured.classes))}."
+        f"and {cascade.accuracy:.2%} are right; {', '.join(alone)}; {lost(cascade, len(measured.images))}."
     )

@@ -109,7 +109,7 @@ def typical(candidates: Sequence[Candidate]) -> npt.NDArray[np.int64]:
     The images are sorted by the average confidence of the candidates' first models. The function returns the indices of
     evenly spaced images.
     """
-    first = {candidate.models[0].name: candidate.models[0].answers.max(axis=1) for candidate in candidates}
+    first = {candidate.models[0].name: candidate.models[0].confidence for candidate in candidates}
     order = np.argsort(np.mean(list(first.values()), axis=0), kind="stable")
     count = min(LIBRARY_SIZE, len(order))
     chosen: npt.NDArray[np.int64] = order[(2 * np.arange(count) + 1) * len(order) // (2 * count)]

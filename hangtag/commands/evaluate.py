@@ -128,7 +128,7 @@ def evaluate(
             from hangtag.evaluation import plots as drawing
     with _opened(model, server, model_version, timeout, credentials, runs) as subject:
         data = evaluated.load(subject, split, limit, data_dir, dataset, samples, runs)
-        known = evaluated.learned(subject, data.images, runs)
+        known = evaluated.used(subject, data.images, ["train"], runs)
         for note in (*data.notes, *filter(None, [known])):
             click.echo(escaped(note), err=True)
         require_labels(subject, data.labels)

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from hangtag.choose import routes
-from hangtag.choose.candidates import Candidate, Point, best, curve, shown
+from hangtag.choose.candidates import Candidate, Point, cascade_of, shown
 from hangtag.choose.loss_bound import may_lose, shows_at_most
 from hangtag.choose.measuring import Measured, measure
 from hangtag.commands.models_view import followers
@@ -81,12 +81,10 @@ def tune(
     measured = measure(models, names, samples, "--samples", limit=limit, data_dir=data_dir, seconds=0)
     for note in measured.notes:
         click.echo(escaped(note), err=True)
-    count, limit_lost = len(measured.classes), lose_at_most / 100
-    tried = curve([model.answers for model in measured.models], measured.classes)
-    cascade = Candidate(tuple(measured.models), best(tried, count, 0.0, limit_lost), tried)
-    pays = cascade.relative_cost(cascade.point) < 1
+    cascade = cascade_of(measured.models, 0.0, lose_at_most / 100)
     _print(cascade, measured)
-    if not pays or not shows_at_most(limit_lost, count, cascade.point.lost):
+    count, pays = len(measured.images), cascade.relative_cost(cascade.point) < 1
+    if not pays or not shows_at_most(lose_at_most / 100, count, cascade.point.lost):
         raise _saves_nothing(cascade, count)
     if not cascade.point.reached[1]:
         click.echo(f"You need no cascade, because {names[0]} by itself loses no more than --lose-at-most allows.")
@@ -142,12 +140,12 @@ def _saves_nothing(cascade: Candidate, samples: int) -> EvaluationError:
     )
 
 
-def _cells(cascade: Candidate, measured: Measured, point: Point) -> list[str]:
+def _cells(cascade: Candidate, point: Point) -> list[str]:
     return [
         f"{point.threshold:g}",
         *(f"{share:.1%}" for share in point.reached[1:]),
         f"{point.accuracy:.2%}",
-        f"{100 * (point.accuracy - cascade.models[-1].right(measured.classes)):+.2f} points",
+        f"{100 * (point.accuracy - cascade.models[-1].accuracy):+.2f} points",
         f"{point.lost:,}",
         f"{cascade.relative_cost(point):.2f}",
     ]
@@ -157,15 +155,15 @@ def _print(cascade: Candidate, measured: Measured) -> None:
     """Print the accuracy of each model, the curve, and the results at the chosen threshold."""
     console = Console()
     *_, last = names = [model.name for model in cascade.models]
-    alone = ", ".join(f"{model.name} {model.right(measured.classes):.2%}" for model in cascade.models)
+    alone = ", ".join(f"{model.name} {model.accuracy:.2%}" for model in cascade.models)
     console.print(f"Accuracy of each model on {measured.shown}: {alone}.")
     sent_on = [f"sent on to {name}" for name in names[1:]]
     points = shown(cascade.tried, cascade.point)
-    rows = [highlighted(_cells(cascade, measured, point), point is cascade.point) for point in points]
+    rows = [highlighted(_cells(cascade, point), point is cascade.point) for point in points]
     headers = ["at least", *sent_on, "accuracy", f"against {last}", "lost", "relative cost"]
     console.print(table(headers, rows, right=headers))
     console.print(
         f"Chosen: {cascade.point.threshold:g}. Of these images, {routes.sent_on(cascade)}; "
-        f"{routes.lost(cascade, len(measured.classes))}. On average, the cascade takes "
+        f"{routes.lost(cascade, len(measured.images))}. On average, the cascade takes "
         f"{cascade.relative_cost(cascade.point):.2f} times as long for an image as {last} by itself."
     )

@@ -1,7 +1,6 @@
 """Loads the images on which a model is evaluated: a split of a data set, or the user's own pictures."""
 
 import zipfile
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -54,7 +53,7 @@ _USED = {
     "train": ("training", "which a model classifies better than new pictures"),
     "test": ("test", "which must only measure the result of a choice"),
 }
-"""The splits whose pictures must not decide a choice, each with its name in messages and the reason."""
+"""The splits whose pictures must not be used again, each with its name in messages and the reason."""
 
 
 def load(
@@ -121,52 +120,26 @@ def knows_pictures(subject: Subject) -> bool:
     return subject.dataset is not None or subject.task != "single_label" or subject.labels == fashion_mnist.LABELS
 
 
-def learned(subject: Subject, images: Array, runs: Path = RUNS) -> str | None:
-    """Return a warning if the model was trained on some of the samples; None if not, or if its run is unknown.
+def used(subject: Subject, images: Array, splits: Sequence[str], runs: Path = RUNS) -> str | None:
+    """Say how many of the samples the model's run already used; None if it used none, or if the run is unknown.
 
     Args:
         subject: the model.
         images: the samples, in the form of the model's input.
+        splits: the splits of the run in which to look for the samples: "train" or "test", or both.
         runs: the folder in which to look for a published model's run.
     """
-    if not (known := _by_split(subject, images, runs).get("train")):
-        return None
-    pictures = f"{len(known):,} of these {len(images):,} pictures"
-    return (
-        f"{subject.name} was trained on {pictures} ({named(known)}), so its figures are better than for new pictures. "
-        "Leave out the pictures on which the model was trained."
-    )
-
-
-def require_unused(subject: Subject, images: Array, option: str, runs: Path = RUNS) -> None:
-    """Raise an error if a choice would be decided by training or test pictures of the model's run.
-
-    Args:
-        subject: the model.
-        images: the images that decide the choice, in the form of the model's input.
-        option: the command's option that names the images, for the error message.
-        runs: the folder in which to look for a published model's run. If the run is unknown, no error is raised.
-
-    Raises:
-        EvaluationError: some of the images are training or test pictures of the model's run.
-    """
-    pictures = _by_split(subject, images, runs)
-    for split, (kind, why) in _USED.items():
-        if known := pictures.get(split):
-            raise EvaluationError(
-                f"{len(known):,} of these {len(images):,} pictures are {kind} pictures of {subject.name} "
-                f"({named(known)}), {why}. Leave these pictures out of {option}. Without {option} the model's "
-                "validation pictures decide."
-            )
-
-
-def _by_split(subject: Subject, images: Array, runs: Path) -> dict[str, list[str]]:
-    """For each split of the model's run, return the paths of the run's pictures that are among the images."""
-    members = defaultdict[str, dict[str, str]](dict)
-    for each in _members(subject, runs):
-        members[each.split][each.pixels] = each.path
+    members = _members(subject, runs)
     digests = [pixels_digest(image) for image in images] if members else []
-    return {split: [paths[digest] for digest in digests if digest in paths] for split, paths in members.items()}
+    for split in splits:
+        paths = {each.pixels: each.path for each in members if each.split == split}
+        if known := [paths[digest] for digest in digests if digest in paths]:
+            kind, why = _USED[split]
+            return (
+                f"{len(known):,} of these {len(images):,} pictures are {kind} pictures of {subject.name} "
+                f"({named(known)}), {why}. Leave these pictures out."
+            )
+    return None
 
 
 def _members(subject: Subject, runs: Path) -> Sequence[Member]:

@@ -17,18 +17,24 @@ from hangtag.choose.choice import LOSE, Choice, Row, Wanted, calibrated, predict
 from hangtag.choose.measuring import Measured
 from hangtag.choose.queueing import OVERLOAD, Machine, Outcome, Stage, simulate
 from hangtag.evaluation.errors import EvaluationError
+from hangtag.serving.model_repository import ModelFile
 from tests.kit import onnx_models
 from tests.kit.browser import chromium, require_good_looks
 from tests.kit.command import invoke, without
 from tests.kit.shipped import MODELS
 
-CLASSES = np.array([0, 1, 0, 1])
+FILE = ModelFile("any", 1, Path("model.onnx"))
 # FAST: right and sure, right and unsure, wrong and unsure, wrong and sure. SLOW is slower, and always right.
-SURE_OR_NOT = np.array([[0.95, 0.05], [0.4, 0.6], [0.3, 0.7], [0.81, 0.19]])
-FAST = Model("fast", SURE_OR_NOT, Stage((1, 64), (0.002, 0.064)), "fast@1")
-RIGHT = np.array([[0.9, 0.1], [0.2, 0.8], [0.7, 0.3], [0.4, 0.6]])
-SLOW = Model("slow", RIGHT, Stage((1, 64), (0.004, 0.64)), "slow@1")
-WORSE = Model("worse", FAST.answers[::-1].copy(), Stage((1, 64), (0.1, 6.4)), "worse@1")
+SURE, RIGHT = np.array([0.95, 0.6, 0.7, 0.81]), np.array([True, True, False, False])
+FAST = Model("fast", SURE, RIGHT, Stage((1, 64), (0.002, 0.064)), FILE)
+SLOW = Model(
+    "slow",
+    np.array([0.9, 0.8, 0.7, 0.6]),
+    np.ones(4, bool),
+    Stage((1, 64), (0.004, 0.64)),
+    FILE,
+)
+WORSE = Model("worse", SURE[::-1].copy(), ~RIGHT, Stage((1, 64), (0.1, 6.4)), FILE)
 IDLE = Machine(processors=2, call_seconds=0.0)
 
 
@@ -44,21 +50,21 @@ def named(listed: list[Candidate]) -> dict[str, Candidate]:
 
 
 def test_every_model_and_every_cascade_that_may_gain_is_a_candidate_at_its_cheapest_threshold() -> None:
-    listed = named(candidates([SLOW, WORSE, FAST], CLASSES, accuracy=0.75))
-    assert list(listed) == ["slow", "worse", "fast", "fast → slow"]  # worse is slow and no more accurate
+    listed = named(candidates([SLOW, WORSE, FAST], accuracy=0.75))
+    assert list(listed) == ["slow", "worse", "fast", "fast → slow"]  # worse is slower than both, and not more accurate
     cascade = listed["fast → slow"]
     assert (cascade.point.threshold, cascade.accuracy, cascade.sent_on) == (0.705, 0.75, [0.5])
     assert cascade.cost == pytest.approx(0.001 + 0.5 * 0.01)
     assert (listed["fast"].accuracy, listed["fast"].cost) == (0.5, 0.001)
-    # A cascade that passes on all samples is neither cheaper nor more accurate than its last model.
-    assert list(named(candidates([SLOW, FAST], CLASSES, accuracy=1.01))) == ["slow", "fast"]
+    # If all samples go on, a cascade is neither cheaper nor more accurate than its last model.
+    assert list(named(candidates([SLOW, FAST], accuracy=1.01))) == ["slow", "fast"]
 
 
 def test_a_third_model_has_to_pay() -> None:
     """A middle model that settles two thirds of its samples is worth its cost if it is fast, but not if it is slow."""
-    answers = np.array([[0.9, 0.1], [0.1, 0.9], [0.3, 0.7], [0.1, 0.9]])  # wrong and unsure for the third sample
-    middle = [Model("middle", answers, Stage((1, 64), (each, 64 * each)), "middle@1") for each in (0.006, 0.008)]
-    listed = [named(candidates([FAST, one, SLOW], CLASSES, accuracy=1.0)) for one in middle]
+    sure, right = np.array([0.9, 0.9, 0.7, 0.9]), np.array([True, True, False, True])
+    middle = [Model("middle", sure, right, Stage((1, 64), (each, 64 * each)), FILE) for each in (0.006, 0.008)]
+    listed = [named(candidates([FAST, one, SLOW], accuracy=1.0)) for one in middle]
     assert ["fast → middle → slow" in each for each in listed] == [True, False]
 
 
@@ -96,7 +102,7 @@ def test_a_cascade_costs_what_goes_on_and_a_call_its_transport() -> None:
     with_calls = simulate(stages, [0.5], Machine(2, 0.002)).throughput
     assert with_calls == pytest.approx(2 / (0.001 + 0.5 * 0.01 + 0.002), rel=0.05)
     machine = Machine(2, 0.0005, 1.3, 0.0002)
-    listed = candidates([FAST, SLOW], CLASSES, accuracy=0.75)
+    listed = candidates([FAST, SLOW], accuracy=0.75)
     known = [
         (one, simulate([model.stage for model in one.models], one.sent_on, machine).throughput)
         for one in sorted(listed, key=lambda one: (one.is_cascade, one.cost))
@@ -108,7 +114,7 @@ def test_a_cascade_costs_what_goes_on_and_a_call_its_transport() -> None:
 
 
 def test_what_meets_everything_comes_first_and_then_what_is_nearest() -> None:
-    listed = candidates([FAST, SLOW], CLASSES, accuracy=0.75)
+    listed = candidates([FAST, SLOW], accuracy=0.75)
 
     def order(wanted: Wanted) -> list[tuple[str, list[str]]]:
         rows = [predict(one, IDLE, wanted.rate) for one in listed]
@@ -132,8 +138,8 @@ def test_what_meets_everything_comes_first_and_then_what_is_nearest() -> None:
 
 def test_the_sentences_name_what_the_figures_do_not_show() -> None:
     images = np.zeros((4, 28, 28), np.uint8)
-    measured = Measured([FAST, SLOW], images, CLASSES, "4 validation images", [], chose_epochs=True)
-    row = predict(candidates([FAST, SLOW], CLASSES, accuracy=0.75)[-1], IDLE, None)
+    measured = Measured([FAST, SLOW], images, "4 validation images", [], chose_epochs=True)
+    row = predict(candidates([FAST, SLOW], accuracy=0.75)[-1], IDLE, None)
 
     def sentences(row: Row) -> str:
         return " ".join(report.sentences(Choice(Wanted(0.75, lose_at_most=LOSE), measured, [row])))

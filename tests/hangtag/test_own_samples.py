@@ -133,17 +133,22 @@ def test_samples_that_a_model_was_trained_on_are_counted(samples: Path, tmp_path
     own_pictures.csv(run / "pictures.csv", rows, "split,label,pixels,path")
     with server(tmp_path / "models", provider="cpu") as running:
         served = ("evaluate", "signs", "--server", running.address, "--samples", samples / "names.npz")
-        assert "signs was trained on 2 of these 12 pictures (" in invoke(*served, "--runs", tmp_path / "runs").stderr
+        assert (
+            "2 of these 12 pictures are training pictures of signs ("
+            in invoke(*served, "--runs", tmp_path / "runs").stderr
+        )
     for source in (samples / "names.npz", f"folder:{samples}/photos"):
         command = ("evaluate", file, "--samples", source)
         printed = invoke(*command, "--runs", tmp_path / "runs").stderr
-        assert "was trained on 2 of these 12 pictures (" in printed
+        assert "2 of these 12 pictures are training pictures of " in printed
         assert "old/3.png" in printed
-        assert "was trained on" not in invoke(*command, "--runs", tmp_path / "elsewhere").stderr
+        assert "training pictures" not in invoke(*command, "--runs", tmp_path / "elsewhere").stderr
     own_pictures.csv(run / "pictures.csv", [("train", "red", each, each) for each in seen], "split,label,pixels,path")
     divided = ("evaluate", file, "--data", f"folder:{samples}/photos", "--runs", tmp_path / "runs")
-    assert "was trained on 3 of these 3 pictures (" in invoke(*divided).stderr  # the list says: train
-    assert evaluated(*divided[1:])["accuracy"] == 1  # labels are matched by name, whatever their order
+    assert (
+        "3 of these 3 pictures are training pictures of " in invoke(*divided).stderr
+    )  # the folder is split differently
+    assert evaluated(*divided[1:])["accuracy"] == 1  # labels are matched by name, not by their order
 
 
 @pytest.mark.parametrize(("split", "kind"), [("train", "training"), ("test", "test")])

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hangtag.choose.candidates import Point, best, curve, shown
+from hangtag.choose.candidates import Model, Point, cascade_of, curve, shown
+from hangtag.choose.queueing import Stage
+from hangtag.serving.model_repository import ModelFile
 from tests.kit import onnx_models, shipped
 from tests.kit.command import invoke
 from tests.kit.server import server
@@ -134,14 +136,20 @@ def test_a_route_on_a_server_is_right_as_often_as_its_curve_says(models: Path) -
 # Thresholds for four samples. For these, the first model is right and sure, right and unsure, wrong and unsure, and
 # wrong and sure.
 
-CLASSES = np.array([0, 1, 0, 1])
-FIRST = np.array([[0.95, 0.05], [0.4, 0.6], [0.3, 0.7], [0.81, 0.19]])
-SECOND = np.array([[0.9, 0.1], [0.2, 0.8], [0.7, 0.3], [0.4, 0.6]])
-THIRD = np.array([[0.5, 0.5], [0.1, 0.9], [0.2, 0.8], [0.3, 0.7]])
+STAGE, FILE = Stage((1,), (0.001,)), ModelFile("any", 1, Path("model.onnx"))
+
+
+def model(confidence: list[float], right: list[bool], times: int = 1) -> Model:
+    return Model("any", np.tile(confidence, times), np.tile(right, times), STAGE, FILE)
+
+
+FIRST = model([0.95, 0.6, 0.7, 0.81], [True, True, False, False])
+SECOND = model([0.9, 0.8, 0.7, 0.6], [True, True, True, True])
+THIRD = model([0.5, 0.9, 0.8, 0.7], [True, True, False, True])
 
 
 def test_each_threshold_sends_on_what_the_first_model_is_less_sure_of() -> None:
-    tried = curve([FIRST, SECOND], CLASSES)
+    tried = curve([FIRST, SECOND])
     points = {point.threshold: (point.reached[1], point.accuracy) for point in tried}
     expected = {0.0: (0, 0.5), 0.65: (0.25, 0.5), 0.75: (0.5, 0.75), 0.9: (0.75, 1.0), 1.0: (1.0, 1.0)}
     assert {threshold: points[threshold] for threshold in expected} == expected
@@ -150,17 +158,15 @@ def test_each_threshold_sends_on_what_the_first_model_is_less_sure_of() -> None:
 
 
 def test_of_three_models_the_same_threshold_decides_at_each_but_the_last() -> None:
-    points = {point.threshold: point for point in curve([FIRST, SECOND, THIRD], CLASSES)}
-    # The second model answers the second sample, because 0.8 suffices. The third sample reaches the last model, which
-    # is wrong.
+    points = {point.threshold: point for point in curve([FIRST, SECOND, THIRD])}
+    # The second sample stops at the second model, whose 0.8 is enough. The third goes through all, and stays wrong.
     assert points[0.75] == Point(0.75, (1.0, 0.5, 0.25), 0.5, 1)
     assert points[1.0] == Point(1.0, (1.0, 1.0, 1.0), 0.75)
 
 
 def test_what_is_not_a_number_goes_on_as_on_the_server() -> None:
-    first = FIRST.copy()
-    first[0] = np.nan
-    assert curve([first, SECOND], CLASSES)[0].reached == (1.0, 0.25)
+    first = model([np.nan, 0.6, 0.7, 0.81], [True, True, False, False])
+    assert curve([first, SECOND])[0].reached == (1.0, 0.25)
 
 
 @pytest.mark.parametrize(
@@ -171,10 +177,10 @@ def test_the_lowest_threshold_that_is_shown_to_lose_no_more_is_chosen(
     times: int, lose: float, threshold: float
 ) -> None:
     """A quarter and a half of the samples are misclassified. Four samples prove nothing, so none may be."""
-    points = curve([np.tile(each, (times, 1)) for each in (FIRST, SECOND)], np.tile(CLASSES, times))
-    assert best(points, 4 * times, 0.0, lose).threshold == threshold
+    models = [model(each.confidence.tolist(), each.right.tolist(), times) for each in (FIRST, SECOND)]
+    assert cascade_of(models, 0.0, lose).point.threshold == threshold
 
 
 def test_if_every_threshold_loses_too_much_the_safest_is_returned() -> None:
-    first = np.array([[1.0, 0.0]] * 4)  # the model is sure of everything, so no sample goes on
-    assert best(curve([first, SECOND], CLASSES), 4, 0.0, 0.001) == Point(1.0, (1.0, 0.0), 0.5, 2)
+    first = model([1.0] * 4, [True, False, True, False])  # the model is sure of everything, so no sample goes on
+    assert cascade_of([first, SECOND], 0.0, 0.001).point == Point(1.0, (1.0, 0.0), 0.5, 2)
