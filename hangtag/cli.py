@@ -3,8 +3,8 @@
 import difflib
 import importlib
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
+from functools import partial
 from typing import NamedTuple
 
 import click
@@ -142,23 +142,6 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, entry.summary) for name, entry in SUBCOMMANDS.items()])
 
 
-@contextmanager
-def _safe_path_for_children() -> Iterator[None]:
-    """Keep the current folder off the import path of multiprocessing's child processes.
-
-    If the current folder were on the path, a file in it such as socket.py would replace Python's module socket.
-    """
-    before = os.environ.get("PYTHONSAFEPATH")
-    os.environ["PYTHONSAFEPATH"] = "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["PYTHONSAFEPATH"]
-        else:
-            os.environ["PYTHONSAFEPATH"] = before
-
-
 @click.group(
     cls=LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "HANGTAG", "max_content_width": 110},
@@ -173,4 +156,8 @@ def main(ctx: click.Context) -> None:
     every command that calls a server or uses a model repository. A command's own variable takes precedence. Only
     hangtag evaluate ignores HANGTAG_SERVER, because without --server it evaluates a run or a file.
     """
-    ctx.with_resource(_safe_path_for_children())
+    if not os.environ.get("PYTHONSAFEPATH"):
+        # Keep the current folder off the import path of multiprocessing's child processes, in which a file such as
+        # socket.py would replace Python's module socket.
+        os.environ["PYTHONSAFEPATH"] = "1"
+        ctx.call_on_close(partial(os.environ.pop, "PYTHONSAFEPATH"))

@@ -13,14 +13,11 @@ def name_variables(command: click.Command, prefix: str) -> None:
     click would name the variable after the Python parameter (as_json for --json). click would also prefer a variable
     that applies to all commands (HANGTAG_SERVER), but the command's own variable must override such a variable.
     """
-    for option in command.params:
-        if isinstance(option, click.Option) and option.allow_from_autoenv:
+    for option, own_prefix in _options(command, prefix):
+        if option.allow_from_autoenv:
             option.allow_from_autoenv = False
             flag = max(option.opts, key=len).lstrip("-").replace("-", "_").upper()
-            common = [option.envvar] if isinstance(option.envvar, str) else option.envvar or []
-            option.envvar = [f"{prefix}_{flag}", *common]
-    for name, subcommand in subcommands(command).items():
-        name_variables(subcommand, f"{prefix}_{name.upper().replace('-', '_')}")
+            option.envvar = [f"{own_prefix}_{flag}", *_names(option)]
 
 
 def subcommands(command: click.Command) -> Mapping[str, click.Command]:
@@ -36,7 +33,8 @@ def warn_about_unknown(command: click.Command, prefix: str) -> None:
     server runs without the setting. The command still runs, because Kubernetes sets variables for each Service,
     such as HANGTAG_SERVE_SERVICE_HOST for a Service named hangtag-serve.
     """
-    known = {name.removeprefix(f"{prefix}_"): name for name in _variables(command)}
+    names = [name for option, _ in _options(command, prefix) for name in _names(option)]
+    known = {name.removeprefix(f"{prefix}_"): name for name in names}
     for name in sorted(os.environ):
         if name.startswith(f"{prefix}_") and name not in known.values():
             near = difflib.get_close_matches(name.removeprefix(f"{prefix}_"), known, n=1, cutoff=0.75)
@@ -44,8 +42,12 @@ def warn_about_unknown(command: click.Command, prefix: str) -> None:
             click.echo(f"Warning: the variable {name} sets no option of this command: {hint}", err=True)
 
 
-def _variables(command: click.Command) -> Iterator[str]:
-    for option in command.params:
-        yield from [option.envvar] if isinstance(option.envvar, str) else option.envvar or []
-    for subcommand in subcommands(command).values():
-        yield from _variables(subcommand)
+def _options(command: click.Command, prefix: str) -> Iterator[tuple[click.Option, str]]:
+    """Yield the options of a command and of its subcommands, each with the prefix of its variable."""
+    yield from ((option, prefix) for option in command.params if isinstance(option, click.Option))
+    for name, subcommand in subcommands(command).items():
+        yield from _options(subcommand, f"{prefix}_{name.upper().replace('-', '_')}")
+
+
+def _names(option: click.Option) -> list[str]:
+    return [option.envvar] if isinstance(option.envvar, str) else list(option.envvar or ())
