@@ -35,14 +35,7 @@ class ServedSubject(Subject):
 
     kind = "server"
 
-    def __init__(
-        self,
-        model: str,
-        address: str,
-        version: str = "",
-        timeout: float = 30.0,
-        credentials: Credentials = Credentials(),  # noqa: B008 - it cannot change
-    ) -> None:
+    def __init__(self, model: str, address: str, version: str, timeout: float, credentials: Credentials) -> None:
         self._client = Client(address, timeout=timeout, credentials=credentials)
         self._version = version
         self.name, self._address = model, address
@@ -64,7 +57,7 @@ class ServedSubject(Subject):
                     progress(len(parts[len(answers)]))
                     answers.append(answer)
         except ClientError as error:
-            raise EvaluationError(f"{self.name} at {self._address}: {sentence(error)}") from error
+            raise self._failure(error) from error
         return concatenated(answers)
 
     def __exit__(self, *_: object) -> None:
@@ -80,7 +73,7 @@ class ServedSubject(Subject):
         except ClientError as error:
             if error.code is grpc.StatusCode.UNIMPLEMENTED:
                 return
-            raise EvaluationError(self._explained(error)) from error
+            raise self._failure(error) from error
         metadata = {key.removeprefix(PREFIX): value for key, value in parameters.items() if key.startswith(PREFIX)}
         try:
             self.task = metadata.get("task", self.task)
@@ -96,15 +89,8 @@ class ServedSubject(Subject):
                 f"hangtag.threshold, hangtag.training or hangtag.image cannot be read ({error})."
             ) from error
 
-    def _explained(self, error: ClientError) -> str:
-        if error.code is not grpc.StatusCode.NOT_FOUND:
-            return sentence(error)
-        try:
-            models = ", ".join(self._client.models()) or "none"
-        except ClientError:
-            return sentence(error)
-        version = f" version {self._version}" if self._version else ""
-        return f"the server at {self._address} has no model {self.name!r}{version}. Its models are: {models}."
+    def _failure(self, error: ClientError) -> EvaluationError:
+        return EvaluationError(f"{self.name} at {self._address}: {sentence(error)}")
 
     def _largest_batch(self, images: Array) -> int:
         """Find the largest batch that the model accepts, by halving BATCH_SIZE until a call succeeds."""

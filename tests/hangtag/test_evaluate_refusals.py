@@ -56,8 +56,8 @@ def test_models_of_something_else(repository: Path, server: Server, name: str, h
 
 
 def test_models_and_servers_that_are_not_there(server: Server) -> None:
-    assert "Its models are: broken_numbers, lstm, no_logits" in refused("gone", "--server", server.address)
-    assert "version 7" in refused("lstm", "--server", server.address, "--model-version", 7)
+    assert "served: broken_numbers, lstm, no_logits" in refused("gone", "--server", server.address)
+    assert "version '7' of 'lstm' is not served" in refused("lstm", "--server", server.address, "--model-version", 7)
     assert f"no server answers at {UNUSED_ADDRESS}" in refused("lstm", "--server", UNUSED_ADDRESS)
 
 
