@@ -13,9 +13,8 @@ from hangtag.choose.candidates import Model
 from hangtag.choose.queueing import Stage
 from hangtag.errors import UserError
 from hangtag.evaluation import samples
-from hangtag.evaluation.errors import EvaluationError
 from hangtag.evaluation.file_subject import FileSubject
-from hangtag.evaluation.subject import Array, require_labels
+from hangtag.evaluation.subject import Array, EvaluationError, require_labels
 from hangtag.printable import named
 from hangtag.serving.model_repository import (
     ROUTE_FILE,

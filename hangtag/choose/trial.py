@@ -16,8 +16,7 @@ import numpy.typing as npt
 from hangtag.choose import routes
 from hangtag.choose.candidates import Candidate
 from hangtag.choose.queueing import IN_FLIGHT, Outcome
-from hangtag.evaluation.errors import EvaluationError
-from hangtag.evaluation.subject import Array
+from hangtag.evaluation.subject import Array, EvaluationError
 from hangtag.serving.credentials import Credentials
 from hangtag.serving.loadtest.measuring.load_test import OnProgress
 from hangtag.serving.loadtest.measuring.load_test import measure as run_load_test

@@ -10,13 +10,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from hangtag.evaluation import multi_label, single_label, terminal_tables
+from hangtag.evaluation import multi_label, report, single_label
 from hangtag.evaluation import samples as evaluated
-from hangtag.evaluation.document import document
-from hangtag.evaluation.errors import EvaluationError
 from hangtag.evaluation.multi_label import MultiLabelResult
 from hangtag.evaluation.single_label import SingleLabelResult
-from hangtag.evaluation.subject import Subject, require_labels
+from hangtag.evaluation.subject import EvaluationError, Subject, require_labels
 from hangtag.extras import needs
 from hangtag.options import (
     Duration,
@@ -132,8 +130,8 @@ def evaluate(
         for note in (*data.notes, *filter(None, [known])):
             click.echo(escaped(note), err=True)
         require_labels(subject, data.labels)
-        with _progress(len(data)) as report:
-            outputs = subject.answer(data.images, report)
+        with _progress(len(data)) as advance:
+            outputs = subject.answer(data.images, advance)
     quiet = json_file == "-"
     console = Console(quiet=quiet)
     trial = f" ({subject.details['trial']})" if "trial" in subject.details else ""
@@ -146,12 +144,12 @@ def evaluate(
         result = single_label.measure(outputs, data.content, data.labels, subject.name)
     else:
         result = multi_label.measure(subject, outputs, data.content.classes, data.labels)
-    terminal_tables.show(result, console)
+    report.show(result, console)
     if pictures is not None:
         negated = subject.task == "single_label" and data.image.fit == "garment"
         drawing.draw(result, data.images, title, pictures, negated=negated)
     if json_file is not None:
-        write_text(json_file, json.dumps(document(subject, data, result), indent=1, allow_nan=False))
+        write_text(json_file, json.dumps(report.document(subject, data, result), indent=1, allow_nan=False))
 
 
 def _opened(

@@ -14,7 +14,7 @@ from hangtag.choose.candidates import Candidate, Point, cascade_of, shown
 from hangtag.choose.loss_bound import may_lose, shows_at_most
 from hangtag.choose.measuring import Measured, measure
 from hangtag.commands.models_view import followers
-from hangtag.evaluation.errors import EvaluationError
+from hangtag.evaluation.subject import EvaluationError
 from hangtag.options import FiniteRange, data_dir_option, limit_option, models_option, samples_option
 from hangtag.output import write_text
 from hangtag.printable import escaped

@@ -6,8 +6,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hangtag.evaluation.errors import EvaluationError, sentence
-from hangtag.evaluation.subject import BATCH_SIZE, Array, Outputs, Progress, Subject, batches, concatenated
+from hangtag.evaluation.subject import (
+    BATCH_SIZE,
+    Array,
+    EvaluationError,
+    Outputs,
+    Progress,
+    Subject,
+    batches,
+    concatenated,
+    sentence,
+)
 from hangtag.serving import model_repository
 from hangtag.serving.server.errors import InferenceError, ModelLoadError
 from hangtag.serving.server.runtime.batching_proof import decide_batching

@@ -6,8 +6,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import numpy.typing as npt
 
-from hangtag.evaluation.errors import EvaluationError
-from hangtag.evaluation.subject import Array, Outputs, Subject
+from hangtag.evaluation.subject import Array, EvaluationError, Outputs, Subject
 from hangtag.extras import needs
 from hangtag.training.metrics.class_metrics import ClassFigures, per_class
 

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from hangtag.errors import reason
-from hangtag.evaluation.errors import EvaluationError
-from hangtag.evaluation.subject import Array, Subject
+from hangtag.evaluation.subject import Array, EvaluationError, Subject
 from hangtag.extras import needs
 from hangtag.printable import named
 from hangtag.serving.image_spec import ImageSpec

@@ -6,8 +6,17 @@ from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 
-from hangtag.evaluation.errors import EvaluationError, sentence
-from hangtag.evaluation.subject import BATCH_SIZE, Array, Outputs, Progress, Subject, batches, concatenated
+from hangtag.evaluation.subject import (
+    BATCH_SIZE,
+    Array,
+    EvaluationError,
+    Outputs,
+    Progress,
+    Subject,
+    batches,
+    concatenated,
+    sentence,
+)
 from hangtag.serving.client import Client, ClientError, Credentials
 from hangtag.serving.client import Outputs as Inferred
 from hangtag.serving.image_spec import ImageSpec

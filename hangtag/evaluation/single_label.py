@@ -6,8 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from hangtag.evaluation.errors import EvaluationError
-from hangtag.evaluation.subject import Outputs
+from hangtag.evaluation.subject import EvaluationError, Outputs
 from hangtag.training.data import fashion_mnist
 from hangtag.training.data.dataset import Split
 from hangtag.training.metrics.calibration import calibration_error

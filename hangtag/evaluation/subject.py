@@ -7,7 +7,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from hangtag.evaluation.errors import EvaluationError
+from hangtag.errors import UserError
 from hangtag.printable import named
 from hangtag.serving.image_spec import ImageSpec
 
@@ -18,6 +18,15 @@ Progress = Callable[[int], object]
 
 BATCH_SIZE = 64
 """The number of images in a batch, equal to the default max_batch_size of `hangtag serve`."""
+
+
+class EvaluationError(UserError):
+    """The model cannot be loaded or called, or does not return the outputs of a classifier for the data set."""
+
+
+def sentence(error: Exception) -> str:
+    """Return an error's message with exactly one full stop at its end."""
+    return f"{str(error).rstrip('. ')}."
 
 
 class Subject(ABC):

@@ -16,7 +16,7 @@ from hangtag.choose.candidates import Candidate, Model, candidates
 from hangtag.choose.choice import LOSE, Choice, Row, Wanted, calibrated, predict, ranked
 from hangtag.choose.measuring import Measured
 from hangtag.choose.queueing import OVERLOAD, Machine, Outcome, Stage, simulate
-from hangtag.evaluation.errors import EvaluationError
+from hangtag.evaluation.subject import EvaluationError
 from hangtag.serving.model_repository import ModelFile
 from tests.kit import onnx_models
 from tests.kit.browser import chromium, require_good_looks

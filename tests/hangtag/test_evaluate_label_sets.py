@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from hangtag.evaluation import multi_label
-from hangtag.evaluation.errors import EvaluationError
+from hangtag.evaluation.subject import EvaluationError
 from tests.kit.command import ROOT, invoke, refusal
 from tests.kit.exported import Exported
 from tests.kit.server import server

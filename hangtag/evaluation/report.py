@@ -1,18 +1,30 @@
-"""Prints an evaluation as tables."""
+"""Prints an evaluation as tables, and writes it as JSON for programs.
+
+The function `document` and the result's class define the fields of the JSON. Adding a field does not change the
+schema's version. The rows and columns of the confusion matrix are in the order of the field `labels`; all other fields
+give labels by name.
+"""
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from hangtag.evaluation.multi_label import MultiLabelResult
+from hangtag.evaluation.samples import Samples
 from hangtag.evaluation.single_label import SingleLabelResult
+from hangtag.evaluation.subject import Subject
 from hangtag.printable import escaped
 from hangtag.tables import table
 from hangtag.training.metrics.class_metrics import ClassFigures
 
+SCHEMA = "hangtag.evaluation/2"
+MISTAKES = 100
+"""A document lists at most this many mistakes, the most confident ones."""
 _FIGURES = {
     "exact_match": ("exact match", "share of images whose whole set is right"),
     "o_precision": ("O-P", "overall precision, over all predicted labels"),
@@ -28,6 +40,29 @@ _MOST_COLUMNS = 12  # labels in a confusion matrix; if there are more, the most 
 _MOST_PAIRS = 20
 _MOST_CLASSES = 40  # rows in the table of classes, which lists those with the lowest F1
 _SHORT = 5  # characters of a label above a column of the confusion matrix
+
+
+def document(subject: Subject, data: Samples, result: SingleLabelResult | MultiLabelResult) -> dict[str, Any]:
+    """Build the document of an evaluation.
+
+    For a run, the field `details` has the run's folder and model, and whether the run is a trial. For a served model,
+    the field has the server's address and the model's version. The field `split` is "samples" for the user's own
+    pictures.
+    """
+    classes = zip(result.labels, result.classes, strict=True)
+    return {
+        "schema": SCHEMA,
+        "subject": {
+            "kind": subject.kind,
+            "name": subject.name,
+            "task": subject.task,
+            "details": dict(subject.details),
+        },
+        "data": {"dataset": data.dataset, "split": data.split, "images": len(data), "source": data.source},
+        **asdict(result),
+        "classes": [{"label": label, **asdict(figures)} for label, figures in classes],
+        "mistakes": [asdict(mistake) for mistake in result.mistakes[:MISTAKES]],
+    }
 
 
 def show(result: SingleLabelResult | MultiLabelResult, console: Console) -> None:
