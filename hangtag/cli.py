@@ -37,7 +37,7 @@ SUBCOMMANDS = {
         "hangtag.commands.models:models", "List, show, verify, promote, load and unload models.", "cpu"
     ),
     "route": Subcommand(
-        "hangtag.commands.route:route", "Choose the threshold of a cascade, and write its route.", "cpu"
+        "hangtag.commands.route:route", "Choose the threshold of a cascade, and write its route.", "loadtest"
     ),
     "choose": Subcommand(
         "hangtag.commands.choose:choose", "Find the best model or cascade for this machine.", "loadtest"

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from hangtag.evaluation.multi_label import MultiLabelResult, SetMistake
@@ -46,7 +45,7 @@ def _confusion_matrix(counts: npt.NDArray[np.int64], labels: Sequence[str], titl
     """Draw counts [true, predicted] as a heat map with a pale diagonal, so that the mistakes stand out."""
     mistakes = np.where(np.eye(len(counts), dtype=bool), 0, counts)
     side = max(6.4, 0.45 * len(labels) + 1.5)
-    figure = _figure(side + 1, side)
+    figure = Figure(figsize=(side + 1, side), layout="constrained")
     axes = figure.subplots()
     shown = axes.imshow(mistakes, cmap="OrRd", vmin=0, vmax=max(1, float(mistakes.max())))
     for row, column in np.argwhere(counts):
@@ -68,7 +67,7 @@ def _confusion_matrix(counts: npt.NDArray[np.int64], labels: Sequence[str], titl
 def _grid(mistakes: Sequence[Mistake | SetMistake], images: Images, title: str, colours: str, path: Path) -> None:
     """Draw the mistakes' images, each with its true and predicted labels, and the predicted labels' probability."""
     rows = max(1, -(-len(mistakes) // COLUMNS))
-    figure = _figure(COLUMNS * 1.7, rows * 2.0 + 0.4)
+    figure = Figure(figsize=(COLUMNS * 1.7, rows * 2.0 + 0.4), layout="constrained")
     figure.suptitle(title, x=0.01, ha="left", fontsize=10)
     grid = figure.subplots(rows, COLUMNS, squeeze=False).ravel()
     for axes in grid:
@@ -87,12 +86,6 @@ def _words(labels: str | Sequence[str]) -> str:
         return labels
     lines = [", ".join(labels[at : at + 2]) for at in range(0, len(labels), 2)]
     return ",\n".join(lines) or "nothing"
-
-
-def _figure(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
 
 
 def _save(figure: Figure, path: Path) -> None:
