@@ -137,6 +137,12 @@ def ranked(rows: Sequence[Row], wanted: Wanted) -> list[Row]:
     return sorted(rows, key=key)
 
 
+def best_single(rows: Sequence[Row], wanted: Wanted) -> Row | None:
+    """Return the first single model that is accurate enough."""
+    rivals = (row for row in rows if not row.candidate.is_cascade and "accuracy" not in row.lacks(wanted))
+    return next(rivals, None)
+
+
 @dataclass(frozen=True)
 class Choice:
     """The result of choosing.
@@ -210,8 +216,7 @@ def choose(
         return Choice(wanted, measured, order)
     best = order[:tries]
     # A cascade must be better than the fastest single model that is accurate enough, so that model is load-tested too.
-    rivals = (one for one in order if not one.candidate.is_cascade and "accuracy" not in one.lacks(wanted))
-    if (rival := next(rivals, order[0])) not in best:
+    if (rival := best_single(order, wanted) or order[0]) not in best:
         best.append(rival)
     on_step(f"Load-testing {', '.join(one.candidate.name for one in best)}.")
     figures = test([one.candidate for one in best], rate, seconds)

@@ -45,20 +45,18 @@ class Measured:
         models: The measured models, which all have the same signature.
         images: The images that the models answered, uint8.
         shown: A description of the images, such as "5,000 validation images".
-        notes: A sentence for each model that was left out, and for each group of pictures that was left out.
         chose_epochs: Whether the models' best epochs were chosen by these images.
     """
 
     models: Sequence[Model]
     images: Array
     shown: str
-    notes: Sequence[str]
     chose_epochs: bool = False
 
 
 def measure(
     repository: Path, names: Sequence[str], own: str | None, option: str, *, limit: int | None, data_dir: Path | None,
-    seconds: float = 3.0, on_step: Callable[[str], None] | None = None,
+    on_step: Callable[[str], None], seconds: float = 3.0,
 ) -> Measured:  # fmt: skip
     """Measure models of a repository.
 
@@ -71,9 +69,10 @@ def measure(
         option: The command's option for ``own``, for messages.
         limit: The number of images to use, from the first image on; None for all images.
         data_dir: The data set's folder; None for the data set's usual folders.
+        on_step: A function that is called with a sentence for each model that is left out, for each group of pictures
+            that is left out, and before the models are run and timed.
         seconds: The minimum duration of the timing. With 0, only the largest batch of each model is timed, for a few
             rounds.
-        on_step: A function that is called before the models are run and timed, with a sentence that describes the step.
 
     Raises:
         EvaluationError: A named model is missing or cannot be compared, named models differ in their signatures, no
@@ -115,15 +114,15 @@ def measure(
             if own is not None and (problem := samples.used(subject, data.images, ("train", "test"))):
                 raise EvaluationError(f"{problem} Without {option}, the model's validation pictures decide.")
         shown = f"{len(data):,} {'validation images' if own is None else f'images of {option}'}"
-        if on_step is not None:
-            on_step(f"Running and timing {', '.join(subjects)} on {shown}.")
+        for note in (*notes, *data.notes, f"Running and timing {', '.join(subjects)} on {shown}."):
+            on_step(note)
         answers = [subject.answer(data.images)[OUTPUT] for subject in subjects.values()]
         stages = _timed(subjects, data.images, settings, seconds)
         models = [
             Model(name, answer.max(axis=1), answer.argmax(axis=1) == data.content.classes, stage, files[name])
             for name, answer, stage in zip(subjects, answers, stages, strict=True)
         ]
-        return Measured(models, data.images, shown, [*notes, *data.notes], own is None)
+        return Measured(models, data.images, shown, own is None)
 
 
 def _members(repository: Path, names: Sequence[str]) -> dict[str, ModelFile]:

@@ -1,7 +1,7 @@
 """Reports a choice and its reasons as a table and in sentences."""
 
 from hangtag.choose import routes
-from hangtag.choose.choice import Choice, Row
+from hangtag.choose.choice import Choice, Row, best_single
 from hangtag.choose.loss_bound import least_samples, may_lose
 from hangtag.choose.queueing import IN_FLIGHT
 from hangtag.serving.loadtest import units
@@ -71,23 +71,15 @@ def sentences(choice: Choice) -> list[str]:
                 f"{samples:,} images are too few to show that a cascade loses at most {wanted.lose_at_most:.2%}. At "
                 f"least {least_samples(wanted.lose_at_most):,} images are needed."
             )
-    if rival := _rival(choice):
+    if one.is_cascade and (rival := best_single(choice.rows, wanted)):
         lines.append(
-            f"The fastest single model would be {rival.candidate.name}, with {rival.candidate.accuracy:.2%} right, "
+            f"The best single model would be {rival.candidate.name}, with {rival.candidate.accuracy:.2%} right, "
             f"{units.three_digits(rival.figures.throughput)} calls/s and p99 {_p99(rival.figures.p99)}."
         )
     if row.tested:
         lines += [f"The load test is invalid: {problem}." for problem in row.tested.problems]
         lines += [f"The figures are doubtful: {row.tested.doubt}."] if row.tested.doubt else []
     return lines
-
-
-def _rival(choice: Choice) -> Row | None:
-    """Return the fastest single model that reaches the accuracy. Return None if the choice is not a cascade."""
-    if not choice.nearest.candidate.is_cascade:
-        return None
-    alone = [row for row in choice.rows if not row.candidate.is_cascade and "accuracy" not in row.lacks(choice.wanted)]
-    return max(alone, key=lambda row: row.figures.throughput, default=None)
 
 
 def _load(choice: Choice) -> str:

@@ -11,7 +11,7 @@ from hangtag.choose.choice import Choice
 from hangtag.choose.choice import choose as run_choice
 from hangtag.choose.measuring import measure
 from hangtag.choose.trial import load_test
-from hangtag.commands.route import highlighted, route_to_write, write_route
+from hangtag.commands.route import highlighted, route_to_write, say, write_route
 from hangtag.options import Duration, FiniteRange, data_dir_option, limit_option, models_option
 from hangtag.output import require_writable, write_page
 from hangtag.printable import escaped
@@ -102,19 +102,13 @@ def choose(
     """
     file = None if write is None else route_to_write(models, write, "--write", replace=replace)
     require_writable(page)
-
-    def step(text: str) -> None:
-        click.echo(escaped(text), err=True)
-
-    measured = measure(models, names, data, "--data", limit=limit, data_dir=data_dir, on_step=step)
-    for note in measured.notes:
-        click.echo(escaped(note), err=True)
+    measured = measure(models, names, data, "--data", limit=limit, data_dir=data_dir, on_step=say)
     stderr = Console(stderr=True)
     with stop_event() as stop, live(stderr) as show:
         choice = run_choice(
             measured, partial(load_test, repository=models, images=measured.images, on_progress=show, stop=stop),
             accuracy=None if accuracy_at_least is None else accuracy_at_least / 100, p99=p99, rate=rate, tries=tries,
-            seconds=seconds, on_step=step,
+            seconds=seconds, on_step=say,
         )  # fmt: skip
     console = Console()
     rows = [

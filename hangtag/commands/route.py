@@ -78,9 +78,7 @@ def tune(
     if len(names) < 2:
         raise click.UsageError("a cascade needs at least two models, the fastest first.")
     file = route_to_write(models, name, "--name", replace=replace or dry_run)
-    measured = measure(models, names, samples, "--samples", limit=limit, data_dir=data_dir, seconds=0)
-    for note in measured.notes:
-        click.echo(escaped(note), err=True)
+    measured = measure(models, names, samples, "--samples", limit=limit, data_dir=data_dir, on_step=say, seconds=0)
     cascade = cascade_of(measured.models, 0.0, lose_at_most / 100)
     _print(cascade, measured)
     count, pays = len(measured.images), cascade.relative_cost(cascade.point) < 1
@@ -108,6 +106,11 @@ def route_to_write(models: Path, name: str, option: str, *, replace: bool) -> Pa
     if file.exists() and not replace:
         raise EvaluationError(f"{file} already exists. Give another name with {option}, or replace it with --replace.")
     return file
+
+
+def say(text: str) -> None:
+    """Print a sentence about the present step on standard error."""
+    click.echo(escaped(text), err=True)
 
 
 def highlighted(cells: Sequence[str], chosen: bool) -> list[Text]:

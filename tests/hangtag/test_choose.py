@@ -138,7 +138,7 @@ def test_what_meets_everything_comes_first_and_then_what_is_nearest() -> None:
 
 def test_the_sentences_name_what_the_figures_do_not_show() -> None:
     images = np.zeros((4, 28, 28), np.uint8)
-    measured = Measured([FAST, SLOW], images, "4 validation images", [], chose_epochs=True)
+    measured = Measured([FAST, SLOW], images, "4 validation images", chose_epochs=True)
     row = predict(candidates([FAST, SLOW], accuracy=0.75)[-1], IDLE, None)
 
     def sentences(row: Row) -> str:
