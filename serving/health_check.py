@@ -12,13 +12,12 @@ from hangtag.serving import address as server_address
 from hangtag.serving.connection.client_options import ConnectionOptions
 from hangtag.serving.connection.connect import connect
 from hangtag.serving.connection.diagnosis import diagnose
-from hangtag.serving.connection.errors import ClientError, ClosedError, StatusLostError, sending
+from hangtag.serving.connection.errors import ClientError, ClosedError, sending
 from hangtag.serving.connection.method import Method
 from hangtag.serving.credentials import Credentials
 
 DEFAULT_TIMEOUT = 10.0
 CHECK: Method[Any] = Method(methods.CHECK, health_pb2.HealthCheckResponse)
-WATCH: Method[Any] = Method(methods.WATCH, health_pb2.HealthCheckResponse)
 SERVING: int = health_pb2.HealthCheckResponse.SERVING
 UNKNOWN: int = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 
@@ -83,23 +82,19 @@ class HealthClient:
             ClientError: the server or model was not ready in time, or the server refuses the call.
             CredentialsError: the token's file cannot be read.
         """
-        request = check_request(model)
         wait = Wait(self._address, self._credentials, self._options, model, seconds)
-        while wait.remaining():
+        while remaining := wait.remaining():
             try:
-                # Over gRPC, Watch reports each change at once, and ends when the server stops. Over HTTP, the call gets
-                # a single answer. With wait_for_ready, the call also waits for a server that has not started yet.
-                for response in self._connection.stream(WATCH, [request], wait.remaining(), wait_for_ready=True):
-                    if wait.hears(response.status):
-                        return
+                if wait.ends_with(self._status(model, remaining)):
+                    return
             except ClientError as error:
                 wait.goes_on_after(error)
             time.sleep(wait.pause())
         raise wait.error()
 
-    def _status(self, model: str) -> int:
+    def _status(self, model: str, timeout: float | None = None) -> int:
         try:
-            return int(self._connection.call(CHECK, check_request(model)).status)
+            return int(self._connection.call(CHECK, check_request(model), timeout).status)
         except ClientError as error:
             return status_of(error)
 
@@ -162,25 +157,24 @@ class Wait:
         """Return how many seconds to pause before the next check."""
         return min(next(self._pauses), self.remaining())
 
-    def hears(self, status: int) -> bool:
+    def ends_with(self, status: int) -> bool:
         """Record a status, and return whether the status ends the wait."""
         self._status, self._failure = status, None
         return status == SERVING
 
     def goes_on_after(self, error: ClientError) -> None:
-        """Record the failure of a Watch, and raise the failure unless the server stopped or the connection broke.
+        """Record the failure of a check, and raise the failure unless the server is unreachable, starts or stops.
 
-        gRPC answers CANCELLED to calls that arrive while a server stops. If a stream's status is lost, the wait
-        continues, because the next Watch may give the reason. The lost status does not replace an earlier failure,
-        which may have a reason.
+        gRPC answers CANCELLED to calls that arrive while a server stops.
         """
-        lost = isinstance(error, StatusLostError)
-        stopped = error.code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
         if error.code is grpc.StatusCode.DEADLINE_EXCEEDED:
             self._deadline = time.monotonic()
-        elif not lost and (not stopped or isinstance(error, ClosedError)):
+        elif isinstance(error, ClosedError) or error.code not in (
+            grpc.StatusCode.UNAVAILABLE,
+            grpc.StatusCode.CANCELLED,
+        ):
             raise error
-        elif not (lost and self._failure):
+        else:
             self._failure = error
 
     def error(self) -> ClientError:

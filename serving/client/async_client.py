@@ -25,9 +25,9 @@ class AsyncClient:
     """A client of one server for asyncio, over one channel. The tasks of one event loop may share a client.
 
     ``AsyncClient`` has the same constructor and the same methods as ``Client``, with the same arguments, answers and
-    exceptions. A method raises RuntimeError if it is awaited in a different event loop than the first call. Cancelling
-    a task that waits for a call cancels the call, and the server drops the request if its computation has not begun.
-    Close the client with ``await client.close()``, or use it in an ``async with`` block.
+    exceptions. Over HTTP, a method raises RuntimeError if it is awaited in a different event loop than the first call.
+    Cancelling a task that waits for a call cancels the call, and the server drops the request if its computation has
+    not begun. Close the client with ``await client.close()``, or use it in an ``async with`` block.
 
     Example:
         >>> import asyncio
@@ -80,15 +80,11 @@ class AsyncClient:
 
     async def wait_until_ready(self, seconds: float, model: str = "") -> None:
         """Return as soon as the server, or one model, serves. See ``Client.wait_until_ready``."""
-        request = health_check.check_request(model)
         wait = health_check.Wait(self._address, self._credentials, self._options, model, seconds)
         while remaining := wait.remaining():
-            watching = self._connection.stream(health_check.WATCH, _each([request]), remaining, wait_for_ready=True)
             try:
-                async with aclosing(watching):
-                    async for response in watching:
-                        if wait.hears(response.status):
-                            return
+                if wait.ends_with(await self._status(model, remaining)):
+                    return
             except ClientError as error:
                 wait.goes_on_after(error)
             await asyncio.sleep(wait.pause())
@@ -179,12 +175,12 @@ class AsyncClient:
     async def _run(self, operation: Operation[Answer]) -> Answer:
         return operation.answer(await self._connection.call(operation.method, operation.request))
 
-    async def _status(self, model: str) -> int:
+    async def _status(self, model: str, timeout: float | None = None) -> int:
+        request = health_check.check_request(model)
         try:
-            response = await self._connection.call(health_check.CHECK, health_check.check_request(model))
+            return int((await self._connection.call(health_check.CHECK, request, timeout)).status)
         except ClientError as error:
             return health_check.status_of(error)
-        return int(response.status)
 
 
 async def _each(items: AsyncIterable[Item] | Iterable[Item]) -> AsyncIterator[Item]:

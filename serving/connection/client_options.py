@@ -123,8 +123,7 @@ class ConnectionOptions:
             ("grpc.keepalive_permit_without_calls", 1),
             ("grpc.http2.max_pings_without_data", 0),
             # By default, gRPC lets channels of a process that have equal arguments share a connection. If a server
-            # closed this connection because of one client's calls, the other clients' calls would end too. `Resets`
-            # assumes that each channel has its own connection.
+            # closed this connection because of one client's calls, the other clients' calls would end too.
             ("grpc.use_local_subchannel_pool", 1),
         ]
 

@@ -31,10 +31,6 @@ class ClosedError(ClientError):
     """The client was closed, so its further calls fail."""
 
 
-class StatusLostError(ClientError):
-    """A stream ended without a status that says why."""
-
-
 class InputError(ClientError, TypeError, ValueError):
     """An argument of a call cannot be sent. Programs may also catch this error as a TypeError or a ValueError."""
 
@@ -65,15 +61,6 @@ def stream_too_late(address: str, seconds: float | None) -> ClientError:
     limit = "in time" if seconds is None else f"within {seconds:g} s"
     message = f"the stream to {address} was not answered completely {limit}"
     return ClientError(grpc.StatusCode.DEADLINE_EXCEEDED, message)
-
-
-def status_lost(address: str) -> StatusLostError:
-    """Return the error of a stream that ended while requests were being sent, so that gRPC lost the stream's status."""
-    message = (
-        f"the stream to {address} ended before all its requests were sent, and gRPC lost the reason. Possible reasons: "
-        "the server is stopping or refused the stream, a proxy answered, or the connection broke"
-    )
-    return StatusLostError(grpc.StatusCode.UNKNOWN, message)
 
 
 @contextmanager

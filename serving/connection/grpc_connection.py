@@ -1,6 +1,7 @@
 """One gRPC channel for threads."""
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import grpc
 from google.protobuf.message import Message
@@ -45,25 +46,22 @@ class GrpcConnection:
 
         Raises ClientError and CredentialsError.
         """
-        self._require_open()
         seconds = self._timeout if timeout is None else timeout
-        call: grpc.UnaryUnaryMultiCallable[Message, Response] = self._channel.unary_unary(
-            method.path, method.serialise, method.response.FromString
-        )
+        call = self._unary(method)
         try:
             response, ended = call.with_call(request, timeout=seconds, metadata=self._credentials.metadata())
         except grpc.RpcError as error:
-            raise explained(error, self.address, seconds, method, self._credentials) from error
+            raise self.explained(error, method, seconds) from error
         keep_costs(response, ended.trailing_metadata())
         return response
 
+    def begin(self, method: Method[Response], request: Message, timeout: float | None = None) -> Any:
+        """Begin one call, and return the call, which one of gRPC's threads ends. See ``call``."""
+        seconds = self._timeout if timeout is None else timeout
+        return self._unary(method).future(request, timeout=seconds, metadata=self._credentials.metadata())
+
     def stream(
-        self,
-        method: Method[Response],
-        requests: Iterable[Message],
-        timeout: float | None,
-        *,
-        wait_for_ready: bool = False,
+        self, method: Method[Response], requests: Iterable[Message], timeout: float | None
     ) -> Iterator[Response]:
         """Yield a stream's responses.
 
@@ -73,12 +71,21 @@ class GrpcConnection:
             method: a method with a stream of responses.
             requests: the requests. gRPC starts a thread that reads the requests one by one.
             timeout: the deadline of the whole stream in seconds; None for no deadline.
-            wait_for_ready: wait for a server that is not up yet, instead of failing.
 
         Raises:
             ClientError: the stream ended with a failure.
             CredentialsError: the token's file cannot be read.
         """
+        call, responses = self.begin_stream(method, requests, timeout)
+        try:
+            yield from responses
+        finally:
+            call.cancel()  # the caller may have stopped reading
+
+    def begin_stream(
+        self, method: Method[Response], requests: Iterable[Message], timeout: float | None
+    ) -> tuple[grpc.Call, Iterator[Response]]:
+        """Begin a stream, and return its call and its responses. See ``stream``."""
         self._require_open()
         failures: list[Exception] = []
 
@@ -91,16 +98,27 @@ class GrpcConnection:
         start: grpc.StreamStreamMultiCallable[Message, Response] = self._channel.stream_stream(
             method.path, method.serialise, method.response.FromString
         )
-        metadata = self._credentials.metadata()
-        call = start(outgoing(), timeout=timeout, metadata=metadata, wait_for_ready=wait_for_ready)
-        try:
-            yield from call
-        except grpc.RpcError as error:
-            raise explained(error, self.address, timeout, method, self._credentials) from error
-        finally:
-            call.cancel()  # the caller may have stopped reading
-        if failures:
-            raise failures[0]
+        call = start(outgoing(), timeout=timeout, metadata=self._credentials.metadata())
+
+        def responses() -> Iterator[Response]:
+            try:
+                yield from call
+            except grpc.RpcError as error:
+                raise self.explained(error, method, timeout) from error
+            if failures:
+                raise failures[0]
+
+        return call, responses()
+
+    def explained(self, error: grpc.RpcError, method: Method[Any], timeout: float | None) -> errors.ClientError:
+        """Return the error of a failed call. Finding the cause may take seconds; see ``diagnose``."""
+        if self._closed:
+            return errors.closed()
+        return explained(error, self.address, timeout, method, self._credentials)
+
+    def _unary(self, method: Method[Response]) -> "grpc.UnaryUnaryMultiCallable[Message, Response]":
+        self._require_open()
+        return self._channel.unary_unary(method.path, method.serialise, method.response.FromString)
 
     def _require_open(self) -> None:
         if self._closed:  # gRPC would raise a ValueError

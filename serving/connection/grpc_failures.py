@@ -22,7 +22,7 @@ _HTTP_STATUS = re.compile(r"http2 header with status: (\d+)")
 # requests.
 _ANSWERED_IN_HTTP = "RST_STREAM with error code 0"
 # The native transport's library ends a connection with these words if it mistakes the calls for an attack. See
-# `Resets`.
+# aio_connection.
 _TOO_MANY_RESETS = "too_many_resets"
 # gRPC's message for a connection that ended during a call. A message that also matches _NO_CONNECTION means that there
 # was no connection.

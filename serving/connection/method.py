@@ -39,7 +39,7 @@ class Method(Generic[Response]):
     @property
     def is_stream(self) -> bool:
         """Whether the responses are a stream."""
-        return self.path in (methods.CLASSIFY_STREAM, methods.MODEL_STREAM_INFER, methods.WATCH)
+        return self.path in (methods.CLASSIFY_STREAM, methods.MODEL_STREAM_INFER)
 
     def serialise(self, request: Message) -> bytes:
         """Return a request in its wire format."""

@@ -10,12 +10,10 @@ import grpc
 import httpcore2
 import httpx2
 from google.protobuf.message import Message
-from grpc_health.v1 import health_pb2
 
 from hangtag.protos import classifier_pb2, inference_pb2, methods
 from hangtag.serving import address as server_address
 from hangtag.serving.connection import errors, proxy
-from hangtag.serving.connection.aio_connection import OneLoop
 from hangtag.serving.connection.client_options import ConnectionOptions
 from hangtag.serving.connection.diagnosis import diagnose
 from hangtag.serving.connection.errors import ClientError
@@ -31,10 +29,8 @@ _LONGEST = 2**63 - 1  # the longest timeout that the server accepts, in microsec
 OF_STREAM: dict[str, Method[Any]] = {
     methods.CLASSIFY_STREAM: Method(methods.CLASSIFY, classifier_pb2.ClassifyResponse),
     methods.MODEL_STREAM_INFER: Method(methods.MODEL_INFER, inference_pb2.ModelInferResponse),
-    methods.WATCH: Method(methods.CHECK, health_pb2.HealthCheckResponse),
 }
-"""The method of a stream -> the method to call for each of the stream's requests, because HTTP has no streams. Instead
-of one Watch, a client that waits until a server is ready makes repeated Check calls."""
+"""The method of a stream -> the method to call for each of the stream's requests, because HTTP has no streams."""
 # These failures concern more than one request, so they end a stream, over HTTP and over gRPC alike.
 _ENDS_STREAM = (
     grpc.StatusCode.CANCELLED,
@@ -81,7 +77,7 @@ class AsyncHttpConnection:
             keepalive_expiry=5.0,
             network_backend=Network(),
         )
-        self._one_loop = OneLoop()
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting: set[asyncio.Timeout] = set()
         self._answered = False
         self._closed = False
@@ -107,12 +103,10 @@ class AsyncHttpConnection:
         method: Method[Response],
         requests: AsyncIterable[Message],
         timeout: float | None,
-        *,
-        wait_for_ready: bool = False,
     ) -> AsyncGenerator[Any, None]:
         """Make a separate call for each request, and yield each call's response or ClientError, in order.
 
-        Several calls are in flight at once. For the health service's Watch, this method yields only one status.
+        Several calls are in flight at once.
         """
         ends = None if timeout is None else _now() + timeout
         of_stream = OF_STREAM[method.path]
@@ -123,7 +117,7 @@ class AsyncHttpConnection:
             except ClientError as error:
                 if error.code is grpc.StatusCode.DEADLINE_EXCEEDED:
                     raise errors.stream_too_late(self._address, timeout) from error
-                if error.code in _ENDS_STREAM or of_stream.path == methods.CHECK:
+                if error.code in _ENDS_STREAM:
                     raise
                 return error
 
@@ -179,7 +173,10 @@ class AsyncHttpConnection:
         """Context in which waiting ends with TimeoutError when the deadline passes or the connection is closed."""
         if self._closed:
             raise errors.closed()
-        self._one_loop.require()
+        running = asyncio.get_running_loop()
+        self._loop = self._loop or running
+        if self._loop is not running:
+            raise RuntimeError("this AsyncClient belongs to another event loop; create one for each event loop")
         async with asyncio.timeout_at(ends) as timeout:
             self._waiting.add(timeout)
             try:

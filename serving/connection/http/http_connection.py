@@ -57,8 +57,6 @@ class HttpConnection:
         method: Method[Response],
         requests: Iterable[Message],
         timeout: float | None,
-        *,
-        wait_for_ready: bool = False,
     ) -> Iterator[Any]:
         """Yield each call's response or ClientError, in order. A separate thread reads the requests one by one."""
         calls = self._of_this_process()

@@ -6,8 +6,6 @@ from typing import Any
 
 from google.protobuf.message import Message
 
-from hangtag.serving.connection.aio_connection import being_cancelled
-
 IN_FLIGHT = 16
 """The largest number of calls that one stream has in flight. The server can batch calls that are in flight together."""
 
@@ -32,7 +30,7 @@ async def in_order(
                 tasks.add(task)
                 begun.put_nowait(task)
         except (Exception, asyncio.CancelledError) as error:  # iterating over the requests may raise CancelledError too
-            if being_cancelled():
+            if _being_cancelled():
                 raise
             begun.put_nowait(error)
         else:
@@ -55,3 +53,8 @@ async def in_order(
         for unfinished in tasks:
             unfinished.cancel()
         await asyncio.gather(beginning, *tasks, return_exceptions=True)
+
+
+def _being_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0

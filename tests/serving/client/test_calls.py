@@ -14,7 +14,7 @@ from hangtag import AsyncClient, Client, ClientError, UserError
 from hangtag.serving.server.process.server import Server
 from tests.kit import onnx_models
 from tests.kit.command import invoke, python
-from tests.kit.kinds import Kind, asynchronous_kinds, message_of
+from tests.kit.kinds import Kind, message_of
 from tests.kit.server import server as running_server
 
 ONE = np.ones((1, 3), np.float32)
@@ -172,9 +172,8 @@ def test_over_http_a_forked_process_has_connections_of_its_own_and_an_open_clien
     assert (ended.returncode, ended.stderr) == (0, "")
 
 
-@asynchronous_kinds
-def test_a_client_may_be_made_before_its_loop_runs_and_refuses_another_loop(kind: Kind, server: Server) -> None:
-    client = AsyncClient(kind.text(kind.of(server)))
+def test_over_http_a_client_may_be_made_before_its_loop_runs_and_refuses_another_loop(server: Server) -> None:
+    client = AsyncClient(f"http://{server.http_address}")
     with asyncio.Runner() as first, asyncio.Runner() as second:
         assert first.run(client.is_ready("gather"))
         with pytest.raises(RuntimeError, match="another event loop"):

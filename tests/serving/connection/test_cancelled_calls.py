@@ -1,22 +1,19 @@
 """Cancelled calls end no other calls, even if the client retries nothing."""
 
 import asyncio
-import threading
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import aclosing, contextmanager, suppress
+from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Any
 
-import grpc
 import numpy as np
 import pytest
 
-from hangtag import AsyncClient, ClientError, ConnectionOptions
+from hangtag import AsyncClient, ConnectionOptions
 from hangtag.serving.server.config.server_config import ServerConfig
-from tests.kit.kinds import Kind, grpc_kinds, message_of
+from tests.kit.kinds import Kind, grpc_kinds
 from tests.kit.link import link
 from tests.kit.live import LiveServer
-from tests.kit.other_servers import CHECK, grpc_server, health
 from tests.kit.waiting import TIMEOUT
 
 NEVER = ConnectionOptions(retries=0)
@@ -24,8 +21,6 @@ INDEX = {"index": np.array([1])}
 IMAGE = np.zeros((28, 28), np.uint8)
 TASKS, ROUNDS = 16, 60
 GRPC = Kind(asynchronous=True, http=False)
-MANY = 12
-"""More calls than a client may reset before the server confirms that it has accepted them."""
 
 
 async def infer(client: AsyncClient) -> Any:
@@ -109,61 +104,3 @@ def test_each_client_has_a_connection_of_its_own(kind: Kind, live: LiveServer) -
         assert one.is_ready()
         assert another.is_ready()
         assert to.connections == 2
-
-
-@contextmanager
-def silent_server() -> Iterator[str]:
-    """A server that does not answer health checks. A client sends one to confirm that its calls were accepted."""
-    ended = threading.Event()
-
-    def check(_requests: Iterator[bytes], _context: grpc.ServicerContext) -> Iterator[Any]:
-        assert ended.wait(TIMEOUT)
-        yield health(serving=True)
-
-    with grpc_server({CHECK: check}, threads=2 * MANY) as address:
-        try:
-            yield address
-        finally:
-            ended.set()
-
-
-async def cancel_many(client: AsyncClient) -> None:
-    calls = [asyncio.ensure_future(client.is_ready()) for _ in range(MANY)]
-    await turn(8)
-    for call in calls:
-        call.cancel()
-    await asyncio.gather(*calls, return_exceptions=True)
-
-
-@pytest.mark.parametrize(
-    ("timeout", "code"),
-    [
-        (0.1, grpc.StatusCode.DEADLINE_EXCEEDED),
-        (TIMEOUT, grpc.StatusCode.UNIMPLEMENTED),  # the server has no such method
-    ],
-)
-def test_a_call_after_many_that_were_cancelled_waits_a_moment_at_most(timeout: float, code: grpc.StatusCode) -> None:
-    async def run() -> list[str]:
-        async with AsyncClient(address, timeout=timeout, options=NEVER) as client:
-            await cancel_many(client)
-            async with asyncio.timeout(TIMEOUT / 6):
-                return await client.models()
-
-    with silent_server() as address:
-        assert message_of(code, lambda: asyncio.run(run()))
-
-
-def test_closing_ends_the_calls_that_wait_for_others_to_be_accepted() -> None:
-    async def run() -> None:
-        client = AsyncClient(address, timeout=TIMEOUT, options=NEVER)
-        await cancel_many(client)
-        waiting = [asyncio.ensure_future(client.models()), asyncio.ensure_future(infer_over_a_stream(client))]
-        await turn(8)
-        await client.close()
-        for each in waiting:
-            with pytest.raises(ClientError) as caught:
-                await each
-            assert caught.value.code is grpc.StatusCode.CANCELLED
-
-    with silent_server() as address:
-        asyncio.run(run())
