@@ -12,6 +12,7 @@ import urllib.request
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -45,7 +46,6 @@ _READ: Mapping[str, Mapping[str, Callable[[str], object]]] = {
 }
 """Name of a metric -> its labels that are read, each with its type."""
 METRICS_TIMEOUT = 5.0
-_PERCENTILES = (0.5, 0.99)
 
 
 class MetricsError(UserError):
@@ -83,53 +83,89 @@ class Activity:
     max_queue_size: int | None = None
 
 
-def activities(before: Snapshot, after: Snapshot) -> list[Activity]:
-    """Compute the activity of every version in the second snapshot.
+@dataclass(frozen=True)
+class Interval:
+    """What happened between two snapshots. The counters of a new or reloaded version begin at zero."""
 
-    The counters of a new or reloaded version begin at zero.
-    """
-    return [_activity(key, before, after) for key in sorted(after.statistics)]
+    before: Snapshot
+    after: Snapshot
 
+    @property
+    def seconds(self) -> float:
+        """The length of the interval."""
+        return self.after.time - self.before.time
 
-def _activity(key: Version, before: Snapshot, after: Snapshot) -> Activity:
-    seconds = after.time - before.time
-    now, then = after.statistics[key], before.statistics.get(key, pb.ModelStatistics())
-    if now.execution_count < then.execution_count:
-        then = pb.ModelStatistics()  # the model was reloaded
-    stats, old = now.inference_stats, then.inference_stats
-    answered = stats.success.count - old.success.count
-    batches = now.execution_count - then.execution_count
-    compute_ns = sum(
-        getattr(stats, part).ns - getattr(old, part).ns for part in ("compute_input", "compute_infer", "compute_output")
-    )
-    p50, p99 = _percentiles(key, before.metrics, after.metrics)
-    return Activity(
-        model=key[0],
-        version=key[1],
-        calls=answered / seconds,
-        samples=(now.inference_count - then.inference_count) / seconds,
-        failures=(stats.fail.count - old.fail.count) / seconds,
-        batch_size=(now.inference_count - then.inference_count) / batches if batches else None,
-        queue_ms=(stats.queue.ns - old.queue.ns) / answered / 1e6 if answered else None,
-        compute_ms=compute_ns / answered / 1e6 if answered else None,
-        p50_ms=p50,
-        p99_ms=p99,
-        queued=_whole(after.metrics, "nv_inference_pending_request_count", key),
-        max_queue_size=_whole(after.metrics, "hangtag_max_queue_size", key),
-    )
+    @cached_property
+    def growth(self) -> Metrics:
+        """By how much each metric grew; empty if the metrics were not fetched."""
+        before = self.before.metrics or {}
+        return {series: value - before.get(series, 0) for series, value in (self.after.metrics or {}).items()}
 
+    @cached_property
+    def activities(self) -> list[Activity]:
+        """The activity of every version in the second snapshot."""
+        return [self._activity(key) for key in sorted(self.after.statistics)]
 
-def _whole(metrics: Metrics | None, name: str, key: Version) -> int | None:
-    return None if metrics is None else int(metrics.get((name, *key), 0))
+    def _activity(self, key: Version) -> Activity:
+        now, then = self.after.statistics[key], self.before.statistics.get(key, pb.ModelStatistics())
+        if now.execution_count < then.execution_count:
+            then = pb.ModelStatistics()  # the model was reloaded
+        stats, old = now.inference_stats, then.inference_stats
+        answered = stats.success.count - old.success.count
+        samples, batches = now.inference_count - then.inference_count, now.execution_count - then.execution_count
+        compute_ns = sum(
+            getattr(stats, part).ns - getattr(old, part).ns
+            for part in ("compute_input", "compute_infer", "compute_output")
+        )
+        buckets = labelled(self.growth, "hangtag_request_seconds_bucket", *key, "OK")
+        p50, p99 = (quantile({series[-1]: count for series, count in buckets.items()}, each) for each in (0.5, 0.99))
+        return Activity(
+            model=key[0],
+            version=key[1],
+            calls=answered / self.seconds,
+            samples=samples / self.seconds,
+            failures=(stats.fail.count - old.fail.count) / self.seconds,
+            batch_size=samples / batches if batches else None,
+            queue_ms=(stats.queue.ns - old.queue.ns) / answered / 1e6 if answered else None,
+            compute_ms=compute_ns / answered / 1e6 if answered else None,
+            p50_ms=p50,
+            p99_ms=p99,
+            queued=self._now("nv_inference_pending_request_count", key),
+            max_queue_size=self._now("hangtag_max_queue_size", key),
+        )
 
+    def _now(self, name: str, key: Version) -> int | None:
+        return None if self.after.metrics is None else int(self.after.metrics.get((name, *key), 0))
 
-def _percentiles(key: Version, before: Metrics | None, after: Metrics | None) -> tuple[float | None, float | None]:
-    if before is None or after is None:
-        return None, None
-    buckets = labelled(after, "hangtag_request_seconds_bucket", *key, "OK")
-    between = {series[-1]: count - before.get(series, 0) for series, count in buckets.items()}
-    p50, p99 = (quantile(between, fraction) for fraction in _PERCENTILES)
-    return p50, p99
+    def callers(self) -> tuple[float, float]:
+        """Compute how many calls and samples callers sent per second. Without metrics, routes' calls are counted
+        too."""
+
+        def sent(unit: str, *outcome: str) -> float:
+            """How much callers sent, which is all calls without those that routes send to their members and shadows."""
+            inside = sum(labelled(self.growth, f"hangtag_route_{unit}_total").values())
+            inside += self.growth.get((f"hangtag_route_shadow_{unit}_total", *outcome), 0)
+            total = sum(row.calls if unit == "requests" else row.samples for row in self.activities)
+            # A route counts an answer a moment before its member does, so the difference may be negative.
+            return max(0.0, total - inside / self.seconds)
+
+        return sent("requests", "compared"), sent("samples")
+
+    def shares(self) -> dict[str, dict[str, float]]:
+        """For each route that answered, compute which share of its samples reached each member, 0 to 1."""
+        reached = sorted(labelled(self.growth, "hangtag_route_samples_total").items())
+        totals: dict[str, float] = defaultdict(float)
+        for (_, route, stage, _), count in reached:
+            totals[route] += count if stage == 1 else 0
+        return {
+            route: {member: count / total for (_, name, _, member), count in reached if name == route}
+            for route, total in totals.items()
+            if total > 0
+        }
+
+    def transports(self) -> dict[str, float]:
+        """Name of a transport -> number of processes that serve with this transport."""
+        return {name: count for (_, name), count in labelled(self.after.metrics or {}, "hangtag_transport").items()}
 
 
 def labelled(metrics: Metrics, name: str, *labels: object) -> Metrics:
@@ -143,16 +179,12 @@ def quantile(buckets: Buckets, fraction: float) -> float | None:
 
     Values above the last finite bound are treated as equal to that bound. Returns None for an empty histogram.
     """
-    ordered = sorted(buckets.items())
-    if not ordered or ordered[-1][1] <= 0:
-        return None
-    rank = fraction * ordered[-1][1]
-    for (low, below), (high, cumulative) in itertools.pairwise([(0.0, 0.0), *ordered]):
-        if cumulative >= rank:
-            if high == float("inf"):
-                return low * 1000
-            inside = (rank - below) / (cumulative - below) if cumulative > below else 0.0
-            return (low + (high - low) * inside) * 1000
+    bounds = [(0.0, 0.0), *sorted(buckets.items())]
+    rank = fraction * bounds[-1][1]
+    for (low, below), (high, cumulative) in itertools.pairwise(bounds):
+        if cumulative >= rank > below:
+            width = 0.0 if math.isinf(high) else high - low
+            return (low + width * (rank - below) / (cumulative - below)) * 1000
     return None
 
 
@@ -210,41 +242,3 @@ def parse_metrics(text: str) -> Metrics:
                 labels = (read(sample.labels[label]) for label, read in types.items())
                 metrics[sample.name, *labels] += sample.value
     return metrics
-
-
-def callers(rows: list[Activity], before: Snapshot, after: Snapshot) -> tuple[float, float]:
-    """Compute how many calls and samples callers sent per second. Without metrics, routes' calls are counted too."""
-    calls, samples = sum(row.calls for row in rows), sum(row.samples for row in rows)
-    if before.metrics is None or after.metrics is None:
-        return calls, samples
-    seconds = after.time - before.time
-    requests, inside = (now - then for now, then in zip(_inside(after.metrics), _inside(before.metrics), strict=True))
-    # A route counts an answer a moment before the member that computed it does, so the difference may be negative.
-    return max(0.0, calls - requests / seconds), max(0.0, samples - inside / seconds)
-
-
-def shares(before: Snapshot, after: Snapshot) -> dict[str, dict[str, float]]:
-    """For each route that answered in the interval, compute which share of its samples reached each member, 0 to 1."""
-    if before.metrics is None or after.metrics is None:
-        return {}
-    got = {
-        series[1:]: count - before.metrics.get(series, 0)
-        for series, count in sorted(labelled(after.metrics, "hangtag_route_samples_total").items())
-    }
-    totals: dict[str, float] = {}
-    for (route, stage, _), count in got.items():
-        totals[route] = totals.get(route, 0) + (count if stage == 1 else 0)
-    return {
-        route: {member: count / total for (name, _, member), count in got.items() if name == route}
-        for route, total in totals.items()
-        if total > 0
-    }
-
-
-def _inside(metrics: Metrics) -> tuple[float, float]:
-    """Return the numbers of requests and samples that routes sent to their members and shadows."""
-    requests, samples = (
-        sum(labelled(metrics, f"hangtag_route_{unit}_total").values()) for unit in ("requests", "samples")
-    )
-    copies = metrics.get(("hangtag_route_shadow_requests_total", "compared"), 0)
-    return requests + copies, samples + metrics.get(("hangtag_route_shadow_samples_total",), 0)

@@ -7,6 +7,7 @@ from time import monotonic, sleep
 
 import click
 from rich.cells import cell_len
+from rich.columns import Columns
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
@@ -16,16 +17,7 @@ from hangtag.options import Duration
 from hangtag.printable import printable
 from hangtag.serving.caller_options import credentials_options, server_option
 from hangtag.serving.client.client import Client
-from hangtag.serving.client.top.activity import (
-    Activity,
-    Metrics,
-    Snapshot,
-    activities,
-    callers,
-    fetch_metrics,
-    labelled,
-    shares,
-)
+from hangtag.serving.client.top.activity import Activity, Interval, Snapshot, fetch_metrics
 from hangtag.serving.credentials import Credentials
 
 
@@ -65,23 +57,21 @@ def top(server: str, metrics: str | None, interval: float, once: bool, as_json: 
     try:
         with Client(server, credentials=credentials) as client:
             if as_json or once or not console.is_terminal:
-                for before, after in _pairs(client, metrics, interval, credentials):
-                    _print(console, server, before, after, as_json)
+                for each in _intervals(client, metrics, interval, credentials):
+                    _print(console, server, each, as_json)
                     if once:
                         break
             else:
                 waiting = Text(f"waiting for {server} ...")
                 with Live(waiting, console=console, auto_refresh=False, screen=True) as live:
-                    for before, after in _pairs(client, metrics, interval, credentials):
-                        live.update(view(server, before, after, console.width), refresh=True)
+                    for each in _intervals(client, metrics, interval, credentials):
+                        live.update(view(server, each, console.width), refresh=True)
     except KeyboardInterrupt:
         return
 
 
-def _pairs(
-    client: Client, metrics: str | None, interval: float, credentials: Credentials
-) -> Iterator[tuple[Snapshot, Snapshot]]:
-    """Yield each snapshot with the snapshot taken one interval later."""
+def _intervals(client: Client, metrics: str | None, seconds: float, credentials: Credentials) -> Iterator[Interval]:
+    """Yield an interval after another, without end."""
 
     def snapshot() -> Snapshot:
         read = fetch_metrics(metrics, credentials) if metrics else None
@@ -90,23 +80,23 @@ def _pairs(
 
     before = snapshot()
     while True:
-        sleep(interval)
+        sleep(seconds)
         after = snapshot()
-        yield before, after
+        yield Interval(before, after)
         before = after
 
 
-def _print(console: Console, server: str, before: Snapshot, after: Snapshot, as_json: bool) -> None:
+def _print(console: Console, server: str, interval: Interval, as_json: bool) -> None:
     if as_json:
         models = [
             {key: value for key, value in asdict(activity).items() if value is not None}
-            for activity in activities(before, after)
+            for activity in interval.activities
         ]
-        transports = {} if after.metrics is None else {"transports": _transports(after.metrics)}
-        routes = {"routes": members} if (members := shares(before, after)) else {}
-        click.echo(json.dumps({"seconds": after.time - before.time, **transports, **routes, "models": models}))
+        transports = {} if interval.after.metrics is None else {"transports": interval.transports()}
+        routes = {"routes": members} if (members := interval.shares()) else {}
+        click.echo(json.dumps({"seconds": interval.seconds, **transports, **routes, "models": models}))
     else:
-        console.print(view(server, before, after, console.width))
+        console.print(view(server, interval, console.width))
 
 
 _GAP = 2  # The gap between two columns of the table, in characters.
@@ -145,37 +135,23 @@ COLUMNS = (
 )
 
 
-def view(server: str, before: Snapshot, after: Snapshot, width: int) -> RenderableType:
-    """Draw what happened between two snapshots."""
-    rows = printable(activities(before, after))
-    calls, samples = callers(rows, before, after)
+def view(server: str, interval: Interval, width: int) -> RenderableType:
+    """Draw what happened in an interval."""
+    rows, metrics = printable(interval.activities), interval.after.metrics
+    calls, samples = interval.callers()
     facts = [server, f"{calls:,.0f} calls/s", f"{samples:,.0f} samples/s"]
-    if after.metrics is not None:
-        workers, wanted = (after.metrics.get((name,), 0) for name in ("hangtag_workers", "hangtag_workers_wanted"))
+    if metrics is not None:
+        workers, wanted = (metrics.get((name,), 0) for name in ("hangtag_workers", "hangtag_workers_wanted"))
         facts.append(f"workers {workers:.0f}/{wanted:.0f}")
-        facts.append(f"transport {' and '.join(printable(list(_transports(after.metrics)))) or 'unknown'}")
-    parts: list[RenderableType] = [Text(line, style="bold") for line in _lines(facts, width)]
-    parts.append(_table(rows, width, with_metrics=after.metrics is not None))
-    for route, members in printable(shares(before, after)).items():
+        facts.append(f"transport {' and '.join(printable(list(interval.transports()))) or 'unknown'}")
+    parts: list[RenderableType] = [
+        Columns([Text(fact, style="bold") for fact in facts], padding=(0, 3)),
+        _table(rows, width, with_metrics=metrics is not None),
+    ]
+    for route, members in printable(interval.shares()).items():
         listed = ", ".join(f"{member} {share:.1%}" for member, share in members.items())
         parts.append(Text(f"{route}: {listed} of its samples", style="dim"))
     return Group(*parts)
-
-
-def _transports(metrics: Metrics) -> dict[str, float]:
-    """Name of a transport -> number of processes that serve with this transport."""
-    return {transport: count for (_, transport), count in labelled(metrics, "hangtag_transport").items()}
-
-
-def _lines(facts: Sequence[str], width: int) -> list[str]:
-    """Distribute the facts over as few lines as possible."""
-    lines: list[str] = []
-    for fact in facts:
-        if lines and len(lines[-1]) + 3 + len(fact) <= width:
-            lines[-1] += f"   {fact}"
-        else:
-            lines.append(fact)
-    return lines
 
 
 def _table(rows: Sequence[Activity], width: int, *, with_metrics: bool) -> Table:
