@@ -7,11 +7,6 @@ import grpc
 
 from hangtag.errors import UserError
 
-UNKNOWN_OUTCOME = (
-    "the server may or may not have executed the call, and the client does not repeat it: Client.models() or 'hangtag "
-    "top --once' shows what the server serves"
-)
-"""The end of the error message if the connection broke during a load or unload."""
 _QUOTED = 200  # an error quotes at most this many characters of another exception's message
 
 
@@ -43,24 +38,37 @@ def closed() -> ClosedError:
     return ClosedError(grpc.StatusCode.CANCELLED, "this client is closed; make another client")
 
 
-def too_late(address: str, seconds: float | None, reason: str = "") -> ClientError:
+def too_late(address: str, seconds: float | None, reason: str = "", *, stream: bool = False) -> ClientError:
     """Return the error of a call whose deadline has passed, or will pass before the next attempt.
 
     Args:
         address: the address that was called.
         seconds: the deadline; None if the server set the deadline.
         reason: how the last attempt failed; "" if the last attempt got no answer.
+        stream: whether the call is a stream, which may have been answered in part.
     """
+    what = f"the stream to {address} was not answered completely" if stream else f"no answer from {address}"
     limit = "in time" if seconds is None else f"within {seconds:g} s"
-    message = f"no answer from {address} {limit}{f' ({reason})' if reason else ''}"
+    message = f"{what} {limit}{f' ({reason})' if reason else ''}"
     return ClientError(grpc.StatusCode.DEADLINE_EXCEEDED, message)
 
 
-def stream_too_late(address: str, seconds: float | None) -> ClientError:
-    """Return the error of a stream whose deadline passed, whether the client or the server set that deadline."""
-    limit = "in time" if seconds is None else f"within {seconds:g} s"
-    message = f"the stream to {address} was not answered completely {limit}"
-    return ClientError(grpc.StatusCode.DEADLINE_EXCEEDED, message)
+def unreachable(shown: str) -> str:
+    """Return the message that nothing listens at an address."""
+    return f"no server answers at {shown}; start a server with 'hangtag serve', or name another server with --server"
+
+
+def broken(address: str, reason: str) -> str:
+    """Return the message that a connection ended during a call."""
+    return f"the connection to {address} broke before the answer came ({reason})"
+
+
+def outcome_unknown(message: str) -> str:
+    """Return the message of a load or unload that failed although the server may have executed it."""
+    return (
+        f"{message}; the server may or may not have executed the call, and the client does not repeat it: "
+        "Client.models() or 'hangtag top --once' shows what the server serves"
+    )
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import grpc
 
 from hangtag.serving.connection import errors
 from hangtag.serving.connection.diagnosis import diagnose
-from hangtag.serving.connection.errors import UNKNOWN_OUTCOME, ClientError
+from hangtag.serving.connection.errors import ClientError
 from hangtag.serving.connection.method import Method
 from hangtag.serving.credentials import Credentials
 
@@ -48,49 +48,25 @@ def explained(
     """
     code, details = error.code(), error.details() or ""
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-        return (errors.stream_too_late if method.is_stream else errors.too_late)(address, timeout)
-    answer_lost = _answer_lost(code, details)
+        return errors.too_late(address, timeout, stream=method.is_stream)
+    broke = code is grpc.StatusCode.UNAVAILABLE and not _NO_CONNECTION.search(details) and _BROKEN.search(details)
+    executed = broke or code is grpc.StatusCode.CANCELLED  # whether the server may have executed the call
     if code is grpc.StatusCode.INTERNAL and _ANSWERED_IN_HTTP in details:
-        code = grpc.StatusCode.UNAVAILABLE
+        code, executed = grpc.StatusCode.UNAVAILABLE, True
         details = f"a proxy at {address} ended the stream without a server's answer"
     elif answered := _HTTP_STATUS.search(details):
+        executed = code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNKNOWN)
         details = f"a proxy at {address} answered HTTP {answered[1]}, so no server answered"
-    elif code is grpc.StatusCode.UNAVAILABLE:
-        details = _unavailable(details, address, credentials)
-    message = details or code.name
-    if answer_lost and not method.repeatable:
-        message = f"{message}; {UNKNOWN_OUTCOME}"
-    return ClientError(code, message)
-
-
-def _answer_lost(code: grpc.StatusCode, details: str) -> bool:
-    """Return whether the server may have executed the call, because the connection broke or a proxy answered."""
-    if code is grpc.StatusCode.CANCELLED:
-        return True
-    if code is grpc.StatusCode.INTERNAL:
-        return _ANSWERED_IN_HTTP in details
-    if code is grpc.StatusCode.UNAVAILABLE and _broke(details):
-        return True
-    return code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNKNOWN) and bool(_HTTP_STATUS.search(details))
-
-
-def _broke(details: str) -> bool:
-    """Return whether the connection broke during the call, so that the server may have executed the call."""
-    return not _NO_CONNECTION.search(details) and bool(_BROKEN.search(details))
-
-
-def _unavailable(details: str, address: str, credentials: Credentials) -> str:
-    if _TOO_MANY_RESETS in details:
-        return (
+    elif _TOO_MANY_RESETS in details:
+        details = (
             f"the server at {address} closed the connection, because too many of the connection's calls were cancelled "
             "or missed their deadlines right after they began"
         )
-    if _broke(details):
-        return f"the connection to {address} broke before the answer came ({details})"
-    if not _NO_CONNECTION.search(details):
-        return details  # the server's own words
-    reason = details.rpartition("last error: ")[2]
-    shown = address if "Connection refused" in reason else f"{address} ({reason})"
-    return diagnose(address, credentials, reason) or (
-        f"no server answers at {shown}; start a server with 'hangtag serve', or name another server with --server"
-    )
+    elif broke:
+        details = errors.broken(address, details)
+    elif code is grpc.StatusCode.UNAVAILABLE and _NO_CONNECTION.search(details):
+        reason = details.rpartition("last error: ")[2]
+        shown = address if "Connection refused" in reason else f"{address} ({reason})"
+        details = diagnose(address, credentials, reason) or errors.unreachable(shown)
+    message = details or code.name  # the server's own words, if none of these cases applies
+    return ClientError(code, errors.outcome_unknown(message) if executed and not method.repeatable else message)

@@ -116,7 +116,7 @@ class AsyncHttpConnection:
                 return await self._call(of_stream, request, timeout, ends)
             except ClientError as error:
                 if error.code is grpc.StatusCode.DEADLINE_EXCEEDED:
-                    raise errors.stream_too_late(self._address, timeout) from error
+                    raise errors.too_late(self._address, timeout, stream=True) from error
                 if error.code in _ENDS_STREAM:
                     raise
                 return error
@@ -129,7 +129,7 @@ class AsyncHttpConnection:
                 except StopAsyncIteration:
                     return
                 except TimeoutError as error:
-                    late = errors.stream_too_late(self._address, timeout)
+                    late = errors.too_late(self._address, timeout, stream=True)
                     raise (errors.closed() if self._closed else late) from error
                 yield response
 

@@ -7,7 +7,8 @@ from typing import Any, TypeAlias, get_args
 import grpc
 import httpcore2
 
-from hangtag.serving.connection.errors import UNKNOWN_OUTCOME, ClientError
+from hangtag.serving.connection import errors
+from hangtag.serving.connection.errors import ClientError
 from hangtag.serving.connection.http.wire import HttpAnswer, HttpRequest, error_text, status_code
 from hangtag.serving.connection.method import CONTROL, Method
 
@@ -44,7 +45,7 @@ def refused(answer: HttpAnswer, method: Method[Any], request: HttpRequest, addre
         return ClientError(code, f"{address} redirects to {answer.headers.get('location')}; use that address")
     quoted = answer.body[:_QUOTED].decode(errors="replace").strip()
     message = f"{address} answered {answer.status} {quoted}".rstrip()
-    return ClientError(code, message if method.repeatable else f"{message}; {UNKNOWN_OUTCOME}")
+    return ClientError(code, message if method.repeatable else errors.outcome_unknown(message))
 
 
 def require_size(size: int, limit: int | None) -> None:
@@ -79,15 +80,13 @@ def broken(error: Broken, address: str, method: Method[Any], explanation: str) -
             "--tls-ca names the authority that signed its certificate"
         )
     elif not connected:
-        message = (
-            f"no server answers at {address}; start a server with 'hangtag serve', or name another server with --server"
-        )
+        message = errors.unreachable(address)
     elif isinstance(error, httpcore2.RemoteProtocolError) and "illegal" in str(error):
         message, connected = f"the port at {address} does not speak HTTP/1.1; {advice}", False
     else:
-        message = f"the connection to {address} broke before the answer came ({reason(error)}); {advice}"
+        message = f"{errors.broken(address, reason(error))}; {advice}"
     if connected and not method.repeatable:
-        message = f"{message}; {UNKNOWN_OUTCOME}"
+        message = errors.outcome_unknown(message)
     return ClientError(grpc.StatusCode.UNAVAILABLE, message)
 
 
