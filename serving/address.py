@@ -7,7 +7,6 @@ from hangtag.errors import UserError
 
 DEFAULT = "127.0.0.1:8001"
 DEFAULT_URL = "http://127.0.0.1:8000"
-_GRPC_URL = re.compile(r"(?P<scheme>grpcs?)://(?P<address>[^/?#]*)", re.IGNORECASE)
 _HOST_PORT = re.compile(r"(?P<host>\[[^\[\]\s/]+\]|[^\[\]\s/:]+):(?P<port>\d{1,5})")
 _HTTP_URL = re.compile(r"https?://(\[[^\[\]\s/]+\]|[^\[\]\s/:?#@]+)(:(?P<port>\d{1,5}))?(/[^\s?#]*)?", re.IGNORECASE)
 _ONE_SERVER = re.compile(r"^(dns:///|dns:|ipv4:|ipv6:)")  # a prefix of HOST:PORT
@@ -40,14 +39,13 @@ def require(address: str) -> None:
         if match is None or not 0 < int(match["port"] or 80) < 1 << 16:
             raise AddressError(f"{address!r} is not a server's URL: write http://HOST:PORT, for example {DEFAULT_URL}")
         return
-    if url := _GRPC_URL.match(address):
-        raise AddressError(_url_problem(address, url["scheme"].lower(), url["address"]))
     if address.startswith(_RESOLVED):
         return
     # gRPC would look up "8001" as a host, and turn port 99999 into 34463.
     match = _HOST_PORT.fullmatch(address)
     if match is None or not 0 < int(match["port"]) < 1 << 16:
-        raise AddressError(f"{address!r} is not an address: write HOST:PORT, for example {DEFAULT}")
+        hint = " without a scheme (for TLS give --tls-ca)" if "://" in address else ""
+        raise AddressError(f"{address!r} is not an address: write HOST:PORT{hint}, for example {DEFAULT}")
 
 
 def authority(address: str) -> str:
@@ -68,9 +66,3 @@ def endpoint(address: str) -> tuple[str, int] | None:
         return url.hostname or "", url.port or (443 if url.scheme == "https" else 80)
     match = _HOST_PORT.fullmatch(_ONE_SERVER.sub("", address))
     return None if match is None else (match["host"].strip("[]"), int(match["port"]))
-
-
-def _url_problem(text: str, scheme: str, address: str) -> str:
-    wanted = address if _HOST_PORT.fullmatch(address) else f"{address or 'HOST'}:PORT"
-    message = f"{text!r} is a URL, but a gRPC server is named without a scheme or a path: write {wanted}"
-    return f"{message}; for TLS add --tls-ca" if scheme == "grpcs" else message

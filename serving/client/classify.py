@@ -91,8 +91,9 @@ def classify(
         raise click.UsageError("--model-version needs a single model: write --model NAME@VERSION for each instead.")
     if models and split_version(models[0])[1] and model_version:
         raise click.UsageError("--model NAME@VERSION and --model-version both name a version; give one of them.")
-    files = [file for path in images for file in picture_files.expand(path)]
-    if count := sum(map(picture_files.passed_over, images)):
+    expanded = [picture_files.expand(path) for path in images]
+    files = [file for pictures, _ in expanded for file in pictures]
+    if count := sum(others for _, others in expanded):
         kinds = ("file whose name does not end", "files whose names do not end")
         click.echo(f"Left out {counted(count, *kinds)} in {', '.join(SUFFIXES)}.", err=True)
     names = Counter(file.name for file in files)
@@ -132,17 +133,10 @@ def _only_classifier(client: Client) -> str:
     classifiers = [name for name in names if client.parameters(name).get(_CLASSIFIES) == "true"]
     if len(classifiers) == 1:
         return classifiers[0]
-    if classifiers:
-        raise UserError(
-            f"the server has {len(classifiers)} models that classify images: {_listed(classifiers)}. Name one with "
-            "--model, or name several to show their answers side by side."
-        )
-    if names:
-        raise UserError(
-            f"the server does not say that any of its models classifies images. Its models are {_listed(names)}; "
-            "name one with --model."
-        )
-    raise UserError("the server serves no model.")
+    if not names:
+        raise UserError("the server serves no model.")
+    kind = f"{len(classifiers)} models that classify images" if classifiers else "models that may not classify images"
+    raise UserError(f"the server has {kind}: {', '.join(map(escaped, classifiers or names))}; name one with --model.")
 
 
 @cache
@@ -153,10 +147,6 @@ def _image(client: Client, model: str, version: str) -> ImageSpec | None:
         return ImageSpec.parse(text) if text is not None else None
     except (ClientError, ImageSpecError):
         return None
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(map(escaped, names))
 
 
 def _warning(client: Client, data: bytes, *outcomes: Classification | ClientError) -> str:

@@ -22,26 +22,22 @@ from hangtag.serving.image_spec import SUFFIXES
 STANDARD_INPUT = Path("-")
 
 
-def expand(path: Path) -> list[Path]:
+def expand(path: Path) -> tuple[list[Path], int]:
     """Return the path itself, or, for a folder, the images in it and in its subfolders, sorted by name.
+
+    The second value is the number of the folder's other files, without hidden files.
 
     Raises:
         UserError: the folder holds no image, or cannot be read.
     """
     if path == STANDARD_INPUT or not path.is_dir():
-        return [path]
-    images = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
+        return [path], 0
+    entries = sorted(path.rglob("*"))
+    images = [entry for entry in entries if entry.suffix.lower() in SUFFIXES]
     if not images:
         raise UserError(f"{path} holds no image that can be read; the files' names must end in {', '.join(SUFFIXES)}")
-    return images
-
-
-def passed_over(path: Path) -> int:
-    """Count the files of a folder that ``expand`` leaves out because of their suffix. Hidden files are not counted."""
-    if path == STANDARD_INPUT or not path.is_dir():
-        return 0
-    others = (file for file in path.rglob("*") if file.suffix.lower() not in SUFFIXES and file.is_file())
-    return sum(not any(part.startswith(".") for part in file.relative_to(path).parts) for file in others)
+    others = [entry.relative_to(path) for entry in set(entries).difference(images) if entry.is_file()]
+    return images, sum(not any(part.startswith(".") for part in other.parts) for other in others)
 
 
 def read(path: Path) -> bytes:

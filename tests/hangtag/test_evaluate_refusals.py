@@ -107,7 +107,7 @@ def test_servers_whose_answers_cannot_be_used(parameters: dict[str, str], hint: 
         (f"lstm --server {UNUSED_ADDRESS} --runs .", "--runs: lstm is not a run."),
         (f"{LSTM} --runs .", "is not a run."),
         ("lstm --server foo", "HOST:PORT"),
-        ("lstm --server grpc://foo", "'grpc://foo' is a URL"),
+        ("lstm --server grpc://foo", "'grpc://foo' is not an address"),
         (f"{LSTM} --server {UNUSED_ADDRESS}", "With --server, give the NAME"),
     ],
 )

@@ -34,9 +34,7 @@ def test_what_an_address_may_be(text: str) -> None:
     [
         *((text, "HOST:PORT") for text in ("", "127.0.0.1", "8001", ":8001", "a:0", "a:65536", "::1:8001", "[::1]")),
         ("a b:1", "HOST:PORT"),
-        ("grpc://gpu-1:8001", "write gpu-1:8001"),
-        ("grpcs://gpu-1:8001", "write gpu-1:8001; for TLS add --tls-ca"),
-        ("grpc://gpu-1", "write gpu-1:PORT"),
+        *((text, "HOST:PORT without a scheme (for TLS") for text in ("grpc://gpu-1:8001", "grpcs://gpu-1")),
         *((text, "http://HOST:PORT") for text in ("http://", "http://:8000", "http://a:0", "http://a:99999")),
         *((text, "not a server's URL") for text in ("http://a b", "http://a/?q=1", "https://[x")),
     ],

@@ -102,7 +102,7 @@ def test_without_a_model_the_only_classifier_answers_and_several_are_named(garme
     onnx_models.publish(models, "other", onnx_models.classifier())
     with running_server(models) as server:
         result = classify(server.address, garment, models=(), exit_code=1)
-    assert "2 models that classify images: classifier, other. Name one with --model" in result.stderr
+    assert "2 models that classify images: classifier, other; name one with --model" in result.stderr
     with running_server(onnx_models.publish_all(tmp_path / "none", "gather")) as server:
         result = classify(server.address, garment, models=(), exit_code=1)
     assert "gather; name one with --model" in result.stderr
