@@ -21,9 +21,6 @@ _HTTP_STATUS = re.compile(r"http2 header with status: (\d+)")
 # gRPC's message, with the code INTERNAL, if a plain HTTP answer arrives before the client has ended a stream's
 # requests.
 _ANSWERED_IN_HTTP = "RST_STREAM with error code 0"
-# The native transport's library ends a connection with these words if it mistakes the calls for an attack. See
-# aio_connection.
-_TOO_MANY_RESETS = "too_many_resets"
 # gRPC's message for a connection that ended during a call. A message that also matches _NO_CONNECTION means that there
 # was no connection.
 _BROKEN = re.compile(
@@ -57,11 +54,6 @@ def explained(
     elif answered := _HTTP_STATUS.search(details):
         executed = code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNKNOWN)
         details = f"a proxy at {address} answered HTTP {answered[1]}, so no server answered"
-    elif _TOO_MANY_RESETS in details:
-        details = (
-            f"the server at {address} closed the connection, because too many of the connection's calls were cancelled "
-            "or missed their deadlines right after they began"
-        )
     elif broke:
         details = errors.broken(address, details)
     elif code is grpc.StatusCode.UNAVAILABLE and _NO_CONNECTION.search(details):

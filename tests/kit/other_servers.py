@@ -75,15 +75,13 @@ def answering(answer: Callable[[], bytes]) -> Talk:
     return talk
 
 
-def answering_over_http2(kind: int, payload: bytes, *, flags: int = 0, of_call: bool = True) -> Talk:
-    """Answer each call over HTTP/2 with one frame, like a proxy whose server does not answer.
+def answering_over_http2(kind: int, payload: bytes, *, flags: int = 0) -> Talk:
+    """Answer each call over HTTP/2 with one frame, like a proxy that gets no answer from a server.
 
     Args:
         kind: The frame's type.
         payload: The frame's contents.
         flags: The frame's flags.
-        of_call: Whether the frame belongs to the call. Otherwise, it belongs to the connection, and the connection is
-            closed.
     """
 
     def talk(connection: socket.socket, _pause: Pause) -> None:
@@ -93,10 +91,7 @@ def answering_over_http2(kind: int, payload: bytes, *, flags: int = 0, of_call: 
             while len(head := received.read(9)) == 9:
                 received.read(int.from_bytes(head[:3]))
                 if head[3] in (DATA, HEADERS) and head[4] & END_STREAM:
-                    stream = int.from_bytes(head[5:]) if of_call else 0
-                    connection.sendall(frame(kind, payload, flags=flags, stream=stream))
-                    if not of_call:
-                        return
+                    connection.sendall(frame(kind, payload, flags=flags, stream=int.from_bytes(head[5:])))
 
     return talk
 

@@ -18,43 +18,28 @@ async def in_order(
 
     If iterating over the requests raises an exception, it is re-raised after the results of all earlier requests.
     """
-    begun: asyncio.Queue[asyncio.Future[Any] | BaseException | None] = asyncio.Queue()
+    begun: asyncio.Queue[asyncio.Future[Any] | None] = asyncio.Queue()
     free = asyncio.Semaphore(IN_FLIGHT)
-    tasks: set[asyncio.Future[Any]] = set()
 
     async def begin_all() -> None:
         try:
             async for request in requests:
                 await free.acquire()
-                task = asyncio.ensure_future(call(request))
-                tasks.add(task)
-                begun.put_nowait(task)
-        except (Exception, asyncio.CancelledError) as error:  # iterating over the requests may raise CancelledError too
-            if _being_cancelled():
-                raise
-            begun.put_nowait(error)
-        else:
+                begun.put_nowait(asyncio.ensure_future(call(request)))
+        finally:
             begun.put_nowait(None)
 
     beginning = asyncio.create_task(begin_all())
     try:
-        while True:
-            task = await begun.get()
-            if task is None:
-                return
-            if isinstance(task, BaseException):
-                raise task
-            result = await task
-            tasks.discard(task)
-            yield result
+        while task := await begun.get():
+            yield await task
             free.release()
+        await beginning
     finally:
-        beginning.cancel()
-        for unfinished in tasks:
-            unfinished.cancel()
-        await asyncio.gather(beginning, *tasks, return_exceptions=True)
-
-
-def _being_cancelled() -> bool:
-    task = asyncio.current_task()
-    return task is None or task.cancelling() > 0
+        unfinished: list[asyncio.Future[Any]] = [beginning]
+        while not begun.empty():
+            if task := begun.get_nowait():
+                unfinished.append(task)
+        for each in unfinished:
+            each.cancel()
+        await asyncio.gather(*unfinished, return_exceptions=True)

@@ -16,7 +16,7 @@ import pytest
 from hangtag import AsyncClient, Client, ClientError, ConnectionOptions
 from hangtag.protos import inference_pb2 as pb
 from hangtag.serving.server.config.server_config import ServerConfig
-from tests.kit.http2 import END_HEADERS, END_STREAM, GOAWAY, HEADERS, RST_STREAM
+from tests.kit.http2 import END_HEADERS, END_STREAM, HEADERS, RST_STREAM
 from tests.kit.kinds import Kind, grpc_kinds, http_kinds, message_of
 from tests.kit.link import link
 from tests.kit.live import LiveServer
@@ -263,17 +263,6 @@ def test_the_refusal_of_a_proxy_says_nothing_of_the_server(
         control, other = message_of(code, client.unload_model, "text"), message_of(code, client.models)
     assert (fact.format(address) in control, fact.format(address) in other) == (True, True)
     assert (UNKNOWN in control, UNKNOWN in other) == (code is not UNIMPLEMENTED, False)
-
-
-@grpc_kinds
-def test_the_end_of_a_connection_with_too_many_cancelled_calls_is_explained(kind: Kind) -> None:
-    payload = (1).to_bytes(4) + (11).to_bytes(4) + b"too_many_resets"
-    with (
-        listener(answering_over_http2(GOAWAY, payload, of_call=False)) as address,
-        kind.open(address, options=NEVER) as client,
-    ):
-        message = message_of(UNAVAILABLE, client.models)
-    assert "too many of the connection's calls were cancelled" in message
 
 
 @http_kinds
