@@ -1,6 +1,7 @@
 """Turn failures of HTTP calls into the same errors as failures of gRPC calls."""
 
 import ssl
+from collections.abc import Iterator
 from typing import Any, TypeAlias, get_args
 
 import grpc
@@ -23,7 +24,6 @@ Broken: TypeAlias = (
 gave up the connection. UnicodeError means that DNS cannot contain the host name. SSLError means that a TLS alert
 arrived late; only asyncio raises this exception."""
 BROKEN = get_args(Broken)
-_REFUSED = "All connection attempts failed"  # anyio's message, which has no cause
 _QUOTED = 200  # an error quotes at most this many characters of an answer that does not follow the protocol
 
 
@@ -74,8 +74,13 @@ def broken(error: Broken, address: str, method: Method[Any], explanation: str) -
     connected = not isinstance(error, unconnected)
     if explanation:
         message = explanation
+    elif any(isinstance(cause, ssl.SSLError) for cause in _causes(error)):
+        message = (
+            f"the TLS connection to {address} failed ({reason(error)}); check that the server uses TLS, and that "
+            "--tls-ca names the authority that signed its certificate"
+        )
     elif not connected:
-        message = errors.unreachable(address if str(error) == _REFUSED else f"{address} ({reason(error)})")
+        message = errors.unreachable(address)
     elif isinstance(error, httpcore2.RemoteProtocolError) and "illegal" in str(error):
         message, connected = f"the port at {address} does not speak HTTP/1.1; {advice}", False
     else:
@@ -83,3 +88,9 @@ def broken(error: Broken, address: str, method: Method[Any], explanation: str) -
     if connected and not method.repeatable:
         message = errors.outcome_unknown(message)
     return ClientError(grpc.StatusCode.UNAVAILABLE, message)
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
