@@ -111,11 +111,7 @@ _SIZES_SHOWN = ("1", "8", "64")
 @click.option("--provider", type=click.Choice(list(BY_NAME)), default="cuda", show_default=True)
 @click.option("--largest", type=click.IntRange(1, 4096), default=64, show_default=True, help="The largest batch.")
 @click.option(
-    "--runs",
-    type=click.IntRange(1),
-    default=200,
-    show_default=True,
-    help="The number of measurements of each batch size.",
+    "--runs", type=click.IntRange(1), default=200, show_default=True, help="The number of measurements per batch size."
 )
 @click.option("--out", type=click.Path(path_type=Path), default=Path("reports/gpu-check.json"), show_default=True)
 def main(models: Path, provider: str, largest: int, runs: int, out: Path) -> None:

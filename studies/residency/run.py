@@ -29,18 +29,14 @@ _IMAGE = {"image": np.zeros((1, 28, 28), np.uint8)}
 @options.MODELS
 @click.option("--count", type=click.IntRange(HOT + 1), default=1000, show_default=True, help="The number of models.")
 @click.option(
-    "--limit",
-    type=click.IntRange(1),
-    default=1024,
-    show_default=True,
-    help="The value of --max-loaded-mib for the server.",
+    "--limit", type=click.IntRange(1), default=1024, show_default=True, help="The server's value of --max-loaded-mib."
 )
 @click.option(
     "--cold-rate",
     type=click.FloatRange(0.1),
     default=1.0,
     show_default=True,
-    help="The rate of calls to models that are not loaded, in calls per second.",
+    help="Calls per second to unloaded models.",
 )
 @options.ROUNDS
 @click.option(
