@@ -18,7 +18,7 @@ from hangtag.protos import inference_pb2 as pb
 from hangtag.serving import image_spec
 from hangtag.serving.image_spec import SUFFIXES, ImageSpec, ImageSpecError, PictureError
 from hangtag.serving.loadtest.errors import LoadTestError
-from hangtag.serving.loadtest.samples.sample_arrays import Samples, numbers_of, sample_shape
+from hangtag.serving.loadtest.samples.sample_arrays import Samples, described, numbers_of, sample_shape
 from hangtag.serving.loadtest.sut import Description
 
 Pixels = npt.NDArray[np.uint8]
@@ -127,9 +127,9 @@ def _natural_image(metadata: pb.ModelMetadataResponse) -> ImageSpec:
     size = [length for length in tensor.shape[1:] if length != 1] if tensor else []
     channels = size.pop() if len(size) == 3 and size[2] == 3 else 1
     if tensor is None or tensor.datatype != "UINT8" or len(size) != 2 or min(size) < 1:
-        inputs = ", ".join(f"{tensor.datatype} {list(tensor.shape)}" for tensor in metadata.inputs)
+        inputs = ", ".join(described(tensor) for tensor in metadata.inputs)
         raise LoadTestError(
-            f"model {metadata.name!r} has the inputs {inputs}, not images (UINT8 [batch, height, width] or [batch, "
+            f"model {metadata.name!r} has the inputs {inputs}, not images (UINT8 [any, height, width] or [any, "
             "height, width, 3]). Leave out --samples to send random values"
         )
     return ImageSpec(size[0], size[1], channels)

@@ -40,6 +40,11 @@ class Samples:
         return len(next(iter(self.inputs.values())))
 
 
+def described(tensor: TensorMetadata) -> str:
+    """Return a tensor's datatype and shape, such as UINT8 [any, 28, 28]."""
+    return f"{tensor.datatype} [{', '.join('any' if size < 0 else str(size) for size in tensor.shape)}]"
+
+
 def sample_shape(model: str, tensor: TensorMetadata, batch_size: int) -> list[int]:
     """Return the shape of one sample of an input, without the batch axis.
 
@@ -49,8 +54,8 @@ def sample_shape(model: str, tensor: TensorMetadata, batch_size: int) -> list[in
     shape = list(tensor.shape)
     if any(length < 0 for length in shape[1:]):
         raise LoadTestError(
-            f"input {tensor.name!r} of {model!r} has the shape {shape}, but values can be generated only if every size "
-            "except for the first is fixed"
+            f"input {tensor.name!r} of {model!r} is {described(tensor)}, but values can be generated only if every "
+            "size except for the first is fixed"
         )
     if has_batch_axis(tensor, batch_size):
         return shape[1:]
@@ -77,7 +82,7 @@ def generate(
     sample_bytes = max(sum(len(tensors.to_raw(array)) for array in sample), 1)
     count = max(min(count, max_bytes // sample_bytes), batch_size)
     inputs = {tensor.name: _random(tensor, count, shapes[tensor.name], random) for tensor in metadata.inputs}
-    text = ", ".join(f"{tensor.name} {tensor.datatype} {list(tensor.shape)}" for tensor in metadata.inputs)
+    text = ", ".join(f"{tensor.name} {described(tensor)}" for tensor in metadata.inputs)
     return Samples(inputs, f"random values for {text}")
 
 

@@ -227,7 +227,8 @@ LABELS = "t10k-labels-idx1-ubyte"
         (f"data/{LABELS}", b"no idx", "fast", f"{LABELS} IDX"),
         (f"data/{LABELS}", bytes((0, 0, 8, 1, 0, 0, 0, 9, 1)), "fast", f"{LABELS} IDX"),
         (f"data/{LABELS}", bytes((0, 0, 9, 1, 0, 0, 0, 1, 1)), "fast", f"{LABELS} IDX"),
-        *(("images/0.png", (28, 28), model, f"'{model}' images UINT8") for model in ("floats", "flat", "free", "both")),
+        *(("images/0.png", (28, 28), model, f"'{model}' images UINT8") for model in ("floats", "flat", "both")),
+        ("images/0.png", (28, 28), "free", "'free' UINT8 [any, any, 28] images"),
     ],
 )
 def test_samples_that_cannot_be_read_or_do_not_fit_are_refused_by_name(
@@ -264,7 +265,7 @@ def test_samples_that_cannot_be_read_or_do_not_fit_are_refused_by_name(
 @pytest.mark.parametrize(
     ("model", "more", "facts"),
     [
-        ("free", "", "'x' 'free' fixed"),
+        ("free", "", "'x' 'free' FP32 [any, any] fixed"),
         ("fixed", "--batch-size 2", "'x' --batch-size 1"),
         ("bf16", "", "'BF16'"),
         ("fast", "--method classify --batch-size 2", "--batch-size 1"),
