@@ -112,9 +112,9 @@ class Results:
         return tuple(sentences)
 
     @property
-    def doubtful(self) -> bool:
-        """Whether other programs took so much CPU time that the figures of a run are doubtful."""
-        return any(run.doubt for run in self.runs)
+    def doubtful(self) -> int:
+        """The number of runs whose figures are doubtful, because other programs took much CPU time."""
+        return sum(bool(run.doubt) for run in self.runs)
 
     @shown()
     def valid(self) -> bool:

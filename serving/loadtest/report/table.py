@@ -52,12 +52,10 @@ def render(results: ResultsDocument, console: Console) -> None:
         console.print(line(results.others_sentence, style="dim"))
     _problems(results, console)
     if results.valid:
-        console.print(
-            Text.assemble(
-                ("VALID ", "bold green"),
-                f"the figures of every run can be trusted{', but some are doubtful' * results.doubtful}.",
-            )
-        )
+        verdict = " the figures of every run can be trusted."
+        if results.doubtful:
+            verdict = f", but DOUBTFUL: {results.doubtful} of {len(results.runs)} runs have a doubt, listed above."
+        console.print(Text.assemble(("VALID", "bold green"), verdict))
     for outcome in results.gates:
         style = "bold red" if outcome.failed else ""
         console.print(Text.assemble(("FAILED " if outcome.failed else "passed ", style), escaped(outcome.sentence)))
