@@ -28,7 +28,9 @@ def answer(results: Results) -> Answer | None:
 
     If peaks were searched for, the targets are compared by their peaks. In a test without a peak search, the targets
     are compared by p99 under the common load (in the offline scenario by throughput), and by accuracy if it was
-    measured. Differences that the 95 % intervals do not show are ignored.
+    measured. Differences that the 95 % intervals do not show are ignored. All three sentences are about the same two
+    targets: the recommended target and the next best, or, if no target is the best in both, the fast and the accurate
+    target.
     """
     names = results.scenario.names
     if len(names) < 2:
@@ -44,37 +46,40 @@ def answer(results: Results) -> Answer | None:
     accuracies = results.accuracies
     front = Front(runs, accuracies, by_throughput=results.scenario.scenario == "offline")
     if best := [name for name in front.by_speed(front.fastest) if name in front.most_accurate]:
-        fast, *alike = best
-        slow = next((name for name in front.by_speed(runs) if name not in best), best[-1])
+        fast = best[0]
+        slow = next(name for name in (*best, *front.by_speed(runs)) if name != fast)
         which = f"Choose {fast}"
-        reason = ": no other target is shown to be faster" + " or more accurate" * front.knows_accuracy
-        if alike:
-            reason = f": the test shows no difference from {', '.join(alike)}"
+        better = "faster" + " or more accurate" * front.knows_accuracy
+        reason = f": no other target is shown to be {better}. The next best is {slow}"
     else:
         fast, slow = front.most_often_right(front.fastest), front.by_speed(front.most_accurate)[0]
         between = [name for name in front.by_speed(runs) if front.is_compromise(name, fast, slow)]
         which = f"Choose {slow} for accuracy, {fast} for speed"
         reason = f", or {', '.join(between)} for a compromise" * bool(between)
     slowdown = front.slowdown(slow, fast)
-    which += reason if slowdown.known else " by the figures of a single block, which do not show how sure that is"
+    gain = front.gain(slow, fast) if front.knows_accuracy else Interval(0, 0, 0)
+    too_short = slowdown.known and not slowdown.shows_difference and gain.low <= 0 <= gain.high
+    if not slowdown.known:
+        reason = " by the figures of a single block, which do not show how sure that is"
+    elif too_short and best:
+        reason = f", but the test is too short to be sure that it is better than {slow}"
     times = f"{units.ratio(slowdown.estimate)} times as {'slow' if front.by_throughput else 'long'}"
     how_much = f"{fast} {front.speed(fast)} at {load}, {slow} {front.speed(slow)}, {times}."
-    how_sure = "The blocks vary too much to be sure. " * slowdown.too_wide
-    how_sure += f"95 % intervals: {units.ratio(slowdown.low)} to {units.ratio(slowdown.high)} times"
+    one, figure, other = (fast, "throughput", slow) if front.by_throughput else (slow, "p99", fast)
+    ratio = f"{units.ratio(slowdown.low)} to {units.ratio(slowdown.high)} times"
+    how_sure = f"With 95 % confidence, {one}'s {figure} is {ratio} {other}'s"
     if front.knows_accuracy:
-        gain = front.gain(slow, fast)
         how_much += f" {fast} classifies {accuracies[fast].share:.2%} correctly, {slow} {accuracies[slow].share:.2%}."
-        how_sure += f", and {100 * gain.low:+.2f} to {100 * gain.high:+.2f} points of accuracy for {slow}"
+        how_sure += f", and {slow}'s accuracy differs by {100 * gain.low:+.2f} to {100 * gain.high:+.2f} points"
     how_sure = (
         f"{how_sure}." if slowdown.known else "The confidence is unknown, because a single block has no interval."
     )
-    if not front.knows_accuracy:
-        how_sure += " Accuracy was not measured (--accuracy)."
+    how_sure += " The interval includes a ratio of 1: lengthen the test with --min-duration." * too_short
     if any(run.doubt for run in runs.values()):
         how_sure += " The result is DOUBTFUL, because other programs took CPU time."
     if left_out:
         how_sure += f" Targets without a VALID run under this load were left out: {left_out}."
-    return Answer(f"{which}.", how_much, how_sure)
+    return Answer(f"{which}{reason}.", how_much, how_sure)
 
 
 def _by_peak(results: Results) -> Answer:
@@ -84,8 +89,9 @@ def _by_peak(results: Results) -> Answer:
         which = "No target can be recommended."
         return Answer(which, "The peak is known for fewer than two targets.", f"Without: {unknown}.")
     (second, other), (best, name) = peaks[-2:]
-    apart = best > PRECISION * second
-    which = f"Choose {name}." if apart else f"Choose {name} or {other}: their peaks are too close to tell."
+    which = f"Choose {name}. The next best is {other}."
+    if best <= PRECISION * second:
+        which = f"Choose {name} or {other}: their peaks are too close to tell."
     how_much = f"{name} meets the target latency up to {units.three_digits(best)} calls/s, {other} up to "
     how_much += f"{units.three_digits(second)} calls/s ({units.ratio(second / best)} times as many)."
     return Answer(which, how_much, f"Each peak is known to within {PRECISION - 1:.0%}, and was confirmed by two runs.")

@@ -18,6 +18,7 @@ from hangtag.serving.loadtest.report import json_document, table
 from tests.serving.loadtest.command import run_of
 
 SAMPLES = 1000
+TOO_SHORT = "Choose a, but the test is too short to be sure that it is better than noisy."
 
 
 def results(targets: dict[str, tuple[float, int | None]], **scenario: Any) -> Results:
@@ -40,13 +41,13 @@ def results(targets: dict[str, tuple[float, int | None]], **scenario: Any) -> Re
 @pytest.mark.parametrize(
     ("targets", "which", "how_much", "how_sure"),
     [
-        ({"a": (2, None), "b": (8, None)}, "no other target is shown to be faster.", "b has a p99 of 8.0", "4.0 times"),
+        ({"a": (2, None), "b": (8, None)}, "faster. The next best is b.", "b has a p99 of 8.0", "b's p99 is 4.0 to"),
         ({"a": (2, 900), "b": (8, 950)}, "Choose b for accuracy, a for speed.", "a classifies 90.00%", "+3.63 to +6.3"),
-        ({"a": (2, 900), "m": (4, 930), "b": (8, 950), "x": (9, 940)}, "or m for a compromise.", "4.0 times", "for b"),
-        ({"a": (2, 900), "b": (8, 950), "n": (9, 951)}, "Choose b for accuracy, a for speed.", "4.0 times", "for b"),
+        ({"a": (2, 900), "m": (4, 930), "b": (8, 950), "x": (9, 940)}, "or m for a compromise.", "4.0 times", "b's "),
+        ({"a": (2, 900), "b": (8, 950), "n": (9, 951)}, "Choose b for accuracy, a for speed.", "4.0 times", "b's "),
         ({"a": (2, 950), "b": (8, 900)}, "faster or more accurate.", "b 90.00%", "-6.35 to -3.63"),
         ({"a": (2, 950), "b": (8, 951)}, "Choose a: no other target is shown to be faster or more", "", "-0.1"),
-        ({"a": (2, None), "noisy": (2, None)}, "Choose a: the test shows no difference from noisy.", "", "vary too"),
+        ({"a": (2, None), "noisy": (2, None), "slow": (90, None)}, TOO_SHORT, "noisy has", "--min-duration"),
         ({"a": (2, None), "b": (3, None), "failing": (1, None)}, "Choose a: ", "b has", "were left out: failing."),
         ({"a": (2, None), "failing": (1, None)}, "No target can be recommended.", "No two", "Without: failing."),
     ],
@@ -75,7 +76,8 @@ def test_long_names_cost_no_figure_in_80_columns(capsys: pytest.CaptureFixture[s
 def test_a_search_is_answered_by_its_peaks_and_one_target_by_nothing() -> None:
     assert answer(results({"a": (2, 900)})) is None
     search = results({"a": (2, None), "b": (2, None)}, find_peak=True, target_latency=0.01)
-    for rates, which in (((100.0, 300.0), "Choose b."), ((100.0, 103.0), "Choose b or"), ((100.0, None), "No target")):
+    next_best = "Choose b. The next best is a."
+    for rates, which in (((100.0, 300.0), next_best), ((100.0, 103.0), "Choose b or"), ((100.0, None), "No target")):
         peaks: Any = tuple(SimpleNamespace(target=name, rate=rate) for name, rate in zip("ab", rates, strict=True))
         reply = answer(replace(search, peaks=peaks))
         assert reply is not None
