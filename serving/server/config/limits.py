@@ -25,27 +25,27 @@ class Limits:
     worker_stable_seconds: float = 60.0
     """A worker that ends within this many seconds after its start has ended soon."""
     worker_attempts: int = 5
-    """The supervisor gives up after this many replacements in a row ended before they listened."""
+    """The supervisor gives up after this many replacements in a row that ended before they listened."""
 
     shadow_share_of_time: float = 0.1
     """The largest share of the time that may be spent on computing copies of requests for a route's shadow."""
 
     max_streams: int = 1000
-    """The most inference streams over gRPC that may be open at once. A stream may hold requests and answers of about
-    one message's size in memory, plus the data that it is sending (docs/reference/limits.md says what else a stream may
-    hold)."""
+    """The most inference streams over gRPC that may be open at once. In memory, a stream may hold about one message's
+    size of requests and answers, and the data that the stream is sending. docs/reference/limits.md lists what else a
+    stream may hold."""
     max_watches: int = 1000
     """The most Watch streams of gRPC's health service that may be open at once. Watch streams need no token, so without
     a limit anybody could fill the memory."""
     max_reflections: int = 32
     """The most streams of gRPC's reflection that may be open at once. An additional stream ends the oldest stream,
-    which its client has probably forgotten, because a client finishes with reflection in a moment."""
+    which its client has probably forgotten: a client uses reflection only for a moment."""
     reflection_seconds: float = 60.0
     """How long a stream of gRPC's reflection may be open."""
 
     peer_seconds: float = 20.0
-    """On a server behind Envoy, the time limit of a TLS handshake, and of the calls of a connection that is being
-    closed. A client must answer a ping within this time limit too, from Envoy or from the native transport."""
+    """How long a client may take for a TLS handshake with Envoy, for the last calls of a connection that Envoy is
+    closing, and to answer a ping from Envoy or from the native transport."""
     idle_call_seconds: float = 300.0
     """Envoy ends a call (but not a stream) that has sent and received nothing for this long. Either the client does not
     read the answer, or the answer takes longer to compute."""

@@ -16,7 +16,7 @@ _LARGEST_BODIES = 16
 
 @dataclass(frozen=True)
 class ServerConfig(Settings):
-    """The settings of one server, with those that operators cannot set.
+    """The settings of one server, including those that operators cannot set.
 
     Raises:
         StartError: A value is not valid for its setting, or two values contradict each other.

@@ -8,7 +8,7 @@ from hangtag.settings import setting
 MOST_SECONDS = 2_000_000
 """The most seconds of any duration, because gRPC's core counts milliseconds in 31 bits."""
 MOST_SAMPLES = 4096
-"""The largest batch size that any setting may have."""
+"""The upper limit of every setting for a batch size."""
 ModelLimit = tuple[str, int]
 """A model's name, and the most samples of this model in one batch."""
 OFF = -1
@@ -138,13 +138,13 @@ class Settings:
     )
     instances: int = setting(
         0,
-        "How many batches of one model may be computed at once. 0: two on at least two CPUs, else one.",
+        "The most concurrent batches of one model. 0: two if there are at least two CPUs, otherwise one.",
         between=(0, 64),
     )
     intra_op_threads: int = setting(
         0,
         "ONNX Runtime's threads in each instance. 0: the usable CPUs / (instances x workers), but all threads of a "
-        "worker for a batch that is computed alone, if this is faster.",
+        "worker while only one batch is being computed, if this is faster.",
         between=(0, 256),
     )
     max_batch_size: int = setting(64, "The most samples in a batch, and in a request.", between=(1, MOST_SAMPLES))
