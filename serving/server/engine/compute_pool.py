@@ -7,9 +7,10 @@ A transport may provide a function with which one thread at a time *receives*. T
 that have arrived, and then computes the batch that is due, while the next free thread receives. So one thread receives,
 computes and answers a lone call.
 
-There are as many threads as one model may compute batches at once. Slow models could occupy all of these threads, and
-then nothing would be received, computed for other models, or refused. So a *further* thread starts if no thread is free
-and a batch is due or nothing has been received for a moment. A further thread ends after a second without work.
+The number of these threads is the number of batches that one model may compute at once. Slow models could occupy all of
+these threads, and then nothing would be received, computed for other models, or refused. So a *further* thread starts
+if no thread is free, and either a batch is due or nothing has been received for a moment. A further thread ends after a
+second without work.
 """
 
 import math
@@ -58,7 +59,7 @@ class ComputePool:
     """Runs threads from the first ``offer`` or ``receive_from`` until ``close``. Thread-safe."""
 
     def __init__(self, threads: int) -> None:
-        """Start no thread yet. ``threads`` is the number of threads, without the further threads."""
+        """Start no thread yet. ``threads`` does not count the further threads."""
         self._threads = threads
         self._lock = threading.RLock()  # a Condition calls an RLock's methods in C, but a Lock's in Python
         self._core = _Waiting(threading.Condition(self._lock))
@@ -73,7 +74,7 @@ class ComputePool:
         self._receptions = 0
         self._unreceived = threading.Event()  # set while no thread is free to receive
         self._further_receive = False  # true if a further thread may receive, because nothing was received for a moment
-        self._is_summoned = False  # whether a further thread was woken or started to receive, but does not receive yet
+        self._is_summoned = False  # whether a further thread was woken or started, but does not receive yet
         self._computing: set[int] = set()  # threads that compute
         self._after: dict[Callable[[], None], None] = {}  # in the order of the calls to ``after_batch``
         self._closed = False
@@ -214,7 +215,7 @@ class ComputePool:
         return None
 
     def _pass_on(self) -> None:
-        """Wake another thread to receive, or to take a batch that is left, before this thread computes."""
+        """Before this thread computes, wake another thread, which receives calls or takes another batch."""
         if self._receive is not None and self._receiver is None:
             if not self._core.notified and not self._core.notify() and not self._unreceived.is_set():
                 self._unreceived.set()

@@ -140,9 +140,9 @@ class ModelLoader:
         Raises:
             StartError: The settings file is not valid.
             ModelRepositoryError: The file is a link that leads out of the repository.
-            ModelLoadError: The file lacks a proof that the settings require, or changes while it is loaded, or ONNX
-                Runtime cannot load it with the required execution provider. A model that cannot compute, or fails the
-                trial, raises this error too.
+            ModelLoadError: The file has not passed the gate that the settings require, changes while it is loaded, or
+                cannot be loaded by ONNX Runtime with the required execution provider. A model that cannot compute, or
+                fails the trial, raises this error too.
             UnavailableError: The trial was stopped.
         """
         started = time.perf_counter()
@@ -174,7 +174,7 @@ class ModelLoader:
                 reason=runtime.signature.why_unbatched,
                 to_join_them_all_the_same=f"--model-max-batch-size {file.name}={largest}",
             )
-        _require_unchanged(file, stamp)  # the session and the proof of batching must come from one unchanged file
+        _require_unchanged(file, stamp)  # the session and the decision on batching must come from one unchanged file
         model = ServedModel(file, runtime, config, stamp)
         # With --max-loaded-mib there is no warm-up, because a caller waits for the load, and the largest batch would
         # take most of the load's time.

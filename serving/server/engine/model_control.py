@@ -63,10 +63,10 @@ class ModelControl:
         """Load the models needed at startup, then open the engine.
 
         In mode ``poll``, start to poll the repository, unless a supervisor lets several workers poll one after another.
-        In this mode only one model must load, and an older version serves if the latest version is broken. In the other
-        modes every model must load. In every mode, a route that cannot serve is only logged, because it may need
-        a model that is loaded later. A replacement worker first loads the versions that the other workers serve, and
-        all other versions at its first ``poll``.
+        In mode ``poll`` it is enough that one model loads, and an older version serves if the latest version is broken.
+        In the modes ``none`` and ``explicit``, every model must load. In every mode, a route that cannot serve is only
+        logged, because it may need a model that is loaded later. A replacement worker first loads the versions that the
+        other workers serve, and all other versions at its first ``poll``.
 
         Raises:
             StartError: A required model cannot be loaded, or there is no model to serve.

@@ -131,7 +131,8 @@ def settings_of(folder: Path, config: ServerConfig) -> ServerConfig:
 
 
 def largest_settings(config: ServerConfig) -> ServerConfig:
-    """Return the server's settings with the largest batch size, queue size and instance count of any model.
+    """Return the server's settings, with the batch size, queue size and number of instances raised to the largest of
+    any model.
 
     Only models that are in the repository now are considered. This function ignores a missing repository or an invalid
     file, because loading reports the error.

@@ -29,8 +29,7 @@ class Residency:
             load_now: Makes room for a model, loads it and serves it. Raises ServerError if the model cannot be loaded.
         """
         self.names: frozenset[str] = frozenset()
-        """The models that are loaded on their first call, and unloaded to make room. Without --max-loaded-mib there are
-        none."""
+        """The models that are loaded on their first call, and unloaded to make room. Empty without --max-loaded-mib."""
         self._config = config
         self._load_now = load_now
         self._sizes: dict[str, int] = {}  # bytes of each model that was loaded

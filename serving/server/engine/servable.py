@@ -47,7 +47,7 @@ class Servable(Protocol):
         """Accept calls from now on. ``pool`` computes their batches."""
 
     def raise_if_queue_full(self) -> None:
-        """Raise QueueFullError if the queue of a request that is not decoded yet is certainly full."""
+        """Raise QueueFullError if the queue is known to be full before the request is decoded."""
 
     def check(self, inputs: Tensors, datatypes: Mapping[str, str]) -> Admission:
         """Return a request's number of samples and its batch key. Only shapes and datatypes determine this result.

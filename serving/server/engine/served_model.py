@@ -25,14 +25,14 @@ from hangtag.serving.signature import Signature, TensorSpec
 
 log = structlog.get_logger()
 
-# After this many batches in a row with nothing else queued or computed, the next batch may use all threads, because a
-# single client must be sending one request after another. If requests arrive at random, threads that spin for the next
-# batch would take the CPU from all other work.
+# During a lone batch, nothing else is queued or computed. After this many lone batches in a row, a single client must
+# be sending one request after another, so the next batch may use all threads. If requests arrive at random, threads
+# that spin for the next batch would take the CPU from all other work.
 _ALONE_BATCHES = 16
 
 
 class ServedModel:
-    """One version of one model. This class is a `Servable`, which documents the methods that routes have too."""
+    """One version of one model. The methods that models share with routes are documented in `Servable`."""
 
     def __init__(self, file: ModelFile, runtime: Runtime, config: ServerConfig, stamp: Stamp = ()) -> None:
         """Wrap a loaded session. ``config`` has the server's settings, overridden by the model's own settings.

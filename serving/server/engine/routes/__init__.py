@@ -1,2 +1,2 @@
-"""Routes: names in the model repository whose calls go to other models, one after another (a cascade) or to each a
-share (a split)."""
+"""Routes: names in the model repository whose calls are answered by models. A cascade asks its models one after
+another; a split gives each of its models a share of the calls."""

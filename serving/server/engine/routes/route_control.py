@@ -28,15 +28,15 @@ log = structlog.get_logger()
 
 
 class _CircleError(StartError):
-    """Routes form a circle. No route of the circle serves, not even without its shadow."""
+    """Routes form a circle. None of these routes serves, even if a route could serve without its shadow."""
 
 
 class RouteControl:
     """Serves each route while all its members serve. Only one thread at a time may use this object."""
 
     def __init__(self, engine: Engine, outcomes: Counter[tuple[str, str]]) -> None:
-        """Serve nothing yet. ``engine`` has the members, and gets the routes. ``outcomes`` counts for each route and
-        outcome how often the route was loaded ("ok") or had a new problem ("error")."""
+        """Serve nothing yet. ``engine`` has the members, and gets the routes. ``outcomes`` counts for each route how
+        many times the route was loaded (outcome "ok") or had a new problem (outcome "error")."""
         self.problems: Mapping[str, str] = {}
         """For each route, why the route does not serve, or why a change of its file has no effect."""
         self._engine = engine
@@ -46,7 +46,7 @@ class RouteControl:
         self._unloaded: set[str] = set()  # unloaded routes, which do not serve as members of other routes either
         self._unused: set[str] = set()  # names whose route.toml is ignored
         self._read: dict[str, RouteSettings] = {}
-        self._resolved: dict[str, ServedRoute] = {}  # by the current ``refresh``, each after the routes that it needs
+        self._resolved: dict[str, ServedRoute] = {}  # the routes that this ``refresh`` resolved, each after its members
         self._reasons: dict[str, str] = {}  # why resolved routes do not serve with the settings of their files
 
     def is_route(self, name: str) -> bool:
@@ -148,7 +148,7 @@ class RouteControl:
         ]
 
     def reason(self, name: str) -> str:
-        """Return why a name that does not serve is no serving route, or "" if the name is not a route."""
+        """Return why a route does not serve, or "" if there is no route of this name."""
         return self.problems.get(name, "").removeprefix(f"route {name}: ")
 
     def _settings(self, name: str) -> RouteSettings:
@@ -198,9 +198,9 @@ class RouteControl:
     ) -> tuple[Servable | None, str]:
         """Return the shadow's model or route, or None, and why the route serves without a shadow.
 
-        A shadow may not serve, or may have another signature than the route. Then the route serves without the shadow
-        if the route already serves with this shadow, or if the route does not serve yet and the repository has the
-        shadow's model. Otherwise this method raises UserError.
+        If the shadow does not serve, or its signature differs from the route's, the route serves without the shadow in
+        two cases: the route already serves and its settings name this shadow, or the route does not serve yet and the
+        repository has the shadow's model. In all other cases this method raises UserError.
         """
         if settings.shadow is None:
             return None, ""
@@ -256,7 +256,7 @@ class RouteControl:
 
 
 def _load_first(name: str) -> str:
-    """Return the part of a message that says what to do if a model or a route of the repository is not loaded."""
+    """Return the end of an error message: the command that loads a model or route of the repository."""
     return f" (with --model-control explicit, load it first: 'hangtag models load {name}')"
 
 

@@ -149,7 +149,8 @@ class RouteSettings:
         return tuple((1 if self.weights else stage, str(member)) for stage, member in enumerate(self.members, start=1))
 
     def accepts(self, outputs: Tensors) -> list[bool]:
-        """Return whether each sample is accepted, so that no other member is needed, from the outputs of a member."""
+        """Return for each sample whether a member's outputs are accepted, so that no further member must compute the
+        sample."""
         if self.acceptance is None:
             return [True] * len(next(iter(outputs.values())))
         accepted: list[bool] = self.acceptance.accepts(outputs[self.acceptance.output]).tolist()
@@ -242,8 +243,8 @@ def _split(values: Mapping[str, Any]) -> dict[str, Any]:
     sticky = values.get("sticky", "")
     if not isinstance(sticky, str) or (sticky and not _METADATA_KEY.fullmatch(sticky)):
         raise ValueError(
-            'sticky must be the name of a metadata key in lower case, such as "x-user-id", of letters, digits and _.-, '
-            f'that does not begin with "grpc-" or end with "-bin"; not {sticky!r}'
+            'sticky must name a metadata key, such as "x-user-id", of lower-case letters, digits and _.-, '
+            f'that does not begin with "grpc-" or end with "-bin"; it is {sticky!r}'
         )
     members = tuple(_member(text) for text in listed)
     return {"members": members, "weights": tuple(map(float, listed.values())), "sticky": sticky}

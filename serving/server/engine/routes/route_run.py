@@ -46,7 +46,8 @@ class MemberCall(Call):
 
     @classmethod
     def answer_batch(cls, calls: Sequence[Call], outputs: Tensors, cost: BatchCost) -> None:
-        """Answer all calls that this member settles together. The other calls go on to the next member."""
+        """Answer, in one step, the calls for which this member's answer is final. Each remaining call ends its stage on
+        its own."""
         settled: dict[str, list[Call]] = {}
         accepted: dict[int, list[bool]] = {}  # id of a route's settings -> whether each sample of the batch is accepted
         for call in calls:
@@ -68,13 +69,13 @@ class MemberCall(Call):
 def _accepted(settings: RouteSettings, outputs: Tensors) -> list[bool]:
     try:
         return settings.accepts(outputs)
-    except Exception:  # each call then raises and reports the error itself
+    except Exception:  # each call is then checked on its own, and reports its own error
         log.exception("joining the answers of a batch failed")
         return []
 
 
 class RouteRun:
-    """Sends a call to a member, and in a cascade sends the samples of which that member is not sure to the next member.
+    """Sends a call to a member. In a cascade, the next member then gets the samples of which this member is not sure.
 
     This object is the queue in which the caller's call waits. The thread that computed a member's answer calls
     `on_stage_complete`, or `settle` if the answer completes the call. Only one stage of a call runs at a time.
@@ -125,7 +126,8 @@ class RouteRun:
         self._put(stage, self.call.inputs, self.call.samples)
 
     def cancel(self, call: Call) -> None:
-        """Drop the part of the call that still waits. The current member ends the call with an error."""
+        """Cancel the call to the current member if that call still waits. The member then ends the call with an
+        error."""
         # if a later stage begins meanwhile, that stage sees that the whole call is cancelled
         stage_call = self._stage_call
         if stage_call is not None:
@@ -189,8 +191,8 @@ class RouteRun:
             self._low_confidence += timings.low_confidence
             return None
         doubtful = np.flatnonzero(~accepted)
-        # An inner cascade does not report which samples got an unsure answer. At most, these are all samples that are
-        # not passed on to the next member.
+        # An inner cascade reports how many samples got an unsure answer, but not which samples. Count at most the
+        # samples that are not passed on, because samples that are passed on do not keep their unsure answer.
         self._low_confidence += min(timings.low_confidence, len(got) - len(doubtful))
         if rows is not None:
             return np.asarray(rows[doubtful])

@@ -27,11 +27,11 @@ from hangtag.serving.signature import Signature
 
 
 class ServedRoute:
-    """A route that serves. This class is a `Servable`, which documents the methods that models have too.
+    """A route that serves. The methods that routes share with models are documented in `Servable`.
 
-    When the route's file or the model behind a member changes, a new object, which takes over the counters, replaces
-    this object. An object keeps its models, so that the models that checked a request also compute it, even while they
-    are being replaced. If a replaced model is closed, the request goes to the model's successor.
+    When the route's file or the model behind a member changes, a new object replaces this object and takes over its
+    counters. An object keeps its models, so that the models that checked a request also compute it, even while they are
+    being replaced. If a replaced model is closed, the request goes to the model's successor.
     """
 
     def __init__(
@@ -222,7 +222,8 @@ def _compared_output(settings: RouteSettings, signature: Signature) -> str:
 
 
 def _unfit(settings: RouteSettings, signature: Signature) -> str:
-    """Return why a cascade cannot join the answers of models with this signature, or "" if it can. "" for a split."""
+    """Return why a cascade cannot join the answers of models with this signature. Return "" if a cascade can join them,
+    or if the route is a split."""
     if settings.acceptance is None:
         return ""
     free = [str(spec) for spec in signature.outputs if None in spec.shape[1:]]

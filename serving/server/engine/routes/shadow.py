@@ -1,10 +1,11 @@
 """Sends copies of a route's requests to another model, and compares that model's answers with the callers' answers.
 
 A copy waits until all callers of its batch have their answers, so no call fails because of a copy, or waits for one.
-Then the route hands the copy over if no request waits for its members and fewer than half of each member's instances
-compute (on two processors: if no batch of the route is being computed). A copy cannot be stopped, and shares the
-processors with calls that arrive meanwhile. So there is one copy at a time, and then a pause, so that copies use at
-most `Limits.shadow_share_of_time`. Every other copy is skipped, and so is a copy that the model would not accept.
+Then the route submits the copy if no request waits for the route's members, and fewer than half of each member's
+instances compute. If a member has two instances, neither may be computing. A copy cannot be stopped, and shares the
+processors with calls that arrive meanwhile. So only one copy is computed at a time, and a pause follows, so that copies
+take at most `Limits.shadow_share_of_time` of the time. All remaining copies are skipped, and so are copies that the
+model would not accept.
 
 Copies get no lower priority in the operating system. If the system paused a thread that holds the interpreter lock or a
 lock of ONNX Runtime's memory, every call would have to wait.

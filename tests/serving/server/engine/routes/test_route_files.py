@@ -16,7 +16,7 @@ ACCEPT = 'accept = {output = "y", at_least = 0.9}'
 CASCADE = f'cascade = ["one", "two"]\n{ACCEPT}\n'
 SPLIT = "split = {one = 50, two = 50}"
 SHARES = "split: the share of 'two' must be a number"
-STICKY = "sticky must be the name of a metadata key in lower case"
+STICKY = "sticky must name a metadata key"
 
 
 def accepting(model: str, output: str, rule: str = "at_least = 0.9") -> str:
