@@ -1,11 +1,11 @@
-"""The batching policy of one model: when its queued calls are computed, and which of them together.
+"""The batching policy of one model. The policy decides when queued calls are computed, and which calls share a batch.
 
 Threads put calls in and take batches out, and never wait here. The batcher uses neither gRPC nor ONNX Runtime. The
 policy:
 
 1. Fill while busy. As soon as one of the model's ``instances`` is free and a call waits, a batch may be taken. Calls
-   that arrive while every instance computes gather and become the next batch. So a lone call does not wait for other
-   calls, and batches grow with the load, without a timer.
+   that arrive while every instance is busy form the next batch. So a lone call does not wait for other calls, and
+   batches grow with the load, without a timer.
 2. Size and order. A batch has at most max_batch_size samples, the oldest calls first. Only calls with equal batch keys
    (same shapes except for the batch axis) share a batch; calls with other keys are skipped and keep their places. The
    first call that does not fit ends the batch, so that no later, smaller call overtakes it.
@@ -32,9 +32,9 @@ from hangtag.serving.server.queue.call import Call
 from hangtag.serving.server.queue.service_time import ServiceTime
 
 RESERVED_SHARE = 0.2
-"""Time before the call is read and after the answer is sent is invisible to the batcher. While every instance is busy
-that time is long, so 20 % of the time to the deadline is reserved for it. Without a reserve, a queue as long as the
-deadline would answer nearly every request just too late (studies/bench/README.md)."""
+"""The batcher does not see the time before a call is read and after the answer is sent. This time is long while every
+instance is busy, so 20 % of the time to the deadline is reserved for it. Without a reserve, nearly every answer of an
+overloaded server would come just too late (studies/bench/README.md)."""
 
 _TOO_LATE = "the request was dropped: its deadline passed while it waited, or would have passed before the answer"
 
@@ -164,8 +164,8 @@ class Batcher:
 
         Args:
             batch: The list object that ``take`` returned, not a copy.
-            seconds: The seconds that computing the batch took, from which the service time is predicted; None if the
-                batch failed.
+            seconds: How many seconds the batch took to compute, for predictions of the service time; None if the batch
+                failed.
 
         Returns:
             The calls that were not cancelled in the meantime. The caller must give these calls their outcome.
@@ -215,7 +215,8 @@ class Batcher:
             self._ended.notify_all()
 
     def _ready_by(self, call: Call, deadline: float, now: float) -> float:
-        """Return when a call must be computed. Raises DeadlineError if, by the measured service time, it cannot be."""
+        """Return when a call's batch must be finished. Raises DeadlineError if the measured service time is too long
+        for that."""
         expected = self._expected(call.samples, now)
         remaining = deadline - now
         share = 1 - RESERVED_SHARE if self._busy else 1.0
@@ -234,7 +235,7 @@ class Batcher:
         wait = whole_batches * predict(self.max_batch_size) / self.instances
         if self._busy:
             wait += min(max(0.0, since + predict(samples) - now) for since, samples in self._computing.values())
-        # If a whole batch already waits, later calls will also fill this call's batch.
+        # If a whole batch already waits, this call's batch will be full too, because later calls join the batch.
         own = self.max_batch_size if whole_batches else min(rest + new_samples, self.max_batch_size)
         return wait + predict(own)
 

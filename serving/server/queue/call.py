@@ -17,9 +17,9 @@ log = structlog.get_logger()
 Tensors = Mapping[str, npt.NDArray[Any]]
 """Arrays by the names of a model's inputs or outputs."""
 
-# When the deadline passes, a client cancels by its own clock. gRPC's core sends a deadline that is rounded up by at
-# most a hundredth of the time left (timeout_encoding.cc). So a cancellation this close to the deadline counts as an
-# exceeded deadline. The additional millisecond allows for the time on the network.
+# A client cancels its call when the deadline passes by the client's own clock. gRPC's core sends a deadline that is
+# rounded up by at most a hundredth of the time left (timeout_encoding.cc). So a cancellation this close to the deadline
+# counts as an exceeded deadline. The additional millisecond allows for the time on the network.
 _SLACK_SHARE = 0.01
 _SLACK_SECONDS = 0.001
 
@@ -84,8 +84,9 @@ class Call(ABC):
     """Whether the call has its outcome, or a thread is about to give it its outcome."""
     cancelled = False
     may_use_all_threads = True
-    """Whether the call may use all threads if no other batch is being computed. False for the copies for a shadow,
-    which start whenever no other call waits, and would take the processors from calls that arrive meanwhile."""
+    """Whether the call may use all threads if no other batch is being computed. False for copies of requests for a
+    shadow, because with all threads a copy would take the processors from calls that arrive while the copy is
+    computed."""
 
     def cancellation_error(self, now: float) -> ServerError:
         """Return the error for a call that its client cancels: DeadlineError at the deadline, else CancelledError."""
@@ -147,7 +148,7 @@ class Call(ABC):
 
 
 def answer(calls: Sequence[Call], outputs: Tensors, cost: BatchCost) -> None:
-    """Give the calls of a computed batch their rows, all calls of a class together."""
+    """Give the calls of a computed batch their rows. All calls of one class are answered together."""
     kinds = {type(call) for call in calls}
     for kind in kinds:
         kind.answer_batch(calls if len(kinds) == 1 else [call for call in calls if type(call) is kind], outputs, cost)

@@ -12,8 +12,8 @@ _NEWEST_SHARE = 0.2  # weight of the newest batch in the running mean of its siz
 _WEIGHT_DECAY = 0.98  # factor on the weight of each size class whenever a batch is observed
 _MIN_WEIGHT = 0.01  # the least weight of a size class, because a line through a single class has no slope
 _STALL_FACTOR = 4.0
-"""If a batch takes more than this many times as long as other batches of its size, because the machine paused, its time
-is cut to that limit."""
+"""A batch's time is cut to this many times the mean time of batches of its size, because the machine may have
+paused."""
 
 
 class _SizeClass:
@@ -38,7 +38,7 @@ class ServiceTime:
         self._classes: dict[int, _SizeClass] = {}
         self._last_observed = -math.inf
         self._held = False
-        # False if a batch was observed since the last fit; the next prediction then refits the line before it uses it
+        # False if a batch was observed since the last fit; the next prediction then refits the line first
         self._is_fitted = True
         self._a = 0.0
         self._b = 0.0
