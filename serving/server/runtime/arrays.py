@@ -59,7 +59,8 @@ def zeros(spec: TensorSpec, batch_size: int) -> Array:
 
 
 def random_rows(shape: Sequence[int], dtype: np.dtype[Any], seed: int) -> Array:
-    """Return random values: any byte for uint8, 0 to 1 for real numbers, else 0 or 1, which may serve as indices."""
+    """Return random values: real numbers from 0 to 1, any byte for uint8, and 0 or 1 for all other types, whose values
+    may be indices."""
     generator = np.random.default_rng(seed)
     if dtype.kind == "f":
         return generator.random(shape).astype(dtype)
@@ -69,7 +70,8 @@ def random_rows(shape: Sequence[int], dtype: np.dtype[Any], seed: int) -> Array:
 def pad(target: Array, rows: Array) -> None:
     """Write rows, at least one, to the beginning of the target, and fill the rest with copies of the last row.
 
-    The padding repeats a caller's row, because a model may refuse other values, such as an index that is out of range.
+    The padding repeats a caller's row, because a model may refuse arbitrary values, such as an index that is out of
+    range.
     """
     count = len(rows)
     target[:count] = rows
@@ -77,12 +79,12 @@ def pad(target: Array, rows: Array) -> None:
 
 
 class Sizes(NamedTuple):
-    """The sizes and values of a sample that the signature leaves open."""
+    """Sizes and values that a signature leaves open, chosen for a sample."""
 
     length: int
-    """The size of each free axis that is not an input's first axis."""
+    """The size of the free axes after the first axis, in the first input with such axes."""
     state: int
-    """The size of the free axes that are not first axes, in all inputs after the first input with such an axis. In a
+    """The size of the free axes after the first axis, in all inputs after the first input with such axes. In a
     recurrent state, such an axis may be the batch."""
     below: int
     """Integers are drawn from 0 up to this bound, exclusive."""
@@ -117,7 +119,7 @@ def sample(signature: Signature, sizes: Sizes, seed: int, max_values: int = MAX_
     """Generate one sample.
 
     The samples of different seeds differ in scale: every third sample is ten times larger and every fifth is all zeros.
-    The different scales expose a model whose answers depend on the range of its batch.
+    The different scales expose a model that answers a sample differently if its batch has larger values.
 
     Returns:
         Input name -> array [1, ...].
@@ -156,10 +158,10 @@ def sample(signature: Signature, sizes: Sizes, seed: int, max_values: int = MAX_
 
 
 def trials(runtime: "Runtime", extent: Extent, deadline: float, failures: list[InferenceError]) -> Iterator[Trial]:
-    """Yield a trial for each of the first lengths at which the model runs every sample. The trial searches the other
-    sizes that the signature leaves open.
+    """Yield a trial for each of the first lengths at which the model runs every sample. This function searches the
+    remaining sizes that the signature leaves open.
 
-    The exceptions of sizes at which the model fails are appended to ``failures``.
+    If the model fails at some sizes, its exception is appended to ``failures``.
     """
     inputs = runtime.signature.inputs
     texts = TEXT_FORMATS if any(spec.datatype == "BYTES" for spec in inputs) else TEXT_FORMATS[:1]

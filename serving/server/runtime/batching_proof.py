@@ -1,9 +1,9 @@
-"""Decides whether a loaded model's requests are batched: by the operator's setting, a proof in its file, or a trial.
+"""Decides whether a loaded model's requests are batched: by the operator's setting, the export's check, or a trial.
 
 A file's axes do not show whether rows are independent. Softmax, a sum or a reversal along the first axis keeps that
 axis's name and size, but mixes up the answers of callers whose requests share a batch. So the same inputs are computed
 alone and in batches, and the answers are compared. The export compares a third-party file once and thoroughly. The
-server compares briefly when it loads a file without such a proof.
+server makes a short comparison when it loads a file that the export has not checked.
 """
 
 import time
@@ -35,15 +35,15 @@ class _Tolerance(NamedTuple):
 
 
 _TOLERANCES = {2: _Tolerance(1e-2, 1e-3), 4: _Tolerance(1e-3, 1e-5), 8: _Tolerance(1e-6, 1e-11)}
-"""The tolerance for sums that are computed in another order, by the size of a float in bytes."""
+"""The tolerance for sums whose terms are added in a different order. The key is the size of a float in bytes."""
 _TOLERANCE_IN_8_BITS = _Tolerance(0.05, 0.05)
-"""The tolerance for layers that round to 8 bits. A sum in another order may be rounded to the next of 256 steps, and
-later layers increase this difference."""
+"""The tolerance for layers that round to 8 bits. If terms are added in a different order, the sum may be rounded to the
+next of 256 steps, and later layers increase this difference."""
 _TOLERANCES_ON_GPUS = _TOLERANCES | {4: _TOLERANCES[2]}
 """The tolerance on CUDA, which may multiply FP32 in TF32 (with FP16's 10 bits of mantissa), but only for some batch
 sizes."""
 _LEAST_SCALE = 1e-3
-"""The least value to which a share is relative, because smaller values may be rounding errors."""
+"""The smallest scale for comparisons, because smaller values may be rounding errors."""
 
 _BRIEF_SIZES = (2, 7)
 """The batch sizes of a brief trial. The server's largest batch size is added, because a row may depend on a row that
@@ -78,10 +78,11 @@ class Decision(NamedTuple):
 def decide_batching(runtime: Runtime, max_batch_size: int = ServerConfig.max_batch_size) -> Decision:
     """Forbid a runtime to batch requests unless something proves that the rows of a batch are independent.
 
-    A setting of the operator needs no trial, and neither does a file with a proof that has not changed since the gate
-    of 'hangtag export'. Any other model that would be batched, because of its axes or ``hangtag.batched``, is tried on
-    synthetic inputs. A trial takes milliseconds for a small model. For a slow model only a dozen rows are computed. If
-    the rows differ, or the model fails on every input, ``why_unbatched`` of the runtime's signature states the reason.
+    No trial is needed if the operator allows batching, or if the file has passed the batching check of 'hangtag export'
+    and has not changed since. Any other model that would be batched, because of its axes or ``hangtag.batched``, is
+    tried on synthetic inputs. A trial takes milliseconds for a small model. For a slow model only a dozen rows are
+    computed. If the rows differ, or the model fails on every input, ``why_unbatched`` of the runtime's signature states
+    the reason.
 
     With a max_batch_size of 1, no request is batched and no model is tried.
     """
@@ -93,7 +94,7 @@ def decide_batching(runtime: Runtime, max_batch_size: int = ServerConfig.max_bat
     if max_batch_size == 1:
         return Decision("at most one sample is computed at once")
     if "gate" in signature.metadata and proves_batching(runtime.path):
-        return Decision("the model's file has the proof")
+        return Decision("batching was checked at the export")
     sizes = tuple(sorted({*(min(size, max_batch_size) for size in _BRIEF_SIZES), max_batch_size}))
     extent = Extent(sizes, _BRIEF_LENGTHS, _BRIEF_VALUES, _BRIEF_SECONDS)
     try:
@@ -136,16 +137,16 @@ def prove(runtime: Runtime, obstacle: str | None, operators: Set[str], extent: E
     if not lengths:
         raise InferenceError(f"the model fails on every synthetic input; the last error: {failures[-1]}")
     if not telling:
-        return Verdict(False, "all synthetic inputs get the same answer, which proves nothing", lengths)
+        return Verdict(False, "all synthetic inputs get the same answer, so the trial proves nothing", lengths)
     why = f"the same answers alone and in batches of {', '.join(map(str, extent.sizes))}"
     return Verdict(True, why, lengths, largest)
 
 
 def _tolerances(runtime: Runtime, operators: Set[str]) -> Mapping[int, _Tolerance]:
-    """Return how far two floats may differ, by their size in bytes.
+    """Return the tolerances for floats. The key is the size of a float in bytes.
 
-    Layers that round to 8 bits may differ by whole steps. This tolerance does not cover layers that derive the step
-    size from the batch, because then each row depends on the range of the other rows.
+    The outputs of layers that round to 8 bits may differ by whole steps. The tolerance for whole steps is not used if
+    layers derive the step size from the batch, because then each row depends on the values in the other rows.
     """
     kinds = {operator.rpartition(".")[2] for operator in operators}
     in_8_bits = any(kind.startswith(("QuantizeLinear", "QLinear", "QGemm")) for kind in kinds)
@@ -160,8 +161,8 @@ def _judge(
     """Run the samples of a trial in batches. After the deadline, run only batches that have the first sample.
 
     Returns:
-        Why samples may not be batched, or None. The second value is how far answers in batches differ from answers
-        alone, as a share of the scale.
+        Why samples may not be batched, or None. The second value is the difference between answers in batches and
+        answers to single samples, as a share of the scale.
     """
     count = len(trial.samples)
     scales = {name: _scales([answer[name] for answer in trial.answers], tolerances) for name in trial.answers[0]}
@@ -190,8 +191,8 @@ def _compare(
     """Run these samples as one batch, and compare its rows with the answers to each sample alone.
 
     Returns:
-        Why samples may not be batched, or None. The second value is how far answers in the batch differ from answers
-        alone, as a share of the scale.
+        Why samples may not be batched, or None. The second value is the difference between answers in the batch and
+        answers to single samples, as a share of the scale.
     """
     size = len(samples)
     try:
@@ -213,7 +214,7 @@ def _compare(
 
 
 def _scales(answers: Sequence[Array], tolerances: Mapping[int, _Tolerance]) -> Array:
-    """Return the scale at each place of an output. A difference may be at most the share ``place`` of the scale."""
+    """Return the scale at each place of an output. A difference may be at most ``place`` times the scale."""
     if answers[0].dtype.kind != "f" or len({answer.shape for answer in answers}) != 1:
         return np.ones(())
     tolerance = tolerances[answers[0].dtype.itemsize]
@@ -227,8 +228,8 @@ def _scales(answers: Sequence[Array], tolerances: Mapping[int, _Tolerance]) -> A
 
 def _difference(rows: Array, expected: Array, scales: Array) -> float:
     """Return the largest difference, as a share of the scale at its place. The difference is infinite if NaNs or
-    infinities differ. Values other than floats differ by 1 if any value differs, else by 0. ``scales`` is [1, ...] or a
-    number.
+    infinities differ. For values that are not floats, the result is 1 if any value differs, else 0. ``scales`` is a
+    number or [1, ...].
     """
     if rows.dtype.kind != "f":
         return float(not np.array_equal(rows, expected))

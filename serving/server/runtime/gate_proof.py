@@ -5,8 +5,8 @@ The export writes the gate's figures (``hangtag.gate``) and a digest of the grap
 serialized ModelProto without ``metadata_props``. The metadata_props are top-level fields in protobuf's wire format, so
 this module skips them without an ONNX parser, which a server does not have.
 
-The proof is not signed, so anybody who can write a file can also write a proof into it. The check detects files without
-a proof, and files that were changed or damaged after their proof.
+These metadata are not signed, so anybody who can write a file can also forge them. The check detects files that have
+not passed the gate, and files that were changed or damaged afterwards.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ _METADATA_PROPS = 14  # the number of the field metadata_props of ModelProto
 _KEY, _VALUE = 1, 2  # the numbers of the fields key and value of StringStringEntryProto
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _STRUCTURE = "structure"  # the check that every published file passes, including third-party files
-_BATCHING = "batching"  # a check that hangtag's own files pass, and a finding about third-party files
+_BATCHING = "batching"  # hangtag's own files must pass this check; a third-party file only records its result
 
 
 def proves_batching(file: Path) -> bool:
@@ -59,7 +59,8 @@ def require_proof(file: Path) -> None:
 
 
 def _proof(file: Path) -> tuple[Mapping[str, Any], str, str]:
-    """Return the gate's figures by check, which are empty if they cannot be read; the recorded digest; and the digest.
+    """Return the gate's figures by check, the recorded digest, and the computed digest. The figures are empty if they
+    cannot be read.
 
     Raises:
         OSError: The file cannot be read.

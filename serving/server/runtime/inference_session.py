@@ -27,9 +27,9 @@ _HINTS = {
     "tensorrt": "Install TensorRT's libraries in addition to CUDA's (pip install tensorrt), or use --provider cuda.",
 }
 
-# The operators below end the process (SIGABRT, SIGFPE, SIGSEGV) or never return if any axis of their input is empty,
-# although most operators answer or refuse an empty tensor. To find the operators below, every operator of ONNX Runtime
-# 1.32 was run with each axis empty. The tests repeat this for the operators that hangtag admits.
+# Most operators answer or refuse an empty tensor. The operators below end the process (SIGABRT, SIGFPE, SIGSEGV) or
+# never return if any axis of their input is empty. To find the operators below, every operator of ONNX Runtime 1.32 was
+# run with each axis empty. The tests repeat this for the operators that hangtag admits.
 _FATAL = {
     *("ConvTranspose", "GRU", "InstanceNormalization", "LSTM", "RoiAlign", "STFT", "Unique"),
     "ai.onnx.ml.FeatureVectorizer",
@@ -181,7 +181,7 @@ def read_signature(
         raise ModelLoadError(f"{path}: {error}") from error
     # ONNX Runtime loads a file with text that is not UTF-8, and raises this error when the text is read
     except UnicodeDecodeError as error:
-        raise ModelLoadError(f"{path}: a name, or a text of its metadata, is not UTF-8: {error}") from error
+        raise ModelLoadError(f"{path}: a name or a text in the metadata is not UTF-8: {error}") from error
 
 
 def operators(session: onnxruntime.InferenceSession) -> set[str]:
@@ -234,7 +234,7 @@ def _is_fatal(operator: str) -> bool:
 
 def _shared_arena() -> onnxruntime.InferenceSession:
     """Register one memory pool ("arena") for all sessions, once. Otherwise each session would keep a pool for its
-    largest batch. Return a session of this pool, which copies a number.
+    largest batch. Return a session that uses this pool and only copies a number.
 
     The pool grows by the requested size (kSameAsRequested, 1), not by doubling, which would keep unused memory.
     """

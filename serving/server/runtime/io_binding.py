@@ -25,8 +25,8 @@ from hangtag.serving.signature import Signature, TensorSpec
 # from the host.
 _RECURRENT = {"LSTM", "GRU", "RNN"}
 
-_TOLERANCE = 0.01  # wide, because the check looks for answers to other rows, not for a device's rounding
-_CHECKS = 2  # a graph that always reads the inputs of its capture would pass a single check
+_TOLERANCE = 0.01  # wide, because the check looks for wrong rows, not for differences in rounding
+_CHECKS = 2  # because a graph that always reads the inputs of its capture would pass a single check
 _RUNS = 7
 _ENOUGH_SECONDS = 0.03  # the time for measuring each way to compute a batch, short so that the server starts soon
 
@@ -34,8 +34,7 @@ Compute = Callable[[Tensors], dict[str, Array]]
 
 
 def bucket_sizes(largest: int) -> tuple[int, ...]:
-    """Return 1, 2, 4 and so on, and finally the largest size, so that less than half of any computed batch is
-    padding."""
+    """Return the batch sizes 1, 2, 4 and so on, and the largest size, so that less than half of a batch is padding."""
     return (*(1 << power for power in range((largest - 1).bit_length())), largest)
 
 
@@ -113,8 +112,8 @@ class PinnedInputs:
             rows = buffer[: len(inputs[name])]
             rows[...] = inputs[name]
             self._binding.bind_cpu_input(name, rows)  # ONNX Runtime copies the rows to the device
-        # Without new bindings, ONNX Runtime would reuse the output buffers of the previous batch, which may have
-        # another size.
+        # Without new bindings, ONNX Runtime would reuse the output buffers of the previous batch, which may have a
+        # different size.
         for name in self._output_names:
             self._binding.bind_output(name, *self._device)
         self._session.run_with_iobinding(self._binding)
@@ -205,7 +204,8 @@ def _samples(inputs: Tensors) -> int:
 
 
 def pinned_inputs(model: Model, largest: int, instances: int) -> BufferPool:
-    """Return pinned inputs for batches up to the largest. Raises ModelLoadError if the model's shapes are not fixed."""
+    """Return pinned inputs for batches of up to ``largest`` samples. Raises ModelLoadError if the model's shapes are
+    not fixed."""
     if problem := no_fixed_shapes_because(model.signature):
         raise ModelLoadError(problem)
     return BufferPool([largest], lambda size: PinnedInputs(model, size), instances=instances)
@@ -247,7 +247,7 @@ def verified(signature: Signature, compute: Compute, make_pool: Callable[[], Poo
 
 
 def is_faster(signature: Signature, pool: BufferPool, other: BufferPool, share: float) -> bool:
-    """Whether one batch of each size takes less than this share of the other pool's time."""
+    """Whether ``pool`` needs less than this share of the time of ``other``, for one batch of each size."""
     batches = [_batch(signature, size, seed=0) for size in pool.sizes]
     seconds = (sum(_shortest(each.run, inputs) for inputs in batches) for each in (pool, other))
     return next(seconds) < share * next(seconds)
@@ -262,7 +262,7 @@ def _difference(signature: Signature, compute: Compute, pool: BufferPool) -> str
             expected = compute(inputs)
             for name, array in (pool.run(inputs) or {}).items():
                 if not _equal(array, expected[name]):
-                    return f"output {name!r} differs from the session's with {samples} samples"
+                    return f"in a batch of {samples}, output {name!r} differs from the session's"
     return ""
 
 
@@ -271,8 +271,7 @@ def _batch(signature: Signature, samples: int, seed: int) -> Tensors:
 
 
 def _shortest(compute: Callable[[Tensors], object], inputs: Tensors) -> float:
-    """Return the seconds of the shortest of several runs, so that the machine's other work affects the result
-    little."""
+    """Return the seconds of the fastest of several runs, which other work on the machine delayed least."""
     runs: list[float] = []
     while len(runs) < 2 or (len(runs) < _RUNS and sum(runs) < _ENOUGH_SECONDS):
         started = time.perf_counter()

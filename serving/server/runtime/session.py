@@ -126,7 +126,7 @@ class Runtime:
 
         Raises:
             InvalidValuesError: The inputs are at fault: ONNX Runtime refuses them, or fails on them but not on zeros.
-            InferenceError: ONNX Runtime failed for another reason.
+            InferenceError: ONNX Runtime failed although the inputs are not at fault.
         """
         try:
             if (pool := self._buffer_pool) is not None:
@@ -236,14 +236,14 @@ class Runtime:
         try:
             outputs = pool.run(inputs)
         except Exception as error:
-            # ONNX Runtime raises equal exceptions for a failed binding and for bad inputs. Running the session shows
+            # ONNX Runtime raises the same exceptions for a failed binding and for bad inputs. Running the session shows
             # the cause: if the session fails too, the inputs are at fault and the binding stays in use.
             outputs = self._run_session(inputs)
             self._stop_io_binding(error)
         return self._run_session(inputs) if outputs is None else outputs
 
     def _stop_io_binding(self, error: Exception) -> None:
-        """Stop using IO binding. If it failed for every batch, every batch would be computed twice."""
+        """Stop using IO binding, because the session computes a batch again if IO binding fails."""
         with self._binding_lock:
             self.io_binding_failures += 1
             first = self._buffer_pool is not None
@@ -277,7 +277,7 @@ class Runtime:
 
 
 def _is_guessed(spec: TensorSpec) -> bool:
-    """Whether zeros are only a guess for this input, because it has a free axis, which gets size 1, or is a text."""
+    """Whether zeros are only a guess for this input: a free axis gets size 1, and a text gets "0"."""
     return None in spec.shape[1:] or spec.datatype == "BYTES"
 
 

@@ -2,9 +2,9 @@
 
 Sessions of one thread each are best for many calls in flight. A session with all threads is best for one call after
 another. A second session takes memory and time to open, so a separate thread opens it only when there are lone batches.
-Then both sessions compute the next lone batches in turn, and the session whose 90th percentile of the times is smaller
-computes the following ones. A median would hide that threads often wait for a processor. The machine's other load
-changes, so both sessions are compared again after a while.
+Then both sessions compute the next lone batches in turn. The session with the shorter times, by their 90th percentile,
+computes the lone batches that follow. A median would hide that threads often wait for a processor. Other work on the
+machine changes, so both sessions are compared again after a while.
 """
 
 import threading
@@ -24,9 +24,10 @@ log = structlog.get_logger()
 _WORTH_THREADS_SECONDS = 0.0002
 """A second session is opened if a lone batch takes longer."""
 _THREADS_GAIN = 0.85
-"""The second session is used if its 90th percentile is less than this share of the first session's."""
+"""The second session is used if its 90th percentile of the times is less than this share of the first session's 90th
+percentile."""
 _WARM_UPS = 2
-"""The number of batches of each session that make the first allocations before the comparison."""
+"""The number of batches that each session computes before the comparison, to make its first allocations."""
 _COMPARED = 32
 """The number of batches that each session computes for the comparison."""
 _SETTLED_BATCHES = 10_000

@@ -133,7 +133,7 @@ def test_nothing_is_tried_where_the_operator_decides_or_nothing_can_be_joined(tm
 )
 def test_a_shipped_model_is_not_tried_again(file: Path) -> None:
     runtime = CountingRuntime(file, provider="cpu")
-    assert decide_batching(runtime, 64).because == "the model's file has the proof"
+    assert decide_batching(runtime, 64).because == "batching was checked at the export"
     assert runtime.rows == 0
 
 
@@ -158,7 +158,7 @@ def test_a_proof_holds_for_what_passed_the_gate(
     changed = {"gate": gate, "graph_digest": metadata["graph_digest"] if digest is None else digest}
     runtime = load(tmp_path, onnx_file.with_metadata(file, **changed))
     why = decide_batching(runtime, 2).because
-    assert why == ("the model's file has the proof" if proven else "the same answers alone and in batches of 2")
+    assert why == ("batching was checked at the export" if proven else "the same answers alone and in batches of 2")
     assert (runtime.rows == 0) is proven
 
 

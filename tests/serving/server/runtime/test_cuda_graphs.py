@@ -55,7 +55,7 @@ def first_batch_alone(compute: Compute) -> Compute:
     ("change", "reason"),
     [
         (lambda _: fail, "operation not permitted when stream is capturing"),
-        (first_batch_alone, "output 'y' differs from the session's with 1 samples"),
+        (first_batch_alone, "in a batch of 1, output 'y' differs from the session's"),
     ],
     ids=["fails", "reads the inputs of its capture"],
 )

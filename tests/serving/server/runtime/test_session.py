@@ -61,7 +61,7 @@ def test_texts_that_are_not_utf8_are_an_error_that_names_the_file(models: Path, 
     model = from_text(identity, {"a_key_of_": "metadata"})
     file = onnx_models.publish(models, "m", model)
     file.write_bytes(file.read_bytes().replace(text, b"\xae" + text[1:]))
-    with pytest.raises(ModelLoadError, match=r"m/1/model\.onnx: a name, or a text of its metadata, is not UTF-8"):
+    with pytest.raises(ModelLoadError, match=r"m/1/model\.onnx: a name or a text in the metadata is not UTF-8"):
         Runtime(file)
 
 
