@@ -22,8 +22,8 @@ ADMIN_SOCKET = "admin.sock"
 CERTIFICATE, AUTHORITY = "certificate", "authority"
 """The names of the secrets. Each secret has a file in Envoy's folder, such as certificate.json."""
 
-_BUFFERED = 1 << 16  # the most bytes of a connection that Envoy has read but not passed on, or that wait to be sent
-# Envoy does not limit calls, because the models' queues limit them, and state the reason of a refusal
+_BUFFERED = 1 << 16  # the most bytes that Envoy buffers for each direction of a connection
+# Envoy does not limit calls, because the models' queues already do so, and their refusals state the reason
 _UNLIMITED = 1 << 30
 _UPSTREAM_LIMITS = ("max_connections", "max_pending_requests", "max_requests", "max_retries")
 _OWN_HEAP = 128 << 20
@@ -257,8 +257,8 @@ class Secrets:
             context.load_cert_chain(self._certificate, self._key, password=lambda: b"")
         except (OSError, ValueError) as error:  # SSLError is an OSError
             raise StartError(
-                f"{self._certificate} (--tls-cert) and {self._key} (--tls-key) are not a certificate and its key, both "
-                f"PEM and the key not encrypted: {error}"
+                f"{self._certificate} (--tls-cert) and {self._key} (--tls-key) are not a PEM certificate and its "
+                f"unencrypted PEM key: {error}"
             ) from error
         served = {"certificate_chain": _inline(certificate), "private_key": _inline(key)}
         secrets = {CERTIFICATE: _secret(CERTIFICATE, tls_certificate=served)}

@@ -228,7 +228,7 @@ class Envoy:
         return self._counted("downstream_rq_active") + self._counted("downstream_cx_tx_bytes_buffered")
 
     def _counted(self, name: str) -> int:
-        """Return the sum of Envoy's statistics of this name without this request, or 0 if Envoy does not answer."""
+        """Return the sum of Envoy's statistics of this name, not counting this request; 0 if Envoy does not answer."""
         content = self._ask("GET", f"/stats?format=json&filter={name}$")
         counted = [] if content is None else json.loads(content)["stats"]
         return sum(each.get("value", 0) for each in counted if not each.get("name", "").startswith("http.admin."))

@@ -14,16 +14,16 @@ from hangtag.serving.server.wire.transport_call import STREAMS
 _EXTENSIONS = "type.googleapis.com/envoy.extensions."
 _HTTP = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 _GRPC_HEAD_KIB, _HTTP_HEAD_KIB = 16, 32
-_SCRAPES = 32  # The most connections to the port for metrics. Each connection takes a thread of the server.
+_SCRAPES = 32  # The most connections to the port for metrics. Each connection occupies one thread of the server.
 _COMPRESSED = (
     {"name": "grpc-encoding", "present_match": True},
     {"name": "grpc-encoding", "string_match": {"exact": "identity"}, "invert_match": True},
 )
 _FRAME_BYTES = 5  # the length prefix of a gRPC message
 _SELECTIONS = 100
-"""For a retry, Envoy picks a worker at random up to this many times, until Envoy picks a different worker. A worker
-that has just ended has the fewest calls in flight, so with two workers Envoy picks the ended worker three of four
-times."""
+"""How many times, at most, Envoy picks a worker at random for a retry. Envoy stops as soon as it picks a different
+worker than before. A worker that has just ended has the fewest calls in flight, so with two workers Envoy picks the
+ended worker three of four times."""
 _IDLE_SECONDS = 1.0
 _STREAM_WINDOW, _LARGEST_WINDOW = 1 << 20, 2**31 - 1
 _UNAVAILABLE = (
@@ -71,8 +71,8 @@ def exposed_ports(config: ServerConfig, metrics_port: int, servers: Sequence[Pat
 def _grpc_port(config: ServerConfig, servers: Sequence[Path]) -> Port:
     """Streams are not buffered and may be idle; pings detect clients that have vanished.
 
-    A compressed message may unpack to a thousand times its size. The native transport unpacks it completely, but grpcio
-    stops at the size limit for messages, so grpcio gets compressed messages.
+    A compressed message may unpack to a thousand times its size. The native transport unpacks a message completely, but
+    grpcio stops at the size limit for messages, so Envoy passes compressed messages to grpcio.
     """
     clusters = {"grpc": [each / GRPC_SOCKET for each in servers]}
     compressed = []
@@ -89,7 +89,7 @@ def _grpc_port(config: ServerConfig, servers: Sequence[Path]) -> Port:
         for path in STREAMS
     ]
     # If a caller cancels many calls at once, the server closes the connection, so each connection carries only one
-    # caller's calls. When the caller has left, Envoy keeps its connection until the connection has been idle for this
+    # caller's calls. Envoy keeps the connection of a caller that has left until the connection has been idle for this
     # long.
     idle = {"idle_timeout": seconds(min(_IDLE_SECONDS, config.connection_idle_seconds / 2))}
     upstream = {
@@ -148,7 +148,7 @@ def _route(cluster: str, headers: Sequence[Mapping[str, Any]] = ()) -> dict[str,
 
 
 def _destination(cluster: str) -> dict[str, Any]:
-    """Send a call to another worker if the first worker has just ended, so that Envoy could not send the call to it."""
+    """If a worker has just ended and Envoy cannot send a call to it, send the call to another worker."""
     others = {"name": "others", "typed_config": typed("retry.host.previous_hosts.v3.PreviousHostsPredicate")}
     retry = {
         "retry_on": "connect-failure,refused-stream",
@@ -174,7 +174,8 @@ def _refusal(status: int, message: str, grpc_status: int | None = None) -> dict[
 
 
 def _unavailable() -> list[dict[str, Any]]:
-    """Refusals for 503, and for 500, which is Envoy's answer over HTTP/1.1 if it is short of memory."""
+    """Replace the texts of Envoy's own answers 503 and 500. Over HTTP/1.1, Envoy answers 500 if Envoy is short of
+    memory."""
     return [_refusal(status, _UNAVAILABLE) for status in (503, 500)]
 
 

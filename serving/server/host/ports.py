@@ -29,7 +29,8 @@ def require_free(host: str, port: int) -> None:
 
 
 def reserve(host: str, port: int, option: str) -> socket.socket:
-    """Return a socket that holds a port that no other program has, and on which this server's processes can listen.
+    """Return a socket that reserves a port: no other program has the port, and this server's processes can listen on
+    it.
 
     The arguments and exceptions are those of ``bind``.
     """

@@ -19,8 +19,8 @@ Stamp = tuple[tuple[Path, tuple[int, int, int, int] | None], ...]
 """For each file its path, and its modification time, size, inode and status change time; None for a missing file.
 
 A program that writes a file may set its modification time to any value, and rsync and cp -p do so. Only the kernel sets
-the status change time, which also changes with the file's owner, mode, number of hard links and, often, its name. Some
-file systems keep all four when a file is renamed, so the path matters too.
+the status change time, which also changes with the file's owner, mode, number of hard links and, often, its name. On
+some file systems, a rename changes none of these four values, so the stamp also has the path.
 """
 
 LARGEST_BYTES = 1 << 20
@@ -87,7 +87,7 @@ def stamp_of(*paths: Path) -> Stamp:
 
 
 def folder_stamp(folder: Path, *others: Path) -> Stamp:
-    """Identify the names and the content of all files in a folder, in its subfolders, and of ``others``.
+    """Return the stamp of all files in a folder and its subfolders, and of ``others``.
 
     Links to files are followed, links to folders are not. A folder that is missing or cannot be read has no files.
     """

@@ -22,11 +22,11 @@ def prepare() -> None:
     # gRPC's core prints every failed handshake, and also the errors that grpcio raises. hangtag's log has both.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    # PyTorch's threads wait for each other by spinning, for milliseconds. If another program uses the CPUs, they spin
-    # while the thread that they wait for has no CPU, and a training step takes up to a hundred times as long. To avoid
-    # that, threads spin only a thousand times before they sleep, GNU OpenMP's default if threads outnumber CPUs. On
-    # idle CPUs this costs nothing measurable, but sleeping at once (OMP_WAIT_POLICY=PASSIVE) makes a step of lstm a
-    # fifth longer.
+    # PyTorch's threads spin for milliseconds while they wait for each other. If another program uses the CPUs, the
+    # spinning threads may keep the thread that they wait for from running, and a training step takes up to a hundred
+    # times as long. To avoid that, threads spin only a thousand times before they sleep, which is GNU OpenMP's default
+    # if threads outnumber CPUs. On idle CPUs this costs nothing measurable, but sleeping at once
+    # (OMP_WAIT_POLICY=PASSIVE) makes a training step of lstm a fifth longer.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     warnings.filterwarnings("ignore", module=r"PIL\.")  # Pillow warns of malformed parts of callers' pictures
@@ -44,4 +44,4 @@ def give_back_large_blocks() -> None:
     set_option = getattr(ctypes.CDLL(None), "mallopt", None)
     if set_option is not None and "MALLOC_MMAP_THRESHOLD_" not in os.environ:
         set_option(_M_MMAP_THRESHOLD, _LARGE)
-        set_option(_M_TRIM_THRESHOLD, _LARGE)  # applies to free memory at the end of a heap
+        set_option(_M_TRIM_THRESHOLD, _LARGE)  # this threshold is for free memory at the end of a heap

@@ -36,8 +36,8 @@ class Supervisor:
             store: Returns the state of the local copy of the model store, if the models come from a store.
 
         Raises:
-            StartError: An address cannot be bound. Or the server is exposed, and Envoy is missing or a certificate is
-                invalid.
+            StartError: An address cannot be bound, a certificate is invalid, or the server is exposed and Envoy is
+                missing.
         """
         self._config = config
         self._store = store
@@ -150,7 +150,8 @@ class Supervisor:
         self._check_workers()
 
     def state(self) -> ServerState:
-        """The state of all workers together. Versions that still serve include the counts of workers that ended."""
+        """The state of all workers together. The counters of versions that still serve include the counts of workers
+        that have ended."""
         with self._changed:
             workers = [worker for worker in self._workers.values() if worker.listening]
         for refresh in _start_threads(worker.refresh for worker in workers):

@@ -153,7 +153,7 @@ class Peer:
                     thread = threading.Thread(target=self._reply, args=(number, name, content), daemon=True)
                     try:
                         thread.start()
-                    except RuntimeError as error:  # without another thread, this thread must still read messages
+                    except RuntimeError as error:  # this thread must read messages, not call the function
                         self._answer(number, PeerError(f"the other process cannot answer: {error}"))
                 elif (answer := self._pending.pop(number, None)) is not None:
                     if isinstance(content, Exception):

@@ -170,9 +170,10 @@ class Changes:
 
 
 def _let_one_try(workers: Sequence[WorkerProcess], change: Change, name: str) -> Sequence[WorkerProcess]:
-    """Try the change in the first worker that is not stopping and, to unload, has the model.
+    """Try the change in one worker after another, until a worker can make the change. A stopping worker cannot make a
+    change, and a worker without the model cannot unload the model.
 
-    Returns the workers after this worker.
+    Returns the workers that follow the worker that made the change.
     """
     for place, worker in enumerate(workers, 1):
         try:
@@ -188,7 +189,8 @@ def _let_one_try(workers: Sequence[WorkerProcess], change: Change, name: str) ->
 
 
 def _let_follow(workers: Sequence[WorkerProcess], change: Change, name: str) -> None:
-    """Repeat a change that succeeded in one worker in the others. Workers that fail are killed, to be replaced."""
+    """Repeat, in these workers, a change that has succeeded in another worker. Workers that fail are killed, to be
+    replaced."""
     for worker in workers:
         try:
             worker.call(change, name)

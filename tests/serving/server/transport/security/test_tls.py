@@ -104,8 +104,8 @@ def test_a_renewed_certificate_is_for_new_connections_and_a_broken_one_for_none(
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        ("server-of-ours.key", r"are not a certificate and its key, both PEM and the key not encrypted"),
-        ("server-of-ours.pem", r"are not a certificate and its key"),
+        ("server-of-ours.key", r"are not a PEM certificate and its unencrypted PEM key"),
+        ("server-of-ours.pem", r"are not a PEM certificate and its unencrypted PEM key"),
         ("ours-ca.pem", r"ours-ca\.pem \(--tls-client-ca\) holds no certificate in PEM form"),
     ],
 )
