@@ -92,8 +92,8 @@ class MetricsServer(ThreadingMixIn, TCPServer):
         self._thread.start()
 
     def get_request(self) -> tuple[socket.socket, Any]:
-        """Accept a connection. After a failure, pause, because the connection stays in the kernel's queue and the
-        thread would spin."""
+        """Accept a connection. Pause after a failure: the connection stays in the kernel's queue, so without a pause
+        the thread would spin."""
         try:
             return self.socket.accept()[0], ("", 0)  # a peer on a Unix socket has no address
         except OSError as error:

@@ -22,7 +22,8 @@ PERIOD = 10.0
 """The seconds of a period. In each period, at most a burst of lines of one event is written. The next line says how
 many lines were dropped."""
 INFO_BURST = 5
-"""The burst of an event that is no problem, such as a model loaded on request. `Limits` has the burst of problems."""
+"""The burst of an event that reports no problem, for example that a model was loaded on request. `Limits` has the burst
+of events that report a problem."""
 
 _LONGEST_VALUE = 2000
 """The most characters of a value that are written. Further characters are only counted."""
@@ -36,8 +37,9 @@ _SUBJECTS = ("model", "version", "file", "worker")
 class RateLimit:
     """A structlog processor that drops repeated lines, so that no client can fill the log. Thread-safe.
 
-    All lines of a problem's event share one limit. Other lines have a limit for each model and worker, because the
-    start of many models or workers writes a line for each. Clients cannot make up names of models or workers.
+    All lines of a problem's event share one limit. If an event reports no problem, each model and each worker has its
+    own limit, because the start of many models or workers writes a line for each. Clients cannot make up names of
+    models or workers.
     """
 
     def __init__(self, burst: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -139,8 +141,8 @@ def redirect_library_log(library: str, *, with_values: bool) -> None:
 
     Args:
         library: The name of the library's logger.
-        with_values: Whether messages are written in full. False for a library that gets the callers' data. Then only a
-            message's format, such as "Invalid encoding on %s", is written, without its values.
+        with_values: Whether messages are written in full. If False, only a message's format is written, such as
+            "Invalid encoding on %s", because the values may be callers' data.
     """
     logger = logging.getLogger(library)
     logger.handlers = [_LibraryHandler(with_values=with_values)]

@@ -69,7 +69,7 @@ class BatchCost(NamedTuple):
     """The number of samples in the batch."""
     calls: int = 1
     member: str = ""
-    """The only member that answered the calls to a route. Empty for calls to a model."""
+    """The member's name, if the calls are to a route and one member alone answered them."""
 
     @property
     def compute_ns(self) -> int:
@@ -123,7 +123,7 @@ class ModelStatistics:
     """Records batches and failures of one version. Thread-safe.
 
     The thread that computed a batch only appends the batch's timings to a list. Timings are counted later, for many
-    batches at once, because counting a batch of one request would add a noticeable share to the time of its answer.
+    batches at once, because counting after each batch would noticeably delay the answers to small requests.
     """
 
     def __init__(self) -> None:

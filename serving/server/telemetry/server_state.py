@@ -34,7 +34,7 @@ class StageCounts(Mergeable):
 
 @dataclass(frozen=True)
 class ShadowCounts(Mergeable):
-    """Counts of copies of requests for a route's shadow, and of comparisons of its answers with the callers'
+    """How many copies of requests a route's shadow got, and how many of the shadow's answers agreed with the callers'
     answers."""
 
     compared: int = 0
@@ -92,7 +92,7 @@ class VersionState(Mergeable):
 
 @dataclass(frozen=True)
 class Workers:
-    """Numbers of worker processes that should run, that run, and that were replaced."""
+    """How many worker processes should run, how many run, and how many were replaced."""
 
     configured: int = 1
     running: int = 1
@@ -121,7 +121,7 @@ class ServerState(Mergeable):
         failures: Requests that ended with an error.
         loads: Number of loads by model and outcome ("ok" or "error").
         transports: Number of processes by their transport ("native" or "grpc") and the reason for it.
-        workers: Set by the supervisor, if there is one; a sum of states has the workers of the first state.
+        workers: Set by the supervisor, if there is one. The sum of two states has the workers of the first state.
         shed: Number of requests by model that were refused because waiting requests had reached their limit. The key ""
             has the requests that were refused before they were read.
         store: Set by the process that follows a model store; None if the models come from a folder.
@@ -210,12 +210,12 @@ class RouteStatistics:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._stages: dict[StageKey, list[int]] = {}  # requests and samples
+        self._stages: dict[StageKey, list[int]] = {}  # the requests and samples of each stage
         self._counts = RouteCounts()  # without the stages
 
     def begin(self, stages: Iterable[StageKey], zeros: RouteCounts) -> None:
         """Start new counters at 0, because an alert sees an increase only in a series that already exists. ``zeros``
-        has a 0 for each other counter that the route has, and its expected share."""
+        has a 0 for each further counter of the route, and the route's expected share."""
         with self._lock:
             for key in stages:
                 self._stages.setdefault(key, [0, 0])
@@ -230,7 +230,7 @@ class RouteStatistics:
             counts[1] += samples
 
     def add(self, counts: RouteCounts) -> None:
-        """Add counts of unsure answers, or of copies for the shadow and of comparisons."""
+        """Add counts of unsure answers, or counts of the shadow's copies and comparisons."""
         with self._lock:
             self._counts += counts
 
