@@ -58,7 +58,7 @@ class Settings:
     )
     num_versions: int = setting(
         1,
-        "How many versions of each model clients can call by number: the promoted one, and the latest ones. 0: all.",
+        "How many versions of each model clients can call by number: the promoted and the latest. 0: all.",
         between=(0, None),
     )
     require_proof: bool = setting(
@@ -96,7 +96,7 @@ class Settings:
         "A host name that clients use for the HTTP port, such as models.example. Other names, except localhost, are "
         "refused. Without tokens, only requests to an allowed name or an address may load models. Repeatable.",
     )
-    no_page: bool = setting(False, "Do not serve the page at / on the HTTP port, on which people try the models.")
+    no_page: bool = setting(False, "Do not serve the HTTP port's page (/), on which people try the models.")
     platform: str = setting(
         "none",
         "Take the models, the address and the HTTP port from the variables of Amazon SageMaker or Vertex AI, and "
@@ -126,8 +126,8 @@ class Settings:
     )
     cuda_graphs: str = setting(
         "off",
-        "Compute batches with CUDA graphs. on: for each model that can be captured. auto: only if graphs are measured "
-        "to be faster.",
+        "Compute batches with CUDA graphs. on: for each model that can be captured. auto: only if measurements show "
+        "a gain.",
         choices=("off", "auto", "on"),
     )
     workers: int = setting(
@@ -144,10 +144,10 @@ class Settings:
     intra_op_threads: int = setting(
         0,
         "ONNX Runtime's threads in each instance. 0: the usable CPUs / (instances x workers), but all threads of a "
-        "worker while only one batch is being computed, if this is faster.",
+        "worker while only one batch is being computed, if faster.",
         between=(0, 256),
     )
-    max_batch_size: int = setting(64, "The most samples in a batch, and in a request.", between=(1, MOST_SAMPLES))
+    max_batch_size: int = setting(64, "The most samples in a batch or a request.", between=(1, MOST_SAMPLES))
     model_max_batch_size: tuple[ModelLimit, ...] = setting(
         (),
         "Set --max-batch-size for one model, even if its file forbids batches. 0: forbid batches. Repeatable.",

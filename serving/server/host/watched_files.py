@@ -106,7 +106,8 @@ def _stamp(path: Path) -> tuple[int, int, int, int] | None:
 def read_bytes(path: Path, option: str) -> bytes:
     """Return a regular file's content, and refuse all other files.
 
-    A named pipe could block the thread for ever, and this thread often answers calls. A device could fill the memory.
+    A named pipe could block the thread for ever, and this thread often answers calls. Reading a device file could fill
+    the memory.
 
     Args:
         path: The file.

@@ -33,7 +33,7 @@ log = structlog.get_logger()
 
 
 class Server:
-    """A whole server in this process. As a context manager it is ready inside the block and drained after the block.
+    """A whole server in this process. Inside a ``with`` block the server is ready; the end of the block drains it.
 
     A program may call ``environment.prepare`` before it imports this module.
 
