@@ -34,8 +34,8 @@ class TrainSettings(DataOptions):
         None,
         "The training recipe. study: the settings of the study. best: for the highest accuracy. pictures: for your "
         "own pictures. teacher: for networks that teach others. same-view: longer than best, with teachers that see "
-        "the same augmented images. multi-label: for several labels.  [default: pictures for your own pictures, "
-        "otherwise the first of study, teacher and multi-label that MODEL has]",
+        "the same augmented images. multi-label: for several labels.  [default: 'pictures' for your own data, "
+        "otherwise the first recipe of MODEL among 'study', 'teacher' and 'multi-label']",
         choices=RECIPE_NAMES,
     )
     changes: tuple[str, ...] = setting(
@@ -70,7 +70,7 @@ class TrainSettings(DataOptions):
         kind=AN_EXISTING_FILE,
         metavar="FILE.pt",
     )
-    processes: int = setting(1, "Divide each batch among this many processes, one for each GPU.", between=(1, 64))
+    processes: int = setting(1, "The number of processes that share each batch, one for each GPU.", between=(1, 64))
     threads: int | None = setting(
         None, "The CPU threads of each process.  [default: the process's share of the CPUs]", between=(1, 256)
     )

@@ -13,7 +13,7 @@ from hangtag.settings import REQUIRED, setting
 MODELS = "The model repository to publish into."
 NAME = "The model's name in the repository. A precision other than fp32 is appended, as in NAME-int8."
 EVEN_IF_WORSE = "Publish even if the version that serves is more accurate, or has no accuracy to compare with."
-EVEN_IF_DIFFERENT = "Publish even if inputs, outputs, labels or fit differ from those of the version that serves."
+EVEN_IF_DIFFERENT = "Publish even if inputs, outputs, labels or 'fit' differ from those of the version that serves."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,15 +71,16 @@ class ImportOptions:
     )
     agree_at_least: float | None = setting(
         None,
-        "With --precision int8, the converted file must give the original's answer for this percentage of the "
-        "samples. If necessary, layers stay in FP32.  [default: 99]",
+        "With --precision int8, the converted file must give the original file's answer for this percentage of "
+        "the samples. If necessary, layers stay in FP32.  [default: 99]",
         between=(50, 100),
         metavar="PERCENT",
     )
     agree_on: tuple[str, ...] = setting(
         (),
-        "With --precision int8, compare only this output: by the label with the largest score, by all values, or for "
-        "equality. Repeatable.  [default: all outputs, each by the rule for its kind]",
+        "With --precision int8, compare only this output, by this rule: labels (the label with the largest "
+        "score), values (all values) or equal (exact equality). Repeatable.  [default: all outputs, "
+        "each by the rule for its kind]",
         metavar=f"OUTPUT={'|'.join(agreement.RULES)}",
     )
 

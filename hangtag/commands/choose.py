@@ -27,18 +27,18 @@ _SHOWN = 12
 @click.option(
     "--accuracy-at-least",
     type=FiniteRange(min=0, max=100),
-    help="The lowest acceptable accuracy in percent.  [default: 0.1 less than the most accurate model]",
+    help="The lowest acceptable accuracy in percent.  [default: 0.1 below the most accurate model's accuracy]",
 )
 @click.option(
     "--p99",
     type=Duration(min=0),
     metavar="DURATION",
-    help="The longest 99th percentile of the latency, such as 20ms.",
+    help="The limit for the 99th percentile of the latency, such as 20ms.",
 )
 @click.option(
     "--rate",
     type=FiniteRange(min=0, min_open=True),
-    help="The calls per second under which --p99 must hold.  [default: a closed loop with 64 calls in flight]",
+    help="The calls per second at which to meet the limit --p99.  [default: a closed loop with 64 calls in flight]",
 )
 @click.option(
     "--data",
@@ -47,7 +47,7 @@ _SHOWN = 12
 )
 @click.option(
     "--try", "tries", type=click.IntRange(0, 20), default=3, show_default=True,
-    help="How many of the best candidates to load-test. With 0, the choice is only a prediction.",
+    help="How many of the best candidates to load-test. With 0, the choice rests on predictions.",
 )  # fmt: skip
 @click.option(
     "--seconds", type=FiniteRange(min=0, min_open=True), default=3.0, show_default=True,

@@ -160,7 +160,7 @@ def rollback(name: str, version: int | None, folder: Path) -> None:
     type=click.Choice(FITS),
     required=True,
     help="stretch changes the proportions; crop cuts the longer edge; pad extends the shorter edge; garment converts "
-    "a photo like a Fashion-MNIST garment.",
+    "a photo to the style of Fashion-MNIST.",
 )
 @_models
 def fit(name: str, fit: str, folder: Path) -> None:

@@ -50,7 +50,7 @@ class DataOptions:
     fit: str | None = setting(
         None,
         "How to convert pictures of other sizes to --size, in training and serving: stretch, crop to the middle, pad "
-        "with the edge's colour, or convert like Fashion-MNIST's garments.  [default: stretch]",
+        "with the edge's colour, or imitate Fashion-MNIST (garment).  [default: stretch]",
         choices=FITS,
     )
     validation_share: float | None = setting(

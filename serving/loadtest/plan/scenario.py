@@ -79,7 +79,7 @@ class Scenario:
     max_duration: float = setting(60.0, "The maximum duration. A run that needs longer is INVALID.", duration=True)
     max_query_count: int = setting(1_000_000, "The maximum number of queries, even before --min-duration has passed.")
     warm_up: float = setting(0.15, "The duration of the unmeasured load before each block.", at_least=0, duration=True)
-    blocks: int = setting(5, "The number of blocks in each run. The blocks of the targets take turns.", at_least=1)
+    blocks: int = setting(5, "The number of blocks in each run.", at_least=1)
     batch_size: int = setting(1, "The number of samples in a query.", at_least=1)
     deadline: float = setting(10.0, "The deadline of each call.", above=0, duration=True)
     # With one connection, the generator needs the least CPU time, because answers arrive in bursts. A server of several

@@ -47,7 +47,7 @@ class Settings:
     )
     poll_seconds: float = setting(
         15.0,
-        "With --model-control poll, look for changes every this many seconds.",
+        "The seconds between checks for changes with --model-control poll.",
         between=(0.1, MOST_SECONDS),
     )
     max_loaded_mib: int = setting(
@@ -132,8 +132,8 @@ class Settings:
     )
     workers: int = setting(
         1,
-        "The number of processes that share the port. Use several if Python's interpreter lock is the limit and "
-        "clients open several connections.",
+        "The number of processes that share the port. Use several processes if Python's interpreter lock is the limit "
+        "and clients open several connections.",
         between=(1, 256),
     )
     instances: int = setting(
