@@ -55,7 +55,7 @@ LINK = re.compile(r"\[([^\]]*)\]\((\.\.?/[^)\s#]*)(#[^)\s]*)?\)")
 
 
 def without_links_out(_app: Sphinx, page: str, source: list[str]) -> None:
-    """Turn links to files outside docs/, which the site lacks, into plain text. Warn if there is no such file."""
+    """Turn links to files outside docs/, which the site lacks, into plain text. Warn of a link to a missing file."""
 
     def text_alone(link: re.Match[str]) -> str:
         target = (HERE / page).parent / link[2]
