@@ -94,7 +94,7 @@ class Settings:
     allowed_host: tuple[str, ...] = setting(
         (),
         "A host name that clients use for the HTTP port, such as models.example. Other names, except localhost, are "
-        "refused. Without tokens, only requests to an allowed name or an address may load models. Repeatable.",
+        "refused. Without tokens, only requests to an allowed name or address may load models. Repeatable.",
     )
     no_page: bool = setting(False, "Do not serve the HTTP port's page (/), on which people try the models.")
     platform: str = setting(
@@ -143,8 +143,8 @@ class Settings:
     )
     intra_op_threads: int = setting(
         0,
-        "ONNX Runtime's threads in each instance. 0: the usable CPUs / (instances x workers), but all threads of a "
-        "worker while only one batch is being computed, if faster.",
+        "ONNX Runtime's threads in each instance. 0: the usable CPUs / (instances x workers). A batch that is computed "
+        "alone gets all threads of its worker if that is faster.",
         between=(0, 256),
     )
     max_batch_size: int = setting(64, "The most samples in a batch or a request.", between=(1, MOST_SAMPLES))
