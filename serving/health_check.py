@@ -184,6 +184,8 @@ class Wait:
             message = explanation
         elif self._failure:
             message = f"{late}: {self._failure}"
+        elif self._status is None:
+            message = f"{late}: the server did not answer"
         elif self._model and self._status == UNKNOWN:
             message = f"the server at {self._address} served no model {self._model!r} within {self._seconds:g} s"
         else:

@@ -16,7 +16,7 @@ from hangtag.serving.health_check import HealthClient
 def health(server: str, model: str, wait: float | None, credentials: Credentials) -> None:
     """Report whether a server or a model is ready. The exit code is 0 if it is ready, and otherwise 1."""
     with HealthClient(server, credentials=credentials) as client:
-        if wait is not None:
+        if wait:
             client.wait_until_ready(wait, model)
         else:
             client.require_ready(model)

@@ -14,7 +14,7 @@ from tests.kit import onnx_models
 from tests.kit.command import invoke, refusal
 from tests.kit.kinds import Kind, grpc_kinds, message_of
 from tests.kit.link import Link, link
-from tests.kit.other_servers import CHECK, grpc_server, health, refusing, web_server
+from tests.kit.other_servers import CHECK, grpc_server, health, listener, refusing, say_nothing, web_server
 from tests.kit.server import server as running_server
 from tests.kit.waiting import TIMEOUT, until
 
@@ -28,6 +28,7 @@ protocols = pytest.mark.parametrize("http", [False, True], ids=["gRPC", "HTTP"])
     [
         ("", "the server at {0} is ready"),
         ("--model gather --wait 30", "gather at {0} is ready"),
+        ("--wait 0", "the server at {0} is ready"),
         ("--model nobody", "{0} serves no model 'nobody'"),
         ("--model nobody --wait 0.1", "{0} served no model 'nobody' within 0.1 s"),
     ],
@@ -41,11 +42,21 @@ def test_the_command_reports_it_by_its_exit_code(server: Server, http: bool, arg
 
 
 @protocols
-@pytest.mark.parametrize(("arguments", "fact"), [("", "no server answers at {0}"), ("--wait 0.1", "within 0.1 s")])
+@pytest.mark.parametrize(
+    ("arguments", "fact"), [("", "no server answers at {0}"), ("--wait 2", "within 2 s: no server answers at {0}")]
+)
 def test_the_command_where_nothing_listens(http: bool, arguments: str, fact: str) -> None:
     with refusing() as free:
         address = f"http://{free}" if http else free
         assert fact.format(address) in refusal("health", "--server", address, *arguments.split(), alone=True)
+
+
+@protocols
+def test_the_command_where_something_listens_and_says_nothing(http: bool) -> None:
+    with listener(say_nothing) as silent:
+        address = f"http://{silent}" if http else silent
+        message = refusal("health", "--server", address, "--wait", 0.2, alone=True)
+    assert f"the server at {address} was not ready within 0.2 s: the server did not answer" in message
 
 
 @pytest.mark.parametrize("arguments", [(), ("--model", "cnn")], ids=["the server", "a model"])
