@@ -119,6 +119,8 @@ def compare(
             f"{comparison}. The new version is {100 * lost:.2f} points worse, and chance explains only "
             f"{100 * chance:.2f} points. {note}{_ALL_THE_SAME}, or give it another name with --name.",
         )
+    if 0 < abs(lost) <= chance:
+        comparison += f"; {images:,} test images cannot tell the two apart"
     figures = {"version": version, "figure": own.figure, "own": own.share, "serving": before.share}
     return PassedCheck(
         PREDECESSOR,
