@@ -8,7 +8,7 @@ from typing import Any
 
 from hangtag.export.errors import ExportError
 from hangtag.serving import model_repository
-from hangtag.serving.model_repository import ModelFile
+from hangtag.serving.model_repository import ModelFile, ModelRepositoryError
 from hangtag.serving.server.errors import ModelLoadError
 from hangtag.serving.server.runtime.batching_proof import decide_batching
 from hangtag.serving.server.runtime.session import Runtime
@@ -144,6 +144,20 @@ def routes(models: Path) -> list[str]:
         ModelRepositoryError: there is no repository.
     """
     return [name for name in model_repository.names(models) if model_repository.is_route(models, name)]
+
+
+def without_versions(models: Path) -> Iterator[str]:
+    """Yield, for each folder that is neither a route nor has a version, the sentence with which a server refuses it.
+
+    Raises:
+        ModelRepositoryError: there is no repository.
+    """
+    for name in model_repository.names(models):
+        if not model_repository.is_route(models, name):
+            try:
+                model_repository.require_versions(models, name)
+            except ModelRepositoryError as error:
+                yield str(error)
 
 
 def _files(models: Path) -> list[list[ModelFile]]:

@@ -12,7 +12,7 @@ from hangtag.export import verify
 from hangtag.export.repository import inventory, promotion
 from hangtag.extras import needs
 from hangtag.options import models_option
-from hangtag.printable import counted
+from hangtag.printable import counted, escaped
 from hangtag.serving.client import load_unload
 from hangtag.serving.image_spec import FITS
 from hangtag.serving.model_repository import is_route
@@ -59,7 +59,7 @@ def list_models(folder: Path | str, as_json: bool) -> None:
     """
     if isinstance(folder, str):
         folder = stores.local_copy(folder)
-    entries = inventory.versions(folder)
+    entries, problems = inventory.versions(folder), list(inventory.without_versions(folder))
     if as_json:
         routes = [routes_view.summary(folder, name) for name in inventory.routes(folder)]
         print_json([*(view.summary(entry) for entry in entries), *routes])
@@ -70,8 +70,10 @@ def list_models(folder: Path | str, as_json: bool) -> None:
         if names := inventory.routes(folder):
             print_plain("")
             print_plain(routes_view.listing(folder, names))
-    else:
+    elif not problems:
         print_plain(f"{folder} has no models. 'hangtag export' publishes a model.")
+    for problem in problems:
+        click.echo(escaped(problem), err=True)
 
 
 @models.command()

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.kit import unbatchable_models
-from tests.kit.command import invoke, refusal, without
+from tests.kit.command import hangtag, invoke, last_line, refusal, without
 from tests.kit.onnx_file import with_metadata
 from tests.kit.onnx_models import classifier, publish, publish_route, unbatched
 from tests.kit.shipped import MODELS
@@ -72,6 +72,18 @@ def test_a_missing_repository_is_an_error_and_an_empty_one_is_not(tmp_path: Path
     assert str(tmp_path / "none") in missing
     assert "--models" in missing
     assert "hangtag export" in text("list", models=tmp_path)
+
+
+def test_a_folder_without_a_version_is_named_in_the_words_of_the_server(tmp_path: Path) -> None:
+    publish(tmp_path, "stray", classifier()).rename(tmp_path / "stray/model.onnx")
+    for alone in (True, False):
+        if not alone:
+            publish(tmp_path, "other", classifier())
+        refused = last_line(hangtag("serve", "--models", str(tmp_path)).stderr)
+        listed = invoke("models", "list", "--models", tmp_path)
+        assert refused == f"Error: {listed.stderr.rstrip()}"
+        assert f"{tmp_path / 'stray'} has no version to serve: expected " in refused
+        assert ("other" in listed.stdout, "has no models" in listed.stdout) == (not alone, False)
 
 
 def test_it_shows_a_model(proven: Path) -> None:

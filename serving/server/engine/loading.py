@@ -156,13 +156,21 @@ class ModelLoader:
         if self._trial is not None:
             self._trial.require_loadable(file)
             _require_unchanged(file, stamp)  # the trial must have loaded the same file
-        runtime = self._runtimes(
-            file.path,
-            provider=config.provider,
-            threads=threads,
-            batching_override=config.batching_override(file.name),
-            gpu=Gpu(config.gpu_device_id, config.gpu_mem_limit_mib),
-        )
+        try:
+            runtime = self._runtimes(
+                file.path,
+                provider=config.provider,
+                threads=threads,
+                batching_override=config.batching_override(file.name),
+                gpu=Gpu(config.gpu_device_id, config.gpu_mem_limit_mib),
+            )
+        except ModelLoadError as error:
+            if config.provider not in ("auto", "cpu"):  # the GPU may be at fault, and not the file
+                raise
+            raise ModelLoadError(
+                f"{str(error).rstrip('.')}. Publish the model again, remove this version's folder, or return to an "
+                f"earlier version: 'hangtag models rollback {file.name}'"
+            ) from error
         runtime.warm_up([1])
         axes_permit_batches, largest = runtime.signature.batched, config.max_batch_size_of(file.name)
         decision = decide_batching(runtime, largest)

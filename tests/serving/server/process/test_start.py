@@ -61,6 +61,9 @@ def test_the_error_names_the_options_that_do_not_fit_or_the_file_that_is_missing
     file.write_bytes(file.read_bytes()[:50])
     refused = failure("--models", str(models), "--port", "0")
     assert refused.startswith(f"Error: {file} cannot be loaded by ONNX Runtime")
+    assert refused.endswith(
+        "remove this version's folder, or return to an earlier version: 'hangtag models rollback broken'"
+    )
 
 
 def test_what_is_dangerous_or_names_nothing_is_a_warning(models: Path) -> None:
