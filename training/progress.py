@@ -90,6 +90,8 @@ class TerminalObserver(Observer, AbstractContextManager["TerminalObserver"]):
             self._bars.stop()
 
     def on_step(self, progress: StepProgress) -> None:
+        if progress.step == 1 and progress.epoch > 1 and not self._last_epoch:  # the earlier epochs are in a checkpoint
+            self._print(f"continuing after epoch {progress.epoch - 1} of {self._epochs}")
         if progress.step % 10 and progress.step not in (1, progress.steps):
             return
         figures = [f"loss {progress.loss:.3f}", *self._validation_figures(self._last_epoch)]

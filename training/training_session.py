@@ -43,8 +43,7 @@ def train(settings: TrainSettings) -> None:
     with process_group(settings.chosen_device) as group:
         data, teacher = group.on_every_rank(lambda: _read(settings, group))
         config = _config(settings, data, teacher, group)
-        name = _run_name(config)
-        run = Run(settings.out or Path("runs") / name)
+        run = Run(settings.out or Path("runs") / _run_name(config))
         # The network is built first, so that an error creates no folder and changes no existing run.
         notes = group.on_every_rank(lambda: _require_network(config, data))
         if settings.dry_run:
@@ -55,7 +54,7 @@ def train(settings: TrainSettings) -> None:
         if group.is_rank_zero:
             for note in (*data.notes, *notes):
                 _report(note)
-            _report(f"{name}: data from {data.source}, {_resources(config)}")
+            _report(f"{run.folder.absolute().name}: data from {data.source}, {_resources(config)}")
         was_finished = group.on_rank_zero(lambda: "summary" in run.read_metrics())
         try:
             shown = TerminalObserver(config.recipe.epochs, shown=group.is_rank_zero, select=config.select)
@@ -97,7 +96,6 @@ def _dry_run(config: RunConfig, data: Dataset, run: Run, group: ProcessGroup, *,
         return
     step_ms, parameters = metrics["epochs"][-1]["step_ms"], metrics["summary"]["parameters"]
     steps = recipe.epochs * math.ceil(images / recipe.batch_size)
-    minutes = steps * step_ms / 60_000
     shown = {
         "run": f"{run.folder}, on {_resources(config)}",
         "data": f"{config.dataset} from {data.source}",
@@ -105,11 +103,17 @@ def _dry_run(config: RunConfig, data: Dataset, run: Run, group: ProcessGroup, *,
         f"test {len(data.test):,}, each of {data.image.height} by {data.image.width} pixels; {len(data.labels)} labels",
         "network": f"{parameters:,} parameters, {parameters * 4 / 1e6:.1f} MB in FP32",
         "steps": f"{steps:,} in {recipe.epochs:,} epochs",
-        "time": f"about {minutes:.1f} minutes ({minutes / 60:.1f} hours) on this machine, at {step_ms:.2f} ms a step; "
+        "time": f"about {_duration(steps * step_ms / 1000)} on this machine, at {step_ms:.2f} ms a step; "
         f"validation{' and the teacher' if config.teachers else ''} not included",
     }
     for heading, text in shown.items():
         sys.stdout.write(f"{heading:<8}  {text}\n")
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{max(1, round(seconds))} s"
+    return f"{seconds / 60:.1f} minutes" if seconds < 6_000 else f"{seconds / 3600:,.1f} hours"
 
 
 def _read(settings: TrainSettings, group: ProcessGroup) -> tuple[Dataset, TeacherEnsemble | None]:

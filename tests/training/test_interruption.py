@@ -97,7 +97,8 @@ def test_ctrl_c_ends_with_one_line_and_the_run_resumes(finished: Finished, tmp_p
     assert stopped == "stopped. Continue from the last finished epoch with"
     with pytest.MonkeyPatch.context() as patch:
         garments.use_few(patch)
-        assert invoke(*shlex.split(resume)).exit_code == 0
+        epochs = len(read(tmp_path / "run")["epochs"])
+        assert f"\ncontinuing after epoch {epochs} of {EPOCHS}\n" in invoke(*shlex.split(resume)).stderr
     assert_same_outcome(tmp_path / "run", finished.folder)
 
 

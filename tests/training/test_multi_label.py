@@ -70,7 +70,7 @@ def test_outputs_that_are_not_finite_end_the_run(model: str, tmp_path: Path) -> 
 def test_the_command_trains_on_outfits_and_reports_the_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(cast(dict[str, int], outfits.SIZES), "test", 64)
     result = train("cnn_embedding", tmp_path)
-    assert "cnn_embedding-outfits-multi-label-seed0: data from" in result.stderr
+    assert f"{tmp_path.name}: data from" in result.stderr
     shares = r"validation O-F1 [\d.]+% of 64 images, validation exact match [\d.]+% of 64 images, test O-F1"
     assert re.search(rf"best epoch 1: {shares}", result.stderr)
     settings = read(tmp_path, "config.json")

@@ -183,14 +183,15 @@ def _is_published(name: str) -> bool:
 
 
 def _files(pictures: Sequence[Picture]) -> str:
-    """Describe the size of the files and the sizes of the pictures, such as "0.1 MB, 18 of 9x8 pixels, 2 of 20x30"."""
+    """Describe the size of the files and the sizes of the pictures, such as "9.1 kB, 18 of 9x8 pixels, 2 of 20x30"."""
     sizes = Counter(picture.size for picture in pictures).most_common()
     shown = [f"{count:,} of {height}x{width}" for (height, width), count in sizes[:_MOST_SIZES]]
     if others := [size for size, _ in sizes[_MOST_SIZES:]]:
         (low, narrow), (high, wide) = (extreme(others, key=math.prod) for extreme in (min, max))
         shown.append(f"the others from {low}x{narrow} to {high}x{wide}")
     shown[0] += " pixels"
-    return ", ".join([f"{sum(picture.bytes for picture in pictures) / 1e6:,.1f} MB", *shown])
+    size = sum(picture.bytes for picture in pictures)
+    return ", ".join([f"{size / 1e6:,.1f} MB" if size >= 1e6 else f"{size / 1e3:.1f} kB", *shown])
 
 
 def _places(pictures: Sequence[Picture], labels: Sequence[str]) -> Classes:

@@ -85,7 +85,8 @@ def test_the_contact_sheet_has_a_row_for_each_class(tmp_path: Path) -> None:
     assert [line.split() for line in printed.splitlines()[1:4]] == [
         ["cats", "7", "1", "1"], ["dogs", "7", "1", "1"], ["all", "2", "14", "2", "2"]
     ]  # fmt: skip
-    assert "files: 0.0 MB, 18 of 9x8 pixels\nimages: 9x8 pixels, grey, stretch" in printed
+    size = sum(file.stat().st_size for file in photos.rglob("*.*"))
+    assert f"files: {size / 1e3:.1f} kB, 18 of 9x8 pixels\nimages: 9x8 pixels, grey, stretch" in printed
     sheet = np.asarray(Image.open(tmp_path / "sheet.png").convert("L"))
     pictures = sheet[:, 160:]  # the names are in the first 160 columns
     upper, lower = pictures[: len(sheet) // 2], pictures[len(sheet) // 2 :]
