@@ -4,7 +4,7 @@ import errno
 import fcntl
 import os
 import shutil
-import tempfile
+import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -86,15 +86,15 @@ def _staging_folder(models: Path, name: str) -> Iterator[Path]:
     """
     # A new model is written in the repository itself, because the model must have no folder without a version.
     parent = models / name if (models / name).is_dir() else models
-    with _locked(models):  # so that no other export removes the new folder before this process locks it
-        for leftover in (*models.glob(f"{PREFIX}*"), *models.glob(f"*/{PREFIX}*")):
-            with suppress(OSError), _locked(leftover, wait=False):
-                shutil.rmtree(leftover, ignore_errors=True)
-        staging = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
-        lock = ExitStack()
-        lock.enter_context(_locked(staging))
-    with lock:
+    staging = parent / f"{PREFIX}{uuid.uuid4().hex}"  # named before it exists, so that Ctrl-C at any moment removes it
+    with ExitStack() as lock:
         try:
+            with _locked(models):  # so that no other export removes the new folder before this process locks it
+                for leftover in (*models.glob(f"{PREFIX}*"), *models.glob(f"*/{PREFIX}*")):
+                    with suppress(OSError), _locked(leftover, wait=False):
+                        shutil.rmtree(leftover, ignore_errors=True)
+                staging.mkdir(mode=0o700)
+                lock.enter_context(_locked(staging))
             yield staging
         finally:
             shutil.rmtree(staging, ignore_errors=True)
