@@ -99,7 +99,8 @@ def _published(summary: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _label_distances(served: ServedNetwork, labels: Sequence[str]) -> dict[str, str]:
-    """Return the distances between a garment classifier's labels, which show how wrong another label would be."""
+    """Return the distances between a garment classifier's labels. The larger a distance, the worse it is to confuse
+    the two labels."""
     garments = fashion_mnist.label_distances(labels)
     if garments is None or served.task != "single_label":
         return {}

@@ -29,7 +29,7 @@ from hangtag.training.runs.run import REPORT, Run
 from hangtag.training.tasks.teacher import TeacherEnsemble, published_teachers
 
 _FEW_IMAGES = 500
-"""A percentage of fewer images is printed with the number of images."""
+"""If a percentage is measured on fewer images than this, the number of images is printed with the percentage."""
 _TIMED_STEPS = 30
 """The largest number of steps that a dry run times."""
 

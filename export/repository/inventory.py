@@ -237,7 +237,7 @@ def operators(entry: Entry) -> dict[str, int] | None:
 
 
 def provenance(entry: Entry) -> Iterator[tuple[str, str]]:
-    """Yield the metadata about the model's origin, as pairs of a key and a value in words."""
+    """Yield the metadata about the model's origin, as pairs of a key and a readable value."""
     for key in (
         "source", "preprocessing", "tested_on", "recipe", "seed", "parameters", "temperature", "temperature_fitted_on",
         "precision", "processor",

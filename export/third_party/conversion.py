@@ -156,7 +156,7 @@ def _search(
     distance: Callable[[onnx.ModelProto], float],
     least: float,
 ) -> _Found:
-    """Find the smallest number of layers in FP32 with which enough samples get the original's answer.
+    """Find the smallest number of layers to keep in FP32 so that enough samples get the original file's answer.
 
     A layer's error is the change of the outputs if only this layer is converted. The layers with the largest errors
     stay in FP32. Bisection determines the number of these layers.

@@ -143,7 +143,7 @@ class Judge:
     Attributes:
         data: The pictures.
         shown_as: The imported file's name in error messages.
-        progress: Called with a line about each thousand pictures.
+        progress: Called with a line of progress after every thousand pictures.
         left_out: The number of pictures that are left out, because they were used to convert the file.
     """
 

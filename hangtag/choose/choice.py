@@ -215,7 +215,7 @@ def choose(
     if not tries:
         return Choice(wanted, measured, order)
     best = order[:tries]
-    # A cascade must be better than the fastest single model that is accurate enough, so that model is load-tested too.
+    # A cascade must beat the fastest single model that is accurate enough. Therefore, this model is load-tested too.
     if (rival := best_single(order, wanted) or order[0]) not in best:
         best.append(rival)
     on_step(f"Load-testing {', '.join(one.candidate.name for one in best)}.")

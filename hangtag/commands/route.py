@@ -118,7 +118,7 @@ def highlighted(cells: Sequence[str], chosen: bool) -> list[Text]:
 
 
 def write_route(file: Path, cascade: Candidate, measured: Measured) -> None:
-    """Write a cascade's route.toml, whose description has this command, and say when servers apply the route."""
+    """Write a cascade's route.toml with this command in its description, and report when servers apply the route."""
     command = shlex.join(["hangtag", *sys.argv[1:]])
     write_text(str(file), routes.text(cascade, routes.description(cascade, measured, command)))
     click.echo(followers(file.parent.name), err=True)

@@ -20,8 +20,8 @@ _replace = click.option("--replace", is_flag=True, help="Overwrite versions whos
 def push(folder: Path, url: str, replace: bool) -> None:
     """Write FOLDER, a model repository or one of its models, to the store at a URL.
 
-    Servers that poll the store see all changes at once. If a version in the store has different content, the push is
-    refused.
+    Servers that poll the store see all changes of a push together. If a version in the store has different content,
+    the push is refused.
 
     \b
     Examples:

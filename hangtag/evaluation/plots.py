@@ -20,7 +20,7 @@ DPI = 120
 def draw(
     result: SingleLabelResult | MultiLabelResult, images: Images, name: str, folder: Path, *, negated: bool
 ) -> None:
-    """Draw mistakes.png, and for single labels confusion.png, into the folder.
+    """Draw mistakes.png into the folder, and for a single-label model also confusion.png.
 
     If there are more than 40 labels, the matrix shows only the 40 labels with the lowest F1. ``negated`` inverts the
     colours, so that garments, which are bright on black, are shown dark on white.

@@ -23,7 +23,8 @@ gRPC ends a cancelled call by resetting its stream. If more than 20 streams are 
 the server assumes a rapid reset attack (CVE-2023-44487), and the HTTP/2 library of hangtag's native transport ends the
 connection with every call on it. Calls that are cancelled as soon as they begin can reach this limit, because the
 server may receive all of them in one read. Therefore the client waits until a server that still works has accepted the
-call. A call above the server's limit on streams begins only when another one ends, so resets also keep a distance."""
+call. A call above the server's limit on streams begins only when another call ends. Therefore, the client also waits
+between two resets."""
 _END: Any = object()
 
 

@@ -40,7 +40,7 @@ class ConnectionOptions:
             gRPC answers CANCELLED to calls that arrive while a server stops. The call's deadline covers all attempts.
             The client never repeats health checks, nor loads and unloads of models.
         initial_backoff: seconds before the first retry. Each later pause is twice as long as the pause before it. All
-            pauses vary at random by 20 %, so that the clients of a restarted server do not all return at once.
+            pauses vary at random by 20 %, so that the clients of a restarted server do not all return together.
         max_backoff: the longest pause in seconds.
         round_robin: if the address names several servers (``dns:///HOST:PORT`` with several records, or
             ``ipv4:10.0.0.11:8001,10.0.0.12:8001``), send calls to the servers in turn, and skip servers that are
@@ -122,7 +122,7 @@ class ConnectionOptions:
             # Idle connections are pinged too, so that the next call finds a live connection.
             ("grpc.keepalive_permit_without_calls", 1),
             ("grpc.http2.max_pings_without_data", 0),
-            # By default, gRPC lets channels of a process that have equal arguments share a connection. If a server
+            # By default, gRPC channels with equal arguments share a connection within a process. If a server
             # closed this connection because of one client's calls, the other clients' calls would end too.
             ("grpc.use_local_subchannel_pool", 1),
         ]

@@ -19,7 +19,7 @@ NullForNan = Annotated[float, WithJsonSchema({"anyOf": [{"type": "number"}, {"ty
 
 
 def stored(text: str = "", *, name: str | None = None, combine: Combine | None = None, **options: Any) -> Any:
-    """Declare a field of a dataclass that is part of the dataclass' document.
+    """Declare a dataclass field that is written to the dataclass' document.
 
     Args:
         text: The field's description in the schema.
@@ -31,7 +31,7 @@ def stored(text: str = "", *, name: str | None = None, combine: Combine | None =
 
 
 def unstored(*, combine: Combine | None = None, **options: Any) -> Any:
-    """Declare a field of a dataclass that is not part of its document. The arguments are as for `stored`."""
+    """Declare a dataclass field that is not written to the dataclass' document. The arguments are as for `stored`."""
     return field(metadata={"exclude": True, "combine": combine}, **options)
 
 

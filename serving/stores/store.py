@@ -25,7 +25,7 @@ INDEX = "hangtag-index.json"
 _SCHEMES = ("s3", "gs", "az", "https", "oci")
 _FORMAT = 1
 LARGEST_INDEX = 64 << 20
-"""The largest index that is read, in bytes."""
+"""The maximum size of an index in bytes. A larger index is not read."""
 CHUNK = 1 << 20
 _SHA256 = "sha256:"
 _RETRIES = 3
@@ -38,7 +38,7 @@ class StoredFile(NamedTuple):
     Attributes:
         path: The path relative to the store's URL.
         size: The size in bytes.
-        tag: sha256: and the digest from an index; without an index the ETag, or the time of the last write.
+        tag: ``sha256:DIGEST`` if an index gives the digest, otherwise the ETag or the time of the last write.
     """
 
     path: str

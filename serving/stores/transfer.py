@@ -21,7 +21,7 @@ from hangtag.serving.stores.store_errors import StoreError, explained
 
 
 def push(source: Path, url: str, *, replace: bool, report: Report) -> None:
-    """Write models to a store, and then the store's index, which makes all new files visible at once.
+    """Write models to a store, and then the store's index, which makes all new files visible together.
 
     Other models in the store stay, and versions that ``source`` does not have stay too. The files that versions share,
     such as promoted.toml, are replaced by the files of ``source``.

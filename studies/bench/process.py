@@ -68,7 +68,7 @@ class Served:
                 stdout=subprocess.DEVNULL,
                 stderr=self._log,
                 env=environment,
-                process_group=0,  # Ctrl-C stops only the study, which reads what it needs and then stops the server.
+                process_group=0,  # Ctrl-C reaches only the study, which reads what it still needs and stops the server
             )
         except OSError as error:
             raise click.ClickException(f"{launch.command[0]} cannot be run ({error}).") from error

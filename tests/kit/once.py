@@ -1,4 +1,4 @@
-"""Creates results that many test files need only once, for a test run or until a source of the result changes."""
+"""Computes a result one time for all test files that need it: for each test run, or until a source of it changes."""
 
 import hashlib
 import inspect

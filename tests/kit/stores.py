@@ -50,7 +50,7 @@ class ObjectStore:
     direct_url: str = ""
     """The store's URL without the link, if it differs from ``url``."""
     status: int = 0
-    """The HTTP status with which a web server answers every read; 0 for normal answers."""
+    """The HTTP status with which a web server answers every read. With 0, the web server answers normally."""
 
     def run(self, *arguments: object) -> str:
         """Run ``hangtag models``, which must succeed, and return its output."""

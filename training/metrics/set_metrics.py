@@ -1,7 +1,8 @@
 """Metrics of multi-label predictions, as in the CNN-RNN paper. torchmetrics computes them, and 0 / 0 counts as 0.
 
-Precision and recall per class (C-) are averages of the labels' values. Overall metrics (O-) cover all decisions at
-once. C-F1 is the harmonic mean of C-P and C-R, as in the paper, and not the mean of the labels' F1.
+C-P and C-R are the means of the precision and of the recall of each label. O-P, O-R and O-F1 are computed from the
+decisions about all labels together. C-F1 is the harmonic mean of C-P and C-R, as in the paper, and not the mean of the
+labels' F1.
 """
 
 from dataclasses import dataclass

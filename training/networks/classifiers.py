@@ -19,7 +19,7 @@ from hangtag.serving.image_spec import ImageSpec
 from hangtag.training.errors import SettingsError
 
 STUDY_HIDDEN_SIZE = 186  # floor(2 * 28 * 10 / 3)
-_LEAST_EDGE = 8  # in pixels, because three poolings divide an edge by 8
+_LEAST_EDGE = 8  # pixels; three pooling layers halve each edge, so a shorter edge would become 0
 
 
 class Lstm(nn.Module):

@@ -208,7 +208,7 @@ class MultiLabelTask(Task):
     best threshold on the validation split is chosen, so that a baseline is measured at its best.
     """
 
-    # The exact match does not choose the best epoch, because the exact match varies more by chance from epoch to epoch.
+    # The best epoch is chosen by O-F1, not by the exact match, which varies more by chance from epoch to epoch.
     selection_metric = "validation_o_f1"
     _followed = ("o_f1", "exact_match")
     _prediction_batch = 250

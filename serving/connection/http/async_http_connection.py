@@ -106,7 +106,7 @@ class AsyncHttpConnection:
     ) -> AsyncGenerator[Any, None]:
         """Make a separate call for each request, and yield each call's response or ClientError, in order.
 
-        Several calls are in flight at once.
+        Several calls are in flight at the same time.
         """
         ends = None if timeout is None else _now() + timeout
         of_stream = OF_STREAM[method.path]

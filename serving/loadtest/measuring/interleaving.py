@@ -97,7 +97,7 @@ class ServerCounts:
                     return True, None
                 counters = again
             counted = counters.since(last)
-            # If the counters lack no query, the server counted late, or also counted queries of other clients.
+            # If the counters include every query, the server was late, or also counted queries of other clients.
             if counted is None or _lacks(counted, ended):
                 if counted is None or ended[UNREACHABLE]:
                     self._restarted.add((block.load, target))

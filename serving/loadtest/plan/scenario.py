@@ -27,9 +27,9 @@ PRESETS: Mapping[ScenarioName, Mapping[str, Any]] = MappingProxyType(
         "multi-stream": {"concurrency": (1,), "batch_size": 8, "percentile": 99.0},
         # Poisson arrivals at a rate. Runs are judged by whether the percentile meets the target latency.
         "server": {"arrivals": "poisson", "percentile": 99.0},
-        # All samples are available at once, and runs are judged by samples per second. LoadGen sends all samples in one
-        # query, which no gRPC server accepts. Instead, this load test keeps a few large batches in flight, which keep
-        # the server busy.
+        # All samples are available from the start. Runs are judged by samples per second. LoadGen sends all samples in
+        # one query, which no gRPC server accepts. Instead, this load test keeps a few large batches in flight, which
+        # keep the server busy.
         "offline": {"concurrency": (8,), "batch_size": 32},
     }
 )

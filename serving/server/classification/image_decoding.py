@@ -29,7 +29,7 @@ MAX_EDGE = 16_384
 edges of WebP files, of phone panoramas and of A4 pages scanned at 1,200 dots per inch are within the limit."""
 
 MAX_BYTES = 400 << 20
-"""The most memory that decoding one image may take. The limit also applies to the sum over all large images that are
+"""The maximum memory for decoding one image. The limit also applies to the sum over all large images that are
 decoded at the same time, so further large images wait. A photo of 50 megapixels in a baseline JPEG takes 382 MiB."""
 
 LARGE_BYTES = 16 << 20
@@ -48,7 +48,7 @@ _MAX_READS = 50_000
 segment, and PNG encoders put 4 KiB or more into a chunk."""
 _MAX_HEADER_READS = 1_000
 """The largest number of pieces that Pillow may read before the pixel data. This limit is lower than _MAX_READS, because
-Pillow keeps the chunks and segments before the pixel data in memory, and joins Exif segments one by one."""
+Pillow keeps in memory all chunks and segments that precede the pixel data, and joins Exif segments one by one."""
 
 _COMPRESSED = (b"zTXt", b"iTXt", b"iCCP")
 _MAX_COMPRESSED = 8
@@ -81,7 +81,7 @@ class EncodedImage:
 
     @cached_property
     def _decoding_bytes(self) -> int:
-        """The most memory that decoding takes. Raises InvalidRequestError if the file is empty, has another format, is
+        """The maximum memory for decoding. Raises InvalidRequestError if the file is empty, has another format, is
         damaged, or exceeds the limits."""
         with _opened(self._data) as image:
             (width, height), needed = image.size, _decoding_bytes(image, self._data)

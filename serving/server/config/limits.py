@@ -31,14 +31,14 @@ class Limits:
     """The largest share of the time that may be spent on computing copies of requests for a route's shadow."""
 
     max_streams: int = 1000
-    """The most inference streams over gRPC that may be open at once. In memory, a stream may hold about one message's
-    size of requests and answers, and the data that the stream is sending. docs/reference/limits.md lists what else a
-    stream may hold."""
+    """The maximum number of open inference streams over gRPC. In memory, a stream may hold about one message's size of
+    requests and answers, and the data that the stream is sending. docs/reference/limits.md lists what else a stream may
+    hold."""
     max_watches: int = 1000
-    """The most Watch streams of gRPC's health service that may be open at once. Watch streams need no token, so without
-    a limit anybody could fill the memory."""
+    """The maximum number of open Watch streams of gRPC's health service. Watch streams need no token, so without a
+    limit anybody could fill the memory."""
     max_reflections: int = 32
-    """The most streams of gRPC's reflection that may be open at once. An additional stream ends the oldest stream,
+    """The maximum number of open streams of gRPC's reflection. An additional stream ends the oldest stream,
     which its client has probably forgotten: a client uses reflection only for a moment."""
     reflection_seconds: float = 60.0
     """How long a stream of gRPC's reflection may be open."""
@@ -61,6 +61,6 @@ class Limits:
     """An object store that sends nothing for this long counts as unavailable."""
 
     log_burst: int = 20
-    """The most warnings and errors of one event that are logged in ten seconds."""
+    """The maximum number of warnings and errors of one event that are logged in ten seconds."""
     trace_close_seconds: float = 2.0
     """How long a stopping server waits for the trace collector to take the last spans."""

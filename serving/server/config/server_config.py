@@ -93,8 +93,8 @@ class ServerConfig(Settings):
         return max([self.max_batch_size, *(limit for _, limit in self.model_max_batch_size)])
 
     def max_batch_size_of(self, model: str) -> int:
-        """The most samples of this model in one batch. The number has no effect if the model's requests are never
-        batched."""
+        """The maximum number of samples of this model in one batch. The number has no effect if the model's requests
+        are never batched."""
         return dict(self.model_max_batch_size).get(model) or self.max_batch_size
 
     def batching_override(self, model: str) -> bool | None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from hangtag.settings import setting
 
 MOST_SECONDS = 2_000_000
-"""The most seconds of any duration, because gRPC's core counts milliseconds in 31 bits."""
+"""The maximum of every duration in seconds, because gRPC's core counts milliseconds in 31 bits."""
 MOST_SAMPLES = 4096
 """The upper limit of every setting for a batch size."""
 ModelLimit = tuple[str, int]

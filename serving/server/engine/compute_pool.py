@@ -4,13 +4,13 @@ A free thread takes the next batch that is due, of any model, and computes the b
 batch, because the calls that arrive while every instance of a model computes become the next batch.
 
 A transport may provide a function with which one thread at a time *receives*. The receiving thread queues the calls
-that have arrived, and then computes the batch that is due, while the next free thread receives. So one thread receives,
-computes and answers a lone call.
+that have arrived, and then computes the batch that is due, while the next free thread receives. If only one call
+arrives, one thread receives, computes and answers it.
 
-The number of these threads is the number of batches that one model may compute at once. Slow models could occupy all of
-these threads, and then nothing would be received, computed for other models, or refused. So a *further* thread starts
-if no thread is free, and either a batch is due or nothing has been received for a moment. A further thread ends after a
-second without work.
+The number of these threads is the number of batches that one model may compute at the same time. Slow models could
+occupy all of these threads, and then nothing would be received, computed for other models, or refused. So a *further*
+thread starts if no thread is free, and either a batch is due or nothing has been received for a moment. A further
+thread ends after a second without work.
 """
 
 import math

@@ -27,9 +27,9 @@ class Servable(Protocol):
     signature: Signature
     statistics: ModelStatistics
     max_batch_size: int
-    """The most samples of one request."""
+    """The maximum number of samples in one request."""
     instances: int
-    """Number of batches that may be computed at once."""
+    """Number of batches that may be computed at the same time."""
     on_cpu: bool
     """Whether the CPU computes the batches."""
     max_queue_delay: float

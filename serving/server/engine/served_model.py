@@ -25,9 +25,9 @@ from hangtag.serving.signature import Signature, TensorSpec
 
 log = structlog.get_logger()
 
-# During a lone batch, nothing else is queued or computed. After this many lone batches in a row, a single client must
-# be sending one request after another, so the next batch may use all threads. If requests arrive at random, threads
-# that spin for the next batch would take the CPU from all other work.
+# If this many batches in a row are computed while nothing else is queued or computed, a single client must be sending
+# one request after another. Then the next batch may use all threads. If requests arrive at random, threads that spin
+# for the next batch would take the CPU from all other work.
 _ALONE_BATCHES = 16
 
 
@@ -44,7 +44,7 @@ class ServedModel:
         self.signature = runtime.signature
         self.statistics = ModelStatistics()
         self._max_bytes = config.max_message_mib << 20
-        self._alone_batches = 0  # the number of lone batches in a row, see _ALONE_BATCHES
+        self._alone_batches = 0  # how many batches in a row were computed alone, see _ALONE_BATCHES
         self.max_batch_size = config.max_batch_size_of(file.name) if self.signature.batched else 1
         self.batcher = Batcher(
             max_batch_size=self.max_batch_size,

@@ -22,7 +22,7 @@ ADMIN_SOCKET = "admin.sock"
 CERTIFICATE, AUTHORITY = "certificate", "authority"
 """The names of the secrets. Each secret has a file in Envoy's folder, such as certificate.json."""
 
-_BUFFERED = 1 << 16  # the most bytes that Envoy buffers for each direction of a connection
+_BUFFERED = 1 << 16  # the maximum number of bytes that Envoy buffers for each direction of a connection
 # Envoy does not limit calls, because the models' queues already do so, and their refusals state the reason
 _UNLIMITED = 1 << 30
 _UPSTREAM_LIMITS = ("max_connections", "max_pending_requests", "max_requests", "max_retries")

@@ -14,7 +14,7 @@ from hangtag.serving.server.wire.transport_call import STREAMS
 _EXTENSIONS = "type.googleapis.com/envoy.extensions."
 _HTTP = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 _GRPC_HEAD_KIB, _HTTP_HEAD_KIB = 16, 32
-_SCRAPES = 32  # The most connections to the port for metrics. Each connection occupies one thread of the server.
+_SCRAPES = 32  # The maximum number of connections to the metrics port. Each connection occupies a server's thread.
 _COMPRESSED = (
     {"name": "grpc-encoding", "present_match": True},
     {"name": "grpc-encoding", "string_match": {"exact": "identity"}, "invert_match": True},
@@ -45,7 +45,7 @@ class Port(NamedTuple):
     """The settings of Envoy's connections to the servers behind the port."""
     refusals: Mapping[str, Any]
     connections: int
-    """The most clients that may be connected to the port."""
+    """The maximum number of clients that may be connected to the port."""
     clusters: Mapping[str, Sequence[Path]]
     """Name of a cluster in the routes -> the sockets of the servers behind the port."""
     codec: str = "AUTO"  # accepts HTTP/1.1 and HTTP/2

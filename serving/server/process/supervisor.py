@@ -234,7 +234,7 @@ class Supervisor:
                     self._start_worker(number)
                 except StartError as error:
                     reason = str(error)
-                    # The system may be unable to start a process for a moment. Until then the server continues with the
+                    # The system may be temporarily unable to start a process. Until then, the server continues with the
                     # workers that already listen.
                     others_listen = any(worker.listening for worker in self._workers.values())
                     delay = self._policy.delay_after(0.0, failed=not others_listen)

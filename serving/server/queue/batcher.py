@@ -4,7 +4,7 @@ Threads put calls in and take batches out, and never wait here. The batcher uses
 policy:
 
 1. Fill while busy. As soon as one of the model's ``instances`` is free and a call waits, a batch may be taken. Calls
-   that arrive while every instance is busy form the next batch. So a lone call does not wait for other calls, and
+   that arrive while every instance is busy form the next batch. So a single call does not wait for other calls, and
    batches grow with the load, without a timer.
 2. Size and order. A batch has at most max_batch_size samples, the oldest calls first. Only calls with equal batch keys
    (same shapes except for the batch axis) share a batch; calls with other keys are skipped and keep their places. The
@@ -54,10 +54,10 @@ class Batcher:
         """Create an empty queue.
 
         Args:
-            max_batch_size: The most samples in one batch.
-            max_queue_size: The most calls that may wait.
-            instances: The most batches that are computed at the same time.
-            max_queue_delay: The most seconds that a call may be held back to fill a batch.
+            max_batch_size: The maximum number of samples in one batch.
+            max_queue_size: The maximum number of calls that may wait.
+            instances: The maximum number of batches that are computed at the same time.
+            max_queue_delay: The maximum time in seconds for which a call may be held back to fill a batch.
             clock: Monotonic clock in seconds.
         """
         self.max_batch_size = max_batch_size
@@ -117,7 +117,8 @@ class Batcher:
             self.queued_samples += call.samples
 
     def cancel(self, call: Call) -> None:
-        """Withdraw a call. A waiting call is never computed. The result of a call that is being computed is dropped.
+        """Withdraw a call. A call that still waits in the queue will not be computed. If the call is already being
+        computed, its result is dropped.
 
         The call ends with CancelledError, or at its deadline with DeadlineError, because a client cancels a call whose
         deadline passes.

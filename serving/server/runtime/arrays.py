@@ -101,7 +101,7 @@ class Extent:
     lengths: int
     """How many of LENGTHS are tried at most."""
     max_values: int = MAX_VALUES
-    """The most values of one input of a sample."""
+    """The maximum number of values in one input of a sample."""
     seconds: float = math.inf
     """After this time, a trial does only the minimum: three samples, and one batch of each size, at one length."""
 

@@ -109,7 +109,7 @@ class Runtime:
 
     @property
     def alone_threads(self) -> int:
-        """Number of threads that compute a lone batch."""
+        """Number of threads that compute a batch while nothing else is being computed."""
         return self._tuner.threads if self._tuner is not None else self.threads
 
     def forbid_batching(self, why: str) -> None:
@@ -169,10 +169,10 @@ class Runtime:
                 raise ModelLoadError(f"{self._opener.path} loads, but fails on zeros ({shapes}): {error}") from error
 
     def allow_more_threads(self, threads: int, is_unchanged: Callable[[], bool]) -> None:
-        """Compute lone batches with more threads if that is faster (see `session_tuner`).
+        """Use more threads for batches that are computed alone, if that is faster (see `session_tuner`).
 
         Args:
-            threads: The most threads.
+            threads: The maximum number of threads.
             is_unchanged: Returns whether the model's files have not changed since this runtime loaded them.
         """
 
@@ -192,7 +192,7 @@ class Runtime:
 
         Args:
             max_batch_size: The largest batch, in samples.
-            instances: How many batches may be computed at once.
+            instances: How many batches may be computed at the same time.
             cuda_graphs: ``on`` captures a graph for each of a few batch sizes, to which batches are padded. ``auto``
                 captures graphs, but uses them only if they are faster. ``off`` uses no graphs.
         """

@@ -1,10 +1,10 @@
-"""Computes a lone batch (while nothing else is being computed) with more threads if measurements show a gain.
+"""Computes a batch with more threads if nothing else is being computed and measurements show a gain.
 
 Sessions of one thread each are best for many calls in flight. A session with all threads is best for one call after
-another. A second session takes memory and time to open, so a separate thread opens it only when there are lone batches.
-Then both sessions compute the next lone batches in turn. The session with the shorter times, by their 90th percentile,
-computes the lone batches that follow. A median would hide that threads often wait for a processor. Other work on the
-machine changes, so both sessions are compared again after a while.
+another. A second session takes memory and time to open, so a separate thread opens it only when batches are computed
+alone. Then both sessions compute the next such batches in turn. The session with the shorter times, by their 90th
+percentile, then computes such batches alone. A median would hide that threads often wait for a processor. Other work
+on the machine changes, so both sessions are compared again after a while.
 """
 
 import threading
@@ -22,7 +22,7 @@ from hangtag.serving.server.runtime.arrays import Array
 log = structlog.get_logger()
 
 _WORTH_THREADS_SECONDS = 0.0002
-"""A second session is opened if a lone batch takes longer."""
+"""A second session is opened if a batch that is computed alone takes longer than this."""
 _THREADS_GAIN = 0.85
 """The second session is used if its 90th percentile of the times is less than this share of the first session's 90th
 percentile."""
@@ -31,15 +31,18 @@ _WARM_UPS = 2
 _COMPARED = 32
 """The number of batches that each session computes for the comparison."""
 _SETTLED_BATCHES = 10_000
-"""After this many lone batches both sessions are compared again. The number doubles each time the second session is
-closed, because opening it takes time."""
+"""After this many batches that are computed alone, both sessions are compared again. The number doubles each time the
+second session is closed, because opening it takes time."""
 
 Compute: TypeAlias = Callable[[InferenceSession], dict[str, Array]]
 """Computes one batch with a session."""
 
 
 class SequentialSessionTuner:
-    """Chooses the session for each lone batch. Not thread-safe, because only one lone batch is computed at a time."""
+    """Chooses the session for each batch that is computed alone.
+
+    Not thread-safe, because only one batch at a time can be computed alone.
+    """
 
     def __init__(
         self,
@@ -60,11 +63,11 @@ class SequentialSessionTuner:
             more_threads: Number of threads of the second session.
         """
         self.session = session
-        """The session that computes lone batches while ``settled`` is above 0."""
+        """The session that computes a batch alone while ``settled`` is above 0."""
         self.threads = threads
         """Number of threads of ``session``."""
         self.settled = 0
-        """How many more lone batches ``session`` computes before ``compare``. The caller counts down."""
+        """How many more batches ``session`` computes alone before ``compare`` is called. The caller counts down."""
         self._path = path
         self._first, self._first_threads = session, threads
         self._open_session = open_session

@@ -26,9 +26,10 @@ INFO_BURST = 5
 of events that report a problem."""
 
 _LONGEST_VALUE = 2000
-"""The most characters of a value that are written. Further characters are only counted."""
+"""The maximum number of characters of a value that are written. Further characters are only counted."""
 _LONGEST_TRACEBACK = 20_000
-"""The most characters of a traceback that are written, from its end, because its last line has the error."""
+"""The maximum number of characters of a traceback that are written. Its end is written, because the last line has the
+error."""
 _MAX_MESSAGE = 500  # characters of a library's message that are logged
 _PROBLEMS = ("warning", "error", "critical", "exception")
 _SUBJECTS = ("model", "version", "file", "worker")

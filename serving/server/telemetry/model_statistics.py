@@ -123,7 +123,7 @@ class ModelStatistics:
     """Records batches and failures of one version. Thread-safe.
 
     The thread that computed a batch only appends the batch's timings to a list. Timings are counted later, for many
-    batches at once, because counting after each batch would noticeably delay the answers to small requests.
+    batches together, because counting after each batch would noticeably delay the answers to small requests.
     """
 
     def __init__(self) -> None:

@@ -144,7 +144,7 @@ class MessageQuery(InferQuery):
 
     def decode(self, signature: Signature) -> Decoded:
         request = self._request
-        # one output more than the model has is enough to find an unknown or duplicate output
+        # If n + 1 outputs of a model with n outputs are requested, one is unknown or a duplicate. So no more are read.
         outputs = request.outputs[: len(signature.outputs) + 1]
         for output in outputs:
             require_supported(output.name, output.parameters)

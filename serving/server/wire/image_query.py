@@ -31,7 +31,7 @@ from hangtag.serving.signature import Signature
 
 Request: TypeAlias = pb.ClassifyRequest | pb.CompareRequest
 MAX_COMPARED = 32
-"""The most models that one comparison may name."""
+"""The maximum number of models that one comparison may name."""
 DEFAULT_TOP_K = 3
 """Number of labels in the answer of a single-label model if the client does not set top_k."""
 

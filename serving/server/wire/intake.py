@@ -121,7 +121,7 @@ class Tokens:
 
 
 class Callers:
-    """The check of the callers of all transports. Thread-safe."""
+    """Decides which calls are admitted, for all transports. Thread-safe."""
 
     def __init__(self, tokens: Tokens | None = None) -> None:
         """Admit callers with valid tokens until ``refuse_new``. With None, every caller is admitted."""
@@ -161,7 +161,7 @@ class Intake:
 
     @cached_property
     def max_message_bytes(self) -> int:
-        """The most bytes of a request and of an answer."""
+        """The maximum size of a request and of an answer in bytes."""
         return self.engine.config.max_message_mib << 20
 
     async def model(self, name: str, version: str = "") -> Servable:

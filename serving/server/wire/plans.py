@@ -206,7 +206,8 @@ class InferQuery(Query):
 
     @abstractmethod
     def encoder(self, model: Servable, specs: Sequence[TensorSpec], intake: Intake) -> Callable[[InferenceResult], Any]:
-        """Return the function that makes the response, from the version that answers and the requested outputs."""
+        """Return a function that builds the response. ``model`` is the version that answers, and ``specs`` are the
+        requested outputs."""
 
     @abstractmethod
     def heads_of(self, model: Servable, specs: Sequence[TensorSpec]) -> HeadsOf:

@@ -78,7 +78,7 @@ def test_a_stream_whose_deadline_passes_while_the_event_loop_is_busy_is_late(ser
             answers = asyncio.ensure_future(anext(stream))
             for _ in range(turns):  # block the event loop after each step of the stream's beginning
                 await asyncio.sleep(0)
-            pass_time(0.04)  # blocks the event loop, as a coroutine that computes does
+            pass_time(0.04)  # blocks the event loop, like a CPU-bound coroutine
             try:
                 await answers
             except ClientError as error:

@@ -61,7 +61,7 @@ class Handlers(grpc.GenericRpcHandler):
             servicer: Has a coroutine function for each served method, with the method's name. The function takes the
                 request and the call's context, and returns the response. A stream of responses is written to the
                 context. For a stream of requests, the function gets an asynchronous iterator of requests.
-            name: The service's full name, if the descriptor has another name.
+            name: The service's full name, if it differs from the descriptor's name.
         """
         for method in descriptor.methods:
             path = f"/{name or descriptor.full_name}/{method.name}"

@@ -61,8 +61,8 @@ class OpenStreams:
         self.calls = calls
         config = calls.intake.engine.config
         self.window = min(config.max_queue_size, 2 * config.max_batch_size)
-        """How many requests of a stream may be unanswered at once. One stream can fill the next batch while another
-        batch is computed, but cannot fill the model's queue."""
+        """How many requests of a stream may be unanswered at the same time. One stream can fill the next batch while
+        another batch is computed, but cannot fill the model's queue."""
         self._max_streams = config.limits.max_streams
         self._streams: set[_Stream] = set()
         # this set keeps the tasks alive, because asyncio keeps only weak references

@@ -14,8 +14,8 @@ from hangtag.serving.server.errors import (
 _FORMATS = {b"gzip": 31, b"deflate": 15}  # zlib's wbits; HTTP's deflate is the zlib format
 _CHUNK = 64 * 1024
 _MAX_MEMBERS = 16 * 1024
-"""The most members of a gzip body. Even an empty member takes microseconds, and a large body could have a million
-members."""
+"""The maximum number of members of a gzip body. Even an empty member takes microseconds, and a large body could have a
+million members."""
 COMPRESS_FROM = 1024
 """Responses of at least this many bytes are compressed; for a smaller response the gain is less than the cost."""
 _FASTEST = 1

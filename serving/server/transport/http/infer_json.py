@@ -17,7 +17,7 @@ from hangtag.serving.server.wire.plans import BY_VALUE, TIMEOUT, Arrays, Decoded
 from hangtag.serving.signature import TensorSpec
 
 MAX_JSON_BYTES = 4 * 1024 * 1024
-"""The most bytes of JSON in a request, because no other request makes progress while Python reads JSON."""
+"""The maximum size of a request's JSON in bytes, because no other request makes progress while Python reads JSON."""
 _INT64_MAX = 2**63 - 1
 Array = npt.NDArray[Any]
 _TYPES: dict[str, frozenset[type]] = {"b": frozenset({bool}), "O": frozenset({str}), "f": frozenset({int, float})}

@@ -46,7 +46,7 @@ log = structlog.get_logger()
 METHODS = (MODEL_INFER, CLASSIFY)
 """The methods served here, in the order of the library's numbers for them."""
 MAX_EVENTS = 256
-"""The most events to take from the library at once."""
+"""The maximum number of events to take from the library in one step."""
 TIMEOUT_HEADER = "grpc-timeout"
 """The header that the library passes on as each event's key. If the library cannot read the header's value, the call
 has no deadline. The library leaves the header out of the metadata."""

@@ -85,7 +85,7 @@ def test_the_page_has_every_load_and_figure(complete: Written) -> None:
     # Accuracy and throughput against latency, then the distribution and the timeline of each of the two loads.
     assert len(pictures) == 6
     assert 'aria-label="Accuracy against latency"' in pictures[0]
-    # Each of the two targets is better in one figure, so both are on the Pareto front, the dashed line.
+    # Each of the two targets is better on one metric, so both are on the Pareto front (the dashed line).
     assert len(re.findall(r'<path d="M [^"L]*L [^"L]*"[^>]*stroke-dasharray', pictures[0])) == 1
     for picture in pictures:
         assert "var(--series-1)" in picture  # the colour of `fast` in every chart

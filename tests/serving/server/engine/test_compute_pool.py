@@ -49,7 +49,7 @@ class Source:
         self.threads: set[int] = set()
 
     def send(self, *models: Model) -> None:
-        """Send one call for each model. The pool receives all of them at once. Without models, the source ends."""
+        """Send one call for each model. The pool receives all of them together. Without models, the source ends."""
         self._sent.put(models)
 
     def receive(self, milliseconds: int | None) -> bool:
@@ -109,7 +109,7 @@ def test_each_batch_is_computed_and_said_to_be_alone_where_it_is(send: Offer) ->
 
 
 def test_a_batch_is_no_longer_computed_when_its_caller_has_the_answer(pool: ComputePool) -> None:
-    """The processors are therefore free when a lone caller sends the next call."""
+    """Therefore, the processors are free when the only caller sends its next call."""
     model, again, held = Model(), Model(), threading.Event()
 
     def answer() -> None:

@@ -161,7 +161,7 @@ def test_each_model_has_its_own_settings_and_otherwise_the_servers(repository: R
     held = Held(0)
     running.gates.play(one=held)
     calls = [running.infer_later("one", [0, 0]) for _ in range(one.instances)]
-    for _ in calls:  # as many batches are computed at once as the model has instances
+    for _ in calls:  # as many batches are computed at the same time as the model has instances
         held.wait()
     held.release()
     assert [len(call.result()["y"]) for call in calls] == [2] * one.instances

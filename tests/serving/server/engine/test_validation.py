@@ -35,7 +35,7 @@ def test_an_empty_tensor_claims_no_size_that_no_message_has_and_axes_of_one_name
 
 
 BATCHES = 16
-"""The number of consecutive lone batches after which a batch may use every thread."""
+"""If this many consecutive batches are computed alone, the next batch may use every thread."""
 
 
 def test_only_batches_that_come_alone_again_and_again_may_use_every_thread(repository: Repository) -> None:

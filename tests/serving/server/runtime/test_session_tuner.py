@@ -1,4 +1,4 @@
-"""Which session computes a lone batch, and when a second session is opened."""
+"""Which session is used for a batch that is computed alone, and when a second session is opened."""
 
 import os
 import threading
@@ -21,7 +21,7 @@ from tests.kit.waiting import until
 from tests.serving.server.runtime.seen_sessions import SeenSession
 
 COMPARED = 2 * 34
-"""The number of lone batches that the two sessions compute in turn, including two warm-up batches of each session."""
+"""How many batches the two sessions compute alone, in turn, including two warm-up batches of each session."""
 IMAGE = {"image": np.random.default_rng(1).integers(0, 256, (1, 28, 28), dtype=np.uint8)}
 
 

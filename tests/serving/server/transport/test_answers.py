@@ -243,7 +243,7 @@ def test_fields_in_another_order_or_unknown_and_contents_like_a_head_are_read_as
 
 @OVER_GRPC
 def test_a_head_that_promises_more_contents_than_follow_is_refused(live: LiveServer) -> None:
-    """The server has seen this head and this size of message. It must not read memory in front of the message."""
+    """Earlier messages had this head or this size. The server must not read memory before the message's beginning."""
     small, large = (
         request("classifier", image=np.zeros((count, 28, 28), np.uint8)).SerializeToString() for count in (2, 16)
     )

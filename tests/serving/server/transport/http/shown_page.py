@@ -44,7 +44,8 @@ HAND_OVER = """([event, type, content, name]) => {
 # The elements that the Tab key must reach: one of each group of radio buttons or tabs, and all others.
 REACHABLE = """() => [...document.querySelectorAll('button, input, a[href], summary, [tabindex]')]
   .filter(e => e.tabIndex >= 0 && e.offsetParent && (e.type !== 'radio' || e.checked)).map(e => e.outerHTML)"""
-# The focused element, and whether its focus is visible on the element itself or on the one that represents it.
+# The focused element, and whether an outline shows the focus. If the focused element is invisible, the outline is on
+# the next element or on the enclosing stage.
 FOCUSED = """() => {
   const e = document.activeElement;
   if (e === document.body) return null;  // between the page's end and its beginning

@@ -1,4 +1,4 @@
-"""However a stream of requests is cut into segments, the server answers it in the same way, and reads it like h11.
+"""The server's answers do not depend on the segments of a stream of requests. The server parses the stream as h11 does.
 
 If a proxy and a server disagree about the end of a request, a caller can smuggle a second request past the proxy.
 Therefore, the answers to every stream, cut at each place, must equal the answers to the single requests that h11 reads

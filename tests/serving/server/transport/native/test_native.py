@@ -74,7 +74,7 @@ def test_a_model_may_have_more_instances_than_the_server_has_threads(tmp_path: P
     with live_server("native", tmp_path, instances=1) as live, live.gates.closed("gather") as gate:
         calls = [live.begin(gather(value)) for value in range(4)]
         for _ in calls:
-            gate.wait_until_computing()  # four batches are computed at once
+            gate.wait_until_computing()  # four batches are computed at the same time
         gate.open()
         assert [outputs(each.result())["value"].item() for each in calls] == [0, 10, 20, 30]
 
@@ -214,7 +214,7 @@ def answer(received: BinaryIO) -> bytes:
 
 
 MOST_RESETS = 20
-"""The number of streams that may be reset at once. hangtag's own clients open half as many streams."""
+"""The number of streams that may be reset together. hangtag's own clients open half as many streams."""
 
 
 def test_the_resets_that_clients_make_do_not_end_a_connection(native: LiveServer) -> None:
