@@ -34,7 +34,8 @@ _DATATYPES = {
 }
 
 _GARMENTS = ("fashion-mnist", "outfits", "outfits-independent")
-"""The data sets of garments that hangtag trains on. Old files that name no data set were trained on Fashion-MNIST."""
+"""The data sets of garments that hangtag trains on. The models in old files that name no data set were trained
+on Fashion-MNIST."""
 
 
 class UnsupportedModelError(ValueError):

@@ -18,8 +18,8 @@ _NO_CONNECTION = re.compile("failed to connect|last error: |Failed parsing HTTP/
 # 504 into UNAVAILABLE, and 500 and most others into UNKNOWN. gRPC turns 401, 403 and 404, which mean that nothing was
 # executed, into other codes.
 _HTTP_STATUS = re.compile(r"http2 header with status: (\d+)")
-# gRPC's message, with the code INTERNAL, if a plain HTTP answer arrives before the client has ended a stream's
-# requests.
+# gRPC's message, with the code INTERNAL, if a plain HTTP answer arrives before the client has sent all requests of
+# a stream.
 _ANSWERED_IN_HTTP = "RST_STREAM with error code 0"
 # gRPC's message for a connection that ended during a call. A message that also matches _NO_CONNECTION means that there
 # was no connection.

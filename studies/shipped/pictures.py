@@ -88,5 +88,5 @@ def accuracy_and_speed(models: Sequence[Measured]) -> Figure:
         axis.set_minor_formatter(NullFormatter())
     finish(accuracy, "accuracy against latency with 64 calls in flight")
     finish(throughput, "with 1 (small), 8 and 64 (large) calls in flight")
-    place(accuracy, labels)  # the labels of the route and of its last member are close
+    place(accuracy, labels)  # the labels of the route and of its last member would overlap
     return figure

@@ -159,7 +159,8 @@ def test_each_threshold_sends_on_what_the_first_model_is_less_sure_of() -> None:
 
 def test_of_three_models_the_same_threshold_decides_at_each_but_the_last() -> None:
     points = {point.threshold: point for point in curve([FIRST, SECOND, THIRD])}
-    # The second sample stops at the second model, whose 0.8 is enough. The third goes through all, and stays wrong.
+    # The second sample stops at the second model, whose 0.8 is enough. The third sample passes
+    # through all models, and is still misclassified.
     assert points[0.75] == Point(0.75, (1.0, 0.5, 0.25), 0.5, 1)
     assert points[1.0] == Point(1.0, (1.0, 1.0, 1.0), 0.75)
 

@@ -26,8 +26,8 @@ BUSY_GENERATOR = 0.9
 # If the CPUs are busy for this share of the time, a generator on the server's machine takes CPU time that the server
 # needs.
 BUSY_CPUS = 0.9
-# If the generator takes a smaller share of the CPUs, its effect on the throughput is smaller than the variation between
-# most measurements.
+# If the generator takes less than this share of the CPUs, its effect on the throughput is smaller than the variation
+# between most measurements.
 SMALL_CPU_SHARE = 0.05
 # If other programs take this share of the CPUs, a server that needs all CPUs loses an equal share of its throughput,
 # which is twice the variation between most measurements.

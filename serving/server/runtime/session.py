@@ -226,8 +226,8 @@ class Runtime:
         self._session = self._tuner = self._buffer_pool = None
 
     def _use_graphs(self, graphs: io_binding.GraphPool) -> None:
-        # The graphs' session replaces the first session, so that the device holds the model once. The graphs' session
-        # also computes batches that have no graph.
+        # The graphs' session replaces the first session, so that the device holds one copy of the model. The graphs'
+        # session also computes batches that have no graph.
         self._session, self._buffer_pool, self._run_options = graphs.session, graphs, graph_options(-1)
         self.cuda_graphs = True
 

@@ -14,7 +14,7 @@ not computed yet is estimated from earlier answers. Until the first answer is co
 calls. If answers turn out larger than estimated, the queue holds more than max_bytes, but at most ``window`` answers,
 and the reader waits until the queue has shrunk. The writer shortens the queue, and gRPC's flow control stops the writer
 while the client does not read. The server therefore soon stops reading from a client that does not read its answers. If
-the queue is empty, the reader takes a request of any size, so no stream stops for ever.
+the queue is empty, the reader takes a request of any size, so no stream waits for ever.
 
 Cancellation: when the client cancels or disconnects, or the deadline passes, grpcio cancels the writer's task. The
 writer then cancels every query that has not ended, and the reader ends.

@@ -149,7 +149,7 @@ def test_a_failed_batch_does_not_refresh_the_measurements(clock: Clock) -> None:
 
 def test_a_delay_takes_no_more_than_half_of_what_a_deadline_leaves_to_spare(clock: Clock) -> None:
     queue = measured(clock, delay=10)
-    queue.put(KeptCall(1, deadline=clock.now + 3))  # a full batch takes 1 s, so 2 s are to spare
+    queue.put(KeptCall(1, deadline=clock.now + 3))  # a full batch takes 1 s, so 2 s are left
     assert queue.time_to_due() == pytest.approx(1)
     assert queue.take() == []
     clock.now += 1

@@ -257,7 +257,7 @@ def test_the_port_for_metrics_has_health_too_and_stays_silent_in_the_log(few: Pa
         with grpc.insecure_channel(server.address) as channel, connect():
             may_send = threading.Event()
             begun: Any = channel.stream_unary("/inference.GRPCInferenceService/ModelInfer")
-            # This call stays in flight, because its message does not come.
+            # This call stays in flight, because its message never arrives.
             begun = begun.future(iter(may_send.wait, True), timeout=TIMEOUT)
             live = InferenceStub(channel).ServerLive
             assert live(inference_pb2.ServerLiveRequest(), timeout=TIMEOUT).live
