@@ -76,8 +76,8 @@ TOLERANCES = {
         batching=1e-3,
         verification=1e-3,
     ),
-    # With int8, a few logits may differ by a large amount, but hardly any label may differ. The scales are constants, so
-    # batching changes no answer.
+    # With int8, a few logits may differ by a large amount, but hardly any label may differ. The scales are constants,
+    # so batching changes no answer.
     "int8": Tolerances(
         absolute=1e-2,
         of_spread=0.1,
