@@ -58,7 +58,7 @@ class Settings:
     )
     num_versions: int = setting(
         1,
-        "How many versions of each model clients can call by number: the promoted and the latest. 0: all.",
+        "How many versions of each model serve: the promoted, then the latest. 0: all.",
         between=(0, None),
     )
     require_proof: bool = setting(
@@ -181,8 +181,8 @@ class Settings:
     max_message_mib: int = setting(16, "The size limit of received and sent messages, in MiB.", between=(1, 1024))
     max_http_bodies_mib: int = setting(
         0,
-        "The most memory for the bodies of a process's HTTP requests in flight, in MiB. A further request gets 429. "
-        "0: 16 times --max-message-mib.",
+        "The most memory for the bodies of a process's HTTP requests in flight, in MiB. A further request gets the "
+        "status 429. The value 0 means 16 times --max-message-mib.",
         between=(0, 1_048_576),
     )
     max_concurrent_streams: int = setting(
@@ -192,7 +192,7 @@ class Settings:
     )
     max_connections: int = setting(
         1024,
-        "The most open connections on each port of an exposed server. A further connection is closed at once.",
+        "The maximum number of open connections on each port of an exposed server. A further connection is closed.",
         between=(1, 1_000_000),
     )
     connection_idle_seconds: float = setting(
