@@ -29,6 +29,7 @@ from hangtag.serving.server.errors import (
     StartError,
     UnavailableError,
 )
+from hangtag.serving.server.host.watched_files import size_of
 from hangtag.serving.server.runtime.session import RuntimeFactory
 from hangtag.serving.server.telemetry.server_state import LOADING, UNAVAILABLE, ServerState, VersionState
 
@@ -201,12 +202,11 @@ class ModelControl:
             UnavailableError: The server is stopping.
         """
         try:
-            files = model_repository.versions(self._config.models, name)
+            files = model_repository.require_versions(self._config.models, name)
         except ModelRepositoryError as error:
             raise NotFoundError(str(error)) from error
-        if not files:
-            raise NotFoundError(f"the repository has no version of {name!r} to load")
-        for unloaded in self._residency.unload_for(name, self._engine.models):
+        needed = sum(size_of(repository.stamp(file)) for file in files[: self._config.num_versions or None])
+        for unloaded in self._residency.unload_for(name, needed, self._engine.models):
             with self._change():
                 self._engine.serve(unloaded, [], wait=True)
                 self._loader.outcomes[unloaded, "evicted"] += 1

@@ -98,17 +98,6 @@ def versions_to_start_with(models: Path, name: str, served: tuple[int, ...] | No
     return [file for file in files if file.version in served] or files
 
 
-def folder_bytes(config: ServerConfig, name: str) -> int:
-    """Return the total size of the files of all versions that should serve: about the memory that the model takes.
-
-    A model that cannot be read has no size, because loading it reports the error.
-    """
-    files: list[ModelFile] = []
-    with contextlib.suppress(ModelRepositoryError):
-        files = versions(config.models, name)[: config.num_versions or None]
-    return sum(part.stat().st_size for file in files for part in file.path.parent.iterdir() if part.is_file())
-
-
 def settings_of(folder: Path, config: ServerConfig) -> ServerConfig:
     """Return the server's settings, overridden by the settings file in a model's folder if there is one.
 

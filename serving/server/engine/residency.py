@@ -7,15 +7,14 @@ at its deadline. After the load, the queue refuses any other call whose deadline
 """
 
 import threading
-import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from hangtag.serving.server.config.server_config import ServerConfig
-from hangtag.serving.server.engine.repository import folder_bytes
 from hangtag.serving.server.engine.servable import Servable
 from hangtag.serving.server.engine.served_model import ServedModel
 from hangtag.serving.server.errors import QueueFullError
+from hangtag.serving.server.host.watched_files import size_of
 
 
 class Residency:
@@ -32,8 +31,6 @@ class Residency:
         """The models that are loaded on their first call, and unloaded to make room. Empty without --max-loaded-mib."""
         self._config = config
         self._load_now = load_now
-        self._sizes: dict[str, int] = {}  # bytes of each model that was loaded
-        self._since: dict[str, int] = {}  # when each model was loaded, in nanoseconds of the clock
         self._lock = threading.Lock()
         self._loading: dict[str, Future[None]] = {}
         self._waiting: dict[str, int] = {}  # how many calls wait for the latest load of each model
@@ -55,21 +52,21 @@ class Residency:
             self._waiting[name] += 1
             return self._loading[name]
 
-    def unload_for(self, name: str, serving: Iterable[Servable]) -> list[str]:
-        """Choose the models to unload before this model is loaded. ``serving`` are the versions that serve.
+    def unload_for(self, name: str, needed: int, serving: Iterable[Servable]) -> list[str]:
+        """Choose the models to unload before this model, with ``needed`` bytes of files, is loaded. ``serving`` are the
+        versions that serve.
 
         Raises:
             QueueFullError: There would be too little room even after unloading every model that may be unloaded.
         """
-        self._sizes[name] = needed = folder_bytes(self._config, name)
         models: dict[str, list[ServedModel]] = {}
         for model in serving:
             if isinstance(model, ServedModel):
                 models.setdefault(model.name, []).append(model)
-        sizes = {each: self._sizes.get(each) or folder_bytes(self._config, each) for each in models}
+        sizes = {each: sum(size_of(model.stamp) for model in models[each]) for each in models}
         free = (self._config.max_loaded_mib << 20) - sum(sizes.values())
         chosen = []
-        for each in sorted((models.keys() & self.names) - {name}, key=lambda each: self._last_used(models[each])):
+        for each in sorted((models.keys() & self.names) - {name}, key=lambda each: _last_used(models[each])):
             if needed > free:
                 chosen.append(each)
                 free += sizes.pop(each)
@@ -84,14 +81,15 @@ class Residency:
     def _load(self, name: str) -> None:
         try:
             self._load_now(name)
-            self._since[name] = time.time_ns()
         finally:
             with self._lock:
                 del self._loading[name]
 
-    def _last_used(self, models: list[ServedModel]) -> tuple[bool, int]:
-        """Return a sort key that puts models in the order of their last calls, and models that compute now at the
-        end."""
-        is_busy = any(model.queued or model.computing for model in models)
-        since = self._since.get(models[0].name, 0)
-        return is_busy, max(since, *(model.statistics.last_inference_ns for model in models))
+
+def _last_used(models: list[ServedModel]) -> tuple[bool, int]:
+    """Return a sort key that puts models in the order of their last calls, and models that compute now at the end.
+
+    The calls that waited for a model are queued before the next model is loaded.
+    """
+    is_busy = any(model.queued or model.computing for model in models)
+    return is_busy, max(model.statistics.last_inference_ns for model in models)

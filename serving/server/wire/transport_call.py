@@ -191,8 +191,6 @@ def _submit_when_loaded(call: TransportCall, query: Query) -> None:
         elif isinstance(error, Exception) and vars(call).pop("query", None) is not None:
             call.fail(error)
 
-    residency = call.intake.engine.residency
-    assert residency is not None  # only an engine with a residency raises NotLoadedError
     try:
         load = call.intake.engine.residency.load(call.model_name)
     except ServerError as error:
