@@ -47,14 +47,12 @@ def platform_settings(name: str, environment: Mapping[str, str]) -> dict[str, An
     elif name == VERTEX:
         paths = environment.get("AIP_HEALTH_ROUTE") or "/health", environment.get("AIP_PREDICT_ROUTE") or "/predict"
         variable = "AIP_HTTP_PORT"
-        if not all(path.startswith("/") for path in paths):
-            raise StartError(f"AIP_HEALTH_ROUTE and AIP_PREDICT_ROUTE {paths} must begin with '/'")
         if uri := environment.get("AIP_STORAGE_URI", ""):
             models = {"models": uri if "://" in uri else Path(uri)}
     else:
         return {}
     port = environment.get(variable) or "8080"
-    if not (port.isascii() and port.isdigit() and int(port) < 65536):
+    if not (port.isascii() and port.isdigit()):
         raise StartError(f"{variable} is {port!r}, which is not a port")
     host = "0.0.0.0"  # noqa: S104 - the platform's network
     return {"host": host, "http_port": int(port), "no_page": True, "platform_paths": paths, **models}

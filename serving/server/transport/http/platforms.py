@@ -14,7 +14,7 @@ from hangtag.serving.model_repository import is_model_name
 from hangtag.serving.server.config.platform import SAGEMAKER
 from hangtag.serving.server.engine.servable import Servable
 from hangtag.serving.server.errors import InvalidRequestError, NotFoundError
-from hangtag.serving.server.queue.call import InferenceResult, Tensors
+from hangtag.serving.server.queue.call import Tensors
 from hangtag.serving.server.transport.http.infer_json import array_of, json_values, parameters_of, parse_json
 from hangtag.serving.server.transport.http.inference import HEAD_LENGTH, HttpInferQuery
 from hangtag.serving.server.transport.http.messages import (
@@ -82,7 +82,8 @@ class PlatformEndpoints:
             return await self._classify(request)
         if head := _HEAD_LENGTH.fullmatch(content_type):
             request.headers[HEAD_LENGTH] = head[1].encode()
-        response: HttpResponse = await self._infer(request, HttpInferQuery(model, "", request))
+        response: HttpResponse
+        [response] = await self._answers(HTTP_INFER, request, [HttpInferQuery(model, "", request)])
         if length := dict(response.headers).get(HEAD_LENGTH):
             response.headers[0] = (b"content-type", f"{_BINARY};json-header-size={length.decode()}".encode())
         return response
@@ -100,7 +101,8 @@ class PlatformEndpoints:
             raise InvalidRequestError("'instances' must be a list of at least one instance")
         model = self._model()
         if not all(isinstance(each, dict) and set(each) == {"b64"} for each in instances):
-            return json_response({"predictions": await self._infer(request, _InstancesQuery(model, instances))})
+            [predictions] = await self._answers(HTTP_INFER, request, [_InstancesQuery(model, instances)])
+            return json_response({"predictions": predictions})
         try:
             pictures = [base64.b64decode(each["b64"], validate=True) for each in instances]
             messages = [pb.ClassifyRequest(model_name=model, encoded=each, top_k=top_k) for each in pictures]
@@ -108,10 +110,8 @@ class PlatformEndpoints:
             raise InvalidRequestError(
                 "'b64' must be the text of a picture file in base64, and the parameter 'top_k' a whole number"
             ) from error
-        origin = origin_of(HTTP_CLASSIFY, request)
-        calls = [LoopCall(self._calls, origin, classify_query(message)) for message in messages]
-        await self._calls.outcomes(calls)
-        return json_response({"predictions": [to_dict(call.response()) for call in calls]})
+        answers = await self._answers(HTTP_CLASSIFY, request, [classify_query(message) for message in messages])
+        return json_response({"predictions": [to_dict(answer) for answer in answers]})
 
     async def load(self, request: HttpRequest) -> HttpResponse:
         """Publish a model that SageMaker has unpacked, and load it."""
@@ -180,51 +180,41 @@ class PlatformEndpoints:
 
     def _model(self) -> str:
         """Return the model that answers. Raises InvalidRequestError if several models serve and none was chosen."""
-        if chosen := self._engine.config.platform_model:
-            return chosen
-        names = sorted({model.name for model in self._engine.models})
+        names = [self._engine.config.platform_model] if self._engine.config.platform_model else self._engine.names()
         if len(names) != 1:
             raise InvalidRequestError(
                 f"{len(names)} models are served here ({', '.join(names)}): start the server with --platform-model NAME"
             )
         return names[0]
 
-    async def _infer(self, request: HttpRequest, query: Query) -> Any:
-        call = LoopCall(self._calls, origin_of(HTTP_INFER, request), query)
-        await self._calls.outcomes([call])
-        return call.response()
+    async def _answers(self, method: str, request: HttpRequest, queries: Sequence[Query]) -> list[Any]:
+        calls = [LoopCall(self._calls, origin_of(method, request), query) for query in queries]
+        await self._calls.outcomes(calls)
+        return [call.response() for call in calls]
 
 
 class _InstancesQuery(Query):
     """A batch with one sample for each instance of Vertex AI. The response is the list of predictions."""
 
     def __init__(self, name: str, instances: list[Any]) -> None:
-        self.model_name = name
-        self.model_version = ""
+        super().__init__(name, "")
         self._instances = instances
 
     def prepare(self, model: Servable, call: TransportCall) -> None:
-        specs = model.signature.inputs
-        values = [self._instances]
-        if len(specs) > 1:
+        specs, outputs, count = model.signature.inputs, model.signature.outputs, len(self._instances)
+        inputs = {}
+        for spec in specs:
             try:
-                values = [[each[spec.name] for each in self._instances] for spec in specs]
+                values = self._instances if len(specs) == 1 else [each[spec.name] for each in self._instances]
+                inputs[spec.name] = array_of(spec.datatype, np.shape(values), values)
             except (TypeError, KeyError) as error:
                 names = ", ".join(repr(spec.name) for spec in specs)
                 raise InvalidRequestError(f"each instance must be an object with a value for {names}") from error
-        inputs = {}
-        for spec, value in zip(specs, values, strict=True):
-            try:
-                inputs[spec.name] = array_of(spec.datatype, np.shape(value), value)
             except ValueError as error:
                 raise InvalidRequestError(f"input {spec.name!r}: {error}") from error
         call.samples, call.batch_key = model.check(inputs, {spec.name: spec.datatype for spec in specs})
-        count, outputs = len(self._instances), model.signature.outputs
-
-        def encode(result: InferenceResult) -> list[Any]:
-            return _predictions(outputs, result.outputs, count)
-
-        call.inputs, call.encode, call.outputs = inputs, encode, [spec.name for spec in outputs]
+        call.encode = lambda result: _predictions(outputs, result.outputs, count)
+        call.inputs, call.outputs = inputs, [spec.name for spec in outputs]
 
 
 def _predictions(specs: Sequence[TensorSpec], outputs: Tensors, count: int) -> list[Any]:
@@ -234,16 +224,14 @@ def _predictions(specs: Sequence[TensorSpec], outputs: Tensors, count: int) -> l
         InvalidRequestError: An output cannot be divided among the instances, or JSON cannot represent the output's
             values.
     """
-    parts = []
+    parts: dict[str, list[Any]] = {}
     for spec in specs:
         array = outputs[spec.name]
         if array.shape[:1] != (count,):
             raise InvalidRequestError(
                 f"the output {spec.name!r} cannot be divided among the instances: its shape is {list(array.shape)}"
             )
-        values = np.empty(array.size, object)
-        values[:] = json_values(spec, array)
-        parts.append(values.reshape(array.shape).tolist())
-    if len(specs) == 1:
-        return list(parts[0])
-    return [dict(zip([spec.name for spec in specs], each, strict=True)) for each in zip(*parts, strict=True)]
+        parts[spec.name] = np.array(json_values(spec, array), object).reshape(array.shape).tolist()
+    if len(parts) == 1:
+        return parts[specs[0].name]
+    return [dict(zip(parts, values, strict=True)) for values in zip(*parts.values(), strict=True)]

@@ -164,7 +164,6 @@ def test_vertex_takes_several_inputs_by_name(tmp_path: Path) -> None:
     ("platform", "variables", "words"),
     [
         ("vertex", {"AIP_HTTP_PORT": "http"}, "AIP_HTTP_PORT is 'http'"),
-        ("vertex", {"AIP_PREDICT_ROUTE": "predict"}, "begin with '/'"),
     ],
 )
 def test_a_platform_that_cannot_be_is_refused(platform: str, variables: dict[str, Any], words: str) -> None:
