@@ -162,8 +162,8 @@ dataset: # The tests read the real data set from Debian's package
 		echo "Fashion-MNIST is missing: run 'sudo apt-get install dataset-fashion-mnist', or see 'hangtag train --help'." >&2; exit 1; \
 	fi
 
-programs: # The tests look at pages in a real browser, compare with h2load, call the tutorial's curl, and keep models in a registry
-	@for program in chromium:chromium curl:curl docker-registry:docker-registry h2load:nghttp2-client oras:oras; do \
+programs: # The tests look at pages in a real browser, compare with h2load, and call the tutorial's curl
+	@for program in chromium:chromium curl:curl h2load:nghttp2-client; do \
 		command -v $${program%:*} >/dev/null || if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 			apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
 				apt-get install -y -qq --no-install-recommends $${program#*:} >/dev/null; \

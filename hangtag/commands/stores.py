@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from hangtag.serving.stores.mirror import Mirror
+from hangtag.serving.stores.store_errors import StoreError
 from hangtag.serving.stores.transfer import pull as pull_models
 from hangtag.serving.stores.transfer import push as push_models
 
@@ -56,8 +57,12 @@ def local_copy(url: str) -> Path:
         StoreError: The update fails, and there is no earlier copy.
     """
     mirror = Mirror(url, None, report=_report)
-    if trouble := mirror.update():
-        click.echo(f"THIS IS AN EARLIER COPY, NOT THE STORE'S PRESENT CONTENT: {trouble}", err=True)
+    try:
+        mirror.update()
+    except StoreError as error:
+        if not mirror.is_complete:
+            raise
+        click.echo(f"THIS IS AN EARLIER COPY, NOT THE STORE'S PRESENT CONTENT: {error}", err=True)
     return mirror.models
 
 

@@ -1,13 +1,12 @@
 """Mirrors a model repository in a store to a local folder, which servers serve like any other repository.
 
-    <cache>/<store>-<digest>/
-        models/                     a model repository
-            <name>                  a link to a folder in .parts, which has a link for each version and shared file
-            .parts/<digest>/        a whole version, a shared file such as promoted.toml, or the links of a model; named
-                                    by the digest of the content
-            .new/                   a folder that is being written
-        complete                    exists if the folder was equal to the store
-        lock                        locked by the process that changes the folder; other processes only serve the folder
+    <cache>/<store>-<digest>/       the mirror
+        <name>                      a link to a folder in .parts, which has a link for each version and shared file
+        .parts/<digest>             a whole version, a shared file such as promoted.toml, or the links of a model; the
+                                    digest is of the files' names, sizes and tags
+        .parts/.new, .parts/.model  what is being fetched, and the links of the model that is being updated
+        .complete                   exists if the mirror was equal to the store
+        .lock                       locked by the process that changes the mirror; other processes only serve the mirror
 
 When all new files of a model are fetched and checked, one rename changes the whole model. All links stay inside the
 repository, as model_repository.require_inside demands. Files that no model needs stay until their space is needed.
@@ -20,12 +19,12 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
-from hangtag.serving.model_repository import PROMOTION_FILE, ModelRepositoryError, names, promotion
-from hangtag.serving.stores.store import Parts, StoredFile, is_version, model_of, open_store
-from hangtag.serving.stores.store_errors import StoreAwayError, StoreError, explained
+from hangtag.serving.model_repository import ModelRepositoryError, names, promotion
+from hangtag.serving.stores.store import Parts, Store, StoredFile, is_version, model_of
+from hangtag.serving.stores.store_errors import StoreError, explained
 
 Report = Callable[[str, int], object]
 """A function that receives the name of a written version or file, such as cnn/1, and the size in bytes."""
@@ -53,7 +52,7 @@ class Mirror:
         """Open the store, without sending anything.
 
         Args:
-            url: See ``open_store``.
+            url: See ``Store``.
             cache: The folder of all mirrors; None for a folder in the user's cache folder.
             most_mib: The largest size of the mirror in MiB.
             num_versions: The number of the latest versions of each model to mirror; 0 for all versions. The version
@@ -66,152 +65,134 @@ class Mirror:
             StoreError: The URL cannot be used.
         """
         with explained(url):
-            self._store = open_store(url, silent_seconds)
+            self._store = Store(url, silent_seconds)
         self._url = url
         self._most = most_mib << 20
         self._num_versions = num_versions
         self._report = report
         cache = cache or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "hangtag" / "models"
         slug = re.sub(r"\W+", "-", self._store.name)[:60]
-        self._folder = cache / f"{slug}-{_digest([*self._store.identity, num_versions])[:12]}"
-        self.models = self._folder / "models"
-        """The folder of the model repository."""
+        self.models = cache / f"{slug}-{_digest([num_versions, *self._store.identity])[:12]}"
         self._parts = self.models / ".parts"
-        self._new = self.models / ".new"
-        self._mirrored: Mapping[str, StoredFile] | None = None  # the store's files at the last complete update
+        self._complete = self.models / ".complete"
 
-    def update(self) -> str | None:
-        """Update the folder from the store now. If another process is updating the folder, this call only waits for
-        the first complete copy.
+    @property
+    def is_complete(self) -> bool:
+        """Whether the mirror is equal to the store, or to an earlier state of the store."""
+        return self._complete.exists()
+
+    def update(self) -> bool:
+        """Update the mirror from the store now. If another process is updating the mirror, only wait for the first
+        complete copy.
 
         Returns:
-            The reason why the folder, or a part of it, could not be updated. The text is empty if the folder was
-            updated. The result is None if another process is updating the folder.
+            Whether this process updated the mirror.
 
         Raises:
-            StoreError: The folder could not be updated, and has no complete earlier copy of the store.
+            StoreError: The mirror, or some of its models, could not be updated.
         """
-        complete = self._folder / "complete"
-        was_complete = complete.exists()
         try:
             with explained(self._url):
-                self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-                self._parts.mkdir(parents=True, exist_ok=True)
-                with (self._folder / "lock").open("a") as lock:
+                self.models.mkdir(mode=0o700, parents=True, exist_ok=True)
+                self._parts.mkdir(exist_ok=True)
+                with (self.models / ".lock").open("a") as lock:
                     try:
-                        fcntl.flock(lock, fcntl.LOCK_EX | (fcntl.LOCK_NB if was_complete else 0))
+                        fcntl.flock(lock, fcntl.LOCK_EX | (fcntl.LOCK_NB if self.is_complete else 0))
                     except BlockingIOError:
-                        return None
+                        return False
                     self._store.read()
-                    if was_complete and self._store.files == self._mirrored:
-                        return ""
-                    trouble = self._update(self._store.parts())
-                    if not trouble:
-                        complete.touch()
-                        self._mirrored = self._store.files
+                    self._update(self._store.parts())
+                    self._complete.touch()
         except StoreError as error:
-            trouble = str(error)
-        if trouble and not was_complete:
-            raise StoreError(f"{trouble}. {self._folder} has no complete earlier copy, so nothing can be served.")
-        return trouble
+            if self.is_complete:
+                raise
+            raise StoreError(
+                f"{error}. {self.models} has no complete earlier copy, so nothing can be served."
+            ) from error
+        return True
 
-    def _update(self, parts: Parts) -> str:
-        """Update the models that differ. Returns the models that failed, with reasons.
-
-        Raises StoreError if nothing can be updated.
-        """
+    def _update(self, parts: Parts) -> None:
+        """Update the models that differ. Raises StoreError with the models that failed, after all other models are
+        updated."""
         models: dict[str, Parts] = {}
         for part, files in parts.items():
             models.setdefault(model_of(part), {})[part] = files
         troubles = []
         for name, inside in models.items():
             try:
-                with explained(self._url):
-                    self._update_model(name, inside)
-            except StoreAwayError:
-                raise
+                self._update_model(name, inside)
             except StoreError as error:
                 troubles.append(f"{name}: {error}")
-        for name in set(names(self.models)) - set(models):
+        for name in {*names(self.models)} - {*models}:
             (self.models / name).unlink()
-        return "; ".join(troubles)
+        if troubles:
+            raise StoreError("; ".join(troubles))
 
     def _update_model(self, name: str, parts: Parts) -> None:
-        digests = {part: _digest([[_inside(path), *rest] for path, *rest in files]) for part, files in parts.items()}
-        kept = {part: digest for part, digest in digests.items() if not is_version(part)}
-        for part in kept:
-            self._fetch(part, parts[part], kept)
-        kept |= {part: digests[part] for part in self._versions(name, parts, digests)}
-        for part in kept:
-            self._fetch(part, parts[part], kept)
-        model = Path(".parts", _digest(sorted(kept.items())))
-        if not (self.models / model).is_dir():
-            self._clear_new()
-            for part, digest in kept.items():
-                (self._new / _inside(part)).symlink_to(Path("..", digest, _inside(part)))
-            self._new.rename(self.models / model)
-        link = self.models / name
-        if not link.is_symlink() or link.readlink() != model:
-            self._clear_new()
-            (self._new / name).symlink_to(model)
-            (self._new / name).replace(link)
+        link, target = self.models / name, Path(".parts", _digest(parts))
+        if link.is_dir() and link.readlink() == target:
+            return
+        links = self._emptied(".model")
+        for part in parts:
+            if not is_version(part):
+                self._add(part, parts[part], links)
+        for part in self._versions(name, parts, links):
+            self._add(part, parts[part], links)
+        shutil.rmtree(self.models / target, ignore_errors=True)  # an earlier update may have left this folder
+        links.rename(self.models / target)
+        new = self._emptied(".new") / name
+        new.symlink_to(target)
+        new.replace(link)
 
-    def _versions(self, name: str, parts: Parts, digests: Mapping[str, str]) -> set[str]:
-        """Choose the versions of a model to mirror. If the model has a promoted.toml, the file is already fetched."""
-        versions = sorted(filter(is_version, parts), key=lambda part: int(_inside(part)), reverse=True)
+    def _versions(self, name: str, parts: Parts, links: Path) -> set[str]:
+        """Choose the versions of a model to mirror. If the model has a promoted.toml, ``links`` has it already."""
+        versions = sorted(filter(is_version, parts), key=lambda part: int(part.rpartition("/")[2]), reverse=True)
         kept = set(versions[: self._num_versions + 1] if self._num_versions else versions)
-        promoted = digests.get(f"{name}/{PROMOTION_FILE}")
         with contextlib.suppress(ModelRepositoryError):  # the server reports a file that is not valid
-            if promoted is not None and (choice := promotion(self._parts / promoted)) is not None:
-                kept |= {f"{name}/{choice.version}"} & set(versions)
+            if (choice := promotion(links)) is not None:
+                kept |= {f"{name}/{choice.version}"} & {*versions}
         return kept
 
-    def _fetch(self, part: str, files: list[StoredFile], needed: Mapping[str, str]) -> None:
-        """Fetch a part unless its folder exists. No folder that is ``needed`` is removed to make room."""
-        folder = self._parts / needed[part]
-        if folder.is_dir():
-            os.utime(folder)  # marks the folder as recently used, for _make_room
-            return
-        size = sum(file.size for file in files)
-        self._make_room(size, needed.values())
-        self._clear_new()
-        for file in files:
-            self._store.fetch(file, self._new / _inside(file.path))
-        self._new.rename(folder)
-        self._report(part, size)
+    def _add(self, part: str, files: list[StoredFile], links: Path) -> None:
+        """Fetch a part, unless it is in .parts already, and link the part."""
+        place = self._parts / _digest(files)
+        if not place.exists():
+            size = sum(file.size for file in files)
+            self._make_room(size)
+            new = self._emptied(".new")
+            for file in files:
+                self._store.fetch(file, new / file.path)
+            (new / part).rename(place)
+            self._report(part, size)
+        (links / part.partition("/")[2]).symlink_to(Path("..", place.name))
 
-    def _clear_new(self) -> None:
-        """Empty the folder that is being written, in which an interrupted process may have left files."""
-        shutil.rmtree(self._new, ignore_errors=True)
-        self._new.mkdir()
+    def _emptied(self, name: str) -> Path:
+        """Return an empty folder in .parts. An interrupted process may have left files there."""
+        folder = self._parts / name
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        return folder
 
-    def _make_room(self, size: int, needed: Collection[str]) -> None:
-        """Remove folders that no model needs, least recently used first, until `size` bytes are free."""
-        used = set(needed)
-        for name in names(self.models):
-            model = (self.models / name).resolve()
-            used |= {model.name, *(link.readlink().parts[1] for link in model.iterdir())}
-        sizes = {folder: _size(folder) for folder in self._parts.iterdir()}
-        total = sum(sizes.values())
-        for folder in sorted(sizes, key=lambda folder: folder.stat().st_mtime):
-            if total + size > self._most and folder.name not in used:
-                shutil.rmtree(folder)
-                total -= sizes[folder]
-        if total + size > self._most:
+    def _make_room(self, size: int) -> None:
+        """Remove parts that no model needs, oldest first, until `size` bytes are free."""
+        links = self._parts / ".model"
+        folders = [self.models, links, *(self.models / name for name in names(self.models))]
+        used = {link.readlink().name for folder in folders for link in folder.iterdir() if link.is_symlink()}
+        sizes = {part: sum(file.lstat().st_size for file in (part, *part.rglob("*"))) for part in self._parts.iterdir()}
+        total = sum(sizes.values()) + size
+        for part in sorted(sizes, key=lambda part: part.stat().st_mtime):
+            if total > self._most and part.name not in used and part != links:
+                total -= sizes[part]
+                if part.is_dir():
+                    shutil.rmtree(part)
+                else:
+                    part.unlink()
+        if total > self._most:
             raise StoreError(
                 f"the model cache is limited to {self._most >> 20:,} MiB, and the versions in use leave no room for "
                 f"{size / 2**20:,.1f} MiB: raise --model-cache-mib, or remove versions from the store"
             )
 
 
-def _inside(path: str) -> str:
-    """Return the path inside the model's folder."""
-    return path.partition("/")[2]
-
-
 def _digest(content: object) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
-
-
-def _size(folder: Path) -> int:
-    return sum(file.lstat().st_size for file in folder.rglob("*"))

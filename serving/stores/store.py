@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,11 +22,10 @@ from hangtag.serving.model_repository import MODEL_FILE, is_model_name
 from hangtag.serving.stores.store_errors import StoreError, shown
 
 INDEX = "hangtag-index.json"
-_SCHEMES = ("s3", "gs", "az", "https", "oci")
+_SCHEMES = ("s3", "gs", "az", "https")
 _FORMAT = 1
-LARGEST_INDEX = 64 << 20
+_LARGEST_INDEX = 64 << 20
 """The maximum size of an index in bytes. A larger index is not read."""
-CHUNK = 1 << 20
 _SHA256 = "sha256:"
 _RETRIES = 3
 _FILE_HOURS = 1
@@ -51,13 +50,10 @@ Parts = dict[str, list[StoredFile]]
 
 
 class Store:
-    """An open object store or web server. The methods raise errors of obstore or httpx2, which ``explained`` turns into
+    """An open object store or web server. The methods raise obstore's errors, which ``explained`` turns into
     StoreError."""
 
-    index = INDEX
-    """The name of the object that lists the store's files."""
-
-    def __init__(self, url: str, silent_seconds: float) -> None:
+    def __init__(self, url: str, silent_seconds: float = 20.0) -> None:
         """Open s3://BUCKET/PATH, gs://BUCKET/PATH, az://CONTAINER/PATH, or https://HOST/PATH, without sending anything.
 
         obstore reads credentials from the environment, from files and from the machine's metadata service, as the tools
@@ -72,20 +68,14 @@ class Store:
             MissingExtraError: The extra ``stores`` is not installed.
         """
         self.name = shown(url)
-        self.files: Mapping[str, StoredFile] = {}
-        """The files by path, as of the last call of ``read``."""
-        self.indexed = False
-        """Whether ``files`` come from an index."""
-        self._tag: str | None = None
-        self._condition: Any = "create"  # the condition for writing the index (obstore's PutMode)
-        self._is_web = url.startswith("https:")
-        self._opened = self._open(url, silent_seconds)
-
-    def _open(self, url: str, silent_seconds: float) -> Any:
+        scheme, place, *_ = urlsplit(url)
+        if scheme not in _SCHEMES or not place:
+            schemes = ", ".join(f"{scheme}://" for scheme in _SCHEMES)
+            raise StoreError(f"{self.name} is not a model store: expected one of {schemes} with a name and a path")
         with needs("stores", "a model store"):
             from obstore.store import from_url
         allowed = any(os.environ.get(f"{cloud}_ALLOW_HTTP") == "true" for cloud in ("AWS", "GOOGLE"))
-        return from_url(
+        self._opened: Any = from_url(
             url,
             client_options={
                 "allow_http": allowed,
@@ -95,21 +85,18 @@ class Store:
             },
             retry_config={"max_retries": _RETRIES, "retry_timeout": timedelta(seconds=3 * silent_seconds)},
         )
+        self._is_web = scheme == "https"
+        self.files: list[StoredFile] = []
+        """The files, as of the last call of ``read``."""
+        self.indexed = False
+        """Whether ``files`` come from an index."""
+        self._index: dict[str, str] = {}  # the ETag and the version of the index, as obstore's PutMode contains them
 
     @property
     def identity(self) -> list[str]:
         """The parts of the store's address, which come from the URL and from the environment."""
         config = getattr(self._opened, "config", {})
         return [self.name, *(str(config.get(key, "")) for key in ("account_name", "endpoint"))]
-
-    def parts(self) -> Parts:
-        """Return ``files`` by part. Raises StoreError if the store has no model."""
-        if parts := parts_of(self.files.values()):
-            return parts
-        raise StoreError(
-            f"{self.name} has no models, so no local model is removed. 'hangtag models push' writes models and then "
-            f"{self.index}, which every web server and registry needs"
-        )
 
     def read(self) -> None:
         """Read the index into ``files`` if it has changed, or list the files if there is no index.
@@ -118,7 +105,7 @@ class Store:
         """
         from obstore.exceptions import NotModifiedError
 
-        options: Any = {"if_none_match": self._tag} if self._tag else {}
+        options = {"if_none_match": self._index["e_tag"]} if "e_tag" in self._index else {}
         try:
             answer = self._opened.get(INDEX, options=options)
         except NotModifiedError:
@@ -126,32 +113,45 @@ class Store:
         except FileNotFoundError:
             listed = [] if self._is_web else self._opened.list().collect()
             tags = [each["e_tag"] or each["last_modified"].isoformat() for each in listed]
-            files = [StoredFile(each["path"], each["size"], tag) for each, tag in zip(listed, tags, strict=True)]
-            self.files = {file.path: file for file in files}
-            self.indexed, self._tag, self._condition = False, None, "create"
+            self.files = [StoredFile(each["path"], each["size"], tag) for each, tag in zip(listed, tags, strict=True)]
+            self.indexed, self._index = False, {}
             return
-        self._parse(bytes(next(iter(answer.stream(min_chunk_size=LARGEST_INDEX + 1)), b"")))
-        self._tag = answer.meta["e_tag"]
-        known = {key: answer.meta[key] for key in ("e_tag", "version") if answer.meta[key] is not None}
-        self._condition = known if self._tag else "overwrite"
+        if answer.meta["size"] > _LARGEST_INDEX:
+            raise StoreError(f"{self.name}/{INDEX} has more than {_LARGEST_INDEX:,} bytes")
+        self.files = self._parse(bytes(answer.bytes()))
+        self._index = {key: answer.meta[key] for key in ("e_tag", "version") if answer.meta[key] is not None}
+        self.indexed = True
+
+    def parts(self) -> Parts:
+        """Return ``files`` by part. Raises StoreError if the store has no model."""
+        if parts := parts_of(self.files):
+            return parts
+        raise StoreError(
+            f"{self.name} has no models, so no local model is removed. 'hangtag models push' writes models and then "
+            f"{INDEX}, which every web server needs"
+        )
 
     def fetch(self, file: StoredFile, target: Path) -> None:
         """Fetch a file to a local path. The file is not complete if this method raises an error.
 
-        Raises StoreError if the store sends other content.
+        Raises StoreError if the store does not have the content that its index or listing promises.
         """
-        digest, size = hashlib.sha256(), 0
+        from obstore.exceptions import PreconditionError
+
         target.parent.mkdir(parents=True, exist_ok=True)
+        digest = hashlib.sha256()
         with target.open("wb") as opened:
-            for chunk in self._chunks(file):
-                size += len(chunk)
-                if size > file.size:
-                    break
-                digest.update(chunk)
-                opened.write(chunk)
+            try:
+                answer = self._opened.get(file.path, options={"if_match": file.tag} if file.tag[0] == '"' else {})
+                is_right = answer.meta["size"] == file.size
+                for chunk in answer if is_right else ():
+                    digest.update(chunk)
+                    opened.write(chunk)
+            except (FileNotFoundError, PreconditionError):
+                is_right = False
             opened.flush()
             os.fsync(opened.fileno())
-        if size != file.size or (file.tag.startswith(_SHA256) and file.tag != _SHA256 + digest.hexdigest()):
+        if not is_right or (file.tag.startswith(_SHA256) and file.tag != _SHA256 + digest.hexdigest()):
             raise StoreError(f"{self.name}/{file.path} does not match the store's index or listing")
 
     def write(self, file: StoredFile, source: Path) -> None:
@@ -165,47 +165,26 @@ class Store:
         """
         listed = [{"path": file.path, "size": file.size, "sha256": file.tag.removeprefix(_SHA256)} for file in files]
         content = json.dumps({"format": _FORMAT, "files": listed}, indent=1).encode()
-        self._opened.put(INDEX, content, mode="overwrite" if self._is_web else self._condition)
+        self._opened.put(INDEX, content, mode="overwrite" if self._is_web else self._index or "create")
         return len(content)
 
-    def _chunks(self, file: StoredFile) -> Iterator[Any]:
-        """Read the content of a file."""
-        options: Any = {"if_match": file.tag} if file.tag.startswith('"') else {}
-        yield from self._opened.get(file.path, options=options).stream(min_chunk_size=CHUNK)
-
-    def _parse(self, content: bytes) -> None:
-        """Read an index into ``files``. Raises StoreError."""
-        if len(content) > LARGEST_INDEX:
-            raise StoreError(f"{self.name}/{self.index} has more than {LARGEST_INDEX:,} bytes")
+    def _parse(self, content: bytes) -> list[StoredFile]:
         try:
-            files = list(self._listed(json.loads(content)))
+            document = json.loads(content)
+            is_known = document["format"] == _FORMAT
+            files = [
+                StoredFile(str(each["path"]), int(each["size"]), f"{_SHA256}{each['sha256']}")
+                for each in document["files"]
+                if re.fullmatch("[0-9a-f]{64}", each["sha256"])
+            ]
         except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
+            is_known = False
+        if not is_known:
             raise StoreError(
-                f"{self.name}/{self.index} is not an index of format {_FORMAT}: it was cut off, or another program or "
+                f"{self.name}/{INDEX} is not an index of format {_FORMAT}: it was cut off, or another program or "
                 "another version of hangtag wrote it"
-            ) from None
-        self.files = {file.path: file for file in files if re.fullmatch(f"{_SHA256}[0-9a-f]{{64}}", file.tag)}
-        self.indexed = True
-
-    def _listed(self, document: Any) -> Iterator[StoredFile]:
-        if document["format"] != _FORMAT:
-            raise ValueError
-        for each in document["files"]:
-            yield StoredFile(str(each["path"]), int(each["size"]), f"{_SHA256}{each['sha256']}")
-
-
-def open_store(url: str, silent_seconds: float = 20.0) -> Store:
-    """Open the store of a URL: oci://REGISTRY/REPOSITORY:TAG, or a URL that ``Store`` accepts. See ``Store`` for the
-    errors."""
-    scheme, place, *_ = urlsplit(url)
-    if scheme not in _SCHEMES or not place:
-        schemes = ", ".join(f"{scheme}://" for scheme in _SCHEMES)
-        raise StoreError(f"{shown(url)} is not a model store: expected one of {schemes} with a name and a path")
-    if scheme != "oci":
-        return Store(url, silent_seconds)
-    with needs("stores", "a registry of models"):  # imported here, because other stores need no HTTP client
-        from hangtag.serving.stores.registry import Registry
-    return Registry(url, silent_seconds)
+            )
+        return files
 
 
 def stored_file(path: str, file: Path) -> StoredFile:
@@ -234,8 +213,7 @@ def model_of(part: str) -> str:
 
 def is_version(part: str) -> bool:
     """Return whether a part is a version, and not a file that versions share."""
-    number = part.rpartition("/")[2]
-    return number.isascii() and number.isdecimal() and not number.startswith("0")
+    return re.fullmatch("[1-9][0-9]*", part.rpartition("/")[2]) is not None
 
 
 def is_stored_path(path: str) -> bool:

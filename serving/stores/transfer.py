@@ -9,11 +9,11 @@ from hangtag.serving.model_repository import MODEL_FILE, is_route, names, number
 from hangtag.serving.stores.mirror import Report
 from hangtag.serving.stores.store import (
     INDEX,
+    Store,
     StoredFile,
     is_stored_path,
     is_version,
     model_of,
-    open_store,
     parts_of,
     stored_file,
 )
@@ -38,20 +38,20 @@ def push(source: Path, url: str, *, replace: bool, report: Report) -> None:
         ModelRepositoryError: The local folder does not exist, or has a link to a file outside of the folder.
     """
     with explained(url):
-        store = open_store(url)
+        store = Store(url)
         is_model = numbered_versions(source) or is_route(source.parent, source.name)
         folders = [source.absolute()] if is_model else [source.absolute() / name for name in names(source)]
         mine = parts_of(file for folder in folders for file in _files(folder, folder.parent))
         if not mine:
             raise StoreError(f"{source} has no model to push: expected <name>/<version>/{MODEL_FILE}")
         store.read()
-        before, theirs = store.files, parts_of(store.files.values())
+        theirs = parts_of(store.files)
         pushed = {model_of(part) for part in mine}
-        hidden = sorted({model_of(part) for part in theirs} - pushed)
-        if hidden and not store.indexed:
+        others = sorted({model_of(part) for part in theirs} - pushed)
+        if others and not store.indexed:
             raise StoreError(
                 f"{store.name} has no {INDEX}, and an index of the pushed models would hide the models "
-                f"{', '.join(hidden)}: pull all models into a folder, and push that folder"
+                f"{', '.join(others)}: pull all models into a folder, and push that folder"
             )
         _require_equal(
             [part for part in mine if is_version(part) and theirs.get(part, mine[part]) != mine[part]],
@@ -59,16 +59,15 @@ def push(source: Path, url: str, *, replace: bool, report: Report) -> None:
             "publish a new version",
             replace=replace,
         )
-        stays = {part for part in theirs if model_of(part) not in pushed or (is_version(part) and part not in mine)}
-        after = mine | {part: theirs[part] for part in stays}
-        new = [file for files in mine.values() for file in files if before.get(file.path) != file]
+        kept = {part: files for part, files in theirs.items() if model_of(part) in others or is_version(part)}
+        listed = sorted(file for files in (kept | mine).values() for file in files)
         # Without an index, a version becomes visible when its model.onnx is written.
+        new = {file for files in mine.values() for file in files} - {*store.files}
         for file in sorted(new, key=lambda file: (file.path.count("/") < 2, file.path.endswith(f"/{MODEL_FILE}"))):
             store.write(file, folders[0].parent / file.path)
             report(file.path, file.size)
-        listed = sorted(file for files in after.values() for file in files)
-        if listed != sorted(before.values()):
-            report(store.index, store.publish(listed))
+        if listed != sorted(store.files):
+            report(INDEX, store.publish(listed))
 
 
 def pull(url: str, folder: Path, *, replace: bool, report: Report) -> None:
@@ -85,7 +84,7 @@ def pull(url: str, folder: Path, *, replace: bool, report: Report) -> None:
             folder cannot be written.
     """
     with explained(url):
-        store = open_store(url)
+        store = Store(url)
         store.read()
         parts = store.parts()
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,40 +1,25 @@
-"""Stores behind links that a test makes fail: moto's S3, a web server with TLS, and docker's registry."""
+"""Stores behind links that a test makes fail: moto's S3, and a web server with TLS."""
 
-import base64
-import json
 import logging
-import re
-import shutil
 import ssl
-import subprocess
 import threading
-import time
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import IO, Any, cast
-from urllib.parse import parse_qsl, urlsplit
-
-import trustme
+from typing import Any
 
 from hangtag import Client
 from tests.kit.certificates import Certificates
-from tests.kit.command import Serving, environment, invoke, refusal, serving, with_limits
+from tests.kit.command import Serving, invoke, refusal, serving, with_limits
 from tests.kit.link import Link, link
 from tests.kit.repository import samples
 from tests.kit.waiting import until
 
 SECRET = "a-secret-of-the-store"
-LOGIN = base64.b64encode(f"user:{SECRET}".encode()).decode()
-"""The login in the form of docker's configuration."""
-TOKEN_SECONDS = 4
-"""The seconds for which a token of the registry is valid."""
-_LEEWAY = 60
-"""The seconds for which docker's registry accepts a token after its expiry."""
 
 
 @dataclass
@@ -47,8 +32,6 @@ class ObjectStore:
     """Environment variables with which a command reaches the store through the link."""
     direct: dict[str, str] = field(default_factory=dict)
     """Environment variables with which a command reaches the store directly."""
-    direct_url: str = ""
-    """The store's URL without the link, if it differs from ``url``."""
     status: int = 0
     """The HTTP status with which a web server answers every read. With 0, the web server answers normally."""
 
@@ -58,8 +41,7 @@ class ObjectStore:
 
     def push(self, *arguments: object) -> str:
         """Run ``hangtag models push``, which does not use the link."""
-        url = self.direct_url or self.url
-        return invoke("models", "push", *arguments, url, variables=self.variables | self.direct).output
+        return invoke("models", "push", *arguments, self.url, variables=self.variables | self.direct).output
 
     def refused(self, *arguments: object) -> str:
         """Run ``hangtag models``, which must fail, and return the error."""
@@ -72,12 +54,6 @@ class ObjectStore:
         keys: Any = {"endpoint": self.direct["AWS_ENDPOINT_URL"], "access_key_id": "x", "secret_access_key": "x"}
         from_url(self.url, client_options={"allow_http": True}, **keys).put(path, content)
 
-    def oras(self, command: str, *arguments: str, folder: Path) -> None:
-        """Run oras, another client of registries, in a folder."""
-        folder.mkdir(exist_ok=True)
-        line = ["oras", command, "--plain-http", self.direct_url.removeprefix("oci://"), *arguments]
-        subprocess.run(line, cwd=folder, env=environment(**self.variables), capture_output=True, check=True)
-
     @contextmanager
     def server(self, *options: object, silent_seconds: float = 10) -> Iterator[Serving]:
         """A server that polls the store ten times a second, and waits at most ``silent_seconds`` for a silent store."""
@@ -87,7 +63,7 @@ class ObjectStore:
         with serving("--models", self.url, *following, *ports, *options, **short) as server:
             yield server
         log = "".join(server.log)
-        assert not any(secret in log for secret in (SECRET, LOGIN, "Bearer", "eyJ"))  # a token begins with eyJ
+        assert SECRET not in log
 
 
 def answer(server: Serving, name: str = "m") -> int:
@@ -170,66 +146,3 @@ def https(folder: Path, cache: Path) -> Iterator[ObjectStore]:
             store = ObjectStore(url, opened, variables)
             yield store
         web.shutdown()
-
-
-@contextmanager
-def registry(folder: Path) -> Iterator[str]:
-    """Yield the HOST:PORT of Debian's docker registry, which requires tokens."""
-    from joserfc import jwk, jwt
-
-    for program in ("docker-registry", "oras"):
-        assert shutil.which(program) is not None, f"{program} is missing: run 'make test', which installs it"
-    authority = trustme.CA()
-    authority.cert_pem.write_to_path(str(folder / "ca.pem"))
-    issued = authority.issue_cert("tokens")
-    key = jwk.import_key(issued.private_key_pem.bytes(), "EC")
-    head = {"alg": "ES256", "x5c": ["".join(issued.cert_chain_pems[0].bytes().decode().splitlines()[1:-1])]}
-
-    class Tokens(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            signed_in = self.headers["Authorization"] == f"Basic {LOGIN}"
-            kind, name, actions = dict(parse_qsl(urlsplit(self.path).query))["scope"].split(":")
-            access = [{"type": kind, "name": name, "actions": actions.split(",")}]
-            claims = {
-                "iss": "kit",
-                "aud": "registry",
-                "exp": int(time.time()) + TOKEN_SECONDS - _LEEWAY,
-                "access": access,
-            }
-            self.send_response(200 if signed_in else 401)
-            self.end_headers()
-            self.wfile.write(json.dumps({"token": jwt.encode(head, claims, key)}).encode() if signed_in else b"")
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Tokens) as tokens:
-        threading.Thread(target=tokens.serve_forever, daemon=True).start()
-        realm = {"realm": f"http://127.0.0.1:{tokens.server_address[1]}/", "service": "registry", "issuer": "kit"}
-        settings = {
-            "version": "0.1",
-            "storage": {"filesystem": {"rootdirectory": str(folder)}},
-            "http": {"addr": "127.0.0.1:0"},
-            "auth": {"token": {**realm, "rootcertbundle": str(folder / "ca.pem")}},
-        }
-        (folder / "settings.yml").write_text(json.dumps(settings))
-        command = ["docker-registry", "serve", str(folder / "settings.yml")]
-        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
-            log = cast(IO[str], process.stderr)
-            address = next(found[1] for line in log if (found := re.search(r"listening on ([\d.:]+)", line)))
-            threading.Thread(target=log.read, daemon=True).start()
-            yield address
-            process.terminate()
-        tokens.shutdown()
-
-
-@contextmanager
-def oci(registry: str, cache: Path) -> Iterator[ObjectStore]:
-    """A store in a tag of a new repository in the registry."""
-    with link(registry) as opened:
-        logins = {address: {"auth": LOGIN} for address in (registry, opened.address)}
-        (cache / "docker").mkdir(parents=True)
-        (cache / "docker/config.json").write_text(json.dumps({"auths": logins}))
-        variables = {"DOCKER_CONFIG": str(cache / "docker"), "XDG_CACHE_HOME": str(cache)}
-        place = f"{uuid.uuid4().hex}/models:live"
-        yield ObjectStore(f"oci://{opened.address}/{place}", opened, variables, direct_url=f"oci://{registry}/{place}")

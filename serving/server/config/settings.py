@@ -21,8 +21,7 @@ class Settings:
 
     models: Path = setting(
         Path("models"),
-        "The model repository, <models>/<name>/<version>/model.onnx, or its URL (s3://, gs://, az://, https:// or "
-        "oci://).",
+        "The model repository, <models>/<name>/<version>/model.onnx, or its URL (s3://, gs://, az:// or https://).",
         folder=True,
         envvar="HANGTAG_MODELS",
     )

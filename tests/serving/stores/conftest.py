@@ -28,18 +28,6 @@ def web(tmp_path: Path) -> Iterator[ObjectStore]:
         yield store
 
 
-@pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with stores.registry(tmp_path_factory.mktemp("registry")) as address:
-        yield address
-
-
-@pytest.fixture
-def oci(registry: str, tmp_path: Path) -> Iterator[ObjectStore]:
-    with stores.oci(registry, tmp_path / "cache") as store:
-        yield store
-
-
 @pytest.fixture
 def local(tmp_path: Path) -> Repository:
     repository = Repository(tmp_path / "local")

@@ -66,7 +66,7 @@ def lie(link: Link) -> Callable[[bytes], bytes]:
     return swap(SECOND, np.float32(9).tobytes())
 
 
-@pytest.mark.parametrize("scheme", ["s3", "oci"])
+@pytest.mark.parametrize("scheme", ["s3"])
 @pytest.mark.parametrize(
     ("fault", "reason"),
     [
