@@ -31,13 +31,7 @@ Report = Callable[[str, int], object]
 
 
 class Mirror:
-    """The local copy of a store. The attribute ``models`` is the model repository to serve.
-
-    Example:
-        mirror = Mirror("s3://bucket/models", None, report=print)
-        mirror.update()
-        print(mirror.models)
-    """
+    """The local copy of a store. The attribute ``models`` is the model repository to serve."""
 
     def __init__(
         self,
@@ -100,8 +94,7 @@ class Mirror:
                         fcntl.flock(lock, fcntl.LOCK_EX | (fcntl.LOCK_NB if self.is_complete else 0))
                     except BlockingIOError:
                         return False
-                    self._store.read()
-                    self._update(self._store.parts())
+                    self._update(self._store.read())
                     self._complete.touch()
         except StoreError as error:
             if self.is_complete:

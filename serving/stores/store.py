@@ -7,6 +7,7 @@ listing is used, which has only each file's size and ETag. An ETag must never be
 ETag of an object that is encrypted with a customer's key looks like an MD5 but is not one.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -27,6 +28,8 @@ _FORMAT = 1
 _LARGEST_INDEX = 64 << 20
 """The maximum size of an index in bytes. A larger index is not read."""
 _SHA256 = "sha256:"
+_VERSION, _FILE = r"[1-9][0-9]*", r"[^./\\][^/\\]{0,254}"
+_STORED_PATH = re.compile(rf"[^/]+/(?:{_VERSION}(?:/{_FILE})+|(?!{_VERSION}$){_FILE})")
 _RETRIES = 3
 _FILE_HOURS = 1
 
@@ -86,50 +89,41 @@ class Store:
             retry_config={"max_retries": _RETRIES, "retry_timeout": timedelta(seconds=3 * silent_seconds)},
         )
         self._is_web = scheme == "https"
-        self.files: list[StoredFile] = []
-        """The files, as of the last call of ``read``."""
         self.indexed = False
-        """Whether ``files`` come from an index."""
+        """Whether ``read`` has found an index."""
         self._index: dict[str, str] = {}  # the ETag and the version of the index, as obstore's PutMode contains them
-
-    @property
-    def identity(self) -> list[str]:
-        """The parts of the store's address, which come from the URL and from the environment."""
+        self._parts: Parts = {}
         config = getattr(self._opened, "config", {})
-        return [self.name, *(str(config.get(key, "")) for key in ("account_name", "endpoint"))]
+        self.identity = [self.name, *(str(config.get(key, "")) for key in ("account_name", "endpoint"))]
+        """The parts of the store's address, which come from the URL and from the environment."""
 
-    def read(self) -> None:
-        """Read the index into ``files`` if it has changed, or list the files if there is no index.
+    def read(self, *, may_be_empty: bool = False) -> Parts:
+        """Return the files in the index, which is read again if it has changed, or list the files if there is no index.
 
-        Raises StoreError if the index is not valid.
+        Raises StoreError if the index is not valid, or if the store has no model and ``may_be_empty`` is false.
         """
         from obstore.exceptions import NotModifiedError
 
         options = {"if_none_match": self._index["e_tag"]} if "e_tag" in self._index else {}
-        try:
-            answer = self._opened.get(INDEX, options=options)
-        except NotModifiedError:
-            return
-        except FileNotFoundError:
-            listed = [] if self._is_web else self._opened.list().collect()
-            tags = [each["e_tag"] or each["last_modified"].isoformat() for each in listed]
-            self.files = [StoredFile(each["path"], each["size"], tag) for each, tag in zip(listed, tags, strict=True)]
-            self.indexed, self._index = False, {}
-            return
-        if answer.meta["size"] > _LARGEST_INDEX:
-            raise StoreError(f"{self.name}/{INDEX} has more than {_LARGEST_INDEX:,} bytes")
-        self.files = self._parse(bytes(answer.bytes()))
-        self._index = {key: answer.meta[key] for key in ("e_tag", "version") if answer.meta[key] is not None}
-        self.indexed = True
-
-    def parts(self) -> Parts:
-        """Return ``files`` by part. Raises StoreError if the store has no model."""
-        if parts := parts_of(self.files):
-            return parts
-        raise StoreError(
-            f"{self.name} has no models, so no local model is removed. 'hangtag models push' writes models and then "
-            f"{INDEX}, which every web server needs"
-        )
+        with contextlib.suppress(NotModifiedError):
+            try:
+                answer = self._opened.get(INDEX, options=options)
+                self._parts = parts_of(self._parse(answer))
+                self._index = {key: answer.meta[key] for key in ("e_tag", "version") if answer.meta[key] is not None}
+                self.indexed = True
+            except FileNotFoundError:
+                listed = [] if self._is_web else self._opened.list().collect()
+                self._parts = parts_of(
+                    StoredFile(each["path"], each["size"], each["e_tag"] or str(each["last_modified"]))
+                    for each in listed
+                )
+                self.indexed, self._index = False, {}
+        if not self._parts and not may_be_empty:
+            raise StoreError(
+                f"{self.name} has no models, so no local model is removed. 'hangtag models push' writes models and "
+                f"then {INDEX}, which every web server needs"
+            )
+        return self._parts
 
     def fetch(self, file: StoredFile, target: Path) -> None:
         """Fetch a file to a local path. The file is not complete if this method raises an error.
@@ -168,7 +162,10 @@ class Store:
         self._opened.put(INDEX, content, mode="overwrite" if self._is_web else self._index or "create")
         return len(content)
 
-    def _parse(self, content: bytes) -> list[StoredFile]:
+    def _parse(self, answer: Any) -> list[StoredFile]:
+        if answer.meta["size"] > _LARGEST_INDEX:
+            raise StoreError(f"{self.name}/{INDEX} has more than {_LARGEST_INDEX:,} bytes")
+        content = bytes(answer.bytes())
         try:
             document = json.loads(content)
             is_known = document["format"] == _FORMAT
@@ -195,31 +192,26 @@ def stored_file(path: str, file: Path) -> StoredFile:
 
 def parts_of(files: Iterable[StoredFile]) -> Parts:
     """Return the files of a repository by part. Versions without model.onnx are incomplete, so they are left out."""
+    stored = sorted(file for file in files if is_stored_path(file.path))
+    paths = {file.path for file in stored}
     parts: Parts = {}
-    for file in sorted(files):
-        if is_stored_path(file.path):
-            parts.setdefault("/".join(file.path.split("/")[:2]), []).append(file)
-    return {
-        part: inside
-        for part, inside in parts.items()
-        if not is_version(part) or any(file.path == f"{part}/{MODEL_FILE}" for file in inside)
-    }
+    for file in stored:
+        part = "/".join(file.path.split("/")[:2])
+        if not is_version(part) or f"{part}/{MODEL_FILE}" in paths:
+            parts.setdefault(part, []).append(file)
+    return parts
 
 
-def model_of(part: str) -> str:
-    """Return the name of the model to which a part belongs."""
-    return part.partition("/")[0]
+def model_of(path: str) -> str:
+    """Return the name of the model to which a part or a file belongs."""
+    return path.partition("/")[0]
 
 
 def is_version(part: str) -> bool:
     """Return whether a part is a version, and not a file that versions share."""
-    return re.fullmatch("[1-9][0-9]*", part.rpartition("/")[2]) is not None
+    return re.fullmatch(_VERSION, part.rpartition("/")[2]) is not None
 
 
 def is_stored_path(path: str) -> bool:
     """Return whether a path is NAME/FILE or NAME/VERSION/…, without hidden parts and without ``..``."""
-    name, *inside = path.split("/")
-    if not is_model_name(name) or not inside:
-        return False
-    safe = all(0 < len(one) < 256 and one.isprintable() and one[0] != "." and "\\" not in one for one in inside)
-    return safe and is_version(inside[0]) == (len(inside) > 1)
+    return is_model_name(model_of(path)) and path.isprintable() and _STORED_PATH.fullmatch(path) is not None

@@ -9,6 +9,7 @@ from hangtag.serving.model_repository import MODEL_FILE, is_route, names, number
 from hangtag.serving.stores.mirror import Report
 from hangtag.serving.stores.store import (
     INDEX,
+    Parts,
     Store,
     StoredFile,
     is_stored_path,
@@ -44,8 +45,7 @@ def push(source: Path, url: str, *, replace: bool, report: Report) -> None:
         mine = parts_of(file for folder in folders for file in _files(folder, folder.parent))
         if not mine:
             raise StoreError(f"{source} has no model to push: expected <name>/<version>/{MODEL_FILE}")
-        store.read()
-        theirs = parts_of(store.files)
+        theirs = store.read(may_be_empty=True)
         pushed = {model_of(part) for part in mine}
         others = sorted({model_of(part) for part in theirs} - pushed)
         if others and not store.indexed:
@@ -59,15 +59,14 @@ def push(source: Path, url: str, *, replace: bool, report: Report) -> None:
             "publish a new version",
             replace=replace,
         )
-        kept = {part: files for part, files in theirs.items() if model_of(part) in others or is_version(part)}
-        listed = sorted(file for files in (kept | mine).values() for file in files)
+        after = {part: files for part, files in theirs.items() if model_of(part) in others or is_version(part)} | mine
+        new = _all(mine) - _all(theirs)
         # Without an index, a version becomes visible when its model.onnx is written.
-        new = {file for files in mine.values() for file in files} - {*store.files}
         for file in sorted(new, key=lambda file: (file.path.count("/") < 2, file.path.endswith(f"/{MODEL_FILE}"))):
             store.write(file, folders[0].parent / file.path)
             report(file.path, file.size)
-        if listed != sorted(store.files):
-            report(INDEX, store.publish(listed))
+        if after != theirs or not store.indexed:
+            report(INDEX, store.publish(sorted(_all(after))))
 
 
 def pull(url: str, folder: Path, *, replace: bool, report: Report) -> None:
@@ -85,8 +84,7 @@ def pull(url: str, folder: Path, *, replace: bool, report: Report) -> None:
     """
     with explained(url):
         store = Store(url)
-        store.read()
-        parts = store.parts()
+        parts = store.read()
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".pull-") as temporary:
             new = Path(temporary)
@@ -113,6 +111,10 @@ def _require_equal(others: list[str], problem: str, remedy: str, *, replace: boo
     if others and not replace:
         listed = ", ".join(sorted(others)).replace("/", " ")
         raise StoreError(f"{problem} {listed}: {remedy}, or give --replace")
+
+
+def _all(parts: Parts) -> set[StoredFile]:
+    return {file for files in parts.values() for file in files}
 
 
 def _files(place: Path, root: Path) -> list[StoredFile]:

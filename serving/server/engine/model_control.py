@@ -208,7 +208,7 @@ class ModelControl:
         needed = sum(size_of(repository.stamp(file)) for file in files[: self._config.num_versions or None])
         for unloaded in self._residency.unload_for(name, needed, self._engine.models):
             with self._change():
-                self._engine.serve(unloaded, [], wait=True)
+                self._engine.serve(unloaded, [])
                 self._loader.outcomes[unloaded, "evicted"] += 1
                 log.info("model evicted", model=unloaded)
         self._update(name, files, strict=False)

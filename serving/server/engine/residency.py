@@ -32,25 +32,20 @@ class Residency:
         self._config = config
         self._load_now = load_now
         self._lock = threading.Lock()
-        self._loading: dict[str, Future[None]] = {}
-        self._waiting: dict[str, int] = {}  # how many calls wait for the latest load of each model
+        self._loading: dict[str, tuple[Future[None], int]] = {}  # each load, and how many calls wait for it
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="load")
 
     def load(self, name: str) -> "Future[None]":
         """Load one of ``names`` for a call. All calls that come before the model is loaded get one future, which must
-        not be cancelled.
-
-        Raises:
-            QueueFullError: max_queue_size calls wait for the model already.
-        """
+        not be cancelled. If max_queue_size calls wait for the model already, the future has a QueueFullError."""
         with self._lock:
-            if name not in self._loading:
-                self._loading[name] = self._loader.submit(self._load, name)
-                self._waiting[name] = 0
-            if self._waiting[name] >= self._config.max_queue_size:
-                raise QueueFullError(f"{self._waiting[name]} requests wait for {name!r} to be loaded; try again later")
-            self._waiting[name] += 1
-            return self._loading[name]
+            load, waiting = self._loading.get(name) or (self._loader.submit(self._load, name), 0)
+            if waiting < self._config.max_queue_size:
+                self._loading[name] = load, waiting + 1
+                return load
+        full: Future[None] = Future()
+        full.set_exception(QueueFullError(f"{waiting} requests wait for {name!r} to be loaded; try again later"))
+        return full
 
     def unload_for(self, name: str, needed: int, serving: Iterable[Servable]) -> list[str]:
         """Choose the models to unload before this model, with ``needed`` bytes of files, is loaded. ``serving`` are the

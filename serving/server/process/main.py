@@ -1,8 +1,6 @@
 """Runs ``hangtag serve``: starts a server in one process or in several, serves until a signal, drains, and returns."""
 
 import signal
-import threading
-from collections.abc import Callable
 
 import structlog
 
@@ -15,7 +13,6 @@ from hangtag.serving.server.process.lifecycle import StopReasons, at_most
 from hangtag.serving.server.process.server import Server
 from hangtag.serving.server.process.supervisor import Supervisor
 from hangtag.serving.server.telemetry.http_endpoint import MetricsServer
-from hangtag.serving.server.telemetry.server_state import StoreState
 
 log = structlog.get_logger()
 
@@ -29,19 +26,12 @@ def run(config: ServerConfig) -> None:
     Raises:
         StartError: The server cannot start, or a worker ended and could not be replaced.
     """
-    if not config.store:
-        _run(config)
-        return
-    # Imported here and not above, because only a server with a model store needs it.
-    from hangtag.serving.server.process.model_store import Follower
+    store = None
+    if config.store:
+        # Imported here and not above, because only a server with a model store needs it.
+        from hangtag.serving.server.process.model_store import follow
 
-    follower = Follower(config)
-    if config.model_control != "none":
-        threading.Thread(target=follower.follow, name="store", daemon=True).start()
-    _run(follower.config, lambda: follower.state)
-
-
-def _run(config: ServerConfig, store: Callable[[], StoreState | None] = lambda: None) -> None:
+        config, store = follow(config)
     _warn_of_limits_without_model(config)
     machine.raise_open_files_limit(config.connections, exposed=config.is_exposed)
     server = Server(config, store=store) if config.workers == 1 else Supervisor(config, store=store)

@@ -49,7 +49,7 @@ class Server:
         versions: Mapping[str, tuple[int, ...]] | None = None,
         wrap_control: Callable[[Control], Control] | None = None,
         runtimes: RuntimeFactory = Runtime,
-        store: Callable[[], StoreState | None] = lambda: None,
+        store: StoreState | None = None,
     ) -> None:
         """Prepare the server; it does not listen yet.
 
@@ -59,7 +59,7 @@ class Server:
             wrap_control: Receives this process's control of the models, and returns the control that clients use. A
                 worker returns a control of all workers. By default, clients control only this process.
             runtimes: Loads a model file; called like the constructor of Runtime.
-            store: Returns the state of the local copy of the model store, if the models come from a store.
+            store: The state of the local copy of the model store, if the models come from a store.
 
         Raises:
             StartError: The certificates or the tokens are invalid, the transport cannot be used, or the address is
@@ -117,7 +117,7 @@ class Server:
     def state(self) -> ServerState:
         """The state and the counters of the models in this process, its transport, and the store's state."""
         transports = {(self.transport.name, self.transport.reason): 1}
-        return replace(self.control.state(), transports=transports, store=self._store())
+        return replace(self.control.state(), transports=transports, store=self._store)
 
     def start(self) -> None:
         """Listen, then load all models, so that health probes get NOT_SERVING while models load.

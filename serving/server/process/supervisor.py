@@ -28,12 +28,12 @@ _FLUSH_SECONDS = 1.0
 class Supervisor:
     """Runs a server of several processes. Call ``start``, check ``failure`` now and then, and call ``stop``."""
 
-    def __init__(self, config: ServerConfig, *, store: Callable[[], StoreState | None] = lambda: None) -> None:
+    def __init__(self, config: ServerConfig, *, store: StoreState | None = None) -> None:
         """Reserve the ports.
 
         Args:
             config: The settings.
-            store: Returns the state of the local copy of the model store, if the models come from a store.
+            store: The state of the local copy of the model store, if the models come from a store.
 
         Raises:
             StartError: An address cannot be bound, a certificate is invalid, or the server is exposed and Envoy is
@@ -160,7 +160,7 @@ class Supervisor:
         served = {(version.name, version.version) for version in running.versions}
         with self._changed:
             ended = self._counts_of_ended.restricted_to(served)
-        return replace(running + ended, workers=self.workers(), store=self._store())
+        return replace(running + ended, workers=self.workers(), store=self._store)
 
     def _start_worker(self, number: int) -> None:
         """Start a worker. Raises StartError if the system allows no further process."""

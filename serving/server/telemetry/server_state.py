@@ -99,12 +99,14 @@ class Workers:
     restarts: int = 0
 
 
-@dataclass(frozen=True)
+@dataclass
 class StoreState:
-    """When the local copy last equalled the model store (0: never), and how many attempts to update the copy failed."""
+    """When the local copy last equalled the model store (0: never), how many updates failed, and why the last one
+    failed."""
 
     last_success: float = 0.0
     errors: int = 0
+    trouble: str = ""
 
 
 def _by_name_and_version(one: Iterable[VersionState], other: Iterable[VersionState]) -> tuple[VersionState, ...]:

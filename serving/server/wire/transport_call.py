@@ -21,7 +21,6 @@ from hangtag.serving.server.errors import (
     CancelledError,
     NotLoadedError,
     QueueFullError,
-    ServerError,
     UnavailableError,
 )
 from hangtag.serving.server.queue.call import Call, InferenceResult
@@ -172,7 +171,8 @@ def submit(call: TransportCall) -> None:
             else:
                 break
     except NotLoadedError:
-        _submit_when_loaded(call, query)
+        call.query = query
+        engine.residency.load(name).add_done_callback(partial(_submit_loaded, call))
     except Exception as error:
         call.fail(error)
     else:
@@ -180,24 +180,14 @@ def submit(call: TransportCall) -> None:
             call.cancel()
 
 
-def _submit_when_loaded(call: TransportCall, query: Query) -> None:
-    """Load the call's model, and then submit the call."""
-
-    def go_on(load: "Future[None]") -> None:
-        error = load.exception()
-        if error is None:
-            submit(call)
-        # without a query, the caller has already left
-        elif isinstance(error, Exception) and vars(call).pop("query", None) is not None:
-            call.fail(error)
-
-    try:
-        load = call.intake.engine.residency.load(call.model_name)
-    except ServerError as error:
+def _submit_loaded(call: TransportCall, load: "Future[None]") -> None:
+    """Submit a call after its model's load, or let the call fail with the load's error."""
+    error = load.exception()
+    if error is None:
+        submit(call)
+    # without a query, the caller has already left
+    elif isinstance(error, Exception) and vars(call).pop("query", None) is not None:
         call.fail(error)
-    else:
-        call.query = query
-        load.add_done_callback(go_on)
 
 
 def submit_message(call: TransportCall, query_of: Callable[[], Query], *, is_large: bool) -> None:
