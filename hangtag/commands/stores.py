@@ -4,10 +4,10 @@ from pathlib import Path
 
 import click
 
+from hangtag.serving.stores import transfer
 from hangtag.serving.stores.mirror import Mirror
+from hangtag.serving.stores.store import Store
 from hangtag.serving.stores.store_errors import StoreError
-from hangtag.serving.stores.transfer import pull as pull_models
-from hangtag.serving.stores.transfer import push as push_models
 
 _folder = click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
 _url = click.argument("url")
@@ -29,7 +29,7 @@ def push(folder: Path, url: str, replace: bool) -> None:
       hangtag models push models s3://bucket/models
       hangtag models push models/cnn gs://bucket/models
     """
-    push_models(folder, url, replace=replace, report=_report)
+    transfer.push(folder, url, replace=replace, report=_report)
 
 
 @click.command()
@@ -45,7 +45,7 @@ def pull(url: str, folder: Path, replace: bool) -> None:
     Example:
       hangtag models pull s3://bucket/models models
     """
-    pull_models(url, folder, replace=replace, report=_report)
+    transfer.pull(url, folder, replace=replace, report=_report)
 
 
 def local_copy(url: str) -> Path:
@@ -56,11 +56,11 @@ def local_copy(url: str) -> Path:
     Raises:
         StoreError: The update fails, and there is no earlier copy.
     """
-    mirror = Mirror(url, None, report=_report)
+    mirror = Mirror(Store(url), None, _report)
     try:
         mirror.update()
     except StoreError as error:
-        if not mirror.is_complete:
+        if not mirror.complete.exists():
             raise
         click.echo(f"THIS IS AN EARLIER COPY, NOT THE STORE'S PRESENT CONTENT: {error}", err=True)
     return mirror.models

@@ -20,6 +20,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable
+from itertools import groupby
 from pathlib import Path
 
 from hangtag.serving.model_repository import ModelRepositoryError, names, promotion
@@ -34,46 +35,29 @@ class Mirror:
     """The local copy of a store. The attribute ``models`` is the model repository to serve."""
 
     def __init__(
-        self,
-        url: str,
-        cache: Path | None,
-        *,
-        most_mib: int = 10240,
-        num_versions: int = 1,
-        silent_seconds: float = 20.0,
-        report: Report,
+        self, store: Store, cache: Path | None, report: Report, *, most_mib: int = 10240, num_versions: int = 1
     ) -> None:
-        """Open the store, without sending anything.
+        """Change nothing yet.
 
         Args:
-            url: See ``Store``.
+            store: The store.
             cache: The folder of all mirrors; None for a folder in the user's cache folder.
+            report: A function that is called for each fetched version, and for each fetched file that versions share.
             most_mib: The largest size of the mirror in MiB.
             num_versions: The number of the latest versions of each model to mirror; 0 for all versions. The version
                 before the latest versions is mirrored too, because a server may have to return to it. The promoted
                 version is always mirrored. Each value of `num_versions` has its own mirror.
-            silent_seconds: See ``Store``.
-            report: A function that is called for each fetched version, and for each fetched file that versions share.
-
-        Raises:
-            StoreError: The URL cannot be used.
         """
-        with explained(url):
-            self._store = Store(url, silent_seconds)
-        self._url = url
+        self._store = store
+        self._report = report
         self._most = most_mib << 20
         self._num_versions = num_versions
-        self._report = report
         cache = cache or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "hangtag" / "models"
-        slug = re.sub(r"\W+", "-", self._store.name)[:60]
-        self.models = cache / f"{slug}-{_digest([num_versions, *self._store.identity])[:12]}"
+        slug = re.sub(r"\W+", "-", store.name)[:60]
+        self.models = cache / f"{slug}-{_digest([num_versions, *store.identity])[:12]}"
         self._parts = self.models / ".parts"
-        self._complete = self.models / ".complete"
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether the mirror is equal to the store, or to an earlier state of the store."""
-        return self._complete.exists()
+        self.complete = self.models / ".complete"
+        """A file that exists if the mirror is equal to the store, or to an earlier state of the store."""
 
     def update(self) -> bool:
         """Update the mirror from the store now. If another process is updating the mirror, only wait for the first
@@ -86,37 +70,32 @@ class Mirror:
             StoreError: The mirror, or some of its models, could not be updated.
         """
         try:
-            with explained(self._url):
+            with explained(self._store.name):
                 self.models.mkdir(mode=0o700, parents=True, exist_ok=True)
                 self._parts.mkdir(exist_ok=True)
                 with (self.models / ".lock").open("a") as lock:
                     try:
-                        fcntl.flock(lock, fcntl.LOCK_EX | (fcntl.LOCK_NB if self.is_complete else 0))
+                        fcntl.flock(lock, fcntl.LOCK_EX | (fcntl.LOCK_NB if self.complete.exists() else 0))
                     except BlockingIOError:
                         return False
                     self._update(self._store.read())
-                    self._complete.touch()
+                    self.complete.touch()
         except StoreError as error:
-            if self.is_complete:
+            if self.complete.exists():
                 raise
-            raise StoreError(
-                f"{error}. {self.models} has no complete earlier copy, so nothing can be served."
-            ) from error
+            raise StoreError(f"{error}. {self.models} has no complete copy, so nothing can be served.") from error
         return True
 
     def _update(self, parts: Parts) -> None:
         """Update the models that differ. Raises StoreError with the models that failed, after all other models are
         updated."""
-        models: dict[str, Parts] = {}
-        for part, files in parts.items():
-            models.setdefault(model_of(part), {})[part] = files
         troubles = []
-        for name, inside in models.items():
+        for name, inside in groupby(parts, model_of):
             try:
-                self._update_model(name, inside)
+                self._update_model(name, {part: parts[part] for part in inside})
             except StoreError as error:
                 troubles.append(f"{name}: {error}")
-        for name in {*names(self.models)} - {*models}:
+        for name in {*names(self.models)} - {*map(model_of, parts)}:
             (self.models / name).unlink()
         if troubles:
             raise StoreError("; ".join(troubles))

@@ -16,14 +16,12 @@ from collections.abc import Iterable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
 
 from hangtag.extras import needs
 from hangtag.serving.model_repository import MODEL_FILE, is_model_name
-from hangtag.serving.stores.store_errors import StoreError, shown
+from hangtag.serving.stores.store_errors import StoreError, explained, shown
 
 INDEX = "hangtag-index.json"
-_SCHEMES = ("s3", "gs", "az", "https")
 _FORMAT = 1
 _LARGEST_INDEX = 64 << 20
 """The maximum size of an index in bytes. A larger index is not read."""
@@ -71,24 +69,25 @@ class Store:
             MissingExtraError: The extra ``stores`` is not installed.
         """
         self.name = shown(url)
-        scheme, place, *_ = urlsplit(url)
-        if scheme not in _SCHEMES or not place:
-            schemes = ", ".join(f"{scheme}://" for scheme in _SCHEMES)
-            raise StoreError(f"{self.name} is not a model store: expected one of {schemes} with a name and a path")
-        with needs("stores", "a model store"):
-            from obstore.store import from_url
+        if not re.match("(s3|gs|az|https)://[^/]", url):
+            raise StoreError(
+                f"{self.name} is not a model store: expected s3://, gs://, az:// or https:// with a name and a path"
+            )
         allowed = any(os.environ.get(f"{cloud}_ALLOW_HTTP") == "true" for cloud in ("AWS", "GOOGLE"))
-        self._opened: Any = from_url(
-            url,
-            client_options={
-                "allow_http": allowed,
-                "connect_timeout": timedelta(seconds=min(5.0, silent_seconds)),
-                "read_timeout": timedelta(seconds=silent_seconds),
-                "timeout": timedelta(hours=_FILE_HOURS),
-            },
-            retry_config={"max_retries": _RETRIES, "retry_timeout": timedelta(seconds=3 * silent_seconds)},
-        )
-        self._is_web = scheme == "https"
+        with explained(url), needs("stores", "a model store"):
+            from obstore.store import from_url
+
+            self._opened: Any = from_url(
+                url,
+                client_options={
+                    "allow_http": allowed,
+                    "connect_timeout": timedelta(seconds=min(5.0, silent_seconds)),
+                    "read_timeout": timedelta(seconds=silent_seconds),
+                    "timeout": timedelta(hours=_FILE_HOURS),
+                },
+                retry_config={"max_retries": _RETRIES, "retry_timeout": timedelta(seconds=3 * silent_seconds)},
+            )
+        self._is_web = url.startswith("https:")
         self.indexed = False
         """Whether ``read`` has found an index."""
         self._index: dict[str, str] = {}  # the ETag and the version of the index, as obstore's PutMode contains them

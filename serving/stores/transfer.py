@@ -3,6 +3,7 @@
 import os
 import shutil
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 from hangtag.serving.model_repository import MODEL_FILE, is_route, names, numbered_versions, require_inside
@@ -11,7 +12,6 @@ from hangtag.serving.stores.store import (
     INDEX,
     Parts,
     Store,
-    StoredFile,
     is_stored_path,
     is_version,
     model_of,
@@ -38,35 +38,30 @@ def push(source: Path, url: str, *, replace: bool, report: Report) -> None:
             different content and ``replace`` is false, or the store cannot be read or written.
         ModelRepositoryError: The local folder does not exist, or has a link to a file outside of the folder.
     """
+    source = source.absolute()
+    is_model = numbered_versions(source) or is_route(source.parent, source.name)
+    root, models = (source.parent, [source.name]) if is_model else (source, names(source))
     with explained(url):
-        store = Store(url)
-        is_model = numbered_versions(source) or is_route(source.parent, source.name)
-        folders = [source.absolute()] if is_model else [source.absolute() / name for name in names(source)]
-        mine = parts_of(file for folder in folders for file in _files(folder, folder.parent))
+        store, mine = Store(url), _local_parts(root, models)
         if not mine:
             raise StoreError(f"{source} has no model to push: expected <name>/<version>/{MODEL_FILE}")
         theirs = store.read(may_be_empty=True)
-        pushed = {model_of(part) for part in mine}
-        others = sorted({model_of(part) for part in theirs} - pushed)
+        others = sorted({*map(model_of, theirs)} - {*map(model_of, mine)})
         if others and not store.indexed:
             raise StoreError(
                 f"{store.name} has no {INDEX}, and an index of the pushed models would hide the models "
                 f"{', '.join(others)}: pull all models into a folder, and push that folder"
             )
-        _require_equal(
-            [part for part in mine if is_version(part) and theirs.get(part, mine[part]) != mine[part]],
-            f"{store.name} has different content for",
-            "publish a new version",
-            replace=replace,
-        )
+        if not replace:
+            _require_equal(mine, theirs, f"{store.name} has different content for", "publish a new version")
         after = {part: files for part, files in theirs.items() if model_of(part) in others or is_version(part)} | mine
-        new = _all(mine) - _all(theirs)
+        old, new = ({file for files in parts.values() for file in files} for parts in (theirs, mine))
         # Without an index, a version becomes visible when its model.onnx is written.
-        for file in sorted(new, key=lambda file: (file.path.count("/") < 2, file.path.endswith(f"/{MODEL_FILE}"))):
-            store.write(file, folders[0].parent / file.path)
+        for file in sorted(new - old, key=lambda file: (file.path.count("/") < 2, file.path.endswith(MODEL_FILE))):
+            store.write(file, root / file.path)
             report(file.path, file.size)
         if after != theirs or not store.indexed:
-            report(INDEX, store.publish(sorted(_all(after))))
+            report(INDEX, store.publish(sorted(file for files in after.values() for file in files)))
 
 
 def pull(url: str, folder: Path, *, replace: bool, report: Report) -> None:
@@ -84,46 +79,40 @@ def pull(url: str, folder: Path, *, replace: bool, report: Report) -> None:
     """
     with explained(url):
         store = Store(url)
-        parts = store.read()
+        stored = store.read()
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".pull-") as temporary:
             new = Path(temporary)
-            for files in parts.values():
-                for file in files:
-                    store.fetch(file, new / file.path)
-            pulled = [part for part in parts if _files(new / part, new) != _files(folder / part, folder)]
-            _require_equal(
-                [part for part in pulled if (folder / part).is_dir()],
-                f"{folder} has different content for",
-                "pull into another folder",
-                replace=replace,
-            )
-            for part in pulled:
-                (folder / part).parent.mkdir(exist_ok=True)
-                if (folder / part).is_dir():
-                    shutil.rmtree(folder / part)
-                (new / part).replace(folder / part)
-                report(part, sum(file.size for file in parts[part]))
+            for file in (file for files in stored.values() for file in files):
+                store.fetch(file, new / file.path)
+            theirs, mine = (_local_parts(root, {*map(model_of, stored)}) for root in (new, folder))
+            if not replace:
+                _require_equal(theirs, mine, f"{folder} has different content for", "pull into another folder")
+            for part, files in theirs.items():
+                if mine.get(part) != files:
+                    (folder / part).parent.mkdir(exist_ok=True)
+                    if (folder / part).is_dir():
+                        shutil.rmtree(folder / part)
+                    (new / part).replace(folder / part)
+                    report(part, sum(file.size for file in files))
 
 
-def _require_equal(others: list[str], problem: str, remedy: str, *, replace: bool) -> None:
-    """Raise StoreError if parts differ and may not be replaced."""
-    if others and not replace:
-        listed = ", ".join(sorted(others)).replace("/", " ")
+def _require_equal(parts: Parts, others: Parts, problem: str, remedy: str) -> None:
+    """Raise StoreError if a version differs in the two repositories."""
+    different = [part for part in parts if is_version(part) and others.get(part, parts[part]) != parts[part]]
+    if different:
+        listed = ", ".join(sorted(different)).replace("/", " ")
         raise StoreError(f"{problem} {listed}: {remedy}, or give --replace")
 
 
-def _all(parts: Parts) -> set[StoredFile]:
-    return {file for files in parts.values() for file in files}
-
-
-def _files(place: Path, root: Path) -> list[StoredFile]:
-    """Return the index entry of a file, or of each file in a folder. The path in an entry is relative to ``root``."""
-    inside = [Path(folder, name) for folder, _, names in os.walk(place, followlinks=True) for name in names]
+def _local_parts(root: Path, models: Iterable[str]) -> Parts:
+    """Return the parts of these models in a local repository."""
     files = []
-    for file in inside or ([place] if place.is_file() else []):
-        path = file.relative_to(root).as_posix()
-        if is_stored_path(path):
-            require_inside(file, root / model_of(path))
-            files.append(stored_file(path, file))
-    return sorted(files)
+    for name in models:
+        for folder, _, inside in os.walk(root / name, followlinks=True):
+            for file in (Path(folder, each) for each in inside):
+                path = file.relative_to(root).as_posix()
+                if is_stored_path(path):
+                    require_inside(file, root / name)
+                    files.append(stored_file(path, file))
+    return parts_of(files)

@@ -30,10 +30,6 @@ def platform_settings(name: str, environment: Mapping[str, str]) -> dict[str, An
 
     Raises:
         StartError: One of the platform's variables has an invalid value.
-
-    Example:
-        >>> platform_settings("vertex", {"AIP_HTTP_PORT": "9000"})["http_port"]
-        9000
     """
     models: dict[str, Any] = {}
     if name == SAGEMAKER:

@@ -10,6 +10,7 @@ import structlog
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.telemetry.server_state import StoreState
 from hangtag.serving.stores.mirror import Mirror
+from hangtag.serving.stores.store import Store
 from hangtag.serving.stores.store_errors import StoreError, shown
 
 log = structlog.get_logger()
@@ -26,12 +27,11 @@ def follow(config: ServerConfig) -> tuple[ServerConfig, StoreState]:
         StoreError: The store cannot be read and there is no complete earlier copy, or the store has no model.
     """
     mirror = Mirror(
-        config.store,
+        Store(config.store, config.limits.store_silent_seconds),
         config.model_cache,
+        lambda what, size: log.info("fetched from the model store", what=what, mib=round(size / 2**20, 1)),
         most_mib=config.model_cache_mib,
         num_versions=config.num_versions,
-        silent_seconds=config.limits.store_silent_seconds,
-        report=lambda what, size: log.info("fetched from the model store", what=what, mib=round(size / 2**20, 1)),
     )
     state = StoreState()
     _update(mirror, state)
@@ -56,7 +56,7 @@ def _update(mirror: Mirror, state: StoreState) -> None:
             return  # another process is updating the copy
         state.last_success = time.time()
     except StoreError as error:
-        if not mirror.is_complete:
+        if not mirror.complete.exists():
             raise
         trouble = str(error)
         state.errors += 1
