@@ -6,8 +6,7 @@ import click
 
 from hangtag.serving.stores import transfer
 from hangtag.serving.stores.mirror import Mirror
-from hangtag.serving.stores.store import Store
-from hangtag.serving.stores.store_errors import StoreError
+from hangtag.serving.stores.store import Store, StoreError
 
 _folder = click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
 _url = click.argument("url")

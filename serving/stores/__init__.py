@@ -1,5 +1,5 @@
 """Reads and writes model repositories in object stores.
 
-``store`` calls a store, and ``store_errors`` explains why a call failed. ``mirror`` keeps a local copy, which a server
-serves. ``transfer`` pushes and pulls models.
+``store`` calls a store, and explains why a call failed. ``mirror`` keeps a local copy, which a server serves.
+``transfer`` pushes and pulls models.
 """

@@ -24,8 +24,7 @@ from itertools import groupby
 from pathlib import Path
 
 from hangtag.serving.model_repository import ModelRepositoryError, names, promotion
-from hangtag.serving.stores.store import Parts, Store, StoredFile, is_version, model_of
-from hangtag.serving.stores.store_errors import StoreError, explained
+from hangtag.serving.stores.store import Parts, Store, StoredFile, StoreError, explained, is_version, model_of
 
 Report = Callable[[str, int], object]
 """A function that receives the name of a written version or file, such as cnn/1, and the size in bytes."""

@@ -5,6 +5,9 @@ push' writes the index after all other files, so a push becomes visible as a who
 web server, which cannot list files, can be a store. If a store has no index, for example after 'aws s3 cp', the store's
 listing is used, which has only each file's size and ETag. An ETag must never be compared with a file's MD5, because the
 ETag of an object that is encrypted with a customer's key looks like an MD5 but is not one.
+
+Logs and messages never contain credentials: URLs are shown without parts that may be credentials. The messages of
+obstore's errors are not shown, because such a message may quote URLs and answers of the store.
 """
 
 import contextlib
@@ -12,14 +15,15 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
+from hangtag.errors import UserError
 from hangtag.extras import needs
-from hangtag.serving.model_repository import MODEL_FILE, is_model_name
-from hangtag.serving.stores.store_errors import StoreError, explained, shown
+from hangtag.serving.model_repository import MODEL_FILE, is_model_name, require_inside
 
 INDEX = "hangtag-index.json"
 _FORMAT = 1
@@ -30,20 +34,31 @@ _VERSION, _FILE = r"[1-9][0-9]*", r"[^./\\][^/\\]{0,254}"
 _STORED_PATH = re.compile(rf"[^/]+/(?:{_VERSION}(?:/{_FILE})+|(?!{_VERSION}$){_FILE})")
 _RETRIES = 3
 _FILE_HOURS = 1
+_REASONS = {
+    r"PermissionDenied|Unauthenticated|status code: 40[13]": "the store refuses the credentials, or there are no "
+    "credentials",
+    "NoSuchBucket|ContainerNotFound": "there is no such bucket",
+    r"\bNotFound \{": "a file does not exist, or no longer exists",
+    r"\b(Precondition|AlreadyExists) \{": "a file was changed at the same time; try again",
+    r"status code: (\d{3}(?: [A-Z][A-Za-z]+)*)": r"the store answers \1",
+    "(?i)certificate": "this machine does not trust the store's certificate (SSL_CERT_FILE can name more authorities)",
+    "(?i)dns error|name resolution": "the host name is unknown",
+    "(?i)timed ?out|kind: Timeout": "the store did not answer in time",
+    "kind: Connect": "no server answers at this address",
+    "kind: (Request|Interrupted|Decode)": "the connection was cut",
+}
+
+
+class StoreError(UserError):
+    """A store cannot be read or written, or the store's content is not valid."""
 
 
 class StoredFile(NamedTuple):
-    """A file in a store.
-
-    Attributes:
-        path: The path relative to the store's URL.
-        size: The size in bytes.
-        tag: ``sha256:DIGEST`` if an index gives the digest, otherwise the ETag or the time of the last write.
-    """
+    """A file in a store. The path is relative to the store's URL, and the size is in bytes."""
 
     path: str
     size: int
-    tag: str
+    tag: str  # ``sha256:DIGEST`` if an index gives the digest, otherwise the ETag or the time of the last write
 
 
 Parts = dict[str, list[StoredFile]]
@@ -88,9 +103,8 @@ class Store:
                 retry_config={"max_retries": _RETRIES, "retry_timeout": timedelta(seconds=3 * silent_seconds)},
             )
         self._is_web = url.startswith("https:")
-        self.indexed = False
-        """Whether ``read`` has found an index."""
-        self._index: dict[str, str] = {}  # the ETag and the version of the index, as obstore's PutMode contains them
+        self.index: dict[str, str] | None = None
+        """The ETag and the version of the index, as obstore's PutMode has them; None if ``read`` found no index."""
         self._parts: Parts = {}
         config = getattr(self._opened, "config", {})
         self.identity = [self.name, *(str(config.get(key, "")) for key in ("account_name", "endpoint"))]
@@ -103,20 +117,19 @@ class Store:
         """
         from obstore.exceptions import NotModifiedError
 
-        options = {"if_none_match": self._index["e_tag"]} if "e_tag" in self._index else {}
+        options = {"if_none_match": self.index["e_tag"]} if self.index and "e_tag" in self.index else {}
         with contextlib.suppress(NotModifiedError):
             try:
                 answer = self._opened.get(INDEX, options=options)
-                self._parts = parts_of(self._parse(answer))
-                self._index = {key: answer.meta[key] for key in ("e_tag", "version") if answer.meta[key] is not None}
-                self.indexed = True
+                self._parts = _parts_of(self._parse(answer))
+                self.index = {key: answer.meta[key] for key in ("e_tag", "version") if answer.meta[key] is not None}
             except FileNotFoundError:
                 listed = [] if self._is_web else self._opened.list().collect()
-                self._parts = parts_of(
+                self._parts = _parts_of(
                     StoredFile(each["path"], each["size"], each["e_tag"] or str(each["last_modified"]))
                     for each in listed
                 )
-                self.indexed, self._index = False, {}
+                self.index = None
         if not self._parts and not may_be_empty:
             raise StoreError(
                 f"{self.name} has no models, so no local model is removed. 'hangtag models push' writes models and "
@@ -158,7 +171,7 @@ class Store:
         """
         listed = [{"path": file.path, "size": file.size, "sha256": file.tag.removeprefix(_SHA256)} for file in files]
         content = json.dumps({"format": _FORMAT, "files": listed}, indent=1).encode()
-        self._opened.put(INDEX, content, mode="overwrite" if self._is_web else self._index or "create")
+        self._opened.put(INDEX, content, mode="overwrite" if self._is_web else self.index or "create")
         return len(content)
 
     def _parse(self, answer: Any) -> list[StoredFile]:
@@ -183,15 +196,28 @@ class Store:
         return files
 
 
-def stored_file(path: str, file: Path) -> StoredFile:
-    """Return a local file's entry for an index. ``path`` is the path in a store."""
-    with file.open("rb") as opened:
-        return StoredFile(path, file.stat().st_size, _SHA256 + hashlib.file_digest(opened, "sha256").hexdigest())
+def local_parts(root: Path, models: Iterable[str]) -> Parts:
+    """Return the files of these models in a local repository.
+
+    Raises:
+        ModelRepositoryError: A file is a link that leads out of the repository.
+    """
+    files = []
+    for name in models:
+        for folder, _, inside in os.walk(root / name, followlinks=True):
+            for file in (Path(folder, each) for each in inside):
+                path = file.relative_to(root).as_posix()
+                if _is_stored(path):
+                    require_inside(file, root / name)
+                    with file.open("rb") as opened:
+                        digest = hashlib.file_digest(opened, "sha256").hexdigest()
+                    files.append(StoredFile(path, file.stat().st_size, _SHA256 + digest))
+    return _parts_of(files)
 
 
-def parts_of(files: Iterable[StoredFile]) -> Parts:
+def _parts_of(files: Iterable[StoredFile]) -> Parts:
     """Return the files of a repository by part. Versions without model.onnx are incomplete, so they are left out."""
-    stored = sorted(file for file in files if is_stored_path(file.path))
+    stored = sorted(file for file in files if _is_stored(file.path))
     paths = {file.path for file in stored}
     parts: Parts = {}
     for file in stored:
@@ -211,6 +237,37 @@ def is_version(part: str) -> bool:
     return re.fullmatch(_VERSION, part.rpartition("/")[2]) is not None
 
 
-def is_stored_path(path: str) -> bool:
+def _is_stored(path: str) -> bool:
     """Return whether a path is NAME/FILE or NAME/VERSION/…, without hidden parts and without ``..``."""
     return is_model_name(model_of(path)) and path.isprintable() and _STORED_PATH.fullmatch(path) is not None
+
+
+def shown(url: str) -> str:
+    """Return the URL for logs and messages, without parts that may be a password or a signature."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}"
+
+
+@contextlib.contextmanager
+def explained(url: str) -> Iterator[None]:
+    """Turn errors of obstore and of local files into a StoreError.
+
+    Raises:
+        StoreError: The context raised an error.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        is_local = isinstance(error, OSError) and error.errno is not None
+        reason = f"a local file cannot be read or written: {error}" if is_local else f"{shown(url)}: {_reason(error)}"
+    else:
+        return
+    raise StoreError(reason)  # not in the except block, where Python would attach an error that may quote credentials
+
+
+def _reason(error: Exception) -> str:
+    text = f"{type(error).__name__} {error}"
+    matches = ((re.search(pattern, text), reason) for pattern, reason in _REASONS.items())
+    return next((match.expand(reason) for match, reason in matches if match), f"the call failed ({text.split()[0]})")

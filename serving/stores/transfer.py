@@ -1,24 +1,12 @@
 """Pushes models of a local repository to a store, and pulls models of a store into a local repository."""
 
-import os
 import shutil
 import tempfile
-from collections.abc import Iterable
 from pathlib import Path
 
-from hangtag.serving.model_repository import MODEL_FILE, is_route, names, numbered_versions, require_inside
+from hangtag.serving.model_repository import MODEL_FILE, is_route, names, numbered_versions
 from hangtag.serving.stores.mirror import Report
-from hangtag.serving.stores.store import (
-    INDEX,
-    Parts,
-    Store,
-    is_stored_path,
-    is_version,
-    model_of,
-    parts_of,
-    stored_file,
-)
-from hangtag.serving.stores.store_errors import StoreError, explained
+from hangtag.serving.stores.store import INDEX, Parts, Store, StoreError, explained, is_version, local_parts, model_of
 
 
 def push(source: Path, url: str, *, replace: bool, report: Report) -> None:
@@ -42,12 +30,12 @@ def push(source: Path, url: str, *, replace: bool, report: Report) -> None:
     is_model = numbered_versions(source) or is_route(source.parent, source.name)
     root, models = (source.parent, [source.name]) if is_model else (source, names(source))
     with explained(url):
-        store, mine = Store(url), _local_parts(root, models)
+        store, mine = Store(url), local_parts(root, models)
         if not mine:
             raise StoreError(f"{source} has no model to push: expected <name>/<version>/{MODEL_FILE}")
         theirs = store.read(may_be_empty=True)
         others = sorted({*map(model_of, theirs)} - {*map(model_of, mine)})
-        if others and not store.indexed:
+        if others and store.index is None:
             raise StoreError(
                 f"{store.name} has no {INDEX}, and an index of the pushed models would hide the models "
                 f"{', '.join(others)}: pull all models into a folder, and push that folder"
@@ -60,7 +48,7 @@ def push(source: Path, url: str, *, replace: bool, report: Report) -> None:
         for file in sorted(new - old, key=lambda file: (file.path.count("/") < 2, file.path.endswith(MODEL_FILE))):
             store.write(file, root / file.path)
             report(file.path, file.size)
-        if after != theirs or not store.indexed:
+        if after != theirs or store.index is None:
             report(INDEX, store.publish(sorted(file for files in after.values() for file in files)))
 
 
@@ -85,7 +73,7 @@ def pull(url: str, folder: Path, *, replace: bool, report: Report) -> None:
             new = Path(temporary)
             for file in (file for files in stored.values() for file in files):
                 store.fetch(file, new / file.path)
-            theirs, mine = (_local_parts(root, {*map(model_of, stored)}) for root in (new, folder))
+            theirs, mine = (local_parts(root, {*map(model_of, stored)}) for root in (new, folder))
             if not replace:
                 _require_equal(theirs, mine, f"{folder} has different content for", "pull into another folder")
             for part, files in theirs.items():
@@ -103,16 +91,3 @@ def _require_equal(parts: Parts, others: Parts, problem: str, remedy: str) -> No
     if different:
         listed = ", ".join(sorted(different)).replace("/", " ")
         raise StoreError(f"{problem} {listed}: {remedy}, or give --replace")
-
-
-def _local_parts(root: Path, models: Iterable[str]) -> Parts:
-    """Return the parts of these models in a local repository."""
-    files = []
-    for name in models:
-        for folder, _, inside in os.walk(root / name, followlinks=True):
-            for file in (Path(folder, each) for each in inside):
-                path = file.relative_to(root).as_posix()
-                if is_stored_path(path):
-                    require_inside(file, root / name)
-                    files.append(stored_file(path, file))
-    return parts_of(files)

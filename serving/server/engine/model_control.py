@@ -29,7 +29,6 @@ from hangtag.serving.server.errors import (
     StartError,
     UnavailableError,
 )
-from hangtag.serving.server.host.watched_files import size_of
 from hangtag.serving.server.runtime.session import RuntimeFactory
 from hangtag.serving.server.telemetry.server_state import LOADING, UNAVAILABLE, ServerState, VersionState
 
@@ -183,7 +182,8 @@ class ModelControl:
         self._offer(present, routes)
         with contextlib.suppress(UnavailableError):  # the server is stopping
             for name in present:
-                if name not in routes and (name not in self._residency.names or self._is_known(name)):
+                is_tried = self._engine.versions(name) or self._loader.reason(name)
+                if name not in routes and (is_tried or name not in self._residency.names):
                     self._sync_model(name)
             self._serve_routes(routes)
             failed = {name for name, _ in list(self._loader.failures)}
@@ -205,8 +205,8 @@ class ModelControl:
             files = model_repository.require_versions(self._config.models, name)
         except ModelRepositoryError as error:
             raise NotFoundError(str(error)) from error
-        needed = sum(size_of(repository.stamp(file)) for file in files[: self._config.num_versions or None])
-        for unloaded in self._residency.unload_for(name, needed, self._engine.models):
+        stamps = map(repository.stamp, files[: self._config.num_versions or None])
+        for unloaded in self._residency.unload_for(name, stamps, self._engine.models):
             with self._change():
                 self._engine.serve(unloaded, [])
                 self._loader.outcomes[unloaded, "evicted"] += 1
@@ -221,10 +221,6 @@ class ModelControl:
         if self._config.max_loaded_mib:
             kept = {*self._config.load_model, *self._routes.members(routes)}
             self._residency.names = frozenset({*names} - {*routes} - kept)
-
-    def _is_known(self, name: str) -> bool:
-        """Whether a model serves, or has failed to load."""
-        return bool(self._engine.versions(name) or self._loader.reason(name))
 
     def _sync_model(self, name: str) -> None:
         """Serve the versions of a model that the repository has now, if it has any."""

@@ -14,7 +14,7 @@ from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.engine.servable import Servable
 from hangtag.serving.server.engine.served_model import ServedModel
 from hangtag.serving.server.errors import QueueFullError
-from hangtag.serving.server.host.watched_files import size_of
+from hangtag.serving.server.host.watched_files import Stamp
 
 
 class Residency:
@@ -47,8 +47,8 @@ class Residency:
         full.set_exception(QueueFullError(f"{waiting} requests wait for {name!r} to be loaded; try again later"))
         return full
 
-    def unload_for(self, name: str, needed: int, serving: Iterable[Servable]) -> list[str]:
-        """Choose the models to unload before this model, with ``needed`` bytes of files, is loaded. ``serving`` are the
+    def unload_for(self, name: str, stamps: Iterable[Stamp], serving: Iterable[Servable]) -> list[str]:
+        """Choose the models to unload before this model is loaded from the files of ``stamps``. ``serving`` are the
         versions that serve.
 
         Raises:
@@ -58,7 +58,8 @@ class Residency:
         for model in serving:
             if isinstance(model, ServedModel):
                 models.setdefault(model.name, []).append(model)
-        sizes = {each: sum(size_of(model.stamp) for model in models[each]) for each in models}
+        sizes = {each: _bytes(model.stamp for model in models[each]) for each in models}
+        needed = _bytes(stamps)
         free = (self._config.max_loaded_mib << 20) - sum(sizes.values())
         chosen = []
         for each in sorted((models.keys() & self.names) - {name}, key=lambda each: _last_used(models[each])):
@@ -79,6 +80,10 @@ class Residency:
         finally:
             with self._lock:
                 del self._loading[name]
+
+
+def _bytes(stamps: Iterable[Stamp]) -> int:
+    return sum(status[1] for stamp in stamps for _, status in stamp if status is not None)
 
 
 def _last_used(models: list[ServedModel]) -> tuple[bool, int]:

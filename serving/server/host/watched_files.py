@@ -86,11 +86,6 @@ def stamp_of(*paths: Path) -> Stamp:
     return tuple((path, _stamp(path)) for path in paths)
 
 
-def size_of(stamp: Stamp) -> int:
-    """Return the total size of the stamp's files in bytes."""
-    return sum(status[1] for _, status in stamp if status is not None)
-
-
 def folder_stamp(folder: Path, *others: Path) -> Stamp:
     """Return the stamp of all files in a folder and its subfolders, and of ``others``.
 

@@ -10,8 +10,7 @@ import structlog
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.telemetry.server_state import StoreState
 from hangtag.serving.stores.mirror import Mirror
-from hangtag.serving.stores.store import Store
-from hangtag.serving.stores.store_errors import StoreError, shown
+from hangtag.serving.stores.store import Store, StoreError, shown
 
 log = structlog.get_logger()
 
