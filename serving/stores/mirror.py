@@ -4,7 +4,7 @@
         <name>                      a link to a folder in .parts, which has a link for each version and shared file
         .parts/<digest>             a whole version, a shared file such as promoted.toml, or the links of a model; the
                                     digest is of the files' names, sizes and tags
-        .parts/.new, .parts/.model  what is being fetched, and the links of the model that is being updated
+        .parts/.new                 the links of the model that is being updated, and the part that is being fetched
         .complete                   exists if the mirror was equal to the store
         .lock                       locked by the process that changes the mirror; other processes only serve the mirror
 
@@ -55,6 +55,7 @@ class Mirror:
         slug = re.sub(r"\W+", "-", store.name)[:60]
         self.models = cache / f"{slug}-{_digest([num_versions, *store.identity])[:12]}"
         self._parts = self.models / ".parts"
+        self._new = self._parts / ".new"
         self.complete = self.models / ".complete"
         """A file that exists if the mirror is equal to the store, or to an earlier state of the store."""
 
@@ -103,56 +104,49 @@ class Mirror:
         link, target = self.models / name, Path(".parts", _digest(parts))
         if link.is_dir() and link.readlink() == target:
             return
-        links = self._emptied(".model")
+        shutil.rmtree(self._new, ignore_errors=True)  # an interrupted process may have left files here
+        self._new.mkdir()
         for part in parts:
             if not is_version(part):
-                self._add(part, parts[part], links)
-        for part in self._versions(name, parts, links):
-            self._add(part, parts[part], links)
+                self._add(part, parts[part])
+        for part in self._versions(name, parts):
+            self._add(part, parts[part])
         shutil.rmtree(self.models / target, ignore_errors=True)  # an earlier update may have left this folder
-        links.rename(self.models / target)
-        new = self._emptied(".new") / name
-        new.symlink_to(target)
-        new.replace(link)
+        self._new.rename(self.models / target)
+        new_link = self._parts / ".link"
+        new_link.unlink(missing_ok=True)
+        new_link.symlink_to(target)
+        new_link.replace(link)
 
-    def _versions(self, name: str, parts: Parts, links: Path) -> set[str]:
-        """Choose the versions of a model to mirror. If the model has a promoted.toml, ``links`` has it already."""
+    def _versions(self, name: str, parts: Parts) -> set[str]:
+        """Choose the versions of a model to mirror. If the model has a promoted.toml, it is fetched already."""
         versions = sorted(filter(is_version, parts), key=lambda part: int(part.rpartition("/")[2]), reverse=True)
         kept = set(versions[: self._num_versions + 1] if self._num_versions else versions)
         with contextlib.suppress(ModelRepositoryError):  # the server reports a file that is not valid
-            if (choice := promotion(links)) is not None:
+            if (choice := promotion(self._new)) is not None:
                 kept |= {f"{name}/{choice.version}"} & {*versions}
         return kept
 
-    def _add(self, part: str, files: list[StoredFile], links: Path) -> None:
+    def _add(self, part: str, files: list[StoredFile]) -> None:
         """Fetch a part, unless it is in .parts already, and link the part."""
-        place = self._parts / _digest(files)
+        place, link = self._parts / _digest(files), self._new / part.partition("/")[2]
         if not place.exists():
             size = sum(file.size for file in files)
             self._make_room(size)
-            new = self._emptied(".new")
             for file in files:
-                self._store.fetch(file, new / file.path)
-            (new / part).rename(place)
+                self._store.fetch(file, self._new / file.path.partition("/")[2])
+            link.rename(place)
             self._report(part, size)
-        (links / part.partition("/")[2]).symlink_to(Path("..", place.name))
-
-    def _emptied(self, name: str) -> Path:
-        """Return an empty folder in .parts. An interrupted process may have left files there."""
-        folder = self._parts / name
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
-        return folder
+        link.symlink_to(Path("..", place.name))
 
     def _make_room(self, size: int) -> None:
         """Remove parts that no model needs, oldest first, until `size` bytes are free."""
-        links = self._parts / ".model"
-        folders = [self.models, links, *(self.models / name for name in names(self.models))]
+        folders = [self.models, self._new, *(self.models / name for name in names(self.models))]
         used = {link.readlink().name for folder in folders for link in folder.iterdir() if link.is_symlink()}
         sizes = {part: sum(file.lstat().st_size for file in (part, *part.rglob("*"))) for part in self._parts.iterdir()}
         total = sum(sizes.values()) + size
-        for part in sorted(sizes, key=lambda part: part.stat().st_mtime):
-            if total > self._most and part.name not in used and part != links:
+        for part in sorted(sizes, key=lambda part: part.lstat().st_mtime):
+            if total > self._most and part.name not in used and part != self._new:
                 total -= sizes[part]
                 if part.is_dir():
                     shutil.rmtree(part)

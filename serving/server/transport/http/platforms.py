@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from hangtag.protos import classifier_pb2 as pb
-from hangtag.serving.model_repository import is_model_name
+from hangtag.serving.model_repository import is_model_name, numbered_versions
 from hangtag.serving.server.config.platform import SAGEMAKER
 from hangtag.serving.server.engine.servable import Servable
 from hangtag.serving.server.errors import InvalidRequestError, NotFoundError
@@ -39,6 +39,8 @@ _BINARY = "application/vnd.sagemaker-triton.binary+json"
 passes on."""
 _HEAD_LENGTH = re.compile(re.escape(_BINARY) + r"; *json-header-size=(\d+)")
 _LOADED_ALREADY, _NO_MEMORY = 409, 507
+_URL_FILE = ".url"
+"""A file in a copied model's folder, which tells all workers where the model was unpacked."""
 _NO_ROOM = re.compile("bad_alloc|bad allocation|allocate memory")
 """How messages of ONNX Runtime and C++ say that memory is full."""
 
@@ -67,7 +69,7 @@ class PlatformEndpoints:
                 Route(path, self.load, methods=["POST"]),
                 Route(path, self.loaded),
                 Route(f"{path}/{{model}}", self.unload, methods=["DELETE"]),
-                Route(f"{path}/{{model}}", self.described),
+                Route(f"{path}/{{model}}", self.loaded),
                 Route(f"{path}/{{model}}/invoke", self.invoke, methods=["POST"]),
             ]
         return routes
@@ -131,11 +133,11 @@ class PlatformEndpoints:
             return json_response({"error": str(error)}, _NO_MEMORY)  # at this status SageMaker unloads another model
         return json_response(self._shown(name))
 
-    async def loaded(self, _request: HttpRequest) -> HttpResponse:
-        return json_response({"models": [self._shown(name) for name in self._engine.names()]})
-
-    async def described(self, request: HttpRequest) -> HttpResponse:
-        name = request.path_params["model"]
+    async def loaded(self, request: HttpRequest) -> HttpResponse:
+        """List the loaded models, or describe the model in the path."""
+        name = request.path_params.get("model")
+        if name is None:
+            return json_response({"models": [self._shown(each) for each in self._engine.names()]})
         if name not in self._engine.names():
             raise NotFoundError(f"{name!r} is not loaded")
         return json_response(self._shown(name))
@@ -147,11 +149,9 @@ class PlatformEndpoints:
         return json_response({})
 
     def _shown(self, name: str) -> dict[str, str]:
-        return {"modelName": name, "modelUrl": self._url(name).read_text()}
-
-    def _url(self, name: str) -> Path:
-        """Return the file that tells all workers where a model was unpacked."""
-        return self._models / f".url-{name}"
+        folder = self._models / name
+        url = str(folder.readlink()) if folder.is_symlink() else (folder / _URL_FILE).read_text()
+        return {"modelName": name, "modelUrl": url}
 
     def _publish(self, name: str, url: Path) -> None:
         """Publish an unpacked model: link its folder of versions into the repository, or copy its single file.
@@ -159,19 +159,17 @@ class PlatformEndpoints:
         Raises:
             InvalidRequestError: There is no model.
         """
-        folder = self._models / name
-        files = list(url.glob("*.onnx"))
-        if any(file.parent.name.isdigit() for file in url.glob("*/model.onnx")):
+        folder, files = self._models / name, list(url.glob("*.onnx"))
+        if numbered_versions(url):
             folder.symlink_to(url)
         elif len(files) == 1:
             shutil.copytree(url, folder / "1")  # the folder may also have separate files with weights
             (folder / "1" / files[0].name).rename(folder / "1" / "model.onnx")
+            (folder / _URL_FILE).write_text(str(url))
         else:
             raise InvalidRequestError(f"{url} has neither <version>/model.onnx nor exactly one file *.onnx")
-        self._url(name).write_text(str(url))
 
     def _remove(self, name: str) -> None:
-        self._url(name).unlink()
         folder = self._models / name
         if folder.is_symlink():
             folder.unlink()
