@@ -109,7 +109,12 @@ class Mirror:
         for part in parts:
             if not is_version(part):
                 self._add(part, parts[part])
-        for part in self._versions(name, parts):
+        versions = sorted(filter(is_version, parts), key=lambda part: int(part.rpartition("/")[2]), reverse=True)
+        kept = set(versions[: self._num_versions + 1] if self._num_versions else versions)
+        with contextlib.suppress(ModelRepositoryError):  # the server reports a promoted.toml that is not valid
+            if (choice := promotion(self._new)) is not None:
+                kept |= {f"{name}/{choice.version}"} & {*versions}
+        for part in kept:
             self._add(part, parts[part])
         shutil.rmtree(self.models / target, ignore_errors=True)  # an earlier update may have left this folder
         self._new.rename(self.models / target)
@@ -117,15 +122,6 @@ class Mirror:
         new_link.unlink(missing_ok=True)
         new_link.symlink_to(target)
         new_link.replace(link)
-
-    def _versions(self, name: str, parts: Parts) -> set[str]:
-        """Choose the versions of a model to mirror. If the model has a promoted.toml, it is fetched already."""
-        versions = sorted(filter(is_version, parts), key=lambda part: int(part.rpartition("/")[2]), reverse=True)
-        kept = set(versions[: self._num_versions + 1] if self._num_versions else versions)
-        with contextlib.suppress(ModelRepositoryError):  # the server reports a file that is not valid
-            if (choice := promotion(self._new)) is not None:
-                kept |= {f"{name}/{choice.version}"} & {*versions}
-        return kept
 
     def _add(self, part: str, files: list[StoredFile]) -> None:
         """Fetch a part, unless it is in .parts already, and link the part."""

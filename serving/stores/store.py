@@ -27,13 +27,10 @@ from hangtag.serving.model_repository import MODEL_FILE, is_model_name, require_
 
 INDEX = "hangtag-index.json"
 _FORMAT = 1
-_LARGEST_INDEX = 64 << 20
-"""The maximum size of an index in bytes. A larger index is not read."""
+_LARGEST_INDEX = 64 << 20  # bytes
 _SHA256 = "sha256:"
 _VERSION, _FILE = r"[1-9][0-9]*", r"[^./\\][^/\\]{0,254}"
 _STORED_PATH = re.compile(rf"[^/]+/(?:{_VERSION}(?:/{_FILE})+|(?!{_VERSION}$){_FILE})")
-_RETRIES = 3
-_FILE_HOURS = 1
 _REASONS = {
     r"PermissionDenied|Unauthenticated|status code: 40[13]": "the store refuses the credentials, or there are no "
     "credentials",
@@ -76,7 +73,7 @@ class Store:
         of the cloud providers do.
 
         Args:
-            url: The store's URL.
+            url: The URL, which may contain credentials.
             silent_seconds: The seconds without data after which a request fails.
 
         Raises:
@@ -98,9 +95,9 @@ class Store:
                     "allow_http": allowed,
                     "connect_timeout": timedelta(seconds=min(5.0, silent_seconds)),
                     "read_timeout": timedelta(seconds=silent_seconds),
-                    "timeout": timedelta(hours=_FILE_HOURS),
+                    "timeout": timedelta(hours=1),
                 },
-                retry_config={"max_retries": _RETRIES, "retry_timeout": timedelta(seconds=3 * silent_seconds)},
+                retry_config={"max_retries": 3, "retry_timeout": timedelta(seconds=3 * silent_seconds)},
             )
         self._is_web = url.startswith("https:")
         self.index: dict[str, str] | None = None

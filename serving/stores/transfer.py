@@ -10,20 +10,20 @@ from hangtag.serving.stores.store import INDEX, Parts, Store, StoreError, explai
 
 
 def push(source: Path, url: str, *, replace: bool, report: Report) -> None:
-    """Write models to a store, and then the store's index, which makes all new files visible together.
+    """Write models to a store, and then the store's index, which makes all new files visible together. A store that
+    another program has filled gets no index, unless ``source`` has all its versions.
 
     Other models in the store stay, and versions that ``source`` does not have stay too. The files that versions share,
     such as promoted.toml, are replaced by the files of ``source``.
 
     Args:
         source: A model repository, or the folder of one of its models.
-        url: The store's URL.
         replace: Whether to overwrite versions that have different content.
         report: A function that is called for each file that was written.
 
     Raises:
-        StoreError: ``source`` has no model, the store has other models but no index, a version in the store has
-            different content and ``replace`` is false, or the store cannot be read or written.
+        StoreError: ``source`` has no model, a version in the store has different content and ``replace`` is false, or
+            the store cannot be read or written.
         ModelRepositoryError: The local folder does not exist, or has a link to a file outside of the folder.
     """
     source = source.absolute()
@@ -34,12 +34,7 @@ def push(source: Path, url: str, *, replace: bool, report: Report) -> None:
         if not mine:
             raise StoreError(f"{source} has no model to push: expected <name>/<version>/{MODEL_FILE}")
         theirs = store.read(may_be_empty=True)
-        others = sorted({*map(model_of, theirs)} - {*map(model_of, mine)})
-        if others and store.index is None:
-            raise StoreError(
-                f"{store.name} has no {INDEX}, and an index of the pushed models would hide the models "
-                f"{', '.join(others)}: pull all models into a folder, and push that folder"
-            )
+        others = {*map(model_of, theirs)} - {*map(model_of, mine)}
         if not replace:
             _require_equal(mine, theirs, f"{store.name} has different content for", "publish a new version")
         after = {part: files for part, files in theirs.items() if model_of(part) in others or is_version(part)} | mine
@@ -48,7 +43,8 @@ def push(source: Path, url: str, *, replace: bool, report: Report) -> None:
         for file in sorted(new - old, key=lambda file: (file.path.count("/") < 2, file.path.endswith(MODEL_FILE))):
             store.write(file, root / file.path)
             report(file.path, file.size)
-        if after != theirs or store.index is None:
+        # An index would hide the versions that another program has written, because their digests are unknown.
+        if after != theirs and (store.index is not None or after == mine):
             report(INDEX, store.publish(sorted(file for files in after.values() for file in files)))
 
 
@@ -56,7 +52,6 @@ def pull(url: str, folder: Path, *, replace: bool, report: Report) -> None:
     """Write all models of a store into a local model repository. Other files in the repository stay.
 
     Args:
-        url: The store's URL.
         folder: The repository's folder, which need not exist.
         replace: Whether to overwrite versions that have different content.
         report: A function that is called for each written version, and for each written file that versions share.

@@ -13,20 +13,14 @@ from typing import Any
 from hangtag.serving.server.errors import StartError
 
 SAGEMAKER, VERTEX = "sagemaker", "vertex"
-SAGEMAKER_MODELS = Path("/opt/ml/model")
-"""Where SageMaker unpacks the model's archive."""
 
 
 def platform_settings(name: str, environment: Mapping[str, str]) -> dict[str, Any]:
-    """Return the settings that a platform decides, read from the environment variables that the platform sets in a
-    container.
+    """Return the settings of ServerConfig that follow from the environment variables of a platform's container.
 
     Args:
         name: SAGEMAKER or VERTEX; for any other name there are no settings.
         environment: The process's environment variables.
-
-    Returns:
-        Settings of ServerConfig by name, including ``platform_paths``.
 
     Raises:
         StartError: One of the platform's variables has an invalid value.
@@ -38,8 +32,8 @@ def platform_settings(name: str, environment: Mapping[str, str]) -> dict[str, An
         if environment.get("SAGEMAKER_MULTI_MODEL", "").lower() == "true":
             paths += ("/models",)
             models = {"models": Path(tempfile.mkdtemp(prefix="hangtag-models-")), "model_control": "explicit"}
-        elif SAGEMAKER_MODELS.is_dir():
-            models = {"models": SAGEMAKER_MODELS}
+        elif (unpacked := Path("/opt/ml/model")).is_dir():
+            models = {"models": unpacked}
     elif name == VERTEX:
         paths = environment.get("AIP_HEALTH_ROUTE") or "/health", environment.get("AIP_PREDICT_ROUTE") or "/predict"
         variable = "AIP_HTTP_PORT"

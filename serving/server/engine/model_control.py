@@ -210,7 +210,6 @@ class ModelControl:
             with self._change():
                 self._engine.serve(unloaded, [])
                 self._loader.outcomes[unloaded, "evicted"] += 1
-                log.info("model evicted", model=unloaded)
         self._update(name, files, strict=False)
         self._engine.model(name)
         self.on_change()

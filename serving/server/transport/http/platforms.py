@@ -217,11 +217,7 @@ class _InstancesQuery(Query):
 
 def _predictions(specs: Sequence[TensorSpec], outputs: Tensors, count: int) -> list[Any]:
     """Return each instance's part of the outputs: the value of the only output, or the values of all outputs by name.
-
-    Raises:
-        InvalidRequestError: An output cannot be divided among the instances, or JSON cannot represent the output's
-            values.
-    """
+    Raises InvalidRequestError if an output cannot be divided among the instances, or JSON cannot represent it."""
     parts: dict[str, list[Any]] = {}
     for spec in specs:
         array = outputs[spec.name]
