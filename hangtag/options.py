@@ -116,13 +116,9 @@ class NumberList(click.ParamType[Any]):
             self.fail(f"{value!r} is not a list of numbers such as 1,8,64", param, ctx)
 
 
-class RepositoryPath(click.Path):
-    """The type of a model repository: the Path of a folder, or the URL of an object store as a text."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if isinstance(value, str) and "://" in value:
-            return value
-        return super().convert(value, param, ctx)
+def repository(value: str | Path) -> Path | str:
+    """Return the Path of a model repository's folder. The URL of an object store stays a text."""
+    return value if isinstance(value, str) and "://" in value else Path(value)
 
 
 def models_option(about: str, parameter: str = "models", *, store: bool = False) -> Callable[[F], F]:
@@ -136,7 +132,7 @@ def models_option(about: str, parameter: str = "models", *, store: bool = False)
     return click.option(
         "--models",
         parameter,
-        type=(RepositoryPath if store else click.Path)(file_okay=False, path_type=Path),
+        type=repository if store else click.Path(file_okay=False, path_type=Path),
         default=Path("models"),
         envvar="HANGTAG_MODELS",
         show_default=True,

@@ -1,14 +1,13 @@
 """The command ``hangtag serve``."""
 
 import os
-from pathlib import Path
 from typing import Any
 
 import click
 import structlog
 
 from hangtag.extras import needs
-from hangtag.options import RepositoryPath, options_of
+from hangtag.options import options_of, repository
 from hangtag.serving.server.config.platform import platform_settings
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.config.settings import ModelLimit
@@ -35,7 +34,7 @@ class _ModelLimitType(click.ParamType[ModelLimit]):
 @click.command()
 @options_of(
     ServerConfig,
-    models=RepositoryPath(path_type=Path),
+    models=click.types.FuncParamType(repository),
     model_max_batch_size=_ModelLimitType(),
 )
 def serve(**options: Any) -> None:

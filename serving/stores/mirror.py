@@ -71,8 +71,7 @@ class Mirror:
         """
         try:
             with explained(self._store.name):
-                self.models.mkdir(mode=0o700, parents=True, exist_ok=True)
-                self._parts.mkdir(exist_ok=True)
+                self._parts.mkdir(mode=0o700, parents=True, exist_ok=True)
                 with (self.models / ".lock").open("a") as lock:
                     try:
                         fcntl.flock(lock, fcntl.LOCK_EX | (fcntl.LOCK_NB if self.complete.exists() else 0))

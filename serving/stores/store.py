@@ -34,8 +34,7 @@ _STORED_PATH = re.compile(rf"[^/]+/(?:{_VERSION}(?:/{_FILE})+|(?!{_VERSION}$){_F
 _REASONS = {
     r"PermissionDenied|Unauthenticated|status code: 40[13]": "the store refuses the credentials, or there are no "
     "credentials",
-    "NoSuchBucket|ContainerNotFound": "there is no such bucket",
-    r"\bNotFound \{": "a file does not exist, or no longer exists",
+    r"NoSuchBucket|ContainerNotFound|\bNotFound \{": "there is no such bucket",
     r"\b(Precondition|AlreadyExists) \{": "a file was changed at the same time; try again",
     r"status code: (\d{3}(?: [A-Z][A-Za-z]+)*)": r"the store answers \1",
     "(?i)certificate": "this machine does not trust the store's certificate (SSL_CERT_FILE can name more authorities)",
@@ -87,9 +86,10 @@ class Store:
             )
         allowed = any(os.environ.get(f"{cloud}_ALLOW_HTTP") == "true" for cloud in ("AWS", "GOOGLE"))
         with explained(url), needs("stores", "a model store"):
-            from obstore.store import from_url
+            from obstore import exceptions, store
 
-            self._opened: Any = from_url(
+            self._errors = exceptions
+            self._opened: Any = store.from_url(
                 url,
                 client_options={
                     "allow_http": allowed,
@@ -112,10 +112,8 @@ class Store:
 
         Raises StoreError if the index is not valid, or if the store has no model and ``may_be_empty`` is false.
         """
-        from obstore.exceptions import NotModifiedError
-
         options = {"if_none_match": self.index["e_tag"]} if self.index and "e_tag" in self.index else {}
-        with contextlib.suppress(NotModifiedError):
+        with contextlib.suppress(self._errors.NotModifiedError):
             try:
                 answer = self._opened.get(INDEX, options=options)
                 self._parts = _parts_of(self._parse(answer))
@@ -139,8 +137,6 @@ class Store:
 
         Raises StoreError if the store does not have the content that its index or listing promises.
         """
-        from obstore.exceptions import PreconditionError
-
         target.parent.mkdir(parents=True, exist_ok=True)
         digest = hashlib.sha256()
         with target.open("wb") as opened:
@@ -150,7 +146,7 @@ class Store:
                 for chunk in answer if is_right else ():
                     digest.update(chunk)
                     opened.write(chunk)
-            except (FileNotFoundError, PreconditionError):
+            except (FileNotFoundError, self._errors.PreconditionError):
                 is_right = False
             opened.flush()
             os.fsync(opened.fileno())

@@ -20,7 +20,7 @@ from hangtag.serving.server.host.watched_files import Stamp
 class Residency:
     """Decides which models are loaded. Thread-safe."""
 
-    def __init__(self, config: ServerConfig, load_now: Callable[[str], object]) -> None:
+    def __init__(self, config: ServerConfig, load_now: Callable[[str], None]) -> None:
         """Load nothing yet.
 
         Args:
@@ -32,14 +32,16 @@ class Residency:
         self._config = config
         self._load_now = load_now
         self._lock = threading.Lock()
-        self._loading: dict[str, tuple[Future[None], int]] = {}  # each load, and how many calls wait for it
+        self._loading: dict[str, tuple[Future[None], int]] = {}  # each model's latest load, and the calls that waited
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="load")
 
     def load(self, name: str) -> "Future[None]":
         """Load one of ``names`` for a call. All calls that come before the model is loaded get one future, which must
         not be cancelled. If max_queue_size calls wait for the model already, the future has a QueueFullError."""
         with self._lock:
-            load, waiting = self._loading.get(name) or (self._loader.submit(self._load, name), 0)
+            load, waiting = self._loading.get(name, (None, 0))
+            if load is None or load.done():
+                load, waiting = self._loader.submit(self._load_now, name), 0
             if waiting < self._config.max_queue_size:
                 self._loading[name] = load, waiting + 1
                 return load
@@ -73,13 +75,6 @@ class Residency:
                 f"{sum(sizes.values()) / 2**20:.1f} MiB"
             )
         return chosen
-
-    def _load(self, name: str) -> None:
-        try:
-            self._load_now(name)
-        finally:
-            with self._lock:
-                del self._loading[name]
 
 
 def _bytes(stamps: Iterable[Stamp]) -> int:

@@ -38,7 +38,6 @@ _BINARY = "application/vnd.sagemaker-triton.binary+json"
 """Triton's content type for JSON that is followed by binary tensors. Content-Type is the only header that SageMaker
 passes on."""
 _HEAD_LENGTH = re.compile(re.escape(_BINARY) + r"; *json-header-size=(\d+)")
-_LOADED_ALREADY, _NO_MEMORY = 409, 507
 _URL_FILE = ".url"
 """A file in a copied model's folder, which tells all workers where the model was unpacked."""
 _NO_ROOM = re.compile("bad_alloc|bad allocation|allocate memory")
@@ -122,7 +121,7 @@ class PlatformEndpoints:
         if not isinstance(name, str) or not is_model_name(name) or not isinstance(url, str):
             raise InvalidRequestError("'model_name' must be a model's name, and 'url' the folder that holds it")
         if name in self._engine.names():
-            return json_response({"error": f"{name!r} is already loaded"}, _LOADED_ALREADY)
+            return json_response({"error": f"{name!r} is already loaded"}, 409)
         await self._repository.in_thread(lambda _control: self._publish(name, Path(url)))
         try:
             await self._repository.load(name)
@@ -130,7 +129,7 @@ class PlatformEndpoints:
             self._remove(name)
             if not _NO_ROOM.search(str(error)):
                 raise
-            return json_response({"error": str(error)}, _NO_MEMORY)  # at this status SageMaker unloads another model
+            return json_response({"error": str(error)}, 507)  # at this status SageMaker unloads another model
         return json_response(self._shown(name))
 
     async def loaded(self, request: HttpRequest) -> HttpResponse:
