@@ -36,7 +36,7 @@ class Mirror:
     def __init__(
         self, store: Store, cache: Path | None, report: Report, *, most_mib: int = 10240, num_versions: int = 1
     ) -> None:
-        """Change nothing yet.
+        """Prepare the mirror, without reading the store.
 
         Args:
             store: The store.

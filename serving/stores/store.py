@@ -164,7 +164,8 @@ class Store:
         """
         listed = [{"path": file.path, "size": file.size, "sha256": file.tag.removeprefix(_SHA256)} for file in files]
         content = json.dumps({"format": _FORMAT, "files": listed}, indent=1).encode()
-        self._opened.put(INDEX, content, mode="overwrite" if self._is_web else self.index or "create")
+        is_unconditional = self._is_web or self.index == {}  # without an ETag there is nothing to compare
+        self._opened.put(INDEX, content, mode="overwrite" if is_unconditional else self.index or "create")
         return len(content)
 
     def _parse(self, answer: Any) -> list[StoredFile]:

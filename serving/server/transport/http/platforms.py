@@ -177,7 +177,8 @@ class PlatformEndpoints:
 
     def _model(self) -> str:
         """Return the model that answers. Raises InvalidRequestError if several models serve and none was chosen."""
-        names = [self._engine.config.platform_model] if self._engine.config.platform_model else self._engine.names()
+        chosen = self._engine.config.platform_model
+        names = [chosen] if chosen else sorted(self._engine.callable_names())
         if len(names) != 1:
             raise InvalidRequestError(
                 f"{len(names)} models are served here ({', '.join(names)}): start the server with --platform-model NAME"
