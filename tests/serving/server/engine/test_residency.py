@@ -4,6 +4,7 @@ evicted."""
 import random
 import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import grpc
 import pytest
@@ -15,6 +16,7 @@ from tests.kit.kinds import message_of
 from tests.kit.live import request, status_of
 from tests.kit.over_http import live_server
 from tests.kit.repository import Repository, samples
+from tests.kit.waiting import until
 
 NOT_FOUND, EXHAUSTED, LATE = (
     grpc.StatusCode.NOT_FOUND,
@@ -77,6 +79,20 @@ def test_calls_wait_for_one_load_each_under_its_own_deadline(several: Repository
         for call in calls:
             assert call.result().outputs
         assert server.server.state().loads == {("one", "ok"): 1}
+
+
+def test_a_call_is_refused_if_too_many_calls_wait_for_the_load(several: Repository) -> None:
+    limits: Any = {"max_loaded_mib": 2, "max_queue_size": 2, "max_batch_size": 2}
+    with live_server("native", several.folder, **limits) as server, server.gates.held_load("one") as load:
+        calls = [server.begin(request("one", **samples([0]))) for _ in range(3)]
+        load.wait()
+        until(lambda: any(call.done() for call in calls))
+        (refused,) = [call for call in calls if call.done()]
+        assert refused.exception().code() == EXHAUSTED
+        assert "2 requests wait for 'one' to be loaded" in refused.exception().details()
+        load.release()
+        for call in calls:
+            assert call is refused or call.result().outputs
 
 
 def test_what_stays_and_what_has_no_room(several: Repository) -> None:
