@@ -1,39 +1,37 @@
-"""Makes Envoy's configuration from the server's settings: the listeners, hangtag's sockets behind them, and the secrets
-with the certificates.
-
-Every field is documented in https://www.envoyproxy.io/docs/envoy/v1.40.0/api-v3/api. Envoy writes no access log,
-because the configuration has none. At the level of warnings, Envoy's own log contains no values of headers.
-"""
+"""Makes Envoy's configuration from envoy.yaml and the server's settings, and the secrets with the certificates."""
 
 import base64
 import json
 import os
+import re
 import ssl
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence, Set
 from pathlib import Path
+from string import Template
 from typing import Any
 
 from hangtag.serving.server.config.server_config import ServerConfig
+from hangtag.serving.server.config.settings import OFF
 from hangtag.serving.server.errors import StartError
-from hangtag.serving.server.front.listeners import Port, exposed_ports, seconds, typed, windows
+from hangtag.serving.server.host.ports import GRPC_SOCKET, GRPCIO_SOCKET, HTTP_SOCKET, METRICS_SOCKET
 from hangtag.serving.server.host.watched_files import WatchedFiles, read_bytes
+from hangtag.serving.server.transport.auto_transport import NATIVE, choose_transport
+from hangtag.serving.server.wire.transport_call import STREAMS
 
 ADMIN_SOCKET = "admin.sock"
 CERTIFICATE, AUTHORITY = "certificate", "authority"
 """The names of the secrets. Each secret has a file in Envoy's folder, such as certificate.json."""
 
-_BUFFERED = 1 << 16  # the maximum number of bytes that Envoy buffers for each direction of a connection
-# Envoy does not limit calls, because the models' queues already do so, and their refusals state the reason
-_UNLIMITED = 1 << 30
-_UPSTREAM_LIMITS = ("max_connections", "max_pending_requests", "max_requests", "max_retries")
+_BLOCK = re.compile(r"^ *# only with (\w+)\n(.*?)^ *# end of \1\n", re.MULTILINE | re.DOTALL)
 _OWN_HEAP = 128 << 20
-_STATISTICS = ("downstream_rq_active", "downstream_cx_tx_bytes_buffered", "update_rejected", "update_success")
+_SCRAPES = 32  # The maximum number of connections to the metrics port. Each connection occupies a server's thread.
+_FRAME_BYTES = 5  # the length prefix of a gRPC message
+_IDLE_SECONDS = 1.0
+_STREAM_WINDOW, _LARGEST_WINDOW = 1 << 20, 2**31 - 1
 _SECRET = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"  # noqa: S105 - a type
 
 
-def configuration(
-    config: ServerConfig, host: str, metrics_port: int, servers: Sequence[Path], folder: Path
-) -> dict[str, Any]:
+def configuration(config: ServerConfig, host: str, metrics_port: int, servers: Sequence[Path], folder: Path) -> str:
     """Return the content of Envoy's configuration file.
 
     Args:
@@ -43,157 +41,76 @@ def configuration(
         servers: The folders of the servers behind Envoy, with GRPC_SOCKET and HTTP_SOCKET.
         folder: Envoy's own folder, for ADMIN_SOCKET, the secrets, and the program's METRICS_SOCKET.
     """
-    ports = exposed_ports(config, metrics_port, servers, folder)
-    return {
-        "node": {"id": "hangtag", "cluster": "hangtag"},
-        "admin": {"address": _pipe(folder / ADMIN_SOCKET), "ignore_global_conn_limit": True},
-        "stats_config": {"stats_matcher": {"inclusion_list": {"patterns": [{"suffix": each} for each in _STATISTICS]}}},
-        "layered_runtime": {"layers": [{"name": "limits", "static_layer": _connection_limits(ports)}]},
-        "overload_manager": _overload(config, ports),
-        "static_resources": {
-            "listeners": [_listener(config, host, port, folder) for port in ports],
-            "clusters": [_cluster(config, port, name) for port in ports for name in port.clusters],
+    limits, message_bytes = config.limits, config.max_message_mib << 20
+    connections = {"grpc": config.max_connections}
+    if config.http_port != OFF:
+        connections["http"] = config.max_connections
+    if metrics_port != OFF:
+        connections["metrics"] = _SCRAPES
+    # A connection may receive so many bytes that an unread stream does not block other streams.
+    connection_window = min(_LARGEST_WINDOW, _STREAM_WINDOW * (config.max_concurrent_streams + 1))
+    values = {
+        "admin_socket": str(folder / ADMIN_SOCKET),
+        "all_connections": sum(connections.values()),
+        "authority_file": str(folder / f"{AUTHORITY}.json"),
+        "certificate_file": str(folder / f"{CERTIFICATE}.json"),
+        "connection_age_seconds": _seconds(config.connection_age_seconds),
+        "connection_idle_seconds": _seconds(config.connection_idle_seconds),
+        "connection_limits": {
+            f"envoy.resource_limits.listener.{port}.connection_limit": limit for port, limit in connections.items()
         },
+        "connection_window": connection_window,
+        "grpc_elsewhere": f"this port is for HTTP; gRPC is on port {config.port}",
+        "grpc_message_bytes": message_bytes + _FRAME_BYTES,
+        "grpc_port": config.port,
+        "grpc_sockets": _endpoints(folder / GRPC_SOCKET for folder in servers),
+        "grpc_too_large": f"SERVER: Received message larger than max ({message_bytes} bytes, --max-message-mib)",
+        "grpc_upstream_idle_seconds": _seconds(min(_IDLE_SECONDS, config.connection_idle_seconds / 2)),
+        "grpcio_sockets": _endpoints(folder / GRPCIO_SOCKET for folder in servers),
+        "host": host,
+        "http_port": config.http_port,
+        "http_sockets": _endpoints(folder / HTTP_SOCKET for folder in servers),
+        "http_too_large": f"the request's body has more than {config.max_message_mib} MiB (--max-message-mib)",
+        "http_upstream_idle_seconds": _seconds(config.connection_idle_seconds / 2),
+        "idle_call_seconds": _seconds(limits.idle_call_seconds),
+        "ipv4_compat": host == "::",
+        "keepalive_seconds": _seconds(config.keepalive_seconds),
+        "max_concurrent_streams": config.max_concurrent_streams,
+        "max_heap_bytes": _OWN_HEAP + 2 * config.http_bodies_bytes,
+        "message_bytes": message_bytes,
+        "message_seconds": _seconds(limits.message_seconds),
+        "metrics_port": metrics_port,
+        "metrics_sockets": _endpoints([folder / METRICS_SOCKET]),
+        "mutual": config.tls_client_ca is not None,
+        "peer_seconds": _seconds(limits.peer_seconds),
+        "request_seconds": _seconds(limits.request_seconds),
+        "stream_window": _STREAM_WINDOW,
+        "streams": "|".join(map(re.escape, STREAMS)),
     }
-
-
-def _listener(config: ServerConfig, host: str, port: Port, folder: Path) -> dict[str, Any]:
-    chain: dict[str, Any] = {
-        "filters": [{"name": "http", "typed_config": _connection_manager(config, port)}],
-        "transport_socket_connect_timeout": seconds(config.limits.peer_seconds),
+    present = {
+        *connections,
+        *(["native"] if choose_transport(config).name == NATIVE else []),
+        *(["tls"] if config.tls_cert is not None else []),
+        *(["mutual"] if config.tls_client_ca is not None else []),
+        *(["age"] if config.connection_age_seconds else []),
     }
-    if config.tls_cert is not None and port.name != "metrics":
-        chain["transport_socket"] = {"name": "tls", "typed_config": _tls(config, folder)}
-    address = {"address": host, "port_value": port.port}
-    if host == "::":
-        address["ipv4_compat"] = True
-    return {
-        "name": port.name,
-        "address": {"socket_address": address},
-        "per_connection_buffer_limit_bytes": _BUFFERED,
-        "filter_chains": [chain],
-    }
+    text = Path(__file__).with_name("envoy.yaml").read_text()
+    # YAML includes JSON, so every setting is written as JSON
+    return Template(_present_blocks(text, present)).substitute({name: json.dumps(values[name]) for name in values})
 
 
-def _connection_manager(config: ServerConfig, port: Port) -> dict[str, Any]:
-    limits = config.limits
-    common = {"idle_timeout": seconds(config.connection_idle_seconds)}
-    if config.connection_age_seconds:
-        common["max_connection_duration"] = seconds(config.connection_age_seconds)
-    buffer = typed("filters.http.buffer.v3.Buffer", max_request_bytes=port.message_bytes)
-    router = typed("filters.http.router.v3.Router", suppress_envoy_headers=True)
-    return typed(
-        "filters.network.http_connection_manager.v3.HttpConnectionManager",
-        stat_prefix=port.name,
-        codec_type=port.codec,
-        common_http_protocol_options=common,
-        http_protocol_options={"accept_http_10": True, "default_host_for_http_10": "localhost"},
-        http2_protocol_options={
-            "max_concurrent_streams": config.max_concurrent_streams,
-            **windows(config),
-            "connection_keepalive": {
-                "interval": seconds(config.keepalive_seconds),
-                "timeout": seconds(limits.peer_seconds),
-            },
-        },
-        drain_timeout=seconds(limits.peer_seconds),
-        max_request_headers_kb=port.head_kib,
-        request_headers_timeout=seconds(limits.request_seconds),
-        request_timeout=seconds(limits.message_seconds),
-        stream_idle_timeout=seconds(limits.idle_call_seconds),
-        stream_flush_timeout=seconds(limits.idle_call_seconds),
-        # Pass only the client's own headers to hangtag, without headers that only a proxy may set.
-        use_remote_address=True,
-        skip_xff_append=True,
-        generate_request_id=False,
-        server_header_transformation="PASS_THROUGH",
-        local_reply_config=port.refusals,
-        route_config={"virtual_hosts": [{"name": port.name, "domains": ["*"], "routes": list(port.routes)}]},
-        http_filters=[{"name": "buffer", "typed_config": buffer}, {"name": "router", "typed_config": router}],
-    )
+def _present_blocks(text: str, present: Set[str]) -> str:
+    """Keep the blocks whose names are present, which may contain further blocks, and drop the other blocks."""
+    return _BLOCK.sub(lambda block: _present_blocks(block[2], present) if block[1] in present else "", text)
 
 
-def _tls(config: ServerConfig, folder: Path) -> dict[str, Any]:
-    """With mutual TLS, no session is resumed, because a client that resumes a session does not show its certificate."""
-
-    def secret(name: str) -> dict[str, Any]:
-        source = {"path_config_source": {"path": str(folder / f"{name}.json")}, "resource_api_version": "V3"}
-        return {"name": name, "sds_config": source}
-
-    common: dict[str, Any] = {
-        "alpn_protocols": ["h2", "http/1.1"],
-        "tls_params": {"tls_minimum_protocol_version": "TLSv1_2"},
-        "tls_certificate_sds_secret_configs": [secret(CERTIFICATE)],
-    }
-    mutual = config.tls_client_ca is not None
-    if mutual:
-        common["validation_context_sds_secret_config"] = secret(AUTHORITY)
-    return typed(
-        "transport_sockets.tls.v3.DownstreamTlsContext",
-        common_tls_context=common,
-        require_client_certificate=mutual,
-        disable_stateless_session_resumption=mutual,
-        disable_stateful_session_resumption=mutual,
-    )
+def _endpoints(sockets: Iterable[Path]) -> list[dict[str, Any]]:
+    return [{"endpoint": {"address": {"pipe": {"path": str(socket)}}}} for socket in sockets]
 
 
-def _cluster(config: ServerConfig, port: Port, name: str) -> dict[str, Any]:
-    endpoints = [{"endpoint": {"address": _pipe(socket)}} for socket in port.clusters[name]]
-    return {
-        "name": name,
-        "connect_timeout": seconds(config.limits.peer_seconds),
-        "lb_policy": "LEAST_REQUEST",
-        "circuit_breakers": {"thresholds": [dict.fromkeys(_UPSTREAM_LIMITS, _UNLIMITED)]},
-        "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": endpoints}]},
-        **port.upstream,
-    }
-
-
-def _connection_limits(ports: Sequence[Port]) -> dict[str, Any]:
-    return {f"envoy.resource_limits.listener.{port.name}.connection_limit": port.connections for port in ports}
-
-
-def _overload(config: ServerConfig, ports: Sequence[Port]) -> dict[str, Any]:
-    """Above its share of memory, Envoy refuses further requests, and ends the requests that hold the most memory."""
-    heap, connections = (
-        "envoy.resource_monitors.fixed_heap",
-        "envoy.resource_monitors.global_downstream_max_connections",
-    )
-    most_heap = _OWN_HEAP + 2 * config.http_bodies_bytes
-    monitors = {
-        heap: typed("resource_monitors.fixed_heap.v3.FixedHeapConfig", max_heap_size_bytes=most_heap),
-        connections: typed(
-            "resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig",
-            max_active_downstream_connections=sum(port.connections for port in ports),
-        ),
-    }
-
-    def action(name: str, **trigger: Any) -> dict[str, Any]:
-        return {"name": f"envoy.overload_actions.{name}", "triggers": [{"name": heap, **trigger}]}
-
-    def shed(point: str, above: float) -> dict[str, Any]:
-        return {
-            "name": f"envoy.load_shed_points.{point}",
-            "triggers": [{"name": heap, "threshold": {"value": above}}],
-        }
-
-    return {
-        "refresh_interval": "0.05s",
-        "resource_monitors": [{"name": name, "typed_config": typed} for name, typed in monitors.items()],
-        "actions": [
-            action("stop_accepting_requests", threshold={"value": 0.9}),
-            action("reset_high_memory_stream", scaled={"scaling_threshold": 0.9, "saturation_threshold": 1.0}),
-        ],
-        "loadshed_points": [
-            shed("http1_server_abort_dispatch", 0.95),
-            shed("http2_server_go_away_and_close_on_dispatch", 1.0),
-        ],
-        "buffer_factory_config": {"minimum_account_to_track_power_of_two": 16},
-    }
-
-
-def _pipe(path: Path) -> dict[str, Any]:
-    return {"pipe": {"path": str(path)}}
+def _seconds(seconds: float) -> str:
+    """Return a duration in the format of Envoy's configuration."""
+    return f"{seconds:.3f}s"
 
 
 class Secrets:

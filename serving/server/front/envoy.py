@@ -34,7 +34,7 @@ from hangtag.serving.server.host.replacement import ReplacementPolicy
 log = structlog.get_logger()
 
 _IN_MEMORY = Path("/dev/shm")  # noqa: S108 - the server's folder there gets a random name
-_PREFIX, _LOCK = "hangtag-envoy-", "lock"
+_PREFIX, _LOCK, _CONFIGURATION = "hangtag-envoy-", "lock", "envoy.yaml"
 _READY_POLL_SECONDS = 0.01
 _START_SECONDS = 20.0
 _DRAIN_POLL_SECONDS = 0.02
@@ -108,7 +108,7 @@ class Envoy:
             StartError: Envoy fails to listen.
         """
         content = configuration(config, host, self._metrics_port, self.behind, self._folder)
-        (self._folder / "envoy.json").write_text(json.dumps(content))
+        (self._folder / _CONFIGURATION).write_text(content)
         self._thread = threading.Thread(target=self._run, name="envoy", daemon=True)
         self._thread.start()
         self._decided.wait(_START_SECONDS)
@@ -159,7 +159,7 @@ class Envoy:
         """Run the process to its end, and return how it ended."""
         self._listens = False
         drain = max(1, math.ceil(self._config.drain_seconds))
-        command = [str(self._program), "-c", str(self._folder / "envoy.json"), "--disable-hot-restart"]
+        command = [str(self._program), "-c", str(self._folder / _CONFIGURATION), "--disable-hot-restart"]
         command += ["--concurrency", str(self._config.workers), "--log-level", "warning", "--log-format", "%v"]
         command += ["--drain-strategy", "immediate", "--drain-time-s", str(drain)]
         launcher = [sys.executable, "-I", "-S", str(launch.__file__), str(os.getpid())]
