@@ -173,7 +173,7 @@ class ModelLoader:
             ) from error
         runtime.warm_up([1])
         axes_permit_batches, largest = runtime.signature.batched, config.max_batch_size_of(file.name)
-        decision = decide_batching(runtime, largest)
+        batching = decide_batching(runtime, largest)
         if axes_permit_batches and not runtime.signature.batched:
             log.warning(
                 "requests are not joined",
@@ -186,7 +186,7 @@ class ModelLoader:
         model = ServedModel(file, runtime, config, stamp)
         # With --max-loaded-mib there is no warm-up, because a caller waits for the load, and the largest batch would
         # take most of the load's time.
-        is_tried = (decision.tried and runtime.on_cpu) or config.max_loaded_mib
+        is_tried = (batching.lengths and runtime.on_cpu) or config.max_loaded_mib
         if model.max_batch_size > 1 and not is_tried:
             runtime.warm_up([model.max_batch_size])
         # On an exposed server, one CPU is left to Envoy, because ONNX Runtime's threads that spin on that CPU would
@@ -210,11 +210,7 @@ class ModelLoader:
             intra_op_threads=threads,
             instances=config.instance_count,
             max_batch_size=model.max_batch_size if runtime.signature.batched else 0,
-            **(
-                {"batched_because": decision.because}
-                if runtime.signature.batched
-                else {"unbatched_because": runtime.signature.why_unbatched}
-            ),
+            **{"batched_because" if batching.batched else "unbatched_because": batching.why},
             seconds=round(time.perf_counter() - started, 3),
         )
         return model

@@ -12,7 +12,7 @@ import structlog
 
 from hangtag.errors import UserError
 from hangtag.serving import model_repository
-from hangtag.serving.model_repository import ModelFile, ModelNameError, ModelRepositoryError
+from hangtag.serving.model_repository import ModelFile, ModelNameError, ModelRepositoryError, is_route
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.engine import repository
 from hangtag.serving.server.engine.engine import Engine
@@ -75,13 +75,12 @@ class ModelControl:
         mode, models = self._config.model_control, self._config.models
         if mode != "poll" or self._start_with:
             names = repository.names_to_start_with(self._config, self._start_with)
-            routes = self._routes.among(names)
-            self._offer(names, routes)
+            routes = self._want(names)
             for name in names:
                 if name not in routes and name not in self._residency.names:
                     files = repository.versions_to_start_with(models, name, self._start_with.get(name))
                     self._update(name, files, strict=mode != "poll")
-            self._serve_routes(routes)
+            self._serve_routes()
         if mode == "poll" and not self._engine.names():
             self.poll()
         if mode != "explicit" and not self._engine.callable_names():
@@ -100,7 +99,7 @@ class ModelControl:
         Raises:
             StartError: One of the models cannot be loaded.
         """
-        routes = {name for name in loaded if self._routes.is_route(name)}
+        routes = {name for name in loaded if is_route(self._config.models, name)}
         try:
             for name in {*loaded} - routes:
                 self.load(name)
@@ -129,7 +128,7 @@ class ModelControl:
         self._require_explicit()
         try:
             files = model_repository.versions(self._config.models, name)
-            if self._routes.is_route(name):
+            if is_route(self._config.models, name):
                 with self._change():
                     self._routes.load(name)
                     self._loader.forget_others(name, ())
@@ -141,7 +140,7 @@ class ModelControl:
             else:
                 self._update(name, files, strict=True, reload=True)
                 with self._change():
-                    self._routes.drop(name)
+                    self._routes.wanted.pop(name, None)
                     self._routes.refresh()
         except ModelNameError as error:
             raise NotFoundError(str(error)) from error
@@ -154,13 +153,13 @@ class ModelControl:
         self._require_explicit()
         with self._change():
             self._loader.forget_others(name, ())
-            if not self._engine.versions(name) and not self._routes.wants(name):
+            if not self._engine.versions(name) and name not in self._routes.wanted:
                 served = ", ".join(self._engine.names()) or "none"
                 raise NothingToUnloadError(
                     f"no model {name!r} is served, so there is nothing to unload; served: {served}"
                 )
             self._engine.serve(name, [])
-            self._routes.drop(name)
+            self._routes.wanted.pop(name, None)
             self._routes.refresh()
             log.info("model unloaded", model=name)
         self.on_change()
@@ -178,18 +177,17 @@ class ModelControl:
             log.warning("repository not readable; the served models continue", reason=str(error))
             return
         before = self._engine.models
-        routes = self._routes.among(present)
-        self._offer(present, routes)
         with contextlib.suppress(UnavailableError):  # the server is stopping
+            routes = self._want(present)
             for name in present:
                 is_tried = self._engine.versions(name) or self._loader.reason(name)
                 if name not in routes and (is_tried or name not in self._residency.names):
                     self._sync_model(name)
-            self._serve_routes(routes)
+            self._serve_routes()
             failed = {name for name, _ in list(self._loader.failures)}
             for name in {*self._engine.names(), *failed} - {*present}:
                 self._sync_model(name)
-            self._serve_routes(routes)
+            self._serve_routes()
         if self._engine.models != before:
             self.on_change()
 
@@ -214,12 +212,16 @@ class ModelControl:
         self._engine.model(name)
         self.on_change()
 
-    def _offer(self, names: Collection[str], routes: Collection[str]) -> None:
-        """With --max-loaded-mib, let calls load these models, but keep those of --load-model and the routes' members
-        loaded."""
+    def _want(self, names: Collection[str]) -> set[str]:
+        """Return which of these names are routes, which serve after ``_serve_routes``. With --max-loaded-mib, let calls
+        load the other models, but keep those of --load-model and the routes' members loaded."""
+        routes = self._routes.among(names)
+        with self._change():
+            self._routes.want(routes)
         if self._config.max_loaded_mib:
-            kept = {*self._config.load_model, *self._routes.members(routes)}
-            self._residency.names = frozenset({*names} - {*routes} - kept)
+            kept = {*self._config.load_model, *self._routes.members()}
+            self._residency.names = frozenset({*names} - routes - kept)
+        return routes
 
     def _sync_model(self, name: str) -> None:
         """Serve the versions of a model that the repository has now, if it has any."""
@@ -257,11 +259,10 @@ class ModelControl:
             if chosen != served:  # the order matters, as the first version is the default
                 self._engine.serve(name, chosen)
 
-    def _serve_routes(self, names: Collection[str]) -> None:
+    def _serve_routes(self) -> None:
         with self._change():
-            self._routes.want(names)
             self._routes.refresh()
-            for name in names:  # a model may have had the route's name before
+            for name in self._routes.wanted:  # a model may have had the route's name before
                 self._loader.forget_others(name, ())
 
     @contextlib.contextmanager

@@ -6,29 +6,26 @@ alone and in batches, and the answers are compared. The export compares a third-
 server makes a short comparison when it loads a file that the export has not checked.
 """
 
+import math
 import time
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
 
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.errors import InferenceError
-from hangtag.serving.server.runtime.arrays import Array, Extent, Tensors, Trial, trials
+from hangtag.serving.server.runtime.arrays import Array, Tensors, random_sample
 from hangtag.serving.server.runtime.gate_proof import proves_batching
 from hangtag.serving.server.runtime.session import Runtime
 
 
 class _Tolerance(NamedTuple):
-    """How far two floats may differ.
-
-    Attributes:
-        place: The largest difference, as a share of the largest value that any sample has at the same place of the
-            output. So large values at one place do not hide differences at another place.
-        anywhere: The largest difference, as a share of the largest value anywhere in the output, because a small value
-            may be the difference of two large values.
-    """
+    """How far two floats may differ, as a share of the largest value that any sample has at the same ``place`` of the
+    output, or ``anywhere`` in the output. Large values at one place must not hide differences at another place, but a
+    small value may be the difference of two large values."""
 
     place: float
     anywhere: float
@@ -52,30 +49,44 @@ _BRIEF_LENGTHS = 2
 _BRIEF_SECONDS = 0.5
 _BRIEF_VALUES = 2**22  # 16 MiB of FP32, the default of --max-message-mib
 
+_LENGTHS = (1, 2, 3, 5, 8, 16, 32, 64, 224)
+"""Lengths to try for free axes other than the batch. The first lengths at which the model runs are used."""
+_SAMPLES = 7  # larger batches repeat some samples
+_LEAST_SAMPLES = 3  # the third sample is ten times larger than the first two
+_INTEGER_LIMITS = (10, 2)
+"""Exclusive upper bounds of integers, tried in turn because an integer may be an index into a table of unknown
+length."""
+_TEXT_FORMATS = ("text {}", "{}")
+"""Formats that turn random numbers into strings, tried in turn because a model may read numbers from strings."""
+
+
+class Extent(NamedTuple):
+    """How much a trial tries: batch sizes, and at most this many lengths, with at most ``max_values`` values in an
+    input of a sample. A file may declare axes that are too large for any memory. After ``seconds``, a trial does only
+    the minimum: three samples, and one batch of each size, at one length."""
+
+    sizes: tuple[int, ...]
+    lengths: int
+    max_values: int = 2**26
+    seconds: float = math.inf
+
+
 THOROUGH = Extent((2, 3, 7, 16, 64), lengths=4)
 """64 is the server's default max_batch_size."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether requests may be batched, why, and what was tried. The fields are keys in a published file's metadata."""
+    """Whether requests may be batched, and why. The fields are keys in a published file's metadata."""
 
     batched: bool
     why: str
     lengths: tuple[int, ...] = ()
+    """The lengths that were tried. Empty without a trial."""
     max_difference: float = 0.0
 
 
-class Decision(NamedTuple):
-    """Whether requests are batched, and why."""
-
-    because: str
-    """Why requests are batched, for the log; empty if requests are not batched."""
-    tried: bool = False
-    """Whether the model has computed a batch of each size, including the largest."""
-
-
-def decide_batching(runtime: Runtime, max_batch_size: int = ServerConfig.max_batch_size) -> Decision:
+def decide_batching(runtime: Runtime, max_batch_size: int = ServerConfig.max_batch_size) -> Verdict:
     """Forbid a runtime to batch requests unless something proves that the rows of a batch are independent.
 
     No trial is needed if the operator allows batching, or if the file has passed the batching check of 'hangtag export'
@@ -88,24 +99,24 @@ def decide_batching(runtime: Runtime, max_batch_size: int = ServerConfig.max_bat
     """
     signature = runtime.signature
     if not signature.batched:
-        return Decision("")
+        return Verdict(False, signature.why_unbatched or "")
     if signature.batching_override:
-        return Decision("the operator allows batching; not tried")
+        return Verdict(True, "the operator allows batching; not tried")
     if max_batch_size == 1:
-        return Decision("at most one sample is computed at once")
+        return Verdict(True, "at most one sample is computed at once")
     if "gate" in signature.metadata and proves_batching(runtime.path):
-        return Decision("batching was checked at the export")
+        return Verdict(True, "batching was checked at the export")
     sizes = tuple(sorted({*(min(size, max_batch_size) for size in _BRIEF_SIZES), max_batch_size}))
     extent = Extent(sizes, _BRIEF_LENGTHS, _BRIEF_VALUES, _BRIEF_SECONDS)
     try:
         verdict = prove(runtime, None, runtime.operators, extent)
+        problem = "" if verdict.batched else f"tried rows alone and together: {verdict.why}"
     except InferenceError as error:
-        runtime.forbid_batching(f"the model cannot be tried: {' '.join(str(error).split())[:300]}")
-        return Decision("")
-    if not verdict.batched:
-        runtime.forbid_batching(f"tried rows alone and together: {verdict.why}")
-        return Decision("")
-    return Decision(verdict.why, tried=True)
+        problem = f"the model cannot be tried: {' '.join(str(error).split())[:300]}"
+    if problem:
+        runtime.forbid_batching(problem)
+        return Verdict(False, problem)
+    return verdict
 
 
 def prove(runtime: Runtime, obstacle: str | None, operators: Set[str], extent: Extent = THOROUGH) -> Verdict:
@@ -122,24 +133,64 @@ def prove(runtime: Runtime, obstacle: str | None, operators: Set[str], extent: E
     """
     deadline = time.monotonic() + extent.seconds
     tolerances = _tolerances(runtime, operators)
-    failures: list[InferenceError] = []
     lengths: tuple[int, ...] = ()
     largest, telling = 0.0, False
-    for trial in trials(runtime, extent, deadline, failures):
-        lengths = (*lengths, trial.sizes.length)
+    for length, samples, answers in _trials(runtime, extent, deadline):
+        lengths = (*lengths, length)
         if obstacle is not None:
             return Verdict(False, obstacle, lengths)
-        problem, difference = _judge(runtime, trial, extent.sizes, deadline, tolerances)
-        if problem is not None:
-            return Verdict(False, problem, lengths)
+        try:
+            difference = _largest_difference(runtime, samples, answers, extent.sizes, deadline, tolerances)
+        except _DependentRowsError as error:
+            return Verdict(False, str(error), lengths)
         largest = max(largest, difference)
-        telling = telling or not _all_equal(trial.answers)
-    if not lengths:
-        raise InferenceError(f"the model fails on every synthetic input; the last error: {failures[-1]}")
+        telling = telling or not _all_equal(answers)
     if not telling:
         return Verdict(False, "all synthetic inputs get the same answer, so the trial proves nothing", lengths)
     why = f"the same answers alone and in batches of {', '.join(map(str, extent.sizes))}"
     return Verdict(True, why, lengths, largest)
+
+
+class _DependentRowsError(Exception):
+    """The answers in a batch differ from the answers to the single samples."""
+
+
+def _trials(runtime: Runtime, extent: Extent, deadline: float) -> Iterator[tuple[int, list[Tensors], list[Tensors]]]:
+    """Yield samples, and the model's answer to each sample on its own, for each of the first lengths at which the model
+    runs.
+
+    The length is the size of the free axes after the first axis, in the first input with such axes. The other inputs
+    may need 1 instead, because such an axis of a recurrent state may be the batch.
+
+    Raises:
+        InferenceError: The model fails on every synthetic input.
+    """
+    inputs = runtime.signature.inputs
+    formats = _TEXT_FORMATS if any(spec.datatype == "BYTES" for spec in inputs) else _TEXT_FORMATS[:1]
+    with_lengths = sum(None in spec.shape[1:] for spec in inputs)
+    yielded, failure = 0, None
+    for length in _LENGTHS if with_lengths else (1,):
+        states = (length, 1) if with_lengths > 1 and length > 1 else (length,)
+        for state, below, text_format in product(states, _INTEGER_LIMITS, formats):
+            samples: list[Tensors] = []
+            answers: list[Tensors] = []
+            if yielded == extent.lengths or ((yielded or failure) and time.monotonic() > deadline):
+                break
+            try:
+                while len(samples) < _LEAST_SAMPLES or (len(samples) < _SAMPLES and time.monotonic() <= deadline):
+                    signature, seed = runtime.signature, len(samples)
+                    samples.append(
+                        random_sample(signature, (length, state), below, text_format, seed, extent.max_values)
+                    )
+                    answers.append(runtime.run(samples[-1]))
+            except InferenceError as error:
+                failure = error
+            else:
+                yield length, samples, answers
+                yielded += 1
+                break
+    if not yielded:
+        raise InferenceError(f"the model fails on every synthetic input; the last error: {failure}")
 
 
 def _tolerances(runtime: Runtime, operators: Set[str]) -> Mapping[int, _Tolerance]:
@@ -155,62 +206,59 @@ def _tolerances(runtime: Runtime, operators: Set[str]) -> Mapping[int, _Toleranc
     return _TOLERANCES if runtime.on_cpu else _TOLERANCES_ON_GPUS
 
 
-def _judge(
-    runtime: Runtime, trial: Trial, batch_sizes: Sequence[int], deadline: float, tolerances: Mapping[int, _Tolerance]
-) -> tuple[str | None, float]:
-    """Run the samples of a trial in batches. After the deadline, run only batches that have the first sample.
-
-    Returns:
-        Why samples may not be batched, or None. The second value is the difference between answers in batches and
-        answers to single samples, as a share of the scale.
-    """
-    count = len(trial.samples)
-    scales = {name: _scales([answer[name] for answer in trial.answers], tolerances) for name in trial.answers[0]}
-    batches = sorted((start, size) for size in batch_sizes for start in range(0, count, size))
+def _largest_difference(
+    runtime: Runtime,
+    samples: Sequence[Tensors],
+    answers: Sequence[Tensors],
+    batch_sizes: Sequence[int],
+    deadline: float,
+    tolerances: Mapping[int, _Tolerance],
+) -> float:
+    """Return the largest difference between answers in batches and answers to single samples, as a share of the scale.
+    After the deadline, run only batches that have the first sample. Raises _DependentRowsError."""
+    count = len(samples)
+    scales = {name: _scales([answer[name] for answer in answers], tolerances) for name in answers[0]}
     largest = 0.0
-    for start, size in batches:
+    for start, size in sorted((first, most) for most in batch_sizes for first in range(0, count, most)):
         if start and time.monotonic() > deadline:
             break
         members = [(start + place) % count for place in range(size)]
-        samples, alone = ([each[i] for i in members] for each in (trial.samples, trial.answers))
-        problem, difference = _compare(runtime, samples, alone, scales, tolerances)
-        if problem is not None:
-            again, _ = _compare(runtime, samples[:1], alone[:1], scales, tolerances)
-            return problem if again is None else "the same input gets a different answer each time", difference
-        largest = max(largest, difference)
-    return None, largest
+        batch, alone = ([each[i] for i in members] for each in (samples, answers))
+        try:
+            largest = max(largest, _difference_in_batch(runtime, batch, alone, scales, tolerances))
+        except _DependentRowsError as error:
+            try:
+                _difference_in_batch(runtime, batch[:1], alone[:1], scales, tolerances)
+            except _DependentRowsError:
+                raise _DependentRowsError("the same input gets a different answer each time") from error
+            raise
+    return largest
 
 
-def _compare(
+def _difference_in_batch(
     runtime: Runtime,
     samples: Sequence[Tensors],
     expected: Sequence[Tensors],
     scales: Mapping[str, Array],
     tolerances: Mapping[int, _Tolerance],
-) -> tuple[str | None, float]:
-    """Run these samples as one batch, and compare its rows with the answers to each sample alone.
-
-    Returns:
-        Why samples may not be batched, or None. The second value is the difference between answers in the batch and
-        answers to single samples, as a share of the scale.
-    """
-    size = len(samples)
+) -> float:
+    """Run these samples as one batch, and compare its rows with the answers to each sample alone."""
+    size, largest = len(samples), 0.0
     try:
         answers = runtime.run({name: np.concatenate([inputs[name] for inputs in samples]) for name in samples[0]})
     except (InferenceError, MemoryError) as error:
-        return f"a batch of {size} fails: {' '.join(str(error).split())[:200]}", 0.0
-    largest = 0.0
+        raise _DependentRowsError(f"a batch of {size} fails: {' '.join(str(error).split())[:200]}") from error
     for name, rows in answers.items():
         alone = [answer[name] for answer in expected]
         if rows.ndim == 0 or len(rows) != size or any(len(row) != 1 for row in alone):
-            return f"{name!r} has {len(rows) if rows.ndim else 'no'} rows for a batch of {size}", 0.0
+            raise _DependentRowsError(f"{name!r} has {len(rows) if rows.ndim else 'no'} rows for a batch of {size}")
         if len({row.shape for row in alone}) != 1 or alone[0].shape[1:] != rows.shape[1:]:
-            return f"{name!r} has a different shape in a batch of {size} than alone", 0.0
+            raise _DependentRowsError(f"{name!r} has a different shape in a batch of {size} than alone")
         difference = _difference(rows, np.concatenate(alone), scales[name])
         if not difference <= (tolerances[rows.dtype.itemsize].place if rows.dtype.kind == "f" else 0.0):
-            return f"{name!r} of the same input differs between a batch of 1 and a batch of {size}", difference
+            raise _DependentRowsError(f"{name!r} of the same input differs between a batch of 1 and a batch of {size}")
         largest = max(largest, difference)
-    return None, largest
+    return largest
 
 
 def _scales(answers: Sequence[Array], tolerances: Mapping[int, _Tolerance]) -> Array:

@@ -6,7 +6,6 @@ that does not serve yet stays out of service. So a mistake in one file takes no 
 serves before all routes are resolved.
 """
 
-import contextlib
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
@@ -27,10 +26,6 @@ from hangtag.serving.server.telemetry.server_state import UNAVAILABLE, VersionSt
 log = structlog.get_logger()
 
 
-class _CircleError(StartError):
-    """Routes form a circle. None of these routes serves, even if a route could serve without its shadow."""
-
-
 class RouteControl:
     """Serves each route while all its members serve. Only one thread at a time may use this object."""
 
@@ -39,19 +34,15 @@ class RouteControl:
         many times the route was loaded (outcome "ok") or had a new problem (outcome "error")."""
         self.problems: Mapping[str, str] = {}
         """For each route, why the route does not serve, or why a change of its file has no effect."""
+        self.wanted: dict[str, RouteSettings | str] = {}
+        """The routes that serve, or will serve as soon as their members serve: the content of each route's file, or why
+        the file cannot be read."""
         self._engine = engine
         self._outcomes = outcomes
         self._models = engine.config.models
-        self._wanted: set[str] = set()
-        self._unloaded: set[str] = set()  # unloaded routes, which do not serve as members of other routes either
         self._unused: set[str] = set()  # names whose route.toml is ignored
-        self._read: dict[str, RouteSettings] = {}
         self._resolved: dict[str, ServedRoute] = {}  # the routes that this ``refresh`` resolved, each after its members
         self._reasons: dict[str, str] = {}  # why resolved routes do not serve with the settings of their files
-
-    def is_route(self, name: str) -> bool:
-        """Whether the repository has a route of this name."""
-        return is_route(self._models, name)
 
     def among(self, names: Iterable[str]) -> set[str]:
         """Return which of these names are routes, including routes that serve although their folders cannot be read.
@@ -65,7 +56,7 @@ class RouteControl:
                     files.add(name)
             except OSError:
                 unreadable.add(name)
-        routes = {name for name in files if self.is_route(name)} | (unreadable & self._wanted)
+        routes = {name for name in files if is_route(self._models, name)} | (unreadable & self.wanted.keys())
         for name in sorted(files - routes - self._unused):
             reason = "the folder has versions, so the name belongs to a model; a route needs its own folder"
             log.warning(f"{ROUTE_FILE} not followed", model=name, reason=reason)
@@ -74,51 +65,39 @@ class RouteControl:
 
     def want(self, names: Iterable[str]) -> None:
         """Serve only these routes from the next ``refresh`` on, with the current contents of their files."""
-        self._wanted, self._unloaded = set(names), set()
-        self._read = {}
+        self.wanted = {}
+        self.add(names)
 
     def add(self, names: Iterable[str]) -> None:
         """Serve also these routes from the next ``refresh`` on, with the current contents of their files."""
         for name in names:
-            self._read.pop(name, None)
-            self._wanted.add(name)
-            self._unloaded.discard(name)
+            try:
+                self.wanted[name] = route_file.read(self._models / name / ROUTE_FILE)
+            except UserError as error:
+                self.wanted[name] = str(error)
 
-    def wants(self, name: str) -> bool:
-        """Whether this is a route that serves, or will serve as soon as its members serve."""
-        return name in self._wanted
-
-    def members(self, routes: Iterable[str]) -> set[str]:
-        """Return the members and the shadows of these routes."""
-        found: set[str] = set()
-        for name in routes:
-            with contextlib.suppress(UserError):  # an invalid file is reported by ``refresh``
-                settings = self._settings(name)
-                shadow = {settings.shadow.member.name} if settings.shadow is not None else set()
-                found |= {member.name for member in settings.members} | shadow
-        return found
+    def members(self) -> set[str]:
+        """Return the members and the shadows of the wanted routes."""
+        read = [settings for settings in self.wanted.values() if not isinstance(settings, str)]
+        shadows = {settings.shadow.member.name for settings in read if settings.shadow is not None}
+        return shadows | {member.name for settings in read for member in settings.members}
 
     def load(self, name: str) -> None:
         """Serve a further route, with or without its shadow. Raise StartError, and change nothing, if it cannot
         serve."""
         self.add([name])
         self.refresh()
-        route, read = _serving_route(self._engine, name), self._read.get(name)
+        route, wanted = _serving_route(self._engine, name), self.wanted[name]
         if route is None:
-            self._wanted.discard(name)
-        if route is None or read is None or route.settings != read:
+            del self.wanted[name]
+        if route is None or route.settings != wanted:
             raise StartError(self.problems[name])
-
-    def drop(self, name: str) -> None:
-        """Forget a route that was removed from the engine's table, or whose name now belongs to a model."""
-        self._wanted.discard(name)
-        self._unloaded.add(name)
 
     def refresh(self) -> None:
         """Serve the routes whose files are valid and whose members serve, and take the other routes out of service."""
         self._resolved, self._reasons = {}, {}
         routes, problems = self._resolved, self._reasons
-        for name in sorted(self._wanted):
+        for name in sorted(self.wanted):
             try:
                 self._route(name)
             except UserError as error:
@@ -151,39 +130,37 @@ class RouteControl:
         """Return why a route does not serve, or "" if there is no route of this name."""
         return self.problems.get(name, "").removeprefix(f"route {name}: ")
 
-    def _settings(self, name: str) -> RouteSettings:
-        """Return the content of the route's file. A file is read again after ``want`` or ``add``."""
-        if name not in self._read:
-            self._read[name] = route_file.read(self._models / name / ROUTE_FILE)
-        return self._read[name]
-
     def _route(self, name: str, above: tuple[str, ...] = ()) -> ServedRoute:
-        """Resolve a route and its members, unless the route is resolved already.
+        """Resolve a route and its members, unless the route is resolved already. If the route's file cannot be applied,
+        a route that serves keeps its settings.
 
         Raises UserError if the route cannot serve. ``above`` has the routes that need this route, the outermost first.
         """
         if name in above:
             circle = (*above[above.index(name) :], name)
-            raise _CircleError(f"a route must not lead back to itself: {' -> '.join(circle)}")
-        if name not in self._resolved:
-            self._resolved[name] = self._by_file_or_as_before(name, (*above, name))
-        return self._resolved[name]
-
-    def _by_file_or_as_before(self, name: str, above: tuple[str, ...]) -> ServedRoute:
+            raise StartError(f"a route must not lead back to itself: {' -> '.join(circle)}")
+        if name in self._resolved:
+            return self._resolved[name]
+        settings, serving, above = self.wanted[name], _serving_route(self._engine, name), (*above, name)
         try:
-            return self._joined(name, self._settings(name), above)
+            if isinstance(settings, str):
+                raise StartError(settings)
+            route = self._joined(name, settings, serving, above)
         except UserError as error:
-            serving = _serving_route(self._engine, name)
-            if serving is not None:
-                with contextlib.suppress(UserError):
-                    route = self._joined(name, serving.settings, above)
-                    self._reasons[name] = f"route {name}: {error}"
-                    return route
-            raise
+            if serving is None:
+                raise
+            try:
+                route = self._joined(name, serving.settings, serving, above)
+            except UserError:
+                raise error from None
+            self._reasons[name] = f"route {name}: {error}"
+        self._resolved[name] = route
+        return route
 
-    def _joined(self, name: str, settings: RouteSettings, above: tuple[str, ...]) -> ServedRoute:
+    def _joined(
+        self, name: str, settings: RouteSettings, serving: ServedRoute | None, above: tuple[str, ...]
+    ) -> ServedRoute:
         members = {each: self._servable(f"its member {each}", each, above) for each in settings.members}
-        serving = _serving_route(self._engine, name)
         shadow, problem = self._shadow(settings, members[settings.members[0]], serving, above)
         if serving is not None and serving.joins(settings, members, shadow):
             route = serving
@@ -208,8 +185,6 @@ class RouteControl:
         try:
             shadow = self._servable(f"its shadow {member}", member, above)
             require_one_signature({settings.members[0]: first, member: shadow})
-        except _CircleError:
-            raise
         except UserError as error:
             if serving is None:
                 is_known = bool(model_repository.versions(self._models, member.name))
@@ -225,12 +200,10 @@ class RouteControl:
         name = member.name
         if not is_route(self._models, name):
             return self._model(what, member)
-        if name in self._unloaded:
+        if name not in self.wanted:
             raise StartError(f"{what} does not serve{_load_first(name)}")
         try:
             route = self._route(name, above)
-        except _CircleError:
-            raise
         except UserError as error:
             raise StartError(f"{what} does not serve: route {name}: {error}") from error
         if member.version not in ("", ROUTE_VERSION):

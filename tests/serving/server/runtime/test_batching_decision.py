@@ -9,8 +9,7 @@ import numpy as np
 import onnx
 import pytest
 
-from hangtag.serving.server.runtime.arrays import Extent
-from hangtag.serving.server.runtime.batching_proof import decide_batching, prove
+from hangtag.serving.server.runtime.batching_proof import Extent, decide_batching, prove
 from hangtag.serving.server.runtime.session import Runtime
 from tests.kit import onnx_file, onnx_models, shipped, unbatchable_models
 from tests.kit.onnx_models import from_text
@@ -64,7 +63,7 @@ def matrix_product() -> onnx.ModelProto:
 )
 def test_a_model_whose_rows_are_independent_is_batched(tmp_path: Path, make: Callable[[], onnx.ModelProto]) -> None:
     runtime = load(tmp_path, make())
-    assert decide_batching(runtime, 64).because == "the same answers alone and in batches of 2, 7, 64"
+    assert decide_batching(runtime, 64).why == "the same answers alone and in batches of 2, 7, 64"
     assert runtime.signature.batched
 
 
@@ -84,7 +83,7 @@ def test_a_model_whose_rows_depend_on_each_other_is_not(
 ) -> None:
     runtime = load(tmp_path, make())
     assert runtime.signature.batched  # so far, the axes or the file decide
-    assert decide_batching(runtime, max_batch_size).because == ""
+    assert not decide_batching(runtime, max_batch_size).batched
     assert (runtime.signature.why_unbatched or "").startswith(why)
 
 
@@ -113,7 +112,7 @@ def test_a_model_of_which_nothing_is_proven_is_not_batched(
     tmp_path: Path, make: Callable[[], onnx.ModelProto], why: str
 ) -> None:
     runtime = load(tmp_path, make())
-    assert decide_batching(runtime, 64).because == ""
+    assert not decide_batching(runtime, 64).batched
     assert (runtime.signature.why_unbatched or "").startswith(why)
 
 
@@ -123,7 +122,7 @@ def test_nothing_is_tried_where_the_operator_decides_or_nothing_can_be_joined(tm
         (None, 1, "at most one sample is computed at once"),
     ):
         runtime = load(tmp_path / str(override), unbatchable_models.softmax(), override=override)
-        assert decide_batching(runtime, max_batch_size).because == why
+        assert decide_batching(runtime, max_batch_size).why == why
         assert runtime.signature.batched
         assert runtime.rows == 0
 
@@ -133,7 +132,7 @@ def test_nothing_is_tried_where_the_operator_decides_or_nothing_can_be_joined(tm
 )
 def test_a_shipped_model_is_not_tried_again(file: Path) -> None:
     runtime = CountingRuntime(file, provider="cpu")
-    assert decide_batching(runtime, 64).because == "batching was checked at the export"
+    assert decide_batching(runtime, 64).why == "batching was checked at the export"
     assert runtime.rows == 0
 
 
@@ -157,7 +156,7 @@ def test_a_proof_holds_for_what_passed_the_gate(
     gate = json.dumps(json.loads(metadata["gate"]) | {"batching": figures})
     changed = {"gate": gate, "graph_digest": metadata["graph_digest"] if digest is None else digest}
     runtime = load(tmp_path, onnx_file.with_metadata(file, **changed))
-    why = decide_batching(runtime, 2).because
+    why = decide_batching(runtime, 2).why
     assert why == ("batching was checked at the export" if proven else "the same answers alone and in batches of 2")
     assert (runtime.rows == 0) is proven
 
