@@ -84,15 +84,14 @@ class Supervisor:
         if self._config.model_control == "explicit":
             models = self._config.load_model
             self._changes.models = frozenset(require_names(self._config.models) if "*" in models else models)
-        with self._changed:
-            try:
-                if self.front is not None:
-                    self.front.start(self._ports.config, self._ports.host)
-                for number in range(self._config.workers):
-                    self._start_worker(number)
-            except StartError as error:
-                self._give_up(str(error))
-        while not self._wait_for_start():
+        try:
+            if self.front is not None:
+                self.front.start(self._ports.config, self._ports.host)
+            for number in range(self._config.workers):
+                threading.Thread(target=self._run_worker, args=(number,), name=f"worker-{number}", daemon=True).start()
+        except (StartError, RuntimeError) as error:
+            self._give_up(str(error))
+        while not self._has_started():
             self._check_workers()
         if self._failure:
             self.stop(grace=0)
@@ -162,13 +161,50 @@ class Supervisor:
             ended = self._counts_of_ended.restricted_to(served)
         return replace(running + ended, workers=self.workers(), store=self._store)
 
-    def _start_worker(self, number: int) -> None:
-        """Start a worker. Raises StartError if the system allows no further process."""
+    def _run_worker(self, number: int) -> None:
+        """Run a worker with this number, and replace it whenever it ends, until the server stops or gives up."""
+        delay = 0.0
+        while not self._stopping.wait(delay):
+            worker = None
+            with self._changed:
+                if self._stopping.is_set():
+                    return
+                try:
+                    worker = self._workers[number] = self._new_worker(number)
+                except StartError as error:
+                    event, reason, lifetime = "worker not started", str(error), 0.0
+                    # The system may be temporarily unable to start a process. Until then, the server continues with the
+                    # workers that already listen.
+                    failed = not any(each.listening for each in self._workers.values())
+            if worker is not None:
+                worker.run(self._functions(worker))
+                event, reason, lifetime = "worker ended", worker.failure, time.monotonic() - worker.started
+            with self._changed:
+                if worker is not None:
+                    failed = not worker.listening
+                    self._counts_of_ended += worker.state.counts_only()
+                    worker.state = ServerState()
+                    del self._workers[number]
+                if self._stopping.is_set():
+                    return
+                if not self._started:  # a server that cannot start reports the failure at once, and does not try again
+                    self._give_up(reason)
+                    return
+                self._restarts += worker is not None
+                replaced_in = self._policy.delay_after(lifetime, failed=failed)
+                if replaced_in is None:
+                    attempts = self._config.limits.worker_attempts
+                    self._give_up(f"a worker could not be replaced in {attempts} attempts: {reason}")
+                    return
+            delay = replaced_in
+            log.warning(event, worker=number, reason=reason, replaced_in_seconds=delay)
+
+    def _new_worker(self, number: int) -> WorkerProcess:
         behind = None if self.front is None else self.front.behind[number]
         config = replace(self._ports.config, load_model=tuple(sorted(self._changes.models)), behind=behind)
-        self._workers[number] = WorkerProcess(number, config, self._served_versions, self._answers, self._on_end)
+        return WorkerProcess(number, config, self._served_versions)
 
-    def _answers(self, worker: WorkerProcess) -> Mapping[str, Callable[..., Any]]:
+    def _functions(self, worker: WorkerProcess) -> Mapping[str, Callable[..., Any]]:
         """The functions that this worker may call, by name."""
         return {
             "load": self.load,
@@ -181,17 +217,17 @@ class Supervisor:
 
     def _running_workers(self) -> list[WorkerProcess]:
         with self._changed:
-            return [worker for worker in self._workers.values() if not worker.ended]
+            return [worker for _, worker in sorted(self._workers.items())]
 
-    def _wait_for_start(self) -> bool:
-        """Wait for one check interval; returns whether all workers listen or one of them has failed."""
+    def _has_started(self) -> bool:
+        """Wait for at most one check interval; returns whether all workers listen or one of them has failed."""
+
+        def has_started() -> bool:
+            listening = sum(worker.listening for worker in self._workers.values())
+            return bool(self._failure) or listening == self._config.workers
+
         with self._changed:
-            return bool(
-                self._changed.wait_for(
-                    lambda: self._failure or all(worker.listening for worker in self._workers.values()),
-                    self._config.limits.worker_check_seconds,
-                )
-            )
+            return self._changed.wait_for(has_started, self._config.limits.worker_check_seconds)
 
     def _on_listening(self, worker: WorkerProcess) -> None:
         with self._changed:
@@ -201,54 +237,10 @@ class Supervisor:
             self._changed.notify_all()
         log.info("worker listens", worker=worker.number, pid=worker.pid)
 
-    def _on_end(self, worker: WorkerProcess) -> None:
-        with self._changed:
-            listened = worker.listening
-            self._counts_of_ended += worker.state.counts_only()
-            worker.ended = True
-            worker.listening = worker.gets_changes = False
-            worker.state = ServerState()
-            if self._stopping.is_set():
-                return
-            reason = worker.failure or f"worker {worker.number} ended with {worker.ending}"
-            if not self._started:  # a server that cannot start reports the failure at once, and does not try again
-                self._give_up(reason)
-                return
-            self._restarts += 1
-            delay = self._policy.delay_after(time.monotonic() - worker.started, failed=not listened)
-        if delay is not None:
-            log.warning("worker ended", worker=worker.number, pid=worker.pid, reason=reason, replaced_in_seconds=delay)
-        self._replace(worker.number, delay, reason)
-
-    def _replace(self, number: int, delay: float | None, reason: str) -> None:
-        """Start a worker with this number after ``delay`` seconds, or give up if ``delay`` is None.
-
-        reason: Why the last worker with this number ended.
-        """
-        while delay is not None:
-            self._stopping.wait(delay)
-            with self._changed:
-                if self._stopping.is_set():
-                    return
-                try:
-                    self._start_worker(number)
-                except StartError as error:
-                    reason = str(error)
-                    # The system may be temporarily unable to start a process. Until then, the server continues with the
-                    # workers that already listen.
-                    others_listen = any(worker.listening for worker in self._workers.values())
-                    delay = self._policy.delay_after(0.0, failed=not others_listen)
-                else:
-                    return
-            if delay is None:
-                break
-            log.warning("worker not started", worker=number, reason=reason, tried_again_in_seconds=delay)
-        with self._changed:
-            self._give_up(f"a worker could not be replaced in {self._config.limits.worker_attempts} attempts: {reason}")
-
     def _give_up(self, reason: str) -> None:
-        self._failure = reason
-        self._changed.notify_all()
+        with self._changed:
+            self._failure = self._failure or reason
+            self._changed.notify_all()
 
     def _check_workers(self) -> None:
         """Record the versions that serve, for workers that start later, and kill workers that hang."""

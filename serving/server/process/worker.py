@@ -46,8 +46,13 @@ def main(number: int, config: ServerConfig, versions: Mapping[str, tuple[int, ..
     environment.prepare()
     reasons = lifecycle.StopReasons()
     may_call: dict[str, Callable[..., Any]] = {"stop": lambda: reasons.put("the supervisor stops its workers")}
-    supervisor = Peer(connection, may_call, lambda: reasons.put("the supervisor ended"))
-    supervisor.start()
+    supervisor = Peer(connection)
+
+    def answer_supervisor() -> None:
+        supervisor.answer_calls(may_call)
+        reasons.put("the supervisor ended")
+
+    threading.Thread(target=answer_supervisor, name="peer", daemon=True).start()
     from hangtag.serving.server.process.server import Server  # imports gRPC, so not before ``prepare``
 
     reasons.add_signals(signal.SIGTERM)
@@ -101,28 +106,13 @@ class Peer:
     number, None, and the answer or the exception that the function raised.
     """
 
-    def __init__(
-        self, connection: Connection, answers: Mapping[str, Callable[..., Any]], on_end: Callable[[], None]
-    ) -> None:
-        """
-        Args:
-            connection: This process's end of the pipe.
-            answers: The functions that the peer may call, by name; a missing function is not ready yet. Each call runs
-                in its own thread, so that a function may call the peer in turn.
-            on_end: Called once, when the peer has closed its end of the pipe.
-        """
+    def __init__(self, connection: Connection) -> None:
+        """``connection`` is this process's end of the pipe."""
         self._connection = connection
-        self._answers = answers
-        self._on_end = on_end
         self._sending = threading.Lock()
         self._pending: dict[int, Future[Any]] = {}
         self._numbers = itertools.count()
         self._ended = False
-        self._reader = threading.Thread(target=self._read, name="peer", daemon=True)
-
-    def start(self) -> None:
-        """Start reading the pipe."""
-        self._reader.start()
 
     def call(self, name: str, *arguments: Any, timeout: float | None = None) -> Any:
         """Call a function of the peer and return its answer.
@@ -133,8 +123,7 @@ class Peer:
             Exception: Any exception that the function raised.
         """
         number = next(self._numbers)
-        answer: Future[Any] = Future()
-        self._pending[number] = answer
+        answer = self._pending[number] = Future[Any]()
         try:
             self._send(number, name, arguments)
             if self._ended and not answer.done():
@@ -145,12 +134,18 @@ class Peer:
         finally:
             self._pending.pop(number, None)
 
-    def _read(self) -> None:
+    def answer_calls(self, functions: Mapping[str, Callable[..., Any]]) -> None:
+        """Read the pipe until the peer closes its end.
+
+        Args:
+            functions: The functions that the peer may call, by name; a missing function is not ready yet. Each call
+                runs in its own thread, so that a function may call the peer in turn.
+        """
         try:
             while True:
                 number, name, content = self._connection.recv()
                 if name is not None:
-                    thread = threading.Thread(target=self._reply, args=(number, name, content), daemon=True)
+                    thread = threading.Thread(target=self._reply, args=(functions, number, name, content), daemon=True)
                     try:
                         thread.start()
                     except RuntimeError as error:  # this thread must read messages, not call the function
@@ -167,13 +162,14 @@ class Peer:
             # otherwise another thread might send a message to another file that gets the same descriptor
             with self._sending:
                 self._connection.close()
-            self._on_end()
 
-    def _reply(self, number: int, name: str, arguments: tuple[Any, ...]) -> None:
+    def _reply(
+        self, functions: Mapping[str, Callable[..., Any]], number: int, name: str, arguments: tuple[Any, ...]
+    ) -> None:
         try:
-            if name not in self._answers:
+            if name not in functions:
                 raise UnavailableError("the worker is still starting")  # noqa: TRY301 - it is sent as the answer
-            answer = self._answers[name](*arguments)
+            answer = functions[name](*arguments)
         except Exception as error:
             answer = error
         self._answer(number, answer)

@@ -20,31 +20,20 @@ log = structlog.get_logger()
 _CONTEXT = multiprocessing.get_context("spawn")  # the threads of gRPC and ONNX Runtime do not survive a fork
 _PAUSE_SECONDS = 0.001
 
-Change = Literal["load", "unload"]
-
 
 class WorkerProcess:
     """A worker process, which the constructor starts."""
 
-    def __init__(
-        self,
-        number: int,
-        config: ServerConfig,
-        versions: Mapping[str, tuple[int, ...]],
-        answers: Callable[["WorkerProcess"], Mapping[str, Callable[..., Any]]],
-        on_end: Callable[["WorkerProcess"], None],
-    ) -> None:
+    def __init__(self, number: int, config: ServerConfig, versions: Mapping[str, tuple[int, ...]]) -> None:
         """Start the process.
 
         Args:
             number: The worker's place among the workers, for the log; a replacement gets the same number.
             config: The server's settings, with the port that all workers share.
             versions: The versions that the other workers serve, by model.
-            answers: Returns the functions that this worker may call.
-            on_end: Called once, when the process has ended.
 
         Raises:
-            StartError: The system allows no further process, file or thread.
+            StartError: The system allows no further process or file.
         """
         self.number = number
         self._answer_seconds = config.limits.worker_answer_seconds
@@ -54,10 +43,8 @@ class WorkerProcess:
         self.missed: set[str] = set()
         """The models of the load and unload calls before the worker catches up."""
         self.listening = False
-        self.ended = False
-        """Whether the supervisor knows that the process has ended."""
         self.failure = ""
-        """Why the worker could not start."""
+        """Why the worker could not start. After its end, how the process ended if there is no such reason."""
         self.state = ServerState()
         """The worker's last known state."""
         self.last_answer = self.started
@@ -72,25 +59,23 @@ class WorkerProcess:
             raise StartError(f"the process of worker {number} cannot be started: {error}") from error
         theirs.close()  # only the worker holds this end now, so reading the other end fails when the worker ends
         self.pid = self._process.pid
-        self.exit_code: int | None = None
-        """The exit code; minus the signal's number if a signal ended the process."""
-        self._closed = threading.Event()
-        self._peer = Peer(ours, answers(self), lambda: self._close(on_end))
-        try:
-            self._peer.start()
-        except RuntimeError as error:
-            self.kill()
-            raise StartError(f"the thread of worker {number} cannot be started: {error}") from error
+        self._peer = Peer(ours)
+        self.call = self._peer.call
+        """Calls one of the worker's functions (see `worker.main`). Raises PeerError, or the worker's own exception."""
+        self._ended = threading.Event()
 
-    @property
-    def ending(self) -> str:
-        """How the process has ended, for the log."""
-        code = self.exit_code
-        return f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
-
-    def call(self, name: str, *arguments: Any, timeout: float | None = None) -> Any:
-        """Call one of the worker's functions: see `worker.main`. Raises PeerError, or the worker's own exception."""
-        return self._peer.call(name, *arguments, timeout=timeout)
+    def run(self, functions: Mapping[str, Callable[..., Any]]) -> None:
+        """Let the worker call these functions, until its process has ended. Then free the process's descriptors."""
+        self._peer.answer_calls(functions)
+        self._process.join()
+        # multiprocessing checks all its processes whenever it starts a process, so another thread may notice the end
+        # first. join then returns before that thread has recorded the exit code, and close would raise ValueError.
+        while (code := self._process.exitcode) is None:
+            time.sleep(_PAUSE_SECONDS)
+        self._process.close()
+        ending = f"signal {-code}" if code < 0 else f"exit code {code}"
+        self.failure = self.failure or f"worker {self.number} ended with {ending}"
+        self._ended.set()
 
     def refresh(self) -> None:
         """Read the worker's state. If the worker does not answer, keep the last known state."""
@@ -104,10 +89,8 @@ class WorkerProcess:
 
     def request_stop(self) -> None:
         """Let the worker drain and end."""
-        try:
+        with suppress(PeerError):  # the worker has ended already, or the supervisor will kill it
             self.call("stop", timeout=self._answer_seconds)
-        except PeerError:
-            return  # the worker has ended already, or the supervisor will kill it
 
     def kill(self) -> None:
         with suppress(ValueError):  # the process has ended, and was closed
@@ -115,19 +98,7 @@ class WorkerProcess:
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait for the process to end; returns whether it has."""
-        return self._closed.wait(timeout)
-
-    def _close(self, on_end: Callable[["WorkerProcess"], None]) -> None:
-        """After the process has closed its pipe, wait for its end and free its descriptors."""
-        self._process.join()
-        # multiprocessing checks all its processes whenever it starts a process, so another thread may notice the end
-        # first. join then returns before that thread has recorded the exit code, and close would raise ValueError.
-        while self._process.exitcode is None:
-            time.sleep(_PAUSE_SECONDS)
-        self.exit_code = self._process.exitcode
-        self._process.close()
-        self._closed.set()
-        on_end(self)
+        return self._ended.wait(timeout)
 
 
 class Changes:
@@ -146,8 +117,11 @@ class Changes:
             worker.gets_changes = True
             return worker.missed & self.models, worker.missed - self.models
 
-    def make(self, change: Change, name: str) -> None:
-        """Let the first worker try a change. If the change succeeds, the other workers repeat it or are replaced.
+    def make(self, change: Literal["load", "unload"], name: str) -> None:
+        """Let one worker try a change. If the change succeeds, the other workers repeat it or are replaced.
+
+        A stopping worker cannot make a change, and a worker without the model cannot unload the model, for example
+        because the model's folder was gone when the worker started.
 
         Raises:
             ControlError: No worker runs, the first worker has ended, or the change failed; nothing has changed.
@@ -155,49 +129,37 @@ class Changes:
             UnavailableError: All workers are stopping.
         """
         with self._changing:
-            current = [worker for worker in self._workers() if worker.gets_changes]
-            if not current:
+            workers = [worker for worker in self._workers() if worker.gets_changes]
+            if not workers:
                 raise ControlError("no worker is running; try again in a moment")
-            followers = _let_one_try(current, change, name)
-            # The change is recorded before a worker is killed, because the replacement starts with the recorded
-            # changes. The model is recorded first, so that a worker that starts meanwhile repeats the change instead of
-            # missing it.
-            self.models = self.models | {name} if change == "load" else self.models - {name}
-            for worker in self._workers():
-                if not worker.gets_changes:
-                    worker.missed.add(name)
-            _let_follow(followers, change, name)
+            is_made = False
+            for worker in workers:
+                try:
+                    worker.call(change, name)
+                except (UnavailableError, NothingToUnloadError):
+                    if not is_made and worker is workers[-1]:
+                        raise
+                except Exception as error:
+                    if not is_made and isinstance(error, PeerError):
+                        reason = f"the worker that tried this first has ended and is being replaced: {error}"
+                        raise ControlError(reason) from error
+                    if not is_made:
+                        raise
+                    reason = str(error)
+                    log.warning(
+                        "worker does not follow the others; it is replaced", worker=worker.number, reason=reason
+                    )
+                    worker.kill()
+                else:
+                    if not is_made:
+                        self._record(change, name)
+                    is_made = True
 
-
-def _let_one_try(workers: Sequence[WorkerProcess], change: Change, name: str) -> Sequence[WorkerProcess]:
-    """Try the change in one worker after another, until a worker can make the change. A stopping worker cannot make a
-    change, and a worker without the model cannot unload the model.
-
-    Returns the workers that follow the worker that made the change.
-    """
-    for place, worker in enumerate(workers, 1):
-        try:
-            worker.call(change, name)
-        except (UnavailableError, NothingToUnloadError):
-            if place == len(workers):
-                raise
-        except PeerError as error:
-            raise ControlError(f"the worker that tried this first has ended and is being replaced: {error}") from error
-        else:
-            return workers[place:]
-    raise AssertionError("the last worker returns or raises")
-
-
-def _let_follow(workers: Sequence[WorkerProcess], change: Change, name: str) -> None:
-    """Repeat, in these workers, a change that has succeeded in another worker. Workers that fail are killed, to be
-    replaced."""
-    for worker in workers:
-        try:
-            worker.call(change, name)
-        except NothingToUnloadError:  # the worker may never have had the model, for example because the folder is gone
-            continue
-        except Exception as error:
-            log.warning("worker does not follow the others; it is replaced", worker=worker.number, reason=str(error))
-            # a worker that is stopping raises UnavailableError, and still answers calls
-            if not isinstance(error, UnavailableError):
-                worker.kill()
+    def _record(self, change: Literal["load", "unload"], name: str) -> None:
+        """Record a change before other workers follow, because the replacement of a killed worker starts with the
+        recorded changes. The model is recorded first, so that a worker that starts meanwhile repeats the change instead
+        of missing it."""
+        self.models = self.models | {name} if change == "load" else self.models - {name}
+        for worker in self._workers():
+            if not worker.gets_changes:
+                worker.missed.add(name)

@@ -151,7 +151,7 @@ def test_a_first_worker_that_the_system_does_not_start_is_an_error_of_the_start(
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (3, before[1]))
     try:
-        with pytest.raises(StartError, match=r"the process of worker 0 cannot be started: .*Too many open files"):
+        with pytest.raises(StartError, match=r"the process of worker [01] cannot be started: .*Too many open files"):
             supervised.start()
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
