@@ -14,7 +14,7 @@ from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.engine import repository
 from hangtag.serving.server.engine.repository import VersionKey, settings_of
 from hangtag.serving.server.engine.served_model import ServedModel
-from hangtag.serving.server.engine.trial_load import TrialLoad, require_running
+from hangtag.serving.server.engine.trial_load import require_loadable, require_running
 from hangtag.serving.server.errors import ModelLoadError, UnavailableError
 from hangtag.serving.server.host.machine import usable_cpus
 from hangtag.serving.server.host.watched_files import Stamp
@@ -49,8 +49,7 @@ class ModelLoader:
         self._config = config
         self._runtimes = runtimes
         self.stopping = threading.Event()
-        """Set by ``stop``."""
-        self._trial = TrialLoad(config, self.stopping) if config.trial_load_seconds else None
+        """Set when the server stops. Nothing is loaded from then on, and a running trial ends."""
         self.failures: dict[VersionKey, LoadFailure] = {}
         """Versions whose last load failed."""
         self.loading: set[VersionKey] = set()
@@ -153,8 +152,8 @@ class ModelLoader:
         stamp = repository.stamp(file)
         if self._config.require_proof:
             require_proof(file.path)
-        if self._trial is not None:
-            self._trial.require_loadable(file)
+        if self._config.trial_load_seconds:
+            require_loadable(file, self._config, self.stopping)
             _require_unchanged(file, stamp)  # the trial must have loaded the same file
         try:
             runtime = self._runtimes(
@@ -214,12 +213,6 @@ class ModelLoader:
             seconds=round(time.perf_counter() - started, 3),
         )
         return model
-
-    def stop(self) -> None:
-        """Load nothing from now on, and return at once. A running trial is stopped."""
-        self.stopping.set()
-        if self._trial is not None:
-            self._trial.stop()
 
     def reason(self, name: str = "") -> str:
         """Return why versions of a model, or of all models, could not be loaded, or "" if no load failed."""

@@ -115,7 +115,7 @@ class ModelControl:
 
     def stop(self) -> None:
         """Change nothing from now on, and return at once. A model that is being loaded will not serve."""
-        self._loader.stop()
+        self._loader.stopping.set()
 
     def close(self) -> None:
         """Wait for a load that has begun. Call this method after ``stop``. The engine closes the models."""

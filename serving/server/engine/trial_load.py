@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,62 +30,44 @@ _MODULE = "hangtag.serving.server.engine.trial_load"
 _OOM_SCORE = Path("/proc/self/oom_score_adj")
 _MOST_LIKELY = "1000"
 _SPARE_SECONDS = 5.0
+_CHECK_SECONDS = 0.1
 
 
-class TrialLoad:
-    """Runs one trial at a time."""
+def require_loadable(file: "ModelFile", config: "ServerConfig", stopping: threading.Event) -> None:
+    """Load and warm up a version in a child process, within the time and memory of the server's settings.
 
-    def __init__(self, config: "ServerConfig", stopping: threading.Event) -> None:
-        """``config`` has the server's settings, which limit the time and memory of a trial. ``stopping`` is set before
-        ``stop`` is called."""
-        self._config = config
-        self._stopping = stopping
-        self._lock = threading.Lock()
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def require_loadable(self, file: "ModelFile") -> None:
-        """Load and warm up a version in a child process.
-
-        Raises:
-            ModelLoadError: The version cannot be loaded, took too long or too much memory, or ended the process.
-            UnavailableError: The server is stopping.
-        """
-        config = self._config
-        limits = (str(config.trial_load_seconds), str(config.trial_load_mib << 20))
-        # -P keeps the working directory out of sys.path, so that a numpy.py in it is not run.
-        command = [sys.executable, "-P", "-m", _MODULE, *limits]
-        with self._lock:
-            require_running(self._stopping)
-            try:
-                self._process = process = subprocess.Popen(
-                    command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-                )
-            except OSError as error:
-                raise ModelLoadError(
-                    f"the child process for the trial of {file.path} cannot start: {error.strerror}"
-                ) from error
-        with process:
-            try:
-                output, _ = process.communicate(pickle.dumps((file, config)), config.trial_load_seconds)
-                problem = _problem(output, process)
-            except subprocess.TimeoutExpired:
-                problem = "the load takes longer"
-            finally:
-                process.kill()
-        with self._lock:
-            self._process = None
-            require_running(self._stopping)
-        if problem:
-            raise ModelLoadError(
-                f"{file.path} could not be loaded in a child process (--trial-load-seconds "
-                f"{config.trial_load_seconds:g}, --trial-load-mib {config.trial_load_mib}): {problem}"
-            )
-
-    def stop(self) -> None:
-        """Stop a running trial."""
-        with self._lock:
-            if self._process is not None:
-                self._process.kill()
+    Raises:
+        ModelLoadError: The version cannot be loaded, took too long or too much memory, or ended the process.
+        UnavailableError: The server is stopping. ``stopping`` is then set.
+    """
+    require_running(stopping)
+    deadline = time.monotonic() + config.trial_load_seconds
+    # -P keeps the working directory out of sys.path, so that a numpy.py in it is not run.
+    command = [sys.executable, "-P", "-m", _MODULE, str(config.trial_load_seconds), str(config.trial_load_mib << 20)]
+    try:
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    except OSError as error:
+        raise ModelLoadError(
+            f"the child process for the trial of {file.path} cannot start: {error.strerror}"
+        ) from error
+    sent: bytes | None = pickle.dumps((file, config))
+    problem = "the load takes longer"
+    with process:
+        try:
+            while time.monotonic() < deadline and not stopping.is_set():
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    output, _ = process.communicate(sent, _CHECK_SECONDS)
+                    problem = _problem(output, process)
+                    break
+                sent = None  # the first call of communicate has taken the input
+        finally:
+            process.kill()
+    require_running(stopping)
+    if problem:
+        raise ModelLoadError(
+            f"{file.path} could not be loaded in a child process (--trial-load-seconds "
+            f"{config.trial_load_seconds:g}, --trial-load-mib {config.trial_load_mib}): {problem}"
+        )
 
 
 def require_running(stopping: threading.Event) -> None:

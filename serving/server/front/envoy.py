@@ -17,7 +17,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from contextlib import closing, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -38,6 +38,7 @@ _PREFIX, _LOCK, _CONFIGURATION = "hangtag-envoy-", "lock", "envoy.yaml"
 _READY_POLL_SECONDS = 0.01
 _START_SECONDS = 20.0
 _DRAIN_POLL_SECONDS = 0.02
+_ANSWER_SECONDS = 1.0
 _LEAST_CHECK_SECONDS = 0.02
 _KEPT_LINES = 3
 
@@ -235,10 +236,11 @@ class Envoy:
 
     def _ask(self, method: str, path: str) -> bytes | None:
         """Return Envoy's answer on its private socket, or None if there is no answer with status 200."""
-        with (
-            suppress(OSError, http.client.HTTPException),
-            closing(_UnixConnection(self._folder / ADMIN_SOCKET)) as connection,
-        ):
+        with suppress(OSError, http.client.HTTPException), socket.socket(socket.AF_UNIX) as unix:
+            unix.settimeout(_ANSWER_SECONDS)
+            unix.connect(str(self._folder / ADMIN_SOCKET))
+            connection = http.client.HTTPConnection("envoy")
+            connection.sock = unix
             connection.request(method, path)
             answer = connection.getresponse()
             content = answer.read()
@@ -258,19 +260,6 @@ def _remove_forgotten(place: Path) -> None:
         with suppress(OSError), lock.open() as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(lock.parent, ignore_errors=True)
-
-
-class _UnixConnection(http.client.HTTPConnection):
-    """A connection to a Unix socket."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__("envoy", timeout=1.0)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(str(self._path))
 
 
 def _program(config: ServerConfig) -> Path:

@@ -16,17 +16,6 @@ _STALL_FACTOR = 4.0
 paused."""
 
 
-class _SizeClass:
-    """Batches of similar size: their mean samples, their mean seconds, and their weight in the fit."""
-
-    __slots__ = ("samples", "seconds", "weight")
-
-    def __init__(self, samples: int, seconds: float) -> None:
-        self.samples = float(samples)
-        self.seconds = seconds
-        self.weight = 0.0
-
-
 class ServiceTime:
     """A weighted least-squares line through the mean times of batches of 1, 2-3, 4-7, 8-15 … samples.
 
@@ -35,33 +24,28 @@ class ServiceTime:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._classes: dict[int, _SizeClass] = {}
+        # for each size class: its weight in the fit, mean samples and mean seconds
+        self._classes: dict[int, list[float]] = {}
         self._last_observed = -math.inf
         self._held = False
-        # False if a batch was observed since the last fit; the next prediction then refits the line first
-        self._is_fitted = True
-        self._a = 0.0
-        self._b = 0.0
+        self._fitted: tuple[float, float] | None = (0.0, 0.0)  # a and b; None if a batch was observed since the fit
 
     def observe(self, samples: int, seconds: float) -> None:
         """Add a batch that was computed."""
         size_class = samples.bit_length()
         observed = self._classes.get(size_class)
-        if observed is not None:
-            # ``predict`` is not called, because it would refit the line for every batch
-            seconds = min(seconds, _STALL_FACTOR * observed.seconds)
-        else:
-            if self._classes:
-                seconds = min(seconds, _STALL_FACTOR * self._line(samples))
-            observed = self._classes[size_class] = _SizeClass(samples, seconds)
+        if observed is None:
+            expected = self._line(samples) if self._classes else seconds
+            observed = self._classes[size_class] = [0.0, samples, min(seconds, _STALL_FACTOR * expected)]
+        # ``_line`` is not called again, because it would refit the line for every batch
+        seconds = min(seconds, _STALL_FACTOR * observed[2])
         for each in self._classes.values():
-            weight = _WEIGHT_DECAY * each.weight
-            each.weight = weight if weight > _MIN_WEIGHT else _MIN_WEIGHT
-        observed.weight += 1
-        observed.samples += _NEWEST_SHARE * (samples - observed.samples)
-        observed.seconds += _NEWEST_SHARE * (seconds - observed.seconds)
+            each[0] = max(_MIN_WEIGHT, _WEIGHT_DECAY * each[0])
+        observed[0] += 1
+        observed[1] += _NEWEST_SHARE * (samples - observed[1])
+        observed[2] += _NEWEST_SHARE * (seconds - observed[2])
         self._last_observed = self._clock()
-        self._is_fitted = False
+        self._fitted = None
 
     def predict(self, samples: int) -> float:
         """Return the expected seconds for a batch of this many samples; 0 while no fresh observation exists."""
@@ -82,25 +66,23 @@ class ServiceTime:
         return self._clock() - self._last_observed <= FRESH_SECONDS
 
     def _line(self, samples: int) -> float:
-        if not self._is_fitted:
-            self._fit()
-        return self._a + self._b * samples
+        a, b = self._fitted = self._fitted or self._fit()
+        return a + b * samples
 
-    def _fit(self) -> None:
-        total = sum_samples = sum_seconds = 0.0
-        for each in self._classes.values():
-            total += each.weight
-            sum_samples += each.weight * each.samples
-            sum_seconds += each.weight * each.seconds
+    def _fit(self) -> tuple[float, float]:
+        classes = self._classes.values()
+        total = sum_samples = sum_seconds = variance = covariance = 0.0
+        for weight, samples, seconds in classes:
+            total += weight
+            sum_samples += weight * samples
+            sum_seconds += weight * seconds
         mean_samples, mean_seconds = sum_samples / total, sum_seconds / total
-        variance = covariance = 0.0
-        for each in self._classes.values():
-            deviation = each.samples - mean_samples
-            variance += each.weight * deviation * deviation
-            covariance += each.weight * deviation * (each.seconds - mean_seconds)
+        for weight, samples, seconds in classes:
+            deviation = samples - mean_samples
+            variance += weight * deviation * deviation
+            covariance += weight * deviation * (seconds - mean_seconds)
         # Neither the fixed cost a nor the cost per sample b is negative. With only one batch size, all of the cost
         # counts as b.
         max_slope = mean_seconds / mean_samples
-        self._b = min(max(0.0, covariance / variance), max_slope) if variance else max_slope
-        self._a = mean_seconds - self._b * mean_samples
-        self._is_fitted = True
+        b = min(max(0.0, covariance / variance), max_slope) if variance else max_slope
+        return mean_seconds - b * mean_samples, b

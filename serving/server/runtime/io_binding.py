@@ -11,7 +11,8 @@ import time
 import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple, TypeVar
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnxruntime
@@ -97,106 +98,93 @@ class Model(NamedTuple):
     """The device that computes: ONNX Runtime's name and number, such as ("cuda", 0)."""
 
 
-class PinnedInputs:
-    """Copies inputs into bound buffers of the largest batch's size. ONNX Runtime allocates the outputs."""
+def _pinned_inputs(model: Model, largest: int) -> Compute:
+    """Return a function that copies inputs into bound buffers of the largest batch's size, and computes every output.
+    ONNX Runtime allocates the outputs. The returned arrays are copies, because the next batch overwrites the buffers.
+    """
+    host_inputs, binding = model.memory.inputs(model.signature, largest), model.session.io_binding()
+    output_names = [spec.name for spec in model.signature.outputs]
 
-    def __init__(self, model: Model, largest: int) -> None:
-        self._session, self._device = model.session, model.device
-        self._host_inputs = model.memory.inputs(model.signature, largest)
-        self._output_names = [spec.name for spec in model.signature.outputs]
-        self._binding = model.session.io_binding()
-
-    def run(self, inputs: Tensors) -> dict[str, Array]:
-        """Compute every output of a batch. The arrays are copies, because the next batch overwrites the buffers."""
-        for name, buffer in self._host_inputs.items():
+    def run(inputs: Tensors) -> dict[str, Array]:
+        for name, buffer in host_inputs.items():
             rows = buffer[: len(inputs[name])]
             rows[...] = inputs[name]
-            self._binding.bind_cpu_input(name, rows)  # ONNX Runtime copies the rows to the device
+            binding.bind_cpu_input(name, rows)  # ONNX Runtime copies the rows to the device
         # Without new bindings, ONNX Runtime would reuse the output buffers of the previous batch, which may have a
         # different size.
-        for name in self._output_names:
-            self._binding.bind_output(name, *self._device)
-        self._session.run_with_iobinding(self._binding)
-        return dict(zip(self._output_names, self._binding.copy_outputs_to_cpu(), strict=True))
+        for name in output_names:
+            binding.bind_output(name, *model.device)
+        model.session.run_with_iobinding(binding)
+        return dict(zip(output_names, binding.copy_outputs_to_cpu(), strict=True))
+
+    return run
 
 
-class FixedBuffers:
-    """Buffers of one batch size at addresses that never change, which a captured CUDA graph needs."""
+def _captured_graph(model: Model, size: int, number: int) -> Compute:
+    """Return a function that computes batches of up to one size with the CUDA graph of this number. The first runs
+    capture the graph, so the buffers' addresses never change. A smaller batch is padded."""
 
-    def __init__(self, model: Model, size: int, graph: int) -> None:
-        """``graph`` is the number of the graph, which the first runs capture and later runs replay."""
-        self._session, self._run_options = model.session, graph_options(graph)
-        self._host_inputs = model.memory.inputs(model.signature, size)
-        self._device_inputs, self._device_outputs = (
-            {spec.name: self._on_device(spec, size, model.device) for spec in specs}
-            for specs in (model.signature.inputs, model.signature.outputs)
-        )
-        self._binding = model.session.io_binding()
-        for name, value in self._device_inputs.items():
-            self._binding.bind_ortvalue_input(name, value)
-        for name, value in self._device_outputs.items():
-            self._binding.bind_ortvalue_output(name, value)
+    def on_device(spec: TensorSpec) -> onnxruntime.OrtValue:
+        shape, kind = shape_of(spec, size), dtype_of(spec).type
+        return onnxruntime.OrtValue.ortvalue_from_shape_and_type(shape, kind, *model.device)
 
-    def run(self, inputs: Tensors) -> dict[str, Array]:
-        """See `PinnedInputs.run`. A smaller batch is padded."""
+    host_inputs, binding = model.memory.inputs(model.signature, size), model.session.io_binding()
+    device_inputs = {spec.name: on_device(spec) for spec in model.signature.inputs}
+    device_outputs = {spec.name: on_device(spec) for spec in model.signature.outputs}
+    options = graph_options(number)
+    for name, value in device_inputs.items():
+        binding.bind_ortvalue_input(name, value)
+    for name, value in device_outputs.items():
+        binding.bind_ortvalue_output(name, value)
+
+    def run(inputs: Tensors) -> dict[str, Array]:
         samples = _samples(inputs)
-        for name, buffer in self._host_inputs.items():
+        for name, buffer in host_inputs.items():
             pad(buffer, inputs[name])
-            self._device_inputs[name].update_inplace(buffer)
-        self._session.run_with_iobinding(self._binding, self._run_options)
-        return {name: value.numpy()[:samples].copy() for name, value in self._device_outputs.items()}
+            device_inputs[name].update_inplace(buffer)
+        model.session.run_with_iobinding(binding, options)
+        return {name: value.numpy()[:samples].copy() for name, value in device_outputs.items()}
 
-    @staticmethod
-    def _on_device(spec: TensorSpec, size: int, device: tuple[str, int]) -> onnxruntime.OrtValue:
-        return onnxruntime.OrtValue.ortvalue_from_shape_and_type(shape_of(spec, size), dtype_of(spec).type, *device)
-
-
-Buffers = PinnedInputs | FixedBuffers
+    return run
 
 
 class BufferPool:
     """Buffers of a few batch sizes, one set for each batch that may be computed at the same time. Thread-safe."""
 
-    def __init__(self, sizes: Sequence[int], make_buffers: Callable[[int], Buffers], *, instances: int) -> None:
+    def __init__(
+        self, model: Model, sizes: Sequence[int], make: Callable[[int], Compute], *, instances: int, thread: str = ""
+    ) -> None:
         """
         Args:
+            model: The model, whose session computes.
             sizes: The batch sizes, ascending.
-            make_buffers: Makes the buffers of one batch size.
+            make: Makes the buffers of one batch size, and returns the function that computes with them.
             instances: How many batches may be computed at the same time.
+            thread: The name of the thread that does all runs; empty if any thread may do them. ONNX Runtime replays a
+                CUDA graph only in the thread that captured it.
         """
+        self.session = model.session
         self.sizes = tuple(sizes)
-        self._free: queue.SimpleQueue[dict[int, Buffers]] = queue.SimpleQueue()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=thread) if thread else None
+        self._free: queue.SimpleQueue[dict[int, Compute]] = queue.SimpleQueue()
         for _ in range(instances):
-            self._free.put({size: make_buffers(size) for size in sizes})
+            self._free.put({size: make(size) for size in sizes})
 
     def run(self, inputs: Tensors) -> dict[str, Array] | None:
         """Compute every output of a batch, or return None if the batch is larger than all buffers. This method waits
         while all buffers are in use."""
+        return self._run(inputs) if self._thread is None else self._thread.submit(self._run, inputs).result()
+
+    def _run(self, inputs: Tensors) -> dict[str, Array] | None:
         samples = _samples(inputs)
         size = next((size for size in self.sizes if size >= samples), None)
         if size is None:
             return None
         buffers = self._free.get()
         try:
-            return buffers[size].run(inputs)
+            return buffers[size](inputs)
         finally:
             self._free.put(buffers)
-
-
-class GraphPool(BufferPool):
-    """Captured CUDA graphs, one for each batch size. ONNX Runtime replays a graph only in the thread that captured it,
-    so one thread of this pool does all runs."""
-
-    def __init__(
-        self, sizes: Sequence[int], make_buffers: Callable[[int], Buffers], *, session: Any, name: str
-    ) -> None:
-        """``session`` is the InferenceSession that captures the graphs, and ``name`` is the thread's name."""
-        self.session = session
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix=name)
-        super().__init__(sizes, make_buffers, instances=1)
-
-    def run(self, inputs: Tensors) -> dict[str, Array] | None:
-        return self._thread.submit(super().run, inputs).result()
 
 
 def _samples(inputs: Tensors) -> int:
@@ -208,10 +196,10 @@ def pinned_inputs(model: Model, largest: int, instances: int) -> BufferPool:
     not fixed."""
     if problem := no_fixed_shapes_because(model.signature):
         raise ModelLoadError(problem)
-    return BufferPool([largest], lambda size: PinnedInputs(model, size), instances=instances)
+    return BufferPool(model, [largest], partial(_pinned_inputs, model), instances=instances)
 
 
-def graphs(model: Model, opener: SessionOpener, sizes: Sequence[int]) -> GraphPool:
+def graphs(model: Model, opener: SessionOpener, sizes: Sequence[int]) -> BufferPool:
     """Return CUDA graphs for these batch sizes, in a separate session. Each graph is captured in its first runs.
 
     Raises:
@@ -224,18 +212,16 @@ def graphs(model: Model, opener: SessionOpener, sizes: Sequence[int]) -> GraphPo
     if recurrent:
         raise ModelLoadError(f"the model has {', '.join(recurrent)}, which reads the host's memory in every run")
     captured = model._replace(session=opener.open("cuda", cuda_graphs=True))
-    return GraphPool(
-        sizes,
-        lambda size: FixedBuffers(captured, size, 1 + sizes.index(size)),
-        session=captured.session,
-        name=opener.path.parts[-3],
-    )
+
+    def make(size: int) -> Compute:
+        return _captured_graph(captured, size, 1 + sizes.index(size))
+
+    return BufferPool(captured, sizes, make, instances=1, thread=opener.path.parts[-3])
 
 
-Pool = TypeVar("Pool", bound=BufferPool)
-
-
-def verified(signature: Signature, compute: Compute, make_pool: Callable[[], Pool]) -> tuple[Pool | None, str]:
+def verified(
+    signature: Signature, compute: Compute, make_pool: Callable[[], BufferPool]
+) -> tuple[BufferPool | None, str]:
     """Return the pool if its answers equal those of ``compute``, else None and the reason, which may be any
     exception."""
     try:

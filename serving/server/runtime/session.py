@@ -215,7 +215,10 @@ class Runtime:
             if graphs and cuda_graphs == "auto" and not io_binding.is_faster(signature, graphs, pool, _GRAPHS_GAIN):
                 graphs, problem = None, "graphs are not faster here"
             if graphs:
-                self._use_graphs(graphs)
+                # The graphs' session replaces the first session, so that the device holds one copy of the model. The
+                # graphs' session also computes batches that have no graph.
+                self._session, self._buffer_pool, self._run_options = graphs.session, graphs, graph_options(-1)
+                self.cuda_graphs = True
             else:
                 self.notes["no_cuda_graphs"] = problem
         if memory.problem and not on_cpu:
@@ -224,12 +227,6 @@ class Runtime:
     def close(self) -> None:
         """Free the memory of the sessions, when nothing is computed any more. A second call does nothing."""
         self._session = self._tuner = self._buffer_pool = None
-
-    def _use_graphs(self, graphs: io_binding.GraphPool) -> None:
-        # The graphs' session replaces the first session, so that the device holds one copy of the model. The graphs'
-        # session also computes batches that have no graph.
-        self._session, self._buffer_pool, self._run_options = graphs.session, graphs, graph_options(-1)
-        self.cuda_graphs = True
 
     def _compute_bound(self, pool: io_binding.BufferPool, inputs: Tensors) -> dict[str, Array]:
         """Compute by IO binding, or, if the batch is too large for that, with the session."""
