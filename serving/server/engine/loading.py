@@ -58,16 +58,16 @@ class ModelLoader:
         """Number of loads by model and outcome ("ok" or "error")."""
 
     def update(
-        self, name: str, files: Sequence[ModelFile], served: Sequence[ServedModel], *, strict: bool, reload: bool
+        self, name: str, files: Sequence[ModelFile], served: Sequence[ServedModel], *, strict: bool
     ) -> list[ServedModel]:
         """Return the versions of a model that should serve: the first num_versions of these files that can be loaded.
 
         Args:
             name: The model's name.
             files: The model's versions in the repository: first the version that should serve, then the latest.
-            served: The versions that serve now, which are loaded again only if their files have changed.
-            strict: Whether to raise an error if a version cannot be loaded.
-            reload: Whether to load versions again although their files have not changed.
+            served: The versions that serve now.
+            strict: Whether to raise an error if a version cannot be loaded, and to load versions again although their
+                files have not changed.
 
         Raises:
             UserError: A version cannot be loaded, and ``strict`` is set.
@@ -85,7 +85,7 @@ class ModelLoader:
             version, stamp = str(file.version), repository.stamp(file)
             tried.append(version)
             model = before.get(version)
-            if model is None or reload or model.stamp != stamp:
+            if model is None or strict or model.stamp != stamp:
                 loaded = self._load(file, stamp, strict=strict)
                 any_failed = any_failed or loaded is None
                 model = loaded or model  # if a file was damaged in place, its loaded model still serves

@@ -138,7 +138,7 @@ class ModelControl:
                 present = ", ".join(each for each, _ in self.published()) or "none"
                 raise NotFoundError(f"the repository has no model {name!r} with a version to load; it has: {present}")
             else:
-                self._update(name, files, strict=True, reload=True)
+                self._update(name, files, strict=True)
                 with self._change():
                     self._routes.wanted.pop(name, None)
                     self._routes.refresh()
@@ -251,11 +251,11 @@ class ModelControl:
                 "start the server with --model-control explicit"
             )
 
-    def _update(self, name: str, files: list[ModelFile], *, strict: bool, reload: bool = False) -> None:
+    def _update(self, name: str, files: list[ModelFile], *, strict: bool) -> None:
         """Serve the versions that `ModelLoader.update` chooses, or raise its error and change nothing."""
         with self._change():
             served = [model for model in self._engine.versions(name) if isinstance(model, ServedModel)]
-            chosen = self._loader.update(name, files, served, strict=strict, reload=reload)
+            chosen = self._loader.update(name, files, served, strict=strict)
             if chosen != served:  # the order matters, as the first version is the default
                 self._engine.serve(name, chosen)
 

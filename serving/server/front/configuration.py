@@ -5,7 +5,7 @@ import json
 import os
 import re
 import ssl
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -23,6 +23,9 @@ CERTIFICATE, AUTHORITY = "certificate", "authority"
 """The names of the secrets. Each secret has a file in Envoy's folder, such as certificate.json."""
 
 _BLOCK = re.compile(r"^ *# only with (\w+)\n(.*?)^ *# end of \1\n", re.MULTILINE | re.DOTALL)
+_REPEATED = re.compile(r"^ *# (?:for|end of) each .*\n", re.MULTILINE)
+_SOCKETS = {"grpc": GRPC_SOCKET, "grpcio": GRPCIO_SOCKET, "http": HTTP_SOCKET}
+"""The sockets of a server's clusters, by the cluster's name."""
 _OWN_HEAP = 128 << 20
 _SCRAPES = 32  # The maximum number of connections to the metrics port. Each connection occupies a server's thread.
 _FRAME_BYTES = 5  # the length prefix of a gRPC message
@@ -41,66 +44,100 @@ def configuration(config: ServerConfig, host: str, metrics_port: int, servers: S
         servers: The folders of the servers behind Envoy, with GRPC_SOCKET and HTTP_SOCKET.
         folder: Envoy's own folder, for ADMIN_SOCKET, the secrets, and the program's METRICS_SOCKET.
     """
-    limits, message_bytes = config.limits, config.max_message_mib << 20
-    connections = {"grpc": config.max_connections}
-    if config.http_port != OFF:
-        connections["http"] = config.max_connections
-    if metrics_port != OFF:
-        connections["metrics"] = _SCRAPES
+    limits = config.limits
     # A connection may receive so many bytes that an unread stream does not block other streams.
     connection_window = min(_LARGEST_WINDOW, _STREAM_WINDOW * (config.max_concurrent_streams + 1))
+    ports = _ports(config, metrics_port)
+    max_connections = {port: _SCRAPES if port == "metrics" else config.max_connections for port in ports}
     values = {
         "admin_socket": str(folder / ADMIN_SOCKET),
-        "all_connections": sum(connections.values()),
+        "all_connections": sum(max_connections.values()),
         "authority_file": str(folder / f"{AUTHORITY}.json"),
         "certificate_file": str(folder / f"{CERTIFICATE}.json"),
         "connection_age_seconds": _seconds(config.connection_age_seconds),
         "connection_idle_seconds": _seconds(config.connection_idle_seconds),
         "connection_limits": {
-            f"envoy.resource_limits.listener.{port}.connection_limit": limit for port, limit in connections.items()
+            f"envoy.resource_limits.listener.{port}.connection_limit": limit for port, limit in max_connections.items()
         },
         "connection_window": connection_window,
         "grpc_elsewhere": f"this port is for HTTP; gRPC is on port {config.port}",
-        "grpc_message_bytes": message_bytes + _FRAME_BYTES,
-        "grpc_port": config.port,
-        "grpc_sockets": _endpoints(folder / GRPC_SOCKET for folder in servers),
-        "grpc_too_large": f"SERVER: Received message larger than max ({message_bytes} bytes, --max-message-mib)",
-        "grpc_upstream_idle_seconds": _seconds(min(_IDLE_SECONDS, config.connection_idle_seconds / 2)),
-        "grpcio_sockets": _endpoints(folder / GRPCIO_SOCKET for folder in servers),
         "host": host,
-        "http_port": config.http_port,
-        "http_sockets": _endpoints(folder / HTTP_SOCKET for folder in servers),
-        "http_too_large": f"the request's body has more than {config.max_message_mib} MiB (--max-message-mib)",
-        "http_upstream_idle_seconds": _seconds(config.connection_idle_seconds / 2),
         "idle_call_seconds": _seconds(limits.idle_call_seconds),
         "ipv4_compat": host == "::",
         "keepalive_seconds": _seconds(config.keepalive_seconds),
         "max_concurrent_streams": config.max_concurrent_streams,
         "max_heap_bytes": _OWN_HEAP + 2 * config.http_bodies_bytes,
-        "message_bytes": message_bytes,
         "message_seconds": _seconds(limits.message_seconds),
-        "metrics_port": metrics_port,
-        "metrics_sockets": _endpoints([folder / METRICS_SOCKET]),
         "mutual": config.tls_client_ca is not None,
         "peer_seconds": _seconds(limits.peer_seconds),
         "request_seconds": _seconds(limits.request_seconds),
         "stream_window": _STREAM_WINDOW,
         "streams": "|".join(map(re.escape, STREAMS)),
+        "unlimited": 1 << 30,
+        "unavailable": (
+            "the server cannot take this call: it is restarting, or unfinished requests take all the memory reserved "
+            "for them; try again in a moment"
+        ),
     }
-    present = {
-        *connections,
+    settings = {
         *(["native"] if choose_transport(config).name == NATIVE else []),
         *(["tls"] if config.tls_cert is not None else []),
         *(["mutual"] if config.tls_client_ca is not None else []),
         *(["age"] if config.connection_age_seconds else []),
     }
-    text = Path(__file__).with_name("envoy.yaml").read_text()
-    # YAML includes JSON, so every setting is written as JSON
+    before, of_port, between, of_cluster, _ = _REPEATED.split(Path(__file__).with_name("envoy.yaml").read_text())
+    parts = [_filled(before, settings, values)]
+    for name, port in ports.items():
+        # Prometheus and probes expect no TLS
+        present = settings - {"tls"} | {name} if name == "metrics" else settings | {name, "refusals"}
+        parts.append(_filled(of_port, present, {**values, "port": name, **port}))
+    sockets = {name: [server / socket for server in servers] for name, socket in _SOCKETS.items()}
+    sockets |= {"metrics": [folder / METRICS_SOCKET]}
+    # Envoy closes an idle connection before the server does, so that Envoy sends no request on a connection that the
+    # server closes.
+    idle = config.connection_idle_seconds / 2
+    idle_seconds = {"grpc": min(_IDLE_SECONDS, idle), "grpcio": min(_IDLE_SECONDS, idle), "http": idle}
+    parts.append(between)
+    for name in (*ports, *(["grpcio"] if "native" in settings else [])):
+        connections = {"idle_timeout": _seconds(idle_seconds[name])} if name in idle_seconds else {}
+        of_name = {"cluster": name, "sockets": _endpoints(sockets[name]), "connections": connections}
+        present = {"http2" if name in ("grpc", "grpcio") else "http1"}
+        parts.append(_filled(of_cluster, present, {**values, **of_name}))
+    return "".join(parts)
+
+
+def _ports(config: ServerConfig, metrics_port: int) -> dict[str, dict[str, Any]]:
+    """Return the values of the block for each port, by the port's name, without ports that are off."""
+    message_bytes = config.max_message_mib << 20
+    ports = {
+        "grpc": {
+            "port_value": config.port,
+            "codec": "AUTO",  # accepts HTTP/1.1 and HTTP/2
+            "head_kib": 16,
+            "message_bytes": message_bytes + _FRAME_BYTES,
+            "too_large": f"SERVER: Received message larger than max ({message_bytes} bytes, --max-message-mib)",
+            "too_slow": "the call's message did not arrive in time; send the message together with the call's headers",
+        },
+        "http": {
+            "port_value": config.http_port,
+            "codec": "AUTO",
+            "head_kib": 32,
+            "message_bytes": message_bytes,
+            "too_large": f"the request's body has more than {config.max_message_mib} MiB (--max-message-mib)",
+            "too_slow": "the request arrives too slowly",
+        },
+        "metrics": {"port_value": metrics_port, "codec": "HTTP1", "head_kib": 32, "message_bytes": 1},
+    }
+    return {name: values for name, values in ports.items() if values["port_value"] != OFF}
+
+
+def _filled(text: str, present: Set[str], values: Mapping[str, Any]) -> str:
+    """Replace the names after dollar signs by values, and drop the blocks whose names are not present."""
+    # YAML includes JSON, so every value is written as JSON
     return Template(_present_blocks(text, present)).substitute({name: json.dumps(values[name]) for name in values})
 
 
 def _present_blocks(text: str, present: Set[str]) -> str:
-    """Keep the blocks whose names are present, which may contain further blocks, and drop the other blocks."""
     return _BLOCK.sub(lambda block: _present_blocks(block[2], present) if block[1] in present else "", text)
 
 

@@ -60,15 +60,9 @@ def run(config: ServerConfig) -> None:
 
 
 def _warn_of_limits_without_model(config: ServerConfig) -> None:
-    """Log a warning if --model-max-batch-size names a model that the repository does not have.
-
-    Raises:
-        ModelRepositoryError: There is no model repository.
-    """
+    """Log a warning if --model-max-batch-size names a model that the repository does not have. Raises
+    ModelRepositoryError if there is no model repository."""
     unknown = sorted(dict(config.model_max_batch_size).keys() - set(names(config.models)))
     if unknown:
-        log.warning(
-            "--model-max-batch-size names models that the repository does not have",
-            unknown=unknown,
-            models=str(config.models),
-        )
+        event = "--model-max-batch-size names models that the repository does not have"
+        log.warning(event, unknown=unknown, models=str(config.models))

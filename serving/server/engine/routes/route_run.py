@@ -1,6 +1,6 @@
 """Passes one call through the members of a route."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,9 +17,6 @@ if TYPE_CHECKING:  # served_route imports this module
     from hangtag.serving.server.engine.routes.served_route import ServedRoute
 
 log = structlog.get_logger()
-
-OnEnd = Callable[[InferenceResult | Exception], None]
-"""A function that gets the outcome of a call, on the thread that computed or dropped the call."""
 
 
 class MemberCall(Call):
@@ -81,22 +78,13 @@ class RouteRun:
     `on_stage_complete`, or `settle` if the answer completes the call. Only one stage of a call runs at a time.
     """
 
-    __slots__ = (
-        "_low_confidence", "_on_end", "_outputs", "_route", "_rows", "_stage_call", "_stages", "call", "settings",
-    )  # fmt: skip
+    __slots__ = ("_low_confidence", "_outputs", "_route", "_rows", "_stage_call", "_stages", "call", "settings")
 
-    def __init__(self, route: "ServedRoute", call: Call, on_end: OnEnd | None) -> None:
-        """Call no member yet.
-
-        Args:
-            route: The route, which asks its members and has its counters.
-            call: The caller's call, whose deadline applies to all stages together.
-            on_end: The function that gets the outcome instead of the call; None if the call gets the outcome.
-        """
+    def __init__(self, route: "ServedRoute", call: Call) -> None:
+        """Call no member yet. ``call`` is the caller's call, whose deadline applies to all stages together."""
         self.settings = route.settings
         self._route = route
         self.call = call
-        self._on_end = on_end
         self._stage_call: MemberCall | None = None
         self._outputs: Tensors = {}
         self._rows: npt.NDArray[np.intp] | None = None  # which of the call's samples the current stage computes
@@ -107,7 +95,7 @@ class RouteRun:
     def may_settle(self) -> bool:
         """Whether the current member's answer may complete the call: no member has answered yet, and no shadow
         compares."""
-        return self._rows is None and self._on_end is None
+        return self._rows is None and self.settings.shadow is None
 
     def settle(self, stage_call: MemberCall, cost: BatchCost) -> str:
         """Count a call that a member has settled, and return the member's name. The code that settles a call also
@@ -214,5 +202,10 @@ class RouteRun:
         self._end(InferenceResult(self._outputs, timings))
 
     def _end(self, outcome: InferenceResult | Exception) -> None:
-        end = self._on_end or self.call.end
-        end(outcome)
+        shadow = self._route.shadow
+        if shadow is not None and isinstance(outcome, InferenceResult):
+            # compared before the caller has the answer, because the caller may then send another call
+            shadow.compare(self.call, outcome)
+        self.call.end(outcome)
+        if shadow is not None:
+            self._route.pool.after_batch(shadow.hand_over)

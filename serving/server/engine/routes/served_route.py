@@ -4,7 +4,6 @@ import hashlib
 import json
 import random
 from collections.abc import Mapping
-from functools import partial
 
 from hangtag.serving.server.engine.compute_pool import ComputePool
 from hangtag.serving.server.engine.engine import Engine
@@ -14,7 +13,7 @@ from hangtag.serving.server.engine.routes.route_run import RouteRun
 from hangtag.serving.server.engine.routes.shadow import Shadow
 from hangtag.serving.server.engine.servable import Admission, Servable
 from hangtag.serving.server.errors import ModelLoadError, NotFoundError, UnavailableError
-from hangtag.serving.server.queue.call import Call, InferenceResult, Tensors
+from hangtag.serving.server.queue.call import Call, Tensors
 from hangtag.serving.server.telemetry.model_statistics import ModelStatistics
 from hangtag.serving.server.telemetry.server_state import (
     READY,
@@ -73,25 +72,24 @@ class ServedRoute:
         self._engine = engine
         self._strictest = min(members.values(), key=lambda model: model.max_batch_size)
         self.max_batch_size = self._strictest.max_batch_size
-        self._pool: ComputePool | None = None
+        self.pool = engine.pool
         self.stages: RouteStatistics = RouteStatistics() if previous is None else previous.stages
         """The counters of the members and of the shadow."""
         self._shadow_model = shadow
-        self._shadow: Shadow | None = None
+        self.shadow: Shadow | None = None
         if settings.shadow is not None:
             output = _compared_output(settings, self.signature)
             share, of_time = settings.shadow.share, engine.config.limits.shadow_share_of_time
-            self._shadow = Shadow(share, shadow, tuple(members.values()), output, self.stages, of_time)
+            self.shadow = Shadow(share, shadow, tuple(members.values()), output, self.stages, of_time)
 
     def joins(self, settings: RouteSettings, members: Mapping[Member, Servable], shadow: Servable | None) -> bool:
         """Whether the route has exactly these settings, members and shadow."""
         return (self.settings, self._members, self._shadow_model) == (settings, members, shadow)
 
     def start(self, pool: ComputePool) -> None:
-        """Start to count calls. The members compute the calls, with the threads of ``pool``."""
-        self._pool = pool
+        """Start to count calls, which the members compute."""
         zeros = RouteCounts(
-            shadow=None if self._shadow is None else ShadowCounts(),
+            shadow=None if self.shadow is None else ShadowCounts(),
             low_confidence=None if self.settings.acceptance is None else 0,
             expected_escalation_rate=self.settings.expected_escalation_rate,
         )
@@ -99,8 +97,8 @@ class ServedRoute:
 
     def close(self) -> None:
         """Skip the copy that waits for the shadow. The members finish their queued calls."""
-        if self._shadow is not None:
-            self._shadow.close()
+        if self.shadow is not None:
+            self.shadow.close()
 
     def raise_if_queue_full(self) -> None:
         """Do nothing, because the request's member is not known yet, and will refuse the request itself."""
@@ -115,17 +113,8 @@ class ServedRoute:
         return admission
 
     def put(self, call: Call) -> None:
-        on_end = None if self._shadow is None else partial(self._end_copied, self._shadow, self._shadow.wants(), call)
-        call.queue = run = RouteRun(self, call, on_end)
+        call.queue = run = RouteRun(self, call)
         run.start(chosen(self.name, self.settings, call) if self.settings.weights else 0)
-
-    def _end_copied(self, shadow: Shadow, copied: bool, call: Call, outcome: InferenceResult | Exception) -> None:
-        if copied and isinstance(outcome, InferenceResult):
-            # compared before the caller has the answer, because the caller may then send another call
-            shadow.compare(call, outcome)
-        call.end(outcome)
-        if self._pool is not None:
-            self._pool.after_batch(shadow.hand_over)
 
     def ask(self, member: Member, call: Call) -> None:
         """Queue a call for a member's model, or for its successor if the model is closed (see `Servable.put`). Raises

@@ -81,12 +81,11 @@ class Shadow:
         self._rests_until = 0.0
         self._closed = False
 
-    def wants(self) -> bool:
-        """Decide at random whether the next call is copied."""
-        return random.random() < self._share  # noqa: S311 - samples calls, and is no secret
-
     def compare(self, call: Call, answered: InferenceResult) -> None:
-        """Keep a copy of a call, with the caller's answer, until ``hand_over``. This method never blocks."""
+        """Keep a copy of a call, with the caller's answer, until ``hand_over``, if the call is in the random share of
+        calls that are copied. This method never blocks."""
+        if random.random() >= self._share:  # noqa: S311 - samples calls, and is no secret
+            return
         model = self._model
         if model is None:
             self._count(ShadowCounts(failed=1))
