@@ -134,8 +134,8 @@ class ComputePool:
         """End the threads. Call this method when all models are closed and nothing is received any more."""
         with self._lock:
             self._closed = True
-            self._core.notify_all()
-            self._further.notify_all()
+            while self._core.notify() or self._further.notify():
+                pass
             running = list(self._running)
         self._unreceived.set()
         for thread in running:
@@ -293,8 +293,3 @@ class _Waiting:
         self.notified += 1
         self._condition.notify()
         return True
-
-    def notify_all(self) -> None:
-        """Let all threads continue."""
-        self.notified = self._count
-        self._condition.notify_all()

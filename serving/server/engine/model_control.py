@@ -238,8 +238,8 @@ class ModelControl:
         for name, version in list(self._loader.loading):
             states.setdefault((name, version), VersionState(name, version, LOADING))
         versions = tuple(states[key] for key in sorted(states))
-        failures = self._engine.failures
-        return ServerState(versions, failures.snapshot(), dict(self._loader.outcomes), shed=failures.shed())
+        failures, shed = self._engine.failures.snapshot()
+        return ServerState(versions, failures, dict(self._loader.outcomes), shed=shed)
 
     def published(self) -> list[VersionKey]:
         return repository.published(self._config.models)

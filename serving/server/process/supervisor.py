@@ -133,18 +133,12 @@ class Supervisor:
         log.info("stopped")
 
     def load(self, name: str) -> None:
-        """Load a model in every worker.
-
-        If the first worker raises an exception, re-raises it, and nothing has changed.
-        """
+        """Load a model in every worker (see `Changes.make`)."""
         self._changes.make("load", name)
         self._check_workers()
 
     def unload(self, name: str) -> None:
-        """Unload a model in every worker.
-
-        If the first worker raises an exception, re-raises it, and nothing has changed.
-        """
+        """Unload a model in every worker (see `Changes.make`)."""
         self._changes.make("unload", name)
         self._check_workers()
 

@@ -30,7 +30,6 @@ _LONGEST_VALUE = 2000
 _LONGEST_TRACEBACK = 20_000
 """The maximum number of characters of a traceback that are written. Its end is written, because the last line has the
 error."""
-_MAX_MESSAGE = 500  # characters of a library's message that are logged
 _PROBLEMS = ("warning", "error", "critical", "exception")
 _SUBJECTS = ("model", "version", "file", "worker")
 
@@ -115,11 +114,7 @@ class _LibraryHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         log = structlog.get_logger()
         write = log.error if record.levelno >= logging.ERROR else log.warning
-        write(record.name, **(_whole(record) if self._with_values else _without_values(record)))
-
-
-def _whole(record: logging.LogRecord) -> dict[str, str]:
-    return {"reason": record.getMessage()[:_MAX_MESSAGE]}
+        write(record.name, **({"reason": record.getMessage()} if self._with_values else _without_values(record)))
 
 
 def _without_values(record: logging.LogRecord) -> dict[str, str]:
@@ -128,7 +123,7 @@ def _without_values(record: logging.LogRecord) -> dict[str, str]:
     A message without arguments may already be formatted, and an exception's message may quote values, so neither is
     written.
     """
-    fields = {"reason": str(record.msg)[:_MAX_MESSAGE]} if record.args else {}
+    fields = {"reason": str(record.msg)} if record.args else {}
     error = record.exc_info[1] if record.exc_info else None
     if error is not None:
         fields["error"] = type(error).__name__

@@ -195,16 +195,11 @@ class FailureCounts:
             for key in [key for key in self._histograms if key[0] == model and key[1] and key[1] not in versions]:
                 del self._histograms[key]
 
-    def shed(self) -> dict[str, int]:
-        """Return for each model the number of requests refused because waiting requests had reached their limit."""
-        with self._lock:
-            return dict(self._shed)
-
-    def snapshot(self) -> dict[FailureKey, BucketHistogram]:
-        """Return the current histograms, in seconds."""
+    def snapshot(self) -> tuple[dict[FailureKey, BucketHistogram], dict[str, int]]:
+        """Return the current histograms, in seconds, and `ServerState.shed`."""
         with self._lock:
             self._count_recorded()
-            return dict(self._histograms)
+            return dict(self._histograms), dict(self._shed)
 
 
 class RouteStatistics:
