@@ -1,25 +1,10 @@
 """Reads a route's file, ``<models>/<name>/route.toml``: which models answer, and which requests or samples each gets.
 
-In a cascade the first member answers every sample, and only the samples of which it is not sure go to the next member:
+docs/reference/routes.md describes the keys. A cascade with a shadow:
 
     cascade = ["lstm", "cnn"]
-    accept = {output = "probabilities", at_least = 0.9}     # or margin_at_least, or entropy_at_most
-    on_overload = "answer"      # or "refuse": the outcome of samples that the next member cannot answer in time
-    expected_sent_on = 0.168    # optional: the share of samples sent on when the rule was chosen, for the alert
-
-A split sends each call to one of its members, by weight:
-
-    split = {cnn = 90, "cnn@1" = 10}
-    sticky = "x-user-id"        # calls with the same value of this metadata key go to the same member
-
-A cascade or a split may have a shadow. The shadow gets copies of some requests. The shadow's answers are compared with
-the callers' answers, and dropped:
-
+    accept = {output = "probabilities", at_least = 0.9}
     shadow = {model = "lstm2", share = 0.1}
-
-A route may have a text for people, which ModelConfig and the page show:
-
-    description = "Chosen by 'hangtag route tune lstm cnn'."
 """
 
 import math
