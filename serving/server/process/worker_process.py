@@ -44,7 +44,7 @@ class WorkerProcess:
         """The models of the load and unload calls before the worker catches up."""
         self.listening = False
         self.failure = ""
-        """Why the worker could not start. After its end, how the process ended if there is no such reason."""
+        """Why the worker could not start. Without such a reason, ``run`` sets how the process ended."""
         self.state = ServerState()
         """The worker's last known state."""
         self.last_answer = self.started
