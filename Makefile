@@ -115,9 +115,8 @@ mutants-draw: $(VENV)-mutants/.mutants ## Draw other faults for make mutants: ma
 studies-check: $(VENV)/.dev dataset programs ## Run each study for a moment, one after another, in about fifteen minutes, and check that it records what its page needs
 	$(BIN)/pytest -m studies tests/studies $(ARGS)
 
-bench-server: $(VENV)/.serve $(VENV)-triton/.triton ## Compare the server with Triton and others for half an hour, for studies/bench/README.md (needs h2load)
+bench-server: $(VENV)/.serve $(VENV)-triton/.triton ## Compare the server with Triton and others for half an hour; make docs then writes studies/bench/README.md (needs h2load)
 	$(BIN)/python -m studies server run $(ARGS)
-	$(BIN)/python -m studies server report
 
 gpu-check: $(VENV)/.serve ## Check a GPU: does it answer like the CPU, are CUDA graphs captured, and what is faster
 	$(BIN)/python -m studies gpu run $(ARGS)

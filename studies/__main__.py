@@ -1,18 +1,14 @@
 """The command `python -m studies` lists the experiments, runs them, and writes their pages."""
 
-from collections.abc import Iterable
-
 import click
 
-from hangtag.errors import UserError
+from hangtag.output import one_line_errors
 from studies import catalog
 from studies.catalog import EXPERIMENTS, Experiment
-from studies.page import Part
-from studies.pictures import Picture
 
 
 class ExperimentGroup(click.Group):
-    """The commands of an experiment. A command's module is imported only when the command is used."""
+    """Has the command `run` of an experiment, whose module is imported only when the command is used."""
 
     def __init__(self, name: str, experiment: Experiment) -> None:
         text = f"{experiment.question}\n\nCost of a run: {experiment.cost}."
@@ -20,24 +16,14 @@ class ExperimentGroup(click.Group):
         self.experiment = experiment
 
     def invoke(self, context: click.Context) -> object:
-        try:
+        with one_line_errors():
             return super().invoke(context)
-        except UserError as error:
-            raise click.ClickException(str(error)) from error
 
     def list_commands(self, _context: click.Context) -> list[str]:
-        return ["run"] * bool(self.experiment.run) + ["report"] * bool(self.experiment.report)
+        return ["run"]
 
-    def get_command(self, context: click.Context, name: str) -> click.Command | None:
-        if name not in self.list_commands(context):
-            return None
-        if name == "run":
-            return self.experiment.command()
-        return click.Command(
-            "report",
-            callback=lambda: write(self.experiment.parts(), self.experiment.pictures()),
-            help="Write the pages and pictures from recorded results.\n\nThe command measures nothing.",
-        )
+    def get_command(self, _context: click.Context, name: str) -> click.Command | None:
+        return self.experiment.command() if name == "run" else None
 
 
 @click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
@@ -48,7 +34,6 @@ def main(context: click.Context) -> None:
     \b
     python -m studies                            list the experiments
     python -m studies server run                 run the experiment "server", and update its results file
-    python -m studies server report              write the pages of "server"
     python -m studies report                     write all pages (make docs)
     """
     if context.invoked_subcommand is None:
@@ -63,21 +48,17 @@ def report() -> None:
 
     The command measures nothing.
     """
-    write(catalog.parts(), catalog.pictures())
-
-
-def write(parts: Iterable[Part], pictures: Iterable[Picture]) -> None:
-    """Write parts of pages and draw pictures."""
-    for part in parts:
+    for part in catalog.parts():
         part.write()
         click.echo(f"wrote {part}")
-    for picture in pictures:
+    for picture in catalog.pictures():
         picture.write()
         click.echo(f"drew {picture}")
 
 
 for _name, _experiment in EXPERIMENTS.items():
-    main.add_command(ExperimentGroup(_name, _experiment))
+    if _experiment.run:
+        main.add_command(ExperimentGroup(_name, _experiment))
 
 if __name__ == "__main__":
     main(prog_name="python -m studies")

@@ -1,8 +1,9 @@
 """The table of all experiments, with their questions, the cost of a run, and their modules."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
+from typing import Any
 
 import click
 
@@ -30,14 +31,6 @@ class Experiment:
         """Return the command that runs the experiment."""
         command: click.Command = import_module(self.run).main
         return command
-
-    def parts(self) -> tuple[Part, ...]:
-        """Return the pages and marked parts that the report writes."""
-        return tuple(import_module(self.report).PARTS) if self.report else ()
-
-    def pictures(self) -> tuple[Picture, ...]:
-        """Return the pictures that the report draws."""
-        return tuple(getattr(import_module(self.report), "PICTURES", ())) if self.report else ()
 
 
 EXPERIMENTS: Mapping[str, Experiment] = {
@@ -73,11 +66,6 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         "studies.soak.run",
         "studies.soak.report",
     ),
-    "residency": Experiment(
-        "What does it cost to serve a thousand models if memory cannot hold all? (studies/residency/README.md)",
-        "three minutes on an idle machine",
-        "studies.residency.run",
-    ),
     "gpu": Experiment(
         "Does this machine's GPU give the CPU's answers, can CUDA graphs be captured, and which way is fastest?",
         "a few minutes; an NVIDIA GPU",
@@ -91,11 +79,15 @@ EXPERIMENTS: Mapping[str, Experiment] = {
 }
 
 
-def parts() -> Iterator[Part]:
-    """Yield every page and marked part once."""
-    yield from dict.fromkeys(part for experiment in EXPERIMENTS.values() for part in experiment.parts())
+def parts() -> list[Part]:
+    """Return every page and marked part that the reports write."""
+    return [part for report in _reports() for part in report.PARTS]
 
 
-def pictures() -> Iterator[Picture]:
-    """Yield every picture once."""
-    yield from dict.fromkeys(picture for experiment in EXPERIMENTS.values() for picture in experiment.pictures())
+def pictures() -> list[Picture]:
+    """Return every picture that the reports draw."""
+    return [picture for report in _reports() for picture in getattr(report, "PICTURES", ())]
+
+
+def _reports() -> list[Any]:
+    return [import_module(experiment.report) for experiment in EXPERIMENTS.values() if experiment.report]

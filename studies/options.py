@@ -30,21 +30,6 @@ OUT = click.option(
 )
 
 
-def given() -> str:
-    """Return the running command's options as typed, without --out, each with a space in front."""
-    context = click.get_current_context()
-    words: list[str] = []
-    for parameter in context.command.params:
-        name = str(parameter.name)
-        if name == "out" or context.get_parameter_source(name) is not ParameterSource.COMMANDLINE:
-            continue
-        value = context.params[name]
-        values = value if parameter.multiple else [",".join(value) if isinstance(value, tuple) else value]
-        for each in values:
-            words += [parameter.opts[0], *([] if each is True else [str(each)])]
-    return "".join(f" {word}" for word in words)
-
-
 def complete(*names: str) -> bool:
     """Return True if the user gave none of these options: the run then measures all that the page shows."""
     context = click.get_current_context()

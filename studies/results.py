@@ -3,6 +3,8 @@
 import json
 import os
 import platform
+import shlex
+import sys
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -36,17 +38,22 @@ def record(path: Path, line: Mapping[str, Any]) -> None:
     write(path, (lines | {line["run"]: dict(line)}).values())
 
 
-def conditions(command: str, versions: Mapping[str, str]) -> Line:
+def conditions(versions: Mapping[str, str]) -> Line:
     """Return the line "conditions" of a benchmark: the command, the date, the machine, and the versions of programs."""
     return {
         "run": "conditions",
-        "command": command,
+        "command": command(),
         "date": datetime.now(UTC).date().isoformat(),
         "processor": cpu_model(),
         "cpus": len(os.sched_getaffinity(0)),
         "load_before": os.getloadavg()[0],
         "versions": dict(versions),
     }
+
+
+def command() -> str:
+    """Return the command line of this process."""
+    return shlex.join(["python", "-m", "studies", *sys.argv[1:]])
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from hangtag.serving.loadtest.machine_check import OtherPrograms
-from studies import options, page, results
+from studies import page, results
 from studies.bench import h2load
 from studies.bench.goals import UNITS, Goal, Round, figures
 from studies.bench.loads import Figures
@@ -53,7 +53,7 @@ class Comparison:
             out: The results file; if None, no file is written.
         """
         versions = {"h2load": h2load.version()} | results.versions(self.packages)
-        lines = [results.conditions(f"python -m studies {self.name} run{options.given()}", versions)]
+        lines = [results.conditions(versions)]
         for number in range(1, rounds + 1):
             click.echo(f"round {number} of {rounds}", err=True)
             turns = Turns(number, self.loads)

@@ -1,22 +1,21 @@
 """Compare the speed of each published model, in bare ONNX Runtime, with PyTorch and with the model's FP32 file.
 
 The contenders take turns of several batches on one thread, so that other load on the machine slows all of them alike. A
-round's result is a ratio of medians, and the final result is the median of the rounds' ratios. If a model misses a
-goal, ONNX Runtime's profiler shows its slowest nodes.
+round's result is a ratio of medians, and the final result is the median of the rounds' ratios. Each contender has one
+thread, like an instance of the server. With several threads, a contender's threads would spin for about a batch's time
+after its turn, on processors that the next contender needs.
 """
 
-import json
 import shutil
-import tempfile
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import click
 import numpy as np
-import onnxruntime
 import torch
 from torch import nn
 
@@ -29,17 +28,28 @@ from hangtag.serving.server.runtime.session import Runtime
 from hangtag.training.catalog import build
 from hangtag.training.data import fashion_mnist
 from studies import options, results
-from studies.exported.timing import BATCH_SIZES, FILE, FP32, THREADS, Contender, Speed, interleaved
 from studies.page import Part, made_from, table
 from studies.results import Line
 
-EAGER, COMPILED = "PyTorch", "torch.compile"
+FILE, FP32, EAGER, COMPILED = "file", "fp32 file", "PyTorch", "torch.compile"
+"""The contenders: the file itself, the FP32 file of the same network, and the network in PyTorch."""
+Contender = Callable[[Any], object]
+"""Answers a batch."""
+Times = Mapping[int, Mapping[str, float]]
+"""Median milliseconds of a batch, by batch size and contender."""
+BATCH_SIZES = (1, 64)
+THREADS = 1
+_LEAST_TURNS, _MOST_TURNS = 7, 200
+_SECONDS = 2.0
+"""For each batch size, no turn begins after this time, unless there were fewer than _LEAST_TURNS."""
+_TURN_MS = 5.0
+"""A turn ends when the sum of its measured batches' times reaches this value."""
 TIMINGS = ("eager", "compile")
 """The values of --timing: "eager" compares files with PyTorch in eager mode; "compile" also compares them with
 torch.compile, which needs a C++ compiler."""
 
 
-def measure(path: Path, images: Pixels, served: nn.Module, fp32: Path | None, timing: str) -> Speed:
+def measure(path: Path, images: Pixels, served: nn.Module, fp32: Path | None, timing: str) -> Times:
     """Time the file and its contenders.
 
     Args:
@@ -50,23 +60,37 @@ def measure(path: Path, images: Pixels, served: nn.Module, fp32: Path | None, ti
         timing: One of TIMINGS.
     """
     contenders = {FILE: _session(path)} | ({} if fp32 is None else {FP32: _session(fp32)})
-    with _pytorch_threads():
-        contenders[EAGER] = _network(served)
-        if timing == "compile" and any(map(shutil.which, ("c++", "g++", "clang++"))):
-            contenders[COMPILED] = _compiled(served, images)
-        batches = {size: np.resize(images, (size, *images.shape[1:])) for size in BATCH_SIZES}
-        return Speed({size: interleaved(contenders, batch) for size, batch in batches.items()})
+    contenders[EAGER] = _network(served)
+    batches = {size: np.resize(images, (size, *images.shape[1:])) for size in BATCH_SIZES}
+    if timing == "compile" and any(map(shutil.which, ("c++", "g++", "clang++"))):
+        contenders[COMPILED] = _network(torch.compile(served, dynamic=False))
+        for batch in batches.values():
+            contenders[COMPILED](batch)  # the first call compiles
+    return {size: interleaved(contenders, batch) for size, batch in batches.items()}
 
 
-@contextmanager
-def _pytorch_threads() -> Iterator[None]:
-    """Let PyTorch use THREADS threads inside the context."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(THREADS)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+def interleaved(
+    contenders: Mapping[str, Contender], batch: Any, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, float]:
+    """Let the contenders answer a batch in turns, and return the median milliseconds of each contender.
+
+    The first batch of a turn does not count: it can take twice as long as the next batches, because the other
+    contenders have displaced the weights from the processor's caches. A busy server has no such batches.
+    """
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    begin = clock()
+    for number in range(_MOST_TURNS):
+        if number >= _LEAST_TURNS and clock() - begin > _SECONDS:
+            break
+        for name, answer in contenders.items():
+            answer(batch)
+            turn: list[float] = []
+            while sum(turn) < _TURN_MS:
+                start = clock()
+                answer(batch)
+                turn.append((clock() - start) * 1e3)
+            times[name] += turn
+    return {name: median(milliseconds) for name, milliseconds in times.items()}
 
 
 def _session(path: Path) -> Contender:
@@ -83,13 +107,6 @@ def _network(network: Callable[..., object]) -> Contender:
     return answer
 
 
-def _compiled(served: nn.Module, images: Pixels) -> Contender:
-    answer = _network(torch.compile(served, dynamic=False))
-    for size in BATCH_SIZES:
-        answer(np.resize(images, (size, *images.shape[1:])))
-    return answer
-
-
 RESULTS = Path(__file__).with_name("results.jsonl")
 GOALS: dict[str, tuple[int, str, float]] = {
     "lstm": (1, EAGER, 1.5),
@@ -102,8 +119,6 @@ GOALS: dict[str, tuple[int, str, float]] = {
 """By model: a batch size, a contender, and the minimum ratio of the contender's time to the file's time."""
 MAY_LOSE = 0.002
 """The largest allowed loss of test accuracy in a precision other than FP32, as measured by the export."""
-_BATCHES, _NODES = 50, 8
-"""The number of batches to profile, and the number of nodes to list."""
 
 
 @click.command()
@@ -113,15 +128,16 @@ _BATCHES, _NODES = 50, 8
 @options.OUT
 def main(models: Path, timing: str, rounds: int, out: Path | None) -> None:
     """Measure every exported model, and compare the figures with the goals. The machine should do nothing else."""
+    torch.set_num_threads(THREADS)
     images = fashion_mnist.load_test().images[:64]
     versions = {"ONNX Runtime": ONNXRUNTIME_VERSION, "PyTorch": torch.__version__}
-    lines = [results.conditions(f"python -m studies exported run{options.given()}", versions) | {"rounds": rounds}]
+    lines = [results.conditions(versions) | {"rounds": rounds}]
     entries = {
         entry.name: entry
         for entry in inventory.serving(models)
         if "training" in entry.metadata and entry.metadata["task"] == "single_label"
     }
-    speeds: dict[str, list[Speed]] = defaultdict(list)
+    times: dict[str, list[Times]] = defaultdict(list)
     for number in range(1, rounds + 1):
         click.echo(f"round {number} of {rounds}", err=True)
         for name, entry in entries.items():
@@ -130,8 +146,8 @@ def main(models: Path, timing: str, rounds: int, out: Path | None) -> None:
             network = build(str(entry.json("training")["config"]["model"]))
             served = LabelScores(network, fashion_mnist.IMAGE, len(fashion_mnist.LABELS)).eval()
             fp32 = None if original is entry else original.path
-            speeds[name].append(measure(entry.path, images, served, fp32, timing))
-    lines += [_line(entry, speeds[name]) for name, entry in entries.items()]
+            times[name].append(measure(entry.path, images, served, fp32, timing))
+    lines += [_line(entry, times[name]) for name, entry in entries.items()]
     for text in _tables({line["run"]: line for line in lines[1:]}):
         click.echo(f"{text}\n")
     if out := out or (RESULTS if options.complete("models", "timing") else None):
@@ -139,68 +155,36 @@ def main(models: Path, timing: str, rounds: int, out: Path | None) -> None:
         click.echo(f"wrote {out}")
 
 
-def _line(entry: Entry, speeds: Sequence[Speed]) -> Line:
-    """Return a model's line: the medians, whether the model reaches its goal, and its slowest nodes if it does not."""
-    measured = middle(speeds)
-    line: Line = {"run": entry.name, "version": entry.version, "median_ms": {}}
-    for size, times in measured.milliseconds.items():
-        line["median_ms"][str(size)] = {contender: round(value, 4) for contender, value in times.items()}
+def _line(entry: Entry, rounds: Sequence[Times]) -> Line:
+    """Return a model's line: the times, and whether the model reaches its goal."""
+    times = middle(rounds)
+    line: Line = {"run": entry.name, "version": entry.version, "median_ms": times}
     if goal := GOALS.get(entry.name):
         size, contender, bound = goal
-        ratio = measured.ratio(contender, size)
-        line["goal"], line["reached"] = f"{bound:g}x {contender} at batch {size}", None
-        if ratio is not None:
+        line |= {"goal": f"{bound:g}x {contender} at batch {size}", "reached": None}
+        if contender in times[size]:
+            ratio = times[size][contender] / times[size][FILE]
             line |= {"ratio": ratio, "reached": ratio >= bound}
-            if ratio < bound:
-                line["nodes"] = slowest_nodes(entry.path, size)
     if entry.precision != "fp32":
         figures = entry.json("gate")["agreement"]
         line |= {"may_lose": MAY_LOSE, "accuracy_lost": round(figures["pytorch_accuracy"] - figures["accuracy"], 6)}
     return line
 
 
-def middle(speeds: Sequence[Speed]) -> Speed:
+def middle(rounds: Sequence[Times]) -> Times:
     """Return the median of the file's times, and a time for each contender from the median of its ratios to the file.
 
     A contender's time is the file's time multiplied by that median ratio, because only times within a round can be
     compared.
     """
-    first = speeds[0]
-    milliseconds: dict[int, dict[str, float]] = {}
-    for size, times in first.milliseconds.items():
-        own = median(one.milliseconds[size][FILE] for one in speeds)
-        milliseconds[size] = {name: own * median(one.ratio(name, size) or 0 for one in speeds) for name in times}
-    return Speed(milliseconds)
-
-
-def slowest_nodes(path: Path, batch_size: int) -> list[Line]:
-    """Return the slowest nodes of the fused graph on one thread, with median microseconds per batch and share of time.
-
-    Args:
-        path: An ONNX file with one input, UINT8 [batch, height, width].
-        batch_size: The number of images of random pixels in a batch.
-    """
-    session_options = onnxruntime.SessionOptions()
-    session_options.intra_op_num_threads = 1
-    session_options.enable_profiling = True
-    with tempfile.TemporaryDirectory() as folder:
-        session_options.profile_file_prefix = str(Path(folder, "profile"))
-        session = onnxruntime.InferenceSession(path, session_options, providers=["CPUExecutionProvider"])
-        (image,) = session.get_inputs()
-        pixels = np.random.default_rng(0).integers(0, 256, (batch_size, *image.shape[1:]), dtype=np.uint8)
-        for _ in range(_BATCHES):
-            session.run(None, {image.name: pixels})
-        events = json.loads(Path(session.end_profiling()).read_text())
-    times: dict[tuple[str, str], list[float]] = defaultdict(list)
-    for event in events:
-        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
-            times[event["name"].removesuffix("_kernel_time"), event["args"]["op_name"]].append(event["dur"])
-    medians = {node: median(values) for node, values in times.items()}
-    slowest = sorted(medians.items(), key=lambda node: -node[1])[:_NODES]
-    return [
-        {"name": name, "operator": operator, "microseconds": each, "share": each / sum(medians.values())}
-        for (name, operator), each in slowest
-    ]
+    return {
+        size: {
+            name: median(times[size][FILE] for times in rounds)
+            * median(times[size][name] / times[size][FILE] for times in rounds)
+            for name in contenders
+        }
+        for size, contenders in rounds[0].items()
+    }
 
 
 def part(path: Path = RESULTS) -> str:
@@ -217,17 +201,9 @@ def part(path: Path = RESULTS) -> str:
 
 
 def _tables(models: Mapping[str, Line]) -> Iterator[str]:
-    """Yield the tables of times and of goals, and the tables of the slowest nodes of models that miss their goal."""
+    """Yield the tables of times and of goals."""
     yield table(("model", "batch", "the file", f"its {FP32}", EAGER, COMPILED), _times(models), right=5)
     yield table(("model", "goal", "measured", "reached"), _goals(models))
-    for name, model in models.items():
-        if model.get("nodes"):
-            yield f"The slowest nodes of `{name}` on one thread:"
-            rows = [
-                (f"`{node['name']}`", node["operator"], f"{node['microseconds']:,.0f}", f"{node['share']:.1%}")
-                for node in model["nodes"]
-            ]
-            yield table(("node", "operator", "µs", "share"), rows, right=2)
 
 
 def _times(models: Mapping[str, Line]) -> Iterator[tuple[str, ...]]:

@@ -36,7 +36,7 @@ def lines(document: Mapping[str, Any]) -> Iterator[results.Line]:
     """Yield lines for the conditions, the accuracies and the runs in a document of `hangtag loadtest --json`."""
     yield {
         "run": "conditions",
-        "command": "python -m studies shipped run",
+        "command": results.command(),
         "date": document["started"][:10],
         "valid": document["valid"],
         "environment": {key: document["environment"][key] for key in ENVIRONMENT},

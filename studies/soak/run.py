@@ -149,7 +149,7 @@ def main(
     command records the figures that it has measured. The load shares the servers' processors.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # SIGTERM acts like Ctrl-C and also stops the servers
-    conditions = results.conditions(f"python -m studies soak run{options.given()}", results.versions(PACKAGES))
+    conditions = results.conditions(results.versions(PACKAGES))
     with repository(models) as folder, servers(folder) as running:
         measured = Measurement(minutes * 60, rate, running, Changes(folder, running))
         asyncio.run(measured.run(Answers.computed(models, SAMPLES), version_seconds, kill_seconds))
