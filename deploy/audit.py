@@ -1,122 +1,81 @@
-"""Looks every locked package up in a database of known vulnerabilities: `make -C deploy audit`.
+"""Looks every locked package up in OSV's database of known vulnerabilities: `make -C deploy audit`.
 
-    python -m deploy.audit                      ask OSV, or read the pinned copy if OSV cannot be reached
-    python -m deploy.audit --database FOLDER    read a copy, such as a clone of github.com/pypa/advisory-database
-    python -m deploy.audit --database FILE      read a pinned copy, such as deploy/pinned-advisories.json
-    python -m deploy.audit --database URL       ask another service that speaks OSV's API
+    python -m deploy.audit      ask OSV, or read deploy/pinned-advisories.json if OSV cannot be reached
 
-pip-audit asks the database and reads the answers. This module checks that a database can be reached, so that an
-unreachable database does not look like a database without vulnerabilities. The exit code is 0 if no vulnerability is
-known, 1 if at least one is known, and 3 if the packages were not audited.
+The exit code is 0 if no vulnerability is known, 1 if at least one is known, and 3 if the packages were not audited. An
+unreachable database must not look like a database without vulnerabilities.
 """
 
 import json
 import ssl
-import subprocess
 import sys
 import urllib.error
 import urllib.request
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import click
 
-from deploy.advisories import Advisories, AdvisoriesError, served
-from deploy.pinned_advisories import PINNED, PinnedAdvisories, locked_packages
+from deploy.pinned_advisories import (
+    LOCKS,
+    PINNED,
+    AdvisoriesError,
+    Package,
+    PinnedAdvisories,
+    Record,
+    events_about,
+    locked_packages,
+)
 
-LOCKS = Path(__file__).parent / "locks"
 REPORT = Path("reports/audit/vulnerabilities.json")
 OSV = "https://api.osv.dev/v1/query"
 FOUND, NOT_AUDITED = 1, 3
+_AT_ONCE = 8
 
 
-class AuditError(Exception):
-    """The packages could not be looked up."""
+class UnreachableError(Exception):
+    """No connection to the database is possible."""
 
 
-class UnreachableError(AuditError):
-    """No connection to the service is possible."""
-
-
-@dataclass(frozen=True)
-class Audit:
-    """How many packages were looked up, and a line for each vulnerability that is known."""
-
-    packages: int
-    vulnerabilities: tuple[str, ...]
-
-
-def reach(url: str) -> None:
-    """Check that a service answers, with any status.
+def ask(url: str, package: Package) -> list[Record]:
+    """Return the records that OSV has about a version of a package. https://google.github.io/osv.dev/post-v1-query/
 
     Raises:
-        UnreachableError: No connection is possible. For a certificate that is not accepted, no error is raised here,
-            because pip-audit reports the certificate.
+        UnreachableError: No connection to OSV is possible.
+        OSError, ValueError: OSV's certificate is not accepted, or its answer is an error or is not JSON.
     """
+    name, version = package
+    query = {"version": version, "package": {"name": name, "ecosystem": "PyPI"}}
     try:
-        urllib.request.urlopen(url, timeout=20).close()  # noqa: S310
-    except urllib.error.HTTPError:
-        return  # the service answers
-    except OSError as error:
-        reason = getattr(error, "reason", error)
-        if not isinstance(reason, ssl.SSLError):
-            raise UnreachableError(str(reason)) from None
+        with urllib.request.urlopen(url, json.dumps(query).encode(), timeout=20) as answer:  # noqa: S310
+            records: list[Record] = json.load(answer).get("vulns", [])
+            return records
+    except urllib.error.HTTPError as error:
+        error.close()
+        raise
+    except urllib.error.URLError as error:
+        if isinstance(error.reason, ssl.SSLError):
+            raise
+        raise UnreachableError(str(error.reason)) from None
 
 
-def audit(locks: list[Path], url: str) -> Audit:
-    """Look up the packages of all locks.
-
-    Raises:
-        UnreachableError: No connection to the service is possible.
-        AuditError: pip-audit failed, for example because it cannot read a lock or an answer. The error has pip-audit's
-            whole output. pip-audit may have looked up some of the packages.
-    """
-    reach(url)
-    files = [argument for lock in locks for argument in ("--requirement", str(lock))]
-    service = ("--vulnerability-service", "osv", "--osv-url", url)
-    fixed = ("--strict", "--disable-pip", "--require-hashes", "--format", "json", "--progress-spinner", "off")
-    done = subprocess.run(
-        [sys.executable, "-m", "pip_audit", *fixed, *service, *files], capture_output=True, text=True, check=False
-    )
-    try:
-        packages = json.loads(done.stdout)["dependencies"]
-    except (ValueError, KeyError):
-        raise AuditError(done.stderr.strip() or "pip-audit printed no reason") from None
-    return Audit(
-        packages=len(packages),
-        vulnerabilities=tuple(
-            f"{package['name']} {package['version']}: {found['id']} {' '.join(found['aliases'])}, fixed in "
-            f"{', '.join(found['fix_versions']) or 'no release'}. {found['description'][:200]}"
-            for package in packages
-            for found in package["vulns"]
-        ),
-    )
-
-
-def audit_by(database: str, locks: list[Path]) -> tuple[str, Audit]:
-    """Look up the packages of all locks in a folder, a pinned copy or a service. Also returns the database's name.
-
-    Raises:
-        UnreachableError: No connection to the service is possible.
-        AuditError: pip-audit fails.
-        AdvisoriesError: A copy cannot be read, or does not cover all packages.
-    """
-    if database.startswith(("http://", "https://")):
-        return database, audit(locks, database)
-    if Path(database).is_file():
-        pinned = PinnedAdvisories.read(Path(database))
-        advisories = pinned.covering(locked_packages(locks))
-        name = pinned.description(datetime.now(UTC))
-    else:
-        advisories = Advisories.read(Path(database))
-        name = f"{database} ({advisories.count:,} advisories, the latest of {advisories.latest:.10})"
-    with served(advisories) as url:
-        return name, audit(locks, url)
+def vulnerabilities(package: Package, records: list[Record]) -> Iterator[str]:
+    """Yield a line for each record, with the releases that correct the vulnerability."""
+    name, version = package
+    for record in records:
+        if "withdrawn" not in record:
+            fixed = [event["fixed"] for events in events_about(record, name) for event in events if "fixed" in event]
+            text = record.get("summary") or record.get("details", "")
+            yield (
+                f"{name} {version}: {' '.join([record['id'], *record.get('aliases', ())])}, fixed in "
+                f"{', '.join(fixed) or 'no release'}. {text[:200]}"
+            )
 
 
 @click.command()
-@click.option("--database", help="The only database to use: a folder of OSV records, a pinned copy, or a URL.")
 @click.option(
     "--locks",
     "folder",
@@ -124,31 +83,30 @@ def audit_by(database: str, locks: list[Path]) -> tuple[str, Audit]:
     type=click.Path(exists=True, path_type=Path),
     help="The folder with the lock files.",
 )
-@click.option("--osv", default=OSV, show_default=True, help="The service to ask if --database is not given.")
-def main(database: str | None, folder: Path, osv: str) -> None:
+@click.option("--osv", default=OSV, show_default=True, help="The service to ask.")
+def main(folder: Path, osv: str) -> None:
     """Look up the packages of all lock files in a database of vulnerabilities, and write reports/audit."""
-    locks = sorted(folder.glob("*.txt"))
+    locks, database = sorted(folder.glob("*.txt")), osv
     try:
+        packages = sorted(locked_packages(locks))
         try:
-            name, result = audit_by(database or osv, locks)
+            with ThreadPoolExecutor(_AT_ONCE) as threads:
+                records = list(threads.map(partial(ask, osv), packages))
         except UnreachableError as error:
-            if database:
-                raise
             click.echo(f"WARNING: {osv} cannot be reached: {error}", err=True)
-            name, result = audit_by(str(PINNED), locks)
-            click.echo(f"WARNING: the packages were looked up in {name}. Later advisories are missing.", err=True)
-    except (AuditError, AdvisoriesError) as error:
-        problem = "cannot be reached" if isinstance(error, UnreachableError) else "the audit failed"
-        click.echo(f"NOT AUDITED: {database or osv}: {problem}: {error}", err=True)
+            pinned = PinnedAdvisories.read(PINNED)
+            records, database = pinned.about(packages), pinned.description(datetime.now(UTC))
+            click.echo(f"WARNING: the packages were looked up in {database}. Later advisories are missing.", err=True)
+    except (AdvisoriesError, OSError, ValueError) as error:
+        click.echo(f"NOT AUDITED: {osv}: the audit failed: {error}", err=True)
         sys.exit(NOT_AUDITED)
+    found = [line for each in zip(packages, records, strict=True) for line in vulnerabilities(*each)]
     today = datetime.now(UTC).date().isoformat()
+    document = {"date": today, "database": database, "locks": [lock.name for lock in locks]}
     REPORT.parent.mkdir(parents=True, exist_ok=True)
-    document = {"date": today, "database": name, "locks": [lock.name for lock in locks], **asdict(result)}
-    REPORT.write_text(json.dumps(document, indent=1))
-    for line in result.vulnerabilities:
-        click.echo(line)
-    found = len(result.vulnerabilities)
-    click.echo(f"{today}: {found} known vulnerabilities in {result.packages} packages, by {name}")
+    REPORT.write_text(json.dumps(document | {"packages": len(packages), "vulnerabilities": found}, indent=1))
+    click.echo("".join(f"{line}\n" for line in found), nl=False)
+    click.echo(f"{today}: {len(found)} known vulnerabilities in {len(packages)} packages, by {database}")
     sys.exit(FOUND if found else 0)
 
 

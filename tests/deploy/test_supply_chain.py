@@ -1,10 +1,11 @@
-"""An SBOM lists the installed packages, and an audit with the real pip-audit finds their known vulnerabilities."""
+"""An SBOM lists the installed packages, and an audit finds their known vulnerabilities."""
 
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -12,13 +13,13 @@ from pathlib import Path
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from deploy import audit
-from deploy.advisories import Advisories, AdvisoriesError, served
-from deploy.pinned_advisories import LOCKS, PINNED, PinnedAdvisories, locked_packages
+from deploy.pinned_advisories import LOCKS, PINNED, AdvisoriesError, PinnedAdvisories, is_affected, locked_packages
 from deploy.sbom import add_debian_packages
 from tests.kit.command import ROOT, invoke
-from tests.kit.other_servers import web_server
+from tests.kit.other_servers import refusing, web_server
 
 WITHOUT_MAKE = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
 PILLOW, NUMPY, BROKEN_LOCK = "pillow==9.5.0", "numpy==2.0.0", "pillow=9.5.0 broken"
@@ -53,20 +54,21 @@ def advisories(folder: Path, *records: dict[str, object]) -> Path:
 
 
 @pytest.fixture(scope="module")
-def databases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """Databases by name: folders, the pinned copy, and URLs of a service that answers, fails or has ended."""
-    folder = tmp_path_factory.mktemp("databases")
-    with served(Advisories.of([])) as closed:
-        pass
-    with served(Advisories.of([])) as answering, web_server(lambda _path: (503, {}, b"")) as failing:
+def services() -> Iterator[dict[str, str]]:
+    """The URLs of services in place of OSV: two answer, one fails, one answers no JSON, and one refuses connections."""
+    vulnerable, withdrawn = ({"vulns": [record(FIXED) | more]} for more in ({}, {"withdrawn": "2026-02-03"}))
+    with ExitStack() as stack:
+
+        def service(status: int, body: bytes) -> str:
+            return f"http://{stack.enter_context(web_server(lambda _path: (status, {}, body)))}/"
+
         yield {
-            "copy": str(advisories(folder / "copy", record(FIXED))),
-            "empty": str(advisories(folder / "empty")),
-            "missing": str(folder / "missing"),
-            "pinned": str(PINNED),
-            "answering": answering,
-            "failing": f"http://{failing}/",
-            "closed": closed,
+            "vulnerable": service(200, json.dumps(vulnerable).encode()),
+            "withdrawn": service(200, json.dumps(withdrawn).encode()),
+            "safe": service(200, b"{}"),
+            "failing": service(503, b""),
+            "broken": service(200, b"<html>"),
+            "closed": f"http://{stack.enter_context(refusing())}/",
         }
 
 
@@ -75,54 +77,43 @@ class Case:
     """An audit: its input, and its result.
 
     Args:
-        database: The database for the option --database, by its name in the fixture; empty: no option.
+        osv: The service in place of OSV, by its name in the fixture.
         packages: The locked packages.
         code: The exit code.
         printed: The text on standard output.
         warned: The text on standard error.
-        osv: The service that replaces OSV, by its name in the fixture.
     """
 
-    database: str
+    osv: str
     packages: tuple[str, ...]
     code: int
     printed: str = ""
     warned: str = ""
-    osv: str = "closed"
 
 
-@pytest.mark.supply_chain
 @pytest.mark.parametrize(
     "case",
     [
-        Case("copy", (PILLOW, NUMPY), audit.FOUND, "pillow 9.5.0: CVE-0000-1 TEST-1, fixed in 10.0.0. a picture"),
-        Case("copy", ("pillow==10.0.0",), 0, "0 known vulnerabilities in 1 packages"),
-        Case("pinned", (PILLOW,), audit.FOUND, "pillow 9.5.0: PYSEC-2023-175 "),
-        Case("empty", (PILLOW,), audit.NOT_AUDITED, warned="has no OSV records"),
-        Case("missing", (PILLOW,), audit.NOT_AUDITED, warned="missing has no OSV records"),
-        Case("closed", (PILLOW,), audit.NOT_AUDITED, warned="Connection refused"),
-        Case("failing", (PILLOW,), audit.NOT_AUDITED, warned="503 Server Error"),
-        Case("answering", (BROKEN_LOCK,), audit.NOT_AUDITED, warned="contains invalid specifier at line 1"),
-        # Without --database, the audit asks OSV. If OSV is unreachable, the audit reads the pinned copy; if OSV fails,
-        # it does not.
-        Case("", (PILLOW,), 0, "0 known vulnerabilities in 1 packages, by http://127.0.0.1", osv="answering"),
-        Case("", (PILLOW,), audit.NOT_AUDITED, warned="503 Server Error", osv="failing"),
-        Case("", (PILLOW, NUMPY), audit.FOUND, "pillow 9.5.0: PYSEC-2023-175 ", WARNING),
-        Case("", ("pillow==12.0.0",), 0, WARNING, WARNING),
-        Case("", (BROKEN_LOCK,), audit.NOT_AUDITED, warned="contains invalid specifier at line 1"),
-        Case("", (NUMPY, "django==1.0"), audit.NOT_AUDITED, warned="the pinned copy does not cover django"),
+        Case("vulnerable", (PILLOW,), audit.FOUND, "pillow 9.5.0: TEST-1 CVE-0000-1, fixed in 10.0.0. a picture"),
+        Case("withdrawn", (PILLOW,), 0, "0 known vulnerabilities in 1 packages"),
+        Case("safe", (PILLOW, NUMPY), 0, "0 known vulnerabilities in 2 packages, by http://127.0.0.1"),
+        Case("failing", (PILLOW,), audit.NOT_AUDITED, warned="HTTP Error 503"),
+        Case("broken", (PILLOW,), audit.NOT_AUDITED, warned="Expecting value"),
+        Case("safe", (BROKEN_LOCK,), audit.NOT_AUDITED, warned="cpu.txt: pillow=9.5.0: "),
+        # If OSV is unreachable, the audit reads the pinned copy.
+        Case("closed", (PILLOW, NUMPY), audit.FOUND, "pillow 9.5.0: PYSEC-2023-175, fixed in 10.0.1", WARNING),
+        Case("closed", ("pillow==12.0.0",), 0, WARNING, WARNING),
+        Case("closed", (NUMPY, "django==1.0"), audit.NOT_AUDITED, warned="the pinned copy does not cover django"),
     ],
-    ids=lambda case: f"{case.database or f'OSV {case.osv}'}, {case.packages[-1]}",
+    ids=lambda case: f"{case.osv}, {case.packages[-1]}",
 )
 def test_the_audit_finds_what_is_known_and_takes_no_silence_for_safety(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, databases: dict[str, str], case: Case
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, services: dict[str, str], case: Case
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "locks").mkdir()
     (tmp_path / "locks/cpu.txt").write_text("".join(f"{pin} --hash=sha256:{'0' * 64}\n" for pin in case.packages))
-    options = ["--locks", "locks", "--osv", databases[case.osv]]
-    options += ["--database", databases[case.database]] if case.database else []
-    done = invoke(*options, command=audit.main, exit_code=None)
+    done = invoke("--locks", "locks", "--osv", services[case.osv], command=audit.main, exit_code=None)
     assert done.exit_code == case.code, done.output
     assert case.printed in done.stdout
     assert case.warned in done.stderr
@@ -133,8 +124,8 @@ def test_the_audit_finds_what_is_known_and_takes_no_silence_for_safety(
         written = json.loads(audit.REPORT.read_text())
         assert written["packages"] == len(case.packages)
         assert bool(written["vulnerabilities"]) == (case.code == audit.FOUND)
-        date_or_commit = {"copy": "2026-01-02", "answering": "http://"}.get(case.database or case.osv)
-        assert (date_or_commit or PinnedAdvisories.read(PINNED).commit) in written["database"]
+        database = PinnedAdvisories.read(PINNED).commit if case.osv == "closed" else services[case.osv]
+        assert database in written["database"]
 
 
 @pytest.mark.parametrize(
@@ -152,22 +143,23 @@ def test_the_audit_finds_what_is_known_and_takes_no_silence_for_safety(
     ],
 )
 def test_versions_are_compared_as_osv_defines(
-    tmp_path: Path, affected: dict[str, object], vulnerable: list[str], safe: list[str]
+    affected: dict[str, object], vulnerable: list[str], safe: list[str]
 ) -> None:
-    copy = Advisories.read(advisories(tmp_path / "copy", record(affected), record(affected, "other")))
-    assert copy.count == 2
-    assert [version for version in [*vulnerable, *safe] if len(copy.about("pillow", version)) == 1] == vulnerable
+    one = record(affected, "Pillow")
+    assert [version for version in [*vulnerable, *safe] if is_affected(one, ("pillow", version))] == vulnerable
+    assert not any(is_affected(one, ("other", version)) for version in vulnerable)
 
 
 def test_the_pinned_copy_is_about_every_locked_package_small_and_says_where_it_is_from(tmp_path: Path) -> None:
     pinned = PinnedAdvisories.read(PINNED)
-    pinned.covering(locked_packages(LOCKS.glob("*.txt")))
+    pinned.about(sorted(locked_packages(LOCKS.glob("*.txt"))))
     assert PINNED.stat().st_size < 200_000
     assert len(bytes.fromhex(pinned.commit)) == 20
     assert date.fromisoformat(pinned.date) >= date(2024, 10, 10)
     assert pinned.date >= max(one["modified"] for one in pinned.advisories)[:10]
     assert "CC-BY" in pinned.licence
-    assert all(set(Advisories.of([one]).by_package) & {*pinned.packages} for one in pinned.advisories)
+    for one in pinned.advisories:
+        assert {canonicalize_name(part["package"]["name"]) for part in one["affected"]} & {*pinned.packages}
     (tmp_path / "damaged.json").write_text("{}")
     with pytest.raises(AdvisoriesError, match=r"damaged\.json is not a pinned copy of advisories"):
         PinnedAdvisories.read(tmp_path / "damaged.json")
@@ -180,7 +172,7 @@ def test_the_copy_is_made_of_a_commit(tmp_path: Path) -> None:
     for arguments in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "--message=Records"]):
         subprocess.run([*git, *arguments], check=True)
     (tmp_path / "locks").mkdir()
-    (tmp_path / "locks/cpu.txt").write_text("Pillow==9.5.0 \\\n    --hash=sha256:00\nuvicorn[standard]==1.0 ; x\n")
+    (tmp_path / "locks/cpu.txt").write_text("Pillow==9.5.0 \\\n    --hash=sha256:00\nuvicorn[standard]==1.0\n")
 
     def make() -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "deploy.pinned_advisories", str(database)]
