@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
+from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 # Placeholder colours. `_svg` puts the style sheet's variables in their place, which differ between light and dark mode.
 INK, GRID, BAD = "#0000f0", "#0000f1", "#0000f2"
@@ -80,7 +80,8 @@ def draw_front(axes: Axes, points: Iterable[tuple[float, float]], ink: str = INK
 def latency_axis(axis: Axis, low: float, high: float) -> None:
     """Label a logarithmic axis that shows latencies from `low` to `high`, in milliseconds."""
     plain_log_axis(axis, low, high)
-    axis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
+    seconds = EngFormatter("s")
+    axis.set_major_formatter(FuncFormatter(lambda value, _: seconds(value / 1e3)))
 
 
 def plain_log_axis(axis: Axis, low: float, high: float) -> None:
@@ -93,12 +94,6 @@ def plain_log_axis(axis: Axis, low: float, high: float) -> None:
     axis.set_major_locator(MaxNLocator(MOST_LINES, steps=[1, 2, 5, 10]) if few else steps)
     axis.set_minor_locator(NullLocator())
     axis.set_minor_formatter(NullFormatter())
-
-
-def _short(milliseconds: float) -> str:
-    if milliseconds < 1:
-        return f"{milliseconds * 1e3:g} µs"
-    return f"{milliseconds:g} ms" if milliseconds < 1000 else f"{milliseconds / 1e3:g} s"
 
 
 class Drawing:
