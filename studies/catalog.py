@@ -62,7 +62,7 @@ EXPERIMENTS: Mapping[str, Experiment] = {
     ),
     "soak": Experiment(
         "Does the server keep its promises for an hour, while models change and workers are killed?",
-        "an hour on an idle machine; trustme and scipy",
+        "an hour on an idle machine; trustme",
         "studies.soak.run",
         "studies.soak.report",
     ),

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple
 
 import psutil
 
@@ -57,26 +57,23 @@ class Server:
         """Yield a sample of each process, with the process's name: "supervisor", "worker 1" (the oldest), and so on."""
         for number, process in enumerate([psutil.Process(self.process.pid), *self.workers()]):
             with suppress(psutil.Error):  # It has ended.
-                yield f"worker {number}" if number else "supervisor", Sample.of(process)
+                memory, counts = process.memory_info().rss / 2**20, (process.num_fds(), process.num_threads())
+                name = f"worker {number}" if number else "supervisor"
+                yield name, Sample(time.monotonic(), process.pid, memory, *counts)
 
 
-@dataclass(frozen=True)
-class Sample:
-    """The state of a process at one moment. Memory is in MB (2^20 bytes)."""
+class Sample(NamedTuple):
+    """The state of a process at one moment. The resident memory (RSS) is in MB (2^20 bytes)."""
 
     at: float
     pid: int
     rss_mb: float
-    pss_mb: float
     fds: int
     threads: int
 
-    @classmethod
-    def of(cls, process: psutil.Process) -> Self:
-        """Return the present state of a process. Raises psutil.Error if the process has ended."""
-        memory = process.memory_full_info()
-        counts = process.num_fds(), process.num_threads()
-        return cls(time.monotonic(), process.pid, memory.rss / 2**20, memory.pss / 2**20, *counts)
+
+FIGURES = ("rss_mb", "fds", "threads")
+"""The figures of a Sample."""
 
 
 def repository(models: Path) -> AbstractContextManager[Path]:

@@ -1,5 +1,6 @@
-"""Compute a line of results from a measurement: counts, percentiles, curves of the processes, and fitted slopes."""
+"""Compute a line of results from a measurement: counts, percentiles, and the figures of the processes over time."""
 
+import math
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -8,39 +9,38 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
 
 from studies.results import Line
 from studies.soak.calls import KINDS
 from studies.soak.changes import Kill
 from studies.soak.load import Outcome
-from studies.soak.servers import Sample
+from studies.soak.servers import FIGURES, Sample
 
 if TYPE_CHECKING:
     from studies.soak.run import Measurement
 
-_MOST_POINTS, _SHORTEST_WINDOW, _FEWEST_WINDOWS = 120, 60.0, 10
+_MOST_POINTS = 120
+"""The largest number of points in the picture of a process."""
 _WARM_UP, _WARM_UP_SHARE = 300.0, 0.1
 """Comparisons leave out this many seconds at the beginning, but at most this share of the run."""
-_UNSETTLED_SHARE = 1 / 3
-"""Slopes leave out this share of the run at its beginning, because the first large batches increase memory."""
 _COMPARED = 600.0
-"""The maximum length in seconds of the first and of the last part of the run, whose p99s are compared."""
+"""The maximum length in seconds of the first and of the last part of the run, which are compared."""
 _SHOWN = 10
 """The number of failures that are listed with their messages."""
 _BEFORE, _AFTER = 0.2, 1.0
 """Tolerances in seconds: a kill may explain a call that ended up to _BEFORE earlier, because clock readings are
 inexact, or began up to _AFTER later, because the kernel closes the sockets of a killed process late."""
 
-Values = npt.NDArray[np.float64]
+Parts = tuple[tuple[float, float], tuple[float, float]]
+"""The beginning and the end of the first part and of the last part of the run, in seconds."""
 
 
 def summary(measured: "Measurement") -> Line:
     """Return the data for goals, tables and pictures. Times are in minutes from the beginning of the load."""
     outcomes, names, seconds = measured.outcomes, [server.name for server in measured.servers], measured.seconds
-    window = min(max(_SHORTEST_WINDOW, seconds / _MOST_POINTS), seconds / _FEWEST_WINDOWS)
     warm_up = min(_WARM_UP, seconds * _WARM_UP_SHARE)
     compared = min(_COMPARED, (seconds - warm_up) / 3)
+    parts = (warm_up, warm_up + compared), (seconds - compared, math.inf)
     explained, unexplained = explained_by([each for each in outcomes if each.error], measured.changes.kills)
     times = defaultdict(list)
     for each in outcomes:
@@ -53,7 +53,7 @@ def summary(measured: "Measurement") -> Line:
     def calls(number: int, server: int) -> Line:
         ended = np.array(times[number, server]).reshape(-1, 2)
         counts = {"ended": len(ended), "explained": by_kill[number, server], "unexplained": others[number, server]}
-        return counts | ({} if KINDS[number].fails else _latency(ended, seconds, warm_up, compared))
+        return counts | ({} if KINDS[number].fails else _latency(ended, parts))
 
     def minute(at: float) -> float:
         return round((at - measured.began) / 60, 2)
@@ -66,9 +66,7 @@ def summary(measured: "Measurement") -> Line:
         "longest_delay": max((outcome.delay for outcome in outcomes), default=0.0),
         "server_cpus": measured.server_cpus,
         "client_cpus": measured.client_cpus,
-        "window_minutes": window / 60,
         "warm_up_minutes": warm_up / 60,
-        "unsettled_minutes": seconds * _UNSETTLED_SHARE / 60,
         "compared_minutes": compared / 60,
         "kinds": {
             kind.name: {name: calls(number, server) for server, name in enumerate(names)}
@@ -97,7 +95,7 @@ def summary(measured: "Measurement") -> Line:
         "seconds_to_serve": max(measured.changes.seconds_to_serve, default=0.0),
         "processes": {
             server_name: {
-                name: _process(samples, measured.began, seconds, window, warm_up, compared)
+                name: _process(samples, measured.began, parts)
                 for (number, name), samples in measured.samples.items()
                 if number == server
             }
@@ -125,24 +123,6 @@ def explained_by(failures: Sequence[Outcome], kills: Sequence[Kill]) -> tuple[li
     return explained, unexplained
 
 
-def slope(minutes: Values, values: Values) -> tuple[float, float, float] | None:
-    """Return the least-squares slope per hour, and the ends of its 95 % interval; None for fewer than three points.
-
-    Memory changes in steps, so neighbouring points resemble each other and contain less information than independent
-    points. If neighbouring residuals have a correlation r > 0, the interval is wider by sqrt((1 + r) / (1 - r)), as for
-    an autoregressive process of first order.
-    """
-    if len(minutes) < 3:
-        return None
-    fitted = stats.linregress(minutes / 60, values)
-    residuals = values - fitted.intercept - fitted.slope * minutes / 60
-    squares = float(residuals @ residuals)
-    correlation = max(0.0, float(residuals[1:] @ residuals[:-1]) / squares if squares else 0.0)
-    widening = np.sqrt((1 + correlation) / (1 - correlation))
-    half = float(stats.t.ppf(0.975, len(values) - 2) * widening * fitted.stderr)
-    return float(fitted.slope), float(fitted.slope - half), float(fitted.slope + half)
-
-
 def _replaced(measured: "Measurement") -> list[str]:
     """Return a sentence for each process that ended although it was not killed."""
     return [
@@ -152,44 +132,28 @@ def _replaced(measured: "Measurement") -> list[str]:
     ]
 
 
-def _latency(calls: Values, seconds: float, warm_up: float, compared: float) -> Line:
+def _latency(calls: npt.NDArray[np.float64], parts: Parts) -> Line:
     """Return percentiles of the latency. ``calls`` is [calls, 2], with seconds from the beginning and latency in ms."""
     at, times = calls.T
-    first = times[(at >= warm_up) & (at < warm_up + compared)]
-    last = times[at >= seconds - compared]
-    line: Line = {"p50_ms": _percentile(times, 50), "p99_ms": _percentile(times, 99)}
-    line |= {"first_p99_ms": _percentile(first, 99), "last_p99_ms": _percentile(last, 99)}
-    return line | {"compared": [len(first), len(last)]}
+    first, last = (times[(at >= begin) & (at < end)] for begin, end in parts)
+    chosen = {"p50_ms": (times, 50), "p99_ms": (times, 99), "first_p99_ms": (first, 99), "last_p99_ms": (last, 99)}
+    return {
+        name: float(np.percentile(values, percent)) if len(values) else None
+        for name, (values, percent) in chosen.items()
+    } | {"compared": [len(first), len(last)]}
 
 
-def _percentile(values: Values, percent: float) -> float | None:
-    return float(np.percentile(values, percent)) if len(values) else None
-
-
-def _process(
-    samples: Sequence[Sample], began: float, seconds: float, window: float, warm_up: float, compared: float
-) -> Line:
-    at = np.array([sample.at for sample in samples]) - began
-    chosen = [np.flatnonzero(at // window == number) for number in np.unique(at // window)]
-
-    def curve(values: Values) -> Values:
-        return np.array([values[each].mean() for each in chosen])
-
-    figures = {
-        figure: np.array([getattr(sample, figure) for sample in samples], float)
-        for figure in ("rss_mb", "pss_mb", "fds", "threads")
-    }
-    minutes = curve(at) / 60
-    settled = minutes >= seconds * _UNSETTLED_SHARE / 60
-    lived_on = len({sample.pid for sample in samples}) == 1
+def _process(samples: Sequence[Sample], began: float, parts: Parts) -> Line:
+    """Return the figures of a process over time, and the medians of the first and of the last part of the run."""
+    shown = samples[:: -(-len(samples) // _MOST_POINTS)]
     line: Line = {
-        "lived_on": lived_on,
-        "mb_per_hour": slope(minutes[settled], curve(figures["rss_mb"])[settled]) if lived_on else None,
-        "minutes": minutes.round(2).tolist(),
-        **{figure: curve(values).round(1).tolist() for figure, values in figures.items()},
+        "lived_on": len({sample.pid for sample in samples}) == 1,
+        "minutes": [round((sample.at - began) / 60, 2) for sample in shown],
     }
-    ends = ((at >= warm_up) & (at < warm_up + compared), at >= seconds - compared)
-    for figure in ("fds", "threads"):
-        medians = [statistics.median(figures[figure][end]) if end.any() else None for end in ends]
-        line[f"{figure}_first_last_max"] = [*medians, figures[figure].max()]
+    for figure in FIGURES:
+        line[figure] = [round(getattr(sample, figure), 1) for sample in shown]
+        of_parts = (
+            [getattr(sample, figure) for sample in samples if begin <= sample.at - began < end] for begin, end in parts
+        )
+        line[f"{figure}_first_last"] = [statistics.median(values) if values else None for values in of_parts]
     return line

@@ -18,25 +18,11 @@ from studies.soak.connections import Address, Situation
 from studies.soak.load import Outcome, load, outcome_of
 from studies.soak.run import SAMPLES
 from studies.soak.servers import repository
-from studies.soak.summary import explained_by, slope
+from studies.soak.summary import explained_by
 from tests.kit.certificates import Certificates
 from tests.kit.server import server
 from tests.kit.shipped import MODELS
 from tests.kit.waiting import until
-
-
-def test_a_slopes_interval_holds_the_true_slope_also_where_memory_moves_in_steps() -> None:
-    chance = np.random.default_rng(1)
-    minutes = np.arange(0.0, 40.0)
-    held = 0
-    for _ in range(400):
-        values = np.zeros(40)
-        for at in range(1, 40):  # an autoregressive process of first order
-            values[at] = 0.5 * values[at - 1] + chance.normal()
-        _fitted, low, high = slope(minutes, values) or (0.0, 0.0, 0.0)
-        held += low <= 0 <= high
-    assert 0.88 < held / 400 < 0.99
-    assert slope(minutes[:2], minutes[:2]) is None
 
 
 def failure(planned: float, seconds: float, *, server: int = 1, error: str = "UNAVAILABLE") -> Outcome:
