@@ -1,6 +1,5 @@
 """The root command, which imports a subcommand only to run it, so that ``hangtag serve`` does not need torch."""
 
-import difflib
 import importlib
 import os
 from collections.abc import Iterable
@@ -8,6 +7,7 @@ from functools import partial
 from typing import NamedTuple
 
 import click
+from click.exceptions import NoSuchCommand
 
 from hangtag.extras import needs
 from hangtag.output import one_line_errors
@@ -108,20 +108,12 @@ class LazyGroup(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(SUBCOMMANDS)
 
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        # click's own search for similar names would import all subcommands.
-        if args[0].isalpha() and args[0] not in SUBCOMMANDS:
-            near = difflib.get_close_matches(args[0], SUBCOMMANDS, n=1)
-            hint = f"Did you mean {near[0]!r}?" if near else f"The commands: {', '.join(SUBCOMMANDS)}."
-            ctx.fail(f"No such command {args[0]!r}. {hint}")
-        return super().resolve_command(ctx, args)
-
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        entry = SUBCOMMANDS.get(cmd_name)
-        if entry is None:
-            return None
+        if cmd_name not in SUBCOMMANDS:
+            if ctx.resilient_parsing:  # click parses resiliently while a shell completes a command line
+                return None
+            raise NoSuchCommand(cmd_name, possibilities=SUBCOMMANDS, ctx=ctx)
+        entry = SUBCOMMANDS[cmd_name]
         module_name, _, attribute = entry.location.partition(":")
         # Imported here, because the root's --help must not import any subcommand.
         from hangtag.serving.server.process import environment
@@ -132,7 +124,7 @@ class LazyGroup(click.Group):
         prefix = f"HANGTAG_{cmd_name.upper()}"
         name_variables(command, prefix)
         _shorten_help(command)
-        if not ctx.resilient_parsing:  # click parses resiliently while a shell completes a command line
+        if not ctx.resilient_parsing:
             warn_about_unknown(command, prefix)
         return command
 

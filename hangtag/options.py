@@ -71,7 +71,6 @@ def options_of(settings: type[Any], *left_out: str, **kinds: click.ParamType[Any
                 metavar=rules.metavar,
                 envvar=rules.envvar,
                 show_envvar=True,
-                hidden=rules.hidden,
                 **_default_of(default, rules),
             )(command)
         return command

@@ -32,7 +32,6 @@ class Rules:
         metavar: The placeholder for the value in the help.
         envvar: An environment variable that sets the option for all commands, in addition to the command's own
             variable.
-        hidden: Whether the help leaves out the option.
     """
 
     about: str
@@ -47,7 +46,6 @@ class Rules:
     kind: Any = None
     metavar: str | None = None
     envvar: str | None = None
-    hidden: bool = False
 
 
 def setting(default: Any, about: str, **rules: Any) -> Any:

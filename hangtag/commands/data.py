@@ -1,21 +1,18 @@
 """``hangtag data`` shows a data set before a network is trained on it."""
 
 import importlib
-import json
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
-from rich.console import Console
-from rich.text import Text
 
 from hangtag.extras import needs
 from hangtag.options import options_of
 from hangtag.output import require_writable, writing
 from hangtag.printable import escaped
-from hangtag.tables import table
+from hangtag.tables import print_json, print_plain, table
 from hangtag.training.data import sources
 from hangtag.training.data.data_options import DataOptions
 from hangtag.training.data.dataset import Dataset
@@ -66,7 +63,7 @@ def show(source: str, sheet: Path | None, as_json: bool, **options: Any) -> None
     given = DataOptions(data=source, **options)
     dataset = sources.load(source, given.data_dir, own=given.own_pictures)
     if as_json:
-        click.echo(json.dumps(_document(dataset)))
+        print_json(_document(dataset))
     else:
         _print(dataset)
     if sheet is not None:
@@ -138,10 +135,9 @@ def _document(dataset: Dataset) -> dict[str, Any]:
 def _print(dataset: Dataset) -> None:
     counts = {**_counts(dataset), f"all {len(dataset.labels)}": dataset.sizes}
     rows = [(label, *(f"{count:,}" for count in own.values())) for label, own in counts.items()]
-    console = Console()
-    console.print(table(("class", *dataset.sizes), rows, right=dataset.sizes))
+    print_plain(table(("class", *dataset.sizes), rows, right=dataset.sizes))
     if dataset.files:
-        console.print(f"files: {dataset.files}", highlight=False, soft_wrap=True)
-    console.print(f"images: {dataset.image}", highlight=False)
+        click.echo(f"files: {dataset.files}")
+    click.echo(f"images: {dataset.image}")
     for note in dataset.notes:
-        console.print(Text(escaped(note)))
+        click.echo(escaped(note))
