@@ -155,13 +155,13 @@ class _Verification:
             return Finding(PARITY, None, "the export did not record PyTorch's answers")
         images, tolerances = self._images[: len(next(iter(answers.values())))], self._tolerances
         if "path" in answers:
-            return _passed(parity.check_paths(self._runtime, {REAL: images}, {REAL: answers}, tolerances))
+            return _passed(parity.check(self._runtime, {REAL: images}, {REAL: answers}, tolerances))
         recorded = self._recorded(PARITY)
         spread, worst = float(recorded["spread"]), max(recorded["max_logit_difference"][REAL].values())
         temperature = float(self._entry.metadata.get("temperature", "1"))
         one_label = self._entry.metadata["task"] == "single_label"
         activation = (lambda scores: softmax(scores / temperature)) if one_label else None
-        check = parity.check_logits(self._runtime, {REAL: images}, {REAL: answers}, tolerances, spread, activation)
+        check = parity.check(self._runtime, {REAL: images}, {REAL: answers}, tolerances, spread, activation)
         return Finding(check.name, True, f"{check.summary} (recorded {worst:.1e})")
 
     def _agreement(self) -> Finding:

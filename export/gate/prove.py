@@ -63,11 +63,8 @@ def prove(
     def activation(scores: Array) -> Array:
         return {"softmax": softmax, "sigmoid": sigmoid}[network.activation](scores / network.temperature)
 
-    if "path" in right:
-        checked = parity.check_paths(runtime, kinds, expected, tolerances)
-    else:
-        checked = parity.check_logits(runtime, kinds, expected, tolerances, spread, activation)
-    checks.append(checked)
+    own = None if "path" in right else activation
+    checks.append(parity.check(runtime, kinds, expected, tolerances, spread, own))
     answered = answer(runtime, images, check=AGREEMENT)
     if classes is not None:
         if recorded is not None:

@@ -88,8 +88,8 @@ def test_in_int8_images_that_no_camera_takes_are_measured_and_not_required() -> 
     right = {kind: runtime.run({"image": pixels}) for kind, pixels in images.items()}
     expected = right | {"black": {"logits": right["black"]["logits"] + 5}}
     with pytest.raises(GateError, match="batch 1 of black images: logits differ from PyTorch's by 5"):
-        parity.check_logits(runtime, images, expected, TOLERANCES["fp16"], 1.0, None)
-    figures = parity.check_logits(runtime, images, expected, TOLERANCES["int8"], 1.0, None).figures
+        parity.check(runtime, images, expected, TOLERANCES["fp16"], 1.0)
+    figures = parity.check(runtime, images, expected, TOLERANCES["int8"], 1.0).figures
     assert figures["max_logit_difference"]["black"]["64"] == 5
 
 
