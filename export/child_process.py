@@ -1,18 +1,13 @@
-"""Call one of hangtag's functions on a file in a child process, because loading a bad file can crash the process.
+"""Call one of hangtag's functions on a file in a child process, because loading a bad file can crash the process."""
 
-The child process is ``python -m hangtag.export.child_process FOLDER MODULE:FUNCTION``. The folder holds the pickled
-call, and later the pickled outcome. ``MODULE:FUNCTION`` is in the command only for people who list processes.
-"""
-
+import multiprocessing
+import os
 import pickle
-import subprocess
-import sys
-from collections import deque
+import time
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from threading import Thread
-from typing import IO, Any, TypeVar
+from typing import Any, TypeVar
 
 from hangtag.errors import UserError
 from hangtag.export.errors import ExportError, GateError
@@ -20,9 +15,9 @@ from hangtag.serving.server.errors import InferenceError, ModelLoadError
 
 T = TypeVar("T")
 Progress = Callable[[str], object]
-_PROGRESS = "progress: "
-"""Prefix of lines on the child's standard error that are for the user."""
-_CALL, _OUTCOME = "call", "outcome"
+CONTEXT: Any = multiprocessing.get_context("spawn")
+_parent: Connection | None = None
+"""In a child process, the connection to the parent."""
 
 
 def run(
@@ -41,62 +36,63 @@ def run(
         shown_as: The file name that error messages show instead of the path of each .onnx file among the arguments.
         check: The check that fails if the file cannot be run.
         seconds: The time limit, after which the child process is killed.
-        progress: Called in a separate thread with each line that the child process reports.
+        progress: Called with each line that the child process reports.
 
     Raises:
         GateError: the file cannot be loaded or run, or crashes the child process, or the child process does not finish
             in time, or the function raises this error.
         ExportError: the function raises another error that the user can correct.
     """
-    lines = deque(["it wrote no message"], maxlen=1)  # the last line of a traceback names the exception
-
-    def follow(stream: IO[str]) -> None:
-        for line in stream:
-            if line.startswith(_PROGRESS):
-                progress(line.removeprefix(_PROGRESS).rstrip("\n"))
-            elif line.strip():
-                lines.append(line.strip())
-
-    with TemporaryDirectory() as folder:
-        Path(folder, _CALL).write_bytes(pickle.dumps((function, arguments, shown_as, check)))
-        # -P keeps the working directory out of sys.path, so that a numpy.py in it is not run.
-        command = [sys.executable, "-P", "-m", __name__, folder, f"{function.__module__}:{function.__name__}"]
-        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
-            assert process.stderr is not None
-            follower = Thread(target=follow, args=(process.stderr,))
-            follower.start()
-            try:
-                code = process.wait(seconds)
-            except subprocess.TimeoutExpired as error:
-                raise GateError(
-                    check, f"working on {shown_as} failed: there was no answer within {seconds:g} s."
-                ) from error
-            finally:  # also after Ctrl-C
-                process.kill()
-                follower.join()
-        if code < 0:
-            raise GateError(check, f"{shown_as} ended the process that worked on it (signal {-code}).")
-        outcome = Path(folder, _OUTCOME)
-        if not outcome.exists():
-            reason = f"the process ended with exit code {code}: {lines[-1][:300]}"
-            raise GateError(check, f"working on {shown_as} failed: {reason}.")
-        answered: tuple[T, ExportError | None] = pickle.loads(outcome.read_bytes())  # noqa: S301  (our own child's)
-    answer, refusal = answered
-    if refusal is not None:
-        raise refusal
-    return answer
+    end = time.monotonic() + seconds
+    receiver, sender = CONTEXT.Pipe(duplex=False)
+    call = pickle.dumps((function, arguments))
+    process = CONTEXT.Process(target=_work, args=(sender, call, shown_as, check))
+    try:
+        process.start()
+        sender.close()
+        while receiver.poll(max(0.0, end - time.monotonic())):
+            match receiver.recv():
+                case str(line):
+                    progress(line)
+                case [answer, None]:
+                    return answer  # type: ignore[no-any-return]  # the function's own result
+                case [None, error]:
+                    raise error
+        raise GateError(check, f"working on {shown_as} failed: there was no answer within {seconds:g} s.")
+    except EOFError:
+        process.join()
+        if process.exitcode < 0:
+            reason = f"{shown_as} ended the process that worked on it (signal {-process.exitcode})."
+        else:
+            reason = f"working on {shown_as} failed: the process ended with exit code {process.exitcode}."
+        raise GateError(check, reason) from None
+    finally:  # also after Ctrl-C
+        receiver.close()
+        process.kill()
+        process.join()
 
 
 def report(line: str) -> None:
     """Show the user a line immediately. Call this function in a child process."""
-    sys.stderr.write(f"{_PROGRESS}{line}\n")
-    sys.stderr.flush()
+    assert _parent is not None
+    _parent.send(line)
+
+
+def _work(parent: Connection, call: bytes, shown_as: Path, check: str) -> None:
+    """Call the function, and send its result or its error to the parent. What the libraries print is not shown."""
+    global _parent
+    _parent = parent
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for standard in (1, 2):
+        os.dup2(nowhere, standard)
+    function, arguments = pickle.loads(call)  # noqa: S301  (our own parent's)
+    parent.send(_outcome(function, arguments, shown_as, check))
 
 
 def _outcome(
     function: Callable[..., Any], arguments: tuple[Any, ...], shown_as: Path, check: str
 ) -> tuple[Any, ExportError | None]:
-    """Return the function's result, or an expected error of the function."""
+    """Return the function's result, or an error for the user."""
 
     def reason(text: object) -> str:
         shown = f"{' '.join(str(text).split()).rstrip('.')}."
@@ -115,9 +111,5 @@ def _outcome(
         return None, GateError(check, reason(error))
     except UserError as error:
         return None, ExportError(f"{reason(error)} Nothing was published.")
-
-
-if __name__ == "__main__":
-    _folder = Path(sys.argv[1])
-    _called = pickle.loads(Path(_folder, _CALL).read_bytes())  # noqa: S301  (our own parent's)
-    Path(_folder, _OUTCOME).write_bytes(pickle.dumps(_outcome(*_called)))
+    except Exception as error:
+        return None, GateError(check, f"working on {shown_as} failed: {reason(f'{type(error).__name__}: {error}')}")

@@ -1,5 +1,5 @@
+import multiprocessing
 import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,7 +31,7 @@ def labels(tmp_path: Path) -> Path:
 @pytest.fixture
 def started_children(monkeypatch: pytest.MonkeyPatch) -> None:
     """Start this test's child processes as the product does, without forking."""
-    monkeypatch.setattr(child_process, "subprocess", subprocess)
+    monkeypatch.setattr(child_process, "CONTEXT", multiprocessing.get_context("spawn"))
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,6 @@ import multiprocessing
 import os
 import runpy
 import signal
-import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,7 +16,6 @@ from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
 from subprocess import TimeoutExpired
-from types import SimpleNamespace
 from typing import IO, Any
 
 import pytest
@@ -103,7 +101,7 @@ class Forked:
 
 
 class ForkedModule(Forked):
-    """Replaces Popen in the export: runs the module of ``python -P -m MODULE ARGUMENT…`` in a forked process."""
+    """Runs the module of ``python -P -m MODULE ARGUMENT…`` in a forked process."""
 
     def __init__(self, command: Sequence[str], **_: object) -> None:
         super().__init__(_run_module, command[command.index("-m") + 1 :])
@@ -112,9 +110,8 @@ class ForkedModule(Forked):
 @contextmanager
 def forked_children() -> Iterator[None]:
     """Fork the child processes in which the export runs files, while the context is open."""
-    forking = SimpleNamespace(**vars(subprocess) | {"Popen": ForkedModule})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("hangtag.export.child_process.subprocess", forking)
+        patch.setattr("hangtag.export.child_process.CONTEXT", CONTEXT)
         yield
 
 

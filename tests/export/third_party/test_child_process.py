@@ -17,9 +17,9 @@ from tests.kit.command import ROOT
     ("code", "seconds", "answer"),
     [
         ("print('noise'); return {'the answer': number}", 60, {"the answer": 5}),
-        ("raise SystemExit(3)", 60, "the process ended with exit code 3: it wrote no message."),
-        ("raise ValueError('too many')", 60, "the process ended with exit code 1: ValueError: too many."),
-        ("import os; os._exit(0)", 60, "the process ended with exit code 0: it wrote no message."),
+        ("raise SystemExit(3)", 60, "the process ended with exit code 3."),
+        ("raise ValueError('too many')", 60, "ValueError: too many."),
+        ("import os; os._exit(0)", 60, "the process ended with exit code 0."),
         ("import threading; threading.Event().wait()", 0.2, "there was no answer within 0.2 s."),
         ("import os; os.abort()", 60, "x.onnx ended the process that worked on it (signal 6)."),
     ],

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from hangtag.training.data.dataset import Split
 from hangtag.training.data.fashion_mnist import LABELS
 from tests.kit import networks, onnx_file, onnx_models, unbatchable_models
 from tests.kit.colour_networks import in_text
-from tests.kit.command import ROOT, invoke, refusal
+from tests.kit.command import invoke, refusal
 from tests.kit.exported import imported, importing
 from tests.kit.server import server
 from tests.kit.shipped import latest
@@ -218,31 +219,45 @@ def test_samples_that_prove_worse_than_those_that_made_the_file_are_refused(tmp_
     )
 
 
+def abort(*_: object) -> None:
+    os.abort()
+
+
+def leave(*_: object) -> None:
+    os._exit(3)
+
+
 @pytest.mark.usefixtures("started_children")
 @pytest.mark.parametrize(
-    ("module", "end", "message"),
+    ("function", "end", "message"),
     [
         (
-            "probe",
-            "os.abort()",
+            "probe._probe",
+            abort,
             r"runtime: \S+ ended the process that worked on it \(signal 6\)\. Nothing was published",
         ),
-        ("conversion", "os.abort()", r"conversion: \S+ ended the process that worked on it \(signal 6\)\. Nothing was"),
         (
-            "wrapping",
-            "os._exit(3)",
-            r"structure: working on \S+ failed: the process ended with exit code 3: .* was pub",
+            "conversion._convert",
+            abort,
+            r"conversion: \S+ ended the process that worked on it \(signal 6\)\. Nothing was",
+        ),
+        (
+            "wrapping.wrap",
+            leave,
+            r"structure: working on \S+ failed: the process ended with exit code 3\. .* publis",
         ),
     ],
 )
 def test_work_on_a_file_that_ends_its_process_is_reported(
-    module: str, end: str, message: str, labels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    function: str,
+    end: Callable[..., None],
+    message: str,
+    labels: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The command converts and runs the file in a child process, so a crash ends only the child process."""
-    code = f"import os, sys\nif any('{module}:' in argument for argument in sys.orig_argv):\n    {end}\n"
-    (tmp_path / "sitecustomize.py").write_text(code)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(ROOT)]))
-    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    monkeypatch.setattr(f"hangtag.export.third_party.{function}", end)
     stated = ("--labels", labels, "--preprocessing", "scale=255")
     reason = refused(tmp_path, in_text(), *stated, "--precision", "int8")
     assert re.match(message, reason), reason
