@@ -6,11 +6,12 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from hangtag.export.repository.inventory import Entry
 from hangtag.training.runs.config import command
 from studies.page import Part, percent, short_revision, table
 from studies.pictures import Picture, confusion_matrix
 from studies.shipped import pictures, speed
-from studies.shipped.models import ShippedModel, read, serving
+from studies.shipped.models import accuracy, parameters, read, serving
 from studies.shipped.run import MODELS
 
 PUBLISHED = {"lstm": (0.9024, 0.8996), "lstm2": (0.9110, 0.9050), "cnn": (0.9130, 0.9094)}
@@ -40,24 +41,28 @@ The study published its figures: one run of each network with Keras, on the vali
 {table(_PRECISIONS, precisions, right=4)}"""
 
 
-def _row(model: ShippedModel) -> tuple[str, ...]:
-    summary = model.metrics["summary"]
+def _title(model: Entry) -> str:
+    return f"`{model.name}` version {model.version}"
+
+
+def _row(model: Entry) -> tuple[str, ...]:
+    summary = model.json("training")["metrics"]["summary"]
     return (
-        model.title,
+        _title(model),
         model.metadata["recipe"],
-        f"{model.parameters:,}",
-        f"{model.entry.megabytes:.1f} MB",
+        f"{parameters(model):,}",
+        f"{model.megabytes:.1f} MB",
         f"{summary['validation']['accuracy']:.2%} (epoch {summary['best_epoch']})",
         f"{summary['final_validation_accuracy']:.2%}",
-        f"{model.accuracy:.2%}",
+        f"{accuracy(model):.2%}",
         " / ".join(map(percent, PUBLISHED.get(model.name, ()))),
     )
 
 
-def _precision_row(model: ShippedModel) -> tuple[str, ...]:
-    agreement = json.loads(model.metadata["gate"])["agreement"]
+def _precision_row(model: Entry) -> tuple[str, ...]:
+    agreement = model.gate["agreement"]
     shares = (f"{agreement[key]:.2%}" for key in ("accuracy", "pytorch_accuracy", "agreement"))
-    return model.title, f"{model.entry.megabytes:.1f} MB", *shares
+    return _title(model), f"{model.megabytes:.1f} MB", *shares
 
 
 def details_part() -> str:
@@ -65,9 +70,8 @@ def details_part() -> str:
     return "\n\n".join(_section(model) for model in serving())
 
 
-def _section(model: ShippedModel) -> str:
-    config, metadata = model.config, model.metadata
-    parity = json.loads(metadata["gate"])["parity"]
+def _section(model: Entry) -> str:
+    config, metadata, parity = model.json("training")["config"], model.metadata, model.gate["parity"]
     differences = parity["max_logit_difference"]["test"]
     trained_here = any(Path(teacher["path"]).parts[0] == "runs" for teacher in config["teachers"])
     teachers = "[the teachers](/studies/finished/accuracy.md#teachers), which do not ship; " if trained_here else ""
@@ -85,9 +89,8 @@ def _section(model: ShippedModel) -> str:
 
 def _confusion(name: str) -> Figure:
     (model,) = [model for model in serving() if model.name == name]
-    assert model.entry.signature is not None  # files with metadata have a signature
-    confusion = model.metrics["summary"]["test"]["confusion"]
-    return confusion_matrix(confusion, model.entry.signature.labels, name)
+    confusion = model.json("training")["metrics"]["summary"]["test"]["confusion"]
+    return confusion_matrix(confusion, model.json("labels"), name)
 
 
 PARTS = (
@@ -99,7 +102,9 @@ PICTURES = (
     Picture("docs/images/accuracy-and-speed.png", lambda: pictures.accuracy_and_speed(speed.measured()), colours=128),
     Picture(
         "studies/shipped/learning-curves.png",
-        lambda: pictures.learning_curves({model.name: model.metrics["epochs"] for model in serving()}),
+        lambda: pictures.learning_curves(
+            {model.name: model.json("training")["metrics"]["epochs"] for model in serving()}
+        ),
     ),
     *(Picture(f"studies/shipped/confusion-{name}.png", partial(_confusion, name), colours=128) for name in MODELS),
 )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from studies import results
 from studies.page import table
-from studies.shipped.models import read
+from studies.shipped.models import accuracy, parameters, read
 from studies.shipped.run import ACCURACY, RESULTS, ROUTE
 
 _HEAD = ("model", "parameters", "test accuracy", "1 in flight: p50 / p99", "64 in flight: throughput, p99")
@@ -41,18 +41,18 @@ class Measured:
 def measured(path: Path = RESULTS) -> list[Measured]:
     """Return the results of the load test, beginning with the smallest model."""
     lines = [line for line in results.read(path).values() if "model" in line]
-    files = {(model.name, str(model.entry.version)): model for model in read()}
+    files = {(model.name, str(model.version)): model for model in read()}
     every = []
     for name, version in dict.fromkeys((line["model"], line["version"]) for line in lines):
         runs = {line["run"].removeprefix(f"{name}, "): line for line in lines if line["model"] == name}
         answered = runs.pop(ACCURACY)
         if name == ROUTE:
             members = {line["model"]: line["version"] for line in lines if line["model"] in MEMBERS}
-            parameters = sum(files[member].parameters for member in members.items())
-            every.append(Measured(name, "", parameters, answered["accuracy"], runs))
+            total = sum(parameters(files[member]) for member in members.items())
+            every.append(Measured(name, "", total, answered["accuracy"], runs))
         else:
             file = files[name, version]
-            every.append(Measured(name, version, file.parameters, file.accuracy, runs))
+            every.append(Measured(name, version, parameters(file), accuracy(file), runs))
     return sorted(every, key=lambda each: each.parameters)
 
 
