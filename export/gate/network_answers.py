@@ -89,16 +89,28 @@ def worst_image(difference: Array) -> int:
 
 
 def require_close(
-    check: str, numbers: Array, expected: Array, limit: float, what: str, how: str, kind: str = REAL
+    check: str,
+    numbers: Array,
+    expected: Array,
+    limit: float,
+    what: str,
+    how: str,
+    kind: str = REAL,
+    tied: Array | None = None,
 ) -> float:
     """Return the largest difference between two arrays, whose rows belong to images of one kind.
+
+    Args:
+        tied: Whether the answers to an image may differ, bool [n]. Such images are left out.
 
     Raises:
         GateError: the difference exceeds the limit, or the shapes differ. The message begins with ``what`` and ``how``.
     """
     if numbers.shape != expected.shape:
         raise GateError(check, f"{what} have shape {list(numbers.shape)}, expected {list(expected.shape)}.")
-    difference = np.abs(numbers - expected)
+    difference = np.abs(numbers.astype(np.float64) - expected)
+    if tied is not None:
+        difference[tied] = 0
     if not difference.max() <= limit:  # this comparison fails for NaN
         raise GateError(
             check,

@@ -59,10 +59,8 @@ def check(
                     tied &= ~at_edge  # chance does not explain so many ties at the edge of the beam
                 ties |= set(np.flatnonzero(tied).tolist())
             for name in names:
-                if tied.any():
-                    answers[name][tied] = right[name][tied]
-                what = f"{batch}: {_IN_WORDS.get(name, name)}"
-                furthest = require_close(PARITY, answers[name], right[name], most, what, "differ from PyTorch's", kind)
+                what, how = f"{batch}: {_IN_WORDS.get(name, name)}", "differ from PyTorch's"
+                furthest = require_close(PARITY, answers[name], right[name], most, what, how, kind, tied)
                 worst[kind][str(size)] = max(worst[kind][str(size)], furthest)
             if activation is not None:
                 what, how = f"{batch}: probabilities", "differ from those of the file's own logits"
@@ -98,12 +96,12 @@ def check_cuda(path: Path, images: Pixels, expected: Answers, tolerances: Tolera
         return PassedCheck(CUDA, "not run: no CUDA on this machine", {"outcome": NOT_RUN, "why": "no CUDA"})
     answers = answer(runtime, images[:_CUDA_IMAGES], check=CUDA)
     expected = {name: values[:_CUDA_IMAGES] for name, values in expected.items()}
-    limit, largest = tolerances.logit_limit(spread), 0.0
+    limit, how = tolerances.logit_limit(spread), "differ from PyTorch's"
     tied = tied_paths(answers, expected, limit)
-    for name in {"logits", "probabilities"} & answers.keys():
-        what, how = f"under CUDA {name}", "differ from PyTorch's"
-        numbers = np.where(tied[:, None], expected[name], answers[name])
-        largest = max(largest, require_close(CUDA, numbers, expected[name], limit, what, how))
+    largest = max(
+        require_close(CUDA, answers[name], expected[name], limit, f"under CUDA {name}", how, tied=tied)
+        for name in {"logits", "probabilities"} & answers.keys()
+    )
     return PassedCheck(
         CUDA, f"loads under CUDA, within {largest:.1e} of PyTorch", {"outcome": "loads", "max_difference": largest}
     )
