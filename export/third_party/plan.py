@@ -94,16 +94,16 @@ def choose(model: onnx.ModelProto, bare: Path, path: Path, options: ImportOption
     """
     preprocessing, scores = options.preprocessing, options.scores
     given = None if options.labels is None else tuple(_read_labels(options.labels))
-    own = _own_signature(model)
-    if own is not None:
-        renames = given not in (None, own.labels)
+    own_labels, own_image = _own_description(model)
+    if own_image is not None:
+        renames = given not in (None, own_labels)
         contradictions = {"--labels": renames, "--preprocessing": preprocessing, "--scores": scores}
         if flags := [flag for flag, contradicts in contradictions.items() if contradicts]:
             raise ExportError(
                 f"{path} is already a classifier of hangtag, and has its own labels, preprocessing and probabilities: "
                 f"leave out {' and '.join(flags)}. Nothing was published."
             )
-        return Plan(None, Stated(), image=own.image)
+        return Plan(None, Stated(), image=own_image)
     written = companions.read(path, model)
     known = given or written.labels
     if written.problems and not (known and preprocessing):
@@ -112,7 +112,7 @@ def choose(model: onnx.ModelProto, bare: Path, path: Path, options: ImportOption
         raise ExportError(
             f"{'; '.join(written.problems)}. Correct the file, move it away, or {remedy}. Nothing was published."
         )
-    stated = Stated.parse(preprocessing or "", labels=given or _own_labels(model), scores=scores).over(written)
+    stated = Stated.parse(preprocessing or "", labels=given or own_labels, scores=scores).over(written)
     unwrapped = Stated(labels=given, notes=stated.notes, problems=stated.problems)
     if not (preprocessing or str(stated)):
         return Plan(None, unwrapped, "nothing says how pixels become its input (--preprocessing)")
@@ -149,23 +149,14 @@ def _read_labels(path: Path) -> list[str]:
     return labels
 
 
-def _own_signature(model: onnx.ModelProto) -> Signature | None:
-    """The signature of a file that hangtag exported or imported as a classifier; None for other files."""
+def _own_description(model: onnx.ModelProto) -> tuple[tuple[str, ...] | None, ImageSpec | None]:
+    """Return the labels in a file's metadata and, if hangtag made the file a classifier, its image description."""
     inputs, outputs = (
         tuple(TensorSpec(value.name, wrapping.datatype(value), tuple(wrapping.shape(value))) for value in values)
         for values in (model.graph.input, model.graph.output)
     )
     signature = Signature(inputs, outputs, onnx_model.metadata(model))
     try:
-        return signature if signature.picture_shape and signature.image else None
+        return signature.labels or None, signature.image if signature.picture_shape else None
     except UnsupportedModelError:
-        return None  # the probe later refuses the file, and names the malformed property
-
-
-def _own_labels(model: onnx.ModelProto) -> tuple[str, ...] | None:
-    try:
-        labels = json.loads(onnx_model.metadata(model).get("labels", "null"))
-    except (ValueError, RecursionError):
-        return None
-    is_list = isinstance(labels, list) and labels and all(isinstance(label, str) for label in labels)
-    return tuple(labels) if is_list else None
+        return None, None  # the probe later refuses the file, and names the malformed property
