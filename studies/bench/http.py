@@ -29,8 +29,6 @@ COMPARISON = Comparison(
         ),
         Goal(MODEL, "1", "p50_ms", 1.0, "fastapi", system="http"),
         *(Goal(MODEL, load, _RATE, 1.0, "triton", system="http") for load in ("16", "64")),
-        # gRPC's rate does not depend on the HTTP port, except for noise
-        *(Goal(MODEL, load, _RATE, 0.95, "grpc-alone", system="grpc") for load in LOADS),
     ),
     packages=("uvicorn", "starlette", "pygrpc-native", "onnxruntime", "numpy"),
 )

@@ -49,17 +49,6 @@ def hangtag(*options: str) -> Callable[[Path], AbstractContextManager[Launch]]:
     return lambda models: nullcontext(hangtag_serve(models, *options))
 
 
-def with_http(*options: str) -> Callable[[Path], AbstractContextManager[Launch]]:
-    """Return how to start `hangtag serve` on the native transport and with HTTP."""
-
-    def launch(models: Path) -> AbstractContextManager[Launch]:
-        (port,) = free_ports(1)
-        serve = hangtag_serve(models, "--transport", "native", "--http-port", str(port), *options)
-        return nullcontext(replace(serve, http=f"127.0.0.1:{port}"))
-
-    return launch
-
-
 @contextmanager
 def with_tls(models: Path, *options: str) -> Iterator[Launch]:
     """Yield how to start `hangtag serve` with these options and a certificate, which is removed after the context."""
@@ -119,21 +108,21 @@ def bare_bytes(server: Served, _model: str) -> Send:
 
 
 _BYTES = "content-type: application/octet-stream"
+_NATIVE = ("--transport", "native")
 
 SERVER: Mapping[str, System] = {
-    "native": System("hangtag serve --transport native", hangtag("--transport", "native")),
-    "native-2": System("`native` with two worker processes", hangtag("--transport", "native", "--workers", "2")),
+    "native": System("hangtag serve --transport native", hangtag(*_NATIVE)),
+    "native-2": System("`native` with two worker processes", hangtag(*_NATIVE, "--workers", "2")),
     "grpc": System("hangtag serve --transport grpc", hangtag("--transport", "grpc")),
     "tls": System("hangtag serve with TLS", with_tls),
     "triton": System("Triton with its Python backend, two instances of each model", triton),
     "minimal": System("a minimal Python server on pygrpc-native, without deadlines, checks or timings", minimal),
 }
 HTTP: Mapping[str, System] = {
-    "http": System("hangtag over HTTP, an image as a binary tensor", with_http(), binary),
-    "http-2": System("`http` with two worker processes, like FastAPI", with_http("--workers", "2"), binary),
-    "json": System("hangtag over HTTP, an image as numbers in JSON", with_http(), numbers),
-    "grpc": System("hangtag over gRPC (native), with HTTP on but not called", with_http()),
-    "grpc-alone": System("hangtag over gRPC (native), without HTTP", hangtag("--transport", "native")),
+    "http": System("hangtag over HTTP, an image as a binary tensor", hangtag(*_NATIVE), binary),
+    "http-2": System("`http` with two worker processes, like FastAPI", hangtag(*_NATIVE, "--workers", "2"), binary),
+    "json": System("hangtag over HTTP, an image as numbers in JSON", hangtag(*_NATIVE), numbers),
+    "grpc": System("hangtag over gRPC (native), with HTTP on but not called", hangtag(*_NATIVE)),
     "fastapi": System(
         f"FastAPI on uvicorn, {FASTAPI_WORKERS} workers, an image as the body, no batching", fastapi, bare_bytes
     ),
