@@ -34,20 +34,29 @@ def draw(
         if len(shown) < len(result.labels):
             title += f"; the {len(shown)} of {len(result.labels)} labels with the lowest F1"
         confusion = np.asarray(result.confusion)[np.ix_(shown, shown)]
-        _confusion_matrix(confusion, [result.labels[at] for at in shown], title, folder / "confusion.png")
+        _save(confusion_matrix(confusion, [result.labels[at] for at in shown], title), folder / "confusion.png")
     known = all(mistake.probability is not None for mistake in result.mistakes)
     which = "most confident" if known else "worst"
     title = f"{name}: the {which} of {len(result.mistakes):,} mistakes in {len(images):,} images"
     _grid(result.mistakes[: COLUMNS * ROWS], images, title, "gray_r" if negated else "gray", folder / "mistakes.png")
 
 
-def _confusion_matrix(counts: npt.NDArray[np.int64], labels: Sequence[str], title: str, path: Path) -> None:
-    """Draw counts [true, predicted] as a heat map with a pale diagonal, so that the mistakes stand out."""
-    mistakes = np.where(np.eye(len(counts), dtype=bool), 0, counts)
+def confusion_matrix(
+    counts: npt.NDArray[np.int64], labels: Sequence[str], title: str, darkest: float | None = None
+) -> Figure:
+    """Draw counts [true, predicted] as a heat map with a pale diagonal, so that the mistakes stand out.
+
+    Args:
+        counts: The number of images for each true and predicted label.
+        labels: The names of the labels.
+        title: The title of the picture.
+        darkest: The share of a true label's images with the darkest colour. None stands for the largest share.
+    """
+    mistakes = np.where(np.eye(len(counts), dtype=bool), 0, counts / np.maximum(1, counts.sum(axis=1, keepdims=True)))
     side = max(6.4, 0.45 * len(labels) + 1.5)
     figure = Figure(figsize=(side + 1, side), layout="constrained")
     axes = figure.subplots()
-    shown = axes.imshow(mistakes, cmap="OrRd", vmin=0, vmax=max(1, float(mistakes.max())))
+    shown = axes.imshow(mistakes, cmap="OrRd", vmin=0, vmax=darkest or max(1e-9, mistakes.max()))
     for row, column in np.argwhere(counts):
         red, green, blue, _ = shown.to_rgba(mistakes[row, column])
         bright = 0.299 * red + 0.587 * green + 0.114 * blue > 0.5
@@ -61,7 +70,7 @@ def _confusion_matrix(counts: npt.NDArray[np.int64], labels: Sequence[str], titl
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     axes.set_title(title, loc="left", fontsize=10)
-    _save(figure, path)
+    return figure
 
 
 def _grid(mistakes: Sequence[Mistake | SetMistake], images: Images, title: str, colours: str, path: Path) -> None:

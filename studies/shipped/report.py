@@ -4,12 +4,14 @@ import json
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 from matplotlib.figure import Figure
 
+from hangtag.evaluation.plots import confusion_matrix
 from hangtag.export.repository.inventory import Entry
 from hangtag.training.runs.config import command
 from studies.page import Part, percent, short_revision, table
-from studies.pictures import Picture, confusion_matrix
+from studies.pictures import Picture
 from studies.shipped import pictures, speed
 from studies.shipped.models import accuracy, parameters, read, serving
 from studies.shipped.run import MODELS
@@ -88,9 +90,11 @@ def _section(model: Entry) -> str:
 
 
 def _confusion(name: str) -> Figure:
+    """Draw the confusion matrix of a network. In all these pictures, a colour stands for the same share of images."""
     (model,) = [model for model in serving() if model.name == name]
-    confusion = model.json("training")["metrics"]["summary"]["test"]["confusion"]
-    return confusion_matrix(confusion, model.json("labels"), name)
+    counts = np.asarray(model.json("training")["metrics"]["summary"]["test"]["confusion"])
+    title = f"{name}: {counts.trace() / counts.sum():.2%} of {counts.sum():,} test images"
+    return confusion_matrix(counts, model.json("labels"), title, darkest=0.15)
 
 
 PARTS = (
