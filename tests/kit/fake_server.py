@@ -9,9 +9,10 @@ from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import grpc
+from google.protobuf.message_factory import GetMessageClass
 
 from hangtag.protos import inference_pb2 as pb
-from studies.stubs import serve_inference
+from studies.stubs import InferenceStub
 from tests.kit.other_servers import Answer, web_server
 
 # Called with the number of each ModelInfer call, from 0, before the server answers. A behaviour may wait or abort.
@@ -142,6 +143,18 @@ def _json(value: object) -> Answer:
     return 200, {}, json.dumps(value).encode()
 
 
+def _handlers(servicer: object) -> grpc.GenericRpcHandler:
+    """The unary methods of GRPCInferenceService that an object has. The server does not know other methods."""
+    handlers = {}
+    for method in InferenceStub.service.methods:
+        answer = getattr(servicer, method.name, None)
+        if answer is not None:
+            parse = GetMessageClass(method.input_type).FromString
+            serialize = GetMessageClass(method.output_type).SerializeToString
+            handlers[method.name] = grpc.unary_unary_rpc_method_handler(answer, parse, serialize)
+    return grpc.method_handlers_generic_handler(InferenceStub.service.full_name, handlers)
+
+
 @contextmanager
 def running(
     servicer: FakeServer, at: str = "127.0.0.1:0", credentials: grpc.ServerCredentials | None = None
@@ -149,7 +162,7 @@ def running(
     """Run the servicer over gRPC while the context is open, on the port ``at`` or on a free port."""
     options = [("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", -1)]
     server = grpc.server(futures.ThreadPoolExecutor(16), options=options)
-    serve_inference(servicer, server)
+    server.add_generic_rpc_handlers((_handlers(servicer),))
     port = server.add_secure_port(at, credentials) if credentials else server.add_insecure_port(at)
     servicer.address = f"127.0.0.1:{port}"
     server.start()
