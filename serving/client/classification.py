@@ -2,17 +2,21 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
+import grpc
 import numpy as np
 import numpy.typing as npt
 
 from hangtag.protos import classifier_pb2 as pb
-from hangtag.serving.connection.errors import InputError, sending
+from hangtag.serving.connection.errors import ClientError, InputError, sending
 
 Image: TypeAlias = bytes | npt.NDArray[np.uint8]
 """The bytes of a PNG, JPEG or WebP file, or pixels of the model's input size: grey [height, width], or red, green
 and blue [height, width, 3]."""
+
+
+_STATUS = {code.value[0]: code for code in grpc.StatusCode}
 
 
 @dataclass(frozen=True)
@@ -109,7 +113,8 @@ def compare_request(image: Image, models: Sequence[str], top_k: int) -> pb.Compa
     Raises:
         InputError: An argument cannot be sent, for example an ``image`` that is neither bytes nor uint8 pixels.
     """
-    request = pb.CompareRequest(models=[_choice(model) for model in models], top_k=top_k)
+    choices = [dict(zip(("name", "version"), split_version(model), strict=True)) for model in models]
+    request = pb.CompareRequest(models=choices, top_k=top_k)
     _set_image(request, image)
     return request
 
@@ -123,11 +128,6 @@ def split_version(model: str) -> tuple[str, str]:
 def model_choice(model: str, version: str) -> tuple[str, str]:
     """Return the name and the version of ``model``. If ``version`` is given, ``model`` is only a name."""
     return (model, version) if version else split_version(model)
-
-
-def _choice(model: str) -> pb.ModelChoice:
-    name, version = split_version(model)
-    return pb.ModelChoice(name=name, version=version)
 
 
 def from_response(response: pb.ClassifyResponse) -> Classification:
@@ -149,6 +149,23 @@ def from_response(response: pb.ClassifyResponse) -> Classification:
         ),
         unsure=response.unsure,
     )
+
+
+def outcome(response: Any) -> Classification | ClientError:
+    """Read one response of a stream of images, or one model's part of a comparison.
+
+    Args:
+        response: a ClassifyStreamResponse or a ModelOutcome. Over HTTP, the response to a separate call, or the
+            ClientError with which that call failed.
+    """
+    if isinstance(response, ClientError):
+        return response
+    if isinstance(response, pb.ClassifyResponse):
+        return from_response(response)
+    if response.HasField("failure"):
+        code = _STATUS.get(response.failure.code, grpc.StatusCode.UNKNOWN)
+        return ClientError(code, response.failure.message)
+    return from_response(response.answer)
 
 
 def _label(score: pb.LabelScore) -> Label:

@@ -1,17 +1,22 @@
 """The typed client of the server: images and arrays in, labels and arrays out."""
 
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Self
 
 from hangtag.protos import inference_pb2
-from hangtag.serving.client import operations
-from hangtag.serving.client.classification import Classification, Image, classify_request
-from hangtag.serving.client.operations import Answer, Operation
+from hangtag.serving import address as server_address
+from hangtag.serving.client import calls, classification, outputs
+from hangtag.serving.client.classification import Classification, Image
 from hangtag.serving.client.outputs import Array, Outputs
+from hangtag.serving.connection.client_options import ConnectionOptions
+from hangtag.serving.connection.connect import blocking, connect, finished
 from hangtag.serving.connection.errors import ClientError
-from hangtag.serving.health_check import HealthClient
+from hangtag.serving.credentials import Credentials
+from hangtag.serving.health_check import DEFAULT_TIMEOUT
 
 
-class Client(HealthClient):
+class Client:
     """A client of one server, over one channel. Thread-safe: threads may share it.
 
     Close the client with ``close``, or use it in a ``with`` block. Every method may also raise two exceptions that its
@@ -44,6 +49,54 @@ class Client(HealthClient):
         'Bag'
     """
 
+    def __init__(
+        self,
+        address: str = server_address.DEFAULT,
+        *,
+        timeout: float = DEFAULT_TIMEOUT,
+        credentials: Credentials = Credentials(),  # noqa: B008 - it cannot change
+        options: ConnectionOptions = ConnectionOptions(),  # noqa: B008 - it cannot change
+    ) -> None:
+        self._connection = connect(address, timeout, credentials, options)
+        self._calls = calls.Calls(address, options, blocking(self._connection.call), blocking(time.sleep))
+
+    def close(self) -> None:
+        """Refuse further calls, and cancel the calls in flight."""
+        self._connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def is_ready(self, model: str = "") -> bool:
+        """Return whether the server, or one model, is ready. A model that is loading or unknown is not ready.
+
+        Args:
+            model: a model's name, or "" for the whole server.
+
+        Raises:
+            ClientError: no server answers, or the server refuses the call.
+        """
+        return finished(self._calls.is_ready(model))
+
+    def require_ready(self, model: str = "") -> None:
+        """Raise ClientError with the reason if the server, or one model, is not ready. See ``is_ready``."""
+        finished(self._calls.require_ready(model))
+
+    def wait_until_ready(self, seconds: float, model: str = "") -> None:
+        """Return as soon as the server, or one model, is ready. The server may start or be replaced during the wait.
+
+        Args:
+            seconds: the longest wait.
+            model: a model's name, or "" for the whole server.
+
+        Raises:
+            ClientError: the server or model was not ready in time, or the server refuses the call.
+        """
+        finished(self._calls.wait_until_ready(seconds, model))
+
     def classify(self, image: Image, model: str, *, version: str = "", top_k: int = 0) -> Classification:
         """Classify one image.
 
@@ -66,7 +119,7 @@ class Client(HealthClient):
             >>> [label.name for label in client.classify(image, "cnn", top_k=1).labels]
             ['Bag']
         """
-        return self._run(operations.classify(image, model, version, top_k))
+        return finished(self._calls.classify(image, model, version=version, top_k=top_k))
 
     def classify_stream(
         self,
@@ -102,9 +155,9 @@ class Client(HealthClient):
             >>> [outcome.labels[0].name for outcome in client.classify_stream([image, image], "cnn")]
             ['Bag', 'Bag']
         """
-        requests = (classify_request(image, model, version, top_k) for image in images)
-        for response in self._connection.stream(operations.CLASSIFY_STREAM, requests, timeout):
-            yield operations.classify_outcome(response)
+        requests = (classification.classify_request(image, model, version, top_k) for image in images)
+        for response in self._connection.stream(calls.CLASSIFY_STREAM, requests, timeout):
+            yield classification.outcome(response)
 
     def compare(
         self, image: Image, models: Sequence[str] = (), *, top_k: int = 0
@@ -129,7 +182,7 @@ class Client(HealthClient):
             >>> {model: outcome.labels[0].name for model, outcome in client.compare(image, ["lstm", "cnn"]).items()}
             {'lstm': 'Bag', 'cnn': 'Bag'}
         """
-        return self._run(operations.compare(image, models, top_k))
+        return finished(self._calls.compare(image, models, top_k=top_k))
 
     def infer(self, model: str, inputs: Mapping[str, Array], *, version: str = "") -> Outputs:
         """Run a model on arrays. Works with every server of the Open Inference Protocol.
@@ -155,7 +208,7 @@ class Client(HealthClient):
             >>> client.infer("cnn", {"image": np.zeros((2, 28, 28), np.uint8)}).answered_by
             ('cnn',)
         """
-        return self._run(operations.infer(model, inputs, version))
+        return finished(self._calls.infer(model, inputs, version=version))
 
     def infer_stream(
         self, model: str, requests: Iterable[Mapping[str, Array]], *, version: str = "", timeout: float | None = None
@@ -185,9 +238,9 @@ class Client(HealthClient):
             >>> [answer["logits"].shape for answer in client.infer_stream("cnn", [{"image": one} for one in images])]
             [(1, 10), (1, 10), (1, 10)]
         """
-        messages = (operations.infer_request(model, inputs, version) for inputs in requests)
-        for response in self._connection.stream(operations.INFER_STREAM, messages, timeout):
-            yield operations.infer_outcome(response)
+        messages = (outputs.infer_request(model, inputs, version) for inputs in requests)
+        for response in self._connection.stream(calls.INFER_STREAM, messages, timeout):
+            yield outputs.outcome(response)
 
     def parameters(self, model: str, *, version: str = "") -> dict[str, str]:
         """Return the parameters of a model's configuration: its file's metadata, and its execution provider.
@@ -203,7 +256,7 @@ class Client(HealthClient):
             >>> client.parameters("cnn")["hangtag.task"]
             'single_label'
         """
-        return self._run(operations.parameters(model, version))
+        return finished(self._calls.parameters(model, version=version))
 
     def models(self) -> list[str]:
         """Return the names of the models that accept requests. A name occurs once, even if several versions of a model
@@ -216,7 +269,7 @@ class Client(HealthClient):
             >>> client.models()[:3]
             ['cnn', 'cnn-int8', 'cnn-small']
         """
-        return self._run(operations.models())
+        return finished(self._calls.models())
 
     def statistics(self) -> list[inference_pb2.ModelStatistics]:
         """Return each model version's statistics since it was loaded, as the protocol's own messages.
@@ -228,7 +281,7 @@ class Client(HealthClient):
             >>> sorted(one.name for one in client.statistics() if one.inference_count)
             ['cnn', 'lstm']
         """
-        return self._run(operations.statistics())
+        return finished(self._calls.statistics())
 
     def load_model(self, model: str) -> list[str]:
         """Load or reload a model, wait until it serves, and return its versions that serve.
@@ -243,8 +296,7 @@ class Client(HealthClient):
             >>> client.load_model("lstm")
             ['2']
         """
-        self._run(operations.load(model))
-        return self._run(operations.serving_versions(model))
+        return finished(self._calls.load_model(model))
 
     def unload_model(self, model: str) -> None:
         """Unload a model. The model still answers the requests that it already has.
@@ -256,7 +308,4 @@ class Client(HealthClient):
         Example:
             >>> client.unload_model("lstm2")
         """
-        self._run(operations.unload(model))
-
-    def _run(self, operation: Operation[Answer]) -> Answer:
-        return operation.answer(self._connection.call(operation.method, operation.request))
+        finished(self._calls.unload_model(model))

@@ -1,11 +1,16 @@
 """``hangtag health``. Containers run this command every few seconds, so it imports as little as possible."""
 
+import time
+from contextlib import closing
+
 import click
 
 from hangtag.options import Duration
 from hangtag.serving.caller_options import credentials_options, server_option
+from hangtag.serving.connection.client_options import ConnectionOptions
+from hangtag.serving.connection.connect import blocking, connect, finished
 from hangtag.serving.credentials import Credentials
-from hangtag.serving.health_check import HealthClient
+from hangtag.serving.health_check import DEFAULT_TIMEOUT, HealthCalls
 
 
 @click.command()
@@ -15,9 +20,8 @@ from hangtag.serving.health_check import HealthClient
 @credentials_options
 def health(server: str, model: str, wait: float | None, credentials: Credentials) -> None:
     """Report whether a server or a model is ready. The exit code is 0 if it is ready, and otherwise 1."""
-    with HealthClient(server, credentials=credentials) as client:
-        if wait:
-            client.wait_until_ready(wait, model)
-        else:
-            client.require_ready(model)
+    options = ConnectionOptions()
+    with closing(connect(server, DEFAULT_TIMEOUT, credentials, options)) as connection:
+        checks = HealthCalls(server, options, blocking(connection.call), blocking(time.sleep))
+        finished(checks.wait_until_ready(wait, model) if wait else checks.require_ready(model))
     click.echo(f"{model or 'the server'} at {server} is ready")

@@ -1,15 +1,21 @@
-"""The arrays that an inference returns, with the names of the models that computed them."""
+"""Build the requests of inferences, and read the arrays that inferences return."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+import grpc
+import numpy as np
 import numpy.typing as npt
 
 from hangtag.protos import inference_pb2, tensors
+from hangtag.serving.client.classification import model_choice
+from hangtag.serving.connection.errors import ClientError, InputError, reading, sending
 
 Array: TypeAlias = npt.NDArray[Any]
 
+_STATUS = {code.name: code for code in grpc.StatusCode}
 _STAGE = re.compile(r"(.+?);samples=(\d+);queue-ns=(\d+);compute-ns=(\d+);batch-size=(\d+)(?:,|$)")
 
 
@@ -82,3 +88,45 @@ class Outputs(dict[str, Array]):
 
 def _milliseconds(nanoseconds: str | None) -> float | None:
     return None if nanoseconds is None else int(nanoseconds) / 1e6
+
+
+@sending()
+def infer_request(model: str, inputs: Mapping[str, Array], version: str) -> inference_pb2.ModelInferRequest:
+    """Build a request that runs a model on arrays.
+
+    Raises:
+        InputError: an input is not an array, or the protocol cannot carry the array.
+    """
+    model, version = model_choice(model, version)
+    request = inference_pb2.ModelInferRequest(model_name=model, model_version=version)
+    for name, array in inputs.items():
+        if not isinstance(array, np.ndarray):
+            raise InputError(f"input {name!r} must be a numpy array with the input's dtype, not {type(array).__name__}")
+        try:
+            datatype, raw = tensors.datatype_of(array), tensors.to_raw(array)
+        except ValueError as error:
+            raise InputError(f"input {name!r} cannot be sent: {error}") from error
+        request.inputs.add(name=name, datatype=datatype, shape=array.shape)
+        request.raw_input_contents.append(raw)
+    return request
+
+
+def outcome(response: Any) -> Outputs | ClientError:
+    """Read one response of a stream of inferences. Returns a ClientError if the response does not follow the protocol.
+
+    Args:
+        response: ModelStreamInferResponse; over HTTP, the response to a separate call, or the ClientError of that call.
+    """
+    if isinstance(response, ClientError):
+        return response
+    if isinstance(response, inference_pb2.ModelStreamInferResponse):
+        if response.error_message:
+            # hangtag's server also sends the status; the protocol itself has only the message.
+            status = response.infer_response.parameters["status"].string_param
+            return ClientError(_STATUS.get(status, grpc.StatusCode.UNKNOWN), response.error_message)
+        response = response.infer_response
+    try:
+        with reading("the server"):
+            return Outputs(response)
+    except ClientError as error:
+        return error

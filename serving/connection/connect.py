@@ -1,13 +1,13 @@
 """Open a connection to an address, over HTTP for a URL and over gRPC for any other address."""
 
 import math
-from typing import TYPE_CHECKING, TypeAlias
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeAlias, TypeVar
 
 from hangtag.extras import needs
 from hangtag.serving import address as server_address
-from hangtag.serving.connection.aio_connection import AioConnection
 from hangtag.serving.connection.client_options import ConnectionOptions, OptionsError
-from hangtag.serving.connection.grpc_connection import GrpcConnection
+from hangtag.serving.connection.grpc_connection import AioConnection, GrpcConnection
 from hangtag.serving.credentials import Credentials
 
 if TYPE_CHECKING:
@@ -20,6 +20,8 @@ Connection: TypeAlias = "GrpcConnection | HttpConnection"
 """A connection for threads. ``GrpcConnection`` describes the methods."""
 AsyncConnection: TypeAlias = "AioConnection | AsyncHttpConnection"
 """A connection for asyncio."""
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 
 
 def connect(address: str, timeout: float, credentials: Credentials, options: ConnectionOptions) -> Connection:
@@ -32,8 +34,7 @@ def connect(address: str, timeout: float, credentials: Credentials, options: Con
         MissingExtraError: the address is a URL, and the extra ``http`` is not installed.
         OptionsError: the timeout is infinite or not a number.
     """
-    _require_finite(timeout)
-    if not server_address.is_http(address):
+    if not _is_http(address, timeout):
         return GrpcConnection(address, timeout, credentials, options)
     with needs("http", _FEATURE):
         from hangtag.serving.connection.http.http_connection import HttpConnection
@@ -44,14 +45,36 @@ def connect_async(
     address: str, timeout: float, credentials: Credentials, options: ConnectionOptions
 ) -> AsyncConnection:
     """Do the same as ``connect`` for asyncio, with the same exceptions."""
-    _require_finite(timeout)
-    if not server_address.is_http(address):
+    if not _is_http(address, timeout):
         return AioConnection(address, timeout, credentials, options)
     with needs("http", _FEATURE):
         from hangtag.serving.connection.http.async_http_connection import AsyncHttpConnection
     return AsyncHttpConnection(address, timeout, credentials, options)
 
 
-def _require_finite(timeout: float) -> None:
+def _is_http(address: str, timeout: float) -> bool:
     if not math.isfinite(timeout):  # neither gRPC nor HTTP can express an infinite deadline
         raise OptionsError(f"timeout must be a number of seconds, not {timeout}")
+    return server_address.is_http(address)
+
+
+def blocking(function: Callable[Arguments, Result]) -> Callable[Arguments, Coroutine[Any, Any, Result]]:
+    """Return a coroutine function that calls ``function``, which may block. The coroutine never suspends.
+
+    With ``finished``, a thread can run code that was written for asyncio.
+    """
+
+    async def call(*arguments: Arguments.args, **named: Arguments.kwargs) -> Result:
+        return function(*arguments, **named)
+
+    return call
+
+
+def finished(coroutine: Coroutine[Any, Any, Result]) -> Result:
+    """Run a coroutine that awaits only ``blocking`` functions, and return its result."""
+    try:
+        coroutine.send(None)
+    except StopIteration as end:
+        result: Result = end.value
+        return result
+    raise RuntimeError("the coroutine suspended")

@@ -1,6 +1,9 @@
-"""One gRPC channel for threads."""
+"""Connections over gRPC: one channel for threads, or for the tasks of an event loop."""
 
-from collections.abc import Iterable, Iterator
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Iterator
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import grpc
@@ -13,9 +16,22 @@ from hangtag.serving.connection.grpc_failures import explained
 from hangtag.serving.connection.method import Method, Response, keep_costs
 from hangtag.serving.credentials import Credentials
 
+_ACCEPTED_SECONDS = 0.1
+"""A call that is cancelled is not reset before this many seconds after its beginning."""
+_BETWEEN_RESETS = 0.001
+"""The least number of seconds between two resets of one channel.
 
-class GrpcConnection:
-    """One channel to one server. Thread-safe.
+gRPC ends a cancelled call by resetting its stream. If more than 20 streams are reset before a server has accepted them,
+the server assumes a rapid reset attack (CVE-2023-44487), and the HTTP/2 library of hangtag's native transport ends the
+connection with every call on it. Calls that are cancelled as soon as they begin can reach this limit, because the
+server may receive all of them in one read. Therefore the client waits until a server that still works has accepted the
+call. A call above the server's limit on streams begins only when another call ends. Therefore, the client also waits
+between two resets."""
+_END: Any = object()
+
+
+class _Channel:
+    """One channel to one server.
 
     Args:
         address: HOST:PORT of the server, or an address for one of gRPC's name resolvers (``dns:///HOST:PORT``).
@@ -30,62 +46,24 @@ class GrpcConnection:
 
     def __init__(self, address: str, timeout: float, credentials: Credentials, options: ConnectionOptions) -> None:
         server_address.require(address)
-        self.address = address
+        self._address = address
         self._timeout = timeout
         self._credentials = credentials
         self._channel = credentials.channel(address, options.channel_arguments())
         self._closed = False
 
-    def close(self) -> None:
-        """Close the channel; calls in flight are cancelled."""
+    def _close(self) -> None:
         self._closed = True
         self._channel.close()
 
-    def call(self, method: Method[Response], request: Message, timeout: float | None = None) -> Response:
-        """Make one call and return its response. ``timeout`` in seconds replaces the connection's timeout.
+    def _unary(self, method: Method[Response]) -> "grpc.UnaryUnaryMultiCallable[Message, Response]":
+        self._require_open()
+        return self._channel.unary_unary(method.path, method.serialise, method.response.FromString)
 
-        Raises ClientError and CredentialsError.
-        """
-        seconds = self._timeout if timeout is None else timeout
-        call = self._unary(method)
-        try:
-            response, ended = call.with_call(request, timeout=seconds, metadata=self._credentials.metadata())
-        except grpc.RpcError as error:
-            raise self.explained(error, method, seconds) from error
-        keep_costs(response, ended.trailing_metadata())
-        return response
-
-    def begin(self, method: Method[Response], request: Message, timeout: float | None = None) -> Any:
-        """Begin one call, and return the call, which one of gRPC's threads ends. See ``call``."""
-        seconds = self._timeout if timeout is None else timeout
-        return self._unary(method).future(request, timeout=seconds, metadata=self._credentials.metadata())
-
-    def stream(
-        self, method: Method[Response], requests: Iterable[Message], timeout: float | None
-    ) -> Iterator[Response]:
-        """Yield a stream's responses.
-
-        If iterating over ``requests`` raises an exception, it is re-raised after all earlier answers.
-
-        Args:
-            method: a method with a stream of responses.
-            requests: the requests. gRPC starts a thread that reads the requests one by one.
-            timeout: the deadline of the whole stream in seconds; None for no deadline.
-
-        Raises:
-            ClientError: the stream ended with a failure.
-            CredentialsError: the token's file cannot be read.
-        """
-        call, responses = self.begin_stream(method, requests, timeout)
-        try:
-            yield from responses
-        finally:
-            call.cancel()  # the caller may have stopped reading
-
-    def begin_stream(
+    def _begin_stream(
         self, method: Method[Response], requests: Iterable[Message], timeout: float | None
     ) -> tuple[grpc.Call, Iterator[Response]]:
-        """Begin a stream, and return its call and its responses. See ``stream``."""
+        """Begin a stream, and return its call and its responses. See ``GrpcConnection.stream``."""
         self._require_open()
         failures: list[Exception] = []
 
@@ -104,22 +82,145 @@ class GrpcConnection:
             try:
                 yield from call
             except grpc.RpcError as error:
-                raise self.explained(error, method, timeout) from error
+                raise self._explained(error, method, timeout) from error
             if failures:
                 raise failures[0]
 
         return call, responses()
 
-    def explained(self, error: grpc.RpcError, method: Method[Any], timeout: float | None) -> errors.ClientError:
+    def _explained(self, error: grpc.RpcError, method: Method[Any], timeout: float | None) -> errors.ClientError:
         """Return the error of a failed call. Finding the cause may take seconds; see ``diagnose``."""
         if self._closed:
             return errors.closed()
-        return explained(error, self.address, timeout, method, self._credentials)
-
-    def _unary(self, method: Method[Response]) -> "grpc.UnaryUnaryMultiCallable[Message, Response]":
-        self._require_open()
-        return self._channel.unary_unary(method.path, method.serialise, method.response.FromString)
+        return explained(error, self._address, timeout, method, self._credentials)
 
     def _require_open(self) -> None:
         if self._closed:  # gRPC would raise a ValueError
             raise errors.closed()
+
+
+class GrpcConnection(_Channel):
+    """One channel for threads. Thread-safe."""
+
+    def close(self) -> None:
+        """Close the channel; calls in flight are cancelled."""
+        self._close()
+
+    def call(self, method: Method[Response], request: Message, timeout: float | None = None) -> Response:
+        """Make one call and return its response. ``timeout`` in seconds replaces the connection's timeout.
+
+        Raises ClientError and CredentialsError.
+        """
+        seconds = self._timeout if timeout is None else timeout
+        call = self._unary(method)
+        try:
+            response, ended = call.with_call(request, timeout=seconds, metadata=self._credentials.metadata())
+        except grpc.RpcError as error:
+            raise self._explained(error, method, seconds) from error
+        keep_costs(response, ended.trailing_metadata())
+        return response
+
+    def stream(
+        self, method: Method[Response], requests: Iterable[Message], timeout: float | None
+    ) -> Iterator[Response]:
+        """Yield a stream's responses.
+
+        If iterating over ``requests`` raises an exception, it is re-raised after all earlier answers.
+
+        Args:
+            method: a method with a stream of responses.
+            requests: the requests. gRPC starts a thread that reads the requests one by one.
+            timeout: the deadline of the whole stream in seconds; None for no deadline.
+
+        Raises:
+            ClientError: the stream ended with a failure.
+            CredentialsError: the token's file cannot be read.
+        """
+        call, responses = self._begin_stream(method, requests, timeout)
+        try:
+            yield from responses
+        finally:
+            call.cancel()  # the caller may have stopped reading
+
+
+class AioConnection(_Channel):
+    """``GrpcConnection`` for asyncio. gRPC's own threads make the calls, and the tasks wait for them."""
+
+    _last_reset = 0.0
+
+    async def close(self) -> None:
+        """Close the channel; calls in flight are cancelled."""
+        self._close()
+
+    async def call(self, method: Method[Response], request: Message, timeout: float | None = None) -> Response:
+        """Make one call and return its response. See ``GrpcConnection.call``."""
+        loop = asyncio.get_running_loop()
+        ended = asyncio.Event()
+
+        def end(_call: object) -> None:
+            with suppress(RuntimeError):  # the event loop is closed
+                loop.call_soon_threadsafe(ended.set)
+
+        began = loop.time()
+        seconds = self._timeout if timeout is None else timeout
+        call: Any = self._unary(method).future(request, timeout=seconds, metadata=self._credentials.metadata())
+        call.add_done_callback(end)
+        try:
+            await ended.wait()
+        except asyncio.CancelledError:
+            self._reset(call, began)
+            raise
+        if call.code() is not grpc.StatusCode.OK:
+            # ``_explained`` runs in a thread, because it may open other connections to find the cause.
+            raise await asyncio.to_thread(self._explained, call, method, seconds) from call
+        response: Response = call.result()
+        keep_costs(response, call.trailing_metadata())
+        return response
+
+    async def stream(
+        self, method: Method[Response], requests: AsyncIterable[Message], timeout: float | None
+    ) -> AsyncGenerator[Response, None]:
+        """Yield a stream's responses. See ``GrpcConnection.stream``.
+
+        The event loop reads the requests, and a thread waits for each response.
+        """
+        loop = asyncio.get_running_loop()
+        iterator = aiter(requests)
+        reading: Future[Any] = Future()
+        ended = False
+
+        async def next_request() -> Any:
+            return await anext(iterator, _END)
+
+        def outgoing() -> Iterator[Message]:
+            nonlocal reading
+            while not ended:
+                reading = asyncio.run_coroutine_threadsafe(next_request(), loop)
+                if ended:
+                    reading.cancel()
+                try:
+                    if (request := reading.result()) is _END:
+                        return
+                except CancelledError:
+                    if ended:
+                        return
+                    raise
+                yield request
+
+        began = loop.time()
+        call, responses = self._begin_stream(method, outgoing(), timeout)
+        thread = ThreadPoolExecutor(1, "responses")
+        try:
+            while (response := await loop.run_in_executor(thread, next, responses, _END)) is not _END:
+                yield response
+        finally:  # the caller may have stopped reading
+            ended = True
+            reading.cancel()
+            self._reset(call, began)
+            thread.shutdown(wait=False)
+
+    def _reset(self, call: grpc.Call, began: float) -> None:
+        """Cancel a call when the server has accepted it. The call began at ``began``, by the event loop's clock."""
+        if call.is_active():
+            self._last_reset = max(began + _ACCEPTED_SECONDS, self._last_reset + _BETWEEN_RESETS)
+            asyncio.get_running_loop().call_at(self._last_reset, call.cancel)

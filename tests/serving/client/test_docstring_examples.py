@@ -34,14 +34,13 @@ def address(request: pytest.FixtureRequest, server: Server) -> str:
 
 
 def documented(kind: type) -> dict[str, str]:
-    """The docstrings of the class and of its public methods."""
+    """The docstrings with examples of the class and of its own public methods."""
     members = {f"{kind.__name__}.{name}": member for name, member in vars(kind).items() if not name.startswith("_")}
-    return {name: each.__doc__ or "" for name, each in {kind.__name__: kind, **members}.items()}
+    documents = {name: each.__doc__ or "" for name, each in {kind.__name__: kind, **members}.items()}
+    return {name: text for name, text in documents.items() if ">>>" in text}
 
 
-ASYNCHRONOUS = {name: text for name, text in documented(AsyncClient).items() if ">>>" in text}
-"""The docstrings of AsyncClient with examples. Its other methods are those of Client, but awaited."""
-DOCSTRINGS = documented(Client) | ASYNCHRONOUS | {"ConnectionOptions": ConnectionOptions.__doc__ or ""}
+DOCSTRINGS = documented(Client) | documented(AsyncClient) | {"ConnectionOptions": ConnectionOptions.__doc__ or ""}
 
 
 def run(name: str, code: str, variables: dict[str, Any], runner: asyncio.Runner) -> None:
