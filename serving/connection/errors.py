@@ -53,8 +53,10 @@ def too_late(address: str, seconds: float | None, reason: str = "", *, stream: b
     return ClientError(grpc.StatusCode.DEADLINE_EXCEEDED, message)
 
 
-def unreachable(shown: str) -> str:
-    """Return the message that nothing listens at an address."""
+def unreachable(address: str, reason: str) -> str:
+    """Return the message that no connection to an address was possible, with the reason unless nothing listens."""
+    refused = "Connection refused" in reason or "Connect call failed" in reason  # the latter are asyncio's words
+    shown = address if refused else f"{address} ({reason})"
     return f"no server answers at {shown}; start a server with 'hangtag serve', or name another server with --server"
 
 

@@ -58,7 +58,6 @@ def explained(
         details = errors.broken(address, details)
     elif code is grpc.StatusCode.UNAVAILABLE and _NO_CONNECTION.search(details):
         reason = details.rpartition("last error: ")[2]
-        shown = address if "Connection refused" in reason else f"{address} ({reason})"
-        details = diagnose(address, credentials, reason) or errors.unreachable(shown)
+        details = diagnose(address, credentials, reason) or errors.unreachable(address, reason)
     message = details or code.name  # the server's own words, if none of these cases applies
     return ClientError(code, errors.outcome_unknown(message) if executed and not method.repeatable else message)

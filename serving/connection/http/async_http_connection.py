@@ -19,9 +19,8 @@ from hangtag.serving.connection.diagnosis import diagnose
 from hangtag.serving.connection.errors import ClientError
 from hangtag.serving.connection.http import failures
 from hangtag.serving.connection.http.asyncio_network import Network
-from hangtag.serving.connection.http.http_methods import ROUTES
+from hangtag.serving.connection.http.http_methods import ROUTES, HttpAnswer, HttpRequest
 from hangtag.serving.connection.http.in_order import in_order
-from hangtag.serving.connection.http.wire import HttpAnswer, HttpRequest
 from hangtag.serving.connection.method import Method, Response, keep_costs
 from hangtag.serving.credentials import Credentials, CredentialsError
 
@@ -80,11 +79,11 @@ class AsyncHttpConnection:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting: set[asyncio.Timeout] = set()
         self._answered = False
-        self._closed = False
+        self.closed = False
 
     async def close(self) -> None:
         """Close the connections; calls in flight are cancelled."""
-        self._closed = True
+        self.closed = True
         for timeout in self._waiting:
             if not timeout.expired():
                 timeout.reschedule(0)
@@ -130,7 +129,7 @@ class AsyncHttpConnection:
                     return
                 except TimeoutError as error:
                     late = errors.too_late(self._address, timeout, stream=True)
-                    raise (errors.closed() if self._closed else late) from error
+                    raise (errors.closed() if self.closed else late) from error
                 yield response
 
     async def _call(
@@ -152,14 +151,14 @@ class AsyncHttpConnection:
                         return await self._attempt(method, message, ends)
                     except (ClientError, *failures.BROKEN) as error:
                         repeated = not isinstance(error, ClientError) or error.code is grpc.StatusCode.UNAVAILABLE
-                        if self._closed or not pauses or not repeated:
+                        if self.closed or not pauses or not repeated:
                             raise
                         pause = pauses.pop(0)
                         if ends is not None and _now() + pause >= ends:
                             raise errors.too_late(self._address, seconds, failures.reason(error)) from error
                         await asyncio.sleep(pause)
         except (TimeoutError, ClientError, *failures.BROKEN) as error:
-            if self._closed:
+            if self.closed:
                 raise errors.closed() from error
             if isinstance(error, ClientError):
                 raise
@@ -171,7 +170,7 @@ class AsyncHttpConnection:
     @asynccontextmanager
     async def _in_time(self, ends: float | None) -> AsyncIterator[None]:
         """Context in which waiting ends with TimeoutError when the deadline passes or the connection is closed."""
-        if self._closed:
+        if self.closed:
             raise errors.closed()
         running = asyncio.get_running_loop()
         self._loop = self._loop or running
@@ -218,21 +217,26 @@ class AsyncHttpConnection:
 
     async def _exchange(self, request: httpcore2.Request) -> HttpAnswer:
         """Send a request and read the answer. Raises ClientError as soon as the answer exceeds the client's limit."""
-        limit = self._options.max_message_bytes
         response = await self._pool.handle_async_request(request)
         try:
             headers = {name.decode("latin-1").lower(): _text(value) for name, value in response.headers}
-            failures.require_size(int(headers.get("content-length", 0)), limit)
+            self._require_size(int(headers.get("content-length", 0)))
             pieces: list[bytes] = []
             size = 0
             async with aclosing(response.aiter_stream()) as stream:
                 async for piece in stream:
                     pieces.append(piece)
                     size += len(piece)
-                    failures.require_size(size, limit)
+                    self._require_size(size)
         finally:
             await response.aclose()
         return HttpAnswer(response.status, headers, b"".join(pieces))
+
+    def _require_size(self, size: int) -> None:
+        limit = self._options.max_message_bytes
+        if limit is not None and size > limit:
+            message = f"the answer is larger than max_message_mib allows ({size:,} vs. {limit:,} bytes)"
+            raise ClientError(grpc.StatusCode.RESOURCE_EXHAUSTED, message)
 
     def _explained(self, error: failures.Broken, method: Method[Any]) -> ClientError:
         """Return the error of a call that got no answer. Finding the cause may take seconds; see ``diagnose``."""

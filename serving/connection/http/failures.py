@@ -1,7 +1,6 @@
 """Turn failures of HTTP calls into the same errors as failures of gRPC calls."""
 
 import ssl
-from collections.abc import Iterator
 from typing import Any, TypeAlias, get_args
 
 import grpc
@@ -9,7 +8,7 @@ import httpcore2
 
 from hangtag.serving.connection import errors
 from hangtag.serving.connection.errors import ClientError
-from hangtag.serving.connection.http.wire import HttpAnswer, HttpRequest, error_text, status_code
+from hangtag.serving.connection.http.http_methods import HttpAnswer, HttpRequest
 from hangtag.serving.connection.method import CONTROL, Method
 
 Broken: TypeAlias = (
@@ -24,17 +23,17 @@ Broken: TypeAlias = (
 gave up the connection. UnicodeError means that DNS cannot contain the host name. SSLError means that a TLS alert
 arrived late; only asyncio raises this exception."""
 BROKEN = get_args(Broken)
+_UNCONNECTED = (httpcore2.ConnectError, httpcore2.ConnectTimeout, httpcore2.ProxyError, UnicodeError)
 _QUOTED = 200  # an error quotes at most this many characters of an answer that does not follow the protocol
 
 
 def refused(answer: HttpAnswer, method: Method[Any], request: HttpRequest, address: str) -> ClientError:
     """Return the error of a call to which the server answered that it failed."""
-    text = error_text(answer)
-    code = status_code(answer.status)
+    code = answer.code
     if code is grpc.StatusCode.INVALID_ARGUMENT and method.path in CONTROL:
         code = grpc.StatusCode.FAILED_PRECONDITION  # a server sends HTTP status 400 for both codes
-    if text:
-        return ClientError(code, text)
+    if answer.error:
+        return ClientError(code, answer.error)
     if answer.status in (404, 405, 501):
         return ClientError(
             grpc.StatusCode.UNIMPLEMENTED,
@@ -46,13 +45,6 @@ def refused(answer: HttpAnswer, method: Method[Any], request: HttpRequest, addre
     quoted = answer.body[:_QUOTED].decode(errors="replace").strip()
     message = f"{address} answered {answer.status} {quoted}".rstrip()
     return ClientError(code, message if method.repeatable else errors.outcome_unknown(message))
-
-
-def require_size(size: int, limit: int | None) -> None:
-    """Raise ClientError if ``size`` exceeds ``limit``, both in bytes. A limit of None allows every size."""
-    if limit is not None and size > limit:
-        message = f"the answer is larger than max_message_mib allows ({size:,} vs. {limit:,} bytes)"
-        raise ClientError(grpc.StatusCode.RESOURCE_EXHAUSTED, message)
 
 
 def reason(error: ClientError | Broken) -> str:
@@ -70,17 +62,11 @@ def broken(error: Broken, address: str, method: Method[Any], explanation: str) -
         explanation: why calls to this address fail; "" if unknown.
     """
     advice = f"if it is a gRPC port, write {address.partition('://')[2]} without a scheme"
-    unconnected = httpcore2.ConnectError | httpcore2.ConnectTimeout | httpcore2.ProxyError | UnicodeError
-    connected = not isinstance(error, unconnected)
+    connected = not isinstance(error, _UNCONNECTED)
     if explanation:
         message = explanation
-    elif any(isinstance(cause, ssl.SSLError) for cause in _causes(error)):
-        message = (
-            f"the TLS connection to {address} failed ({reason(error)}); check that the server uses TLS, and that "
-            "--tls-ca names the authority that signed its certificate"
-        )
     elif not connected:
-        message = errors.unreachable(address)
+        message = errors.unreachable(address, reason(error))
     elif isinstance(error, httpcore2.RemoteProtocolError) and "illegal" in str(error):
         message, connected = f"the port at {address} does not speak HTTP/1.1; {advice}", False
     else:
@@ -88,9 +74,3 @@ def broken(error: Broken, address: str, method: Method[Any], explanation: str) -
     if connected and not method.repeatable:
         message = errors.outcome_unknown(message)
     return ClientError(grpc.StatusCode.UNAVAILABLE, message)
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__

@@ -6,14 +6,13 @@ import queue
 import threading
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Iterator
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
 from google.protobuf.message import Message
 
-from hangtag.serving.connection import errors
 from hangtag.serving.connection.client_options import ConnectionOptions
 from hangtag.serving.connection.http.async_http_connection import AsyncHttpConnection
 from hangtag.serving.connection.method import Method, Response
@@ -31,26 +30,27 @@ with suppress(ImportError):  # uvloop has no wheel for some platforms
 class HttpConnection:
     """``AsyncHttpConnection`` for threads. A calling thread waits while an event loop in another thread makes the call.
 
-    Thread-safe. The event loop starts at the first call, and ends after ``close`` or when this object is freed. A
-    forked process starts its own event loop and opens its own connections. The arguments and exceptions of construction
-    are those of ``AsyncHttpConnection``.
+    Thread-safe. All connections of a process share one event loop. A forked process starts its own event loop and opens
+    its own connections. The arguments and exceptions of construction are those of ``AsyncHttpConnection``.
     """
 
     def __init__(self, address: str, timeout: float, credentials: Credentials, options: ConnectionOptions) -> None:
         self._connect = partial(AsyncHttpConnection, address, timeout, credentials, options)
-        self._calls = _Calls(self._connect())
+        self._begin_process()
 
     def close(self) -> None:
         """Close the connections; calls in flight are cancelled."""
-        self._of_this_process().close()
+        connection = self._of_this_process()
+        connection.closed = True
+        if closing := _close(connection):
+            closing.result()
 
     def call(self, method: Method[Response], request: Message, timeout: float | None = None) -> Response:
         """Make one call and return its response. ``timeout`` in seconds replaces the connection's timeout.
 
         Raises ClientError and CredentialsError.
         """
-        calls = self._of_this_process()
-        return calls.result(calls.connection.call(method, request, timeout))
+        return _result(self._of_this_process().call(method, request, timeout))
 
     def stream(
         self,
@@ -59,91 +59,65 @@ class HttpConnection:
         timeout: float | None,
     ) -> Iterator[Any]:
         """Yield each call's response or ClientError, in order. A separate thread reads the requests one by one."""
-        calls = self._of_this_process()
-        responses = calls.connection.stream(method, _taken(requests), timeout)
+        responses = self._of_this_process().stream(method, _taken(requests), timeout)
         try:
-            while (response := calls.result(_next(responses))) is not _END:
+            while (response := _result(_next(responses))) is not _END:
                 yield response
         finally:
-            with suppress(errors.ClosedError):
-                calls.begin(_end(responses))  # without waiting, because this may run in the loop's own thread
+            _begin(_end(responses))  # without waiting, because this may run in the loop's own thread
 
-    def _of_this_process(self) -> "_Calls":
-        calls = self._calls
-        if calls.process != os.getpid():
-            _INHERITED.append(calls)
-            self._calls = _Calls(self._connect())
-            if calls.closed:
-                self._calls.close()
-        return self._calls
+    def _of_this_process(self) -> AsyncHttpConnection:
+        if self._process != os.getpid():
+            _INHERITED.append(self._connection)
+            self._begin_process(closed=self._connection.closed)
+        return self._connection
 
-
-class _Calls:
-    """A connection whose calls run in an event loop. The loop's thread starts at the first call."""
-
-    def __init__(self, connection: AsyncHttpConnection) -> None:
-        self.connection = connection
-        self.process = os.getpid()
-        self.closed = False
-        self._lock = threading.Lock()
-        self._loop: asyncio.AbstractEventLoop | None = None
-
-    def begin(self, coroutine: Coroutine[Any, Any, Result]) -> Future[Result]:
-        """Begin to run a coroutine in the loop. Raises ClosedError."""
-        with self._lock:  # the loop ends after ``close``, and cancels every coroutine that began before
-            if self.closed:
-                coroutine.close()
-                raise errors.closed()
-            if self._loop is None:
-                self._loop = self._started()
-            return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
-
-    def result(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
-        """Wait until the loop has run a coroutine, and return its result. Raises ClosedError."""
-        future = self.begin(coroutine)
-        try:
-            return future.result()
-        except CancelledError:
-            raise errors.closed() from None
-        except BaseException:
-            future.cancel()  # Ctrl-C, for example
-            raise
-
-    def close(self) -> None:
-        """Accept no more calls, and wait until the calls in flight and the connections have ended."""
-        with self._lock:
-            self.closed = True
-        if self._loop is not None:
-            self._stop()
-            self._thread.join()
-
-    def _started(self) -> asyncio.AbstractEventLoop:
-        started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Future()
-        calling = _call_until_stopped(self.connection, started)
-        self._thread = threading.Thread(target=_run_loop, args=(calling,), name="http", daemon=True)
-        self._thread.start()
-        loop, stopping = started.result()
-        self._stop = weakref.finalize(self, _stop, self._thread, loop, stopping)
-        return loop
+    def _begin_process(self, *, closed: bool = False) -> None:
+        self._connection, self._process = self._connect(), os.getpid()
+        self._connection.closed = closed
+        weakref.finalize(self, _close, self._connection).atexit = False
 
 
-_INHERITED: list[_Calls] = []
-"""The ``_Calls`` objects that a forked process inherits from its parent. They are never freed, because that would close
+_INHERITED: list[AsyncHttpConnection] = []
+"""The connections that a forked process inherits from its parent. They are never freed, because that would close
 connections that the parent uses."""
+_LOOPS: dict[int, asyncio.AbstractEventLoop] = {}
+"""The event loop of this process, and, after a fork, those of its parents. The keys are process ids."""
+_STARTING = threading.Lock()
 
 
-async def _call_until_stopped(
-    connection: AsyncHttpConnection, started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]]
-) -> None:
-    stopping = asyncio.Event()
-    started.set_result((asyncio.get_running_loop(), stopping))
-    await stopping.wait()
-    await connection.close()
+def _loop() -> asyncio.AbstractEventLoop:
+    """Return the event loop of this process, which the first call starts in a thread."""
+    with _STARTING:
+        if os.getpid() not in _LOOPS:
+            started: Future[asyncio.AbstractEventLoop] = Future()
+            threading.Thread(target=_run_loop, args=(_run(started),), name="http", daemon=True).start()
+            _LOOPS[os.getpid()] = started.result()
+        return _LOOPS[os.getpid()]
 
 
-def _stop(thread: threading.Thread, loop: asyncio.AbstractEventLoop, stopping: asyncio.Event) -> None:
-    if thread.is_alive():  # a forked process does not have its parent's thread
-        loop.call_soon_threadsafe(stopping.set)
+async def _run(started: Future[asyncio.AbstractEventLoop]) -> None:
+    started.set_result(asyncio.get_running_loop())
+    await asyncio.Event().wait()  # for ever
+
+
+def _begin(coroutine: Coroutine[Any, Any, Result]) -> Future[Result]:
+    return asyncio.run_coroutine_threadsafe(coroutine, _loop())
+
+
+def _result(coroutine: Coroutine[Any, Any, Result]) -> Result:
+    """Wait until the event loop has run a coroutine, and return its result."""
+    future = _begin(coroutine)
+    try:
+        return future.result()
+    except BaseException:
+        future.cancel()  # Ctrl-C, for example
+        raise
+
+
+def _close(connection: AsyncHttpConnection) -> Future[None] | None:
+    """Begin to close the connections of an ``HttpConnection``. Without an event loop, none of them is open."""
+    return _begin(connection.close()) if os.getpid() in _LOOPS else None
 
 
 async def _next(responses: AsyncGenerator[Any, None]) -> Any:

@@ -5,41 +5,108 @@ extension). Classify and Compare are sent as POST /v1/classify. The image is the
 """
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import quote, urlencode
 
 import grpc
 from google.protobuf import json_format
 from grpc_health.v1 import health_pb2
 
-from hangtag.protos import classifier_pb2, inference_pb2, methods, tensors
-from hangtag.serving.connection.http.wire import (
-    HttpAnswer,
-    HttpRequest,
-    error_text,
-    path_to,
-    post_json,
-    status_code,
-)
+from hangtag.protos import classifier_pb2, methods, tensors
+from hangtag.protos import inference_pb2 as pb
 
 HEAD_LENGTH = "inference-header-content-length"
 """The header that contains the length of the JSON in bytes."""
 BINARY_SIZE = "binary_data_size"
+_BYTES = {"content-type": "application/octet-stream"}
+_STATUSES = {
+    grpc.StatusCode.INVALID_ARGUMENT: (400, 411, 415),
+    grpc.StatusCode.UNAUTHENTICATED: (401,),
+    grpc.StatusCode.PERMISSION_DENIED: (403,),
+    grpc.StatusCode.NOT_FOUND: (404,),
+    grpc.StatusCode.UNIMPLEMENTED: (405, 501),
+    grpc.StatusCode.DEADLINE_EXCEEDED: (408, 504),
+    grpc.StatusCode.RESOURCE_EXHAUSTED: (413, 429, 431),
+    grpc.StatusCode.CANCELLED: (499,),
+    grpc.StatusCode.INTERNAL: (500,),
+    grpc.StatusCode.UNAVAILABLE: (502, 503),
+}
+_CODES = {status: code for code, statuses in _STATUSES.items() for status in statuses}
+# These errors of a comparison with a single model concern the whole call.
+_OF_THE_CALL = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAVAILABLE)
 
 
-def model_path(model: str, version: str, *more: str) -> str:
-    """Return the path of a model, or of one of its versions; ``more`` continues the path."""
-    return path_to("v2", "models", model, *(("versions", version) if version else ()), *more)
+@dataclass(frozen=True)
+class HttpRequest:
+    """An HTTP request.
 
-
-def infer_request(message: inference_pb2.ModelInferRequest, timeout: int | None) -> HttpRequest:
-    """Return the HTTP request for a ModelInfer message with raw contents.
-
-    Args:
-        message: the request in the form that gRPC sends.
-        timeout: microseconds until the deadline; None for no deadline.
+    Attributes:
+        verb: GET or POST.
+        path: the path relative to the server's address, quoted, including the query.
+        body: empty if there is no body.
+        headers: the headers that describe the body.
     """
+
+    verb: str
+    path: str
+    body: bytes = b""
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class HttpAnswer:
+    """An HTTP answer. The names of its headers are in lower case, and its body was read to the end."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    def json(self, end: int | None = None) -> Any:
+        """Parse the body, or its first ``end`` bytes. Raises ValueError if the bytes are not JSON."""
+        try:
+            return json.loads(self.body[:end])
+        except RecursionError as error:
+            raise ValueError("the JSON is nested too deeply") from error
+
+    @property
+    def code(self) -> grpc.StatusCode:
+        """gRPC's code for the status; UNKNOWN for a status that no server of the protocol sends."""
+        return _CODES.get(self.status, grpc.StatusCode.UNKNOWN)
+
+    @property
+    def error(self) -> str:
+        """The text of a refusal, ``{"error": "..."}``; empty if the answer does not follow the protocol."""
+        try:
+            text = self.json()["error"]
+        except (ValueError, LookupError, TypeError):
+            return ""
+        return text if isinstance(text, str) else ""
+
+
+def _path(*segments: str, **query: object) -> str:
+    """Quote and join the segments to a path, and append a query string with the values that are not None."""
+    path = "/".join(quote(segment, safe="") for segment in segments)
+    values = {name: value for name, value in query.items() if value is not None}
+    return f"{path}?{urlencode(values)}" if values else path
+
+
+def _model_path(model: str, version: str, *more: str) -> str:
+    """Return the path of a model, or of one of its versions; ``more`` continues the path."""
+    return _path("v2", "models", model, *(("versions", version) if version else ()), *more)
+
+
+def _get(model: str, version: str, *more: str) -> HttpRequest:
+    return HttpRequest("GET", _model_path(model, version, *more))
+
+
+def _post_json(path: str, value: object) -> HttpRequest:
+    return HttpRequest("POST", path, json.dumps(value).encode(), {"content-type": "application/json"})
+
+
+def _infer_request(message: pb.ModelInferRequest, timeout: int | None) -> HttpRequest:
+    """Return the HTTP request for a ModelInfer message with raw contents."""
     parameters: dict[str, Any] = {"binary_data_output": True}
     if timeout is not None:
         parameters["timeout"] = timeout
@@ -53,31 +120,20 @@ def infer_request(message: inference_pb2.ModelInferRequest, timeout: int | None)
         for tensor, raw in zip(message.inputs, message.raw_input_contents, strict=True)
     ]
     head = json.dumps({"inputs": inputs, "parameters": parameters}, separators=(",", ":")).encode()
-    return HttpRequest(
-        "POST",
-        model_path(message.model_name, message.model_version, "infer"),
-        b"".join((head, *message.raw_input_contents)),
-        {"content-type": "application/octet-stream", HEAD_LENGTH: str(len(head))},
-    )
+    path = _model_path(message.model_name, message.model_version, "infer")
+    body = b"".join((head, *message.raw_input_contents))
+    return HttpRequest("POST", path, body, {**_BYTES, HEAD_LENGTH: str(len(head))})
 
 
-def infer_response(answer: HttpAnswer, _request: object) -> inference_pb2.ModelInferResponse:
-    """Read an answer as the message that a gRPC call would return.
-
-    May raise any exception if the answer does not follow the protocol.
-    """
+def _infer_response(answer: HttpAnswer, _request: object) -> pb.ModelInferResponse:
     offset = int(answer.headers.get(HEAD_LENGTH, len(answer.body)))
     if not 0 <= offset <= len(answer.body):
         raise ValueError(f"{HEAD_LENGTH} is {offset}, of {len(answer.body)} bytes")
     head = answer.json(offset)
-    response = inference_pb2.ModelInferResponse(
-        model_name=head["model_name"], model_version=head.get("model_version", "")
-    )
+    response = pb.ModelInferResponse(model_name=head["model_name"], model_version=head.get("model_version", ""))
     for output in head["outputs"]:
         name, datatype, shape = output["name"], output["datatype"], output["shape"]
-        response.outputs.append(
-            inference_pb2.ModelInferResponse.InferOutputTensor(name=name, datatype=datatype, shape=shape)
-        )
+        response.outputs.add(name=name, datatype=datatype, shape=shape)
         size = output.get("parameters", {}).get(BINARY_SIZE)
         if size is None:  # a server may answer in JSON although the client requested binary data
             values = tensors.from_numbers(datatype, shape, output["data"], f"data of output {name!r}")
@@ -90,114 +146,72 @@ def infer_response(answer: HttpAnswer, _request: object) -> inference_pb2.ModelI
     return response
 
 
-_OF_THE_CALL = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAVAILABLE)
-
-
-def classify_request(message: classifier_pb2.ClassifyRequest, timeout: int | None) -> HttpRequest:
-    """Return the request to classify an image with one model. ``timeout`` is in microseconds; None for no deadline."""
-    model = classifier_pb2.ModelChoice(name=message.model_name, version=message.model_version)
-    return _image_request(message, [model], timeout)
-
-
-def classify_response(answer: HttpAnswer, _request: object) -> classifier_pb2.ClassifyResponse:
-    """Read the answer of one model. Raises ValueError or ParseError if the answer does not follow the protocol."""
-    return _classification(answer.json())
-
-
-def compare_request(message: classifier_pb2.CompareRequest, timeout: int | None) -> HttpRequest:
-    """Return the request to classify an image with several models, or with all models.
-
-    ``timeout`` is in microseconds; None for no deadline.
-    """
-    return _image_request(message, message.models, timeout)
-
-
-def compare_response(answer: HttpAnswer, request: classifier_pb2.CompareRequest) -> classifier_pb2.CompareResponse:
-    """Read the answers of several models.
-
-    If the request names only one model, the server sends the same answer or error as for Classify.
-    """
-    if len(request.models) != 1:
-        return classifier_pb2.CompareResponse(outcomes=[_outcome(outcome) for outcome in answer.json()["outcomes"]])
-    name = request.models[0].name
-    if answer.status == 200:
-        outcome = classifier_pb2.ModelOutcome(model_name=name, answer=_classification(answer.json()))
-    else:
-        failure = _failure(answer.status, error_text(answer))
-        outcome = classifier_pb2.ModelOutcome(model_name=name, failure=failure)
-    return classifier_pb2.CompareResponse(outcomes=[outcome])
-
-
-def is_outcome(answer: HttpAnswer, request: classifier_pb2.CompareRequest) -> bool:
-    """Return whether an error concerns the single model of a comparison, not the whole call."""
-    only = len(request.models) == 1
-    return only and bool(error_text(answer)) and status_code(answer.status) not in _OF_THE_CALL
-
-
 def _image_request(
-    message: classifier_pb2.ClassifyRequest | classifier_pb2.CompareRequest,
-    models: Sequence[classifier_pb2.ModelChoice],
-    timeout: int | None,
+    message: classifier_pb2.ClassifyRequest | classifier_pb2.CompareRequest, timeout: int | None
 ) -> HttpRequest:
-    names = ",".join(f"{model.name}@{model.version}" if model.version else model.name for model in models)
+    if isinstance(message, classifier_pb2.CompareRequest):
+        models = [(model.name, model.version) for model in message.models]
+    else:
+        models = [(message.model_name, message.model_version)]
+    names = ",".join(f"{name}@{version}" if version else name for name, version in models)
     raw = message.raw if message.HasField("raw") else None
-    path = path_to(
+    path = _path(
         *("v1", "classify", *([names] if names else ())),
         top_k=message.top_k or None,
         timeout=timeout,
         height=raw and raw.height,
         width=raw and raw.width,
     )
-    body = message.encoded if raw is None else raw.pixels
-    return HttpRequest("POST", path, body, {"content-type": "application/octet-stream"})
+    return HttpRequest("POST", path, message.encoded if raw is None else raw.pixels, _BYTES)
 
 
-def _classification(value: Any) -> classifier_pb2.ClassifyResponse:
-    return json_format.ParseDict(value, classifier_pb2.ClassifyResponse(), ignore_unknown_fields=True)
+def _compare_response(answer: HttpAnswer, request: classifier_pb2.CompareRequest) -> classifier_pb2.CompareResponse:
+    if len(request.models) == 1:  # the server sends the same answer or error as for Classify
+        outcome = (
+            {"answer": answer.json()} if answer.status == 200 else {"status": answer.status, "error": answer.error}
+        )
+        outcomes = [{"model_name": request.models[0].name, **outcome}]
+    else:
+        outcomes = answer.json()["outcomes"]
+    return classifier_pb2.CompareResponse(outcomes=map(_outcome, outcomes))
 
 
 def _outcome(outcome: dict[str, Any]) -> classifier_pb2.ModelOutcome:
-    name = outcome["model_name"]
+    result = classifier_pb2.ModelOutcome(model_name=outcome["model_name"])
     if "answer" in outcome:
-        return classifier_pb2.ModelOutcome(model_name=name, answer=_classification(outcome["answer"]))
-    return classifier_pb2.ModelOutcome(model_name=name, failure=_failure(outcome["status"], outcome["error"]))
+        json_format.ParseDict(outcome["answer"], result.answer, ignore_unknown_fields=True)
+    else:
+        code = _CODES.get(outcome["status"], grpc.StatusCode.UNKNOWN)
+        result.failure.CopyFrom(classifier_pb2.Failure(code=code.value[0], message=outcome["error"]))
+    return result
 
 
-def _failure(status: int, message: str) -> classifier_pb2.Failure:
-    return classifier_pb2.Failure(code=status_code(status).value[0], message=message)
+def _is_comparison(answer: HttpAnswer, request: classifier_pb2.CompareRequest) -> bool:
+    """Return whether an answer has an outcome of each model. An error may be the outcome of a single model."""
+    failed = len(request.models) == 1 and answer.error and answer.code not in _OF_THE_CALL
+    return answer.status == 200 or bool(failed)
 
 
-def _only_200(answer: HttpAnswer, _request: Any) -> bool:
-    return answer.status == 200
+def _is_ready(answer: HttpAnswer) -> bool:
+    try:
+        return answer.status == 200 and bool(answer.json().get("ready", True))
+    except (ValueError, AttributeError):  # Triton's answer is empty
+        return True
 
 
-@dataclass(frozen=True)
-class Route:
-    """How one method is called over HTTP.
-
-    Attributes:
-        encode: makes the HTTP request from the message and the microseconds until the deadline.
-        decode: makes the response from the answer and the request. May raise any exception if the answer does not
-            follow the protocol.
-        answers: whether ``decode`` can read an answer; if not, the call failed.
-    """
-
-    encode: Callable[[Any, int | None], HttpRequest]
-    decode: Callable[[HttpAnswer, Any], Any]
-    answers: Callable[[HttpAnswer, Any], bool] = _only_200
+def _health_request(message: health_pb2.HealthCheckRequest, _timeout: int | None) -> HttpRequest:
+    return _get(message.service, "", "ready") if message.service else HttpRequest("GET", "v2/health/ready")
 
 
-def _of_model(*more: str) -> Callable[[Any, int | None], HttpRequest]:
-    """Return a function that builds a GET request for a path below the requested model or model version."""
-    return lambda message, _timeout: HttpRequest("GET", model_path(message.name, message.version, *more))
+def _health_response(answer: HttpAnswer, _request: Any) -> health_pb2.HealthCheckResponse:
+    status = "SERVICE_UNKNOWN" if answer.status == 404 else "SERVING" if _is_ready(answer) else "NOT_SERVING"
+    return health_pb2.HealthCheckResponse(status=status)
 
 
-def _statistics_request(message: inference_pb2.ModelStatisticsRequest, _timeout: int | None) -> HttpRequest:
-    return HttpRequest("GET", model_path(message.name, message.version, "stats") if message.name else "v2/models/stats")
-
-
-def _change_request(action: str) -> Callable[[Any, int | None], HttpRequest]:
-    return lambda message, _timeout: post_json(path_to("v2", "repository", "models", message.model_name, action), {})
+def _is_readiness(answer: HttpAnswer, request: Any) -> bool:
+    """Return whether the status reports readiness: 200 means ready, and 400 (Triton) or 503 (hangtag) not ready."""
+    of_model = isinstance(request, health_pb2.HealthCheckRequest) and request.service
+    return answer.status in (200, 400, 503) or bool(of_model and answer.status == 404)  # 404: an unknown model
 
 
 def _parsed(response: type[Any], field: str = "") -> Callable[[HttpAnswer, Any], Any]:
@@ -211,56 +225,53 @@ def _parsed(response: type[Any], field: str = "") -> Callable[[HttpAnswer, Any],
     return decode
 
 
-def _health_request(message: health_pb2.HealthCheckRequest, _timeout: int | None) -> HttpRequest:
-    path = model_path(message.service, "", "ready") if message.service else "v2/health/ready"
-    return HttpRequest("GET", path)
+def _change_request(action: str) -> Callable[[Any, int | None], HttpRequest]:
+    return lambda message, _: _post_json(_path("v2", "repository", "models", message.model_name, action), {})
 
 
-def _health_response(answer: HttpAnswer, _request: Any) -> health_pb2.HealthCheckResponse:
-    status = health_pb2.HealthCheckResponse.SERVING if _is_ready(answer) else health_pb2.HealthCheckResponse.NOT_SERVING
-    if answer.status == 404:
-        status = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
-    return health_pb2.HealthCheckResponse(status=status)
+def _statistics_request(message: pb.ModelStatisticsRequest, _timeout: int | None) -> HttpRequest:
+    return _get(message.name, message.version, "stats") if message.name else HttpRequest("GET", "v2/models/stats")
 
 
-def _is_ready(answer: HttpAnswer) -> bool:
-    try:
-        return answer.status == 200 and bool(answer.json().get("ready", True))
-    except (ValueError, AttributeError):  # Triton's answer is empty
-        return True
+@dataclass(frozen=True)
+class Route:
+    """How one method is called over HTTP.
 
+    Attributes:
+        encode: makes the HTTP request from the message and the microseconds until the deadline (None for no deadline).
+        decode: makes the response from the answer and the request. May raise any exception if the answer does not
+            follow the protocol.
+        answers: whether ``decode`` can read an answer; if not, the call failed.
+    """
 
-def _is_readiness(answer: HttpAnswer, _request: Any) -> bool:
-    """Return whether the status reports readiness: 200 means ready, and 400 (Triton) or 503 (hangtag) not ready."""
-    return answer.status in (200, 400, 503)
-
-
-def _is_health(answer: HttpAnswer, request: health_pb2.HealthCheckRequest) -> bool:
-    # the server answers 404 for an unknown model
-    return _is_readiness(answer, request) or bool(answer.status == 404 and request.service)
+    encode: Callable[[Any, int | None], HttpRequest]
+    decode: Callable[[HttpAnswer, Any], Any]
+    answers: Callable[[HttpAnswer, Any], bool] = lambda answer, _: answer.status == 200
 
 
 ROUTES = {
-    methods.CLASSIFY: Route(classify_request, classify_response),
-    methods.COMPARE: Route(
-        compare_request,
-        compare_response,
-        lambda answer, request: answer.status == 200 or is_outcome(answer, request),
+    methods.CLASSIFY: Route(_image_request, _parsed(classifier_pb2.ClassifyResponse)),
+    methods.COMPARE: Route(_image_request, _compare_response, _is_comparison),
+    methods.MODEL_INFER: Route(_infer_request, _infer_response),
+    methods.SERVER_METADATA: Route(lambda *_: HttpRequest("GET", "v2"), _parsed(pb.ServerMetadataResponse)),
+    methods.MODEL_METADATA: Route(
+        lambda message, _: _get(message.name, message.version), _parsed(pb.ModelMetadataResponse)
     ),
-    methods.MODEL_INFER: Route(infer_request, infer_response),
-    methods.SERVER_METADATA: Route(lambda *_: HttpRequest("GET", "v2"), _parsed(inference_pb2.ServerMetadataResponse)),
-    methods.MODEL_METADATA: Route(_of_model(), _parsed(inference_pb2.ModelMetadataResponse)),
     methods.MODEL_READY: Route(
-        _of_model("ready"), lambda answer, _: inference_pb2.ModelReadyResponse(ready=_is_ready(answer)), _is_readiness
+        lambda message, _: _get(message.name, message.version, "ready"),
+        lambda answer, _: pb.ModelReadyResponse(ready=_is_ready(answer)),
+        _is_readiness,
     ),
-    methods.MODEL_CONFIG: Route(_of_model("config"), _parsed(inference_pb2.ModelConfigResponse, "config")),
-    methods.MODEL_STATISTICS: Route(_statistics_request, _parsed(inference_pb2.ModelStatisticsResponse)),
+    methods.MODEL_CONFIG: Route(
+        lambda message, _: _get(message.name, message.version, "config"), _parsed(pb.ModelConfigResponse, "config")
+    ),
+    methods.MODEL_STATISTICS: Route(_statistics_request, _parsed(pb.ModelStatisticsResponse)),
     methods.REPOSITORY_INDEX: Route(
-        lambda message, _: post_json("v2/repository/index", {"ready": message.ready}),
-        _parsed(inference_pb2.RepositoryIndexResponse, "models"),
+        lambda message, _: _post_json("v2/repository/index", {"ready": message.ready}),
+        _parsed(pb.RepositoryIndexResponse, "models"),
     ),
-    methods.MODEL_LOAD: Route(_change_request("load"), lambda *_: inference_pb2.RepositoryModelLoadResponse()),
-    methods.MODEL_UNLOAD: Route(_change_request("unload"), lambda *_: inference_pb2.RepositoryModelUnloadResponse()),
-    methods.CHECK: Route(_health_request, _health_response, _is_health),
+    methods.MODEL_LOAD: Route(_change_request("load"), lambda *_: pb.RepositoryModelLoadResponse()),
+    methods.MODEL_UNLOAD: Route(_change_request("unload"), lambda *_: pb.RepositoryModelUnloadResponse()),
+    methods.CHECK: Route(_health_request, _health_response, _is_readiness),
 }
 """The full name of a method -> the method's route."""

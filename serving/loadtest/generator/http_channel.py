@@ -20,8 +20,7 @@ import httptools
 from google.protobuf.message import Message
 
 from hangtag.serving import address as server_address
-from hangtag.serving.connection.http.http_methods import ROUTES
-from hangtag.serving.connection.http.wire import HttpAnswer, HttpRequest, error_text, status_code
+from hangtag.serving.connection.http.http_methods import ROUTES, HttpAnswer, HttpRequest
 from hangtag.serving.credentials import Credentials
 from hangtag.serving.loadtest.generator.channels import Metadata, OnEnd, clock
 
@@ -218,8 +217,8 @@ class _Connection(asyncio.Protocol):
         if status == 200:
             call.end(0, "", self._received)
         else:
-            text = error_text(HttpAnswer(status, {}, body)) or f"HTTP {status}"
-            call.end(int(status_code(status).value[0]), text, self._received)
+            answer = HttpAnswer(status, {}, body)
+            call.end(int(answer.code.value[0]), answer.error or f"HTTP {status}", self._received)
 
 
 def _with_headers(request: bytes, metadata: Metadata) -> bytes:
