@@ -45,7 +45,11 @@ _CLASSIFIES, _IMAGE = "classifies_images", "hangtag.image"
     help="The time limit for each image, such as 10 or 500ms.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Write one line of JSON for each image.")
-@click.option("--draw/--no-draw", default=None, help="Draw each image.  [default: on if the output is a terminal]")
+@click.option(
+    "--draw/--no-draw",
+    default=None,
+    help="Draw each image if the output has colours.  [default: on if the output is a terminal]",
+)
 @credentials_options
 def classify(
     images: tuple[Path, ...],
@@ -101,24 +105,27 @@ def classify(
     drawn = console.is_terminal if draw is None else draw
     failed = False
     with Client(server, timeout=timeout, credentials=credentials) as client:
-        model = models[0] if models else _only_classifier(client)
+        models = models or (_only_classifier(client),)
         for path in files:
-            title = path.name if names[path.name] == 1 else str(path)  # files in different folders may have equal names
             try:
                 data = picture_files.read(path)
-                if len(models) > 1:
+                outcomes: answers.Outcomes
+                if len(models) == 1:
+                    outcomes = {models[0]: client.classify(data, models[0], version=model_version, top_k=top_k or 0)}
+                else:
                     outcomes = client.compare(data, models, top_k=top_k or 0)
-                    warning = _warning(client, data, *outcomes.values())
-                    failed |= answers.show_compared(console, path, title, data, outcomes, warning, as_json, drawn)
-                    continue
-                answer = client.classify(data, model, version=model_version, top_k=top_k or 0)
             except (OSError, UserError) as error:
                 failed = True
                 why = error.strerror if isinstance(error, OSError) else escaped(str(error))
                 click.echo(f"{path}: {why}", err=True)
                 continue
-            warning = _warning(client, data, answer)
-            answers.show(console, path, title, data, answer, warning, as_json, drawn)
+            warning = _warning(client, data, outcomes)
+            if as_json:
+                answers.print_json(path, outcomes, warning)
+            else:
+                title = path.name if names[path.name] == 1 else str(path)  # files in different folders
+                answers.show(console, title, data if drawn else None, outcomes, warning)
+            failed |= answers.show_failures(path, outcomes)
     if failed:
         raise SystemExit(1)
 
@@ -149,8 +156,8 @@ def _image(client: Client, model: str, version: str) -> ImageSpec | None:
         return None
 
 
-def _warning(client: Client, data: bytes, *outcomes: Classification | ClientError) -> str:
+def _warning(client: Client, data: bytes, outcomes: answers.Outcomes) -> str:
     """Say what is wrong with a picture for the models that answered; "" if nothing is wrong."""
-    answered = [outcome for outcome in outcomes if isinstance(outcome, Classification)]
+    answered = [outcome for outcome in outcomes.values() if isinstance(outcome, Classification)]
     images = {_image(client, answer.model, answer.version) for answer in answered}
     return next((text for image in images if image and (text := picture_files.warning(data, image))), "")

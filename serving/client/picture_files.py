@@ -1,6 +1,5 @@
 """Read the pictures that a command line names, warn if a picture seems to show no garment, and draw pictures in the
-terminal. Each character shows two pixels: with colours as half blocks, without colours as a shade.
-"""
+terminal."""
 
 import io
 import sys
@@ -115,11 +114,22 @@ def _background_is_brighter(pixels: npt.NDArray[np.float32], tolerance: float) -
 
 
 WIDTH = 28
-_SHADES = " .:░▒▓█"
 
 
-def draw(data: bytes, *, colour: bool) -> Segments | None:
-    """Draw an image file, 28 characters wide. Returns None for an unreadable file: the server's error says more."""
+def print_with_image(console: Console, image: bytes | None, text: RenderableType) -> None:
+    """Print a text, to the right of an image if there is one and the console has colours."""
+    layout = Table.grid(padding=(0, 3))
+    if image is not None and console.color_system is not None and (picture := _drawn(image)) is not None:
+        layout.add_column(width=WIDTH)
+        layout.add_row(picture, text)
+    else:
+        layout.add_row(text)
+    console.print(layout)
+
+
+def _drawn(data: bytes) -> Segments | None:
+    """Draw an image file, 28 characters wide, with two pixels in a character. Returns None for an unreadable file: the
+    server's error says more."""
     try:
         with Image.open(io.BytesIO(data)) as image:
             # the server also turns the picture upright
@@ -129,37 +139,10 @@ def draw(data: bytes, *, colour: bool) -> Segments | None:
     except (UnidentifiedImageError, OSError, Image.DecompressionBombError):
         return None
     pixels = np.asarray(ImageOps.pad(small, (small.width, small.height + small.height % 2)))
-    return Segments(_half_blocks(pixels) if colour else _shades(pixels))
-
-
-def print_with_image(console: Console, image: bytes | None, text: RenderableType) -> None:
-    """Print an image with a text to its right (below it on a narrow console), or the text if there is no image."""
-    picture = draw(image, colour=console.color_system is not None) if image is not None else None
-    layout = Table.grid(padding=(0, 3))
-    if picture is None:
-        layout.add_row(text)
-    elif WIDTH + 3 + console.measure(text).maximum > console.width:
-        layout.add_row(picture)
-        layout.add_row(text)
-    else:
-        layout.add_column(width=WIDTH)
-        layout.add_row(picture, text)
-    console.print(layout)
-
-
-def _half_blocks(pixels: npt.NDArray[np.uint8]) -> list[Segment]:
     segments: list[Segment] = []
     for upper, lower in zip(pixels[::2], pixels[1::2], strict=True):
         for top, bottom in zip(upper, lower, strict=True):
             style = Style(color=Color.from_rgb(*map(int, top)), bgcolor=Color.from_rgb(*map(int, bottom)))
             segments.append(Segment("▀", style))
         segments.append(Segment.line())
-    return segments
-
-
-def _shades(pixels: npt.NDArray[np.uint8]) -> list[Segment]:
-    grey = pixels.mean(axis=2).reshape(-1, 2, pixels.shape[1]).mean(axis=1)  # [rows / 2, columns]
-    levels = np.round(grey / 255 * (len(_SHADES) - 1)).astype(int)
-    return [
-        segment for row in levels for segment in (Segment("".join(_SHADES[level] for level in row)), Segment.line())
-    ]
+    return Segments(segments)

@@ -2,8 +2,9 @@
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from time import monotonic, sleep
+from typing import NamedTuple
 
 import click
 from rich.cells import cell_len
@@ -103,13 +104,11 @@ _GAP = 2  # The gap between two columns of the table, in characters.
 _MIN_MODEL = 12
 
 
-@dataclass(frozen=True)
-class Column:
+class Column(NamedTuple):
     """A column of numbers."""
 
     title: str
     text: Callable[[Activity], str]
-    importance: int  # If the terminal is too narrow, the least important columns are left out.
     needs_metrics: bool = False
 
 
@@ -118,20 +117,18 @@ def _number(value: float | None, digits: int) -> str:
 
 
 _FAILED = "failed/s"
-COLUMNS = (
-    Column("version", lambda row: row.version, 7),
-    Column("calls/s", lambda row: f"{row.calls:,.0f}", 10),
-    Column("samples/s", lambda row: f"{row.samples:,.0f}", 2),
-    Column(_FAILED, lambda row: f"{row.failures:,.1f}", 9),
-    Column("batch", lambda row: _number(row.batch_size, 1), 3),
-    Column("queue ms", lambda row: _number(row.queue_ms, 2), 5),
-    Column("compute ms", lambda row: _number(row.compute_ms, 2), 4),
-    Column("p50 ms", lambda row: _number(row.p50_ms, 2), 6, needs_metrics=True),
-    Column("p99 ms", lambda row: _number(row.p99_ms, 2), 8, needs_metrics=True),
+COLUMNS = (  # If the terminal is too narrow, the last columns are left out.
+    Column("version", lambda row: row.version),
+    Column("calls/s", lambda row: f"{row.calls:,.0f}"),
+    Column(_FAILED, lambda row: f"{row.failures:,.1f}"),
+    Column("p99 ms", lambda row: _number(row.p99_ms, 2), needs_metrics=True),
+    Column("p50 ms", lambda row: _number(row.p50_ms, 2), needs_metrics=True),
+    Column("queue ms", lambda row: _number(row.queue_ms, 2)),
+    Column("compute ms", lambda row: _number(row.compute_ms, 2)),
+    Column("batch", lambda row: _number(row.batch_size, 1)),
+    Column("samples/s", lambda row: f"{row.samples:,.0f}"),
     # A route has no queue of its own.
-    Column(
-        "queued", lambda row: f"{row.queued}/{row.max_queue_size}" if row.max_queue_size else "-", 1, needs_metrics=True
-    ),
+    Column("queued", lambda row: f"{row.queued}/{row.max_queue_size}" if row.max_queue_size else "-", True),
 )
 
 
@@ -155,21 +152,21 @@ def view(server: str, interval: Interval, width: int) -> RenderableType:
 
 
 def _table(rows: Sequence[Activity], width: int, *, with_metrics: bool) -> Table:
-    columns = [column for column in COLUMNS if with_metrics or not column.needs_metrics]
-    widths = {column: max(map(len, [column.title, *(column.text(row) for row in rows)])) for column in columns}
     names = max(map(cell_len, ["model", *(row.model for row in rows)]))
-
-    def left() -> int:
-        return width - sum(_GAP + widths[column] for column in columns)
-
-    while columns and left() < min(names, _MIN_MODEL):
-        columns.remove(min(columns, key=lambda column: column.importance))
+    left = width - min(names, _MIN_MODEL)
     table = Table(box=None, pad_edge=False)
-    table.add_column("model", overflow="fold", max_width=max(1, left()))  # cut-off names could be equal
-    for column in columns:
-        table.add_column(column.title, justify="right", no_wrap=True, min_width=widths[column])
-    for row in rows:
-        styles = {_FAILED: "bold red"} if row.failures else {}
-        cells = [Text(column.text(row), style=styles.get(column.title, "")) for column in columns]
-        table.add_row(Text(row.model), *cells)
+    table.add_column("model", overflow="fold")  # cut-off names could be equal
+    cells = [[Text(row.model)] for row in rows]
+    for column in COLUMNS:
+        if column.needs_metrics and not with_metrics:
+            continue
+        texts = [column.text(row) for row in rows]
+        size = max(map(len, [column.title, *texts]))
+        if (left := left - _GAP - size) < 0:
+            break
+        table.add_column(column.title, justify="right", no_wrap=True, min_width=size)
+        for row, row_cells, text in zip(rows, cells, texts, strict=True):
+            row_cells.append(Text(text, style="bold red" if column.title == _FAILED and row.failures else ""))
+    for row_cells in cells:
+        table.add_row(*row_cells)
     return table

@@ -1,6 +1,7 @@
 """``hangtag classify`` over gRPC and over HTTP: labels, JSON, several models, images of many formats, and failures."""
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,7 +46,8 @@ def test_labels_are_shown_with_their_probabilities(address: str, garment: Path) 
     assert result.stderr == ""
     assert result.stdout.startswith("ankle-boot-1.png")
     assert result.stdout.count("label ") == result.stdout.count("%") == 3
-    assert "classifier version 1: " in result.stdout
+    assert "classifier version 1" in result.stdout
+    assert " ms computed" in result.stdout
 
 
 def test_images_of_one_name_are_shown_with_their_folders(address: str, garment: Path, tmp_path: Path) -> None:
@@ -164,11 +166,11 @@ def test_models_stand_side_by_side(address: str, garment: Path) -> None:
     title, header, *rows = [line.split("   ") for line in result.stdout.splitlines() if line.strip()]
     assert title[0].strip() == "ankle-boot-1.png: 2 models agree"
     assert [cell.strip() for cell in header if cell.strip()] == ["classifier version 1", "other version 1"]
-    *labels, queued, computed = [[cell.strip() for cell in row if cell.strip()] for row in rows]
+    *labels, times = [[cell.strip() for cell in row if cell.strip()] for row in rows]
     assert len(labels) == 4
     assert all(left == right and "%  label " in left for left, right in labels)
-    assert all("ms queued" in cell for cell in queued)
-    assert all("ms computed" in cell for cell in computed)
+    assert len(times) == 2
+    assert all(re.fullmatch(r"[\d.]+ ms queued, [\d.]+ ms computed", cell) for cell in times)
     narrow = classify(address, garment, models=("classifier", "other"), columns=24).stdout
     assert "…" not in narrow, "nothing is cut"
 

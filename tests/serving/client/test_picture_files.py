@@ -117,38 +117,23 @@ def test_the_warning_stands_with_the_labels_and_in_the_json(
     assert bad["warning"].startswith("the picture seems inverted: ")
 
 
-def test_a_picture_is_drawn_with_the_option(server: Server, garment: Path) -> None:
-    plain, drawn = classify(server, garment), classify(server, garment, "--draw")
-    assert drawn.stdout.count("%") == 3
-    assert "█████" in drawn.stdout.replace(plain.stdout, "")
-    assert "▀" not in plain.stdout
-    assert len(drawn.stdout.splitlines()) == 14 + 2  # two rows of pixels per line, and the timings
-    assert classify(server, garment, "--no-draw").stdout.count("\n") == plain.stdout.count("\n")
+COLOURS = {"FORCE_COLOR": "1", "COLORTERM": "truecolor"}
 
 
-@pytest.mark.parametrize(("columns", "lines"), [(120, 14), (60, 14 + 7)])
-def test_the_picture_is_left_of_a_table_or_above_it_on_a_narrow_console(
-    server: Server, garment: Path, columns: int, lines: int
-) -> None:
-    result = classify(server, garment, "--draw", "--model", "classifier@1", COLUMNS=str(columns))
-    shown = result.stdout.splitlines()
-    assert len(shown) == lines + 1
-    assert any(set("░▒▓█") & set(line) and "%" in line for line in shown) is (columns == 120)
+def test_a_picture_is_drawn_with_the_option_and_colours(server: Server, garment: Path) -> None:
+    plain, drawn = (classify(server, garment, option, **COLOURS).stdout for option in ("--no-draw", "--draw"))
+    assert "▀" not in plain
+    assert any("▀" in line and "%" in line for line in drawn.splitlines())
+    assert len(drawn.splitlines()) == 14 + 1  # two rows of pixels per line
+    assert classify(server, garment, "--draw").stdout.count("\n") == plain.count("\n")
 
 
-@pytest.mark.parametrize("variables", [{}, {"FORCE_COLOR": "1", "COLORTERM": "truecolor"}], ids=["shades", "colours"])
-def test_two_rows_of_pixels_make_a_line_whatever_the_size(
-    server: Server, tmp_path: Path, variables: dict[str, str]
-) -> None:
+def test_two_rows_of_pixels_make_a_line_whatever_the_size(server: Server, tmp_path: Path) -> None:
     pixels = np.zeros((28, 28, 3), np.uint8)
     pixels[0], pixels[1], pixels[2:4] = (1, 2, 3), (4, 5, 6), 255
     (tmp_path / "picture.png").write_bytes(encoded(pixels))
-    lines = classify(server, tmp_path / "picture.png", "--draw", **variables).stdout.splitlines()
-    if variables:
-        assert "38;2;1;2;3;48;2;4;5;6m▀" in lines[0]
-    else:
-        assert [line[:28] for line in lines[:3]] == [" " * 28, "█" * 28, " " * 28]
+    first = classify(server, tmp_path / "picture.png", "--draw", **COLOURS).stdout.splitlines()[0]
+    assert "38;2;1;2;3;48;2;4;5;6m▀" in first
     for width, height in ((1, 1), (3, 2), (2000, 1), (1, 2000), (40, 27)):
         (tmp_path / "picture.png").write_bytes(encoded(np.full((height, width, 3), (255, 0, 0), np.uint8)))
-        drawn = classify(server, tmp_path / "picture.png", "--draw", **variables).stdout
-        assert "▀" in drawn if variables else drawn[0] in ".:"
+        assert "▀" in classify(server, tmp_path / "picture.png", "--draw", **COLOURS).stdout

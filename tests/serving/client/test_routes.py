@@ -111,10 +111,9 @@ def classify(address: str, image: Path, model: str, *options: str) -> str:
 
 def test_the_command_says_who_answered(server: Server, garment: Path) -> None:
     shown = classify(server.address, garment, "unsure")
-    assert "unsure version 1, answered by second: " in shown
-    assert " ms computed (first " in shown
-    assert "sure version 1, answered by first: " in classify(server.address, garment, "sure")
-    assert "first version 1: " in classify(server.address, garment, "first")
+    assert all(fact in shown for fact in ("unsure version 1", "answered by second", "first: ", "second: ")), shown
+    assert "answered by first" in classify(server.address, garment, "sure")
+    assert "answered by" not in classify(server.address, garment, "first")
     compared = classify(server.address, garment, "unsure", "--model", "first")
     assert compared.count("answered by") == compared.count("answered by second") == 1
     answer = json.loads(classify(server.address, garment, "unsure", "--json"))
@@ -139,24 +138,24 @@ def test_the_command_marks_an_answer_for_want_of_time(garment: Path) -> None:
             "path",
             [4, 1, 7],
             (),
-            "outfit.png: 3 labels, in the order predicted; 20.00% for the whole set",
-            ["label 4 80.00%", "label 1 100.00%", "label 7 40.00%"],
+            "outfit.png: 3 labels; 20.00% for the whole set",
+            ["80.00% label 4", "100.00% label 1", "40.00% label 7"],
         ),
         (
             "path",
             [4, 1, 7],
             ("--top-k", "1"),
             "outfit.png: 1 label; 20.00% for the whole set",
-            ["label 4 80.00%"],
+            ["80.00% label 4"],
         ),
-        ("path", [], (), "outfit.png: no labels; 20.00% for the whole set", []),
-        ("half", [], (), "outfit.png: 2 labels, most probable first", ["label 1 100.00%", "label 4 80.00%"]),
+        ("path", [], (), "outfit.png: 0 labels; 20.00% for the whole set", []),
+        ("half", [], (), "outfit.png: 2 labels", ["100.00% label 1", "80.00% label 4"]),
         (
             "rivals",
             [],
             (),
             "outfit.png",
-            ["label 1 100.00%", "label 4 80.00% distance 0.30 of 1", "label 7 40.00% distance 0.60 of 1"],
+            ["100.00% label 1", "80.00% label 4 distance 0.30 of 1", "40.00% label 7 distance 0.60 of 1"],
         ),
     ],
     ids=["a set", "a set that is cut", "an empty set", "a set by threshold", "distances"],
@@ -166,10 +165,9 @@ def test_the_command_shows_sets_and_distances(
 ) -> None:
     file = tmp_path / "outfit.png"
     Image.fromarray(onnx_label_sets.image(PROBABILITIES, path, path_probability=51)).save(file)
-    shown = classify(server.address, file, model, *options).replace("█", "")
-    *lines, cost = [" ".join(line.split()) for line in shown.splitlines() if line.strip()]
-    assert lines == [title, *rows]
-    assert " version 1: " in cost
+    shown = classify(server.address, file, model, *options)
+    lines = [" ".join(line.split()) for line in shown.splitlines() if line.strip()]
+    assert lines[:-1] == [title, f"{model} version 1", *rows]
 
 
 def test_the_commands_json_names_the_task(server: Server, tmp_path: Path) -> None:
