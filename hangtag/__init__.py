@@ -12,9 +12,9 @@ from hangtag.errors import UserError
 
 if TYPE_CHECKING:
     from hangtag.serving.client.async_client import AsyncClient
-    from hangtag.serving.client.classification import Classification, Label
+    from hangtag.serving.client.classification import Classification, InferenceStage, Label
     from hangtag.serving.client.client import Client
-    from hangtag.serving.client.outputs import InferenceStage, Outputs
+    from hangtag.serving.client.outputs import Outputs
     from hangtag.serving.connection.client_options import ConnectionOptions
     from hangtag.serving.connection.errors import ClientError
     from hangtag.serving.credentials import Credentials, CredentialsError
@@ -41,7 +41,7 @@ _MODULES = {
     "ConnectionOptions": "connection.client_options",
     "Credentials": "credentials",
     "CredentialsError": "credentials",
-    "InferenceStage": "client.outputs",
+    "InferenceStage": "client.classification",
     "Label": "client.classification",
     "Outputs": "client.outputs",
 }

@@ -38,17 +38,19 @@ class Label:
 
 
 @dataclass(frozen=True)
-class Stage:
-    """What one member of a route computed for an answer.
+class InferenceStage:
+    """What one member of a route computed for a request.
 
     Attributes:
         model: the member's name, or NAME@VERSION if the route names a version.
+        samples: how many samples of the request the member computed; 1 for an image.
         queue_ms: milliseconds in the member's queue.
         compute_ms: milliseconds of inference.
-        batch_size: images in the batch that the member computed.
+        batch_size: samples in the batch that the member computed, including samples of other requests.
     """
 
     model: str
+    samples: int
     queue_ms: float
     compute_ms: float
     batch_size: int
@@ -84,7 +86,7 @@ class Classification:
     batch_size: int
     task: str = "single_label"
     path_probability: float | None = None
-    stages: tuple[Stage, ...] = ()
+    stages: tuple[InferenceStage, ...] = ()
     unsure: bool = False
 
     @property
@@ -144,7 +146,7 @@ def from_response(response: pb.ClassifyResponse) -> Classification:
         task="multi_label" if response.task == pb.TASK_MULTI_LABEL else "single_label",
         path_probability=response.path_probability if response.HasField("path_probability") else None,
         stages=tuple(
-            Stage(stage.model, stage.queue_ns / 1e6, stage.compute_ns / 1e6, stage.batch_size)
+            InferenceStage(stage.model, 1, stage.queue_ns / 1e6, stage.compute_ns / 1e6, stage.batch_size)
             for stage in timings.stages
         ),
         unsure=response.unsure,

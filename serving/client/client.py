@@ -90,7 +90,7 @@ class Client:
 
         Args:
             seconds: the longest wait.
-            model: a model's name, or "" for the whole server.
+            model: as for ``is_ready``.
 
         Raises:
             ClientError: the server or model was not ready in time, or the server refuses the call.
@@ -136,11 +136,7 @@ class Client:
         raises an exception, it is re-raised here, after the outcomes of all earlier images.
 
         Args:
-            images: as for ``classify``; a generator may produce them one by one.
-            model: the model's name, or NAME@VERSION.
-            version: the model's version; "" means the version that serves.
-            top_k: the largest number of labels for each image. 0 means 3 labels, or, for a multi-label model, the whole
-                predicted set.
+            images: as for ``classify``, like the other arguments; a generator may produce them one by one.
             timeout: the deadline of the whole stream in seconds; None for no deadline.
 
         Yields:
@@ -168,8 +164,7 @@ class Client:
             image: as for ``classify``.
             models: the models, each as NAME or NAME@VERSION. If empty, the server uses all its models that classify
                 images.
-            top_k: the largest number of labels of each model. 0 means 3 labels, or, for a multi-label model, the whole
-                predicted set.
+            top_k: the largest number of labels of each model, as for ``classify``.
 
         Returns:
             The name of each model, as given -> the model's classification, or a ClientError if the model failed.
@@ -219,9 +214,8 @@ class Client:
         requests.
 
         Args:
-            model: the model's name, or NAME@VERSION.
-            requests: a mapping for each request, like the ``inputs`` of ``infer``.
-            version: the model's version; "" means the version that serves.
+            requests: a mapping for each request, like the ``inputs`` of ``infer``. The model and the version are named
+                as for ``infer``.
             timeout: the deadline of the whole stream in seconds; None for no deadline.
 
         Yields:
@@ -245,9 +239,7 @@ class Client:
     def parameters(self, model: str, *, version: str = "") -> dict[str, str]:
         """Return the parameters of a model's configuration: its file's metadata, and its execution provider.
 
-        Args:
-            model: the model's name, or NAME@VERSION.
-            version: the model's version; "" means the version that serves.
+        The model and the version are named as for ``infer``.
 
         Raises:
             ClientError: the model is unknown, or the call failed.

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import grpc
@@ -10,32 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 from hangtag.protos import inference_pb2, tensors
-from hangtag.serving.client.classification import model_choice
+from hangtag.serving.client.classification import InferenceStage, model_choice
 from hangtag.serving.connection.errors import ClientError, InputError, reading, sending
 
 Array: TypeAlias = npt.NDArray[Any]
 
 _STATUS = {code.name: code for code in grpc.StatusCode}
 _STAGE = re.compile(r"(.+?);samples=(\d+);queue-ns=(\d+);compute-ns=(\d+);batch-size=(\d+)(?:,|$)")
-
-
-@dataclass(frozen=True)
-class InferenceStage:
-    """What one member of a route computed for a request.
-
-    Attributes:
-        model: the member's name, or NAME@VERSION if the route names a version.
-        samples: how many samples of the request the member computed.
-        queue_ms: milliseconds in the member's queue.
-        compute_ms: milliseconds of inference.
-        batch_size: samples in the batch that the member computed, including samples of other requests.
-    """
-
-    model: str
-    samples: int
-    queue_ms: float
-    compute_ms: float
-    batch_size: int
 
 
 class Outputs(dict[str, Array]):

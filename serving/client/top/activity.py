@@ -1,16 +1,11 @@
-"""From two snapshots of a server's counters, compute rates, means and percentiles of each model, the calls of routes to
-their members, and the share of a route's samples that reached each member. The counters only grow.
-
-A server counts a request to a route for the route and again for each member, so a sum over all models counts such a
-request at least twice.
-"""
+"""From two snapshots of a server's counters, compute rates, means and percentiles of each model, and the share of a
+route's samples that reached each member. The counters only grow."""
 
 import itertools
 import math
-import urllib.error
-import urllib.request
 from collections import defaultdict
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -19,8 +14,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from hangtag.errors import UserError
 from hangtag.protos import inference_pb2 as pb
-from hangtag.serving.connection import proxy
-from hangtag.serving.credentials import Credentials
+from hangtag.serving.address import is_http
+from hangtag.serving.connection.client_options import ConnectionOptions
+from hangtag.serving.connection.connect import connect
+from hangtag.serving.connection.http.http_methods import METRICS
+from hangtag.serving.credentials import Credentials, CredentialsError
 
 Version = tuple[str, str]
 """A model's name and version."""
@@ -107,27 +105,21 @@ class Interval:
         return [self._activity(key) for key in sorted(self.after.statistics)]
 
     def _activity(self, key: Version) -> Activity:
-        now, then = self.after.statistics[key], self.before.statistics.get(key, pb.ModelStatistics())
-        if now.execution_count < then.execution_count:
-            then = pb.ModelStatistics()  # the model was reloaded
-        stats, old = now.inference_stats, then.inference_stats
-        answered = stats.success.count - old.success.count
-        samples, batches = now.inference_count - then.inference_count, now.execution_count - then.execution_count
-        compute_ns = sum(
-            getattr(stats, part).ns - getattr(old, part).ns
-            for part in ("compute_input", "compute_infer", "compute_output")
-        )
+        now, then = (_counts(one.statistics.get(key, pb.ModelStatistics())) for one in (self.after, self.before))
+        new = now["batches"] < then["batches"]  # the model was reloaded
+        grown = {name: count - (0 if new else then[name]) for name, count in now.items()}
+        calls, batches = grown["calls"], grown["batches"]
         buckets = labelled(self.growth, "hangtag_request_seconds_bucket", *key, "OK")
         p50, p99 = (quantile({series[-1]: count for series, count in buckets.items()}, each) for each in (0.5, 0.99))
         return Activity(
             model=key[0],
             version=key[1],
-            calls=answered / self.seconds,
-            samples=samples / self.seconds,
-            failures=(stats.fail.count - old.fail.count) / self.seconds,
-            batch_size=samples / batches if batches else None,
-            queue_ms=(stats.queue.ns - old.queue.ns) / answered / 1e6 if answered else None,
-            compute_ms=compute_ns / answered / 1e6 if answered else None,
+            calls=calls / self.seconds,
+            samples=grown["samples"] / self.seconds,
+            failures=grown["failures"] / self.seconds,
+            batch_size=grown["samples"] / batches if batches else None,
+            queue_ms=grown["queue_ns"] / calls / 1e6 if calls else None,
+            compute_ms=grown["compute_ns"] / calls / 1e6 if calls else None,
             p50_ms=p50,
             p99_ms=p99,
             queued=self._now("nv_inference_pending_request_count", key),
@@ -138,18 +130,17 @@ class Interval:
         return None if self.after.metrics is None else int(self.after.metrics.get((name, *key), 0))
 
     def callers(self) -> tuple[float, float]:
-        """Compute how many calls and samples callers sent per second. Without metrics, routes' calls are counted
-        too."""
+        """Compute how many calls and samples callers sent per second, without those that routes sent to their members
+        and shadows. Without metrics, these are counted too."""
 
-        def sent(unit: str, *outcome: str) -> float:
-            """How much callers sent, which is all calls without those that routes send to their members and shadows."""
+        def sent(total: float, unit: str, *outcome: str) -> float:
             inside = sum(labelled(self.growth, f"hangtag_route_{unit}_total").values())
             inside += self.growth.get((f"hangtag_route_shadow_{unit}_total", *outcome), 0)
-            total = sum(row.calls if unit == "requests" else row.samples for row in self.activities)
             # A route counts an answer a moment before its member does, so the difference may be negative.
             return max(0.0, total - inside / self.seconds)
 
-        return sent("requests", "compared"), sent("samples")
+        calls = sent(sum(row.calls for row in self.activities), "requests", "compared")
+        return calls, sent(sum(row.samples for row in self.activities), "samples")
 
     def shares(self) -> dict[str, dict[str, float]]:
         """For each route that answered, compute which share of its samples reached each member, 0 to 1."""
@@ -166,6 +157,18 @@ class Interval:
     def transports(self) -> dict[str, float]:
         """Name of a transport -> number of processes that serve with this transport."""
         return {name: count for (_, name), count in labelled(self.after.metrics or {}, "hangtag_transport").items()}
+
+
+def _counts(model: pb.ModelStatistics) -> dict[str, int]:
+    times = model.inference_stats
+    return {
+        "calls": times.success.count,
+        "failures": times.fail.count,
+        "samples": model.inference_count,
+        "batches": model.execution_count,
+        "queue_ns": times.queue.ns,
+        "compute_ns": times.compute_input.ns + times.compute_infer.ns + times.compute_output.ns,
+    }
 
 
 def labelled(metrics: Metrics, name: str, *labels: object) -> Metrics:
@@ -198,42 +201,28 @@ def fetch_metrics(url: str, credentials: Credentials) -> Metrics:
 
     Raises:
         MetricsError: the URL is not http or https, nothing answers there, or the answer is not in Prometheus' format.
-        AddressError: the variable that names the URL's proxy (HTTP_PROXY, HTTPS_PROXY or ALL_PROXY) is not a proxy's
-            URL.
-        CredentialsError: a TLS or token file cannot be read.
+        AddressError, CredentialsError, MissingExtraError: as for ``connect``.
     """
-    if not url.startswith(("http://", "https://")):
+    address, _, path = url.rpartition("/")
+    if not is_http(address):
         raise MetricsError(f"{url!r} is not an address of metrics: write http://HOST:PORT/metrics")
-    try:
-        between = proxy.for_url(url)
-        proxies = {} if between is None else {url.partition(":")[0]: between.url}
-        handlers: list[urllib.request.BaseHandler] = [urllib.request.ProxyHandler(proxies)]
-        request = urllib.request.Request(url)  # noqa: S310 - the scheme was checked
-        if encrypted := url.startswith("https:"):
-            handlers.append(urllib.request.HTTPSHandler(context=credentials.ssl_context(url)))
-        if encrypted or credentials.tls_ca is None:
-            request.headers.update(credentials.metadata())
-        with urllib.request.build_opener(*handlers).open(request, timeout=METRICS_TIMEOUT) as response:
-            return parse_metrics(response.read().decode())
-    except UserError:
-        raise
-    except Exception as error:  # a server may answer anything, so the parser raises many kinds of exceptions
-        advice = "Give"
-        if isinstance(error, urllib.error.HTTPError):
-            error.close()  # the HTTPError is also the response, and keeps the connection open until close()
-            advice = "Give --token-file, or" if error.code in (401, 403) else advice
-        raise MetricsError(
-            f"no metrics at {url}: {str(error) or type(error).__name__}. {advice} --metrics the server's port for "
-            "metrics, which is 8002 unless 'hangtag serve --metrics-port' changed it"
-        ) from error
+    if credentials.tls_ca is not None and not url.lower().startswith("https:"):
+        credentials = Credentials()
+    with closing(connect(address, METRICS_TIMEOUT, credentials, ConnectionOptions(retries=0))) as connection:
+        request: Any = path
+        try:
+            return parse_metrics(connection.call(METRICS, request))
+        except CredentialsError:
+            raise
+        except Exception as error:  # a server may answer anything, so the parser raises many kinds of exceptions
+            raise MetricsError(
+                f"no metrics at {url}: {str(error) or type(error).__name__}. Give --metrics the server's port for "
+                "metrics, which is 8002 unless 'hangtag serve --metrics-port' changed it"
+            ) from error
 
 
 def parse_metrics(text: str) -> Metrics:
-    """Parse Prometheus' text format, and return the metrics that `hangtag top` needs.
-
-    Raises:
-        ValueError, LookupError, OverflowError: the text is not in that format.
-    """
+    """Parse Prometheus' text format, and return the metrics that `hangtag top` needs. May raise any exception."""
     metrics: dict[tuple[Any, ...], float] = defaultdict(float)
     for family in text_string_to_metric_families(text):
         for sample in family.samples:

@@ -2,8 +2,10 @@
 
 import asyncio
 import ssl
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
+from itertools import islice
 from typing import Any
 
 import grpc
@@ -20,10 +22,12 @@ from hangtag.serving.connection.errors import ClientError
 from hangtag.serving.connection.http import failures
 from hangtag.serving.connection.http.asyncio_network import Network
 from hangtag.serving.connection.http.http_methods import ROUTES, HttpAnswer, HttpRequest
-from hangtag.serving.connection.http.in_order import in_order
 from hangtag.serving.connection.method import Method, Response, keep_costs
 from hangtag.serving.credentials import Credentials, CredentialsError
 
+IN_FLIGHT = 16
+"""The largest number of calls that one stream has in flight. The server can batch calls that are in flight together."""
+_END: Any = object()
 _LONGEST = 2**63 - 1  # the longest timeout that the server accepts, in microseconds
 OF_STREAM: dict[str, Method[Any]] = {
     methods.CLASSIFY_STREAM: Method(methods.CLASSIFY, classifier_pb2.ClassifyResponse),
@@ -108,44 +112,61 @@ class AsyncHttpConnection:
         Several calls are in flight at the same time.
         """
         ends = None if timeout is None else _now() + timeout
-        of_stream = OF_STREAM[method.path]
+        iterator = aiter(requests)
+
+        async def read() -> Any:
+            try:
+                return await anext(iterator, _END)
+            except Exception as error:  # raised after the answers to all earlier requests
+                return error
 
         async def call(request: Message) -> Any:
             try:
-                return await self._call(of_stream, request, timeout, ends)
+                return await self._call(OF_STREAM[method.path], request, timeout, ends, stream=True)
             except ClientError as error:
-                if error.code is grpc.StatusCode.DEADLINE_EXCEEDED:
-                    raise errors.too_late(self._address, timeout, stream=True) from error
                 if error.code in _ENDS_STREAM:
                     raise
                 return error
 
-        async with aclosing(in_order(call, requests)) as responses:
-            while True:
-                try:
-                    async with self._in_time(ends):
-                        response = await anext(responses)
-                except StopAsyncIteration:
-                    return
-                except TimeoutError as error:
-                    late = errors.too_late(self._address, timeout, stream=True)
-                    raise (errors.closed() if self.closed else late) from error
-                yield response
+        reading: asyncio.Future[Any] | None = asyncio.ensure_future(read())
+        calls: deque[asyncio.Future[Any]] = deque()
+        last: Any = _END
+        try:
+            while reading or calls:
+                may_begin = reading is not None and len(calls) < IN_FLIGHT
+                waiting = [*([reading] if reading and may_begin else []), *islice(calls, 1)]
+                async with self._in_time(timeout, ends, stream=True):
+                    await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                if reading and may_begin and reading.done():
+                    request, reading = reading.result(), None
+                    if request is _END or isinstance(request, Exception):
+                        last = request
+                    else:
+                        calls.append(asyncio.ensure_future(call(request)))
+                        reading = asyncio.ensure_future(read())
+                elif calls[0].done():
+                    yield calls.popleft().result()
+        finally:
+            unfinished = [*calls, *([reading] if reading else [])]
+            for each in unfinished:
+                each.cancel()
+            await asyncio.gather(*unfinished, return_exceptions=True)
+        if last is not _END:
+            raise last
 
     async def _call(
-        self, method: Method[Response], message: Message, seconds: float | None, ends: float | None
+        self,
+        method: Method[Response],
+        message: Message,
+        seconds: float | None,
+        ends: float | None,
+        *,
+        stream: bool = False,
     ) -> Response:
-        """Make one call, with its retries.
-
-        Args:
-            method: the method.
-            message: the request.
-            seconds: the deadline of the call or of its stream in seconds, for the error message; None for no deadline.
-            ends: when the deadline passes, by the event loop's clock.
-        """
+        """Make one call, with its retries. The arguments are those of ``_in_time``."""
         pauses = [*self._options.retry_pauses(method)]
         try:
-            async with self._in_time(ends):
+            async with self._in_time(seconds, ends, stream=stream):
                 while True:
                     try:
                         return await self._attempt(method, message, ends)
@@ -155,33 +176,43 @@ class AsyncHttpConnection:
                             raise
                         pause = pauses.pop(0)
                         if ends is not None and _now() + pause >= ends:
-                            raise errors.too_late(self._address, seconds, failures.reason(error)) from error
+                            why = failures.reason(error)
+                            raise errors.too_late(self._address, seconds, why, stream=stream) from error
                         await asyncio.sleep(pause)
-        except (TimeoutError, ClientError, *failures.BROKEN) as error:
+        except failures.BROKEN as error:
             if self.closed:
                 raise errors.closed() from error
-            if isinstance(error, ClientError):
-                raise
-            if isinstance(error, TimeoutError):
-                raise errors.too_late(self._address, seconds) from error
             # ``_explained`` runs in a thread, because it may open other connections to find the cause.
             raise await asyncio.to_thread(self._explained, error, method) from error
 
     @asynccontextmanager
-    async def _in_time(self, ends: float | None) -> AsyncIterator[None]:
-        """Context in which waiting ends with TimeoutError when the deadline passes or the connection is closed."""
+    async def _in_time(self, seconds: float | None, ends: float | None, *, stream: bool) -> AsyncIterator[None]:
+        """Context in which waiting ends with a ClientError when the deadline passes or the connection is closed.
+
+        Args:
+            seconds: the deadline of the call or of its stream in seconds, for the error message; None for no deadline.
+            ends: when the deadline passes, by the event loop's clock.
+            stream: whether the call is a stream, or belongs to one.
+        """
         if self.closed:
             raise errors.closed()
         running = asyncio.get_running_loop()
         self._loop = self._loop or running
         if self._loop is not running:
             raise RuntimeError("this AsyncClient belongs to another event loop; create one for each event loop")
-        async with asyncio.timeout_at(ends) as timeout:
-            self._waiting.add(timeout)
-            try:
-                yield
-            finally:
-                self._waiting.discard(timeout)
+        try:
+            async with asyncio.timeout_at(ends) as timeout:
+                self._waiting.add(timeout)
+                try:
+                    yield
+                finally:
+                    self._waiting.discard(timeout)
+        except (TimeoutError, ClientError) as error:
+            if self.closed:
+                raise errors.closed() from error
+            if isinstance(error, ClientError):
+                raise
+            raise errors.too_late(self._address, seconds, stream=stream) from error
 
     async def _attempt(self, method: Method[Response], message: Message, ends: float | None) -> Response:
         timeout = None if ends is None else min(max(round((ends - _now()) * 1e6), 1), _LONGEST)

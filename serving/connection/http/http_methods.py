@@ -12,11 +12,15 @@ from urllib.parse import quote, urlencode
 
 import grpc
 from google.protobuf import json_format
+from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2
 
 from hangtag.protos import classifier_pb2, methods, tensors
 from hangtag.protos import inference_pb2 as pb
+from hangtag.serving.connection.method import Method
 
+METRICS: Method[Any] = Method("/metrics", Message)
+"""Reads Prometheus metrics as a text. The request is the path of the metrics."""
 HEAD_LENGTH = "inference-header-content-length"
 """The header that contains the length of the JSON in bytes."""
 BINARY_SIZE = "binary_data_size"
@@ -272,6 +276,7 @@ ROUTES = {
     ),
     methods.MODEL_LOAD: Route(_change_request("load"), lambda *_: pb.RepositoryModelLoadResponse()),
     methods.MODEL_UNLOAD: Route(_change_request("unload"), lambda *_: pb.RepositoryModelUnloadResponse()),
+    METRICS.path: Route(lambda path, _: HttpRequest("GET", path), lambda answer, _: answer.body.decode()),
     methods.CHECK: Route(_health_request, _health_response, _is_readiness),
 }
 """The full name of a method -> the method's route."""

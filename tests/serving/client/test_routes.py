@@ -118,7 +118,9 @@ def test_the_command_says_who_answered(server: Server, garment: Path) -> None:
     assert compared.count("answered by") == compared.count("answered by second") == 1
     answer = json.loads(classify(server.address, garment, "unsure", "--json"))
     assert (answer["answered_by"], answer["unsure"]) == ("second", False)
-    assert [set(stage) for stage in answer["stages"]] == [{"model", "queue_ms", "compute_ms", "batch_size"}] * 2
+    assert [set(stage) for stage in answer["stages"]] == [
+        {"model", "samples", "queue_ms", "compute_ms", "batch_size"}
+    ] * 2
     of_a_model = json.loads(classify(server.address, garment, "first", "--json"))
     assert not {"answered_by", "unsure", "stages"} & of_a_model.keys()
 

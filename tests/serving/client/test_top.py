@@ -94,8 +94,8 @@ def test_what_cannot_be_watched_is_one_line(addresses: dict[str, str]) -> None:
             (f"http://{free}", "", f"no server answers at http://{free}"),
             (addresses["address"], f"http://{free}/metrics", f"no metrics at http://{free}/metrics: "),
             (addresses["address"], f"http://{addresses['address']}/metrics", "the server's port for metrics"),
-            (addresses["address"], "http://127.0.0.1:99999/metrics", "no metrics at http://127.0.0.1:99999/metrics: "),
-            (addresses["address"], f"http://{secret}/metrics", "Unauthorized. Give --token-file, or --metrics"),
+            (addresses["address"], "http://127.0.0.1:99999/metrics", "'http://127.0.0.1:99999' is not a server's URL"),
+            (addresses["address"], f"http://{secret}/metrics", "answered 401. Give --metrics"),
             (addresses["address"], "file:///etc/passwd", "'file:///etc/passwd'"),
         ):
             assert fact in refusal(*ONCE, server, *(("--metrics", metrics) if metrics else ()), alone=True)
