@@ -36,11 +36,18 @@ class HealthCalls:
         self._call, self._sleep = call, sleep
 
     async def is_ready(self, model: str = "") -> bool:
-        """Return whether the server, or one model, is ready. See ``Client.is_ready``."""
+        """Return whether the server, or one model, is ready. A model that is loading or unknown is not ready.
+
+        Args:
+            model: a model's name, or "" for the whole server.
+
+        Raises:
+            ClientError: no server answers, or the server refuses the call.
+        """
         return await self._status(model) == SERVING
 
     async def require_ready(self, model: str = "") -> None:
-        """Raise ClientError with the reason unless the server, or one model, is ready. See ``Client.require_ready``."""
+        """Raise ClientError with the reason if the server, or one model, is not ready. See ``is_ready``."""
         status = await self._status(model)
         if model and status == UNKNOWN and await self.is_ready():
             raise ClientError(grpc.StatusCode.NOT_FOUND, f"the server at {self._address} serves no model {model!r}")
@@ -49,7 +56,15 @@ class HealthCalls:
             raise ClientError(grpc.StatusCode.UNAVAILABLE, message)
 
     async def wait_until_ready(self, seconds: float, model: str = "") -> None:
-        """Return as soon as the server, or one model, is ready. See ``Client.wait_until_ready``."""
+        """Return as soon as the server, or one model, is ready. The server may start or be replaced during the wait.
+
+        Args:
+            seconds: the longest wait.
+            model: as for ``is_ready``.
+
+        Raises:
+            ClientError: the server or model was not ready in time, or the server refuses the call.
+        """
         deadline = time.monotonic() + seconds
         pauses = self._options.polling_pauses()
         late = f"{model or 'the server'} at {self._address} was not ready within {seconds:g} s"

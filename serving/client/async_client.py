@@ -22,9 +22,10 @@ class AsyncClient(calls.Calls):
     """A client of one server for asyncio, over one channel. The tasks of one event loop may share a client.
 
     ``AsyncClient`` has the same constructor and the same methods as ``Client``, with the same arguments, answers and
-    exceptions. Over HTTP, a method raises RuntimeError if it is awaited in a different event loop than the first call.
-    Cancelling a task that waits for a call cancels the call, and the server drops the request if its computation has
-    not begun. Close the client with ``await client.close()``, or use it in an ``async with`` block.
+    exceptions. The examples of the inherited methods call ``Client``; await the same methods of ``AsyncClient``. Over
+    HTTP, a method raises RuntimeError if it is awaited in a different event loop than the first call. Cancelling a task
+    that waits for a call cancels the call, and the server drops the request if its computation has not begun. Close the
+    client with ``await client.close()``, or use it in an ``async with`` block.
 
     Example:
         >>> import asyncio

@@ -1,4 +1,7 @@
-"""Defines the calls of both clients: what each call sends, and how the client reads the answer."""
+"""Defines the calls of both clients: what each call sends, and how the client reads the answer.
+
+The docstrings are the documentation of both clients. Their examples call ``Client``.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -32,14 +35,52 @@ class Calls(HealthCalls):
     """The calls that return one answer. ``AsyncClient`` extends this class, and ``Client`` runs it in a thread."""
 
     async def classify(self, image: Image, model: str, *, version: str = "", top_k: int = 0) -> Classification:
-        """Classify one image. See ``Client.classify``."""
+        """Classify one image.
+
+        Args:
+            image: the bytes of a PNG, JPEG or WebP file, or uint8 pixels of the model's size: grey
+                [height, width], or red, green and blue [height, width, 3].
+            model: the model's name, or NAME@VERSION.
+            version: the model's version; "" means the version that serves.
+            top_k: the largest number of labels to return. 0 means 3 labels, or, for a multi-label model, the whole
+                predicted set.
+
+        Returns:
+            The labels with their probabilities, and the server's timings.
+
+        Raises:
+            ClientError: the model is unknown, the image cannot be read, or the call failed.
+            TypeError: ``image`` is neither bytes nor an array of uint8 pixels.
+
+        Example:
+            >>> [label.name for label in client.classify(image, "cnn", top_k=1).labels]
+            ['Bag']
+        """
         request = classification.classify_request(image, model, version, top_k)
         return await self._answer(CLASSIFY, request, classification.from_response)
 
     async def compare(
         self, image: Image, models: Sequence[str] = (), *, top_k: int = 0
     ) -> dict[str, Classification | ClientError]:
-        """Classify one image with several models in one call. See ``Client.compare``."""
+        """Classify one image with several models in one call.
+
+        Args:
+            image: as for ``classify``.
+            models: the models, each as NAME or NAME@VERSION. If empty, the server uses all its models that classify
+                images.
+            top_k: the largest number of labels of each model, as for ``classify``.
+
+        Returns:
+            The name of each model, as given -> the model's classification, or a ClientError if the model failed.
+
+        Raises:
+            ClientError: the call as a whole failed, or a model is named twice.
+            TypeError: ``image`` is neither bytes nor an array of uint8 pixels.
+
+        Example:
+            >>> {model: outcome.labels[0].name for model, outcome in client.compare(image, ["lstm", "cnn"]).items()}
+            {'lstm': 'Bag', 'cnn': 'Bag'}
+        """
 
         def read(response: classifier_pb2.CompareResponse) -> dict[str, Classification | ClientError]:
             names = models or [outcome.model_name for outcome in response.outcomes]
@@ -48,11 +89,43 @@ class Calls(HealthCalls):
         return await self._answer(COMPARE, classification.compare_request(image, models, top_k), read)
 
     async def infer(self, model: str, inputs: Mapping[str, Array], *, version: str = "") -> Outputs:
-        """Run a model on arrays. See ``Client.infer``."""
+        """Run a model on arrays. Works with every server of the Open Inference Protocol.
+
+        Args:
+            model: the model's name, or NAME@VERSION.
+            inputs: an array for each input, with the shape that the model's signature gives, including the batch axis.
+                The dtype of the array must match the datatype of the input, because the client does not convert it.
+            version: the model's version; "" means the version that serves.
+
+        Returns:
+            An array for each output of the model, by the output's name. Attributes of the mapping say which model, or
+            which members of a route, answered, and how long they took.
+
+        Raises:
+            ClientError: the model is unknown, an input does not match the model's signature, or the call failed.
+            TypeError: an input is not a numpy array.
+            ValueError: the protocol has no datatype for an array's dtype.
+
+        Example:
+            >>> client.infer("cnn", {"image": np.zeros((2, 28, 28), np.uint8)})["logits"].shape
+            (2, 10)
+            >>> client.infer("cnn", {"image": np.zeros((2, 28, 28), np.uint8)}).answered_by
+            ('cnn',)
+        """
         return await self._answer(INFER, outputs.infer_request(model, inputs, version), Outputs)
 
     async def parameters(self, model: str, *, version: str = "") -> dict[str, str]:
-        """Return the parameters of a model's configuration. See ``Client.parameters``."""
+        """Return the parameters of a model's configuration: its file's metadata, and its execution provider.
+
+        The model and the version are named as for ``infer``.
+
+        Raises:
+            ClientError: the model is unknown, or the call failed.
+
+        Example:
+            >>> client.parameters("cnn")["hangtag.task"]
+            'single_label'
+        """
 
         def read(response: pb.ModelConfigResponse) -> dict[str, str]:
             return {name: parameter.string_value for name, parameter in response.config.parameters.items()}
@@ -63,22 +136,58 @@ class Calls(HealthCalls):
         return await self._answer(CONFIG, request, read)
 
     async def models(self) -> list[str]:
-        """Return the names of the models that accept requests. See ``Client.models``."""
+        """Return the names of the models that accept requests. A name occurs once, even if several versions of a model
+        serve.
+
+        Raises:
+            ClientError: the call failed.
+
+        Example:
+            >>> client.models()[:3]
+            ['cnn', 'cnn-int8', 'cnn-small']
+        """
         return list(dict.fromkeys(name for name, _ in await self._served()))
 
     async def statistics(self) -> list[pb.ModelStatistics]:
-        """Return each model version's statistics since it was loaded. See ``Client.statistics``."""
+        """Return each model version's statistics since it was loaded, as the protocol's own messages.
+
+        Raises:
+            ClientError: the call failed.
+
+        Example:
+            >>> sorted(one.name for one in client.statistics() if one.inference_count)
+            ['cnn', 'lstm']
+        """
         return await self._answer(STATISTICS, pb.ModelStatisticsRequest(), lambda response: list(response.model_stats))
 
     async def load_model(self, model: str) -> list[str]:
-        """Load or reload a model, and return its versions that serve. See ``Client.load_model``."""
+        """Load or reload a model, wait until it serves, and return its versions that serve.
+
+        Raises:
+            ClientError: the server does not run with --model-control explicit, does not have the model, or cannot load
+                the model's file; it then continues to serve the previous version. If ``timeout`` passed, the server
+                continues to load the model. If the connection broke, the server may have loaded the model; the client
+                does not repeat the call.
+
+        Example:
+            >>> client.load_model("lstm")
+            ['2']
+        """
         with sending():
             request = pb.RepositoryModelLoadRequest(model_name=model)
         await self._answer(LOAD, request, lambda _: None)
         return [version for name, version in await self._served() if name == model]
 
     async def unload_model(self, model: str) -> None:
-        """Unload a model. The model still answers the requests that it already has. See ``Client.unload_model``."""
+        """Unload a model. The model still answers the requests that it already has.
+
+        Raises:
+            ClientError: the server does not run with --model-control explicit, or does not serve the model. If the
+                connection broke, the server may have unloaded the model; the client does not repeat the call.
+
+        Example:
+            >>> client.unload_model("lstm2")
+        """
         with sending():
             request = pb.RepositoryModelUnloadRequest(model_name=model)
         await self._answer(UNLOAD, request, lambda _: None)

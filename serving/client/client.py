@@ -1,12 +1,13 @@
 """The typed client of the server: images and arrays in, labels and arrays out."""
 
+import functools
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Self
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
-from hangtag.protos import inference_pb2
 from hangtag.serving import address as server_address
 from hangtag.serving.client import calls, classification, outputs
+from hangtag.serving.client.calls import Calls
 from hangtag.serving.client.classification import Classification, Image
 from hangtag.serving.client.outputs import Array, Outputs
 from hangtag.serving.connection.client_options import ConnectionOptions
@@ -14,6 +15,21 @@ from hangtag.serving.connection.connect import blocking, connect, finished
 from hangtag.serving.connection.errors import ClientError
 from hangtag.serving.credentials import Credentials
 from hangtag.serving.health_check import DEFAULT_TIMEOUT
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
+
+def _blocking(
+    method: Callable[Concatenate[Calls, Arguments], Coroutine[Any, Any, Result]],
+) -> Callable[Concatenate["Client", Arguments], Result]:
+    """Return the method of ``Client`` that runs a method of ``Calls`` in the calling thread, until it has finished."""
+
+    @functools.wraps(method)
+    def run(client: "Client", /, *arguments: Arguments.args, **named: Arguments.kwargs) -> Result:
+        return finished(method(client._calls, *arguments, **named))
+
+    return run
 
 
 class Client:
@@ -58,7 +74,7 @@ class Client:
         options: ConnectionOptions = ConnectionOptions(),  # noqa: B008 - it cannot change
     ) -> None:
         self._connection = connect(address, timeout, credentials, options)
-        self._calls = calls.Calls(address, options, blocking(self._connection.call), blocking(time.sleep))
+        self._calls = Calls(address, options, blocking(self._connection.call), blocking(time.sleep))
 
     def close(self) -> None:
         """Refuse further calls, and cancel the calls in flight."""
@@ -70,56 +86,18 @@ class Client:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def is_ready(self, model: str = "") -> bool:
-        """Return whether the server, or one model, is ready. A model that is loading or unknown is not ready.
-
-        Args:
-            model: a model's name, or "" for the whole server.
-
-        Raises:
-            ClientError: no server answers, or the server refuses the call.
-        """
-        return finished(self._calls.is_ready(model))
-
-    def require_ready(self, model: str = "") -> None:
-        """Raise ClientError with the reason if the server, or one model, is not ready. See ``is_ready``."""
-        finished(self._calls.require_ready(model))
-
-    def wait_until_ready(self, seconds: float, model: str = "") -> None:
-        """Return as soon as the server, or one model, is ready. The server may start or be replaced during the wait.
-
-        Args:
-            seconds: the longest wait.
-            model: as for ``is_ready``.
-
-        Raises:
-            ClientError: the server or model was not ready in time, or the server refuses the call.
-        """
-        finished(self._calls.wait_until_ready(seconds, model))
-
-    def classify(self, image: Image, model: str, *, version: str = "", top_k: int = 0) -> Classification:
-        """Classify one image.
-
-        Args:
-            image: the bytes of a PNG, JPEG or WebP file, or uint8 pixels of the model's size: grey
-                [height, width], or red, green and blue [height, width, 3].
-            model: the model's name, or NAME@VERSION.
-            version: the model's version; "" means the version that serves.
-            top_k: the largest number of labels to return. 0 means 3 labels, or, for a multi-label model, the whole
-                predicted set.
-
-        Returns:
-            The labels with their probabilities, and the server's timings.
-
-        Raises:
-            ClientError: the model is unknown, the image cannot be read, or the call failed.
-            TypeError: ``image`` is neither bytes nor an array of uint8 pixels.
-
-        Example:
-            >>> [label.name for label in client.classify(image, "cnn", top_k=1).labels]
-            ['Bag']
-        """
-        return finished(self._calls.classify(image, model, version=version, top_k=top_k))
+    # Calls has the docstrings of these methods.
+    is_ready = _blocking(Calls.is_ready)
+    require_ready = _blocking(Calls.require_ready)
+    wait_until_ready = _blocking(Calls.wait_until_ready)
+    classify = _blocking(Calls.classify)
+    compare = _blocking(Calls.compare)
+    infer = _blocking(Calls.infer)
+    parameters = _blocking(Calls.parameters)
+    models = _blocking(Calls.models)
+    statistics = _blocking(Calls.statistics)
+    load_model = _blocking(Calls.load_model)
+    unload_model = _blocking(Calls.unload_model)
 
     def classify_stream(
         self,
@@ -155,56 +133,6 @@ class Client:
         for response in self._connection.stream(calls.CLASSIFY_STREAM, requests, timeout):
             yield classification.outcome(response)
 
-    def compare(
-        self, image: Image, models: Sequence[str] = (), *, top_k: int = 0
-    ) -> dict[str, Classification | ClientError]:
-        """Classify one image with several models in one call.
-
-        Args:
-            image: as for ``classify``.
-            models: the models, each as NAME or NAME@VERSION. If empty, the server uses all its models that classify
-                images.
-            top_k: the largest number of labels of each model, as for ``classify``.
-
-        Returns:
-            The name of each model, as given -> the model's classification, or a ClientError if the model failed.
-
-        Raises:
-            ClientError: the call as a whole failed, or a model is named twice.
-            TypeError: ``image`` is neither bytes nor an array of uint8 pixels.
-
-        Example:
-            >>> {model: outcome.labels[0].name for model, outcome in client.compare(image, ["lstm", "cnn"]).items()}
-            {'lstm': 'Bag', 'cnn': 'Bag'}
-        """
-        return finished(self._calls.compare(image, models, top_k=top_k))
-
-    def infer(self, model: str, inputs: Mapping[str, Array], *, version: str = "") -> Outputs:
-        """Run a model on arrays. Works with every server of the Open Inference Protocol.
-
-        Args:
-            model: the model's name, or NAME@VERSION.
-            inputs: an array for each input, with the shape that the model's signature gives, including the batch axis.
-                The dtype of the array must match the datatype of the input, because the client does not convert it.
-            version: the model's version; "" means the version that serves.
-
-        Returns:
-            An array for each output of the model, by the output's name. Attributes of the mapping say which model, or
-            which members of a route, answered, and how long they took.
-
-        Raises:
-            ClientError: the model is unknown, an input does not match the model's signature, or the call failed.
-            TypeError: an input is not a numpy array.
-            ValueError: the protocol has no datatype for an array's dtype.
-
-        Example:
-            >>> client.infer("cnn", {"image": np.zeros((2, 28, 28), np.uint8)})["logits"].shape
-            (2, 10)
-            >>> client.infer("cnn", {"image": np.zeros((2, 28, 28), np.uint8)}).answered_by
-            ('cnn',)
-        """
-        return finished(self._calls.infer(model, inputs, version=version))
-
     def infer_stream(
         self, model: str, requests: Iterable[Mapping[str, Array]], *, version: str = "", timeout: float | None = None
     ) -> Iterator[Outputs | ClientError]:
@@ -235,69 +163,3 @@ class Client:
         messages = (outputs.infer_request(model, inputs, version) for inputs in requests)
         for response in self._connection.stream(calls.INFER_STREAM, messages, timeout):
             yield outputs.outcome(response)
-
-    def parameters(self, model: str, *, version: str = "") -> dict[str, str]:
-        """Return the parameters of a model's configuration: its file's metadata, and its execution provider.
-
-        The model and the version are named as for ``infer``.
-
-        Raises:
-            ClientError: the model is unknown, or the call failed.
-
-        Example:
-            >>> client.parameters("cnn")["hangtag.task"]
-            'single_label'
-        """
-        return finished(self._calls.parameters(model, version=version))
-
-    def models(self) -> list[str]:
-        """Return the names of the models that accept requests. A name occurs once, even if several versions of a model
-        serve.
-
-        Raises:
-            ClientError: the call failed.
-
-        Example:
-            >>> client.models()[:3]
-            ['cnn', 'cnn-int8', 'cnn-small']
-        """
-        return finished(self._calls.models())
-
-    def statistics(self) -> list[inference_pb2.ModelStatistics]:
-        """Return each model version's statistics since it was loaded, as the protocol's own messages.
-
-        Raises:
-            ClientError: the call failed.
-
-        Example:
-            >>> sorted(one.name for one in client.statistics() if one.inference_count)
-            ['cnn', 'lstm']
-        """
-        return finished(self._calls.statistics())
-
-    def load_model(self, model: str) -> list[str]:
-        """Load or reload a model, wait until it serves, and return its versions that serve.
-
-        Raises:
-            ClientError: the server does not run with --model-control explicit, does not have the model, or cannot load
-                the model's file; it then continues to serve the previous version. If ``timeout`` passed, the server
-                continues to load the model. If the connection broke, the server may have loaded the model; the client
-                does not repeat the call.
-
-        Example:
-            >>> client.load_model("lstm")
-            ['2']
-        """
-        return finished(self._calls.load_model(model))
-
-    def unload_model(self, model: str) -> None:
-        """Unload a model. The model still answers the requests that it already has.
-
-        Raises:
-            ClientError: the server does not run with --model-control explicit, or does not serve the model. If the
-                connection broke, the server may have unloaded the model; the client does not repeat the call.
-
-        Example:
-            >>> client.unload_model("lstm2")
-        """
-        finished(self._calls.unload_model(model))
