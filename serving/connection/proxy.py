@@ -3,6 +3,7 @@
 import ipaddress
 import os
 import re
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -28,15 +29,16 @@ class Proxy:
 
     variable: str
     url: str
-    exempting: str = "NO_PROXY"
+    exempting: str
 
     def failure(self, address: str, reason: str) -> str:
         """Return the message that no call reached a server, with the reason and without the proxy's password."""
         through = f"through the proxy {_without_password(self.url)}, which {self.variable} names"
-        return (
-            f"no connection to {address} {through} ({reason}): "
-            f"correct or unset {self.variable}, or add the server's host to {self.exempting}"
-        )
+        return f"no connection to {address} {through} ({reason}): correct {self._remedy}"
+
+    @property
+    def _remedy(self) -> str:
+        return f"or unset {self.variable}, or add the server's host to {self.exempting}"
 
 
 def for_url(url: str) -> Proxy | None:
@@ -46,29 +48,21 @@ def for_url(url: str) -> Proxy | None:
         AddressError: the variable does not contain a proxy's URL, or contains a SOCKS proxy's URL although the package
             ``socksio`` is not installed.
     """
-    import urllib.request  # a container's health check over gRPC does not need this module
-
-    proxies = urllib.request.getproxies()
-    scheme, _, _ = url.lower().partition("://")
-    key = scheme if proxies.get(scheme) else "all"
-    value, endpoint = proxies.get(key), server_address.endpoint(url)
-    if not value or endpoint is None or _exempt(proxies.get("no", ""), *endpoint):
+    variable = f"{url.lower().partition('://')[0]}_proxy"
+    named = _named(url, (variable, variable.upper(), "all_proxy", "ALL_PROXY"), ("no_proxy", "NO_PROXY"))
+    if named is None:
         return None
-    names = (name for name, set_to in os.environ.items() if (name.lower(), set_to) == (f"{key}_proxy", value))
-    variable = next(names, "the system's setting")
-    read = _read(value)
-    kind = "" if read is None else read.partition("://")[0]
-    if read is None or kind not in ("http", "https", *_SOCKS):
-        raise AddressError(
-            f"{variable} is {_without_password(value)!r}, which is not a proxy's URL: write http://HOST:PORT, unset "
-            f"{variable}, or add the server's host to NO_PROXY"
-        )
+    read = Proxy(named.variable, _read(named.url) or "", "NO_PROXY")
+    kind = read.url.partition("://")[0]
+    if kind not in ("http", "https", *_SOCKS):
+        shown = f"{read.variable} is {_without_password(named.url)!r}"
+        raise AddressError(f"{shown}, which is not a proxy's URL: write http://HOST:PORT, {read._remedy}")
     if kind in _SOCKS and find_spec("socksio") is None:
         raise AddressError(
-            f"{variable} names a SOCKS proxy, which needs the Python package socksio: install it (pip install "
-            f"socksio), name an HTTP proxy, unset {variable}, or add the server's host to NO_PROXY"
+            f"{read.variable} names a SOCKS proxy, which needs the Python package socksio: install it (pip install "
+            f"socksio), name an HTTP proxy, {read._remedy}"
         )
-    return Proxy(variable, read)
+    return read
 
 
 def for_grpc(address: str) -> Proxy | None:
@@ -76,13 +70,17 @@ def for_grpc(address: str) -> Proxy | None:
 
     Source: gRPC's doc/environment_variables.md.
     """
-    variable = next((name for name in ("grpc_proxy", "https_proxy", "http_proxy") if os.environ.get(name)), None)
-    exempting = next((name for name in ("no_grpc_proxy", "no_proxy") if os.environ.get(name)), "no_proxy")
+    named = _named(address, ("grpc_proxy", "https_proxy", "http_proxy"), ("no_grpc_proxy", "no_proxy"))
+    return named if named and named.url.startswith("http://") and _read(named.url) else None
+
+
+def _named(address: str, variables: Sequence[str], exempting: Sequence[str]) -> Proxy | None:
+    """Return what the first variable that is set names, unless the variables ``exempting`` exempt the host."""
+    variable, exempt = (next((name for name in names if os.environ.get(name)), "") for names in (variables, exempting))
     endpoint = server_address.endpoint(address)
-    if variable is None or endpoint is None or _exempt(os.environ.get(exempting, ""), *endpoint):
+    if not variable or endpoint is None or _exempt(os.environ.get(exempt, ""), *endpoint):
         return None
-    read = _read(os.environ[variable])
-    return Proxy(variable, read, exempting) if read and os.environ[variable].startswith("http://") else None
+    return Proxy(variable, os.environ[variable], exempt or exempting[-1])
 
 
 def _read(value: str) -> str | None:

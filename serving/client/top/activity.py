@@ -24,6 +24,8 @@ Version = tuple[str, str]
 """A model's name and version."""
 Buckets = Mapping[float, float]
 """A Prometheus histogram: upper bound in seconds -> number of requests that took at most that time."""
+Row = dict[str, Any]
+"""The activity of a model version: its name and version, and numbers."""
 Metrics = Mapping[tuple[Any, ...], float]
 """Figures that only the server's Prometheus metrics contain, not the protocol's statistics. A key is a metric's name,
 followed by the values of the labels that ``_READ`` lists. A value is the sum over all other labels."""
@@ -60,28 +62,6 @@ class Snapshot:
 
 
 @dataclass(frozen=True)
-class Activity:
-    """One model version between two snapshots.
-
-    Rates are per second. Times are in milliseconds, averaged over the answered requests. A value is None if no request
-    was answered, or if the value comes from metrics that were not fetched.
-    """
-
-    model: str
-    version: str
-    calls: float
-    samples: float
-    failures: float
-    batch_size: float | None
-    queue_ms: float | None
-    compute_ms: float | None
-    p50_ms: float | None = None
-    p99_ms: float | None = None
-    queued: int | None = None
-    max_queue_size: int | None = None
-
-
-@dataclass(frozen=True)
 class Interval:
     """What happened between two snapshots. The counters of a new or reloaded version begin at zero."""
 
@@ -100,34 +80,34 @@ class Interval:
         return {series: value - before.get(series, 0) for series, value in (self.after.metrics or {}).items()}
 
     @cached_property
-    def activities(self) -> list[Activity]:
-        """The activity of every version in the second snapshot."""
-        return [self._activity(key) for key in sorted(self.after.statistics)]
+    def rows(self) -> list[Row]:
+        """The activity of every version in the second snapshot.
 
-    def _activity(self, key: Version) -> Activity:
+        ``calls``, ``samples`` and ``failures`` are rates per second. The times ``queue_ms`` and ``compute_ms`` are
+        averages over the answered requests, and ``p50_ms`` and ``p99_ms`` are percentiles. A value is missing if no
+        request was answered, or if it comes from metrics that were not fetched.
+        """
+        return [self._row(key) for key in sorted(self.after.statistics)]
+
+    def _row(self, key: Version) -> Row:
         now, then = (_counts(one.statistics.get(key, pb.ModelStatistics())) for one in (self.after, self.before))
         new = now["batches"] < then["batches"]  # the model was reloaded
         grown = {name: count - (0 if new else then[name]) for name, count in now.items()}
-        calls, batches = grown["calls"], grown["batches"]
-        buckets = labelled(self.growth, "hangtag_request_seconds_bucket", *key, "OK")
-        p50, p99 = (quantile({series[-1]: count for series, count in buckets.items()}, each) for each in (0.5, 0.99))
-        return Activity(
-            model=key[0],
-            version=key[1],
-            calls=calls / self.seconds,
-            samples=grown["samples"] / self.seconds,
-            failures=grown["failures"] / self.seconds,
-            batch_size=grown["samples"] / batches if batches else None,
-            queue_ms=grown["queue_ns"] / calls / 1e6 if calls else None,
-            compute_ms=grown["compute_ns"] / calls / 1e6 if calls else None,
-            p50_ms=p50,
-            p99_ms=p99,
-            queued=self._now("nv_inference_pending_request_count", key),
-            max_queue_size=self._now("hangtag_max_queue_size", key),
-        )
-
-    def _now(self, name: str, key: Version) -> int | None:
-        return None if self.after.metrics is None else int(self.after.metrics.get((name, *key), 0))
+        calls, samples, batches = grown["calls"], grown["samples"], grown["batches"]
+        row: Row = {"model": key[0], "version": key[1]}
+        row |= {name: grown[name] / self.seconds for name in ("calls", "samples", "failures")}
+        if batches:
+            row["batch_size"] = samples / batches
+        if calls:
+            row |= {f"{part}_ms": grown[f"{part}_ns"] / calls / 1e6 for part in ("queue", "compute")}
+        if self.after.metrics is not None:
+            series = labelled(self.growth, "hangtag_request_seconds_bucket", *key, "OK")
+            buckets = {labels[-1]: count for labels, count in series.items()}
+            quantiles = {"p50_ms": quantile(buckets, 0.5), "p99_ms": quantile(buckets, 0.99)}
+            row |= {name: value for name, value in quantiles.items() if value is not None}
+            row["queued"] = int(self.after.metrics.get(("nv_inference_pending_request_count", *key), 0))
+            row["max_queue_size"] = int(self.after.metrics.get(("hangtag_max_queue_size", *key), 0))
+        return row
 
     def callers(self) -> tuple[float, float]:
         """Compute how many calls and samples callers sent per second, without those that routes sent to their members
@@ -139,8 +119,8 @@ class Interval:
             # A route counts an answer a moment before its member does, so the difference may be negative.
             return max(0.0, total - inside / self.seconds)
 
-        calls = sent(sum(row.calls for row in self.activities), "requests", "compared")
-        return calls, sent(sum(row.samples for row in self.activities), "samples")
+        calls = sent(sum(row["calls"] for row in self.rows), "requests", "compared")
+        return calls, sent(sum(row["samples"] for row in self.rows), "samples")
 
     def shares(self) -> dict[str, dict[str, float]]:
         """For each route that answered, compute which share of its samples reached each member, 0 to 1."""

@@ -1,10 +1,8 @@
 """``hangtag top``: take snapshots of a server at an interval, and show what happened between the snapshots."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
 from time import monotonic, sleep
-from typing import NamedTuple
 
 import click
 from rich.cells import cell_len
@@ -15,10 +13,10 @@ from rich.table import Table
 from rich.text import Text
 
 from hangtag.options import Duration
-from hangtag.printable import printable
+from hangtag.printable import escaped, printable
 from hangtag.serving.caller_options import credentials_options, server_option
 from hangtag.serving.client.client import Client
-from hangtag.serving.client.top.activity import Activity, Interval, Snapshot, fetch_metrics
+from hangtag.serving.client.top.activity import Interval, Row, Snapshot, fetch_metrics
 from hangtag.serving.credentials import Credentials
 
 
@@ -89,52 +87,36 @@ def _intervals(client: Client, metrics: str | None, seconds: float, credentials:
 
 def _print(console: Console, server: str, interval: Interval, as_json: bool) -> None:
     if as_json:
-        models = [
-            {key: value for key, value in asdict(activity).items() if value is not None}
-            for activity in interval.activities
-        ]
         transports = {} if interval.after.metrics is None else {"transports": interval.transports()}
         routes = {"routes": members} if (members := interval.shares()) else {}
-        click.echo(json.dumps({"seconds": interval.seconds, **transports, **routes, "models": models}))
+        click.echo(json.dumps({"seconds": interval.seconds, **transports, **routes, "models": interval.rows}))
     else:
         console.print(view(server, interval, console.width))
 
 
 _GAP = 2  # The gap between two columns of the table, in characters.
 _MIN_MODEL = 12
-
-
-class Column(NamedTuple):
-    """A column of numbers."""
-
-    title: str
-    text: Callable[[Activity], str]
-    needs_metrics: bool = False
-
-
-def _number(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:,.{digits}f}"
-
-
 _FAILED = "failed/s"
-COLUMNS = (  # If the terminal is too narrow, the last columns are left out.
-    Column("version", lambda row: row.version),
-    Column("calls/s", lambda row: f"{row.calls:,.0f}"),
-    Column(_FAILED, lambda row: f"{row.failures:,.1f}"),
-    Column("p99 ms", lambda row: _number(row.p99_ms, 2), needs_metrics=True),
-    Column("p50 ms", lambda row: _number(row.p50_ms, 2), needs_metrics=True),
-    Column("queue ms", lambda row: _number(row.queue_ms, 2)),
-    Column("compute ms", lambda row: _number(row.compute_ms, 2)),
-    Column("batch", lambda row: _number(row.batch_size, 1)),
-    Column("samples/s", lambda row: f"{row.samples:,.0f}"),
-    # A route has no queue of its own.
-    Column("queued", lambda row: f"{row.queued}/{row.max_queue_size}" if row.max_queue_size else "-", True),
-)
+_COLUMNS = {
+    "version": ("version", ""),
+    "calls/s": ("calls", ",.0f"),
+    _FAILED: ("failures", ",.1f"),
+    "p99 ms": ("p99_ms", ",.2f"),
+    "p50 ms": ("p50_ms", ",.2f"),
+    "queue ms": ("queue_ms", ",.2f"),
+    "compute ms": ("compute_ms", ",.2f"),
+    "batch": ("batch_size", ",.1f"),
+    "samples/s": ("samples", ",.0f"),
+    "queued": ("queued", ""),
+}
+"""Title of a column -> the value that it shows, and the value's format. If the terminal is too narrow, the last columns
+are left out."""
+_OF_METRICS = ("p99_ms", "p50_ms", "queued")
 
 
 def view(server: str, interval: Interval, width: int) -> RenderableType:
     """Draw what happened in an interval."""
-    rows, metrics = printable(interval.activities), interval.after.metrics
+    metrics = interval.after.metrics
     calls, samples = interval.callers()
     facts = [server, f"{calls:,.0f} calls/s", f"{samples:,.0f} samples/s"]
     if metrics is not None:
@@ -143,7 +125,7 @@ def view(server: str, interval: Interval, width: int) -> RenderableType:
         facts.append(f"transport {' and '.join(printable(list(interval.transports()))) or 'unknown'}")
     parts: list[RenderableType] = [
         Columns([Text(fact, style="bold") for fact in facts], padding=(0, 3)),
-        _table(rows, width, with_metrics=metrics is not None),
+        _table(interval.rows, width, with_metrics=metrics is not None),
     ]
     for route, members in printable(interval.shares()).items():
         listed = ", ".join(f"{member} {share:.1%}" for member, share in members.items())
@@ -151,22 +133,28 @@ def view(server: str, interval: Interval, width: int) -> RenderableType:
     return Group(*parts)
 
 
-def _table(rows: Sequence[Activity], width: int, *, with_metrics: bool) -> Table:
-    names = max(map(cell_len, ["model", *(row.model for row in rows)]))
-    left = width - min(names, _MIN_MODEL)
+def _table(rows: Sequence[Row], width: int, *, with_metrics: bool) -> Table:
+    names = [escaped(row["model"]) for row in rows]
+    left = width - min(max(map(cell_len, ["model", *names])), _MIN_MODEL)
     table = Table(box=None, pad_edge=False)
     table.add_column("model", overflow="fold")  # cut-off names could be equal
-    cells = [[Text(row.model)] for row in rows]
-    for column in COLUMNS:
-        if column.needs_metrics and not with_metrics:
+    cells = [[Text(name)] for name in names]
+    for title, (key, form) in _COLUMNS.items():
+        if key in _OF_METRICS and not with_metrics:
             continue
-        texts = [column.text(row) for row in rows]
-        size = max(map(len, [column.title, *texts]))
+        texts = [_text(row, key, form) for row in rows]
+        size = max(map(len, [title, *texts]))
         if (left := left - _GAP - size) < 0:
             break
-        table.add_column(column.title, justify="right", no_wrap=True, min_width=size)
+        table.add_column(title, justify="right", no_wrap=True, min_width=size)
         for row, row_cells, text in zip(rows, cells, texts, strict=True):
-            row_cells.append(Text(text, style="bold red" if column.title == _FAILED and row.failures else ""))
+            row_cells.append(Text(text, style="bold red" if title == _FAILED and row["failures"] else ""))
     for row_cells in cells:
         table.add_row(*row_cells)
     return table
+
+
+def _text(row: Row, key: str, form: str) -> str:
+    if key == "queued":  # a route has no queue of its own
+        return f"{row['queued']}/{row['max_queue_size']}" if row["max_queue_size"] else "-"
+    return escaped(format(row[key], form)) if key in row else "-"
