@@ -35,7 +35,7 @@ def expand(path: Path) -> tuple[list[Path], int]:
     images = [entry for entry in entries if entry.suffix.lower() in SUFFIXES]
     if not images:
         raise UserError(f"{path} holds no image that can be read; the files' names must end in {', '.join(SUFFIXES)}")
-    others = [entry.relative_to(path) for entry in set(entries).difference(images) if entry.is_file()]
+    others = (entry.relative_to(path) for entry in set(entries).difference(images) if entry.is_file())
     return images, sum(not any(part.startswith(".") for part in other.parts) for other in others)
 
 
@@ -64,13 +64,8 @@ _BLANK = (
     "garment"
 )
 _INVERTED = (
-    "the picture seems inverted: the model expects a bright garment on black, and the server does not convert a "
-    "picture of {} x {} pixels. Invert its tones, or send a larger picture, which the server converts"
-)
-_CONVERTED = (
-    "the server's conversion seems to leave the background brighter than the garment, but the model expects a darker "
-    "background. Use an evenly lit picture of a dark garment on white paper, which the server inverts, or of a bright "
-    "garment on black"
+    "the picture seems inverted: the model expects a bright garment on black. The server converts a dark garment on "
+    "white, but not in a picture of {} x {} pixels. Send an evenly lit, larger picture, or invert its tones"
 )
 
 
@@ -94,15 +89,15 @@ def warning(data: bytes, image: image_spec.ImageSpec) -> str:
             grey = image_spec.flattened(ImageOps.exif_transpose(picture), 1)
     except Exception:  # Pillow's decoders may raise any exception for a broken file
         return ""
-    used_as_it_is = grey.size == (image.width, image.height)
+    converted = grey.size != (image.width, image.height)
     grey.thumbnail((_EDGE, _EDGE), Image.Resampling.BOX)  # averages out a camera's noise
     pixels = np.asarray(grey, np.float32)
     if pixels.max() - pixels.min() < LEAST_CONTRAST:
         return _BLANK
-    if used_as_it_is:
-        return _INVERTED.format(image.width, image.height) if _background_is_brighter(pixels, 0) else ""
-    seen = image_spec.negated_on_white(pixels, image_spec.background_of(pixels))
-    return _CONVERTED if _background_is_brighter(seen, image_spec.BACKGROUND_TOLERANCE) else ""
+    if converted:
+        pixels = image_spec.negated_on_white(pixels, image_spec.background_of(pixels))
+    tolerance = image_spec.BACKGROUND_TOLERANCE if converted else 0
+    return _INVERTED.format(image.width, image.height) if _background_is_brighter(pixels, tolerance) else ""
 
 
 def _background_is_brighter(pixels: npt.NDArray[np.float32], tolerance: float) -> bool:

@@ -17,7 +17,6 @@ from hangtag.protos import classifier_pb2, inference_pb2, methods
 from hangtag.serving import address as server_address
 from hangtag.serving.connection import errors, proxy
 from hangtag.serving.connection.client_options import ConnectionOptions
-from hangtag.serving.connection.diagnosis import diagnose
 from hangtag.serving.connection.errors import ClientError
 from hangtag.serving.connection.http import failures
 from hangtag.serving.connection.http.asyncio_network import Network
@@ -250,7 +249,7 @@ class AsyncHttpConnection:
         """Send a request and read the answer. Raises ClientError as soon as the answer exceeds the client's limit."""
         response = await self._pool.handle_async_request(request)
         try:
-            headers = {name.decode("latin-1").lower(): _text(value) for name, value in response.headers}
+            headers = {name.decode().lower(): value.decode(errors="replace") for name, value in response.headers}
             self._require_size(int(headers.get("content-length", 0)))
             pieces: list[bytes] = []
             size = 0
@@ -271,22 +270,13 @@ class AsyncHttpConnection:
 
     def _explained(self, error: failures.Broken, method: Method[Any]) -> ClientError:
         """Return the error of a call that got no answer. Finding the cause may take seconds; see ``diagnose``."""
-        explanation = ""
         # If a call was answered before, the protocol and the certificates are right: only this connection broke.
-        if self._proxy is not None or not self._answered or isinstance(error, httpcore2.ConnectError):
-            explanation = diagnose(self._address, self._credentials, failures.reason(error))
-        return failures.broken(error, self._address, method, explanation)
+        known = self._answered and self._proxy is None and not isinstance(error, httpcore2.ConnectError)
+        return failures.broken(error, self._address, method, None if known else self._credentials)
 
 
 def _now() -> float:
     return asyncio.get_running_loop().time()
-
-
-def _text(value: bytes) -> str:
-    try:
-        return value.decode()
-    except UnicodeDecodeError:
-        return value.decode("latin-1")
 
 
 def _of_httpcore2(proxy_url: str) -> httpcore2.Proxy:

@@ -7,9 +7,11 @@ import grpc
 import httpcore2
 
 from hangtag.serving.connection import errors
+from hangtag.serving.connection.diagnosis import diagnose
 from hangtag.serving.connection.errors import ClientError
 from hangtag.serving.connection.http.http_methods import HttpAnswer, HttpRequest
 from hangtag.serving.connection.method import CONTROL, Method
+from hangtag.serving.credentials import Credentials
 
 Broken: TypeAlias = (
     httpcore2.NetworkError
@@ -52,15 +54,16 @@ def reason(error: ClientError | Broken) -> str:
     return str(error) or type(error).__name__
 
 
-def broken(error: Broken, address: str, method: Method[Any], explanation: str) -> ClientError:
+def broken(error: Broken, address: str, method: Method[Any], credentials: Credentials | None) -> ClientError:
     """Return the error of a call that got no answer.
 
     Args:
         error: what httpcore2 raised.
         address: the address that was called.
         method: the called method.
-        explanation: why calls to this address fail; "" if unknown.
+        credentials: the credentials with which to look for the cause; see ``diagnose``. None looks for no cause.
     """
+    explanation = "" if credentials is None else diagnose(address, credentials, reason(error))
     advice = f"if it is a gRPC port, write {address.partition('://')[2]} without a scheme"
     connected = not isinstance(error, _UNCONNECTED)
     if explanation:

@@ -42,7 +42,7 @@ class HttpConnection:
         """Close the connections; calls in flight are cancelled."""
         connection = self._of_this_process()
         connection.closed = True
-        if closing := _close(connection):
+        if closing := _close(connection, self._process):
             closing.result()
 
     def call(self, method: Method[Response], request: Message, timeout: float | None = None) -> Response:
@@ -75,7 +75,7 @@ class HttpConnection:
     def _begin_process(self, *, closed: bool = False) -> None:
         self._connection, self._process = self._connect(), os.getpid()
         self._connection.closed = closed
-        weakref.finalize(self, _close, self._connection).atexit = False
+        weakref.finalize(self, _close, self._connection, self._process).atexit = False
 
 
 _INHERITED: list[AsyncHttpConnection] = []
@@ -88,6 +88,8 @@ _STARTING = threading.Lock()
 
 def _loop() -> asyncio.AbstractEventLoop:
     """Return the event loop of this process, which the first call starts in a thread."""
+    if (loop := _LOOPS.get(os.getpid())) is not None:
+        return loop
     with _STARTING:
         if os.getpid() not in _LOOPS:
             started: Future[asyncio.AbstractEventLoop] = Future()
@@ -115,9 +117,10 @@ def _result(coroutine: Coroutine[Any, Any, Result]) -> Result:
         raise
 
 
-def _close(connection: AsyncHttpConnection) -> Future[None] | None:
-    """Begin to close the connections of an ``HttpConnection``. Without an event loop, none of them is open."""
-    return _begin(connection.close()) if os.getpid() in _LOOPS else None
+def _close(connection: AsyncHttpConnection, process: int) -> Future[None] | None:
+    """Begin to close the connections that a process opened. Do nothing in a forked process, and without an event loop,
+    because then none is open."""
+    return _begin(connection.close()) if process == os.getpid() and process in _LOOPS else None
 
 
 async def _next(responses: AsyncGenerator[Any, None]) -> Any:
