@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Mapping
 from contextlib import aclosing
+from functools import partial
 from typing import Self, TypeVar
 
 from hangtag.serving import address as server_address
@@ -11,6 +12,7 @@ from hangtag.serving.client.classification import Classification, Image
 from hangtag.serving.client.outputs import Array, Outputs
 from hangtag.serving.connection.client_options import ConnectionOptions
 from hangtag.serving.connection.connect import connect_async
+from hangtag.serving.connection.diagnosis import diagnose
 from hangtag.serving.connection.errors import ClientError
 from hangtag.serving.credentials import Credentials
 from hangtag.serving.health_check import DEFAULT_TIMEOUT
@@ -49,7 +51,8 @@ class AsyncClient(calls.Calls):
         options: ConnectionOptions = ConnectionOptions(),  # noqa: B008 - it cannot change
     ) -> None:
         self._connection = connect_async(address, timeout, credentials, options)
-        super().__init__(address, options, self._connection.call, asyncio.sleep)
+        explain = partial(asyncio.to_thread, diagnose, address, credentials)
+        super().__init__(address, options, self._connection.call, asyncio.sleep, explain)
 
     async def close(self) -> None:
         """Close the connection; calls in flight are cancelled."""

@@ -12,6 +12,7 @@ from hangtag.serving.client.classification import Classification, Image
 from hangtag.serving.client.outputs import Array, Outputs
 from hangtag.serving.connection.client_options import ConnectionOptions
 from hangtag.serving.connection.connect import blocking, connect, finished
+from hangtag.serving.connection.diagnosis import diagnose
 from hangtag.serving.connection.errors import ClientError
 from hangtag.serving.credentials import Credentials
 from hangtag.serving.health_check import DEFAULT_TIMEOUT
@@ -74,7 +75,8 @@ class Client:
         options: ConnectionOptions = ConnectionOptions(),  # noqa: B008 - it cannot change
     ) -> None:
         self._connection = connect(address, timeout, credentials, options)
-        self._calls = Calls(address, options, blocking(self._connection.call), blocking(time.sleep))
+        explain = blocking(functools.partial(diagnose, address, credentials))
+        self._calls = Calls(address, options, blocking(self._connection.call), blocking(time.sleep), explain)
 
     def close(self) -> None:
         """Refuse further calls, and cancel the calls in flight."""

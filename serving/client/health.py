@@ -2,6 +2,7 @@
 
 import time
 from contextlib import closing
+from functools import partial
 
 import click
 
@@ -9,6 +10,7 @@ from hangtag.options import Duration
 from hangtag.serving.caller_options import credentials_options, server_option
 from hangtag.serving.connection.client_options import ConnectionOptions
 from hangtag.serving.connection.connect import blocking, connect, finished
+from hangtag.serving.connection.diagnosis import diagnose
 from hangtag.serving.credentials import Credentials
 from hangtag.serving.health_check import DEFAULT_TIMEOUT, HealthCalls
 
@@ -22,6 +24,7 @@ def health(server: str, model: str, wait: float | None, credentials: Credentials
     """Report whether a server or a model is ready. The exit code is 0 if it is ready, and otherwise 1."""
     options = ConnectionOptions()
     with closing(connect(server, DEFAULT_TIMEOUT, credentials, options)) as connection:
-        checks = HealthCalls(server, options, blocking(connection.call), blocking(time.sleep))
+        explain = blocking(partial(diagnose, server, credentials))
+        checks = HealthCalls(server, options, blocking(connection.call), blocking(time.sleep), explain)
         finished(checks.wait_until_ready(wait, model) if wait else checks.require_ready(model))
     click.echo(f"{model or 'the server'} at {server} is ready")
