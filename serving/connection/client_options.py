@@ -15,6 +15,7 @@ MAX_RETRIES = 4
 """gRPC makes at most five attempts of a call, including the first."""
 # Health checks are not retried: a failed check is itself the answer that the caller waits for.
 RETRIED_SERVICES = (methods.INFERENCE, methods.CLASSIFIER)
+_RETRIED_PATHS = tuple(f"/{service}/" for service in RETRIED_SERVICES)
 BACKOFF_MULTIPLIER = 2.0
 _JITTER = 0.2  # the value that gRPC uses
 # gRPC does not retry a call whose requests are larger than this, 256 KiB by default. Requests stay in memory in any
@@ -91,7 +92,7 @@ class ConnectionOptions:
 
         There are no pauses if the client does not repeat calls of this method.
         """
-        if method.service not in RETRIED_SERVICES or not method.repeatable:
+        if not method.path.startswith(_RETRIED_PATHS) or not method.repeatable:
             return ()
         return tuple(itertools.islice(self.polling_pauses(), self.retries))
 

@@ -25,17 +25,15 @@ class ClientError(UserError):
 class ClosedError(ClientError):
     """The client was closed, so its further calls fail."""
 
+    def __init__(self) -> None:
+        super().__init__(grpc.StatusCode.CANCELLED, "this client is closed; make another client")
+
 
 class InputError(ClientError, TypeError, ValueError):
     """An argument of a call cannot be sent. Programs may also catch this error as a TypeError or a ValueError."""
 
     def __init__(self, message: str) -> None:
         super().__init__(grpc.StatusCode.INVALID_ARGUMENT, message)
-
-
-def closed() -> ClosedError:
-    """Return the error of a call on a client that was closed."""
-    return ClosedError(grpc.StatusCode.CANCELLED, "this client is closed; make another client")
 
 
 def too_late(address: str, seconds: float | None, reason: str = "", *, stream: bool = False) -> ClientError:

@@ -91,12 +91,12 @@ class _Channel:
     def _explained(self, error: grpc.RpcError, method: Method[Any], timeout: float | None) -> errors.ClientError:
         """Return the error of a failed call. Finding the cause may take seconds; see ``diagnose``."""
         if self._closed:
-            return errors.closed()
+            return errors.ClosedError()
         return explained(error, self._address, timeout, method, self._credentials)
 
     def _require_open(self) -> None:
         if self._closed:  # gRPC would raise a ValueError
-            raise errors.closed()
+            raise errors.ClosedError()
 
 
 class GrpcConnection(_Channel):

@@ -45,7 +45,8 @@ def explained(
     """
     code, details = error.code(), error.details() or ""
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-        return errors.too_late(address, timeout, stream=method.is_stream)
+        stream = "Stream" in method.path  # ClassifyStream or ModelStreamInfer
+        return errors.too_late(address, timeout, stream=stream)
     broke = code is grpc.StatusCode.UNAVAILABLE and not _NO_CONNECTION.search(details) and _BROKEN.search(details)
     executed = broke or code is grpc.StatusCode.CANCELLED  # whether the server may have executed the call
     if code is grpc.StatusCode.INTERNAL and _ANSWERED_IN_HTTP in details:

@@ -27,19 +27,9 @@ class Method(Generic[Response]):
     response: type[Response]
 
     @property
-    def service(self) -> str:
-        """The service's full name, ``package.Service``."""
-        return self.path[1:].partition("/")[0]
-
-    @property
     def repeatable(self) -> bool:
         """Whether a connection may repeat a call without knowing whether the server has executed it."""
         return self.path not in CONTROL
-
-    @property
-    def is_stream(self) -> bool:
-        """Whether the responses are a stream."""
-        return self.path in (methods.CLASSIFY_STREAM, methods.MODEL_STREAM_INFER)
 
     def serialise(self, request: Message) -> bytes:
         """Return a request in its wire format."""
@@ -55,9 +45,7 @@ def keep_costs(response: Any, metadata: Iterable[tuple[str, str | bytes]]) -> No
         metadata: trailing metadata, or, over HTTP, headers. Only keys that begin with ``hangtag-`` are copied. These
             keys say which models answered, and how long the answer took.
     """
-    from hangtag.protos import inference_pb2  # health checks, which containers run often, do not need this module
-
-    if isinstance(response, inference_pb2.ModelInferResponse):
+    if type(response).__name__ == "ModelInferResponse":  # health checks do not import this class, to begin faster
         for key, value in metadata:
             if key.startswith("hangtag-") and isinstance(value, str):
                 response.parameters[key.replace("-", "_")].string_param = value

@@ -180,7 +180,7 @@ class AsyncHttpConnection:
                         await asyncio.sleep(pause)
         except failures.BROKEN as error:
             if self.closed:
-                raise errors.closed() from error
+                raise errors.ClosedError() from error
             # ``_explained`` runs in a thread, because it may open other connections to find the cause.
             raise await asyncio.to_thread(self._explained, error, method) from error
 
@@ -194,7 +194,7 @@ class AsyncHttpConnection:
             stream: whether the call is a stream, or belongs to one.
         """
         if self.closed:
-            raise errors.closed()
+            raise errors.ClosedError()
         running = asyncio.get_running_loop()
         self._loop = self._loop or running
         if self._loop is not running:
@@ -208,7 +208,7 @@ class AsyncHttpConnection:
                     self._waiting.discard(timeout)
         except (TimeoutError, ClientError) as error:
             if self.closed:
-                raise errors.closed() from error
+                raise errors.ClosedError() from error
             if isinstance(error, ClientError):
                 raise
             raise errors.too_late(self._address, seconds, stream=stream) from error

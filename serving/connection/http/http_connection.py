@@ -5,7 +5,7 @@ import os
 import queue
 import threading
 import weakref
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
@@ -61,10 +61,10 @@ class HttpConnection:
         """Yield each call's response or ClientError, in order. A separate thread reads the requests one by one."""
         responses = self._of_this_process().stream(method, _taken(requests), timeout)
         try:
-            while (response := _result(_next(responses))) is not _END:
+            while (response := _result(_awaited(anext(responses, _END)))) is not _END:
                 yield response
         finally:
-            _begin(_end(responses))  # without waiting, because this may run in the loop's own thread
+            _begin(_awaited(responses.aclose()))  # without waiting, because this may run in the loop's own thread
 
     def _of_this_process(self) -> AsyncHttpConnection:
         if self._process != os.getpid():
@@ -123,12 +123,8 @@ def _close(connection: AsyncHttpConnection, process: int) -> Future[None] | None
     return _begin(connection.close()) if process == os.getpid() and process in _LOOPS else None
 
 
-async def _next(responses: AsyncGenerator[Any, None]) -> Any:
-    return await anext(responses, _END)
-
-
-async def _end(responses: AsyncGenerator[Any, None]) -> None:
-    await responses.aclose()
+async def _awaited(awaitable: Awaitable[Result]) -> Result:
+    return await awaitable
 
 
 async def _taken(requests: Iterable[Message]) -> AsyncIterator[Message]:
