@@ -31,18 +31,7 @@ _END: Any = object()
 
 
 class _Channel:
-    """One channel to one server.
-
-    Args:
-        address: HOST:PORT of the server, or an address for one of gRPC's name resolvers (``dns:///HOST:PORT``).
-        timeout: each call's deadline in seconds.
-        credentials: for a server with TLS or tokens.
-        options: the retries, the pings, and the largest answer to accept.
-
-    Raises:
-        AddressError: the address is a URL, or has no port.
-        CredentialsError: a TLS file cannot be read. Calls raise this error if the token's file cannot be read.
-    """
+    """One channel to one server. The arguments and exceptions of construction are those of ``connect``."""
 
     def __init__(self, address: str, timeout: float, credentials: Credentials, options: ConnectionOptions) -> None:
         server_address.require(address)

@@ -47,17 +47,7 @@ _ENDS_STREAM = (
 class AsyncHttpConnection:
     """Connections to one server, for the tasks of one event loop. Each call in flight has its own connection.
 
-    See ``GrpcConnection`` for the methods.
-
-    Args:
-        address: http://HOST:PORT or https://HOST:PORT, optionally with a path that precedes the path of each request.
-        timeout: each call's deadline in seconds.
-        credentials: a token, and for https:// the authorities to trust instead of the system's.
-        options: the retries, and the largest answer to accept.
-
-    Raises:
-        AddressError: the address is not a server's URL, or the variable that names its proxy is not a proxy's URL.
-        CredentialsError: a TLS file cannot be read, or is given for an http:// address.
+    See ``GrpcConnection`` for the methods. The arguments and exceptions of construction are those of ``connect``.
     """
 
     def __init__(self, address: str, timeout: float, credentials: Credentials, options: ConnectionOptions) -> None:
@@ -93,18 +83,12 @@ class AsyncHttpConnection:
         await self._pool.aclose()
 
     async def call(self, method: Method[Response], request: Message, timeout: float | None = None) -> Response:
-        """Make one call and return its response. ``timeout`` in seconds replaces the connection's timeout.
-
-        Raises ClientError and CredentialsError.
-        """
+        """Make one call and return its response. See ``GrpcConnection.call``."""
         seconds = self._timeout if timeout is None else timeout
         return await self._call(method, request, seconds, _now() + seconds)
 
     async def stream(
-        self,
-        method: Method[Response],
-        requests: AsyncIterable[Message],
-        timeout: float | None,
+        self, method: Method[Response], requests: AsyncIterable[Message], timeout: float | None
     ) -> AsyncGenerator[Any, None]:
         """Make a separate call for each request, and yield each call's response or ClientError, in order.
 

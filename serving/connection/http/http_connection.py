@@ -31,7 +31,7 @@ class HttpConnection:
     """``AsyncHttpConnection`` for threads. A calling thread waits while an event loop in another thread makes the call.
 
     Thread-safe. All connections of a process share one event loop. A forked process starts its own event loop and opens
-    its own connections. The arguments and exceptions of construction are those of ``AsyncHttpConnection``.
+    its own connections. The arguments and exceptions of construction are those of ``connect``.
     """
 
     def __init__(self, address: str, timeout: float, credentials: Credentials, options: ConnectionOptions) -> None:
@@ -46,18 +46,10 @@ class HttpConnection:
             closing.result()
 
     def call(self, method: Method[Response], request: Message, timeout: float | None = None) -> Response:
-        """Make one call and return its response. ``timeout`` in seconds replaces the connection's timeout.
-
-        Raises ClientError and CredentialsError.
-        """
+        """Make one call and return its response. See ``GrpcConnection.call``."""
         return _result(self._of_this_process().call(method, request, timeout))
 
-    def stream(
-        self,
-        method: Method[Response],
-        requests: Iterable[Message],
-        timeout: float | None,
-    ) -> Iterator[Any]:
+    def stream(self, method: Method[Response], requests: Iterable[Message], timeout: float | None) -> Iterator[Any]:
         """Yield each call's response or ClientError, in order. A separate thread reads the requests one by one."""
         responses = self._of_this_process().stream(method, _taken(requests), timeout)
         try:
