@@ -32,7 +32,7 @@ UNLOAD = Method(methods.MODEL_UNLOAD, pb.RepositoryModelUnloadResponse)
 
 
 class Calls(HealthCalls):
-    """The calls that return one answer. ``AsyncClient`` extends this class, and ``Client`` runs it in a thread."""
+    """Calls that return one answer. ``AsyncClient`` extends this class, and ``Client`` runs the methods in a thread."""
 
     async def classify(self, image: Image, model: str, *, version: str = "", top_k: int = 0) -> Classification:
         """Classify one image.

@@ -88,7 +88,7 @@ class Client:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    # Calls has the docstrings of these methods.
+    # The docstrings of these methods are in Calls and HealthCalls.
     is_ready = _blocking(Calls.is_ready)
     require_ready = _blocking(Calls.require_ready)
     wait_until_ready = _blocking(Calls.wait_until_ready)

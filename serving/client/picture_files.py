@@ -64,8 +64,8 @@ _BLANK = (
     "garment"
 )
 _INVERTED = (
-    "the picture seems inverted: the model expects a bright garment on black. The server converts a dark garment on "
-    "white, but not in a picture of {} x {} pixels. Send an evenly lit, larger picture, or invert its tones"
+    "the picture seems inverted: the model expects a bright garment on black. Invert its tones, or use an evenly lit "
+    "picture of a dark garment on white that is larger than {} x {} pixels, which the server converts"
 )
 
 

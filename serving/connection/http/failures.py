@@ -61,7 +61,7 @@ def broken(error: Broken, address: str, method: Method[Any], credentials: Creden
         error: what httpcore2 raised.
         address: the address that was called.
         method: the called method.
-        credentials: the credentials with which to look for the cause; see ``diagnose``. None looks for no cause.
+        credentials: the credentials of the call, with which ``diagnose`` looks for the cause; None to skip the search.
     """
     explanation = "" if credentials is None else diagnose(address, credentials, reason(error))
     advice = f"if it is a gRPC port, write {address.partition('://')[2]} without a scheme"

@@ -92,7 +92,7 @@ def _loop() -> asyncio.AbstractEventLoop:
 
 async def _run(started: Future[asyncio.AbstractEventLoop]) -> None:
     started.set_result(asyncio.get_running_loop())
-    await asyncio.Event().wait()  # for ever
+    await asyncio.Event().wait()  # the loop ends with the process
 
 
 def _begin(coroutine: Coroutine[Any, Any, Result]) -> Future[Result]:
@@ -110,8 +110,8 @@ def _result(coroutine: Coroutine[Any, Any, Result]) -> Result:
 
 
 def _close(connection: AsyncHttpConnection, process: int) -> Future[None] | None:
-    """Begin to close the connections that a process opened. Do nothing in a forked process, and without an event loop,
-    because then none is open."""
+    """Begin to close the connections that ``process`` opened. A forked process does not close its parent's connections.
+    Without an event loop, there are no connections."""
     return _begin(connection.close()) if process == os.getpid() and process in _LOOPS else None
 
 
