@@ -7,7 +7,7 @@ threads that share one event loop would make only half as many calls a second.
 import asyncio
 import socket
 import ssl
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -18,12 +18,7 @@ class Network(httpcore2.AsyncNetworkBackend):
     """Opens connections for httpcore2."""
 
     async def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,
-        local_address: str | None = None,
-        socket_options: Iterable[Any] | None = None,
+        self, host: str, port: int, timeout: float | None = None, *_: Any, **_more: Any
     ) -> httpcore2.AsyncNetworkStream:
         """Connect to the first of a host's addresses that answers.
 
@@ -31,14 +26,12 @@ class Network(httpcore2.AsyncNetworkBackend):
         """
         with _as(httpcore2.ConnectError):
             found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-            addresses = list(dict.fromkeys(str(address[0]) for *_, address in found))
-            for left in range(len(addresses), 1, -1):
-                try:
-                    async with asyncio.timeout(None if timeout is None else timeout / len(addresses)):
-                        return _Stream(*await asyncio.open_connection(addresses[-left], port))
-                except OSError:  # TimeoutError is a kind of OSError
-                    continue
-            return _Stream(*await asyncio.open_connection(addresses[-1], port))
+            *others, last = dict.fromkeys(str(address[0]) for *_, address in found)
+            for other in others:
+                with suppress(OSError):  # TimeoutError is a kind of OSError
+                    async with asyncio.timeout(timeout and timeout / (len(others) + 1)):
+                        return _Stream(*await asyncio.open_connection(other, port))
+            return _Stream(*await asyncio.open_connection(last, port))
 
 
 class _Stream(httpcore2.AsyncNetworkStream):
