@@ -40,9 +40,6 @@ def listeners(address: str) -> set[int]:
 
     The result is empty if the processes cannot be identified, because they belong to another user, run in another
     network namespace, or forward connections to a server elsewhere, for example from a port that Docker publishes.
-
-    Args:
-        address: HOST:PORT, a URL, unix:PATH or unix-abstract:NAME.
     """
     kind, _, name = address.partition(":")
     if kind in ("unix", "unix-abstract"):
@@ -76,10 +73,8 @@ class OtherPrograms:
     def __init__(self, addresses: Iterable[str] = (), cpu_times: Callable[[], Any] = psutil.cpu_times) -> None:
         """Begin to measure.
 
-        Args:
-            addresses: The addresses of servers on this machine.
-            cpu_times: A function that returns the CPU times of all CPUs together, as psutil.cpu_times does. Tests
-                replace this function.
+        The addresses are those of servers on this machine. Tests replace `cpu_times`, which returns the CPU times of
+        all CPUs together.
         """
         listening = [listeners(address) for address in set(addresses)]
         self._servers, self._known = set[int]().union(*listening), all(listening)

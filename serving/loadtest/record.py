@@ -21,11 +21,8 @@ NullForNan = Annotated[float, WithJsonSchema({"anyOf": [{"type": "number"}, {"ty
 def stored(text: str = "", *, name: str | None = None, combine: Combine | None = None, **options: Any) -> Any:
     """Declare a dataclass field that is written to the dataclass' document.
 
-    Args:
-        text: The field's description in the schema.
-        name: The field's name in the document, if it differs.
-        combine: A function that combines the values of several objects into one value.
-        options: Arguments of `dataclasses.field`.
+    `text` is the field's description in the schema, and `name` is its name in the document, if that differs. `combine`
+    combines the values of several objects into one value. The options are arguments of `dataclasses.field`.
     """
     return field(metadata={"description": text or None, "serialization_alias": name, "combine": combine}, **options)
 

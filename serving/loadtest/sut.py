@@ -4,10 +4,10 @@ The functions work with any server of the Open Inference Protocol.
 """
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 from google.protobuf.message import Message
@@ -23,8 +23,11 @@ from hangtag.serving.credentials import Credentials
 from hangtag.serving.loadtest.errors import LoadTestError
 from hangtag.serving.loadtest.generator.process_messages import CLASSIFY, INFER
 from hangtag.serving.loadtest.plan.target import Target
-from hangtag.serving.loadtest.record import shown, stored, unstored
+from hangtag.serving.loadtest.record import stored, unstored
+from hangtag.serving.loadtest.statistics.intervals import Accuracy
 from hangtag.serving.loadtest.statistics.server_timings import PARTS, ServerTimings
+
+Number = TypeVar("Number", int, float)
 
 
 @dataclass(frozen=True)
@@ -42,80 +45,47 @@ class Description:
 
     target: Target = unstored()
     metadata: Any = unstored()  # A pb.ModelMetadataResponse of the model.
+    parameters: dict[str, str] = unstored()  # The parameters of the model's configuration.
+    statistics: bool = unstored()  # Whether the server keeps statistics of this model.
+    name: str = stored("The target's name in reports.")
+    model: str = stored("The model's name on the server.")
+    method: str = stored("infer or classify")
     server: Server = stored()
-    max_batch_size: int | None = stored(default=None)
-    parameters: dict[str, str] = unstored(default_factory=dict)  # The parameters of the model's configuration.
-    instances: int | None = unstored(default=None)  # The number of batches that the server computes concurrently.
-    statistics: bool = unstored(default=False)  # Whether the server keeps statistics of this model.
+    model_versions: tuple[str, ...] = stored("The loaded versions.")
+    max_batch_size: int | None = stored()
+    execution_provider: str = stored("ONNX Runtime's execution provider.")
+    onnxruntime_version: str = stored("ONNX Runtime's version on the server.")
+    threads: str = stored("The number of the model's instances and of their threads, as a phrase.")
+    file_bytes: int | None = stored(
+        "The size of the model's file in bytes, which is about the memory of the model's weights."
+    )
     answering_version: str = stored("The loaded version that answered.", default="")
     samples: str = stored("The source of the samples.", default="")
-
-    @shown()
-    def name(self) -> str:
-        """The target's name in reports."""
-        return self.target.name
-
-    @shown()
-    def model(self) -> str:
-        """The model's name on the server."""
-        return self.target.model
-
-    @shown()
-    def method(self) -> str:
-        """infer or classify"""
-        return self.target.method
-
-    @shown()
-    def model_versions(self) -> tuple[str, ...]:
-        """The loaded versions."""
-        return tuple(self.metadata.versions)
+    accuracy: Accuracy | None = stored(default=None)
 
     @property
     def version(self) -> str:
         """The version that answered, or the loaded versions if the answering version is unknown."""
         return self.answering_version or ", ".join(self.model_versions)
 
-    @shown()
-    def execution_provider(self) -> str:
-        """ONNX Runtime's execution provider."""
-        return self.parameters.get("execution_provider", "")
 
-    @shown()
-    def onnxruntime_version(self) -> str:
-        """ONNX Runtime's version on the server."""
-        return self.parameters.get("onnxruntime_version", "")
+def number_in(parameters: Mapping[str, str], name: str, kind: type[Number]) -> Number | None:
+    """Return a parameter of a model's configuration as a number; None if the parameter is missing or no number."""
+    try:
+        return kind(parameters[name])
+    except (KeyError, ValueError):
+        return None
 
-    @shown()
-    def threads(self) -> str:
-        """The number of the model's instances and of their threads, as a phrase."""
-        if self.instances is None:
-            return ""
-        text = f"{self.instances} instance{'s' * (self.instances != 1)}"
-        threads, threads_alone = (self.parameters.get(f"{name}_threads", "") for name in ("intra_op", "alone"))
-        if threads:
-            text += f" of {threads} thread{'s' * (threads != '1')}"
-        return text + (f" ({threads_alone} for a batch alone)" if threads_alone not in ("", threads) else "")
 
-    @shown()
-    def file_bytes(self) -> int | None:
-        """The size of the model's file in bytes, which is about the memory of the model's weights."""
-        try:
-            return int(self.parameters["file_bytes"])
-        except (KeyError, ValueError):
-            return None
-
-    @property
-    def data_digest(self) -> str:
-        """The digest in the model's file that identifies the data set for `expected_accuracy`."""
-        return self.parameters.get("hangtag.data_digest", "")
-
-    @property
-    def expected_accuracy(self) -> float | None:
-        """The accuracy on the test set that the model's file records."""
-        try:
-            return float(self.parameters["hangtag.test_accuracy"])
-        except (KeyError, ValueError):
-            return None
+def _threads(config: pb.ModelConfig, parameters: Mapping[str, str]) -> str:
+    instances = sum(group.count for group in config.instance_group)
+    if not instances:
+        return ""
+    text = f"{instances} instance{'s' * (instances != 1)}"
+    threads, threads_alone = (parameters.get(f"{name}_threads", "") for name in ("intra_op", "alone"))
+    if threads:
+        text += f" of {threads} thread{'s' * (threads != '1')}"
+    return text + (f" ({threads_alone} for a batch alone)" if threads_alone not in ("", threads) else "")
 
 
 # The deadline in seconds, which is enough for a server on another continent. A refused connection fails at once.
@@ -125,11 +95,8 @@ _MODEL = Method(methods.MODEL_METADATA, pb.ModelMetadataResponse)
 _CONFIG = Method(methods.MODEL_CONFIG, pb.ModelConfigResponse)
 _INDEX = Method(methods.REPOSITORY_INDEX, pb.RepositoryIndexResponse)
 _READY = Method(methods.MODEL_READY, pb.ModelReadyResponse)
-_LOAD: dict[str, Method[Any]] = {
-    INFER: Method(INFER, pb.ModelInferResponse),
-    CLASSIFY: Method(CLASSIFY, classifier_pb2.ClassifyResponse),
-}
 _STATISTICS = Method(methods.MODEL_STATISTICS, pb.ModelStatisticsResponse)
+_LOAD = {INFER: pb.ModelInferResponse, CLASSIFY: classifier_pb2.ClassifyResponse}
 
 
 class Probe:
@@ -146,39 +113,35 @@ class Probe:
         credentials.metadata()  # raises an error at once if the token cannot be read
         # There are no retries, because a load test must report each failed call.
         self._connection = connect(address, PROBE_TIMEOUT, credentials, ConnectionOptions(retries=0))
-
-    def close(self) -> None:
-        """Close the connection."""
-        self._connection.close()
-
-    @functools.cached_property
-    def server(self) -> pb.ServerMetadataResponse:
-        """Return the server's name and version. Raises LoadTestError if the server does not answer."""
-        try:
-            return self._connection.call(_SERVER, pb.ServerMetadataRequest())
-        except ClientError as error:
-            raise LoadTestError(self._explanation(error)) from error
+        self.close = self._connection.close
 
     def describe(self, target: Target) -> Description:
         """Return everything that the server reports about the target's model."""
-        server = self.server
-        metadata = self._model(target)
+        server = self._server
+        metadata = self._metadata(target)
         response = self._optional(_CONFIG, pb.ModelConfigRequest(name=target.model, version=target.version))
         config = response.config if response else pb.ModelConfig()
+        parameters = {key: value.string_value for key, value in config.parameters.items()}
         return Description(
             target=target,
             metadata=metadata,
-            server=Server(target.address, server.name, server.version),
-            max_batch_size=config.max_batch_size if response else None,
-            parameters={key: value.string_value for key, value in config.parameters.items()},
-            instances=sum(group.count for group in config.instance_group) or None,
+            parameters=parameters,
             statistics=self.statistics(target) is not None,
+            name=target.name,
+            model=target.model,
+            method=target.method,
+            server=Server(target.address, server.name, server.version),
+            model_versions=tuple(metadata.versions),
+            max_batch_size=config.max_batch_size if response else None,
+            execution_provider=parameters.get("execution_provider", ""),
+            onnxruntime_version=parameters.get("onnxruntime_version", ""),
+            threads=_threads(config, parameters),
+            file_bytes=number_in(parameters, "file_bytes", int),
         )
 
     def statistics(self, target: Target) -> ServerTimings | None:
         """Return the server's counters since the target's model was loaded; None if the counters cannot be read."""
-        request = pb.ModelStatisticsRequest(name=target.model, version=target.version)
-        response = self._optional(_STATISTICS, request)
+        response = self._optional(_STATISTICS, pb.ModelStatisticsRequest(name=target.model, version=target.version))
         # The answer to a request without a version has the counters of every loaded version.
         versions = []
         for each in response.model_stats if response else ():
@@ -189,21 +152,9 @@ class Probe:
         return ServerTimings.summed(versions)
 
     def call(self, target: Target, method: str, request: Message, timeout: float) -> Any:
-        """Make one call in the same way as the load, and return the response.
-
-        If this call fails, every call of the load would fail.
-
-        Args:
-            target: The target, for the error message.
-            method: The full gRPC method name.
-            request: The message.
-            timeout: The deadline in seconds.
-
-        Raises:
-            LoadTestError: The call failed.
-        """
+        """Call INFER or CLASSIFY in the same way as the load, with a deadline in seconds, and return the response."""
         try:
-            return self._connection.call(_LOAD[method], request, timeout)
+            return self._connection.call(Method(method, _LOAD[method]), request, timeout)
         except ClientError as error:
             if error.code is grpc.StatusCode.UNIMPLEMENTED and method == CLASSIFY:
                 raise LoadTestError(f"{self._address} has no Classify: leave out --method classify.") from error
@@ -211,16 +162,19 @@ class Probe:
                 f"{target.name} does not answer the test's queries ({_status(error)}), so nothing was measured."
             ) from error
 
-    def _explanation(self, error: ClientError) -> str:
-        """Explain a failed call of ServerMetadata to the user in one sentence."""
-        server = f"the server at {self._address}"
-        if error.code is grpc.StatusCode.UNIMPLEMENTED and not server_address.is_http(self._address):
-            return f"{server} does not speak the Open Inference Protocol (inference.GRPCInferenceService)."
-        if error.code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
-            return f"{server} refused the call because it lacks valid credentials ({error}): give --token-file."
-        return f"{error}."
+    @functools.cached_property
+    def _server(self) -> pb.ServerMetadataResponse:
+        try:
+            return self._connection.call(_SERVER, pb.ServerMetadataRequest())
+        except ClientError as error:
+            message, server = f"{error}.", f"the server at {self._address}"
+            if error.code is grpc.StatusCode.UNIMPLEMENTED and not server_address.is_http(self._address):
+                message = f"{server} does not speak the Open Inference Protocol (inference.GRPCInferenceService)."
+            elif error.code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
+                message = f"{server} refused the call because it lacks valid credentials ({error}): give --token-file."
+            raise LoadTestError(message) from error
 
-    def _model(self, target: Target) -> pb.ModelMetadataResponse:
+    def _metadata(self, target: Target) -> pb.ModelMetadataResponse:
         name = target.model
         try:
             metadata = self._connection.call(_MODEL, pb.ModelMetadataRequest(name=name, version=target.version))
@@ -260,7 +214,7 @@ def open_probes(targets: tuple[Target, ...], credentials: Credentials) -> Iterat
 
     Raises CredentialsError.
     """
-    addresses = dict.fromkeys(target.address for target in targets)
     with ExitStack() as stack:
+        addresses = dict.fromkeys(target.address for target in targets)
         probes = {address: stack.enter_context(closing(Probe(address, credentials))) for address in addresses}
         yield {target.name: probes[target.address] for target in targets}

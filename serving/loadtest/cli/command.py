@@ -2,8 +2,7 @@
 
 import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -12,7 +11,6 @@ from typing import Any
 import click
 from click.core import ParameterSource
 from rich.console import Console
-from rich.text import Text
 
 from hangtag.options import JsonCommand, json_option, options_of
 from hangtag.printable import escaped
@@ -20,7 +18,7 @@ from hangtag.serving.caller_options import credentials_options, server_option
 from hangtag.serving.credentials import Credentials
 from hangtag.serving.loadtest.cli import terminal
 from hangtag.serving.loadtest.comparison import gates
-from hangtag.serving.loadtest.comparison.compare import SavedResults, compare_saved
+from hangtag.serving.loadtest.comparison.compare import SavedResults, compare_saved, machine_differences
 from hangtag.serving.loadtest.measuring.load_test import measure
 from hangtag.serving.loadtest.plan import target
 from hangtag.serving.loadtest.plan.scenario import PRESETS, Scenario
@@ -39,10 +37,10 @@ class SamplesPath(click.Path):
         return super().convert(place if kind in ("folder", "csv", "idx") else value, param, ctx)
 
 
-def warn_of_other_machine(saved: SavedResults, environment: Mapping[str, str], console: Console) -> None:
+def warn_of_other_machine(saved: SavedResults, environment: Mapping[str, str]) -> None:
     """Print a warning for each difference between the machines of saved results and of this environment."""
-    for line in saved.machine_differences(environment):
-        console.print(Text.assemble(("WARNING ", "bold yellow"), escaped(f"different machines. {line}")))
+    for line in machine_differences(saved.environment, environment):
+        click.echo(escaped(f"WARNING different machines. {line}"), err=True)
 
 
 @click.command("compare", cls=JsonCommand)
@@ -72,7 +70,7 @@ def compare(a: Path, b: Path, html_file: Path | None, json_file: Path | None) ->
     terminal.require_all_writable(html_file, json_file)
     before, after = read(a), read(b)
     console = Console(quiet=json_file == terminal.STDOUT)
-    warn_of_other_machine(before, after.environment, Console(stderr=True))
+    warn_of_other_machine(before, after.environment)
     comparisons = compare_saved(before, after)
     if not comparisons:
         raise click.ClickException(f"{a} and {b} have no target and load in common, so there is nothing to compare")
@@ -195,11 +193,10 @@ def loadtest(
 
     Exit code: 0 if every run is VALID; 1 if a run is INVALID, calls failed, or a --fail-if holds; 2 for a usage error.
     """
-    stderr = Console(stderr=True)
     preset = PRESETS[settings["scenario"]] if settings["scenario"] else {}
     # The scenario's preset replaces the defaults of options that the user did not set.
     unset = {name: value for name, value in preset.items() if ctx.get_parameter_source(name) == ParameterSource.DEFAULT}
-    with _usage_errors():
+    try:
         targets = [target.of_model(model, server, method) for model in models]
         targets += [target.parse(text, method) for text in others]
         scenario = Scenario(tuple(targets), **(settings | unset))
@@ -207,15 +204,17 @@ def loadtest(
             _refuse_remote(targets)
         saved = read(baseline) if baseline is not None else None
         fail_if = [gates.parse(text, scenario, accuracy=accuracy, baseline=saved) for text in conditions]
+    except ValueError as error:  # A setting, a target or a condition is out of range, or contradicts another.
+        raise click.UsageError(f"{error}.") from error
     terminal.require_all_writable(json_file, csv_file, html_file, junit_file)
     command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
-    with terminal.stop_event() as stop, terminal.live(stderr) as show:
+    with terminal.stop_event() as stop, terminal.live(Console(stderr=True)) as show:
         results = measure(
             scenario, credentials, stop, show, samples=samples or images, accuracy=accuracy, command=command
         )
     outcomes = tuple(gates.judge(gate, results, saved) for gate in fail_if)
     if saved is not None:
-        warn_of_other_machine(saved, results.environment, stderr)
+        warn_of_other_machine(saved, results.environment)
     document = json_document.of(results, outcomes)
     table.render(document, Console(quiet=json_file == terminal.STDOUT))
     renderers = {
@@ -235,19 +234,10 @@ def _html(document: ResultsDocument) -> str:
     return html.render(document)
 
 
-@contextmanager
-def _usage_errors() -> Iterator[None]:
-    """Raise click.UsageError for a setting, a target or a condition that is out of range or contradicts another."""
-    try:
-        yield
-    except ValueError as error:
-        raise click.UsageError(f"{error}.") from error
-
-
 def _refuse_remote(targets: Sequence[Target]) -> None:
     for remote in targets:
         if not remote.is_loopback:
-            raise click.UsageError(
+            raise ValueError(
                 f"{remote.address} is not on this machine. A load test can take a service down, so ask the server's "
-                "owner, then add --yes-load-remote."
+                "owner, then add --yes-load-remote"
             )

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
+from typing import Any
 
 import click
 from rich.console import Console
@@ -48,18 +48,18 @@ def live(console: Console, clock: Callable[[], float] = time.monotonic) -> Itera
 def stop_event() -> Iterator[threading.Event]:
     """Yield an event that the first SIGINT or SIGTERM sets. A second signal ends the process as usual."""
     stop = threading.Event()
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers: dict[int, Any] = {}
 
     def restore() -> None:
         for number, handler in handlers.items():
             signal.signal(number, handler)
 
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
+    def interrupt(*_: object) -> None:
         stop.set()
         restore()
 
-    for number in handlers:
-        signal.signal(number, interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        handlers[number] = signal.signal(number, interrupt)
     try:
         yield stop
     finally:

@@ -1,17 +1,16 @@
 """Answers a load test of several targets in three lines: which target to choose, by how much, and how sure that is."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from hangtag.serving.loadtest import units
 from hangtag.serving.loadtest.comparison.compare import compare
-from hangtag.serving.loadtest.measuring.accuracy import Accuracy
 from hangtag.serving.loadtest.measuring.measured_run import Run
 from hangtag.serving.loadtest.measuring.peaks import PRECISION
 from hangtag.serving.loadtest.measuring.results import Results
 from hangtag.serving.loadtest.plan.load import ClosedLoop, Load
 from hangtag.serving.loadtest.record import stored
-from hangtag.serving.loadtest.statistics.intervals import Interval, difference_of_shares
+from hangtag.serving.loadtest.statistics.intervals import Accuracy, Interval, difference_of_shares
 
 
 @dataclass(frozen=True)
@@ -43,21 +42,26 @@ def answer(results: Results) -> Answer | None:
     if load is None or len(runs) < 2:
         which = "No target can be recommended."
         return Answer(which, "No two targets have a VALID run under the same load.", f"Without: {left_out}.")
-    accuracies = results.accuracies
-    front = Front(runs, accuracies, by_throughput=results.scenario.scenario == "offline")
-    if best := [name for name in front.by_speed(front.fastest) if name in front.most_accurate]:
+    front = Front(runs, results.accuracies, by_throughput=results.scenario.scenario == "offline")
+    if best := [name for name in front.fastest if name in front.most_accurate]:
         fast = best[0]
-        slow = next(name for name in (*best, *front.by_speed(runs)) if name != fast)
+        slow = next(name for name in (*best, *front.names) if name != fast)
         which = f"Choose {fast}"
         better = "faster" + " or more accurate" * front.knows_accuracy
         reason = f": no other target is shown to be {better}. The next best is {slow}"
     else:
-        fast, slow = front.most_often_right(front.fastest), front.by_speed(front.most_accurate)[0]
-        between = [name for name in front.by_speed(runs) if front.is_compromise(name, fast, slow)]
+        fast = max(front.fastest, key=lambda name: results.accuracies[name].share)
+        slow = front.most_accurate[0]
+        between = [
+            name
+            for name in front.names
+            if front.gain(name, fast).estimate > 0
+            and front.slowdown(slow, name).estimate > 1
+            and not front.is_beaten(name)
+        ]
         which = f"Choose {slow} for accuracy, {fast} for speed"
         reason = f", or {', '.join(between)} for a compromise" * bool(between)
-    slowdown = front.slowdown(slow, fast)
-    gain = front.gain(slow, fast) if front.knows_accuracy else Interval(0, 0, 0)
+    slowdown, gain = front.slowdown(slow, fast), front.gain(slow, fast)
     too_short = slowdown.known and not slowdown.shows_difference and gain.low <= 0 <= gain.high
     if not slowdown.known:
         reason = " by the figures of a single block, which do not show how sure that is"
@@ -65,15 +69,15 @@ def answer(results: Results) -> Answer | None:
         reason = f", but the test is too short to be sure that it is better than {slow}"
     times = f"{units.ratio(slowdown.estimate)} times as {'slow' if front.by_throughput else 'long'}"
     how_much = f"{fast} {front.speed(fast)} at {load}, {slow} {front.speed(slow)}, {times}."
-    one, figure, other = (fast, "throughput", slow) if front.by_throughput else (slow, "p99", fast)
-    ratio = f"{units.ratio(slowdown.low)} to {units.ratio(slowdown.high)} times"
-    how_sure = f"With 95 % confidence, {one}'s {figure} is {ratio} {other}'s"
+    how_sure = "The confidence is unknown, because a single block has no interval."
+    if slowdown.known:
+        one, figure, other = (fast, "throughput", slow) if front.by_throughput else (slow, "p99", fast)
+        ratio = f"{units.ratio(slowdown.low)} to {units.ratio(slowdown.high)} times"
+        accuracy = f", and {slow}'s accuracy differs by {100 * gain.low:+.2f} to {100 * gain.high:+.2f} points"
+        how_sure = f"With 95 % confidence, {one}'s {figure} is {ratio} {other}'s{accuracy * front.knows_accuracy}."
     if front.knows_accuracy:
-        how_much += f" {fast} classifies {accuracies[fast].share:.2%} correctly, {slow} {accuracies[slow].share:.2%}."
-        how_sure += f", and {slow}'s accuracy differs by {100 * gain.low:+.2f} to {100 * gain.high:+.2f} points"
-    how_sure = (
-        f"{how_sure}." if slowdown.known else "The confidence is unknown, because a single block has no interval."
-    )
+        shares = [f"{results.accuracies[name].share:.2%}" for name in (fast, slow)]
+        how_much += f" {fast} classifies {shares[0]} correctly, {slow} {shares[1]}."
     how_sure += " The interval includes a ratio of 1: lengthen the test with --min-duration." * too_short
     if any(run.doubt for run in runs.values()):
         how_sure += " The result is DOUBTFUL, because other programs took CPU time."
@@ -113,16 +117,31 @@ def common_load(results: Results) -> Load | None:
 
 
 class Front:
-    """Compares targets that ran under one load. Only 95 % intervals can show that a target is better."""
+    """Compares targets that ran under one load. Only 95 % intervals can show that a target is better.
+
+    Attributes:
+        names: The targets, from the fastest to the slowest.
+        fastest: The targets that are not shown to be slower than another target.
+        most_accurate: The targets that are not shown to be less accurate than another target.
+    """
 
     def __init__(
         self, runs: Mapping[str, Run], accuracies: Mapping[str, Accuracy], *, by_throughput: bool = False
     ) -> None:
         """Compare these runs by target. `accuracies` are ignored unless every target has an accuracy."""
-        self._runs = runs
-        self._accuracies = accuracies
+        self._runs, self._accuracies = runs, accuracies
         self.by_throughput = by_throughput
         self.knows_accuracy = runs.keys() <= accuracies.keys()
+        speeds = {name: -run.throughput if by_throughput else run.latency(99).total for name, run in runs.items()}
+        self.names = sorted(runs, key=lambda name: speeds[name])
+        self.fastest, self.most_accurate = [], []
+        for name in self.names:
+            slowdowns = [self.slowdown(name, other) for other in runs]
+            # A single block has no interval, so its estimates are compared directly.
+            if not any((ratio.low if ratio.known else ratio.estimate) > 1 for ratio in slowdowns):
+                self.fastest.append(name)
+            if not any(self.gain(name, other).high < 0 for other in runs):
+                self.most_accurate.append(name)
 
     def slowdown(self, one: str, other: str) -> Interval:
         """Return how many times as slow the first target is as the second."""
@@ -130,64 +149,23 @@ class Front:
         return compare(fast, slow).throughput if self.by_throughput else compare(slow, fast).p99
 
     def gain(self, one: str, other: str) -> Interval:
-        """Return the accuracy of the first target minus the accuracy of the second target."""
-        mine, theirs = (self._accuracies[name].right for name in (one, other))
-        assert mine is not None
-        assert theirs is not None
-        return difference_of_shares(mine, theirs)
-
-    def is_compromise(self, name: str, fast: str, slow: str) -> bool:
-        """Return whether a target is a compromise: unbeaten, more accurate than ``fast``, and faster than ``slow``."""
-        if name in (fast, slow) or self.is_beaten(name):
-            return False
-        return self.gain(name, fast).estimate > 0 and self.slowdown(slow, name).estimate > 1
+        """Return the accuracy of the first target minus the accuracy of the second target; 0 if they are unknown."""
+        if one == other or not self.knows_accuracy:
+            return Interval(0, 0, 0)
+        return difference_of_shares(self._accuracies[one].right, self._accuracies[other].right)
 
     def is_beaten(self, name: str) -> bool:
         """Return whether another target is shown to be faster and is no less accurate, or more accurate and no
         slower."""
-        for other in self._runs:
-            ratio = self.slowdown(name, other)
-            gain = self.gain(name, other) if self.knows_accuracy else Interval(0, 0, 0)
+        for other in self.names:
+            ratio, gain = self.slowdown(name, other), self.gain(name, other)
             if (ratio.low > 1 and gain.estimate <= 0) or (gain.high < 0 and ratio.estimate >= 1):
                 return True
         return False
-
-    @property
-    def fastest(self) -> list[str]:
-        """The targets that are not shown to be slower than another target.
-
-        A single block has no interval, so its estimates are compared directly.
-        """
-
-        def seems_slower(one: str, other: str) -> bool:
-            ratio = self.slowdown(one, other)
-            return (ratio.low if ratio.known else ratio.estimate) > 1
-
-        return [name for name in self._runs if not any(seems_slower(name, other) for other in self._runs)]
-
-    @property
-    def most_accurate(self) -> list[str]:
-        """The targets that are not shown to be less accurate than another target."""
-        if not self.knows_accuracy:
-            return list(self._runs)
-        return [one for one in self._runs if not any(self.gain(one, other).high < 0 for other in self._runs)]
-
-    def by_speed(self, names: Iterable[str]) -> list[str]:
-        """Sort these targets from the fastest to the slowest."""
-
-        def slowness(name: str) -> float:
-            run = self._runs[name]
-            return -run.throughput if self.by_throughput else run.total.latency.percentile(99)
-
-        return sorted(names, key=slowness)
-
-    def most_often_right(self, names: Iterable[str]) -> str:
-        """Return the most accurate of these targets."""
-        return max(names, key=lambda name: self._accuracies[name].share)
 
     def speed(self, name: str) -> str:
         """Return a phrase with a target's throughput or p99."""
         run = self._runs[name]
         if self.by_throughput:
             return f"answers {units.three_digits(run.samples_per_second)} samples/s"
-        return f"has a p99 of {units.duration(run.total.latency.percentile(99))}"
+        return f"has a p99 of {units.duration(run.latency(99).total)}"

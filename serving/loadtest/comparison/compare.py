@@ -1,6 +1,6 @@
 """Compares runs under the same load, from one test or from saved tests, by ratios with intervals and in sentences."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -38,25 +38,17 @@ class SavedResults:
         """Return the run of this target under this load, if there is one."""
         return next((run for run in self.runs if run.target == target and run.load == load), None)
 
-    def environment_differences(self, environment: Mapping[str, str]) -> dict[str, tuple[str, str]]:
-        """Return the values in which this environment and another environment differ, by label."""
-        return _differences(self.environment, environment, {**self.environment, **environment})
 
-    def setting_differences(self, after: "SavedResults") -> dict[str, tuple[str, str]]:
-        """Return the two values of each setting that both files record with different values, by label."""
-        return _differences(
-            self.settings, after.settings, [label for label in self.settings if label in after.settings]
-        )
-
-    def machine_differences(self, environment: Mapping[str, str]) -> tuple[str, ...]:
-        """Describe each difference from the machine of another environment; empty for the same machine."""
-        differences = self.environment_differences(environment)
-        return tuple("{}: {} and {}".format(label, *differences[label]) for label in MACHINE if label in differences)
+def differences(before: Mapping[str, str], after: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+    """Return the two values of each label that both sides have with different values."""
+    both = {label: (value, after[label]) for label, value in before.items() if label in after}
+    return {label: (one, other) for label, (one, other) in both.items() if one != other}
 
 
-def _differences(own: Mapping[str, str], other: Mapping[str, str], labels: Iterable[str]) -> dict[str, tuple[str, str]]:
-    values = {label: (own.get(label, units.NONE), other.get(label, units.NONE)) for label in labels}
-    return {label: both for label, both in values.items() if both[0] != both[1]}
+def machine_differences(before: Mapping[str, str], after: Mapping[str, str]) -> tuple[str, ...]:
+    """Describe each difference between the machines of two environments; empty for the same machine."""
+    found = differences(before, after)
+    return tuple("{}: {} and {}".format(label, *found[label]) for label in MACHINE if label in found)
 
 
 @dataclass(frozen=True)
@@ -138,7 +130,9 @@ def compare(run: Run, baseline: Run, *, files: tuple[str, str] | None = None) ->
         blocks = min(len(run.blocks), len(baseline.blocks))
         one, other = (replace(each, blocks=each.blocks[:blocks]) for each in (run, baseline))
     p50, p99 = (one.latency(q).ratio_to(other.latency(q), paired=paired) for q in (50, 99))
-    name, baseline_name = files or (run.target, baseline.target)
+    names = zip(files or (run.target, baseline.target), (run, baseline), strict=True)
+    invalid = [name for name, each in names if not each.valid]
+    others = max(each.total.others_cpu_share or 0.0 for each in (run, baseline))
     return Comparison(
         target=run.target,
         baseline=baseline.target,
@@ -146,25 +140,14 @@ def compare(run: Run, baseline: Run, *, files: tuple[str, str] | None = None) ->
         throughput=one.rate.ratio_to(other.rate, paired=paired),
         p50=p50,
         p99=p99,
-        reason=_invalid(((name, run), (baseline_name, baseline))),
-        doubt=_doubt(run, baseline),
+        # A ratio of INVALID figures means nothing.
+        reason=f"{' and '.join(invalid)} {'is' if len(invalid) == 1 else 'are'} INVALID" if invalid else "",
+        doubt=f"other programs took up to {others:.0%} of the CPUs during a run"
+        if run.doubt or baseline.doubt
+        else None,
         generator_limited=run.generator_limited or baseline.generator_limited,
         saved=files is not None,
     )
-
-
-def _invalid(runs: Sequence[tuple[str, Run]]) -> str:
-    """Say which runs are INVALID, because a ratio of INVALID figures means nothing."""
-    names = [name for name, run in runs if not run.valid]
-    return f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'} INVALID" if names else ""
-
-
-def _doubt(run: Run, baseline: Run) -> str | None:
-    """Say how much CPU time other programs took during the two runs, if either run is doubtful."""
-    if not (run.doubt or baseline.doubt):
-        return None
-    shares = [share for each in (run, baseline) if (share := each.total.others_cpu_share) is not None]
-    return f"other programs took up to {max(shares):.0%} of the CPUs during a run"
 
 
 def _phrase(subject: str, ratio: Interval, baseline: str) -> str:

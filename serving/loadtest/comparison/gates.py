@@ -3,7 +3,7 @@
 import math
 import operator
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from hangtag.serving.loadtest import units
@@ -47,15 +47,17 @@ SYNTAX = (
 
 @dataclass(frozen=True)
 class Figure:
-    """A metric of a target under one load, or under every load if `load` is None.
-
-    `saved` says whether the figure is read from the saved results, and not measured.
-    """
+    """A metric of a target under one load, or under every load if `load` is None."""
 
     target: str
     metric: str
     load: str | None = None
-    saved: bool = False
+    saved: bool = False  # Whether the figure is read from the saved results, and not measured.
+
+    @property
+    def is_single(self) -> bool:
+        """Whether the figure has one value in a test, and not a value for each load."""
+        return self.load is not None or self.metric in TEST_METRICS
 
     def is_under(self, load: Load) -> bool:
         """Return whether this figure applies to a load. A condition may write a load as `8 in flight` or as `8`."""
@@ -76,7 +78,7 @@ class Gate:
     def needs_common_load(self) -> bool:
         """Whether the gate compares each run with a run of the baseline or of another target under the same load."""
         other = self.against
-        if other is None or any(each.load is not None or each.metric in TEST_METRICS for each in (self.figure, other)):
+        if other is None or self.figure.is_single or other.is_single:
             return False
         return other.saved or other.target != self.figure.target
 
@@ -84,13 +86,8 @@ class Gate:
 def parse(text: str, scenario: Scenario, *, accuracy: bool, baseline: SavedResults | None) -> Gate:
     """Parse a condition, for example `cnn[64].p99 > 2 * lstm.p99`.
 
-    A condition that this test cannot judge is refused now, before the test spends minutes on measuring.
-
-    Args:
-        text: The condition.
-        scenario: The settings of the test.
-        accuracy: Whether the test will measure the accuracy.
-        baseline: The saved results with which the condition may compare.
+    A condition that this test cannot judge is refused now, before the test spends minutes on measuring. `accuracy` says
+    whether the test will measure the accuracy.
 
     Raises:
         ValueError: The text is not a condition, names a missing target or baseline, has a unit that does not apply to
@@ -106,73 +103,72 @@ def parse(text: str, scenario: Scenario, *, accuracy: bool, baseline: SavedResul
         against = Figure(figure.target, figure.metric, saved=True)
     elif match["other_target"]:
         against = Figure(match["other_target"], match["other_metric"], match["other_load"])
-    for name in {figure.target} | ({against.target} if against else set()):
-        if name not in scenario.names:
-            raise ValueError(f"{text!r} is about {name!r}, but the test measures only {', '.join(scenario.names)}")
-    if match["baseline"] and baseline is None:
-        raise ValueError(f"{text!r} needs saved results with which to compare: give --baseline FILE.json")
+    factor = float(match["factor"] or "1")
     if match["value"]:
-        factor = _in_unit(text, figure.metric, float(match["value"]), match["unit"] or "")
-        _require_possible(text, figure.metric, match["operator"], factor)
-    else:
-        factor = float(match["factor"] or "1")
+        factor = _limit(text, figure.metric, match["operator"], float(match["value"]), match["unit"] or "")
     gate = Gate(text.strip(), figure, match["operator"], factor, against)
     _require_judgeable(gate, scenario, accuracy, baseline)
     return gate
 
 
-def _in_unit(text: str, metric: str, value: float, unit: str) -> float:
-    """Return the value in seconds, as a share or as a plain number. Raises ValueError if the unit does not apply."""
-    if metric in (*RATE_METRICS, "errors"):
-        if unit:
-            raise ValueError(f"{text!r}: {metric} is a plain number, without {unit!r}")
-        return value
+def _limit(text: str, metric: str, comparison: str, value: float, unit: str) -> float:
+    """Return a limit in seconds, as a share or as a plain number.
+
+    Raises ValueError if the unit does not apply to the metric, or if every figure or no figure can meet the condition.
+    """
     if metric in SHARE_METRICS:
         # A plain 1 is refused too, because the user may mean 1 %.
         if unit not in ("", "%") or (not unit and value >= 1):
             raise ValueError(f"{text!r}: {metric} is a share: write {value:g} %, or a number below 1")
-        return value / 100 if unit else value
-    if unit not in DURATION_UNITS:
+        value = value / 100 if unit else value
+        if value > 1 or (comparison == ">" and value == 1):
+            raise ValueError(f"{text!r} can never decide anything: {metric} is a share, which is at most 100 %")
+    elif metric in (*RATE_METRICS, "errors"):
+        if unit:
+            raise ValueError(f"{text!r}: {metric} is a plain number, without {unit!r}")
+    elif unit in DURATION_UNITS:
+        value *= DURATION_UNITS[unit]
+    else:
         raise ValueError(f"{text!r}: {metric} is a duration: give its unit, for example {value:g}ms")
-    return value * DURATION_UNITS[unit]
-
-
-def _require_possible(text: str, metric: str, comparison: str, bound: float) -> None:
-    """Raise ValueError for a condition that no figure can meet, because the gate could never fail."""
-    if comparison == "<" and bound == 0:
+    if comparison == "<" and value == 0:
         raise ValueError(f"{text!r} can never hold: {metric} is never below 0")
-    if metric in SHARE_METRICS and (bound > 1 or (comparison == ">" and bound == 1)):
-        raise ValueError(f"{text!r} can never decide anything: {metric} is a share, which is at most 100 %")
+    return value
 
 
 def _require_judgeable(gate: Gate, scenario: Scenario, accuracy: bool, baseline: SavedResults | None) -> None:
     """Raise ValueError for a condition that needs a figure that the test does not measure or that the baseline
     lacks."""
-    for figure in (gate.figure, gate.against):
-        if figure is None or figure.saved:
+    text, other, loads = repr(gate.text), gate.against, scenario.planned_loads
+    for figure in filter(None, (gate.figure, other)):
+        if figure.target not in scenario.names:
+            raise ValueError(f"{text} is about {figure.target!r}, but the test measures only {_listed(scenario.names)}")
+        if figure.saved:
             continue
         if figure.metric == "accuracy" and not accuracy:
-            raise ValueError(f"{gate.text!r} needs the accuracy: add --accuracy, and labelled --samples")
+            raise ValueError(f"{text} needs the accuracy: add --accuracy, and labelled --samples")
         if figure.metric == "peak" and not scenario.find_peak:
-            raise ValueError(f"{gate.text!r} needs a peak search: add --find-peak and --target-latency")
-        may_run = scenario.derives_rate or any(map(figure.is_under, scenario.planned_loads))
-        if figure.load is not None and not may_run:
-            planned = ", ".join(map(str, scenario.planned_loads))
+            raise ValueError(f"{text} needs a peak search: add --find-peak and --target-latency")
+        if figure.load is not None and not (scenario.derives_rate or any(map(figure.is_under, loads))):
             raise ValueError(
-                f"{gate.text!r}: no run has the load {figure.load!r}, only {planned}. Add the load to --concurrency or "
+                f"{text}: no run has the load {figure.load!r}, only {_listed(loads)}. Add the load to --concurrency or "
                 "--rate"
             )
-    if gate.needs_common_load and not scenario.planned_loads:
-        raise ValueError(f"{gate.text!r}: --find-peak chooses its own rates. Leave out --rate, or compare the peak")
-    other = gate.against
-    if gate.figure.metric in TEST_METRICS and other and not (other.load or other.metric in TEST_METRICS):
-        raise ValueError(f"{gate.text!r}: give the second figure a load: {other.target}[LOAD].{other.metric}")
-    if other and other.saved and baseline is not None:
-        values, per_test = _values(other, baseline), other.metric in TEST_METRICS
-        for load in (None,) if per_test else filter(gate.figure.is_under, scenario.planned_loads):
+    if gate.needs_common_load and not loads:
+        raise ValueError(f"{text}: --find-peak chooses its own rates. Leave out --rate, or compare the peak")
+    if other and gate.figure.metric in TEST_METRICS and not other.is_single:
+        raise ValueError(f"{text}: give the second figure a load: {other.target}[LOAD].{other.metric}")
+    if other and other.saved:
+        if baseline is None:
+            raise ValueError(f"{text} needs saved results with which to compare: give --baseline FILE.json")
+        values = _values(other, baseline)
+        for load in (None,) if other.is_single else filter(gate.figure.is_under, loads):
             if math.isnan(values.get(load, math.nan)):
                 at = "" if load is None else f" at {load}"
-                raise ValueError(f"{gate.text!r}: {baseline.file} has no VALID {other.metric} of {other.target}{at}")
+                raise ValueError(f"{text}: {baseline.file} has no VALID {other.metric} of {other.target}{at}")
+
+
+def _listed(values: Iterable[object]) -> str:
+    return ", ".join(map(str, values))
 
 
 @dataclass(frozen=True)
@@ -186,11 +182,8 @@ class GateOutcome:
 
 def judge(gate: Gate, results: Results, baseline: SavedResults | None = None) -> GateOutcome:
     """Decide whether a gate failed. A gate fails if its condition holds under a load, or cannot be judged."""
-    measured, other, metric = SavedResults.of(results), gate.against, gate.figure.metric
-    others: dict[Load | None, float] = {}
-    if other is not None:
-        others = _values(other, baseline if baseline is not None and other.saved else measured)
-    common = other is not None and (other.load is not None or other.metric in TEST_METRICS)
+    text, measured, other, metric = gate.text, SavedResults.of(results), gate.against, gate.figure.metric
+    others = _values(other, baseline if baseline is not None and other.saved else measured) if other else {}
     sentences = []
     left_out = ""
     for load, value in _values(gate.figure, measured).items():
@@ -199,21 +192,19 @@ def judge(gate: Gate, results: Results, baseline: SavedResults | None = None) ->
             continue
         bound = gate.factor
         if other is not None:
-            bound *= next(iter(others.values()), math.nan) if common else others.get(load, math.nan)
+            bound *= next(iter(others.values()), math.nan) if other.is_single else others.get(load, math.nan)
         where = f" at {load}" if load is not None else ""
         shown = f"{gate.figure.target}'s {metric}{where} is {_show(metric, value)}"
         if math.isnan(value) or math.isnan(bound):
             missing = shown if math.isnan(value) else f"there is no VALID figure to compare with{where}"
-            return GateOutcome(gate.text, True, f"{gate.text} cannot be judged: {missing}")
-        sentence = f"{shown}, the limit is {_show(metric, bound)}"
+            return GateOutcome(text, True, f"{text} cannot be judged: {missing}")
+        sentences.append(f"{shown}, the limit is {_show(metric, bound)}")
         if OPERATORS[gate.operator](value, bound):
-            return GateOutcome(gate.text, True, f"{gate.text}: {sentence}")
-        sentences.append(sentence)
+            return GateOutcome(text, True, f"{text}: {sentences[-1]}")
     if not sentences:
-        return GateOutcome(
-            gate.text, True, f"{gate.text} cannot be judged: {gate.figure.target} has no run to which it applies"
-        )
-    return GateOutcome(gate.text, False, f"not {gate.text}: {'; '.join(sentences)}{left_out}")
+        missing = f"{gate.figure.target} has no run to which it applies"
+        return GateOutcome(text, True, f"{text} cannot be judged: {missing}")
+    return GateOutcome(text, False, f"not {text}: {'; '.join(sentences)}{left_out}")
 
 
 def _values(figure: Figure, results: SavedResults) -> dict[Load | None, float]:

@@ -184,7 +184,7 @@ class Recorder:
     """Records the queries of one block. Times are seconds on one monotonic clock.
 
     The channels' threads call `record` once per query, so `record` only appends to a list. `fold` moves the list's
-    entries into histograms from time to time, which limits the memory and provides the live figures.
+    entries into histograms from time to time, which limits the memory.
     """
 
     def __init__(self, window_start: float, limits: Limits) -> None:
@@ -196,18 +196,13 @@ class Recorder:
         self.window_start = window_start
         self.statuses: Counter[str] = Counter()
         self.details: dict[str, str] = {}
-        self.latency = DurationHistogram()
-        self._service = DurationHistogram()
-        self._lateness = DurationHistogram()
-        self._delayed = 0
+        self.latency, self._service, self._lateness = (DurationHistogram() for _ in range(3))
         self._slice_length = max(limits.min_duration / SLICES, SHORTEST_SLICE)
         self._slices = defaultdict[int, DurationHistogram](DurationHistogram)
         self._failed_in_slice = Counter[int]()
         self._ended: list[tuple[float, float, float, str]] = []
         self._warm_up_ended: list[tuple[float, str]] = []
-        self._folded = 0
-        self._answered_in_window = 0
-        self._warm_up_queries = 0
+        self._delayed = self._folded = self._answered_in_window = self._warm_up_queries = 0
 
     def record(self, planned: float, sent: float, ended: float, status: str) -> None:
         """Record that a query ended. This method is thread-safe, because appending to a list is atomic."""
@@ -219,9 +214,7 @@ class Recorder:
     def record_lost(self, count: int) -> None:
         """Record queries whose end gRPC did not report."""
         self.statuses[LOST] += count
-        self.details.setdefault(
-            LOST, "gRPC did not report the end of the call, although the call's deadline has passed"
-        )
+        self.details[LOST] = "gRPC did not report the end of the call, although the call's deadline has passed"
         self._folded += count
 
     @property
@@ -248,19 +241,14 @@ class Recorder:
         self._service.record((ended - sent)[ok])
         self._lateness.record(sent - planned)
         self._delayed += int(np.count_nonzero(sent - planned > DELAYED_AFTER))
-        self._count_slices(planned, ended, ok)
+        slices = ((ended - self.window_start) // self._slice_length).astype(int)
+        for index in np.unique(slices).tolist():
+            self._slices[index].record((ended - planned)[(slices == index) & ok])
+        self._failed_in_slice.update(slices[~ok].tolist())
 
     def _count_answers(self, arrivals: npt.NDArray[np.float64], window_end: float) -> None:
         inside = (arrivals >= self.window_start) & (arrivals <= window_end)
         self._answered_in_window += int(np.count_nonzero(inside))
-
-    def _count_slices(
-        self, planned: npt.NDArray[np.float64], ended: npt.NDArray[np.float64], ok: npt.NDArray[np.bool_]
-    ) -> None:
-        indices = ((ended - self.window_start) // self._slice_length).astype(int)
-        for index in np.unique(indices).tolist():
-            self._slices[index].record((ended - planned)[(indices == index) & ok])
-        self._failed_in_slice.update(indices[~ok].tolist())
 
     def result(self, window_end: float, *, stopped: bool = False) -> BlockResult:
         """Return the block's result, measured until `window_end`. Nothing may be recorded after this call.

@@ -37,14 +37,12 @@ class Channel(Protocol):
         """Start a call.
 
         Args:
-            method: The full gRPC method name, for example /inference.GRPCInferenceService/ModelInfer. HTTP ignores this
-                argument, because the request's text has the path.
+            method: The full gRPC method name. HTTP ignores this argument, because the request's text has the path.
             request: The serialised message; for HTTP, the whole text of the request.
             timeout: The call's deadline in seconds from now.
             metadata: The call's gRPC metadata; for HTTP, additional headers.
             token: An object that identifies the call, and that `on_end` receives.
-            on_end: A function that is called once, on another thread, when the call has ended. The function must not
-                raise.
+            on_end: A function that is called once, on another thread, when the call has ended. It must not raise.
         """
 
     def close(self) -> None:
@@ -81,17 +79,8 @@ class CompletionQueueChannel:
             cygrpc.ReceiveMessageOperation(0),
             cygrpc.ReceiveStatusOnClientOperation(0),
         )
-        self._queue.integrated_call(
-            0,
-            method.encode(),
-            None,
-            time.time() + timeout,
-            None,
-            None,
-            ((operations, (token, sent, on_end)),),
-            None,
-            None,
-        )
+        batches = ((operations, (token, sent, on_end)),)
+        self._queue.integrated_call(0, method.encode(), None, time.time() + timeout, None, None, batches, None, None)
         self._in_flight.put(True)
 
     def _take_events(self) -> None:
@@ -117,18 +106,16 @@ CHECK_TIMEOUT = 5.0  # Seconds.
 
 
 def connect(address: str, credentials: Credentials) -> Channel:
-    """Open a channel and make one call, so that no measured query includes the time to connect.
+    """Open a channel over gRPC, or over HTTP for a URL, and make one call, so that no measured query includes the time
+    to connect.
 
     If the server is unreachable, this function raises nothing, and later calls end with the status UNAVAILABLE.
-
-    Args:
-        address: HOST:PORT or a unix: address for gRPC, or a URL for HTTP.
-        credentials: The TLS files and the token.
 
     Raises:
         CredentialsError: The credentials' files cannot be read.
     """
     channel: Channel
+    metadata = credentials.metadata() or None
     if server_address.is_http(address):
         # Imported here, because http_channel imports this module.
         from hangtag.serving.loadtest.generator.http_channel import LIVE, HttpChannel, as_text
@@ -137,7 +124,6 @@ def connect(address: str, credentials: Credentials) -> Channel:
     else:
         channel, request = CompletionQueueChannel(address, credentials), b""
     ended: SimpleQueue[None] = SimpleQueue()
-    metadata = credentials.metadata() or None
     channel.send(methods.SERVER_LIVE, request, CHECK_TIMEOUT, metadata, None, lambda *_: ended.put(None))
     ended.get(timeout=2 * CHECK_TIMEOUT)
     return channel

@@ -9,7 +9,7 @@ from typing import Any
 
 from hangtag.serving.loadtest.generator.block_result import OK, BlockResult, Recorder
 from hangtag.serving.loadtest.generator.channels import STATUS_NAMES, Channel, Metadata, clock
-from hangtag.serving.loadtest.generator.process_messages import Block, RequestPool, Share, Snapshot
+from hangtag.serving.loadtest.generator.process_messages import Block, RequestPool, Share
 from hangtag.serving.loadtest.plan.load import ClosedLoop, OpenLoop, planned_send_times, random_generator
 
 # The token that a call passes through the channel. The token contains the channel and the call's planned send time.
@@ -25,48 +25,42 @@ class Executor(ABC):
 
     def __init__(self, block: Block, channels: Sequence[Channel], pool: RequestPool, share: Share) -> None:
         """Prepare to issue a block's queries on these channels, without sending anything."""
-        self._block = block
-        self._channels = channels
-        self._method = pool.method
-        self._counts = share.counts
-        self._process, self._processes = process, processes = share.process, share.processes
+        self._block, self._channels, self._method, self._share = block, channels, pool.method, share
         # Process i of n starts at request i and takes every n-th request, so that the processes together send all
         # requests in rotation.
-        requests = pool.requests
-        order = range(process, process + processes * len(requests), processes)
-        self._requests = itertools.cycle([requests[index % len(requests)] for index in order])
-        settings = share.settings
-        self._deadline = settings.deadline
-        self._lost_after = settings.deadline + settings.lost_after
-        self._metadata: Metadata = settings.credentials.metadata() or None
-        self._start = block.start or clock()
+        count = len(pool.requests)
+        order = range(share.process, share.process + share.processes * count, share.processes)
+        self._requests = itertools.cycle([pool.requests[index % count] for index in order])
+        self._deadline = share.deadline
+        self._metadata: Metadata = share.credentials.metadata() or None
+        self._start = self._last_sent = block.start or clock()
         self._recorder = Recorder(self._start + block.warm_up, block.limits)
-        self._in_flight = 0
-        self._lock = threading.Lock()
-        self._stopped = threading.Event()
-        self._stopped_early = False
-        self._last_sent = self._start
+        self._in_flight, self._lock = 0, threading.Lock()
+        self._stopped, self._stopped_early = threading.Event(), False
         self.drained = threading.Event()
 
     @abstractmethod
     def pace(self) -> None:
         """Send the queries that do not wait for an answer."""
 
-    @abstractmethod
     def check_limits(self) -> None:
-        """Publish this process's query count, and stop if the limits are reached. The main thread calls this method
-        periodically."""
+        """Publish this process's query count, and stop if a closed loop has reached its limits. The main thread calls
+        this method periodically."""
+        self._share.counts.update(self._share.process, self._recorder.queries)
 
-    @abstractmethod
+    def latency_share(self, busy: float) -> float:
+        """Return the share of a closed loop's latency that the generator takes.
+
+        `busy` is the share of the time in which the generator is busy.
+        """
+        return 0.0
+
     def _send_next(self, channel: Channel, sent: float, ended: float, status: str) -> bool:
         """Send the query that an answer triggers, if any, and return whether a query was sent.
 
         `sent` is the send time of the query that has just been answered.
         """
-
-    def latency_share(self, busy: float) -> float:
-        """Return the share of the latency that the generator takes, given the share of the time in which it is busy."""
-        return 0.0
+        return False
 
     def _window_end(self) -> float:
         """Return the time at which measuring ends unless the block is stopped early."""
@@ -75,13 +69,12 @@ class Executor(ABC):
     def stop(self, *, early: bool = False) -> None:
         """Send no more queries, but wait for the queries in flight, so that slow queries are recorded too.
 
-        Args:
-            early: Whether the block ends before its limits are reached.
+        `early` says whether the block ends before its limits are reached.
         """
         with self._lock:
             if not self._stopped.is_set():
                 self._stopped_early = early
-                self._counts.finish(clock() if early else self._window_end())
+                self._share.counts.finish(clock() if early else self._window_end())
                 self._stopped.set()
             if not self._in_flight:
                 self.drained.set()
@@ -94,28 +87,20 @@ class Executor(ABC):
     def give_up_lost_calls(self) -> None:
         """Count calls that gRPC has lost as failed, so that the block can end. The main thread calls this method
         periodically."""
-        if not self._stopped.is_set() or clock() < self._last_sent + self._lost_after:
+        if not self._stopped.is_set() or clock() < self._last_sent + self._share.deadline + self._share.lost_after:
             return
         with self._lock:
             if not self.drained.is_set():
                 self._recorder.record_lost(self._in_flight)
                 self.drained.set()
 
-    def snapshot(self) -> Snapshot:
-        """Return the progress of this process's share."""
-        recorder = self._recorder
-        recorder.fold(self._counts.end)
-        answered = recorder.statuses[OK]
-        return Snapshot(
-            failed=recorder.statuses.total() - answered,
-            rate=answered / max(clock() - recorder.window_start, 1e-9),
-            p50=recorder.latency.percentile(50),
-            p99=recorder.latency.percentile(99),
-        )
+    def fold(self) -> None:
+        """Move what was recorded so far into histograms. The main thread calls this method periodically."""
+        self._recorder.fold(self._share.counts.end)
 
     def result(self) -> BlockResult:
         """Return what this process measured. Call this method when `drained` is set."""
-        return self._recorder.result(self._counts.end, stopped=self._stopped_early)
+        return self._recorder.result(self._share.counts.end, stopped=self._stopped_early)
 
     def _send(self, channel: Channel, planned: float) -> None:
         with self._lock:
@@ -173,7 +158,8 @@ class ClosedLoopExecutor(Executor):
 
     def __init__(self, load: ClosedLoop, *assignment: Any) -> None:
         super().__init__(*assignment)
-        self._slots = load.concurrency // self._processes + (self._process < load.concurrency % self._processes)
+        slots, rest = divmod(load.concurrency, self._share.processes)
+        self._slots = slots + (self._share.process < rest)
         self._taking = {channel: _Taking() for channel in self._channels}
         # The limits are checked again after `_answers_to_check` answers, or at the first answer after the time
         # `_check_at`.
@@ -191,18 +177,18 @@ class ClosedLoopExecutor(Executor):
     def check_limits(self) -> None:
         """Stop when all processes together have reached the limits.
 
-        The main thread also calls this method, because a stalled server sends no answers.
+        The main thread calls this method too, because a stalled server sends no answers.
         """
-        queries = self._counts.update(self._process, self._recorder.queries)
+        queries = self._share.counts.update(self._share.process, self._recorder.queries)
         now = clock()
         elapsed = now - self._recorder.window_start
         limits = self._block.limits
-        if self._counts.end or limits.exceeded(elapsed, queries) or limits.reached(elapsed, queries):
+        if self._share.counts.end or limits.exceeded(elapsed, queries) or limits.reached(elapsed, queries):
             self.stop()
             return
         # No query count can be reached before at least one process has completed its share of the missing queries.
         missing = [count - queries for count in (limits.min_query_count, limits.max_query_count) if count > queries]
-        self._answers_to_check = max(min(missing) // self._processes, 1)
+        self._answers_to_check = max(min(missing) // self._share.processes, 1)
         ends = [end for end in (limits.min_duration, limits.max_duration) if end > elapsed]
         self._check_at = min(now + CHECK_INTERVAL, *(self._recorder.window_start + end for end in ends))
 
@@ -252,7 +238,7 @@ class OpenLoopExecutor(Executor):
         block = self._block
         random = random_generator(block.seed, "schedule", block.round)
         schedule = planned_send_times(load, block.limits, block.warm_up, random)
-        self._offsets: list[float] = schedule[self._process :: self._processes].tolist()
+        self._offsets: list[float] = schedule[self._share.process :: self._share.processes].tolist()
         self._schedule_end = self._start + (float(schedule[-1]) if schedule.size else 0.0)
 
     def pace(self) -> None:
@@ -269,15 +255,8 @@ class OpenLoopExecutor(Executor):
             self._send(self._channels[index % len(self._channels)], planned)
         self.stop()
 
-    def check_limits(self) -> None:
-        """Publish the query count. The block ends with the schedule."""
-        self._counts.update(self._process, self._recorder.queries)
-
     def _window_end(self) -> float:
         return self._schedule_end  # A query that is sent late does not extend the window.
-
-    def _send_next(self, channel: Channel, sent: float, ended: float, status: str) -> bool:
-        return False
 
 
 def create(block: Block, channels: Sequence[Channel], pool: RequestPool, share: Share) -> Executor:

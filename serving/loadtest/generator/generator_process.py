@@ -1,11 +1,11 @@
 """Runs the generator's processes, which own channels and requests, run one block at a time, and time their threads.
 
-The reporting process sends each block to every generator process, and combines the results. Each process has its own
+The reporting process gives each block to every generator process, and combines the results. Each process has its own
 interpreter lock.
 """
 
+import atexit
 import gc
-import itertools
 import multiprocessing
 import os
 import signal
@@ -13,27 +13,19 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
-from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
+from hangtag.serving.credentials import Credentials
 from hangtag.serving.loadtest.errors import LoadTestError
 from hangtag.serving.loadtest.generator import executors
 from hangtag.serving.loadtest.generator.block_result import BlockResult
-from hangtag.serving.loadtest.generator.channels import CHECK_TIMEOUT, Channel, clock, connect
-from hangtag.serving.loadtest.generator.executors import Executor
-from hangtag.serving.loadtest.generator.process_messages import (
-    Block,
-    CallSettings,
-    RequestPool,
-    Share,
-    SharedCounts,
-    Snapshot,
-)
-from hangtag.serving.loadtest.record import combined
-from hangtag.serving.loadtest.statistics.duration_histogram import DurationHistogram
+from hangtag.serving.loadtest.generator.channels import Channel, clock, connect
+from hangtag.serving.loadtest.generator.process_messages import Block, RequestPool, Share, SharedCounts
+from hangtag.serving.loadtest.plan.scenario import Scenario
 
 
 def busy_seconds() -> dict[str, float]:
@@ -52,74 +44,80 @@ def busy_seconds() -> dict[str, float]:
     return seconds
 
 
-def busiest_share(before: dict[str, float], after: dict[str, float], seconds: float) -> float:
-    """Return the share of `seconds` in which the busiest thread was busy between two results of `busy_seconds`."""
-    return max((spent - before.get(thread, 0.0) for thread, spent in after.items()), default=0.0) / seconds
-
-
-SNAPSHOT_INTERVAL = 0.2  # Seconds.
+# The seconds between two checks of the limits.
+CHECK_INTERVAL = 0.2
 # Calls that are still in flight this many seconds after a stop are cancelled.
 STOP_GRACE = 0.5
-
-
-def run(executor: Executor, counts: SharedCounts, on_progress: Callable[[Snapshot], None]) -> BlockResult:
-    """Run this process's share of a block. `on_progress` is called every SNAPSHOT_INTERVAL seconds."""
-    cpu, wall, threads = time.process_time(), clock(), busy_seconds()
-    pacer = threading.Thread(target=executor.pace, name="pacer", daemon=True)
-    pacer.start()
-    while not executor.drained.wait(SNAPSHOT_INTERVAL):
-        on_progress(executor.snapshot())
-        if counts.stopped:
-            executor.stop(early=True)
-            if not executor.drained.wait(STOP_GRACE):
-                executor.abandon()
-        else:
-            executor.check_limits()
-            executor.give_up_lost_calls()
-    pacer.join()
-    seconds = max(clock() - wall, 1e-9)
-    busy = busiest_share(threads, busy_seconds(), seconds)
-    cpus = (time.process_time() - cpu) / seconds
-    return replace(
-        executor.result(),
-        generator_cpu=cpus,
-        generator_busy=busy,
-        generator_latency_share=executor.latency_share(min(max(cpus, busy), 1.0)),
-        generator_cpu_share=cpus / len(os.sched_getaffinity(0)),
-    )
-
-
 # The seconds after which a waiting thread gets the interpreter lock. Python's default of 5 ms would delay queries.
 SWITCH_INTERVAL = 0.0005
 
 
-def serve(connection: Connection, pools: Mapping[str, RequestPool], share: Share) -> None:
-    """Run blocks until the other end of the connection closes. `pools` has the requests by target.
+class Generator:
+    """The requests and channels of a generator process, which has one object of this class."""
 
-    This function first sends the names of the channel implementations. The function then receives blocks, sends
-    snapshots while a block runs, and sends the block's BlockResult when the block ends.
-    """
-    # Ctrl-C reaches all processes of the group, but only the parent process decides whether to stop.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    sys.setswitchinterval(SWITCH_INTERVAL)
-    DurationHistogram()  # computes the buckets before the measurement
-    settings = share.settings
-    channels: dict[str, list[Channel]] = {
-        address: [connect(address, settings.credentials) for _ in range(settings.channels)]
-        for address in dict.fromkeys(pool.address for pool in pools.values())
-    }
-    # No object that exists now is garbage, so the garbage collector need not scan these objects again.
-    gc.freeze()
-    with suppress(EOFError, OSError):
-        connection.send(", ".join(sorted({channel.name for each in channels.values() for channel in each})))
-        while True:
-            block = connection.recv()
-            pool = pools[block.target]
-            executor = executors.create(block, channels[pool.address], pool, share)
-            connection.send(run(executor, share.counts, connection.send))
-    for channel in itertools.chain(*channels.values()):
-        channel.close()
+    own: ClassVar["Generator"]
+
+    def __init__(self, pools: Mapping[str, RequestPool], share: Share) -> None:
+        """Connect this process to the servers. `pools` has the requests by target."""
+        # Ctrl-C reaches all processes of the group, but only the reporting process decides whether to stop.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        threading.Thread(target=_end_with_parent, daemon=True).start()
+        sys.setswitchinterval(SWITCH_INTERVAL)
+        self.channels: dict[str, list[Channel]] = {pool.address: [] for pool in pools.values()}
+        for address, channels in self.channels.items():
+            for _ in range(share.channels):
+                channels.append(connect(address, share.credentials))
+                atexit.register(channels[-1].close)
+        self._pools, self._share = pools, share
+        Generator.own = self
+        # No object that exists now is garbage, so the garbage collector need not scan these objects again.
+        gc.freeze()
+
+    def run(self, block: Block) -> BlockResult:
+        """Run this process's share of a block."""
+        pool, counts = self._pools[block.target], self._share.counts
+        executor = executors.create(block, self.channels[pool.address], pool, self._share)
+        cpu, wall, threads = time.process_time(), clock(), busy_seconds()
+        pacer = threading.Thread(target=executor.pace, name="pacer", daemon=True)
+        pacer.start()
+        while not executor.drained.wait(CHECK_INTERVAL):
+            executor.fold()
+            if counts.stopped:
+                executor.stop(early=True)
+                if not executor.drained.wait(STOP_GRACE):
+                    executor.abandon()
+            else:
+                executor.check_limits()
+                executor.give_up_lost_calls()
+        pacer.join()
+        seconds = max(clock() - wall, 1e-9)
+        spent = [after - threads.get(thread, 0.0) for thread, after in busy_seconds().items()]
+        busy = max(spent, default=0.0) / seconds
+        cpus = (time.process_time() - cpu) / seconds
+        return replace(
+            executor.result(),
+            generator_cpu=cpus,
+            generator_busy=busy,
+            generator_latency_share=executor.latency_share(min(max(cpus, busy), 1.0)),
+            generator_cpu_share=cpus / len(os.sched_getaffinity(0)),
+        )
+
+
+def _end_with_parent() -> None:
+    """End this process when the reporting process has ended, even if the reporting process was killed."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def _channel_names() -> set[str]:
+    return {channel.name for channels in Generator.own.channels.values() for channel in channels}
+
+
+def _run(block: Block) -> BlockResult:
+    return Generator.own.run(block)
 
 
 # A stop that is requested in this process reaches the generator processes within this many seconds.
@@ -127,105 +125,74 @@ POLL_INTERVAL = 0.1
 # The seconds between sending a block and the block's start, so that every process has received the block. If there is
 # only one process, the block starts at once.
 LEAD = 0.05
-START_TIMEOUT = 60.0 + CHECK_TIMEOUT
 
 
 class GeneratorProcesses:
     """A context manager that starts the generator processes. The method `run` runs a block on all processes.
 
     Example:
-        with GeneratorProcesses({"cnn": pool}, CallSettings(), processes=2, stop=threading.Event()) as generators:
+        with GeneratorProcesses({"cnn": pool}, scenario, Credentials(), stop=threading.Event()) as generators:
             result = generators.run(block, on_progress=print)
     """
 
     def __init__(
-        self, pools: Mapping[str, RequestPool], settings: CallSettings, processes: int, stop: threading.Event
+        self,
+        pools: Mapping[str, RequestPool],
+        scenario: Scenario,
+        credentials: Credentials,
+        stop: threading.Event,
     ) -> None:
         """Prepare the processes, which start and connect when the context opens. `pools` has the requests by target."""
         # The processes are spawned and not forked, because gRPC's threads do not survive a fork.
         context = multiprocessing.get_context("spawn")
-        self._counts = SharedCounts(context, processes)
-        self._stop = stop
-        self._connections: list[Connection] = []
-        self._processes: list[Any] = []
-        self._child_ends: list[Connection] = []
+        processes = scenario.generator_processes
+        self._counts, self._stop = SharedCounts(context, processes), stop
+        shares = [
+            Share(self._counts, number, processes, scenario.channels, scenario.deadline, credentials)
+            for number in range(processes)
+        ]
+        # With one executor for each process, every process gets its own share of each block.
+        self._processes = [ProcessPoolExecutor(1, context, Generator, (pools, share)) for share in shares]
         self.channel_names = ""  # The channel implementations that are in use, for the report.
-        for process in range(processes):
-            parent_end, child_end = context.Pipe()
-            arguments = (child_end, pools, Share(settings, self._counts, process, processes))
-            self._processes.append(
-                context.Process(target=serve, args=arguments, name=f"generator-{process}", daemon=True)
-            )
-            self._connections.append(parent_end)
-            self._child_ends.append(child_end)
 
     def __enter__(self) -> Self:
-        for process in self._processes:
-            process.start()
-        # Only the child process keeps the child's end of a connection open, so that a child's death closes the
-        # connection.
-        for child_end in self._child_ends:
-            child_end.close()
-        try:
-            names = {self._receive(process, START_TIMEOUT) for process in range(len(self))}
-        except BaseException:
-            self.__exit__()
-            raise
-        self.channel_names = ", ".join(sorted(names))
+        self.channel_names = ", ".join(sorted(set().union(*self._on_each(_channel_names))))
         return self
 
     def __exit__(self, *_: object) -> None:
-        for connection in self._connections:
-            connection.close()
+        self._counts.stop()
         for process in self._processes:
-            process.join(timeout=2.0)
-            if process.is_alive():
-                process.kill()
-                process.join()
+            process.shutdown()
 
-    def __len__(self) -> int:
-        return len(self._processes)
-
-    def run(self, block: Block, on_progress: Callable[[Snapshot], None]) -> BlockResult:
+    def run(self, block: Block, on_progress: Callable[[int], None]) -> BlockResult:
         """Run one block to its end, or until the stop event is set. Each process issues its share of the queries.
+
+        `on_progress` is called with the number of completed queries about ten times per second.
 
         Raises:
             LoadTestError: A process ended unexpectedly.
         """
         self._counts.reset()
-        block = replace(block, start=clock() + LEAD) if len(self) > 1 else block
-        for process, connection in enumerate(self._connections):
-            try:
-                connection.send(block)
-            except OSError as error:
-                raise self._process_ended(process) from error
-        results: dict[int, BlockResult] = {}
-        snapshots: dict[int, Snapshot] = {}
-        while len(results) < len(self):
-            if self._stop.is_set():
-                self._counts.stop()
-            running = [self._connections[process] for process in range(len(self)) if process not in results]
-            for ready in wait(running, POLL_INTERVAL):
-                process = self._connections.index(ready)  # type: ignore[arg-type]
-                message = self._receive(process)
-                if isinstance(message, BlockResult):
-                    results[process] = message
-                else:
-                    snapshots[process] = message
-                    on_progress(combined(Snapshot, list(snapshots.values())))
-        return BlockResult.from_processes([results[process] for process in range(len(self))], block.limits)
+        if len(self._processes) > 1:
+            block = replace(block, start=clock() + LEAD)
+        return BlockResult.from_processes(self._on_each(_run, block, on_progress=on_progress), block.limits)
 
-    def _receive(self, process: int, timeout: float | None = None) -> Any:
+    def _on_each(
+        self, work: Callable[..., Any], *arguments: Any, on_progress: Callable[[int], None] | None = None
+    ) -> list[Any]:
+        """Call a function in every process, and return the results. Raises LoadTestError if a process has ended."""
         try:
-            if timeout is not None and not self._connections[process].poll(timeout):
-                raise LoadTestError(f"a generator process was not ready within {timeout:g} s")
-            return self._connections[process].recv()
-        except (EOFError, OSError) as error:
-            raise self._process_ended(process) from error
-
-    def _process_ended(self, number: int) -> LoadTestError:
-        process = self._processes[number]
-        process.join(timeout=2.0)
-        return LoadTestError(
-            f"a generator process ended unexpectedly (exit code {process.exitcode}). Its output on stderr says why"
-        )
+            futures = running = [process.submit(work, *arguments) for process in self._processes]
+            while running:
+                done, pending = wait(running, POLL_INTERVAL, FIRST_COMPLETED)
+                _ = [future.result() for future in done]  # raises an exception if a process has ended
+                running = list(pending)
+                if self._stop.is_set():
+                    self._counts.stop()
+                if on_progress is not None:
+                    on_progress(self._counts.queries)
+        except BrokenProcessPool as error:
+            raise LoadTestError(
+                "a generator process ended unexpectedly. Its output on standard error may say why"
+            ) from error
+        return [future.result() for future in futures]

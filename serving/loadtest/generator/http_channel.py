@@ -39,13 +39,9 @@ def as_text(address: str, request: HttpRequest) -> bytes:
 
 
 def message_as_text(address: str, method: str, message: Message, deadline: float) -> bytes:
-    """Return a gRPC request as the text of the same request over HTTP.
+    """Return a gRPC request to ModelInfer or Classify as the text of the same request over HTTP.
 
-    Args:
-        address: the server's URL.
-        method: the full gRPC name of ModelInfer or Classify.
-        message: the request.
-        deadline: the call's deadline in seconds, which the request sends to the server.
+    `address` is the server's URL. The request tells the server its deadline in seconds.
     """
     return as_text(address, ROUTES[method].encode(message, round(deadline * 1e6)))
 

@@ -1,16 +1,13 @@
-"""Defines the messages in pipes and the counts in shared memory that the processes of a load test exchange."""
+"""Defines what the processes of a load test exchange: requests, blocks, and counts in shared memory."""
 
 import ctypes
 from dataclasses import dataclass, field
 from multiprocessing.context import BaseContext
 from typing import Any
 
-import numpy as np
-
 from hangtag.protos import methods
 from hangtag.serving.credentials import Credentials
 from hangtag.serving.loadtest.plan.load import Limits, Load
-from hangtag.serving.loadtest.record import unstored
 
 INFER, CLASSIFY = methods.MODEL_INFER, methods.CLASSIFY
 
@@ -25,54 +22,16 @@ class RequestPool:
 
 
 @dataclass(frozen=True)
-class CallSettings:
-    """The settings of calls: connections per process and server, each call's deadline in seconds, and credentials.
-
-    A call that has not ended `lost_after` seconds after its deadline is lost. If an overloaded server cuts a
-    connection, gRPC's core (grpcio 1.85) sometimes never reports the end of the connection's calls.
-    """
-
-    channels: int = 1
-    deadline: float = 10.0
-    credentials: Credentials = field(default_factory=Credentials)
-    lost_after: float = 5.0
-
-
-@dataclass(frozen=True)
 class Block:
-    """A part of a run: queries to one target under one load, without a pause.
-
-    Attributes:
-        target: The target's name.
-        load: The load.
-        limits: The limits at which the block ends.
-        warm_up: The seconds before measuring starts.
-        seed: The test's seed.
-        round: A number that distinguishes the schedules of blocks with the same seed.
-        start: The time at which the block starts, on the monotonic clock that all processes of a machine share; 0 for
-            now.
-    """
+    """A part of a run: queries to one target under one load, without a pause."""
 
     target: str
     load: Load
     limits: Limits
-    warm_up: float
+    warm_up: float  # The seconds before measuring starts.
     seed: int
-    round: int
-    start: float = 0.0
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """The progress of a block: the failed queries so far, the answers per second, and the percentiles of the latency.
-
-    For several processes, each percentile is the largest among the processes.
-    """
-
-    failed: int = unstored(combine=sum)
-    rate: float = unstored(combine=sum)
-    p50: float = unstored(combine=np.fmax.reduce)  # NaN before the first answer
-    p99: float = unstored(combine=np.fmax.reduce)
+    round: int  # Distinguishes the schedules of blocks with the same seed.
+    start: float = 0.0  # On the monotonic clock that all processes of a machine share; 0 for now.
 
 
 class SharedCounts:
@@ -97,6 +56,11 @@ class SharedCounts:
     def update(self, process: int, queries: int) -> int:
         """Set the number of queries that process number `process` has completed, and return the sum over all."""
         self._counts[process] = queries
+        return self.queries
+
+    @property
+    def queries(self) -> int:
+        """The number of queries of the current block that all processes together have completed."""
         return sum(self._counts)
 
     @property
@@ -121,9 +85,16 @@ class SharedCounts:
 
 @dataclass(frozen=True)
 class Share:
-    """The settings of calls, and the share of one process: number `process` of `processes`."""
+    """The share of one process, number `process` of `processes`, in each block, and the settings of its calls.
 
-    settings: CallSettings
+    A call that has not ended `lost_after` seconds after its deadline is lost. If an overloaded server cuts a
+    connection, gRPC's core (grpcio 1.85) sometimes never reports the end of the connection's calls.
+    """
+
     counts: SharedCounts
-    process: int
-    processes: int
+    process: int = 0
+    processes: int = 1
+    channels: int = 1  # Connections to each server.
+    deadline: float = 10.0  # Seconds.
+    credentials: Credentials = field(default_factory=Credentials)
+    lost_after: float = 5.0

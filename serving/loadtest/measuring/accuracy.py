@@ -3,8 +3,6 @@
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,73 +12,12 @@ from hangtag.protos import classifier_pb2, tensors
 from hangtag.protos import inference_pb2 as pb
 from hangtag.serving.connection.errors import reading
 from hangtag.serving.loadtest.errors import LoadTestError
-from hangtag.serving.loadtest.record import shown, stored, unstored
 from hangtag.serving.loadtest.samples.library import SampleLibrary
-from hangtag.serving.loadtest.statistics.intervals import Interval, wilson
-from hangtag.serving.loadtest.sut import Probe
+from hangtag.serving.loadtest.statistics.intervals import Accuracy
+from hangtag.serving.loadtest.sut import Probe, number_in
 
 IN_FLIGHT = 8
 BATCH_SIZE = 50
-# LoadGen's rule is that a system's results are valid only if the system reaches 99 % of the reference accuracy.
-REFERENCE_SHARE = 0.99
-
-
-@dataclass(frozen=True)
-class Accuracy:
-    """The accuracy over all labelled samples, each sent once. `low` and `high` are the ends of the accuracy's 95 %
-    interval."""
-
-    correct: int = stored()
-    total: int = stored()
-    expected: float | None = stored("The accuracy on the test set that the model's file records.", default=None)
-    comparable: bool = stored(
-        "Whether the samples are the test set of the model's file, so that a lower accuracy makes runs INVALID.",
-        default=False,
-    )
-    # For each sample, whether it was classified correctly [samples].
-    right: Any = unstored(default=None, repr=False, compare=False)
-
-    @shown("accuracy")
-    def share(self) -> float:
-        """The accuracy, between 0 and 1."""
-        return self.correct / self.total
-
-    @shown()
-    def low(self) -> float:
-        """The lower end of the 95 % confidence interval of the accuracy for all images of this kind."""
-        return self.interval.low
-
-    @shown()
-    def high(self) -> float:
-        """The upper end of the 95 % confidence interval of the accuracy for all images of this kind."""
-        return self.interval.high
-
-    @property
-    def interval(self) -> Interval:
-        """The accuracy with its 95 % confidence interval for all images of this kind."""
-        return wilson(self.correct, self.total)
-
-    @property
-    def invalid(self) -> str | None:
-        """The reason why runs of this target are INVALID; None if they are not.
-
-        If the accuracy is too low, the answers are wrong, and their speed says nothing about the model. A few samples
-        may be misclassified by chance, so the runs are INVALID only if the whole interval is below the expected
-        accuracy.
-        """
-        if self.expected is None or not self.comparable or self.interval.high >= REFERENCE_SHARE * self.expected:
-            return None
-        return (
-            f"its accuracy is too low: the server classifies {self.share:.2%} of {self.total:,} samples correctly, but "
-            f"the model's file records {self.expected:.2%} for the same samples"
-        )
-
-    @property
-    def note(self) -> str:
-        """A note if the model's file records an accuracy for other samples, which cannot be compared; else empty."""
-        if self.expected is None or self.comparable:
-            return ""
-        return f"The model's file records {self.expected:.2%} for other samples, so the two figures are not compared."
 
 
 def measure(
@@ -130,8 +67,9 @@ def measure(
             on_progress(f"{target.name}, accuracy: {done:,} of {len(labels):,} samples, {share}")
     if stop.is_set():
         return None
-    comparable = description.data_digest in library.samples.data_digests
-    return Accuracy(int(np.count_nonzero(right)), len(labels), description.expected_accuracy, comparable, right)
+    expected = number_in(description.parameters, "hangtag.test_accuracy", float)
+    comparable = description.parameters.get("hangtag.data_digest", "") in library.samples.data_digests
+    return Accuracy(int(np.count_nonzero(right)), len(labels), expected, comparable, right)
 
 
 def _classes_of_classify(response: classifier_pb2.ClassifyResponse, name: str) -> npt.NDArray[np.int64]:

@@ -4,9 +4,10 @@ Before and after each block, the session reads the servers' counters of queries.
 restarted, and whether several servers share one address.
 """
 
+import math
 import os
 import threading
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from statistics import fmean
@@ -17,7 +18,7 @@ from hangtag.serving.loadtest import units
 from hangtag.serving.loadtest.generator.block_result import OK, BlockResult
 from hangtag.serving.loadtest.generator.channels import clock
 from hangtag.serving.loadtest.generator.generator_process import GeneratorProcesses
-from hangtag.serving.loadtest.generator.process_messages import Block, Snapshot
+from hangtag.serving.loadtest.generator.process_messages import Block
 from hangtag.serving.loadtest.machine_check import OtherPrograms
 from hangtag.serving.loadtest.measuring.measured_run import Run
 from hangtag.serving.loadtest.plan.load import Load, random_generator, sort_key
@@ -29,12 +30,11 @@ ReadCounters = Callable[[str], ServerTimings | None]
 # When the counters are read, a server has counted at least this share of its answers. A server may send its last
 # answers before counting them.
 COUNTED_SHARE = 0.9
-# If a server was unreachable, and its counters lack at least this many answered queries, the server has restarted.
-UNCOUNTED = 16
-UNREACHABLE = "UNAVAILABLE"
-WARM_UP = "warm-up"  # replaces the status of a warm-up query, because such a status is not recorded
-# If the counters do not match the queries, the session reads the counters this many times again, to find out whether
-# several servers answer.
+# A server may also have counted this many queries of other clients.
+OTHERS = 16
+UNREACHABLE, WARM_UP = "UNAVAILABLE", "warm-up"  # The status of a warm-up query is not recorded.
+# If the counters do not match the queries, they are read this many times again, to find out whether several servers
+# answer.
 MORE_READINGS = 16
 
 
@@ -48,45 +48,28 @@ class ServerCounts:
 
     def __init__(self, read: ReadCounters) -> None:
         self.counted_in_part: set[str] = set()
+        self.restarted: set[tuple[Load, str]] = set()
         self._read = read
-        self._known_before = False  # Whether the counters were read when the current block began.
-        # Target -> the counters at the last reading, and the statuses of the target's queries since then.
-        self._last: dict[str, tuple[ServerTimings | None, Counter[str]]] = {}
-        self._restarted: set[tuple[Load, str]] = set()
+        self._last: dict[str, ServerTimings] = {}
+        # Target -> the statuses of the queries that have ended since the last successful reading.
+        self._ended = defaultdict[str, Counter[str]](Counter)
 
-    def begin(self, block: Block) -> None:
-        """Read the counters before a block."""
-        self._known_before, _ = self._update(block, Counter())
+    def update(self, block: Block, statuses: Counter[str]) -> ServerTimings | None:
+        """Read the counters of a block's target, and return their growth since the previous call; None if unknown.
 
-    def end(self, block: Block, result: BlockResult) -> ServerTimings | None:
-        """Read the counters after a block, and return their growth during the block; None if unknown."""
-        _, counted = self._update(block, result.statuses + Counter({WARM_UP: result.warm_up_queries}))
-        # If the counters could not be read at the block's start, `counted` covers more than the block.
-        return counted if self._known_before else None
-
-    def restarted(self, load: Load, target: str) -> bool:
-        """Return whether the server or the model restarted while the target was measured under this load."""
-        return (load, target) in self._restarted and target not in self.counted_in_part
-
-    def _update(self, block: Block, statuses: Counter[str]) -> tuple[bool, ServerTimings | None]:
-        """Read the counters of the block's target. `statuses` are the statuses of the queries since the previous call.
-
-        If the server is unreachable, the counters are not read. The next reading is compared with the last counters
-        that were read.
-
-        Returns:
-            Whether the counters were read, and the counters' growth since the previous reading; the growth is None if
-            unknown.
+        `statuses` are the statuses of the target's queries since the previous call.
         """
         target = block.target
-        last, ended = self._last.get(target, (None, Counter()))
-        ended = ended + statuses
+        last, ended = self._last.get(target), self._ended[target]
+        is_current = not ended  # Otherwise the previous reading failed, and the growth covers several blocks.
+        ended.update(statuses)
         counters = None if target in self.counted_in_part else self._read(target)
         if counters is None:
-            self._last[target] = last, ended
-            return False, None
-        counted = None if last is None else counters.since(last)
-        if last is not None and not _fits(counted, ended):
+            return None
+        growth = counters.since(last) if last else None
+        few = COUNTED_SHARE * ended[OK]
+        many = ended.total() / COUNTED_SHARE + OTHERS if ended else math.inf
+        if last and (growth is None or not few <= growth.count <= many):
             for _ in range(MORE_READINGS):
                 again = self._read(target)
                 if again is None:
@@ -94,35 +77,19 @@ class ServerCounts:
                 # If the counters fall from one reading to the next, two servers answered.
                 if again.since(counters) is None:
                     self.counted_in_part.add(target)
-                    return True, None
+                    return None
                 counters = again
-            counted = counters.since(last)
+            growth = counters.since(last)
             # If the counters include every query, the server was late, or also counted queries of other clients.
-            if counted is None or _lacks(counted, ended):
-                if counted is None or ended[UNREACHABLE]:
-                    self._restarted.add((block.load, target))
+            if growth is None or growth.count < few:
+                if growth is None or ended[UNREACHABLE]:
+                    self.restarted.add((block.load, target))
                 else:
                     self.counted_in_part.add(target)
-                counted = None
-        self._last[target] = counters, Counter()
-        return True, counted
-
-
-def _fits(counted: ServerTimings | None, ended: Counter[str]) -> bool:
-    """Return whether the server's count of queries is close to the number of queries that ended.
-
-    If no query ended, the server may have counted queries of another target.
-    """
-    if counted is None or _lacks(counted, ended):
-        return False
-    return not ended or counted.count <= ended.total() / COUNTED_SHARE + UNCOUNTED
-
-
-def _lacks(counted: ServerTimings, ended: Counter[str]) -> bool:
-    """Return whether the server has counted too few of the queries that it answered."""
-    answered = ended[OK]
-    few = counted.count < COUNTED_SHARE * answered
-    return few or (bool(ended[UNREACHABLE]) and answered - counted.count > UNCOUNTED)
+                growth = None
+        self._last[target] = counters
+        ended.clear()
+        return growth if is_current else None
 
 
 def interleaved(scenario: Scenario, loads: Iterable[Load]) -> Iterator[Block]:
@@ -176,8 +143,7 @@ class Session:
     def run(self) -> tuple[Run, ...]:
         """Run the closed loops, then the open loops, and return the runs. After a stop, return the runs so far.
 
-        Raises:
-            LoadTestError: A generator process failed.
+        Raises LoadTestError if a generator process failed.
         """
         scenario = self._scenario
         # The rate may be unknown yet, but the number of the open loops is known.
@@ -198,20 +164,17 @@ class Session:
     def run_block(self, block: Block) -> BlockResult:
         """Run one block, and return its result with the server's counts. The session does not store this result.
 
-        Raises:
-            LoadTestError: A generator process failed.
+        Raises LoadTestError if a generator process failed.
         """
 
-        def report(now: Snapshot) -> None:
-            rate, p50, p99 = units.three_digits(now.rate), units.duration(now.p50), units.duration(now.p99)
-            left = self._seconds_ahead + max(began + self._block_seconds - clock(), 0.0)
-            self._on_progress(
-                f"{block.target}, {block.load}: {rate} calls/s, p50 {p50}, p99 {p99}, {now.failed:,} errors; "
-                f"{left:.0f} s left"
-            )
+        def report(queries: int) -> None:
+            elapsed = clock() - began
+            rate = units.three_digits(queries / max(elapsed - block.warm_up, 1e-9))
+            left = self._seconds_ahead + max(self._block_seconds - elapsed, 0.0)
+            self._on_progress(f"{block.target}, {block.load}: {rate} calls/s; {left:.0f} s left")
 
         self._seconds_ahead = max(self._seconds_ahead - self._block_seconds, 0.0)
-        self._counts.begin(block)
+        self._counts.update(block, Counter())
         began = clock()
         psutil.cpu_percent(percpu=True)  # starts the interval that the next call measures
         others = OtherPrograms(target.address for target in self._scenario.targets if target.is_loopback)
@@ -221,11 +184,9 @@ class Session:
         usable = os.sched_getaffinity(0) if self._scenario.is_loopback else ()
         percents = [share for cpu, share in enumerate(psutil.cpu_percent(percpu=True)) if cpu in usable]
         busy = fmean(percents) / 100 if percents else 0.0
-        counted = self._counts.end(block, result)
+        counted = self._counts.update(block, result.statuses + Counter({WARM_UP: result.warm_up_queries}))
         measuring_began = began - self._began + block.warm_up
-        timeline = tuple(
-            replace(time_slice, start=measuring_began + time_slice.start) for time_slice in result.timeline
-        )
+        timeline = tuple(replace(each, start=measuring_began + each.start) for each in result.timeline)
         return replace(result, timeline=timeline, server=counted, cpus_busy=busy, others_cpu_share=others_share)
 
     def as_run(self, target: str, load: Load, blocks: list[BlockResult], planned_blocks: int) -> Run:
@@ -243,24 +204,20 @@ class Session:
             percentile=self._scenario.percentile,
             target_latency=self._scenario.target_latency,
             judged=self._scenario.judged,
-            restarted=self._counts.restarted(load, target),
+            restarted=(load, target) in self._counts.restarted and not counted_in_part,
             counted_in_part=counted_in_part,
         )
 
     def runs(self) -> tuple[Run, ...]:
         """Return the results so far, sorted by load and then by target."""
-
-        def position(key: tuple[Load, str]) -> tuple[tuple[bool, float], int]:
-            return sort_key(key[0]), self._scenario.names.index(key[1])
-
         return tuple(
-            self.as_run(target, load, self._results[load, target], self._scenario.blocks)
-            for load, target in sorted(self._results, key=position)
+            self.as_run(target, load, blocks, self._scenario.blocks)
+            for load in sorted({load for load, _ in self._results}, key=sort_key)
+            for target in self._scenario.names
+            if (blocks := self._results.get((load, target)))
         )
 
     def peaks(self) -> dict[str, float]:
         """Return the highest throughput of each target so far, in queries per second."""
-        peaks: dict[str, float] = {}
-        for run in self.runs():
-            peaks[run.target] = max(peaks.get(run.target, 0.0), run.throughput)
-        return peaks
+        runs = self.runs()
+        return {run.target: max(each.throughput for each in runs if each.target == run.target) for run in runs}

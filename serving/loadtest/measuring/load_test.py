@@ -12,16 +12,15 @@ from hangtag.serving.credentials import Credentials
 from hangtag.serving.loadtest import machine_check
 from hangtag.serving.loadtest.errors import LoadTestError
 from hangtag.serving.loadtest.generator.generator_process import GeneratorProcesses
-from hangtag.serving.loadtest.generator.process_messages import CallSettings
+from hangtag.serving.loadtest.generator.process_messages import RequestPool
 from hangtag.serving.loadtest.measuring import peaks
-from hangtag.serving.loadtest.measuring.accuracy import Accuracy
 from hangtag.serving.loadtest.measuring.accuracy import measure as measure_accuracy
 from hangtag.serving.loadtest.measuring.interleaving import Session
 from hangtag.serving.loadtest.measuring.results import Results
 from hangtag.serving.loadtest.plan.scenario import Scenario
 from hangtag.serving.loadtest.samples.library import load
 from hangtag.serving.loadtest.statistics.server_timings import ServerTimings
-from hangtag.serving.loadtest.sut import open_probes
+from hangtag.serving.loadtest.sut import Description, open_probes
 
 OnProgress = Callable[[str], None]
 
@@ -43,7 +42,7 @@ def measure(
         credentials: The TLS files and the token for all servers.
         stop: An event that ends the test early. An interrupted test returns the results so far.
         on_progress: A function that is called several times per second with a text about the progress.
-        samples: The samples to send: a folder, a CSV file or an .npz file; None for random values.
+        samples: A folder, a CSV file or an .npz file with the samples to send; None for random values.
         accuracy: Whether to measure the accuracy before the load.
         command: The command line, for the report.
 
@@ -57,31 +56,28 @@ def measure(
         print(results.runs[0].throughput)
     """
     started, start = datetime.now(UTC), time.monotonic()
+    targets: dict[str, Description] = {}
+    pools: dict[str, RequestPool] = {}
     with open_probes(scenario.targets, credentials) as probes:
-        descriptions = {target.name: probes[target.name].describe(target) for target in scenario.targets}
-        libraries = [load(description, scenario, samples) for description in descriptions.values()]
+        libraries = [load(probes[target.name].describe(target), scenario, samples) for target in scenario.targets]
         # Each target is called once before any load, so that a refused request is reported in one error message and not
         # as hundreds of failed calls.
         for library in libraries:
-            target, source = library.description.target, library.samples.source
-            response = probes[target.name].call(target, library.method, library.requests[0], scenario.deadline)
+            target, name = library.description.target, library.description.name
+            response = probes[name].call(target, library.method, library.requests[0], scenario.deadline)
             answering = response.model_version
             if target.version and answering not in ("", target.version):
                 raise LoadTestError(f"version {answering} answered {target}, so the server ignores version numbers.")
-            descriptions[target.name] = replace(library.description, answering_version=answering, samples=source)
-        accuracies: dict[str, Accuracy] = {}
+            targets[name] = replace(library.description, answering_version=answering, samples=library.samples.source)
+            pools[name] = library.request_pool(scenario.deadline)
         for library in libraries if accuracy else ():
             name = library.description.name
             measured = measure_accuracy(library, probes[name], scenario.deadline, stop, on_progress)
-            if measured is not None:
-                accuracies[name] = measured
-        pools = {library.description.name: library.request_pool(scenario.deadline) for library in libraries}
-        settings = CallSettings(scenario.channels, scenario.deadline, credentials)
-        with GeneratorProcesses(pools, settings, scenario.generator_processes, stop) as generators:
+            targets[name] = replace(targets[name], accuracy=measured)
+        with GeneratorProcesses(pools, scenario, credentials, stop) as generators:
 
             def read_counters(name: str) -> ServerTimings | None:
-                description = descriptions[name]
-                return probes[name].statistics(description.target) if description.statistics else None
+                return probes[name].statistics(targets[name].target) if targets[name].statistics else None
 
             session = Session(scenario, generators, stop, on_progress, read_counters)
             runs = session.run()
@@ -89,8 +85,8 @@ def measure(
         runs += tuple(peak.confirmation for peak in target_peaks if peak.confirmation is not None)
     generator = f"{counted(scenario.generator_processes, 'process', 'processes')} on {generators.channel_names}"
     return Results(
+        targets=tuple(targets.values()),
         scenario=scenario,
-        descriptions=descriptions,
         runs=runs,
         interrupted=stop.is_set(),
         started=started.isoformat(timespec="seconds"),
@@ -98,5 +94,4 @@ def measure(
         command=command,
         environment=machine_check.describe() | {"generator": generator},
         peaks=target_peaks,
-        accuracies=accuracies,
     )

@@ -16,12 +16,11 @@ DELAYED_SHARE = 0.05
 # If the generator takes more than this share of a closed loop's latency, the latency says more about the generator than
 # about the server.
 LATENCY_SHARE = 0.5
-# If the share exceeds this smaller limit, the report has a note. The generator's time is part of both targets'
-# latencies, so the ratio of the latencies looks closer to 1.
+# Above this smaller limit, the report has a note. The generator's time is part of both targets' latencies, so the ratio
+# of the latencies looks closer to 1.
 NOTED_LATENCY_SHARE = 0.2
-# A generator process that uses more than this share of a CPU is almost saturated, because Python computes on one CPU at
-# a time. A generator process is also almost saturated if its busiest thread computes, or waits for a CPU, for more than
-# this share of the time.
+# A generator process is almost saturated if it uses more than this share of a CPU, because Python computes on one CPU
+# at a time, or if its busiest thread computes, or waits for a CPU, for more than this share of the time.
 BUSY_GENERATOR = 0.9
 # If the CPUs are busy for this share of the time, a generator on the server's machine takes CPU time that the server
 # needs.
@@ -127,13 +126,10 @@ class Run:
         total = self.total
         if not isinstance(self.load, OpenLoop):
             return ""
-        late, p50, p99 = map(
-            units.duration,
-            (total.lateness.percentile(99), total.service_time.percentile(50), total.service_time.percentile(99)),
-        )
+        p50, p99 = (units.duration(total.service_time.percentile(q)) for q in (50, 99))
         return (
-            f"sent up to {late} late (p99), {total.delayed_queries:,} of {total.queries:,} delayed; "
-            f"service time p50 {p50}, p99 {p99}"
+            f"sent up to {units.duration(total.lateness.percentile(99))} late (p99), {total.delayed_queries:,} of "
+            f"{total.queries:,} delayed; service time p50 {p50}, p99 {p99}"
         )
 
     @shown()
@@ -188,16 +184,14 @@ class Run:
     @property
     def generator_limited(self) -> bool:
         """Whether the generator, rather than the server, limited the throughput of a closed loop."""
-        if not isinstance(self.load, ClosedLoop):
-            return False
-        return max(self.total.generator_cpu, self.total.generator_busy) > BUSY_GENERATOR
+        busy = max(self.total.generator_cpu, self.total.generator_busy)
+        return isinstance(self.load, ClosedLoop) and busy > BUSY_GENERATOR
 
     @property
     def generator_slows_server(self) -> bool:
         """Whether the generator of a closed loop took CPU time that a server on the same machine would have used."""
-        if not isinstance(self.load, ClosedLoop):
-            return False
-        return self.total.cpus_busy >= BUSY_CPUS and self.total.generator_cpu_share >= SMALL_CPU_SHARE
+        are_short = self.total.cpus_busy >= BUSY_CPUS and self.total.generator_cpu_share >= SMALL_CPU_SHARE
+        return isinstance(self.load, ClosedLoop) and are_short
 
     @shown()
     def limited_by_generator(self) -> bool:
@@ -213,7 +207,7 @@ class Run:
         if self.target_latency is None or allowed < 0:
             return None
         latency = self.total.latency
-        return int(latency.counts[latency.values() > self.target_latency].sum()) + self.total.failed <= allowed
+        return int(latency.counts[latency.values > self.target_latency].sum()) + self.total.failed <= allowed
 
     @property
     def keeps_bound(self) -> bool:
@@ -228,7 +222,7 @@ class Run:
         if allowed < 0:
             return None
         above = counts.sum() - np.cumsum(counts)
-        return float(self.total.latency.values()[np.argmax(above <= allowed)])
+        return float(self.total.latency.values[np.argmax(above <= allowed)])
 
     @property
     def verdict(self) -> str:

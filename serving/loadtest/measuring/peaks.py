@@ -35,7 +35,7 @@ class PeakSearch:
         self._low: float | None = None  # The highest rate that met the target latency.
         self._high: float | None = None  # The lowest rate that missed the target latency.
         self._confirming = False
-        self._near_edge = False  # Whether a second run failed at a rate, so that the peak is just below the rate.
+        self._step = 2.0  # The factor between rates until one rate has met the target latency and another missed it.
         self.rate: float | None = _three_digits(min(max(first, self._lowest), MAX_RATE))
         self.peak: float | None = None
 
@@ -43,12 +43,8 @@ class PeakSearch:
         """Record whether the run at `rate` met the target latency, and choose the next `rate`.
 
         When the search ends, `rate` becomes None. If even the lowest rate missed the target latency, `peak` stays None.
-
-        Raises:
-            ValueError: The search has already ended.
         """
-        if self.rate is None:
-            raise ValueError("the search has ended")
+        assert self.rate is not None
         if self._confirming and kept:
             self.peak, self.rate = self.rate, None
             return
@@ -56,29 +52,23 @@ class PeakSearch:
             self._low = self.rate
         else:
             self._high = self.rate
-            if self._confirming:
-                self._low, self._confirming, self._near_edge = None, False, True
+        if self._confirming:  # The peak is just below this rate.
+            self._low, self._confirming, self._step = None, False, PRECISION
         self.rate = self._next()
 
     def _next(self) -> float | None:
         if self._high is None:
             assert self._low is not None
-            if self._low >= MAX_RATE:
-                return self._confirm(self._low)
+            self._confirming = self._low >= MAX_RATE
             return min(_three_digits(2 * self._low), float(MAX_RATE))
         if self._low is None:
             if self._high <= self._lowest:
                 return None
-            lower = _three_digits(self._high / (PRECISION if self._near_edge else 2.0))
+            lower = _three_digits(self._high / self._step)
             return max(lower if lower < self._high else self._high / 2, self._lowest)
         middle = _three_digits(math.sqrt(self._low * self._high))
-        if self._high / self._low <= PRECISION or not self._low < middle < self._high:
-            return self._confirm(self._low)
-        return middle
-
-    def _confirm(self, rate: float) -> float:
-        self._confirming = True
-        return rate
+        self._confirming = self._high / self._low <= PRECISION or not self._low < middle < self._high
+        return self._low if self._confirming else middle
 
 
 def _three_digits(rate: float) -> float:
@@ -112,25 +102,22 @@ class Peak:
     @shown()
     def sentence(self) -> str:
         """The peak in a sentence, for example "cnn keeps p99 within 10.0 ms up to 1,450 calls/s."."""
-        last = self.steps[-1]
+        last, lowest = self.steps[-1], _rate(self.steps[-1])
         assert last.target_latency is not None
         bound = f"p{last.percentile:g} within {units.duration(last.target_latency)}"
         if not self.ended:
             return f"{self.target}: the search was stopped before it knew the highest rate with {bound}."
-        if self.rate is None and last.keeps_target is None:
+        if self.rate is not None:
+            limited = " (the server's peak may be higher, but the generator could not send more queries)"
+            rate = f"{units.three_digits(self.rate)} calls/s{limited * self.limited_by_generator}"
+            return f"{self.target} keeps {bound} up to {rate}."
+        if last.keeps_target is None:
             return f"{self.target}: no run was long enough to decide about {bound}."
-        lowest = _rate(last)
-        if self.rate is None and self.limited_by_generator:
+        if self.limited_by_generator:
             late = f"the generator could not keep up even at {units.three_digits(lowest)} calls/s"
             return f"{self.target}: the highest rate with {bound} is unknown, because {late}."
-        if self.rate is None:
-            limit = f" of {units.three_digits(lowest)} calls/s or more (lower rates need a longer --max-duration)"
-            return f"{self.target} does not keep {bound} at any rate{limit * (lowest > LOWEST_RATE)}."
-        limited = (
-            " (the server's peak may be higher, but the generator could not send more queries)"
-            * self.limited_by_generator
-        )
-        return f"{self.target} keeps {bound} up to {units.three_digits(self.rate)} calls/s{limited}."
+        limit = f" of {units.three_digits(lowest)} calls/s or more (lower rates need a longer --max-duration)"
+        return f"{self.target} does not keep {bound} at any rate{limit * (lowest > LOWEST_RATE)}."
 
     @property
     def confirmation(self) -> Run | None:

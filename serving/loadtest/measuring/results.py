@@ -5,27 +5,20 @@ from functools import cached_property
 
 from hangtag.serving.loadtest import units
 from hangtag.serving.loadtest.machine_check import SHORTEST
-from hangtag.serving.loadtest.measuring.accuracy import Accuracy
 from hangtag.serving.loadtest.measuring.measured_run import Run
 from hangtag.serving.loadtest.measuring.peaks import Peak
 from hangtag.serving.loadtest.plan.load import Load, sort_key
 from hangtag.serving.loadtest.plan.scenario import Scenario
-from hangtag.serving.loadtest.record import extended, shown, stored, unstored
+from hangtag.serving.loadtest.record import shown, stored
+from hangtag.serving.loadtest.statistics.intervals import Accuracy
 from hangtag.serving.loadtest.sut import Description, Server
-
-
-@dataclass(frozen=True)
-class TargetResults(Description):
-    """A target, as its server describes it. A field is empty or null if the server does not report it."""
-
-    accuracy: Accuracy | None = stored(default=None)
 
 
 @dataclass(frozen=True)
 class Results:
     """Everything that a load test measured, with the circumstances of the test."""
 
-    descriptions: dict[str, Description] = unstored()  # Target -> the server's description of it.
+    targets: tuple[Description, ...] = stored("The targets, in the order of the command line.")
     scenario: Scenario = stored("Every setting, including defaults.")
     runs: tuple[Run, ...] = stored("The runs, sorted by load and then by target.")
     interrupted: bool = stored()
@@ -34,15 +27,6 @@ class Results:
     command: str = stored()
     environment: dict[str, str] = stored(default_factory=dict)
     peaks: tuple[Peak, ...] = stored(default=())
-    accuracies: dict[str, Accuracy] = unstored(default_factory=dict)  # Target -> its accuracy.
-
-    @shown()
-    def targets(self) -> tuple[TargetResults, ...]:
-        """The targets, in the order of the command line."""
-        accuracies = self.accuracies
-        return tuple(
-            extended(TargetResults, each, accuracy=accuracies.get(name)) for name, each in self.descriptions.items()
-        )
 
     @shown()
     def server(self) -> Server:
@@ -52,7 +36,12 @@ class Results:
     @shown()
     def samples(self) -> dict[str, str]:
         """The source of the samples of each target."""
-        return {name: description.samples for name, description in self.descriptions.items()}
+        return {target.name: target.samples for target in self.targets}
+
+    @property
+    def accuracies(self) -> dict[str, Accuracy]:
+        """The accuracy of each target whose accuracy was measured."""
+        return {target.name: target.accuracy for target in self.targets if target.accuracy is not None}
 
     @cached_property
     def loads(self) -> tuple[Load, ...]:

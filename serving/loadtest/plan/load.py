@@ -110,14 +110,7 @@ def planned_send_times(load: OpenLoop, limits: Limits, warm_up: float, random: n
     have equal gaps. The schedule ends once both minima of `limits` are reached, measured from the end of the warm-up,
     or just before a maximum would be exceeded.
 
-    Args:
-        load: The request rate and the kind of arrivals.
-        limits: The block's limits.
-        warm_up: The duration of the warm-up in seconds.
-        random: The source of the gaps.
-
-    Returns:
-        Ascending times [queries] in seconds from the block's start.
+    Returns ascending times [queries] in seconds from the block's start.
     """
     expected, before = load.rate * (warm_up + limits.min_duration), load.rate * warm_up
     # In practice, a Poisson count never exceeds its mean by more than ten standard deviations plus ten.

@@ -13,21 +13,13 @@ _UNIX = ("unix:", "unix-abstract:")
 
 @dataclass(frozen=True)
 class Target:
-    """A model on a server, in a given version or in the version that serves by default. Raises ValueError.
+    """A model on a server. Raises ValueError."""
 
-    Attributes:
-        name: The name in reports.
-        model: The model's name on the server.
-        address: HOST:PORT, an address for one of gRPC's name resolvers, or a URL for HTTP.
-        method: `infer` to call the Open Inference Protocol's ModelInfer, or `classify` to call hangtag's Classify.
-        version: The model version that every request names; empty for the version that serves by default.
-    """
-
-    name: str
-    model: str
-    address: str = server_address.DEFAULT
-    method: Method = "infer"
-    version: str = ""
+    name: str  # The name in reports.
+    model: str  # The model's name on the server.
+    address: str = server_address.DEFAULT  # HOST:PORT, an address for one of gRPC's name resolvers, or a URL for HTTP.
+    method: Method = "infer"  # The Open Inference Protocol's ModelInfer, or hangtag's Classify.
+    version: str = ""  # The model version that every request names; empty for the version that serves by default.
 
     def __post_init__(self) -> None:
         for attribute in ("name", "model", "address"):

@@ -12,7 +12,7 @@ from hangtag.page.drawing import BAD, draw_front, drawing, latency_axis, plain_l
 from hangtag.page.label_placement import Label, place
 from hangtag.page.series import Look
 from hangtag.serving.loadtest.measuring.measured_run import Run
-from hangtag.serving.loadtest.plan.load import ClosedLoop, OpenLoop
+from hangtag.serving.loadtest.plan.load import OpenLoop
 from hangtag.serving.loadtest.statistics.duration_histogram import DurationHistogram
 from hangtag.serving.loadtest.statistics.intervals import Interval
 
@@ -30,21 +30,13 @@ _LOG_AXIS_RATIO = 5.0
 
 @dataclass(frozen=True)
 class ModelPoint:
-    """A target in the picture of accuracy against latency.
-
-    Attributes:
-        target: The target's name.
-        accuracy: The accuracy, between 0 and 1.
-        latency: The latency in seconds.
-        beaten: Whether another target is shown to be more accurate and is no slower, or faster and no less accurate.
-        file_bytes: The size of the model's file, if known.
-    """
+    """A target in the picture of accuracy against latency."""
 
     target: str
-    accuracy: Interval
-    latency: Interval
-    beaten: bool = False
-    file_bytes: int | None = None
+    accuracy: Interval  # Between 0 and 1.
+    latency: Interval  # In seconds.
+    beaten: bool = False  # Whether another target is shown to be better in one figure, and is not worse in the other.
+    file_bytes: int = 0  # The size of the model's file; 0 if unknown.
 
 
 def latency_range(runs: Iterable[Run]) -> Range:
@@ -61,20 +53,16 @@ def accuracy_and_latency(choices: Sequence[ModelPoint], looks: Looks) -> str:
     with drawing("pareto", "Accuracy against latency") as picture:
         axes = picture.axes
         labels = []
-        largest = max((choice.file_bytes or 0 for choice in choices), default=0)
-        for choice in sorted(
-            choices, key=lambda choice: -(choice.file_bytes or 0)
-        ):  # small marks are drawn on top of large marks
+        largest = max(choice.file_bytes for choice in choices)
+        # Small marks are drawn on top of large marks.
+        for choice in sorted(choices, key=lambda choice: -choice.file_bytes):
             look = looks[choice.target]
-            share = (choice.file_bytes or 0) / largest if largest else 0.2
+            share = choice.file_bytes / largest if largest else 0.2
             area = max(_LARGEST_MARK * share, _SMALLEST_MARK)
             x, y = choice.latency.estimate * 1e3, choice.accuracy.estimate * 100
             if choice.latency.known:
                 axes.plot([choice.latency.low * 1e3, choice.latency.high * 1e3], [y, y], color=look.colour, linewidth=1)
-            if choice.accuracy.known:
-                axes.plot(
-                    [x, x], [choice.accuracy.low * 100, choice.accuracy.high * 100], color=look.colour, linewidth=1
-                )
+            axes.plot([x, x], [choice.accuracy.low * 100, choice.accuracy.high * 100], color=look.colour, linewidth=1)
             face = "none" if choice.beaten else look.colour
             axes.scatter(x, y, s=area, facecolor=face, edgecolor=look.colour, marker=look.marker, alpha=0.85, zorder=3)
             labels.append(Label(choice.target, x, y, radius=math.sqrt(area) / 2, colour=look.colour))
@@ -108,19 +96,12 @@ def throughput_and_latency(runs: Sequence[Run], looks: Looks) -> str:
         labels = []
         for name, look in looks.items():
             own = [run for run in runs if run.target == name]
-            throughputs = [run.throughput for run in own]
-            for q, style, face in ((50, "-", look.colour), (99, "--", "none")):
-                latencies = [run.total.latency.percentile(q) * 1e3 for run in own]
-                axes.plot(
-                    throughputs, latencies, style, color=look.colour, linewidth=1.2,
-                    marker=look.marker, markersize=5, markerfacecolor=face, markeredgewidth=1,
-                )  # fmt: skip
-                if q == 99:
-                    labels += [
-                        Label(str(run.load.concurrency), run.throughput, latency, size=8, colour=look.colour)
-                        for run, latency in zip(own, latencies, strict=True)
-                        if isinstance(run.load, ClosedLoop)
-                    ]
+            latencies = [run.total.latency for run in own]
+            p99s = _draw_p50_and_p99(axes, [run.throughput for run in own], latencies, look, width=1.2, size=5)
+            labels += [
+                Label(str(run.load.concurrency), run.throughput, p99, size=8, colour=look.colour)
+                for run, p99 in zip(own, p99s, strict=True)
+            ]
         axes.margins(x=0.08, y=0.12)
         rates = [run.throughput for run in runs if run.throughput > 0]
         # On a linear axis, the points of much slower targets would crowd at the left edge.
@@ -140,13 +121,8 @@ def throughput_and_latency(runs: Sequence[Run], looks: Looks) -> str:
 def latency_by_percentile(runs: Sequence[Run], looks: Looks, scale: Range, number: int = 0) -> str:
     """Plot each run's latency against the percentile. On the percentile axis, 90 %, 99 % and 99.9 % are evenly spaced.
 
-    For an open loop, a dotted line shows the service time, which is measured from the actual send time.
-
-    Args:
-        runs: Runs under one load.
-        looks: The colour and mark of each target.
-        scale: The ends of the latency axis in milliseconds.
-        number: A number that distinguishes several pictures of one load on one page.
+    For an open loop, a dotted line shows the service time, which is measured from the actual send time. `scale` has the
+    ends of the latency axis in milliseconds, and `number` distinguishes several pictures of one load on one page.
     """
     load = runs[0].load
     with drawing(f"percentiles-{load}-{number}", f"Latency by percentile, {load}") as picture:
@@ -172,22 +148,37 @@ def latency_over_time(runs: Sequence[Run], looks: Looks, scale: Range) -> str:
     with drawing(f"time-{load}", f"Latency over time, {load}") as picture:
         axes = picture.axes
         for run in runs:
-            look = looks[run.target]
             for block in run.blocks:
                 answered = [time_slice for time_slice in block.timeline if time_slice.latency]
                 middles = [time_slice.start + time_slice.length / 2 for time_slice in answered]
-                for q, face, style in ((50, look.colour, "-"), (99, "none", "--")):
-                    values = [time_slice.latency.percentile(q) * 1e3 for time_slice in answered]
-                    axes.plot(
-                        middles, values, style, color=look.colour, linewidth=0.8,
-                        marker=look.marker, markersize=3.6, markerfacecolor=face, markeredgewidth=0.8,
-                    )  # fmt: skip
+                latencies = [time_slice.latency for time_slice in answered]
+                _draw_p50_and_p99(axes, middles, latencies, looks[run.target], width=0.8, size=3.6)
         _latency_scale(axes, scale)
         slices = [time_slice for run in runs for time_slice in run.total.timeline]
         failed = [time_slice.start + time_slice.length / 2 for time_slice in slices if time_slice.failed]
         axes.scatter(failed, [scale[1]] * len(failed), marker="x", s=30, color=BAD, clip_on=False)
         axes.set_xlabel("seconds since the test began")
     return picture.svg
+
+
+def _draw_p50_and_p99(
+    axes: Axes,
+    places: Sequence[float],
+    latencies: Sequence[DurationHistogram],
+    look: Look,
+    *,
+    width: float,
+    size: float,
+) -> list[float]:
+    """Draw p50 (filled, solid) and p99 (hollow, dashed) at places on the x axis. Returns p99 in milliseconds."""
+    values: list[float] = []
+    for q, style, face in ((50, "-", look.colour), (99, "--", "none")):
+        values = [latency.percentile(q) * 1e3 for latency in latencies]
+        axes.plot(
+            places, values, style, color=look.colour, linewidth=width,
+            marker=look.marker, markersize=size, markerfacecolor=face, markeredgewidth=width,
+        )  # fmt: skip
+    return values
 
 
 def _latency_scale(axes: Axes, scale: Range) -> None:
@@ -212,7 +203,7 @@ def _plot_percentiles(axes: Axes, histogram: DurationHistogram, look: Look, styl
     # The quantile 1 of the last sample would have an infinite position, so the last sample is drawn half a sample
     # earlier.
     position = np.concatenate([[0], -np.log10(1 - np.minimum(below / below[-1], 1 - 0.5 / below[-1]))])
-    values = DurationHistogram.values()[occupied] * 1e3
+    values = DurationHistogram.values[occupied] * 1e3
     marked = [int(np.searchsorted(position, _tail(q))) for q in _PERCENTILES[1:] if _tail(q) <= position[-1]]
     axes.plot(
         position, np.concatenate([[values[0]], values]), style, color=look.colour,

@@ -40,7 +40,7 @@ def render(results: ResultsDocument) -> str:
         pareto_load=choice_load,
         choices=choices,
         others_recorded=[f"{name} {each.expected:.2%}" for name, each in results.accuracies.items() if each.note],
-        sources=list(dict.fromkeys(results.samples[choice.target] for choice in choices)),
+        sources=dict.fromkeys(target.samples for target in results.targets if target.accuracy),
         throughput_picture=Markup(charts.throughput_and_latency(closed, look)) if closed else None,  # noqa: S704
         load_pictures=[
             (
@@ -68,18 +68,12 @@ def render(results: ResultsDocument) -> str:
 
 def accuracy_choices(results: Results) -> tuple[list[ModelPoint], Load | None]:
     """Return the targets with their accuracy and p99 under the common load, and the common load."""
-    load = common_load(results)
-    names = results.accuracies.keys()
-    runs = {run.target: run for run in results.under(load) if run.valid and run.target in names} if load else {}
-    front = Front(runs, results.accuracies)
+    load, accuracies = common_load(results), results.accuracies
+    runs = {run.target: run for run in results.under(load) if run.valid and run.target in accuracies} if load else {}
+    front = Front(runs, accuracies)
+    sizes = {target.name: target.file_bytes or 0 for target in results.targets}
     points = [
-        ModelPoint(
-            target=name,
-            accuracy=results.accuracies[name].interval,
-            latency=run.latency(99).interval(),
-            beaten=front.is_beaten(name),
-            file_bytes=results.descriptions[name].file_bytes,
-        )
+        ModelPoint(name, accuracies[name].interval, run.latency(99).interval(), front.is_beaten(name), sizes[name])
         for name, run in runs.items()
     ]
     return points, load
@@ -107,36 +101,30 @@ def _splits(runs: Sequence[Run]) -> list[tuple[Run, list[tuple[str, str, float, 
 
 def _headline(results: Results, name: str) -> list[tuple[str, str, str, str]]:
     """Return a target's main figures, each with label, value, 95 % interval if known, and load."""
-    runs = [run for run in results.runs if run.target == name and run.total.latency]
-    closed = [run for run in runs if isinstance(run.load, ClosedLoop)]
     figures = []
-    accuracy = results.accuracies.get(name)
-    if accuracy is not None:
-        range_ = f"{100 * accuracy.interval.low:.2f} to {100 * accuracy.interval.high:.2f}"
-        figures.append(("accuracy", f"{accuracy.share:.2%}", range_, f"{accuracy.total:,} samples"))
+    if accuracy := results.accuracies.get(name):
+        interval = f"{100 * accuracy.low:.2f} to {100 * accuracy.high:.2f}"
+        figures.append(("accuracy", f"{accuracy.share:.2%}", interval, f"{accuracy.total:,} samples"))
     for peak in results.peaks:
         if peak.target == name and peak.rate is not None:
-            figures.append(("peak", f"{units.three_digits(peak.rate)}/s", "", "within the target latency"))
-    if closed:
+            figures.append(("peak", _rate(peak.rate), "", "within the target latency"))
+    runs = [run for run in results.runs if run.target == name and run.total.latency]
+    if closed := [run for run in runs if isinstance(run.load, ClosedLoop)]:
         fastest = max(closed, key=lambda run: run.throughput)
-        rate, range_ = f"{units.three_digits(fastest.throughput)}/s", _span(fastest.rate, units.three_digits)
-        figures.append(("peak throughput", rate, range_, _load_of(fastest)))
+        figures.append(_figure("peak throughput", fastest, fastest.rate, _rate))
     load = common_load(results)
     for run in [run for run in runs if run.load == load] or runs[:1]:
-        for q in (50, 99):
-            latency = run.latency(q)
-            range_ = _span(latency, units.duration)
-            figures.append((f"p{q} latency", units.duration(latency.total), range_, _load_of(run)))
+        figures += [_figure(f"p{q} latency", run, run.latency(q), units.duration) for q in (50, 99)]
     return figures
 
 
-def _span(figure: Sections, show: Callable[[float], str]) -> str:
-    interval = figure.interval()
-    return units.span(interval.low, interval.high, show)
+def _rate(rate: float) -> str:
+    return f"{units.three_digits(rate)}/s"
 
 
-def _load_of(run: Run) -> str:
-    return str(run.load) if run.valid else f"{run.load}, INVALID"
+def _figure(label: str, run: Run, figure: Sections, show: Callable[[float], str]) -> tuple[str, str, str, str]:
+    interval, load = figure.interval(), str(run.load) if run.valid else f"{run.load}, INVALID"
+    return label, show(figure.total), units.span(interval.low, interval.high, show), load
 
 
 @functools.cache

@@ -11,7 +11,13 @@ from typing_extensions import TypedDict
 
 from hangtag.page.series import looks
 from hangtag.printable import escaped
-from hangtag.serving.loadtest.comparison.compare import MACHINE, Comparison, SavedResults
+from hangtag.serving.loadtest.comparison.compare import (
+    MACHINE,
+    Comparison,
+    SavedResults,
+    differences,
+    machine_differences,
+)
 from hangtag.serving.loadtest.measuring.measured_run import Run
 from hangtag.serving.loadtest.record import to_json
 from hangtag.serving.loadtest.report import charts
@@ -51,22 +57,21 @@ def groups_of(before: SavedResults, after: SavedResults, comparisons: Sequence[C
     ]
 
 
-def differences_of(before: SavedResults, after: SavedResults) -> dict[str, tuple[str, str]]:
-    """Return the values in which the settings and environments of the two files differ, by label."""
-    return before.setting_differences(after) | before.environment_differences(after.environment)
-
-
 def render_differences(before: SavedResults, after: SavedResults, console: Console) -> None:
     """Print how the models, samples, options and environments differ. A separate warning names differences of the
     machines."""
-    differences = differences_of(before, after)
-    if not differences:
+    found = _differences(before, after)
+    if not found:
         console.print(Text("Both runs have the same models, samples, options and environment."))
-    for label, (one, other) in differences.items():
+    for label, (one, other) in found.items():
         if label not in MACHINE:
             difference = escaped(f"{label}: {one} {BEFORE}, {other} {AFTER}")
             console.print(Text.assemble(("differs ", "bold yellow"), difference))
     console.print()
+
+
+def _differences(before: SavedResults, after: SavedResults) -> dict[str, tuple[str, str]]:
+    return differences(before.settings | before.environment, after.settings | after.environment)
 
 
 def render_tables(groups: Sequence[RunGroup], console: Console) -> None:
@@ -83,15 +88,20 @@ def render_json(before: SavedResults, after: SavedResults, groups: Sequence[RunG
         schema=SCHEMA,
         before=_source(before),
         after=_source(after),
-        setting_differences=_by_file(before.setting_differences(after)),
-        environment_differences=_by_file(before.environment_differences(after.environment)),
+        setting_differences=_by_file(differences(before.settings, after.settings)),
+        environment_differences=_by_file(differences(before.environment, after.environment)),
         comparisons=[comparison for group in groups for _, comparison in group.ratios],
     )
     return to_json(ComparisonDocument, document)
 
 
-def _by_file(differences: Mapping[str, tuple[str, str]]) -> dict[str, dict[str, str]]:
-    return {label: {BEFORE: before, AFTER: after} for label, (before, after) in differences.items()}
+def _by_file(found: Mapping[str, tuple[str, str]]) -> dict[str, dict[str, str]]:
+    return {label: {BEFORE: before, AFTER: after} for label, (before, after) in found.items()}
+
+
+def _source(saved: SavedResults) -> dict[str, Any]:
+    names = ("started", "environment", "accuracies", "peaks")
+    return {"file": str(saved.file)} | {name: getattr(saved, name) for name in names}
 
 
 def render_page(before: SavedResults, after: SavedResults, groups: Sequence[RunGroup]) -> str:
@@ -101,7 +111,8 @@ def render_page(before: SavedResults, after: SavedResults, groups: Sequence[RunG
     return page_template("comparison.html.j2").render(
         before=before,
         after=after,
-        differences=differences_of(before, after),
+        differences=_differences(before, after),
+        machine_differs=bool(machine_differences(before.environment, after.environment)),
         looks=look,
         groups=groups,
         pictures=[
@@ -109,13 +120,3 @@ def render_page(before: SavedResults, after: SavedResults, groups: Sequence[RunG
             for number, group in enumerate(groups)
         ],
     )
-
-
-def _source(saved: SavedResults) -> dict[str, Any]:
-    return {
-        "file": str(saved.file),
-        "started": saved.started,
-        "environment": saved.environment,
-        "accuracies": saved.accuracies,
-        "peaks": saved.peaks,
-    }

@@ -7,53 +7,49 @@ from xml.etree import ElementTree
 
 from hangtag.serving.loadtest.measuring.measured_run import Run
 from hangtag.serving.loadtest.measuring.results import Results
-from hangtag.serving.loadtest.plan.load import ClosedLoop
+from hangtag.serving.loadtest.plan.load import OpenLoop
 from hangtag.serving.loadtest.report.json_document import ResultsDocument
 from hangtag.serving.loadtest.statistics.server_timings import PARTS
 
-PERCENTILES = (50.0, 90.0, 95.0, 99.0, 99.9)
-COLUMNS = (
-    *("target", "model", "server", "load", "concurrency", "rate", "valid", "queries", "failed", "delayed", "seconds"),
-    "warm_up_queries",
-    *("calls_per_second", "samples_per_second", *(f"p{q:g}_seconds" for q in PERCENTILES), "max_seconds"),
-    *("service_p50_seconds", "service_p99_seconds", "lateness_p99_seconds"),
-    *(f"server_{part}_seconds" for part in PARTS),
-    *("accuracy", "problems"),
-)
-
 
 def render_csv(results: Results) -> str:
-    """Return the CSV text with a header line. Missing figures are empty."""
+    """Return the CSV text with a header line, and a line for each run. Missing figures are empty."""
+    lines = [_line(results, run) for run in results.runs]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for run in results.runs:
-        writer.writerow([_cell(value) for value in _row(results, run)])
+    writer.writerow(dict.fromkeys(name for line in lines for name in line))
+    writer.writerows([_cell(value) for value in line.values()] for line in lines)
     return text.getvalue()
 
 
-def _row(results: Results, run: Run) -> tuple[object, ...]:
-    total, load = run.total, run.load
-    target = next(target for target in results.scenario.targets if target.name == run.target)
-    closed = isinstance(load, ClosedLoop)
-    accuracy = results.accuracies.get(run.target)
-    server = total.server
-    return (
-        *(target.name, target.model, target.address, load.kind),
-        *(load.concurrency, load.rate),
-        *(run.valid, total.queries, total.failed, None if closed else total.delayed_queries, total.duration),
-        total.warm_up_queries,
-        *(run.throughput, run.samples_per_second, *(total.latency.percentile(q) for q in PERCENTILES)),
-        total.latency.maximum,
-        *(
-            total.service_time.percentile(50),
-            total.service_time.percentile(99),
-            None if closed else total.lateness.percentile(99),
-        ),
-        *(server.mean(part) if server is not None else None for part in PARTS),
-        None if accuracy is None else accuracy.share,
-        "; ".join(run.invalid),
-    )
+def _line(results: Results, run: Run) -> dict[str, object]:
+    """Return the values of a run by the names of their columns."""
+    total, load, server = run.total, run.load, run.total.server
+    target = next(target for target in results.targets if target.name == run.target)
+    opened = isinstance(load, OpenLoop)
+    return {
+        "target": run.target,
+        "model": target.model,
+        "server": target.server.address,
+        "load": load.kind,
+        "concurrency": load.concurrency,
+        "rate": load.rate,
+        "valid": run.valid,
+        "queries": total.queries,
+        "failed": total.failed,
+        "delayed": total.delayed_queries if opened else None,
+        "seconds": total.duration,
+        "warm_up_queries": total.warm_up_queries,
+        "calls_per_second": run.throughput,
+        "samples_per_second": run.samples_per_second,
+        **{f"p{q:g}_seconds": total.latency.percentile(q) for q in (50.0, 90.0, 95.0, 99.0, 99.9)},
+        "max_seconds": total.latency.maximum,
+        **{f"service_p{q}_seconds": total.service_time.percentile(q) for q in (50, 99)},
+        "lateness_p99_seconds": total.lateness.percentile(99) if opened else None,
+        **{f"server_{part}_seconds": server.mean(part) if server else None for part in PARTS},
+        "accuracy": target.accuracy.share if target.accuracy else None,
+        "problems": "; ".join(run.invalid),
+    }
 
 
 def _cell(value: object) -> object:
@@ -62,9 +58,6 @@ def _cell(value: object) -> object:
     if isinstance(value, bool):
         return str(value).lower()
     return f"{value:.6g}" if isinstance(value, float) else value
-
-
-SUITE = "hangtag loadtest"
 
 
 def render_junit(results: ResultsDocument) -> str:
@@ -77,7 +70,7 @@ def render_junit(results: ResultsDocument) -> str:
     failures = sum(bool(reason) for *_, reason in cases)
     suite = ElementTree.Element(
         "testsuite",
-        name=SUITE,
+        name="hangtag loadtest",
         tests=str(len(cases)),
         failures=str(failures),
         errors="0",

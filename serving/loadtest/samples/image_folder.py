@@ -5,7 +5,7 @@ and Classify compute the same answers.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,6 @@ from PIL import Image
 
 from hangtag import idx, listing
 from hangtag.listing import Picture
-from hangtag.protos import inference_pb2 as pb
 from hangtag.serving import image_spec
 from hangtag.serving.image_spec import SUFFIXES, ImageSpec, ImageSpecError, PictureError
 from hangtag.serving.loadtest.errors import LoadTestError
@@ -35,12 +34,9 @@ _FASHION_MNIST_DATA = "d1fd84a877f3b78fa9a171b3de73f93e7b6f69ed94bada3feae9d9682
 def read_pictures(description: Description, folder: Path) -> Samples:
     """Read the pictures of a folder, or of a CSV file.
 
-    Args:
-        description: The target. The parameters in the model's configuration say how to prepare a picture, and name the
-            labels.
-        folder: A folder with a subfolder of pictures for each label, or a CSV file, as for ``hangtag train``; a folder
-            of pictures without labels; or a folder of a data set's t10k files. If the folder or the CSV file names
-            splits, only the pictures of the split test are read.
+    The folder has a subfolder of pictures for each label, as for ``hangtag train``, or pictures without labels, or a
+    data set's t10k files. If a folder or a CSV file names splits, only the pictures of the split test are read. The
+    parameters in the model's configuration say how to prepare a picture, and name the labels.
 
     Raises:
         LoadTestError: The pictures cannot be read, do not match the model's input, or have labels that the model
@@ -48,18 +44,17 @@ def read_pictures(description: Description, folder: Path) -> Samples:
         DataNotFoundError: A picture is missing.
         DataCorruptError: The CSV file is malformed, or the folder of a label or of a split has no pictures.
     """
-    metadata = description.metadata
-    reader = _Reader(metadata, description.parameters)
-    idx_images = _idx_file(folder, IDX_IMAGES)
+    image = _image_of(description)
     classes: npt.NDArray[np.generic] | None = None
     digests = frozenset[str]()
+    idx_images = _idx_file(folder, IDX_IMAGES)
     if idx_images is not None:
         files = [idx_images, *filter(None, [_idx_file(folder, IDX_LABELS)])]
         contents = [idx.unpacked(file) for file in files]
         pixels, *others = (idx.parsed(content, file) for content, file in zip(contents, files, strict=True))
         if any(array.shape != pixels.shape[:1] for array in others) or pixels.ndim < 3:
             raise LoadTestError(f"the IDX files in {folder} must have images [n, height, width], and a label per image")
-        images = [reader.prepared(Image.fromarray(each), idx_images) for each in pixels]
+        images = [_prepared(Image.fromarray(each), idx_images, description, image) for each in pixels]
         if others:
             classes = others[0]
             is_garments = tuple(hashlib.sha256(content).hexdigest() for content in contents) == _FASHION_MNIST
@@ -67,72 +62,63 @@ def read_pictures(description: Description, folder: Path) -> Samples:
         source = f"{len(images):,} test images from {folder}"
     elif labelled := _labelled(folder):
         classes = numbers_of([each.label for each in labelled], description, folder)
-        images = [reader.read(each.path) for each in labelled]
+        images = [_read(each.path, description, image) for each in labelled]
         digests = _data_digests(folder, labelled)
         source = f"{len(images):,} images of {len(np.unique(classes))} labels from {folder}"
     else:
-        files = sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES and file.is_file())
-        if not files:
+        loose = sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES and file.is_file())
+        if not loose:
             raise LoadTestError(
                 f"{folder} has no images ({', '.join(SUFFIXES)}), no folders of images, and no {IDX_IMAGES}(.gz)"
             )
-        images = [reader.read(file) for file in files]
+        images = [_read(file, description, image) for file in loose]
         source = f"{len(images):,} images from {folder}"
-    shape = sample_shape(metadata.name, metadata.inputs[0], 1)
-    inputs = {metadata.inputs[0].name: np.stack(images).reshape(-1, *shape)}
+    tensor = description.metadata.inputs[0]
+    inputs = {tensor.name: np.stack(images).reshape(-1, *sample_shape(description.model, tensor, 1))}
     return Samples(inputs, source, None if classes is None else np.asarray(classes, np.int64), digests)
 
 
-class _Reader:
-    """Prepares pictures for one model."""
+def _image_of(description: Description) -> ImageSpec:
+    """Return the size and colours of the pictures that a model needs, and how to make a picture fit if that is known.
 
-    def __init__(self, metadata: pb.ModelMetadataResponse, parameters: Mapping[str, str]) -> None:
-        """Read the size and colours of the model's input. Raises LoadTestError if the input is not a picture."""
-        self._model = metadata.name
-        self._whole = parameters.get("hangtag.task") == "multi_label"
-        stated = parameters.get("hangtag.image")
-        natural = _natural_image(metadata)
-        try:
-            self._image = ImageSpec.parse(stated) if stated is not None else natural
-        except ImageSpecError as error:
-            raise LoadTestError(f"the server does not say which images model {self._model!r} needs: {error}") from error
-        if self._image.shape != natural.shape:
-            raise LoadTestError(
-                f"model {self._model!r} needs images of the shape {self._image.shape}, but its input has another shape"
-            )
-        self._fits = stated is not None
-
-    def read(self, file: Path) -> Pixels:
-        """Read a file's pixels in the form of the model's input."""
-        try:
-            return self.prepared(image_spec.upright(file, self._image.channels), file)
-        except PictureError as error:
-            raise LoadTestError(f"{file} cannot be read as an image: {error}") from error
-
-    def prepared(self, picture: Image.Image, file: Path) -> Pixels:
-        """Convert a picture's pixels to the form of the model's input."""
-        height, width = self._image.height, self._image.width
-        if not self._fits and picture.size != (width, height):
-            raise LoadTestError(
-                f"{file} has {picture.width}x{picture.height} pixels, but model {self._model!r} needs "
-                f"{width}x{height}, and the model's file does not say how to resize images. Scale the image, or record "
-                f"how to resize in the model's file: hangtag models fit {self._model} --fit stretch|crop|pad"
-            )
-        return self._image.prepare(image_spec.flattened(picture, self._image.channels), whole=self._whole)
-
-
-def _natural_image(metadata: pb.ModelMetadataResponse) -> ImageSpec:
-    """Infer the size and colours of images from the shape of the model's input. Axes of size 1 are ignored."""
-    tensor = metadata.inputs[0] if len(metadata.inputs) == 1 else None
-    size = [length for length in tensor.shape[1:] if length != 1] if tensor else []
+    The shape of the model's input has the size and the colours. Axes of size 1 are ignored.
+    """
+    model, inputs, stated = description.model, description.metadata.inputs, description.parameters.get("hangtag.image")
+    size = [length for length in inputs[0].shape[1:] if length != 1] if len(inputs) == 1 else []
     channels = size.pop() if len(size) == 3 and size[2] == 3 else 1
-    if tensor is None or tensor.datatype != "UINT8" or len(size) != 2 or min(size) < 1:
-        inputs = ", ".join(described(tensor) for tensor in metadata.inputs)
+    if len(size) != 2 or min(size) < 1 or inputs[0].datatype != "UINT8":
         raise LoadTestError(
-            f"model {metadata.name!r} has the inputs {inputs}, not images (UINT8 [any, height, width] or [any, "
-            "height, width, 3]). Leave out --samples to send random values"
+            f"model {model!r} has the inputs {', '.join(map(described, inputs))}, not images (UINT8 [any, height, "
+            "width] or [any, height, width, 3]). Leave out --samples to send random values"
         )
-    return ImageSpec(size[0], size[1], channels)
+    natural = ImageSpec(size[0], size[1], channels)
+    try:
+        image = natural if stated is None else ImageSpec.parse(stated)
+    except ImageSpecError as error:
+        raise LoadTestError(f"the server does not say which images model {model!r} needs: {error}") from error
+    if image.shape != natural.shape:
+        raise LoadTestError(f"model {model!r} needs images of the shape {image.shape}, but its input has another shape")
+    return image
+
+
+def _read(file: Path, description: Description, image: ImageSpec) -> Pixels:
+    try:
+        return _prepared(image_spec.upright(file, image.channels), file, description, image)
+    except PictureError as error:
+        raise LoadTestError(f"{file} cannot be read as an image: {error}") from error
+
+
+def _prepared(picture: Image.Image, file: Path, description: Description, image: ImageSpec) -> Pixels:
+    """Convert a picture's pixels to the form of the model's input."""
+    model, parameters = description.model, description.parameters
+    if "hangtag.image" not in parameters and picture.size != (image.width, image.height):
+        raise LoadTestError(
+            f"{file} has {picture.width}x{picture.height} pixels, but model {model!r} needs "
+            f"{image.width}x{image.height}, and the model's file does not say how to resize images. Scale the image, "
+            f"or record how to resize in the model's file: hangtag models fit {model} --fit stretch|crop|pad"
+        )
+    whole = parameters.get("hangtag.task") == "multi_label"
+    return image.prepare(image_spec.flattened(picture, image.channels), whole=whole)
 
 
 def _labelled(place: Path) -> list[Picture]:

@@ -48,10 +48,10 @@ class SampleLibrary:
         """Return the requests in the form for the generator. `deadline` is the deadline of each call in seconds."""
         address, method = self.description.target.address, self.method
         if server_address.is_http(address):
-            requests = tuple(message_as_text(address, method, request, deadline) for request in self.requests)
+            requests = [message_as_text(address, method, each, deadline) for each in self.requests]
         else:
-            requests = tuple(request.SerializeToString() for request in self.requests)
-        return RequestPool(address, method, requests)
+            requests = [each.SerializeToString() for each in self.requests]
+        return RequestPool(address, method, tuple(requests))
 
     def each_sample_once(self, batch_size: int) -> Iterator[tuple[range, Message]]:
         """Yield requests that together contain each sample once, in order, with the indices of the samples."""
@@ -63,12 +63,8 @@ class SampleLibrary:
 def load(description: Description, scenario: Scenario, path: Path | None = None) -> SampleLibrary:
     """Build the requests for a target.
 
-    Args:
-        description: The target. The parameters in the model's configuration say how to prepare pictures, and name the
-            labels.
-        scenario: The settings of the test. In the scenario multi-stream, a request contains consecutive samples from a
-            random index on. In all other scenarios, samples are drawn in shuffled rounds through all samples.
-        path: A folder, a CSV file or an .npz file; None for random values.
+    `path` is a folder, a CSV file or an .npz file; None for random values. In the scenario multi-stream, a request
+    contains consecutive samples. In all other scenarios, samples are drawn in shuffled rounds through all samples.
 
     Raises:
         LoadTestError: The samples cannot be read or do not match the model's inputs, the model does not accept batches
@@ -83,8 +79,7 @@ def load(description: Description, scenario: Scenario, path: Path | None = None)
         samples = read_pictures(description, path)
     else:
         samples = read_npz(description, path, batch_size)
-    neighbours = scenario.scenario == "multi-stream"
-    order = (_neighbours if neighbours else _rounds)(len(samples), batch_size, random)
+    order = _order(len(samples), batch_size, scenario.scenario == "multi-stream", random)
     requests: list[Message] = []
     total_bytes = 0
     while len(requests) < LIBRARY_SIZE and total_bytes < LIBRARY_BYTES:
@@ -93,20 +88,18 @@ def load(description: Description, scenario: Scenario, path: Path | None = None)
     return SampleLibrary(description, tuple(requests), samples)
 
 
-def _rounds(samples: int, batch_size: int, random: np.random.Generator) -> Indices:
-    """Draw indices [requests, batch] in complete shuffled rounds, so that all samples are sent equally often."""
+def _order(samples: int, batch_size: int, neighbours: bool, random: np.random.Generator) -> Indices:
+    """Draw indices of samples [requests, batch].
+
+    If `neighbours`, each request has consecutive indices from a random start, modulo the number of samples (source:
+    GenerateQueries of MLPerf LoadGen). Otherwise, indices are drawn in complete shuffled rounds, so that all samples
+    are sent equally often.
+    """
+    if neighbours:
+        return (random.integers(0, samples, (LIBRARY_SIZE, 1)) + np.arange(batch_size)) % samples
     rounds = math.ceil(LIBRARY_SIZE * batch_size / samples)
     order = np.concatenate([random.permutation(samples) for _ in range(rounds)])
     return order[: LIBRARY_SIZE * batch_size].reshape(LIBRARY_SIZE, batch_size)
-
-
-def _neighbours(samples: int, batch_size: int, random: np.random.Generator) -> Indices:
-    """Draw indices [requests, batch]. Each request has consecutive indices from a random start, modulo the number of
-    samples.
-
-    Source: MLPerf LoadGen's GenerateQueries for its multi-stream scenario.
-    """
-    return (random.integers(0, samples, (LIBRARY_SIZE, 1)) + np.arange(batch_size)) % samples
 
 
 def _request(description: Description, samples: Samples, indices: Indices) -> Message:

@@ -4,7 +4,7 @@ import json
 import math
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,19 +21,12 @@ TensorMetadata = pb.ModelMetadataResponse.TensorMetadata
 
 @dataclass(frozen=True)
 class Samples:
-    """The samples of a model.
+    """The samples of a model."""
 
-    Attributes:
-        inputs: Arrays [samples, ...] by the names of the model's inputs.
-        source: The source of the samples, for the report.
-        labels: The class indices [samples], if known.
-        data_digests: If these are all test samples of a data set, the digests by which a model's file may identify the
-            data set; else empty.
-    """
-
-    inputs: Mapping[str, tensors.Array]
-    source: str
-    labels: npt.NDArray[np.int64] | None = None
+    inputs: Mapping[str, tensors.Array]  # Arrays [samples, ...] by the names of the model's inputs.
+    source: str  # The source of the samples, for the report.
+    labels: npt.NDArray[np.int64] | None = None  # The class indices [samples], if known.
+    # If these are all test samples of a data set, the digests by which a model's file may identify the data set.
     data_digests: frozenset[str] = frozenset()
 
     def __len__(self) -> int:
@@ -48,8 +41,8 @@ def described(tensor: TensorMetadata) -> str:
 def sample_shape(model: str, tensor: TensorMetadata, batch_size: int) -> list[int]:
     """Return the shape of one sample of an input, without the batch axis.
 
-    Raises:
-        LoadTestError: The model does not accept batches of this size, or an axis after the first has no fixed size.
+    Raises LoadTestError if the model does not accept batches of this size, or an axis after the first has no fixed
+    size.
     """
     shape = list(tensor.shape)
     if any(length < 0 for length in shape[1:]):
@@ -108,12 +101,8 @@ IMAGES, LABELS = "images", "labels"
 def read_npz(description: Description, file: Path, batch_size: int) -> Samples:
     """Read a file's arrays [samples, ...], which have the names of the model's inputs.
 
-    If the model has a single input, the array may also have the name ``images``.
-
-    Args:
-        description: The target, as its server describes it, with the labels' names.
-        file: An .npz file. If the file has the array ``labels``, it contains numbers or names of the model's labels.
-        batch_size: The number of samples per request.
+    If the model has a single input, the array may also have the name ``images``. The array ``labels``, if there is one,
+    contains numbers or names of the model's labels.
 
     Raises:
         LoadTestError: The file cannot be read, the arrays do not match the model's inputs, or their lengths differ.
@@ -123,12 +112,8 @@ def read_npz(description: Description, file: Path, batch_size: int) -> Samples:
             arrays = dict(archive)
     except OSError as error:
         raise LoadTestError(f"{file} cannot be read: {error.strerror or error}") from error
-    except (
-        EOFError,
-        ValueError,
-        TypeError,
-        zipfile.BadZipFile,
-    ) as error:  # numpy's message is not shown, because it suggests allowing pickles
+    except (EOFError, ValueError, TypeError, zipfile.BadZipFile) as error:
+        # numpy's message is not shown, because it suggests allowing pickles
         raise LoadTestError(
             f"{file} is not an .npz file of numbers. Name a folder, or a file that numpy.savez has written"
         ) from error
@@ -138,29 +123,29 @@ def read_npz(description: Description, file: Path, batch_size: int) -> Samples:
     for tensor in metadata.inputs:
         array, shape = arrays.get(tensor.name), sample_shape(metadata.name, tensor, batch_size)
         if array is None or list(array.shape[1:]) != shape or _datatype(array) != tensor.datatype:
-            present = [f"{name} {each.dtype} {list(each.shape)}" for name, each in sorted(arrays.items())]
             raise LoadTestError(
-                f"{file} has the arrays {', '.join(present) or '(none)'}, but model {metadata.name!r} needs "
-                f"{tensor.name!r} as {tensor.datatype} [{', '.join(['samples', *map(str, shape)])}]"
+                f"{file} has the arrays {_listed(arrays)}, but model {metadata.name!r} needs {tensor.name!r} as "
+                f"{tensor.datatype} [{', '.join(['samples', *map(str, shape)])}]"
             )
         inputs[tensor.name] = array
     labels = arrays.get(LABELS)
     columns = inputs if labels is None else {**inputs, LABELS: labels}
-    counts = {array.shape[:1] for array in columns.values()}
-    if (
-        len(counts) != 1
-        or counts & {(), (0,)}
-        or not (labels is None or (labels.ndim == 1 and labels.dtype.kind in "iuU"))
-    ):
-        shown = ", ".join(f"{name} {array.dtype} {list(array.shape)}" for name, array in columns.items())
+    lengths = {array.shape[:1] for array in columns.values()}
+    are_labels = labels is None or (labels.ndim == 1 and labels.dtype.kind in "iuU")
+    if len(lengths) != 1 or lengths & {(), (0,)} or not are_labels:
         raise LoadTestError(
             f"{file} must have the same number of samples for each input, at least 1, and in 'labels' a whole number "
-            f"or a name for each sample, but has {shown}"
+            f"or a name for each sample, but has {_listed(columns)}"
         )
     if labels is not None and labels.dtype.kind == "U":
         labels = numbers_of(labels.tolist(), description, file)
-    source = f"{len(next(iter(inputs.values()))):,} samples from {file}"
-    return Samples(inputs, source, None if labels is None else labels.astype(np.int64))
+    samples = Samples(inputs, "", None if labels is None else labels.astype(np.int64))
+    return replace(samples, source=f"{len(samples):,} samples from {file}")
+
+
+def _listed(arrays: Mapping[str, tensors.Array]) -> str:
+    texts = (f"{name} {array.dtype} {list(array.shape)}" for name, array in sorted(arrays.items()))
+    return ", ".join(texts) or "(none)"
 
 
 def _datatype(array: tensors.Array) -> str:
@@ -170,18 +155,13 @@ def _datatype(array: tensors.Array) -> str:
         return ""
 
 
-def _labels_of(parameters: Mapping[str, str]) -> list[str]:
-    """Return the model's labels in the order of their numbers; empty if the server does not report labels."""
-    try:
-        labels = json.loads(parameters.get("hangtag.labels", "[]"))
-    except ValueError:
-        return []
-    return [str(label) for label in labels] if isinstance(labels, list) else []
-
-
 def numbers_of(labels: Sequence[str], description: Description, source: Path) -> npt.NDArray[np.int64]:
     """Return the number of each label [samples]. Raises LoadTestError for a label that the model does not have."""
-    known = {label: number for number, label in enumerate(_labels_of(description.parameters))}
+    try:
+        listed = json.loads(description.parameters["hangtag.labels"])
+        known = {str(label): number for number, label in enumerate(listed)}
+    except (KeyError, ValueError, TypeError):
+        known = {}
     unknown = sorted(set(labels) - known.keys())
     if unknown:
         theirs = f"the labels {named(list(known))}" if known else "no labels that the server reports"

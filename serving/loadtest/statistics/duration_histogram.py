@@ -2,8 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping
-from functools import cache
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -22,14 +21,19 @@ def _empty() -> Any:
     return HdrHistogram(1, 3_600_000_000, 3)
 
 
-@cache
 def _bounds() -> Counts:
-    """Return each bucket's largest duration in microseconds: [buckets]."""
-    hdr = _empty()
-    lowest = (hdr.get_value_from_index(bucket) for bucket in range(hdr.counts_len))
-    return np.array([hdr.get_highest_equivalent_value(value) for value in lowest], np.int64)
+    """Return each bucket's largest duration in microseconds: [buckets].
+
+    Of the HdrHistogram's buckets, the first 2,048 are 1 µs wide. Each following 1,024 buckets are twice as wide as
+    those before.
+    """
+    buckets = np.arange(_empty().counts_len)
+    power = np.maximum(buckets // 1024 - 1, 0)
+    bounds: Counts = ((buckets - 1024 * power + 1) << power) - 1
+    return bounds
 
 
+_BOUNDS = _bounds()
 _FIGURES = {"p50": 50.0, "p90": 90.0, "p95": 95.0, "p99": 99.0, "p999": 99.9, "max": 100.0}
 
 
@@ -50,7 +54,8 @@ class DurationHistogram:
     """A histogram of durations in seconds, with three significant digits and a resolution of 1 µs.
 
     Attributes:
-        counts: The number of durations in each bucket: [buckets]. `values` returns the largest duration of each bucket.
+        counts: The number of durations in each bucket: [buckets].
+        values: The largest duration in each bucket in seconds, in ascending order: [buckets].
 
     Example:
         histogram = DurationHistogram()
@@ -58,9 +63,10 @@ class DurationHistogram:
         histogram.percentile(99)
     """
 
+    values: ClassVar[Values] = _BOUNDS / 1e6
+
     def __init__(self) -> None:
-        """Create an empty histogram. The first histogram of a process is slow, because it computes the buckets."""
-        self.counts = np.zeros(len(_bounds()), np.int64)
+        self.counts = np.zeros(len(_BOUNDS), np.int64)
 
     @classmethod
     def decoded(cls, encoded: bytes) -> Self:
@@ -77,19 +83,13 @@ class DurationHistogram:
             total.counts += histogram.counts
         return total
 
-    @staticmethod
-    @cache
-    def values() -> Values:
-        """Return each bucket's largest duration in seconds, in ascending order: [buckets]."""
-        return _bounds() / 1e6
-
     def record(self, durations: npt.NDArray[np.float64]) -> None:
         """Add durations [queries] in seconds. A duration out of range is replaced with the nearest duration in
         range."""
         # Calls of hdrh's record_value would hold the interpreter lock many times longer, and so delay the sending
         # threads. Searching for sorted durations is faster.
         rounded = np.sort(np.clip(np.rint(durations * 1e6), 1, 3_600_000_000).astype(np.int64))
-        np.add.at(self.counts, np.searchsorted(_bounds(), rounded), 1)
+        np.add.at(self.counts, np.searchsorted(_BOUNDS, rounded), 1)
 
     def percentile(self, q: float) -> float:
         """Return the shortest duration in seconds that at least q % of the durations do not exceed (nearest rank).
@@ -101,7 +101,7 @@ class DurationHistogram:
             return math.nan
         # The product is rounded because of float errors: 99.9 % of 1,000 is 999, not 999.0000000000001.
         rank = max(math.ceil(round(int(below[-1]) * (q / 100), 6)), 1)
-        return float(self.values()[np.searchsorted(below, rank)])
+        return float(self.values[np.searchsorted(below, rank)])
 
     @property
     def maximum(self) -> float:
@@ -111,7 +111,7 @@ class DurationHistogram:
     @property
     def mean(self) -> float:
         """The mean duration in seconds; NaN if the histogram is empty."""
-        return float(self.values() @ self.counts) / len(self) if self else math.nan
+        return float(self.values @ self.counts) / len(self) if self else math.nan
 
     def document(self) -> dict[str, Any]:
         """Return the histogram as JSON."""
@@ -127,7 +127,7 @@ class DurationHistogram:
         """Return HdrHistogram's V2 encoding in base64. The unit is 1 µs."""
         hdr = _empty()
         if self:
-            hdr.record_value(int(_bounds()[np.flatnonzero(self.counts)[-1]]))  # hdrh encodes the counts up to here
+            hdr.record_value(int(_BOUNDS[np.flatnonzero(self.counts)[-1]]))  # hdrh encodes the counts up to here
         np.ctypeslib.as_array(hdr.counts)[:] = self.counts
         encoded: bytes = hdr.encode()
         return encoded

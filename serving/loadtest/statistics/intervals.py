@@ -14,12 +14,13 @@ for Quantiles Using Sectioning When Applying Variance-Reduction Techniques.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import scipy  # importing scipy.special takes a fifth of a second, so scipy imports scipy.special at the first use
 
-from hangtag.serving.loadtest.record import NullForNan, stored
+from hangtag.serving.loadtest.record import NullForNan, shown, stored, unstored
 from hangtag.serving.loadtest.statistics.duration_histogram import Values
 
 # The interval of a ratio is too wide if it contains 1 and its upper end is more than this many times its lower end.
@@ -69,14 +70,11 @@ class Sections:
     def ratio_to(self, other: "Sections", *, paired: bool = True) -> Interval:
         """Return the ratio of this figure to the figure of another run.
 
-        Args:
-            other: The figure of the other run.
-            paired: Whether block i of this run ran next to block i of the other run, for each i. The variance of paired
-                blocks is computed from ratios, in which a slowdown of both blocks cancels out. Blocks that are not
-                paired vary independently, and Welch's (1947) formula gives the degrees of freedom.
+        If the blocks are paired, block i of this run ran next to block i of the other run, for each i. The variance is
+        then computed from the blocks' ratios, in which a slowdown of both blocks cancels out. Blocks that are not
+        paired vary independently, and Welch's (1947) formula gives the degrees of freedom.
 
-        Raises:
-            ValueError: The blocks are paired, but the two runs have different numbers of blocks.
+        Raises ValueError if the blocks are paired, but the two runs have different numbers of blocks.
         """
         if paired and len(self.blocks) != len(other.blocks):
             raise ValueError(f"paired blocks must be equal in number, not {len(self.blocks)} and {len(other.blocks)}")
@@ -133,3 +131,65 @@ def difference_of_shares(right: npt.NDArray[np.bool_], others_right: npt.NDArray
     z = float(scipy.special.ndtri((1 + CONFIDENCE) / 2))
     margin = z * math.sqrt(won + lost + 1 - difference**2 / total) / total
     return Interval(difference / len(right), difference / total - margin, difference / total + margin)
+
+
+# LoadGen's rule is that a system's results are valid only if the system reaches 99 % of the reference accuracy.
+REFERENCE_SHARE = 0.99
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """The accuracy over all labelled samples, each sent once. `low` and `high` are the ends of the accuracy's 95 %
+    interval."""
+
+    correct: int = stored()
+    total: int = stored()
+    expected: float | None = stored("The accuracy on the test set that the model's file records.", default=None)
+    comparable: bool = stored(
+        "Whether the samples are the test set of the model's file, so that a lower accuracy makes runs INVALID.",
+        default=False,
+    )
+    # For each sample, whether it was classified correctly [samples].
+    right: Any = unstored(default=None, repr=False, compare=False)
+
+    @shown("accuracy")
+    def share(self) -> float:
+        """The accuracy, between 0 and 1."""
+        return self.correct / self.total
+
+    @shown()
+    def low(self) -> float:
+        """The lower end of the 95 % confidence interval of the accuracy for all images of this kind."""
+        return self.interval.low
+
+    @shown()
+    def high(self) -> float:
+        """The upper end of the 95 % confidence interval of the accuracy for all images of this kind."""
+        return self.interval.high
+
+    @property
+    def interval(self) -> Interval:
+        """The accuracy with its 95 % confidence interval for all images of this kind."""
+        return wilson(self.correct, self.total)
+
+    @property
+    def invalid(self) -> str | None:
+        """The reason why runs of this target are INVALID; None if they are not.
+
+        If the accuracy is too low, the answers are wrong, and their speed says nothing about the model. A few samples
+        may be misclassified by chance, so the runs are INVALID only if the whole interval is below the expected
+        accuracy.
+        """
+        if self.expected is None or not self.comparable or self.interval.high >= REFERENCE_SHARE * self.expected:
+            return None
+        return (
+            f"its accuracy is too low: the server classifies {self.share:.2%} of {self.total:,} samples correctly, but "
+            f"the model's file records {self.expected:.2%} for the same samples"
+        )
+
+    @property
+    def note(self) -> str:
+        """A note if the model's file records an accuracy for other samples, which cannot be compared; else empty."""
+        if self.expected is None or self.comparable:
+            return ""
+        return f"The model's file records {self.expected:.2%} for other samples, so the two figures are not compared."

@@ -19,16 +19,16 @@ def test_a_terminal_has_a_line_that_changes_and_nothing_afterwards(server: FakeS
     result = invoke("loadtest", "fast", "--server", server.address, *limits, exit_code=None, variables=variables)
     first, *drawn, left = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", each) for each in result.stderr.split("\x1b[2K")]
     assert "connecting ..." in first
-    figures = r"[\d,.]+ calls/s, p50 [\d.]+ (?:µs|ms|s), p99 [\d.]+ (?:µs|ms|s), 0 errors; [01] s left"
-    assert any(re.fullmatch(rf"fast, 1 in flight: {figures}", " ".join(each.split())) for each in drawn)
+    line = r"fast, 1 in flight: [\d,.]+ calls/s; [01] s left"
+    assert any(re.fullmatch(line, " ".join(each.split())) for each in drawn)
     assert left.strip() == ""
 
 
 def test_a_log_has_an_occasional_line() -> None:
     """A log gets a line every ten seconds, even if the figures change more often."""
-    line = "cnn, 500 calls/s: 499 calls/s, p50 1.20 ms, p99 34.5 ms, 3 errors; 9 s left"
+    line = "cnn, 500 calls/s: 499 calls/s; 9 s left"
     written, seconds = io.StringIO(), 0.0
-    with terminal.live(Console(file=written, width=40), clock=lambda: seconds) as show:
+    with terminal.live(Console(file=written, width=20), clock=lambda: seconds) as show:
         for seconds in (0.0, 9.9, 10.0, 15.0, 19.9, 20.0):  # noqa: B007
             show(line)
     assert written.getvalue().splitlines() == [line, line]

@@ -14,7 +14,7 @@ from hangtag.serving.client import Credentials
 from hangtag.serving.loadtest.generator.channels import connect
 from hangtag.serving.loadtest.generator.executors import Executor, create
 from hangtag.serving.loadtest.generator.http_channel import HttpChannel
-from hangtag.serving.loadtest.generator.process_messages import Block, CallSettings, RequestPool, Share, SharedCounts
+from hangtag.serving.loadtest.generator.process_messages import Block, RequestPool, Share, SharedCounts
 from hangtag.serving.loadtest.plan.load import ClosedLoop, Limits, Load, OpenLoop
 from tests.kit.fake_server import FakeServer, running_over_http
 from tests.kit.other_servers import listener, say_nothing
@@ -45,9 +45,8 @@ class LosesOneEnd:
 def run_on(channel: LosesOneEnd, load: Load, limits: Limits) -> Executor:
     """Run a block on a channel, and return the block's executor."""
     block = Block("fast", load, limits, warm_up=0.0, seed=0, round=0)
-    settings = CallSettings(deadline=0.2, lost_after=0.1)
     counts = SharedCounts(multiprocessing.get_context("spawn"), 1)
-    executor = create(block, [channel], RequestPool("", "", (b"",)), Share(settings, counts, 0, 1))
+    executor = create(block, [channel], RequestPool("", "", (b"",)), Share(counts, deadline=0.2, lost_after=0.1))
     pacer = threading.Thread(target=executor.pace)
     pacer.start()
 
@@ -59,7 +58,7 @@ def run_on(channel: LosesOneEnd, load: Load, limits: Limits) -> Executor:
     until(drained)
     pacer.join()
     channel.close()
-    executor.snapshot()  # adds the recorded calls to the counts
+    executor.fold()  # adds the recorded calls to the counts
     return executor
 
 

@@ -9,12 +9,12 @@ import pytest
 from rich.console import Console
 
 from hangtag.serving.loadtest.comparison.answer import answer
-from hangtag.serving.loadtest.measuring.accuracy import Accuracy
 from hangtag.serving.loadtest.measuring.results import Results
 from hangtag.serving.loadtest.plan.load import OpenLoop
 from hangtag.serving.loadtest.plan.scenario import Scenario
 from hangtag.serving.loadtest.plan.target import Target
 from hangtag.serving.loadtest.report import json_document, table
+from hangtag.serving.loadtest.statistics.intervals import Accuracy
 from tests.serving.loadtest.command import run_of
 
 SAMPLES = 1000
@@ -24,7 +24,7 @@ TOO_SHORT = "Choose a, but the test is too short to be sure that it is better th
 def results(targets: dict[str, tuple[float, int | None]], **scenario: Any) -> Results:
     """Results of targets, each with its milliseconds per answer and its right answers out of 1,000. The run of a target
     named "failing…" is INVALID, and the blocks of a target named "noisy…" vary widely."""
-    runs, accuracies = [], {}
+    runs, described = [], []
     for name, (milliseconds, right) in targets.items():
         factors = (0.5, 3.0, 1.0, 4.0) if name.startswith("noisy") else (1.0, 1.01, 1.0, 0.99)
         failed = int(name.startswith("failing"))
@@ -32,10 +32,11 @@ def results(targets: dict[str, tuple[float, int | None]], **scenario: Any) -> Re
             run_of(OpenLoop(50.0), *(milliseconds * each / 1e3,) * 500, failed=failed).blocks[0] for each in factors
         ]
         runs.append(replace(run_of(OpenLoop(50.0), 1.0, blocks=tuple(blocks)), target=name))
-        if right is not None:
-            accuracies[name] = Accuracy(right, SAMPLES, right=np.arange(SAMPLES) < right)
+        accuracy = right and Accuracy(right, SAMPLES, right=np.arange(SAMPLES) < right)
+        described.append(SimpleNamespace(name=name, samples="", accuracy=accuracy))
     settings = Scenario(tuple(Target(name, name) for name in targets), rate=(50.0,), **scenario)
-    return Results({}, settings, tuple(runs), False, "", 1.0, "", accuracies=accuracies)
+    of_targets: Any = tuple(described)
+    return Results(of_targets, settings, tuple(runs), False, "", 1.0, "")
 
 
 @pytest.mark.parametrize(
