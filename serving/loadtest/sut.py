@@ -3,7 +3,6 @@
 The functions work with any server of the Open Inference Protocol.
 """
 
-import functools
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from hangtag.protos import classifier_pb2, methods
 from hangtag.protos import inference_pb2 as pb
 from hangtag.serving import address as server_address
 from hangtag.serving.connection.client_options import ConnectionOptions
-from hangtag.serving.connection.connect import connect
+from hangtag.serving.connection.connect import Connection, connect
 from hangtag.serving.connection.errors import ClientError
 from hangtag.serving.connection.method import Method, Response
 from hangtag.serving.credentials import Credentials
@@ -99,26 +98,16 @@ _STATISTICS = Method(methods.MODEL_STATISTICS, pb.ModelStatisticsResponse)
 _LOAD = {INFER: pb.ModelInferResponse, CLASSIFY: classifier_pb2.ClassifyResponse}
 
 
+@dataclass(frozen=True)
 class Probe:
-    """Calls one server. The methods raise LoadTestError.
+    """Calls the server of a target. The methods raise LoadTestError."""
 
-    Example:
-        with open_probes((target,), Credentials()) as probes:
-            print(probes[target.name].describe(target).execution_provider)
-    """
+    target: Target
+    connection: Connection
 
-    def __init__(self, address: str, credentials: Credentials) -> None:
-        """Create the connection, without sending anything. Raises the same exceptions as ``connect``."""
-        self._address = address
-        credentials.metadata()  # raises an error at once if the token cannot be read
-        # There are no retries, because a load test must report each failed call.
-        self._connection = connect(address, PROBE_TIMEOUT, credentials, ConnectionOptions(retries=0))
-        self.close = self._connection.close
-
-    def describe(self, target: Target) -> Description:
+    def describe(self) -> Description:
         """Return everything that the server reports about the target's model."""
-        server = self._server
-        metadata = self._metadata(target)
+        target, server, metadata = self.target, self._server(), self._metadata()
         response = self._optional(_CONFIG, pb.ModelConfigRequest(name=target.model, version=target.version))
         config = response.config if response else pb.ModelConfig()
         parameters = {key: value.string_value for key, value in config.parameters.items()}
@@ -126,7 +115,7 @@ class Probe:
             target=target,
             metadata=metadata,
             parameters=parameters,
-            statistics=self.statistics(target) is not None,
+            statistics=self.statistics() is not None,
             name=target.name,
             model=target.model,
             method=target.method,
@@ -139,67 +128,67 @@ class Probe:
             file_bytes=number_in(parameters, "file_bytes", int),
         )
 
-    def statistics(self, target: Target) -> ServerTimings | None:
+    def statistics(self) -> ServerTimings | None:
         """Return the server's counters since the target's model was loaded; None if the counters cannot be read."""
-        response = self._optional(_STATISTICS, pb.ModelStatisticsRequest(name=target.model, version=target.version))
+        model, version = self.target.model, self.target.version
+        response = self._optional(_STATISTICS, pb.ModelStatisticsRequest(name=model, version=version))
         # The answer to a request without a version has the counters of every loaded version.
         versions = []
         for each in response.model_stats if response else ():
-            if each.name == target.model and target.version in ("", each.version):
+            if each.name == model and version in ("", each.version):
                 sums = each.inference_stats
                 seconds = {part: getattr(sums, part).ns / 1e9 for part in PARTS}
                 versions.append(ServerTimings(sums.success.count, each.execution_count, **seconds))
         return ServerTimings.summed(versions)
 
-    def call(self, target: Target, method: str, request: Message, timeout: float) -> Any:
+    def call(self, method: str, request: Message, timeout: float) -> Any:
         """Call INFER or CLASSIFY in the same way as the load, with a deadline in seconds, and return the response."""
         try:
-            return self._connection.call(Method(method, _LOAD[method]), request, timeout)
+            return self.connection.call(Method(method, _LOAD[method]), request, timeout)
         except ClientError as error:
             if error.code is grpc.StatusCode.UNIMPLEMENTED and method == CLASSIFY:
-                raise LoadTestError(f"{self._address} has no Classify: leave out --method classify.") from error
+                raise LoadTestError(f"{self.target.address} has no Classify: leave out --method classify.") from error
             raise LoadTestError(
-                f"{target.name} does not answer the test's queries ({_status(error)}), so nothing was measured."
+                f"{self.target.name} does not answer the test's queries ({_status(error)}), so nothing was measured."
             ) from error
 
-    @functools.cached_property
     def _server(self) -> pb.ServerMetadataResponse:
         try:
-            return self._connection.call(_SERVER, pb.ServerMetadataRequest())
+            return self.connection.call(_SERVER, pb.ServerMetadataRequest())
         except ClientError as error:
-            message, server = f"{error}.", f"the server at {self._address}"
-            if error.code is grpc.StatusCode.UNIMPLEMENTED and not server_address.is_http(self._address):
+            message, server = f"{error}.", f"the server at {self.target.address}"
+            if error.code is grpc.StatusCode.UNIMPLEMENTED and not server_address.is_http(self.target.address):
                 message = f"{server} does not speak the Open Inference Protocol (inference.GRPCInferenceService)."
             elif error.code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
                 message = f"{server} refused the call because it lacks valid credentials ({error}): give --token-file."
             raise LoadTestError(message) from error
 
-    def _metadata(self, target: Target) -> pb.ModelMetadataResponse:
-        name = target.model
+    def _metadata(self) -> pb.ModelMetadataResponse:
+        name, version, address = self.target.model, self.target.version, self.target.address
         try:
-            metadata = self._connection.call(_MODEL, pb.ModelMetadataRequest(name=name, version=target.version))
-            ready = self._connection.call(_READY, pb.ModelReadyRequest(name=name, version=target.version)).ready
+            metadata = self.connection.call(_MODEL, pb.ModelMetadataRequest(name=name, version=version))
+            ready = self.connection.call(_READY, pb.ModelReadyRequest(name=name, version=version)).ready
         except ClientError as error:
-            message = f"{self._address} could not describe model {name!r}: {_status(error)}."
+            message = f"{address} could not describe model {name!r}: {_status(error)}."
             if error.code is grpc.StatusCode.NOT_FOUND:
                 index = self._optional(_INDEX, pb.RepositoryIndexRequest())
                 names = ", ".join(sorted({model.name for model in index.models})) if index else ""
-                message = f"{self._address} has no model {name!r}{f'; it has {names}' if names else ''}."
-                served = self._optional(_MODEL, pb.ModelMetadataRequest(name=name)) if target.version else None
+                message = f"{address} has no model {name!r}{f'; it has {names}' if names else ''}."
+                served = self._optional(_MODEL, pb.ModelMetadataRequest(name=name)) if version else None
                 if served and served.versions:
                     message = (
-                        f"{self._address} does not serve version {target.version} of {name!r}, only "
-                        f"{', '.join(served.versions)}: 'hangtag serve --num-versions' serves more."
+                        f"{address} does not serve version {version} of {name!r}, only {', '.join(served.versions)}: "
+                        "'hangtag serve --num-versions' serves more."
                     )
             raise LoadTestError(message) from error
         if not ready:
-            raise LoadTestError(f"model {name!r} is not ready on {self._address}: see the server's log.")
+            raise LoadTestError(f"model {name!r} is not ready on {address}: see the server's log.")
         return metadata
 
     def _optional(self, method: Method[Response], request: Message) -> Response | None:
         """Make a call that not every server supports. Returns None if the call fails."""
         try:
-            return self._connection.call(method, request)
+            return self.connection.call(method, request)
         except ClientError:
             return None
 
@@ -210,11 +199,15 @@ def _status(error: ClientError) -> str:
 
 @contextmanager
 def open_probes(targets: tuple[Target, ...], credentials: Credentials) -> Iterator[dict[str, Probe]]:
-    """Yield a probe for each target by the target's name. Targets on the same server share a probe.
+    """Yield a probe for each target by the target's name. Targets on the same server share a connection.
 
-    Raises CredentialsError.
+    Raises the same exceptions as ``connect``.
     """
+    credentials.metadata()  # raises an error at once if the token cannot be read
+    options = ConnectionOptions(retries=0)  # A load test must report each failed call.
     with ExitStack() as stack:
-        addresses = dict.fromkeys(target.address for target in targets)
-        probes = {address: stack.enter_context(closing(Probe(address, credentials))) for address in addresses}
-        yield {target.name: probes[target.address] for target in targets}
+        connections = {
+            address: stack.enter_context(closing(connect(address, PROBE_TIMEOUT, credentials, options)))
+            for address in dict.fromkeys(target.address for target in targets)
+        }
+        yield {target.name: Probe(target, connections[target.address]) for target in targets}

@@ -2,7 +2,7 @@
 
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -97,6 +97,23 @@ class WithCompare(JsonCommand):
         return super().invoke(ctx) if ctx.command is self else ctx.command.invoke(ctx)
 
 
+def _html(document: ResultsDocument) -> str:
+    from hangtag.serving.loadtest.report import html  # imported here, because importing matplotlib takes long
+
+    return html.render(document)
+
+
+# Parameter of an option -> the function that renders its file.
+RENDERERS: Mapping[str, Callable[[ResultsDocument], str]] = MappingProxyType(
+    {
+        "json_file": json_document.render,
+        "csv_file": tabular.render_csv,
+        "html_file": _html,
+        "junit_file": tabular.render_junit,
+    }
+)
+
+
 @click.command(cls=WithCompare)
 @click.argument("models", nargs=-1, metavar="[MODEL]...")
 @server_option
@@ -158,10 +175,6 @@ def loadtest(
     accuracy: bool,
     conditions: tuple[str, ...],
     baseline: Path | None,
-    json_file: Path | None,
-    csv_file: Path | None,
-    html_file: Path | None,
-    junit_file: Path | None,
     yes_load_remote: bool,
     credentials: Credentials,
     **settings: Any,
@@ -193,6 +206,7 @@ def loadtest(
 
     Exit code: 0 if every run is VALID; 1 if a run is INVALID, calls failed, or a --fail-if holds; 2 for a usage error.
     """
+    files = {file: render for name, render in RENDERERS.items() if (file := settings.pop(name))}
     preset = PRESETS[settings["scenario"]] if settings["scenario"] else {}
     # The scenario's preset replaces the defaults of options that the user did not set.
     unset = {name: value for name, value in preset.items() if ctx.get_parameter_source(name) == ParameterSource.DEFAULT}
@@ -206,7 +220,7 @@ def loadtest(
         fail_if = [gates.parse(text, scenario, accuracy=accuracy, baseline=saved) for text in conditions]
     except ValueError as error:  # A setting, a target or a condition is out of range, or contradicts another.
         raise click.UsageError(f"{error}.") from error
-    terminal.require_all_writable(json_file, csv_file, html_file, junit_file)
+    terminal.require_all_writable(*files)
     command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
     with terminal.stop_event() as stop, terminal.live(Console(stderr=True)) as show:
         results = measure(
@@ -216,22 +230,10 @@ def loadtest(
     if saved is not None:
         warn_of_other_machine(saved, results.environment)
     document = json_document.of(results, outcomes)
-    table.render(document, Console(quiet=json_file == terminal.STDOUT))
-    renderers = {
-        json_file: json_document.render,
-        csv_file: tabular.render_csv,
-        html_file: _html,
-        junit_file: tabular.render_junit,
-    }
-    terminal.write({file: partial(render, document) for file, render in renderers.items() if file})
+    table.render(document, Console(quiet=files.get(terminal.STDOUT) is json_document.render))
+    terminal.write({file: partial(render, document) for file, render in files.items()})
     if not results.valid or any(outcome.failed for outcome in outcomes):
         sys.exit(1)
-
-
-def _html(document: ResultsDocument) -> str:
-    from hangtag.serving.loadtest.report import html  # imported here, because importing matplotlib takes long
-
-    return html.render(document)
 
 
 def _refuse_remote(targets: Sequence[Target]) -> None:

@@ -1,10 +1,11 @@
 """Records how each query of a block ended, and combines these results over processes and blocks."""
 
 import math
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,32 +23,15 @@ DELAYED_AFTER = 0.005
 
 @dataclass(frozen=True)
 class TimeSlice:
-    """The answers that arrived in a short part of a block. The part starts `start` seconds after the test's start."""
+    """The figures of a block, which is one part of the time that a run took. Durations are in seconds."""
 
-    latency: StoredHistogram = unstored(combine=DurationHistogram.merged)
-    start: float = stored(combine=max)  # in a generator process, the seconds are measured from the end of the warm-up
-    length: float = stored(combine=max)
-    failed: int = stored(combine=sum, default=0)
-
-    @shown()
-    def answered(self) -> int:
-        """The number of answered queries."""
-        return len(self.latency)
-
-    @shown()
-    def p50(self) -> NullForNan:
-        """Seconds."""
-        return self.latency.percentile(50)
-
-    @shown()
-    def p99(self) -> NullForNan:
-        """Seconds."""
-        return self.latency.percentile(99)
-
-    @shown()
-    def max(self) -> NullForNan:
-        """Seconds."""
-        return self.latency.maximum
+    start: float = stored("The seconds from the test's start to the end of the block's warm-up.")
+    length: float = stored()
+    answered: int = stored("The number of answered queries.")
+    failed: int = stored()
+    p50: NullForNan = stored()
+    p99: NullForNan = stored()
+    max: NullForNan = stored()
 
 
 def _first_messages(parts: Sequence[dict[str, str]]) -> dict[str, str]:
@@ -59,8 +43,8 @@ def _mean_of_known(parts: Sequence[float | None]) -> float | None:
     return fmean(known) if known else None
 
 
-def _chained(parts: Sequence[tuple[TimeSlice, ...]]) -> tuple[TimeSlice, ...]:
-    return tuple(time_slice for part in parts for time_slice in part)
+# The arguments of `stored` for a histogram.
+_MERGED: dict[str, Any] = {"combine": DurationHistogram.merged, "default_factory": DurationHistogram}
 
 
 @dataclass(frozen=True)
@@ -74,9 +58,7 @@ class BlockResult:
 
     warm_up_queries: int = stored("The number of queries in the warm-up, which are discarded.", combine=sum)
     duration: float = stored("The duration of the measurement, without the warm-up.", combine=sum)
-    answered: int = stored(
-        "The number of OK answers during the measurement, including answers to queries of the warm-up.", combine=sum
-    )
+    answered: int = stored("The OK answers during the measurement, also those to queries of the warm-up.", combine=sum)
     statuses: Counter[str] = stored(
         "The number of queries by gRPC status code, including OK.",
         combine=lambda parts: sum(parts, Counter()),
@@ -85,32 +67,21 @@ class BlockResult:
     # The first message of each status other than OK.
     details: dict[str, str] = unstored(combine=_first_messages, default_factory=dict)
     delayed_queries: int = stored("The queries that an open loop sent more than 5 ms late.", combine=sum, default=0)
-    finished: bool = stored(
-        "Whether the minimum duration and the minimum query count were reached.", combine=all, default=True
-    )
-    generator_cpu: float = stored(
-        "The CPU use of the generator's busiest process; 1 is one whole CPU.", combine=max, default=0.0
-    )
+    finished: bool = stored("Whether the block reached both of its minima.", combine=all, default=True)
+    generator_cpu: float = stored("The busiest generator process's use of one CPU.", combine=max, default=0.0)
     generator_busy: float = stored(
         "The share of the time in which the generator's busiest thread computed or waited for a CPU.",
         combine=max,
         default=0.0,
     )
     generator_latency_share: float = stored(
-        "The share of a closed loop's latency that the generator took; 0 for an open loop.",
-        combine=fmean,
-        default=0.0,
+        "The share of a closed loop's latency that the generator took.", combine=fmean, default=0.0
     )
     generator_cpu_share: float = stored(
-        "The load generator's total CPU use, as a share of the CPUs available to it.",
-        combine=fmean,
-        default=0.0,
+        "The load generator's total CPU use, as a share of the CPUs available to it.", combine=fmean, default=0.0
     )
     cpus_busy: float = stored(
-        "The share of the time in which the CPUs available to the generator were busy; 0 if the server does not share "
-        "these CPUs.",
-        combine=fmean,
-        default=0.0,
+        "The share of the time in which the CPUs that generator and server share were busy.", combine=fmean, default=0.0
     )
     others_cpu_share: float | None = stored(
         "The share of this machine's CPUs that other programs used; null if unknown.",
@@ -118,26 +89,16 @@ class BlockResult:
         default=None,
     )
     latency: StoredHistogram = stored(
-        "The time from the planned send time to the answer, for answered calls.",
-        combine=DurationHistogram.merged,
-        default_factory=DurationHistogram,
+        "The time from the planned send time to the answer, for answered calls.", **_MERGED
     )
-    service_time: StoredHistogram = stored(
-        "The time from the actual send time to the answer, for answered calls.",
-        combine=DurationHistogram.merged,
-        default_factory=DurationHistogram,
-    )
-    lateness: StoredHistogram = stored(
-        "The time from the planned to the actual send time, for every call.",
-        combine=DurationHistogram.merged,
-        default_factory=DurationHistogram,
-    )
+    service_time: StoredHistogram = stored("The time from the actual send time to the answer, if answered.", **_MERGED)
+    lateness: StoredHistogram = stored("The time from the planned to the actual send time, for every call.", **_MERGED)
     server: StoredTimings | None = stored(
         "The server's timings; null if the server keeps no statistics, restarted, or is one of several.",
         combine=ServerTimings.summed,
         default=None,
     )
-    timeline: tuple[TimeSlice, ...] = stored(combine=_chained, default=())
+    timeline: tuple[TimeSlice, ...] = stored(combine=lambda parts: sum(parts, ()), default=())
 
     @shown()
     def queries(self) -> int:
@@ -159,9 +120,6 @@ class BlockResult:
         """Combine the results of the processes that issued one block. `limits` are the limits of the whole block."""
         duration = max(part.duration for part in parts)
         reached = limits.reached(duration, sum(part.queries for part in parts))
-        slices = defaultdict[float, list[TimeSlice]](list)
-        for time_slice in _chained([part.timeline for part in parts]):
-            slices[time_slice.start].append(time_slice)
         return combined(
             cls,
             parts,
@@ -169,13 +127,9 @@ class BlockResult:
             finished=reached and all(part.finished for part in parts),
             generator_latency_share=max(part.generator_latency_share for part in parts),
             generator_cpu_share=sum(part.generator_cpu_share for part in parts),
-            timeline=tuple(combined(TimeSlice, slices[start]) for start in sorted(slices)),
         )
 
 
-# The picture of latency over time shows about this many slices per block. No slice is shorter than SHORTEST_SLICE.
-SLICES = 10
-SHORTEST_SLICE = 0.1
 LOST = "UNKNOWN"
 """The status of a query whose end gRPC did not report."""
 
@@ -187,7 +141,7 @@ class Recorder:
     entries into histograms from time to time, which limits the memory.
     """
 
-    def __init__(self, window_start: float, limits: Limits) -> None:
+    def __init__(self, window_start: float) -> None:
         """Start recording.
 
         Queries that are planned before `window_start` belong to the warm-up. If a query of the warm-up is answered
@@ -197,9 +151,6 @@ class Recorder:
         self.statuses: Counter[str] = Counter()
         self.details: dict[str, str] = {}
         self.latency, self._service, self._lateness = (DurationHistogram() for _ in range(3))
-        self._slice_length = max(limits.min_duration / SLICES, SHORTEST_SLICE)
-        self._slices = defaultdict[int, DurationHistogram](DurationHistogram)
-        self._failed_in_slice = Counter[int]()
         self._ended: list[tuple[float, float, float, str]] = []
         self._warm_up_ended: list[tuple[float, str]] = []
         self._delayed = self._folded = self._answered_in_window = self._warm_up_queries = 0
@@ -241,10 +192,6 @@ class Recorder:
         self._service.record((ended - sent)[ok])
         self._lateness.record(sent - planned)
         self._delayed += int(np.count_nonzero(sent - planned > DELAYED_AFTER))
-        slices = ((ended - self.window_start) // self._slice_length).astype(int)
-        for index in np.unique(slices).tolist():
-            self._slices[index].record((ended - planned)[(slices == index) & ok])
-        self._failed_in_slice.update(slices[~ok].tolist())
 
     def _count_answers(self, arrivals: npt.NDArray[np.float64], window_end: float) -> None:
         inside = (arrivals >= self.window_start) & (arrivals <= window_end)
@@ -267,8 +214,4 @@ class Recorder:
             lateness=self._lateness,
             delayed_queries=self._delayed,
             finished=not stopped,
-            timeline=tuple(
-                TimeSlice(latency, index * self._slice_length, self._slice_length, self._failed_in_slice[index])
-                for index, latency in sorted(self._slices.items())
-            ),
         )

@@ -31,10 +31,10 @@ class Executor(ABC):
         count = len(pool.requests)
         order = range(share.process, share.process + share.processes * count, share.processes)
         self._requests = itertools.cycle([pool.requests[index % count] for index in order])
-        self._deadline = share.deadline
+        self._deadline, self._end = share.deadline, share.counts.end
         self._metadata: Metadata = share.credentials.metadata() or None
         self._start = self._last_sent = block.start or clock()
-        self._recorder = Recorder(self._start + block.warm_up, block.limits)
+        self._recorder = Recorder(self._start + block.warm_up)
         self._in_flight, self._lock = 0, threading.Lock()
         self._stopped, self._stopped_early = threading.Event(), False
         self.drained = threading.Event()
@@ -74,7 +74,7 @@ class Executor(ABC):
         with self._lock:
             if not self._stopped.is_set():
                 self._stopped_early = early
-                self._share.counts.finish(clock() if early else self._window_end())
+                self._end.value = self._end.value or (clock() if early else self._window_end())
                 self._stopped.set()
             if not self._in_flight:
                 self.drained.set()
@@ -87,20 +87,19 @@ class Executor(ABC):
     def give_up_lost_calls(self) -> None:
         """Count calls that gRPC has lost as failed, so that the block can end. The main thread calls this method
         periodically."""
-        if not self._stopped.is_set() or clock() < self._last_sent + self._share.deadline + self._share.lost_after:
-            return
         with self._lock:
-            if not self.drained.is_set():
+            is_over = self._stopped.is_set() and clock() > self._last_sent + self._deadline + self._share.lost_after
+            if is_over and not self.drained.is_set():
                 self._recorder.record_lost(self._in_flight)
                 self.drained.set()
 
     def fold(self) -> None:
         """Move what was recorded so far into histograms. The main thread calls this method periodically."""
-        self._recorder.fold(self._share.counts.end)
+        self._recorder.fold(self._end.value)
 
     def result(self) -> BlockResult:
         """Return what this process measured. Call this method when `drained` is set."""
-        return self._recorder.result(self._share.counts.end, stopped=self._stopped_early)
+        return self._recorder.result(self._end.value, stopped=self._stopped_early)
 
     def _send(self, channel: Channel, planned: float) -> None:
         with self._lock:
@@ -135,8 +134,6 @@ UNAVAILABLE_PAUSE = 0.01
 # While answers arrive, the limits are checked after this many seconds, because another process may have ended the
 # block.
 CHECK_INTERVAL = 0.002
-
-
 # If a channel's thread takes an answer within this many seconds after the previous answer, the answer had already
 # arrived, and the thread did not sleep. In measurements, the gap was 4 to 15 µs if the answer had already arrived, and
 # at least 60 µs if the thread had slept.
@@ -183,7 +180,7 @@ class ClosedLoopExecutor(Executor):
         now = clock()
         elapsed = now - self._recorder.window_start
         limits = self._block.limits
-        if self._share.counts.end or limits.exceeded(elapsed, queries) or limits.reached(elapsed, queries):
+        if self._end.value or limits.exceeded(elapsed, queries) or limits.reached(elapsed, queries):
             self.stop()
             return
         # No query count can be reached before at least one process has completed its share of the missing queries.

@@ -83,7 +83,7 @@ class Generator:
         pacer.start()
         while not executor.drained.wait(CHECK_INTERVAL):
             executor.fold()
-            if counts.stopped:
+            if counts.stopped.value:
                 executor.stop(early=True)
                 if not executor.drained.wait(STOP_GRACE):
                     executor.abandon()
@@ -128,12 +128,7 @@ LEAD = 0.05
 
 
 class GeneratorProcesses:
-    """A context manager that starts the generator processes. The method `run` runs a block on all processes.
-
-    Example:
-        with GeneratorProcesses({"cnn": pool}, scenario, Credentials(), stop=threading.Event()) as generators:
-            result = generators.run(block, on_progress=print)
-    """
+    """A context manager that starts the generator processes. The method `run` runs a block on all processes."""
 
     def __init__(
         self,
@@ -160,7 +155,7 @@ class GeneratorProcesses:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._counts.stop()
+        self._counts.stopped.value = True
         for process in self._processes:
             process.shutdown()
 
@@ -188,7 +183,7 @@ class GeneratorProcesses:
                 _ = [future.result() for future in done]  # raises an exception if a process has ended
                 running = list(pending)
                 if self._stop.is_set():
-                    self._counts.stop()
+                    self._counts.stopped.value = True
                 if on_progress is not None:
                     on_progress(self._counts.queries)
         except BrokenProcessPool as error:

@@ -39,19 +39,23 @@ class SharedCounts:
 
     No lock is needed, because each process writes only its own count, and only the first process at the end writes the
     time of the end.
+
+    Attributes:
+        end: The time on the monotonic clock at which the block's measuring ended; 0 while measuring continues.
+        stopped: Whether the test was stopped, so that the current block and all later blocks end at once.
     """
 
     def __init__(self, context: BaseContext, processes: int) -> None:
         """Allocate memory that is filled with zeros. Pass this object to each process at the process's start."""
-        # mypy regards the array types of ctypes as Any.
+        # mypy regards the types of ctypes as Any.
         self._counts: Any = context.RawArray(ctypes.c_int64, processes)
-        self._end: Any = context.RawValue(ctypes.c_double, 0.0)
-        self._stopped: Any = context.RawValue(ctypes.c_bool, False)
+        self.end: Any = context.RawValue(ctypes.c_double, 0.0)
+        self.stopped: Any = context.RawValue(ctypes.c_bool, False)
 
     def reset(self) -> None:
         """Start a new block. Call this method while no process is running a block."""
         self._counts[:] = [0] * len(self._counts)
-        self._end.value = 0.0
+        self.end.value = 0.0
 
     def update(self, process: int, queries: int) -> int:
         """Set the number of queries that process number `process` has completed, and return the sum over all."""
@@ -62,25 +66,6 @@ class SharedCounts:
     def queries(self) -> int:
         """The number of queries of the current block that all processes together have completed."""
         return sum(self._counts)
-
-    @property
-    def stopped(self) -> bool:
-        """Whether the test was stopped, so that the current block and all later blocks end at once."""
-        return bool(self._stopped.value)
-
-    def stop(self) -> None:
-        """Stop the test for all processes."""
-        self._stopped.value = True
-
-    @property
-    def end(self) -> float:
-        """Return the time on the monotonic clock at which the block's measuring ended; 0 while measuring continues."""
-        return float(self._end.value)
-
-    def finish(self, at: float) -> None:
-        """End the block for all processes, unless the block has already ended."""
-        if not self._end.value:
-            self._end.value = at
 
 
 @dataclass(frozen=True)

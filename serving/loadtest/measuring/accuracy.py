@@ -47,29 +47,27 @@ def measure(
     read_classes = _classes_of_classify if target.method == "classify" else _classes_of_infer
     batch_size = min(BATCH_SIZE, description.max_batch_size or 1) if target.method == "infer" else 1
 
-    right = np.zeros(len(labels), np.bool_)
-
-    def send(request: tuple[range, Message]) -> int:
+    def send(request: tuple[range, Message]) -> list[bool]:
         indices, message = request
         if stop.is_set():
-            return 0
-        response = probe.call(target, library.method, message, deadline)
+            return []
+        response = probe.call(library.method, message, deadline)
         with reading(target.name):
             classes = read_classes(response, target.name).reshape(len(indices))
-        right[indices] = classes == labels[indices]
-        return len(indices)
+        answered: list[bool] = (classes == labels[indices]).tolist()
+        return answered
 
-    done = 0
+    right: list[bool] = []
     with ThreadPoolExecutor(IN_FLIGHT) as pool:
         for answered in pool.map(send, library.each_sample_once(batch_size)):
-            done += answered
-            share = f"{np.count_nonzero(right[:done]) / max(done, 1):.2%} right so far"
-            on_progress(f"{target.name}, accuracy: {done:,} of {len(labels):,} samples, {share}")
+            right += answered
+            share = f"{sum(right) / max(len(right), 1):.2%} right so far"
+            on_progress(f"{target.name}, accuracy: {len(right):,} of {len(labels):,} samples, {share}")
     if stop.is_set():
         return None
     expected = number_in(description.parameters, "hangtag.test_accuracy", float)
     comparable = description.parameters.get("hangtag.data_digest", "") in library.samples.data_digests
-    return Accuracy(int(np.count_nonzero(right)), len(labels), expected, comparable, right)
+    return Accuracy(sum(right), len(labels), expected, comparable, np.array(right))
 
 
 def _classes_of_classify(response: classifier_pb2.ClassifyResponse, name: str) -> npt.NDArray[np.int64]:

@@ -9,13 +9,13 @@ import os
 import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 
 import psutil
 
 from hangtag.serving.loadtest import units
-from hangtag.serving.loadtest.generator.block_result import OK, BlockResult
+from hangtag.serving.loadtest.generator.block_result import OK, BlockResult, TimeSlice
 from hangtag.serving.loadtest.generator.channels import clock
 from hangtag.serving.loadtest.generator.generator_process import GeneratorProcesses
 from hangtag.serving.loadtest.generator.process_messages import Block
@@ -38,6 +38,7 @@ UNREACHABLE, WARM_UP = "UNAVAILABLE", "warm-up"  # The status of a warm-up query
 MORE_READINGS = 16
 
 
+@dataclass
 class ServerCounts:
     """Reads the counters of a target's server before and after each of the target's blocks.
 
@@ -46,13 +47,12 @@ class ServerCounts:
     queries. Such counters show neither timings nor restarts, so the target is put into `counted_in_part`.
     """
 
-    def __init__(self, read: ReadCounters) -> None:
-        self.counted_in_part: set[str] = set()
-        self.restarted: set[tuple[Load, str]] = set()
-        self._read = read
-        self._last: dict[str, ServerTimings] = {}
-        # Target -> the statuses of the queries that have ended since the last successful reading.
-        self._ended = defaultdict[str, Counter[str]](Counter)
+    read: ReadCounters
+    counted_in_part: set[str] = field(default_factory=set)
+    restarted: set[tuple[Load, str]] = field(default_factory=set)
+    _last: dict[str, ServerTimings] = field(default_factory=dict)
+    # Target -> the statuses of the queries that have ended since the last successful reading.
+    _ended: defaultdict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
 
     def update(self, block: Block, statuses: Counter[str]) -> ServerTimings | None:
         """Read the counters of a block's target, and return their growth since the previous call; None if unknown.
@@ -63,7 +63,7 @@ class ServerCounts:
         last, ended = self._last.get(target), self._ended[target]
         is_current = not ended  # Otherwise the previous reading failed, and the growth covers several blocks.
         ended.update(statuses)
-        counters = None if target in self.counted_in_part else self._read(target)
+        counters = None if target in self.counted_in_part else self.read(target)
         if counters is None:
             return None
         growth = counters.since(last) if last else None
@@ -71,7 +71,7 @@ class ServerCounts:
         many = ended.total() / COUNTED_SHARE + OTHERS if ended else math.inf
         if last and (growth is None or not few <= growth.count <= many):
             for _ in range(MORE_READINGS):
-                again = self._read(target)
+                again = self.read(target)
                 if again is None:
                     break
                 # If the counters fall from one reading to the next, two servers answered.
@@ -113,39 +113,34 @@ def interleaved(scenario: Scenario, loads: Iterable[Load]) -> Iterator[Block]:
                 )
 
 
+@dataclass
 class Session:
     """Runs one block at a time, and combines the blocks' results into runs."""
 
-    def __init__(
-        self,
-        scenario: Scenario,
-        generators: GeneratorProcesses,
-        stop: threading.Event,
-        on_progress: Callable[[str], None],
-        read_counters: ReadCounters,
-    ) -> None:
-        """Prepare a session. `generators` has a request pool for each target. `stop` ends the session early."""
-        self._scenario = scenario
-        self._generators = generators
-        self._stop = stop
-        self._on_progress = on_progress
-        self._counts = ServerCounts(read_counters)
-        self._began = clock()
-        self._block_seconds = scenario.warm_up + scenario.min_duration / scenario.blocks
-        self._seconds_ahead = 0.0  # The minimum duration of the blocks that have not begun yet.
-        self._results: dict[tuple[Load, str], list[BlockResult]] = {}
+    scenario: Scenario
+    generators: GeneratorProcesses  # With a request pool for each target.
+    stop: threading.Event  # Ends the session early.
+    on_progress: Callable[[str], None]
+    counts: ServerCounts
+    _began: float = field(default_factory=clock)
+    _seconds_ahead: float = 0.0  # The minimum duration of the blocks that have not begun yet.
+    _results: dict[tuple[Load, str], list[BlockResult]] = field(default_factory=dict)
+
+    @property
+    def _block_seconds(self) -> float:
+        return self.scenario.warm_up + self.scenario.min_duration / self.scenario.blocks
 
     @property
     def stopped(self) -> bool:
         """Whether the session was stopped."""
-        return self._stop.is_set()
+        return self.stop.is_set()
 
     def run(self) -> tuple[Run, ...]:
         """Run the closed loops, then the open loops, and return the runs. After a stop, return the runs so far.
 
         Raises LoadTestError if a generator process failed.
         """
-        scenario = self._scenario
+        scenario = self.scenario
         # The rate may be unknown yet, but the number of the open loops is known.
         loads = len(scenario.closed_loops) + len(scenario.open_loops(1.0))
         self._seconds_ahead = loads * len(scenario.targets) * scenario.blocks * self._block_seconds
@@ -154,8 +149,8 @@ class Session:
         return self.runs()
 
     def _run_interleaved(self, loads: tuple[Load, ...]) -> None:
-        for block in interleaved(self._scenario, loads):
-            if self._stop.is_set():
+        for block in interleaved(self.scenario, loads):
+            if self.stop.is_set():
                 return
             result = self.run_block(block)
             if result.queries:  # A block that was stopped before it measured anything is left out.
@@ -171,49 +166,50 @@ class Session:
             elapsed = clock() - began
             rate = units.three_digits(queries / max(elapsed - block.warm_up, 1e-9))
             left = self._seconds_ahead + max(self._block_seconds - elapsed, 0.0)
-            self._on_progress(f"{block.target}, {block.load}: {rate} calls/s; {left:.0f} s left")
+            self.on_progress(f"{block.target}, {block.load}: {rate} calls/s; {left:.0f} s left")
 
         self._seconds_ahead = max(self._seconds_ahead - self._block_seconds, 0.0)
-        self._counts.update(block, Counter())
+        self.counts.update(block, Counter())
         began = clock()
         psutil.cpu_percent(percpu=True)  # starts the interval that the next call measures
-        others = OtherPrograms(target.address for target in self._scenario.targets if target.is_loopback)
-        result = self._generators.run(block, report)
+        others = OtherPrograms(target.address for target in self.scenario.targets if target.is_loopback)
+        result = self.generators.run(block, report)
         others_share = others.share()
         # The generator takes no CPU time from a server on another machine.
-        usable = os.sched_getaffinity(0) if self._scenario.is_loopback else ()
+        usable = os.sched_getaffinity(0) if self.scenario.is_loopback else ()
         percents = [share for cpu, share in enumerate(psutil.cpu_percent(percpu=True)) if cpu in usable]
         busy = fmean(percents) / 100 if percents else 0.0
-        counted = self._counts.update(block, result.statuses + Counter({WARM_UP: result.warm_up_queries}))
-        measuring_began = began - self._began + block.warm_up
-        timeline = tuple(replace(each, start=measuring_began + each.start) for each in result.timeline)
-        return replace(result, timeline=timeline, server=counted, cpus_busy=busy, others_cpu_share=others_share)
+        counted = self.counts.update(block, result.statuses + Counter({WARM_UP: result.warm_up_queries}))
+        start, latency = began - self._began + block.warm_up, result.latency
+        p50, p99 = latency.percentile(50), latency.percentile(99)
+        part = TimeSlice(start, result.duration, len(latency), result.failed, p50, p99, latency.maximum)
+        return replace(result, timeline=(part,), server=counted, cpus_busy=busy, others_cpu_share=others_share)
 
     def as_run(self, target: str, load: Load, blocks: list[BlockResult], planned_blocks: int) -> Run:
         """Combine blocks of one target under one load into a run."""
-        counted_in_part = target in self._counts.counted_in_part
+        counted_in_part = target in self.counts.counted_in_part
         if counted_in_part:  # earlier counts may match the queries only by chance
             blocks = [replace(block, server=None) for block in blocks]
         return Run(
             target=target,
             load=load,
             blocks=tuple(blocks),
-            model=next(each.model for each in self._scenario.targets if each.name == target),
-            batch_size=self._scenario.batch_size,
+            model=next(each.model for each in self.scenario.targets if each.name == target),
+            batch_size=self.scenario.batch_size,
             planned_blocks=planned_blocks,
-            percentile=self._scenario.percentile,
-            target_latency=self._scenario.target_latency,
-            judged=self._scenario.judged,
-            restarted=(load, target) in self._counts.restarted and not counted_in_part,
+            percentile=self.scenario.percentile,
+            target_latency=self.scenario.target_latency,
+            judged=self.scenario.judged,
+            restarted=(load, target) in self.counts.restarted and not counted_in_part,
             counted_in_part=counted_in_part,
         )
 
     def runs(self) -> tuple[Run, ...]:
         """Return the results so far, sorted by load and then by target."""
         return tuple(
-            self.as_run(target, load, blocks, self._scenario.blocks)
+            self.as_run(target, load, blocks, self.scenario.blocks)
             for load in sorted({load for load, _ in self._results}, key=sort_key)
-            for target in self._scenario.names
+            for target in self.scenario.names
             if (blocks := self._results.get((load, target)))
         )
 

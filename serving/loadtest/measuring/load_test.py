@@ -15,7 +15,7 @@ from hangtag.serving.loadtest.generator.generator_process import GeneratorProces
 from hangtag.serving.loadtest.generator.process_messages import RequestPool
 from hangtag.serving.loadtest.measuring import peaks
 from hangtag.serving.loadtest.measuring.accuracy import measure as measure_accuracy
-from hangtag.serving.loadtest.measuring.interleaving import Session
+from hangtag.serving.loadtest.measuring.interleaving import ServerCounts, Session
 from hangtag.serving.loadtest.measuring.results import Results
 from hangtag.serving.loadtest.plan.scenario import Scenario
 from hangtag.serving.loadtest.samples.library import load
@@ -59,12 +59,12 @@ def measure(
     targets: dict[str, Description] = {}
     pools: dict[str, RequestPool] = {}
     with open_probes(scenario.targets, credentials) as probes:
-        libraries = [load(probes[target.name].describe(target), scenario, samples) for target in scenario.targets]
+        libraries = [load(probe.describe(), scenario, samples) for probe in probes.values()]
         # Each target is called once before any load, so that a refused request is reported in one error message and not
         # as hundreds of failed calls.
         for library in libraries:
             target, name = library.description.target, library.description.name
-            response = probes[name].call(target, library.method, library.requests[0], scenario.deadline)
+            response = probes[name].call(library.method, library.requests[0], scenario.deadline)
             answering = response.model_version
             if target.version and answering not in ("", target.version):
                 raise LoadTestError(f"version {answering} answered {target}, so the server ignores version numbers.")
@@ -77,9 +77,9 @@ def measure(
         with GeneratorProcesses(pools, scenario, credentials, stop) as generators:
 
             def read_counters(name: str) -> ServerTimings | None:
-                return probes[name].statistics(targets[name].target) if targets[name].statistics else None
+                return probes[name].statistics() if targets[name].statistics else None
 
-            session = Session(scenario, generators, stop, on_progress, read_counters)
+            session = Session(scenario, generators, stop, on_progress, ServerCounts(read_counters))
             runs = session.run()
             target_peaks = peaks.find(scenario, session) if scenario.find_peak else ()
         runs += tuple(peak.confirmation for peak in target_peaks if peak.confirmation is not None)

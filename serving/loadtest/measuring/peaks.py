@@ -21,12 +21,6 @@ class PeakSearch:
     The search doubles or halves the rate until one rate meets the target latency and another rate misses it, and then
     bisects between these two rates. A rate near the peak may meet the target latency once by chance. A peak is
     therefore a rate that met the target latency in two runs.
-
-    Example:
-        search = PeakSearch(first=100.0)
-        while search.rate is not None:
-            search.record(kept=measure(search.rate).keeps_bound)
-        print(search.peak)
     """
 
     def __init__(self, first: float, lowest: float = LOWEST_RATE) -> None:

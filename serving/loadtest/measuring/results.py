@@ -58,10 +58,11 @@ class Results:
         return self.scenario.batch_size > 1
 
     @property
-    def generator_share(self) -> str | None:
-        """A sentence about the generator's share of the CPUs that it shared with the server; None without such CPUs."""
+    def generator_share(self) -> str:
+        """A sentence about the generator's share of the CPUs that it shared with the server; empty without such
+        CPUs."""
         if not (self.runs and self.scenario.is_loopback):
-            return None
+            return ""
         busiest = max(run.total.generator_cpu for run in self.runs)
         return (
             "The generator shared this machine's CPUs with the server. The generator's busiest process used up to "
@@ -75,12 +76,11 @@ class Results:
             return ""
         shares = [run.total.others_cpu_share for run in self.runs if run.total.others_cpu_share is not None]
         if not shares:
-            longest = self.scenario.warm_up + max(block.duration for run in self.runs for block in run.blocks)
-            if longest < SHORTEST:
-                reason = f"each block took less than {units.duration(SHORTEST)} (raise --min-duration)"
-            else:
-                reason = "the server's processes cannot be distinguished from other programs"
-            return f"The share of this machine's CPUs that other programs took is unknown, because {reason}."
+            return (
+                "The share of this machine's CPUs that other programs took is unknown, because each block took less "
+                f"than {units.duration(SHORTEST)} (raise --min-duration), or the server's processes cannot be "
+                "distinguished from other programs."
+            )
         return f"Other programs took up to {max(shares):.0%} of this machine's CPUs during a run."
 
     @property

@@ -60,10 +60,6 @@ class ClosedLoop:
     rate: None = stored("Null, because only an open loop has a rate.", default=None, init=False)
     arrivals: None = stored("Null, because only an open loop has arrivals.", default=None, init=False)
 
-    def __post_init__(self) -> None:
-        if self.concurrency < 1:
-            raise ValueError(f"--concurrency must be 1 or more, not {self.concurrency}")
-
     def __str__(self) -> str:
         return f"{self.concurrency:,} in flight"
 
@@ -76,12 +72,6 @@ class OpenLoop:
     arrivals: Arrivals = stored("The distribution of the gaps between queries.", default="poisson")
     kind: Literal["open loop"] = stored("The kind of load.", default="open loop", init=False)
     concurrency: None = stored("Null, because only a closed loop has a concurrency.", default=None, init=False)
-
-    def __post_init__(self) -> None:
-        if not (math.isfinite(self.rate) and self.rate > 0):
-            raise ValueError(f"--rate must be above 0 calls/s, not {self.rate:g}")
-        if self.rate > MAX_RATE:
-            raise ValueError(f"--rate must be at most {MAX_RATE:,} calls/s, not {self.rate:g}")
 
     def __str__(self) -> str:
         return f"{self.rate:,.6g} calls/s" + (" at equal gaps" if self.arrivals == "constant" else "")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
-from hangtag.serving.loadtest.plan.load import LOWEST_RATE, Arrivals, ClosedLoop, Limits, Load, OpenLoop
+from hangtag.serving.loadtest.plan.load import LOWEST_RATE, MAX_RATE, Arrivals, ClosedLoop, Limits, Load, OpenLoop
 from hangtag.serving.loadtest.plan.target import Target
 from hangtag.serving.loadtest.statistics import early_stopping
 from hangtag.settings import flag_of, problems, setting
@@ -60,9 +60,11 @@ class Scenario:
         choices=get_args(ScenarioName),
     )
     concurrency: tuple[int, ...] = setting(
-        (), "Closed loop: the queries in flight in each run, such as 1,8,64.", listed=True
+        (), "Closed loop: the queries in flight in each run, such as 1,8,64.", listed=True, at_least=1
     )
-    rate: tuple[float, ...] = setting((), "Open loop: the calls per second in each run, such as 500,1000.", listed=True)
+    rate: tuple[float, ...] = setting(
+        (), "Open loop: the calls per second in each run, such as 500,1000.", listed=True, above=0
+    )
     arrivals: Arrivals = setting(
         "poisson", "Open loop: the distribution of the gaps between queries.", choices=get_args(Arrivals)
     )
@@ -112,8 +114,9 @@ class Scenario:
                 f"--max-query-count {self.max_query_count} is too low, because judging a p{self.percentile:g} needs "
                 f"{self.query_count} queries"
             )
+        if max(self.rate, default=0) > MAX_RATE:
+            raise ValueError(f"--rate must be at most {MAX_RATE:,} calls/s, not {max(self.rate):g}")
         self._check_peak()
-        _ = self.closed_loops, self.open_loops(math.inf)  # The constructor of each load checks its values.
 
     def _check_peak(self) -> None:
         if self.find_peak and self.target_latency is None:

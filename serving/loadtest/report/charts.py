@@ -11,6 +11,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter
 from hangtag.page.drawing import BAD, draw_front, drawing, latency_axis, plain_log_axis
 from hangtag.page.label_placement import Label, place
 from hangtag.page.series import Look
+from hangtag.serving.loadtest.generator.block_result import TimeSlice
 from hangtag.serving.loadtest.measuring.measured_run import Run
 from hangtag.serving.loadtest.plan.load import OpenLoop
 from hangtag.serving.loadtest.statistics.duration_histogram import DurationHistogram
@@ -81,10 +82,9 @@ def accuracy_and_latency(choices: Sequence[ModelPoint], looks: Looks) -> str:
 def _latency_limits(choices: Sequence[ModelPoint]) -> Range:
     """Return the ends of an axis that contains all estimates and intervals, except for extremely wide intervals."""
     estimates = [choice.latency.estimate * 1e3 for choice in choices]
-    lows = [choice.latency.low * 1e3 for choice in choices if choice.latency.known]
-    highs = [choice.latency.high * 1e3 for choice in choices if choice.latency.known]
-    low = max(min([*estimates, *lows]), min(estimates) / _WIDEST)
-    high = min(max([*estimates, *highs]), max(estimates) * _WIDEST)
+    intervals = [(choice.latency.low * 1e3, choice.latency.high * 1e3) for choice in choices if choice.latency.known]
+    low = max(min([*estimates, *(low for low, _ in intervals)]), min(estimates) / _WIDEST)
+    high = min(max([*estimates, *(high for _, high in intervals)]), max(estimates) * _WIDEST)
     margin = max((high / low) ** 0.2, 1.5)
     return low / margin, high * margin
 
@@ -96,11 +96,11 @@ def throughput_and_latency(runs: Sequence[Run], looks: Looks) -> str:
         labels = []
         for name, look in looks.items():
             own = [run for run in runs if run.target == name]
-            latencies = [run.total.latency for run in own]
-            p99s = _draw_p50_and_p99(axes, [run.throughput for run in own], latencies, look, width=1.2, size=5)
+            latencies = [(run.latency(50).total, run.latency(99).total) for run in own]
+            _draw_p50_and_p99(axes, [run.throughput for run in own], latencies, look, width=1.2, size=5)
             labels += [
-                Label(str(run.load.concurrency), run.throughput, p99, size=8, colour=look.colour)
-                for run, p99 in zip(own, p99s, strict=True)
+                Label(str(run.load.concurrency), run.throughput, p99 * 1e3, size=8, colour=look.colour)
+                for run, (_, p99) in zip(own, latencies, strict=True)
             ]
         axes.margins(x=0.08, y=0.12)
         rates = [run.throughput for run in runs if run.throughput > 0]
@@ -143,42 +143,35 @@ def latency_by_percentile(runs: Sequence[Run], looks: Looks, scale: Range, numbe
 
 
 def latency_over_time(runs: Sequence[Run], looks: Looks, scale: Range) -> str:
-    """Draw p50 (filled) and p99 (hollow) of each time slice, joined within a block, and a cross for failed calls."""
+    """Draw p50 (filled) and p99 (hollow) of each block, and a cross for a block with failed calls."""
     load = runs[0].load
     with drawing(f"time-{load}", f"Latency over time, {load}") as picture:
         axes = picture.axes
+        failed = []
         for run in runs:
-            for block in run.blocks:
-                answered = [time_slice for time_slice in block.timeline if time_slice.latency]
-                middles = [time_slice.start + time_slice.length / 2 for time_slice in answered]
-                latencies = [time_slice.latency for time_slice in answered]
-                _draw_p50_and_p99(axes, middles, latencies, looks[run.target], width=0.8, size=3.6)
+            answered = [block for block in run.total.timeline if block.answered]
+            latencies = [(block.p50, block.p99) for block in answered]
+            _draw_p50_and_p99(axes, list(map(_middle, answered)), latencies, looks[run.target], width=0.8, size=3.6)
+            failed += [_middle(block) for block in run.total.timeline if block.failed]
         _latency_scale(axes, scale)
-        slices = [time_slice for run in runs for time_slice in run.total.timeline]
-        failed = [time_slice.start + time_slice.length / 2 for time_slice in slices if time_slice.failed]
         axes.scatter(failed, [scale[1]] * len(failed), marker="x", s=30, color=BAD, clip_on=False)
         axes.set_xlabel("seconds since the test began")
     return picture.svg
 
 
+def _middle(block: TimeSlice) -> float:
+    return block.start + block.length / 2
+
+
 def _draw_p50_and_p99(
-    axes: Axes,
-    places: Sequence[float],
-    latencies: Sequence[DurationHistogram],
-    look: Look,
-    *,
-    width: float,
-    size: float,
-) -> list[float]:
-    """Draw p50 (filled, solid) and p99 (hollow, dashed) at places on the x axis. Returns p99 in milliseconds."""
-    values: list[float] = []
-    for q, style, face in ((50, "-", look.colour), (99, "--", "none")):
-        values = [latency.percentile(q) * 1e3 for latency in latencies]
+    axes: Axes, places: Sequence[float], latencies: Sequence[Range], look: Look, *, width: float, size: float
+) -> None:
+    """Draw p50 (filled, solid) and p99 (hollow, dashed), in seconds, at places on the x axis."""
+    for index, style, face in ((0, "-", look.colour), (1, "--", "none")):
         axes.plot(
-            places, values, style, color=look.colour, linewidth=width,
+            places, [latency[index] * 1e3 for latency in latencies], style, color=look.colour, linewidth=width,
             marker=look.marker, markersize=size, markerfacecolor=face, markeredgewidth=width,
         )  # fmt: skip
-    return values
 
 
 def _latency_scale(axes: Axes, scale: Range) -> None:

@@ -6,13 +6,12 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 
 import jinja2
-from markupsafe import Markup
 
 from hangtag.page.series import looks
 from hangtag.page.templates import environment
 from hangtag.serving.loadtest import units
 from hangtag.serving.loadtest.comparison.answer import Front, common_load
-from hangtag.serving.loadtest.generator.block_result import DELAYED_AFTER, OK
+from hangtag.serving.loadtest.generator.block_result import DELAYED_AFTER
 from hangtag.serving.loadtest.measuring.measured_run import LATENCY_SHARE, Run
 from hangtag.serving.loadtest.measuring.results import Results
 from hangtag.serving.loadtest.plan.load import ClosedLoop, Load, OpenLoop
@@ -27,39 +26,19 @@ def render(results: ResultsDocument) -> str:
     """Return the page as HTML."""
     names = results.scenario.names
     measured = [run for run in results.runs if run.total.latency]
-    closed = [run for run in measured if isinstance(run.load, ClosedLoop)]
-    loads = tuple(dict.fromkeys(run.load for run in measured))
     choices, choice_load = accuracy_choices(results)
-    look = looks(names)
     return page_template("report.html.j2").render(
         results=results,
-        title=f"{len(names)} models compared" if len(names) > 2 else " and ".join(names),
-        looks=look,
-        headlines=[(name, figures) for name in names if (figures := _headline(results, name))],
-        pareto_picture=Markup(charts.accuracy_and_latency(choices, look)) if choices else None,  # noqa: S704
-        pareto_load=choice_load,
-        choices=choices,
-        others_recorded=[f"{name} {each.expected:.2%}" for name, each in results.accuracies.items() if each.note],
-        sources=dict.fromkeys(target.samples for target in results.targets if target.accuracy),
-        throughput_picture=Markup(charts.throughput_and_latency(closed, look)) if closed else None,  # noqa: S704
-        load_pictures=[
-            (
-                load,
-                Markup(charts.latency_by_percentile(runs, look, scale)),  # noqa: S704
-                Markup(charts.latency_over_time(runs, look, scale)),  # noqa: S704
-                _splits(runs),
-            )
-            for load in loads
-            for runs in [[run for run in measured if run.load == load]]
-            for scale in [charts.latency_range(runs)]
-        ],
-        failures=[
-            (run, status, count, run.total.details.get(status, ""))
-            for run in results.runs
-            for status, count in run.total.statuses.most_common()
-            if status != OK
-        ],
         settings=results.scenario,
+        title=f"{len(names)} models compared" if len(names) > 2 else " and ".join(names),
+        looks=looks(names),
+        charts=charts,
+        choices=choices,
+        choice_load=choice_load,
+        headline_of=functools.partial(_headline, results),
+        closed=[run for run in measured if isinstance(run.load, ClosedLoop)],
+        loads=[(load, runs) for load in results.loads if (runs := [run for run in measured if run.load == load])],
+        splits_of=_splits,
         groups=groups_of(results),
         latency_share=LATENCY_SHARE,
         delayed_after_ms=DELAYED_AFTER * 1e3,

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from markupsafe import Markup
 from rich.console import Console
 from rich.text import Text
 from typing_extensions import TypedDict
@@ -106,17 +105,13 @@ def _source(saved: SavedResults) -> dict[str, Any]:
 
 def render_page(before: SavedResults, after: SavedResults, groups: Sequence[RunGroup]) -> str:
     """Return the comparison as a self-contained HTML page."""
-    look = looks((BEFORE, AFTER))
-    scale = charts.latency_range(run for group in groups for run in group.runs)
     return page_template("comparison.html.j2").render(
         before=before,
         after=after,
         differences=_differences(before, after),
         machine_differs=bool(machine_differences(before.environment, after.environment)),
-        looks=look,
+        looks=looks((BEFORE, AFTER)),
         groups=groups,
-        pictures=[
-            (group.title, Markup(charts.latency_by_percentile(group.runs, look, scale, number)))  # noqa: S704
-            for number, group in enumerate(groups)
-        ],
+        charts=charts,
+        scale=charts.latency_range(run for group in groups for run in group.runs),
     )

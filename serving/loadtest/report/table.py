@@ -1,6 +1,6 @@
 """Renders results for a terminal, as a table per load with a line per target, and as sentences."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from rich.console import Console
@@ -29,8 +29,7 @@ def render(results: ResultsDocument, console: Console) -> None:
                 console.print(line(f"{run.target}: {run.lateness_note}", style="dim"))
         console.print()
     for name, accuracy in results.accuracies.items():
-        low, high = accuracy.interval.low, accuracy.interval.high
-        share = f"{accuracy.share:.2%} of {accuracy.total:,} samples (95 %: {low:.2%} to {high:.2%})"
+        share = f"{accuracy.share:.2%} of {accuracy.total:,} samples (95 %: {accuracy.low:.2%} to {accuracy.high:.2%})"
         console.print(line(f"{name} classifies {share} correctly. {accuracy.note}".strip()))
     # The tables have all ratios. If there are more than two targets, the sentences have only the ratios at the common
     # load.
@@ -41,15 +40,11 @@ def render(results: ResultsDocument, console: Console) -> None:
         *(peak.sentence for peak in results.peaks),
     ):
         console.print(line(sentence))
-    for sent in _sent(results.samples):
-        console.print(line(sent, style="dim"))
-    if results.warm_up_queries:
-        warm_up = f"{results.warm_up_queries:,} queries of the warm-up were sent before, and discarded."
-        console.print(Text(warm_up, style="dim"))
-    if results.generator_share is not None:
-        console.print(Text(results.generator_share, style="dim"))
-    if results.others_sentence:
-        console.print(line(results.others_sentence, style="dim"))
+    sent = f"Sent: {'; '.join(dict.fromkeys(results.samples.values()))}."
+    warm_up = f"{results.warm_up_queries:,} queries of the warm-up were sent before, and discarded."
+    remarks = (sent, warm_up * bool(results.warm_up_queries), results.generator_share, results.others_sentence)
+    for remark in filter(None, remarks):
+        console.print(line(remark, style="dim"))
     _problems(results, console)
     if results.valid:
         verdict = " the figures of every run can be trusted."
@@ -68,13 +63,6 @@ def render(results: ResultsDocument, console: Console) -> None:
 def line(text: str, style: str = "") -> Text:
     """Return a line to print. Control characters, which a server's messages may contain, are escaped."""
     return Text(escaped(text), style=style)
-
-
-def _sent(sources: Mapping[str, str]) -> list[str]:
-    """Say which samples were sent to each target, in one sentence if all targets received the same samples."""
-    if len(set(sources.values())) == 1:
-        return [f"Sent: {next(iter(sources.values()))}."]
-    return [f"Sent to {name}: {source}." for name, source in sources.items()]
 
 
 def _problems(results: Results, console: Console) -> None:
@@ -138,30 +126,24 @@ def tables(groups: Sequence[RunGroup], width: int, batched: bool = False) -> Ite
         for run in group.runs:
             table.add_row(*_cells(run, batched), style=None if run.valid else "red")
         for label, comparison in group.ratios:
-            table.add_row(escaped(label), *_ratio_cells(comparison, batched), style="dim")
+            table.add_row(*_ratio_cells(label, comparison, batched), style="dim")
         yield table
-
-
-def _ratio_cells(comparison: Comparison, batched: bool) -> list[str]:
-    """Return the cells of a row of ratios, without the first cell. The columns are those of `_cells`.
-
-    INVALID runs have no ratios.
-    """
-    if not comparison.meaningful:
-        return ["INVALID"]
-    throughput = "" if comparison.generator_limited else units.times(comparison.throughput.estimate)
-    ratios = [throughput, *([""] if batched else [])]
-    return [*ratios, units.times(comparison.p50.estimate), "", "", units.times(comparison.p99.estimate)]
 
 
 def _cells(run: Run, batched: bool) -> list[str]:
     """Return the cells of a run's row: target, rates, percentiles, maximum and failures."""
-    total = run.total
+    latency = run.total.latency
+    rates = [run.throughput, run.samples_per_second] if batched else [run.throughput]
+    durations = [*(latency.percentile(q) for q in PERCENTILES), latency.maximum]
     return [
-        escaped(run.target),
-        units.three_digits(run.throughput),
-        *([units.three_digits(run.samples_per_second)] if batched else []),
-        *(units.duration(total.latency.percentile(q)) for q in PERCENTILES),
-        units.duration(total.latency.maximum),
-        f"{total.failed:,}",
-    ]
+        escaped(run.target), *map(units.three_digits, rates), *map(units.duration, durations), f"{run.total.failed:,}"
+    ]  # fmt: skip
+
+
+def _ratio_cells(label: str, comparison: Comparison, batched: bool) -> list[str]:
+    """Return the cells of a row of ratios. The columns are those of `_cells`. INVALID runs have no ratios."""
+    if not comparison.meaningful:
+        return [escaped(label), "INVALID"]
+    throughput = "" if comparison.generator_limited else units.times(comparison.throughput.estimate)
+    p50, p99 = (units.times(ratio.estimate) for ratio in (comparison.p50, comparison.p99))
+    return [escaped(label), throughput, *[""] * batched, p50, "", "", p99]

@@ -56,11 +56,6 @@ class DurationHistogram:
     Attributes:
         counts: The number of durations in each bucket: [buckets].
         values: The largest duration in each bucket in seconds, in ascending order: [buckets].
-
-    Example:
-        histogram = DurationHistogram()
-        histogram.record(np.array([0.0012, 0.0014]))
-        histogram.percentile(99)
     """
 
     values: ClassVar[Values] = _BOUNDS / 1e6

@@ -15,7 +15,7 @@ from hdrh.histogram import HdrHistogram  # type: ignore[import-untyped]
 from hangtag.protos import inference_pb2 as pb
 from hangtag.serving.loadtest.generator.block_result import Recorder
 from hangtag.serving.loadtest.measuring.measured_run import Run
-from hangtag.serving.loadtest.plan.load import Limits, Load
+from hangtag.serving.loadtest.plan.load import Load
 from tests.kit.command import invoke, refusal
 from tests.kit.fake_server import FakeServer, running
 from tests.kit.waiting import pass_time
@@ -109,13 +109,10 @@ MACHINE = {"CPU": "a processor", "CPUs usable": "8 of 8", "system": "Linux 6"}
 Seconds = Sequence[float]
 
 
-LIMITS = Limits(min_duration=1.0, min_query_count=1, max_duration=10.0, max_query_count=1000)
-
-
 def run_of(load: Load, *seconds: float, failed: int = 0, measured: Any = None, blocks: Any = None, **more: Any) -> Run:
     """A run of one second with these blocks, or with one block in which answers took ``seconds``. ``measured`` changes
     the block."""
-    recorder = Recorder(0.0, LIMITS)
+    recorder = Recorder(0.0)
     for each in seconds:
         recorder.record(0.0, 0.0, each, "OK")
     for _ in range(failed):
