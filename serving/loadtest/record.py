@@ -54,11 +54,6 @@ def combined(kind: type[T], parts: Sequence[T], **values: Any) -> T:
     return kind(**values)
 
 
-def extended(kind: type[T], base: Any, **more: Any) -> T:
-    """Build an object of a subclass from the fields of `base` and the values in `more`."""
-    return kind(**{each.name: getattr(base, each.name) for each in fields(base)}, **more)
-
-
 @cache
 def _adapter(kind: Any) -> TypeAdapter[Any]:
     return TypeAdapter(kind)

@@ -71,10 +71,10 @@ def compare(a: Path, b: Path, html_file: Path | None, json_file: Path | None) ->
     before, after = read(a), read(b)
     console = Console(quiet=json_file == terminal.STDOUT)
     warn_of_other_machine(before, after.environment)
-    comparisons = compare_saved(before, after)
-    if not comparisons:
+    compared = compare_saved(before, after)
+    if not compared:
         raise click.ClickException(f"{a} and {b} have no target and load in common, so there is nothing to compare")
-    groups = saved_comparison.groups_of(before, after, comparisons)
+    groups = saved_comparison.groups_of(compared)
     saved_comparison.render_differences(before, after, console)
     saved_comparison.render_tables(groups, console)
     renderers = {html_file: saved_comparison.render_page, json_file: saved_comparison.render_json}

@@ -1,7 +1,7 @@
 """Compares runs under the same load, from one test or from saved tests, by ratios with intervals and in sentences."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hangtag.serving.loadtest import units
@@ -19,36 +19,32 @@ MACHINE = ("CPU", "CPUs usable", "system")
 class SavedResults:
     """The content of a file that `hangtag loadtest --json` wrote."""
 
-    file: Path
-    runs: tuple[Run, ...]
-    accuracies: dict[str, float]  # Target -> accuracy, between 0 and 1.
-    peaks: dict[str, float]  # Target -> peak in queries per second.
-    environment: dict[str, str]
-    started: str
-    settings: dict[str, str] = field(default_factory=dict)  # The models, samples and options of the test.
+    file: Path = stored()
+    started: str = stored()
+    environment: dict[str, str] = stored()
+    accuracies: dict[str, float] = stored()  # Target -> accuracy, between 0 and 1.
+    peaks: dict[str, float] = stored()  # Target -> peak in queries per second.
+    runs: tuple[Run, ...] = unstored()
+    settings: dict[str, str] = unstored(default_factory=dict)  # The models, samples and options of the test.
 
     @classmethod
     def of(cls, results: Results) -> "SavedResults":
         """Return the figures of a load test in the form that a saved file has."""
         accuracies = {name: accuracy.share for name, accuracy in results.accuracies.items()}
         peaks = {peak.target: peak.rate for peak in results.peaks if peak.rate is not None}
-        return cls(Path(), results.runs, accuracies, peaks, results.environment, results.started)
-
-    def run(self, target: str, load: Load) -> Run | None:
-        """Return the run of this target under this load, if there is one."""
-        return next((run for run in self.runs if run.target == target and run.load == load), None)
+        return cls(Path(), results.started, results.environment, accuracies, peaks, results.runs)
 
 
-def differences(before: Mapping[str, str], after: Mapping[str, str]) -> dict[str, tuple[str, str]]:
-    """Return the two values of each label that both sides have with different values."""
-    both = {label: (value, after[label]) for label, value in before.items() if label in after}
-    return {label: (one, other) for label, (one, other) in both.items() if one != other}
+def differences(before: Mapping[str, str], after: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """Return the value before and after of each label that both sides have with different values."""
+    both = [(label, value, after[label]) for label, value in before.items() if label in after]
+    return {label: {"before": one, "after": other} for label, one, other in both if one != other}
 
 
-def machine_differences(before: Mapping[str, str], after: Mapping[str, str]) -> tuple[str, ...]:
+def machine_differences(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
     """Describe each difference between the machines of two environments; empty for the same machine."""
     found = differences(before, after)
-    return tuple("{}: {} and {}".format(label, *found[label]) for label in MACHINE if label in found)
+    return [f"{label}: {' and '.join(found[label].values())}" for label in MACHINE if label in found]
 
 
 @dataclass(frozen=True)
@@ -102,18 +98,20 @@ def compare_targets(results: Results) -> tuple[Comparison, ...]:
     return tuple(comparisons)
 
 
-def compare_saved(before: SavedResults, after: SavedResults) -> tuple[Comparison, ...]:
+def compare_saved(before: SavedResults, after: SavedResults) -> list[tuple[Run, Run, Comparison]]:
     """Compare `after` with `before`, for each target and load that both files have.
 
     The blocks of two saved tests did not run next to each other, so the figures of the two tests vary independently.
+
+    Returns the run before, the run after and their comparison.
     """
-    comparisons = []
-    for run in after.runs:
-        baseline = before.run(run.target, run.load)
-        if baseline is not None and run.total.latency and baseline.total.latency:
-            files = (f"the run in {after.file}", f"the run in {before.file}")
-            comparisons.append(compare(run, baseline, files=files))
-    return tuple(comparisons)
+    files = (f"the run in {after.file}", f"the run in {before.file}")
+    baselines = {(run.target, run.load): run for run in before.runs if run.total.latency}
+    return [
+        (baseline, run, compare(run, baseline, files=files))
+        for run in after.runs
+        if run.total.latency and (baseline := baselines.get((run.target, run.load)))
+    ]
 
 
 def compare(run: Run, baseline: Run, *, files: tuple[str, str] | None = None) -> Comparison:

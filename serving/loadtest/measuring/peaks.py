@@ -127,29 +127,23 @@ def _rate(run: Run) -> float:
 def find(scenario: Scenario, session: Session) -> tuple[Peak, ...]:
     """Search for the peaks of all targets, with interleaved runs. If the session is stopped, return the peaks so far.
 
-    Raises:
-        LoadTestError: A generator process failed.
+    Raises LoadTestError if a generator process failed.
     """
     throughputs = session.peaks()
-    searches = {
-        name: PeakSearch(
-            scenario.rate[0] if scenario.rate else SHARE_OF_PEAK * throughputs.get(name, 2 * FIRST_RATE),
-            scenario.lowest_rate,
-        )
-        for name in scenario.names
-    }
+    firsts = {name: SHARE_OF_PEAK * throughputs.get(name, 2 * FIRST_RATE) for name in scenario.names}
+    if scenario.rate:
+        firsts = dict.fromkeys(scenario.names, scenario.rate[0])
+    searches = {name: PeakSearch(first, scenario.lowest_rate) for name, first in firsts.items()}
     steps: dict[str, list[Run]] = {name: [] for name in scenario.names}
     random = random_generator(scenario.seed, "peak order")
-    number = 0
-    while not session.stopped and (running := [name for name, search in searches.items() if search.rate is not None]):
+    while not session.stopped and (running := [name for name in searches if searches[name].rate is not None]):
         for index in random.permutation(len(running)):
-            name = running[index]
+            name, number = running[index], sum(map(len, steps.values()))
             rate = searches[name].rate
             if session.stopped or rate is None:
                 break
             load = OpenLoop(rate, scenario.arrivals)
-            number += 1
-            block = Block(name, load, scenario.limits, scenario.warm_up, scenario.seed, round=number)
+            block = Block(name, load, scenario.limits, scenario.warm_up, scenario.seed, round=number + 1)
             result = session.run_block(block)
             if not result.queries:
                 break

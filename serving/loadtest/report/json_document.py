@@ -7,7 +7,7 @@ docs/loadtest.schema.json from the types in this module.
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from hangtag.serving.loadtest.comparison.gates import GateOutcome
 from hangtag.serving.loadtest.errors import LoadTestError
 from hangtag.serving.loadtest.measuring.measured_run import Run
 from hangtag.serving.loadtest.measuring.results import Results
-from hangtag.serving.loadtest.record import extended, from_json, json_schema, shown, stored, to_json
+from hangtag.serving.loadtest.record import from_json, json_schema, shown, stored, to_json
 
 SCHEMA = "hangtag.loadtest/1"
 
@@ -51,7 +51,7 @@ class ResultsDocument(Results):
 
 def of(results: Results, outcomes: tuple[GateOutcome, ...] = ()) -> ResultsDocument:
     """Return the document of these results and of the conditions of --fail-if."""
-    return extended(ResultsDocument, results, gates=outcomes)
+    return ResultsDocument(**{each.name: getattr(results, each.name) for each in fields(results)}, gates=outcomes)
 
 
 def render(document: ResultsDocument) -> str:

@@ -1,8 +1,7 @@
 """Renders the comparison of two saved load tests, named before and after, as tables, a page and JSON."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from rich.console import Console
 from rich.text import Text
@@ -24,35 +23,28 @@ from hangtag.serving.loadtest.report.html import page_template
 from hangtag.serving.loadtest.report.table import RunGroup, line, tables
 
 SCHEMA = "hangtag.loadtest.comparison/1"
-BEFORE, AFTER = "before", "after"
 
 
 class ComparisonDocument(TypedDict):
     """The content of the JSON file of a comparison."""
 
     schema: str
-    before: dict[str, Any]
-    after: dict[str, Any]
+    before: SavedResults
+    after: SavedResults
     setting_differences: dict[str, dict[str, str]]
     environment_differences: dict[str, dict[str, str]]
     comparisons: list[Comparison]
 
 
-def groups_of(before: SavedResults, after: SavedResults, comparisons: Sequence[Comparison]) -> list[RunGroup]:
+def groups_of(compared: Sequence[tuple[Run, Run, Comparison]]) -> list[RunGroup]:
     """Return the two runs of each comparison. The targets of these runs are named "before" and "after"."""
-
-    def run(saved: SavedResults, comparison: Comparison, name: str) -> Run:
-        measured = saved.run(comparison.target, comparison.load)
-        assert measured is not None  # both files have the runs that are compared
-        return replace(measured, target=name)
-
     return [
         RunGroup(
-            f"{each.target}, {each.load.kind}, {each.load}",
-            (run(before, each, BEFORE), run(after, each, AFTER)),
-            ((f"{AFTER} / {BEFORE}", each),),
+            f"{comparison.target}, {comparison.load.kind}, {comparison.load}",
+            (replace(before, target="before"), replace(after, target="after")),
+            (("after / before", comparison),),
         )
-        for each in comparisons
+        for before, after, comparison in compared
     ]
 
 
@@ -62,14 +54,14 @@ def render_differences(before: SavedResults, after: SavedResults, console: Conso
     found = _differences(before, after)
     if not found:
         console.print(Text("Both runs have the same models, samples, options and environment."))
-    for label, (one, other) in found.items():
+    for label, values in found.items():
         if label not in MACHINE:
-            difference = escaped(f"{label}: {one} {BEFORE}, {other} {AFTER}")
+            difference = escaped(f"{label}: {values['before']} before, {values['after']} after")
             console.print(Text.assemble(("differs ", "bold yellow"), difference))
     console.print()
 
 
-def _differences(before: SavedResults, after: SavedResults) -> dict[str, tuple[str, str]]:
+def _differences(before: SavedResults, after: SavedResults) -> dict[str, dict[str, str]]:
     return differences(before.settings | before.environment, after.settings | after.environment)
 
 
@@ -85,22 +77,13 @@ def render_json(before: SavedResults, after: SavedResults, groups: Sequence[RunG
     """Return the comparison as JSON: the two files, the differences of their settings, and each comparison."""
     document = ComparisonDocument(
         schema=SCHEMA,
-        before=_source(before),
-        after=_source(after),
-        setting_differences=_by_file(differences(before.settings, after.settings)),
-        environment_differences=_by_file(differences(before.environment, after.environment)),
+        before=before,
+        after=after,
+        setting_differences=differences(before.settings, after.settings),
+        environment_differences=differences(before.environment, after.environment),
         comparisons=[comparison for group in groups for _, comparison in group.ratios],
     )
     return to_json(ComparisonDocument, document)
-
-
-def _by_file(found: Mapping[str, tuple[str, str]]) -> dict[str, dict[str, str]]:
-    return {label: {BEFORE: before, AFTER: after} for label, (before, after) in found.items()}
-
-
-def _source(saved: SavedResults) -> dict[str, Any]:
-    names = ("started", "environment", "accuracies", "peaks")
-    return {"file": str(saved.file)} | {name: getattr(saved, name) for name in names}
 
 
 def render_page(before: SavedResults, after: SavedResults, groups: Sequence[RunGroup]) -> str:
@@ -110,7 +93,7 @@ def render_page(before: SavedResults, after: SavedResults, groups: Sequence[RunG
         after=after,
         differences=_differences(before, after),
         machine_differs=bool(machine_differences(before.environment, after.environment)),
-        looks=looks((BEFORE, AFTER)),
+        looks=looks(("before", "after")),
         groups=groups,
         charts=charts,
         scale=charts.latency_range(run for group in groups for run in group.runs),
