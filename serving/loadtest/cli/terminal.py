@@ -78,9 +78,8 @@ def write(texts: Mapping[Path, Callable[[], str]]) -> None:
     """
     problems = []
     for file, render in texts.items():
-        text = render()
         try:
-            write_text(str(file), text)
+            write_text(str(file), render())
         except OutputError as error:
             problems.append(str(error))
     if problems:

@@ -57,11 +57,10 @@ class Comparison:
     throughput: Interval = stored()
     p50: Interval = stored()
     p99: Interval = stored()
-    reason: str = unstored(default="")  # Why the two runs cannot be compared; empty if they can.
-    doubt: str | None = stored("The reason to doubt the ratios: other programs took CPU time.", default=None)
-    generator_limited: bool = unstored(default=False)  # Whether the generator limited a throughput.
-    # Whether the two runs come from two files, and are of the same target. The baseline's run is first.
-    saved: bool = unstored(default=False)
+    reason: str = unstored()  # Why the two runs cannot be compared; empty if they can.
+    doubt: str | None = stored("The reason to doubt the ratios: other programs took CPU time.")
+    generator_limited: bool = unstored()  # Whether the generator limited a throughput.
+    saved: bool = unstored()  # Whether the two runs come from two files, and are of the same target.
 
     @shown()
     def meaningful(self) -> bool:

@@ -70,9 +70,7 @@ class BlockResult:
     finished: bool = stored("Whether the block reached both of its minima.", combine=all, default=True)
     generator_cpu: float = stored("The busiest generator process's use of one CPU.", combine=max, default=0.0)
     generator_busy: float = stored(
-        "The share of the time in which the generator's busiest thread computed or waited for a CPU.",
-        combine=max,
-        default=0.0,
+        "The share of time in which the busiest thread computed or waited for a CPU.", combine=max, default=0.0
     )
     generator_latency_share: float = stored(
         "The share of a closed loop's latency that the generator took.", combine=fmean, default=0.0
@@ -84,9 +82,7 @@ class BlockResult:
         "The share of the time in which the CPUs that generator and server share were busy.", combine=fmean, default=0.0
     )
     others_cpu_share: float | None = stored(
-        "The share of this machine's CPUs that other programs used; null if unknown.",
-        combine=_mean_of_known,
-        default=None,
+        "The share of the CPUs that other programs used; null if unknown.", combine=_mean_of_known, default=None
     )
     latency: StoredHistogram = stored(
         "The time from the planned send time to the answer, for answered calls.", **_MERGED

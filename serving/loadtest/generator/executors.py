@@ -16,11 +16,17 @@ from hangtag.serving.loadtest.plan.load import ClosedLoop, OpenLoop, planned_sen
 Token = tuple[Channel, float]
 
 
+# The main thread checks the limits after this many seconds, because a stalled server sends no answers.
+WAIT_INTERVAL = 0.2
+# Calls that are still in flight this many seconds after a stop are cancelled.
+STOP_GRACE = 0.5
+
+
 class Executor(ABC):
     """Issues this process's share of one block.
 
-    Three kinds of threads call an executor. The pacer calls `pace`, the channels' threads call `_on_end`, and the
-    process's main thread calls the other methods. `drained` is set as soon as nothing more will be recorded.
+    Three kinds of threads call an executor. The pacer calls `_pace`, the channels' threads call `_on_end`, and the
+    process's main thread calls `run`. `_drained` is set as soon as nothing more will be recorded.
     """
 
     def __init__(self, block: Block, channels: Sequence[Channel], pool: RequestPool, share: Share) -> None:
@@ -37,16 +43,41 @@ class Executor(ABC):
         self._recorder = Recorder(self._start + block.warm_up)
         self._in_flight, self._lock = 0, threading.Lock()
         self._stopped, self._stopped_early = threading.Event(), False
-        self.drained = threading.Event()
+        self._drained = threading.Event()
+
+    def run(self) -> BlockResult:
+        """Issue the queries, and return what this process measured."""
+        pacer = threading.Thread(target=self._pace, name="pacer", daemon=True)
+        pacer.start()
+        while not self._drained.wait(WAIT_INTERVAL):
+            self._recorder.fold(self._end.value)
+            if self._share.counts.stopped.value:
+                self._stop(early=True)
+                if not self._drained.wait(STOP_GRACE):
+                    # The calls in flight are about to be cancelled, so no more queries are recorded.
+                    self._stopped_early = True
+                    self._drained.set()
+            else:
+                self._check_limits()
+                self._give_up_lost_calls()
+        pacer.join()
+        return self._recorder.result(self._end.value, stopped=self._stopped_early)
 
     @abstractmethod
-    def pace(self) -> None:
+    def _pace(self) -> None:
         """Send the queries that do not wait for an answer."""
 
-    def check_limits(self) -> None:
-        """Publish this process's query count, and stop if a closed loop has reached its limits. The main thread calls
-        this method periodically."""
+    def _check_limits(self) -> None:
+        """Publish this process's query count, and stop if a closed loop has reached its limits."""
         self._share.counts.update(self._share.process, self._recorder.queries)
+
+    def _give_up_lost_calls(self) -> None:
+        """Count calls that gRPC has lost as failed, so that the block can end."""
+        with self._lock:
+            is_over = self._stopped.is_set() and clock() > self._last_sent + self._deadline + self._share.lost_after
+            if is_over and not self._drained.is_set():
+                self._recorder.record_lost(self._in_flight)
+                self._drained.set()
 
     def latency_share(self, busy: float) -> float:
         """Return the share of a closed loop's latency that the generator takes.
@@ -66,7 +97,7 @@ class Executor(ABC):
         """Return the time at which measuring ends unless the block is stopped early."""
         return clock()
 
-    def stop(self, *, early: bool = False) -> None:
+    def _stop(self, *, early: bool = False) -> None:
         """Send no more queries, but wait for the queries in flight, so that slow queries are recorded too.
 
         `early` says whether the block ends before its limits are reached.
@@ -77,29 +108,7 @@ class Executor(ABC):
                 self._end.value = self._end.value or (clock() if early else self._window_end())
                 self._stopped.set()
             if not self._in_flight:
-                self.drained.set()
-
-    def abandon(self) -> None:
-        """Record no more queries, because the calls in flight are about to be cancelled."""
-        self._stopped_early = True
-        self.drained.set()
-
-    def give_up_lost_calls(self) -> None:
-        """Count calls that gRPC has lost as failed, so that the block can end. The main thread calls this method
-        periodically."""
-        with self._lock:
-            is_over = self._stopped.is_set() and clock() > self._last_sent + self._deadline + self._share.lost_after
-            if is_over and not self.drained.is_set():
-                self._recorder.record_lost(self._in_flight)
-                self.drained.set()
-
-    def fold(self) -> None:
-        """Move what was recorded so far into histograms. The main thread calls this method periodically."""
-        self._recorder.fold(self._end.value)
-
-    def result(self) -> BlockResult:
-        """Return what this process measured. Call this method when `drained` is set."""
-        return self._recorder.result(self._end.value, stopped=self._stopped_early)
+                self._drained.set()
 
     def _send(self, channel: Channel, planned: float) -> None:
         with self._lock:
@@ -115,7 +124,7 @@ class Executor(ABC):
 
     def _on_end(self, token: Token, sent: float, ended: float, code: int, details: str) -> None:
         channel, planned = token
-        if self.drained.is_set():  # the call was abandoned, or counted as lost
+        if self._drained.is_set():  # the call was abandoned, or counted as lost
             return
         status = OK if code == 0 else STATUS_NAMES.get(code, str(code))
         self._recorder.record(planned, sent, ended, status)
@@ -126,7 +135,7 @@ class Executor(ABC):
         with self._lock:
             self._in_flight -= 1
             if not self._in_flight and self._stopped.is_set():
-                self.drained.set()
+                self._drained.set()
 
 
 # The seconds to wait after UNAVAILABLE. Calls to an unreachable server fail at once, so the loop would spin.
@@ -162,26 +171,23 @@ class ClosedLoopExecutor(Executor):
         # `_check_at`.
         self._answers_to_check, self._check_at = 1, 0.0
 
-    def pace(self) -> None:
+    def _pace(self) -> None:
         """Send the first query of each slot."""
         self._stopped.wait(max(self._start - clock(), 0.0))
         for slot in range(self._slots):
             self._send(self._channels[slot % len(self._channels)], clock())
         if not self._slots:  # This process has no slots if there are more processes than queries in flight.
             self._stopped.set()
-            self.drained.set()
+            self._drained.set()
 
-    def check_limits(self) -> None:
-        """Stop when all processes together have reached the limits.
-
-        The main thread calls this method too, because a stalled server sends no answers.
-        """
+    def _check_limits(self) -> None:
+        """Stop when all processes together have reached the limits."""
         queries = self._share.counts.update(self._share.process, self._recorder.queries)
         now = clock()
         elapsed = now - self._recorder.window_start
         limits = self._block.limits
         if self._end.value or limits.exceeded(elapsed, queries) or limits.reached(elapsed, queries):
-            self.stop()
+            self._stop()
             return
         # No query count can be reached before at least one process has completed its share of the missing queries.
         missing = [count - queries for count in (limits.min_query_count, limits.max_query_count) if count > queries]
@@ -211,7 +217,7 @@ class ClosedLoopExecutor(Executor):
         taking.waited += ended - max(taking.busy_since, sent)
         self._answers_to_check -= 1
         if self._answers_to_check <= 0 or ended >= self._check_at:
-            self.check_limits()
+            self._check_limits()
         if status == "UNAVAILABLE":
             self._stopped.wait(UNAVAILABLE_PAUSE)
         if self._stopped.is_set():
@@ -238,7 +244,7 @@ class OpenLoopExecutor(Executor):
         self._offsets: list[float] = schedule[self._share.process :: self._share.processes].tolist()
         self._schedule_end = self._start + (float(schedule[-1]) if schedule.size else 0.0)
 
-    def pace(self) -> None:
+    def _pace(self) -> None:
         """Send each query at its planned time, or at once if that time has passed."""
         deadline = self._recorder.window_start + self._block.limits.max_duration + OVERTIME
         for index, offset in enumerate(self._offsets):
@@ -247,10 +253,10 @@ class OpenLoopExecutor(Executor):
             if self._stopped.wait(wait) if wait > 0 else self._stopped.is_set():
                 return
             if clock() > deadline:
-                self.stop(early=True)
+                self._stop(early=True)
                 return
             self._send(self._channels[index % len(self._channels)], planned)
-        self.stop()
+        self._stop()
 
     def _window_end(self) -> float:
         return self._schedule_end  # A query that is sent late does not extend the window.

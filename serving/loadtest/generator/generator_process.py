@@ -44,10 +44,6 @@ def busy_seconds() -> dict[str, float]:
     return seconds
 
 
-# The seconds between two checks of the limits.
-CHECK_INTERVAL = 0.2
-# Calls that are still in flight this many seconds after a stop are cancelled.
-STOP_GRACE = 0.5
 # The seconds after which a waiting thread gets the interpreter lock. Python's default of 5 ms would delay queries.
 SWITCH_INTERVAL = 0.0005
 
@@ -76,27 +72,16 @@ class Generator:
 
     def run(self, block: Block) -> BlockResult:
         """Run this process's share of a block."""
-        pool, counts = self._pools[block.target], self._share.counts
+        pool = self._pools[block.target]
         executor = executors.create(block, self.channels[pool.address], pool, self._share)
         cpu, wall, threads = time.process_time(), clock(), busy_seconds()
-        pacer = threading.Thread(target=executor.pace, name="pacer", daemon=True)
-        pacer.start()
-        while not executor.drained.wait(CHECK_INTERVAL):
-            executor.fold()
-            if counts.stopped.value:
-                executor.stop(early=True)
-                if not executor.drained.wait(STOP_GRACE):
-                    executor.abandon()
-            else:
-                executor.check_limits()
-                executor.give_up_lost_calls()
-        pacer.join()
+        result = executor.run()
         seconds = max(clock() - wall, 1e-9)
         spent = [after - threads.get(thread, 0.0) for thread, after in busy_seconds().items()]
         busy = max(spent, default=0.0) / seconds
         cpus = (time.process_time() - cpu) / seconds
         return replace(
-            executor.result(),
+            result,
             generator_cpu=cpus,
             generator_busy=busy,
             generator_latency_share=executor.latency_share(min(max(cpus, busy), 1.0)),

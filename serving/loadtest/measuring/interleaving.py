@@ -8,7 +8,7 @@ import math
 import os
 import threading
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
 
@@ -92,25 +92,18 @@ class ServerCounts:
         return growth if is_current else None
 
 
-def interleaved(scenario: Scenario, loads: Iterable[Load]) -> Iterator[Block]:
+def interleaved(scenario: Scenario, loads: Sequence[Load]) -> Iterator[Block]:
     """Yield the blocks of all rounds.
 
     A round has each load once, in random order, and for each load all targets in random order. Within a round, an open
     loop has the same schedule for every target.
     """
-    random = random_generator(scenario.seed, "order")
-    load_list = tuple(loads)
+    random, limits = random_generator(scenario.seed, "order"), scenario.limits.per_block(scenario.blocks)
     for number in range(scenario.blocks):
-        for load_index in random.permutation(len(load_list)):
+        for load_index in random.permutation(len(loads)):
             for target_index in random.permutation(len(scenario.targets)):
-                yield Block(
-                    target=scenario.targets[target_index].name,
-                    load=load_list[load_index],
-                    limits=scenario.limits.per_block(scenario.blocks),
-                    warm_up=scenario.warm_up,
-                    seed=scenario.seed,
-                    round=number,
-                )
+                target, load = scenario.names[target_index], loads[load_index]
+                yield Block(target, load, limits, scenario.warm_up, scenario.seed, round=number)
 
 
 @dataclass
@@ -129,11 +122,6 @@ class Session:
     @property
     def _block_seconds(self) -> float:
         return self.scenario.warm_up + self.scenario.min_duration / self.scenario.blocks
-
-    @property
-    def stopped(self) -> bool:
-        """Whether the session was stopped."""
-        return self.stop.is_set()
 
     def run(self) -> tuple[Run, ...]:
         """Run the closed loops, then the open loops, and return the runs. After a stop, return the runs so far.

@@ -49,11 +49,6 @@ def measure(
     Raises:
         LoadTestError: A target cannot be measured, samples do not match a model, or a generator process failed.
         CredentialsError: The credentials' files cannot be read.
-
-    Example:
-        scenario = Scenario((Target("cnn", "cnn"),), concurrency=(8,))
-        results = measure(scenario, Credentials(), threading.Event(), lambda progress: None)
-        print(results.runs[0].throughput)
     """
     started, start = datetime.now(UTC), time.monotonic()
     targets: dict[str, Description] = {}

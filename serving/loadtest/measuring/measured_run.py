@@ -39,27 +39,16 @@ class Run:
 
     target: str = stored("The target's name.")
     load: Load = stored()
-    blocks: tuple[BlockResult, ...] = stored(
-        "The blocks in order. The blocks of all targets that have the same index ran one after another."
-    )
+    blocks: tuple[BlockResult, ...] = stored("All targets' blocks of the same index ran one after another.")
     model: str = stored("The model's name on the server.", default="")
     batch_size: int = stored(default=1)
     planned_blocks: int = stored("The planned number of blocks. A run with fewer blocks is INVALID.", default=1)
     percentile: float = stored("The percentile that must meet the target latency, such as 99.", default=99.0)
-    target_latency: float | None = stored(
-        "The target latency in seconds, which the percentile must meet.", default=None
-    )
-    judged: bool = stored(
-        "Whether the run is judged by the percentile; if there are too few queries to judge it, the run is INVALID.",
-        default=False,
-    )
+    target_latency: float | None = stored("The latency in seconds that the percentile must meet.", default=None)
+    judged: bool = stored("Whether the percentile judges the run, which is INVALID if it is too short.", default=False)
     restarted: bool = stored("Whether the server restarted during the run.", default=False)
-    counted_in_part: bool = stored(
-        "Whether the server's counters lack queries, because several servers share the address.", default=False
-    )
-    generator_ceiling: float | None = stored(
-        "This field is always null, because the value is no longer measured.", default=None
-    )
+    counted_in_part: bool = stored("Whether the counters lack queries, as if several servers answer.", default=False)
+    generator_ceiling: float | None = stored("Always null, because it is no longer measured.", default=None)
 
     @shown()
     def total(self) -> BlockResult:

@@ -77,9 +77,7 @@ class Peak:
     """The highest rate at which a target meets the target latency, and every run of the search."""
 
     target: str = stored()
-    rate: float | None = stored(
-        "The peak in calls per second; null if no rate met the target latency, or the search did not end."
-    )
+    rate: float | None = stored("In calls per second; null if no rate met the latency, or the search did not end.")
     steps: tuple[Run, ...] = stored("The runs in order. A run that met the target latency is also VALID.")
     ended: bool = unstored(default=True)
 
@@ -136,11 +134,11 @@ def find(scenario: Scenario, session: Session) -> tuple[Peak, ...]:
     searches = {name: PeakSearch(first, scenario.lowest_rate) for name, first in firsts.items()}
     steps: dict[str, list[Run]] = {name: [] for name in scenario.names}
     random = random_generator(scenario.seed, "peak order")
-    while not session.stopped and (running := [name for name in searches if searches[name].rate is not None]):
+    while not session.stop.is_set() and (running := [name for name in searches if searches[name].rate is not None]):
         for index in random.permutation(len(running)):
             name, number = running[index], sum(map(len, steps.values()))
             rate = searches[name].rate
-            if session.stopped or rate is None:
+            if session.stop.is_set() or rate is None:
                 break
             load = OpenLoop(rate, scenario.arrivals)
             block = Block(name, load, scenario.limits, scenario.warm_up, scenario.seed, round=number + 1)
@@ -149,7 +147,7 @@ def find(scenario: Scenario, session: Session) -> tuple[Peak, ...]:
                 break
             run = session.as_run(name, load, [result], planned_blocks=1)
             steps[name].append(run)
-            if not session.stopped:
+            if not session.stop.is_set():
                 searches[name].record(run.keeps_bound)
     return tuple(
         Peak(name, searches[name].peak, tuple(steps[name]), ended=searches[name].rate is None)

@@ -70,10 +70,7 @@ class Scenario:
     )
     find_peak: bool = setting(False, "Open loop: search for the highest rate that meets --target-latency.")
     target_latency: float | None = setting(
-        None,
-        "The limit for the latency at --percentile, such as 10ms.",
-        above=0,
-        duration=True,
+        None, "The limit for the latency at --percentile, such as 10ms.", above=0, duration=True
     )
     percentile: float = setting(99.0, "The percentile of the latency by which a run is judged.")
     min_duration: float = setting(3.0, "The minimum duration for each target and load.", above=0, duration=True)

@@ -28,15 +28,9 @@ class ResultsDocument(Results):
 
     schema: str = stored(default=SCHEMA)
     gates: tuple[GateOutcome, ...] = stored(default=())
-    transports: tuple[object, ...] = stored(
-        "This field is always empty, because the value is no longer computed.", default=()
-    )
-    caching: tuple[object, ...] = stored(
-        "This field is always empty, because caching is no longer checked.", default=()
-    )
-    generator_ceilings: tuple[object, ...] = stored(
-        "This field is always empty, because the value is no longer measured.", default=()
-    )
+    transports: tuple[object, ...] = stored("Always empty, because the value is no longer computed.", default=())
+    caching: tuple[object, ...] = stored("Always empty, because caching is no longer checked.", default=())
+    generator_ceilings: tuple[object, ...] = stored("Always empty, because it is no longer measured.", default=())
 
     @shown()
     def answer(self) -> Answer | None:

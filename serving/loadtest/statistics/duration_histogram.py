@@ -1,7 +1,7 @@
 """Counts durations in the buckets of an HdrHistogram, which has bounded memory for any number of queries."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Annotated, Any, ClassVar, Self
 
 import numpy as np
@@ -113,11 +113,6 @@ class DurationHistogram:
         figures = {name: self.percentile(q) for name, q in _FIGURES.items()}
         return {"count": len(self), **figures, "histogram": self.encode().decode()}
 
-    @classmethod
-    def from_document(cls, document: Mapping[str, Any]) -> Self:
-        """Read the output of `document`."""
-        return cls.decoded(document["histogram"].encode())
-
     def encode(self) -> bytes:
         """Return HdrHistogram's V2 encoding in base64. The unit is 1 µs."""
         hdr = _empty()
@@ -137,6 +132,6 @@ class DurationHistogram:
 # The type of a dataclass' field that holds a histogram. The field is stored as the histogram's JSON document.
 StoredHistogram = Annotated[
     DurationHistogram,
-    PlainValidator(DurationHistogram.from_document),
+    PlainValidator(lambda document: DurationHistogram.decoded(document["histogram"].encode())),
     PlainSerializer(DurationHistogram.document, return_type=Durations),
 ]

@@ -145,10 +145,7 @@ class Accuracy:
     correct: int = stored()
     total: int = stored()
     expected: float | None = stored("The accuracy on the test set that the model's file records.", default=None)
-    comparable: bool = stored(
-        "Whether the samples are the test set of the model's file, so that a lower accuracy makes runs INVALID.",
-        default=False,
-    )
+    comparable: bool = stored("Whether the samples are the test set of the model's file.", default=False)
     # For each sample, whether it was classified correctly [samples].
     right: Any = unstored(default=None, repr=False, compare=False)
 

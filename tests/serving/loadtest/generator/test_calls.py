@@ -11,6 +11,7 @@ import grpc
 import pytest
 
 from hangtag.serving.client import Credentials
+from hangtag.serving.loadtest.generator.block_result import BlockResult
 from hangtag.serving.loadtest.generator.channels import connect
 from hangtag.serving.loadtest.generator.executors import Executor, create
 from hangtag.serving.loadtest.generator.http_channel import HttpChannel
@@ -18,7 +19,7 @@ from hangtag.serving.loadtest.generator.process_messages import Block, RequestPo
 from hangtag.serving.loadtest.plan.load import ClosedLoop, Limits, Load, OpenLoop
 from tests.kit.fake_server import FakeServer, running_over_http
 from tests.kit.other_servers import listener, say_nothing
-from tests.kit.waiting import pass_time, until
+from tests.kit.waiting import pass_time
 
 pytestmark = pytest.mark.quick
 
@@ -42,30 +43,21 @@ class LosesOneEnd:
         self._thread.shutdown()
 
 
-def run_on(channel: LosesOneEnd, load: Load, limits: Limits) -> Executor:
-    """Run a block on a channel, and return the block's executor."""
+def run_on(channel: LosesOneEnd, load: Load, limits: Limits) -> tuple[Executor, BlockResult]:
+    """Run a block on a channel, and return the block's executor and its result."""
     block = Block("fast", load, limits, warm_up=0.0, seed=0, round=0)
     counts = SharedCounts(multiprocessing.get_context("spawn"), 1)
-    executor = create(block, [channel], RequestPool("", "", (b"",)), Share(counts, deadline=0.2, lost_after=0.1))
-    pacer = threading.Thread(target=executor.pace)
-    pacer.start()
-
-    def drained() -> bool:
-        executor.check_limits()
-        executor.give_up_lost_calls()
-        return executor.drained.is_set()
-
-    until(drained)
-    pacer.join()
+    share = Share(counts, deadline=0.2, lost_after=0.1)
+    executor = create(block, [channel], RequestPool("", "", (b"",)), share)
+    result = executor.run()
     channel.close()
-    executor.fold()  # adds the recorded calls to the counts
-    return executor
+    return executor, result
 
 
 @pytest.mark.parametrize("load", [ClosedLoop(2), OpenLoop(200.0)], ids=["closed", "open"])
 def test_a_call_whose_end_grpc_never_reports_is_a_failure_and_the_block_ends(load: Load) -> None:
     """gRPC sometimes never reports the end of a call whose connection the server has cut."""
-    result = run_on(LosesOneEnd(), load, Limits(0.1, 20, 10.0, 100_000)).result()
+    _, result = run_on(LosesOneEnd(), load, Limits(0.1, 20, 10.0, 100_000))
     assert result.statuses["UNKNOWN"] == 1
     assert "did not report" in result.details["UNKNOWN"]
     assert result.statuses["OK"] >= 19
@@ -94,7 +86,7 @@ class Answers(LosesOneEnd):
 
 @pytest.mark.parametrize("together", [True, False])
 def test_answers_that_wait_for_each_other_at_the_generator_count_as_its_share(together: bool) -> None:
-    executor = run_on(Answers(together), ClosedLoop(8), Limits(0.05, 100, 10.0, 100_000))
+    executor, _ = run_on(Answers(together), ClosedLoop(8), Limits(0.05, 100, 10.0, 100_000))
     assert (executor.latency_share(0.0) > 0.1) is together
     assert executor.latency_share(1.0) == pytest.approx(min(executor.latency_share(0.0) + 1 / 8, 1.0))
 
