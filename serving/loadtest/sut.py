@@ -45,7 +45,6 @@ class Description:
     target: Target = unstored()
     metadata: Any = unstored()  # A pb.ModelMetadataResponse of the model.
     parameters: dict[str, str] = unstored()  # The parameters of the model's configuration.
-    statistics: bool = unstored()  # Whether the server keeps statistics of this model.
     name: str = stored("The target's name in reports.")
     model: str = stored("The model's name on the server.")
     method: str = stored("infer or classify")
@@ -113,7 +112,6 @@ class Probe:
             target=target,
             metadata=metadata,
             parameters=parameters,
-            statistics=self.statistics() is not None,
             name=target.name,
             model=target.model,
             method=target.method,

@@ -1,16 +1,14 @@
 """Answers a load test of several targets in three lines: which target to choose, by how much, and how sure that is."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from hangtag.serving.loadtest import units
 from hangtag.serving.loadtest.comparison.compare import compare
-from hangtag.serving.loadtest.measuring.measured_run import Run
 from hangtag.serving.loadtest.measuring.peaks import PRECISION
 from hangtag.serving.loadtest.measuring.results import Results
 from hangtag.serving.loadtest.plan.load import ClosedLoop, Load
 from hangtag.serving.loadtest.record import stored
-from hangtag.serving.loadtest.statistics.intervals import Accuracy, Interval, difference_of_shares
+from hangtag.serving.loadtest.statistics.intervals import Interval, difference_of_shares
 
 
 @dataclass(frozen=True)
@@ -36,13 +34,11 @@ def answer(results: Results) -> Answer | None:
         return None
     if results.scenario.find_peak:
         return _by_peak(results)
-    load = common_load(results)
-    runs = {run.target: run for run in results.under(load) if run.valid and run.total.latency} if load else {}
-    left_out = ", ".join(name for name in names if name not in runs)
-    if load is None or len(runs) < 2:
+    front = Front(results, by_throughput=results.scenario.scenario == "offline")
+    left_out = ", ".join(name for name in names if name not in front.names)
+    if len(front.names) < 2:
         which = "No target can be recommended."
         return Answer(which, "No two targets have a VALID run under the same load.", f"Without: {left_out}.")
-    front = Front(runs, results.accuracies, by_throughput=results.scenario.scenario == "offline")
     if best := [name for name in front.fastest if name in front.most_accurate]:
         fast = best[0]
         slow = next(name for name in (*best, *front.names) if name != fast)
@@ -68,7 +64,7 @@ def answer(results: Results) -> Answer | None:
     elif too_short and best:
         reason = f", but the test is too short to be sure that it is better than {slow}"
     times = f"{units.ratio(slowdown.estimate)} times as {'slow' if front.by_throughput else 'long'}"
-    how_much = f"{fast} {front.speed(fast)} at {load}, {slow} {front.speed(slow)}, {times}."
+    how_much = f"{fast} {front.speed(fast)} at {front.load}, {slow} {front.speed(slow)}, {times}."
     how_sure = "The confidence is unknown, because a single block has no interval."
     if slowdown.known:
         one, figure, other = (fast, "throughput", slow) if front.by_throughput else (slow, "p99", fast)
@@ -79,7 +75,7 @@ def answer(results: Results) -> Answer | None:
         shares = [f"{results.accuracies[name].share:.2%}" for name in (fast, slow)]
         how_much += f" {fast} classifies {shares[0]} correctly, {slow} {shares[1]}."
     how_sure += " The interval includes a ratio of 1: lengthen the test with --min-duration." * too_short
-    if any(run.doubt for run in runs.values()):
+    if any(run.doubt for run in front.runs.values()):
         how_sure += " The result is DOUBTFUL, because other programs took CPU time."
     if left_out:
         how_sure += f" Targets without a VALID run under this load were left out: {left_out}."
@@ -117,21 +113,24 @@ def common_load(results: Results) -> Load | None:
 
 
 class Front:
-    """Compares targets that ran under one load. Only 95 % intervals can show that a target is better.
+    """Compares the targets with a VALID run under the common load. Only 95 % intervals can show that a target is
+    better.
 
     Attributes:
+        load: The common load; None if there is no VALID run.
+        runs: The runs under the common load, by target.
         names: The targets, from the fastest to the slowest.
         fastest: The targets that are not shown to be slower than another target.
         most_accurate: The targets that are not shown to be less accurate than another target.
     """
 
-    def __init__(
-        self, runs: Mapping[str, Run], accuracies: Mapping[str, Accuracy], *, by_throughput: bool = False
-    ) -> None:
-        """Compare these runs by target. `accuracies` are ignored unless every target has an accuracy."""
-        self._runs, self._accuracies = runs, accuracies
+    def __init__(self, results: Results, *, by_throughput: bool = False) -> None:
+        """Compare the targets by p99 or by throughput, and by accuracy if every target has an accuracy."""
+        self.load = common_load(results)
+        runs = {run.target: run for run in results.under(self.load) if run.valid and run.total.latency}
+        self.runs, self._accuracies = runs, results.accuracies
         self.by_throughput = by_throughput
-        self.knows_accuracy = runs.keys() <= accuracies.keys()
+        self.knows_accuracy = runs.keys() <= self._accuracies.keys()
         speeds = {name: -run.throughput if by_throughput else run.latency(99).total for name, run in runs.items()}
         self.names = sorted(runs, key=lambda name: speeds[name])
         self.fastest, self.most_accurate = [], []
@@ -145,7 +144,7 @@ class Front:
 
     def slowdown(self, one: str, other: str) -> Interval:
         """Return how many times as slow the first target is as the second."""
-        slow, fast = self._runs[one], self._runs[other]
+        slow, fast = self.runs[one], self.runs[other]
         return compare(fast, slow).throughput if self.by_throughput else compare(slow, fast).p99
 
     def gain(self, one: str, other: str) -> Interval:
@@ -165,7 +164,7 @@ class Front:
 
     def speed(self, name: str) -> str:
         """Return a phrase with a target's throughput or p99."""
-        run = self._runs[name]
+        run = self.runs[name]
         if self.by_throughput:
             return f"answers {units.three_digits(run.samples_per_second)} samples/s"
         return f"has a p99 of {units.duration(run.latency(99).total)}"

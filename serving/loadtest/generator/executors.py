@@ -52,7 +52,7 @@ class Executor(ABC):
         while not self._drained.wait(WAIT_INTERVAL):
             self._recorder.fold(self._end.value)
             if self._share.counts.stopped.value:
-                self._stop(early=True)
+                self._stop(clock(), early=True)
                 if not self._drained.wait(STOP_GRACE):
                     # The calls in flight are about to be cancelled, so no more queries are recorded.
                     self._stopped_early = True
@@ -93,19 +93,15 @@ class Executor(ABC):
         """
         return False
 
-    def _window_end(self) -> float:
-        """Return the time at which measuring ends unless the block is stopped early."""
-        return clock()
-
-    def _stop(self, *, early: bool = False) -> None:
+    def _stop(self, at: float, *, early: bool = False) -> None:
         """Send no more queries, but wait for the queries in flight, so that slow queries are recorded too.
 
-        `early` says whether the block ends before its limits are reached.
+        Measuring ends at the time `at`. `early` says whether the block ends before its limits are reached.
         """
         with self._lock:
             if not self._stopped.is_set():
                 self._stopped_early = early
-                self._end.value = self._end.value or (clock() if early else self._window_end())
+                self._end.value = self._end.value or at
                 self._stopped.set()
             if not self._in_flight:
                 self._drained.set()
@@ -187,7 +183,7 @@ class ClosedLoopExecutor(Executor):
         elapsed = now - self._recorder.window_start
         limits = self._block.limits
         if self._end.value or limits.exceeded(elapsed, queries) or limits.reached(elapsed, queries):
-            self._stop()
+            self._stop(now)
             return
         # No query count can be reached before at least one process has completed its share of the missing queries.
         missing = [count - queries for count in (limits.min_query_count, limits.max_query_count) if count > queries]
@@ -253,13 +249,10 @@ class OpenLoopExecutor(Executor):
             if self._stopped.wait(wait) if wait > 0 else self._stopped.is_set():
                 return
             if clock() > deadline:
-                self._stop(early=True)
+                self._stop(clock(), early=True)
                 return
             self._send(self._channels[index % len(self._channels)], planned)
-        self._stop()
-
-    def _window_end(self) -> float:
-        return self._schedule_end  # A query that is sent late does not extend the window.
+        self._stop(self._schedule_end)  # A query that is sent late does not extend the measurement.
 
 
 def create(block: Block, channels: Sequence[Channel], pool: RequestPool, share: Share) -> Executor:

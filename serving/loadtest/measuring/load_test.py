@@ -19,7 +19,6 @@ from hangtag.serving.loadtest.measuring.interleaving import ServerCounts, Sessio
 from hangtag.serving.loadtest.measuring.results import Results
 from hangtag.serving.loadtest.plan.scenario import Scenario
 from hangtag.serving.loadtest.samples.library import load
-from hangtag.serving.loadtest.statistics.server_timings import ServerTimings
 from hangtag.serving.loadtest.sut import Description, open_probes
 
 OnProgress = Callable[[str], None]
@@ -70,11 +69,9 @@ def measure(
             measured = measure_accuracy(library, probes[name], scenario.deadline, stop, on_progress)
             targets[name] = replace(targets[name], accuracy=measured)
         with GeneratorProcesses(pools, scenario, credentials, stop) as generators:
-
-            def read_counters(name: str) -> ServerTimings | None:
-                return probes[name].statistics() if targets[name].statistics else None
-
-            session = Session(scenario, generators, stop, on_progress, ServerCounts(read_counters))
+            session = Session(
+                scenario, generators, stop, on_progress, ServerCounts(lambda name: probes[name].statistics())
+            )
             runs = session.run()
             target_peaks = peaks.find(scenario, session) if scenario.find_peak else ()
         runs += tuple(peak.confirmation for peak in target_peaks if peak.confirmation is not None)

@@ -48,7 +48,7 @@ class Results:
         """The loads that ran. Closed loops come before open loops."""
         return tuple(sorted(dict.fromkeys(run.load for run in self.runs), key=sort_key))
 
-    def under(self, load: Load) -> tuple[Run, ...]:
+    def under(self, load: Load | None) -> tuple[Run, ...]:
         """Return the runs under this load, in the order of the targets."""
         return tuple(run for run in self.runs if run.load == load)
 

@@ -47,15 +47,14 @@ def render(results: ResultsDocument) -> str:
 
 def accuracy_choices(results: Results) -> tuple[list[ModelPoint], Load | None]:
     """Return the targets with their accuracy and p99 under the common load, and the common load."""
-    load, accuracies = common_load(results), results.accuracies
-    runs = {run.target: run for run in results.under(load) if run.valid and run.target in accuracies} if load else {}
-    front = Front(runs, accuracies)
-    sizes = {target.name: target.file_bytes or 0 for target in results.targets}
+    front, targets = Front(results), {target.name: target for target in results.targets}
     points = [
-        ModelPoint(name, accuracies[name].interval, run.latency(99).interval(), front.is_beaten(name), sizes[name])
-        for name, run in runs.items()
+        ModelPoint(name, accuracy.interval, run.latency(99).interval(), front.is_beaten(name), size or 0)
+        for name, run in front.runs.items()
+        for accuracy, size in [(targets[name].accuracy, targets[name].file_bytes)]
+        if accuracy
     ]
-    return points, load
+    return points, front.load
 
 
 def _splits(runs: Sequence[Run]) -> list[tuple[Run, list[tuple[str, str, float, float]]]]:
