@@ -73,7 +73,7 @@ def _costs(answer: Classification) -> str:
 def _cell(label: Label | None, agreed: bool) -> Text:
     if label is None:
         return Text("")
-    distance = f"  distance {label.distance:.2f} of 1" if label.distance else ""
+    distance = f"  distance {label.distance:.2f}" if label.distance else ""
     return Text(f"{label.probability:7.2%}  {label.name}{distance}", style="" if agreed else "bold")
 
 

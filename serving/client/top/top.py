@@ -95,7 +95,7 @@ def _print(console: Console, server: str, interval: Interval, as_json: bool) -> 
 
 
 _GAP = 2  # The gap between two columns of the table, in characters.
-_MIN_MODEL = 12
+_MIN_MODEL = 20
 _FAILED = "failed/s"
 _COLUMNS = {
     "version": ("version", ""),

@@ -157,7 +157,7 @@ def test_the_command_marks_an_answer_for_want_of_time(garment: Path) -> None:
             [],
             (),
             "outfit.png",
-            ["100.00% label 1", "80.00% label 4 distance 0.30 of 1", "40.00% label 7 distance 0.60 of 1"],
+            ["100.00% label 1", "80.00% label 4 distance 0.30", "40.00% label 7 distance 0.60"],
         ),
     ],
     ids=["a set", "a set that is cut", "an empty set", "a set by threshold", "distances"],
