@@ -16,15 +16,12 @@ from hangtag.serving.server.engine.model_control import ModelControl
 from hangtag.serving.server.engine.servable import Control
 from hangtag.serving.server.front.envoy import Envoy
 from hangtag.serving.server.host import machine
-from hangtag.serving.server.host.machine import usable_cpus
 from hangtag.serving.server.host.ports import GRPC, HTTP, reserve
 from hangtag.serving.server.runtime.session import Runtime, RuntimeFactory
 from hangtag.serving.server.telemetry.server_state import ServerState, StoreState
 from hangtag.serving.server.transport.auto_transport import NATIVE, choose_transport
 from hangtag.serving.server.transport.grpc.grpc_server import GrpcServer
-from hangtag.serving.server.wire.intake import Callers, DecodingThreads, Intake, Tokens
-from hangtag.serving.server.wire.model_queries import RepositoryCalls
-from hangtag.serving.server.wire.tracing import Tracing
+from hangtag.serving.server.wire.intake import Intake
 
 if TYPE_CHECKING:
     from hangtag.serving.server.transport.http.http_server import HttpServer
@@ -77,17 +74,9 @@ class Server:
         self._engine = Engine(config)
         self._store = store
         self.control = ModelControl(self._engine, versions or {}, runtimes)
-        self._tracing: Tracing | None = None
-        if config.otlp_endpoint:
-            self._tracing = Tracing(config.otlp_endpoint, config.limits.trace_close_seconds)
         self.transport = choose_transport(config)
-        self._callers = Callers()
-        if config.token_file is not None:
-            self._callers = Callers(Tokens(config.token_file, config.limits.file_check_seconds))
         control = self.control if wrap_control is None else wrap_control(self.control)
-        self._repository = RepositoryCalls(control)
-        self._decoding = DecodingThreads(usable_cpus(), config.max_queue_size)
-        intake = Intake(self._engine, self._repository, self._decoding, self._callers, self._tracing)
+        self._intake = intake = Intake(self._engine, control)
         self._transport = _native_transport(intake) if self.transport.name == NATIVE else GrpcServer(intake)
         self._http: HttpServer | None = None
         if config.http_port != OFF:
@@ -165,7 +154,7 @@ class Server:
         deadline = time.monotonic() + grace
         self._engine.stopping = True
         self.control.stop()
-        self._callers.refuse_new()
+        self._intake.callers.refuse_new()
         if self.front is not None:
             self.front.drain()
         self._transport.stop(grace)
@@ -179,10 +168,7 @@ class Server:
         self._engine.close()
         self._transport.close()
         self._engine.pool.close()
-        self._decoding.close()
-        self._repository.close()
-        if self._tracing is not None:
-            self._tracing.close()
+        self._intake.close()
         log.info("stopped")
 
     def _http_transport(self, intake: Intake, state: Callable[[], ServerState]) -> "HttpServer":

@@ -30,13 +30,11 @@ def choose_transport(config: ServerConfig) -> TransportChoice:
     Raises:
         StartError: ``--transport native`` is set, but pygrpc-native is missing or of an untested version.
     """
-    if config.transport == GRPC:
-        return TransportChoice(GRPC, "--transport grpc")
-    problem = _native_problem()
-    if config.transport == NATIVE:
-        if problem:
-            raise StartError(f"--transport native cannot be used: {problem}. Alternatively, use --transport grpc.")
-        return TransportChoice(NATIVE, "--transport native")
+    problem = "" if config.transport == GRPC else _native_problem()
+    if problem and config.transport == NATIVE:
+        raise StartError(f"--transport native cannot be used: {problem}. Alternatively, use --transport grpc.")
+    if config.transport in (NATIVE, GRPC):
+        return TransportChoice(config.transport, f"--transport {config.transport}")
     if problem:
         return TransportChoice(GRPC, problem)
     if config.is_exposed:

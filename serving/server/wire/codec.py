@@ -11,24 +11,10 @@ from google.protobuf.message import DecodeError
 from hangtag.protos import inference_pb2 as pb
 from hangtag.protos import tensors
 from hangtag.protos.methods import MODEL_INFER
-from hangtag.serving.server.engine.engine import Engine
 from hangtag.serving.server.engine.servable import Servable
 from hangtag.serving.server.errors import InvalidRequestError
-from hangtag.serving.server.queue.call import InferenceResult
-from hangtag.serving.server.wire.intake import Intake
-from hangtag.serving.server.wire.plans import (
-    BY_VALUE,
-    MAX_PLANS,
-    TIMEOUT,
-    Arrays,
-    Decoded,
-    HeadsOf,
-    InferQuery,
-    Plan,
-    PlannedCall,
-    Plans,
-)
-from hangtag.serving.server.wire.transport_call import LARGE_MESSAGE, submit_message
+from hangtag.serving.server.wire.plans import BY_VALUE, MAX_PLANS, TIMEOUT, Arrays, Plan, PlannedCall, Plans, admit
+from hangtag.serving.server.wire.transport_call import LARGE_MESSAGE, Query, TransportCall, submit, submit_on_thread
 from hangtag.serving.signature import Signature, TensorSpec
 
 T = TypeVar("T")
@@ -40,21 +26,16 @@ _UNSUPPORTED = {
     "shared_memory_region": "send tensors in the request, and take them from the answer",
 }
 _MAX_HEAD = 1024  # bytes
-_RAW_INPUT = b"\x3a"  # field 7 of ModelInferRequest, length-delimited
-_RAW_OUTPUT = b"\x32"  # field 6 of ModelInferResponse
 
 
-def parse_message(parse: Callable[[bytes], T], message: bytes, method: str) -> T:
-    """Parse a message.
-
-    Args:
-        parse: The message's FromString.
-        message: The bytes that the caller sent.
-        method: /package.Service/Method, for the error.
+def parse_message(parse: Callable[[bytes], T], message: object, method: str) -> T:
+    """Parse a message with its FromString. A message that is not bytes means that the caller sent none.
 
     Raises:
-        InvalidRequestError: The bytes are not a message of this method.
+        InvalidRequestError: There is no message, or the bytes are not a message of this method.
     """
+    if not isinstance(message, bytes):
+        raise InvalidRequestError("the call has no message, and its method needs a message")
     try:
         return parse(message)
     except DecodeError as error:
@@ -133,39 +114,37 @@ def as_text(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return text.reshape(array.shape)
 
 
-class MessageQuery(InferQuery):
+class MessageQuery(Query):
     """A ModelInferRequest from a unary call or a stream. The response is a ModelInferResponse."""
 
     def __init__(self, request: pb.ModelInferRequest, message: bytes = b"", plans: Plans | None = None) -> None:
-        """``message`` is the request's bytes, if a plan may be kept."""
-        super().__init__(request.model_name, request.model_version, plans)
+        """``message`` is the request's bytes. ``plans`` keeps a plan of the request, if possible."""
+        super().__init__(request.model_name, request.model_version)
         self._request = request
         self._message = message
+        self._plans = plans
 
-    def decode(self, signature: Signature) -> Decoded:
-        request = self._request
+    def prepare(self, model: Servable, call: TransportCall) -> None:
+        request, signature = self._request, model.signature
+        call.id = request.id
         # If n + 1 outputs of a model with n outputs are requested, one is unknown or a duplicate. So no more are read.
         outputs = request.outputs[: len(signature.outputs) + 1]
         for output in outputs:
             require_supported(output.name, output.parameters)
         inputs, datatypes = _decode_inputs(request, signature)
         timeout = request.parameters[TIMEOUT].int64_param if TIMEOUT in request.parameters else None
-        head = _head_of(request, self._message) if self._message and not request.id else None
-        return Decoded(inputs, datatypes, [output.name for output in outputs], request.id, timeout, head)
-
-    def encoder(
-        self, model: Servable, specs: Sequence[TensorSpec], _intake: Intake
-    ) -> Callable[[InferenceResult], Any]:
-        name, version, identity = self.model_name, model.version, self._request.id
-        return lambda result: _encode_response(name, version, identity, specs, result.outputs)
-
-    def heads_of(self, model: Servable, specs: Sequence[TensorSpec]) -> HeadsOf:
-        name, version = self.model_name, model.version
-        return lambda outputs: _heads(_encode_response(name, version, "", specs, outputs))
+        specs = admit(call, model, inputs, datatypes, [output.name for output in outputs], timeout)
+        encode = partial(_encode_response, request.model_name, model.version, request.id, specs)
+        call.encode = lambda result: encode(result.outputs)
+        if self._plans is None or request.id or any(spec.datatype == "BYTES" for spec in specs):
+            return
+        if (head := _head_of(request, self._message)) is not None:
+            self._plans.keep(head, Plan(call, model, specs, lambda zeros: _heads(encode(zeros))))
 
 
 def _heads(response: pb.ModelInferResponse) -> list[bytes]:
-    heads = [_RAW_OUTPUT + _varint(len(raw)) for raw in response.raw_output_contents]
+    alone = [pb.ModelInferResponse(raw_output_contents=[raw]) for raw in response.raw_output_contents]
+    heads = [each.SerializeToString().removesuffix(each.raw_output_contents[0]) for each in alone]
     response.ClearField("raw_output_contents")
     heads[0] = response.SerializeToString() + heads[0]
     return heads
@@ -174,8 +153,8 @@ def _heads(response: pb.ModelInferResponse) -> list[bytes]:
 class MessagePlans(Plans):
     """The plans known so far for ModelInfer messages. Thread-safe."""
 
-    def __init__(self, engine: Engine) -> None:
-        super().__init__(engine)
+    def __init__(self) -> None:
+        super().__init__()
         self._contents_sizes: dict[int, int] = {}  # size of a message -> size of its tensors' contents
 
     def of(self, message: bytes) -> Plan | None:
@@ -197,11 +176,17 @@ class MessagePlans(Plans):
         return MessageQuery(parse_message(pb.ModelInferRequest.FromString, message, MODEL_INFER), message, self)
 
 
-def submit_infer(call: PlannedCall, plans: MessagePlans, plan: Plan | None, message: bytes) -> None:
+def submit_infer(call: PlannedCall, plans: MessagePlans, message: bytes) -> None:
     """Queue the call of a ModelInfer message, with the message's plan if there is one. An error becomes the call's
     outcome."""
-    if plan is None or not call.put_planned(plan, message):
-        submit_message(call, partial(plans.query, message), is_large=len(message) >= LARGE_MESSAGE)
+    plan = plans.of(message)
+    if plan is not None and plan.put(call, message):
+        return
+    read = partial(plans.query, message)
+    if len(message) >= LARGE_MESSAGE:
+        submit_on_thread([call], [read])
+    else:
+        submit(call, read)
 
 
 def serialized(response: pb.ModelInferResponse | bytes) -> bytes:
@@ -215,25 +200,12 @@ def _head_of(request: pb.ModelInferRequest, message: bytes) -> bytes | None:
     has_one_tensor = len(request.inputs) == len(request.raw_input_contents) == 1
     if not has_one_tensor or request.inputs[0].datatype not in BY_VALUE or request.parameters:
         return None
-    size = len(request.raw_input_contents[0])
-    head = message[:-size]
-    key = _RAW_INPUT + _varint(size)
-    if not size or len(head) > _MAX_HEAD or not head.endswith(key):
-        return None
-    # If the head without this key is a whole message, then the contents are the message's last field, and all bytes
-    # after the head are contents.
+    (raw,) = request.raw_input_contents
+    field = pb.ModelInferRequest(raw_input_contents=[raw]).SerializeToString()
+    # If the message without this field is a whole message without contents, the contents are the last field.
     try:
-        bare = pb.ModelInferRequest.FromString(head[: -len(key)])
+        rest = pb.ModelInferRequest.FromString(message.removesuffix(field))
     except DecodeError:
         return None
-    return None if bare.raw_input_contents else head
-
-
-def _varint(value: int) -> bytes:
-    """Source: the Protocol Buffers encoding, "Base 128 Varints"."""
-    encoded = bytearray()
-    while value > 0x7F:
-        encoded.append(value & 0x7F | 0x80)
-        value >>= 7
-    encoded.append(value)
-    return bytes(encoded)
+    head = message[: len(message) - len(raw)]
+    return head if raw and len(head) <= _MAX_HEAD and not rest.raw_input_contents else None

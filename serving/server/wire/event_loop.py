@@ -14,16 +14,17 @@ import contextlib
 import sys
 import threading
 import time
+from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future
 from threading import get_ident
-from typing import Any, Protocol, TypeVar
+from typing import Any, Self, TypeVar
 
 import structlog
 
 from hangtag.serving.server.telemetry.log import redirect_library_log
-from hangtag.serving.server.telemetry.model_statistics import Timings
+from hangtag.serving.server.telemetry.model_statistics import BatchCost, Timings
 from hangtag.serving.server.wire.intake import Intake, Origin
 from hangtag.serving.server.wire.plans import PlannedCall
 from hangtag.serving.server.wire.transport_call import Query, submit_on_thread
@@ -81,40 +82,43 @@ def _log_error(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> Non
 
 
 class LoopCall(PlannedCall):
-    """A call that a coroutine submits and awaits."""
+    """A call whose outcome is passed to the event loop, from the thread that computed or dropped the call."""
 
     outcome: Any = None
     """The response or the error with which the call ended, once the call has ended."""
     timings: Timings
     """The timings of a call that has a response."""
-
-    def __init__(self, calls: "LoopCalls", origin: Origin, query: Query | None = None) -> None:
-        """Describe a call that is not decoded yet.
-
-        Args:
-            calls: The calls of the loop.
-            origin: The call's method, metadata and deadline.
-            query: The request; None if the request may have a plan.
-        """
-        self.intake = calls.intake
-        self.method, self.metadata, self.deadline = origin
-        self.started = time.perf_counter_ns()
-        if query is not None:
-            self.set_query(query)
-        self._calls = calls
-        self.ended: asyncio.Future[None] = calls.loop.create_future()
-        """Done when the call has ended, with a response or an error."""
+    calls: "LoopCalls"
 
     def respond(self, response: Any, timings: Timings) -> None:
         self.outcome, self.timings = response, timings
-        self._calls.hand_over(self)
+        self.calls.hand_over(self)
 
     def refuse(self, error: Exception) -> None:
         self.outcome = error
-        self._calls.hand_over(self)
+        self.calls.hand_over(self)
+
+    @abstractmethod
+    def resolve(self) -> None:
+        """Pass the outcome on. This method runs on the event loop, and must not raise an error."""
+
+
+class AwaitedCall(LoopCall):
+    """A call that a coroutine submits and awaits."""
+
+    def __init__(self, calls: "LoopCalls", origin: Origin) -> None:
+        self.intake, self.calls = calls.intake, calls
+        self.method, self.metadata, self.deadline = origin
+        self.started = time.perf_counter_ns()
+        self.ended: asyncio.Future[None] = calls.loop.create_future()
+        """Done when the call has ended, with a response or an error."""
+
+    @classmethod
+    def send(cls, calls: "Sequence[Self]", responses: Sequence[bytes], cost: BatchCost) -> None:
+        for call, response in zip(calls, responses, strict=True):
+            call.respond(response, call.timings_of(cost))
 
     def resolve(self) -> None:
-        """Let the waiting coroutine continue. This method runs on the loop."""
         if not self.ended.done():  # the future is done if the caller has left
             self.ended.set_result(None)
 
@@ -125,13 +129,6 @@ class LoopCall(PlannedCall):
         return self.outcome
 
 
-class Ended(Protocol):
-    """A call that has ended."""
-
-    def resolve(self) -> None:
-        """Pass the outcome on. This method runs on the event loop, and must not raise an error."""
-
-
 class LoopCalls:
     """Submits calls from coroutines on the event loop."""
 
@@ -139,12 +136,12 @@ class LoopCalls:
         self.intake = intake
         self.loop = event_loop()
         self._loop_thread = 0
-        self._ended: deque[Ended] = deque()
+        self._ended: deque[LoopCall] = deque()
         self._scheduled = False
         self._wakes = False
         self.loop.call_soon_threadsafe(intake.engine.pool.gather_offers, self._wake_later)
 
-    def hand_over(self, call: Ended) -> None:
+    def hand_over(self, call: LoopCall) -> None:
         """Pass an ended call to the loop, from any thread. The loop wakes up only once for all calls that end before
         its next turn."""
         self._ended.append(call)
@@ -170,12 +167,16 @@ class LoopCalls:
         self._wakes = False
         self.intake.engine.pool.wake()
 
-    async def outcomes(self, calls: Sequence[LoopCall]) -> None:
-        """Decode and submit the queries of calls on a thread, and wait until all calls have ended."""
-        submit_on_thread(calls)
+    async def outcomes(self, origin: Origin, queries: Sequence[Query]) -> list[AwaitedCall]:
+        """Submit the queries of one request on a thread, and return their calls when all have ended."""
+        calls = [AwaitedCall(self, origin) for _ in queries]
+        for call, query in zip(calls, queries, strict=True):
+            call.model_name, call.model_version = query.model_name, query.model_version
+        submit_on_thread(calls, queries)
         await self.wait(calls)
+        return calls
 
-    async def wait(self, calls: Sequence[LoopCall]) -> None:
+    async def wait(self, calls: Sequence[AwaitedCall]) -> None:
         """Wait until all submitted calls have ended. Cancelling this coroutine cancels the calls."""
         try:
             for call in calls:

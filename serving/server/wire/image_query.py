@@ -137,11 +137,10 @@ def compare_queries(request: pb.CompareRequest, engine: Engine) -> list[ImageQue
     choices: Sequence[pb.ModelChoice] = request.models or _every_classifier(engine)
     if len(choices) > MAX_COMPARED:
         raise InvalidRequestError(f"{len(choices)} models; at most {MAX_COMPARED} can be compared on one image")
-    seen: set[tuple[str, str]] = set()
-    for choice in choices:
-        if (choice.name, choice.version) in seen:
-            raise InvalidRequestError(f"model {choice.name!r} is given twice; name each model once")
-        seen.add((choice.name, choice.version))
+    names = [(choice.name, choice.version) for choice in choices]
+    if len(set(names)) < len(names):
+        repeated = next(name for name, version in names if names.count((name, version)) > 1)
+        raise InvalidRequestError(f"model {repeated!r} is given twice; name each model once")
     image = RequestImage(request)
     return [ImageQuery(choice.name, choice.version, image, request.top_k) for choice in choices]
 
@@ -203,14 +202,8 @@ def _is_multi_label(signature: Signature) -> bool:
 
 
 def _chosen(signature: Signature, outputs: Tensors, top_k: int) -> tuple[list[int], float | None]:
-    """Return the labels of the first sample, in order, and the probability of the whole set if the model predicts a
-    path.
-
-    Args:
-        signature: The model's signature.
-        outputs: The model's outputs by name, each [batch, ...].
-        top_k: The largest number of labels in the answer. 0 means DEFAULT_TOP_K labels of a ranking, or all labels of a
-            set.
+    """Return at most top_k labels of the first sample, in order, and the probability of the whole set if the model
+    predicts a path. A top_k of 0 means DEFAULT_TOP_K labels of a ranking, or all labels of a set.
 
     Raises:
         InferenceError: The path has an index that is not a label of the model.

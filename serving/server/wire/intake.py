@@ -10,15 +10,13 @@ import hmac
 import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
 from hangtag.serving.server.engine.engine import Engine
-from hangtag.serving.server.engine.servable import Servable
+from hangtag.serving.server.engine.servable import Control, Servable
 from hangtag.serving.server.errors import (
     STOPPING,
     MessageTooLargeError,
@@ -28,6 +26,7 @@ from hangtag.serving.server.errors import (
     UnauthenticatedError,
     UnavailableError,
 )
+from hangtag.serving.server.host.machine import usable_cpus
 from hangtag.serving.server.host.watched_files import WatchedFiles, read_bytes
 from hangtag.serving.server.wire.model_queries import RepositoryCalls
 from hangtag.serving.server.wire.status import status
@@ -48,24 +47,16 @@ class DecodingThreads:
     """
 
     def __init__(self, threads: int, places: int) -> None:
-        """Start no thread yet.
-
-        Args:
-            threads: How many threads decode large pictures, and how many threads decode everything else.
-            places: How many requests may wait for a thread.
-        """
+        """Let this number of threads decode large pictures, as many decode everything else, and at most ``places``
+        requests wait for a thread."""
         self.places = threading.Semaphore(places)
         """A request must acquire a place before it waits for a thread."""
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+        self.threads = ThreadPoolExecutor(threads, thread_name_prefix="decode")
         self.threads_for_large = ThreadPoolExecutor(threads, thread_name_prefix="decode-large")
-
-    def submit(self, work: Callable[[], None]) -> None:
-        """Run work on a thread that is not for large pictures."""
-        self._threads.submit(work)
 
     def close(self) -> None:
         """Drop the work that waits, and end the threads when they have finished their current work."""
-        self._threads.shutdown(cancel_futures=True)
+        self.threads.shutdown(cancel_futures=True)
         self.threads_for_large.shutdown(cancel_futures=True)
 
 
@@ -81,61 +72,37 @@ class Origin(NamedTuple):
     """The deadline in seconds on the monotonic clock; None if the caller waits for ever."""
 
 
-class Tokens:
-    """The valid tokens, read from a file with one token per line, so that an old and a new token can both be valid.
+class Callers:
+    """Decides which calls are admitted, for all transports. Thread-safe.
 
-    Lines that start with # are comments. With an empty file no token is valid. If the file disappears or becomes
-    malformed, the tokens that were last read stay valid.
+    The token file has one token per line, so that an old and a new token can both be valid. Lines that start with # are
+    comments. With an empty file no token is valid. If the file disappears or becomes malformed, the tokens that were
+    last read stay valid.
     """
 
-    def __init__(self, path: Path, check_seconds: float) -> None:
-        """Read the file.
-
-        Args:
-            path: The path of the file.
-            check_seconds: The minimum time in seconds between two checks whether the file has changed.
+    def __init__(self, token_file: Path | None, check_seconds: float) -> None:
+        """Read the file, and check at most every ``check_seconds`` whether it has changed. Without a file, every caller
+        is admitted until ``refuse_new``.
 
         Raises:
             StartError: The file cannot be read, or a line is not a token.
         """
-        self._digests = WatchedFiles("tokens", [path], lambda: _read(path), check_seconds)
-
-    def authorise(self, metadata: Metadata) -> None:
-        """Raise UnauthenticatedError unless the metadata has ``authorization: Bearer <a valid token>``.
-
-        This method must not block, because the thread that polls for calls runs it.
-        """
-        header = next((value for key, value in metadata if key == "authorization"), None)
-        credentials = _CREDENTIALS.fullmatch(header) if isinstance(header, str) else None
-        if credentials is None:
-            raise UnauthenticatedError(
-                "this server requires a token: send 'authorization: Bearer <token>' with each call, in gRPC's metadata "
-                "or HTTP's headers (--token-file of hangtag's commands)"
-            )
-        # All digests have one length, and each is compared, so the time taken reveals nothing about the valid tokens.
-        digest = _digest(credentials[1].encode(errors="surrogatepass"))
-        if not sum([hmac.compare_digest(digest, known) for known in self._digests.current()]):
-            raise UnauthenticatedError(
-                "the server does not accept this token; ask the server's operator for a valid token"
-            )
-
-
-class Callers:
-    """Decides which calls are admitted, for all transports. Thread-safe."""
-
-    def __init__(self, tokens: Tokens | None = None) -> None:
-        """Admit callers with valid tokens until ``refuse_new``. With None, every caller is admitted."""
-        self._tokens = tokens
+        self._digests: WatchedFiles[tuple[bytes, ...]] | None = None
+        if token_file is not None:
+            self._digests = WatchedFiles("tokens", [token_file], lambda: _read(token_file), check_seconds)
         self.stopping = False
         """Whether every new query of a model is refused."""
-        self.all_admitted = tokens is None
+        self.all_admitted = token_file is None
         """Whether every request is admitted without a check."""
 
     def admit(self, metadata: Metadata, *, queries: bool = True) -> None:
-        """Raise UnauthenticatedError if a call has no valid credentials, and UnavailableError if it queries a model
-        during a stop."""
-        if self._tokens is not None:
-            self._tokens.authorise(metadata)
+        """Raise UnauthenticatedError unless the metadata has ``authorization: Bearer <a valid token>``, and
+        UnavailableError if a call queries a model during a stop.
+
+        This method must not block, because the thread that polls for calls runs it.
+        """
+        if self._digests is not None:
+            _require_token(metadata, self._digests.current())
         if self.stopping and queries:
             raise UnavailableError(STOPPING)
 
@@ -144,25 +111,36 @@ class Callers:
         self.stopping, self.all_admitted = True, False
 
 
-@dataclass(frozen=True)
 class Intake:
     """The engine that all transports of a server share, and the checks before a request reaches the engine."""
 
-    engine: Engine
-    """The engine, which has the models and the configuration."""
-    repository: RepositoryCalls
-    """The control that loads, unloads and describes the models of all workers."""
-    decoding: DecodingThreads
-    """The threads that decode pictures and large messages, which would block the threads that receive calls."""
-    callers: Callers
-    """The check of every call except calls to health."""
-    tracing: Tracing | None = None
-    """The tracing, which records a span for each query; None to record no spans."""
+    def __init__(self, engine: Engine, control: Control) -> None:
+        """Prepare what the engine's settings require. ``control`` controls and describes the models of all workers.
 
-    @cached_property
-    def max_message_bytes(self) -> int:
+        Raises:
+            StartError: The tokens are invalid.
+            MissingExtraError: Packages for tracing are not installed.
+        """
+        config, limits = engine.config, engine.config.limits
+        self.engine = engine
+        self.repository = RepositoryCalls(control)
+        self.decoding = DecodingThreads(usable_cpus(), config.max_queue_size)
+        """The threads that decode pictures and large messages, which would block the threads that receive calls."""
+        self.callers = Callers(config.token_file, limits.file_check_seconds)
+        """The check of every call except calls to health."""
+        self.tracing: Tracing | None = None
+        """The tracing, which records a span for each query; None to record no spans."""
+        if config.otlp_endpoint:
+            self.tracing = Tracing(config.otlp_endpoint, limits.trace_close_seconds)
+        self.max_message_bytes = config.max_message_mib << 20
         """The maximum size of a request and of an answer in bytes."""
-        return self.engine.config.max_message_mib << 20
+
+    def close(self) -> None:
+        """End the threads, and send the remaining spans."""
+        self.decoding.close()
+        self.repository.close()
+        if self.tracing is not None:
+            self.tracing.close()
 
     async def model(self, name: str, version: str = "") -> Servable:
         """Return the model that takes requests for a name and version, after loading it if necessary.
@@ -177,12 +155,8 @@ class Intake:
                 await asyncio.shield(asyncio.wrap_future(self.engine.residency.load(name)))
 
     def require_size(self, direction: str, size: int) -> None:
-        """Raise MessageTooLargeError, worded like gRPC's core, if a message is over the limit.
-
-        Args:
-            direction: "Sent" or "Received".
-            size: The message's size in bytes.
-        """
+        """Raise MessageTooLargeError, worded like gRPC's core, if a message of this many bytes is over the limit. The
+        direction is "Sent" or "Received"."""
         limit = self.max_message_bytes
         if size > limit:
             raise MessageTooLargeError(f"SERVER: {direction} message larger than max ({size} vs. {limit})")
@@ -193,7 +167,7 @@ class Intake:
         """Count a failed request under its status code, and record its span. All transports count failures only here.
 
         Args:
-            origin: The method, metadata and deadline of the call.
+            origin: The call of the request.
             error: The error with which the request failed.
             started: When the request arrived, by time.perf_counter_ns. None means now.
             name: The model's name in the request; empty if the request was refused before it was read.
@@ -204,6 +178,20 @@ class Intake:
         self.engine.record_failure(name, version, code.name, ns, shed=isinstance(error, QueueFullError))
         if self.tracing is not None and origin.method:
             self.tracing.record(origin.method, origin.metadata, ns, code)
+
+
+def _require_token(metadata: Metadata, digests: Sequence[bytes]) -> None:
+    header = next((value for key, value in metadata if key == "authorization"), None)
+    credentials = _CREDENTIALS.fullmatch(header) if isinstance(header, str) else None
+    if credentials is None:
+        raise UnauthenticatedError(
+            "this server requires a token: send 'authorization: Bearer <token>' with each call, in gRPC's metadata "
+            "or HTTP's headers (--token-file of hangtag's commands)"
+        )
+    # All digests have one length, and each is compared, so the time taken reveals nothing about the valid tokens.
+    digest = _digest(credentials[1].encode(errors="surrogatepass"))
+    if not sum([hmac.compare_digest(digest, known) for known in digests]):
+        raise UnauthenticatedError("the server does not accept this token; ask the server's operator for a valid token")
 
 
 def _read(path: Path) -> tuple[bytes, ...]:

@@ -7,12 +7,11 @@ from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 from importlib import metadata
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from hangtag.protos import inference_pb2 as pb
 from hangtag.serving.server.engine.servable import Control, Servable
 from hangtag.serving.server.errors import InvalidRequestError, NotFoundError
-from hangtag.serving.server.telemetry.model_statistics import Duration
 from hangtag.serving.server.telemetry.server_state import READY, UNAVAILABLE, VersionState
 from hangtag.serving.signature import TensorSpec
 
@@ -119,6 +118,7 @@ def _requested(states: list[VersionState], name: str, version: str) -> list[Vers
     raise NotFoundError(f"Request for unknown model: {name!r} is not served here; served: {names}")
 
 
+_COMPUTE = ("compute_input", "compute_infer", "compute_output")
 _EXTENSIONS = ("model_configuration", "model_repository", "statistics")
 
 
@@ -151,14 +151,8 @@ def model_config(model: Servable) -> pb.ModelConfig:
         backend="onnxruntime",
         max_batch_size=model.max_batch_size if batched else 0,
         default_model_filename="model.onnx",
-        input=[
-            pb.ModelInput(name=spec.name, data_type=_data_type(spec), dims=spec.wire_shape[first_dim:])
-            for spec in model.signature.inputs
-        ],
-        output=[
-            pb.ModelOutput(name=spec.name, data_type=_data_type(spec), dims=spec.wire_shape[first_dim:])
-            for spec in model.signature.outputs
-        ],
+        input=[pb.ModelInput(**_tensor_config(spec, first_dim)) for spec in model.signature.inputs],
+        output=[pb.ModelOutput(**_tensor_config(spec, first_dim)) for spec in model.signature.outputs],
         instance_group=[
             pb.ModelInstanceGroup(
                 name=model.name,
@@ -181,21 +175,9 @@ def _statistics(state: VersionState) -> pb.ModelStatistics:
         last_inference=counters.last_inference_ms,
         inference_count=counters.inference_count,
         execution_count=counters.execution_count,
-        inference_stats=pb.InferStatistics(
-            success=_duration(counters.success),
-            fail=_duration(counters.fail),
-            queue=_duration(counters.queue),
-            compute_input=_duration(counters.compute_input),
-            compute_infer=_duration(counters.compute_infer),
-            compute_output=_duration(counters.compute_output),
-        ),
+        inference_stats=pb.InferStatistics(**_durations(counters, "success", "fail", "queue", *_COMPUTE)),
         batch_stats=[
-            pb.InferBatchStatistics(
-                batch_size=size,
-                compute_input=_duration(batches.compute_input),
-                compute_infer=_duration(batches.compute_infer),
-                compute_output=_duration(batches.compute_output),
-            )
+            pb.InferBatchStatistics(batch_size=size, **_durations(batches, *_COMPUTE))
             for size, batches in sorted(counters.batches.items())
         ],
     )
@@ -229,9 +211,11 @@ def _tensor_metadata(spec: TensorSpec) -> pb.ModelMetadataResponse.TensorMetadat
     return pb.ModelMetadataResponse.TensorMetadata(name=spec.name, datatype=spec.datatype, shape=spec.wire_shape)
 
 
-def _data_type(spec: TensorSpec) -> str:
-    return "TYPE_STRING" if spec.datatype == "BYTES" else f"TYPE_{spec.datatype}"
+def _tensor_config(spec: TensorSpec, first_dim: int) -> dict[str, Any]:
+    data_type = "TYPE_STRING" if spec.datatype == "BYTES" else f"TYPE_{spec.datatype}"
+    return {"name": spec.name, "data_type": data_type, "dims": spec.wire_shape[first_dim:]}
 
 
-def _duration(duration: Duration) -> pb.StatisticDuration:
-    return pb.StatisticDuration(count=duration.count, ns=duration.ns)
+def _durations(counters: object, *steps: str) -> dict[str, pb.StatisticDuration]:
+    durations = {step: getattr(counters, step) for step in steps}
+    return {step: pb.StatisticDuration(count=each.count, ns=each.ns) for step, each in durations.items()}

@@ -15,20 +15,18 @@ import threading
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import structlog
 
 from hangtag.protos import tensors
-from hangtag.serving.server.engine.engine import Engine
-from hangtag.serving.server.engine.servable import Admission, Servable
+from hangtag.serving.server.engine.servable import Servable
 from hangtag.serving.server.errors import InvalidRequestError, ServerError, UnavailableError
-from hangtag.serving.server.queue.call import InferenceResult, Tensors
+from hangtag.serving.server.queue.call import Call, InferenceResult, Tensors
 from hangtag.serving.server.telemetry.model_statistics import BatchCost
-from hangtag.serving.server.wire.intake import Intake
-from hangtag.serving.server.wire.transport_call import LARGE_MESSAGE, Query, TransportCall
+from hangtag.serving.server.wire.transport_call import LARGE_MESSAGE, TransportCall
 from hangtag.serving.signature import Signature, TensorSpec
 
 log = structlog.get_logger()
@@ -42,125 +40,139 @@ Shapes: TypeAlias = tuple[tuple[int, ...], ...]
 """The shapes of a response's outputs."""
 HeadsOf: TypeAlias = Callable[[Tensors], list[bytes]]
 """Returns, for each of a response's outputs, the bytes that precede the output's raw bytes. Only the shapes of the
-outputs determine the result."""
-
-
-class Plan:
-    """The result of parsing and checking the first request with a head, by one version of a model."""
-
-    def __init__(
-        self, query: "InferQuery", model: Servable, inputs: Arrays, specs: Sequence[TensorSpec], admission: Admission
-    ) -> None:
-        """Keep the results for requests with the same head.
-
-        Args:
-            query: The request.
-            model: The version that admitted the request.
-            inputs: The request's only input.
-            specs: The requested outputs.
-            admission: The result of `Servable.check` for the request.
-        """
-        self.model_name, self.model_version, self.epoch = query.model_name, query.model_version, query.epoch
-        self.model = model
-        self.samples, self.batch_key = admission
-        ((self.input, array),) = inputs.items()
-        self.dtype, self.shape, self.contents_size = array.dtype, array.shape, array.nbytes
-        self.output_names = [spec.name for spec in specs]
-        self.heads: dict[Shapes, list[bytes]] = {}
-        """The results of `make_heads` so far."""
-        self._dtypes = [tensors.DTYPES[spec.datatype] for spec in specs]
-        self._heads_of = query.heads_of(model, specs)
-        shapes = [(self.samples, *spec.shape[1:]) if model.signature.batched else spec.shape for spec in specs]
-        self.max_bytes = sum(8 * math.prod(math.inf if size is None else size for size in shape) for shape in shapes)
-        """The largest size in bytes of the outputs of a response."""
-
-    def encode(self, result: InferenceResult) -> bytes:
-        """Return the serialized response."""
-        arrays = [result.outputs[name] for name in self.output_names]
-        shapes = tuple([array.shape for array in arrays])
-        heads = self.heads.get(shapes) or self.make_heads(shapes)
-        return b"".join([head + array.tobytes() for head, array in zip(heads, arrays, strict=True)])
-
-    def make_heads(self, shapes: Shapes) -> list[bytes]:
-        """Compute and keep the heads of a response whose outputs have these shapes: the bytes before each output's raw
-        bytes."""
-        if len(self.heads) >= MAX_PLANS:
-            self.heads.clear()
-        zeros = zip(self.output_names, map(np.zeros, shapes, self._dtypes), strict=True)
-        heads = self.heads[shapes] = self._heads_of(dict(zeros))
-        return heads
+outputs determine the result. The function must not keep a request in memory."""
 
 
 class PlannedCall(TransportCall):
     """A call whose request may have a plan."""
 
-    plan: Plan | None = None
+    plan: "Plan | None" = None
     """The request's plan; None if the request has no plan."""
 
-    def put_planned(self, plan: Plan, message: bytes) -> bool:
-        """Set the attributes that `Query.prepare` would set, and queue the call. The tensor is not copied.
+    @classmethod
+    @abstractmethod
+    def send(cls, calls: "Sequence[Self]", responses: Sequence[bytes], cost: BatchCost) -> None:
+        """Send the responses to calls with one plan, which were computed in one batch."""
 
-        Args:
-            plan: The request's plan.
-            message: The request, whose last bytes become the only input's array, without a copy.
+    @classmethod
+    def answer_batch(cls, calls: Sequence[Call], outputs: Tensors, cost: BatchCost) -> None:
+        by_plan: dict[Plan | None, list[Any]] = {}
+        for call in calls:
+            assert isinstance(call, cls)
+            if call.plan not in by_plan:
+                by_plan[call.plan] = []
+            by_plan[call.plan].append(call)
+        for plan, of_plan in by_plan.items():
+            responses = None if plan is None else plan.responses(of_plan, outputs, cost)
+            if responses is None:
+                for call in of_plan:
+                    call.end(call.part_of(outputs, cost))
+            else:
+                cls.send(of_plan, responses, cost)
+
+
+class Plan:
+    """The result of parsing and checking the first request with a head, by one version of a model."""
+
+    def __init__(self, call: TransportCall, model: Servable, specs: Sequence[TensorSpec], heads_of: HeadsOf) -> None:
+        """Keep the results of a call with one input, which the model has admitted. ``specs`` are the requested
+        outputs."""
+        self.model_name, self.model_version, self.epoch = call.model_name, call.model_version, call.epoch
+        self.model = model
+        self.samples, self.batch_key = call.samples, call.batch_key
+        ((self.input, array),) = call.inputs.items()
+        self.dtype, self.shape, self.contents_size = array.dtype, array.shape, array.nbytes
+        self.output_names = [spec.name for spec in specs]
+        self._heads: dict[Shapes, list[bytes]] = {}  # the results of heads_of so far
+        self._dtypes = [tensors.DTYPES[spec.datatype] for spec in specs]
+        self._heads_of = heads_of
+        shapes = [(self.samples, *spec.shape[1:]) if model.signature.batched else spec.shape for spec in specs]
+        self.max_bytes = sum(8 * math.prod(math.inf if size is None else size for size in shape) for shape in shapes)
+        """The largest size in bytes of the outputs of a response."""
+
+    def put(self, call: PlannedCall, message: bytes) -> bool:
+        """Set the attributes that `Query.prepare` would set, and queue the call. The last bytes of ``message`` become
+        the only input's array, without a copy.
 
         Returns:
             Whether the call was queued or has ended. If the models that serve have changed, the result is False, and
-            the caller must set a query and submit the call.
+            the caller must submit the call.
         """
-        if plan.epoch != self.intake.engine.epoch:
+        if self.epoch != call.intake.engine.epoch:
             return False
-        self.plan = plan
-        self.inputs = {plan.input: np.ndarray(plan.shape, plan.dtype, message, len(message) - plan.contents_size)}
-        self.samples = plan.samples
-        self.batch_key = plan.batch_key
-        self.model_name = plan.model_name
-        self.model_version = plan.model_version
-        self.outputs = plan.output_names
-        self.encode = plan.encode
+        call.plan = self
+        call.inputs = {self.input: np.ndarray(self.shape, self.dtype, message, len(message) - self.contents_size)}
+        call.samples = self.samples
+        call.batch_key = self.batch_key
+        call.model_name = self.model_name
+        call.model_version = self.model_version
+        call.outputs = self.output_names
+        call.encode = self.encode
         try:
-            plan.model.put(self)
+            self.model.put(call)
         except UnavailableError:
-            self.plan = None
+            call.plan = None
             return False
         except ServerError as error:
-            self.fail(error)
+            call.fail(error)
         return True
 
-    def parts(self, outputs: Tensors, cost: BatchCost) -> list[tuple[bytes, bytes, int]]:
-        """Return the parts of a batch's responses: for each output, the bytes that precede a call's rows, the bytes of
-        all rows, and the number of bytes of one call's rows. The list is empty if each response must be built
-        separately, because there is no plan, each response gets a span, or a thread should encode large responses."""
-        plan = self.plan
-        if plan is None or self.intake.tracing is not None:
-            return []
+    def encode(self, result: InferenceResult) -> bytes:
+        """Return the serialized response."""
+        arrays = [result.outputs[name] for name in self.output_names]
+        shapes = tuple([array.shape for array in arrays])
+        heads = self._heads.get(shapes) or self._make_heads(shapes)
+        return b"".join([head + array.tobytes() for head, array in zip(heads, arrays, strict=True)])
+
+    def responses(self, calls: Sequence[PlannedCall], outputs: Tensors, cost: BatchCost) -> list[bytes] | None:
+        """Return the serialized responses to calls of one batch, which share one conversion of each output to bytes.
+
+        The result is None if each response must be built separately, because each response gets a span, or a thread
+        should encode large responses.
+        """
+        if calls[0].intake.tracing is not None:
+            return None
         alone = cost.calls == 1  # the only call of a batch gets all rows
         shapes, large = [], 0
-        parts: list[tuple[bytes, bytes, int]] = []
+        parts: list[tuple[bytes, bytes, int]] = []  # each output's head, all its rows, and the size of a sample's rows
+        responses: list[bytes] = []
         try:
-            for name in plan.output_names:
+            for name in self.output_names:
                 array = outputs[name]
-                shapes.append(array.shape if alone else (plan.samples, *array.shape[1:]))
-                large += array.nbytes if alone else array.nbytes // cost.batch_size * plan.samples
+                shapes.append(array.shape if alone else (self.samples, *array.shape[1:]))
+                large += array.nbytes if alone else array.nbytes // cost.batch_size * self.samples
             if large >= LARGE_MESSAGE:
-                return []
+                return None
             kind = tuple(shapes)
-            heads = plan.heads.get(kind) or plan.make_heads(kind)
-            for name, head in zip(plan.output_names, heads, strict=True):
+            heads = self._heads.get(kind) or self._make_heads(kind)
+            for name, head in zip(self.output_names, heads, strict=True):
                 raw = outputs[name].tobytes()
                 parts.append((head, raw, len(raw) if alone else len(raw) // cost.batch_size))
+            for call in calls:
+                row, end = call.row, call.row + call.samples
+                pieces: list[bytes] = []
+                for head, raw, size in parts:
+                    pieces += head, raw[row * size : end * size]
+                responses.append(b"".join(pieces))
         except Exception:  # each call then raises and reports the error itself
             log.exception("answering a batch at once failed")
-            return []
-        return parts
+            return None
+        return responses
+
+    def _make_heads(self, shapes: Shapes) -> list[bytes]:
+        """Compute and keep the heads of a response whose outputs have these shapes."""
+        if len(self._heads) >= MAX_PLANS:
+            self._heads.clear()
+        zeros = zip(self.output_names, map(np.zeros, shapes, self._dtypes), strict=True)
+        heads = self._heads[shapes] = self._heads_of(dict(zeros))
+        return heads
 
 
 class Plans:
     """The plans of one transport. The key is the head and the size of the contents, because a malformed message may
     have contents of another size than the head demands. Thread-safe."""
 
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
+    def __init__(self) -> None:
         self._keeping = threading.Lock()
         self._plans: dict[tuple[Hashable, int], Plan] = {}
 
@@ -174,55 +186,36 @@ class Plans:
             self._plans[head, plan.contents_size] = plan
 
 
-class Decoded(NamedTuple):
-    """The content of a request for inference."""
+def admit(
+    call: TransportCall,
+    model: Servable,
+    inputs: Arrays,
+    datatypes: Mapping[str, str],
+    outputs: Sequence[str] = (),
+    timeout: int | None = None,
+) -> Sequence[TensorSpec]:
+    """Check a decoded request for inference, and set the call's inputs, samples, batch key, outputs and deadline.
 
-    inputs: Arrays
-    datatypes: Mapping[str, str]
-    """The protocol's datatype of each input."""
-    outputs: Sequence[str] = ()
-    """The names of the requested outputs, in order; empty for all of the model's outputs."""
-    id: str = ""
-    timeout: int | None = None
-    """The request's own time limit in microseconds."""
-    head: Hashable = None
-    """The bytes before the tensor, if requests with these bytes differ only in the tensor's bytes; else None."""
+    Args:
+        call: The call.
+        model: The version that will compute the request.
+        inputs: The request's arrays.
+        datatypes: The protocol's datatype of each input.
+        outputs: The names of the requested outputs, in order; empty for all of the model's outputs.
+        timeout: The request's own time limit in microseconds.
 
+    Returns:
+        The requested outputs.
 
-class InferQuery(Query):
-    """A request for inference in one of the protocols."""
-
-    def __init__(self, model_name: str, model_version: str, plans: Plans | None) -> None:
-        """``plans`` stores a plan of the request, if possible, after the request has passed every check."""
-        self.model_name = model_name
-        self.model_version = model_version
-        self._plans = plans
-        # must be read before the model is looked up, so that a plan for a model replaced in the meantime is never valid
-        self.epoch = 0 if plans is None else plans.engine.epoch
-
-    @abstractmethod
-    def decode(self, signature: Signature) -> Decoded:
-        """Decode the request. Raises ServerError if the request does not match the model's signature."""
-
-    @abstractmethod
-    def encoder(self, model: Servable, specs: Sequence[TensorSpec], intake: Intake) -> Callable[[InferenceResult], Any]:
-        """Return a function that builds the response. ``model`` is the version that answers, and ``specs`` are the
-        requested outputs."""
-
-    @abstractmethod
-    def heads_of(self, model: Servable, specs: Sequence[TensorSpec]) -> HeadsOf:
-        """Return the function that computes the heads of a plan. The function must not keep the request in memory."""
-
-    def prepare(self, model: Servable, call: TransportCall) -> None:
-        inputs, datatypes, outputs, call.id, timeout, head = self.decode(model.signature)
-        specs = _output_specs(outputs, model.signature) if outputs else model.signature.outputs
-        if timeout is not None:  # a stream has one deadline, but each of its requests may have a timeout
-            call.deadline = earlier_deadline(timeout, call.deadline)
-        call.samples, call.batch_key = admission = model.check(inputs, datatypes)
-        if self._plans is not None and head is not None and all(spec.datatype != "BYTES" for spec in specs):
-            self._plans.keep(head, Plan(self, model, inputs, specs, admission))
-        call.encode = self.encoder(model, specs, call.intake)
-        call.inputs, call.outputs = inputs, [spec.name for spec in specs]
+    Raises:
+        InvalidRequestError: The request does not match the model.
+    """
+    specs = _output_specs(outputs, model.signature) if outputs else model.signature.outputs
+    if timeout is not None:  # a stream has one deadline, but each of its requests may have a timeout
+        call.deadline = earlier_deadline(timeout, call.deadline)
+    call.samples, call.batch_key = model.check(inputs, datatypes)
+    call.inputs, call.outputs = inputs, [spec.name for spec in specs]
+    return specs
 
 
 def _output_specs(names: Sequence[str], signature: Signature) -> Sequence[TensorSpec]:

@@ -25,7 +25,7 @@ from hangtag.serving.server.errors import (
     UnavailableError,
     UnsupportedEncodingError,
 )
-from hangtag.serving.server.telemetry.model_statistics import BatchCost, Timings
+from hangtag.serving.server.telemetry.model_statistics import Timings
 
 log = structlog.get_logger()
 _MAX_LOGGED_LENGTH = 128  # characters, because the log must not grow with the callers' messages
@@ -51,7 +51,7 @@ class Status(NamedTuple):
 
 
 _CODE = grpc.StatusCode
-STATUS: dict[type[ServerError], Status] = {
+STATUS: dict[type, Status] = {
     # The request does not match the model that it names.
     UnsupportedEncodingError: Status(_CODE.INVALID_ARGUMENT, 415),
     InvalidRequestError: Status(_CODE.INVALID_ARGUMENT, 400),
@@ -80,22 +80,18 @@ STATUS: dict[type[ServerError], Status] = {
     # ONNX Runtime failed on a valid request. The caller is not at fault.
     InferenceError: Status(_CODE.INTERNAL, 500),
 }
-"""The status of each error and its subclasses. A subclass that has its own status comes before its base class."""
+"""The status of each error, and of its subclasses that have no status of their own."""
 
 _BUG = Status(_CODE.INTERNAL, 500)
-# A cache of each exception type's status, without which a refusal would take twice as long.
-_statuses: dict[type[Exception], Status] = {}
 
 
 def status(error: Exception) -> Status:
     """Return the status for an exception. An exception that is not in the table means a bug, and gets INTERNAL and
     500."""
-    kind = type(error)
-    found = _statuses.get(kind)
-    if found is None:
-        found = next((status for base, status in STATUS.items() if issubclass(kind, base)), _BUG)
-        _statuses[kind] = found
-    return found
+    for kind in type(error).__mro__:
+        if kind in STATUS:
+            return STATUS[kind]
+    return _BUG
 
 
 def call_status(error: Exception, rpc: str, request: object = None) -> tuple[grpc.StatusCode, str]:
@@ -103,12 +99,8 @@ def call_status(error: Exception, rpc: str, request: object = None) -> tuple[grp
 
     The caller gets a domain error's own message. Any other exception is a bug. The caller gets a reference, with which
     the traceback can be found in the log. Only errors that are not the caller's fault are logged. Headers and metadata,
-    in which callers send their tokens, are never logged.
-
-    Args:
-        error: The error that ended the call.
-        rpc: The method, /package.Service/Method or an HTTP method and its path, for the log.
-        request: The request, whose model and id are logged.
+    in which callers send their tokens, are never logged. The log has the method ``rpc``, and the model and the id of
+    ``request``.
     """
     code = status(error).grpc
     if isinstance(error, ServerError):
@@ -137,13 +129,9 @@ def _short(message: str) -> str:
 
 def cost_metadata(timings: Timings) -> tuple[tuple[str, str], ...]:
     """Return a query's cost as metadata for clients and traces."""
-    cost = ((QUEUE_NS, str(timings.queue_ns)), *batch_metadata(timings))
+    compute_ns, batch_size = str(timings.compute_ns), str(timings.batch_size)
+    cost = ((QUEUE_NS, str(timings.queue_ns)), (COMPUTE_NS, compute_ns), (BATCH_SIZE, batch_size))
     return cost if not timings.stages else (*cost, *route_metadata(timings))
-
-
-def batch_metadata(cost: BatchCost | Timings) -> tuple[tuple[str, str], ...]:
-    """Return the part of `cost_metadata` that all calls of a batch share."""
-    return ((COMPUTE_NS, str(cost.compute_ns)), (BATCH_SIZE, str(cost.batch_size)))
 
 
 def route_metadata(timings: Timings) -> list[tuple[str, str]]:

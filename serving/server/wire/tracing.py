@@ -53,15 +53,8 @@ class Tracing:
     def record(
         self, method: str, metadata: Metadata, duration_ns: int, code: grpc.StatusCode, timings: Timings | None = None
     ) -> None:
-        """Record a query that has just ended.
-
-        Args:
-            method: /package.Service/Method, or an HTTP method and its route.
-            metadata: The metadata that the caller sent.
-            duration_ns: Nanoseconds from the query's arrival until now.
-            code: The status with which the query ended.
-            timings: How long each step took; None if the query was not computed.
-        """
+        """Record a query that has just ended. ``duration_ns`` is the time since the query's arrival. A query that was
+        not computed has no timings."""
         from opentelemetry.trace import SpanKind, Status, StatusCode
 
         ended_ns = time.time_ns()

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import grpc
 
@@ -52,11 +52,13 @@ class TransportCall(Call):
     method: str
     """See `Origin`, which also describes the metadata."""
     metadata: Metadata
+    epoch: int
+    """The engine's epoch before the model was looked up. If the model is replaced in the meantime, a `Plan` with this
+    epoch is never valid."""
     started: int
     """When the request arrived, by time.perf_counter_ns."""
-    query: "Query | None" = None
-    """The query of a request that is read but not decoded yet."""
     model_name: str = ""
+    """The name in the request; empty until the request is read."""
     model_version: str = ""
     """The version in the request; empty for the version that serves by default."""
     id: str = ""
@@ -67,10 +69,6 @@ class TransportCall(Call):
     outputs: Sequence[str] = ()
     """The outputs that the response contains in full; empty if the response's size does not follow from the outputs.
     The query sets this attribute."""
-
-    def set_query(self, query: "Query") -> None:
-        """Set the request, which `submit` will decode."""
-        self.query, self.model_name, self.model_version = query, query.model_name, query.model_version
 
     @abstractmethod
     def respond(self, response: Any, timings: Timings) -> None:
@@ -86,7 +84,7 @@ class TransportCall(Call):
         if size < LARGE_MESSAGE:
             self._respond(result)
         else:
-            self.intake.decoding.submit(partial(self._respond, result, size if self.outputs else 0))
+            self.intake.decoding.threads.submit(partial(self._respond, result, size if self.outputs else 0))
 
     def _respond(self, result: InferenceResult, size: int = 0) -> None:
         """Encode and send the response, which has at least ``size`` bytes."""
@@ -108,10 +106,6 @@ class TransportCall(Call):
         intake.record_failure(origin, error, self.started, self.model_name, self.model_version)
         self.refuse(error)
 
-    def cancel(self, _call: Call | None = None) -> None:
-        super().cancel()
-        submit(self)  # ends the call now, and frees the message before a thread reaches the call
-
     def metadata_value(self, key: str) -> str:
         values = (value for name, value in self.metadata if name == key and isinstance(value, str))
         return next(values, "")
@@ -131,35 +125,32 @@ class Query(ABC):
 
     @abstractmethod
     def prepare(self, model: Servable, call: TransportCall) -> None:
-        """Decode the request for this model: set the call's inputs, samples, batch key, encode and outputs.
-
-        Args:
-            model: The version that will compute the request. If the version is replaced in the meantime, this method is
-                called again with the successor.
-            call: The call. The query may move the call's deadline earlier.
+        """Decode the request for this version of a model: set the call's inputs, samples, batch key, encode and
+        outputs, and possibly an earlier deadline. If the version is replaced in the meantime, this method is called
+        again with the successor.
 
         Raises:
             InvalidRequestError: The request does not match the model.
         """
 
 
-def submit(call: TransportCall) -> None:
-    """Decode a call's query and queue the call with the named model. If an error occurs, the call fails with the error,
-    which is not raised.
+Readable: TypeAlias = Query | Callable[[], Query]
+"""A query, or a function that reads the request and returns its query."""
+
+
+def submit(call: TransportCall, query: Readable) -> None:
+    """Read a call's request, decode the request for the named model, and queue the call. If an error occurs, the call
+    fails with the error, which is not raised.
 
     A model may be replaced and closed between its look-up and the moment when the call is queued. In this case the
     model raises UnavailableError although the name is served, and the call goes to the successor.
-
-    If the caller leaves, two threads may submit one call, but only one of the threads gets the query. The query is
-    removed from the call, so that the message does not wait in the queue together with its arrays.
     """
-    query: Query | None = vars(call).pop("query", None)
-    if query is None:
-        return
-    engine, name, version = call.intake.engine, call.model_name, call.model_version
+    engine = call.intake.engine
     try:
-        _require_caller(call)
+        query = _read(call, query)
+        name, version = call.model_name, call.model_version = query.model_name, query.model_version
         while True:
+            call.epoch = engine.epoch
             model = engine.model(name, version)
             try:
                 model.raise_if_queue_full()
@@ -171,8 +162,7 @@ def submit(call: TransportCall) -> None:
             else:
                 break
     except NotLoadedError:
-        call.query = query
-        engine.residency.load(name).add_done_callback(partial(_submit_loaded, call))
+        engine.residency.load(call.model_name).add_done_callback(partial(_submit_loaded, call, query))
     except Exception as error:
         call.fail(error)
     else:
@@ -180,36 +170,22 @@ def submit(call: TransportCall) -> None:
             call.cancel()
 
 
-def _submit_loaded(call: TransportCall, load: "Future[None]") -> None:
+def _submit_loaded(call: TransportCall, query: Readable, load: "Future[None]") -> None:
     """Submit a call after its model's load, or let the call fail with the load's error."""
     error = load.exception()
     if error is None:
-        submit(call)
-    # without a query, the caller has already left
-    elif isinstance(error, Exception) and vars(call).pop("query", None) is not None:
+        submit(call, query)
+    elif isinstance(error, Exception):
         call.fail(error)
 
 
-def submit_message(call: TransportCall, query_of: Callable[[], Query], *, is_large: bool) -> None:
-    """Make a call's query with ``query_of``, and `submit` the call: on a thread if the message is large."""
-    if is_large:
-        submit_on_thread([call], query_of)
-        return
-    try:
-        call.set_query(query_of())
-    except Exception as error:
-        call.fail(error)
-    else:
-        submit(call)
-
-
-def submit_on_thread(calls: Sequence[TransportCall], query_of: Callable[[], Query] | None = None) -> "Future[None]":
-    """On a thread, decode the queries of these calls, one after another, and queue the calls. If max_queue_size
-    requests wait to be decoded already, the calls fail with QueueFullError.
+def submit_on_thread(calls: Sequence[TransportCall], queries: Sequence[Readable]) -> "Future[None]":
+    """On a thread, `submit` these calls one after another. If max_queue_size requests wait to be decoded already, the
+    calls fail with QueueFullError.
 
     Args:
         calls: The calls of one request. All calls share the request's picture, which is prepared once.
-        query_of: Makes the first call's query, if the call has no query yet.
+        queries: The query of each call.
 
     Returns:
         A future that is done when each call is queued or has failed.
@@ -217,28 +193,23 @@ def submit_on_thread(calls: Sequence[TransportCall], query_of: Callable[[], Quer
     decoding = calls[0].intake.decoding
     done: Future[None] = Future()
 
-    def read() -> None:
+    def start() -> None:
         try:
-            if query_of is not None:
-                _require_caller(calls[0])
-                calls[0].set_query(query_of())
-            is_large = any(query.is_large for call in calls if (query := call.query) is not None)
+            ready = [_read(*each) for each in zip(calls, queries, strict=True)]
         except Exception as error:
             decoding.places.release()
             fail(error)
+            return
+        if any(query.is_large for query in ready):
+            decoding.threads_for_large.submit(submit_all, ready)
         else:
-            if is_large:
-                decoding.threads_for_large.submit(submit_all)
-            else:
-                submit_all()
+            submit_all(ready)
 
-    def submit_all() -> None:
+    def submit_all(ready: Sequence[Query]) -> None:
         decoding.places.release()
-        try:
-            for call in calls:
-                submit(call)
-        finally:
-            done.set_result(None)
+        for call, query in zip(calls, ready, strict=True):
+            submit(call, query)
+        done.set_result(None)
 
     def fail(error: Exception) -> None:
         for call in calls:
@@ -246,7 +217,7 @@ def submit_on_thread(calls: Sequence[TransportCall], query_of: Callable[[], Quer
         done.set_result(None)
 
     if decoding.places.acquire(blocking=False):
-        decoding.submit(read)
+        decoding.threads.submit(start)
     else:
         fail(
             QueueFullError(
@@ -257,7 +228,8 @@ def submit_on_thread(calls: Sequence[TransportCall], query_of: Callable[[], Quer
     return done
 
 
-def _require_caller(call: TransportCall) -> None:
-    """Raise CancelledError if the caller has left."""
+def _read(call: TransportCall, query: Readable) -> Query:
+    """Return a call's query. Raises CancelledError if the caller has left."""
     if call.cancelled:
         raise CancelledError("the caller left before the request was decoded")
+    return query if isinstance(query, Query) else query()

@@ -65,31 +65,35 @@ class Handlers(grpc.GenericRpcHandler):
         """
         for method in descriptor.methods:
             path = f"/{name or descriptor.full_name}/{method.name}"
-            parse = GetMessageClass(method.input_type).FromString
+            parse: Parse = GetMessageClass(method.input_type).FromString
             serialize: Callable[[Any], bytes] | None = GetMessageClass(method.output_type).SerializeToString
             answer = getattr(servicer, method.name, None)
             if answer is None:  # a method of a newer protocol, such as health's List, is UNIMPLEMENTED
                 continue
+            if path == MODEL_INFER:  # this handler takes and returns bytes
+                parse, serialize = bytes, None
             # Every handler takes a request stream, because grpcio calls such a handler even if a call ends without a
             # message. The handler can then report that the message is missing.
-            if method.client_streaming:
-                handle = self._stream(path, parse, answer)
-            elif path == MODEL_INFER:  # this handler takes and returns bytes
-                handle, serialize = self._unary(path, bytes, answer), None
-            else:
-                handle = self._unary(path, parse, answer)
             add = grpc.stream_unary_rpc_method_handler
             if method.client_streaming or method.server_streaming:
                 add = grpc.stream_stream_rpc_method_handler
+            handle = self._handle(path, parse, answer, reads_stream=method.client_streaming)
             self._handlers[path] = add(handle, response_serializer=serialize)
 
-    def _unary(self, path: str, parse: Parse, answer: Answer) -> Answer:
+    def _handle(self, path: str, parse: Parse, answer: Answer, *, reads_stream: bool) -> Answer:
+        async def requests(context: Context) -> AsyncIterator[Any]:
+            while (message := await context.read()) is not grpc.aio.EOF:
+                yield self._parse(path, parse, message, context)
+
         async def handle(_messages: object, context: Context) -> object:
             request = None
             self.open += 1
             try:
-                message = await context.read()
-                request = self._parse(path, parse, message, context)
+                if reads_stream:
+                    # the answer has begun, so Envoy no longer awaits a whole request
+                    await context.send_initial_metadata(())
+                    return await answer(requests(context), context)
+                request = self._parse(path, parse, await context.read(), context)
                 return await answer(request, context)
             except Exception as error:
                 await abort(error, path, request, context)
@@ -98,45 +102,17 @@ class Handlers(grpc.GenericRpcHandler):
 
         return handle
 
-    def _stream(self, path: str, parse: Parse, answer: Answer) -> Answer:
-        async def requests(context: Context) -> AsyncIterator[Any]:
-            while (message := await context.read()) is not grpc.aio.EOF:
-                yield self._parse(path, parse, message, context)
-
-        async def handle(_messages: object, context: Context) -> None:
-            self.open += 1
-            try:
-                # the answer has begun, so Envoy no longer awaits a whole request
-                await context.send_initial_metadata(())
-                await answer(requests(context), context)
-            except Exception as error:
-                await abort(error, path, None, context)
-            finally:
-                self.open -= 1
-
-        return handle
-
     def _parse(self, path: str, parse: Parse, message: Any, context: Context) -> Any:
-        error = InvalidRequestError("the call has no message, and its method needs a message")
-        if message is not grpc.aio.EOF:
-            try:
-                return parse_message(parse, message, path)
-            except InvalidRequestError as unreadable:
-                error = unreadable
-        if path in INFERENCE_METHODS:
-            self._intake.record_failure(origin_of(path, context), error)
-        raise error
+        try:
+            return parse_message(parse, message, path)
+        except InvalidRequestError as error:
+            if path in INFERENCE_METHODS:
+                self._intake.record_failure(origin_of(path, context), error)
+            raise
 
 
 async def abort(error: Exception, path: str, request: object, context: Context) -> NoReturn:
-    """End a call with an error's status.
-
-    Args:
-        error: The exception that a service method raised.
-        path: /package.Service/Method.
-        request: The parsed request, for the log; None if there is no request.
-        context: The call.
-    """
+    """End a call with an error's status. The log has the path, and the model and the id of ``request``."""
     if isinstance(error, grpc.aio.BaseError):  # the call has already ended, and grpcio handles this error
         raise error
     await context.abort(*call_status(error, path, request))

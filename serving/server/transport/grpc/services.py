@@ -19,23 +19,14 @@ from hangtag.serving.server.errors import (
     ServerError,
     UnavailableError,
 )
-from hangtag.serving.server.transport.grpc.handlers import (
-    Context,
-    abort,
-    origin_of,
-)
+from hangtag.serving.server.transport.grpc.handlers import Context, abort, origin_of
 from hangtag.serving.server.transport.grpc.streams import OpenStreams, StreamCall
 from hangtag.serving.server.wire.codec import MessagePlans, MessageQuery, serialized, submit_infer
-from hangtag.serving.server.wire.event_loop import LoopCall, LoopCalls
+from hangtag.serving.server.wire.event_loop import AwaitedCall, LoopCalls
 from hangtag.serving.server.wire.image_query import ImageQuery, classify_query, compare_queries
-from hangtag.serving.server.wire.model_queries import (
-    model_config,
-    model_metadata,
-    server_metadata,
-)
+from hangtag.serving.server.wire.model_queries import model_config, model_metadata, server_metadata
 from hangtag.serving.server.wire.status import call_status, cost_metadata, route_metadata
 
-_RPC = "ModelStreamInfer"
 _FINAL = "triton_final_response"  # always true: every request has exactly one response here
 _END_AT_ERROR = ("triton_grpc_error", "true")  # this metadata lets the first error end the stream
 Response: TypeAlias = pb.ModelStreamInferResponse
@@ -51,7 +42,7 @@ class InferenceService:
         self._repository = calls.intake.repository
         self._calls = calls
         self._streams = streams
-        self._plans = MessagePlans(self._engine)
+        self._plans = MessagePlans()
 
     async def ServerLive(self, request: pb.ServerLiveRequest, context: Context) -> pb.ServerLiveResponse:
         return pb.ServerLiveResponse(live=True)
@@ -80,9 +71,9 @@ class InferenceService:
 
     async def ModelInfer(self, message: bytes, context: Context) -> bytes:
         """Answer ModelInfer. The request and the response are serialized messages."""
-        call = LoopCall(self._calls, origin_of(MODEL_INFER, context))
+        call = AwaitedCall(self._calls, origin_of(MODEL_INFER, context))
         try:
-            submit_infer(call, self._plans, self._plans.of(message), message)
+            submit_infer(call, self._plans, message)
             await self._calls.wait([call])
             response = serialized(call.response())
         except Exception as error:
@@ -102,7 +93,7 @@ class InferenceService:
             except Exception as error:
                 if ends_at_error:
                     raise
-                return _error_response(call.request, *call_status(error, _RPC, call.request))
+                return _error_response(call.request, *call_status(error, MODEL_STREAM_INFER, call.request))
             response.parameters[_FINAL].bool_param = True
             timings = call.timings
             response.parameters["queue_ns"].int64_param = timings.queue_ns
@@ -159,8 +150,7 @@ class ClassifierService:
     async def Classify(
         self, request: classifier_pb2.ClassifyRequest, context: Context
     ) -> classifier_pb2.ClassifyResponse:
-        call = LoopCall(self._calls, origin_of(CLASSIFY, context), classify_query(request))
-        await self._calls.outcomes([call])
+        (call,) = await self._calls.outcomes(origin_of(CLASSIFY, context), [classify_query(request)])
         response = call.response()
         context.set_trailing_metadata(cost_metadata(call.timings))
         assert isinstance(response, classifier_pb2.ClassifyResponse)
@@ -185,13 +175,12 @@ class ClassifierService:
         except ServerError as error:
             intake.record_failure(origin, error)
             raise
-        calls = [LoopCall(self._calls, origin, query) for query in queries]
-        await self._calls.outcomes(calls)
+        calls = await self._calls.outcomes(origin, queries)
         outcomes = [_model_outcome(*each) for each in zip(queries, calls, strict=True)]
         return classifier_pb2.CompareResponse(outcomes=outcomes)
 
 
-def _model_outcome(query: ImageQuery, call: LoopCall) -> classifier_pb2.ModelOutcome:
+def _model_outcome(query: ImageQuery, call: AwaitedCall) -> classifier_pb2.ModelOutcome:
     try:
         return classifier_pb2.ModelOutcome(model_name=query.model_name, answer=call.response())
     except Exception as error:

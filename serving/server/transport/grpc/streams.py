@@ -10,11 +10,11 @@ Two coroutines work on a stream:
 
 Back-pressure: the reader waits while the queue holds ``window`` calls, or ``max_bytes`` of requests and answers. The
 queue holds an answer from the end of the computation until the writer takes the answer. The size of an answer that is
-not computed yet is estimated from earlier answers. Until the first answer is computed, the queue holds at most `FIRST`
-calls. If answers turn out larger than estimated, the queue holds more than max_bytes, but at most ``window`` answers,
-and the reader waits until the queue has shrunk. The writer shortens the queue, and gRPC's flow control stops the writer
-while the client does not read. The server therefore soon stops reading from a client that does not read its answers. If
-the queue is empty, the reader takes a request of any size, so no stream waits for ever.
+not computed yet is estimated from earlier answers, and for the first answers as `FIRST_SHARE` of max_bytes. If answers
+turn out larger than estimated, the queue holds more than max_bytes, but at most ``window`` answers, and the reader
+waits until the queue has shrunk. The writer shortens the queue, and gRPC's flow control stops the writer while the
+client does not read. The server therefore soon stops reading from a client that does not read its answers. If the queue
+is empty, the reader takes a request of any size, so no stream waits for ever.
 
 Cancellation: when the client cancels or disconnects, or the deadline passes, grpcio cancels the writer's task. The
 writer then cancels every query that has not ended, and the reader ends.
@@ -33,17 +33,17 @@ import grpc
 
 from hangtag.serving.server.errors import QueueFullError, UnavailableError
 from hangtag.serving.server.transport.grpc.handlers import Context
-from hangtag.serving.server.wire.event_loop import LoopCall, LoopCalls
+from hangtag.serving.server.wire.event_loop import AwaitedCall, LoopCalls
 from hangtag.serving.server.wire.intake import Origin
 from hangtag.serving.server.wire.transport_call import LARGE_MESSAGE, Query, submit, submit_on_thread
 
-FIRST = 4
-"""How many requests of a stream may be computed before the size of an answer is known."""
+FIRST_SHARE = 5
+"""A stream's first answers are estimated to have a fifth of the bytes that the stream may hold."""
 
 Request = TypeVar("Request")
 
 
-class StreamCall(LoopCall):
+class StreamCall(AwaitedCall):
     """A call for one request of a stream."""
 
     request: Any
@@ -100,7 +100,7 @@ class OpenStreams:
         # After a stream has ended, its reader may still wait, and hold memory, until the last message is decoded.
         if max(len(self._streams), len(self._readers)) >= self._max_streams:
             raise QueueFullError(f"{self._max_streams} streams are open; use one of them, or calls without a stream")
-        stream = _Stream(self, lambda request: StreamCall(self.calls, origin, query(request)), in_thread=in_thread)
+        stream = _Stream(self, origin, query, in_thread=in_thread)
         self._streams.add(stream)
         # The reader ends with the call, and is not cancelled, because grpcio would not free a message that arrives for
         # a cancelled read.
@@ -124,21 +124,20 @@ class OpenStreams:
 class _Stream:
     """The unanswered requests of one stream, in order."""
 
-    def __init__(self, streams: OpenStreams, call: Callable[[Any], StreamCall], *, in_thread: bool) -> None:
+    def __init__(self, streams: OpenStreams, origin: Origin, query: Callable[[Any], Query], *, in_thread: bool) -> None:
         self._streams = streams
-        self._window = min(FIRST, streams.window)
         self._max_bytes = streams.calls.intake.max_message_bytes  # of requests and answers; one request may be larger
-        self._call = call
+        self._origin = origin
+        self._query = query
         self._in_thread = in_thread
         self._changed = asyncio.Event()
         self._unanswered: deque[StreamCall] = deque()
         self._held = 0  # bytes of the queued requests and of the computed answers
         self._computing = 0  # the number of calls without an outcome
-        self._expected = 0  # the estimated bytes of an answer that is not computed yet
+        self._expected = self._max_bytes // FIRST_SHARE  # the estimated bytes of an answer that is not computed yet
         self._finished = False  # whether the client has sent everything, or a message that ends the stream
         self._read_error: Exception | None = None
         self._stopped = False
-        self._left = False
 
     async def read(self, requests: AsyncIterator[Any]) -> None:
         """Submit each request as it arrives, until the client has sent all of them or the stream ends."""
@@ -146,17 +145,23 @@ class _Stream:
             async for request in requests:
                 size = request.ByteSize()
                 await self._until(partial(self._ends_or_has_room, size))
-                if self._stopped or self._left:
+                if self._stopped:
                     return
-                call = self._call(request)
+                call = StreamCall(self._streams.calls, self._origin)
                 call.request, call.size = request, size
-                self._add(call)
+                call.model_name, call.model_version = request.model_name, request.model_version
+                call.ended.add_done_callback(partial(self._completed, call))
+                self._unanswered.append(call)
+                self._held += size
+                self._computing += 1
+                self._changed.set()
+                query = partial(self._query, request)
                 if self._in_thread or size >= LARGE_MESSAGE:
                     # Read the next request only when this request is decoded, which limits the memory of decoded
                     # inputs.
-                    await asyncio.wrap_future(submit_on_thread([call]))
+                    await asyncio.wrap_future(submit_on_thread([call], [query]))
                 else:
-                    submit(call)
+                    submit(call, query)
         except grpc.aio.BaseError:  # the call has ended
             return
         except Exception as error:
@@ -197,25 +202,17 @@ class _Stream:
     def leave(self) -> None:
         """End the stream, because the client has left or has all its answers, and cancel the calls that are still
         queued."""
-        self._left = True
-        self._changed.set()
+        self.stop()
         for call in self._unanswered:
             call.cancel()
         self._unanswered.clear()
 
-    def _add(self, call: StreamCall) -> None:
-        self._unanswered.append(call)
-        self._held += call.size
-        self._computing += 1
-        call.ended.add_done_callback(lambda _: self._completed(call))
-
-    def _completed(self, call: StreamCall) -> None:
+    def _completed(self, call: StreamCall, _ended: "asyncio.Future[None]") -> None:
         self._computing -= 1
         call.answer_size = 0
         if not isinstance(call.outcome, Exception):
             call.answer_size = call.outcome.ByteSize()
             self._held += call.answer_size
-            self._window = self._streams.window
             # After a large answer, each smaller answer halves the estimate, so that the large answer delays few later
             # requests.
             self._expected = max(call.answer_size, self._expected // 2)
@@ -223,8 +220,8 @@ class _Stream:
 
     def _ends_or_has_room(self, size: int) -> bool:
         answers = (self._computing + 1) * self._expected
-        fits = len(self._unanswered) < self._window and self._held + answers + size <= self._max_bytes
-        return fits or not self._unanswered or self._stopped or self._left
+        has_room = len(self._unanswered) < self._streams.window and self._held + answers + size <= self._max_bytes
+        return has_room or not self._unanswered or self._stopped
 
     async def _until(self, condition: Callable[[], bool]) -> None:
         while not condition():

@@ -1,5 +1,6 @@
 """Decompresses the bodies of requests within limits, and compresses the bodies of responses."""
 
+import asyncio
 import zlib
 from threading import Lock
 
@@ -10,6 +11,7 @@ from hangtag.serving.server.errors import (
     QueueFullError,
     UnsupportedEncodingError,
 )
+from hangtag.serving.server.transport.http.messages import HttpRequest
 
 _FORMATS = {b"gzip": 31, b"deflate": 15}  # zlib's wbits; HTTP's deflate is the zlib format
 _CHUNK = 64 * 1024
@@ -23,63 +25,53 @@ _FASTEST = 1
 
 class BodyBudget:
     """The memory limit that all request bodies in flight in a process share. Each body also has its own limit, but a
-    client with many connections could reach this limit on each connection."""
+    client with many connections could reach this limit on each connection. Thread-safe."""
 
     def __init__(self, total: int) -> None:
         """``total`` is the number of bytes that all bodies in flight may have."""
-        self.total = total
-        self.taken = 0
-        self.lock = Lock()
+        self._total = total
+        self._taken = 0
+        self._lock = Lock()
 
-
-class HeldBytes:
-    """The bytes of a budget that one request holds until ``end``. Thread-safe."""
-
-    __slots__ = ("_budget", "_count", "_ended", "limit")
-
-    def __init__(self, budget: BodyBudget, limit: int) -> None:
-        """``limit`` is the maximum number of bytes of the request's body, both as sent and decompressed."""
-        self.limit = limit
-        self._budget = budget
-        self._count = 0
-        self._ended = False
-
-    def hold(self, count: int) -> None:
-        """Set the number of bytes that the request holds.
+    def hold(self, request: HttpRequest, count: int) -> None:
+        """Set the number of bytes that a request holds.
 
         Raises:
-            QueueFullError: The budget has too few bytes left. The number of held bytes does not change.
-            CancelledError: ``end`` was called.
+            QueueFullError: Too few bytes are left. The number of held bytes does not change.
+            CancelledError: The request's bytes were released.
         """
-        budget = self._budget
-        with budget.lock:
-            if self._ended:
+        with self._lock:
+            if request.held is None:
                 raise CancelledError("the caller left before the request was decoded")
-            more = count - self._count
-            if more > 0 and budget.taken + more > budget.total:
+            more = count - request.held
+            if more > 0 and self._taken + more > self._total:
                 raise QueueFullError(
-                    f"the bodies of all HTTP requests in flight would take more than {budget.total:,} bytes "
+                    f"the bodies of all HTTP requests in flight would take more than {self._total:,} bytes "
                     "(--max-http-bodies-mib); try again later, or another replica"
                 )
-            budget.taken += more
-            self._count = count
+            self._taken += more
+            request.held = count
 
-    def end(self) -> None:
-        """Release all bytes. Later calls of ``hold`` fail, because a thread may still decode the request after the
-        caller has left."""
-        with self._budget.lock:
-            self._budget.taken -= self._count
-            self._count = 0
-            self._ended = True
+    def release(self, request: HttpRequest) -> None:
+        """Release all bytes of a request. Later calls of ``hold`` fail, because a thread may still decode the request
+        after the caller has left."""
+        with self._lock:
+            self._taken -= request.held or 0
+            request.held = None
 
 
-def decompress(body: bytes, encoding: bytes, held: HeldBytes) -> bytes:
-    """Return a body without its Content-Encoding.
+async def decompressed(request: HttpRequest) -> bytes:
+    """Take the body of a request without its Content-Encoding. A thread decompresses the body, so that other requests
+    continue. Raises the errors of `decompress`."""
+    if b"content-encoding" not in request.headers:
+        return request.take_body()
+    return await asyncio.to_thread(decompress, request)
 
-    Args:
-        body: The body as sent. A gzip body has one or several members (RFC 1952).
-        encoding: The value of Content-Encoding, or b"" if there is no such header.
-        held: Counts the bytes of the result, and limits them. Decompression stops when the limit is exceeded.
+
+def decompress(request: HttpRequest) -> bytes:
+    """Take the body of a request without its Content-Encoding. A gzip body has one or several members (RFC 1952).
+
+    Decompression stops when the result exceeds the limit of a body, or of all bodies together.
 
     Raises:
         UnsupportedEncodingError: The encoding is neither gzip nor deflate.
@@ -88,7 +80,8 @@ def decompress(body: bytes, encoding: bytes, held: HeldBytes) -> bytes:
         CancelledError: The caller has left in the meantime.
         InvalidRequestError: The body is damaged or ends early.
     """
-    name = encoding.strip().lower()
+    body, limit = request.take_body(), request.intake.max_message_bytes
+    name = request.headers.get(b"content-encoding", b"").strip().lower()
     if name in (b"", b"identity"):
         return body
     if name not in _FORMATS:
@@ -108,34 +101,24 @@ def decompress(body: bytes, encoding: bytes, held: HeldBytes) -> bytes:
             stream = zlib.decompressobj(_FORMATS[name])
         chunk = view[at : at + _CHUNK]
         try:
-            parts.append(stream.decompress(chunk, held.limit + 1 - size))
+            parts.append(stream.decompress(chunk, limit + 1 - size))
         except zlib.error as error:
             raise InvalidRequestError(
                 f"the Content-Encoding is {name.decode()}, but the body has another format: {error}"
             ) from error
         at += len(chunk) - len(stream.unused_data)
         size += len(parts[-1])
-        if size > held.limit:
-            raise MessageTooLargeError(
-                f"SERVER: Received message larger than max ({held.limit} bytes when decompressed)"
-            )
-        held.hold(len(body) + size)
+        if size > limit:
+            raise MessageTooLargeError(f"SERVER: Received message larger than max ({limit} bytes when decompressed)")
+        request.budget.hold(request, len(body) + size)
     if not stream.eof:
         raise InvalidRequestError(f"the {name.decode()} body ends early")
     return b"".join(parts)
 
 
 def compress(body: bytes, accepted: bytes) -> tuple[bytes, bytes]:
-    """Compress a response.
-
-    Args:
-        body: The response's body.
-        accepted: The value of Accept-Encoding. The response gets the first encoding in this value that is gzip or
-            deflate.
-
-    Returns:
-        The compressed body and its encoding, or the body and b"" if it is better not compressed.
-    """
+    """Return the compressed body of a response and its encoding, or the body and b"" if it is better not compressed.
+    ``accepted`` is the value of Accept-Encoding."""
     parts = [part.partition(b";") for part in accepted[:1024].split(b",")]
     names = {name.strip().lower(): weight.replace(b" ", b"") for name, _, weight in parts}
     encoding = next((name for name in _FORMATS if name in names and names[name] not in (b"q=0", b"q=0.0")), b"")

@@ -10,19 +10,19 @@ from python_multipart.multipart import Field, File, FormParser, parse_options_he
 
 from hangtag.protos import classifier_pb2 as pb
 from hangtag.serving.server.errors import InvalidRequestError
+from hangtag.serving.server.transport.http.bodies import decompressed
 from hangtag.serving.server.transport.http.messages import (
     HTTP_CLASSIFY,
     HttpRequest,
     HttpResponse,
     Route,
     cost_headers,
-    decompressed,
     error_response,
     json_response,
     origin_of,
     to_dict,
 )
-from hangtag.serving.server.wire.event_loop import LoopCall, LoopCalls
+from hangtag.serving.server.wire.event_loop import AwaitedCall, LoopCalls
 from hangtag.serving.server.wire.image_query import MAX_COMPARED, ImageQuery, compare_queries
 from hangtag.serving.server.wire.plans import TIMEOUT, earlier_deadline
 from hangtag.serving.server.wire.status import call_status, status
@@ -32,9 +32,9 @@ _MAX_FIELD_BYTES = 16 * 1024
 """Size limit of a form's text field: room for the most models that can be compared, with long names and versions."""
 _BOUNDARY = re.compile(rb"[0-9A-Za-z'()+_,\-./:=? ]{1,70}")
 """A boundary of a form, as RFC 2046 defines it."""
-_PARAMETERS = ("model", "top_k", "height", "width", TIMEOUT)
 _UINT32_MAX = 2**32 - 1
-_INT64_MAX = 2**63 - 1
+_NUMBERS = {"top_k": _UINT32_MAX, "height": _UINT32_MAX, "width": _UINT32_MAX, TIMEOUT: 2**63 - 1}
+"""The parameters that are numbers, and their largest values."""
 
 
 class ClassifyEndpoint:
@@ -53,17 +53,16 @@ class ClassifyEndpoint:
         try:
             image, fields = await _image_and_fields(request, await decompressed(request))
             fields += request.query_items
-            _require_known(fields)
+            numbers = _numbers(fields)
             choices = _choices(request.path_params.get("models", ""), fields)
-            if (timeout := _number(fields, TIMEOUT, _INT64_MAX)) is not None:
+            if (timeout := numbers.get(TIMEOUT)) is not None:
                 origin = origin._replace(deadline=earlier_deadline(timeout, None))
-            message = pb.CompareRequest(models=choices, **_content(image, fields))
+            message = pb.CompareRequest(models=choices, **_content(image, numbers))
             queries = compare_queries(message, intake.engine)
         except Exception as error:
             intake.record_failure(origin, error, started)
             raise
-        calls = [LoopCall(self._calls, origin, query) for query in queries]
-        await self._calls.outcomes(calls)
+        calls = await self._calls.outcomes(origin, queries)
         if len(choices) != 1:
             return json_response({"outcomes": [_outcome(*each) for each in zip(queries, calls, strict=True)]})
         try:
@@ -104,7 +103,8 @@ def _parse_form(content_type: str, body: bytes) -> tuple[bytes, list[tuple[str, 
         if len(fields) == _MAX_FIELDS or len(value) > _MAX_FIELD_BYTES:
             most = f"{_MAX_FIELDS} fields, or one of more than {_MAX_FIELD_BYTES >> 10} KiB"
             raise FormParserError(f"the form has more than {most}")
-        fields.append((_text(field.field_name or b""), _text(value)))
+        # The charset that the form declares is ignored, because some of Python's decoders take quadratic time.
+        fields.append(((field.field_name or b"").decode(errors="replace"), value.decode(errors="replace")))
 
     # forms stay in memory, because the body's size is already limited
     in_memory = {"MAX_MEMORY_FILE_SIZE": len(body) + 1}
@@ -120,15 +120,6 @@ def _parse_form(content_type: str, body: bytes) -> tuple[bytes, list[tuple[str, 
     return files[0].file_object.read(), fields
 
 
-def _text(value: bytes) -> str:
-    """Decode a text field of a form, ignoring the charset that the form declares. Some of Python's decoders, such as
-    punycode's, take quadratic time, and Python caches each unknown charset's name for ever."""
-    try:
-        return value.decode()
-    except UnicodeDecodeError:
-        return value.decode("latin-1")
-
-
 def _choices(path: str, fields: list[tuple[str, str]]) -> list[pb.ModelChoice]:
     """Return the models of the path and of the parameter ``model``: NAME or NAME@VERSION, separated by commas."""
     listed = [path, *(value for name, value in fields if name == "model")]
@@ -138,37 +129,39 @@ def _choices(path: str, fields: list[tuple[str, str]]) -> list[pb.ModelChoice]:
     return [pb.ModelChoice(name=name, version=version) for name, _, version in parted]
 
 
-def _require_known(fields: list[tuple[str, str]]) -> None:
-    """Raise InvalidRequestError for an unknown parameter, for example a misspelt name."""
-    for name, _ in fields:
-        if name not in _PARAMETERS:
-            raise InvalidRequestError(f"unknown parameter {name[:64]!r}; known parameters: {', '.join(_PARAMETERS)}")
+def _numbers(fields: list[tuple[str, str]]) -> dict[str, int]:
+    """Return the parameters that are numbers. A parameter that is given twice has its first value.
+
+    Raises:
+        InvalidRequestError: A parameter is unknown, for example misspelt, or is not a number in its range.
+    """
+    numbers: dict[str, int] = {}
+    for name, text in fields:
+        if name == "model":
+            continue
+        if name not in _NUMBERS:
+            known = ", ".join(("model", *_NUMBERS))
+            raise InvalidRequestError(f"unknown parameter {name[:64]!r}; known parameters: {known}")
+        most = _NUMBERS[name]
+        if not (text.isascii() and text.isdigit() and len(text) <= len(str(most)) and int(text) <= most):
+            raise InvalidRequestError(f"the parameter {name!r} must be a whole number from 0 to {most}")
+        numbers.setdefault(name, int(text))
+    return numbers
 
 
-def _content(image: bytes, fields: list[tuple[str, str]]) -> dict[str, Any]:
+def _content(image: bytes, numbers: dict[str, int]) -> dict[str, Any]:
     """Return the image and top_k in the fields that ClassifyRequest and CompareRequest share.
 
     If ``height`` and ``width`` are given, the image is raw: 8-bit pixels, row by row, in the model's size.
     """
-    content: dict[str, Any] = {"top_k": _number(fields, "top_k", _UINT32_MAX) or 0}
-    height, width = (_number(fields, name, _UINT32_MAX) for name in ("height", "width"))
-    if (height is None) != (width is None):
+    content: dict[str, Any] = {"top_k": numbers.get("top_k", 0)}
+    size = {name: numbers[name] for name in ("height", "width") if name in numbers}
+    if len(size) == 1:
         raise InvalidRequestError("raw pixels need both parameters, 'height' and 'width'")
-    if height is None:
-        return content | {"encoded": image}
-    return content | {"raw": pb.RawImage(height=height, width=width, pixels=image)}
+    return content | ({"raw": pb.RawImage(**size, pixels=image)} if size else {"encoded": image})
 
 
-def _number(fields: list[tuple[str, str]], name: str, most: int) -> int | None:
-    text = next((value for key, value in fields if key == name), None)
-    if text is None:
-        return None
-    if not (text.isascii() and text.isdigit() and len(text) <= len(str(most)) and int(text) <= most):
-        raise InvalidRequestError(f"the parameter {name!r} must be a whole number from 0 to {most}")
-    return int(text)
-
-
-def _outcome(query: ImageQuery, call: LoopCall) -> dict[str, Any]:
+def _outcome(query: ImageQuery, call: AwaitedCall) -> dict[str, Any]:
     try:
         return {"model_name": query.model_name, "answer": to_dict(call.response())}
     except Exception as error:

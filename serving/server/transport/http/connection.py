@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 
 import httptools
 
-from hangtag.serving.server.transport.http.messages import HttpRequest, HttpResponse, json_response, written
+from hangtag.serving.server.transport.http.messages import HttpRequest, json_response, written
 
 if TYPE_CHECKING:
-    from hangtag.serving.server.transport.http.http_server import Answering, HttpServer
+    from hangtag.serving.server.transport.http.http_server import HttpServer
 
 MAX_HEAD_BYTES = 32 * 1024
 """Size limit of a request's target and headers. gRPC's core accepts 16 KiB of metadata."""
@@ -47,7 +47,7 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, server: "HttpServer") -> None:
         """Serve one client. ``server`` answers the requests, and keeps a set of the open connections."""
-        self._server = server
+        self.server = server
         self._loop = asyncio.get_running_loop()
         self._parser = httptools.HttpRequestParser(self)
         self._target = b""
@@ -56,32 +56,28 @@ class Connection(asyncio.Protocol):
         self._requests: deque[HttpRequest] = deque()
         self._coming: HttpRequest | None = None  # the request whose body is arriving
         self._answered: HttpRequest | None = None  # the first request, while its response is computed
-        self._answering: Answering | None = None
         self._reads = True
         self._writes = True  # whether the client keeps up with the responses
         self._received = 0  # bytes of the request that is arriving
         self._unread = 0  # received bytes that belong neither to a complete head nor to a body
         self._idle_since = self._loop.time()
         self._timer: asyncio.TimerHandle | None = None
-        self.closed: asyncio.Future[None] = self._loop.create_future()
-        """Done when the connection is closed."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport: asyncio.Transport = transport  # type: ignore[assignment]  # uvloop's have no base
-        self._server.connections.add(self)
+        self.transport: asyncio.Transport = transport  # type: ignore[assignment]  # uvloop's have no base
+        self.server.connections.add(self)
         self._close_if_idle()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._server.connections.discard(self)
-        self.closed.set_result(None)
+        self.server.connections.discard(self)
         self._reads = self._writes = False
         if self._timer is not None:
             self._timer.cancel()
-        self._answered = None
-        if self._answering is not None:
-            self._answering.cancel()
+        answered, self._answered = self._answered, None
+        if answered is not None:
+            answered.cancel()
         while self._requests:
-            self._requests.popleft().held.end()
+            self.server.budget.release(self._requests.popleft())
 
     def pause_writing(self) -> None:
         self._writes = False
@@ -93,11 +89,7 @@ class Connection(asyncio.Protocol):
     def stop(self) -> None:
         """Close the connection if it has no request, or else after the next response."""
         if not self._requests:
-            self._transport.close()
-
-    def abort(self) -> None:
-        """Close the connection, and cancel its requests."""
-        self._transport.abort()
+            self.transport.close()
 
     def data_received(self, data: bytes) -> None:
         if not self._reads:
@@ -147,9 +139,8 @@ class Connection(asyncio.Protocol):
             raise ValueError(fault)  # makes httptools stop parsing
         self._unread = 0
         keeps_open = version == "1.1" and parser.should_keep_alive()
-        held = self._server.hold()
-        request = HttpRequest(method.decode("ascii"), self._target, self._fields, held, keeps_open=keeps_open)
-        request.response = self._server.admit(request)
+        request = HttpRequest(self, method.decode("ascii"), self._target, self._fields, keeps_open=keeps_open)
+        request.outcome = self.server.admit(request)
         request.awaits_continue = request.headers.get(b"expect", b"").lower() == b"100-continue"
         self._coming = request
         self._requests.append(request)
@@ -159,9 +150,9 @@ class Connection(asyncio.Protocol):
         self._unread = 0
         request = self._coming
         assert request is not None
-        if request.response is None:
-            request.response = self._server.take(request, part)
-            if request.response is not None:
+        if request.outcome is None:
+            request.outcome = self.server.take(request, part)
+            if request.outcome is not None:
                 self._go_on()
 
     def on_message_complete(self) -> None:
@@ -208,14 +199,14 @@ class Connection(asyncio.Protocol):
         self._reads = False
         request = self._coming
         if request is None:  # the head is incomplete or invalid, so the answer needs a placeholder request
-            request = HttpRequest("GET", b"/", [], self._server.hold(), keeps_open=False)
+            request = HttpRequest(self, "GET", b"/", [], keeps_open=False)
             self._requests.append(request)
         elif request.is_answered:
-            self._transport.close()
+            self.transport.close()
             return
         request.keeps_open = False
         request.is_whole = True
-        request.response = json_response({"error": error}, status)
+        request.outcome = json_response({"error": error}, status)
         self._go_on()
 
     def _go_on(self) -> None:
@@ -223,60 +214,58 @@ class Connection(asyncio.Protocol):
         while self._requests and self._answered is None and self._writes:
             request = self._requests[0]
             if not request.is_answered:
-                if request.response is not None:
-                    self._send(request, request.response)
+                if request.outcome is not None:
+                    self._send(request)
                 elif request.is_whole:
                     self._answered = request
-                    answering = self._server.answer(request, self._take)
-                    if self._answered is request:  # false if the request is already answered
-                        self._answering = answering
+                    self.server.answer(request)
                     return
                 elif request.awaits_continue:
                     request.awaits_continue = False
-                    self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+                    self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             if not request.is_answered or not request.is_whole:
                 return
             if not request.keeps_open:
                 self._reads = False
-                self._transport.close()
+                self.transport.close()
                 return
             self._requests.popleft()
             self._idle_since = self._loop.time()
 
-    def _take(self, request: HttpRequest, response: HttpResponse | bytes) -> None:
-        """Take the response to the first request."""
+    def go_on_after(self, request: HttpRequest) -> None:
+        """Send the response to a request whose outcome is known, and answer the next requests."""
         if request is self._answered:  # false if the client has left
-            self._answered = self._answering = None
-            request.response = response
+            self._answered = None
             self._go_on()
 
-    def _send(self, request: HttpRequest, response: HttpResponse | bytes) -> None:
+    def _send(self, request: HttpRequest) -> None:
+        response = request.outcome
         if isinstance(response, bytes):
             status, headers, rest = 200, b"", response
         else:
             status, headers, rest = response.status, written(response.headers), b"\r\n" + response.body
-            if request.method == "HEAD":
+            if request.verb == "HEAD":
                 rest = b"\r\n"
             if response.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:  # the remaining part of the body is not read
                 request.keeps_open = False
-        if self._server.callers.stopping:
+        if self.server.callers.stopping:
             request.keeps_open = False
         closes = b"" if request.keeps_open else b"connection: close\r\n"
-        self._transport.write(b"".join((_STATUS_LINES[status], _date(int(time.time())), closes, headers, rest)))
+        self.transport.write(b"".join((_STATUS_LINES[status], _date(int(time.time())), closes, headers, rest)))
         request.is_answered = True
-        request.held.end()
+        self.server.budget.release(request)
         if not request.keeps_open and not request.is_whole:
             # The client is still sending. If the connection were closed at once, the client could lose the response.
-            self._loop.call_later(_LINGER_SECONDS, self._transport.close)
+            self._loop.call_later(_LINGER_SECONDS, self.transport.close)
 
     def _close_if_idle(self) -> None:
         """Close the connection if it has had no request for `idle_seconds`, or schedule the next check."""
         now = self._loop.time()
         since = now if self._requests else self._idle_since
-        if now - since >= self._server.idle_seconds:
-            self._transport.close()
+        if now - since >= self.server.idle_seconds:
+            self.transport.close()
         else:
-            self._timer = self._loop.call_later(since + self._server.idle_seconds - now, self._close_if_idle)
+            self._timer = self._loop.call_later(since + self.server.idle_seconds - now, self._close_if_idle)
 
 
 @lru_cache(maxsize=1)

@@ -14,24 +14,20 @@ from hangtag.serving.server.engine.servable import Servable
 from hangtag.serving.server.errors import ForeignOriginError, InvalidRequestError, NotLoadedError
 from hangtag.serving.server.telemetry.prometheus import exposition
 from hangtag.serving.server.telemetry.server_state import ServerState
+from hangtag.serving.server.transport.http.bodies import decompressed
 from hangtag.serving.server.transport.http.infer_json import parameters_of, parse_json
 from hangtag.serving.server.transport.http.messages import (
     Header,
     HttpRequest,
     HttpResponse,
     Route,
-    decompressed,
     json_response,
     no_such_path,
     to_dict,
 )
 from hangtag.serving.server.wire.image_query import examples
 from hangtag.serving.server.wire.intake import Intake
-from hangtag.serving.server.wire.model_queries import (
-    model_config,
-    model_metadata,
-    server_metadata,
-)
+from hangtag.serving.server.wire.model_queries import model_config, model_metadata, server_metadata
 
 _HTTP = "hangtag.serving.server.transport.http"
 _LOCALHOST = "localhost"
@@ -64,35 +60,25 @@ _HEADERS: tuple[Header, ...] = (
 )
 
 
-class HostNames:
-    """The host names that clients may use for the HTTP port: addresses, localhost, and names that the operator gives.
+def require_host(host: str, allowed: Iterable[str]) -> None:
+    """Raise ForeignOriginError if a Host header, which may have a port, does not name this server.
 
     After a browser has loaded a page of ``evil.example``, this name may resolve to the server's address (DNS
     rebinding). The browser then takes the server for the page's own site, and sends ``Host`` and ``Origin`` with the
-    page's name. For such a page, a browser never sends an address or ``localhost`` as ``Host``. The operator lists all
-    other names of the server.
+    page's name. For such a page, a browser never sends an address, ``localhost`` or an empty header as ``Host``. The
+    operator lists all other names of the server, in upper or lower case and without a port.
     """
-
-    def __init__(self, allowed: Iterable[str]) -> None:
-        """``allowed`` has the names that are allowed in addition to addresses and localhost, in upper or lower case,
-        without a port."""
-        self._allowed = frozenset(name.lower().rstrip(".") for name in allowed)
-
-    def require(self, host: str) -> None:
-        """Raise ForeignOriginError if a Host header does not name this server. The header may have a port.
-
-        An empty header is accepted, because browsers never send an empty header.
-        """
-        name = _PORT.sub("", host).lower().rstrip(".")
-        if name in ("", _LOCALHOST) or name.endswith(f".{_LOCALHOST}") or name in self._allowed:
-            return
-        try:
-            ipaddress.ip_address(name.removeprefix("[").removesuffix("]"))
-        except ValueError:
-            raise ForeignOriginError(
-                f"this server does not know the host name {host[:_MAX_QUOTED]!r}; call it by its address or as "
-                "localhost, or start it with --allowed-host and that name"
-            ) from None
+    name = _PORT.sub("", host).lower().rstrip(".")
+    names = {"", _LOCALHOST, *(each.lower().rstrip(".") for each in allowed)}
+    if name in names or name.endswith(f".{_LOCALHOST}"):
+        return
+    try:
+        ipaddress.ip_address(name.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        raise ForeignOriginError(
+            f"this server does not know the host name {host[:_MAX_QUOTED]!r}; call it by its address or as localhost, "
+            "or start it with --allowed-host and that name"
+        ) from None
 
 
 class ModelEndpoints:
@@ -100,20 +86,11 @@ class ModelEndpoints:
     transports share."""
 
     def __init__(self, intake: Intake, state: Callable[[], ServerState]) -> None:
-        """Describe the models of an engine.
-
-        Args:
-            intake: The intake, which has the models and the `RepositoryCalls`.
-            state: Returns the state of all workers, for the metrics.
-        """
+        """``state`` returns the state of all workers, for the metrics."""
         self._intake = intake
         self._engine = intake.engine
         self._repository = intake.repository
         self._state = state
-        # A web page of another site has no token, so a server with tokens need not check host names. Without tokens,
-        # models are loaded only under known host names.
-        config = intake.engine.config
-        self._names = HostNames(config.allowed_host) if config.token_file is None else None
 
     def routes(self) -> list[Route]:
         """Return the routes. The routes for all statistics come first, because 'stats' is not a model's name there."""
@@ -212,8 +189,9 @@ class ModelEndpoints:
                 f"a page of {origin} may not load and unload models here; only this server's own pages may, and "
                 "programs that send no Origin"
             )
-        if self._names is not None:
-            self._names.require(host)
+        config = self._engine.config
+        if config.token_file is None:  # a web page of another site has no token
+            require_host(host, config.allowed_host)
 
     async def metrics(self, request: HttpRequest) -> HttpResponse:
         accept = request.header("accept")
@@ -231,12 +209,7 @@ class PageEndpoint:
     """Serves the page at / and its files under /page/. The files are read at startup, so no request reads a disk."""
 
     def __init__(self, grpc_port: Callable[[], int]) -> None:
-        """Read the files.
-
-        Args:
-            grpc_port: Returns the port of gRPC, for the code examples on the page. The server calls this function after
-                it has started to listen.
-        """
+        """Read the files. ``grpc_port`` returns the port of gRPC once the server listens, for the page's examples."""
         self._grpc_port = grpc_port
         self._files = {
             path.relative_to(_STATIC).as_posix(): path.read_bytes() for path in _STATIC.rglob("*") if path.is_file()

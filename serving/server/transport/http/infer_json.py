@@ -1,8 +1,8 @@
 """The JSON of inference: reads a request's outputs, tensors and values, and writes an answer."""
 
 import json
-from collections.abc import Sequence
-from typing import Any, NoReturn
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,7 @@ from hangtag.serving.server.errors import InvalidRequestError, MessageTooLargeEr
 from hangtag.serving.server.queue.call import Tensors
 from hangtag.serving.server.transport.http.messages import to_json
 from hangtag.serving.server.wire.codec import as_text, require_supported
-from hangtag.serving.server.wire.plans import BY_VALUE, TIMEOUT, Arrays, Decoded
+from hangtag.serving.server.wire.plans import BY_VALUE, TIMEOUT, Arrays
 from hangtag.serving.signature import TensorSpec
 
 MAX_JSON_BYTES = 4 * 1024 * 1024
@@ -27,16 +27,29 @@ BINARY_SIZE, BINARY_DATA, BINARY_OUTPUTS = "binary_data_size", "binary_data", "b
 """Parameters of the binary tensor extension."""
 
 
-def decode_request(body: bytes, size: int) -> tuple[Decoded, Sequence[bool], bool]:
+class JsonRequest(NamedTuple):
+    """The content of a request for inference."""
+
+    inputs: Arrays
+    datatypes: Mapping[str, str]
+    """The protocol's datatype of each input."""
+    outputs: Sequence[str]
+    """The names of the requested outputs, in order; empty for all of the model's outputs."""
+    binary: Sequence[bool]
+    """For each requested output, whether it is binary; a single value if no output is requested by name."""
+    id: str
+    timeout: int | None
+    """The request's own time limit in microseconds."""
+    head: bytes | None
+    """The JSON, if requests with this JSON differ only in the bytes of one tensor; else None."""
+
+
+def decode_request(body: bytes, size: int) -> JsonRequest:
     """Decode a request. Keys that are not in the protocol are ignored.
 
     Args:
         body: The JSON, then the inputs' binary data, in the order of the inputs.
         size: The number of bytes of JSON.
-
-    Returns:
-        The request; for each requested output, whether it is binary; and whether all other outputs are binary. The
-        request's head is the JSON, if requests with this JSON differ only in the bytes of one tensor.
 
     Raises:
         MessageTooLargeError: The JSON is larger than MAX_JSON_BYTES.
@@ -82,10 +95,11 @@ def decode_request(body: bytes, size: int) -> tuple[Decoded, Sequence[bool], boo
         except ValueError as error:
             raise InvalidRequestError(f"input {name!r}: {error}") from error
     datatypes = {name: datatype for name, datatype, *_ in heads}
+    binary = binary or [by_default]
     has_fixed_meaning = len(inputs) == 1 and binary_bytes > 0 and BY_VALUE.issuperset(datatypes.values())
-    is_plain = not identity and timeout is None and all(binary or [by_default])
+    is_plain = not identity and timeout is None and all(binary)
     head = text if has_fixed_meaning and is_plain else None
-    return Decoded(inputs, datatypes, names, identity, timeout, head), binary, by_default
+    return JsonRequest(inputs, datatypes, names, binary, identity, timeout, head)
 
 
 def parse_json(text: bytes) -> dict[str, Any]:
@@ -112,6 +126,7 @@ def parse_json(text: bytes) -> dict[str, Any]:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the members of an object. Other threads may run between two objects, because this function is Python."""
     result = dict(pairs)
     if len(result) < len(pairs):
         known: set[str] = set()
@@ -176,12 +191,8 @@ def _text(owner: dict[str, Any], key: str, where: str, default: str | None = Non
 
 
 def array_of(datatype: str, shape: Sequence[int], data: object) -> Array:
-    """Return the array of a tensor whose values are in the JSON. BYTES become str.
-
-    Args:
-        datatype: The protocol's name, such as "FP32". JSON cannot represent FP16.
-        shape: The size of each axis.
-        data: The parsed values, row-major: one flat list, or lists nested according to the shape.
+    """Return the array of a tensor whose values are in the JSON. BYTES become str. ``data`` has the parsed values,
+    row-major: one flat list, or lists nested according to the shape.
 
     Raises:
         ValueError: The datatype is unknown, the shape is invalid, or the values do not fit the datatype or the shape.
@@ -211,23 +222,17 @@ def array_of(datatype: str, shape: Sequence[int], data: object) -> Array:
 
 def _flat(data: object, shape: Sequence[int]) -> list[Any]:
     """Return nested lists as one flat list. Raises ValueError if the nesting does not match the shape."""
-    if type(data) is list and (not data or type(data[0]) is not list):
-        return data  # the list is already flat
-    values: list[Any] = [data]
-    for length in shape:
-        if any(type(each) is not list or len(each) != length for each in values):
-            break
-        values = [value for each in values for value in each]
-    else:
-        if not values or type(values[0]) is not list:
-            return values
-    raise ValueError(f"data must be one flat list, or lists nested as the shape {list(shape)} says")
+    array = np.array(data, np.object_)
+    values = list(array.flat)
+    if (array.ndim != 1 and array.shape != tuple(shape)) or list in map(type, values):
+        raise ValueError(f"data must be one flat list, or lists nested as the shape {list(shape)} says")
+    return values
 
 
 def encode_answer(
     model: Servable, specs: Sequence[TensorSpec], binary: Sequence[bool], outputs: Tensors, identity: str = ""
 ) -> tuple[bytes, list[bytes]]:
-    """Return the JSON and the binary tensors.
+    """Return the JSON and the binary tensors of an answer.
 
     Args:
         model: The version that answers.

@@ -4,77 +4,86 @@ the request's timings in headers."""
 import asyncio
 import json
 import re
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping, MutableSequence, Sequence
 from functools import cached_property, lru_cache
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 from urllib.parse import parse_qsl, quote, unquote
 
 import httptools
 from google.protobuf.message import Message
 
-from hangtag.serving.server.telemetry.model_statistics import Timings
-from hangtag.serving.server.transport.http.bodies import HeldBytes, decompress
+from hangtag.serving.server.telemetry.model_statistics import BatchCost, Timings
+from hangtag.serving.server.wire.event_loop import LoopCall
 from hangtag.serving.server.wire.intake import Origin
-from hangtag.serving.server.wire.status import call_status, cost_metadata, status
+from hangtag.serving.server.wire.status import BATCH_SIZE, COMPUTE_NS, QUEUE_NS, call_status, cost_metadata, status
+from hangtag.serving.server.wire.tracing import Metadata
+
+if TYPE_CHECKING:
+    from hangtag.serving.server.transport.http.connection import Connection
 
 HTTP_INFER = "POST /v2/models/{model}/infer"
 HTTP_CLASSIFY = "POST /v1/classify/{model}"
 """The names in telemetry of the methods that query models."""
 Header: TypeAlias = tuple[bytes, bytes]
 JSON, BINARY = b"application/json", b"application/octet-stream"
-RETRY_AFTER_SECONDS = b"1"
-_HEADERS: dict[int, tuple[Header, ...]] = {
-    401: ((b"www-authenticate", b"Bearer"),),
-    429: ((b"retry-after", RETRY_AFTER_SECONDS),),
-    503: ((b"retry-after", RETRY_AFTER_SECONDS),),
-}
+_RETRY_LATER: tuple[Header, ...] = ((b"retry-after", b"1"),)
+_HEADERS = {401: ((b"www-authenticate", b"Bearer"),), 429: _RETRY_LATER, 503: _RETRY_LATER}
+_COST = f"{QUEUE_NS}: %d\r\n{COMPUTE_NS}: %d\r\n{BATCH_SIZE}: %d\r\n".encode()
+_TIMES = b"server-timing: queue;dur=%.3f, compute;dur=%.3f\r\n"
 
 
-class HttpRequest:
-    """A request's head, and the part of its body that has arrived so far.
+class HttpRequest(LoopCall):
+    """A request's head, the part of its body that has arrived so far, and the outcome. A request for inference is also
+    the call in its model's queue.
 
     Attributes:
-        method: For example "POST".
+        verb: For example "POST".
         target: The path and the query, as received.
         path: The percent-decoded path.
-        query: The part after the question mark, as received.
         fields: The headers, with lower-case names, in their order.
         body: The part of the body that has arrived; empty after the body was refused or passed on.
-        held: The body's share of the memory for all bodies.
+        held: How many bytes of the memory for all bodies the request holds; None after they were released.
         is_whole: Whether the whole body has arrived.
         keeps_open: Whether the client accepts further answers on the connection.
         awaits_continue: Whether the client waits for "100 Continue" before it sends its body.
-        response: The response, once it is known. A response in bytes has status 200, and starts with the headers.
         is_answered: Whether the response has been written to the connection.
+        task: The coroutine that answers the request, unless a model does.
+
+    The outcome is an `HttpResponse`, or the bytes of a response with status 200 from the headers on.
     """
 
+    method = HTTP_INFER
     path_params: Mapping[str, str] = {}
     """The values of the parameters in the route's path."""
+    is_whole = awaits_continue = is_answered = False
+    task: "asyncio.Task[None] | None" = None
 
     def __init__(
-        self, method: str, target: bytes, fields: list[tuple[bytes, bytes]], held: HeldBytes, *, keeps_open: bool
+        self, connection: "Connection", verb: str, target: bytes, fields: list[tuple[bytes, bytes]], *, keeps_open: bool
     ) -> None:
         """Read the target. An invalid target raises httptools.HttpParserInvalidURLError or UnicodeDecodeError."""
         url = httptools.parse_url(target)
-        self.method = method
+        self.connection = connection
+        self.calls, self.budget = connection.server.calls, connection.server.budget
+        self.intake = self.calls.intake
+        self.verb = verb
         self.target = target
-        self.query: bytes = url.query or b""
         self.fields = fields
-        self.held = held
         self.keeps_open = keeps_open
         self.path = (url.path or b"/").decode("ascii")
         if "%" in self.path:
             self.path = unquote(self.path)
         self.body: bytes | bytearray = b""
-        self.is_whole = False
-        self.awaits_continue = False
-        self.response: HttpResponse | bytes | None = None
-        self.is_answered = False
+        self.held: int | None = 0
 
     @cached_property
     def headers(self) -> dict[bytes, bytes]:
         """The headers by lower-case name. A name that occurs twice has its last value."""
         return dict(self.fields)
+
+    @property
+    def metadata(self) -> Metadata:  # type: ignore[override]  # most requests are answered without their metadata
+        return tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in self.fields)
 
     def header(self, name: str) -> str:
         """Return a header's value as text, or "" without the header."""
@@ -83,39 +92,51 @@ class HttpRequest:
     @property
     def query_items(self) -> list[tuple[str, str]]:
         """Return the names and values of the query."""
-        return parse_qsl(self.query.decode("latin-1"), keep_blank_values=True)
+        query: bytes = httptools.parse_url(self.target).query or b""
+        return parse_qsl(query.decode("latin-1"), keep_blank_values=True)
 
     def take_body(self) -> bytes:
         """Return the body and remove it from the request."""
         body, self.body = self.body, b""
         return bytes(body)
 
+    def respond(self, response: Any, timings: Timings) -> None:
+        if isinstance(response, bytes):
+            assert self.plan is not None
+            response = written(cost_headers(self.plan.model.name, self.plan.model.version, timings)) + response
+        super().respond(response, timings)
 
-async def decompressed(request: HttpRequest) -> bytes:
-    """Return the body of a request without its Content-Encoding. A thread decompresses the body, so that other requests
-    continue.
+    def refuse(self, error: Exception) -> None:
+        self.outcome = error_response(error, self.method, self)
+        self.calls.hand_over(self)
 
-    Raises:
-        UnsupportedEncodingError: The encoding is neither gzip nor deflate.
-        MessageTooLargeError: The decompressed body would be larger than the limit.
-        QueueFullError: The bodies in flight have reached their memory limit.
-        InvalidRequestError: The body is damaged or ends early.
-        CancelledError: The caller has left.
-    """
-    body = request.take_body()
-    encoding = request.headers.get(b"content-encoding")
-    return body if encoding is None else await asyncio.to_thread(decompress, body, encoding, request.held)
+    def resolve(self) -> None:
+        self.connection.go_on_after(self)
+
+    def cancel(self) -> None:
+        if self.task is not None:
+            self.task.cancel()
+        super().cancel()
+
+    @classmethod
+    def send(cls, calls: "Sequence[Self]", responses: Sequence[bytes], cost: BatchCost) -> None:
+        assert calls[0].plan is not None
+        model, compute_ns = calls[0].plan.model, cost.compute_ns
+        answered = written(answered_by(model.name, model.version))
+        for call, response in zip(calls, responses, strict=True):
+            if cost.member:
+                call.respond(response, call.timings_of(cost))
+                continue
+            queue_ns = call.queue_ns
+            spent = _COST % (queue_ns, compute_ns, cost.batch_size) + _TIMES % (queue_ns / 1e6, compute_ns / 1e6)
+            call.outcome = answered + spent + response
+            call.calls.hand_over(call)
 
 
-def origin_of(method: str, request: HttpRequest, deadline: float | None = None) -> Origin:
+def origin_of(method: str, request: HttpRequest) -> Origin:
     """Return what telemetry, routes and queues need to know about a request. ``method`` is the HTTP method and the
     route."""
-    return Origin(method, request_metadata(request), deadline)
-
-
-def request_metadata(request: HttpRequest) -> tuple[tuple[str, str], ...]:
-    """Return the headers of a request as text, with lower-case names."""
-    return tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in request.fields)
+    return Origin(method, request.metadata)
 
 
 class HttpResponse:
@@ -166,13 +187,8 @@ def to_json(value: object) -> bytes:
 
 
 def error_response(error: Exception, method: str, request: object = None) -> HttpResponse:
-    """Return the response for an error, with the same message as over gRPC.
-
-    Args:
-        error: The error that ended the request.
-        method: The request's method and route, for the log.
-        request: The request, whose model and id are logged.
-    """
+    """Return the response for an error, with the same message as over gRPC. The log has the method, and the model and
+    the id of ``request``."""
     code = status(error).http
     return json_response({"error": call_status(error, method, request)[1]}, code, _HEADERS.get(code, ()))
 
@@ -184,42 +200,25 @@ def to_dict(message: Message) -> dict[str, Any]:
     protobuf's own json_format writes 64-bit numbers as strings, which clients of the protocol do not read.
     """
     return {
-        field.name: _value(field, getattr(message, field.name))
+        field.name: _json_value(getattr(message, field.name), field.enum_type)
         for field in message.DESCRIPTOR.fields
         if not field.has_presence or message.HasField(field.name)
     }
 
 
-def _value(field: Any, value: Any) -> Any:
-    kind = field.message_type
-    if kind is not None and kind.GetOptions().map_entry:
-        of_value = kind.fields_by_name["value"]
-        return {str(key): _single(of_value, value[key]) for key in value}
-    if field.is_repeated:
-        return [_single(field, each) for each in value]
-    return _single(field, value)
-
-
-def _single(field: Any, value: Any) -> Any:
-    if field.message_type is not None:
+def _json_value(value: Any, enum: Any) -> Any:
+    if isinstance(value, Message):
         return to_dict(value)
-    if field.enum_type is not None:
-        named = field.enum_type.values_by_number.get(value)
-        return value if named is None else named.name
-    return value
+    if isinstance(value, MutableMapping):
+        return {str(key): _json_value(each, None) for key, each in value.items()}
+    if isinstance(value, MutableSequence):
+        return [_json_value(each, enum) for each in value]
+    return value if enum is None or value not in enum.values_by_number else enum.values_by_number[value].name
 
 
 def cost_headers(model: str, version: str, timings: Timings, preprocess_ns: int = 0) -> Sequence[Header]:
-    """Return the headers that say which model answered, and how long each step took.
-
-    ``server-timing`` repeats the times in milliseconds for browsers' developer tools.
-
-    Args:
-        model: The model's name.
-        version: The version that answered.
-        timings: The time in the queue and the time of the computation.
-        preprocess_ns: The time for decoding and converting an image.
-    """
+    """Return the headers that say which model answered, and how long each step took. ``preprocess_ns`` is the time for
+    decoding and converting an image. ``server-timing`` repeats the times for browsers' developer tools."""
     times = b"queue;dur=%.3f, compute;dur=%.3f" % (timings.queue_ns / 1e6, timings.compute_ns / 1e6)
     if preprocess_ns:
         times = b"preprocess;dur=%.3f, %b" % (preprocess_ns / 1e6, times)

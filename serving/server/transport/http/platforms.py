@@ -15,6 +15,7 @@ from hangtag.serving.server.config.platform import SAGEMAKER
 from hangtag.serving.server.engine.servable import Servable
 from hangtag.serving.server.errors import InvalidRequestError, NotFoundError
 from hangtag.serving.server.queue.call import Tensors
+from hangtag.serving.server.transport.http.bodies import decompressed
 from hangtag.serving.server.transport.http.infer_json import array_of, json_values, parameters_of, parse_json
 from hangtag.serving.server.transport.http.inference import HEAD_LENGTH, HttpInferQuery
 from hangtag.serving.server.transport.http.messages import (
@@ -24,12 +25,11 @@ from hangtag.serving.server.transport.http.messages import (
     HttpRequest,
     HttpResponse,
     Route,
-    decompressed,
     json_response,
     origin_of,
     to_dict,
 )
-from hangtag.serving.server.wire.event_loop import LoopCall, LoopCalls
+from hangtag.serving.server.wire.event_loop import LoopCalls
 from hangtag.serving.server.wire.image_query import classify_query
 from hangtag.serving.server.wire.transport_call import Query, TransportCall
 from hangtag.serving.signature import TensorSpec
@@ -186,8 +186,7 @@ class PlatformEndpoints:
         return names[0]
 
     async def _answers(self, method: str, request: HttpRequest, queries: Sequence[Query]) -> list[Any]:
-        calls = [LoopCall(self._calls, origin_of(method, request), query) for query in queries]
-        await self._calls.outcomes(calls)
+        calls = await self._calls.outcomes(origin_of(method, request), queries)
         return [call.response() for call in calls]
 
 

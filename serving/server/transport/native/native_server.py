@@ -14,32 +14,30 @@ A ModelInfer call whose head has a `Plan` is queued at once, and all such calls 
 `submit`, which is slower, puts all other calls into the same queue.
 """
 
-import os
 import tempfile
 import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import structlog
 from pygrpc_native import EVENT_CANCEL, NativeGrpcFront
 
 from hangtag.protos import classifier_pb2
 from hangtag.protos.methods import CLASSIFY, MODEL_INFER
-from hangtag.serving.server.errors import InvalidRequestError, MessageTooLargeError, ServerError, StartError
+from hangtag.serving.server.errors import InvalidRequestError, MessageTooLargeError, ServerError
 from hangtag.serving.server.host.ports import GRPC_SOCKET, GRPCIO_SOCKET, require_free
-from hangtag.serving.server.queue.call import Call, Tensors
 from hangtag.serving.server.telemetry.model_statistics import BatchCost, Timings
 from hangtag.serving.server.transport.grpc.grpc_server import GrpcServer
 from hangtag.serving.server.wire.codec import MessagePlans, parse_message, serialized, submit_infer
 from hangtag.serving.server.wire.event_loop import run
 from hangtag.serving.server.wire.image_query import classify_query
 from hangtag.serving.server.wire.intake import Intake
-from hangtag.serving.server.wire.plans import Plan, PlannedCall
-from hangtag.serving.server.wire.status import QUEUE_NS, batch_metadata, call_status, cost_metadata
+from hangtag.serving.server.wire.plans import PlannedCall
+from hangtag.serving.server.wire.status import BATCH_SIZE, COMPUTE_NS, QUEUE_NS, call_status, cost_metadata
 from hangtag.serving.server.wire.tracing import Metadata
-from hangtag.serving.server.wire.transport_call import Query, submit_message
+from hangtag.serving.server.wire.transport_call import Query, submit_on_thread
 
 log = structlog.get_logger()
 
@@ -47,14 +45,13 @@ METHODS = (MODEL_INFER, CLASSIFY)
 """The methods served here, in the order of the library's numbers for them."""
 MAX_EVENTS = 256
 """The maximum number of events to take from the library in one step."""
-TIMEOUT_HEADER = "grpc-timeout"
-"""The header that the library passes on as each event's key. If the library cannot read the header's value, the call
-has no deadline. The library leaves the header out of the metadata."""
+_TIMEOUT_HEADER = "grpc-timeout"
+"""The header that the library passes on as each event's key, which is otherwise the caller's address, a str. If the
+library cannot read the header's value, the call has no deadline."""
 _INFER_ID = METHODS.index(MODEL_INFER)
 IO_THREADS = 1
 """Number of library threads for network I/O. One thread suffices for the answers of two computing threads."""
 _MAX_METADATA_BYTES = 16 * 1024  # gRPC's core has the same limit
-_MAX_SOCKET_PATH = 107  # bytes; the size of Linux' sockaddr_un.sun_path without the final zero
 _POLL_SECONDS = 0.005
 
 
@@ -69,11 +66,10 @@ class NativeServer(GrpcServer):
         """The library's server, which `start` creates."""
         self.open: dict[int, NativeCall] = {}
         """The calls that have not ended, by the library's number for the call."""
-        self._plans = MessagePlans(intake.engine)
+        self._plans = MessagePlans()
         self._folder: tempfile.TemporaryDirectory[str] | None = None
 
     def start(self) -> int:
-        """See `GrpcServer.start`. Also raises StartError if the path TMPDIR is too long."""
         config = self._engine.config
         if config.behind is None and config.workers == 1:  # workers share a port that their supervisor has reserved
             require_free(config.host, config.port)  # raises a clear error if the port is taken
@@ -81,7 +77,7 @@ class NativeServer(GrpcServer):
             config.address(config.port) if config.behind is None else f"unix:{config.behind / GRPC_SOCKET}",
             [(method, False) for method in METHODS],
             io_threads=IO_THREADS,
-            client_key_metadata=TIMEOUT_HEADER,
+            client_key_metadata=_TIMEOUT_HEADER,
             call_details=True,
             keepalive_time_ms=round(config.keepalive_seconds * 1000),
             keepalive_timeout_ms=round(config.limits.peer_seconds * 1000),
@@ -94,13 +90,6 @@ class NativeServer(GrpcServer):
             self._folder = tempfile.TemporaryDirectory(prefix="hangtag-")  # only this user may enter the folder
             folder = Path(self._folder.name)
         socket = str(folder / GRPCIO_SOCKET)
-        if len(os.fsencode(socket)) > _MAX_SOCKET_PATH:
-            if self._folder is not None:
-                self._folder.cleanup()
-            raise StartError(
-                f"the folder for temporary files has a path that is too long for a Unix socket ({socket}): set TMPDIR "
-                "to a shorter path, or use --transport grpc"
-            )
         self._listen(f"unix:{socket}")
         front.set_fallback(socket)
         front.start()
@@ -113,8 +102,8 @@ class NativeServer(GrpcServer):
         run(self._announce_stop())
         while self.open and time.monotonic() < deadline:
             time.sleep(_POLL_SECONDS)
-        for call_id in list(self.open):
-            self._cancel(call_id)
+        for call in list(self.open.values()):
+            call.cancel()
         # The gRPC server stops last, and reports NOT_SERVING until then.
         super().stop(max(0.0, deadline - time.monotonic()))
 
@@ -136,46 +125,37 @@ class NativeServer(GrpcServer):
                 kind, call_id, method_id, message, key, details = event
                 # the event of a cancelled call has no message and no details
                 if kind == EVENT_CANCEL or message is None or details is None:
-                    self._cancel(call_id)
+                    if (cancelled := self.open.get(call_id)) is not None:
+                        cancelled.cancel()
                     continue
                 metadata, _peer, remaining = details
                 deadline = None if remaining is None else now() + remaining
                 call = self.open[call_id] = NativeCall(self, call_id, METHODS[method_id], metadata, deadline)
                 plan = plan_of(message) if method_id == _INFER_ID else None
-                if (
-                    plan is None
-                    or not callers.all_admitted
-                    or (remaining is None and isinstance(key, bytes))
-                    or not call.put_planned(plan, message)
-                ):
-                    self._submit_slowly(call, message, key, plan)
+                bad_timeout = key if remaining is None and isinstance(key, bytes) else b""
+                if plan is None or bad_timeout or not callers.all_admitted or not plan.put(call, message):
+                    self._submit_slowly(call, message, bad_timeout)
             except Exception:  # the other events are still handled
                 log.exception("an event was lost")
         return True
 
-    def _submit_slowly(self, call: "NativeCall", message: bytes, key: bytes | str | None, plan: Plan | None) -> None:
+    def _submit_slowly(self, call: "NativeCall", message: bytes, bad_timeout: bytes) -> None:
         """Check a call, and queue the call or pass it to a decoding thread."""
         try:
             self.intake.callers.admit(call.metadata)
             self.intake.require_size("Received", len(message))
-            # without the header, the key is the caller's address, a str
-            if call.deadline is None and isinstance(key, bytes):
+            if bad_timeout:
                 raise InvalidRequestError(
-                    f"{TIMEOUT_HEADER} must be 1 to 8 digits and a unit, which is one of H, M, S, m, u and n, "
-                    f"not {key.decode('latin-1')!r}"
+                    f"{_TIMEOUT_HEADER} must be 1 to 8 digits and a unit, which is one of H, M, S, m, u and n, "
+                    f"not {bad_timeout.decode('latin-1')!r}"
                 )
         except ServerError as error:
             call.fail(error)
             return
         if call.method == CLASSIFY:
-            submit_message(call, partial(_classify_query, message), is_large=True)
+            submit_on_thread([call], [partial(_classify_query, message)])
         else:
-            submit_infer(call, self._plans, plan, message)
-
-    def _cancel(self, call_id: int) -> None:
-        call = self.open.get(call_id)
-        if call is not None:
-            call.cancel()
+            submit_infer(call, self._plans, message)
 
 
 def _classify_query(message: bytes) -> Query:
@@ -188,15 +168,7 @@ class NativeCall(PlannedCall):
     def __init__(
         self, server: NativeServer, call_id: int, method: str, metadata: Metadata, deadline: float | None
     ) -> None:
-        """Describe a call that is not decoded yet.
-
-        Args:
-            server: The server.
-            call_id: The library's number for the call.
-            method: /package.Service/Method.
-            metadata: The metadata that the caller sent.
-            deadline: The deadline in seconds on the monotonic clock; None for no deadline.
-        """
+        """Describe a call that is not read yet. ``call_id`` is the library's number for the call."""
         self.number = call_id
         self.intake = server.intake
         self.method = method
@@ -223,25 +195,11 @@ class NativeCall(PlannedCall):
         self._server.open.pop(self.number, None)  # must be last, because the server may close when no call is open
 
     @classmethod
-    def answer_batch(cls, calls: Sequence[Call], outputs: Tensors, cost: BatchCost) -> None:
-        """Send each call its rows. The calls with plans share one conversion of each output to bytes."""
-        spent = batch_metadata(cost)
-        plan: Plan | None = None
-        parts: list[tuple[bytes, bytes, int]] = []
-        for call in calls:
-            assert isinstance(call, NativeCall)
-            if call.plan is not plan:
-                plan = call.plan
-                parts = call.parts(outputs, cost)
-            if not parts:
-                call.end(call.part_of(outputs, cost))
-                continue
-            row, end = call.row, call.row + call.samples
-            pieces: list[bytes] = []
-            for head, raw, size in parts:
-                pieces += head, raw[row * size : end * size]
-            own = ((QUEUE_NS, str(call.queue_ns)), *spent)
+    def send(cls, calls: "Sequence[Self]", responses: Sequence[bytes], cost: BatchCost) -> None:
+        spent = ((COMPUTE_NS, str(cost.compute_ns)), (BATCH_SIZE, str(cost.batch_size)))
+        for call, response in zip(calls, responses, strict=True):
+            own: tuple[tuple[str, str], ...] = ((QUEUE_NS, str(call.queue_ns)), *spent)
             if cost.member:
                 own = cost_metadata(call.timings_of(cost))
-            call._server.front.respond(call.number, b"".join(pieces), None, own)
+            call._server.front.respond(call.number, response, None, own)
             call._server.open.pop(call.number, None)
