@@ -170,11 +170,6 @@ class MessagePlans(Plans):
         assert isinstance(head, bytes)
         self._contents_sizes[len(head) + plan.contents_size] = plan.contents_size
 
-    def query(self, message: bytes) -> MessageQuery:
-        """Return the query of a message without a plan. Raises InvalidRequestError if the bytes are not a
-        ModelInferRequest."""
-        return MessageQuery(parse_message(pb.ModelInferRequest.FromString, message, MODEL_INFER), message, self)
-
 
 def submit_infer(call: PlannedCall, plans: MessagePlans, message: bytes) -> None:
     """Queue the call of a ModelInfer message, with the message's plan if there is one. An error becomes the call's
@@ -182,7 +177,10 @@ def submit_infer(call: PlannedCall, plans: MessagePlans, message: bytes) -> None
     plan = plans.of(message)
     if plan is not None and plan.put(call, message):
         return
-    read = partial(plans.query, message)
+
+    def read() -> MessageQuery:
+        return MessageQuery(parse_message(pb.ModelInferRequest.FromString, message, MODEL_INFER), message, plans)
+
     if len(message) >= LARGE_MESSAGE:
         submit_on_thread([call], [read])
     else:

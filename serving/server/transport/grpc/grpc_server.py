@@ -108,16 +108,16 @@ class GrpcServer:
         await server.start()
         return port
 
-    async def _announce_stop(self) -> None:
-        """Report that the server is not ready, and refuse new streams."""
-        self.health.refresh()
-        self._streams.stop()
+    def _answers(self) -> bool:
+        """Whether a call is being answered."""
+        return self._handlers.open > 0
 
     async def _stop(self, grace: float) -> None:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + grace
-        await self._announce_stop()
-        while self._handlers.open and loop.time() < deadline:
+        self.health.refresh()
+        self._streams.stop()
+        while self._answers() and loop.time() < deadline:
             await asyncio.sleep(_POLL_SECONDS)
         await asyncio.sleep(max(0.0, min(_FLUSH_SECONDS, deadline - loop.time())))
         if self._server is not None:

@@ -31,7 +31,6 @@ from hangtag.serving.server.host.ports import GRPC_SOCKET, GRPCIO_SOCKET, requir
 from hangtag.serving.server.telemetry.model_statistics import BatchCost, Timings
 from hangtag.serving.server.transport.grpc.grpc_server import GrpcServer
 from hangtag.serving.server.wire.codec import MessagePlans, parse_message, serialized, submit_infer
-from hangtag.serving.server.wire.event_loop import run
 from hangtag.serving.server.wire.image_query import classify_query
 from hangtag.serving.server.wire.intake import Intake
 from hangtag.serving.server.wire.plans import PlannedCall
@@ -52,7 +51,6 @@ _INFER_ID = METHODS.index(MODEL_INFER)
 IO_THREADS = 1
 """Number of library threads for network I/O. One thread suffices for the answers of two computing threads."""
 _MAX_METADATA_BYTES = 16 * 1024  # gRPC's core has the same limit
-_POLL_SECONDS = 0.005
 
 
 class NativeServer(GrpcServer):
@@ -98,20 +96,18 @@ class NativeServer(GrpcServer):
         return front.bound_port
 
     def stop(self, grace: float) -> None:
-        deadline = time.monotonic() + grace
-        run(self._announce_stop())
-        while self.open and time.monotonic() < deadline:
-            time.sleep(_POLL_SECONDS)
+        super().stop(grace)
         for call in list(self.open.values()):
             call.cancel()
-        # The gRPC server stops last, and reports NOT_SERVING until then.
-        super().stop(max(0.0, deadline - time.monotonic()))
 
     def close(self) -> None:
         if hasattr(self, "front"):
             self.front.close()
         if self._folder is not None:
             self._folder.cleanup()
+
+    def _answers(self) -> bool:
+        return bool(self.open) or super()._answers()
 
     def _receive(self, milliseconds: int | None) -> bool:
         """Take the events that have arrived, and queue their calls (see `compute_pool.Receive`). Only one thread at a
