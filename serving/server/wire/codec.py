@@ -161,7 +161,8 @@ class MessagePlans(Plans):
         """Return the plan for the message's head; None if there is no plan, or if the contents do not have the size
         that the head demands."""
         size = self._contents_sizes.get(len(message))
-        return None if size is None else self._plans.get((message[:-size], size))
+        plan = None if size is None else self._plans.get(message[:-size])
+        return plan if plan is not None and plan.contents_size == size else None
 
     def keep(self, head: Hashable, plan: Plan) -> None:
         super().keep(head, plan)

@@ -47,8 +47,8 @@ class DecodingThreads:
     """
 
     def __init__(self, threads: int, places: int) -> None:
-        """Let this number of threads decode large pictures, as many decode everything else, and at most ``places``
-        requests wait for a thread."""
+        """Let ``threads`` threads decode large pictures, and as many decode everything else. At most ``places``
+        requests may wait for a thread."""
         self.places = threading.Semaphore(places)
         """A request must acquire a place before it waits for a thread."""
         self.threads = ThreadPoolExecutor(threads, thread_name_prefix="decode")

@@ -169,12 +169,12 @@ class Plan:
 
 
 class Plans:
-    """The plans of one transport. The key is the head and the size of the contents, because a malformed message may
-    have contents of another size than the head demands. Thread-safe."""
+    """The plans of one transport, by head. A malformed message may have contents of another size than its head and its
+    plan demand. Thread-safe."""
 
     def __init__(self) -> None:
         self._keeping = threading.Lock()
-        self._plans: dict[tuple[Hashable, int], Plan] = {}
+        self._plans: dict[Hashable, Plan] = {}
 
     def keep(self, head: Hashable, plan: Plan) -> None:
         """Keep a plan, and drop the plans of models that no longer serve."""
@@ -183,7 +183,7 @@ class Plans:
                 del self._plans[stale]
             if len(self._plans) >= MAX_PLANS:
                 self._plans.clear()
-            self._plans[head, plan.contents_size] = plan
+            self._plans[head] = plan
 
 
 def admit(

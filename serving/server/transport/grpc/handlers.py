@@ -37,7 +37,6 @@ class Handlers(grpc.GenericRpcHandler):
         """Create handlers without any method. ``intake`` counts the refused callers and the undecodable inference
         requests."""
         self._intake = intake
-        self._callers = intake.callers
         self.open = 0
         """Number of calls that are being answered."""
         self._handlers: dict[str, Handler] = {}
@@ -45,9 +44,10 @@ class Handlers(grpc.GenericRpcHandler):
     def service(self, details: grpc.HandlerCallDetails) -> Handler:
         """Return a call's handler, or None for an unknown method. grpcio calls this method before it receives a
         message."""
-        if not self._callers.all_admitted and not details.method.startswith(OPEN_PREFIX):
+        callers = self._intake.callers
+        if not callers.all_admitted and not details.method.startswith(OPEN_PREFIX):
             try:
-                self._callers.admit(details.invocation_metadata, queries=details.method in INFERENCE_METHODS)
+                callers.admit(details.invocation_metadata, queries=details.method in INFERENCE_METHODS)
             except (UnauthenticatedError, UnavailableError) as error:
                 self._intake.record_failure(Origin(""), error)
                 return _refusal(error, details.method)

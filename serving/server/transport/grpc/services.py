@@ -151,9 +151,8 @@ class ClassifierService:
         self, request: classifier_pb2.ClassifyRequest, context: Context
     ) -> classifier_pb2.ClassifyResponse:
         (call,) = await self._calls.outcomes(origin_of(CLASSIFY, context), [classify_query(request)])
-        response = call.response()
+        response: classifier_pb2.ClassifyResponse = call.response()
         context.set_trailing_metadata(cost_metadata(call.timings))
-        assert isinstance(response, classifier_pb2.ClassifyResponse)
         return response
 
     async def ClassifyStream(self, requests: AsyncIterator[classifier_pb2.ClassifyRequest], context: Context) -> None:

@@ -65,8 +65,6 @@ class OpenStreams:
         another batch is computed, but cannot fill the model's queue."""
         self._max_streams = config.limits.max_streams
         self._streams: set[_Stream] = set()
-        # this set keeps the tasks alive, because asyncio keeps only weak references
-        self._readers: set[asyncio.Task[None]] = set()
         self._stopped = False
 
     async def answer(
@@ -97,22 +95,20 @@ class OpenStreams:
         """
         if self._stopped:
             raise UnavailableError("the server is stopping and takes no new streams; try another replica")
-        # After a stream has ended, its reader may still wait, and hold memory, until the last message is decoded.
-        if max(len(self._streams), len(self._readers)) >= self._max_streams:
+        if len(self._streams) >= self._max_streams:
             raise QueueFullError(f"{self._max_streams} streams are open; use one of them, or calls without a stream")
         stream = _Stream(self, origin, query, in_thread=in_thread)
         self._streams.add(stream)
         # The reader ends with the call, and is not cancelled, because grpcio would not free a message that arrives for
         # a cancelled read.
-        reader = asyncio.create_task(stream.read(requests))
-        self._readers.add(reader)
-        reader.add_done_callback(self._readers.discard)
+        stream.reader = asyncio.create_task(stream.read(requests))
         try:
             async for call in stream.outcomes():
                 await context.write(respond(call))
         finally:
             stream.leave()
-            self._streams.discard(stream)
+            # The reader may still wait, and hold memory, until the last message is decoded.
+            stream.reader.add_done_callback(lambda _: self._streams.discard(stream))
 
     def stop(self) -> None:
         """Refuse new streams, and stop reading. Each stream ends once it has answered the requests that it has read."""
@@ -123,6 +119,9 @@ class OpenStreams:
 
 class _Stream:
     """The unanswered requests of one stream, in order."""
+
+    reader: "asyncio.Task[None]"
+    """The task that reads the stream. This reference keeps the task alive, because asyncio has only a weak one."""
 
     def __init__(self, streams: OpenStreams, origin: Origin, query: Callable[[Any], Query], *, in_thread: bool) -> None:
         self._streams = streams

@@ -61,15 +61,16 @@ class BodyBudget:
 
 
 async def decompressed(request: HttpRequest) -> bytes:
-    """Take the body of a request without its Content-Encoding. A thread decompresses the body, so that other requests
-    continue. Raises the errors of `decompress`."""
+    """Return the body of a request without its Content-Encoding, and remove the body from the request. A thread
+    decompresses the body, so that other requests continue. Raises the errors of `decompress`."""
     if b"content-encoding" not in request.headers:
         return request.take_body()
     return await asyncio.to_thread(decompress, request)
 
 
 def decompress(request: HttpRequest) -> bytes:
-    """Take the body of a request without its Content-Encoding. A gzip body has one or several members (RFC 1952).
+    """Return the body of a request without its Content-Encoding, and remove the body from the request. A gzip body has
+    one or several members (RFC 1952).
 
     Decompression stops when the result exceeds the limit of a body, or of all bodies together.
 

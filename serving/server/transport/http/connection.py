@@ -58,7 +58,6 @@ class Connection(asyncio.Protocol):
         self._answered: HttpRequest | None = None  # the first request, while its response is computed
         self._reads = True
         self._writes = True  # whether the client keeps up with the responses
-        self._received = 0  # bytes of the request that is arriving
         self._unread = 0  # received bytes that belong neither to a complete head nor to a body
         self._idle_since = self._loop.time()
         self._timer: asyncio.TimerHandle | None = None
@@ -94,7 +93,6 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if not self._reads:
             return
-        self._received += len(data)
         self._unread += len(data)
         try:
             while data:
@@ -158,7 +156,7 @@ class Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         if self._coming is None:  # the request's head has Upgrade
             return
-        self._received = self._unread = 0
+        self._unread = 0
         self._coming.is_whole = True
         self._coming = None
         self._go_on()
@@ -182,7 +180,7 @@ class Connection(asyncio.Protocol):
         codings = [value.lower() for name, value in self._fields if name == b"transfer-encoding"]
         if codings and (codings != [b"chunked"] or version == "1.0"):
             return 501, "the only supported Transfer-Encoding is chunked, in HTTP/1.1"
-        if self._received > MAX_HEAD_BYTES and self._count_head() > MAX_HEAD_BYTES:
+        if self._unread > MAX_HEAD_BYTES and self._count_head() > MAX_HEAD_BYTES:
             return _LARGE_HEAD
         if len(self._requests) > MAX_PIPELINED:
             return 429, f"at most {MAX_PIPELINED} requests may wait on a connection; first read the earlier answers"

@@ -50,10 +50,11 @@ class HttpPlans(Plans):
         if not _LENGTH.fullmatch(length) or request.verb != "POST" or b"content-encoding" in headers:
             return None
         size = int(length)
-        plan = self._plans.get(((request.target, bytes(body[:size])), len(body) - size))
-        if plan is None or b"accept-encoding" not in headers or plan.max_bytes + _MAX_HEAD < COMPRESS_FROM:
-            return plan
-        return None
+        plan = self._plans.get((request.target, bytes(body[:size])))
+        if plan is None or len(body) - size != plan.contents_size:
+            return None
+        is_compressed = b"accept-encoding" in headers and plan.max_bytes + _MAX_HEAD >= COMPRESS_FROM
+        return None if is_compressed else plan
 
 
 class HttpInferQuery(Query):
@@ -126,7 +127,8 @@ def _answer(
 
 
 def _heads(model: Servable, specs: Sequence[TensorSpec], outputs: Tensors) -> list[bytes]:
-    """Return the bytes before each output in a plan's responses. The first begin with the headers after the costs."""
+    """Return the bytes before each output of a plan's response. The first bytes are the headers after the costs, and
+    the JSON."""
     head, contents = encode_answer(model, specs, [True] * len(specs), outputs)
     length = len(head) + sum(map(len, contents))
     headers = (b"content-type", BINARY), (b"content-length", b"%d" % length), (HEAD_LENGTH, b"%d" % len(head))
