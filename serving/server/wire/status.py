@@ -138,16 +138,13 @@ def route_metadata(timings: Timings) -> list[tuple[str, str]]:
     """Return the part of a query's cost that says which members of a route answered; empty if there is no route."""
     if not timings.stages:
         return []
-    if len(timings.stages) == 1:
-        members, numbers = [timings.stages[0].member], [1]
-    else:
-        answered = dict.fromkeys(timings.stages[0].rows, 1)
-        for number, stage in enumerate(timings.stages[1:], start=2):
-            answered.update(dict.fromkeys(stage.rows, number))
-        numbers = list(answered.values())
-        members = [timings.stages[number - 1].member for number in sorted(set(numbers))]
-        if len(members) == 1:
-            del numbers[1:]
+    answered: dict[int, int] = {}
+    for number, stage in enumerate(timings.stages, start=1):
+        answered.update(dict.fromkeys(stage.rows, number))
+    numbers = list(answered.values())
+    members = [timings.stages[number - 1].member for number in sorted(set(numbers))]
+    if len(members) == 1:
+        del numbers[1:]
     costs = [
         f"{stage.member};samples={len(stage.rows)};queue-ns={stage.queue_ns};compute-ns={stage.compute_ns};"
         f"batch-size={stage.batch_size}"
