@@ -9,7 +9,7 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 
-from hangtag.serving.server.errors import ServerError
+from hangtag.serving.server.errors import MessageTooLargeError, QueueFullError, ServerError
 from hangtag.serving.server.host.ports import HTTP, HTTP_SOCKET, bind, bind_unix
 from hangtag.serving.server.telemetry.server_state import ServerState
 from hangtag.serving.server.transport.http.bodies import BodyBudget
@@ -18,14 +18,17 @@ from hangtag.serving.server.transport.http.connection import Connection
 from hangtag.serving.server.transport.http.endpoints import ModelEndpoints, PageEndpoint, is_of_page, require_host
 from hangtag.serving.server.transport.http.inference import HttpInferQuery, HttpPlans
 from hangtag.serving.server.transport.http.messages import (
+    HTTP_CLASSIFY,
+    HTTP_INFER,
     HttpRequest,
     HttpResponse,
     error_response,
     no_such_path,
+    origin_of,
 )
 from hangtag.serving.server.transport.http.platforms import PlatformEndpoints
 from hangtag.serving.server.wire.event_loop import LoopCalls, run
-from hangtag.serving.server.wire.intake import Intake, Origin
+from hangtag.serving.server.wire.intake import Intake
 from hangtag.serving.server.wire.transport_call import LARGE_MESSAGE, submit, submit_on_thread
 
 _BACKLOG = 2048
@@ -33,6 +36,7 @@ _POLL_SECONDS = 0.005
 _CLOSE_SECONDS = 0.1
 """The time for closing idle connections, even if the grace period is shorter."""
 _INFER = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?/infer")
+_CLASSIFY = "/v1/classify"
 OPEN_PATHS = frozenset({"/v2/health/live", "/v2/health/ready"})
 """Paths that need no token, because probes of orchestrators and load balancers cannot send a token."""
 
@@ -142,7 +146,12 @@ class HttpServer:
             submit(request, query)
 
     def _refuse(self, request: HttpRequest, error: ServerError) -> HttpResponse:
-        self._intake.record_failure(Origin(""), error)
+        """Return the response for a request that is not read. A refused caller gets no span."""
+        method = ""
+        if isinstance(error, MessageTooLargeError | QueueFullError):
+            is_classify = request.path.startswith(_CLASSIFY)
+            method = HTTP_INFER if _INFER.fullmatch(request.path) else HTTP_CLASSIFY if is_classify else ""
+        self._intake.record_failure(origin_of(method, request), error)
         return _refusal(request, error)
 
     async def _answer_later(self, request: HttpRequest) -> None:
