@@ -8,6 +8,7 @@ import ssl
 from collections.abc import Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from string import Template
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 from hangtag.serving.server.config.server_config import ServerConfig
@@ -207,8 +208,12 @@ class Secrets:
         certificate, key = read_bytes(self._certificate, "--tls-cert"), read_bytes(self._key, "--tls-key")
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         try:
-            # without a password, OpenSSL would prompt for one
-            context.load_cert_chain(self._certificate, self._key, password=lambda: b"")
+            # a copy, because OpenSSL would open the files again, and wait for ever if one is now a named pipe
+            with NamedTemporaryFile(dir=self._folder) as pair:
+                pair.write(certificate + b"\n" + key)
+                pair.flush()
+                # without a password, OpenSSL would prompt for one
+                context.load_cert_chain(pair.name, password=lambda: b"")
         except (OSError, ValueError) as error:  # SSLError is an OSError
             raise StartError(
                 f"{self._certificate} (--tls-cert) and {self._key} (--tls-key) are not a PEM certificate and its "
