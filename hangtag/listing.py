@@ -5,6 +5,7 @@ import csv
 import io
 import os
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,11 +58,13 @@ class Listing:
         pictures: The pictures, in the order in which the data set's digest is computed.
         labels: The pictures' different labels, in the order of the classes.
         notes: Sentences about files that were left out.
+        unreadable: The names of pictures that could not be read, with the reasons, if the pictures were opened.
     """
 
     pictures: list[Picture]
     labels: tuple[str, ...]
     notes: list[str]
+    unreadable: Sequence[str] = ()
 
 
 def place_of(source: str) -> Path:

@@ -3,19 +3,19 @@
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from hangtag import listing
-from hangtag.listing import Picture
+from hangtag.listing import Listing, Picture
 from hangtag.printable import named
 from hangtag.serving.image_spec import ImageSpec, ImageSpecError
-from hangtag.training.data import division
+from hangtag.training.data import division, reading
 from hangtag.training.data.dataset import PIXELS_DIGITS, Classes, Dataset, Images, Member, Split
-from hangtag.training.data.reading import MEMORY_BYTES, Source, images_of
+from hangtag.training.data.reading import MEMORY_BYTES
 from hangtag.training.errors import SettingsError
 
 FEW = 20
@@ -67,32 +67,24 @@ def load(
         own: How the pictures are divided and prepared.
         image: Describes how an earlier run prepared the pictures. The pictures are prepared in the same way, whatever
             ``own`` says.
-        memory_bytes: The largest size of images that are kept in memory. Larger sets are kept in a cache file, which
-            the next run reads.
+        memory_bytes: The largest size of images that are kept in memory. Larger sets are kept in a temporary file.
 
     Raises:
         DataNotFoundError: A file or a folder is missing.
         DataCorruptError: The source is malformed, no picture of a class can be read, or ``divide`` fails.
         SettingsError: The images cannot be prepared as ``own`` requires.
     """
-    source = Source(name)
-    while True:
-        splits, notes = division.divide(
-            source.pictures, own.validation_share, own.test_share, own.split_seed, published=_is_published(name)
-        )
-        spec = image or _image_for(source.pictures, own)
-        chosen = [picture for members in splits.values() for picture in members]
-        images, broken = images_of(chosen, spec, memory_bytes)
-        if source.settled(chosen, images, broken):
-            break
-    digest = hashlib.sha256()
-    for split, members in splits.items():
-        for one in members:
-            digest.update(f"{split}\0{one.name}\0{one.label}\0{one.digest}\n".encode())
-    classes = _places(chosen, source.labels)
-    seen = {one.digest: one.content for one in source.pictures}
+    source = reading.opened(name)
+    spec = image or _image_for(source.pictures, own)
+    source, images = reading.decoded(source, spec, memory_bytes)
+    distinct, notes = division.distinct(source.pictures, published=_is_published(name))
+    splits = division.divide(distinct, own.validation_share, own.test_share, own.split_seed)
+    chosen = [picture for members in splits.values() for picture in members]
     split_of = [split for split, members in splits.items() for _ in members]
+    lines = (f"{split}\0{_line(one)}" for split, one in zip(split_of, chosen, strict=True))
     ends = np.cumsum([len(members) for members in splits.values()])[:-1]
+    images = _arranged(images, source.pictures, chosen)
+    classes = _classes(chosen, source.labels)
     train, validation, test = (
         Split(*parts, by_name=True) for parts in zip(np.split(images, ends), np.split(classes, ends), strict=True)
     )
@@ -104,10 +96,10 @@ def load(
         validation=validation,
         test=test,
         source=str(listing.place_of(name)),
-        digest=digest.hexdigest(),
-        notes=(*source.notes, *_few(source.pictures), *notes),
+        digest=hashlib.sha256("".join(lines).encode()).hexdigest(),
+        notes=(*reading.notes(source), *_few(source.pictures), *notes),
         members=[
-            Member(split, one.label, seen[one.digest][:PIXELS_DIGITS], one.name)
+            Member(split, one.label, one.content[:PIXELS_DIGITS], one.name)
             for split, one in zip(split_of, chosen, strict=True)
         ],
         files=_files(chosen),
@@ -138,7 +130,7 @@ class HeldOut:
         """Return the pictures, converted to the images that another model accepts."""
         if (image.shape, image.fit) == (self.image.shape, self.image.fit):
             return self.content.images
-        return images_of(self.pictures, image)[0]
+        return reading.decoded(Listing([*self.pictures], (), []), image)[1]
 
     def without(self, contents: Collection[str]) -> "HeldOut":
         """Return the pictures whose SHA-256 digest is not in ``contents``."""
@@ -161,20 +153,36 @@ def held_out(name: str, image: ImageSpec, labels: Sequence[str]) -> HeldOut:
         DataCorruptError: The source is malformed, the model lacks a class of the source, no picture of a class can be
             read, or the same picture is in two classes or in two splits of a source other than IDX files.
     """
-    source = Source(name, labels)
-    while True:
-        chosen, notes = division.held_out(source.pictures, published=_is_published(name))
-        images, broken = images_of(chosen, image)
-        if source.settled(chosen, images, broken):
-            break
-    classes = _places(chosen, [listing.normal(label) for label in labels])
-    content = Split(images, classes, by_name=True)
-    return HeldOut(name, chosen, image, content, _digest(chosen), (*source.notes, *notes))
+    source = reading.opened(name, labels)
+    published = _is_published(name)
+    division.distinct(source.pictures, published=published)  # refuses a test picture that is a training picture too
+    tested = [picture for picture in source.pictures if picture.split == "test"] or source.pictures
+    source, images = reading.decoded(replace(source, pictures=tested), image)
+    chosen, notes = division.distinct(source.pictures, published=published)
+    classes = _classes(chosen, [listing.normal(label) for label in labels])
+    content = Split(_arranged(images, source.pictures, chosen), classes, by_name=True)
+    return HeldOut(name, chosen, image, content, _digest(chosen), (*reading.notes(source), *notes))
 
 
 def _digest(pictures: Sequence[Picture]) -> str:
-    lines = (f"{one.name}\0{one.label}\0{one.digest}\n" for one in pictures)
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+    return hashlib.sha256("".join(map(_line, pictures)).encode()).hexdigest()
+
+
+def _line(picture: Picture) -> str:
+    return f"{picture.name}\0{picture.label}\0{picture.digest}\n"
+
+
+def _arranged(images: Images, pictures: Sequence[Picture], chosen: Sequence[Picture]) -> Images:
+    """Return the images of the chosen pictures, in their order. The images are swapped in place, because a copy of a
+    large set would need twice the memory."""
+    places = {picture: place for place, picture in enumerate(pictures)}
+    order = [places[picture] for picture in chosen]
+    for place, source in enumerate(order):
+        while source < place:  # an earlier step swapped this image to another place
+            source = order[source]
+        if source != place:
+            images[[place, source]] = images[[source, place]]
+    return images[: len(order)]
 
 
 def _is_published(name: str) -> bool:
@@ -194,15 +202,16 @@ def _files(pictures: Sequence[Picture]) -> str:
     return ", ".join([f"{size / 1e6:,.1f} MB" if size >= 1e6 else f"{size / 1e3:.1f} kB", *shown])
 
 
-def _places(pictures: Sequence[Picture], labels: Sequence[str]) -> Classes:
+def _classes(pictures: Sequence[Picture], labels: Sequence[str]) -> Classes:
     places = {label: place for place, label in enumerate(labels)}
     return np.array([places[picture.label] for picture in pictures], np.int64)
 
 
-def _few(pictures: Sequence[Picture]) -> Iterator[str]:
+def _few(pictures: Sequence[Picture]) -> list[str]:
     counts = Counter(picture.label for picture in pictures)
-    if few := [f"{label} ({count})" for label, count in sorted(counts.items()) if count < FEW]:
-        yield f"Classes with fewer than {FEW} pictures, which are too few to learn from or to test with: {named(few)}."
+    few = [f"{label} ({count})" for label, count in sorted(counts.items()) if count < FEW]
+    what = f"Classes with fewer than {FEW} pictures, which are too few to learn from or to test with"
+    return [f"{what}: {named(few)}."] * bool(few)
 
 
 def _image_for(pictures: Sequence[Picture], own: OwnPictures) -> ImageSpec:

@@ -1,10 +1,11 @@
-"""Opens and decodes the user's own pictures, and records which pictures cannot be read."""
+"""Opens and decodes the user's own pictures, and leaves out the pictures that cannot be read."""
 
 import hashlib
 import math
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from PIL import Image
 
 from hangtag import idx, listing
 from hangtag.errors import reason
-from hangtag.listing import Picture
+from hangtag.listing import Listing, Picture
 from hangtag.printable import counted, named
 from hangtag.serving import image_spec
 from hangtag.serving.image_spec import ImageSpec, PictureError, Pixels
@@ -24,7 +25,7 @@ from hangtag.training.data.fashion_mnist import cache_dir
 from hangtag.training.errors import DataCorruptError
 
 MEMORY_BYTES = 2 << 30
-"""The largest size of prepared pictures that are kept in memory. Larger sets are kept in a memory-mapped cache file."""
+"""The largest size of prepared pictures that are kept in memory. Larger sets are kept in a memory-mapped file."""
 MOST_PIXELS = 100_000_000
 """The largest number of pixels in one picture, which is limited because a small file can hold a huge picture."""
 _GREY_MODES = ("1", "L", "LA", "I", "I;16", "I;16B", "F")
@@ -35,117 +36,64 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-class Source:
-    """The readable pictures of a source.
+def opened(name: str, known: Sequence[str] | None = None) -> Listing:
+    """List the pictures of a source, and read their digests and headers.
 
-    Attributes:
-        pictures: The readable pictures, in the order in which the data set's digest includes them.
-        labels: The labels of the pictures, in the order of their indices.
+    Args:
+        name: ``folder:PHOTOS``, ``csv:FILE`` or ``idx:FOLDER``.
+        known: The labels that the pictures may have. None allows all labels.
+
+    Raises:
+        DataNotFoundError: A file or a folder is missing.
+        DataCorruptError: The source is malformed, has labels that are not in ``known``, or no picture of a class can be
+            read.
     """
-
-    def __init__(self, name: str, known: Sequence[str] | None = None) -> None:
-        """List the pictures, and read their headers and digests.
-
-        Args:
-            name: ``folder:PHOTOS``, ``csv:FILE`` or ``idx:FOLDER``.
-            known: The labels that the pictures may have. None allows all labels.
-
-        Raises:
-            DataNotFoundError: A file or a folder is missing.
-            DataCorruptError: The source is malformed, has labels that are not in ``known``, or no picture of a class
-                can be read.
-        """
-        listed = idx.listed(listing.place_of(name)) if name.startswith("idx:") else listing.listed(name)
-        if known is not None and (unknown := sorted(set(listed.labels) - set(map(listing.normal, known)))):
-            raise DataCorruptError(
-                f"{name} has the classes {named(unknown)}, which are not among the model's labels "
-                f"{named(list(known))}. Name the folders, or the entries in the column label, like the labels."
-            )
-        self.labels, self._notes = listed.labels, listed.notes
-        self._unreadable: list[str] = []
-        self.pictures = self._readable(_in_threads(_opened, listed.pictures, "opened"))
-
-    @property
-    def notes(self) -> Iterator[str]:
-        """Sentences about pictures that were left out."""
-        if self._unreadable:
-            count = counted(len(self._unreadable), "picture", "pictures")
-            yield f"Left out {count} that cannot be read: {named(sorted(self._unreadable))}."
-        yield from self._notes
-
-    def settled(self, chosen: Sequence[Picture], images: Images, broken: Mapping[str, str]) -> bool:
-        """Leave out pictures that could not be decoded, and record which pictures look the same to a network.
-
-        Args:
-            chosen: The pictures that were decoded: some or all of ``pictures``.
-            images: The images into which these pictures were converted, [n, ...].
-            broken: The reasons why pictures could not be decoded, keyed by the digests of the pictures.
-
-        Returns:
-            False if the caller must choose among ``pictures`` again, because pictures were left out, or because files
-                turned out to hold the same picture, for example in two formats.
-
-        Raises:
-            DataCorruptError: No picture of a class can be read.
-        """
-        seen = {one.digest: hashlib.sha256(image).hexdigest() for one, image in zip(chosen, images, strict=True)}
-        known = len({one.content for one in chosen})
-        self.pictures = self._readable(
-            f"{one.name} ({broken[one.digest]})"
-            if one.digest in broken
-            else replace(one, content=seen.get(one.digest, one.content))
-            for one in self.pictures
+    source = idx.listed(listing.place_of(name)) if name.startswith("idx:") else listing.listed(name)
+    if known is not None and (unknown := sorted(set(source.labels) - set(map(listing.normal, known)))):
+        raise DataCorruptError(
+            f"{name} has the classes {named(unknown)}, which are not among the model's labels {named(list(known))}. "
+            "Name the folders, or the entries in the column label, like the labels."
         )
-        return not broken and len(set(seen.values())) == known
-
-    def _readable(self, outcomes: Iterable[Picture | str]) -> list[Picture]:
-        """Return the pictures among the outcomes, and record the other outcomes, which name unreadable pictures."""
-        kept: list[Picture] = []
-        for outcome in outcomes:
-            if isinstance(outcome, str):
-                self._unreadable.append(outcome)
-            else:
-                kept.append(outcome)
-        if not kept:
-            count = counted(len(self._unreadable), "picture", "pictures")
-            raise DataCorruptError(f"none of {count} can be read; the first is {self._unreadable[0]}.")
-        if lost := set(self.labels) - {picture.label for picture in kept}:
-            raise DataCorruptError(
-                f"no picture of {named(sorted(lost))} can be read. The first of {len(self._unreadable)} unreadable "
-                f"pictures is {self._unreadable[0]}. Replace these pictures, or leave the class out."
-            )
-        return kept
+    return _readable(source, _in_threads(_opened, source.pictures, "opened"))
 
 
-def images_of(
-    pictures: Sequence[Picture], image: ImageSpec, memory_bytes: int = MEMORY_BYTES
-) -> tuple[Images, Mapping[str, str]]:
-    """Decode and prepare pictures, in memory or in a cache file, which is written if it is missing.
+def decoded(source: Listing, image: ImageSpec, memory_bytes: int = MEMORY_BYTES) -> tuple[Listing, Images]:
+    """Decode the opened pictures of a source, and prepare them for a network, in memory or in a temporary file.
 
     Returns:
-        The images [n, ...]; and the reasons why pictures cannot be decoded, keyed by the digests of the pictures. Only
-        decoding detects, for example, a truncated file. The caller passes the images and the reasons to
-        ``Source.settled``.
+        The source with the pictures that could be decoded; and these pictures as images [n, ...].
+
+    Raises:
+        DataCorruptError: No picture of a class can be decoded.
     """
-    broken: dict[str, str] = {}
-
-    def fill(images: Images) -> None:
-        outcomes = _in_threads(lambda picture: _pixels(picture, image), pictures, "prepared")
-        for index, outcome in enumerate(outcomes):
-            if isinstance(outcome, str):
-                broken[pictures[index].digest] = outcome
-            else:
-                images[index] = outcome
-
-    shape = (len(pictures), *image.shape)
+    shape = (len(source.pictures), *image.shape)
     if math.prod(shape) <= memory_bytes:
         images: Images = np.empty(shape, np.uint8)
-        fill(images)
     else:
-        contents = hashlib.sha256("".join(picture.digest for picture in pictures).encode()).hexdigest()
-        form = f"{'x'.join(map(str, image.shape))}-{image.fit}"
-        images = _mapped(cache_dir() / "pictures" / f"{contents[:16]}-{form}.npy", shape, fill, broken)
-    return images, broken
+        cache_dir().mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=cache_dir()) as file:  # the kernel frees the file when the mapping ends
+            images = np.memmap(file, np.uint8, "w+", shape=shape)
+
+    def outcomes() -> Iterator[Picture | str]:
+        kept = 0
+        prepared_pixels = _in_threads(lambda picture: _pixels(picture, image), source.pictures, "prepared")
+        for picture, pixels in zip(source.pictures, prepared_pixels, strict=True):
+            if isinstance(pixels, str):
+                yield f"{picture.name} ({pixels})"
+            else:
+                images[kept] = pixels
+                kept += 1
+                yield replace(picture, content=hashlib.sha256(pixels.tobytes()).hexdigest())
+
+    readable = _readable(source, outcomes())
+    return readable, images[: len(readable.pictures)]
+
+
+def notes(source: Listing) -> list[str]:
+    """Return sentences about the pictures and files that were left out."""
+    count = counted(len(source.unreadable), "picture", "pictures")
+    unreadable = f"Left out {count} that cannot be read: {named(source.unreadable)}."
+    return [*[unreadable] * bool(source.unreadable), *source.notes]
 
 
 def prepared(file: Path, image: ImageSpec) -> Pixels:
@@ -160,8 +108,29 @@ def prepared(file: Path, image: ImageSpec) -> Pixels:
         raise DataCorruptError(f"{file} cannot be read as a picture ({error}).") from error
 
 
+def _readable(source: Listing, outcomes: Iterable[Picture | str]) -> Listing:
+    """Return the source with only its readable pictures. An outcome is a picture, or a text that names an unreadable
+    picture. Raises DataCorruptError if no picture of a class can be read."""
+    pictures, unreadable = [], [*source.unreadable]
+    for outcome in outcomes:
+        if isinstance(outcome, str):
+            unreadable.append(outcome)
+        else:
+            pictures.append(outcome)
+    unreadable.sort()
+    count = counted(len(unreadable), "picture", "pictures")
+    if not pictures:
+        raise DataCorruptError(f"none of {count} can be read; the first is {unreadable[0]}.")
+    if lost := {picture.label for picture in source.pictures} - {picture.label for picture in pictures}:
+        raise DataCorruptError(
+            f"no picture of {named(sorted(lost))} can be read. The first of {len(unreadable)} unreadable pictures is "
+            f"{unreadable[0]}. Replace these pictures, or leave the class out."
+        )
+    return replace(source, pictures=pictures, unreadable=unreadable)
+
+
 def _opened(picture: Picture) -> Picture | str:
-    """Return the picture with the data of its header, or the name of an unreadable picture with the reason."""
+    """Return the picture with its digest and the data of its header, or name an unreadable picture with the reason."""
     if (pixels := picture.pixels) is not None:
         digest = hashlib.sha256(pixels.tobytes()).hexdigest()
         picture = replace(picture, digest=digest, content=digest, bytes=pixels.nbytes)
@@ -170,12 +139,11 @@ def _opened(picture: Picture) -> Picture | str:
         content = picture.path.read_bytes()
         digest = hashlib.sha256(content).hexdigest()
         picture = replace(picture, digest=digest, content=digest, bytes=len(content))
-        with image_spec.opened(picture.path) as opened:
-            if opened.width * opened.height > MOST_PIXELS:
-                edges = f"{opened.width} x {opened.height}"
+        with image_spec.opened(picture.path) as header:
+            if header.width * header.height > MOST_PIXELS:
+                edges = f"{header.width} x {header.height}"
                 return f"{picture.name} (it has {edges} pixels; at most {MOST_PIXELS:,} can be read)"
-            size = image_spec.upright_size(opened)
-            return replace(picture, size=size, grey=opened.mode in _GREY_MODES)
+            return replace(picture, size=image_spec.upright_size(header), grey=header.mode in _GREY_MODES)
     except (OSError, PictureError) as error:
         return f"{picture.name} ({reason(error)})"
 
@@ -188,22 +156,6 @@ def _pixels(picture: Picture, image: ImageSpec) -> Pixels | str:
         return image.read(picture.path)
     except PictureError as error:
         return str(error)
-
-
-def _mapped(file: Path, shape: tuple[int, ...], fill: Callable[[Images], None], broken: Mapping[str, str]) -> Images:
-    """Map the images of a file into memory. A missing file is written, and is kept unless a picture is broken."""
-    if not file.is_file():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = file.with_suffix(f".{os.getpid()}.tmp")
-        written = np.lib.format.open_memmap(temporary, "w+", np.uint8, shape)
-        fill(written)
-        if broken:
-            temporary.unlink()
-            return written
-        written.flush()
-        temporary.replace(file)
-    kept: Images = np.load(file, mmap_mode="c")  # copy-on-write, because torch expects writable memory
-    return kept
 
 
 def _in_threads(work: Callable[[T], R], items: Sequence[T], what: str) -> Iterator[R]:
