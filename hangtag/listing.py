@@ -21,50 +21,29 @@ _COLUMNS = {"path": ("path", "file", "filename", "image"), "label": ("label", "c
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """A picture that the user supplies.
+    """A picture that the user supplies. The attributes from ``digest`` on are set when the picture is opened."""
 
-    Attributes:
-        path: The file.
-        name: The path relative to the source, with slashes. The data set's digest covers this name.
-        label: The class of the picture.
-        split: train, validation or test if the source names the split; None if the pictures are still to be split.
-        pixels: The pixels of an image from an IDX file, which holds many images; None for a picture in its own file.
-        digest: The SHA-256 of the file, or of an IDX image's pixels. The attributes from ``digest`` on are set when the
-            picture is opened.
-        content: The SHA-256 of the pixels that a network receives, set when the picture is decoded. Of several pictures
-            with equal ``content``, only one is used.
-        size: Height and width in pixels, after the picture is turned upright.
-        grey: Whether the picture has no colours.
-        bytes: The size of the file in bytes.
-    """
-
-    path: Path
-    name: str
-    label: str
-    split: str | None = None
-    pixels: Pixels | None = None
-    digest: str = ""
+    path: Path  # the file
+    name: str  # the path relative to the source, with slashes; the data set's digest covers this name
+    label: str  # the class
+    split: str | None = None  # train, validation or test; None if the source does not name the split
+    pixels: Pixels | None = None  # the pixels of an image from an IDX file, which holds many images
+    digest: str = ""  # the SHA-256 of the file, or of an IDX image's pixels
+    # The SHA-256 of the pixels that a network receives, set when the picture is decoded. Copies have equal contents.
     content: str = ""
-    size: tuple[int, int] = (0, 0)
-    grey: bool = True
-    bytes: int = 0
+    size: tuple[int, int] = (0, 0)  # height and width, after the picture is turned upright
+    grey: bool = True  # whether the picture has no colours
+    bytes: int = 0  # the size of the file
 
 
 @dataclass(frozen=True)
 class Listing:
-    """The pictures that a source contains.
+    """The pictures that a source contains."""
 
-    Attributes:
-        pictures: The pictures, in the order in which the data set's digest is computed.
-        labels: The pictures' different labels, in the order of the classes.
-        notes: Sentences about files that were left out.
-        unreadable: The names of pictures that could not be read, with the reasons, if the pictures were opened.
-    """
-
-    pictures: list[Picture]
-    labels: tuple[str, ...]
-    notes: list[str]
-    unreadable: Sequence[str] = ()
+    pictures: list[Picture]  # in the order in which the data set's digest is computed
+    labels: tuple[str, ...]  # the pictures' different labels, in the order of the classes
+    notes: list[str]  # sentences about files that were left out
+    unreadable: Sequence[str] = ()  # the names of the pictures that could not be read, with the reasons
 
 
 def place_of(source: str) -> Path:

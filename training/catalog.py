@@ -36,17 +36,11 @@ _MANY_STEPS = 1_000
 
 @dataclass(frozen=True)
 class NetworkEntry:
-    """An entry of the catalog, which describes one network.
+    """An entry of the catalog, which describes one network."""
 
-    Attributes:
-        build: Builds the network with fresh weights, for a number of labels and for images of one size.
-        recipes: The recipes that train the network on Fashion-MNIST or on label sets. The first recipe is the default.
-        objective: The loss of a multi-label network, and how to read its outputs. None for single-label networks.
-    """
-
-    build: Callable[[int, ImageSpec], nn.Module]
-    recipes: tuple[Recipe, ...]
-    objective: type[Objective] | None = None
+    build: Callable[[int, ImageSpec], nn.Module]  # builds the network with fresh weights, for a number of labels
+    recipes: tuple[Recipe, ...]  # for Fashion-MNIST or for label sets; the first recipe is the default
+    objective: type[Objective] | None = None  # the loss of a multi-label network, and how to read its outputs
 
 
 def _label_sets(network: Callable[[int], nn.Module], objective: type[Objective]) -> NetworkEntry:
@@ -89,12 +83,8 @@ def entry(network: str) -> NetworkEntry:
 
 
 def build(network: str, labels: int = 10, image: ImageSpec = fashion_mnist.IMAGE) -> nn.Module:
-    """Build a network with fresh weights, which are drawn from torch's global random state.
-
-    Args:
-        network: A name in NETWORKS, ``package.module:callable`` or ``timm:NAME``.
-        labels: The number of labels.
-        image: Describes the images that the network sees.
+    """Build a network, by a name in NETWORKS, ``package.module:callable`` or ``timm:NAME``, with fresh weights, which
+    are drawn from torch's global random state.
 
     Raises:
         SettingsError: There is no such network, or the network cannot be built for these images.
@@ -140,10 +130,8 @@ def dataset_for(name: str | None, network: str) -> str:
 
 
 def prepared(config: RunConfig, labels: int, image: ImageSpec, steps_per_epoch: int) -> nn.Module:
-    """Build the run's network on the run's device, with the recipe's dropout rates and batch normalisation.
-
-    Raises SettingsError if ``first_network`` raises it.
-    """
+    """Build the run's network on the run's device, with the recipe's dropout rates and batch normalisation. Raises
+    SettingsError if ``first_network`` raises it."""
     network, _ = first_network(config, labels, image)
     if config.recipe.dropout is not None:
         for module in network.modules():
@@ -161,11 +149,8 @@ def prepared(config: RunConfig, labels: int, image: ImageSpec, steps_per_epoch: 
 
 
 def first_network(config: RunConfig, labels: int, image: ImageSpec) -> tuple[nn.Module, list[str]]:
-    """Build the run's network with fresh weights, or with the weights from the file that the run starts from.
-
-    Returns:
-        The network, and a list of notes. If the run starts from a file, a note says which weights stay freshly
-        initialised.
+    """Build the run's network with fresh weights, or with the weights from the file that the run starts from. Returns
+    the network, and a note on the weights that stay freshly initialised.
 
     Raises:
         SettingsError: The network cannot be built for these images, or the file to start from has the weights of
@@ -178,11 +163,8 @@ def first_network(config: RunConfig, labels: int, image: ImageSpec) -> tuple[nn.
 
 
 def _load(network: nn.Module, path: str, model: str) -> str:
-    """Load the weights of the file that the run starts from. Weights of another shape are left out, such as
-    the last layer's weights for other labels.
-
-    Returns a sentence about the weights that stay fresh.
-    """
+    """Load the weights of the file that the run starts from, except for weights of another shape, such as the last
+    layer's weights for other labels. Returns a sentence about the weights that stay fresh."""
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises all kinds of exceptions

@@ -16,6 +16,8 @@ from hangtag.training.data.outfits import MAX_LABELS
 from hangtag.training.networks.cnn_rnn import CnnRnn, beam_search
 
 _IGNORED = -100  # cross_entropy's ignore_index: a step with this target has no loss
+Step = tuple[Tensor, Tensor]
+"""The loss of a batch, and the number of label sets that the network predicts exactly."""
 
 
 def distillation_loss(logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
@@ -40,15 +42,12 @@ class Objective(ABC):
         self.label_order = label_order
 
     @abstractmethod
-    def training_step(
-        self, network: nn.Module, pixels: Tensor, labels: Tensor, smoothing: float
-    ) -> tuple[Tensor, Tensor]:
-        """Return the loss of a batch, and the number of label sets that the network predicts exactly."""
+    def training_step(self, network: nn.Module, pixels: Tensor, labels: Tensor, smoothing: float) -> Step:
+        """Compute the forward pass and the loss of a batch."""
 
     @abstractmethod
     def predict(self, network: nn.Module, pixels: Tensor) -> Sequence[Tensor]:
-        """Return scores in [0, 1] and, if the network itself predicts label sets, these sets as bool. Both are [batch,
-        labels]."""
+        """Return scores in [0, 1] and, if the network itself predicts sets, the sets as bool, both [batch, labels]."""
 
 
 class LabelPaths(Objective):
@@ -57,9 +56,7 @@ class LabelPaths(Objective):
     The loss is the cross-entropy of every step. The steps' inputs are the true labels (teacher forcing).
     """
 
-    def training_step(
-        self, network: nn.Module, pixels: Tensor, labels: Tensor, smoothing: float
-    ) -> tuple[Tensor, Tensor]:
+    def training_step(self, network: nn.Module, pixels: Tensor, labels: Tensor, smoothing: float) -> Step:
         targets = self.paths(labels)  # [batch, MAX_LABELS + 1]
         end = len(self.label_order)
         inputs = torch.cat([torch.full_like(targets[:, :1], end), targets[:, :-1]], dim=1)
@@ -90,9 +87,7 @@ class LabelPaths(Objective):
 class Sigmoids(Objective):
     """The objective of independent labels: the binary cross-entropy of each label's logit."""
 
-    def training_step(
-        self, network: nn.Module, pixels: Tensor, labels: Tensor, smoothing: float
-    ) -> tuple[Tensor, Tensor]:
+    def training_step(self, network: nn.Module, pixels: Tensor, labels: Tensor, smoothing: float) -> Step:
         logits = network(pixels).float()  # [batch, labels]
         targets = labels.float() * (1 - smoothing) + smoothing / 2
         loss = functional.binary_cross_entropy_with_logits(logits, targets)
@@ -109,9 +104,7 @@ class SoftmaxRanking(Objective):
     Source: Gong et al., 2014.
     """
 
-    def training_step(
-        self, network: nn.Module, pixels: Tensor, labels: Tensor, smoothing: float
-    ) -> tuple[Tensor, Tensor]:
+    def training_step(self, network: nn.Module, pixels: Tensor, labels: Tensor, smoothing: float) -> Step:
         logits = network(pixels).float()  # [batch, labels]
         targets = labels.float() / labels.sum(dim=1, keepdim=True)
         loss = functional.cross_entropy(logits, targets, label_smoothing=smoothing)

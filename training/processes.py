@@ -31,11 +31,8 @@ T = TypeVar("T")
 # the time limit of a collective operation, for which the other ranks wait while rank 0 validates
 _TIMEOUT = timedelta(hours=1)
 _RELEASE_SECONDS = 0.1
-"""The seconds for which the interpreter lock is released, so that gloo's thread can free its last tensors.
-
-Otherwise a rank that ends with an error may hang, because its destructors hold the lock while they wait for gloo's
-thread.
-"""
+"""The seconds for which the interpreter lock is released, so that gloo's thread can free its last tensors. Otherwise
+the destructors of a rank that ends with an error may hold the lock while they wait for gloo's thread."""
 _GRACE = 30.0
 """The seconds in which the other processes must end by themselves after a process has ended with an error."""
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # parameters of mallopt, from malloc.h
@@ -164,11 +161,8 @@ def process_group(device: str) -> Iterator[ProcessGroup]:
 
 
 def _exit_without_destructors() -> None:
-    """End a process that succeeded, before C++'s destructors run.
-
-    DistributedDataParallel leaves gloo's threads behind, which Python cannot end. Because of these threads
-    the destructors sometimes abort the process, and torchrun would then report a finished run as failed.
-    """
+    """End a process that succeeded, before C++'s destructors run. DistributedDataParallel leaves gloo's threads behind,
+    because of which the destructors sometimes abort the process, and torchrun would report a failure."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)
@@ -177,8 +171,8 @@ def _exit_without_destructors() -> None:
 def launch(processes: int, work: Callable[[T], None], settings: T) -> None:
     """Run ``work(settings)`` in several processes, which find each other through torchrun's environment variables.
 
-    torchrun can also start the processes, even on several machines, but adds its own traceback to every error message.
-    Ctrl-C is forwarded to the processes. Raises SystemExit with the exit status of the first process that failed.
+    torchrun itself would add a traceback to every error message. Ctrl-C is forwarded to the processes. Raises
+    SystemExit with the exit status of the first process that failed.
     """
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
     context = start_processes(
@@ -221,11 +215,8 @@ def _process(rank: int, processes: int, port: int, work: Callable[[T], None], se
 def keep_freed_memory() -> None:
     """Let the C library keep freed memory for later tensors, instead of returning it to the kernel.
 
-    Every training step allocates the same large tensors and frees them. By default glibc maps the largest tensors again
-    in every step, and the kernel must clear their pages. A step of ``resnet-28x28``, or of ``lstm2`` with the recipe
-    ``best``, maps 60,000 pages. The disadvantage is that the process holds more memory at its peak.
-
-    If the C library has no such setting, its defaults stay.
+    By default glibc maps the largest tensors again in every training step, and the kernel must clear their pages, which
+    are 60,000 in a step of ``resnet-28x28``. The disadvantage is that the process holds more memory at its peak.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from types import FrameType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TimeElapsedColumn, TimeRemainingColumn
 
 _FIGURES = ("accuracy", "o_f1", "exact_match")
 LINE_INTERVAL = 60.0
@@ -60,33 +60,27 @@ class TerminalObserver(Observer, AbstractContextManager["TerminalObserver"]):
         """Create an observer, which shows nothing yet.
 
         Args:
-            epochs: The run's number of epochs, for the progress bar and the log lines.
+            epochs: The run's number of epochs.
             select: The figure that selects the best epoch, which is shown too.
             shown: Whether this process shows progress. Ctrl-C is handled in any case.
             clock: Returns the current time in seconds.
         """
         self._epochs, self._shown, self._interrupted = epochs, shown, False
-        self._figures = dict.fromkeys((*_FIGURES, select))
+        self._figures = [f"validation_{name}" for name in dict.fromkeys((*_FIGURES, select))]
         self._last_epoch: Mapping[str, float] = {}
-        self._console = Console(stderr=True)
         self._clock, self._next_line = clock, clock() + LINE_INTERVAL
-        self._bars = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[figures]}"),
-            console=self._console,
-        )
+        self._console = Console(stderr=True)
+        columns = BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()
+        self._bars = Progress("{task.description}", *columns, "{task.fields[figures]}", console=self._console)
+        self._tasks: dict[str, TaskID] = {}
 
     def __enter__(self) -> "TerminalObserver":
-        self._previous = signal.signal(signal.SIGINT, self.on_interrupt)
+        self._previous = signal.signal(signal.SIGINT, self._on_interrupt)
         return self
 
     def __exit__(self, *_: object) -> None:
         signal.signal(signal.SIGINT, self._previous)
-        if self._bars.tasks:  # the bars stay on the terminal
+        if self._tasks:  # the bars stay on the terminal
             self._bars.stop()
 
     def on_step(self, progress: StepProgress) -> None:
@@ -112,25 +106,22 @@ class TerminalObserver(Observer, AbstractContextManager["TerminalObserver"]):
 
     def _show(self, unit: str, description: str, done: int, total: int, figures: Sequence[str] = ()) -> None:
         """Show the progress of one kind of work, which ``unit`` identifies, by its own bar or by occasional lines."""
-        if not self._shown:
-            return
-        if not self._console.is_terminal:
-            if self._clock() >= self._next_line:
-                self._next_line = self._clock() + LINE_INTERVAL
-                self._print(f"{description}: {', '.join([f'{done:,} of {total:,} {unit}', *figures])}")
-            return
-        self._bars.start()  # the bars start only now, because a bar that never moves would leave an empty line
-        task = next((task for task in self._bars.tasks if task.fields["unit"] == unit), None)
-        identity = task.id if task else self._bars.add_task(description, unit=unit, figures="")
-        self._bars.update(identity, description=description, completed=done, total=total, figures="  ".join(figures))
+        if self._shown and self._console.is_terminal:
+            if unit not in self._tasks:
+                self._tasks[unit] = self._bars.add_task(description, figures="")
+                self._bars.start()  # not earlier, because a bar that never moves would leave an empty line
+            shown = "  ".join(figures)
+            self._bars.update(self._tasks[unit], description=description, completed=done, total=total, figures=shown)
+        elif self._clock() >= self._next_line:
+            self._next_line = self._clock() + LINE_INTERVAL
+            self._print(f"{description}: {', '.join([f'{done:,} of {total:,} {unit}', *figures])}")
 
     def _print(self, line: str) -> None:
         if self._shown:
             self._console.print(line, highlight=False, soft_wrap=not self._console.is_terminal)
 
-    def on_interrupt(self, _number: int, _frame: FrameType | None) -> None:
-        """Handle Ctrl-C: the first requests a stop between two batches, and the second raises KeyboardInterrupt at
-        once.
+    def _on_interrupt(self, _number: int, _frame: FrameType | None) -> None:
+        """Request a stop between two batches after the first Ctrl-C, and raise KeyboardInterrupt after the second.
 
         The first Ctrl-C raises nothing, because C code that calls back into Python may discard an exception.
         """
@@ -139,5 +130,4 @@ class TerminalObserver(Observer, AbstractContextManager["TerminalObserver"]):
         self._interrupted = True
 
     def _validation_figures(self, row: Mapping[str, float]) -> list[str]:
-        names = [f"validation_{name}" for name in self._figures]
-        return [f"{name.replace('_', ' ')} {row[name]:.2%}" for name in names if name in row]
+        return [f"{name.replace('_', ' ')} {row[name]:.2%}" for name in self._figures if name in row]

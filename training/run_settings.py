@@ -1,4 +1,4 @@
-"""The settings of a run. Each setting is an option of ``hangtag train``, declared here or in data/data_options.py."""
+"""The settings of a run. Each setting is an option of ``hangtag train``, declared here or in data/sources.py."""
 
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -10,7 +10,7 @@ from hangtag.options import AN_EXISTING_FILE
 from hangtag.settings import flag_of, setting
 from hangtag.training.catalog import MULTI_LABEL_NETWORKS, RECIPE_NAMES, dataset_for, entry, recipe_for
 from hangtag.training.data import sources
-from hangtag.training.data.data_options import DataOptions
+from hangtag.training.data.sources import DataOptions
 from hangtag.training.errors import SettingsError
 from hangtag.training.networks import own
 from hangtag.training.recipes import Recipe, changed
@@ -122,13 +122,11 @@ class TrainSettings(DataOptions):
                 f"--teacher {self.teachers[0]}: recipe {recipe.name} learns only from the labels. Leave --teacher "
                 f"out{''.join(with_teacher)}."
             )
-        if self.model in MULTI_LABEL_NETWORKS:
-            given = {"--balance": self.balance, "--select": self.select != "accuracy"}
-            if unused := [flag for flag, is_given in given.items() if is_given]:
-                raise SettingsError(
-                    f"{' and '.join(unused)}: {self.model} has its own loss. These options are only for networks "
-                    "that predict a single label."
-                )
+        if self.model in MULTI_LABEL_NETWORKS and (self.balance or self.select != "accuracy"):
+            raise SettingsError(
+                f"--balance and --select: {self.model} has its own loss. These options are only for networks that "
+                "predict a single label."
+            )
 
     @property
     def command(self) -> tuple[str, ...]:

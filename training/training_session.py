@@ -5,7 +5,6 @@ import os
 import sys
 import tempfile
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +27,8 @@ from hangtag.training.runs.config import RunConfig, WeightsFile, command, short_
 from hangtag.training.runs.run import REPORT, Run
 from hangtag.training.tasks.teacher import TeacherEnsemble, published_teachers
 
-_FEW_IMAGES = 500
-"""If a percentage is measured on fewer images than this, the number of images is printed with the percentage."""
-_TIMED_STEPS = 30
-"""The largest number of steps that a dry run times."""
+_FEW_IMAGES = 500  # with fewer images, their number is printed after a percentage
+_TIMED_STEPS = 30  # the largest number of steps that a dry run times
 
 
 def train(settings: TrainSettings) -> None:
@@ -79,13 +76,9 @@ def _dry_run(config: RunConfig, data: Dataset, run: Run, group: ProcessGroup, *,
     The short run has two epochs, and the steps of the second epoch are timed. The teacher is not used, and zeros
     replace its logits. The function raises the errors that the run would raise before training.
     """
-
-    def require_folder() -> None:
-        require_writable(run.folder / "config.json")
-        if not restart:
-            run.require_fitting(config, data.members)
-
-    group.on_rank_zero(require_folder)
+    group.on_rank_zero(lambda: require_writable(run.folder / "config.json"))
+    if not restart:
+        group.on_rank_zero(lambda: run.require_fitting(config, data.members))
     recipe, images = config.recipe, len(data.train.first(config.limit))
     few = min(images, _TIMED_STEPS * recipe.batch_size)
     short = replace(config, limit=few, recipe=replace(recipe, epochs=2))
@@ -149,7 +142,6 @@ def _config(settings: TrainSettings, data: Dataset, teacher: TeacherEnsemble | N
         dataset=_absolute(settings.dataset),
         image=data.image if is_own else None,
         pictures=settings.own_pictures if is_own else None,
-        sizes=data.sizes if is_own else None,
         data_dir=str(settings.data_dir.absolute()) if settings.data_dir else None,
     )
 
@@ -161,7 +153,7 @@ def _run_name(config: RunConfig) -> str:
 
 
 def _require_network(config: RunConfig, data: Dataset) -> list[str]:
-    """Build the network once, and return sentences about weights that stay fresh and about probable mistakes.
+    """Build the network once, and return sentences about weights that stay fresh and about a later export.
 
     Raises SettingsError if the network cannot be built for this data, or computed in this precision.
     """
@@ -172,11 +164,6 @@ def _require_network(config: RunConfig, data: Dataset) -> list[str]:
             f"--precision bf16: PyTorch cannot compute an LSTM in bfloat16 on this CPU, and {config.model} has an "
             "LSTM. Use --precision fp32."
         )
-    if own.is_own(config.model) and own.answers_probabilities(network, data.image):
-        notes.append(
-            f"{config.model} seems to end in a softmax: its outputs are from 0 to 1 and add up to 1. The loss "
-            "applies a softmax to logits, so a network with its own softmax learns slowly. Remove the last softmax."
-        )
     if own.is_own(config.model) and (why := own.why_not_exportable(network, data.image)):
         notes.append(
             f"{config.model} may not be worth training: PyTorch could not export it in a trial, so 'hangtag export' "
@@ -186,12 +173,8 @@ def _require_network(config: RunConfig, data: Dataset) -> list[str]:
     return notes
 
 
-@cache
 def cpu_computes_lstms_in_bf16() -> bool:
-    """Return whether PyTorch can compute a small LSTM in bfloat16 on this CPU.
-
-    On CPUs without AVX-512 PyTorch cannot compute an LSTM in bfloat16.
-    """
+    """Return whether PyTorch can compute an LSTM in bfloat16 on this CPU. On CPUs without AVX-512 PyTorch cannot."""
     try:
         with torch.autocast("cpu", torch.bfloat16):
             nn.LSTM(4, 4)(torch.rand(2, 1, 4))
@@ -225,8 +208,10 @@ def _write_page(config: RunConfig, run: Run, data: Dataset) -> None:
 def _report_result(run: Run, metrics: dict[str, Any], select: str, sizes: dict[str, int]) -> None:
     summary = metrics["summary"]
     names = {"accuracy": "accuracy", "o_f1": "O-F1", "exact_match": "exact match", select: select.replace("_", " ")}
+    # If a split has few images, one image changes the printed percentage noticeably.
+    few = {split: f" of {images} images" if images < _FEW_IMAGES else "" for split, images in sizes.items()}
     figures = [
-        f"{split} {name} {summary[split][figure]:.2%}{_of_few(sizes[split])}"
+        f"{split} {name} {summary[split][figure]:.2%}{few[split]}"
         for split in ("validation", "test")
         for figure, name in names.items()
         if figure in summary[split]
@@ -235,15 +220,8 @@ def _report_result(run: Run, metrics: dict[str, Any], select: str, sizes: dict[s
     _report(f"run: {run.folder}   next: hangtag export {run.folder}")
 
 
-def _of_few(images: int) -> str:
-    """Return how many images a figure is a share of, if they are so few that one image changes the printed percentage
-    noticeably."""
-    return f" of {images} images" if images < _FEW_IMAGES else ""
-
-
 def _absolute(dataset: str) -> str:
-    """Return the name of a data set. The name of the user's own pictures gets an absolute path, so that the run can be
-    exported from any folder."""
+    """Return the name of a data set, with an absolute path, so that the run can be exported from any folder."""
     kind = sources.kind_of(dataset)
     return f"{kind}:{listing.place_of(dataset).absolute()}" if kind else dataset
 

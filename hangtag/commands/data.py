@@ -14,8 +14,8 @@ from hangtag.output import require_writable, writing
 from hangtag.printable import escaped
 from hangtag.tables import print_json, print_plain, table
 from hangtag.training.data import sources
-from hangtag.training.data.data_options import DataOptions
 from hangtag.training.data.dataset import Dataset
+from hangtag.training.data.sources import DataOptions
 
 _SHOWN = 8
 """The number of pictures of each class on a contact sheet."""

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hangtag.evaluation.subject import Array, EvaluationError, Outputs, Subject
-from hangtag.extras import needs
+from hangtag.training.metrics import set_metrics
 from hangtag.training.metrics.class_metrics import ClassFigures, per_class
 
 
@@ -54,10 +54,7 @@ def measure(
 
     Raises:
         EvaluationError: the outputs have a wrong shape or are not finite, or the model's threshold is unknown.
-        MissingExtraError: the metrics need packages that are not installed.
     """
-    with needs("train", "evaluating a model of several labels"):
-        from hangtag.training.metrics import set_metrics
     probabilities = outputs.get("probabilities")
     if probabilities is None or probabilities.shape != truth.shape:
         actual = "none" if probabilities is None else f"probabilities of the shape {list(probabilities.shape)}"

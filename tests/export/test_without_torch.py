@@ -13,7 +13,7 @@ from tests.kit.command import ROOT, hangtag
 pytestmark = pytest.mark.slow
 
 Run = Callable[..., str]
-HIDDEN = ("torch", "torchvision", "torchmetrics")
+HIDDEN = ("torch", "torchvision")
 
 
 @pytest.fixture

@@ -76,7 +76,6 @@ def test_the_config_holds_every_setting_and_the_studys_recipe(finished: Finished
         "start_from": None,
         "image": None,  # the data set's own format
         "pictures": None,
-        "sizes": None,
         "data_dir": None,
         "command": ["lstm", *options.split()],
     }

@@ -71,8 +71,8 @@ def test_a_run_that_died_goes_on_wherever_the_pictures_are_now(photos: str, tmp_
     other = "holds a run on other pictures: since then 1 added (cats/one-more.png). "
     assert other in refusal(*arguments)
     (tmp_path / "run/pictures.csv").unlink()  # as for a published file, which has no such list
-    other = "since then pictures were added, removed, renamed, edited or put into another class ("
-    assert f"{other}train 40 then, 41 now). Choose" in refusal(*arguments)
+    other = "since then pictures were added, removed, renamed, edited or put into another class. Choose"
+    assert other in refusal(*arguments)
     assert "another pictures.split_seed (pictures.split_seed: 0 there, 1 " in refusal(*arguments, "--split-seed", 1)
 
 

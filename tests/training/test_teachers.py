@@ -121,8 +121,8 @@ def only_32() -> bytes:
     [
         (lambda: edited(rename_logits), "must have the input image: UINT8 [batch, 28, 28]"),
         (lambda: edited(fix_batch), "for batches of any size"),
-        (lambda: relabelled(json.dumps(["a", "b"])), "has the labels a, b; it must have T-shirt/top, "),
-        (lambda: relabelled("10"), "has the labels none; it must have"),
+        (lambda: relabelled(json.dumps(["a", "b"])), 'has the labels ["a", "b"]; it must have ["T-shirt/top", '),
+        (lambda: relabelled("10"), "has the labels 10; it must have"),
         (lambda: edited(spoil), "returned NaN or infinite logits for 64 of 64 images"),
         (only_32, "fails on the images ("),
         (lambda: CNN.read_bytes()[:1000], "cannot be loaded as a model"),

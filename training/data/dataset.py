@@ -62,33 +62,19 @@ def pixels_digest(image: Images) -> str:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set: images with their labels in three splits.
+    """A data set: images with their labels in three splits."""
 
-    Attributes:
-        name: The value of ``--data``, such as fashion-mnist or folder:photos.
-        labels: The names of the classes, in the order of their indices.
-        image: Describes how a picture becomes an image of the splits.
-        train: The split that networks learn from.
-        validation: The split that selects the best epoch.
-        test: The split that measures the result and selects nothing.
-        source: The folder or file that the data set was read from.
-        digest: The digest of the content. Data sets of different content have different digests.
-        notes: Sentences for the user, for example about pictures that were left out.
-        members: The records of the user's own pictures, in the order of the splits.
-        files: The sizes of the user's own picture files, in words.
-    """
-
-    name: str
-    labels: tuple[str, ...]
-    image: ImageSpec
-    train: Split
-    validation: Split
-    test: Split
-    source: str
-    digest: str
-    notes: tuple[str, ...] = ()
-    members: Sequence[Member] = ()
-    files: str = ""
+    name: str  # the value of --data, such as fashion-mnist or folder:photos
+    labels: tuple[str, ...]  # the names of the classes, in the order of their indices
+    image: ImageSpec  # describes how a picture becomes an image of the splits
+    train: Split  # the split that networks learn from
+    validation: Split  # the split that selects the best epoch
+    test: Split  # the split that measures the result and selects nothing
+    source: str  # the folder or file that the data set was read from
+    digest: str  # data sets of different content have different digests
+    notes: tuple[str, ...] = ()  # sentences for the user, for example about pictures that were left out
+    members: Sequence[Member] = ()  # the records of the user's own pictures, in the order of the splits
+    files: str = ""  # the sizes of the user's own picture files, in words
 
     @property
     def sizes(self) -> dict[str, int]:

@@ -98,14 +98,12 @@ def locate(data_dir: Path | None = None, *, download: bool = True) -> Path:
 
     Raises DataNotFoundError if the files are missing. Unless ``download`` is true, missing files are not downloaded.
     """
-    if data_dir is not None:
-        folder = min((data_dir, data_dir / TORCHVISION_LAYOUT), key=lambda folder: len(_missing(folder)))
-        if missing := _missing(folder):
-            raise DataNotFoundError(f"{folder} lacks {', '.join(missing)} (with or without .gz). {HOW_TO_GET_IT}")
+    folders = (data_dir or DEBIAN_DIR, (data_dir or cache_dir()) / TORCHVISION_LAYOUT)
+    folder = min(folders, key=lambda folder: len(_missing(folder)))
+    if not (missing := _missing(folder)):
         return folder
-    for folder in (DEBIAN_DIR, cache_dir() / TORCHVISION_LAYOUT):
-        if not _missing(folder):
-            return folder
+    if data_dir is not None:
+        raise DataNotFoundError(f"{folder} lacks {', '.join(missing)} (with or without .gz). {HOW_TO_GET_IT}")
     if not download:
         raise DataNotFoundError(f"Fashion-MNIST is not on this machine. {HOW_TO_GET_IT}")
     return _download()

@@ -103,11 +103,11 @@ _SETS = dict(zip(NAMES, (together, independent), strict=True))
 
 
 def load(name: str, data: Dataset, sizes: Mapping[str, int] = SIZES, limit: int | None = None) -> Dataset:
-    """Compose a data set. A whole data set takes about half a minute.
+    """Compose one of the data sets NAMES from Fashion-MNIST's garments, in about half a minute.
 
     Args:
-        name: One of NAMES; another name raises KeyError.
-        data: Fashion-MNIST, whose images are the garments.
+        name: One of NAMES.
+        data: Fashion-MNIST.
         sizes: The number of samples of each split.
         limit: The largest number of training samples, and of validation samples, to compose. The digest does not depend
             on the limit.

@@ -1,7 +1,6 @@
 """Opens, splits and prepares the user's own pictures as a data set."""
 
 import hashlib
-import math
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
@@ -25,29 +24,18 @@ SMALL = 128
 default."""
 DEFAULT_EDGE = 64
 """The edge, in pixels, of the squares into which larger pictures, or pictures of several sizes, are converted."""
-_MOST_SIZES = 3
-"""A line of output about the files lists at most this many sizes of pictures."""
 
 
 @dataclass(frozen=True)
 class OwnPictures:
-    """How the user's own pictures are split and prepared. If an attribute is None, the pictures decide.
+    """How the user's own pictures are split and prepared. If an attribute is None, the pictures decide."""
 
-    Attributes:
-        size: Height and width of the images.
-        channels: 1 for grey, 3 for colour.
-        fit: How pictures of other sizes are converted, one of ``image_spec.FITS``.
-        validation_share: The share of each class's pictures for validation.
-        test_share: The share of each class's pictures for testing, if the source has no test split.
-        split_seed: The seed for dividing the pictures. Another seed divides the pictures differently.
-    """
-
-    size: tuple[int, int] | None = None
-    channels: int | None = None
-    fit: str = "stretch"
-    validation_share: float = 0.1
-    test_share: float = 0.1
-    split_seed: int = 0
+    size: tuple[int, int] | None = None  # height and width of the images
+    channels: int | None = None  # 1 for grey, 3 for colour
+    fit: str = "stretch"  # how pictures of other sizes are converted, one of image_spec.FITS
+    validation_share: float = 0.1  # the share of each class's pictures, if the source has no validation split
+    test_share: float = 0.1  # the share of each class's pictures, if the source has no test split
+    split_seed: int = 0  # another seed divides the pictures differently
 
 
 AS_FITS = OwnPictures()
@@ -60,14 +48,10 @@ def load(
     *,
     memory_bytes: int = MEMORY_BYTES,
 ) -> Dataset:
-    """Read the user's own pictures as a data set.
+    """Read the user's own pictures, ``folder:PHOTOS``, ``csv:FILE`` or ``idx:FOLDER``, as a data set.
 
-    Args:
-        name: ``folder:PHOTOS``, ``csv:FILE`` or ``idx:FOLDER``.
-        own: How the pictures are divided and prepared.
-        image: Describes how an earlier run prepared the pictures. The pictures are prepared in the same way, whatever
-            ``own`` says.
-        memory_bytes: The largest size of images that are kept in memory. Larger sets are kept in a temporary file.
+    If ``image`` describes how an earlier run prepared the pictures, they are prepared in the same way, whatever ``own``
+    says. Images of more than ``memory_bytes`` are kept in a temporary file.
 
     Raises:
         DataNotFoundError: A file or a folder is missing.
@@ -108,23 +92,14 @@ def load(
 
 @dataclass(frozen=True)
 class HeldOut:
-    """The user's own pictures to measure a model on.
+    """The user's own pictures to measure a model on."""
 
-    Attributes:
-        name: The name on the command line.
-        pictures: The pictures, all of which can be read.
-        image: Describes the images that the model takes.
-        content: The pictures as images for the model, with the indices of their labels among the model's labels.
-        digest: The SHA-256 of the pictures' names, labels and contents.
-        notes: Sentences about pictures that were left out.
-    """
-
-    name: str
-    pictures: Sequence[Picture]
-    image: ImageSpec
-    content: Split
-    digest: str
-    notes: tuple[str, ...]
+    name: str  # the name on the command line
+    pictures: Sequence[Picture]  # all of these pictures can be read
+    image: ImageSpec  # describes the images that the model takes
+    content: Split  # the pictures as images for the model, with the indices of their labels among the model's labels
+    digest: str  # the SHA-256 of the pictures' names, labels and contents
+    notes: tuple[str, ...]  # sentences about pictures that were left out
 
     def images(self, image: ImageSpec) -> Images:
         """Return the pictures, converted to the images that another model accepts."""
@@ -142,11 +117,6 @@ class HeldOut:
 
 def held_out(name: str, image: ImageSpec, labels: Sequence[str]) -> HeldOut:
     """Read pictures to measure a model on: the source's test split if there is one, otherwise all pictures.
-
-    Args:
-        name: ``folder:PHOTOS``, ``csv:FILE`` or ``idx:FOLDER``.
-        image: Describes the images that the model takes.
-        labels: The model's labels.
 
     Raises:
         DataNotFoundError: A file or a folder is missing.
@@ -191,15 +161,12 @@ def _is_published(name: str) -> bool:
 
 
 def _files(pictures: Sequence[Picture]) -> str:
-    """Describe the size of the files and the sizes of the pictures, such as "9.1 kB, 18 of 9x8 pixels, 2 of 20x30"."""
-    sizes = Counter(picture.size for picture in pictures).most_common()
-    shown = [f"{count:,} of {height}x{width}" for (height, width), count in sizes[:_MOST_SIZES]]
-    if others := [size for size, _ in sizes[_MOST_SIZES:]]:
-        (low, narrow), (high, wide) = (extreme(others, key=math.prod) for extreme in (min, max))
-        shown.append(f"the others from {low}x{narrow} to {high}x{wide}")
-    shown[0] += " pixels"
+    """Describe the size of the files and the sizes of the pictures, such as "9.1 kB, 18 of 9x8 pixels; 2 of 20x30"."""
     size = sum(picture.bytes for picture in pictures)
-    return ", ".join([f"{size / 1e6:,.1f} MB" if size >= 1e6 else f"{size / 1e3:.1f} kB", *shown])
+    shapes = Counter(picture.size for picture in pictures).most_common()
+    shown = [f"{count:,} of {height}x{width}" for (height, width), count in shapes]
+    shown[0] += " pixels"
+    return f"{f'{size / 1e6:,.1f} MB' if size >= 1e6 else f'{size / 1e3:.1f} kB'}, {named(shown)}"
 
 
 def _classes(pictures: Sequence[Picture], labels: Sequence[str]) -> Classes:

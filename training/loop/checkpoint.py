@@ -34,34 +34,13 @@ class TrainingState:
         self.scheduler = optimisation.scheduler(self.optimizer, recipe, steps_per_epoch)
         self.average = optimisation.average(network, recipe)
         self.rows: list[dict[str, float]] = []  # one row per finished epoch
-        self._parts: dict[str, Any] = {"model": network, "optimizer": self.optimizer}
-        self._parts |= {"scheduler": self.scheduler} if self.scheduler else {}
-        self._parts |= {"average": self.average} if self.average else {}
+        parts = {"model": network, "optimizer": self.optimizer, "scheduler": self.scheduler, "average": self.average}
+        self.parts: dict[str, Any] = {name: part for name, part in parts.items() if part is not None}
 
     @property
     def evaluated(self) -> nn.Module:
-        """The network to validate and save. If the recipe averages the weights, this network has the averaged
-        weights."""
+        """The network to validate and save, with the averaged weights if the recipe averages the weights."""
         return self.network if self.average is None else self.average.module
-
-    @property
-    def learning_rate(self) -> float:
-        """The learning rate of the next step. With muon, this is the rate of the matrices."""
-        return float(self.optimizer.param_groups[0]["lr"])
-
-    def checkpoint(self, random_states: list[RandomState]) -> dict[str, Any]:
-        """Return the content of a checkpoint, with the random states of all ranks."""
-        states = {name: part.state_dict() for name, part in self._parts.items()}
-        return {**states, "rows": self.rows, "rng": random_states}
-
-    def restore(self, checkpoint: dict[str, Any], rank: int) -> None:
-        """Load a checkpoint and this rank's random state. For another run's checkpoint, PyTorch raises various
-        errors."""
-        for name, part in self._parts.items():
-            part.load_state_dict(checkpoint[name])
-        for kind, value in checkpoint["rng"][rank].items():
-            (torch.cuda.set_rng_state if kind == "cuda" else torch.set_rng_state)(value)
-        self.rows = checkpoint["rows"]
 
 
 def random_state(device: str) -> RandomState:
@@ -90,25 +69,25 @@ def validate(row: dict[str, float], config: RunConfig, task: Task, state: Traini
 
 
 def save(state: TrainingState, random_states: list[RandomState], run: Run) -> None:
-    """Write the checkpoint, then the figures, which have one row for each epoch in the checkpoint."""
-    run.save("checkpoint.pt", state.checkpoint(random_states))
+    """Write a checkpoint with the random states of all ranks, then the figures of the epochs in the checkpoint."""
+    states = {name: part.state_dict() for name, part in state.parts.items()}
+    run.save("checkpoint.pt", {**states, "rows": state.rows, "rng": random_states})
     run.write_metrics({"epochs": state.rows})
 
 
 def resume(state: TrainingState, run: Run, group: ProcessGroup) -> None:
     """Restore the last checkpoint, if there is one. Raises RunMismatchError for files of another run."""
-
-    def load() -> dict[str, Any] | None:
-        if not run.has("checkpoint.pt"):
-            return None
-        # The best weights are needed at the end, and a broken file must be reported now and not hours later.
-        _load_best(state, run)
-        return run.load("checkpoint.pt")
-
-    checkpoint = group.on_rank_zero(load)
-    if checkpoint is not None:
-        with _fitting(run, "checkpoint.pt", "a checkpoint of this run"):
-            state.restore(checkpoint, group.rank)
+    if not group.on_rank_zero(lambda: run.has("checkpoint.pt")):
+        return
+    # The best weights are needed at the end, and a broken file must be reported now and not hours later.
+    group.on_rank_zero(lambda: _load_best(state, run)[0])
+    checkpoint = group.on_rank_zero(lambda: run.load("checkpoint.pt"))
+    with _fitting(run, "checkpoint.pt", "a checkpoint of this run"):
+        for name, part in state.parts.items():
+            part.load_state_dict(checkpoint[name])
+        for kind, value in checkpoint["rng"][group.rank].items():
+            (torch.cuda.set_rng_state if kind == "cuda" else torch.set_rng_state)(value)
+        state.rows = checkpoint["rows"]
 
 
 def finish(task: Task, state: TrainingState, run: Run) -> dict[str, Any]:

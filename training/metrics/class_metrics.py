@@ -15,32 +15,25 @@ MOST_IN_MATRIX = 40
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The metrics of a classifier.
+    """The metrics of a classifier."""
 
-    Attributes:
-        accuracy: The share of samples that are classified correctly, in [0, 1].
-        balanced_accuracy: The share of correctly classified samples of each class, averaged over the classes.
-        loss: The mean cross-entropy, in nats.
-        confusion: The number of samples of each true and predicted class, [true][predicted].
-    """
-
-    accuracy: float
-    balanced_accuracy: float
-    loss: float
-    confusion: list[list[int]]
+    accuracy: float  # the share of samples that are classified correctly, in [0, 1]
+    balanced_accuracy: float  # the share of correctly classified samples of each class, averaged over the classes
+    loss: float  # the mean cross-entropy, in nats
+    confusion: list[list[int]]  # the number of samples of each true and predicted class, [true][predicted]
 
 
 def evaluate(logits: npt.NDArray[np.float32], classes: Classes) -> Evaluation:
-    """Compute accuracy, cross-entropy and confusion matrix from logits [n, k] and true classes [n]."""
-    predicted = logits.argmax(axis=1)
-    confusion = confusion_matrix(classes, predicted, logits.shape[1])
-    counts = np.array(confusion)
-    present = counts.sum(axis=1) > 0
+    """Compute the metrics from logits [n, k] and true classes [n]."""
+    predicted, count = logits.argmax(axis=1), logits.shape[1]
+    pairs = classes.astype(np.int64) * count + predicted
+    confusion = np.bincount(pairs, minlength=count * count).reshape(count, count)
+    present = confusion.sum(axis=1) > 0
     return Evaluation(
         accuracy=float((predicted == classes).mean()),
-        balanced_accuracy=float((counts.diagonal()[present] / counts.sum(axis=1)[present]).mean()),
+        balanced_accuracy=float((confusion.diagonal()[present] / confusion.sum(axis=1)[present]).mean()),
         loss=float(-log_probabilities(logits)[np.arange(len(classes)), classes].mean()),
-        confusion=confusion,
+        confusion=confusion.tolist(),
     )
 
 
@@ -49,13 +42,6 @@ def log_probabilities(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64
     shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
     logarithms: npt.NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     return logarithms
-
-
-def confusion_matrix(classes: Classes, predicted: npt.NDArray[np.int64], count: int) -> list[list[int]]:
-    """Count the samples of each true and predicted class, [true][predicted], for ``count`` classes."""
-    pairs = classes.astype(np.int64) * count + predicted
-    confusion: list[list[int]] = np.bincount(pairs, minlength=count * count).reshape(count, count).tolist()
-    return confusion
 
 
 def stored(confusion: Sequence[Sequence[int]]) -> Sequence[Sequence[int]]:

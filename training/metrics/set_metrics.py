@@ -1,4 +1,4 @@
-"""Metrics of multi-label predictions, as in the CNN-RNN paper. torchmetrics computes them, and 0 / 0 counts as 0.
+"""Metrics of multi-label predictions, as in the CNN-RNN paper. 0 / 0 counts as 0.
 
 C-P and C-R are the means of the precision and of the recall of each label. O-P, O-R and O-F1 are computed from the
 decisions about all labels together. C-F1 is the harmonic mean of C-P and C-R, as in the paper, and not the mean of the
@@ -6,10 +6,10 @@ labels' F1.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from hangtag.training.data.dataset import LabelSets
 
@@ -37,32 +37,32 @@ class MultiLabelEvaluation:
 
 def evaluate(predicted: LabelSets, scores: Scores, labels: LabelSets) -> MultiLabelEvaluation:
     """Compute the metrics of predicted label sets and scores against the true label sets. All are [n, labels]."""
-    from torchmetrics.functional import classification  # slow to import
-
-    count = labels.shape[1]
-    predictions, truth = torch.from_numpy(predicted).int(), torch.from_numpy(labels).int()
-    per_class = {"num_labels": count, "average": "macro"}
-    overall = {"num_labels": count, "average": "micro"}
-    c_precision = float(classification.multilabel_precision(predictions, truth, **per_class))
-    c_recall = float(classification.multilabel_recall(predictions, truth, **per_class))
-    occurs = labels.any(axis=0)
-    average_precisions = classification.multilabel_average_precision(
-        torch.from_numpy(scores[:, occurs]),
-        truth[:, torch.from_numpy(occurs)],
-        num_labels=int(occurs.sum()),
-        average="none",
-    )
+    hits, chosen, true = (sets.sum(axis=0) for sets in (predicted & labels, predicted, labels))  # each [labels]
+    c_precision, c_recall = float(_ratio(hits, chosen).mean()), float(_ratio(hits, true).mean())
     return MultiLabelEvaluation(
         c_precision=c_precision,
         c_recall=c_recall,
         c_f1=2 * c_precision * c_recall / (c_precision + c_recall) if c_precision + c_recall else 0.0,
-        o_precision=float(classification.multilabel_precision(predictions, truth, **overall)),
-        o_recall=float(classification.multilabel_recall(predictions, truth, **overall)),
-        o_f1=float(classification.multilabel_f1_score(predictions, truth, **overall)),
-        mean_ap=float(average_precisions.mean()),
-        exact_match=float(classification.multilabel_exact_match(predictions, truth, num_labels=count)),
+        o_precision=float(_ratio(hits.sum(), chosen.sum())),
+        o_recall=float(_ratio(hits.sum(), true.sum())),
+        o_f1=float(_ratio(2 * hits.sum(), chosen.sum() + true.sum())),
+        mean_ap=float(np.mean([_average_precision(scores[:, at], labels[:, at]) for at in np.flatnonzero(true)])),
+        exact_match=float((predicted == labels).all(axis=1).mean()),
         labels_per_image=float(predicted.sum(axis=1).mean()),
     )
+
+
+def _ratio(part: Any, whole: Any) -> Any:
+    """Return part / whole in FP32, as in earlier releases, so that a resumed run selects the same epoch."""
+    return np.divide(part, np.maximum(whole, 1), dtype=np.float32)
+
+
+def _average_precision(scores: Scores, true: LabelSets) -> float:
+    """Return the mean precision over a label's images, ranked by score. Images with equal scores have one rank."""
+    order = np.argsort(-scores)
+    ranks = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)
+    hits = true[order].cumsum()[ranks]
+    return float((np.diff(hits, prepend=0) * hits / (ranks + 1)).sum() / hits[-1])
 
 
 def decide(scores: Scores, threshold: float) -> LabelSets:

@@ -6,7 +6,6 @@ the deployed network.
 """
 
 import copy
-from functools import reduce
 
 import torch
 from torch import Tensor, nn
@@ -48,7 +47,7 @@ def add_batch_norm(network: nn.Module, steps_per_epoch: int) -> None:
             if isinstance(layer, nn.Conv2d)
             else nn.BatchNorm1d(layer.out_features, momentum=momentum)
         )
-        _replace(network, name, Normalised(layer, norm))
+        network.set_submodule(name, Normalised(layer, norm))
 
 
 def fold_batch_norm(network: nn.Module) -> nn.Module:
@@ -58,10 +57,5 @@ def fold_batch_norm(network: nn.Module) -> nn.Module:
     for name, pair in [(name, pair) for name, pair in folded.named_modules() if isinstance(pair, Normalised)]:
         layer, norm = pair
         fuse = fuse_conv_bn_eval if isinstance(layer, nn.Conv2d) else fuse_linear_bn_eval
-        _replace(folded, name, fuse(layer, norm))  # type: ignore[type-var, arg-type]
+        folded.set_submodule(name, fuse(layer, norm))  # type: ignore[type-var, arg-type]
     return folded
-
-
-def _replace(network: nn.Module, name: str, layer: nn.Module) -> None:
-    *path, last = name.split(".")
-    setattr(reduce(getattr, path, network), last, layer)

@@ -33,17 +33,18 @@ def is_own(network: str) -> bool:
 def build(network: str, labels: int, image: ImageSpec) -> nn.Module:
     """Build a network with fresh weights, drawn from torch's global random state, and try it on three images of noise.
 
-    Args:
-        network: ``package.module:callable``, or ``timm:NAME``.
-        labels: The number of labels.
-        image: Describes the images that the network sees.
-
     Raises:
         SettingsError: The network cannot be imported, is not a network, does not map images to logits, FP32 [batch,
-            labels], or computes other logits for an image in a batch than for the image alone.
+            labels], ends in a softmax, or computes other logits for an image in a batch than for the image alone.
     """
-    where, _, name = network.partition(":")
-    made = _timm(name, labels, image) if where == TIMM else _called(network, labels, image)
+    make = find(network)
+    try:
+        made = make(labels, image)
+    except Exception as error:  # the user's callable may raise any exception
+        raise SettingsError(
+            f"{network} cannot be built ({type(error).__name__}: {error}). A callable of your own gets the number of "
+            "labels and the image's description, and must return a torch.nn.Module."
+        ) from error
     if not isinstance(made, nn.Module):
         raise SettingsError(f"{network} returned {type(made).__name__}; it must return a torch.nn.Module.")
     if next(made.parameters(), None) is None:
@@ -52,8 +53,8 @@ def build(network: str, labels: int, image: ImageSpec) -> nn.Module:
     return made
 
 
-def find(network: str) -> Any:
-    """Import and return timm, or import the module of the user's own network and return the callable.
+def find(network: str) -> Callable[[int, ImageSpec], Any]:
+    """Import the module of a network, and return the callable that builds the network.
 
     Raises:
         SettingsError: The module cannot be imported, or has no such callable.
@@ -72,39 +73,11 @@ def find(network: str) -> Any:
             f"{here}."
         ) from error
     if module == TIMM:
-        return imported
+        return lambda labels, image: imported.create_model(name, num_classes=labels, in_chans=image.channels)
     make: Callable[..., Any] | None = getattr(imported, name, None)
     if not callable(make):
         raise SettingsError(f"{module} has no callable {name!r}; write package.module:callable.")
     return make
-
-
-def _timm(name: str, labels: int, image: ImageSpec) -> Any:
-    timm = find(f"{TIMM}:{name}")
-    try:
-        return timm.create_model(name, num_classes=labels, in_chans=image.channels)
-    except RuntimeError as error:
-        near = ", ".join(timm.list_models(f"*{name[:6]}*")[:5])
-        raise SettingsError(f"timm has no network {name!r}{f'; it has {near}' if near else ''}.") from error
-
-
-def _called(network: str, labels: int, image: ImageSpec) -> Any:
-    make = find(network)
-    try:
-        return make(labels, image)
-    except Exception as error:  # the user's callable may raise any exception
-        raise SettingsError(
-            f"{network} failed ({type(error).__name__}: {error}). hangtag calls it with the number of labels and "
-            "the image's description, and it must return a torch.nn.Module."
-        ) from error
-
-
-def answers_probabilities(network: nn.Module, image: ImageSpec) -> bool:
-    """Return True if a network's outputs for three images of noise are distributions, as after a softmax."""
-    with torch.inference_mode():
-        answers = network.eval()(_noise(image))
-    sums = answers.sum(dim=1)
-    return bool((answers >= 0).all() and torch.allclose(sums, torch.ones_like(sums), atol=1e-3))
 
 
 def why_not_exportable(network: nn.Module, image: ImageSpec) -> str | None:
@@ -151,10 +124,16 @@ def _try(network: str, made: nn.Module, labels: int, image: ImageSpec) -> None:
             )
         answers.append(logits)
     together, alone = answers
+    sums = together.sum(dim=1)
     if not torch.isfinite(torch.cat(answers)).all():
         raise SettingsError(
             f"{network} returned NaN or infinite logits for images of noise before any training. "
             "Look for a division by zero, or for a logarithm or a root of a number that may be 0 or negative."
+        )
+    if (together >= 0).all() and torch.allclose(sums, torch.ones_like(sums), atol=1e-3):
+        raise SettingsError(
+            f"{network} seems to end in a softmax: its outputs are from 0 to 1 and add up to 1. It must return logits, "
+            "because the loss applies a softmax. Remove the last softmax."
         )
     if not torch.allclose(together[:1], alone, rtol=1e-3, atol=1e-3):
         raise SettingsError(

@@ -6,7 +6,7 @@ the choice of settings.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from markupsafe import Markup
@@ -17,7 +17,7 @@ from hangtag.page.drawing import colour, drawing
 from hangtag.page.templates import environment, png_address
 from hangtag.training.data import fashion_mnist, sources
 from hangtag.training.data.dataset import Images
-from hangtag.training.metrics.class_metrics import MOST_IN_MATRIX, ClassFigures, per_class, restored
+from hangtag.training.metrics.class_metrics import MOST_IN_MATRIX, per_class, restored
 from hangtag.training.report import tables
 from hangtag.training.runs import run_data
 from hangtag.training.runs.run import Run
@@ -28,14 +28,12 @@ _MOST_FREQUENT = 40
 def run_page(run: Run, exported_as: Sequence[str] = (), validation: Images | None = None) -> str:
     """Return the page of one run: curves, confusion matrix, worst mistakes, recipe and provenance.
 
-    Args:
-        run: The run, finished or not.
-        exported_as: The model versions that were exported from the run.
-        validation: The validation split's images, if they are in memory. For None, the images are read if needed.
+    ``exported_as`` names the model versions that were exported from the run. If ``validation``, the validation split's
+    images, is None, the images are read.
     """
     summary = run.metrics.get("summary", {})
     labels, parameters = run_data.labels(summary), summary.get("parameters")
-    matrix = _confusion(summary, labels)
+    matrix = _mistakes(summary, labels)
     images, why_none = _worst_images(run, summary, labels, validation) if matrix else ([], "")
     return _render(
         [run],
@@ -85,18 +83,13 @@ def _both_splits(figure: str) -> Mapping[str, str]:
     return {f"validation_{figure}": "validation", f"train_{figure}": "training"}
 
 
-class _Confusion(NamedTuple):
-    """The numbers of mistakes, by the true and the predicted label."""
+def _mistakes(summary: Mapping[str, Any], labels: Sequence[str]) -> dict[str, Any] | None:
+    """Return what the page shows of the validation split's confusion matrix, or None if the run has no matrix.
 
-    matrix: Sequence[Sequence[int]]  # [true][predicted]; empty if there are more than MOST_IN_MATRIX labels
-    deepest: int  # the count of the most frequent mistake
-    frequent: Sequence[tuple[int, str, str]]  # the most frequent mistakes: count, true label and predicted label
-    figures: Mapping[str, ClassFigures]  # by label; if there are more than MOST_IN_MATRIX labels, only the worst
-    left_out: int  # the number of labels without figures
-
-
-def _confusion(summary: Mapping[str, Any], labels: Sequence[str]) -> _Confusion | None:
-    """Return the confusion matrix of the validation split, or None if the run has no matrix."""
+    "matrix" is [true][predicted], or empty if there are more than MOST_IN_MATRIX labels. "deepest" is the count of the
+    most frequent mistake, and "frequent" has the count, true label and predicted label of the most frequent mistakes.
+    "figures" has the figures of each label, or only of the worst labels if "left_out" labels are left out.
+    """
     kept = summary.get("validation", {}).get("confusion")
     if not isinstance(kept, list):
         return None
@@ -105,15 +98,15 @@ def _confusion(summary: Mapping[str, Any], labels: Sequence[str]) -> _Confusion 
     pairs = np.argsort(-mistakes, axis=None, kind="stable")[:_MOST_FREQUENT].tolist()
     places = [divmod(pair, len(labels)) for pair in pairs]
     figures = list(zip(labels, per_class(counts), strict=True))
-    if len(labels) > MOST_IN_MATRIX:
+    if left_out := max(0, len(labels) - MOST_IN_MATRIX):
         figures = sorted(figures, key=lambda row: row[1].f1)[:MOST_IN_MATRIX]
-    return _Confusion(
-        counts.tolist() if len(labels) <= MOST_IN_MATRIX else [],
-        max(1, int(mistakes.max())),
-        [(int(mistakes[true, other]), labels[true], labels[other]) for true, other in places if mistakes[true, other]],
-        dict(figures),
-        len(labels) - len(figures),
-    )
+    return {
+        "matrix": [] if left_out else counts.tolist(),
+        "deepest": max(1, int(mistakes.max())),
+        "frequent": [(int(mistakes[at]), labels[at[0]], labels[at[1]]) for at in places if mistakes[at]],
+        "figures": dict(figures),
+        "left_out": left_out,
+    }
 
 
 def _worst_images(

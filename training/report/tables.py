@@ -42,12 +42,8 @@ def overview(run: Run) -> dict[str, Any]:
 
 
 def cells(run: Run, exported_as: Sequence[str] = ()) -> dict[str, str]:
-    """Describe a run in words, as the cells of its row in a list of runs.
-
-    Args:
-        run: The run.
-        exported_as: The model versions that were exported from the run, such as "lstm 3".
-    """
+    """Describe a run in words, as the cells of its row in a list of runs. ``exported_as`` names the versions that were
+    exported from the run, such as "lstm 3"."""
     run_is = overview(run)
     name = "" if run_is["figure"] == "accuracy" else f" {FIGURES[run_is['figure']]}"
     planned = "" if run_is["finished"] else f" of {run_is['epochs_planned'] or '?'}"

@@ -8,7 +8,7 @@ import json
 import platform
 import shlex
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
@@ -58,7 +58,6 @@ class RunConfig:
     start_from: WeightsFile | None = None  # the weights at the start; None: random weights
     image: ImageSpec | None = None  # the form of the user's own pictures; None: the data set's own form
     pictures: OwnPictures | None = None  # how own pictures were divided and prepared
-    sizes: Mapping[str, int] | None = None  # the number of own pictures in each split
     data_dir: str | None = field(default=None, compare=False)  # None: the data set's usual place
     command: tuple[str, ...] = field(default=(), compare=False)  # arguments of ``hangtag train``, without the folder
 
@@ -88,9 +87,8 @@ _OF_EARLIER_RELEASES = ("tensorboard",)
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings that determine a run's results, by full name, from the config.json of any release.
 
-    The environment, paths and the number of threads are left out. The number of threads changes how sums are rounded,
-    but a run on a machine that has become busy may continue with fewer threads. Teachers are compared by their
-    contents, in any order.
+    The environment, paths and the number of threads are left out, because a run on a machine that has become busy may
+    continue with fewer threads. Teachers are compared by their contents, in any order.
     """
     files = config.get("teachers")
     digests = sorted(str(file.get("digest")) for file in files) if isinstance(files, list) else []
@@ -100,26 +98,20 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
     return {
         key: value
         for key, value in values.items()
-        if key not in (*_NOT_COMPARED, *_OF_EARLIER_RELEASES) and key.partition(".")[0] not in ("environment", "sizes")
+        if key not in (*_NOT_COMPARED, *_OF_EARLIER_RELEASES) and not key.startswith("environment.")
     }
 
 
 def difference(
     stored: Mapping[str, Any],
     requested: Mapping[str, Any],
-    recorded: Callable[[], Sequence[Member]],
+    recorded: Sequence[Member] = (),
     members: Sequence[Member] = (),
 ) -> str | None:
     """Describe how a stored run differs from a requested run, such as: with another seed (seed: 0 there, 1 requested).
 
-    Args:
-        stored: The config of the stored run.
-        requested: The config of the requested run.
-        recorded: Reads the stored run's records of the user's own pictures.
-        members: The requested run's records of the user's own pictures.
-
-    Returns:
-        The description; None if both runs have the same results.
+    The configs are compared, and the runs' records of the user's own pictures. Returns None if both runs have the same
+    results.
     """
     there, here = identity(stored), identity(requested)
     keys = [key for key in here | there if there.get(key) != here.get(key)]
@@ -128,7 +120,7 @@ def difference(
     if any(key.startswith("pictures.") for key in keys):  # these settings cause all other differences of the pictures
         keys = [key for key in keys if key != "data_digest" and not key.startswith("image.")]
     elif "data_digest" in keys and requested.get("pictures"):
-        return f"on other pictures: {changes(stored, requested['sizes'], recorded(), members)}"
+        return f"on other pictures: {changes(recorded, members)}"
     if "model" in keys or "recipe.name" in keys:
         # Most of the recipe's settings differ too, so listing them would add nothing to the message.
         keys = [key for key in keys if key == "recipe.name" or not key.startswith("recipe.")]
@@ -143,12 +135,10 @@ def key_of(config: Mapping[str, Any]) -> tuple[object, ...]:
 
 
 def command(config: Mapping[str, Any], out: Path | None = None) -> str:
-    """Return the command that trains a run with this config. Raises KeyError or TypeError for a malformed config.
+    """Return the command that trains a run with this config, in the folder ``out`` if it is given.
 
-    Args:
-        config: The content of config.json, or the config in an exported file. If it holds no command, as in exported
-            files and in earlier releases, the command is built from the main settings.
-        out: The run's folder. For None, the command names no folder, so that any machine can run it.
+    If the config holds no command, as in exported files and in earlier releases, the command is built from the main
+    settings. Raises KeyError or TypeError for a malformed config.
     """
     words = list(config.get("command", ()))
     if not words:

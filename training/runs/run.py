@@ -56,45 +56,38 @@ class Run:
 
     @classmethod
     def find(cls, run: str, runs_dir: Path, *, alternative: str = "") -> "Run":
-        """Find a run.
+        """Find a run by its folder, by a file in the folder, by its name under runs_dir, or by its model.
 
-        Args:
-            run: A run's folder, a file in the folder, the run's name under runs_dir, or a model's name for the latest
-                finished run of this model.
-                The name of the user's own network may be short, such as build for nets:build.
-            runs_dir: The folder of runs.
-            alternative: What the caller accepts instead of a run, as a sentence for the end of the message.
+        A model's name, such as build or nets:build, stands for the latest finished run of the model.
 
         Raises:
-            RunMismatchError: There is no such run, or a file cannot be read. The message lists the existing runs.
+            RunMismatchError: There is no such run, or a file cannot be read. The message lists the existing runs, and
+                ends with ``alternative``, a sentence on what the caller accepts instead of a run.
         """
-        paths = (Path(run), runs_dir / run)
-        folders = [path.parent if path.name in _FILES else path for path in paths]
-        chosen = next((cls(folder) for folder in folders if (folder / "config.json").is_file()), None)
-        if chosen is None:
-            known = cls.all(runs_dir)
-            of_model = [one for one in known if not one.trouble and run in (one.model, short_name(one.model))]
-            finished = [one for one in of_model if "summary" in one.metrics]
-            if not finished:
-                names = ", ".join(one.folder.name for one in known) or "none"
-                raise RunMismatchError(
-                    f"no finished run {run!r}: it is not a run's folder, and {runs_dir} has no such run or model "
-                    f"(runs there: {names}). Train one with: hangtag train MODEL"
-                    + (f". {alternative}" if alternative else "")
-                )
-            chosen = max(finished, key=lambda one: (one.folder / "metrics.json").stat().st_mtime)
-        if chosen.trouble:
-            raise RunMismatchError(chosen.trouble)
-        return chosen
+        known = cls.all(runs_dir)
+        of_model = [one for one in known if not one.trouble and run in (one.model, short_name(one.model))]
+        finished = [one for one in of_model if "summary" in one.metrics]
+        finished.sort(key=lambda one: (one.folder / "metrics.json").stat().st_mtime)
+        folders = [path.parent if path.name in _FILES else path for path in (Path(run), runs_dir / run)]
+        found = [cls(folder) for folder in folders if (folder / "config.json").is_file()] + finished[-1:]
+        if not found:
+            names = ", ".join(one.folder.name for one in known) or "none"
+            raise RunMismatchError(
+                f"no finished run {run!r}: it is not a run's folder, and {runs_dir} has no such run or model (runs "
+                f"there: {names}). Train one with: hangtag train MODEL" + (f". {alternative}" if alternative else "")
+            )
+        if found[0].trouble:
+            raise RunMismatchError(found[0].trouble)
+        return found[0]
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """The content of config.json when the property was first used."""
+        """The content of config.json."""
         return self.read_config()
 
     @cached_property
     def metrics(self) -> dict[str, Any]:
-        """The content of metrics.json when the property was first used."""
+        """The content of metrics.json."""
         return self.read_metrics()
 
     @cached_property
@@ -133,10 +126,8 @@ class Run:
             raise RunMismatchError(f"{self.folder / 'config.json'} is not a run's config. {RESTART_HINT}") from error
 
     def start(self, config: RunConfig, members: Sequence[Member] = ()) -> None:
-        """Write this config into the folder. If the folder already holds a run, check that it is the same run, and
-        update its paths.
-
-        The records of the user's own pictures are written into pictures.csv.
+        """Write this config, and the records of the user's own pictures, into the folder. If the folder already holds
+        this run, update its paths.
 
         Raises:
             RunMismatchError: The folder holds another run, or files of an unknown run, or cannot be written.
@@ -166,7 +157,7 @@ class Run:
             return
         stored, requested = self.read_config(), config.as_json()
         self.read_metrics()  # a damaged file must be reported before the training
-        if other := difference(stored, requested, self.members, members):
+        if other := difference(stored, requested, self.members(), members):
             raise RunMismatchError(
                 f"{self.folder} holds a run {other}. Choose another --out, or add --restart to replace the run."
             )

@@ -7,7 +7,7 @@ from typing import Any
 from hangtag import listing
 from hangtag.printable import named
 from hangtag.serving.image_spec import ImageSpec, ImageSpecError
-from hangtag.training.data import fashion_mnist, outfits, sources, voc
+from hangtag.training.data import fashion_mnist, sources
 from hangtag.training.data.dataset import Dataset, Member
 from hangtag.training.data.pictures import OwnPictures
 from hangtag.training.errors import DataCorruptError, DataNotFoundError, RunMismatchError
@@ -30,25 +30,19 @@ def image(config: Mapping[str, Any]) -> ImageSpec:
     """
     name = str(config.get("dataset", fashion_mnist.NAME))
     if sources.kind_of(name) is None:
-        if name == fashion_mnist.NAME:
-            return fashion_mnist.IMAGE
-        return outfits.IMAGE if name in outfits.NAMES else voc.IMAGE
+        return sources.IMAGES[name]
     try:
         return ImageSpec.of(config.get("image"))
     except ImageSpecError as error:
         raise RunMismatchError(f"the run's config.json does not describe its images ({error}).") from error
 
 
-def load(
-    config: Mapping[str, Any],
-    data_dir: Path | None = None,
-    recorded: Sequence[Member] = (),
-) -> Dataset:
+def load(config: Mapping[str, Any], data_dir: Path | None = None, recorded: Sequence[Member] = ()) -> Dataset:
     """Read the data set that a run was trained on, split and prepared as in the run.
 
     Args:
         config: The content of config.json.
-        data_dir: The folder of Fashion-MNIST's files or of the user's pictures. None if the folder has not moved.
+        data_dir: The data set's folder, if the folder has moved since the run.
         recorded: The run's records of the user's own pictures, if they are known, so that an error names the changes.
 
     Raises:
@@ -78,41 +72,24 @@ def load(
     if data.digest != config.get("data_digest"):
         raise DataCorruptError(
             f"the pictures of {name} are not the pictures that the run was trained on: "
-            f"{changes(config, data.sizes, recorded, data.members)}. The test pictures may now include pictures that "
-            "the run learned from. Restore the pictures, or train again."
+            f"{changes(recorded, data.members)}. The test pictures may now include pictures that the run learned from. "
+            "Restore the pictures, or train again."
         )
     return data
 
 
-def changes(
-    config: Mapping[str, Any], sizes: Mapping[str, int], recorded: Sequence[Member] = (), now: Sequence[Member] = ()
-) -> str:
-    """Describe how the user's pictures differ from the pictures of a run.
-
-    Args:
-        config: The run's config.
-        sizes: The number of pictures that each split has now.
-        recorded: The run's records of the user's own pictures. If there are none, as for a published file, only numbers
-            can be named.
-        now: The records of the user's pictures as they are now.
-    """
-    if recorded:
-        before, after = ({each.path: each for each in members} for members in (recorded, now))
-        same = [path for path in before if path in after]
-        lists = {
-            "added": [path for path in after if path not in before],
-            "removed": [path for path in before if path not in after],
-            "put into another class": [path for path in same if before[path].label != after[path].label],
-            "edited": [path for path in same if before[path].pixels != after[path].pixels],
-            "moved to another split": [path for path in same if before[path].split != after[path].split],
-        }
-        changed = [f"{len(paths):,} {what} ({named(paths)})" for what, paths in lists.items() if paths]
-        return f"since then {', '.join(changed) or 'files were written again with the same pixels'}"
-    what = "since then pictures were added, removed, renamed, edited or put into another class"
-    then = config.get("sizes")
-    if not isinstance(then, Mapping) or then == sizes:
-        return what
-    changed = [
-        f"{split} {then.get(split)} then, {count} now" for split, count in sizes.items() if then.get(split) != count
-    ]
-    return f"{what} ({'; '.join(changed)})"
+def changes(recorded: Sequence[Member], now: Sequence[Member]) -> str:
+    """Describe how the user's pictures differ from those that a run recorded. A published file has no records."""
+    if not recorded:
+        return "since then pictures were added, removed, renamed, edited or put into another class"
+    before, after = ({each.path: each for each in members} for members in (recorded, now))
+    same = [path for path in before if path in after]
+    lists = {
+        "added": [path for path in after if path not in before],
+        "removed": [path for path in before if path not in after],
+        "put into another class": [path for path in same if before[path].label != after[path].label],
+        "edited": [path for path in same if before[path].pixels != after[path].pixels],
+        "moved to another split": [path for path in same if before[path].split != after[path].split],
+    }
+    changed = [f"{len(paths):,} {what} ({named(paths)})" for what, paths in lists.items() if paths]
+    return f"since then {', '.join(changed) or 'files were written again with the same pixels'}"

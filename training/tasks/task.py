@@ -5,7 +5,7 @@ a task handles labels and losses.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
@@ -34,6 +34,9 @@ from hangtag.training.tasks.teacher import Teacher, teacher_logits
 WORST = 24
 """The summary lists this many validation images, those with the highest loss."""
 
+Predictions = Sequence[npt.NDArray[Any]]
+"""A network's outputs for a whole split, each [n, ...]."""
+
 
 class Task(ABC):
     """A data set to learn from. If a stop is requested, the task's methods raise KeyboardInterrupt between batches.
@@ -41,8 +44,8 @@ class Task(ABC):
     Attributes:
         labels: The labels' names.
         image: Describes the images.
-        images: The images to learn from, uint8 [views, height, width] or [views, height, width, 3], on the device.
-            There is one image for each sample, or there are several views of each sample.
+        images: The images to learn from, uint8 [views * n, height, width] or [views * n, height, width, 3], on the
+            device: the first view of all n samples, then the second view, and so on. Most tasks have one view.
         augmentation: The random changes to the images in every step.
         selection_metric: The name of the figure of ``validate`` that selects the best epoch. A higher value is better.
     """
@@ -68,21 +71,20 @@ class Task(ABC):
     def choose_views(self, samples: Tensor) -> Tensor:
         """Return the indices in ``images`` of one view of each sample, [batch], drawn from torch's global random
         state."""
-        return samples
+        views = len(self.images) // len(self)
+        return samples if views == 1 else samples + len(self) * torch.randint(views, samples.shape).to(samples.device)
 
     @abstractmethod
-    def loss(self, network: nn.Module, pixels: Tensor, samples: Tensor, views: Tensor) -> tuple[Tensor, Tensor]:
+    def loss(self, network: nn.Module, pixels: Tensor, views: Tensor) -> tuple[Tensor, Tensor]:
         """Compute the forward pass and the loss.
 
         Args:
             network: The network in training mode.
             pixels: The augmented images, FP32 [batch, channels, height, width].
-            samples: The indices of the pixels' samples, [batch].
             views: The indices of the pixels' images in ``images``, [batch].
 
         Returns:
-            The mean loss, a scalar to differentiate, and the number of samples that were predicted
-            correctly.
+            The mean loss, a scalar to differentiate, and the number of samples that were predicted correctly.
         """
 
     def validate(self, deployable: nn.Module) -> dict[str, float]:
@@ -92,23 +94,27 @@ class Task(ABC):
         figures = self._evaluate(predictions, split) if np.isfinite(predictions[0]).all() else {}
         return {f"validation_{name}": figures.get(name, float("nan")) for name in self._followed}
 
-    @abstractmethod
-    def _evaluate(self, predictions: Sequence[npt.NDArray[Any]], split: Split) -> dict[str, Any]:
-        """Compute the figures of a whole split's predictions, which have the form that ``_predict`` returns."""
-
-    @abstractmethod
     def summarise(self, deployable: nn.Module) -> dict[str, Any]:
         """Return the figures of the best epoch's network. Only this method uses the test split."""
         trainable = [weights for weights in deployable.parameters() if weights.requires_grad]
-        return {"parameters": sum(weights.numel() for weights in trainable), "labels": list(self.labels)}
+        predictions = {name: self._predictions(deployable, split.images) for name, split in self._splits.items()}
+        summary = {"parameters": sum(weights.numel() for weights in trainable), "labels": list(self.labels)}
+        return summary | self._summary(predictions)
+
+    @abstractmethod
+    def _evaluate(self, predictions: Predictions, split: Split) -> dict[str, Any]:
+        """Compute the figures of a whole split's predictions."""
+
+    @abstractmethod
+    def _summary(self, predictions: Mapping[str, Predictions]) -> dict[str, Any]:
+        """Compute the figures of the validation and test splits' predictions."""
 
     @abstractmethod
     def _predict(self, network: nn.Module, pixels: Tensor) -> Sequence[Tensor]:
         """Return the network's outputs for a batch, each [batch, ...]."""
 
     @torch.inference_mode()
-    def _predictions(self, network: nn.Module, images: Images) -> list[npt.NDArray[Any]]:
-        """Return the network's outputs for all images, each [n, ...]."""
+    def _predictions(self, network: nn.Module, images: Images) -> Predictions:
         network.eval()
         batches = []
         for start in range(0, len(images), self._prediction_batch):
@@ -148,20 +154,15 @@ class SingleLabelTask(Task):
         self._class_loss = partial(functional.cross_entropy, weight=weights, label_smoothing=smoothing)
         self._distillation = None if teacher is None else config.recipe.distillation
         if teacher is not None and self._distillation is not None:
-            if self._distillation.views:
-                self._draw_views(self._distillation.views)
+            if views := self._distillation.views:
+                # Images are flipped only in training steps, because the teacher's logits average an image and its
+                # mirror image. The views are the same in every rank.
+                once = replace(self.augmentation, flip=False)
+                self.images = torch.cat([augment(self.images, once) for _ in range(views)])
+                self.augmentation = Augmentation(flip=self.augmentation.flip)
             seen, mirrored = self.images.cpu().numpy(), self.augmentation.flip
             logits = teacher_logits(teacher, seen, len(data.labels), run, group, observer, mirrored=mirrored)
-            self._teacher_logits = torch.from_numpy(logits).to(self._device)  # [n, labels], or [views * n, labels]
-
-    def _draw_views(self, count: int) -> None:
-        """Replace the images [n, ...] with augmented images [count * n, ...], which are the same in every rank.
-
-        Images are flipped only in training steps, because the teacher's logits average an image and its mirror image.
-        """
-        once = replace(self.augmentation, flip=False)
-        self.images = torch.cat([augment(self.images, once) for _ in range(count)])
-        self.augmentation = Augmentation(flip=self.augmentation.flip)
+            self._teacher_logits = torch.from_numpy(logits).to(self._device)  # [views * n, labels]
 
     def _balance(self) -> Tensor:
         """Return the weights of the classes, [labels]. Rare classes have larger weights. The mean weight of all samples
@@ -169,13 +170,8 @@ class SingleLabelTask(Task):
         counts = torch.bincount(self._classes.cpu(), minlength=len(self.labels))
         return (len(self) / (len(self.labels) * counts.clamp(min=1)).to(torch.float32)).to(self._device)
 
-    def choose_views(self, samples: Tensor) -> Tensor:
-        if self._distillation is None or not self._distillation.views:
-            return samples
-        return samples + len(self) * torch.randint(self._distillation.views, samples.shape).to(samples.device)
-
-    def loss(self, network: nn.Module, pixels: Tensor, samples: Tensor, views: Tensor) -> tuple[Tensor, Tensor]:
-        classes = self._classes[samples]
+    def loss(self, network: nn.Module, pixels: Tensor, views: Tensor) -> tuple[Tensor, Tensor]:
+        classes = self._classes[views % len(self)]
         logits = network(pixels).float()  # [batch, labels]
         loss = self._class_loss(logits, classes)
         if (how := self._distillation) is not None:
@@ -183,19 +179,14 @@ class SingleLabelTask(Task):
             loss = (1 - how.weight) * loss + how.weight * from_teacher
         return loss, (logits.argmax(dim=1) == classes).sum()
 
-    def _evaluate(self, predictions: Sequence[npt.NDArray[Any]], split: Split) -> dict[str, Any]:
+    def _evaluate(self, predictions: Predictions, split: Split) -> dict[str, Any]:
         return asdict(evaluate(predictions[0], split.classes))
 
-    def summarise(self, deployable: nn.Module) -> dict[str, Any]:
-        summary = super().summarise(deployable)
-        for name, split in self._splits.items():
-            (logits,) = self._predictions(deployable, split.images)
-            figures = asdict(evaluate(logits, split.classes))
-            summary[name] = figures | {"confusion": stored(figures["confusion"])}
-            # mistakes on the test split are not listed, because nobody should choose settings by them
-            if name == "validation":
-                summary["worst"] = worst(logits, split.classes, WORST)
-        return summary
+    def _summary(self, predictions: Mapping[str, Predictions]) -> dict[str, Any]:
+        figures = {name: self._evaluate(predictions[name], split) for name, split in self._splits.items()}
+        summary = {name: each | {"confusion": stored(each["confusion"])} for name, each in figures.items()}
+        # mistakes on the test split are not listed, because nobody should choose settings by them
+        return summary | {"worst": worst(predictions["validation"][0], self._splits["validation"].classes, WORST)}
 
     def _predict(self, network: nn.Module, pixels: Tensor) -> Sequence[Tensor]:
         return (network(pixels),)
@@ -222,28 +213,23 @@ class MultiLabelTask(Task):
         self._objective = objective(torch.tensor(self._label_order, device=self._device))
         self._sets = torch.from_numpy(self._train.classes).to(self._device)  # [n, labels], bool
 
-    def loss(self, network: nn.Module, pixels: Tensor, samples: Tensor, views: Tensor) -> tuple[Tensor, Tensor]:
-        return self._objective.training_step(network, pixels, self._sets[samples], self._smoothing)
+    def loss(self, network: nn.Module, pixels: Tensor, views: Tensor) -> tuple[Tensor, Tensor]:
+        return self._objective.training_step(network, pixels, self._sets[views], self._smoothing)
 
-    def _evaluate(self, predictions: Sequence[npt.NDArray[Any]], split: Split) -> dict[str, Any]:
-        scores, *sets = predictions
-        decided = sets[0] if sets else decide(scores, choose_threshold(scores, split.classes))
-        return asdict(evaluate_sets(decided, scores, split.classes))
+    def _evaluate(self, predictions: Predictions, split: Split, threshold: float | None = None) -> dict[str, Any]:
+        scores, *own = predictions  # CNN-RNN predicts its own sets
+        if not own:
+            own = [decide(scores, choose_threshold(scores, split.classes) if threshold is None else threshold)]
+        return asdict(evaluate_sets(own[0], scores, split.classes))
 
-    def summarise(self, deployable: nn.Module) -> dict[str, Any]:
-        """Return the figures on the validation and test splits. If the network does not predict label sets itself, the
-        threshold with the best O-F1 on the validation split determines the sets."""
-        predictions = {name: self._predictions(deployable, split.images) for name, split in self._splits.items()}
-        order = [self.labels[label] for label in self._label_order]
-        summary = super().summarise(deployable) | {"label_order": order}
-        threshold, (scores, *own) = 0.0, predictions["validation"]
+    def _summary(self, predictions: Mapping[str, Predictions]) -> dict[str, Any]:
+        summary: dict[str, Any] = {"label_order": [self.labels[label] for label in self._label_order]}
+        threshold, (scores, *own) = None, predictions["validation"]
         if not own:
             threshold = choose_threshold(scores, self._splits["validation"].classes)
             summary["thresholds"] = {"o_f1": threshold}
-        for name, (scores, *sets) in predictions.items():
-            decided = sets[0] if sets else decide(scores, threshold)
-            summary[name] = asdict(evaluate_sets(decided, scores, self._splits[name].classes))
-        return summary
+        figures = {name: self._evaluate(predictions[name], split, threshold) for name, split in self._splits.items()}
+        return summary | figures
 
     def _predict(self, network: nn.Module, pixels: Tensor) -> Sequence[Tensor]:
         return self._objective.predict(network, pixels)

@@ -6,7 +6,6 @@ No other module of training uses ONNX Runtime.
 import json
 import os
 from collections.abc import Callable, Sequence
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from hangtag.errors import reason
 from hangtag.extras import needs
 from hangtag.serving.image_spec import ImageSpec
 from hangtag.serving.model_repository import ModelRepositoryError, versions_in
@@ -39,13 +39,7 @@ class TeacherEnsemble:
     """
 
     def __init__(self, paths: Sequence[Path], labels: tuple[str, ...], image: ImageSpec, threads: int = 1) -> None:
-        """Load the ONNX files of teachers.
-
-        Args:
-            paths: The files.
-            labels: The labels that each file must have, in their order.
-            image: The images that each file must accept.
-            threads: The number of CPU threads.
+        """Load the ONNX files of teachers, each of which must accept these images and have these labels in their order.
 
         Raises:
             TeacherError: A file is missing, broken, not a classifier of these images and labels, or named twice.
@@ -57,34 +51,37 @@ class TeacherEnsemble:
         # ONNX Runtime's threads must not spin while they wait, because PyTorch computes on the same CPUs between two
         # calls.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        teachers = []
+        sessions: dict[WeightsFile, Any] = {}
         for path in paths:
             try:
                 file = WeightsFile.of(path)
                 session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
             except OSError as error:
-                reason = f"cannot be read ({error.strerror}). {_how_to_get_one()}"
-                raise TeacherError(f"the teacher {path} {reason}") from error
+                raise TeacherError(
+                    f"the teacher {path} cannot be read ({error.strerror}). {_how_to_get_one()}"
+                ) from error
             except Exception as error:  # ONNX Runtime has an exception class for each kind of failure
-                raise TeacherError(f"the teacher {path} cannot be loaded as a model ({_reason(error)}).") from error
+                raise TeacherError(
+                    f"the teacher {path} cannot be loaded as a model ({reason(error)[:200]})."
+                ) from error
             _require_fitting(session, path, labels, image)
-            teachers.append((file, session))
-        self.files = tuple(file for file, _ in teachers)
-        for one, other in combinations(self.files, 2):
-            if one == other:
-                raise TeacherError(f"the teachers {one.path} and {other.path} are the same model.")
+            for other in sessions:
+                if other == file:
+                    raise TeacherError(f"the teachers {other.path} and {path} are the same model.")
+            sessions[file] = session
+        self.files = tuple(sessions)
         # The teachers are sorted by content, because the order of a sum changes its rounding, and --teacher may list
         # the files in any order.
-        self._teachers = sorted(teachers, key=lambda teacher: teacher[0].digest)
+        self._sessions = sorted(sessions.items(), key=lambda item: item[0].digest)
 
     def __call__(self, images: Images) -> Logits:
         """Return the average logits [n, labels]. Raises TeacherError if a teacher fails, or a logit is not finite."""
         answers = []
-        for file, session in self._teachers:
+        for file, session in self._sessions:
             try:
                 (logits,) = session.run(["logits"], {"image": np.ascontiguousarray(images)})
             except Exception as error:  # ONNX Runtime has an exception class for each kind of failure
-                raise TeacherError(f"the teacher {file.path} fails on the images ({_reason(error)}).") from error
+                raise TeacherError(f"the teacher {file.path} fails on the images ({reason(error)[:200]}).") from error
             if broken := int((~np.isfinite(logits).all(axis=1)).sum()):
                 raise TeacherError(
                     f"the teacher {file.path} returned NaN or infinite logits for {broken} of {len(images)} images: "
@@ -96,30 +93,26 @@ class TeacherEnsemble:
 
 
 def _require_fitting(session: Any, path: Path, labels: tuple[str, ...], image: ImageSpec) -> None:
-    """Raise TeacherError unless the file maps any number of these images to the labels' logits.
-
-    A file without labels in its metadata is accepted if it has the right number of logits.
-    """
+    """Raise TeacherError unless the file maps any number of these images to logits of these labels. The metadata may
+    lack the labels."""
     inputs = {tensor.name: (tensor.type, list(tensor.shape)) for tensor in session.get_inputs()}
     outputs = {tensor.name: list(tensor.shape[1:]) for tensor in session.get_outputs()}
     kind, (batch, *shape) = inputs.get("image", ("", [0]))
     takes_images = len(inputs) == 1 and kind == "tensor(uint8)" and shape == list(image.shape)
     if not takes_images or isinstance(batch, int) or outputs.get("logits") != [len(labels)]:
-        expected = ", ".join(map(str, ("batch", *image.shape)))
+        axes = ", ".join(map(str, ("batch", *image.shape)))
         raise TeacherError(
-            f"the teacher {path} must have the input image: UINT8 [{expected}], for batches of any size, and the "
+            f"the teacher {path} must have the input image: UINT8 [{axes}], for batches of any size, and the "
             f"output logits: FP32 [batch, {len(labels)}], but its inputs are {inputs} and its outputs are {outputs}."
         )
-    recorded = session.get_modelmeta().custom_metadata_map.get("hangtag.labels")
+    expected = json.dumps(labels)
+    recorded = session.get_modelmeta().custom_metadata_map.get("hangtag.labels", expected)
     try:
-        has = labels if recorded is None else tuple(json.loads(recorded))
-    except (ValueError, TypeError):
-        has = ()
-    if has != labels:
-        raise TeacherError(
-            f"the teacher {path} has the labels {', '.join(map(str, has)) or 'none'}; it must have "
-            f"{', '.join(labels)}, in this order."
-        )
+        has = json.loads(recorded)
+    except ValueError:
+        has = None
+    if has != list(labels):
+        raise TeacherError(f"the teacher {path} has the labels {recorded}; it must have {expected}, in this order.")
 
 
 def teacher_logits(
@@ -133,27 +126,17 @@ def teacher_logits(
     mirrored: bool,
 ) -> Logits:
     """Return the teacher's logits [n, labels] of images [n, ...]. The logits are computed once, and kept in the run's
-    folder.
+    folder, from which a resumed run reads the logits.
 
-    Each rank computes the logits of a share of the images, and all ranks get all logits.
-
-    Args:
-        teacher: The teacher.
-        images: The images, uint8.
-        labels: The number of labels.
-        run: The folder of the run. A resumed run reads the logits from this folder.
-        group: The ranks.
-        observer: Receives progress, and may request a stop between two batches.
-        mirrored: Whether to average the logits of an image and of its mirror image. If the recipe mirrors images, an
-            image and its mirror image have the same label, and the average of two predictions is more accurate than one
-            prediction.
+    Each rank computes the logits of a share of the images, and all ranks get all logits. If ``mirrored`` is true, the
+    logits of an image and of its mirror image are averaged, because two predictions are more accurate than one.
 
     Raises:
         KeyboardInterrupt: A rank's observer requests a stop.
         TeacherError: The teacher fails on the images.
         RunMismatchError: The run's file is damaged, or the folder cannot be written.
     """
-    stored: Logits | None = group.on_rank_zero(lambda: _stored(run, (len(images), labels)))
+    stored = group.on_rank_zero(lambda: _stored(run, (len(images), labels)))
     if stored is not None:
         return stored
     share = np.arange(group.rank, len(images), group.world_size)
@@ -219,7 +202,3 @@ def _import_onnxruntime() -> Any:
         if not was_set:
             del os.environ[name]
     return onnxruntime
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
