@@ -105,7 +105,7 @@ def export(
         from hangtag.training.runs.run import Run
     chosen = Run.find(run, runs)
     click.echo(f"exporting {chosen.folder} in {precision}", err=True)
-    config = chosen.read_config()
+    config = chosen.config
     if config.get("dataset") in sources.LABEL_SETS:  # the gate composes canvases from Fashion-MNIST's garments
         data = fashion_mnist.load(data_dir)
     else:

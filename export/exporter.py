@@ -78,7 +78,7 @@ def export(
         PosixPath('models/cnn/3')
     """
     run.require_finished()
-    config, metrics = run.read_config(), run.read_metrics()
+    config, metrics = run.config, run.metrics
     served, name = load_run(run), precision.model_name(name or short_name(run.model), to)
     summary, digest, logits_before = metrics["summary"], config["data_digest"], None
     images, classes, test_images = run_source.gate_images(served, data.test, config, canvases)

@@ -18,7 +18,7 @@ from hangtag.serving.signature import TensorSpec
 from hangtag.training import catalog
 from hangtag.training.data.outfits import MAX_LABELS
 from hangtag.training.errors import SettingsError
-from hangtag.training.losses import Sigmoids, SoftmaxRanking
+from hangtag.training.losses import SIGMOIDS, SOFTMAX_RANKING
 from hangtag.training.networks.cnn_rnn import BEAM_WIDTH, CnnRnn, beam_search
 from hangtag.training.networks.normalisation import normalise
 from hangtag.training.runs import run_data
@@ -128,7 +128,7 @@ def load_run(run: Run) -> ServedNetwork:
         ExportError: the run's model is unknown, or the weights or thresholds belong to another network.
         RunMismatchError: ``best.pt`` cannot be read.
     """
-    config, summary = run.read_config(), run.read_metrics()["summary"]
+    config, summary = run.config, run.metrics["summary"]
     labels, image = run_data.labels(summary), run_data.image(config)
     try:
         entry = catalog.entry(run.model)
@@ -138,7 +138,7 @@ def load_run(run: Run) -> ServedNetwork:
     state = run.load("best.pt")
     try:
         network.load_state_dict(state["model"])
-        scores_sets = entry.objective in (Sigmoids, SoftmaxRanking)
+        scores_sets = entry.objective in (SIGMOIDS, SOFTMAX_RANKING)
         threshold = float(summary["thresholds"]["o_f1"]) if scores_sets else None
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
@@ -148,5 +148,5 @@ def load_run(run: Run) -> ServedNetwork:
         ) from error
     if isinstance(network, CnnRnn):
         return LabelPath(network, image).eval()
-    rivals = entry.objective in (None, SoftmaxRanking)
+    rivals = entry.objective in (None, SOFTMAX_RANKING)
     return LabelScores(network, image, len(labels), threshold, rivals=rivals).eval()

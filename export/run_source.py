@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from hangtag.export.file import kept_answers, onnx_model
@@ -12,7 +13,7 @@ from hangtag.export.network import ServedNetwork
 from hangtag.export.network_arrays import Answers, Pixels
 from hangtag.training.data import fashion_mnist, outfits, sources
 from hangtag.training.data.dataset import Classes, Images, Split
-from hangtag.training.metrics.class_metrics import MOST_IN_MATRIX, restored
+from hangtag.training.metrics.class_metrics import MOST_IN_MATRIX
 from hangtag.training.runs import run_data as runs_data
 from hangtag.training.runs.config import git_revision, portable
 
@@ -62,7 +63,7 @@ def recorded_accuracy(served: ServedNetwork, summary: Mapping[str, Any]) -> tupl
     test = summary["test"]
     if served.task != "single_label" or "confusion" not in test:
         return None
-    return float(test["accuracy"]), int(restored(test["confusion"], len(runs_data.labels(summary))).sum())
+    return float(test["accuracy"]), int(np.sum(test["confusion"]))
 
 
 def provenance(served: ServedNetwork, config: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, str]:

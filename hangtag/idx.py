@@ -18,12 +18,9 @@ _UNSIGNED_BYTES = 8
 def listed(root: Path) -> Listing:
     """List the images of a folder with four IDX files: the images and labels for training and for the test.
 
-    The labels in IDX files are numbers, and the labels are ordered by these numbers. If there is a file ``labels.txt``,
-    its lines name the labels; without that file, the numbers are the names.
-
-    Args:
-        root: The folder. Its files are named train-images, train-labels, t10k-images and t10k-labels, followed by
-            -idx3-ubyte or -idx1-ubyte, and optionally by .gz. A name may begin with test instead of t10k.
+    The files are named train-images, train-labels, t10k-images and t10k-labels, followed by -idx3-ubyte or -idx1-ubyte,
+    and optionally by .gz. A name may begin with test instead of t10k. The labels in IDX files are numbers, by which the
+    labels are ordered. If there is a file ``labels.txt``, its lines name the labels.
 
     Raises:
         DataNotFoundError: A file is missing.
@@ -80,11 +77,8 @@ def _find(root: Path, pattern: str) -> Path:
 
 
 def unpacked(file: Path, advice: str = "Copy it again.") -> bytes:
-    """Return a file's bytes, decompressed if its name ends in .gz.
-
-    Raises:
-        DataCorruptError: The file cannot be read. The error's message ends with the advice.
-    """
+    """Return a file's bytes, decompressed if its name ends in .gz. If the file cannot be read, raise a DataCorruptError
+    that ends with the advice."""
     try:
         content = file.read_bytes()
         return gzip.decompress(content) if file.suffix == ".gz" else content
@@ -94,15 +88,10 @@ def unpacked(file: Path, advice: str = "Copy it again.") -> bytes:
 
 
 def parsed(content: bytes, file: Path) -> npt.NDArray[np.uint8]:
-    """Return the values in an IDX file's content.
+    """Return the values in an IDX file's content. For other content, raise a DataCorruptError that names the file.
 
     An IDX file has two zero bytes, the byte 8 for unsigned bytes, a byte with the number of axes, the length of each
-    axis in four bytes, and then the values.
-
-    Source: yann.lecun.com/exdb/mnist.
-
-    Raises:
-        DataCorruptError: The file is not an IDX file. The error's message names the file.
+    axis in four bytes, and then the values. Source: yann.lecun.com/exdb/mnist.
     """
     start = 4 + 4 * (content[3] if len(content) > 3 else 0)
     if content[:3] != bytes([0, 0, _UNSIGNED_BYTES]) or len(content) < start:

@@ -47,10 +47,7 @@ class Listing:
 
 
 def place_of(source: str) -> Path:
-    """Return the path that a source names, with ~ expanded.
-
-    A shell expands ~ only at the start of a word, so the shell leaves ~ in folder:~/photos.
-    """
+    """Return the path that a source names. ~ is expanded, because a shell leaves ~ in folder:~/photos."""
     path = Path(source.partition(":")[2])
     try:
         return path.expanduser()
@@ -78,10 +75,8 @@ def listed(source: str) -> Listing:
 
 
 def normal(label: str) -> str:
-    """Return a label without surrounding spaces, in Unicode's normal form C.
-
-    macOS writes folders' names in another normal form.
-    """
+    """Return a label without surrounding spaces, in Unicode's normal form C. macOS writes folders' names in another
+    form."""
     return unicodedata.normalize("NFC", label).strip() or label
 
 
@@ -141,11 +136,8 @@ def _refuse(error: OSError) -> None:
 
 
 def _are_splits(root: Path, folders: list[str]) -> bool:
-    """Return whether the folders are named after splits.
-
-    Raises:
-        DataCorruptError: Only some folders are named after splits, or the folder of a split is missing.
-    """
+    """Return whether the folders are named after splits. Raises DataCorruptError if only some folders are named after
+    splits, or if the folder of a split is missing."""
     others = [each for each in folders if each.lower() not in SPLITS]
     if len(others) == len(folders):
         return False

@@ -18,7 +18,7 @@ from hangtag.serving.image_spec import ImageSpec
 from hangtag.training import recipes
 from hangtag.training.data import fashion_mnist, sources
 from hangtag.training.errors import SettingsError
-from hangtag.training.losses import LabelPaths, Objective, Sigmoids, SoftmaxRanking
+from hangtag.training.losses import LABEL_PATHS, SIGMOIDS, SOFTMAX_RANKING, Objective
 from hangtag.training.networks import own
 from hangtag.training.networks.classifiers import Cnn, CnnSmall, Lstm, Lstm2, ResNet
 from hangtag.training.networks.cnn_rnn import CnnEmbedding, CnnLabels, CnnRnn
@@ -40,10 +40,10 @@ class NetworkEntry:
 
     build: Callable[[int, ImageSpec], nn.Module]  # builds the network with fresh weights, for a number of labels
     recipes: tuple[Recipe, ...]  # for Fashion-MNIST or for label sets; the first recipe is the default
-    objective: type[Objective] | None = None  # the loss of a multi-label network, and how to read its outputs
+    objective: Objective | None = None  # the loss of a multi-label network, and how to read its outputs
 
 
-def _label_sets(network: Callable[[int], nn.Module], objective: type[Objective]) -> NetworkEntry:
+def _label_sets(network: Callable[[int], nn.Module], objective: Objective) -> NetworkEntry:
     return NetworkEntry(lambda labels, _: network(labels), (recipes.MULTI_LABEL_RECIPE,), objective)
 
 
@@ -56,21 +56,18 @@ NETWORKS: Mapping[str, NetworkEntry] = {
     "cnn-small": NetworkEntry(CnnSmall, (STUDY, recipes.CNN_SMALL_SAME_VIEW)),
     "resnet": NetworkEntry(ResNet, (TEACHER,)),
     "resnet-28x28": NetworkEntry(partial(ResNet, full_resolution=True), (recipes.FULL_RESOLUTION_TEACHER,)),
-    "cnn_rnn": _label_sets(CnnRnn, LabelPaths),
-    "sigmoids": _label_sets(CnnLabels, Sigmoids),
-    "softmax_ranking": _label_sets(CnnLabels, SoftmaxRanking),
-    "cnn_embedding": _label_sets(CnnEmbedding, Sigmoids),
+    "cnn_rnn": _label_sets(CnnRnn, LABEL_PATHS),
+    "sigmoids": _label_sets(CnnLabels, SIGMOIDS),
+    "softmax_ranking": _label_sets(CnnLabels, SOFTMAX_RANKING),
+    "cnn_embedding": _label_sets(CnnEmbedding, SIGMOIDS),
 }
 MULTI_LABEL_NETWORKS = tuple(name for name, entry in NETWORKS.items() if entry.objective)
 RECIPE_NAMES = tuple(dict.fromkeys(recipe.name for entry in NETWORKS.values() for recipe in (*entry.recipes, PICTURES)))
 
 
 def entry(network: str) -> NetworkEntry:
-    """Return a network's entry. The user's own network gets a new entry, which is not in NETWORKS.
-
-    Raises:
-        SettingsError: There is no network of this name.
-    """
+    """Return a network's entry. The user's own network gets a new entry, which is not in NETWORKS. Raises SettingsError
+    if there is no network of this name."""
     if own.is_own(network):
         # The user's own network has its own normalisation layers and dropout rates.
         return NetworkEntry(partial(own.build, network), (replace(PICTURES, batch_norm=False, dropout=None),))
@@ -100,10 +97,8 @@ def build(network: str, labels: int = 10, image: ImageSpec = fashion_mnist.IMAGE
 def recipe_for(name: str | None, network: str, data: str = fashion_mnist.NAME) -> Recipe:
     """Return a network's recipe by name. For None, return the default recipe for the data set.
 
-    Every network of a single label also has the recipe ``pictures``, for the user's own pictures.
-
-    Raises:
-        SettingsError: The network has no such recipe.
+    Every network of a single label also has the recipe ``pictures``, for the user's own pictures. Raises SettingsError
+    if the network has no such recipe.
     """
     found = entry(network)
     known = {recipe.name: recipe for recipe in found.recipes}
@@ -116,11 +111,8 @@ def recipe_for(name: str | None, network: str, data: str = fashion_mnist.NAME) -
 
 
 def dataset_for(name: str | None, network: str) -> str:
-    """Return the name of the data set to learn from. For None, return the network's default data set.
-
-    Raises:
-        SettingsError: There is no such data set, or the network cannot learn from the data set.
-    """
+    """Return the name of the data set to learn from. For None, return the network's default data set. Raises
+    SettingsError if there is no such data set, or if the network cannot learn from the data set."""
     found = entry(network)
     chosen = name or (sources.LABEL_SETS[0] if found.objective else fashion_mnist.NAME)
     if (sources.kind_of(chosen) is None and chosen in sources.LABEL_SETS) != (found.objective is not None):
@@ -150,12 +142,8 @@ def prepared(config: RunConfig, labels: int, image: ImageSpec, steps_per_epoch: 
 
 def first_network(config: RunConfig, labels: int, image: ImageSpec) -> tuple[nn.Module, list[str]]:
     """Build the run's network with fresh weights, or with the weights from the file that the run starts from. Returns
-    the network, and a note on the weights that stay freshly initialised.
-
-    Raises:
-        SettingsError: The network cannot be built for these images, or the file to start from has the weights of
-            another network.
-    """
+    the network, and a note on the weights that stay freshly initialised. Raises SettingsError if the network cannot be
+    built for these images, or if the file has the weights of another network."""
     network = build(config.model, labels, image)
     if config.start_from is None:
         return network, []

@@ -14,19 +14,11 @@ class TrainingError(UserError):
 
 
 class SettingsError(TrainingError):
-    """A setting is out of its range, or settings contradict each other."""
+    """A setting, a teacher or the environment of processes cannot be used, or settings contradict each other."""
 
 
 class RunMismatchError(TrainingError):
     """A run's folder cannot be used for the requested run."""
-
-
-class TeacherError(TrainingError):
-    """A teacher, that is a model to learn from, cannot be used."""
-
-
-class ProcessesError(TrainingError):
-    """The processes of a run are misconfigured."""
 
 
 class DivergedError(TrainingError):

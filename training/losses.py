@@ -5,8 +5,8 @@ learns and how its outputs are read. CNN-RNN has one objective, and its baseline
 64] in [0, 1]. Label sets are bool [batch, labels].
 """
 
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,17 @@ from hangtag.training.networks.cnn_rnn import CnnRnn, beam_search
 _IGNORED = -100  # cross_entropy's ignore_index: a step with this target has no loss
 Step = tuple[Tensor, Tensor]
 """The loss of a batch, and the number of label sets that the network predicts exactly."""
+
+
+class Objective(NamedTuple):
+    """The loss of a multi-label network, and how to read its outputs.
+
+    A loss needs the order of the labels, the most frequent label first, [labels]. Predictions are scores in [0, 1] and,
+    if the network itself predicts label sets, these sets as bool, both [batch, labels].
+    """
+
+    loss: Callable[[nn.Module, Tensor, Tensor, Tensor, float], Step]
+    predict: Callable[[nn.Module, Tensor], Sequence[Tensor]]
 
 
 def distillation_loss(logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
@@ -34,83 +45,58 @@ def distillation_loss(logits: Tensor, teacher_logits: Tensor, temperature: float
     return mean * temperature**2
 
 
-class Objective(ABC):
-    """The loss of a multi-label network, and how to read its outputs."""
-
-    def __init__(self, label_order: Tensor) -> None:
-        """Create an objective from the labels' indices, ``label_order`` [labels], the most frequent label first."""
-        self.label_order = label_order
-
-    @abstractmethod
-    def training_step(self, network: nn.Module, pixels: Tensor, labels: Tensor, smoothing: float) -> Step:
-        """Compute the forward pass and the loss of a batch."""
-
-    @abstractmethod
-    def predict(self, network: nn.Module, pixels: Tensor) -> Sequence[Tensor]:
-        """Return scores in [0, 1] and, if the network itself predicts sets, the sets as bool, both [batch, labels]."""
+def path_loss(network: nn.Module, pixels: Tensor, labels: Tensor, order: Tensor, smoothing: float) -> Step:
+    """Return the cross-entropy of every step of CNN-RNN. The steps' inputs are the true labels (teacher forcing)."""
+    targets = label_paths(labels, order)  # [batch, MAX_LABELS + 1]
+    end = len(order)
+    inputs = torch.cat([torch.full_like(targets[:, :1], end), targets[:, :-1]], dim=1)
+    logits = network(pixels, inputs.where(inputs >= 0, end)).float()  # [batch, MAX_LABELS + 1, labels + 1]
+    loss = functional.cross_entropy(
+        logits.flatten(0, 1), targets.flatten(), ignore_index=_IGNORED, label_smoothing=smoothing
+    )
+    correct = (logits.argmax(dim=2) == targets) | (targets == _IGNORED)
+    return loss, correct.all(dim=1).sum()
 
 
-class LabelPaths(Objective):
-    """The objective of CNN-RNN, in which a label set is a path: the labels, the most frequent label first, then END.
+def label_paths(labels: Tensor, order: Tensor) -> Tensor:
+    """Return label sets as paths, [batch, MAX_LABELS + 1]: the labels in their order, END, then steps without a loss.
 
-    The loss is the cross-entropy of every step. The steps' inputs are the true labels (teacher forcing).
+    If a set has more labels than a path can hold, the rarest labels are left out.
     """
-
-    def training_step(self, network: nn.Module, pixels: Tensor, labels: Tensor, smoothing: float) -> Step:
-        targets = self.paths(labels)  # [batch, MAX_LABELS + 1]
-        end = len(self.label_order)
-        inputs = torch.cat([torch.full_like(targets[:, :1], end), targets[:, :-1]], dim=1)
-        logits = network(pixels, inputs.where(inputs >= 0, end)).float()  # [batch, MAX_LABELS + 1, labels + 1]
-        loss = functional.cross_entropy(
-            logits.flatten(0, 1), targets.flatten(), ignore_index=_IGNORED, label_smoothing=smoothing
-        )
-        correct = (logits.argmax(dim=2) == targets) | (targets == _IGNORED)
-        return loss, correct.all(dim=1).sum()
-
-    def predict(self, network: nn.Module, pixels: Tensor) -> Sequence[Tensor]:
-        assert isinstance(network, CnnRnn)
-        beam = beam_search(network, pixels)
-        labels = torch.arange(network.labels, device=pixels.device)
-        return beam.probabilities, (beam.path[:, :, None] == labels).any(dim=1)
-
-    def paths(self, labels: Tensor) -> Tensor:
-        """Return the targets of all steps, [batch, MAX_LABELS + 1]: the labels, END, then steps without a loss.
-
-        If a set has more labels than a path can hold, the rarest labels are left out.
-        """
-        present, first = labels[:, self.label_order].sort(dim=1, descending=True, stable=True)
-        present, first = present[:, :MAX_LABELS], first[:, :MAX_LABELS]
-        path = functional.pad(self.label_order[first].where(present, _IGNORED), (0, 1), value=_IGNORED)
-        return path.scatter(1, present.sum(dim=1, keepdim=True), len(self.label_order))
+    present, first = labels[:, order].sort(dim=1, descending=True, stable=True)
+    present, first = present[:, :MAX_LABELS], first[:, :MAX_LABELS]
+    path = functional.pad(order[first].where(present, _IGNORED), (0, 1), value=_IGNORED)
+    return path.scatter(1, present.sum(dim=1, keepdim=True), len(order))
 
 
-class Sigmoids(Objective):
-    """The objective of independent labels: the binary cross-entropy of each label's logit."""
-
-    def training_step(self, network: nn.Module, pixels: Tensor, labels: Tensor, smoothing: float) -> Step:
-        logits = network(pixels).float()  # [batch, labels]
-        targets = labels.float() * (1 - smoothing) + smoothing / 2
-        loss = functional.binary_cross_entropy_with_logits(logits, targets)
-        return loss, ((logits > 0) == labels).all(dim=1).sum()
-
-    def predict(self, network: nn.Module, pixels: Tensor) -> Sequence[Tensor]:
-        return (network(pixels).sigmoid(),)
+def _predict_paths(network: nn.Module, pixels: Tensor) -> Sequence[Tensor]:
+    assert isinstance(network, CnnRnn)
+    beam = beam_search(network, pixels)
+    labels = torch.arange(network.labels, device=pixels.device)
+    return beam.probabilities, (beam.path[:, :, None] == labels).any(dim=1)
 
 
-class SoftmaxRanking(Objective):
-    """The objective of competing labels: the cross-entropy against a distribution in which the labels of a set are
-    equally probable.
+def sigmoid_loss(network: nn.Module, pixels: Tensor, labels: Tensor, _: Tensor, smoothing: float) -> Step:
+    """Return the binary cross-entropy of each label's logit, as if the labels were independent."""
+    logits = network(pixels).float()  # [batch, labels]
+    targets = labels.float() * (1 - smoothing) + smoothing / 2
+    loss = functional.binary_cross_entropy_with_logits(logits, targets)
+    return loss, ((logits > 0) == labels).all(dim=1).sum()
+
+
+def ranking_loss(network: nn.Module, pixels: Tensor, labels: Tensor, _: Tensor, smoothing: float) -> Step:
+    """Return the cross-entropy against a distribution in which the labels of a set are equally probable.
 
     Source: Gong et al., 2014.
     """
+    logits = network(pixels).float()  # [batch, labels]
+    targets = labels.float() / labels.sum(dim=1, keepdim=True)
+    loss = functional.cross_entropy(logits, targets, label_smoothing=smoothing)
+    # A label set is predicted correctly if the lowest logit of its labels exceeds the logits of all other labels.
+    lowest = logits.where(labels, torch.inf).amin(dim=1)
+    return loss, (lowest > logits.where(~labels, -torch.inf).amax(dim=1)).sum()
 
-    def training_step(self, network: nn.Module, pixels: Tensor, labels: Tensor, smoothing: float) -> Step:
-        logits = network(pixels).float()  # [batch, labels]
-        targets = labels.float() / labels.sum(dim=1, keepdim=True)
-        loss = functional.cross_entropy(logits, targets, label_smoothing=smoothing)
-        # A label set is predicted correctly if the lowest logit of its labels exceeds the logits of all other labels.
-        lowest = logits.where(labels, torch.inf).amin(dim=1)
-        return loss, (lowest > logits.where(~labels, -torch.inf).amax(dim=1)).sum()
 
-    def predict(self, network: nn.Module, pixels: Tensor) -> Sequence[Tensor]:
-        return (network(pixels).softmax(dim=1),)
+LABEL_PATHS = Objective(path_loss, _predict_paths)
+SIGMOIDS = Objective(sigmoid_loss, lambda network, pixels: (network(pixels).sigmoid(),))
+SOFTMAX_RANKING = Objective(ranking_loss, lambda network, pixels: (network(pixels).softmax(dim=1),))

@@ -25,7 +25,7 @@ from torch.multiprocessing.spawn import ProcessExitedException, start_processes
 from torch.nn.parallel import DistributedDataParallel
 
 from hangtag.errors import UserError
-from hangtag.training.errors import ProcessesError
+from hangtag.training.errors import SettingsError
 
 T = TypeVar("T")
 # the time limit of a collective operation, for which the other ranks wait while rank 0 validates
@@ -126,14 +126,8 @@ class DistributedGroup(ProcessGroup):
 @contextmanager
 def process_group(device: str) -> Iterator[ProcessGroup]:
     """Join the process group that torchrun's environment variables describe. Without these variables, join a group of
-    one process.
-
-    Args:
-        device: "cpu" or "cuda".
-
-    Raises:
-        ProcessesError: The variables are incomplete or malformed, or there are more local processes than GPUs.
-    """
+    one process. Raises SettingsError if the variables are incomplete or malformed, or if there are more local
+    processes than GPUs."""
     if os.environ.get("WORLD_SIZE", "1") == "1":
         yield ProcessGroup()
         return
@@ -141,13 +135,13 @@ def process_group(device: str) -> Iterator[ProcessGroup]:
         if device == "cuda" and (local_rank := int(os.environ["LOCAL_RANK"])) < torch.cuda.device_count():
             torch.cuda.set_device(local_rank)
         elif device == "cuda":
-            raise ProcessesError(
+            raise SettingsError(
                 f"{os.environ['LOCAL_WORLD_SIZE']} processes need one GPU each, but the number of GPUs "
                 f"that PyTorch sees is {torch.cuda.device_count()}. Start one process for each GPU."
             )
         dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=_TIMEOUT)
     except (KeyError, ValueError) as error:  # a variable is missing or is not a number
-        raise ProcessesError(
+        raise SettingsError(
             f"WORLD_SIZE is set to {os.environ['WORLD_SIZE']}, for a run with several processes, but they cannot form "
             f"a group ({error}). Start several processes on one machine with 'hangtag train --processes N', and on "
             "several machines with torchrun. For a single process, unset WORLD_SIZE."

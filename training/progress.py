@@ -4,7 +4,6 @@ import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from types import FrameType
 
 from rich.console import Console
@@ -15,21 +14,14 @@ LINE_INTERVAL = 60.0
 """The seconds between two lines of progress within an epoch, if standard error is not a terminal."""
 
 
-@dataclass(frozen=True)
-class StepProgress:
-    """The progress of a run after a training step."""
-
-    epoch: int  # counted from 1
-    step: int  # within the epoch, counted from 1
-    steps: int  # per epoch
-    loss: float  # the mean over the epoch so far, updated about every ten steps
-
-
 class Observer:
     """Null object: ignores progress, and never stops the run. Subclasses override the methods that they need."""
 
-    def on_step(self, progress: StepProgress) -> None:
-        """Receive the progress. The trainer calls this method after every training step."""
+    def on_step(self, epoch: int, step: int, steps: int, loss: float) -> None:
+        """Receive the epoch, the step of the epoch's steps, both counted from 1, and the epoch's mean loss so far.
+
+        The trainer calls this method after every training step, and updates the loss about every ten steps.
+        """
 
     def on_epoch(self, row: Mapping[str, float]) -> None:
         """Receive an epoch's figures. Rank 0 calls this method after it has saved the figures."""
@@ -83,14 +75,13 @@ class TerminalObserver(Observer, AbstractContextManager["TerminalObserver"]):
         if self._tasks:  # the bars stay on the terminal
             self._bars.stop()
 
-    def on_step(self, progress: StepProgress) -> None:
-        if progress.step == 1 and progress.epoch > 1 and not self._last_epoch:  # the earlier epochs are in a checkpoint
-            self._print(f"continuing after epoch {progress.epoch - 1} of {self._epochs}")
-        if progress.step % 10 and progress.step not in (1, progress.steps):
+    def on_step(self, epoch: int, step: int, steps: int, loss: float) -> None:
+        if step == 1 and epoch > 1 and not self._last_epoch:  # the earlier epochs are in a checkpoint
+            self._print(f"continuing after epoch {epoch - 1} of {self._epochs}")
+        if step % 10 and step not in (1, steps):
             return
-        figures = [f"loss {progress.loss:.3f}", *self._validation_figures(self._last_epoch)]
-        done, total = (progress.epoch - 1) * progress.steps + progress.step, self._epochs * progress.steps
-        self._show("steps", f"epoch {progress.epoch}/{self._epochs}", done, total, figures)
+        figures = [f"loss {loss:.3f}", *self._validation_figures(self._last_epoch)]
+        self._show("steps", f"epoch {epoch}/{self._epochs}", (epoch - 1) * steps + step, self._epochs * steps, figures)
 
     def on_epoch(self, row: Mapping[str, float]) -> None:
         self._last_epoch = row

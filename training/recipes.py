@@ -177,13 +177,8 @@ MULTI_LABEL_RECIPE = Recipe(
 def changed(recipe: Recipe, changes: Iterable[str]) -> Recipe:
     """Return a recipe with some hyperparameters changed.
 
-    Args:
-        recipe: The recipe to start from.
-        changes: The changes in the form NAME=VALUE, such as learning_rate=3e-3. The names are the fields of Recipe,
-            Augmentation and Distillation.
-
-    Raises:
-        SettingsError: There is no such hyperparameter, or the value has the wrong type or is out of range.
+    A change has the form NAME=VALUE. The names are the fields of Recipe, Augmentation and Distillation. Raises
+    SettingsError if there is no such hyperparameter, or if the value has the wrong type or is out of range.
 
     Example:
         >>> changed(STUDY, ["batch_size=64", "flip=true"]).augmentation.flip

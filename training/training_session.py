@@ -52,7 +52,7 @@ def train(settings: TrainSettings) -> None:
             for note in (*data.notes, *notes):
                 _report(note)
             _report(f"{run.folder.absolute().name}: data from {data.source}, {_resources(config)}")
-        was_finished = group.on_rank_zero(lambda: "summary" in run.read_metrics())
+        was_finished = group.on_rank_zero(lambda: "summary" in run.metrics)
         try:
             shown = TerminalObserver(config.recipe.epochs, shown=group.is_rank_zero, select=config.select)
             with shown as observer:
@@ -201,8 +201,7 @@ def _write_page(config: RunConfig, run: Run, data: Dataset) -> None:
 
     path = run.folder / REPORT
     with writing(path):
-        validation = data.validation.first(config.limit).images
-        path.write_text(run_page(Run(run.folder), validation=validation), encoding="utf-8")
+        path.write_text(run_page(run, validation=data.validation.first(config.limit).images), encoding="utf-8")
 
 
 def _report_result(run: Run, metrics: dict[str, Any], select: str, sizes: dict[str, int]) -> None:

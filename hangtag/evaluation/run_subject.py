@@ -20,14 +20,14 @@ class RunSubject(Subject):
         run.require_finished()
         self._served = load_run(run)
         self.name, self.task = run.folder.name, self._served.task
-        config = run.read_config()
+        config = run.config
         trial = config.get("limit") is not None
         self.details = {
             "model": run.model,
             "folder": str(run.folder),
             **({"trial": f"trained on the first {config['limit']:,} images only"} if trial else {}),
         }
-        self.labels = runs_data.labels(run.read_metrics()["summary"])
+        self.labels = runs_data.labels(run.metrics["summary"])
         self.config, self.image = config, self._served.image
         self.threshold = self._served.threshold
 

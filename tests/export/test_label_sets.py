@@ -51,7 +51,7 @@ def test_a_baseline_is_exported_with_its_threshold(
     assert objective is not None
     with torch.inference_mode():
         pixels = torch.tensor(canvases).float()[:, None] / 255
-        (scores,) = objective(torch.arange(10)).predict(exported.network, pixels)
+        (scores,) = objective.predict(exported.network, pixels)
     probabilities = answers(exported.file, image=canvases)["probabilities"]
     np.testing.assert_allclose(probabilities, scores.numpy(), atol=1e-4)
     np.testing.assert_array_equal(sets_of(probabilities), sets_of(scores.numpy()))

@@ -67,7 +67,7 @@ def test_weights_that_do_not_fit_are_refused(tmp_path: Path, few: Garments, dama
 def test_a_model_that_is_not_known_is_refused(tmp_path: Path, few: Garments, model: str) -> None:
     """A run may have an unknown model if another version of hangtag wrote the run, or if a user edited its config."""
     run = runs.finished(tmp_path / "run", "lstm", {})
-    (run.folder / "config.json").write_text(json.dumps(run.read_config() | {"model": model}))
+    (run.folder / "config.json").write_text(json.dumps(run.config | {"model": model}))
     message = refused(run, tmp_path, few)
     assert message.startswith(f"{run.folder} is a run of {model!r}, which cannot be built here: ")
     assert ", ".join(NETWORKS) in message
@@ -75,7 +75,7 @@ def test_a_model_that_is_not_known_is_refused(tmp_path: Path, few: Garments, mod
 
 def test_a_run_without_thresholds_is_refused(few: Garments, tmp_path: Path) -> None:
     run = runs.finished_sets(tmp_path / "run", "sigmoids", build("sigmoids").state_dict())
-    metrics = run.read_metrics()
+    metrics = run.metrics
     del metrics["summary"]["thresholds"]
     run.write_metrics(metrics)
     message = refused(run, tmp_path, few)

@@ -16,7 +16,7 @@ from torch.nn.modules.module import register_module_forward_hook
 
 from hangtag.training.catalog import build
 from hangtag.training.loop import train as loop
-from hangtag.training.progress import Observer, StepProgress
+from hangtag.training.progress import Observer
 from hangtag.training.recipes import Recipe
 from hangtag.training.runs.config import RunConfig
 from hangtag.training.runs.run import Run
@@ -110,13 +110,13 @@ def watching(answer: Callable[[Images], Any] | None = None) -> Iterator[list[Ima
 
 
 class OnStep(Observer):
-    """Calls a function after every step."""
+    """Calls a function after every step, with the epoch, the step and the number of steps."""
 
-    def __init__(self, do: Callable[[StepProgress], object]) -> None:
+    def __init__(self, do: Callable[[int, int, int], object]) -> None:
         self._do = do
 
-    def on_step(self, at: StepProgress) -> None:
-        self._do(at)
+    def on_step(self, epoch: int, step: int, steps: int, loss: float) -> None:
+        self._do(epoch, step, steps)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,6 @@ from torch.nn.modules.module import register_module_forward_hook
 
 from hangtag.training.errors import DivergedError
 from hangtag.training.processes import DistributedGroup, process_group
-from hangtag.training.progress import StepProgress
 from tests.kit import forkserver, garments, shipped
 from tests.kit.command import refusal
 from tests.kit.forkserver import Forked
@@ -69,10 +68,10 @@ def train_rank(folder: Path, model: str, fate: str) -> None:
     plain = replace(plain, recipe=replace(plain.recipe, dropout=0.0, ema_decay=0.9))
     with process_group("cpu") as group:
 
-        def act(at: StepProgress) -> None:
-            if fate == "die" and (at.epoch, at.step) == (2, 2):
+        def act(epoch: int, step: int, steps: int) -> None:
+            if fate == "die" and (epoch, step) == (2, 2):
                 raise SystemExit(3)
-            if fate == "diverge" and (at.epoch, at.step) == (1, at.steps) and group.rank == 1:
+            if fate == "diverge" and (epoch, step) == (1, steps) and group.rank == 1:
                 register_module_forward_hook(lambda _, inputs, output: output * math.nan)
 
         whole = replace(plain, processes=group.world_size)

@@ -47,7 +47,7 @@ def test_a_damaged_byte_is_noticed_or_harmless_and_a_missing_end_is_noticed(
 def test_a_run_with_a_loss_that_is_gone_cannot_be_continued(tmp_path: Path) -> None:
     run = Run(tmp_path)
     run.start(config())
-    stored = run.read_config() | {"loss": {"name": "soft-labels", "beta": 5.0, "weight": 0.5, "distances": "0a"}}
+    stored = run.config | {"loss": {"name": "soft-labels", "beta": 5.0, "weight": 0.5, "distances": "0a"}}
     (run.folder / "config.json").write_text(json.dumps(stored))
     with pytest.raises(RunMismatchError, match=r"holds a run with another loss\.name and .* Choose another --out"):
         run.start(config())

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from hangtag.training.progress import LINE_INTERVAL, StepProgress, TerminalObserver
+from hangtag.training.progress import LINE_INTERVAL, TerminalObserver
 from tests.kit import shipped
 from tests.kit.command import hangtag, python
 from tests.training.small_runs import train
@@ -31,11 +31,11 @@ def test_a_log_gets_a_line_for_each_epoch_and_for_each_minute_within_one(capsys:
     now[0] = LINE_INTERVAL
     observer.on_teacher_logits(55_000, 110_000)
     observer.on_teacher_logits(56_000, 110_000)
-    observer.on_step(StepProgress(1, 430, 430, 0.3))
+    observer.on_step(1, 430, 430, 0.3)
     figures = {"validation_accuracy": 0.9, "validation_balanced_accuracy": 0.8}
     observer.on_epoch({"epoch": 1, "train_loss": 0.25, "seconds": 12.3, **figures})
     now[0] = 2 * LINE_INTERVAL
-    observer.on_step(StepProgress(2, 10, 430, 0.2))
+    observer.on_step(2, 10, 430, 0.2)
     assert capsys.readouterr() == (
         "",
         "teacher's logits: 55,000 of 110,000 images\n"

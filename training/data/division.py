@@ -25,13 +25,10 @@ def divide(
         pictures: The pictures that ``distinct`` returns.
         validation_share: The share of each class's pictures for validation, between 0 and 1.
         test_share: The share of each class's pictures for testing.
-        seed: The seed for dividing the pictures. Another seed divides the pictures differently.
+        seed: Another seed divides the pictures differently.
 
-    Returns:
-        The pictures of the splits train, validation and test, each in the given order.
-
-    Raises:
-        DataCorruptError: There is only one class, or a class has too few pictures.
+    Returns the pictures of the splits train, validation and test, each in the given order. Raises DataCorruptError if
+    there is only one class, or if a class has too few pictures.
     """
     first: dict[str, Picture] = {}
     for picture in pictures:
@@ -44,16 +41,10 @@ def divide(
 
 
 def distinct(pictures: Sequence[Picture], *, published: bool = False) -> tuple[list[Picture], list[str]]:
-    """Leave out the copies of pictures.
+    """Leave out the copies of pictures. Returns the other pictures, in the given order, and sentences about copies.
 
-    Args:
-        pictures: The pictures that could be read.
-        published: Whether the pictures are a published set, whose test split stays whole. A published set may hold
-            several copies of a picture, even in several classes. Only the training copies of test pictures are left
-            out.
-
-    Returns:
-        The remaining pictures, in the given order; and sentences about copies.
+    A ``published`` set may hold several copies of a picture, even in several classes, and its test split stays whole.
+    Only the training copies of its test pictures are left out.
 
     Raises:
         DataCorruptError: The same picture is in two classes or in two splits of the source, and the set is not

@@ -103,14 +103,10 @@ _SETS = dict(zip(NAMES, (together, independent), strict=True))
 
 
 def load(name: str, data: Dataset, sizes: Mapping[str, int] = SIZES, limit: int | None = None) -> Dataset:
-    """Compose one of the data sets NAMES from Fashion-MNIST's garments, in about half a minute.
+    """Compose one of the data sets NAMES from ``data``, Fashion-MNIST's garments, in about half a minute.
 
-    Args:
-        name: One of NAMES.
-        data: Fashion-MNIST.
-        sizes: The number of samples of each split.
-        limit: The largest number of training samples, and of validation samples, to compose. The digest does not depend
-            on the limit.
+    ``sizes`` has the number of samples of each split. At most ``limit`` training samples and validation samples are
+    composed. The digest does not depend on the limit.
     """
     composed: dict[str, Any] = {
         split: load_split(name, split, getattr(data, split), size if split == "test" else min(limit or size, size))

@@ -37,11 +37,7 @@ R = TypeVar("R")
 
 
 def opened(name: str, known: Sequence[str] | None = None) -> Listing:
-    """List the pictures of a source, and read their digests and headers.
-
-    Args:
-        name: ``folder:PHOTOS``, ``csv:FILE`` or ``idx:FOLDER``.
-        known: The labels that the pictures may have. None allows all labels.
+    """List the pictures of ``folder:PHOTOS``, ``csv:FILE`` or ``idx:FOLDER``, and read their digests and headers.
 
     Raises:
         DataNotFoundError: A file or a folder is missing.
@@ -60,11 +56,8 @@ def opened(name: str, known: Sequence[str] | None = None) -> Listing:
 def decoded(source: Listing, image: ImageSpec, memory_bytes: int = MEMORY_BYTES) -> tuple[Listing, Images]:
     """Decode the opened pictures of a source, and prepare them for a network, in memory or in a temporary file.
 
-    Returns:
-        The source with the pictures that could be decoded; and these pictures as images [n, ...].
-
-    Raises:
-        DataCorruptError: No picture of a class can be decoded.
+    Returns the source with the pictures that could be decoded, and these pictures as images [n, ...]. Raises
+    DataCorruptError if no picture of a class can be decoded.
     """
     shape = (len(source.pictures), *image.shape)
     if math.prod(shape) <= memory_bytes:
@@ -97,11 +90,7 @@ def notes(source: Listing) -> list[str]:
 
 
 def prepared(file: Path, image: ImageSpec) -> Pixels:
-    """Return a picture's pixels in the form that a model accepts.
-
-    Raises:
-        DataCorruptError: The picture cannot be read.
-    """
+    """Return a picture's pixels in the form that a model accepts. Raises DataCorruptError for an unreadable file."""
     try:
         return image.read(file)
     except PictureError as error:

@@ -18,27 +18,20 @@ LABEL_SETS = (*outfits.NAMES, "voc2007")
 """The data sets whose images have sets of labels."""
 IMAGES = {fashion_mnist.NAME: fashion_mnist.IMAGE, **dict.fromkeys(outfits.NAMES, outfits.IMAGE), "voc2007": voc.IMAGE}
 KNOWN = tuple(IMAGES)
-_EXAMPLES = {"folder": "folder:photos", "csv": "csv:labels.csv", "idx": "idx:kmnist"}
-OWN = tuple(_EXAMPLES)
+OWN = ("folder", "csv", "idx")
 """The kinds of the user's own pictures, such as folder in folder:photos."""
 _OF_PICTURES = ("size", "colour", "grey", "fit", "validation_share", "test_share", "split_seed")
 """The options that describe the user's own pictures."""
 
 
 def kind_of(name: str) -> str | None:
-    """Return the kind of the user's own pictures, one of OWN. For a data set that hangtag knows, return None.
-
-    Raises:
-        SettingsError: The name is not the name of a known data set, and does not describe the user's own pictures.
-    """
+    """Return the kind of the user's own pictures, one of OWN. For a data set that hangtag knows, return None. Raises
+    SettingsError for any other name."""
     kind, colon, place = name.partition(":")
     if colon and kind in OWN and place:
         return kind
     if name in KNOWN:
         return None
-    if colon and kind in OWN:
-        what = "the CSV file that lists your pictures" if kind == "csv" else "the folder of your pictures"
-        raise SettingsError(f"--data {name} is not complete: write {what} after the colon, such as {_EXAMPLES[kind]}.")
     if Path(name).exists():
         kind = "folder" if Path(name).is_dir() else "csv"
         raise SettingsError(f"--data {name} is a path. Name its kind too: {kind}:{name}.")
@@ -140,12 +133,8 @@ class DataOptions:
 
     @property
     def own_pictures(self) -> OwnPictures:
-        """How the user's own pictures are split and prepared.
-
-        Raises:
-            SettingsError: The size is not HEIGHTxWIDTH, options contradict each other, or options for own pictures are
-                given with another data set.
-        """
+        """How the user's own pictures are split and prepared. Raises SettingsError if the size is not HEIGHTxWIDTH, if
+        options contradict each other, or if options for own pictures are given with another data set."""
         given = {name: value for name in _OF_PICTURES if (value := getattr(self, name)) not in (None, False)}
         if given and kind_of(self.dataset) is None:
             declared = type(self).__dataclass_fields__

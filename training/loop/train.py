@@ -24,7 +24,7 @@ from hangtag.training.loop.checkpoint import DIVERGENCE_HINT, TrainingState
 from hangtag.training.networks import own
 from hangtag.training.networks.normalisation import normalise
 from hangtag.training.processes import ProcessGroup
-from hangtag.training.progress import Observer, StepProgress
+from hangtag.training.progress import Observer
 from hangtag.training.runs.config import RunConfig
 from hangtag.training.runs.run import Run
 from hangtag.training.tasks.augmentation import augment
@@ -60,8 +60,7 @@ def train(
     Raises:
         RunMismatchError: The folder holds another run, or files that cannot be used, or another process trains in it.
         DivergedError: The loss or the network's outputs are not finite.
-        TeacherError: The teacher fails on the images.
-        SettingsError: The network cannot be built for these images.
+        SettingsError: The network cannot be built for these images, or the teacher fails on the images.
         KeyboardInterrupt: The observer requested a stop.
 
     If one rank raises one of these errors, every rank raises it.
@@ -75,7 +74,7 @@ def train(
         def claim_folder() -> dict[str, Any]:
             stack.enter_context(run.lock())
             run.start(config, data.members)
-            return run.read_metrics()
+            return run.metrics
 
         metrics = group.on_rank_zero(claim_folder)
         if "summary" in metrics:
@@ -150,47 +149,39 @@ class _Sums:
 
     def __init__(self, epoch: int, steps: int, config: RunConfig, observer: Observer, group: ProcessGroup) -> None:
         self._epoch, self._steps, self._observer, self._group = epoch, steps, observer, group
-        self._started = time.perf_counter()
+        self._started, self._seen = time.perf_counter(), 0
         self._sums = torch.zeros(2, dtype=torch.float64, device=config.device)  # losses, and correct samples
-        self._seen = 0
-        self._loss, self._totals = math.nan, (0.0, 0.0)
+        self._loss, self._correct = math.nan, math.nan  # the sums over all ranks when they were last read
 
     def add(self, loss: Tensor, correct: Tensor, count: int) -> None:
         """Add a batch's mean loss and its number of correct samples."""
         self._sums += torch.stack([loss.double() * count, correct.double()])
 
     def after_step(self, step: int, count: int) -> None:
-        """Report a finished step, in which the ranks computed ``count`` samples together.
-
-        Raises:
-            DivergedError: The loss is no longer finite.
-            KeyboardInterrupt: A rank's observer requests a stop.
-        """
+        """Report a finished step, in which the ranks computed ``count`` samples together. Raises DivergedError if the
+        loss is no longer finite, and KeyboardInterrupt if a rank's observer requests a stop."""
         self._seen += count
         if step % SYNC_INTERVAL == 1 or step == self._steps:
-            self._totals = self._sum_over_ranks()
-            self._loss = self._totals[0] / self._seen
-            if not math.isfinite(self._loss):
+            parts = self._group.all_gather((self._sums.tolist(), self._observer.stop_requested()))
+            if any(stop for _, stop in parts):
+                raise KeyboardInterrupt
+            self._loss, self._correct = (sum(sums) for sums in zip(*(part for part, _ in parts), strict=True))
+            self._mean = self._loss / self._seen
+            if not math.isfinite(self._mean):
                 raise DivergedError(
-                    f"the loss became {self._loss} in epoch {self._epoch}, by step {step} of {self._steps}. "
+                    f"the loss became {self._mean} in epoch {self._epoch}, by step {step} of {self._steps}. "
                     f"{DIVERGENCE_HINT}"
                 )
-        self._observer.on_step(StepProgress(self._epoch, step, self._steps, self._loss))
+        self._observer.on_step(self._epoch, step, self._steps, self._mean)
 
     def row(self, samples: int, learning_rate: float) -> dict[str, float]:
         """Return the epoch's figures."""
         seconds = time.perf_counter() - self._started
         return {
             "epoch": self._epoch,
-            "train_loss": self._totals[0] / samples,
-            "train_accuracy": self._totals[1] / samples,
+            "train_loss": self._loss / samples,
+            "train_accuracy": self._correct / samples,
             "learning_rate": learning_rate,
             "seconds": round(seconds, 3),
             "step_ms": round(seconds / self._steps * 1000, 4),
         }
-
-    def _sum_over_ranks(self) -> tuple[float, float]:
-        parts = self._group.all_gather((self._sums.tolist(), self._observer.stop_requested()))
-        if any(stop for _, stop in parts):
-            raise KeyboardInterrupt
-        return sum(part[0] for part, _ in parts), sum(part[1] for part, _ in parts)

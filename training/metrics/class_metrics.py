@@ -44,27 +44,6 @@ def log_probabilities(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64
     return logarithms
 
 
-def stored(confusion: Sequence[Sequence[int]]) -> Sequence[Sequence[int]]:
-    """Return a confusion matrix as a run stores it. For more than MOST_IN_MATRIX labels, these are triples [true,
-    predicted, count]."""
-    if len(confusion) <= MOST_IN_MATRIX:
-        return confusion
-    counts = np.asarray(confusion)
-    pairs = np.argwhere(counts)
-    triples: list[list[int]] = np.column_stack([pairs, counts[tuple(pairs.T)]]).tolist()
-    return triples
-
-
-def restored(kept: Sequence[Sequence[int]], labels: int) -> npt.NDArray[np.int64]:
-    """Return the confusion matrix [true][predicted] from what ``stored`` returned. ``labels``: the number of labels."""
-    given = np.asarray(kept, np.int64)
-    if given.shape == (labels, labels):  # earlier releases stored the whole matrix for any number of labels
-        return given
-    counts = np.zeros((labels, labels), np.int64)
-    counts[given[:, 0], given[:, 1]] = given[:, 2]
-    return counts
-
-
 def worst(logits: npt.NDArray[np.float32], classes: Classes, count: int) -> list[dict[str, float]]:
     """Return the ``count`` samples with the highest cross-entropy, the worst first, from logits [n, k] and classes [n].
 

@@ -54,11 +54,8 @@ def build(network: str, labels: int, image: ImageSpec) -> nn.Module:
 
 
 def find(network: str) -> Callable[[int, ImageSpec], Any]:
-    """Import the module of a network, and return the callable that builds the network.
-
-    Raises:
-        SettingsError: The module cannot be imported, or has no such callable.
-    """
+    """Import the module of a network, and return the callable that builds the network. Raises SettingsError if the
+    module cannot be imported, or has no such callable."""
     module, _, name = network.partition(":")
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.insert(0, here)  # `python -m` adds this folder too

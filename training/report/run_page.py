@@ -17,7 +17,7 @@ from hangtag.page.drawing import colour, drawing
 from hangtag.page.templates import environment, png_address
 from hangtag.training.data import fashion_mnist, sources
 from hangtag.training.data.dataset import Images
-from hangtag.training.metrics.class_metrics import MOST_IN_MATRIX, per_class, restored
+from hangtag.training.metrics.class_metrics import MOST_IN_MATRIX, per_class
 from hangtag.training.report import tables
 from hangtag.training.runs import run_data
 from hangtag.training.runs.run import Run
@@ -93,7 +93,7 @@ def _mistakes(summary: Mapping[str, Any], labels: Sequence[str]) -> dict[str, An
     kept = summary.get("validation", {}).get("confusion")
     if not isinstance(kept, list):
         return None
-    counts = restored(kept, len(labels))
+    counts = np.asarray(kept, np.int64)
     mistakes = np.where(np.eye(len(labels), dtype=bool), 0, counts)
     pairs = np.argsort(-mistakes, axis=None, kind="stable")[:_MOST_FREQUENT].tolist()
     places = [divmod(pair, len(labels)) for pair in pairs]

@@ -17,15 +17,15 @@ def overview(run: Run) -> dict[str, Any]:
     "figure" is one of FIGURES. "validation" and "test" are the values of this figure in the best epoch. A value is
     None if it is unknown, such as "test" before the run ends.
     """
-    config, recipe, rows = run.config, run.config["recipe"], run.metrics["epochs"]
-    summary = run.metrics.get("summary", {})
+    config, metrics = run.config, run.metrics
+    recipe, rows, summary = config["recipe"], metrics["epochs"], metrics.get("summary", {})
     figure = next((key for key in FIGURES if any(f"validation_{key}" in row for row in rows)), "accuracy")
     selects = f"validation_{config.get('select')}"
     best: Mapping[str, Any] = max(
         rows, key=lambda row: row.get(selects, row.get(f"validation_{figure}", 0.0)), default={}
     )
     return {
-        "model": run.model,
+        "model": str(config.get("model")),
         "recipe": recipe.get("name", ""),
         "data": config.get("dataset", "fashion-mnist"),
         "limit": config.get("limit"),

@@ -19,7 +19,6 @@ import os
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +36,11 @@ _FILES = ("checkpoint.pt", "teacher.pt", "best.pt", "metrics.json", "config.json
 
 
 class Run:
-    """A run's folder, which need not exist yet.
-
-    The properties describe the run's files as they were when a property was first used.
+    """A run's folder, which need not exist yet. The properties read the run's files.
 
     Example:
         >>> run = Run.find("lstm", Path("runs"))
-        >>> run.read_metrics()["summary"]["test"]["accuracy"]
+        >>> run.metrics["summary"]["test"]["accuracy"]
     """
 
     def __init__(self, folder: Path) -> None:
@@ -80,24 +77,25 @@ class Run:
             raise RunMismatchError(found[0].trouble)
         return found[0]
 
-    @cached_property
+    @property
     def config(self) -> dict[str, Any]:
-        """The content of config.json."""
-        return self.read_config()
+        """The content of config.json. Raises RunMismatchError if the file is missing or damaged."""
+        return _read_json(self.folder / "config.json")
 
-    @cached_property
+    @property
     def metrics(self) -> dict[str, Any]:
-        """The content of metrics.json."""
-        return self.read_metrics()
+        """The content of metrics.json, or no rows before the first epoch. Raises RunMismatchError if the file is
+        damaged."""
+        return {"epochs": []} | (_read_json(self.folder / "metrics.json") if self.has("metrics.json") else {})
 
-    @cached_property
+    @property
     def trouble(self) -> str | None:
         """The reason why config.json or metrics.json is not a readable file of a run, or None."""
         try:
-            _ = self.config, self.metrics
+            config, _ = self.config, self.metrics
         except RunMismatchError as error:
             return str(error)
-        if isinstance(self.config.get("model"), str) and isinstance(self.config.get("recipe"), dict):
+        if isinstance(config.get("model"), str) and isinstance(config.get("recipe"), dict):
             return None
         return f"{self.folder / 'config.json'} names no model and recipe. {RESTART_HINT}"
 
@@ -110,7 +108,7 @@ class Run:
         """Raise RunMismatchError unless the folder holds a run that was trained to its end."""
         if not self.has("config.json"):
             raise RunMismatchError(f"{self.folder} is not a run's folder: it holds no config.json.")
-        metrics = self.read_metrics()
+        metrics = self.metrics
         if "summary" not in metrics:
             count = len(metrics["epochs"])
             raise RunMismatchError(
@@ -121,20 +119,16 @@ class Run:
     def command(self) -> str:
         """Return the command that continues this run. Raises RunMismatchError if config.json is not a run's config."""
         try:
-            return command(self.read_config(), self.folder)
+            return command(self.config, self.folder)
         except (KeyError, TypeError) as error:
             raise RunMismatchError(f"{self.folder / 'config.json'} is not a run's config. {RESTART_HINT}") from error
 
     def start(self, config: RunConfig, members: Sequence[Member] = ()) -> None:
         """Write this config, and the records of the user's own pictures, into the folder. If the folder already holds
-        this run, update its paths.
-
-        Raises:
-            RunMismatchError: The folder holds another run, or files of an unknown run, or cannot be written.
-        """
+        this run, update its paths. Raises RunMismatchError for a folder that holds other files or cannot be written."""
         self.require_fitting(config, members)
         requested = config.as_json()
-        stored = self.read_config() if self.has("config.json") else {}
+        stored = self.config if self.has("config.json") else {}
         updated = requested | {"environment": stored.get("environment", {}) if stored else environment()}
         if json.dumps(updated) != json.dumps(stored):
             self._write_json("config.json", updated)
@@ -143,11 +137,7 @@ class Run:
                 csv.writer(file).writerows([Member._fields, *members])
 
     def require_fitting(self, config: RunConfig, members: Sequence[Member] = ()) -> None:
-        """Check that ``start`` would accept this config, without writing anything.
-
-        Raises:
-            RunMismatchError: The folder holds another run, or files of an unknown run.
-        """
+        """Raise RunMismatchError if the folder holds another run, or files of an unknown run."""
         if not self.has("config.json"):
             if orphans := [name for name in _FILES if self.has(name)]:
                 raise RunMismatchError(
@@ -155,8 +145,8 @@ class Run:
                     "belong to. Choose another --out, or add --restart to replace the files."
                 )
             return
-        stored, requested = self.read_config(), config.as_json()
-        self.read_metrics()  # a damaged file must be reported before the training
+        stored, requested = self.config, config.as_json()
+        _ = self.metrics  # a damaged file must be reported before the training
         if other := difference(stored, requested, self.members(), members):
             raise RunMismatchError(
                 f"{self.folder} holds a run {other}. Choose another --out, or add --restart to replace the run."
@@ -189,15 +179,6 @@ class Run:
                 (self.folder / name).unlink(missing_ok=True)
                 (self.folder / f"{name}.tmp").unlink(missing_ok=True)
 
-    def read_config(self) -> dict[str, Any]:
-        """Return the content of config.json. Raises RunMismatchError if it is missing or damaged."""
-        return _read_json(self.folder / "config.json")
-
-    def read_metrics(self) -> dict[str, Any]:
-        """Return the content of metrics.json, or no rows before the first epoch. Raises RunMismatchError if the file is
-        damaged."""
-        return {"epochs": []} | (_read_json(self.folder / "metrics.json") if self.has("metrics.json") else {})
-
     def write_metrics(self, metrics: Mapping[str, Any]) -> None:
         """Replace metrics.json. Raises RunMismatchError if the folder cannot be written."""
         self._write_json("metrics.json", metrics)
@@ -212,12 +193,8 @@ class Run:
             os.fsync(file.fileno())
 
     def load(self, name: str) -> dict[str, Any]:
-        """Load one of PyTorch's files, such as best.pt, to the CPU.
-
-        Raises:
-            RunMismatchError: The file is missing or damaged.
-            MissingExtraError: torch is not installed.
-        """
+        """Load one of PyTorch's files, such as best.pt, to the CPU. Raises RunMismatchError if the file is missing or
+        damaged, and MissingExtraError if torch is not installed."""
         with needs("train", "reading the weights of a run"):
             import torch
         path = self.folder / name
@@ -237,10 +214,8 @@ class Run:
         return state
 
     def members(self) -> Sequence[Member]:
-        """Return the records of the user's own pictures that the run used. Earlier releases wrote no records.
-
-        Raises RunMismatchError if pictures.csv cannot be read.
-        """
+        """Return the records of the user's own pictures that the run used, or none if there are none. Raises
+        RunMismatchError if pictures.csv cannot be read."""
         path = self.folder / "pictures.csv"
         if not path.is_file():
             return ()

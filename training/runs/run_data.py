@@ -23,11 +23,8 @@ def labels(summary: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def image(config: Mapping[str, Any]) -> ImageSpec:
-    """Return the description of the images that a run's network sees, from config.json.
-
-    Raises:
-        RunMismatchError: The config does not describe the images.
-    """
+    """Return the description of the images that a run's network sees, from config.json. Raises RunMismatchError if the
+    config does not describe the images."""
     name = str(config.get("dataset", fashion_mnist.NAME))
     if sources.kind_of(name) is None:
         return sources.IMAGES[name]

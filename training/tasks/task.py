@@ -19,7 +19,7 @@ from torch.nn import functional
 from hangtag.training.catalog import NETWORKS
 from hangtag.training.data.dataset import Dataset, Images, Split
 from hangtag.training.losses import distillation_loss
-from hangtag.training.metrics.class_metrics import evaluate, stored, worst
+from hangtag.training.metrics.class_metrics import evaluate, worst
 from hangtag.training.metrics.set_metrics import choose_threshold, decide
 from hangtag.training.metrics.set_metrics import evaluate as evaluate_sets
 from hangtag.training.networks.normalisation import normalise
@@ -39,18 +39,14 @@ Predictions = Sequence[npt.NDArray[Any]]
 
 
 class Task(ABC):
-    """A data set to learn from. If a stop is requested, the task's methods raise KeyboardInterrupt between batches.
+    """A data set to learn from, with one ``image`` description and the names of its ``labels``.
 
-    Attributes:
-        labels: The labels' names.
-        image: Describes the images.
-        images: The images to learn from, uint8 [views * n, height, width] or [views * n, height, width, 3], on the
-            device: the first view of all n samples, then the second view, and so on. Most tasks have one view.
-        augmentation: The random changes to the images in every step.
-        selection_metric: The name of the figure of ``validate`` that selects the best epoch. A higher value is better.
+    ``images``, uint8 [views * n, height, width] or [views * n, height, width, 3], on the device, has the first view of
+    all n samples, then the second view, and so on. Most tasks have one view. ``augmentation`` describes random changes
+    in every step. If a stop is requested, the task's methods raise KeyboardInterrupt between batches.
     """
 
-    selection_metric: str
+    selection_metric: str  # the figure of ``validate`` that selects the best epoch; a higher value is better
     _followed: Sequence[str]  # the figures that are measured after every epoch
     _prediction_batch = 500
 
@@ -76,15 +72,10 @@ class Task(ABC):
 
     @abstractmethod
     def loss(self, network: nn.Module, pixels: Tensor, views: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute the forward pass and the loss.
+        """Compute the forward pass and the loss of augmented images, FP32 [batch, channels, height, width].
 
-        Args:
-            network: The network in training mode.
-            pixels: The augmented images, FP32 [batch, channels, height, width].
-            views: The indices of the pixels' images in ``images``, [batch].
-
-        Returns:
-            The mean loss, a scalar to differentiate, and the number of samples that were predicted correctly.
+        ``views`` [batch] are the indices of the images in ``images``. Returns the mean loss, a scalar to differentiate,
+        and the number of samples that were predicted correctly.
         """
 
     def validate(self, deployable: nn.Module) -> dict[str, float]:
@@ -105,9 +96,9 @@ class Task(ABC):
     def _evaluate(self, predictions: Predictions, split: Split) -> dict[str, Any]:
         """Compute the figures of a whole split's predictions."""
 
-    @abstractmethod
     def _summary(self, predictions: Mapping[str, Predictions]) -> dict[str, Any]:
         """Compute the figures of the validation and test splits' predictions."""
+        return {name: self._evaluate(predictions[name], split) for name, split in self._splits.items()}
 
     @abstractmethod
     def _predict(self, network: nn.Module, pixels: Tensor) -> Sequence[Tensor]:
@@ -143,7 +134,7 @@ class SingleLabelTask(Task):
         The caller must first seed torch with the run's seed, so that a resumed run draws the same views as a new run.
 
         Raises:
-            TeacherError: The teacher fails on the images.
+            SettingsError: The teacher fails on the images.
             RunMismatchError: The run's file of the teacher's logits is damaged, or cannot be written.
         """
         super().__init__(config, data, observer)
@@ -183,10 +174,9 @@ class SingleLabelTask(Task):
         return asdict(evaluate(predictions[0], split.classes))
 
     def _summary(self, predictions: Mapping[str, Predictions]) -> dict[str, Any]:
-        figures = {name: self._evaluate(predictions[name], split) for name, split in self._splits.items()}
-        summary = {name: each | {"confusion": stored(each["confusion"])} for name, each in figures.items()}
         # mistakes on the test split are not listed, because nobody should choose settings by them
-        return summary | {"worst": worst(predictions["validation"][0], self._splits["validation"].classes, WORST)}
+        mistakes = worst(predictions["validation"][0], self._splits["validation"].classes, WORST)
+        return super()._summary(predictions) | {"worst": mistakes}
 
     def _predict(self, network: nn.Module, pixels: Tensor) -> Sequence[Tensor]:
         return (network(pixels),)
@@ -208,13 +198,14 @@ class MultiLabelTask(Task):
         super().__init__(config, data, observer)
         self._smoothing = config.recipe.label_smoothing
         self._label_order = np.argsort(-self._train.classes.sum(axis=0), kind="stable")  # the most frequent label first
+        self._order = torch.tensor(self._label_order, device=self._device)
         objective = NETWORKS[config.model].objective
         assert objective is not None, f"{config.model} is not a multi-label network"
-        self._objective = objective(torch.tensor(self._label_order, device=self._device))
+        self._objective = objective
         self._sets = torch.from_numpy(self._train.classes).to(self._device)  # [n, labels], bool
 
     def loss(self, network: nn.Module, pixels: Tensor, views: Tensor) -> tuple[Tensor, Tensor]:
-        return self._objective.training_step(network, pixels, self._sets[views], self._smoothing)
+        return self._objective.loss(network, pixels, self._sets[views], self._order, self._smoothing)
 
     def _evaluate(self, predictions: Predictions, split: Split, threshold: float | None = None) -> dict[str, Any]:
         scores, *own = predictions  # CNN-RNN predicts its own sets

@@ -18,7 +18,7 @@ from hangtag.extras import needs
 from hangtag.serving.image_spec import ImageSpec
 from hangtag.serving.model_repository import ModelRepositoryError, versions_in
 from hangtag.training.data.dataset import Images
-from hangtag.training.errors import RunMismatchError, TeacherError
+from hangtag.training.errors import RunMismatchError, SettingsError
 from hangtag.training.processes import ProcessGroup
 from hangtag.training.progress import Observer
 from hangtag.training.runs.config import WeightsFile
@@ -42,7 +42,7 @@ class TeacherEnsemble:
         """Load the ONNX files of teachers, each of which must accept these images and have these labels in their order.
 
         Raises:
-            TeacherError: A file is missing, broken, not a classifier of these images and labels, or named twice.
+            SettingsError: A file is missing, broken, not a classifier of these images and labels, or named twice.
             MissingExtraError: ONNX Runtime is not installed.
         """
         onnxruntime = _import_onnxruntime()
@@ -57,17 +57,17 @@ class TeacherEnsemble:
                 file = WeightsFile.of(path)
                 session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
             except OSError as error:
-                raise TeacherError(
+                raise SettingsError(
                     f"the teacher {path} cannot be read ({error.strerror}). {_how_to_get_one()}"
                 ) from error
             except Exception as error:  # ONNX Runtime has an exception class for each kind of failure
-                raise TeacherError(
+                raise SettingsError(
                     f"the teacher {path} cannot be loaded as a model ({reason(error)[:200]})."
                 ) from error
             _require_fitting(session, path, labels, image)
             for other in sessions:
                 if other == file:
-                    raise TeacherError(f"the teachers {other.path} and {path} are the same model.")
+                    raise SettingsError(f"the teachers {other.path} and {path} are the same model.")
             sessions[file] = session
         self.files = tuple(sessions)
         # The teachers are sorted by content, because the order of a sum changes its rounding, and --teacher may list
@@ -75,15 +75,15 @@ class TeacherEnsemble:
         self._sessions = sorted(sessions.items(), key=lambda item: item[0].digest)
 
     def __call__(self, images: Images) -> Logits:
-        """Return the average logits [n, labels]. Raises TeacherError if a teacher fails, or a logit is not finite."""
+        """Return the average logits [n, labels]. Raises SettingsError if a teacher fails, or a logit is not finite."""
         answers = []
         for file, session in self._sessions:
             try:
                 (logits,) = session.run(["logits"], {"image": np.ascontiguousarray(images)})
             except Exception as error:  # ONNX Runtime has an exception class for each kind of failure
-                raise TeacherError(f"the teacher {file.path} fails on the images ({reason(error)[:200]}).") from error
+                raise SettingsError(f"the teacher {file.path} fails on the images ({reason(error)[:200]}).") from error
             if broken := int((~np.isfinite(logits).all(axis=1)).sum()):
-                raise TeacherError(
+                raise SettingsError(
                     f"the teacher {file.path} returned NaN or infinite logits for {broken} of {len(images)} images: "
                     "its training or its export failed. Choose another teacher."
                 )
@@ -93,7 +93,7 @@ class TeacherEnsemble:
 
 
 def _require_fitting(session: Any, path: Path, labels: tuple[str, ...], image: ImageSpec) -> None:
-    """Raise TeacherError unless the file maps any number of these images to logits of these labels. The metadata may
+    """Raise SettingsError unless the file maps any number of these images to logits of these labels. The metadata may
     lack the labels."""
     inputs = {tensor.name: (tensor.type, list(tensor.shape)) for tensor in session.get_inputs()}
     outputs = {tensor.name: list(tensor.shape[1:]) for tensor in session.get_outputs()}
@@ -101,7 +101,7 @@ def _require_fitting(session: Any, path: Path, labels: tuple[str, ...], image: I
     takes_images = len(inputs) == 1 and kind == "tensor(uint8)" and shape == list(image.shape)
     if not takes_images or isinstance(batch, int) or outputs.get("logits") != [len(labels)]:
         axes = ", ".join(map(str, ("batch", *image.shape)))
-        raise TeacherError(
+        raise SettingsError(
             f"the teacher {path} must have the input image: UINT8 [{axes}], for batches of any size, and the "
             f"output logits: FP32 [batch, {len(labels)}], but its inputs are {inputs} and its outputs are {outputs}."
         )
@@ -112,18 +112,11 @@ def _require_fitting(session: Any, path: Path, labels: tuple[str, ...], image: I
     except ValueError:
         has = None
     if has != list(labels):
-        raise TeacherError(f"the teacher {path} has the labels {recorded}; it must have {expected}, in this order.")
+        raise SettingsError(f"the teacher {path} has the labels {recorded}; it must have {expected}, in this order.")
 
 
 def teacher_logits(
-    teacher: Teacher,
-    images: Images,
-    labels: int,
-    run: Run,
-    group: ProcessGroup,
-    observer: Observer,
-    *,
-    mirrored: bool,
+    teacher: Teacher, images: Images, labels: int, run: Run, group: ProcessGroup, observer: Observer, *, mirrored: bool
 ) -> Logits:
     """Return the teacher's logits [n, labels] of images [n, ...]. The logits are computed once, and kept in the run's
     folder, from which a resumed run reads the logits.
@@ -133,11 +126,14 @@ def teacher_logits(
 
     Raises:
         KeyboardInterrupt: A rank's observer requests a stop.
-        TeacherError: The teacher fails on the images.
+        SettingsError: The teacher fails on the images.
         RunMismatchError: The run's file is damaged, or the folder cannot be written.
     """
-    stored = group.on_rank_zero(lambda: _stored(run, (len(images), labels)))
-    if stored is not None:
+    if group.on_rank_zero(lambda: run.has("teacher.pt")):
+        kept = group.on_rank_zero(lambda: run.load("teacher.pt")).get("logits")
+        if kept is None or kept.shape != (len(images), labels):
+            raise RunMismatchError(f"{run.folder / 'teacher.pt'} holds no logits of this run's images. {RESTART_HINT}")
+        stored: Logits = kept.numpy()
         return stored
     share = np.arange(group.rank, len(images), group.world_size)
 
@@ -158,26 +154,17 @@ def teacher_logits(
     return logits
 
 
-def _stored(run: Run, shape: tuple[int, int]) -> Logits | None:
-    if not run.has("teacher.pt"):
-        return None
-    logits: torch.Tensor | None = run.load("teacher.pt").get("logits")
-    if logits is None or logits.shape != shape:
-        raise RunMismatchError(f"{run.folder / 'teacher.pt'} holds no logits of this run's images. {RESTART_HINT}")
-    return logits.numpy()
-
-
 def published_teachers(model: str) -> list[Path]:
     """Return the files of all versions of a model in the teachers' repository, the earliest version first.
 
-    Raises TeacherError if there are none, or the folder cannot be read.
+    Raises SettingsError if there are none, or the folder cannot be read.
     """
     try:
         files = versions_in(TEACHERS / model)
     except ModelRepositoryError as error:
-        raise TeacherError(f"{error}. {_how_to_get_one(model)}") from error
+        raise SettingsError(f"{error}. {_how_to_get_one(model)}") from error
     if not files:
-        raise TeacherError(f"{TEACHERS} has no {model} to learn from. {_how_to_get_one(model)}")
+        raise SettingsError(f"{TEACHERS} has no {model} to learn from. {_how_to_get_one(model)}")
     return [file.path for file in reversed(files)]
 
 

@@ -70,7 +70,7 @@ def test_a_server_needs_the_file_alone_and_answers_as_pytorch_does(
 def test_its_metadata_hold_the_provenance(exported: Exported) -> None:
     written = metadata(exported.file)
     assert set(written) == KEYS
-    config, metrics = exported.run.read_config(), exported.run.read_metrics()
+    config, metrics = exported.run.config, exported.run.metrics
     del metrics["summary"]["worst"]  # only the run's page names the misclassified images
     expected = {
         "task": "single_label", "precision": "fp32", "recipe": "tiny", "seed": "3",

@@ -186,7 +186,7 @@ def test_sources_that_are_none_are_refused(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     for source, expected in (
         ("folder", "there is no such data set. Choose from fashion-mnist, "),
-        ("csv:", "--data csv: is not complete: write the CSV file that lists your pictures after the colon, such as"),
+        ("csv:", "and your own pictures: folder:PHOTOS with a folder for each class, csv:FILE.csv with the columns"),
         (f"folder:{tmp_path}/gone", "gone is not a folder. Name a folder that has a folder of pictures for each"),
         ("folder:~/gone", f"{tmp_path}/home/gone is not a folder."),
         ("csv:~nobody-here/gone", "~nobody-here/gone cannot be read (No such file or directory). Name a CSV file."),
