@@ -26,12 +26,10 @@ from hangtag.training.networks.normalisation import add_batch_norm
 from hangtag.training.recipes import PICTURES, STUDY, TEACHER, Recipe
 from hangtag.training.runs.config import RunConfig
 
+# The keys under which a file may hold the weights, next to an optimizer's state and an epoch.
 _WRAPPINGS = ("model", "state_dict", "model_state_dict")
-"""The keys under which a file may hold the weights, next to an optimizer's state and an epoch."""
-_PREFIXES = ("", "module.", "_orig_mod.", "model.")
-"""The prefixes that DataParallel, torch.compile and Lightning put before the names of weights."""
-_MANY_STEPS = 1_000
-"""Enough steps per epoch for batch normalisation to get PyTorch's default momentum."""
+_PREFIXES = ("", "module.", "_orig_mod.", "model.")  # of DataParallel, torch.compile and Lightning
+_MANY_STEPS = 1_000  # enough steps per epoch for batch normalisation to get PyTorch's default momentum
 
 
 @dataclass(frozen=True)

@@ -49,14 +49,8 @@ class TerminalObserver(Observer, AbstractContextManager["TerminalObserver"]):
     def __init__(
         self, epochs: int, *, shown: bool, select: str = "accuracy", clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """Create an observer, which shows nothing yet.
-
-        Args:
-            epochs: The run's number of epochs.
-            select: The figure that selects the best epoch, which is shown too.
-            shown: Whether this process shows progress. Ctrl-C is handled in any case.
-            clock: Returns the current time in seconds.
-        """
+        """Create an observer of a run with this number of epochs, and with ``select``, the figure that selects the best
+        epoch. Unless ``shown`` is true, the observer only handles Ctrl-C."""
         self._epochs, self._shown, self._interrupted = epochs, shown, False
         self._figures = [f"validation_{name}" for name in dict.fromkeys((*_FIGURES, select))]
         self._last_epoch: Mapping[str, float] = {}

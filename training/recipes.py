@@ -218,17 +218,14 @@ _READERS: dict[Any, tuple[Callable[[str], Any], str]] = {
 }
 """For each type, a function that parses a text, and a phrase that describes the type. The function raises ValueError or
 KeyError if the text is malformed."""
-_Range = tuple[str, Callable[[float], bool]]
-_POSITIVE: _Range = "above 0", lambda number: number > 0
-_BELOW_ONE: _Range = "at least 0 and below 1", lambda number: 0 <= number < 1
-_UP_TO_ONE: _Range = "from 0 to 1", lambda number: 0 <= number <= 1
-_ANY: _Range = "0 or more", lambda number: number >= 0
-_RANGES: dict[str, _Range] = {
-    **dict.fromkeys(("batch_size", "epochs", "learning_rate", "epsilon", "temperature"), _POSITIVE),
-    **dict.fromkeys(("betas", "ema_decay", "dropout", "label_smoothing"), _BELOW_ONE),
-    **dict.fromkeys(("erase", "weight"), _UP_TO_ONE),
-}
-"""The ranges of numeric hyperparameters, in words and as a test of a number."""
+_Range = tuple[tuple[str, ...], str, Callable[[float], bool]]
+_ANY: _Range = (), "0 or more", lambda number: number >= 0
+_RANGES: tuple[_Range, ...] = (
+    (("batch_size", "epochs", "learning_rate", "epsilon", "temperature"), "above 0", lambda number: number > 0),
+    (("betas", "ema_decay", "dropout", "label_smoothing"), "at least 0 and below 1", lambda number: 0 <= number < 1),
+    (("erase", "weight"), "from 0 to 1", lambda number: 0 <= number <= 1),
+)
+"""The names of numeric hyperparameters, their range in words, and a test of a number."""
 
 
 def _parsed(change: str, text: str, kind: Any) -> Any:
@@ -240,7 +237,7 @@ def _parsed(change: str, text: str, kind: Any) -> Any:
         value = read(text)
     except (ValueError, KeyError):
         raise SettingsError(f"--set {change}: {text!r} is not {expected}.") from None
-    limits, contains = _RANGES.get(name, _ANY)
+    _, limits, contains = next((each for each in _RANGES if name in each[0]), _ANY)
     for number in value if isinstance(value, tuple) else (value,):
         if not isinstance(number, bool | str | None) and not (math.isfinite(number) and contains(number)):
             raise SettingsError(f"--set {change}: {text} is out of range; {name} must be {limits}.")

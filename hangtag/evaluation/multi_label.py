@@ -1,7 +1,7 @@
 """Measures how many label sets of a multi-label model are right, and how many of the labels in the sets are right."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -74,7 +74,7 @@ def measure(
             "ONNX file instead."
         )
     return MultiLabelResult(
-        figures=asdict(set_metrics.evaluate(sets, probabilities.astype(np.float32), truth)),
+        figures=set_metrics.evaluate(sets, probabilities.astype(np.float32), truth),
         labels=labels,
         classes=[_one_label(sets[:, index], truth[:, index]) for index in range(len(labels))],
         mistakes=_mistakes(sets, truth, labels, outputs.get("path_probability")),

@@ -49,10 +49,7 @@ NAME = "fashion-mnist"
 
 
 def load(data_dir: Path | None = None) -> Dataset:
-    """Read, check and split the data set, which takes 55 MB of memory.
-
-    Args:
-        data_dir: The folder with the four IDX files, compressed or not. For None, the usual folders are searched.
+    """Read, check and split the data set, from the folder with the four IDX files, or from the usual folders.
 
     Raises:
         DataNotFoundError: The files are not in the folder, or could not be downloaded.

@@ -42,11 +42,7 @@ AS_FITS = OwnPictures()
 
 
 def load(
-    name: str,
-    own: OwnPictures = AS_FITS,
-    image: ImageSpec | None = None,
-    *,
-    memory_bytes: int = MEMORY_BYTES,
+    name: str, own: OwnPictures = AS_FITS, image: ImageSpec | None = None, *, memory_bytes: int = MEMORY_BYTES
 ) -> Dataset:
     """Read the user's own pictures, ``folder:PHOTOS``, ``csv:FILE`` or ``idx:FOLDER``, as a data set.
 
@@ -61,6 +57,9 @@ def load(
     source = reading.opened(name)
     spec = image or _image_for(source.pictures, own)
     source, images = reading.decoded(source, spec, memory_bytes)
+    if image is None and (of_readable := _image_for(source.pictures, own)) != spec:
+        spec = of_readable  # a picture that cannot be decoded had another size or other colours
+        source, images = reading.decoded(source, spec, memory_bytes)
     distinct, notes = division.distinct(source.pictures, published=_is_published(name))
     splits = division.divide(distinct, own.validation_share, own.test_share, own.split_seed)
     chosen = [picture for members in splits.values() for picture in members]

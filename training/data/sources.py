@@ -52,7 +52,7 @@ def load(
 
     Args:
         name: One of KNOWN, or one of OWN with a path, such as folder:photos.
-        data_dir: The folder of a data set in KNOWN. For None, the data set's usual folder is read.
+        data_dir: The folder of a data set in KNOWN, if it is not the data set's usual folder.
         limit: The largest number of training samples, and of validation samples, to compose.
         own: How the user's own pictures are split and prepared.
         image: Describes how an earlier run prepared the user's pictures, and takes precedence over ``own``.

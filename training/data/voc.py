@@ -27,10 +27,7 @@ _HOW_TO_GET_IT = "Unpack both archives, and use --data-dir to name the folder th
 
 
 def load(data_dir: Path | None = None) -> Dataset:
-    """Read the three splits.
-
-    Args:
-        data_dir: The folder that holds VOCdevkit. For None, the data set is downloaded into the cache (0.9 GB).
+    """Read the three splits from the folder that holds VOCdevkit. For None, download the data set into the cache.
 
     Raises:
         DataNotFoundError: The data set, or one of its files, is missing and could not be downloaded.

@@ -47,15 +47,8 @@ def train(
     """Train a run to the end of its recipe, and return the content of metrics.json.
 
     If the run's folder has a checkpoint, the run continues from the checkpoint. On one machine the result is then the
-    same, bit for bit, as without an interruption. A finished run is not trained again.
-
-    Args:
-        config: The run's settings.
-        data: The data set that the config names.
-        run: The run's folder, which is created if it is missing.
-        observer: Receives progress, and may request a stop.
-        teacher: The model to learn from, if the recipe has a distillation.
-        group: The ranks of the run, of which this process is one.
+    same, bit for bit, as without an interruption. A finished run is not trained again. ``observer`` receives progress,
+    and may request a stop. ``teacher`` is the model to learn from, if the recipe has a distillation.
 
     Raises:
         RunMismatchError: The folder holds another run, or files that cannot be used, or another process trains in it.

@@ -14,15 +14,12 @@ would make all labels equally probable."""
 
 
 def calibration_error(probabilities: Floats, classes: Classes) -> float:
-    """Return the expected calibration error: the mean difference of confidence and accuracy, from 0 to 1.
+    """Return the expected calibration error of probabilities [n, labels] for true classes [n]: the mean difference of
+    confidence and accuracy, from 0 to 1.
 
     The confidence is the probability of the predicted label. Samples are put into BINS bins of equal width by their
     confidence. A bin includes its upper end. The |accuracy - confidence| of a bin is weighted by the number of samples
     in the bin.
-
-    Args:
-        probabilities: The probabilities of the labels, [n, labels], for at least one sample.
-        classes: The true label of each sample, [n].
 
     Example:
         >>> sure_and_wrong_once = np.array([[0.99, 0.01]] * 4)
@@ -36,17 +33,12 @@ def calibration_error(probabilities: Floats, classes: Classes) -> float:
 
 
 def fit_temperature(logits: Floats, classes: Classes) -> float:
-    """Return the temperature T with which softmax(logits / T) has the lowest cross-entropy.
+    """Return the temperature T with which softmax(logits / T) has the lowest cross-entropy, for the logits [n, labels]
+    and true classes [n] of samples that the network was not trained on.
 
     A temperature above 1 makes the predictions less certain, and a temperature below 1 makes them more certain. The
-    order of the labels never changes.
-
-    Args:
-        logits: The logits [n, labels] of samples that the network was not trained on.
-        classes: The true label of each sample, [n].
-
-    Raises:
-        ValueError: The logits are not finite, or the best temperature is not between LOWEST and HIGHEST.
+    order of the labels never changes. Raises ValueError if the logits are not finite, or if the best temperature is not
+    between LOWEST and HIGHEST.
     """
     scores = logits.astype(np.float64)
     scores -= scores.max(axis=1, keepdims=True)

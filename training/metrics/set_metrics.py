@@ -5,7 +5,6 @@ decisions about all labels together. C-F1 is the harmonic mean of C-P and C-R, a
 labels' F1.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,40 +15,25 @@ from hangtag.training.data.dataset import LabelSets
 Scores = npt.NDArray[np.float32]  # [n, labels], in [0, 1]: the higher, the more probable the label
 
 
-@dataclass(frozen=True)
-class MultiLabelEvaluation:
-    """The metrics of predicted label sets. All metrics except for labels_per_image are in [0, 1].
+def evaluate(predicted: LabelSets, scores: Scores, labels: LabelSets) -> dict[str, float]:
+    """Compute the metrics of predicted label sets and scores against the true label sets. All are [n, labels].
 
-    mean_ap is the mean of the average precisions of all labels that occur. For a label's average precision, the images
-    are ranked by the label's scores.
+    All metrics except for labels_per_image, the average number of predicted labels, are in [0, 1]. mean_ap is the mean
+    of the average precisions of all labels that occur.
     """
-
-    c_precision: float
-    c_recall: float
-    c_f1: float
-    o_precision: float
-    o_recall: float
-    o_f1: float
-    mean_ap: float
-    exact_match: float
-    labels_per_image: float  # the average number of predicted labels
-
-
-def evaluate(predicted: LabelSets, scores: Scores, labels: LabelSets) -> MultiLabelEvaluation:
-    """Compute the metrics of predicted label sets and scores against the true label sets. All are [n, labels]."""
     hits, chosen, true = (sets.sum(axis=0) for sets in (predicted & labels, predicted, labels))  # each [labels]
     c_precision, c_recall = float(_ratio(hits, chosen).mean()), float(_ratio(hits, true).mean())
-    return MultiLabelEvaluation(
-        c_precision=c_precision,
-        c_recall=c_recall,
-        c_f1=2 * c_precision * c_recall / (c_precision + c_recall) if c_precision + c_recall else 0.0,
-        o_precision=float(_ratio(hits.sum(), chosen.sum())),
-        o_recall=float(_ratio(hits.sum(), true.sum())),
-        o_f1=float(_ratio(2 * hits.sum(), chosen.sum() + true.sum())),
-        mean_ap=float(np.mean([_average_precision(scores[:, at], labels[:, at]) for at in np.flatnonzero(true)])),
-        exact_match=float((predicted == labels).all(axis=1).mean()),
-        labels_per_image=float(predicted.sum(axis=1).mean()),
-    )
+    return {
+        "c_precision": c_precision,
+        "c_recall": c_recall,
+        "c_f1": 2 * c_precision * c_recall / (c_precision + c_recall) if c_precision + c_recall else 0.0,
+        "o_precision": float(_ratio(hits.sum(), chosen.sum())),
+        "o_recall": float(_ratio(hits.sum(), true.sum())),
+        "o_f1": float(_ratio(2 * hits.sum(), chosen.sum() + true.sum())),
+        "mean_ap": float(np.mean([_average_precision(scores[:, at], labels[:, at]) for at in np.flatnonzero(true)])),
+        "exact_match": float((predicted == labels).all(axis=1).mean()),
+        "labels_per_image": float(predicted.sum(axis=1).mean()),
+    }
 
 
 def _ratio(part: Any, whole: Any) -> Any:

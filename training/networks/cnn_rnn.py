@@ -111,16 +111,11 @@ class Beam(NamedTuple):
 
 
 def beam_search(network: CnnRnn, pixels: Tensor, width: int = BEAM_WIDTH) -> Beam:
-    """Find the most probable paths of at most MAX_LABELS distinct labels, by a beam search.
+    """Find the most probable paths of at most MAX_LABELS distinct labels, by a beam search of ``width`` paths.
 
-    The loop is unrolled over a fixed number of steps and has no branch that depends on the data, so that the whole
-    search becomes part of one ONNX graph. A path that has ended stays in the beam with its final probability, until
-    ``width`` other paths are more probable.
-
-    Args:
-        network: CNN-RNN in evaluation mode.
-        pixels: The images, [batch, 1, 64, 64] in [0, 1].
-        width: The number of paths that the beam holds at every step.
+    The network must be in evaluation mode. The loop is unrolled over a fixed number of steps and has no branch that
+    depends on the data, so that the whole search becomes part of one ONNX graph. A path that has ended stays in the
+    beam with its final probability, until ``width`` other paths are more probable.
     """
     # len() would make the batch size a constant of the exported graph
     batch, symbols, end = pixels.shape[0], network.labels + 1, network.labels

@@ -103,10 +103,7 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def difference(
-    stored: Mapping[str, Any],
-    requested: Mapping[str, Any],
-    recorded: Sequence[Member] = (),
-    members: Sequence[Member] = (),
+    stored: Mapping[str, Any], requested: Mapping[str, Any], recorded: Sequence[Member], members: Sequence[Member]
 ) -> str | None:
     """Describe how a stored run differs from a requested run, such as: with another seed (seed: 0 there, 1 requested).
 

@@ -61,12 +61,12 @@ class Run:
             RunMismatchError: There is no such run, or a file cannot be read. The message lists the existing runs, and
                 ends with ``alternative``, a sentence on what the caller accepts instead of a run.
         """
-        known = cls.all(runs_dir)
+        folders = [path.parent if path.name in _FILES else path for path in (Path(run), runs_dir / run)]
+        found = [cls(folder) for folder in folders if (folder / "config.json").is_file()]
+        known = [] if found else cls.all(runs_dir)
         of_model = [one for one in known if not one.trouble and run in (one.model, short_name(one.model))]
         finished = [one for one in of_model if "summary" in one.metrics]
-        finished.sort(key=lambda one: (one.folder / "metrics.json").stat().st_mtime)
-        folders = [path.parent if path.name in _FILES else path for path in (Path(run), runs_dir / run)]
-        found = [cls(folder) for folder in folders if (folder / "config.json").is_file()] + finished[-1:]
+        found += sorted(finished, key=lambda one: (one.folder / "metrics.json").stat().st_mtime)[-1:]
         if not found:
             names = ", ".join(one.folder.name for one in known) or "none"
             raise RunMismatchError(

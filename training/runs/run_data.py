@@ -35,12 +35,10 @@ def image(config: Mapping[str, Any]) -> ImageSpec:
 
 
 def load(config: Mapping[str, Any], data_dir: Path | None = None, recorded: Sequence[Member] = ()) -> Dataset:
-    """Read the data set that a run was trained on, split and prepared as in the run.
+    """Read the data set that a run was trained on, split and prepared as in the run, from its ``config.json``.
 
-    Args:
-        config: The content of config.json.
-        data_dir: The data set's folder, if the folder has moved since the run.
-        recorded: The run's records of the user's own pictures, if they are known, so that an error names the changes.
+    ``data_dir`` is the data set's folder, if it has moved since the run. With ``recorded``, the run's records of the
+    user's own pictures, an error names the changes.
 
     Raises:
         RunMismatchError: The config does not describe a data set.

@@ -211,7 +211,7 @@ class MultiLabelTask(Task):
         scores, *own = predictions  # CNN-RNN predicts its own sets
         if not own:
             own = [decide(scores, choose_threshold(scores, split.classes) if threshold is None else threshold)]
-        return asdict(evaluate_sets(own[0], scores, split.classes))
+        return evaluate_sets(own[0], scores, split.classes)
 
     def _summary(self, predictions: Mapping[str, Predictions]) -> dict[str, Any]:
         summary: dict[str, Any] = {"label_order": [self.labels[label] for label in self._label_order]}

@@ -130,34 +130,34 @@ SCORES = np.array([[0.9, 0.1, 0.2], [0.8, 0.3, 0.7], [0.1, 0.6, 0.0], [0.7, 0.2,
 
 def test_figures_are_those_counted_by_hand() -> None:
     outcome = evaluate_sets(PREDICTED, SCORES, TRUTH)
-    assert outcome.c_precision == pytest.approx((1 + 1 + 1 / 2) / 3)
-    assert outcome.c_recall == pytest.approx((1 + 1 / 2 + 1) / 3)
-    assert outcome.o_precision == pytest.approx(5 / 6)
-    assert outcome.o_recall == pytest.approx(5 / 6)
-    assert outcome.o_f1 == pytest.approx(5 / 6)
-    assert outcome.exact_match == pytest.approx(2 / 4)  # images 2 and 3
-    assert outcome.labels_per_image == pytest.approx(6 / 4)
+    assert outcome["c_precision"] == pytest.approx((1 + 1 + 1 / 2) / 3)
+    assert outcome["c_recall"] == pytest.approx((1 + 1 / 2 + 1) / 3)
+    assert outcome["o_precision"] == pytest.approx(5 / 6)
+    assert outcome["o_recall"] == pytest.approx(5 / 6)
+    assert outcome["o_f1"] == pytest.approx(5 / 6)
+    assert outcome["exact_match"] == pytest.approx(2 / 4)  # images 2 and 3
+    assert outcome["labels_per_image"] == pytest.approx(6 / 4)
 
 
 def test_c_f1_is_the_harmonic_mean_of_c_p_and_c_r_and_not_the_mean_of_the_labels_f1() -> None:
     predicted = np.array([[1, 1], [1, 0], [1, 0], [1, 0]], np.bool_)
     truth = np.array([[1, 1], [0, 1], [0, 1], [0, 1]], np.bool_)
     outcome = evaluate_sets(predicted, predicted.astype(np.float32), truth)
-    assert (outcome.c_precision, outcome.c_recall) == pytest.approx(((1 / 4 + 1) / 2, (1 + 1 / 4) / 2))
-    assert outcome.c_f1 == pytest.approx(0.625)
-    assert outcome.c_f1 != pytest.approx((0.4 + 0.4) / 2)
+    assert (outcome["c_precision"], outcome["c_recall"]) == pytest.approx(((1 / 4 + 1) / 2, (1 + 1 / 4) / 2))
+    assert outcome["c_f1"] == pytest.approx(0.625)
+    assert outcome["c_f1"] != pytest.approx((0.4 + 0.4) / 2)
 
 
 def test_mean_ap_ranks_the_images_by_each_labels_scores() -> None:
     """The images with label 1 rank first and fourth by its score; the image with label 2 ranks second."""
-    assert evaluate_sets(PREDICTED, SCORES, TRUTH).mean_ap == pytest.approx((1 + (1 / 1 + 2 / 4) / 2 + 1 / 2) / 3)
+    assert evaluate_sets(PREDICTED, SCORES, TRUTH)["mean_ap"] == pytest.approx((1 + (1 / 1 + 2 / 4) / 2 + 1 / 2) / 3)
 
 
 def test_a_label_that_no_image_has_is_left_out_of_mean_ap_and_metrics_without_a_correct_label_are_zero() -> None:
     truth, scores = (np.c_[TRUTH, np.zeros(4, np.bool_)], np.c_[SCORES, np.ones(4, np.float32)])
     outcome = evaluate_sets(np.c_[~TRUTH, np.zeros(4, np.bool_)], scores, truth)
-    assert outcome.mean_ap == pytest.approx(evaluate_sets(PREDICTED, SCORES, TRUTH).mean_ap)
-    assert (outcome.c_f1, outcome.o_f1, outcome.exact_match) == (0, 0, 0)
+    assert outcome["mean_ap"] == pytest.approx(evaluate_sets(PREDICTED, SCORES, TRUTH)["mean_ap"])
+    assert (outcome["c_f1"], outcome["o_f1"], outcome["exact_match"]) == (0, 0, 0)
 
 
 def test_deciding_takes_labels_that_reach_the_threshold_or_the_highest() -> None:
@@ -171,7 +171,7 @@ def test_the_chosen_threshold_has_the_highest_o_f1() -> None:
     scores = (truth * 0.3 + rng.random((300, 4)) * 0.7).astype(np.float32)
 
     def o_f1(threshold: float) -> float:
-        return evaluate_sets(decide(scores, threshold), scores, truth).o_f1
+        return evaluate_sets(decide(scores, threshold), scores, truth)["o_f1"]
 
     best = o_f1(choose_threshold(scores, truth, candidates=1_200))
     assert best >= max(o_f1(float(threshold)) for threshold in np.unique(scores)[::10])
