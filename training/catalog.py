@@ -145,10 +145,10 @@ def first_network(config: RunConfig, labels: int, image: ImageSpec) -> tuple[nn.
     network = build(config.model, labels, image)
     if config.start_from is None:
         return network, []
-    return network, [_load(network, config.start_from.path, config.model)]
+    return network, _load(network, config.start_from.path, config.model)
 
 
-def _load(network: nn.Module, path: str, model: str) -> str:
+def _load(network: nn.Module, path: str, model: str) -> list[str]:
     """Load the weights of the file that the run starts from, except for weights of another shape, such as the last
     layer's weights for other labels. Returns a sentence about the weights that stay fresh."""
     try:
@@ -174,9 +174,8 @@ def _load(network: nn.Module, path: str, model: str) -> str:
         )
     network.load_state_dict(fitting, strict=False)
     fresh = [f"{key} {list(shape)}" for key, shape in shapes.items() if key not in fitting]
-    if not fresh:
-        return f"--start-from {path}: all {len(shapes)} weights come from the file."
-    return (
+    note = (
         f"--start-from {path}: {len(fresh)} of {len(shapes)} weights stay freshly initialised, because the file has no "
         f"weights of the same name and shape: {named(fresh)}."
     )
+    return [note] * bool(fresh)

@@ -128,7 +128,7 @@ def _read(settings: TrainSettings, group: ProcessGroup) -> tuple[Dataset, Teache
 
 
 def _config(settings: TrainSettings, data: Dataset, teacher: TeacherEnsemble | None, group: ProcessGroup) -> RunConfig:
-    is_own = sources.kind_of(settings.dataset) is not None
+    kind = sources.kind_of(settings.dataset)
     copied = ("model", "seed", "limit", "precision", "balance", "select", "command")
     return RunConfig(
         **{name: getattr(settings, name) for name in copied},
@@ -139,9 +139,10 @@ def _config(settings: TrainSettings, data: Dataset, teacher: TeacherEnsemble | N
         processes=group.world_size,
         teachers=teacher.files if teacher else (),
         start_from=WeightsFile.of(settings.start_from.absolute()) if settings.start_from else None,
-        dataset=_absolute(settings.dataset),
-        image=data.image if is_own else None,
-        pictures=settings.own_pictures if is_own else None,
+        # the absolute path lets the run be exported from any folder
+        dataset=f"{kind}:{listing.place_of(settings.dataset).absolute()}" if kind else settings.dataset,
+        image=data.image if kind else None,
+        pictures=settings.own_pictures if kind else None,
         data_dir=str(settings.data_dir.absolute()) if settings.data_dir else None,
     )
 
@@ -217,12 +218,6 @@ def _report_result(run: Run, metrics: dict[str, Any], select: str, sizes: dict[s
     ]
     _report(f"best epoch {summary['best_epoch']}: {', '.join(figures)}, {summary['parameters']:,} parameters")
     _report(f"run: {run.folder}   next: hangtag export {run.folder}")
-
-
-def _absolute(dataset: str) -> str:
-    """Return the name of a data set, with an absolute path, so that the run can be exported from any folder."""
-    kind = sources.kind_of(dataset)
-    return f"{kind}:{listing.place_of(dataset).absolute()}" if kind else dataset
 
 
 def _report(line: str) -> None:

@@ -95,7 +95,8 @@ def _splits(pictures: Iterable[Picture], validation_share: float, test_share: fl
     split_of: dict[str, str] = {}
     too_few = []
     for label, own in sorted(of_label.items()):
-        unsplit = sorted(own[None] + own["train"], key=lambda picture: _order(seed, picture.digest))
+        unsplit = own[None] + own["train"]
+        unsplit.sort(key=lambda picture: hashlib.sha256(f"{seed} {picture.digest}".encode()).digest())
         count = len(unsplit)
         taken = {
             split: own[split] if split in given else _take(unsplit, round(share * count))
@@ -121,10 +122,6 @@ def _take(ordered: list[Picture], count: int) -> list[Picture]:
     taken = ordered[:count]
     del ordered[:count]
     return taken
-
-
-def _order(seed: int, digest: str) -> str:
-    return hashlib.sha256(f"{seed} {digest}".encode()).hexdigest()
 
 
 def _names(groups: Iterable[list[Picture]]) -> list[str]:

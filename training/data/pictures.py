@@ -60,7 +60,7 @@ def load(
     if image is None and (of_readable := _image_for(source.pictures, own)) != spec:
         spec = of_readable  # a picture that cannot be decoded had another size or other colours
         source, images = reading.decoded(source, spec, memory_bytes)
-    distinct, notes = division.distinct(source.pictures, published=_is_published(name))
+    distinct, notes = division.distinct(source.pictures, published=name.startswith("idx:"))
     splits = division.divide(distinct, own.validation_share, own.test_share, own.split_seed)
     chosen = [picture for members in splits.values() for picture in members]
     split_of = [split for split, members in splits.items() for _ in members]
@@ -123,7 +123,7 @@ def held_out(name: str, image: ImageSpec, labels: Sequence[str]) -> HeldOut:
             read, or the same picture is in two classes or in two splits of a source other than IDX files.
     """
     source = reading.opened(name, labels)
-    published = _is_published(name)
+    published = name.startswith("idx:")
     division.distinct(source.pictures, published=published)  # refuses a test picture that is a training picture too
     tested = [picture for picture in source.pictures if picture.split == "test"] or source.pictures
     source, images = reading.decoded(replace(source, pictures=tested), image)
@@ -152,11 +152,6 @@ def _arranged(images: Images, pictures: Sequence[Picture], chosen: Sequence[Pict
         if source != place:
             images[[place, source]] = images[[source, place]]
     return images[: len(order)]
-
-
-def _is_published(name: str) -> bool:
-    """Return whether the pictures are a published set, whose test split stays whole."""
-    return name.startswith("idx:")
 
 
 def _files(pictures: Sequence[Picture]) -> str:

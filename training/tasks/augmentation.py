@@ -16,7 +16,7 @@ def augment(images: Tensor, how: Augmentation) -> Tensor:
     """
     if how.flip:
         flipped = (torch.rand(len(images)) < 0.5).to(images.device)
-        images = torch.where(_per_image(flipped, images), images.flip(2), images)
+        images = torch.where(flipped.reshape(-1, *[1] * (images.ndim - 1)), images.flip(2), images)
     if limit := round(how.shift if how.shift >= 1 else how.shift * min(images.shape[1:3])):
         images = _shift(images, limit)
     if how.erase:
@@ -51,8 +51,3 @@ def _erase(images: Tensor, probability: float) -> Tensor:
         erased = erased[..., None]  # in all channels
     noise = torch.randint(0, 256, images.shape, dtype=torch.uint8)
     return torch.where(erased.to(images.device), noise.to(images.device), images)
-
-
-def _per_image(values: Tensor, images: Tensor) -> Tensor:
-    """Reshape values [batch] to [batch, 1, ...], with as many axes as the images have."""
-    return values.reshape(-1, *[1] * (images.ndim - 1))
