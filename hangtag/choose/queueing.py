@@ -8,56 +8,17 @@ evenly. Each call has one sample.
 
 import math
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
 
 import numpy as np
 
+from hangtag.choose.candidates import OVERLOAD, Candidate, Model, Outcome
+
 IN_FLIGHT = 64
 """The number of calls that a closed loop keeps in flight."""
 _MOMENT = 1e-9
 """The largest difference in seconds between two events that the simulation treats as simultaneous."""
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A model in a simulation: the times of its batches, and the settings by which a server batches its calls.
-
-    The settings come from the server or the model's serving.toml.
-
-    Attributes:
-        sizes: The measured batch sizes, ascending.
-        seconds: The time that one processor takes to compute a batch of each size.
-        instances: The number of batches that are computed at the same time.
-        max_batch_size: The largest number of samples in a batch.
-        max_queue_size: The largest number of calls that wait.
-        max_queue_delay: The number of seconds for which a call may be held back to fill a batch.
-    """
-
-    sizes: Sequence[int]
-    seconds: Sequence[float]
-    instances: int = 2
-    max_batch_size: int = 64
-    max_queue_size: int = 256
-    max_queue_delay: float = 0.0
-
-    def of(self, samples: int) -> float:
-        """Return the seconds for a batch of this many samples.
-
-        The time is interpolated between two measured sizes. Above the largest size, the time is proportional to the
-        number of samples.
-
-        Example:
-            >>> Stage((1, 64), (0.001, 0.064)).of(2)
-            0.002
-        """
-        return float(np.interp(samples, self.sizes, self.seconds)) * max(1.0, samples / self.sizes[-1])
-
-    @property
-    def per_sample(self) -> float:
-        """The seconds per sample in the largest batch."""
-        return self.seconds[-1] / self.sizes[-1]
 
 
 @dataclass(frozen=True)
@@ -74,73 +35,40 @@ class Machine:
     """
 
     processors: int
-    call_seconds: float
+    call_seconds: float = 0.0
     stretch: float = 1.0
     member_seconds: float = 0.0
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """The figures of a load.
+def simulate(cascade: Candidate, machine: Machine, rate: float | None = None, calls: int = 10_000) -> Outcome:
+    """Simulate a number of calls to a candidate. If a queue becomes full, return OVERLOAD.
 
-    Attributes:
-        throughput: The calls per second.
-        p99: The 99th percentile of the latency in seconds.
-    """
-
-    throughput: float
-    p99: float
-
-
-OVERLOAD = Outcome(0.0, math.inf)
-"""The outcome if a queue becomes full."""
-
-
-def simulate(
-    stages: Sequence[Stage],
-    sent_on: Sequence[float],
-    machine: Machine,
-    *,
-    rate: float | None = None,
-    calls: int = 10_000,
-) -> Outcome:
-    """Simulate a load.
-
-    Args:
-        stages: A single model, or a cascade's models in their order.
-        sent_on: For each stage except the last, the share of its samples that the stage passes on to the next stage.
-        machine: The machine on which the server runs.
-        rate: The calls per second, which arrive independently of each other (Poisson); None for a closed loop with 64
-            calls in flight.
-        calls: The number of calls to simulate.
-
-    Returns:
-        The latency and throughput, or OVERLOAD if a queue becomes full.
+    Calls arrive at a rate, in calls per second, independently of each other (Poisson). If the rate is None, a closed
+    loop keeps 64 calls in flight.
     """
     random = np.random.default_rng(0)
     in_flight = 0 if rate else IN_FLIGHT
-    most = [max(stage.max_queue_size, in_flight) for stage in stages]
+    models, settings, sent_on = cascade.models, [model.settings for model in cascade.models], cascade.sent_on
+    most = [max(each.max_queue_size, in_flight) for each in settings]
     gaps = iter(random.exponential(1 / rate, 2 * calls + max(most)).tolist() if rate else ())
-    queues = [deque[tuple[float, float]]() for _ in stages]  # when a call arrived at the server, and in this queue
+    queues = [deque[tuple[float, float]]() for _ in models]  # when a call arrived at the server, and in this queue
     queues[0].extend([(0.0, 0.0)] * in_flight)
-    free = [stage.instances for stage in stages]
+    free = [each.instance_count for each in settings]
     # A heap of the batches that are computed: the value of `computed` at which a batch ends, the stage, and the arrival
     # of each call at the server. `computed` is the processor time that a batch has received if it is never finished.
     computing = list[tuple[float, int, list[float]]]()
     now, computed, arrival, latencies = 0.0, 0.0, next(gaps, math.inf), list[float]()
     while len(latencies) < calls:
         event = arrival
-        for number, (stage, queue) in enumerate(zip(stages, queues, strict=True)):
-            delay = stage.max_queue_delay
-            while (
-                queue and free[number] and (len(queue) >= stage.max_batch_size or queue[0][1] + delay <= now + _MOMENT)
-            ):
+        for number, queue in enumerate(queues):
+            delay, largest = settings[number].max_queue_delay_microseconds / 1e6, settings[number].max_batch_size
+            while queue and free[number] and (len(queue) >= largest or queue[0][1] + delay <= now + _MOMENT):
                 # The free instances of a model take equal shares of the waiting calls, because in a real server calls
                 # arrive one by one. With a max_queue_delay, an instance instead takes as many calls as it can.
-                count = min(stage.max_batch_size, len(queue) if delay else math.ceil(len(queue) / free[number]))
+                count = min(largest, len(queue) if delay else math.ceil(len(queue) / free[number]))
                 overhead = 0.0 if number else machine.call_seconds
-                overhead += machine.member_seconds if len(stages) > 1 else 0.0
-                seconds = stage.of(count) * machine.stretch + overhead * count
+                overhead += machine.member_seconds if cascade.is_cascade else 0.0
+                seconds = _seconds(models[number], count) * machine.stretch + overhead * count
                 heappush(computing, (computed + seconds, number, [queue.popleft()[0] for _ in range(count)]))
                 free[number] -= 1
             if len(queue) > most[number]:
@@ -166,3 +94,10 @@ def simulate(
                 if in_flight:
                     queues[0].append((now, now))
     return Outcome(len(latencies) / now, float(np.percentile(latencies, 99)))
+
+
+def _seconds(model: Model, samples: int) -> float:
+    """Return the time of a batch: interpolated between two measured sizes, and proportional to the number of samples
+    above the largest size."""
+    sizes = [*model.seconds]
+    return float(np.interp(samples, sizes, [*model.seconds.values()])) * max(1.0, samples / sizes[-1])

@@ -7,15 +7,13 @@ import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from hangtag.choose import routes
-from hangtag.choose.candidates import Candidate
-from hangtag.choose.queueing import IN_FLIGHT, Outcome
+from hangtag.choose.candidates import Candidate, Outcome
+from hangtag.choose.queueing import IN_FLIGHT
 from hangtag.evaluation.subject import Array, EvaluationError
 from hangtag.serving.credentials import Credentials
 from hangtag.serving.loadtest.measuring.load_test import OnProgress
@@ -26,36 +24,14 @@ from hangtag.serving.loadtest.plan.target import of_model
 from hangtag.serving.loadtest.samples.library import LIBRARY_SIZE
 from hangtag.serving.model_repository import ROUTE_FILE
 
-_STOP_SECONDS = 30.0
 _READY = re.compile(r"^(?=.*\bevent=ready\b).*?\baddress=(\S+)")
 """Matches the line of the server's log that contains the server's address."""
 
 
-@dataclass(frozen=True)
-class Tested(Outcome):
-    """The figures that the load test of a candidate measured.
-
-    Attributes:
-        failed: The number of calls that were not answered.
-        problems: The reasons why the figures are invalid, each as a sentence.
-        doubt: The reason why the figures are doubtful; empty if they are not.
-    """
-
-    failed: int
-    problems: tuple[str, ...]
-    doubt: str
-
-
 def load_test(
-    candidates: Sequence[Candidate],
-    rate: float | None,
-    seconds: float,
-    *,
-    repository: Path,
-    images: Array,
-    on_progress: OnProgress,
-    stop: threading.Event,
-) -> list[Tested]:
+    candidates: Sequence[Candidate], rate: float | None, seconds: float, *, repository: Path, images: Array,
+    on_progress: OnProgress, stop: threading.Event,
+) -> list[Outcome]:  # fmt: skip
     """Serve candidates and measure them, with 64 calls in flight and at a rate, in interleaved blocks.
 
     Args:
@@ -71,27 +47,25 @@ def load_test(
         EvaluationError: The server does not start, or the test was stopped.
         LoadTestError: A generator process failed.
     """
-    _require_going(stop)
     with tempfile.TemporaryDirectory(prefix="hangtag-choose-") as folder:
         models, file = Path(folder) / "models", Path(folder) / "images.npz"
         names = _publish(repository, models, candidates)
-        chosen = typical(candidates)
-        np.savez(file, images=images[chosen])
-        with served(models) as address:
-            targets = tuple(of_model(name, address) for name in names)
+        np.savez(file, images=images[_typical(candidates)])
+        with _served(models) as address:
             scenario = Scenario(
-                targets, concurrency=(IN_FLIGHT,), rate=() if rate is None else (rate,), min_duration=seconds,
-                max_duration=max(60.0, 10 * seconds),
+                tuple(of_model(name, address) for name in names), concurrency=(IN_FLIGHT,),
+                rate=() if rate is None else (rate,), min_duration=seconds, max_duration=max(60.0, 10 * seconds),
             )  # fmt: skip
             results = run_load_test(scenario, Credentials(), stop, on_progress, samples=file)
-            _require_going(stop)
-    tested = []
+    if stop.is_set():
+        raise EvaluationError("the load test was stopped, so nothing was chosen.")
+    outcomes = []
     for name in names:
         runs = [run for run in results.runs if run.target == name]
         (peak,) = (run for run in runs if isinstance(run.load, ClosedLoop))
         judged = next((run for run in runs if run is not peak), peak)
-        tested.append(
-            Tested(
+        outcomes.append(
+            Outcome(
                 peak.throughput,
                 judged.total.latency.percentile(99),
                 sum(run.total.failed for run in runs),
@@ -99,10 +73,30 @@ def load_test(
                 next((run.doubt for run in runs if run.doubt), ""),
             )
         )
-    return tested
+    return outcomes
 
 
-def typical(candidates: Sequence[Candidate]) -> npt.NDArray[np.int64]:
+def _publish(repository: Path, models: Path, candidates: Sequence[Candidate]) -> list[str]:
+    """Link the candidates' models into a new repository, and write a route for each cascade.
+
+    Returns the names of the models and routes to call.
+    """
+    members = {model.file.name for candidate in candidates for model in candidate.models}
+    models.mkdir()
+    for name in members:
+        (models / name).symlink_to((repository / name).absolute())
+    names = []
+    for number, candidate in enumerate(candidates, start=1):
+        name = candidate.models[0].name
+        if candidate.is_cascade:
+            name = f"{max(members, key=len)}-cascade-{number}"  # longer than the name of any model
+            (models / name).mkdir()
+            (models / name / ROUTE_FILE).write_text(candidate.route())
+        names.append(name)
+    return names
+
+
+def _typical(candidates: Sequence[Candidate]) -> npt.NDArray[np.int64]:
     """Choose the images to send so that a cascade passes on about the same share of them as of all images.
 
     The images are sorted by the average confidence of the candidates' first models. The function returns the indices of
@@ -116,11 +110,8 @@ def typical(candidates: Sequence[Candidate]) -> npt.NDArray[np.int64]:
 
 
 @contextmanager
-def served(models: Path) -> Iterator[str]:
-    """Run ``hangtag serve`` for a repository in a separate process on a free port while the context is open.
-
-    Yields:
-        HOST:PORT.
+def _served(models: Path) -> Iterator[str]:
+    """Run ``hangtag serve`` for a repository in a separate process on a free port. Yields HOST:PORT.
 
     Raises:
         EvaluationError: The server does not start. The error's message quotes the last line of the server's log.
@@ -144,34 +135,3 @@ def served(models: Path) -> Iterator[str]:
             yield ready[1]
         finally:
             process.terminate()
-            try:
-                process.wait(_STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
-
-
-def _require_going(stop: threading.Event) -> None:
-    if stop.is_set():
-        raise EvaluationError("the load test was stopped, so nothing was chosen.")
-
-
-def _publish(repository: Path, models: Path, candidates: Sequence[Candidate]) -> list[str]:
-    """Link the candidates' models into a new repository, and write a route for each cascade.
-
-    Returns the names of the models and routes to call.
-    """
-    members = {model.name.partition("@")[0] for candidate in candidates for model in candidate.models}
-    models.mkdir()
-    for name in members:
-        (models / name).symlink_to((repository / name).absolute())
-    names = []
-    for number, candidate in enumerate(candidates, start=1):
-        name = candidate.models[0].name
-        if candidate.is_cascade:
-            name = f"cascade-{number}"
-            while name in members:
-                name += "-"
-            (models / name).mkdir()
-            (models / name / ROUTE_FILE).write_text(routes.text(candidate))
-        names.append(name)
-    return names

@@ -7,7 +7,7 @@ import click
 from rich.console import Console
 
 from hangtag.choose import report
-from hangtag.choose.choice import Choice
+from hangtag.choose.choice import LOSE, Wanted
 from hangtag.choose.choice import choose as run_choice
 from hangtag.choose.measuring import measure
 from hangtag.choose.trial import load_test
@@ -103,31 +103,23 @@ def choose(
     file = None if write is None else route_to_write(models, write, "--write", replace=replace)
     require_writable(page)
     measured = measure(models, names, data, "--data", limit=limit, data_dir=data_dir, on_step=say)
-    stderr = Console(stderr=True)
+    wanted = Wanted(max(float(model.right.mean()) for model in measured.models) - LOSE, p99, rate, LOSE)
+    if accuracy_at_least is not None:
+        wanted = Wanted(accuracy_at_least / 100, p99, rate)
+    stderr, console = Console(stderr=True), Console()
     with stop_event() as stop, live(stderr) as show:
-        choice = run_choice(
-            measured, partial(load_test, repository=models, images=measured.images, on_progress=show, stop=stop),
-            accuracy=None if accuracy_at_least is None else accuracy_at_least / 100, p99=p99, rate=rate, tries=tries,
-            seconds=seconds, on_step=say,
-        )  # fmt: skip
-    console = Console()
-    rows = [
-        highlighted(report.cells(choice, row), choice.is_met and row is choice.nearest) for row in choice.rows[:_SHOWN]
-    ]
+        test = partial(load_test, repository=models, images=measured.images, on_progress=show, stop=stop)
+        listed = run_choice(measured.models, wanted, test, tries=tries, seconds=seconds, on_step=say)
+    is_met = not wanted.missed_by(listed[0])
+    rows = [highlighted(report.cells(one, wanted), is_met and one is listed[0]) for one in listed[:_SHOWN]]
     console.print(table(report.HEADERS, rows, right=report.HEADERS[1:]))
-    for sentence in report.sentences(choice):
+    for sentence in report.sentences(listed, wanted, measured):
         console.print(escaped(sentence), highlight=False, markup=False, soft_wrap=True)
-    write_page(page, lambda: _page(choice))
-    if not choice.is_met:
+    write_page(page, lambda: report.page(listed, wanted, measured))
+    if not is_met:
         raise SystemExit(1)
-    chosen = choice.nearest.candidate
-    if file is not None and chosen.is_cascade:
-        write_route(file, chosen, measured)
+    if file is not None and listed[0].is_cascade:
+        write_route(file, listed[0], measured)
     elif file is not None:
-        click.echo(f"no route was written, because {chosen.name} is a model: call {chosen.name} by its name.", err=True)
-
-
-def _page(choice: Choice) -> str:
-    from hangtag.choose.choice_page import page  # imported here, because drawing needs an extra
-
-    return page(choice)
+        name = listed[0].name
+        click.echo(f"no route was written, because {name} is a model: call {name} by its name.", err=True)

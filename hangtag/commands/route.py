@@ -9,9 +9,8 @@ import click
 from rich.console import Console
 from rich.text import Text
 
-from hangtag.choose import routes
-from hangtag.choose.candidates import Candidate, Point, cascade_of, shown
-from hangtag.choose.loss_bound import may_lose, shows_at_most
+from hangtag.choose import report
+from hangtag.choose.candidates import Candidate, best, curve, may_lose
 from hangtag.choose.measuring import Measured, measure
 from hangtag.commands.models_view import followers
 from hangtag.evaluation.subject import EvaluationError
@@ -20,6 +19,9 @@ from hangtag.output import write_text
 from hangtag.printable import escaped
 from hangtag.serving.model_repository import ROUTE_FILE, is_model_name, numbered_versions
 from hangtag.tables import table
+
+_SHOWN = (0.5, 0.7, 0.8, 0.9, 0.95, 0.99)
+"""The thresholds that the table shows, in addition to the chosen threshold."""
 
 
 @click.group()
@@ -78,15 +80,15 @@ def tune(
         raise click.UsageError("a cascade needs at least two models, the fastest first.")
     file = route_to_write(models, name, "--name", replace=replace or dry_run)
     measured = measure(models, names, samples, "--samples", limit=limit, data_dir=data_dir, on_step=say, seconds=0)
-    cascade = cascade_of(measured.models, 0.0, lose_at_most / 100)
-    _print(cascade, measured)
-    count, pays = len(measured.images), cascade.relative_cost(cascade.point) < 1
-    if not pays or not shows_at_most(lose_at_most / 100, count, cascade.point.lost):
-        raise _saves_nothing(cascade, count)
-    if not cascade.point.reached[1]:
+    chosen = best(measured.models, 0.0, lose_at_most / 100)
+    tried = curve(measured.models)
+    _print(tried, chosen, measured)
+    if chosen is None or chosen.relative_cost >= 1:
+        raise _saves_nothing(tried, len(measured.images))
+    if not chosen.reached[1]:
         click.echo(f"You need no cascade, because {names[0]} by itself loses no more than --lose-at-most allows.")
     if not dry_run:
-        write_route(file, cascade, measured)
+        write_route(file, chosen, measured)
 
 
 def route_to_write(models: Path, name: str, option: str, *, replace: bool) -> Path:
@@ -120,19 +122,19 @@ def highlighted(cells: Sequence[str], chosen: bool) -> list[Text]:
 def write_route(file: Path, cascade: Candidate, measured: Measured) -> None:
     """Write a cascade's route.toml with this command in its description, and report when servers apply the route."""
     command = shlex.join(["hangtag", *sys.argv[1:]])
-    write_text(str(file), routes.text(cascade, routes.description(cascade, measured, command)))
+    write_text(str(file), cascade.route(report.description(cascade, measured, command)))
     click.echo(followers(file.parent.name), err=True)
 
 
-def _saves_nothing(cascade: Candidate, samples: int) -> EvaluationError:
+def _saves_nothing(tried: Sequence[Candidate], samples: int) -> EvaluationError:
     """Return the error for a cascade that costs as much as its last model, or loses too much at each threshold.
 
     Of the thresholds that save time, the error's message names the one that loses the fewest samples.
     """
-    first, *_, last = (model.name for model in cascade.models)
+    first, *_, last = (model.name for model in tried[0].models)
     remedy = f"No threshold saves time, because {first} is not faster than {last}: serve only {last}."
-    if saving := [point for point in cascade.tried if cascade.relative_cost(point) < 1]:
-        nearest = min(saving, key=lambda point: point.lost)
+    if saving := [one for one in tried if one.relative_cost < 1]:
+        nearest = min(saving, key=lambda one: one.lost)
         remedy = (
             f"Of the thresholds that save time, {nearest.threshold:g} loses the fewest samples. Allow this threshold "
             f"with --lose-at-most {100 * may_lose(samples, nearest.lost):g}, or serve only {last}."
@@ -142,30 +144,34 @@ def _saves_nothing(cascade: Candidate, samples: int) -> EvaluationError:
     )
 
 
-def _cells(cascade: Candidate, point: Point) -> list[str]:
-    return [
-        f"{point.threshold:g}",
-        *(f"{share:.1%}" for share in point.reached[1:]),
-        f"{point.accuracy:.2%}",
-        f"{100 * (point.accuracy - cascade.models[-1].accuracy):+.2f} points",
-        f"{point.lost:,}",
-        f"{cascade.relative_cost(point):.2f}",
-    ]
-
-
-def _print(cascade: Candidate, measured: Measured) -> None:
-    """Print the accuracy of each model, the curve, and the results at the chosen threshold."""
-    console = Console()
-    *_, last = names = [model.name for model in cascade.models]
-    alone = ", ".join(f"{model.name} {model.accuracy:.2%}" for model in cascade.models)
+def _print(tried: Sequence[Candidate], chosen: Candidate | None, measured: Measured) -> None:
+    """Print the accuracy of each model, the results at some thresholds, and the chosen threshold."""
+    console, accuracies = Console(), [float(model.right.mean()) for model in measured.models]
+    *_, last = names = [model.name for model in measured.models]
+    alone = ", ".join(f"{name} {accuracy:.2%}" for name, accuracy in zip(names, accuracies, strict=True))
     console.print(f"Accuracy of each model on {measured.shown}: {alone}.")
+    threshold = chosen.threshold if chosen else None
+    rows = [
+        highlighted(
+            [
+                f"{one.threshold:g}",
+                *(f"{share:.1%}" for share in one.reached[1:]),
+                f"{one.accuracy:.2%}",
+                f"{100 * (one.accuracy - accuracies[-1]):+.2f} points",
+                f"{one.lost:,}",
+                f"{one.relative_cost:.2f}",
+            ],
+            one.threshold == threshold,
+        )
+        for one in tried
+        if one.threshold in (*_SHOWN, threshold)
+    ]
     sent_on = [f"sent on to {name}" for name in names[1:]]
-    points = shown(cascade.tried, cascade.point)
-    rows = [highlighted(_cells(cascade, point), point is cascade.point) for point in points]
     headers = ["at least", *sent_on, "accuracy", f"against {last}", "lost", "relative cost"]
     console.print(table(headers, rows, right=headers))
-    console.print(
-        f"Chosen: {cascade.point.threshold:g}. Of these images, {routes.sent_on(cascade)}; "
-        f"{routes.lost(cascade, len(measured.images))}. On average, the cascade takes "
-        f"{cascade.relative_cost(cascade.point):.2f} times as long for an image as {last} by itself."
-    )
+    if chosen:
+        console.print(
+            f"Chosen: {chosen.threshold:g}. Of these images, {report.sent_on(chosen)}; "
+            f"{report.lost(chosen, len(measured.images))}. On average, the cascade takes {chosen.relative_cost:.2f} "
+            f"times as long for an image as {last} by itself."
+        )

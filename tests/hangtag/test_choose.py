@@ -12,37 +12,42 @@ import numpy as np
 import pytest
 
 from hangtag.choose import report, trial
-from hangtag.choose.candidates import Candidate, Model, candidates
-from hangtag.choose.choice import LOSE, Choice, Row, Wanted, calibrated, predict, ranked
+from hangtag.choose.candidates import OVERLOAD, Candidate, Model, Outcome, candidates, curve
+from hangtag.choose.choice import LOSE, Wanted, calibrated, predicted, ranked
 from hangtag.choose.measuring import Measured
-from hangtag.choose.queueing import OVERLOAD, Machine, Outcome, Stage, simulate
+from hangtag.choose.queueing import Machine, simulate
 from hangtag.evaluation.subject import EvaluationError
 from hangtag.serving.model_repository import ModelFile
+from hangtag.serving.server.config.server_config import ServerConfig
 from tests.kit import onnx_models
 from tests.kit.browser import chromium, require_good_looks
 from tests.kit.command import invoke, without
 from tests.kit.shipped import MODELS
 
-FILE = ModelFile("any", 1, Path("model.onnx"))
 # FAST: right and sure, right and unsure, wrong and unsure, wrong and sure. SLOW is slower, and always right.
 SURE, RIGHT = np.array([0.95, 0.6, 0.7, 0.81]), np.array([True, True, False, False])
-FAST = Model("fast", SURE, RIGHT, Stage((1, 64), (0.002, 0.064)), FILE)
-SLOW = Model(
-    "slow",
-    np.array([0.9, 0.8, 0.7, 0.6]),
-    np.ones(4, bool),
-    Stage((1, 64), (0.004, 0.64)),
-    FILE,
-)
-WORSE = Model("worse", SURE[::-1].copy(), ~RIGHT, Stage((1, 64), (0.1, 6.4)), FILE)
-IDLE = Machine(processors=2, call_seconds=0.0)
+IDLE = Machine(processors=2)
 
 
-def load_tested(row: Row, *problems: str) -> Row:
+def model(name: str, confidence: Any, right: Any, times: dict[int, float], **settings: Any) -> Model:
+    config = ServerConfig(models=MODELS, **{"instances": 2, **settings})
+    return Model(name, ModelFile(name, 1, MODELS / name / "1/model.onnx"), confidence, right, times, config)
+
+
+FAST = model("fast", SURE, RIGHT, {1: 0.002, 64: 0.064})
+SLOW = model("slow", np.array([0.9, 0.8, 0.7, 0.6]), np.ones(4, bool), {1: 0.004, 64: 0.64})
+WORSE = model("worse", SURE[::-1].copy(), ~RIGHT, {1: 0.1, 64: 6.4})
+
+
+def alone(times: dict[int, float], **settings: Any) -> Candidate:
+    """A single model with these times and settings."""
+    return curve([model("any", SURE, RIGHT, times, **settings)])[0]
+
+
+def load_tested(one: Candidate, *problems: str) -> Candidate:
     """A candidate whose load test measured exactly the predicted figures."""
-    failed = int(np.isinf(row.predicted.p99))
-    problems += ("calls failed",) * failed
-    return replace(row, tested=trial.Tested(row.predicted.throughput, row.predicted.p99, failed, problems, ""))
+    problems += ("calls failed",) * one.predicted.failed
+    return replace(one, tested=replace(one.predicted, problems=problems))
 
 
 def named(listed: list[Candidate]) -> dict[str, Candidate]:
@@ -51,76 +56,73 @@ def named(listed: list[Candidate]) -> dict[str, Candidate]:
 
 def test_every_model_and_every_cascade_that_may_gain_is_a_candidate_at_its_cheapest_threshold() -> None:
     listed = named(candidates([SLOW, WORSE, FAST], accuracy=0.75))
-    assert list(listed) == ["slow", "worse", "fast", "fast → slow"]  # worse is slower than both, and not more accurate
+    assert list(listed) == ["fast", "slow", "worse", "fast → slow"]  # worse is slower than both, and not more accurate
     cascade = listed["fast → slow"]
-    assert (cascade.point.threshold, cascade.accuracy, cascade.sent_on) == (0.705, 0.75, [0.5])
+    assert (cascade.threshold, cascade.accuracy, cascade.sent_on) == (0.705, 0.75, [0.5])
     assert cascade.cost == pytest.approx(0.001 + 0.5 * 0.01)
     assert (listed["fast"].accuracy, listed["fast"].cost) == (0.5, 0.001)
     # If all samples go on, a cascade is neither cheaper nor more accurate than its last model.
-    assert list(named(candidates([SLOW, FAST], accuracy=1.01))) == ["slow", "fast"]
+    assert list(named(candidates([SLOW, FAST], accuracy=1.01))) == ["fast", "slow"]
 
 
 def test_a_third_model_has_to_pay() -> None:
     """A middle model that settles two thirds of its samples is worth its cost if it is fast, but not if it is slow."""
     sure, right = np.array([0.9, 0.9, 0.7, 0.9]), np.array([True, True, False, True])
-    middle = [Model("middle", sure, right, Stage((1, 64), (each, 64 * each)), FILE) for each in (0.006, 0.008)]
+    middle = [model("middle", sure, right, {1: each, 64: 64 * each}) for each in (0.006, 0.008)]
     listed = [named(candidates([FAST, one, SLOW], accuracy=1.0)) for one in middle]
     assert ["fast → middle → slow" in each for each in listed] == [True, False]
 
 
 def test_a_queue_fills_while_busy_and_overflows_above_what_is_computed() -> None:
-    stage = Stage((1, 64), (0.001, 0.064))
-    lone = simulate([stage], (), IDLE, rate=1.0, calls=500)
+    one = alone({1: 0.001, 64: 0.064})
+    lone = simulate(one, IDLE, rate=1.0, calls=500)
     assert lone.throughput == pytest.approx(1.0, rel=0.2)
     assert lone.p99 == pytest.approx(0.001)
-    busy = simulate([stage], (), IDLE)
+    busy = simulate(one, IDLE)
     assert busy.throughput == pytest.approx(2000)
     assert busy.p99 == pytest.approx(0.032)  # each of two processors computes 32 of the 64 calls
-    assert simulate([stage], (), IDLE, rate=1900.0).p99 > 3 * lone.p99
-    assert simulate([stage], (), IDLE, rate=2500.0) == OVERLOAD
+    assert simulate(one, IDLE, rate=1900.0).p99 > 3 * lone.p99
+    assert simulate(one, IDLE, rate=2500.0) == OVERLOAD
 
 
 def test_a_model_is_played_with_its_own_settings() -> None:
-    times = Stage((1, 64), (0.001, 0.001))  # a batch of 64 takes as long as a batch of 1
-
     def at(rate: float | None, **settings: Any) -> Outcome:
-        return simulate([replace(times, **settings)], (), IDLE, rate=rate)
+        # A batch of 64 takes as long as a batch of 1.
+        return simulate(alone({1: 0.001, 64: 0.001}, **settings), IDLE, rate)
 
     assert at(None, max_batch_size=1).throughput == pytest.approx(2000)
     assert at(None, max_batch_size=4).throughput == pytest.approx(8000)
     assert at(None, max_batch_size=4, instances=1).throughput == pytest.approx(4000)
-    assert at(10.0, max_queue_delay=0.02).p99 == pytest.approx(0.021)
-    assert at(10_000.0, max_queue_delay=10.0, max_batch_size=8).p99 < 0.01  # a full batch does not wait
-    assert at(3000.0, max_batch_size=2, max_queue_size=1) == OVERLOAD
+    assert at(10.0, max_queue_delay_microseconds=20_000).p99 == pytest.approx(0.021)
+    # A full batch does not wait.
+    assert at(10_000.0, max_queue_delay_microseconds=10_000_000, max_batch_size=8).p99 < 0.01
+    assert at(3000.0, max_batch_size=2, max_queue_size=2) == OVERLOAD
 
 
 def test_a_cascade_costs_what_goes_on_and_a_call_its_transport() -> None:
-    stages = [model.stage for model in (FAST, SLOW)]
-    through = simulate(stages, [0.5], IDLE)
+    listed = candidates([FAST, SLOW], accuracy=0.75)
+    fast, _, cascade = listed
+    through = simulate(cascade, IDLE)
     assert through.throughput == pytest.approx(2 / (0.001 + 0.5 * 0.01), rel=0.05)
-    assert through.p99 > simulate(stages[:1], (), IDLE).p99 + 0.02  # samples that are passed on wait in two queues
-    with_calls = simulate(stages, [0.5], Machine(2, 0.002)).throughput
+    assert through.p99 > simulate(fast, IDLE).p99 + 0.02  # samples that are passed on wait in two queues
+    with_calls = simulate(cascade, Machine(2, 0.002)).throughput
     assert with_calls == pytest.approx(2 / (0.001 + 0.5 * 0.01 + 0.002), rel=0.05)
     machine = Machine(2, 0.0005, 1.3, 0.0002)
-    listed = candidates([FAST, SLOW], accuracy=0.75)
-    known = [
-        (one, simulate([model.stage for model in one.models], one.sent_on, machine).throughput)
-        for one in sorted(listed, key=lambda one: (one.is_cascade, one.cost))
-    ]
-    assert astuple(calibrated(known, 2)) == pytest.approx(astuple(machine), rel=0.1)
+    known = [(one, simulate(one, machine).throughput) for one in listed]
+    assert astuple(calibrated(known, IDLE)) == pytest.approx(astuple(machine), rel=0.1)
     # The overhead of 0.8 ms includes 0.3 ms of computing.
-    assert astuple(calibrated(known[:1], 2)) == pytest.approx((2, 0.0008, 1, 0), rel=0.05)
-    assert astuple(calibrated([(known[0][0], 1e9)], 2)) == pytest.approx((2, 0, 1, 0), abs=1e-6)
+    assert astuple(calibrated(known[:1], IDLE)) == pytest.approx((2, 0.0008, 1, 0), rel=0.05)
+    assert astuple(calibrated([(fast, 1e9)], IDLE)) == pytest.approx((2, 0, 1, 0), abs=1e-6)
 
 
 def test_what_meets_everything_comes_first_and_then_what_is_nearest() -> None:
     listed = candidates([FAST, SLOW], accuracy=0.75)
 
     def order(wanted: Wanted) -> list[tuple[str, list[str]]]:
-        rows = [predict(one, IDLE, wanted.rate) for one in listed]
+        before = [predicted(one, IDLE, wanted.rate) for one in listed]
         tested, order = [
-            [(row.candidate.name, row.lacks(wanted)) for row in ranked(each, wanted)]
-            for each in ([load_tested(row) for row in rows], rows)
+            [(one.name, wanted.missed_by(one)) for one in ranked(each, wanted)]
+            for each in ([load_tested(one) for one in before], before)
         ]
         assert tested == order
         return order
@@ -139,22 +141,26 @@ def test_what_meets_everything_comes_first_and_then_what_is_nearest() -> None:
 def test_the_sentences_name_what_the_figures_do_not_show() -> None:
     images = np.zeros((4, 28, 28), np.uint8)
     measured = Measured([FAST, SLOW], images, "4 validation images", chose_epochs=True)
-    row = predict(candidates([FAST, SLOW], accuracy=0.75)[-1], IDLE, None)
+    one = predicted(candidates([FAST, SLOW], accuracy=0.75)[-1], IDLE, None)
 
-    def sentences(row: Row) -> str:
-        return " ".join(report.sentences(Choice(Wanted(0.75, lose_at_most=LOSE), measured, [row])))
+    def sentences(one: Candidate) -> str:
+        return " ".join(report.sentences([one], Wanted(0.75, lose_at_most=LOSE), measured))
 
-    predicted = sentences(row)
-    assert " Predicted without the overhead of a call (see --try): " in predicted
-    assert "The models' best epochs were chosen by these images" in predicted
-    assert "too few to show that a cascade loses at most 0.10%. At least 2,995 images are needed." in predicted
-    invalid = sentences(load_tested(row, "the generator was late"))
+    before = sentences(one)
+    assert " Predicted without the overhead of a call (see --try): " in before
+    assert "The models' best epochs were chosen by these images" in before
+    assert "too few to show that a cascade loses at most 0.10%. At least 2,995 images are needed." in before
+    invalid = sentences(load_tested(one, "the generator was late"))
     assert "the load test of fast → slow at 0.705 is invalid. Repeat it on an idle machine." in invalid
     assert "No candidate has" not in invalid
+
+
+def test_a_stopped_load_test_chooses_nothing() -> None:
     stop = threading.Event()
     stop.set()
+    shipped, images = model("lstm-int8", SURE, RIGHT, {1: 0.001}), np.zeros((4, 28, 28), np.uint8)
     with pytest.raises(EvaluationError, match="was stopped"):
-        trial.load_test([], None, 1.0, repository=MODELS, images=images, on_progress=print, stop=stop)
+        trial.load_test(curve([shipped])[:1], None, 1.0, repository=MODELS, images=images, on_progress=print, stop=stop)
 
 
 @pytest.fixture(scope="module")
@@ -193,7 +199,7 @@ def test_the_best_are_served_and_load_tested_and_the_choice_becomes_a_route(mode
         assert [member["model"] for member in route["members"]] == ["lstm-int8", "cnn-int8"]
         assert route["accept"]["at_least"] == float(served[2])
         assert route["description"].startswith("Chosen by 'hangtag")
-        assert "Name the models of the route instead: lstm-int8, cnn-int8." in choose(models, "both", exit_code=1)
+        assert "names the models that answer" in choose(models, "both", exit_code=1)
     page = (models.parent / "choose.html").read_text()
     (drawn,) = [ElementTree.fromstring(svg) for svg in re.findall(r"<svg.*?</svg>", page, re.DOTALL)]
     texts = " ".join("".join(drawn.itertext()).split())

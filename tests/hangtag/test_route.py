@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hangtag.choose.candidates import Model, Point, cascade_of, curve, shown
-from hangtag.choose.queueing import Stage
+from hangtag.choose.candidates import Model, best, curve
 from hangtag.serving.model_repository import ModelFile
+from hangtag.serving.server.config.server_config import ServerConfig
 from tests.kit import onnx_models, shipped
 from tests.kit.command import invoke
 from tests.kit.server import server
@@ -136,11 +136,11 @@ def test_a_route_on_a_server_is_right_as_often_as_its_curve_says(models: Path) -
 # Thresholds for four samples. For these, the first model is right and sure, right and unsure, wrong and unsure, and
 # wrong and sure.
 
-STAGE, FILE = Stage((1,), (0.001,)), ModelFile("any", 1, Path("model.onnx"))
+SETTINGS, FILE = ServerConfig(models=MODELS), ModelFile("any", 1, MODELS / "cnn/1/model.onnx")
 
 
 def model(confidence: list[float], right: list[bool], times: int = 1) -> Model:
-    return Model("any", np.tile(confidence, times), np.tile(right, times), STAGE, FILE)
+    return Model("any", FILE, np.tile(confidence, times), np.tile(right, times), {1: 0.001}, SETTINGS)
 
 
 FIRST = model([0.95, 0.6, 0.7, 0.81], [True, True, False, False])
@@ -153,16 +153,14 @@ def test_each_threshold_sends_on_what_the_first_model_is_less_sure_of() -> None:
     points = {point.threshold: (point.reached[1], point.accuracy) for point in tried}
     expected = {0.0: (0, 0.5), 0.65: (0.25, 0.5), 0.75: (0.5, 0.75), 0.9: (0.75, 1.0), 1.0: (1.0, 1.0)}
     assert {threshold: points[threshold] for threshold in expected} == expected
-    chosen = [point.threshold for point in shown(tried, tried[3])]
-    assert chosen == [0.015, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99]
 
 
 def test_of_three_models_the_same_threshold_decides_at_each_but_the_last() -> None:
     points = {point.threshold: point for point in curve([FIRST, SECOND, THIRD])}
     # The second sample stops at the second model, whose 0.8 is enough. The third sample passes
     # through all models, and is still misclassified.
-    assert points[0.75] == Point(0.75, (1.0, 0.5, 0.25), 0.5, 1)
-    assert points[1.0] == Point(1.0, (1.0, 1.0, 1.0), 0.75)
+    assert (points[0.75].reached, points[0.75].accuracy, points[0.75].lost) == ((1.0, 0.5, 0.25), 0.5, 1)
+    assert (points[1.0].reached, points[1.0].accuracy, points[1.0].lost) == ((1.0, 1.0, 1.0), 0.75, 0)
 
 
 def test_what_is_not_a_number_goes_on_as_on_the_server() -> None:
@@ -179,9 +177,11 @@ def test_the_lowest_threshold_that_is_shown_to_lose_no_more_is_chosen(
 ) -> None:
     """A quarter and a half of the samples are misclassified. Four samples prove nothing, so none may be."""
     models = [model(each.confidence.tolist(), each.right.tolist(), times) for each in (FIRST, SECOND)]
-    assert cascade_of(models, 0.0, lose).point.threshold == threshold
+    chosen = best(models, 0.0, lose)
+    assert chosen is not None
+    assert chosen.threshold == threshold
 
 
-def test_if_every_threshold_loses_too_much_the_safest_is_returned() -> None:
+def test_if_every_threshold_loses_too_much_none_is_chosen() -> None:
     first = model([1.0] * 4, [True, False, True, False])  # the model is sure of everything, so no sample goes on
-    assert cascade_of([first, SECOND], 0.0, 0.001).point == Point(1.0, (1.0, 0.0), 0.5, 2)
+    assert best([first, SECOND], 0.0, 0.001) is None
