@@ -1,8 +1,7 @@
 """``hangtag evaluate`` runs a model on a data set, and prints, writes and draws the model's figures."""
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import click
@@ -12,8 +11,6 @@ from rich.text import Text
 
 from hangtag.evaluation import multi_label, report, single_label
 from hangtag.evaluation import samples as evaluated
-from hangtag.evaluation.multi_label import MultiLabelResult
-from hangtag.evaluation.single_label import SingleLabelResult
 from hangtag.evaluation.subject import EvaluationError, Subject, require_labels
 from hangtag.extras import needs
 from hangtag.options import (
@@ -130,21 +127,24 @@ def evaluate(
         for note in (*data.notes, *filter(None, [known])):
             click.echo(escaped(note), err=True)
         require_labels(subject, data.labels)
-        with _progress(len(data)) as advance:
-            outputs = subject.answer(data.images, advance)
-    quiet = json_file == "-"
-    console = Console(quiet=quiet)
+        errors = Console(stderr=True)
+        columns = (TextColumn("evaluating"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as bars:
+            task = bars.add_task("", total=len(data))
+            outputs = subject.answer(data.images, partial(bars.advance, task))
+    console = Console(quiet=json_file == "-")
     trial = f" ({subject.details['trial']})" if "trial" in subject.details else ""
     images = "images" if samples else f"{data.split} images"
-    on = f"{escaped(trial)} on {len(data):,} {images} of {escaped(data.dataset)}\n"
-    console.print(Text.assemble((escaped(subject.name), "bold"), on))
     title = f"{subject.name}, {data.dataset if samples else f'{data.split} split'}"
-    result: SingleLabelResult | MultiLabelResult
+    console.print(
+        Text.assemble((escaped(subject.name), "bold"), escaped(f"{trial} on {len(data):,} {images} of {data.dataset}"))
+    )
+    console.print()
     if subject.task == "single_label":
         result = single_label.measure(outputs, data.content, data.labels, subject.name)
     else:
         result = multi_label.measure(subject, outputs, data.content.classes, data.labels)
-    report.show(result, console)
+    report.show(result, len(data), console)
     if pictures is not None:
         negated = subject.task == "single_label" and data.image.fit == "garment"
         drawing.draw(result, data.images, title, pictures, negated=negated)
@@ -187,13 +187,3 @@ def _refuse_unused_options(model: str, server: str | None, own: str | None) -> N
         raise click.UsageError(f"{model} is a file or a folder. With --server, give the NAME of a served model.")
     if own is None and (server is not None or model.endswith(".onnx")):
         refuse("runs", because=f"{model} is not a run.")
-
-
-@contextmanager
-def _progress(images: int) -> Iterator[Callable[[int], None]]:
-    """Show a progress bar if standard error is a terminal. Yields a function that counts answered images."""
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
-        task = bars.add_task("evaluating", total=images)
-        yield lambda answered: bars.advance(task, answered)

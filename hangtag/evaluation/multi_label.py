@@ -1,55 +1,27 @@
 """Measures how many label sets of a multi-label model are right, and how many of the labels in the sets are right."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-
 import numpy as np
 import numpy.typing as npt
 
-from hangtag.evaluation.subject import Array, EvaluationError, Outputs, Subject
+from hangtag.evaluation.result import Mistake, Result
+from hangtag.evaluation.subject import EvaluationError, Outputs, Subject
 from hangtag.training.metrics import set_metrics
-from hangtag.training.metrics.class_metrics import ClassFigures, per_class
+from hangtag.training.metrics.class_metrics import per_class
+
+Sets = npt.NDArray[np.bool_]  # [n, labels]: which labels are in the set of an image
 
 
-@dataclass(frozen=True)
-class SetMistake:
-    """A wrong label set: the image's index in the split, the true and the predicted set, and the predicted set's
-    probability, or None if the probability is unknown."""
+def measure(subject: Subject, outputs: Outputs, truth: Sets, labels: tuple[str, ...]) -> Result:
+    """Measure a model's outputs against the true label sets. The figures are those of training/metrics/set_metrics.py.
 
-    image: int
-    true: tuple[str, ...]
-    predicted: tuple[str, ...]
-    probability: float | None
-
-
-@dataclass(frozen=True)
-class MultiLabelResult:
-    """A multi-label model's figures.
-
-    Attributes:
-        figures: the figures of training/metrics/set_metrics.py, by name.
-        labels: the labels' names, in the order of ``classes``.
-        classes: for each label, precision, recall and F1 of the decision whether the label is in the set.
-        mistakes: all mistakes, the most confident first; if there are no probabilities, the sets with the most wrong
-            labels first.
-    """
-
-    figures: Mapping[str, float]
-    labels: tuple[str, ...]
-    classes: Sequence[ClassFigures]
-    mistakes: Sequence[SetMistake]
-
-
-def measure(
-    subject: Subject, outputs: Outputs, truth: npt.NDArray[np.bool_], labels: tuple[str, ...]
-) -> MultiLabelResult:
-    """Measure a model's outputs against the true label sets.
+    The figures of a label are those of the decision whether the label is in the set. If there are no probabilities of
+    sets, the mistakes with the most wrong labels come first.
 
     Args:
         subject: the model, of which the name and the threshold are used.
         outputs: must have ``probabilities`` [n, labels]. If there is also a ``path`` [n, steps] of label indices, these
             labels form the sets, and the threshold is not used.
-        truth: the true label sets, [n, labels].
+        truth: the true label sets.
         labels: the data set's labels.
 
     Raises:
@@ -64,8 +36,12 @@ def measure(
         )
     if not np.isfinite(probabilities).all():
         raise EvaluationError(f"{subject.name} returned probabilities that are not finite, so its training failed.")
-    if "path" in outputs:
-        sets = _sets_of_paths(outputs["path"], len(labels), subject.name)
+    if (path := outputs.get("path")) is not None:  # label indices, where -1 is no label
+        if path.ndim != 2 or path.max(initial=-1) >= len(labels):
+            raise EvaluationError(
+                f"{subject.name} returned paths with labels other than the {len(labels)} labels of the data set."
+            )
+        sets: Sets = (path[:, :, None] == np.arange(len(labels))).any(axis=1)
     elif subject.threshold is not None:
         sets = set_metrics.decide(probabilities, subject.threshold)
     else:
@@ -73,43 +49,18 @@ def measure(
             f"{subject.name} decides with a threshold that the server does not report. Evaluate the model's run or "
             "ONNX file instead."
         )
-    return MultiLabelResult(
-        figures=set_metrics.evaluate(sets, probabilities.astype(np.float32), truth),
-        labels=labels,
-        classes=[_one_label(sets[:, index], truth[:, index]) for index in range(len(labels))],
-        mistakes=_mistakes(sets, truth, labels, outputs.get("path_probability")),
-    )
-
-
-def _sets_of_paths(path: Array, count: int, name: str) -> npt.NDArray[np.bool_]:
-    """Convert label indices [n, steps], where -1 is no label, into label sets [n, labels]."""
-    if path.ndim != 2 or path.max(initial=-1) >= count:
-        raise EvaluationError(f"{name} returned paths with labels other than the {count} labels of the data set.")
-    sets: npt.NDArray[np.bool_] = (path[:, :, None] == np.arange(count)).any(axis=1)
-    return sets
-
-
-def _one_label(predicted: npt.NDArray[np.bool_], true: npt.NDArray[np.bool_]) -> ClassFigures:
-    outcomes = np.bincount(true * 2 + predicted, minlength=4).reshape(2, 2)
-    return per_class(outcomes.tolist())[1]
-
-
-def _mistakes(
-    sets: npt.NDArray[np.bool_], truth: npt.NDArray[np.bool_], labels: tuple[str, ...], confidence: Array | None
-) -> list[SetMistake]:
-    differing = (sets != truth).sum(axis=1)
+    figures = set_metrics.evaluate(sets, probabilities.astype(np.float32), truth)
+    outcomes = [np.bincount(pairs, minlength=4).reshape(2, 2) for pairs in (truth * 2 + sets).T]
+    differing, confidence = (sets != truth).sum(axis=1), outputs.get("path_probability")
     wrong = np.flatnonzero(differing)
-    worst_first = differing[wrong] if confidence is None else confidence[wrong]
-    return [
-        SetMistake(
+    worst_first = (differing if confidence is None else confidence)[wrong]
+    mistakes = [
+        Mistake(
             image=int(image),
-            true=_names(truth[image], labels),
-            predicted=_names(sets[image], labels),
+            true=tuple(np.array(labels)[truth[image]].tolist()),
+            predicted=tuple(np.array(labels)[sets[image]].tolist()),
             probability=None if confidence is None else float(confidence[image]),
         )
         for image in wrong[np.argsort(-worst_first, kind="stable")]
     ]
-
-
-def _names(members: npt.NDArray[np.bool_], labels: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(label for label, member in zip(labels, members, strict=True) if member)
+    return Result(figures, labels, [per_class(each)[1] for each in outcomes], mistakes)

@@ -7,8 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
 
-from hangtag.evaluation.multi_label import MultiLabelResult, SetMistake
-from hangtag.evaluation.single_label import Mistake, SingleLabelResult
+from hangtag.evaluation.result import Mistake, Result
 from hangtag.output import writing
 from hangtag.training.data.dataset import Images
 from hangtag.training.metrics.class_metrics import MOST_IN_MATRIX
@@ -17,9 +16,7 @@ COLUMNS, ROWS = 6, 4
 DPI = 120
 
 
-def draw(
-    result: SingleLabelResult | MultiLabelResult, images: Images, name: str, folder: Path, *, negated: bool
-) -> None:
+def draw(result: Result, images: Images, name: str, folder: Path, *, negated: bool) -> None:
     """Draw mistakes.png into the folder, and for a single-label model also confusion.png.
 
     If there are more than 40 labels, the matrix shows only the 40 labels with the lowest F1. ``negated`` inverts the
@@ -28,9 +25,9 @@ def draw(
     Raises:
         OutputError: a file cannot be written.
     """
-    if isinstance(result, SingleLabelResult):
+    if result.confusion is not None:
         shown = sorted(sorted(range(len(result.labels)), key=lambda at: result.classes[at].f1)[:MOST_IN_MATRIX])
-        title = f"{name}: {result.accuracy:.2%} of {len(images):,} images"
+        title = f"{name}: {result.figures['accuracy']:.2%} of {len(images):,} images"
         if len(shown) < len(result.labels):
             title += f"; the {len(shown)} of {len(result.labels)} labels with the lowest F1"
         confusion = np.asarray(result.confusion)[np.ix_(shown, shown)]
@@ -73,7 +70,7 @@ def confusion_matrix(
     return figure
 
 
-def _grid(mistakes: Sequence[Mistake | SetMistake], images: Images, title: str, colours: str, path: Path) -> None:
+def _grid(mistakes: Sequence[Mistake], images: Images, title: str, colours: str, path: Path) -> None:
     """Draw the mistakes' images, each with its true and predicted labels, and the predicted labels' probability."""
     rows = max(1, -(-len(mistakes) // COLUMNS))
     figure = Figure(figsize=(COLUMNS * 1.7, rows * 2.0 + 0.4), layout="constrained")

@@ -1,6 +1,6 @@
 """Prints an evaluation as tables, and writes it as JSON for programs.
 
-The function `document` and the result's class define the fields of the JSON. Adding a field does not change the
+The function `document` and the classes in `result` define the fields of the JSON. Adding a field does not change the
 schema's version. The rows and columns of the confusion matrix are in the order of the field `labels`; all other fields
 give labels by name.
 """
@@ -14,35 +14,39 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from hangtag.evaluation.multi_label import MultiLabelResult
+from hangtag.evaluation.result import Result
 from hangtag.evaluation.samples import Samples
-from hangtag.evaluation.single_label import SingleLabelResult
 from hangtag.evaluation.subject import Subject
 from hangtag.printable import escaped
 from hangtag.tables import table
-from hangtag.training.metrics.class_metrics import ClassFigures
 
 SCHEMA = "hangtag.evaluation/2"
 MISTAKES = 100
 """A document lists at most this many mistakes, the most confident ones."""
 _FIGURES = {
-    "exact_match": ("exact match", "share of images whose whole set is right"),
-    "o_precision": ("O-P", "overall precision, over all predicted labels"),
-    "o_recall": ("O-R", "overall recall, over all true labels"),
-    "o_f1": ("O-F1", "their harmonic mean"),
-    "c_precision": ("C-P", "precision, the mean over labels"),
-    "c_recall": ("C-R", "recall, the mean over labels"),
-    "c_f1": ("C-F1", "their harmonic mean"),
-    "mean_ap": ("mAP", "mean average precision"),
-    "labels_per_image": ("labels", "mean number of predicted labels per image"),
+    "accuracy": ("accuracy", ".2%", "{wrong:,} of {images:,} images wrong"),
+    "loss": ("cross-entropy", ".4f", "mean, in nats"),
+    "calibration_error": ("calibration error", ".2%", "mean gap between confidence and accuracy"),
+    "severity": ("severity of mistakes", ".4f", "mean distance between true and predicted label"),
+    "second": ("true label second", ".2%", "of mistakes have the true label in second place"),
+    "exact_match": ("exact match", ".2%", "share of images whose whole set is right"),
+    "o_precision": ("O-P", ".2%", "overall precision, over all predicted labels"),
+    "o_recall": ("O-R", ".2%", "overall recall, over all true labels"),
+    "o_f1": ("O-F1", ".2%", "their harmonic mean"),
+    "c_precision": ("C-P", ".2%", "precision, the mean over labels"),
+    "c_recall": ("C-R", ".2%", "recall, the mean over labels"),
+    "c_f1": ("C-F1", ".2%", "their harmonic mean"),
+    "mean_ap": ("mAP", ".2%", "mean average precision"),
+    "labels_per_image": ("labels", ".2f", "mean number of predicted labels per image"),
 }
+"""The name, the format and the meaning of each figure, in the order of the table."""
 _MOST_COLUMNS = 12  # labels in a confusion matrix; if there are more, the most frequent mistakes are listed
 _MOST_PAIRS = 20
 _MOST_CLASSES = 40  # rows in the table of classes, which lists those with the lowest F1
 _SHORT = 5  # characters of a label above a column of the confusion matrix
 
 
-def document(subject: Subject, data: Samples, result: SingleLabelResult | MultiLabelResult) -> dict[str, Any]:
+def document(subject: Subject, data: Samples, result: Result) -> dict[str, Any]:
     """Build the document of an evaluation.
 
     For a run, the field `details` has the run's folder and model, and whether the run is a trial. For a served model,
@@ -56,53 +60,37 @@ def document(subject: Subject, data: Samples, result: SingleLabelResult | MultiL
             "kind": subject.kind,
             "name": subject.name,
             "task": subject.task,
-            "details": dict(subject.details),
+            "details": subject.details,
         },
         "data": {"dataset": data.dataset, "split": data.split, "images": len(data), "source": data.source},
-        **asdict(result),
+        **(
+            {"figures": result.figures}
+            if result.confusion is None
+            else {**result.figures, "confusion": result.confusion}
+        ),
+        "labels": result.labels,
         "classes": [{"label": label, **asdict(figures)} for label, figures in classes],
         "mistakes": [asdict(mistake) for mistake in result.mistakes[:MISTAKES]],
     }
 
 
-def show(result: SingleLabelResult | MultiLabelResult, console: Console) -> None:
+def show(result: Result, images: int, console: Console) -> None:
     """Print the figures of the model, then the figures of each label, and for single labels the confusion matrix."""
-    figures = _single_label(result) if isinstance(result, SingleLabelResult) else _multi_label(result)
+    figures = Table.grid(padding=(0, 2))
+    for key, (name, form, meaning) in _FIGURES.items():
+        if (value := result.figures.get(key)) is not None:
+            figures.add_row(name, format(value, form), meaning.format(wrong=len(result.mistakes), images=images))
     console.print(figures, highlight=False)
     console.print()
-    console.print(_classes(result.labels, result.classes))
-    if isinstance(result, SingleLabelResult):
+    console.print(_classes(result))
+    if result.confusion is not None:
         console.print()
         few = len(result.labels) <= _MOST_COLUMNS
         console.print(_confusion(result.labels, result.confusion) if few else _mixed_up(result))
 
 
-def _single_label(result: SingleLabelResult) -> Table:
-    images = sum(figures.support for figures in result.classes)
-    summary = Table.grid(padding=(0, 2))
-    summary.add_row("accuracy", f"{result.accuracy:.2%}", f"{len(result.mistakes):,} of {images:,} images wrong")
-    summary.add_row("cross-entropy", f"{result.loss:.4f}", "mean, in nats")
-    summary.add_row("calibration error", f"{result.calibration_error:.2%}", "mean gap between confidence and accuracy")
-    if result.severity is not None:
-        summary.add_row(
-            "severity of mistakes", f"{result.severity:.4f}", "mean distance between true and predicted label"
-        )
-    if result.second is not None:
-        summary.add_row("true label second", f"{result.second:.2%}", "of mistakes have the true label in second place")
-    return summary
-
-
-def _multi_label(result: MultiLabelResult) -> Table:
-    """Make a table of the figures that the CNN-RNN paper uses."""
-    summary = Table.grid(padding=(0, 2))
-    for key, (name, meaning) in _FIGURES.items():
-        value = result.figures[key]
-        summary.add_row(name, f"{value:.2f}" if key == "labels_per_image" else f"{value:.2%}", meaning)
-    return summary
-
-
-def _classes(labels: Sequence[str], classes: Sequence[ClassFigures]) -> Table:
-    shown = list(zip(labels, classes, strict=True))
+def _classes(result: Result) -> Table:
+    shown = list(zip(result.labels, result.classes, strict=True))
     left_out = max(0, len(shown) - _MOST_CLASSES)
     if left_out:
         shown = sorted(shown, key=lambda row: row[1].f1)[:_MOST_CLASSES]
@@ -118,9 +106,9 @@ def _classes(labels: Sequence[str], classes: Sequence[ClassFigures]) -> Table:
     return made
 
 
-def _mixed_up(result: SingleLabelResult) -> Table:
+def _mixed_up(result: Result) -> Table:
     """Make a table of the pairs of labels that the model confuses most often."""
-    pairs = Counter((mistake.true, mistake.predicted) for mistake in result.mistakes)
+    pairs = Counter((str(mistake.true), str(mistake.predicted)) for mistake in result.mistakes)
     rows = [(true, predicted, f"{count:,}") for (true, predicted), count in pairs.most_common(_MOST_PAIRS)]
     return table(("true class", "taken for", "images"), rows, right=("images",))
 
@@ -141,11 +129,7 @@ def _confusion(labels: Sequence[str], confusion: list[list[int]]) -> Table:
     for head in heads:
         made.add_column(Text(escaped(head)), justify="right", no_wrap=True, min_width=_SHORT)
     for i, (label, row) in enumerate(zip(labels, confusion, strict=True)):
-        made.add_row(Text(escaped(label)), *(_cell(count, i == j, worst) for j, count in enumerate(row)))
+        cells = [Text(f"{count:,}" if count else "", "bold red" if count > worst / 2 else "") for count in row]
+        cells[i] = Text(f"{row[i]:,}", "green")
+        made.add_row(Text(escaped(label)), *cells)
     return made
-
-
-def _cell(count: int, right: bool, worst: int) -> Text:
-    if right:
-        return Text(f"{count:,}", style="green")
-    return Text(f"{count:,}" if count else "", style="bold red" if count > worst / 2 else "")

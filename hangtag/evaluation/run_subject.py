@@ -1,6 +1,8 @@
 """Evaluates a finished run in PyTorch, with the same network and outputs as the exported ONNX file."""
 
-from hangtag.evaluation.subject import Array, Outputs, Progress, Subject
+from collections.abc import Iterator
+
+from hangtag.evaluation.subject import Array, Outputs, Subject, batches
 from hangtag.export.network import load_run
 from hangtag.training.runs import run_data as runs_data
 from hangtag.training.runs.run import Run
@@ -20,16 +22,12 @@ class RunSubject(Subject):
         run.require_finished()
         self._served = load_run(run)
         self.name, self.task = run.folder.name, self._served.task
-        config = run.config
-        trial = config.get("limit") is not None
-        self.details = {
-            "model": run.model,
-            "folder": str(run.folder),
-            **({"trial": f"trained on the first {config['limit']:,} images only"} if trial else {}),
-        }
         self.labels = runs_data.labels(run.metrics["summary"])
-        self.config, self.image = config, self._served.image
-        self.threshold = self._served.threshold
+        self.config, self.image, self.threshold = run.config, self._served.image, self._served.threshold
+        self.details = {"model": run.model, "folder": str(run.folder)}
+        if (limit := self.config.get("limit")) is not None:
+            self.details["trial"] = f"trained on the first {limit:,} images only"
 
-    def answer(self, images: Array, progress: Progress = str) -> Outputs:
-        return self._served.answer(images, 250, progress)
+    def _answers(self, images: Array) -> Iterator[Outputs]:
+        for batch in batches(images, 250):
+            yield self._served.answer(batch, len(batch))

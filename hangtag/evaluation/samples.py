@@ -19,7 +19,6 @@ from hangtag.training.errors import DataCorruptError, DataNotFoundError
 from hangtag.training.runs import run_data as runs_data
 from hangtag.training.runs.run import Run
 
-DEFAULTS = {"single_label": fashion_mnist.NAME, "multi_label": outfits.NAMES[0]}
 RUNS = Path("runs")
 _IMAGES, _CLASSES = ("images", "image", "x"), ("labels", "classes", "y")
 """Names that the arrays in an .npz file may have."""
@@ -86,8 +85,9 @@ def load(
     """
     if own is not None:
         return _own_samples(subject, own, limit, option)
-    if name in (None, subject.dataset) and data_dir is None and subject.config is not None:
-        data_dir = _folder(subject.config.get("data_dir"))
+    if data_dir is None and name in (None, subject.dataset) and subject.config is not None:
+        recorded = subject.config.get("data_dir")
+        data_dir = Path(recorded) if isinstance(recorded, str) and Path(recorded).is_dir() else None
     name = name or subject.dataset
     if name is None:
         if not knows_pictures(subject):
@@ -96,22 +96,18 @@ def load(
                 f"{subject.name} {known}, and does not say on which pictures it was trained. Name pictures with "
                 f"{option} folder:PICTURES, or with {option} FILE.npz with the arrays images and labels."
             )
-        name = DEFAULTS[subject.task]
+        name = fashion_mnist.NAME if subject.task == "single_label" else outfits.NAMES[0]
     kind = sources.kind_of(name)
-    if (kind is None and name in sources.LABEL_SETS) != (subject.task == "multi_label"):
+    if (name in sources.LABEL_SETS) != (subject.task == "multi_label"):
         raise EvaluationError(f"{subject.name} is a {subject.task} model, so {name} cannot be used to evaluate it.")
-    if kind is not None:
-        return _by_name(_of(_own_dataset(subject, name, data_dir, runs, option), split, limit), subject)
-    if name == fashion_mnist.NAME:
-        garments, source = _garments(split, data_dir)
-        return Samples(name, split, source, fashion_mnist.LABELS, fashion_mnist.IMAGE, garments.first(limit))
-    if name in outfits.NAMES:
-        garments, source = _garments(split, data_dir)
-        canvases = _outfits(name, garments, split, limit)
-        return Samples(name, split, source, fashion_mnist.LABELS, outfits.IMAGE, canvases)
+    if name == fashion_mnist.NAME or name in outfits.NAMES:
+        return _garments(name, split, limit, data_dir)
     with needs("train", f"the data set {name}"):
-        whole = sources.load(name, data_dir)
-    return _of(whole, split, limit)
+        whole = _own_dataset(subject, name, data_dir, runs, option) if kind else sources.load(name, data_dir)
+    content, labels = (whole.validation if split == "validation" else whole.test).first(limit), whole.labels
+    if kind and subject.labels:  # the user's pictures are numbered in the model's order
+        content, labels = replace(content, classes=_numbers(labels, subject, name)[content.classes]), subject.labels
+    return Samples(name, split, whole.source, labels, whole.image, content)
 
 
 def knows_pictures(subject: Subject) -> bool:
@@ -146,35 +142,15 @@ def _members(subject: Subject, runs: Path) -> Sequence[Member]:
 
     A server's metadata describes the pictures and the splits, but does not name the run that trained the model.
     """
-    if subject.config is None or "data_digest" not in subject.config:
+    config = subject.config
+    if config is None or "data_digest" not in config:
         return ()
     folder = subject.details.get("folder")
-    candidates = [Run(Path(folder))] if folder else Run.all(runs)
-    same = (run for run in candidates if not run.trouble and _division(run.config) == _division(subject.config))
-    return next((members for members in (run.members() for run in same) if members), ())
-
-
-def _division(config: Mapping[str, Any]) -> tuple[object, ...]:
-    return config.get("data_digest"), config.get("pictures")
-
-
-def _folder(recorded: object) -> Path | None:
-    """Return the folder from which a run read its data set, if the run recorded one and the folder still exists."""
-    return Path(recorded) if isinstance(recorded, str) and Path(recorded).is_dir() else None
-
-
-def _of(whole: Dataset, split: str, limit: int | None) -> Samples:
-    chosen = whole.validation if split == "validation" else whole.test
-    return Samples(whole.name, split, whole.source, whole.labels, whole.image, chosen.first(limit))
-
-
-def _by_name(samples: Samples, subject: Subject) -> Samples:
-    """Renumber the labels of the user's pictures in the model's order."""
-    if not subject.labels or samples.labels == subject.labels:
-        return samples
-    places = _numbers(samples.labels, subject, samples.dataset)
-    content = replace(samples.content, classes=places[samples.content.classes])
-    return replace(samples, labels=subject.labels, content=content)
+    for run in [Run(Path(folder))] if folder else Run.all(runs):
+        same = not run.trouble and all(run.config.get(key) == config.get(key) for key in ("data_digest", "pictures"))
+        if same and (members := run.members()):
+            return members
+    return ()
 
 
 def _own_dataset(subject: Subject, name: str, data_dir: Path | None, runs: Path, option: str) -> Dataset:
@@ -255,19 +231,20 @@ def _npz(file: Path, subject: Subject, image: ImageSpec) -> Split:
     return Split(images, classes.astype(np.int64))
 
 
-def _garments(split: str, data_dir: Path | None) -> tuple[Split, str]:
-    """Load a split of Fashion-MNIST. Returns the split, and the folder from which the split was read.
+def _garments(name: str, split: str, limit: int | None, data_dir: Path | None) -> Samples:
+    """Load a split of Fashion-MNIST, or compose a split of outfits from it.
 
-    For the test split, the training images are not read, because decompressing them takes most of a second.
+    For the test split, the training images are not read, because decompressing them takes most of a second. Other
+    splits are not composed, which would take seconds.
     """
     if split == "test":
         folder = fashion_mnist.locate(data_dir)
-        return fashion_mnist.load_test(folder), str(folder)
-    whole = fashion_mnist.load(data_dir)
-    return whole.validation, whole.source
-
-
-def _outfits(name: str, garments: Split, split: str, limit: int | None) -> Split:
-    """Compose only the images of one split, because composing the images of all splits takes seconds."""
+        garments, source = fashion_mnist.load_test(folder), str(folder)
+    else:
+        whole = fashion_mnist.load(data_dir)
+        garments, source = whole.validation, whole.source
+    if name == fashion_mnist.NAME:
+        return Samples(name, split, source, fashion_mnist.LABELS, fashion_mnist.IMAGE, garments.first(limit))
     size = outfits.SIZES[split]
-    return outfits.load_split(name, split, garments, min(size, limit or size))
+    canvases = outfits.load_split(name, split, garments, min(size, limit or size))
+    return Samples(name, split, source, fashion_mnist.LABELS, outfits.IMAGE, canvases)

@@ -2,21 +2,12 @@
 accepts."""
 
 import json
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 
-from hangtag.evaluation.subject import (
-    BATCH_SIZE,
-    Array,
-    EvaluationError,
-    Outputs,
-    Progress,
-    Subject,
-    batches,
-    concatenated,
-    sentence,
-)
+from hangtag.evaluation.subject import BATCH_SIZE, Array, EvaluationError, Outputs, Subject, batches, sentence
 from hangtag.serving.client import Client, ClientError, Credentials
 from hangtag.serving.client import Outputs as Inferred
 from hangtag.serving.image_spec import ImageSpec
@@ -46,8 +37,7 @@ class ServedSubject(Subject):
 
     def __init__(self, model: str, address: str, version: str, timeout: float, credentials: Credentials) -> None:
         self._client = Client(address, timeout=timeout, credentials=credentials)
-        self._version = version
-        self.name, self._address = model, address
+        self.name, self._version = model, version
         self.task, self.details = "single_label", {"address": address}
         try:
             self._read_description()
@@ -55,22 +45,19 @@ class ServedSubject(Subject):
             self._client.close()
             raise
 
-    def answer(self, images: Array, progress: Progress = str) -> Outputs:
-        try:
-            version = self._infer(images[:1]).version
-            self.details = {"address": self._address, **({"version": version} if version else {})}
-            size = self._largest_batch(images)
-            parts, answers = batches(images, size), list[Outputs]()
-            with ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="evaluate") as pool:
-                for answer in pool.map(self._infer, parts):  # after an error, map cancels the other calls
-                    progress(len(parts[len(answers)]))
-                    answers.append(answer)
-        except ClientError as error:
-            raise self._failure(error) from error
-        return concatenated(answers)
-
     def __exit__(self, *_: object) -> None:
         self._client.close()
+
+    def _answers(self, images: Array) -> Iterator[Outputs]:
+        try:
+            parts = batches(images, self._largest_batch(images))
+            with ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="evaluate") as pool:
+                for answer in pool.map(self._infer, parts):  # after an error, map cancels the other calls
+                    if answer.version:
+                        self.details["version"] = answer.version
+                    yield answer
+        except ClientError as error:
+            raise self._failure(error) from error
 
     def _read_description(self) -> None:
         """Read the labels, the task and the training from the model's configuration.
@@ -90,16 +77,16 @@ class ServedSubject(Subject):
             self.threshold = float(metadata["threshold"]) if "threshold" in metadata else None
             self.config = dict(json.loads(metadata["training"])["config"]) if "training" in metadata else None
             self.image = ImageSpec.parse(metadata["image"]) if "image" in metadata else None
-            if "classifies_images" in parameters:
-                self.fit_remedy = f"Record it with: hangtag models fit {self.name} --fit stretch|crop|pad"
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise EvaluationError(
-                f"{self.name} at {self._address} has a configuration in which the parameter hangtag.labels, "
+                f"{self.name} at {self.details['address']} has a configuration in which the parameter hangtag.labels, "
                 f"hangtag.threshold, hangtag.training or hangtag.image cannot be read ({error})."
             ) from error
+        if "classifies_images" in parameters:
+            self.fit_remedy = f"Record it with: hangtag models fit {self.name} --fit stretch|crop|pad"
 
     def _failure(self, error: ClientError) -> EvaluationError:
-        return EvaluationError(f"{self.name} at {self._address}: {sentence(error)}")
+        return EvaluationError(f"{self.name} at {self.details['address']}: {sentence(error)}")
 
     def _largest_batch(self, images: Array) -> int:
         """Find the largest batch that the model accepts, by halving BATCH_SIZE until a call succeeds."""

@@ -1,7 +1,7 @@
 """Defines the interface to a model that is evaluated in PyTorch, in ONNX Runtime or on a server."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Self
 
 import numpy as np
@@ -13,8 +13,6 @@ from hangtag.serving.image_spec import ImageSpec
 
 Array = npt.NDArray[Any]
 Outputs = Mapping[str, Array]
-Progress = Callable[[int], object]
-"""A function that is called with the number of images that were answered since its last call."""
 
 BATCH_SIZE = 64
 """The number of images in a batch, equal to the default max_batch_size of `hangtag serve`."""
@@ -35,7 +33,7 @@ class Subject(ABC):
     kind: str  # "run", "onnx" or "server"
     name: str  # for messages and titles
     task: str  # "single_label" or "multi_label"
-    details: Mapping[str, str]  # texts that identify the model: version, file, address
+    details: dict[str, str]  # texts that identify the model: version, file, address
     labels: tuple[str, ...] = ()  # empty if the model does not name its labels
     config: Mapping[str, Any] | None = None  # the config.json of the model's run, if known
     image: ImageSpec | None = None  # how a picture is turned into the model's input, if known
@@ -47,20 +45,23 @@ class Subject(ABC):
         """The data set on which the model was trained; None if unknown. Old configs do not name Fashion-MNIST."""
         return None if self.config is None else str(self.config.get("dataset", "fashion-mnist"))
 
-    @abstractmethod
-    def answer(self, images: Array, progress: Progress = str) -> Outputs:
-        """Run the model on all images, in batches.
+    def answer(self, images: Array, progress: Callable[[int], object] = str) -> Outputs:
+        """Run the model on all images, uint8 [n, height, width] or [n, height, width, 3]. Return the outputs by name.
 
-        Args:
-            images: uint8 [n, height, width] or [n, height, width, 3].
-            progress: a function that is called after each batch. The default has no effect.
-
-        Returns:
-            The outputs by name. Each output has n rows.
+        After each batch, ``progress`` is called with the number of images in the batch.
 
         Raises:
             EvaluationError: the model returned an error for the images.
         """
+        answers: list[Outputs] = []
+        for answer in self._answers(images):
+            progress(len(next(iter(answer.values()))))
+            answers.append(answer)
+        return {name: np.concatenate([each[name] for each in answers]) for name in answers[0]}
+
+    @abstractmethod
+    def _answers(self, images: Array) -> Iterable[Outputs]:
+        """Yield the outputs of the images in batches, in order."""
 
     def __enter__(self) -> Self:
         return self
@@ -74,17 +75,8 @@ def batches(images: Array, size: int) -> list[Array]:
     return [images[at : at + size] for at in range(0, len(images), size)]
 
 
-def concatenated(outputs: list[Outputs]) -> Outputs:
-    """Concatenate the outputs of batches along the first axis."""
-    return {name: np.concatenate([output[name] for output in outputs]) for name in outputs[0]}
-
-
 def require_labels(subject: Subject, labels: tuple[str, ...]) -> None:
-    """Check that the model's labels are equal to the data set's labels. A model without labels is accepted.
-
-    Raises:
-        EvaluationError: the labels differ.
-    """
+    """Raise EvaluationError if the model has labels other than the data set's labels."""
     if subject.labels and subject.labels != labels:
         raise EvaluationError(
             f"{subject.name} has the labels {named(subject.labels)}, but the data set has the labels {named(labels)}, "
