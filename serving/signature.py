@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from hangtag.printable import named
 from hangtag.serving import batchable
 from hangtag.serving.image_spec import ImageSpec, ImageSpecError
 
@@ -291,9 +292,8 @@ class Signature:
         """Return the output of this name, or None if there is no such output."""
         return next((spec for spec in self.outputs if spec.name == name), None)
 
-    def difference(self, other: "Signature") -> tuple[str, object, object] | None:
-        """Return the first difference between two signatures that affects the answers, as a name and both values, or
-        None.
+    def difference(self, other: "Signature") -> str | None:
+        """Describe the first difference between two signatures that affects the answers; None if there is none.
 
         The image descriptions are compared only if both files have one, because a route prepares a picture for its
         first model.
@@ -308,7 +308,10 @@ class Signature:
             ("how a picture of another size is made to fit", *fits),
         ):
             if own != others:
-                return what, own, others
+                shown = (
+                    named(list(map(str, each))) if isinstance(each, tuple) else str(each) for each in (own, others)
+                )
+                return f"{what}: {' and '.join(shown)}"
         return None
 
     def _why_unbatched_by(self, batched: bool, source: str) -> str | None:

@@ -128,11 +128,6 @@ class Candidate:
         return self.cost / self.models[-1].per_sample
 
     @property
-    def sent_on(self) -> list[float]:
-        """For each model but the last, the share of its samples that it passes on to the next model."""
-        return [after / max(before, 1e-9) for before, after in pairwise(self.reached)]
-
-    @property
     def figures(self) -> Outcome:
         """The measured figures if the candidate was load-tested, else the predicted figures."""
         return self.tested or self.predicted
@@ -200,7 +195,7 @@ def may_lose(samples: int, lost: int) -> float:
 
 
 def candidates(models: Sequence[Model], accuracy: float, lose_at_most: float = 1.0) -> list[Candidate]:
-    """List every model and every cascade that is cheap enough, each cascade at the threshold that ``best`` chooses.
+    """List every model, the fastest first, and every cascade that is cheap enough, at the threshold of ``best``.
 
     In a cascade, each model is slower and more accurate than the model before it; otherwise the earlier model would be
     enough. A cascade that does not reach the accuracy is listed if it is more accurate than every model.

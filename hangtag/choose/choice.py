@@ -76,11 +76,9 @@ def choose(
     listed = candidates(models, wanted.accuracy, wanted.lose_at_most)
     machine = Machine(len(os.sched_getaffinity(0)))
     if tries:
-        alone = [one for one in listed if not one.is_cascade]
-        fastest = min(alone, key=lambda one: one.cost)
-        accurate = max(alone, key=lambda one: (one.accuracy, -one.cost))
-        known = [fastest] if fastest is accurate else [fastest, accurate]
-        known += [one for one in listed if one.is_cascade][:1]
+        cascades = [one for one in listed if one.is_cascade]
+        most_accurate = max(listed[: len(models)], key=lambda one: one.accuracy)
+        known = list(dict.fromkeys([listed[0], most_accurate, *cascades[:1]]))  # the first model is the fastest
         on_step(f"Measuring what a call costs in a server, by a load test of {', '.join(one.name for one in known)}.")
         throughputs = [each.throughput for each in test(known, None, _CALIBRATION_SECONDS)]
         machine = calibrated(list(zip(known, throughputs, strict=True)), machine)

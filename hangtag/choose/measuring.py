@@ -12,7 +12,6 @@ from hangtag.choose.candidates import OUTPUT, Model
 from hangtag.evaluation import samples
 from hangtag.evaluation.file_subject import FileSubject
 from hangtag.evaluation.subject import Array, EvaluationError, require_labels
-from hangtag.printable import named
 from hangtag.serving.model_repository import ModelFile, is_route, require_names, require_versions
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.engine.repository import settings_of
@@ -79,9 +78,9 @@ def measure(
         difference = next(iter(differing.values()))
         raise EvaluationError(f"{difference} Name models with equal signatures, because a route needs such models.")
     left_out |= differing
-    for name in [] if names or own else subjects.keys() - left_out:
-        if not samples.knows_pictures(subjects[name]):
-            left_out[name] = f"{name} does not say on which pictures it was trained. Name some with {option}."
+    for name, subject in subjects.items() if not (names or own) else ():
+        if not samples.knows_pictures(subject):
+            left_out.setdefault(name, f"{name} does not name the pictures that trained it. Name some with {option}.")
     subjects = {name: subject for name, subject in subjects.items() if name not in left_out}
     notes = [f"left out: {reason}" for reason in left_out.values()]
     if not subjects:
@@ -93,21 +92,22 @@ def measure(
             f"validation pictures may have trained another. Name pictures with {option} on which no model was trained."
         )
     data = samples.load(next(iter(subjects.values())), "validation", limit, data_dir, None, own, option=option)
+    images = data.content.images
     for subject in subjects.values():
         require_labels(subject, data.labels)
-        if own is not None and (problem := samples.used(subject, data.images, ("train", "test"))):
+        if own is not None and (problem := samples.used(subject, images, ("train", "test"))):
             raise EvaluationError(f"{problem} Without {option}, the model's validation pictures decide.")
-    shown = f"{len(data):,} {'validation images' if own is None else f'images of {option}'}"
+    shown = f"{len(images):,} {'validation images' if own is None else f'images of {option}'}"
     for note in (*notes, *data.notes, f"Running and timing {', '.join(subjects)} on {shown}."):
         on_step(note)
     settings = {name: settings_of(repository / files[name].name, ServerConfig(models=repository)) for name in subjects}
-    times = _times(subjects, data.images, {name: each.max_batch_size for name, each in settings.items()}, seconds)
+    times = _times(subjects, settings, images, seconds)
     models = []
     for name, subject in subjects.items():
-        answer = subject.answer(data.images)[OUTPUT]
+        answer = subject.answer(images)[OUTPUT]
         right = answer.argmax(axis=1) == data.content.classes
         models.append(Model(name, files[name], answer.max(axis=1), right, times[name], settings[name]))
-    return Measured(models, data.images, shown, own is None)
+    return Measured(models, images, shown, own is None)
 
 
 def _files(repository: Path, names: Sequence[str]) -> dict[str, ModelFile]:
@@ -139,25 +139,23 @@ def _comparable(name: str, file: ModelFile) -> FileSubject:
 
 def _differing(first: str, subjects: Mapping[str, FileSubject]) -> dict[str, str]:
     """Say for each model whose signature differs from the first model's how it differs."""
-    differing = {}
-    for name, subject in subjects.items():
-        if difference := subjects[first].signature.difference(subject.signature):
-            what, *both = difference
-            shown = [named(list(map(str, each))) if isinstance(each, tuple) else str(each) for each in both]
-            differing[name] = f"{first} and {name} differ in {what}: {' and '.join(shown)}."
-    return differing
+    return {
+        name: f"{first} and {name} differ in {difference}."
+        for name, subject in subjects.items()
+        if (difference := subjects[first].signature.difference(subject.signature))
+    }
 
 
 def _times(
-    subjects: Mapping[str, FileSubject], images: Array, largest: Mapping[str, int], seconds: float
+    subjects: Mapping[str, FileSubject], settings: Mapping[str, ServerConfig], images: Array, seconds: float
 ) -> dict[str, dict[int, float]]:
     """Measure the shortest time of several rounds on one processor, for each model and batch size.
 
     In each round the models take turns, so that other programs disturb all models equally.
     """
     times: dict[str, dict[int, float]] = {}
-    for name in subjects:
-        sizes = [size for size in _SIZES if size <= largest[name]]
+    for name, config in settings.items():
+        sizes = [size for size in _SIZES if size <= config.max_batch_size]
         times[name] = dict.fromkeys(sizes if seconds else sizes[-1:], math.inf)
     batches = {size: np.resize(images, (size, *images.shape[1:])) for size in _SIZES}
     began, rounds = time.perf_counter(), 0

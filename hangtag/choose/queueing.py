@@ -10,6 +10,7 @@ import math
 from collections import deque
 from dataclasses import dataclass
 from heapq import heappop, heappush
+from itertools import pairwise
 
 import numpy as np
 
@@ -48,7 +49,8 @@ def simulate(cascade: Candidate, machine: Machine, rate: float | None = None, ca
     """
     random = np.random.default_rng(0)
     in_flight = 0 if rate else IN_FLIGHT
-    models, settings, sent_on = cascade.models, [model.settings for model in cascade.models], cascade.sent_on
+    models, settings = cascade.models, [model.settings for model in cascade.models]
+    sent_on = [after / max(before, 1e-9) for before, after in pairwise(cascade.reached)]  # the share of each stage
     most = [max(each.max_queue_size, in_flight) for each in settings]
     gaps = iter(random.exponential(1 / rate, 2 * calls + max(most)).tolist() if rate else ())
     queues = [deque[tuple[float, float]]() for _ in models]  # when a call arrived at the server, and in this queue

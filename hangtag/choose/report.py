@@ -3,10 +3,13 @@
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
+from markupsafe import Markup
+
 from hangtag.choose.candidates import CONFIDENCE, Candidate, Outcome, curve, may_lose
 from hangtag.choose.choice import LOSE, Wanted, best_single
 from hangtag.choose.measuring import Measured
 from hangtag.choose.queueing import IN_FLIGHT
+from hangtag.page.templates import environment
 from hangtag.serving.loadtest import units
 from hangtag.serving.loadtest.statistics.intervals import wilson
 
@@ -115,10 +118,6 @@ def description(cascade: Candidate, measured: Measured, command: str) -> str:
 
 def page(listed: Sequence[Candidate], wanted: Wanted, measured: Measured) -> str:
     """Return an HTML page with the reasons, a picture of accuracy against cost, and a table of all candidates."""
-    from markupsafe import Markup
-
-    from hangtag.page.templates import environment
-
     template = environment("hangtag.choose").get_template("choose.html.j2")
     return template.render(
         is_met=not wanted.missed_by(listed[0]),

@@ -18,7 +18,6 @@ from hangtag.evaluation.subject import Array, EvaluationError
 from hangtag.serving.credentials import Credentials
 from hangtag.serving.loadtest.measuring.load_test import OnProgress
 from hangtag.serving.loadtest.measuring.load_test import measure as run_load_test
-from hangtag.serving.loadtest.plan.load import ClosedLoop
 from hangtag.serving.loadtest.plan.scenario import Scenario
 from hangtag.serving.loadtest.plan.target import of_model
 from hangtag.serving.loadtest.samples.library import LIBRARY_SIZE
@@ -61,13 +60,11 @@ def load_test(
         raise EvaluationError("the load test was stopped, so nothing was chosen.")
     outcomes = []
     for name in names:
-        runs = [run for run in results.runs if run.target == name]
-        (peak,) = (run for run in runs if isinstance(run.load, ClosedLoop))
-        judged = next((run for run in runs if run is not peak), peak)
+        runs = [run for run in results.runs if run.target == name]  # closed loops run first
         outcomes.append(
             Outcome(
-                peak.throughput,
-                judged.total.latency.percentile(99),
+                runs[0].throughput,
+                runs[-1].total.latency.percentile(99),
                 sum(run.total.failed for run in runs),
                 tuple(reason for run in runs for reason in run.invalid),
                 next((run.doubt for run in runs if run.doubt), ""),

@@ -110,7 +110,12 @@ def evaluate(
       hangtag evaluate models/flowers --samples folder:new   pictures on which the model was not trained
       hangtag evaluate cnn --server 127.0.0.1:8001 --json    figures for a program
     """
-    _refuse_unused_options(model, server, own=samples or dataset)
+    if server is None:
+        refuse("timeout", "model_version", because="only for served models. Name a server with --server.")
+    elif model.endswith(".onnx") or "/" in model:
+        raise click.UsageError(f"{model} is a file or a folder. With --server, give the NAME of a served model.")
+    if not (samples or dataset) and (server is not None or model.endswith(".onnx")):
+        refuse("runs", because=f"{model} is not a run.")
     if samples is not None:
         refuse("split", "dataset", "data_dir", because="--samples replaces the data set.")
     if dataset is not None:
@@ -123,31 +128,28 @@ def evaluate(
             from hangtag.evaluation import plots as drawing
     with _opened(model, server, model_version, timeout, credentials, runs) as subject:
         data = evaluated.load(subject, split, limit, data_dir, dataset, samples, runs)
-        known = evaluated.used(subject, data.images, ["train"], runs)
+        images, known = data.content.images, evaluated.used(subject, data.content.images, ["train"], runs)
         for note in (*data.notes, *filter(None, [known])):
             click.echo(escaped(note), err=True)
         require_labels(subject, data.labels)
         errors = Console(stderr=True)
         columns = (TextColumn("evaluating"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as bars:
-            task = bars.add_task("", total=len(data))
-            outputs = subject.answer(data.images, partial(bars.advance, task))
-    console = Console(quiet=json_file == "-")
-    trial = f" ({subject.details['trial']})" if "trial" in subject.details else ""
-    images = "images" if samples else f"{data.split} images"
-    title = f"{subject.name}, {data.dataset if samples else f'{data.split} split'}"
-    console.print(
-        Text.assemble((escaped(subject.name), "bold"), escaped(f"{trial} on {len(data):,} {images} of {data.dataset}"))
-    )
-    console.print()
+            task = bars.add_task("", total=len(images))
+            outputs = subject.answer(images, partial(bars.advance, task))
     if subject.task == "single_label":
         result = single_label.measure(outputs, data.content, data.labels, subject.name)
     else:
         result = multi_label.measure(subject, outputs, data.content.classes, data.labels)
-    report.show(result, len(data), console)
+    console, of = Console(quiet=json_file == "-"), "" if samples else f"{data.split} "
+    trial = f" ({subject.details['trial']})" if "trial" in subject.details else ""
+    on = f"{trial} on {len(images):,} {of}images of {data.dataset}"
+    console.print(Text.assemble((escaped(subject.name), "bold"), escaped(on)), end="\n\n")
+    report.show(result, len(images), console)
     if pictures is not None:
+        title = f"{subject.name}, {data.dataset if samples else f'{data.split} split'}"
         negated = subject.task == "single_label" and data.image.fit == "garment"
-        drawing.draw(result, data.images, title, pictures, negated=negated)
+        drawing.draw(result, images, title, pictures, negated=negated)
     if json_file is not None:
         write_text(json_file, json.dumps(report.document(subject, data, result), indent=1, allow_nan=False))
 
@@ -178,12 +180,3 @@ def _opened(
         from hangtag.training.runs.run import Run
     alternative = "An exported model is named by its file or its folder, such as models/cnn."
     return RunSubject(Run.find(name, runs, alternative=alternative))
-
-
-def _refuse_unused_options(model: str, server: str | None, own: str | None) -> None:
-    if server is None:
-        refuse("timeout", "model_version", because="only for served models. Name a server with --server.")
-    elif model.endswith(".onnx") or "/" in model:
-        raise click.UsageError(f"{model} is a file or a folder. With --server, give the NAME of a served model.")
-    if own is None and (server is not None or model.endswith(".onnx")):
-        refuse("runs", because=f"{model} is not a run.")

@@ -62,7 +62,7 @@ def document(subject: Subject, data: Samples, result: Result) -> dict[str, Any]:
             "task": subject.task,
             "details": subject.details,
         },
-        "data": {"dataset": data.dataset, "split": data.split, "images": len(data), "source": data.source},
+        "data": {"dataset": data.dataset, "split": data.split, "images": len(data.content), "source": data.source},
         **(
             {"figures": result.figures}
             if result.confusion is None

@@ -20,16 +20,16 @@ from hangtag.training.runs import run_data as runs_data
 from hangtag.training.runs.run import Run
 
 RUNS = Path("runs")
-_IMAGES, _CLASSES = ("images", "image", "x"), ("labels", "classes", "y")
-"""Names that the arrays in an .npz file may have."""
+_USED = {
+    "train": ("training", "which a model classifies better than new pictures"),
+    "test": ("test", "which must only measure the result of a choice"),
+}
+"""The splits whose pictures must not be used again, each with its name in messages and the reason."""
 
 
 @dataclass(frozen=True)
 class Samples:
-    """One split of a data set, the first images of a split, or the user's own pictures.
-
-    ``notes`` are sentences about pictures that were left out.
-    """
+    """A split of a data set, or the user's own pictures. ``notes`` are sentences about pictures that were left out."""
 
     dataset: str
     split: str
@@ -38,20 +38,6 @@ class Samples:
     image: ImageSpec
     content: Split
     notes: tuple[str, ...] = ()
-
-    @property
-    def images(self) -> Array:
-        return self.content.images
-
-    def __len__(self) -> int:
-        return len(self.content)
-
-
-_USED = {
-    "train": ("training", "which a model classifies better than new pictures"),
-    "test": ("test", "which must only measure the result of a choice"),
-}
-"""The splits whose pictures must not be used again, each with its name in messages and the reason."""
 
 
 def load(
@@ -204,9 +190,7 @@ def _numbers(labels: Sequence[str], subject: Subject, own: str) -> Classes:
 def _npz(file: Path, subject: Subject, image: ImageSpec) -> Split:
     try:
         with file.open("rb") as opened, np.load(opened, allow_pickle=False) as arrays:
-            images, classes = (
-                next((arrays[name] for name in names if name in arrays), None) for names in (_IMAGES, _CLASSES)
-            )
+            images, classes = arrays.get("images", arrays.get("image")), arrays.get("labels")
     except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
         why = reason(error) if isinstance(error, OSError) and error.errno else "it is not a file of numpy.savez"
         raise EvaluationError(

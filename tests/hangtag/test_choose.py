@@ -58,7 +58,7 @@ def test_every_model_and_every_cascade_that_may_gain_is_a_candidate_at_its_cheap
     listed = named(candidates([SLOW, WORSE, FAST], accuracy=0.75))
     assert list(listed) == ["fast", "slow", "worse", "fast → slow"]  # worse is slower than both, and not more accurate
     cascade = listed["fast → slow"]
-    assert (cascade.threshold, cascade.accuracy, cascade.sent_on) == (0.705, 0.75, [0.5])
+    assert (cascade.threshold, cascade.accuracy, cascade.reached) == (0.705, 0.75, (1.0, 0.5))
     assert cascade.cost == pytest.approx(0.001 + 0.5 * 0.01)
     assert (listed["fast"].accuracy, listed["fast"].cost) == (0.5, 0.001)
     # If all samples go on, a cascade is neither cheaper nor more accurate than its last model.

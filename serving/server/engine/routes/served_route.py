@@ -238,12 +238,6 @@ def require_one_signature(models: Mapping[Member, Servable]) -> None:
     (first, model), *others = models.items()
     for member, other in others:
         if difference := model.signature.difference(other.signature):
-            what, one, another = difference
             raise ModelLoadError(
-                f"the models of a route must have one signature; {first} and {member} differ in {what}: "
-                f"{_shown(one)} and {_shown(another)}"
+                f"the models of a route must have one signature; {first} and {member} differ in {difference}"
             )
-
-
-def _shown(value: object) -> str:
-    return "; ".join(map(str, value)) if isinstance(value, tuple) else str(value)
