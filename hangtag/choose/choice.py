@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from hangtag.choose.candidates import Candidate, Model, Outcome, candidates
+from hangtag.choose.candidates import Candidate, Model, candidates
 from hangtag.choose.queueing import Machine, simulate
 
 LOSE = 0.001
@@ -51,7 +51,7 @@ class Wanted:
 def choose(
     models: Sequence[Model],
     wanted: Wanted,
-    test: Callable[[Sequence[Candidate], float | None, float], list[Outcome]],
+    test: Callable[[Sequence[Candidate], float | None, float], list[Candidate]],
     *,
     tries: int,
     seconds: float,
@@ -63,11 +63,9 @@ def choose(
 
     Args:
         models: The models, which have answered the same samples.
-        wanted: The requirements.
         test: A function that load-tests candidates at a rate for some seconds, as ``trial.load_test`` does.
         tries: The number of candidates to load-test. With 0, the predictions assume that a call has no overhead.
         seconds: The duration of each candidate's test under each load.
-        on_step: A function that is called with a sentence when a step begins.
 
     Raises:
         EvaluationError: The server of the load test does not start, or the test was stopped.
@@ -80,8 +78,7 @@ def choose(
         most_accurate = max(listed[: len(models)], key=lambda one: one.accuracy)
         known = list(dict.fromkeys([listed[0], most_accurate, *cascades[:1]]))  # the first model is the fastest
         on_step(f"Measuring what a call costs in a server, by a load test of {', '.join(one.name for one in known)}.")
-        throughputs = [each.throughput for each in test(known, None, _CALIBRATION_SECONDS)]
-        machine = calibrated(list(zip(known, throughputs, strict=True)), machine)
+        machine = calibrated(test(known, None, _CALIBRATION_SECONDS), machine)
     rest = ranked([predicted(one, machine, wanted.rate) for one in listed], wanted)
     if not tries:
         return rest
@@ -90,42 +87,39 @@ def choose(
     if (rival := best_single(rest, wanted)) and rival not in chosen:
         chosen.append(rival)
     on_step(f"Load-testing {', '.join(one.name for one in chosen)}.")
-    outcomes = test(chosen, wanted.rate, seconds)
-    tested = [replace(one, tested=outcome) for one, outcome in zip(chosen, outcomes, strict=True)]
-    return ranked(tested, wanted) + [one for one in rest if one not in chosen]
+    return ranked(test(chosen, wanted.rate, seconds), wanted) + [one for one in rest if one not in chosen]
 
 
-def calibrated(measured: Sequence[tuple[Candidate, float]], machine: Machine) -> Machine:
+def calibrated(tested: Sequence[Candidate], machine: Machine) -> Machine:
     """Find the machine parameters for which the simulation predicts the measured throughput of the candidates.
 
     The overhead of a call is fitted to the throughput of the first model. If the second model is much slower, the
     slowdown of computing in a busy server is fitted to the second model's throughput. The time that a cascade takes to
     call one of its models is fitted to the cascade's throughput.
 
-    ``measured`` has one or two single models, the faster model first, and optionally a cascade; each with its measured
-    throughput with 64 calls in flight, in calls per second.
+    Args:
+        tested: One or two single models, the faster model first, and optionally a cascade.
+        machine: The machine, of which only the number of processors is known.
     """
-    models = [each for each in measured if not each[0].is_cascade]
+    models = [one for one in tested if not one.is_cascade]
     fast, slow = models[0], models[-1]
     for _ in range(_REPEATS):
-        machine = _fitted(machine, "call_seconds", (0.0, _MOST_CALL_SECONDS), *fast)
-        if slow[0].cost <= _APART * fast[0].cost:
+        machine = _fitted(machine, "call_seconds", (0.0, _MOST_CALL_SECONDS), fast)
+        if slow.cost <= _APART * fast.cost:
             break
-        machine = _fitted(machine, "stretch", (1.0, _MOST_STRETCH), *slow)
-    for cascade in measured[len(models) :]:
-        machine = _fitted(machine, "member_seconds", (0.0, _MOST_CALL_SECONDS), *cascade)
+        machine = _fitted(machine, "stretch", (1.0, _MOST_STRETCH), slow)
+    for cascade in tested[len(models) :]:
+        machine = _fitted(machine, "member_seconds", (0.0, _MOST_CALL_SECONDS), cascade)
     return machine
 
 
-def _fitted(
-    machine: Machine, parameter: str, between: tuple[float, float], candidate: Candidate, throughput: float
-) -> Machine:
-    """Find by bisection the parameter of a machine for which the simulation predicts the measured throughput."""
+def _fitted(machine: Machine, parameter: str, between: tuple[float, float], one: Candidate) -> Machine:
+    """Find by bisection the parameter of a machine for which the simulation predicts a candidate's throughput."""
     low, high = between
     changes: dict[str, Any] = {}
     for _ in range(_BISECTIONS):
         changes[parameter] = (low + high) / 2
-        slower = simulate(candidate, replace(machine, **changes), calls=2_000).throughput < throughput
+        slower = simulate(one, replace(machine, **changes), calls=2_000).throughput < one.figures.throughput
         low, high = (low, changes[parameter]) if slower else (changes[parameter], high)
     return replace(machine, **changes)
 

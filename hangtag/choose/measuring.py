@@ -48,13 +48,10 @@ def measure(
     """Measure models of a repository.
 
     Args:
-        repository: The model repository.
         names: The models, as NAME (for the version that serves) or NAME@VERSION. If empty, all models that serve are
             candidates, and those with the most frequent signature are measured.
         own: Labelled samples on which no model was trained (see ``samples.load``); None for the validation images.
         option: The command's option for ``own``, for messages.
-        limit: The number of images to use; None for all images.
-        data_dir: The data set's folder; None for the data set's usual folders.
         on_step: A function that is called with a sentence for each model and each group of pictures that is left out,
             and before the models are run and timed.
         seconds: The minimum duration of the timing. With 0, only the largest batch of each model is timed.
@@ -70,21 +67,18 @@ def measure(
         try:
             subjects[name] = _comparable(name, file)
         except EvaluationError as error:
-            if names:
-                raise
             left_out[name] = str(error)
     differing = min((_differing(name, subjects) for name in subjects), key=len, default={})
-    if names and differing:
-        difference = next(iter(differing.values()))
-        raise EvaluationError(f"{difference} Name models with equal signatures, because a route needs such models.")
     left_out |= differing
     for name, subject in subjects.items() if not (names or own) else ():
         if not samples.knows_pictures(subject):
             left_out.setdefault(name, f"{name} does not name the pictures that trained it. Name some with {option}.")
     subjects = {name: subject for name, subject in subjects.items() if name not in left_out}
-    notes = [f"left out: {reason}" for reason in left_out.values()]
+    reasons = list(left_out.values())
+    if names and reasons:
+        raise EvaluationError(reasons[0])
     if not subjects:
-        raise EvaluationError(f"{repository} has no model that can be chosen. {notes[0]}")
+        raise EvaluationError(f"{repository} has no model that can be chosen. {reasons[0]}")
     learned = {(subject.config or {}).get("data_digest") for subject in subjects.values()} - {None}
     if own is None and len(learned) > 1:
         raise EvaluationError(
@@ -98,6 +92,7 @@ def measure(
         if own is not None and (problem := samples.used(subject, images, ("train", "test"))):
             raise EvaluationError(f"{problem} Without {option}, the model's validation pictures decide.")
     shown = f"{len(images):,} {'validation images' if own is None else f'images of {option}'}"
+    notes = [f"left out: {reason}" for reason in reasons]
     for note in (*notes, *data.notes, f"Running and timing {', '.join(subjects)} on {shown}."):
         on_step(note)
     settings = {name: settings_of(repository / files[name].name, ServerConfig(models=repository)) for name in subjects}
@@ -140,7 +135,7 @@ def _comparable(name: str, file: ModelFile) -> FileSubject:
 def _differing(first: str, subjects: Mapping[str, FileSubject]) -> dict[str, str]:
     """Say for each model whose signature differs from the first model's how it differs."""
     return {
-        name: f"{first} and {name} differ in {difference}."
+        name: f"{first} and {name} differ in {difference}, so no route can have both."
         for name, subject in subjects.items()
         if (difference := subjects[first].signature.difference(subject.signature))
     }

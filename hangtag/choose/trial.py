@@ -7,6 +7,7 @@ import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -30,17 +31,13 @@ _READY = re.compile(r"^(?=.*\bevent=ready\b).*?\baddress=(\S+)")
 def load_test(
     candidates: Sequence[Candidate], rate: float | None, seconds: float, *, repository: Path, images: Array,
     on_progress: OnProgress, stop: threading.Event,
-) -> list[Outcome]:  # fmt: skip
-    """Serve candidates and measure them, with 64 calls in flight and at a rate, in interleaved blocks.
+) -> list[Candidate]:  # fmt: skip
+    """Serve candidates, and return them with the figures of a load test with 64 calls in flight and at a rate.
 
     Args:
-        candidates: The models and cascades to serve.
         rate: The calls per second; None if only the closed loop is measured.
         seconds: The minimum duration of each candidate's test under each load.
-        repository: The model repository.
         images: The images that the models have answered.
-        on_progress: A function that receives the load test's progress.
-        stop: An event that ends the test early.
 
     Raises:
         EvaluationError: The server does not start, or the test was stopped.
@@ -58,19 +55,18 @@ def load_test(
             results = run_load_test(scenario, Credentials(), stop, on_progress, samples=file)
     if stop.is_set():
         raise EvaluationError("the load test was stopped, so nothing was chosen.")
-    outcomes = []
-    for name in names:
+    tested = []
+    for one, name in zip(candidates, names, strict=True):
         runs = [run for run in results.runs if run.target == name]  # closed loops run first
-        outcomes.append(
-            Outcome(
-                runs[0].throughput,
-                runs[-1].total.latency.percentile(99),
-                sum(run.total.failed for run in runs),
-                tuple(reason for run in runs for reason in run.invalid),
-                next((run.doubt for run in runs if run.doubt), ""),
-            )
+        figures = Outcome(
+            runs[0].throughput,
+            runs[-1].total.latency.percentile(99),
+            sum(run.total.failed for run in runs),
+            tuple(reason for run in runs for reason in run.invalid),
+            next((run.doubt for run in runs if run.doubt), ""),
         )
-    return outcomes
+        tested.append(replace(one, tested=figures))
+    return tested
 
 
 def _publish(repository: Path, models: Path, candidates: Sequence[Candidate]) -> list[str]:

@@ -126,17 +126,17 @@ def evaluate(
         require_writable(pictures / "mistakes.png")
         with needs("export", "--pictures"):  # checked first, because evaluating may take minutes
             from hangtag.evaluation import plots as drawing
-    with _opened(model, server, model_version, timeout, credentials, runs) as subject:
-        data = evaluated.load(subject, split, limit, data_dir, dataset, samples, runs)
-        images, known = data.content.images, evaluated.used(subject, data.content.images, ["train"], runs)
-        for note in (*data.notes, *filter(None, [known])):
-            click.echo(escaped(note), err=True)
-        require_labels(subject, data.labels)
-        errors = Console(stderr=True)
-        columns = (TextColumn("evaluating"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as bars:
-            task = bars.add_task("", total=len(images))
-            outputs = subject.answer(images, partial(bars.advance, task))
+    subject = _opened(model, server, model_version, timeout, credentials, runs)
+    data = evaluated.load(subject, split, limit, data_dir, dataset, samples, runs)
+    images, known = data.content.images, evaluated.used(subject, data.content.images, ["train"], runs)
+    for note in (*data.notes, *filter(None, [known])):
+        click.echo(escaped(note), err=True)
+    require_labels(subject, data.labels)
+    errors = Console(stderr=True)
+    columns = (TextColumn("evaluating"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as bars:
+        task = bars.add_task("", total=len(images))
+        outputs = subject.answer(images, partial(bars.advance, task))
     if subject.task == "single_label":
         result = single_label.measure(outputs, data.content, data.labels, subject.name)
     else:

@@ -21,8 +21,6 @@ def measure(subject: Subject, outputs: Outputs, truth: Sets, labels: tuple[str, 
         subject: the model, of which the name and the threshold are used.
         outputs: must have ``probabilities`` [n, labels]. If there is also a ``path`` [n, steps] of label indices, these
             labels form the sets, and the threshold is not used.
-        truth: the true label sets.
-        labels: the data set's labels.
 
     Raises:
         EvaluationError: the outputs have a wrong shape or are not finite, or the model's threshold is unknown.

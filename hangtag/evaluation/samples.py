@@ -53,9 +53,7 @@ def load(
     """Load the images on which a model is evaluated.
 
     Args:
-        subject: the model to evaluate.
         split: ``validation`` or ``test``.
-        limit: the largest number of images to load.
         data_dir: the data set's folder; None for the data set's usual folders.
         name: the data set; None for the data set on which the subject was trained, or for the default of the subject's
             task if that data set is unknown.
@@ -105,7 +103,6 @@ def used(subject: Subject, images: Array, splits: Sequence[str], runs: Path = RU
     """Say how many of the samples the model's run already used; None if it used none, or if the run is unknown.
 
     Args:
-        subject: the model.
         images: the samples, in the form of the model's input.
         splits: the splits of the run in which to look for the samples: "train" or "test", or both.
         runs: the folder in which to look for a published model's run.

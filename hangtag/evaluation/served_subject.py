@@ -2,8 +2,9 @@
 accepts."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import grpc
 
@@ -36,23 +37,20 @@ class ServedSubject(Subject):
     kind = "server"
 
     def __init__(self, model: str, address: str, version: str, timeout: float, credentials: Credentials) -> None:
-        self._client = Client(address, timeout=timeout, credentials=credentials)
+        self._open = partial(Client, address, timeout=timeout, credentials=credentials)
         self.name, self._version = model, version
         self.task, self.details = "single_label", {"address": address}
-        try:
-            self._read_description()
-        except BaseException:
-            self._client.close()
-            raise
-
-    def __exit__(self, *_: object) -> None:
-        self._client.close()
+        self._read_description()
 
     def _answers(self, images: Array) -> Iterator[Outputs]:
         try:
-            parts = batches(images, self._largest_batch(images))
-            with ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="evaluate") as pool:
-                for answer in pool.map(self._infer, parts):  # after an error, map cancels the other calls
+            with self._open() as client, ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="evaluate") as pool:
+
+                def infer(batch: Array) -> Inferred:
+                    return client.infer(self.name, {INPUT: batch}, version=self._version)
+
+                parts = batches(images, _largest_batch(infer, images))
+                for answer in pool.map(infer, parts):  # after an error, map cancels the other calls
                     if answer.version:
                         self.details["version"] = answer.version
                     yield answer
@@ -65,7 +63,8 @@ class ServedSubject(Subject):
         Other servers, and files that hangtag did not write, do not have these parameters.
         """
         try:
-            parameters = self._client.parameters(self.name, version=self._version)
+            with self._open() as client:
+                parameters = client.parameters(self.name, version=self._version)
         except ClientError as error:
             if error.code is grpc.StatusCode.UNIMPLEMENTED:
                 return
@@ -88,19 +87,17 @@ class ServedSubject(Subject):
     def _failure(self, error: ClientError) -> EvaluationError:
         return EvaluationError(f"{self.name} at {self.details['address']}: {sentence(error)}")
 
-    def _largest_batch(self, images: Array) -> int:
-        """Find the largest batch that the model accepts, by halving BATCH_SIZE until a call succeeds."""
-        size = min(BATCH_SIZE, len(images))
-        while size > 1:
-            try:
-                self._infer(images[:size])
-            except ClientError as error:
-                if error.code is not grpc.StatusCode.INVALID_ARGUMENT:
-                    raise
-                size //= 2
-            else:
-                break
-        return size
 
-    def _infer(self, images: Array) -> Inferred:
-        return self._client.infer(self.name, {INPUT: images}, version=self._version)
+def _largest_batch(infer: Callable[[Array], object], images: Array) -> int:
+    """Find the largest batch that the model accepts, by halving BATCH_SIZE until a call succeeds."""
+    size = min(BATCH_SIZE, len(images))
+    while size > 1:
+        try:
+            infer(images[:size])
+        except ClientError as error:
+            if error.code is not grpc.StatusCode.INVALID_ARGUMENT:
+                raise
+            size //= 2
+        else:
+            break
+    return size

@@ -23,9 +23,6 @@ def measure(outputs: Outputs, split: Split, labels: tuple[str, ...], name: str) 
         outputs: must have ``logits`` [images, labels] or ``probabilities``. If ``probabilities`` are missing, the
             softmax of the logits replaces them. If a model's file applies a temperature, its probabilities differ from
             the softmax of its logits.
-        split: the images with their true classes.
-        labels: the names of the classes.
-        name: the model's name, for error messages.
 
     Raises:
         EvaluationError: there are neither logits nor probabilities, or an output has a wrong shape or is not finite.

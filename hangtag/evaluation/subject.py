@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +28,7 @@ def sentence(error: Exception) -> str:
 
 
 class Subject(ABC):
-    """A model to evaluate. Use it in a ``with`` block, which closes it."""
+    """A model to evaluate."""
 
     kind: str  # "run", "onnx" or "server"
     name: str  # for messages and titles
@@ -62,12 +62,6 @@ class Subject(ABC):
     @abstractmethod
     def _answers(self, images: Array) -> Iterable[Outputs]:
         """Yield the outputs of the images in batches, in order."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:  # noqa: B027 - only a served model has something to close
-        """Close the connection to the model's server, if there is one."""
 
 
 def batches(images: Array, size: int) -> list[Array]:

@@ -108,11 +108,11 @@ def test_a_cascade_costs_what_goes_on_and_a_call_its_transport() -> None:
     with_calls = simulate(cascade, Machine(2, 0.002)).throughput
     assert with_calls == pytest.approx(2 / (0.001 + 0.5 * 0.01 + 0.002), rel=0.05)
     machine = Machine(2, 0.0005, 1.3, 0.0002)
-    known = [(one, simulate(one, machine).throughput) for one in listed]
+    known = [replace(one, tested=simulate(one, machine)) for one in listed]
     assert astuple(calibrated(known, IDLE)) == pytest.approx(astuple(machine), rel=0.1)
     # The overhead of 0.8 ms includes 0.3 ms of computing.
     assert astuple(calibrated(known[:1], IDLE)) == pytest.approx((2, 0.0008, 1, 0), rel=0.05)
-    assert astuple(calibrated([(fast, 1e9)], IDLE)) == pytest.approx((2, 0, 1, 0), abs=1e-6)
+    assert astuple(calibrated([replace(fast, tested=Outcome(1e9, 0.0))], IDLE)) == pytest.approx((2, 0, 1, 0), abs=1e-6)
 
 
 def test_what_meets_everything_comes_first_and_then_what_is_nearest() -> None:
