@@ -78,7 +78,7 @@ def measure(
     if names and reasons:
         raise EvaluationError(reasons[0])
     if not subjects:
-        raise EvaluationError(f"{repository} has no model that can be chosen. {reasons[0]}")
+        raise EvaluationError(" ".join([f"{repository} has no model that can be chosen.", *reasons[:1]]))
     learned = {(subject.config or {}).get("data_digest") for subject in subjects.values()} - {None}
     if own is None and len(learned) > 1:
         raise EvaluationError(

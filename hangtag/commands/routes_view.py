@@ -24,20 +24,19 @@ def details(models: Path, name: str) -> dict[str, Any]:
     file = models / name / ROUTE_FILE
     settings = route_file.read(file)
     accept, shadow = settings.acceptance, settings.shadow
+    rule: dict[str, Any] = {"shares": list(settings.weights), "sticky": settings.sticky or None}
+    if accept is not None:
+        rule = {
+            "accept": {"output": accept.output, accept.rule: accept.bound},
+            "on_overload": settings.on_overload,
+            "expected_sent_on": settings.expected_escalation_rate,
+        }
     return {
         "route": name,
         "kind": "split" if accept is None else "cascade",
         "file": str(file),
         "members": [_member(models, member) for member in settings.members],
-        **(
-            {
-                "accept": {"output": accept.output, accept.rule: accept.bound},
-                "on_overload": settings.on_overload,
-                "expected_sent_on": settings.expected_escalation_rate,
-            }
-            if accept is not None
-            else {"shares": list(settings.weights), "sticky": settings.sticky or None}
-        ),
+        **rule,
         "shadow": {"share": shadow.share, **_member(models, shadow.member)} if shadow else None,
         "description": settings.description,
     }
@@ -69,23 +68,20 @@ def listing(models: Path, names: Sequence[str]) -> Table:
 def description(models: Path, name: str) -> Table:
     """Make the table of `hangtag models show` for a route. Raises UserError if the route's file is not valid."""
     shown = details(models, name)
+    stages = [f"stage {number}" for number, _ in enumerate(shown["members"], start=1)]
+    shares = [f"share {share:g}%" for share in shown.get("shares", ())]
     lines = [("route", f"{name}, a {shown['kind']}"), ("file", shown["file"])]
-    if shown["kind"] == "cascade":
-        lines += [(f"stage {stage}", _words(member)) for stage, member in enumerate(shown["members"], start=1)]
+    lines += zip(shares or stages, map(_words, shown["members"]), strict=True)
+    if not shares:
         lines.append(("accept", ", ".join(f"{key} {value}" for key, value in shown["accept"].items())))
         lines.append(("on_overload", shown["on_overload"]))
-        if (share := shown["expected_sent_on"]) is not None:
-            lines.append(("expected", f"{share:.1%} of the samples go on to stage 2"))
-    else:
-        for member, share in zip(shown["members"], shown["shares"], strict=True):
-            lines.append((f"share {share:g}%", _words(member)))
-        lines += [("sticky", shown["sticky"])] if shown["sticky"] else []
-    if shown["shadow"]:
-        lines.append(
-            ("shadow", f"{_words(shown['shadow'])}, gets copies of {shown['shadow']['share']:.0%} of the requests")
-        )
-    if shown["description"]:
-        lines += [("" if row else "description", text) for row, text in enumerate(shown["description"].splitlines())]
+    if (share := shown.get("expected_sent_on")) is not None:
+        lines.append(("expected", f"{share:.1%} of the samples go on to stage 2"))
+    if shown.get("sticky"):
+        lines.append(("sticky", shown["sticky"]))
+    if shadow := shown["shadow"]:
+        lines.append(("shadow", f"{_words(shadow)}, gets copies of {shadow['share']:.0%} of the requests"))
+    lines += [("" if row else "description", text) for row, text in enumerate(shown["description"].splitlines())]
     return facts(lines)
 
 
@@ -115,9 +111,5 @@ def _words(member: dict[str, Any]) -> str:
         return f"{member['model']}: {member['trouble']}"
     if "is_route" in member:
         return f"{member['model']}, a route"
-    figures = [
-        f"{key.replace('_', ' ')} {value:.2%}"
-        for key, value in member.items()
-        if isinstance(value, float) and key != "share"
-    ]
+    figures = [f"{key.replace('_', ' ')} {member[key]:.2%}" for key in inventory.FIGURES if key in member]
     return ", ".join([f"{member['model']} version {member['version']}", *figures])

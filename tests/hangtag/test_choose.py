@@ -240,3 +240,8 @@ def test_what_cannot_be_met_ends_with_the_nearest(models: Path) -> None:
     assert not (models / "none").exists()
     assert "--data x.txt: give FILE.npz" in choose(models, "cnn-int8", "--data", "x.txt", exit_code=1)
     assert "another name with --write" in choose(models, "lstm-int8", "--write", "cnn-int8", exit_code=1)
+
+
+def test_a_repository_without_models_is_refused(tmp_path: Path) -> None:
+    onnx_models.publish_route(tmp_path / "models", "both", "split = {cnn = 100}")
+    assert "has no model that can be chosen." in choose(tmp_path / "models", exit_code=1)
