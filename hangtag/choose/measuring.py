@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from hangtag.choose.candidates import OUTPUT, Model
+from hangtag.errors import UserError
 from hangtag.evaluation import samples
 from hangtag.evaluation.file_subject import FileSubject
-from hangtag.evaluation.subject import Array, EvaluationError, require_labels
+from hangtag.evaluation.subject import Array, EvaluationError, require_labels, sentence
 from hangtag.serving.model_repository import ModelFile, is_route, require_names, require_versions
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.engine.repository import settings_of
@@ -57,17 +58,19 @@ def measure(
         seconds: The minimum duration of the timing. With 0, only the largest batch of each model is timed.
 
     Raises:
-        EvaluationError: A named model cannot be compared, named models differ in their signatures, or no model is left.
+        EvaluationError: A named model cannot be compared, its serving.toml is not valid, named models differ in their
+            signatures, or no model is left.
         ModelRepositoryError: A named model is missing.
-        StartError: A model's serving.toml is not valid.
         TrainingError: The data set is missing or damaged.
     """
     files, subjects, left_out = _files(repository, names), dict[str, FileSubject](), dict[str, str]()
+    settings = dict[str, ServerConfig]()
     for name, file in files.items():
         try:
+            settings[name] = settings_of(repository / file.name, ServerConfig(models=repository))
             subjects[name] = _comparable(name, file)
-        except EvaluationError as error:
-            left_out[name] = str(error)
+        except UserError as error:
+            left_out[name] = sentence(error)
     differing = min((_differing(name, subjects) for name in subjects), key=len, default={})
     left_out |= differing
     for name, subject in subjects.items() if not (names or own) else ():
@@ -95,7 +98,6 @@ def measure(
     notes = [f"left out: {reason}" for reason in reasons]
     for note in (*notes, *data.notes, f"Running and timing {', '.join(subjects)} on {shown}."):
         on_step(note)
-    settings = {name: settings_of(repository / files[name].name, ServerConfig(models=repository)) for name in subjects}
     times = _times(subjects, settings, images, seconds)
     models = []
     for name, subject in subjects.items():
@@ -126,7 +128,7 @@ def _comparable(name: str, file: ModelFile) -> FileSubject:
     """Load a model that can be in a cascade. Raises EvaluationError if the model cannot."""
     subject = FileSubject(file.path, threads=1)
     if problem := _RULE.problem(subject.signature):
-        raise EvaluationError(f"{name}: {problem}.")
+        raise EvaluationError(f"{name} cannot be in a cascade: {problem.removeprefix('accept: ')}.")
     if subject.task != "single_label":
         raise EvaluationError(f"{name} predicts sets of labels, but a cascade decides by the most probable label.")
     return subject
@@ -149,8 +151,8 @@ def _times(
     In each round the models take turns, so that other programs disturb all models equally.
     """
     times: dict[str, dict[int, float]] = {}
-    for name, config in settings.items():
-        sizes = [size for size in _SIZES if size <= config.max_batch_size]
+    for name in subjects:
+        sizes = [size for size in _SIZES if size <= settings[name].max_batch_size]
         times[name] = dict.fromkeys(sizes if seconds else sizes[-1:], math.inf)
     batches = {size: np.resize(images, (size, *images.shape[1:])) for size in _SIZES}
     began, rounds = time.perf_counter(), 0
