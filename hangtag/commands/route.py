@@ -36,8 +36,9 @@ def route() -> None:
     type=FiniteRange(min=0, max=100),
     default=0.1,
     show_default=True,
-    help="The maximum percentage of images that the cascade misclassifies, but ACCURATE does not. This limit must "
-    "hold with 95 % confidence on the validation images. If they are too few to show this, no such image is allowed.",
+    help="The largest allowed percentage of images that the cascade misclassifies and ACCURATE classifies correctly. "
+    "This limit must hold with 95 % confidence on the validation images. If they are too few to show this, no such "
+    "image is allowed.",
 )
 @click.option("--name", default="fast-and-accurate", show_default=True, help="The route's name in the repository.")
 @click.option("--replace", is_flag=True, help="Replace an existing route.")

@@ -143,7 +143,11 @@ class _Bench:
 @options.ROUNDS
 @options.SECONDS
 @click.option(
-    "--calls", type=click.IntRange(100), default=100_000, show_default=True, help="The number of calls to the split."
+    "--calls",
+    type=click.IntRange(100),
+    default=100_000,
+    show_default=True,
+    help="The number of calls to the split route.",
 )
 @options.MODELS
 @click.option(

@@ -121,8 +121,8 @@ def _histograms(served: list[VersionState], state: ServerState) -> Iterator[Metr
     yield requests
     shed = CounterMetricFamily(
         "hangtag_shed_requests",
-        "Requests refused because too many requests waited, or took too much memory. The model label is empty for "
-        "requests that were refused before they were read",
+        "Requests that were refused because the queue was full, or because requests used too much memory. The model "
+        "label is empty for requests that were refused before they were read",
         labels=["model"],
     )
     for model, count in state.shed.items():
