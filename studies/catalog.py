@@ -66,6 +66,11 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         "studies.soak.run",
         "studies.soak.report",
     ),
+    "residency": Experiment(
+        "What does it cost to serve a thousand models if memory cannot hold all? (studies/residency/README.md)",
+        "three minutes on an idle machine",
+        "studies.residency.run",
+    ),
     "gpu": Experiment(
         "Does this machine's GPU give the CPU's answers, can CUDA graphs be captured, and which way is fastest?",
         "a few minutes; an NVIDIA GPU",
