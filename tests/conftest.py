@@ -86,7 +86,7 @@ def one_torch_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def one_decompression() -> Iterator[None]:
-    """Make commands in this process decompress and check the files of Debian's package only once."""
+    """Decompress and check the files of Debian's package only once for all commands in this process."""
     read, folder_of_package = data._read_checked, data.DEBIAN_DIR
     read_once = cache(read)
 

@@ -20,7 +20,7 @@ PUBLIC = re.compile(
     r"hangtag(\.(cli|errors|protos(\.\w+)?|serving\.client|\w+\.errors|serving\.(server|loadtest)\.errors))?"
     r"|hangtag\.serving\.server\.(process\.server|config\.(server_config|limits))"
 )
-"""The modules that are not internal: the package, its command, errors, protocols and client, and a server's start."""
+"""The modules that are not internal: the package, its command, errors, protocols, client, and what starts a server."""
 _PATCH = re.compile(
     r"\.(set|del)(attr|item)\(|mock\.patch|patch\.object\(|\bMock\(|__kwdefaults__\."
     r"|^(\w+\.)+\w+ = |(?<!\bself)\._[a-z]\w* = ",
@@ -35,7 +35,7 @@ def shape(files: list[Path]) -> tuple[dict[str, int], Counter[str]]:
         files: The tests' Python files, relative to the current folder, which must be the repository's root.
 
     Returns:
-        A figure for each of LIMITS, and the number of files that import each internal module.
+        A count for each of LIMITS, and the number of files that import each internal module.
     """
     importers: Counter[str] = Counter()
     lines = patches = 0
@@ -67,7 +67,7 @@ def _is_module(name: str) -> bool:
 
 
 def main() -> int:
-    """Print the figures of the tests in the repository.
+    """Print the counts of the tests in the repository.
 
     Returns:
         The exit status, which is 1 if a limit is exceeded.

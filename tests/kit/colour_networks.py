@@ -1,4 +1,4 @@
-"""A small PyTorch network that recognizes a picture's colour, exported as third parties would, and pictures."""
+"""A small PyTorch network that recognizes a picture's colour, exported as by third parties, and pictures for it."""
 
 import warnings
 from pathlib import Path

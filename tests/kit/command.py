@@ -1,7 +1,7 @@
 """Runs the command ``hangtag`` in this process or in another one, and follows the log of ``hangtag serve``.
 
 The other process is forked from a process that has imported the command, because the imports take seconds. With
-``script``, it is the console script instead, which users start.
+``script``, it starts as the console script instead, as it does for users.
 """
 
 import hashlib

@@ -24,7 +24,7 @@ from tests.kit.once import once
 Garments = Split
 """The type of the fixture ``garments``: images [n, 28, 28] with their classes."""
 FEW = 300
-"""The number of test images, which is more than the four batches of 64 whose logits the gate compares."""
+"""The number of test images, which is more than the four batches of 64 whose logits the export gate compares."""
 CANVASES = 100
 """The number of test images for networks with label sets, which are slower than other networks."""
 _SOURCES = ("training", "export", "hangtag", "serving/server/runtime", "tests/kit/runs.py")
@@ -101,7 +101,7 @@ def refused(run: Run, folder: Path, test: Garments, error: type[UserError] = Use
 def fault(
     exported: Exported, folder: Path, test: Garments, change: Callable[[onnx.ModelProto], object] = str, **options: Any
 ) -> str:
-    """Require that the gate refuses a copy of the graph that ``change`` modified, and return the gate's message."""
+    """Require that the export gate refuses a copy of the graph that ``change`` modified, and return its message."""
     graph = exported.graph
     change(graph)
     message = refused(exported.run, folder, test, GateError, graph=graph, **options)
@@ -115,7 +115,7 @@ def single_label(factory: pytest.TempPathFactory, model: str) -> Exported:
 
 
 def learned_lstm(factory: pytest.TempPathFactory) -> Exported:
-    """An LSTM that learned 300 images, so that rounding changes its answers less than a fault."""
+    """An LSTM that learned 300 images, so that rounding changes its answers less than a fault does."""
     return _once(
         factory, "learned-lstm", lambda folder, few: runs.train(folder / "run", "lstm", few, images=FEW, epochs=12)
     )
@@ -147,7 +147,7 @@ def _once(factory: pytest.TempPathFactory, name: str, train: Callable[[Path, Gar
 
 @dataclass(frozen=True)
 class Export:
-    """A folder with models/ in which ``hangtag export`` runs, and the command's output."""
+    """The folder in which ``hangtag export`` ran, which contains models/, and the command's output."""
 
     folder: Path
     stdout: str

@@ -144,7 +144,7 @@ def _json(value: object) -> Answer:
 
 
 def _handlers(servicer: object) -> grpc.GenericRpcHandler:
-    """The unary methods of GRPCInferenceService that an object has. The server does not know other methods."""
+    """Serve those unary methods of GRPCInferenceService that ``servicer`` has. The server does not know others."""
     handlers = {}
     for method in InferenceStub.service.methods:
         answer = getattr(servicer, method.name, None)

@@ -1,4 +1,4 @@
-"""A factory of runtimes with gates, at which a test can count, hold back, fail or compute a model's batches."""
+"""Runtimes with gates. At a gate, a test counts batches, holds them back, makes them fail, or computes them itself."""
 
 import threading
 import time
@@ -99,7 +99,7 @@ class _GatedRuntime(Runtime):
         super().close()
 
     def run(self, inputs: Any, *, alone: bool = False) -> Any:
-        failure = self.failure  # read on arrival, so that a batch which waits at the gate keeps its outcome
+        failure = self.failure  # read before the wait: a change meanwhile must not affect this batch
         if self.gate is not None:
             self.gate.pass_through(len(next(iter(inputs.values()))))
         if failure is not None:
@@ -171,7 +171,7 @@ class Gates:
 
     @contextmanager
     def failing(self, model: str) -> Iterator[None]:
-        """Make the batches that reach a model's loaded versions inside the block fail with an error of the server."""
+        """Inside the block, let each batch that reaches a loaded version of the model fail with a server error."""
         for runtime in self._runtimes(model):
             runtime.failure = InferenceError("ONNX Runtime failed: on purpose")
         try:

@@ -18,7 +18,7 @@ _END = object()
 
 
 class Blocking:
-    """An AsyncClient on an event loop in a thread, whose methods wait for their results."""
+    """An AsyncClient on an event loop in a thread. Its methods wait for their results."""
 
     def __init__(self, *arguments: Any, **settings: Any) -> None:
         self._client = AsyncClient(*arguments, **settings)  # a program may also create the client outside of the loop
@@ -72,12 +72,12 @@ class Kind:
         return {"port": 0, "http_port": 0, "http_port" if self.http else "port": int(address.rpartition(":")[2])}
 
     def text(self, address: str, *, tls: bool = False) -> str:
-        """The address of HOST:PORT that a client of this protocol accepts."""
+        """HOST:PORT, as a client of this protocol accepts it."""
         scheme = "https://" if tls else "http://"
         return f"{scheme}{address}" if self.http else address
 
     def open(self, address: str, **settings: Any) -> Client:
-        """Return a client of the server at HOST:PORT, which uses TLS if ``credentials`` name an authority."""
+        """Return a client, with TLS if ``credentials`` name an authority, of the server at HOST:PORT."""
         credentials = settings.get("credentials")
         text = self.text(address, tls=credentials is not None and credentials.tls_ca is not None)
         return cast(Client, Blocking(text, **settings)) if self.asynchronous else Client(text, **settings)

@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 
 
 class Link:
-    """Forwards connections to a server, except the first ones, which it closes unanswered."""
+    """Forwards connections to a server, except the first few, which it closes unanswered."""
 
     def __init__(self, server: str, refused: int = 0) -> None:
         """Accept connections, count them in ``connections``, and count the server's bytes in ``answered_bytes``.
@@ -23,7 +23,7 @@ class Link:
         self._open: list[socket.socket] = []
         self._mute: set[socket.socket] = set()
         self.alter: Callable[[bytes], bytes] = bytes
-        """Changes the server's bytes. If this function raises OSError, the link cuts the connection."""
+        """Changes the bytes that the server sends. If this function raises OSError, the link cuts the connection."""
         self.connections = 0
         self.answered_bytes = 0
         threading.Thread(target=self._accept, daemon=True).start()

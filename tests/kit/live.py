@@ -133,7 +133,7 @@ class LiveServer:
         return outputs(self.inference.ModelInfer(sent, timeout=TIMEOUT))
 
     def statistics(self, name: str) -> pb.ModelStatistics:
-        """The server's statistics of the only version of a model that it serves."""
+        """The statistics of a model of which the server serves only one version."""
         response = self.inference.ModelStatistics(pb.ModelStatisticsRequest(name=name), timeout=TIMEOUT)
         statistics: pb.ModelStatistics
         (statistics,) = response.model_stats

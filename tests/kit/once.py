@@ -1,4 +1,4 @@
-"""Computes a result one time for all test files that need it: for each test run, or until a source of it changes."""
+"""Computes a result only once for all test files that need it: once per test run, or until a source of it changes."""
 
 import hashlib
 import inspect
@@ -31,8 +31,8 @@ def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], T], 
         name: The result's name; each result needs its own name.
         make: A function that fills a folder and returns a picklable value. Tests must not change the folder.
         sources: Files and folders of the repository that determine the result, such as ``training``. With sources,
-            later test runs read the result until a source, the module of ``make`` or an installed package changes. The
-            result must not contain the path of a temporary folder or of the checkout.
+            later test runs reuse the result until a source, the module of ``make`` or an installed package changes.
+            The result must not contain the path of a temporary folder or of the checkout.
     """
     if sources:
         home = _CACHE / _digest_of_sources([*sources, inspect.getsourcefile(make) or ""])

@@ -14,7 +14,7 @@ Array = npt.NDArray[Any]
 
 
 def metadata(file: Path) -> dict[str, str]:
-    """The file's metadata whose keys begin with ``hangtag.``, by the rest of the key."""
+    """The file's metadata with the prefix ``hangtag.``, keyed by the rest of each key."""
     entries = {entry.key: entry.value for entry in onnx.load(file).metadata_props}
     return {key.removeprefix("hangtag."): value for key, value in entries.items() if key.startswith("hangtag.")}
 
@@ -102,7 +102,7 @@ def remake(model: onnx.ModelProto, output: str, text: str, **constants: Array) -
         model: The model, which this function changes.
         output: The output's name.
         text: The constants and nodes, as ``<constants> { nodes }``.
-        constants: Constants that are too large for the text.
+        constants: Constants that are too large for ``text``.
     """
     added = onnx_models.from_text(f"() => () {text}", None, **constants).graph
     ((place, maker),) = [(at, node) for at, node in enumerate(model.graph.node) if output in node.output]

@@ -70,7 +70,7 @@ def _metadata(changed: dict[str, str]) -> dict[str, str]:
 
 
 def publish_all(models: Path) -> None:
-    """Publish ``path``, ``half`` with a threshold, and ``rivals``, which has single labels and label distances."""
+    """Publish the models ``path``, ``half`` (with a threshold) and ``rivals`` (single labels and their distances)."""
     publish(models, "path", label_path())
     publish(models, "half", label_threshold())
     publish(models, "rivals", label_threshold(task="single_label", label_distances=json.dumps(DISTANCES)))

@@ -57,7 +57,7 @@ def from_text(
         text: The graph without its name. ``Cast`` needs the number of a type: 1 for FP32, 6 for INT32, 7 for INT64, 8
             for strings.
         metadata: The model's metadata.
-        constants: Constants that are too large for the text.
+        constants: Constants that are too large for ``text``.
     """
     graph = onnx.parser.parse_graph(f"test {text}")
     named = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
@@ -98,7 +98,7 @@ def classifier(*, labels: str | None = None) -> onnx.ModelProto:
 
 
 def colours() -> onnx.ModelProto:
-    """A classifier of pictures as red, green or blue, whose file has examples and says that pictures are cropped."""
+    """A classifier with the labels red, green and blue. Its file has examples, and states that pictures are cropped."""
     pictures = [np.eye(3, dtype=np.uint8)[np.full((24, 36), place)] * 200 for place in range(3)]
     examples = [
         {"label": place, "png": base64.b64encode(encoded(each)).decode()} for place, each in enumerate(pictures)
@@ -186,7 +186,7 @@ def added() -> onnx.ModelProto:
 
 
 def reshaped() -> onnx.ModelProto:
-    """x in the requested shape, which must have the same number of values."""
+    """x, reshaped to the requested shape, which must have the same number of values."""
     return from_text("(float[n, m] x, int64[2] shape) => (float[a, b] y) { y = Reshape(x, shape) }")
 
 
@@ -292,7 +292,7 @@ def publish_route(models: Path, name: str, text: str) -> Path:
 
 
 def publish_all(models: Path, *names: str) -> Path:
-    """Write the models of this module with these names into a repository. Returns the repository."""
+    """Write models of this module, given by their names, into a repository. Returns the repository."""
     for name in names:
         publish(models, name, globals()[name]())
     return models

@@ -25,7 +25,7 @@ ENVOY = "envoy"
 """The native transport behind Envoy, which the server starts because the published host is another address."""
 ELSEWHERE = {"published_host": "192.0.2.1"}
 OVER_GRPC = pytest.mark.parametrize("transport", ["native", "grpc", ENVOY], indirect=True, scope="session")
-"""Runs a test over every transport of gRPC, if it creates its server with `live_server`."""
+"""Runs a test over every transport of gRPC. The test must create its server with `live_server`."""
 
 
 def options_of(transport: str) -> tuple[str, str]:
@@ -39,7 +39,7 @@ Metadata = Sequence[tuple[str, str]]
 
 
 class HttpCall:
-    """A call over a separate HTTP connection, which ends at its deadline like a call of gRPC."""
+    """A call over a separate HTTP connection, which ends at its deadline as a gRPC call does."""
 
     def __init__(self, address: str, form: Form, message: Message, timeout: float | None, metadata: Metadata):
         self._form = form
@@ -86,7 +86,7 @@ class HttpCall:
         self._connection.close()
 
     def __del__(self) -> None:
-        self.cancel()  # like gRPC's client, which cancels a call without references
+        self.cancel()  # like gRPC's client, which cancels a call when nothing refers to it
 
     def done(self) -> bool:
         return self._outcome is not None or bool(select.select([self._connection.sock], [], [], 0)[0])
@@ -110,7 +110,7 @@ class HttpMethod:
 
 
 def stub(address: str, forms: dict[str, Form]) -> Any:
-    """Has the methods of a service that exist over HTTP, which are all except the streams."""
+    """Has the methods of a service except its streams, which do not exist over HTTP."""
     return SimpleNamespace(**{name: HttpMethod(address, form) for name, form in forms.items()})
 
 
@@ -148,7 +148,7 @@ def live_server(
         transport: native, grpc, HTTP or ENVOY.
         models: The model repository.
         runtimes: The factory that loads the models, instead of the server's ``gates``.
-        wrap_control: An argument of Server, which wraps the object that loads and unloads models for clients.
+        wrap_control: Server's argument of this name: wraps the object that loads and unloads models for clients.
         settings: Settings of ServerConfig.
     """
     http = transport == HTTP

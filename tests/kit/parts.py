@@ -1,4 +1,4 @@
-"""Test doubles of a clock and of a call, and functions that create queues and calls."""
+"""A fake clock, a fake call, and functions that create queues and calls."""
 
 from hangtag.serving.server.queue.batcher import Batcher
 from hangtag.serving.server.queue.call import Call, InferenceResult
@@ -15,7 +15,7 @@ class Clock:
 
 
 class KeptCall(Call):
-    """A call for tests of the batcher, which has no inputs and keeps every outcome."""
+    """A call without inputs, for tests of the batcher. It records every outcome."""
 
     def __init__(self, samples: int = 1, *, batch_key: str = "", deadline: float | None = None) -> None:
         self.inputs = {}

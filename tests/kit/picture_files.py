@@ -1,4 +1,4 @@
-"""Writes picture files, also tiny files of huge pictures, which no image library would write."""
+"""Writes picture files, including tiny files of huge pictures, which no image library would write."""
 
 import io
 import struct

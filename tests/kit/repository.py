@@ -30,7 +30,7 @@ class Repository:
         self._servers = ExitStack()
 
     def start(self, mode: str = "none", *, models: Path | None = None, **options: Any) -> "Running":
-        """Start a server for this folder, or of ``models``, with the arguments of Running."""
+        """Start a server of ``models``, by default of this folder, with the arguments of Running."""
         return self._servers.enter_context(Running(models or self.folder, mode, **options))
 
     def close(self) -> None:
@@ -127,7 +127,7 @@ class Running:
         return [(one.name, int(one.version), one.state) for one in self.server.state().versions]
 
     def state(self, name: str) -> VersionState:
-        """The state of the only version of a model or route, also if the version does not serve."""
+        """The state of the only version of a model or route, even if the version does not serve."""
         (state,) = [one for one in self.server.state().versions if one.name == name]
         return state
 

@@ -1,8 +1,8 @@
 """Importing this module makes the threads of later ONNX Runtime sessions sleep while they wait for work.
 
-By default, these threads spin for milliseconds after a session is opened and after each batch. Most of the time to
-start a server of small models would be this spinning, because tests open thousands of sessions for few batches each.
-Answers do not change.
+By default, these threads spin for milliseconds after a session is opened and after each batch. Tests open thousands of
+sessions for few batches each, so the start of a server of small models would mostly consist of spinning. Answers do
+not change.
 """
 
 import onnxruntime

@@ -118,7 +118,7 @@ def https(folder: Path, cache: Path) -> Iterator[ObjectStore]:
 
     class Handler(SimpleHTTPRequestHandler):
         def do_GET(self) -> None:
-            if store.status:  # S3's errors, too, repeat the request
+            if store.status:  # like S3's errors, this one repeats the request
                 self.send_error(store.status, explain=f"{self.path} {self.headers}")
             else:
                 super().do_GET()

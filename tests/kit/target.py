@@ -17,7 +17,7 @@ from tests.kit.command import Serving
 from tests.kit.waiting import TIMEOUT, until
 
 MORE_MEMORY = 300 << 20
-"""The bytes by which the server's memory may grow. Decoding a large picture needs the most."""
+"""The bytes by which the server's memory may grow. Decoding a large picture needs most of them."""
 MORE_LOG = 50
 """The number of lines that the server may log."""
 
@@ -68,7 +68,7 @@ class Target:
         return answer
 
     def wait_for_memory(self, most: int) -> None:
-        """Wait until the server holds at most this many bytes, because it frees memory after a connection's end."""
+        """Wait until the server, which frees memory after a connection has ended, holds at most this many bytes."""
         until(lambda: self.memory() <= most)
 
     def require_answer(self) -> None:
@@ -105,7 +105,7 @@ class Attacked(Target):
         return answer
 
     def failures(self) -> list[str]:
-        """The log's lines about calls that failed by the server's fault."""
+        """The log's lines about calls that failed through a fault of the server."""
         return [line for line in self._server.log if FAILED in line]
 
     def most_memory(self) -> int:
@@ -116,7 +116,7 @@ class Attacked(Target):
         return self._server.metrics()
 
     def answered(self, model: str) -> int:
-        """The number of computed requests of a model, also if no client read the answer."""
+        """The number of computed requests of a model, even if no client read the answer."""
         (count,) = re.findall(rf'nv_inference_request_success{{model="{model}",version="1"}} (\S+)', self.metrics())
         return round(float(count))
 

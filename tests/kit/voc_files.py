@@ -39,7 +39,7 @@ def write(folder: Path) -> Path:
 
 
 def write_bars(folder: Path, count: int) -> Path:
-    """Write this many images for each split. An image has two bright bars, whose places are its classes."""
+    """Write this many images for each split. The classes of an image are the places of its two bright bars."""
     rng = np.random.default_rng(0)
     for number, image_set in enumerate(IMAGES):
         images = {}
