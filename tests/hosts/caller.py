@@ -49,7 +49,7 @@ class Call(NamedTuple):
 @click.option("--retries", type=int, default=3)
 @click.option("--timeout", type=float, default=DEADLINE)
 def main(address: str, threads: bool, round_robin: bool, retries: int, timeout: float) -> None:
-    """Call until standard input ends."""
+    """Make calls until standard input ends."""
     options = ConnectionOptions(retries=retries, round_robin=round_robin)
     asyncio.run((_by_threads if threads else _by_tasks)(address, timeout, options))
 

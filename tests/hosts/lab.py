@@ -98,7 +98,7 @@ class Caller:
                 self._changed.notify_all()
 
     def wait_until(self, met: Callable[[Sequence[Call]], object], seconds: float = _TIMEOUT) -> None:
-        """Return when the calls so far meet a condition. Raises TimeoutError if the condition is not met in time."""
+        """Wait until the calls so far meet a condition. Raises TimeoutError if they do not meet it in time."""
         with self._changed:
             if not self._changed.wait_for(lambda: met(self.calls), seconds):
                 raise TimeoutError(f"after {seconds:g} s the last of {len(self.calls)} calls are {self.calls[-5:]}")

@@ -28,7 +28,7 @@ def missing() -> str:
 
 
 class Namespace:
-    """A network namespace for the processes started in it. The namespace ends with its holder or with this process."""
+    """A network namespace for the processes started in it. It ends when its process ``cat`` or this process ends."""
 
     def __init__(self) -> None:
         # The process cat keeps the namespace alive. It ends when the pipe is closed, even if this process is killed.

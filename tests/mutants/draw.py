@@ -79,8 +79,8 @@ def _mutant(number: int, change: Any) -> Mutant | None:
 def shortest(source: str, mutated: str) -> tuple[str, str] | None:
     """Return the shortest text that contains the place of a change and occurs only once, and the changed text.
 
-    The text consists of whole tokens, if possible of one line. It has at least LEAST_CHARACTERS, and contains no
-    comment and no sentence. Returns None if there is no such text.
+    The text consists of whole tokens, if possible of one line. It has at least LEAST_CHARACTERS, and contains neither
+    a comment nor a string with spaces. Returns None if there is no such text.
     """
     start = next(place for place, pair in enumerate(zip(source, mutated, strict=False)) if pair[0] != pair[1])
     room = min(len(source), len(mutated)) - start
@@ -100,7 +100,7 @@ def shortest(source: str, mutated: str) -> tuple[str, str] | None:
 
 
 def _runs_of_code(source: str) -> Iterator[list[tuple[int, int]]]:
-    """Yield the starts and ends of a file's tokens, in runs that contain no comment and no sentence."""
+    """Yield each run of tokens that has no comment and no string with spaces, as the tokens' starts and ends."""
     lines = [0]
     for line in source.splitlines(keepends=True):
         lines.append(lines[-1] + len(line))
@@ -119,7 +119,7 @@ def _runs_of_code(source: str) -> Iterator[list[tuple[int, int]]]:
 @click.option("--seed", default=34, show_default=True)
 @click.option("--count", default=150, show_default=True, help="The number of mutants. Each area gets the same share.")
 def main(seed: int, count: int) -> None:
-    """Draw mutants into tests/mutants/mutants.jsonl."""
+    """Draw mutants, and write them to tests/mutants/mutants.jsonl."""
     chosen = random.Random(seed)
     mutants: list[Mutant] = []
     for area in AREAS:

@@ -38,13 +38,13 @@ def reached(number: int) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Note only the test's file while fixtures are set up, because other tests of the file may use them, too."""
+    """Record only the test's file while fixtures are set up, because other tests of the file may use them, too."""
     _note(item.nodeid.partition("::")[0])
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_call(item: pytest.Item) -> None:
-    """Note the test that runs now."""
+    """Record the test that runs now."""
     _note(item.nodeid)
 
 

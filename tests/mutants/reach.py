@@ -66,9 +66,9 @@ def reaches(mutants: Iterable[Mutant], checkout: Path) -> dict[int, list[str]]:
     """Run all tests once, and return the tests that run the function of each mutant.
 
     Returns:
-        The tests of each mutant, by the mutant's number. A file means that a fixture in this file runs the function.
-        Tests that run few mutants' functions come first, because they are the most specific. A mutant whose code no
-        longer exists has no tests. Tests that fail in this run are left out.
+        The tests of each mutant, by the mutant's number. If a fixture runs the function, its whole file is
+        named. Tests that run few mutants' functions come first, because they are the most specific. A mutant whose
+        code no longer exists has no tests. Tests that fail in this run are left out.
     """
     with tempfile.TemporaryDirectory(prefix="mutants-") as name, tempfile.TemporaryDirectory() as folder:
         copied = Path(name)

@@ -155,7 +155,7 @@ def revived(before: Mapping[int, Result], after: Mapping[int, Result]) -> list[i
 def main(recorded: Path, checkout: Path, number: int | None, minutes: float, processes: int) -> None:
     """Run the tests against every mutant that has no line in RECORDED, and print the number of killed mutants.
 
-    A file next to RECORDED keeps the tests that reach each mutant. The exit status is 1 if a mutant survives that
+    A file next to RECORDED lists the tests that reach each mutant. The exit status is 1 if a mutant survives that
     tests/mutants/after.jsonl records as killed.
     """
     checkout = checkout.resolve()
