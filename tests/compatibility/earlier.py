@@ -124,8 +124,8 @@ class Client:
 
 
 _PINGS = frozenset({"--min-ping-seconds", "HANGTAG_SERVE_MIN_PING_SECONDS"})  # Envoy limits connections now
-# Removed options: of `hangtag export --onnx`, now `hangtag import`, of an export's page, of `models verify`, of
-# TensorBoard, and of the distances between labels.
+# Options that were removed with `hangtag export --onnx` (now `hangtag import`), an export's page, `models verify`,
+# TensorBoard, and the distances between labels.
 _GONE = frozenset(
     f"{prefix}{name if prefix == '--' else name.upper().replace('-', '_')}"
     for prefix in ("--", "HANGTAG_EXPORT_")

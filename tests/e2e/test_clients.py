@@ -36,7 +36,7 @@ def run(*command: str | Path) -> str:
 
 
 def answers(script: str, server: Serving, images: Path) -> tuple[Any, dict[str, Any]]:
-    """The script's report, and the answers of the script and of hangtag's own client to the same images."""
+    """The script's report, and two answers to the same images: the script's, and that of hangtag's own client."""
     outputs = images.with_name(f"{script}.npz")
     place = (server.address, server.http_address, MODEL, images, outputs)
     report = json.loads(run(PEERS / "python", ROOT / "tests/e2e/scripts" / script, *place))
@@ -180,9 +180,9 @@ def test_the_examples_of_the_page_about_http_run_as_they_are_written(
     ids=["grpc-request-rate", "grpc-async-batches", "grpc-stream", "http-async-batches", "http-json"],
 )
 def test_perf_analyzer(server: Serving, tmp_path: Path, over: str, options: str, batch_size: int) -> None:
-    """perf_analyzer measures a throughput, reports no failed call, and reads the server's figures from statistics."""
+    """perf_analyzer measures a throughput, reports no failed call, and reads the server's times from statistics."""
     before = statistics(server)
-    # -s 1000 accepts figures that vary by 1000 %.
+    # -s 1000 accepts measurements that vary by 1000 %.
     window = "--measurement-mode count_windows --measurement-request-count 50 -p 100 -s 1000"
     file = tmp_path / "report.csv"
     address = server.address if over == "grpc" else server.http_address
@@ -218,7 +218,7 @@ def statistics(server: Serving) -> pb.ModelStatistics:
     return counted
 
 
-# Triton's own example clients, except for two words that they expect. ``make triton-examples`` downloads them from
+# Triton's own example clients, except for the two texts in OUR_WORDS. ``make triton-examples`` downloads them from
 # https://github.com/triton-inference-server/client (src/python/examples) into the folder TRITON_EXAMPLES. Without this
 # folder, these tests are skipped.
 

@@ -1,4 +1,4 @@
-"""hangtag's load test, perf_analyzer and h2load measure the same figures in the same closed loop.
+"""hangtag's load test, perf_analyzer and h2load measure the same values in the same closed loop.
 
 The server waits 200 ms before each answer, so the overhead of the tools and of a busy machine is small.
 """

@@ -1,4 +1,4 @@
-"""The encoding of arrays as raw and as typed contents, for every datatype, and refused contents."""
+"""How arrays of every datatype are encoded as raw and as typed contents, and which contents are refused."""
 
 import contextlib
 import re
