@@ -110,8 +110,8 @@ Seconds = Sequence[float]
 
 
 def run_of(load: Load, *seconds: float, failed: int = 0, measured: Any = None, blocks: Any = None, **more: Any) -> Run:
-    """A run of one second with these blocks, or with one block in which answers took ``seconds``. ``measured`` changes
-    the block."""
+    """A run of one second with these blocks, or with one block in which answers took ``seconds``. ``measured``
+    replaces fields of the block."""
     recorder = Recorder(0.0)
     for each in seconds:
         recorder.record(0.0, 0.0, each, "OK")
@@ -129,7 +129,7 @@ def _durations(seconds: Seconds) -> dict[str, str]:
 
 
 def saved_block(seconds: Seconds, *, failed: int = 0, **more: Any) -> dict[str, Any]:
-    """A saved block of one second in the first version's format, whose queries were answered after these seconds."""
+    """A saved block of one second in the first version's format. Its queries were answered after these seconds."""
     return {
         "duration": 1.0,
         "throughput": float(len(seconds)),  # calls a second, as in the first version

@@ -20,7 +20,7 @@ settings.load_profile("no deadline")
 
 @pytest.fixture(autouse=True)
 def forked_generators(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Fork the load generator's processes, which saves half a second, except in tests that use ``spawned``."""
+    """To save half a second, fork the load generator's processes, except in tests that use ``spawned``."""
     with pytest.MonkeyPatch.context() as patch:
         if "spawned" not in request.fixturenames:
             patch.setitem(vars(multiprocessing.context)["_concrete_contexts"], "spawn", forkserver.CONTEXT)

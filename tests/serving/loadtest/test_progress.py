@@ -25,7 +25,7 @@ def test_a_terminal_has_a_line_that_changes_and_nothing_afterwards(server: FakeS
 
 
 def test_a_log_has_an_occasional_line() -> None:
-    """A log gets a line every ten seconds, even if the figures change more often."""
+    """A log gets a line every ten seconds, even if the values change more often."""
     line = "cnn, 500 calls/s: 499 calls/s; 9 s left"
     written, seconds = io.StringIO(), 0.0
     with terminal.live(Console(file=written, width=20), clock=lambda: seconds) as show:

@@ -90,7 +90,7 @@ def test_images_fit_inputs_with_other_axes_and_are_prepared_as_the_models_file_s
 def test_a_folder_for_each_label_is_read_in_colour_and_its_labels_are_the_models(
     server: FakeServer, loadtest: Loadtest, tmp_path: Path, given: str
 ) -> None:
-    """Each folder's pictures have the colour of its name. The model answers with the values of the three colours."""
+    """A folder's name is the colour of its pictures. The model answers with the values of the three colours."""
 
     def answer(request: pb.ModelInferRequest) -> pb.ModelInferResponse:
         pixels = np.frombuffer(request.raw_input_contents[0], np.uint8).reshape(list(request.inputs[0].shape))
@@ -136,7 +136,7 @@ def test_a_multi_stream_query_holds_neighbours_from_a_random_sample(
     places = [each["image"][:, 0, 0].astype(int) for each in sent(server)]
     assert all((np.diff(each) % 50 == 1).all() for each in places)
     first = [int(each[0]) for each in places]
-    assert len(set(first)) == 50  # every sample begins a query at least once
+    assert len(set(first)) == 50  # every sample is the first one of some query
     assert first != sorted(first)
 
 

@@ -1,4 +1,4 @@
-"""Which settings and targets `hangtag loadtest` accepts, and what the scenarios of MLPerf LoadGen set."""
+"""The settings and targets that `hangtag loadtest` accepts, and the settings of MLPerf LoadGen's scenarios."""
 
 import re
 

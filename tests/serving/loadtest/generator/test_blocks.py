@@ -69,7 +69,7 @@ def test_the_targets_blocks_are_interleaved_in_a_random_order_that_the_seed_repe
 
     blocks = order()
     trios = [blocks[at : at + 3] for at in range(0, 12, 3)]
-    for trio in trios:  # each trio has every target once, under one load
+    for trio in trios:  # three consecutive blocks have one load and all targets
         assert sorted(name for name, _ in trio) == ["a", "b", "c"]
         assert len({concurrency for _, concurrency in trio}) == 1
     for at in (0, 2):  # each round has every load once
@@ -99,7 +99,7 @@ def test_the_processes_share_a_load(server: FakeServer, loadtest: Loadtest) -> N
     assert opened["total"]["queries"] == 60
     # Together, the processes rotate through the 256 requests, although each begins at a different request.
     assert len({request.raw_input_contents[0] for request in server.requests[1:]}) == 60
-    assert opened["total"]["duration"] == pytest.approx(60 / 300, abs=0.02)  # one process would take as long
+    assert opened["total"]["duration"] == pytest.approx(60 / 300, abs=0.02)  # as long as with one process
     assert opened["total"]["finished"]
     slices = opened["total"]["timeline"]
     assert sum(each["answered"] for each in slices) == 60

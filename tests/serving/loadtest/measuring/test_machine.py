@@ -18,8 +18,8 @@ from tests.kit.waiting import until
 pytestmark = pytest.mark.quick
 TIMES = type(psutil.cpu_times())
 
-# A program that computes for 0.3 s whenever it reads a line. It runs as a child of the test, or as a stranger, because
-# its parent has ended. If it gets an address, it listens there.
+# A program that computes for 0.3 s whenever it reads a line. It is a child of the test, or, as a "stranger", a
+# process whose parent has ended. If it gets an address, it listens there.
 PROGRAM = """
 import os, socket, sys, time
 kind, address = sys.argv[1:]

@@ -81,7 +81,7 @@ def test_ctrl_c_ends_a_search_that_says_so(server: FakeServer, loadtest: Loadtes
 
 
 def step_at(rate: float, *, kept: bool, late: bool = False, queries: int = 500) -> Any:
-    """A run of a search. If ``kept``, p99 is within 10 ms. If ``late``, the generator was too slow."""
+    """A run of a search. If ``kept``, p99 is within the limit of 10 ms. If ``late``, the generator was too slow."""
     seconds = (0.001 if kept else 0.1,) * queries
     return run_of(OpenLoop(rate), *seconds, measured={"delayed_queries": late * queries // 2}, target_latency=0.01)
 

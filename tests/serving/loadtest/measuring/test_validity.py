@@ -96,7 +96,7 @@ def test_a_program_that_computes_meanwhile_makes_the_run_doubtful(
 def test_blocks_too_short_to_measure_other_programs_are_named_as_the_reason(loadtest: Loadtest) -> None:
     command = ("fast", *LOOP, "--min-query-count", 1)
     short = loadtest(*command)
-    # A busy machine may lengthen even these blocks. test_machine tests that a short time has no share.
+    # A busy machine may lengthen even these blocks. test_machine tests a time that is too short.
     unknown = short.run("fast")["total"]["others_cpu_share"] is None
     assert ("is unknown, because each block took less than 250 ms (raise --min-duration)" in short.text) is unknown
     enough = loadtest(*command, "--min-duration", "600ms")
@@ -117,12 +117,12 @@ def test_too_few_queries_for_a_p99_are_noted_and_remarks_on_several_runs_are_one
 
 RESTARTED = "the server or the model was restarted during the run"
 IN_PART = "the server's own times are left out, because its counters lack answered queries"
-BLOCK = 10  # Queries. A closed loop's block has one more if an answer is still outstanding.
+BLOCK = 10  # Queries. A closed loop's block has one more query if an answer is still outstanding.
 Reading = Callable[[int], int | None]  # Returns a counter's value after this many answered calls.
 
 
 def scripted(*readings: int | None) -> Reading:
-    """Return these readings, of which each block has two. None stands for a failed reading."""
+    """Returns these readings in turn, two for each block. None stands for a failed reading."""
     left = iter(readings)
     return lambda answered: next(left)
 
@@ -133,7 +133,7 @@ def settled(count: int) -> tuple[int, ...]:
 
 
 def in_turn(*earlier: int) -> Reading:
-    """Two servers share the calls. The servers with these earlier counts answer the readings in turn."""
+    """Two servers share the calls. The readings come in turn from counters that began at these counts."""
     turns = itertools.cycle(earlier)
     return lambda answered: next(turns) + answered // 2
 
@@ -155,8 +155,8 @@ CASES: dict[str, tuple[Reading, bool, bool, Iterable[int | None]]] = {
     "unreachable": (scripted(0, *settled(4), 4, 14, 14, 24), True, False, [20]),
     # Counts that span several blocks cannot be assigned to a block.
     "once-silent": (scripted(100, 110, 110, None, None, 130), False, False, [10]),
-    # Two servers share an address. One or both servers answer the readings. Their first counts are equal, far apart, or
-    # close.
+    # Two servers share an address, and the load test reads one or both of them. Their first counts are equal, far
+    # apart, or close.
     "one-of-two": (in_turn(0), False, True, [None]),
     "together": (in_turn(0, 0), False, True, [None]),
     "first-older": (in_turn(1000, 5), False, True, [None]),

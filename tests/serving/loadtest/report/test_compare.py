@@ -17,7 +17,7 @@ Blocks = list[dict[str, Any]]
 
 @dataclass
 class Case:
-    """What the comparison says about a target with these blocks before and after a change."""
+    """A target's blocks before and after a change, and what the comparison says about them."""
 
     expected: str
     after: Blocks
@@ -60,7 +60,7 @@ CASES = {
 
 @pytest.fixture
 def files(tmp_path: Path) -> tuple[Path, Path]:
-    """Two files with the runs of every case, and with runs that have answers in only one of the files."""
+    """Two files of results: the runs of every case, and runs that have answers in only one of the files."""
     silent = saved_block([], failed=3)
     before = [saved_run(name, 8, *case.before) for name, case in CASES.items()]
     after = [saved_run(name, 8, *case.after, **case.more) for name, case in CASES.items()]

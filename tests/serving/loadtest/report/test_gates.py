@@ -148,7 +148,7 @@ def test_comparisons_leave_out_the_peak_which_each_test_and_target_finds_for_its
         assert "at 64 in flight" in gate["sentence"]
         assert ("is left out, because each test chose" in gate["sentence"]) is (peak_rate is not None)
     assert ("calls/s" in alone["sentence"]) is (peak_rate is not None)
-    # A condition fails if its figure is missing.
+    # A condition fails if its metric is missing.
     assert again["failed"] is (peak_rate is None)
     assert peak["failed"] is (measured.document["peaks"][1]["rate"] is None)
 

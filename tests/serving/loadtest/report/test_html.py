@@ -31,8 +31,8 @@ def pages(complete: Written, spoiled: Written, tmp_path_factory: pytest.TempPath
     invoke("loadtest", "compare", *files, "--html", folder / "compared.html")
     complete_page = complete[0] / "report.html"
     pages = [complete_page, spoiled[0] / "report.html", folder / "compared.html"]
-    # If two blocks differ, an interval may span many orders of magnitude. In the second chart, the estimates differ as
-    # much.
+    # If two blocks differ, an interval may span many orders of magnitude. In the second chart, the
+    # estimates also span many orders.
     for number, slow in enumerate((Interval(0.022, 2e-8, 2e4), Interval(3000.0, 1e-6, 1e7))):
         points = [
             ModelPoint(name, Interval(share, share - 0.01, share + 0.01), latency)
@@ -63,7 +63,7 @@ def test_a_page_is_self_contained_and_looks_good_in_a_browser(pages: list[Path])
 
 
 def cards(text: str) -> list[tuple[str, str]]:
-    """The names of the most important figures, each with its load."""
+    """The names of the most important results, each with its load."""
     return re.findall(
         r'<div><span class="small muted">([^<]*)</span><b>[^<]*</b>(?:<span [^>]*>[^<]*</span>)?'
         r'<span class="small muted">([^<]*)</span></div>',
@@ -134,7 +134,7 @@ def test_the_page_says_what_went_wrong_and_keeps_names_as_they_are(spoiled: Writ
     assert text.count("no ratio, because a run is INVALID") == 1
     assert ("peak throughput", "2 in flight, INVALID") in cards(text)
     assert "samples/s" in text
-    # Each of the eight targets has its own colour and mark, which are the same wherever the target is named.
+    # Each of the eight targets has its own colour and symbol, which are the same wherever the target is named.
     looks = set(re.findall(r'data-sign="(.)" style="--series: var\((--series-\d)\)">([^<]*)</span>', text))
     assert [len({look[part] for look in looks}) for part in (0, 1, 2)] == [8, 8, 8]
     assert len(looks) == 8

@@ -59,7 +59,7 @@ def test_the_json_holds_histograms_and_their_figures(complete: Written) -> None:
         assert total["server"]["batches"] == total["server"]["requests"]
         assert total["server"]["queue"] == pytest.approx(0.002)
     starts = sorted(each["start"] for run in measured.runs for each in run["total"]["timeline"])
-    assert starts[-1] > 4 * 0.6  # starts count from the beginning of the test, not of the block
+    assert starts[-1] > 4 * 0.6  # a start is relative to the whole test, not to its block
     assert {target["answering_version"] for target in measured.document["targets"]} == {"7"}
     machine = measured.document["environment"]
     assert machine["CPU"]
@@ -187,7 +187,7 @@ def test_what_went_wrong_is_said(spoiled: Written) -> None:
     assert [run["target"] for run in measured.runs if not run["valid"]] == [HOSTILE, "never"]
     assert sum(each["failed"] for each in bad["total"]["timeline"]) == failed
     assert bad["samples_per_second"] == pytest.approx(8 * bad["total"]["throughput"])
-    # A condition fails if its figure is missing. A run without answers is not compared.
+    # A condition fails if its metric is missing. A run without answers is not compared.
     never_gate, fine_gate = measured.document["gates"]
     assert (never_gate["failed"], "cannot be judged" in never_gate["sentence"]) == (True, True)
     assert not fine_gate["failed"]

@@ -87,7 +87,7 @@ PERCENTILES = st.sampled_from([50.0, 90.0, 95.0, 97.0, 99.0, 99.9])
 
 
 def test_the_table_of_mlperf() -> None:
-    """The numbers of queries that MLPerf requires for p90, p95, p99 and p99.9, with no query or one over the limit."""
+    """The numbers of queries that MLPerf requires for p90, p95, p99 and p99.9, if no query or one exceeds the limit."""
     assert [samples_needed(0, q) for q in (90.0, 95.0, 99.0, 99.9)] == [44, 90, 459, 4603]
     assert [samples_needed(1, q) for q in (90.0, 95.0, 99.0, 99.9)] == [64, 130, 662, 6636]
 
