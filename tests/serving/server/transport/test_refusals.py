@@ -69,7 +69,7 @@ def typed(**values: list[int]) -> Request:
 
 
 def of_every_type(datatype: str, field_name: str, count: int) -> Request:
-    """A request for an input of two elements, whose typed contents have ``count`` elements."""
+    """A request with an input of two elements, but with typed contents of ``count`` elements."""
     given: Any = {field_name: [b"" if field_name == "bytes_contents" else 1] * count}
     tensor = Request.InferInputTensor(
         name=f"in_{datatype}", datatype=datatype, shape=[1, 2], contents=pb.InferTensorContents(**given)
@@ -104,7 +104,7 @@ def parameter(which: str, name: str) -> Request:
 class Refusal:
     sent: Request
     says: str
-    """A part of the message, which says what was wrong or what the server expected."""
+    """The part of the message that states the fault or what the server expected."""
     code: grpc.StatusCode = INVALID
     status: int | None = 400
     """The status over HTTP, or None if an HTTP request cannot have this fault."""

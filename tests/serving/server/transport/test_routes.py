@@ -206,7 +206,7 @@ IN_FLIGHT = 12
 
 
 def publish(models: Path, name: str, version: int) -> None:
-    """Publish a model x FP32 [batch, 2] -> y FP32 [batch, 2] that adds the model's mark to the second column."""
+    """Publish a model x FP32 [batch, 2] -> y FP32 [batch, 2] that adds MARKS[name] to the second column."""
     text = "(float[batch, 2] x) => (float[batch, 2] y) { y = Add(x, mark) }"
     model = onnx_models.from_text(text, mark=np.array([0, MARKS[name]], np.float32))
     onnx_models.publish(models, name, model, version)

@@ -108,7 +108,7 @@ def test_old_connections_are_replaced_without_losing_a_call(models: Path) -> Non
             assert all(outputs(call.result())["value"].tolist() == [10] for call in calls)
             return left.acquire(blocking=False)
 
-        for _ in range(4):  # one more than needed, because the first state precedes the first call
+        for _ in range(4):  # three replaced connections, and the idle state before the first call
             until(is_left)
 
 
@@ -117,4 +117,4 @@ def test_a_client_that_does_not_answer_pings_is_disconnected(models: Path) -> No
         began = time.monotonic()
         with connect(live.server.address, OPEN) as connection:
             read_to_the_end(connection)  # The server ends the connection, although nothing more was sent.
-        assert time.monotonic() - began > 1.8  # The ping comes after one second, and its answer has another second.
+        assert time.monotonic() - began > 1.8  # The server pings after 1 s, and waits 1 s for the answer.

@@ -1,6 +1,6 @@
 """HTTP/1.1 requests as bytes: valid ones, those that end their connection, and those that the server refuses.
 
-The model ``text`` answers a POST with its body and an exclamation mark. Every GET asks for a model that does not
+The model ``text`` answers a POST with the POST's body and "!". Every GET asks for a model that does not
 exist."""
 
 HOST = b"Host: here\r\n"

@@ -149,7 +149,7 @@ def has_room(live: LiveServer, size: int) -> bool:
 
 
 def test_a_client_that_leaves_gives_its_memory_back(narrow: LiveServer) -> None:
-    """A body occupies memory while its request is computed, and already while the body arrives."""
+    """A body occupies memory while it arrives and while its request is computed."""
     path, body, headers = large_request(700_000)
     with narrow.gates.closed("free_axis") as gate:
         with Rest(narrow.server.http_address) as leaving:

@@ -45,7 +45,7 @@ def test_a_head_that_is_too_large_is_refused(served: LiveServer, head: bytes) ->
 
 @pytest.mark.parametrize("end", [b"1;", b"0\r\nX: "], ids=["chunk extension", "trailer"])
 def test_a_body_whose_end_has_no_end_is_cut(served: LiveServer, end: bytes) -> None:
-    endless = POST + b"Transfer-Encoding: chunked\r\n\r\n" + end + b"a" * (16 << 20)  # more than any socket buffers
+    endless = POST + b"Transfer-Encoding: chunked\r\n\r\n" + end + b"a" * (16 << 20)  # exceeds every socket's buffer
     with connected(served) as connection, pytest.raises((BrokenPipeError, ConnectionResetError)):
         connection.sendall(endless)
 

@@ -86,7 +86,7 @@ def test_every_example_fits_its_schema_and_every_reference_leads_somewhere(descr
 
 
 def length_in(summary: str) -> str:
-    """The length of the JSON that the summary of a binary example states."""
+    """The length of a binary example's JSON, which the example's summary states."""
     length = re.search(r"\d+", summary)
     assert length is not None
     return length[0]

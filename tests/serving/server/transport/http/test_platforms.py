@@ -1,4 +1,4 @@
-"""A server behind Envoy keeps the contracts of SageMaker and Vertex AI, as these platforms document them."""
+"""A server behind Envoy fulfils the documented contracts of SageMaker and Vertex AI."""
 
 import base64
 import json

@@ -1,8 +1,7 @@
 """The server's answers do not depend on the segments of a stream of requests. The server parses the stream as h11 does.
 
 If a proxy and a server disagree about the end of a request, a caller can smuggle a second request past the proxy.
-Therefore, the answers to every stream, cut at each place, must equal the answers to the single requests that h11 reads
-in it."""
+Therefore, wherever a stream is cut, the server must answer it like the single requests that h11 reads in the stream."""
 
 import itertools
 import socket
@@ -126,9 +125,9 @@ class Comparison:
         """Send a stream once for each way to cut it, and compare the answers.
 
         Args:
-            stream: The bytes to send, which must end the connection.
+            stream: The bytes to send, after which the server must close the connection.
             valid: The number of requests at the beginning of the stream that the server must answer.
-            cuts: For each sending, the places at which the stream is cut.
+            cuts: For each time that the stream is sent, the places at which it is cut.
             refusal: The status of the refusal after these answers, if there is a refusal.
         """
         asked = read_by_h11(stream)[:valid]
@@ -151,7 +150,7 @@ def cut(stream: bytes, places: Sequence[int]) -> list[bytes]:
 
 
 def each_place(before: bytes, of_interest: bytes) -> list[tuple[int, ...]]:
-    """The ways to cut a stream: not at all, or once, at any place within the part of interest or at its ends."""
+    """Return every way to cut a stream at most once, within ``of_interest`` or at either end of it."""
     return [(), *((place,) for place in range(len(before), len(before) + len(of_interest) + 1))]
 
 
@@ -165,7 +164,7 @@ STREAMS: dict[str, tuple[bytes, bytes, bytes, int, int | None]] = {
     **{name: (get(), stream, INNER, 2, None) for name, stream in LAST.items()},
     **{name: (post(b"first"), stream, INNER, 1, STATUSES.get(name, 400)) for name, stream in REFUSED.items()},
 }
-"""The beginning, the part of interest and the end of each stream, the number of answers, and the refusal's status."""
+"""Of each stream: its beginning, the bytes of interest, its end, the number of answers, and the refusal's status."""
 
 
 @pytest.mark.parametrize("name", STREAMS)

@@ -1,4 +1,4 @@
-"""An exposed server disconnects clients that send or read too slowly, and counts TLS connections at once."""
+"""An exposed server disconnects clients that send or read too slowly, and counts connections without a handshake."""
 
 import json
 import socket
@@ -76,7 +76,7 @@ SECURE = pytest.mark.parametrize("secure", [False, True], ids=["http", "https"])
 def reader(
     models: Path, certificates: Certificates, tls: ssl.SSLContext | None, limits: Limits
 ) -> Iterator[tuple[LiveServer, socket.socket]]:
-    """A server that accepts only one connection, and this connection, on which an answer has begun to arrive."""
+    """A server that accepts one connection, and the client of this connection, which has received part of an answer."""
     files = certificates.server() if tls else {}
     with (
         live_server(ENVOY, models, http_port=0, max_connections=1, max_message_mib=64, limits=limits, **files) as live,

@@ -137,7 +137,7 @@ def test_whichever_calls_come_none_is_left_waiting(
 def test_a_single_call_that_comes_during_a_computation_is_answered_though_nothing_follows(
     few: Path, method: str, delay_us: int
 ) -> None:
-    """Possibly, only the thread that received a call knows of it."""
+    """The call may be known only to the thread that received it."""
     pictures = np.zeros((2, 28, 28), np.uint8)
     raw = classifier_pb2.RawImage(height=28, width=28, pixels=bytes(784))
     with (
@@ -197,7 +197,7 @@ def reset_at_once(live: LiveServer, streams: Iterable[int]) -> bytes:
     """Begin and reset streams in one write. Return the server's first PING or GOAWAY frame after this write."""
     sent = OPEN + frame(PING, ANY_PING)
     with connect(live.server.address, sent) as connection, connection.makefile("rb") as received:
-        # Otherwise, the server could read the streams together with this opening.
+        # Without this wait, the server could read the connection's preface and the streams together.
         assert answer(received).endswith(ANY_PING)
         pairs = b"".join(call(stream) + frame(RST_STREAM, CANCEL, stream=stream) for stream in streams)
         connection.sendall(pairs + frame(PING, ANY_PING))

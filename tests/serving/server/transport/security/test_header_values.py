@@ -147,7 +147,7 @@ def over_http(address: str, verb: str, path: str, body: bytes, headers: Headers)
 
 
 def cases() -> Iterator[Headers]:
-    """The headers to send: each value in both headers of traces and in another header, and each header with a value."""
+    """The headers to send: each value in both trace headers and a random one, and each header with a random value."""
     chosen = random.Random(0)
     for value in VALUES:
         yield from ({name: value} for name in ("traceparent", "tracestate", chosen.choice(NAMES)))
@@ -183,7 +183,7 @@ ALWAYS = {"authorization": b"Bearer " + SECRET, "traceparent": TRACEPARENT.encod
 
 
 def send_over_grpc(server: Serving) -> None:
-    """Send each case with a failing call and with two of the other calls, in parallel because Envoy can be slow."""
+    """Send each case's headers with a failing call and two other calls, in parallel, because Envoy can be slow."""
     calls = itertools.cycle(GRPC_CALLS)
     sent = [
         (server.address, method, message, ALWAYS | case)

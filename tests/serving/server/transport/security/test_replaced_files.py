@@ -1,4 +1,4 @@
-"""A missing file, pipe, device, folder or huge file in place of tokens or certificates delays no call and no stop."""
+"""No call and no stop is delayed if tokens or certificates are missing, or are a pipe, device, folder or huge file."""
 
 import os
 import queue

@@ -208,7 +208,7 @@ HTTP, GRPC = "http/1.1", "h2"
 SENT = {HTTP: b"GET /v2/health/live HTTP/1.1\r\nHost: here\r\n\r\n", GRPC: OPEN}
 
 SESSIONS = list(itertools.product((HTTP, GRPC), (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3), (True, False)))
-"""The protocol, the version, and whether there are tickets. Without tickets, TLS 1.2 uses session identifiers."""
+"""The protocol, the TLS version, and whether tickets are used. Without tickets, TLS 1.2 uses session identifiers."""
 
 
 class Caller:
