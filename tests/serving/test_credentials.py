@@ -1,4 +1,4 @@
-"""How a client reaches a server: addresses, TLS files, tokens, and the options of commands for them."""
+"""How a client reaches a server: addresses, TLS files, tokens, and the command-line options for these."""
 
 import socket
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Cancelled calls end no other calls, even if the client retries nothing."""
+"""The cancellation of a call does not end other calls, even if the client has no retries."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator

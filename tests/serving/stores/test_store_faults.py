@@ -1,4 +1,4 @@
-"""Models are still served while their object store fails in any way, or is slow."""
+"""Models are still served while their object store is slow or fails in any way."""
 
 import signal
 import threading

@@ -81,7 +81,7 @@ def prepare(data: bytes) -> None:
 
 
 def answer(pipe: Connection) -> None:
-    """Answer each picture with the bytes by which this process grew, and with the reason if it was refused."""
+    """Answer each picture with the number of bytes by which this process grew, and with the reason for a refusal."""
     for format_ in ("PNG", "JPEG", "WEBP"):  # load the decoders, which are otherwise loaded on first use
         prepare(encoded(Image.new("RGB", (100, 100)), format_))
     while True:
@@ -141,7 +141,7 @@ def test_files_of_a_few_bytes_gain_nothing(decode: Decode) -> None:
 @pytest.mark.parametrize("texts", [8, 9, 62])
 @pytest.mark.parametrize("after", [False, True])
 def test_a_png_file_of_more_compressed_texts_than_eight_is_refused(texts: int, after: bool, decode: Decode) -> None:
-    text = zlib.compress("\N{DRESS}".encode() + b"a" * (MIB - 10))  # with it, each character takes four bytes
+    text = zlib.compress("\N{DRESS}".encode() + b"a" * (MIB - 10))  # Python then keeps 4 bytes per character
     chunks = b"".join(chunk(b"iTXt", b"%d\0\1\0\0\0" % number + text) for number in range(texts))
     picture = png(28, 28, 8, 0, more=b"" if after else chunks)
     gained, error = decode(picture[:-12] + (chunks if after else b"") + picture[-12:])

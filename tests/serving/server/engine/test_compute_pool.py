@@ -49,7 +49,7 @@ class Source:
         self.threads: set[int] = set()
 
     def send(self, *models: Model) -> None:
-        """Send one call for each model. The pool receives all of them together. Without models, the source ends."""
+        """Send one call for each model. The pool receives all of them together. If there are none, the source ends."""
         self._sent.put(models)
 
     def receive(self, milliseconds: int | None) -> bool:

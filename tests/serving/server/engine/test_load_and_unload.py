@@ -1,4 +1,4 @@
-"""Models are loaded and unloaded by call. This is tested over every transport in tests/serving/server/transport."""
+"""Clients load and unload models by calls. tests/serving/server/transport tests this over every transport."""
 
 from typing import Any
 
@@ -57,7 +57,7 @@ def test_a_new_version_is_warmed_up_before_it_takes_requests(repository: Reposit
     running.client.load_model("one")
     running.gates.play()
     assert {served for served, _ in meanwhile} == {1}
-    assert {1, 8} <= {size for _, size in meanwhile}  # a lone request, and the largest batch
+    assert {1, 8} <= {size for _, size in meanwhile}  # a single request, and the largest batch
     assert running.answer("one") == 2
 
 

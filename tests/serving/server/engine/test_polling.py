@@ -97,7 +97,7 @@ def test_a_broken_version_is_reported_until_a_newer_one_serves_or_another_is_pro
     running = repository.start(mode, load_model=("one",) if mode == "explicit" else ())
 
     def index() -> list[tuple[str, int, str]]:
-        """The index after the next poll, or after the next load by call, which fails."""
+        """The index after the next poll, or after a call to load ``one``, which fails."""
         if mode == "poll":
             running.poll()
         else:
@@ -150,7 +150,7 @@ def test_folders_that_cannot_be_read_hold_up_no_other_model_and_end_no_service(r
         repository.publish("two", 2)
         log = running.poll()
         with pytest.raises(ControlError, match="one cannot be read: Permission denied"):
-            explicit.server.control.load("one")  # loads in this thread, which has no privileges
+            explicit.server.control.load("one")  # in this thread, which has no privileges
     assert running.served() == {"both": [1], "one": [1], "two": [2]}
     assert running.loads("one") == (1, 0)
     assert any("one cannot be read: Permission denied" in line.get("reason", "") for line in log)
@@ -184,7 +184,7 @@ def test_a_promotion_and_a_rollback_are_followed_and_a_damaged_one_changes_nothi
 
 
 WEIGHTS = {5: bytes.fromhex("0000a0400000a040"), 6: bytes.fromhex("0000c0400000c040")}
-"""For each answer that a version may give, the bytes of its two FP32 weights."""
+"""The bytes of a version's two FP32 weights, by the answer that these weights give."""
 
 
 @pytest.mark.parametrize("place", ["model.onnx.data", "weights/model.data"])

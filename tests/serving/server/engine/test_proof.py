@@ -1,4 +1,4 @@
-"""With --require-proof, the server loads only files that passed the gate and have not changed since."""
+"""With --require-proof, the server loads only files that passed the export gate and have not changed since."""
 
 import shutil
 from collections.abc import Callable, Iterator

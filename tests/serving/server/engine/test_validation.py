@@ -46,7 +46,7 @@ def test_only_batches_that_come_alone_again_and_again_may_use_every_thread(repos
     assert running.gates.alone["one"] == [False] * (BATCHES - 1) + [True, True]
     with running.occupied("one", queued=2):
         assert running.gates.alone["one"][-1]
-    # While one batch ran, another was waiting. The next batch was alone, but not yet for long enough.
+    # While one batch ran, another was waiting. The next batch was alone, but only as the first in a row.
     assert running.gates.alone["one"][-2:] == [False, False]
 
 
@@ -62,8 +62,7 @@ def test_with_another_batch_being_computed_no_batch_is_alone(repository: Reposit
 
 
 def failing(error: Exception, *, of: float = 0) -> Script:
-    """A script that fails each batch with the sample ``of``, or, if ``of`` is 0, each batch of more than two
-    samples."""
+    """A script that fails each batch that contains ``of``, or, if ``of`` is 0, each batch of more than two samples."""
 
     def compute(x: Array) -> Array:
         if of in x if of else len(x) > 2:

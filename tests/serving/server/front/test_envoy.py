@@ -42,7 +42,7 @@ from tests.kit.workers import ask, connections
 EXPOSED = ("--published-host", ELSEWHERE["published_host"])
 
 READ = b"all read"
-"""The data of a PING frame, whose answer shows that the server has read all earlier frames."""
+"""Data of a PING frame. The answer to this frame shows that the server has read all earlier frames."""
 
 
 @pytest.fixture

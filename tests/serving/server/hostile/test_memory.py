@@ -35,7 +35,7 @@ MOST_STREAMS = 1000
 MOST_CALLS = 6000  # More calls than gRPC's core admits at a time.
 MAX_CONNECTIONS = 1024  # The default of --max-connections.
 FORGOTTEN = int(os.environ.get("FORGOTTEN_CALLS", "0"))
-"""The number of calls to open and forget, if it is larger than the test's own number."""
+"""Raises the numbers of calls and connections that tests open and forget."""
 CLOSED_WINDOW = struct.pack(">HI", 4, 0)  # SETTINGS_INITIAL_WINDOW_SIZE = 0, so that the server may send no DATA
 
 
@@ -64,7 +64,7 @@ def connection(target: Attacked) -> Iterator[socket.socket]:
 @pytest.mark.parametrize("over_http", [False, True], ids=["grpc", "http"])
 def test_outputs_that_are_too_large_are_refused_and_not_copied(target: Attacked, over_http: bool) -> None:
     """The output takes 256 MiB as an array, and more in ONNX Runtime's arena, which grows by doubling. A message would
-    copy it three more times, and a list of its numbers would take 2 GiB."""
+    hold three more copies, and a list of the numbers would take 2 GiB."""
     sent = request("filled", shape=np.array([8192, 8192], np.int64))
     before = target.memory()
     for _ in range(2):

@@ -34,7 +34,7 @@ HANGING = replace(QUICK_CHECKS, worker_hang_seconds=HANG_SECONDS)
 
 @pytest.fixture(autouse=True)
 def forked_workers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fork the workers, which saves a second, except in tests that use ``spawned``. test_workers spawns them too."""
+    """To save a second, fork the workers, except in tests that use ``spawned``. test_workers spawns them too."""
     if "spawned" not in request.fixturenames:
         monkeypatch.setattr("hangtag.serving.server.process.worker_process._CONTEXT", forkserver.CONTEXT)
 
@@ -81,7 +81,7 @@ def test_a_worker_that_hangs_holds_up_nobody_and_is_replaced_by_one_with_all_mod
 def test_a_worker_whose_end_another_thread_sees_first_is_replaced_too(
     models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """multiprocessing checks all processes when it starts one. Here, another thread notes an exit code late."""
+    """multiprocessing checks all processes when it starts one. Here, another thread records an exit code late."""
     wait, seen = os.waitpid, threading.Event()
 
     def waitpid(process: int, flags: int) -> tuple[int, int]:

@@ -67,7 +67,7 @@ def pause_and_begin(queue: Batcher, clock: Clock) -> None:
 
 
 IN_TIME = 0.8
-"""The share of the time to a deadline that is left for computing, after the reserve for sending the answer."""
+"""The share of the time to a deadline that may be spent on computing. The rest is reserved for sending the answer."""
 
 
 @pytest.mark.parametrize(
@@ -193,7 +193,7 @@ def observe(queue: Batcher, *batches: tuple[int, float]) -> Batcher:
 
 
 def predict(queue: Batcher, samples: int) -> float:
-    """The seconds until an answer that the batcher predicts, to 0.1 ms, according to its refusal of a late request."""
+    """The predicted seconds until an answer, to 0.1 ms, which the batcher states when it refuses a late request."""
     with pytest.raises(DeadlineError) as refusal:
         queue.put(KeptCall(samples, deadline=0))
     (milliseconds,) = re.findall(r"needs about (-?\d+\.\d) ms", str(refusal.value))
@@ -201,7 +201,7 @@ def predict(queue: Batcher, samples: int) -> float:
 
 
 def observed(*batches: tuple[int, float]) -> Batcher:
-    """A batcher with at most 64 samples per batch that has computed these batches."""
+    """A batcher that has computed these batches, with a maximum batch size of 64."""
     return observe(batcher(Clock(), size=64), *batches)
 
 

@@ -41,7 +41,7 @@ class SeenSession:
 
         Args:
             session: ONNX Runtime's InferenceSession.
-            note: The function that is called before each batch, with "run" or "bound".
+            note: A function that is called before each batch, with the argument "run" or "bound".
         """
         self._session, self._note = session, note
         self.providers: list[str] = session.get_providers()

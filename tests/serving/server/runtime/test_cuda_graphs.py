@@ -1,4 +1,4 @@
-"""Which batches CUDA graphs compute. Real CPU sessions, which capture nothing, stand in for a GPU."""
+"""Which batches use CUDA graphs. Real CPU sessions, which capture no graphs, take the place of a GPU."""
 
 import threading
 from collections.abc import Callable

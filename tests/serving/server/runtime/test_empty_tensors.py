@@ -171,7 +171,7 @@ def empty_variants(arrays: Arrays) -> Iterator[Arrays]:
 
 
 def run_all(folder: Path) -> None:
-    """Write every model to the folder, and run all empty requests that the server accepts. Most must be answered."""
+    """Write every model to the folder. Most of the empty requests that the server accepts must be answered."""
     answered = 0
     for name, cases in (OPERATORS | FATAL).items():
         admitted = 0

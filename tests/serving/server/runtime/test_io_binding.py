@@ -1,4 +1,4 @@
-"""IO binding in real CPU sessions, once with pinned inputs and once as for CUDA graphs, and failures of IO binding."""
+"""IO binding in real CPU sessions: with pinned inputs, with the bindings for CUDA graphs, and with failures."""
 
 import threading
 from collections.abc import Callable
@@ -194,7 +194,7 @@ def test_inputs_that_are_not_page_locked_are_in_plain_memory_and_say_why(
 
 
 def failing(publish: Publish, graphs: str, fail: Callable[..., object]) -> Runtime:
-    """A runtime whose IO binding worked while the model was loaded, and fails since."""
+    """A runtime whose IO binding worked when the model was loaded, but fails now."""
     cuda = OnCpu(publish(onnx_models.gather()))
     runtime = cuda.bind(4, cuda_graphs=graphs, instances=2)
     assert cuda.used_for({"index": np.array([1])}) == ["graphs bound" if graphs == "on" else "session bound"]

@@ -21,7 +21,7 @@ from tests.kit.waiting import until
 from tests.serving.server.runtime.seen_sessions import SeenSession
 
 COMPARED = 2 * 34
-"""How many batches the two sessions compute alone, in turn, including two warm-up batches of each session."""
+"""The two sessions compute this many batches alone, in turn, including two warm-up batches each."""
 IMAGE = {"image": np.random.default_rng(1).integers(0, 256, (1, 28, 28), dtype=np.uint8)}
 
 
@@ -121,7 +121,7 @@ USELESS = {
     "it is not faster": (0.010, 0.009),
     "batches are short": (0.0001, 0.00001),
 }
-"""Why a second session is not used, with the seconds of a batch in the first and in the second session."""
+"""For each reason not to use a second session: the seconds of a batch in the first and in the second session."""
 
 
 @pytest.mark.parametrize("why", USELESS)

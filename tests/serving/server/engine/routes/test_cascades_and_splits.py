@@ -226,7 +226,7 @@ def test_a_cascade_within_a_cascade_names_the_models_that_answered_and_counts_wh
     assert answer.answered_by == (("fast", "slow") if inner_first else ("other",))
     running.gates.play(other=lambda x: x + np.float32(0.3 if inner_first else 0))
     with running.occupied("slow", queued=4):
-        # At most 0.95 and 0.6 are unsure if the inner cascade comes first, otherwise 0.1 and 0.2.
+        # If the inner cascade comes first, it answers 0.95 and 0.6, so at most two are unsure; if not, 0.1 and 0.2.
         assert running.infer("outer", [0.95, 0.6, 0.1, 0.2]).unsure == 2
 
 

@@ -21,7 +21,7 @@ SHADOW = 'shadow = {model = "other", share = 1}'
 
 
 def limits(**more: Any) -> Limits:
-    """Limits under which copies need no pauses."""
+    """Limits without pauses between a shadow's copies."""
     return Limits(**{"shadow_share_of_time": math.inf, **more})
 
 
@@ -133,7 +133,7 @@ def test_copies_are_computed_in_a_quarter_of_the_time(shadowed: Repository) -> N
 
 
 def test_copies_never_use_every_thread_and_calls_of_their_model_do(shadowed: Repository) -> None:
-    """Copies arrive one by one while nothing is computed, like the calls of a lone client."""
+    """Copies arrive one by one while nothing is computed, like the calls of a single client."""
     shadowed.route("inner", "split = {other = 100}")
     shadowed.route("another", "split = {fast = 100}\n" + SHADOW.replace("other", "inner"))
     running = shadowed.start(limits=limits(), instances=1)
