@@ -45,7 +45,7 @@ def ask(url: str, package: Package) -> list[Record]:
 
     Raises:
         UnreachableError: No connection to OSV is possible.
-        OSError, ValueError: OSV's certificate is not accepted, or its answer is an error or is not JSON.
+        OSError, ValueError: OSV's certificate is not accepted, or OSV answers with an error or without JSON.
     """
     name, version = package
     query = {"version": version, "package": {"name": name, "ecosystem": "PyPI"}}

@@ -131,7 +131,7 @@ def is_affected(record: Record, package: Package) -> bool:
 
 
 def events_about(record: Record, name: str) -> Iterator[list[dict[str, str]]]:
-    """Yield the events of each range of a package's versions in a record."""
+    """Yield the events of each version range that a record gives for a package."""
     for part in record["affected"]:
         if _is_about(part, name):
             yield from (each["events"] for each in part.get("ranges", ()) if each["type"] == "ECOSYSTEM")
@@ -159,7 +159,7 @@ def locked_packages(locks: Iterable[Path]) -> set[Package]:
     """Return the packages in requirements files, which must state a single version of each.
 
     Raises:
-        AdvisoriesError: A line is not a requirement of one version.
+        AdvisoriesError: A line does not require exactly one version of a package.
     """
     packages: set[Package] = set()
     for lock in locks:
@@ -192,7 +192,7 @@ def _git(folder: Path, *arguments: str) -> str:
 )
 @click.option("--output", default=PINNED, type=click.Path(path_type=Path), help="The file to write.")
 def main(checkout: Path, locks: Path, output: Path) -> None:
-    """Write the advisories about the locked packages in a clone of github.com/pypa/advisory-database."""
+    """Copy the advisories about the locked packages from a clone of github.com/pypa/advisory-database."""
     try:
         pinned = PinnedAdvisories.of(checkout, {name for name, _ in locked_packages(locks.glob("*.txt"))})
     except AdvisoriesError as error:

@@ -1,4 +1,4 @@
-"""Draw a small data set of traffic signs, a folder of PNG files for each kind, which docs/tutorial.md learns from.
+"""Draw a small data set of traffic signs for docs/tutorial.md: a folder of PNG files for each kind of sign.
 
     python examples/signs.py signs
 
