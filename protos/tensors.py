@@ -77,7 +77,7 @@ def from_raw(datatype: str, shape: Sequence[int], raw: bytes) -> Array:
         raw: The elements, little-endian and row-major. For BYTES, `to_raw` describes how an element is encoded.
 
     Raises:
-        ValueError: The datatype is unknown, the shape is not valid, or the number of bytes does not match
+        ValueError: One of: the datatype is unknown; the shape is not valid; the number of bytes does not match
             the datatype and the shape.
     """
     count = element_count(shape)
@@ -101,8 +101,8 @@ def from_contents(datatype: str, shape: Sequence[int], contents: inference_pb2.I
         contents: The elements, row-major. Only the field of the datatype may hold elements.
 
     Raises:
-        ValueError: The datatype is unknown, the shape is not valid, elements are in another field, the number of
-            elements does not match the shape, or a value is out of the datatype's range.
+        ValueError: One of: the datatype is unknown; the shape is not valid; elements are in another field; the number
+            of elements does not match the shape; a value is out of the datatype's range.
     """
     count = element_count(shape)
     _dtype(datatype)
@@ -126,7 +126,7 @@ def from_numbers(datatype: str, shape: Sequence[int], values: Sequence[Any], whe
         datatype: The protocol's name, such as "UINT8".
         shape: The size of each axis.
         values: The elements, row-major, in the Python type that corresponds to the datatype.
-        where: The place of the values for the error message, such as the name of a field.
+        where: Where the values come from, such as the name of a field; for the error message.
 
     Raises:
         ValueError: A number is out of the datatype's range.
@@ -155,8 +155,8 @@ def output(response: inference_pb2.ModelInferResponse, index: int) -> Array:
         index: The index of the output among the response's outputs.
 
     Raises:
-        ValueError: `from_raw` or `from_contents` cannot read the output, or the number of raw contents differs from the
-            number of outputs.
+        ValueError: The number of raw contents differs from the number of outputs, or the output is malformed (see
+            `from_raw` and `from_contents`).
     """
     tensor, raw = response.outputs[index], response.raw_output_contents
     if not raw:
