@@ -98,7 +98,7 @@ class Credentials:
         return grpc.ssl_channel_credentials(authorities, key, certificate)
 
     def ssl_context(self, url: str) -> ssl.SSLContext | None:
-        """Return the TLS context for HTTP; None if there is no ``tls_ca``, so that the client trusts the system's
+        """Return the TLS context for HTTP. Without ``tls_ca``, return None: the client then trusts the system's
         authorities.
 
         Raises:

@@ -1,4 +1,4 @@
-"""How a client keeps its connection, which answers it accepts, and when it repeats a call."""
+"""How a client keeps its connection alive, which answers it accepts, and when it repeats a call."""
 
 import itertools
 import json
@@ -32,7 +32,7 @@ class OptionsError(UserError, ValueError):
 
 @dataclass(frozen=True)
 class ConnectionOptions:
-    """How a client keeps its connection, which answers it accepts, and when it repeats a call.
+    """How a client keeps its connection alive, which answers it accepts, and when it repeats a call.
 
     Args:
         retries: how many times to repeat a failed call, 0 to 4. The client repeats a call that ended with UNAVAILABLE.

@@ -35,8 +35,8 @@ def connect(address: str, timeout: float, credentials: Credentials, options: Con
         options: the retries, the pings, and the largest answer to accept.
 
     Raises:
-        AddressError: the address is malformed, or the variable that names its proxy (HTTP_PROXY, HTTPS_PROXY or
-            ALL_PROXY) is not a proxy's URL.
+        AddressError: the address is malformed, or the environment variable with its proxy (HTTP_PROXY, HTTPS_PROXY
+            or ALL_PROXY) does not contain a proxy's URL.
         CredentialsError: a TLS file cannot be read, or is given for an http:// address.
         MissingExtraError: the address is a URL, and the extra ``http`` is not installed.
         OptionsError: the timeout is infinite or not a number.

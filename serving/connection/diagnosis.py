@@ -1,4 +1,4 @@
-"""Find out why no call to an address succeeds. Connects again, and checks the port's protocol and the TLS handshake.
+"""Find out why no call to an address succeeds: connect again, and check the port's protocol and the TLS handshake.
 
 The libraries for gRPC and HTTP describe these failures differently, change the text between versions, and often omit
 the cause. With this module, clients over gRPC and over HTTP report the same sentences.
@@ -55,7 +55,7 @@ def diagnose(address: str, credentials: Credentials, reason: str = "no answer") 
 
 
 def _plain_http(address: str, endpoint: tuple[str, int]) -> str:
-    """Say that the port at a gRPC address speaks HTTP, and what to write instead; "" if it does not speak HTTP.
+    """Return the message for a gRPC address whose port speaks HTTP; "" if the port does not speak HTTP.
 
     To find out, this function sends one GET without TLS.
     """

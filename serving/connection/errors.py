@@ -52,19 +52,19 @@ def too_late(address: str, seconds: float | None, reason: str = "", *, stream: b
 
 
 def unreachable(address: str, reason: str) -> str:
-    """Return the message that no connection to an address was possible, with the reason unless nothing listens."""
-    refused = "Connection refused" in reason or "Connect call failed" in reason  # the latter are asyncio's words
+    """Return the error message for an unreachable address, with the reason unless nothing listens there."""
+    refused = "Connection refused" in reason or "Connect call failed" in reason  # asyncio writes the latter
     shown = address if refused else f"{address} ({reason})"
     return f"no server answers at {shown}; start a server with 'hangtag serve', or name another server with --server"
 
 
 def broken(address: str, reason: str) -> str:
-    """Return the message that a connection ended during a call."""
+    """Return the error message for a connection that ended during a call."""
     return f"the connection to {address} broke before the answer came ({reason})"
 
 
 def outcome_unknown(message: str) -> str:
-    """Return the message of a load or unload that failed although the server may have executed it."""
+    """Return the error message for a failed load or unload that the server may have executed nevertheless."""
     return (
         f"{message}; the server may or may not have executed the call, and the client does not repeat it: "
         "Client.models() or 'hangtag top --once' shows what the server serves"

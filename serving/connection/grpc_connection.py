@@ -1,4 +1,4 @@
-"""Connections over gRPC: one channel for threads, or for the tasks of an event loop."""
+"""Connections over gRPC, each with one channel: one class for threads, and one for the tasks of an event loop."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Iterator
@@ -17,14 +17,14 @@ from hangtag.serving.connection.method import Method, Response, keep_costs
 from hangtag.serving.credentials import Credentials
 
 _ACCEPTED_SECONDS = 0.1
-"""A call that is cancelled is not reset before this many seconds after its beginning."""
+"""A cancelled call is reset no earlier than this many seconds after the call began."""
 _BETWEEN_RESETS = 0.001
 """The least number of seconds between two resets of one channel.
 
 gRPC ends a cancelled call by resetting its stream. If more than 20 streams are reset before a server has accepted them,
 the server assumes a rapid reset attack (CVE-2023-44487), and the HTTP/2 library of hangtag's native transport ends the
 connection with every call on it. Calls that are cancelled as soon as they begin can reach this limit, because the
-server may receive all of them in one read. Therefore the client waits until a server that still works has accepted the
+server may receive all of them in one read. Therefore, the client waits long enough for a working server to accept the
 call. A call above the server's limit on streams begins only when another call ends. Therefore, the client also waits
 between two resets."""
 _END: Any = object()

@@ -1,4 +1,4 @@
-"""A method of a gRPC service. Every kind of connection, including HTTP, needs a method to make a call."""
+"""A method of a gRPC service. Every connection, even over HTTP, receives such a method for each call."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

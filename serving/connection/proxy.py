@@ -32,7 +32,7 @@ class Proxy:
     exempting: str
 
     def failure(self, address: str, reason: str) -> str:
-        """Return the message that no call reached a server, with the reason and without the proxy's password."""
+        """Return the error message for a call that reached no server: with the reason, without the proxy's password."""
         through = f"through the proxy {_without_password(self.url)}, which {self.variable} names"
         return f"no connection to {address} {through} ({reason}): correct {self._remedy}"
 
@@ -75,7 +75,7 @@ def for_grpc(address: str) -> Proxy | None:
 
 
 def _named(address: str, variables: Sequence[str], exempting: Sequence[str]) -> Proxy | None:
-    """Return what the first variable that is set names, unless the variables ``exempting`` exempt the host."""
+    """Return the proxy in the first variable that is set; None if a variable of ``exempting`` lists the host."""
     variable, exempt = (next((name for name in names if os.environ.get(name)), "") for names in (variables, exempting))
     endpoint = server_address.endpoint(address)
     if not variable or endpoint is None or _exempt(os.environ.get(exempt, ""), *endpoint):

@@ -51,7 +51,7 @@ class _Stream(httpcore2.AsyncNetworkStream):
             return await self._reader.read(max_bytes)
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        self._unsent.append(buffer)  # sent when the answer is read, so that head and body are sent together
+        self._unsent.append(buffer)  # read() sends a request's head and body together
 
     async def aclose(self) -> None:
         self._writer.transport.abort()

@@ -30,7 +30,7 @@ _QUOTED = 200  # an error quotes at most this many characters of an answer that 
 
 
 def refused(answer: HttpAnswer, method: Method[Any], request: HttpRequest, address: str) -> ClientError:
-    """Return the error of a call to which the server answered that it failed."""
+    """Return the error for an answer whose HTTP status reports a failure."""
     code = answer.code
     if code is grpc.StatusCode.INVALID_ARGUMENT and method.path in CONTROL:
         code = grpc.StatusCode.FAILED_PRECONDITION  # a server sends HTTP status 400 for both codes

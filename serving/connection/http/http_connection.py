@@ -136,7 +136,7 @@ async def _taken(requests: Iterable[Message]) -> AsyncIterator[Message]:
     try:
         while True:
             future: Future[Any] = Future()
-            future.set_running_or_notify_cancel()  # so that the thread can always set the result
+            future.set_running_or_notify_cancel()  # a cancelled future would refuse the thread's result
             wanted.put(future)
             if (request := await asyncio.wrap_future(future)) is _END:
                 return

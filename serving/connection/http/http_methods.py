@@ -20,7 +20,7 @@ from hangtag.protos import inference_pb2 as pb
 from hangtag.serving.connection.method import Method
 
 METRICS: Method[Any] = Method("/metrics", Message)
-"""Reads Prometheus metrics as a text. The request is the path of the metrics."""
+"""Reads Prometheus metrics in the text format. The request is the URL path of the metrics."""
 HEAD_LENGTH = "inference-header-content-length"
 """The header that contains the length of the JSON in bytes."""
 BINARY_SIZE = "binary_data_size"
@@ -38,7 +38,7 @@ _STATUSES = {
     grpc.StatusCode.UNAVAILABLE: (502, 503),
 }
 _CODES = {status: code for code, statuses in _STATUSES.items() for status in statuses}
-# These errors of a comparison with a single model concern the whole call.
+# If the comparison of a single model fails with one of these codes, the call failed, and not only its model.
 _OF_THE_CALL = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAVAILABLE)
 
 
@@ -97,7 +97,7 @@ def _path(*segments: str, **query: object) -> str:
 
 
 def _model_path(model: str, version: str, *more: str) -> str:
-    """Return the path of a model, or of one of its versions; ``more`` continues the path."""
+    """Return the path of a model, or of one of its versions, followed by the segments ``more``."""
     return _path("v2", "models", model, *(("versions", version) if version else ()), *more)
 
 
@@ -191,7 +191,7 @@ def _outcome(outcome: dict[str, Any]) -> classifier_pb2.ModelOutcome:
 
 
 def _is_comparison(answer: HttpAnswer, request: classifier_pb2.CompareRequest) -> bool:
-    """Return whether an answer has an outcome of each model. An error may be the outcome of a single model."""
+    """Return whether an answer has an outcome for each model. With one model, an error may be that model's outcome."""
     failed = len(request.models) == 1 and answer.error and answer.code not in _OF_THE_CALL
     return answer.status == 200 or bool(failed)
 
@@ -219,8 +219,8 @@ def _is_readiness(answer: HttpAnswer, request: Any) -> bool:
 
 
 def _parsed(response: type[Any], field: str = "") -> Callable[[HttpAnswer, Any], Any]:
-    """Return a function that parses JSON into a response, or into its ``field``. Names are those of the .proto
-    files."""
+    """Return a function that parses JSON into a response, or into one ``field`` of a response. Names are those of the
+    .proto files."""
 
     def decode(answer: HttpAnswer, _request: Any) -> Any:
         value = {field: answer.json()} if field else answer.json()
@@ -279,4 +279,4 @@ ROUTES = {
     METRICS.path: Route(lambda path, _: HttpRequest("GET", path), lambda answer, _: answer.body.decode()),
     methods.CHECK: Route(_health_request, _health_response, _is_readiness),
 }
-"""The full name of a method -> the method's route."""
+"""The full name of a gRPC method -> how the method is called over HTTP."""
