@@ -95,7 +95,7 @@ class AsyncClient(calls.Calls):
         version: str = "",
         timeout: float | None = None,
     ) -> AsyncGenerator[Outputs | ClientError, None]:
-        """Run a model on one set of arrays after another over one stream, and yield the outcomes in order.
+        """Send sets of arrays to a model over one stream, and yield the outcome of each set, in order.
 
         ``requests`` may be an asynchronous iterable; a plain iterable must not block, because the event loop reads it.
         See ``Client.infer_stream`` for the other arguments and the exceptions.

@@ -49,7 +49,7 @@ class Calls(HealthCalls):
             The labels with their probabilities, and the server's timings.
 
         Raises:
-            ClientError: the model is unknown, the image cannot be read, or the call failed.
+            ClientError: the call failed, for example because the model is unknown or the image cannot be read.
             TypeError: ``image`` is neither bytes nor an array of uint8 pixels.
 
         Example:
@@ -102,7 +102,7 @@ class Calls(HealthCalls):
             which members of a route, answered, and how long they took.
 
         Raises:
-            ClientError: the model is unknown, an input does not match the model's signature, or the call failed.
+            ClientError: the call failed, for example for an unknown model, or inputs that do not match the signature.
             TypeError: an input is not a numpy array.
             ValueError: the protocol has no datatype for an array's dtype.
 
@@ -165,9 +165,9 @@ class Calls(HealthCalls):
 
         Raises:
             ClientError: the server does not run with --model-control explicit, does not have the model, or cannot load
-                the model's file; it then continues to serve the previous version. If ``timeout`` passed, the server
-                continues to load the model. If the connection broke, the server may have loaded the model; the client
-                does not repeat the call.
+                the model's file. In the last case, the server still serves the previous version. If ``timeout`` passed,
+                the server continues to load the model. If the connection broke, the server may have loaded the model;
+                the client does not repeat the call.
 
         Example:
             >>> client.load_model("lstm")

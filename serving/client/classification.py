@@ -91,7 +91,7 @@ class Classification:
 
     @property
     def answered_by(self) -> str:
-        """The name of the model that answered; for a route, the name of the last member that computed."""
+        """The name of the model that answered; for a route, the name of the last member that ran."""
         return self.stages[-1].model if self.stages else self.model
 
 
@@ -154,7 +154,7 @@ def from_response(response: pb.ClassifyResponse) -> Classification:
 
 
 def outcome(response: Any) -> Classification | ClientError:
-    """Read one response of a stream of images, or one model's part of a comparison.
+    """Read one response of a stream of images, or the outcome of one model in a comparison.
 
     Args:
         response: a ClassifyStreamResponse or a ModelOutcome. Over HTTP, the response to a separate call, or the

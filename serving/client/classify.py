@@ -123,7 +123,7 @@ def classify(
             if as_json:
                 answers.print_json(path, outcomes, warning)
             else:
-                title = path.name if names[path.name] == 1 else str(path)  # files in different folders
+                title = path.name if names[path.name] == 1 else str(path)  # the same name in several folders
                 answers.show(console, title, data if drawn else None, outcomes, warning)
             failed |= answers.show_failures(path, outcomes)
     if failed:
@@ -142,7 +142,7 @@ def _only_classifier(client: Client) -> str:
         return classifiers[0]
     if not names:
         raise UserError("the server serves no model.")
-    kind = f"{len(classifiers)} models that classify images" if classifiers else "models that may not classify images"
+    kind = f"{len(classifiers)} models that classify images" if classifiers else "models that might not classify images"
     raise UserError(f"the server has {kind}: {', '.join(map(escaped, classifiers or names))}; name one with --model.")
 
 

@@ -24,7 +24,7 @@ Result = TypeVar("Result")
 def _blocking(
     method: Callable[Concatenate[Calls, Arguments], Coroutine[Any, Any, Result]],
 ) -> Callable[Concatenate["Client", Arguments], Result]:
-    """Return the method of ``Client`` that runs a method of ``Calls`` in the calling thread, until it has finished."""
+    """Return the method of ``Client`` that runs a method of ``Calls`` to its end in the calling thread."""
 
     @functools.wraps(method)
     def run(client: "Client", /, *arguments: Arguments.args, **named: Arguments.kwargs) -> Result:
@@ -51,8 +51,8 @@ class Client:
             a call up to three times if the server did not accept it.
 
     Raises:
-        AddressError: the address has no port or is another kind of URL, or the variable that names its proxy
-            (HTTP_PROXY, HTTPS_PROXY or ALL_PROXY) is not a proxy's URL.
+        AddressError: one of: the address has no port; the address is another kind of URL; the variable that should
+            contain a proxy's URL (HTTP_PROXY, HTTPS_PROXY or ALL_PROXY) does not.
         CredentialsError: a TLS file cannot be read.
         MissingExtraError: the address is a URL, and the extra ``http`` is not installed.
         OptionsError: ``timeout`` is infinite or not a number.
@@ -138,7 +138,7 @@ class Client:
     def infer_stream(
         self, model: str, requests: Iterable[Mapping[str, Array]], *, version: str = "", timeout: float | None = None
     ) -> Iterator[Outputs | ClientError]:
-        """Run a model on one set of arrays after another over one stream, and yield the outcomes in order.
+        """Send sets of arrays to a model over one stream, and yield the outcome of each set, in order.
 
         If iterating over ``requests`` raises an exception, it is re-raised here, after the outcomes of all earlier
         requests.

@@ -64,8 +64,8 @@ _BLANK = (
     "garment"
 )
 _INVERTED = (
-    "the picture seems inverted: the model expects a bright garment on black. Invert its tones, or use an evenly lit "
-    "picture of a dark garment on white that is larger than {} x {} pixels, which the server converts"
+    "the picture seems inverted: the model expects a bright garment on black. Invert the picture's tones, or use an "
+    "evenly lit picture of a dark garment on white, larger than {} x {} pixels: the server converts such pictures"
 )
 
 
@@ -74,8 +74,9 @@ def warning(data: bytes, image: image_spec.ImageSpec) -> str:
 
     If a model's file says ``fit=garment``, the model learned bright garments on black, and cannot classify blank or
     inverted pictures well. The rules for blank and inverted pictures were checked with the 10,000 test images of
-    Fashion-MNIST. Unchanged images caused no warning, nor did larger copies on white or black, which the server
-    converts. Every negated image caused a warning. tests/serving/client repeats this check with every hundredth image.
+    Fashion-MNIST. Unchanged images caused no warning. The server converts larger copies on white or black, and these
+    caused none either. Every negated image caused a warning. tests/serving/client repeats this check with every
+    hundredth image.
 
     Args:
         data: The content of an image file. The server reports files that cannot be decoded.

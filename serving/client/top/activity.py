@@ -27,7 +27,7 @@ Buckets = Mapping[float, float]
 Row = dict[str, Any]
 """The activity of a model version: its name and version, and numbers."""
 Metrics = Mapping[tuple[Any, ...], float]
-"""Figures that only the server's Prometheus metrics contain, not the protocol's statistics. A key is a metric's name,
+"""Values that the server's Prometheus metrics contain, but the protocol's statistics do not. A key is a metric's name,
 followed by the values of the labels that ``_READ`` lists. A value is the sum over all other labels."""
 
 _VERSION = {"model": str, "version": str}
@@ -44,7 +44,7 @@ _READ: Mapping[str, Mapping[str, Callable[[str], object]]] = {
     "hangtag_route_shadow_requests_total": {"outcome": str},
     "hangtag_route_shadow_samples_total": {},
 }
-"""Name of a metric -> its labels that are read, each with its type."""
+"""Name of a metric -> the labels to read, each with the type of its values."""
 METRICS_TIMEOUT = 5.0
 
 
@@ -81,7 +81,7 @@ class Interval:
 
     @cached_property
     def rows(self) -> list[Row]:
-        """The activity of every version in the second snapshot.
+        """The activity of every model version that the later snapshot contains.
 
         ``calls``, ``samples`` and ``failures`` are rates per second. The times ``queue_ms`` and ``compute_ms`` are
         averages over the answered requests, and ``p50_ms`` and ``p99_ms`` are percentiles. A value is missing if no
@@ -110,8 +110,8 @@ class Interval:
         return row
 
     def callers(self) -> tuple[float, float]:
-        """Compute how many calls and samples callers sent per second, without those that routes sent to their members
-        and shadows. Without metrics, these are counted too."""
+        """Compute how many calls and samples callers sent per second. Calls from routes to their members and shadows
+        are counted only without metrics."""
 
         def sent(total: float, unit: str, *outcome: str) -> float:
             inside = sum(labelled(self.growth, f"hangtag_route_{unit}_total").values())
@@ -152,7 +152,7 @@ def _counts(model: pb.ModelStatistics) -> dict[str, int]:
 
 
 def labelled(metrics: Metrics, name: str, *labels: object) -> Metrics:
-    """Return those series of a metric in which the first labels have these values."""
+    """Return the metric's series whose first labels have these values."""
     start = (name, *labels)
     return {series: value for series, value in metrics.items() if series[: len(start)] == start}
 
@@ -180,7 +180,7 @@ def fetch_metrics(url: str, credentials: Credentials) -> Metrics:
             token is sent only over TLS, so an http:// URL does not get the token.
 
     Raises:
-        MetricsError: the URL is not http or https, nothing answers there, or the answer is not in Prometheus' format.
+        MetricsError: the URL is not http or https, or leads to no answer in Prometheus' format.
         AddressError, CredentialsError, MissingExtraError: as for ``connect``.
     """
     address, _, path = url.rpartition("/")

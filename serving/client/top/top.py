@@ -70,7 +70,7 @@ def top(server: str, metrics: str | None, interval: float, once: bool, as_json: 
 
 
 def _intervals(client: Client, metrics: str | None, seconds: float, credentials: Credentials) -> Iterator[Interval]:
-    """Yield an interval after another, without end."""
+    """Yield one interval after another, without end."""
 
     def snapshot() -> Snapshot:
         read = fetch_metrics(metrics, credentials) if metrics else None
@@ -137,7 +137,7 @@ def _table(rows: Sequence[Row], width: int, *, with_metrics: bool) -> Table:
     names = [escaped(row["model"]) for row in rows]
     left = width - min(max(map(cell_len, ["model", *names])), _MIN_MODEL)
     table = Table(box=None, pad_edge=False)
-    table.add_column("model", overflow="fold")  # cut-off names could be equal
+    table.add_column("model", overflow="fold")  # two names could look the same if truncated
     cells = [[Text(name)] for name in names]
     for title, (key, form) in _COLUMNS.items():
         if key in _OF_METRICS and not with_metrics:
