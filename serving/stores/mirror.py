@@ -43,7 +43,7 @@ class Mirror:
             cache: The folder of all mirrors; None for a folder in the user's cache folder.
             report: A function that is called for each fetched version, and for each fetched file that versions share.
             most_mib: The largest size of the mirror in MiB.
-            num_versions: The number of the latest versions of each model to mirror; 0 for all versions. The version
+            num_versions: How many of each model's latest versions to mirror; 0 for all versions. The version
                 before the latest versions is mirrored too, because a server may have to return to it. The promoted
                 version is always mirrored. Each value of `num_versions` has its own mirror.
         """
@@ -86,8 +86,8 @@ class Mirror:
         return True
 
     def _update(self, parts: Parts) -> None:
-        """Update the models that differ. Raises StoreError with the models that failed, after all other models are
-        updated."""
+        """Update the models that differ from the store's models. If some models fail, update all others, and then raise
+        a StoreError that names the failed models."""
         troubles = []
         for name, inside in groupby(parts, model_of):
             try:
@@ -123,7 +123,7 @@ class Mirror:
         new_link.replace(link)
 
     def _add(self, part: str, files: list[StoredFile]) -> None:
-        """Fetch a part, unless it is in .parts already, and link the part."""
+        """Link to a part in .parts. If the part is not there yet, fetch it first."""
         place, link = self._parts / _digest(files), self._new / part.partition("/")[2]
         if not place.exists():
             size = sum(file.size for file in files)

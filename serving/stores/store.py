@@ -58,7 +58,7 @@ class StoredFile(NamedTuple):
 
 
 Parts = dict[str, list[StoredFile]]
-"""The files of each version by NAME/VERSION, and each file that all versions of a model share by NAME/FILE."""
+"""The files of each part: of a version (NAME/VERSION), or of a file that all versions of a model share (NAME/FILE)."""
 
 
 class Store:
@@ -105,7 +105,7 @@ class Store:
         self._parts: Parts = {}
         config = getattr(self._opened, "config", {})
         self.identity = [self.name, *(str(config.get(key, "")) for key in ("account_name", "endpoint"))]
-        """The parts of the store's address, which come from the URL and from the environment."""
+        """What distinguishes this store from others: values from its URL and from the environment."""
 
     def read(self, *, may_be_empty: bool = False) -> Parts:
         """Return the files in the index, which is read again if it has changed, or list the files if there is no index.
@@ -160,7 +160,7 @@ class Store:
     def publish(self, files: Iterable[StoredFile]) -> int:
         """Write an index of these files, which are already in the store. Returns the index's size in bytes.
 
-        An object store refuses the index if it was changed since ``read``.
+        An object store refuses the new index if its own index has changed since ``read``.
         """
         listed = [{"path": file.path, "size": file.size, "sha256": file.tag.removeprefix(_SHA256)} for file in files]
         content = json.dumps({"format": _FORMAT, "files": listed}, indent=1).encode()
@@ -210,7 +210,7 @@ def local_parts(root: Path, models: Iterable[str]) -> Parts:
 
 
 def _parts_of(files: Iterable[StoredFile]) -> Parts:
-    """Return the files of a repository by part. Versions without model.onnx are incomplete, so they are left out."""
+    """Group a repository's files by part. Versions without model.onnx are incomplete, so they are left out."""
     stored = sorted(file for file in files if _is_stored(file.path))
     paths = {file.path for file in stored}
     parts: Parts = {}
@@ -222,12 +222,12 @@ def _parts_of(files: Iterable[StoredFile]) -> Parts:
 
 
 def model_of(path: str) -> str:
-    """Return the name of the model to which a part or a file belongs."""
+    """Return the model's name, with which the path of each part and of each file begins."""
     return path.partition("/")[0]
 
 
 def is_version(part: str) -> bool:
-    """Return whether a part is a version, and not a file that versions share."""
+    """Return whether a part is a version; otherwise, it is a file that all versions of a model share."""
     return re.fullmatch(_VERSION, part.rpartition("/")[2]) is not None
 
 
@@ -247,7 +247,7 @@ def explained(url: str) -> Iterator[None]:
     """Turn errors of obstore and of local files into a StoreError.
 
     Raises:
-        StoreError: The context raised an error.
+        StoreError: An operation in the context failed.
     """
     try:
         yield

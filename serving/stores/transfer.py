@@ -10,8 +10,8 @@ from hangtag.serving.stores.store import INDEX, Parts, Store, StoreError, explai
 
 
 def push(source: Path, url: str, *, replace: bool, report: Report) -> None:
-    """Write models to a store, and then the store's index, which makes all new files visible together. A store that
-    another program has filled gets no index, unless ``source`` has all its versions.
+    """Write models to a store, and then the store's index, which makes all new files visible together. If another
+    program has filled the store, push writes no index, unless ``source`` contains all versions of the store.
 
     Other models in the store stay, and versions that ``source`` does not have stay too. The files that versions share,
     such as promoted.toml, are replaced by the files of ``source``.
@@ -22,8 +22,8 @@ def push(source: Path, url: str, *, replace: bool, report: Report) -> None:
         report: A function that is called for each file that was written.
 
     Raises:
-        StoreError: ``source`` has no model, a version in the store has different content and ``replace`` is false, or
-            the store cannot be read or written.
+        StoreError: One of: ``source`` has no model; the store cannot be read or written; ``replace`` is false, and a
+            version in the store has different content.
         ModelRepositoryError: The local folder does not exist, or has a link to a file outside of the folder.
     """
     source = source.absolute()
@@ -43,7 +43,7 @@ def push(source: Path, url: str, *, replace: bool, report: Report) -> None:
         for file in sorted(new - old, key=lambda file: (file.path.count("/") < 2, file.path.endswith(MODEL_FILE))):
             store.write(file, root / file.path)
             report(file.path, file.size)
-        # An index would hide the versions that another program has written, because their digests are unknown.
+        # An index lists digests. Those of another program's versions are unknown, so an index would hide the versions.
         if after != theirs and (store.index is not None or after == mine):
             report(INDEX, store.publish(sorted(file for files in after.values() for file in files)))
 
@@ -57,8 +57,8 @@ def pull(url: str, folder: Path, *, replace: bool, report: Report) -> None:
         report: A function that is called for each written version, and for each written file that versions share.
 
     Raises:
-        StoreError: A local version has different content and ``replace`` is false, the store cannot be read, or the
-            folder cannot be written.
+        StoreError: One of: the store cannot be read; the folder cannot be written; ``replace`` is false, and a local
+            version has different content.
     """
     with explained(url):
         store = Store(url)
@@ -81,7 +81,7 @@ def pull(url: str, folder: Path, *, replace: bool, report: Report) -> None:
 
 
 def _require_equal(parts: Parts, others: Parts, problem: str, remedy: str) -> None:
-    """Raise StoreError if a version differs in the two repositories."""
+    """Raise StoreError if a version differs between the two repositories."""
     different = [part for part in parts if is_version(part) and others.get(part, parts[part]) != parts[part]]
     if different:
         listed = ", ".join(sorted(different)).replace("/", " ")
