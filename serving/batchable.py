@@ -1,6 +1,6 @@
 """Decide from a graph's inputs and outputs whether requests may be batched, that is joined along the first axis.
 
-Three tests, from the least strict to the strictest, return a reason against batching or None:
+Three tests, from the least strict to the strictest. Each returns a reason against batching, or None:
 
     impossibility   The shapes rule batching out, even if the operator or ``hangtag.batched`` demands it.
     obstacle        The axes make a trial of batching pointless. If there is no obstacle, `hangtag import` runs the same

@@ -231,7 +231,7 @@ def upright_size(picture: Image.Image) -> tuple[int, int]:
 def flattened(picture: Image.Image, channels: int) -> Image.Image:
     """Convert a picture to mode "L" or "RGB". 16-bit pixels are scaled to 8 bits, and transparent parts become white.
 
-    Converting the rows of a picture one by one gives an equal result.
+    Row by row, a picture is converted with the same result as in one piece.
     """
     mode = "L" if channels == 1 else "RGB"
     if picture.mode.startswith("I"):  # 16 bits of grey, which Pillow would clip at 255 instead of scaling

@@ -35,8 +35,8 @@ _DATATYPES = {
 }
 
 _GARMENTS = ("fashion-mnist", "outfits", "outfits-independent")
-"""The data sets of garments that hangtag trains on. The models in old files that name no data set were trained
-on Fashion-MNIST."""
+"""The data sets of garments that hangtag trains on. A model was trained on Fashion-MNIST if its file is old and names
+no data set."""
 
 
 class UnsupportedModelError(ValueError):
@@ -173,7 +173,7 @@ class Signature:
 
     @cached_property
     def labels(self) -> tuple[str, ...]:
-        """The names along the outputs' last axis, in order. There are no names if the file has no ``hangtag.labels``.
+        """The labels, in the order of the outputs' last axis. The tuple is empty if the file has no ``hangtag.labels``.
 
         Raises:
             UnsupportedModelError: the property is malformed.
@@ -236,8 +236,8 @@ class Signature:
     def image(self) -> ImageSpec | None:
         """The image description of the model's only input; None if the file has no description.
 
-        Models that earlier releases trained on Fashion-MNIST, or on canvases composed from it, get the description of
-        garments although their files have none.
+        Models that earlier releases trained on Fashion-MNIST, or on pictures with several of its garments, have files
+        without a description. Such a model gets the description of garments.
 
         Raises:
             UnsupportedModelError: the property is malformed, or describes an input that the model does not have.
@@ -305,7 +305,7 @@ class Signature:
             ("their task", self.task, other.task),
             ("their labels", self.labels, other.labels),
             ("whether requests are batched", self.batched, other.batched),
-            ("how a picture of another size is made to fit", *fits),
+            ("how pictures are resized", *fits),
         ):
             if own != others:
                 shown = (

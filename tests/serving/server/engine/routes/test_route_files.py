@@ -60,7 +60,7 @@ MISTAKES = {
     'split = {one = 50, "two@1" = 50}': "two serves only version 2 ('hangtag serve --num-versions'",
     'split = {one = 50, "sound@2" = 50}': "a route has only version 1",
     "split = {one = 50, index = 50}": "one and index differ in their inputs: x: FP32 [any, 2] and index",
-    "split = {pictures = 50, cropped = 50}": "how a picture of another size is made to fit: garment and crop",
+    "split = {pictures = 50, cropped = 50}": "how pictures are resized: garment and crop",
     'split = {one = 100}\nshadow = {model = "tow", share = 1}': "its shadow tow does not serve",
     'split = {index = 100}\nshadow = {model = "index", share = 1}': "a shadow compares labels",
     CASCADE.replace('"y"', '"z"'): "the models have no output 'z'; they have y",
