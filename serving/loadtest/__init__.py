@@ -15,5 +15,5 @@ Each folder imports only folders further down this list, which import-linter che
     statistics  computes percentiles, early stopping, t intervals, duration histograms and server timings
     record      converts results to JSON, and JSON to results
 
-The folders plan and statistics only compute, so tests check them without a server.
+`plan` and `statistics` only compute, so tests check them without a server.
 """

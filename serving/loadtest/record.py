@@ -1,7 +1,7 @@
 """Converts results to JSON and JSON to results, using pydantic.
 
 A class declares each field once, with its description: with `stored` if the JSON document has the field, else with
-`unstored`. A property that the document has is declared with `shown`.
+`unstored`. `shown` declares a property that is part of the document.
 """
 
 from collections.abc import Callable, Mapping, Sequence

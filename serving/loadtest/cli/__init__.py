@@ -1,1 +1,2 @@
-"""Implements `hangtag loadtest` and `hangtag loadtest compare` with the packages measuring, comparison and report."""
+"""Implements `hangtag loadtest` and `hangtag loadtest compare` with the packages `measuring`, `comparison` and
+`report`."""

@@ -26,8 +26,8 @@ def answer(results: Results) -> Answer | None:
     If peaks were searched for, the targets are compared by their peaks. In a test without a peak search, the targets
     are compared by p99 under the common load (in the offline scenario by throughput), and by accuracy if it was
     measured. Differences that the 95 % intervals do not show are ignored. All three sentences are about the same two
-    targets: the recommended target and the next best, or, if no target is the best in both, the fast and the accurate
-    target.
+    targets: the recommended target and the next best. If no target is both the fastest and the most accurate, the two
+    are the fast and the accurate target.
     """
     names = results.scenario.names
     if len(names) < 2:
@@ -60,7 +60,7 @@ def answer(results: Results) -> Answer | None:
     slowdown, gain = front.slowdown(slow, fast), front.gain(slow, fast)
     too_short = slowdown.known and not slowdown.shows_difference and gain.low <= 0 <= gain.high
     if not slowdown.known:
-        reason = " by the figures of a single block, which do not show how sure that is"
+        reason = " by the figures of a single block"
     elif too_short and best:
         reason = f", but the test is too short to be sure that it is better than {slow}"
     times = f"{units.ratio(slowdown.estimate)} times as {'slow' if front.by_throughput else 'long'}"
@@ -120,8 +120,8 @@ class Front:
         load: The common load; None if there is no VALID run.
         runs: The runs under the common load, by target.
         names: The targets, from the fastest to the slowest.
-        fastest: The targets that are not shown to be slower than another target.
-        most_accurate: The targets that are not shown to be less accurate than another target.
+        fastest: The targets for which no other target is shown to be faster.
+        most_accurate: The targets for which no other target is shown to be more accurate.
     """
 
     def __init__(self, results: Results, *, by_throughput: bool = False) -> None:
@@ -143,7 +143,7 @@ class Front:
                 self.most_accurate.append(name)
 
     def slowdown(self, one: str, other: str) -> Interval:
-        """Return how many times as slow the first target is as the second."""
+        """Return how many times slower `one` is than `other`."""
         slow, fast = self.runs[one], self.runs[other]
         return compare(fast, slow).throughput if self.by_throughput else compare(slow, fast).p99
 

@@ -36,7 +36,7 @@ class SavedResults:
 
 
 def differences(before: Mapping[str, str], after: Mapping[str, str]) -> dict[str, dict[str, str]]:
-    """Return the value before and after of each label that both sides have with different values."""
+    """Return each label whose values in `before` and `after` differ, with both values."""
     both = [(label, value, after[label]) for label, value in before.items() if label in after]
     return {label: {"before": one, "after": other} for label, one, other in both if one != other}
 
@@ -116,8 +116,8 @@ def compare_saved(before: SavedResults, after: SavedResults) -> list[tuple[Run, 
 def compare(run: Run, baseline: Run, *, files: tuple[str, str] | None = None) -> Comparison:
     """Compare two runs under one load.
 
-    `files` are the names of the two runs in sentences, for saved runs of one target. The blocks of saved runs are not
-    paired.
+    To compare saved runs of one target, pass `files`, which names the two runs in sentences. The blocks of saved runs
+    are not paired.
     """
     paired = files is None
     one, other = run, baseline

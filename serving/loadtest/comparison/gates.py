@@ -76,7 +76,7 @@ class Gate:
 
     @property
     def needs_common_load(self) -> bool:
-        """Whether the gate compares each run with a run of the baseline or of another target under the same load."""
+        """Whether each run is compared with the run of the baseline or of another target under the same load."""
         other = self.against
         if other is None or self.figure.is_single or other.is_single:
             return False
@@ -90,9 +90,9 @@ def parse(text: str, scenario: Scenario, *, accuracy: bool, baseline: SavedResul
     whether the test will measure the accuracy.
 
     Raises:
-        ValueError: The text is not a condition, names a missing target or baseline, has a unit that does not apply to
-            the metric, can never hold, or needs a figure that the test does not measure. If the test does not measure
-            the figure, the message names the option that would.
+        ValueError: If the text is not a condition, if it names a missing target or baseline, if its unit does not apply
+            to the metric, if it can never hold, or if the test does not measure the figure. In the last case, the
+            message names the missing option.
     """
     match = _GATE.fullmatch(text)
     if match is None:
@@ -136,8 +136,7 @@ def _limit(text: str, metric: str, comparison: str, value: float, unit: str) -> 
 
 
 def _require_judgeable(gate: Gate, scenario: Scenario, accuracy: bool, baseline: SavedResults | None) -> None:
-    """Raise ValueError for a condition that needs a figure that the test does not measure or that the baseline
-    lacks."""
+    """Raise ValueError if the test does not measure a figure of the condition, or if the baseline lacks it."""
     text, other, loads = repr(gate.text), gate.against, scenario.planned_loads
     for figure in filter(None, (gate.figure, other)):
         if figure.target not in scenario.names:
@@ -156,7 +155,7 @@ def _require_judgeable(gate: Gate, scenario: Scenario, accuracy: bool, baseline:
     if gate.needs_common_load and not loads:
         raise ValueError(f"{text}: --find-peak chooses its own rates. Leave out --rate, or compare the peak")
     if other and gate.figure.metric in TEST_METRICS and not other.is_single:
-        raise ValueError(f"{text}: give the second figure a load: {other.target}[LOAD].{other.metric}")
+        raise ValueError(f"{text}: the second figure needs a load: write {other.target}[LOAD].{other.metric}")
     if other and other.saved:
         if baseline is None:
             raise ValueError(f"{text} needs saved results with which to compare: give --baseline FILE.json")

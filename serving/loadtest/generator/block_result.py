@@ -23,7 +23,7 @@ DELAYED_AFTER = 0.005
 
 @dataclass(frozen=True)
 class TimeSlice:
-    """The figures of a block, which is one part of the time that a run took. Durations are in seconds."""
+    """The figures of one block of a run. Durations are in seconds."""
 
     start: float = stored("The seconds from the test's start to the end of the block's warm-up.")
     length: float = stored()
@@ -43,7 +43,7 @@ def _mean_of_known(parts: Sequence[float | None]) -> float | None:
     return fmean(known) if known else None
 
 
-# The arguments of `stored` for a histogram.
+# The arguments of `stored` for a field that holds a histogram.
 _MERGED: dict[str, Any] = {"combine": DurationHistogram.merged, "default_factory": DurationHistogram}
 
 
@@ -58,7 +58,7 @@ class BlockResult:
 
     warm_up_queries: int = stored("The number of queries in the warm-up, which are discarded.", combine=sum)
     duration: float = stored("The duration of the measurement, without the warm-up.", combine=sum)
-    answered: int = stored("The OK answers during the measurement, also those to queries of the warm-up.", combine=sum)
+    answered: int = stored("The OK answers during the measurement, including those to warm-up queries.", combine=sum)
     statuses: Counter[str] = stored(
         "The number of queries by gRPC status code, including OK.",
         combine=lambda parts: sum(parts, Counter()),
@@ -68,7 +68,7 @@ class BlockResult:
     details: dict[str, str] = unstored(combine=_first_messages, default_factory=dict)
     delayed_queries: int = stored("The queries that an open loop sent more than 5 ms late.", combine=sum, default=0)
     finished: bool = stored("Whether the block reached both of its minima.", combine=all, default=True)
-    generator_cpu: float = stored("The busiest generator process's use of one CPU.", combine=max, default=0.0)
+    generator_cpu: float = stored("The share of one CPU that the busiest process used.", combine=max, default=0.0)
     generator_busy: float = stored(
         "The share of time in which the busiest thread computed or waited for a CPU.", combine=max, default=0.0
     )

@@ -72,7 +72,7 @@ class Executor(ABC):
         self._share.counts.update(self._share.process, self._recorder.queries)
 
     def _give_up_lost_calls(self) -> None:
-        """Count calls that gRPC has lost as failed, so that the block can end."""
+        """Treat lost calls as failed, so that the block can end."""
         with self._lock:
             is_over = self._stopped.is_set() and clock() > self._last_sent + self._deadline + self._share.lost_after
             if is_over and not self._drained.is_set():
@@ -185,7 +185,7 @@ class ClosedLoopExecutor(Executor):
         if self._end.value or limits.exceeded(elapsed, queries) or limits.reached(elapsed, queries):
             self._stop(now)
             return
-        # No query count can be reached before at least one process has completed its share of the missing queries.
+        # Before a query count is reached, at least one process must complete its share of the missing queries.
         missing = [count - queries for count in (limits.min_query_count, limits.max_query_count) if count > queries]
         self._answers_to_check = max(min(missing) // self._share.processes, 1)
         ends = [end for end in (limits.min_duration, limits.max_duration) if end > elapsed]
@@ -195,8 +195,7 @@ class ClosedLoopExecutor(Executor):
         """Return the share of the latency that the generator takes.
 
         The share has two parts: the generator's own time for a query, and the time for which answers wait for the
-        generator. By Little's law, the generator's own time, as a share of the latency, is the share of time in which
-        the generator is busy, divided by the number of queries in flight.
+        generator. By Little's law, the generator's own time takes `busy` / (queries in flight) of the latency.
         """
         answers = sum(taking.answers for taking in self._taking.values())
         latency = self._recorder.latency.mean

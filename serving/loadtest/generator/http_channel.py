@@ -39,7 +39,7 @@ def as_text(address: str, request: HttpRequest) -> bytes:
 
 
 def message_as_text(address: str, method: str, message: Message, deadline: float) -> bytes:
-    """Return a gRPC request to ModelInfer or Classify as the text of the same request over HTTP.
+    """Convert a gRPC request to ModelInfer or Classify to the text of an equivalent HTTP request.
 
     `address` is the server's URL. The request tells the server its deadline in seconds.
     """
@@ -107,8 +107,8 @@ class HttpChannel:
         await asyncio.gather(*self._opening, return_exceptions=True)
 
     def _begin(self, call: "_Call") -> None:
-        # The call is timed from here and not from `send`, because waiting for this thread is the generator's delay. The
-        # time to open a connection is part of the call, as with gRPC, because the server may accept slowly.
+        # The call's time begins here and not in `send`, because the wait for this thread is a delay of the generator.
+        # The time to open a connection is part of the call, as with gRPC, because the server may accept slowly.
         call.sent = clock()
         if self._idle:
             connection = self._idle.pop()  # the connection used last, because servers close idle connections

@@ -37,8 +37,8 @@ class Block:
 class SharedCounts:
     """Lets each process see how many queries all processes together have completed, and whether the test was stopped.
 
-    No lock is needed, because each process writes only its own count, and only the first process at the end writes the
-    time of the end.
+    No lock is needed: each process writes only its own count, and only the first process that reaches the end writes
+    `end`.
 
     Attributes:
         end: The time on the monotonic clock at which the block's measuring ended; 0 while measuring continues.
@@ -70,7 +70,7 @@ class SharedCounts:
 
 @dataclass(frozen=True)
 class Share:
-    """The share of one process, number `process` of `processes`, in each block, and the settings of its calls.
+    """The share of each block that process number `process` of `processes` issues, and the settings of the calls.
 
     A call that has not ended `lost_after` seconds after its deadline is lost. If an overloaded server cuts a
     connection, gRPC's core (grpcio 1.85) sometimes never reports the end of the connection's calls.

@@ -32,7 +32,7 @@ def measure(
     Returns None if `stop` was set before the end.
 
     Raises:
-        LoadTestError: The samples have no labels, the model does not predict one class, or a call fails.
+        LoadTestError: If the samples have no labels, if the model does not predict one class, or if a call fails.
         ClientError: An answer does not follow the protocol.
     """
     description, labels = library.description, library.samples.labels

@@ -25,12 +25,12 @@ from hangtag.serving.loadtest.plan.load import Load, random_generator, sort_key
 from hangtag.serving.loadtest.plan.scenario import Scenario
 from hangtag.serving.loadtest.statistics.server_timings import ServerTimings
 
-# A function that returns the current counters of a target's server, by the target's name; None if there are none.
+# Takes a target's name, and returns the current counters of the target's server; None if there are none.
 ReadCounters = Callable[[str], ServerTimings | None]
 # When the counters are read, a server has counted at least this share of its answers. A server may send its last
 # answers before counting them.
 COUNTED_SHARE = 0.9
-# A server may also have counted this many queries of other clients.
+# The counters may also include this many queries of other clients.
 OTHERS = 16
 UNREACHABLE, WARM_UP = "UNAVAILABLE", "warm-up"  # The status of a warm-up query is not recorded.
 # If the counters do not match the queries, they are read this many times again, to find out whether several servers
@@ -111,7 +111,7 @@ class Session:
     """Runs one block at a time, and combines the blocks' results into runs."""
 
     scenario: Scenario
-    generators: GeneratorProcesses  # With a request pool for each target.
+    generators: GeneratorProcesses  # Has a request pool for each target.
     stop: threading.Event  # Ends the session early.
     on_progress: Callable[[str], None]
     counts: ServerCounts
@@ -145,7 +145,7 @@ class Session:
                 self._results.setdefault((block.load, block.target), []).append(result)
 
     def run_block(self, block: Block) -> BlockResult:
-        """Run one block, and return its result with the server's counts. The session does not store this result.
+        """Run one block, and return its result with the server's counts. The result is not added to the session's runs.
 
         Raises LoadTestError if a generator process failed.
         """
@@ -176,7 +176,7 @@ class Session:
     def as_run(self, target: str, load: Load, blocks: list[BlockResult], planned_blocks: int) -> Run:
         """Combine blocks of one target under one load into a run."""
         counted_in_part = target in self.counts.counted_in_part
-        if counted_in_part:  # earlier counts may match the queries only by chance
+        if counted_in_part:  # counts that matched the queries may have matched by chance
             blocks = [replace(block, server=None) for block in blocks]
         return Run(
             target=target,

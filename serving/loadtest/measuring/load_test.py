@@ -46,7 +46,8 @@ def measure(
         command: The command line, for the report.
 
     Raises:
-        LoadTestError: A target cannot be measured, samples do not match a model, or a generator process failed.
+        LoadTestError: If a target cannot be measured, if samples do not match a model, or if a generator process
+            failed.
         CredentialsError: The credentials' files cannot be read.
     """
     started, start = datetime.now(UTC), time.monotonic()

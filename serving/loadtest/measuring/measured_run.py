@@ -19,8 +19,8 @@ LATENCY_SHARE = 0.5
 # Above this smaller limit, the report has a note. The generator's time is part of both targets' latencies, so the ratio
 # of the latencies looks closer to 1.
 NOTED_LATENCY_SHARE = 0.2
-# A generator process is almost saturated if it uses more than this share of a CPU, because Python computes on one CPU
-# at a time, or if its busiest thread computes, or waits for a CPU, for more than this share of the time.
+# A generator process is almost saturated above this share of one CPU, because Python computes on one CPU at a time. It
+# is also almost saturated if its busiest thread computes, or waits for a CPU, for more than this share of the time.
 BUSY_GENERATOR = 0.9
 # If the CPUs are busy for this share of the time, a generator on the server's machine takes CPU time that the server
 # needs.
@@ -45,9 +45,9 @@ class Run:
     planned_blocks: int = stored("The planned number of blocks. A run with fewer blocks is INVALID.", default=1)
     percentile: float = stored("The percentile that must meet the target latency, such as 99.", default=99.0)
     target_latency: float | None = stored("The latency in seconds that the percentile must meet.", default=None)
-    judged: bool = stored("Whether the percentile judges the run, which is INVALID if it is too short.", default=False)
+    judged: bool = stored("Whether the percentile judges the run, which then needs enough queries.", default=False)
     restarted: bool = stored("Whether the server restarted during the run.", default=False)
-    counted_in_part: bool = stored("Whether the counters lack queries, as if several servers answer.", default=False)
+    counted_in_part: bool = stored("Whether the counters lack queries, as if several servers answered.", default=False)
     generator_ceiling: float | None = stored("Always null, because it is no longer measured.", default=None)
 
     @shown()
@@ -144,7 +144,7 @@ class Run:
             faster = total.cpus_busy / max(total.cpus_busy - total.generator_cpu_share, 1e-9)
             notes.append(
                 f"the generator was a limit too: it took {total.generator_cpu_share:.0%} of the CPUs that it shared "
-                f"with the server, and these CPUs were busy for {total.cpus_busy:.0%} of the time, so without the "
+                f"with the server; these CPUs were {total.cpus_busy:.0%} busy, so without the "
                 f"generator the server may be up to {units.ratio(faster)} times as fast"
             )
         return tuple(notes)
@@ -159,7 +159,7 @@ class Run:
 
     @property
     def _too_short(self) -> str:
-        """Say that there are too few queries to judge the percentile; empty if there are enough."""
+        """A note that there are too few queries to judge the percentile; empty if there are enough."""
         needed = early_stopping.samples_needed(0, self.percentile)
         if self.total.queries >= needed:
             return ""

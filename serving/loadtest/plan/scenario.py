@@ -37,7 +37,7 @@ PRESETS: Mapping[ScenarioName, Mapping[str, Any]] = MappingProxyType(
 DEFAULT_CONCURRENCIES = (1, 8, 64)
 # By default, the rate of the open loop for all targets is this share of the slowest target's closed-loop peak.
 SHARE_OF_PEAK = 0.5
-# A peak search runs a closed loop with this concurrency, and starts at the share SHARE_OF_PEAK of the loop's
+# A peak search first runs a closed loop with this concurrency. Its first rate is SHARE_OF_PEAK of the loop's
 # throughput.
 PEAK_CONCURRENCY = 64
 
@@ -91,7 +91,7 @@ class Scenario:
 
     def __post_init__(self) -> None:
         if not self.targets:
-            raise ValueError("name at least one MODEL or --target")
+            raise ValueError("give at least one MODEL or --target")
         repeatable = (("the targets", self.names), ("--concurrency", self.concurrency), ("--rate", self.rate))
         for name, values in repeatable:
             if len(set(values)) != len(values):
@@ -159,7 +159,7 @@ class Scenario:
 
     @property
     def planned_loads(self) -> tuple[Load, ...]:
-        """The loads that are known before the run: all loads except for a rate that the closed loops determine."""
+        """The loads that are known before the run. A rate that the closed loops determine is still unknown."""
         return self.closed_loops + (() if self.derives_rate else self.open_loops(math.inf))
 
     @property
@@ -189,7 +189,7 @@ class Scenario:
 
     @property
     def generator_processes(self) -> int:
-        """The number of generator processes: `processes`, or one for every four usable CPUs, but at most eight.
+        """The number of generator processes: `processes` if set, else one per four usable CPUs, at most eight.
 
         One process can send several times as many queries as a Python server can answer on one CPU.
         """

@@ -22,8 +22,8 @@ Range = tuple[float, float]
 _PERCENTILES = (0.0, 50.0, 90.0, 99.0, 99.9, 99.99, 99.999)
 # The areas of the largest and the smallest mark, in square points.
 _LARGEST_MARK, _SMALLEST_MARK = 500.0, 40.0
-# The latency axis extends beyond the estimates by at most this factor. A wider interval, for example from two blocks
-# that differ, only shows that the latency is unknown, and is cut off at the edge.
+# The latency axis extends beyond the estimates by at most this factor. Wider intervals, for example from two blocks
+# that differ, are cut off at the edge, because they only show that the latency is unknown.
 _WIDEST = 4.0
 # The throughput axis is logarithmic if the largest throughput is more than this many times the smallest.
 _LOG_AXIS_RATIO = 5.0
@@ -41,7 +41,7 @@ class ModelPoint:
 
 
 def latency_range(runs: Iterable[Run]) -> Range:
-    """Return the ends of a latency axis in milliseconds for pictures of all these runs."""
+    """Return the ends, in milliseconds, of a latency axis that fits all these runs."""
     ends = [run.total.latency.percentile(q) * 1e3 for run in runs if run.total.latency for q in (0, 100)]
     return 0.9 * min(ends), 1.1 * max(ends)
 

@@ -44,7 +44,7 @@ class ResultsDocument(Results):
 
 
 def of(results: Results, outcomes: tuple[GateOutcome, ...] = ()) -> ResultsDocument:
-    """Return the document of these results and of the conditions of --fail-if."""
+    """Return a document with the results, and with the outcomes of the --fail-if conditions."""
     return ResultsDocument(**{each.name: getattr(results, each.name) for each in fields(results)}, gates=outcomes)
 
 

@@ -35,14 +35,14 @@ def read_pictures(description: Description, folder: Path) -> Samples:
     """Read the pictures of a folder, or of a CSV file.
 
     The folder has a subfolder of pictures for each label, as for ``hangtag train``, or pictures without labels, or a
-    data set's t10k files. If a folder or a CSV file names splits, only the pictures of the split test are read. The
+    data set's t10k files. If a folder or a CSV file names splits, only the pictures of the split 'test' are read. The
     parameters in the model's configuration say how to prepare a picture, and name the labels.
 
     Raises:
-        LoadTestError: The pictures cannot be read, do not match the model's input, or have labels that the model
-            does not have.
+        LoadTestError: If the pictures cannot be read or do not match the model's input, or if the model lacks one of
+            their labels.
         DataNotFoundError: A picture is missing.
-        DataCorruptError: The CSV file is malformed, or the folder of a label or of a split has no pictures.
+        DataCorruptError: If the CSV file is malformed, or if the folder of a label or of a split has no pictures.
     """
     image = _image_of(description)
     classes: npt.NDArray[np.generic] | None = None
@@ -81,7 +81,7 @@ def read_pictures(description: Description, folder: Path) -> Samples:
 def _image_of(description: Description) -> ImageSpec:
     """Return the size and colours of the pictures that a model needs, and how to make a picture fit if that is known.
 
-    The shape of the model's input has the size and the colours. Axes of size 1 are ignored.
+    The size and the colours follow from the shape of the model's input, without axes of size 1.
     """
     model, inputs, stated = description.model, description.metadata.inputs, description.parameters.get("hangtag.image")
     size = [length for length in inputs[0].shape[1:] if length != 1] if len(inputs) == 1 else []

@@ -45,7 +45,7 @@ class SampleLibrary:
         return INFER if self.description.target.method == "infer" else CLASSIFY
 
     def request_pool(self, deadline: float) -> RequestPool:
-        """Return the requests in the form for the generator. `deadline` is the deadline of each call in seconds."""
+        """Serialise the requests for the generator. `deadline` is the deadline of each call in seconds."""
         address, method = self.description.target.address, self.method
         if server_address.is_http(address):
             requests = [message_as_text(address, method, each, deadline) for each in self.requests]
@@ -54,7 +54,7 @@ class SampleLibrary:
         return RequestPool(address, method, tuple(requests))
 
     def each_sample_once(self, batch_size: int) -> Iterator[tuple[range, Message]]:
-        """Yield requests that together contain each sample once, in order, with the indices of the samples."""
+        """Yield requests, each with its samples' indices, that together contain each sample once, in order."""
         for start in range(0, len(self.samples), batch_size):
             indices = range(start, min(start + batch_size, len(self.samples)))
             yield indices, _request(self.description, self.samples, np.array(indices, np.int64))
@@ -67,8 +67,8 @@ def load(description: Description, scenario: Scenario, path: Path | None = None)
     contains consecutive samples. In all other scenarios, samples are drawn in shuffled rounds through all samples.
 
     Raises:
-        LoadTestError: The samples cannot be read or do not match the model's inputs, the model does not accept batches
-            of this size, or an input's axis other than the batch axis has no fixed size.
+        LoadTestError: If the samples cannot be read or do not match the model's inputs, if the model does not accept
+            batches of this size, or if an input's axis other than the batch axis has no fixed size.
     """
     random, batch_size = random_generator(scenario.seed, "samples"), scenario.batch_size
     if description.target.method == "classify" and batch_size != 1:

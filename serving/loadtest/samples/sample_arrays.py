@@ -1,4 +1,4 @@
-"""Generates samples at random or reads them from an .npz file, with an array for each of the model's inputs."""
+"""Reads samples from an .npz file, or generates random samples. Each input of the model has an array."""
 
 import json
 import math
@@ -26,7 +26,7 @@ class Samples:
     inputs: Mapping[str, tensors.Array]  # Arrays [samples, ...] by the names of the model's inputs.
     source: str  # The source of the samples, for the report.
     labels: npt.NDArray[np.int64] | None = None  # The class indices [samples], if known.
-    # If these are all test samples of a data set, the digests by which a model's file may identify the data set.
+    # The digests by which a model's file may identify the data set, if these samples are its whole test set.
     data_digests: frozenset[str] = frozenset()
 
     def __len__(self) -> int:
@@ -41,7 +41,7 @@ def described(tensor: TensorMetadata) -> str:
 def sample_shape(model: str, tensor: TensorMetadata, batch_size: int) -> list[int]:
     """Return the shape of one sample of an input, without the batch axis.
 
-    Raises LoadTestError if the model does not accept batches of this size, or an axis after the first has no fixed
+    Raises LoadTestError if the model does not accept batches of this size, or if an axis after the first has no fixed
     size.
     """
     shape = list(tensor.shape)
@@ -105,7 +105,8 @@ def read_npz(description: Description, file: Path, batch_size: int) -> Samples:
     contains numbers or names of the model's labels.
 
     Raises:
-        LoadTestError: The file cannot be read, the arrays do not match the model's inputs, or their lengths differ.
+        LoadTestError: If the file cannot be read, if the arrays do not match the model's inputs, or if their lengths
+            differ.
     """
     try:
         with np.load(file, allow_pickle=False) as archive:
@@ -115,7 +116,7 @@ def read_npz(description: Description, file: Path, batch_size: int) -> Samples:
     except (EOFError, ValueError, TypeError, zipfile.BadZipFile) as error:
         # numpy's message is not shown, because it suggests allowing pickles
         raise LoadTestError(
-            f"{file} is not an .npz file of numbers. Name a folder, or a file that numpy.savez has written"
+            f"{file} is not an .npz file of numbers. Choose a folder, or a file that numpy.savez has written"
         ) from error
     inputs, metadata = {}, description.metadata
     if len(metadata.inputs) == 1 and IMAGES in arrays:

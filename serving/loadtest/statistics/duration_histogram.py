@@ -17,7 +17,7 @@ Values = npt.NDArray[np.float64]
 
 
 def _empty() -> Any:
-    """Return a histogram of hdrh for durations from 1 µs to one hour, with three significant digits."""
+    """Return an empty hdrh histogram for durations from 1 µs to one hour, with three significant digits."""
     return HdrHistogram(1, 3_600_000_000, 3)
 
 
@@ -117,7 +117,7 @@ class DurationHistogram:
         """Return HdrHistogram's V2 encoding in base64. The unit is 1 µs."""
         hdr = _empty()
         if self:
-            hdr.record_value(int(_BOUNDS[np.flatnonzero(self.counts)[-1]]))  # hdrh encodes the counts up to here
+            hdr.record_value(int(_BOUNDS[np.flatnonzero(self.counts)[-1]]))  # hdrh encodes the counts up to this value
         np.ctypeslib.as_array(hdr.counts)[:] = self.counts
         encoded: bytes = hdr.encode()
         return encoded

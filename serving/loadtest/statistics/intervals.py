@@ -32,7 +32,7 @@ CONFIDENCE = 0.95
 class Interval:
     """An estimate with its 95 % confidence interval (Student's t over blocks).
 
-    If there is only one block, `low` and `high` are unknown. An unknown end is NaN in this object, and null in the
+    If there is only one block, `low` and `high` are unknown. Unknown limits are NaN in this object, and null in the
     document.
     """
 
@@ -94,8 +94,8 @@ def _interval(estimate: float, deviations: Sequence[Values]) -> Interval:
 
 
 def _margin(sections: Sequence[Values]) -> float:
-    """Return half the width of the interval of a sum of means. Each item of ``sections`` has the deviations of one
-    mean."""
+    """Return half the width of the confidence interval for a sum of means. Each item of ``sections`` has the deviations
+    of one mean."""
     sizes = [len(section) for section in sections]
     if min(sizes) < 2 or not all(np.isfinite(section).all() for section in sections):
         return math.nan

@@ -26,10 +26,10 @@ class ServerTimingsDocument(TypedDict):
 
 @dataclass(frozen=True)
 class ServerTimings:
-    """The times of `count` answered requests, summed in seconds, and the number of batches (execution_count).
+    """The total times of `count` answered requests in seconds, and the number of batches (execution_count).
 
-    queue is the time of waiting for a free instance, compute_input of gathering the batch, compute_infer of running the
-    network, and compute_output of splitting the batch into answers.
+    The parts of the time are waiting for a free instance (queue), gathering the batch (compute_input), running the
+    network (compute_infer), and splitting the batch into answers (compute_output).
     """
 
     count: int = 0
