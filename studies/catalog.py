@@ -18,8 +18,8 @@ class Experiment:
     Args:
         question: The question that the experiment answers.
         cost: The time, the hardware and the programs that a run needs.
-        run: The module whose `main` is the command; empty if the experiment has no command.
-        report: The module whose PARTS and PICTURES `report` writes; empty if the experiment has no page.
+        run: The module with the command `main`; empty if the experiment has no command.
+        report: The module with the PARTS and PICTURES of the pages; empty if the experiment has no page.
     """
 
     question: str

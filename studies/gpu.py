@@ -31,7 +31,7 @@ _WARM_UP = 5
 
 
 def measure(file: Path, way: str, provider: str, sizes: Sequence[int], runs: int) -> dict[str, Any]:
-    """Return the figures of a model that runs in one of WAYS, or {"skipped": reason}.
+    """Measure a model in one of WAYS, and return the figures, or {"skipped": reason}.
 
     Args:
         file: The model's file.
@@ -171,7 +171,7 @@ def problem(row: dict[str, Any], provider: str) -> str:
 
 
 def _table(rows: list[dict[str, Any]]) -> str:
-    """Return a table with a row for each model in each way."""
+    """Return a table with a row for each model and each of WAYS."""
     sizes = [size for size in _SIZES_SHOWN if any(size in row.get("latency_ms", {}) for row in rows)]
     head = ("model", "way", "provider", "graphs", "difference", *(f"batch {size}" for size in sizes), "GPU MiB")
     lines = []

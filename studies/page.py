@@ -39,7 +39,7 @@ class Part:
         return f"{self.page}, {self.name}" if self.name else self.page
 
     def page_text(self) -> str:
-        """Return the page's text, in which only this part is new."""
+        """Make this part, and return the page's whole text."""
         up = "../" * self.page.count("/")
         body = self.make().replace("](/", f"]({up}")
         return body if self.name is None else replace_part((ROOT / self.page).read_text(), self.name, body)
@@ -49,7 +49,7 @@ class Part:
 
 
 def replace_part(text: str, name: str, body: str) -> str:
-    """Return a page's text, in which the text of one marked part is replaced.
+    """Replace a marked part of a page's text, and return the text.
 
     Raises:
         click.ClickException: the page has no part of this name, or several.

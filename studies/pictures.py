@@ -34,7 +34,7 @@ class Picture:
         return self.file
 
     def image(self) -> Image.Image:
-        """Return the picture in the form in which it is stored."""
+        """Draw the picture, and reduce its colours."""
         drawn = BytesIO()
         self.draw().savefig(drawn, dpi=100, facecolor="white")
         # With a palette, the picture has a fraction of the bytes, and looks the same.

@@ -66,7 +66,7 @@ def versions(packages: Iterable[str]) -> dict[str, str]:
 
 
 def turn(names: Iterable[str], number: int) -> list[str]:
-    """Return the names in the order of this turn. Each turn begins with the next name."""
+    """Rotate the names, so that each turn begins with the next name."""
     order = list(names)
     first = number % len(order)
     return order[first:] + order[:first]

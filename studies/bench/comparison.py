@@ -29,7 +29,7 @@ class Comparison:
         loads: Each load and its description. Only closed loops have a row in the table of loads.
         goals: The goals to reach.
         packages: The packages whose versions are recorded.
-        models: The names of the models to call, as the tables show them.
+        models: The names of the called models in the tables.
     """
 
     name: str
@@ -86,7 +86,7 @@ same round. The last columns show each system's median figures:
 {page.table(head, rows)}"""
 
     def loads_part(self, path: Path | None = None) -> str:
-        """Return the text of a page without goals, about the measurement, the systems and the loads."""
+        """Return a page's text about the measurement, the systems and the loads, without goals."""
         conditions, rounds = self.read(path)
         systems = "\n".join(f"- `{name}`: {self.systems[name]}" for name in self._measured(rounds))
         head, *rows = self.load_rows(rounds)
@@ -110,8 +110,7 @@ Cells show medians: images a second and, in brackets, p50 / p99 in ms:
                 spread = f"{min(values):.3g} to {max(values):.3g}" if len(values) > 1 else ""
                 verdict = [f"{statistics.median(values):.3g}", spread, "yes" if goal.reached(values) else "no"]
             own = [
-                # If the goal is a ratio to bare ONNX Runtime, the column of bare ONNX Runtime shows its figure for
-                # batches.
+                # In a ratio to bare ONNX Runtime, the system `bare` is always measured with batches.
                 middle(rounds, system, goal.model, "batch" if system == goal.reference == "bare" else goal.load,
                        goal.figure)
                 for system in systems

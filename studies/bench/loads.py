@@ -47,7 +47,7 @@ def over_grpc(server: Served, model: str) -> Send:
 
 
 def closed_loop(name: str) -> Load:
-    """Return the closed loop with this name, as a load of one call."""
+    """Return the closed loop with this name. The caller sets its number of calls."""
     if name == "batch":
         return Load(1, clients=2, samples=SAMPLES)
     number = int(name)
@@ -63,8 +63,8 @@ def closed(server: Served, send: Send, shape: Load, seconds: float, model: str |
         send: Puts the load on the server.
         shape: The load, for which the function computes the number of calls.
         seconds: The approximate duration, from which the number of calls is computed.
-        model: Over gRPC, the called model. The function compares the number of calls with the server's statistics,
-            because h2load counts refused calls as successes: their HTTP status is 200.
+        model: The called model, if the calls use gRPC. The function compares the number of calls with the server's
+            statistics, because h2load counts refused calls as successes: their HTTP status is 200.
 
     Raises:
         click.ClickException: A call was not answered.
@@ -139,12 +139,12 @@ def overload(launch: Launch, model: str, seconds: float) -> Figures:
     deadline.
 
     h2load counts refused calls as successes, so the number of answered calls comes from the server's statistics. Some
-    calls end after their deadline, and it is unknown how many of these were answered. The function assumes that all
-    were, so the returned share of calls answered in time is a lower bound.
+    calls end after their deadline, and it is unknown how many of these were answered. The function counts all of them
+    as answered late, so the returned share of calls answered in time is a lower bound.
 
     Returns:
-        The capacity with 64 calls in flight, the rate of calls answered in time as a share of this capacity, the
-        largest growth of memory (RSS), and the growth that remained after the load.
+        Four figures: the capacity with 64 calls in flight, the rate of calls answered in time as a share of this
+        capacity, the largest growth of memory (RSS), and the growth that remained after the load.
     """
     with served(launch) as server:
         send = over_grpc(server, model)

@@ -63,8 +63,8 @@ COMPARISON = Comparison(
         Goal(CASCADE, "64", "p99_ms", 1.0, ACCURATE, system="route"),
         # A binomial count is within 3.29 standard deviations of its mean with a probability of 99.9 %.
         Goal("split", "calls", "deviations", 3.29, system="split"),
-        # Copies take only a tenth of the time, but while a copy is computed on one of two processors, new calls wait
-        # for the other one. `busier` has no such copies. Because of this difference, a limit of 1.1 was exceeded.
+        # Copies are computed during only a tenth of the time, but new calls then have only one of the two processors.
+        # `busier` has no such copies. Because of this difference, a limit of 1.1 was exceeded.
         Goal("shadow", "half", "p99_ms", 1.5, "busier", system="shadowed"),
     ),
     packages=("grpcio", "pygrpc-native", "onnxruntime", "numpy"),
@@ -161,8 +161,8 @@ class _Bench:
 def main(rounds: int, seconds: float, calls: int, models: Path, samples: Path, out: Path | None) -> None:
     """Measure routes on a machine that does nothing else, over gRPC on the native transport.
 
-    The cascade and its members take turns under each load, in which each call has one real test image. The command
-    needs h2load (Debian: nghttp2-client). The load generator shares the server's processors.
+    The cascade and its members take turns under each load. Each call has one real test image. The command needs h2load
+    (Debian: nghttp2-client). The load generator shares the server's processors.
     """
     with ExitStack() as stack:
         folder = stack.enter_context(systems.repository(models, (PRIMARY, *MEMBERS.values()), ROUTES))

@@ -77,7 +77,7 @@ def main(
     python -m studies server run --only native,triton --loads 16,64    a short comparison
 
     The command needs h2load (Debian: nghttp2-client). Triton needs 'make triton'. The load generator shares the
-    server's processors. To measure ratios to bare ONNX Runtime, include the system bare.
+    server's processors. To measure ratios to bare ONNX Runtime, include `bare` in --only.
     """
     names = [name for name in only if name != BARE]
     if not names:

@@ -148,7 +148,7 @@ def repository(models: Path, names: Iterable[str], routes: Mapping[str, str] = {
 
     Args:
         models: The repository.
-        names: The routes to copy, and the models to copy, of which only the serving version is copied.
+        names: The routes and models to copy. Of a model, only the serving version is copied.
         routes: The route.toml of each further route.
 
     Raises:

@@ -1,4 +1,4 @@
 """How fast is each exported file, compared with PyTorch and with its FP32 original? See README.md.
 
-The module run measures and writes the page, and results.jsonl keeps the figures.
+`run.py` measures and writes the page, and results.jsonl stores the figures.
 """

@@ -1,9 +1,9 @@
 """Compare the speed of each published model, in bare ONNX Runtime, with PyTorch and with the model's FP32 file.
 
-The contenders take turns of several batches on one thread, so that other load on the machine slows all of them alike. A
-round's result is a ratio of medians, and the final result is the median of the rounds' ratios. Each contender has one
-thread, like an instance of the server. With several threads, a contender's threads would spin for about a batch's time
-after its turn, on processors that the next contender needs.
+The compared implementations take turns of several batches, so that other load on the machine slows all of them alike. A
+round's result is a ratio of medians, and the final result is the median of the rounds' ratios. Each implementation has
+one thread, like an instance of the server. Several threads would spin for about a batch's time after each turn, on
+processors that the next implementation needs.
 """
 
 import shutil
@@ -32,25 +32,25 @@ from studies.page import Part, made_from, table
 from studies.results import Line
 
 FILE, FP32, EAGER, COMPILED = "file", "fp32 file", "PyTorch", "torch.compile"
-"""The contenders: the file itself, the FP32 file of the same network, and the network in PyTorch."""
+"""The compared implementations: the file itself, the FP32 file of the same network, and the network in PyTorch."""
 Contender = Callable[[Any], object]
 """Answers a batch."""
 Times = Mapping[int, Mapping[str, float]]
-"""Median milliseconds of a batch, by batch size and contender."""
+"""The median time of a batch in milliseconds, by batch size and implementation."""
 BATCH_SIZES = (1, 64)
 THREADS = 1
 _LEAST_TURNS, _MOST_TURNS = 7, 200
 _SECONDS = 2.0
-"""For each batch size, no turn begins after this time, unless there were fewer than _LEAST_TURNS."""
+"""The time in seconds for each batch size. Afterwards, a turn begins only if there were fewer than _LEAST_TURNS."""
 _TURN_MS = 5.0
-"""A turn ends when the sum of its measured batches' times reaches this value."""
+"""A turn ends when its measured batches have taken this many milliseconds."""
 TIMINGS = ("eager", "compile")
 """The values of --timing: "eager" compares files with PyTorch in eager mode; "compile" also compares them with
 torch.compile, which needs a C++ compiler."""
 
 
 def measure(path: Path, images: Pixels, served: nn.Module, fp32: Path | None, timing: str) -> Times:
-    """Time the file and its contenders.
+    """Measure the file, and the implementations that it is compared with.
 
     Args:
         path: The file.
@@ -72,10 +72,10 @@ def measure(path: Path, images: Pixels, served: nn.Module, fp32: Path | None, ti
 def interleaved(
     contenders: Mapping[str, Contender], batch: Any, clock: Callable[[], float] = time.perf_counter
 ) -> dict[str, float]:
-    """Let the contenders answer a batch in turns, and return the median milliseconds of each contender.
+    """Let the implementations compute a batch in turns, and return the median milliseconds of each.
 
     The first batch of a turn does not count: it can take twice as long as the next batches, because the other
-    contenders have displaced the weights from the processor's caches. A busy server has no such batches.
+    implementations have displaced the weights from the processor's caches. A busy server has no such batches.
     """
     times: dict[str, list[float]] = {name: [] for name in contenders}
     begin = clock()
@@ -116,7 +116,7 @@ GOALS: dict[str, tuple[int, str, float]] = {
     "lstm-int8": (1, FP32, 1.0),
     "lstm2-int8": (1, FP32, 1.0),
 }
-"""By model: a batch size, a contender, and the minimum ratio of the contender's time to the file's time."""
+"""For each model: a batch size, an implementation, and the minimum ratio of its time to the file's time."""
 MAY_LOSE = 0.002
 """The largest allowed loss of test accuracy in a precision other than FP32, as measured by the export."""
 
@@ -172,10 +172,10 @@ def _line(entry: Entry, rounds: Sequence[Times]) -> Line:
 
 
 def middle(rounds: Sequence[Times]) -> Times:
-    """Return the median of the file's times, and a time for each contender from the median of its ratios to the file.
+    """Return the file's median time, and a comparable time for each other implementation.
 
-    A contender's time is the file's time multiplied by that median ratio, because only times within a round can be
-    compared.
+    Only times within a round can be compared, so each of the other times is the file's median time multiplied by the
+    median ratio of the two.
     """
     return {
         size: {
@@ -192,10 +192,10 @@ def part(path: Path = RESULTS) -> str:
     models = results.read(path)
     conditions = models.pop("conditions")
     source = (
-        f"{made_from(path, conditions)}, each contender on one thread; the load average before was "
+        f"{made_from(path, conditions)}, each implementation on one thread; the load average before was "
         f"{conditions['load_before']:.1f}. The figures are milliseconds for a batch and, in brackets, how many times "
-        f"faster the file is: the medians of {conditions['rounds']} rounds. In each round, the contenders of a row "
-        "took turns, so compare times within a row rather than between rows:"
+        f"faster the file is: the medians of {conditions['rounds']} rounds. In each round, the implementations "
+        "of a row took turns, so compare times within a row rather than between rows:"
     )
     return "\n\n".join([source, *_tables(models)])
 

@@ -90,7 +90,7 @@ def _section(model: Entry) -> str:
 
 
 def _confusion(name: str) -> Figure:
-    """Draw the confusion matrix of a network. In all these pictures, a colour stands for the same share of images."""
+    """Draw a network's confusion matrix. A colour means the same share of images in all matrices."""
     (model,) = [model for model in serving() if model.name == name]
     counts = np.asarray(model.json("training")["metrics"]["summary"]["test"]["confusion"])
     title = f"{name}: {counts.trace() / counts.sum():.2%} of {counts.sum():,} test images"

@@ -77,11 +77,11 @@ class Answers:
         )
 
     def check(self, model: str, first: int, count: int, answer: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Check the outputs for `count` images, of which the first has the number `first`.
+        """Check the outputs for `count` images, beginning with the image number `first`.
 
         Raises:
-            WrongAnswerError: The values differ by more than rounding, an output is missing, or the number of images is
-                wrong.
+            WrongAnswerError: If the values differ by more than rounding, if an output is missing, or if the number of
+                images is wrong.
         """
         for name, expected in self.outputs[model].items():
             if name not in answer:
@@ -96,7 +96,7 @@ class Answers:
         cascade.
 
         Raises:
-            WrongAnswerError: The number or the order of the labels is wrong, or a probability differs.
+            WrongAnswerError: If the number or the order of the labels is wrong, or if a probability differs.
         """
         answered = FAST if answer.unsure and model == ROUTE else model
         probabilities = self.outputs[answered]["probabilities"][image]

@@ -1,4 +1,4 @@
-"""The kinds of calls. A call checks its answer, or that it failed as expected."""
+"""The kinds of calls. Each call checks that the answer is right, or that the call failed as expected."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
@@ -39,7 +39,7 @@ class Kind:
     Args:
         name: The name of the kind, for readers.
         call: Makes a call. Raises WrongAnswerError, ClientError or httpx2.TransportError if the call fails.
-        weight: The kind's share of all calls, in relation to the other kinds' weights.
+        weight: How often calls of this kind are made, relative to the weights of the other kinds.
         fails: Whether calls of this kind must fail. The latency of such calls is not judged.
     """
 
@@ -263,7 +263,7 @@ def _answered(outcome: Answer | ClientError) -> Answer:
 
 
 def _all(outcomes: Sequence[Answer | ClientError]) -> list[Answer]:
-    """Return a stream's answers. Raises WrongAnswerError if their number is not that of the requests."""
+    """Return a stream's answers. Raises WrongAnswerError if the number of answers is wrong."""
     answers = [_answered(outcome) for outcome in outcomes]
     if len(answers) != _STREAM:
         raise WrongAnswerError(f"a stream of {_STREAM} requests has {len(answers)} answers")

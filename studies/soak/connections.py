@@ -19,7 +19,7 @@ SPLIT, STICKY = "split-by-caller", "x-user-id"
 """A route that splits its callers equally between MODELS, and the metadata key that identifies a caller."""
 _CALLERS = 200
 _TIMEOUT = 15.0
-"""The time limit of a call in seconds, of which every answer should take only a fraction."""
+"""The time limit of a call in seconds. Every answer should arrive much earlier."""
 
 
 @dataclass(frozen=True)
@@ -112,10 +112,10 @@ class Situation:
         return f"caller-{self.random.randrange(_CALLERS)}"
 
     def check_member(self, caller: str, member: str) -> None:
-        """Check the member that answered a caller.
+        """Check that this member may answer this caller.
 
         Raises:
-            WrongAnswerError: The split has no such member, or another member answered this caller before.
+            WrongAnswerError: If the split has no such member, or if another member answered this caller before.
         """
         if member not in MODELS:
             raise WrongAnswerError(f"{SPLIT} says that {member or 'nobody'} answered")

@@ -23,7 +23,7 @@ class Outcome(NamedTuple):
 
     Args:
         kind: The number of the call's kind in KINDS.
-        server: The number of the server.
+        server: The server's index.
         planned: The planned beginning of the call, in seconds on the monotonic clock.
         delay: The seconds from the planned beginning until the call began.
         seconds: The seconds from the planned beginning until the answer.
@@ -46,7 +46,7 @@ async def load(
     """Call the servers until the event `ended`, and wait for the calls in flight.
 
     Args:
-        servers: The servers, of which each gets the same share of the calls.
+        servers: The servers, which get equal shares of the calls.
         answers: The images and their right answers.
         rate: Calls a second.
         outcomes: The list to which the function appends each call's outcome when the call ends.
@@ -91,7 +91,7 @@ async def outcome_of(kind: Kind, at: Situation) -> tuple[str, str]:
     except WrongAnswerError as error:
         return "wrong answer", str(error)
     except asyncio.CancelledError:
-        return "no answer", "none when the load ended"
+        return "no answer", "the load ended before the answer"
     except Exception as error:
         return type(error).__name__, repr(error)
     return "", ""

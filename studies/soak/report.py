@@ -15,7 +15,7 @@ _TEMPLATE = Path(__file__).with_name("page.md.j2")
 FEWEST_CALLS = 1000
 """The minimum number of calls in the first and in the last minutes for a comparison of their p99."""
 _FIGURES = {"rss_mb": ("memory (RSS), MB", 15), "fds": ("file descriptors", 10), "threads": ("threads", 2)}
-"""The name of each figure of a process, and the largest increase from the first to the last minutes."""
+"""For each figure of a process: its name, and the largest allowed increase from the first to the last minutes."""
 Rows = list[list[str]]
 
 

@@ -36,7 +36,7 @@ class Measurement:
         """Samples of each process, by the server's number and the process's name."""
         self.began = self.ended = time.monotonic()
         self.server_cpus = self.client_cpus = 0.0
-        """The average number of processors that the servers used, and that the load used."""
+        """The average number of processors in use by the servers, and by the load."""
 
     async def run(self, answers: Answers, version_seconds: float, kill_seconds: float) -> None:
         """Run the load, make the changes, take the samples, and print a line every minute.

@@ -32,8 +32,7 @@ class Server:
     Args:
         name: The server's name for readers, such as "trusted".
         process: The server's process.
-        explicit: Whether the server loads new versions when a client requests it. Otherwise, the server polls the
-            repository.
+        explicit: Whether clients request the loading of new versions. Otherwise, the server polls the repository.
     """
 
     name: str

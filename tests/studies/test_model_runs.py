@@ -48,7 +48,8 @@ def test_exported_times_a_file_and_judges_its_goal(tmp_path: Path, out: Path) ->
 
 
 def test_what_a_contender_pays_for_the_others_turn_is_not_counted() -> None:
-    """A contender's first batch in a turn is slow, because the processor's caches hold another contender's weights."""
+    """An implementation's first batch in a turn is slow: the processor's caches hold another implementation's
+    weights."""
     last: list[str] = []
     seconds = [0.0]
 

@@ -1,8 +1,7 @@
 """Bare ONNX Runtime in a separate process, with the same models as the server.
 
-All threads are used in two ways: by one session with all threads, and by as many callers of a one-thread session as
-there are threads. The measured rate in samples a second is that of the faster way, and the median time of a batch is
-that of the first way.
+The threads are used in two ways: by one session with all threads, and by as many one-thread sessions as there are
+threads. The samples a second are those of the faster way, and the median time of a batch is that of the single session.
 """
 
 import multiprocessing

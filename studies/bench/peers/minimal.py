@@ -40,7 +40,7 @@ class _Model:
         self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         self.outputs = [output.name for output in self.session.get_outputs()]
         self.queue: deque[tuple[int, bytes, int]] = deque()
-        """Waiting calls: the library's number of the call, the images, and the number of images."""
+        """For each waiting call: its id in pygrpc-native, its images, and the number of images."""
         self.calls = self.samples = self.batches = 0
 
     def take(self) -> list[tuple[int, bytes, int]]:

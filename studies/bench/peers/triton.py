@@ -88,7 +88,7 @@ def _write_repository(models: Path, folder: Path) -> None:
 
 
 def _write_backend(server: Path, folder: Path, python: str) -> None:
-    """Write Triton's Python backend, and the program with which the backend runs a model in this version of Python."""
+    """Write Triton's Python backend, and the program that runs the backend's models in this version of Python."""
     shutil.copytree(server / "backends/python", folder)
     shutil.copy2(server / "python_backend_stubs" / python / "triton_python_backend_stub", folder)
 
