@@ -1,4 +1,4 @@
-"""Makes Envoy's configuration from envoy.yaml and the server's settings, and the secrets with the certificates."""
+"""Makes Envoy's configuration from envoy.yaml and the server's settings, and writes Envoy's secrets to files."""
 
 import base64
 import json
@@ -42,11 +42,12 @@ def configuration(config: ServerConfig, host: str, metrics_port: int, servers: S
         config: The server's settings, with the port numbers.
         host: The numeric address to listen on.
         metrics_port: The port that serves only metrics, or OFF.
-        servers: The folders of the servers behind Envoy, with GRPC_SOCKET and HTTP_SOCKET.
-        folder: Envoy's own folder, for ADMIN_SOCKET, the secrets, and the program's METRICS_SOCKET.
+        servers: The folders of the servers behind Envoy; each folder contains GRPC_SOCKET and HTTP_SOCKET.
+        folder: Envoy's folder, which contains ADMIN_SOCKET, the secrets, and METRICS_SOCKET, on which hangtag serves
+            the metrics.
     """
     limits = config.limits
-    # A connection may receive so many bytes that an unread stream does not block other streams.
+    # A connection's flow-control window has room for all its streams, so no unread stream blocks the others.
     connection_window = min(_LARGEST_WINDOW, _STREAM_WINDOW * (config.max_concurrent_streams + 1))
     ports = _ports(config, metrics_port)
     max_connections = {port: _SCRAPES if port == "metrics" else config.max_connections for port in ports}
@@ -108,7 +109,7 @@ def configuration(config: ServerConfig, host: str, metrics_port: int, servers: S
 
 
 def _ports(config: ServerConfig, metrics_port: int) -> dict[str, dict[str, Any]]:
-    """Return the values of the block for each port, by the port's name, without ports that are off."""
+    """Return the values for each port's block of the configuration, by the port's name. Skip ports that are off."""
     message_bytes = config.max_message_mib << 20
     ports = {
         "grpc": {
@@ -152,7 +153,7 @@ def _seconds(seconds: float) -> str:
 
 
 class Secrets:
-    """The files of secrets: the server's certificate and key, and with mutual TLS the authority of its clients.
+    """Files with the server's certificate and key and, for mutual TLS, the authority of the clients' certificates.
 
     hangtag replaces the files when the certificates change. Envoy can watch files itself, but notices only files that
     are renamed into place, and would take a new certificate before its key has arrived. A restarted Envoy reads the
@@ -208,7 +209,7 @@ class Secrets:
         certificate, key = read_bytes(self._certificate, "--tls-cert"), read_bytes(self._key, "--tls-key")
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         try:
-            # a copy, because OpenSSL would open the files again, and wait for ever if one is now a named pipe
+            # a copy: OpenSSL would open the files again, and wait for ever if a file has become a named pipe
             with NamedTemporaryFile(dir=self._folder) as pair:
                 pair.write(certificate + b"\n" + key)
                 pair.flush()

@@ -89,7 +89,7 @@ class Envoy:
         """Let Envoy listen on the port for metrics too. Call this method before ``start``.
 
         Returns:
-            The socket behind Envoy, on which the process with the metrics must listen, and Envoy's port.
+            The socket on which this server must serve the metrics, and the port on which Envoy serves them to clients.
 
         Raises:
             StartError: The port cannot be bound.
@@ -102,7 +102,7 @@ class Envoy:
         """Start the process, and return once it listens.
 
         Args:
-            config: The settings, with the numbers of the ports, which this program holds.
+            config: The settings, with the port numbers. This program holds the ports.
             host: The numeric address to listen on.
 
         Raises:
@@ -222,7 +222,7 @@ class Envoy:
             if self._secrets is not None:
                 self._secrets.refresh()
         except StartError as error:
-            log.warning("Envoy keeps the TLS certificates from before", reason=str(error))
+            log.warning("Envoy keeps the previous TLS certificates", reason=str(error))
 
     def _unsent(self) -> int:
         """Return what clients have not received yet: the number of unanswered calls plus the bytes that Envoy holds."""
