@@ -23,7 +23,7 @@ def prepare() -> None:
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     # PyTorch's threads spin for milliseconds while they wait for each other. If another program uses the CPUs, the
-    # spinning threads may keep the thread that they wait for from running, and a training step takes up to a hundred
+    # spinning threads may take the CPU from the thread that they wait for, and a training step takes up to a hundred
     # times as long. To avoid that, threads spin only a thousand times before they sleep, which is GNU OpenMP's default
     # if threads outnumber CPUs. On idle CPUs this costs nothing measurable, but sleeping at once
     # (OMP_WAIT_POLICY=PASSIVE) makes a training step of lstm a fifth longer.

@@ -20,7 +20,7 @@ def follow(config: ServerConfig) -> tuple[ServerConfig, StoreState]:
     --poll-seconds.
 
     Returns:
-        The settings with the copy as ``models``, and the state of the copy, which changes with each update.
+        The settings, with the copy's folder as ``models``, and the copy's state, which each update changes.
 
     Raises:
         StoreError: The store cannot be read and there is no complete earlier copy, or the store has no model.
@@ -48,7 +48,7 @@ def follow(config: ServerConfig) -> tuple[ServerConfig, StoreState]:
 
 
 def _update(mirror: Mirror, state: StoreState) -> None:
-    """Update the copy. Log each new reason why updates fail, and that updates succeed again."""
+    """Update the copy. Log each new reason for failed updates, and log when updates succeed again."""
     trouble = ""
     try:
         if not mirror.update():
@@ -60,7 +60,7 @@ def _update(mirror: Mirror, state: StoreState) -> None:
         trouble = str(error)
         state.errors += 1
     if trouble and trouble != state.trouble:
-        log.warning("the model store cannot be followed; the previous models continue", reason=trouble)
+        log.warning("the copy of the model store cannot be updated; the previous models still serve", reason=trouble)
     elif state.trouble and not trouble:
-        log.info("the model store is followed again")
+        log.info("the copy of the model store is updated again")
     state.trouble = trouble

@@ -52,15 +52,15 @@ class Server:
 
         Args:
             config: The settings.
-            versions: The versions to serve, by model, instead of the latest.
-            wrap_control: Receives this process's control of the models, and returns the control that clients use. A
-                worker returns a control of all workers. By default, clients control only this process.
+            versions: The versions to serve for each model, instead of the latest.
+            wrap_control: Receives the `Control` of this process's models, and returns the `Control` that clients use.
+                In a worker, the returned object controls all workers. By default, clients control only this process.
             runtimes: Loads a model file; called like the constructor of Runtime.
             store: The state of the local copy of the model store, if the models come from a store.
 
         Raises:
-            StartError: The certificates or the tokens are invalid, the transport cannot be used, or the address is
-                exposed and Envoy is not installed.
+            StartError: One of: the certificates or the tokens are invalid, the transport cannot be used, or the address
+                is exposed and Envoy is not installed.
             MissingExtraError: Packages for HTTP or for tracing are not installed.
         """
         self.front = Envoy(config) if config.is_exposed and config.behind is None else None
@@ -104,7 +104,7 @@ class Server:
         return "" if self.front is None else self.front.failure
 
     def state(self) -> ServerState:
-        """The state and the counters of the models in this process, its transport, and the store's state."""
+        """The state and the counters of this process's models, the process's transport, and the state of the store."""
         transports = {(self.transport.name, self.transport.reason): 1}
         return replace(self.control.state(), transports=transports, store=self._store)
 

@@ -36,8 +36,7 @@ class Supervisor:
             store: The state of the local copy of the model store, if the models come from a store.
 
         Raises:
-            StartError: An address cannot be bound, a certificate is invalid, or the server is exposed and Envoy is
-                missing.
+            StartError: One of: an address cannot be bound, a certificate is invalid, or an exposed server lacks Envoy.
         """
         self._config = config
         self._store = store
@@ -260,8 +259,8 @@ class Supervisor:
             try:
                 self._check_workers()
                 overdue = polling and time.monotonic() - last_poll >= self._config.poll_seconds
-                # Workers poll one after another, and only while all of them listen. If a new version ends the first
-                # worker, the other workers do not load it.
+                # Workers poll one after another, and only while all of them listen. If a new version crashes the first
+                # worker, the other workers do not load that version.
                 if overdue and self.workers().running == self._config.workers:
                     last_poll = time.monotonic()
                     for worker in self._running_workers():

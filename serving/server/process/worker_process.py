@@ -28,7 +28,7 @@ class WorkerProcess:
         """Start the process.
 
         Args:
-            number: The worker's place among the workers, for the log; a replacement gets the same number.
+            number: Identifies the worker in the log; its replacement gets the same number.
             config: The server's settings, with the port that all workers share.
             versions: The versions that the other workers serve, by model.
 
@@ -39,12 +39,12 @@ class WorkerProcess:
         self._answer_seconds = config.limits.worker_answer_seconds
         self.started = time.monotonic()
         self.gets_changes = False
-        """Whether the worker gets load and unload calls; false until it catches up."""
+        """Whether the worker gets load and unload calls; false until `Changes.catch_up`."""
         self.missed: set[str] = set()
-        """The models of the load and unload calls before the worker catches up."""
+        """The models that were loaded or unloaded in other workers before this worker caught up."""
         self.listening = False
         self.failure = ""
-        """Why the worker could not start. Without such a reason, ``run`` sets how the process ended."""
+        """Why the worker could not start. If the worker gives no reason, ``run`` sets how the process ended."""
         self.state = ServerState()
         """The worker's last known state."""
         self.last_answer = self.started
@@ -84,7 +84,7 @@ class WorkerProcess:
         except UnavailableError:
             pass  # the worker answered that it is still starting
         except Exception:
-            return  # the worker has ended or hangs, so last_answer stays
+            return  # the worker has ended or hangs, so last_answer stays unchanged
         self.last_answer = time.monotonic()
 
     def request_stop(self) -> None:
@@ -102,7 +102,7 @@ class WorkerProcess:
 
 
 class Changes:
-    """The models that should serve now, with --model-control explicit. Passes load and unload calls to all workers."""
+    """Passes load and unload calls to all workers, and records the loaded models (with --model-control explicit)."""
 
     def __init__(self, workers: Callable[[], Sequence[WorkerProcess]]) -> None:
         """``workers`` returns the workers that run."""
@@ -112,7 +112,7 @@ class Changes:
         """The models that a newly started worker has to load."""
 
     def catch_up(self, worker: WorkerProcess) -> tuple[set[str], set[str]]:
-        """Send calls to this worker too from now on; return the models that it must load and unload to catch up."""
+        """From now on, send changes to this worker too. Return the models that it must load and unload to catch up."""
         with self._changing:
             worker.gets_changes = True
             return worker.missed & self.models, worker.missed - self.models
@@ -124,7 +124,7 @@ class Changes:
         because the model's folder was gone when the worker started.
 
         Raises:
-            ControlError: No worker runs, the first worker has ended, or the change failed; nothing has changed.
+            ControlError: No worker runs, or the first worker ended or could not make the change. Nothing has changed.
             NotFoundError: There is no such model, or no worker serves it.
             UnavailableError: All workers are stopping.
         """
@@ -146,9 +146,7 @@ class Changes:
                     if not is_made:
                         raise
                     reason = str(error)
-                    log.warning(
-                        "worker does not follow the others; it is replaced", worker=worker.number, reason=reason
-                    )
+                    log.warning("worker is replaced: it could not repeat a change", worker=worker.number, reason=reason)
                     worker.kill()
                 else:
                     if not is_made:

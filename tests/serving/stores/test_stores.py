@@ -15,8 +15,8 @@ pytest.importorskip("obstore", reason="the extra stores is not installed")
 pytest.importorskip("moto", reason="moto is not installed")
 pytestmark = pytest.mark.slow
 
-AWAY = '"the model store cannot be followed; the previous models continue"'
-BACK = '"the model store is followed again"'
+AWAY = '"the copy of the model store cannot be updated; the previous models still serve"'
+BACK = '"the copy of the model store is updated again"'
 INDEX = "hangtag-index.json"
 
 
