@@ -1,4 +1,4 @@
-"""The gRPC server: both services, health and reflection on one address, on grpcio's public asynchronous API.
+"""The gRPC server: inference, classification, health and reflection on one address, over grpcio's asynchronous API.
 
 Health says whether the server, a service or a model serves. With reflection, clients such as grpcurl list the services
 and fetch their descriptors. Reflection has the versions v1 and v1alpha. grpcio ships only v1alpha, but v1 differs only
@@ -171,7 +171,7 @@ class HealthService:
         self._watches = 0
 
     def refresh(self) -> None:
-        """Let each Watch send its name's state if it has changed. Thread-safe."""
+        """Let each Watch send the state of its service or model if the state has changed. Thread-safe."""
         self._known.update(self._engine.callable_names() if self._engine.ready else ())
         event_loop().call_soon_threadsafe(self._wake_watches)
 

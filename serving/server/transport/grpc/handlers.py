@@ -112,7 +112,7 @@ class Handlers(grpc.GenericRpcHandler):
 
 
 async def abort(error: Exception, path: str, request: object, context: Context) -> NoReturn:
-    """End a call with an error's status. The log has the path, and the model and the id of ``request``."""
+    """End a call with an error's status. A log entry contains the path and ``request``'s model and id."""
     if isinstance(error, grpc.aio.BaseError):  # the call has already ended, and grpcio handles this error
         raise error
     await context.abort(*call_status(error, path, request))

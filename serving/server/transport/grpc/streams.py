@@ -10,11 +10,11 @@ Two coroutines work on a stream:
 
 Back-pressure: the reader waits while the queue holds ``window`` calls, or ``max_bytes`` of requests and answers. The
 queue holds an answer from the end of the computation until the writer takes the answer. The size of an answer that is
-not computed yet is estimated from earlier answers, and for the first answers as `FIRST_SHARE` of max_bytes. If answers
-turn out larger than estimated, the queue holds more than max_bytes, but at most ``window`` answers, and the reader
-waits until the queue has shrunk. The writer shortens the queue, and gRPC's flow control stops the writer while the
-client does not read. The server therefore soon stops reading from a client that does not read its answers. If the queue
-is empty, the reader takes a request of any size, so no stream waits for ever.
+not computed yet is estimated from earlier answers. For the first answers, the estimate is max_bytes divided by
+`FIRST_SHARE`. If answers turn out larger than estimated, the queue holds more than max_bytes, but at most ``window``
+answers, and the reader waits until the queue has shrunk. The writer shortens the queue, and gRPC's flow control stops
+the writer while the client does not read. The server therefore soon stops reading from a client that does not read its
+answers. If the queue is empty, the reader takes a request of any size, so no stream waits for ever.
 
 Cancellation: when the client cancels or disconnects, or the deadline passes, grpcio cancels the writer's task. The
 writer then cancels every query that has not ended, and the reader ends.
@@ -38,7 +38,8 @@ from hangtag.serving.server.wire.intake import Origin
 from hangtag.serving.server.wire.transport_call import LARGE_MESSAGE, Query, submit, submit_on_thread
 
 FIRST_SHARE = 5
-"""A stream's first answers are estimated to have a fifth of the bytes that the stream may hold."""
+"""Until a stream has answered a request, each answer is assumed to take a fifth of the bytes that the stream may
+hold."""
 
 Request = TypeVar("Request")
 
@@ -125,7 +126,7 @@ class _Stream:
 
     def __init__(self, streams: OpenStreams, origin: Origin, query: Callable[[Any], Query], *, in_thread: bool) -> None:
         self._streams = streams
-        self._max_bytes = streams.calls.intake.max_message_bytes  # of requests and answers; one request may be larger
+        self._max_bytes = streams.calls.intake.max_message_bytes  # a stream's requests and answers
         self._origin = origin
         self._query = query
         self._in_thread = in_thread

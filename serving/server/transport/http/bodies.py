@@ -24,11 +24,11 @@ _FASTEST = 1
 
 
 class BodyBudget:
-    """The memory limit that all request bodies in flight in a process share. Each body also has its own limit, but a
-    client with many connections could reach this limit on each connection. Thread-safe."""
+    """The memory limit that all request bodies in flight in a process share. Each body also has a limit of its own, but
+    a client can open many connections and send a body of that size on each. Thread-safe."""
 
     def __init__(self, total: int) -> None:
-        """``total`` is the number of bytes that all bodies in flight may have."""
+        """All bodies in flight together may have ``total`` bytes."""
         self._total = total
         self._taken = 0
         self._lock = Lock()
@@ -118,8 +118,8 @@ def decompress(request: HttpRequest) -> bytes:
 
 
 def compress(body: bytes, accepted: bytes) -> tuple[bytes, bytes]:
-    """Return the compressed body of a response and its encoding, or the body and b"" if it is better not compressed.
-    ``accepted`` is the value of Accept-Encoding."""
+    """Compress the body of a response if the client accepts this and the gain exceeds the cost. Return the body and its
+    encoding, which is b"" for an uncompressed body. ``accepted`` is the value of Accept-Encoding."""
     parts = [part.partition(b";") for part in accepted[:1024].split(b",")]
     names = {name.strip().lower(): weight.replace(b" ", b"") for name, _, weight in parts}
     encoding = next((name for name in _FORMATS if name in names and names[name] not in (b"q=0", b"q=0.0")), b"")

@@ -130,7 +130,7 @@ def _choices(path: str, fields: list[tuple[str, str]]) -> list[pb.ModelChoice]:
 
 
 def _numbers(fields: list[tuple[str, str]]) -> dict[str, int]:
-    """Return the parameters that are numbers. A parameter that is given twice has its first value.
+    """Return the parameters that are numbers. If a parameter is given twice, the first value counts.
 
     Raises:
         InvalidRequestError: A parameter is unknown, for example misspelt, or is not a number in its range.

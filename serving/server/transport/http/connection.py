@@ -23,7 +23,7 @@ MAX_HEAD_BYTES = 32 * 1024
 """Size limit of a request's target and headers. gRPC's core accepts 16 KiB of metadata."""
 _MAX_UNREAD_BYTES = 2 * MAX_HEAD_BYTES
 """Size limit of an incomplete head, or of a chunked body's trailers. Spaces around values also count, so the limit is
-twice MAX_HEAD_BYTES. A head of MAX_HEAD_BYTES is therefore served in any number of segments."""
+twice MAX_HEAD_BYTES. A head of MAX_HEAD_BYTES therefore fits, even if it arrives in many segments."""
 MAX_PIPELINED = 100
 """Number of requests that may wait on a connection for an earlier request. Each request takes some kilobytes, and one
 read may bring ten thousand requests."""
@@ -39,7 +39,7 @@ _STATUS_LINES = {status: b"HTTP/1.1 %d %b\r\n" % (status, phrase) for status, ph
 
 
 class Connection(asyncio.Protocol):
-    """Reads requests, answers them one after another, and refuses bytes that are not a request the server accepts.
+    """Reads requests, answers them one after another, and refuses any bytes that are not an acceptable request.
 
     A refusal is the last answer on its connection. The refusal is sent after the answers to all earlier requests,
     because a client expects answers in the order of its requests.

@@ -209,7 +209,7 @@ class PageEndpoint:
     """Serves the page at / and its files under /page/. The files are read at startup, so no request reads a disk."""
 
     def __init__(self, grpc_port: Callable[[], int]) -> None:
-        """Read the files. ``grpc_port`` returns the port of gRPC once the server listens, for the page's examples."""
+        """Read the files. Once the server listens, ``grpc_port`` returns gRPC's port, which the page's examples use."""
         self._grpc_port = grpc_port
         self._files = {
             path.relative_to(_STATIC).as_posix(): path.read_bytes() for path in _STATIC.rglob("*") if path.is_file()

@@ -34,7 +34,7 @@ from hangtag.serving.server.wire.transport_call import LARGE_MESSAGE, submit, su
 _BACKLOG = 2048
 _POLL_SECONDS = 0.005
 _CLOSE_SECONDS = 0.1
-"""The time for closing idle connections, even if the grace period is shorter."""
+"""The minimum time for closing idle connections, even if the grace period is shorter."""
 _INFER = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?/infer")
 _CLASSIFY = "/v1/classify"
 OPEN_PATHS = frozenset({"/v2/health/live", "/v2/health/ready"})
@@ -53,7 +53,7 @@ class HttpServer:
         self._config = config = intake.engine.config
         self._intake = intake
         self.callers = intake.callers
-        """The check of callers. During a stop, each connection is closed after its next response."""
+        """Checks callers. During a stop, each connection is closed after its next response."""
         self.calls = calls = LoopCalls(intake)
         models, classifiers = ModelEndpoints(intake, state), ClassifyEndpoint(calls)
         self._routes = [*models.routes(), *classifiers.routes()]
@@ -185,7 +185,7 @@ class HttpServer:
         deadline = loop.time() + seconds
         while self.connections and loop.time() < deadline:
             await asyncio.sleep(_POLL_SECONDS)
-        # A connection is still open if its client does not read, or if a request takes longer.
+        # These clients do not read their answers, or their requests take longer than ``seconds``.
         for connection in list(self.connections):
             connection.transport.abort()
 

@@ -17,7 +17,7 @@ from hangtag.serving.server.wire.plans import BY_VALUE, TIMEOUT, Arrays
 from hangtag.serving.signature import TensorSpec
 
 MAX_JSON_BYTES = 4 * 1024 * 1024
-"""The maximum size of a request's JSON in bytes, because no other request makes progress while Python reads JSON."""
+"""The maximum size of a request's JSON in bytes. While Python reads JSON, no other request makes progress."""
 _INT64_MAX = 2**63 - 1
 Array = npt.NDArray[Any]
 _TYPES: dict[str, frozenset[type]] = {"b": frozenset({bool}), "O": frozenset({str}), "f": frozenset({int, float})}
@@ -36,7 +36,7 @@ class JsonRequest(NamedTuple):
     outputs: Sequence[str]
     """The names of the requested outputs, in order; empty for all of the model's outputs."""
     binary: Sequence[bool]
-    """For each requested output, whether it is binary; a single value if no output is requested by name."""
+    """For each requested output, whether it is sent as binary data. If none is named, one value holds for all."""
     id: str
     timeout: int | None
     """The request's own time limit in microseconds."""
@@ -53,7 +53,7 @@ def decode_request(body: bytes, size: int) -> JsonRequest:
 
     Raises:
         MessageTooLargeError: The JSON is larger than MAX_JSON_BYTES.
-        InvalidRequestError: The text is not JSON, has a key twice, or has a value that the protocol does not allow.
+        InvalidRequestError: One of: the text is not JSON, a key occurs twice, or a value breaks the protocol.
     """
     text = body[:size]
     request = parse_json(text)
@@ -107,7 +107,7 @@ def parse_json(text: bytes) -> dict[str, Any]:
 
     Raises:
         MessageTooLargeError: The text is larger than MAX_JSON_BYTES.
-        InvalidRequestError: The text is not a JSON object, has a key twice, NaN or infinity, or is nested too deeply.
+        InvalidRequestError: The text is not a JSON object, is nested too deeply, repeats a key, or has NaN or infinity.
     """
     if len(text) > MAX_JSON_BYTES:
         raise MessageTooLargeError(
@@ -126,7 +126,8 @@ def parse_json(text: bytes) -> dict[str, Any]:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return the members of an object. Other threads may run between two objects, because this function is Python."""
+    """Return the members of an object. While JSON is read, this Python function lets other threads run after each
+    object."""
     result = dict(pairs)
     if len(result) < len(pairs):
         known: set[str] = set()
@@ -195,7 +196,7 @@ def array_of(datatype: str, shape: Sequence[int], data: object) -> Array:
     row-major: one flat list, or lists nested according to the shape.
 
     Raises:
-        ValueError: The datatype is unknown, the shape is invalid, or the values do not fit the datatype or the shape.
+        ValueError: The datatype is unknown, the shape is invalid, or the values do not fit the datatype and the shape.
     """
     if datatype == "FP16":
         raise ValueError("FP16 has no values in JSON; send it as binary data")
@@ -237,12 +238,12 @@ def encode_answer(
     Args:
         model: The version that answers.
         specs: The requested outputs, in order.
-        binary: For each requested output, whether it is wanted as binary data.
+        binary: For each requested output, whether it is sent as binary data.
         outputs: The model's arrays by name.
         identity: The request's id; empty if the request has no id.
 
     Raises:
-        InvalidRequestError: An output is wanted in JSON, but JSON cannot represent its values.
+        InvalidRequestError: An output must be sent as JSON, but JSON cannot represent its values.
     """
     contents: list[bytes] = []
     described: list[dict[str, Any]] = []
@@ -274,8 +275,8 @@ def json_values(spec: TensorSpec, array: Array) -> list[Any]:
         problem = "the values hold infinity or NaN, which JSON does not have"
     if problem:
         raise InvalidRequestError(
-            f"output {spec.name!r} cannot be sent as JSON: {problem}. Ask for the output as binary data, with its "
-            f"parameter {BINARY_DATA!r}: true"
+            f"output {spec.name!r} cannot be sent as JSON: {problem}. Ask for the output as binary data: set the "
+            f"output's parameter {BINARY_DATA!r} to true"
         )
     values: list[Any] = array.ravel().tolist()
     return values

@@ -1,4 +1,4 @@
-"""Inference over HTTP: from the bytes of a body to the response on its connection.
+"""Inference over HTTP: decodes the bodies of requests, and encodes the responses.
 
 A request has a plan if an earlier request had the same target and JSON, and one tensor follows the JSON as bytes. A
 request with a plan is queued at once, and one loop answers the calls of a batch.
@@ -58,8 +58,8 @@ class HttpPlans(Plans):
 
 
 class HttpInferQuery(Query):
-    """A request's body, which may be compressed, and its headers. `prepare` takes and decodes the body. The bytes that
-    the request holds count the body as sent, later the decompressed body, and finally the arrays."""
+    """A request's body, which may be compressed, and its headers. `prepare` takes and decodes the body. The memory
+    budget counts first the body as sent, then the decompressed body, and finally the arrays."""
 
     def __init__(self, name: str, version: str, request: HttpRequest, plans: Plans | None = None) -> None:
         """Decode nothing yet. ``plans`` keeps a plan of the request, if possible."""
@@ -127,8 +127,8 @@ def _answer(
 
 
 def _heads(model: Servable, specs: Sequence[TensorSpec], outputs: Tensors) -> list[bytes]:
-    """Return the bytes before each output of a plan's response. The first bytes are the headers after the costs, and
-    the JSON."""
+    """Return the bytes before each output of a plan's response. The bytes before the first output are the headers that
+    follow the cost headers, an empty line, and the JSON."""
     head, contents = encode_answer(model, specs, [True] * len(specs), outputs)
     length = len(head) + sum(map(len, contents))
     headers = (b"content-type", BINARY), (b"content-length", b"%d" % length), (HEAD_LENGTH, b"%d" % len(head))
@@ -146,7 +146,7 @@ def _head_length(value: bytes, body: bytes) -> int:
 
 
 def _raw_input(signature: Signature, body: bytes) -> tuple[TensorSpec, npt.NDArray[Any]]:
-    """Return the one input of a request without JSON, whose shape follows from the number of bytes."""
+    """Return the only input of a request without JSON. The shape follows from the number of bytes."""
     if len(signature.inputs) != 1:
         raise InvalidRequestError(
             f"a request without JSON has one tensor, but the model takes {len(signature.inputs)} inputs; describe the "
@@ -155,7 +155,7 @@ def _raw_input(signature: Signature, body: bytes) -> tuple[TensorSpec, npt.NDArr
     (spec,) = signature.inputs
     try:
         shape = _shape_of(spec, len(body), batched=signature.batched)
-        if spec.datatype == "BYTES":  # the body is the only element, without its length
+        if spec.datatype == "BYTES":  # the body is a single element, but lacks the length prefix
             return spec, codec.as_text(tensors.from_raw("BYTES", shape, len(body).to_bytes(4, "little") + body))
         return spec, tensors.from_raw(spec.datatype, shape, body)
     except ValueError as error:

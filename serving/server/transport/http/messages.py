@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 HTTP_INFER = "POST /v2/models/{model}/infer"
 HTTP_CLASSIFY = "POST /v1/classify/{model}"
-"""The names in telemetry of the methods that query models."""
+"""The names that telemetry uses for the methods that query models."""
 Header: TypeAlias = tuple[bytes, bytes]
 JSON, BINARY = b"application/json", b"application/octet-stream"
 _RETRY_LATER: tuple[Header, ...] = ((b"retry-after", b"1"),)
@@ -42,12 +42,12 @@ class HttpRequest(LoopCall):
         path: The percent-decoded path.
         fields: The headers, with lower-case names, in their order.
         body: The part of the body that has arrived; empty after the body was refused or passed on.
-        held: How many bytes of the memory for all bodies the request holds; None after they were released.
+        held: How many bytes of the `BodyBudget` the request holds; None after they were released.
         is_whole: Whether the whole body has arrived.
         keeps_open: Whether the client accepts further answers on the connection.
         awaits_continue: Whether the client waits for "100 Continue" before it sends its body.
         is_answered: Whether the response has been written to the connection.
-        task: The coroutine that answers the request, unless a model does.
+        task: The task that answers the request; None if a model answers it.
 
     The outcome is an `HttpResponse`, or the bytes of a response with status 200 from the headers on.
     """
@@ -78,7 +78,7 @@ class HttpRequest(LoopCall):
 
     @cached_property
     def headers(self) -> dict[bytes, bytes]:
-        """The headers by lower-case name. A name that occurs twice has its last value."""
+        """The headers by lower-case name. If a name occurs twice, the last value counts."""
         return dict(self.fields)
 
     @property
@@ -86,7 +86,7 @@ class HttpRequest(LoopCall):
         return tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in self.fields)
 
     def header(self, name: str) -> str:
-        """Return a header's value as text, or "" without the header."""
+        """Return a header's value as text, or "" if the header is missing."""
         return self.headers.get(name.encode(), b"").decode("latin-1")
 
     @property
@@ -187,8 +187,8 @@ def to_json(value: object) -> bytes:
 
 
 def error_response(error: Exception, method: str, request: object = None) -> HttpResponse:
-    """Return the response for an error, with the same message as over gRPC. The log has the method, and the model and
-    the id of ``request``."""
+    """Return the response for an error, with the same message as over gRPC. A log entry contains the method and
+    ``request``'s model and id."""
     code = status(error).http
     return json_response({"error": call_status(error, method, request)[1]}, code, _HEADERS.get(code, ()))
 
@@ -224,7 +224,7 @@ def cost_headers(model: str, version: str, timings: Timings, preprocess_ns: int 
         times = b"preprocess;dur=%.3f, %b" % (preprocess_ns / 1e6, times)
     answered = answered_by(model, version)
     return (
-        *(answered[1:] if timings.stages else answered),  # for a route, the models that answered follow below
+        *(answered[1:] if timings.stages else answered),  # a route's cost metadata names the models that answered
         *[(name.encode(), value.encode()) for name, value in cost_metadata(timings)],
         (b"server-timing", times),
     )

@@ -39,7 +39,7 @@ _BINARY = "application/vnd.sagemaker-triton.binary+json"
 passes on."""
 _HEAD_LENGTH = re.compile(re.escape(_BINARY) + r"; *json-header-size=(\d+)")
 _URL_FILE = ".url"
-"""A file in a copied model's folder, which tells all workers where the model was unpacked."""
+"""A file in a copied model's folder, from which all workers learn where the model was unpacked."""
 _NO_ROOM = re.compile("bad_alloc|bad allocation|allocate memory")
 """How messages of ONNX Runtime and C++ say that memory is full."""
 
@@ -129,7 +129,7 @@ class PlatformEndpoints:
             self._remove(name)
             if not _NO_ROOM.search(str(error)):
                 raise
-            return json_response({"error": str(error)}, 507)  # at this status SageMaker unloads another model
+            return json_response({"error": str(error)}, 507)  # after this status SageMaker unloads another model
         return json_response(self._shown(name))
 
     async def loaded(self, request: HttpRequest) -> HttpResponse:
@@ -191,7 +191,7 @@ class PlatformEndpoints:
 
 
 class _InstancesQuery(Query):
-    """A batch with one sample for each instance of Vertex AI. The response is the list of predictions."""
+    """A batch with one sample for each of Vertex AI's instances. The response is the list of predictions."""
 
     def __init__(self, name: str, instances: list[Any]) -> None:
         super().__init__(name, "")

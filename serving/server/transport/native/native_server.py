@@ -3,12 +3,12 @@
 The library's Rust threads speak HTTP/2 and never hold the interpreter lock. The threads pass calls of the two methods
 to Python as events, and forward every other call over a private Unix socket to a `GrpcServer`.
 
-The library lacks TLS, and limits on the number, age and idleness of connections. The library also reads a message of
-any size; hangtag refuses a large message afterwards, and frees its memory. The server therefore lets the library accept
-connections directly only if every caller is trusted, and otherwise puts Envoy in front. The library ends a connection
-on which a client resets more than 20 streams before they are accepted, and has no setting for this number. `Resets` in
-`serving/connection/aio_connection.py` keeps hangtag's clients below the limit, and docs/reference/limits.md says what
-other clients can do.
+The library has neither TLS nor limits on the number, age and idleness of connections. The library also reads a message
+of any size; hangtag refuses a large message afterwards, and frees its memory. The server therefore lets the library
+accept connections directly only if every caller is trusted, and otherwise puts Envoy in front. The library ends a
+connection on which a client resets more than 20 streams before they are accepted, and has no setting for this number.
+`Resets` in `serving/connection/aio_connection.py` keeps hangtag's clients below the limit, and docs/reference/limits.md
+says what other clients can do.
 
 A ModelInfer call whose head has a `Plan` is queued at once, and all such calls of a batch are answered in one loop.
 `submit`, which is slower, puts all other calls into the same queue.
@@ -45,8 +45,8 @@ METHODS = (MODEL_INFER, CLASSIFY)
 MAX_EVENTS = 256
 """The maximum number of events to take from the library in one step."""
 _TIMEOUT_HEADER = "grpc-timeout"
-"""The header that the library passes on as each event's key, which is otherwise the caller's address, a str. If the
-library cannot read the header's value, the call has no deadline."""
+"""The library reads the deadline from this header, and returns the header's value as the event's key, in bytes. Without
+the header, the key is the caller's address, a str. If the library cannot parse the value, the call has no deadline."""
 _INFER_ID = METHODS.index(MODEL_INFER)
 IO_THREADS = 1
 """Number of library threads for network I/O. One thread suffices for the answers of two computing threads."""
@@ -63,7 +63,7 @@ class NativeServer(GrpcServer):
         self.front: NativeGrpcFront
         """The library's server, which `start` creates."""
         self.open: dict[int, NativeCall] = {}
-        """The calls that have not ended, by the library's number for the call."""
+        """The calls that have not ended, by the number that the library gave the call."""
         self._plans = MessagePlans()
         self._folder: tempfile.TemporaryDirectory[str] | None = None
 
