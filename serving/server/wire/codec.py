@@ -1,4 +1,4 @@
-"""ModelInfer's messages: decodes a request to arrays, encodes the response, and recognises requests with a plan."""
+"""Decodes ModelInfer requests to arrays, encodes the responses, and finds the plan of a request (see ``plans``)."""
 
 from collections.abc import Callable, Container, Hashable, Mapping, Sequence
 from functools import partial
@@ -19,17 +19,17 @@ from hangtag.serving.signature import Signature, TensorSpec
 
 T = TypeVar("T")
 
-# Triton's parameters of a tensor that change the tensors in the request or in the answer. The server refuses these
+# Triton's tensor parameters that change how a tensor is sent, or what the answer contains. The server refuses these
 # parameters, and ignores all others.
 _UNSUPPORTED = {
     "classification": "ask for the output itself, or for labels with Classify (POST /v1/classify over HTTP)",
-    "shared_memory_region": "send tensors in the request, and take them from the answer",
+    "shared_memory_region": "send tensors in the request, and read outputs from the answer",
 }
 _MAX_HEAD = 1024  # bytes
 
 
 def parse_message(parse: Callable[[bytes], T], message: object, method: str) -> T:
-    """Parse a message with its FromString. A message that is not bytes means that the caller sent none.
+    """Parse a message with its FromString. If ``message`` is not bytes, the caller sent no message.
 
     Raises:
         InvalidRequestError: There is no message, or the bytes are not a message of this method.
@@ -51,7 +51,7 @@ def _decode_inputs(request: pb.ModelInferRequest, signature: Signature) -> tuple
     decoded, which is enough to detect an unknown or a duplicate input.
 
     Raises:
-        InvalidRequestError: Names, contents, datatypes and shapes do not match, or a parameter is not supported.
+        InvalidRequestError: Names, contents, datatypes and shapes do not agree, or a parameter is not supported.
     """
     raw = request.raw_input_contents
     if raw and len(raw) != len(request.inputs):
@@ -127,7 +127,8 @@ class MessageQuery(Query):
     def prepare(self, model: Servable, call: TransportCall) -> None:
         request, signature = self._request, model.signature
         call.id = request.id
-        # If n + 1 outputs of a model with n outputs are requested, one is unknown or a duplicate. So no more are read.
+        # If a model has n outputs, one of n + 1 requested outputs is unknown or a duplicate, so reading n + 1 is
+        # enough.
         outputs = request.outputs[: len(signature.outputs) + 1]
         for output in outputs:
             require_supported(output.name, output.parameters)
@@ -189,19 +190,19 @@ def submit_infer(call: PlannedCall, plans: MessagePlans, message: bytes) -> None
 
 
 def serialized(response: pb.ModelInferResponse | bytes) -> bytes:
-    """Return the bytes of a response, which is a message from a query, or bytes from a plan."""
+    """Return the response's bytes. A query returns a response as a message, a plan as bytes."""
     return response if isinstance(response, bytes) else response.SerializeToString()
 
 
 def _head_of(request: pb.ModelInferRequest, message: bytes) -> bytes | None:
-    """Return the bytes before the contents of a message's only tensor; None if requests with the same bytes may differ
-    in more than the contents."""
+    """Return the bytes of a message that precede the contents of its only tensor. Return None if two requests with
+    these bytes may differ in more than the contents."""
     has_one_tensor = len(request.inputs) == len(request.raw_input_contents) == 1
     if not has_one_tensor or request.inputs[0].datatype not in BY_VALUE or request.parameters:
         return None
     (raw,) = request.raw_input_contents
     field = pb.ModelInferRequest(raw_input_contents=[raw]).SerializeToString()
-    # If the message without this field is a whole message without contents, the contents are the last field.
+    # If the bytes before this field are a complete message without contents, the message ends with the contents.
     try:
         rest = pb.ModelInferRequest.FromString(message.removesuffix(field))
     except DecodeError:

@@ -100,7 +100,7 @@ class LoopCall(PlannedCall):
 
     @abstractmethod
     def resolve(self) -> None:
-        """Pass the outcome on. This method runs on the event loop, and must not raise an error."""
+        """Pass the outcome to the caller. This method runs on the event loop, and must not raise an error."""
 
 
 class AwaitedCall(LoopCall):
@@ -158,7 +158,7 @@ class LoopCalls:
             self._ended.popleft().resolve()
 
     def _wake_later(self) -> None:
-        """Let batches be computed only after the loop has queued all calls that it received in this turn."""
+        """Wake the computing threads after the loop has queued all calls that it received in this turn."""
         if not self._wakes:
             self._wakes = True
             self.loop.call_soon(self._wake)

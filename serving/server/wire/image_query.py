@@ -4,10 +4,10 @@ image, and reads the labels and their probabilities from the model's outputs.
 The metadata ``hangtag.task`` decides how outputs are read. In task ``single_label``, the default, exactly one label is
 right, so the answer is a ranking. In task ``multi_label`` the answer is a set of labels:
 
-- With an output ``path``, INT64 [batch, any], the set is the path: the indices of the predicted labels in order, padded
-  with -1. The output ``path_probability`` [batch] is the probability of the whole path.
-- Without an output ``path``, the set is all labels whose probability reaches the threshold. If these are fewer than
-  min_labels, the set is the min_labels most probable labels.
+- If the model has an output ``path``, INT64 [batch, any], the set is that path: the indices of the predicted labels in
+  order, padded with -1. The output ``path_probability`` [batch] is the probability of the whole path.
+- Otherwise the set is all labels whose probability reaches the threshold. If these are fewer than min_labels, the set
+  is the min_labels most probable labels.
 """
 
 import json

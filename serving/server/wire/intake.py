@@ -47,15 +47,15 @@ class DecodingThreads:
     """
 
     def __init__(self, threads: int, places: int) -> None:
-        """Let ``threads`` threads decode large pictures, and as many decode everything else. At most ``places``
-        requests may wait for a thread."""
+        """Start two groups of ``threads`` threads: one decodes large pictures, the other everything else. At most
+        ``places`` requests may wait for a thread."""
         self.places = threading.Semaphore(places)
         """A request must acquire a place before it waits for a thread."""
         self.threads = ThreadPoolExecutor(threads, thread_name_prefix="decode")
         self.threads_for_large = ThreadPoolExecutor(threads, thread_name_prefix="decode-large")
 
     def close(self) -> None:
-        """Drop the work that waits, and end the threads when they have finished their current work."""
+        """Drop waiting work, and end each thread when its current work is finished."""
         self.threads.shutdown(cancel_futures=True)
         self.threads_for_large.shutdown(cancel_futures=True)
 
@@ -115,7 +115,7 @@ class Intake:
     """The engine that all transports of a server share, and the checks before a request reaches the engine."""
 
     def __init__(self, engine: Engine, control: Control) -> None:
-        """Prepare what the engine's settings require. ``control`` controls and describes the models of all workers.
+        """Read the tokens and prepare tracing. ``control`` controls and describes the models of all workers.
 
         Raises:
             StartError: The tokens are invalid.
@@ -127,7 +127,7 @@ class Intake:
         self.decoding = DecodingThreads(usable_cpus(), config.max_queue_size)
         """The threads that decode pictures and large messages, which would block the threads that receive calls."""
         self.callers = Callers(config.token_file, limits.file_check_seconds)
-        """The check of every call except calls to health."""
+        """Checks every call except those of the health methods."""
         self.tracing: Tracing | None = None
         """The tracing, which records a span for each query; None to record no spans."""
         if config.otlp_endpoint:

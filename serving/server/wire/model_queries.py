@@ -19,7 +19,7 @@ Result = TypeVar("Result")
 
 _THREADS = 32  # each thread may wait for other workers or for a load
 PLATFORM = "onnxruntime_onnx"
-# Long keys of the ONNX file's metadata that only the file's owner needs. 'hangtag models' reads these keys.
+# Long metadata of the ONNX file, needed only by the file's owner. 'hangtag models' shows this metadata.
 _UNPUBLISHED_METADATA = ("training", "reference", "reference_labels", "examples")
 # The only training detail published is the data set, which lets 'hangtag evaluate' find the test pictures.
 _DATA_SET = ("dataset", "data_digest", "pictures", "sizes", "image", "limit")
@@ -37,15 +37,14 @@ class RepositoryCalls:
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="control")
 
     async def index(self, *, ready: bool) -> pb.RepositoryIndexResponse:
-        """Return every version that serves. If ``ready`` is false, also return the versions that are not loaded or
-        failed to load."""
+        """Return every version that serves. If ``ready`` is false, also return the versions that do not serve."""
         states = await self.in_thread(_ready if ready else _known)
         index = pb.RepositoryIndexResponse.ModelIndex
         models = [index(name=each.name, version=each.version, state=each.state, reason=each.reason) for each in states]
         return pb.RepositoryIndexResponse(models=models)
 
     async def statistics(self, name: str = "", version: str = "") -> pb.ModelStatisticsResponse:
-        """Return the statistics of all versions that serve, or only of this model or version if it is given.
+        """Return the statistics of every version that serves, or only those of the given model or version.
 
         Raises:
             NotFoundError: The model or the version is not served.
@@ -95,7 +94,8 @@ def _ready(control: Control) -> list[VersionState]:
 
 
 def _known(control: Control) -> list[VersionState]:
-    """Return every version that was loaded or failed to load, and then the repository's other models and routes."""
+    """Return the versions that were loaded or could not be loaded, and then the repository's other models and
+    routes."""
     states = control.state().versions
     tried = {state.name for state in states}
     not_loaded = [

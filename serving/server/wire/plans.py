@@ -3,7 +3,7 @@
 A client sends the same kind of request again and again: the same model, input, datatype and shape, then 784 different
 bytes. Such requests have the same *head*: the bytes before the tensor. A *plan* keeps the result of parsing and
 checking one head. For the next message with that head, the plan gives the inputs without parsing, and builds the
-response from parts that were serialized once. A plan's response has exactly the bytes of the codec's response.
+response from parts that were serialized once. A plan and the codec build exactly the same response.
 
 A request gets a plan only if the head determines the request's meaning: the message has one input of a fixed-size
 datatype, as raw contents at its very end, and no id or parameters. A plan is valid until the models that serve change.
@@ -52,7 +52,7 @@ class PlannedCall(TransportCall):
     @classmethod
     @abstractmethod
     def send(cls, calls: "Sequence[Self]", responses: Sequence[bytes], cost: BatchCost) -> None:
-        """Send the responses to calls with one plan, which were computed in one batch."""
+        """Send the responses to calls that share a plan and were computed in one batch."""
 
     @classmethod
     def answer_batch(cls, calls: Sequence[Call], outputs: Tensors, cost: BatchCost) -> None:
@@ -72,10 +72,10 @@ class PlannedCall(TransportCall):
 
 
 class Plan:
-    """The result of parsing and checking the first request with a head, by one version of a model."""
+    """The result of parsing and checking the first request that has a certain head, for one version of a model."""
 
     def __init__(self, call: TransportCall, model: Servable, specs: Sequence[TensorSpec], heads_of: HeadsOf) -> None:
-        """Keep the results of a call with one input, which the model has admitted. ``specs`` are the requested
+        """Take the results from a call that has one input and that the model has admitted. ``specs`` are the requested
         outputs."""
         self.model_name, self.model_version, self.epoch = call.model_name, call.model_version, call.epoch
         self.model = model
@@ -127,14 +127,14 @@ class Plan:
     def responses(self, calls: Sequence[PlannedCall], outputs: Tensors, cost: BatchCost) -> list[bytes] | None:
         """Return the serialized responses to calls of one batch, which share one conversion of each output to bytes.
 
-        The result is None if each response must be built separately, because each response gets a span, or a thread
-        should encode large responses.
+        The result is None if each response must be built separately: tracing records a span for each response, and
+        large responses are encoded on a thread.
         """
         if calls[0].intake.tracing is not None:
             return None
         alone = cost.calls == 1  # the only call of a batch gets all rows
         shapes, large = [], 0
-        parts: list[tuple[bytes, bytes, int]] = []  # each output's head, all its rows, and the size of a sample's rows
+        parts: list[tuple[bytes, bytes, int]] = []  # for each output: head, all rows, bytes per sample
         responses: list[bytes] = []
         try:
             for name in self.output_names:
@@ -155,7 +155,7 @@ class Plan:
                     pieces += head, raw[row * size : end * size]
                 responses.append(b"".join(pieces))
         except Exception:  # each call then raises and reports the error itself
-            log.exception("answering a batch at once failed")
+            log.exception("the responses of a batch could not be built together")
             return None
         return responses
 
@@ -169,8 +169,8 @@ class Plan:
 
 
 class Plans:
-    """The plans of one transport, by head. A malformed message may have contents of another size than its head and its
-    plan demand. Thread-safe."""
+    """The plans of one transport, by head. Before using a plan, check the size of the contents: a malformed message may
+    have a known head, but contents of the wrong size. Thread-safe."""
 
     def __init__(self) -> None:
         self._keeping = threading.Lock()

@@ -40,7 +40,7 @@ UNSURE = "hangtag-unsure"
 """For a cascade, the number of samples that got an unsure answer, because the next member had too little time or a full
 queue."""
 _MAX_LISTED = 1024
-"""For requests with more samples, stages are not listed per sample, because clients limit the size of metadata."""
+"""The stage of each sample is listed for at most this many samples, because clients limit the size of metadata."""
 
 
 class Status(NamedTuple):
@@ -57,8 +57,8 @@ STATUS: dict[type, Status] = {
     InvalidRequestError: Status(_CODE.INVALID_ARGUMENT, 400),
     # No model of this name, or no version of it, is served here.
     NotFoundError: Status(_CODE.NOT_FOUND, 404),
-    # A limit is reached: the model's queue or the queue for decoding (max_queue_size), the number of open streams, or
-    # the memory for bodies of HTTP requests (--max-http-bodies-mib).
+    # A limit is reached. The limits are the model's queue or the queue for decoding (max_queue_size), the number of
+    # open streams, or the memory for bodies of HTTP requests (--max-http-bodies-mib).
     QueueFullError: Status(_CODE.RESOURCE_EXHAUSTED, 429),
     # The message is larger than --max-message-mib. gRPC's core also answers RESOURCE_EXHAUSTED to such messages.
     MessageTooLargeError: Status(_CODE.RESOURCE_EXHAUSTED, 413),
@@ -99,8 +99,7 @@ def call_status(error: Exception, rpc: str, request: object = None) -> tuple[grp
 
     The caller gets a domain error's own message. Any other exception is a bug. The caller gets a reference, with which
     the traceback can be found in the log. Only errors that are not the caller's fault are logged. Headers and metadata,
-    in which callers send their tokens, are never logged. The log has the method ``rpc``, and the model and the id of
-    ``request``.
+    in which callers send their tokens, are never logged. A log entry contains ``rpc`` and ``request``'s model and id.
     """
     code = status(error).grpc
     if isinstance(error, ServerError):
@@ -114,15 +113,15 @@ def call_status(error: Exception, rpc: str, request: object = None) -> tuple[grp
 
 def _log_fields(rpc: str, request: object) -> dict[str, str]:
     """Return the log fields that identify a request. The request's id is the field ``id`` of a ModelInfer message."""
-    method = rpc.rpartition("/")[2] if rpc.startswith("/") else rpc  # names of HTTP's methods begin with a verb
+    method = rpc.rpartition("/")[2] if rpc.startswith("/") else rpc  # for HTTP, rpc is a verb and a route
     model, request_id = (str(getattr(request, name, "")) for name in ("model_name", "id"))
     fields = {"rpc": method, "model": model, "request_id": request_id}
     return {name: text[:_MAX_LOGGED_LENGTH] for name, text in fields.items()}
 
 
 def _short(message: str) -> str:
-    """Cut a message that quotes a long request. A message must fit into a header of 8 KiB, at up to 12 bytes per
-    character."""
+    """Shorten a message, which may quote a long request. A message must fit into a header of 8 KiB, at up to 12 bytes
+    per character."""
     limit = 2500 if message.isascii() else 600
     return message if len(message) <= limit else f"{message[:limit]} ..."
 

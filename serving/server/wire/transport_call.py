@@ -29,8 +29,8 @@ from hangtag.serving.server.wire.intake import Intake, Origin
 from hangtag.serving.server.wire.tracing import Metadata
 
 LARGE_MESSAGE = 64 * 1024
-"""From this many bytes, a thread decodes a request and encodes its answer. Strings are handled one by one, which takes
-more than a millisecond for this size, and a second for the largest message."""
+"""A thread decodes a request of at least this many bytes, and encodes an answer of this size. Python converts strings
+one by one: for so many bytes this takes more than a millisecond, and for the largest message a second."""
 
 INFERENCE_METHODS = frozenset({MODEL_INFER, MODEL_STREAM_INFER, CLASSIFY, CLASSIFY_STREAM, COMPARE})
 """The gRPC methods that query models. The server traces the queries of these methods, and counts their failures."""
@@ -46,7 +46,7 @@ STREAMS = (
 
 
 class TransportCall(Call):
-    """A request of a transport, from its arrival until its response or error."""
+    """A request that a transport received, from its arrival until its response or error."""
 
     intake: Intake
     method: str
@@ -67,8 +67,8 @@ class TransportCall(Call):
     """The function that turns the model's result into the transport's response, or raises ServerError. The query sets
     this attribute. The function is called only once."""
     outputs: Sequence[str] = ()
-    """The outputs that the response contains in full; empty if the response's size does not follow from the outputs.
-    The query sets this attribute."""
+    """The outputs that the response contains in full, so that their size determines the size of the response. Empty for
+    a response that contains anything else. The query sets this attribute."""
 
     @abstractmethod
     def respond(self, response: Any, timings: Timings) -> None:
@@ -90,7 +90,7 @@ class TransportCall(Call):
         """Encode and send the response, which has at least ``size`` bytes."""
         try:
             if size:
-                self.intake.require_size("Sent", size)  # must be checked before the outputs are copied
+                self.intake.require_size("Sent", size)  # check this before the outputs are copied
             response = self.encode(result)
         except Exception as error:
             self.fail(error)
@@ -125,9 +125,9 @@ class Query(ABC):
 
     @abstractmethod
     def prepare(self, model: Servable, call: TransportCall) -> None:
-        """Decode the request for this version of a model: set the call's inputs, samples, batch key, encode and
-        outputs, and possibly an earlier deadline. If the version is replaced in the meantime, this method is called
-        again with the successor.
+        """Decode the request for this version of a model. Set the call's attributes ``inputs``, ``samples``,
+        ``batch_key``, ``encode`` and ``outputs``, and shorten the deadline if the request asks for it. If the version
+        is replaced in the meantime, this method is called again with the successor.
 
         Raises:
             InvalidRequestError: The request does not match the model.
@@ -142,8 +142,8 @@ def submit(call: TransportCall, query: Readable) -> None:
     """Read a call's request, decode the request for the named model, and queue the call. If an error occurs, the call
     fails with the error, which is not raised.
 
-    A model may be replaced and closed between its look-up and the moment when the call is queued. In this case the
-    model raises UnavailableError although the name is served, and the call goes to the successor.
+    A model may be replaced and closed after this function has looked it up, but before the call is queued. In this case
+    the old model raises UnavailableError, and the call goes to the new one.
     """
     engine = call.intake.engine
     try:
@@ -171,7 +171,7 @@ def submit(call: TransportCall, query: Readable) -> None:
 
 
 def _submit_loaded(call: TransportCall, query: Readable, load: "Future[None]") -> None:
-    """Submit a call after its model's load, or let the call fail with the load's error."""
+    """Submit a call once its model is loaded. If the load fails, the call fails with the same error."""
     error = load.exception()
     if error is None:
         submit(call, query)
