@@ -33,8 +33,8 @@ def first(one: Any, other: Any) -> Any:
 def merge(one: Any, other: Any) -> Any:
     """Combine a field's values from two processes. Fields that declare no rule have this rule.
 
-    Numbers are added, including numbers in tuples. Mappings are joined, and values of one key are combined. The merge
-    of two texts is the non-empty text, and the merge of two booleans is a logical or. None is ignored.
+    Numbers are added, including numbers in tuples. Mappings are joined, and values of the same key are combined. The
+    merge of two texts is the non-empty text, and the merge of two booleans is a logical or. None is ignored.
     """
     match one:
         case None:

@@ -21,7 +21,7 @@ log = structlog.get_logger()
 _PLAIN = "text/plain; charset=utf-8"
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _PAUSE_SECONDS = 0.5
-"""How long to wait before the next attempt if the system has no file or no memory for a new connection."""
+"""How long to wait before the next attempt if the system has no file descriptor or no memory for a new connection."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -71,7 +71,7 @@ class MetricsServer(ThreadingMixIn, TCPServer):
     how many connections a client may open."""
 
     daemon_threads = True
-    request_queue_size = 32  # with the default of 5, a burst makes some clients wait a second for their next try
+    request_queue_size = 32  # with a backlog of 5, the default, some clients of a burst would wait a second to retry
 
     def __init__(self, listener: socket.socket, state: Callable[[], ServerState], ready: Callable[[], bool]) -> None:
         """Start to listen.

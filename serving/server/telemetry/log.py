@@ -19,16 +19,16 @@ from hangtag.printable import escaped
 from hangtag.serving.server.config.limits import Limits
 
 PERIOD = 10.0
-"""The seconds of a period. In each period, at most a burst of lines of one event is written. The next line says how
-many lines were dropped."""
+"""The length of a period in seconds. In each period, at most a burst of lines of one event is written. The event's
+first line after the period says how many lines were dropped."""
 INFO_BURST = 5
-"""The burst of an event that reports no problem, for example that a model was loaded on request. `Limits` has the burst
-of events that report a problem."""
+"""The burst for an event that reports no problem, such as the load of a model on request. For an event that reports a
+problem, `Limits.log_burst` applies."""
 
 _LONGEST_VALUE = 2000
 """The maximum number of characters of a value that are written. Further characters are only counted."""
 _LONGEST_TRACEBACK = 20_000
-"""The maximum number of characters of a traceback that are written. Its end is written, because the last line has the
+"""The maximum number of characters of a traceback that are written. The end is written, because the last line has the
 error."""
 _PROBLEMS = ("warning", "error", "critical", "exception")
 _SUBJECTS = ("model", "version", "file", "worker")
@@ -37,9 +37,8 @@ _SUBJECTS = ("model", "version", "file", "worker")
 class RateLimit:
     """A structlog processor that drops repeated lines, so that no client can fill the log. Thread-safe.
 
-    All lines of a problem's event share one limit. If an event reports no problem, each model and each worker has its
-    own limit, because the start of many models or workers writes a line for each. Clients cannot make up names of
-    models or workers.
+    All lines of an event that reports a problem share one limit. For any other event, each model and each worker has
+    its own limit, because at the start each of them writes a line. Clients cannot invent names of models or workers.
     """
 
     def __init__(self, burst: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -120,8 +119,8 @@ class _LibraryHandler(logging.Handler):
 def _without_values(record: logging.LogRecord) -> dict[str, str]:
     """Return a record's format, and the type and the place of its exception.
 
-    A message without arguments may already be formatted, and an exception's message may quote values, so neither is
-    written.
+    A message without arguments may already be formatted, and an exception's message may quote values, so neither text
+    is written.
     """
     fields = {"reason": str(record.msg)} if record.args else {}
     error = record.exc_info[1] if record.exc_info else None

@@ -48,10 +48,10 @@ class Timings(NamedTuple):  # a tuple, because creating one per request must be 
     compute_output_ns: int
     batch_size: int
     stages: tuple[StageTimings, ...] = ()
-    """The members' parts of a request to a route, in order."""
+    """For a request to a route: the timings of each member that computed samples of the request, in order."""
     low_confidence: int = 0
-    """The number of samples of a request to a cascade that got a member's unsure answer, because the next member had no
-    time for them or no room in its queue."""
+    """For a request to a cascade: how many samples got a member's unsure answer, because the next member had no time
+    for them or no room in its queue."""
 
     @property
     def compute_ns(self) -> int:
@@ -132,7 +132,7 @@ class ModelStatistics:
         self.last_inference_ns = 0
         """When the last batch was computed, in nanoseconds of Unix time; 0 before the first."""
         self._fails = self._fail_ns = 0
-        self._counters = Counters()  # without the recorded batches and the failures
+        self._counters = Counters()  # all counters but those of recorded batches and failures
 
     def record_batch(self, queue_ns: Sequence[int], cost: BatchCost) -> None:
         """Count a computed batch. ``queue_ns`` says how long each request of the batch waited."""
@@ -162,9 +162,9 @@ class ModelStatistics:
 
 
 def _counters(batches: Sequence[tuple[Sequence[int], BatchCost]]) -> Counters:
-    """Count computed batches, each with its cost and how long each of its requests waited.
+    """Count computed batches. Each item is how long each request of a batch waited, and the cost of the batch.
 
-    A request takes as long as its whole batch, so a request's durations are longer than its share of the batch.
+    A request's durations are those of its whole batch, because the request takes as long as the batch.
     """
     requests = np.array([len(waits) for waits, _ in batches])
     queue_ns = np.array([ns for waits, _ in batches for ns in waits])

@@ -51,7 +51,7 @@ class ShadowCounts(Mergeable):
 
 @dataclass(frozen=True)
 class RouteCounts(Mergeable):
-    """The counters of a route at one moment. There are no counters for a model's version."""
+    """The counters of a route at one moment; empty for a model."""
 
     stages: Mapping[StageKey, StageCounts] = field(default_factory=dict)
     shadow: ShadowCounts | None = None
@@ -147,8 +147,7 @@ class ServerState(Mergeable):
         return replace(self, versions=versions, transports={})
 
     def restricted_to(self, served: Container[tuple[str, str]]) -> "ServerState":
-        """Return the state with the counts of only the versions in ``served``, because the counts of old versions would
-        pile up."""
+        """Return the state without counts of versions that are not in ``served``, because such counts would pile up."""
         versions = tuple(version for version in self.versions if (version.name, version.version) in served)
         failures = {key: counts for key, counts in self.failures.items() if not key[1] or key[:2] in served}
         return replace(self, versions=versions, failures=failures)
@@ -188,8 +187,8 @@ class FailureCounts:
         self._recorded.clear()
 
     def forget_others(self, model: str, versions: Container[str]) -> None:
-        """Forget the counts of all versions of a model except these, because new versions would add counts without
-        end."""
+        """Forget the counts of all versions of a model except ``versions``, because the counts would grow with each new
+        version."""
         with self._lock:
             self._count_recorded()
             for key in [key for key in self._histograms if key[0] == model and key[1] and key[1] not in versions]:
@@ -208,11 +207,11 @@ class RouteStatistics:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._stages: dict[StageKey, list[int]] = {}  # the requests and samples of each stage
-        self._counts = RouteCounts()  # without the stages
+        self._counts = RouteCounts()  # all counters but those of the stages
 
     def begin(self, stages: Iterable[StageKey], zeros: RouteCounts) -> None:
         """Start new counters at 0, because an alert sees an increase only in a series that already exists. ``zeros``
-        has a 0 for each further counter of the route, and the route's expected share."""
+        holds a 0 for each other counter of the route, and the route's expected escalation rate."""
         with self._lock:
             for key in stages:
                 self._stages.setdefault(key, [0, 0])
