@@ -17,13 +17,12 @@ class Limits:
     worker_hang_seconds: float = 60.0
     """A worker that has not answered for this long is killed and replaced."""
     worker_answer_seconds: float = 5.0
-    """How long the supervisor waits for the answer of a worker that may hang, before the supervisor continues without
-    the answer."""
+    """How long the supervisor waits for a worker's answer. It then continues without the answer, because the worker may
+    hang."""
     worker_restart_seconds: float = 0.1
-    """The delay before a worker is replaced. The delay doubles with each worker in a row that ended soon after its
-    start."""
+    """The delay before a worker is replaced. The delay doubles with each further worker in a row that ends early."""
     worker_stable_seconds: float = 60.0
-    """A worker that ends within this many seconds after its start has ended soon."""
+    """A worker ends early if it runs for fewer seconds than this."""
     worker_attempts: int = 5
     """The supervisor gives up after this many replacements in a row that ended before they listened."""
 
@@ -44,8 +43,8 @@ class Limits:
     """How long a stream of gRPC's reflection may be open."""
 
     peer_seconds: float = 20.0
-    """How long a client may take for a TLS handshake with Envoy, for the last calls of a connection that Envoy is
-    closing, and to answer a ping from Envoy or from the native transport."""
+    """How long a client may take for each of these: a TLS handshake with Envoy, the last calls on a connection that
+    Envoy is closing, and the answer to a ping from Envoy or the native transport."""
     idle_call_seconds: float = 300.0
     """Envoy ends a call (but not a stream) that has sent and received nothing for this long. Either the client does not
     read the answer, or the answer takes longer to compute."""
@@ -54,8 +53,7 @@ class Limits:
     request_seconds: float = 20.0
     """How long a request's head may take to arrive at Envoy."""
     message_seconds: float = 60.0
-    """How long a request, or a call with its message, may take to arrive at Envoy. A message of 16 MiB then needs 2.3
-    Mbit/s."""
+    """How long Envoy waits for a whole request, with its body. A message of 16 MiB then needs 2.3 Mbit/s."""
 
     store_silent_seconds: float = 20.0
     """An object store that sends nothing for this long counts as unavailable."""

@@ -28,8 +28,8 @@ class ServerConfig(Settings):
     limits: Limits = field(default_factory=Limits)
     """Operators cannot set the limits; see `Limits`."""
     platform_paths: tuple[str, ...] = ()
-    """The HTTP paths at which the platform checks health, sends calls, and for SageMaker's multi-model endpoints loads
-    models. Operators cannot set the paths; see `platform_settings`."""
+    """The platform's HTTP paths for health checks, for calls, and for SageMaker's loads in multi-model endpoints.
+    Operators cannot set the paths; see `platform_settings`."""
     store: str = field(default="", repr=False)
     """The store's URL from --models; ``models`` is then the folder of the store's local copy. The URL may contain a
     password, so the settings' repr does not show the URL."""
@@ -128,7 +128,7 @@ class ServerConfig(Settings):
         if self.is_loopback:
             return ()
         callers = () if self.token_file or self.tls_client_ca else ("anybody may call (set --token-file)",)
-        readers = () if self.tls_cert else ("anybody on the way can read all data (set --tls-cert and --tls-key)",)
+        readers = () if self.tls_cert else ("anybody on the network can read all data (set --tls-cert and --tls-key)",)
         return callers + readers
 
 

@@ -10,7 +10,7 @@ MOST_SECONDS = 2_000_000
 MOST_SAMPLES = 4096
 """The upper limit of every setting for a batch size."""
 ModelLimit = tuple[str, int]
-"""A model's name, and the most samples of this model in one batch."""
+"""A model's name, and the maximum number of samples in one batch of this model."""
 OFF = -1
 """The port number that turns a port off."""
 
