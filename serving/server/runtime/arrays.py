@@ -49,7 +49,7 @@ def random_rows(shape: Sequence[int], dtype: np.dtype[Any], seed: int) -> Array:
 
 
 def pad(target: Array, rows: Array) -> None:
-    """Write rows, at least one, to the beginning of the target, and fill the rest with copies of the last row.
+    """Write rows to the beginning of the target, and fill the rest with copies of the last row. One row is the minimum.
 
     The padding repeats a caller's row, because a model may refuse arbitrary values, such as an index that is out of
     range.
@@ -69,7 +69,7 @@ def random_sample(
 
     Args:
         signature: The model's signature.
-        lengths: The size of free axes after the first axis, in the first input with such axes, and in later inputs.
+        lengths: Sizes of the free axes after the first axis: in the first input with such axes, and in later inputs.
         below: Integers are drawn from 0 up to this bound, exclusive.
         text_format: The format that makes a string from a number.
         seed: The number of the sample.

@@ -2,8 +2,8 @@
 
 A file's axes do not show whether rows are independent. Softmax, a sum or a reversal along the first axis keeps that
 axis's name and size, but mixes up the answers of callers whose requests share a batch. So the same inputs are computed
-alone and in batches, and the answers are compared. The export compares a third-party file once and thoroughly. The
-server makes a short comparison when it loads a file that the export has not checked.
+alone and in batches, and the answers are compared. The export makes a thorough comparison for a third-party file. The
+server makes a short one when it loads a file that the export has not checked.
 """
 
 import math
@@ -23,9 +23,10 @@ from hangtag.serving.server.runtime.session import Runtime
 
 
 class _Tolerance(NamedTuple):
-    """How far two floats may differ, as a share of the largest value that any sample has at the same ``place`` of the
-    output, or ``anywhere`` in the output. Large values at one place must not hide differences at another place, but a
-    small value may be the difference of two large values."""
+    """How far two floats may differ: by the share ``place`` of the largest value at the same place in any sample's
+    output, or by the share ``anywhere`` of the largest value in the output. Without ``place``, large values elsewhere
+    would hide differences. Without ``anywhere``, a small sum of large terms would fail because of its rounding
+    errors."""
 
     place: float
     anywhere: float
@@ -37,14 +38,13 @@ _TOLERANCE_IN_8_BITS = _Tolerance(0.05, 0.05)
 """The tolerance for layers that round to 8 bits. If terms are added in a different order, the sum may be rounded to the
 next of 256 steps, and later layers increase this difference."""
 _TOLERANCES_ON_GPUS = _TOLERANCES | {4: _TOLERANCES[2]}
-"""The tolerance on CUDA, which may multiply FP32 in TF32 (with FP16's 10 bits of mantissa), but only for some batch
-sizes."""
+"""The tolerance on CUDA, which for some batch sizes multiplies FP32 in TF32 (with FP16's 10 bits of mantissa)."""
 _LEAST_SCALE = 1e-3
 """The smallest scale for comparisons, because smaller values may be rounding errors."""
 
 _BRIEF_SIZES = (2, 7)
-"""The batch sizes of a brief trial. The server's largest batch size is added, because a row may depend on a row that
-only the largest batch has."""
+"""The batch sizes of a brief trial. The server's largest batch size is tried too, because a row may depend on a row
+that only a batch of this size has."""
 _BRIEF_LENGTHS = 2
 _BRIEF_SECONDS = 0.5
 _BRIEF_VALUES = 2**22  # 16 MiB of FP32, the default of --max-message-mib
@@ -61,9 +61,9 @@ _TEXT_FORMATS = ("text {}", "{}")
 
 
 class Extent(NamedTuple):
-    """How much a trial tries: batch sizes, and at most this many lengths, with at most ``max_values`` values in an
-    input of a sample. A file may declare axes that are too large for any memory. After ``seconds``, a trial does only
-    the minimum: three samples, and one batch of each size, at one length."""
+    """How much a trial tries: which batch sizes, how many lengths at most, and at most how many values in each input of
+    a sample. A file may declare axes that are too large for any memory. After ``seconds``, a trial does only the
+    minimum: three samples, and one batch of each size, at one length."""
 
     sizes: tuple[int, ...]
     lengths: int
@@ -124,7 +124,7 @@ def prove(runtime: Runtime, obstacle: str | None, operators: Set[str], extent: E
 
     Args:
         runtime: The loaded model.
-        obstacle: Why the graph forbids batching, or None. With an obstacle, the model runs only on single samples.
+        obstacle: Why the graph forbids batching, or None. If not None, the model runs only single samples.
         operators: The model's operators, with or without their domains.
         extent: How much is tried.
 
@@ -156,11 +156,11 @@ class _DependentRowsError(Exception):
 
 
 def _trials(runtime: Runtime, extent: Extent, deadline: float) -> Iterator[tuple[int, list[Tensors], list[Tensors]]]:
-    """Yield samples, and the model's answer to each sample on its own, for each of the first lengths at which the model
-    runs.
+    """For each of the first lengths at which the model runs, yield samples, and the model's answer to each single
+    sample.
 
-    The length is the size of the free axes after the first axis, in the first input with such axes. The other inputs
-    may need 1 instead, because such an axis of a recurrent state may be the batch.
+    The length is the size of the free axes after the first axis, in the first input with such axes. Later inputs may
+    need size 1 instead: in a recurrent state, such an axis may be the batch.
 
     Raises:
         InferenceError: The model fails on every synthetic input.
@@ -196,8 +196,8 @@ def _trials(runtime: Runtime, extent: Extent, deadline: float) -> Iterator[tuple
 def _tolerances(runtime: Runtime, operators: Set[str]) -> Mapping[int, _Tolerance]:
     """Return the tolerances for floats. The key is the size of a float in bytes.
 
-    The outputs of layers that round to 8 bits may differ by whole steps. The tolerance for whole steps is not used if
-    layers derive the step size from the batch, because then each row depends on the values in the other rows.
+    Outputs of layers that round to 8 bits may differ by whole steps, so their tolerance is larger. The usual tolerance
+    applies if the batch determines the step size, because then each row depends on the other rows.
     """
     kinds = {operator.rpartition(".")[2] for operator in operators}
     in_8_bits = any(kind.startswith(("QuantizeLinear", "QLinear", "QGemm")) for kind in kinds)
@@ -215,7 +215,7 @@ def _largest_difference(
     tolerances: Mapping[int, _Tolerance],
 ) -> float:
     """Return the largest difference between answers in batches and answers to single samples, as a share of the scale.
-    After the deadline, run only batches that have the first sample. Raises _DependentRowsError."""
+    After the deadline, run only batches that begin with the first sample. Raises _DependentRowsError."""
     count = len(samples)
     scales = {name: _scales([answer[name] for answer in answers], tolerances) for name in answers[0]}
     largest = 0.0

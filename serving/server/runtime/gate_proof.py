@@ -1,6 +1,6 @@
 """Checks that a model's file has passed the gate of 'hangtag export' and has not changed since.
 
-The export writes the gate's figures (``hangtag.gate``) and a digest of the graph and its weights
+The export writes the gate's results (``hangtag.gate``) and a digest of the graph and its weights
 (``hangtag.graph_digest``) into the file's metadata. The digest excludes the metadata: it is the SHA-256 of the
 serialized ModelProto without ``metadata_props``. The metadata_props are top-level fields in protobuf's wire format, so
 this module skips them without an ONNX parser, which a server does not have.
@@ -59,7 +59,7 @@ def require_proof(file: Path) -> None:
 
 
 def _proof(file: Path) -> tuple[Mapping[str, Any], str, str]:
-    """Return the gate's figures by check, the recorded digest, and the computed digest. The figures are empty if they
+    """Return the gate's results by check, the recorded digest, and the computed digest. The results are empty if they
     cannot be read.
 
     Raises:

@@ -65,7 +65,7 @@ _COPY = (
 
 @dataclass(frozen=True)
 class Gpu:
-    """The GPU that computes, and the most MiB of its memory that a model's arena may take (0: no limit)."""
+    """The GPU that computes, and the limit in MiB on a model's arena in its memory (0: no limit)."""
 
     device_id: int = 0
     mem_limit_mib: int = 0
@@ -125,8 +125,8 @@ class SessionOpener:
         Args:
             provider: ``cpu``, ``cuda`` or ``tensorrt``.
             threads: The number of threads of a second session; None for the first session. The threads of a second
-                session do not spin between two batches, because other sessions compute then.
-            cuda_graphs: Whether the session captures CUDA graphs.
+                session do not spin between two batches, because spinning would slow down other sessions. cuda_graphs:
+            Whether the session captures CUDA graphs.
 
         Raises:
             ModelLoadError: The provider is not available, or ONNX Runtime cannot load the file.
@@ -197,8 +197,8 @@ def operators(session: onnxruntime.InferenceSession) -> set[str]:
 
 
 def graph_options(number: int) -> onnxruntime.RunOptions:
-    """Return options that capture the CUDA graph of this number in the first runs and replay it later. -1 uses no
-    graph."""
+    """Return run options for the CUDA graph with this number: the first runs capture the graph, and later runs replay
+    it. With -1, no graph is used."""
     options = onnxruntime.RunOptions()
     options.add_run_config_entry("gpu_graph_id", str(number))
     return options
@@ -247,8 +247,8 @@ def shrink_arena() -> None:
 
     The arena never frees memory by itself. Each new version of a model leaves holes into which the next large batch
     does not fit, so a server whose models are replaced again and again would grow for hours. ONNX Runtime frees unused
-    memory at the end of a computation whose options request this. This function computes a model that only copies a
-    number.
+    memory at the end of a computation whose options request this. So this function runs, with such options, a model
+    that only copies a number.
     """
     options = onnxruntime.RunOptions()
     options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")

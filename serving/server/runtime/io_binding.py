@@ -40,7 +40,7 @@ def bucket_sizes(largest: int) -> tuple[int, ...]:
 
 
 def no_fixed_shapes_because(signature: Signature) -> str | None:
-    """Return why the batch size does not determine the size of every buffer, or None if it does."""
+    """Return why batches of one size may differ in shape, or None if they cannot."""
     if not signature.batched:
         return "the model's requests are not batched"
     for kind, specs in (("input", signature.inputs), ("output", signature.outputs)):
@@ -53,7 +53,7 @@ def no_fixed_shapes_because(signature: Signature) -> str | None:
 
 
 class PinnedMemory:
-    """Allocates arrays in page-locked memory. If that fails, uses plain memory and states the reason in ``problem``."""
+    """Allocates arrays in page-locked memory. If that fails, the memory is not locked, and ``problem`` states why."""
 
     def __init__(self, cuda_version: str) -> None:
         """``cuda_version`` is the CUDA version with which ONNX Runtime was built, such as 12.8. ``cuda_version`` is
@@ -89,13 +89,13 @@ class PinnedMemory:
 
 
 class Model(NamedTuple):
-    """The session that computes with the buffers, its signature and its device."""
+    """A session that computes with buffers, and its signature and device."""
 
     session: onnxruntime.InferenceSession
     signature: Signature
     memory: PinnedMemory
     device: tuple[str, int]
-    """The device that computes: ONNX Runtime's name and number, such as ("cuda", 0)."""
+    """The device that computes: its name and number in ONNX Runtime, such as ("cuda", 0)."""
 
 
 def _pinned_inputs(model: Model, largest: int) -> Compute:
@@ -222,8 +222,8 @@ def graphs(model: Model, opener: SessionOpener, sizes: Sequence[int]) -> BufferP
 def verified(
     signature: Signature, compute: Compute, make_pool: Callable[[], BufferPool]
 ) -> tuple[BufferPool | None, str]:
-    """Return the pool if its answers equal those of ``compute``, else None and the reason, which may be any
-    exception."""
+    """Return the pool if its answers equal those of ``compute``. If not, or after any exception, return None and the
+    reason."""
     try:
         pool = make_pool()
         problem = _difference(signature, compute, pool)
@@ -233,7 +233,7 @@ def verified(
 
 
 def is_faster(signature: Signature, pool: BufferPool, other: BufferPool, share: float) -> bool:
-    """Whether ``pool`` needs less than this share of the time of ``other``, for one batch of each size."""
+    """Whether ``pool`` needs less than ``share`` of the time that ``other`` needs for one batch of each size."""
     batches = [_batch(signature, size, seed=0) for size in pool.sizes]
     seconds = (sum(_shortest(each.run, inputs) for inputs in batches) for each in (pool, other))
     return next(seconds) < share * next(seconds)
@@ -257,7 +257,7 @@ def _batch(signature: Signature, samples: int, seed: int) -> Tensors:
 
 
 def _shortest(compute: Callable[[Tensors], object], inputs: Tensors) -> float:
-    """Return the seconds of the fastest of several runs, which other work on the machine delayed least."""
+    """Return the seconds of the fastest of several runs, because other work on the machine delayed this run least."""
     runs: list[float] = []
     while len(runs) < 2 or (len(runs) < _RUNS and sum(runs) < _ENOUGH_SECONDS):
         started = time.perf_counter()

@@ -26,8 +26,8 @@ from hangtag.serving.signature import TensorSpec
 
 log = structlog.get_logger()
 
-# CUDA graphs are kept if batches, including the hand-over to a thread, take less than this share of the time without
-# graphs.
+# CUDA graphs stay in use if a batch with graphs, including the hand-over to a thread, takes less than this share of its
+# time without graphs.
 _GRAPHS_GAIN = 0.95
 
 
@@ -45,7 +45,7 @@ class Runtime:
     """Number of batches that failed with IO binding, and that the session then computed without IO binding."""
     requested_provider: str = "auto"
     fell_back: bool = False
-    """Whether the CPU computes because CUDA, which this ONNX Runtime has, does not work here."""
+    """Whether the CPU computes because CUDA does not work here, although this ONNX Runtime supports it."""
     no_empty_because: str = ""
     """Why no axis of an input may have size 0. Empty if an axis may have size 0."""
 
@@ -72,8 +72,8 @@ class Runtime:
             threads: ONNX Runtime's intra_op_num_threads.
             batching_override: Whether requests may be batched, whatever the file says; None if the file decides.
             gpu: Which GPU computes, and its memory limit.
-            opener: Opens all sessions of the file; None for an opener with these threads on this GPU. Tests pass their
-                own, to observe the sessions.
+            opener: Opens all sessions of the file; None for a new opener with the given threads and GPU. Tests pass
+                their own opener, to observe the sessions.
 
         Raises:
             ModelLoadError: The file cannot be loaded, or the provider is not available.
@@ -193,8 +193,8 @@ class Runtime:
         Args:
             max_batch_size: The largest batch, in samples.
             instances: How many batches may be computed at the same time.
-            cuda_graphs: ``on`` captures a graph for each of a few batch sizes, to which batches are padded. ``auto``
-                captures graphs, but uses them only if they are faster. ``off`` uses no graphs.
+            cuda_graphs: ``on`` captures graphs for a few batch sizes, and pads each batch to one of these sizes.
+                ``auto`` captures graphs, but uses them only if they are faster. ``off`` uses no graphs.
         """
         signature, compute = self.signature, self._run_session
         on_cpu = self._session.get_providers()[0] == CPU

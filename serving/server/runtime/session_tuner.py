@@ -2,9 +2,9 @@
 
 Sessions of one thread each are best for many calls in flight. A session with all threads is best for one call after
 another. A second session takes memory and time to open, so a separate thread opens it only when batches are computed
-alone. Then both sessions compute the next such batches in turn. The session with the shorter times, by their 90th
-percentile, then computes such batches alone. A median would hide that threads often wait for a processor. Other work
-on the machine changes, so both sessions are compared again after a while.
+alone. Then both sessions compute the next such batches in turn. The session whose 90th percentile is lower then
+computes such batches alone. A median would hide that threads often wait for a processor. Other work on the machine
+changes, so both sessions are compared again after a while.
 """
 
 import threading
@@ -24,8 +24,8 @@ log = structlog.get_logger()
 _WORTH_THREADS_SECONDS = 0.0002
 """A second session is opened if a batch that is computed alone takes longer than this."""
 _THREADS_GAIN = 0.85
-"""The second session is used if its 90th percentile of the times is less than this share of the first session's 90th
-percentile."""
+"""The second session is used if the 90th percentile of its batch times, divided by that of the first session, is at
+most this number."""
 _WARM_UPS = 2
 """The number of batches that each session computes before the comparison, to make its first allocations."""
 _COMPARED = 32
@@ -123,7 +123,10 @@ class SequentialSessionTuner:
             return
         if self.session is not second:
             log.info(
-                "lone batches use more threads", file=str(self._path), threads=self._more_threads, share=round(share, 2)
+                "batches computed alone use more threads",
+                file=str(self._path),
+                threads=self._more_threads,
+                share=round(share, 2),
             )
         self.session, self.threads, self.settled = second, self._more_threads, _SETTLED_BATCHES
         self._times = [], []
@@ -133,7 +136,7 @@ class SequentialSessionTuner:
         self._second = None
         self._closed_for *= 2
         self._times = [], []
-        log.debug("lone batches use no second session", file=str(self._path), reason=why)
+        log.debug("batches computed alone use no second session", file=str(self._path), reason=why)
 
 
 def _percentile_90(times: list[float]) -> float:
