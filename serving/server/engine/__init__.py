@@ -1,1 +1,1 @@
-"""The data plane without a transport: look-up, validation and computation, and the choice of models that serve."""
+"""The data plane, independent of the transport: model look-up, validation, computation, and the choice of models."""

@@ -82,7 +82,7 @@ class ComputePool:
     def after_batch(self, work: Callable[[], None]) -> None:
         """Do this work once a thread has answered all calls of its batch, so that no caller waits for the work.
 
-        The work must not raise an error. Work that is passed several times before a batch ends is done once.
+        The work must not raise an error. Work that callers pass twice before a batch ends is done once.
         """
         self._after[work] = None
 
@@ -276,7 +276,7 @@ class _Waiting:
         self._condition = condition
         self._count = 0
         self.notified = 0
-        """How many waiting threads were notified, but do not run yet."""
+        """The number of waiting threads that were notified but are not running yet."""
 
     def wait(self, seconds: float | None) -> bool:
         """Wait for a notification. Return False if no notification came within this many seconds."""

@@ -35,7 +35,7 @@ class Engine:
         self.config = config
         self.failures = FailureCounts()
         self.reasons: Sequence[Callable[[str], str]] = ()
-        """Each function returns why a name of the repository does not serve, or "" if the function does not know."""
+        """Each function returns why the model or route of this name does not serve, or "" if it knows no reason."""
         # A change replaces the whole table and never edits it, so a look-up needs no lock. A request that names no
         # version goes to the model's first version.
         self._table: dict[str, dict[str, Servable]] = {}
@@ -128,7 +128,7 @@ class Engine:
             version: The version that the client sent; empty for the version that serves by default.
             code: Name of the gRPC status code, for example "RESOURCE_EXHAUSTED".
             ns: Nanoseconds from the arrival of the request to its error.
-            shed: Whether the request was refused because too many requests were waiting, or took too much memory.
+            shed: Whether the request was refused because a queue was full or its requests took too much memory.
         """
         versions = self._table.get(name)
         if versions is None:
@@ -185,7 +185,7 @@ class Engine:
         """Close a model, free its memory, and return all freed memory to the system.
 
         Otherwise an unload would leave the process as large as before, and each new version could make it larger. But
-        returning memory delays all calls by some 20 ms, so with --max-loaded-mib a model leaves its memory to the next.
+        returning memory delays all calls by some 20 ms, so with --max-loaded-mib the memory is kept for the next model.
         """
         model.close()
         log.info("model retired", model=model.name, version=model.version)

@@ -45,7 +45,7 @@ class ModelLoader:
     """Loads versions one at a time, and records each outcome for RepositoryIndex and the metrics."""
 
     def __init__(self, config: ServerConfig, runtimes: RuntimeFactory = Runtime) -> None:
-        """Load nothing yet. If ``config`` has a time for trials, a child process loads each version first."""
+        """Load nothing yet. With ``config.trial_load_seconds``, a child process first loads each version on trial."""
         self._config = config
         self._runtimes = runtimes
         self.stopping = threading.Event()
@@ -100,7 +100,7 @@ class ModelLoader:
         return list(chosen.values())
 
     def _load(self, file: ModelFile, stamp: Stamp, *, strict: bool) -> ServedModel | None:
-        """Load a version whose files have this stamp. Record why it cannot be loaded, and return None.
+        """Load a version whose files have this stamp. If the load fails, record the reason and return None.
 
         With ``strict``, raise the error instead. Otherwise a version that failed before is not tried again until its
         files change.
@@ -139,9 +139,9 @@ class ModelLoader:
         Raises:
             StartError: The settings file is not valid.
             ModelRepositoryError: The file is a link that leads out of the repository.
-            ModelLoadError: The file has not passed the gate that the settings require, changes while it is loaded, or
-                cannot be loaded by ONNX Runtime with the required execution provider. A model that cannot compute, or
-                fails the trial, raises this error too.
+            ModelLoadError: One of: the file has not passed the gate that the settings require; the file changes while
+                it is loaded; ONNX Runtime cannot load the file with the required execution provider; the model cannot
+                compute; the model fails the trial.
             UnavailableError: The trial was stopped.
         """
         started = time.perf_counter()
@@ -220,8 +220,7 @@ class ModelLoader:
         return "; ".join(failure.reason for (model, _), failure in failures if name in ("", model))
 
     def forget_others(self, name: str, versions: Collection[str]) -> None:
-        """Forget the load failures of a model's versions except these, because the other versions need not serve any
-        more."""
+        """Forget the load failures of all versions of a model except ``versions``, which alone should serve now."""
         self.failures = {
             (model, version): failure
             for (model, version), failure in self.failures.items()

@@ -43,8 +43,8 @@ class ModelControl:
 
         Args:
             engine: The engine, whose configuration states the mode and the repository.
-            versions: The only versions to serve at startup, by model and route, if the repository has them; empty for
-                all. A replacement worker starts with the versions that the other workers serve.
+            versions: The versions to serve at startup, by model and route, and no others; empty for no restriction. A
+                replacement worker starts with the versions that the other workers serve.
             runtimes: Loads model files.
         """
         self.on_change: Callable[[], None] = lambda: None
@@ -114,7 +114,7 @@ class ModelControl:
         self.on_change()
 
     def stop(self) -> None:
-        """Change nothing from now on, and return at once. A model that is being loaded will not serve."""
+        """Change nothing from now on, and return at once. If a model is being loaded, it will never serve."""
         self._loader.stopping.set()
 
     def close(self) -> None:
@@ -213,8 +213,8 @@ class ModelControl:
         self.on_change()
 
     def _want(self, names: Collection[str]) -> set[str]:
-        """Return which of these names are routes, which serve after ``_serve_routes``. With --max-loaded-mib, let calls
-        load the other models, but keep those of --load-model and the routes' members loaded."""
+        """Return which of these names are routes. ``_serve_routes`` will serve these routes. With --max-loaded-mib, let
+        calls load the other models, but keep the models of --load-model and the routes' members loaded."""
         routes = self._routes.among(names)
         with self._change():
             self._routes.want(routes)
@@ -224,7 +224,7 @@ class ModelControl:
         return routes
 
     def _sync_model(self, name: str) -> None:
-        """Serve the versions of a model that the repository has now, if it has any."""
+        """Update a model's served versions to those that the repository holds now."""
         try:
             self._update(name, model_repository.versions(self._config.models, name), strict=False)
         except ModelRepositoryError as error:

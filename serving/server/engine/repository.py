@@ -32,7 +32,7 @@ log = structlog.get_logger()
 VersionKey = tuple[str, str]
 """A model's name and its version."""
 ROUTE_VERSION = "1"
-"""The only version of a route. The models of a route's members have versions of their own."""
+"""The version of every route. Each model behind a route has its own version."""
 MODEL_SETTINGS = (
     *("max_batch_size", "max_queue_size", "max_queue_delay_microseconds", "instances", "intra_op_threads"),
     *("provider", "gpu_device_id", "gpu_mem_limit_mib", "cuda_graphs"),
@@ -43,7 +43,7 @@ MODEL_SETTINGS = (
 def stamp(file: ModelFile) -> Stamp:
     """Identify all files that loading this version may read: the model's settings, and every file in its folder.
 
-    The folder may also hold files of weights, and only a complete model.onnx names them.
+    The folder may also hold weight files. Their names are only known from a complete model.onnx.
     """
     return folder_stamp(file.path.parent, file.settings)
 
@@ -93,7 +93,7 @@ def versions_to_start_with(models: Path, name: str, served: tuple[int, ...] | No
     try:
         files = versions(models, name)
     except ModelRepositoryError as error:  # for example a malformed promoted.toml, which the other workers ignore
-        log.warning("model not readable; serving what the other workers serve of it", model=name, reason=str(error))
+        log.warning("model not readable; serving what the other workers serve", model=name, reason=str(error))
         files = numbered_versions(models / name)
     return [file for file in files if file.version in served] or files
 
@@ -120,8 +120,8 @@ def settings_of(folder: Path, config: ServerConfig) -> ServerConfig:
 
 
 def largest_settings(config: ServerConfig) -> ServerConfig:
-    """Return the server's settings, with the batch size, queue size and number of instances raised to the largest of
-    any model.
+    """Return the server's settings, but with the largest batch size, queue size and number of instances that any model
+    has.
 
     Only models that are in the repository now are considered. This function ignores a missing repository or an invalid
     file, because loading reports the error.

@@ -3,7 +3,7 @@
 A call to a model that is not loaded waits here undecoded, because decoding needs the loaded model's signature. All
 calls to one model wait for one load, and models are loaded one after another. An unload lets the model compute its
 queue first, and a later call loads the model again, so no call fails because of an unload. gRPC cancels a waiting call
-at its deadline. After the load, the queue refuses any other call whose deadline has passed.
+at its deadline. For other transports, the queue refuses a call if its deadline has passed during the load.
 """
 
 import threading
@@ -50,8 +50,8 @@ class Residency:
         return full
 
     def unload_for(self, name: str, stamps: Iterable[Stamp], serving: Iterable[Servable]) -> list[str]:
-        """Choose the models to unload before this model is loaded from the files of ``stamps``. ``serving`` are the
-        versions that serve.
+        """Choose the models to unload before this model is loaded from the files of ``stamps``. ``serving`` lists the
+        versions that serve now.
 
         Raises:
             QueueFullError: There would be too little room even after unloading every model that may be unloaded.

@@ -105,4 +105,4 @@ class Control(Protocol):
         """Return the versions that serve, the versions that do not serve and why, and the counters."""
 
     def published(self) -> list[VersionKey]:
-        """Return the version of each model and route in the repository that should serve, even if it does not serve."""
+        """For each model and route in the repository, return the version that should serve, even if it does not."""

@@ -189,7 +189,7 @@ def _failure(error: Exception) -> ServerError:
 
 
 def _require_rows(outputs: Tensors, samples: int) -> None:
-    """Raise InferenceError if an output does not have one row per sample, because calls would get each other's rows."""
+    """Raise InferenceError if an output does not have one row per sample: a call would then get another call's rows."""
     for name, array in outputs.items():
         if len(array) != samples:
             raise InferenceError(

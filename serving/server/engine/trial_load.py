@@ -37,7 +37,7 @@ def require_loadable(file: "ModelFile", config: "ServerConfig", stopping: thread
     """Load and warm up a version in a child process, within the time and memory of the server's settings.
 
     Raises:
-        ModelLoadError: The version cannot be loaded, took too long or too much memory, or ended the process.
+        ModelLoadError: The load failed, took too much time or memory, or ended the process.
         UnavailableError: The server is stopping. ``stopping`` is then set.
     """
     require_running(stopping)
@@ -95,7 +95,7 @@ def _limit(seconds: float, memory_bytes: int) -> None:
 
 
 def _load() -> str:
-    """Load the version like the server, and return why the load failed, or "" if the load succeeded."""
+    """Load the version in the same way as the server. Return why the load failed, or "" if the load succeeded."""
     # Imported here and not above, so that the limits also apply to the import.
     from hangtag.serving.server.engine.loading import ModelLoader
 

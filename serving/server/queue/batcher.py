@@ -15,7 +15,7 @@ policy:
    (QueueFullError), or if, by the measured service time, the answer would miss its deadline (DeadlineError).
 5. Dropping. ``take`` leaves out calls that were cancelled or can no longer be computed in time, so that no computation
    is wasted. A call that would make the batch too slow for another call's deadline waits for the next batch.
-6. One outcome. Under the lock, ``cancel``, ``take`` and ``finish`` mark a call as done. The first method that marks a
+6. One outcome. Under the lock, ``cancel``, ``take`` and ``finish`` mark a call as done. The first of them to mark a
    call gives the call its outcome.
 
 If a batch fails, ``ServedModel.compute`` computes each of its calls once more, alone.

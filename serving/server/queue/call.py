@@ -81,12 +81,11 @@ class Call(ABC):
     queue: Queue | None = None
     """The queue in which the call waits or is computed."""
     done = False
-    """Whether the call has its outcome, or a thread is about to give it its outcome."""
+    """Whether the call has an outcome, or a thread is about to give it one."""
     cancelled = False
     may_use_all_threads = True
-    """Whether the call may use all threads if no other batch is being computed. False for copies of requests for a
-    shadow, because with all threads a copy would take the processors from calls that arrive while the copy is
-    computed."""
+    """Whether the call may use all threads if no other batch is being computed. False for a shadow's copies: with all
+    threads, a copy would delay calls that arrive while the copy is computed."""
 
     def cancellation_error(self, now: float) -> ServerError:
         """Return the error for a call that its client cancels: DeadlineError at the deadline, else CancelledError."""
@@ -105,7 +104,7 @@ class Call(ABC):
         """Receive the error with which the call ends."""
 
     def metadata_value(self, key: str) -> str:
-        """Return the value of a metadata key, which a route may use, or "" if the call does not have the key."""
+        """Return the value of a metadata key, or "" if the call does not have the key. Routes use such values."""
         return ""
 
     def cancel(self) -> None:

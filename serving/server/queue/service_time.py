@@ -59,7 +59,7 @@ class ServiceTime:
         self._held = self._held or self._is_fresh()
 
     def release(self) -> None:
-        """Let observations age again. The batcher calls this method when no batch is being computed any more."""
+        """Let observations expire again. The batcher calls this method when no batch is being computed any more."""
         self._held = False
 
     def _is_fresh(self) -> bool:

@@ -35,8 +35,8 @@ class RouteControl:
         self.problems: Mapping[str, str] = {}
         """For each route, why the route does not serve, or why a change of its file has no effect."""
         self.wanted: dict[str, RouteSettings | str] = {}
-        """The routes that serve, or will serve as soon as their members serve: the content of each route's file, or why
-        the file cannot be read."""
+        """For each route that should serve: the content of its file, or why the file cannot be read. The route serves
+        as soon as its members serve."""
         self._engine = engine
         self._outcomes = outcomes
         self._models = engine.config.models
@@ -77,7 +77,7 @@ class RouteControl:
                 self.wanted[name] = str(error)
 
     def members(self) -> set[str]:
-        """Return the members and the shadows of the wanted routes."""
+        """Return the members and the shadows of the routes in ``wanted``."""
         read = [settings for settings in self.wanted.values() if not isinstance(settings, str)]
         shadows = {settings.shadow.member.name for settings in read if settings.shadow is not None}
         return shadows | {member.name for settings in read for member in settings.members}
@@ -173,11 +173,11 @@ class RouteControl:
     def _shadow(
         self, settings: RouteSettings, first: Servable, serving: ServedRoute | None, above: tuple[str, ...]
     ) -> tuple[Servable | None, str]:
-        """Return the shadow's model or route, or None, and why the route serves without a shadow.
+        """Return the model or route that is the shadow, and "". Without a shadow, return None and the reason.
 
-        If the shadow does not serve, or its signature differs from the route's, the route serves without the shadow in
-        two cases: the route already serves and its settings name this shadow, or the route does not serve yet and the
-        repository has the shadow's model. In all other cases this method raises UserError.
+        If the shadow does not serve, or its signature differs from the route's, this method raises UserError, except in
+        two cases. The route serves without its shadow if it already serves and its settings name this shadow, or if it
+        does not serve yet and the repository has the shadow's model.
         """
         if settings.shadow is None:
             return None, ""
@@ -196,7 +196,8 @@ class RouteControl:
         return shadow, ""
 
     def _servable(self, what: str, member: Member, above: tuple[str, ...]) -> Servable:
-        """Return the model or route of a member or shadow. Raises UserError, whose message begins with ``what``."""
+        """Return the model or route that a member or shadow names. Raises UserError, whose message begins with
+        ``what``."""
         name = member.name
         if not is_route(self._models, name):
             return self._model(what, member)

@@ -129,8 +129,8 @@ class RouteSettings:
 
     @cached_property
     def stages(self) -> tuple[StageKey, ...]:
-        """The stages of the members. In a cascade each member has a stage of its own. In a split all members are in one
-        stage."""
+        """The stage of each member. In a cascade, each member has a stage of its own. In a split, all members are in
+        one stage."""
         return tuple((1 if self.weights else stage, str(member)) for stage, member in enumerate(self.members, start=1))
 
     def accepts(self, outputs: Tensors) -> list[bool]:

@@ -23,7 +23,7 @@ class MemberCall(Call):
     """The call that a route makes to a member: all samples of the caller's call, or some of them."""
 
     def __init__(self, run: "RouteRun", stage: int, inputs: Tensors, samples: int) -> None:
-        """Call a member for samples of a caller's call, with the deadline and the metadata of the caller's call."""
+        """Take the deadline and the metadata from the caller's call."""
         self.deadline = run.call.deadline
         self.inputs = inputs
         self.samples = samples
@@ -93,13 +93,13 @@ class RouteRun:
 
     @property
     def may_settle(self) -> bool:
-        """Whether the current member's answer may complete the call: no member has answered yet, and no shadow
-        compares."""
+        """Whether the current member's answer may complete the call. It may if no member has answered yet and the route
+        has no shadow."""
         return self._rows is None and self.settings.shadow is None
 
     def settle(self, stage_call: MemberCall, cost: BatchCost) -> str:
-        """Count a call that a member has settled, and return the member's name. The code that settles a call also
-        answers the call."""
+        """Count a call that one member has answered completely, and return the member's name. The code that calls this
+        method also sends the answer."""
         self._stage_call = None
         call, key = self.call, self.settings.stages[stage_call.stage]
         call.queue = None  # as in Call.end
@@ -125,7 +125,7 @@ class RouteRun:
         stage_call = MemberCall(self, stage, inputs, samples)
         self._stage_call = stage_call
         self._route.ask(self.settings.members[stage], stage_call)
-        if self.call.cancelled:  # the caller may have left before there was this stage to cancel
+        if self.call.cancelled:  # the caller may have cancelled before this stage existed
             stage_call.cancel()
 
     def on_stage_complete(self, stage: int, outcome: InferenceResult | Exception) -> None:
@@ -179,8 +179,8 @@ class RouteRun:
             self._low_confidence += timings.low_confidence
             return None
         doubtful = np.flatnonzero(~accepted)
-        # An inner cascade reports how many samples got an unsure answer, but not which samples. Count at most the
-        # samples that are not passed on, because samples that are passed on do not keep their unsure answer.
+        # An inner cascade reports how many samples got an unsure answer, but not which samples. Samples that are passed
+        # on lose their unsure answer, so count at most the samples that are not passed on.
         self._low_confidence += min(timings.low_confidence, len(got) - len(doubtful))
         if rows is not None:
             return np.asarray(rows[doubtful])

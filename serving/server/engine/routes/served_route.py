@@ -29,8 +29,8 @@ class ServedRoute:
     """A route that serves. The methods that routes share with models are documented in `Servable`.
 
     When the route's file or the model behind a member changes, a new object replaces this object and takes over its
-    counters. An object keeps its models, so that the models that checked a request also compute it, even while they are
-    being replaced. If a replaced model is closed, the request goes to the model's successor.
+    counters. Each object keeps its models, so the models that check a request also compute it, even if they are
+    replaced in between. If a replaced model is closed, the request goes to the model's successor.
     """
 
     def __init__(
@@ -45,11 +45,11 @@ class ServedRoute:
         """Join the members.
 
         Args:
-            engine: The engine, which has a member's successor after a change.
+            engine: The engine, from which the route gets a member's successor if the member is replaced.
             name: The route's name.
             settings: The content of the route's file.
-            members: The model or route that serves each member now.
-            shadow: The model or route that gets the copies; None without a working shadow. A shadow limits no request.
+            members: The model or route that each member names now.
+            shadow: The model or route that gets the copies; None without a working shadow.
             previous: The object that this object replaces. The new object continues the old counters, because counters
                 must not fall.
 
@@ -87,7 +87,7 @@ class ServedRoute:
         return (self.settings, self._members, self._shadow_model) == (settings, members, shadow)
 
     def start(self, pool: ComputePool) -> None:
-        """Start to count calls, which the members compute."""
+        """Start to count calls. The members compute them."""
         zeros = RouteCounts(
             shadow=None if self.shadow is None else ShadowCounts(),
             low_confidence=None if self.settings.acceptance is None else 0,
@@ -101,7 +101,7 @@ class ServedRoute:
             self.shadow.close()
 
     def raise_if_queue_full(self) -> None:
-        """Do nothing, because the request's member is not known yet, and will refuse the request itself."""
+        """Do nothing: the request's member, which refuses the request if its queue is full, is not known yet."""
 
     def check(self, inputs: Tensors, datatypes: Mapping[str, str]) -> Admission:
         """Admit a request if every member accepts it."""
@@ -183,8 +183,8 @@ def chosen(route: str, settings: RouteSettings, call: Call) -> int:
     at random.
 
     The keys' hashes are spread evenly over the weights, so a change of the weights moves as few keys as possible. The
-    route's name is hashed too. Otherwise, if two nested splits had one sticky key, the inner split would only get keys
-    from one end of its weights.
+    route's name is hashed too. Otherwise, if two nested splits had the same sticky key, the inner split would get only
+    keys from one range of hashes.
     """
     key = call.metadata_value(settings.sticky) if settings.sticky else ""
     if key:
@@ -211,8 +211,8 @@ def _compared_output(settings: RouteSettings, signature: Signature) -> str:
 
 
 def _unfit(settings: RouteSettings, signature: Signature) -> str:
-    """Return why a cascade cannot join the answers of models with this signature. Return "" if a cascade can join them,
-    or if the route is a split."""
+    """Return why a cascade cannot join the answers of models with this signature. Return "" if a cascade can join the
+    answers, or if the route is a split."""
     if settings.acceptance is None:
         return ""
     free = [str(spec) for spec in signature.outputs if None in spec.shape[1:]]
@@ -222,9 +222,9 @@ def _unfit(settings: RouteSettings, signature: Signature) -> str:
 
 
 def _own(signature: Signature) -> Signature:
-    """Return the first member's signature without properties of only this member, such as its accuracy.
+    """Return the first member's signature without the properties that describe only this member, such as its accuracy.
 
-    The examples stay, because they are pictures with the labels of all members.
+    The example pictures are not removed, because their labels are labels of every member.
     """
     common = ("task", "labels", "label_distances", "threshold", "min_labels", "batched", "examples")
     metadata = {key: value for key, value in signature.metadata.items() if key in common}
@@ -234,7 +234,7 @@ def _own(signature: Signature) -> Signature:
 
 
 def require_one_signature(models: Mapping[Member, Servable]) -> None:
-    """Raise ModelLoadError if the signatures of these models, which are members or the shadow of a route, differ."""
+    """Raise ModelLoadError if the signatures of these models differ. They are members or the shadow of a route."""
     (first, model), *others = models.items()
     for member, other in others:
         if difference := model.signature.difference(other.signature):

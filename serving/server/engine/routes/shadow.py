@@ -1,6 +1,6 @@
 """Sends copies of a route's requests to another model, and compares that model's answers with the callers' answers.
 
-A copy waits until all callers of its batch have their answers, so no call fails because of a copy, or waits for one.
+A copy waits until all callers of its batch have their answers, so no call waits for a copy or fails because of one.
 Then the route submits the copy if no request waits for the route's members, and fewer than half of each member's
 instances compute. If a member has two instances, neither may be computing. A copy cannot be stopped, and shares the
 processors with calls that arrive meanwhile. So only one copy is computed at a time, and a pause follows, so that copies
@@ -64,9 +64,9 @@ class Shadow:
             share: The share of the requests that are copied, above 0 and at most 1.
             model: The model that gets the copies; None if the model does not serve.
             members: The route's members, whose requests take precedence.
-            output: The output whose highest value names the label to compare.
+            output: The output in which the index of the highest value is the label to compare.
             statistics: Counts the comparisons.
-            share_of_time: The share of the time that copies may take.
+            share_of_time: The largest share of the time that may be spent on copies.
         """
         self._share = share
         self._model = model
@@ -82,8 +82,8 @@ class Shadow:
         self._closed = False
 
     def compare(self, call: Call, answered: InferenceResult) -> None:
-        """Keep a copy of a call, with the caller's answer, until ``hand_over``, if the call is in the random share of
-        calls that are copied. This method never blocks."""
+        """Keep a copy of the call and of the caller's answer until ``hand_over``. Only a random share of the calls is
+        copied. This method never blocks."""
         if random.random() >= self._share:  # noqa: S311 - samples calls, and is no secret
             return
         model = self._model
@@ -101,7 +101,7 @@ class Shadow:
         self._count(ShadowCounts(skipped=1))
 
     def close(self) -> None:
-        """Skip the copy that waits, and all later copies."""
+        """Skip the waiting copy, and all later copies."""
         with self._lock:
             self._closed = True
             copy, self._waiting = self._waiting, None
@@ -109,8 +109,8 @@ class Shadow:
             self._count(ShadowCounts(skipped=1))
 
     def hand_over(self) -> None:
-        """Submit the copy that waits, or skip it if there is other work. Call this method once every caller of a batch
-        has an answer."""
+        """Submit the waiting copy, or skip it if there is other work. Call this method once every caller of a batch has
+        an answer."""
         with self._lock:
             copy, self._waiting = self._waiting, None
             if copy is None or self._model is None:
@@ -150,5 +150,5 @@ class Shadow:
 
 
 def _is_busy(member: Servable) -> bool:
-    """Whether requests wait for a member, or at least half of its instances compute."""
+    """Whether requests wait for a member, or at least half of its instances are computing."""
     return member.queued > 0 or 2 * member.computing >= member.instances
