@@ -50,8 +50,7 @@ class UnavailableError(ServerError):
 
 
 class NotLoadedError(UnavailableError):
-    """The model is loaded only on its first call. A caller of the engine that can wait should wait until the model is
-    loaded."""
+    """The model is loaded only on its first call. Callers that can wait should wait for the load."""
 
 
 class ControlError(ServerError):
@@ -63,7 +62,7 @@ class UnauthenticatedError(ServerError):
 
 
 class ForeignOriginError(UnauthenticatedError):
-    """A web page of another site tries to change what the server serves, or the Host header names another host."""
+    """One of: a web page of another site tries to change what the server serves; the Host header names another host."""
 
 
 class InferenceError(ServerError):

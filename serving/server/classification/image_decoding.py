@@ -40,8 +40,8 @@ WAIT_SECONDS = 10.0
 """How long a large image waits for memory before it is refused."""
 
 _READERS: dict[bytes, type[ImageFile]] = {b"\x89P": PngImageFile, b"\xff\xd8": JpegImageFile, b"RI": WebPImageFile}
-"""A file's first two bytes -> Pillow's reader. Image.open is not used, because the limit Image.MAX_IMAGE_PIXELS, above
-which Image.open warns, applies to the whole program."""
+"""A file's first two bytes -> Pillow's reader. Image.open is not used: it warns above Image.MAX_IMAGE_PIXELS, and this
+limit applies to the whole program."""
 
 _MAX_READS = 50_000
 """The largest number of pieces that Pillow may read from a file. Pillow reads about three pieces for each chunk or
@@ -64,8 +64,8 @@ _LOSSLESS = (
     re.compile(rb"VP8L(....)\x2f", re.DOTALL),
     re.compile(rb"ALPH(....)[%b]" % re.escape(bytes(range(1, 256, 4))), re.DOTALL),
 )
-"""Patterns for the beginning of a lossless picture and of a lossless alpha channel in a WebP file. The patterns' group
-is the size of the picture or the alpha channel."""
+"""Patterns for the beginning of a lossless picture and of a lossless alpha channel in a WebP file. The group in each
+pattern captures the size of the picture or of the alpha channel in bytes."""
 
 _BAND_PIXELS = 1 << 18
 """The number of pixels that are flattened at a time. The copies of such a band are small, and other threads can run
@@ -176,7 +176,7 @@ class _File(io.BytesIO):
 
 @contextmanager
 def _opened(data: bytes) -> Iterator[ImageFile]:
-    """Read an image's header, and translate all errors of Pillow until the context ends.
+    """Read an image's header. Until the context ends, convert all errors of Pillow to the server's errors.
 
     Raises:
         InvalidRequestError: The file is empty, has another format, or is damaged.

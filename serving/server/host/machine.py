@@ -43,8 +43,8 @@ def _quota(cgroup: Path) -> float | None:
 def release_loading_memory() -> None:
     """Give freed memory back to the system after loading, and let the garbage collector skip the loaded objects.
 
-    Loaded objects live as long as the process, so the collector need not traverse them again. Objects of calls are
-    freed without the collector when their calls end, so the collector need run only if far more objects gather.
+    Loaded objects live as long as the process, so the collector need not traverse them again. A call's objects are
+    freed without the collector when the call ends, so the collector needs to run only when far more objects exist.
     """
     release_freed_memory()
     gc.freeze()
@@ -54,9 +54,9 @@ def release_loading_memory() -> None:
 def release_freed_memory() -> None:
     """Give memory that is no longer used back to the system.
 
-    Objects of closed connections refer to each other in circles (with TLS, each connection has a buffer of 256 KiB),
-    and Python seldom collects objects that have lived for a while. glibc keeps freed memory, such as a model's parsed
-    file and an unloaded model's weights, until ``malloc_trim``, which other C libraries lack.
+    Closed connections leave reference cycles (with TLS, each with a buffer of 256 KiB), and Python seldom collects
+    objects that have lived for a while. glibc keeps freed memory, such as a model's parsed file and an unloaded model's
+    weights, until ``malloc_trim``, which other C libraries lack.
     """
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)

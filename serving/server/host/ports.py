@@ -9,7 +9,7 @@ from hangtag.serving.server.errors import StartError
 GRPC_SOCKET, GRPCIO_SOCKET, HTTP_SOCKET, METRICS_SOCKET = "grpc.sock", "grpcio.sock", "http.sock", "metrics.sock"
 """The names of the Unix sockets on which a server behind Envoy listens. With native, grpcio has its own socket."""
 GRPC, HTTP, METRICS = "port", "http-port", "metrics-port"
-"""The purposes of ports. The name of a purpose is the option that sets the port."""
+"""The purposes of ports. Each purpose has the name of the option that sets its port."""
 _PURPOSES = {GRPC: "", HTTP: " for HTTP", METRICS: " for metrics"}
 _OTHER_NUMBERS = {
     GRPC: "0 picks a free port",

@@ -8,7 +8,7 @@ class ReplacementPolicy:
     """Exponential backoff for replacements. Not thread-safe."""
 
     def __init__(self, first_delay: float, max_attempts: int, stable_seconds: float) -> None:
-        """Begin without failed replacements.
+        """Create a policy that has seen no failed replacement yet.
 
         Args:
             first_delay: The delay before a replacement in seconds. The delay doubles with each further short-lived
@@ -23,7 +23,7 @@ class ReplacementPolicy:
         self._attempts = 0
 
     def on_listening(self) -> None:
-        """Forget the failed replacements. Call this when a process listens."""
+        """Forget the failed replacements. Call this method once a process is listening."""
         self._attempts = 0
 
     def delay_after(self, lifetime: float, *, failed: bool) -> float | None:

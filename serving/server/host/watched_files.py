@@ -71,7 +71,7 @@ class WatchedFiles(Generic[T]):
         try:
             value = self._read()
         except StartError as error:
-            # kept, so that the failure is logged only once, and the files are read again after a change
+            # remembered, so that the failure is logged once and the files are not read again until they change
             self._stamp = stamp
             log.warning(f"{self._what} not reloaded; the previous contents stay in use", reason=str(error))
             return
