@@ -78,4 +78,4 @@ class StartError(ServerError, UserError):
 
 
 class ModelLoadError(StartError):
-    """A model's file cannot be loaded, or not with the execution provider that the settings require."""
+    """A model's file cannot be loaded, or the execution provider that the settings require cannot load it."""

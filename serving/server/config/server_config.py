@@ -28,8 +28,8 @@ class ServerConfig(Settings):
     limits: Limits = field(default_factory=Limits)
     """Operators cannot set the limits; see `Limits`."""
     platform_paths: tuple[str, ...] = ()
-    """The platform's HTTP paths for health checks, for calls, and for SageMaker's loads in multi-model endpoints.
-    Operators cannot set the paths; see `platform_settings`."""
+    """The platform's HTTP paths for health checks, for calls and, on SageMaker, for loading models. Operators cannot
+    set the paths; see `platform_settings`."""
     store: str = field(default="", repr=False)
     """The store's URL from --models; ``models`` is then the folder of the store's local copy. The URL may contain a
     password, so the settings' repr does not show the URL."""

@@ -37,7 +37,7 @@ class WatchedFiles(Generic[T]):
         """Read the files.
 
         Args:
-            what: The name of the files in the log, in the plural.
+            what: What the log calls the files; a plural noun.
             paths: The files to watch.
             read: Reads the files and returns the value; raises StartError if the files are not valid.
             check_seconds: The shortest time between two checks of the files, in seconds.

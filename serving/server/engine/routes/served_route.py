@@ -48,7 +48,7 @@ class ServedRoute:
             engine: The engine, from which the route gets a member's successor if the member is replaced.
             name: The route's name.
             settings: The content of the route's file.
-            members: The model or route that each member names now.
+            members: For each member, the model or route that serves now.
             shadow: The model or route that gets the copies; None without a working shadow.
             previous: The object that this object replaces. The new object continues the old counters, because counters
                 must not fall.
@@ -201,7 +201,8 @@ def chosen(route: str, settings: RouteSettings, call: Call) -> int:
 
 
 def _compared_output(settings: RouteSettings, signature: Signature) -> str:
-    """Return the output whose highest value names a sample's label. Raise ModelLoadError if there is no such output."""
+    """Return the output in which the index of a sample's highest value is its label. Raise ModelLoadError if there is
+    no such output."""
     if settings.acceptance is not None:
         return settings.acceptance.output
     for spec in signature.outputs:
