@@ -26,7 +26,7 @@ from hangtag.training.networks.normalisation import add_batch_norm
 from hangtag.training.recipes import PICTURES, STUDY, TEACHER, Recipe
 from hangtag.training.runs.config import RunConfig
 
-# The keys under which a file may hold the weights, next to an optimizer's state and an epoch.
+# The keys of the weights in a file that also holds, for example, an optimizer's state and an epoch.
 _WRAPPINGS = ("model", "state_dict", "model_state_dict")
 _PREFIXES = ("", "module.", "_orig_mod.", "model.")  # of DataParallel, torch.compile and Lightning
 _MANY_STEPS = 1_000  # enough steps per epoch for batch normalisation to get PyTorch's default momentum
@@ -78,11 +78,11 @@ def entry(network: str) -> NetworkEntry:
 
 
 def build(network: str, labels: int = 10, image: ImageSpec = fashion_mnist.IMAGE) -> nn.Module:
-    """Build a network, by a name in NETWORKS, ``package.module:callable`` or ``timm:NAME``, with fresh weights, which
-    are drawn from torch's global random state.
+    """Build a network with fresh weights, drawn from torch's global random state. ``network`` is a name in NETWORKS,
+    ``package.module:callable`` or ``timm:NAME``.
 
     Raises:
-        SettingsError: There is no such network, or the network cannot be built for these images.
+        SettingsError: If there is no such network, or if it cannot be built for these images.
 
     Example:
         >>> torch.manual_seed(0)
@@ -150,7 +150,7 @@ def first_network(config: RunConfig, labels: int, image: ImageSpec) -> tuple[nn.
 
 def _load(network: nn.Module, path: str, model: str) -> list[str]:
     """Load the weights of the file that the run starts from, except for weights of another shape, such as the last
-    layer's weights for other labels. Returns a sentence about the weights that stay fresh."""
+    layer's weights for other labels. Returns a sentence about the weights that stay freshly initialised."""
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises all kinds of exceptions

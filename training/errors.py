@@ -14,7 +14,7 @@ class TrainingError(UserError):
 
 
 class SettingsError(TrainingError):
-    """A setting, a teacher or the environment of processes cannot be used, or settings contradict each other."""
+    """A setting, a teacher or one of torchrun's variables cannot be used, or settings contradict each other."""
 
 
 class RunMismatchError(TrainingError):

@@ -1,8 +1,8 @@
-"""The losses of networks: a teacher's part of a classifier's loss, and the objectives of multi-label networks.
+"""The losses of networks: what a teacher adds to a classifier's loss, and the objectives of multi-label networks.
 
-The labels' part of a classifier's loss is PyTorch's cross-entropy. An objective describes how a multi-label network
-learns and how its outputs are read. CNN-RNN has one objective, and its baselines have two. Pixels are [batch, 1, 64,
-64] in [0, 1]. Label sets are bool [batch, labels].
+For the labels, a classifier's loss is PyTorch's cross-entropy. An objective describes how a multi-label network learns
+and how its outputs are read. CNN-RNN has one objective, and its baselines have two. Pixels are [batch, 1, 64, 64] in
+[0, 1]. Label sets are bool [batch, labels].
 """
 
 from collections.abc import Callable, Sequence

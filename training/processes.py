@@ -28,7 +28,7 @@ from hangtag.errors import UserError
 from hangtag.training.errors import SettingsError
 
 T = TypeVar("T")
-# the time limit of a collective operation, for which the other ranks wait while rank 0 validates
+# the time limit of a collective operation; ranks wait in one while rank 0 validates
 _TIMEOUT = timedelta(hours=1)
 _RELEASE_SECONDS = 0.1
 """The seconds for which the interpreter lock is released, so that gloo's thread can free its last tensors. Otherwise
@@ -156,7 +156,7 @@ def process_group(device: str) -> Iterator[ProcessGroup]:
 
 def _exit_without_destructors() -> None:
     """End a process that succeeded, before C++'s destructors run. DistributedDataParallel leaves gloo's threads behind,
-    because of which the destructors sometimes abort the process, and torchrun would report a failure."""
+    so the destructors sometimes abort the process, which torchrun would report as a failure."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)
@@ -209,8 +209,8 @@ def _process(rank: int, processes: int, port: int, work: Callable[[T], None], se
 def keep_freed_memory() -> None:
     """Let the C library keep freed memory for later tensors, instead of returning it to the kernel.
 
-    By default glibc maps the largest tensors again in every training step, and the kernel must clear their pages, which
-    are 60,000 in a step of ``resnet-28x28``. The disadvantage is that the process holds more memory at its peak.
+    By default, glibc maps new memory for the largest tensors in every training step, and the kernel must clear its
+    pages: 60,000 in a step of ``resnet-28x28``. The disadvantage is that the process holds more memory at its peak.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

@@ -18,13 +18,14 @@ class Observer:
     """Null object: ignores progress, and never stops the run. Subclasses override the methods that they need."""
 
     def on_step(self, epoch: int, step: int, steps: int, loss: float) -> None:
-        """Receive the epoch, the step of the epoch's steps, both counted from 1, and the epoch's mean loss so far.
+        """Receive the epoch and step, counted from 1, the number of steps in an epoch, and the epoch's mean loss so
+        far.
 
         The trainer calls this method after every training step, and updates the loss about every ten steps.
         """
 
     def on_epoch(self, row: Mapping[str, float]) -> None:
-        """Receive an epoch's figures. Rank 0 calls this method after it has saved the figures."""
+        """Receive an epoch's metrics. Rank 0 calls this method after it has saved the metrics."""
 
     def on_teacher_logits(self, done: int, total: int) -> None:
         """Receive the number of this rank's images for which the teachers' logits are computed. Mirror images count
@@ -49,8 +50,8 @@ class TerminalObserver(Observer, AbstractContextManager["TerminalObserver"]):
     def __init__(
         self, epochs: int, *, shown: bool, select: str = "accuracy", clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """Create an observer of a run with this number of epochs, and with ``select``, the figure that selects the best
-        epoch. Unless ``shown`` is true, the observer only handles Ctrl-C."""
+        """Create an observer of a run with this number of epochs. ``select`` is the metric that selects the best epoch.
+        Unless ``shown`` is true, the observer only handles Ctrl-C."""
         self._epochs, self._shown, self._interrupted = epochs, shown, False
         self._figures = [f"validation_{name}" for name in dict.fromkeys((*_FIGURES, select))]
         self._last_epoch: Mapping[str, float] = {}

@@ -24,17 +24,17 @@ class Distillation:
     """How a network learns from a teacher's logits as well as from the labels (Hinton et al., 2015)."""
 
     teacher: str  # the name of the teacher's model, if --teacher names no files
-    weight: float  # the weight of the teacher's part of the loss; the labels' part has the weight 1 - weight
+    weight: float  # the weight of the teacher in the loss; the labels have the weight 1 - weight
     temperature: float
-    # The number of augmented images of each original for which the teacher computes logits and which the student sees.
-    # If it is 0, the teacher sees only the original image, and the student sees new augmented images in every epoch.
+    # The number of augmented images of each original, which both the teacher and the student see. If it is 0, the
+    # teacher sees only the original image, and the student sees new augmented images in every epoch.
     views: int = 0
 
 
 @dataclass(frozen=True)
 class Recipe:
     """Hyperparameters of the optimizer, the schedule and the loss. The trainer keeps the weights of the epoch with the
-    best validation figure."""
+    best validation metric."""
 
     name: str
     batch_size: int
@@ -91,7 +91,7 @@ CNN_BEST = replace(
     distillation=Distillation(teacher="resnet", weight=0.8, temperature=2.0),
 )
 
-# Augmentation may hide from the student what the teacher saw in the original image, and in many epochs a student
+# Augmentation may hide from the student what the teacher saw in the original image, and over many epochs a student
 # memorises the teacher's logits of each image. With this recipe the teacher computes logits for exactly the images that
 # the student sees (Beyer et al., Knowledge distillation: A good teacher is patient and consistent, 2022). All these
 # logits are computed before the first epoch, because computing new logits in every step would take longer than the
@@ -225,7 +225,7 @@ _RANGES: tuple[_Range, ...] = (
     (("betas", "ema_decay", "dropout", "label_smoothing"), "at least 0 and below 1", lambda number: 0 <= number < 1),
     (("erase", "weight"), "from 0 to 1", lambda number: 0 <= number <= 1),
 )
-"""The names of numeric hyperparameters, their range in words, and a test of a number."""
+"""For each range, the hyperparameters to which it applies, the range in words, and a function that checks a number."""
 
 
 def _parsed(change: str, text: str, kind: Any) -> Any:

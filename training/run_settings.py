@@ -21,7 +21,7 @@ class TrainSettings(DataOptions):
     """The settings of one run. None stands for the default that ``hangtag train --help`` names.
 
     Raises:
-        SettingsError: A setting cannot be used here, or settings contradict each other.
+        SettingsError: If a setting cannot be used here, or if settings contradict each other.
 
     Example:
         >>> TrainSettings("lstm", limit=2000, epochs=1, out=Path("runs/trial"))

@@ -154,7 +154,7 @@ def _run_name(config: RunConfig) -> str:
 
 
 def _require_network(config: RunConfig, data: Dataset) -> list[str]:
-    """Build the network once, and return sentences about weights that stay fresh and about a later export.
+    """Build the network once, and return sentences about freshly initialised weights and about a later export.
 
     Raises SettingsError if the network cannot be built for this data, or computed in this precision.
     """

@@ -45,7 +45,7 @@ digits is below 1 in 10 million."""
 
 
 class Member(NamedTuple):
-    """The record of one of the user's own pictures in a run."""
+    """A run's record of one of the user's own pictures."""
 
     split: str
     label: str

@@ -41,14 +41,13 @@ def divide(
 
 
 def distinct(pictures: Sequence[Picture], *, published: bool = False) -> tuple[list[Picture], list[str]]:
-    """Leave out the copies of pictures. Returns the other pictures, in the given order, and sentences about copies.
+    """Remove duplicate pictures. Returns the other pictures, in the given order, and sentences about the duplicates.
 
     A ``published`` set may hold several copies of a picture, even in several classes, and its test split stays whole.
     Only the training copies of its test pictures are left out.
 
     Raises:
-        DataCorruptError: The same picture is in two classes or in two splits of the source, and the set is not
-            published.
+        DataCorruptError: If the same picture is in two classes or in two splits of a set that is not ``published``.
     """
     by_content: dict[str, list[Picture]] = defaultdict(list)
     for picture in pictures:

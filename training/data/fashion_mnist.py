@@ -49,11 +49,11 @@ NAME = "fashion-mnist"
 
 
 def load(data_dir: Path | None = None) -> Dataset:
-    """Read, check and split the data set, from the folder with the four IDX files, or from the usual folders.
+    """Read, check and split the data set, from its four IDX files in ``data_dir`` or, by default, in the usual folders.
 
     Raises:
-        DataNotFoundError: The files are not in the folder, or could not be downloaded.
-        DataCorruptError: A file cannot be read, or differs from the published file.
+        DataNotFoundError: If the files are not in the folder, or could not be downloaded.
+        DataCorruptError: If a file cannot be read, or differs from the published file.
 
     Example:
         >>> fashion_mnist.load().train.images.shape

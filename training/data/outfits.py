@@ -47,9 +47,9 @@ class Look(NamedTuple):
     slots: tuple[str, ...]  # the equally likely pieces of each slot, separated by commas
 
 
-# The looks are a capsule wardrobe: every top goes with every pair of shoes, and the two determine the other garments. A
-# single garment says little about the other garments, but two garments determine a third. A network that ignores
-# co-occurrence cannot learn this.
+# The looks form a capsule wardrobe: every top goes with every pair of shoes, and these two determine the other
+# garments. A single garment says little about the other garments, but two garments determine a third. A network that
+# ignores co-occurrence cannot learn this.
 LOOKS = (
     Look("beach", 10, ("T-shirt/top", "Sandal", "Dress", "Bag")),
     Look("sport", 10, ("T-shirt/top", "Sneaker", "Trouser")),

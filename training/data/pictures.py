@@ -18,7 +18,7 @@ from hangtag.training.data.reading import MEMORY_BYTES
 from hangtag.training.errors import SettingsError
 
 FEW = 20
-"""The number of pictures that a class needs for meaningful figures."""
+"""The number of pictures that a class needs for meaningful metrics."""
 SMALL = 128
 """If all pictures have the same size, and no edge is longer than this many pixels, the pictures keep their size by
 default."""
@@ -50,9 +50,9 @@ def load(
     says. Images of more than ``memory_bytes`` are kept in a temporary file.
 
     Raises:
-        DataNotFoundError: A file or a folder is missing.
-        DataCorruptError: The source is malformed, no picture of a class can be read, or ``divide`` fails.
-        SettingsError: The images cannot be prepared as ``own`` requires.
+        DataNotFoundError: If a file or a folder is missing.
+        DataCorruptError: If the source is malformed, if no picture of a class can be read, or if ``divide`` fails.
+        SettingsError: If the images cannot be prepared as ``own`` requires.
     """
     source = reading.opened(name)
     spec = image or _image_for(source.pictures, own)
@@ -118,9 +118,9 @@ def held_out(name: str, image: ImageSpec, labels: Sequence[str]) -> HeldOut:
     """Read pictures to measure a model on: the source's test split if there is one, otherwise all pictures.
 
     Raises:
-        DataNotFoundError: A file or a folder is missing.
-        DataCorruptError: The source is malformed, the model lacks a class of the source, no picture of a class can be
-            read, or the same picture is in two classes or in two splits of a source other than IDX files.
+        DataNotFoundError: If a file or a folder is missing.
+        DataCorruptError: If the source is malformed, if the model lacks a class of the source, if no picture of a class
+            can be read, or if the same picture is in two classes or in two splits of a source other than IDX files.
     """
     source = reading.opened(name, labels)
     published = name.startswith("idx:")

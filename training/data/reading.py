@@ -40,15 +40,15 @@ def opened(name: str, known: Sequence[str] | None = None) -> Listing:
     """List the pictures of ``folder:PHOTOS``, ``csv:FILE`` or ``idx:FOLDER``, and read their digests and headers.
 
     Raises:
-        DataNotFoundError: A file or a folder is missing.
-        DataCorruptError: The source is malformed, has labels that are not in ``known``, or no picture of a class can be
-            read.
+        DataNotFoundError: If a file or a folder is missing.
+        DataCorruptError: If the source is malformed, if it has labels that are not in ``known``, or if no picture of a
+            class can be read.
     """
     source = idx.listed(listing.place_of(name)) if name.startswith("idx:") else listing.listed(name)
     if known is not None and (unknown := sorted(set(source.labels) - set(map(listing.normal, known)))):
         raise DataCorruptError(
             f"{name} has the classes {named(unknown)}, which are not among the model's labels {named(list(known))}. "
-            "Name the folders, or the entries in the column label, like the labels."
+            "Rename the folders, or the entries in the column 'label', so that they match the model's labels."
         )
     return _readable(source, _in_threads(_opened, source.pictures, "opened"))
 
@@ -119,7 +119,7 @@ def _readable(source: Listing, outcomes: Iterable[Picture | str]) -> Listing:
 
 
 def _opened(picture: Picture) -> Picture | str:
-    """Return the picture with its digest and the data of its header, or name an unreadable picture with the reason."""
+    """Return the picture with its digest and the data of its header, or a text that says why it is unreadable."""
     if (pixels := picture.pixels) is not None:
         digest = hashlib.sha256(pixels.tobytes()).hexdigest()
         picture = replace(picture, digest=digest, content=digest, bytes=pixels.nbytes)

@@ -58,9 +58,10 @@ def load(
         image: Describes how an earlier run prepared the user's pictures, and takes precedence over ``own``.
 
     Raises:
-        DataNotFoundError: The data set, or one of its files, is missing and could not be downloaded.
-        DataCorruptError: A file cannot be read, its contents are not the published ones, or pictures cannot be divided.
-        SettingsError: There is no data set of this name.
+        DataNotFoundError: If the data set, or one of its files, is missing and could not be downloaded.
+        DataCorruptError: If a file cannot be read, if its contents are not the published ones, or if pictures cannot be
+            divided.
+        SettingsError: If there is no data set of this name.
     """
     if kind_of(name) is not None:
         return pictures.load(name, own, image)

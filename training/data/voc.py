@@ -30,8 +30,8 @@ def load(data_dir: Path | None = None) -> Dataset:
     """Read the three splits from the folder that holds VOCdevkit. For None, download the data set into the cache.
 
     Raises:
-        DataNotFoundError: The data set, or one of its files, is missing and could not be downloaded.
-        DataCorruptError: A file cannot be read, or an object is of an unknown class.
+        DataNotFoundError: If the data set, or one of its files, is missing and could not be downloaded.
+        DataCorruptError: If a file cannot be read, or if an object is of an unknown class.
     """
     root = data_dir or cache_dir() / "voc2007"
     splits: dict[str, Any] = {
@@ -74,7 +74,8 @@ def _read(root: Path, image_set: str, may_download: bool) -> Split:
 
 
 def _classes(annotation: dict[str, Any], path: str) -> list[int]:
-    """Return the classes of all objects. Objects marked "difficult" are included: some images show no other objects."""
+    """Return the classes of all objects. Objects marked "difficult" are included, because some images show no other
+    objects."""
     names = [item["name"] for item in annotation["annotation"].get("object", [])]
     if unknown := sorted(set(names) - set(LABELS)):
         raise DataCorruptError(f"{path} shows {', '.join(unknown)}, which is not a class of VOC 2007.")

@@ -26,7 +26,7 @@ RandomState = dict[str, torch.Tensor]
 
 
 class TrainingState:
-    """The network with its optimizer, schedule and moving average, and the figures of the finished epochs."""
+    """The network with its optimizer, schedule and moving average, and the metrics of the finished epochs."""
 
     def __init__(self, network: nn.Module, recipe: Recipe, steps_per_epoch: int) -> None:
         self.network = network
@@ -50,11 +50,10 @@ def random_state(device: str) -> RandomState:
 
 
 def validate(row: dict[str, float], config: RunConfig, task: Task, state: TrainingState, run: Run) -> dict[str, float]:
-    """Add the validation split's figures to the epoch's row, and save the weights if they are the best so far.
+    """Add the validation split's metrics to the epoch's row, and save the weights if they are the best so far.
 
-    If several epochs have equal figures, the first of them is the best. But the validation split of the user's own
-    pictures may be so small that many epochs have equal figures, even the earliest. So with the user's own pictures,
-    the lowest validation loss decides between epochs with equal figures.
+    If several epochs have the best metric, the first of them is chosen. With the user's own pictures, whose validation
+    split may be small, many epochs may have the best metric, so the lowest validation loss decides between them.
     """
     deployable = fold_batch_norm(state.evaluated)
     row |= task.validate(deployable)
@@ -69,7 +68,7 @@ def validate(row: dict[str, float], config: RunConfig, task: Task, state: Traini
 
 
 def save(state: TrainingState, random_states: list[RandomState], run: Run) -> None:
-    """Write a checkpoint with the random states of all ranks, then the figures of the epochs in the checkpoint."""
+    """Write a checkpoint with the random states of all ranks, and then metrics.json with the same epochs."""
     states = {name: part.state_dict() for name, part in state.parts.items()}
     run.save("checkpoint.pt", {**states, "rows": state.rows, "rng": random_states})
     run.write_metrics({"epochs": state.rows})

@@ -2,7 +2,7 @@
 
 Muon updates a matrix by the orthogonal matrix nearest to its averaged gradient (Jordan et al., 2024). A gradient has
 few large singular values and many small ones. A learning rate per weight, such as Adam's, does not change this. In an
-orthogonal matrix all singular values are 1, so a network learns in all directions, and needs a fraction of the epochs.
+orthogonal matrix all singular values are 1, so a network learns in all directions, in a fraction of the epochs.
 
 torch.optim.Muon treats a parameter as one matrix. In this module a parameter may stack several matrices: an LSTM's
 weights stack the weights of four gates, and each gate's weights are orthogonalised separately. A convolution's weights

@@ -51,10 +51,10 @@ def train(
     and may request a stop. ``teacher`` is the model to learn from, if the recipe has a distillation.
 
     Raises:
-        RunMismatchError: The folder holds another run, or files that cannot be used, or another process trains in it.
-        DivergedError: The loss or the network's outputs are not finite.
-        SettingsError: The network cannot be built for these images, or the teacher fails on the images.
-        KeyboardInterrupt: The observer requested a stop.
+        RunMismatchError: If the folder holds another run or unusable files, or if another process trains in it.
+        DivergedError: If the loss or the network's outputs are not finite.
+        SettingsError: If the network cannot be built for these images, or if the teacher fails on them.
+        KeyboardInterrupt: If the observer requested a stop.
 
     If one rank raises one of these errors, every rank raises it.
 
@@ -168,7 +168,7 @@ class _Sums:
         self._observer.on_step(self._epoch, step, self._steps, self._mean)
 
     def row(self, samples: int, learning_rate: float) -> dict[str, float]:
-        """Return the epoch's figures."""
+        """Return the epoch's metrics."""
         seconds = time.perf_counter() - self._started
         return {
             "epoch": self._epoch,

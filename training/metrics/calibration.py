@@ -45,8 +45,8 @@ def fit_temperature(logits: Floats, classes: Classes) -> float:
     true = scores[np.arange(len(classes)), classes].mean()
 
     def slope(inverse: float) -> float:
-        """Return the derivative of the cross-entropy by 1 / T. The derivative never falls, because the cross-entropy is
-        convex."""
+        """Return the derivative of the cross-entropy with respect to 1 / T. The derivative never falls, because the
+        cross-entropy is convex."""
         weights = np.exp(scores * inverse)
         return float(((weights * scores).sum(axis=1) / weights.sum(axis=1)).mean() - true)
 

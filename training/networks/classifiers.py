@@ -171,7 +171,7 @@ class ResNet(_Features):
 
 
 def _pooling(height: int, width: int, most: int) -> tuple[list[nn.Module], int]:
-    """Return layers that pool maps to at most ``most`` places along each edge, and the number of places that remain.
+    """Return pooling layers that leave at most ``most`` places along each edge of a map, and the number of places left.
 
     Smaller maps need no layer. Without the pooling, the first dense layer would grow with the image.
     """
@@ -184,7 +184,7 @@ def _halved_thrice(image: ImageSpec) -> tuple[int, int]:
     if min(image.height, image.width) < _LEAST_EDGE:
         raise SettingsError(
             f"the images have {image.height} x {image.width} pixels, but this network needs at least {_LEAST_EDGE} x "
-            f"{_LEAST_EDGE}, because it halves them three times. Name a larger --size, or train lstm."
+            f"{_LEAST_EDGE}, because it halves them three times. Choose a larger --size, or train lstm."
         )
     return image.height // 8, image.width // 8
 

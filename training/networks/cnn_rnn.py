@@ -107,7 +107,7 @@ class Beam(NamedTuple):
     path_probability: Tensor
     """The probability of the path given the image, [batch]."""
     probabilities: Tensor
-    """For each label, the share of the beam's probability that belongs to paths with this label, [batch, labels]."""
+    """For each label, the share of the beam's probability that is in paths with this label, [batch, labels]."""
 
 
 def beam_search(network: CnnRnn, pixels: Tensor, width: int = BEAM_WIDTH) -> Beam:

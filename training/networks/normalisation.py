@@ -34,7 +34,7 @@ class Normalised(nn.Sequential):
 
 
 def add_batch_norm(network: nn.Module, steps_per_epoch: int) -> None:
-    """Add a normalisation after each convolution and dense layer except for the last, in place.
+    """Add a normalisation to the network after each convolution and dense layer except for the last.
 
     A network is validated with running statistics, which average about the last ten steps. If an epoch has fewer steps,
     the running statistics average the steps of one epoch, because otherwise their initial values would still dominate.

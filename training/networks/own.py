@@ -34,7 +34,7 @@ def build(network: str, labels: int, image: ImageSpec) -> nn.Module:
     """Build a network with fresh weights, drawn from torch's global random state, and try it on three images of noise.
 
     Raises:
-        SettingsError: The network cannot be imported, is not a network, does not map images to logits, FP32 [batch,
+        SettingsError: If the network cannot be imported, is not a network, does not map images to logits, FP32 [batch,
             labels], ends in a softmax, or computes other logits for an image in a batch than for the image alone.
     """
     make = find(network)

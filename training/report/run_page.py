@@ -28,8 +28,8 @@ _MOST_FREQUENT = 40
 def run_page(run: Run, exported_as: Sequence[str] = (), validation: Images | None = None) -> str:
     """Return the page of one run: curves, confusion matrix, worst mistakes, recipe and provenance.
 
-    ``exported_as`` names the model versions that were exported from the run. If ``validation``, the validation split's
-    images, is None, the images are read.
+    ``exported_as`` names the model versions that were exported from the run. If ``validation`` is None, the validation
+    split's images are read.
     """
     summary = run.metrics.get("summary", {})
     labels, parameters = run_data.labels(summary), summary.get("parameters")
@@ -51,7 +51,7 @@ def run_page(run: Run, exported_as: Sequence[str] = (), validation: Images | Non
 
 
 def comparison_page(runs: Sequence[Run], exported_as: Sequence[Sequence[str]]) -> str:
-    """Return the page of several runs: the curves, and below them a table of figures and differing settings."""
+    """Return the page of several runs: the curves, and below them a table of metrics and differing settings."""
     cells = [tables.cells(run, versions) for run, versions in zip(runs, exported_as, strict=True)]
     rows = {key: [each[key] for each in cells] for key in cells[0]}
     return _render(runs, {**rows, **tables.differences(runs)}, run=None)
@@ -84,11 +84,11 @@ def _both_splits(figure: str) -> Mapping[str, str]:
 
 
 def _mistakes(summary: Mapping[str, Any], labels: Sequence[str]) -> dict[str, Any] | None:
-    """Return what the page shows of the validation split's confusion matrix, or None if the run has no matrix.
+    """Describe the mistakes on the validation split. Returns None if the run has no confusion matrix.
 
     "matrix" is [true][predicted], or empty if there are more than MOST_IN_MATRIX labels. "deepest" is the count of the
     most frequent mistake, and "frequent" has the count, true label and predicted label of the most frequent mistakes.
-    "figures" has the figures of each label, or only of the worst labels if "left_out" labels are left out.
+    "figures" has the metrics of each label, except for the "left_out" best labels.
     """
     kept = summary.get("validation", {}).get("confusion")
     if not isinstance(kept, list):
@@ -112,7 +112,7 @@ def _mistakes(summary: Mapping[str, Any], labels: Sequence[str]) -> dict[str, An
 def _worst_images(
     run: Run, summary: Mapping[str, Any], labels: Sequence[str], validation: Images | None
 ) -> tuple[list[tuple[str, str, str]], str]:
-    """Return source, name and caption of the images with the highest loss, or a sentence on why there are none."""
+    """Return the source, name and caption of the images with the highest loss, or the reason why there are none."""
     worst = summary.get("worst")
     if not isinstance(worst, list):
         return [], "An earlier version of hangtag trained this run, and did not record these images."
@@ -144,7 +144,7 @@ def _validation_images(run: Run) -> Images:
 
 
 def _curves(runs: Sequence[Run], title: str, keys: Mapping[str, str], axis: Formatter) -> Markup | None:
-    """Plot the figures with these keys against the epochs. Returns None if no run has such figures.
+    """Plot the metrics with these keys against the epochs. Returns None if no run has such metrics.
 
     Validation is a solid line, and training is a dashed line. A dot marks the epoch whose weights were kept. With a
     single epoch, each line becomes a dot, which is hollow for training.

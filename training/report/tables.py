@@ -1,4 +1,4 @@
-"""Describes runs in words for a terminal and a page: figures, settings that differ, recipe, and provenance."""
+"""Describes runs in words for a terminal and a page: metrics, settings that differ, recipe, and provenance."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,15 +7,15 @@ from hangtag.training.runs.config import flat
 from hangtag.training.runs.run import Run
 
 FIGURES = {"accuracy": "accuracy", "o_f1": "O-F1"}
-"""The main figures of runs and their names: accuracy for single labels, and O-F1 for sets of labels."""
+"""The main metrics of runs and their names: accuracy for single labels, and O-F1 for sets of labels."""
 _SHOWN_ELSEWHERE = ("model", "seed", "dataset", "limit", "recipe", "tensorboard", "command")
 
 
 def overview(run: Run) -> dict[str, Any]:
-    """Return the run's main settings and figures, under the names that ``hangtag runs --json`` uses.
+    """Return the run's main settings and metrics, under the names that ``hangtag runs --json`` uses.
 
-    "figure" is one of FIGURES. "validation" and "test" are the values of this figure in the best epoch. A value is
-    None if it is unknown, such as "test" before the run ends.
+    "figure" names a metric of FIGURES. "validation" and "test" are the values of this metric in the best epoch.
+    A value is None if it is unknown, such as "test" before the run ends.
     """
     config, metrics = run.config, run.metrics
     recipe, rows, summary = config["recipe"], metrics["epochs"], metrics.get("summary", {})
@@ -85,7 +85,7 @@ def provenance(run: Run) -> dict[str, str]:
 
 
 def text(value: Any) -> str:
-    """Return a setting or figure in words: a float with four digits, yes or no, a dash for None, a list with commas."""
+    """Return a setting or metric in words: a float with four digits, yes or no, a dash for None, a list with commas."""
     if value is None:
         return "-"
     if isinstance(value, bool):

@@ -25,7 +25,7 @@ from hangtag.training.runs.run_data import changes
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """A teacher's ONNX file, or weights to start from. The content identifies the file, and not its path."""
+    """A teacher's ONNX file, or weights to start from. The content, and not the path, identifies the file."""
 
     digest: str  # the first 12 hexadecimal digits of the file's SHA-256
     path: str = field(compare=False)
@@ -105,10 +105,9 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
 def difference(
     stored: Mapping[str, Any], requested: Mapping[str, Any], recorded: Sequence[Member], members: Sequence[Member]
 ) -> str | None:
-    """Describe how a stored run differs from a requested run, such as: with another seed (seed: 0 there, 1 requested).
+    """Describe how a stored run differs from a requested run, such as "with another seed (seed: 0 there, 1 requested)".
 
-    The configs are compared, and the runs' records of the user's own pictures. Returns None if both runs have the same
-    results.
+    Compares the configs, and the records of the user's own pictures. Returns None if both runs have the same results.
     """
     there, here = identity(stored), identity(requested)
     keys = [key for key in here | there if there.get(key) != here.get(key)]

@@ -58,8 +58,8 @@ class Run:
         A model's name, such as build or nets:build, stands for the latest finished run of the model.
 
         Raises:
-            RunMismatchError: There is no such run, or a file cannot be read. The message lists the existing runs, and
-                ends with ``alternative``, a sentence on what the caller accepts instead of a run.
+            RunMismatchError: If there is no such run, or if a file cannot be read. The message lists the existing runs,
+                and ends with ``alternative``, a sentence on what the caller accepts instead of a run.
         """
         folders = [path.parent if path.name in _FILES else path for path in (Path(run), runs_dir / run)]
         found = [cls(folder) for folder in folders if (folder / "config.json").is_file()]
@@ -235,8 +235,8 @@ class Run:
 
     @contextmanager
     def _replacing(self, name: str) -> Iterator[Path]:
-        """Yield a temporary path, whose file then replaces the file of this name, so that a killed process leaves the
-        old or the new file."""
+        """Yield a temporary path. Its file then replaces the file ``name``, so a killed process leaves the old or the
+        new file."""
         path = self.folder / name
         with reporting_write_errors(path):
             yield path.with_name(f"{name}.tmp")

@@ -35,15 +35,15 @@ def image(config: Mapping[str, Any]) -> ImageSpec:
 
 
 def load(config: Mapping[str, Any], data_dir: Path | None = None, recorded: Sequence[Member] = ()) -> Dataset:
-    """Read the data set that a run was trained on, split and prepared as in the run, from its ``config.json``.
+    """Read the data set that a run was trained on, split and prepared as the run's ``config.json`` describes.
 
-    ``data_dir`` is the data set's folder, if it has moved since the run. With ``recorded``, the run's records of the
-    user's own pictures, an error names the changes.
+    ``data_dir`` is the data set's folder, if it has moved since the run. ``recorded`` are the run's records of the
+    user's own pictures; with them, an error can name the changes.
 
     Raises:
-        RunMismatchError: The config does not describe a data set.
-        DataNotFoundError: The data set is missing.
-        DataCorruptError: The data set has changed since the run, or cannot be read.
+        RunMismatchError: If the config does not describe a data set.
+        DataNotFoundError: If the data set is missing.
+        DataCorruptError: If the data set has changed since the run, or cannot be read.
     """
     name = str(config.get("dataset", fashion_mnist.NAME))
     kind = sources.kind_of(name)
@@ -53,8 +53,7 @@ def load(config: Mapping[str, Any], data_dir: Path | None = None, recorded: Sequ
     if data_dir is not None:
         name = f"{kind}:{data_dir}"
     elif not (place := listing.place_of(name)).exists():
-        # A published file has a path without the folders of the machine that wrote the file, but a run has the absolute
-        # path.
+        # A run records the absolute path, but a published file omits the folders of the machine that wrote it.
         where = "there" if place.is_absolute() else "in the current folder, and their place is not recorded"
         raise DataNotFoundError(
             f"the training pictures, {name}, are not {where}. Give their folder, or their CSV file, with --data-dir."

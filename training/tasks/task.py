@@ -46,8 +46,8 @@ class Task(ABC):
     in every step. If a stop is requested, the task's methods raise KeyboardInterrupt between batches.
     """
 
-    selection_metric: str  # the figure of ``validate`` that selects the best epoch; a higher value is better
-    _followed: Sequence[str]  # the figures that are measured after every epoch
+    selection_metric: str  # the metric of ``validate`` that selects the best epoch; a higher value is better
+    _followed: Sequence[str]  # the metrics that are measured after every epoch
     _prediction_batch = 500
 
     def __init__(self, config: RunConfig, data: Dataset, observer: Observer) -> None:
@@ -65,8 +65,8 @@ class Task(ABC):
         return len(self._train)
 
     def choose_views(self, samples: Tensor) -> Tensor:
-        """Return the indices in ``images`` of one view of each sample, [batch], drawn from torch's global random
-        state."""
+        """Choose a view of each sample at random, from torch's global random state. Returns the views' indices in
+        ``images``, [batch]."""
         views = len(self.images) // len(self)
         return samples if views == 1 else samples + len(self) * torch.randint(views, samples.shape).to(samples.device)
 
@@ -79,14 +79,14 @@ class Task(ABC):
         """
 
     def validate(self, deployable: nn.Module) -> dict[str, float]:
-        """Return the epoch's figures on the validation split, or NaN if the network's outputs are not finite."""
+        """Return the epoch's metrics on the validation split, which are NaN if the network's outputs are not finite."""
         split = self._splits["validation"]
         predictions = self._predictions(deployable, split.images)
         figures = self._evaluate(predictions, split) if np.isfinite(predictions[0]).all() else {}
         return {f"validation_{name}": figures.get(name, float("nan")) for name in self._followed}
 
     def summarise(self, deployable: nn.Module) -> dict[str, Any]:
-        """Return the figures of the best epoch's network. Only this method uses the test split."""
+        """Return the metrics of the best epoch's network. Only this method uses the test split."""
         trainable = [weights for weights in deployable.parameters() if weights.requires_grad]
         predictions = {name: self._predictions(deployable, split.images) for name, split in self._splits.items()}
         summary = {"parameters": sum(weights.numel() for weights in trainable), "labels": list(self.labels)}
@@ -94,10 +94,10 @@ class Task(ABC):
 
     @abstractmethod
     def _evaluate(self, predictions: Predictions, split: Split) -> dict[str, Any]:
-        """Compute the figures of a whole split's predictions."""
+        """Compute the metrics of the predictions on a whole split."""
 
     def _summary(self, predictions: Mapping[str, Predictions]) -> dict[str, Any]:
-        """Compute the figures of the validation and test splits' predictions."""
+        """Compute the metrics of the predictions on the validation and test splits."""
         return {name: self._evaluate(predictions[name], split) for name, split in self._splits.items()}
 
     @abstractmethod
@@ -134,8 +134,8 @@ class SingleLabelTask(Task):
         The caller must first seed torch with the run's seed, so that a resumed run draws the same views as a new run.
 
         Raises:
-            SettingsError: The teacher fails on the images.
-            RunMismatchError: The run's file of the teacher's logits is damaged, or cannot be written.
+            SettingsError: If the teacher fails on the images.
+            RunMismatchError: If the run's file of the teacher's logits is damaged, or cannot be written.
         """
         super().__init__(config, data, observer)
         self.selection_metric = f"validation_{config.select}"

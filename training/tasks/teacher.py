@@ -42,8 +42,8 @@ class TeacherEnsemble:
         """Load the ONNX files of teachers, each of which must accept these images and have these labels in their order.
 
         Raises:
-            SettingsError: A file is missing, broken, not a classifier of these images and labels, or named twice.
-            MissingExtraError: ONNX Runtime is not installed.
+            SettingsError: If a file is missing, damaged, given twice, or not a classifier of these images and labels.
+            MissingExtraError: If ONNX Runtime is not installed.
         """
         onnxruntime = _import_onnxruntime()
         options = onnxruntime.SessionOptions()
@@ -125,9 +125,9 @@ def teacher_logits(
     logits of an image and of its mirror image are averaged, because two predictions are more accurate than one.
 
     Raises:
-        KeyboardInterrupt: A rank's observer requests a stop.
-        SettingsError: The teacher fails on the images.
-        RunMismatchError: The run's file is damaged, or the folder cannot be written.
+        KeyboardInterrupt: If a rank's observer requests a stop.
+        SettingsError: If the teacher fails on the images.
+        RunMismatchError: If the run's file is damaged, or if the folder cannot be written.
     """
     if group.on_rank_zero(lambda: run.has("teacher.pt")):
         kept = group.on_rank_zero(lambda: run.load("teacher.pt")).get("logits")
