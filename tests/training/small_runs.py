@@ -29,11 +29,11 @@ SOURCES = ("training", "hangtag")
 """The sources that determine the outcome of a run, for tests/kit/once.py."""
 EPOCHS = 4
 TRAINED = ("train", "lstm", *f"--limit 640 --epochs {EPOCHS} --threads 1 --device cpu".split())
-"""The command for a run of about two seconds, without its folder."""
+"""The command for a run of about two seconds, without the run's folder."""
 
 
 def command(model: str, *options: object, limit: int = 64, epochs: int = 1) -> list[str]:
-    """The command for training on few images, without its folder."""
+    """The command for a run on few images, without the run's folder."""
     usual = ("--limit", limit, "--epochs", epochs, "--threads", 1, "--device", "cpu")
     return ["train", model, *map(str, usual), *map(str, options)]
 
@@ -84,7 +84,7 @@ def learn(settings: RunConfig, data: Any, folder: Path, observer: Observer | Non
 
 
 def training_on(images: Images) -> Dataset:
-    """The data set of garments, but with these training images [n, 28, 28], which all have the same class."""
+    """Return the data set of garments with these training images instead, [n, 28, 28], all of one class."""
     return replace(few(), train=Split(images, np.zeros(len(images), np.uint8)))
 
 
@@ -92,7 +92,7 @@ def training_on(images: Images) -> Dataset:
 def watching(answer: Callable[[Images], Any] | None = None) -> Iterator[list[Images]]:
     """Record the batches [n, 28, 28] with which networks are trained inside the block.
 
-    answer: Replaces the logits of networks in training; None: the networks answer themselves.
+    answer: Computes the logits of networks in training; if it is None, the networks compute them.
     """
     seen: list[Images] = []
 
@@ -170,7 +170,7 @@ def figures(folder: Path) -> dict[str, Any]:
 
 
 def assert_same_outcome(folder: Path, unbroken: Path) -> None:
-    """Require that the figures and weights are equal, and that no file remains which only an unfinished run needs."""
+    """Require that metrics and weights are equal, and that no file of an unfinished run is left."""
     assert figures(folder) == figures(unbroken)
     assert same_weights(weights(folder), weights(unbroken))
     assert not list(folder.glob("checkpoint.pt")) + list(folder.glob("teacher.pt"))

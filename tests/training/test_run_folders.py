@@ -1,4 +1,4 @@
-"""The folders of runs: damaged files, and the published part of a config."""
+"""The folders of runs: damaged files, and the config that is published in exported files."""
 
 import json
 from pathlib import Path
@@ -53,7 +53,7 @@ def test_a_run_with_a_loss_that_is_gone_cannot_be_continued(tmp_path: Path) -> N
         run.start(config())
 
 
-# The published part of a run's config.
+# A run's config, as it is published in exported files.
 
 
 def test_a_published_config_names_no_folders_of_this_machine() -> None:

@@ -1,4 +1,4 @@
-"""How a user's own pictures are found in folders or a CSV file, split into sets, left out, or refused."""
+"""How a user's own pictures are read from folders or a CSV file, and then split into sets, left out, or refused."""
 
 import shutil
 from collections import Counter
@@ -121,7 +121,7 @@ def test_files_that_cannot_be_read_are_named_and_left_out(tmp_path: Path) -> Non
 
 
 def test_the_same_picture_twice_counts_once_and_in_two_classes_is_refused(tmp_path: Path) -> None:
-    """Pictures are the same if their pixels are the same, also if their files differ."""
+    """Pictures are the same if their pixels are the same, even if their files differ."""
     photos = own_pictures.folder(tmp_path, {"cats": 20, "dogs": 20})
     digest = show(f"folder:{photos}")["digest"]
     shutil.copy(photos / "cats/000.png", photos / "cats/copy.png")

@@ -53,7 +53,7 @@ def test_figures_equal_a_plain_loop(case: tuple[npt.NDArray[np.float32], npt.NDA
     assert figures.confusion == confusion
 
 
-# The figures of each class, and the distances of mistakes.
+# The metrics of each class, and the distances of mistakes.
 
 
 def test_per_class_by_hand() -> None:

@@ -1,4 +1,4 @@
-"""Training of a user's own networks, which are named by package.module:callable, and refusals."""
+"""Trains a user's own networks, named by package.module:callable, and refuses unsuitable ones."""
 
 from pathlib import Path
 from typing import Any
@@ -168,7 +168,7 @@ def test_balanced_classes_count_alike_however_many_pictures_they_have(source: st
     steps = ("--epochs", 12, "--set", "batch_size=500", "--set", "learning_rate=0.1")
 
     def preference() -> float:
-        """The network's log odds of the class with many pictures, for every picture."""
+        """Return the log odds of the class with many pictures, which are the same for every picture."""
         bias = weights(Path("run"))["bias"][0]
         return float(bias[0] - bias[1])
 
