@@ -1,4 +1,4 @@
-"""``hangtag export`` of a user's own network, also if the network cannot be exported or its code has changed."""
+"""``hangtag export`` of users' own networks, some of which cannot be exported or have changed code."""
 
 import sys
 from pathlib import Path
@@ -27,7 +27,7 @@ LINE = "return self.linear(pixels.flatten(1))"
 
 @pytest.fixture
 def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The file of a network that was trained on a user's own pictures, in the current folder."""
+    """Trains a network on a user's own pictures in the current folder, and returns the file with the network's code."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     module = tmp_path / "nets.py"

@@ -132,7 +132,7 @@ def test_nothing_of_the_exporting_machine_is_in_it(exported: Exported) -> None:
     places = [Path.cwd(), Path.home(), Path(sys.prefix), exported.run.folder]
     for needle in (*map(str, places), "site-packages", "Traceback", 'File "', ".py", "stack_trace", "pkg.torch"):
         assert needle.encode() not in raw, needle
-    # The file must not contain an absolute path. Weights are not searched, because their bytes may look like one.
+    # The file must not contain an absolute path. Weights are not searched, because their bytes may look like a path.
     model = onnx.load(exported.file)
     for tensor in model.graph.initializer:
         tensor.raw_data = b""

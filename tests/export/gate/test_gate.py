@@ -82,7 +82,7 @@ def on_sign(effect: str, signs: int = 1) -> Callable[[Model], None]:
 
 
 def marked(few: Garments, *places: int) -> Garments:
-    """The test images, of which those at these places begin with the signs, in this order."""
+    """Returns the test images, with the signs written into the first pixels of the images at ``places``."""
     images = few.images.copy()
     for place, sign in zip(places, SIGNS, strict=False):
         images[place, 0, :4] = sign
@@ -175,7 +175,7 @@ def test_large_logits_are_no_fault(lstm: Exported, few: Garments, tmp_path: Path
 
 
 def classifier_of(labels: int, rows: int | str) -> Model:
-    """A file that answers each image with a row of this many labels; ``rows`` may fix the number of images."""
+    """Returns a classifier with this many labels. ``rows`` is the name or the fixed length of the axis of images."""
     return onnx_models.from_text(
         f"""(uint8[{rows}, 28, 28] image) => (float[{rows}, {labels}] logits, float[{rows}, {labels}] probabilities)
         <int64[2] flat = {{-1, 784}}> {{

@@ -1,4 +1,4 @@
-"""Which samples convert and validate a file, which samples are refused, and when two answers agree."""
+"""Which samples are used to convert and to validate a file, which are refused, and when two answers agree."""
 
 import json
 import re
@@ -118,7 +118,7 @@ def pictures_in(*shape: int | None, **metadata: str) -> Signature:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder with 39 pictures, a subfolder with the last one, and a text file. Each picture's left half is white."""
+    """A folder with 39 pictures, whose left halves are white, a subfolder with one more picture, and a text file."""
     photos = tmp_path / "photos"
     (photos / "more").mkdir(parents=True)
     halves = Image.new("RGB", (20, 10), "white")

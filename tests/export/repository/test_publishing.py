@@ -1,4 +1,4 @@
-"""A version is published completely or not at all, also on a failure, on a kill, or if other processes publish."""
+"""A version is published completely or not at all, even if the publisher fails or is killed, or others publish too."""
 
 import errno
 import os

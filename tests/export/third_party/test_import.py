@@ -1,4 +1,4 @@
-"""``hangtag import``: published models, which may or may not be batched, and refusals, which write nothing."""
+"""``hangtag import`` accepts published models, batched or not, and writes nothing if it refuses a file."""
 
 import json
 import re
