@@ -24,7 +24,8 @@ from tests.kit.browser import chromium, require_good_looks
 from tests.kit.command import invoke, without
 from tests.kit.shipped import MODELS
 
-# FAST: right and sure, right and unsure, wrong and unsure, wrong and sure. SLOW is slower, and always right.
+# FAST's answers to the four samples are right and sure, right and unsure, wrong and unsure, and wrong and sure. SLOW is
+# slower, and always right.
 SURE, RIGHT = np.array([0.95, 0.6, 0.7, 0.81]), np.array([True, True, False, False])
 IDLE = Machine(processors=2)
 
@@ -56,17 +57,17 @@ def named(listed: list[Candidate]) -> dict[str, Candidate]:
 
 def test_every_model_and_every_cascade_that_may_gain_is_a_candidate_at_its_cheapest_threshold() -> None:
     listed = named(candidates([SLOW, WORSE, FAST], accuracy=0.75))
-    assert list(listed) == ["fast", "slow", "worse", "fast → slow"]  # worse is slower than both, and not more accurate
+    assert list(listed) == ["fast", "slow", "worse", "fast → slow"]  # no cascade includes "worse", the slowest model
     cascade = listed["fast → slow"]
     assert (cascade.threshold, cascade.accuracy, cascade.reached) == (0.705, 0.75, (1.0, 0.5))
     assert cascade.cost == pytest.approx(0.001 + 0.5 * 0.01)
     assert (listed["fast"].accuracy, listed["fast"].cost) == (0.5, 0.001)
-    # If all samples go on, a cascade is neither cheaper nor more accurate than its last model.
+    # A cascade that passes on all samples is neither cheaper nor more accurate than its last model.
     assert list(named(candidates([SLOW, FAST], accuracy=1.01))) == ["fast", "slow"]
 
 
 def test_a_third_model_has_to_pay() -> None:
-    """A middle model that settles two thirds of its samples is worth its cost if it is fast, but not if it is slow."""
+    """A middle model that passes on a third of its samples is worth its cost if it is fast, but not if it is slow."""
     sure, right = np.array([0.9, 0.9, 0.7, 0.9]), np.array([True, True, False, True])
     middle = [model("middle", sure, right, {1: each, 64: 64 * each}) for each in (0.006, 0.008)]
     listed = [named(candidates([FAST, one, SLOW], accuracy=1.0)) for one in middle]
@@ -104,7 +105,7 @@ def test_a_cascade_costs_what_goes_on_and_a_call_its_transport() -> None:
     fast, _, cascade = listed
     through = simulate(cascade, IDLE)
     assert through.throughput == pytest.approx(2 / (0.001 + 0.5 * 0.01), rel=0.05)
-    assert through.p99 > simulate(fast, IDLE).p99 + 0.02  # samples that are passed on wait in two queues
+    assert through.p99 > simulate(fast, IDLE).p99 + 0.02  # a sample that reaches the second model waits in two queues
     with_calls = simulate(cascade, Machine(2, 0.002)).throughput
     assert with_calls == pytest.approx(2 / (0.001 + 0.5 * 0.01 + 0.002), rel=0.05)
     machine = Machine(2, 0.0005, 1.3, 0.0002)
@@ -192,7 +193,7 @@ def test_the_best_are_served_and_load_tested_and_the_choice_becomes_a_route(mode
     assert served
     assert re.search(r" Measured: [\d,.]+ calls/s with 64 in flight, p99 ", printed)
     if served[1]:  # the machine was idle
-        # 400 images are too few to show a loss of at most 0.1%, so the cascade may misclassify none of them.
+        # 400 images are too few to show a loss of at most 0.1%, so the cascade must not make a single error.
         assert "; 0 of 400 are wrong although cnn-int8 is right; of new images, at most 0.75%" in printed
         assert "too few to show that a cascade loses at most 0.10%" in printed
         route = json.loads(invoke("models", "show", "both", "--models", models, "--json").stdout)

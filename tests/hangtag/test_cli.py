@@ -170,7 +170,7 @@ def test_ctrl_c_while_modules_are_imported_ends_with_one_line(module: str, tmp_p
 
 
 def options(path: str, command: click.Command) -> Iterator[tuple[str, click.Option]]:
-    """Yield each option, with the name that its variable has according to docs/reference/options.md."""
+    """Yield each option, and the name of its environment variable by the rule in docs/reference/options.md."""
     for name, below in getattr(command, "commands", {}).items():
         yield from options(f"{path}_{name}", below)
     for option in command.params:

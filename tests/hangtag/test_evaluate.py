@@ -69,7 +69,7 @@ def test_a_run_and_its_export_give_the_same_answers(trained: Path, proven: Path)
     assert run["loss"] == pytest.approx(file["loss"], abs=1e-6)
     trial = "trained on the first 300 images only"
     assert run["subject"]["details"] == {"model": "lstm-56", "folder": str(trained), "trial": trial}
-    # The training measured the same images.
+    # The training run measured its test accuracy on the same images.
     summary = json.loads((trained / "metrics.json").read_text())["summary"]
     assert run["accuracy"] == summary["test"]["accuracy"]
     shown = words(trained, "--limit", 100)

@@ -28,7 +28,7 @@ def document(*arguments: object) -> dict[str, Any]:
 
 @pytest.mark.parametrize("model", ["cnn_rnn", "sigmoids"])
 def test_a_run_its_export_and_its_server_agree(model: str, sigmoids: Exported) -> None:
-    """sigmoids selects sets by a threshold, and cnn_rnn by paths. The shipped cnn_rnn has no run."""
+    """``sigmoids`` selects label sets by a threshold, and ``cnn_rnn`` by paths. The shipped ``cnn_rnn`` has no run."""
     models = OUTFITS if model == "cnn_rnn" else sigmoids.models
     sources = (models / model, *([sigmoids.run.folder] if model == "sigmoids" else []))
     file, *others = (document(source, "--data", "outfits") for source in sources)
@@ -81,7 +81,7 @@ def test_a_network_that_learned_from_voc_is_evaluated_on_it(voc: Path, tmp_path:
     assert list((tmp_path / "pictures").iterdir())
 
 
-# Hand-computed figures.
+# Hand-computed metrics.
 
 
 def subject(threshold: float | None = None) -> Any:

@@ -120,7 +120,7 @@ def test_a_published_and_a_served_model_find_the_pictures_of_their_run(
 
 
 def test_samples_that_a_model_was_trained_on_are_counted(samples: Path, tmp_path: Path) -> None:
-    """Pictures are recognized by their pixels in the run's list of pictures, also if their files have changed."""
+    """The run's list of pictures identifies a picture by its pixels, even if its file has changed."""
     config = {"model": "own", "seed": 0, "recipe": {"epochs": 1}, "dataset": "folder:gone", "data_digest": "0"}
     described = {"training": json.dumps({"config": config})}
     file = onnx_models.publish(tmp_path / "models", "signs", with_metadata(onnx_models.colours(), **described))

@@ -133,8 +133,8 @@ def test_a_route_on_a_server_is_right_as_often_as_its_curve_says(models: Path) -
     assert served["subject"]["details"]["version"] == "1"
 
 
-# Thresholds for four samples. For these, the first model is right and sure, right and unsure, wrong and unsure, and
-# wrong and sure.
+# Thresholds for four samples. FIRST's answers to the samples are right and sure, right and unsure, wrong and unsure,
+# and wrong and sure.
 
 SETTINGS, FILE = ServerConfig(models=MODELS), ModelFile("any", 1, MODELS / "cnn/1/model.onnx")
 
@@ -175,7 +175,8 @@ def test_what_is_not_a_number_goes_on_as_on_the_server() -> None:
 def test_the_lowest_threshold_that_is_shown_to_lose_no_more_is_chosen(
     times: int, lose: float, threshold: float
 ) -> None:
-    """A quarter and a half of the samples are misclassified. Four samples prove nothing, so none may be."""
+    """At 0.705 a quarter of the samples is misclassified, and at 0.0 half. Four samples are too few to allow an
+    error."""
     models = [model(each.confidence.tolist(), each.right.tolist(), times) for each in (FIRST, SECOND)]
     chosen = best(models, 0.0, lose)
     assert chosen is not None
@@ -183,5 +184,5 @@ def test_the_lowest_threshold_that_is_shown_to_lose_no_more_is_chosen(
 
 
 def test_if_every_threshold_loses_too_much_none_is_chosen() -> None:
-    first = model([1.0] * 4, [True, False, True, False])  # the model is sure of everything, so no sample goes on
+    first = model([1.0] * 4, [True, False, True, False])  # the first model is sure, so it passes on no sample
     assert best([first, SECOND], 0.0, 0.001) is None

@@ -1,4 +1,4 @@
-"""``hangtag models verify`` measures a model again, and reports recorded figures that are no longer true."""
+"""``hangtag models verify`` measures a model again, and reports recorded results that are no longer true."""
 
 import json
 import re
@@ -21,7 +21,7 @@ NAME, WEIGHTS = "lstm-56", "network.classifier.weight"
 
 
 def verify(models: Path, *arguments: object, exit_code: int = 0) -> dict[str, dict[str, Any]]:
-    """The results of the checks of a repository's only model, by the check's name."""
+    """Verify a repository with a single model, and return the result of each check by the check's name."""
     ((verified),) = json.loads(
         invoke("models", "verify", "--models", models, "--json", *arguments, exit_code=exit_code).stdout
     )
