@@ -77,7 +77,7 @@ class Case:
     """An audit: its input, and its result.
 
     Args:
-        osv: The service in place of OSV, by its name in the fixture.
+        osv: The fixture's name for the service that replaces OSV.
         packages: The locked packages.
         code: The exit code.
         printed: The text on standard output.

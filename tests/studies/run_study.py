@@ -49,11 +49,11 @@ def measured(out: Path, part: Callable[[Path], str], *words: str | Path) -> tupl
 
     Args:
         out: The file for the results.
-        part: Writes the study's part of a page from this file, and fails if a figure is missing.
+        part: Returns the study's section of a page, written from this file, and fails if a result is missing.
         words: The study, the study's command and the options, without --out.
 
     Returns:
-        The recorded lines, and the part of the page.
+        The recorded lines, and the section of the page.
     """
     output = study(*words, "--out", out)
     assert out.exists(), output

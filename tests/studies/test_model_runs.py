@@ -1,4 +1,4 @@
-"""Each study of exported files, in a short run by `make studies-check`, records the figures of its page."""
+"""A short run of each study of exported files, as in `make studies-check`, records all results that its page needs."""
 
 import itertools
 import json
@@ -25,7 +25,7 @@ def out(tmp_path: Path) -> Path:
 
 def test_shipped_load_tests_everything_that_ships(out: Path) -> None:
     output = study("shipped", "run", "--seconds", "1", "--out", out, exit_codes=(0, 1))
-    if not out.exists():  # On a busy machine the load test reports an invalid run, which still has all figures.
+    if not out.exists():  # On a busy machine the load test reports an invalid run, which still has all results.
         assert "INVALID" in output
         results.write(out, shipped_run.lines(json.loads((ROOT / "reports/shipped.json").read_text())))
     lines, text = results.read(out), speed.part(out)
@@ -48,8 +48,7 @@ def test_exported_times_a_file_and_judges_its_goal(tmp_path: Path, out: Path) ->
 
 
 def test_what_a_contender_pays_for_the_others_turn_is_not_counted() -> None:
-    """An implementation's first batch in a turn is slow: the processor's caches hold another implementation's
-    weights."""
+    """The first batch after a change of model is slow, because the caches hold the previous model's weights."""
     last: list[str] = []
     seconds = [0.0]
 

@@ -1,4 +1,4 @@
-"""Each study of servers, in a short run by `make studies-check`, records the figures of its page."""
+"""A short run of each study of servers, as in `make studies-check`, records all results that its page needs."""
 
 import json
 import subprocess
@@ -30,7 +30,7 @@ ONE_ROUND = ("--rounds", "1", "--seconds", "0.2")
 
 
 def plausible(figures: results.Line) -> bool:
-    """Whether the figures are plausible: more than 10 calls a second, and positive latencies."""
+    """Return whether the results are plausible: more than 10 calls a second, and positive latencies."""
     return bool(figures["samples_per_s"] > 10 and 0 < figures["p50_ms"] <= figures["p99_ms"])
 
 

@@ -1,4 +1,4 @@
-"""The soak study: its load on a server of this process, and the figures that the study reports."""
+"""The soak study: its load on a server of this process, and the results that it reports."""
 
 import asyncio
 import random

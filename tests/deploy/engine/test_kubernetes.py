@@ -38,14 +38,14 @@ def fields(model: str) -> dict[str, str]:
 
 
 def problems(value: Any, kind: str, where: str = "") -> list[str]:
-    """Returns a line for each field that the SDK does not know, and for each value of another type than the SDK's.
+    """Returns a line for each field that the SDK does not know, and for each value whose type differs from the SDK's.
 
     Kubernetes' own types, such as V1Container, are checked by Kubernetes' schemas instead.
 
     Args:
         value: The part of the manifest to check.
-        kind: The type of this part in the SDK.
-        where: The path of this part in the manifest, for the messages.
+        kind: The SDK's type for this part.
+        where: The path of this part in the manifest, which the returned lines name.
     """
     if items := re.fullmatch(r"list\[(\w+)\]", kind):
         if not isinstance(value, list):
