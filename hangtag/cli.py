@@ -149,7 +149,7 @@ def main(ctx: click.Context) -> None:
     hangtag evaluate ignores HANGTAG_SERVER, because without --server it evaluates a run or a file.
     """
     if not os.environ.get("PYTHONSAFEPATH"):
-        # Keep the current folder off the import path of multiprocessing's child processes, in which a file such as
-        # socket.py would replace Python's module socket.
+        # Without this variable, multiprocessing's child processes import from the current folder first: a file such as
+        # socket.py in this folder would replace Python's module socket.
         os.environ["PYTHONSAFEPATH"] = "1"
         ctx.call_on_close(partial(os.environ.pop, "PYTHONSAFEPATH"))

@@ -2,8 +2,8 @@
 
 A package derives its errors from ``UserError``, and does not need to know whether a command line is used. The root
 command shows a UserError as one line on standard error, without a traceback, and exits with 1. Any other exception is
-a bug in hangtag and ends the command with a traceback. Code outside of the root command, such as a process that a
-command starts, shows UserErrors in one line with ``hangtag.output.one_line_errors``.
+a bug in hangtag and ends the command with a traceback. ``hangtag.output.one_line_errors`` shows UserErrors in the same
+way outside of the root command, for example in a child process.
 """
 
 import json

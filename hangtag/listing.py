@@ -65,8 +65,8 @@ def listed(source: str) -> Listing:
 
     Raises:
         DataNotFoundError: A file or a folder does not exist or cannot be read, or there are no pictures.
-        DataCorruptError: Only some of the folders are splits, a split or a column is missing, a class's folder has no
-            picture, a line has no path, no label or an unknown split, or a CSV file is not in UTF-8.
+        DataCorruptError: One of: some folders are splits and others are not; a split or a column is missing; a class's
+            folder has no picture; a line has no path, no label or an unknown split; a CSV file is not in UTF-8.
     """
     place = place_of(source)
     pictures, notes = _in_folder(place) if source.startswith("folder:") else (_in_csv(place), [])
@@ -167,15 +167,15 @@ def _in_csv(file: Path) -> list[Picture]:
         if not columns["path"] or not columns["label"]:
             raise DataCorruptError(
                 f"{file} has the columns {', '.join(names) or '(none)'}. The first line of a CSV file must name the "
-                "columns path and label, and may name the column split."
+                "columns 'path' and 'label', and may name the column 'split'."
             )
         for row in rows:
             path, label, split = ((row.get(column) or "").strip() for column in columns.values())
             line = f"{file}, line {rows.line_num}"
             if None in row:  # under the key None, csv.DictReader collects the values beyond the last column
                 raise DataCorruptError(
-                    f"{line} has {len(names) + len(row[None])} values for {len(names)} columns. Put texts that contain "
-                    "a separator between quotation marks."
+                    f"{line} has {len(names) + len(row[None])} values for {len(names)} columns. Put quotation marks "
+                    "around texts that contain a separator."
                 )
             if not path or not label:
                 raise DataCorruptError(f"{line} has no {'label' if path else 'path'}.")
@@ -196,7 +196,7 @@ def _in_csv(file: Path) -> list[Picture]:
         raise DataNotFoundError(f"{file} lists no pictures.")
     if columns["split"] and "test" not in {each.split for each in pictures}:
         raise DataCorruptError(
-            f"{file} has no line whose split is test. Add lines with this split, or leave out the column split."
+            f"{file} has no line whose split is test. Add lines with this split, or leave out the column 'split'."
         )
     return pictures
 

@@ -39,7 +39,7 @@ def require_writable(path: Path) -> None:
     Missing folders are allowed, because ``writing`` creates them. This function does not detect a full disk.
 
     Raises:
-        OutputError: the path is a folder, a part of the path is a file, or permissions forbid writing.
+        OutputError: One of: the path is a folder; a part of the path is a file; permissions forbid writing.
     """
     above = next(folder for folder in (path.parent, *path.absolute().parents) if folder.exists())
     if path.is_dir():
@@ -54,7 +54,7 @@ def require_writable(path: Path) -> None:
 
 
 def write_text(file: str, text: str) -> None:
-    """Write text and a final line break to a file, which is replaced atomically, or to standard output for "-".
+    """Write text and a line break to a file, which is replaced atomically; "-" means standard output.
 
     Raises:
         OutputError: the file cannot be written, for example because the disk is full. An existing file keeps its

@@ -11,7 +11,7 @@ from types import NoneType
 from typing import Any, get_args
 
 REQUIRED: Any = object()
-"""The declaration of a required setting has this object in place of a default."""
+"""The default in the declaration of a setting that the user must give."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +82,7 @@ def type_of(declared: Field[Any]) -> Any:
 
 
 def problems(settings: Any) -> Iterator[tuple[Field[Any], str]]:
-    """Yield each field whose value is invalid by its declaration, with a sentence such as "0 is not ..."."""
+    """Yield each field with an invalid value, and a sentence such as "0 is not ..."."""
     for declared, rules in declared_settings(type(settings)):
         value = getattr(settings, declared.name)
         if value is None and declared.default is None:

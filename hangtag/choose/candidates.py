@@ -1,4 +1,4 @@
-"""Lists the candidates: each model, and each cascade of two or three models that costs less than its parts.
+"""Lists the candidates: every model, and the cascades of two or three models that may be better.
 
 A cascade accepts a model's answer if the highest probability in the answer is at least the threshold. Labelled samples
 determine the threshold. A cascade loses a sample if the cascade misclassifies the sample and the last model classifies
@@ -26,20 +26,20 @@ CONFIDENCE = 0.95
 _STEP = 0.005
 """The difference between two neighbouring thresholds that are tried. A smaller step would overfit to the samples."""
 _PAYS = 0.98
-"""A cascade is listed only if it costs at most this share of the cost of its cheapest part that is accurate enough. A
-part is one of the cascade's models, or a cascade of some of its models."""
+"""A cascade is listed only if it costs at most this share of the cheapest alternative that is accurate enough. The
+alternatives are the cascade's models and the shorter cascades of these models."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The figures of a load, predicted or measured.
+    """The predicted or measured performance of a candidate under a load.
 
     Attributes:
         throughput: The calls per second.
         p99: The 99th percentile of the latency in seconds.
         failed: The number of calls that were not answered.
-        problems: The reasons why measured figures are invalid, each as a sentence.
-        doubt: The reason why measured figures are doubtful; empty if they are not.
+        problems: The reasons why the measurement is invalid, each as a sentence.
+        doubt: The reason why the measurement is doubtful; empty if it is not.
     """
 
     throughput: float
@@ -62,7 +62,7 @@ class Model:
         file: The measured version.
         confidence: The highest probability in the answer to each sample, [samples].
         right: Whether the model classifies each sample correctly, [samples].
-        seconds: The time that one processor takes to compute a batch of each measured size, in ascending order.
+        seconds: Batch size -> the time of one processor to compute the batch; sizes in ascending order.
         settings: The settings by which a server batches the model's calls.
     """
 
@@ -86,13 +86,13 @@ class Candidate:
 
     Attributes:
         models: The models, in the order in which they answer.
-        threshold: All models but the last must reach this probability. The threshold of a single model is 0.
+        threshold: The probability that an answer of any model but the last must reach; 0 for a single model.
         reached: For each model, the share of the samples that the model answers; 1 for the first model.
         accuracy: The share of the samples that are classified correctly.
         lost: The number of samples that a cascade misclassifies and its last model classifies correctly.
         predicted: The throughput with 64 calls in flight, and the p99 at the requested rate, or with 64 calls in flight
             if no rate was requested.
-        tested: The same figures as the load test measured them; None if the candidate was not load-tested.
+        tested: The results of the load test; None if the candidate was not load-tested.
     """
 
     models: tuple[Model, ...]
@@ -129,7 +129,7 @@ class Candidate:
 
     @property
     def figures(self) -> Outcome:
-        """The measured figures if the candidate was load-tested, else the predicted figures."""
+        """The results of the load test if there was one, otherwise the prediction."""
         return self.tested or self.predicted
 
     def route(self, description: str = "") -> str:
@@ -161,9 +161,10 @@ def curve(models: Sequence[Model]) -> list[Candidate]:
 def best(models: Sequence[Model], accuracy: float, lose_at_most: float) -> Candidate | None:
     """Return a cascade at the lowest threshold that reaches an accuracy and loses at most a share of the samples.
 
-    A higher threshold would pass more samples on to the next model. The samples must show the limit with 95 %
-    confidence. If they are too few, the cascade may lose none of them. If no threshold within the limit reaches the
-    accuracy, return the cascade at the most accurate threshold within the limit, or None if there is none.
+    A higher threshold would pass more samples on to the next model. The samples must show with 95 % confidence that the
+    cascade loses no more than ``lose_at_most``. If there are too few samples to show this, the cascade must not lose
+    any. If no threshold within the limit reaches the accuracy, return the cascade at the most accurate threshold within
+    the limit, or None if no threshold is within the limit.
     """
     samples = len(models[0].right)
 

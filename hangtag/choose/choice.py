@@ -1,4 +1,4 @@
-"""Predicts the figures of every candidate, load-tests the best few candidates, and chooses the candidate to serve."""
+"""Predicts the performance of every candidate, load-tests the best few, and chooses the candidate to serve."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -93,9 +93,8 @@ def choose(
 def calibrated(tested: Sequence[Candidate], machine: Machine) -> Machine:
     """Find the machine parameters for which the simulation predicts the measured throughput of the candidates.
 
-    The overhead of a call is fitted to the throughput of the first model. If the second model is much slower, the
-    slowdown of computing in a busy server is fitted to the second model's throughput. The time that a cascade takes to
-    call one of its models is fitted to the cascade's throughput.
+    The first model's throughput determines ``call_seconds``. The second model's throughput determines ``stretch``, if
+    this model is much slower than the first. The cascade's throughput determines ``member_seconds``.
 
     Args:
         tested: One or two single models, the faster model first, and optionally a cascade.
@@ -134,8 +133,8 @@ def predicted(one: Candidate, machine: Machine, rate: float | None) -> Candidate
 def ranked(listed: Sequence[Candidate], wanted: Wanted) -> list[Candidate]:
     """Sort the candidates: first those that meet the requirements, by throughput, then the others, nearest first.
 
-    A candidate is nearer if it misses fewer requirements. Among candidates that miss the same number of requirements,
-    those that miss the accuracy are sorted by accuracy, and those that miss p99 or the rate by p99.
+    A candidate is nearer if it misses fewer requirements. Between candidates that miss the same number, the accuracy
+    decides if it is missed, and otherwise the p99.
     """
 
     def key(one: Candidate) -> tuple[int, float, float]:

@@ -22,7 +22,7 @@ _SIZES = (1, 2, 4, 8, 16, 32, 64)
 """The batch sizes that are timed, up to a model's max_batch_size."""
 _LEAST_ROUNDS = 5
 _RULE = Acceptance(OUTPUT, "at_least", 0.5)
-"""The rule of every cascade, with any threshold."""
+"""Checks whether a model has the output by which a cascade decides; the threshold has no influence."""
 
 
 @dataclass(frozen=True)
@@ -52,14 +52,14 @@ def measure(
         names: The models, as NAME (for the version that serves) or NAME@VERSION. If empty, all models that serve are
             candidates, and those with the most frequent signature are measured.
         own: Labelled samples on which no model was trained (see ``samples.load``); None for the validation images.
-        option: The command's option for ``own``, for messages.
-        on_step: A function that is called with a sentence for each model and each group of pictures that is left out,
-            and before the models are run and timed.
+        option: The name of the command-line option for ``own``, for error messages.
+        on_step: A function that receives a sentence about each step, and about each model and each group of pictures
+            that is left out.
         seconds: The minimum duration of the timing. With 0, only the largest batch of each model is timed.
 
     Raises:
-        EvaluationError: A named model cannot be compared, its serving.toml is not valid, named models differ in their
-            signatures, or no model is left.
+        EvaluationError: One of: a named model cannot be compared; its serving.toml is not valid; named models differ in
+            their signatures; no model is left.
         ModelRepositoryError: A named model is missing.
         TrainingError: The data set is missing or damaged.
     """
@@ -86,7 +86,7 @@ def measure(
     if own is None and len(learned) > 1:
         raise EvaluationError(
             f"{', '.join(subjects)} were not all trained on the same pictures with the same split, so one model's "
-            f"validation pictures may have trained another. Name pictures with {option} on which no model was trained."
+            f"validation pictures may have trained another. With {option}, name pictures on which no model was trained."
         )
     data = samples.load(next(iter(subjects.values())), "validation", limit, data_dir, None, own, option=option)
     images = data.content.images
@@ -135,7 +135,7 @@ def _comparable(name: str, file: ModelFile) -> FileSubject:
 
 
 def _differing(first: str, subjects: Mapping[str, FileSubject]) -> dict[str, str]:
-    """Say for each model whose signature differs from the first model's how it differs."""
+    """Map each model whose signature differs from the first model's to a sentence about the difference."""
     return {
         name: f"{first} and {name} differ in {difference}, so no route can have both."
         for name, subject in subjects.items()

@@ -28,11 +28,11 @@ class Machine:
 
     Attributes:
         processors: The number of processors.
-        call_seconds: The processor time of a call in addition to computing. This time includes the transport, and the
+        call_seconds: The processor time of a call, without the inference. This time includes the transport, and the
             load generator if the generator runs on the same processors.
         stretch: The factor by which computing a batch takes longer in a busy server than on an idle machine. In a busy
             server, other threads interrupt the computation and use the processor's caches.
-        member_seconds: The processor time that a cascade takes to call one of its models, in addition to computing.
+        member_seconds: The processor time that a cascade takes to call one of its models, without the inference.
     """
 
     processors: int
@@ -53,11 +53,12 @@ def simulate(cascade: Candidate, machine: Machine, rate: float | None = None, ca
     sent_on = [after / max(before, 1e-9) for before, after in pairwise(cascade.reached)]  # the share of each stage
     most = [max(each.max_queue_size, in_flight) for each in settings]
     gaps = iter(random.exponential(1 / rate, 2 * calls + max(most)).tolist() if rate else ())
-    queues = [deque[tuple[float, float]]() for _ in models]  # when a call arrived at the server, and in this queue
+    queues = [deque[tuple[float, float]]() for _ in models]  # arrival times at the server and in this queue
     queues[0].extend([(0.0, 0.0)] * in_flight)
     free = [each.instance_count for each in settings]
-    # A heap of the batches that are computed: the value of `computed` at which a batch ends, the stage, and the arrival
-    # of each call at the server. `computed` is the processor time that a batch has received if it is never finished.
+    # `computed` is the processor time that a batch would have received if it had been running since the start.
+    # `computing` is a heap of running batches: the value of `computed` at the batch's end, the stage, and the arrival
+    # times of its calls.
     computing = list[tuple[float, int, list[float]]]()
     now, computed, arrival, latencies = 0.0, 0.0, next(gaps, math.inf), list[float]()
     while len(latencies) < calls:

@@ -25,7 +25,7 @@ _SIZE = (6.6, 4.4)
 
 
 def cells(one: Candidate, wanted: Wanted) -> list[str]:
-    """Return the cells of a candidate's row. Each measured figure is followed by the predicted figure."""
+    """Return the cells of a candidate's row. The prediction follows each measured value."""
     return [
         one.label,
         f"{one.accuracy:.2%}",
@@ -131,10 +131,9 @@ def page(listed: Sequence[Candidate], wanted: Wanted, measured: Measured) -> str
 
 
 def _picture(candidates: Sequence[Candidate]) -> str:
-    """Draw the candidates on the Pareto front, the first candidate and the single models as marks with names.
+    """Draw a labelled marker for each candidate on the Pareto front, for the first candidate and for each single model.
 
-    For each marked cascade, a line joins the results at all its thresholds, although only one threshold is a candidate.
-    A dashed line is the Pareto front of the candidates.
+    For each cascade with a marker, a line joins its results at all thresholds. A dashed line is the Pareto front.
     """
     from matplotlib.ticker import FuncFormatter, PercentFormatter
 
@@ -162,5 +161,5 @@ def _picture(candidates: Sequence[Candidate]) -> str:
 
 
 def _place(candidate: Candidate) -> tuple[float, float]:
-    """Return the place in the picture: microseconds for a sample, and the accuracy."""
+    """Return the coordinates of a candidate in the picture: microseconds per sample, and the accuracy."""
     return candidate.cost * 1e6, candidate.accuracy

@@ -32,7 +32,7 @@ def load_test(
     candidates: Sequence[Candidate], rate: float | None, seconds: float, *, repository: Path, images: Array,
     on_progress: OnProgress, stop: threading.Event,
 ) -> list[Candidate]:  # fmt: skip
-    """Serve candidates, and return them with the figures of a load test with 64 calls in flight and at a rate.
+    """Serve candidates, load-test them with 64 calls in flight and at a rate, and return them with the results.
 
     Args:
         rate: The calls per second; None if only the closed loop is measured.
@@ -90,7 +90,7 @@ def _publish(repository: Path, models: Path, candidates: Sequence[Candidate]) ->
 
 
 def _typical(candidates: Sequence[Candidate]) -> npt.NDArray[np.int64]:
-    """Choose the images to send so that a cascade passes on about the same share of them as of all images.
+    """Choose images for the load test. A cascade passes on about the same share of these as of all images.
 
     The images are sorted by the average confidence of the candidates' first models. The function returns the indices of
     evenly spaced images.

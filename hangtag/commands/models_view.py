@@ -50,9 +50,9 @@ def description(entry: Entry, operators: dict[str, int] | None) -> Table:
 
 
 def findings_table(entry: Entry, findings: Sequence[Finding]) -> Table:
-    """Make a table of one model's verification, with a row for each recorded figure.
+    """Make a table of one model's verification, with a row for each recorded check.
 
-    Figures with the same result for the same reason share a row.
+    Checks with the same result for the same reason share a row.
     """
     verdicts: dict[bool | None, str | Text] = {
         True: Text("holds", "green"),
@@ -154,7 +154,7 @@ def _gate(gate: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _short(figures: dict[str, Any]) -> str:
-    """Write a check's figures in one line. For a nested table, only the largest value is written."""
+    """Write a check's results in one line. For a nested table, only the largest value is written."""
     if words := figures.get("summary"):
         return str(words)
     return ", ".join(
@@ -187,6 +187,6 @@ def change(name: str, before: int | None, now: int) -> str:
 def followers(name: str) -> str:
     """Say when running servers apply a promotion or a new route."""
     return (
-        "a server with --model-control poll applies this within its --poll-seconds, a server with explicit after "
-        f"'hangtag models load {name}', and a server with none (the default) when it restarts"
+        "a server with --model-control poll applies this within its --poll-seconds, a server with --model-control "
+        f"explicit at 'hangtag models load {name}', and any other server when it restarts"
     )

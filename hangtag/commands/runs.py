@@ -159,7 +159,7 @@ def _epochs(run: Run) -> Table:
 
 
 def _comparison(found: Sequence[Run], versions: Sequence[Sequence[str]]) -> Table:
-    """Make a table with a column for each run, with the figures followed by the settings that differ."""
+    """Make a table with a column for each run: first the metrics, then the settings that differ."""
     cells = [tables.cells(run, own) for run, own in zip(found, versions, strict=True)]
     figures = [[key, *(each[key] for each in cells)] for key in cells[0]]
     settings = [[key, *map(tables.text, values)] for key, values in tables.differences(found).items()]

@@ -56,7 +56,7 @@ class FileSubject(Subject):
             )
 
     def _answers(self, images: Array) -> Iterator[Outputs]:
-        # In an unbatched model, images of one batch could change each other's outputs.
+        # If a model is not proven to be batchable, an image's outputs may depend on the other images of its batch.
         for batch in batches(images, BATCH_SIZE if self.signature.batched else 1):
             try:
                 yield self._runtime.run({self.signature.inputs[0].name: batch})

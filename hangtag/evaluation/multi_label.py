@@ -12,10 +12,10 @@ Sets = npt.NDArray[np.bool_]  # [n, labels]: which labels are in the set of an i
 
 
 def measure(subject: Subject, outputs: Outputs, truth: Sets, labels: tuple[str, ...]) -> Result:
-    """Measure a model's outputs against the true label sets. The figures are those of training/metrics/set_metrics.py.
+    """Measure a model's outputs against the true label sets. training/metrics/set_metrics.py defines the metrics.
 
-    The figures of a label are those of the decision whether the label is in the set. If there are no probabilities of
-    sets, the mistakes with the most wrong labels come first.
+    The metrics of a label treat each image as a binary decision: whether the label is in the image's set. If there are
+    no probabilities of sets, the mistakes with the most wrong labels come first.
 
     Args:
         subject: the model, of which the name and the threshold are used.

@@ -1,4 +1,4 @@
-"""Draws an evaluation's pictures as PNG files. The same figures always give the same bytes."""
+"""Draws an evaluation's pictures as PNG files. The same evaluation always gives the same bytes."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -47,7 +47,7 @@ def confusion_matrix(
         counts: The number of images for each true and predicted label.
         labels: The names of the labels.
         title: The title of the picture.
-        darkest: The share of a true label's images with the darkest colour. None stands for the largest share.
+        darkest: The share of a true label's images at which the colour is darkest; None for the largest share.
     """
     mistakes = np.where(np.eye(len(counts), dtype=bool), 0, counts / np.maximum(1, counts.sum(axis=1, keepdims=True)))
     side = max(6.4, 0.45 * len(labels) + 1.5)
@@ -71,7 +71,7 @@ def confusion_matrix(
 
 
 def _grid(mistakes: Sequence[Mistake], images: Images, title: str, colours: str, path: Path) -> None:
-    """Draw the mistakes' images, each with its true and predicted labels, and the predicted labels' probability."""
+    """Draw each misclassified image with its true and predicted labels and the probability of the prediction."""
     rows = max(1, -(-len(mistakes) // COLUMNS))
     figure = Figure(figsize=(COLUMNS * 1.7, rows * 2.0 + 0.4), layout="constrained")
     figure.suptitle(title, x=0.01, ha="left", fontsize=10)

@@ -39,7 +39,7 @@ _FIGURES = {
     "mean_ap": ("mAP", ".2%", "mean average precision"),
     "labels_per_image": ("labels", ".2f", "mean number of predicted labels per image"),
 }
-"""The name, the format and the meaning of each figure, in the order of the table."""
+"""The name, the format and the meaning of each metric, in the order of the table."""
 _MOST_COLUMNS = 12  # labels in a confusion matrix; if there are more, the most frequent mistakes are listed
 _MOST_PAIRS = 20
 _MOST_CLASSES = 40  # rows in the table of classes, which lists those with the lowest F1
@@ -75,7 +75,7 @@ def document(subject: Subject, data: Samples, result: Result) -> dict[str, Any]:
 
 
 def show(result: Result, images: int, console: Console) -> None:
-    """Print the figures of the model, then the figures of each label, and for single labels the confusion matrix."""
+    """Print the metrics of the model, then the metrics of each label, and for single labels the confusion matrix."""
     figures = Table.grid(padding=(0, 2))
     for key, (name, form, meaning) in _FIGURES.items():
         if (value := result.figures.get(key)) is not None:
@@ -119,7 +119,7 @@ def _confusion(labels: Sequence[str], confusion: list[list[int]]) -> Table:
     Zeros are left blank, and the most frequent mistakes are red.
     """
     worst = max(max((count for j, count in enumerate(row) if j != i), default=0) for i, row in enumerate(confusion))
-    made = Table(title="true class (rows), taken for (columns)", title_justify="left", title_style="dim")
+    made = Table(title="true class (rows), predicted class (columns)", title_justify="left", title_style="dim")
     made.box, made.pad_edge, made.padding, made.header_style = None, False, (0, 1, 0, 0), "dim"  # 80 columns wide
     made.add_column("", no_wrap=True)
     heads = [label[:_SHORT].rstrip() for label in labels]

@@ -1,4 +1,4 @@
-"""Defines the figures of an evaluated model."""
+"""Defines the result of an evaluation."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,10 +28,10 @@ class Mistake:
 
 @dataclass(frozen=True)
 class Result:
-    """The figures of a model on a split.
+    """The metrics of a model on a split.
 
     Attributes:
-        figures: the figures by name, as ``single_label.measure`` or ``multi_label.measure`` describes them.
+        figures: the metrics by name, as ``single_label.measure`` or ``multi_label.measure`` describes them.
         labels: the labels' names, in the order of ``classes``.
         classes: precision, recall and F1 of each label.
         mistakes: all mistakes, the most confident first.

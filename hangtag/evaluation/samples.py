@@ -22,9 +22,9 @@ from hangtag.training.runs.run import Run
 RUNS = Path("runs")
 _USED = {
     "train": ("training", "which a model classifies better than new pictures"),
-    "test": ("test", "which must only measure the result of a choice"),
+    "test": ("test", "which must not influence a choice"),
 }
-"""The splits whose pictures must not be used again, each with its name in messages and the reason."""
+"""The splits of the training data whose pictures cannot be samples, with the words for the split and the reason."""
 
 
 @dataclass(frozen=True)
@@ -59,11 +59,11 @@ def load(
             task if that data set is unknown.
         own: samples to use instead of a data set: FILE.npz, folder:PICTURES, csv:FILE or idx:FOLDER.
         runs: the folder in which to look for a published model's run, which records the model's pictures.
-        option: the command's option for ``own``, for messages.
+        option: the name of the command-line option for ``own``, for error messages.
 
     Raises:
-        EvaluationError: there is no such data set, the data set is for another task, or no data set is named and the
-            model's file does not name one.
+        EvaluationError: One of: there is no such data set; it is for another task; neither the call nor the model's
+            file names a data set.
         MissingExtraError: the data set needs packages that are not installed.
         TrainingError: the data set is missing or damaged.
     """
@@ -78,7 +78,7 @@ def load(
             known = f"has the labels {named(subject.labels)}" if subject.labels else "names no labels"
             raise EvaluationError(
                 f"{subject.name} {known}, and does not say on which pictures it was trained. Name pictures with "
-                f"{option} folder:PICTURES, or with {option} FILE.npz with the arrays images and labels."
+                f"{option} folder:PICTURES or {option} FILE.npz. The file needs the arrays 'images' and 'labels'."
             )
         name = fashion_mnist.NAME if subject.task == "single_label" else outfits.NAMES[0]
     kind = sources.kind_of(name)
@@ -89,7 +89,7 @@ def load(
     with needs("train", f"the data set {name}"):
         whole = _own_dataset(subject, name, data_dir, runs, option) if kind else sources.load(name, data_dir)
     content, labels = (whole.validation if split == "validation" else whole.test).first(limit), whole.labels
-    if kind and subject.labels:  # the user's pictures are numbered in the model's order
+    if kind and subject.labels:  # number the classes in the order of the model's labels
         content, labels = replace(content, classes=_numbers(labels, subject, name)[content.classes]), subject.labels
     return Samples(name, split, whole.source, labels, whole.image, content)
 
@@ -121,7 +121,7 @@ def used(subject: Subject, images: Array, splits: Sequence[str], runs: Path = RU
 
 
 def _members(subject: Subject, runs: Path) -> Sequence[Member]:
-    """List the user's pictures on which a model was trained, as recorded by a run with the same pictures and splits.
+    """List the user's pictures on which a model was trained, from a run with the same pictures and splits.
 
     A server's metadata describes the pictures and the splits, but does not name the run that trained the model.
     """
@@ -191,10 +191,10 @@ def _npz(file: Path, subject: Subject, image: ImageSpec) -> Split:
     except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
         why = reason(error) if isinstance(error, OSError) and error.errno else "it is not a file of numpy.savez"
         raise EvaluationError(
-            f"{file} cannot be read ({why}). Save the arrays images and labels with numpy.savez."
+            f"{file} cannot be read ({why}). Save the arrays 'images' and 'labels' with numpy.savez."
         ) from error
     if images is None or classes is None:
-        raise EvaluationError(f"{file} must have the arrays images and labels.")
+        raise EvaluationError(f"{file} must have the arrays 'images' and 'labels'.")
     fits = images.dtype == np.uint8 and images.shape[1:] == image.shape and classes.shape == images.shape[:1]
     if not fits or not len(images):
         raise EvaluationError(

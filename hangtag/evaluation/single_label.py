@@ -14,10 +14,11 @@ from hangtag.training.metrics.class_metrics import evaluate, log_probabilities, 
 def measure(outputs: Outputs, split: Split, labels: tuple[str, ...], name: str) -> Result:
     """Measure a model's outputs for a whole split.
 
-    The figures are the accuracy; the loss, which is the mean cross-entropy in nats, computed from the logits; the
+    The metrics are the accuracy; the loss, which is the mean cross-entropy in nats, computed from the logits; the
     expected calibration error of the probabilities, computed with 15 bins; the severity, which is the mean distance
     between the true and the predicted label of a mistake; and "second", the share of the mistakes whose true label is
-    the second most probable. The last two are None without mistakes, and the severity also without distances.
+    the second most probable. If there are no mistakes, the severity and "second" are None. If the labels have no
+    distances, the severity is None.
 
     Args:
         outputs: must have ``logits`` [images, labels] or ``probabilities``. If ``probabilities`` are missing, the

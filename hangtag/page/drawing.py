@@ -13,7 +13,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
-# Placeholder colours. `_svg` puts the style sheet's variables in their place, which differ between light and dark mode.
+# Placeholder colours. `_svg` replaces them with the style sheet's variables, which differ in light and dark mode.
 INK, GRID, BAD = "#0000f0", "#0000f1", "#0000f2"
 SERIES = 10
 _SERIES = tuple(f"#0000e{index}" for index in range(SERIES))
@@ -32,7 +32,7 @@ MOST_DECADES = 5
 SIZE = (4.4, 3.0)
 _STYLE: Any = {
     "svg.fonttype": "none",
-    "svg.hashsalt": "hangtag",  # a fixed salt makes matplotlib generate the same ids for the same figures
+    "svg.hashsalt": "hangtag",  # a fixed salt makes matplotlib generate the same ids for the same drawing
     "text.parse_math": False,  # the name of a target may contain a dollar sign
     "font.size": 9,
     "text.color": INK,

@@ -1,4 +1,4 @@
-"""Places labels next to their points, where they cover no line, no mark and no other label."""
+"""Places labels next to their points, where they cover no line, no marker and no other label."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,8 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.text import Annotation
 from matplotlib.transforms import Bbox
 
-_GAP = 3.0  # The distance between a mark and its label, in points of the figure (1/72 inch).
-# The directions from a mark to its label, (across, up): above, below, right and left, then the corners.
+_GAP = 3.0  # The distance between a marker and its label, in typographic points (1/72 inch).
+# The directions from a marker to its label, (across, up): above, below, right and left, then the corners.
 _DIRECTIONS = ((0, 1), (0, -1), (1, 0), (-1, 0), (1, 1), (-1, 1), (1, -1), (-1, -1))
 
 
@@ -19,13 +19,13 @@ class Label:
     text: str
     x: float  # The point's position, in data coordinates.
     y: float
-    radius: float = 2.0  # The radius of the mark at the point, in points of the figure (1/72 inch).
+    radius: float = 2.0  # The radius of the marker, in typographic points (1/72 inch).
     size: float = 9.0  # The font's size, in points.
     colour: str = "black"
 
 
 def place(axes: Axes, labels: Sequence[Label]) -> list[Bbox]:
-    """Draw each label in the direction where it covers the fewest marks, lines and labels.
+    """Draw each label in the direction where it covers the fewest markers, lines and labels.
 
     Call this function last, when everything else is drawn and the axes' scales and limits are set.
 

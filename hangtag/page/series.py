@@ -1,4 +1,4 @@
-"""Gives each model a colour and a mark, which all pictures, tables and cards use."""
+"""Gives each model a colour and a marker, which all pictures, tables and cards use."""
 
 import re
 import zlib
@@ -19,13 +19,13 @@ _SALT = 107
 
 
 class Look(NamedTuple):
-    """The colour and the mark of one series.
+    """The colour and the marker of one series.
 
     Attributes:
-        colour: The placeholder colour to draw with; `drawing` puts ``variable`` in its place.
+        colour: The placeholder colour to draw with; `drawing` replaces it with ``variable``.
         variable: The style sheet's variable for the colour.
-        marker: The matplotlib marker that draws the mark.
-        sign: A character that looks like the mark, for text.
+        marker: The marker in matplotlib's notation.
+        sign: A character that looks like the marker, for text.
         paper: The colour on a light background, for pictures without a style sheet.
     """
 
@@ -38,18 +38,17 @@ class Look(NamedTuple):
 
 @cache
 def paper_colours() -> tuple[str, ...]:
-    """Read the colours of all series on a light background from the style sheet, where they precede those for dark
-    mode."""
+    """Read the series' colours for light mode from the style sheet, which lists them before those for dark mode."""
     style = resources.files("hangtag.page").joinpath("templates/style.css").read_text()
     return tuple(re.findall(r"--series-\d: (#\w+);", style)[:SERIES])
 
 
 def looks(names: Iterable[str]) -> dict[str, Look]:
-    """Choose a colour and a mark for each name in a document.
+    """Choose a colour and a marker for each name in a document.
 
     A name has the same colour in every document, unless an earlier name in the document has that colour. Two names
-    differ in colour or in mark. In a document with up to ten names, no two names share a colour or a mark. The server's
-    page chooses colours in the same way (serving/server/transport/http/page/static/models/colours.js).
+    differ in colour or in marker. In a document with up to ten names, no two names share a colour or a marker. The
+    server's page chooses colours in the same way (serving/server/transport/http/page/static/models/colours.js).
     """
     taken: set[tuple[int, int]] = set()
     chosen = {}

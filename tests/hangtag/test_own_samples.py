@@ -203,7 +203,7 @@ def test_files_of_samples_that_cannot_be_read_are_named(samples: Path, tmp_path:
     (tmp_path / "wrong.npz").write_bytes(content)
     for name, why in (("wrong", "it is not a file of numpy.savez"), ("gone", "no such file or directory")):
         message = refusal("evaluate", samples / "models/fast", "--samples", tmp_path / f"{name}.npz")
-        assert message.startswith(f"{tmp_path}/{name}.npz cannot be read ({why}). Save the arrays images and labels")
+        assert message.startswith(f"{tmp_path}/{name}.npz cannot be read ({why}). Save the arrays 'images'")
 
 
 @pytest.mark.parametrize(

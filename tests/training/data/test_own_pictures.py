@@ -159,7 +159,7 @@ def test_folders_that_cannot_be_divided_are_refused(tmp_path: Path, counts: dict
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("", "has the columns (none). The first line of a CSV file must name the columns path and label"),
+        ("", "has the columns (none). The first line of a CSV file must name the columns 'path' and 'label'"),
         ("path,label\n", "lists no pictures."),
         ("path,label\n000.png,\n", "labels.csv, line 2 has no label."),
         ("path,label\ngone.png,cats\n", "lists 1 file that is not in "),
@@ -167,7 +167,7 @@ def test_folders_that_cannot_be_divided_are_refused(tmp_path: Path, counts: dict
         ("path,label,split\n000.png,cats,train\n001.png,cats,val\n", "has no line whose split is test."),
         ('path,label\n000.png,"big\ncats"\ngone.png,cats\n', "gone.png in line 4."),
         ("path,label\n000.png,cats\n000.png,dogs\n", "000.png (cats) and 000.png (dogs). Delete the wrong copies."),
-        ("path,label\n000.png,cats,dogs\n", "line 2 has 3 values for 2 columns. Put texts that contain a separator"),
+        ("path,label\n000.png,cats,dogs\n", "line 2 has 3 values for 2 columns. Put quotation marks around texts"),
         (
             'path,label\n000.png,"' + "x" * 200_000,
             "cannot be read as CSV after line 1. Check whether a closing quotation mark is missing.",
