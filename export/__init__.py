@@ -11,5 +11,5 @@ import-linter checks that each part imports only parts further down this list:
 
 ``exporter`` publishes a run, from which ``run_source`` reads the metadata and the images. ``third_party.importer``
 publishes other people's files. ``predecessors`` compares a new version with the version that serves. ``verify``
-computes recorded figures again.
+repeats the recorded measurements.
 """

@@ -39,8 +39,8 @@ def run(
         progress: Called with each line that the child process reports.
 
     Raises:
-        GateError: the file cannot be loaded or run, or crashes the child process, or the child process does not finish
-            in time, or the function raises this error.
+        GateError: One of: the file cannot be loaded or run; it crashes the child process; the child process does not
+            finish in time; the function raises this error.
         ExportError: the function raises another error that the user can correct.
     """
     end = time.monotonic() + seconds

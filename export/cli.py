@@ -106,7 +106,7 @@ def export(
     chosen = Run.find(run, runs)
     click.echo(f"exporting {chosen.folder} in {precision}", err=True)
     config = chosen.config
-    if config.get("dataset") in sources.LABEL_SETS:  # the gate composes canvases from Fashion-MNIST's garments
+    if config.get("dataset") in sources.LABEL_SETS:  # the gate's images are composed from Fashion-MNIST
         data = fashion_mnist.load(data_dir)
     else:
         data = runs_data.load(config, data_dir, chosen.members())

@@ -13,7 +13,7 @@ class RecordError(ValueError):
 
 
 class PicturesGoneError(ExportError):
-    """The pictures behind recorded figures are missing or have changed, so the figures cannot be computed again."""
+    """The pictures of a recorded measurement are missing or have changed, so it cannot be repeated."""
 
 
 class GateError(ExportError):

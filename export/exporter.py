@@ -67,10 +67,10 @@ def export(
 
     Raises:
         RunMismatchError: the run is not finished.
-        ExportError: the weights do not fit the network, PyTorch cannot export it, the version that serves has no figure
-            on the same test set, this network cannot have the precision or a temperature, or the repository cannot be
-            written.
-        GateError: a check fails, no temperature fits, or the version that serves has another contract.
+        ExportError: One of: the weights do not fit the network; PyTorch cannot export it; no accuracy on the same test
+            set is recorded for the version that serves; this network cannot have the precision or a temperature; the
+            repository cannot be written.
+        GateError: One of: a check fails; no temperature fits; the version that serves has another contract.
         Nothing is published in any of these cases.
 
     Example:
@@ -140,8 +140,8 @@ def _fitted(file: Path, validation: Split) -> float:
     This is temperature scaling (Guo et al., On Calibration of Modern Neural Networks, ICML 2017).
 
     Raises:
-        GateError: the file cannot be loaded, fails on an image, or returns logits that are not finite, or the best
-            temperature is out of range.
+        GateError: One of: the file cannot be loaded; it fails on an image; it returns logits that are not finite; the
+            best temperature is out of range.
     """
     logits = answer(load(file), validation.images, check=CALIBRATION)["logits"]
     try:
@@ -154,7 +154,7 @@ def _fitted(file: Path, validation: Split) -> float:
 def _folded(model: onnx.ModelProto, temperature: float) -> onnx.ModelProto:
     """Return a copy of the classifier whose ``probabilities`` are the softmax of ``logits`` / T, in FP32.
 
-    The graph is changed after its conversion to a precision, so that the logits stay the same.
+    Call this function after the conversion to a precision. The logits do not change.
 
     Args:
         model: a classifier with the outputs ``logits`` and ``probabilities``, FP32 [batch, labels].

@@ -17,7 +17,7 @@ _MEASURED = ("test_accuracy", "tested_on", "data_digest", "examples")
 
 
 def record(models: Path, name: str, fit: str) -> Path:
-    """Publish the current version again, with this fit. Figures that were measured with another fit are dropped.
+    """Publish the current version again, with this fit. Results that were measured with another fit are dropped.
 
     Args:
         models: the model repository.
@@ -28,8 +28,8 @@ def record(models: Path, name: str, fit: str) -> Path:
         The new version's folder.
 
     Raises:
-        ExportError: there is no such model, the model does not classify pictures, its file already has this fit, its
-            training used another fit, or the repository cannot be written.
+        ExportError: One of: there is no such model; the model does not classify pictures; its file already has this
+            fit; its training used another fit; the repository cannot be written.
     """
     entry = inventory.find(models, name)
     if entry.signature is None:
@@ -38,8 +38,8 @@ def record(models: Path, name: str, fit: str) -> Path:
     if shape is None:
         raise ExportError(
             f"{name} does not classify pictures: a classifier needs one UINT8 input, [batch, height, width] or [batch, "
-            "height, width, 3], an output probabilities, and labels. 'hangtag import --preprocessing' turns a network "
-            "into a classifier. Nothing was published."
+            "height, width, 3], an output named 'probabilities', and labels. 'hangtag import --preprocessing' turns a "
+            "network into a classifier. Nothing was published."
         )
     image = entry.signature.image
     if image is not None and (image.fit == fit or "training" in entry.metadata):

@@ -48,7 +48,7 @@ class ServedNetwork(nn.Module, ABC):
 
     @property
     def metadata(self) -> dict[str, str]:
-        """The metadata about input and outputs that a server needs, except the labels (keys without their prefix)."""
+        """The metadata that a server needs about input and outputs, except the labels (keys without prefix)."""
         return {"task": self.task, "image": json.dumps(self.image.as_json())}
 
     @abstractmethod
@@ -89,8 +89,8 @@ class LabelPath(ServedNetwork):
 
 
 class LabelScores(ServedNetwork):
-    """Predicts one label per image, or the set of labels that reach a threshold, or else the most probable label. The
-    outputs are logits and probabilities. The server applies the threshold."""
+    """Predicts one label per image, or the set of labels that reach a threshold. The outputs are logits and
+    probabilities. The server applies the threshold; if no label reaches it, the most probable label forms the set."""
 
     def __init__(
         self, network: nn.Module, image: ImageSpec, labels: int, threshold: float | None = None, *, rivals: bool = True

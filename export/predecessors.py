@@ -16,8 +16,8 @@ from hangtag.serving.signature import TensorSpec
 CHANCE = 1.645
 """The number of standard errors that chance may explain. If the two test sets were drawn independently, one in twenty
 equally accurate models would exceed this bound. In fact fewer models exceed this bound, because both versions answer
-the same images. With 10,000 images and an accuracy of 87 %, the bound is 0.78 points. The accuracies of one recipe of
-the study with different seeds differ by up to 0.67 points (studies/finished/accuracy.jsonl)."""
+the same images. With 10,000 images and an accuracy of 87 %, the bound is 0.78 points. With different seeds, the
+accuracy of one of the study's recipes varies by up to 0.67 points (studies/finished/accuracy.jsonl)."""
 
 _ALL_THE_SAME = "To publish it anyway, add --even-if-worse"
 
@@ -53,7 +53,7 @@ def require_same_contract(
         even_if_different: accept a different contract.
 
     Raises:
-        GateError: the inputs, the outputs, the labels or the fit of pictures differ, and ``even_if_different`` is
+        GateError: the inputs, the outputs, the labels or the fit differ, and ``even_if_different`` is
             False. The message describes both versions.
     """
     if rival is None or rival.signature is None or even_if_different:
@@ -73,13 +73,13 @@ def require_same_contract(
 
 
 def recorded(rival: Entry, data_digest: str) -> Quality | None:
-    """Return the quality that a version records for this data set; None if there is no such record."""
+    """Return the test accuracy that a version records for this data set; None if there is no such record."""
     own = Quality.of(rival.metadata)
     return own if own is not None and own.data_digest == data_digest else None
 
 
 def incomparable(rival: Entry, why: str, remedy: str = _ALL_THE_SAME) -> ExportError:
-    """Return the error for a version with which no new version can be compared.
+    """Return the error for a new version that cannot be compared with the version that serves.
 
     Args:
         rival: the version that serves.
@@ -95,12 +95,12 @@ def incomparable(rival: Entry, why: str, remedy: str = _ALL_THE_SAME) -> ExportE
 def compare(
     own: Quality, images: int, before: Quality, version: int, *, even_if_worse: bool, note: str = ""
 ) -> PassedCheck:
-    """Compare the qualities of two versions on the same test set, with the two-proportion test.
+    """Compare the accuracies of two versions on the same test set, with the two-proportion test.
 
     Args:
-        own: the new version's quality.
+        own: the new version's accuracy.
         images: the size of the test set.
-        before: the quality of the version that serves.
+        before: the accuracy of the version that serves.
         version: that version's number.
         even_if_worse: accept a worse file.
         note: a sentence for the message, which says why a file may be worse.

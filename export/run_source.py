@@ -23,8 +23,7 @@ _VOC_TEST_IMAGES = 4_952
 def gate_images(
     served: ServedNetwork, test: Split, config: Mapping[str, Any], canvases: int
 ) -> tuple[Pixels, Classes | None, int]:
-    """Return the images for the gate, their classes, and the number of images from which the run computed its test
-    figure.
+    """Return the images for the gate, their classes, and the number of images on which the run was tested.
 
     For a network with several labels per image, the classes are None, and the images are canvases of test garments.
     """
@@ -112,7 +111,7 @@ def _label_distances(served: ServedNetwork, labels: Sequence[str]) -> dict[str, 
 
 
 def _figures(summary: Mapping[str, Any]) -> dict[str, str]:
-    """Return the figures of the training. The gate later adds a classifier's test accuracy, measured on the file."""
+    """Return the run's metrics as metadata. The gate later adds a classifier's test accuracy, measured on the file."""
     if "accuracy" in summary["validation"]:
         return {"validation_accuracy": f"{summary['validation']['accuracy']:.4f}"}
     return {

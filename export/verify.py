@@ -1,4 +1,4 @@
-"""Implements ``hangtag models verify``, which measures the figures that a model's file records again.
+"""Implements ``hangtag models verify``, which repeats the measurements that a model's file records.
 
 Run the command on the machine that serves the model, because processors round differently. Also, a processor without
 8-bit dot products (AVX-512 VNNI, AVX-VNNI) may saturate sums of an int8 file from hangtag's first releases.
@@ -30,11 +30,11 @@ from hangtag.training.runs import run_data as runs_data
 
 @dataclass(frozen=True)
 class Finding:
-    """The result of measuring a recorded figure again.
+    """The result of repeating a recorded measurement.
 
-    holds: Whether the recorded and the new figure agree; None if the figure could not be measured. The summary then
-        has the reason.
-    lacks_pictures: Whether the pictures for this figure are missing in the folder that the user named.
+    holds: Whether the recorded and the new result agree; None if the measurement is impossible. The summary then has
+        the reason.
+    lacks_pictures: Whether the pictures for this measurement are missing in the folder that the user named.
     """
 
     check: str
@@ -44,7 +44,7 @@ class Finding:
 
 
 def verify(entry: Entry, data_dir: Path | None) -> list[Finding]:
-    """Measure every recorded figure of one model's file again, if this is possible.
+    """Repeat every measurement that one model's file records, if this is possible.
 
     A file that cannot be loaded, or whose metadata cannot be read, is a finding, not an error.
 
@@ -108,12 +108,12 @@ class _Verification:
 
     @property
     def _is_own(self) -> bool:
-        """Whether the figures were measured on the user's own pictures."""
+        """Whether the file was tested on the user's own pictures."""
         return sources.kind_of(str(self._config.get("dataset", fashion_mnist.NAME))) is not None
 
     @cached_property
     def _test(self) -> Split:
-        """The test split, or for the user's own pictures only the part that the gate used."""
+        """The test split. Of the user's own pictures, only those that the gate used."""
         if not self._is_own:
             return fashion_mnist.load_test(self._data_dir)
         try:
@@ -229,10 +229,10 @@ class _Verification:
         return Finding(ACCURACY, difference <= self._tolerances.verification, summary)
 
     def _recorded(self, check: str) -> dict[str, Any]:
-        """Return the recorded figures of one of the gate's checks. Raises RecordError if there are none."""
+        """Return the recorded results of one of the gate's checks. Raises RecordError if there are none."""
         gate = self._entry.gate
         if not (isinstance(gate, dict) and isinstance(gate.get(check), dict)):
-            raise RecordError(f"the gate's figures about {check} are missing")
+            raise RecordError(f"the results of the check {check} are missing")
         figures: dict[str, Any] = gate[check]
         return figures
 

@@ -17,14 +17,14 @@ from hangtag.training.data.dataset import Classes
 
 IMAGES = 32
 _NUMBERS, _LEAST = 1_600, 4
-"""For each output, at most _NUMBERS numbers are kept, but always the numbers of at least _LEAST images."""
+"""A file keeps at most _NUMBERS numbers of each output, but the answers to at least _LEAST images."""
 _MOST = 16
 _MOST_BYTES = 512_000
 """The largest size of all examples together. A file keeps fewer examples if its pictures are large."""
 
 
 def record_answers(expected: Answers, first: Array | None = None) -> dict[str, str]:
-    """Return PyTorch's answers to some of the gate's images as metadata (keys without prefix).
+    """Return metadata (keys without prefix) with PyTorch's answers to some of the images that the gate uses.
 
     Args:
         expected: the answers.

@@ -54,7 +54,7 @@ def versions() -> dict[str, str]:
 
 
 def write(model: onnx.ModelProto, added: Mapping[str, str], file: Path) -> None:
-    """Write a file whose properties under ``hangtag.`` are exactly these (keys without prefix); all others stay."""
+    """Write a file with exactly these properties under ``hangtag.`` (keys without prefix); other properties stay."""
     others = {entry.key: entry.value for entry in model.metadata_props if not entry.key.startswith(PREFIX)}
     onnx.helper.set_model_props(model, others | {PREFIX + key: value for key, value in added.items()})
     file.write_bytes(model.SerializeToString())

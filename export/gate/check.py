@@ -1,4 +1,4 @@
-"""The result of a check that did not fail, and the names that the checks have in a file's metadata."""
+"""Defines the result of a passed check, and the names of the checks in a file's metadata."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

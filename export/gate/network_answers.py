@@ -1,4 +1,4 @@
-"""Run a file on real and artificial images, and compare its answers with other answers."""
+"""Run a file on real and artificial images, and compare its answers with the expected answers."""
 
 from pathlib import Path
 
@@ -27,7 +27,7 @@ def answer(runtime: Runtime, images: Pixels, batch_size: int = 64, check: str = 
     """Run a file with one input on images, and return each output for all images.
 
     Args:
-        check: the check that needs the answers, for the error message.
+        check: the name of the check, for the error message.
 
     Raises:
         GateError: the runtime fails on a batch. The message names the check and the batch.
@@ -43,7 +43,7 @@ def answer_batch(runtime: Runtime, batch: Pixels, check: str, contents: str) -> 
     """Run a file with one input on one batch.
 
     Args:
-        check: the check that needs the answers, for the error message.
+        check: the name of the check, for the error message.
         contents: the images in the batch, in words for the error message.
 
     Raises:

@@ -29,8 +29,8 @@ def check(
 ) -> PassedCheck:
     """Check that the logits, or the label paths with all probabilities, equal PyTorch's.
 
-    For each batch size and kind of images, up to four batches are compared. Paths are compared for all images in the
-    largest batches. Images with tied paths may get other answers.
+    For each batch size and kind of images, up to four batches are compared. At the largest batch size, the paths of all
+    images are compared. If two paths of an image are tied, the file may choose either.
 
     Args:
         images: kind -> images. The kinds are REAL, and those of ``artificial_images``.

@@ -10,8 +10,8 @@ GATE_IMAGES = 10_000
 """The largest number of test images on which answers are compared."""
 
 _ROUNDING = 1e-6
-"""The share of the logits' spread by which FP32 sums in another order may differ: several roundings of 24 bits. This
-share matters for networks whose logits reach hundreds."""
+"""The largest difference between FP32 sums in another order, as a share of the logits' spread: several roundings of 24
+bits. The limit matters for networks whose logits reach hundreds."""
 
 
 @dataclass(frozen=True)
@@ -23,18 +23,17 @@ class Tolerances:
     """
 
     absolute: float
-    """A logit may differ from PyTorch's by this much, or by a millionth of the spread if that is more, plus
-    ``of_spread`` times the spread."""
+    """A logit may differ from PyTorch's by ``of_spread`` * spread plus the larger of ``absolute`` and 1e-6 * spread."""
     of_spread: float
     probabilities: float
     """A probability may differ by this much from the probability that follows from the file's own logits."""
     agreement: float
     """At least this share of the test set must get PyTorch's label."""
     accuracy: float
-    """The file must keep this share of PyTorch's accuracy. At 1.0 only images with two tied labels may become wrong."""
+    """The file must keep this share of PyTorch's accuracy. At 1.0, only images with tied labels may become wrong."""
     batching: float
-    """A logit of an image alone and the same logit in a batch may differ by 1e-4, or by a millionth of the spread if
-    that is more, plus this share of the spread."""
+    """A logit of an image alone and the same logit in a batch may differ by ``batching`` * spread, plus the larger of
+    1e-4 and 1e-6 * spread."""
     verification: float
     """The accuracy that `hangtag models verify` measures may differ by this much from the recorded accuracy, because
     another processor rounds differently, and images with two tied labels may get either label."""

@@ -1,8 +1,8 @@
 """Judge whether two files give the same answer to a sample.
 
-Each output is compared by a rule. If an output has scores of labels, the label with the largest score must be the same
-in each row. Other numbers, such as a probability of speech or a recurrent state, must be close. Integers, booleans and
-texts must be equal.
+Each output is compared by a rule. If an output has a score for each label, the label with the largest score must be
+the same in each row. Other numbers, such as a probability of speech or a recurrent state, must be close. Integers,
+booleans and texts must be equal.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,7 @@
 """Read the samples for converting a file, from a .npz file or from a folder of images.
 
 The samples are divided into two halves. One half determines the scales of int8 and the layers that stay in FP32. The
-other half has no influence on the converted file, and checks this file.
+other half tests the converted file.
 """
 
 import zipfile
@@ -19,7 +19,7 @@ from hangtag.serving.signature import Signature, TensorSpec
 from hangtag.training.data.reading import prepared
 
 LEAST = 40
-"""The least number of samples. With fewer samples, the half that checks the file would be too small."""
+"""The least number of samples. With fewer samples, the half that tests the file would be too small."""
 MOST_PICTURES = 1_000
 """The largest number of pictures that are read from a folder. They are evenly spaced over the sorted names."""
 
@@ -37,7 +37,7 @@ def making(items: Sequence[T]) -> Sequence[T]:
 
 
 def proof(items: Sequence[T]) -> Sequence[T]:
-    """Return the half that has no influence on the converted file. Its answers decide whether the file is published."""
+    """Return the other half of the samples, whose answers decide whether the converted file is published."""
     return items[1::2]
 
 
@@ -65,7 +65,7 @@ def read(given: Path | Sequence[Path], signature: Signature) -> Sequence[Feed]:
             value for all samples.
 
     Raises:
-        ExportError: the file or folder does not exist, the samples do not fit the model, or there are too few samples.
+        ExportError: One of: the file or folder does not exist; the samples do not fit the model; they are too few.
         DataCorruptError: a picture cannot be read.
     """
     shown = given if isinstance(given, Path) else "--data"

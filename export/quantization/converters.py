@@ -52,7 +52,7 @@ class Int8Converter:
         original, prepared = folder / "simple.onnx", folder / "prepared.onnx"
         with converting():
             onnx.save(_with_opset(model), original)
-            # Fold and fuse nodes as the runtime does later, so that only the tensors that remain get scales.
+            # Fold and fuse nodes now, not when the file is loaded, so that only the remaining tensors get scales.
             quant_pre_process(original, prepared, skip_symbolic_shape=True)
             self.model = onnx.load(prepared)
             _name_nodes(self.model)

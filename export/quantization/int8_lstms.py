@@ -2,8 +2,8 @@
 
 ONNX Runtime's DynamicQuantizeLSTM derives the scales of the input and of the last hidden state from the smallest and
 the largest value in the *whole batch*. So an image's answer would depend on the other images of its batch. In a test,
-lstm2 gave 6 of 2,000 images another label. This module pins both ranges: it adds values at the bounds to the input and
-to the hidden state, with weights of 0, so that these values change no result.
+lstm2 gave 6 of 2,000 images another label. This module makes both ranges constant: it adds features to the input and
+units to the hidden state. Their values are the range's bounds, and their weights are 0, so they change no result.
 
 - The input gets features that always have the input's smallest and largest value. For pixels in [0, 1] one feature of 1
   suffices, because the quantizer includes 0. Their 8-bit scale is then 1/255, so their quantization is exact. For an
@@ -44,9 +44,9 @@ _HIDDEN_BOUNDS = (-1.0, 1.0)
 _PINNING_UNITS = 2
 _LARGEST = 127
 _LARGEST_PAIR = 127.0
-"""The largest sum of two neighbours' magnitudes. Rounding may add 1/2 to each magnitude, and 255 * (127 + 1) still fits
-into 16 bits."""
-# The positions of inputs: the weights and their scales in DynamicQuantizeLSTM, and the FP32 weights in LSTM.
+"""The largest sum of two neighbouring weights' magnitudes. Rounding may add 1/2 to each magnitude, and 255 * (127 + 1)
+still fits into 16 bits."""
+# The input indices of the weights and their scales in DynamicQuantizeLSTM, and of the FP32 weights in LSTM.
 _PLACES = ((1, 8, 1), (2, 10, 2))
 
 
@@ -55,7 +55,7 @@ def quantize_lstms(model: onnx.ModelProto, image: ImageSpec) -> onnx.ModelProto:
 
     Args:
         model: a network whose first LSTM reads pixels, and whose other LSTMs read the outputs of an LSTM.
-        image: describes the images, whose mean and std determine the smallest and the largest value of a pixel.
+        image: the image description; its mean and std determine the range of the first LSTM's input.
 
     Raises:
         ExportError: the quantizer left an LSTM unchanged.
@@ -100,8 +100,7 @@ def pin_ranges(model: onnx.ModelProto, image: ImageSpec) -> onnx.ModelProto:
 
 
 def _pin(graph: onnx.GraphProto, node: onnx.NodeProto, bounds: tuple[float, ...]) -> list[onnx.NodeProto]:
-    """Return the nodes that replace an LSTM: Pad nodes for the input, the LSTM with two more units, and Slice nodes for
-    the outputs."""
+    """Return the nodes that replace an LSTM: an LSTM with two more units, between Pad and Slice nodes."""
     name = next(filter(None, node.output))
     values = {tensor.name: tensor for tensor in graph.initializer}
     kernel, recurrent, bias = (numpy_helper.to_array(values[part]) for part in node.input[1:4])
@@ -142,13 +141,13 @@ def _pin(graph: onnx.GraphProto, node: onnx.NodeProto, bounds: tuple[float, ...]
 
 
 def _padded_weights(weights: Array, shape: tuple[int, int, int], more: tuple[int, int]) -> Array:
-    """Reshape weights [1, 4 * units, inputs] to this shape, and pad them with zeros for more units and more inputs."""
+    """Reshape weights [1, 4 * units, inputs] to this shape, and add zeros for additional units and inputs."""
     padded = np.pad(weights.reshape(shape), ((0, 0), (0, more[0]), (0, more[1])))
     return padded.reshape(1, -1, padded.shape[2])
 
 
 def _padded_bias(bias: Array, hidden: int) -> Array:
-    """Extend a bias [1, 8 * hidden] (gates i, o, f, c, of input and recurrence) for the two pinning units."""
+    """Add the values for the two pinning units to a bias [1, 8 * hidden]: gates i, o, f, c of W, then of R."""
     padded = np.pad(bias.reshape(8, hidden), ((0, 0), (0, _PINNING_UNITS)))
     padded[0:3, hidden:] = _SATURATED
     padded[3, hidden:] = _SATURATED, -_SATURATED

@@ -41,7 +41,7 @@ def convert(model: onnx.ModelProto, precision: str, calibration: Images, image: 
     Args:
         precision: one of PRECISIONS.
         calibration: uint8 images [n, height, width] of the training split, which determine int8's range of activations.
-        image: describes the images, whose normalised pixels the first LSTM of a network reads.
+        image: the image description; its mean and std determine the range of the first LSTM's input.
 
     Raises:
         ExportError: the network has no layer for this precision, or cannot be quantized.
@@ -91,11 +91,11 @@ def _to_int8(model: onnx.ModelProto, calibration: Images, image: ImageSpec) -> o
 def _quantize_convolutions(model: onnx.ModelProto, calibration: Images) -> onnx.ModelProto:
     """Quantize convolutions to 8 bits with ONNX Runtime's static quantizer (QDQ).
 
-    Weights get a scale for each output channel, activations a scale for each tensor, from the smallest and the largest
-    value that images of the training split cause. Fixed scales make answers independent of the batch. Two parts stay in
-    FP32. The dense layers at the end are only a thousandth of the work, and no later layer averages out their rounding.
-    A first convolution with a single input channel is much faster in FP32 than in 8 bits, as ONNX Runtime's profiler
-    shows (studies/exported/README.md).
+    Weights have a scale for each output channel, and activations have a scale for each tensor. Images of the training
+    split determine the activations' ranges. Fixed scales make answers independent of the batch. Two kinds of layers
+    stay in FP32. The dense layers at the end are only a thousandth of the work, and no later layer averages out their
+    rounding. A first convolution with a single input channel is much faster in FP32 than in 8 bits, as ONNX Runtime's
+    profiler shows (studies/exported/README.md).
 
     Args:
         calibration: uint8 images [n, height, width], whose activations determine the scales.
@@ -111,8 +111,8 @@ def _reorder_pooling(model: onnx.ModelProto) -> onnx.ModelProto:
     """Put ReLU and max pooling into the faster order. They commute, because max(relu(x)) == relu(max(x)).
 
     In 8 bits ReLU comes first, because the quantizer then fuses it with the convolution and spends no bit on negative
-    values. In FP32 pooling comes first, because otherwise ONNX Runtime would move the quantization in front of the
-    pooling, and pooling 8-bit numbers in FP32's layout is slow.
+    values. In FP32 pooling comes first. Otherwise ONNX Runtime would quantize before the pooling, and its 8-bit pooling
+    is slow in the memory layout of FP32.
     """
     ordered = onnx.ModelProto()
     ordered.CopyFrom(model)
@@ -140,8 +140,7 @@ def _reorder_pooling(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _fp32_nodes(model: onnx.ModelProto) -> set[str]:
-    """Return the names of each convolution that reads one channel, and of the nodes between it and the next
-    convolution."""
+    """Return the names of the convolutions that read one channel, and of the nodes up to the next convolution."""
     shapes = {tensor.name: tensor.dims for tensor in model.graph.initializer}
     names: set[str] = set()
     outputs: set[str] = set()

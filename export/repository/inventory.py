@@ -15,12 +15,12 @@ from hangtag.serving.server.runtime.session import Runtime
 from hangtag.serving.signature import Signature
 
 FIGURES = ("test_accuracy", "test_exact_match")
-"""The metadata keys of test figures: the share of test images with the right label, or with exactly the right set."""
+"""Metadata keys of test metrics: the share of test images with the right label, or with exactly the right set."""
 
 
 @dataclass(frozen=True)
 class Quality:
-    """A model's most informative test figure."""
+    """A model's test accuracy: the first metric of FIGURES that its file records."""
 
     figure: str
     """One of FIGURES."""
@@ -33,7 +33,7 @@ class Quality:
 
     @classmethod
     def of(cls, metadata: Mapping[str, str]) -> "Quality | None":
-        """Read the quality from a file's metadata; None if there is no figure, or the figure is not a share."""
+        """Read the test accuracy from a file's metadata; None if it is missing or not a number from 0 to 1."""
         for figure in FIGURES:
             try:
                 share = float(metadata[figure])
@@ -77,7 +77,7 @@ class Entry:
 
     @property
     def batched(self) -> bool | None:
-        """Whether a server batches requests unless its operator forbids batching; None if the file cannot be loaded."""
+        """Whether a server may batch requests; None if the file cannot be loaded."""
         return self.signature.batched if self.signature else None
 
     @property
@@ -87,7 +87,7 @@ class Entry:
 
     @property
     def accuracy(self) -> tuple[str, float] | None:
-        """The name and the value of the most informative test figure; None if the file records no test figure."""
+        """The name and the value of the test accuracy; None if the file does not record it."""
         recorded = Quality.of(self.metadata)
         return (recorded.figure, recorded.share) if recorded else None
 
@@ -98,7 +98,7 @@ class Entry:
 
     @property
     def gate(self) -> Any:
-        """The figures of the gate's checks, by name; None if they cannot be read."""
+        """The results of the gate's checks, by name; None if they cannot be read."""
         return self.json("gate")
 
     def json(self, key: str) -> Any:
@@ -147,7 +147,7 @@ def routes(models: Path) -> list[str]:
 
 
 def without_versions(models: Path) -> Iterator[str]:
-    """Yield, for each folder that is neither a route nor has a version, the sentence with which a server refuses it.
+    """Yield the server's error for each folder that is not a route and has no version.
 
     Raises:
         ModelRepositoryError: there is no repository.

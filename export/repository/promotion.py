@@ -60,7 +60,7 @@ def roll_back(models: Path, name: str, version: int | None = None) -> tuple[int,
         The version that served before this call, and the version that serves now.
 
     Raises:
-        ExportError: there is no such model or version, there is no version to return to, or the file cannot be written.
+        ExportError: One of: no such model or version exists; no version can be returned to; the file cannot be written.
         ModelRepositoryError: the repository or the file cannot be read.
     """
     files = inventory.files_of(models, name)

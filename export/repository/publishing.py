@@ -84,7 +84,7 @@ def _staging_folder(models: Path, name: str) -> Iterator[Path]:
 
     The kernel locks a process's folder until the process ends, so a folder without a lock belongs to a dead process.
     """
-    # A new model is written in the repository itself, because the model must have no folder without a version.
+    # The hidden folder of a new model is in the repository, because a model's folder without a version is an error.
     parent = models / name if (models / name).is_dir() else models
     staging = parent / f"{PREFIX}{uuid.uuid4().hex}"  # named before it exists, so that Ctrl-C at any moment removes it
     with ExitStack() as lock:

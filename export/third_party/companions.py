@@ -1,8 +1,8 @@
 """Read a network's description: the companion files of timm or Hugging Face, or the metadata of Ultralytics.
 
 A description states the labels and the steps that prepare a picture. hangtag scales pictures bilinearly, and never
-crops a border before scaling. If a description states other steps, the result has a note. If a file is damaged, the
-result has a problem, and nothing is published, because the network would get pictures that are prepared differently.
+crops a border before scaling. If a description states other steps, ``Stated.notes`` says so. If a file is damaged,
+``Stated.problems`` says so, and nothing is published, because the published file could prepare pictures wrongly.
 """
 
 import ast
@@ -25,7 +25,7 @@ _STEPS = frozenset({
     "do_resize", "size", "resample", "crop_pct", "do_center_crop", "crop_size", "do_rescale", "rescale_factor",
     "rescale_offset", "do_normalize", "image_mean", "image_std", "include_top", "do_flip_channel_order",
 })  # fmt: skip
-"""The keys of Hugging Face's file that ``_preprocessor`` applies."""
+"""The keys of Hugging Face's preprocessor_config.json that ``_preprocessor`` applies."""
 _HARMLESS = frozenset({
     "image_processor_type", "feature_extractor_type", "processor_class", "_processor_class", "auto_map", "use_fast",
     "transformers_version", "model_input_names", "_valid_processor_keys", "data_format", "input_data_format", "device",
@@ -59,7 +59,7 @@ def read(path: Path, model: onnx.ModelProto) -> Stated:
 def _taken(
     reader: Callable[[Mapping[str, Any], str], Stated], given: Mapping[str, Any] | Path, whose: str, shown: str
 ) -> Stated:
-    """Call the reader on a file or on metadata. If the content is damaged, the result has a problem."""
+    """Read a description from a file or from metadata. If it is damaged, ``Stated.problems`` of the result says why."""
     where = f"{given.name} ({whose})" if isinstance(given, Path) else f"{shown}, which {whose} wrote"
     try:
         content = json.loads(given.read_text(encoding="utf-8")) if isinstance(given, Path) else given

@@ -23,12 +23,11 @@ from hangtag.export.third_party.import_options import ImportOptions
 from hangtag.serving.server.runtime.session import Runtime
 
 _FEW, _MOST_CALIBRATING = 32, 256
-"""The number of samples on which a layer's error is measured, and the largest number whose activations determine the
-scales."""
+"""The number of samples for measuring a layer's error, and the maximum number for determining the scales."""
 _SECONDS, _MEASURING_SECONDS = 3600.0, 600.0
 """The time limit for the conversion, and the additional time limit for measuring layers."""
 _NAMED = 6
-"""At most this many layers in FP32 are printed by name. The metadata list all layers in FP32."""
+"""At most this many layers in FP32 are printed by name. The file's metadata list every layer that stays in FP32."""
 _Layer = dict[str, Any]
 """A layer that stays in FP32: its name, operator and error. The error is the change of the outputs, as a share of their
 spread, if only this layer is converted; None if it was not measured."""
@@ -50,12 +49,12 @@ def convert(
 
     Args:
         original: The file. The other files are written to the same folder.
-        options: The options, with samples.
+        options: The options of the command; ``samples`` must be set.
         progress: called with a line about each step, in a separate thread.
         shown_as: the file's name in error messages.
 
     Returns:
-        The converted file; the figures of ``_convert``; and the figures in words, by check.
+        The converted file; the measurements that ``_convert`` returns; and a summary of each check.
 
     Raises:
         ExportError: the samples do not fit the file's inputs, or the file cannot be converted.
@@ -186,7 +185,7 @@ def _search(
     if suffices(0):
         return attempts[0]
     ranked += _rank(converter, distance)
-    few, enough = 0, len(ranked)  # `few` layers in FP32 do not suffice, and `enough` layers in FP32 suffice
+    few, enough = 0, len(ranked)  # invariant: `few` layers in FP32 are too few, `enough` suffice
     while enough - few > 1:
         middle = (few + enough) // 2
         few, enough = (few, middle) if suffices(middle) else (middle, enough)

@@ -93,10 +93,9 @@ class ImportOptions:
         return agreement.parse(self.agree_on)
 
     def least(self, samples: int) -> float:
-        """Return the share of this many samples for which a converted file must give the original's answer.
+        """Return the share of the samples for which a converted file must give the original's answer.
 
-        Without --agree-at-least, one sample may get another answer if there are at least 20 samples, because 99 % of
-        fewer than 100 samples would allow no other answer.
+        Without --agree-at-least, the share is 99 %. With 20 to 99 samples it is lower: one answer may differ.
         """
         if self.agree_at_least is not None:
             return self.agree_at_least / 100

@@ -36,8 +36,7 @@ _GATE = (
     STRUCTURE, BATCHING, PICTURES, ACCURACY, PREDECESSOR, AGREEMENT, "agreement_while_choosing", "layers",
     "rules", "samples",
 )  # fmt: skip
-"""The findings that are recorded as the gate's figures. Only a converted file has AGREEMENT and the findings after
-it."""
+"""The findings that the file's metadata record. Only a converted file has AGREEMENT and the keys that follow it."""
 
 
 def accept(path: Path, options: ImportOptions, progress: Progress = str) -> tuple[Path, dict[str, str]]:
@@ -52,9 +51,9 @@ def accept(path: Path, options: ImportOptions, progress: Progress = str) -> tupl
         The version's folder, and a summary of each check.
 
     Raises:
-        ExportError: the file, the labels, the preprocessing or the samples cannot be used, the file cannot be
-            converted, the repository cannot be written, or the file cannot be compared with the accuracy of the version
-            that serves.
+        ExportError: One of: the file, the labels, the preprocessing or the samples cannot be used; the file cannot be
+            converted; the accuracy cannot be compared with that of the version that serves; the repository cannot be
+            written.
         GateError: the file fails a check.
         TrainingError: the pictures do not exist. Nothing is published in any of these cases.
 
@@ -143,8 +142,8 @@ def _metadata(model: onnx.ModelProto, path: Path, chosen: Plan) -> dict[str, str
 
 
 def _apart(options: ImportOptions, data: Judge) -> tuple[ImportOptions, Judge]:
-    """Use the pictures as samples, if the options name no samples. Also return a judge without the pictures that are
-    used to convert the file."""
+    """Use the pictures as samples, if the options name no samples. The returned judge measures the accuracy on the
+    pictures that are not used to convert the file."""
     given = spread(data.files, calibration_samples.MOST_PICTURES) if options.samples is None else options.samples
     return replace(options, samples=given), data.without(
         calibration_samples.making(calibration_samples.pictures(given))

@@ -38,7 +38,7 @@ _SECONDS, _SECONDS_A_PICTURE = 600.0, 2.0
 
 
 def prove(bare: Path, wrapped: Wrapped, path: Path) -> dict[str, Any]:
-    """Compare the classifier's answers with those of the bare network, for drawn pictures.
+    """Compare the classifier's answers with those of the bare network, for generated pictures.
 
     Args:
         bare: The network's file.
@@ -46,14 +46,14 @@ def prove(bare: Path, wrapped: Wrapped, path: Path) -> dict[str, Any]:
         path: The file's name in error messages.
 
     Returns:
-        Figures for the gate's record, including a summary.
+        The measurements to record in the file's metadata, including a summary.
 
     Raises:
         GateError: the answers differ, or the network's scores are not of the stated kind (logits or probabilities).
     """
     figures = child_process.run(_differences, wrapped.file, bare, wrapped, shown_as=path, check=PICTURES)
     furthest = " and ".join(f"{name} within {value:.1e}" for name, value in sorted(figures["furthest"].items()))
-    of = f"the bare network's, for which Pillow prepared {figures['pictures']} drawn pictures"
+    of = f"the bare network's answers to {figures['pictures']} generated pictures that Pillow prepared"
     return figures | {"summary": f"{furthest} of {of}"}
 
 
@@ -230,7 +230,8 @@ class Judge:
         measure it.
 
         Returns:
-            Figures for the gate's record; None if no comparison is possible, and ``even_if_worse`` is True.
+            The measurements to record in the file's metadata; None if no comparison is possible, and ``even_if_worse``
+            is True.
 
         Raises:
             ExportError: no comparison is possible, and ``even_if_worse`` is False.

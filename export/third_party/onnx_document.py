@@ -20,8 +20,8 @@ def read(path: Path) -> onnx.ModelProto:
     """Read the model, including its external data.
 
     Raises:
-        ExportError: the file is missing, exceeds 2 GiB with its external data, is not a complete ONNX model, has
-            external data outside its own folder, or has a text that is not UTF-8.
+        ExportError: One of: the file is missing; it exceeds 2 GiB with its external data; it is not a complete ONNX
+            model; its external data are outside its folder; a text is not UTF-8.
     """
     if not path.is_file():
         raise ExportError(f"there is no file {path}.")

@@ -29,7 +29,7 @@ class Plan:
         wrapped: The classifier; None if the graph is published unchanged.
         stated: The labels, and the sources and notes to record and print.
         reason: The reason why the file cannot become a classifier.
-        dropped: The preprocessing from companion files that is not used, because the file cannot become a classifier.
+        dropped: The companion files' preprocessing, which is ignored because the file cannot become a classifier.
         image: The image description of a file that hangtag turned into a classifier earlier; None for other files.
     """
 
@@ -71,7 +71,7 @@ class Plan:
     def why_no_pictures(self, signature: Signature) -> str | None:
         """Return why `hangtag classify` cannot classify every picture with the published file; None if it can."""
         if signature.picture_shape is None:
-            why = self.reason or "it needs one UINT8 input of pictures, an output probabilities, and labels"
+            why = self.reason or "it needs one UINT8 input of pictures, an output named 'probabilities', and labels"
             return f"`hangtag classify` will not accept pictures: {why}"
         if signature.image is None:
             return "takes pictures of exactly its size: add --preprocessing fit=stretch|crop|pad for other sizes"
@@ -88,8 +88,8 @@ def choose(model: onnx.ModelProto, bare: Path, path: Path, options: ImportOption
         options: The options of the command.
 
     Raises:
-        ExportError: the labels cannot be read, the option for preprocessing is given but does not fit the network or
-            the labels, or an option contradicts a file that hangtag turned into a classifier earlier.
+        ExportError: One of: the labels cannot be read; --preprocessing does not fit the network or the labels; hangtag
+            turned the file into a classifier earlier, and an option contradicts it.
         GateError: the network ends the process that adds the preprocessing.
     """
     preprocessing, scores = options.preprocessing, options.scores

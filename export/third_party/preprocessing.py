@@ -40,8 +40,7 @@ class Stated:
         labels: The names along the outputs' last axis.
         scores: One of SCORES.
         sources: The values that companion files state, as sentences without a full stop.
-        notes: Sentences about steps that hangtag does differently from the program of the companion files, or does not
-            use.
+        notes: Sentences about steps in companion files that hangtag does differently or leaves out.
         problems: Sentences about companion files that could not be read.
     """
 
@@ -87,8 +86,8 @@ class Stated:
         return cls(**parsed, **more)
 
     def over(self, other: "Stated") -> "Stated":
-        """Return these statements, and fill gaps with the statements of ``other``. The sources, notes and problems of
-        both are kept."""
+        """Return these statements, and fill gaps with the statements of ``other``. The lists of sources, notes and
+        problems are joined."""
         own, others = ({one.name: getattr(stated, one.name) for one in fields(self)} for stated in (self, other))
         joined = {name: own[name] + others[name] for name in ("sources", "notes", "problems")}
         return Stated(**(others | {name: value for name, value in own.items() if value is not None} | joined))
@@ -203,7 +202,7 @@ class Steps:
 
 
 def steps(stated: Stated, network: NetworkImage) -> Steps:
-    """Complete the stated preprocessing. Steps that are not stated change nothing; the default fit is to stretch.
+    """Add defaults to the stated preprocessing: stretch pictures to the size, and leave the pixels as they are.
 
     Raises:
         ExportError: the preprocessing is unclear, or does not fit the network's input.

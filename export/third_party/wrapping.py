@@ -51,12 +51,12 @@ def wrap(bare: Path, target: Path, stated: Stated) -> Wrapped | str:
     Args:
         bare: The network's file.
         target: The file to write.
-        stated: The statements about the network. If they do not state the kind of scores, the scores are probabilities
-            after a Softmax, and otherwise logits.
+        stated: The statements about the network. If ``scores`` is None, a network that ends with a Softmax returns
+            probabilities, and any other network returns logits.
 
     Returns:
-        The file; or the reason why it cannot be written: the input is not one picture, the preprocessing is not for
-        this input, or no output has a score for each label.
+        The file; or the reason why it cannot be written: there are no labels, the input is not one picture, the
+        preprocessing does not fit the input, or no output has a score for each label.
     """
     if not stated.labels:
         return "there are no labels: give a file with --labels."
@@ -86,7 +86,7 @@ def _join(
     scores: str,
     labels: int,
 ) -> None:
-    """Add nodes before and after the model's nodes, in place. Rename values whose names the added nodes use."""
+    """Add nodes before and after the model's nodes, in place. If a value has the name of an added value, rename it."""
     opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
     if opset < _FIRST_OPSET:
         raise ExportError(f"the file has opset {opset}: export the network with opset {_FIRST_OPSET} or newer.")

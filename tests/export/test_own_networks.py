@@ -70,7 +70,7 @@ def test_a_network_whose_code_has_changed_since_is_refused(trained: Path, monkey
         ),
         (
             "return torch.stack([self.linear(pixels[k].flatten()) for k in range(int(pixels.shape[0]))])",
-            "The batch must stay free: ",
+            "The batch size must stay free: ",
         ),
     ],
 )

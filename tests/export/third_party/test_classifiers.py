@@ -50,7 +50,7 @@ def test_a_network_of_pytorch_is_served_and_classified_alike_over_every_way(
     result = invoke("import", network, "--name", "theirs", *stated, *places)
     assert "Left out 1 picture that cannot be read: red/empty.png (it is empty (0 bytes)).\n" in result.stderr
     assert "  batching     batched: " in result.stdout
-    within = r"logits within \S+ and probabilities within \S+ of the bare network's, for which Pillow prepared 24 drawn"
+    within = r"logits within \S+ and probabilities within \S+ of the bare network's answers to 24 generated pictures"
     assert re.search(rf"  pictures     {within}", result.stdout)
     assert f"  accuracy     100.00% right of 60 pictures of folder:{photos}\n" in result.stdout
     result = invoke("import", network, "--name", "theirs", *stated, "--precision", "int8", *places)
