@@ -141,14 +141,16 @@ class Engine:
             model.statistics.record_failure(ns)
         self.failures.record(name, version, code, ns, shed=shed)
 
-    def serve(self, name: str, models: Sequence[Servable]) -> None:
+    def serve(self, name: str, models: Sequence[Servable], *, wait: bool = False) -> None:
         """Let these versions of a model take its requests from now on. The model's other versions finish their
-        requests, and are closed. With --max-loaded-mib, this method returns only after they are closed.
+        requests, and are closed.
 
         Args:
             name: The model's name.
             models: Loaded versions. The first version takes requests that name no version. Versions that do not serve
                 yet are started. An empty sequence removes the name.
+            wait: Whether to return only after the other versions are closed. The process then keeps their memory for
+                the model that is loaded next.
         """
         before = self.versions(name)
         for model in models:
@@ -166,10 +168,10 @@ class Engine:
             if not isinstance(model, ServedModel):
                 model.close()
                 continue
-            retiring = threading.Thread(target=self._retire, args=[model], name="retire", daemon=True)
+            retiring = threading.Thread(target=self._retire, args=[model, wait], name="retire", daemon=True)
             self._retiring.add(retiring)
             retiring.start()
-            if self.config.max_loaded_mib:
+            if wait:
                 retiring.join()
 
     def close(self) -> None:
@@ -181,15 +183,15 @@ class Engine:
             for model in versions.values():
                 model.close()
 
-    def _retire(self, model: Servable) -> None:
-        """Close a model, free its memory, and return all freed memory to the system.
+    def _retire(self, model: Servable, keep_memory: bool) -> None:
+        """Close a model, and free its memory. Unless ``keep_memory``, return all freed memory to the system.
 
         Otherwise an unload would leave the process as large as before, and each new version could make it larger. But
-        returning memory delays all calls by some 20 ms, so with --max-loaded-mib the memory is kept for the next model.
+        returning memory delays all calls by some 20 ms, so a model that is evicted leaves its memory to the next model.
         """
         model.close()
         log.info("model retired", model=model.name, version=model.version)
         shrink_arena()
-        if not self.config.max_loaded_mib:
+        if not keep_memory:
             machine.release_freed_memory()
         self._retiring.discard(threading.current_thread())

@@ -206,7 +206,7 @@ class ModelControl:
         stamps = map(repository.stamp, files[: self._config.num_versions or None])
         for unloaded in self._residency.unload_for(name, stamps, self._engine.models):
             with self._change():
-                self._engine.serve(unloaded, [])
+                self._engine.serve(unloaded, [], wait=True)
                 self._loader.outcomes[unloaded, "evicted"] += 1
         self._update(name, files, strict=False)
         self._engine.model(name)

@@ -32,7 +32,7 @@ class Residency:
         self._config = config
         self._load_now = load_now
         self._lock = threading.Lock()
-        self._loading: dict[str, tuple[Future[None], int]] = {}  # each model's latest load, and the calls that waited
+        self._loading: dict[str, tuple[Future[None], int]] = {}  # unfinished loads, with the number of waiting calls
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="load")
 
     def load(self, name: str) -> "Future[None]":
@@ -40,8 +40,8 @@ class Residency:
         not be cancelled. If max_queue_size calls wait for the model already, the future has a QueueFullError."""
         with self._lock:
             load, waiting = self._loading.get(name, (None, 0))
-            if load is None or load.done():
-                load, waiting = self._loader.submit(self._load_now, name), 0
+            if load is None:
+                load = self._loader.submit(self._load, name)
             if waiting < self._config.max_queue_size:
                 self._loading[name] = load, waiting + 1
                 return load
@@ -76,6 +76,13 @@ class Residency:
             )
         return chosen
 
+    def _load(self, name: str) -> None:
+        try:
+            self._load_now(name)
+        finally:
+            with self._lock:
+                del self._loading[name]  # the future of a load refers to every call that waited for the load
+
 
 def _bytes(stamps: Iterable[Stamp]) -> int:
     return sum(status[1] for stamp in stamps for _, status in stamp if status is not None)
@@ -84,7 +91,7 @@ def _bytes(stamps: Iterable[Stamp]) -> int:
 def _last_used(models: list[ServedModel]) -> tuple[bool, int]:
     """Return a sort key that puts models in the order of their last calls, and models that compute now at the end.
 
-    The calls that waited for a model are queued before the next model is loaded.
+    A model that was loaded for a description, and not called yet, was last used when it was loaded.
     """
     is_busy = any(model.queued or model.computing for model in models)
-    return is_busy, max(model.statistics.last_inference_ns for model in models)
+    return is_busy, max(max(model.started_ns, model.statistics.last_inference_ns) for model in models)

@@ -56,6 +56,8 @@ class ServedModel:
         self.max_queue_delay = self.batcher.max_queue_delay
         self.on_cpu = runtime.on_cpu
         self._pool: ComputePool | None = None
+        self.started_ns = 0
+        """When the version began to accept calls, in nanoseconds since 1970."""
 
     @property
     def queued(self) -> int:
@@ -67,6 +69,7 @@ class ServedModel:
 
     def start(self, pool: ComputePool) -> None:
         self._pool = pool
+        self.started_ns = time.time_ns()
 
     def put(self, call: Call) -> None:
         self.batcher.put(call)

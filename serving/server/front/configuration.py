@@ -209,12 +209,13 @@ class Secrets:
         certificate, key = read_bytes(self._certificate, "--tls-cert"), read_bytes(self._key, "--tls-key")
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         try:
-            # a copy: OpenSSL would open the files again, and wait for ever if a file has become a named pipe
-            with NamedTemporaryFile(dir=self._folder) as pair:
-                pair.write(certificate + b"\n" + key)
-                pair.flush()
+            # Copies, because OpenSSL would open the files again, and wait for ever if a file has become a named pipe.
+            with NamedTemporaryFile(dir=self._folder) as chain, NamedTemporaryFile(dir=self._folder) as private:
+                for copy, content in ((chain, certificate), (private, key)):
+                    copy.write(content)
+                    copy.flush()
                 # without a password, OpenSSL would prompt for one
-                context.load_cert_chain(pair.name, password=lambda: b"")
+                context.load_cert_chain(chain.name, private.name, password=lambda: b"")
         except (OSError, ValueError) as error:  # SSLError is an OSError
             raise StartError(
                 f"{self._certificate} (--tls-cert) and {self._key} (--tls-key) are not a PEM certificate and its "

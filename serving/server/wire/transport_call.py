@@ -162,21 +162,40 @@ def submit(call: TransportCall, query: Readable) -> None:
             else:
                 break
     except NotLoadedError:
-        engine.residency.load(call.model_name).add_done_callback(partial(_submit_loaded, call, query))
+        engine.residency.load(call.model_name).add_done_callback(_AwaitedLoad(call, query).finish)
     except Exception as error:
         call.fail(error)
-    else:
-        if call.cancelled:  # the caller left while the request was decoded
-            call.cancel()
+        return
+    if call.cancelled:  # the caller left while the request was decoded
+        call.cancel()
 
 
-def _submit_loaded(call: TransportCall, query: Readable, load: "Future[None]") -> None:
-    """Submit a call once its model is loaded. If the load fails, the call fails with the same error."""
-    error = load.exception()
-    if error is None:
-        submit(call, query)
-    elif isinstance(error, Exception):
-        call.fail(error)
+class _AwaitedLoad:
+    """The `Queue` of one call while the call's model is loaded."""
+
+    def __init__(self, call: TransportCall, query: Readable) -> None:
+        self._waiting = [(call, query)]  # empty as soon as a thread has taken the call
+        call.queue = self
+
+    def cancel(self, _call: Call) -> None:
+        for call, _ in self._take():
+            call.end(CancelledError("the caller left before the model was loaded"))
+
+    def finish(self, load: "Future[None]") -> None:
+        """Submit the call now that the load has finished. If the load failed, the call fails with the same error."""
+        for call, query in self._take():
+            error = load.exception()
+            if error is None:
+                submit(call, query)
+            elif isinstance(error, Exception):
+                call.fail(error)
+
+    def _take(self) -> list[tuple[TransportCall, Readable]]:
+        """Return the call and its query, and drop them, so that a request whose caller left needs no memory."""
+        try:
+            return [self._waiting.pop()]
+        except IndexError:
+            return []
 
 
 def submit_on_thread(calls: Sequence[TransportCall], queries: Sequence[Readable]) -> "Future[None]":

@@ -1,6 +1,7 @@
 """If memory is too small for all models, each is loaded at its first call, and the least recently used one is
 evicted."""
 
+import gc
 import random
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,7 @@ import pytest
 from hangtag.protos import inference_pb2 as pb
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.errors import StartError
+from hangtag.serving.server.transport.native.native_server import NativeCall
 from tests.kit.kinds import message_of
 from tests.kit.live import request, status_of
 from tests.kit.over_http import live_server
@@ -93,6 +95,46 @@ def test_a_call_is_refused_if_too_many_calls_wait_for_the_load(several: Reposito
         load.release()
         for call in calls:
             assert call is refused or call.result().outputs
+
+
+@pytest.mark.parametrize("transport", ["native", "grpc", "http"])
+def test_a_call_whose_caller_leaves_during_the_load_ends_at_once(several: Repository, transport: str) -> None:
+    with live_server(transport, several.folder, max_loaded_mib=2) as server, server.gates.held_load("one") as load:
+        call = server.begin(request("one", **samples([0])))
+        load.wait()
+        call.cancel()
+        until(lambda: any(code == "CANCELLED" for _, _, code in server.server.state().failures))
+        load.release()
+
+
+def test_no_answered_call_stays_in_memory_after_the_load(several: Repository) -> None:
+    with live_server("native", several.folder, max_loaded_mib=2) as server:
+        with server.gates.held_load("one") as load:
+            calls = [server.begin(request("one", **samples([0]))) for _ in range(4)]
+            load.wait()
+            calls.pop().cancel()
+            load.release()
+            for call in calls:
+                assert call.result().outputs
+        until(lambda: not [each for each in gc.get_objects() if isinstance(each, NativeCall)])
+
+
+def test_a_model_that_was_only_described_counts_as_used(several: Repository) -> None:
+    with live_server("native", several.folder, max_loaded_mib=2) as server:
+        server.infer(request("one", **samples([0])))
+        server.inference.ModelMetadata(pb.ModelMetadataRequest(name="two"))
+        server.infer(request("three", **samples([0])))
+        assert [state.name for state in server.server.state().versions] == ["three", "two"]
+
+
+def test_a_busy_version_that_is_replaced_delays_no_load_of_another_model(several: Repository) -> None:
+    running = several.start("poll", max_loaded_mib=2)
+    assert running.answer("one") == 1
+    with running.occupied("one"):
+        several.publish("one", 2)
+        running.poll()
+        assert running.served() == {"one": [2]}
+        assert running.answer("two") == 1
 
 
 def test_what_stays_and_what_has_no_room(several: Repository) -> None:
