@@ -210,7 +210,7 @@ class _Chain:
         self.last = output
 
     def end(self, name: str) -> None:
-        """Give the last value this name."""
+        """Change the name of the last value to ``name``."""
         self.nodes.append(helper.make_node("Identity", [self.last], [name], name=f"hangtag.{name}"))
         self.last = name
 

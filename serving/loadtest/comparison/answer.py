@@ -113,8 +113,8 @@ def common_load(results: Results) -> Load | None:
 
 
 class Front:
-    """Compares the targets with a VALID run under the common load. Only 95 % intervals can show that a target is
-    better.
+    """Compares the targets with a VALID run under the common load. A target counts as better only if the 95 %
+    interval of the difference does not contain zero.
 
     Attributes:
         load: The common load; None if there is no VALID run.

@@ -207,7 +207,7 @@ def judge(gate: Gate, results: Results, baseline: SavedResults | None = None) ->
 
 
 def _values(figure: Figure, results: SavedResults) -> dict[Load | None, float]:
-    """Return a figure's value by load. A figure of the whole test has the load None.
+    """Return a metric's value under each load. The key of a metric of the whole test is None.
 
     A missing value is NaN. The value of a baseline's INVALID run is NaN too, because such a baseline could hide a
     regression.

@@ -240,7 +240,7 @@ def _decode(data: bytes, channels: int) -> Image.Image:
     with _opened(data) as image:
         image.load()
         flat = _flattened(image, channels)
-        image.close()  # only the flat image must be in memory while it is rotated
+        image.close()  # free the original before the flattened copy is rotated, which needs memory
         ImageOps.exif_transpose(flat, in_place=True)
     flat.info.clear()
     return flat

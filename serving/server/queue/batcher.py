@@ -97,7 +97,7 @@ class Batcher:
             call: A call that was not queued before, or that another queue refused.
 
         Raises:
-            QueueFullError: max_queue_size calls wait already.
+            QueueFullError: The queue already holds max_queue_size calls.
             DeadlineError: By the measured service time, the call cannot be computed before its deadline.
             UnavailableError: The batcher is closed.
         """

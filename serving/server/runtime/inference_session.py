@@ -27,9 +27,9 @@ _HINTS = {
     "tensorrt": "Install TensorRT's libraries in addition to CUDA's (pip install tensorrt), or use --provider cuda.",
 }
 
-# Most operators answer or refuse an empty tensor. The operators below end the process (SIGABRT, SIGFPE, SIGSEGV) or
-# never return if any axis of their input is empty. To find the operators below, every operator of ONNX Runtime 1.32 was
-# run with each axis empty. The tests repeat this for the operators that hangtag admits.
+# For an empty tensor, most operators return a result or an error. The operators below end the process (SIGABRT,
+# SIGFPE, SIGSEGV) or never return if any axis of their input is empty. To find them, every operator of ONNX Runtime
+# 1.32 was run with each axis empty. The tests repeat this for the operators that hangtag admits.
 _FATAL = {
     *("ConvTranspose", "GRU", "InstanceNormalization", "LSTM", "RoiAlign", "STFT", "Unique"),
     "ai.onnx.ml.FeatureVectorizer",

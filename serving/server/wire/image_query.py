@@ -150,7 +150,7 @@ def _every_classifier(engine: Engine) -> list[pb.ModelChoice]:
         raise UnavailableError("the server is loading its models, or stopping; name the models, or try again later")
     names = {model.name for model in engine.models if model.signature.picture_shape is not None}
     if not names:
-        raise NotFoundError("no served model classifies pictures; call the models for inference instead")
+        raise NotFoundError("no served model classifies pictures; use ModelInfer instead")
     return [pb.ModelChoice(name=name) for name in sorted(names)]
 
 

@@ -202,11 +202,11 @@ def _cascade(values: Mapping[str, Any]) -> dict[str, Any]:
 def _acceptance(value: Any) -> Acceptance:
     expected = 'such as {output = "probabilities", at_least = 0.9}'
     if not isinstance(value, dict) or not isinstance(value.get("output"), str):
-        raise ValueError(f"a cascade needs accept with the name of an output, {expected}")  # noqa: TRY004
+        raise ValueError(f"a cascade needs the key 'accept' with the name of an output, {expected}")  # noqa: TRY004
     rules = [key for key in value if key != "output"]
     if len(rules) != 1 or rules[0] not in _RULES:
         raise ValueError(
-            f"accept needs one of {', '.join(_RULES)}, {expected}; this accept has {', '.join(rules) or 'none'}"
+            f"'accept' needs exactly one of {', '.join(_RULES)}, {expected}; it has {', '.join(rules) or 'none'}"
         )
     (rule,) = rules
     bound = value[rule]

@@ -238,7 +238,7 @@ def test_what_cannot_be_compared(live: LiveServer, transport: str) -> None:
 def test_a_server_without_classifiers_says_so(tmp_path: Path, transport: str) -> None:
     onnx_models.publish(tmp_path, "gather", onnx_models.gather())
     with live_server(transport, tmp_path) as live:
-        message = "no served model classifies pictures; call the models for inference instead"
+        message = "no served model classifies pictures; use ModelInfer instead"
         assert failure(lambda: compare(live)) == (NOT_FOUND, message)
 
 
