@@ -11,14 +11,23 @@ from hangtag.serving.loadtest.plan.load import OpenLoop
 from hangtag.serving.loadtest.report.json_document import ResultsDocument
 from hangtag.serving.loadtest.statistics.server_timings import PARTS
 
+PERCENTILES = (50.0, 90.0, 95.0, 99.0, 99.9)
+COLUMNS = (
+    *("target", "model", "server", "load", "concurrency", "rate", "valid", "queries", "failed", "delayed", "seconds"),
+    *("warm_up_queries", "calls_per_second", "samples_per_second", *(f"p{q:g}_seconds" for q in PERCENTILES)),
+    *("max_seconds", "service_p50_seconds", "service_p99_seconds", "lateness_p99_seconds"),
+    *(f"server_{part}_seconds" for part in PARTS),
+    *("accuracy", "problems"),
+)
+
 
 def render_csv(results: Results) -> str:
     """Return the CSV text with a header line, and a line for each run. Missing figures are empty."""
-    lines = [_line(results, run) for run in results.runs]
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(dict.fromkeys(name for line in lines for name in line))
-    writer.writerows([_cell(value) for value in line.values()] for line in lines)
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for run in results.runs:
+        writer.writerow({name: _cell(value) for name, value in _line(results, run).items()})
     return text.getvalue()
 
 
@@ -42,7 +51,7 @@ def _line(results: Results, run: Run) -> dict[str, object]:
         "warm_up_queries": total.warm_up_queries,
         "calls_per_second": run.throughput,
         "samples_per_second": run.samples_per_second,
-        **{f"p{q:g}_seconds": total.latency.percentile(q) for q in (50.0, 90.0, 95.0, 99.0, 99.9)},
+        **{f"p{q:g}_seconds": total.latency.percentile(q) for q in PERCENTILES},
         "max_seconds": total.latency.maximum,
         **{f"service_p{q}_seconds": total.service_time.percentile(q) for q in (50, 99)},
         "lateness_p99_seconds": total.lateness.percentile(99) if opened else None,

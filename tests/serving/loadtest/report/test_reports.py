@@ -2,7 +2,9 @@
 
 import csv
 import json
+import os
 import re
+import signal
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -164,6 +166,16 @@ def test_csv_has_a_line_for_every_run(written: Written) -> None:
                 assert float(line[name]) == pytest.approx(value, rel=1e-4), name
             else:
                 assert line[name] == ("" if value is None else str(value)), name
+
+
+def test_csv_has_its_header_without_runs(
+    complete: Written, server: FakeServer, loadtest: Loadtest, tmp_path: Path
+) -> None:
+    """A test that is interrupted before its first block has no runs."""
+    server.behaviour = lambda number, context: os.kill(os.getpid(), signal.SIGINT)
+    assert not loadtest("fast", *LOOP, "--csv", tmp_path / "empty.csv").runs
+    header, *_ = (complete[0] / "report.csv").read_text().splitlines(keepends=True)
+    assert (tmp_path / "empty.csv").read_text() == header
 
 
 def test_junit_has_a_test_for_every_run_and_gate(written: Written) -> None:
