@@ -4,19 +4,29 @@ import multiprocessing
 import os
 import signal
 import threading
+from collections.abc import Sequence
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 
+from hangtag.protos import inference_pb2 as pb
+from hangtag.serving.loadtest.generator import generator_process
 from tests.kit import forkserver
 from tests.kit.command import environment
-from tests.kit.fake_server import FakeServer
+from tests.kit.fake_server import FakeServer, running
 from tests.kit.waiting import TIMEOUT, pass_time
-from tests.serving.loadtest.command import QUICK, Loadtest
+from tests.serving.loadtest.command import LOOP, QUICK, Loadtest
 
 BOTH = ("--blocks", 1, "--warm-up", 0, "--concurrency", 1, "--rate", 500)
+
+
+def send_signal(processes: Sequence[BaseProcess], number: int) -> None:
+    for process in processes:
+        assert process.pid
+        os.kill(process.pid, number)
 
 
 def test_the_longest_duration_ends_a_block_whatever_the_server_does(server: FakeServer, loadtest: Loadtest) -> None:
@@ -124,6 +134,41 @@ def test_a_generator_process_that_dies_is_reported(server: FakeServer, loadtest:
     server.behaviour = behaviour
     load = ("--concurrency", 2, "--processes", 2, "--min-duration", 60)
     loadtest.refused("a generator process ended unexpectedly", "fast", *load)
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize(
+    ("number", "error"),
+    [
+        (signal.SIGKILL, "a generator process ended unexpectedly"),
+        (signal.SIGSTOP, "a generator process was not ready within 1 s"),
+    ],
+    ids=["dies", "hangs"],
+)
+def test_a_generator_process_that_fails_while_it_connects_is_reported_and_the_others_end(
+    number: int, error: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(generator_process, "START_TIMEOUT", 1.0)
+
+    class Interrupts(FakeServer):
+        def ServerLive(self, request: Any, context: Any) -> pb.ServerLiveResponse:  # a generator's first call
+            send_signal(multiprocessing.active_children()[:1], number)
+            return super().ServerLive(request, context)
+
+    with running(Interrupts()) as server:
+        Loadtest(server, tmp_path).refused(error, "fast", "--concurrency", 2, "--processes", 2)
+    assert not multiprocessing.active_children()
+
+
+def test_a_generator_process_that_hangs_after_the_last_block_is_killed(server: FakeServer, loadtest: Loadtest) -> None:
+    def counters(model: str, answered: int) -> int:  # read before and after the block
+        if answered > 1:
+            send_signal(multiprocessing.active_children(), signal.SIGSTOP)
+        return answered
+
+    server.counters = counters
+    (run,) = loadtest("fast", *LOOP).runs
+    assert run["total"]["finished"]
     assert not multiprocessing.active_children()
 
 
