@@ -6,7 +6,7 @@ from pathlib import Path
 
 from hangtag.serving.model_repository import MODEL_FILE, is_route, names, numbered_versions
 from hangtag.serving.stores.mirror import Report
-from hangtag.serving.stores.store import INDEX, Parts, Store, StoreError, explained, is_version, local_parts, model_of
+from hangtag.serving.stores.store import INDEX, Store, StoreError, explained, is_version, local_parts, model_of
 
 
 def push(source: Path, url: str, *, replace: bool, report: Report) -> None:
@@ -35,8 +35,9 @@ def push(source: Path, url: str, *, replace: bool, report: Report) -> None:
             raise StoreError(f"{source} has no model to push: expected <name>/<version>/{MODEL_FILE}")
         theirs = store.read(may_be_empty=True)
         others = {*map(model_of, theirs)} - {*map(model_of, mine)}
-        if not replace:
-            _require_equal(mine, theirs, f"{store.name} has different content for", "publish a new version")
+        different = [part for part in mine if is_version(part) and theirs.get(part, mine[part]) != mine[part]]
+        if different and not replace:
+            raise _refusal(different, f"{store.name} has different content for", "publish a new version")
         after = {part: files for part, files in theirs.items() if model_of(part) in others or is_version(part)} | mine
         old, new = ({file for files in parts.values() for file in files} for parts in (theirs, mine))
         # Without an index, a version becomes visible when its model.onnx is written.
@@ -57,8 +58,8 @@ def pull(url: str, folder: Path, *, replace: bool, report: Report) -> None:
         report: A function that is called for each written version, and for each written file that versions share.
 
     Raises:
-        StoreError: One of: the store cannot be read; the folder cannot be written; ``replace`` is false, and a local
-            version has different content.
+        StoreError: One of: the store cannot be read; the folder cannot be written; ``replace`` is false, and the folder
+            of a version exists with different content, even if it has no model.onnx.
     """
     with explained(url):
         store = Store(url)
@@ -69,20 +70,20 @@ def pull(url: str, folder: Path, *, replace: bool, report: Report) -> None:
             for file in (file for files in stored.values() for file in files):
                 store.fetch(file, new / file.path)
             theirs, mine = (local_parts(root, {*map(model_of, stored)}) for root in (new, folder))
-            if not replace:
-                _require_equal(theirs, mine, f"{folder} has different content for", "pull into another folder")
-            for part, files in theirs.items():
-                if mine.get(part) != files:
-                    (folder / part).parent.mkdir(exist_ok=True)
-                    if (folder / part).is_dir():
-                        shutil.rmtree(folder / part)
-                    (new / part).replace(folder / part)
-                    report(part, sum(file.size for file in files))
+            pulled = [part for part in theirs if mine.get(part) != theirs[part]]
+            # A folder without model.onnx is no version in ``mine``, but its files would be lost too.
+            removed = [part for part in pulled if (folder / part).is_dir()]
+            if removed and not replace:
+                raise _refusal(removed, f"{folder} has different content for", "pull into another folder")
+            for part in pulled:
+                (folder / part).parent.mkdir(exist_ok=True)
+                if part in removed:
+                    shutil.rmtree(folder / part)
+                (new / part).replace(folder / part)
+                report(part, sum(file.size for file in theirs[part]))
 
 
-def _require_equal(parts: Parts, others: Parts, problem: str, remedy: str) -> None:
-    """Raise StoreError if a version differs between the two repositories."""
-    different = [part for part in parts if is_version(part) and others.get(part, parts[part]) != parts[part]]
-    if different:
-        listed = ", ".join(sorted(different)).replace("/", " ")
-        raise StoreError(f"{problem} {listed}: {remedy}, or give --replace")
+def _refusal(parts: list[str], problem: str, remedy: str) -> StoreError:
+    """Return the error for parts whose content differs between the store and the local repository."""
+    listed = ", ".join(sorted(parts)).replace("/", " ")
+    return StoreError(f"{problem} {listed}: {remedy}, or give --replace")

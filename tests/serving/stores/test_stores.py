@@ -106,6 +106,20 @@ def test_a_pull_is_what_was_pushed(s3: ObjectStore, local: Repository, tmp_path:
     assert contents(pulled) == contents(local.folder)
 
 
+def test_a_pull_removes_an_incomplete_local_version_only_by_wish(
+    s3: ObjectStore, local: Repository, tmp_path: Path
+) -> None:
+    s3.push(local.folder)
+    pulled = tmp_path / "pulled"
+    (pulled / "m/1").mkdir(parents=True)
+    (pulled / "m/1/notes.txt").write_text("a version without model.onnx")
+    before = contents(pulled)
+    assert s3.refused("pull", s3.url, pulled).startswith(f"{pulled} has different content for m 1: ")
+    assert contents(pulled) == before
+    s3.run("pull", s3.url, pulled, "--replace")
+    assert contents(pulled) == contents(local.folder)
+
+
 def test_the_copy_keeps_to_its_bound(s3: ObjectStore, local: Repository) -> None:
     s3.push(local.folder)
     with s3.server("--model-cache-mib", 2) as server:
