@@ -87,13 +87,15 @@ class Mirror:
 
     def _update(self, parts: Parts) -> None:
         """Update the models that differ from the store's models. If some models fail, update all others, and then raise
-        a StoreError that names the failed models."""
+        a StoreError that names the failed models. If the store is unreachable, raise its error immediately."""
         troubles = []
         for name, inside in groupby(parts, model_of):
             try:
-                self._update_model(name, {part: parts[part] for part in inside})
+                with explained(self._store.name):
+                    self._update_model(name, {part: parts[part] for part in inside})
             except StoreError as error:
                 troubles.append(f"{name}: {error}")
+                self._store.read()  # raises an error if the store is unreachable, so that no other model waits for it
         for name in {*names(self.models)} - {*map(model_of, parts)}:
             (self.models / name).unlink()
         if troubles:

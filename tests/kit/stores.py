@@ -33,7 +33,9 @@ class ObjectStore:
     direct: dict[str, str] = field(default_factory=dict)
     """Environment variables with which a command reaches the store directly."""
     status: int = 0
-    """The HTTP status with which a web server answers every read. With 0, the web server answers normally."""
+    """The HTTP status with which a web server answers reads. With 0, the web server answers normally."""
+    failing: str = ""
+    """A part of the paths that a web server answers with ``status``. With "", these are all paths."""
 
     def run(self, *arguments: object) -> str:
         """Run ``hangtag models``, which must succeed, and return its output."""
@@ -118,7 +120,7 @@ def https(folder: Path, cache: Path) -> Iterator[ObjectStore]:
 
     class Handler(SimpleHTTPRequestHandler):
         def do_GET(self) -> None:
-            if store.status:  # like S3's errors, this one repeats the request
+            if store.status and store.failing in self.path:  # like S3's errors, this one repeats the request
                 self.send_error(store.status, explain=f"{self.path} {self.headers}")
             else:
                 super().do_GET()

@@ -1,10 +1,12 @@
 """Models are still served while their object store is slow or fails in any way."""
 
+import json
 import signal
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -101,6 +103,69 @@ def test_what_serves_goes_on_while_the_store_fails(
         store.link.alter = fault(store.link)
         server.signal(signal.SIGTERM)
         assert server.wait() == 0
+
+
+def test_a_model_that_the_store_refuses_holds_up_no_other_model(
+    web: ObjectStore, local: Repository, tmp_path: Path
+) -> None:
+    local.publish("bad")
+    local.publish("removed")
+    web.push(local.folder)
+    with web.server() as server:
+        assert answer(server) == answer(server, "removed") == 1
+        web.status, web.failing = 403, "/bad/2/"
+        local.publish("bad", 2)
+        local.publish("m", 2)
+        web.push(local.folder)
+        until_answer(server, 2)
+        assert "bad: https://" in server.wait_for(AWAY)
+        index = tmp_path / "www/models/hangtag-index.json"
+        document = json.loads(index.read_text())
+        document["files"] = [file for file in document["files"] if not file["path"].startswith("removed/")]
+        index.write_text(json.dumps(document))
+        until(lambda: "\nremoved " not in web.run("list", "--models", web.url))
+        assert answer(server, "bad") == 1
+        web.status = 0
+        until(lambda: answer(server, "bad") == 2)
+        server.wait_for(BACK)
+
+
+def test_a_model_that_cannot_be_written_holds_up_no_other_model(s3: ObjectStore, local: Repository) -> None:
+    first, second = (local.folder / "m/1/model.onnx").read_bytes(), local.publish("m", 2).read_bytes()
+    s3.put("bad/1/model.onnx", first)
+    s3.put("m/1/model.onnx", first)
+    with s3.server() as server:
+        assert answer(server) == 1
+        s3.put("bad/2/w", b"a file")
+        s3.put("bad/2/w/x", b"a file in a folder of the same name")
+        s3.put("bad/2/model.onnx", second)
+        s3.put("m/2/model.onnx", second)
+        until_answer(server, 2)
+        assert "bad: a local file cannot be read or written" in server.wait_for(AWAY)
+        assert answer(server, "bad") == 1
+
+
+def test_an_unreachable_store_ends_an_update_at_the_first_model(s3: ObjectStore, local: Repository) -> None:
+    local.publish("other")
+    s3.push(local.folder)
+    was_seen = threading.Event()
+
+    def cut_from_version_2_on(data: bytes) -> bytes:
+        if SECOND in data:
+            was_seen.set()
+        if was_seen.is_set():
+            raise ConnectionResetError
+        return data
+
+    with s3.server() as server:
+        assert answer(server) == answer(server, "other") == 1
+        s3.link.alter = cut_from_version_2_on
+        local.publish("m", 2)
+        local.publish("other", 2)
+        s3.push(local.folder)
+        reason = server.wait_for(AWAY)
+        assert f'"{s3.url}: ' in reason
+        assert "other: " not in reason
 
 
 @pytest.mark.parametrize("fault", [cut, silence])
