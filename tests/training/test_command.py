@@ -173,6 +173,7 @@ def without(*keys: str) -> Callable[[dict[str, Any]], object]:
         (without("processes", "dataset", "teachers", "data_dir", "environment"), ""),
         (without("recipe.optimizer", "recipe.schedule", "recipe.ema_decay", "recipe.distillation"), ""),
         (lambda config: config.update(threads=2, data_dir="/elsewhere", tensorboard=True, loss=None), ""),
+        (lambda config: config.update(sizes={"train": 576, "validation": 64}), ""),
         (lambda config: config.update(model="cnn"), "another model (model: cnn there, lstm requested)"),
         (
             lambda config: config.update(seed=1, limit=2),

@@ -82,6 +82,8 @@ _DEFAULTS = flat(
 _NOT_COMPARED = ("teachers", "threads", "data_dir", "start_from.path", "command")
 _OF_EARLIER_RELEASES = ("tensorboard",)
 """The keys that earlier releases wrote into config.json, and that have no effect."""
+_SECTIONS_NOT_COMPARED = ("environment", "sizes")
+"""Sections of config.json that are not settings. Earlier runs have ``sizes``, the number of pictures in each split."""
 
 
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -98,7 +100,7 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
     return {
         key: value
         for key, value in values.items()
-        if key not in (*_NOT_COMPARED, *_OF_EARLIER_RELEASES) and not key.startswith("environment.")
+        if key not in (*_NOT_COMPARED, *_OF_EARLIER_RELEASES) and key.partition(".")[0] not in _SECTIONS_NOT_COMPARED
     }
 
 
