@@ -12,8 +12,8 @@ _NEWEST_SHARE = 0.2  # weight of the newest batch in the running mean of its siz
 _WEIGHT_DECAY = 0.98  # factor on the weight of each size class whenever a batch is observed
 _MIN_WEIGHT = 0.01  # the least weight of a size class, because a line through a single class has no slope
 _STALL_FACTOR = 4.0
-"""A batch's time is cut to this many times the mean time of batches of its size, because the machine may have
-paused."""
+"""A batch's time is cut to this many times the mean time of batches of its size, or to this many times the predicted
+time if it is the first batch of its size, because the machine may have paused."""
 
 
 class ServiceTime:
@@ -35,10 +35,12 @@ class ServiceTime:
         size_class = samples.bit_length()
         observed = self._classes.get(size_class)
         if observed is None:
-            expected = self._line(samples) if self._classes else seconds
-            observed = self._classes[size_class] = [0.0, samples, min(seconds, _STALL_FACTOR * expected)]
-        # ``_line`` is not called again, because it would refit the line for every batch
-        seconds = min(seconds, _STALL_FACTOR * observed[2])
+            if self._classes:
+                seconds = min(seconds, _STALL_FACTOR * self._line(samples))
+            observed = self._classes[size_class] = [0.0, samples, seconds]
+        else:
+            # ``_line`` is not called, because it would refit the line for every batch
+            seconds = min(seconds, _STALL_FACTOR * observed[2])
         for each in self._classes.values():
             each[0] = max(_MIN_WEIGHT, _WEIGHT_DECAY * each[0])
         observed[0] += 1

@@ -240,6 +240,11 @@ def test_predictions_follow_a_machine_that_gets_slower_but_one_stall_is_no_trend
     assert predict(stalled, 4) < 7
 
 
+def test_a_stall_at_the_first_batch_of_a_size_counts_as_four_times_the_prediction() -> None:
+    stalled, slow = observed((1, 1.0), (2, 1000.0)), observed((1, 1.0), (2, 8.0))
+    assert predict(stalled, 2) == predict(slow, 2)
+
+
 def test_old_observations_are_ignored(clock: Clock) -> None:
     queue = observe(batcher(clock), (4, 4.0))
     clock.now += FRESH_SECONDS
