@@ -75,14 +75,16 @@ _INHERITED: list[AsyncHttpConnection] = []
 connections that the parent uses."""
 _LOOPS: dict[int, asyncio.AbstractEventLoop] = {}
 """The event loop of this process, and, after a fork, those of its parents. The keys are process ids."""
-_STARTING = threading.Lock()
+_STARTING: dict[int, threading.Lock] = {}
+"""The locks under which processes start their event loop. The keys are process ids: a forked process does not use its
+parent's lock, which another thread of the parent may hold during the fork."""
 
 
 def _loop() -> asyncio.AbstractEventLoop:
     """Return the event loop of this process, which the first call starts in a thread."""
     if (loop := _LOOPS.get(os.getpid())) is not None:
         return loop
-    with _STARTING:
+    with _STARTING.setdefault(os.getpid(), threading.Lock()):
         if os.getpid() not in _LOOPS:
             started: Future[asyncio.AbstractEventLoop] = Future()
             threading.Thread(target=_run_loop, args=(_run(started),), name="http", daemon=True).start()
