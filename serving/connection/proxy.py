@@ -1,9 +1,8 @@
-"""Finds a server's proxy in HTTP_PROXY and similar environment variables, for all clients."""
+"""Finds a server's proxy, for all clients, in HTTP_PROXY and similar environment variables or the system's settings."""
 
 import ipaddress
 import os
 import re
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -22,7 +21,7 @@ class Proxy:
     """A proxy between a client and a server.
 
     Attributes:
-        variable: the environment variable that names the proxy.
+        variable: the environment variable that names the proxy, or "the system's setting".
         url: the proxy's URL, including the user and the password if given.
         exempting: the environment variable that exempts hosts from the proxy.
     """
@@ -44,18 +43,26 @@ class Proxy:
 def for_url(url: str) -> Proxy | None:
     """Return the proxy that HTTP_PROXY, HTTPS_PROXY or ALL_PROXY names for a URL, unless NO_PROXY exempts its host.
 
+    Python's library reads the variables. If none is set, the library reads the settings of macOS or Windows. A CGI
+    script ignores HTTP_PROXY in upper case, which a request's header Proxy sets (CVE-2016-1000110).
+
     Raises:
         AddressError: the variable does not contain a proxy's URL, or contains a SOCKS proxy's URL although the package
             ``socksio`` is not installed.
     """
-    variable = f"{url.lower().partition('://')[0]}_proxy"
-    named = _named(url, (variable, variable.upper(), "all_proxy", "ALL_PROXY"), ("no_proxy", "NO_PROXY"))
-    if named is None:
+    import urllib.request  # here, because the health check over gRPC does not need this module
+
+    proxies = urllib.request.getproxies()
+    scheme = url.lower().partition("://")[0]
+    key = scheme if scheme in proxies else "all"
+    value = proxies.get(key)
+    if value is None or _needs_no_proxy(url, proxies.get("no", "")):
         return None
-    read = Proxy(named.variable, _read(named.url) or "", "NO_PROXY")
+    variables = (name for name, text in os.environ.items() if (name.lower(), text) == (f"{key}_proxy", value))
+    read = Proxy(next(variables, "the system's setting"), _read(value) or "", "NO_PROXY")
     kind = read.url.partition("://")[0]
     if kind not in ("http", "https", *_SOCKS):
-        shown = f"{read.variable} is {_without_password(named.url)!r}"
+        shown = f"{read.variable} is {_without_password(value)!r}"
         raise AddressError(f"{shown}, which is not a proxy's URL: write http://HOST:PORT, {read._remedy}")
     if kind in _SOCKS and find_spec("socksio") is None:
         raise AddressError(
@@ -70,17 +77,18 @@ def for_grpc(address: str) -> Proxy | None:
 
     Source: gRPC's doc/environment_variables.md.
     """
-    named = _named(address, ("grpc_proxy", "https_proxy", "http_proxy"), ("no_grpc_proxy", "no_proxy"))
-    return named if named and named.url.startswith("http://") and _read(named.url) else None
-
-
-def _named(address: str, variables: Sequence[str], exempting: Sequence[str]) -> Proxy | None:
-    """Return the proxy in the first variable that is set; None if a variable of ``exempting`` lists the host."""
-    variable, exempt = (next((name for name in names if os.environ.get(name)), "") for names in (variables, exempting))
-    endpoint = server_address.endpoint(address)
-    if not variable or endpoint is None or _exempt(os.environ.get(exempt, ""), *endpoint):
+    variable = next((name for name in ("grpc_proxy", "https_proxy", "http_proxy") if os.environ.get(name)), "")
+    exempting = next((name for name in ("no_grpc_proxy", "no_proxy") if os.environ.get(name)), "no_proxy")
+    value = os.environ.get(variable, "")
+    if not value.startswith("http://") or not _read(value) or _needs_no_proxy(address, os.environ.get(exempting, "")):
         return None
-    return Proxy(variable, os.environ[variable], exempt or exempting[-1])
+    return Proxy(variable, value, exempting)
+
+
+def _needs_no_proxy(address: str, exemptions: str) -> bool:
+    """Return whether no host can be read from an address, or NO_PROXY exempts its host."""
+    endpoint = server_address.endpoint(address)
+    return endpoint is None or _exempt(exemptions, *endpoint)
 
 
 def _read(value: str) -> str | None:

@@ -158,6 +158,34 @@ def test_the_proxy_is_used_but_for_hosts_that_need_none(
         assert re.search(r"the host of .* is unknown|no server answers", failure(kind, address)), exempt
 
 
+@http_kinds
+def test_a_cgi_script_ignores_a_proxy_that_a_request_may_name(
+    kind: Kind, asked: tuple[str, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A web server passes the header Proxy of a request to a CGI script as HTTP_PROXY (CVE-2016-1000110)."""
+    address, paths = asked
+    monkeypatch.setenv("REQUEST_METHOD", "GET")
+    assert "the host of" in failure(kind)
+    assert paths == []
+    monkeypatch.setenv("http_proxy", f"http://{address}")
+    with kind.open(SERVER, options=NEVER) as client:
+        assert client.models() == []
+
+
+@http_kinds
+def test_the_proxy_of_the_systems_settings_is_used_and_named(
+    kind: Kind, asked: tuple[str, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On macOS and Windows, Python's library also returns settings that no environment variable contains."""
+    settings = {"http": f"http://{asked[0]}"}
+    monkeypatch.delenv("HTTP_PROXY")
+    monkeypatch.setattr("urllib.request.getproxies", lambda: settings)
+    with kind.open(SERVER, options=NEVER) as client:
+        assert client.models() == []
+    settings["http"] = "http://127.0.0.1:1"
+    assert "through the proxy http://127.0.0.1:1, which the system's setting names" in failure(kind)
+
+
 def test_top_reads_metrics_through_the_same_proxy(
     asked: tuple[str, list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
