@@ -7,8 +7,8 @@ The library has neither TLS nor limits on the number, age and idleness of connec
 of any size; hangtag refuses a large message afterwards, and frees its memory. The server therefore lets the library
 accept connections directly only if every caller is trusted, and otherwise puts Envoy in front. The library ends a
 connection on which a client resets more than 20 streams before they are accepted, and has no setting for this number.
-`Resets` in `serving/connection/aio_connection.py` keeps hangtag's clients below the limit, and docs/reference/limits.md
-says what other clients can do.
+`AioConnection._reset` in `serving/connection/grpc_connection.py` keeps hangtag's clients below the limit, and
+docs/reference/limits.md says what other clients can do.
 
 A ModelInfer call whose head has a `Plan` is queued at once, and all such calls of a batch are answered in one loop.
 `submit`, which is slower, puts all other calls into the same queue.
@@ -128,19 +128,20 @@ class NativeServer(GrpcServer):
                 deadline = None if remaining is None else now() + remaining
                 call = self.open[call_id] = NativeCall(self, call_id, METHODS[method_id], metadata, deadline)
                 plan = plan_of(message) if method_id == _INFER_ID else None
-                bad_timeout = key if remaining is None and isinstance(key, bytes) else b""
-                if plan is None or bad_timeout or not callers.all_admitted or not plan.put(call, message):
+                bad_timeout = key if remaining is None and isinstance(key, bytes) else None
+                if plan is None or bad_timeout is not None or not callers.all_admitted or not plan.put(call, message):
                     self._submit_slowly(call, message, bad_timeout)
             except Exception:  # the other events are still handled
                 log.exception("an event was lost")
         return True
 
-    def _submit_slowly(self, call: "NativeCall", message: bytes, bad_timeout: bytes) -> None:
-        """Check a call, and queue the call or pass it to a decoding thread."""
+    def _submit_slowly(self, call: "NativeCall", message: bytes, bad_timeout: bytes | None) -> None:
+        """Check a call, and queue the call or pass it to a decoding thread. ``bad_timeout`` is the value of
+        grpc-timeout if it is malformed, and may be empty."""
         try:
             self.intake.callers.admit(call.metadata)
             self.intake.require_size("Received", len(message))
-            if bad_timeout:
+            if bad_timeout is not None:
                 raise InvalidRequestError(
                     f"{_TIMEOUT_HEADER} must be 1 to 8 digits and a unit, which is one of H, M, S, m, u and n, "
                     f"not {bad_timeout.decode('latin-1')!r}"
