@@ -226,14 +226,18 @@ def submit_on_thread(calls: Sequence[TransportCall], queries: Sequence[Readable]
 
     def submit_all(ready: Sequence[Query]) -> None:
         decoding.places.release()
-        for call, query in zip(calls, ready, strict=True):
-            submit(call, query)
-        done.set_result(None)
+        try:
+            for call, query in zip(calls, ready, strict=True):
+                submit(call, query)
+        finally:  # a stream waits for the future, also if a transport raises an exception
+            done.set_result(None)
 
     def fail(error: Exception) -> None:
-        for call in calls:
-            call.fail(error)
-        done.set_result(None)
+        try:
+            for call in calls:
+                call.fail(error)
+        finally:
+            done.set_result(None)
 
     if decoding.places.acquire(blocking=False):
         decoding.threads.submit(start)

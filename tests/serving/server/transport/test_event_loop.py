@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent import futures
+from contextlib import closing
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,17 @@ from onnx import TensorProto, helper
 
 from hangtag.protos import classifier_pb2
 from hangtag.protos import inference_pb2 as pb
+from hangtag.serving.server.config.server_config import ServerConfig
+from hangtag.serving.server.engine.engine import Engine
+from hangtag.serving.server.engine.model_control import ModelControl
+from hangtag.serving.server.errors import InvalidRequestError
+from hangtag.serving.server.wire.event_loop import AwaitedCall, LoopCalls
+from hangtag.serving.server.wire.image_query import classify_query
+from hangtag.serving.server.wire.intake import Intake, Origin
+from hangtag.serving.server.wire.transport_call import Query, submit_on_thread
 from studies.stubs import InferenceStub
 from tests.kit import onnx_models
+from tests.kit.gate import Gates
 from tests.kit.live import LiveServer, failure, index, outputs, request
 from tests.kit.over_http import live_server
 from tests.kit.picture_files import encoded
@@ -31,6 +41,7 @@ STRINGS = 300_000
 """This many texts take half a second to decode, and longer to encode."""
 FULL = "the queue of pictures and large messages to be decoded is full"
 PLACES, BEYOND = 4, 10
+UNKNOWN = classifier_pb2.ClassifyRequest(model_name="nobody")
 
 
 @pytest.fixture(scope="module")
@@ -164,6 +175,26 @@ def test_large_messages_without_a_place_are_refused_at_once_and_all_others_answe
         assert len(calls) - len(refused) >= PLACES
         for _ in range(2 * PLACES):  # all places are free again
             assert live.infer(texts(STRINGS // 20))["first"].tolist() == [[b"x"]]
+
+
+class BrokenCall(AwaitedCall):
+    """A call whose transport raises an exception when the call fails."""
+
+    def refuse(self, error: Exception) -> None:
+        raise RuntimeError(f"the transport's own, after {error}")
+
+
+def unreadable() -> Query:
+    raise InvalidRequestError("the request cannot be read")
+
+
+@pytest.mark.parametrize("read", [unreadable, lambda: classify_query(UNKNOWN)], ids=["unreadable", "unknown model"])
+def test_a_call_whose_transport_raises_leaves_no_stream_waiting(few: Path, read: Callable[[], Query]) -> None:
+    """A stream reads its next request when the future of the request before is done."""
+    engine = Engine(ServerConfig(models=few))
+    with closing(engine), closing(Intake(engine, ModelControl(engine, {}, Gates()))) as intake:
+        call = BrokenCall(LoopCalls(intake), Origin(""))
+        submit_on_thread([call], [read]).result(TIMEOUT)
 
 
 def test_a_program_may_use_grpc_aio_on_a_loop_of_its_own(few: Path) -> None:
