@@ -68,16 +68,19 @@ class WatchedFiles(Generic[T]):
         stamp = stamp_of(*self._paths)
         if stamp == self._stamp:
             return
+        failure: StartError | None = None
         try:
             value = self._read()
         except StartError as error:
-            # remembered, so that the failure is logged once and the files are not read again until they change
-            self._stamp = stamp
-            log.warning(f"{self._what} not reloaded; the previous contents stay in use", reason=str(error))
-            return
+            failure = error
         if stamp_of(*self._paths) != stamp:
-            return  # the files changed while they were read, so the value may mix old and new
-        self._stamp, self._value = stamp, value
+            return  # the files changed while they were read, so what was read may mix old and new
+        # Also set after a failure, so that it is logged once, and the files are not read again until they change.
+        self._stamp = stamp
+        if failure is not None:
+            log.warning(f"{self._what} not reloaded; the previous contents stay in use", reason=str(failure))
+            return
+        self._value = value
         log.info(f"{self._what} reloaded", files=[str(path) for path in self._paths])
 
 

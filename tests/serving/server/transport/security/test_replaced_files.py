@@ -102,10 +102,11 @@ def test_a_server_goes_on_with_the_files_from_before_and_stops(files: dict[str, 
                     replace(path)
                     require_answers(live, files)
                     until(lambda log=log, refused=refused: refused in log)  # type: ignore[misc]
-                require_answers(live, files)
-                remove(path)
-                path.write_bytes(content)
-                require_answers(live, files)
+                    require_answers(live, files)
+                    remove(path)
+                    path.write_bytes(content)
+                    require_answers(live, files)
+                    until(lambda log=log, what=what: f"{what} reloaded" in {each["event"] for each in log})  # type: ignore[misc]
         for path in files.values():
             path.unlink()
             os.mkfifo(path)
