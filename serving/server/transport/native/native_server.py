@@ -14,6 +14,7 @@ A ModelInfer call whose head has a `Plan` is queued at once, and all such calls 
 `submit`, which is slower, puts all other calls into the same queue.
 """
 
+import os
 import tempfile
 import time
 from collections.abc import Sequence
@@ -26,7 +27,7 @@ from pygrpc_native import EVENT_CANCEL, NativeGrpcFront
 
 from hangtag.protos import classifier_pb2
 from hangtag.protos.methods import CLASSIFY, MODEL_INFER
-from hangtag.serving.server.errors import InvalidRequestError, MessageTooLargeError, ServerError
+from hangtag.serving.server.errors import InvalidRequestError, MessageTooLargeError, ServerError, StartError
 from hangtag.serving.server.host.ports import GRPC_SOCKET, GRPCIO_SOCKET, require_free
 from hangtag.serving.server.telemetry.model_statistics import BatchCost, Timings
 from hangtag.serving.server.transport.grpc.grpc_server import GrpcServer
@@ -51,6 +52,7 @@ _INFER_ID = METHODS.index(MODEL_INFER)
 IO_THREADS = 1
 """Number of library threads for network I/O. One thread suffices for the answers of two computing threads."""
 _MAX_METADATA_BYTES = 16 * 1024  # gRPC's core has the same limit
+_MAX_SOCKET_PATH = 107  # bytes; the size of Linux' sockaddr_un.sun_path without the final zero
 
 
 class NativeServer(GrpcServer):
@@ -68,9 +70,20 @@ class NativeServer(GrpcServer):
         self._folder: tempfile.TemporaryDirectory[str] | None = None
 
     def start(self) -> int:
+        """See `GrpcServer.start`. Also raises StartError if the path TMPDIR is too long."""
         config = self._engine.config
         if config.behind is None and config.workers == 1:  # workers share a port that their supervisor has reserved
             require_free(config.host, config.port)  # raises a clear error if the port is taken
+        folder = config.behind
+        if folder is None:
+            self._folder = tempfile.TemporaryDirectory(prefix="hangtag-")  # only this user may enter the folder
+            folder = Path(self._folder.name)
+        socket = str(folder / GRPCIO_SOCKET)
+        if len(os.fsencode(socket)) > _MAX_SOCKET_PATH:
+            raise StartError(
+                f"the folder for temporary files has a path that is too long for a Unix socket ({socket}): set TMPDIR "
+                "to a shorter path, or use --transport grpc"
+            )
         front = NativeGrpcFront(
             config.address(config.port) if config.behind is None else f"unix:{config.behind / GRPC_SOCKET}",
             [(method, False) for method in METHODS],
@@ -83,11 +96,6 @@ class NativeServer(GrpcServer):
             max_metadata_size=_MAX_METADATA_BYTES,
             reuse_port=config.behind is None and config.workers > 1,
         )
-        folder = config.behind
-        if folder is None:
-            self._folder = tempfile.TemporaryDirectory(prefix="hangtag-")  # only this user may enter the folder
-            folder = Path(self._folder.name)
-        socket = str(folder / GRPCIO_SOCKET)
         self._listen(f"unix:{socket}")
         front.set_fallback(socket)
         front.start()
