@@ -10,6 +10,7 @@ import os
 import runpy
 import signal
 import sys
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -159,4 +160,5 @@ def _run(
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(variables)
+    tempfile.tempdir = None  # an imported module may have made it ignore this process's TMPDIR
     work(*arguments)
