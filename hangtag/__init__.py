@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 from hangtag.errors import UserError
 
 if TYPE_CHECKING:
-    from hangtag.serving.client.async_client import AsyncClient
     from hangtag.serving.client.classification import Classification, InferenceStage, Label
-    from hangtag.serving.client.client import Client
+    from hangtag.serving.client.client import AsyncClient, Client
     from hangtag.serving.client.outputs import Outputs
     from hangtag.serving.connection.client_options import ConnectionOptions
     from hangtag.serving.connection.errors import ClientError
@@ -34,7 +33,7 @@ __all__ = [
 ]
 
 _MODULES = {
-    "AsyncClient": "client.async_client",
+    "AsyncClient": "client.client",
     "Classification": "client.classification",
     "Client": "client.client",
     "ClientError": "connection.errors",

@@ -20,10 +20,10 @@ from hangtag.serving.health_check import HealthCalls
 Answer = TypeVar("Answer")
 
 CLASSIFY = Method(methods.CLASSIFY, classifier_pb2.ClassifyResponse)
-CLASSIFY_STREAM = Method(methods.CLASSIFY_STREAM, classifier_pb2.ClassifyStreamResponse)
+CLASSIFY_STREAM = Method(methods.CLASSIFY_STREAM, classifier_pb2.ClassifyStreamResponse, single=CLASSIFY)
 COMPARE = Method(methods.COMPARE, classifier_pb2.CompareResponse)
 INFER = Method(methods.MODEL_INFER, pb.ModelInferResponse)
-INFER_STREAM = Method(methods.MODEL_STREAM_INFER, pb.ModelStreamInferResponse)
+INFER_STREAM = Method(methods.MODEL_STREAM_INFER, pb.ModelStreamInferResponse, single=INFER)
 CONFIG = Method(methods.MODEL_CONFIG, pb.ModelConfigResponse)
 STATISTICS = Method(methods.MODEL_STATISTICS, pb.ModelStatisticsResponse)
 INDEX = Method(methods.REPOSITORY_INDEX, pb.RepositoryIndexResponse)

@@ -14,8 +14,6 @@ from hangtag.serving.connection.errors import ClientError, InputError, sending
 Image: TypeAlias = bytes | npt.NDArray[np.uint8]
 """The bytes of a PNG, JPEG or WebP file, or pixels of the model's input size: grey [height, width], or red, green
 and blue [height, width, 3]."""
-
-
 _STATUS = {code.value[0]: code for code in grpc.StatusCode}
 
 
@@ -97,11 +95,7 @@ class Classification:
 
 @sending()
 def classify_request(image: Image, model: str, version: str, top_k: int) -> pb.ClassifyRequest:
-    """Build the request that classifies one image.
-
-    Raises:
-        InputError: An argument cannot be sent, for example an ``image`` that is neither bytes nor uint8 pixels.
-    """
+    """Build the request that classifies one image. Raises InputError."""
     name, version = model_choice(model, version)
     request = pb.ClassifyRequest(model_name=name, model_version=version, top_k=top_k)
     _set_image(request, image)
@@ -110,11 +104,7 @@ def classify_request(image: Image, model: str, version: str, top_k: int) -> pb.C
 
 @sending()
 def compare_request(image: Image, models: Sequence[str], top_k: int) -> pb.CompareRequest:
-    """Build the request that classifies one image with several models.
-
-    Raises:
-        InputError: An argument cannot be sent, for example an ``image`` that is neither bytes nor uint8 pixels.
-    """
+    """Build the request that classifies one image with several models. Raises InputError."""
     choices = [dict(zip(("name", "version"), split_version(model), strict=True)) for model in models]
     request = pb.CompareRequest(models=choices, top_k=top_k)
     _set_image(request, image)
@@ -154,12 +144,8 @@ def from_response(response: pb.ClassifyResponse) -> Classification:
 
 
 def outcome(response: Any) -> Classification | ClientError:
-    """Read one response of a stream of images, or the outcome of one model in a comparison.
-
-    Args:
-        response: a ClassifyStreamResponse or a ModelOutcome. Over HTTP, the response to a separate call, or the
-            ClientError with which that call failed.
-    """
+    """Read one response of a stream of images (over HTTP: the response to a separate call, or its ClientError), or the
+    outcome of one model in a comparison."""
     if isinstance(response, ClientError):
         return response
     if isinstance(response, pb.ClassifyResponse):

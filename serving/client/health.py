@@ -10,7 +10,7 @@ from hangtag.options import Duration
 from hangtag.serving.caller_options import credentials_options, server_option
 from hangtag.serving.connection.client_options import ConnectionOptions
 from hangtag.serving.connection.connect import blocking, connect, finished
-from hangtag.serving.connection.diagnosis import diagnose
+from hangtag.serving.connection.failures import diagnose
 from hangtag.serving.credentials import Credentials
 from hangtag.serving.health_check import DEFAULT_TIMEOUT, HealthCalls
 

@@ -14,7 +14,6 @@ from hangtag.serving.connection.errors import ClientError, InputError, reading, 
 
 Array: TypeAlias = npt.NDArray[Any]
 
-_STATUS = {code.name: code for code in grpc.StatusCode}
 _STAGE = re.compile(r"(.+?);samples=(\d+);queue-ns=(\d+);compute-ns=(\d+);batch-size=(\d+)(?:,|$)")
 
 
@@ -72,11 +71,7 @@ def _milliseconds(nanoseconds: str | None) -> float | None:
 
 @sending()
 def infer_request(model: str, inputs: Mapping[str, Array], version: str) -> inference_pb2.ModelInferRequest:
-    """Build a request that runs a model on arrays.
-
-    Raises:
-        InputError: an input is not an array, or the protocol cannot carry the array.
-    """
+    """Build a request that runs a model on arrays. Raises InputError."""
     model, version = model_choice(model, version)
     request = inference_pb2.ModelInferRequest(model_name=model, model_version=version)
     for name, array in inputs.items():
@@ -92,10 +87,9 @@ def infer_request(model: str, inputs: Mapping[str, Array], version: str) -> infe
 
 
 def outcome(response: Any) -> Outputs | ClientError:
-    """Read one response of a stream of inferences. Returns a ClientError if the response does not follow the protocol.
+    """Read one response of a stream of inferences: over HTTP, the response to a separate call, or its ClientError.
 
-    Args:
-        response: ModelStreamInferResponse; over HTTP, the response to a separate call, or the ClientError of that call.
+    Returns a ClientError if the response does not follow the protocol.
     """
     if isinstance(response, ClientError):
         return response
@@ -103,7 +97,8 @@ def outcome(response: Any) -> Outputs | ClientError:
         if response.error_message:
             # hangtag's server also sends the status; the protocol itself has only the message.
             status = response.infer_response.parameters["status"].string_param
-            return ClientError(_STATUS.get(status, grpc.StatusCode.UNKNOWN), response.error_message)
+            code = grpc.StatusCode.__members__.get(status, grpc.StatusCode.UNKNOWN)
+            return ClientError(code, response.error_message)
         response = response.infer_response
     try:
         with reading("the server"):

@@ -19,15 +19,28 @@ from hangtag.serving import image_spec
 from hangtag.serving.image_spec import SUFFIXES
 
 STANDARD_INPUT = Path("-")
+WIDTH = 28
+"""The width of a drawn picture in characters."""
+LEAST_CONTRAST = 32
+"""If the darkest and the brightest pixel of a picture differ by fewer grey levels than this, the picture is nearly
+blank. In each test image of Fashion-MNIST, the two pixels differ by at least 254 levels."""
+_EDGE = image_spec.THUMBNAIL_EDGE
+_MARGIN = 1 / 7
+_BLANK = (
+    "the picture is nearly blank, so the label says little: check that this is the right file, and that it shows the "
+    "garment"
+)
+_INVERTED = (
+    "the picture seems inverted: the model expects a bright garment on black. Invert the picture's tones, or use an "
+    "evenly lit picture of a dark garment on white, larger than {} x {} pixels: the server converts such pictures"
+)
 
 
 def expand(path: Path) -> tuple[list[Path], int]:
     """Return the path itself, or, for a folder, the images in it and in its subfolders, sorted by name.
 
-    The second value is the number of the folder's other files, without hidden files.
-
-    Raises:
-        UserError: the folder holds no image, or cannot be read.
+    The second value is the number of the folder's other files, without hidden files. Raises UserError if the folder
+    holds no image, or cannot be read.
     """
     if path == STANDARD_INPUT or not path.is_dir():
         return [path], 0
@@ -40,47 +53,23 @@ def expand(path: Path) -> tuple[list[Path], int]:
 
 
 def read(path: Path) -> bytes:
-    """Return the bytes of a file. The server checks whether they are a PNG, JPEG or WebP file.
-
-    Raises:
-        OSError: the file cannot be read.
-        UserError: the file is empty.
-    """
+    """Return the bytes of a file, which the server checks. Raises OSError, and UserError if the file is empty."""
     data = sys.stdin.buffer.read() if path == STANDARD_INPUT else path.read_bytes()
     if not data:
         raise UserError("standard input was empty" if path == STANDARD_INPUT else "the file is empty (0 bytes)")
     return data
 
 
-LEAST_CONTRAST = 32
-"""If the darkest and the brightest pixel of a picture differ by fewer grey levels than this, the picture is nearly
-blank. In each test image of Fashion-MNIST, the two pixels differ by at least 254 levels."""
-
-_EDGE = image_spec.THUMBNAIL_EDGE
-_MARGIN = 1 / 7
-
-_BLANK = (
-    "the picture is nearly blank, so the label says little: check that this is the right file, and that it shows the "
-    "garment"
-)
-_INVERTED = (
-    "the picture seems inverted: the model expects a bright garment on black. Invert the picture's tones, or use an "
-    "evenly lit picture of a dark garment on white, larger than {} x {} pixels: the server converts such pictures"
-)
-
-
 def warning(data: bytes, image: image_spec.ImageSpec) -> str:
     """Say what is wrong with a picture and what helps; "" if nothing is wrong, or if the model is not for garments.
 
     If a model's file says ``fit=garment``, the model learned bright garments on black, and cannot classify blank or
-    inverted pictures well. The rules for blank and inverted pictures were checked with the 10,000 test images of
-    Fashion-MNIST. Unchanged images caused no warning. The server converts larger copies on white or black, and these
-    caused none either. Every negated image caused a warning. tests/serving/client repeats this check with every
-    hundredth image.
+    inverted pictures well. Of the 10,000 test images of Fashion-MNIST, these rules warn of every negated image, and of
+    no unchanged image and no larger copy on white or black, which the server converts.
 
     Args:
-        data: The content of an image file. The server reports files that cannot be decoded.
-        image: The description of the pictures that the model accepts.
+        data: the content of an image file. The server reports files that cannot be decoded.
+        image: which pictures the model accepts.
     """
     if image.fit != "garment":
         return ""
@@ -109,9 +98,6 @@ def _background_is_brighter(pixels: npt.NDArray[np.float32], tolerance: float) -
     return bool(np.median(edge) > inner.mean() + tolerance)
 
 
-WIDTH = 28
-
-
 def print_with_image(console: Console, image: bytes | None, text: RenderableType) -> None:
     """Print a text, to the right of an image if there is one and the console has colours."""
     layout = Table.grid(padding=(0, 3))
@@ -124,12 +110,11 @@ def print_with_image(console: Console, image: bytes | None, text: RenderableType
 
 
 def _drawn(data: bytes) -> Segments | None:
-    """Draw an image file, 28 characters wide, with two pixels in a character. Returns None for an unreadable file: the
-    server's error says more."""
+    """Draw an image file with two pixels in a character. Returns None for an unreadable file: the server's error says
+    more."""
     try:
         with Image.open(io.BytesIO(data)) as image:
-            # the server also turns the picture upright
-            picture = image_spec.flattened(ImageOps.exif_transpose(image), 3)
+            picture = image_spec.flattened(ImageOps.exif_transpose(image), 3)  # upright, as the server turns it
         scale = WIDTH / max(picture.size)
         small = picture.resize([max(1, round(edge * scale)) for edge in picture.size])
     except (UnidentifiedImageError, OSError, Image.DecompressionBombError):

@@ -84,17 +84,13 @@ class ConnectionOptions:
 
     @property
     def max_message_bytes(self) -> int | None:
-        """The largest answer in bytes; None for no limit."""
+        """``max_message_mib`` in bytes."""
         return None if self.max_message_mib is None else round(self.max_message_mib * 1024 * 1024)
 
-    def retry_pauses(self, method: Method[Any]) -> tuple[float, ...]:
-        """Return the pauses in seconds, varied at random, before the retries of a call over HTTP.
-
-        There are no pauses if the client does not repeat calls of this method.
-        """
-        if not method.path.startswith(_RETRIED_PATHS) or not method.repeatable:
-            return ()
-        return tuple(itertools.islice(self.polling_pauses(), self.retries))
+    def retry_pauses(self, method: Method[Any]) -> Iterator[float]:
+        """Yield the pauses in seconds before the retries of a call over HTTP. Some methods' calls are not repeated."""
+        retried = method.repeatable and method.path.startswith(_RETRIED_PATHS)
+        return itertools.islice(self.polling_pauses(), self.retries if retried else 0)
 
     def polling_pauses(self) -> Iterator[float]:
         """Yield, without end, the pauses in seconds between checks whether a server is ready."""
@@ -104,11 +100,7 @@ class ConnectionOptions:
             pause *= BACKOFF_MULTIPLIER
 
     def channel_arguments(self) -> list[tuple[str, Any]]:
-        """Return gRPC's channel arguments for these options.
-
-        gRPC itself retries and balances calls. The retryPolicy and the loadBalancingConfig of a service config control
-        this.
-        """
+        """Return gRPC's channel arguments for these options. gRPC itself retries and balances calls."""
         largest = self.max_message_bytes
         pause = _NEVER_MS if self.keepalive_seconds is None else round(self.keepalive_seconds * 1000)
         timeout = round(self.keepalive_timeout_seconds * 1000)

@@ -25,21 +25,9 @@ Result = TypeVar("Result")
 
 
 def connect(address: str, timeout: float, credentials: Credentials, options: ConnectionOptions) -> Connection:
-    """Return the object for connections to a server. The first call opens a connection.
+    """Return the connection to a server: over HTTP if the address is a URL, and otherwise over gRPC.
 
-    Args:
-        address: HOST:PORT for gRPC, or an address for one of gRPC's name resolvers (``dns:///HOST:PORT``). For HTTP,
-            http://HOST:PORT or https://HOST:PORT, optionally with a path that precedes the path of each request.
-        timeout: each call's deadline in seconds.
-        credentials: a token, and the TLS files. Over https://, ``tls_ca`` replaces the authorities of the system.
-        options: the retries, the pings, and the largest answer to accept.
-
-    Raises:
-        AddressError: the address is malformed, or the environment variable with its proxy (HTTP_PROXY, HTTPS_PROXY
-            or ALL_PROXY) does not contain a proxy's URL.
-        CredentialsError: a TLS file cannot be read, or is given for an http:// address.
-        MissingExtraError: the address is a URL, and the extra ``http`` is not installed.
-        OptionsError: the timeout is infinite or not a number.
+    The first call opens it. The arguments and the exceptions are those of ``Client``.
     """
     if not _is_http(address, timeout):
         return GrpcConnection(address, timeout, credentials, options)

@@ -10,9 +10,9 @@ import grpc
 from google.protobuf.message import Message
 
 from hangtag.serving import address as server_address
-from hangtag.serving.connection import errors
+from hangtag.serving.connection import failures
 from hangtag.serving.connection.client_options import ConnectionOptions
-from hangtag.serving.connection.grpc_failures import explained
+from hangtag.serving.connection.errors import ClientError, ClosedError
 from hangtag.serving.connection.method import Method, Response, keep_costs
 from hangtag.serving.credentials import Credentials
 
@@ -31,7 +31,7 @@ _END: Any = object()
 
 
 class _Channel:
-    """One channel to one server. The arguments and exceptions of construction are those of ``connect``."""
+    """One channel to one server."""
 
     def __init__(self, address: str, timeout: float, credentials: Credentials, options: ConnectionOptions) -> None:
         server_address.require(address)
@@ -52,15 +52,15 @@ class _Channel:
     def _begin_stream(
         self, method: Method[Response], requests: Iterable[Message], timeout: float | None
     ) -> tuple[grpc.Call, Iterator[Response]]:
-        """Begin a stream, and return its call and its responses. See ``GrpcConnection.stream``."""
+        """Begin a stream, and return its call and its responses."""
         self._require_open()
-        failures: list[Exception] = []
+        raised: list[Exception] = []
 
         def outgoing() -> Iterator[Message]:
             try:
                 yield from requests
             except Exception as error:  # gRPC would log the exception and cancel the requests in flight
-                failures.append(error)
+                raised.append(error)
 
         start: grpc.StreamStreamMultiCallable[Message, Response] = self._channel.stream_stream(
             method.path, method.serialise, method.response.FromString
@@ -72,20 +72,20 @@ class _Channel:
                 yield from call
             except grpc.RpcError as error:
                 raise self._explained(error, method, timeout) from error
-            if failures:
-                raise failures[0]
+            if raised:
+                raise raised[0]
 
         return call, responses()
 
-    def _explained(self, error: grpc.RpcError, method: Method[Any], timeout: float | None) -> errors.ClientError:
+    def _explained(self, error: grpc.RpcError, method: Method[Any], timeout: float | None) -> ClientError:
         """Return the error of a failed call. Finding the cause may take seconds; see ``diagnose``."""
         if self._closed:
-            return errors.ClosedError()
-        return explained(error, self._address, timeout, method, self._credentials)
+            return ClosedError()
+        return failures.of_grpc(error, self._address, timeout, method, self._credentials)
 
     def _require_open(self) -> None:
         if self._closed:  # gRPC would raise a ValueError
-            raise errors.ClosedError()
+            raise ClosedError()
 
 
 class GrpcConnection(_Channel):
@@ -96,10 +96,7 @@ class GrpcConnection(_Channel):
         self._close()
 
     def call(self, method: Method[Response], request: Message, timeout: float | None = None) -> Response:
-        """Make one call and return its response. ``timeout`` in seconds replaces the connection's timeout.
-
-        Raises ClientError and CredentialsError.
-        """
+        """Make one call and return its response. Raises ClientError and CredentialsError."""
         seconds = self._timeout if timeout is None else timeout
         call = self._unary(method)
         try:
@@ -112,18 +109,10 @@ class GrpcConnection(_Channel):
     def stream(
         self, method: Method[Response], requests: Iterable[Message], timeout: float | None
     ) -> Iterator[Response]:
-        """Yield a stream's responses.
+        """Yield a stream's responses, within a deadline for the whole stream. A thread reads the requests one by one.
 
-        If iterating over ``requests`` raises an exception, it is re-raised after all earlier answers.
-
-        Args:
-            method: a method with a stream of responses.
-            requests: the requests. gRPC starts a thread that reads the requests one by one.
-            timeout: the deadline of the whole stream in seconds; None for no deadline.
-
-        Raises:
-            ClientError: the stream ended with a failure.
-            CredentialsError: the token's file cannot be read.
+        If iterating over ``requests`` raises an exception, it is re-raised after all earlier answers. Also raises
+        ClientError and CredentialsError.
         """
         call, responses = self._begin_stream(method, requests, timeout)
         try:
@@ -142,7 +131,7 @@ class AioConnection(_Channel):
         self._close()
 
     async def call(self, method: Method[Response], request: Message, timeout: float | None = None) -> Response:
-        """Make one call and return its response. See ``GrpcConnection.call``."""
+        """See ``GrpcConnection.call``."""
         loop = asyncio.get_running_loop()
         ended = asyncio.Event()
 
@@ -169,10 +158,7 @@ class AioConnection(_Channel):
     async def stream(
         self, method: Method[Response], requests: AsyncIterable[Message], timeout: float | None
     ) -> AsyncGenerator[Response, None]:
-        """Yield a stream's responses. See ``GrpcConnection.stream``.
-
-        The event loop reads the requests, and a thread waits for each response.
-        """
+        """See ``GrpcConnection.stream``. The event loop reads the requests, and a thread waits for each response."""
         loop = asyncio.get_running_loop()
         iterator = aiter(requests)
         reading: Future[Any] = Future()

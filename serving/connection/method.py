@@ -16,15 +16,14 @@ Response = TypeVar("Response", bound=Message)
 
 @dataclass(frozen=True)
 class Method(Generic[Response]):
-    """A method, identified by its full name.
+    """A method, with its ``path`` (``/package.Service/Method``) and the class of its responses.
 
-    Attributes:
-        path: ``/package.Service/Method``.
-        response: the class of its responses.
+    For a method with streams, ``single`` is the method to call for each request over HTTP, which has no streams.
     """
 
     path: str
     response: type[Response]
+    single: "Method[Any] | None" = None
 
     @property
     def repeatable(self) -> bool:
@@ -37,13 +36,9 @@ class Method(Generic[Response]):
 
 
 def keep_costs(response: Any, metadata: Iterable[tuple[str, str | bytes]]) -> None:
-    """Copy metadata of a ModelInfer response into its parameters. In a stream, the server already sets these
-    parameters.
+    """Copy the metadata (over HTTP: the headers) ``hangtag-*`` of a ModelInfer response into its parameters.
 
-    Args:
-        response: the response to any call. Only responses to ModelInfer are changed.
-        metadata: trailing metadata, or, over HTTP, headers. Only keys that begin with ``hangtag-`` are copied. These
-            keys say which models answered, and how long the answer took.
+    They say which models answered, and how long the answer took. In a stream, the server itself sets these parameters.
     """
     if type(response).__name__ == "ModelInferResponse":  # health checks do not import this class, to begin faster
         for key, value in metadata:

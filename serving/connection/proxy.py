@@ -18,12 +18,10 @@ _PASSWORD = re.compile(r"^(\w+://)?.*@", re.DOTALL)
 
 @dataclass(frozen=True)
 class Proxy:
-    """A proxy between a client and a server.
+    """A proxy between a client and a server. Its URL may include a user and a password.
 
-    Attributes:
-        variable: the environment variable that names the proxy, or "the system's setting".
-        url: the proxy's URL, including the user and the password if given.
-        exempting: the environment variable that exempts hosts from the proxy.
+    ``variable`` is the environment variable that names the proxy, or "the system's setting", and ``exempting`` the
+    variable that exempts hosts from the proxy.
     """
 
     variable: str
@@ -56,7 +54,7 @@ def for_url(url: str) -> Proxy | None:
     scheme = url.lower().partition("://")[0]
     key = scheme if scheme in proxies else "all"
     value = proxies.get(key)
-    if value is None or _needs_no_proxy(url, proxies.get("no", "")):
+    if value is None or _exempt(url, proxies.get("no", "")):
         return None
     variables = (name for name, text in os.environ.items() if (name.lower(), text) == (f"{key}_proxy", value))
     read = Proxy(next(variables, "the system's setting"), _read(value) or "", "NO_PROXY")
@@ -80,15 +78,9 @@ def for_grpc(address: str) -> Proxy | None:
     variable = next((name for name in ("grpc_proxy", "https_proxy", "http_proxy") if os.environ.get(name)), "")
     exempting = next((name for name in ("no_grpc_proxy", "no_proxy") if os.environ.get(name)), "no_proxy")
     value = os.environ.get(variable, "")
-    if not value.startswith("http://") or not _read(value) or _needs_no_proxy(address, os.environ.get(exempting, "")):
+    if not value.startswith("http://") or not _read(value) or _exempt(address, os.environ.get(exempting, "")):
         return None
     return Proxy(variable, value, exempting)
-
-
-def _needs_no_proxy(address: str, exemptions: str) -> bool:
-    """Return whether no host can be read from an address, or NO_PROXY exempts its host."""
-    endpoint = server_address.endpoint(address)
-    return endpoint is None or _exempt(exemptions, *endpoint)
 
 
 def _read(value: str) -> str | None:
@@ -105,18 +97,21 @@ def _without_password(value: str) -> str:
     return _PASSWORD.sub(r"\1", value)
 
 
-def _exempt(exemptions: str, host: str, port: int) -> bool:
-    """Return whether an entry of NO_PROXY exempts a host.
+def _exempt(address: str, exemptions: str) -> bool:
+    """Return whether no host can be read from an address, or an entry of NO_PROXY exempts its host.
 
     The standard library does not accept *.example.com, [::1] or 10.0.0.0/8 as entries.
     """
-    ends = f".{host.lower()}", f".{host.lower()}:{port}"
+    endpoint = server_address.endpoint(address)
+    if endpoint is None:
+        return True
+    host = endpoint[0].lower()
     for entry in exemptions.lower().split(","):
         name = entry.strip().replace("[", "").replace("]", "")
         with suppress(ValueError):  # the host or the entry is not an IP address
             if ipaddress.ip_address(host) in ipaddress.ip_network(name, strict=False):
                 return True
         name = name.removeprefix("*").removeprefix(".")
-        if entry.strip() == "*" or (name and any(end.endswith(f".{name}") for end in ends)):
+        if entry.strip() == "*" or (name and f".{host}:{endpoint[1]}".endswith((f".{name}", f".{name}:{endpoint[1]}"))):
             return True
     return False

@@ -4,7 +4,7 @@ route's samples that reached each member. The counters only grow."""
 import itertools
 import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,8 +22,6 @@ from hangtag.serving.credentials import Credentials, CredentialsError
 
 Version = tuple[str, str]
 """A model's name and version."""
-Buckets = Mapping[float, float]
-"""A Prometheus histogram: upper bound in seconds -> number of requests that took at most that time."""
 Row = dict[str, Any]
 """The activity of a model version: its name and version, and numbers."""
 Metrics = Mapping[tuple[Any, ...], float]
@@ -102,7 +100,7 @@ class Interval:
             row |= {f"{part}_ms": grown[f"{part}_ns"] / calls / 1e6 for part in ("queue", "compute")}
         if self.after.metrics is not None:
             series = labelled(self.growth, "hangtag_request_seconds_bucket", *key, "OK")
-            buckets = {labels[-1]: count for labels, count in series.items()}
+            buckets = [(labels[-1], count) for labels, count in sorted(series.items())]
             quantiles = {"p50_ms": quantile(buckets, 0.5), "p99_ms": quantile(buckets, 0.99)}
             row |= {name: value for name, value in quantiles.items() if value is not None}
             row["queued"] = int(self.after.metrics.get(("nv_inference_pending_request_count", *key), 0))
@@ -124,15 +122,12 @@ class Interval:
 
     def shares(self) -> dict[str, dict[str, float]]:
         """For each route that answered, compute which share of its samples reached each member, 0 to 1."""
-        reached = sorted(labelled(self.growth, "hangtag_route_samples_total").items())
-        totals: dict[str, float] = defaultdict(float)
-        for (_, route, stage, _), count in reached:
-            totals[route] += count if stage == 1 else 0
-        return {
-            route: {member: count / total for (_, name, _, member), count in reached if name == route}
-            for route, total in totals.items()
-            if total > 0
-        }
+        shares: dict[str, dict[str, float]] = defaultdict(dict)
+        for (_, route, _, member), count in sorted(labelled(self.growth, "hangtag_route_samples_total").items()):
+            total = sum(labelled(self.growth, "hangtag_route_samples_total", route, 1).values())
+            if total > 0:
+                shares[route][member] = count / total
+        return shares
 
     def transports(self) -> dict[str, float]:
         """Name of a transport -> number of processes that serve with this transport."""
@@ -157,12 +152,16 @@ def labelled(metrics: Metrics, name: str, *labels: object) -> Metrics:
     return {series: value for series, value in metrics.items() if series[: len(start)] == start}
 
 
-def quantile(buckets: Buckets, fraction: float) -> float | None:
+def quantile(buckets: Sequence[tuple[float, float]], fraction: float) -> float | None:
     """Estimate a quantile in milliseconds, linear within a bucket as Prometheus' histogram_quantile is.
 
     Values above the last finite bound are treated as equal to that bound. Returns None for an empty histogram.
+
+    Args:
+        buckets: upper bounds in seconds, ascending, each with the number of requests that took at most that time.
+        fraction: the quantile, from 0 to 1.
     """
-    bounds = [(0.0, 0.0), *sorted(buckets.items())]
+    bounds = [(0.0, 0.0), *buckets]
     rank = fraction * bounds[-1][1]
     for (low, below), (high, cumulative) in itertools.pairwise(bounds):
         if cumulative >= rank > below:
@@ -172,16 +171,10 @@ def quantile(buckets: Buckets, fraction: float) -> float | None:
 
 
 def fetch_metrics(url: str, credentials: Credentials) -> Metrics:
-    """Fetch and parse the Prometheus metrics of a hangtag server.
+    """Fetch and parse the Prometheus metrics of a hangtag server, from its metrics port or its HTTP port.
 
-    Args:
-        url: http://HOST:PORT/metrics, with the server's metrics port, which needs no token, or with its HTTP port.
-        credentials: a token, and for an https:// URL the authorities and the certificate. If authorities are given, the
-            token is sent only over TLS, so an http:// URL does not get the token.
-
-    Raises:
-        MetricsError: the URL is not http or https, or leads to no answer in Prometheus' format.
-        AddressError, CredentialsError, MissingExtraError: as for ``connect``.
+    If the credentials have authorities, the token is sent only over TLS, so an http:// URL does not get the token.
+    Raises MetricsError, and the exceptions of ``connect``.
     """
     address, _, path = url.rpartition("/")
     if not is_http(address):
@@ -191,7 +184,7 @@ def fetch_metrics(url: str, credentials: Credentials) -> Metrics:
     with closing(connect(address, METRICS_TIMEOUT, credentials, ConnectionOptions(retries=0))) as connection:
         request: Any = path
         try:
-            return parse_metrics(connection.call(METRICS, request))
+            return _parsed(connection.call(METRICS, request))
         except CredentialsError:
             raise
         except Exception as error:  # a server may answer anything, so the parser raises many kinds of exceptions
@@ -201,8 +194,8 @@ def fetch_metrics(url: str, credentials: Credentials) -> Metrics:
             ) from error
 
 
-def parse_metrics(text: str) -> Metrics:
-    """Parse Prometheus' text format, and return the metrics that `hangtag top` needs. May raise any exception."""
+def _parsed(text: str) -> Metrics:
+    """Return the metrics of ``_READ`` in Prometheus' text format. May raise any exception."""
     metrics: dict[tuple[Any, ...], float] = defaultdict(float)
     for family in text_string_to_metric_families(text):
         for sample in family.samples:

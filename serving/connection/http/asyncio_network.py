@@ -15,8 +15,6 @@ import httpcore2
 
 
 class Network(httpcore2.AsyncNetworkBackend):
-    """Opens connections for httpcore2."""
-
     async def connect_tcp(
         self, host: str, port: int, timeout: float | None = None, *_: Any, **_more: Any
     ) -> httpcore2.AsyncNetworkStream:

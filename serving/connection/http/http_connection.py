@@ -5,7 +5,7 @@ import os
 import queue
 import threading
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
@@ -31,7 +31,7 @@ class HttpConnection:
     """``AsyncHttpConnection`` for threads. A calling thread waits while an event loop in another thread makes the call.
 
     Thread-safe. All connections of a process share one event loop. A forked process starts its own event loop and opens
-    its own connections. The arguments and exceptions of construction are those of ``connect``.
+    its own connections.
     """
 
     def __init__(self, address: str, timeout: float, credentials: Credentials, options: ConnectionOptions) -> None:
@@ -46,7 +46,7 @@ class HttpConnection:
             closing.result()
 
     def call(self, method: Method[Response], request: Message, timeout: float | None = None) -> Response:
-        """Make one call and return its response. See ``GrpcConnection.call``."""
+        """See ``GrpcConnection.call``."""
         return _result(self._of_this_process().call(method, request, timeout))
 
     def stream(self, method: Method[Response], requests: Iterable[Message], timeout: float | None) -> Iterator[Any]:
@@ -121,7 +121,7 @@ async def _awaited(awaitable: Awaitable[Result]) -> Result:
     return await awaitable
 
 
-async def _taken(requests: Iterable[Message]) -> AsyncIterator[Message]:
+async def _taken(requests: Iterable[Message]) -> AsyncGenerator[Message, None]:
     """Yield the requests of an iterable that may block. A thread reads each request when the stream can send one
     more."""
     wanted: queue.SimpleQueue[Future[Any] | None] = queue.SimpleQueue()

@@ -17,7 +17,9 @@ from grpc_health.v1 import health_pb2
 
 from hangtag.protos import classifier_pb2, methods, tensors
 from hangtag.protos import inference_pb2 as pb
-from hangtag.serving.connection.method import Method
+from hangtag.serving.connection import failures
+from hangtag.serving.connection.errors import ClientError
+from hangtag.serving.connection.method import CONTROL, Method
 
 METRICS: Method[Any] = Method("/metrics", Message)
 """Reads Prometheus metrics in the text format. The request is the URL path of the metrics."""
@@ -25,6 +27,7 @@ HEAD_LENGTH = "inference-header-content-length"
 """The header that contains the length of the JSON in bytes."""
 BINARY_SIZE = "binary_data_size"
 _BYTES = {"content-type": "application/octet-stream"}
+_JSON = {"content-type": "application/json"}
 _STATUSES = {
     grpc.StatusCode.INVALID_ARGUMENT: (400, 411, 415),
     grpc.StatusCode.UNAUTHENTICATED: (401,),
@@ -38,20 +41,14 @@ _STATUSES = {
     grpc.StatusCode.UNAVAILABLE: (502, 503),
 }
 _CODES = {status: code for code, statuses in _STATUSES.items() for status in statuses}
+_QUOTED = 200  # an error quotes at most this many characters of an answer that does not follow the protocol
 # If the comparison of a single model fails with one of these codes, the call failed, and not only its model.
 _OF_THE_CALL = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAVAILABLE)
 
 
 @dataclass(frozen=True)
 class HttpRequest:
-    """An HTTP request.
-
-    Attributes:
-        verb: GET or POST.
-        path: the path relative to the server's address, quoted, including the query.
-        body: empty if there is no body.
-        headers: the headers that describe the body.
-    """
+    """An HTTP request. Its path is relative to the server's address, and quoted. Its headers describe the body."""
 
     verb: str
     path: str
@@ -89,6 +86,27 @@ class HttpAnswer:
         return text if isinstance(text, str) else ""
 
 
+def refusal(answer: HttpAnswer, method: Method[Any], request: HttpRequest, address: str) -> ClientError:
+    """Return the error for an answer whose HTTP status reports a failure."""
+    code, executed = answer.code, False
+    if code is grpc.StatusCode.INVALID_ARGUMENT and method.path in CONTROL:
+        code = grpc.StatusCode.FAILED_PRECONDITION  # a server sends HTTP status 400 for both codes
+    if answer.error:
+        message = answer.error
+    elif answer.status in (404, 405, 501):
+        code = grpc.StatusCode.UNIMPLEMENTED
+        message = (
+            f"the server at {address} has no /{request.path.partition('?')[0]}; is this the address of hangtag's HTTP "
+            "port ('hangtag serve --http-port', by default 8000)?"
+        )
+    elif 300 <= answer.status < 400:
+        message = f"{address} redirects to {answer.headers.get('location')}; use that address"
+    else:
+        quoted, executed = answer.body[:_QUOTED].decode(errors="replace").strip(), True
+        message = f"{address} answered {answer.status} {quoted}".rstrip()
+    return failures.failed(code, message, method, executed=executed)
+
+
 def _path(*segments: str, **query: object) -> str:
     """Quote and join the segments to a path, and append a query string with the values that are not None."""
     path = "/".join(quote(segment, safe="") for segment in segments)
@@ -101,16 +119,7 @@ def _model_path(model: str, version: str, *more: str) -> str:
     return _path("v2", "models", model, *(("versions", version) if version else ()), *more)
 
 
-def _get(model: str, version: str, *more: str) -> HttpRequest:
-    return HttpRequest("GET", _model_path(model, version, *more))
-
-
-def _post_json(path: str, value: object) -> HttpRequest:
-    return HttpRequest("POST", path, json.dumps(value).encode(), {"content-type": "application/json"})
-
-
 def _infer_request(message: pb.ModelInferRequest, timeout: int | None) -> HttpRequest:
-    """Return the HTTP request for a ModelInfer message with raw contents."""
     parameters: dict[str, Any] = {"binary_data_output": True}
     if timeout is not None:
         parameters["timeout"] = timeout
@@ -171,23 +180,15 @@ def _image_request(
 
 def _compare_response(answer: HttpAnswer, request: classifier_pb2.CompareRequest) -> classifier_pb2.CompareResponse:
     if len(request.models) == 1:  # the server sends the same answer or error as for Classify
-        outcome = (
-            {"answer": answer.json()} if answer.status == 200 else {"status": answer.status, "error": answer.error}
-        )
-        outcomes = [{"model_name": request.models[0].name, **outcome}]
+        result = {"answer": answer.json()} if answer.status == 200 else {"status": answer.status, "error": answer.error}
+        outcomes = [{"model_name": request.models[0].name, **result}]
     else:
         outcomes = answer.json()["outcomes"]
-    return classifier_pb2.CompareResponse(outcomes=map(_outcome, outcomes))
-
-
-def _outcome(outcome: dict[str, Any]) -> classifier_pb2.ModelOutcome:
-    result = classifier_pb2.ModelOutcome(model_name=outcome["model_name"])
-    if "answer" in outcome:
-        json_format.ParseDict(outcome["answer"], result.answer, ignore_unknown_fields=True)
-    else:
-        code = _CODES.get(outcome["status"], grpc.StatusCode.UNKNOWN)
-        result.failure.CopyFrom(classifier_pb2.Failure(code=code.value[0], message=outcome["error"]))
-    return result
+    for outcome in outcomes:
+        if "answer" not in outcome:
+            code = _CODES.get(outcome.pop("status"), grpc.StatusCode.UNKNOWN)
+            outcome["failure"] = {"code": code.value[0], "message": outcome.pop("error")}
+    return json_format.ParseDict({"outcomes": outcomes}, classifier_pb2.CompareResponse(), ignore_unknown_fields=True)
 
 
 def _is_comparison(answer: HttpAnswer, request: classifier_pb2.CompareRequest) -> bool:
@@ -203,10 +204,6 @@ def _is_ready(answer: HttpAnswer) -> bool:
         return True
 
 
-def _health_request(message: health_pb2.HealthCheckRequest, _timeout: int | None) -> HttpRequest:
-    return _get(message.service, "", "ready") if message.service else HttpRequest("GET", "v2/health/ready")
-
-
 def _health_response(answer: HttpAnswer, _request: Any) -> health_pb2.HealthCheckResponse:
     status = "SERVICE_UNKNOWN" if answer.status == 404 else "SERVING" if _is_ready(answer) else "NOT_SERVING"
     return health_pb2.HealthCheckResponse(status=status)
@@ -216,6 +213,20 @@ def _is_readiness(answer: HttpAnswer, request: Any) -> bool:
     """Return whether the status reports readiness: 200 means ready, and 400 (Triton) or 503 (hangtag) not ready."""
     of_model = isinstance(request, health_pb2.HealthCheckRequest) and request.service
     return answer.status in (200, 400, 503) or bool(of_model and answer.status == 404)  # 404: an unknown model
+
+
+@dataclass(frozen=True)
+class Route:
+    """How one method is called over HTTP.
+
+    ``encode`` makes the HTTP request from the message and the microseconds until the deadline (None for no deadline).
+    ``answers`` is whether the call succeeded, so that ``decode`` makes the response from the answer and the message.
+    ``decode`` may raise any exception if the answer does not follow the protocol.
+    """
+
+    encode: Callable[[Any, int | None], HttpRequest]
+    decode: Callable[[HttpAnswer, Any], Any]
+    answers: Callable[[HttpAnswer, Any], bool] = lambda answer, _: answer.status == 200
 
 
 def _parsed(response: type[Any], field: str = "") -> Callable[[HttpAnswer, Any], Any]:
@@ -229,54 +240,47 @@ def _parsed(response: type[Any], field: str = "") -> Callable[[HttpAnswer, Any],
     return decode
 
 
-def _change_request(action: str) -> Callable[[Any, int | None], HttpRequest]:
-    return lambda message, _: _post_json(_path("v2", "repository", "models", message.model_name, action), {})
+def _get(path: Callable[[Any], str]) -> Callable[[Any, int | None], HttpRequest]:
+    return lambda message, _: HttpRequest("GET", path(message))
 
 
-def _statistics_request(message: pb.ModelStatisticsRequest, _timeout: int | None) -> HttpRequest:
-    return _get(message.name, message.version, "stats") if message.name else HttpRequest("GET", "v2/models/stats")
+def _of_model(*more: str) -> Callable[[Any, int | None], HttpRequest]:
+    return _get(lambda message: _model_path(message.name, message.version, *more))
 
 
-@dataclass(frozen=True)
-class Route:
-    """How one method is called over HTTP.
-
-    Attributes:
-        encode: makes the HTTP request from the message and the microseconds until the deadline (None for no deadline).
-        decode: makes the response from the answer and the request. May raise any exception if the answer does not
-            follow the protocol.
-        answers: whether ``decode`` can read an answer; if not, the call failed.
-    """
-
-    encode: Callable[[Any, int | None], HttpRequest]
-    decode: Callable[[HttpAnswer, Any], Any]
-    answers: Callable[[HttpAnswer, Any], bool] = lambda answer, _: answer.status == 200
+def _change(action: str) -> Callable[[Any, int | None], HttpRequest]:
+    return lambda message, _: HttpRequest(
+        "POST", _path("v2", "repository", "models", message.model_name, action), b"{}", _JSON
+    )
 
 
 ROUTES = {
     methods.CLASSIFY: Route(_image_request, _parsed(classifier_pb2.ClassifyResponse)),
     methods.COMPARE: Route(_image_request, _compare_response, _is_comparison),
     methods.MODEL_INFER: Route(_infer_request, _infer_response),
-    methods.SERVER_METADATA: Route(lambda *_: HttpRequest("GET", "v2"), _parsed(pb.ServerMetadataResponse)),
-    methods.MODEL_METADATA: Route(
-        lambda message, _: _get(message.name, message.version), _parsed(pb.ModelMetadataResponse)
-    ),
+    methods.SERVER_METADATA: Route(_get(lambda _: "v2"), _parsed(pb.ServerMetadataResponse)),
+    methods.MODEL_METADATA: Route(_of_model(), _parsed(pb.ModelMetadataResponse)),
     methods.MODEL_READY: Route(
-        lambda message, _: _get(message.name, message.version, "ready"),
-        lambda answer, _: pb.ModelReadyResponse(ready=_is_ready(answer)),
-        _is_readiness,
+        _of_model("ready"), lambda answer, _: pb.ModelReadyResponse(ready=_is_ready(answer)), _is_readiness
     ),
-    methods.MODEL_CONFIG: Route(
-        lambda message, _: _get(message.name, message.version, "config"), _parsed(pb.ModelConfigResponse, "config")
+    methods.MODEL_CONFIG: Route(_of_model("config"), _parsed(pb.ModelConfigResponse, "config")),
+    methods.MODEL_STATISTICS: Route(
+        _get(lambda one: _model_path(one.name, one.version, "stats") if one.name else "v2/models/stats"),
+        _parsed(pb.ModelStatisticsResponse),
     ),
-    methods.MODEL_STATISTICS: Route(_statistics_request, _parsed(pb.ModelStatisticsResponse)),
     methods.REPOSITORY_INDEX: Route(
-        lambda message, _: _post_json("v2/repository/index", {"ready": message.ready}),
+        lambda message, _: HttpRequest(
+            "POST", "v2/repository/index", json.dumps({"ready": message.ready}).encode(), _JSON
+        ),
         _parsed(pb.RepositoryIndexResponse, "models"),
     ),
-    methods.MODEL_LOAD: Route(_change_request("load"), lambda *_: pb.RepositoryModelLoadResponse()),
-    methods.MODEL_UNLOAD: Route(_change_request("unload"), lambda *_: pb.RepositoryModelUnloadResponse()),
-    METRICS.path: Route(lambda path, _: HttpRequest("GET", path), lambda answer, _: answer.body.decode()),
-    methods.CHECK: Route(_health_request, _health_response, _is_readiness),
+    methods.MODEL_LOAD: Route(_change("load"), lambda *_: pb.RepositoryModelLoadResponse()),
+    methods.MODEL_UNLOAD: Route(_change("unload"), lambda *_: pb.RepositoryModelUnloadResponse()),
+    METRICS.path: Route(_get(lambda path: str(path)), lambda answer, _: answer.body.decode()),
+    methods.CHECK: Route(
+        _get(lambda one: _model_path(one.service, "", "ready") if one.service else "v2/health/ready"),
+        _health_response,
+        _is_readiness,
+    ),
 }
 """The full name of a gRPC method -> how the method is called over HTTP."""

@@ -1,7 +1,6 @@
 """Clients that call servers other than hangtag's, and ports at which no inference server listens."""
 
 import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import pytest
 from hangtag import Client, ClientError, ConnectionOptions, Outputs
 from hangtag.protos import inference_pb2 as pb
 from tests.kit.certificates import Certificates
-from tests.kit.command import refusal, serving
+from tests.kit.command import refusal
 from tests.kit.kinds import Kind, grpc_kinds, http_kinds, message_of
 from tests.kit.other_servers import INFERENCE, Answer, grpc_server, output, web_server
 from tests.kit.server import server as running_server
@@ -167,20 +166,12 @@ def test_readiness_as_triton_answers_it(kind: Kind, status: int, ready: bool | N
             assert client.is_ready() is ready
 
 
-@pytest.fixture(scope="module")
-def metrics_address(models: Path) -> Iterator[str]:
-    """The address of a server's metrics port."""
-    with serving("--models", str(models), "--port", "0") as process:
-        (address,) = re.findall(r"url=http://([^/ ]+)/metrics", process.wait_for("metrics"))
-        yield address
-
-
 @pytest.mark.parametrize("arguments", ["", "--wait 0.1", "--tls-ca"])
-def test_the_port_for_metrics_is_explained(metrics_address: str, tmp_path: Path, arguments: str) -> None:
+def test_a_command_says_that_a_port_is_for_http(tmp_path: Path, arguments: str) -> None:
     options = [*arguments.split(), *([str(Certificates(tmp_path).ca())] if "ca" in arguments else [])]
-    message = refusal("health", "--server", metrics_address, *options, alone=True)
-    assert f"{metrics_address} is a hangtag server's port for metrics, and speaks HTTP" in message
-    assert f"'hangtag top --metrics http://{metrics_address}/metrics'" in message
+    with web_server(lambda _: (200, {}, b"hello")) as address:
+        message = refusal("health", "--server", address, *options, alone=True)
+    assert f"the port at {address} speaks HTTP, not gRPC" in message
 
 
 @grpc_kinds

@@ -1,0 +1,220 @@
+"""Explain failed calls: the same failure has the same sentences over gRPC and over HTTP.
+
+The libraries for gRPC and HTTP describe failures of connections differently, change the text between versions, and
+often omit the cause. ``diagnose`` connects again, and checks the port's protocol and the TLS handshake.
+"""
+
+import re
+import socket
+import ssl
+from contextlib import suppress
+from typing import Any
+
+import grpc
+
+from hangtag.serving import address as server_address
+from hangtag.serving.connection.errors import ClientError
+from hangtag.serving.connection.method import Method
+from hangtag.serving.credentials import Credentials, CredentialsError
+
+# The system's message for a port at which nothing listens. asyncio writes the second text.
+_NOTHING_LISTENS = re.compile("Connection refused|Connect call failed")
+# gRPC's message if it could not connect to any of the server's addresses, or if the server speaks another protocol.
+# "resol" occurs in "errors resolving" and in "DNS resolution failed".
+_NO_CONNECTION = re.compile("failed to connect|last error: |Failed parsing HTTP/2|handshake failed|resol")
+# gRPC's message for a connection that ended during a call. A message that also matches _NO_CONNECTION means that there
+# was no connection.
+_BROKEN = re.compile(
+    "Socket closed|recvmsg|sendmsg|Connection reset|Connection timed out|Broken pipe|GOAWAY|keepalive|ping timeout"
+)
+# gRPC's message for an answer with an HTTP status that no gRPC server sends. gRPC turns the statuses 429, 502, 503 and
+# 504 into UNAVAILABLE, and 500 and most others into UNKNOWN. gRPC turns 401, 403 and 404, which mean that nothing was
+# executed, into other codes.
+_HTTP_STATUS = re.compile(r"http2 header with status: (\d+)")
+# gRPC's message, with the code INTERNAL, if a plain HTTP answer arrives before the client has sent all requests of
+# a stream.
+_ANSWERED_IN_HTTP = "RST_STREAM with error code 0"
+_HTTP_PORT = (
+    "the port at {0} speaks HTTP, not gRPC: give --server the gRPC port, which is 8001 unless 'hangtag serve --port' "
+    "changed it, or write http://{0} to call it over HTTP"
+)
+TIMEOUT = 2.0
+"""The time limit of each connection in seconds. ``diagnose`` opens at most two, and only one if nothing listens."""
+_REQUEST = b"GET /v2/health/live HTTP/1.1\r\nhost: localhost\r\n\r\n"
+_UNKNOWN_AUTHORITY = (2, 18, 19, 20, 21)  # OpenSSL's codes for a certificate whose authority is not trusted
+
+
+def too_late(address: str, seconds: float | None, reason: str = "", *, stream: bool = False) -> ClientError:
+    """Return the error of a call whose deadline has passed, or will pass before the next attempt.
+
+    Args:
+        seconds: the deadline; None if the server set the deadline.
+        reason: how the last attempt failed; "" if the last attempt got no answer.
+    """
+    what = f"the stream to {address} was not answered completely" if stream else f"no answer from {address}"
+    limit = "in time" if seconds is None else f"within {seconds:g} s"
+    message = f"{what} {limit}{f' ({reason})' if reason else ''}"
+    return ClientError(grpc.StatusCode.DEADLINE_EXCEEDED, message)
+
+
+def failed(code: grpc.StatusCode, message: str, method: Method[Any], *, executed: bool) -> ClientError:
+    """Return the error of a call. ``executed`` is whether the server may have executed the call nevertheless."""
+    if executed and not method.repeatable:
+        message += (
+            "; the server may or may not have executed the call, and the client does not repeat it: "
+            "Client.models() or 'hangtag top --once' shows what the server serves"
+        )
+    return ClientError(code, message)
+
+
+def unanswered(
+    address: str, method: Method[Any], reason: str, *, connected: bool, credentials: Credentials | None
+) -> ClientError:
+    """Return the error of a call that got no answer.
+
+    Args:
+        reason: the failure in the words of the library that made the call.
+        connected: whether there was a connection, which ended during the call.
+        credentials: the credentials of the call, with which ``diagnose`` looks for the cause, which may take seconds;
+            None if the cause is known.
+    """
+    message = "" if credentials is None else diagnose(address, credentials, reason)
+    if not message and connected:
+        message = f"the connection to {address} broke before the answer came ({reason})"
+        if server_address.is_http(address):
+            message += f"; if it is a gRPC port, write {address.partition('://')[2]} without a scheme"
+    elif not message:
+        shown = address if _NOTHING_LISTENS.search(reason) else f"{address} ({reason})"
+        remedy = "start a server with 'hangtag serve', or name another server with --server"
+        message = f"no server answers at {shown}; {remedy}"
+    return failed(grpc.StatusCode.UNAVAILABLE, message, method, executed=connected)
+
+
+def of_grpc(
+    error: grpc.RpcError, address: str, timeout: float | None, method: Method[Any], credentials: Credentials
+) -> ClientError:
+    """Return the error of a call over gRPC that failed with ``error``. The other arguments are those of the call."""
+    code, details = error.code(), error.details() or ""
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return too_late(address, timeout, stream=method.single is not None)
+    executed = code is grpc.StatusCode.CANCELLED
+    if code is grpc.StatusCode.INTERNAL and _ANSWERED_IN_HTTP in details:
+        code, executed = grpc.StatusCode.UNAVAILABLE, True
+        details = f"a proxy at {address} ended the stream without a server's answer"
+    elif answered := _HTTP_STATUS.search(details):
+        executed = code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNKNOWN)
+        details = f"a proxy at {address} answered HTTP {answered[1]}, so no server answered"
+    elif code is grpc.StatusCode.UNAVAILABLE and _NO_CONNECTION.search(details):
+        reason = details.rpartition("last error: ")[2]
+        return unanswered(address, method, reason, connected=False, credentials=credentials)
+    elif code is grpc.StatusCode.UNAVAILABLE and _BROKEN.search(details):
+        return unanswered(address, method, details, connected=True, credentials=None)
+    return failed(code, details or code.name, method, executed=executed)  # details are the server's own words
+
+
+def diagnose(address: str, credentials: Credentials, reason: str = "no answer") -> str:
+    """Return a sentence that says why calls to an address fail, and what the caller can do.
+
+    Returns "" if nothing listens, if the address does not name exactly one host and port, or if no cause is known. If
+    calls go through a proxy, the sentence names the proxy and the ``reason`` that the library gave, and this function
+    opens no connection.
+    """
+    from hangtag.serving.connection import proxy  # a container's health check does not need this module
+
+    url = server_address.is_http(address)
+    if through := proxy.for_url(address) if url else proxy.for_grpc(address):
+        return through.failure(address, reason)
+    endpoint = server_address.endpoint(address)
+    if endpoint is None:
+        return ""
+    try:
+        if address.lower().startswith("https:") if url else credentials.tls_ca is not None:
+            return _with_tls(address, endpoint, credentials)
+        if not url and _speaks_http(endpoint):
+            return _HTTP_PORT.format(address)
+        return _without_tls(address, endpoint)
+    except (socket.gaierror, UnicodeError):  # UnicodeError: DNS cannot contain the name
+        return f"the host of {address} is unknown; name the server with --server {'http://' * url}HOST:PORT"
+    except (OSError, CredentialsError):  # no server answered in time, or a TLS file was deleted
+        return ""
+
+
+def _speaks_http(endpoint: tuple[str, int]) -> bool:
+    """Return whether a port answers an HTTP request without TLS. Raises OSError if no connection is possible."""
+    with socket.create_connection(endpoint, TIMEOUT) as connection, suppress(OSError):
+        connection.sendall(_REQUEST)
+        return connection.recv(5) == b"HTTP/"
+    return False
+
+
+def _without_tls(address: str, endpoint: tuple[str, int]) -> str:
+    """Say that the server begins a TLS handshake, which the failed calls did not; "" if the server does not."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    try:
+        with socket.create_connection(endpoint, TIMEOUT) as connection, context.wrap_socket(connection):
+            pass
+    except ssl.SSLError as error:
+        if "ALERT" not in (error.reason or ""):
+            return ""
+    url, remedy = server_address.is_http(address), "--tls-ca must name the authority that signed its certificate"
+    return f"the server at {address} requires TLS: {f'write https{address[4:]}' if url else remedy}"
+
+
+def _with_tls(address: str, endpoint: tuple[str, int], credentials: Credentials) -> str:
+    """Say why a TLS handshake with the settings of the failed calls fails; "" if nothing is wrong."""
+    url = server_address.is_http(address)
+    context = credentials.ssl_context(address if url else f"https://{address}") or ssl.create_default_context()
+    context.set_alpn_protocols(["http/1.1" if url else "h2"])
+    if not url:
+        context.verify_flags &= ~ssl.VERIFY_X509_STRICT  # gRPC does not set this flag; Python 3.13 and newer do
+    own = credentials.tls_cert
+    advice = "give a client certificate (--tls-cert, --tls-key)"
+    if own is not None:
+        advice = (
+            f"{own} (--tls-cert) must be signed by an authority that the server trusts (hangtag serve --tls-client-ca)"
+        )
+    with socket.create_connection(endpoint, TIMEOUT) as connection:
+        try:
+            with context.wrap_socket(connection, server_hostname=endpoint[0]) as secured:
+                if not url and secured.selected_alpn_protocol() != "h2":
+                    return (
+                        f"the port at {address} speaks TLS, but not gRPC: give --server the gRPC port, or write "
+                        f"https://{address} to call it over HTTP"
+                    )
+                if _hangs_up(secured, url):
+                    return (
+                        f"the server at {address} closes the connection after the TLS handshake, probably because it "
+                        f"verifies its clients: {advice}"
+                    )
+                return ""
+        except ssl.SSLCertVerificationError as error:
+            problem = f"the certificate of {address} is not accepted: {error.verify_message.rstrip('.')}"
+            if error.verify_code not in _UNKNOWN_AUTHORITY:
+                return problem
+            given = "" if credentials.tls_ca is None else f", not {credentials.tls_ca}"
+            return f"{problem}; --tls-ca must name the authority that signed it{given}"
+        except ssl.SSLEOFError:
+            return ""  # a proxy that reaches no server also ends the connection like this, so the cause is not known
+        except ssl.SSLError as error:
+            reason = error.reason or str(error)
+            if "ALERT" in reason:  # the server uses TLS, but refuses the client
+                return f"the server at {address} refuses TLS ({reason}); {advice}"
+            if url:
+                return f"the server at {address} does not use TLS: write http{address[5:]}"
+            if _speaks_http(endpoint):
+                return _HTTP_PORT.format(address)
+            return f"the server at {address} does not use TLS: leave out --tls-ca"
+
+
+def _hangs_up(secured: ssl.SSLSocket, url: bool) -> bool:
+    """Return whether the server closes a connection instead of sending data. A gRPC server sends its settings first."""
+    try:
+        if url:
+            secured.sendall(_REQUEST)
+        return secured.recv(1) == b""
+    except TimeoutError:
+        return False
+    except OSError:
+        return True
