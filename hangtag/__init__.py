@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 from hangtag.errors import UserError
 
 if TYPE_CHECKING:
-    from hangtag.serving.client.classification import Classification, InferenceStage, Label
     from hangtag.serving.client.client import AsyncClient, Client
-    from hangtag.serving.client.outputs import Outputs
+    from hangtag.serving.client.messages import Classification, InferenceStage, Label, Outputs
     from hangtag.serving.connection.client_options import ConnectionOptions
     from hangtag.serving.connection.errors import ClientError
     from hangtag.serving.credentials import Credentials, CredentialsError
@@ -34,15 +33,15 @@ __all__ = [
 
 _MODULES = {
     "AsyncClient": "client.client",
-    "Classification": "client.classification",
+    "Classification": "client.messages",
     "Client": "client.client",
     "ClientError": "connection.errors",
     "ConnectionOptions": "connection.client_options",
     "Credentials": "credentials",
     "CredentialsError": "credentials",
-    "InferenceStage": "client.classification",
-    "Label": "client.classification",
-    "Outputs": "client.outputs",
+    "InferenceStage": "client.messages",
+    "Label": "client.messages",
+    "Outputs": "client.messages",
 }
 
 if not TYPE_CHECKING:  # a type checker that saw __getattr__ would accept any name

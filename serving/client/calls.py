@@ -10,9 +10,8 @@ from google.protobuf.message import Message
 
 from hangtag.protos import classifier_pb2, methods
 from hangtag.protos import inference_pb2 as pb
-from hangtag.serving.client import classification, outputs
-from hangtag.serving.client.classification import Classification, Image, model_choice
-from hangtag.serving.client.outputs import Array, Outputs
+from hangtag.serving.client import messages
+from hangtag.serving.client.messages import Array, Classification, Image, Outputs
 from hangtag.serving.connection.errors import ClientError, reading, sending
 from hangtag.serving.connection.method import Method
 from hangtag.serving.health_check import HealthCalls
@@ -56,8 +55,8 @@ class Calls(HealthCalls):
             >>> [label.name for label in client.classify(image, "cnn", top_k=1).labels]
             ['Bag']
         """
-        request = classification.classify_request(image, model, version, top_k)
-        return await self._answer(CLASSIFY, request, classification.from_response)
+        request = messages.classify_request(image, model, version, top_k)
+        return await self._answer(CLASSIFY, request, messages.classification_of)
 
     async def compare(
         self, image: Image, models: Sequence[str] = (), *, top_k: int = 0
@@ -84,9 +83,9 @@ class Calls(HealthCalls):
 
         def read(response: classifier_pb2.CompareResponse) -> dict[str, Classification | ClientError]:
             names = models or [outcome.model_name for outcome in response.outcomes]
-            return dict(zip(names, map(classification.outcome, response.outcomes), strict=True))
+            return dict(zip(names, map(messages.classify_outcome, response.outcomes), strict=True))
 
-        return await self._answer(COMPARE, classification.compare_request(image, models, top_k), read)
+        return await self._answer(COMPARE, messages.compare_request(image, models, top_k), read)
 
     async def infer(self, model: str, inputs: Mapping[str, Array], *, version: str = "") -> Outputs:
         """Run a model on arrays. Works with every server of the Open Inference Protocol.
@@ -112,7 +111,7 @@ class Calls(HealthCalls):
             >>> client.infer("cnn", {"image": np.zeros((2, 28, 28), np.uint8)}).answered_by
             ('cnn',)
         """
-        return await self._answer(INFER, outputs.infer_request(model, inputs, version), Outputs)
+        return await self._answer(INFER, messages.infer_request(model, inputs, version), Outputs)
 
     async def parameters(self, model: str, *, version: str = "") -> dict[str, str]:
         """Return the parameters of a model's configuration: its file's metadata, and its execution provider.
@@ -131,7 +130,7 @@ class Calls(HealthCalls):
             return {name: parameter.string_value for name, parameter in response.config.parameters.items()}
 
         with sending():
-            model, version = model_choice(model, version)
+            model, version = messages.model_choice(model, version)
             request = pb.ModelConfigRequest(name=model, version=version)
         return await self._answer(CONFIG, request, read)
 

@@ -19,8 +19,8 @@ from hangtag.options import Duration
 from hangtag.printable import counted, escaped, printable
 from hangtag.serving.caller_options import credentials_options, server_option
 from hangtag.serving.client import picture_files
-from hangtag.serving.client.classification import Classification, Label, split_version
 from hangtag.serving.client.client import Client
+from hangtag.serving.client.messages import Classification, Label, split_version
 from hangtag.serving.connection.errors import ClientError
 from hangtag.serving.credentials import Credentials
 from hangtag.serving.image_spec import SUFFIXES, ImageSpec, ImageSpecError

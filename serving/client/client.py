@@ -17,10 +17,9 @@ from contextlib import aclosing
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from hangtag.serving import address as server_address
-from hangtag.serving.client import calls, classification, outputs
+from hangtag.serving.client import calls, messages
 from hangtag.serving.client.calls import Calls
-from hangtag.serving.client.classification import Classification, Image
-from hangtag.serving.client.outputs import Array, Outputs
+from hangtag.serving.client.messages import Array, Classification, Image, Outputs
 from hangtag.serving.connection.client_options import ConnectionOptions
 from hangtag.serving.connection.connect import blocking, connect, connect_async, finished
 from hangtag.serving.connection.errors import ClientError
@@ -143,9 +142,9 @@ class Client:
             >>> [outcome.labels[0].name for outcome in client.classify_stream([image, image], "cnn")]
             ['Bag', 'Bag']
         """
-        requests = (classification.classify_request(image, model, version, top_k) for image in images)
+        requests = (messages.classify_request(image, model, version, top_k) for image in images)
         for response in self._connection.stream(calls.CLASSIFY_STREAM, requests, timeout):
-            yield classification.outcome(response)
+            yield messages.classify_outcome(response)
 
     def infer_stream(
         self, model: str, requests: Iterable[Mapping[str, Array]], *, version: str = "", timeout: float | None = None
@@ -174,9 +173,9 @@ class Client:
             >>> [answer["logits"].shape for answer in client.infer_stream("cnn", [{"image": one} for one in images])]
             [(1, 10), (1, 10), (1, 10)]
         """
-        messages = (outputs.infer_request(model, inputs, version) for inputs in requests)
-        for response in self._connection.stream(calls.INFER_STREAM, messages, timeout):
-            yield outputs.outcome(response)
+        sent = (messages.infer_request(model, inputs, version) for inputs in requests)
+        for response in self._connection.stream(calls.INFER_STREAM, sent, timeout):
+            yield messages.infer_outcome(response)
 
 
 class AsyncClient(Calls):
@@ -241,10 +240,10 @@ class AsyncClient(Calls):
             >>> [outcome.labels[0].name async for outcome in client.classify_stream([image, image], "cnn")]
             ['Bag', 'Bag']
         """
-        requests = (classification.classify_request(image, model, version, top_k) async for image in _each(images))
+        requests = (messages.classify_request(image, model, version, top_k) async for image in _each(images))
         async with aclosing(self._connection.stream(calls.CLASSIFY_STREAM, requests, timeout)) as responses:
             async for response in responses:
-                yield classification.outcome(response)
+                yield messages.classify_outcome(response)
 
     async def infer_stream(
         self,
@@ -265,10 +264,10 @@ class AsyncClient(Calls):
             >>> [answer["logits"].shape async for answer in answers]
             [(1, 10), (1, 10), (1, 10)]
         """
-        messages = (outputs.infer_request(model, inputs, version) async for inputs in _each(requests))
-        async with aclosing(self._connection.stream(calls.INFER_STREAM, messages, timeout)) as responses:
+        sent = (messages.infer_request(model, inputs, version) async for inputs in _each(requests))
+        async with aclosing(self._connection.stream(calls.INFER_STREAM, sent, timeout)) as responses:
             async for response in responses:
-                yield outputs.outcome(response)
+                yield messages.infer_outcome(response)
 
 
 async def _each(items: AsyncIterable[Item] | Iterable[Item]) -> AsyncIterator[Item]:

@@ -66,10 +66,6 @@ def warning(data: bytes, image: image_spec.ImageSpec) -> str:
     If a model's file says ``fit=garment``, the model learned bright garments on black, and cannot classify blank or
     inverted pictures well. Of the 10,000 test images of Fashion-MNIST, these rules warn of every negated image, and of
     no unchanged image and no larger copy on white or black, which the server converts.
-
-    Args:
-        data: the content of an image file. The server reports files that cannot be decoded.
-        image: which pictures the model accepts.
     """
     if image.fit != "garment":
         return ""
@@ -77,7 +73,7 @@ def warning(data: bytes, image: image_spec.ImageSpec) -> str:
         with Image.open(io.BytesIO(data)) as picture:
             picture.draft("L", (2 * _EDGE, 2 * _EDGE))  # lets a JPEG be decoded at a fraction of its size
             grey = image_spec.flattened(ImageOps.exif_transpose(picture), 1)
-    except Exception:  # Pillow's decoders may raise any exception for a broken file
+    except Exception:  # Pillow's decoders may raise any exception for a broken file, which the server reports
         return ""
     converted = grey.size != (image.width, image.height)
     grey.thumbnail((_EDGE, _EDGE), Image.Resampling.BOX)  # averages out a camera's noise

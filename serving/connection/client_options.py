@@ -88,7 +88,7 @@ class ConnectionOptions:
         return None if self.max_message_mib is None else round(self.max_message_mib * 1024 * 1024)
 
     def retry_pauses(self, method: Method[Any]) -> Iterator[float]:
-        """Yield the pauses in seconds before the retries of a call over HTTP. Some methods' calls are not repeated."""
+        """Yield the pauses in seconds before the retries of a call over HTTP: none if the client does not repeat it."""
         retried = method.repeatable and method.path.startswith(_RETRIED_PATHS)
         return itertools.islice(self.polling_pauses(), self.retries if retried else 0)
 

@@ -27,7 +27,7 @@ Result = TypeVar("Result")
 def connect(address: str, timeout: float, credentials: Credentials, options: ConnectionOptions) -> Connection:
     """Return the connection to a server: over HTTP if the address is a URL, and otherwise over gRPC.
 
-    The first call opens it. The arguments and the exceptions are those of ``Client``.
+    The first call opens the connection. The arguments and the exceptions are those of ``Client``.
     """
     if not _is_http(address, timeout):
         return GrpcConnection(address, timeout, credentials, options)

@@ -47,9 +47,7 @@ _UNKNOWN_AUTHORITY = (2, 18, 19, 20, 21)  # OpenSSL's codes for a certificate wh
 def too_late(address: str, seconds: float | None, reason: str = "", *, stream: bool = False) -> ClientError:
     """Return the error of a call whose deadline has passed, or will pass before the next attempt.
 
-    Args:
-        seconds: the deadline; None if the server set the deadline.
-        reason: how the last attempt failed; "" if the last attempt got no answer.
+    ``seconds`` is None for a deadline of the server, and ``reason`` is "" if the last attempt still waited.
     """
     what = f"the stream to {address} was not answered completely" if stream else f"no answer from {address}"
     limit = "in time" if seconds is None else f"within {seconds:g} s"
@@ -70,13 +68,10 @@ def failed(code: grpc.StatusCode, message: str, method: Method[Any], *, executed
 def unanswered(
     address: str, method: Method[Any], reason: str, *, connected: bool, credentials: Credentials | None
 ) -> ClientError:
-    """Return the error of a call that got no answer.
+    """Return the error of a call that got no answer, for a ``reason`` in the words of the library that made the call.
 
-    Args:
-        reason: the failure in the words of the library that made the call.
-        connected: whether there was a connection, which ended during the call.
-        credentials: the credentials of the call, with which ``diagnose`` looks for the cause, which may take seconds;
-            None if the cause is known.
+    ``connected`` is whether there was a connection, which ended during the call. With the call's ``credentials``, this
+    function looks for the cause, which may take seconds; without them, the cause is known.
     """
     message = "" if credentials is None else diagnose(address, credentials, reason)
     if not message and connected:
@@ -148,7 +143,7 @@ def _speaks_http(endpoint: tuple[str, int]) -> bool:
 
 
 def _without_tls(address: str, endpoint: tuple[str, int]) -> str:
-    """Say that the server begins a TLS handshake, which the failed calls did not; "" if the server does not."""
+    """Say that the server requires TLS, which the failed calls did not use; "" if it begins no TLS handshake."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Iterator
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import suppress
+from operator import methodcaller
 from typing import Any
 
 import grpc
@@ -28,6 +29,7 @@ server may receive all of them in one read. Therefore, the client waits long eno
 call. A call above the server's limit on streams begins only when another call ends. Therefore, the client also waits
 between two resets."""
 _END: Any = object()
+_serialise = methodcaller("SerializeToString")
 
 
 class _Channel:
@@ -47,7 +49,7 @@ class _Channel:
 
     def _unary(self, method: Method[Response]) -> "grpc.UnaryUnaryMultiCallable[Message, Response]":
         self._require_open()
-        return self._channel.unary_unary(method.path, method.serialise, method.response.FromString)
+        return self._channel.unary_unary(method.path, _serialise, method.response.FromString)
 
     def _begin_stream(
         self, method: Method[Response], requests: Iterable[Message], timeout: float | None
@@ -63,7 +65,7 @@ class _Channel:
                 raised.append(error)
 
         start: grpc.StreamStreamMultiCallable[Message, Response] = self._channel.stream_stream(
-            method.path, method.serialise, method.response.FromString
+            method.path, _serialise, method.response.FromString
         )
         call = start(outgoing(), timeout=timeout, metadata=self._credentials.metadata())
 

@@ -30,15 +30,11 @@ class Method(Generic[Response]):
         """Whether a connection may repeat a call without knowing whether the server has executed it."""
         return self.path not in CONTROL
 
-    def serialise(self, request: Message) -> bytes:
-        """Return a request in its wire format."""
-        return request.SerializeToString()
-
 
 def keep_costs(response: Any, metadata: Iterable[tuple[str, str | bytes]]) -> None:
     """Copy the metadata (over HTTP: the headers) ``hangtag-*`` of a ModelInfer response into its parameters.
 
-    They say which models answered, and how long the answer took. In a stream, the server itself sets these parameters.
+    The metadata says which models answered, and how long the answer took. In a stream, the server sets the parameters.
     """
     if type(response).__name__ == "ModelInferResponse":  # health checks do not import this class, to begin faster
         for key, value in metadata:

@@ -42,11 +42,8 @@ def for_url(url: str) -> Proxy | None:
     """Return the proxy that HTTP_PROXY, HTTPS_PROXY or ALL_PROXY names for a URL, unless NO_PROXY exempts its host.
 
     Python's library reads the variables. If none is set, the library reads the settings of macOS or Windows. A CGI
-    script ignores HTTP_PROXY in upper case, which a request's header Proxy sets (CVE-2016-1000110).
-
-    Raises:
-        AddressError: the variable does not contain a proxy's URL, or contains a SOCKS proxy's URL although the package
-            ``socksio`` is not installed.
+    script ignores HTTP_PROXY in upper case, which a request's header Proxy sets (CVE-2016-1000110). Raises AddressError
+    if the variable does not contain a proxy's URL, or a SOCKS proxy's URL needs a package that is not installed.
     """
     import urllib.request  # here, because the health check over gRPC does not need this module
 

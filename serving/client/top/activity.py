@@ -68,7 +68,6 @@ class Interval:
 
     @property
     def seconds(self) -> float:
-        """The length of the interval."""
         return self.after.time - self.before.time
 
     @cached_property
@@ -155,11 +154,8 @@ def labelled(metrics: Metrics, name: str, *labels: object) -> Metrics:
 def quantile(buckets: Sequence[tuple[float, float]], fraction: float) -> float | None:
     """Estimate a quantile in milliseconds, linear within a bucket as Prometheus' histogram_quantile is.
 
-    Values above the last finite bound are treated as equal to that bound. Returns None for an empty histogram.
-
-    Args:
-        buckets: upper bounds in seconds, ascending, each with the number of requests that took at most that time.
-        fraction: the quantile, from 0 to 1.
+    Each bucket is its upper bound in seconds, with the number of requests that took at most that time. Values above the
+    last finite bound are treated as equal to that bound. Returns None for an empty histogram.
     """
     bounds = [(0.0, 0.0), *buckets]
     rank = fraction * bounds[-1][1]

@@ -109,7 +109,7 @@ class AsyncHttpConnection:
                         begun.put_nowait(asyncio.ensure_future(call(request)))
                         await room.acquire()
             finally:
-                begun.put_nowait(None)  # not this task itself, because a cycle of references would keep ``requests``
+                begun.put_nowait(None)  # this task instead of None would be in a cycle, and keep ``requests`` in memory
 
         beginning: asyncio.Future[Any] = asyncio.ensure_future(begin_calls())
         current = beginning
@@ -168,12 +168,10 @@ class AsyncHttpConnection:
 
     @asynccontextmanager
     async def _in_time(self, seconds: float | None, ends: float | None, *, stream: bool) -> AsyncIterator[None]:
-        """Context in which waiting ends with a ClientError when the deadline passes or the connection is closed.
+        """Context in which waiting ends with a ClientError when the connection is closed, or when the deadline passes.
 
-        Args:
-            seconds: the deadline of the call or of its stream in seconds, for the error message; None for no deadline.
-            ends: when the deadline passes, by the event loop's clock.
-            stream: whether the call is a stream, or belongs to one.
+        The deadline passes at ``ends`` by the event loop's clock, ``seconds`` after the call or its stream began.
+        Without a deadline, both are None.
         """
         if self.closed:
             raise ClosedError()
@@ -209,10 +207,8 @@ class AsyncHttpConnection:
         return response
 
     async def _exchange(self, request: HttpRequest, seconds: float | None) -> HttpAnswer:
-        """Send a request with the token, and read the answer. ``seconds`` limits the time for connecting.
-
-        Raises CredentialsError, or a ClientError as soon as the answer exceeds the client's limit.
-        """
+        """Send a request with the token, and read the answer, unless it exceeds the client's limit. ``seconds`` limits
+        the time for connecting."""
         url = self._url
         headers: dict[Any, Any] = {
             "host": url.netloc.decode("ascii"),

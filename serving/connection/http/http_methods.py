@@ -64,13 +64,6 @@ class HttpAnswer:
     headers: Mapping[str, str]
     body: bytes
 
-    def json(self, end: int | None = None) -> Any:
-        """Parse the body, or its first ``end`` bytes. Raises ValueError if the bytes are not JSON."""
-        try:
-            return json.loads(self.body[:end])
-        except RecursionError as error:
-            raise ValueError("the JSON is nested too deeply") from error
-
     @property
     def code(self) -> grpc.StatusCode:
         """gRPC's code for the status; UNKNOWN for a status that no server of the protocol sends."""
@@ -80,8 +73,8 @@ class HttpAnswer:
     def error(self) -> str:
         """The text of a refusal, ``{"error": "..."}``; empty if the answer does not follow the protocol."""
         try:
-            text = self.json()["error"]
-        except (ValueError, LookupError, TypeError):
+            text = json.loads(self.body)["error"]
+        except (ValueError, LookupError, TypeError, RecursionError):
             return ""
         return text if isinstance(text, str) else ""
 
@@ -142,7 +135,7 @@ def _infer_response(answer: HttpAnswer, _request: object) -> pb.ModelInferRespon
     offset = int(answer.headers.get(HEAD_LENGTH, len(answer.body)))
     if not 0 <= offset <= len(answer.body):
         raise ValueError(f"{HEAD_LENGTH} is {offset}, of {len(answer.body)} bytes")
-    head = answer.json(offset)
+    head = json.loads(answer.body[:offset])
     response = pb.ModelInferResponse(model_name=head["model_name"], model_version=head.get("model_version", ""))
     for output in head["outputs"]:
         name, datatype, shape = output["name"], output["datatype"], output["shape"]
@@ -180,10 +173,12 @@ def _image_request(
 
 def _compare_response(answer: HttpAnswer, request: classifier_pb2.CompareRequest) -> classifier_pb2.CompareResponse:
     if len(request.models) == 1:  # the server sends the same answer or error as for Classify
-        result = {"answer": answer.json()} if answer.status == 200 else {"status": answer.status, "error": answer.error}
-        outcomes = [{"model_name": request.models[0].name, **result}]
+        outcome: dict[str, Any] = {"status": answer.status, "error": answer.error}
+        if answer.status == 200:
+            outcome = {"answer": json.loads(answer.body)}
+        outcomes = [{"model_name": request.models[0].name, **outcome}]
     else:
-        outcomes = answer.json()["outcomes"]
+        outcomes = json.loads(answer.body)["outcomes"]
     for outcome in outcomes:
         if "answer" not in outcome:
             code = _CODES.get(outcome.pop("status"), grpc.StatusCode.UNKNOWN)
@@ -199,8 +194,8 @@ def _is_comparison(answer: HttpAnswer, request: classifier_pb2.CompareRequest) -
 
 def _is_ready(answer: HttpAnswer) -> bool:
     try:
-        return answer.status == 200 and bool(answer.json().get("ready", True))
-    except (ValueError, AttributeError):  # Triton's answer is empty
+        return answer.status == 200 and bool(json.loads(answer.body).get("ready", True))
+    except (ValueError, AttributeError, RecursionError):  # Triton's answer is empty
         return True
 
 
@@ -220,8 +215,8 @@ class Route:
     """How one method is called over HTTP.
 
     ``encode`` makes the HTTP request from the message and the microseconds until the deadline (None for no deadline).
-    ``answers`` is whether the call succeeded, so that ``decode`` makes the response from the answer and the message.
-    ``decode`` may raise any exception if the answer does not follow the protocol.
+    If ``answers`` returns True for the answer and the message, the call succeeded, and ``decode`` makes the response
+    from them. ``decode`` may raise any exception if the answer does not follow the protocol.
     """
 
     encode: Callable[[Any, int | None], HttpRequest]
@@ -234,7 +229,7 @@ def _parsed(response: type[Any], field: str = "") -> Callable[[HttpAnswer, Any],
     .proto files."""
 
     def decode(answer: HttpAnswer, _request: Any) -> Any:
-        value = {field: answer.json()} if field else answer.json()
+        value = {field: json.loads(answer.body)} if field else json.loads(answer.body)
         return json_format.ParseDict(value, response(), ignore_unknown_fields=True)
 
     return decode

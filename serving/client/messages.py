@@ -1,0 +1,272 @@
+"""Build the requests of calls, and read their responses into dataclasses and arrays."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import grpc
+import numpy as np
+import numpy.typing as npt
+
+from hangtag.protos import classifier_pb2 as pb
+from hangtag.protos import inference_pb2, tensors
+from hangtag.serving.connection.errors import ClientError, InputError, reading, sending
+
+Array: TypeAlias = npt.NDArray[Any]
+Image: TypeAlias = bytes | npt.NDArray[np.uint8]
+"""The bytes of a PNG, JPEG or WebP file, or pixels of the model's input size: grey [height, width], or red, green
+and blue [height, width, 3]."""
+_STATUS = {code.value[0]: code for code in grpc.StatusCode}
+_STAGE = re.compile(r"(.+?);samples=(\d+);queue-ns=(\d+);compute-ns=(\d+);batch-size=(\d+)(?:,|$)")
+
+
+@dataclass(frozen=True)
+class Label:
+    """One label of a classification.
+
+    Attributes:
+        name: the label's name, such as "Ankle boot".
+        probability: the label's probability, from 0 to 1.
+        index: the label's index in the model's output.
+        distance: the distance from the classification's first label, from 0 (the same label) to 1 (the two labels that
+            are farthest apart); None for a model without label distances.
+    """
+
+    name: str
+    probability: float
+    index: int
+    distance: float | None = None
+
+
+@dataclass(frozen=True)
+class InferenceStage:
+    """What one member of a route computed for a request.
+
+    Attributes:
+        model: the member's name, or NAME@VERSION if the route names a version.
+        samples: how many samples of the request the member computed; 1 for an image.
+        queue_ms: milliseconds in the member's queue.
+        compute_ms: milliseconds of inference.
+        batch_size: samples in the batch that the member computed, including samples of other requests.
+    """
+
+    model: str
+    samples: int
+    queue_ms: float
+    compute_ms: float
+    batch_size: int
+
+
+@dataclass(frozen=True)
+class Classification:
+    """A model's labels for one image, with the server's timings.
+
+    Attributes:
+        model: the name of the model, or of the route.
+        version: the version of the model or route.
+        labels: for the task ``single_label``, the candidates, most probable first. For ``multi_label``, the predicted
+            set, which may be empty. The set is in the order of prediction if the model predicts one label after
+            another; otherwise the most probable label comes first.
+        preprocess_ms: milliseconds that the server spent on decoding and resizing the image.
+        queue_ms: milliseconds in the server's queues.
+        compute_ms: milliseconds of inference.
+        batch_size: images in the batch that included this image; for a route, in the batch of its first stage.
+        task: ``single_label`` or ``multi_label``.
+        path_probability: the probability of the whole set; None if the model does not give this probability.
+        stages: for a route, what each member computed, in order; empty for a model.
+        unsure: True if a cascade returned the answer of a model that was not sure, because the next model could not
+            answer in time.
+    """
+
+    model: str
+    version: str
+    labels: tuple[Label, ...]
+    preprocess_ms: float
+    queue_ms: float
+    compute_ms: float
+    batch_size: int
+    task: str = "single_label"
+    path_probability: float | None = None
+    stages: tuple[InferenceStage, ...] = ()
+    unsure: bool = False
+
+    @property
+    def answered_by(self) -> str:
+        """The name of the model that answered; for a route, the name of the last member that ran."""
+        return self.stages[-1].model if self.stages else self.model
+
+
+class Outputs(dict[str, Array]):
+    """Maps the name of each output to its array. The attributes contain what the server reported about the answer.
+
+    Attributes:
+        model: the name of the model or route, as given in the server's answer.
+        version: the version of the model or route.
+        answered_by: the models that answered; for a route, the members that answered at least one sample.
+        sample_stages: for a route, the number (from 1) of the stage that answered each sample, or only one number if
+            the same stage answered all samples. The tuple is empty for a model, and if different stages answered more
+            than 1,024 samples.
+        stages: for a route, what each member computed, in order; empty for a model.
+        unsure: the number of samples for which a cascade returned the answer of a model that was not sure, because the
+            next model had no time or no room in its queue.
+        queue_ms: milliseconds in the server's queues; None in a stream over gRPC, and if the server is not hangtag's.
+        compute_ms: milliseconds of inference; None if ``queue_ms`` is None.
+        batch_size: samples in the batch that was computed; for a route, in the batch of its first stage. The size is
+            None if ``queue_ms`` is None.
+
+    Example:
+        >>> outputs = client.infer("fast-and-accurate", {"image": np.zeros((2, 28, 28), np.uint8)})
+        >>> outputs.model, outputs["logits"].shape
+        ('fast-and-accurate', (2, 10))
+        >>> set(outputs.answered_by) <= {"lstm", "cnn"}
+        True
+    """
+
+    def __init__(self, response: inference_pb2.ModelInferResponse) -> None:
+        """Read a response and its parameters. Raises ValueError if the response does not follow the protocol."""
+        super().__init__(
+            (output.name, tensors.output(response, index)) for index, output in enumerate(response.outputs)
+        )
+        values = {key: value.string_param for key, value in response.parameters.items()}
+        self.model = response.model_name
+        self.version = response.model_version
+        self.answered_by: tuple[str, ...] = tuple(values.get("hangtag_model", self.model).split(","))
+        numbers = values.get("hangtag_stage", "").split(",")
+        self.sample_stages: tuple[int, ...] = tuple(int(number) for number in numbers if number.isdigit())
+        self.stages: tuple[InferenceStage, ...] = tuple(
+            InferenceStage(model, int(samples), int(queue_ns) / 1e6, int(compute_ns) / 1e6, int(batch_size))
+            for model, samples, queue_ns, compute_ns, batch_size in _STAGE.findall(values.get("hangtag_stages", ""))
+        )
+        self.unsure = int(values.get("hangtag_unsure", 0))
+        self.queue_ms = _milliseconds(values.get("hangtag_queue_ns"))
+        self.compute_ms = _milliseconds(values.get("hangtag_compute_ns"))
+        size = values.get("hangtag_batch_size")
+        self.batch_size = None if size is None else int(size)
+
+
+def _milliseconds(nanoseconds: str | None) -> float | None:
+    return None if nanoseconds is None else int(nanoseconds) / 1e6
+
+
+@sending()
+def classify_request(image: Image, model: str, version: str, top_k: int) -> pb.ClassifyRequest:
+    """Build the request that classifies one image. Raises InputError."""
+    name, version = model_choice(model, version)
+    request = pb.ClassifyRequest(model_name=name, model_version=version, top_k=top_k)
+    _set_image(request, image)
+    return request
+
+
+@sending()
+def compare_request(image: Image, models: Sequence[str], top_k: int) -> pb.CompareRequest:
+    """Build the request that classifies one image with several models. Raises InputError."""
+    choices = [dict(zip(("name", "version"), split_version(model), strict=True)) for model in models]
+    request = pb.CompareRequest(models=choices, top_k=top_k)
+    _set_image(request, image)
+    return request
+
+
+def split_version(model: str) -> tuple[str, str]:
+    """Split NAME@VERSION; the version of a plain NAME is ""."""
+    name, _, version = model.partition("@")
+    return name, version
+
+
+def model_choice(model: str, version: str) -> tuple[str, str]:
+    """Return the name and the version of ``model``. If ``version`` is given, ``model`` is only a name."""
+    return (model, version) if version else split_version(model)
+
+
+def _set_image(request: pb.ClassifyRequest | pb.CompareRequest, image: Image) -> None:
+    if not isinstance(image, bytes | np.ndarray):
+        raise InputError(
+            f"image must be bytes or a numpy array, not {type(image).__name__}; for a path, pass path.read_bytes()"
+        )
+    if isinstance(image, bytes):
+        request.encoded = image
+        return
+    if image.dtype != np.uint8 or not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)):
+        raise InputError(
+            "pixels must be uint8 [height, width], or [height, width, 3] for a model with colour input, not "
+            f"{image.dtype} {list(image.shape)}"
+        )
+    height, width = image.shape[:2]
+    request.raw.CopyFrom(pb.RawImage(height=height, width=width, pixels=image.tobytes()))
+
+
+@sending()
+def infer_request(model: str, inputs: Mapping[str, Array], version: str) -> inference_pb2.ModelInferRequest:
+    """Build a request that runs a model on arrays. Raises InputError."""
+    model, version = model_choice(model, version)
+    request = inference_pb2.ModelInferRequest(model_name=model, model_version=version)
+    for name, array in inputs.items():
+        if not isinstance(array, np.ndarray):
+            raise InputError(f"input {name!r} must be a numpy array with the input's dtype, not {type(array).__name__}")
+        try:
+            datatype, raw = tensors.datatype_of(array), tensors.to_raw(array)
+        except ValueError as error:
+            raise InputError(f"input {name!r} cannot be sent: {error}") from error
+        request.inputs.add(name=name, datatype=datatype, shape=array.shape)
+        request.raw_input_contents.append(raw)
+    return request
+
+
+def classification_of(response: pb.ClassifyResponse) -> Classification:
+    """Read a classification from the server's response."""
+    timings = response.timings
+    return Classification(
+        model=response.model_name,
+        version=response.model_version,
+        labels=tuple(_label(score) for score in response.labels),
+        preprocess_ms=timings.preprocess_ns / 1e6,
+        queue_ms=timings.queue_ns / 1e6,
+        compute_ms=timings.compute_ns / 1e6,
+        batch_size=timings.batch_size,
+        task="multi_label" if response.task == pb.TASK_MULTI_LABEL else "single_label",
+        path_probability=response.path_probability if response.HasField("path_probability") else None,
+        stages=tuple(
+            InferenceStage(stage.model, 1, stage.queue_ns / 1e6, stage.compute_ns / 1e6, stage.batch_size)
+            for stage in timings.stages
+        ),
+        unsure=response.unsure,
+    )
+
+
+def classify_outcome(response: Any) -> Classification | ClientError:
+    """Read one response of a stream of images (over HTTP: the response to a separate call, or its ClientError), or the
+    outcome of one model in a comparison."""
+    if isinstance(response, ClientError):
+        return response
+    if isinstance(response, pb.ClassifyResponse):
+        return classification_of(response)
+    if response.HasField("failure"):
+        code = _STATUS.get(response.failure.code, grpc.StatusCode.UNKNOWN)
+        return ClientError(code, response.failure.message)
+    return classification_of(response.answer)
+
+
+def _label(score: pb.LabelScore) -> Label:
+    distance = score.distance if score.HasField("distance") else None
+    return Label(score.label, score.probability, score.index, distance)
+
+
+def infer_outcome(response: Any) -> Outputs | ClientError:
+    """Read one response of a stream of inferences: over HTTP, the response to a separate call, or its ClientError.
+
+    Returns a ClientError if the response does not follow the protocol.
+    """
+    if isinstance(response, ClientError):
+        return response
+    if isinstance(response, inference_pb2.ModelStreamInferResponse):
+        if response.error_message:
+            # hangtag's server also sends the status; the protocol itself has only the message.
+            status = response.infer_response.parameters["status"].string_param
+            code = grpc.StatusCode.__members__.get(status, grpc.StatusCode.UNKNOWN)
+            return ClientError(code, response.error_message)
+        response = response.infer_response
+    try:
+        with reading("the server"):
+            return Outputs(response)
+    except ClientError as error:
+        return error
