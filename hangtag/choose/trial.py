@@ -5,7 +5,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -17,10 +17,8 @@ from hangtag.choose.candidates import Candidate, Outcome
 from hangtag.choose.queueing import IN_FLIGHT
 from hangtag.evaluation.subject import Array, EvaluationError
 from hangtag.serving.credentials import Credentials
-from hangtag.serving.loadtest.measuring.load_test import OnProgress
 from hangtag.serving.loadtest.measuring.load_test import measure as run_load_test
-from hangtag.serving.loadtest.plan.scenario import Scenario
-from hangtag.serving.loadtest.plan.target import of_model
+from hangtag.serving.loadtest.plan.scenario import Scenario, target_of
 from hangtag.serving.loadtest.samples.library import LIBRARY_SIZE
 from hangtag.serving.model_repository import ROUTE_FILE
 
@@ -30,7 +28,7 @@ _READY = re.compile(r"^(?=.*\bevent=ready\b).*?\baddress=(\S+)")
 
 def load_test(
     candidates: Sequence[Candidate], rate: float | None, seconds: float, *, repository: Path, images: Array,
-    on_progress: OnProgress, stop: threading.Event,
+    on_progress: Callable[[str], None], stop: threading.Event,
 ) -> list[Candidate]:  # fmt: skip
     """Serve candidates, load-test them with 64 calls in flight and at a rate, and return them with the results.
 
@@ -49,7 +47,7 @@ def load_test(
         np.savez(file, images=images[_typical(candidates)])
         with _served(models) as address:
             scenario = Scenario(
-                tuple(of_model(name, address) for name in names), concurrency=(IN_FLIGHT,),
+                tuple(target_of(name, address) for name in names), concurrency=(IN_FLIGHT,),
                 rate=() if rate is None else (rate,), min_duration=seconds, max_duration=max(60.0, 10 * seconds),
             )  # fmt: skip
             results = run_load_test(scenario, Credentials(), stop, on_progress, samples=file)

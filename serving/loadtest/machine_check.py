@@ -19,10 +19,9 @@ FORWARDERS = frozenset({"docker-proxy", "rootlessport", "envoy", "haproxy", "ngi
 
 def family(pid: int) -> set[int]:
     """Return the ids of a process and of all its descendants."""
-    try:
+    with suppress(psutil.NoSuchProcess):
         return {pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))}
-    except psutil.NoSuchProcess:
-        return {pid}
+    return {pid}
 
 
 def cpu_seconds(pids: Iterable[int]) -> float:
@@ -36,11 +35,9 @@ def cpu_seconds(pids: Iterable[int]) -> float:
 
 
 def listeners(address: str) -> set[int]:
-    """Return the ids of the processes that accept connections at an address of this machine.
-
-    The result is empty if the processes cannot be identified, because they belong to another user, run in another
-    network namespace, or forward connections to a server elsewhere, for example from a port that Docker publishes.
-    """
+    """Return the ids of the processes that accept connections at an address of this machine. The result is empty if the
+    processes belong to another user, run in another network namespace, or forward connections to a server elsewhere,
+    for example from a port that Docker publishes."""
     kind, _, name = address.partition(":")
     if kind in ("unix", "unix-abstract"):
         path = f"@{name}" if kind == "unix-abstract" else "/" + name.lstrip("/")
@@ -65,17 +62,12 @@ SHORTEST = 0.25
 class OtherPrograms:
     """Measures the share of CPU time that other programs have taken since the creation of this object.
 
-    Other programs are all programs except for this process, the processes that listen at the addresses, and all their
-    descendants. If a listening process cannot be identified, the share is unknown, because the share would include the
-    server's CPU time.
+    Other programs are all programs except for this process, the processes that listen at the addresses, which are those
+    of servers on this machine, and all their descendants. If a listening process cannot be identified, the share is
+    unknown, because the share would include the server's CPU time.
     """
 
     def __init__(self, addresses: Iterable[str] = (), cpu_times: Callable[[], Any] = psutil.cpu_times) -> None:
-        """Begin to measure.
-
-        The addresses are those of servers on this machine. Tests replace `cpu_times`, which returns the CPU times of
-        all CPUs together.
-        """
         listening = [listeners(address) for address in set(addresses)]
         self._servers, self._known = set[int]().union(*listening), all(listening)
         self._cpu_times = cpu_times

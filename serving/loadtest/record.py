@@ -1,8 +1,5 @@
-"""Converts results to JSON and JSON to results, using pydantic.
-
-A class declares each field once, with its description: with `stored` if the JSON document has the field, else with
-`unstored`. `shown` declares a property that is part of the document.
-"""
+"""Converts results to JSON and JSON to results, using pydantic. A class declares each field once, with its
+description."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field, fields
@@ -19,25 +16,19 @@ NullForNan = Annotated[float, WithJsonSchema({"anyOf": [{"type": "number"}, {"ty
 
 
 def stored(text: str = "", *, name: str | None = None, combine: Combine | None = None, **options: Any) -> Any:
-    """Declare a dataclass field that is written to the dataclass' document.
-
-    `text` is the field's description in the schema, and `name` is its name in the document, if that differs. `combine`
-    combines the values of several objects into one value. The options are arguments of `dataclasses.field`.
-    """
+    """Declare a dataclass field that is part of the document. `text` is the field's description in the schema, and
+    `name` is its name in the document, if that differs. `combine` combines the values of several objects into one."""
     return field(metadata={"description": text or None, "serialization_alias": name, "combine": combine}, **options)
 
 
 def unstored(*, combine: Combine | None = None, **options: Any) -> Any:
-    """Declare a dataclass field that is not written to the dataclass' document. The arguments are as for `stored`."""
+    """Declare a dataclass field that is not part of the document."""
     return field(metadata={"exclude": True, "combine": combine}, **options)
 
 
 def shown(name: str | None = None) -> Callable[[Callable[[Any], T]], T]:
-    """Declare a property that is part of the document. The property's docstring is its description in the schema.
-
-    The property is computed once, and is not read from a document. `name` is the property's name in the document, if it
-    differs.
-    """
+    """Declare a property that is part of the document, is computed once, and is not read from a document. Its docstring
+    is its description in the schema. `name` is its name in the document, if that differs."""
 
     def decorate(method: Callable[[Any], T]) -> T:
         return cast(T, computed_field(alias=name)(cached_property(method)))
@@ -65,10 +56,8 @@ def to_json(kind: Any, value: Any) -> str:
 
 
 def from_json(kind: type[T], document: Mapping[str, Any]) -> T:
-    """Read an object from its document. Fields that the document lacks get their defaults.
-
-    Raises ValueError if the document is not a document of this kind.
-    """
+    """Read an object from its document. Fields that the document lacks get their defaults. Raises ValueError if the
+    document is not a document of this kind."""
     try:
         return cast(T, _adapter(cast(Any, kind)).validate_python(document))
     except ValidationError as error:

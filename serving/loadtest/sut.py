@@ -1,7 +1,4 @@
-"""Reads the description and the counters of the system under test (SUT, LoadGen's term): a server and its models.
-
-The functions work with any server of the Open Inference Protocol.
-"""
+"""Reads the description and the counters of the system under test (SUT, LoadGen's term): a server and its models."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
@@ -11,6 +8,7 @@ from typing import Any, TypeVar
 import grpc
 from google.protobuf.message import Message
 
+from hangtag.printable import counted
 from hangtag.protos import classifier_pb2, methods
 from hangtag.protos import inference_pb2 as pb
 from hangtag.serving import address as server_address
@@ -19,12 +17,12 @@ from hangtag.serving.connection.connect import Connection, connect
 from hangtag.serving.connection.errors import ClientError
 from hangtag.serving.connection.method import Method, Response
 from hangtag.serving.credentials import Credentials
-from hangtag.serving.loadtest.errors import LoadTestError
-from hangtag.serving.loadtest.generator.process_messages import CLASSIFY, INFER
-from hangtag.serving.loadtest.plan.target import Target
+from hangtag.serving.loadtest import LoadTestError
+from hangtag.serving.loadtest.generator.channels import CLASSIFY, INFER
+from hangtag.serving.loadtest.plan.scenario import Target
 from hangtag.serving.loadtest.record import stored, unstored
+from hangtag.serving.loadtest.statistics.durations import PARTS, ServerTimings
 from hangtag.serving.loadtest.statistics.intervals import Accuracy
-from hangtag.serving.loadtest.statistics.server_timings import PARTS, ServerTimings
 
 Number = TypeVar("Number", int, float)
 
@@ -59,11 +57,6 @@ class Description:
     samples: str = stored("The source of the samples.", default="")
     accuracy: Accuracy | None = stored(default=None)
 
-    @property
-    def version(self) -> str:
-        """The version that answered, or the loaded versions if the answering version is unknown."""
-        return self.answering_version or ", ".join(self.model_versions)
-
 
 def number_in(parameters: Mapping[str, str], name: str, kind: type[Number]) -> Number | None:
     """Return a parameter of a model's configuration as a number; None if the parameter is missing or no number."""
@@ -75,13 +68,9 @@ def number_in(parameters: Mapping[str, str], name: str, kind: type[Number]) -> N
 
 def _threads(config: pb.ModelConfig, parameters: Mapping[str, str]) -> str:
     instances = sum(group.count for group in config.instance_group)
-    if not instances:
-        return ""
-    text = f"{instances} instance{'s' * (instances != 1)}"
-    threads, threads_alone = (parameters.get(f"{name}_threads", "") for name in ("intra_op", "alone"))
-    if threads:
-        text += f" of {threads} thread{'s' * (threads != '1')}"
-    return text + (f" ({threads_alone} for a batch alone)" if threads_alone not in ("", threads) else "")
+    threads, alone = (parameters.get(f"{name}_threads", "") for name in ("intra_op", "alone"))
+    text = counted(instances, "instance", "instances") + f" of {threads} thread{'s' * (threads != '1')}" * bool(threads)
+    return (text + f" ({alone} for a batch alone)" * (alone not in ("", threads))) * bool(instances)
 
 
 # The deadline in seconds, which is enough for a server on another continent. A refused connection fails at once.
@@ -103,7 +92,6 @@ class Probe:
     connection: Connection
 
     def describe(self) -> Description:
-        """Return everything that the server reports about the target's model."""
         target, server, metadata = self.target, self._server(), self._metadata()
         response = self._optional(_CONFIG, pb.ModelConfigRequest(name=target.model, version=target.version))
         config = response.config if response else pb.ModelConfig()
@@ -129,13 +117,15 @@ class Probe:
         model, version = self.target.model, self.target.version
         response = self._optional(_STATISTICS, pb.ModelStatisticsRequest(name=model, version=version))
         # The answer to a request without a version has the counters of every loaded version.
-        versions = []
-        for each in response.model_stats if response else ():
-            if each.name == model and version in ("", each.version):
-                sums = each.inference_stats
-                seconds = {part: getattr(sums, part).ns / 1e9 for part in PARTS}
-                versions.append(ServerTimings(sums.success.count, each.execution_count, **seconds))
-        return ServerTimings.summed(versions)
+        return ServerTimings.summed(
+            ServerTimings(
+                each.inference_stats.success.count,
+                each.execution_count,
+                *(getattr(each.inference_stats, part).ns / 1e9 for part in PARTS),
+            )
+            for each in (response.model_stats if response else ())
+            if each.name == model and version in ("", each.version)
+        )
 
     def call(self, method: str, request: Message, timeout: float) -> Any:
         """Call INFER or CLASSIFY in the same way as the load, with a deadline in seconds, and return the response."""
@@ -145,7 +135,8 @@ class Probe:
             if error.code is grpc.StatusCode.UNIMPLEMENTED and method == CLASSIFY:
                 raise LoadTestError(f"{self.target.address} has no Classify: leave out --method classify.") from error
             raise LoadTestError(
-                f"{self.target.name} does not answer the test's queries ({_status(error)}), so nothing was measured."
+                f"{self.target.name} does not answer the test's queries ({error.code.name}: {error}), so nothing was "
+                "measured."
             ) from error
 
     def _server(self) -> pb.ServerMetadataResponse:
@@ -165,7 +156,7 @@ class Probe:
             metadata = self.connection.call(_MODEL, pb.ModelMetadataRequest(name=name, version=version))
             ready = self.connection.call(_READY, pb.ModelReadyRequest(name=name, version=version)).ready
         except ClientError as error:
-            message = f"{address} could not describe model {name!r}: {_status(error)}."
+            message = f"{address} could not describe model {name!r}: {error.code.name} ({error})."
             if error.code is grpc.StatusCode.NOT_FOUND:
                 index = self._optional(_INDEX, pb.RepositoryIndexRequest())
                 names = ", ".join(sorted({model.name for model in index.models})) if index else ""
@@ -189,17 +180,10 @@ class Probe:
             return None
 
 
-def _status(error: ClientError) -> str:
-    return f"{error.code.name} ({error})"
-
-
 @contextmanager
 def open_probes(targets: tuple[Target, ...], credentials: Credentials) -> Iterator[dict[str, Probe]]:
-    """Yield a probe for each target by the target's name. Targets on the same server share a connection.
-
-    Raises the same exceptions as ``connect``.
-    """
-    credentials.metadata()  # raises an error at once if the token cannot be read
+    """Yield a probe for each target by the target's name. Targets on the same server share a connection. Raises the
+    same exceptions as ``connect``."""
     options = ConnectionOptions(retries=0)  # A load test must report each failed call.
     with ExitStack() as stack:
         connections = {

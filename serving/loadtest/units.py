@@ -1,7 +1,6 @@
 """Formats figures with three significant digits and a unit."""
 
 import math
-from collections.abc import Callable
 
 NONE = "\N{EN DASH}"  # The text for NaN.
 
@@ -27,13 +26,12 @@ def three_digits(value: float) -> str:
     return f"{value:,.{min(decimals, 6)}f}"
 
 
-def span(low: float, high: float, show: Callable[[float], str]) -> str:
-    """Format an interval such as 1.20 to 1.40 ms. The text is empty if the interval is unknown."""
+def duration_span(low: float, high: float) -> str:
+    """Format an interval of durations, such as 1.20 to 1.40 ms. The text is empty if the interval is unknown."""
     if not (math.isfinite(low) and math.isfinite(high)):
         return ""
-    least, most = show(low), show(high)
-    _, space, unit = most.rpartition(" ")
-    return f"{least.removesuffix(space + unit) if space else least} to {most}"
+    unit = duration(high).rpartition(" ")[2]
+    return f"{duration(low).removesuffix(f' {unit}')} to {duration(high)}"
 
 
 def times(ratio: float) -> str:

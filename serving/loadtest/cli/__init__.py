@@ -1,2 +1,1 @@
-"""Implements `hangtag loadtest` and `hangtag loadtest compare` with the packages `measuring`, `comparison` and
-`report`."""
+"""Implements the commands `hangtag loadtest` and `hangtag loadtest compare`."""

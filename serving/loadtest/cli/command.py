@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType
+from types import MappingProxyType, ModuleType
 from typing import Any
 
 import click
@@ -18,11 +18,10 @@ from hangtag.serving.caller_options import credentials_options, server_option
 from hangtag.serving.credentials import Credentials
 from hangtag.serving.loadtest.cli import terminal
 from hangtag.serving.loadtest.comparison import gates
-from hangtag.serving.loadtest.comparison.compare import SavedResults, compare_saved, machine_differences
+from hangtag.serving.loadtest.comparison.compare import SavedComparison, SavedResults, machine_differences
 from hangtag.serving.loadtest.measuring.load_test import measure
-from hangtag.serving.loadtest.plan import target
-from hangtag.serving.loadtest.plan.scenario import PRESETS, Scenario
-from hangtag.serving.loadtest.plan.target import Target
+from hangtag.serving.loadtest.plan.scenario import PRESETS, Method, Scenario, Target, parse_target, target_of
+from hangtag.serving.loadtest.record import to_json
 from hangtag.serving.loadtest.report import json_document, table, tabular
 from hangtag.serving.loadtest.report.json_document import ResultsDocument, read
 
@@ -38,7 +37,7 @@ class SamplesPath(click.Path):
 
 
 def warn_of_other_machine(saved: SavedResults, environment: Mapping[str, str]) -> None:
-    """Print a warning for each difference between the machines of saved results and of this environment."""
+    """Print a warning for each difference between the machine of saved results and the environment's machine."""
     for line in machine_differences(saved.environment, environment):
         click.echo(escaped(f"WARNING different machines. {line}"), err=True)
 
@@ -64,21 +63,19 @@ def compare(a: Path, b: Path, html_file: Path | None, json_file: Path | None) ->
     \b
     Exit code: 0 if the results were compared, 1 if a file cannot be used or nothing can be compared.
     """
-    # Imported here, because importing matplotlib would double the startup time of `hangtag loadtest`.
-    from hangtag.serving.loadtest.report import saved_comparison
-
     terminal.require_all_writable(html_file, json_file)
     before, after = read(a), read(b)
     console = Console(quiet=json_file == terminal.STDOUT)
     warn_of_other_machine(before, after.environment)
-    compared = compare_saved(before, after)
-    if not compared:
+    comparison = SavedComparison(before, after)
+    if not comparison.pairs:
         raise click.ClickException(f"{a} and {b} have no target and load in common, so there is nothing to compare")
-    groups = saved_comparison.groups_of(compared)
-    saved_comparison.render_differences(before, after, console)
-    saved_comparison.render_tables(groups, console)
-    renderers = {html_file: saved_comparison.render_page, json_file: saved_comparison.render_json}
-    terminal.write({file: partial(render, before, after, groups) for file, render in renderers.items() if file})
+    table.render_comparison(comparison, console)
+    renderers = {
+        html_file: lambda: _html().render_comparison(comparison),
+        json_file: lambda: to_json(SavedComparison, comparison),
+    }
+    terminal.write({file: render for file, render in renderers.items() if file})
 
 
 class WithCompare(JsonCommand):
@@ -97,21 +94,20 @@ class WithCompare(JsonCommand):
         return super().invoke(ctx) if ctx.command is self else ctx.command.invoke(ctx)
 
 
-def _html(document: ResultsDocument) -> str:
-    from hangtag.serving.loadtest.report import html  # imported here, because importing matplotlib takes long
+def _html() -> ModuleType:
+    # Imported here, because importing matplotlib would double the startup time of `hangtag loadtest`.
+    from hangtag.serving.loadtest.report import html
 
-    return html.render(document)
+    return html
 
 
 # Parameter of an option -> the function that renders its file.
-RENDERERS: Mapping[str, Callable[[ResultsDocument], str]] = MappingProxyType(
-    {
-        "json_file": json_document.render,
-        "csv_file": tabular.render_csv,
-        "html_file": _html,
-        "junit_file": tabular.render_junit,
-    }
-)
+RENDERERS: Mapping[str, Callable[[ResultsDocument], str]] = {
+    "json_file": json_document.render,
+    "csv_file": tabular.render_csv,
+    "html_file": lambda document: _html().render(document),
+    "junit_file": tabular.render_junit,
+}
 
 
 @click.command(cls=WithCompare)
@@ -149,11 +145,7 @@ RENDERERS: Mapping[str, Callable[[ResultsDocument], str]] = MappingProxyType(
     metavar="CONDITION",
     help="Exit with code 1 if this condition holds, such as 'lstm[1].p99 > 5ms'. Repeatable.",
 )
-@click.option(
-    "--baseline",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="The saved results that --fail-if calls baseline.",
-)
+@click.option("--baseline", type=terminal.FILE, help="The saved results that --fail-if calls baseline.")
 @json_option("everything", terminal.FILE)
 @click.option("--csv", "csv_file", type=terminal.FILE, help="Write CSV with a line for each run.")
 @click.option("--html", "html_file", type=terminal.FILE, help="Write a page with charts.")
@@ -169,7 +161,7 @@ def loadtest(
     models: tuple[str, ...],
     server: str,
     others: tuple[str, ...],
-    method: target.Method,
+    method: Method,
     samples: Path | None,
     images: Path | None,
     accuracy: bool,
@@ -211,8 +203,8 @@ def loadtest(
     # The scenario's preset replaces the defaults of options that the user did not set.
     unset = {name: value for name, value in preset.items() if ctx.get_parameter_source(name) == ParameterSource.DEFAULT}
     try:
-        targets = [target.of_model(model, server, method) for model in models]
-        targets += [target.parse(text, method) for text in others]
+        targets = [target_of(model, server, method) for model in models]
+        targets += [parse_target(text, method) for text in others]
         scenario = Scenario(tuple(targets), **(settings | unset))
         if not yes_load_remote:
             _refuse_remote(targets)

@@ -24,10 +24,13 @@ LINE_INTERVAL = 10.0
 
 @contextmanager
 def live(console: Console, clock: Callable[[], float] = time.monotonic) -> Iterator[Callable[[str], None]]:
-    """Show live figures in this context: on a terminal in a line that changes, else in a new line every 10 seconds.
-
-    Yields a function that shows a text about the progress.
-    """
+    """Yield a function that shows a text about the progress: on a terminal in a line that changes, else in a new line
+    every 10 seconds."""
+    if console.is_terminal:
+        connecting = Text("connecting ...", style="dim")
+        with Live(connecting, console=console, refresh_per_second=DRAWS_PER_SECOND, transient=True) as shown:
+            yield lambda progress: shown.update(Text(escaped(progress)))
+        return
     due = clock() + LINE_INTERVAL
 
     def print_now_and_then(progress: str) -> None:
@@ -36,12 +39,7 @@ def live(console: Console, clock: Callable[[], float] = time.monotonic) -> Itera
             due = clock() + LINE_INTERVAL
             console.print(Text(escaped(progress)), soft_wrap=True)
 
-    if not console.is_terminal:
-        yield print_now_and_then
-        return
-    connecting = Text("connecting ...", style="dim")
-    with Live(connecting, console=console, refresh_per_second=DRAWS_PER_SECOND, transient=True) as shown:
-        yield lambda progress: shown.update(Text(escaped(progress)))
+    yield print_now_and_then
 
 
 @contextmanager
@@ -71,11 +69,8 @@ STDOUT = Path("-")
 
 
 def write(texts: Mapping[Path, Callable[[], str]]) -> None:
-    """Write these texts to their files. If a file cannot be written, the other files are still written.
-
-    Raises:
-        OutputError: some files could not be written. The message names each unwritable file.
-    """
+    """Write these texts to their files. If a file cannot be written, the other files are still written, and an
+    OutputError names each unwritable file."""
     problems = []
     for file, render in texts.items():
         try:

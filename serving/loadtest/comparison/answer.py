@@ -1,11 +1,12 @@
 """Answers a load test of several targets in three lines: which target to choose, by how much, and how sure that is."""
 
+from collections import Counter
 from dataclasses import dataclass
 
 from hangtag.serving.loadtest import units
 from hangtag.serving.loadtest.comparison.compare import compare
+from hangtag.serving.loadtest.measuring.load_test import Results
 from hangtag.serving.loadtest.measuring.peaks import PRECISION
-from hangtag.serving.loadtest.measuring.results import Results
 from hangtag.serving.loadtest.plan.load import ClosedLoop, Load
 from hangtag.serving.loadtest.record import stored
 from hangtag.serving.loadtest.statistics.intervals import Interval, difference_of_shares
@@ -23,11 +24,10 @@ class Answer:
 def answer(results: Results) -> Answer | None:
     """Say which target to choose; None if there is only one target.
 
-    If peaks were searched for, the targets are compared by their peaks. In a test without a peak search, the targets
-    are compared by p99 under the common load (in the offline scenario by throughput), and by accuracy if it was
-    measured. Differences that the 95 % intervals do not show are ignored. All three sentences are about the same two
-    targets: the recommended target and the next best. If no target is both the fastest and the most accurate, the two
-    are the fast and the accurate target.
+    The targets are compared by their peaks if peaks were searched for, else by p99 under the common load (in the
+    offline scenario by throughput), and by accuracy if it was measured. Differences that the 95 % intervals do not show
+    are ignored. All three sentences are about the same two targets: the recommended target and the next best, or the
+    fast and the accurate target if no target is both.
     """
     names = results.scenario.names
     if len(names) < 2:
@@ -48,13 +48,8 @@ def answer(results: Results) -> Answer | None:
     else:
         fast = max(front.fastest, key=lambda name: results.accuracies[name].share)
         slow = front.most_accurate[0]
-        between = [
-            name
-            for name in front.names
-            if front.gain(name, fast).estimate > 0
-            and front.slowdown(slow, name).estimate > 1
-            and not front.is_beaten(name)
-        ]
+        faster = [name for name in front.names if front.slowdown(slow, name).estimate > 1]
+        between = [name for name in faster if front.gain(name, fast).estimate > 0 and not front.is_beaten(name)]
         which = f"Choose {slow} for accuracy, {fast} for speed"
         reason = f", or {', '.join(between)} for a compromise" * bool(between)
     slowdown, gain = front.slowdown(slow, fast), front.gain(slow, fast)
@@ -101,20 +96,16 @@ def common_load(results: Results) -> Load | None:
     """Return the load by which the targets are compared: the load with the most VALID runs, or None if there is none.
 
     If several loads have the most VALID runs, the result is the lightest open loop of these loads, because an open loop
-    is most similar to real use. If none of these loads is an open loop, the result is the lightest closed loop.
+    is most similar to real use, or else the lightest closed loop.
     """
-
-    def order(load: Load) -> tuple[int, bool]:
-        answered = sum(run.valid and bool(run.total.latency) for run in results.under(load))
-        return -answered, isinstance(load, ClosedLoop)
-
-    best = min(results.loads, key=order, default=None)
-    return best if best is not None and order(best)[0] else None
+    answered = Counter(run.load for run in results.runs if run.valid and run.total.latency)
+    best = [load for load in results.loads if answered[load] == max(answered.values(), default=-1)]
+    return min(best, key=lambda load: isinstance(load, ClosedLoop), default=None)
 
 
 class Front:
-    """Compares the targets with a VALID run under the common load. A target counts as better only if the 95 %
-    interval of the difference does not contain zero.
+    """Compares the targets with a VALID run under the common load by p99 or by throughput, and by accuracy if every
+    target has an accuracy. A target counts as better only if the 95 % interval of the difference does not contain zero.
 
     Attributes:
         load: The common load; None if there is no VALID run.
@@ -125,7 +116,6 @@ class Front:
     """
 
     def __init__(self, results: Results, *, by_throughput: bool = False) -> None:
-        """Compare the targets by p99 or by throughput, and by accuracy if every target has an accuracy."""
         self.load = common_load(results)
         runs = {run.target: run for run in results.under(self.load) if run.valid and run.total.latency}
         self.runs, self._accuracies = runs, results.accuracies
@@ -156,11 +146,11 @@ class Front:
     def is_beaten(self, name: str) -> bool:
         """Return whether another target is shown to be faster and is no less accurate, or more accurate and no
         slower."""
-        for other in self.names:
-            ratio, gain = self.slowdown(name, other), self.gain(name, other)
-            if (ratio.low > 1 and gain.estimate <= 0) or (gain.high < 0 and ratio.estimate >= 1):
-                return True
-        return False
+        differences = [(self.slowdown(name, other), self.gain(name, other)) for other in self.names]
+        return any(
+            (ratio.low > 1 and gain.estimate <= 0) or (gain.high < 0 and ratio.estimate >= 1)
+            for ratio, gain in differences
+        )
 
     def speed(self, name: str) -> str:
         """Return a phrase with a target's throughput or p99."""

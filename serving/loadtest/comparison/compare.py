@@ -1,12 +1,13 @@
 """Compares runs under the same load, from one test or from saved tests, by ratios with intervals and in sentences."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from hangtag.serving.loadtest import units
+from hangtag.serving.loadtest.measuring.load_test import Results
 from hangtag.serving.loadtest.measuring.measured_run import Run
-from hangtag.serving.loadtest.measuring.results import Results
 from hangtag.serving.loadtest.plan.load import Load, OpenLoop
 from hangtag.serving.loadtest.record import shown, stored, unstored
 from hangtag.serving.loadtest.statistics.intervals import Interval
@@ -27,15 +28,8 @@ class SavedResults:
     runs: tuple[Run, ...] = unstored()
     settings: dict[str, str] = unstored(default_factory=dict)  # The models, samples and options of the test.
 
-    @classmethod
-    def of(cls, results: Results) -> "SavedResults":
-        """Return the figures of a load test in the form that a saved file has."""
-        accuracies = {name: accuracy.share for name, accuracy in results.accuracies.items()}
-        peaks = {peak.target: peak.rate for peak in results.peaks if peak.rate is not None}
-        return cls(Path(), results.started, results.environment, accuracies, peaks, results.runs)
 
-
-def differences(before: Mapping[str, str], after: Mapping[str, str]) -> dict[str, dict[str, str]]:
+def differing(before: Mapping[str, str], after: Mapping[str, str]) -> dict[str, dict[str, str]]:
     """Return each label whose values in `before` and `after` differ, with both values."""
     both = [(label, value, after[label]) for label, value in before.items() if label in after]
     return {label: {"before": one, "after": other} for label, one, other in both if one != other}
@@ -43,7 +37,7 @@ def differences(before: Mapping[str, str], after: Mapping[str, str]) -> dict[str
 
 def machine_differences(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
     """Describe each difference between the machines of two environments; empty for the same machine."""
-    found = differences(before, after)
+    found = differing(before, after)
     return [f"{label}: {' and '.join(found[label].values())}" for label in MACHINE if label in found]
 
 
@@ -97,51 +91,25 @@ def compare_targets(results: Results) -> tuple[Comparison, ...]:
     return tuple(comparisons)
 
 
-def compare_saved(before: SavedResults, after: SavedResults) -> list[tuple[Run, Run, Comparison]]:
-    """Compare `after` with `before`, for each target and load that both files have.
-
-    The blocks of two saved tests did not run next to each other, so the figures of the two tests vary independently.
-
-    Returns the run before, the run after and their comparison.
-    """
-    files = (f"the run in {after.file}", f"the run in {before.file}")
-    baselines = {(run.target, run.load): run for run in before.runs if run.total.latency}
-    return [
-        (baseline, run, compare(run, baseline, files=files))
-        for run in after.runs
-        if run.total.latency and (baseline := baselines.get((run.target, run.load)))
-    ]
-
-
 def compare(run: Run, baseline: Run, *, files: tuple[str, str] | None = None) -> Comparison:
-    """Compare two runs under one load.
-
-    To compare saved runs of one target, pass `files`, which names the two runs in sentences. The blocks of saved runs
-    are not paired.
-    """
+    """Compare two runs under one load. `files` names two saved runs of one target in sentences. The blocks of saved
+    runs are not paired, because they did not run next to each other."""
     paired = files is None
-    one, other = run, baseline
-    if paired and len(run.blocks) != len(baseline.blocks):
-        # After an interruption, one target may have an additional block. Only rounds that both targets completed can
-        # be paired.
-        blocks = min(len(run.blocks), len(baseline.blocks))
-        one, other = (replace(each, blocks=each.blocks[:blocks]) for each in (run, baseline))
-    p50, p99 = (one.latency(q).ratio_to(other.latency(q), paired=paired) for q in (50, 99))
+    p50, p99 = (run.latency(q).ratio_to(baseline.latency(q), paired=paired) for q in (50, 99))
     names = zip(files or (run.target, baseline.target), (run, baseline), strict=True)
     invalid = [name for name, each in names if not each.valid]
     others = max(each.total.others_cpu_share or 0.0 for each in (run, baseline))
+    doubt = f"other programs took up to {others:.0%} of the CPUs during a run" if run.doubt or baseline.doubt else None
     return Comparison(
         target=run.target,
         baseline=baseline.target,
         load=run.load,
-        throughput=one.rate.ratio_to(other.rate, paired=paired),
+        throughput=run.rate.ratio_to(baseline.rate, paired=paired),
         p50=p50,
         p99=p99,
         # A ratio of INVALID figures means nothing.
         reason=f"{' and '.join(invalid)} {'is' if len(invalid) == 1 else 'are'} INVALID" if invalid else "",
-        doubt=f"other programs took up to {others:.0%} of the CPUs during a run"
-        if run.doubt or baseline.doubt
-        else None,
+        doubt=doubt,
         generator_limited=run.generator_limited or baseline.generator_limited,
         saved=files is not None,
     )
@@ -154,3 +122,38 @@ def _phrase(subject: str, ratio: Interval, baseline: str) -> str:
     if ratio.known and not ratio.shows_difference:
         return f"{subject} shows no difference from {baseline} ({interval} times)"
     return f"{subject} is {units.ratio(ratio.estimate)} times {baseline}" + (f" ({interval})" if interval else "")
+
+
+@dataclass(frozen=True)
+class SavedComparison:
+    """The comparison of two saved tests, for each target and load that both have, and the content of its JSON file."""
+
+    before: SavedResults = stored()
+    after: SavedResults = stored()
+    schema: str = stored(default="hangtag.loadtest.comparison/1")
+
+    @cached_property
+    def pairs(self) -> list[tuple[Run, Run, Comparison]]:
+        """The run before, the run after and their comparison."""
+        files = (f"the run in {self.after.file}", f"the run in {self.before.file}")
+        baselines = {(run.target, run.load): run for run in self.before.runs if run.total.latency}
+        return [
+            (baseline, run, compare(run, baseline, files=files))
+            for run in self.after.runs
+            if run.total.latency and (baseline := baselines.get((run.target, run.load)))
+        ]
+
+    @shown()
+    def setting_differences(self) -> dict[str, dict[str, str]]:
+        """The models, samples and options that differ."""
+        return differing(self.before.settings, self.after.settings)
+
+    @shown()
+    def environment_differences(self) -> dict[str, dict[str, str]]:
+        """The machines and versions that differ."""
+        return differing(self.before.environment, self.after.environment)
+
+    @shown()
+    def comparisons(self) -> list[Comparison]:
+        """The ratios of the figures after to the figures before."""
+        return [comparison for *_, comparison in self.pairs]

@@ -3,41 +3,31 @@
 import math
 import operator
 import re
-from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from hangtag.serving.loadtest import units
 from hangtag.serving.loadtest.comparison.compare import SavedResults
+from hangtag.serving.loadtest.measuring.load_test import Results
 from hangtag.serving.loadtest.measuring.measured_run import Run
-from hangtag.serving.loadtest.measuring.results import Results
 from hangtag.serving.loadtest.plan.load import Load
 from hangtag.serving.loadtest.plan.scenario import Scenario
 from hangtag.serving.loadtest.record import stored
 
-OPERATORS: Mapping[str, Callable[[float, float], bool]] = {
-    ">": operator.gt,
-    ">=": operator.ge,
-    "<": operator.lt,
-    "<=": operator.le,
-}
+OPERATORS = {">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le}
 DURATION_UNITS = {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0}
 SHARE_METRICS = ("accuracy", "error_rate")
 RATE_METRICS = ("throughput", "samples_per_second", "peak")
 TEST_METRICS = ("accuracy", "peak")  # Metrics that a target has for the whole test, not for each load.
-BASELINE = "baseline"
 
-_METRIC = r"throughput|samples_per_second|p\d{1,2}(?:\.\d+)?|max|errors|error_rate|accuracy|peak"
-
-
-def _figure(prefix: str) -> str:
-    return rf"(?P<{prefix}target>[^\s\[\]*<>=]+?)(?:\[(?P<{prefix}load>[^\]]+)\])?\.(?P<{prefix}metric>{_METRIC})"
-
-
-_NUMBER = r"\d+(?:\.\d*)?(?:e[+-]?\d+)?"
+_FIGURE = (
+    r"([^\s\[\]*<>=]+?)(?:\[([^\]]+)\])?"
+    r"\.(throughput|samples_per_second|p\d{1,2}(?:\.\d+)?|max|errors|error_rate|accuracy|peak)"
+)
+_NUMBER = r"(\d+(?:\.\d*)?(?:e[+-]?\d+)?)"
 _GATE = re.compile(
-    rf"\s*{_figure('')}\s*(?P<operator>>=|<=|>|<)\s*"
-    rf"(?:(?:(?P<factor>{_NUMBER})\s*\*\s*)?(?:(?P<baseline>{BASELINE})|{_figure('other_')})"
-    rf"|(?P<value>{_NUMBER})\s*(?P<unit>us|µs|ms|s|%)?)\s*"
+    rf"\s*{_FIGURE}\s*(>=|<=|>|<)\s*"
+    rf"(?:(?:{_NUMBER}\s*\*\s*)?(?:(baseline)|{_FIGURE})|{_NUMBER}\s*(us|µs|ms|s|%)?)\s*"
 )
 SYNTAX = (
     "write TARGET.METRIC > VALUE, for example 'lstm.p99 > 5ms' or 'cnn.throughput < 0.95 * baseline'; the metrics are "
@@ -50,8 +40,8 @@ class Figure:
     """A metric of a target under one load, or under every load if `load` is None."""
 
     target: str
+    load: str | None
     metric: str
-    load: str | None = None
     saved: bool = False  # Whether the figure is read from the saved results, and not measured.
 
     @property
@@ -62,6 +52,30 @@ class Figure:
     def is_under(self, load: Load) -> bool:
         """Return whether this figure applies to a load. A condition may write a load as `8 in flight` or as `8`."""
         return self.load is None or self.load.strip() in (str(load), str(load).split(" ")[0])
+
+    def values(self, results: SavedResults) -> dict[Load | None, float]:
+        """Return the metric's value under each load. The key of a metric of the whole test is None.
+
+        A missing value is NaN. The value of a baseline's INVALID run is NaN too, because such a baseline could hide a
+        regression.
+        """
+        if self.metric in TEST_METRICS:
+            known = results.accuracies if self.metric == "accuracy" else results.peaks
+            return {None: known.get(self.target, math.nan)}
+        runs = [run for run in results.runs if run.target == self.target and self.is_under(run.load)]
+        return {run.load: math.nan if self.saved and not run.valid else _value(run, self.metric) for run in runs}
+
+
+def _value(run: Run, metric: str) -> float:
+    total = run.total
+    values = {
+        "throughput": run.throughput,
+        "samples_per_second": run.samples_per_second,
+        "errors": total.failed,
+        "error_rate": total.failed / total.queries if total.queries else math.nan,
+        "max": total.latency.maximum,
+    }
+    return values[metric] if metric in values else total.latency.percentile(float(metric[1:]))
 
 
 @dataclass(frozen=True)
@@ -84,38 +98,26 @@ class Gate:
 
 
 def parse(text: str, scenario: Scenario, *, accuracy: bool, baseline: SavedResults | None) -> Gate:
-    """Parse a condition, for example `cnn[64].p99 > 2 * lstm.p99`.
-
-    A condition that this test cannot judge is refused now, before the test spends minutes on measuring. `accuracy` says
-    whether the test will measure the accuracy.
-
-    Raises:
-        ValueError: If the text is not a condition, if it names a missing target or baseline, if its unit does not apply
-            to the metric, if it can never hold, or if the test does not measure the figure. In the last case, the
-            message names the missing option.
-    """
+    """Parse a condition, for example `cnn[64].p99 > 2 * lstm.p99`. `accuracy` says whether the test will measure the
+    accuracy. Raises ValueError if the text is not a condition, can never hold, or cannot be judged by this test."""
     match = _GATE.fullmatch(text)
     if match is None:
         raise ValueError(f"{text!r} is not a condition: {SYNTAX}")
-    figure = Figure(match["target"], match["metric"], match["load"])
+    target, load, metric, symbol, factor, is_saved, *other, value, unit = match.groups()
     against = None
-    if match["baseline"]:
-        against = Figure(figure.target, figure.metric, saved=True)
-    elif match["other_target"]:
-        against = Figure(match["other_target"], match["other_metric"], match["other_load"])
-    factor = float(match["factor"] or "1")
-    if match["value"]:
-        factor = _limit(text, figure.metric, match["operator"], float(match["value"]), match["unit"] or "")
-    gate = Gate(text.strip(), figure, match["operator"], factor, against)
+    if is_saved:
+        against = Figure(target, None, metric, saved=True)
+    elif other[0]:
+        against = Figure(other[0], other[1], other[2])
+    limit = _limit(text, metric, symbol, float(value), unit or "") if value else float(factor or 1)
+    gate = Gate(text.strip(), Figure(target, load, metric), symbol, limit, against)
     _require_judgeable(gate, scenario, accuracy, baseline)
     return gate
 
 
 def _limit(text: str, metric: str, comparison: str, value: float, unit: str) -> float:
-    """Return a limit in seconds, as a share or as a plain number.
-
-    Raises ValueError if the unit does not apply to the metric, or if every figure or no figure can meet the condition.
-    """
+    """Return a limit in seconds, as a share or as a plain number. Raises ValueError if the unit does not apply to the
+    metric, or if every figure or no figure can meet the condition."""
     if metric in SHARE_METRICS:
         # A plain 1 is refused too, because the user may mean 1 %.
         if unit not in ("", "%") or (not unit and value >= 1):
@@ -140,7 +142,8 @@ def _require_judgeable(gate: Gate, scenario: Scenario, accuracy: bool, baseline:
     text, other, loads = repr(gate.text), gate.against, scenario.planned_loads
     for figure in filter(None, (gate.figure, other)):
         if figure.target not in scenario.names:
-            raise ValueError(f"{text} is about {figure.target!r}, but the test measures only {_listed(scenario.names)}")
+            names = ", ".join(scenario.names)
+            raise ValueError(f"{text} is about {figure.target!r}, but the test measures only {names}")
         if figure.saved:
             continue
         if figure.metric == "accuracy" and not accuracy:
@@ -149,8 +152,8 @@ def _require_judgeable(gate: Gate, scenario: Scenario, accuracy: bool, baseline:
             raise ValueError(f"{text} needs a peak search: add --find-peak and --target-latency")
         if figure.load is not None and not (scenario.derives_rate or any(map(figure.is_under, loads))):
             raise ValueError(
-                f"{text}: no run has the load {figure.load!r}, only {_listed(loads)}. Add the load to --concurrency or "
-                "--rate"
+                f"{text}: no run has the load {figure.load!r}, only {', '.join(map(str, loads))}. Add the load to "
+                "--concurrency or --rate"
             )
     if gate.needs_common_load and not loads:
         raise ValueError(f"{text}: --find-peak chooses its own rates. Leave out --rate, or compare the peak")
@@ -159,15 +162,11 @@ def _require_judgeable(gate: Gate, scenario: Scenario, accuracy: bool, baseline:
     if other and other.saved:
         if baseline is None:
             raise ValueError(f"{text} needs saved results with which to compare: give --baseline FILE.json")
-        values = _values(other, baseline)
+        values = other.values(baseline)
         for load in (None,) if other.is_single else filter(gate.figure.is_under, loads):
             if math.isnan(values.get(load, math.nan)):
                 at = "" if load is None else f" at {load}"
                 raise ValueError(f"{text}: {baseline.file} has no VALID {other.metric} of {other.target}{at}")
-
-
-def _listed(values: Iterable[object]) -> str:
-    return ", ".join(map(str, values))
 
 
 @dataclass(frozen=True)
@@ -181,11 +180,13 @@ class GateOutcome:
 
 def judge(gate: Gate, results: Results, baseline: SavedResults | None = None) -> GateOutcome:
     """Decide whether a gate failed. A gate fails if its condition holds under a load, or cannot be judged."""
-    text, measured, other, metric = gate.text, SavedResults.of(results), gate.against, gate.figure.metric
-    others = _values(other, baseline if baseline is not None and other.saved else measured) if other else {}
-    sentences = []
-    left_out = ""
-    for load, value in _values(gate.figure, measured).items():
+    text, other, metric = gate.text, gate.against, gate.figure.metric
+    accuracies = {name: accuracy.share for name, accuracy in results.accuracies.items()}
+    peaks = {peak.target: peak.rate for peak in results.peaks if peak.rate is not None}
+    measured = SavedResults(Path(), results.started, results.environment, accuracies, peaks, results.runs)
+    others = other.values(baseline if baseline is not None and other.saved else measured) if other else {}
+    sentences, left_out = [], ""
+    for load, value in gate.figure.values(measured).items():
         if gate.needs_common_load and load not in results.scenario.planned_loads and load not in others:
             left_out = f"; {load} is left out, because each test chose this rate automatically"
             continue
@@ -201,37 +202,8 @@ def judge(gate: Gate, results: Results, baseline: SavedResults | None = None) ->
         if OPERATORS[gate.operator](value, bound):
             return GateOutcome(text, True, f"{text}: {sentences[-1]}")
     if not sentences:
-        missing = f"{gate.figure.target} has no run to which it applies"
-        return GateOutcome(text, True, f"{text} cannot be judged: {missing}")
+        return GateOutcome(text, True, f"{text} cannot be judged: {gate.figure.target} has no run to which it applies")
     return GateOutcome(text, False, f"not {text}: {'; '.join(sentences)}{left_out}")
-
-
-def _values(figure: Figure, results: SavedResults) -> dict[Load | None, float]:
-    """Return a metric's value under each load. The key of a metric of the whole test is None.
-
-    A missing value is NaN. The value of a baseline's INVALID run is NaN too, because such a baseline could hide a
-    regression.
-    """
-    if figure.metric in TEST_METRICS:
-        values = results.accuracies if figure.metric == "accuracy" else results.peaks
-        return {None: values.get(figure.target, math.nan)}
-    return {
-        run.load: math.nan if figure.saved and not run.valid else _run_value(run, figure.metric)
-        for run in results.runs
-        if run.target == figure.target and figure.is_under(run.load)
-    }
-
-
-def _run_value(run: Run, metric: str) -> float:
-    total = run.total
-    values: dict[str, float] = {
-        "throughput": run.throughput,
-        "samples_per_second": run.samples_per_second,
-        "errors": total.failed,
-        "error_rate": total.failed / total.queries if total.queries else math.nan,
-        "max": total.latency.maximum,
-    }
-    return values[metric] if metric in values else total.latency.percentile(float(metric[1:]))
 
 
 def _show(metric: str, value: float) -> str:

@@ -1,21 +1,24 @@
 """Records how each query of a block ended, and combines these results over processes and blocks."""
 
 import math
-from collections import Counter
+from collections import ChainMap, Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from hangtag.serving.loadtest.plan.load import Limits
 from hangtag.serving.loadtest.record import NullForNan, combined, shown, stored, unstored
-from hangtag.serving.loadtest.statistics.duration_histogram import DurationHistogram, StoredHistogram
-from hangtag.serving.loadtest.statistics.server_timings import ServerTimings, StoredTimings
+from hangtag.serving.loadtest.statistics.durations import (
+    DurationHistogram,
+    ServerTimings,
+    StoredHistogram,
+    StoredTimings,
+)
 
-OK = "OK"
+OK, LOST = "OK", "UNKNOWN"  # LOST is the status of a query whose end gRPC did not report.
 # A query of an open loop is a delayed request if it was sent this many seconds later than planned. Even a busy
 # operating system wakes a thread within this time, so a delayed request shows that the generator has fallen behind.
 DELAYED_AFTER = 0.005
@@ -32,15 +35,6 @@ class TimeSlice:
     p50: NullForNan = stored()
     p99: NullForNan = stored()
     max: NullForNan = stored()
-
-
-def _first_messages(parts: Sequence[dict[str, str]]) -> dict[str, str]:
-    return {status: message for part in reversed(parts) for status, message in part.items()}
-
-
-def _mean_of_known(parts: Sequence[float | None]) -> float | None:
-    known = [part for part in parts if part is not None]
-    return fmean(known) if known else None
 
 
 # The arguments of `stored` for a field that holds a histogram.
@@ -65,7 +59,7 @@ class BlockResult:
         default_factory=Counter,
     )
     # The first message of each status other than OK.
-    details: dict[str, str] = unstored(combine=_first_messages, default_factory=dict)
+    details: dict[str, str] = unstored(combine=lambda parts: dict(ChainMap(*parts)), default_factory=dict)
     delayed_queries: int = stored("The queries that an open loop sent more than 5 ms late.", combine=sum, default=0)
     finished: bool = stored("Whether the block reached both of its minima.", combine=all, default=True)
     generator_cpu: float = stored("The share of one CPU that the busiest process used.", combine=max, default=0.0)
@@ -82,7 +76,9 @@ class BlockResult:
         "The share of the time in which the CPUs that generator and server share were busy.", combine=fmean, default=0.0
     )
     others_cpu_share: float | None = stored(
-        "The share of the CPUs that other programs used; null if unknown.", combine=_mean_of_known, default=None
+        "The share of the CPUs that other programs used; null if unknown.",
+        combine=lambda parts: fmean(known) if (known := [part for part in parts if part is not None]) else None,
+        default=None,
     )
     latency: StoredHistogram = stored(
         "The time from the planned send time to the answer, for answered calls.", **_MERGED
@@ -108,7 +104,6 @@ class BlockResult:
 
     @property
     def failed(self) -> int:
-        """The number of queries that ended with a status other than OK."""
         return self.queries - self.statuses[OK]
 
     @classmethod
@@ -126,23 +121,16 @@ class BlockResult:
         )
 
 
-LOST = "UNKNOWN"
-"""The status of a query whose end gRPC did not report."""
-
-
 class Recorder:
     """Records the queries of one block. Times are seconds on one monotonic clock.
 
     The channels' threads call `record` once per query, so `record` only appends to a list. `fold` moves the list's
-    entries into histograms from time to time, which limits the memory.
+    entries into histograms from time to time, which limits the memory. Queries that are planned before `window_start`
+    belong to the warm-up. If a query of the warm-up is answered after `window_start`, the throughput includes the
+    query, but the latency does not.
     """
 
     def __init__(self, window_start: float) -> None:
-        """Start recording.
-
-        Queries that are planned before `window_start` belong to the warm-up. If a query of the warm-up is answered
-        after `window_start`, the throughput includes the query, but the latency does not.
-        """
         self.window_start = window_start
         self.statuses: Counter[str] = Counter()
         self.details: dict[str, str] = {}
@@ -166,38 +154,30 @@ class Recorder:
 
     @property
     def queries(self) -> int:
-        """Return the number of queries that have ended so far, without queries of the warm-up."""
+        """The number of queries that have ended so far, without queries of the warm-up."""
         return self._folded + len(self._ended)
 
     def fold(self, window_end: float = 0.0) -> None:
         """Move the queries recorded since the last call into histograms. `window_end` is 0 while the block runs."""
-        window_end = window_end or math.inf
         warm_up, self._warm_up_ended = self._warm_up_ended, []
-        self._warm_up_queries += len(warm_up)
-        self._count_answers(np.array([ended for ended, status in warm_up if status == OK]), window_end)
         batch, self._ended = self._ended, []
-        if not batch:
-            return
-        *times, statuses = zip(*batch, strict=True)
-        planned, sent, ended = map(np.array, times)
-        ok = np.array([status == OK for status in statuses])
+        self._warm_up_queries += len(warm_up)
         self._folded += len(batch)
+        *times, statuses = zip(*batch, strict=True) if batch else [()] * 4
+        planned, sent, ended = (np.array(each, float) for each in times)
+        ok = np.array([status == OK for status in statuses], bool)
         self.statuses.update(statuses)
-        self._count_answers(ended[ok], window_end)
+        answers = np.append(ended[ok], [time for time, status in warm_up if status == OK])
+        inside = (answers >= self.window_start) & (answers <= (window_end or math.inf))
+        self._answered_in_window += int(np.count_nonzero(inside))
         self.latency.record((ended - planned)[ok])
         self._service.record((ended - sent)[ok])
         self._lateness.record(sent - planned)
         self._delayed += int(np.count_nonzero(sent - planned > DELAYED_AFTER))
 
-    def _count_answers(self, arrivals: npt.NDArray[np.float64], window_end: float) -> None:
-        inside = (arrivals >= self.window_start) & (arrivals <= window_end)
-        self._answered_in_window += int(np.count_nonzero(inside))
-
     def result(self, window_end: float, *, stopped: bool = False) -> BlockResult:
-        """Return the block's result, measured until `window_end`. Nothing may be recorded after this call.
-
-        `stopped` says whether the block ended early.
-        """
+        """Return the block's result, measured until `window_end`. `stopped` says whether the block ended early. Nothing
+        may be recorded after this call."""
         self.fold(window_end)
         return BlockResult(
             duration=max(window_end - self.window_start, 0.0),

@@ -1,4 +1,4 @@
-"""Defines the interface of the generator's channels, and implements the channel over gRPC.
+"""Defines the requests and the interface of the generator's channels, and implements the channel over gRPC.
 
 `CompletionQueueChannel` uses grpcio's completion queue directly. One thread takes completed calls off the queue,
 without the futures, locks and callbacks that grpcio's public API creates for each call. This channel makes more calls
@@ -9,6 +9,7 @@ queue is a private part of grpcio, but exists in all grpcio versions with which 
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any, Protocol
 
@@ -16,10 +17,10 @@ import grpc
 from grpc._cython import cygrpc  # type: ignore[attr-defined]
 
 from hangtag.protos import methods
-from hangtag.serving import address as server_address
 from hangtag.serving.credentials import Credentials
 
 clock = time.perf_counter
+INFER, CLASSIFY = methods.MODEL_INFER, methods.CLASSIFY
 
 # A function that is called when a call has ended. The function's arguments are the token passed to `send`, the times on
 # `clock` at which the call was sent and ended, gRPC's status code (0 is OK), and the status message.
@@ -28,21 +29,23 @@ Metadata = tuple[tuple[str, str | bytes], ...] | None
 STATUS_NAMES = {code.value[0]: code.name for code in grpc.StatusCode}
 
 
+@dataclass(frozen=True)
+class RequestPool:
+    """The serialised requests for one target, which are sent in rotation. `method` is the full gRPC method name."""
+
+    address: str
+    method: str
+    requests: tuple[bytes, ...]
+
+
 class Channel(Protocol):
     """A channel to one server, for calls with serialised requests."""
 
-    name: str
-
     def send(self, method: str, request: bytes, timeout: float, metadata: Metadata, token: Any, on_end: OnEnd) -> None:
-        """Start a call.
+        """Start a call with a deadline in seconds from now.
 
-        Args:
-            method: The full gRPC method name. HTTP ignores this argument, because the request's text has the path.
-            request: The serialised message; for HTTP, the whole text of the request.
-            timeout: The call's deadline in seconds from now.
-            metadata: The call's gRPC metadata; for HTTP, additional headers.
-            token: An object that identifies the call, and that `on_end` receives.
-            on_end: A function that is called once, on another thread, when the call has ended. It must not raise.
+        Over HTTP, the request is the whole text of the request, which has the path, so `method` is ignored, and
+        `metadata` has additional headers. `on_end` is called once, on another thread, and must not raise.
         """
 
     def close(self) -> None:
@@ -59,7 +62,6 @@ class CompletionQueueChannel:
     name = "grpcio's completion queue"
 
     def __init__(self, address: str, credentials: Credentials) -> None:
-        """Raises CredentialsError."""
         self._channel = credentials.channel(address, CHANNEL_OPTIONS)
         self._queue: Any = self._channel._channel  # type: ignore[attr-defined]
         # This queue has one entry per call in flight, because `next_call_event` must not be called without a call in
@@ -68,7 +70,6 @@ class CompletionQueueChannel:
         threading.Thread(target=self._take_events, name="calls", daemon=True).start()
 
     def send(self, method: str, request: bytes, timeout: float, metadata: Metadata, token: Any, on_end: OnEnd) -> None:
-        """See Channel."""
         sent = clock()
         # An operation object stores what it received, so each call needs new operation objects.
         operations = (
@@ -90,40 +91,8 @@ class CompletionQueueChannel:
             token, sent, on_end = event.tag
             status = event.batch_operations[-1]
             code = status.code()
-            on_end(token, sent, ended, code, "" if code == 0 else _text(status.details()))
+            on_end(token, sent, ended, code, "" if code == 0 else status.details())
 
     def close(self) -> None:
-        """See Channel."""
         self._channel.close()  # returns when the thread has taken every call's event
         self._in_flight.put(False)
-
-
-def _text(details: Any) -> str:
-    return details.decode(errors="replace") if isinstance(details, bytes) else str(details or "")
-
-
-CHECK_TIMEOUT = 5.0  # Seconds.
-
-
-def connect(address: str, credentials: Credentials) -> Channel:
-    """Open a channel over gRPC, or over HTTP for a URL, and make one call, so that no measured query includes the time
-    to connect.
-
-    If the server is unreachable, this function raises nothing, and later calls end with the status UNAVAILABLE.
-
-    Raises:
-        CredentialsError: The credentials' files cannot be read.
-    """
-    channel: Channel
-    metadata = credentials.metadata() or None
-    if server_address.is_http(address):
-        # Imported here, because http_channel imports this module.
-        from hangtag.serving.loadtest.generator.http_channel import LIVE, HttpChannel, as_text
-
-        channel, request = HttpChannel(address, credentials), as_text(address, LIVE)
-    else:
-        channel, request = CompletionQueueChannel(address, credentials), b""
-    ended: SimpleQueue[None] = SimpleQueue()
-    channel.send(methods.SERVER_LIVE, request, CHECK_TIMEOUT, metadata, None, lambda *_: ended.put(None))
-    ended.get(timeout=2 * CHECK_TIMEOUT)
-    return channel

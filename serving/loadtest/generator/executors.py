@@ -1,19 +1,54 @@
-"""Issues the queries of one block. There is an executor for each kind of load."""
+"""Issues a process's share of the queries of one block. There is an executor for each kind of load."""
 
+import ctypes
 import itertools
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from multiprocessing.context import BaseContext
 from typing import Any
 
+from hangtag.serving.credentials import Credentials
 from hangtag.serving.loadtest.generator.block_result import OK, BlockResult, Recorder
-from hangtag.serving.loadtest.generator.channels import STATUS_NAMES, Channel, Metadata, clock
-from hangtag.serving.loadtest.generator.process_messages import Block, RequestPool, Share
-from hangtag.serving.loadtest.plan.load import ClosedLoop, OpenLoop, planned_send_times, random_generator
+from hangtag.serving.loadtest.generator.channels import STATUS_NAMES, Channel, Metadata, RequestPool, clock
+from hangtag.serving.loadtest.plan.load import Block, ClosedLoop, OpenLoop, planned_send_times, random_generator
 
-# The token that a call passes through the channel. The token contains the channel and the call's planned send time.
-Token = tuple[Channel, float]
+
+class SharedCounts:
+    """Lets each process see how many queries all processes together have completed, and whether the test was stopped.
+
+    No lock is needed: each process writes only its own count, and only the first process that reaches the end writes
+    `end`.
+
+    Attributes:
+        completed: The number of queries of the block that each process has completed.
+        end: The time on the monotonic clock at which the block's measuring ended; 0 while measuring continues.
+        stopped: Whether the test was stopped, so that the current block and all later blocks end at once.
+    """
+
+    def __init__(self, context: BaseContext, processes: int) -> None:
+        # mypy regards the types of ctypes as Any.
+        self.completed: Any = context.RawArray(ctypes.c_int64, processes)
+        self.end: Any = context.RawValue(ctypes.c_double, 0.0)
+        self.stopped: Any = context.RawValue(ctypes.c_bool, False)
+
+
+@dataclass(frozen=True)
+class Share:
+    """The share of each block that process number `process` of `processes` issues, and the settings of the calls.
+
+    A call that has not ended `lost_after` seconds after its deadline is lost. If an overloaded server cuts a
+    connection, gRPC's core (grpcio 1.85) sometimes never reports the end of the connection's calls.
+    """
+
+    counts: SharedCounts
+    process: int = 0
+    processes: int = 1
+    channels: int = 1  # Connections to each server.
+    deadline: float = 10.0  # Seconds.
+    credentials: Credentials = field(default_factory=Credentials)
+    lost_after: float = 5.0
 
 
 # The main thread checks the limits after this many seconds, because a stalled server sends no answers.
@@ -25,12 +60,11 @@ STOP_GRACE = 0.5
 class Executor(ABC):
     """Issues this process's share of one block.
 
-    Three kinds of threads call an executor. The pacer calls `_pace`, the channels' threads call `_on_end`, and the
-    process's main thread calls `run`. `_drained` is set as soon as nothing more will be recorded.
+    The pacer's thread calls `_pace`, the channels' threads call `_on_end`, and the process's main thread calls `run`.
+    `_drained` is set as soon as nothing more will be recorded.
     """
 
     def __init__(self, block: Block, channels: Sequence[Channel], pool: RequestPool, share: Share) -> None:
-        """Prepare to issue a block's queries on these channels, without sending anything."""
         self._block, self._channels, self._method, self._share = block, channels, pool.method, share
         # Process i of n starts at request i and takes every n-th request, so that the processes together send all
         # requests in rotation.
@@ -59,7 +93,12 @@ class Executor(ABC):
                     self._drained.set()
             else:
                 self._check_limits()
-                self._give_up_lost_calls()
+                with self._lock:
+                    latest = self._last_sent + self._deadline + self._share.lost_after
+                    if self._stopped.is_set() and clock() > latest and not self._drained.is_set():
+                        # The calls in flight are lost. They count as failed, so that the block can end.
+                        self._recorder.record_lost(self._in_flight)
+                        self._drained.set()
         pacer.join()
         return self._recorder.result(self._end.value, stopped=self._stopped_early)
 
@@ -68,36 +107,22 @@ class Executor(ABC):
         """Send the queries that do not wait for an answer."""
 
     def _check_limits(self) -> None:
-        """Publish this process's query count, and stop if a closed loop has reached its limits."""
-        self._share.counts.update(self._share.process, self._recorder.queries)
-
-    def _give_up_lost_calls(self) -> None:
-        """Treat lost calls as failed, so that the block can end."""
-        with self._lock:
-            is_over = self._stopped.is_set() and clock() > self._last_sent + self._deadline + self._share.lost_after
-            if is_over and not self._drained.is_set():
-                self._recorder.record_lost(self._in_flight)
-                self._drained.set()
+        """Publish this process's query count, and stop if all processes of a closed loop have reached the limits."""
+        self._share.counts.completed[self._share.process] = self._recorder.queries
 
     def latency_share(self, busy: float) -> float:
-        """Return the share of a closed loop's latency that the generator takes.
-
-        `busy` is the share of the time in which the generator is busy.
-        """
+        """Return the share of a closed loop's latency that the generator takes, if it is busy for this share of the
+        time."""
         return 0.0
 
     def _send_next(self, channel: Channel, sent: float, ended: float, status: str) -> bool:
-        """Send the query that an answer triggers, if any, and return whether a query was sent.
-
-        `sent` is the send time of the query that has just been answered.
-        """
+        """Send the query that an answer triggers, if any, and return whether a query was sent. `sent` is the send time
+        of the answered query."""
         return False
 
     def _stop(self, at: float, *, early: bool = False) -> None:
-        """Send no more queries, but wait for the queries in flight, so that slow queries are recorded too.
-
-        Measuring ends at the time `at`. `early` says whether the block ends before its limits are reached.
-        """
+        """Send no more queries, but wait for the queries in flight, so that slow queries are recorded too. Measuring
+        ends at the time `at`. `early` says whether the block ends before its limits are reached."""
         with self._lock:
             if not self._stopped.is_set():
                 self._stopped_early = early
@@ -115,10 +140,10 @@ class Executor(ABC):
 
     def _issue(self, channel: Channel, planned: float) -> None:
         self._last_sent = clock()
-        token: Token = (channel, planned)
+        token = (channel, planned)
         channel.send(self._method, next(self._requests), self._deadline, self._metadata, token, self._on_end)
 
-    def _on_end(self, token: Token, sent: float, ended: float, code: int, details: str) -> None:
+    def _on_end(self, token: tuple[Channel, float], sent: float, ended: float, code: int, details: str) -> None:
         channel, planned = token
         if self._drained.is_set():  # the call was abandoned, or counted as lost
             return
@@ -158,9 +183,9 @@ class _Taking:
 class ClosedLoopExecutor(Executor):
     """Keeps one query in flight in each of this process's slots."""
 
-    def __init__(self, load: ClosedLoop, *assignment: Any) -> None:
+    def __init__(self, *assignment: Any) -> None:
         super().__init__(*assignment)
-        slots, rest = divmod(load.concurrency, self._share.processes)
+        slots, rest = divmod(self._block.load.concurrency or 0, self._share.processes)
         self._slots = slots + (self._share.process < rest)
         self._taking = {channel: _Taking() for channel in self._channels}
         # The limits are checked again after `_answers_to_check` answers, or at the first answer after the time
@@ -177,9 +202,8 @@ class ClosedLoopExecutor(Executor):
             self._drained.set()
 
     def _check_limits(self) -> None:
-        """Stop when all processes together have reached the limits."""
-        queries = self._share.counts.update(self._share.process, self._recorder.queries)
-        now = clock()
+        super()._check_limits()
+        queries, now = sum(self._share.counts.completed), clock()
         elapsed = now - self._recorder.window_start
         limits = self._block.limits
         if self._end.value or limits.exceeded(elapsed, queries) or limits.reached(elapsed, queries):
@@ -192,11 +216,8 @@ class ClosedLoopExecutor(Executor):
         self._check_at = min(now + CHECK_INTERVAL, *(self._recorder.window_start + end for end in ends))
 
     def latency_share(self, busy: float) -> float:
-        """Return the share of the latency that the generator takes.
-
-        The share has two parts: the generator's own time for a query, and the time for which answers wait for the
-        generator. By Little's law, the generator's own time takes `busy` / (queries in flight) of the latency.
-        """
+        """The share has two parts: the generator's own time for a query, and the time for which answers wait for the
+        generator. By Little's law, the generator's own time takes `busy` / (queries in flight) of the latency."""
         answers = sum(taking.answers for taking in self._taking.values())
         latency = self._recorder.latency.mean
         if not answers or not latency > 0:
@@ -230,12 +251,13 @@ OVERTIME = 1.0
 class OpenLoopExecutor(Executor):
     """Issues this process's part of the schedule: every n-th query if there are n processes."""
 
-    def __init__(self, load: OpenLoop, *assignment: Any) -> None:
+    def __init__(self, *assignment: Any) -> None:
         super().__init__(*assignment)
-        # Every process computes the whole schedule, and issues only its own part.
         block = self._block
+        assert isinstance(block.load, OpenLoop)
+        # Every process computes the whole schedule, and issues only its own part.
         random = random_generator(block.seed, "schedule", block.round)
-        schedule = planned_send_times(load, block.limits, block.warm_up, random)
+        schedule = planned_send_times(block.load, block.limits, block.warm_up, random)
         self._offsets: list[float] = schedule[self._share.process :: self._share.processes].tolist()
         self._schedule_end = self._start + (float(schedule[-1]) if schedule.size else 0.0)
 
@@ -255,7 +277,5 @@ class OpenLoopExecutor(Executor):
 
 
 def create(block: Block, channels: Sequence[Channel], pool: RequestPool, share: Share) -> Executor:
-    """Create the executor for the block's kind of load."""
-    if isinstance(block.load, ClosedLoop):
-        return ClosedLoopExecutor(block.load, block, channels, pool, share)
-    return OpenLoopExecutor(block.load, block, channels, pool, share)
+    kind = ClosedLoopExecutor if isinstance(block.load, ClosedLoop) else OpenLoopExecutor
+    return kind(block, channels, pool, share)

@@ -1,8 +1,4 @@
-"""Runs the generator's processes, which own channels and requests, run one block at a time, and time their threads.
-
-The reporting process gives each block to every generator process, and combines the results. Each process has its own
-interpreter lock.
-"""
+"""Runs the generator's processes, which own channels and requests, run one block at a time, and time their threads."""
 
 import gc
 import itertools
@@ -13,30 +9,53 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, Self
+from queue import SimpleQueue
+from typing import Any
 
+from hangtag.protos import methods
+from hangtag.serving import address as server_address
 from hangtag.serving.credentials import Credentials
-from hangtag.serving.loadtest.errors import LoadTestError
-from hangtag.serving.loadtest.generator import executors
+from hangtag.serving.loadtest import LoadTestError
 from hangtag.serving.loadtest.generator.block_result import BlockResult
-from hangtag.serving.loadtest.generator.channels import CHECK_TIMEOUT, Channel, clock, connect
-from hangtag.serving.loadtest.generator.executors import Executor
-from hangtag.serving.loadtest.generator.process_messages import Block, RequestPool, Share, SharedCounts
+from hangtag.serving.loadtest.generator.channels import Channel, CompletionQueueChannel, RequestPool, clock
+from hangtag.serving.loadtest.generator.executors import Executor, Share, SharedCounts, create
+from hangtag.serving.loadtest.generator.http_channel import LIVE, HttpChannel, as_text
+from hangtag.serving.loadtest.plan.load import Block
 from hangtag.serving.loadtest.plan.scenario import Scenario
+
+CHECK_TIMEOUT = 5.0  # Seconds.
+# The seconds after which a waiting thread gets the interpreter lock. Python's default of 5 ms would delay queries.
+SWITCH_INTERVAL = 0.0005
+
+
+def channel_kind(address: str) -> type[HttpChannel] | type[CompletionQueueChannel]:
+    return HttpChannel if server_address.is_http(address) else CompletionQueueChannel
+
+
+def connect(address: str, credentials: Credentials) -> Channel:
+    """Open a channel, and make one call, so that no measured query includes the time to connect.
+
+    If the server is unreachable, this function raises nothing, and later calls end with the status UNAVAILABLE. Raises
+    CredentialsError if the credentials' files cannot be read.
+    """
+    channel = channel_kind(address)(address, credentials)
+    request = as_text(address, LIVE) if isinstance(channel, HttpChannel) else b""
+    ended: SimpleQueue[None] = SimpleQueue()
+    metadata = credentials.metadata() or None
+    channel.send(methods.SERVER_LIVE, request, CHECK_TIMEOUT, metadata, None, lambda *_: ended.put(None))
+    ended.get(timeout=2 * CHECK_TIMEOUT)
+    return channel
 
 
 def busy_seconds() -> dict[str, float]:
-    """Return the seconds for which each thread of this process has computed or waited for a CPU, by thread id.
-
-    The result is empty if the kernel does not record these times. Source: Linux,
-    Documentation/scheduler/sched-stats.rst.
-    """
+    """Return the seconds for which each thread of this process has computed or waited for a CPU, by thread id; empty if
+    the kernel does not record these times. Source: Linux, Documentation/scheduler/sched-stats.rst."""
     seconds = {}
     for task in Path("/proc/self/task").iterdir():
         try:
@@ -47,16 +66,9 @@ def busy_seconds() -> dict[str, float]:
     return seconds
 
 
-# The seconds after which a waiting thread gets the interpreter lock. Python's default of 5 ms would delay queries.
-SWITCH_INTERVAL = 0.0005
-
-
 def serve(connection: Connection, pools: Mapping[str, RequestPool], share: Share) -> None:
-    """Send the names of the channel implementations, then run blocks until the connection's other end closes.
-
-    This function is a generator process's whole work: it receives a Block, runs this process's share of it, and sends
-    the BlockResult. `pools` has the requests by target.
-    """
+    """Connect to the targets' servers, then run blocks until the connection's other end closes. This function is a
+    generator process's whole work. `pools` has the requests by target."""
     # Ctrl-C reaches all processes of the group, but only the reporting process decides whether to stop.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -66,16 +78,15 @@ def serve(connection: Connection, pools: Mapping[str, RequestPool], share: Share
         address: [connect(address, share.credentials) for _ in range(share.channels)]
         for address in {pool.address for pool in pools.values()}
     }
-    every_channel = list(itertools.chain(*channels.values()))
     # No object that exists now is garbage, so the garbage collector need not scan these objects again.
     gc.freeze()
     with suppress(EOFError, ConnectionError):
-        connection.send({channel.name for channel in every_channel})
+        connection.send("connected")
         while True:
             block = connection.recv()
             pool = pools[block.target]
-            connection.send(_run(executors.create(block, channels[pool.address], pool, share)))
-    for channel in every_channel:
+            connection.send(_run(create(block, channels[pool.address], pool, share)))
+    for channel in itertools.chain(*channels.values()):
         channel.close()
 
 
@@ -116,80 +127,39 @@ EXIT_TIMEOUT = 2.0
 
 
 class GeneratorProcesses:
-    """A context manager that starts the generator processes. The method `run` runs a block on all processes."""
+    """Runs blocks on all generator processes. `processes` has the running processes by the connections to them."""
 
-    def __init__(
-        self,
-        pools: Mapping[str, RequestPool],
-        scenario: Scenario,
-        credentials: Credentials,
-        stop: threading.Event,
-    ) -> None:
-        """Prepare the processes, which start and connect when the context opens. `pools` has the requests by target."""
-        # The processes are spawned and not forked, because gRPC's threads do not survive a fork.
-        self._context = multiprocessing.get_context("spawn")
-        processes = scenario.generator_processes
-        self._counts, self._stop = SharedCounts(self._context, processes), stop
-        self._pools = pools
-        self._shares = [
-            Share(self._counts, number, processes, scenario.channels, scenario.deadline, credentials)
-            for number in range(processes)
-        ]
-        self._processes: dict[Any, BaseProcess] = {}  # The running processes by the connections to them.
-        self.channel_names = ""  # The channel implementations that are in use, for the report.
-
-    def __enter__(self) -> Self:
-        try:
-            for share in self._shares:
-                connection, child_end = self._context.Pipe()
-                process = self._context.Process(target=serve, args=(child_end, self._pools, share), daemon=True)
-                process.start()
-                self._processes[connection] = process
-                child_end.close()  # Only the process keeps this end open, so the process's end closes the connection.
-            names = self._receive(lambda _: None, START_TIMEOUT)
-        except BaseException:
-            self.__exit__()
-            raise
-        self.channel_names = ", ".join(sorted(set().union(*names)))
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._counts.stopped.value = True
-        for connection in self._processes:
-            connection.close()
-        deadline = clock() + EXIT_TIMEOUT
-        for process in self._processes.values():
-            process.join(max(deadline - clock(), 0.0))
-            process.kill()
-            process.join()
+    def __init__(self, counts: SharedCounts, stop: threading.Event) -> None:
+        self._counts, self._stop = counts, stop
+        self.processes: dict[Any, BaseProcess] = {}
 
     def run(self, block: Block, on_progress: Callable[[int], None]) -> BlockResult:
         """Run one block to its end, or until the stop event is set. Each process issues its share of the queries.
 
         `on_progress` is called with the number of completed queries about ten times per second.
 
-        Raises:
-            LoadTestError: A process ended unexpectedly.
+        Raises LoadTestError if a process ended unexpectedly.
         """
-        self._counts.reset()
-        if len(self._processes) > 1:
+        self._counts.completed[:] = [0] * len(self.processes)
+        self._counts.end.value = 0.0
+        if len(self.processes) > 1:
             block = replace(block, start=clock() + LEAD)
-        for connection in self._processes:
-            with suppress(ConnectionError):  # The process has ended, and `_receive` raises an error.
+        for connection in self.processes:
+            with suppress(ConnectionError):  # The process has ended, and `receive` raises an error.
                 connection.send(block)
-        return BlockResult.from_processes(self._receive(on_progress), block.limits)
+        return BlockResult.from_processes(self.receive(on_progress), block.limits)
 
-    def _receive(self, on_progress: Callable[[int], None], timeout: float = math.inf) -> list[Any]:
+    def receive(self, on_progress: Callable[[int], None], timeout: float = math.inf) -> list[Any]:
         """Receive one message from every process.
 
         Raises LoadTestError if a process has ended, or if a message does not arrive within `timeout` seconds.
         """
         deadline = clock() + timeout
         messages: dict[Any, Any] = {}
-        while len(messages) < len(self._processes):
+        while len(messages) < len(self.processes):
             if clock() > deadline:
                 raise LoadTestError(f"a generator process was not ready within {timeout:g} s")
-            ready: list[Any] = wait(self._processes.keys() - messages.keys(), POLL_INTERVAL)
+            ready: list[Any] = wait(self.processes.keys() - messages.keys(), POLL_INTERVAL)
             for connection in ready:
                 try:
                     messages[connection] = connection.recv()
@@ -199,5 +169,36 @@ class GeneratorProcesses:
                     ) from error
             if self._stop.is_set():
                 self._counts.stopped.value = True
-            on_progress(self._counts.queries)
-        return [messages[connection] for connection in self._processes]
+            on_progress(sum(self._counts.completed))
+        return [messages[connection] for connection in self.processes]
+
+
+@contextmanager
+def connected(
+    pools: Mapping[str, RequestPool], scenario: Scenario, credentials: Credentials, stop: threading.Event
+) -> Iterator[GeneratorProcesses]:
+    """Start the generator processes, and wait until they have connected. `pools` has the requests by target. Raises
+    LoadTestError if a process fails."""
+    # The processes are spawned and not forked, because gRPC's threads do not survive a fork.
+    context, count = multiprocessing.get_context("spawn"), scenario.generator_processes
+    counts = SharedCounts(context, count)
+    generators = GeneratorProcesses(counts, stop)
+    try:
+        for number in range(count):
+            share = Share(counts, number, count, scenario.channels, scenario.deadline, credentials)
+            connection, child_end = context.Pipe()
+            process = context.Process(target=serve, args=(child_end, pools, share), daemon=True)
+            process.start()
+            generators.processes[connection] = process
+            child_end.close()  # Only the process keeps this end open, so the process's end closes the connection.
+        generators.receive(lambda _: None, START_TIMEOUT)
+        yield generators
+    finally:
+        counts.stopped.value = True
+        for connection in generators.processes:
+            connection.close()
+        deadline = clock() + EXIT_TIMEOUT
+        for running in generators.processes.values():
+            running.join(max(deadline - clock(), 0.0))
+            running.kill()
+            running.join()

@@ -17,10 +17,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import httptools
-from google.protobuf.message import Message
 
 from hangtag.serving import address as server_address
-from hangtag.serving.connection.http.http_methods import ROUTES, HttpAnswer, HttpRequest
+from hangtag.serving.connection.http.http_methods import HttpAnswer, HttpRequest
 from hangtag.serving.credentials import Credentials
 from hangtag.serving.loadtest.generator.channels import Metadata, OnEnd, clock
 
@@ -38,30 +37,20 @@ def as_text(address: str, request: HttpRequest) -> bytes:
     return "\r\n".join([*lines, "", ""]).encode() + request.body
 
 
-def message_as_text(address: str, method: str, message: Message, deadline: float) -> bytes:
-    """Convert a gRPC request to ModelInfer or Classify to the text of an equivalent HTTP request.
-
-    `address` is the server's URL. The request tells the server its deadline in seconds.
-    """
-    return as_text(address, ROUTES[method].encode(message, round(deadline * 1e6)))
-
-
 _run: Callable[..., object] = asyncio.run
-_LOOP = "asyncio"
 with suppress(ImportError):  # uvloop has no wheel for some platforms
     import uvloop
 
-    _run, _LOOP = uvloop.run, "uvloop"
+    _run = uvloop.run
 
 _UNAVAILABLE, _DEADLINE_EXCEEDED, _CANCELLED = 14, 4, 1  # gRPC's codes
-SWEEP_SECONDS = 0.05
-"""The seconds between two searches for calls whose deadline has passed."""
+SWEEP_SECONDS = 0.05  # The seconds between two searches for calls whose deadline has passed.
 
 
 class HttpChannel:
     """Makes calls to one server, on one connection per call in flight. Later calls reuse idle connections."""
 
-    name = f"HTTP/1.1 on {_LOOP} and httptools"
+    name = f"HTTP/1.1 on {_run.__module__.partition('.')[0]} and httptools"
 
     def __init__(self, address: str, credentials: Credentials) -> None:
         """Start the event loop, without opening a connection. `address` is a URL. Raises CredentialsError."""
@@ -79,14 +68,17 @@ class HttpChannel:
 
     def send(self, method: str, request: bytes, timeout: float, metadata: Metadata, token: Any, on_end: OnEnd) -> None:
         """See Channel. `request` is a complete HTTP text, to which the headers in `metadata` are added."""
-        call = _Call(_with_headers(request, metadata), clock() + timeout, token, on_end)
+        if metadata:
+            line, _, rest = request.partition(b"\r\n")
+            pairs = ((name, text.encode() if isinstance(text, str) else text) for name, text in metadata)
+            request = b"\r\n".join([line, *(name.encode() + b": " + text for name, text in pairs), rest])
+        call = _Call(request, clock() + timeout, token, on_end)
         if threading.current_thread() is self._thread:  # the callback of an answer sends this call
             self._begin(call)
         else:
             self._loop.call_soon_threadsafe(self._begin, call)
 
     def close(self) -> None:
-        """See Channel."""
         self._loop.call_soon_threadsafe(self._closing.set)
         self._thread.join()
 
@@ -98,13 +90,11 @@ class HttpChannel:
                 async with asyncio.timeout(SWEEP_SECONDS):
                     await closing.wait()
             now = clock()
-            for connection in [one for one in self._busy if one.deadline < now]:
+            for connection in [one for one in self._busy if one.call and one.call.deadline < now]:
                 connection.fail(_DEADLINE_EXCEEDED, "no answer within the deadline")
-        for opening in self._opening:
-            opening.cancel()
         for connection in [*self._busy, *self._idle]:
             connection.fail(_CANCELLED, "the channel was closed")
-        await asyncio.gather(*self._opening, return_exceptions=True)
+        # At the end of this coroutine, the event loop cancels the tasks that open connections.
 
     def _begin(self, call: "_Call") -> None:
         # The call's time begins here and not in `send`, because the wait for this thread is a delay of the generator.
@@ -139,8 +129,6 @@ class HttpChannel:
 
 @dataclass(slots=True, eq=False)
 class _Call:
-    """A call that has not ended yet."""
-
     request: bytes
     deadline: float
     token: Any
@@ -158,16 +146,12 @@ class _Connection(asyncio.Protocol):
         self._idle, self._busy = idle, busy
         self._transport: Any = None
         self._parser = httptools.HttpResponseParser(self)
-        self._call: _Call | None = None
+        self.call: _Call | None = None
         self._body = b""
         self._received = 0.0
 
-    @property
-    def deadline(self) -> float:
-        return self._call.deadline if self._call else float("inf")
-
     def begin(self, call: _Call) -> None:
-        self._call = call
+        self.call = call
         self._transport.write(call.request)
 
     def fail(self, code: int, details: str) -> None:
@@ -176,7 +160,7 @@ class _Connection(asyncio.Protocol):
         self._busy.discard(self)
         with suppress(ValueError):
             self._idle.remove(self)
-        call, self._call = self._call, None
+        call, self.call = self.call, None
         if call is not None:
             call.end(code, details)
 
@@ -201,7 +185,7 @@ class _Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         """End the call. httptools calls this method."""
-        call, self._call = self._call, None
+        call, self.call = self.call, None
         status, body, self._body = self._parser.get_status_code(), self._body, b""
         self._busy.discard(self)
         if not self._parser.should_keep_alive():
@@ -215,11 +199,3 @@ class _Connection(asyncio.Protocol):
         else:
             answer = HttpAnswer(status, {}, body)
             call.end(int(answer.code.value[0]), answer.error or f"HTTP {status}", self._received)
-
-
-def _with_headers(request: bytes, metadata: Metadata) -> bytes:
-    if not metadata:
-        return request
-    line, _, rest = request.partition(b"\r\n")
-    headers = [b": ".join(text if isinstance(text, bytes) else text.encode() for text in pair) for pair in metadata]
-    return b"\r\n".join([line, *headers, rest])

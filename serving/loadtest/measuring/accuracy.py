@@ -8,10 +8,10 @@ import numpy as np
 import numpy.typing as npt
 from google.protobuf.message import Message
 
-from hangtag.protos import classifier_pb2, tensors
 from hangtag.protos import inference_pb2 as pb
+from hangtag.protos import tensors
 from hangtag.serving.connection.errors import reading
-from hangtag.serving.loadtest.errors import LoadTestError
+from hangtag.serving.loadtest import LoadTestError
 from hangtag.serving.loadtest.samples.library import SampleLibrary
 from hangtag.serving.loadtest.statistics.intervals import Accuracy
 from hangtag.serving.loadtest.sut import Probe, number_in
@@ -21,18 +21,13 @@ BATCH_SIZE = 50
 
 
 def measure(
-    library: SampleLibrary,
-    probe: Probe,
-    deadline: float,
-    stop: threading.Event,
-    on_progress: Callable[[str], None],
+    library: SampleLibrary, probe: Probe, deadline: float, stop: threading.Event, on_progress: Callable[[str], None]
 ) -> Accuracy | None:
-    """Classify every sample of the library once, with a deadline in seconds for each call.
-
-    Returns None if `stop` was set before the end.
+    """Classify every sample of the library once, with a deadline in seconds for each call. Returns None if `stop` was
+    set before the end.
 
     Raises:
-        LoadTestError: If the samples have no labels, if the model does not predict one class, or if a call fails.
+        LoadTestError: The samples have no labels, the model does not predict one class, or a call fails.
         ClientError: An answer does not follow the protocol.
     """
     description, labels = library.description, library.samples.labels
@@ -44,7 +39,6 @@ def measure(
         )
     if description.parameters.get("hangtag.task", "single_label") != "single_label":
         raise LoadTestError(f"{target.name} returns a set of labels, so --accuracy does not apply to {target.name}")
-    read_classes = _classes_of_classify if target.method == "classify" else _classes_of_infer
     batch_size = min(BATCH_SIZE, description.max_batch_size or 1) if target.method == "infer" else 1
 
     def send(request: tuple[range, Message]) -> list[bool]:
@@ -53,7 +47,10 @@ def measure(
             return []
         response = probe.call(library.method, message, deadline)
         with reading(target.name):
-            classes = read_classes(response, target.name).reshape(len(indices))
+            if target.method == "infer":
+                classes = _classes(response, target.name).reshape(len(indices))
+            else:
+                classes = np.array([label.index for label in response.labels[:1]]).reshape(len(indices))
         answered: list[bool] = (classes == labels[indices]).tolist()
         return answered
 
@@ -70,13 +67,7 @@ def measure(
     return Accuracy(sum(right), len(labels), expected, comparable, np.array(right))
 
 
-def _classes_of_classify(response: classifier_pb2.ClassifyResponse, name: str) -> npt.NDArray[np.int64]:
-    if not response.labels:
-        raise LoadTestError(f"{name} answered without a label.")
-    return np.array([response.labels[0].index])
-
-
-def _classes_of_infer(message: pb.ModelInferResponse, name: str) -> npt.NDArray[np.int64]:
+def _classes(message: pb.ModelInferResponse, name: str) -> npt.NDArray[np.int64]:
     """Return the class with the highest score for each sample [samples]."""
     scores = {output.name: index for index, output in enumerate(message.outputs) if len(output.shape) == 2}
     names: list[str] = [output for output in ("probabilities", "logits") if output in scores] or list(scores)

@@ -1,8 +1,4 @@
-"""Runs the blocks of a load test, interleaved between targets, so that drift of the machine affects all equally.
-
-Before and after each block, the session reads the servers' counters of queries. The counters show whether a server
-restarted, and whether several servers share one address.
-"""
+"""Runs the blocks of a load test, interleaved between targets, so that drift of the machine affects all equally."""
 
 import math
 import os
@@ -18,15 +14,12 @@ from hangtag.serving.loadtest import units
 from hangtag.serving.loadtest.generator.block_result import OK, BlockResult, TimeSlice
 from hangtag.serving.loadtest.generator.channels import clock
 from hangtag.serving.loadtest.generator.generator_process import GeneratorProcesses
-from hangtag.serving.loadtest.generator.process_messages import Block
 from hangtag.serving.loadtest.machine_check import OtherPrograms
 from hangtag.serving.loadtest.measuring.measured_run import Run
-from hangtag.serving.loadtest.plan.load import Load, random_generator, sort_key
+from hangtag.serving.loadtest.plan.load import Block, Load, random_generator, sort_key
 from hangtag.serving.loadtest.plan.scenario import Scenario
-from hangtag.serving.loadtest.statistics.server_timings import ServerTimings
+from hangtag.serving.loadtest.statistics.durations import ServerTimings
 
-# Takes a target's name, and returns the current counters of the target's server; None if there are none.
-ReadCounters = Callable[[str], ServerTimings | None]
 # When the counters are read, a server has counted at least this share of its answers. A server may send its last
 # answers before counting them.
 COUNTED_SHARE = 0.9
@@ -47,7 +40,8 @@ class ServerCounts:
     queries. Such counters show neither timings nor restarts, so the target is put into `counted_in_part`.
     """
 
-    read: ReadCounters
+    # Takes a target's name, and returns the current counters of the target's server; None if there are none.
+    read: Callable[[str], ServerTimings | None]
     counted_in_part: set[str] = field(default_factory=set)
     restarted: set[tuple[Load, str]] = field(default_factory=set)
     _last: dict[str, ServerTimings] = field(default_factory=dict)
@@ -56,9 +50,7 @@ class ServerCounts:
 
     def update(self, block: Block, statuses: Counter[str]) -> ServerTimings | None:
         """Read the counters of a block's target, and return their growth since the previous call; None if unknown.
-
-        `statuses` are the statuses of the target's queries since the previous call.
-        """
+        `statuses` are the statuses of the target's queries since then."""
         target = block.target
         last, ended = self._last.get(target), self._ended[target]
         is_current = not ended  # Otherwise the previous reading failed, and the growth covers several blocks.
@@ -93,11 +85,8 @@ class ServerCounts:
 
 
 def interleaved(scenario: Scenario, loads: Sequence[Load]) -> Iterator[Block]:
-    """Yield the blocks of all rounds.
-
-    A round has each load once, in random order, and for each load all targets in random order. Within a round, an open
-    loop has the same schedule for every target.
-    """
+    """Yield the blocks of all rounds. A round has each load once, in random order, and for each load all targets in
+    random order. Within a round, an open loop has the same schedule for every target."""
     random, limits = random_generator(scenario.seed, "order"), scenario.limits.per_block(scenario.blocks)
     for number in range(scenario.blocks):
         for load_index in random.permutation(len(loads)):
@@ -108,7 +97,8 @@ def interleaved(scenario: Scenario, loads: Sequence[Load]) -> Iterator[Block]:
 
 @dataclass
 class Session:
-    """Runs one block at a time, and combines the blocks' results into runs."""
+    """Runs one block at a time, and combines the blocks' results into runs. Raises LoadTestError if a generator process
+    failed."""
 
     scenario: Scenario
     generators: GeneratorProcesses  # Has a request pool for each target.
@@ -124,10 +114,7 @@ class Session:
         return self.scenario.warm_up + self.scenario.min_duration / self.scenario.blocks
 
     def run(self) -> tuple[Run, ...]:
-        """Run the closed loops, then the open loops, and return the runs. After a stop, return the runs so far.
-
-        Raises LoadTestError if a generator process failed.
-        """
+        """Run the closed loops, then the open loops, and return the runs. After a stop, return the runs so far."""
         scenario = self.scenario
         # The rate may be unknown yet, but the number of the open loops is known.
         loads = len(scenario.closed_loops) + len(scenario.open_loops(1.0))
@@ -145,10 +132,7 @@ class Session:
                 self._results.setdefault((block.load, block.target), []).append(result)
 
     def run_block(self, block: Block) -> BlockResult:
-        """Run one block, and return its result with the server's counts. The result is not added to the session's runs.
-
-        Raises LoadTestError if a generator process failed.
-        """
+        """Run one block, and return its result with the server's counts. The result is not added to the runs."""
 
         def report(queries: int) -> None:
             elapsed = clock() - began

@@ -8,8 +8,7 @@ from hangtag.serving.loadtest import units
 from hangtag.serving.loadtest.generator.block_result import DELAYED_AFTER, OK, BlockResult
 from hangtag.serving.loadtest.plan.load import ClosedLoop, Load, OpenLoop
 from hangtag.serving.loadtest.record import combined, shown, stored
-from hangtag.serving.loadtest.statistics import early_stopping
-from hangtag.serving.loadtest.statistics.intervals import Sections
+from hangtag.serving.loadtest.statistics.intervals import Sections, over_allowed, samples_needed
 
 # If a larger share of the requests is delayed, the load differed too much from the plan.
 DELAYED_SHARE = 0.05
@@ -65,7 +64,6 @@ class Run:
 
     @property
     def throughput(self) -> float:
-        """The answered queries per second."""
         return self.total.throughput
 
     @shown()
@@ -160,7 +158,7 @@ class Run:
     @property
     def _too_short(self) -> str:
         """A note that there are too few queries to judge the percentile; empty if there are enough."""
-        needed = early_stopping.samples_needed(0, self.percentile)
+        needed = samples_needed(0, self.percentile)
         if self.total.queries >= needed:
             return ""
         # The minima of a judged run include enough queries, so only --max-duration can have ended the run too early.
@@ -192,22 +190,17 @@ class Run:
     def keeps_target(self) -> bool | None:
         """Whether the percentile meets the target latency, with 99 % confidence; null if there is no target latency, or
         if there are too few queries."""
-        allowed = early_stopping.over_allowed(self.total.queries, self.percentile)
+        allowed = over_allowed(self.total.queries, self.percentile)
         if self.target_latency is None or allowed < 0:
             return None
         latency = self.total.latency
         return int(latency.counts[latency.values > self.target_latency].sum()) + self.total.failed <= allowed
 
-    @property
-    def keeps_bound(self) -> bool:
-        """Whether the run is VALID and the percentile meets the target latency."""
-        return self.valid and bool(self.keeps_target)
-
     @shown()
     def percentile_bound(self) -> float | None:
         """The upper bound of the percentile in seconds, with 99 % confidence; null if there are too few queries."""
         counts = self.total.latency.counts
-        allowed = early_stopping.over_allowed(int(counts.sum()), self.percentile)
+        allowed = over_allowed(int(counts.sum()), self.percentile)
         if allowed < 0:
             return None
         above = counts.sum() - np.cumsum(counts)
@@ -232,5 +225,4 @@ class Run:
 
     @property
     def rate(self) -> Sections:
-        """The throughput."""
         return Sections(self.throughput, np.array([block.throughput for block in self.blocks]))

@@ -1,2 +1,1 @@
-"""Plans a load test before any query is sent: targets, loads, limits and schedules, as plain values and pure
-functions."""
+"""Plans a load test before any query is sent, as plain values and pure functions."""

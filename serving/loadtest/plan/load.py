@@ -1,4 +1,4 @@
-"""Defines the two kinds of load and the limits of a run, and computes the schedule of an open loop."""
+"""Defines loads, the limits of a run and its blocks, and computes the schedule of an open loop."""
 
 import math
 import zlib
@@ -13,10 +13,8 @@ from hangtag.serving.loadtest.record import stored
 
 @dataclass(frozen=True)
 class Limits:
-    """The limits of a run. A run ends when it has reached both minima, or when it has reached one of the maxima.
-
-    Durations are in seconds, without the warm-up.
-    """
+    """The limits of a run, which ends when it has reached both minima or one of the maxima. Durations are in seconds,
+    without the warm-up."""
 
     min_duration: float
     min_query_count: int
@@ -24,22 +22,16 @@ class Limits:
     max_query_count: int
 
     def reached(self, elapsed: float, queries: int) -> bool:
-        """Return whether both minima are reached."""
         # A schedule may end exactly at the minimum, so the tolerance allows for a rounding error.
         return elapsed >= self.min_duration - 1e-9 and queries >= self.min_query_count
 
     def exceeded(self, elapsed: float, queries: int) -> bool:
-        """Return whether one of the maxima is reached."""
         return elapsed >= self.max_duration or queries >= self.max_query_count
 
     def per_block(self, blocks: int) -> "Limits":
         """Divide the limits by the number of blocks, so that all blocks together reach the run's limits."""
-        return Limits(
-            min_duration=self.min_duration / blocks,
-            min_query_count=math.ceil(self.min_query_count / blocks),
-            max_duration=self.max_duration / blocks,
-            max_query_count=math.ceil(self.max_query_count / blocks),
-        )
+        counts = (math.ceil(count / blocks) for count in (self.min_query_count, self.max_query_count))
+        return Limits(self.min_duration / blocks, next(counts), self.max_duration / blocks, next(counts))
 
 
 Arrivals = Literal["poisson", "constant"]
@@ -80,6 +72,19 @@ class OpenLoop:
 Load = ClosedLoop | OpenLoop
 
 
+@dataclass(frozen=True)
+class Block:
+    """A part of a run: queries to one target under one load, without a pause."""
+
+    target: str
+    load: Load
+    limits: Limits
+    warm_up: float  # The seconds before measuring starts.
+    seed: int
+    round: int  # Distinguishes the schedules of blocks with the same seed.
+    start: float = 0.0  # On the monotonic clock that all processes of a machine share; 0 for now.
+
+
 def sort_key(load: Load) -> tuple[bool, float]:
     """Return a key that sorts closed loops by concurrency before open loops by rate."""
     return not isinstance(load, ClosedLoop), load.concurrency if isinstance(load, ClosedLoop) else load.rate
@@ -94,13 +99,11 @@ def random_generator(seed: int, purpose: str, *index: int) -> np.random.Generato
 
 
 def planned_send_times(load: OpenLoop, limits: Limits, warm_up: float, random: np.random.Generator) -> Times:
-    """Compute the planned send times of one block, including its warm-up.
+    """Compute the planned send times of one block [queries], in seconds from the block's start, including its warm-up.
 
-    The gaps of a Poisson process are independent and exponentially distributed with mean 1 / rate. Constant arrivals
-    have equal gaps. The schedule ends once both minima of `limits` are reached, measured from the end of the warm-up,
-    or just before a maximum would be exceeded.
-
-    Returns ascending times [queries] in seconds from the block's start.
+    The gaps of a Poisson process are independent and exponentially distributed with mean 1 / rate. The schedule ends
+    once both minima of `limits` are reached, measured from the end of the warm-up, or just before a maximum would be
+    exceeded.
     """
     expected, before = load.rate * (warm_up + limits.min_duration), load.rate * warm_up
     # In practice, a Poisson count never exceeds its mean by more than ten standard deviations plus ten.

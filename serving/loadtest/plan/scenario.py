@@ -1,38 +1,80 @@
-"""Declares every setting of a load test once, with type, default, help and check. The CLI's options come from Scenario.
+"""Declares targets, and every setting of a load test once, with type, default, help and check. The terms are from
+MLPerf LoadGen (query, sample, scenario) and from perf_analyzer (closed loop, open loop, request rate)."""
 
-The terms are from MLPerf LoadGen (query, sample, scenario, min_duration, min_query_count, target_latency) and from
-perf_analyzer (closed loop, open loop, request rate, delayed request).
-"""
-
+import ipaddress
 import math
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any, Literal, get_args
 
+from hangtag.serving import address as server_address
 from hangtag.serving.loadtest.plan.load import LOWEST_RATE, MAX_RATE, Arrivals, ClosedLoop, Limits, Load, OpenLoop
-from hangtag.serving.loadtest.plan.target import Target
-from hangtag.serving.loadtest.statistics import early_stopping
+from hangtag.serving.loadtest.statistics.intervals import samples_needed
 from hangtag.settings import flag_of, problems, setting
+
+Method = Literal["infer", "classify"]
+
+
+@dataclass(frozen=True)
+class Target:
+    """A model on a server. Raises ValueError."""
+
+    name: str  # The name in reports.
+    model: str  # The model's name on the server.
+    address: str = server_address.DEFAULT  # HOST:PORT, an address for one of gRPC's name resolvers, or a URL for HTTP.
+    method: Method = "infer"  # The Open Inference Protocol's ModelInfer, or hangtag's Classify.
+    version: str = ""  # The model version that every request names; empty for the version that serves by default.
+
+    def __post_init__(self) -> None:
+        server_address.require(self.address)
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether the address always leads to this machine."""
+        if self.address.startswith(("unix:", "unix-abstract:")):
+            return True
+        host, _ = server_address.endpoint(self.address) or ("", 0)
+        try:
+            return host == "localhost" or ipaddress.ip_address(host).is_loopback
+        except ValueError:
+            return False
+
+
+def target_of(model: str, address: str = server_address.DEFAULT, method: Method = "infer", name: str = "") -> Target:
+    """Parse MODEL or MODEL@VERSION. Without a name, this text is also the target's name. Raises ValueError."""
+    served, at, version = model.partition("@")
+    if (at and not (served and version)) or "@" in version:
+        raise ValueError(f"{model!r} is not a model's version: write MODEL@VERSION, for example cnn@2, or only MODEL")
+    return Target(name or model, served, address, method, version)
+
+
+def parse_target(text: str, method: Method = "infer") -> Target:
+    """Parse NAME=ADDRESS/MODEL or NAME=ADDRESS/MODEL@VERSION. ADDRESS is HOST:PORT or a URL. Raises ValueError."""
+    match = re.fullmatch(r"([^=/]+)=([^/=]+:\d+|https?://[^=?#]+)/([^/=]+)", text, re.IGNORECASE)
+    if match is None:
+        example = f"old={server_address.DEFAULT}/cnn or rest={server_address.DEFAULT_URL}/cnn"
+        raise ValueError(f"{text!r} is not a target: write NAME=HOST:PORT/MODEL[@VERSION], for example {example}")
+    name, address, model = match.groups()
+    return target_of(model, address, method, name)
+
 
 ScenarioName = Literal["single-stream", "multi-stream", "server", "offline"]
 
 # The settings of LoadGen's scenarios, which apply to options that the user does not set.
-PRESETS: Mapping[ScenarioName, Mapping[str, Any]] = MappingProxyType(
-    {
-        # Queries of one sample, each sent when the previous query has been answered. Runs are judged by p90.
-        "single-stream": {"concurrency": (1,), "percentile": 90.0},
-        # Queries of eight samples, each sent when the previous query has been answered. Runs are judged by p99.
-        "multi-stream": {"concurrency": (1,), "batch_size": 8, "percentile": 99.0},
-        # Poisson arrivals at a rate. Runs are judged by whether the percentile meets the target latency.
-        "server": {"arrivals": "poisson", "percentile": 99.0},
-        # All samples are available from the start. Runs are judged by samples per second. LoadGen sends all samples in
-        # one query, which no gRPC server accepts. Instead, this load test keeps a few large batches in flight, which
-        # keep the server busy.
-        "offline": {"concurrency": (8,), "batch_size": 32},
-    }
-)
+PRESETS: Mapping[ScenarioName, Mapping[str, Any]] = {
+    # Queries of one sample, each sent when the previous query has been answered. Runs are judged by p90.
+    "single-stream": {"concurrency": (1,), "percentile": 90.0},
+    # Queries of eight samples, each sent when the previous query has been answered. Runs are judged by p99.
+    "multi-stream": {"concurrency": (1,), "batch_size": 8, "percentile": 99.0},
+    # Poisson arrivals at a rate. Runs are judged by whether the percentile meets the target latency.
+    "server": {"arrivals": "poisson", "percentile": 99.0},
+    # All samples are available from the start. Runs are judged by samples per second. LoadGen sends all samples in
+    # one query, which no gRPC server accepts. Instead, this load test keeps a few large batches in flight, which
+    # keep the server busy.
+    "offline": {"concurrency": (8,), "batch_size": 32},
+}
 
 DEFAULT_CONCURRENCIES = (1, 8, 64)
 # By default, the rate of the open loop for all targets is this share of the slowest target's closed-loop peak.
@@ -113,9 +155,6 @@ class Scenario:
             )
         if max(self.rate, default=0) > MAX_RATE:
             raise ValueError(f"--rate must be at most {MAX_RATE:,} calls/s, not {max(self.rate):g}")
-        self._check_peak()
-
-    def _check_peak(self) -> None:
         if self.find_peak and self.target_latency is None:
             raise ValueError("--find-peak needs --target-latency, which the highest rate must meet")
         if self.find_peak and self.concurrency:
@@ -133,7 +172,6 @@ class Scenario:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The targets' names, in the order of the targets."""
         return tuple(target.name for target in self.targets)
 
     @property
@@ -155,7 +193,9 @@ class Scenario:
         rate = SHARE_OF_PEAK * slowest_peak
         if not (math.isfinite(rate) and rate > 0):
             return ()
-        return (OpenLoop(rounded_down(rate), self.arrivals),)
+        # Two significant digits are easy to type.
+        unit = 10.0 ** (math.floor(math.log10(rate)) - 1)
+        return (OpenLoop(float(f"{math.floor(rate / unit) * unit:.2g}"), self.arrivals),)
 
     @property
     def planned_loads(self) -> tuple[Load, ...]:
@@ -165,14 +205,12 @@ class Scenario:
     @property
     def judged(self) -> bool:
         """Whether runs are judged by the percentile. A judged run with too few queries is INVALID."""
-        preset = PRESETS[self.scenario] if self.scenario else {}
-        return self.target_latency is not None or "percentile" in preset
+        return self.target_latency is not None or "percentile" in (PRESETS[self.scenario] if self.scenario else {})
 
     @property
     def query_count(self) -> int:
         """The number of queries that a run needs: min_query_count, or more if judging the percentile needs more."""
-        needed = early_stopping.samples_needed(0, self.percentile) if self.judged else 1
-        return max(self.min_query_count, needed)
+        return max(self.min_query_count, samples_needed(0, self.percentile) if self.judged else 1)
 
     @property
     def lowest_rate(self) -> float:
@@ -184,24 +222,14 @@ class Scenario:
 
     @property
     def limits(self) -> Limits:
-        """The limits of one target under one load."""
         return Limits(self.min_duration, self.query_count, self.max_duration, self.max_query_count)
 
     @property
     def generator_processes(self) -> int:
-        """The number of generator processes: `processes` if set, else one per four usable CPUs, at most eight.
-
-        One process can send several times as many queries as a Python server can answer on one CPU.
-        """
+        """The number of generator processes: `processes` if set, else one per four usable CPUs, at most eight. One
+        process can send several times as many queries as a Python server can answer on one CPU."""
         return self.processes or min(8, max(1, len(os.sched_getaffinity(0)) // 4))
 
     @property
     def is_loopback(self) -> bool:
-        """Whether the address of every target always leads to this machine."""
         return all(target.is_loopback for target in self.targets)
-
-
-def rounded_down(rate: float) -> float:
-    """Round a rate down to two significant digits, so that users can easily type the rate."""
-    unit = 10.0 ** (math.floor(math.log10(rate)) - 1)
-    return float(f"{math.floor(rate / unit) * unit:.2g}")

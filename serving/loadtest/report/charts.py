@@ -11,10 +11,9 @@ from matplotlib.ticker import FixedLocator, FuncFormatter
 from hangtag.page.drawing import BAD, draw_front, drawing, latency_axis, plain_log_axis
 from hangtag.page.label_placement import Label, place
 from hangtag.page.series import Look
-from hangtag.serving.loadtest.generator.block_result import TimeSlice
 from hangtag.serving.loadtest.measuring.measured_run import Run
 from hangtag.serving.loadtest.plan.load import OpenLoop
-from hangtag.serving.loadtest.statistics.duration_histogram import DurationHistogram
+from hangtag.serving.loadtest.statistics.durations import DurationHistogram
 from hangtag.serving.loadtest.statistics.intervals import Interval
 
 Looks = Mapping[str, Look]
@@ -22,9 +21,9 @@ Range = tuple[float, float]
 _PERCENTILES = (0.0, 50.0, 90.0, 99.0, 99.9, 99.99, 99.999)
 # The areas of the largest and the smallest mark, in square points.
 _LARGEST_MARK, _SMALLEST_MARK = 500.0, 40.0
-# The latency axis extends beyond the estimates by at most this factor. Wider intervals, for example from two blocks
+# The latency axis extends beyond the estimates at least by this factor. Wide intervals, for example from two blocks
 # that differ, are cut off at the edge, because they only show that the latency is unknown.
-_WIDEST = 4.0
+_MARGIN = 2.0
 # The throughput axis is logarithmic if the largest throughput is more than this many times the smallest.
 _LOG_AXIS_RATIO = 5.0
 
@@ -69,7 +68,9 @@ def accuracy_and_latency(choices: Sequence[ModelPoint], looks: Looks) -> str:
             labels.append(Label(choice.target, x, y, radius=math.sqrt(area) / 2, colour=look.colour))
         draw_front(axes, [(each.latency.estimate * 1e3, each.accuracy.estimate * 100) for each in choices])
         axes.set_xscale("log")
-        axes.set_xlim(_latency_limits(choices))
+        estimates = [choice.latency.estimate * 1e3 for choice in choices]
+        margin = max((max(estimates) / min(estimates)) ** 0.2, _MARGIN)
+        axes.set_xlim(min(estimates) / margin, max(estimates) * margin)
         axes.margins(y=0.2)
         latency_axis(axes.xaxis, *axes.get_xlim())
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g} %" if value <= 100 else ""))
@@ -77,16 +78,6 @@ def accuracy_and_latency(choices: Sequence[ModelPoint], looks: Looks) -> str:
         axes.set_ylabel("accuracy")
         place(axes, labels)
     return picture.svg
-
-
-def _latency_limits(choices: Sequence[ModelPoint]) -> Range:
-    """Return the ends of an axis that contains all estimates and intervals, except for extremely wide intervals."""
-    estimates = [choice.latency.estimate * 1e3 for choice in choices]
-    intervals = [(choice.latency.low * 1e3, choice.latency.high * 1e3) for choice in choices if choice.latency.known]
-    low = max(min([*estimates, *(low for low, _ in intervals)]), min(estimates) / _WIDEST)
-    high = min(max([*estimates, *(high for _, high in intervals)]), max(estimates) * _WIDEST)
-    margin = max((high / low) ** 0.2, 1.5)
-    return low / margin, high * margin
 
 
 def throughput_and_latency(runs: Sequence[Run], looks: Looks) -> str:
@@ -151,16 +142,13 @@ def latency_over_time(runs: Sequence[Run], looks: Looks, scale: Range) -> str:
         for run in runs:
             answered = [block for block in run.total.timeline if block.answered]
             latencies = [(block.p50, block.p99) for block in answered]
-            _draw_p50_and_p99(axes, list(map(_middle, answered)), latencies, looks[run.target], width=0.8, size=3.6)
-            failed += [_middle(block) for block in run.total.timeline if block.failed]
+            middles = [block.start + block.length / 2 for block in answered]
+            _draw_p50_and_p99(axes, middles, latencies, looks[run.target], width=0.8, size=3.6)
+            failed += [block.start + block.length / 2 for block in run.total.timeline if block.failed]
         _latency_scale(axes, scale)
         axes.scatter(failed, [scale[1]] * len(failed), marker="x", s=30, color=BAD, clip_on=False)
         axes.set_xlabel("seconds since the test began")
     return picture.svg
-
-
-def _middle(block: TimeSlice) -> float:
-    return block.start + block.length / 2
 
 
 def _draw_p50_and_p99(

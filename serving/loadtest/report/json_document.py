@@ -11,12 +11,12 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from hangtag.serving.loadtest import LoadTestError
 from hangtag.serving.loadtest.comparison.answer import Answer, answer
 from hangtag.serving.loadtest.comparison.compare import Comparison, SavedResults, compare_targets
 from hangtag.serving.loadtest.comparison.gates import GateOutcome
-from hangtag.serving.loadtest.errors import LoadTestError
+from hangtag.serving.loadtest.measuring.load_test import Results
 from hangtag.serving.loadtest.measuring.measured_run import Run
-from hangtag.serving.loadtest.measuring.results import Results
 from hangtag.serving.loadtest.record import from_json, json_schema, shown, stored, to_json
 
 SCHEMA = "hangtag.loadtest/1"
@@ -49,16 +49,12 @@ def of(results: Results, outcomes: tuple[GateOutcome, ...] = ()) -> ResultsDocum
 
 
 def render(document: ResultsDocument) -> str:
-    """Return the text of the JSON file."""
     return to_json(ResultsDocument, document)
 
 
 def read(file: Path) -> SavedResults:
-    """Read a file that `hangtag loadtest --json` of this release or of an earlier release wrote.
-
-    Raises:
-        LoadTestError: The file cannot be read, or is not a results document of this schema version.
-    """
+    """Read a file that `hangtag loadtest --json` of this release or of an earlier release wrote. Raises LoadTestError
+    if the file cannot be read, or is not a results document of this schema version."""
     try:
         document = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
@@ -71,14 +67,11 @@ def read(file: Path) -> SavedResults:
             f"{file} has {kind or 'other JSON'}, not the results of 'hangtag loadtest --json' ({SCHEMA})"
         )
     try:
+        measured = [target for target in document.get("targets", ()) if target["accuracy"]]
         return SavedResults(
             file=file,
             runs=tuple(_run(run, document["scenario"]) for run in document["runs"]),
-            accuracies={
-                target["name"]: target["accuracy"]["accuracy"]
-                for target in document.get("targets", ())
-                if target["accuracy"]
-            },
+            accuracies={target["name"]: target["accuracy"]["accuracy"] for target in measured},
             peaks={peak["target"]: peak["rate"] for peak in document.get("peaks", ()) if peak["rate"]},
             environment=document["environment"],
             started=document["started"],
@@ -124,7 +117,6 @@ def _in_words(value: Any) -> str:
 
 
 def schema() -> str:
-    """Return the JSON Schema of the JSON file."""
     return json.dumps(json_schema(ResultsDocument, SCHEMA, (__doc__ or "").strip()), indent=1)
 
 

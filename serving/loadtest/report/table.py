@@ -1,7 +1,7 @@
-"""Renders results for a terminal, as a table per load with a line per target, and as sentences."""
+"""Renders results and comparisons for a terminal, as a table per load with a line per target, and as sentences."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rich.console import Console
 from rich.table import Table
@@ -10,9 +10,8 @@ from rich.text import Text
 from hangtag.printable import escaped
 from hangtag.serving.loadtest import units
 from hangtag.serving.loadtest.comparison.answer import common_load
-from hangtag.serving.loadtest.comparison.compare import Comparison
+from hangtag.serving.loadtest.comparison.compare import MACHINE, Comparison, SavedComparison
 from hangtag.serving.loadtest.measuring.measured_run import Run
-from hangtag.serving.loadtest.measuring.results import Results
 from hangtag.serving.loadtest.report.json_document import ResultsDocument
 
 PERCENTILES = (50.0, 90.0, 95.0, 99.0)
@@ -22,7 +21,7 @@ FIGURE_WIDTH = 9  # The width of a column and its padding, enough for 1,234 ms, 
 def render(results: ResultsDocument, console: Console) -> None:
     """Print the tables, the findings and the problems."""
     groups = groups_of(results)
-    for group, table in zip(groups, tables(groups, console.width, results.batched), strict=True):
+    for group, table in zip(groups, tables(groups, console.width, results.scenario.batch_size > 1), strict=True):
         console.print(table)
         for run in group.runs:
             if run.lateness_note:
@@ -41,15 +40,23 @@ def render(results: ResultsDocument, console: Console) -> None:
     ):
         console.print(line(sentence))
     sent = f"Sent: {'; '.join(dict.fromkeys(results.samples.values()))}."
-    warm_up = f"{results.warm_up_queries:,} queries of the warm-up were sent before, and discarded."
-    remarks = (sent, warm_up * bool(results.warm_up_queries), results.generator_share, results.others_sentence)
+    discarded = sum(run.total.warm_up_queries for run in results.runs)
+    warm_up = f"{discarded:,} queries of the warm-up were sent before, and discarded."
+    remarks = (sent, warm_up * bool(discarded), results.generator_share, results.others_sentence)
     for remark in filter(None, remarks):
         console.print(line(remark, style="dim"))
-    _problems(results, console)
+    for problem in results.invalid:
+        console.print(Text.assemble(("INVALID ", "bold red"), escaped(f"{problem}.")))
+    _remarks("INVALID ", "bold red", [(run, problem) for run in results.runs for problem in run.invalid], console)
+    for detail in sorted({f"{status}: {text}" for run in results.runs for status, text in run.total.details.items()}):
+        console.print(line(f"  {detail}", style="dim"))
+    doubts = [(run, run.doubt) for run in results.runs if run.doubt]
+    _remarks("DOUBTFUL ", "bold yellow", doubts, console)
+    _remarks("note ", "bold yellow", [(run, note) for run in results.runs for note in run.notes], console)
     if results.valid:
         verdict = " the figures of every run can be trusted."
-        if results.doubtful:
-            verdict = f", but DOUBTFUL: {results.doubtful} of {len(results.runs)} runs have a doubt, listed above."
+        if doubts:
+            verdict = f", but DOUBTFUL: {len(doubts)} of {len(results.runs)} runs have a doubt, listed above."
         console.print(Text.assemble(("VALID", "bold green"), verdict))
     for outcome in results.gates:
         style = "bold red" if outcome.failed else ""
@@ -60,21 +67,27 @@ def render(results: ResultsDocument, console: Console) -> None:
             console.print(Text.assemble((f"{question}: ", "bold"), escaped(text)))
 
 
+def render_comparison(comparison: SavedComparison, console: Console) -> None:
+    """Print how the models, samples, options and environments differ, and a table for each target and load, with the
+    figures before and after, and their ratio. A separate warning names differences of the machines."""
+    found = comparison.setting_differences | comparison.environment_differences
+    if not found:
+        console.print(Text("Both runs have the same models, samples, options and environment."))
+    for label, values in found.items():
+        if label not in MACHINE:
+            difference = escaped(f"{label}: {values['before']} before, {values['after']} after")
+            console.print(Text.assemble(("differs ", "bold yellow"), difference))
+    console.print()
+    groups = groups_of_saved(comparison)
+    for group, table in zip(groups, tables(groups, console.width), strict=True):
+        console.print(table)
+        console.print(line(group.ratios[0][1].sentence))
+        console.print()
+
+
 def line(text: str, style: str = "") -> Text:
     """Return a line to print. Control characters, which a server's messages may contain, are escaped."""
     return Text(escaped(text), style=style)
-
-
-def _problems(results: Results, console: Console) -> None:
-    for problem in results.invalid:
-        console.print(Text.assemble(("INVALID ", "bold red"), escaped(f"{problem}.")))
-    _remarks("INVALID ", "bold red", [(run, problem) for run in results.runs for problem in run.invalid], console)
-    details = {f"{status}: {message}" for run in results.runs for status, message in run.total.details.items()}
-    for detail in sorted(details):
-        console.print(line(f"  {detail}", style="dim"))
-    doubts = [(run, run.doubt) for run in results.runs if run.doubt]
-    _remarks("DOUBTFUL ", "bold yellow", doubts, console)
-    _remarks("note ", "bold yellow", [(run, note) for run in results.runs for note in run.notes], console)
 
 
 def _remarks(word: str, style: str, remarks: Sequence[tuple[Run, str]], console: Console) -> None:
@@ -105,6 +118,18 @@ def groups_of(results: ResultsDocument) -> list[RunGroup]:
     ]
 
 
+def groups_of_saved(compared: SavedComparison) -> list[RunGroup]:
+    """Return the two runs of each comparison. The targets of these runs are named "before" and "after"."""
+    return [
+        RunGroup(
+            f"{comparison.target}, {comparison.load.kind}, {comparison.load}",
+            (replace(before, target="before"), replace(after, target="after")),
+            (("after / before", comparison),),
+        )
+        for before, after, comparison in compared.pairs
+    ]
+
+
 def tables(groups: Sequence[RunGroup], width: int, batched: bool = False) -> Iterator[Table]:
     """Yield a table for each group, for a terminal of this width. The columns of all tables are aligned."""
     rates = ["calls/s", "samples/s"] if batched else ["calls/s"]
@@ -113,37 +138,21 @@ def tables(groups: Sequence[RunGroup], width: int, batched: bool = False) -> Ite
     # Long names are wrapped, so that the figures have enough room.
     names = min(max(map(len, labels), default=0), max(width - FIGURE_WIDTH * len(headers), 8))
     for group in groups:
-        table = Table(
-            title=line(group.title, style="bold cyan"),
-            title_justify="left",
-            box=None,
-            pad_edge=False,
-            header_style="dim",
-        )
+        title = line(group.title, style="bold cyan")
+        table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="dim")
         table.add_column("", width=names, overflow="fold")
         for header in headers:
             table.add_column(header, justify="right", no_wrap=True, min_width=7)
         for run in group.runs:
-            table.add_row(*_cells(run, batched), style=None if run.valid else "red")
-        for label, comparison in group.ratios:
-            table.add_row(*_ratio_cells(label, comparison, batched), style="dim")
+            latency = run.total.latency
+            throughputs = [run.throughput, run.samples_per_second] if batched else [run.throughput]
+            durations = [*(latency.percentile(q) for q in PERCENTILES), latency.maximum]
+            figures = [*map(units.three_digits, throughputs), *map(units.duration, durations), f"{run.total.failed:,}"]
+            table.add_row(escaped(run.target), *figures, style=None if run.valid else "red")
+        for label, ratio in group.ratios:
+            throughput = "" if ratio.generator_limited else units.times(ratio.throughput.estimate)
+            p50, p99 = (units.times(each.estimate) for each in (ratio.p50, ratio.p99))
+            # INVALID runs have no ratios.
+            cells = [throughput, *[""] * batched, p50, "", "", p99] if ratio.meaningful else ["INVALID"]
+            table.add_row(escaped(label), *cells, style="dim")
         yield table
-
-
-def _cells(run: Run, batched: bool) -> list[str]:
-    """Return the cells of a run's row: target, rates, percentiles, maximum and failures."""
-    latency = run.total.latency
-    rates = [run.throughput, run.samples_per_second] if batched else [run.throughput]
-    durations = [*(latency.percentile(q) for q in PERCENTILES), latency.maximum]
-    return [
-        escaped(run.target), *map(units.three_digits, rates), *map(units.duration, durations), f"{run.total.failed:,}"
-    ]  # fmt: skip
-
-
-def _ratio_cells(label: str, comparison: Comparison, batched: bool) -> list[str]:
-    """Return the cells of a row of ratios. The columns are those of `_cells`. INVALID runs have no ratios."""
-    if not comparison.meaningful:
-        return [escaped(label), "INVALID"]
-    throughput = "" if comparison.generator_limited else units.times(comparison.throughput.estimate)
-    p50, p99 = (units.times(ratio.estimate) for ratio in (comparison.p50, comparison.p99))
-    return [escaped(label), throughput, *[""] * batched, p50, "", "", p99]

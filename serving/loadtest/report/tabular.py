@@ -5,11 +5,9 @@ import io
 import math
 from xml.etree import ElementTree
 
-from hangtag.serving.loadtest.measuring.measured_run import Run
-from hangtag.serving.loadtest.measuring.results import Results
-from hangtag.serving.loadtest.plan.load import OpenLoop
+from hangtag.serving.loadtest.measuring.load_test import Results
 from hangtag.serving.loadtest.report.json_document import ResultsDocument
-from hangtag.serving.loadtest.statistics.server_timings import PARTS
+from hangtag.serving.loadtest.statistics.durations import PARTS
 
 PERCENTILES = (50.0, 90.0, 95.0, 99.0, 99.9)
 COLUMNS = (
@@ -27,38 +25,33 @@ def render_csv(results: Results) -> str:
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
     for run in results.runs:
-        writer.writerow({name: _cell(value) for name, value in _line(results, run).items()})
+        total, load, server = run.total, run.load, run.total.server
+        target = next(target for target in results.targets if target.name == run.target)
+        figures = {
+            "target": run.target,
+            "model": target.model,
+            "server": target.server.address,
+            "load": load.kind,
+            "concurrency": load.concurrency,
+            "rate": load.rate,
+            "valid": run.valid,
+            "queries": total.queries,
+            "failed": total.failed,
+            "delayed": total.delayed_queries if load.rate else None,
+            "seconds": total.duration,
+            "warm_up_queries": total.warm_up_queries,
+            "calls_per_second": run.throughput,
+            "samples_per_second": run.samples_per_second,
+            **{f"p{q:g}_seconds": total.latency.percentile(q) for q in PERCENTILES},
+            "max_seconds": total.latency.maximum,
+            **{f"service_p{q}_seconds": total.service_time.percentile(q) for q in (50, 99)},
+            "lateness_p99_seconds": total.lateness.percentile(99) if load.rate else None,
+            **{f"server_{part}_seconds": server.mean(part) if server else None for part in PARTS},
+            "accuracy": target.accuracy.share if target.accuracy else None,
+            "problems": "; ".join(run.invalid),
+        }
+        writer.writerow({name: _cell(value) for name, value in figures.items()})
     return text.getvalue()
-
-
-def _line(results: Results, run: Run) -> dict[str, object]:
-    """Return the values of a run by the names of their columns."""
-    total, load, server = run.total, run.load, run.total.server
-    target = next(target for target in results.targets if target.name == run.target)
-    opened = isinstance(load, OpenLoop)
-    return {
-        "target": run.target,
-        "model": target.model,
-        "server": target.server.address,
-        "load": load.kind,
-        "concurrency": load.concurrency,
-        "rate": load.rate,
-        "valid": run.valid,
-        "queries": total.queries,
-        "failed": total.failed,
-        "delayed": total.delayed_queries if opened else None,
-        "seconds": total.duration,
-        "warm_up_queries": total.warm_up_queries,
-        "calls_per_second": run.throughput,
-        "samples_per_second": run.samples_per_second,
-        **{f"p{q:g}_seconds": total.latency.percentile(q) for q in PERCENTILES},
-        "max_seconds": total.latency.maximum,
-        **{f"service_p{q}_seconds": total.service_time.percentile(q) for q in (50, 99)},
-        "lateness_p99_seconds": total.lateness.percentile(99) if opened else None,
-        **{f"server_{part}_seconds": server.mean(part) if server else None for part in PARTS},
-        "accuracy": target.accuracy.share if target.accuracy else None,
-        "problems": "; ".join(run.invalid),
-    }
 
 
 def _cell(value: object) -> object:

@@ -14,21 +14,17 @@ from PIL import Image
 from hangtag.protos import classifier_pb2, tensors
 from hangtag.protos import inference_pb2 as pb
 from hangtag.serving import address as server_address
-from hangtag.serving.loadtest.errors import LoadTestError
-from hangtag.serving.loadtest.generator.http_channel import message_as_text
-from hangtag.serving.loadtest.generator.process_messages import CLASSIFY, INFER, RequestPool
+from hangtag.serving.connection.http.http_methods import ROUTES
+from hangtag.serving.loadtest import LoadTestError
+from hangtag.serving.loadtest.generator.channels import CLASSIFY, INFER, RequestPool
+from hangtag.serving.loadtest.generator.http_channel import as_text
 from hangtag.serving.loadtest.plan.load import random_generator
 from hangtag.serving.loadtest.plan.scenario import Scenario
-from hangtag.serving.loadtest.plan.target import Target
-from hangtag.serving.loadtest.samples.image_folder import read_pictures
-from hangtag.serving.loadtest.samples.sample_arrays import Samples, generate, has_batch_axis, read_npz
+from hangtag.serving.loadtest.samples.sources import Samples, generate, has_batch_axis, read_npz, read_pictures
 from hangtag.serving.loadtest.sut import Description
 
 # A library has LIBRARY_SIZE different requests, or fewer if they would exceed LIBRARY_BYTES.
-LIBRARY_SIZE = 256
-LIBRARY_BYTES = 64 << 20
-
-Indices = npt.NDArray[np.int64]  # Indices of samples.
+LIBRARY_SIZE, LIBRARY_BYTES = 256, 64 << 20
 
 
 @dataclass(frozen=True)
@@ -48,7 +44,8 @@ class SampleLibrary:
         """Serialise the requests for the generator. `deadline` is the deadline of each call in seconds."""
         address, method = self.description.target.address, self.method
         if server_address.is_http(address):
-            requests = [message_as_text(address, method, each, deadline) for each in self.requests]
+            microseconds = round(deadline * 1e6)  # The request contains the deadline.
+            requests = [as_text(address, ROUTES[method].encode(each, microseconds)) for each in self.requests]
         else:
             requests = [each.SerializeToString() for each in self.requests]
         return RequestPool(address, method, tuple(requests))
@@ -61,15 +58,8 @@ class SampleLibrary:
 
 
 def load(description: Description, scenario: Scenario, path: Path | None = None) -> SampleLibrary:
-    """Build the requests for a target.
-
-    `path` is a folder, a CSV file or an .npz file; None for random values. In the scenario multi-stream, a request
-    contains consecutive samples. In all other scenarios, samples are drawn in shuffled rounds through all samples.
-
-    Raises:
-        LoadTestError: If the samples cannot be read or do not match the model's inputs, if the model does not accept
-            batches of this size, or if an input's axis other than the batch axis has no fixed size.
-    """
+    """Build the requests for a target. `path` is a folder, a CSV file or an .npz file; None for random values. Raises
+    LoadTestError if the samples cannot be read, or if the samples or the batch size do not match the model's inputs."""
     random, batch_size = random_generator(scenario.seed, "samples"), scenario.batch_size
     if description.target.method == "classify" and batch_size != 1:
         raise LoadTestError("Classify accepts one image per call, so --batch-size must be 1")
@@ -88,7 +78,7 @@ def load(description: Description, scenario: Scenario, path: Path | None = None)
     return SampleLibrary(description, tuple(requests), samples)
 
 
-def _order(samples: int, batch_size: int, neighbours: bool, random: np.random.Generator) -> Indices:
+def _order(samples: int, batch_size: int, neighbours: bool, random: np.random.Generator) -> npt.NDArray[np.int64]:
     """Draw indices of samples [requests, batch].
 
     If `neighbours`, each request has consecutive indices from a random start, modulo the number of samples (source:
@@ -102,10 +92,21 @@ def _order(samples: int, batch_size: int, neighbours: bool, random: np.random.Ge
     return order[: LIBRARY_SIZE * batch_size].reshape(LIBRARY_SIZE, batch_size)
 
 
-def _request(description: Description, samples: Samples, indices: Indices) -> Message:
+def _request(description: Description, samples: Samples, indices: npt.NDArray[np.int64]) -> Message:
     target = description.target
-    if target.method == "classify":
-        return _classify_request(target, samples, int(indices[0]))
+    if target.method == "classify":  # The request has a PNG file, which the server decodes.
+        array = next(iter(samples.inputs.values()))[indices[0]]
+        pixels = np.squeeze(array)
+        is_image = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 3)
+        if len(samples.inputs) != 1 or array.dtype != np.uint8 or not is_image:
+            raise LoadTestError(
+                f"the input of model {target.model!r} is not a grey or coloured image, so Classify cannot call it"
+            )
+        encoded = io.BytesIO()
+        Image.fromarray(pixels).save(encoded, "PNG")
+        return classifier_pb2.ClassifyRequest(
+            model_name=target.model, model_version=target.version, encoded=encoded.getvalue(), top_k=1
+        )
     request = pb.ModelInferRequest(model_name=target.model, model_version=target.version)
     for tensor in description.metadata.inputs:
         array = samples.inputs[tensor.name][indices]
@@ -114,19 +115,3 @@ def _request(description: Description, samples: Samples, indices: Indices) -> Me
         request.inputs.add(name=tensor.name, datatype=tensor.datatype, shape=array.shape)
         request.raw_input_contents.append(tensors.to_raw(array))
     return request
-
-
-def _classify_request(target: Target, samples: Samples, index: int) -> Message:
-    """Build a ClassifyRequest with a PNG file, which the server decodes."""
-    array = next(iter(samples.inputs.values()))[index]
-    pixels = np.squeeze(array)
-    is_image = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 3)
-    if len(samples.inputs) != 1 or array.dtype != np.uint8 or not is_image:
-        raise LoadTestError(
-            f"the input of model {target.model!r} is not a grey or coloured image, so Classify cannot call the model"
-        )
-    encoded = io.BytesIO()
-    Image.fromarray(pixels).save(encoded, "PNG")
-    return classifier_pb2.ClassifyRequest(
-        model_name=target.model, model_version=target.version, encoded=encoded.getvalue(), top_k=1
-    )

@@ -1,4 +1,4 @@
-"""Computes confidence intervals of shares, figures and ratios.
+"""Computes confidence intervals of shares, figures and ratios, and how many queries suffice to judge a percentile.
 
 The intervals of figures and ratios use Student's t over blocks, on a logarithmic scale, which makes ratios symmetric.
 The blocks of a run vary independently. The queries of a block do not vary independently, because they share the
@@ -7,8 +7,14 @@ simulations with five blocks. With sectioning, 95 % of the intervals contained t
 figure over all blocks. The blocks' deviations from the estimate give the variance, and Student's t accounts for the
 small number of blocks.
 
+A percentile is judged by MLPerf LoadGen's early stopping. The null hypothesis is that a query exceeds the bound with a
+probability of more than 1 - p. If this hypothesis is true, the number of queries over the bound, out of n queries, is
+stochastically at least Binomial(n, 1 - p). If t queries exceed the bound and P[Binomial(n, 1 - p) <= t] <= 0.01, the
+hypothesis is rejected: the percentile p does not exceed the bound.
+
 Sources: Asmussen and Glynn 2007, Stochastic Simulation, III.5a; for percentiles, Nakayama 2014, Confidence Intervals
-for Quantiles Using Sectioning When Applying Variance-Reduction Techniques.
+for Quantiles Using Sectioning When Applying Variance-Reduction Techniques; MLPerf Inference, LoadGen, "Early Stopping
+Criterion".
 """
 
 import math
@@ -21,11 +27,31 @@ import numpy.typing as npt
 import scipy  # importing scipy.special takes a fifth of a second, so scipy imports scipy.special at the first use
 
 from hangtag.serving.loadtest.record import NullForNan, shown, stored, unstored
-from hangtag.serving.loadtest.statistics.duration_histogram import Values
+from hangtag.serving.loadtest.statistics.durations import Values
 
 # The interval of a ratio is too wide if it contains 1 and its upper end is more than this many times its lower end.
 TOO_WIDE = 4
 CONFIDENCE = 0.95
+# LoadGen's rule is that a system's results are valid only if the system reaches 99 % of the reference accuracy.
+REFERENCE_SHARE = 0.99
+# The largest probability that early stopping accepts a percentile that exceeds the bound.
+REJECTED = 0.01
+# scipy's solution is a real number, with a rounding error below this limit.
+_ROUNDING = 1e-6
+
+
+def samples_needed(over: int, q: float) -> int:
+    """Return how many queries are needed to show that the q-th percentile meets a bound, if `over` queries exceed the
+    bound: the smallest n with P[Binomial(n, 1 - q/100) <= over] <= 0.01."""
+    return math.ceil(scipy.special.bdtrin(over, REJECTED, 1 - q / 100) - _ROUNDING)
+
+
+def over_allowed(queries: int, q: float) -> int:
+    """Return how many of `queries` may exceed a bound so that the q-th percentile is still shown to meet the bound; -1
+    if there are too few queries."""
+    if queries < samples_needed(0, q):
+        return -1
+    return math.floor(scipy.special.bdtrik(REJECTED, queries, 1 - q / 100) + _ROUNDING)
 
 
 @dataclass(frozen=True)
@@ -42,7 +68,6 @@ class Interval:
 
     @property
     def known(self) -> bool:
-        """Whether `low` and `high` are known."""
         return bool(np.isfinite(self.low) and np.isfinite(self.high))
 
     @property
@@ -64,23 +89,21 @@ class Sections:
     blocks: Values
 
     def interval(self) -> Interval:
-        """Return the figure over all blocks with its interval."""
         return _interval(self.total, [self._deviations()])
 
     def ratio_to(self, other: "Sections", *, paired: bool = True) -> Interval:
         """Return the ratio of this figure to the figure of another run.
 
         If the blocks are paired, block i of this run ran next to block i of the other run, for each i. The variance is
-        then computed from the blocks' ratios, in which a slowdown of both blocks cancels out. Blocks that are not
-        paired vary independently, and Welch's (1947) formula gives the degrees of freedom.
-
-        Raises ValueError if the blocks are paired, but the two runs have different numbers of blocks.
+        then computed from the blocks' ratios, in which a slowdown of both blocks cancels out. If one run has fewer
+        blocks, because the test was interrupted, the interval is unknown. Blocks that are not paired vary
+        independently, and Welch's (1947) formula gives the degrees of freedom.
         """
-        if paired and len(self.blocks) != len(other.blocks):
-            raise ValueError(f"paired blocks must be equal in number, not {len(self.blocks)} and {len(other.blocks)}")
         deviations = [self._deviations(), other._deviations()]
         with np.errstate(divide="ignore", invalid="ignore"):
             estimate = float(np.divide(self.total, other.total))
+            if paired and len(self.blocks) != len(other.blocks):
+                return Interval(estimate, math.nan, math.nan)
             return _interval(estimate, [deviations[0] - deviations[1]] if paired else deviations)
 
     def _deviations(self) -> Values:
@@ -94,8 +117,8 @@ def _interval(estimate: float, deviations: Sequence[Values]) -> Interval:
 
 
 def _margin(sections: Sequence[Values]) -> float:
-    """Return half the width of the confidence interval for a sum of means. Each item of ``sections`` has the deviations
-    of one mean."""
+    """Return half the width of the confidence interval for a sum of means. Each section has the deviations of one
+    mean."""
     sizes = [len(section) for section in sections]
     if min(sizes) < 2 or not all(np.isfinite(section).all() for section in sections):
         return math.nan
@@ -133,10 +156,6 @@ def difference_of_shares(right: npt.NDArray[np.bool_], others_right: npt.NDArray
     return Interval(difference / len(right), difference / total - margin, difference / total + margin)
 
 
-# LoadGen's rule is that a system's results are valid only if the system reaches 99 % of the reference accuracy.
-REFERENCE_SHARE = 0.99
-
-
 @dataclass(frozen=True)
 class Accuracy:
     """The accuracy over all labelled samples, each sent once. `low` and `high` are the ends of the accuracy's 95 %
@@ -152,7 +171,7 @@ class Accuracy:
     @shown("accuracy")
     def share(self) -> float:
         """The accuracy, between 0 and 1."""
-        return self.correct / self.total
+        return self.interval.estimate
 
     @shown()
     def low(self) -> float:
@@ -166,7 +185,6 @@ class Accuracy:
 
     @property
     def interval(self) -> Interval:
-        """The accuracy with its 95 % confidence interval for all images of this kind."""
         return wilson(self.correct, self.total)
 
     @property
@@ -177,7 +195,7 @@ class Accuracy:
         may be misclassified by chance, so the runs are INVALID only if the whole interval is below the expected
         accuracy.
         """
-        if self.expected is None or not self.comparable or self.interval.high >= REFERENCE_SHARE * self.expected:
+        if self.expected is None or not self.comparable or self.high >= REFERENCE_SHARE * self.expected:
             return None
         return (
             f"its accuracy is too low: the server classifies {self.share:.2%} of {self.total:,} samples correctly, but "

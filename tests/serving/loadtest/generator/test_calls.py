@@ -12,11 +12,11 @@ import pytest
 
 from hangtag.serving.client import Credentials
 from hangtag.serving.loadtest.generator.block_result import BlockResult
-from hangtag.serving.loadtest.generator.channels import connect
-from hangtag.serving.loadtest.generator.executors import Executor, create
+from hangtag.serving.loadtest.generator.channels import RequestPool
+from hangtag.serving.loadtest.generator.executors import Executor, Share, SharedCounts, create
+from hangtag.serving.loadtest.generator.generator_process import connect
 from hangtag.serving.loadtest.generator.http_channel import HttpChannel
-from hangtag.serving.loadtest.generator.process_messages import Block, RequestPool, Share, SharedCounts
-from hangtag.serving.loadtest.plan.load import ClosedLoop, Limits, Load, OpenLoop
+from hangtag.serving.loadtest.plan.load import Block, ClosedLoop, Limits, Load, OpenLoop
 from tests.kit.fake_server import FakeServer, running_over_http
 from tests.kit.other_servers import listener, say_nothing
 from tests.kit.waiting import pass_time
@@ -26,8 +26,6 @@ pytestmark = pytest.mark.quick
 
 class LosesOneEnd:
     """A channel that ends each call immediately, on another thread, except the fourth call, which never ends."""
-
-    name = "loses one end"
 
     def __init__(self) -> None:
         self._sent = 0

@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import grpc
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hangtag.serving.loadtest.measuring.peaks import PRECISION, Peak, PeakSearch
+from hangtag.serving.loadtest.measuring.peaks import PRECISION, Peak, peak_search
 from hangtag.serving.loadtest.plan.load import OpenLoop
 from tests.kit.fake_server import FakeServer
 from tests.serving.loadtest.command import QUICK, Loadtest, run_of
@@ -41,11 +42,9 @@ def test_the_peak_is_searched_and_confirmed(server: FakeServer, loadtest: Loadte
     saturated, *confirmation = measured.runs
     assert saturated["load"]["concurrency"] == 64
     lowest = (2 + (100 + 4) ** 0.5) ** 2  # at this rate, at least 100 calls nearly always arrive in a second
-    expected = PeakSearch(0.5 * saturated["total"]["throughput"], lowest)
-    for step in peak["steps"]:
-        assert step["load"]["rate"] == expected.rate
-        expected.record(step["valid"] and bool(step["keeps_target"]))
-    assert (expected.rate, expected.peak) == (None, peak["rate"])
+    kept = iter([step["valid"] and bool(step["keeps_target"]) for step in peak["steps"]])
+    expected = run_search(0.5 * saturated["total"]["throughput"], lambda rate: next(kept), lowest)
+    assert expected == (peak["rate"], [step["load"]["rate"] for step in peak["steps"]])
     assert confirmation == ([] if peak["rate"] is None else peak["steps"][-1:])
     assert (peak["rate"] or 0) <= 1.5 * CAPACITY
     assert peak["sentence"] in measured.text
@@ -108,22 +107,23 @@ KEPT, MISSED, LATE = step_at(100, kept=True), step_at(200, kept=False), step_at(
 def test_a_search_claims_no_more_than_its_runs_show(peak: Peak, limited: bool, sentence: str) -> None:
     assert peak.limited_by_generator is limited
     assert sentence in peak.sentence
-    assert (peak.confirmation is None) is (peak.rate is None)
 
 
-def run_search(first: float, edge: float) -> tuple[float | None, list[float]]:
-    """Search for the peak of a server that is too slow above the rate ``edge``. Return the peak and all tried rates."""
-    search, tried = PeakSearch(first), []
-    while search.rate is not None:
-        tried.append(search.rate)
-        assert len(tried) < 100
-        search.record(search.rate <= edge)
-    return search.peak, tried
+def run_search(first: float, keeps: Callable[[float], bool], lowest: float = 1.0) -> tuple[float | None, list[float]]:
+    """Search for the peak of a server that keeps the limit at some rates. Return the peak and all tried rates."""
+    search, tried = peak_search(first, lowest), list[float]()
+    try:
+        tried.append(next(search))
+        while len(tried) < 100:
+            tried.append(search.send(keeps(tried[-1])))
+    except StopIteration as ended:
+        return ended.value, tried
+    raise AssertionError(tried)
 
 
 @given(first=st.floats(0.01, 1e6), edge=st.floats(1.0, 900_000))
 def test_the_peak_is_the_edge_up_to_the_precision(first: float, edge: float) -> None:
-    peak, tried = run_search(first, edge)
+    peak, tried = run_search(first, lambda rate: rate <= edge)
     assert peak is not None
     # The search tries only rates with three significant digits, so the peak may be up to 1 % too low.
     assert edge / (PRECISION * 1.01) <= peak <= edge

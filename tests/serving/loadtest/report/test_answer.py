@@ -9,10 +9,9 @@ import pytest
 from rich.console import Console
 
 from hangtag.serving.loadtest.comparison.answer import answer
-from hangtag.serving.loadtest.measuring.results import Results
+from hangtag.serving.loadtest.measuring.load_test import Results
 from hangtag.serving.loadtest.plan.load import OpenLoop
-from hangtag.serving.loadtest.plan.scenario import Scenario
-from hangtag.serving.loadtest.plan.target import Target
+from hangtag.serving.loadtest.plan.scenario import Scenario, Target
 from hangtag.serving.loadtest.report import json_document, table
 from hangtag.serving.loadtest.statistics.intervals import Accuracy
 from tests.serving.loadtest.command import run_of

@@ -28,9 +28,9 @@ def percentiles(blocks: np.ndarray, q: float) -> Sections:
     return Sections(float(np.percentile(blocks, q, method="inverted_cdf")), each)
 
 
-def test_paired_blocks_come_in_pairs() -> None:
-    with pytest.raises(ValueError, match="must be equal in number, not 3 and 2"):
-        rates(1, 1, 1).ratio_to(rates(1, 1))
+def test_paired_blocks_of_an_interrupted_run_have_no_interval() -> None:
+    ratio = rates(2, 2, 2).ratio_to(rates(1, 1))
+    assert (ratio.estimate, ratio.known) == (2.0, False)
 
 
 @pytest.mark.parametrize("blocks", [(5.0,), (), (0.0, 0.0, 0.0), (0.0, 1.0, 1.0)])

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from scipy.stats import binom
 
 from hangtag.serving.loadtest.plan.load import ClosedLoop, Load, OpenLoop
-from hangtag.serving.loadtest.statistics.duration_histogram import DurationHistogram
-from hangtag.serving.loadtest.statistics.early_stopping import samples_needed
+from hangtag.serving.loadtest.statistics.durations import DurationHistogram
+from hangtag.serving.loadtest.statistics.intervals import samples_needed
 from tests.serving.loadtest.command import run_of
 
 pytestmark = pytest.mark.quick

@@ -1,7 +1,8 @@
-"""Counts durations in the buckets of an HdrHistogram, which has bounded memory for any number of queries."""
+"""Counts durations in the buckets of an HdrHistogram, and adds up the times that a server reports."""
 
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass, fields
 from typing import Annotated, Any, ClassVar, Self
 
 import numpy as np
@@ -16,24 +17,13 @@ Counts = npt.NDArray[np.int64]
 Values = npt.NDArray[np.float64]
 
 
-def _empty() -> Any:
-    """Return an empty hdrh histogram for durations from 1 µs to one hour, with three significant digits."""
-    return HdrHistogram(1, 3_600_000_000, 3)
-
-
-def _bounds() -> Counts:
-    """Return each bucket's largest duration in microseconds: [buckets].
-
-    Of the HdrHistogram's buckets, the first 2,048 are 1 µs wide. Each following 1,024 buckets are twice as wide as
-    those before.
-    """
-    buckets = np.arange(_empty().counts_len)
-    power = np.maximum(buckets // 1024 - 1, 0)
-    bounds: Counts = ((buckets - 1024 * power + 1) << power) - 1
-    return bounds
-
-
-_BOUNDS = _bounds()
+# The histograms of hdrh have durations from 1 µs to one hour, with three significant digits.
+_RANGE = (1, 3_600_000_000, 3)
+_BUCKETS = np.arange(HdrHistogram(*_RANGE).counts_len)
+# Of the HdrHistogram's buckets, the first 2,048 are 1 µs wide. Each following 1,024 buckets are twice as wide as those
+# before.
+_POWERS = np.maximum(_BUCKETS // 1024 - 1, 0)
+_BOUNDS: Counts = ((_BUCKETS - 1024 * _POWERS + 1) << _POWERS) - 1  # Each bucket's largest duration in microseconds.
 _FIGURES = {"p50": 50.0, "p90": 90.0, "p95": 95.0, "p99": 99.0, "p999": 99.9, "max": 100.0}
 
 
@@ -65,14 +55,12 @@ class DurationHistogram:
 
     @classmethod
     def decoded(cls, encoded: bytes) -> Self:
-        """Read the output of `encode`."""
         histogram = cls()
         histogram.counts[:] = np.ctypeslib.as_array(HdrHistogram.decode(encoded).counts)
         return histogram
 
     @classmethod
     def merged(cls, histograms: Iterable["DurationHistogram"]) -> Self:
-        """Merge histograms into one histogram, without loss."""
         total = cls()
         for histogram in histograms:
             total.counts += histogram.counts
@@ -83,14 +71,12 @@ class DurationHistogram:
         range."""
         # Calls of hdrh's record_value would hold the interpreter lock many times longer, and so delay the sending
         # threads. Searching for sorted durations is faster.
-        rounded = np.sort(np.clip(np.rint(durations * 1e6), 1, 3_600_000_000).astype(np.int64))
+        rounded = np.sort(np.clip(np.rint(durations * 1e6), *_RANGE[:2]).astype(np.int64))
         np.add.at(self.counts, np.searchsorted(_BOUNDS, rounded), 1)
 
     def percentile(self, q: float) -> float:
-        """Return the shortest duration in seconds that at least q % of the durations do not exceed (nearest rank).
-
-        The result is NaN if the histogram is empty.
-        """
+        """Return the shortest duration in seconds that at least q % of the durations do not exceed (nearest rank); NaN
+        if the histogram is empty."""
         below = np.cumsum(self.counts)
         if not below[-1]:
             return math.nan
@@ -109,13 +95,12 @@ class DurationHistogram:
         return float(self.values @ self.counts) / len(self) if self else math.nan
 
     def document(self) -> dict[str, Any]:
-        """Return the histogram as JSON."""
         figures = {name: self.percentile(q) for name, q in _FIGURES.items()}
         return {"count": len(self), **figures, "histogram": self.encode().decode()}
 
     def encode(self) -> bytes:
         """Return HdrHistogram's V2 encoding in base64. The unit is 1 µs."""
-        hdr = _empty()
+        hdr = HdrHistogram(*_RANGE)
         if self:
             hdr.record_value(int(_BOUNDS[np.flatnonzero(self.counts)[-1]]))  # hdrh encodes the counts up to this value
         np.ctypeslib.as_array(hdr.counts)[:] = self.counts
@@ -125,9 +110,6 @@ class DurationHistogram:
     def __len__(self) -> int:
         return int(self.counts.sum())
 
-    def __reduce__(self) -> tuple[Any, tuple[bytes]]:
-        return DurationHistogram.decoded, (self.encode(),)
-
 
 # The type of a dataclass' field that holds a histogram. The field is stored as the histogram's JSON document.
 StoredHistogram = Annotated[
@@ -135,3 +117,56 @@ StoredHistogram = Annotated[
     PlainValidator(lambda document: DurationHistogram.decoded(document["histogram"].encode())),
     PlainSerializer(DurationHistogram.document, return_type=Durations),
 ]
+
+
+# Triton's names for the parts of a request's time in the server.
+PARTS = ("queue", "compute_input", "compute_infer", "compute_output")
+
+
+class ServerTimingsDocument(TypedDict):
+    """The server's own statistics: the mean seconds that a request spent in each part, including the warm-up."""
+
+    requests: int
+    batches: int
+    queue: NullForNan
+    compute_input: NullForNan
+    compute_infer: NullForNan
+    compute_output: NullForNan
+
+
+@dataclass(frozen=True)
+class ServerTimings:
+    """The total times of `count` answered requests in seconds, and the number of batches (execution_count).
+
+    The parts of the time are waiting for a free instance (queue), gathering the batch (compute_input), running the
+    network (compute_infer), and splitting the batch into answers (compute_output).
+    """
+
+    count: int = 0
+    batches: int = 0
+    queue: float = 0.0
+    compute_input: float = 0.0
+    compute_infer: float = 0.0
+    compute_output: float = 0.0
+
+    @classmethod
+    def summed(cls, parts: Iterable["ServerTimings | None"]) -> "ServerTimings | None":
+        """Add up timings. Timings that are None are skipped; the sum is None if all are None."""
+        known = [part for part in parts if part is not None]
+        return cls(*(sum(getattr(part, field.name) for part in known) for field in fields(cls))) if known else None
+
+    def since(self, before: "ServerTimings") -> "ServerTimings | None":
+        """Return the growth since `before`; None if a sum fell, because the server restarted or is another server."""
+        counted = {f.name: getattr(self, f.name) - getattr(before, f.name) for f in fields(self)}
+        return ServerTimings(**counted) if min(counted.values()) >= 0 else None
+
+    def mean(self, part: str) -> float:
+        """Return the mean seconds that a request spent in one of PARTS; NaN if there were no requests."""
+        return float(getattr(self, part)) / self.count if self.count else float("nan")
+
+    def document(self) -> dict[str, Any]:
+        return {"requests": self.count, "batches": self.batches, **{part: self.mean(part) for part in PARTS}}
+
+
+# The type of a dataclass' field that holds the sums. The field is stored as the JSON document of the sums.
+StoredTimings = Annotated[ServerTimings, PlainSerializer(ServerTimings.document, return_type=ServerTimingsDocument)]
