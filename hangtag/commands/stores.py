@@ -4,10 +4,6 @@ from pathlib import Path
 
 import click
 
-from hangtag.serving.stores import transfer
-from hangtag.serving.stores.mirror import Mirror
-from hangtag.serving.stores.store import Store, StoreError
-
 _folder = click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
 _url = click.argument("url")
 _replace = click.option("--replace", is_flag=True, help="Overwrite versions whose content is different.")
@@ -28,6 +24,8 @@ def push(folder: Path, url: str, replace: bool) -> None:
       hangtag models push models s3://bucket/models
       hangtag models push models/cnn gs://bucket/models
     """
+    from hangtag.serving.stores import transfer
+
     transfer.push(folder, url, replace=replace, report=_report)
 
 
@@ -44,6 +42,8 @@ def pull(url: str, folder: Path, replace: bool) -> None:
     Example:
       hangtag models pull s3://bucket/models models
     """
+    from hangtag.serving.stores import transfer
+
     transfer.pull(url, folder, replace=replace, report=_report)
 
 
@@ -55,13 +55,12 @@ def local_copy(url: str) -> Path:
     Raises:
         StoreError: The update fails, and there is no earlier copy.
     """
+    from hangtag.serving.stores.mirror import Mirror
+    from hangtag.serving.stores.store import Store
+
     mirror = Mirror(Store(url), None, _report)
-    try:
-        mirror.update()
-    except StoreError as error:
-        if not mirror.complete.exists():
-            raise
-        click.echo(f"THIS IS AN EARLIER COPY, NOT THE STORE'S PRESENT CONTENT: {error}", err=True)
+    if trouble := mirror.update():
+        click.echo(f"THIS IS AN EARLIER COPY, NOT THE STORE'S PRESENT CONTENT: {trouble}", err=True)
     return mirror.models
 
 

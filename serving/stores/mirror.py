@@ -56,34 +56,34 @@ class Mirror:
         self.models = cache / f"{slug}-{_digest([num_versions, *store.identity])[:12]}"
         self._parts = self.models / ".parts"
         self._new = self._parts / ".new"
-        self.complete = self.models / ".complete"
-        """A file that exists if the mirror is equal to the store, or to an earlier state of the store."""
+        self._complete = self.models / ".complete"
 
-    def update(self) -> bool:
+    def update(self) -> str | None:
         """Update the mirror from the store now. If another process is updating the mirror, only wait for the first
         complete copy.
 
         Returns:
-            Whether this process updated the mirror.
+            Why the mirror, or some of its models, could not be updated: "" after an update, and None if another
+            process is updating the mirror.
 
         Raises:
-            StoreError: The mirror, or some of its models, could not be updated.
+            StoreError: The mirror could not be updated, and there is no earlier complete copy.
         """
         try:
             with explained(self._store.name):
                 self._parts.mkdir(mode=0o700, parents=True, exist_ok=True)
                 with (self.models / ".lock").open("a") as lock:
                     try:
-                        fcntl.flock(lock, fcntl.LOCK_EX | (fcntl.LOCK_NB if self.complete.exists() else 0))
+                        fcntl.flock(lock, fcntl.LOCK_EX | (fcntl.LOCK_NB if self._complete.exists() else 0))
                     except BlockingIOError:
-                        return False
+                        return None
                     self._update(self._store.read())
-                    self.complete.touch()
+                    self._complete.touch()
         except StoreError as error:
-            if self.complete.exists():
-                raise
-            raise StoreError(f"{error}. {self.models} has no complete copy, so nothing can be served.") from error
-        return True
+            if not self._complete.exists():
+                raise StoreError(f"{error}. {self.models} has no complete copy, so nothing can be served.") from error
+            return str(error)
+        return ""
 
     def _update(self, parts: Parts) -> None:
         """Update the models that differ from the store's models. If some models fail, update all others, and then raise
@@ -118,11 +118,9 @@ class Mirror:
         for part in kept:
             self._add(part, parts[part])
         shutil.rmtree(self.models / target, ignore_errors=True)  # an earlier update may have left this folder
+        (self._new / ".link").symlink_to(target)
         self._new.rename(self.models / target)
-        new_link = self._parts / ".link"
-        new_link.unlink(missing_ok=True)
-        new_link.symlink_to(target)
-        new_link.replace(link)
+        (self.models / target / ".link").replace(link)
 
     def _add(self, part: str, files: list[StoredFile]) -> None:
         """Link to a part in .parts. If the part is not there yet, fetch it first."""

@@ -29,6 +29,7 @@ INDEX = "hangtag-index.json"
 _FORMAT = 1
 _LARGEST_INDEX = 64 << 20  # bytes
 _SHA256 = "sha256:"
+_TAG = re.compile(rf"{_SHA256}[0-9a-f]{{64}}")
 _VERSION, _FILE = r"[1-9][0-9]*", r"[^./\\][^/\\]{0,254}"
 _STORED_PATH = re.compile(rf"[^/]+/(?:{_VERSION}(?:/{_FILE})+|(?!{_VERSION}$){_FILE})")
 _REASONS = {
@@ -171,23 +172,18 @@ class Store:
     def _parse(self, answer: Any) -> list[StoredFile]:
         if answer.meta["size"] > _LARGEST_INDEX:
             raise StoreError(f"{self.name}/{INDEX} has more than {_LARGEST_INDEX:,} bytes")
-        content = bytes(answer.bytes())
-        try:
-            document = json.loads(content)
-            is_known = document["format"] == _FORMAT
+        with contextlib.suppress(AttributeError, KeyError, TypeError, ValueError, RecursionError):
+            document = json.loads(bytes(answer.bytes()))
             files = [
                 StoredFile(str(each["path"]), int(each["size"]), f"{_SHA256}{each['sha256']}")
                 for each in document["files"]
-                if re.fullmatch("[0-9a-f]{64}", each["sha256"])
             ]
-        except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
-            is_known = False
-        if not is_known:
-            raise StoreError(
-                f"{self.name}/{INDEX} is not an index of format {_FORMAT}: it was cut off, or another program or "
-                "another version of hangtag wrote it"
-            )
-        return files
+            if document["format"] == _FORMAT and all(_TAG.fullmatch(file.tag) for file in files):
+                return files
+        raise StoreError(
+            f"{self.name}/{INDEX} is not an index of format {_FORMAT}: it was cut off, or another program or "
+            "another version of hangtag wrote it"
+        )
 
 
 def local_parts(root: Path, models: Iterable[str]) -> Parts:

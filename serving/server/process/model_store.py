@@ -49,16 +49,13 @@ def follow(config: ServerConfig) -> tuple[ServerConfig, StoreState]:
 
 def _update(mirror: Mirror, state: StoreState) -> None:
     """Update the copy. Log each new reason for failed updates, and log when updates succeed again."""
-    trouble = ""
-    try:
-        if not mirror.update():
-            return  # another process is updating the copy
-        state.last_success = time.time()
-    except StoreError as error:
-        if not mirror.complete.exists():
-            raise
-        trouble = str(error)
+    trouble = mirror.update()
+    if trouble is None:  # another process is updating the copy
+        return
+    if trouble:
         state.errors += 1
+    else:
+        state.last_success = time.time()
     if trouble and trouble != state.trouble:
         log.warning("the copy of the model store cannot be updated; the previous models still serve", reason=trouble)
     elif state.trouble and not trouble:

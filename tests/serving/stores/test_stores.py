@@ -155,6 +155,7 @@ def test_an_index_is_checked_and_leads_nowhere_else(web: ObjectStore, local: Rep
     index = json.loads(file.read_text())
     for text, reason in (
         (file.read_text()[:-9], f"{INDEX} is not an index of format 1"),
+        (file.read_text().replace('"sha256": "', '"sha256": "?'), f"{INDEX} is not an index of format 1"),
         ('{"format": 2}', "another version of hangtag wrote it"),
         (
             '{"format": 1, "files": []}',
