@@ -9,6 +9,7 @@ at its deadline. For other transports, the queue refuses a call if its deadline 
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import groupby
 
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.engine.servable import Servable
@@ -51,28 +52,24 @@ class Residency:
 
     def unload_for(self, name: str, stamps: Iterable[Stamp], serving: Iterable[Servable]) -> list[str]:
         """Choose the models to unload before this model is loaded from the files of ``stamps``. ``serving`` lists the
-        versions that serve now.
+        versions that serve now, model by model.
 
         Raises:
             QueueFullError: There would be too little room even after unloading every model that may be unloaded.
         """
-        models: dict[str, list[ServedModel]] = {}
-        for model in serving:
-            if isinstance(model, ServedModel):
-                models.setdefault(model.name, []).append(model)
-        sizes = {each: _bytes(model.stamp for model in models[each]) for each in models}
-        needed = _bytes(stamps)
-        free = (self._config.max_loaded_mib << 20) - sum(sizes.values())
+        served = (model for model in serving if isinstance(model, ServedModel))
+        models = {each: list(versions) for each, versions in groupby(served, lambda model: model.name)}
+        needed = _mib(stamps)
+        free = self._config.max_loaded_mib - sum(_mib(model.stamp for model in each) for each in models.values())
         chosen = []
         for each in sorted((models.keys() & self.names) - {name}, key=lambda each: _last_used(models[each])):
             if needed > free:
                 chosen.append(each)
-                free += sizes.pop(each)
+                free += _mib(model.stamp for model in models[each])
         if needed > free:
             raise QueueFullError(
-                f"{name!r} needs {needed / 2**20:.1f} MiB, but --max-loaded-mib allows only "
-                f"{self._config.max_loaded_mib} MiB for all models, and models that stay loaded take "
-                f"{sum(sizes.values()) / 2**20:.1f} MiB"
+                f"{name!r} needs {needed:.1f} MiB, but models that stay loaded leave only {free:.1f} of the "
+                f"{self._config.max_loaded_mib} MiB of --max-loaded-mib"
             )
         return chosen
 
@@ -84,8 +81,8 @@ class Residency:
                 del self._loading[name]  # the future of a load refers to every call that waited for the load
 
 
-def _bytes(stamps: Iterable[Stamp]) -> int:
-    return sum(status[1] for stamp in stamps for _, status in stamp if status is not None)
+def _mib(stamps: Iterable[Stamp]) -> float:
+    return sum(status[1] for stamp in stamps for _, status in stamp if status is not None) / 2**20
 
 
 def _last_used(models: list[ServedModel]) -> tuple[bool, int]:

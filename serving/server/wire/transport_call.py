@@ -174,28 +174,23 @@ class _AwaitedLoad:
     """The `Queue` of one call while the call's model is loaded."""
 
     def __init__(self, call: TransportCall, query: Readable) -> None:
-        self._waiting = [(call, query)]  # empty as soon as a thread has taken the call
+        # The first thread that takes the call removes it, so that a request whose caller has left needs no memory.
+        self._waiting: dict[Call, tuple[TransportCall, Readable]] = {call: (call, query)}
         call.queue = self
 
-    def cancel(self, _call: Call) -> None:
-        for call, _ in self._take():
+    def cancel(self, call: Call) -> None:
+        if self._waiting.pop(call, None):
             call.end(CancelledError("the caller left before the model was loaded"))
 
     def finish(self, load: "Future[None]") -> None:
         """Submit the call now that the load has finished. If the load failed, the call fails with the same error."""
-        for call, query in self._take():
-            error = load.exception()
-            if error is None:
+        for call, query in list(self._waiting.values()):
+            if not self._waiting.pop(call, None):
+                continue
+            if (error := load.exception()) is None:
                 submit(call, query)
             elif isinstance(error, Exception):
                 call.fail(error)
-
-    def _take(self) -> list[tuple[TransportCall, Readable]]:
-        """Return the call and its query, and drop them, so that a request whose caller left needs no memory."""
-        try:
-            return [self._waiting.pop()]
-        except IndexError:
-            return []
 
 
 def submit_on_thread(calls: Sequence[TransportCall], queries: Sequence[Readable]) -> "Future[None]":

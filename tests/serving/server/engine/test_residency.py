@@ -143,9 +143,9 @@ def test_what_stays_and_what_has_no_room(several: Repository) -> None:
     running = several.start(max_loaded_mib=2, load_model=("one",))
     assert running.served() == {"both": [1], "one": [1], "two": [1]}
     assert running.answer("both") == 1
-    problem = message_of(EXHAUSTED, running.infer, "three")
-    assert "--max-loaded-mib allows only 2 MiB for all models" in problem
-    assert "models that stay loaded take 1.8 MiB" in problem
+    assert message_of(EXHAUSTED, running.infer, "three") == (
+        "'three' needs 0.9 MiB, but models that stay loaded leave only 0.2 of the 2 MiB of --max-loaded-mib"
+    )
     assert message_of(EXHAUSTED, running.infer, "large")
     assert running.served() == {"both": [1], "one": [1], "two": [1]}
 
