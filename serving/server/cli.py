@@ -8,7 +8,6 @@ import structlog
 
 from hangtag.extras import needs
 from hangtag.options import options_of, repository
-from hangtag.serving.server.config.platform import platform_settings
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.config.settings import ModelLimit
 from hangtag.serving.server.process import environment
@@ -59,7 +58,10 @@ def serve(**options: Any) -> None:
     with needs("cpu", "'hangtag serve'"):
         from hangtag.serving.server.process import main
 
-    options |= platform_settings(options["platform"], os.environ)
+    if options["platform"] != "none":
+        from hangtag.serving.server.config.platform import platform_settings
+
+        options |= platform_settings(options["platform"], os.environ)
     if isinstance(options["models"], str):
         options["store"] = options.pop("models")
     config = ServerConfig(**options)

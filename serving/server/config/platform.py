@@ -12,14 +12,14 @@ from typing import Any
 
 from hangtag.serving.server.errors import StartError
 
-SAGEMAKER, VERTEX = "sagemaker", "vertex"
+SAGEMAKER = "sagemaker"
 
 
 def platform_settings(name: str, environment: Mapping[str, str]) -> dict[str, Any]:
     """Return the settings of ServerConfig that follow from the environment variables of a platform's container.
 
     Args:
-        name: SAGEMAKER or VERTEX; for any other name there are no settings.
+        name: A value of --platform: SAGEMAKER, or "vertex".
         environment: The process's environment variables.
 
     Raises:
@@ -34,13 +34,11 @@ def platform_settings(name: str, environment: Mapping[str, str]) -> dict[str, An
             models = {"models": Path(tempfile.mkdtemp(prefix="hangtag-models-")), "model_control": "explicit"}
         elif (unpacked := Path("/opt/ml/model")).is_dir():
             models = {"models": unpacked}
-    elif name == VERTEX:
+    else:
         paths = environment.get("AIP_HEALTH_ROUTE") or "/health", environment.get("AIP_PREDICT_ROUTE") or "/predict"
         variable = "AIP_HTTP_PORT"
         if uri := environment.get("AIP_STORAGE_URI", ""):
             models = {"models": uri if "://" in uri else Path(uri)}
-    else:
-        return {}
     port = environment.get(variable) or "8080"
     if not (port.isascii() and port.isdigit()):
         raise StartError(f"{variable} is {port!r}, which is not a port")

@@ -26,7 +26,6 @@ from hangtag.serving.server.transport.http.messages import (
     no_such_path,
     origin_of,
 )
-from hangtag.serving.server.transport.http.platforms import PlatformEndpoints
 from hangtag.serving.server.wire.event_loop import LoopCalls, run
 from hangtag.serving.server.wire.intake import Intake
 from hangtag.serving.server.wire.transport_call import LARGE_MESSAGE, submit, submit_on_thread
@@ -59,6 +58,8 @@ class HttpServer:
         self._routes = [*models.routes(), *classifiers.routes()]
         self._open_paths = OPEN_PATHS.union(config.platform_paths[:1])
         if config.platform_paths:
+            from hangtag.serving.server.transport.http.platforms import PlatformEndpoints
+
             self._routes += PlatformEndpoints(calls, models.ready, classifiers.classify).routes()
         if not config.no_page:
             self._routes += PageEndpoint(grpc_port).routes()

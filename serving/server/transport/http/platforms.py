@@ -12,7 +12,7 @@ import numpy as np
 from hangtag.protos import classifier_pb2 as pb
 from hangtag.serving.model_repository import is_model_name, numbered_versions
 from hangtag.serving.server.config.platform import SAGEMAKER
-from hangtag.serving.server.engine.servable import Servable
+from hangtag.serving.server.engine.servable import Control, Servable
 from hangtag.serving.server.errors import InvalidRequestError, NotFoundError
 from hangtag.serving.server.queue.call import Tensors
 from hangtag.serving.server.transport.http.bodies import decompressed
@@ -40,8 +40,8 @@ passes on."""
 _HEAD_LENGTH = re.compile(re.escape(_BINARY) + r"; *json-header-size=(\d+)")
 _URL_FILE = ".url"
 """A file in a copied model's folder, from which all workers learn where the model was unpacked."""
-_NO_ROOM = re.compile("bad_alloc|bad allocation|allocate memory")
-"""How messages of ONNX Runtime and C++ say that memory is full."""
+_NO_ROOM = re.compile("bad_alloc|bad allocation|allocate memory|No space left")
+"""How messages of ONNX Runtime, C++ and Linux say that memory or a disk is full."""
 
 
 class PlatformEndpoints:
@@ -54,7 +54,6 @@ class PlatformEndpoints:
         self._health = health
         self._classify = classify
         self._engine = calls.intake.engine
-        self._repository = calls.intake.repository
         self._models = self._engine.config.models
 
     def routes(self) -> list[Route]:
@@ -83,8 +82,7 @@ class PlatformEndpoints:
             return await self._classify(request)
         if head := _HEAD_LENGTH.fullmatch(content_type):
             request.headers[HEAD_LENGTH] = head[1].encode()
-        response: HttpResponse
-        [response] = await self._answers(HTTP_INFER, request, [HttpInferQuery(model, "", request)])
+        response: HttpResponse = (await self._answers(HTTP_INFER, request, [HttpInferQuery(model, "", request)]))[0]
         if length := dict(response.headers).get(HEAD_LENGTH):
             response.headers[0] = (b"content-type", f"{_BINARY};json-header-size={length.decode()}".encode())
         return response
@@ -120,17 +118,7 @@ class PlatformEndpoints:
         name, url = content.get("model_name"), content.get("url")
         if not isinstance(name, str) or not is_model_name(name) or not isinstance(url, str):
             raise InvalidRequestError("'model_name' must be a model's name, and 'url' the folder that holds it")
-        if name in self._engine.names():
-            return json_response({"error": f"{name!r} is already loaded"}, 409)
-        await self._repository.in_thread(lambda _control: self._publish(name, Path(url)))
-        try:
-            await self._repository.load(name)
-        except Exception as error:
-            self._remove(name)
-            if not _NO_ROOM.search(str(error)):
-                raise
-            return json_response({"error": str(error)}, 507)  # after this status SageMaker unloads another model
-        return json_response(self._shown(name))
+        return await self._calls.intake.repository.in_thread(lambda control: self._load(control, name, Path(url)))
 
     async def loaded(self, request: HttpRequest) -> HttpResponse:
         """List the loaded models, or describe the model in the path."""
@@ -143,8 +131,7 @@ class PlatformEndpoints:
 
     async def unload(self, request: HttpRequest) -> HttpResponse:
         name = request.path_params["model"]
-        await self._repository.unload(name)
-        self._remove(name)
+        await self._calls.intake.repository.in_thread(lambda control: self._unload(control, name))
         return json_response({})
 
     def _shown(self, name: str) -> dict[str, str]:
@@ -152,28 +139,39 @@ class PlatformEndpoints:
         url = str(folder.readlink()) if folder.is_symlink() else (folder / _URL_FILE).read_text()
         return {"modelName": name, "modelUrl": url}
 
-    def _publish(self, name: str, url: Path) -> None:
-        """Publish an unpacked model: link its folder of versions into the repository, or copy its single file.
-
-        Raises:
-            InvalidRequestError: There is no model.
-        """
-        folder, files = self._models / name, list(url.glob("*.onnx"))
-        if numbered_versions(url):
-            folder.symlink_to(url)
-        elif len(files) == 1:
-            shutil.copytree(url, folder / "1")  # the folder may also have separate files with weights
-            (folder / "1" / files[0].name).rename(folder / "1" / "model.onnx")
-            (folder / _URL_FILE).write_text(str(url))
-        else:
+    def _load(self, control: Control, name: str, url: Path) -> HttpResponse:
+        """Publish an unpacked model, and load it. To publish the model, link its folder of versions into the
+        repository, or copy its single file. Raises InvalidRequestError if there is no model."""
+        folder, files, versions = self._models / name, list(url.glob("*.onnx")), numbered_versions(url)
+        if not versions and len(files) != 1:
             raise InvalidRequestError(f"{url} has neither <version>/model.onnx nor exactly one file *.onnx")
+        try:
+            if versions:
+                folder.symlink_to(url)
+            else:
+                shutil.copytree(url, folder / "1")  # the folder may also have separate files with weights
+                (folder / "1" / files[0].name).rename(folder / "1" / "model.onnx")
+                (folder / _URL_FILE).write_text(str(url))
+            control.load(name)
+        except FileExistsError:
+            return json_response({"error": f"{name!r} is already loaded"}, 409)
+        except Exception as error:
+            self._remove(name)
+            if not _NO_ROOM.search(str(error)):
+                raise
+            return json_response({"error": str(error)}, 507)  # after this status SageMaker unloads another model
+        return json_response(self._shown(name))
+
+    def _unload(self, control: Control, name: str) -> None:
+        control.unload(name)
+        self._remove(name)
 
     def _remove(self, name: str) -> None:
         folder = self._models / name
         if folder.is_symlink():
             folder.unlink()
         else:
-            shutil.rmtree(folder)
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _model(self) -> str:
         """Return the model that answers. Raises InvalidRequestError if several models serve and none was chosen."""
@@ -199,12 +197,13 @@ class _InstancesQuery(Query):
 
     def prepare(self, model: Servable, call: TransportCall) -> None:
         specs, outputs, count = model.signature.inputs, model.signature.outputs, len(self._instances)
+        instances = [each if isinstance(each, dict) else {specs[0].name: each} for each in self._instances]
         inputs = {}
         for spec in specs:
             try:
-                values = self._instances if len(specs) == 1 else [each[spec.name] for each in self._instances]
+                values = [each[spec.name] for each in instances]
                 inputs[spec.name] = array_of(spec.datatype, np.shape(values), values)
-            except (TypeError, KeyError) as error:
+            except KeyError as error:
                 names = ", ".join(repr(spec.name) for spec in specs)
                 raise InvalidRequestError(f"each instance must be an object with a value for {names}") from error
             except ValueError as error:

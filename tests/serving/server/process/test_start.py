@@ -18,6 +18,17 @@ from tests.kit.waiting import TIMEOUT
 
 pytestmark = pytest.mark.slow
 
+IMPORTED_WITH_HTTP = """
+import sys
+from pathlib import Path
+import hangtag.commands.models
+import hangtag.serving.server.cli
+from tests.kit.server import server
+with server(Path({!r})):
+    pass
+parts = ("obstore", "serving.stores", "model_store", "platforms", "config.platform")
+print([name for name in sys.modules if name.endswith(parts)])
+"""
 IMPORTED_WITHOUT_HTTP = """
 import sys
 from pathlib import Path
@@ -128,6 +139,11 @@ def test_a_server_without_http_imports_nothing_that_http_needs_and_no_server_has
     """A library can load torch without Python's knowledge, so the test searches the process's memory for torch."""
     result = python(IMPORTED_WITHOUT_HTTP.format(str(models)))
     assert (result.returncode, result.stdout.splitlines()[-1]) == (0, "[] True False")
+
+
+def test_a_server_without_a_store_and_a_platform_imports_nothing_that_they_need(models: Path) -> None:
+    result = python(IMPORTED_WITH_HTTP.format(str(models)))
+    assert (result.returncode, result.stdout.splitlines()[-1]) == (0, "[]")
 
 
 def test_the_command_that_shows_which_server_has_the_port_works(started: Serving) -> None:

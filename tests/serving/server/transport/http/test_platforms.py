@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from tests.kit import rest, shipped
 from tests.kit.command import Serving, hangtag, last_line, serving
 from tests.kit.onnx_models import from_text, publish, two_inputs
 from tests.kit.rest import Answer, Rest
+from tests.kit.waiting import pass_time, until
 
 COAT = (Path(__file__).parents[5] / "examples/garments/coat-1.png").read_bytes()
 BLACK = np.zeros((28, 28), np.uint8)
@@ -106,6 +108,31 @@ def test_sagemaker_loads_lists_and_unloads_models(multi_model: Serving, tmp_path
         assert ask(multi_model, method, path, black()).status == 404
 
 
+@pytest.mark.parametrize("file", ["1/model.onnx", "any-name.onnx"])
+def test_of_simultaneous_loads_of_a_model_one_succeeds(multi_model: Serving, tmp_path: Path, file: str) -> None:
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    shutil.copy(shipped.latest("cnn"), tmp_path / file)
+    asked = {"model_name": "coats", "url": str(tmp_path)}
+    with ThreadPoolExecutor() as callers:
+        answers = list(callers.map(lambda _: ask(multi_model, "POST", "/models", asked), range(4)))
+    assert sorted(answer.status for answer in answers) == [200, 409, 409, 409]
+
+
+def test_a_load_whose_caller_leaves_can_be_repeated(tmp_path: Path) -> None:
+    file = tmp_path / "1/model.onnx"
+    file.parent.mkdir()
+    file.write_bytes(b"no model")
+    asked = {"model_name": "coats", "url": str(tmp_path)}
+    ports = ("--port", "0", "--metrics-port", "-1")
+    with serving("--platform", "sagemaker", *ports, "--trial-load-seconds", "60", **SEVERAL) as server:
+        with Rest(server.http_address.replace("0.0.0.0", "127.0.0.1")) as connection:
+            connection.connection.request("POST", "/models", json.dumps(asked))
+            pass_time(0.2)
+        until(lambda: ask(server, "POST", "/models", asked).status == 400)
+        shutil.copy(shipped.latest("cnn"), file)
+        assert ask(server, "POST", "/models", asked).status == 200
+
+
 def test_a_model_that_does_not_load_leaves_nothing_behind(multi_model: Serving, tmp_path: Path) -> None:
     assert "neither" in ask(multi_model, "POST", "/models", {"model_name": "none", "url": str(tmp_path)}).error
     (tmp_path / "broken.onnx").write_bytes(b"no model")
@@ -134,7 +161,8 @@ def test_a_model_that_needs_more_memory_than_there_is_gets_the_status_for_it(
 def test_vertex_gets_a_prediction_for_each_instance(vertex: Serving) -> None:
     assert ask(vertex, "GET", "/is-it-well").status == 200
     predict = "/v1/endpoints/7:predict"
-    arrays = ask(vertex, "POST", predict, {"instances": [BLACK.tolist()] * 3}).json["predictions"]
+    sent = {"instances": [BLACK.tolist(), {"image": BLACK.tolist()}, BLACK.tolist()]}
+    arrays = ask(vertex, "POST", predict, sent).json["predictions"]
     assert [len(each["probabilities"]) for each in arrays] == [10, 10, 10]
     picture = {"b64": base64.b64encode(COAT).decode()}
     asked = {"instances": [picture, picture], "parameters": {"top_k": 2}}
@@ -157,7 +185,8 @@ def test_vertex_takes_several_inputs_by_name(tmp_path: Path) -> None:
         instances = [{"a": [1, 2, 3], "b": [1, 1, 1]}, {"a": [0, 0, 0], "b": [5, 6, 7]}]
         predictions = ask(server, "POST", "/predict", {"instances": instances}).json["predictions"]
         assert predictions == [{"sum": [2, 3, 4], "double": [2, 2, 2]}, {"sum": [5, 6, 7], "double": [10, 12, 14]}]
-        assert "a value for 'a', 'b'" in ask(server, "POST", "/predict", {"instances": [{"a": [1, 2, 3]}]}).error
+        for instance in ({"a": [1, 2, 3]}, [1, 2, 3]):
+            assert "a value for 'a', 'b'" in ask(server, "POST", "/predict", {"instances": [instance]}).error
 
 
 @pytest.mark.parametrize(
