@@ -19,7 +19,6 @@ from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
 
 from hangtag.errors import UserError
 from hangtag.extras import needs
@@ -32,6 +31,8 @@ _SHA256 = "sha256:"
 _TAG = re.compile(rf"{_SHA256}[0-9a-f]{{64}}")
 _VERSION, _FILE = r"[1-9][0-9]*", r"[^./\\][^/\\]{0,254}"
 _STORED_PATH = re.compile(rf"[^/]+/(?:{_VERSION}(?:/{_FILE})+|(?!{_VERSION}$){_FILE})")
+_SECRETS = re.compile(r"(?<=://)(?:[^/]*@|[^/:]*:(?!\d*/).*@)|[?#].*", re.DOTALL)
+"""The parts of a URL that may be secret, even if the URL is not valid because a password contains / or ?."""
 _REASONS = {
     r"PermissionDenied|Unauthenticated|status code: 40[13]": "the store refuses the credentials, or there are no "
     "credentials",
@@ -234,8 +235,7 @@ def _is_stored(path: str) -> bool:
 
 def shown(url: str) -> str:
     """Return the URL for logs and messages, without parts that may be a password or a signature."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}"
+    return _SECRETS.sub("", url).rstrip("/")
 
 
 @contextlib.contextmanager

@@ -149,6 +149,13 @@ def test_an_error_has_no_word_of_the_credentials(web: ObjectStore, status: int, 
     assert SECRET not in refused
 
 
+@pytest.mark.parametrize("authority", ["@host.invalid", "@[bad", "℀@host.invalid", "/@host.invalid", "?@host.invalid"])
+def test_the_message_about_an_invalid_url_has_no_password(web: ObjectStore, authority: str) -> None:
+    refused = web.refused("list", "--models", f"https://user:{SECRET}{authority}/models?sig={SECRET}")
+    assert refused.startswith(f"https://{authority.partition('@')[2]}/models: ")
+    assert SECRET not in refused
+
+
 def test_an_index_is_checked_and_leads_nowhere_else(web: ObjectStore, local: Repository, tmp_path: Path) -> None:
     file = tmp_path / "www/models" / INDEX
     web.push(local.folder)
