@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import kubernetes_validate
 import pytest
 import yaml
 from prometheus_client.core import Sample
@@ -26,6 +27,18 @@ VARIABLES = sorted(set(re.findall(r"\$\{(HANGTAG_\w+)", TEXT)))
 def with_defaults(text: str) -> str:
     """Returns the text with the default in place of each ${NAME:-default} and ${NAME-default}."""
     return re.sub(r"\$\{\w+:?-([^}]*)\}", r"\1", text)
+
+
+@pytest.mark.parametrize("version", ["1.32", "1.35"])
+def test_kubernetes_schemas_accept_the_base(version: str) -> None:
+    """tests/deploy/engine checks what kustomize builds. This test needs no engine, so it adds the labels itself."""
+    for file in (ROOT / "deploy/kubernetes/base").glob("*.yaml"):
+        for document in yaml.safe_load_all(file.read_text()):
+            if document["kind"] == "Deployment":
+                document["spec"]["selector"] = {"matchLabels": {"name": "hangtag"}}
+                document["spec"]["template"].setdefault("metadata", {})["labels"] = {"name": "hangtag"}
+            if document["kind"] not in ("Kustomization", "ServiceMonitor"):
+                kubernetes_validate.validate(document, version, strict=True)
 
 
 def test_the_page_about_compose_explains_every_variable() -> None:
