@@ -32,7 +32,7 @@ def run(config: ServerConfig) -> None:
         from hangtag.serving.server.process.model_store import follow
 
         config, store = follow(config)
-    _warn_of_limits_without_model(config)
+    _warn_of_unknown_models(config)
     machine.raise_open_files_limit(config.connections, exposed=config.is_exposed)
     server = Server(config, store=store) if config.workers == 1 else Supervisor(config, store=store)
     metrics, metrics_port = None, OFF
@@ -59,10 +59,11 @@ def run(config: ServerConfig) -> None:
                 metrics.close()
 
 
-def _warn_of_limits_without_model(config: ServerConfig) -> None:
-    """Log a warning if --model-max-batch-size names a model that the repository does not have. Raises
-    ModelRepositoryError if there is no model repository."""
-    unknown = sorted(dict(config.model_max_batch_size).keys() - set(names(config.models)))
+def _warn_of_unknown_models(config: ServerConfig) -> None:
+    """Log a warning if an option names a model that the repository does not have. Raises ModelRepositoryError if there
+    is no model repository."""
+    kept = config.load_model if config.max_loaded_mib else ()  # otherwise, an unknown name is an error
+    unknown = sorted({*dict(config.model_max_batch_size), *kept} - {*names(config.models)})
     if unknown:
-        event = "--model-max-batch-size names models that the repository does not have"
+        event = "--model-max-batch-size or --load-model names models that the repository does not have"
         log.warning(event, unknown=unknown, models=str(config.models))

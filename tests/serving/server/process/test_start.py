@@ -85,10 +85,14 @@ def test_what_is_dangerous_or_names_nothing_is_a_warning(models: Path) -> None:
         warnings = [line for line in server.log if "level=warning" in line]
         (beyond,) = (line for line in warnings if "LISTENING BEYOND LOOPBACK" in line)
         assert "anybody may call (set --token-file) and anybody on the network can read all data" in beyond
-        (unknown,) = (line for line in warnings if "--model-max-batch-size names models" in line)
+        (unknown,) = (line for line in warnings if "--model-max-batch-size or --load-model names models" in line)
         assert "gahter" in unknown
         assert "another" in unknown
         assert "gather" not in unknown
+    with serving(*options, "--max-loaded-mib", "9", "--load-model", "gather", "--load-model", "gahter") as server:
+        warning = server.wait_for('"--model-max-batch-size or --load-model names models that the repository')
+        assert "gahter" in warning
+        assert "gather" not in warning
     with serving(*options, "--model-max-batch-size", "gather=8") as server:
         server.wait_for("ready")
         assert not any("level=warning" in line for line in server.log)
