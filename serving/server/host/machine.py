@@ -25,19 +25,13 @@ def usable_cpus(cgroup: Path = _CGROUP) -> int:
     The quota comes from cgroup v2's cpu.max ("quota period" or "max period" in microseconds), or from v1's cfs files.
     """
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = _quota(cgroup)
-    return max(1, allowed if quota is None else min(allowed, math.ceil(quota)))
-
-
-def _quota(cgroup: Path) -> float | None:
     for files in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
         try:
-            words = " ".join((cgroup / file).read_text() for file in files).split()
-            quota, period = words[0], float(words[1])
-            return None if quota in ("max", "-1") else float(quota) / period
-        except (OSError, ValueError, IndexError, ZeroDivisionError):
+            quota, period = " ".join((cgroup / file).read_text() for file in files).split()
+            return allowed if quota in ("max", "-1") else max(1, min(allowed, math.ceil(float(quota) / float(period))))
+        except (OSError, ValueError, ZeroDivisionError):
             continue
-    return None
+    return allowed
 
 
 def release_loading_memory() -> None:
@@ -65,13 +59,10 @@ def release_freed_memory() -> None:
 
 
 def raise_open_files_limit(connections: int, *, exposed: bool) -> None:
-    """Raise the limit on open files to the most that the system allows, and warn if that is too low.
+    """Raise the limit on open files to the most that the system allows, and warn if that is too low for
+    ``connections``. Only an exposed server limits its connections to this number.
 
     Systems start programs with a low limit, often 1024, because some old programs cannot handle more open files.
-
-    Args:
-        connections: How many connections the process is configured to hold.
-        exposed: Whether the server is exposed. Only an exposed server limits its connections to this number.
     """
     needed = connections + _SPARE
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -90,26 +81,21 @@ def raise_open_files_limit(connections: int, *, exposed: bool) -> None:
         )
 
 
-class OpenFiles:
-    """Watches whether this process can open files. A process that cannot open files accepts no connections."""
-
-    def __init__(self) -> None:
-        self._exhausted = False
-
-    def check(self) -> None:
-        """Log when no more files can be opened, and when files can be opened again."""
-        before = self._exhausted
-        try:
-            os.close(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
-            self._exhausted = False
-        except OSError as error:
-            self._exhausted = error.errno in (errno.EMFILE, errno.ENFILE)
-        if self._exhausted and not before:
-            log.warning(
-                "no more files can be opened; new connections must wait, or are closed",
-                limit=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
-                advice="raise the limit (ulimit -n), lower --max-connections, or stop the program that opens too many "
-                "files",
-            )
-        elif before and not self._exhausted:
-            log.info("files can be opened again")
+def check_open_files(*, exhausted: bool) -> bool:
+    """Return whether no more files can be opened, and log if this has changed. A process that cannot open files accepts
+    no connections. ``exhausted`` is the result of the previous check."""
+    error_number = 0
+    try:
+        os.close(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+    except OSError as error:
+        error_number = error.errno or 0
+    fails = error_number in (errno.EMFILE, errno.ENFILE)
+    if fails and not exhausted:
+        log.warning(
+            "no more files can be opened; new connections must wait, or are closed",
+            limit=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+            advice="raise the limit (ulimit -n), lower --max-connections, or stop what opens too many files",
+        )
+    elif exhausted and not fails:
+        log.info("files can be opened again")
+    return fails

@@ -17,6 +17,14 @@ _OTHER_NUMBERS = {
     METRICS: "0 picks a free port, -1 turns metrics off",
 }
 
+_PROBLEMS = {
+    errno.EACCES: "permission is missing, because low ports are reserved for root and for programs with the capability "
+    "CAP_NET_BIND_SERVICE (systemd grants it by AmbientCapabilities=CAP_NET_BIND_SERVICE)",
+    errno.EADDRINUSE: "another program has the port. Each server on a machine needs its own --port, --http-port and "
+    "--metrics-port",
+    errno.EADDRNOTAVAIL: "this machine does not have the address",
+}
+
 
 def address_of(host: str, port: int) -> str:
     """Return host:port, with brackets around an IPv6 host."""
@@ -30,25 +38,17 @@ def require_free(host: str, port: int) -> None:
 
 def reserve(host: str, port: int, option: str) -> socket.socket:
     """Return a socket that reserves a port: no other program has the port, and this server's processes can listen on
-    it.
-
-    The arguments and exceptions are those of ``bind``.
-    """
+    it. The arguments and exceptions are those of ``bind``."""
     bind(host, port, option).close()
     return bind(host, port, option, shared=True)
 
 
 def bind(host: str, port: int, option: str, *, shared: bool = False) -> socket.socket:
-    """Return a socket that is bound to a port and does not listen yet.
+    """Return a socket that is bound to a port, or to any free port for 0, and does not listen yet. Raises StartError if
+    the port is taken or privileged, or the host is not an address of this machine.
 
-    Args:
-        host: An address of this machine.
-        port: The port; 0 for any free port.
-        option: The purpose of the port: GRPC, HTTP or METRICS.
-        shared: Whether the port is shared, by SO_REUSEPORT, with the server's other workers or its Envoy.
-
-    Raises:
-        StartError: The port is taken or privileged, or the host is not an address of this machine.
+    ``option`` is the purpose of the port: GRPC, HTTP or METRICS. A ``shared`` port is shared, by SO_REUSEPORT, with the
+    server's other workers or its Envoy.
     """
     bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -58,7 +58,13 @@ def bind(host: str, port: int, option: str, *, shared: bool = False) -> socket.s
         bound.bind((host, port))
     except OSError as error:
         bound.close()
-        raise _cannot_listen(error, host, port, option) from error
+        where, check = address_of(host, port), ""
+        if option == GRPC and error.errno == errno.EADDRINUSE:
+            check = f"The program may be a server that was started earlier: see 'hangtag health --server {where}'. "
+        raise StartError(
+            f"cannot listen on {where}{_PURPOSES[option]}: {_PROBLEMS.get(error.errno or 0, error.strerror or error)}. "
+            f"{check}Choose another port with --{option} ({_OTHER_NUMBERS[option]}), or another address with --host."
+        ) from error
     return bound
 
 
@@ -69,31 +75,3 @@ def bind_unix(path: Path) -> socket.socket:
     bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     bound.bind(str(path))
     return bound
-
-
-def _cannot_listen(error: OSError, host: str, port: int, option: str) -> StartError:
-    """Return the error for a port that could not be bound. option: GRPC, HTTP or METRICS."""
-    where, check = address_of(host, port), ""
-    if option == GRPC and error.errno == errno.EADDRINUSE:
-        check = f"The program may be a server that was started earlier: see 'hangtag health --server {where}'. "
-    return StartError(
-        f"cannot listen on {where}{_PURPOSES[option]}: {_problem(error)}. {check}Choose another port with "
-        f"--{option} ({_OTHER_NUMBERS[option]}), or another address with --host."
-    )
-
-
-def _problem(error: OSError) -> str:
-    """Why a port could not be bound, as part of a sentence; for a privileged port, also who may bind it."""
-    if error.errno == errno.EACCES:
-        return (
-            "permission is missing, because low ports are reserved for root and for programs with the capability "
-            "CAP_NET_BIND_SERVICE (systemd grants it by AmbientCapabilities=CAP_NET_BIND_SERVICE)"
-        )
-    if error.errno == errno.EADDRINUSE:
-        return (
-            "another program has the port. Each server on a machine needs its own --port, --http-port and "
-            "--metrics-port"
-        )
-    if error.errno == errno.EADDRNOTAVAIL:
-        return "this machine does not have the address"
-    return error.strerror or str(error)

@@ -34,17 +34,8 @@ class WatchedFiles(Generic[T]):
     """
 
     def __init__(self, what: str, paths: Sequence[Path], read: Callable[[], T], check_seconds: float) -> None:
-        """Read the files.
-
-        Args:
-            what: What the log calls the files; a plural noun.
-            paths: The files to watch.
-            read: Reads the files and returns the value; raises StartError if the files are not valid.
-            check_seconds: The shortest time between two checks of the files, in seconds.
-
-        Raises:
-            StartError: The files are not valid.
-        """
+        """Read the files, and check them again at most every ``check_seconds``. ``read`` returns the value, and raises
+        StartError if the files are not valid. ``what`` is the log's plural noun for the files."""
         self._what = what
         self._paths = tuple(paths)
         self._read = read
@@ -107,20 +98,15 @@ def _stamp(path: Path) -> tuple[int, int, int, int] | None:
 
 
 def read_bytes(path: Path, option: str) -> bytes:
-    """Return a regular file's content, and refuse all other files.
+    """Return a regular file's content. Raises StartError, with the command-line ``option`` that names the file, if the
+    file cannot be read, is not a regular file, or is larger than LARGEST_BYTES.
 
     A named pipe could block the thread for ever, and this thread often answers calls. Reading a device file could fill
     the memory.
-
-    Args:
-        path: The file.
-        option: The command-line option that names the file, for the error message.
-
-    Raises:
-        StartError: The file cannot be read, is not a regular file, or is larger than LARGEST_BYTES.
     """
     try:
-        with open(path, "rb", opener=_open_at_once) as file:
+        # without O_NONBLOCK, opening a named pipe would wait for a writer
+        with open(path, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise StartError(f"{path} ({option}) cannot be read: it is not a regular file")
             content = file.read(LARGEST_BYTES + 1)
@@ -129,7 +115,3 @@ def read_bytes(path: Path, option: str) -> bytes:
     if len(content) > LARGEST_BYTES:
         raise StartError(f"{path} ({option}) cannot be read: it has more than {LARGEST_BYTES:,} bytes")
     return content
-
-
-def _open_at_once(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)  # without O_NONBLOCK, opening a named pipe would wait for a writer

@@ -1,7 +1,5 @@
 """The server's processes. The module ``main`` runs the command, and ``server`` is a whole server in one process.
 
 If there are several workers, each worker is a whole server. All workers listen on the same port, and the kernel spreads
-connections over them (SO_REUSEPORT). Each worker has a pipe to the supervisor for everything that concerns all workers:
-loading models, statistics and stopping.
-The supervisor itself serves only metrics.
+connections over them (SO_REUSEPORT). The supervisor itself serves only metrics.
 """

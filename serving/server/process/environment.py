@@ -14,11 +14,8 @@ _LARGE = 1 << 20  # bytes
 
 def prepare() -> None:
     """Set the variables that gRPC, ONNX Runtime and PyTorch read during their import. Call this before importing them.
-
-    Also choose how the process takes memory from the system (see ``give_back_large_blocks``), and silence Pillow.
-
-    Variables that the operator has set keep their values.
-    """
+    Variables that the operator has set keep their values. Also choose how the process takes memory from the system (see
+    ``give_back_large_blocks``), and silence Pillow."""
     # gRPC's core prints every failed handshake, and also the errors that grpcio raises. hangtag's log has both.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

@@ -30,46 +30,33 @@ class StopReasons:
 
         def on_signal(number: int, _frame: FrameType | None) -> None:
             for each in numbers:
-                signal.signal(each, _exit_at_once)
+                signal.signal(each, lambda *_: os._exit(1))  # workers end when their supervisor has ended
             self.put(signal.Signals(number).name)
 
         for number in numbers:
             signal.signal(number, on_signal)
 
     def wait(self, failure: Callable[[], str] = lambda: "") -> str:
-        """Wait for the first reason and return it. Meanwhile, log when no more files can be opened.
-
-        Args:
-            failure: Returns why the server no longer serves, or "" while it does.
-
-        Raises:
-            StartError: The server has failed.
-        """
-        files = machine.OpenFiles()
+        """Wait for the first reason and return it. Meanwhile, log when no more files can be opened. ``failure`` returns
+        why the server no longer serves, or "" while it does, and becomes a StartError."""
+        exhausted = False
         # Python runs signal handlers in the main thread only. If the kernel delivers the signal to another thread, a
         # wait without a timeout would never return, so the main thread wakes up now and then.
         while True:
             try:
                 return self._reasons.get(timeout=_CHECK_SECONDS)
             except queue.Empty:
-                files.check()
+                exhausted = machine.check_open_files(exhausted=exhausted)
                 if problem := failure():
                     raise StartError(problem) from None
 
 
 @contextmanager
 def at_most(seconds: float) -> Iterator[None]:
-    """End this process by SIGALRM if the context takes longer than ``seconds``.
-
-    Otherwise a computation that never ends would keep a stopping process alive for ever. The signal's default action
-    ends the process, regardless of what the threads do.
-    """
+    """End this process by SIGALRM if the context takes longer than ``seconds``, for example because a computation never
+    ends. The signal's default action ends the process, regardless of what the threads do."""
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-
-
-def _exit_at_once(_number: int, _frame: FrameType | None) -> None:
-    os._exit(1)  # workers end by themselves when their supervisor has ended
