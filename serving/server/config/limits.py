@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+_LONGEST_DELAY = 30.0  # seconds
+
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
@@ -62,3 +64,27 @@ class Limits:
     """The maximum number of warnings and errors of one event that are logged in ten seconds."""
     trace_close_seconds: float = 2.0
     """How long a stopping server waits for the trace collector to take the last spans."""
+
+
+class ReplacementPolicy:
+    """Decides when a worker or an Envoy that has ended is replaced, and when its supervisor gives up. Not
+    thread-safe."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._short_lives = 0
+        self._attempts = 0
+
+    def on_listening(self) -> None:
+        """Forget the failed replacements. Call this method once a process is listening."""
+        self._attempts = 0
+
+    def delay_after(self, lifetime: float, *, failed: bool) -> float | None:
+        """Return the seconds to wait before replacing a process that ran for ``lifetime`` seconds; None to give up. A
+        process has ``failed`` if it never listened."""
+        limits = self._limits
+        self._attempts += failed
+        self._short_lives = 0 if lifetime >= limits.worker_stable_seconds else self._short_lives + 1
+        if self._attempts >= limits.worker_attempts:
+            return None
+        return min(_LONGEST_DELAY, limits.worker_restart_seconds * 2.0 ** max(0, self._short_lives - 1))

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hangtag.serving.server.config.limits import Limits
-from hangtag.serving.server.config.settings import MOST_SAMPLES, OFF, ModelLimit, Settings
+from hangtag.serving.server.config.settings import MOST_SAMPLES, ModelLimit, Settings
 from hangtag.serving.server.errors import StartError
 from hangtag.serving.server.host.machine import usable_cpus
 from hangtag.serving.server.host.ports import address_of
@@ -35,7 +35,7 @@ class ServerConfig(Settings):
     password, so the settings' repr does not show the URL."""
     behind: Path | None = None
     """The folder of the Unix sockets on which a server behind Envoy listens instead of its ports. Operators cannot set
-    this folder. Only this user may have access to the folder."""
+    this folder, to which only this user may have access."""
 
     def __post_init__(self) -> None:
         for declared, problem in problems(self):
@@ -75,11 +75,6 @@ class ServerConfig(Settings):
         """The number of instances. The default is two instances on at least two CPUs: one computes while the other
         gathers a batch."""
         return self.instances or min(2, usable_cpus())
-
-    @property
-    def connections(self) -> int:
-        """How many clients may be connected to a process, over gRPC and HTTP together."""
-        return self.max_connections * (1 if self.http_port == OFF else 2)
 
     @property
     def http_bodies_bytes(self) -> int:

@@ -2,10 +2,9 @@
 
 import base64
 import json
-import os
 import re
 import ssl
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from string import Template
 from tempfile import NamedTemporaryFile
@@ -16,7 +15,7 @@ from hangtag.serving.server.config.settings import OFF
 from hangtag.serving.server.errors import StartError
 from hangtag.serving.server.host.ports import GRPC_SOCKET, GRPCIO_SOCKET, HTTP_SOCKET, METRICS_SOCKET
 from hangtag.serving.server.host.watched_files import WatchedFiles, read_bytes
-from hangtag.serving.server.transport.auto_transport import NATIVE, choose_transport
+from hangtag.serving.server.transport import NATIVE, choose_transport
 from hangtag.serving.server.wire.transport_call import STREAMS
 
 ADMIN_SOCKET = "admin.sock"
@@ -36,20 +35,15 @@ _SECRET = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"
 
 
 def configuration(config: ServerConfig, host: str, metrics_port: int, servers: Sequence[Path], folder: Path) -> str:
-    """Return the content of Envoy's configuration file.
-
-    Args:
-        config: The server's settings, with the port numbers.
-        host: The numeric address to listen on.
-        metrics_port: The port that serves only metrics, or OFF.
-        servers: The folders of the servers behind Envoy; each folder contains GRPC_SOCKET and HTTP_SOCKET.
-        folder: Envoy's folder, which contains ADMIN_SOCKET, the secrets, and METRICS_SOCKET, on which hangtag serves
-            the metrics.
-    """
+    """Return the content of Envoy's configuration file. ``servers`` are the folders of the servers behind Envoy, with
+    GRPC_SOCKET and HTTP_SOCKET. ``folder`` is Envoy's folder, with ADMIN_SOCKET, the secrets, and METRICS_SOCKET, on
+    which hangtag serves the metrics."""
     limits = config.limits
     # A connection's flow-control window has room for all its streams, so no unread stream blocks the others.
     connection_window = min(_LARGEST_WINDOW, _STREAM_WINDOW * (config.max_concurrent_streams + 1))
-    ports = _ports(config, metrics_port)
+    numbers = {"grpc": config.port, "http": config.http_port, "metrics": metrics_port}
+    ports = {name: number for name, number in numbers.items() if number != OFF}
+    message_bytes = config.max_message_mib << 20
     max_connections = {port: _SCRAPES if port == "metrics" else config.max_connections for port in ports}
     values = {
         "admin_socket": str(folder / ADMIN_SOCKET),
@@ -62,37 +56,36 @@ def configuration(config: ServerConfig, host: str, metrics_port: int, servers: S
             f"envoy.resource_limits.listener.{port}.connection_limit": limit for port, limit in max_connections.items()
         },
         "connection_window": connection_window,
-        "grpc_elsewhere": f"this port is for HTTP; gRPC is on port {config.port}",
+        "grpc_port": config.port,
         "host": host,
         "idle_call_seconds": _seconds(limits.idle_call_seconds),
         "ipv4_compat": host == "::",
         "keepalive_seconds": _seconds(config.keepalive_seconds),
         "max_concurrent_streams": config.max_concurrent_streams,
         "max_heap_bytes": _OWN_HEAP + 2 * config.http_bodies_bytes,
+        "max_message_bytes": message_bytes,
+        "max_message_mib": config.max_message_mib,
         "message_seconds": _seconds(limits.message_seconds),
         "mutual": config.tls_client_ca is not None,
         "peer_seconds": _seconds(limits.peer_seconds),
         "request_seconds": _seconds(limits.request_seconds),
         "stream_window": _STREAM_WINDOW,
         "streams": "|".join(map(re.escape, STREAMS)),
-        "unlimited": 1 << 30,
-        "unavailable": (
-            "the server cannot take this call: it is restarting, or unfinished requests take all the memory reserved "
-            "for them; try again in a moment"
-        ),
     }
     settings = {
-        *(["native"] if choose_transport(config).name == NATIVE else []),
+        *(["native"] if choose_transport(config)[0] == NATIVE else []),
         *(["tls"] if config.tls_cert is not None else []),
         *(["mutual"] if config.tls_client_ca is not None else []),
         *(["age"] if config.connection_age_seconds else []),
     }
     before, of_port, between, of_cluster, _ = _REPEATED.split(Path(__file__).with_name("envoy.yaml").read_text())
     parts = [_filled(before, settings, values)]
-    for name, port in ports.items():
+    request_bytes = {"grpc": message_bytes + _FRAME_BYTES, "http": message_bytes, "metrics": 1}
+    for name, number in ports.items():
         # Prometheus and probes expect no TLS
         present = settings - {"tls"} | {name} if name == "metrics" else settings | {name, "refusals"}
-        parts.append(_filled(of_port, present, {**values, "port": name, **port}))
+        of_name = {"port": name, "port_value": number, "head_kib": 16 if name == "grpc" else 32}
+        parts.append(_filled(of_port, present, {**values, **of_name, "max_request_bytes": request_bytes[name]}))
     sockets = {name: [server / socket for server in servers] for name, socket in _SOCKETS.items()}
     sockets |= {"metrics": [folder / METRICS_SOCKET]}
     # Envoy closes an idle connection before the server does, so that Envoy sends no request on a connection that the
@@ -102,35 +95,11 @@ def configuration(config: ServerConfig, host: str, metrics_port: int, servers: S
     parts.append(between)
     for name in (*ports, *(["grpcio"] if "native" in settings else [])):
         connections = {"idle_timeout": _seconds(idle_seconds[name])} if name in idle_seconds else {}
-        of_name = {"cluster": name, "sockets": _endpoints(sockets[name]), "connections": connections}
+        endpoints = [{"endpoint": {"address": {"pipe": {"path": str(socket)}}}} for socket in sockets[name]]
+        of_cluster_name = {"cluster": name, "sockets": endpoints, "connections": connections}
         present = {"http2" if name in ("grpc", "grpcio") else "http1"}
-        parts.append(_filled(of_cluster, present, {**values, **of_name}))
+        parts.append(_filled(of_cluster, present, {**values, **of_cluster_name}))
     return "".join(parts)
-
-
-def _ports(config: ServerConfig, metrics_port: int) -> dict[str, dict[str, Any]]:
-    """Return the values for each port's block of the configuration, by the port's name. Skip ports that are off."""
-    message_bytes = config.max_message_mib << 20
-    ports = {
-        "grpc": {
-            "port_value": config.port,
-            "codec": "AUTO",  # accepts HTTP/1.1 and HTTP/2
-            "head_kib": 16,
-            "message_bytes": message_bytes + _FRAME_BYTES,
-            "too_large": f"SERVER: Received message larger than max ({message_bytes} bytes, --max-message-mib)",
-            "too_slow": "the call's message did not arrive in time; send the message together with the call's headers",
-        },
-        "http": {
-            "port_value": config.http_port,
-            "codec": "AUTO",
-            "head_kib": 32,
-            "message_bytes": message_bytes,
-            "too_large": f"the request's body has more than {config.max_message_mib} MiB (--max-message-mib)",
-            "too_slow": "the request arrives too slowly",
-        },
-        "metrics": {"port_value": metrics_port, "codec": "HTTP1", "head_kib": 32, "message_bytes": 1},
-    }
-    return {name: values for name, values in ports.items() if values["port_value"] != OFF}
 
 
 def _filled(text: str, present: Set[str], values: Mapping[str, Any]) -> str:
@@ -141,10 +110,6 @@ def _filled(text: str, present: Set[str], values: Mapping[str, Any]) -> str:
 
 def _present_blocks(text: str, present: Set[str]) -> str:
     return _BLOCK.sub(lambda block: _present_blocks(block[2], present) if block[1] in present else "", text)
-
-
-def _endpoints(sockets: Iterable[Path]) -> list[dict[str, Any]]:
-    return [{"endpoint": {"address": {"pipe": {"path": str(socket)}}}} for socket in sockets]
 
 
 def _seconds(seconds: float) -> str:
@@ -162,17 +127,8 @@ class Secrets:
     """
 
     def __init__(self, config: ServerConfig, certificate: Path, key: Path, folder: Path) -> None:
-        """Read the certificates, and write the files.
-
-        Args:
-            config: The server's settings.
-            certificate: The file of --tls-cert.
-            key: The file of --tls-key.
-            folder: The folder for the files of secrets.
-
-        Raises:
-            StartError: A file cannot be read, or the certificate and the key do not belong together.
-        """
+        """Read the certificates, and write the files to ``folder``. Raises StartError if a file cannot be read, or the
+        certificate and the key do not belong together."""
         self._certificate, self._key, self._authority = certificate, key, config.tls_client_ca
         self._folder = folder
         paths = [path for path in (certificate, key, config.tls_client_ca) if path is not None]
@@ -181,29 +137,21 @@ class Secrets:
         self.refresh()
 
     def refresh(self) -> None:
-        """Replace the files if the certificates have changed and are valid.
-
-        Raises:
-            StartError: The files cannot be written.
-        """
+        """Replace the files if the certificates have changed and are valid. Raises StartError if the files cannot be
+        written."""
         secrets = self._watched.current()
         if secrets is self._written:
             return
         try:
             for name, content in secrets.items():
-                self._write(name, content)
+                new = self._folder / f"{name}.new"
+                new.write_bytes(content)
+                new.replace(self._folder / f"{name}.json")  # Envoy reads a file that is renamed into its place
         except OSError as error:
             raise StartError(
                 f"the certificates for Envoy cannot be written to {self._folder}: {error.strerror}"
             ) from error
         self._written = secrets
-
-    def _write(self, name: str, content: bytes) -> None:
-        new = self._folder / f"{name}.new"
-        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-        new.replace(self._folder / f"{name}.json")  # Envoy reads a file that is renamed into its place
 
     def _read(self) -> dict[str, bytes]:
         certificate, key = read_bytes(self._certificate, "--tls-cert"), read_bytes(self._key, "--tls-key")

@@ -23,13 +23,13 @@ from typing import TextIO
 
 import structlog
 
+from hangtag.serving.server.config.limits import ReplacementPolicy
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.config.settings import OFF
 from hangtag.serving.server.errors import StartError
 from hangtag.serving.server.front import launch
 from hangtag.serving.server.front.configuration import ADMIN_SOCKET, Secrets, configuration
 from hangtag.serving.server.host.ports import METRICS, METRICS_SOCKET, bind_unix, reserve
-from hangtag.serving.server.host.replacement import ReplacementPolicy
 
 log = structlog.get_logger()
 
@@ -51,14 +51,8 @@ class Envoy:
     """
 
     def __init__(self, config: ServerConfig) -> None:
-        """Prepare the folder of the sockets; nothing listens yet.
-
-        Args:
-            config: The settings of the server behind Envoy.
-
-        Raises:
-            StartError: The wheel with Envoy is not installed, or the certificates are invalid.
-        """
+        """Prepare the folder of the sockets. Raises StartError if the wheel with Envoy is not installed, or the
+        certificates are invalid."""
         self._program = _program(config)
         self._config = config
         in_memory = _IN_MEMORY.is_dir() and os.access(_IN_MEMORY, os.W_OK)
@@ -86,28 +80,16 @@ class Envoy:
         self._thread: threading.Thread | None = None
 
     def reserve_metrics(self) -> tuple[socket.socket, int]:
-        """Let Envoy listen on the port for metrics too. Call this method before ``start``.
-
-        Returns:
-            The socket on which this server must serve the metrics, and the port on which Envoy serves them to clients.
-
-        Raises:
-            StartError: The port cannot be bound.
-        """
+        """Let Envoy listen on the port for metrics too. Call this method before ``start``. Return the socket on which
+        this server must serve the metrics, and the port on which Envoy serves them to clients. Raises StartError if the
+        port cannot be bound."""
         self._reserved = reserve(self._config.host, self._config.metrics_port, METRICS)
         self._metrics_port = self._reserved.getsockname()[1]
         return bind_unix(self._folder / METRICS_SOCKET), self._metrics_port
 
     def start(self, config: ServerConfig, host: str) -> None:
-        """Start the process, and return once it listens.
-
-        Args:
-            config: The settings, with the port numbers. This program holds the ports.
-            host: The numeric address to listen on.
-
-        Raises:
-            StartError: Envoy fails to listen.
-        """
+        """Start the process, and return once it listens on ``host``, a numeric address, and on the ports in ``config``,
+        which this program holds. Raises StartError if Envoy fails to listen."""
         content = configuration(config, host, self._metrics_port, self.behind, self._folder)
         (self._folder / _CONFIGURATION).write_text(content)
         self._thread = threading.Thread(target=self._run, name="envoy", daemon=True)
@@ -123,7 +105,8 @@ class Envoy:
     def stop(self, grace: float) -> None:
         """Wait, for at most ``grace`` seconds, until clients have received their answers, and end the process."""
         deadline = time.monotonic() + grace
-        while time.monotonic() < deadline and self._unsent():
+        unsent = "downstream_rq_active", "downstream_cx_tx_bytes_buffered"
+        while time.monotonic() < deadline and any(map(self._counted, unsent)):
             time.sleep(_DRAIN_POLL_SECONDS)
         self._stopping.set()
         if self._process is not None:
@@ -137,7 +120,7 @@ class Envoy:
     def _run(self) -> None:
         """Run the process, and restart it when it ends, until ``stop``, or until it fails to listen."""
         limits = self._config.limits
-        policy = ReplacementPolicy(limits.worker_restart_seconds, limits.worker_attempts, limits.worker_stable_seconds)
+        policy = ReplacementPolicy(limits)
         delay: float | None = 0.0
         while delay is not None and not self._stopping.wait(delay):
             began, reason = time.monotonic(), self._run_once()
@@ -198,8 +181,11 @@ class Envoy:
                 for line in filter(None, whole):
                     lines.append(line.decode(errors="replace"))
                     log.warning("envoy", reason=lines[-1])
-            if self._listens:
-                self._refresh_secrets()
+            try:
+                if self._listens and self._secrets is not None:
+                    self._secrets.refresh()
+            except StartError as error:
+                log.warning("Envoy keeps the previous TLS certificates", reason=str(error))
             if self._ask("GET", "/ready") is None:
                 silent_since = silent_since or time.monotonic()
                 longest = limits.envoy_hang_seconds if self._listens else _START_SECONDS
@@ -216,17 +202,6 @@ class Envoy:
                 self._listens = True
                 self._decided.set()
                 log.info("Envoy listens", pid=pid)
-
-    def _refresh_secrets(self) -> None:
-        try:
-            if self._secrets is not None:
-                self._secrets.refresh()
-        except StartError as error:
-            log.warning("Envoy keeps the previous TLS certificates", reason=str(error))
-
-    def _unsent(self) -> int:
-        """Return what clients have not received yet: the number of unanswered calls plus the bytes that Envoy holds."""
-        return self._counted("downstream_rq_active") + self._counted("downstream_cx_tx_bytes_buffered")
 
     def _counted(self, name: str) -> int:
         """Return the sum of Envoy's statistics of this name, not counting this request; 0 if Envoy does not answer."""

@@ -31,11 +31,6 @@ def address_of(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def require_free(host: str, port: int) -> None:
-    """Bind the gRPC port for a moment, without SO_REUSEPORT. Raises StartError if any program has the port."""
-    bind(host, port, GRPC).close()
-
-
 def reserve(host: str, port: int, option: str) -> socket.socket:
     """Return a socket that reserves a port: no other program has the port, and this server's processes can listen on
     it. The arguments and exceptions are those of ``bind``."""

@@ -33,7 +33,8 @@ def run(config: ServerConfig) -> None:
 
         config, store = follow(config)
     _warn_of_unknown_models(config)
-    machine.raise_open_files_limit(config.connections, exposed=config.is_exposed)
+    connections = config.max_connections * (1 if config.http_port == OFF else 2)
+    machine.raise_open_files_limit(connections, exposed=config.is_exposed)
     server = Server(config, store=store) if config.workers == 1 else Supervisor(config, store=store)
     metrics, metrics_port = None, OFF
     if config.metrics_port != OFF:

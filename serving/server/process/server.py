@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 import structlog
@@ -19,8 +18,9 @@ from hangtag.serving.server.host import machine
 from hangtag.serving.server.host.ports import GRPC, HTTP, reserve
 from hangtag.serving.server.runtime.session import Runtime, RuntimeFactory
 from hangtag.serving.server.telemetry.server_state import ServerState, StoreState
-from hangtag.serving.server.transport.auto_transport import NATIVE, choose_transport
+from hangtag.serving.server.transport import NATIVE, choose_transport
 from hangtag.serving.server.transport.grpc.grpc_server import GrpcServer
+from hangtag.serving.server.wire.event_loop import run
 from hangtag.serving.server.wire.intake import Intake
 
 if TYPE_CHECKING:
@@ -74,10 +74,17 @@ class Server:
         self._engine = Engine(config)
         self._store = store
         self.control = ModelControl(self._engine, versions or {}, runtimes)
-        self.transport = choose_transport(config)
+        self.transport, self._transport_reason = choose_transport(config)
         control = self.control if wrap_control is None else wrap_control(self.control)
         self._intake = intake = Intake(self._engine, control)
-        self._transport = _native_transport(intake) if self.transport.name == NATIVE else GrpcServer(intake)
+        self._transport: GrpcServer
+        if self.transport == NATIVE:
+            # Imported here and not above, because the library may not be installed.
+            from hangtag.serving.server.transport.native.native_server import NativeServer
+
+            self._transport = NativeServer(intake)
+        else:
+            self._transport = GrpcServer(intake)
         self._http: HttpServer | None = None
         if config.http_port != OFF:
             self._http = self._http_transport(intake, self.state if wrap_control is None else control.state)
@@ -105,7 +112,7 @@ class Server:
 
     def state(self) -> ServerState:
         """The state and the counters of this process's models, the process's transport, and the state of the store."""
-        transports = {(self.transport.name, self.transport.reason): 1}
+        transports = {(self.transport, self._transport_reason): 1}
         return replace(self.control.state(), transports=transports, store=self._store)
 
     def start(self) -> None:
@@ -115,8 +122,8 @@ class Server:
             UserError: The address cannot be bound, or a model cannot be loaded. The server has then closed everything
                 again.
         """
-        self.listen()
         try:
+            self.listen()
             self.control.start()
         except BaseException:
             self.stop(grace=0)
@@ -125,41 +132,35 @@ class Server:
         log.info(
             "ready",
             address=self.address,
-            transport=self.transport.name,
-            because=self.transport.reason,
+            transport=self.transport,
+            because=self._transport_reason,
             models=[model.name for model in self._engine.models],
             **({"http": self.http_address} if self.http_address else {}),
         )
 
     def listen(self) -> None:
         """Listen only. A replacement worker loads its models first, because it gets calls as soon as it listens."""
-        try:
-            self.port = self._transport.start()
-            if self._http is not None:
-                self.http_port = self._http.start()
-            if self.front is not None:
-                self._ports = ports = SharedPorts(self.config)
-                self.port, self.http_port = ports.config.port, ports.config.http_port
-                self.front.start(ports.config, ports.host)
-        except BaseException:
-            self.stop(grace=0)
-            raise
+        self.port = run(self._transport.start())
+        if self._http is not None:
+            self.http_port = run(self._http.start())
+        if self.front is not None:
+            self._ports = ports = SharedPorts(self.config)
+            self.port, self.http_port = ports.config.port, ports.config.http_port
+            self.front.start(ports.config, ports.host)
 
     def stop(self, grace: float | None = None) -> None:
-        """Report NOT_SERVING, finish calls in flight within ``grace`` seconds (default: drain_seconds), and end.
-
-        If a model is being loaded, this method first waits for the load, because ONNX Runtime cannot interrupt a load.
-        """
+        """Report NOT_SERVING, finish calls in flight within ``grace`` seconds (default: drain_seconds), and end. First
+        wait for a load in progress, because ONNX Runtime cannot interrupt a load."""
         grace = self.config.drain_seconds if grace is None else grace
         deadline = time.monotonic() + grace
         self._engine.stopping = True
         self.control.stop()
-        self._intake.callers.refuse_new()
+        self._intake.refuse_new()
         if self.front is not None:
             self.front.drain()
-        self._transport.stop(grace)
+        run(self._transport.stop(grace))
         if self._http is not None:
-            self._http.stop(max(0.0, deadline - time.monotonic()))
+            run(self._http.stop(max(0.0, deadline - time.monotonic())))
         if self.front is not None:
             self.front.stop(max(0.0, deadline - time.monotonic()))
         if self._ports is not None:
@@ -181,17 +182,8 @@ class Server:
         self.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self.stop()
-
-
-def _native_transport(intake: Intake) -> GrpcServer:
-    # Imported here and not above, because the library may not be installed.
-    from hangtag.serving.server.transport.native.native_server import NativeServer
-
-    return NativeServer(intake)
 
 
 class SharedPorts:
@@ -199,11 +191,8 @@ class SharedPorts:
     connections."""
 
     def __init__(self, config: ServerConfig) -> None:
-        """Reserve the gRPC port, and the HTTP port if the server has HTTP.
-
-        Raises:
-            StartError: An address cannot be bound, or the workers of another server use it.
-        """
+        """Reserve the gRPC port, and the HTTP port if the server has HTTP. Raises StartError if an address cannot be
+        bound, or the workers of another server use it."""
         grpc = reserve(config.host, config.port, GRPC)
         self._reserved = [grpc]
         self.host = str(grpc.getsockname()[0])

@@ -2,22 +2,22 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import wait
 from dataclasses import replace
-from typing import Any
+from functools import partial
 
 import structlog
 
 from hangtag.serving.model_repository import require_names
+from hangtag.serving.server.config.limits import ReplacementPolicy
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.config.settings import OFF
 from hangtag.serving.server.errors import StartError
 from hangtag.serving.server.front.envoy import Envoy
-from hangtag.serving.server.host.replacement import ReplacementPolicy
 from hangtag.serving.server.process.server import SharedPorts
 from hangtag.serving.server.process.worker_process import Changes, WorkerProcess
 from hangtag.serving.server.telemetry.server_state import READY, ServerState, StoreState, Workers, total
-from hangtag.serving.server.transport.auto_transport import choose_transport
+from hangtag.serving.server.transport import choose_transport
 
 log = structlog.get_logger()
 
@@ -29,25 +29,16 @@ class Supervisor:
     """Runs a server of several processes. Call ``start``, check ``failure`` now and then, and call ``stop``."""
 
     def __init__(self, config: ServerConfig, *, store: StoreState | None = None) -> None:
-        """Reserve the ports.
-
-        Args:
-            config: The settings.
-            store: The state of the local copy of the model store, if the models come from a store.
-
-        Raises:
-            StartError: One of: an address cannot be bound, a certificate is invalid, or an exposed server lacks Envoy.
-        """
+        """Reserve the ports. ``store`` is the state of the local copy of the model store, if the models come from a
+        store. Raises StartError if an address cannot be bound, a certificate is invalid, or an exposed server lacks
+        Envoy."""
         self._config = config
         self._store = store
         self._changed = threading.Condition()  # guards the fields below; notified when a worker listens or fails
         self._workers: dict[int, WorkerProcess] = {}
         self._counts_of_ended = ServerState()
         self._restarts = 0
-        limits = config.limits
-        self._policy = ReplacementPolicy(
-            limits.worker_restart_seconds, limits.worker_attempts, limits.worker_stable_seconds
-        )
+        self._policy = ReplacementPolicy(config.limits)
         self._failure = ""
         self._started = False
         self._stopping = threading.Event()
@@ -75,11 +66,8 @@ class Supervisor:
             return Workers(self._config.workers, running, self._restarts)
 
     def start(self) -> None:
-        """Start all workers, and return once all of them listen.
-
-        Raises:
-            StartError: A worker cannot start. All workers have then ended again.
-        """
+        """Start all workers, and return once all of them listen. Raises StartError if a worker cannot start. All
+        workers have then ended again."""
         if self._config.model_control == "explicit":
             models = self._config.load_model
             self._changes.models = frozenset(require_names(self._config.models) if "*" in models else models)
@@ -98,16 +86,15 @@ class Supervisor:
         self._check_workers()
         self._started = True
         self._monitor.start()
-        models_served = sorted({version.name for version in self.state().versions if version.state == READY})
-        transport, listening = choose_transport(self._config), self._ports.config
+        (transport, reason), listening = choose_transport(self._config), self._ports.config
         log.info(
             "ready",
             address=listening.address(listening.port),
             **({} if listening.http_port == OFF else {"http": listening.address(listening.http_port)}),
             workers=self._config.workers,
-            transport=transport.name,
-            because=transport.reason,
-            models=models_served,
+            transport=transport,
+            because=reason,
+            models=sorted(self._served_versions),
         )
 
     def stop(self, grace: float | None = None) -> None:
@@ -118,14 +105,13 @@ class Supervisor:
         grace = self._config.drain_seconds if grace is None else grace
         if self.front is not None:
             self.front.drain()
-        requests = _start_threads(worker.request_stop for worker in workers)
+        for worker in workers:
+            worker.begin("stop")
         deadline = time.monotonic() + grace + self._config.limits.end_seconds
         for worker in workers:
             if not worker.join(max(0.0, deadline - time.monotonic())):
                 worker.kill()
                 worker.join()
-        for request in requests:
-            request.join()
         if self.front is not None:
             self.front.stop(min(grace, _FLUSH_SECONDS))
         self._ports.close()
@@ -146,8 +132,9 @@ class Supervisor:
         that have ended."""
         with self._changed:
             workers = [worker for worker in self._workers.values() if worker.listening]
-        for refresh in _start_threads(worker.refresh for worker in workers):
-            refresh.join()
+        answers = {worker.begin("state"): worker for worker in workers}
+        for answer in wait(answers, self._config.limits.worker_answer_seconds).done:
+            answers[answer].take_state(answer)
         running = total(worker.state for worker in workers)
         served = {(version.name, version.version) for version in running.versions}
         with self._changed:
@@ -163,14 +150,25 @@ class Supervisor:
                 if self._stopping.is_set():
                     return
                 try:
-                    worker = self._workers[number] = self._new_worker(number)
+                    behind = None if self.front is None else self.front.behind[number]
+                    config = replace(self._ports.config, load_model=tuple(sorted(self._changes.models)), behind=behind)
+                    worker = self._workers[number] = WorkerProcess(number, config, self._served_versions)
                 except StartError as error:
                     event, reason, lifetime = "worker not started", str(error), 0.0
                     # The system may be temporarily unable to start a process. Until then, the server continues with the
                     # workers that already listen.
                     failed = not any(each.listening for each in self._workers.values())
             if worker is not None:
-                worker.run(self._functions(worker))
+                worker.run(
+                    {
+                        "load": self.load,
+                        "unload": self.unload,
+                        "state": self.state,
+                        "loaded": partial(self._changes.catch_up, worker),  # but the worker does not listen yet
+                        "listening": partial(self._on_listening, worker),
+                        "start_failed": partial(setattr, worker, "failure"),
+                    }
+                )
                 event, reason, lifetime = "worker ended", worker.failure, time.monotonic() - worker.started
             with self._changed:
                 if worker is not None:
@@ -191,22 +189,6 @@ class Supervisor:
                     return
             delay = replaced_in
             log.warning(event, worker=number, reason=reason, replaced_in_seconds=delay)
-
-    def _new_worker(self, number: int) -> WorkerProcess:
-        behind = None if self.front is None else self.front.behind[number]
-        config = replace(self._ports.config, load_model=tuple(sorted(self._changes.models)), behind=behind)
-        return WorkerProcess(number, config, self._served_versions)
-
-    def _functions(self, worker: WorkerProcess) -> Mapping[str, Callable[..., Any]]:
-        """The functions that this worker may call, by name."""
-        return {
-            "load": self.load,
-            "unload": self.unload,
-            "state": self.state,
-            "loaded": lambda: self._changes.catch_up(worker),  # the worker has loaded models, but does not listen yet
-            "listening": lambda: self._on_listening(worker),
-            "start_failed": lambda reason: setattr(worker, "failure", reason),
-        }
 
     def _running_workers(self) -> list[WorkerProcess]:
         with self._changed:
@@ -245,7 +227,7 @@ class Supervisor:
             self._served_versions = {name: tuple(versions) for name, versions in served.items()}
         for worker in self._running_workers():
             if not worker.listening:  # loading may take long, but a worker that loads still answers
-                _start_threads([worker.refresh])
+                worker.begin("state").add_done_callback(worker.take_state)
             if time.monotonic() - worker.last_answer > self._config.limits.worker_hang_seconds:
                 log.warning("worker hangs; it is replaced", worker=worker.number, pid=worker.pid)
                 worker.kill()
@@ -267,10 +249,3 @@ class Supervisor:
                         worker.call("poll", timeout=self._config.limits.worker_hang_seconds)
             except Exception as error:
                 log.warning("checking the workers failed; trying again", reason=str(error))
-
-
-def _start_threads(functions: Iterable[Callable[[], None]]) -> list[threading.Thread]:
-    threads = [threading.Thread(target=function, daemon=True) for function in functions]
-    for thread in threads:
-        thread.start()
-    return threads

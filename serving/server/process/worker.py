@@ -30,17 +30,12 @@ if TYPE_CHECKING:
     from hangtag.serving.server.engine.servable import Control
 
 log = structlog.get_logger()
+_MAX_PENDING = 100  # the most unanswered calls to a process, because sending to a full pipe would block
 
 
 def main(number: int, config: ServerConfig, versions: Mapping[str, tuple[int, ...]], connection: Connection) -> None:
     """Load the models, listen, serve until there is a reason to stop, and drain. The exit code is 1 if the start fails.
-
-    Args:
-        number: Which worker this is, for the log.
-        config: The server's settings, with the port that all workers share.
-        versions: The versions that the other workers serve, by model; empty when the whole server starts.
-        connection: This worker's end of the pipe to the supervisor.
-    """
+    See `WorkerProcess` for the arguments. ``connection`` is this worker's end of the pipe to the supervisor."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the supervisor stops workers
     configure_log(worker=number)
     environment.prepare()
@@ -100,7 +95,7 @@ class PeerError(Exception):
 
 
 class Peer:
-    """The process at the other end of a pipe. ``call`` calls one of the peer's functions and waits for the answer.
+    """The process at the other end of a pipe, whose functions this process calls, and the other way round.
 
     A message consists of the call's number, the function's name and the arguments. A reply consists of the call's
     number, None, and the answer or the exception that the function raised.
@@ -112,7 +107,6 @@ class Peer:
         self._sending = threading.Lock()
         self._pending: dict[int, Future[Any]] = {}
         self._numbers = itertools.count()
-        self._ended = False
 
     def call(self, name: str, *arguments: Any, timeout: float | None = None) -> Any:
         """Call a function of the peer and return its answer.
@@ -122,46 +116,43 @@ class Peer:
             UnavailableError: The peer is starting and does not have the function yet.
             Exception: Any exception that the function raised.
         """
-        number = next(self._numbers)
-        answer = self._pending[number] = Future[Any]()
         try:
-            self._send(number, name, arguments)
-            if self._ended and not answer.done():
-                raise PeerError("the other process ended")
-            return answer.result(timeout)
+            return self.begin(name, *arguments).result(timeout)
         except FutureTimeoutError as error:
             raise PeerError(f"no answer within {timeout:g} s") from error
-        finally:
-            self._pending.pop(number, None)
+
+    def begin(self, name: str, *arguments: Any) -> "Future[Any]":
+        """Call a function of the peer. The future gets the answer, or an exception that `call` would raise."""
+        number, answer = next(self._numbers), Future[Any]()
+        self._pending[number] = answer
+        try:
+            if len(self._pending) > _MAX_PENDING:
+                raise PeerError("the other process does not answer")  # noqa: TRY301 - the future gets the error
+            self._send(number, name, arguments)
+        except PeerError as error:
+            self._end(number, error)
+        return answer
 
     def answer_calls(self, functions: Mapping[str, Callable[..., Any]]) -> None:
-        """Read the pipe until the peer closes its end.
-
-        Args:
-            functions: The functions that the peer may call, by name; a missing function is not ready yet. Each call
-                runs in its own thread, so that a function may call the peer in turn.
-        """
+        """Read the pipe until the peer closes its end. The peer may call ``functions`` by their names; a missing
+        function is not ready yet. Each call runs in its own thread, so that a function may call the peer in turn."""
         try:
             while True:
                 number, name, content = self._connection.recv()
-                if name is not None:
-                    thread = threading.Thread(target=self._reply, args=(functions, number, name, content), daemon=True)
-                    try:
-                        thread.start()
-                    except RuntimeError as error:  # this thread must read messages, not call the function
-                        self._answer(number, PeerError(f"the other process cannot answer: {error}"))
-                elif (answer := self._pending.pop(number, None)) is not None:
-                    if isinstance(content, Exception):
-                        answer.set_exception(content)
-                    else:
-                        answer.set_result(content)
+                if name is None:
+                    self._end(number, content)
+                    continue
+                thread = threading.Thread(target=self._reply, args=(functions, number, name, content), daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError as error:  # this thread must read messages, not call the function
+                    self._answer(number, PeerError(f"the other process cannot answer: {error}"))
         except (EOFError, OSError):
-            self._ended = True
-            for answer in list(self._pending.values()):
-                answer.set_exception(PeerError("the other process ended"))
             # otherwise another thread might send a message to another file that gets the same descriptor
             with self._sending:
                 self._connection.close()
+            for number in list(self._pending):
+                self._end(number, PeerError("the other process ended"))
 
     def _reply(
         self, functions: Mapping[str, Callable[..., Any]], number: int, name: str, arguments: tuple[Any, ...]
@@ -177,6 +168,13 @@ class Peer:
     def _answer(self, number: int, answer: Any) -> None:
         with suppress(PeerError):  # the peer has ended, and waits for no answer
             self._send(number, None, answer)
+
+    def _end(self, number: int, outcome: Any) -> None:
+        if (answer := self._pending.pop(number, None)) is not None:
+            if isinstance(outcome, Exception):
+                answer.set_exception(outcome)
+            else:
+                answer.set_result(outcome)
 
     def _send(self, number: int, name: str | None, content: Any) -> None:
         try:

@@ -5,6 +5,7 @@ import multiprocessing
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any, Literal
 
@@ -21,22 +22,18 @@ _CONTEXT = multiprocessing.get_context("spawn")  # the threads of gRPC and ONNX 
 _PAUSE_SECONDS = 0.001
 
 
-class WorkerProcess:
-    """A worker process, which the constructor starts."""
+class WorkerProcess(Peer):
+    """A worker process, which the constructor starts. `worker.main` has the functions that it answers."""
 
     def __init__(self, number: int, config: ServerConfig, versions: Mapping[str, tuple[int, ...]]) -> None:
-        """Start the process.
+        """Start the process. Raises StartError if the system allows no further process or file.
 
         Args:
             number: Identifies the worker in the log; its replacement gets the same number.
             config: The server's settings, with the port that all workers share.
-            versions: The versions that the other workers serve, by model.
-
-        Raises:
-            StartError: The system allows no further process or file.
+            versions: The versions that the other workers serve, by model; empty when the whole server starts.
         """
         self.number = number
-        self._answer_seconds = config.limits.worker_answer_seconds
         self.started = time.monotonic()
         self.gets_changes = False
         """Whether the worker gets load and unload calls; false until `Changes.catch_up`."""
@@ -59,14 +56,12 @@ class WorkerProcess:
             raise StartError(f"the process of worker {number} cannot be started: {error}") from error
         theirs.close()  # only the worker holds this end now, so reading the other end fails when the worker ends
         self.pid = self._process.pid
-        self._peer = Peer(ours)
-        self.call = self._peer.call
-        """Calls one of the worker's functions (see `worker.main`). Raises PeerError, or the worker's own exception."""
+        super().__init__(ours)
         self._ended = threading.Event()
 
     def run(self, functions: Mapping[str, Callable[..., Any]]) -> None:
         """Let the worker call these functions, until its process has ended. Then free the process's descriptors."""
-        self._peer.answer_calls(functions)
+        self.answer_calls(functions)
         self._process.join()
         # multiprocessing checks all its processes whenever it starts a process, so another thread may notice the end
         # first. join then returns before that thread has recorded the exit code, and close would raise ValueError.
@@ -77,20 +72,14 @@ class WorkerProcess:
         self.failure = self.failure or f"worker {self.number} ended with {ending}"
         self._ended.set()
 
-    def refresh(self) -> None:
-        """Read the worker's state. If the worker does not answer, keep the last known state."""
-        try:
-            self.state = self.call("state", timeout=self._answer_seconds)
-        except UnavailableError:
-            pass  # the worker answered that it is still starting
-        except Exception:
-            return  # the worker has ended or hangs, so last_answer stays unchanged
+    def take_state(self, answer: "Future[Any]") -> None:
+        """Record the worker's answer to the call "state". If the worker has ended, keep the last known state."""
+        error = answer.exception()
+        if error is None:
+            self.state = answer.result()
+        elif not isinstance(error, UnavailableError):  # a worker with this error is still starting
+            return
         self.last_answer = time.monotonic()
-
-    def request_stop(self) -> None:
-        """Let the worker drain and end."""
-        with suppress(PeerError):  # the worker has ended already, or the supervisor will kill it
-            self.call("stop", timeout=self._answer_seconds)
 
     def kill(self) -> None:
         with suppress(ValueError):  # the process has ended, and was closed
@@ -105,7 +94,6 @@ class Changes:
     """Passes load and unload calls to all workers, and records the loaded models (with --model-control explicit)."""
 
     def __init__(self, workers: Callable[[], Sequence[WorkerProcess]]) -> None:
-        """``workers`` returns the workers that run."""
         self._workers = workers
         self._changing = threading.Lock()  # one call at a time
         self.models: frozenset[str] = frozenset()

@@ -1,7 +1,6 @@
 """Decodes ModelInfer requests to arrays, encodes the responses, and finds the plan of a request (see ``plans``)."""
 
-from collections.abc import Callable, Container, Hashable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Container, Hashable
 from typing import Any, TypeVar
 
 import numpy as np
@@ -13,9 +12,10 @@ from hangtag.protos import tensors
 from hangtag.protos.methods import MODEL_INFER
 from hangtag.serving.server.engine.servable import Servable
 from hangtag.serving.server.errors import InvalidRequestError
+from hangtag.serving.server.queue.call import Tensors
 from hangtag.serving.server.wire.plans import BY_VALUE, MAX_PLANS, TIMEOUT, Arrays, Plan, PlannedCall, Plans, admit
 from hangtag.serving.server.wire.transport_call import LARGE_MESSAGE, Query, TransportCall, submit, submit_on_thread
-from hangtag.serving.signature import Signature, TensorSpec
+from hangtag.serving.signature import Signature
 
 T = TypeVar("T")
 
@@ -29,11 +29,8 @@ _MAX_HEAD = 1024  # bytes
 
 
 def parse_message(parse: Callable[[bytes], T], message: object, method: str) -> T:
-    """Parse a message with its FromString. If ``message`` is not bytes, the caller sent no message.
-
-    Raises:
-        InvalidRequestError: There is no message, or the bytes are not a message of this method.
-    """
+    """Parse a message with its FromString. Raises InvalidRequestError if the bytes are not a message of this method, or
+    ``message`` is not bytes, because the caller sent no message."""
     if not isinstance(message, bytes):
         raise InvalidRequestError("the call has no message, and its method needs a message")
     try:
@@ -48,10 +45,7 @@ def _decode_inputs(request: pb.ModelInferRequest, signature: Signature) -> tuple
     """Return the request's arrays and their datatypes, by input name.
 
     A message may hold a million inputs. If the model has n inputs, only the first n + 1 inputs of a message are
-    decoded, which is enough to detect an unknown or a duplicate input.
-
-    Raises:
-        InvalidRequestError: Names, contents, datatypes and shapes do not agree, or a parameter is not supported.
+    decoded, which is enough to detect an unknown or a duplicate input. Raises InvalidRequestError.
     """
     raw = request.raw_input_contents
     if raw and len(raw) != len(request.inputs):
@@ -78,25 +72,6 @@ def _decode_inputs(request: pb.ModelInferRequest, signature: Signature) -> tuple
         except ValueError as error:
             raise InvalidRequestError(f"input {tensor.name!r}: {error}") from error
     return arrays, {tensor.name: tensor.datatype for tensor in inputs}
-
-
-def _encode_response(
-    name: str, version: str, identity: str, specs: Sequence[TensorSpec], outputs: Mapping[str, npt.NDArray[Any]]
-) -> pb.ModelInferResponse:
-    """Return the response, with the requested outputs as raw bytes. ``name`` and ``identity`` are the model's name and
-    the id in the request. ``version`` is the version that answered."""
-    return pb.ModelInferResponse(
-        model_name=name,
-        model_version=version,
-        id=identity,
-        outputs=[
-            pb.ModelInferResponse.InferOutputTensor(
-                name=spec.name, datatype=spec.datatype, shape=outputs[spec.name].shape
-            )
-            for spec in specs
-        ],
-        raw_output_contents=[tensors.to_raw(outputs[spec.name]) for spec in specs],
-    )
 
 
 def require_supported(tensor: str, parameters: Container[str]) -> None:
@@ -135,7 +110,15 @@ class MessageQuery(Query):
         inputs, datatypes = _decode_inputs(request, signature)
         timeout = request.parameters[TIMEOUT].int64_param if TIMEOUT in request.parameters else None
         specs = admit(call, model, inputs, datatypes, [output.name for output in outputs], timeout)
-        encode = partial(_encode_response, request.model_name, model.version, request.id, specs)
+        name, version, identity = request.model_name, model.version, request.id
+
+        def encode(arrays: Tensors) -> pb.ModelInferResponse:
+            response = pb.ModelInferResponse(model_name=name, model_version=version, id=identity)
+            for spec in specs:
+                response.outputs.add(name=spec.name, datatype=spec.datatype, shape=arrays[spec.name].shape)
+                response.raw_output_contents.append(tensors.to_raw(arrays[spec.name]))
+            return response
+
         call.encode = lambda result: encode(result.outputs)
         if self._plans is None or request.id or any(spec.datatype == "BYTES" for spec in specs):
             return

@@ -19,12 +19,12 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future
 from threading import get_ident
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 import structlog
 
 from hangtag.serving.server.telemetry.log import redirect_library_log
-from hangtag.serving.server.telemetry.model_statistics import BatchCost, Timings
+from hangtag.serving.server.telemetry.model_statistics import Timings
 from hangtag.serving.server.wire.intake import Intake, Origin
 from hangtag.serving.server.wire.plans import PlannedCall
 from hangtag.serving.server.wire.transport_call import Query, submit_on_thread
@@ -112,11 +112,6 @@ class AwaitedCall(LoopCall):
         self.started = time.perf_counter_ns()
         self.ended: asyncio.Future[None] = calls.loop.create_future()
         """Done when the call has ended, with a response or an error."""
-
-    @classmethod
-    def send(cls, calls: "Sequence[Self]", responses: Sequence[bytes], cost: BatchCost) -> None:
-        for call, response in zip(calls, responses, strict=True):
-            call.respond(response, call.timings_of(cost))
 
     def resolve(self) -> None:
         if not self.ended.done():  # the future is done if the caller has left

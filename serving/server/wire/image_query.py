@@ -32,6 +32,7 @@ from hangtag.serving.signature import Signature
 Request: TypeAlias = pb.ClassifyRequest | pb.CompareRequest
 MAX_COMPARED = 32
 """The maximum number of models that one comparison may name."""
+MULTI_LABEL = "multi_label"
 DEFAULT_TOP_K = 3
 """Number of labels in the answer of a single-label model if the client does not set top_k."""
 
@@ -50,12 +51,9 @@ class RequestImage:
         return self._request.WhichOneof("image") == "encoded" and self._encoded.is_large
 
     def pixels(self, model: Servable) -> Pixels:
-        """Return UINT8 pixels as the model accepts them, [height, width] or [height, width, 3].
-
-        Raises:
-            InvalidRequestError: The model does not classify images, or the image cannot be used.
-            QueueFullError: Too many large images are being decoded.
-        """
+        """Return UINT8 pixels as the model accepts them, [height, width] or [height, width, 3]. Raises
+        InvalidRequestError if the model does not classify images, or the image cannot be used, and QueueFullError if
+        too many large images are being decoded."""
         shape = model.signature.picture_shape
         if shape is None:
             raise InvalidRequestError(
@@ -63,13 +61,20 @@ class RequestImage:
                 "[batch, height, width, 3], an output `probabilities`, and hangtag.labels in its metadata); call it "
                 "for inference instead"
             )
-        form = (model.signature.image, shape, _is_multi_label(model.signature))
+        form = (model.signature.image, shape, model.signature.task == MULTI_LABEL)
         if form not in self._pixels:
             match self._request.WhichOneof("image"):
                 case "encoded":
                     self._pixels[form] = self._decode(model, shape)
                 case "raw":
-                    self._pixels[form] = self._raw(shape)
+                    raw, size = self._request.raw, math.prod(shape)
+                    if (raw.height, raw.width) != shape[:2] or len(raw.pixels) != size:
+                        raise InvalidRequestError(
+                            f"raw pixels must be {' x '.join(map(str, shape))}, {size} bytes; the request has "
+                            f"{raw.height} x {raw.width} and {len(raw.pixels)} bytes. Send a PNG, JPEG or WebP file to "
+                            "have it converted."
+                        )
+                    self._pixels[form] = np.frombuffer(raw.pixels, np.uint8).reshape(shape)
                 case _:
                     raise InvalidRequestError(
                         "no image in the request; set `encoded` (a PNG, JPEG or WebP file) or `raw`"
@@ -80,7 +85,7 @@ class RequestImage:
         (height, width), spec = shape[:2], model.signature.image
         with self._encoded.decoded(channels=shape[2] if len(shape) == 3 else 1) as picture:
             if spec is not None:
-                return spec.prepare(picture, whole=_is_multi_label(model.signature))
+                return spec.prepare(picture, whole=model.signature.task == MULTI_LABEL)
             if picture.size == (width, height):
                 return np.asarray(picture)
             raise InvalidRequestError(
@@ -88,15 +93,6 @@ class RequestImage:
                 f"{height}, and the model's file does not say how to resize an image. Resize the image yourself, or "
                 f"record in the file how to resize images: hangtag models fit {model.name} --fit stretch|crop|pad"
             )
-
-    def _raw(self, shape: tuple[int, ...]) -> Pixels:
-        raw, size = self._request.raw, math.prod(shape)
-        if (raw.height, raw.width) != shape[:2] or len(raw.pixels) != size:
-            raise InvalidRequestError(
-                f"raw pixels must be {' x '.join(map(str, shape))}, {size} bytes; the request has {raw.height} x "
-                f"{raw.width} and {len(raw.pixels)} bytes. Send a PNG, JPEG or WebP file to have it converted."
-            )
-        return np.frombuffer(raw.pixels, np.uint8).reshape(shape)
 
 
 class ImageQuery(Query):
@@ -127,14 +123,17 @@ def classify_query(request: pb.ClassifyRequest) -> ImageQuery:
 
 
 def compare_queries(request: pb.CompareRequest, engine: Engine) -> list[ImageQuery]:
-    """Return the query of each model that a comparison names, or of every classifier that is served.
-
-    Raises:
-        InvalidRequestError: Too many models are named, or a model is named twice.
-        NotFoundError: No model is named, and no served model classifies pictures.
-        UnavailableError: No model is named, and the models are still being loaded.
-    """
-    choices: Sequence[pb.ModelChoice] = request.models or _every_classifier(engine)
+    """Return the query of each model that a comparison names, or of every classifier that is served. Raises
+    InvalidRequestError if too many models are named, or a model is named twice. If no model is named, raises
+    NotFoundError if no served model classifies pictures, and UnavailableError while the models are being loaded."""
+    choices: Sequence[pb.ModelChoice] = request.models
+    if not choices:
+        if not engine.ready:
+            raise UnavailableError("the server is loading its models, or stopping; name the models, or try again later")
+        classifiers = {model.name for model in engine.models if model.signature.picture_shape is not None}
+        if not classifiers:
+            raise NotFoundError("no served model classifies pictures; use ModelInfer instead")
+        choices = [pb.ModelChoice(name=name) for name in sorted(classifiers)]
     if len(choices) > MAX_COMPARED:
         raise InvalidRequestError(f"{len(choices)} models; at most {MAX_COMPARED} can be compared on one image")
     names = [(choice.name, choice.version) for choice in choices]
@@ -145,19 +144,10 @@ def compare_queries(request: pb.CompareRequest, engine: Engine) -> list[ImageQue
     return [ImageQuery(choice.name, choice.version, image, request.top_k) for choice in choices]
 
 
-def _every_classifier(engine: Engine) -> list[pb.ModelChoice]:
-    if not engine.ready:
-        raise UnavailableError("the server is loading its models, or stopping; name the models, or try again later")
-    names = {model.name for model in engine.models if model.signature.picture_shape is not None}
-    if not names:
-        raise NotFoundError("no served model classifies pictures; use ModelInfer instead")
-    return [pb.ModelChoice(name=name) for name in sorted(names)]
-
-
 def _response(model: Servable, result: InferenceResult, top_k: int, preprocess_ns: int) -> pb.ClassifyResponse:
     """Make the response. Raises InferenceError if the path has an index that is not a label of the model."""
     signature, timings = model.signature, result.timings
-    is_multi_label = _is_multi_label(signature)
+    is_multi_label = signature.task == MULTI_LABEL
     probabilities = result.outputs["probabilities"][0]
     indices, path_probability = _chosen(signature, result.outputs, top_k)
     distances = None
@@ -181,13 +171,8 @@ def _response(model: Servable, result: InferenceResult, top_k: int, preprocess_n
             compute_ns=timings.compute_ns,
             batch_size=timings.batch_size,
             stages=[
-                pb.Stage(
-                    model=stage.member,
-                    queue_ns=stage.queue_ns,
-                    compute_ns=stage.compute_ns,
-                    batch_size=stage.batch_size,
-                )
-                for stage in timings.stages
+                pb.Stage(model=member, queue_ns=queue_ns, compute_ns=compute_ns, batch_size=batch_size)
+                for member, _, queue_ns, compute_ns, batch_size in timings.stages
             ],
         ),
         task=pb.TASK_MULTI_LABEL if is_multi_label else pb.TASK_SINGLE_LABEL,
@@ -196,21 +181,13 @@ def _response(model: Servable, result: InferenceResult, top_k: int, preprocess_n
     )
 
 
-def _is_multi_label(signature: Signature) -> bool:
-    """Whether the model answers with a set of labels."""
-    return signature.task == "multi_label"
-
-
 def _chosen(signature: Signature, outputs: Tensors, top_k: int) -> tuple[list[int], float | None]:
     """Return at most top_k labels of the first sample, in order, and the probability of the whole set if the model
-    predicts a path. A top_k of 0 means DEFAULT_TOP_K labels of a ranking, or all labels of a set.
-
-    Raises:
-        InferenceError: The path has an index that is not a label of the model.
-    """
+    predicts a path. A top_k of 0 means DEFAULT_TOP_K labels of a ranking, or all labels of a set. Raises InferenceError
+    if the path has an index that is not a label of the model."""
     probabilities = outputs["probabilities"][0]
     ranking: npt.NDArray[Any] = np.argsort(-probabilities, kind="stable")
-    if not _is_multi_label(signature):
+    if signature.task != MULTI_LABEL:
         return ranking[: top_k or DEFAULT_TOP_K].tolist(), None
     path, probability = signature.output("path"), signature.output("path_probability")
     has_path = path is not None and path.datatype == "INT64" and len(path.shape) == 2
@@ -227,14 +204,9 @@ def _chosen(signature: Signature, outputs: Tensors, top_k: int) -> tuple[list[in
 
 
 def examples(signature: Signature) -> list[dict[str, str]]:
-    """Read the example pictures for trying a classifier.
-
-    ``hangtag.examples`` is a JSON list of objects, each with a label's index and a PNG file in base64.
-
-    Returns:
-        Each example's ``label`` and ``png``. If any example is malformed, the result is empty: no answer needs the
-        examples.
-    """
+    """Return the ``label`` and the ``png`` of each example picture in a model's file. ``hangtag.examples`` is a JSON
+    list of objects, each with a label's index and a PNG file in base64. If any example is malformed, the result is
+    empty, because no answer needs the examples."""
     try:
         kept = json.loads(signature.metadata.get("examples", "[]"))
         return [{"label": signature.labels[each["label"]], "png": str(each["png"])} for each in kept]

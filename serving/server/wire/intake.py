@@ -10,7 +10,6 @@ import hmac
 import re
 import threading
 import time
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -38,28 +37,6 @@ _CREDENTIALS = re.compile("bearer +(.*)", re.IGNORECASE | re.DOTALL)
 """RFC 9110, 11.4: the scheme in upper or lower case, one or more spaces, then the token, up to the end."""
 
 
-class DecodingThreads:
-    """Threads that decode requests for all models, with a limited number of places to wait for a thread. Thread-safe.
-
-    A model's queue holds only decoded requests. The places limit how many undecoded requests wait, and how much memory
-    they take. Large pictures take long to decode, and wait for memory. Separate threads decode large pictures, so that
-    no other request waits for them.
-    """
-
-    def __init__(self, threads: int, places: int) -> None:
-        """Start two groups of ``threads`` threads: one decodes large pictures, the other everything else. At most
-        ``places`` requests may wait for a thread."""
-        self.places = threading.Semaphore(places)
-        """A request must acquire a place before it waits for a thread."""
-        self.threads = ThreadPoolExecutor(threads, thread_name_prefix="decode")
-        self.threads_for_large = ThreadPoolExecutor(threads, thread_name_prefix="decode-large")
-
-    def close(self) -> None:
-        """Drop waiting work, and end each thread when its current work is finished."""
-        self.threads.shutdown(cancel_futures=True)
-        self.threads_for_large.shutdown(cancel_futures=True)
-
-
 class Origin(NamedTuple):
     """What a transport knows about a call before it has read a request. A stream's call may have several requests."""
 
@@ -72,62 +49,36 @@ class Origin(NamedTuple):
     """The deadline in seconds on the monotonic clock; None if the caller waits for ever."""
 
 
-class Callers:
-    """Decides which calls are admitted, for all transports. Thread-safe.
+class Intake:
+    """The engine that all transports of a server share, and the checks before a request reaches the engine. All methods
+    except `model` are thread-safe.
 
     The token file has one token per line, so that an old and a new token can both be valid. Lines that start with # are
     comments. With an empty file no token is valid. If the file disappears or becomes malformed, the tokens that were
     last read stay valid.
     """
 
-    def __init__(self, token_file: Path | None, check_seconds: float) -> None:
-        """Read the file, and check at most every ``check_seconds`` whether it has changed. Without a file, every caller
-        is admitted until ``refuse_new``.
-
-        Raises:
-            StartError: The file cannot be read, or a line is not a token.
-        """
-        self._digests: WatchedFiles[tuple[bytes, ...]] | None = None
-        if token_file is not None:
-            self._digests = WatchedFiles("tokens", [token_file], lambda: _read(token_file), check_seconds)
-        self.stopping = False
-        """Whether every new query of a model is refused."""
-        self.all_admitted = token_file is None
-        """Whether every request is admitted without a check."""
-
-    def admit(self, metadata: Metadata, *, queries: bool = True) -> None:
-        """Raise UnauthenticatedError unless the metadata has ``authorization: Bearer <a valid token>``, and
-        UnavailableError if a call queries a model during a stop.
-
-        This method must not block, because the thread that polls for calls runs it.
-        """
-        if self._digests is not None:
-            _require_token(metadata, self._digests.current())
-        if self.stopping and queries:
-            raise UnavailableError(STOPPING)
-
-    def refuse_new(self) -> None:
-        """Admit no further query. Queries in flight are still answered."""
-        self.stopping, self.all_admitted = True, False
-
-
-class Intake:
-    """The engine that all transports of a server share, and the checks before a request reaches the engine."""
-
     def __init__(self, engine: Engine, control: Control) -> None:
-        """Read the tokens and prepare tracing. ``control`` controls and describes the models of all workers.
-
-        Raises:
-            StartError: The tokens are invalid.
-            MissingExtraError: Packages for tracing are not installed.
-        """
+        """Read the tokens and prepare tracing. ``control`` controls and describes the models of all workers. Raises
+        StartError if the tokens are invalid, and MissingExtraError if packages for tracing are not installed."""
         config, limits = engine.config, engine.config.limits
         self.engine = engine
         self.repository = RepositoryCalls(control)
-        self.decoding = DecodingThreads(usable_cpus(), config.max_queue_size)
+        self.decoding_places = threading.Semaphore(config.max_queue_size)
+        """A request has a place while it waits for a decoding thread, which limits the memory of these requests. A
+        model's queue holds only decoded requests."""
+        self.decoding_threads = ThreadPoolExecutor(usable_cpus(), thread_name_prefix="decode")
         """The threads that decode pictures and large messages, which would block the threads that receive calls."""
-        self.callers = Callers(config.token_file, limits.file_check_seconds)
-        """Checks every call except those of the health methods."""
+        self.threads_for_large = ThreadPoolExecutor(usable_cpus(), thread_name_prefix="decode-large")
+        """The threads that decode large pictures, which take long and wait for memory. Other requests do not wait for
+        these threads."""
+        self._digests: WatchedFiles[tuple[bytes, ...]] | None = None
+        if (file := config.token_file) is not None:
+            self._digests = WatchedFiles("tokens", [file], lambda: _read(file), limits.file_check_seconds)
+        self.stopping = False
+        """Whether every new query of a model is refused."""
+        self.all_admitted = self._digests is None
+        """Whether every request is admitted without a check."""
         self.tracing: Tracing | None = None
         """The tracing, which records a span for each query; None to record no spans."""
         if config.otlp_endpoint:
@@ -136,18 +87,43 @@ class Intake:
         """The maximum size of a request and of an answer in bytes."""
 
     def close(self) -> None:
-        """End the threads, and send the remaining spans."""
-        self.decoding.close()
+        """Drop work that waits for a decoding thread, end the threads, and send the remaining spans."""
+        self.decoding_threads.shutdown(cancel_futures=True)
+        self.threads_for_large.shutdown(cancel_futures=True)
         self.repository.close()
         if self.tracing is not None:
             self.tracing.close()
 
-    async def model(self, name: str, version: str = "") -> Servable:
-        """Return the model that takes requests for a name and version, after loading it if necessary.
+    def admit(self, metadata: Metadata, *, queries: bool = True) -> None:
+        """Check a call, unless it is a health check. Raise UnauthenticatedError unless the metadata has
+        ``authorization: Bearer <a valid token>``, and UnavailableError if the call queries a model during a stop.
 
-        Raises:
-            ServerError: `Engine.model` raises an error, or the model cannot be loaded.
+        This method must not block, because the thread that polls for calls runs it.
         """
+        if self._digests is not None:
+            header = next((value for key, value in metadata if key == "authorization"), None)
+            credentials = _CREDENTIALS.fullmatch(header) if isinstance(header, str) else None
+            if credentials is None:
+                raise UnauthenticatedError(
+                    "this server requires a token: send 'authorization: Bearer <token>' with each call, in gRPC's "
+                    "metadata or HTTP's headers (--token-file of hangtag's commands)"
+                )
+            digest = _digest(credentials[1].encode(errors="surrogatepass"))
+            # All digests have one length, and each is compared, so the time taken reveals nothing about valid tokens.
+            if not sum([hmac.compare_digest(digest, known) for known in self._digests.current()]):
+                raise UnauthenticatedError(
+                    "the server does not accept this token; ask the server's operator for a valid token"
+                )
+        if self.stopping and queries:
+            raise UnavailableError(STOPPING)
+
+    def refuse_new(self) -> None:
+        """Admit no further query. Queries in flight are still answered."""
+        self.stopping, self.all_admitted = True, False
+
+    async def model(self, name: str, version: str = "") -> Servable:
+        """Return the model that takes requests for a name and version, after loading it if necessary. Raises the errors
+        of `Engine.model` and of the load."""
         while True:
             try:
                 return self.engine.model(name, version)
@@ -166,32 +142,14 @@ class Intake:
     ) -> None:
         """Count a failed request under its status code, and record its span. All transports count failures only here.
 
-        Args:
-            origin: The call of the request.
-            error: The error with which the request failed.
-            started: When the request arrived, by time.perf_counter_ns. None means now.
-            name: The model's name in the request; empty if the request was refused before it was read.
-            version: The model's version in the request.
+        ``started`` is when the request arrived, by time.perf_counter_ns, or None for now. The name and the version are
+        those in the request, or empty if the request was refused before it was read.
         """
         code = status(error).grpc
         ns = 0 if started is None else time.perf_counter_ns() - started
         self.engine.record_failure(name, version, code.name, ns, shed=isinstance(error, QueueFullError))
         if self.tracing is not None and origin.method:
             self.tracing.record(origin.method, origin.metadata, ns, code)
-
-
-def _require_token(metadata: Metadata, digests: Sequence[bytes]) -> None:
-    header = next((value for key, value in metadata if key == "authorization"), None)
-    credentials = _CREDENTIALS.fullmatch(header) if isinstance(header, str) else None
-    if credentials is None:
-        raise UnauthenticatedError(
-            "this server requires a token: send 'authorization: Bearer <token>' with each call, in gRPC's metadata "
-            "or HTTP's headers (--token-file of hangtag's commands)"
-        )
-    # All digests have one length, and each is compared, so the time taken reveals nothing about the valid tokens.
-    digest = _digest(credentials[1].encode(errors="surrogatepass"))
-    if not sum([hmac.compare_digest(digest, known) for known in digests]):
-        raise UnauthenticatedError("the server does not accept this token; ask the server's operator for a valid token")
 
 
 def _read(path: Path) -> tuple[bytes, ...]:

@@ -38,19 +38,33 @@ class RepositoryCalls:
 
     async def index(self, *, ready: bool) -> pb.RepositoryIndexResponse:
         """Return every version that serves. If ``ready`` is false, also return the versions that do not serve."""
-        states = await self.in_thread(_ready if ready else _known)
+
+        def listed(control: Control) -> list[VersionState]:
+            states = control.state().versions
+            if ready:
+                return [state for state in states if state.state == READY]
+            tried = {state.name for state in states}  # the other models and routes of the repository follow
+            others = [version for version in control.published() if version[0] not in tried]
+            return [*states, *(VersionState(*version, UNAVAILABLE, "not loaded") for version in others)]
+
+        states = await self.in_thread(listed)
         index = pb.RepositoryIndexResponse.ModelIndex
         models = [index(name=each.name, version=each.version, state=each.state, reason=each.reason) for each in states]
         return pb.RepositoryIndexResponse(models=models)
 
     async def statistics(self, name: str = "", version: str = "") -> pb.ModelStatisticsResponse:
-        """Return the statistics of every version that serves, or only those of the given model or version.
-
-        Raises:
-            NotFoundError: The model or the version is not served.
-        """
-        states = _requested(await self.in_thread(_ready), name, version)
-        return pb.ModelStatisticsResponse(model_stats=[_statistics(state) for state in states])
+        """Return the statistics of every version that serves, or only those of the given model or version. Raises
+        NotFoundError if the model or the version is not served."""
+        known = (await self.in_thread(lambda control: control.state())).versions
+        states = [state for state in known if state.state == READY]
+        requested = [state for state in states if name in ("", state.name) and version in ("", state.version)]
+        if name and not requested:
+            versions = ", ".join(state.version for state in states if state.name == name)
+            if versions:
+                raise NotFoundError(f"version {version!r} of {name!r} is not served here; served: {versions}")
+            names = ", ".join(dict.fromkeys(state.name for state in states)) or "none"
+            raise NotFoundError(f"Request for unknown model: {name!r} is not served here; served: {names}")
+        return pb.ModelStatisticsResponse(model_stats=[_statistics(state) for state in requested])
 
     async def load(self, name: str, parameters: Collection[str] = ()) -> None:
         """Load a model. Raises the errors of `Control.load`, and InvalidRequestError if there is any parameter.
@@ -89,35 +103,6 @@ class RepositoryCalls:
         self._control.load(name)
 
 
-def _ready(control: Control) -> list[VersionState]:
-    return [state for state in control.state().versions if state.state == READY]
-
-
-def _known(control: Control) -> list[VersionState]:
-    """Return the versions that were loaded or could not be loaded, and then the repository's other models and
-    routes."""
-    states = control.state().versions
-    tried = {state.name for state in states}
-    not_loaded = [
-        VersionState(name, version, UNAVAILABLE, "not loaded")
-        for name, version in control.published()
-        if name not in tried
-    ]
-    return [*states, *not_loaded]
-
-
-def _requested(states: list[VersionState], name: str, version: str) -> list[VersionState]:
-    """Return the states of this model and version. An empty name or version selects all. Raises NotFoundError."""
-    requested = [state for state in states if name in ("", state.name) and version in ("", state.version)]
-    if not name or requested:
-        return requested
-    versions = ", ".join(state.version for state in states if state.name == name)
-    if versions:
-        raise NotFoundError(f"version {version!r} of {name!r} is not served here; served: {versions}")
-    names = ", ".join(dict.fromkeys(state.name for state in states)) or "none"
-    raise NotFoundError(f"Request for unknown model: {name!r} is not served here; served: {names}")
-
-
 _COMPUTE = ("compute_input", "compute_infer", "compute_output")
 _EXTENSIONS = ("model_configuration", "model_repository", "statistics")
 
@@ -136,8 +121,8 @@ def model_metadata(model: Servable, versions: Sequence[Servable]) -> pb.ModelMet
         name=model.name,
         versions=[each.version for each in versions],
         platform=PLATFORM,
-        inputs=[_tensor_metadata(spec) for spec in model.signature.inputs],
-        outputs=[_tensor_metadata(spec) for spec in model.signature.outputs],
+        inputs=map(_tensor_metadata, model.signature.inputs),
+        outputs=map(_tensor_metadata, model.signature.outputs),
     )
 
 

@@ -13,7 +13,7 @@ Each transport defines the head: ``codec`` for messages of gRPC, and ``inference
 import math
 import threading
 import time
-from abc import abstractmethod
+from collections import defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, Self, TypeAlias
 
@@ -27,7 +27,7 @@ from hangtag.serving.server.errors import InvalidRequestError, ServerError, Unav
 from hangtag.serving.server.queue.call import Call, InferenceResult, Tensors
 from hangtag.serving.server.telemetry.model_statistics import BatchCost
 from hangtag.serving.server.wire.transport_call import LARGE_MESSAGE, TransportCall
-from hangtag.serving.signature import Signature, TensorSpec
+from hangtag.serving.signature import TensorSpec
 
 log = structlog.get_logger()
 
@@ -50,17 +50,16 @@ class PlannedCall(TransportCall):
     """The request's plan; None if the request has no plan."""
 
     @classmethod
-    @abstractmethod
     def send(cls, calls: "Sequence[Self]", responses: Sequence[bytes], cost: BatchCost) -> None:
         """Send the responses to calls that share a plan and were computed in one batch."""
+        for call, response in zip(calls, responses, strict=True):
+            call.respond(response, call.timings_of(cost))
 
     @classmethod
     def answer_batch(cls, calls: Sequence[Call], outputs: Tensors, cost: BatchCost) -> None:
-        by_plan: dict[Plan | None, list[Any]] = {}
+        by_plan: defaultdict[Plan | None, list[Any]] = defaultdict(list)
         for call in calls:
             assert isinstance(call, cls)
-            if call.plan not in by_plan:
-                by_plan[call.plan] = []
             by_plan[call.plan].append(call)
         for plan, of_plan in by_plan.items():
             responses = None if plan is None else plan.responses(of_plan, outputs, cost)
@@ -92,12 +91,8 @@ class Plan:
 
     def put(self, call: PlannedCall, message: bytes) -> bool:
         """Set the attributes that `Query.prepare` would set, and queue the call. The last bytes of ``message`` become
-        the only input's array, without a copy.
-
-        Returns:
-            Whether the call was queued or has ended. If the models that serve have changed, the result is False, and
-            the caller must submit the call.
-        """
+        the only input's array, without a copy. Return whether the call was queued or has ended; if the models that
+        serve have changed, the result is False, and the caller must submit the call."""
         if self.epoch != call.intake.engine.epoch:
             return False
         call.plan = self
@@ -194,44 +189,25 @@ def admit(
     outputs: Sequence[str] = (),
     timeout: int | None = None,
 ) -> Sequence[TensorSpec]:
-    """Check a decoded request for inference, and set the call's inputs, samples, batch key, outputs and deadline.
+    """Check a decoded request for inference, set the call's inputs, samples, batch key, outputs and deadline, and
+    return the requested outputs. Raises InvalidRequestError if the request does not match the model.
 
-    Args:
-        call: The call.
-        model: The version that will compute the request.
-        inputs: The request's arrays.
-        datatypes: The protocol's datatype of each input.
-        outputs: The names of the requested outputs, in order; empty for all of the model's outputs.
-        timeout: The request's own time limit in microseconds.
-
-    Returns:
-        The requested outputs.
-
-    Raises:
-        InvalidRequestError: The request does not match the model.
+    ``datatypes`` has the protocol's datatype of each input. ``outputs`` names the requested outputs, in order, and is
+    empty for all of the model's outputs. ``timeout`` is the request's own time limit in microseconds.
     """
-    specs = _output_specs(outputs, model.signature) if outputs else model.signature.outputs
+    if len(set(outputs)) < len(outputs):  # a small request could ask for a huge answer
+        raise InvalidRequestError("an output is requested twice; name each output once")
+    specs = [] if outputs else model.signature.outputs
+    for name in outputs:
+        if (spec := model.signature.output(name)) is None:
+            known = "; ".join(map(str, model.signature.outputs))
+            raise InvalidRequestError(f"unknown output {name!r}; the model gives {known}")
+        specs = [*specs, spec]
     if timeout is not None:  # a stream has one deadline, but each of its requests may have a timeout
         call.deadline = earlier_deadline(timeout, call.deadline)
     call.samples, call.batch_key = model.check(inputs, datatypes)
     call.inputs, call.outputs = inputs, [spec.name for spec in specs]
     return specs
-
-
-def _output_specs(names: Sequence[str], signature: Signature) -> Sequence[TensorSpec]:
-    """Return the outputs with these names, in the names' order.
-
-    Raises:
-        InvalidRequestError: The model lacks an output, or an output is named twice.
-    """
-    specs = [(name, signature.output(name)) for name in names]
-    if len(set(names)) < len(names):  # a small request could ask for a huge answer
-        raise InvalidRequestError("an output is requested twice; name each output once")
-    unknown = [name for name, spec in specs if spec is None]
-    if unknown:
-        known = "; ".join(str(spec) for spec in signature.outputs)
-        raise InvalidRequestError(f"unknown output {unknown[0]!r}; the model gives {known}")
-    return [spec for _, spec in specs if spec is not None]
 
 
 def earlier_deadline(microseconds: int, deadline: float | None) -> float:

@@ -52,32 +52,21 @@ class Status(NamedTuple):
 
 _CODE = grpc.StatusCode
 STATUS: dict[type, Status] = {
-    # The request does not match the model that it names.
     UnsupportedEncodingError: Status(_CODE.INVALID_ARGUMENT, 415),
     InvalidRequestError: Status(_CODE.INVALID_ARGUMENT, 400),
-    # No model of this name, or no version of it, is served here.
     NotFoundError: Status(_CODE.NOT_FOUND, 404),
-    # A limit is reached. The limits are the model's queue or the queue for decoding (max_queue_size), the number of
-    # open streams, or the memory for bodies of HTTP requests (--max-http-bodies-mib).
     QueueFullError: Status(_CODE.RESOURCE_EXHAUSTED, 429),
-    # The message is larger than --max-message-mib. gRPC's core also answers RESOURCE_EXHAUSTED to such messages.
+    # gRPC's core also answers RESOURCE_EXHAUSTED to a message that is too large.
     MessageTooLargeError: Status(_CODE.RESOURCE_EXHAUSTED, 413),
-    # The deadline has passed, or the measured service time shows that the answer would come too late.
     DeadlineError: Status(_CODE.DEADLINE_EXCEEDED, 504),
-    # The caller cancelled or disconnected before the answer was computed. 499 is nginx' status for this case, which no
-    # client receives.
+    # 499 is nginx' status for a caller that has left, so no client receives it.
     CancelledError: Status(_CODE.CANCELLED, 499),
-    # The models are being loaded, or the server is stopping.
     UnavailableError: Status(_CODE.UNAVAILABLE, 503),
-    # A model cannot be loaded or unloaded on request: the file is broken, or --model-control forbids it. Triton answers
-    # 400.
+    # Triton answers 400.
     ControlError: Status(_CODE.FAILED_PRECONDITION, 400),
-    # The call has no valid token, or a page of another site sends it.
     ForeignOriginError: Status(_CODE.UNAUTHENTICATED, 403),
     UnauthenticatedError: Status(_CODE.UNAUTHENTICATED, 401),
-    # ONNX Runtime refused the values of this request, such as an index out of range. The caller is at fault.
     InvalidValuesError: Status(_CODE.INVALID_ARGUMENT, 400),
-    # ONNX Runtime failed on a valid request. The caller is not at fault.
     InferenceError: Status(_CODE.INTERNAL, 500),
 }
 """The status of each error, and of its subclasses that have no status of their own."""
@@ -97,33 +86,24 @@ def status(error: Exception) -> Status:
 def call_status(error: Exception, rpc: str, request: object = None) -> tuple[grpc.StatusCode, str]:
     """Return the status code and the message with which a call ends.
 
-    The caller gets a domain error's own message. Any other exception is a bug. The caller gets a reference, with which
-    the traceback can be found in the log. Only errors that are not the caller's fault are logged. Headers and metadata,
-    in which callers send their tokens, are never logged. A log entry contains ``rpc`` and ``request``'s model and id.
+    The caller gets a domain error's own message, shortened so that it fits into a header of 8 KiB, because the message
+    may quote a long request. Any other exception is a bug. The caller gets a reference, with which the traceback can be
+    found in the log. Only errors that are not the caller's fault are logged. Headers and metadata, in which callers
+    send their tokens, are never logged. A log entry contains ``rpc`` and ``request``'s model and id.
     """
     code = status(error).grpc
-    if isinstance(error, ServerError):
-        if code is grpc.StatusCode.INTERNAL:
-            log.warning("request failed", reason=str(error), **_log_fields(rpc, request))
-        return code, _short(str(error))
-    reference = uuid.uuid4().hex[:12]
-    log.error("unexpected error", reference=reference, exc_info=error, **_log_fields(rpc, request))
-    return code, f"an error inside the server; the server's log has the details under {reference}"
-
-
-def _log_fields(rpc: str, request: object) -> dict[str, str]:
-    """Return the log fields that identify a request. The request's id is the field ``id`` of a ModelInfer message."""
     method = rpc.rpartition("/")[2] if rpc.startswith("/") else rpc  # for HTTP, rpc is a verb and a route
-    model, request_id = (str(getattr(request, name, "")) for name in ("model_name", "id"))
-    fields = {"rpc": method, "model": model, "request_id": request_id}
-    return {name: text[:_MAX_LOGGED_LENGTH] for name, text in fields.items()}
-
-
-def _short(message: str) -> str:
-    """Shorten a message, which may quote a long request. A message must fit into a header of 8 KiB, at up to 12 bytes
-    per character."""
-    limit = 2500 if message.isascii() else 600
-    return message if len(message) <= limit else f"{message[:limit]} ..."
+    fields = {"rpc": method, "model": getattr(request, "model_name", ""), "request_id": getattr(request, "id", "")}
+    fields = {name: str(value)[:_MAX_LOGGED_LENGTH] for name, value in fields.items()}
+    if isinstance(error, ServerError):
+        message = str(error)
+        if code is grpc.StatusCode.INTERNAL:
+            log.warning("request failed", reason=message, **fields)
+        limit = 2500 if message.isascii() else 600  # a character takes up to 12 bytes in a header
+        return code, message if len(message) <= limit else f"{message[:limit]} ..."
+    reference = uuid.uuid4().hex[:12]
+    log.error("unexpected error", reference=reference, exc_info=error, **fields)
+    return code, f"an error inside the server; the server's log has the details under {reference}"
 
 
 def cost_metadata(timings: Timings) -> tuple[tuple[str, str], ...]:

@@ -1,16 +1,13 @@
 """OpenTelemetry spans for queries, as children of the caller's span (W3C's traceparent in the metadata).
 
 A query's span is created when the query has ended, from times that are measured anyway, so tracing does not delay a
-running query. A query's child spans are the queue and the computation. Tracing needs the extra ``otel``.
-
-OpenTelemetry gets no other data that a caller sends. A valid traceparent is two identifiers in hexadecimal digits and a
-flag. W3C's tracestate and baggage may hold any text, so hangtag neither reads nor exports them.
+running query. A query's child spans are the queue and the computation. W3C's tracestate and baggage may hold any text
+of the caller, so hangtag neither reads nor exports them.
 """
 
 import threading
 import time
 from collections.abc import Iterable
-from typing import Any
 
 import grpc
 import structlog
@@ -55,7 +52,7 @@ class Tracing:
     ) -> None:
         """Record a query that has just ended. ``duration_ns`` is the time since the query's arrival. A query that was
         not computed has no timings."""
-        from opentelemetry.trace import SpanKind, Status, StatusCode
+        from opentelemetry.trace import SpanKind, Status, StatusCode, set_span_in_context
 
         ended_ns = time.time_ns()
         parents = {key: value for key, value in metadata if key == "traceparent" and isinstance(value, str)}
@@ -73,29 +70,21 @@ class Tracing:
         if code.name in _SERVER_FAULTS:
             span.set_status(Status(StatusCode.ERROR, code.name))
         if span.is_recording() and timings is not None:
-            self._children(span, ended_ns, timings)
+            parent = set_span_in_context(span)
+            compute_start = ended_ns - timings.compute_ns  # the answer is sent as soon as it is computed
+            queue_start = compute_start - timings.queue_ns
+            for name, start, end in (("queue", queue_start, compute_start), ("compute", compute_start, ended_ns)):
+                self._tracer.start_span(name, parent, start_time=start).end(end)
         span.end(ended_ns)
 
     def close(self) -> None:
-        """Send the remaining spans, within ``close_seconds``.
-
-        Without this limit, the exporter would try for much longer, and an orchestrator kills a server that stops too
-        slowly.
-        """
+        """Send the remaining spans, within ``close_seconds``. The exporter itself would try for much longer, and an
+        orchestrator kills a server that stops too slowly."""
         sending = threading.Thread(target=self._provider.shutdown, name="last-spans", daemon=True)
         sending.start()
         sending.join(self._close_seconds)
         if sending.is_alive():
             log.warning("the last spans are lost: the collector did not accept them", seconds=self._close_seconds)
-
-    def _children(self, span: Any, ended_ns: int, timings: Timings) -> None:
-        from opentelemetry.trace import set_span_in_context
-
-        parent = set_span_in_context(span)
-        compute_start = ended_ns - timings.compute_ns  # the answer is sent as soon as it is computed
-        queue_start = compute_start - timings.queue_ns
-        for name, start, end in (("queue", queue_start, compute_start), ("compute", compute_start, ended_ns)):
-            self._tracer.start_span(name, parent, start_time=start).end(end)
 
 
 def _attributes(method: str, code: grpc.StatusCode) -> dict[str, str | int]:

@@ -10,6 +10,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -17,12 +18,7 @@ import grpc
 
 from hangtag.protos.methods import CLASSIFY, CLASSIFY_STREAM, COMPARE, MODEL_INFER, MODEL_STREAM_INFER
 from hangtag.serving.server.engine.servable import Servable
-from hangtag.serving.server.errors import (
-    CancelledError,
-    NotLoadedError,
-    QueueFullError,
-    UnavailableError,
-)
+from hangtag.serving.server.errors import CancelledError, NotLoadedError, QueueFullError, UnavailableError
 from hangtag.serving.server.queue.call import Call, InferenceResult
 from hangtag.serving.server.telemetry.model_statistics import Timings
 from hangtag.serving.server.wire.intake import Intake, Origin
@@ -84,7 +80,7 @@ class TransportCall(Call):
         if size < LARGE_MESSAGE:
             self._respond(result)
         else:
-            self.intake.decoding.threads.submit(partial(self._respond, result, size if self.outputs else 0))
+            self.intake.decoding_threads.submit(partial(self._respond, result, size if self.outputs else 0))
 
     def _respond(self, result: InferenceResult, size: int = 0) -> None:
         """Encode and send the response, which has at least ``size`` bytes."""
@@ -127,11 +123,8 @@ class Query(ABC):
     def prepare(self, model: Servable, call: TransportCall) -> None:
         """Decode the request for this version of a model. Set the call's attributes ``inputs``, ``samples``,
         ``batch_key``, ``encode`` and ``outputs``, and shorten the deadline if the request asks for it. If the version
-        is replaced in the meantime, this method is called again with the successor.
-
-        Raises:
-            InvalidRequestError: The request does not match the model.
-        """
+        is replaced in the meantime, this method is called again with the successor. Raises InvalidRequestError if the
+        request does not match the model."""
 
 
 Readable: TypeAlias = Query | Callable[[], Query]
@@ -194,55 +187,43 @@ class _AwaitedLoad:
 
 
 def submit_on_thread(calls: Sequence[TransportCall], queries: Sequence[Readable]) -> "Future[None]":
-    """On a thread, `submit` these calls one after another. If max_queue_size requests wait to be decoded already, the
-    calls fail with QueueFullError.
-
-    Args:
-        calls: The calls of one request. All calls share the request's picture, which is prepared once.
-        queries: The query of each call.
+    """On a thread, `submit` the calls of one request one after another. All calls share the request's picture, which is
+    prepared once. If max_queue_size requests wait to be decoded already, the calls fail with QueueFullError.
 
     Returns:
         A future that is done when each call is queued or has failed.
     """
-    decoding = calls[0].intake.decoding
+    intake = calls[0].intake
     done: Future[None] = Future()
 
     def start() -> None:
-        try:
-            ready = [_read(*each) for each in zip(calls, queries, strict=True)]
-        except Exception as error:
-            decoding.places.release()
-            fail(error)
-            return
-        if any(query.is_large for query in ready):
-            decoding.threads_for_large.submit(submit_all, ready)
+        ready, is_large = queries, False
+        with suppress(Exception):  # submit then reads the request again, and fails the call
+            ready = read = [_read(*each) for each in zip(calls, queries, strict=True)]
+            is_large = any(query.is_large for query in read)
+        if is_large:
+            intake.threads_for_large.submit(submit_all, ready)
         else:
             submit_all(ready)
 
-    def submit_all(ready: Sequence[Query]) -> None:
-        decoding.places.release()
+    def submit_all(ready: Sequence[Readable]) -> None:
+        intake.decoding_places.release()
         try:
             for call, query in zip(calls, ready, strict=True):
                 submit(call, query)
         finally:  # a stream waits for the future, also if a transport raises an exception
             done.set_result(None)
 
-    def fail(error: Exception) -> None:
-        try:
-            for call in calls:
-                call.fail(error)
-        finally:
-            done.set_result(None)
-
-    if decoding.places.acquire(blocking=False):
-        decoding.threads.submit(start)
-    else:
-        fail(
-            QueueFullError(
-                "the queue of pictures and large messages to be decoded is full (--max-queue-size); try again later "
-                "with a back-off"
-            )
-        )
+    if intake.decoding_places.acquire(blocking=False):
+        intake.decoding_threads.submit(start)
+        return done
+    error = QueueFullError(
+        "the queue of pictures and large messages to be decoded is full (--max-queue-size); try again later with a "
+        "back-off"
+    )
+    for call in calls:
+        call.fail(error)
+    done.set_result(None)
     return done
 
 

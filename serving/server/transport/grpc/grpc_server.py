@@ -1,10 +1,8 @@
 """The gRPC server: inference, classification, health and reflection on one address, over grpcio's asynchronous API.
 
-Health says whether the server, a service or a model serves. With reflection, clients such as grpcurl list the services
-and fetch their descriptors. Reflection has the versions v1 and v1alpha. grpcio ships only v1alpha, but v1 differs only
-in the name of the package.
-
-Calls run on the process's event loop. The server's methods may be called from any other thread.
+With reflection, clients such as grpcurl list the services and fetch their descriptors. grpcio ships only the version
+v1alpha of reflection, but v1 differs only in the name of the package. Everything except the constructor and ``close``
+runs on the process's event loop.
 """
 
 import asyncio
@@ -18,15 +16,13 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from hangtag.protos import classifier_pb2, inference_pb2
 from hangtag.serving.server.config.limits import Limits
-from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.engine.engine import Engine
-from hangtag.serving.server.engine.repository import largest_settings
 from hangtag.serving.server.errors import DeadlineError, NotFoundError, QueueFullError, StartError
-from hangtag.serving.server.host.ports import GRPC_SOCKET, require_free
+from hangtag.serving.server.host.ports import GRPC, GRPC_SOCKET, bind
 from hangtag.serving.server.transport.grpc.handlers import Context, Handlers
-from hangtag.serving.server.transport.grpc.services import ClassifierService, InferenceService
+from hangtag.serving.server.transport.grpc.services import Services
 from hangtag.serving.server.transport.grpc.streams import OpenStreams
-from hangtag.serving.server.wire.event_loop import LoopCalls, event_loop, run
+from hangtag.serving.server.wire.event_loop import LoopCalls, event_loop
 from hangtag.serving.server.wire.intake import Intake
 
 _INFERENCE = inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
@@ -42,7 +38,6 @@ soon as the last response is written. If the client has sent bytes that are not 
 connection, and the client may lose the end of a large response. pygrpc-native's ``close`` drops responses that its
 threads have not written yet: up to one response in five if ``close`` is called at once. Neither library says when
 responses are written."""
-_SPARE_CALLS = 32  # how many calls for health and metadata are admitted while all other calls wait for answers
 _MAX_PENDING = 100_000
 V1 = "grpc.reflection.v1.ServerReflection"
 
@@ -51,68 +46,35 @@ class GrpcServer:
     """Listens after ``start``. Health is NOT_SERVING until the models are loaded, and again after ``stop``."""
 
     def __init__(self, intake: Intake) -> None:
-        """Build the server, which does not listen yet."""
         self._engine = engine = intake.engine
         calls = LoopCalls(intake)
         self._streams = OpenStreams(calls)
         self.health = HealthService(engine)
         self._handlers = Handlers(intake)
-        self._handlers.add_service(_INFERENCE, InferenceService(calls, self._streams))
-        self._handlers.add_service(_CLASSIFIER, ClassifierService(calls, self._streams))
+        services = Services(calls, self._streams)
+        self._handlers.add_service(_INFERENCE, services)
+        self._handlers.add_service(_CLASSIFIER, services)
         self._handlers.add_service(health_pb2.DESCRIPTOR.services_by_name["Health"], self.health)
         reflections = (V1, reflection.SERVICE_NAME)
         servicer = _Reflection((*_SERVICES, HEALTH, *reflections), engine.config.limits)
         for name in reflections:
-            descriptor = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
-            self._handlers.add_service(descriptor, servicer, name)
+            self._handlers.add_service(reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"], servicer, name)
         self._server: grpc.aio.Server | None = None
 
-    def start(self) -> int:
-        """Listen, and return the port, or 0 behind Envoy.
-
-        Raises:
-            StartError: The address is in use, is not this machine's, or needs a permission that the process lacks.
-        """
+    async def start(self) -> int:
+        """Listen, and return the port, or 0 behind Envoy. Raises StartError if the address is in use, is not this
+        machine's, or needs a permission that the process lacks."""
         config = self._engine.config
         if config.behind is not None:
-            return self._listen(f"unix:{config.behind / GRPC_SOCKET}")
+            return await self._listen(f"unix:{config.behind / GRPC_SOCKET}")
         try:
-            return self._listen(config.address(config.port))
+            return await self._listen(config.address(config.port))
         except StartError:
-            require_free(config.host, config.port)  # raises an error with the cause, which grpcio does not report
+            bind(config.host, config.port, GRPC).close()  # raises an error with the cause, which grpcio does not report
             raise
 
-    def stop(self, grace: float) -> None:
+    async def stop(self, grace: float) -> None:
         """Report NOT_SERVING, refuse new streams, and let calls in flight finish within ``grace`` seconds."""
-        run(self._stop(grace))
-
-    def close(self) -> None:
-        """Close connections that ``stop`` has left open. grpcio leaves none. Call this method after the engine is
-        closed, when no call is being computed."""
-
-    def _listen(self, address: str) -> int:
-        """Listen on an address in grpcio's form, such as unix:/run/hangtag.sock. Raises StartError."""
-        try:
-            return run(self._start(address))
-        except RuntimeError as error:
-            raise StartError(f"cannot listen on {address}: {error}") from error
-
-    async def _start(self, address: str) -> int:
-        config = self._engine.config
-        self._server = server = grpc.aio.server(
-            handlers=[self._handlers],
-            options=channel_options(config),
-            maximum_concurrent_rpcs=_max_calls(config),
-        )
-        port = server.add_insecure_port(address)
-        await server.start()
-        return port
-
-    def _answers(self) -> bool:
-        """Whether a call is being answered."""
-        return self._handlers.open > 0
-
-    async def _stop(self, grace: float) -> None:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + grace
         self.health.refresh()
@@ -123,39 +85,41 @@ class GrpcServer:
         if self._server is not None:
             await self._server.stop(max(0.0, deadline - loop.time()))
 
+    def close(self) -> None:
+        """Close connections that ``stop`` has left open, once the engine is closed. grpcio leaves none."""
 
-def _max_calls(config: ServerConfig) -> int:
-    """Return the largest number of simultaneous calls: calls that wait to be decoded, are queued or are computed, and
-    streams."""
-    largest = largest_settings(config)
-    inference = config.max_queue_size + largest.max_queue_size + largest.largest_batch_size * largest.instance_count
-    limits = config.limits
-    open_streams = limits.max_streams + limits.max_watches + limits.max_reflections
-    return inference + open_streams + _SPARE_CALLS
+    async def _listen(self, address: str) -> int:
+        """Listen on an address in grpcio's form, such as unix:/run/hangtag.sock. Raises StartError."""
+        config = self._engine.config
+        message_bytes = config.max_message_mib << 20
+        options = [
+            ("grpc.max_receive_message_length", message_bytes),
+            ("grpc.max_send_message_length", message_bytes),
+            # Workers share the port. A single process must not share the port, because a second server would silently
+            # get a part of the calls.
+            ("grpc.so_reuseport", int(config.workers > 1)),
+            # Above this limit, gRPC's core answers CANCELLED without a message, before the server sees the call. The
+            # limit is so high that a full queue, which answers RESOURCE_EXHAUSTED, takes effect first.
+            ("grpc.server.max_pending_requests", _MAX_PENDING),
+            ("grpc.server.max_pending_requests_hard_limit", _MAX_PENDING),
+            ("grpc.max_concurrent_streams", config.max_concurrent_streams),
+            # By default gRPC's core counts ended streams until they are cleaned up, and refuses further streams with
+            # UNAVAILABLE, even for a client within the limit above. The limit above and the models' queues already
+            # protect the server from overload.
+            ("grpc.http.overload_protection", 0),
+            # By default gRPC's core disconnects a client that pings more often than every five minutes.
+            ("grpc.http2.max_ping_strikes", 0),
+        ]
+        self._server = server = grpc.aio.server(handlers=[self._handlers], options=options)
+        try:
+            port = server.add_insecure_port(address)
+            await server.start()
+        except RuntimeError as error:
+            raise StartError(f"cannot listen on {address}: {error}") from error
+        return port
 
-
-def channel_options(config: ServerConfig) -> list[tuple[str, int]]:
-    """Return the channel arguments for grpcio's server."""
-    message_bytes = config.max_message_mib * 1024 * 1024
-    return [
-        ("grpc.max_receive_message_length", message_bytes),
-        ("grpc.max_send_message_length", message_bytes),
-        # Workers share the port. A single process must not share the port, because a second server would silently get a
-        # part of the calls.
-        ("grpc.so_reuseport", int(config.workers > 1)),
-        # Above this limit, gRPC's core answers CANCELLED without a message, before the server sees the call. The limit
-        # is so high that maximum_concurrent_rpcs, which answers RESOURCE_EXHAUSTED, takes effect first.
-        ("grpc.server.max_pending_requests", _MAX_PENDING),
-        ("grpc.server.max_pending_requests_hard_limit", _MAX_PENDING),
-        # This limit also applies to the calls that wait in gRPC's core until a handler thread is free.
-        ("grpc.max_concurrent_streams", config.max_concurrent_streams),
-        # By default gRPC's core counts ended streams until they are cleaned up, and refuses further streams with
-        # UNAVAILABLE, even for a client within the limit above. The limit above and the models' queues already protect
-        # the server from overload.
-        ("grpc.http.overload_protection", 0),
-        # By default gRPC's core disconnects a client that pings more often than every five minutes.
-        ("grpc.http2.max_ping_strikes", 0),
-    ]
+    def _answers(self) -> bool:
+        return self._handlers.open > 0
 
 
 class HealthService:
@@ -224,7 +188,12 @@ class _Reflection:
     async def ServerReflectionInfo(self, requests: AsyncIterator[Any], context: Context) -> None:
         try:
             async with asyncio.timeout(self._limits.reflection_seconds) as time_limit:
-                self._add(time_limit)
+                if len(self._open) >= self._limits.max_reflections:
+                    longest = next(iter(self._open))
+                    del self._open[longest]
+                    if not longest.expired():  # an expired stream is ending anyway, and its time can no longer be set
+                        longest.reschedule(asyncio.get_running_loop().time())
+                self._open[time_limit] = None
                 try:
                     async for response in self._servicer.ServerReflectionInfo(requests, context):
                         await context.write(response)
@@ -235,12 +204,3 @@ class _Reflection:
                 f"a reflection stream may be open for {self._limits.reflection_seconds:g} s, or until "
                 f"{self._limits.max_reflections} newer streams are open; open another stream"
             ) from None
-
-    def _add(self, time_limit: asyncio.Timeout) -> None:
-        """Count a stream. If too many streams are open, the oldest stream ends."""
-        if len(self._open) >= self._limits.max_reflections:
-            longest = next(iter(self._open))
-            del self._open[longest]
-            if not longest.expired():  # an expired stream is ending anyway, and its time can no longer be set
-                longest.reschedule(asyncio.get_running_loop().time())
-        self._open[time_limit] = None

@@ -6,6 +6,7 @@ domain error, and INTERNAL to bytes that are not the method's message, although 
 
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import Any, NoReturn, TypeAlias
 
 import grpc
@@ -34,8 +35,6 @@ class Handlers(grpc.GenericRpcHandler):
     """The handlers of all methods, by name."""
 
     def __init__(self, intake: Intake) -> None:
-        """Create handlers without any method. ``intake`` counts the refused callers and the undecodable inference
-        requests."""
         self._intake = intake
         self.open = 0
         """Number of calls that are being answered."""
@@ -44,24 +43,21 @@ class Handlers(grpc.GenericRpcHandler):
     def service(self, details: grpc.HandlerCallDetails) -> Handler:
         """Return a call's handler, or None for an unknown method. grpcio calls this method before it receives a
         message."""
-        callers = self._intake.callers
-        if not callers.all_admitted and not details.method.startswith(OPEN_PREFIX):
+        if not self._intake.all_admitted and not details.method.startswith(OPEN_PREFIX):
             try:
-                callers.admit(details.invocation_metadata, queries=details.method in INFERENCE_METHODS)
+                self._intake.admit(details.invocation_metadata, queries=details.method in INFERENCE_METHODS)
             except (UnauthenticatedError, UnavailableError) as error:
                 self._intake.record_failure(Origin(""), error)
-                return _refusal(error, details.method)
+                # grpcio calls a handler for request streams before a message has arrived, so it can refuse any method
+                return grpc.stream_unary_rpc_method_handler(partial(_refuse, error, details.method))
         return self._handlers.get(details.method)
 
     def add_service(self, descriptor: ServiceDescriptor, servicer: object, name: str = "") -> None:
-        """Add the methods of a service.
+        """Add the methods of a service. ``name`` is the service's full name, if it differs from the descriptor's name.
 
-        Args:
-            descriptor: Lists the methods.
-            servicer: Has a coroutine function for each served method, with the method's name. The function takes the
-                request and the call's context, and returns the response. A stream of responses is written to the
-                context. For a stream of requests, the function gets an asynchronous iterator of requests.
-            name: The service's full name, if it differs from the descriptor's name.
+        ``servicer`` has a coroutine function for each served method, with the method's name. The function takes the
+        request and the call's context, and returns the response. A stream of responses is written to the context. For a
+        stream of requests, the function gets an asynchronous iterator of requests.
         """
         for method in descriptor.methods:
             path = f"/{name or descriptor.full_name}/{method.name}"
@@ -118,13 +114,8 @@ async def abort(error: Exception, path: str, request: object, context: Context) 
     await context.abort(*call_status(error, path, request))
 
 
-def _refusal(error: ServerError, path: str) -> Handler:
-    async def refuse(_requests: object, context: Context) -> None:
-        await abort(error, path, None, context)
-
-    # A handler for request streams can refuse calls of any method, because grpcio calls such a handler before a message
-    # has arrived.
-    return grpc.stream_unary_rpc_method_handler(refuse)
+async def _refuse(error: ServerError, path: str, _requests: object, context: Context) -> None:
+    await abort(error, path, None, context)
 
 
 def origin_of(method: str, context: Context) -> Origin:

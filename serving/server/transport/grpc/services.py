@@ -7,8 +7,6 @@ domain errors, which `Handlers` turns into statuses.
 from collections.abc import AsyncIterator
 from typing import TypeAlias
 
-import grpc
-
 from hangtag.protos import classifier_pb2
 from hangtag.protos import inference_pb2 as pb
 from hangtag.protos.methods import CLASSIFY, CLASSIFY_STREAM, COMPARE, MODEL_INFER, MODEL_STREAM_INFER
@@ -23,7 +21,7 @@ from hangtag.serving.server.transport.grpc.handlers import Context, abort, origi
 from hangtag.serving.server.transport.grpc.streams import OpenStreams, StreamCall
 from hangtag.serving.server.wire.codec import MessagePlans, MessageQuery, serialized, submit_infer
 from hangtag.serving.server.wire.event_loop import AwaitedCall, LoopCalls
-from hangtag.serving.server.wire.image_query import ImageQuery, classify_query, compare_queries
+from hangtag.serving.server.wire.image_query import classify_query, compare_queries
 from hangtag.serving.server.wire.model_queries import model_config, model_metadata, server_metadata
 from hangtag.serving.server.wire.status import call_status, cost_metadata, route_metadata
 
@@ -32,11 +30,12 @@ _END_AT_ERROR = ("triton_grpc_error", "true")  # this metadata lets the first er
 Response: TypeAlias = pb.ModelStreamInferResponse
 
 
-class InferenceService:
-    """The protocol's methods. The methods for the repository and the statistics answer for all the server's workers."""
+class Services:
+    """The methods of both services. The methods for the repository and the statistics answer for all the server's
+    workers. Classifiers are the models that accept one UINT8 picture and have labels for the output
+    ``probabilities``."""
 
     def __init__(self, calls: LoopCalls, streams: OpenStreams) -> None:
-        """Serve the models of an engine. ``calls`` submits ModelInfer, and ``streams`` answers ModelStreamInfer."""
         self._intake = calls.intake
         self._engine = calls.intake.engine
         self._repository = calls.intake.repository
@@ -93,7 +92,14 @@ class InferenceService:
             except Exception as error:
                 if ends_at_error:
                     raise
-                return _error_response(call.request, *call_status(error, MODEL_STREAM_INFER, call.request))
+                asked = call.request
+                code, message = call_status(error, MODEL_STREAM_INFER, asked)
+                failed = pb.ModelInferResponse(
+                    model_name=asked.model_name, model_version=asked.model_version, id=asked.id
+                )
+                failed.parameters[_FINAL].bool_param = True
+                failed.parameters["status"].string_param = code.name
+                return Response(error_message=message, infer_response=failed)
             response.parameters[_FINAL].bool_param = True
             timings = call.timings
             response.parameters["queue_ns"].int64_param = timings.queue_ns
@@ -126,27 +132,6 @@ class InferenceService:
     async def ModelStatistics(self, request: pb.ModelStatisticsRequest, context: Context) -> pb.ModelStatisticsResponse:
         return await self._repository.statistics(request.name, request.version)
 
-
-def _require_unnamed_repository(name: str) -> None:
-    if name:
-        raise InvalidRequestError(f"there is no repository {name!r}: this server's only repository has no name")
-
-
-def _error_response(request: pb.ModelInferRequest, code: grpc.StatusCode, message: str) -> Response:
-    response = pb.ModelInferResponse(model_name=request.model_name, model_version=request.model_version, id=request.id)
-    response.parameters[_FINAL].bool_param = True
-    response.parameters["status"].string_param = code.name
-    return Response(error_message=message, infer_response=response)
-
-
-class ClassifierService:
-    """Answers Classify for every model that accepts one UINT8 picture and has labels for the output
-    ``probabilities``."""
-
-    def __init__(self, calls: LoopCalls, streams: OpenStreams) -> None:
-        self._calls = calls
-        self._streams = streams
-
     async def Classify(
         self, request: classifier_pb2.ClassifyRequest, context: Context
     ) -> classifier_pb2.ClassifyResponse:
@@ -175,15 +160,20 @@ class ClassifierService:
             intake.record_failure(origin, error)
             raise
         calls = await self._calls.outcomes(origin, queries)
-        outcomes = [_model_outcome(*each) for each in zip(queries, calls, strict=True)]
+        outcomes = []
+        for query, call in zip(queries, calls, strict=True):
+            outcome = classifier_pb2.ModelOutcome(model_name=query.model_name)
+            try:
+                outcome.answer.CopyFrom(call.response())
+            except Exception as error:
+                outcome.failure.CopyFrom(_failure(error, COMPARE, query))
+            outcomes.append(outcome)
         return classifier_pb2.CompareResponse(outcomes=outcomes)
 
 
-def _model_outcome(query: ImageQuery, call: AwaitedCall) -> classifier_pb2.ModelOutcome:
-    try:
-        return classifier_pb2.ModelOutcome(model_name=query.model_name, answer=call.response())
-    except Exception as error:
-        return classifier_pb2.ModelOutcome(model_name=query.model_name, failure=_failure(error, COMPARE, query))
+def _require_unnamed_repository(name: str) -> None:
+    if name:
+        raise InvalidRequestError(f"there is no repository {name!r}: this server's only repository has no name")
 
 
 def _failure(error: Exception, rpc: str, request: object) -> classifier_pb2.Failure:

@@ -4,17 +4,15 @@ Two coroutines work on a stream:
 
 - The *reader* (`read`, in a separate task) takes each request from gRPC, appends a call to the stream's queue, and
   submits the call. The reader does not wait for earlier answers, so requests of one stream share batches.
-- The *writer* (`outcomes`, in the task of the stream) takes calls only from the front of the queue, and waits until the
-  first call has ended. Responses are therefore sent in the order of the requests, although queries may end in another
-  order.
+- The *writer* (`outcomes`, in the task of the stream) takes the first call from the queue after the call has ended, so
+  responses are sent in the order of the requests.
 
 Back-pressure: the reader waits while the queue holds ``window`` calls, or ``max_bytes`` of requests and answers. The
 queue holds an answer from the end of the computation until the writer takes the answer. The size of an answer that is
-not computed yet is estimated from earlier answers. For the first answers, the estimate is max_bytes divided by
-`FIRST_SHARE`. If answers turn out larger than estimated, the queue holds more than max_bytes, but at most ``window``
-answers, and the reader waits until the queue has shrunk. The writer shortens the queue, and gRPC's flow control stops
-the writer while the client does not read. The server therefore soon stops reading from a client that does not read its
-answers. If the queue is empty, the reader takes a request of any size, so no stream waits for ever.
+not computed yet is estimated from earlier answers. If answers turn out larger than estimated, the queue holds more than
+max_bytes, but at most ``window`` answers. gRPC's flow control stops the writer while the client does not read, so the
+server soon stops reading from such a client. If the queue is empty, the reader takes a request of any size, so no
+stream waits for ever.
 
 Cancellation: when the client cancels or disconnects, or the deadline passes, grpcio cancels the writer's task. The
 writer then cancels every query that has not ended, and the reader ends.
@@ -58,7 +56,6 @@ class OpenStreams:
     """Answers the streams of a server. Use this object only on the event loop."""
 
     def __init__(self, calls: LoopCalls) -> None:
-        """``calls`` submits the requests of the streams."""
         self.calls = calls
         config = calls.intake.engine.config
         self.window = min(config.max_queue_size, 2 * config.max_batch_size)
@@ -79,7 +76,8 @@ class OpenStreams:
         in_thread: bool = False,
     ) -> None:
         """Answer each request of a stream, in order. If the server stops, or the client sends bytes that are not a
-        message, the stream ends after the answers to all requests that were read.
+        message, the stream ends after the answers to all requests that were read. Raises QueueFullError if too many
+        streams are open, and the errors of `_Stream.outcomes`.
 
         Args:
             requests: The messages as they arrive.
@@ -88,11 +86,6 @@ class OpenStreams:
             query: Makes the query for a request.
             respond: Makes the response from a call that has ended. If ``respond`` raises an error, the stream ends.
             in_thread: Whether decoding even a small request takes so long that it would block the loop.
-
-        Raises:
-            QueueFullError: Too many streams are open.
-            UnavailableError: The server is stopping.
-            InvalidRequestError: The client sent bytes that are not a message.
         """
         if self._stopped:
             raise UnavailableError("the server is stopping and takes no new streams; try another replica")
@@ -170,14 +163,9 @@ class _Stream:
         self._changed.set()
 
     async def outcomes(self) -> AsyncIterator[StreamCall]:
-        """Yield the calls in order. Each call is yielded after it has ended.
-
-        An exception is raised only after the answers to all requests that were read.
-
-        Raises:
-            UnavailableError: The server is stopping.
-            InvalidRequestError: The client sent bytes that are not a message.
-        """
+        """Yield the calls in order, each after it has ended. After the answers to all requests that were read, raises
+        UnavailableError if the server is stopping, and InvalidRequestError if the client sent bytes that are not a
+        message."""
         calls = self._unanswered
         while True:
             await self._until(lambda: calls[0].answer_size is not None if calls else self._finished or self._stopped)

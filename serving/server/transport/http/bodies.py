@@ -28,18 +28,13 @@ class BodyBudget:
     a client can open many connections and send a body of that size on each. Thread-safe."""
 
     def __init__(self, total: int) -> None:
-        """All bodies in flight together may have ``total`` bytes."""
         self._total = total
         self._taken = 0
         self._lock = Lock()
 
     def hold(self, request: HttpRequest, count: int) -> None:
-        """Set the number of bytes that a request holds.
-
-        Raises:
-            QueueFullError: Too few bytes are left. The number of held bytes does not change.
-            CancelledError: The request's bytes were released.
-        """
+        """Set the number of bytes that a request holds. Raises QueueFullError if too few bytes are left, and
+        CancelledError if the request's bytes were released. The number of held bytes then does not change."""
         with self._lock:
             if request.held is None:
                 raise CancelledError("the caller left before the request was decoded")
@@ -70,15 +65,13 @@ async def decompressed(request: HttpRequest) -> bytes:
 
 def decompress(request: HttpRequest) -> bytes:
     """Return the body of a request without its Content-Encoding, and remove the body from the request. A gzip body has
-    one or several members (RFC 1952).
-
-    Decompression stops when the result exceeds the limit of a body, or of all bodies together.
+    one or several members (RFC 1952). Decompression stops when the result exceeds the limit of a body, or of all bodies
+    together.
 
     Raises:
         UnsupportedEncodingError: The encoding is neither gzip nor deflate.
         MessageTooLargeError: The result would be larger than the limit.
-        QueueFullError: The bodies in flight have reached their memory limit.
-        CancelledError: The caller has left in the meantime.
+        QueueFullError, CancelledError: See `BodyBudget.hold`.
         InvalidRequestError: The body is damaged or ends early.
     """
     body, limit = request.take_body(), request.intake.max_message_bytes

@@ -4,7 +4,9 @@ import asyncio
 import re
 import time
 from typing import Any
+from urllib.parse import parse_qsl
 
+import httptools
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import Field, File, FormParser, parse_options_header
 
@@ -22,8 +24,8 @@ from hangtag.serving.server.transport.http.messages import (
     origin_of,
     to_dict,
 )
-from hangtag.serving.server.wire.event_loop import AwaitedCall, LoopCalls
-from hangtag.serving.server.wire.image_query import MAX_COMPARED, ImageQuery, compare_queries
+from hangtag.serving.server.wire.event_loop import LoopCalls
+from hangtag.serving.server.wire.image_query import MAX_COMPARED, compare_queries
 from hangtag.serving.server.wire.plans import TIMEOUT, earlier_deadline
 from hangtag.serving.server.wire.status import call_status, status
 
@@ -38,8 +40,7 @@ _NUMBERS = {"top_k": _UINT32_MAX, "height": _UINT32_MAX, "width": _UINT32_MAX, T
 
 
 class ClassifyEndpoint:
-    """Answers Classify for every model that accepts one UINT8 picture and has labels for the output
-    ``probabilities``."""
+    """Answers for every model that accepts one UINT8 picture and has labels for the output ``probabilities``."""
 
     def __init__(self, calls: LoopCalls) -> None:
         self._calls = calls
@@ -50,21 +51,35 @@ class ClassifyEndpoint:
 
     async def classify(self, request: HttpRequest) -> HttpResponse:
         origin, intake, started = origin_of(HTTP_CLASSIFY, request), self._calls.intake, time.perf_counter_ns()
+        fields: list[tuple[str, str]] = []
         try:
-            image, fields = await _image_and_fields(request, await decompressed(request))
-            fields += request.query_items
+            image = await decompressed(request)
+            content_type = request.header("content-type")
+            if content_type.lower().startswith("multipart/form-data"):
+                image, fields = await asyncio.to_thread(_parse_form, content_type, image)  # others continue meanwhile
+            query_string = httptools.parse_url(request.target).query or b""
+            fields += parse_qsl(query_string.decode("latin-1"), keep_blank_values=True)
             numbers = _numbers(fields)
             choices = _choices(request.path_params.get("models", ""), fields)
             if (timeout := numbers.get(TIMEOUT)) is not None:
                 origin = origin._replace(deadline=earlier_deadline(timeout, None))
-            message = pb.CompareRequest(models=choices, **_content(image, numbers))
+            message = pb.CompareRequest(models=choices, top_k=numbers.get("top_k", 0), encoded=image)
+            if "height" in numbers:  # raw 8-bit pixels, row by row, in the model's size
+                message.raw.CopyFrom(pb.RawImage(height=numbers["height"], width=numbers["width"], pixels=image))
             queries = compare_queries(message, intake.engine)
         except Exception as error:
             intake.record_failure(origin, error, started)
             raise
         calls = await self._calls.outcomes(origin, queries)
         if len(choices) != 1:
-            return json_response({"outcomes": [_outcome(*each) for each in zip(queries, calls, strict=True)]})
+            outcomes: list[dict[str, Any]] = [{"model_name": query.model_name} for query in queries]
+            for outcome, query, call in zip(outcomes, queries, calls, strict=True):
+                try:
+                    outcome["answer"] = to_dict(call.response())
+                except Exception as error:
+                    reason = call_status(error, HTTP_CLASSIFY, query)[1]
+                    outcome |= {"error": reason, "status": status(error).http}
+            return json_response({"outcomes": outcomes})
         try:
             answer = calls[0].response()
         except Exception as error:
@@ -74,19 +89,8 @@ class ClassifyEndpoint:
         return json_response(to_dict(answer), headers=headers)
 
 
-async def _image_and_fields(request: HttpRequest, body: bytes) -> tuple[bytes, list[tuple[str, str]]]:
-    """Return the image of a request and the fields of its form. If the body is not a form, it is the image.
-
-    Raises:
-        InvalidRequestError: The form is malformed, or has no file.
-    """
-    content_type = request.header("content-type")
-    if not content_type.lower().startswith("multipart/form-data"):
-        return body, []
-    return await asyncio.to_thread(_parse_form, content_type, body)  # so that other requests continue
-
-
 def _parse_form(content_type: str, body: bytes) -> tuple[bytes, list[tuple[str, str]]]:
+    """Return a form's file and its fields. Raises InvalidRequestError if the form is malformed, or has no file."""
     boundary = parse_options_header(content_type)[1].get(b"boundary")
     if boundary is None or not _BOUNDARY.fullmatch(boundary):
         raise InvalidRequestError("the form cannot be read: its Content-Type has no boundary as RFC 2046 describes it")
@@ -130,11 +134,8 @@ def _choices(path: str, fields: list[tuple[str, str]]) -> list[pb.ModelChoice]:
 
 
 def _numbers(fields: list[tuple[str, str]]) -> dict[str, int]:
-    """Return the parameters that are numbers. If a parameter is given twice, the first value counts.
-
-    Raises:
-        InvalidRequestError: A parameter is unknown, for example misspelt, or is not a number in its range.
-    """
+    """Return the parameters that are numbers. If a parameter is given twice, the first value counts. Raises
+    InvalidRequestError if a parameter is unknown, for example misspelt, or is not a number in its range."""
     numbers: dict[str, int] = {}
     for name, text in fields:
         if name == "model":
@@ -146,24 +147,6 @@ def _numbers(fields: list[tuple[str, str]]) -> dict[str, int]:
         if not (text.isascii() and text.isdigit() and len(text) <= len(str(most)) and int(text) <= most):
             raise InvalidRequestError(f"the parameter {name!r} must be a whole number from 0 to {most}")
         numbers.setdefault(name, int(text))
-    return numbers
-
-
-def _content(image: bytes, numbers: dict[str, int]) -> dict[str, Any]:
-    """Return the image and top_k in the fields that ClassifyRequest and CompareRequest share.
-
-    If ``height`` and ``width`` are given, the image is raw: 8-bit pixels, row by row, in the model's size.
-    """
-    content: dict[str, Any] = {"top_k": numbers.get("top_k", 0)}
-    size = {name: numbers[name] for name in ("height", "width") if name in numbers}
-    if len(size) == 1:
+    if ("height" in numbers) != ("width" in numbers):
         raise InvalidRequestError("raw pixels need both parameters, 'height' and 'width'")
-    return content | ({"raw": pb.RawImage(**size, pixels=image)} if size else {"encoded": image})
-
-
-def _outcome(query: ImageQuery, call: AwaitedCall) -> dict[str, Any]:
-    try:
-        return {"model_name": query.model_name, "answer": to_dict(call.response())}
-    except Exception as error:
-        message = call_status(error, HTTP_CLASSIFY, query)[1]
-        return {"model_name": query.model_name, "error": message, "status": status(error).http}
+    return numbers

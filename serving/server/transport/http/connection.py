@@ -46,7 +46,6 @@ class Connection(asyncio.Protocol):
     """
 
     def __init__(self, server: "HttpServer") -> None:
-        """Serve one client. ``server`` answers the requests, and keeps a set of the open connections."""
         self.server = server
         self._loop = asyncio.get_running_loop()
         self._parser = httptools.HttpRequestParser(self)
@@ -103,8 +102,10 @@ class Connection(asyncio.Protocol):
                     # RFC 9110 (7.8) allows a server to ignore Upgrade. But httptools stops after a head with Upgrade,
                     # because the following bytes may belong to another protocol. Therefore a new parser gets the same
                     # head without Upgrade, and then the following bytes.
-                    data = self._head_without_upgrade() + data[end.args[0] :]
-                    self._parser = httptools.HttpRequestParser(self)
+                    before, self._parser = self._parser, httptools.HttpRequestParser(self)
+                    line = before.get_method(), self._target, before.get_http_version().encode()
+                    fields = [b"%b: %b\r\n" % each for each in self._fields if each[0] != b"upgrade"]
+                    data = b"%b %b HTTP/%b\r\n%b\r\n" % (*line, b"".join(fields)) + data[end.args[0] :]
         except httptools.HttpParserError:
             self._refuse(400, "the bytes are not a request of HTTP/1.1")
         if self._unread > _MAX_UNREAD_BYTES:
@@ -161,17 +162,9 @@ class Connection(asyncio.Protocol):
         self._coming = None
         self._go_on()
 
-    def _head_without_upgrade(self) -> bytes:
-        lines = [b"%b %b HTTP/%b" % (self._parser.get_method(), self._target, self._parser.get_http_version().encode())]
-        lines += [b"%b: %b" % (name, value) for name, value in self._fields if name != b"upgrade"]
-        return b"\r\n".join([*lines, b"", b""])
-
     def _find_fault(self, version: str) -> tuple[int, str] | None:
-        """Return the status and the message with which this head is refused, or None if the head is accepted.
-
-        If a proxy interpreted such a head differently from this server, the proxy would see another end of the request,
-        or another host (RFC 9112, 3.2 and 6.1).
-        """
+        """Return the status and the message with which this head is refused, or None if the head is accepted. A proxy
+        might find another end or another host in such a head than this server (RFC 9112, 3.2 and 6.1)."""
         if version not in ("1.0", "1.1"):
             return 505, "this server speaks HTTP/1.1"
         hosts = [value for name, value in self._fields if name == b"host"]
@@ -180,14 +173,13 @@ class Connection(asyncio.Protocol):
         codings = [value.lower() for name, value in self._fields if name == b"transfer-encoding"]
         if codings and (codings != [b"chunked"] or version == "1.0"):
             return 501, "the only supported Transfer-Encoding is chunked, in HTTP/1.1"
-        if self._unread > MAX_HEAD_BYTES and self._count_head() > MAX_HEAD_BYTES:
-            return _LARGE_HEAD
+        if self._unread > MAX_HEAD_BYTES:
+            fields = sum(len(name) + len(value) + len(": \r\n") for name, value in self._fields)
+            if len(self._target) + fields > MAX_HEAD_BYTES:
+                return _LARGE_HEAD
         if len(self._requests) > MAX_PIPELINED:
             return 429, f"at most {MAX_PIPELINED} requests may wait on a connection; first read the earlier answers"
         return None
-
-    def _count_head(self) -> int:
-        return len(self._target) + sum(len(name) + len(value) + len(": \r\n") for name, value in self._fields)
 
     def _refuse(self, status: int, error: str) -> None:
         """Stop reading. After the answers to all earlier requests, answer the incoming request with an error, and close
@@ -246,7 +238,7 @@ class Connection(asyncio.Protocol):
                 rest = b"\r\n"
             if response.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:  # the remaining part of the body is not read
                 request.keeps_open = False
-        if self.server.callers.stopping:
+        if self.server.intake.stopping:
             request.keeps_open = False
         closes = b"" if request.keeps_open else b"connection: close\r\n"
         self.transport.write(b"".join((_STATUS_LINES[status], _date(int(time.time())), closes, headers, rest)))

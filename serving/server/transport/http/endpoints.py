@@ -81,16 +81,27 @@ def require_host(host: str, allowed: Iterable[str]) -> None:
         ) from None
 
 
-class ModelEndpoints:
-    """Describes the models of this process. Loading, unloading and statistics go through `RepositoryCalls`, which all
-    transports share."""
+def is_of_page(path: str) -> bool:
+    """Whether a path belongs to the page or its files. The page and its files need no token, because the page must be
+    loaded before it can ask for one."""
+    return path == "/" or path.startswith(_PREFIX)
 
-    def __init__(self, intake: Intake, state: Callable[[], ServerState]) -> None:
-        """``state`` returns the state of all workers, for the metrics."""
+
+class ModelEndpoints:
+    """Describes the models of this process, and serves the page at / and its files under /page/. Loading, unloading and
+    statistics go through `RepositoryCalls`, which all transports share."""
+
+    def __init__(self, intake: Intake, state: Callable[[], ServerState], grpc_port: Callable[[], int]) -> None:
+        """``state`` returns the state of all workers, for the metrics. Once the server listens, ``grpc_port`` returns
+        gRPC's port, which the page's examples use."""
         self._intake = intake
         self._engine = intake.engine
         self._repository = intake.repository
         self._state = state
+        self._grpc_port = grpc_port
+        # the files are read at startup, so no request reads a disk
+        paths = () if intake.engine.config.no_page else [path for path in _STATIC.rglob("*") if path.is_file()]
+        self._files = {path.relative_to(_STATIC).as_posix(): path.read_bytes() for path in paths}
 
     def routes(self) -> list[Route]:
         """Return the routes. The routes for all statistics come first, because 'stats' is not a model's name there."""
@@ -113,6 +124,8 @@ class ModelEndpoints:
                 Route(f"{path}/ready", self.model_ready),
                 Route(f"{path}/config", self.config),
             ]
+        if self._files:
+            routes += [Route("/", self.page), Route(f"{_PREFIX}{{file:path}}", self.file)]
         return routes
 
     async def openapi(self, _request: HttpRequest) -> HttpResponse:
@@ -197,27 +210,6 @@ class ModelEndpoints:
         accept = request.header("accept")
         content, content_type = await self._repository.in_thread(lambda _: exposition(self._state, accept))
         return HttpResponse(content, content_type.encode())
-
-
-def is_of_page(path: str) -> bool:
-    """Whether a path belongs to the page or its files. The page and its files need no token, because the page must be
-    loaded before it can ask for one."""
-    return path == "/" or path.startswith(_PREFIX)
-
-
-class PageEndpoint:
-    """Serves the page at / and its files under /page/. The files are read at startup, so no request reads a disk."""
-
-    def __init__(self, grpc_port: Callable[[], int]) -> None:
-        """Read the files. Once the server listens, ``grpc_port`` returns gRPC's port, which the page's examples use."""
-        self._grpc_port = grpc_port
-        self._files = {
-            path.relative_to(_STATIC).as_posix(): path.read_bytes() for path in _STATIC.rglob("*") if path.is_file()
-        }
-
-    def routes(self) -> list[Route]:
-        """Return the routes."""
-        return [Route("/", self.page), Route(f"{_PREFIX}{{file:path}}", self.file)]
 
     async def page(self, _request: HttpRequest) -> HttpResponse:
         text = self._files[_INDEX].replace(b"{grpc_port}", str(self._grpc_port()).encode())

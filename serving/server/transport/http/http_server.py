@@ -5,7 +5,6 @@ errors into responses.
 import asyncio
 import logging
 import re
-import socket
 import time
 from collections.abc import Callable, Sequence
 
@@ -15,7 +14,7 @@ from hangtag.serving.server.telemetry.server_state import ServerState
 from hangtag.serving.server.transport.http.bodies import BodyBudget
 from hangtag.serving.server.transport.http.classify_endpoint import ClassifyEndpoint
 from hangtag.serving.server.transport.http.connection import Connection
-from hangtag.serving.server.transport.http.endpoints import ModelEndpoints, PageEndpoint, is_of_page, require_host
+from hangtag.serving.server.transport.http.endpoints import ModelEndpoints, is_of_page, require_host
 from hangtag.serving.server.transport.http.inference import HttpInferQuery, HttpPlans
 from hangtag.serving.server.transport.http.messages import (
     HTTP_CLASSIFY,
@@ -26,7 +25,7 @@ from hangtag.serving.server.transport.http.messages import (
     no_such_path,
     origin_of,
 )
-from hangtag.serving.server.wire.event_loop import LoopCalls, run
+from hangtag.serving.server.wire.event_loop import LoopCalls
 from hangtag.serving.server.wire.intake import Intake
 from hangtag.serving.server.wire.transport_call import LARGE_MESSAGE, submit, submit_on_thread
 
@@ -43,26 +42,23 @@ OPEN_PATHS = frozenset({"/v2/health/live", "/v2/health/ready"})
 class HttpServer:
     """Listens after ``start``. Inference requests, which are frequent, do not pass through the routes.
 
-    ``start`` and ``stop`` may be called from any thread except the loop's. All other methods run on the loop.
+    All methods except the constructor run on the loop.
     """
 
     def __init__(self, intake: Intake, state: Callable[[], ServerState], grpc_port: Callable[[], int]) -> None:
-        """Build the server, which does not listen yet. ``state`` returns the state of all workers, for the metrics, and
-        ``grpc_port`` returns the port of gRPC once the server listens, for the page."""
+        """``state`` returns the state of all workers, for the metrics, and ``grpc_port`` returns the port of gRPC once
+        the server listens, for the page."""
         self._config = config = intake.engine.config
-        self._intake = intake
-        self.callers = intake.callers
-        """Checks callers. During a stop, each connection is closed after its next response."""
+        self.intake = intake
+        """The intake. During a stop, each connection is closed after its next response."""
         self.calls = calls = LoopCalls(intake)
-        models, classifiers = ModelEndpoints(intake, state), ClassifyEndpoint(calls)
+        models, classifiers = ModelEndpoints(intake, state, grpc_port), ClassifyEndpoint(calls)
         self._routes = [*models.routes(), *classifiers.routes()]
         self._open_paths = OPEN_PATHS.union(config.platform_paths[:1])
         if config.platform_paths:
             from hangtag.serving.server.transport.http.platforms import PlatformEndpoints
 
             self._routes += PlatformEndpoints(calls, models.ready, classifiers.classify).routes()
-        if not config.no_page:
-            self._routes += PageEndpoint(grpc_port).routes()
         self._plans = HttpPlans()
         self.budget = BodyBudget(config.http_bodies_bytes)
         # python_multipart would log every malformed form
@@ -73,38 +69,48 @@ class HttpServer:
         """A connection is closed after this long without a request."""
         self._listening: asyncio.Server | None = None
 
-    def start(self) -> int:
+    async def start(self) -> int:
         """Listen, and return the port, or 0 behind Envoy. Raises StartError if the address cannot be bound."""
-        config = self._config
+        config, loop = self._config, asyncio.get_running_loop()
         if config.behind is None:
             listener = bind(config.host, config.http_port, HTTP, shared=config.workers > 1)
             port: int = listener.getsockname()[1]
         else:
             listener, port = bind_unix(config.behind / HTTP_SOCKET), 0
-        listener.listen(_BACKLOG)
-        run(self._start(listener))
+        create = loop.create_server if config.behind is None else loop.create_unix_server
+        self._listening = await create(lambda: Connection(self), sock=listener, backlog=_BACKLOG)
         return port
 
-    def stop(self, grace: float) -> None:
+    async def stop(self, grace: float) -> None:
         """Close the port and idle connections, and let requests in flight finish within ``grace`` seconds."""
-        if self._listening is not None:
-            run(self._stop(self._listening, max(grace, _CLOSE_SECONDS)))
+        if self._listening is None:
+            return
+        self._listening.close()
+        for connection in list(self.connections):
+            connection.stop()
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + max(grace, _CLOSE_SECONDS)
+        while self.connections and loop.time() < deadline:
+            await asyncio.sleep(_POLL_SECONDS)
+        # These clients do not read their answers, or their requests take longer than ``grace``.
+        for connection in list(self.connections):
+            connection.transport.abort()
 
     def admit(self, request: HttpRequest) -> HttpResponse | None:
         """Return the response that refuses a request before its body arrives, or None if the request is admitted."""
         # int() cannot fail, because httptools accepts only digits
         declared = int(request.headers.get(b"content-length", b"0"))
         names = self._config.allowed_host  # if the operator lists no names, every host is accepted
-        is_guarded = names or not self.callers.all_admitted
-        if not is_guarded and declared <= self._intake.max_message_bytes:
+        is_guarded = names or not self.intake.all_admitted
+        if not is_guarded and declared <= self.intake.max_message_bytes:
             return None
         if request.path in self._open_paths or is_of_page(request.path):
             return None
         try:
             if names:
                 require_host(request.header("host"), names)
-            self.callers.admit(request.metadata)
-            self._intake.require_size("Received", declared)
+            self.intake.admit(request.metadata)
+            self.intake.require_size("Received", declared)
         except ServerError as error:
             return self._refuse(request, error)
         return None
@@ -114,7 +120,7 @@ class HttpServer:
         accepted."""
         try:
             size = len(request.body) + len(part)
-            self._intake.require_size("Received", size)
+            self.intake.require_size("Received", size)
             self.budget.hold(request, size)
         except ServerError as error:
             request.body = b""
@@ -152,7 +158,7 @@ class HttpServer:
         if isinstance(error, MessageTooLargeError | QueueFullError):
             is_classify = request.path.startswith(_CLASSIFY)
             method = HTTP_INFER if _INFER.fullmatch(request.path) else HTTP_CLASSIFY if is_classify else ""
-        self._intake.record_failure(origin_of(method, request), error)
+        self.intake.record_failure(origin_of(method, request), error)
         return _refusal(request, error)
 
     async def _answer_later(self, request: HttpRequest) -> None:
@@ -172,23 +178,6 @@ class HttpServer:
             response = _refusal(request, error)
         request.outcome = response or no_such_path(others)
         request.resolve()
-
-    async def _start(self, listener: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-        create = loop.create_unix_server if listener.family == socket.AF_UNIX else loop.create_server
-        self._listening = await create(lambda: Connection(self), sock=listener, backlog=_BACKLOG)
-
-    async def _stop(self, listening: asyncio.Server, seconds: float) -> None:
-        listening.close()
-        for connection in list(self.connections):
-            connection.stop()
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + seconds
-        while self.connections and loop.time() < deadline:
-            await asyncio.sleep(_POLL_SECONDS)
-        # These clients do not read their answers, or their requests take longer than ``seconds``.
-        for connection in list(self.connections):
-            connection.transport.abort()
 
 
 def _refusal(request: HttpRequest, error: Exception) -> HttpResponse:

@@ -1,8 +1,9 @@
 """The JSON of inference: reads a request's outputs, tensors and values, and writes an answer."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,8 @@ MAX_JSON_BYTES = 4 * 1024 * 1024
 """The maximum size of a request's JSON in bytes. While Python reads JSON, no other request makes progress."""
 _INT64_MAX = 2**63 - 1
 Array = npt.NDArray[Any]
+Kind = TypeVar("Kind")
+_KINDS: dict[type, str] = {str: "a text", bool: "true or false", dict: "an object", list: "a list of objects"}
 _TYPES: dict[str, frozenset[type]] = {"b": frozenset({bool}), "O": frozenset({str}), "f": frozenset({int, float})}
 _WHOLE: frozenset[type] = frozenset({int})
 _NAMES = {"b": "true or false", "O": "texts", "f": "numbers"}
@@ -45,16 +48,9 @@ class JsonRequest(NamedTuple):
 
 
 def decode_request(body: bytes, size: int) -> JsonRequest:
-    """Decode a request. Keys that are not in the protocol are ignored.
-
-    Args:
-        body: The JSON, then the inputs' binary data, in the order of the inputs.
-        size: The number of bytes of JSON.
-
-    Raises:
-        MessageTooLargeError: The JSON is larger than MAX_JSON_BYTES.
-        InvalidRequestError: One of: the text is not JSON, a key occurs twice, or a value breaks the protocol.
-    """
+    """Decode a request: ``size`` bytes of JSON, then the inputs' binary data, in the order of the inputs. Keys that are
+    not in the protocol are ignored. Raises the errors of `parse_json`, and InvalidRequestError if a value breaks the
+    protocol."""
     text = body[:size]
     request = parse_json(text)
     parameters = parameters_of(request, "the request")
@@ -62,17 +58,18 @@ def decode_request(body: bytes, size: int) -> JsonRequest:
     if not tensors_of:
         raise InvalidRequestError("'inputs' must be a list of at least one input")
     heads = [_head(tensor) for tensor in tensors_of]
-    by_default = _flag(parameters, BINARY_OUTPUTS, default=False)
+    by_default = _member(parameters, BINARY_OUTPUTS, bool, "the request", default=False)
     names, binary = [], []
     for output in _objects(request, "outputs"):
-        names.append(_text(output, "name", "an output"))
-        of_output = parameters_of(output, f"output {names[-1]!r}")
+        names.append(_member(output, "name", str, "an output"))
+        where = f"output {names[-1]!r}"
+        of_output = parameters_of(output, where)
         require_supported(names[-1], of_output)
-        binary.append(_flag(of_output, BINARY_DATA, default=by_default))
+        binary.append(_member(of_output, BINARY_DATA, bool, where, by_default))
     timeout = parameters.get(TIMEOUT)
     if timeout is not None and (type(timeout) is not int or abs(timeout) > _INT64_MAX):
         raise InvalidRequestError(f"the parameter {TIMEOUT!r} must be an int64 of microseconds above 0")
-    identity = _text(request, "id", "the request", default="")
+    identity = _member(request, "id", str, "the request", "")
     binary_bytes = sum(length or 0 for *_, length in heads)
     if size + binary_bytes != len(body):
         raise InvalidRequestError(
@@ -103,12 +100,8 @@ def decode_request(body: bytes, size: int) -> JsonRequest:
 
 
 def parse_json(text: bytes) -> dict[str, Any]:
-    """Parse a JSON object.
-
-    Raises:
-        MessageTooLargeError: The text is larger than MAX_JSON_BYTES.
-        InvalidRequestError: The text is not a JSON object, is nested too deeply, repeats a key, or has NaN or infinity.
-    """
+    """Parse a JSON object. Raises MessageTooLargeError for a text above MAX_JSON_BYTES, and InvalidRequestError for a
+    text that is not a JSON object, is nested too deeply, repeats a key, or has NaN or infinity."""
     if len(text) > MAX_JSON_BYTES:
         raise MessageTooLargeError(
             f"the request has {len(text):,} bytes of JSON; at most {MAX_JSON_BYTES:,} are read. Send large tensors as "
@@ -130,11 +123,8 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     object."""
     result = dict(pairs)
     if len(result) < len(pairs):
-        known: set[str] = set()
-        for key, _ in pairs:
-            if key in known:
-                raise InvalidRequestError(f"the JSON has the key {key!r} twice in one object")
-            known.add(key)
+        key, _ = Counter(key for key, _ in pairs).most_common(1)[0]
+        raise InvalidRequestError(f"the JSON has the key {key!r} twice in one object")
     return result
 
 
@@ -145,7 +135,7 @@ def _refuse_constant(name: str) -> NoReturn:
 def _head(tensor: dict[str, Any]) -> tuple[str, str, list[int], int | None]:
     """Return an input's name, datatype and shape, and the number of the input's bytes after the JSON. The number is
     None if the values are in the JSON."""
-    name = _text(tensor, "name", "an input")
+    name = _member(tensor, "name", str, "an input")
     where = f"input {name!r}"
     shape = tensor.get("shape")
     if type(shape) is not list or any(type(size) is not int for size in shape):
@@ -158,12 +148,12 @@ def _head(tensor: dict[str, Any]) -> tuple[str, str, list[int], int | None]:
     if (size is None) == ("data" not in tensor):
         problem = "neither 'data' nor" if size is None else "both 'data' and"
         raise InvalidRequestError(f"{where} has {problem} the parameter {BINARY_SIZE!r}; send one of them")
-    return name, _text(tensor, "datatype", where), shape, size
+    return name, _member(tensor, "datatype", str, where), shape, size
 
 
 def _objects(owner: dict[str, Any], key: str) -> list[dict[str, Any]]:
-    value = owner.get(key) or []
-    if type(value) is not list or any(type(each) is not dict for each in value):
+    value = _member(owner, key, list, "the request", [])
+    if any(type(each) is not dict for each in value):
         raise InvalidRequestError(f"{key!r} must be a list of objects")
     return value
 
@@ -171,9 +161,14 @@ def _objects(owner: dict[str, Any], key: str) -> list[dict[str, Any]]:
 def parameters_of(owner: dict[str, Any], where: str) -> dict[str, Any]:
     """Return the parameters of a request or of a tensor. Raises InvalidRequestError if the parameters are not an
     object."""
-    value = owner.get("parameters") or {}
-    if type(value) is not dict:
-        raise InvalidRequestError(f"{where}: 'parameters' must be an object")
+    return _member(owner, "parameters", dict, where, {})
+
+
+def _member(owner: dict[str, Any], key: str, kind: type[Kind], where: str, default: Kind | None = None) -> Kind:
+    """Return a member of a JSON object. Raises InvalidRequestError if the member has another type."""
+    value = default if owner.get(key) is None else owner[key]
+    if type(value) is not kind:
+        raise InvalidRequestError(f"{where}: {key!r} must be {_KINDS[kind]}")
     return value
 
 
@@ -184,26 +179,19 @@ def _flag(parameters: dict[str, Any], name: str, *, default: bool) -> bool:
     return value
 
 
-def _text(owner: dict[str, Any], key: str, where: str, default: str | None = None) -> str:
-    value = owner.get(key, default)
-    if type(value) is not str:
-        raise InvalidRequestError(f"{where}: {key!r} must be a text")
-    return value
-
-
 def array_of(datatype: str, shape: Sequence[int], data: object) -> Array:
     """Return the array of a tensor whose values are in the JSON. BYTES become str. ``data`` has the parsed values,
-    row-major: one flat list, or lists nested according to the shape.
-
-    Raises:
-        ValueError: The datatype is unknown, the shape is invalid, or the values do not fit the datatype and the shape.
-    """
+    row-major: one flat list, or lists nested according to the shape. Raises ValueError if the datatype is unknown, the
+    shape is invalid, or the values do not fit the datatype and the shape."""
     if datatype == "FP16":
         raise ValueError("FP16 has no values in JSON; send it as binary data")
     if datatype not in tensors.DTYPES:
         raise ValueError(f"unknown datatype {datatype!r}; known: {', '.join(tensors.DTYPES)}")
     count = tensors.element_count(shape)
-    values = _flat(data, shape)
+    nested = np.array(data, np.object_)
+    values: list[Any] = list(nested.flat)
+    if (nested.ndim != 1 and nested.shape != tuple(shape)) or list in map(type, values):
+        raise ValueError(f"data must be one flat list, or lists nested as the shape {list(shape)} says")
     if len(values) != count:
         raise ValueError(f"{datatype} {list(shape)} needs {count} values in data, got {len(values)}")
     kind = tensors.DTYPES[datatype].kind
@@ -221,30 +209,12 @@ def array_of(datatype: str, shape: Sequence[int], data: object) -> Array:
     return array
 
 
-def _flat(data: object, shape: Sequence[int]) -> list[Any]:
-    """Return nested lists as one flat list. Raises ValueError if the nesting does not match the shape."""
-    array = np.array(data, np.object_)
-    values = list(array.flat)
-    if (array.ndim != 1 and array.shape != tuple(shape)) or list in map(type, values):
-        raise ValueError(f"data must be one flat list, or lists nested as the shape {list(shape)} says")
-    return values
-
-
 def encode_answer(
     model: Servable, specs: Sequence[TensorSpec], binary: Sequence[bool], outputs: Tensors, identity: str = ""
 ) -> tuple[bytes, list[bytes]]:
-    """Return the JSON and the binary tensors of an answer.
-
-    Args:
-        model: The version that answers.
-        specs: The requested outputs, in order.
-        binary: For each requested output, whether it is sent as binary data.
-        outputs: The model's arrays by name.
-        identity: The request's id; empty if the request has no id.
-
-    Raises:
-        InvalidRequestError: An output must be sent as JSON, but JSON cannot represent its values.
-    """
+    """Return the JSON and the binary tensors of an answer. ``binary`` says for each of the requested outputs
+    (``specs``) whether it is sent as binary data. ``identity`` is the request's id. Raises InvalidRequestError if an
+    output must be sent as JSON, but JSON cannot represent its values."""
     contents: list[bytes] = []
     described: list[dict[str, Any]] = []
     for spec, as_binary in zip(specs, binary, strict=True):
@@ -261,8 +231,7 @@ def encode_answer(
 
 
 def json_values(spec: TensorSpec, array: Array) -> list[Any]:
-    """Return the values of an output, row-major, as one flat list. Raises the InvalidRequestError of
-    `encode_answer`."""
+    """Return the values of an output, row-major, as one flat list. Raises the error of `encode_answer`."""
     problem = ""
     if array.dtype.kind in "OSU":
         try:

@@ -27,7 +27,6 @@ from hangtag.serving.server.transport.http.messages import (
     written,
 )
 from hangtag.serving.server.wire import codec
-from hangtag.serving.server.wire.intake import Intake
 from hangtag.serving.server.wire.plans import Plan, Plans, admit
 from hangtag.serving.server.wire.transport_call import Query, TransportCall
 from hangtag.serving.signature import Signature, TensorSpec
@@ -62,7 +61,7 @@ class HttpInferQuery(Query):
     budget counts first the body as sent, then the decompressed body, and finally the arrays."""
 
     def __init__(self, name: str, version: str, request: HttpRequest, plans: Plans | None = None) -> None:
-        """Decode nothing yet. ``plans`` keeps a plan of the request, if possible."""
+        """``plans`` keeps a plan of the request, if possible."""
         super().__init__(name, version)
         self._request = request
         self._plans = plans
@@ -73,7 +72,21 @@ class HttpInferQuery(Query):
         body, headers = self._body, self._request.headers
         if body is None:  # otherwise the query is prepared again, for a new version
             body = self._body = decompress(self._request)
-            self._read(body)
+            # Drop the body, which would otherwise wait in the queue with the arrays. The body of a request without JSON
+            # is kept, because the tensor's shape depends on the model.
+            length = headers.get(HEAD_LENGTH)
+            size = len(body)
+            if length is not None:
+                size = int(length) if length.isdigit() and len(length) < 20 else -1
+                if not 0 <= size <= len(body):
+                    raise InvalidRequestError(
+                        f"the header Inference-Header-Content-Length is {length.decode('latin-1')[:32]!r}; it must be "
+                        f"the length of the JSON, at most the body's {len(body)} bytes"
+                    )
+            if length is None or size > 0:
+                self._json = decode_request(body, size)
+                self._request.budget.hold(self._request, sum(map(memory_of, self._json.inputs.values())))
+                self._body = b""
         binary: Sequence[bool] = [True]
         if (json := self._json) is None:
             spec, array = _raw_input(model.signature, body)
@@ -85,45 +98,26 @@ class HttpInferQuery(Query):
         if len(binary) < len(specs):
             binary = [*binary] * len(specs)
         accepted = headers.get(b"accept-encoding", b"")
-        call.encode = partial(_answer, model, specs, binary, call.intake, call.id, accepted)
+        intake, identity = call.intake, call.id
+
+        def answer(result: InferenceResult) -> HttpResponse:
+            head, contents = encode_answer(model, specs, binary, result.outputs, identity)
+            answered = b"".join((head, *contents))
+            intake.require_size("Sent", len(answered))
+            more = [*cost_headers(model.name, model.version, result.timings)]
+            if contents:
+                more.append((HEAD_LENGTH, str(len(head)).encode()))
+            answered, encoding = compress(answered, accepted)
+            if encoding:
+                more.append((b"content-encoding", encoding))
+            return HttpResponse(answered, BINARY if contents else JSON, headers=more)
+
+        call.encode = answer
         if json is None or json.head is None or any(spec.datatype == "BYTES" for spec in specs):
             return
         if self._plans is not None and _LENGTH.fullmatch(headers.get(HEAD_LENGTH, b"")):
             head = self._request.target, json.head
             self._plans.keep(head, Plan(call, model, specs, partial(_heads, model, specs)))
-
-    def _read(self, body: bytes) -> None:
-        """Read the JSON and the arrays, and drop the body, which would otherwise wait in the queue with the arrays. The
-        body of a request without JSON is kept, because the tensor's shape depends on the model."""
-        request, length = self._request, self._request.headers.get(HEAD_LENGTH)
-        size = len(body) if length is None else _head_length(length, body)
-        if length is not None and size == 0:
-            return
-        self._json = decode_request(body, size)
-        request.budget.hold(request, sum(map(memory_of, self._json.inputs.values())))
-        self._body = b""
-
-
-def _answer(
-    model: Servable,
-    specs: Sequence[TensorSpec],
-    binary: Sequence[bool],
-    intake: Intake,
-    identity: str,
-    accepted: bytes,
-    result: InferenceResult,
-) -> HttpResponse:
-    """Return the response. ``accepted`` is the value of Accept-Encoding."""
-    head, contents = encode_answer(model, specs, binary, result.outputs, identity)
-    body = b"".join((head, *contents))
-    intake.require_size("Sent", len(body))
-    headers = [*cost_headers(model.name, model.version, result.timings)]
-    if contents:
-        headers.append((HEAD_LENGTH, str(len(head)).encode()))
-    body, encoding = compress(body, accepted)
-    if encoding:
-        headers.append((b"content-encoding", encoding))
-    return HttpResponse(body, BINARY if contents else JSON, headers=headers)
 
 
 def _heads(model: Servable, specs: Sequence[TensorSpec], outputs: Tensors) -> list[bytes]:
@@ -133,16 +127,6 @@ def _heads(model: Servable, specs: Sequence[TensorSpec], outputs: Tensors) -> li
     length = len(head) + sum(map(len, contents))
     headers = (b"content-type", BINARY), (b"content-length", b"%d" % length), (HEAD_LENGTH, b"%d" % len(head))
     return [written(headers) + b"\r\n" + head, *[b""] * (len(contents) - 1)]
-
-
-def _head_length(value: bytes, body: bytes) -> int:
-    length = int(value) if value.isdigit() and len(value) < 20 else -1
-    if not 0 <= length <= len(body):
-        raise InvalidRequestError(
-            f"the header Inference-Header-Content-Length is {value.decode('latin-1')[:32]!r}; it must be the length of "
-            f"the JSON, at most the body's {len(body)} bytes"
-        )
-    return length
 
 
 def _raw_input(signature: Signature, body: bytes) -> tuple[TensorSpec, npt.NDArray[Any]]:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping, MutableSequence, Sequence
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
-from urllib.parse import parse_qsl, quote, unquote
+from urllib.parse import quote, unquote
 
 import httptools
 from google.protobuf.message import Message
@@ -36,20 +36,17 @@ class HttpRequest(LoopCall):
     """A request's head, the part of its body that has arrived so far, and the outcome. A request for inference is also
     the call in its model's queue.
 
+    The outcome is an `HttpResponse`, or the bytes of a response with status 200 from the headers on.
+
     Attributes:
-        verb: For example "POST".
         target: The path and the query, as received.
         path: The percent-decoded path.
         fields: The headers, with lower-case names, in their order.
         body: The part of the body that has arrived; empty after the body was refused or passed on.
         held: How many bytes of the `BodyBudget` the request holds; None after they were released.
-        is_whole: Whether the whole body has arrived.
         keeps_open: Whether the client accepts further answers on the connection.
-        awaits_continue: Whether the client waits for "100 Continue" before it sends its body.
         is_answered: Whether the response has been written to the connection.
         task: The task that answers the request; None if a model answers it.
-
-    The outcome is an `HttpResponse`, or the bytes of a response with status 200 from the headers on.
     """
 
     method = HTTP_INFER
@@ -61,7 +58,7 @@ class HttpRequest(LoopCall):
     def __init__(
         self, connection: "Connection", verb: str, target: bytes, fields: list[tuple[bytes, bytes]], *, keeps_open: bool
     ) -> None:
-        """Read the target. An invalid target raises httptools.HttpParserInvalidURLError or UnicodeDecodeError."""
+        """Read the target. Raises httptools.HttpParserInvalidURLError or UnicodeDecodeError."""
         url = httptools.parse_url(target)
         self.connection = connection
         self.calls, self.budget = connection.server.calls, connection.server.budget
@@ -88,12 +85,6 @@ class HttpRequest(LoopCall):
     def header(self, name: str) -> str:
         """Return a header's value as text, or "" if the header is missing."""
         return self.headers.get(name.encode(), b"").decode("latin-1")
-
-    @property
-    def query_items(self) -> list[tuple[str, str]]:
-        """Return the names and values of the query."""
-        query: bytes = httptools.parse_url(self.target).query or b""
-        return parse_qsl(query.decode("latin-1"), keep_blank_values=True)
 
     def take_body(self) -> bytes:
         """Return the body and remove it from the request."""
@@ -134,8 +125,7 @@ class HttpRequest(LoopCall):
 
 
 def origin_of(method: str, request: HttpRequest) -> Origin:
-    """Return what telemetry, routes and queues need to know about a request. ``method`` is the HTTP method and the
-    route."""
+    """Return the origin of a request. ``method`` is the HTTP method and the route."""
     return Origin(method, request.metadata)
 
 
@@ -177,7 +167,6 @@ def no_such_path(allow: Sequence[str] = ()) -> HttpResponse:
 
 
 def json_response(value: object, status: int = 200, headers: Iterable[Header] = ()) -> HttpResponse:
-    """Return a response of JSON."""
     return HttpResponse(to_json(value), JSON, status, headers)
 
 
@@ -230,16 +219,11 @@ def cost_headers(model: str, version: str, timings: Timings, preprocess_ns: int 
     )
 
 
+@lru_cache(maxsize=256)
 def answered_by(model: str, version: str) -> tuple[Header, ...]:
     """Return the headers that say which model answered."""
-    return (b"hangtag-model", _quoted(model)), (b"hangtag-model-version", version.encode())
+    return (b"hangtag-model", quote(model).encode()), (b"hangtag-model-version", version.encode())
 
 
 def written(headers: Iterable[Header]) -> bytes:
-    """Return headers as they are sent."""
     return b"".join([b"%b: %b\r\n" % header for header in headers])
-
-
-@lru_cache(maxsize=256)
-def _quoted(name: str) -> bytes:
-    return quote(name).encode()

@@ -3,12 +3,10 @@
 The library's Rust threads speak HTTP/2 and never hold the interpreter lock. The threads pass calls of the two methods
 to Python as events, and forward every other call over a private Unix socket to a `GrpcServer`.
 
-The library has neither TLS nor limits on the number, age and idleness of connections. The library also reads a message
-of any size; hangtag refuses a large message afterwards, and frees its memory. The server therefore lets the library
-accept connections directly only if every caller is trusted, and otherwise puts Envoy in front. The library ends a
-connection on which a client resets more than 20 streams before they are accepted, and has no setting for this number.
-`AioConnection._reset` in `serving/connection/grpc_connection.py` keeps hangtag's clients below the limit, and
-docs/reference/limits.md says what other clients can do.
+The library has neither TLS nor limits on the number, age and idleness of connections, and reads a message of any size
+before hangtag can refuse the message. The server therefore lets the library accept connections directly only if every
+caller is trusted, and otherwise puts Envoy in front. docs/reference/limits.md also describes the library's limit on
+cancelled calls, below which `AioConnection._reset` in `serving/connection/grpc_connection.py` keeps hangtag's clients.
 
 A ModelInfer call whose head has a `Plan` is queued at once, and all such calls of a batch are answered in one loop.
 `submit`, which is slower, puts all other calls into the same queue.
@@ -18,7 +16,6 @@ import os
 import tempfile
 import time
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -28,7 +25,7 @@ from pygrpc_native import EVENT_CANCEL, NativeGrpcFront
 from hangtag.protos import classifier_pb2
 from hangtag.protos.methods import CLASSIFY, MODEL_INFER
 from hangtag.serving.server.errors import InvalidRequestError, MessageTooLargeError, ServerError, StartError
-from hangtag.serving.server.host.ports import GRPC_SOCKET, GRPCIO_SOCKET, require_free
+from hangtag.serving.server.host.ports import GRPC, GRPC_SOCKET, GRPCIO_SOCKET, bind
 from hangtag.serving.server.telemetry.model_statistics import BatchCost, Timings
 from hangtag.serving.server.transport.grpc.grpc_server import GrpcServer
 from hangtag.serving.server.wire.codec import MessagePlans, parse_message, serialized, submit_infer
@@ -37,7 +34,7 @@ from hangtag.serving.server.wire.intake import Intake
 from hangtag.serving.server.wire.plans import PlannedCall
 from hangtag.serving.server.wire.status import BATCH_SIZE, COMPUTE_NS, QUEUE_NS, call_status, cost_metadata
 from hangtag.serving.server.wire.tracing import Metadata
-from hangtag.serving.server.wire.transport_call import Query, submit_on_thread
+from hangtag.serving.server.wire.transport_call import submit_on_thread
 
 log = structlog.get_logger()
 
@@ -59,7 +56,6 @@ class NativeServer(GrpcServer):
     """A `GrpcServer` on a private socket, and the library in front of it."""
 
     def __init__(self, intake: Intake) -> None:
-        """Build the server, which does not listen yet."""
         super().__init__(intake)
         self.intake = intake
         self.front: NativeGrpcFront
@@ -69,11 +65,11 @@ class NativeServer(GrpcServer):
         self._plans = MessagePlans()
         self._folder: tempfile.TemporaryDirectory[str] | None = None
 
-    def start(self) -> int:
+    async def start(self) -> int:
         """See `GrpcServer.start`. Also raises StartError if the path TMPDIR is too long."""
         config = self._engine.config
         if config.behind is None and config.workers == 1:  # workers share a port that their supervisor has reserved
-            require_free(config.host, config.port)  # raises a clear error if the port is taken
+            bind(config.host, config.port, GRPC).close()  # raises a clear error if the port is taken
         folder = config.behind
         if folder is None:
             self._folder = tempfile.TemporaryDirectory(prefix="hangtag-")  # only this user may enter the folder
@@ -96,15 +92,15 @@ class NativeServer(GrpcServer):
             max_metadata_size=_MAX_METADATA_BYTES,
             reuse_port=config.behind is None and config.workers > 1,
         )
-        self._listen(f"unix:{socket}")
+        await self._listen(f"unix:{socket}")
         front.set_fallback(socket)
         front.start()
         self.front = front
         self._engine.pool.receive_from(self._receive)
         return front.bound_port
 
-    def stop(self, grace: float) -> None:
-        super().stop(grace)
+    async def stop(self, grace: float) -> None:
+        await super().stop(grace)
         for call in list(self.open.values()):
             call.cancel()
 
@@ -123,7 +119,7 @@ class NativeServer(GrpcServer):
         events = self.front.recv_batch_details(MAX_EVENTS, milliseconds)
         if events is None:
             return False
-        plan_of, callers, now = self._plans.of, self.intake.callers, time.monotonic
+        plan_of, intake, now = self._plans.of, self.intake, time.monotonic
         for event in events:
             try:
                 kind, call_id, method_id, message, key, details = event
@@ -137,7 +133,7 @@ class NativeServer(GrpcServer):
                 call = self.open[call_id] = NativeCall(self, call_id, METHODS[method_id], metadata, deadline)
                 plan = plan_of(message) if method_id == _INFER_ID else None
                 bad_timeout = key if remaining is None and isinstance(key, bytes) else None
-                if plan is None or bad_timeout is not None or not callers.all_admitted or not plan.put(call, message):
+                if plan is None or bad_timeout is not None or not intake.all_admitted or not plan.put(call, message):
                     self._submit_slowly(call, message, bad_timeout)
             except Exception:  # the other events are still handled
                 log.exception("an event was lost")
@@ -147,7 +143,7 @@ class NativeServer(GrpcServer):
         """Check a call, and queue the call or pass it to a decoding thread. ``bad_timeout`` is the value of
         grpc-timeout if it is malformed, and may be empty."""
         try:
-            self.intake.callers.admit(call.metadata)
+            self.intake.admit(call.metadata)
             self.intake.require_size("Received", len(message))
             if bad_timeout is not None:
                 raise InvalidRequestError(
@@ -158,13 +154,10 @@ class NativeServer(GrpcServer):
             call.fail(error)
             return
         if call.method == CLASSIFY:
-            submit_on_thread([call], [partial(_classify_query, message)])
+            parse = classifier_pb2.ClassifyRequest.FromString
+            submit_on_thread([call], [lambda: classify_query(parse_message(parse, message, CLASSIFY))])
         else:
             submit_infer(call, self._plans, message)
-
-
-def _classify_query(message: bytes) -> Query:
-    return classify_query(parse_message(classifier_pb2.ClassifyRequest.FromString, message, CLASSIFY))
 
 
 class NativeCall(PlannedCall):
@@ -173,8 +166,7 @@ class NativeCall(PlannedCall):
     def __init__(
         self, server: NativeServer, call_id: int, method: str, metadata: Metadata, deadline: float | None
     ) -> None:
-        """Describe a call that is not read yet. ``call_id`` is the library's number for the call."""
-        self.number = call_id
+        self.number = call_id  # the library's number for the call
         self.intake = server.intake
         self.method = method
         self.metadata = metadata

@@ -14,7 +14,7 @@ from hangtag.protos import inference_pb2 as pb
 from hangtag.protos import tensors
 from hangtag.serving.server import errors
 from hangtag.serving.server.config.server_config import ServerConfig
-from hangtag.serving.server.transport.auto_transport import choose_transport
+from hangtag.serving.server.transport import choose_transport
 from tests.kit.certificates import Certificates
 from tests.kit.live import LiveServer, index, request
 from tests.kit.over_http import HTTP, live_server

@@ -180,7 +180,7 @@ def ask(live: LiveServer, bodies: dict[str, Path], method: str, timeout: str) ->
 def test_a_deadline_in_a_header_is_taken_and_what_is_none_is_refused(
     live: LiveServer, bodies: dict[str, Path], method: str
 ) -> None:
-    by_native = live.server.transport.name == "native" and method != LIVE  # gRPC's core answers all other calls
+    by_native = live.server.transport == "native" and method != LIVE  # gRPC's core answers all other calls
     for timeout in ("10S", "00000001M", "99999999H"):
         assert ask(live, bodies, method, timeout)[0] is grpc.StatusCode.OK
     before = live.statistics("gather").inference_count

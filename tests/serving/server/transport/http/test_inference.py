@@ -131,7 +131,7 @@ MALFORMED: dict[str, tuple[Any, str]] = {
     ),
     "a flag of another kind": (
         {"inputs": [X], "parameters": {"binary_data_output": 1}},
-        "the parameter 'binary_data_output' must be true or false",
+        "the request: 'binary_data_output' must be true or false",
     ),
     "no data": ({"inputs": [{k: v for k, v in X.items() if k != "data"}]}, "input 'x' has neither 'data' nor the"),
     "data of another kind": ({"inputs": [X | {"data": 7}]}, "input 'x': data must be one flat list"),
