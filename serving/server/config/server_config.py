@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hangtag.serving.server.config.limits import Limits
-from hangtag.serving.server.config.settings import MOST_SAMPLES, ModelLimit, Settings
+from hangtag.serving.server.config.settings import MOST_SAMPLES, Settings
 from hangtag.serving.server.errors import StartError
 from hangtag.serving.server.host.machine import usable_cpus
 from hangtag.serving.server.host.ports import address_of
@@ -41,10 +41,12 @@ class ServerConfig(Settings):
         for declared, problem in problems(self):
             raise StartError(f"{declared.name}: {problem}")
         for limit in self.model_max_batch_size:
-            if not _is_limit(limit):
-                raise StartError(
-                    f"model_max_batch_size: {limit!r} is not a model's name and a number from 0 to {MOST_SAMPLES}"
-                )
+            match limit:
+                case (str(name), int(number)) if name and type(number) is int and 0 <= number <= MOST_SAMPLES:
+                    continue
+            raise StartError(
+                f"model_max_batch_size: {limit!r} is not a model's name and a number from 0 to {MOST_SAMPLES}"
+            )
         if self.max_queue_size < self.largest_batch_size:
             raise StartError(
                 f"--max-queue-size ({self.max_queue_size}) is below --max-batch-size ({self.largest_batch_size}): a "
@@ -125,10 +127,3 @@ class ServerConfig(Settings):
         callers = () if self.token_file or self.tls_client_ca else ("anybody may call (set --token-file)",)
         readers = () if self.tls_cert else ("anybody on the network can read all data (set --tls-cert and --tls-key)",)
         return callers + readers
-
-
-def _is_limit(limit: ModelLimit) -> bool:
-    match limit:
-        case (str(name), int(number)):
-            return bool(name) and type(number) is int and 0 <= number <= MOST_SAMPLES
-    return False

@@ -57,7 +57,11 @@ class Envoy:
         self._config = config
         in_memory = _IN_MEMORY.is_dir() and os.access(_IN_MEMORY, os.W_OK)
         place = _IN_MEMORY if in_memory else Path(tempfile.gettempdir())
-        _remove_forgotten(place)
+        # The folders of killed servers hold keys. The kernel has released the locks of these servers.
+        for forgotten in place.glob(f"{_PREFIX}*/{_LOCK}"):
+            with suppress(OSError), forgotten.open() as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(forgotten.parent, ignore_errors=True)
         self._folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=place))  # only this user may enter the folder
         lock = (self._folder / _LOCK).open("w")
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -226,15 +230,6 @@ class Envoy:
 def _remove(folder: Path, lock: TextIO) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     lock.close()
-
-
-def _remove_forgotten(place: Path) -> None:
-    """Remove the folders of killed servers, because the folders hold keys. The kernel has released the locks of these
-    servers."""
-    for lock in place.glob(f"{_PREFIX}*/{_LOCK}"):
-        with suppress(OSError), lock.open() as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(lock.parent, ignore_errors=True)
 
 
 def _program(config: ServerConfig) -> Path:

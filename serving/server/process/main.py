@@ -32,7 +32,12 @@ def run(config: ServerConfig) -> None:
         from hangtag.serving.server.process.model_store import follow
 
         config, store = follow(config)
-    _warn_of_unknown_models(config)
+    kept = config.load_model if config.max_loaded_mib else ()  # otherwise, an unknown name is an error
+    # raises ModelRepositoryError if there is no model repository
+    unknown = sorted({*dict(config.model_max_batch_size), *kept} - {*names(config.models)})
+    if unknown:
+        event = "--model-max-batch-size or --load-model names models that the repository does not have"
+        log.warning(event, unknown=unknown, models=str(config.models))
     connections = config.max_connections * (1 if config.http_port == OFF else 2)
     machine.raise_open_files_limit(connections, exposed=config.is_exposed)
     server = Server(config, store=store) if config.workers == 1 else Supervisor(config, store=store)
@@ -58,13 +63,3 @@ def run(config: ServerConfig) -> None:
             server.stop()
             if metrics is not None:
                 metrics.close()
-
-
-def _warn_of_unknown_models(config: ServerConfig) -> None:
-    """Log a warning if an option names a model that the repository does not have. Raises ModelRepositoryError if there
-    is no model repository."""
-    kept = config.load_model if config.max_loaded_mib else ()  # otherwise, an unknown name is an error
-    unknown = sorted({*dict(config.model_max_batch_size), *kept} - {*names(config.models)})
-    if unknown:
-        event = "--model-max-batch-size or --load-model names models that the repository does not have"
-        log.warning(event, unknown=unknown, models=str(config.models))

@@ -60,7 +60,11 @@ class ClassifyEndpoint:
             query_string = httptools.parse_url(request.target).query or b""
             fields += parse_qsl(query_string.decode("latin-1"), keep_blank_values=True)
             numbers = _numbers(fields)
-            choices = _choices(request.path_params.get("models", ""), fields)
+            # NAME or NAME@VERSION, separated by commas. A request may have thousands of names, so all names after the
+            # first MAX_COMPARED names stay in one string.
+            listed = [request.path_params.get("models", ""), *(value for name, value in fields if name == "model")]
+            named = [text.strip().partition("@") for each in listed for text in each.split(",", MAX_COMPARED)]
+            choices = [pb.ModelChoice(name=name, version=version) for name, at, version in named if name or at]
             if (timeout := numbers.get(TIMEOUT)) is not None:
                 origin = origin._replace(deadline=earlier_deadline(timeout, None))
             message = pb.CompareRequest(models=choices, top_k=numbers.get("top_k", 0), encoded=image)
@@ -122,15 +126,6 @@ def _parse_form(content_type: str, body: bytes) -> tuple[bytes, list[tuple[str, 
         raise InvalidRequestError("the form has no file; send the image as a file (curl: -F image=@coat.png)")
     files[0].file_object.seek(0)
     return files[0].file_object.read(), fields
-
-
-def _choices(path: str, fields: list[tuple[str, str]]) -> list[pb.ModelChoice]:
-    """Return the models of the path and of the parameter ``model``: NAME or NAME@VERSION, separated by commas."""
-    listed = [path, *(value for name, value in fields if name == "model")]
-    # A request may have thousands of names, so all names after the first MAX_COMPARED names stay in one string.
-    named = [text.strip() for each in listed for text in each.split(",", MAX_COMPARED)]
-    parted = [text.partition("@") for text in named if text]
-    return [pb.ModelChoice(name=name, version=version) for name, _, version in parted]
 
 
 def _numbers(fields: list[tuple[str, str]]) -> dict[str, int]:
