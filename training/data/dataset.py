@@ -17,11 +17,8 @@ LabelSets = npt.NDArray[np.bool_]  # [n, labels]: which labels an image has
 
 @dataclass(frozen=True)
 class Split:
-    """Images, uint8 [n, height, width] or [n, height, width, 3], with their Classes [n] or LabelSets [n, labels].
-
-    The samples are in a random order, unless ``by_name`` is true. Then, as with the user's own pictures, the samples
-    are sorted by name, which is often the order of the classes.
-    """
+    """Images with their classes. The samples are in a random order, unless ``by_name`` is true. Then, as with the
+    user's own pictures, the samples are sorted by name, which is often the order of the classes."""
 
     images: Images
     classes: Classes | LabelSets
@@ -49,10 +46,8 @@ class Member(NamedTuple):
 
     split: str
     label: str
-    pixels: str
-    """The first digits of the SHA-256 of the image into which the picture was converted for the network."""
-    path: str
-    """The picture's path, relative to the source."""
+    pixels: str  # the first digits of the SHA-256 of the image into which the picture was converted for the network
+    path: str  # relative to the source
 
 
 def pixels_digest(image: Images) -> str:

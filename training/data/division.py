@@ -8,9 +8,6 @@ from hangtag.listing import Picture
 from hangtag.printable import counted, named
 from hangtag.training.errors import DataCorruptError
 
-LEAST = 3
-"""The smallest number of pictures of a class: one picture for each split."""
-
 
 def divide(
     pictures: Sequence[Picture], validation_share: float = 0.1, test_share: float = 0.1, seed: int = 0
@@ -19,22 +16,45 @@ def divide(
 
     A picture's split depends on the contents of its file, the seed and the other pictures of its class. The name and
     the folder of the file have no influence. Files with the same pixels count as one picture. A validation or test
-    split of the source stays as it is, and only a missing split is taken from the training pictures.
-
-    Args:
-        pictures: The pictures that ``distinct`` returns.
-        validation_share: The share of each class's pictures for validation, between 0 and 1.
-        test_share: The share of each class's pictures for testing.
-        seed: Another seed divides the pictures differently.
+    split of the source stays as it is. A missing split takes its share, from 0 to 1, of each class's training pictures.
 
     Returns the pictures of the splits train, validation and test, each in the given order. Raises DataCorruptError if
     there is only one class, or if a class has too few pictures.
     """
-    first: dict[str, Picture] = {}
-    for picture in pictures:
-        first.setdefault(picture.content, picture)
-    split_of = _splits(first.values(), validation_share, test_share, seed)
+    of_label: dict[str, dict[str | None, list[Picture]]] = defaultdict(lambda: defaultdict(list))
+    for picture in {each.content: each for each in reversed(pictures)}.values():  # the first of several copies
+        of_label[picture.label][picture.split].append(picture)
+    counts = {label: sum(map(len, own.values())) for label, own in sorted(of_label.items())}
+    if len(counts) < 2:
+        ((label, count),) = counts.items()
+        which = "the only picture is" if count == 1 else f"all {count} pictures are"
+        raise DataCorruptError(
+            f"{which} of the class {label!r}, and a classifier needs at least two classes. Add a folder or lines with "
+            "pictures of another class."
+        )
+    given = {split for own in of_label.values() for split in own}
     splits: dict[str, list[Picture]] = {"train": [], "validation": [], "test": []}
+    split_of: dict[str, str] = {}
+    too_few = []
+    for label, count in counts.items():
+        own = of_label[label]
+        rest = own.pop(None, []) + own["train"]
+        rest.sort(key=lambda picture: hashlib.sha256(f"{seed} {picture.digest}".encode()).digest())
+        unsplit = len(rest)
+        for split, share in (("validation", validation_share), ("test", test_share)):
+            if split not in given:
+                taken = min(max(1, round(share * unsplit)), max(0, len(rest) - 1))
+                own[split], rest = rest[:taken], rest[taken:]
+        own["train"] = rest
+        if empty := [split for split in splits if not own[split]]:
+            too_few.append(f"{label} ({count}{''.join(f', none in {split}' for split in empty if split in given)})")
+        split_of |= {picture.content: split for split in splits for picture in own[split]}
+    if too_few:
+        raise DataCorruptError(
+            f"{len(too_few)} of {len(counts)} classes would have no picture in train, validation or test: "
+            f"{named(too_few)}. A class needs a picture in each split that the source has, and at least 3 "
+            "different pictures in all. Add pictures, or leave the class out."
+        )
     for picture in pictures:
         splits[split_of[picture.content]].append(picture)
     return splits
@@ -53,19 +73,18 @@ def distinct(pictures: Sequence[Picture], *, published: bool = False) -> tuple[l
     for picture in pictures:
         by_content[picture.content].append(picture)
     ambiguous = _names(each for each in by_content.values() if len({one.label for one in each}) > 1)
+    leaks = _names(each for each in by_content.values() if len({one.split for one in each}) > 1)
+    chosen: Collection[Picture]
     if published:
         tested = {picture.content for picture in pictures if picture.split == "test"}
-        chosen: Collection[Picture] = [one for one in pictures if one.split == "test" or one.content not in tested]
+        chosen = [one for one in pictures if one.split == "test" or one.content not in tested]
+    elif names := ambiguous or leaks:
+        wrong = "class, so one of their labels is wrong", "Delete the wrong copies."
+        learned = "split, so the model would be tested on pictures that it learned from", "Keep only one copy of each."
+        where, advice = wrong if ambiguous else learned
+        count = counted(len(names), "picture is", "pictures are")
+        raise DataCorruptError(f"{count} in more than one {where}: {named(names)}. {advice}")
     else:
-        leaks = _names(each for each in by_content.values() if len({one.split for one in each}) > 1)
-        learned = "split, so the model would be tested on pictures that it learned from"
-        for names, where, advice in (
-            (ambiguous, "class, so one of their labels is wrong", "Delete the wrong copies."),
-            (leaks, learned, "Keep only one copy of each."),
-        ):
-            if names:
-                count = counted(len(names), "picture is", "pictures are")
-                raise DataCorruptError(f"{count} in more than one {where}: {named(names)}. {advice}")
         chosen = [each[0] for each in by_content.values()]
     kept = set(chosen)
     copies = [picture.name for picture in pictures if picture not in kept]
@@ -75,52 +94,6 @@ def distinct(pictures: Sequence[Picture], *, published: bool = False) -> tuple[l
         *[f"Left out {left_out} in the source twice: {named(copies)}."] * bool(copies),
         *[f"{several} in more than one class: {named(ambiguous)}."] * bool(ambiguous),
     ]
-
-
-def _splits(pictures: Iterable[Picture], validation_share: float, test_share: float, seed: int) -> dict[str, str]:
-    """Return the split of each picture, keyed by the content of the picture."""
-    of_label: dict[str, dict[str | None, list[Picture]]] = defaultdict(lambda: defaultdict(list))
-    for picture in pictures:
-        of_label[picture.label][picture.split].append(picture)
-    if len(of_label) < 2:
-        ((label, own),) = of_label.items()
-        count = sum(map(len, own.values()))
-        which = "the only picture is" if count == 1 else f"all {count} pictures are"
-        raise DataCorruptError(
-            f"{which} of the class {label!r}, and a classifier needs at least two classes. Add a folder or lines with "
-            "pictures of another class."
-        )
-    given = {split for own in of_label.values() for split in own}
-    split_of: dict[str, str] = {}
-    too_few = []
-    for label, own in sorted(of_label.items()):
-        unsplit = own[None] + own["train"]
-        unsplit.sort(key=lambda picture: hashlib.sha256(f"{seed} {picture.digest}".encode()).digest())
-        count = len(unsplit)
-        taken = {
-            split: own[split] if split in given else _take(unsplit, round(share * count))
-            for split, share in (("validation", validation_share), ("test", test_share))
-        } | {"train": unsplit}
-        if not all(taken.values()):
-            lacking = [split for split in ("train", "validation", "test") if split in given and not own[split]]
-            count = sum(map(len, own.values()))
-            too_few.append(f"{label} ({count}{''.join(f', none in {split}' for split in lacking)})")
-        split_of |= {picture.content: split for split, members in taken.items() for picture in members}
-    if too_few:
-        raise DataCorruptError(
-            f"{len(too_few)} of {len(of_label)} classes would have no picture in train, validation or test: "
-            f"{named(too_few)}. A class needs a picture in each split that the source has, and at least {LEAST} "
-            "different pictures in all. Add pictures, or leave the class out."
-        )
-    return split_of
-
-
-def _take(ordered: list[Picture], count: int) -> list[Picture]:
-    """Take ``count`` pictures from the front of the list: at least one picture, and never the last picture."""
-    count = min(max(1, count), max(0, len(ordered) - 1))
-    taken = ordered[:count]
-    del ordered[:count]
-    return taken
 
 
 def _names(groups: Iterable[list[Picture]]) -> list[str]:

@@ -24,8 +24,7 @@ LABELS = (
     "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
 )  # fmt: skip
 VALIDATION_SIZE = 5_000
-"""The number of validation images. As in the study, these are the first 5,000 of the 60,000 training images. Training
-uses the other 55,000 images."""
+"""As in the study, the first 5,000 of the 60,000 training images are for validation, and the others for training."""
 
 DEBIAN_DIR = Path("/usr/share/datasets/fashion-mnist")
 TORCHVISION_LAYOUT = Path("FashionMNIST", "raw")
@@ -50,15 +49,8 @@ NAME = "fashion-mnist"
 
 def load(data_dir: Path | None = None) -> Dataset:
     """Read, check and split the data set, from its four IDX files in ``data_dir`` or, by default, in the usual folders.
-
-    Raises:
-        DataNotFoundError: If the files are not in the folder, or could not be downloaded.
-        DataCorruptError: If a file cannot be read, or differs from the published file.
-
-    Example:
-        >>> fashion_mnist.load().train.images.shape
-        (55000, 28, 28)
-    """
+    Raises DataNotFoundError if the files are not in the folder, or could not be downloaded, and DataCorruptError if a
+    file cannot be read, or differs from the published file."""
     folder = locate(data_dir)
     train, test = _split(folder, "train"), _split(folder, "t10k")
     return Dataset(
@@ -81,52 +73,41 @@ def load_test(data_dir: Path | None = None) -> Split:
 def label_distances(labels: Sequence[str]) -> dict[str, Any] | None:
     """Return how far apart Fashion-MNIST's labels are, which shows how bad a mistake is. Returns None for other labels.
 
-    Returns:
-        "distances" [labels][labels] are the cosine distances of the labels' rows in the last layer of a trained
-        network, divided by the largest distance. A label has the distance 0 to itself, and the farthest pair has the
-        distance 1. "provenance" names the network.
+    "distances" [labels][labels] are the cosine distances of the labels' rows in the last layer of a trained network,
+    divided by the largest distance. "provenance" names the network.
     """
     known: dict[str, Any] = json.loads(Path(__file__).with_name("label_distances.json").read_text(encoding="utf-8"))
     return known if known["labels"] == list(labels) else None
 
 
 def locate(data_dir: Path | None = None, *, download: bool = True) -> Path:
-    """Return the folder that holds the four files. If ``data_dir`` is given, only this folder is searched.
-
-    Raises DataNotFoundError if the files are missing. Unless ``download`` is true, missing files are not downloaded.
-    """
+    """Return the folder that holds the four files. If ``data_dir`` is given, only this folder is searched. Raises
+    DataNotFoundError if the files are missing. Unless ``download`` is true, missing files are not downloaded."""
     folders = (data_dir or DEBIAN_DIR, (data_dir or cache_dir()) / TORCHVISION_LAYOUT)
-    folder = min(folders, key=lambda folder: len(_missing(folder)))
-    if not (missing := _missing(folder)):
+    missing = {folder: [name for name in DIGESTS if not _find(folder, name)] for folder in folders}
+    folder = min(folders, key=lambda folder: len(missing[folder]))
+    if not missing[folder]:
         return folder
     if data_dir is not None:
-        raise DataNotFoundError(f"{folder} lacks {', '.join(missing)} (with or without .gz). {HOW_TO_GET_IT}")
+        raise DataNotFoundError(f"{folder} lacks {', '.join(missing[folder])} (with or without .gz). {HOW_TO_GET_IT}")
     if not download:
         raise DataNotFoundError(f"Fashion-MNIST is not on this machine. {HOW_TO_GET_IT}")
-    return _download()
-
-
-def cache_dir() -> Path:
-    """Return the folder of downloads: $XDG_CACHE_HOME/hangtag if this variable is set, otherwise ~/.cache/hangtag."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hangtag"
-
-
-def _download() -> Path:
     try:
         from torchvision.datasets import FashionMNIST
 
         FashionMNIST(root=str(cache_dir()), train=True, download=True)
     # torchvision may be missing, and raises many kinds of exceptions, including those of the network and of archives
     except Exception as error:
-        reason = " ".join(str(error).split())
+        why = " ".join(str(error).split())
         raise DataNotFoundError(
-            f"Fashion-MNIST is not on this machine and could not be downloaded ({reason}). {HOW_TO_GET_IT}"
+            f"Fashion-MNIST is not on this machine and could not be downloaded ({why}). {HOW_TO_GET_IT}"
         ) from error
     return cache_dir() / TORCHVISION_LAYOUT
 
 
-def _missing(folder: Path) -> list[str]:
-    return [name for name in DIGESTS if not _find(folder, name)]
+def cache_dir() -> Path:
+    """Return the folder of downloads: $XDG_CACHE_HOME/hangtag if this variable is set, otherwise ~/.cache/hangtag."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hangtag"
 
 
 def _find(folder: Path, name: str) -> Path | None:
@@ -145,8 +126,7 @@ def _split(folder: Path, name: str) -> Split:
 def _read_checked(folder: Path, name: str) -> bytes:
     path = _find(folder, name) or folder / name
     content = idx.unpacked(path, HOW_TO_GET_IT)
-    digest = hashlib.sha256(content).hexdigest()
-    if digest != DIGESTS[name]:
+    if (digest := hashlib.sha256(content).hexdigest()) != DIGESTS[name]:
         raise DataCorruptError(
             f"{path} is not the published file: the SHA-256 of the decompressed content is {digest}, and not "
             f"{DIGESTS[name]}. If the file is left from an interrupted download, delete it. {HOW_TO_GET_IT}"

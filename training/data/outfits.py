@@ -30,8 +30,7 @@ SCRAP_SIZES = (5, 14)
 OPAQUE = 40
 Canvas = npt.NDArray[np.uint8]  # [64, 64]
 IMAGE = ImageSpec(CANVAS_SIZE, CANVAS_SIZE, fit="garment")
-MAX_LABELS = 5
-"""The largest number of garments on a canvas."""
+MAX_LABELS = 5  # the largest number of garments on a canvas
 # Composing a canvas takes less time than training on it. With so many canvases, a network learns in a few epochs,
 # without overfitting.
 SIZES: Mapping[str, int] = {"train": 100_000, "validation": 2_000, "test": 5_000}
@@ -83,11 +82,7 @@ def together() -> npt.NDArray[np.float64]:
 
 def independent() -> npt.NDArray[np.float64]:
     """Return the probability of every label set in ``outfits-independent``, [1024]. Labels are independent, given that
-    a set has 1 to 5 labels.
-
-    This condition changes the labels' frequencies, so the odds are fitted until the frequencies equal the frequencies
-    of together().
-    """
+    a set has 1 to 5 labels. The odds are fitted until the labels' frequencies equal those of together()."""
     members = _members()
     frequencies = together() @ members
     allowed = (members.sum(axis=1) >= 1) & (members.sum(axis=1) <= MAX_LABELS)
@@ -103,11 +98,8 @@ _SETS = dict(zip(NAMES, (together, independent), strict=True))
 
 
 def load(name: str, data: Dataset, sizes: Mapping[str, int] = SIZES, limit: int | None = None) -> Dataset:
-    """Compose one of the data sets NAMES from ``data``, Fashion-MNIST's garments, in about half a minute.
-
-    ``sizes`` has the number of samples of each split. At most ``limit`` training samples and validation samples are
-    composed. The digest does not depend on the limit.
-    """
+    """Compose one of the data sets NAMES from ``data``, Fashion-MNIST's garments, in about half a minute. At most
+    ``limit`` training samples and validation samples are composed. The digest does not depend on the limit."""
     composed: dict[str, Any] = {
         split: load_split(name, split, getattr(data, split), size if split == "test" else min(limit or size, size))
         for split, size in sizes.items()
@@ -150,20 +142,14 @@ def compose(labels: npt.NDArray[np.intp], wardrobe: Wardrobe, rng: np.random.Gen
     canvas: Canvas = np.right_shift(noise, 3) + np.uint8(rng.integers(40))
     scraps = int(rng.integers(SCRAPS + 1))
     for label in rng.permutation(np.concatenate([labels, np.full(scraps, -1)])):
-        if label < 0:
-            _paste(_scrap(wardrobe, rng), SCRAP_SIZES, canvas, rng)
+        if label < 0:  # clutter: a square cut out of any garment, without an outline that would identify the class
+            garment = wardrobe.all[rng.integers(len(wardrobe.all))]
+            top, left = rng.integers(4, 16, 2)
+            _paste(garment[top : top + 8, left : left + 8], SCRAP_SIZES, canvas, rng)
         else:
             garments = wardrobe.by_class[label]
             _paste(garments[rng.integers(len(garments))], GARMENT_SIZES, canvas, rng)
     return canvas
-
-
-def _scrap(wardrobe: Wardrobe, rng: np.random.Generator) -> Canvas:
-    """Return a piece of clutter: a square cut out of any garment, without an outline that would identify the class."""
-    garment = wardrobe.all[rng.integers(len(wardrobe.all))]
-    top, left = rng.integers(4, 16, 2)
-    scrap: Canvas = garment[top : top + 8, left : left + 8]
-    return scrap
 
 
 def _paste(piece: Canvas, sizes: tuple[int, int], canvas: Canvas, rng: np.random.Generator) -> None:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,17 +13,13 @@ from hangtag.listing import Listing, Picture
 from hangtag.printable import named
 from hangtag.serving.image_spec import ImageSpec, ImageSpecError
 from hangtag.training.data import division, reading
-from hangtag.training.data.dataset import PIXELS_DIGITS, Classes, Dataset, Images, Member, Split
+from hangtag.training.data.dataset import PIXELS_DIGITS, Dataset, Images, Member, Split
 from hangtag.training.data.reading import MEMORY_BYTES
 from hangtag.training.errors import SettingsError
 
-FEW = 20
-"""The number of pictures that a class needs for meaningful metrics."""
-SMALL = 128
-"""If all pictures have the same size, and no edge is longer than this many pixels, the pictures keep their size by
-default."""
-DEFAULT_EDGE = 64
-"""The edge, in pixels, of the squares into which larger pictures, or pictures of several sizes, are converted."""
+FEW = 20  # the number of pictures that a class needs for meaningful metrics
+SMALL = 128  # by default, pictures of one size keep this size if no edge is longer than this many pixels
+DEFAULT_EDGE = 64  # the edge, in pixels, of the squares into which other pictures are converted by default
 
 
 @dataclass(frozen=True)
@@ -47,12 +43,8 @@ def load(
     """Read the user's own pictures, ``folder:PHOTOS``, ``csv:FILE`` or ``idx:FOLDER``, as a data set.
 
     If ``image`` describes how an earlier run prepared the pictures, they are prepared in the same way, whatever ``own``
-    says. Images of more than ``memory_bytes`` are kept in a temporary file.
-
-    Raises:
-        DataNotFoundError: If a file or a folder is missing.
-        DataCorruptError: If the source is malformed, if no picture of a class can be read, or if ``divide`` fails.
-        SettingsError: If the images cannot be prepared as ``own`` requires.
+    says. Images of more than ``memory_bytes`` are kept in a temporary file. Raises the errors of ``reading.opened`` and
+    ``division.divide``, and SettingsError if the images cannot be prepared as ``own`` requires.
     """
     source = reading.opened(name)
     spec = image or _image_for(source.pictures, own)
@@ -61,31 +53,26 @@ def load(
         spec = of_readable  # a picture that cannot be decoded had another size or other colours
         source, images = reading.decoded(source, spec, memory_bytes)
     distinct, notes = division.distinct(source.pictures, published=name.startswith("idx:"))
-    splits = division.divide(distinct, own.validation_share, own.test_share, own.split_seed)
-    chosen = [picture for members in splits.values() for picture in members]
-    split_of = [split for split, members in splits.items() for _ in members]
-    lines = (f"{split}\0{_line(one)}" for split, one in zip(split_of, chosen, strict=True))
-    ends = np.cumsum([len(members) for members in splits.values()])[:-1]
-    images = _arranged(images, source.pictures, chosen)
-    classes = _classes(chosen, source.labels)
-    train, validation, test = (
-        Split(*parts, by_name=True) for parts in zip(np.split(images, ends), np.split(classes, ends), strict=True)
-    )
+    divided = division.divide(distinct, own.validation_share, own.test_share, own.split_seed)
+    chosen = [picture for members in divided.values() for picture in members]
+    split_of = [split for split, members in divided.items() for _ in members]
+    whole = _split(images, source.pictures, chosen, source.labels)
+    ends = np.cumsum([len(members) for members in divided.values()])[:-1]
+    parts = zip(np.split(whole.images, ends), np.split(whole.classes, ends), strict=True)
+    splits = {split: Split(*part, by_name=True) for split, part in zip(divided, parts, strict=True)}
     return Dataset(
         name=name,
         labels=source.labels,
-        image=spec if image else replace(spec, **_statistics(train.images, spec)),
-        train=train,
-        validation=validation,
-        test=test,
+        image=spec if image else replace(spec, **_statistics(splits["train"].images, spec)),
         source=str(listing.place_of(name)),
-        digest=hashlib.sha256("".join(lines).encode()).hexdigest(),
+        digest=_digest(f"{split}\0{_line(one)}" for split, one in zip(split_of, chosen, strict=True)),
         notes=(*reading.notes(source), *_few(source.pictures), *notes),
         members=[
             Member(split, one.label, one.content[:PIXELS_DIGITS], one.name)
             for split, one in zip(split_of, chosen, strict=True)
         ],
         files=_files(chosen),
+        **splits,
     )
 
 
@@ -111,47 +98,35 @@ class HeldOut:
         kept = [place for place, picture in enumerate(self.pictures) if picture.digest not in contents]
         pictures = [self.pictures[place] for place in kept]
         content = Split(self.content.images[kept], self.content.classes[kept])
-        return replace(self, pictures=pictures, content=content, digest=_digest(pictures))
+        return replace(self, pictures=pictures, content=content, digest=_digest(map(_line, pictures)))
 
 
 def held_out(name: str, image: ImageSpec, labels: Sequence[str]) -> HeldOut:
-    """Read pictures to measure a model on: the source's test split if there is one, otherwise all pictures.
-
-    Raises:
-        DataNotFoundError: If a file or a folder is missing.
-        DataCorruptError: If the source is malformed, if the model lacks a class of the source, if no picture of a class
-            can be read, or if the same picture is in two classes or in two splits of a source other than IDX files.
-    """
+    """Read pictures to measure a model on: the source's test split if there is one, otherwise all pictures. Raises the
+    errors of ``reading.opened`` and ``division.distinct``."""
     source = reading.opened(name, labels)
     published = name.startswith("idx:")
     division.distinct(source.pictures, published=published)  # refuses a test picture that is a training picture too
     tested = [picture for picture in source.pictures if picture.split == "test"] or source.pictures
     source, images = reading.decoded(replace(source, pictures=tested), image)
     chosen, notes = division.distinct(source.pictures, published=published)
-    classes = _classes(chosen, [listing.normal(label) for label in labels])
-    content = Split(_arranged(images, source.pictures, chosen), classes, by_name=True)
-    return HeldOut(name, chosen, image, content, _digest(chosen), (*reading.notes(source), *notes))
+    content = _split(images, source.pictures, chosen, [listing.normal(label) for label in labels])
+    return HeldOut(name, chosen, image, content, _digest(map(_line, chosen)), (*reading.notes(source), *notes))
 
 
-def _digest(pictures: Sequence[Picture]) -> str:
-    return hashlib.sha256("".join(map(_line, pictures)).encode()).hexdigest()
+def _digest(lines: Iterable[str]) -> str:
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def _line(picture: Picture) -> str:
     return f"{picture.name}\0{picture.label}\0{picture.digest}\n"
 
 
-def _arranged(images: Images, pictures: Sequence[Picture], chosen: Sequence[Picture]) -> Images:
-    """Return the images of the chosen pictures, in their order. The images are swapped in place, because a copy of a
-    large set would need twice the memory."""
-    places = {picture: place for place, picture in enumerate(pictures)}
-    order = [places[picture] for picture in chosen]
-    for place, source in enumerate(order):
-        while source < place:  # an earlier step swapped this image to another place
-            source = order[source]
-        if source != place:
-            images[[place, source]] = images[[source, place]]
-    return images[: len(order)]
+def _split(images: Images, pictures: Sequence[Picture], chosen: Sequence[Picture], labels: Sequence[str]) -> Split:
+    """Return the images of the chosen pictures, in their order, with the indices of their labels among the labels."""
+    places, classes = ({each: place for place, each in enumerate(every)} for every in (pictures, labels))
+    numbers = np.array([classes[picture.label] for picture in chosen], np.int64)
+    return Split(reading.arranged(images, [places[picture] for picture in chosen]), numbers, by_name=True)
 
 
 def _files(pictures: Sequence[Picture]) -> str:
@@ -163,11 +138,6 @@ def _files(pictures: Sequence[Picture]) -> str:
     return f"{f'{size / 1e6:,.1f} MB' if size >= 1e6 else f'{size / 1e3:.1f} kB'}, {named(shown)}"
 
 
-def _classes(pictures: Sequence[Picture], labels: Sequence[str]) -> Classes:
-    places = {label: place for place, label in enumerate(labels)}
-    return np.array([places[picture.label] for picture in pictures], np.int64)
-
-
 def _few(pictures: Sequence[Picture]) -> list[str]:
     counts = Counter(picture.label for picture in pictures)
     few = [f"{label} ({count})" for label, count in sorted(counts.items()) if count < FEW]
@@ -176,11 +146,10 @@ def _few(pictures: Sequence[Picture]) -> list[str]:
 
 
 def _image_for(pictures: Sequence[Picture], own: OwnPictures) -> ImageSpec:
-    """Return the requested size and channels. By default, the size is the pictures' size if all pictures have the same
-    small size, and the images have colours if any picture has colours."""
-    sizes = {picture.size for picture in pictures}
-    one_size = next(iter(sizes)) if len(sizes) == 1 else (DEFAULT_EDGE, DEFAULT_EDGE)
-    height, width = own.size or (one_size if max(one_size) <= SMALL else (DEFAULT_EDGE, DEFAULT_EDGE))
+    """Return the requested size and channels. By default, pictures of one small size keep this size, and the images
+    have colours if any picture has colours."""
+    size, *others = {picture.size for picture in pictures}
+    height, width = own.size or (size if not others and max(size) <= SMALL else (DEFAULT_EDGE, DEFAULT_EDGE))
     channels = own.channels or (1 if all(picture.grey for picture in pictures) else 3)
     try:
         return ImageSpec(height, width, channels, fit=own.fit)

@@ -5,11 +5,10 @@ import math
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 from PIL import Image
@@ -24,25 +23,17 @@ from hangtag.training.data.dataset import Images
 from hangtag.training.data.fashion_mnist import cache_dir
 from hangtag.training.errors import DataCorruptError
 
-MEMORY_BYTES = 2 << 30
-"""The largest size of prepared pictures that are kept in memory. Larger sets are kept in a memory-mapped file."""
-MOST_PIXELS = 100_000_000
-"""The largest number of pixels in one picture, which is limited because a small file can hold a huge picture."""
+MEMORY_BYTES = 2 << 30  # prepared pictures of more bytes are kept in a memory-mapped file
+MOST_PIXELS = 100_000_000  # the limit for one picture, because a small file can hold a huge picture
 _GREY_MODES = ("1", "L", "LA", "I", "I;16", "I;16B", "F")
-_SHOWN = 10_000
-"""The number of pictures after which a line of progress is printed, because a large folder takes minutes."""
-
-T = TypeVar("T")
-R = TypeVar("R")
+_SHOWN = 10_000  # pictures after which a line of progress is printed, because a large folder takes minutes
 
 
 def opened(name: str, known: Sequence[str] | None = None) -> Listing:
     """List the pictures of ``folder:PHOTOS``, ``csv:FILE`` or ``idx:FOLDER``, and read their digests and headers.
 
-    Raises:
-        DataNotFoundError: If a file or a folder is missing.
-        DataCorruptError: If the source is malformed, if it has labels that are not in ``known``, or if no picture of a
-            class can be read.
+    Raises DataNotFoundError if a file or a folder is missing, and DataCorruptError if the source is malformed, has
+    labels that are not in ``known``, or if no picture of a class can be read.
     """
     source = idx.listed(listing.place_of(name)) if name.startswith("idx:") else listing.listed(name)
     if known is not None and (unknown := sorted(set(source.labels) - set(map(listing.normal, known)))):
@@ -50,7 +41,7 @@ def opened(name: str, known: Sequence[str] | None = None) -> Listing:
             f"{name} has the classes {named(unknown)}, which are not among the model's labels {named(list(known))}. "
             "Rename the folders, or the entries in the column 'label', so that they match the model's labels."
         )
-    return _readable(source, _in_threads(_opened, source.pictures, "opened"))
+    return _readable(source, _opened, "opened")[0]
 
 
 def decoded(source: Listing, image: ImageSpec, memory_bytes: int = MEMORY_BYTES) -> tuple[Listing, Images]:
@@ -67,19 +58,26 @@ def decoded(source: Listing, image: ImageSpec, memory_bytes: int = MEMORY_BYTES)
         with tempfile.TemporaryFile(dir=cache_dir()) as file:  # the kernel frees the file when the mapping ends
             images = np.memmap(file, np.uint8, "w+", shape=shape)
 
-    def outcomes() -> Iterator[Picture | str]:
-        kept = 0
-        prepared_pixels = _in_threads(lambda picture: _pixels(picture, image), source.pictures, "prepared")
-        for picture, pixels in zip(source.pictures, prepared_pixels, strict=True):
-            if isinstance(pixels, str):
-                yield f"{picture.name} ({pixels})"
-            else:
-                images[kept] = pixels
-                kept += 1
-                yield replace(picture, content=hashlib.sha256(pixels.tobytes()).hexdigest())
+    def decode(place: int, picture: Picture) -> Picture:
+        if picture.pixels is None:
+            images[place] = image.read(picture.path)
+        else:
+            images[place] = image.prepare(image_spec.flattened(Image.fromarray(picture.pixels), image.channels))
+        return replace(picture, content=hashlib.sha256(images[place].tobytes()).hexdigest())
 
-    readable = _readable(source, outcomes())
-    return readable, images[: len(readable.pictures)]
+    readable, places = _readable(source, decode, "prepared")
+    return readable, arranged(images, places)
+
+
+def arranged(images: Images, order: Sequence[int]) -> Images:
+    """Return the images at the places in ``order``. The images are swapped in place, because a copy of a large set
+    would need twice the memory."""
+    for place, source in enumerate(order):
+        while source < place:  # an earlier step swapped this image to another place
+            source = order[source]
+        if source != place:
+            images[[place, source]] = images[[source, place]]
+    return images[: len(order)]
 
 
 def notes(source: Listing) -> list[str]:
@@ -97,59 +95,51 @@ def prepared(file: Path, image: ImageSpec) -> Pixels:
         raise DataCorruptError(f"{file} cannot be read as a picture ({error}).") from error
 
 
-def _readable(source: Listing, outcomes: Iterable[Picture | str]) -> Listing:
-    """Return the source with only its readable pictures. An outcome is a picture, or a text that names an unreadable
-    picture. Raises DataCorruptError if no picture of a class can be read."""
-    pictures, unreadable = [], [*source.unreadable]
-    for outcome in outcomes:
-        if isinstance(outcome, str):
-            unreadable.append(outcome)
-        else:
-            pictures.append(outcome)
+def _readable(source: Listing, work: Callable[[int, Picture], Picture], done: str) -> tuple[Listing, list[int]]:
+    """Apply ``work`` to every place and picture, in threads. Returns the source with the resulting pictures, and their
+    places. Leaves out the pictures for which ``work`` raises an OSError or a PictureError. Raises DataCorruptError if
+    no picture of a class is left."""
+
+    def attempt(place: int, picture: Picture) -> Picture | str:
+        try:
+            return work(place, picture)
+        except (OSError, PictureError) as error:
+            return f"{picture.name} ({reason(error)})"
+
+    pictures, places, unreadable = [], [], [*source.unreadable]
+    with ThreadPoolExecutor(min(8, len(os.sched_getaffinity(0)))) as executor:
+        outcomes = executor.map(attempt, range(len(source.pictures)), source.pictures)
+        for place, outcome in enumerate(outcomes):
+            if isinstance(outcome, str):
+                unreadable.append(outcome)
+            else:
+                pictures.append(outcome)
+                places.append(place)
+            if (place + 1) % _SHOWN == 0:
+                sys.stderr.write(f"{done} {place + 1:,} of {len(source.pictures):,} pictures\n")
     unreadable.sort()
-    count = counted(len(unreadable), "picture", "pictures")
     if not pictures:
+        count = counted(len(unreadable), "picture", "pictures")
         raise DataCorruptError(f"none of {count} can be read; the first is {unreadable[0]}.")
     if lost := {picture.label for picture in source.pictures} - {picture.label for picture in pictures}:
         raise DataCorruptError(
             f"no picture of {named(sorted(lost))} can be read. The first of {len(unreadable)} unreadable pictures is "
             f"{unreadable[0]}. Replace these pictures, or leave the class out."
         )
-    return replace(source, pictures=pictures, unreadable=unreadable)
+    return replace(source, pictures=pictures, unreadable=unreadable), places
 
 
-def _opened(picture: Picture) -> Picture | str:
-    """Return the picture with its digest and the data of its header, or a text that says why it is unreadable."""
+def _opened(_: int, picture: Picture) -> Picture:
+    """Return the picture with its digest and the data of its header."""
     if (pixels := picture.pixels) is not None:
         digest = hashlib.sha256(pixels.tobytes()).hexdigest()
-        picture = replace(picture, digest=digest, content=digest, bytes=pixels.nbytes)
-        return replace(picture, size=pixels.shape[:2], grey=pixels.ndim == 2)
-    try:
-        content = picture.path.read_bytes()
-        digest = hashlib.sha256(content).hexdigest()
-        picture = replace(picture, digest=digest, content=digest, bytes=len(content))
-        with image_spec.opened(picture.path) as header:
-            if header.width * header.height > MOST_PIXELS:
-                edges = f"{header.width} x {header.height}"
-                return f"{picture.name} (it has {edges} pixels; at most {MOST_PIXELS:,} can be read)"
-            return replace(picture, size=image_spec.upright_size(header), grey=header.mode in _GREY_MODES)
-    except (OSError, PictureError) as error:
-        return f"{picture.name} ({reason(error)})"
-
-
-def _pixels(picture: Picture, image: ImageSpec) -> Pixels | str:
-    """Return the picture's pixels in the form that a model accepts, or the reason why the picture cannot be read."""
-    if picture.pixels is not None:
-        return image.prepare(image_spec.flattened(Image.fromarray(picture.pixels), image.channels))
-    try:
-        return image.read(picture.path)
-    except PictureError as error:
-        return str(error)
-
-
-def _in_threads(work: Callable[[T], R], items: Sequence[T], what: str) -> Iterator[R]:
-    with ThreadPoolExecutor(min(8, len(os.sched_getaffinity(0)))) as executor:
-        for done, result in enumerate(executor.map(work, items), 1):
-            if done % _SHOWN == 0:
-                sys.stderr.write(f"{what} {done:,} of {len(items):,} pictures\n")
-            yield result
+        opened = replace(picture, size=pixels.shape[:2], grey=pixels.ndim == 2)
+        return replace(opened, digest=digest, content=digest, bytes=pixels.nbytes)
+    content = picture.path.read_bytes()
+    digest = hashlib.sha256(content).hexdigest()
+    with image_spec.opened(picture.path) as header:
+        if header.width * header.height > MOST_PIXELS:
+            edges = f"{header.width} x {header.height}"
+            raise PictureError(f"it has {edges} pixels; at most {MOST_PIXELS:,} can be read")
+        size, grey = image_spec.upright_size(header), header.mode in _GREY_MODES
+    return replace(picture, digest=digest, content=digest, bytes=len(content), size=size, grey=grey)

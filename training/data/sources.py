@@ -1,7 +1,4 @@
-"""Reads data sets by name: the data sets that hangtag knows, and the user's own pictures.
-
-This module also declares the options of the commands that read a data set.
-"""
+"""Reads data sets by name, and declares the options of the commands that read a data set."""
 
 import re
 from dataclasses import dataclass, replace
@@ -14,14 +11,12 @@ from hangtag.training.data.dataset import Dataset
 from hangtag.training.data.pictures import AS_FITS, OwnPictures
 from hangtag.training.errors import SettingsError
 
-LABEL_SETS = (*outfits.NAMES, "voc2007")
-"""The data sets whose images have sets of labels."""
+LABEL_SETS = (*outfits.NAMES, "voc2007")  # the data sets whose images have sets of labels
 IMAGES = {fashion_mnist.NAME: fashion_mnist.IMAGE, **dict.fromkeys(outfits.NAMES, outfits.IMAGE), "voc2007": voc.IMAGE}
 KNOWN = tuple(IMAGES)
-OWN = ("folder", "csv", "idx")
-"""The kinds of the user's own pictures, such as folder in folder:photos."""
+OWN = ("folder", "csv", "idx")  # the kinds of the user's own pictures, such as folder in folder:photos
+# The options that describe the user's own pictures.
 _OF_PICTURES = ("size", "colour", "grey", "fit", "validation_share", "test_share", "split_seed")
-"""The options that describe the user's own pictures."""
 
 
 def kind_of(name: str) -> str | None:
@@ -57,11 +52,7 @@ def load(
         own: How the user's own pictures are split and prepared.
         image: Describes how an earlier run prepared the user's pictures, and takes precedence over ``own``.
 
-    Raises:
-        DataNotFoundError: If the data set, or one of its files, is missing and could not be downloaded.
-        DataCorruptError: If a file cannot be read, if its contents are not the published ones, or if pictures cannot be
-            divided.
-        SettingsError: If there is no data set of this name.
+    Raises SettingsError if there is no such data set, and DataNotFoundError or DataCorruptError if it cannot be read.
     """
     if kind_of(name) is not None:
         return pictures.load(name, own, image)
@@ -73,14 +64,8 @@ def load(
 
 @dataclass(frozen=True, kw_only=True)
 class DataOptions:
-    """The options that choose a data set, and that describe how the user's own pictures are prepared.
-
-    Options that are None get a default. If neither colour nor grey is set, the pictures decide.
-
-    Example:
-        >>> DataOptions(data="folder:photos", size="64x64").own_pictures.size
-        (64, 64)
-    """
+    """The options that choose a data set, and that describe how the user's own pictures are prepared. Options that are
+    None get a default. If neither colour nor grey is set, the pictures decide."""
 
     data: str | None = setting(
         None,
@@ -143,15 +128,12 @@ class DataOptions:
             raise SettingsError(f"{options}: use this only with your own pictures, not with {self.dataset}.")
         if self.colour and self.grey:
             raise SettingsError("--colour and --grey contradict each other. Give only one of them.")
-        for name, channels in (("colour", 3), ("grey", 1)):
-            if given.pop(name, False):
-                given["channels"] = channels
-        return replace(AS_FITS, **given | ({"size": _parsed(self.size)} if self.size else {}))
-
-
-def _parsed(size: str) -> tuple[int, int]:
-    """Return height and width from a text HEIGHTxWIDTH. Raises SettingsError for a text of another form."""
-    match = re.fullmatch(r"(\d{1,4})x(\d{1,4})", size)
-    if match is None or not all(1 <= int(edge) <= MAX_EDGE for edge in match.groups()):
-        raise SettingsError(f"--size {size}: write HEIGHTxWIDTH in pixels, such as 64x64; the maximum is {MAX_EDGE}.")
-    return int(match[1]), int(match[2])
+        if (match := re.fullmatch(r"(\d{1,4})x(\d{1,4})", self.size or "")) is not None:
+            given["size"] = int(match[1]), int(match[2])
+        if self.size and not (match and all(1 <= edge <= MAX_EDGE for edge in given["size"])):
+            raise SettingsError(
+                f"--size {self.size}: write HEIGHTxWIDTH in pixels, such as 64x64; the maximum is {MAX_EDGE}."
+            )
+        if given.pop("colour", False) or given.pop("grey", False):
+            given["channels"] = 3 if self.colour else 1
+        return replace(AS_FITS, **given)

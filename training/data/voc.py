@@ -28,11 +28,8 @@ _HOW_TO_GET_IT = "Unpack both archives, and use --data-dir to name the folder th
 
 def load(data_dir: Path | None = None) -> Dataset:
     """Read the three splits from the folder that holds VOCdevkit. For None, download the data set into the cache.
-
-    Raises:
-        DataNotFoundError: If the data set, or one of its files, is missing and could not be downloaded.
-        DataCorruptError: If a file cannot be read, or if an object is of an unknown class.
-    """
+    Raises DataNotFoundError if a file is missing and could not be downloaded, and DataCorruptError if a file cannot be
+    read, or if an object is of an unknown class."""
     root = data_dir or cache_dir() / "voc2007"
     splits: dict[str, Any] = {
         split: _read(root, image_set, may_download=data_dir is None) for split, image_set in _IMAGE_SETS.items()
@@ -55,9 +52,9 @@ def _read(root: Path, image_set: str, may_download: bool) -> Split:
         samples = VOCDetection(str(root), year="2007", image_set=image_set, download=not listed)
     # torchvision raises many kinds of exceptions, including those of the network and of archives
     except Exception as error:
-        reason = " ".join(str(error).split())
+        why = " ".join(str(error).split())
         raise DataNotFoundError(
-            f"VOC 2007 is not on this machine and could not be downloaded ({reason}). {_HOW_TO_GET_IT}"
+            f"VOC 2007 is not on this machine and could not be downloaded ({why}). {_HOW_TO_GET_IT}"
         ) from error
     images: Images = np.empty((len(samples), *IMAGE.shape), np.uint8)
     labels: LabelSets = np.zeros((len(samples), len(LABELS)), np.bool_)
@@ -69,16 +66,11 @@ def _read(root: Path, image_set: str, may_download: bool) -> Split:
         except (OSError, UnidentifiedImageError, ParseError) as error:
             raise DataCorruptError(f"{samples.images[index]} or its annotation cannot be read ({error}).") from error
         images[index] = IMAGE.prepare(image.convert("L"))
-        labels[index, _classes(annotation, samples.images[index])] = True
+        # Objects marked "difficult" count too, because some images show no other objects.
+        names = {item["name"] for item in annotation["annotation"].get("object", [])}
+        if unknown := sorted(names - set(LABELS)):
+            raise DataCorruptError(f"{samples.images[index]} shows {', '.join(unknown)}: no class of VOC 2007.")
+        if not names:
+            raise DataCorruptError(f"{samples.images[index]} has no object in its annotation.")
+        labels[index] = [label in names for label in LABELS]
     return Split(images, labels)
-
-
-def _classes(annotation: dict[str, Any], path: str) -> list[int]:
-    """Return the classes of all objects. Objects marked "difficult" are included, because some images show no other
-    objects."""
-    names = [item["name"] for item in annotation["annotation"].get("object", [])]
-    if unknown := sorted(set(names) - set(LABELS)):
-        raise DataCorruptError(f"{path} shows {', '.join(unknown)}, which is not a class of VOC 2007.")
-    if not names:
-        raise DataCorruptError(f"{path} has no object in its annotation.")
-    return [LABELS.index(name) for name in names]
