@@ -55,7 +55,7 @@ def accept(path: Path, options: ImportOptions, progress: Progress = str) -> tupl
             converted; the accuracy cannot be compared with that of the version that serves; the repository cannot be
             written.
         GateError: the file fails a check.
-        TrainingError: the pictures do not exist. Nothing is published in any of these cases.
+        UserError: the pictures do not exist. Nothing is published in any of these cases.
 
     Example:
         >>> accept(Path("resnet.onnx"), ImportOptions(name="resnet", labels=Path("imagenet.txt")))[0]

@@ -61,7 +61,7 @@ def measure(
         EvaluationError: One of: a named model cannot be compared; its serving.toml is not valid; named models differ in
             their signatures; no model is left.
         ModelRepositoryError: A named model is missing.
-        TrainingError: The data set is missing or damaged.
+        UserError: The data set is missing or damaged.
     """
     files, subjects, left_out = _files(repository, names), dict[str, FileSubject](), dict[str, str]()
     settings = dict[str, ServerConfig]()

@@ -65,7 +65,7 @@ def load(
         EvaluationError: One of: there is no such data set; it is for another task; neither the call nor the model's
             file names a data set.
         MissingExtraError: the data set needs packages that are not installed.
-        TrainingError: the data set is missing or damaged.
+        UserError: the data set is missing or damaged.
     """
     if own is not None:
         return _own_samples(subject, own, limit, option)

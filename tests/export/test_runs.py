@@ -77,7 +77,7 @@ def test_a_run_without_thresholds_is_refused(few: Garments, tmp_path: Path) -> N
     run = runs.finished_sets(tmp_path / "run", "sigmoids", build("sigmoids").state_dict())
     metrics = run.metrics
     del metrics["summary"]["thresholds"]
-    run.write_metrics(metrics)
+    run.write_json("metrics.json", metrics)
     message = refused(run, tmp_path, few)
     assert "do not fit sigmoids ('thresholds')" in message
     assert message.endswith("Train it again with: hangtag train sigmoids --out FOLDER")

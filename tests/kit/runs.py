@@ -57,7 +57,7 @@ def finished(folder: Path, model: str, state: Mapping[str, Any]) -> Run:
     run.save("best.pt", {"model": state, "epoch": 1})
     epoch = {"epoch": 1, "validation_accuracy": 0.5}
     summary = {"parameters": 0, "best_epoch": 1, "validation": {"accuracy": 0.5}, "test": {"accuracy": 0.5}}
-    run.write_metrics({"epochs": [epoch], "summary": summary})
+    run.write_json("metrics.json", {"epochs": [epoch], "summary": summary})
     return run
 
 
@@ -115,5 +115,5 @@ def finished_sets(folder: Path, model: str, state: Mapping[str, torch.Tensor]) -
         "thresholds": {"o_f1": THRESHOLD},
         **FIGURES,
     }
-    run.write_metrics({"epochs": [{"epoch": 1, "validation_o_f1": 0.75}], "summary": summary})
+    run.write_json("metrics.json", {"epochs": [{"epoch": 1, "validation_o_f1": 0.75}], "summary": summary})
     return run

@@ -190,7 +190,6 @@ def without(*keys: str) -> Callable[[dict[str, Any]], object]:
             lambda config: config.update(loss={"name": "soft-labels"}),
             "another loss.name (loss.name: soft-labels there, None",
         ),
-        (lambda config: config.clear(), "another "),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

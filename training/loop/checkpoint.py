@@ -52,8 +52,8 @@ def random_state(device: str) -> RandomState:
 def validate(row: dict[str, float], config: RunConfig, task: Task, state: TrainingState, run: Run) -> dict[str, float]:
     """Add the validation split's metrics to the epoch's row, and save the weights if they are the best so far.
 
-    If several epochs have the best metric, the first of them is chosen. With the user's own pictures, whose validation
-    split may be small, many epochs may have the best metric, so the lowest validation loss decides between them.
+    Of several epochs with the best metric, the first is chosen. With the user's own pictures, whose validation split
+    may be small, the lowest validation loss decides between them.
     """
     deployable = fold_batch_norm(state.evaluated)
     row |= task.validate(deployable)
@@ -71,7 +71,7 @@ def save(state: TrainingState, random_states: list[RandomState], run: Run) -> No
     """Write a checkpoint with the random states of all ranks, and then metrics.json with the same epochs."""
     states = {name: part.state_dict() for name, part in state.parts.items()}
     run.save("checkpoint.pt", {**states, "rows": state.rows, "rng": random_states})
-    run.write_metrics({"epochs": state.rows})
+    run.write_json("metrics.json", {"epochs": state.rows})
 
 
 def resume(state: TrainingState, run: Run, group: ProcessGroup) -> None:
@@ -96,7 +96,7 @@ def finish(task: Task, state: TrainingState, run: Run) -> dict[str, Any]:
     figures = [row[metric] for row in state.rows]
     summary = {"best_epoch": epoch, f"peak_{metric}": max(figures), f"final_{metric}": figures[-1]}
     metrics = {"epochs": state.rows, "summary": summary | task.summarise(deployable)}
-    run.write_metrics(metrics)
+    run.write_json("metrics.json", metrics)
     for name in ("checkpoint.pt", "teacher.pt"):
         (run.folder / name).unlink(missing_ok=True)
     return metrics

@@ -27,7 +27,7 @@ from hangtag.training.runs.run_data import changes
 class WeightsFile:
     """A teacher's ONNX file, or weights to start from. The content, and not the path, identifies the file."""
 
-    digest: str  # the first 12 hexadecimal digits of the file's SHA-256
+    digest: str  # the first 12 digits of the file's SHA-256
     path: str = field(compare=False)
 
     @classmethod
@@ -37,10 +37,8 @@ class WeightsFile:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """The config of a run. Two runs with equal configs on one machine end with equal weights.
-
-    Paths and the command that continues the run are stored too, but are never compared.
-    """
+    """The config of a run. Two runs with equal configs on one machine end with equal weights. Paths and the command are
+    stored too, but are never compared."""
 
     model: str
     recipe: Recipe
@@ -79,38 +77,26 @@ def flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 _DEFAULTS = flat(
     RunConfig("", Recipe("", 0, 0, 0.0), 0, "", limit=None, precision="", threads=0, device="").as_json()
 ) | {"recipe.distillation.views": 0}
-_NOT_COMPARED = ("teachers", "threads", "data_dir", "start_from.path", "command")
-_OF_EARLIER_RELEASES = ("tensorboard",)
-"""The keys that earlier releases wrote into config.json, and that have no effect."""
-_SECTIONS_NOT_COMPARED = ("environment", "sizes")
-"""Sections of config.json that are not settings. Earlier runs have ``sizes``, the number of pictures in each split."""
+_NOT_COMPARED = {"teachers", "threads", "data_dir", "start_from.path", "command", "environment", "tensorboard", "sizes"}
+"""Settings and sections of config.json that do not change a run's weights. Earlier releases wrote the last two."""
 
 
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings that determine a run's results, by full name, from the config.json of any release.
-
-    The environment, paths and the number of threads are left out, because a run on a machine that has become busy may
-    continue with fewer threads. Teachers are compared by their contents, in any order.
-    """
+    """Return the settings that determine a run's results, by full name, from the config.json of any release. A run may
+    continue with other threads, and with teachers in another order."""
     files = config.get("teachers")
     digests = sorted(str(file.get("digest")) for file in files) if isinstance(files, list) else []
     values = _DEFAULTS | flat(config) | {"teacher": " and ".join(digests) or None}
     if ":" in str(values.get("dataset")):  # own pictures are compared by their digest, and not by their folder
         values["dataset"] = str(values["dataset"]).partition(":")[0]
-    return {
-        key: value
-        for key, value in values.items()
-        if key not in (*_NOT_COMPARED, *_OF_EARLIER_RELEASES) and key.partition(".")[0] not in _SECTIONS_NOT_COMPARED
-    }
+    return {key: value for key, value in values.items() if not {key, key.partition(".")[0]} & _NOT_COMPARED}
 
 
 def difference(
     stored: Mapping[str, Any], requested: Mapping[str, Any], recorded: Sequence[Member], members: Sequence[Member]
 ) -> str | None:
     """Describe how a stored run differs from a requested run, such as "with another seed (seed: 0 there, 1 requested)".
-
-    Compares the configs, and the records of the user's own pictures. Returns None if both runs have the same results.
-    """
+    Returns None if both runs have the same results."""
     there, here = identity(stored), identity(requested)
     keys = [key for key in here | there if there.get(key) != here.get(key)]
     if not keys:
@@ -133,34 +119,27 @@ def key_of(config: Mapping[str, Any]) -> tuple[object, ...]:
 
 
 def command(config: Mapping[str, Any], out: Path | None = None) -> str:
-    """Return the command that trains a run with this config, in the folder ``out`` if it is given.
-
-    If the config holds no command, as in exported files and in earlier releases, the command is built from the main
-    settings. Raises KeyError or TypeError for a malformed config.
-    """
+    """Return the command that trains a run with this config, in the folder ``out`` if it is given. If the config holds
+    no command, as in exported files and in earlier releases, the command is built from the main settings."""
     words = list(config.get("command", ()))
     if not words:
         dataset = config.get("dataset", "fashion-mnist")
         options = {
             "--data": None if dataset == "fashion-mnist" else dataset,
             "--data-dir": config.get("data_dir"),
-            "--recipe": config["recipe"]["name"],
-            "--epochs": config["recipe"]["epochs"] if out else None,
+            "--recipe": config["recipe"].get("name"),
+            "--epochs": config["recipe"].get("epochs") if out else None,
             **{f"--{name}": config.get(name) for name in ("seed", "limit", "threads", "precision", "device")},
         }
-        words = [
-            config["model"],
-            *(word for name, value in options.items() if value is not None for word in (name, str(value))),
-        ]
+        words = [config["model"]]
+        words += [word for name, value in options.items() if value is not None for word in (name, str(value))]
         words += [word for file in config.get("teachers", ()) for word in ("--teacher", file["path"])]
     return shlex.join(["hangtag", "train", *words, *(["--out", str(out)] if out else [])])
 
 
 def portable(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the content of config.json for publication, without this machine's folders.
-
-    An absolute path is shortened to its last three parts, such as resnet/1/model.onnx.
-    """
+    """Return the content of config.json for publication, without this machine's folders. An absolute path is shortened
+    to its last three parts, such as resnet/1/model.onnx."""
     published = {key: _shortened(value) for key, value in config.items()}
     if kind_of(dataset := str(config.get("dataset", "fashion-mnist"))):
         published["dataset"] = f"{dataset.partition(':')[0]}:{Path(dataset.partition(':')[2]).name}"

@@ -24,42 +24,45 @@ from typing import Any
 
 from hangtag.errors import reason
 from hangtag.extras import needs
+from hangtag.printable import counted
 from hangtag.training.data.dataset import Member
-from hangtag.training.errors import RunMismatchError, reporting_write_errors
+from hangtag.training.errors import RunMismatchError
 from hangtag.training.runs.config import RunConfig, command, difference, environment, short_name
 
 REPORT = "report.html"
 RESTART_HINT = "'hangtag train' with --restart replaces the run."
+# The encoding of pictures.csv also preserves file names that are not valid text.
 _AS_WRITTEN: dict[str, Any] = {"encoding": "utf-8", "errors": "surrogateescape"}
-"""The encoding of pictures.csv, which also preserves file names that are not valid text."""
 _FILES = ("checkpoint.pt", "teacher.pt", "best.pt", "metrics.json", "config.json", REPORT, "pictures.csv")
 
 
-class Run:
-    """A run's folder, which need not exist yet. The properties read the run's files.
+@contextmanager
+def _reporting_write_errors(path: Path) -> Iterator[None]:
+    """Turn an OSError into a RunMismatchError that names the path."""
+    try:
+        yield
+    except OSError as error:
+        raise RunMismatchError(f"{path} cannot be written ({error.strerror}).") from error
 
-    Example:
-        >>> run = Run.find("lstm", Path("runs"))
-        >>> run.metrics["summary"]["test"]["accuracy"]
-    """
+
+class Run:
+    """A run's folder, which need not exist yet. The properties read the run's files."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     @classmethod
     def all(cls, runs: Path) -> "list[Run]":
-        """Return every run under a folder, sorted by name. The list is empty if there is no such folder."""
+        """Return every run under a folder, sorted by name."""
         return [cls(config.parent) for config in sorted(runs.glob("*/config.json"))]
 
     @classmethod
     def find(cls, run: str, runs_dir: Path, *, alternative: str = "") -> "Run":
-        """Find a run by its folder, by a file in the folder, by its name under runs_dir, or by its model.
+        """Find a run by its folder, by a file in the folder, by its name under runs_dir, or by its model. The name of a
+        model, such as build or nets:build, stands for the model's latest finished run.
 
-        A model's name, such as build or nets:build, stands for the latest finished run of the model.
-
-        Raises:
-            RunMismatchError: If there is no such run, or if a file cannot be read. The message lists the existing runs,
-                and ends with ``alternative``, a sentence on what the caller accepts instead of a run.
+        Raises RunMismatchError if there is no such run, or if a file cannot be read. The message ends with
+        ``alternative``, a sentence on what the caller accepts instead of a run.
         """
         folders = [path.parent if path.name in _FILES else path for path in (Path(run), runs_dir / run)]
         found = [cls(folder) for folder in folders if (folder / "config.json").is_file()]
@@ -79,8 +82,11 @@ class Run:
 
     @property
     def config(self) -> dict[str, Any]:
-        """The content of config.json. Raises RunMismatchError if the file is missing or damaged."""
-        return _read_json(self.folder / "config.json")
+        """The content of config.json. Raises RunMismatchError if the file is missing or is not a run's config."""
+        config = _read_json(self.folder / "config.json")
+        if isinstance(config.get("model"), str) and isinstance(config.get("recipe"), dict):
+            return config
+        raise RunMismatchError(f"{self.folder / 'config.json'} names no model and recipe. {RESTART_HINT}")
 
     @property
     def metrics(self) -> dict[str, Any]:
@@ -92,36 +98,27 @@ class Run:
     def trouble(self) -> str | None:
         """The reason why config.json or metrics.json is not a readable file of a run, or None."""
         try:
-            config, _ = self.config, self.metrics
+            _ = self.config, self.metrics
         except RunMismatchError as error:
             return str(error)
-        if isinstance(config.get("model"), str) and isinstance(config.get("recipe"), dict):
-            return None
-        return f"{self.folder / 'config.json'} names no model and recipe. {RESTART_HINT}"
+        return None
 
     @property
     def model(self) -> str:
         """The model's name."""
-        return str(self.config.get("model"))
+        return str(self.config["model"])
 
     def require_finished(self) -> None:
         """Raise RunMismatchError unless the folder holds a run that was trained to its end."""
         if not self.has("config.json"):
             raise RunMismatchError(f"{self.folder} is not a run's folder: it holds no config.json.")
-        metrics = self.metrics
-        if "summary" not in metrics:
-            count = len(metrics["epochs"])
-            raise RunMismatchError(
-                f"{self.folder} is not finished ({count} epoch{'' if count == 1 else 's'} so far). "
-                f"Continue with: {self.command()}"
-            )
+        if "summary" not in self.metrics:
+            epochs = counted(len(self.metrics["epochs"]), "epoch", "epochs")
+            raise RunMismatchError(f"{self.folder} is not finished ({epochs} so far). Continue with: {self.command()}")
 
     def command(self) -> str:
-        """Return the command that continues this run. Raises RunMismatchError if config.json is not a run's config."""
-        try:
-            return command(self.config, self.folder)
-        except (KeyError, TypeError) as error:
-            raise RunMismatchError(f"{self.folder / 'config.json'} is not a run's config. {RESTART_HINT}") from error
+        """Return the command that continues this run."""
+        return command(self.config, self.folder)
 
     def start(self, config: RunConfig, members: Sequence[Member] = ()) -> None:
         """Write this config, and the records of the user's own pictures, into the folder. If the folder already holds
@@ -131,7 +128,7 @@ class Run:
         stored = self.config if self.has("config.json") else {}
         updated = requested | {"environment": stored.get("environment", {}) if stored else environment()}
         if json.dumps(updated) != json.dumps(stored):
-            self._write_json("config.json", updated)
+            self.write_json("config.json", updated)
         if members and not self.has("pictures.csv"):
             with self._replacing("pictures.csv") as temporary, temporary.open("w", newline="", **_AS_WRITTEN) as file:
                 csv.writer(file).writerows([Member._fields, *members])
@@ -154,11 +151,9 @@ class Run:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Keep other processes from training in this folder; the kernel releases the lock if this process dies.
-
-        Creates the folder. Raises RunMismatchError if another process holds the lock.
-        """
-        with reporting_write_errors(self.folder):
+        """Create the folder, and keep other processes from training in it. The kernel releases the lock if this process
+        dies. Raises RunMismatchError if another process holds the lock."""
+        with _reporting_write_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(self.folder, os.O_RDONLY)
         try:
@@ -174,14 +169,15 @@ class Run:
 
     def erase(self) -> None:
         """Delete only this run's files. Raises RunMismatchError if another process trains in the folder."""
-        with self.lock(), reporting_write_errors(self.folder):
+        with self.lock(), _reporting_write_errors(self.folder):
             for name in _FILES:
                 (self.folder / name).unlink(missing_ok=True)
                 (self.folder / f"{name}.tmp").unlink(missing_ok=True)
 
-    def write_metrics(self, metrics: Mapping[str, Any]) -> None:
-        """Replace metrics.json. Raises RunMismatchError if the folder cannot be written."""
-        self._write_json("metrics.json", metrics)
+    def write_json(self, name: str, value: Mapping[str, Any]) -> None:
+        """Replace a JSON file, such as metrics.json. Raises RunMismatchError if the folder cannot be written."""
+        with self._replacing(name) as temporary:
+            temporary.write_text(json.dumps(value, indent=1) + "\n")
 
     def save(self, name: str, state: Mapping[str, Any]) -> None:
         """Replace one of PyTorch's files, such as best.pt. Raises RunMismatchError if the folder cannot be written."""
@@ -214,8 +210,7 @@ class Run:
         return state
 
     def members(self) -> Sequence[Member]:
-        """Return the records of the user's own pictures that the run used, or none if there are none. Raises
-        RunMismatchError if pictures.csv cannot be read."""
+        """Return the records of the user's own pictures. Raises RunMismatchError if pictures.csv cannot be read."""
         path = self.folder / "pictures.csv"
         if not path.is_file():
             return ()
@@ -229,16 +224,11 @@ class Run:
         """Return whether the folder holds this file."""
         return (self.folder / name).is_file()
 
-    def _write_json(self, name: str, value: Mapping[str, Any]) -> None:
-        with self._replacing(name) as temporary:
-            temporary.write_text(json.dumps(value, indent=1) + "\n")
-
     @contextmanager
     def _replacing(self, name: str) -> Iterator[Path]:
-        """Yield a temporary path. Its file then replaces the file ``name``, so a killed process leaves the old or the
-        new file."""
+        """Yield a temporary path, whose file then replaces the file ``name`` in one step."""
         path = self.folder / name
-        with reporting_write_errors(path):
+        with _reporting_write_errors(path):
             yield path.with_name(f"{name}.tmp")
             path.with_name(f"{name}.tmp").replace(path)
 

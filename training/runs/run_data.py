@@ -14,10 +14,8 @@ from hangtag.training.errors import DataCorruptError, DataNotFoundError, RunMism
 
 
 def labels(summary: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the names of a run's labels, from the summary in metrics.json.
-
-    Earlier releases did not record the labels of single-label networks, all of which learned Fashion-MNIST's labels.
-    """
+    """Return the names of a run's labels, from the summary in metrics.json. If an earlier release recorded no labels,
+    the run learned Fashion-MNIST's labels."""
     recorded = summary.get("labels")
     return tuple(map(str, recorded)) if isinstance(recorded, list) else fashion_mnist.LABELS
 
@@ -37,13 +35,9 @@ def image(config: Mapping[str, Any]) -> ImageSpec:
 def load(config: Mapping[str, Any], data_dir: Path | None = None, recorded: Sequence[Member] = ()) -> Dataset:
     """Read the data set that a run was trained on, split and prepared as the run's ``config.json`` describes.
 
-    ``data_dir`` is the data set's folder, if it has moved since the run. ``recorded`` are the run's records of the
-    user's own pictures; with them, an error can name the changes.
-
-    Raises:
-        RunMismatchError: If the config does not describe a data set.
-        DataNotFoundError: If the data set is missing.
-        DataCorruptError: If the data set has changed since the run, or cannot be read.
+    ``data_dir`` is the data set's folder, if it has moved since the run. With ``recorded``, the run's records of the
+    user's own pictures, an error can name the changes. Raises RunMismatchError if the config does not describe a data
+    set, DataNotFoundError if it is missing, and DataCorruptError if it has changed since the run, or cannot be read.
     """
     name = str(config.get("dataset", fashion_mnist.NAME))
     kind = sources.kind_of(name)
