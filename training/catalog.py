@@ -1,6 +1,4 @@
-"""The catalog of networks by name. An entry has the network's builder and recipes.
-
-This module also builds a run's network, and prepares the network for training as the run's recipe requires.
+"""The catalog of networks by name, with their builders and recipes. Also builds a run's network for training.
 
 A new network is a new class in networks/ and a new row in NETWORKS.
 """
@@ -23,7 +21,7 @@ from hangtag.training.networks import own
 from hangtag.training.networks.classifiers import Cnn, CnnSmall, Lstm, Lstm2, ResNet
 from hangtag.training.networks.cnn_rnn import CnnEmbedding, CnnLabels, CnnRnn
 from hangtag.training.networks.normalisation import add_batch_norm
-from hangtag.training.recipes import PICTURES, STUDY, TEACHER, Recipe
+from hangtag.training.recipes import MULTI_LABEL_RECIPE, PICTURES, STUDY, TEACHER, Recipe
 from hangtag.training.runs.config import RunConfig
 
 # The keys of the weights in a file that also holds, for example, an optimizer's state and an epoch.
@@ -34,15 +32,11 @@ _MANY_STEPS = 1_000  # enough steps per epoch for batch normalisation to get PyT
 
 @dataclass(frozen=True)
 class NetworkEntry:
-    """An entry of the catalog, which describes one network."""
+    """A network of the catalog."""
 
     build: Callable[[int, ImageSpec], nn.Module]  # builds the network with fresh weights, for a number of labels
     recipes: tuple[Recipe, ...]  # for Fashion-MNIST or for label sets; the first recipe is the default
     objective: Objective | None = None  # the loss of a multi-label network, and how to read its outputs
-
-
-def _label_sets(network: Callable[[int], nn.Module], objective: Objective) -> NetworkEntry:
-    return NetworkEntry(lambda labels, _: network(labels), (recipes.MULTI_LABEL_RECIPE,), objective)
 
 
 NETWORKS: Mapping[str, NetworkEntry] = {
@@ -54,10 +48,10 @@ NETWORKS: Mapping[str, NetworkEntry] = {
     "cnn-small": NetworkEntry(CnnSmall, (STUDY, recipes.CNN_SMALL_SAME_VIEW)),
     "resnet": NetworkEntry(ResNet, (TEACHER,)),
     "resnet-28x28": NetworkEntry(partial(ResNet, full_resolution=True), (recipes.FULL_RESOLUTION_TEACHER,)),
-    "cnn_rnn": _label_sets(CnnRnn, LABEL_PATHS),
-    "sigmoids": _label_sets(CnnLabels, SIGMOIDS),
-    "softmax_ranking": _label_sets(CnnLabels, SOFTMAX_RANKING),
-    "cnn_embedding": _label_sets(CnnEmbedding, SIGMOIDS),
+    "cnn_rnn": NetworkEntry(lambda labels, _: CnnRnn(labels), (MULTI_LABEL_RECIPE,), LABEL_PATHS),
+    "sigmoids": NetworkEntry(lambda labels, _: CnnLabels(labels), (MULTI_LABEL_RECIPE,), SIGMOIDS),
+    "softmax_ranking": NetworkEntry(lambda labels, _: CnnLabels(labels), (MULTI_LABEL_RECIPE,), SOFTMAX_RANKING),
+    "cnn_embedding": NetworkEntry(lambda labels, _: CnnEmbedding(labels), (MULTI_LABEL_RECIPE,), SIGMOIDS),
 }
 MULTI_LABEL_NETWORKS = tuple(name for name, entry in NETWORKS.items() if entry.objective)
 RECIPE_NAMES = tuple(dict.fromkeys(recipe.name for entry in NETWORKS.values() for recipe in (*entry.recipes, PICTURES)))
@@ -79,33 +73,9 @@ def entry(network: str) -> NetworkEntry:
 
 def build(network: str, labels: int = 10, image: ImageSpec = fashion_mnist.IMAGE) -> nn.Module:
     """Build a network with fresh weights, drawn from torch's global random state. ``network`` is a name in NETWORKS,
-    ``package.module:callable`` or ``timm:NAME``.
-
-    Raises:
-        SettingsError: If there is no such network, or if it cannot be built for these images.
-
-    Example:
-        >>> torch.manual_seed(0)
-        >>> build("cnn")(torch.rand(2, 1, 28, 28)).shape
-        torch.Size([2, 10])
-    """
+    ``package.module:callable`` or ``timm:NAME``. Raises SettingsError if there is no such network, or if it cannot be
+    built for these images."""
     return entry(network).build(labels, image)
-
-
-def recipe_for(name: str | None, network: str, data: str = fashion_mnist.NAME) -> Recipe:
-    """Return a network's recipe by name. For None, return the default recipe for the data set.
-
-    Every network of a single label also has the recipe ``pictures``, for the user's own pictures. Raises SettingsError
-    if the network has no such recipe.
-    """
-    found = entry(network)
-    known = {recipe.name: recipe for recipe in found.recipes}
-    if found.objective is None:
-        known.setdefault(PICTURES.name, PICTURES)
-    chosen = name or (PICTURES.name if sources.kind_of(data) else next(iter(known)))
-    if chosen not in known:
-        raise SettingsError(f"--recipe {name}: {network} has no such recipe. Choose from: {', '.join(known)}.")
-    return known[chosen]
 
 
 def dataset_for(name: str | None, network: str) -> str:
@@ -120,8 +90,8 @@ def dataset_for(name: str | None, network: str) -> str:
 
 
 def prepared(config: RunConfig, labels: int, image: ImageSpec, steps_per_epoch: int) -> nn.Module:
-    """Build the run's network on the run's device, with the recipe's dropout rates and batch normalisation. Raises
-    SettingsError if ``first_network`` raises it."""
+    """Build the run's network on its device, with the recipe's dropout rates and batch normalisation. Raises the errors
+    of ``first_network``."""
     network, _ = first_network(config, labels, image)
     if config.recipe.dropout is not None:
         for module in network.modules():
@@ -139,18 +109,14 @@ def prepared(config: RunConfig, labels: int, image: ImageSpec, steps_per_epoch: 
 
 
 def first_network(config: RunConfig, labels: int, image: ImageSpec) -> tuple[nn.Module, list[str]]:
-    """Build the run's network with fresh weights, or with the weights from the file that the run starts from. Returns
-    the network, and a note on the weights that stay freshly initialised. Raises SettingsError if the network cannot be
-    built for these images, or if the file has the weights of another network."""
+    """Build the run's network with fresh weights, or with the weights of the file that the run starts from. Weights of
+    another shape stay freshly initialised, such as the last layer's weights for other labels. Returns the network, and
+    notes on these weights. Raises SettingsError if the network cannot be built for these images, or if the file has the
+    weights of another network."""
     network = build(config.model, labels, image)
     if config.start_from is None:
         return network, []
-    return network, _load(network, config.start_from.path, config.model)
-
-
-def _load(network: nn.Module, path: str, model: str) -> list[str]:
-    """Load the weights of the file that the run starts from, except for weights of another shape, such as the last
-    layer's weights for other labels. Returns a sentence about the weights that stay freshly initialised."""
+    path = config.start_from.path
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises all kinds of exceptions
@@ -169,8 +135,8 @@ def _load(network: nn.Module, path: str, model: str) -> list[str]:
     )
     if 2 * len(fitting) < len(shapes):
         raise SettingsError(
-            f"--start-from {path} holds {len(fitting)} of the {len(shapes)} weights of {model}: the file belongs to "
-            "another network, or to images of another size."
+            f"--start-from {path} holds {len(fitting)} of the {len(shapes)} weights of {config.model}: the file "
+            "belongs to another network, or to images of another size."
         )
     network.load_state_dict(fitting, strict=False)
     fresh = [f"{key} {list(shape)}" for key, shape in shapes.items() if key not in fitting]
@@ -178,4 +144,4 @@ def _load(network: nn.Module, path: str, model: str) -> list[str]:
         f"--start-from {path}: {len(fresh)} of {len(shapes)} weights stay freshly initialised, because the file has no "
         f"weights of the same name and shape: {named(fresh)}."
     )
-    return [note] * bool(fresh)
+    return network, [note] * bool(fresh)

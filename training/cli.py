@@ -1,4 +1,4 @@
-"""``hangtag train``: its help, and the processes of a run. settings.py declares the options."""
+"""``hangtag train``: its help, and the processes of a run. run_settings.py declares the options."""
 
 import os
 from typing import Any

@@ -1,7 +1,6 @@
 """The losses of networks: what a teacher adds to a classifier's loss, and the objectives of multi-label networks.
 
-For the labels, a classifier's loss is PyTorch's cross-entropy. An objective describes how a multi-label network learns
-and how its outputs are read. CNN-RNN has one objective, and its baselines have two. Pixels are [batch, 1, 64, 64] in
+For the labels, a classifier's loss is PyTorch's cross-entropy. Pixels of multi-label networks are [batch, 1, 64, 64] in
 [0, 1]. Label sets are bool [batch, labels].
 """
 
@@ -16,26 +15,21 @@ from hangtag.training.data.outfits import MAX_LABELS
 from hangtag.training.networks.cnn_rnn import CnnRnn, beam_search
 
 _IGNORED = -100  # cross_entropy's ignore_index: a step with this target has no loss
-Step = tuple[Tensor, Tensor]
-"""The loss of a batch, and the number of label sets that the network predicts exactly."""
+Step = tuple[Tensor, Tensor]  # the loss of a batch, and the number of label sets that are predicted exactly
 
 
 class Objective(NamedTuple):
-    """The loss of a multi-label network, and how to read its outputs.
-
-    A loss needs the order of the labels, the most frequent label first, [labels]. Predictions are scores in [0, 1] and,
-    if the network itself predicts label sets, these sets as bool, both [batch, labels].
-    """
+    """The loss of a multi-label network, and how to read its outputs. The loss needs the order of the labels, the most
+    frequent label first, [labels]. Predictions are scores in [0, 1] and, if the network itself predicts label sets,
+    these sets as bool, both [batch, labels]."""
 
     loss: Callable[[nn.Module, Tensor, Tensor, Tensor, float], Step]
     predict: Callable[[nn.Module, Tensor], Sequence[Tensor]]
 
 
 def distillation_loss(logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
-    """Return the Kullback-Leibler divergence from the teacher's distribution, times the squared temperature.
-
-    Source: Hinton et al., Distilling the Knowledge in a Neural Network, 2015.
-    """
+    """Return the Kullback-Leibler divergence from the teacher's distribution, times the squared temperature (Hinton et
+    al., Distilling the Knowledge in a Neural Network, 2015)."""
     mean = functional.kl_div(
         functional.log_softmax(logits / temperature, dim=1),
         functional.log_softmax(teacher_logits / temperature, dim=1),
@@ -60,9 +54,7 @@ def path_loss(network: nn.Module, pixels: Tensor, labels: Tensor, order: Tensor,
 
 def label_paths(labels: Tensor, order: Tensor) -> Tensor:
     """Return label sets as paths, [batch, MAX_LABELS + 1]: the labels in their order, END, then steps without a loss.
-
-    If a set has more labels than a path can hold, the rarest labels are left out.
-    """
+    A path leaves out the rarest labels of a set that is too large."""
     present, first = labels[:, order].sort(dim=1, descending=True, stable=True)
     present, first = present[:, :MAX_LABELS], first[:, :MAX_LABELS]
     path = functional.pad(order[first].where(present, _IGNORED), (0, 1), value=_IGNORED)
@@ -85,10 +77,8 @@ def sigmoid_loss(network: nn.Module, pixels: Tensor, labels: Tensor, _: Tensor, 
 
 
 def ranking_loss(network: nn.Module, pixels: Tensor, labels: Tensor, _: Tensor, smoothing: float) -> Step:
-    """Return the cross-entropy against a distribution in which the labels of a set are equally probable.
-
-    Source: Gong et al., 2014.
-    """
+    """Return the cross-entropy against a distribution in which the labels of a set are equally probable (Gong et al.,
+    2014)."""
     logits = network(pixels).float()  # [batch, labels]
     targets = labels.float() / labels.sum(dim=1, keepdim=True)
     loss = functional.cross_entropy(logits, targets, label_smoothing=smoothing)

@@ -1,8 +1,7 @@
 """The processes of a run: one process, or several ranks that communicate through torch.distributed.
 
-torch.distributed uses gloo on CPUs and NCCL on GPUs. Several ranks train one network: each rank computes its share of
-every batch, and the gradients are averaged, so that the run takes the same steps as a single process would. Only rank 0
-validates and writes files.
+Each rank computes its share of every batch, and the gradients are averaged, so that the run takes the same steps as a
+single process would. Only rank 0 validates and writes files.
 """
 
 import atexit
@@ -28,13 +27,8 @@ from hangtag.errors import UserError
 from hangtag.training.errors import SettingsError
 
 T = TypeVar("T")
-# the time limit of a collective operation; ranks wait in one while rank 0 validates
-_TIMEOUT = timedelta(hours=1)
-_RELEASE_SECONDS = 0.1
-"""The seconds for which the interpreter lock is released, so that gloo's thread can free its last tensors. Otherwise
-the destructors of a rank that ends with an error may hold the lock while they wait for gloo's thread."""
-_GRACE = 30.0
-"""The seconds in which the other processes must end by themselves after a process has ended with an error."""
+_TIMEOUT = timedelta(hours=1)  # of a collective operation; ranks wait in one while rank 0 validates
+_GRACE = 30.0  # the seconds in which the other processes must end by themselves after a process failed
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # parameters of mallopt, from malloc.h
 
 
@@ -47,10 +41,6 @@ class ProcessGroup:
     @property
     def is_rank_zero(self) -> bool:
         return self.rank == 0
-
-    def broadcast(self, value: T) -> T:
-        """Return rank 0's value in every rank."""
-        return value
 
     def all_gather(self, value: T) -> list[T]:
         """Return in every rank the list of all ranks' values, in the order of the ranks."""
@@ -65,10 +55,8 @@ class ProcessGroup:
         return work()
 
     def share_of(self, batch: Tensor) -> tuple[Tensor, float]:
-        """Return this rank's share of a batch of sample indices, and the weight of this rank's mean loss.
-
-        The average of the weighted losses over the ranks is the mean loss of the batch.
-        """
+        """Return this rank's share of a batch of sample indices, and the weight of this rank's mean loss. The average
+        of the weighted losses over the ranks is the mean loss of the batch."""
         return batch, 1.0
 
     def wrap(self, network: nn.Module) -> nn.Module:
@@ -83,19 +71,15 @@ class DistributedGroup(ProcessGroup):
     rank: int
     world_size: int
 
-    def broadcast(self, value: T) -> T:
-        values = [value]
-        dist.broadcast_object_list(values, src=0)
-        return values[0]
-
     def all_gather(self, value: T) -> list[T]:
         values: list[Any] = [None] * self.world_size
         dist.all_gather_object(values, value)
         return values
 
     def on_rank_zero(self, work: Callable[[], T]) -> T:
-        value = self.on_every_rank(work if self.is_rank_zero else lambda: None)
-        return self.broadcast(value)  # type: ignore[return-value]
+        values = [self.on_every_rank(work if self.is_rank_zero else lambda: None)]
+        dist.broadcast_object_list(values, src=0)
+        return values[0]  # type: ignore[return-value]
 
     def on_every_rank(self, work: Callable[[], T]) -> T:
         try:
@@ -125,9 +109,8 @@ class DistributedGroup(ProcessGroup):
 
 @contextmanager
 def process_group(device: str) -> Iterator[ProcessGroup]:
-    """Join the process group that torchrun's environment variables describe. Without these variables, join a group of
-    one process. Raises SettingsError if the variables are incomplete or malformed, or if there are more local
-    processes than GPUs."""
+    """Join the process group that torchrun's environment variables describe, or else a group of one process. Raises
+    SettingsError if the variables are incomplete or malformed, or if there are more local processes than GPUs."""
     if os.environ.get("WORLD_SIZE", "1") == "1":
         yield ProcessGroup()
         return
@@ -149,7 +132,9 @@ def process_group(device: str) -> Iterator[ProcessGroup]:
     try:
         yield DistributedGroup(dist.get_rank(), dist.get_world_size())
     finally:
-        time.sleep(_RELEASE_SECONDS)
+        # The sleep releases the interpreter lock, so that gloo's thread can free its last tensors. Otherwise the
+        # destructors of a rank that ends with an error may hold the lock while they wait for gloo's thread.
+        time.sleep(0.1)
         dist.destroy_process_group()
     atexit.register(_exit_without_destructors)
 
@@ -163,11 +148,8 @@ def _exit_without_destructors() -> None:
 
 
 def launch(processes: int, work: Callable[[T], None], settings: T) -> None:
-    """Run ``work(settings)`` in several processes, which find each other through torchrun's environment variables.
-
-    torchrun itself would add a traceback to every error message. Ctrl-C is forwarded to the processes. Raises
-    SystemExit with the exit status of the first process that failed.
-    """
+    """Run ``work(settings)`` in several processes, without torchrun, which would add a traceback to every error. Ctrl-C
+    is forwarded to the processes. Raises SystemExit with the exit status of the first process that failed."""
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
     context = start_processes(
         _process, (processes, store.port, work, settings), nprocs=processes, join=False, start_method="spawn"
@@ -207,14 +189,9 @@ def _process(rank: int, processes: int, port: int, work: Callable[[T], None], se
 
 
 def keep_freed_memory() -> None:
-    """Let the C library keep freed memory for later tensors, instead of returning it to the kernel.
-
-    By default, glibc maps new memory for the largest tensors in every training step, and the kernel must clear its
-    pages: 60,000 in a step of ``resnet-28x28``. The disadvantage is that the process holds more memory at its peak.
-    """
-    try:
+    """Let the C library keep freed memory for later tensors. By default, glibc maps new memory for the largest tensors
+    in every training step, and the kernel must clear its pages: 60,000 in a step of ``resnet-28x28``."""
+    with contextlib.suppress(AttributeError):  # not every C library has mallopt
         mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):  # a C library without mallopt; Windows raises TypeError
-        return
-    for parameter in (_MMAP_THRESHOLD, _TRIM_THRESHOLD):
-        mallopt(parameter, 2**31 - 1)
+        for parameter in (_MMAP_THRESHOLD, _TRIM_THRESHOLD):
+            mallopt(parameter, 2**31 - 1)

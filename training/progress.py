@@ -10,29 +10,24 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TimeElapsedColumn, TimeRemainingColumn
 
 _FIGURES = ("accuracy", "o_f1", "exact_match")
-LINE_INTERVAL = 60.0
-"""The seconds between two lines of progress within an epoch, if standard error is not a terminal."""
+LINE_INTERVAL = 60.0  # the seconds between two lines of progress within an epoch, if there is no terminal
 
 
 class Observer:
     """Null object: ignores progress, and never stops the run. Subclasses override the methods that they need."""
 
     def on_step(self, epoch: int, step: int, steps: int, loss: float) -> None:
-        """Receive the epoch and step, counted from 1, the number of steps in an epoch, and the epoch's mean loss so
-        far.
-
-        The trainer calls this method after every training step, and updates the loss about every ten steps.
-        """
+        """Receive, after every training step, the epoch and step, counted from 1, the number of steps in an epoch, and
+        the epoch's mean loss, which is updated about every ten steps."""
 
     def on_epoch(self, row: Mapping[str, float]) -> None:
         """Receive an epoch's metrics. Rank 0 calls this method after it has saved the metrics."""
 
     def on_teacher_logits(self, done: int, total: int) -> None:
-        """Receive the number of this rank's images for which the teachers' logits are computed. Mirror images count
-        separately."""
+        """Receive the number of this rank's images, mirror images included, whose teachers' logits are computed."""
 
     def stop_requested(self) -> bool:
-        """Return whether the run should stop. The trainer checks this after every training step and between batches."""
+        """Return whether the run should stop."""
         return False
 
     def raise_if_stopped(self) -> None:
@@ -42,10 +37,8 @@ class Observer:
 
 
 class TerminalObserver(Observer, AbstractContextManager["TerminalObserver"]):
-    """Shows progress on standard error, as bars in a terminal and as lines in a log, and requests a stop after Ctrl-C.
-
-    The observer handles Ctrl-C only in its ``with`` block, in which the run trains.
-    """
+    """Shows progress on standard error, as bars in a terminal and as lines in a log, and requests a stop after a Ctrl-C
+    in its ``with`` block."""
 
     def __init__(
         self, epochs: int, *, shown: bool, select: str = "accuracy", clock: Callable[[], float] = time.monotonic
@@ -107,10 +100,8 @@ class TerminalObserver(Observer, AbstractContextManager["TerminalObserver"]):
             self._console.print(line, highlight=False, soft_wrap=not self._console.is_terminal)
 
     def _on_interrupt(self, _number: int, _frame: FrameType | None) -> None:
-        """Request a stop between two batches after the first Ctrl-C, and raise KeyboardInterrupt after the second.
-
-        The first Ctrl-C raises nothing, because C code that calls back into Python may discard an exception.
-        """
+        """Request a stop after the first Ctrl-C, and raise KeyboardInterrupt after the second. The first Ctrl-C raises
+        nothing, because C code that calls back into Python may discard an exception."""
         if self._interrupted:
             raise KeyboardInterrupt
         self._interrupted = True

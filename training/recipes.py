@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from hangtag.training.errors import SettingsError
 
@@ -175,15 +175,9 @@ MULTI_LABEL_RECIPE = Recipe(
 
 
 def changed(recipe: Recipe, changes: Iterable[str]) -> Recipe:
-    """Return a recipe with some hyperparameters changed.
-
-    A change has the form NAME=VALUE. The names are the fields of Recipe, Augmentation and Distillation. Raises
-    SettingsError if there is no such hyperparameter, or if the value has the wrong type or is out of range.
-
-    Example:
-        >>> changed(STUDY, ["batch_size=64", "flip=true"]).augmentation.flip
-        True
-    """
+    """Return a recipe with changes of the form NAME=VALUE. The names are the fields of Recipe, Augmentation and
+    Distillation. Raises SettingsError if there is no such hyperparameter, or if the value has the wrong type or is out
+    of range."""
     for change in changes:
         name, equals, text = change.partition("=")
         if not equals:
@@ -193,7 +187,7 @@ def changed(recipe: Recipe, changes: Iterable[str]) -> Recipe:
         part, kind = _KINDS[name]
         if part and getattr(recipe, part) is None:
             raise SettingsError(f"--set {change}: the recipe {recipe.name} has no teacher.")
-        value = {name: _parsed(change, text, kind)}
+        value = {name: _parsed(name, text, kind)}
         recipe = replace(recipe, **({part: replace(getattr(recipe, part), **value)} if part else value))
     return recipe
 
@@ -206,39 +200,31 @@ _KINDS: dict[str, tuple[str, Any]] = {
     if name not in ("name", *_PARTS)
 }
 """The hyperparameters that ``--set`` can change, each with its type and with the part of the recipe that holds it."""
-_READERS: dict[Any, tuple[Callable[[str], Any], str]] = {
-    int: (int, "a whole number"),
-    float: (float, "a number"),
-    float | None: (lambda text: None if text == "none" else float(text), "a number"),
-    bool: (lambda text: {"true": True, "false": False}[text.lower()], "true or false"),
-    tuple[float, float]: (
-        lambda text: (float(text.partition(",")[0]), float(text.partition(",")[2])),
-        "two numbers, such as 0.9,0.999",
-    ),
-}
-"""For each type, a function that parses a text, and a phrase that describes the type. The function raises ValueError or
-KeyError if the text is malformed."""
-_Range = tuple[tuple[str, ...], str, Callable[[float], bool]]
-_ANY: _Range = (), "0 or more", lambda number: number >= 0
-_RANGES: tuple[_Range, ...] = (
+_RANGES: tuple[tuple[Iterable[str], str, Callable[[float], bool]], ...] = (
     (("batch_size", "epochs", "learning_rate", "epsilon", "temperature"), "above 0", lambda number: number > 0),
     (("betas", "ema_decay", "dropout", "label_smoothing"), "at least 0 and below 1", lambda number: 0 <= number < 1),
     (("erase", "weight"), "from 0 to 1", lambda number: 0 <= number <= 1),
+    (_KINDS, "0 or more", lambda number: number >= 0),
 )
-"""For each range, the hyperparameters to which it applies, the range in words, and a function that checks a number."""
+"""Hyperparameters, their range in words, and a function that checks a number. The first row with a name applies."""
 
 
-def _parsed(change: str, text: str, kind: Any) -> Any:
-    """Parse the VALUE of a change NAME=VALUE. Raises SettingsError if the text has the wrong type, or is out of
-    range."""
-    name, words = change.partition("=")[0], get_args(kind)
-    read, expected = _READERS.get(kind) or ({word: word for word in words}.__getitem__, " or ".join(map(str, words)))
+def _parsed(name: str, text: str, kind: Any) -> Any:
+    """Parse the value of a hyperparameter. Raises SettingsError if it has the wrong type, or is out of range."""
+    choices = {"true": True, "false": False} if kind is bool else {one: one for one in get_args(kind)}
+    pair = kind == tuple[float, float]
+    expected = "two numbers, such as 0.9,0.999" if pair else "a whole number" if kind is int else "a number"
     try:
-        value = read(text)
-    except (ValueError, KeyError):
-        raise SettingsError(f"--set {change}: {text!r} is not {expected}.") from None
-    _, limits, contains = next((each for each in _RANGES if name in each[0]), _ANY)
-    for number in value if isinstance(value, tuple) else (value,):
-        if not isinstance(number, bool | str | None) and not (math.isfinite(number) and contains(number)):
-            raise SettingsError(f"--set {change}: {text} is out of range; {name} must be {limits}.")
-    return value
+        if kind is bool or get_origin(kind) is Literal:
+            expected = " or ".join(choices)
+            return choices[text.lower()]
+        if kind == float | None and text == "none":
+            return None
+        numbers = [int(text)] if kind is int else [float(part) for part in (text.split(",", 1) if pair else [text])]
+        first, second = numbers if pair else (numbers[0], numbers[0])
+    except (KeyError, ValueError):
+        raise SettingsError(f"--set {name}={text}: {text!r} is not {expected}.") from None
+    _, limits, contains = next(each for each in _RANGES if name in each[0])
+    if not all(math.isfinite(number) and contains(number) for number in (first, second)):
+        raise SettingsError(f"--set {name}={text}: {text} is out of range; {name} must be {limits}.")
+    return (first, second) if pair else first

@@ -1,35 +1,27 @@
 """The settings of a run. Each setting is an option of ``hangtag train``, declared here or in data/sources.py."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import torch
 
 from hangtag.options import AN_EXISTING_FILE
-from hangtag.settings import flag_of, setting
-from hangtag.training.catalog import MULTI_LABEL_NETWORKS, RECIPE_NAMES, dataset_for, entry, recipe_for
+from hangtag.settings import declared_settings, flag_of, setting
+from hangtag.training.catalog import MULTI_LABEL_NETWORKS, RECIPE_NAMES, dataset_for, entry
 from hangtag.training.data import sources
 from hangtag.training.data.sources import DataOptions
 from hangtag.training.errors import SettingsError
 from hangtag.training.networks import own
-from hangtag.training.recipes import Recipe, changed
+from hangtag.training.recipes import PICTURES, Recipe, changed
 
 
 @dataclass(frozen=True)
 class TrainSettings(DataOptions):
-    """The settings of one run. None stands for the default that ``hangtag train --help`` names.
+    """The settings of one run. None stands for the default that ``hangtag train --help`` names. Raises SettingsError if
+    a setting cannot be used here, or if settings contradict each other."""
 
-    Raises:
-        SettingsError: If a setting cannot be used here, or if settings contradict each other.
-
-    Example:
-        >>> TrainSettings("lstm", limit=2000, epochs=1, out=Path("runs/trial"))
-        >>> TrainSettings("cnn", data="folder:photos", changes=("learning_rate=3e-3",))
-    """
-
-    model: str
-    """A key of catalog.NETWORKS, package.module:callable, or timm:NAME."""
+    model: str  # a key of catalog.NETWORKS, package.module:callable, or timm:NAME
     recipe: str | None = setting(
         None,
         "The training recipe. study: the settings of the study. best: for the highest accuracy. pictures: for your "
@@ -110,8 +102,7 @@ class TrainSettings(DataOptions):
         recipe = self.chosen_recipe
         if recipe.batch_norm and own.is_own(self.model):
             raise SettingsError(f"--set batch_norm=true: hangtag does not add batch normalisation to {self.model}.")
-        least = 2 * self.processes
-        if recipe.batch_norm and recipe.batch_size < least:
+        if recipe.batch_norm and recipe.batch_size < (least := 2 * self.processes):
             raise SettingsError(
                 f"--set batch_size={recipe.batch_size}: batch normalisation needs at least {least} images in every "
                 "batch. Give a larger number, or add --set batch_norm=false."
@@ -132,14 +123,11 @@ class TrainSettings(DataOptions):
     def command(self) -> tuple[str, ...]:
         """The arguments of ``hangtag train`` for these settings, without the run's folder."""
         words = [self.model]
-        for field in fields(self):
+        for field, _ in declared_settings(type(self)):
             value = getattr(self, field.name)
-            if field.name in ("model", "out", "dry_run", "restart") or (
-                value == field.default and field.name != "seed"
-            ):
-                continue
-            for item in value if isinstance(value, tuple) else [value]:
-                words += [flag_of(field)] if item is True else [flag_of(field), str(item)]
+            if field.name == "seed" or not (value == field.default or field.name in ("out", "dry_run", "restart")):
+                for item in value if isinstance(value, tuple) else [value]:
+                    words += [flag_of(field)] if item is True else [flag_of(field), str(item)]
         return tuple(words)
 
     @property
@@ -149,11 +137,18 @@ class TrainSettings(DataOptions):
 
     @property
     def chosen_recipe(self) -> Recipe:
-        """The chosen or default recipe, with the chosen changes and number of epochs."""
-        recipe = changed(recipe_for(self.recipe, self.model, self.dataset), self.changes)
+        """The chosen recipe, or the default recipe for the network and data set, with the chosen changes."""
+        network = entry(self.model)
+        known = {recipe.name: recipe for recipe in network.recipes}
+        if network.objective is None:  # every network of a single label also has the recipe for the user's own pictures
+            known.setdefault(PICTURES.name, PICTURES)
+        name = self.recipe or (PICTURES.name if sources.kind_of(self.dataset) else next(iter(known)))
+        if name not in known:
+            raise SettingsError(f"--recipe {name}: {self.model} has no such recipe. Choose from: {', '.join(known)}.")
+        recipe = changed(known[name], self.changes)
         return replace(recipe, epochs=self.epochs) if self.epochs else recipe
 
     @property
     def chosen_device(self) -> Literal["cpu", "cuda"]:
-        """The device to train on. "auto" means "cuda" if PyTorch sees a GPU, and otherwise "cpu"."""
+        """The device to train on: for "auto", a GPU if PyTorch sees one."""
         return "cuda" if self.device == "cuda" or (self.device == "auto" and torch.cuda.is_available()) else "cpu"

@@ -16,7 +16,7 @@ from hangtag import listing
 from hangtag.output import require_writable, writing
 from hangtag.training.catalog import first_network
 from hangtag.training.data import sources
-from hangtag.training.data.dataset import Dataset
+from hangtag.training.data.dataset import Dataset, Split
 from hangtag.training.errors import SettingsError
 from hangtag.training.loop.train import train as train_run
 from hangtag.training.networks import own
@@ -27,20 +27,20 @@ from hangtag.training.runs.config import RunConfig, WeightsFile, command, short_
 from hangtag.training.runs.run import REPORT, Run
 from hangtag.training.tasks.teacher import TeacherEnsemble, published_teachers
 
-_FEW_IMAGES = 500  # with fewer images, their number is printed after a percentage
+_FEW_IMAGES = 500  # one of so few images changes a percentage noticeably, so the percentage is followed by the number
 _TIMED_STEPS = 30  # the largest number of steps that a dry run times
 
 
 def train(settings: TrainSettings) -> None:
-    """Train a run in this process, which may be one of several ranks. Raises SystemExit with 130 after Ctrl-C.
-
-    Raises TrainingError, in every rank, if data, teachers or a folder cannot be used.
-    """
+    """Train a run in this process, which may be one of several ranks. Raises SystemExit with 130 after Ctrl-C, and
+    a UserError, in every rank, if data, teachers or a folder cannot be used."""
     keep_freed_memory()
     with process_group(settings.chosen_device) as group:
         data, teacher = group.on_every_rank(lambda: _read(settings, group))
         config = _config(settings, data, teacher, group)
-        run = Run(settings.out or Path("runs") / _run_name(config))
+        dataset = "" if config.dataset == "fashion-mnist" else f"-{short_dataset(config.dataset)}"
+        name = f"{short_name(config.model)}{dataset}-{config.recipe.name}-seed{config.seed}"
+        run = Run(settings.out or Path("runs") / name)
         # The network is built first, so that an error creates no folder and changes no existing run.
         notes = group.on_every_rank(lambda: _require_network(config, data))
         if settings.dry_run:
@@ -54,8 +54,7 @@ def train(settings: TrainSettings) -> None:
             _report(f"{run.folder.absolute().name}: data from {data.source}, {_resources(config)}")
         was_finished = group.on_rank_zero(lambda: "summary" in run.metrics)
         try:
-            shown = TerminalObserver(config.recipe.epochs, shown=group.is_rank_zero, select=config.select)
-            with shown as observer:
+            with TerminalObserver(config.recipe.epochs, shown=group.is_rank_zero, select=config.select) as observer:
                 metrics = train_run(config, data, run, observer, teacher, group)
         except KeyboardInterrupt:
             if group.is_rank_zero:
@@ -66,16 +65,15 @@ def train(settings: TrainSettings) -> None:
             if was_finished:
                 _report("this run is already finished, so nothing was trained. Use --restart to train it again.")
             else:
-                _write_page(config, run, data)
+                with writing(run.folder / REPORT):
+                    page = _page(run, data.validation.first(config.limit))
+                    (run.folder / REPORT).write_text(page, encoding="utf-8")
             _report_result(run, metrics, config.select, data.sizes)
 
 
 def _dry_run(config: RunConfig, data: Dataset, run: Run, group: ProcessGroup, *, restart: bool) -> None:
-    """Print how large the run is and how long it would take. Steps are timed in a short run in a temporary folder.
-
-    The short run has two epochs, and the steps of the second epoch are timed. The teacher is not used, and zeros
-    replace its logits. The function raises the errors that the run would raise before training.
-    """
+    """Print how large the run is and how long it would take, by the second epoch of a short run in a temporary folder.
+    Zeros replace the teacher's logits. Raises the errors that the run would raise before training."""
     group.on_rank_zero(lambda: require_writable(run.folder / "config.json"))
     if not restart:
         group.on_rank_zero(lambda: run.require_fitting(config, data.members))
@@ -89,6 +87,9 @@ def _dry_run(config: RunConfig, data: Dataset, run: Run, group: ProcessGroup, *,
         return
     step_ms, parameters = metrics["epochs"][-1]["step_ms"], metrics["summary"]["parameters"]
     steps = recipe.epochs * math.ceil(images / recipe.batch_size)
+    seconds = steps * step_ms / 1000
+    unit, divisor = ("minutes", 60) if seconds < 6_000 else ("hours", 3600)
+    duration = f"{max(1, round(seconds))} s" if seconds < 100 else f"{seconds / divisor:,.1f} {unit}"
     shown = {
         "run": f"{run.folder}, on {_resources(config)}",
         "data": f"{config.dataset} from {data.source}",
@@ -96,17 +97,11 @@ def _dry_run(config: RunConfig, data: Dataset, run: Run, group: ProcessGroup, *,
         f"test {len(data.test):,}, each of {data.image.height} by {data.image.width} pixels; {len(data.labels)} labels",
         "network": f"{parameters:,} parameters, {parameters * 4 / 1e6:.1f} MB in FP32",
         "steps": f"{steps:,} in {recipe.epochs:,} epochs",
-        "time": f"about {_duration(steps * step_ms / 1000)} on this machine, at {step_ms:.2f} ms a step; "
+        "time": f"about {duration} on this machine, at {step_ms:.2f} ms a step; "
         f"validation{' and the teacher' if config.teachers else ''} not included",
     }
     for heading, text in shown.items():
         sys.stdout.write(f"{heading:<8}  {text}\n")
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 100:
-        return f"{max(1, round(seconds))} s"
-    return f"{seconds / 60:.1f} minutes" if seconds < 6_000 else f"{seconds / 3600:,.1f} hours"
 
 
 def _read(settings: TrainSettings, group: ProcessGroup) -> tuple[Dataset, TeacherEnsemble | None]:
@@ -119,12 +114,10 @@ def _read(settings: TrainSettings, group: ProcessGroup) -> tuple[Dataset, Teache
             f"batch normalisation needs at least {least} training images, and there are {images}. Give a larger "
             "--limit, or add --set batch_norm=false."
         )
-    distillation = settings.chosen_recipe.distillation
-    teacher = None
-    if distillation:
-        paths = settings.teachers or published_teachers(distillation.teacher)
-        teacher = TeacherEnsemble(paths, data.labels, data.image, _threads(settings))
-    return data, teacher
+    if not (distillation := settings.chosen_recipe.distillation):
+        return data, None
+    paths = settings.teachers or published_teachers(distillation.teacher)
+    return data, TeacherEnsemble(paths, data.labels, data.image, _threads(settings))
 
 
 def _config(settings: TrainSettings, data: Dataset, teacher: TeacherEnsemble | None, group: ProcessGroup) -> RunConfig:
@@ -147,17 +140,9 @@ def _config(settings: TrainSettings, data: Dataset, teacher: TeacherEnsemble | N
     )
 
 
-def _run_name(config: RunConfig) -> str:
-    """Return the name of the run's folder if --out is not given."""
-    dataset = "" if config.dataset == "fashion-mnist" else f"-{short_dataset(config.dataset)}"
-    return f"{short_name(config.model)}{dataset}-{config.recipe.name}-seed{config.seed}"
-
-
 def _require_network(config: RunConfig, data: Dataset) -> list[str]:
-    """Build the network once, and return sentences about freshly initialised weights and about a later export.
-
-    Raises SettingsError if the network cannot be built for this data, or computed in this precision.
-    """
+    """Build the network once, and return sentences about freshly initialised weights and about a later export. Raises
+    SettingsError if the network cannot be built for this data, or computed in this precision."""
     network, notes = first_network(config, len(data.labels), data.image)
     needs_bf16_lstm = config.precision == "bf16" and any(isinstance(module, nn.LSTM) for module in network.modules())
     if needs_bf16_lstm and config.device == "cpu" and not cpu_computes_lstms_in_bf16():
@@ -175,7 +160,7 @@ def _require_network(config: RunConfig, data: Dataset) -> list[str]:
 
 
 def cpu_computes_lstms_in_bf16() -> bool:
-    """Return whether PyTorch can compute an LSTM in bfloat16 on this CPU. On CPUs without AVX-512 PyTorch cannot."""
+    """Return whether PyTorch can compute an LSTM in bfloat16 on this CPU, for which the CPU needs AVX-512."""
     try:
         with torch.autocast("cpu", torch.bfloat16):
             nn.LSTM(4, 4)(torch.rand(2, 1, 4))
@@ -196,19 +181,15 @@ def _resources(config: RunConfig) -> str:
     return f"{config.device}, {processes}{threads}{teachers}"
 
 
-def _write_page(config: RunConfig, run: Run, data: Dataset) -> None:
-    """Write the run's page into the run's folder. Raises OutputError if the page cannot be written."""
+def _page(run: Run, validation: Split) -> str:
     from hangtag.training.report.run_page import run_page  # imports matplotlib, which takes a second
 
-    path = run.folder / REPORT
-    with writing(path):
-        path.write_text(run_page(run, validation=data.validation.first(config.limit).images), encoding="utf-8")
+    return run_page(run, validation=validation.images)
 
 
 def _report_result(run: Run, metrics: dict[str, Any], select: str, sizes: dict[str, int]) -> None:
     summary = metrics["summary"]
     names = {"accuracy": "accuracy", "o_f1": "O-F1", "exact_match": "exact match", select: select.replace("_", " ")}
-    # If a split has few images, one image changes the printed percentage noticeably.
     few = {split: f" of {images} images" if images < _FEW_IMAGES else "" for split, images in sizes.items()}
     figures = [
         f"{split} {name} {summary[split][figure]:.2%}{few[split]}"

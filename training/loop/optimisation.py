@@ -33,11 +33,7 @@ _LSTM_GATES = 4  # input, forget, cell, output
 
 
 class Muon(AdamW):
-    """Muon for parameter groups whose "matrices" is at least 1, AdamW for groups whose "matrices" is 0."""
-
-    def __init__(self, groups: list[dict[str, Any]], betas: tuple[float, float], eps: float) -> None:
-        """Create an optimizer. A group has params, lr, weight_decay and the number of stacked matrices."""
-        super().__init__(groups, betas=betas, eps=eps, fused=True)
+    """Muon for parameter groups with one or more stacked "matrices", AdamW for groups whose "matrices" is 0."""
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -67,10 +63,7 @@ class Muon(AdamW):
 
 def _orthogonalise(stack: Tensor) -> Tensor:
     """Bring nearly all singular values of matrices [n, rows, columns] into the range from 0.7 to 1.2, by Newton-Schulz
-    iterations.
-
-    The iterations run in bfloat16, because they tolerate its rounding.
-    """
+    iterations, which tolerate the rounding of bfloat16."""
     matrices = stack.bfloat16()
     if tall := matrices.shape[1] > matrices.shape[2]:
         matrices = matrices.mT  # the smaller side comes first, so that the squares below are small
@@ -83,13 +76,10 @@ def _orthogonalise(stack: Tensor) -> Tensor:
 
 
 def optimizer(network: nn.Module, recipe: Recipe) -> Optimizer:
-    """Return the recipe's optimizer for all parameters. Weight decay applies to matrices, not to vectors such as
-    biases.
-
-    The fused implementation passes over the parameters once, and other implementations a dozen times.
-    """
+    """Return the recipe's optimizer for all parameters. The fused implementation passes over the parameters once, and
+    other implementations a dozen times."""
     if recipe.optimizer == "muon":
-        return Muon(muon_groups(network, recipe), recipe.betas, recipe.epsilon)
+        return Muon(muon_groups(network, recipe), betas=recipe.betas, eps=recipe.epsilon, fused=True)
     groups = _by_decay(network.parameters(), recipe)
     if recipe.optimizer == "sgd":
         return SGD(groups, lr=recipe.learning_rate, momentum=recipe.betas[0], nesterov=True, fused=True)
@@ -99,10 +89,8 @@ def optimizer(network: nn.Module, recipe: Recipe) -> Optimizer:
 
 def muon_groups(network: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
     """Return Muon's parameter groups, with the recipe's learning rate, and AdamW's groups, with a share of that rate.
-
     Muon updates the matrices that map to hidden units. AdamW updates all other parameters, including the label
-    embeddings and the last linear layer, whose rows are classes.
-    """
+    embeddings and the last linear layer, whose rows are classes."""
     linear = [module for module in network.modules() if isinstance(module, nn.Linear)]
     stacked, single = [], []
     for module in network.modules():
@@ -123,17 +111,17 @@ def muon_groups(network: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
 
 
 def _by_decay(parameters: Iterable[nn.Parameter], recipe: Recipe) -> list[dict[str, Any]]:
-    """Return two groups of parameters: matrices with weight decay, and vectors without weight decay."""
-    all_parameters = list(parameters)
-    return [
-        {"params": [weights for weights in all_parameters if weights.ndim > 1], "weight_decay": recipe.weight_decay},
-        {"params": [weights for weights in all_parameters if weights.ndim <= 1], "weight_decay": 0.0},
-    ]
+    """Return two groups of parameters: matrices with weight decay, and vectors, such as biases, without."""
+    matrices: list[nn.Parameter] = []
+    vectors: list[nn.Parameter] = []
+    for weights in parameters:
+        (matrices if weights.ndim > 1 else vectors).append(weights)
+    return [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
 
 
 def scheduler(optimizer: Optimizer, recipe: Recipe, steps_per_epoch: int) -> LRScheduler | None:
-    """Return the schedule of the learning rate, or None for a constant rate. Call its step() after every training
-    step."""
+    """Return the schedule of the learning rate, whose step() follows every training step, or None if the rate is
+    constant."""
     if recipe.schedule == "constant":
         return None
     return OneCycleLR(

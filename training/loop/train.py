@@ -46,17 +46,15 @@ def train(
 ) -> dict[str, Any]:
     """Train a run to the end of its recipe, and return the content of metrics.json.
 
-    If the run's folder has a checkpoint, the run continues from the checkpoint. On one machine the result is then the
-    same, bit for bit, as without an interruption. A finished run is not trained again. ``observer`` receives progress,
-    and may request a stop. ``teacher`` is the model to learn from, if the recipe has a distillation.
+    A finished run is not trained again. If the run's folder has a checkpoint, the run continues from it. On one
+    machine the result is then the same, bit for bit, as without an interruption. ``teacher`` is the model to learn
+    from, if the recipe has a distillation. If one rank raises an error, every rank raises it.
 
     Raises:
         RunMismatchError: If the folder holds another run or unusable files, or if another process trains in it.
         DivergedError: If the loss or the network's outputs are not finite.
         SettingsError: If the network cannot be built for these images, or if the teacher fails on them.
         KeyboardInterrupt: If the observer requested a stop.
-
-    If one rank raises one of these errors, every rank raises it.
 
     Example:
         >>> metrics = train(config, fashion_mnist.load(), Run(Path("runs/lstm")))
@@ -127,8 +125,8 @@ def fit(config: RunConfig, task: Task, run: Run, observer: Observer, group: Proc
 
 def _batches(samples: int, config: RunConfig, group: ProcessGroup) -> list[Tensor]:
     """Return the epoch's sample indices in random order, split into batches, which are the same in every rank."""
-    order = group.broadcast(torch.randperm(samples))
-    batches = list(torch.split(order, config.recipe.batch_size))
+    order = torch.randperm(samples)
+    batches = list(torch.split(group.on_rank_zero(lambda: order), config.recipe.batch_size))
     # Batch normalisation needs two samples in every rank, so a smaller last batch joins the batch before it. The user's
     # own network may have batch normalisation too.
     normalises = config.recipe.batch_norm or own.is_own(config.model)

@@ -9,22 +9,15 @@ Floats = npt.NDArray[np.floating]
 BINS = 15
 """The number of bins, as in Guo et al., On Calibration of Modern Neural Networks, ICML 2017."""
 LOWEST, HIGHEST = 0.05, 20.0
-"""The range of temperatures to try. A lower temperature would make every prediction certain, and a higher temperature
-would make all labels equally probable."""
+"""The range of temperatures. Other temperatures make every prediction certain, or all labels equally probable."""
 
 
 def calibration_error(probabilities: Floats, classes: Classes) -> float:
     """Return the expected calibration error of probabilities [n, labels] for true classes [n]: the mean difference of
     confidence and accuracy, from 0 to 1.
 
-    The confidence is the probability of the predicted label. Samples are put into BINS bins of equal width by their
-    confidence. A bin includes its upper end. The |accuracy - confidence| of a bin is weighted by the number of samples
-    in the bin.
-
-    Example:
-        >>> sure_and_wrong_once = np.array([[0.99, 0.01]] * 4)
-        >>> round(calibration_error(sure_and_wrong_once, np.array([0, 0, 0, 1], np.uint8)), 2)
-        0.24
+    Samples are put into BINS bins of equal width by the probability of the predicted label. A bin includes its upper
+    end. The |accuracy - confidence| of a bin is weighted by the number of its samples.
     """
     confidence = probabilities.max(axis=1).astype(np.float64)
     right = probabilities.argmax(axis=1) == classes
@@ -34,12 +27,8 @@ def calibration_error(probabilities: Floats, classes: Classes) -> float:
 
 def fit_temperature(logits: Floats, classes: Classes) -> float:
     """Return the temperature T with which softmax(logits / T) has the lowest cross-entropy, for the logits [n, labels]
-    and true classes [n] of samples that the network was not trained on.
-
-    A temperature above 1 makes the predictions less certain, and a temperature below 1 makes them more certain. The
-    order of the labels never changes. Raises ValueError if the logits are not finite, or if the best temperature is not
-    between LOWEST and HIGHEST.
-    """
+    and true classes [n] of samples that the network was not trained on. Raises ValueError if the logits are not finite,
+    or if the best temperature is not between LOWEST and HIGHEST."""
     scores = logits.astype(np.float64)
     scores -= scores.max(axis=1, keepdims=True)
     true = scores[np.arange(len(classes)), classes].mean()

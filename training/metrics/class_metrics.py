@@ -1,5 +1,4 @@
-"""Computes a classifier's metrics from its logits. A checkpoint, an ONNX file and a server are measured by the same
-code."""
+"""Computes a classifier's metrics from its logits, for a checkpoint, an ONNX file and a server alike."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,8 +8,7 @@ import numpy.typing as npt
 
 from hangtag.training.data.dataset import Classes
 
-MOST_IN_MATRIX = 40
-"""A confusion matrix of more labels would be unreadable, because its size is the square of the number of labels."""
+MOST_IN_MATRIX = 40  # a confusion matrix of more labels would be unreadable
 
 
 @dataclass(frozen=True)
@@ -49,24 +47,17 @@ def worst(logits: npt.NDArray[np.float32], classes: Classes, count: int) -> list
 
     A sample has its index "image", its class "true", the "predicted" class with its "probability", and a "loss".
     """
-    logarithms = log_probabilities(logits)
-    losses = -logarithms[np.arange(len(classes)), classes]
-    return [
-        {
-            "image": index,
-            "true": int(classes[index]),
-            "predicted": int(logits[index].argmax()),
-            "probability": float(np.exp(logarithms[index].max())),
-            "loss": float(losses[index]),
-        }
-        for index in np.argsort(-losses, kind="stable")[:count].tolist()
-    ]
+    logarithms, predicted = log_probabilities(logits), logits.argmax(axis=1)
+    losses, surest = -logarithms[np.arange(len(classes)), classes], np.exp(logarithms.max(axis=1))
+    order = np.argsort(-losses, kind="stable")[:count]
+    columns = (each.tolist() for each in (order, classes[order], predicted[order], surest[order], losses[order]))
+    names = "image", "true", "predicted", "probability", "loss"
+    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
 @dataclass(frozen=True)
 class ClassFigures:
-    """The metrics of one class. Precision, recall and F1 are in [0, 1], and 0 / 0 counts as 0. Support is the number of
-    the class's samples."""
+    """The metrics of one class. 0 / 0 counts as 0. Support is the number of the class's samples."""
 
     precision: float
     recall: float
@@ -78,12 +69,7 @@ def per_class(confusion: Sequence[Sequence[int]] | npt.NDArray[np.int64]) -> lis
     """Return the metrics of each class from a confusion matrix. F1 is the harmonic mean of precision and recall."""
     counts = np.asarray(confusion, np.int64)
     correct, predicted, support = counts.diagonal(), counts.sum(axis=0), counts.sum(axis=1)
-    return [
-        ClassFigures(
-            precision=float(hits / max(predictions, 1)),
-            recall=float(hits / max(samples, 1)),
-            f1=float(2 * hits / max(predictions + samples, 1)),
-            support=int(samples),
-        )
-        for hits, predictions, samples in zip(correct, predicted, support, strict=True)
-    ]
+    totals = predicted, support, predicted + support
+    precision, recall, half_of_f1 = (correct / np.maximum(total, 1) for total in totals)
+    columns = (each.tolist() for each in (precision, recall, 2 * half_of_f1, support))
+    return [ClassFigures(*row) for row in zip(*columns, strict=True)]

@@ -1,9 +1,7 @@
-"""The networks for one label per image, layer by layer: the study's three networks, a small network to serve, and
-teachers.
+"""The networks for one label per image: the study's three networks, a small network to serve, and teachers.
 
-Each network is built for a number of labels and for images of one size. A network maps the pixels that
-``normalise`` returns, FP32 [batch, channels, height, width], to logits [batch, labels]. The sizes in comments are for
-Fashion-MNIST's 28x28 grey pixels.
+A network maps the pixels that ``normalise`` returns, FP32 [batch, channels, height, width], to logits [batch, labels].
+The sizes in comments are for Fashion-MNIST's 28x28 grey pixels.
 
 Weights start as in Keras, which the study used: Glorot-uniform kernels, orthogonal recurrent kernels, zero biases, and
 1 for the bias of an LSTM's forget gate. PyTorch's nn.LSTM has two bias vectors, and Keras' LSTM has one, so the LSTMs
@@ -61,24 +59,12 @@ def _rows(pixels: Tensor) -> Tensor:
     return pixels.squeeze(1) if pixels.shape[1] == 1 else pixels.permute(0, 2, 3, 1).flatten(2)
 
 
-class _Features(nn.Module):
-    """A network of convolutions that detect features, and dense layers that classify the features."""
-
-    features: nn.Module
-    classifier: nn.Module
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        logits: Tensor = self.classifier(self.features(pixels))  # [batch, 10]
-        return logits
-
-
-class Cnn(_Features):
+class Cnn(nn.Sequential):
     """Five convolutions in three stages that each halve the image, then three dense layers.
 
     If an edge of the image has more than 71 pixels, the last maps are pooled once more, so that the first dense layer
-    does not grow.
-
-    max(relu(x)) == relu(max(x)), so ReLU and pooling commute. ReLU after pooling does a quarter of the work.
+    does not grow. max(relu(x)) == relu(max(x)), so ReLU and pooling commute. ReLU after pooling does a quarter of the
+    work.
     """
 
     def __init__(self, labels: int, image: ImageSpec) -> None:
@@ -100,14 +86,12 @@ class Cnn(_Features):
         self.apply(_initialise_like_keras)
 
 
-class CnnSmall(_Features):
+class CnnSmall(nn.Sequential):
     """A network for fast serving: five convolutions, three of which halve the image by their stride, then two dense
     layers.
 
-    CnnSmall needs a twentieth of Cnn's multiplications for an image, and somewhat fewer than Lstm. Each step of Lstm
-    waits for the step before, but CnnSmall has no steps, so an image takes hardly more time alone than in a batch.
-
-    If an edge of the image has more than 32 pixels, the last maps are pooled, so the first dense layer does not grow.
+    CnnSmall needs a twentieth of Cnn's multiplications for an image, and somewhat fewer than Lstm. If an edge of the
+    image has more than 32 pixels, the last maps are pooled, so the first dense layer does not grow.
     """
 
     def __init__(self, labels: int, image: ImageSpec) -> None:
@@ -143,7 +127,7 @@ class _Residual(nn.Module):
         return output
 
 
-class ResNet(_Features):
+class ResNet(nn.Sequential):
     """A residual network of three stages, the teacher of the study's networks. hangtag ships no ResNet.
 
     The first stage sees the image at half its size or, with ``full_resolution``, at its full size. Every later stage
@@ -171,10 +155,8 @@ class ResNet(_Features):
 
 
 def _pooling(height: int, width: int, most: int) -> tuple[list[nn.Module], int]:
-    """Return pooling layers that leave at most ``most`` places along each edge of a map, and the number of places left.
-
-    Smaller maps need no layer. Without the pooling, the first dense layer would grow with the image.
-    """
+    """Return pooling layers that leave at most ``most`` places along each edge of a map, and the number of places
+    left."""
     pooled = (math.ceil(height / most), math.ceil(width / most))
     return [] if pooled == (1, 1) else [nn.MaxPool2d(pooled)], (height // pooled[0]) * (width // pooled[1])
 

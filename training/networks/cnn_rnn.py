@@ -102,12 +102,9 @@ class CnnEmbedding(nn.Module):
 class Beam(NamedTuple):
     """The most probable path of each image, and the labels' probabilities over all paths of the beam."""
 
-    path: Tensor
-    """The labels in the order of prediction, INT64 [batch, MAX_LABELS]. Entries after the last label are -1."""
-    path_probability: Tensor
-    """The probability of the path given the image, [batch]."""
-    probabilities: Tensor
-    """For each label, the share of the beam's probability that is in paths with this label, [batch, labels]."""
+    path: Tensor  # the labels in the order of prediction, INT64 [batch, MAX_LABELS]; entries after the last are -1
+    path_probability: Tensor  # the probability of the path given the image, [batch]
+    probabilities: Tensor  # for each label, the share of the beam's probability in paths with it, [batch, labels]
 
 
 def beam_search(network: CnnRnn, pixels: Tensor, width: int = BEAM_WIDTH) -> Beam:

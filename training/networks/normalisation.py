@@ -1,9 +1,5 @@
-"""Normalisation of the pixels, which is the only preprocessing, and of layers' outputs during training.
-
-Batch normalisation is added after every convolution and dense layer except for the last. After training, each
-normalisation is folded into the weights of the layer before it, so normalisation adds no layers and no parameters to
-the deployed network.
-"""
+"""Normalisation of the pixels, which is the only preprocessing, and of layers' outputs during training. After training,
+each batch normalisation is folded into the weights of the layer before it."""
 
 import copy
 
@@ -17,10 +13,8 @@ _MOMENTUM = 0.1  # PyTorch's default: the weight of a step's statistics in the r
 
 
 def normalise(images: Tensor, image: ImageSpec) -> Tensor:
-    """Normalise images [batch, height, width] or [batch, height, width, 3] with pixels from 0 to 255.
-
-    Pixels become (pixel / 255 - mean) / std. The result is FP32 [batch, channels, height, width].
-    """
+    """Normalise images [batch, height, width] or [batch, height, width, 3] with pixels from 0 to 255 to (pixel / 255 -
+    mean) / std, FP32 [batch, channels, height, width]."""
     pixels = images.to(torch.float32) / 255
     pixels = pixels.unsqueeze(1) if image.channels == 1 else pixels.permute(0, 3, 1, 2)
     if any(image.mean) or any(each != 1 for each in image.std):
@@ -34,11 +28,9 @@ class Normalised(nn.Sequential):
 
 
 def add_batch_norm(network: nn.Module, steps_per_epoch: int) -> None:
-    """Add a normalisation to the network after each convolution and dense layer except for the last.
-
-    A network is validated with running statistics, which average about the last ten steps. If an epoch has fewer steps,
-    the running statistics average the steps of one epoch, because otherwise their initial values would still dominate.
-    """
+    """Add a normalisation to the network after each convolution and dense layer except for the last."""
+    # A network is validated with running statistics, which average about the last ten steps. If an epoch has fewer
+    # steps, they average the steps of one epoch, because otherwise their initial values would still dominate.
     momentum = max(_MOMENTUM, 1 / steps_per_epoch)
     layers = [(name, layer) for name, layer in network.named_modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
     for name, layer in layers[:-1]:

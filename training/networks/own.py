@@ -1,10 +1,9 @@
-"""Builds the user's own networks, and timm's networks, by name.
+"""Builds the user's own networks, ``package.module:callable``, and timm's networks, ``timm:NAME``.
 
-The name of the user's own network is ``package.module:callable``. The callable takes the number of labels and the
-:class:`~hangtag.serving.image_spec.ImageSpec`. It returns a ``torch.nn.Module`` that maps pixels, FP32 [batch,
-channels, height, width], normalised by the image's mean and std, to logits, FP32 [batch, labels]. The
-network must accept a batch of any size, and each sample's logits must depend only on that sample. hangtag adds no
-normalisations to the network.
+The callable takes the number of labels and the :class:`~hangtag.serving.image_spec.ImageSpec`. It returns a
+``torch.nn.Module`` that maps pixels, FP32 [batch, channels, height, width], normalised by the image's mean and std, to
+logits, FP32 [batch, labels]. The network must accept a batch of any size, and each sample's logits must depend only on
+that sample.
 """
 
 import contextlib
@@ -22,8 +21,6 @@ from torch import nn
 from hangtag.serving.image_spec import ImageSpec
 from hangtag.training.errors import SettingsError
 
-TIMM = "timm"
-
 
 def is_own(network: str) -> bool:
     """Return True if this names one of the user's or timm's networks, and False if it names one of hangtag's."""
@@ -32,11 +29,7 @@ def is_own(network: str) -> bool:
 
 def build(network: str, labels: int, image: ImageSpec) -> nn.Module:
     """Build a network with fresh weights, drawn from torch's global random state, and try it on three images of noise.
-
-    Raises:
-        SettingsError: If the network cannot be imported, is not a network, does not map images to logits, FP32 [batch,
-            labels], ends in a softmax, or computes other logits for an image in a batch than for the image alone.
-    """
+    Raises SettingsError if the network cannot be imported, or is not what the module's description requires."""
     make = find(network)
     try:
         made = make(labels, image)
@@ -62,14 +55,14 @@ def find(network: str) -> Callable[[int, ImageSpec], Any]:
     try:
         imported = importlib.import_module(module)
     except Exception as error:  # the user's module may raise any exception
-        if module == TIMM:
+        if module == "timm":
             raise SettingsError(f"{network} needs the package timm. Install it with: pip install timm") from error
         raise SettingsError(
             f"{network} cannot be imported ({type(error).__name__}: {error}). Name a network of your own as "
             "MODULE:CALLABLE, such as nets:build for build() in nets.py. The module must be installed, or be in "
             f"{here}."
         ) from error
-    if module == TIMM:
+    if module == "timm":
         return lambda labels, image: imported.create_model(name, num_classes=labels, in_chans=image.channels)
     make: Callable[..., Any] | None = getattr(imported, name, None)
     if not callable(make):
@@ -78,10 +71,8 @@ def find(network: str) -> Callable[[int, ImageSpec], Any]:
 
 
 def why_not_exportable(network: nn.Module, image: ImageSpec) -> str | None:
-    """Return why PyTorch cannot export a network with a free batch size, in PyTorch's words; None if PyTorch can.
-
-    The export to ONNX begins with the same step, and would fail for the same reason, but only after training.
-    """
+    """Return why PyTorch cannot export a network with a free batch size, in PyTorch's words; None if PyTorch can. The
+    export to ONNX begins with the same step, and would fail for the same reason, but only after training."""
     dimensions = ({0: torch.export.Dim("batch")},)
     try:
         with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):  # torch prints its errors
@@ -93,16 +84,14 @@ def why_not_exportable(network: nn.Module, image: ImageSpec) -> str | None:
 
 
 def _noise(image: ImageSpec) -> torch.Tensor:
-    """Return three images of noise in the form that the network accepts."""
-    # The noise has a generator of its own, because the global random state must initialise only weights.
+    """Return three images of noise, from a generator that does not change the global random state."""
     random = torch.Generator().manual_seed(0)
     return torch.randn(3, image.channels, image.height, image.width, generator=random)
 
 
 def _try(network: str, made: nn.Module, labels: int, image: ImageSpec) -> None:
     """Check a network's logits for three images in a batch, and for the first image alone."""
-    pixels = _noise(image)
-    answers = []
+    pixels, answers = _noise(image), []
     made.eval()  # the training loop sets the mode again
     for batch in (pixels, pixels[:1]):
         try:
@@ -113,7 +102,8 @@ def _try(network: str, made: nn.Module, labels: int, image: ImageSpec) -> None:
                 f"{network} fails on pixels {list(batch.shape)}, which are [batch, channels, height, width] "
                 f"({type(error).__name__}: {error})."
             ) from error
-        is_tensor, expected = isinstance(logits, torch.Tensor), f"torch.float32 [{len(batch)}, {labels}]"
+        expected = f"torch.float32 [{len(batch)}, {labels}]"
+        is_tensor = isinstance(logits, torch.Tensor)
         actual = f"{logits.dtype} {list(logits.shape)}" if is_tensor else type(logits).__name__
         if actual != expected:
             raise SettingsError(

@@ -1,7 +1,6 @@
-"""Writes a run, or several runs side by side, as one self-contained HTML page, without scripts and without other files.
+"""Writes a run, or several runs side by side, as one self-contained HTML page.
 
-The page shows mistakes on the validation split, but none on the test split, because the test split must not influence
-the choice of settings.
+The page shows no mistakes on the test split, because the test split must not influence the choice of settings.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,30 +22,29 @@ from hangtag.training.runs import run_data
 from hangtag.training.runs.run import Run
 
 _MOST_FREQUENT = 40
+_SHOWN_ELSEWHERE = ("model", "seed", "dataset", "limit", "recipe", "tensorboard", "command")
 
 
 def run_page(run: Run, exported_as: Sequence[str] = (), validation: Images | None = None) -> str:
-    """Return the page of one run: curves, confusion matrix, worst mistakes, recipe and provenance.
-
-    ``exported_as`` names the model versions that were exported from the run. If ``validation`` is None, the validation
-    split's images are read.
-    """
+    """Return the page of one run. ``exported_as`` names the model versions that were exported from the run. If
+    ``validation`` is None, the validation split's images are read."""
     summary = run.metrics.get("summary", {})
-    labels, parameters = run_data.labels(summary), summary.get("parameters")
+    rest = {key: value for key, value in run.config.items() if key not in _SHOWN_ELSEWHERE}
+    labels = run_data.labels(summary)
     matrix = _mistakes(summary, labels)
     images, why_none = _worst_images(run, summary, labels, validation) if matrix else ([], "")
     return _render(
         [run],
         {},
         run=tables.cells(run, exported_as),
-        parameters=None if parameters is None else f"{parameters:,}",
+        parameters=summary.get("parameters"),
         best_epoch=tables.overview(run)["best_epoch"],
         matrix=matrix,
         labels=labels,
         images=images,
         why_none=why_none,
-        recipe=tables.recipe(run),
-        provenance=tables.provenance(run),
+        recipe=tables.in_words(run.config["recipe"]),
+        provenance={key: words for key, words in tables.in_words(rest).items() if words not in ("-", "")},
     )
 
 
@@ -144,11 +142,8 @@ def _validation_images(run: Run) -> Images:
 
 
 def _curves(runs: Sequence[Run], title: str, keys: Mapping[str, str], axis: Formatter) -> Markup | None:
-    """Plot the metrics with these keys against the epochs. Returns None if no run has such metrics.
-
-    Validation is a solid line, and training is a dashed line. A dot marks the epoch whose weights were kept. With a
-    single epoch, each line becomes a dot, which is hollow for training.
-    """
+    """Plot the metrics with these keys against the epochs, as the page describes. Returns None if no run has such
+    metrics."""
     highest = 0.0
     with drawing(f"curves-{title}", title) as picture:
         axes = picture.axes

@@ -6,17 +6,12 @@ from typing import Any
 from hangtag.training.runs.config import flat
 from hangtag.training.runs.run import Run
 
-FIGURES = {"accuracy": "accuracy", "o_f1": "O-F1"}
-"""The main metrics of runs and their names: accuracy for single labels, and O-F1 for sets of labels."""
-_SHOWN_ELSEWHERE = ("model", "seed", "dataset", "limit", "recipe", "tensorboard", "command")
+FIGURES = {"accuracy": "accuracy", "o_f1": "O-F1"}  # the main metrics, for single labels and for sets of labels
 
 
 def overview(run: Run) -> dict[str, Any]:
-    """Return the run's main settings and metrics, under the names that ``hangtag runs --json`` uses.
-
-    "figure" names a metric of FIGURES. "validation" and "test" are the values of this metric in the best epoch.
-    A value is None if it is unknown, such as "test" before the run ends.
-    """
+    """Return the run's main settings and metrics, under the names that ``hangtag runs --json`` uses. "figure" names a
+    metric of FIGURES, and "validation" and "test" are its values in the best epoch. Unknown values are None."""
     config, metrics = run.config, run.metrics
     recipe, rows, summary = config["recipe"], metrics["epochs"], metrics.get("summary", {})
     figure = next((key for key in FIGURES if any(f"validation_{key}" in row for row in rows)), "accuracy")
@@ -68,19 +63,11 @@ def differences(runs: Sequence[Run]) -> dict[str, list[Any]]:
     return {key: each for key, each in values.items() if any(value != each[0] for value in each)}
 
 
-def recipe(run: Run) -> dict[str, str]:
-    """Return every hyperparameter of the run's recipe, in words."""
-    settings = flat(run.config["recipe"])
-    return {key.replace("_", " ").replace(".", ": "): text(value) for key, value in settings.items()}
-
-
-def provenance(run: Run) -> dict[str, str]:
-    """Return the data, teachers, loss, machine and versions that the run used, in words."""
-    rest = {key: value for key, value in run.config.items() if key not in _SHOWN_ELSEWHERE}
+def in_words(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Return the names and values of settings, for example of a run's recipe, in words."""
     return {
         key.removeprefix("environment.").replace("_", " ").replace(".", ": "): text(value)
-        for key, value in flat(rest).items()
-        if value not in (None, [])
+        for key, value in flat(settings).items()
     }
 
 

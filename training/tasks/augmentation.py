@@ -10,10 +10,8 @@ _ERASED_ASPECT = (0.3, 3.3)  # height over width
 
 
 def augment(images: Tensor, how: Augmentation) -> Tensor:
-    """Change images [batch, height, width] or [batch, height, width, 3], uint8, at random as a recipe describes.
-
-    Random numbers come from torch's global random state on the CPU, so a seed gives the same images on every device.
-    """
+    """Change images [batch, height, width] or [batch, height, width, 3], uint8, at random as a recipe describes. Random
+    numbers come from torch's global random state on the CPU, so a seed gives the same images on every device."""
     if how.flip:
         flipped = (torch.rand(len(images)) < 0.5).to(images.device)
         images = torch.where(flipped.reshape(-1, *[1] * (images.ndim - 1)), images.flip(2), images)

@@ -1,8 +1,5 @@
-"""Tasks: what a network learns from a data set, and how the network is measured.
-
-There is a task of one label per image, and a task of a set of labels per image. The loop handles steps and epochs, and
-a task handles labels and losses.
-"""
+"""Tasks: what a network learns from a data set, with one label or a set of labels per image, and how the network is
+measured. The loop handles steps and epochs, and a task handles labels and losses."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -31,19 +28,16 @@ from hangtag.training.runs.run import Run
 from hangtag.training.tasks.augmentation import augment
 from hangtag.training.tasks.teacher import Teacher, teacher_logits
 
-WORST = 24
-"""The summary lists this many validation images, those with the highest loss."""
-
-Predictions = Sequence[npt.NDArray[Any]]
-"""A network's outputs for a whole split, each [n, ...]."""
+WORST = 24  # the number of validation images with the highest loss that the summary lists
+Predictions = Sequence[npt.NDArray[Any]]  # a network's outputs for a whole split, each [n, ...]
 
 
 class Task(ABC):
     """A data set to learn from, with one ``image`` description and the names of its ``labels``.
 
     ``images``, uint8 [views * n, height, width] or [views * n, height, width, 3], on the device, has the first view of
-    all n samples, then the second view, and so on. Most tasks have one view. ``augmentation`` describes random changes
-    in every step. If a stop is requested, the task's methods raise KeyboardInterrupt between batches.
+    all n samples, then the second view, and so on. Most tasks have one view. If a stop is requested, the task's methods
+    raise KeyboardInterrupt between batches.
     """
 
     selection_metric: str  # the metric of ``validate`` that selects the best epoch; a higher value is better
@@ -72,11 +66,9 @@ class Task(ABC):
 
     @abstractmethod
     def loss(self, network: nn.Module, pixels: Tensor, views: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute the forward pass and the loss of augmented images, FP32 [batch, channels, height, width].
-
-        ``views`` [batch] are the indices of the images in ``images``. Returns the mean loss, a scalar to differentiate,
-        and the number of samples that were predicted correctly.
-        """
+        """Compute the forward pass and the mean loss of augmented images, FP32 [batch, channels, height, width], whose
+        indices in ``images`` are ``views`` [batch]. Returns the loss, a scalar to differentiate, and the number of
+        samples that were predicted correctly."""
 
     def validate(self, deployable: nn.Module) -> dict[str, float]:
         """Return the epoch's metrics on the validation split, which are NaN if the network's outputs are not finite."""
@@ -96,13 +88,13 @@ class Task(ABC):
     def _evaluate(self, predictions: Predictions, split: Split) -> dict[str, Any]:
         """Compute the metrics of the predictions on a whole split."""
 
+    @abstractmethod
     def _summary(self, predictions: Mapping[str, Predictions]) -> dict[str, Any]:
         """Compute the metrics of the predictions on the validation and test splits."""
-        return {name: self._evaluate(predictions[name], split) for name, split in self._splits.items()}
 
-    @abstractmethod
     def _predict(self, network: nn.Module, pixels: Tensor) -> Sequence[Tensor]:
-        """Return the network's outputs for a batch, each [batch, ...]."""
+        """Return the network's outputs for a batch, each [batch, ...]. Most networks have one output."""
+        return (network(pixels),)
 
     @torch.inference_mode()
     def _predictions(self, network: nn.Module, images: Images) -> Predictions:
@@ -129,18 +121,16 @@ class SingleLabelTask(Task):
         group: ProcessGroup,
         teacher: Teacher | None,
     ) -> None:
-        """Compute the teacher's logits of all training images, or read them from the run's folder.
-
-        The caller must first seed torch with the run's seed, so that a resumed run draws the same views as a new run.
-
-        Raises:
-            SettingsError: If the teacher fails on the images.
-            RunMismatchError: If the run's file of the teacher's logits is damaged, or cannot be written.
-        """
+        """Compute the teacher's logits of all training images, or read them from the run's folder. Raises the errors of
+        ``teacher_logits``. The caller must first seed torch with the run's seed, so that a resumed run draws the same
+        views as a new run."""
         super().__init__(config, data, observer)
         self.selection_metric = f"validation_{config.select}"
         self._classes = torch.tensor(self._train.classes, dtype=torch.long, device=self._device)  # [n]
-        weights = self._balance() if config.balance else None
+        weights = None
+        if config.balance:  # rare classes have larger weights; the mean weight of all samples is 1
+            counts = torch.bincount(self._classes.cpu(), minlength=len(self.labels))  # [labels]
+            weights = (len(self) / (len(self.labels) * counts.clamp(min=1)).to(torch.float32)).to(self._device)
         smoothing = config.recipe.label_smoothing
         self._class_loss = partial(functional.cross_entropy, weight=weights, label_smoothing=smoothing)
         self._distillation = None if teacher is None else config.recipe.distillation
@@ -155,12 +145,6 @@ class SingleLabelTask(Task):
             logits = teacher_logits(teacher, seen, len(data.labels), run, group, observer, mirrored=mirrored)
             self._teacher_logits = torch.from_numpy(logits).to(self._device)  # [views * n, labels]
 
-    def _balance(self) -> Tensor:
-        """Return the weights of the classes, [labels]. Rare classes have larger weights. The mean weight of all samples
-        is 1."""
-        counts = torch.bincount(self._classes.cpu(), minlength=len(self.labels))
-        return (len(self) / (len(self.labels) * counts.clamp(min=1)).to(torch.float32)).to(self._device)
-
     def loss(self, network: nn.Module, pixels: Tensor, views: Tensor) -> tuple[Tensor, Tensor]:
         classes = self._classes[views % len(self)]
         logits = network(pixels).float()  # [batch, labels]
@@ -174,20 +158,14 @@ class SingleLabelTask(Task):
         return asdict(evaluate(predictions[0], split.classes))
 
     def _summary(self, predictions: Mapping[str, Predictions]) -> dict[str, Any]:
+        figures = {name: self._evaluate(predictions[name], split) for name, split in self._splits.items()}
         # mistakes on the test split are not listed, because nobody should choose settings by them
-        mistakes = worst(predictions["validation"][0], self._splits["validation"].classes, WORST)
-        return super()._summary(predictions) | {"worst": mistakes}
-
-    def _predict(self, network: nn.Module, pixels: Tensor) -> Sequence[Tensor]:
-        return (network(pixels),)
+        return figures | {"worst": worst(predictions["validation"][0], self._splits["validation"].classes, WORST)}
 
 
 class MultiLabelTask(Task):
-    """The task of a multi-label data set, for CNN-RNN and its baselines.
-
-    CNN-RNN predicts the label set of its most probable path. The baselines need a threshold. For every measurement the
-    best threshold on the validation split is chosen, so that a baseline is measured at its best.
-    """
+    """The task of a multi-label data set, for CNN-RNN and its baselines. The baselines need a threshold, which is the
+    best one on the validation split, so that a baseline is measured at its best."""
 
     # The best epoch is chosen by O-F1, not by the exact match, which varies more by chance from epoch to epoch.
     selection_metric = "validation_o_f1"
@@ -196,9 +174,9 @@ class MultiLabelTask(Task):
 
     def __init__(self, config: RunConfig, data: Dataset, observer: Observer) -> None:
         super().__init__(config, data, observer)
-        self._smoothing = config.recipe.label_smoothing
         self._label_order = np.argsort(-self._train.classes.sum(axis=0), kind="stable")  # the most frequent label first
         self._order = torch.tensor(self._label_order, device=self._device)
+        self._smoothing = config.recipe.label_smoothing
         objective = NETWORKS[config.model].objective
         assert objective is not None, f"{config.model} is not a multi-label network"
         self._objective = objective
@@ -214,13 +192,12 @@ class MultiLabelTask(Task):
         return evaluate_sets(own[0], scores, split.classes)
 
     def _summary(self, predictions: Mapping[str, Predictions]) -> dict[str, Any]:
-        summary: dict[str, Any] = {"label_order": [self.labels[label] for label in self._label_order]}
         threshold, (scores, *own) = None, predictions["validation"]
         if not own:
             threshold = choose_threshold(scores, self._splits["validation"].classes)
-            summary["thresholds"] = {"o_f1": threshold}
         figures = {name: self._evaluate(predictions[name], split, threshold) for name, split in self._splits.items()}
-        return summary | figures
+        order = {"label_order": [self.labels[label] for label in self._label_order]}
+        return order | ({} if own else {"thresholds": {"o_f1": threshold}}) | figures
 
     def _predict(self, network: nn.Module, pixels: Tensor) -> Sequence[Tensor]:
         return self._objective.predict(network, pixels)

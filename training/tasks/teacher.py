@@ -27,29 +27,21 @@ from hangtag.training.runs.run import RESTART_HINT, Run
 Logits = npt.NDArray[np.float32]
 Teacher = Callable[[Images], Logits]
 """A trained model that another model learns from. It maps uint8 images [n, ...] to logits [n, labels]."""
-TEACHERS = Path("runs", "teachers")
-"""The model repository of teachers, which are not served."""
+TEACHERS = Path("runs", "teachers")  # the model repository of teachers, which are not served
 _BATCH = 500
 
 
 class TeacherEnsemble:
-    """The average of several teachers' logits (Hinton et al., Distilling the Knowledge in a Neural Network, 2015).
-
-    Softmax turns this average into the geometric mean of the teachers' probabilities, at every temperature.
-    """
+    """The average of several teachers' logits. Softmax turns this average into the geometric mean of the teachers'
+    probabilities, at every temperature (Hinton et al., Distilling the Knowledge in a Neural Network, 2015)."""
 
     def __init__(self, paths: Sequence[Path], labels: tuple[str, ...], image: ImageSpec, threads: int = 1) -> None:
-        """Load the ONNX files of teachers, each of which must accept these images and have these labels in their order.
-
-        Raises:
-            SettingsError: If a file is missing, damaged, given twice, or not a classifier of these images and labels.
-            MissingExtraError: If ONNX Runtime is not installed.
-        """
+        """Load the ONNX files of teachers. Raises SettingsError if a file is missing, damaged, given twice, or not a
+        classifier of these images and labels, and MissingExtraError if ONNX Runtime is not installed."""
         onnxruntime = _import_onnxruntime()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
-        # ONNX Runtime's threads must not spin while they wait, because PyTorch computes on the same CPUs between two
-        # calls.
+        # ONNX Runtime's threads must not spin while they wait, because PyTorch then computes on the same CPUs.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         sessions: dict[WeightsFile, Any] = {}
         for path in paths:
@@ -57,17 +49,14 @@ class TeacherEnsemble:
                 file = WeightsFile.of(path)
                 session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
             except OSError as error:
-                raise SettingsError(
-                    f"the teacher {path} cannot be read ({error.strerror}). {_how_to_get_one()}"
-                ) from error
+                raise SettingsError(f"the teacher {path} cannot be read ({error.strerror}). {_advice()}") from error
             except Exception as error:  # ONNX Runtime has an exception class for each kind of failure
-                raise SettingsError(
-                    f"the teacher {path} cannot be loaded as a model ({reason(error)[:200]})."
-                ) from error
+                why = reason(error)[:200]
+                raise SettingsError(f"the teacher {path} cannot be loaded as a model ({why}).") from error
             _require_fitting(session, path, labels, image)
-            for other in sessions:
-                if other == file:
-                    raise SettingsError(f"the teachers {other.path} and {path} are the same model.")
+            if file in sessions:
+                same = next(other.path for other in sessions if other == file)
+                raise SettingsError(f"the teachers {same} and {path} are the same model.")
             sessions[file] = session
         self.files = tuple(sessions)
         # The teachers are sorted by content, because the order of a sum changes its rounding, and --teacher may list
@@ -76,10 +65,10 @@ class TeacherEnsemble:
 
     def __call__(self, images: Images) -> Logits:
         """Return the average logits [n, labels]. Raises SettingsError if a teacher fails, or a logit is not finite."""
-        answers = []
+        answers, inputs = [], {"image": np.ascontiguousarray(images)}
         for file, session in self._sessions:
             try:
-                (logits,) = session.run(["logits"], {"image": np.ascontiguousarray(images)})
+                (logits,) = session.run(["logits"], inputs)
             except Exception as error:  # ONNX Runtime has an exception class for each kind of failure
                 raise SettingsError(f"the teacher {file.path} fails on the images ({reason(error)[:200]}).") from error
             if broken := int((~np.isfinite(logits).all(axis=1)).sum()):
@@ -106,28 +95,19 @@ def _require_fitting(session: Any, path: Path, labels: tuple[str, ...], image: I
             f"output logits: FP32 [batch, {len(labels)}], but its inputs are {inputs} and its outputs are {outputs}."
         )
     expected = json.dumps(labels)
-    recorded = session.get_modelmeta().custom_metadata_map.get("hangtag.labels", expected)
-    try:
-        has = json.loads(recorded)
-    except ValueError:
-        has = None
-    if has != list(labels):
+    if (recorded := session.get_modelmeta().custom_metadata_map.get("hangtag.labels", expected)) != expected:
         raise SettingsError(f"the teacher {path} has the labels {recorded}; it must have {expected}, in this order.")
 
 
 def teacher_logits(
     teacher: Teacher, images: Images, labels: int, run: Run, group: ProcessGroup, observer: Observer, *, mirrored: bool
 ) -> Logits:
-    """Return the teacher's logits [n, labels] of images [n, ...]. The logits are computed once, and kept in the run's
-    folder, from which a resumed run reads the logits.
+    """Return the teacher's logits [n, labels] of images [n, ...], which are kept in the run's folder for a resumed run.
+    Each rank computes the logits of a share of the images. If ``mirrored`` is true, the logits of an image and of its
+    mirror image are averaged, because two predictions are more accurate than one.
 
-    Each rank computes the logits of a share of the images, and all ranks get all logits. If ``mirrored`` is true, the
-    logits of an image and of its mirror image are averaged, because two predictions are more accurate than one.
-
-    Raises:
-        KeyboardInterrupt: If a rank's observer requests a stop.
-        SettingsError: If the teacher fails on the images.
-        RunMismatchError: If the run's file is damaged, or if the folder cannot be written.
+    Raises KeyboardInterrupt if a rank's observer requests a stop, SettingsError if the teacher fails on the images, and
+    RunMismatchError if the run's file of logits is damaged, or cannot be written.
     """
     if group.on_rank_zero(lambda: run.has("teacher.pt")):
         kept = group.on_rank_zero(lambda: run.load("teacher.pt")).get("logits")
@@ -155,20 +135,18 @@ def teacher_logits(
 
 
 def published_teachers(model: str) -> list[Path]:
-    """Return the files of all versions of a model in the teachers' repository, the earliest version first.
-
-    Raises SettingsError if there are none, or the folder cannot be read.
-    """
+    """Return the files of all versions of a model in the teachers' repository, the earliest version first. Raises
+    SettingsError if there are none, or the folder cannot be read."""
     try:
         files = versions_in(TEACHERS / model)
     except ModelRepositoryError as error:
-        raise SettingsError(f"{error}. {_how_to_get_one(model)}") from error
+        raise SettingsError(f"{error}. {_advice(model)}") from error
     if not files:
-        raise SettingsError(f"{TEACHERS} has no {model} to learn from. {_how_to_get_one(model)}")
+        raise SettingsError(f"{TEACHERS} has no {model} to learn from. {_advice(model)}")
     return [file.path for file in reversed(files)]
 
 
-def _how_to_get_one(model: str = "resnet") -> str:
+def _advice(model: str = "resnet") -> str:
     network = model.removesuffix("-int8")
     precision = "" if network == model else "--precision int8 "
     return (
