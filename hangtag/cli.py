@@ -65,19 +65,12 @@ class _Context(click.Context):
     formatter_class = _HelpFormatter
 
     def get_help(self) -> str:
-        """Return the help, which leaves out environment variables that only this command reads.
-
-        The root command's --help says how these variables' names follow from the options.
-        """
-        options = [option for option in self.command.params if isinstance(option, click.Option)]
-        shown = [option.show_envvar for option in options]
-        for option in options:
-            option.show_envvar = len(option.envvar or []) > 1
-        try:
-            return super().get_help()
-        finally:  # error messages name the variable only if show_envvar is set
-            for option, before in zip(options, shown, strict=True):
-                option.show_envvar = before
+        """Return the help, which leaves out environment variables that only this command reads. The root command's
+        --help says how these variables' names follow from the options."""
+        for option in self.command.params:
+            if isinstance(option, click.Option):
+                option.show_envvar = len(option.envvar or []) > 1
+        return super().get_help()
 
 
 def _shorten_help(command: click.Command) -> None:
@@ -93,11 +86,8 @@ class LazyGroup(click.Group):
     """A click group that imports a subcommand's module only to run the subcommand or to show the subcommand's help."""
 
     def invoke(self, ctx: click.Context) -> object:
-        """Run a subcommand, and show a UserError that the subcommand raises as one line, with exit code 1.
-
-        After Ctrl-C the exit code is 130, as shells report for a process that SIGINT ended. A subcommand may handle
-        Ctrl-C differently once it has been imported.
-        """
+        """Run a subcommand, and show a UserError that the subcommand raises as one line, with exit code 1. After Ctrl-C
+        the exit code is 130, as shells report for a process that SIGINT ended."""
         try:
             with one_line_errors():
                 return super().invoke(ctx)

@@ -30,10 +30,8 @@ def listed(root: Path) -> Listing:
         raise DataNotFoundError(f"{root} is not a folder. Name a folder with four IDX files.")
     arrays = {}
     for split, file in (("train", "train"), ("test", "t10k")):
-        images, classes = (
-            parsed(unpacked(path), path)
-            for path in (_find(root, f"{file}-{kind}*-ubyte") for kind in ("images", "labels"))
-        )
+        paths = [_find(root, f"{file}-{kind}*-ubyte") for kind in ("images", "labels")]
+        images, classes = (parsed(unpacked(path), path) for path in paths)
         is_grey_or_colour = images.ndim >= 3 and images.shape[3:] in ((), (3,))
         if not is_grey_or_colour or classes.shape != images.shape[:1] or not images.size:
             raise DataCorruptError(
@@ -52,15 +50,15 @@ def listed(root: Path) -> Listing:
     return Listing(pictures, tuple(labels[number] for number in present), [])
 
 
-def _labels(root: Path, count: int) -> tuple[str, ...]:
+def _labels(root: Path, count: int) -> list[str]:
     file = root / "labels.txt"
     if not file.is_file():
-        return tuple(map(str, range(count)))
+        return list(map(str, range(count)))
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataCorruptError(f"{file} cannot be read ({reason(error)}). Write one label per line.") from error
-    labels = tuple(line.strip() for line in lines if line.strip())
+    labels = [line.strip() for line in lines if line.strip()]
     if len(labels) < count or len(set(labels)) < len(labels):
         raise DataCorruptError(
             f"{file} must have {count} or more lines with different labels; it has {len(labels)} lines with labels."

@@ -13,10 +13,11 @@ from hangtag.errors import DataCorruptError, DataNotFoundError
 from hangtag.printable import counted, named
 from hangtag.serving.image_spec import SUFFIXES, Pixels
 
-SPLITS = {"train": "train", "training": "train", "val": "validation", "valid": "validation", "validation": "validation",
-          "test": "test"}  # fmt: skip
+_SPLITS = {"train": "train", "training": "train", "val": "validation", "valid": "validation",
+           "validation": "validation", "test": "test"}  # fmt: skip
 """Name of a folder, or value in the column ``split`` of a CSV file -> name of the split."""
 _COLUMNS = {"path": ("path", "file", "filename", "image"), "label": ("label", "class"), "split": ("split",)}
+_ENDINGS = ", ".join(SUFFIXES)
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,11 +84,8 @@ def normal(label: str) -> str:
 def _in_folder(root: Path) -> tuple[list[Picture], list[str]]:
     if not root.is_dir():
         raise DataNotFoundError(f"{root} is not a folder. Name a folder that has a folder of pictures for each class.")
-    pictures: list[Picture] = []
-    others: list[str] = []
-    loose: list[str] = []
-    visited: set[str] = set()
-    classes: set[str] = set()
+    pictures, others, loose = list[Picture](), list[str](), list[str]()
+    visited, classes = set[str](), set[str]()
     depth = 0  # 1 if the root contains folders of splits, which contain the folders of classes
     for folder, folders, files in os.walk(root, onerror=_refuse, followlinks=True):
         if (real := os.path.realpath(folder)) in visited:  # a symbolic link may lead back to a folder above
@@ -105,29 +103,25 @@ def _in_folder(root: Path) -> tuple[list[Picture], list[str]]:
             if len(above) <= depth:
                 loose += [name] if is_picture else []
             elif is_picture:
-                split = SPLITS[above[0].lower()] if depth else None
+                split = _SPLITS[above[0].lower()] if depth else None
                 pictures.append(Picture(file, name, normal(above[depth]), split))
             else:
                 others.append(name)
-    endings = ", ".join(SUFFIXES)
     if not pictures:
         raise DataNotFoundError(
             f"{root} has no folders with pictures. Put each class's pictures into a folder with the class's name, such "
-            f"as {root}/cats/1.jpg. File names may end in {endings}."
+            f"as {root}/cats/1.jpg. File names may end in {_ENDINGS}."
         )
     if empty := classes - {picture.label for picture in pictures}:
         raise DataCorruptError(
             f"{len(empty)} of {len(classes)} folders of classes in {root} have no pictures: "
-            f"{', '.join(sorted(empty))}. File names must end in {endings}. Convert other files, or remove the folder."
+            f"{', '.join(sorted(empty))}. File names must end in {_ENDINGS}. Convert other files, or remove the folder."
         )
-    notes = [
-        f"Left out {counted(len(names), *nouns)}: {named(names)}."
-        for names, nouns in (
-            (loose, ("picture that is in no class's folder", "pictures that are in no class's folder")),
-            (others, (f"file whose name does not end in {endings}", f"files whose names do not end in {endings}")),
-        )
-        if names
-    ]
+    left_out = (
+        (loose, ("picture that is in no class's folder", "pictures that are in no class's folder")),
+        (others, (f"file whose name does not end in {_ENDINGS}", f"files whose names do not end in {_ENDINGS}")),
+    )
+    notes = [f"Left out {counted(len(names), *nouns)}: {named(names)}." for names, nouns in left_out if names]
     return pictures, notes
 
 
@@ -138,7 +132,7 @@ def _refuse(error: OSError) -> None:
 def _are_splits(root: Path, folders: list[str]) -> bool:
     """Return whether the folders are named after splits. Raises DataCorruptError if only some folders are named after
     splits, or if the folder of a split is missing."""
-    others = [each for each in folders if each.lower() not in SPLITS]
+    others = [each for each in folders if each.lower() not in _SPLITS]
     if len(others) == len(folders):
         return False
     if others:
@@ -146,16 +140,14 @@ def _are_splits(root: Path, folders: list[str]) -> bool:
             f"{root} has folders of splits and other folders ({', '.join(others)}). Put all pictures into "
             "train/CLASS and test/CLASS; or put all pictures into CLASS, and hangtag splits them."
         )
-    splits = {SPLITS[each.lower()] for each in folders}
+    splits = {_SPLITS[each.lower()] for each in folders}
     if lacking := [split for split in ("train", "test") if split not in splits]:
         raise DataCorruptError(f"{root} has folders of splits, but no folder for {' and '.join(lacking)}.")
     return True
 
 
 def _in_csv(file: Path) -> list[Picture]:
-    pictures = []
-    missing = []
-    text = _text(file)
+    text, pictures, missing = _text(file), list[Picture](), list[str]()
     try:
         header = text.partition("\n")[0]
         rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=header.count))
@@ -179,11 +171,11 @@ def _in_csv(file: Path) -> list[Picture]:
                 )
             if not path or not label:
                 raise DataCorruptError(f"{line} has no {'label' if path else 'path'}.")
-            if columns["split"] and split.lower() not in SPLITS:
+            if columns["split"] and split.lower() not in _SPLITS:
                 raise DataCorruptError(f"{line} has the split {split!r}; it must be train, validation or test.")
             if not (file.parent / path).is_file():
                 missing.append(f"{path} in line {rows.line_num}")
-            pictures.append(Picture(file.parent / path, path, normal(label), SPLITS.get(split.lower())))
+            pictures.append(Picture(file.parent / path, path, normal(label), _SPLITS.get(split.lower())))
     except csv.Error as error:
         raise DataCorruptError(
             f"{file} cannot be read as CSV after line {rows.line_num}. Check whether a closing quotation mark is "

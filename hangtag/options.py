@@ -44,14 +44,9 @@ class Duration(FiniteRange):
 
 
 def options_of(settings: type[Any], *left_out: str, **kinds: click.ParamType[Any]) -> Callable[[F], F]:
-    """Add an option to a command for each field that is declared with ``setting``.
-
-    Each option's value is passed to the command as an argument with the field's name.
-
-    Args:
-        settings: A dataclass.
-        left_out: The names of fields for which the command gets no option.
-        kinds: Name of a field -> click type of its option, for fields whose declaration cannot name a click type.
+    """Add an option to a command for each field of a dataclass that is declared with ``setting``, except for
+    ``left_out``. Each option's value is passed to the command as an argument with the field's name. ``kinds`` has the
+    click types of fields whose declaration cannot name a click type.
     """
 
     def decorated(command: F) -> F:
@@ -66,11 +61,10 @@ def options_of(settings: type[Any], *left_out: str, **kinds: click.ParamType[Any
                 # if this is False, click mistakes a value that begins with a hyphen for an option
                 is_flag=is_flag or None,
                 multiple=isinstance(default, tuple) and not rules.listed,
-                show_default=not is_flag and default not in (None, MISSING),
+                show_default=not is_flag and default not in (None, MISSING, ""),
                 help=rules.about,
                 metavar=rules.metavar,
                 envvar=rules.envvar,
-                show_envvar=True,
                 **_default_of(default, rules),
             )(command)
         return command
@@ -121,13 +115,8 @@ def repository(value: str | Path) -> Path | str:
 
 
 def models_option(about: str, parameter: str = "models", *, store: bool = False) -> Callable[[F], F]:
-    """Add ``--models``, a model repository, which HANGTAG_MODELS sets for all commands.
-
-    Args:
-        about: The help text.
-        parameter: The name of the command's parameter.
-        store: Whether the value may also be a URL.
-    """
+    """Add ``--models``, a model repository, which HANGTAG_MODELS sets for all commands. If ``store`` is true, the value
+    may also be a URL."""
     return click.option(
         "--models",
         parameter,
@@ -135,7 +124,6 @@ def models_option(about: str, parameter: str = "models", *, store: bool = False)
         default=Path("models"),
         envvar="HANGTAG_MODELS",
         show_default=True,
-        show_envvar=True,
         help=about,
     )
 
@@ -147,6 +135,7 @@ runs_option = click.option(
     show_default=True,
     help="The folder in which to look for RUN if RUN is a name.",
 )
+json_flag = click.option("--json", "as_json", is_flag=True, help="Write JSON to standard output, for a program.")
 limit_option = click.option(
     "--limit",
     type=click.IntRange(min=1),
@@ -169,11 +158,7 @@ samples_option = click.option(
 def json_option(about: str, kind: click.ParamType[Any] = click.STRING) -> Callable[[F], F]:
     """Add ``--json``, which prints JSON, and ``--json=FILE``, which writes JSON to a file.
 
-    The command's parameter is ``json_file``, with "-" for standard output.
-
-    Args:
-        about: What the JSON contains, for the help text.
-        kind: The click type of FILE.
+    The command's parameter is ``json_file``, with "-" for standard output. ``about`` says what the JSON contains.
     """
     help_text = f"Print only JSON with {about}. --json=FILE writes a file."
     return click.option("--json", "json_file", is_flag=False, flag_value="-", metavar="", type=kind, help=help_text)
@@ -207,13 +192,9 @@ class JsonCommand(click.Command):
 
 
 def refuse(*names: str, because: str) -> None:
-    """Raise UsageError if the command line has one of these options, which would have no effect.
+    """Raise UsageError if the command line sets one of these parameters, which would have no effect.
 
-    Options that environment variables set are ignored, because the variables may be meant for another call.
-
-    Args:
-        names: The command's parameters that these options set.
-        because: The reason for the refusal, which ends the error's message.
+    Environment variables are ignored, because they may be meant for another call. ``because`` ends the message.
     """
     context = click.get_current_context()
     flags = {option.name: max(option.opts, key=len) for option in context.command.params}

@@ -2,14 +2,13 @@
 
 import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import click
 
 from hangtag.errors import UserError
-from hangtag.extras import MissingExtraError, needs
 from hangtag.printable import escaped
 
 
@@ -21,11 +20,7 @@ class OutputError(UserError):
 def one_line_errors() -> Iterator[None]:
     """Turn a UserError that is raised in this context into a ClickException, which click prints in one line.
 
-    The root command runs every subcommand in this context. Control characters in the message are shown as escapes,
-    because the message may quote a server or a model's file.
-
-    Raises:
-        click.ClickException: the UserError's message, with the exit code 1.
+    Control characters in the message are shown as escapes, because the message may quote a server or a model's file.
     """
     try:
         yield
@@ -60,41 +55,21 @@ def write_text(file: str, text: str) -> None:
         OutputError: the file cannot be written, for example because the disk is full. An existing file keeps its
             content.
     """
-    text = text.removesuffix("\n")
+    path, text = Path(file), text.removesuffix("\n")
     if file == "-":
         click.echo(text)
         return
-    with writing(Path(file)):
-        _replace(Path(file), f"{text}\n")
-
-
-def _replace(file: Path, text: str) -> None:
-    partial_file = file.with_name(f".{file.name}.part")
-    if (file.exists() and not file.is_file()) or file.is_symlink() or not os.access(file.parent, os.W_OK):
-        file.write_text(text, encoding="utf-8")
-        return
-    try:
-        partial_file.write_text(text, encoding="utf-8")
-        partial_file.replace(file)
-    finally:
-        partial_file.unlink(missing_ok=True)
-
-
-def write_page(file: Path, make: Callable[[], str]) -> None:
-    """Write a page, or report which package is missing to draw the page.
-
-    A missing package is not an error, because the command's other results are already written.
-
-    Raises:
-        OutputError: the file cannot be written.
-    """
-    try:
-        with needs("export", "the page"):
-            text = make()
-    except MissingExtraError as error:
-        click.echo(f"no page: {error}", err=True)
-        return
-    write_text(str(file), text)
+    with writing(path):
+        # Devices and links are not replaced, and a folder may forbid new files.
+        if (path.exists() and not path.is_file()) or path.is_symlink() or not os.access(path.parent, os.W_OK):
+            path.write_text(f"{text}\n", encoding="utf-8")
+            return
+        partial_file = path.with_name(f".{path.name}.part")
+        try:
+            partial_file.write_text(f"{text}\n", encoding="utf-8")
+            partial_file.replace(path)
+        finally:
+            partial_file.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -43,10 +43,5 @@ def named(items: Sequence[str]) -> str:
 
 
 def counted(count: int, one: str, several: str) -> str:
-    """Return a number, followed by the noun in the singular or the plural.
-
-    Example:
-        >>> counted(1, "picture is", "pictures are")
-        '1 picture is'
-    """
+    """Return a number, followed by the noun in the singular or the plural, such as "1 picture is"."""
     return f"{count:,} {one if count == 1 else several}"

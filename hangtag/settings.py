@@ -16,36 +16,20 @@ REQUIRED: Any = object()
 
 @dataclass(frozen=True, kw_only=True)
 class Rules:
-    """How a setting is parsed, checked and described, in addition to its field's type and default.
+    """How a setting is parsed, checked and described, in addition to its field's type and default."""
 
-    Attributes:
-        about: The help text.
-        flag: The option's name. None stands for the field's name with hyphens.
-        between: The smallest and the largest number that is valid, which the help shows. None stands for no limit.
-        at_least: The smallest number that is valid. `problems` checks this limit, click does not.
-        above: A number that the value must exceed. `problems` checks this limit, click does not.
-        choices: The texts that are valid; if empty, any text is valid.
-        duration: Whether the value is a number of seconds that may be written with a unit, such as 500ms.
-        listed: Whether one option gives all numbers of a tuple, separated by commas; otherwise the option is repeated.
-        folder: Whether the path of a folder is valid.
-        kind: The option's click type, if it does not follow from the field's type.
-        metavar: The placeholder for the value in the help.
-        envvar: An environment variable that sets the option for all commands, in addition to the command's own
-            variable.
-    """
-
-    about: str
-    flag: str | None = None
-    between: tuple[Any, Any] = (None, None)
-    at_least: float | None = None
-    above: float | None = None
-    choices: Sequence[str] = ()
-    duration: bool = False
-    listed: bool = False
-    folder: bool = False
-    kind: Any = None
-    metavar: str | None = None
-    envvar: str | None = None
+    about: str  # the help text
+    flag: str | None = None  # the option's name; None for the field's name with hyphens
+    between: tuple[Any, Any] = (None, None)  # the valid numbers, which the help shows; None for no limit
+    at_least: float | None = None  # the smallest valid number, which `problems` checks and click does not
+    above: float | None = None  # a number that the value must exceed, which `problems` checks and click does not
+    choices: Sequence[str] = ()  # the valid texts; if empty, any text is valid
+    duration: bool = False  # whether the value is a number of seconds that may be written with a unit, such as 500ms
+    listed: bool = False  # whether one option gives all numbers of a tuple; otherwise the option is repeated
+    folder: bool = False  # whether the path of a folder is valid
+    kind: Any = None  # the option's click type, if it does not follow from the field's type
+    metavar: str | None = None  # the placeholder for the value in the help
+    envvar: str | None = None  # a variable that sets the option for all commands, in addition to the command's own
 
 
 def setting(default: Any, about: str, **rules: Any) -> Any:

@@ -15,15 +15,12 @@ from rich.text import Text
 from hangtag.printable import escaped
 
 
-def table(headers: Sequence[str], rows: Iterable[Sequence[str | Text]], right: Collection[str] = ()) -> Table:
-    """Make a table with a row of headers.
-
-    Args:
-        headers: The headers of the columns.
-        rows: The cells of each row. A Text is shown with its style.
-        right: The headers of the columns that are aligned right.
-    """
-    made = Table(box=None, pad_edge=False, header_style="dim")
+def table(
+    headers: Sequence[str], rows: Iterable[Sequence[str | Text]], right: Collection[str] = (), title: str | None = None
+) -> Table:
+    """Make a table with a row of headers, and perhaps a title. The columns whose headers are in ``right`` are aligned
+    right. A cell that is a Text keeps its style."""
+    made = Table(title=title, title_justify="left", title_style="dim", box=None, pad_edge=False, header_style="dim")
     for header in headers:
         made.add_column(Text(escaped(header)), justify="right" if header in right else "left", overflow="fold")
     for row in rows:
@@ -31,7 +28,7 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[str | Text]], right: C
     return made
 
 
-def facts(lines: Iterable[tuple[str, str]]) -> Table:
+def facts(lines: Iterable[tuple[str, str | Text]]) -> Table:
     """Make a table of pairs, each a bold name and a text."""
     made = Table.grid(padding=(0, 2))
     made.add_column(style="bold")

@@ -10,14 +10,15 @@ import click
 def name_variables(command: click.Command, prefix: str) -> None:
     """Name each option's environment variable after the command and the flag: HANGTAG_HEALTH_SERVER for --server.
 
-    click would name the variable after the Python parameter (as_json for --json). click would also prefer a variable
-    that applies to all commands (HANGTAG_SERVER), but the command's own variable must override such a variable.
+    click would name the variable after the Python parameter (as_json for --json), and would prefer a variable that
+    applies to all commands (HANGTAG_SERVER) to the command's own variable.
     """
     for option, own_prefix in _options(command, prefix):
         if option.allow_from_autoenv:
             option.allow_from_autoenv = False
             flag = max(option.opts, key=len).lstrip("-").replace("-", "_").upper()
             option.envvar = [f"{own_prefix}_{flag}", *_names(option)]
+        option.show_envvar = bool(option.envvar)  # error messages then name the variable
 
 
 def subcommands(command: click.Command) -> Mapping[str, click.Command]:
@@ -29,9 +30,8 @@ def subcommands(command: click.Command) -> Mapping[str, click.Command]:
 def warn_about_unknown(command: click.Command, prefix: str) -> None:
     """Print a warning for each environment variable that has the command's prefix but that no option reads.
 
-    An unknown variable is misspelt, or belongs to another release. Without the warning, nobody would notice that a
-    server runs without the setting. The command still runs, because Kubernetes sets variables for each Service,
-    such as HANGTAG_SERVE_SERVICE_HOST for a Service named hangtag-serve.
+    Such a variable is misspelt, or belongs to another release. The command still runs, because Kubernetes sets
+    variables for each Service, such as HANGTAG_SERVE_SERVICE_HOST for a Service named hangtag-serve.
     """
     names = [name for option, _ in _options(command, prefix) for name in _names(option)]
     known = {name.removeprefix(f"{prefix}_"): name for name in names}

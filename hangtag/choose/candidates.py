@@ -32,21 +32,13 @@ alternatives are the cascade's models and the shorter cascades of these models."
 
 @dataclass(frozen=True)
 class Outcome:
-    """The predicted or measured performance of a candidate under a load.
+    """The predicted or measured performance of a candidate under a load."""
 
-    Attributes:
-        throughput: The calls per second.
-        p99: The 99th percentile of the latency in seconds.
-        failed: The number of calls that were not answered.
-        problems: The reasons why the measurement is invalid, each as a sentence.
-        doubt: The reason why the measurement is doubtful; empty if it is not.
-    """
-
-    throughput: float
-    p99: float
-    failed: int = 0
-    problems: tuple[str, ...] = ()
-    doubt: str = ""
+    throughput: float  # calls per second
+    p99: float  # seconds
+    failed: int = 0  # the number of calls that were not answered
+    problems: tuple[str, ...] = ()  # the reasons why the measurement is invalid, each as a sentence
+    doubt: str = ""  # the reason why the measurement is doubtful, if it is
 
 
 OVERLOAD = Outcome(0.0, math.inf, failed=1)
@@ -55,23 +47,14 @@ OVERLOAD = Outcome(0.0, math.inf, failed=1)
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A model with its answers to the labelled samples and its times on this machine.
+    """A model with its answers to the labelled samples and its times on this machine."""
 
-    Attributes:
-        name: The name that a route gives to the model: NAME, or NAME@VERSION.
-        file: The measured version.
-        confidence: The highest probability in the answer to each sample, [samples].
-        right: Whether the model classifies each sample correctly, [samples].
-        seconds: Batch size -> the time of one processor to compute the batch; sizes in ascending order.
-        settings: The settings by which a server batches the model's calls.
-    """
-
-    name: str
-    file: ModelFile
-    confidence: npt.NDArray[np.floating]
-    right: npt.NDArray[np.bool_]
-    seconds: Mapping[int, float]
-    settings: ServerConfig
+    name: str  # as in a route: NAME, or NAME@VERSION
+    file: ModelFile  # the measured version
+    confidence: npt.NDArray[np.floating]  # the highest probability in the answer to each sample, [samples]
+    right: npt.NDArray[np.bool_]  # whether each sample is classified correctly, [samples]
+    seconds: Mapping[int, float]  # batch size, ascending -> the time of one processor to compute the batch
+    settings: ServerConfig  # the settings by which a server batches the model's calls
 
     @property
     def per_sample(self) -> float:
@@ -82,26 +65,16 @@ class Model:
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """A single model, or a cascade at one threshold, with its result for the samples.
+    """A single model, or a cascade at one threshold, with its result for the samples."""
 
-    Attributes:
-        models: The models, in the order in which they answer.
-        threshold: The probability that an answer of any model but the last must reach; 0 for a single model.
-        reached: For each model, the share of the samples that the model answers; 1 for the first model.
-        accuracy: The share of the samples that are classified correctly.
-        lost: The number of samples that a cascade misclassifies and its last model classifies correctly.
-        predicted: The throughput with 64 calls in flight, and the p99 at the requested rate, or with 64 calls in flight
-            if no rate was requested.
-        tested: The results of the load test; None if the candidate was not load-tested.
-    """
-
-    models: tuple[Model, ...]
-    threshold: float
-    reached: tuple[float, ...]
-    accuracy: float
-    lost: int
+    models: tuple[Model, ...]  # in the order in which they answer
+    threshold: float  # the probability that an answer of any model but the last must reach; 0 for a single model
+    reached: tuple[float, ...]  # for each model, the share of the samples that the model answers; 1 for the first
+    accuracy: float  # the share of the samples that are classified correctly
+    lost: int  # the number of samples that a cascade misclassifies and its last model classifies correctly
+    # The throughput with 64 calls in flight, and the p99 at the requested rate, or else with 64 calls in flight.
     predicted: Outcome = OVERLOAD
-    tested: Outcome | None = None
+    tested: Outcome | None = None  # the results of the load test, if there was one
 
     @property
     def name(self) -> str:
@@ -181,12 +154,8 @@ def best(models: Sequence[Model], accuracy: float, lose_at_most: float) -> Candi
 
 def bound(samples: int, lost: int) -> float:
     """Return an upper bound on the share of samples that a cascade loses in the long run: the upper limit of the
-    one-sided interval of Clopper and Pearson (1934).
-
-    If a cascade loses more than this share in the long run, the probability that it loses no more than ``lost`` of
-    these samples is at most 5 %. The interval is valid if the samples were used neither to train or choose a model nor
-    to choose the cascade.
-    """
+    one-sided interval of Clopper and Pearson (1934). It is valid if the samples were used neither to train or choose a
+    model nor to choose the cascade."""
     return float(scipy.special.bdtri(lost, samples, 1 - CONFIDENCE))
 
 

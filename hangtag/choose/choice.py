@@ -22,20 +22,12 @@ _APART = 2.0
 
 @dataclass(frozen=True)
 class Wanted:
-    """The requirements of the user.
+    """The requirements of the user."""
 
-    Attributes:
-        accuracy: The smallest share of the samples that must be classified correctly.
-        p99: The largest 99th-percentile latency in seconds; None for no limit.
-        rate: The request rate at which ``p99`` applies, in calls per second; None for a closed loop with 64 calls in
-            flight.
-        lose_at_most: The largest share of all samples that a cascade may lose.
-    """
-
-    accuracy: float
-    p99: float | None = None
-    rate: float | None = None
-    lose_at_most: float = 1.0
+    accuracy: float  # the smallest share of the samples that must be classified correctly
+    p99: float | None = None  # the largest 99th-percentile latency in seconds; None for no limit
+    rate: float | None = None  # the calls per second at which ``p99`` applies; None for 64 calls in flight
+    lose_at_most: float = 1.0  # the largest share of all samples that a cascade may lose
 
     def missed_by(self, one: Candidate) -> list[str]:
         """List the missed requirements: "accuracy", "rate", "p99", and "valid" if the load test is invalid."""
@@ -93,12 +85,9 @@ def choose(
 def calibrated(tested: Sequence[Candidate], machine: Machine) -> Machine:
     """Find the machine parameters for which the simulation predicts the measured throughput of the candidates.
 
-    The first model's throughput determines ``call_seconds``. The second model's throughput determines ``stretch``, if
-    this model is much slower than the first. The cascade's throughput determines ``member_seconds``.
-
-    Args:
-        tested: One or two single models, the faster model first, and optionally a cascade.
-        machine: The machine, of which only the number of processors is known.
+    The candidates are one or two models, the faster first, and perhaps a cascade. The first model's throughput
+    determines ``call_seconds``. The second model's throughput determines ``stretch``, if this model is much slower than
+    the first. The cascade's throughput determines ``member_seconds``.
     """
     models = [one for one in tested if not one.is_cascade]
     fast, slow = models[0], models[-1]

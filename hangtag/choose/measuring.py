@@ -11,8 +11,7 @@ import numpy as np
 from hangtag.choose.candidates import OUTPUT, Model
 from hangtag.errors import UserError
 from hangtag.evaluation import samples
-from hangtag.evaluation.file_subject import FileSubject
-from hangtag.evaluation.subject import Array, EvaluationError, require_labels, sentence
+from hangtag.evaluation.subject import Array, EvaluationError, Subject, of_file, sentence
 from hangtag.serving.model_repository import ModelFile, is_route, require_names, require_versions
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.engine.repository import settings_of
@@ -27,19 +26,12 @@ _RULE = Acceptance(OUTPUT, "at_least", 0.5)
 
 @dataclass(frozen=True)
 class Measured:
-    """The models' answers and times, measured without a server.
+    """The models' answers and times, measured without a server."""
 
-    Attributes:
-        models: The measured models, which all have the same signature.
-        images: The images that the models answered, uint8.
-        shown: A description of the images, such as "5,000 validation images".
-        chose_epochs: Whether the models' best epochs were chosen by these images.
-    """
-
-    models: Sequence[Model]
-    images: Array
-    shown: str
-    chose_epochs: bool = False
+    models: Sequence[Model]  # all with the same signature
+    images: Array  # the images that the models answered, uint8
+    shown: str  # a description of the images, such as "5,000 validation images"
+    chose_epochs: bool = False  # whether the models' best epochs were chosen by these images
 
 
 def measure(
@@ -63,7 +55,7 @@ def measure(
         ModelRepositoryError: A named model is missing.
         UserError: The data set is missing or damaged.
     """
-    files, subjects, left_out = _files(repository, names), dict[str, FileSubject](), dict[str, str]()
+    files, subjects, left_out = _files(repository, names), dict[str, Subject](), dict[str, str]()
     settings = dict[str, ServerConfig]()
     for name, file in files.items():
         try:
@@ -74,7 +66,7 @@ def measure(
     differing = min((_differing(name, subjects) for name in subjects), key=len, default={})
     left_out |= differing
     for name, subject in subjects.items() if not (names or own) else ():
-        if not samples.knows_pictures(subject):
+        if subject.dataset is None:
             left_out.setdefault(name, f"{name} does not name the pictures that trained it. Name some with {option}.")
     subjects = {name: subject for name, subject in subjects.items() if name not in left_out}
     reasons = list(left_out.values())
@@ -91,7 +83,7 @@ def measure(
     data = samples.load(next(iter(subjects.values())), "validation", limit, data_dir, None, own, option=option)
     images = data.content.images
     for subject in subjects.values():
-        require_labels(subject, data.labels)
+        subject.require_labels(data.labels)
         if own is not None and (problem := samples.used(subject, images, ("train", "test"))):
             raise EvaluationError(f"{problem} Without {option}, the model's validation pictures decide.")
     shown = f"{len(images):,} {'validation images' if own is None else f'images of {option}'}"
@@ -124,9 +116,9 @@ def _files(repository: Path, names: Sequence[str]) -> dict[str, ModelFile]:
     return files
 
 
-def _comparable(name: str, file: ModelFile) -> FileSubject:
+def _comparable(name: str, file: ModelFile) -> Subject:
     """Load a model that can be in a cascade. Raises EvaluationError if the model cannot."""
-    subject = FileSubject(file.path, threads=1)
+    subject = of_file(file.path, threads=1)
     if problem := _RULE.problem(subject.signature):
         raise EvaluationError(f"{name} cannot be in a cascade: {problem.removeprefix('accept: ')}.")
     if subject.task != "single_label":
@@ -134,7 +126,7 @@ def _comparable(name: str, file: ModelFile) -> FileSubject:
     return subject
 
 
-def _differing(first: str, subjects: Mapping[str, FileSubject]) -> dict[str, str]:
+def _differing(first: str, subjects: Mapping[str, Subject]) -> dict[str, str]:
     """Map each model whose signature differs from the first model's to a sentence about the difference."""
     return {
         name: f"{first} and {name} differ in {difference}, so no route can have both."
@@ -144,7 +136,7 @@ def _differing(first: str, subjects: Mapping[str, FileSubject]) -> dict[str, str
 
 
 def _times(
-    subjects: Mapping[str, FileSubject], settings: Mapping[str, ServerConfig], images: Array, seconds: float
+    subjects: Mapping[str, Subject], settings: Mapping[str, ServerConfig], images: Array, seconds: float
 ) -> dict[str, dict[int, float]]:
     """Measure the shortest time of several rounds on one processor, for each model and batch size.
 

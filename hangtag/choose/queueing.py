@@ -24,21 +24,14 @@ _MOMENT = 1e-9
 
 @dataclass(frozen=True)
 class Machine:
-    """The machine on which the server runs.
-
-    Attributes:
-        processors: The number of processors.
-        call_seconds: The processor time of a call, without the inference. This time includes the transport, and the
-            load generator if the generator runs on the same processors.
-        stretch: The factor by which computing a batch takes longer in a busy server than on an idle machine. In a busy
-            server, other threads interrupt the computation and use the processor's caches.
-        member_seconds: The processor time that a cascade takes to call one of its models, without the inference.
-    """
+    """The machine on which the server runs. The load generator may run on the same processors."""
 
     processors: int
-    call_seconds: float = 0.0
+    call_seconds: float = 0.0  # the processor time of a call without the inference, with the generator's share
+    # The factor by which computing a batch takes longer in a busy server, whose other threads interrupt the computation
+    # and use the processor's caches.
     stretch: float = 1.0
-    member_seconds: float = 0.0
+    member_seconds: float = 0.0  # the processor time of a cascade to call one of its models, without the inference
 
 
 def simulate(cascade: Candidate, machine: Machine, rate: float | None = None, calls: int = 10_000) -> Outcome:

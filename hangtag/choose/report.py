@@ -21,7 +21,6 @@ _MISSED = {
     "valid": "its load test is invalid",
     "p99": "its p99 is longer",
 }
-_SIZE = (6.6, 4.4)
 
 
 def cells(one: Candidate, wanted: Wanted) -> list[str]:
@@ -47,16 +46,13 @@ def sentences(listed: Sequence[Candidate], wanted: Wanted, measured: Measured) -
         asked += f" and p99 within {units.duration(wanted.p99)} {load}"
     elif wanted.rate is not None:
         asked += f" and {wanted.rate:g} calls/s"
-    lines = []
     if not missed:
-        lines.append(f"Serve {one.label}, which is the fastest candidate with {asked}.")
+        lines = [f"Serve {one.label}, which is the fastest candidate with {asked}."]
     elif missed == ["valid"]:
-        lines.append(
-            f"Nothing is chosen, because the load test of {one.label} is invalid. Repeat it on an idle machine."
-        )
+        lines = [f"Nothing is chosen, because the load test of {one.label} is invalid. Repeat it on an idle machine."]
     else:
         why = " and ".join(_MISSED[each] for each in missed)
-        lines.append(f"No candidate has {asked}. The nearest is {one.label}, but {why}.")
+        lines = [f"No candidate has {asked}. The nearest is {one.label}, but {why}."]
         if more := sum(not wanted.missed_by(other) for other in listed):
             lines.append(
                 f"{more} other candidates are predicted to meet the requirements. Load-test them with a larger --try."
@@ -140,7 +136,7 @@ def _picture(candidates: Sequence[Candidate]) -> str:
     from hangtag.page.drawing import BAD, INK, colour, draw_front, drawing, plain_log_axis
     from hangtag.page.label_placement import Label, place
 
-    with drawing("front", "Accuracy against the processor time of a sample", _SIZE) as drawn:
+    with drawing("front", "Accuracy against the processor time of a sample", (6.6, 4.4)) as drawn:
         axes = drawn.axes
         front = draw_front(axes, [_place(one) for one in candidates])
         marked = [one for one in candidates if one is candidates[0] or not one.is_cascade or _place(one) in front]

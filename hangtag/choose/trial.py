@@ -88,11 +88,8 @@ def _publish(repository: Path, models: Path, candidates: Sequence[Candidate]) ->
 
 
 def _typical(candidates: Sequence[Candidate]) -> npt.NDArray[np.int64]:
-    """Choose images for the load test. A cascade passes on about the same share of these as of all images.
-
-    The images are sorted by the average confidence of the candidates' first models. The function returns the indices of
-    evenly spaced images.
-    """
+    """Return the indices of images for the load test, evenly spaced by the average confidence of the candidates' first
+    models. A cascade passes on about the same share of these images as of all images."""
     first = {candidate.models[0].name: candidate.models[0].confidence for candidate in candidates}
     order = np.argsort(np.mean(list(first.values()), axis=0), kind="stable")
     count = min(LIBRARY_SIZE, len(order))

@@ -62,82 +62,58 @@ def show(source: str, sheet: Path | None, as_json: bool, **options: Any) -> None
             importlib.import_module("matplotlib")  # matplotlib contains the font
     given = DataOptions(data=source, **options)
     dataset = sources.load(source, given.data_dir, own=given.own_pictures)
+    counts = _counts(dataset)
     if as_json:
-        print_json(_document(dataset))
+        document = {key: getattr(dataset, key) for key in ("name", "source", "digest", "files")}
+        own = {"image": dataset.image.as_json(), "splits": dataset.sizes, "labels": counts, "notes": [*dataset.notes]}
+        print_json(document | own)
     else:
-        _print(dataset)
+        lines = {**counts, f"all {len(dataset.labels)}": dataset.sizes}
+        rows = [(label, *(f"{count:,}" for count in each.values())) for label, each in lines.items()]
+        print_plain(table(("class", *dataset.sizes), rows, right=dataset.sizes))
+        if dataset.files:
+            click.echo(f"files: {dataset.files}")
+        click.echo(f"images: {dataset.image}")
+        for note in dataset.notes:
+            click.echo(escaped(note))
     if sheet is not None:
-        drawn = contact_sheet(dataset)
+        drawn = _contact_sheet(dataset)
         with writing(sheet):
             drawn.save(sheet)
         if len(dataset.labels) > _MOST_ROWS:
             click.echo(f"{sheet} shows the first {_MOST_ROWS} of {len(dataset.labels)} classes.", err=True)
 
 
-def contact_sheet(dataset: Dataset) -> Image.Image:
-    """Draw the first training pictures of each class in a row that begins with the class's name."""
-    rows = min(len(dataset.labels), _MOST_ROWS)
-    step = _EDGE + _MARGIN
-    font = _font()
-    needed = round(max(map(font.getlength, dataset.labels[:rows]))) + 2 * _MARGIN
-    left = min(max(needed, _LABEL_WIDTHS[0]), _LABEL_WIDTHS[1])
-    drawn = Image.new("RGB", (left + _SHOWN * step + _MARGIN, rows * step + _MARGIN), "white")
-    pen = ImageDraw.Draw(drawn)
-    for row, label in enumerate(dataset.labels[:rows]):
-        top = _MARGIN + row * step
-        pen.text((_MARGIN, top + _EDGE // 2 - 8), label, fill="black", font=font)
-        for place, index in enumerate(_members(dataset, row)[:_SHOWN].tolist()):
-            picture = Image.fromarray(dataset.train.images[index]).convert("RGB")
-            scale = _EDGE / max(picture.size)
-            wanted = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-            picture = picture.resize(wanted, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BILINEAR)
-            drawn.paste(picture, (left + place * step, top))
-    return drawn
-
-
-def _font() -> ImageFont.FreeTypeFont:
-    """Load a font for most European and some other scripts. Pillow's own font has only ASCII characters."""
-    import matplotlib
-
-    return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), 14)
-
-
-def _members(dataset: Dataset, label: int) -> Any:
-    """Return the indices of a label's training images."""
-    classes = dataset.train.classes
-    return np.flatnonzero(classes[:, label] if dataset.has_label_sets else classes == label)
-
-
 def _counts(dataset: Dataset) -> dict[str, dict[str, int]]:
     """Count the images of each label in each split."""
     counts: dict[str, dict[str, int]] = {label: {} for label in dataset.labels}
-    for split in ("train", "validation", "test"):
+    for split in dataset.sizes:
         classes = getattr(dataset, split).classes
-        own = classes.sum(axis=0) if dataset.has_label_sets else np.bincount(classes, minlength=len(dataset.labels))
+        own = classes.sum(axis=0) if dataset.has_label_sets else np.bincount(classes, minlength=len(counts))
         for label, count in zip(dataset.labels, own.tolist(), strict=True):
             counts[label][split] = count
     return counts
 
 
-def _document(dataset: Dataset) -> dict[str, Any]:
-    return {
-        "name": dataset.name,
-        "source": dataset.source,
-        "digest": dataset.digest,
-        "image": dataset.image.as_json(),
-        "files": dataset.files,
-        "splits": dataset.sizes,
-        "labels": _counts(dataset),
-        "notes": list(dataset.notes),
-    }
+def _contact_sheet(dataset: Dataset) -> Image.Image:
+    """Draw the first training pictures of each class in a row that begins with the class's name."""
+    import matplotlib
 
-
-def _print(dataset: Dataset) -> None:
-    counts = {**_counts(dataset), f"all {len(dataset.labels)}": dataset.sizes}
-    rows = [(label, *(f"{count:,}" for count in own.values())) for label, own in counts.items()]
-    print_plain(table(("class", *dataset.sizes), rows, right=dataset.sizes))
-    if dataset.files:
-        click.echo(f"files: {dataset.files}")
-    click.echo(f"images: {dataset.image}")
-    for note in dataset.notes:
-        click.echo(escaped(note))
+    # The font has most European and some other scripts. Pillow's own font has only ASCII characters.
+    font = ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), 14)
+    labels, step = dataset.labels[:_MOST_ROWS], _EDGE + _MARGIN
+    needed = round(max(map(font.getlength, labels))) + 2 * _MARGIN
+    left = min(max(needed, _LABEL_WIDTHS[0]), _LABEL_WIDTHS[1])
+    drawn = Image.new("RGB", (left + _SHOWN * step + _MARGIN, len(labels) * step + _MARGIN), "white")
+    pen, classes = ImageDraw.Draw(drawn), dataset.train.classes
+    for row, label in enumerate(labels):
+        top = _MARGIN + row * step
+        pen.text((_MARGIN, top + _EDGE // 2 - 8), label, fill="black", font=font)
+        members = np.flatnonzero(classes[:, row] if dataset.has_label_sets else classes == row)
+        for place, index in enumerate(members[:_SHOWN].tolist()):
+            picture = Image.fromarray(dataset.train.images[index]).convert("RGB")
+            scale = _EDGE / max(picture.size)
+            size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+            method = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BILINEAR
+            drawn.paste(picture.resize(size, method), (left + place * step, top))
+    return drawn

@@ -1,28 +1,31 @@
 """``hangtag models`` manages the models of a repository, and loads and unloads models of a running server."""
 
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 
 import click
+from rich.table import Table
+from rich.text import Text
 
 from hangtag.commands import models_view as view
-from hangtag.commands import routes_view, stores
+from hangtag.commands import stores
 from hangtag.errors import UserError
 from hangtag.export import verify
 from hangtag.export.repository import inventory, promotion
+from hangtag.export.repository.inventory import Entry
 from hangtag.extras import needs
-from hangtag.options import models_option
+from hangtag.options import json_flag, models_option
 from hangtag.printable import counted, escaped
 from hangtag.serving.client import load_unload
 from hangtag.serving.image_spec import FITS
 from hangtag.serving.model_repository import is_route
-from hangtag.tables import print_json, print_plain
+from hangtag.tables import print_json, print_plain, table
 
 _models = models_option("The model repository.", "folder")
 _version = click.option(
     "--version", type=click.IntRange(min=1), help="The model's version.  [default: the version that serves]"
 )
-_json = click.option("--json", "as_json", is_flag=True, help="Write JSON to standard output, for a program.")
 
 
 class _ListByDefault(click.Group):
@@ -42,15 +45,13 @@ def models() -> None:
     """
 
 
-models.add_command(load_unload.load)
-models.add_command(load_unload.unload)
-models.add_command(stores.push)
-models.add_command(stores.pull)
+for _command in (load_unload.load, load_unload.unload, stores.push, stores.pull):
+    models.add_command(_command)
 
 
 @models.command("list")
 @models_option("The model repository, or its URL in an object store.", "folder", store=True)
-@_json
+@json_flag
 def list_models(folder: Path | str, as_json: bool) -> None:
     """List every version of every model: whether it serves, how accurate it is, and where it came from.
 
@@ -59,17 +60,19 @@ def list_models(folder: Path | str, as_json: bool) -> None:
     """
     if isinstance(folder, str):
         folder = stores.local_copy(folder)
-    entries, problems = inventory.versions(folder), list(inventory.without_versions(folder))
+    entries = [view.summary(entry) for entry in inventory.versions(folder)]
+    routes = [view.route_summary(folder, name) for name in inventory.routes(folder)]
+    problems = list(inventory.without_versions(folder))
     if as_json:
-        routes = [routes_view.summary(folder, name) for name in inventory.routes(folder)]
-        print_json([*(view.summary(entry) for entry in entries), *routes])
+        print_json([*entries, *routes])
     elif entries:
         print_plain(view.listing(entries))
-        for line in view.unbatched(entries):
-            click.echo(line)
-        if names := inventory.routes(folder):
+        for entry in entries:
+            if why := entry.get("unbatched_because"):
+                click.echo(escaped(f"{entry['model']} version {entry['version']} is not batched: {why}"))
+        if routes:
             print_plain("")
-            print_plain(routes_view.listing(folder, names))
+            print_plain(view.route_listing(routes))
     elif not problems:
         print_plain(f"{folder} has no models. 'hangtag export' publishes a model.")
     for problem in problems:
@@ -80,7 +83,7 @@ def list_models(folder: Path | str, as_json: bool) -> None:
 @click.argument("name")
 @_version
 @_models
-@_json
+@json_flag
 def show(name: str, version: int | None, folder: Path, as_json: bool) -> None:
     """Show a model: its signature, labels, size, operators, provenance, and the export gate's figures.
 
@@ -93,10 +96,11 @@ def show(name: str, version: int | None, folder: Path, as_json: bool) -> None:
       hangtag models show cnn --version 1 --json
     """
     if version is None and is_route(folder, name):
+        route = view.route_details(folder, name)
         if as_json:
-            print_json(routes_view.details(folder, name))
+            print_json(route)
         else:
-            print_plain(routes_view.description(folder, name))
+            print_plain(view.route_description(route))
         return
     entry = inventory.find(folder, name, version)
     if entry.signature is None:
@@ -130,9 +134,7 @@ def promote(name: str, version: str, folder: Path) -> None:
         raise click.UsageError(
             f"VERSION {version}: give a version's number, or latest. 'hangtag models list' shows the versions."
         )
-    before, now = promotion.promote(folder, name, None if version == "latest" else int(version))
-    click.echo(view.change(name, before, now))
-    click.echo(view.followers(name), err=True)
+    _report(name, *promotion.promote(folder, name, None if version == "latest" else int(version)))
 
 
 @models.command()
@@ -150,8 +152,14 @@ def rollback(name: str, version: int | None, folder: Path) -> None:
       hangtag models rollback cnn
       hangtag models rollback cnn 1
     """
-    before, now = promotion.roll_back(folder, name, version)
-    click.echo(view.change(name, before, now))
+    _report(name, *promotion.roll_back(folder, name, version))
+
+
+def _report(name: str, before: int | None, now: int) -> None:
+    """Print which version was chosen, and when servers apply the choice."""
+    instead = f" instead of version {before}" if before else ""
+    is_chosen = "was already chosen" if before == now else f"is chosen{instead}"
+    click.echo(f"{name} version {now} {is_chosen}")
     click.echo(view.followers(name), err=True)
 
 
@@ -194,7 +202,7 @@ def fit(name: str, fit: str, folder: Path) -> None:
     "'hangtag import', their new folder.",
 )
 @_models
-@_json
+@json_flag
 def verify_models(
     names: Sequence[str], version: int | None, data_dir: Path | None, folder: Path, as_json: bool
 ) -> None:
@@ -212,9 +220,10 @@ def verify_models(
         findings = verify.verify(entry, data_dir)
         failed = failed or any(finding.holds is False or finding.lacks_pictures for finding in findings)
         unchecked += sum(finding.holds is None for finding in findings)
-        documents.append(view.verification(entry, findings))
+        said = [{"check": each.check, "holds": each.holds, "said": each.summary} for each in findings]
+        documents.append({"model": entry.name, "version": entry.version, "findings": said})
         if not as_json:
-            print_plain(view.findings_table(entry, findings))
+            print_plain(_findings(entry, findings))
     if as_json:
         print_json(documents)
     elif unchecked:
@@ -222,3 +231,16 @@ def verify_models(
         click.echo(f"not checked: {counted(unchecked, 'figure', 'figures')}, for the reasons above.{how}")
     if failed:
         raise SystemExit(1)
+
+
+def _findings(entry: Entry, findings: Sequence[verify.Finding]) -> Table:
+    """Make a table of one model's verification. Checks with the same result for the same reason share a row."""
+    verdicts = {True: Text("holds", "green"), False: Text("DOES NOT HOLD", "red"), None: Text("not checked")}
+    rows = [
+        (verdicts[holds], ", ".join(finding.check for finding in same), why)
+        for (holds, why), same in groupby(findings, lambda finding: (finding.holds, finding.summary))
+    ]
+    made = table(("", "", ""), rows)
+    made.title, made.title_style = Text(escaped(f"{entry.name} version {entry.version}")), ""
+    made.show_header = False
+    return made

@@ -1,85 +1,26 @@
-"""Makes the tables that `hangtag models` shows on a terminal, and the objects that it writes with --json."""
+"""Makes the tables of `hangtag models list` and `show` for models and routes, and the objects for --json."""
 
-from collections.abc import Sequence
-from itertools import groupby
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 from rich.text import Text
 
+from hangtag.errors import UserError
 from hangtag.export.repository import inventory
 from hangtag.export.repository.inventory import Entry
-from hangtag.export.verify import Finding
-from hangtag.printable import escaped
+from hangtag.serving.model_repository import ROUTE_FILE, is_route
+from hangtag.serving.server.engine.routes import route_file
+from hangtag.serving.server.engine.routes.route_file import Member
 from hangtag.tables import facts, table
 
-_HEADERS = ("model", "version", "serves", "precision", "size", "task", "test accuracy", "batched", "from")
+Shown = dict[str, Any]
+"""The JSON object of a model or of a route."""
 
 
-def listing(entries: Sequence[Entry]) -> Table:
-    """Make a table with a row for each version."""
-    rows = [
-        (
-            entry.name,
-            str(entry.version),
-            "yes" if entry.serves else "-",
-            entry.precision or "-",
-            f"{entry.megabytes:.1f} MB",
-            entry.metadata.get("task", "-") if entry.signature else Text("cannot be loaded", "red"),
-            _accuracy(entry),
-            {True: "yes", False: "no", None: "-"}[entry.batched],
-            inventory.origin(entry) or "-",
-        )
-        for entry in entries
-    ]
-    return table(_HEADERS, rows, right=("version", "size", "test accuracy"))
-
-
-def unbatched(entries: Sequence[Entry]) -> list[str]:
-    """Say in one line for each unbatched version why it is unbatched."""
-    return [
-        escaped(f"{entry.name} version {entry.version} is not batched: {entry.unbatched_because}")
-        for entry in entries
-        if entry.unbatched_because
-    ]
-
-
-def description(entry: Entry, operators: dict[str, int] | None) -> Table:
-    """Make the table of `hangtag models show`. The model's file must be loadable."""
-    return facts(_lines(entry, operators))
-
-
-def findings_table(entry: Entry, findings: Sequence[Finding]) -> Table:
-    """Make a table of one model's verification, with a row for each recorded check.
-
-    Checks with the same result for the same reason share a row.
-    """
-    verdicts: dict[bool | None, str | Text] = {
-        True: Text("holds", "green"),
-        False: Text("DOES NOT HOLD", "red"),
-        None: "not checked",
-    }
-    rows = [
-        (verdicts[holds], ", ".join(finding.check for finding in same), why)
-        for (holds, why), same in groupby(findings, lambda finding: (finding.holds, finding.summary))
-    ]
-    made = table(("", "", ""), rows)
-    made.title, made.title_justify = Text(escaped(f"{entry.name} version {entry.version}")), "left"
-    made.show_header = False
-    return made
-
-
-def verification(entry: Entry, findings: Sequence[Finding]) -> dict[str, Any]:
-    """Build the JSON object of one model's verification."""
-    return {
-        "model": entry.name,
-        "version": entry.version,
-        "findings": [{"check": finding.check, "holds": finding.holds, "said": finding.summary} for finding in findings],
-    }
-
-
-def summary(entry: Entry) -> dict[str, Any]:
-    """Build the JSON object of one model in the list."""
+def summary(entry: Entry) -> Shown:
+    """Build the JSON object of a model for the list."""
     return {
         "model": entry.name,
         "version": entry.version,
@@ -97,13 +38,34 @@ def summary(entry: Entry) -> dict[str, Any]:
     }
 
 
-def details(entry: Entry, operators: dict[str, int] | None) -> dict[str, Any]:
+def listing(models: Sequence[Shown]) -> Table:
+    """Make a table with a row for each version, from the versions' summaries."""
+    rows = [
+        (
+            shown["model"],
+            str(shown["version"]),
+            "yes" if shown["serves"] else "-",
+            shown["precision"] or "-",
+            f"{shown['megabytes']:.1f} MB",
+            Text("cannot be loaded", "red") if "trouble" in shown else shown["task"] or "-",
+            ", ".join(_accuracy(shown)).removeprefix("test accuracy ").removeprefix("test ") or "-",
+            {True: "yes", False: "no", None: "-"}[shown["batched"]],
+            shown["from"] or "-",
+        )
+        for shown in models
+    ]
+    headers = ("model", "version", "serves", "precision", "size", "task", "test accuracy", "batched", "from")
+    return table(headers, rows, right=("version", "size", "test accuracy"))
+
+
+def details(entry: Entry, operators: Mapping[str, int] | None) -> Shown:
     """Build the fields that `hangtag models show --json` adds to the summary. The model's file must be loadable."""
     assert entry.signature is not None
+    sides = {"inputs": entry.signature.inputs, "outputs": entry.signature.outputs}
     return {
         **{
             side: [{"name": spec.name, "datatype": spec.datatype, "shape": spec.wire_shape} for spec in specs]
-            for side, specs in (("inputs", entry.signature.inputs), ("outputs", entry.signature.outputs))
+            for side, specs in sides.items()
         },
         "image": None if entry.signature.image is None else entry.signature.image.as_json(),
         "labels": list(entry.signature.labels),
@@ -114,46 +76,41 @@ def details(entry: Entry, operators: dict[str, int] | None) -> dict[str, Any]:
     }
 
 
-def _lines(entry: Entry, operators: dict[str, int] | None) -> list[tuple[str, str]]:
+def description(entry: Entry, operators: Mapping[str, int] | None) -> Table:
+    """Make the table of `hangtag models show` for a model. The model's file must be loadable."""
     assert entry.signature is not None
-    serves = "serves" if entry.serves else "another version serves"
-    lines = [
-        ("model", f"{entry.name} version {entry.version}, {serves}"),
-        ("file", f"{entry.path}, {entry.megabytes:.2f} MB"),
-    ]
-    lines += [("input", str(spec)) for spec in entry.signature.inputs]
-    lines += [("output", str(spec)) for spec in entry.signature.outputs]
-    if entry.signature.image is not None:
-        lines.append(("image", str(entry.signature.image)))
-    elif entry.signature.picture_shape is not None:
+    signature, lines = entry.signature, list[tuple[str, str]]()
+    lines.append(("model", f"{entry.name} version {entry.version}, {'' if entry.serves else 'another version '}serves"))
+    lines.append(("file", f"{entry.path}, {entry.megabytes:.2f} MB"))
+    lines += [("input", str(spec)) for spec in signature.inputs]
+    lines += [("output", str(spec)) for spec in signature.outputs]
+    if signature.image is not None:
+        lines.append(("image", str(signature.image)))
+    elif signature.picture_shape is not None:
         lines.append(("image", f"only this size; for other sizes, run: hangtag models fit {entry.name} --fit ..."))
     unbatched = f"no: requests are served one at a time, because {entry.unbatched_because}"
     lines.append(("batched", "yes" if entry.batched else unbatched))
-    if entry.signature.labels:
-        lines.append(("labels", ", ".join(entry.signature.labels)))
+    if signature.labels:
+        lines.append(("labels", ", ".join(signature.labels)))
     if operators is None:
         lines.append(("operators", "unknown: the package onnx is not installed"))
     else:
-        counted = ", ".join(f"{count} {operator}" for operator, count in operators.items())
-        lines.append(("operators", f"{sum(operators.values())} nodes: {counted}"))
+        counts = ", ".join(f"{count} {operator}" for operator, count in operators.items())
+        lines.append(("operators", f"{sum(operators.values())} nodes: {counts}"))
     if entry.trial:
         lines.append(("TRIAL RUN", entry.trial))
-    lines += list(inventory.provenance(entry))
+    lines += inventory.provenance(entry)
     if entry.accuracy:
         lines.append((entry.accuracy[0], f"{entry.accuracy[1]:.2%}"))
     try:
-        lines += _gate(entry.gate or {})
+        gate = {check: figures for check, figures in (entry.gate or {}).items() if isinstance(figures, dict)}
+        lines += [(f"gate: {check}", _check(figures) or "passed") for check, figures in gate.items()]
     except (AttributeError, KeyError, TypeError, ValueError):
         lines.append(("gate", "the recorded figures cannot be read"))
-    return lines
+    return facts(lines)
 
 
-def _gate(gate: dict[str, Any]) -> list[tuple[str, str]]:
-    checks = [(check, figures) for check, figures in gate.items() if isinstance(figures, dict)]
-    return [(f"gate: {check}", _short(figures) or "passed") for check, figures in checks]
-
-
-def _short(figures: dict[str, Any]) -> str:
+def _check(figures: Shown) -> str:
     """Write a check's results in one line. For a nested table, only the largest value is written."""
     if words := figures.get("summary"):
         return str(words)
@@ -170,18 +127,100 @@ def _largest(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _accuracy(entry: Entry) -> str:
-    if entry.accuracy is None:
-        return "-"
-    figure, value = entry.accuracy
-    return f"{value:.2%}" + ("" if figure == "test_accuracy" else f" {figure.removeprefix('test_').replace('_', ' ')}")
+def _accuracy(shown: Shown) -> list[str]:
+    """Return the test accuracy in words, if it is known, such as "test accuracy 93.10%"."""
+    return [f"{key.replace('_', ' ')} {shown[key]:.2%}" for key in inventory.FIGURES if key in shown]
 
 
-def change(name: str, before: int | None, now: int) -> str:
-    """Say which version a promotion chose, and which version was chosen before."""
-    if before == now:
-        return f"{name} version {now} was already chosen"
-    return f"{name} version {now} is chosen" + (f" instead of version {before}" if before else "")
+def route_details(models: Path, name: str) -> Shown:
+    """Build a route's JSON object, which combines the settings in its file with the versions of its models.
+
+    Raises:
+        UserError: The route's file is not valid.
+    """
+    file = models / name / ROUTE_FILE
+    settings = route_file.read(file)
+    accept, shadow = settings.acceptance, settings.shadow
+    rule: Shown = {"shares": list(settings.weights), "sticky": settings.sticky or None}
+    if accept is not None:
+        rule = {
+            "accept": {"output": accept.output, accept.rule: accept.bound},
+            "on_overload": settings.on_overload,
+            "expected_sent_on": settings.expected_escalation_rate,
+        }
+    return {
+        "route": name,
+        "kind": "split" if accept is None else "cascade",
+        "file": str(file),
+        "members": [_member(models, member) for member in settings.members],
+        **rule,
+        "shadow": {"share": shadow.share, **_member(models, shadow.member)} if shadow else None,
+        "description": settings.description,
+    }
+
+
+def route_summary(models: Path, name: str) -> Shown:
+    """Build the JSON object of a route for a list. If the route's file is invalid, the object contains the error."""
+    try:
+        return route_details(models, name)
+    except UserError as error:
+        return {"route": name, "file": str(models / name / ROUTE_FILE), "trouble": str(error)}
+
+
+def route_listing(routes: Sequence[Shown]) -> Table:
+    """Make a table with a row for each route, with its models or the error in its file, from the routes' summaries."""
+    rows = []
+    for shown in routes:
+        answered = shown.get("trouble", "")
+        if not answered:
+            shares = [f" {share:g}%" for share in shown.get("shares", ())] or [""] * len(shown["members"])
+            members = [f"{_name(each)}{share}" for each, share in zip(shown["members"], shares, strict=True)]
+            answered = (", then " if shown["kind"] == "cascade" else ", ").join(members)
+        rows.append((shown["route"], shown.get("kind", "-"), answered))
+    return table(("route", "kind", "answered by"), rows)
+
+
+def route_description(shown: Shown) -> Table:
+    """Make the table of `hangtag models show` for a route, from the route's details."""
+    stages = [f"stage {number}" for number, _ in enumerate(shown["members"], start=1)]
+    shares = [f"share {share:g}%" for share in shown.get("shares", ())]
+    lines = [("route", f"{shown['route']}, a {shown['kind']}"), ("file", shown["file"])]
+    lines += zip(shares or stages, map(_words, shown["members"]), strict=True)
+    if not shares:
+        lines.append(("accept", ", ".join(f"{key} {value}" for key, value in shown["accept"].items())))
+        lines.append(("on_overload", shown["on_overload"]))
+    if (share := shown.get("expected_sent_on")) is not None:
+        lines.append(("expected", f"{share:.1%} of the samples go on to stage 2"))
+    if shown.get("sticky"):
+        lines.append(("sticky", shown["sticky"]))
+    if shadow := shown["shadow"]:
+        lines.append(("shadow", f"{_words(shadow)}, gets copies of {shadow['share']:.0%} of the requests"))
+    lines += [("" if row else "description", text) for row, text in enumerate(shown["description"].splitlines())]
+    return facts(lines)
+
+
+def _member(models: Path, member: Member) -> Shown:
+    """Describe a member: a model's version and accuracy, a route, or the error for a member that cannot be used."""
+    if is_route(models, member.name):
+        return {"model": member.name, "is_route": True}
+    try:
+        entry = inventory.find(models, member.name, int(member.version) if member.version else None)
+    except UserError as error:
+        return {"model": str(member), "trouble": str(error)}
+    return {"model": entry.name, "version": entry.version, **(dict([entry.accuracy]) if entry.accuracy else {})}
+
+
+def _name(member: Shown) -> str:
+    version = f"@{member['version']}" if "version" in member else ""
+    return f"{member['model']}{version}{' (missing)' if 'trouble' in member else ''}"
+
+
+def _words(member: Shown) -> str:
+    if "trouble" in member:
+        return f"{member['model']}: {member['trouble']}"
+    if "is_route" in member:
+        return f"{member['model']}, a route"
+    return ", ".join([f"{member['model']} version {member['version']}", *_accuracy(member)])
 
 
 def followers(name: str) -> str:

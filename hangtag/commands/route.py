@@ -81,8 +81,7 @@ def tune(
         raise click.UsageError("a cascade needs at least two models, the fastest first.")
     file = route_to_write(models, name, "--name", replace=replace or dry_run)
     measured = measure(models, names, samples, "--samples", limit=limit, data_dir=data_dir, on_step=say, seconds=0)
-    chosen = best(measured.models, 0.0, lose_at_most / 100)
-    tried = curve(measured.models)
+    tried, chosen = curve(measured.models), best(measured.models, 0.0, lose_at_most / 100)
     _print(tried, chosen, measured)
     if chosen is None or chosen.relative_cost >= 1:
         raise _saves_nothing(tried, len(measured.images))
@@ -93,8 +92,7 @@ def tune(
 
 
 def route_to_write(models: Path, name: str, option: str, *, replace: bool) -> Path:
-    """Return the path of a route's file, after checking that it may be written. ``option`` is the option that names the
-    route, for error messages.
+    """Return the path of a route's file, which may be written. ``option`` names the route on the command line.
 
     Raises:
         BadParameter: The name is not a valid name of a route.
@@ -111,7 +109,7 @@ def route_to_write(models: Path, name: str, option: str, *, replace: bool) -> Pa
 
 
 def say(text: str) -> None:
-    """Print a sentence about the present step on standard error."""
+    """Print a sentence on standard error."""
     click.echo(escaped(text), err=True)
 
 
@@ -147,9 +145,10 @@ def _saves_nothing(tried: Sequence[Candidate], samples: int) -> EvaluationError:
 
 def _print(tried: Sequence[Candidate], chosen: Candidate | None, measured: Measured) -> None:
     """Print the accuracy of each model, the results at some thresholds, and the chosen threshold."""
-    console, accuracies = Console(), [float(model.right.mean()) for model in measured.models]
-    *_, last = names = [model.name for model in measured.models]
-    alone = ", ".join(f"{name} {accuracy:.2%}" for name, accuracy in zip(names, accuracies, strict=True))
+    console = Console()
+    accuracies = {model.name: float(model.right.mean()) for model in measured.models}
+    _, *later = accuracies
+    alone = ", ".join(f"{name} {accuracy:.2%}" for name, accuracy in accuracies.items())
     console.print(f"Accuracy of each model on {measured.shown}: {alone}.")
     threshold = chosen.threshold if chosen else None
     rows = [
@@ -158,7 +157,7 @@ def _print(tried: Sequence[Candidate], chosen: Candidate | None, measured: Measu
                 f"{one.threshold:g}",
                 *(f"{share:.1%}" for share in one.reached[1:]),
                 f"{one.accuracy:.2%}",
-                f"{100 * (one.accuracy - accuracies[-1]):+.2f} points",
+                f"{100 * (one.accuracy - accuracies[later[-1]]):+.2f} points",
                 f"{one.lost:,}",
                 f"{one.relative_cost:.2f}",
             ],
@@ -167,12 +166,12 @@ def _print(tried: Sequence[Candidate], chosen: Candidate | None, measured: Measu
         for one in tried
         if one.threshold in (*_SHOWN, threshold)
     ]
-    sent_on = [f"sent on to {name}" for name in names[1:]]
-    headers = ["at least", *sent_on, "accuracy", f"against {last}", "lost", "relative cost"]
+    sent_on = [f"sent on to {name}" for name in later]
+    headers = ["at least", *sent_on, "accuracy", f"against {later[-1]}", "lost", "relative cost"]
     console.print(table(headers, rows, right=headers))
     if chosen:
         console.print(
             f"Chosen: {chosen.threshold:g}. Of these images, {report.sent_on(chosen)}; "
             f"{report.lost(chosen, len(measured.images))}. On average, the cascade takes {chosen.relative_cost:.2f} "
-            f"times as long for an image as {last} by itself."
+            f"times as long for an image as {later[-1]} by itself."
         )

@@ -7,13 +7,12 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
 
-from hangtag.evaluation.result import Mistake, Result
+from hangtag.evaluation.metrics import Mistake, Result
 from hangtag.output import writing
 from hangtag.training.data.dataset import Images
 from hangtag.training.metrics.class_metrics import MOST_IN_MATRIX
 
-COLUMNS, ROWS = 6, 4
-DPI = 120
+_COLUMNS, _ROWS = 6, 4
 
 
 def draw(result: Result, images: Images, name: str, folder: Path, *, negated: bool) -> None:
@@ -35,20 +34,14 @@ def draw(result: Result, images: Images, name: str, folder: Path, *, negated: bo
     known = all(mistake.probability is not None for mistake in result.mistakes)
     which = "most confident" if known else "worst"
     title = f"{name}: the {which} of {len(result.mistakes):,} mistakes in {len(images):,} images"
-    _grid(result.mistakes[: COLUMNS * ROWS], images, title, "gray_r" if negated else "gray", folder / "mistakes.png")
+    _grid(result.mistakes[: _COLUMNS * _ROWS], images, title, "gray_r" if negated else "gray", folder / "mistakes.png")
 
 
 def confusion_matrix(
     counts: npt.NDArray[np.int64], labels: Sequence[str], title: str, darkest: float | None = None
 ) -> Figure:
-    """Draw counts [true, predicted] as a heat map with a pale diagonal, so that the mistakes stand out.
-
-    Args:
-        counts: The number of images for each true and predicted label.
-        labels: The names of the labels.
-        title: The title of the picture.
-        darkest: The share of a true label's images at which the colour is darkest; None for the largest share.
-    """
+    """Draw counts [true, predicted] as a heat map with a pale diagonal, so that the mistakes stand out. The colour is
+    darkest at the share ``darkest`` of a true label's images, or if it is None, at the largest share."""
     mistakes = np.where(np.eye(len(counts), dtype=bool), 0, counts / np.maximum(1, counts.sum(axis=1, keepdims=True)))
     side = max(6.4, 0.45 * len(labels) + 1.5)
     figure = Figure(figsize=(side + 1, side), layout="constrained")
@@ -72,10 +65,10 @@ def confusion_matrix(
 
 def _grid(mistakes: Sequence[Mistake], images: Images, title: str, colours: str, path: Path) -> None:
     """Draw each misclassified image with its true and predicted labels and the probability of the prediction."""
-    rows = max(1, -(-len(mistakes) // COLUMNS))
-    figure = Figure(figsize=(COLUMNS * 1.7, rows * 2.0 + 0.4), layout="constrained")
+    rows = max(1, -(-len(mistakes) // _COLUMNS))
+    figure = Figure(figsize=(_COLUMNS * 1.7, rows * 2.0 + 0.4), layout="constrained")
     figure.suptitle(title, x=0.01, ha="left", fontsize=10)
-    grid = figure.subplots(rows, COLUMNS, squeeze=False).ravel()
+    grid = figure.subplots(rows, _COLUMNS, squeeze=False).ravel()
     for axes in grid:
         axes.set_axis_off()
     for axes, mistake in zip(grid, mistakes, strict=False):
@@ -90,10 +83,9 @@ def _words(labels: str | Sequence[str]) -> str:
     """Return a label, or a label set in lines of two labels, so that the text is no wider than its panel."""
     if isinstance(labels, str):
         return labels
-    lines = [", ".join(labels[at : at + 2]) for at in range(0, len(labels), 2)]
-    return ",\n".join(lines) or "nothing"
+    return ",\n".join(", ".join(labels[at : at + 2]) for at in range(0, len(labels), 2)) or "nothing"
 
 
 def _save(figure: Figure, path: Path) -> None:
     with writing(path):
-        figure.savefig(path, format="png", dpi=DPI, facecolor="white", metadata={"Software": None})
+        figure.savefig(path, format="png", dpi=120, facecolor="white", metadata={"Software": None})

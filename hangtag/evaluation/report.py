@@ -1,9 +1,4 @@
-"""Prints an evaluation as tables, and writes it as JSON for programs.
-
-The function `document` and the classes in `result` define the fields of the JSON. Adding a field does not change the
-schema's version. The rows and columns of the confusion matrix are in the order of the field `labels`; all other fields
-give labels by name.
-"""
+"""Prints an evaluation as tables, and writes it as JSON for programs."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -14,14 +9,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from hangtag.evaluation.result import Result
+from hangtag.evaluation.metrics import Result
 from hangtag.evaluation.samples import Samples
 from hangtag.evaluation.subject import Subject
 from hangtag.printable import escaped
 from hangtag.tables import table
 
-SCHEMA = "hangtag.evaluation/2"
-MISTAKES = 100
+_SCHEMA = "hangtag.evaluation/2"
+_MISTAKES = 100
 """A document lists at most this many mistakes, the most confident ones."""
 _FIGURES = {
     "accuracy": ("accuracy", ".2%", "{wrong:,} of {images:,} images wrong"),
@@ -47,30 +42,21 @@ _SHORT = 5  # characters of a label above a column of the confusion matrix
 
 
 def document(subject: Subject, data: Samples, result: Result) -> dict[str, Any]:
-    """Build the document of an evaluation.
+    """Build the document of an evaluation. Adding a field does not change the schema's version.
 
-    For a run, the field `details` has the run's folder and model, and whether the run is a trial. For a served model,
-    the field has the server's address and the model's version. The field `split` is "samples" for the user's own
-    pictures.
+    The rows and columns of the confusion matrix are in the order of ``labels``; all other fields name labels. The split
+    of the user's own pictures is "samples".
     """
+    single = result.confusion is not None
     classes = zip(result.labels, result.classes, strict=True)
     return {
-        "schema": SCHEMA,
-        "subject": {
-            "kind": subject.kind,
-            "name": subject.name,
-            "task": subject.task,
-            "details": subject.details,
-        },
+        "schema": _SCHEMA,
+        "subject": {key: getattr(subject, key) for key in ("kind", "name", "task", "details")},
         "data": {"dataset": data.dataset, "split": data.split, "images": len(data.content), "source": data.source},
-        **(
-            {"figures": result.figures}
-            if result.confusion is None
-            else {**result.figures, "confusion": result.confusion}
-        ),
+        **({**result.figures, "confusion": result.confusion} if single else {"figures": result.figures}),
         "labels": result.labels,
         "classes": [{"label": label, **asdict(figures)} for label, figures in classes],
-        "mistakes": [asdict(mistake) for mistake in result.mistakes[:MISTAKES]],
+        "mistakes": [asdict(mistake) for mistake in result.mistakes[:_MISTAKES]],
     }
 
 
@@ -99,11 +85,8 @@ def _classes(result: Result) -> Table:
         for label, each in shown
     ]
     right = ("precision", "recall", "F1", "images")
-    made = table(("class", *right), rows, right)
-    if left_out:
-        made.title, made.title_justify = f"{left_out} classes with a higher F1 are only in --json", "left"
-        made.title_style = "dim"
-    return made
+    title = f"{left_out} classes with a higher F1 are only in --json" if left_out else None
+    return table(("class", *right), rows, right, title)
 
 
 def _mixed_up(result: Result) -> Table:
@@ -114,10 +97,7 @@ def _mixed_up(result: Result) -> Table:
 
 
 def _confusion(labels: Sequence[str], confusion: list[list[int]]) -> Table:
-    """Make the table of the confusion matrix: rows are true classes, and columns are predicted classes.
-
-    Zeros are left blank, and the most frequent mistakes are red.
-    """
+    """Make the table of the confusion matrix. Zeros are left blank, and the most frequent mistakes are red."""
     worst = max(max((count for j, count in enumerate(row) if j != i), default=0) for i, row in enumerate(confusion))
     made = Table(title="true class (rows), predicted class (columns)", title_justify="left", title_style="dim")
     made.box, made.pad_edge, made.padding, made.header_style = None, False, (0, 1, 0, 0), "dim"  # 80 columns wide

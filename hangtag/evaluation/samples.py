@@ -8,18 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from hangtag.errors import reason
+from hangtag.errors import DataCorruptError, DataNotFoundError, reason
 from hangtag.evaluation.subject import Array, EvaluationError, Subject
 from hangtag.extras import needs
 from hangtag.printable import named
 from hangtag.serving.image_spec import ImageSpec
 from hangtag.training.data import fashion_mnist, outfits, pictures, sources
 from hangtag.training.data.dataset import Classes, Dataset, Member, Split, pixels_digest
-from hangtag.training.errors import DataCorruptError, DataNotFoundError
 from hangtag.training.runs import run_data as runs_data
 from hangtag.training.runs.run import Run
 
-RUNS = Path("runs")
+_RUNS = Path("runs")
 _USED = {
     "train": ("training", "which a model classifies better than new pictures"),
     "test": ("test", "which must not influence a choice"),
@@ -47,7 +46,7 @@ def load(
     data_dir: Path | None,
     name: str | None,
     own: str | None = None,
-    runs: Path = RUNS,
+    runs: Path = _RUNS,
     option: str = "--samples",
 ) -> Samples:
     """Load the images on which a model is evaluated.
@@ -55,8 +54,7 @@ def load(
     Args:
         split: ``validation`` or ``test``.
         data_dir: the data set's folder; None for the data set's usual folders.
-        name: the data set; None for the data set on which the subject was trained, or for the default of the subject's
-            task if that data set is unknown.
+        name: the data set; None for the subject's data set.
         own: samples to use instead of a data set: FILE.npz, folder:PICTURES, csv:FILE or idx:FOLDER.
         runs: the folder in which to look for a published model's run, which records the model's pictures.
         option: the name of the command-line option for ``own``, for error messages.
@@ -74,38 +72,27 @@ def load(
         data_dir = Path(recorded) if isinstance(recorded, str) and Path(recorded).is_dir() else None
     name = name or subject.dataset
     if name is None:
-        if not knows_pictures(subject):
-            known = f"has the labels {named(subject.labels)}" if subject.labels else "names no labels"
-            raise EvaluationError(
-                f"{subject.name} {known}, and does not say on which pictures it was trained. Name pictures with "
-                f"{option} folder:PICTURES or {option} FILE.npz. The file needs the arrays 'images' and 'labels'."
-            )
-        name = fashion_mnist.NAME if subject.task == "single_label" else outfits.NAMES[0]
-    kind = sources.kind_of(name)
+        known = f"has the labels {named(subject.labels)}" if subject.labels else "names no labels"
+        raise EvaluationError(
+            f"{subject.name} {known}, and does not say on which pictures it was trained. Name pictures with "
+            f"{option} folder:PICTURES or {option} FILE.npz. The file needs the arrays 'images' and 'labels'."
+        )
+    is_own = sources.kind_of(name) is not None
     if (name in sources.LABEL_SETS) != (subject.task == "multi_label"):
         raise EvaluationError(f"{subject.name} is a {subject.task} model, so {name} cannot be used to evaluate it.")
     if name == fashion_mnist.NAME or name in outfits.NAMES:
         return _garments(name, split, limit, data_dir)
     with needs("train", f"the data set {name}"):
-        whole = _own_dataset(subject, name, data_dir, runs, option) if kind else sources.load(name, data_dir)
+        whole = _own_dataset(subject, name, data_dir, runs, option) if is_own else sources.load(name, data_dir)
     content, labels = (whole.validation if split == "validation" else whole.test).first(limit), whole.labels
-    if kind and subject.labels:  # number the classes in the order of the model's labels
+    if is_own and subject.labels:  # number the classes in the order of the model's labels
         content, labels = replace(content, classes=_numbers(labels, subject, name)[content.classes]), subject.labels
     return Samples(name, split, whole.source, labels, whole.image, content)
 
 
-def knows_pictures(subject: Subject) -> bool:
-    """Return whether the model's training data set is known, from its file or from its task and labels."""
-    return subject.dataset is not None or subject.task != "single_label" or subject.labels == fashion_mnist.LABELS
-
-
-def used(subject: Subject, images: Array, splits: Sequence[str], runs: Path = RUNS) -> str | None:
-    """Say how many of the samples the model's run already used; None if it used none, or if the run is unknown.
-
-    Args:
-        images: the samples, in the form of the model's input.
-        splits: the splits of the run in which to look for the samples: "train" or "test", or both.
-        runs: the folder in which to look for a published model's run.
+def used(subject: Subject, images: Array, splits: Sequence[str], runs: Path = _RUNS) -> str | None:
+    """Say how many of the samples, in the form of the model's input, are in the first of these splits of the model's
+    run that has any. Return None if the run, which is looked for in ``runs``, is unknown or used none of the samples.
     """
     members = _members(subject, runs)
     digests = [pixels_digest(image) for image in images] if members else []
@@ -134,6 +121,18 @@ def _members(subject: Subject, runs: Path) -> Sequence[Member]:
         if same and (members := run.members()):
             return members
     return ()
+
+
+def _garments(name: str, split: str, limit: int | None, data_dir: Path | None) -> Samples:
+    """Load a split of Fashion-MNIST, or compose a split of outfits from it. The other splits are neither read nor
+    composed, because this would take seconds."""
+    folder = fashion_mnist.locate(data_dir)
+    content = fashion_mnist.load_test(folder) if split == "test" else fashion_mnist.load(folder).validation
+    if name in outfits.NAMES:
+        size = outfits.SIZES[split]
+        content = outfits.load_split(name, split, content, min(size, limit or size))
+    image = sources.IMAGES[name]
+    return Samples(name, split, str(folder), fashion_mnist.LABELS, image, content.first(limit))
 
 
 def _own_dataset(subject: Subject, name: str, data_dir: Path | None, runs: Path, option: str) -> Dataset:
@@ -210,22 +209,3 @@ def _npz(file: Path, subject: Subject, image: ImageSpec) -> Split:
             f"{count} labels. Give labels as names, or as whole numbers from 0 to {count - 1}."
         )
     return Split(images, classes.astype(np.int64))
-
-
-def _garments(name: str, split: str, limit: int | None, data_dir: Path | None) -> Samples:
-    """Load a split of Fashion-MNIST, or compose a split of outfits from it.
-
-    For the test split, the training images are not read, because decompressing them takes most of a second. Other
-    splits are not composed, which would take seconds.
-    """
-    if split == "test":
-        folder = fashion_mnist.locate(data_dir)
-        garments, source = fashion_mnist.load_test(folder), str(folder)
-    else:
-        whole = fashion_mnist.load(data_dir)
-        garments, source = whole.validation, whole.source
-    if name == fashion_mnist.NAME:
-        return Samples(name, split, source, fashion_mnist.LABELS, fashion_mnist.IMAGE, garments.first(limit))
-    size = outfits.SIZES[split]
-    canvases = outfits.load_split(name, split, garments, min(size, limit or size))
-    return Samples(name, split, source, fashion_mnist.LABELS, outfits.IMAGE, canvases)

@@ -4,6 +4,7 @@ import io
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from matplotlib import rc_context
@@ -16,9 +17,8 @@ from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocat
 # Placeholder colours. `_svg` replaces them with the style sheet's variables, which differ in light and dark mode.
 INK, GRID, BAD = "#0000f0", "#0000f1", "#0000f2"
 SERIES = 10
-_SERIES = tuple(f"#0000e{index}" for index in range(SERIES))
 _VARIABLES = {INK: "--muted", GRID: "--line", BAD: "--bad"}
-_VARIABLES |= {placeholder: f"--series-{index}" for index, placeholder in enumerate(_SERIES)}
+_VARIABLES |= {f"#0000e{index}": f"--series-{index}" for index in range(SERIES)}
 
 # If the largest value of an axis is at least this many times the smallest value, the axis contains two or more of the
 # ticks 1, 2, 5, 10 and so on.
@@ -60,15 +60,12 @@ def series_variable(index: int) -> str:
 
 def colour(index: int) -> str:
     """Return the placeholder colour of series number `index`."""
-    return _SERIES[index % len(_SERIES)]
+    return f"#0000e{index % SERIES}"
 
 
 def draw_front(axes: Axes, points: Iterable[tuple[float, float]], ink: str = INK) -> list[tuple[float, float]]:
-    """Draw a dashed line along the Pareto front of points (cost, value): low cost and high value are better.
-
-    Returns:
-        The points on the Pareto front, in ascending order of cost.
-    """
+    """Draw a dashed line along the Pareto front of points (cost, value): low cost and high value are better. Return
+    the points on the front, in ascending order of cost."""
     front: list[tuple[float, float]] = []
     for cost, value in sorted(points, key=lambda point: (point[0], -point[1])):
         if not front or value > front[-1][1]:
@@ -86,9 +83,8 @@ def latency_axis(axis: Axis, low: float, high: float) -> None:
 
 def plain_log_axis(axis: Axis, low: float, high: float) -> None:
     """Set grid lines at round values on a logarithmic axis from `low` to `high`."""
-    # An axis of up to two decades has room for ticks at 1, 2 and 5 times each power of ten. An axis that covers less
-    # than one decade may contain no tick of this kind. A LogLocator would then add too many ticks, whose labels
-    # overlap.
+    # An axis of up to two decades has room for ticks at 1, 2 and 5 times each power of ten. On an axis that may contain
+    # no such tick, a LogLocator would add too many ticks, whose labels overlap.
     steps = LogLocator(subs=(1.0,) if high / low > 100 else (1.0, 2.0, 5.0), numticks=MOST_DECADES)
     few = high / low < MIN_LOG_RATIO
     axis.set_major_locator(MaxNLocator(MOST_LINES, steps=[1, 2, 5, 10]) if few else steps)
@@ -96,12 +92,12 @@ def plain_log_axis(axis: Axis, low: float, high: float) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
+@dataclass
 class Drawing:
     """A picture. The attribute `svg` is empty until the context of `drawing` ends."""
 
-    def __init__(self, axes: Axes) -> None:
-        self.axes = axes
-        self.svg = ""
+    axes: Axes
+    svg: str = ""
 
 
 @contextmanager
@@ -118,26 +114,16 @@ def drawing(name: str, label: str, size: tuple[float, float] = SIZE) -> Iterator
         FigureCanvasSVG(figure)
         picture = Drawing(figure.subplots())
         yield picture
-        picture.svg = _svg(figure, identifier(name), label)
-
-
-def identifier(text: str) -> str:
-    """Reduce a text to lower-case letters, digits and dashes."""
-    return re.sub(r"[^a-z0-9]+", "-", text.lower())
+        picture.svg = _svg(figure, re.sub(r"[^a-z0-9]+", "-", name.lower()), label)
 
 
 def _svg(figure: Figure, name: str, label: str) -> str:
-    """Return the figure as an inline SVG with unique ids and with variables for colours.
-
-    The prologue and the metadata of an SVG file are removed.
-    """
+    """Return the figure as an inline SVG with unique ids, with variables for colours, and without metadata."""
     buffer = io.StringIO()
     figure.patch.set_visible(False)
     figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     svg = buffer.getvalue()
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r"<!--.*?-->", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", svg[svg.index("<svg") :], flags=re.DOTALL)
     head, body = svg.split(">", 1)
     (box,) = re.findall(r'viewBox="[^"]+"', head)
     body = re.sub(r'\bid="', f'id="{name}-', body)

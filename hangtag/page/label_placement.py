@@ -1,7 +1,7 @@
 """Places labels next to their points, where they cover no line, no marker and no other label."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.text import Annotation
@@ -12,15 +12,14 @@ _GAP = 3.0  # The distance between a marker and its label, in typographic points
 _DIRECTIONS = ((0, 1), (0, -1), (1, 0), (-1, 0), (1, 1), (-1, 1), (1, -1), (-1, -1))
 
 
-@dataclass(frozen=True)
-class Label:
-    """A text next to a point."""
+class Label(NamedTuple):
+    """A text next to a point (x, y) in data coordinates. Sizes are in typographic points (1/72 inch)."""
 
     text: str
-    x: float  # The point's position, in data coordinates.
+    x: float
     y: float
-    radius: float = 2.0  # The radius of the marker, in typographic points (1/72 inch).
-    size: float = 9.0  # The font's size, in points.
+    radius: float = 2.0  # of the marker
+    size: float = 9.0  # of the font
     colour: str = "black"
 
 
@@ -50,8 +49,7 @@ def place(axes: Axes, labels: Sequence[Label]) -> list[Bbox]:
             label.text, (label.x, label.y), (0, 0), textcoords="offset points", fontsize=label.size,
             color=label.colour, zorder=4,
         )  # fmt: skip
-        boxes = {direction: _move(text, label.radius, direction) for direction in _DIRECTIONS}
-        best = min(boxes, key=lambda direction: cost(boxes[direction]))
+        best = min(_DIRECTIONS, key=lambda direction: cost(_move(text, label.radius, direction)))
         placed.append(_move(text, label.radius, best))
     return placed
 

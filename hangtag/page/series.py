@@ -19,21 +19,13 @@ _SALT = 107
 
 
 class Look(NamedTuple):
-    """The colour and the marker of one series.
+    """The colour and the marker of one series."""
 
-    Attributes:
-        colour: The placeholder colour to draw with; `drawing` replaces it with ``variable``.
-        variable: The style sheet's variable for the colour.
-        marker: The marker in matplotlib's notation.
-        sign: A character that looks like the marker, for text.
-        paper: The colour on a light background, for pictures without a style sheet.
-    """
-
-    colour: str
-    variable: str
-    marker: str
-    sign: str
-    paper: str
+    colour: str  # the placeholder colour to draw with; `drawing` replaces it with ``variable``
+    variable: str  # the style sheet's variable for the colour
+    marker: str  # the marker in matplotlib's notation
+    sign: str  # a character that looks like the marker, for text
+    paper: str  # the colour on a light background, for pictures without a style sheet
 
 
 @cache
@@ -55,9 +47,8 @@ def looks(names: Iterable[str]) -> dict[str, Look]:
     for name in names:
         first = zlib.crc32(f"{_SALT}{name}".encode()) % SERIES
         order = [((first + step) % SERIES, turn) for turn in range(len(_MARKS)) for step in range(SERIES)]
-        place = next((each for each in order if each not in taken), order[0])
-        taken.add(place)
-        number, turn = place
+        number, turn = next((each for each in order if each not in taken), order[0])
+        taken.add((number, turn))
         marker, sign = _MARKS[(number + turn) % len(_MARKS)]
         chosen[name] = Look(colour(number), series_variable(number), marker, sign, paper_colours()[number])
     return chosen

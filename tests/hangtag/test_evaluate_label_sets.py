@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hangtag.evaluation import multi_label
+from hangtag.evaluation import metrics
 from hangtag.evaluation.subject import EvaluationError
+from hangtag.training.data.dataset import Split
 from tests.kit.command import ROOT, invoke, refusal
 from tests.kit.exported import Exported
 from tests.kit.server import server
@@ -86,17 +87,17 @@ def test_a_network_that_learned_from_voc_is_evaluated_on_it(voc: Path, tmp_path:
 
 def subject(threshold: float | None = None) -> Any:
     """The description of a model that is never run."""
-    return SimpleNamespace(name="a test", threshold=threshold)
+    return SimpleNamespace(name="a test", task="multi_label", threshold=threshold)
 
 
-TRUTH = np.array([[1, 1, 0], [0, 0, 1], [1, 0, 0], [0, 1, 1]], bool)
+TRUTH = Split(np.zeros((4, 1, 1), np.uint8), np.array([[1, 1, 0], [0, 0, 1], [1, 0, 0], [0, 1, 1]], bool))
 LABELS3 = ("a", "b", "c")
 PATH = np.array([[1, 0, -1], [2, -1, -1], [2, -1, -1], [1, -1, -1]])
 PROBABILITIES = np.where((PATH[:, :, None] == np.arange(3)).any(axis=1), 0.9, 0.1).astype(np.float32)
 
 
 def test_each_label_has_its_figures_and_the_worst_sets_come_first() -> None:
-    result = multi_label.measure(subject(0.5), {"probabilities": PROBABILITIES}, TRUTH, LABELS3)
+    result = metrics.measure(subject(0.5), {"probabilities": PROBABILITIES}, TRUTH, LABELS3)
     a, _, c = result.classes
     assert (a.precision, a.recall, a.support) == pytest.approx((1, 1 / 2, 2))
     assert (c.precision, c.recall, c.support) == pytest.approx((1 / 2, 1 / 2, 2))
@@ -108,8 +109,11 @@ def test_each_label_has_its_figures_and_the_worst_sets_come_first() -> None:
 @pytest.mark.parametrize(
     ("outputs", "message"),
     [
-        ({"logits": PROBABILITIES}, r"probabilities of the shape \[4, 3\] for 4 images, but returned none"),
-        ({"probabilities": PROBABILITIES[:, :2]}, r"but returned probabilities of the shape \[4, 2\]"),
+        ({"logits": PROBABILITIES}, "has no output probabilities, which the metrics need. Its outputs are: logits."),
+        (
+            {"probabilities": PROBABILITIES[:, :2]},
+            r"shape \[4, 2\] for 4 images, but the data set's 3 classes need the shape \[4, 3\]",
+        ),
         ({"probabilities": PROBABILITIES * np.nan, "path": PATH}, "not finite"),
         ({"probabilities": PROBABILITIES, "path": PATH + 1}, "other than the 3 labels of the data set"),
         ({"probabilities": PROBABILITIES}, "decides with a threshold"),
@@ -117,4 +121,4 @@ def test_each_label_has_its_figures_and_the_worst_sets_come_first() -> None:
 )
 def test_answers_that_do_not_fit(outputs: dict[str, Any], message: str) -> None:
     with pytest.raises(EvaluationError, match=message):
-        multi_label.measure(subject(), outputs, TRUTH, LABELS3)
+        metrics.measure(subject(), outputs, TRUTH, LABELS3)

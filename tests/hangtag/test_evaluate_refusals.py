@@ -45,7 +45,7 @@ def test_runs_that_cannot_be_evaluated(tmp_path: Path, trained: Path) -> None:
         ("two_inputs", "two_inputs"),
         ("other_labels", "has the labels label 0; label 1"),
         ("seven_classes", "of the shape [50, 7] for 50 images, but the data set's 10 classes need the shape [50, 10]"),
-        ("no_logits", "which accuracy and loss need. Its outputs are: scores."),
+        ("no_logits", "which the metrics need. Its outputs are: scores."),
         ("broken_numbers", "not finite for 50 of 50 images, first for image 0"),
     ],
 )
