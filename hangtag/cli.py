@@ -15,7 +15,8 @@ from hangtag.variables import name_variables, subcommands, warn_about_unknown
 
 
 class Subcommand(NamedTuple):
-    """A subcommand: its module and attribute, its line in --help, and the extra that installs its dependencies."""
+    """A subcommand: its module in hangtag and its attribute there, its line in --help, and the extra that installs its
+    dependencies."""
 
     location: str
     summary: str
@@ -23,31 +24,21 @@ class Subcommand(NamedTuple):
 
 
 SUBCOMMANDS = {
-    "data": Subcommand("hangtag.commands.data:data", "Look at pictures before training a network on them.", "cpu"),
-    "train": Subcommand(
-        "hangtag.training.cli:train", "Train a network on Fashion-MNIST, or on your pictures.", "train"
-    ),
-    "runs": Subcommand("hangtag.commands.runs:runs", "List, show and compare training runs.", "cpu"),
-    "evaluate": Subcommand(
-        "hangtag.commands.evaluate:evaluate", "Measure how good a run, a file or a served model is.", "cpu"
-    ),
-    "export": Subcommand("hangtag.export.cli:export", "Publish a trained network as an ONNX model.", "export"),
-    "import": Subcommand("hangtag.export.cli:import_file", "Publish any ONNX file, with preprocessing.", "export"),
-    "models": Subcommand(
-        "hangtag.commands.models:models", "List, show, verify, promote, load and unload models.", "cpu"
-    ),
-    "route": Subcommand(
-        "hangtag.commands.route:route", "Choose the threshold of a cascade, and write its route.", "loadtest"
-    ),
-    "choose": Subcommand(
-        "hangtag.commands.choose:choose", "Find the best model or cascade for this machine.", "loadtest"
-    ),
-    "serve": Subcommand("hangtag.serving.server.cli:serve", "Serve the model repository over gRPC and HTTP.", "cpu"),
-    "health": Subcommand("hangtag.serving.client.health:health", "Check whether a server is ready.", "cpu"),
-    "top": Subcommand("hangtag.serving.client.top.top:top", "Watch a running server.", "cpu"),
-    "classify": Subcommand("hangtag.serving.client.classify:classify", "Classify images with a served model.", "cpu"),
+    "data": Subcommand("commands.data:data", "Look at pictures before training a network on them.", "cpu"),
+    "train": Subcommand("training.cli:train", "Train a network on Fashion-MNIST, or on your pictures.", "train"),
+    "runs": Subcommand("commands.runs:runs", "List, show and compare training runs.", "cpu"),
+    "evaluate": Subcommand("commands.evaluate:evaluate", "Measure how good a run, a file or a served model is.", "cpu"),
+    "export": Subcommand("export.cli:export", "Publish a trained network as an ONNX model.", "export"),
+    "import": Subcommand("export.cli:import_file", "Publish any ONNX file, with preprocessing.", "export"),
+    "models": Subcommand("commands.models:models", "List, show, verify, promote, load and unload models.", "cpu"),
+    "route": Subcommand("commands.choose:route", "Choose the threshold of a cascade, and write its route.", "loadtest"),
+    "choose": Subcommand("commands.choose:choose", "Find the best model or cascade for this machine.", "loadtest"),
+    "serve": Subcommand("serving.server.cli:serve", "Serve the model repository over gRPC and HTTP.", "cpu"),
+    "health": Subcommand("serving.client.health:health", "Check whether a server is ready.", "cpu"),
+    "top": Subcommand("serving.client.top.top:top", "Watch a running server.", "cpu"),
+    "classify": Subcommand("serving.client.classify:classify", "Classify images with a served model.", "cpu"),
     "loadtest": Subcommand(
-        "hangtag.serving.loadtest.cli.command:loadtest", "Compare the latency of served models.", "loadtest"
+        "serving.loadtest.cli.command:loadtest", "Compare the latency of served models.", "loadtest"
     ),
 }
 
@@ -110,7 +101,7 @@ class LazyGroup(click.Group):
 
         environment.prepare()
         with needs(entry.extra, f"'hangtag {cmd_name}'"):
-            command: click.Command = getattr(importlib.import_module(module_name), attribute)
+            command: click.Command = getattr(importlib.import_module(f"hangtag.{module_name}"), attribute)
         prefix = f"HANGTAG_{cmd_name.upper()}"
         name_variables(command, prefix)
         _shorten_help(command)

@@ -1,6 +1,5 @@
 """Lists the pictures of a folder or of a CSV file with their labels, without opening the pictures."""
 
-import codecs
 import csv
 import io
 import os
@@ -147,8 +146,9 @@ def _are_splits(root: Path, folders: list[str]) -> bool:
 
 
 def _in_csv(file: Path) -> list[Picture]:
-    text, pictures, missing = _text(file), list[Picture](), list[str]()
+    pictures, missing = list[Picture](), list[str]()
     try:
+        text = file.read_bytes().decode("utf-8-sig")
         header = text.partition("\n")[0]
         rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=header.count))
         names = rows.fieldnames or ()
@@ -176,6 +176,13 @@ def _in_csv(file: Path) -> list[Picture]:
             if not (file.parent / path).is_file():
                 missing.append(f"{path} in line {rows.line_num}")
             pictures.append(Picture(file.parent / path, path, normal(label), _SPLITS.get(split.lower())))
+    except OSError as error:
+        raise DataNotFoundError(f"{file} cannot be read ({error.strerror}). Name a CSV file.") from error
+    except UnicodeDecodeError as error:
+        number = error.object.count(b"\n", 0, error.start) + 1
+        raise DataCorruptError(
+            f"{file}, line {number} is not in UTF-8. Save the file in UTF-8, which spreadsheets call 'CSV UTF-8'."
+        ) from error
     except csv.Error as error:
         raise DataCorruptError(
             f"{file} cannot be read as CSV after line {rows.line_num}. Check whether a closing quotation mark is "
@@ -191,19 +198,3 @@ def _in_csv(file: Path) -> list[Picture]:
             f"{file} has no line whose split is test. Add lines with this split, or leave out the column 'split'."
         )
     return pictures
-
-
-def _text(file: Path) -> str:
-    """Read a text file in UTF-8, or in UTF-16 with a byte order mark, which some spreadsheets write."""
-    try:
-        content = file.read_bytes()
-    except OSError as error:
-        raise DataNotFoundError(f"{file} cannot be read ({error.strerror}). Name a CSV file.") from error
-    is_utf_16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    try:
-        return content.decode("utf-16" if is_utf_16 else "utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise DataCorruptError(
-            f"{file}, line {line} is not in UTF-8. Save the file in UTF-8, which spreadsheets call 'CSV UTF-8'."
-        ) from error

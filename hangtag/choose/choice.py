@@ -51,17 +51,9 @@ def choose(
 ) -> list[Candidate]:
     """Return the load-tested candidates, best first, followed by the other candidates, best first.
 
-    The first candidate is the one to serve, or the nearest to the requirements if no candidate meets them.
-
-    Args:
-        models: The models, which have answered the same samples.
-        test: A function that load-tests candidates at a rate for some seconds, as ``trial.load_test`` does.
-        tries: The number of candidates to load-test. With 0, the predictions assume that a call has no overhead.
-        seconds: The duration of each candidate's test under each load.
-
-    Raises:
-        EvaluationError: The server of the load test does not start, or the test was stopped.
-        LoadTestError: The load test fails.
+    The first candidate is the one to serve, or the nearest to the requirements if no candidate meets them. ``test``
+    load-tests candidates at a rate for some seconds, as ``trial.load_test`` does, which raises the same errors.
+    ``tries`` is the number of candidates to load-test. With 0, the predictions assume that a call has no overhead.
     """
     listed = candidates(models, wanted.accuracy, wanted.lose_at_most)
     machine = Machine(len(os.sched_getaffinity(0)))

@@ -43,17 +43,12 @@ def measure(
     Args:
         names: The models, as NAME (for the version that serves) or NAME@VERSION. If empty, all models that serve are
             candidates, and those with the most frequent signature are measured.
-        own: Labelled samples on which no model was trained (see ``samples.load``); None for the validation images.
-        option: The name of the command-line option for ``own``, for error messages.
-        on_step: A function that receives a sentence about each step, and about each model and each group of pictures
-            that is left out.
+        own: Labelled samples on which no model was trained, from ``option``; None for the validation images.
+        on_step: Receives a sentence about each step, and about each model and group of pictures that is left out.
         seconds: The minimum duration of the timing. With 0, only the largest batch of each model is timed.
 
     Raises:
-        EvaluationError: One of: a named model cannot be compared; its serving.toml is not valid; named models differ in
-            their signatures; no model is left.
-        ModelRepositoryError: A named model is missing.
-        UserError: The data set is missing or damaged.
+        UserError: A named model is missing or cannot be compared, or no model is left, or the data set is damaged.
     """
     files, subjects, left_out = _files(repository, names), dict[str, Subject](), dict[str, str]()
     settings = dict[str, ServerConfig]()

@@ -32,14 +32,9 @@ def load_test(
 ) -> list[Candidate]:  # fmt: skip
     """Serve candidates, load-test them with 64 calls in flight and at a rate, and return them with the results.
 
-    Args:
-        rate: The calls per second; None if only the closed loop is measured.
-        seconds: The minimum duration of each candidate's test under each load.
-        images: The images that the models have answered.
-
-    Raises:
-        EvaluationError: The server does not start, or the test was stopped.
-        LoadTestError: A generator process failed.
+    The rate is in calls per second; None measures only the closed loop. Each candidate is tested for at least
+    ``seconds`` under each load, with images that the models have answered. Raises EvaluationError if the server does
+    not start or the test was stopped, and LoadTestError if a generator process failed.
     """
     with tempfile.TemporaryDirectory(prefix="hangtag-choose-") as folder:
         models, file = Path(folder) / "models", Path(folder) / "images.npz"
@@ -68,10 +63,7 @@ def load_test(
 
 
 def _publish(repository: Path, models: Path, candidates: Sequence[Candidate]) -> list[str]:
-    """Link the candidates' models into a new repository, and write a route for each cascade.
-
-    Returns the names of the models and routes to call.
-    """
+    """Link the candidates' models into a new repository with a route for each cascade. Return the names to call."""
     members = {model.file.name for candidate in candidates for model in candidate.models}
     models.mkdir()
     for name in members:
@@ -99,11 +91,8 @@ def _typical(candidates: Sequence[Candidate]) -> npt.NDArray[np.int64]:
 
 @contextmanager
 def _served(models: Path) -> Iterator[str]:
-    """Run ``hangtag serve`` for a repository in a separate process on a free port. Yields HOST:PORT.
-
-    Raises:
-        EvaluationError: The server does not start. The error's message quotes the last line of the server's log.
-    """
+    """Run ``hangtag serve`` for a repository in a separate process on a free port, and yield HOST:PORT. If the server
+    does not start, raise EvaluationError with the last line of the server's log."""
     ports = ("--port", "0", "--http-port", "-1", "--metrics-port", "-1")
     command = [sys.executable, "-m", "hangtag", "serve", "--models", str(models), "--num-versions", "100", *ports]
     # Ctrl-C must not stop the server before the load test has ended, so the server gets a process group of its own.

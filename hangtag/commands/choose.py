@@ -1,5 +1,8 @@
-"""``hangtag choose`` finds the best model or cascade of a repository, and says why to serve it."""
+"""``hangtag choose`` finds the best model or cascade, and ``hangtag route`` chooses the threshold of a cascade."""
 
+import shlex
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -7,23 +10,29 @@ from typing import Any
 
 import click
 from rich.console import Console
+from rich.text import Text
 
 from hangtag.choose import report
+from hangtag.choose.candidates import Candidate, best, curve, may_lose
 from hangtag.choose.choice import LOSE, Wanted
 from hangtag.choose.choice import choose as run_choice
-from hangtag.choose.measuring import measure
+from hangtag.choose.measuring import Measured, measure
 from hangtag.choose.trial import load_test
-from hangtag.commands.route import highlighted, route_to_write, say, write_route
+from hangtag.commands.models_view import followers
+from hangtag.evaluation.subject import EvaluationError
 from hangtag.extras import MissingExtraError, needs
-from hangtag.options import FiniteRange, data_dir_option, limit_option, models_option, options_of
+from hangtag.options import FiniteRange, data_dir_option, limit_option, models_option, options_of, samples_option
 from hangtag.output import require_writable, write_text
 from hangtag.printable import escaped
 from hangtag.serving.loadtest.cli.terminal import live, stop_event
+from hangtag.serving.model_repository import ROUTE_FILE, is_model_name, numbered_versions
 from hangtag.settings import setting
 from hangtag.tables import table
 
 _SHOWN = 12
-"""The number of rows in the printed table. The HTML page lists all candidates."""
+"""The number of candidates in the printed table. The HTML page lists all candidates."""
+_SHOWN_THRESHOLDS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.99)
+"""The thresholds that the table of `hangtag route tune` shows, in addition to the chosen threshold."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,18 +100,18 @@ def choose(names: tuple[str, ...], limit: int | None, data_dir: Path | None, mod
       hangtag choose --try 0                               a prediction, without the load test
     """
     options = _Options(**given)
-    file = None if options.write is None else route_to_write(models, options.write, "--write", replace=options.replace)
+    file = None if options.write is None else _route_to_write(models, options.write, "--write", replace=options.replace)
     require_writable(options.page)
-    measured = measure(models, names, options.data, "--data", limit=limit, data_dir=data_dir, on_step=say)
+    measured = measure(models, names, options.data, "--data", limit=limit, data_dir=data_dir, on_step=_say)
     most_accurate = max(float(model.right.mean()) for model in measured.models)
     wanted = Wanted(most_accurate - LOSE, options.p99, options.rate, LOSE)
     if options.accuracy_at_least is not None:
         wanted = Wanted(options.accuracy_at_least / 100, options.p99, options.rate)
     with stop_event() as stop, live(Console(stderr=True)) as show:
         test = partial(load_test, repository=models, images=measured.images, on_progress=show, stop=stop)
-        listed = run_choice(measured.models, wanted, test, tries=options.tries, seconds=options.seconds, on_step=say)
+        listed = run_choice(measured.models, wanted, test, tries=options.tries, seconds=options.seconds, on_step=_say)
     console, is_met = Console(), not wanted.missed_by(listed[0])
-    rows = [highlighted(report.cells(one, wanted), is_met and one is listed[0]) for one in listed[:_SHOWN]]
+    rows = [_highlighted(report.cells(one, wanted), is_met and one is listed[0]) for one in listed[:_SHOWN]]
     console.print(table(report.HEADERS, rows, right=report.HEADERS[1:]))
     for sentence in report.sentences(listed, wanted, measured):
         console.print(escaped(sentence), highlight=False, markup=False, soft_wrap=True)
@@ -110,13 +119,158 @@ def choose(names: tuple[str, ...], limit: int | None, data_dir: Path | None, mod
         with needs("export", "the page"):
             page = report.page(listed, wanted, measured)
     except MissingExtraError as error:
-        say(f"no page: {error}")
+        _say(f"no page: {error}")
     else:
         write_text(str(options.page), page)
     if not is_met:
         raise SystemExit(1)
     if file is not None and listed[0].is_cascade:
-        write_route(file, listed[0], measured)
+        _write_route(file, listed[0], measured)
     elif file is not None:
         name = listed[0].name
-        say(f"no route was written, because {name} is a model: call {name} by its name.")
+        _say(f"no route was written, because {name} is a model: call {name} by its name.")
+
+
+@click.group()
+def route() -> None:
+    """Choose a cascade's threshold, and write the route. docs/reference/routes.md explains routes."""
+
+
+@route.command()
+@click.argument("names", metavar="FAST [MORE]... ACCURATE", nargs=-1, required=True)
+@click.option(
+    "--lose-at-most",
+    type=FiniteRange(min=0, max=100),
+    default=0.1,
+    show_default=True,
+    help="The largest allowed percentage of images that the cascade misclassifies and ACCURATE classifies correctly. "
+    "This limit must hold with 95 % confidence on the validation images. If they are too few to show this, no such "
+    "image is allowed.",
+)
+@click.option("--name", default="fast-and-accurate", show_default=True, help="The route's name in the repository.")
+@click.option("--replace", is_flag=True, help="Replace an existing route.")
+@click.option("--dry-run", is_flag=True, help="Print the curve and the choice, but write nothing.")
+@limit_option
+@data_dir_option
+@samples_option
+@click.option("--reports", hidden=True, expose_value=False, deprecated="It has no effect.")
+@models_option("The model repository, to which the route is written.")
+def tune(
+    names: Sequence[str],
+    lose_at_most: float,
+    name: str,
+    replace: bool,
+    dry_run: bool,
+    limit: int | None,
+    data_dir: Path | None,
+    samples: str | None,
+    models: Path,
+) -> None:
+    """Choose the lowest probability at which FAST's answer is accepted. Other samples go on to the next model.
+
+    The models answer the validation images of FAST's data set, on which no model was trained, or the pictures of
+    --samples. The command never uses the test images. The lowest threshold within --lose-at-most is written to
+    <models>/NAME/route.toml, with a description of the choice. All models except for the last have this threshold. If
+    the cascade takes as long as ACCURATE by itself, nothing is written. A model may be given as NAME@VERSION. To serve
+    versions other than the newest, use 'hangtag serve --num-versions'. 'hangtag choose' also chooses the models of the
+    cascade, and load-tests it.
+
+    \b
+    Examples:
+      hangtag route tune lstm cnn                           at most 0.1 % are wrong although cnn is right
+      hangtag route tune lstm cnn --lose-at-most 1 --dry-run
+      hangtag route tune lstm lstm2 cnn --name three        three models
+      hangtag route tune lstm cnn@1 --name older            a version that does not serve
+      hangtag route tune small large --samples folder:kept  with your own pictures, on which no model was trained
+      hangtag evaluate fast-and-accurate --server 127.0.0.1:8001
+    """
+    if len(names) < 2:
+        raise click.UsageError("a cascade needs at least two models, the fastest first.")
+    file = _route_to_write(models, name, "--name", replace=replace or dry_run)
+    measured = measure(models, names, samples, "--samples", limit=limit, data_dir=data_dir, on_step=_say, seconds=0)
+    tried, chosen = curve(measured.models), best(measured.models, 0.0, lose_at_most / 100)
+    _print(tried, chosen, measured)
+    if chosen is None or chosen.relative_cost >= 1:
+        raise _saves_nothing(tried, len(measured.images))
+    if not chosen.reached[1]:
+        click.echo(f"You need no cascade, because {names[0]} by itself loses no more than --lose-at-most allows.")
+    if not dry_run:
+        _write_route(file, chosen, measured)
+
+
+def _route_to_write(models: Path, name: str, option: str, *, replace: bool) -> Path:
+    """Return the path of a route's file, after checking that it may be written. ``option`` named the route."""
+    if not is_model_name(name):
+        raise click.BadParameter(f"{name!r} cannot be a route's name.", param_hint=option)
+    if numbered_versions(models / name):
+        raise EvaluationError(f"{models / name} is a model. Give the route another name with {option}.")
+    file = models / name / ROUTE_FILE
+    if file.exists() and not replace:
+        raise EvaluationError(f"{file} already exists. Give another name with {option}, or replace it with --replace.")
+    return file
+
+
+def _say(text: str) -> None:
+    """Print a sentence on standard error."""
+    click.echo(escaped(text), err=True)
+
+
+def _highlighted(cells: Sequence[str], chosen: bool) -> list[Text]:
+    """Return the cells of a table's row, which are green if the row is that of the chosen candidate."""
+    return [Text(escaped(cell), "bold green" if chosen else "") for cell in cells]
+
+
+def _write_route(file: Path, cascade: Candidate, measured: Measured) -> None:
+    """Write a cascade's route.toml with this command in its description, and report when servers apply the route."""
+    command = shlex.join(["hangtag", *sys.argv[1:]])
+    write_text(str(file), cascade.route(report.description(cascade, measured, command)))
+    click.echo(followers(file.parent.name), err=True)
+
+
+def _saves_nothing(tried: Sequence[Candidate], samples: int) -> EvaluationError:
+    """Return the error for a cascade that costs as much as its last model, or loses too much at each threshold."""
+    first, *_, last = (model.name for model in tried[0].models)
+    remedy = f"No threshold saves time, because {first} is not faster than {last}: serve only {last}."
+    if saving := [one for one in tried if one.relative_cost < 1]:
+        nearest = min(saving, key=lambda one: one.lost)
+        remedy = (
+            f"Of the thresholds that save time, {nearest.threshold:g} loses the fewest samples. Allow this threshold "
+            f"with --lose-at-most {100 * may_lose(samples, nearest.lost):g}, or serve only {last}."
+        )
+    return EvaluationError(
+        f"no threshold within --lose-at-most saves time against {last} by itself. {remedy} No route was written."
+    )
+
+
+def _print(tried: Sequence[Candidate], chosen: Candidate | None, measured: Measured) -> None:
+    """Print the accuracy of each model, the results at some thresholds, and the chosen threshold."""
+    console = Console()
+    accuracies = {model.name: float(model.right.mean()) for model in measured.models}
+    _, *later = accuracies
+    alone = ", ".join(f"{name} {accuracy:.2%}" for name, accuracy in accuracies.items())
+    console.print(f"Accuracy of each model on {measured.shown}: {alone}.")
+    threshold = chosen.threshold if chosen else None
+    rows = [
+        _highlighted(
+            [
+                f"{one.threshold:g}",
+                *(f"{share:.1%}" for share in one.reached[1:]),
+                f"{one.accuracy:.2%}",
+                f"{100 * (one.accuracy - accuracies[later[-1]]):+.2f} points",
+                f"{one.lost:,}",
+                f"{one.relative_cost:.2f}",
+            ],
+            one.threshold == threshold,
+        )
+        for one in tried
+        if one.threshold in (*_SHOWN_THRESHOLDS, threshold)
+    ]
+    sent_on = [f"sent on to {name}" for name in later]
+    headers = ["at least", *sent_on, "accuracy", f"against {later[-1]}", "lost", "relative cost"]
+    console.print(table(headers, rows, right=headers))
+    if chosen:
+        console.print(
+            f"Chosen: {chosen.threshold:g}. Of these images, {report.sent_on(chosen)}; "
+            f"{report.lost(chosen, len(measured.images))}. On average, the cascade takes {chosen.relative_cost:.2f} "
+            f"times as long for an image as {later[-1]} by itself."
+        )

@@ -60,10 +60,7 @@ def load(
         option: the name of the command-line option for ``own``, for error messages.
 
     Raises:
-        EvaluationError: One of: there is no such data set; it is for another task; neither the call nor the model's
-            file names a data set.
-        MissingExtraError: the data set needs packages that are not installed.
-        UserError: the data set is missing or damaged.
+        UserError: the data set is unknown, missing, damaged or for another task, or needs a missing package.
     """
     if own is not None:
         return _own_samples(subject, own, limit, option)

@@ -78,10 +78,8 @@ class Subject:
     def answer(self, images: Array, progress: Callable[[int], object] = str) -> Outputs:
         """Run the model on all images, uint8 [n, height, width] or [n, height, width, 3]. Return the outputs by name.
 
-        After each batch, ``progress`` is called with the number of images in the batch.
-
-        Raises:
-            EvaluationError: the model returned an error for the images.
+        After each batch, ``progress`` is called with the number of images in the batch. Raises EvaluationError if the
+        model returns an error.
         """
         answers: list[Outputs] = []
         for answer in self.compute(images):
@@ -99,12 +97,8 @@ class Subject:
 
 
 def of_run(run: Run) -> Subject:
-    """Open a finished run: its network with the weights of the best epoch, on the CPU.
-
-    Raises:
-        RunMismatchError: the run is not finished.
-        ExportError: the run's weights cannot be used.
-    """
+    """Open a finished run: its network with the weights of the best epoch, on the CPU. Raises RunMismatchError if the
+    run is not finished, and ExportError if its weights cannot be used."""
     with needs("train", "evaluating a run"):
         from hangtag.export.network import load_run
     run.require_finished()
@@ -123,15 +117,8 @@ def of_run(run: Run) -> Subject:
 
 
 def of_file(path: Path, threads: int | None = None) -> Subject:
-    """Open an ONNX file with one image input. The file's metadata contains the task and the labels.
-
-    Args:
-        path: the file.
-        threads: the number of threads that compute a batch; None for one thread per CPU.
-
-    Raises:
-        EvaluationError: the file cannot be loaded, or does not take one image as its input.
-    """
+    """Open an ONNX file, whose metadata contains the task and the labels. ``threads`` compute a batch, by default one
+    per CPU. Raises EvaluationError if the file cannot be loaded, or does not take one image as its input."""
     with needs("cpu", "evaluating an ONNX file"):
         from hangtag.serving.server.runtime.batching_proof import decide_batching
         from hangtag.serving.server.runtime.session import Runtime
@@ -172,14 +159,8 @@ def of_file(path: Path, threads: int | None = None) -> Subject:
 
 
 def of_server(model: str, address: str, version: str, timeout: float, credentials: Credentials) -> Subject:
-    """Open a model on a server that implements the Open Inference Protocol.
-
-    Args:
-        model: the model's name.
-        address: HOST:PORT, or a URL for HTTP.
-        version: one of the model's versions; "" for the version that serves.
-        timeout: the deadline of each request in seconds.
-        credentials: the credentials for a server with TLS or tokens.
+    """Open a model on a server that implements the Open Inference Protocol. The version "" is the version that serves.
+    ``timeout`` is the deadline of each request in seconds.
 
     Raises:
         EvaluationError: no server answers, or the server has no such model.

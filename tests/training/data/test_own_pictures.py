@@ -76,7 +76,7 @@ def test_splits_that_are_given_stay_and_only_what_lacks_is_taken_from_the_traini
     ]
     listed = own_pictures.csv(tmp_path / "labels.csv", rows, "File,Class,Split")
     assert show(f"csv:{listed}")["labels"] == counts
-    for delimiter, encoding in ((";", "utf-8-sig"), ("\t", "utf-16")):
+    for delimiter, encoding in ((";", "utf-8-sig"), ("\t", "utf-8")):
         (tmp_path / "other.csv").write_text(listed.read_text().replace(",", delimiter), encoding)
         assert show(f"csv:{tmp_path / 'other.csv'}")["labels"] == counts
     (tmp_path / "test/dogs/000.png").write_bytes((tmp_path / "train/dogs/000.png").read_bytes())
