@@ -54,6 +54,7 @@ def options_of(settings: type[Any], *left_out: str, **kinds: click.ParamType[Any
             if declared.name in left_out:
                 continue
             default, is_flag = declared.default, declared.type is bool
+            given = f"{default:g}s" if rules.duration and isinstance(default, float) else default
             command = click.option(
                 flag_of(declared),
                 declared.name,
@@ -65,17 +66,11 @@ def options_of(settings: type[Any], *left_out: str, **kinds: click.ParamType[Any
                 help=rules.about,
                 metavar=rules.metavar,
                 envvar=rules.envvar,
-                **_default_of(default, rules),
+                **({"required": True} if default is MISSING else {"default": given}),
             )(command)
         return command
 
     return decorated
-
-
-def _default_of(default: Any, rules: Rules) -> dict[str, Any]:
-    if default is MISSING:
-        return {"required": True}
-    return {"default": f"{default:g}s" if rules.duration and default is not None else default}
 
 
 def _kind_of(kind: Any, rules: Rules) -> click.ParamType[Any]:

@@ -21,19 +21,16 @@ def escaped(text: str) -> str:
 
 def printable(value: T) -> T:
     """Return a copy of a value in which every text is ``escaped``, also inside dataclasses, mappings and sequences."""
-    return cast(T, _printable(value))
-
-
-def _printable(value: Any) -> Any:
+    copy: Any = value
     if isinstance(value, str):
-        return escaped(value)
-    if is_dataclass(value) and not isinstance(value, type):
-        return replace(value, **{field.name: _printable(getattr(value, field.name)) for field in fields(value)})
-    if isinstance(value, Mapping):
-        return {_printable(key): _printable(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(map(_printable, value))
-    return value
+        copy = escaped(value)
+    elif is_dataclass(value) and not isinstance(value, type):
+        copy = replace(value, **{field.name: printable(getattr(value, field.name)) for field in fields(value)})
+    elif isinstance(value, Mapping):
+        copy = {printable(key): printable(item) for key, item in value.items()}
+    elif isinstance(value, list | tuple):
+        copy = type(value)(map(printable, value))
+    return cast(T, copy)
 
 
 def named(items: Sequence[str]) -> str:

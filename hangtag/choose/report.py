@@ -4,11 +4,14 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from markupsafe import Markup
+from matplotlib.ticker import FuncFormatter, PercentFormatter
 
 from hangtag.choose.candidates import CONFIDENCE, Candidate, Outcome, curve, may_lose
 from hangtag.choose.choice import LOSE, Wanted, best_single
 from hangtag.choose.measuring import Measured
 from hangtag.choose.queueing import IN_FLIGHT
+from hangtag.page.drawing import BAD, INK, colour, draw_front, drawing, plain_log_axis
+from hangtag.page.label_placement import Label, place
 from hangtag.page.templates import environment
 from hangtag.serving.loadtest import units
 from hangtag.serving.loadtest.statistics.intervals import wilson
@@ -131,11 +134,6 @@ def _picture(candidates: Sequence[Candidate]) -> str:
 
     For each cascade with a marker, a line joins its results at all thresholds. A dashed line is the Pareto front.
     """
-    from matplotlib.ticker import FuncFormatter, PercentFormatter
-
-    from hangtag.page.drawing import BAD, INK, colour, draw_front, drawing, plain_log_axis
-    from hangtag.page.label_placement import Label, place
-
     with drawing("front", "Accuracy against the processor time of a sample", (6.6, 4.4)) as drawn:
         axes = drawn.axes
         front = draw_front(axes, [_place(one) for one in candidates])

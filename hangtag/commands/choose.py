@@ -20,7 +20,6 @@ from hangtag.choose.measuring import Measured, measure
 from hangtag.choose.trial import load_test
 from hangtag.commands.models_view import followers
 from hangtag.evaluation.subject import EvaluationError
-from hangtag.extras import MissingExtraError, needs
 from hangtag.options import FiniteRange, data_dir_option, limit_option, models_option, options_of, samples_option
 from hangtag.output import require_writable, write_text
 from hangtag.printable import escaped
@@ -115,13 +114,7 @@ def choose(names: tuple[str, ...], limit: int | None, data_dir: Path | None, mod
     console.print(table(report.HEADERS, rows, right=report.HEADERS[1:]))
     for sentence in report.sentences(listed, wanted, measured):
         console.print(escaped(sentence), highlight=False, markup=False, soft_wrap=True)
-    try:
-        with needs("export", "the page"):
-            page = report.page(listed, wanted, measured)
-    except MissingExtraError as error:
-        _say(f"no page: {error}")
-    else:
-        write_text(str(options.page), page)
+    write_text(str(options.page), report.page(listed, wanted, measured))
     if not is_met:
         raise SystemExit(1)
     if file is not None and listed[0].is_cascade:

@@ -21,7 +21,7 @@ from hangtag.serving.model_repository import ModelFile
 from hangtag.serving.server.config.server_config import ServerConfig
 from tests.kit import onnx_models
 from tests.kit.browser import chromium, require_good_looks
-from tests.kit.command import invoke, without
+from tests.kit.command import invoke
 from tests.kit.shipped import MODELS
 
 # FAST's answers to the four samples are right and sure, right and unsure, wrong and unsure, and wrong and sure. SLOW is
@@ -208,15 +208,6 @@ def test_the_best_are_served_and_load_tested_and_the_choice_becomes_a_route(mode
     assert "processor time of a sample" in texts
     with chromium() as browser:
         require_good_looks(browser, models.parent / "choose.html")
-
-
-def test_without_the_packages_that_draw_the_choice_is_printed_all_the_same(models: Path) -> None:
-    page = models.parent / "undrawn.html"
-    options = ("--try", "0", "--models", models, "--limit", "400", "--report", page)
-    done = without(["matplotlib"], "choose", *options)
-    assert done.returncode == 0, done.stderr
-    assert "'matplotlib" in done.stderr
-    assert not page.exists()
 
 
 def test_a_serving_toml_counts_in_the_prediction(models: Path, tmp_path: Path) -> None:
