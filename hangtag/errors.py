@@ -1,9 +1,8 @@
 """The base class of every error that the user can fix. Each package of hangtag may import this module.
 
-A package derives its errors from ``UserError``, and does not need to know whether a command line is used. The root
-command shows a UserError as one line on standard error, without a traceback, and exits with 1. Any other exception is
-a bug in hangtag and ends the command with a traceback. ``hangtag.output.one_line_errors`` shows UserErrors in the same
-way outside of the root command, for example in a child process.
+The root command shows a UserError as one line on standard error, without a traceback, and exits with 1. Any other
+exception is a bug in hangtag and ends the command with a traceback. ``hangtag.output.one_line_errors`` shows UserErrors
+in the same way outside of the root command, for example in a child process.
 """
 
 import json
@@ -22,12 +21,8 @@ class DataCorruptError(UserError):
 
 
 def reason(error: Exception) -> str:
-    """Say in a clause why a file or a text cannot be read; for an unknown error, return the error's own text.
-
-    Example:
-        >>> reason(FileNotFoundError(2, "No such file or directory"))
-        'no such file or directory'
-    """
+    """Say in a clause why a file or a text cannot be read, such as "no such file or directory". For an unknown error,
+    return the error's own text."""
     match error:
         case json.JSONDecodeError():
             return f"it is not JSON: see line {error.lineno}, column {error.colno}"

@@ -13,15 +13,8 @@ class MissingExtraError(UserError):
 
 @contextmanager
 def needs(extra: str, feature: str) -> Iterator[None]:
-    """In this context, report a failed import with the name of the extra that installs the module.
-
-    Args:
-        extra: an extra of the distribution hangtag, such as ``train``.
-        feature: the command, or the part of a command, that needs the module.
-
-    Raises:
-        MissingExtraError: a module is not installed.
-    """
+    """In this context, report a module that ``feature`` needs and that is not installed as a MissingExtraError, which
+    names the extra of hangtag, such as ``train``, that installs the module."""
     try:
         yield
     except ModuleNotFoundError as error:

@@ -2,14 +2,14 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import MISSING
+from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 from click.core import ParameterSource
 
-from hangtag.settings import Rules, declared_settings, flag_of, type_of
+from hangtag.settings import Rules, declared_settings, flag_of, setting, type_of
 
 F = TypeVar("F", bound=Callable[..., Any])
 A_FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -131,23 +131,27 @@ runs_option = click.option(
     help="The folder in which to look for RUN if RUN is a name.",
 )
 json_flag = click.option("--json", "as_json", is_flag=True, help="Write JSON to standard output, for a program.")
-limit_option = click.option(
-    "--limit",
-    type=click.IntRange(min=1),
-    help="For a quick trial, use only N images: the first ones, or evenly spaced ones of your own pictures.",
-)
-data_dir_option = click.option(
-    "--data-dir",
-    type=click.Path(path_type=Path),
-    help="The folder of the data set or of your own pictures, if hangtag does not find it.",
-)
-samples_option = click.option(
-    "--samples",
-    metavar="FILE.npz|folder:PICTURES|csv:FILE|idx:FOLDER",
-    help="Labelled pictures: an .npz file with the arrays images and labels, a folder with one subfolder per label, a "
-    "CSV file with the columns path and label, or IDX files. If the pictures are split, only the test split is used.  "
-    "[default: the data set on which the model was trained]",
-)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleOptions:
+    """The options that choose labelled pictures, for commands that run models on them."""
+
+    samples: str | None = setting(
+        None,
+        "Labelled pictures: an .npz file with the arrays images and labels, a folder with one subfolder per label, a "
+        "CSV file with the columns path and label, or IDX files. If the pictures are split, only the test split is "
+        "used.  [default: the data set on which the model was trained]",
+        metavar="FILE.npz|folder:PICTURES|csv:FILE|idx:FOLDER",
+    )
+    limit: int | None = setting(
+        None,
+        "For a quick trial, use only N images: the first ones, or evenly spaced ones of your own pictures.",
+        between=(1, None),
+    )
+    data_dir: Path | None = setting(
+        None, "The folder of the data set or of your own pictures, if hangtag does not find it.", folder=True
+    )
 
 
 def json_option(about: str, kind: click.ParamType[Any] = click.STRING) -> Callable[[F], F]:

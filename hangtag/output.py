@@ -29,13 +29,8 @@ def one_line_errors() -> Iterator[None]:
 
 
 def require_writable(path: Path) -> None:
-    """Check that a file can be written, before a command spends minutes on computing the content.
-
-    Missing folders are allowed, because ``writing`` creates them. This function does not detect a full disk.
-
-    Raises:
-        OutputError: One of: the path is a folder; a part of the path is a file; permissions forbid writing.
-    """
+    """Raise OutputError if a file cannot be written, before a command spends minutes on computing the content. Missing
+    folders are allowed, because ``writing`` creates them. This function does not detect a full disk."""
     above = next(folder for folder in (path.parent, *path.absolute().parents) if folder.exists())
     if path.is_dir():
         code = errno.EISDIR
@@ -51,9 +46,8 @@ def require_writable(path: Path) -> None:
 def write_text(file: str, text: str) -> None:
     """Write text and a line break to a file, which is replaced atomically; "-" means standard output.
 
-    Raises:
-        OutputError: the file cannot be written, for example because the disk is full. An existing file keeps its
-            content.
+    Raises OutputError if the file cannot be written, for example because the disk is full. An existing file keeps its
+    content.
     """
     path, text = Path(file), text.removesuffix("\n")
     if file == "-":
@@ -75,10 +69,7 @@ def write_text(file: str, text: str) -> None:
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Create the folders above a file before the context writes the file, and then report the file on standard error.
-
-    Raises:
-        OutputError: the context raised an OSError.
-    """
+    Turn an OSError of the context into an OutputError."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield

@@ -33,13 +33,8 @@ class Rules:
 
 
 def setting(default: Any, about: str, **rules: Any) -> Any:
-    """Declare a field of a settings dataclass. The option has the type of the field.
-
-    Args:
-        default: The value if the setting is not given, or REQUIRED if it must be given. A tuple makes the option
-            repeatable.
-        about: The help text.
-        rules: Attributes of `Rules`.
+    """Declare a field of a settings dataclass, with the attributes of `Rules`. The option has the type of the field. If
+    the default is a tuple, the option can be repeated, and if it is REQUIRED, the option must be given.
 
     Example:
         >>> @dataclass(frozen=True)

@@ -130,10 +130,8 @@ def page(listed: Sequence[Candidate], wanted: Wanted, measured: Measured) -> str
 
 
 def _picture(candidates: Sequence[Candidate]) -> str:
-    """Draw a labelled marker for each candidate on the Pareto front, for the first candidate and for each single model.
-
-    For each cascade with a marker, a line joins its results at all thresholds. A dashed line is the Pareto front.
-    """
+    """Draw a labelled marker for each candidate on the Pareto front, for the first candidate and for each single model,
+    and for each cascade with a marker a line of its results at all thresholds."""
     with drawing("front", "Accuracy against the processor time of a sample", (6.6, 4.4)) as drawn:
         axes = drawn.axes
         front = draw_front(axes, [_place(one) for one in candidates])

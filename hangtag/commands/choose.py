@@ -20,7 +20,7 @@ from hangtag.choose.measuring import Measured, measure
 from hangtag.choose.trial import load_test
 from hangtag.commands.models_view import followers
 from hangtag.evaluation.subject import EvaluationError
-from hangtag.options import FiniteRange, data_dir_option, limit_option, models_option, options_of, samples_option
+from hangtag.options import FiniteRange, SampleOptions, models_option, options_of
 from hangtag.output import require_writable, write_text
 from hangtag.printable import escaped
 from hangtag.serving.loadtest.cli.terminal import live, stop_event
@@ -35,7 +35,7 @@ _SHOWN_THRESHOLDS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.99)
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Options:
+class _Options(SampleOptions):
     accuracy_at_least: float | None = setting(
         None,
         "The lowest acceptable accuracy in percent.  [default: 0.1 below the most accurate model's accuracy]",
@@ -74,11 +74,9 @@ class _Options:
 
 @click.command()
 @click.argument("names", metavar="[MODEL]...", nargs=-1)
-@options_of(_Options)
-@limit_option
-@data_dir_option
+@options_of(_Options, "samples")
 @models_option("The model repository with the models.")
-def choose(names: tuple[str, ...], limit: int | None, data_dir: Path | None, models: Path, **given: Any) -> None:
+def choose(names: tuple[str, ...], models: Path, **given: Any) -> None:
     """Say which model, or which cascade of models, to serve on this machine.
 
     The command runs every MODEL (by default every model of the repository that classifies the same kind of pictures) on
@@ -101,7 +99,9 @@ def choose(names: tuple[str, ...], limit: int | None, data_dir: Path | None, mod
     options = _Options(**given)
     file = None if options.write is None else _route_to_write(models, options.write, "--write", replace=options.replace)
     require_writable(options.page)
-    measured = measure(models, names, options.data, "--data", limit=limit, data_dir=data_dir, on_step=_say)
+    measured = measure(
+        models, names, options.data, "--data", limit=options.limit, data_dir=options.data_dir, on_step=_say
+    )
     most_accurate = max(float(model.right.mean()) for model in measured.models)
     wanted = Wanted(most_accurate - LOSE, options.p99, options.rate, LOSE)
     if options.accuracy_at_least is not None:
@@ -143,21 +143,11 @@ def route() -> None:
 @click.option("--name", default="fast-and-accurate", show_default=True, help="The route's name in the repository.")
 @click.option("--replace", is_flag=True, help="Replace an existing route.")
 @click.option("--dry-run", is_flag=True, help="Print the curve and the choice, but write nothing.")
-@limit_option
-@data_dir_option
-@samples_option
+@options_of(SampleOptions)
 @click.option("--reports", hidden=True, expose_value=False, deprecated="It has no effect.")
 @models_option("The model repository, to which the route is written.")
 def tune(
-    names: Sequence[str],
-    lose_at_most: float,
-    name: str,
-    replace: bool,
-    dry_run: bool,
-    limit: int | None,
-    data_dir: Path | None,
-    samples: str | None,
-    models: Path,
+    names: Sequence[str], lose_at_most: float, name: str, replace: bool, dry_run: bool, models: Path, **given: Any
 ) -> None:
     """Choose the lowest probability at which FAST's answer is accepted. Other samples go on to the next model.
 
@@ -180,7 +170,11 @@ def tune(
     if len(names) < 2:
         raise click.UsageError("a cascade needs at least two models, the fastest first.")
     file = _route_to_write(models, name, "--name", replace=replace or dry_run)
-    measured = measure(models, names, samples, "--samples", limit=limit, data_dir=data_dir, on_step=_say, seconds=0)
+    pictures = SampleOptions(**given)
+    measured = measure(
+        models, names, pictures.samples, "--samples", limit=pictures.limit, data_dir=pictures.data_dir, on_step=_say,
+        seconds=0,
+    )  # fmt: skip
     tried, chosen = curve(measured.models), best(measured.models, 0.0, lose_at_most / 100)
     _print(tried, chosen, measured)
     if chosen is None or chosen.relative_cost >= 1:

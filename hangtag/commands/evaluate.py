@@ -20,13 +20,11 @@ from hangtag.options import (
     A_FOLDER,
     Duration,
     JsonCommand,
-    data_dir_option,
+    SampleOptions,
     json_option,
-    limit_option,
     options_of,
     refuse,
     runs_option,
-    samples_option,
 )
 from hangtag.output import require_writable, write_text
 from hangtag.printable import escaped
@@ -39,7 +37,7 @@ from hangtag.training.runs.run import Run
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Options:
+class _Options(SampleOptions):
     server: str | None = setting(
         None,
         "Evaluate the model NAME of the server at HOST:PORT (its gRPC port) or http://HOST:PORT.  [default: no server, "
@@ -70,22 +68,10 @@ class _Options:
 @click.command(cls=JsonCommand)
 @click.argument("model", metavar="RUN|FILE.onnx|FOLDER|NAME")
 @options_of(_Options)
-@samples_option
-@limit_option
-@data_dir_option
 @runs_option
 @json_option("all figures")
 @credentials_options
-def evaluate(
-    model: str,
-    samples: str | None,
-    limit: int | None,
-    data_dir: Path | None,
-    runs: Path,
-    json_file: str | None,
-    credentials: Credentials,
-    **given: Any,
-) -> None:
+def evaluate(model: str, runs: Path, json_file: str | None, credentials: Credentials, **given: Any) -> None:
     """Measure a finished run, an ONNX file, or a model of a running server by the same figures.
 
     RUN is a run's folder, the checkpoint in a run's folder, a run's name under --runs, or a network's name, which
@@ -104,7 +90,7 @@ def evaluate(
       hangtag evaluate cnn --server 127.0.0.1:8001 --json    figures for a program
     """
     options = _Options(**given)
-    is_served, pictures = options.server is not None, options.pictures
+    is_served, pictures, samples = options.server is not None, options.pictures, options.samples
     if not is_served:
         refuse("timeout", "model_version", because="only for served models. Name a server with --server.")
     elif model.endswith(".onnx") or "/" in model:
@@ -122,7 +108,7 @@ def evaluate(
         with needs("export", "--pictures"):  # checked first, because evaluating may take minutes
             from hangtag.evaluation import plots
     subject = _opened(model, options, credentials, runs)
-    data = evaluated.load(subject, options.split, limit, data_dir, options.dataset, samples, runs)
+    data = evaluated.load(subject, options.split, options.limit, options.data_dir, options.dataset, samples, runs)
     images, known = data.content.images, evaluated.used(subject, data.content.images, ["train"], runs)
     for note in (*data.notes, *filter(None, [known])):
         click.echo(escaped(note), err=True)

@@ -14,6 +14,8 @@ from hangtag.serving.model_repository import ROUTE_FILE, is_route
 from hangtag.serving.server.engine.routes import route_file
 from hangtag.serving.server.engine.routes.route_file import Member
 from hangtag.tables import facts, table
+from hangtag.training.report.tables import text
+from hangtag.training.runs.config import flat
 
 Shown = dict[str, Any]
 """The JSON object of a model or of a route."""
@@ -102,29 +104,20 @@ def description(entry: Entry, operators: Mapping[str, int] | None) -> Table:
     lines += inventory.provenance(entry)
     if entry.accuracy:
         lines.append((entry.accuracy[0], f"{entry.accuracy[1]:.2%}"))
-    try:
-        gate = {check: figures for check, figures in (entry.gate or {}).items() if isinstance(figures, dict)}
-        lines += [(f"gate: {check}", _check(figures) or "passed") for check, figures in gate.items()]
-    except (AttributeError, KeyError, TypeError, ValueError):
-        lines.append(("gate", "the recorded figures cannot be read"))
+    gate = entry.gate if isinstance(entry.gate, dict) else {}
+    lines += [(f"gate: {check}", _check(figures)) for check, figures in gate.items() if isinstance(figures, dict)]
     return facts(lines)
 
 
 def _check(figures: Shown) -> str:
-    """Write a check's results in one line. For a nested table, only the largest value is written."""
-    if words := figures.get("summary"):
-        return str(words)
-    return ", ".join(
-        f"{name.replace('_', ' ')} {_largest(value)}"
-        for name, value in figures.items()
-        if value is not None and name not in ("operators", "opsets")
-    )
-
-
-def _largest(value: Any) -> str:
-    if isinstance(value, dict):
-        return max((_largest(item) for item in value.values()), key=float, default="0")
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    """Write a check's results in one line. For a nested table, only the largest number is written."""
+    words = []
+    for name, value in figures.items():
+        if value is not None and name not in ("operators", "opsets"):
+            values = flat(value).values() if isinstance(value, dict) else ()
+            largest = max((each for each in values if isinstance(each, int | float)), default=value)
+            words.append(f"{name.replace('_', ' ')} {text(largest)}")
+    return str(figures.get("summary") or ", ".join(words) or "passed")
 
 
 def _accuracy(shown: Shown) -> list[str]:
@@ -133,11 +126,8 @@ def _accuracy(shown: Shown) -> list[str]:
 
 
 def route_details(models: Path, name: str) -> Shown:
-    """Build a route's JSON object, which combines the settings in its file with the versions of its models.
-
-    Raises:
-        UserError: The route's file is not valid.
-    """
+    """Build a route's JSON object, which combines the settings in its file with the versions of its models. Raises
+    UserError if the file is not valid."""
     file = models / name / ROUTE_FILE
     settings = route_file.read(file)
     accept, shadow = settings.acceptance, settings.shadow
@@ -195,7 +185,7 @@ def route_description(shown: Shown) -> Table:
         lines.append(("sticky", shown["sticky"]))
     if shadow := shown["shadow"]:
         lines.append(("shadow", f"{_words(shadow)}, gets copies of {shadow['share']:.0%} of the requests"))
-    lines += [("" if row else "description", text) for row, text in enumerate(shown["description"].splitlines())]
+    lines += [("" if row else "description", line) for row, line in enumerate(shown["description"].splitlines())]
     return facts(lines)
 
 

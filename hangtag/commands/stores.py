@@ -48,12 +48,8 @@ def pull(url: str, folder: Path, replace: bool) -> None:
 
 
 def local_copy(url: str) -> Path:
-    """Update the local copy of the store, and return the copy's folder. If the update fails and there is an earlier
-    copy, the reason is printed on standard error.
-
-    Raises:
-        StoreError: The update fails, and there is no earlier copy.
-    """
+    """Update the local copy of the store, and return the copy's folder. If the update fails, the reason is printed on
+    standard error, or, if there is no earlier copy, raised as a StoreError."""
     from hangtag.serving.stores.mirror import Mirror
     from hangtag.serving.stores.store import Store
 

@@ -105,10 +105,8 @@ def used(subject: Subject, images: Array, splits: Sequence[str], runs: Path = _R
 
 
 def _members(subject: Subject, runs: Path) -> Sequence[Member]:
-    """List the user's pictures on which a model was trained, from a run with the same pictures and splits.
-
-    A server's metadata describes the pictures and the splits, but does not name the run that trained the model.
-    """
+    """List the user's pictures on which a model was trained, from a run with the same pictures and splits. A published
+    model does not name the run that trained it."""
     config = subject.config
     if config is None or "data_digest" not in config:
         return ()

@@ -22,6 +22,7 @@ from hangtag.extras import needs
 from hangtag.printable import named
 from hangtag.serving import model_repository
 from hangtag.serving.client import Client, ClientError
+from hangtag.serving.client import Outputs as Inferred
 from hangtag.serving.credentials import Credentials
 from hangtag.serving.image_spec import ImageSpec
 from hangtag.serving.server.errors import InferenceError, ModelLoadError
@@ -175,7 +176,10 @@ def of_server(model: str, address: str, version: str, timeout: float, credential
     def compute(images: Array) -> Iterator[Outputs]:
         try:
             with connect() as client, ThreadPoolExecutor(_IN_FLIGHT, thread_name_prefix="evaluate") as pool:
-                infer = partial(_infer, client, model, version)
+
+                def infer(batch: Array) -> Inferred:
+                    return client.infer(model, {"image": batch}, version=version)
+
                 for answer in pool.map(infer, _batches(images, _largest_batch(infer, images))):
                     if answer.version:
                         details["version"] = answer.version
@@ -215,10 +219,6 @@ def _config(signature: Signature) -> Mapping[str, Any] | None:
 
 def _batches(images: Array, size: int) -> list[Array]:
     return [images[at : at + size] for at in range(0, len(images), size)]
-
-
-def _infer(client: Client, model: str, version: str, batch: Array) -> Any:
-    return client.infer(model, {"image": batch}, version=version)
 
 
 def _largest_batch(infer: Callable[[Array], object], images: Array) -> int:

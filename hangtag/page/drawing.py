@@ -102,13 +102,8 @@ class Drawing:
 
 @contextmanager
 def drawing(name: str, label: str, size: tuple[float, float] = SIZE) -> Iterator[Drawing]:
-    """Return a context in which to draw a picture.
-
-    Args:
-        name: A prefix that makes the picture's ids unique in the page.
-        label: The picture's description for screen readers.
-        size: The width and height in inches. A page scales every picture to the width of the page's column.
-    """
+    """Return a context in which to draw a picture of a size in inches. The name makes the picture's ids unique in the
+    page, and the label is the picture's description for screen readers."""
     with rc_context(_STYLE):
         figure = Figure(figsize=size, layout="constrained")
         FigureCanvasSVG(figure)

@@ -24,13 +24,8 @@ class Label(NamedTuple):
 
 
 def place(axes: Axes, labels: Sequence[Label]) -> list[Bbox]:
-    """Draw each label in the direction where it covers the fewest markers, lines and labels.
-
-    Call this function last, when everything else is drawn and the axes' scales and limits are set.
-
-    Returns:
-        The box of each label, in pixels.
-    """
+    """Draw each label in the direction where it covers the fewest markers, lines and labels. Return the labels' boxes
+    in pixels. Call this function last, when everything else is drawn and the axes' scales and limits are set."""
     figure = axes.get_figure(root=True)
     assert figure is not None
     figure.draw_without_rendering()  # Compute the layout, so that data coordinates can be converted to pixels.

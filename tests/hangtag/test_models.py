@@ -118,8 +118,8 @@ def test_without_a_subcommand_it_lists(proven: Path) -> None:
     ("key", "value", "shown"),
     [
         ("test_accuracy", "much", "lstm version 1"),
-        ("gate", '{"parity": {"limit": {"a": "text"}}}', "gate the recorded figures cannot be read"),
-        ("gate", "[1]", "gate the recorded figures cannot be read"),
+        ("gate", '{"parity": {"limit": {"a": "text", "b": [1]}}}', "gate: parity limit {'a': 'text'"),
+        ("gate", "[1]", "lstm version 1"),
     ],
 )
 def test_one_file_with_strange_metadata_hides_no_other(
