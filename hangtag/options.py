@@ -167,27 +167,21 @@ class JsonCommand(click.Command):
     """A command with ``json_option``. For one release it also accepts 0.2.1's ``--json FILE``, with a warning."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        args = list(args)
-        at = args.index("--json") if "--json" in args[:-1] else None
-        if at is not None and (args[at + 1] == "-" or not args[at + 1].startswith("-")):
-            word = args.pop(at + 1)
-            args[at] = f"--json={word}"
-            if self._is_file(ctx, word, [*args[:at], word, *args[at + 1 :]]):
-                form = "--json" if word == "-" else args[at]
-                click.echo(f"Warning: '--json {word}' will be removed in the next release: write {form}.", err=True)
-            else:
-                args[at : at + 1] = ["--json=-", word]
-        return super().parse_args(ctx, args)
-
-    def _is_file(self, ctx: click.Context, word: str, others: list[str]) -> bool:
-        """Return whether the word after ``--json`` is a file's name and not an argument of the command.
-
-        The word is a file's name if the command would otherwise have too many arguments, or if no model can have that
-        name.
-        """
-        _, too_many, _ = self.make_parser(ctx).parse_args(others)
+        if "--json" not in args[:-1]:
+            return super().parse_args(ctx, args)
+        at = args.index("--json")
+        before, word, after = args[:at], args[at + 1], args[at + 2 :]
+        if word.startswith("-") and word != "-":
+            return super().parse_args(ctx, args)
+        # The word is a file's name, and no argument of the command, if the command would otherwise have too many
+        # arguments, or if no model can have that name.
+        _, too_many, _ = self.make_parser(ctx).parse_args([*before, word, *after])
         variadic = any(argument.nargs == -1 for argument in self.params)
-        return bool(too_many) or (variadic and (word == "-" or "/" in word or word.endswith(".json")))
+        if too_many or (variadic and (word == "-" or "/" in word or word.endswith(".json"))):
+            form = "--json" if word == "-" else f"--json={word}"
+            click.echo(f"Warning: '--json {word}' will be removed in the next release: write {form}.", err=True)
+            return super().parse_args(ctx, [*before, f"--json={word}", *after])
+        return super().parse_args(ctx, [*before, "--json=-", word, *after])
 
 
 def refuse(*names: str, because: str) -> None:

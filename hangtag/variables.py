@@ -17,7 +17,7 @@ def name_variables(command: click.Command, prefix: str) -> None:
         if option.allow_from_autoenv:
             option.allow_from_autoenv = False
             flag = max(option.opts, key=len).lstrip("-").replace("-", "_").upper()
-            option.envvar = [f"{own_prefix}_{flag}", *_names(option)]
+            option.envvar = [f"{own_prefix}_{flag}", *([str(option.envvar)] if option.envvar else [])]
         option.show_envvar = bool(option.envvar)  # error messages then name the variable
 
 
@@ -33,7 +33,7 @@ def warn_about_unknown(command: click.Command, prefix: str) -> None:
     Such a variable is misspelt, or belongs to another release. The command still runs, because Kubernetes sets
     variables for each Service, such as HANGTAG_SERVE_SERVICE_HOST for a Service named hangtag-serve.
     """
-    names = [name for option, _ in _options(command, prefix) for name in _names(option)]
+    names = [name for option, _ in _options(command, prefix) for name in option.envvar or ()]
     known = {name.removeprefix(f"{prefix}_"): name for name in names}
     for name in sorted(os.environ):
         if name.startswith(f"{prefix}_") and name not in known.values():
@@ -47,7 +47,3 @@ def _options(command: click.Command, prefix: str) -> Iterator[tuple[click.Option
     yield from ((option, prefix) for option in command.params if isinstance(option, click.Option))
     for name, subcommand in subcommands(command).items():
         yield from _options(subcommand, f"{prefix}_{name.upper().replace('-', '_')}")
-
-
-def _names(option: click.Option) -> list[str]:
-    return [option.envvar] if isinstance(option.envvar, str) else list(option.envvar or ())
