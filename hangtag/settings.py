@@ -5,13 +5,10 @@ programs also create settings of servers and load tests without a command line.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import MISSING, Field, dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from types import NoneType
 from typing import Any, get_args
-
-REQUIRED: Any = object()
-"""The default in the declaration of a setting that the user must give."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,15 +31,14 @@ class Rules:
 
 def setting(default: Any, about: str, **rules: Any) -> Any:
     """Declare a field of a settings dataclass, with the attributes of `Rules`. The option has the type of the field. If
-    the default is a tuple, the option can be repeated, and if it is REQUIRED, the option must be given.
+    the default is a tuple, the option can be repeated, and if it is dataclasses.MISSING, the option must be given.
 
     Example:
         >>> @dataclass(frozen=True)
         ... class Settings:
         ...     epochs: int = setting(10, "How often each image is seen.", between=(1, None))
     """
-    declared = MISSING if default is REQUIRED else default
-    return field(default=declared, metadata={"setting": Rules(about=about, **rules)})
+    return field(default=default, metadata={"setting": Rules(about=about, **rules)})
 
 
 def declared_settings(settings: type[Any]) -> list[tuple[Field[Any], Rules]]:

@@ -1,14 +1,14 @@
 """Settings for publishing a third-party file. Each setting is declared only here, as an option of the command."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass
 from pathlib import Path
 
 from hangtag.export.gate.tolerances import TOLERANCES
 from hangtag.export.quantization import agreement
 from hangtag.export.third_party.preprocessing import SCORES
 from hangtag.options import A_FOLDER
-from hangtag.settings import REQUIRED, setting
+from hangtag.settings import setting
 
 MODELS = "The model repository to publish into."
 NAME = "The model's name in the repository. A precision other than fp32 is appended if missing, as in NAME-int8."
@@ -27,7 +27,7 @@ class ImportOptions:
         >>> ImportOptions(name="resnet", labels=Path("imagenet.txt"), preprocessing="size=224x224 fit=crop scale=255")
     """
 
-    name: str = setting(REQUIRED, NAME)
+    name: str = setting(MISSING, NAME)
     labels: Path | None = setting(
         None,
         "A file with the labels, in the order of the network's scores: one label per line, or a JSON list.  [default: "

@@ -41,9 +41,7 @@ class _Options(SampleOptions):
         "The lowest acceptable accuracy in percent.  [default: 0.1 below the most accurate model's accuracy]",
         between=(0, 100),
     )
-    p99: float | None = setting(
-        None, "The limit for the 99th percentile of the latency, such as 20ms.", duration=True, metavar="DURATION"
-    )
+    p99: float | None = setting(None, "The limit for the 99th percentile of the latency, such as 20ms.", duration=True)
     rate: float | None = setting(
         None,
         "The calls per second at which to meet the limit --p99.  [default: a closed loop with 64 calls in flight]",
