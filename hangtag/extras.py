@@ -13,8 +13,8 @@ class MissingExtraError(UserError):
 
 @contextmanager
 def needs(extra: str, feature: str) -> Iterator[None]:
-    """In this context, report a module that ``feature`` needs and that is not installed as a MissingExtraError, which
-    names the extra of hangtag, such as ``train``, that installs the module."""
+    """Raise MissingExtraError if an import in this context fails. The error's message says that ``feature`` needs the
+    module, and that ``extra``, an extra of hangtag such as ``train``, installs it."""
     try:
         yield
     except ModuleNotFoundError as error:

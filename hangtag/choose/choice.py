@@ -52,8 +52,8 @@ def choose(
     """Return the load-tested candidates, best first, followed by the other candidates, best first.
 
     The first candidate is the one to serve, or the nearest to the requirements if no candidate meets them. ``test``
-    load-tests candidates at a rate for some seconds, as ``trial.load_test`` does, which raises the same errors.
-    ``tries`` is the number of candidates to load-test. With 0, the predictions assume that a call has no overhead.
+    load-tests candidates at a rate for some seconds, and raises the same errors as ``trial.load_test``. ``tries`` is
+    the number of candidates to load-test. With 0, the predictions assume that a call has no overhead.
     """
     listed = candidates(models, wanted.accuracy, wanted.lose_at_most)
     machine = Machine(len(os.sched_getaffinity(0)))

@@ -184,7 +184,7 @@ def tune(
 
 
 def _route_to_write(models: Path, name: str, option: str, *, replace: bool) -> Path:
-    """Return the path of a route's file, after checking that it may be written. ``option`` named the route."""
+    """Return the path of a route's file, after checking that it may be written. Error messages name ``option``."""
     if not is_model_name(name):
         raise click.BadParameter(f"{name!r} cannot be a route's name.", param_hint=option)
     if numbered_versions(models / name):

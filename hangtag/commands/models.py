@@ -220,8 +220,8 @@ def verify_models(
         findings = verify.verify(entry, data_dir)
         failed = failed or any(finding.holds is False or finding.lacks_pictures for finding in findings)
         unchecked += sum(finding.holds is None for finding in findings)
-        said = [{"check": each.check, "holds": each.holds, "said": each.summary} for each in findings]
-        documents.append({"model": entry.name, "version": entry.version, "findings": said})
+        checks = [{"check": each.check, "holds": each.holds, "said": each.summary} for each in findings]
+        documents.append({"model": entry.name, "version": entry.version, "findings": checks})
         if not as_json:
             print_plain(_findings(entry, findings))
     if as_json:

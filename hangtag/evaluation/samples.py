@@ -88,9 +88,8 @@ def load(
 
 
 def used(subject: Subject, images: Array, splits: Sequence[str], runs: Path = _RUNS) -> str | None:
-    """Say how many of the samples, in the form of the model's input, are in the first of these splits of the model's
-    run that has any. Return None if the run, which is looked for in ``runs``, is unknown or used none of the samples.
-    """
+    """Say how many of the samples are in the first of these splits of the model's run that contains any. The samples
+    are images in the form of the model's input. Return None if no split contains any, or if ``runs`` lacks the run."""
     members = _members(subject, runs)
     digests = [pixels_digest(image) for image in images] if members else []
     for split in splits:
@@ -119,8 +118,8 @@ def _members(subject: Subject, runs: Path) -> Sequence[Member]:
 
 
 def _garments(name: str, split: str, limit: int | None, data_dir: Path | None) -> Samples:
-    """Load a split of Fashion-MNIST, or compose a split of outfits from it. The other splits are neither read nor
-    composed, because this would take seconds."""
+    """Load a split of Fashion-MNIST, or compose a split of outfits from it. For the test split, the training images are
+    not read, and other splits are not composed, because this would take seconds."""
     folder = fashion_mnist.locate(data_dir)
     content = fashion_mnist.load_test(folder) if split == "test" else fashion_mnist.load(folder).validation
     if name in outfits.NAMES:

@@ -111,10 +111,10 @@ def of_run(run: Run) -> Subject:
     def compute(images: Array) -> Iterator[Outputs]:
         return (served.answer(batch, len(batch)) for batch in _batches(images, 250))
 
-    labels = run_data.labels(run.metrics["summary"])
     return Subject(
-        "run", run.folder.name, served.task, details, compute, labels, config, served.image, served.threshold
-    )
+        "run", run.folder.name, served.task, details, compute, labels=run_data.labels(run.metrics["summary"]),
+        config=config, image=served.image, threshold=served.threshold,
+    )  # fmt: skip
 
 
 def of_file(path: Path, threads: int | None = None) -> Subject:
@@ -155,7 +155,8 @@ def of_file(path: Path, threads: int | None = None) -> Subject:
         remedy = f"Record it with: hangtag models fit {name} --models {models} --fit stretch|crop|pad"
     return Subject(
         "onnx", str(path), signature.task or "single_label", {"provider": runtime.provider}, compute,
-        signature.labels, _config(signature), signature.image, signature.threshold, remedy, signature,
+        labels=signature.labels, config=_config(signature), image=signature.image, threshold=signature.threshold,
+        fit_remedy=remedy, signature=signature,
     )  # fmt: skip
 
 
@@ -198,11 +199,12 @@ def of_server(model: str, address: str, version: str, timeout: float, credential
         metadata = {key.removeprefix(PREFIX): text for key, text in parameters.items() if key.startswith(PREFIX)}
         described = Signature((), (), metadata)
         subject = Subject(
-            "server", model, described.task or "single_label", details, compute, described.labels, _config(described),
-            ImageSpec.parse(metadata["image"]) if "image" in metadata else None,
-            described.threshold if "threshold" in metadata else None,
+            "server", model, described.task or "single_label", details, compute,
+            labels=described.labels, config=_config(described),
+            image=ImageSpec.parse(metadata["image"]) if "image" in metadata else None,
+            threshold=described.threshold if "threshold" in metadata else None,
         )  # fmt: skip
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise EvaluationError(f"{model} at {address} has a configuration that cannot be read: {error}.") from error
     if "classifies_images" in parameters:
         subject.fit_remedy = f"Record it with: hangtag models fit {model} --fit stretch|crop|pad"
