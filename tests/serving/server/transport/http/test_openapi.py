@@ -9,7 +9,7 @@ from typing import Any
 import jsonschema
 import pytest
 import schemathesis
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis.strategies import one_of
 from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
@@ -143,6 +143,7 @@ def test_the_server_keeps_to_it(served: LiveServer, operations: dict[str, Any], 
     )
     @given(one_of(*strategies))
     def send(case: Any) -> None:
+        assume((case.path_parameters or {}).get("model") != "stats")  # another operation has the path /v2/models/stats
         response = case.call(base_url=f"http://{served.server.http_address}", timeout=TIMEOUT)
         checks = CHECKS
         if response.status_code == 504:  # a timeout of a few microseconds has passed
