@@ -76,8 +76,7 @@ class ImageSpec:
     fit: str = "stretch"
 
     def __post_init__(self) -> None:
-        for name in ("height", "width"):
-            value = getattr(self, name)
+        for name, value in (("height", self.height), ("width", self.width)):
             if type(value) is not int or not 1 <= value <= MAX_EDGE:
                 raise ImageSpecError(f"{name} must be a whole number from 1 to {MAX_EDGE:,}, not {value!r}")
         if self.channels not in (1, 3):
@@ -114,7 +113,7 @@ class ImageSpec:
         if not isinstance(value, Mapping) or not {"height", "width"} <= set(value) <= known:
             raise ImageSpecError(f"height and width are required; the known keys are {', '.join(sorted(known))}")
         arguments: dict[str, Any] = {
-            key: tuple(item) if isinstance(item, list) else item for key, item in value.items()
+            key: tuple(each) if isinstance(each, list) else each for key, each in value.items()
         }
         return cls(**arguments)
 
@@ -132,13 +131,7 @@ class ImageSpec:
         return (self.height, self.width) if self.channels == 1 else (self.height, self.width, self.channels)
 
     def read(self, file: Path) -> Pixels:
-        """Read a user's picture, and prepare it as the server would.
-
-        Args:
-            file: A PNG, JPEG or WebP file.
-
-        Returns:
-            UINT8 pixels with this ``shape``.
+        """Read a user's PNG, JPEG or WebP file, and prepare it as the server would: UINT8 pixels with this ``shape``.
 
         Raises:
             PictureError: The file cannot be read.
@@ -150,16 +143,13 @@ class ImageSpec:
         return self.prepare(upright(file, self.channels))
 
     def prepare(self, picture: Image.Image, *, whole: bool = False) -> Pixels:
-        """Resize a picture to the model's input in the way of ``fit``.
+        """Resize a picture in the way of ``fit``, and return UINT8 pixels with this ``shape``.
 
         Args:
             picture: The upright picture, flattened to ``channels`` channels (see :func:`flattened`). This method may
                 modify the picture.
             whole: With fit garment, whether to scale down the whole picture instead of cutting out one garment, because
                 the picture shows several garments, whose places and relative sizes matter.
-
-        Returns:
-            UINT8 pixels with this ``shape``.
         """
         size = (self.width, self.height)
         if picture.size == size:
@@ -200,12 +190,8 @@ def upright(file: Path, channels: int) -> Image.Image:
 
 
 def unreadable(content: bytes, why: object) -> str:
-    """Return, as the end of a sentence, what is wrong with a file that is not a readable picture.
-
-    Args:
-        content: The first bytes of the file, or all of them.
-        why: The decoder's error.
-    """
+    """Return, as the end of a sentence, what is wrong with a file that is not a readable picture. ``content`` has at
+    least the file's first 16 bytes, and ``why`` is the decoder's error."""
     if not content:
         return "is empty (0 bytes)"
     if not _BEGINNING.match(content):

@@ -48,7 +48,6 @@ class TensorSpec:
     """One input or output of a model.
 
     Attributes:
-        name: the tensor's name in the graph.
         datatype: the datatype in the Open Inference Protocol, such as ``FP32``.
         shape: the size of each axis; None for a dynamic axis, whose size may differ between requests.
         symbols: the file's name for each axis; None if an axis is fixed or unnamed.
@@ -75,13 +74,9 @@ class TensorSpec:
             raise UnsupportedModelError(
                 f"{name!r} is a {onnx_type}, a type that the Open Inference Protocol does not have"
             )
-        sizes = tuple(shape)
-        return cls(
-            name,
-            datatype,
-            tuple(size if isinstance(size, int) and size >= 0 else None for size in sizes),
-            tuple(size if isinstance(size, str) else None for size in sizes),
-        )
+        axes = [(size, None) if isinstance(size, int) and size >= 0 else (None, size) for size in shape]
+        symbols = (symbol if isinstance(symbol, str) else None for _, symbol in axes)
+        return cls(name, datatype, tuple(size for size, _ in axes), tuple(symbols))
 
     @property
     def axes(self) -> batchable.Axes:
@@ -101,14 +96,16 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class Signature:
-    """A model's inputs, outputs and metadata: the contract between training and serving.
+    """A model's inputs and outputs, in the graph's order, and its metadata: the contract between training and serving.
 
     Attributes:
-        inputs: the inputs, in the graph's order.
-        outputs: the outputs, in the graph's order.
         metadata: the ``hangtag.`` properties, without their prefix.
         batching_override: whether the operator allows batching; None if the operator has not decided.
         disproof: why a trial of the model ruled out batching; None if no trial ruled out batching.
+
+    Raises:
+        UnsupportedModelError: from a property below, whose ``hangtag.`` property is malformed. ``from_onnx`` reads all
+            properties, so that a malformed file fails when it is loaded, and not at the first request.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -133,8 +130,6 @@ class Signature:
         """
         metadata = {key.removeprefix(PREFIX): value for key, value in properties.items() if key.startswith(PREFIX)}
         signature = cls(tuple(inputs), tuple(outputs), metadata, batching_override)
-        # Read each property once, so that a malformed property fails when the model is loaded, not at the first
-        # request.
         _ = signature.labels, signature.label_distances, signature.threshold, signature.min_labels, signature.image
         _ = signature.why_unbatched
         return signature
@@ -150,21 +145,24 @@ class Signature:
 
         The operator's setting takes precedence over the file's ``hangtag.batched``, which takes precedence over the
         axes. A trial may forbid batching that the file or the axes allow, but never allows batching that they forbid.
-
-        Raises:
-            UnsupportedModelError: the property is malformed, or a setting demands batching although the graph rules
-                batching out. ``from_onnx`` already raises this error for every property.
         """
         declared = self.metadata.get("batched")
         if declared not in ("true", "false", None):
             raise UnsupportedModelError(f"{PREFIX}batched must be true or false, not {declared!r}")
-        if self.batching_override is not None:
-            return self._why_unbatched_by(self.batching_override, "the operator")
-        if declared != "false" and self.disproof is not None:
-            return self.disproof
-        if declared is not None:
-            return self._why_unbatched_by(declared == "true", f"{PREFIX}batched in its file")
-        return batchable.doubt(*self._axes())
+        batched, source = self.batching_override, "the operator"
+        if batched is None:
+            if declared != "false" and self.disproof is not None:
+                return self.disproof
+            if declared is None:
+                return batchable.doubt(*self._axes())
+            batched, source = declared == "true", f"{PREFIX}batched in its file"
+        if not batched:
+            return f"{source} forbids batching"
+        if self.impossibility:
+            raise UnsupportedModelError(
+                f"{source} demands batching, but requests cannot be batched: {self.impossibility}"
+            )
+        return None
 
     @property
     def impossibility(self) -> str | None:
@@ -173,11 +171,7 @@ class Signature:
 
     @cached_property
     def labels(self) -> tuple[str, ...]:
-        """The labels, in the order of the outputs' last axis. The tuple is empty if the file has no ``hangtag.labels``.
-
-        Raises:
-            UnsupportedModelError: the property is malformed.
-        """
+        """The labels, in the order of the outputs' last axis; empty if the file has no labels."""
         labels = self._json("labels", [])
         if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
             raise UnsupportedModelError(f"{PREFIX}labels is not a JSON list of strings")
@@ -185,19 +179,13 @@ class Signature:
 
     @cached_property
     def label_distances(self) -> tuple[tuple[float, ...], ...] | None:
-        """The distance between any two labels, [labels][labels], from 0 (the same) to 1; None if the file has none.
-
-        Raises:
-            UnsupportedModelError: the property is malformed.
-        """
+        """The distance between any two labels, [labels][labels], from 0 (the same) to 1; None if the file has none."""
         if "label_distances" not in self.metadata:
             return None
         rows = self._json("label_distances", None)
         count = len(self.labels)
-        if (
-            not isinstance(rows, list)
-            or [len(row) if isinstance(row, list) else None for row in rows] != [count] * count
-        ):
+        lengths = [len(row) if isinstance(row, list) else None for row in rows] if isinstance(rows, list) else None
+        if lengths != [count] * count:
             raise UnsupportedModelError(
                 f"{PREFIX}label_distances is not a JSON matrix with a row and a column for each of the {count} labels"
             )
@@ -209,11 +197,7 @@ class Signature:
 
     @cached_property
     def threshold(self) -> float:
-        """The least probability at which a ``multi_label`` model predicts a label; 0.5 by default.
-
-        Raises:
-            UnsupportedModelError: the property is malformed.
-        """
+        """The least probability at which a ``multi_label`` model predicts a label; 0.5 by default."""
         threshold = self._json("threshold", 0.5)
         if not _is_fraction(threshold):
             raise UnsupportedModelError(f"{PREFIX}threshold must be a number from 0 to 1, not {threshold!r}")
@@ -222,11 +206,7 @@ class Signature:
     @cached_property
     def min_labels(self) -> int:
         """The least size of a ``multi_label`` model's predicted set; 0 by default. If fewer labels reach the threshold,
-        the most probable other labels are added.
-
-        Raises:
-            UnsupportedModelError: the property is malformed.
-        """
+        the most probable other labels are added."""
         count = self._json("min_labels", 0)
         if type(count) is not int or count < 0:
             raise UnsupportedModelError(f"{PREFIX}min_labels must be a whole number from 0, not {count!r}")
@@ -238,9 +218,6 @@ class Signature:
 
         Models that earlier releases trained on Fashion-MNIST, or on pictures with several of its garments, have files
         without a description. Such a model gets the description of garments.
-
-        Raises:
-            UnsupportedModelError: the property is malformed, or describes an input that the model does not have.
         """
         if "image" in self.metadata:
             try:
@@ -254,7 +231,9 @@ class Signature:
                     f"{PREFIX}image needs one input UINT8 [{expected}], but the model has {inputs}"
                 )
             return image
-        if self._learned_garments and len(self.inputs) == 1:
+        training = self._json("training", None)
+        config = training.get("config") if isinstance(training, dict) else None
+        if isinstance(config, dict) and config.get("dataset", _GARMENTS[0]) in _GARMENTS and len(self.inputs) == 1:
             match self.inputs[0].datatype, self.inputs[0].shape:
                 case ["UINT8", [_, int(height), int(width)]]:
                     return ImageSpec(height, width, fit="garment")
@@ -263,30 +242,19 @@ class Signature:
     @property
     def picture_shape(self) -> tuple[int, ...] | None:
         """The shape of a classifier's picture: (height, width), or (height, width, 3). For any other model, None."""
-        probabilities = self.output("probabilities")
-        if len(self.inputs) == 1 and probabilities and self.labels:
-            labels = len(self.labels)
-            match self.inputs[0].datatype, self.inputs[0].shape, probabilities.shape:
-                case ["UINT8", [None | 1, int(height), int(width)], [None | 1, int(count)]] if count == labels:
+        probabilities, count = self.output("probabilities"), len(self.labels)
+        if len(self.inputs) == 1 and probabilities and count and probabilities.shape in ((None, count), (1, count)):
+            match self.inputs[0].datatype, self.inputs[0].shape:
+                case ["UINT8", [None | 1, int(height), int(width)]]:
                     return height, width
-                case ["UINT8", [None | 1, int(height), int(width), 3], [None | 1, int(count)]] if count == labels:
+                case ["UINT8", [None | 1, int(height), int(width), 3]]:
                     return height, width, 3
         return None
-
-    @property
-    def _learned_garments(self) -> bool:
-        training = self._json("training", None)
-        config = training.get("config") if isinstance(training, dict) else None
-        return isinstance(config, dict) and config.get("dataset", _GARMENTS[0]) in _GARMENTS
 
     @property
     def task(self) -> str | None:
         """``single_label``, ``multi_label``, or None if the file has no ``hangtag.task``."""
         return self.metadata.get("task")
-
-    def input(self, name: str) -> TensorSpec | None:
-        """Return the input of this name, or None if there is no such input."""
-        return next((spec for spec in self.inputs if spec.name == name), None)
 
     def output(self, name: str) -> TensorSpec | None:
         """Return the output of this name, or None if there is no such output."""
@@ -312,15 +280,6 @@ class Signature:
                     named(list(map(str, each))) if isinstance(each, tuple) else str(each) for each in (own, others)
                 )
                 return f"{what}: {' and '.join(shown)}"
-        return None
-
-    def _why_unbatched_by(self, batched: bool, source: str) -> str | None:
-        if not batched:
-            return f"{source} forbids batching"
-        if self.impossibility:
-            raise UnsupportedModelError(
-                f"{source} demands batching, but requests cannot be batched: {self.impossibility}"
-            )
         return None
 
     def _axes(self) -> tuple[dict[str, batchable.Axes], dict[str, batchable.Axes]]:

@@ -14,7 +14,7 @@ import yaml
 from prometheus_client.core import Metric
 
 from hangtag.cli import SUBCOMMANDS, main
-from hangtag.serving.server.telemetry.counts import BucketHistogram
+from hangtag.serving.server.telemetry.model_statistics import BucketHistogram
 from hangtag.serving.server.telemetry.prometheus import StateCollector
 from hangtag.serving.server.telemetry.server_state import (
     READY,

@@ -202,8 +202,9 @@ def _require_rows(outputs: Tensors, samples: int) -> None:
 
 def _require_fit(signature: Signature, inputs: Tensors, datatypes: Mapping[str, str]) -> None:
     """Raise InvalidRequestError if names, datatypes or shapes do not match the model."""
+    known = [spec.name for spec in signature.inputs]
     for name in inputs:
-        if signature.input(name) is None:
+        if name not in known:
             raise InvalidRequestError(f"unknown input {name!r}; the model takes {_list(signature.inputs)}")
     for spec in signature.inputs:
         if spec.name not in inputs:

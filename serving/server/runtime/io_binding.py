@@ -154,7 +154,8 @@ class BufferPool:
     def __init__(
         self, model: Model, sizes: Sequence[int], make: Callable[[int], Compute], *, instances: int, thread: str = ""
     ) -> None:
-        """
+        """Make the buffers.
+
         Args:
             model: The model, whose session computes.
             sizes: The batch sizes, ascending.
@@ -163,7 +164,7 @@ class BufferPool:
             thread: The name of the thread that does all runs; empty if any thread may do them. ONNX Runtime replays a
                 CUDA graph only in the thread that captured it.
         """
-        self.session = model.session
+        self.model = model
         self.sizes = tuple(sizes)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=thread) if thread else None
         self._free: queue.SimpleQueue[dict[int, Compute]] = queue.SimpleQueue()
@@ -219,37 +220,26 @@ def graphs(model: Model, opener: SessionOpener, sizes: Sequence[int]) -> BufferP
     return BufferPool(captured, sizes, make, instances=1, thread=opener.path.parts[-3])
 
 
-def verified(
-    signature: Signature, compute: Compute, make_pool: Callable[[], BufferPool]
-) -> tuple[BufferPool | None, str]:
-    """Return the pool if its answers equal those of ``compute``. If not, or after any exception, return None and the
-    reason."""
-    try:
-        pool = make_pool()
-        problem = _difference(signature, compute, pool)
-    except Exception as error:
-        return None, str(error)
-    return (None, problem) if problem else (pool, "")
-
-
-def is_faster(signature: Signature, pool: BufferPool, other: BufferPool, share: float) -> bool:
-    """Whether ``pool`` needs less than ``share`` of the time that ``other`` needs for one batch of each size."""
-    batches = [_batch(signature, size, seed=0) for size in pool.sizes]
-    seconds = (sum(_shortest(each.run, inputs) for inputs in batches) for each in (pool, other))
-    return next(seconds) < share * next(seconds)
-
-
-def _difference(signature: Signature, compute: Compute, pool: BufferPool) -> str:
-    """Compare a full batch and a padded batch of each size. Return the first difference, or an empty text."""
+def verify(pool: BufferPool, compute: Compute) -> None:
+    """Raise ModelLoadError unless a full batch and a padded batch of each size get the same answers from the pool and
+    from ``compute``."""
     for size in pool.sizes:
         for check in range(_CHECKS):
             samples = max(1, size - check)
-            inputs = _batch(signature, samples, seed=check)
+            inputs = _batch(pool.model.signature, samples, seed=check)
             expected = compute(inputs)
             for name, array in (pool.run(inputs) or {}).items():
                 if not _equal(array, expected[name]):
-                    return f"in a batch of {samples}, output {name!r} differs from the session's"
-    return ""
+                    raise ModelLoadError(f"in a batch of {samples}, output {name!r} differs from the session's")
+
+
+def require_faster(graphs: BufferPool, other: BufferPool, share: float) -> None:
+    """Raise ModelLoadError unless ``graphs`` need less than ``share`` of the time that ``other`` needs for one batch of
+    each size."""
+    batches = [_batch(graphs.model.signature, size, seed=0) for size in graphs.sizes]
+    seconds = (sum(_shortest(each.run, inputs) for inputs in batches) for each in (graphs, other))
+    if not next(seconds) < share * next(seconds):
+        raise ModelLoadError("graphs are not faster here")
 
 
 def _batch(signature: Signature, samples: int, seed: int) -> Tensors:

@@ -49,6 +49,7 @@ class Runtime:
     no_empty_because: str = ""
     """Why no axis of an input may have size 0. Empty if an axis may have size 0."""
 
+    _more_threads = 0
     _tuner: SequentialSessionTuner | None = None
     _buffer_pool: io_binding.BufferPool | None = None
     _run_options: onnxruntime.RunOptions | None = None
@@ -63,17 +64,16 @@ class Runtime:
         gpu: Gpu | None = None,
         opener: SessionOpener | None = None,
     ) -> None:
-        """Load a model file.
+        """Load a model file, <models>/<name>/<version>/model.onnx.
 
         Args:
-            path: The file, <models>/<name>/<version>/model.onnx.
+            path: The file.
             provider: ``cpu``, ``cuda`` or ``tensorrt``, which must be available; or ``auto``: CUDA if it is available,
                 else the CPU.
             threads: ONNX Runtime's intra_op_num_threads.
             batching_override: Whether requests may be batched, whatever the file says; None if the file decides.
-            gpu: Which GPU computes, and its memory limit.
-            opener: Opens all sessions of the file; None for a new opener with the given threads and GPU. Tests pass
-                their own opener, to observe the sessions.
+            gpu: The GPU that computes.
+            opener: Opens all sessions of the file. Tests pass their own opener, to observe the sessions.
 
         Raises:
             ModelLoadError: The file cannot be loaded, or the provider is not available.
@@ -96,7 +96,6 @@ class Runtime:
         self.file_bytes = path.stat().st_size  # about the memory that the weights take
         self.signature = read_signature(self._session, path, batching_override)
         self.operators = operators(self._session)
-        """The operators of the optimised graph, as `inference_session.operators` names them."""
         self.no_empty_because = no_empty_tensor_because(self.operators, self.signature, self.provider)
         self._device = ("cpu", 0) if self.on_cpu else ("cuda", gpu.device_id)
         self._output_names = [spec.name for spec in self.signature.outputs]
@@ -110,7 +109,7 @@ class Runtime:
     @property
     def alone_threads(self) -> int:
         """Number of threads that compute a batch while nothing else is being computed."""
-        return self._tuner.threads if self._tuner is not None else self.threads
+        return self._more_threads if self._tuner is not None and self._tuner.uses_second else self.threads
 
     def forbid_batching(self, why: str) -> None:
         """Forbid batching requests. ``why`` is the result of a trial, for ``signature.why_unbatched``."""
@@ -157,7 +156,7 @@ class Runtime:
             except (MemoryError, ValueError) as error:  # ValueError: numpy has no arrays of this size or rank
                 specs = "; ".join(map(str, self.signature.inputs))
                 raise ModelLoadError(
-                    f"{self._opener.path} loads, but its inputs ({specs}) with a batch of {size} do not fit into "
+                    f"{self.path} loads, but its inputs ({specs}) with a batch of {size} do not fit into "
                     f"memory: {error}. Set a lower max_batch_size, or give the inputs smaller axes in the file"
                 ) from error
             try:
@@ -166,23 +165,20 @@ class Runtime:
                 if not self.signature.batched or any(_is_guessed(spec) for spec in self.signature.inputs):
                     return  # zeros of guessed shapes may fail although callers' requests succeed
                 shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in inputs.items())
-                raise ModelLoadError(f"{self._opener.path} loads, but fails on zeros ({shapes}): {error}") from error
+                raise ModelLoadError(f"{self.path} loads, but fails on zeros ({shapes}): {error}") from error
 
     def allow_more_threads(self, threads: int, is_unchanged: Callable[[], bool]) -> None:
-        """Use more threads for batches that are computed alone, if that is faster (see `session_tuner`).
+        """Use this many threads for batches that are computed alone, if that is faster (see `session_tuner`).
+        ``is_unchanged`` returns whether the model's files have not changed since this runtime loaded them."""
 
-        Args:
-            threads: The maximum number of threads.
-            is_unchanged: Returns whether the model's files have not changed since this runtime loaded them.
-        """
-
-        def open_session(threads: int) -> onnxruntime.InferenceSession:
+        def open_second() -> onnxruntime.InferenceSession:
             session = self._opener.open("cpu", threads=threads)
             if not is_unchanged():
                 raise ModelLoadError("the model's files have changed since they were loaded")
             return session
 
-        self._tuner = SequentialSessionTuner(self._opener.path, self._session, self.threads, open_session, threads)
+        self._more_threads = threads
+        self._tuner = SequentialSessionTuner(self.path, self._session, open_second)
 
     def use_io_binding(self, max_batch_size: int, *, instances: int, cuda_graphs: str = "off") -> None:
         """Compute batches of up to this size by IO binding with pinned inputs, and by CUDA graphs if requested.
@@ -196,31 +192,29 @@ class Runtime:
             cuda_graphs: ``on`` captures graphs for a few batch sizes, and pads each batch to one of these sizes.
                 ``auto`` captures graphs, but uses them only if they are faster. ``off`` uses no graphs.
         """
-        signature, compute = self.signature, self._run_session
         on_cpu = self._session.get_providers()[0] == CPU
         memory = io_binding.PinnedMemory("" if on_cpu else onnxruntime.cuda_version)
-        model = io_binding.Model(self._session, signature, memory, self._device)
-        pool, problem = io_binding.verified(
-            signature, compute, lambda: io_binding.pinned_inputs(model, max_batch_size, instances)
-        )
-        if pool is None:
-            self.notes["no_io_binding"] = problem
+        model = io_binding.Model(self._session, self.signature, memory, self._device)
+        try:
+            pool = io_binding.pinned_inputs(model, max_batch_size, instances)
+            io_binding.verify(pool, self._run_session)
+        except Exception as error:
+            self.notes["no_io_binding"] = str(error)
             return
         self._buffer_pool = pool
         if cuda_graphs != "off":
-            sizes = io_binding.bucket_sizes(max_batch_size)
-            graphs, problem = io_binding.verified(
-                signature, compute, lambda: io_binding.graphs(model, self._opener, sizes)
-            )
-            if graphs and cuda_graphs == "auto" and not io_binding.is_faster(signature, graphs, pool, _GRAPHS_GAIN):
-                graphs, problem = None, "graphs are not faster here"
-            if graphs:
+            try:
+                graphs = io_binding.graphs(model, self._opener, io_binding.bucket_sizes(max_batch_size))
+                io_binding.verify(graphs, self._run_session)
+                if cuda_graphs == "auto":
+                    io_binding.require_faster(graphs, pool, _GRAPHS_GAIN)
+            except Exception as error:
+                self.notes["no_cuda_graphs"] = str(error)
+            else:
                 # The graphs' session replaces the first session, so that the device holds one copy of the model. The
                 # graphs' session also computes batches that have no graph.
-                self._session, self._buffer_pool, self._run_options = graphs.session, graphs, graph_options(-1)
+                self._session, self._buffer_pool, self._run_options = graphs.model.session, graphs, graph_options(-1)
                 self.cuda_graphs = True
-            else:
-                self.notes["no_cuda_graphs"] = problem
         if memory.problem and not on_cpu:
             self.notes["not_page_locked"] = memory.problem
 
@@ -229,27 +223,21 @@ class Runtime:
         self._session = self._tuner = self._buffer_pool = None
 
     def _compute_bound(self, pool: io_binding.BufferPool, inputs: Tensors) -> dict[str, Array]:
-        """Compute by IO binding, or, if the batch is too large for that, with the session."""
+        """Compute by IO binding, or, if the batch is too large for that or the binding fails, with the session."""
         try:
             outputs = pool.run(inputs)
         except Exception as error:
             # ONNX Runtime raises the same exceptions for a failed binding and for bad inputs. Running the session shows
             # the cause: if the session fails too, the inputs are at fault and the binding stays in use.
             outputs = self._run_session(inputs)
-            self._stop_io_binding(error)
+            with self._binding_lock:  # other threads' batches may fail too, until they see that the pool is gone
+                self.io_binding_failures += 1
+                first = self._buffer_pool is not None
+                self._buffer_pool = None
+                self.cuda_graphs = False
+            if first:
+                log.error("IO binding failed; from now on without it", file=str(self.path), reason=str(error))  # noqa: TRY400
         return self._run_session(inputs) if outputs is None else outputs
-
-    def _stop_io_binding(self, error: Exception) -> None:
-        """Stop using IO binding, because the session computes a batch again if IO binding fails."""
-        with self._binding_lock:
-            self.io_binding_failures += 1
-            first = self._buffer_pool is not None
-            self._buffer_pool = None
-            self.cuda_graphs = False
-        # other threads' batches may fail too, until they see that the pool is gone, but only the first failure is
-        # logged
-        if first:
-            log.error("IO binding failed; from now on without it", file=str(self._opener.path), reason=str(error))
 
     def _run_session(self, inputs: Tensors, session: onnxruntime.InferenceSession | None = None) -> dict[str, Array]:
         outputs = (session or self._session).run(self._output_names, dict(inputs), self._run_options)

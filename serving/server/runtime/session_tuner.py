@@ -26,10 +26,8 @@ _WORTH_THREADS_SECONDS = 0.0002
 _THREADS_GAIN = 0.85
 """The second session is used if the 90th percentile of its batch times, divided by that of the first session, is at
 most this number."""
-_WARM_UPS = 2
-"""The number of batches that each session computes before the comparison, to make its first allocations."""
-_COMPARED = 32
-"""The number of batches that each session computes for the comparison."""
+_WARM_UPS = 2  # the batches that each session computes before the comparison, to make its first allocations
+_COMPARED = 32  # the batches that each session computes for the comparison
 _SETTLED_BATCHES = 10_000
 """After this many batches that are computed alone, both sessions are compared again. The number doubles each time the
 second session is closed, because opening it takes time."""
@@ -44,38 +42,25 @@ class SequentialSessionTuner:
     Not thread-safe, because only one batch at a time can be computed alone.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        session: InferenceSession,
-        threads: int,
-        open_session: Callable[[int], InferenceSession],
-        more_threads: int,
-    ) -> None:
-        """Start with the session that computes all other batches.
-
-        Args:
-            path: The model's file, for the log.
-            session: The session that is open.
-            threads: Number of threads of this session.
-            open_session: Opens a session with a number of threads. This function runs on another thread, and may raise
-                any exception.
-            more_threads: Number of threads of the second session.
-        """
-        self.session = session
+    def __init__(self, path: Path, first: InferenceSession, open_second: Callable[[], InferenceSession]) -> None:
+        """Start with the session that computes all other batches. ``open_second`` opens the session with more threads.
+        It runs on another thread, and may raise any exception. The log names ``path``."""
+        self.session = first
         """The session that computes a batch alone while ``settled`` is above 0."""
-        self.threads = threads
-        """Number of threads of ``session``."""
         self.settled = 0
         """How many more batches ``session`` computes alone before ``compare`` is called. The caller counts down."""
         self._path = path
-        self._first, self._first_threads = session, threads
-        self._open_session = open_session
-        self._more_threads = more_threads
+        self._first = first
+        self._open_second = open_second
         self._is_opening = False
         self._second: InferenceSession | None = None
         self._times: tuple[list[float], list[float]] = [], []  # the seconds of each session's batches
         self._closed_for = _SETTLED_BATCHES
+
+    @property
+    def uses_second(self) -> bool:
+        """Whether the session with more threads was measured to be faster."""
+        return self.session is not self._first
 
     def compare(self, compute: Compute) -> dict[str, Array]:
         """Compute a batch while ``settled`` is 0. Two sessions take turns.
@@ -98,7 +83,7 @@ class SequentialSessionTuner:
 
     def _open(self) -> None:
         try:
-            self._second = self._open_session(self._more_threads)
+            self._second = self._open_second()
         except Exception as error:
             self._use_first(str(error))
         self._is_opening = False
@@ -114,28 +99,19 @@ class SequentialSessionTuner:
             return outputs
         second_times.append(time.perf_counter() - started)
         if len(second_times) == _WARM_UPS + _COMPARED:
-            self._settle(second, _percentile_90(second_times) / _percentile_90(first_times))
+            share = _percentile_90(second_times) / _percentile_90(first_times)
+            if share > _THREADS_GAIN:
+                self._use_first(f"the second session takes {share:.2f} of the first session's time")
+            else:
+                if not self.uses_second:
+                    log.info("batches computed alone use more threads", file=str(self._path), share=round(share, 2))
+                self.session, self.settled, self._times = second, _SETTLED_BATCHES, ([], [])
         return outputs
 
-    def _settle(self, second: InferenceSession, share: float) -> None:
-        if share > _THREADS_GAIN:
-            self._use_first(f"the second session takes {share:.2f} of the first session's time")
-            return
-        if self.session is not second:
-            log.info(
-                "batches computed alone use more threads",
-                file=str(self._path),
-                threads=self._more_threads,
-                share=round(share, 2),
-            )
-        self.session, self.threads, self.settled = second, self._more_threads, _SETTLED_BATCHES
-        self._times = [], []
-
     def _use_first(self, why: str) -> None:
-        self.session, self.threads, self.settled = self._first, self._first_threads, self._closed_for
+        self.session, self.settled, self._times = self._first, self._closed_for, ([], [])
         self._second = None
         self._closed_for *= 2
-        self._times = [], []
         log.debug("batches computed alone use no second session", file=str(self._path), reason=why)
 
 

@@ -1,7 +1,6 @@
 """Serves /metrics for Prometheus, and the Open Inference Protocol's two health paths for probes, on a separate port."""
 
 import contextlib
-import errno
 import socket
 import threading
 from collections.abc import Callable
@@ -19,14 +18,10 @@ from hangtag.serving.server.telemetry.server_state import ServerState
 log = structlog.get_logger()
 
 _PLAIN = "text/plain; charset=utf-8"
-_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _PAUSE_SECONDS = 0.5
-"""How long to wait before the next attempt if the system has no file descriptor or no memory for a new connection."""
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """Answers one request."""
-
     server: "MetricsServer"
     timeout = 10  # seconds, after which a connection that sends nothing is closed
 
@@ -74,13 +69,8 @@ class MetricsServer(ThreadingMixIn, TCPServer):
     request_queue_size = 32  # with a backlog of 5, the default, some clients of a burst would wait a second to retry
 
     def __init__(self, listener: socket.socket, state: Callable[[], ServerState], ready: Callable[[], bool]) -> None:
-        """Start to listen.
-
-        Args:
-            listener: The bound socket to listen on, which this server owns from now on.
-            state: Returns the state from which the metrics are built.
-            ready: Returns whether the server accepts calls, for /v2/health/ready.
-        """
+        """Listen on a bound socket, which this server owns from now on. ``ready`` returns whether the server accepts
+        calls, for /v2/health/ready."""
         super().__init__(("", 0), _Handler, bind_and_activate=False)
         self.state = state
         self.ready = ready
@@ -92,20 +82,18 @@ class MetricsServer(ThreadingMixIn, TCPServer):
         self._thread.start()
 
     def get_request(self) -> tuple[socket.socket, Any]:
-        """Accept a connection. Pause after a failure: the connection stays in the kernel's queue, so without a pause
-        the thread would spin."""
+        """Accept a connection. Pause after a failure: if the system has no file descriptor or no memory for the
+        connection, it stays in the kernel's queue, so without a pause the thread would spin."""
         try:
             return self.socket.accept()[0], ("", 0)  # a peer on a Unix socket has no address
-        except OSError as error:
-            if error.errno in _EXHAUSTED:
-                self._stopping.wait(_PAUSE_SECONDS)
+        except OSError:
+            self._stopping.wait(_PAUSE_SECONDS)
             raise
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Do not log clients that disconnect."""
 
     def close(self) -> None:
-        """Stop listening and end the thread."""
         self._stopping.set()
         with contextlib.suppress(OSError):  # wakes serve_forever at once, except on macOS
             self.socket.shutdown(socket.SHUT_RDWR)

@@ -91,21 +91,17 @@ class _Writer:
     call."""
 
     def write(self, text: str) -> None:
-        # sys.stderr is looked up at each call, because it may be replaced. A process without standard error has None
-        # there.
-        with contextlib.suppress(OSError, ValueError):
-            if sys.stderr is not None:
-                sys.stderr.write(text)
+        # sys.stderr is looked up at each call, because it may be replaced. AttributeError: a process without standard
+        # error has None there.
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            sys.stderr.write(text)
 
     def flush(self) -> None:
-        with contextlib.suppress(OSError, ValueError):
-            if sys.stderr is not None:
-                sys.stderr.flush()
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            sys.stderr.flush()
 
 
 class _LibraryHandler(logging.Handler):
-    """Forwards a library's log records to this log."""
-
     def __init__(self, *, with_values: bool) -> None:
         super().__init__(logging.WARNING)
         self._with_values = with_values
@@ -132,12 +128,10 @@ def _without_values(record: logging.LogRecord) -> dict[str, str]:
 
 
 def redirect_library_log(library: str, *, with_values: bool) -> None:
-    """Write a library's warnings and errors to this log, in the log's format and within its rate limit.
+    """Write the warnings and errors of a library's logger to this log, in the log's format and within its rate limit.
 
-    Args:
-        library: The name of the library's logger.
-        with_values: Whether messages are written in full. If False, only a message's format is written, such as
-            "Invalid encoding on %s", because the values may be callers' data.
+    Without ``with_values``, only a message's format is written, such as "Invalid encoding on %s", because the values
+    may be callers' data.
     """
     logger = logging.getLogger(library)
     logger.handlers = [_LibraryHandler(with_values=with_values)]

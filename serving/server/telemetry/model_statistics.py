@@ -1,28 +1,93 @@
-"""Counts what one version of a model has computed since it was loaded, in Triton's terms.
+"""Counts what one version of a model has computed since it was loaded, in Triton's terms, so that the counts of several
+processes add up.
 
 Triton counts samples (inference_count), batches (execution_count), and the nanoseconds that requests spend in each
-step. The histograms, which Triton lacks, add up over processes.
+step. Triton lacks the histograms.
 """
 
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from operator import add
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
-from hangtag.serving.server.telemetry.counts import (
-    BATCH_SIZE_BOUNDS,
-    SECONDS_BOUNDS,
-    BucketHistogram,
-    Mergeable,
-    merged_by,
-)
+_COUNT_FROM = 256
+"""Recorded batches are counted when there are this many, or earlier if the counters are read."""
 
-COUNT_FROM = 256
-"""Recorded batches and failures are counted when there are this many, or earlier if the counters are read."""
+SECONDS_BOUNDS = (1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+BATCH_SIZE_BOUNDS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0)
+
+T = TypeVar("T", bound="Mergeable")
+
+_RULE = "merge"
+
+
+def merged_by(rule: Callable[[Any, Any], Any]) -> Mapping[str, Any]:
+    """Return the metadata of a dataclass field that is merged by this rule, such as ``max``."""
+    return {_RULE: rule}
+
+
+def first(one: Any, other: Any) -> Any:
+    """Merge a field that is no count: return the first process's value, or the second's if the first is None."""
+    return other if one is None else one
+
+
+def merge(one: Any, other: Any) -> Any:
+    """Combine a field's values from two processes. Fields that declare no rule have this rule.
+
+    Numbers are added, including numbers in tuples. Mappings are joined, and values of the same key are combined. The
+    merge of two texts is the non-empty text, and the merge of two booleans is a logical or. None is ignored.
+    """
+    match one:
+        case None:
+            return other
+        case bool() | str():
+            return one or other
+        case Mapping():
+            return {**one, **other, **{key: merge(one[key], other[key]) for key in one.keys() & other.keys()}}
+        case tuple():
+            return tuple(map(add, one, other))
+        case _:
+            return one if other is None else one + other
+
+
+class Mergeable:
+    """Base of dataclasses whose instances from two processes are combined by ``+``."""
+
+    def __add__(self: T, other: T) -> T:
+        values = (
+            each.metadata.get(_RULE, merge)(getattr(self, each.name), getattr(other, each.name))
+            for each in fields(self)  # type: ignore[arg-type]  # every subclass is a dataclass
+        )
+        return type(self)(*values)
+
+
+@dataclass(frozen=True)
+class BucketHistogram(Mergeable):
+    """The counts of a histogram at one moment. The bounds are fixed, so that histograms also add up over machines."""
+
+    bounds: tuple[float, ...] = field(metadata=merged_by(first))
+    """Inclusive upper bounds of the buckets, ascending."""
+    counts: tuple[int, ...]
+    """Number of values in each bucket (not cumulative); the last entry counts values above the highest bound."""
+    sum: float
+
+    @classmethod
+    def of(cls, bounds: tuple[float, ...], values: npt.ArrayLike = ()) -> "BucketHistogram":
+        """Return the histogram of these values."""
+        array = np.asarray(values, np.float64)
+        counts = np.bincount(np.searchsorted(bounds, array), minlength=len(bounds) + 1)
+        return cls(bounds, tuple(counts.tolist()), float(array.sum()))
+
+    @property
+    def count(self) -> int:
+        return sum(self.counts)
+
 
 _NO_SECONDS, _NO_BATCHES = BucketHistogram.of(SECONDS_BOUNDS), BucketHistogram.of(BATCH_SIZE_BOUNDS)
 
@@ -73,7 +138,6 @@ class BatchCost(NamedTuple):
 
     @property
     def compute_ns(self) -> int:
-        """Nanoseconds of all steps."""
         return self.compute_input_ns + self.compute_infer_ns + self.compute_output_ns
 
 
@@ -138,7 +202,7 @@ class ModelStatistics:
         """Count a computed batch. ``queue_ns`` says how long each request of the batch waited."""
         self._recorded.append((queue_ns, cost))
         self.last_inference_ns = time.time_ns()
-        if len(self._recorded) >= COUNT_FROM:
+        if len(self._recorded) >= _COUNT_FROM:
             with self._lock:
                 self._count_recorded()
 

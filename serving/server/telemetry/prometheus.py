@@ -17,7 +17,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from hangtag.serving.server.errors import InvalidRequestError
-from hangtag.serving.server.telemetry.counts import SECONDS_BOUNDS, BucketHistogram
+from hangtag.serving.server.telemetry.model_statistics import SECONDS_BOUNDS, BucketHistogram
 from hangtag.serving.server.telemetry.server_state import LOADING, READY, ServerState, VersionState
 
 OK = "OK"

@@ -2,19 +2,20 @@
 also counts failed requests, and for each route the members' answers and the comparisons with the shadow."""
 
 import threading
+from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from hangtag.serving.server.telemetry.counts import (
+from hangtag.serving.server.telemetry.model_statistics import (
     SECONDS_BOUNDS,
     BucketHistogram,
+    Counters,
     Mergeable,
     first,
     merge,
     merged_by,
 )
-from hangtag.serving.server.telemetry.model_statistics import COUNT_FROM, Counters
 
 READY, LOADING, UNAVAILABLE = "READY", "LOADING", "UNAVAILABLE"
 """States of a version, in the words of RepositoryIndex."""
@@ -34,8 +35,7 @@ class StageCounts(Mergeable):
 
 @dataclass(frozen=True)
 class ShadowCounts(Mergeable):
-    """How many copies of requests a route's shadow got, and how many of the shadow's answers agreed with the callers'
-    answers."""
+    """How many copies of requests a route's shadow got, and how the shadow's answers compare with the callers'."""
 
     compared: int = 0
     skipped: int = 0
@@ -60,8 +60,7 @@ class RouteCounts(Mergeable):
     """Samples that got a member's unsure answer, because the next member had no time or no room in its queue; None if
     the route is not a cascade."""
     expected_escalation_rate: float | None = field(default=None, metadata=merged_by(first))
-    """The share of samples that, according to the route's file, are passed on to the second member; None if the file
-    states no share."""
+    """See `RouteSettings.expected_escalation_rate`."""
 
 
 def _worse(one: str, other: str) -> str:
@@ -87,7 +86,6 @@ class VersionState(Mergeable):
     fell_back: bool = False
     io_binding_failures: int = 0
     route: RouteCounts = field(default_factory=RouteCounts)
-    """The counters of a route's members and of its shadow."""
 
 
 @dataclass(frozen=True)
@@ -116,26 +114,23 @@ def _by_name_and_version(one: Iterable[VersionState], other: Iterable[VersionSta
 
 @dataclass(frozen=True)
 class ServerState(Mergeable):
-    """The state of one process, or of several together.
-
-    Attributes:
-        versions: Every version that serves, is being loaded, or failed to load.
-        failures: Requests that ended with an error.
-        loads: Number of loads by model and outcome ("ok" or "error").
-        transports: Number of processes by their transport ("native" or "grpc") and the reason for it.
-        workers: Set by the supervisor, if there is one. The sum of two states has the workers of the first state.
-        shed: Number of requests by model that were refused because waiting requests had reached their limit. The key ""
-            has the requests that were refused before they were read.
-        store: Set by the process that follows a model store; None if the models come from a folder.
-    """
+    """The state of one process, or of several together."""
 
     versions: tuple[VersionState, ...] = field(default=(), metadata=merged_by(_by_name_and_version))
+    """Every version that serves, is being loaded, or failed to load."""
     failures: dict[FailureKey, BucketHistogram] = field(default_factory=dict)
+    """The seconds from arrival to error of the requests that ended with an error."""
     loads: dict[tuple[str, str], int] = field(default_factory=dict)
+    """Number of loads by model and outcome: "ok", "error" or "evicted"."""
     transports: dict[tuple[str, str], int] = field(default_factory=dict)
+    """Number of processes by their transport ("native" or "grpc") and the reason for it."""
     workers: Workers = field(default=Workers(), metadata=merged_by(first))
+    """Set by the supervisor, if there is one."""
     shed: dict[str, int] = field(default_factory=dict)
+    """Number of requests by model that were refused because waiting requests had reached their limit. The key "" has
+    the requests that were refused before they were read."""
     store: StoreState | None = field(default=None, metadata=merged_by(first))
+    """Set by the process that follows a model store; None if the models come from a folder."""
 
     def counts_only(self) -> "ServerState":
         """Return only the counters. The counters are kept after a process has ended, because Prometheus counters must
@@ -163,8 +158,8 @@ class FailureCounts:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._recorded: defaultdict[FailureKey, list[float]] = defaultdict(list)  # seconds that are not counted yet
-        self._histograms: dict[FailureKey, BucketHistogram] = {}
+        self._buckets: defaultdict[FailureKey, list[int]] = defaultdict(lambda: [0] * (len(SECONDS_BOUNDS) + 1))
+        self._seconds: defaultdict[FailureKey, float] = defaultdict(float)
         self._shed: Counter[str] = Counter()
 
     def record(self, model: str, version: str, code: str, ns: int, *, shed: bool = False) -> None:
@@ -173,32 +168,27 @@ class FailureCounts:
         Model and version must be served, or be empty, because names from clients would create metric series without
         end.
         """
+        key, seconds = (model, version, code), ns / 1e9
         with self._lock:
             self._shed[model] += shed
-            recorded = self._recorded[model, version, code]
-            recorded.append(ns / 1e9)
-            if len(recorded) >= COUNT_FROM:
-                self._count_recorded()
-
-    def _count_recorded(self) -> None:
-        for key, seconds in self._recorded.items():
-            histogram = BucketHistogram.of(SECONDS_BOUNDS, seconds)
-            self._histograms[key] = self._histograms[key] + histogram if key in self._histograms else histogram
-        self._recorded.clear()
+            self._buckets[key][bisect_left(SECONDS_BOUNDS, seconds)] += 1
+            self._seconds[key] += seconds
 
     def forget_others(self, model: str, versions: Container[str]) -> None:
         """Forget the counts of all versions of a model except ``versions``, because the counts would grow with each new
         version."""
         with self._lock:
-            self._count_recorded()
-            for key in [key for key in self._histograms if key[0] == model and key[1] and key[1] not in versions]:
-                del self._histograms[key]
+            for key in [key for key in self._buckets if key[0] == model and key[1] and key[1] not in versions]:
+                del self._buckets[key], self._seconds[key]
 
     def snapshot(self) -> tuple[dict[FailureKey, BucketHistogram], dict[str, int]]:
         """Return the current histograms, in seconds, and `ServerState.shed`."""
         with self._lock:
-            self._count_recorded()
-            return dict(self._histograms), dict(self._shed)
+            histograms = {
+                key: BucketHistogram(SECONDS_BOUNDS, tuple(counts), self._seconds[key])
+                for key, counts in self._buckets.items()
+            }
+            return histograms, dict(self._shed)
 
 
 class RouteStatistics:
@@ -210,16 +200,15 @@ class RouteStatistics:
         self._counts = RouteCounts()  # all counters but those of the stages
 
     def begin(self, stages: Iterable[StageKey], zeros: RouteCounts) -> None:
-        """Start new counters at 0, because an alert sees an increase only in a series that already exists. ``zeros``
-        holds a 0 for each other counter of the route, and the route's expected escalation rate."""
+        """Start new counters of the stages, and the counters in ``zeros``, at 0, because an alert sees an increase only
+        in a series that already exists."""
         with self._lock:
             for key in stages:
                 self._stages.setdefault(key, [0, 0])
             self._counts = replace(self._counts + zeros, expected_escalation_rate=zeros.expected_escalation_rate)
 
     def record(self, key: StageKey, samples: int) -> None:
-        """Count one request's samples that a member answered. ``key`` is one of the keys that were passed to
-        ``begin``."""
+        """Count one request's samples that a member answered, in a stage that ``begin`` has started."""
         counts = self._stages[key]
         with self._lock:
             counts[0] += 1
@@ -231,6 +220,5 @@ class RouteStatistics:
             self._counts += counts
 
     def snapshot(self) -> RouteCounts:
-        """Return the current counters."""
         with self._lock:
             return replace(self._counts, stages={key: StageCounts(*counts) for key, counts in self._stages.items()})

@@ -5,10 +5,11 @@ from dataclasses import replace
 
 import pytest
 
-from hangtag.serving.server.telemetry.counts import SECONDS_BOUNDS, BucketHistogram
 from hangtag.serving.server.telemetry.model_statistics import (
+    SECONDS_BOUNDS,
     BatchCost,
     BatchCounters,
+    BucketHistogram,
     Counters,
     Duration,
     ModelStatistics,
