@@ -30,8 +30,7 @@ _GENERATED = re.compile(r"unk__\d+|.*_dim_\d+|[su]\d+|DynamicDimension\.\d+|\?",
 
 
 def impossibility(inputs: Mapping[str, Axes], outputs: Mapping[str, Axes]) -> str | None:
-    """Return why requests cannot be batched: an input or output has no first axis, or its first axis is fixed. Return
-    None if requests can be batched."""
+    """Return why requests cannot be batched: an input or output has no first axis, or its first axis is fixed."""
     if not inputs:
         return "the model has no input"
     for name, axes in _every(inputs, outputs):
@@ -43,7 +42,7 @@ def impossibility(inputs: Mapping[str, Axes], outputs: Mapping[str, Axes]) -> st
 
 
 def obstacle(inputs: Mapping[str, Axes], outputs: Mapping[str, Axes]) -> str | None:
-    """Return why a trial of batching would be pointless, or None if a trial can decide.
+    """Return why a trial of batching would be pointless.
 
     First axes with different names may differ in size: a model may turn n images into m rows. If the batch is in two
     axes of a tensor, the tensor cannot be split back into requests.
@@ -63,7 +62,7 @@ def obstacle(inputs: Mapping[str, Axes], outputs: Mapping[str, Axes]) -> str | N
 
 
 def doubt(inputs: Mapping[str, Axes], outputs: Mapping[str, Axes]) -> str | None:
-    """Return why the names of the axes do not permit batching, or None if the names permit batching.
+    """Return why the names of the axes do not permit batching.
 
     A first axis with another name might not be the batch but, for example, a sequence's length. A first axis is
     certainly not the batch if a later axis is named batch ([length, batch, features]). Inputs whose first axes may

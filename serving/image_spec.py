@@ -94,11 +94,8 @@ class ImageSpec:
 
     @classmethod
     def parse(cls, text: str) -> "ImageSpec":
-        """Read the value of ``hangtag.image``.
-
-        Raises:
-            ImageSpecError: The text is not a JSON object with these fields, or a value is out of range.
-        """
+        """Read the value of ``hangtag.image``. Raises ImageSpecError if the text is not JSON, and otherwise the errors
+        of ``of``."""
         try:
             value = json.loads(text)
         except (ValueError, RecursionError) as error:
@@ -164,11 +161,8 @@ class ImageSpec:
 
 
 def opened(file: Path) -> Image.Image:
-    """Open a user's PNG, JPEG or WebP file; its pixels are decoded on first use.
-
-    Raises:
-        PictureError: The file is empty, has another format, or its header is damaged.
-    """
+    """Open a user's PNG, JPEG or WebP file; its pixels are decoded on first use. Raises PictureError if the file is
+    empty, has another format, or its header is damaged."""
     try:
         return Image.open(file, formats=_FORMATS)
     except Exception as error:  # Pillow raises exceptions of any type for a broken file
@@ -177,11 +171,7 @@ def opened(file: Path) -> Image.Image:
 
 def upright(file: Path, channels: int) -> Image.Image:
     """Decode a PNG, JPEG or WebP file, turn the picture upright by its EXIF data, and flatten it to ``channels``
-    channels.
-
-    Raises:
-        PictureError: The file cannot be read.
-    """
+    channels. Raises PictureError if the file cannot be read."""
     with opened(file) as picture:
         try:
             return flattened(ImageOps.exif_transpose(picture), channels)

@@ -51,7 +51,7 @@ class ModelNameError(ModelRepositoryError):
 
 @dataclass(frozen=True)
 class ModelFile:
-    """One version of a model on disk. ``path`` is the path of its model.onnx."""
+    """One version of a model on disk, with the path of its model.onnx."""
 
     name: str
     version: int
@@ -65,12 +65,10 @@ class ModelFile:
 
 @dataclass(frozen=True)
 class Promotion:
-    """The content of a promoted.toml."""
+    """The content of a promoted.toml: the version that serves, and the versions that served before, oldest first."""
 
     version: int
-    """The version that serves."""
     history: tuple[int, ...] = ()
-    """The versions that served before, oldest first."""
 
 
 def is_model_name(name: str) -> bool:
@@ -79,11 +77,8 @@ def is_model_name(name: str) -> bool:
 
 
 def names(models: Path) -> list[str]:
-    """List the folders that can hold a model, in alphabetical order, whether or not they contain a version.
-
-    Raises:
-        ModelRepositoryError: The folder does not exist, or cannot be read.
-    """
+    """List the folders that can hold a model, in alphabetical order, whether or not they contain a version. Raises
+    ModelRepositoryError if the folder does not exist, or cannot be read."""
     try:
         return sorted(folder.name for folder in models.iterdir() if is_model_name(folder.name) and folder.is_dir())
     except OSError as error:
@@ -118,7 +113,7 @@ def versions(models: Path, name: str) -> list[ModelFile]:
 
 
 def versions_in(folder: Path) -> list[ModelFile]:
-    """List the versions in a model's folder. The order and the errors are those of ``versions``."""
+    """List the versions in a model's folder, like ``versions``."""
     files = numbered_versions(folder)
     promoted = promotion(folder) if files else None
     if promoted is None:
@@ -134,11 +129,8 @@ def versions_in(folder: Path) -> list[ModelFile]:
 
 
 def numbered_versions(folder: Path) -> list[ModelFile]:
-    """List the versions in one model's folder, latest first, regardless of which version serves.
-
-    Raises:
-        ModelRepositoryError: The folder cannot be read.
-    """
+    """List the versions in one model's folder, latest first, regardless of which version serves. Raises
+    ModelRepositoryError if the folder cannot be read."""
     try:
         return sorted(_versions(folder), key=lambda file: -file.version)
     except OSError as error:
@@ -146,11 +138,8 @@ def numbered_versions(folder: Path) -> list[ModelFile]:
 
 
 def promotion(folder: Path) -> Promotion | None:
-    """Read which version of a model was promoted. Return None if the latest version serves.
-
-    Raises:
-        ModelRepositoryError: The model's promoted.toml cannot be read or is malformed.
-    """
+    """Read which version of a model was promoted. Return None if the latest version serves. Raises ModelRepositoryError
+    if the model's promoted.toml cannot be read or is malformed."""
     file = folder / PROMOTION_FILE
     try:
         content = read_toml(file)
@@ -192,19 +181,13 @@ def read_toml(file: Path) -> dict[str, Any]:
 
 
 def require_inside(file: Path, folder: Path) -> None:
-    """Check that a model's file is in the model's folder or elsewhere in the repository, after following links.
+    """Raise ModelRepositoryError unless a file, which need not exist, is in the model's ``folder`` or elsewhere in the
+    repository, after following links.
 
     The model's folder itself may be a link to anywhere, because only the repository's owner creates it. The contents of
     the folder may come from another person, in an archive for example, and must not lead to other files of this
-    machine. Links are allowed because Kubernetes mounts files as links inside one folder. The error does not say where
-    the link leads, because the caller who requests the load sees the error.
-
-    Args:
-        file: The file, which need not exist.
-        folder: <models>/<name>.
-
-    Raises:
-        ModelRepositoryError: The file is outside the repository, or its links lead in a circle.
+    machine. Kubernetes mounts files as links inside one folder. The error does not say where the link leads, because
+    the caller who requests the load sees the error.
     """
     try:
         place = file.resolve()
@@ -252,11 +235,8 @@ def require_versions(models: Path, name: str) -> list[ModelFile]:
 
 
 def serving_versions(models: Path) -> list[ModelFile]:
-    """Return for each model, sorted by name, the version that serves. Routes have no versions.
-
-    Raises:
-        ModelRepositoryError: The repository is missing or empty, or one of its models has no version.
-    """
+    """Return for each model, sorted by name, the version that serves. Routes have no versions. Raises
+    ModelRepositoryError if the repository is missing or empty, or one of its models has no version."""
     return [require_versions(models, name)[0] for name in require_names(models) if not is_route(models, name)]
 
 
@@ -268,14 +248,8 @@ def next_version(models: Path, name: str) -> int:
 
 
 def find_file(source: str) -> Path | None:
-    """Find the ONNX file for an argument of a command line.
-
-    Args:
-        source: FILE.onnx, the folder of a version, or the folder of a model, which stands for the version that serves.
-
-    Returns:
-        The file's path, or None if ``source`` is something else. A FILE.onnx need not exist.
-    """
+    """Find the ONNX file for an argument of a command line: a FILE.onnx, which need not exist, the folder of a version,
+    or the folder of a model, which stands for the version that serves. Return None for anything else."""
     path = Path(source)
     if source.endswith(".onnx"):
         return path

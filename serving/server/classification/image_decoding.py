@@ -33,56 +33,52 @@ MAX_BYTES = 400 << 20
 decoded at the same time, so further large images wait. A photo of 50 megapixels in a baseline JPEG takes 382 MiB."""
 
 LARGE_BYTES = 16 << 20
-"""An image is large if decoding it may take at least this much memory. Other callers should not wait until a large
-image is decoded. A smaller image does not wait for memory, because each thread decodes only one image at a time."""
+"""An image is large if decoding it may take at least this much memory. A smaller image does not wait for memory,
+because each thread decodes only one image at a time."""
 
 WAIT_SECONDS = 10.0
 """How long a large image waits for memory before it is refused."""
 
 _READERS: dict[bytes, type[ImageFile]] = {b"\x89P": PngImageFile, b"\xff\xd8": JpegImageFile, b"RI": WebPImageFile}
-"""A file's first two bytes -> Pillow's reader. Image.open is not used: it warns above Image.MAX_IMAGE_PIXELS, and this
-limit applies to the whole program."""
+"""A file's first two bytes -> Pillow's reader. Image.open would warn above Image.MAX_IMAGE_PIXELS, a limit of the whole
+program."""
 
 _MAX_READS = 50_000
-"""The largest number of pieces that Pillow may read from a file. Pillow reads about three pieces for each chunk or
-segment, and PNG encoders put 4 KiB or more into a chunk."""
+"""The largest number of pieces that Pillow may read from a file, about three for each chunk or segment. PNG encoders
+put 4 KiB or more into a chunk."""
 _MAX_HEADER_READS = 1_000
-"""The largest number of pieces that Pillow may read before the pixel data. This limit is lower than _MAX_READS, because
-Pillow keeps in memory all chunks and segments that precede the pixel data, and joins Exif segments one by one."""
+"""The largest number of pieces that Pillow may read before the pixel data. Pillow keeps all these chunks and segments
+in memory."""
 
 _COMPRESSED = (b"zTXt", b"iTXt", b"iCCP")
 _MAX_COMPRESSED = 8
-"""The largest number of compressed texts and profiles in a PNG file. Pillow unpacks up to 1 MiB of each text or
-profile, and a text in memory may take four bytes per character."""
+"""The largest number of compressed texts and profiles in a PNG file. Pillow unpacks up to 1 MiB of each."""
 
 _SCAN = b"\xff\xda"
 _MAX_SCANS = 100
-"""The largest number of scans in a JPEG file. Each scan takes time for the whole picture, and encoders write about ten
-scans."""
+"""The largest number of scans in a JPEG file, because each scan takes time for the whole picture. Encoders write about
+ten."""
 
 _LOSSLESS = (
     re.compile(rb"VP8L(....)\x2f", re.DOTALL),
     re.compile(rb"ALPH(....)[%b]" % re.escape(bytes(range(1, 256, 4))), re.DOTALL),
 )
-"""Patterns for the beginning of a lossless picture and of a lossless alpha channel in a WebP file. The group in each
-pattern captures the size of the picture or of the alpha channel in bytes."""
+"""The beginnings of a lossless picture and of a lossless alpha channel in a WebP file. The group captures the size in
+bytes."""
 
 _BAND_PIXELS = 1 << 18
-"""The number of pixels that are flattened at a time. The copies of such a band are small, and other threads can run
-between two bands."""
+"""The number of pixels that are flattened at a time, so that copies are small and other threads can run in between."""
 
 
 class EncodedImage:
     """A PNG, JPEG or WebP file. The file's header is read once, on first use."""
 
     def __init__(self, data: bytes) -> None:
-        """data: The file's content."""
         self._data = data
 
     @cached_property
     def _decoding_bytes(self) -> int:
-        """The maximum memory for decoding. Raises InvalidRequestError if the file is empty, has another format, is
-        damaged, or exceeds the limits."""
+        """The maximum memory for decoding. Raises InvalidRequestError like `decoded`."""
         with _opened(self._data) as image:
             (width, height), needed = image.size, _decoding_bytes(image, self._data)
         size = f"{width} x {height} pixels"
@@ -103,10 +99,8 @@ class EncodedImage:
 
     @property
     def is_large(self) -> bool:
-        """Whether decoding the file may take long, and may wait for other large images.
-
-        The result is False for a file that `decoded` will refuse.
-        """
+        """Whether decoding the file may take long, and may wait for other large images. False for a file that `decoded`
+        will refuse."""
         try:
             return self._decoding_bytes >= LARGE_BYTES
         except InvalidRequestError:
@@ -114,13 +108,8 @@ class EncodedImage:
 
     @contextmanager
     def decoded(self, channels: int, wait_seconds: float = WAIT_SECONDS) -> Iterator[Image.Image]:
-        """Decode the file to an upright image of mode "L" or "RGB", with transparent parts on white.
-
-        The memory for decoding counts against the limit until the caller leaves the context.
-
-        Args:
-            channels: 1 for grey, 3 for colour.
-            wait_seconds: How long to wait for memory that other large images use.
+        """Decode the file to an upright image of mode "L" (1 channel) or "RGB" (3 channels), with transparent parts on
+        white. The memory for decoding counts against the limit until the caller leaves the context.
 
         Raises:
             InvalidRequestError: The file is empty, has another format, is damaged, or exceeds the limits for images.
@@ -133,7 +122,6 @@ class EncodedImage:
 class _Budget:
     changed = threading.Condition()
     left = MAX_BYTES
-    """The part of MAX_BYTES that large images may still take."""
 
 
 @contextmanager
@@ -158,13 +146,11 @@ def _reserve(size: int, wait_seconds: float) -> Iterator[None]:
 
 
 class _File(io.BytesIO):
-    """A file from which only a limited number of pieces can be read."""
-
     reads_left = _MAX_HEADER_READS
     compressed_left = _MAX_COMPRESSED
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """Read a piece. Raises InvalidRequestError if the file has too many pieces or too many compressed chunks."""
+        """Raise InvalidRequestError if the file has too many pieces or too many compressed chunks."""
         piece = super().read(size)
         self.reads_left -= 1
         if len(piece) == 8 and piece[4:] in _COMPRESSED:  # a chunk's length and kind
@@ -176,11 +162,7 @@ class _File(io.BytesIO):
 
 @contextmanager
 def _opened(data: bytes) -> Iterator[ImageFile]:
-    """Read an image's header. Until the context ends, convert all errors of Pillow to the server's errors.
-
-    Raises:
-        InvalidRequestError: The file is empty, has another format, or is damaged.
-    """
+    """Read an image's header. Until the context ends, convert all errors of Pillow to the server's errors."""
     reader = _READERS.get(data[:2], PngImageFile)  # PngImageFile refuses files of other formats
     file = _File(data)
     try:
@@ -195,7 +177,6 @@ def _opened(data: bytes) -> Iterator[ImageFile]:
 
 
 def _damaged(reason: object) -> InvalidRequestError:
-    """Return the error for a file that cannot be decoded."""
     return InvalidRequestError(f"the image {image_spec.DAMAGED}{reason}")
 
 
@@ -223,8 +204,7 @@ def _decoding_bytes(image: ImageFile, data: bytes) -> int:
 
 
 def _has_several_scans(image: JpegImageFile, data: bytes) -> bool:
-    """Return whether the first scan lacks a part of the picture's data. Raises InvalidRequestError for too many
-    scans."""
+    """Return whether the first scan lacks a part of the picture's data. Refuse too many scans."""
     assert image.fp is not None  # the file is open until the picture is decoded
     end = image.fp.tell()  # Pillow has read the first scan's header: six bytes, and two for each component
     start = end - 2 * image.layers - 8
@@ -247,7 +227,6 @@ def _decode(data: bytes, channels: int) -> Image.Image:
 
 
 def _flattened(image: Image.Image, channels: int) -> Image.Image:
-    """Flatten an image, one band of rows after another."""
     flat = Image.new("L" if channels == 1 else "RGB", image.size)
     rows = max(1, _BAND_PIXELS // image.width)
     for top in range(0, image.height, rows):

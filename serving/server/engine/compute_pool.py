@@ -39,27 +39,24 @@ class BatchExecutor(Protocol):
     def batcher(self) -> Batcher: ...
 
     def compute(self, batch: list[Call], *, alone: bool) -> Callable[[], None]:
-        """Compute a batch, the list object that ``batcher.take`` returned, and finish it. Never raises an error.
-
-        ``alone`` is whether nothing else is being computed. The returned function gives the calls their outcomes.
-        """
+        """Compute a batch, the list object that ``batcher.take`` returned, and finish it. ``alone`` is whether nothing
+        else is being computed. Return a function that gives the calls their outcomes. Never raises an error."""
 
 
 Receive = Callable[[int | None], bool]
 """A function that queues the calls that have arrived. The function waits for a call, without the interpreter lock, for
-at most the given milliseconds (None: no limit). The function returns False once no more calls will arrive, and never
-raises an error."""
+at most the given milliseconds (None: no limit), and returns False once no more calls will arrive. It raises no error.
+"""
 
 
 Work = tuple[BatchExecutor, list[Call]]
-"""A model, and a batch that the model computes."""
 
 
 class ComputePool:
     """Runs threads from the first ``offer`` or ``receive_from`` until ``close``. Thread-safe."""
 
     def __init__(self, threads: int) -> None:
-        """Start no thread yet. ``threads`` does not count the further threads."""
+        """``threads`` does not count the further threads."""
         self._threads = threads
         self._lock = threading.RLock()  # a Condition calls an RLock's methods in C, but a Lock's in Python
         self._core = _Waiting(threading.Condition(self._lock))
@@ -98,10 +95,8 @@ class ComputePool:
             self.wake()
 
     def gather_offers(self, wake_later: Callable[[], None]) -> None:
-        """Let this thread offer several calls before a batch is taken.
-
-        Each offer of the thread then calls ``wake_later``, which must make sure that ``wake`` is called soon.
-        """
+        """Let this thread offer several calls before a batch is taken. Each offer then calls ``wake_later``, which must
+        make sure that ``wake`` is called soon."""
         self._wake_later[threading.get_ident()] = wake_later
 
     def wake(self) -> None:
@@ -122,7 +117,6 @@ class ComputePool:
             self._start(further=True)
 
     def receive_from(self, receive: Receive) -> None:
-        """Receive calls with this function from now on, until it returns False."""
         with self._lock:
             self._receive = receive
             self._core.notify()
@@ -279,7 +273,7 @@ class _Waiting:
         """The number of waiting threads that were notified but are not running yet."""
 
     def wait(self, seconds: float | None) -> bool:
-        """Wait for a notification. Return False if no notification came within this many seconds."""
+        """Return whether a notification came within this many seconds."""
         self._count += 1
         notified = self._condition.wait(seconds)
         self._count -= 1

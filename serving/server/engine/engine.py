@@ -34,8 +34,8 @@ class Engine:
     def __init__(self, config: ServerConfig) -> None:
         self.config = config
         self.failures = FailureCounts()
-        self.reasons: Sequence[Callable[[str], str]] = ()
-        """Each function returns why the model or route of this name does not serve, or "" if it knows no reason."""
+        self.reason: Callable[[str], str] = lambda _name: ""
+        """Returns why the model or route of this name does not serve, or "" if there is no reason."""
         # A change replaces the whole table and never edits it, so a look-up needs no lock. A request that names no
         # version goes to the model's first version.
         self._table: dict[str, dict[str, Servable]] = {}
@@ -58,7 +58,7 @@ class Engine:
 
     @property
     def models(self) -> list[Servable]:
-        """Every version that accepts requests. No version accepts requests before ``open``."""
+        """Every version that accepts requests; none before ``open``."""
         table = self._table if self._ready else {}
         return [model for versions in table.values() for model in versions.values()]
 
@@ -68,11 +68,9 @@ class Engine:
         return list(self._table.get(name, {}).values())
 
     def names(self) -> list[str]:
-        """Return the names of the loaded models, in alphabetical order."""
         return list(self._table)
 
     def callable_names(self) -> set[str]:
-        """Return the names of the loaded models and of the models that are loaded on their first call."""
         return {*self._table, *self.residency.names}
 
     def open(self) -> None:
@@ -80,12 +78,8 @@ class Engine:
         self._ready = True
 
     def model(self, name: str, version: str = "") -> Servable:
-        """Return the model that takes requests for this name and version.
-
-        If the model is replaced before the caller queues its request, ``Servable.put`` raises UnavailableError, and the
-        caller looks up the successor.
-
-        An empty version means the version that serves by default.
+        """Return the model that takes requests for this name and version. An empty version is the version that serves
+        by default.
 
         Raises:
             NotFoundError: No such model, or no such version of it, is served.
@@ -102,8 +96,7 @@ class Engine:
         versions = table.get(name)
         if versions is None:
             served = ", ".join(table) or "none"
-            reason = next(filter(None, (reason(name) for reason in self.reasons)), "")
-            if reason:
+            if reason := self.reason(name).removeprefix(f"route {name}: "):
                 raise NotFoundError(f"{name!r} is out of service: {reason}; served: {served}")
             if name in self.residency.names:
                 raise NotLoadedError(f"{name!r} is not loaded yet; the first inference request loads it")
@@ -119,9 +112,8 @@ class Engine:
     def record_failure(self, name: str, version: str, code: str, ns: int, *, shed: bool = False) -> None:
         """Count one request that ended with an error. Every transport counts each failure here, once.
 
-        The failure appears in nv_inference_request_failure and hangtag_request_seconds, and also in ``fail`` of
-        ModelStatistics if the request was for a version that serves. A name or version that is not served is counted
-        under an empty label: names that callers make up would otherwise create metric series without end.
+        A name or version that is not served is counted under an empty label: names that callers make up would otherwise
+        create metric series without end.
 
         Args:
             name: The name that the client sent; empty if the request could not be read.
@@ -147,8 +139,7 @@ class Engine:
 
         Args:
             name: The model's name.
-            models: Loaded versions. The first version takes requests that name no version. Versions that do not serve
-                yet are started. An empty sequence removes the name.
+            models: Loaded versions; none to remove the name. The first takes requests that name no version.
             wait: Whether to return only after the other versions are closed. The process then keeps their memory for
                 the model that is loaded next.
         """

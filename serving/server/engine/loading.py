@@ -45,7 +45,6 @@ class ModelLoader:
     """Loads versions one at a time, and records each outcome for RepositoryIndex and the metrics."""
 
     def __init__(self, config: ServerConfig, runtimes: RuntimeFactory = Runtime) -> None:
-        """Load nothing yet. With ``config.trial_load_seconds``, a child process first loads each version on trial."""
         self._config = config
         self._runtimes = runtimes
         self.stopping = threading.Event()
@@ -66,8 +65,7 @@ class ModelLoader:
             name: The model's name.
             files: The model's versions in the repository: first the version that should serve, then the latest.
             served: The versions that serve now.
-            strict: Whether to raise an error if a version cannot be loaded, and to load versions again although their
-                files have not changed.
+            strict: Whether to raise an error if a version cannot be loaded, and to load unchanged versions again.
 
         Raises:
             UserError: A version cannot be loaded, and ``strict`` is set.
@@ -100,11 +98,9 @@ class ModelLoader:
         return list(chosen.values())
 
     def _load(self, file: ModelFile, stamp: Stamp, *, strict: bool) -> ServedModel | None:
-        """Load a version whose files have this stamp. If the load fails, record the reason and return None.
-
-        With ``strict``, raise the error instead. Otherwise a version that failed before is not tried again until its
-        files change.
-        """
+        """Load a version whose files have this stamp. If the load fails, record the reason, and return None or, with
+        ``strict``, raise the error. Without ``strict``, a version that failed before is not tried again until its files
+        change."""
         key = (file.name, str(file.version))
         if not strict and key in self.failures and self.failures[key].stamp == stamp:
             return None
@@ -133,8 +129,6 @@ class ModelLoader:
 
     def load_once(self, file: ModelFile) -> ServedModel:
         """Load a version with its settings, which may come from the model's own serving.toml, and warm it up.
-
-        The version accepts no requests until ``Engine.serve``. The outcome of the load is not recorded.
 
         Raises:
             StartError: The settings file is not valid.
@@ -220,7 +214,7 @@ class ModelLoader:
         return "; ".join(failure.reason for (model, _), failure in failures if name in ("", model))
 
     def forget_others(self, name: str, versions: Collection[str]) -> None:
-        """Forget the load failures of all versions of a model except ``versions``, which alone should serve now."""
+        """Forget the load failures of all versions of a model except ``versions``."""
         self.failures = {
             (model, version): failure
             for (model, version), failure in self.failures.items()

@@ -39,14 +39,8 @@ class ModelControl:
     """The `Control` of this process. Thread-safe: one change at a time, while requests continue."""
 
     def __init__(self, engine: Engine, versions: Mapping[str, tuple[int, ...]], runtimes: RuntimeFactory) -> None:
-        """Control an engine that is not open yet.
-
-        Args:
-            engine: The engine, whose configuration states the mode and the repository.
-            versions: The versions to serve at startup, by model and route, and no others; empty for no restriction. A
-                replacement worker starts with the versions that the other workers serve.
-            runtimes: Loads model files.
-        """
+        """Control an engine that is not open yet. A replacement worker starts with the versions that the other workers
+        serve, by model and route: ``versions``, which is empty for no restriction."""
         self.on_change: Callable[[], None] = lambda: None
         """Called after each change of the models that serve."""
         self._engine = engine
@@ -54,19 +48,18 @@ class ModelControl:
         self._start_with = versions
         self._changing = threading.Lock()
         self._loader = ModelLoader(engine.config, runtimes)
-        self._routes = RouteControl(engine, self._loader.outcomes)
-        engine.reasons = (self._routes.reason, self._loader.reason)
+        self._routes = RouteControl(engine, self._loader)
+        engine.reason = self._loader.reason
         self._residency = engine.residency = Residency(engine.config, self.load_for_call)
         self._poller = threading.Thread(target=self._poll_until_stopped, name="model-control", daemon=True)
 
     def start(self) -> None:
-        """Load the models needed at startup, then open the engine.
+        """Load the models needed at startup, then open the engine. In mode ``poll``, start to poll the repository,
+        unless a supervisor lets several workers poll one after another.
 
-        In mode ``poll``, start to poll the repository, unless a supervisor lets several workers poll one after another.
         In mode ``poll`` it is enough that one model loads, and an older version serves if the latest version is broken.
         In the modes ``none`` and ``explicit``, every model must load. In every mode, a route that cannot serve is only
-        logged, because it may need a model that is loaded later. A replacement worker first loads the versions that the
-        other workers serve, and all other versions at its first ``poll``.
+        logged, because it may need a model that is loaded later.
 
         Raises:
             StartError: A required model cannot be loaded, or there is no model to serve.
@@ -84,7 +77,7 @@ class ModelControl:
         if mode == "poll" and not self._engine.names():
             self.poll()
         if mode != "explicit" and not self._engine.callable_names():
-            reasons = "; ".join(filter(None, [self._loader.reason(), *self._routes.problems.values()]))
+            reasons = self._loader.reason()
             which = "that the other workers serve" if self._start_with else "to serve"
             none = f"{models} holds no model {which}. 'hangtag export' publishes one."
             raise StartError(f"no model of {models} can be served. {reasons}" if reasons else none)
@@ -94,11 +87,8 @@ class ModelControl:
         self.on_change()
 
     def catch_up(self, loaded: Iterable[str], unloaded: Iterable[str]) -> None:
-        """Repeat the load and unload calls that the other workers served while this process started.
-
-        Raises:
-            StartError: One of the models cannot be loaded.
-        """
+        """Repeat the load and unload calls that the other workers served while this process started. Raises StartError
+        if one of the models cannot be loaded."""
         routes = {name for name in loaded if is_route(self._config.models, name)}
         try:
             for name in {*loaded} - routes:
@@ -131,7 +121,6 @@ class ModelControl:
             if is_route(self._config.models, name):
                 with self._change():
                     self._routes.load(name)
-                    self._loader.forget_others(name, ())
             elif not files:
                 with self._change():
                     self._loader.forget_others(name, ())
@@ -166,11 +155,7 @@ class ModelControl:
 
     def poll(self) -> None:
         """Read the repository once, and serve the models that it holds now. A broken model is logged, and no error is
-        raised.
-
-        Routes are updated before a removed model stops serving, so that a route that no longer names the model sends no
-        request to it.
-        """
+        raised."""
         try:
             present = model_repository.names(self._config.models)
         except ModelRepositoryError as error:
@@ -192,7 +177,7 @@ class ModelControl:
             self.on_change()
 
     def load_for_call(self, name: str) -> None:
-        """Make room for a model, load it, and serve it. An unloaded model's next call loads it again.
+        """Make room for a model, load it, and serve it.
 
         Raises:
             NotFoundError: The model cannot be loaded.
@@ -213,8 +198,8 @@ class ModelControl:
         self.on_change()
 
     def _want(self, names: Collection[str]) -> set[str]:
-        """Return which of these names are routes. ``_serve_routes`` will serve these routes. With --max-loaded-mib, let
-        calls load the other models, but keep the models of --load-model and the routes' members loaded."""
+        """Return which of these names are routes, which ``_serve_routes`` will serve. With --max-loaded-mib, let calls
+        load the other models, but keep the models of --load-model and the routes' members loaded."""
         routes = self._routes.among(names)
         with self._change():
             self._routes.want(routes)
@@ -232,7 +217,6 @@ class ModelControl:
 
     def state(self) -> ServerState:
         states = {(model.name, model.version): model.state() for model in self._engine.models}
-        states |= {(state.name, state.version): state for state in self._routes.states()}
         for (name, version), failure in list(self._loader.failures.items()):
             states.setdefault((name, version), VersionState(name, version, UNAVAILABLE, failure.reason))
         for name, version in list(self._loader.loading):
@@ -262,8 +246,6 @@ class ModelControl:
     def _serve_routes(self) -> None:
         with self._change():
             self._routes.refresh()
-            for name in self._routes.wanted:  # a model may have had the route's name before
-                self._loader.forget_others(name, ())
 
     @contextlib.contextmanager
     def _change(self) -> Iterator[None]:

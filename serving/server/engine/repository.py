@@ -41,10 +41,8 @@ MODEL_SETTINGS = (
 
 
 def stamp(file: ModelFile) -> Stamp:
-    """Identify all files that loading this version may read: the model's settings, and every file in its folder.
-
-    The folder may also hold weight files. Their names are only known from a complete model.onnx.
-    """
+    """Identify all files that loading this version may read: the model's settings, and every file in its folder, which
+    may hold weights."""
     return folder_stamp(file.path.parent, file.settings)
 
 
@@ -62,17 +60,11 @@ def published(models: Path) -> list[VersionKey]:
 
 
 def names_to_start_with(config: ServerConfig, served: Mapping[str, tuple[int, ...]]) -> list[str]:
-    """List the models and routes that a server loads at startup.
+    """List the models and routes that a server loads at startup. Raises ModelRepositoryError if the repository is
+    missing or empty.
 
-    A replacement worker starts with what the other workers serve, because the repository may have changed since the
-    other workers read it. A folder may be unfinished, a version may crash every process that loads it, and callers must
-    get the same answers from all workers.
-
-    ``served`` has the versions that the other workers serve, by model or route. ``served`` is empty without other
-    workers.
-
-    Raises:
-        ModelRepositoryError: The model repository is missing or empty.
+    ``served`` has the versions that the other workers serve, by model or route. A replacement worker starts with these,
+    because callers must get the same answers from all workers, although the repository may have changed since.
     """
     if config.model_control == "explicit" and "*" not in config.load_model:
         return sorted(set(config.load_model))
@@ -82,11 +74,8 @@ def names_to_start_with(config: ServerConfig, served: Mapping[str, tuple[int, ..
 def versions_to_start_with(models: Path, name: str, served: tuple[int, ...] | None) -> list[ModelFile]:
     """List the versions of a model to load: first the version that should serve, then the latest.
 
-    The list is empty only if other workers serve the model, and the repository no longer has any version of it.
-    ``served`` has the versions that the other workers serve. ``served`` is None if no other worker has the model.
-
-    Raises:
-        ModelRepositoryError: No other worker serves the model, and the repository lacks it or has no version of it.
+    ``served`` has the versions that the other workers serve. ``served`` is None if no other worker has the model. Then
+    this function raises ModelRepositoryError if the repository has no version of the model.
     """
     if served is None:
         return require_versions(models, name)
@@ -120,12 +109,8 @@ def settings_of(folder: Path, config: ServerConfig) -> ServerConfig:
 
 
 def largest_settings(config: ServerConfig) -> ServerConfig:
-    """Return the server's settings, but with the largest batch size, queue size and number of instances that any model
-    has.
-
-    Only models that are in the repository now are considered. This function ignores a missing repository or an invalid
-    file, because loading reports the error.
-    """
+    """Return the server's settings, but with the largest batch size, queue size and number of instances of any model in
+    the repository. Loading, and not this function, reports a missing repository or an invalid file."""
     configs = [config]
     with contextlib.suppress(OSError):
         for folder in sorted(config.models.iterdir()):

@@ -22,12 +22,8 @@ class Residency:
     """Decides which models are loaded. Thread-safe."""
 
     def __init__(self, config: ServerConfig, load_now: Callable[[str], None]) -> None:
-        """Load nothing yet.
-
-        Args:
-            config: Limits the size of the loaded models, and the number of calls that wait for a model.
-            load_now: Makes room for a model, loads it and serves it. Raises ServerError if the model cannot be loaded.
-        """
+        """``load_now`` makes room for a model, loads it and serves it. It raises ServerError if the model cannot be
+        loaded."""
         self.names: frozenset[str] = frozenset()
         """The models that are loaded on their first call, and unloaded to make room. Empty without --max-loaded-mib."""
         self._config = config
@@ -52,11 +48,7 @@ class Residency:
 
     def unload_for(self, name: str, stamps: Iterable[Stamp], serving: Iterable[Servable]) -> list[str]:
         """Choose the models to unload before this model is loaded from the files of ``stamps``. ``serving`` lists the
-        versions that serve now, model by model.
-
-        Raises:
-            QueueFullError: There would be too little room even after unloading every model that may be unloaded.
-        """
+        versions that serve now, model by model. Raises QueueFullError if unloading makes too little room."""
         served = (model for model in serving if isinstance(model, ServedModel))
         models = {each: list(versions) for each, versions in groupby(served, lambda model: model.name)}
         needed = _mib(stamps)
@@ -86,9 +78,7 @@ def _mib(stamps: Iterable[Stamp]) -> float:
 
 
 def _last_used(models: list[ServedModel]) -> tuple[bool, int]:
-    """Return a sort key that puts models in the order of their last calls, and models that compute now at the end.
-
-    A model that was loaded for a description, and not called yet, was last used when it was loaded.
-    """
+    """Return a sort key that puts models in the order of their last calls, or of their loads if they were not called,
+    and models that compute now at the end."""
     is_busy = any(model.queued or model.computing for model in models)
     return is_busy, max(max(model.started_ns, model.statistics.last_inference_ns) for model in models)

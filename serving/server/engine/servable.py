@@ -12,11 +12,9 @@ from hangtag.serving.signature import Signature
 
 
 class Admission(NamedTuple):
-    """The result of checking a request."""
-
     samples: int
     batch_key: Hashable
-    """The batch key: the sizes of all free axes except the batch axis. Only calls with equal keys share a batch."""
+    """See `Call.batch_key`."""
 
 
 class Servable(Protocol):
@@ -36,12 +34,10 @@ class Servable(Protocol):
     """Seconds that a request may be held back to fill a batch."""
 
     @property
-    def queued(self) -> int:
-        """Number of requests that wait."""
+    def queued(self) -> int: ...
 
     @property
-    def computing(self) -> int:
-        """Number of batches that are being computed."""
+    def computing(self) -> int: ...
 
     def start(self, pool: ComputePool) -> None:
         """Accept calls from now on. ``pool`` computes their batches."""
@@ -50,7 +46,7 @@ class Servable(Protocol):
         """Raise QueueFullError if the queue is known to be full before the request is decoded."""
 
     def check(self, inputs: Tensors, datatypes: Mapping[str, str]) -> Admission:
-        """Return a request's number of samples and its batch key. Only shapes and datatypes determine this result.
+        """Return a request's number of samples and its batch key, which only shapes and datatypes determine.
 
         Args:
             inputs: An array for each input of the signature.
@@ -69,8 +65,7 @@ class Servable(Protocol):
             UnavailableError: The model or route is closed.
         """
 
-    def state(self) -> VersionState:
-        """Return the state and the counters, for the index, the statistics and the metrics."""
+    def state(self) -> VersionState: ...
 
     def parameters(self) -> Mapping[str, str]:
         """Return the parameters that ModelConfig reports in addition to the signature."""
@@ -93,16 +88,10 @@ class Control(Protocol):
         """
 
     def unload(self, name: str) -> None:
-        """Take a model out of service.
+        """Take a model out of service. Raises NotFoundError if no such model is served, and otherwise the errors of
+        ``load``."""
 
-        Raises:
-            NotFoundError: No such model is served.
-            ControlError: Unloading on request is off.
-            UnavailableError: The server is stopping.
-        """
-
-    def state(self) -> ServerState:
-        """Return the versions that serve, the versions that do not serve and why, and the counters."""
+    def state(self) -> ServerState: ...
 
     def published(self) -> list[VersionKey]:
-        """For each model and route in the repository, return the version that should serve, even if it does not."""
+        """See `repository.published`."""

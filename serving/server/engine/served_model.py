@@ -35,8 +35,8 @@ class ServedModel:
     """One version of one model. The methods that models share with routes are documented in `Servable`."""
 
     def __init__(self, file: ModelFile, runtime: Runtime, config: ServerConfig, stamp: Stamp = ()) -> None:
-        """Wrap a loaded session. ``config`` has the server's settings, overridden by the model's own settings.
-        ``stamp`` identifies the files from which the session was loaded."""
+        """Wrap a session that was loaded from the files of ``stamp``. ``config`` has the server's settings, overridden
+        by the model's own settings."""
         self.name = file.name
         self.version = str(file.version)
         self.stamp = stamp
@@ -88,11 +88,8 @@ class ServedModel:
         return Admission(samples, _batch_key(signature, inputs))
 
     def compute(self, batch: list[Call], *, alone: bool) -> Callable[[], None]:
-        """See `compute_pool.BatchExecutor`.
-
-        If the batch fails, each of its calls is computed once more on its own, so that no call fails because of another
-        call's values.
-        """
+        """See `compute_pool.BatchExecutor`. If the batch fails, each of its calls is computed once more on its own, so
+        that no call fails because of another call's values."""
         started = time.monotonic()
         try:
             outputs, cost = self._compute(batch, alone=alone)
@@ -201,7 +198,6 @@ def _require_rows(outputs: Tensors, samples: int) -> None:
 
 
 def _require_fit(signature: Signature, inputs: Tensors, datatypes: Mapping[str, str]) -> None:
-    """Raise InvalidRequestError if names, datatypes or shapes do not match the model."""
     known = [spec.name for spec in signature.inputs]
     for name in inputs:
         if name not in known:
@@ -220,21 +216,14 @@ def _require_fit(signature: Signature, inputs: Tensors, datatypes: Mapping[str, 
 
 
 def _batch_key(signature: Signature, inputs: Tensors) -> Hashable:
-    """Return what requests must have in common to share a batch: the sizes of all free axes except the batch axis."""
     if all(None not in spec.shape[1:] for spec in signature.inputs):
         return None
     return tuple(inputs[spec.name].shape[1:] for spec in signature.inputs)
 
 
 def _require_fit_for_empty(signature: Signature, inputs: Tensors, no_empty_because: str, max_bytes: int) -> None:
-    """Check a request in which at least one axis has size 0.
-
-    Args:
-        signature: The model's signature.
-        inputs: The request's arrays by name.
-        no_empty_because: Why no axis may have size 0. Empty if axes may have size 0.
-        max_bytes: The size limit for an empty tensor, calculated as if each empty axis had size 1.
-    """
+    """Check a request in which at least one axis has size 0. An empty tensor may have ``max_bytes`` as if each empty
+    axis had size 1. ``no_empty_because`` says why no axis may have size 0; empty if axes may."""
     # The sizes of named axes. ONNX Runtime's optimisations assume that all axes of one name have the same size.
     sizes: dict[str, int] = {}
     for spec in signature.inputs:

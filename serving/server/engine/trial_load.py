@@ -85,7 +85,6 @@ def _problem(output: bytes, process: subprocess.Popen[bytes]) -> str:
 
 
 def _limit(seconds: float, memory_bytes: int) -> None:
-    """Limit the time and memory of this process, even if the server ends first."""
     signal.setitimer(signal.ITIMER_REAL, seconds + _SPARE_SECONDS)  # SIGALRM then ends this process
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     # RLIMIT_AS would be too strict, because libraries (CUDA's above all) reserve far more addresses than they use.
@@ -95,7 +94,7 @@ def _limit(seconds: float, memory_bytes: int) -> None:
 
 
 def _load() -> str:
-    """Load the version in the same way as the server. Return why the load failed, or "" if the load succeeded."""
+    """Load the version in the same way as the server. Return why the load failed, or ""."""
     # Imported here and not above, so that the limits also apply to the import.
     from hangtag.serving.server.engine.loading import ModelLoader
 

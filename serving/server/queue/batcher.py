@@ -51,14 +51,8 @@ class Batcher:
         max_queue_delay: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Create an empty queue.
-
-        Args:
-            max_batch_size: The maximum number of samples in one batch.
-            max_queue_size: The maximum number of calls that may wait.
-            instances: The maximum number of batches that are computed at the same time.
-            max_queue_delay: The maximum time in seconds for which a call may be held back to fill a batch.
-            clock: Monotonic clock in seconds.
+        """``max_batch_size`` counts samples, ``max_queue_size`` calls, and ``instances`` batches that are computed at
+        the same time. A call may be held back for ``max_queue_delay`` seconds of the monotonic clock to fill a batch.
         """
         self.max_batch_size = max_batch_size
         self.max_queue_size = max_queue_size
@@ -78,12 +72,11 @@ class Batcher:
 
     @property
     def computing(self) -> int:
-        """Number of batches that were taken but are not finished."""
         return len(self._computing)
 
     def raise_if_queue_full(self) -> None:
-        """Raise QueueFullError while max_queue_size calls wait. ``put`` raises this error too, but a check before a
-        request is decoded saves the decoding."""
+        """Raise QueueFullError while max_queue_size calls wait, like ``put``. A check before a request is decoded saves
+        the decoding."""
         if self.waiting >= self.max_queue_size:
             raise QueueFullError(
                 f"{self.waiting} requests are waiting, and the queue holds no more; try again later with a back-off, "
@@ -91,10 +84,8 @@ class Batcher:
             )
 
     def put(self, call: Call) -> None:
-        """Queue a call. If this method raises an error, the call has no outcome yet.
-
-        Args:
-            call: A call that was not queued before, or that another queue refused.
+        """Queue a call that was not queued before, or that another queue refused. If this method raises an error, the
+        call has no outcome yet.
 
         Raises:
             QueueFullError: The queue already holds max_queue_size calls.
@@ -117,8 +108,8 @@ class Batcher:
             self.queued_samples += call.samples
 
     def cancel(self, call: Call) -> None:
-        """Withdraw a call. A call that still waits in the queue will not be computed. If the call is already being
-        computed, its result is dropped.
+        """Withdraw a call. A call that still waits will not be computed; the result of a call that is being computed is
+        dropped.
 
         The call ends with CancelledError, or at its deadline with DeadlineError, because a client cancels a call whose
         deadline passes.
@@ -135,13 +126,11 @@ class Batcher:
         call.end(call.cancellation_error(self._clock()))
 
     def take(self) -> list[Call]:
-        """Take the next batch. The caller computes the batch, and then calls ``finish``.
+        """Return the next batch: calls with the same batch key, the oldest first, with at most max_batch_size samples
+        in total. The list is empty if no batch is due, or every instance is busy. The caller computes the batch, and
+        then calls ``finish``.
 
         Calls that were cancelled, or can no longer be computed in time, get their outcome and are left out.
-
-        Returns:
-            Calls with the same batch key, the oldest first, with at most max_batch_size samples in total. An empty list
-            if no batch is due, or every instance is busy.
         """
         while True:
             late: list[Call] = []
@@ -161,15 +150,12 @@ class Batcher:
                 return batch
 
     def finish(self, batch: list[Call], seconds: float | None = None) -> list[Call]:
-        """Free the instance that computed this batch.
+        """Free the instance that computed this batch, and return the calls that were not cancelled in the meantime. The
+        caller must give these calls their outcome.
 
         Args:
             batch: The list object that ``take`` returned, not a copy.
-            seconds: How many seconds the batch took to compute, for predictions of the service time; None if the batch
-                failed.
-
-        Returns:
-            The calls that were not cancelled in the meantime. The caller must give these calls their outcome.
+            seconds: How many seconds the batch took to compute; None if the batch failed.
         """
         with self._lock:
             _, samples = self._computing.pop(id(batch))
@@ -216,8 +202,7 @@ class Batcher:
             self._ended.notify_all()
 
     def _ready_by(self, call: Call, deadline: float, now: float) -> float:
-        """Return when a call's batch must be finished. Raises DeadlineError if the measured service time is too long
-        for that."""
+        """Return when a call's batch must be finished, or raise DeadlineError by the measured service time."""
         expected = self._expected(call.samples, now)
         remaining = deadline - now
         share = 1 - RESERVED_SHARE if self._busy else 1.0
@@ -259,11 +244,8 @@ class Batcher:
         return min(call.held_until for call in self._queue)  # this minimum is fast, because less than a batch is queued
 
     def _gather(self, late: list[Call]) -> tuple[list[Call], int]:
-        """Remove the next batch from the queue; append to ``late`` the calls that can no longer be computed in time.
-
-        Returns:
-            The batch, and its number of samples.
-        """
+        """Remove the next batch from the queue, and return it with its number of samples. Append to ``late`` the calls
+        that can no longer be computed in time."""
         now = self._clock()
         predict = self._service_time.predict
         batch: list[Call] = []

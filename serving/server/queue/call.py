@@ -24,12 +24,10 @@ _SLACK_SHARE = 0.01
 _SLACK_SECONDS = 0.001
 
 _SAMPLE = 1000
-"""How many texts of an array are measured to estimate the memory of all its texts."""
 
 
 def memory_of(array: npt.NDArray[Any]) -> int:
-    """Return how many bytes an array takes. If the array has many texts, only a sample of them is measured, to save
-    time."""
+    """Return how many bytes an array takes. Of many texts, only a sample is measured, to save time."""
     if array.dtype != np.object_ or not array.size:
         return array.nbytes
     sample = array.flat[:_SAMPLE]
@@ -47,16 +45,15 @@ class Queue(Protocol):
     """The place where a call waits: a model's batcher, or a route's members."""
 
     def cancel(self, call: "Call") -> None:
-        """Withdraw a call, whose outcome is then an error; do nothing if the call already has its outcome."""
+        """Withdraw a call, whose outcome is then an error, unless the call already has its outcome."""
 
 
 class Call(ABC):
     """A request in a model's queue. Each transport has a subclass, and routes have a subclass for the calls to their
     members.
 
-    A call gets exactly one outcome: the thread that computed or dropped the call calls ``answer`` or ``fail`` once.
-    ``answer`` and ``fail`` must not block. Under its lock, the queue decides which thread gives the outcome, and marks
-    the call ``done``.
+    A call gets exactly one outcome: the thread that computed or dropped the call calls ``answer`` or ``fail`` once,
+    which must not block. Under its lock, the queue decides which thread gives the outcome, and marks the call ``done``.
     """
 
     inputs: Tensors
@@ -64,13 +61,13 @@ class Call(ABC):
     samples: int
     """Size of the batch axis; 1 if the model has no batch axis."""
     batch_key: Hashable
-    """The batch key: the sizes of all free axes except the batch axis. Only calls with equal keys share a batch."""
+    """The sizes of all free axes except the batch axis. Only calls with equal keys share a batch."""
     enqueued: float
-    """When ``Batcher.put`` queued the call, in seconds on the monotonic clock."""
+    """When the call was queued, in seconds on the monotonic clock."""
     held_until: float
-    """Until when the batcher may hold the call back to fill a batch, in seconds on the monotonic clock."""
+    """Until when the batcher may hold the call back to fill a batch."""
     ready_by: float | None
-    """When the call's batch must be finished, somewhat before the deadline. None if the call has no deadline."""
+    """When the call's batch must be finished, somewhat before the deadline; None without a deadline."""
     queue_ns: int
     """Nanoseconds from ``enqueued`` until the call's batch was taken."""
     row: int
@@ -84,8 +81,8 @@ class Call(ABC):
     """Whether the call has an outcome, or a thread is about to give it one."""
     cancelled = False
     may_use_all_threads = True
-    """Whether the call may use all threads if no other batch is being computed. False for a shadow's copies: with all
-    threads, a copy would delay calls that arrive while the copy is computed."""
+    """Whether the call may use all threads if no other batch is being computed. False for a shadow's copies, which
+    would delay calls that arrive meanwhile."""
 
     def cancellation_error(self, now: float) -> ServerError:
         """Return the error for a call that its client cancels: DeadlineError at the deadline, else CancelledError."""
@@ -96,15 +93,13 @@ class Call(ABC):
         return CancelledError("the caller cancelled the request")
 
     @abstractmethod
-    def answer(self, result: InferenceResult) -> None:
-        """Receive the outputs of this call."""
+    def answer(self, result: InferenceResult) -> None: ...
 
     @abstractmethod
-    def fail(self, error: Exception) -> None:
-        """Receive the error with which the call ends."""
+    def fail(self, error: Exception) -> None: ...
 
     def metadata_value(self, key: str) -> str:
-        """Return the value of a metadata key, or "" if the call does not have the key. Routes use such values."""
+        """Return the value of a metadata key, or "", for the split of a route."""
         return ""
 
     def cancel(self) -> None:
@@ -138,7 +133,6 @@ class Call(ABC):
         return InferenceResult(outputs, self.timings_of(cost))
 
     def timings_of(self, cost: BatchCost) -> Timings:
-        """Return the timings of the call's steps, from the cost of its batch."""
         stages: tuple[StageTimings, ...] = ()
         if cost.member:
             rows = tuple(range(self.samples))

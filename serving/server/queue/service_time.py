@@ -5,8 +5,7 @@ import time
 from collections.abc import Callable
 
 FRESH_SECONDS = 1.0
-"""Observations older than this many seconds are ignored. The machine may be idle by now, so the next batch is computed
-without a prediction."""
+"""Observations older than this many seconds are ignored, because the machine may be idle by now."""
 
 _NEWEST_SHARE = 0.2  # weight of the newest batch in the running mean of its size class
 _WEIGHT_DECAY = 0.98  # factor on the weight of each size class whenever a batch is observed
@@ -31,7 +30,6 @@ class ServiceTime:
         self._fitted: tuple[float, float] | None = (0.0, 0.0)  # a and b; None if a batch was observed since the fit
 
     def observe(self, samples: int, seconds: float) -> None:
-        """Add a batch that was computed."""
         size_class = samples.bit_length()
         observed = self._classes.get(size_class)
         if observed is None:
@@ -54,14 +52,11 @@ class ServiceTime:
         return self._line(samples) if self._held or self._is_fresh() else 0.0
 
     def hold(self) -> None:
-        """Keep fresh observations valid until ``release``. The batcher calls this method when a batch starts.
-
-        Otherwise, while a batch takes longer than FRESH_SECONDS, the batcher would admit every call.
-        """
+        """Keep fresh observations valid until ``release``, because a batch may take longer than FRESH_SECONDS."""
         self._held = self._held or self._is_fresh()
 
     def release(self) -> None:
-        """Let observations expire again. The batcher calls this method when no batch is being computed any more."""
+        """Let observations expire again, because no batch is being computed any more."""
         self._held = False
 
     def _is_fresh(self) -> bool:

@@ -28,20 +28,16 @@ def shape_of(spec: TensorSpec, samples: int) -> tuple[int, ...]:
 
 
 def zeros(spec: TensorSpec, batch_size: int) -> Array:
-    """Return zeros, with size batch_size along a free first axis and 1 along every other free axis.
-
-    A string is "0", because a model may read numbers from strings, and would fail on an empty string.
-    """
-    shape = [1 if size is None else size for size in spec.shape]
-    if spec.shape and spec.shape[0] is None:
-        shape[0] = batch_size
+    """Return zeros, with size batch_size along a free first axis and 1 along every other free axis. A string is "0",
+    because a model may read numbers from strings."""
+    shape = [(1 if place else batch_size) if size is None else size for place, size in enumerate(spec.shape)]
     dtype = dtype_of(spec)
     return np.full(shape, "0", dtype) if spec.datatype == "BYTES" else np.zeros(shape, dtype)
 
 
 def random_rows(shape: Sequence[int], dtype: np.dtype[Any], seed: int) -> Array:
-    """Return random values: real numbers from 0 to 1, any byte for uint8, and 0 or 1 for all other types, whose values
-    may be indices."""
+    """Return random values: from 0 to 1, any byte for uint8, and 0 or 1 for all other types, whose values may be
+    indices."""
     generator = np.random.default_rng(seed)
     if dtype.kind == "f":
         return generator.random(shape).astype(dtype)
@@ -49,11 +45,8 @@ def random_rows(shape: Sequence[int], dtype: np.dtype[Any], seed: int) -> Array:
 
 
 def pad(target: Array, rows: Array) -> None:
-    """Write rows to the beginning of the target, and fill the rest with copies of the last row. One row is the minimum.
-
-    The padding repeats a caller's row, because a model may refuse arbitrary values, such as an index that is out of
-    range.
-    """
+    """Write at least one row to the beginning of the target, and fill the rest with copies of the last row. A model may
+    refuse arbitrary values, such as an index that is out of range."""
     count = len(rows)
     target[:count] = rows
     target[count:] = rows[-1]
@@ -62,10 +55,10 @@ def pad(target: Array, rows: Array) -> None:
 def random_sample(
     signature: Signature, lengths: tuple[int, int], below: int, text_format: str, seed: int, max_values: int
 ) -> Mapping[str, Array]:
-    """Generate one sample: for each input an array [1, ...].
+    """Generate the sample of this number: for each input an array [1, ...].
 
-    The samples of different seeds differ in scale: every third sample is ten times larger and every fifth is all zeros.
-    The different scales expose a model that answers a sample differently if its batch has larger values.
+    Every third sample is ten times larger and every fifth is all zeros. The different scales expose a model that
+    answers a sample differently if its batch has larger values.
 
     Args:
         signature: The model's signature.

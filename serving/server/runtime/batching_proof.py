@@ -24,27 +24,24 @@ from hangtag.serving.server.runtime.session import Runtime
 
 class _Tolerance(NamedTuple):
     """How far two floats may differ: by the share ``place`` of the largest value at the same place in any sample's
-    output, or by the share ``anywhere`` of the largest value in the output. Without ``place``, large values elsewhere
-    would hide differences. Without ``anywhere``, a small sum of large terms would fail because of its rounding
-    errors."""
+    output, or by the share ``anywhere`` of the largest value in the output, because of rounding errors."""
 
     place: float
     anywhere: float
 
 
 _TOLERANCES = {2: _Tolerance(1e-2, 1e-3), 4: _Tolerance(1e-3, 1e-5), 8: _Tolerance(1e-6, 1e-11)}
-"""The tolerance for sums whose terms are added in a different order. The key is the size of a float in bytes."""
+"""The tolerance for sums whose terms are added in a different order, by the size of a float in bytes."""
 _TOLERANCE_IN_8_BITS = _Tolerance(0.05, 0.05)
-"""The tolerance for layers that round to 8 bits. If terms are added in a different order, the sum may be rounded to the
-next of 256 steps, and later layers increase this difference."""
+"""The tolerance for layers that round to 8 bits. A sum may be rounded to the next of 256 steps, and later layers
+increase this difference."""
 _TOLERANCES_ON_GPUS = _TOLERANCES | {4: _TOLERANCES[2]}
 """The tolerance on CUDA, which for some batch sizes multiplies FP32 in TF32 (with FP16's 10 bits of mantissa)."""
 _LEAST_SCALE = 1e-3
 """The smallest scale for comparisons, because smaller values may be rounding errors."""
 
 _BRIEF_SIZES = (2, 7)
-"""The batch sizes of a brief trial. The server's largest batch size is tried too, because a row may depend on a row
-that only a batch of this size has."""
+"""The batch sizes of a brief trial, in addition to the server's largest batch size."""
 _BRIEF_LENGTHS = 2
 _BRIEF_SECONDS = 0.5
 _BRIEF_VALUES = 2**22  # 16 MiB of FP32, the default of --max-message-mib
@@ -54,16 +51,15 @@ _LENGTHS = (1, 2, 3, 5, 8, 16, 32, 64, 224)
 _SAMPLES = 7  # larger batches repeat some samples
 _LEAST_SAMPLES = 3  # the third sample is ten times larger than the first two
 _INTEGER_LIMITS = (10, 2)
-"""Exclusive upper bounds of integers, tried in turn because an integer may be an index into a table of unknown
-length."""
+"""Exclusive upper bounds of integers, tried in turn. An integer may be an index into a table of unknown length."""
 _TEXT_FORMATS = ("text {}", "{}")
-"""Formats that turn random numbers into strings, tried in turn because a model may read numbers from strings."""
+"""Formats that turn numbers into strings, tried in turn. A model may read numbers from strings."""
 
 
 class Extent(NamedTuple):
     """How much a trial tries: which batch sizes, how many lengths at most, and at most how many values in each input of
-    a sample. A file may declare axes that are too large for any memory. After ``seconds``, a trial does only the
-    minimum: three samples, and one batch of each size, at one length."""
+    a sample, because a file may declare axes that are too large for any memory. After ``seconds``, a trial does only
+    the minimum: three samples, and one batch of each size, at one length."""
 
     sizes: tuple[int, ...]
     lengths: int
@@ -89,13 +85,8 @@ class Verdict:
 def decide_batching(runtime: Runtime, max_batch_size: int = ServerConfig.max_batch_size) -> Verdict:
     """Forbid a runtime to batch requests unless something proves that the rows of a batch are independent.
 
-    No trial is needed if the operator allows batching, or if the file has passed the batching check of 'hangtag export'
-    and has not changed since. Any other model that would be batched, because of its axes or ``hangtag.batched``, is
-    tried on synthetic inputs. A trial takes milliseconds for a small model. For a slow model only a dozen rows are
-    computed. If the rows differ, or the model fails on every input, ``why_unbatched`` of the runtime's signature states
-    the reason.
-
-    With a max_batch_size of 1, no request is batched and no model is tried.
+    Without the operator's permission and without the validation record of an unchanged file, the model is tried on
+    synthetic inputs. If the trial fails, ``why_unbatched`` of the runtime's signature states the reason.
     """
     signature = runtime.signature
     if not signature.batched:
@@ -139,12 +130,12 @@ def prove(runtime: Runtime, obstacle: str | None, operators: Set[str], extent: E
         lengths = (*lengths, length)
         if obstacle is not None:
             return Verdict(False, obstacle, lengths)
+        comparison = _Comparison(runtime, samples, answers, tolerances)
         try:
-            difference = _largest_difference(runtime, samples, answers, extent.sizes, deadline, tolerances)
+            largest = max(largest, comparison.largest_difference(extent.sizes, deadline))
         except _DependentRowsError as error:
             return Verdict(False, str(error), lengths)
-        largest = max(largest, difference)
-        telling = telling or not _all_equal(answers)
+        telling = telling or not comparison.all_equal
     if not telling:
         return Verdict(False, "all synthetic inputs get the same answer, so the trial proves nothing", lengths)
     why = f"the same answers alone and in batches of {', '.join(map(str, extent.sizes))}"
@@ -157,13 +148,10 @@ class _DependentRowsError(Exception):
 
 def _trials(runtime: Runtime, extent: Extent, deadline: float) -> Iterator[tuple[int, list[Tensors], list[Tensors]]]:
     """For each of the first lengths at which the model runs, yield samples, and the model's answer to each single
-    sample.
+    sample. Raises InferenceError if the model fails on every synthetic input.
 
     The length is the size of the free axes after the first axis, in the first input with such axes. Later inputs may
     need size 1 instead: in a recurrent state, such an axis may be the batch.
-
-    Raises:
-        InferenceError: The model fails on every synthetic input.
     """
     inputs = runtime.signature.inputs
     formats = _TEXT_FORMATS if any(spec.datatype == "BYTES" for spec in inputs) else _TEXT_FORMATS[:1]
@@ -194,7 +182,7 @@ def _trials(runtime: Runtime, extent: Extent, deadline: float) -> Iterator[tuple
 
 
 def _tolerances(runtime: Runtime, operators: Set[str]) -> Mapping[int, _Tolerance]:
-    """Return the tolerances for floats. The key is the size of a float in bytes.
+    """Return the tolerances for floats, by the size of a float in bytes.
 
     Outputs of layers that round to 8 bits may differ by whole steps, so their tolerance is larger. The usual tolerance
     applies if the batch determines the step size, because then each row depends on the other rows.
@@ -206,63 +194,73 @@ def _tolerances(runtime: Runtime, operators: Set[str]) -> Mapping[int, _Toleranc
     return _TOLERANCES if runtime.on_cpu else _TOLERANCES_ON_GPUS
 
 
-def _largest_difference(
-    runtime: Runtime,
-    samples: Sequence[Tensors],
-    answers: Sequence[Tensors],
-    batch_sizes: Sequence[int],
-    deadline: float,
-    tolerances: Mapping[int, _Tolerance],
-) -> float:
-    """Return the largest difference between answers in batches and answers to single samples, as a share of the scale.
-    After the deadline, run only batches that begin with the first sample. Raises _DependentRowsError."""
-    count = len(samples)
-    scales = {name: _scales([answer[name] for answer in answers], tolerances) for name in answers[0]}
-    largest = 0.0
-    for start, size in sorted((first, most) for most in batch_sizes for first in range(0, count, most)):
-        if start and time.monotonic() > deadline:
-            break
-        members = [(start + place) % count for place in range(size)]
-        batch, alone = ([each[i] for i in members] for each in (samples, answers))
-        try:
-            largest = max(largest, _difference_in_batch(runtime, batch, alone, scales, tolerances))
-        except _DependentRowsError as error:
+class _Comparison:
+    """Compares the answers to samples in batches with the answers to the single samples. A difference is a share of the
+    scale at its place."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        samples: Sequence[Tensors],
+        answers: Sequence[Tensors],
+        tolerances: Mapping[int, _Tolerance],
+    ) -> None:
+        self._runtime, self._samples, self._answers, self._tolerances = runtime, samples, answers, tolerances
+        self._scales = {name: _scales([answer[name] for answer in answers], tolerances) for name in answers[0]}
+
+    @property
+    def all_equal(self) -> bool:
+        """Whether all samples get equal answers, so that swapped rows, for example, would go unnoticed."""
+        first, *others = self._answers
+        return all(
+            np.array_equal(array, other[name], equal_nan=array.dtype.kind == "f")
+            for other in others
+            for name, array in first.items()
+        )
+
+    def largest_difference(self, batch_sizes: Sequence[int], deadline: float) -> float:
+        """Return the largest difference, or raise _DependentRowsError. After the deadline, run only batches that begin
+        with the first sample."""
+        count, largest = len(self._samples), 0.0
+        for start, size in sorted((first, most) for most in batch_sizes for first in range(0, count, most)):
+            if start and time.monotonic() > deadline:
+                break
+            members = [(start + place) % count for place in range(size)]
             try:
-                _difference_in_batch(runtime, batch[:1], alone[:1], scales, tolerances)
-            except _DependentRowsError:
-                raise _DependentRowsError("the same input gets a different answer each time") from error
-            raise
-    return largest
+                largest = max(largest, self._difference_in_batch(members))
+            except _DependentRowsError as error:
+                try:
+                    self._difference_in_batch(members[:1])
+                except _DependentRowsError:
+                    raise _DependentRowsError("the same input gets a different answer each time") from error
+                raise
+        return largest
 
-
-def _difference_in_batch(
-    runtime: Runtime,
-    samples: Sequence[Tensors],
-    expected: Sequence[Tensors],
-    scales: Mapping[str, Array],
-    tolerances: Mapping[int, _Tolerance],
-) -> float:
-    """Run these samples as one batch, and compare its rows with the answers to each sample alone."""
-    size, largest = len(samples), 0.0
-    try:
-        answers = runtime.run({name: np.concatenate([inputs[name] for inputs in samples]) for name in samples[0]})
-    except (InferenceError, MemoryError) as error:
-        raise _DependentRowsError(f"a batch of {size} fails: {' '.join(str(error).split())[:200]}") from error
-    for name, rows in answers.items():
-        alone = [answer[name] for answer in expected]
-        if rows.ndim == 0 or len(rows) != size or any(len(row) != 1 for row in alone):
-            raise _DependentRowsError(f"{name!r} has {len(rows) if rows.ndim else 'no'} rows for a batch of {size}")
-        if len({row.shape for row in alone}) != 1 or alone[0].shape[1:] != rows.shape[1:]:
-            raise _DependentRowsError(f"{name!r} has a different shape in a batch of {size} than alone")
-        difference = _difference(rows, np.concatenate(alone), scales[name])
-        if not difference <= (tolerances[rows.dtype.itemsize].place if rows.dtype.kind == "f" else 0.0):
-            raise _DependentRowsError(f"{name!r} of the same input differs between a batch of 1 and a batch of {size}")
-        largest = max(largest, difference)
-    return largest
+    def _difference_in_batch(self, members: Sequence[int]) -> float:
+        samples, size, largest = [self._samples[member] for member in members], len(members), 0.0
+        try:
+            joined = {name: np.concatenate([inputs[name] for inputs in samples]) for name in samples[0]}
+            answers = self._runtime.run(joined)
+        except (InferenceError, MemoryError) as error:
+            raise _DependentRowsError(f"a batch of {size} fails: {' '.join(str(error).split())[:200]}") from error
+        for name, rows in answers.items():
+            alone = [self._answers[member][name] for member in members]
+            if rows.ndim == 0 or len(rows) != size or any(len(row) != 1 for row in alone):
+                raise _DependentRowsError(f"{name!r} has {len(rows) if rows.ndim else 'no'} rows for a batch of {size}")
+            if len({row.shape for row in alone}) != 1 or alone[0].shape[1:] != rows.shape[1:]:
+                raise _DependentRowsError(f"{name!r} has a different shape in a batch of {size} than alone")
+            difference = _difference(rows, np.concatenate(alone), self._scales[name])
+            if not difference <= (self._tolerances[rows.dtype.itemsize].place if rows.dtype.kind == "f" else 0.0):
+                raise _DependentRowsError(
+                    f"{name!r} of the same input differs between a batch of 1 and a batch of {size}"
+                )
+            largest = max(largest, difference)
+        return largest
 
 
 def _scales(answers: Sequence[Array], tolerances: Mapping[int, _Tolerance]) -> Array:
-    """Return the scale at each place of an output. A difference may be at most ``place`` times the scale."""
+    """Return the scale at each place of an output, [1, ...], or a number. A difference may be at most ``place`` times
+    the scale."""
     if answers[0].dtype.kind != "f" or len({answer.shape for answer in answers}) != 1:
         return np.ones(())
     tolerance = tolerances[answers[0].dtype.itemsize]
@@ -270,15 +268,12 @@ def _scales(answers: Sequence[Array], tolerances: Mapping[int, _Tolerance]) -> A
     values[~np.isfinite(values)] = 0
     largest = max(_LEAST_SCALE, float(values.max(initial=0)))
     least = max(_LEAST_SCALE, largest * tolerance.anywhere / tolerance.place)
-    scales: Array = np.maximum(values.max(axis=0, initial=0), least)
-    return scales
+    return np.asarray(np.maximum(values.max(axis=0, initial=0), least))
 
 
 def _difference(rows: Array, expected: Array, scales: Array) -> float:
-    """Return the largest difference, as a share of the scale at its place. The difference is infinite if NaNs or
-    infinities differ. For values that are not floats, the result is 1 if any value differs, else 0. ``scales`` is a
-    number or [1, ...].
-    """
+    """Return the largest difference, as a share of the scale at its place: infinite if NaNs or infinities differ. For
+    values that are not floats, the result is 1 if any value differs, else 0."""
     if rows.dtype.kind != "f":
         return float(not np.array_equal(rows, expected))
     actual, wide = rows.astype(np.float64), expected.astype(np.float64)
@@ -286,13 +281,3 @@ def _difference(rows: Array, expected: Array, scales: Array) -> float:
         shares = np.abs(actual - wide) / scales
     shares[(actual == wide) | (np.isnan(actual) & np.isnan(wide))] = 0
     return float(np.where(np.isnan(shares), np.inf, shares).max(initial=0))
-
-
-def _all_equal(answers: Sequence[Tensors]) -> bool:
-    """Whether all samples get equal answers, so that swapped rows, for example, would go unnoticed."""
-    first, *others = answers
-    return all(
-        np.array_equal(array, other[name], equal_nan=array.dtype.kind == "f")
-        for other in others
-        for name, array in first.items()
-    )

@@ -21,13 +21,15 @@ from hangtag.serving.signature import PREFIX
 _METADATA_PROPS = 14  # the number of the field metadata_props of ModelProto
 _KEY, _VALUE = 1, 2  # the numbers of the fields key and value of StringStringEntryProto
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_FIXED_SIZES = {_FIXED64: 8, _FIXED32: 4}
+_LONGEST_VARINT = 10  # bytes of 7 bits each
 _STRUCTURE = "structure"  # the check that every published file passes, including third-party files
 _BATCHING = "batching"  # hangtag's own files must pass this check; a third-party file only records its result
 
 
 def proves_batching(file: Path) -> bool:
-    """Whether a file has passed the gate's check that rows get the same answers alone and in batches, and has not
-    changed since. False for a file that cannot be read."""
+    """Whether a file can be read, has passed the gate's check that rows get the same answers alone and in batches, and
+    has not changed since."""
     try:
         figures, recorded, digest = _proof(file)
     except (OSError, ValueError):
@@ -37,11 +39,8 @@ def proves_batching(file: Path) -> bool:
 
 
 def require_proof(file: Path) -> None:
-    """Check a version's model.onnx before ONNX Runtime reads it (--require-proof).
-
-    Raises:
-        ModelLoadError: The file cannot be read, has not passed the gate, or has changed since.
-    """
+    """Raise ModelLoadError if a version's model.onnx cannot be read, has not passed the gate, or has changed since
+    (--require-proof). ONNX Runtime has not read the file yet."""
     try:
         figures, recorded, digest = _proof(file)
     except (OSError, ValueError) as error:
@@ -60,12 +59,7 @@ def require_proof(file: Path) -> None:
 
 def _proof(file: Path) -> tuple[Mapping[str, Any], str, str]:
     """Return the gate's results by check, the recorded digest, and the computed digest. The results are empty if they
-    cannot be read.
-
-    Raises:
-        OSError: The file cannot be read.
-        ValueError: The file is not a message.
-    """
+    cannot be read. Raises OSError if the file cannot be read, and ValueError if the file is not a message."""
     rest = hashlib.sha256()
     metadata: dict[str, str] = {}
     for number, field, content in _fields(memoryview(file.read_bytes())):
@@ -93,8 +87,8 @@ def _fields(message: memoryview) -> Iterator[tuple[int, memoryview, memoryview]]
         elif kind == _BYTES:
             length, content = _varint(message, content)
             end = content + length
-        elif kind in (_FIXED64, _FIXED32):
-            end = content + (8 if kind == _FIXED64 else 4)
+        elif kind in _FIXED_SIZES:
+            end = content + _FIXED_SIZES[kind]
         else:
             raise ValueError(f"a field has the unknown kind {kind}")
         if end > len(message):
@@ -106,12 +100,8 @@ def _fields(message: memoryview) -> Iterator[tuple[int, memoryview, memoryview]]
 def _varint(message: memoryview, position: int) -> tuple[int, int]:
     """Return the number that starts at this position, and the position after it."""
     value = 0
-    for shift in range(0, 64, 7):
-        if position >= len(message):
-            raise ValueError("the file ends in the middle of a number")
-        byte = message[position]
-        position += 1
-        value |= (byte & 0x7F) << shift
+    for place, byte in enumerate(message[position : position + _LONGEST_VARINT]):
+        value |= (byte & 0x7F) << 7 * place
         if byte < 0x80:
-            return value, position
-    raise ValueError("a number has more than 64 bits")
+            return value, position + place + 1
+    raise ValueError("the file ends in the middle of a number, or a number has more than 64 bits")

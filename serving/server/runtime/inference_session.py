@@ -78,32 +78,25 @@ Provider = tuple[str, dict[str, str]]
 def provider_list(
     provider: str, available: Collection[str], gpu: Gpu | None = None, *, cuda_graphs: bool = False
 ) -> list[Provider]:
-    """Return the providers to pass to ONNX Runtime, in order of precedence.
-
-    Args:
-        provider: ``cpu``, ``cuda`` or ``tensorrt``.
-        available: The providers of the installed ONNX Runtime.
-        gpu: The GPU that computes.
-        cuda_graphs: Whether the session may capture CUDA graphs.
+    """Return the providers to pass to ONNX Runtime, in order of precedence, for ``cpu``, ``cuda`` or ``tensorrt``.
 
     Raises:
-        ModelLoadError: This ONNX Runtime does not have the provider.
+        ModelLoadError: The provider is not among the ``available`` providers of the installed ONNX Runtime.
     """
-    if provider != "cpu" and BY_NAME[provider] not in available:
+    cpu: list[Provider] = [(CPU, {})]
+    if provider == "cpu":
+        return cpu
+    if BY_NAME[provider] not in available:
         raise ModelLoadError(
             f"{_DISPLAY_NAMES[provider]} was requested, but this ONNX Runtime has only {', '.join(available)}. "
             f"{_GPU_BUILD}"
         )
-    cpu: list[Provider] = [(CPU, {})]
-    if provider == "cpu":
-        return cpu
     gpu = gpu or Gpu()
-    limit = str(gpu.mem_limit_mib * 1024 * 1024)
     # By default the arena doubles whenever it grows, and a model takes up to twice the memory that it needs.
     cuda = {"device_id": str(gpu.device_id), "arena_extend_strategy": "kSameAsRequested"}
     tensorrt = {"device_id": str(gpu.device_id)}
     if gpu.mem_limit_mib:
-        cuda["gpu_mem_limit"] = tensorrt["trt_max_workspace_size"] = limit
+        cuda["gpu_mem_limit"] = tensorrt["trt_max_workspace_size"] = str(gpu.mem_limit_mib << 20)
     if cuda_graphs:
         cuda["enable_cuda_graph"] = "1"
     # CUDA computes the operators that TensorRT lacks, and the CPU the operators that CUDA lacks.
@@ -122,11 +115,8 @@ class SessionOpener:
     ) -> onnxruntime.InferenceSession:
         """Open a session of the file.
 
-        Args:
-            provider: ``cpu``, ``cuda`` or ``tensorrt``.
-            threads: The number of threads of a second session; None for the first session. The threads of a second
-                session do not spin between two batches, because spinning would slow down other sessions. cuda_graphs:
-            Whether the session captures CUDA graphs.
+        ``threads`` is the number of threads of a second session, and None for the first session. The threads of a
+        second session do not spin between two batches, because spinning would slow down other sessions.
 
         Raises:
             ModelLoadError: The provider is not available, or ONNX Runtime cannot load the file.
@@ -135,7 +125,8 @@ class SessionOpener:
         requested = provider_list(provider, available, self._gpu, cuda_graphs=cuda_graphs)
         if provider != "cpu":
             _preload_cuda()
-        _shared_arena()
+        with _lock:
+            _shared_arena()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or self._threads
         options.inter_op_num_threads = 1
@@ -155,15 +146,14 @@ class SessionOpener:
         return session
 
     def open_best(self) -> tuple[onnxruntime.InferenceSession, str]:
-        """Open a session with CUDA if it is available, else with the CPU. Return the session, and why CUDA is not
-        used."""
-        reason = ""
-        if CUDA in onnxruntime.get_available_providers():
-            try:
-                return self.open("cuda"), ""
-            except ModelLoadError as error:
-                reason = str(error)
-        return self.open("cpu"), reason
+        """Open a session with CUDA if this ONNX Runtime has it, else with the CPU. Return also why CUDA does not
+        work."""
+        if CUDA not in onnxruntime.get_available_providers():
+            return self.open("cpu"), ""
+        try:
+            return self.open("cuda"), ""
+        except ModelLoadError as error:
+            return self.open("cpu"), str(error)
 
 
 def read_signature(
@@ -185,11 +175,9 @@ def read_signature(
 
 
 def operators(session: onnxruntime.InferenceSession) -> set[str]:
-    """Return the operators of the optimised graph, including those of subgraphs and functions.
-
-    Standard operators have a bare name. All other operators have their domain as a prefix, such as
-    com.microsoft.FusedConv. The set is empty if this version of ONNX Runtime does not report operators.
-    """
+    """Return the operators of the optimised graph, including those of subgraphs and functions: bare names, and
+    com.microsoft.FusedConv outside the standard. The set is empty if this version of ONNX Runtime does not report
+    operators."""
     if not hasattr(session, "get_provider_graph_assignment_info"):
         return set()
     nodes = [node for part in session.get_provider_graph_assignment_info() for node in part.get_nodes()]
@@ -206,20 +194,18 @@ def graph_options(number: int) -> onnxruntime.RunOptions:
 
 @cache
 def _preload_cuda() -> None:
-    """Load CUDA's libraries, once, if they come from PyPI. ONNX Runtime would print missing libraries at each
-    attempt."""
+    """Load CUDA's libraries from PyPI, once. ONNX Runtime would print missing libraries at each attempt."""
     onnxruntime.preload_dlls()
 
 
 def no_empty_tensor_because(operators: Set[str], signature: Signature, provider: str) -> str:
-    """Return, as the end of a sentence, why a model with these operators must get no empty tensor, or "" if it may.
-    ``provider`` is ONNX Runtime's name of the execution provider that computes.
-    """
+    """Return, as the end of a sentence, why a model with these operators must get no empty tensor, or "" if it may."""
     if provider != CPU:
         return f"what {provider} does with an empty tensor is not known"
     if not operators:
         return "this version of ONNX Runtime does not report the model's operators"
-    fatal = sorted(operator for operator in operators if _is_fatal(operator))
+    untried = {operator for operator in operators - _TRIED if operator.rpartition(".")[0] not in _STANDARD}
+    fatal = sorted((operators & _FATAL) | untried)
     if fatal:
         return f"ONNX Runtime can end the process on an empty tensor in a model with {', '.join(fatal)}"
     parametric = sorted(operators & _PARAMETRIC)
@@ -228,35 +214,28 @@ def no_empty_tensor_because(operators: Set[str], signature: Signature, provider:
     return ""
 
 
-def _is_fatal(operator: str) -> bool:
-    return operator in _FATAL or (operator.rpartition(".")[0] not in _STANDARD and operator not in _TRIED)
-
-
-def _shared_arena() -> onnxruntime.InferenceSession:
-    """Register one memory pool ("arena") for all sessions, once. Otherwise each session would keep a pool for its
-    largest batch. Return a session that uses this pool and only copies a number.
-
-    The pool grows by the requested size (kSameAsRequested, 1), not by doubling, which would keep unused memory.
-    """
-    with _lock:
-        return _copying_session()
-
-
 def shrink_arena() -> None:
-    """Free the part of the arena that no session uses now. After the first call, this function takes less than 1 ms.
+    """Free the part of the arena that no session uses now, in less than 1 ms.
 
     The arena never frees memory by itself. Each new version of a model leaves holes into which the next large batch
     does not fit, so a server whose models are replaced again and again would grow for hours. ONNX Runtime frees unused
-    memory at the end of a computation whose options request this. So this function runs, with such options, a model
-    that only copies a number.
+    memory at the end of a computation whose options request this, such as a copy of a number.
     """
     options = onnxruntime.RunOptions()
     options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
-    _shared_arena().run(None, {"x": np.zeros(1, np.float32)}, options)
+    with _lock:
+        session = _shared_arena()
+    session.run(None, {"x": np.zeros(1, np.float32)}, options)
 
 
 @cache
-def _copying_session() -> onnxruntime.InferenceSession:
+def _shared_arena() -> onnxruntime.InferenceSession:
+    """Register one memory pool ("arena") for all sessions, once, and return a session that only copies a number.
+    Callers must hold ``_lock``.
+
+    Otherwise each session would keep a pool for its largest batch. The pool grows by the requested size
+    (kSameAsRequested, 1), because doubling would keep unused memory.
+    """
     onnxruntime.create_and_register_allocator(
         onnxruntime.OrtMemoryInfo(
             "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
@@ -266,4 +245,4 @@ def _copying_session() -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.add_session_config_entry("session.use_env_allocators", "1")
-    return onnxruntime.InferenceSession(_COPY, options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(_COPY, options, providers=[CPU])

@@ -40,7 +40,6 @@ def bucket_sizes(largest: int) -> tuple[int, ...]:
 
 
 def no_fixed_shapes_because(signature: Signature) -> str | None:
-    """Return why batches of one size may differ in shape, or None if they cannot."""
     if not signature.batched:
         return "the model's requests are not batched"
     for kind, specs in (("input", signature.inputs), ("output", signature.outputs)):
@@ -56,8 +55,7 @@ class PinnedMemory:
     """Allocates arrays in page-locked memory. If that fails, the memory is not locked, and ``problem`` states why."""
 
     def __init__(self, cuda_version: str) -> None:
-        """``cuda_version`` is the CUDA version with which ONNX Runtime was built, such as 12.8. ``cuda_version`` is
-        empty without CUDA."""
+        """``cuda_version`` is the CUDA version with which ONNX Runtime was built, such as 12.8; empty without CUDA."""
         self.problem = ""
         self._cudart: ctypes.CDLL | None = None
         if not cuda_version:
@@ -100,8 +98,7 @@ class Model(NamedTuple):
 
 def _pinned_inputs(model: Model, largest: int) -> Compute:
     """Return a function that copies inputs into bound buffers of the largest batch's size, and computes every output.
-    ONNX Runtime allocates the outputs. The returned arrays are copies, because the next batch overwrites the buffers.
-    """
+    The returned arrays are copies, because the next batch overwrites the buffers."""
     host_inputs, binding = model.memory.inputs(model.signature, largest), model.session.io_binding()
     output_names = [spec.name for spec in model.signature.outputs]
 
@@ -154,15 +151,11 @@ class BufferPool:
     def __init__(
         self, model: Model, sizes: Sequence[int], make: Callable[[int], Compute], *, instances: int, thread: str = ""
     ) -> None:
-        """Make the buffers.
+        """Make buffers for ``sizes``, the ascending batch sizes, and ``instances`` simultaneous batches. ``make`` makes
+        the buffers of one size, and returns the function that computes with them.
 
-        Args:
-            model: The model, whose session computes.
-            sizes: The batch sizes, ascending.
-            make: Makes the buffers of one batch size, and returns the function that computes with them.
-            instances: How many batches may be computed at the same time.
-            thread: The name of the thread that does all runs; empty if any thread may do them. ONNX Runtime replays a
-                CUDA graph only in the thread that captured it.
+        ``thread`` names the thread that does all runs; empty if any thread may do them. ONNX Runtime replays a CUDA
+        graph only in the thread that captured it.
         """
         self.model = model
         self.sizes = tuple(sizes)
@@ -172,8 +165,8 @@ class BufferPool:
             self._free.put({size: make(size) for size in sizes})
 
     def run(self, inputs: Tensors) -> dict[str, Array] | None:
-        """Compute every output of a batch, or return None if the batch is larger than all buffers. This method waits
-        while all buffers are in use."""
+        """Compute every output of a batch, or return None if the batch is larger than all buffers. Wait while all
+        buffers are in use."""
         return self._run(inputs) if self._thread is None else self._thread.submit(self._run, inputs).result()
 
     def _run(self, inputs: Tensors) -> dict[str, Array] | None:
@@ -201,11 +194,8 @@ def pinned_inputs(model: Model, largest: int, instances: int) -> BufferPool:
 
 
 def graphs(model: Model, opener: SessionOpener, sizes: Sequence[int]) -> BufferPool:
-    """Return CUDA graphs for these batch sizes, in a separate session. Each graph is captured in its first runs.
-
-    Raises:
-        ModelLoadError: The provider or the model is known not to capture graphs.
-    """
+    """Return CUDA graphs for these batch sizes, in a separate session. Raises ModelLoadError if the provider or the
+    model is known not to capture graphs."""
     provider = model.session.get_providers()[0]
     if provider != CUDA:
         raise ModelLoadError(f"only {CUDA} has CUDA graphs, not {provider}")
@@ -247,7 +237,7 @@ def _batch(signature: Signature, samples: int, seed: int) -> Tensors:
 
 
 def _shortest(compute: Callable[[Tensors], object], inputs: Tensors) -> float:
-    """Return the seconds of the fastest of several runs, because other work on the machine delayed this run least."""
+    """Return the seconds of the fastest of several runs, which other work on the machine delayed least."""
     runs: list[float] = []
     while len(runs) < 2 or (len(runs) < _RUNS and sum(runs) < _ENOUGH_SECONDS):
         started = time.perf_counter()

@@ -47,7 +47,7 @@ class Runtime:
     fell_back: bool = False
     """Whether the CPU computes because CUDA does not work here, although this ONNX Runtime supports it."""
     no_empty_because: str = ""
-    """Why no axis of an input may have size 0. Empty if an axis may have size 0."""
+    """Why no axis of an input may have size 0; empty if an axis may have size 0."""
 
     _more_threads = 0
     _tuner: SequentialSessionTuner | None = None
@@ -73,7 +73,7 @@ class Runtime:
             threads: ONNX Runtime's intra_op_num_threads.
             batching_override: Whether requests may be batched, whatever the file says; None if the file decides.
             gpu: The GPU that computes.
-            opener: Opens all sessions of the file. Tests pass their own opener, to observe the sessions.
+            opener: Opens all sessions of the file, for tests.
 
         Raises:
             ModelLoadError: The file cannot be loaded, or the provider is not available.
@@ -103,7 +103,6 @@ class Runtime:
 
     @property
     def on_cpu(self) -> bool:
-        """Whether the model computes on the CPU."""
         return self.provider == CPU
 
     @property
@@ -116,12 +115,8 @@ class Runtime:
         self.signature = replace(self.signature, disproof=why)
 
     def run(self, inputs: Tensors, *, alone: bool = False) -> dict[str, Array]:
-        """Compute every output of a batch.
-
-        Args:
-            inputs: An array for each of the model's inputs, of its dtype and shape.
-            alone: Whether no other batch of any model waits or is being computed, so that a session with more threads
-                may be used.
+        """Compute every output of a batch, from an array for each input. With ``alone``, no other batch of any model
+        waits or is being computed, so that a session with more threads may be used.
 
         Raises:
             InvalidValuesError: The inputs are at fault: ONNX Runtime refuses them, or fails on them but not on zeros.
@@ -181,16 +176,11 @@ class Runtime:
         self._tuner = SequentialSessionTuner(self.path, self._session, open_second)
 
     def use_io_binding(self, max_batch_size: int, *, instances: int, cuda_graphs: str = "off") -> None:
-        """Compute batches of up to this size by IO binding with pinned inputs, and by CUDA graphs if requested.
+        """Compute batches of up to this size, ``instances`` at a time, by IO binding with pinned inputs.
 
-        Pinned inputs and graphs are used only after their answers have equalled the session's answers. Otherwise
-        ``notes`` has the reason.
-
-        Args:
-            max_batch_size: The largest batch, in samples.
-            instances: How many batches may be computed at the same time.
-            cuda_graphs: ``on`` captures graphs for a few batch sizes, and pads each batch to one of these sizes.
-                ``auto`` captures graphs, but uses them only if they are faster. ``off`` uses no graphs.
+        CUDA graphs are used if ``cuda_graphs`` is ``on``, or if it is ``auto`` and graphs are faster. Pinned inputs and
+        graphs are used only after their answers have equalled the session's answers. Otherwise ``notes`` has the
+        reason.
         """
         on_cpu = self._session.get_providers()[0] == CPU
         memory = io_binding.PinnedMemory("" if on_cpu else onnxruntime.cuda_version)
@@ -244,11 +234,8 @@ class Runtime:
         return dict(zip(self._output_names, outputs, strict=True))
 
     def _only_these_inputs_fail(self, error: Exception) -> bool:
-        """Whether the model can still compute zeros, which it computed when it was loaded.
-
-        ONNX Runtime has no specific exception for sizes and values that do not fit together, such as two shapes in an
-        addition, or the target shape of a reshape.
-        """
+        """Whether the model can still compute zeros. ONNX Runtime has no specific exception for sizes and values that
+        do not fit together, such as two shapes in an addition."""
         if "alloc" in str(error):  # no memory was left, so the model might fail for other inputs too
             return False
         try:
@@ -267,4 +254,4 @@ def _is_guessed(spec: TensorSpec) -> bool:
 
 
 RuntimeFactory = Callable[..., Runtime]
-"""Loads a model file, with the arguments of `Runtime`. Tests pass a server a factory whose runtimes delay batches."""
+"""Loads a model file, with the arguments of `Runtime`. Tests pass a factory whose runtimes delay batches."""

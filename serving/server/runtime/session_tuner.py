@@ -2,9 +2,8 @@
 
 Sessions of one thread each are best for many calls in flight. A session with all threads is best for one call after
 another. A second session takes memory and time to open, so a separate thread opens it only when batches are computed
-alone. Then both sessions compute the next such batches in turn. The session whose 90th percentile is lower then
-computes such batches alone. A median would hide that threads often wait for a processor. Other work on the machine
-changes, so both sessions are compared again after a while.
+alone. Then both sessions compute the next such batches in turn. The session whose 90th percentile is lower computes
+such batches for a while, until both are compared again. A median would hide that threads often wait for a processor.
 """
 
 import threading
@@ -24,13 +23,12 @@ log = structlog.get_logger()
 _WORTH_THREADS_SECONDS = 0.0002
 """A second session is opened if a batch that is computed alone takes longer than this."""
 _THREADS_GAIN = 0.85
-"""The second session is used if the 90th percentile of its batch times, divided by that of the first session, is at
-most this number."""
+"""The second session is used if its 90th percentile, divided by that of the first session, is at most this number."""
 _WARM_UPS = 2  # the batches that each session computes before the comparison, to make its first allocations
 _COMPARED = 32  # the batches that each session computes for the comparison
 _SETTLED_BATCHES = 10_000
-"""After this many batches that are computed alone, both sessions are compared again. The number doubles each time the
-second session is closed, because opening it takes time."""
+"""After this many batches, both sessions are compared again. The number doubles each time the second session is closed,
+because opening it takes time."""
 
 Compute: TypeAlias = Callable[[InferenceSession], dict[str, Array]]
 """Computes one batch with a session."""
@@ -43,8 +41,8 @@ class SequentialSessionTuner:
     """
 
     def __init__(self, path: Path, first: InferenceSession, open_second: Callable[[], InferenceSession]) -> None:
-        """Start with the session that computes all other batches. ``open_second`` opens the session with more threads.
-        It runs on another thread, and may raise any exception. The log names ``path``."""
+        """Start with the session that computes all other batches. ``open_second`` opens the session with more threads;
+        it runs on another thread, and may raise any exception."""
         self.session = first
         """The session that computes a batch alone while ``settled`` is above 0."""
         self.settled = 0
@@ -63,11 +61,8 @@ class SequentialSessionTuner:
         return self.session is not self._first
 
     def compare(self, compute: Compute) -> dict[str, Array]:
-        """Compute a batch while ``settled`` is 0. Two sessions take turns.
-
-        Raises:
-            Exception: The first session cannot compute the batch.
-        """
+        """Compute a batch while ``settled`` is 0. Two sessions take turns. Raises an error only if the first session
+        does."""
         second, (first_times, second_times) = self._second, self._times
         if second is not None and len(second_times) < len(first_times):
             return self._try_second(compute, second)

@@ -19,17 +19,15 @@ from hangtag.printable import escaped
 from hangtag.serving.server.config.limits import Limits
 
 PERIOD = 10.0
-"""The length of a period in seconds. In each period, at most a burst of lines of one event is written. The event's
-first line after the period says how many lines were dropped."""
+"""In each period of so many seconds, at most a burst of lines of one event is written. The event's first line after the
+period says how many lines were dropped."""
 INFO_BURST = 5
-"""The burst for an event that reports no problem, such as the load of a model on request. For an event that reports a
-problem, `Limits.log_burst` applies."""
+"""The burst for an event that reports no problem. For an event that reports a problem, `Limits.log_burst` applies."""
 
 _LONGEST_VALUE = 2000
-"""The maximum number of characters of a value that are written. Further characters are only counted."""
+"""The maximum number of characters of a value that are written."""
 _LONGEST_TRACEBACK = 20_000
-"""The maximum number of characters of a traceback that are written. The end is written, because the last line has the
-error."""
+"""The maximum number of characters of a traceback that are written. The last line has the error."""
 _PROBLEMS = ("warning", "error", "critical", "exception")
 _SUBJECTS = ("model", "version", "file", "worker")
 
@@ -64,7 +62,7 @@ class RateLimit:
 
 
 def _make_printable(_logger: object, _method: str, event_dict: EventDict) -> EventDict:
-    """Make all values of a line printable. This structlog processor follows the processor that writes tracebacks.
+    """Make all values of a line printable, after the processor that writes tracebacks.
 
     Terminal escapes could change what a person sees, a line break could forge a line, and a long value could fill the
     disk. So unprintable characters are written as Python escapes, and long values are cut.
@@ -113,11 +111,8 @@ class _LibraryHandler(logging.Handler):
 
 
 def _without_values(record: logging.LogRecord) -> dict[str, str]:
-    """Return a record's format, and the type and the place of its exception.
-
-    A message without arguments may already be formatted, and an exception's message may quote values, so neither text
-    is written.
-    """
+    """Return a record's format, and the type and the place of its exception. A message without arguments may already be
+    formatted, and an exception's message may quote values, so neither text is written."""
     fields = {"reason": str(record.msg)} if record.args else {}
     error = record.exc_info[1] if record.exc_info else None
     if error is not None:

@@ -38,7 +38,7 @@ def first(one: Any, other: Any) -> Any:
 
 
 def merge(one: Any, other: Any) -> Any:
-    """Combine a field's values from two processes. Fields that declare no rule have this rule.
+    """Combine a field's values from two processes, unless the field declares another rule.
 
     Numbers are added, including numbers in tuples. Mappings are joined, and values of the same key are combined. The
     merge of two texts is the non-empty text, and the merge of two booleans is a logical or. None is ignored.
@@ -115,12 +115,10 @@ class Timings(NamedTuple):  # a tuple, because creating one per request must be 
     stages: tuple[StageTimings, ...] = ()
     """For a request to a route: the timings of each member that computed samples of the request, in order."""
     low_confidence: int = 0
-    """For a request to a cascade: how many samples got a member's unsure answer, because the next member had no time
-    for them or no room in its queue."""
+    """See `RouteCounts.low_confidence`."""
 
     @property
     def compute_ns(self) -> int:
-        """Nanoseconds to join the batch's inputs, to run ONNX Runtime, and to split the batch's outputs."""
         return self.compute_input_ns + self.compute_infer_ns + self.compute_output_ns
 
 
@@ -131,7 +129,6 @@ class BatchCost(NamedTuple):
     compute_infer_ns: int
     compute_output_ns: int
     batch_size: int
-    """The number of samples in the batch."""
     calls: int = 1
     member: str = ""
     """The member's name, if the calls are to a route and one member alone answered them."""
@@ -162,9 +159,9 @@ class BatchCounters(Mergeable):
 class Counters(Mergeable):
     """The counters of one version at one moment.
 
-    inference_count counts samples, execution_count counts batches, and each duration counts requests. ``fail`` covers
-    requests that ended with an error. All other counters cover answered requests. last_inference_ms is Unix time. The
-    keys of ``batches`` are batch sizes. The histograms are of seconds per request and of samples per batch.
+    inference_count counts samples, execution_count counts batches, and each duration and histogram of seconds counts
+    requests. ``fail`` covers requests that ended with an error, and all other counters cover answered requests.
+    last_inference_ms is Unix time. The keys of ``batches`` are batch sizes.
     """
 
     inference_count: int = 0
@@ -186,8 +183,8 @@ class Counters(Mergeable):
 class ModelStatistics:
     """Records batches and failures of one version. Thread-safe.
 
-    The thread that computed a batch only appends the batch's timings to a list. Timings are counted later, for many
-    batches together, because counting after each batch would noticeably delay the answers to small requests.
+    The thread that computed a batch only appends its timings to a list. Counting after each batch, and not for many
+    batches together, would noticeably delay the answers to small requests.
     """
 
     def __init__(self) -> None:
@@ -212,13 +209,12 @@ class ModelStatistics:
             self._counters += _counters(batches)
 
     def record_failure(self, ns: int) -> None:
-        """Count a request that ended with an error ``ns`` after its arrival. ``Engine.record_failure`` calls this."""
+        """Count a request that ended with an error ``ns`` after its arrival."""
         with self._lock:
             self._fails += 1
             self._fail_ns += ns
 
     def snapshot(self) -> Counters:
-        """Return the current counters."""
         with self._lock:
             self._count_recorded()
             fail = Duration(self._fails, self._fail_ns)

@@ -53,12 +53,8 @@ class StateCollector(Collector):
 
 
 def exposition(state: Callable[[], ServerState], accept: str) -> tuple[bytes, str]:
-    """Return all metrics in the format that an Accept header names, and their content type.
-
-    Raises:
-        InvalidRequestError: The header has a version that is not a number. prometheus-client's own error would quote
-            the header.
-    """
+    """Return all metrics in the format that an Accept header names, and their content type. Raises InvalidRequestError
+    if the header is malformed, because prometheus-client's own error would quote the header."""
     try:
         encode, content_type = choose_encoder(accept)
     except (TypeError, ValueError):

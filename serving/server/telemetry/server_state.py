@@ -27,8 +27,6 @@ StageKey = tuple[int, str]
 
 @dataclass(frozen=True)
 class StageCounts(Mergeable):
-    """The numbers of requests and samples that a member answered in a stage."""
-
     requests: int = 0
     samples: int = 0
 
@@ -55,10 +53,9 @@ class RouteCounts(Mergeable):
 
     stages: Mapping[StageKey, StageCounts] = field(default_factory=dict)
     shadow: ShadowCounts | None = None
-    """The counts of the shadow; None if the route has no shadow."""
     low_confidence: int | None = None
-    """Samples that got a member's unsure answer, because the next member had no time or no room in its queue; None if
-    the route is not a cascade."""
+    """Samples that kept a member's unsure answer, because the next member had no time for them or no room in its queue;
+    None if the route is not a cascade."""
     expected_escalation_rate: float | None = field(default=None, metadata=merged_by(first))
     """See `RouteSettings.expected_escalation_rate`."""
 
@@ -74,7 +71,6 @@ class VersionState(Mergeable):
     name: str
     version: str
     state: str = field(metadata=merged_by(_worse))
-    """The state; for several processes, the worst state."""
     reason: str = ""
     provider: str = ""
     instances: int = 0
@@ -90,8 +86,6 @@ class VersionState(Mergeable):
 
 @dataclass(frozen=True)
 class Workers:
-    """How many worker processes should run, how many run, and how many were replaced."""
-
     configured: int = 1
     running: int = 1
     restarts: int = 0
@@ -99,8 +93,8 @@ class Workers:
 
 @dataclass
 class StoreState:
-    """When the local copy last equalled the model store (0: never), how many updates failed, and why the last one
-    failed."""
+    """When the local copy last equalled the model store (0: never), and how many updates failed, and why the last one
+    did."""
 
     last_success: float = 0.0
     errors: int = 0
@@ -133,8 +127,8 @@ class ServerState(Mergeable):
     """Set by the process that follows a model store; None if the models come from a folder."""
 
     def counts_only(self) -> "ServerState":
-        """Return only the counters. The counters are kept after a process has ended, because Prometheus counters must
-        not fall."""
+        """Return only the counters, which are kept after a process has ended, because Prometheus counters must not
+        fall."""
         versions = tuple(
             replace(version, instances=0, queued=0, max_queue_size=0, state=READY, reason="")
             for version in self.versions
@@ -149,7 +143,6 @@ class ServerState(Mergeable):
 
 
 def total(states: Iterable[ServerState]) -> ServerState:
-    """Combine the states of all processes."""
     return sum(states, ServerState())
 
 
@@ -163,11 +156,7 @@ class FailureCounts:
         self._shed: Counter[str] = Counter()
 
     def record(self, model: str, version: str, code: str, ns: int, *, shed: bool = False) -> None:
-        """Count one request for ``Engine.record_failure``, which documents the arguments.
-
-        Model and version must be served, or be empty, because names from clients would create metric series without
-        end.
-        """
+        """Count one request for ``Engine.record_failure``, which documents the arguments."""
         key, seconds = (model, version, code), ns / 1e9
         with self._lock:
             self._shed[model] += shed

@@ -6,8 +6,7 @@ that does not serve yet stays out of service. So a mistake in one file takes no 
 serves before all routes are resolved.
 """
 
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 import structlog
 
@@ -15,13 +14,13 @@ from hangtag.errors import UserError
 from hangtag.serving import model_repository
 from hangtag.serving.model_repository import ROUTE_FILE, is_route
 from hangtag.serving.server.engine.engine import Engine
+from hangtag.serving.server.engine.loading import LoadFailure, ModelLoader
 from hangtag.serving.server.engine.repository import ROUTE_VERSION
 from hangtag.serving.server.engine.routes import route_file
 from hangtag.serving.server.engine.routes.route_file import Member, RouteSettings
 from hangtag.serving.server.engine.routes.served_route import ServedRoute, require_one_signature
 from hangtag.serving.server.engine.servable import Servable
 from hangtag.serving.server.errors import StartError
-from hangtag.serving.server.telemetry.server_state import UNAVAILABLE, VersionState
 
 log = structlog.get_logger()
 
@@ -29,26 +28,22 @@ log = structlog.get_logger()
 class RouteControl:
     """Serves each route while all its members serve. Only one thread at a time may use this object."""
 
-    def __init__(self, engine: Engine, outcomes: Counter[tuple[str, str]]) -> None:
-        """Serve nothing yet. ``engine`` has the members, and gets the routes. ``outcomes`` counts for each route how
-        many times the route was loaded (outcome "ok") or had a new problem (outcome "error")."""
-        self.problems: Mapping[str, str] = {}
-        """For each route, why the route does not serve, or why a change of its file has no effect."""
+    def __init__(self, engine: Engine, loader: ModelLoader) -> None:
+        """``engine`` has the members, and gets the routes. ``loader`` counts the loads of routes, and keeps why a route
+        does not serve, or why a change of its file has no effect."""
         self.wanted: dict[str, RouteSettings | str] = {}
         """For each route that should serve: the content of its file, or why the file cannot be read. The route serves
         as soon as its members serve."""
         self._engine = engine
-        self._outcomes = outcomes
+        self._loader = loader
         self._models = engine.config.models
         self._unused: set[str] = set()  # names whose route.toml is ignored
         self._resolved: dict[str, ServedRoute] = {}  # the routes that this ``refresh`` resolved, each after its members
         self._reasons: dict[str, str] = {}  # why resolved routes do not serve with the settings of their files
 
     def among(self, names: Iterable[str]) -> set[str]:
-        """Return which of these names are routes, including routes that serve although their folders cannot be read.
-
-        A route.toml in the folder of a model with versions is logged once.
-        """
+        """Return which of these names are routes, including routes that serve although their folders cannot be read. A
+        route.toml in the folder of a model with versions is logged once."""
         files, unreadable = set(), set()
         for name in names:
             try:
@@ -77,21 +72,19 @@ class RouteControl:
                 self.wanted[name] = str(error)
 
     def members(self) -> set[str]:
-        """Return the members and the shadows of the routes in ``wanted``."""
         read = [settings for settings in self.wanted.values() if not isinstance(settings, str)]
         shadows = {settings.shadow.member.name for settings in read if settings.shadow is not None}
         return shadows | {member.name for settings in read for member in settings.members}
 
     def load(self, name: str) -> None:
-        """Serve a further route, with or without its shadow. Raise StartError, and change nothing, if it cannot
-        serve."""
+        """Serve a further route, with or without its shadow. If it cannot serve, raise StartError without a change."""
         self.add([name])
         self.refresh()
         route, wanted = _serving_route(self._engine, name), self.wanted[name]
         if route is None:
             del self.wanted[name]
         if route is None or route.settings != wanted:
-            raise StartError(self.problems[name])
+            raise StartError(self._loader.failures[name, ROUTE_VERSION].reason)
 
     def refresh(self) -> None:
         """Serve the routes whose files are valid and whose members serve, and take the other routes out of service."""
@@ -106,36 +99,24 @@ class RouteControl:
         for name, route in routes.items():
             if route is not before.get(name):
                 self._engine.serve(name, [route])
-                self._outcomes[name, "ok"] += 1
+                self._loader.outcomes[name, "ok"] += 1
                 log.info("route loaded", model=name, **route.parameters())
         for name in before.keys() - routes.keys():
             self._engine.serve(name, [])
             log.warning("route taken out", model=name, reason=problems.get(name, "the route was removed"))
-        for name, problem in problems.items():
-            if self.problems.get(name) != problem:
+        for name in self.wanted:
+            known, problem = self._loader.reason(name), problems.get(name, "")
+            self._loader.forget_others(name, ())  # a model may have had the route's name before
+            if problem:
+                self._loader.failures[name, ROUTE_VERSION] = LoadFailure(problem, ())
+            if problem not in ("", known):
                 event = "route serves, but not as its file says" if name in routes else "route not loaded"
                 log.warning(event, model=name, reason=problem)
-                self._outcomes[name, "error"] += 1
-        self.problems = problems
-
-    def states(self) -> list[VersionState]:
-        """Return the states of the routes that should serve but do not."""
-        return [
-            VersionState(name, ROUTE_VERSION, UNAVAILABLE, problem)
-            for name, problem in self.problems.items()
-            if _serving_route(self._engine, name) is None
-        ]
-
-    def reason(self, name: str) -> str:
-        """Return why a route does not serve, or "" if there is no route of this name."""
-        return self.problems.get(name, "").removeprefix(f"route {name}: ")
+                self._loader.outcomes[name, "error"] += 1
 
     def _route(self, name: str, above: tuple[str, ...] = ()) -> ServedRoute:
-        """Resolve a route and its members, unless the route is resolved already. If the route's file cannot be applied,
-        a route that serves keeps its settings.
-
-        Raises UserError if the route cannot serve. ``above`` has the routes that need this route, the outermost first.
-        """
+        """Resolve a route and its members, unless the route is resolved already. Raise UserError if the route cannot
+        serve. ``above`` has the routes that need this route, the outermost first."""
         if name in above:
             circle = (*above[above.index(name) :], name)
             raise StartError(f"a route must not lead back to itself: {' -> '.join(circle)}")
@@ -196,7 +177,7 @@ class RouteControl:
         return shadow, ""
 
     def _servable(self, what: str, member: Member, above: tuple[str, ...]) -> Servable:
-        """Return the model or route that a member or shadow names. Raises UserError, whose message begins with
+        """Return the model or route that a member or shadow names, or raise UserError, whose message begins with
         ``what``."""
         name = member.name
         if not is_route(self._models, name):
@@ -230,10 +211,8 @@ class RouteControl:
 
 
 def _load_first(name: str) -> str:
-    """Return the end of an error message: the command that loads a model or route of the repository."""
     return f" (with --model-control explicit, load it first: 'hangtag models load {name}')"
 
 
 def _serving_route(engine: Engine, name: str) -> ServedRoute | None:
-    """Return the route that the engine serves under this name, or None if there is no such route."""
     return next((each for each in engine.versions(name) if isinstance(each, ServedRoute)), None)

@@ -32,11 +32,9 @@ _KEYS = {
 _ALL_KEYS = tuple(dict.fromkeys(key for keys in _KEYS.values() for key in keys))
 ANSWER, REFUSE = "answer", "refuse"
 _RULES = {"at_least": 1.0, "margin_at_least": 1.0, "entropy_at_most": 64.0}
-"""The largest sensible bound of each rule. The rules use the highest probability, the difference of the two highest
-probabilities, and the entropy of the whole distribution in bits."""
+"""The largest sensible bound of each rule, for a probability, a difference of probabilities, and an entropy in bits."""
 _LOGITS = "logits"
-"""The output of hangtag's models before the softmax. The logits have the probabilities' shape, but are not a
-distribution."""
+"""The output of hangtag's models before the softmax, which has the probabilities' shape but is not a distribution."""
 FLOATS = ("FP16", "FP32", "FP64")
 """Datatypes of probabilities."""
 _METADATA_KEY = re.compile(r"(?!grpc-)[0-9a-z_.-]{1,255}(?<!-bin)")
@@ -45,7 +43,7 @@ _METADATA_KEY = re.compile(r"(?!grpc-)[0-9a-z_.-]{1,255}(?<!-bin)")
 
 @dataclass(frozen=True)
 class Member:
-    """A model to which a route sends samples. ``version`` is empty for the version that serves by default."""
+    """A model to which a route sends samples. Without a ``version``, this is the version that serves by default."""
 
     name: str
     version: str = ""
@@ -71,10 +69,8 @@ class Acceptance:
     bound: float
 
     def accepts(self, probabilities: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-        """Return which samples of ``probabilities``, [batch, at least two labels], are accepted, as an array [batch].
-
-        A sample with a NaN is not accepted.
-        """
+        """Return which samples of ``probabilities``, [batch, at least two labels], are accepted. A sample with a NaN is
+        not accepted."""
         if self.rule == "at_least":
             return np.asarray(probabilities.max(axis=1) >= self.bound)
         if self.rule == "margin_at_least":
@@ -87,7 +83,7 @@ class Acceptance:
         return np.asarray(bits.sum(axis=1) <= self.bound)
 
     def problem(self, signature: Signature) -> str:
-        """Return why the rule cannot be applied to models with this signature, or "" if the rule can be applied."""
+        """Return why the rule cannot be applied to models with this signature, or ""."""
         spec = signature.output(self.output)
         if spec is None:
             listed = ", ".join(output.name for output in signature.outputs)
@@ -116,10 +112,9 @@ class RouteSettings:
     acceptance: Acceptance | None = None
     """The rule that decides which samples of a cascade are passed on to the next member; None for a split."""
     on_overload: str = ANSWER
-    """ANSWER or REFUSE, for a cascade."""
     expected_escalation_rate: float | None = None
     """The share of samples that were passed on to a cascade's second member when the rule was chosen; None if unknown.
-    The metrics export this expected share next to the current share."""
+    """
     weights: tuple[float, ...] = ()
     """The weight of each member of a split, above 0."""
     sticky: str = ""
@@ -129,13 +124,11 @@ class RouteSettings:
 
     @cached_property
     def stages(self) -> tuple[StageKey, ...]:
-        """The stage of each member. In a cascade, each member has a stage of its own. In a split, all members are in
-        one stage."""
+        """The stage of each member. All members of a split are in one stage."""
         return tuple((1 if self.weights else stage, str(member)) for stage, member in enumerate(self.members, start=1))
 
     def accepts(self, outputs: Tensors) -> list[bool]:
-        """Return for each sample whether a member's outputs are accepted, so that no further member must compute the
-        sample."""
+        """Return for each sample whether no further member must compute the sample."""
         if self.acceptance is None:
             return [True] * len(next(iter(outputs.values())))
         accepted: list[bool] = self.acceptance.accepts(outputs[self.acceptance.output]).tolist()
@@ -143,12 +136,8 @@ class RouteSettings:
 
 
 def read(file: Path) -> RouteSettings:
-    """Read a route's settings.
-
-    Raises:
-        ModelRepositoryError: The file cannot be read as TOML.
-        StartError: The file does not exist, or has an unknown key or an invalid value.
-    """
+    """Read a route's settings. Raises ModelRepositoryError if the file is not TOML, and StartError if it does not
+    exist, or has an unknown key or an invalid value."""
     try:
         values = read_toml(file)
     except FileNotFoundError as error:

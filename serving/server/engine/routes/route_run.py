@@ -23,7 +23,6 @@ class MemberCall(Call):
     """The call that a route makes to a member: all samples of the caller's call, or some of them."""
 
     def __init__(self, run: "RouteRun", stage: int, inputs: Tensors, samples: int) -> None:
-        """Take the deadline and the metadata from the caller's call."""
         self.deadline = run.call.deadline
         self.inputs = inputs
         self.samples = samples
@@ -109,13 +108,12 @@ class RouteRun:
         return key[1]
 
     def start(self, stage: int = 0) -> None:
-        """Queue the call for the first member, or for the member that a split has chosen. If the member refuses the
-        call, raise ServerError and give the call no outcome."""
+        """Queue the call for the first member, or for the member that a split has chosen. Raises the errors of
+        `Servable.put`."""
         self._put(stage, self.call.inputs, self.call.samples)
 
     def cancel(self, call: Call) -> None:
-        """Cancel the call to the current member if that call still waits. The member then ends the call with an
-        error."""
+        """Cancel the call to the current member if that call still waits."""
         # if a later stage begins meanwhile, that stage sees that the whole call is cancelled
         stage_call = self._stage_call
         if stage_call is not None:
@@ -129,7 +127,6 @@ class RouteRun:
             stage_call.cancel()
 
     def on_stage_complete(self, stage: int, outcome: InferenceResult | Exception) -> None:
-        """Handle a member's answer or failure."""
         self._stage_call = None
         try:
             if isinstance(outcome, Exception):
@@ -156,8 +153,7 @@ class RouteRun:
             self._end(InferenceError(f"the answers of the cascade's members cannot be joined: {error}"))
 
     def _take(self, stage: int, result: InferenceResult) -> npt.NDArray[np.intp] | None:
-        """Keep a member's answers. Return the samples of which the member is not sure, or None if there are no such
-        samples."""
+        """Keep a member's answers. Return the samples of which the member is not sure, or None if there are none."""
         settings, rows, timings = self.settings, self._rows, result.timings
         key = settings.stages[stage]
         got = tuple(range(self.call.samples) if rows is None else rows.tolist())

@@ -42,16 +42,8 @@ class ServedRoute:
         shadow: Servable | None,
         previous: "ServedRoute | None" = None,
     ) -> None:
-        """Join the members.
-
-        Args:
-            engine: The engine, from which the route gets a member's successor if the member is replaced.
-            name: The route's name.
-            settings: The content of the route's file.
-            members: For each member, the model or route that serves now.
-            shadow: The model or route that gets the copies; None without a working shadow.
-            previous: The object that this object replaces. The new object continues the old counters, because counters
-                must not fall.
+        """Join the members and the shadow, the models and routes that serve now. The new object continues the counters
+        of ``previous``, the object that it replaces, because counters must not fall.
 
         Raises:
             ModelLoadError: The members' signatures differ, or the route's rule cannot be applied to them.
@@ -83,11 +75,9 @@ class ServedRoute:
             self.shadow = Shadow(share, shadow, tuple(members.values()), output, self.stages, of_time)
 
     def joins(self, settings: RouteSettings, members: Mapping[Member, Servable], shadow: Servable | None) -> bool:
-        """Whether the route has exactly these settings, members and shadow."""
         return (self.settings, self._members, self._shadow_model) == (settings, members, shadow)
 
     def start(self, pool: ComputePool) -> None:
-        """Start to count calls. The members compute them."""
         zeros = RouteCounts(
             shadow=None if self.shadow is None else ShadowCounts(),
             low_confidence=None if self.settings.acceptance is None else 0,
@@ -96,7 +86,6 @@ class ServedRoute:
         self.stages.begin(self.settings.stages, zeros)
 
     def close(self) -> None:
-        """Skip the copy that waits for the shadow. The members finish their queued calls."""
         if self.shadow is not None:
             self.shadow.close()
 
@@ -104,7 +93,6 @@ class ServedRoute:
         """Do nothing: the request's member, which refuses the request if its queue is full, is not known yet."""
 
     def check(self, inputs: Tensors, datatypes: Mapping[str, str]) -> Admission:
-        """Admit a request if every member accepts it."""
         admission = self._strictest.check(inputs, datatypes)
         # some members accept empty tensors, and other members do not
         if any(0 in array.shape for array in inputs.values()):
@@ -117,8 +105,8 @@ class ServedRoute:
         run.start(chosen(self.name, self.settings, call) if self.settings.weights else 0)
 
     def ask(self, member: Member, call: Call) -> None:
-        """Queue a call for a member's model, or for its successor if the model is closed (see `Servable.put`). Raises
-        ServerError if the model refuses the call."""
+        """Queue a call for a member's model, or for its successor if the model is closed. Raises the errors of
+        `Servable.put`."""
         model = self._members[member]
         while True:
             try:
@@ -169,12 +157,10 @@ class ServedRoute:
 
     @property
     def queued(self) -> int:
-        """Number of requests from all routes and callers that wait for the members."""
         return sum(model.queued for model in self._members.values())
 
     @property
     def computing(self) -> int:
-        """Number of batches that the members compute, for all routes and callers."""
         return sum(model.computing for model in self._members.values())
 
 
@@ -183,8 +169,7 @@ def chosen(route: str, settings: RouteSettings, call: Call) -> int:
     at random.
 
     The keys' hashes are spread evenly over the weights, so a change of the weights moves as few keys as possible. The
-    route's name is hashed too. Otherwise, if two nested splits had the same sticky key, the inner split would get only
-    keys from one range of hashes.
+    route's name is hashed too, because two nested splits may have the same sticky key.
     """
     key = call.metadata_value(settings.sticky) if settings.sticky else ""
     if key:
@@ -201,8 +186,7 @@ def chosen(route: str, settings: RouteSettings, call: Call) -> int:
 
 
 def _compared_output(settings: RouteSettings, signature: Signature) -> str:
-    """Return the output in which the index of a sample's highest value is its label. Raise ModelLoadError if there is
-    no such output."""
+    """Return the output whose highest value is at the index of the label, or raise ModelLoadError."""
     if settings.acceptance is not None:
         return settings.acceptance.output
     for spec in signature.outputs:
@@ -212,8 +196,7 @@ def _compared_output(settings: RouteSettings, signature: Signature) -> str:
 
 
 def _unfit(settings: RouteSettings, signature: Signature) -> str:
-    """Return why a cascade cannot join the answers of models with this signature. Return "" if a cascade can join the
-    answers, or if the route is a split."""
+    """Return why a route cannot join the answers of models with this signature, or ""."""
     if settings.acceptance is None:
         return ""
     free = [str(spec) for spec in signature.outputs if None in spec.shape[1:]]
@@ -223,10 +206,7 @@ def _unfit(settings: RouteSettings, signature: Signature) -> str:
 
 
 def _own(signature: Signature) -> Signature:
-    """Return the first member's signature without the properties that describe only this member, such as its accuracy.
-
-    The example pictures are not removed, because their labels are labels of every member.
-    """
+    """Return the first member's signature without what describes only this member, such as its accuracy."""
     common = ("task", "labels", "label_distances", "threshold", "min_labels", "batched", "examples")
     metadata = {key: value for key, value in signature.metadata.items() if key in common}
     if signature.image is not None:
@@ -235,7 +215,7 @@ def _own(signature: Signature) -> Signature:
 
 
 def require_one_signature(models: Mapping[Member, Servable]) -> None:
-    """Raise ModelLoadError if the signatures of these models differ. They are members or the shadow of a route."""
+    """Raise ModelLoadError if the signatures of these members, or of a member and the shadow, differ."""
     (first, model), *others = models.items()
     for member, other in others:
         if difference := model.signature.difference(other.signature):

@@ -32,7 +32,7 @@ class _Copy(Call):
     def __init__(
         self, of: Call, outputs: Tensors, on_end: "Callable[[_Copy, InferenceResult | Exception], None]"
     ) -> None:
-        """Copy a call. ``outputs`` are the caller's answer, and ``on_end`` gets the shadow's outcome."""
+        """``outputs`` are the caller's answer, and ``on_end`` gets the shadow's outcome."""
         self.inputs = of.inputs
         self.samples = of.samples
         self.batch_key = of.batch_key
@@ -82,8 +82,8 @@ class Shadow:
         self._closed = False
 
     def compare(self, call: Call, answered: InferenceResult) -> None:
-        """Keep a copy of the call and of the caller's answer until ``hand_over``. Only a random share of the calls is
-        copied. This method never blocks."""
+        """Keep a copy of a random share of the calls, with the caller's answer, until ``hand_over``. This method never
+        blocks."""
         if random.random() >= self._share:  # noqa: S311 - samples calls, and is no secret
             return
         model = self._model
@@ -101,7 +101,6 @@ class Shadow:
         self._count(ShadowCounts(skipped=1))
 
     def close(self) -> None:
-        """Skip the waiting copy, and all later copies."""
         with self._lock:
             self._closed = True
             copy, self._waiting = self._waiting, None
@@ -109,8 +108,7 @@ class Shadow:
             self._count(ShadowCounts(skipped=1))
 
     def hand_over(self) -> None:
-        """Submit the waiting copy, or skip it if there is other work. Call this method once every caller of a batch has
-        an answer."""
+        """Submit the waiting copy, or skip it if there is other work. Every caller of its batch has an answer."""
         with self._lock:
             copy, self._waiting = self._waiting, None
             if copy is None or self._model is None:
