@@ -36,7 +36,7 @@ def impossibility(inputs: Mapping[str, Axes], outputs: Mapping[str, Axes]) -> st
     for name, axes in _every(inputs, outputs):
         if not axes:
             return f"{name!r} has no axis"
-        if _is_fixed(axes[0]):
+        if isinstance(axes[0], int) and axes[0] >= 0:
             return f"the first axis of {name!r} is fixed to {axes[0]}"
     return None
 
@@ -84,10 +84,6 @@ def doubt(inputs: Mapping[str, Axes], outputs: Mapping[str, Axes]) -> str | None
 
 def _every(inputs: Mapping[str, Axes], outputs: Mapping[str, Axes]) -> list[tuple[str, Axes]]:
     return [*inputs.items(), *outputs.items()]
-
-
-def _is_fixed(axis: int | str | None) -> bool:
-    return isinstance(axis, int) and axis >= 0
 
 
 def _is_chosen(axis: int | str | None) -> bool:

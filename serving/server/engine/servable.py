@@ -1,7 +1,7 @@
 """The interfaces that the transports need: a version of a model or a route that serves, and the control of models."""
 
 from collections.abc import Hashable, Mapping
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from hangtag.serving.server.engine.compute_pool import ComputePool
 from hangtag.serving.server.engine.repository import VersionKey
@@ -9,12 +9,6 @@ from hangtag.serving.server.queue.call import Call, Tensors
 from hangtag.serving.server.telemetry.model_statistics import ModelStatistics
 from hangtag.serving.server.telemetry.server_state import ServerState, VersionState
 from hangtag.serving.signature import Signature
-
-
-class Admission(NamedTuple):
-    samples: int
-    batch_key: Hashable
-    """See `Call.batch_key`."""
 
 
 class Servable(Protocol):
@@ -45,8 +39,8 @@ class Servable(Protocol):
     def raise_if_queue_full(self) -> None:
         """Raise QueueFullError if the queue is known to be full before the request is decoded."""
 
-    def check(self, inputs: Tensors, datatypes: Mapping[str, str]) -> Admission:
-        """Return a request's number of samples and its batch key, which only shapes and datatypes determine.
+    def check(self, inputs: Tensors, datatypes: Mapping[str, str]) -> tuple[int, Hashable]:
+        """Return a request's number of samples and its `Call.batch_key`, which only shapes and datatypes determine.
 
         Args:
             inputs: An array for each input of the signature.

@@ -12,7 +12,6 @@ import structlog
 from hangtag.serving.model_repository import ModelFile
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.engine.compute_pool import ComputePool
-from hangtag.serving.server.engine.servable import Admission
 from hangtag.serving.server.errors import InferenceError, InvalidRequestError, InvalidValuesError, ServerError
 from hangtag.serving.server.host.watched_files import Stamp
 from hangtag.serving.server.queue.batcher import Batcher
@@ -79,13 +78,15 @@ class ServedModel:
     def raise_if_queue_full(self) -> None:
         self.batcher.raise_if_queue_full()
 
-    def check(self, inputs: Tensors, datatypes: Mapping[str, str]) -> Admission:
+    def check(self, inputs: Tensors, datatypes: Mapping[str, str]) -> tuple[int, Hashable]:
         signature = self.signature
         _require_fit(signature, inputs, datatypes)
         if any(0 in array.shape for array in inputs.values()):
             _require_fit_for_empty(signature, inputs, self.runtime.no_empty_because, self._max_bytes)
         samples = _batch_size(signature, inputs, self.max_batch_size) if signature.batched else 1
-        return Admission(samples, _batch_key(signature, inputs))
+        if all(None not in spec.shape[1:] for spec in signature.inputs):
+            return samples, None
+        return samples, tuple(inputs[spec.name].shape[1:] for spec in signature.inputs)
 
     def compute(self, batch: list[Call], *, alone: bool) -> Callable[[], None]:
         """See `compute_pool.BatchExecutor`. If the batch fails, each of its calls is computed once more on its own, so
@@ -106,10 +107,6 @@ class ServedModel:
             calls = [call for call in batch if not call.done]
             outcomes = [self._compute_alone(call) for call in calls]
         waiting = set(self.batcher.finish(batch))
-        for outcome in outcomes:
-            if isinstance(outcome, InferenceResult):
-                timings = outcome.timings
-                self.statistics.record_batch([timings.queue_ns], BatchCost(*timings[1:5]))
         all_answered = len(calls) == len(batch) and all(isinstance(each, InferenceResult) for each in outcomes)
         # Invalid values are one client's error, which its own answer reports. If every request succeeds alone, no
         # client is at fault. The requests cannot be batched, and the log must report that.
@@ -126,9 +123,11 @@ class ServedModel:
     def _compute_alone(self, call: Call) -> InferenceResult | ServerError:
         call.queue_ns = int((time.monotonic() - call.enqueued) * 1e9)
         try:
-            return call.part_of(*self._compute([call], alone=False))
+            outputs, cost = self._compute([call], alone=False)
         except Exception as error:
             return _failure(error)
+        self.statistics.record_batch([call.queue_ns], cost)
+        return call.part_of(outputs, cost)
 
     def state(self) -> VersionState:
         return VersionState(
@@ -213,12 +212,6 @@ def _require_fit(signature: Signature, inputs: Tensors, datatypes: Mapping[str, 
         )
         if not fits:
             raise InvalidRequestError(f"input {spec.name!r} has shape {list(shape)}; the model takes {spec}")
-
-
-def _batch_key(signature: Signature, inputs: Tensors) -> Hashable:
-    if all(None not in spec.shape[1:] for spec in signature.inputs):
-        return None
-    return tuple(inputs[spec.name].shape[1:] for spec in signature.inputs)
 
 
 def _require_fit_for_empty(signature: Signature, inputs: Tensors, no_empty_because: str, max_bytes: int) -> None:

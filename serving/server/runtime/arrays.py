@@ -44,14 +44,6 @@ def random_rows(shape: Sequence[int], dtype: np.dtype[Any], seed: int) -> Array:
     return generator.integers(0, 256 if dtype == np.uint8 else 2, shape).astype(dtype)
 
 
-def pad(target: Array, rows: Array) -> None:
-    """Write at least one row to the beginning of the target, and fill the rest with copies of the last row. A model may
-    refuse arbitrary values, such as an index that is out of range."""
-    count = len(rows)
-    target[:count] = rows
-    target[count:] = rows[-1]
-
-
 def random_sample(
     signature: Signature, lengths: tuple[int, int], below: int, text_format: str, seed: int, max_values: int
 ) -> Mapping[str, Array]:

@@ -18,7 +18,7 @@ import numpy as np
 import onnxruntime
 
 from hangtag.serving.server.errors import ModelLoadError
-from hangtag.serving.server.runtime.arrays import Array, Tensors, dtype_of, pad, random_rows, shape_of
+from hangtag.serving.server.runtime.arrays import Array, Tensors, dtype_of, random_rows, shape_of
 from hangtag.serving.server.runtime.inference_session import CUDA, SessionOpener, graph_options, operators
 from hangtag.serving.signature import Signature, TensorSpec
 
@@ -137,7 +137,8 @@ def _captured_graph(model: Model, size: int, number: int) -> Compute:
     def run(inputs: Tensors) -> dict[str, Array]:
         samples = _samples(inputs)
         for name, buffer in host_inputs.items():
-            pad(buffer, inputs[name])
+            buffer[:samples] = inputs[name]
+            buffer[samples:] = inputs[name][-1]  # a model may refuse other values, such as an index out of range
             device_inputs[name].update_inplace(buffer)
         model.session.run_with_iobinding(binding, options)
         return {name: value.numpy()[:samples].copy() for name, value in device_outputs.items()}
@@ -186,8 +187,7 @@ def _samples(inputs: Tensors) -> int:
 
 
 def pinned_inputs(model: Model, largest: int, instances: int) -> BufferPool:
-    """Return pinned inputs for batches of up to ``largest`` samples. Raises ModelLoadError if the model's shapes are
-    not fixed."""
+    """Return pinned inputs for batches of up to ``largest`` samples, or raise ModelLoadError for free shapes."""
     if problem := no_fixed_shapes_because(model.signature):
         raise ModelLoadError(problem)
     return BufferPool(model, [largest], partial(_pinned_inputs, model), instances=instances)

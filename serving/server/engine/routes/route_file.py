@@ -84,6 +84,9 @@ class Acceptance:
 
     def problem(self, signature: Signature) -> str:
         """Return why the rule cannot be applied to models with this signature, or ""."""
+        free = [str(spec) for spec in signature.outputs if None in spec.shape[1:]]
+        if free:
+            return f"a cascade joins the members' answers, so outputs must not have free sizes: {'; '.join(free)}"
         spec = signature.output(self.output)
         if spec is None:
             listed = ", ".join(output.name for output in signature.outputs)
@@ -91,10 +94,10 @@ class Acceptance:
         if spec.name == _LOGITS:
             others = ", ".join(output.name for output in signature.outputs if output.name != _LOGITS)
             return f"accept: {_LOGITS} are not probabilities; name another output (the models have {others or 'none'})"
-        if spec.datatype not in FLOATS or len(spec.shape) != 2 or (spec.shape[1] or 2) < 2:
+        labels = spec.shape[1] or 0 if len(spec.shape) == 2 else 0
+        if spec.datatype not in FLOATS or labels < 2:
             return f"accept: the output {spec} is not probabilities of at least two labels, [batch, labels]"
-        labels = spec.shape[1]
-        if self.rule == "entropy_at_most" and labels is not None and self.bound >= math.log2(labels):
+        if self.rule == "entropy_at_most" and self.bound >= math.log2(labels):
             return (
                 f"accept: entropy_at_most {self.bound:g} accepts every sample, because {labels} labels have at most "
                 f"{math.log2(labels):.2f} bits"

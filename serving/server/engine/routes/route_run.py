@@ -31,11 +31,10 @@ class MemberCall(Call):
         self.run = run
         self.stage = stage
 
-    def answer(self, result: InferenceResult) -> None:
-        self.run.on_stage_complete(self.stage, result)
+    def answer(self, outcome: InferenceResult | Exception) -> None:
+        self.run.on_stage_complete(self.stage, outcome)
 
-    def fail(self, error: Exception) -> None:
-        self.run.on_stage_complete(self.stage, error)
+    fail = answer
 
     def metadata_value(self, key: str) -> str:
         return self.run.call.metadata_value(key)

@@ -3,7 +3,9 @@
 import hashlib
 import json
 import random
-from collections.abc import Mapping
+from bisect import bisect
+from collections.abc import Hashable, Mapping
+from itertools import accumulate
 
 from hangtag.serving.server.engine.compute_pool import ComputePool
 from hangtag.serving.server.engine.engine import Engine
@@ -11,7 +13,7 @@ from hangtag.serving.server.engine.repository import ROUTE_VERSION
 from hangtag.serving.server.engine.routes.route_file import FLOATS, Member, RouteSettings
 from hangtag.serving.server.engine.routes.route_run import RouteRun
 from hangtag.serving.server.engine.routes.shadow import Shadow
-from hangtag.serving.server.engine.servable import Admission, Servable
+from hangtag.serving.server.engine.servable import Servable
 from hangtag.serving.server.errors import ModelLoadError, NotFoundError, UnavailableError
 from hangtag.serving.server.queue.call import Call, Tensors
 from hangtag.serving.server.telemetry.model_statistics import ModelStatistics
@@ -50,7 +52,7 @@ class ServedRoute:
         """
         require_one_signature(members)
         signature = members[settings.members[0]].signature
-        if problem := _unfit(settings, signature):
+        if settings.acceptance is not None and (problem := settings.acceptance.problem(signature)):
             raise ModelLoadError(problem)
         self.name = name
         self.version = ROUTE_VERSION
@@ -92,7 +94,7 @@ class ServedRoute:
     def raise_if_queue_full(self) -> None:
         """Do nothing: the request's member, which refuses the request if its queue is full, is not known yet."""
 
-    def check(self, inputs: Tensors, datatypes: Mapping[str, str]) -> Admission:
+    def check(self, inputs: Tensors, datatypes: Mapping[str, str]) -> tuple[int, Hashable]:
         admission = self._strictest.check(inputs, datatypes)
         # some members accept empty tensors, and other members do not
         if any(0 in array.shape for array in inputs.values()):
@@ -138,22 +140,18 @@ class ServedRoute:
     def parameters(self) -> Mapping[str, str]:
         settings = self.settings
         sizes = (int(model.parameters().get("file_bytes", "0")) for model in self._members.values())
-        shared = {"route_members": ", ".join(map(str, settings.members)), "file_bytes": str(sum(sizes))}
+        parameters = {"route_members": ", ".join(map(str, settings.members)), "file_bytes": str(sum(sizes))}
         if settings.shadow is not None:
-            shared["route_shadow"] = f"{settings.shadow.member} {settings.shadow.share:g}"
+            parameters["route_shadow"] = f"{settings.shadow.member} {settings.shadow.share:g}"
         if settings.description:
-            shared["route_description"] = settings.description
+            parameters["route_description"] = settings.description
+        if (expected := settings.expected_escalation_rate) is not None:
+            parameters["route_expected_sent_on"] = f"{expected:g}"
         if (rule := settings.acceptance) is not None:
-            expected = settings.expected_escalation_rate
-            return {
-                "route": "cascade",
-                **shared,
-                "route_accept": f"{rule.output} {rule.rule} {rule.bound:g}",
-                "route_on_overload": settings.on_overload,
-                **({} if expected is None else {"route_expected_sent_on": f"{expected:g}"}),
-            }
+            accept = f"{rule.output} {rule.rule} {rule.bound:g}"
+            return {"route": "cascade", "route_accept": accept, "route_on_overload": settings.on_overload, **parameters}
         weights = ", ".join(f"{weight:g}" for weight in settings.weights)
-        return {"route": "split", **shared, "route_weights": weights, "route_sticky": settings.sticky}
+        return {"route": "split", "route_weights": weights, "route_sticky": settings.sticky, **parameters}
 
     @property
     def queued(self) -> int:
@@ -177,12 +175,8 @@ def chosen(route: str, settings: RouteSettings, call: Call) -> int:
         point = int.from_bytes(digest) / 2**64
     else:
         point = random.random()  # noqa: S311 - chooses a model, not a secret
-    bound, total = 0.0, sum(settings.weights)
-    for place, weight in enumerate(settings.weights):
-        bound += weight / total
-        if point < bound:
-            return place
-    return len(settings.members) - 1
+    bounds = list(accumulate(settings.weights))
+    return min(bisect(bounds, point * bounds[-1]), len(bounds) - 1)
 
 
 def _compared_output(settings: RouteSettings, signature: Signature) -> str:
@@ -193,16 +187,6 @@ def _compared_output(settings: RouteSettings, signature: Signature) -> str:
         if spec.datatype in FLOATS and len(spec.shape) == 2:
             return spec.name
     raise ModelLoadError("a shadow compares labels, so the models need a floating-point output [batch, labels]")
-
-
-def _unfit(settings: RouteSettings, signature: Signature) -> str:
-    """Return why a route cannot join the answers of models with this signature, or ""."""
-    if settings.acceptance is None:
-        return ""
-    free = [str(spec) for spec in signature.outputs if None in spec.shape[1:]]
-    if free:
-        return f"a cascade joins the members' answers, so outputs must not have free sizes: {'; '.join(free)}"
-    return settings.acceptance.problem(signature)
 
 
 def _own(signature: Signature) -> Signature:

@@ -39,11 +39,10 @@ class _Copy(Call):
         self.outputs = outputs
         self.on_end = on_end
 
-    def answer(self, result: InferenceResult) -> None:
-        self.on_end(self, result)
+    def answer(self, outcome: InferenceResult | Exception) -> None:
+        self.on_end(self, outcome)
 
-    def fail(self, error: Exception) -> None:
-        self.on_end(self, error)
+    fail = answer
 
 
 class Shadow:
@@ -58,16 +57,9 @@ class Shadow:
         statistics: RouteStatistics,
         share_of_time: float,
     ) -> None:
-        """Compare nothing yet.
-
-        Args:
-            share: The share of the requests that are copied, above 0 and at most 1.
-            model: The model that gets the copies; None if the model does not serve.
-            members: The route's members, whose requests take precedence.
-            output: The output in which the index of the highest value is the label to compare.
-            statistics: Counts the comparisons.
-            share_of_time: The largest share of the time that may be spent on copies.
-        """
+        """Send a ``share`` of the requests to ``model``, which is None if it does not serve, in at most
+        ``share_of_time`` of the time. Requests of the route's ``members`` take precedence. In the compared ``output``,
+        the index of the highest value is the label."""
         self._share = share
         self._model = model
         self._members = members
