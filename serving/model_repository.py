@@ -149,7 +149,10 @@ def promotion(folder: Path) -> Promotion | None:
         raise ModelRepositoryError(f"{error}. {_MEND_PROMOTION}") from error
     history = content.pop("history", [])
     version = content.pop("version", None)
-    if content or not isinstance(history, list) or not all(_is_version(number) for number in (version, *history)):
+    is_history = isinstance(history, list) and all(
+        type(number) is int and number >= 1 for number in (version, *history)
+    )
+    if content or not is_history:
         raise ModelRepositoryError(
             f"{file} must hold version = NUMBER and may hold history = [NUMBERS]. {_MEND_PROMOTION}"
         )
@@ -157,12 +160,8 @@ def promotion(folder: Path) -> Promotion | None:
 
 
 def read_toml(file: Path) -> dict[str, Any]:
-    """Read one of a model's small files, <models>/<name>/*.toml.
-
-    Raises:
-        FileNotFoundError: The file does not exist.
-        ModelRepositoryError: The file is not TOML, is too large, or is a link that leads out of the repository.
-    """
+    """Read one of a model's small files, <models>/<name>/*.toml. Raises FileNotFoundError if it does not exist, and
+    ModelRepositoryError if it is not TOML, is too large, or is a link that leads out of the repository."""
     require_inside(file, file.parent)
     try:
         if file.exists() and not file.is_file():
@@ -259,10 +258,6 @@ def find_file(source: str) -> Path | None:
         return next((file.path for file in versions_in(path)), None)
     except ModelRepositoryError:
         return None
-
-
-def _is_version(number: object) -> bool:
-    return isinstance(number, int) and not isinstance(number, bool) and number >= 1
 
 
 def _versions(folder: Path) -> Iterator[ModelFile]:

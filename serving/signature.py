@@ -57,11 +57,8 @@ class TensorSpec:
 
     @classmethod
     def from_onnx(cls, name: str, onnx_type: str, shape: Iterable[int | str | None]) -> "TensorSpec":
-        """Convert ONNX Runtime's description of a tensor, in which a dynamic axis is a symbol or None.
-
-        Raises:
-            UnsupportedModelError: the protocol has no datatype for ``onnx_type``.
-        """
+        """Convert ONNX Runtime's description of a tensor, in which a dynamic axis is a symbol or None. Raises
+        UnsupportedModelError if the protocol has no datatype for ``onnx_type``."""
         datatype = _DATATYPES.get(onnx_type)
         if datatype is None:
             raise UnsupportedModelError(

@@ -181,17 +181,14 @@ def _damaged(reason: object) -> InvalidRequestError:
 
 
 def _decoding_bytes(image: ImageFile, data: bytes) -> int:
-    """Return the most memory that decoding takes, in bytes.
+    """Return the most memory that decoding takes, in bytes: four bytes a pixel for the image, four for its flat copy,
+    and the memory of the decoder.
 
-    The image takes four bytes for each pixel, its flat copy takes four, and the decoder takes memory of its own.
-
-    A baseline JPEG is decoded row by row. Each scan of a progressive JPEG, or of a JPEG with a scan for each component,
-    changes the whole picture, so libjpeg holds all coefficients, of 16 bits, until the last scan is decoded.
-
-    Pillow decodes each WebP as an animation, with two canvases and a copy of one canvas. A lossless part may have five
-    Huffman tables of 1 KiB for each block of 4 by 4 pixels. In the file, these five tables take as few as 28 bits.
-    Tables that take more bits can be larger in memory. Only a decoder knows how many tables there are, so this function
-    assumes the largest possible number.
+    A baseline JPEG is decoded row by row. For a JPEG of several scans, libjpeg holds all coefficients, of 16 bits,
+    until the last scan is decoded. Pillow decodes each WebP as an animation, with two canvases and a copy of one
+    canvas. A lossless part may have five Huffman tables of 1 KiB for each block of 4 by 4 pixels, which in the file
+    take as few as 28 bits. Tables that take more bits can be larger in memory. Only a decoder knows how many tables
+    there are, so this function assumes the largest possible number.
     """
     pixels = image.width * image.height
     if isinstance(image, JpegImageFile) and _has_several_scans(image, data):
@@ -219,20 +216,15 @@ def _has_several_scans(image: JpegImageFile, data: bytes) -> bool:
 def _decode(data: bytes, channels: int) -> Image.Image:
     with _opened(data) as image:
         image.load()
-        flat = _flattened(image, channels)
+        flat = Image.new("L" if channels == 1 else "RGB", image.size)
+        rows = max(1, _BAND_PIXELS // image.width)
+        for top in range(0, image.height, rows):
+            box = (0, top, image.width, min(top + rows, image.height))
+            # Image.crop would check the size against Image.MAX_IMAGE_PIXELS.
+            band = image.resize((image.width, box[3] - top), Image.Resampling.NEAREST, box)
+            flat.paste(image_spec.flattened(band, channels), (0, top))
+        flat.info = image.info  # the Exif data says how to rotate the image
         image.close()  # free the original before the flattened copy is rotated, which needs memory
         ImageOps.exif_transpose(flat, in_place=True)
     flat.info.clear()
-    return flat
-
-
-def _flattened(image: Image.Image, channels: int) -> Image.Image:
-    flat = Image.new("L" if channels == 1 else "RGB", image.size)
-    rows = max(1, _BAND_PIXELS // image.width)
-    for top in range(0, image.height, rows):
-        box = (0, top, image.width, min(top + rows, image.height))
-        # Image.crop would check the size against Image.MAX_IMAGE_PIXELS.
-        band = image.resize((image.width, box[3] - top), Image.Resampling.NEAREST, box)
-        flat.paste(image_spec.flattened(band, channels), (0, top))
-    flat.info = image.info  # the Exif data says how to rotate the image
     return flat

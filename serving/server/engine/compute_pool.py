@@ -177,11 +177,8 @@ class ComputePool:
         return True
 
     def _next(self, further: bool) -> Work | None:
-        """Return the next batch, or None if the thread should end.
-
-        A thread that may receive calls receives them first, so that its batch has the calls that arrived while all
-        threads computed.
-        """
+        """Return the next batch, or None if the thread should end. Calls that arrived while all threads computed are
+        received first, so that they join the batch."""
         while True:
             with self._lock:
                 receives = self._may_receive(further)

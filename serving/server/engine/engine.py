@@ -78,8 +78,7 @@ class Engine:
         self._ready = True
 
     def model(self, name: str, version: str = "") -> Servable:
-        """Return the model that takes requests for this name and version. An empty version is the version that serves
-        by default.
+        """Return the model that takes requests for this name and version; by default the model's first version.
 
         Raises:
             NotFoundError: No such model, or no such version of it, is served.
@@ -110,17 +109,13 @@ class Engine:
         return model
 
     def record_failure(self, name: str, version: str, code: str, ns: int, *, shed: bool = False) -> None:
-        """Count one request that ended with an error. Every transport counts each failure here, once.
+        """Count one request that ended with an error ``ns`` nanoseconds after its arrival. Every transport counts each
+        failure here, once.
 
-        A name or version that is not served is counted under an empty label: names that callers make up would otherwise
-        create metric series without end.
-
-        Args:
-            name: The name that the client sent; empty if the request could not be read.
-            version: The version that the client sent; empty for the version that serves by default.
-            code: Name of the gRPC status code, for example "RESOURCE_EXHAUSTED".
-            ns: Nanoseconds from the arrival of the request to its error.
-            shed: Whether the request was refused because a queue was full or its requests took too much memory.
+        ``name`` and ``version`` are as the client sent them; empty if the request could not be read. A name or version
+        that is not served is counted under an empty label: names that callers make up would otherwise create metric
+        series without end. ``code`` is the name of the gRPC status code. ``shed`` is whether a queue was full or
+        requests took too much memory.
         """
         versions = self._table.get(name)
         if versions is None:
@@ -134,14 +129,11 @@ class Engine:
         self.failures.record(name, version, code, ns, shed=shed)
 
     def serve(self, name: str, models: Sequence[Servable], *, wait: bool = False) -> None:
-        """Let these versions of a model take its requests from now on. The model's other versions finish their
-        requests, and are closed.
+        """Let these versions of a model take its requests from now on, or remove the name if there are none. The first
+        version takes requests that name no version. The model's other versions finish their requests, and are closed.
 
-        Args:
-            name: The model's name.
-            models: Loaded versions; none to remove the name. The first takes requests that name no version.
-            wait: Whether to return only after the other versions are closed. The process then keeps their memory for
-                the model that is loaded next.
+        With ``wait``, return only after the other versions are closed, and keep their memory for the model that is
+        loaded next.
         """
         before = self.versions(name)
         for model in models:
@@ -175,11 +167,8 @@ class Engine:
                 model.close()
 
     def _retire(self, model: Servable, keep_memory: bool) -> None:
-        """Close a model, and free its memory. Unless ``keep_memory``, return all freed memory to the system.
-
-        Otherwise an unload would leave the process as large as before, and each new version could make it larger. But
-        returning memory delays all calls by some 20 ms, so a model that is evicted leaves its memory to the next model.
-        """
+        """Close a model. Unless ``keep_memory``, return all freed memory to the system, so that new versions do not
+        make the process larger. This delays all calls by some 20 ms."""
         model.close()
         log.info("model retired", model=model.name, version=model.version)
         shrink_arena()

@@ -61,11 +61,8 @@ class ModelLoader:
     ) -> list[ServedModel]:
         """Return the versions of a model that should serve: the first num_versions of these files that can be loaded.
 
-        Args:
-            name: The model's name.
-            files: The model's versions in the repository: first the version that should serve, then the latest.
-            served: The versions that serve now.
-            strict: Whether to raise an error if a version cannot be loaded, and to load unchanged versions again.
+        ``files`` are the versions in the repository, the version that should serve first, and ``served`` the versions
+        that serve now. ``strict`` loads unchanged versions again, and raises an error if a version cannot be loaded.
 
         Raises:
             UserError: A version cannot be loaded, and ``strict`` is set.
@@ -133,9 +130,8 @@ class ModelLoader:
         Raises:
             StartError: The settings file is not valid.
             ModelRepositoryError: The file is a link that leads out of the repository.
-            ModelLoadError: One of: the file has not passed the gate that the settings require; the file changes while
-                it is loaded; ONNX Runtime cannot load the file with the required execution provider; the model cannot
-                compute; the model fails the trial.
+            ModelLoadError: The file lacks the proof that the settings require, fails the trial, changes meanwhile, or
+                cannot be loaded or compute with the required execution provider.
             UnavailableError: The trial was stopped.
         """
         started = time.perf_counter()

@@ -67,7 +67,11 @@ class ModelControl:
         """
         mode, models = self._config.model_control, self._config.models
         if mode != "poll" or self._start_with:
-            names = repository.names_to_start_with(self._config, self._start_with)
+            names = sorted(set(self._config.load_model))
+            if mode != "explicit" or "*" in names:
+                names = model_repository.require_names(models)
+                # a replacement worker serves what the other workers serve, even if the repository has changed
+                names = [name for name in names if not self._start_with or name in self._start_with]
             routes = self._want(names)
             for name in names:
                 if name not in routes and name not in self._residency.names:

@@ -5,7 +5,6 @@ A model's own settings in ``<models>/<name>/serving.toml`` take precedence over 
 
 import contextlib
 import dataclasses
-from collections.abc import Mapping
 from pathlib import Path
 
 import structlog
@@ -19,7 +18,6 @@ from hangtag.serving.model_repository import (
     names,
     numbered_versions,
     read_toml,
-    require_names,
     require_versions,
     versions,
 )
@@ -57,18 +55,6 @@ def published(models: Path) -> list[VersionKey]:
                 else:
                     listed += [(file.name, str(file.version)) for file in versions(models, name)[:1]]
     return listed
-
-
-def names_to_start_with(config: ServerConfig, served: Mapping[str, tuple[int, ...]]) -> list[str]:
-    """List the models and routes that a server loads at startup. Raises ModelRepositoryError if the repository is
-    missing or empty.
-
-    ``served`` has the versions that the other workers serve, by model or route. A replacement worker starts with these,
-    because callers must get the same answers from all workers, although the repository may have changed since.
-    """
-    if config.model_control == "explicit" and "*" not in config.load_model:
-        return sorted(set(config.load_model))
-    return [name for name in require_names(config.models) if not served or name in served]
 
 
 def versions_to_start_with(models: Path, name: str, served: tuple[int, ...] | None) -> list[ModelFile]:

@@ -41,13 +41,10 @@ class Servable(Protocol):
 
     def check(self, inputs: Tensors, datatypes: Mapping[str, str]) -> tuple[int, Hashable]:
         """Return a request's number of samples and its `Call.batch_key`, which only shapes and datatypes determine.
+        Raises InvalidRequestError if the request does not match the signature.
 
-        Args:
-            inputs: An array for each input of the signature.
-            datatypes: The protocol's datatype of each input, for example "FP32".
-
-        Raises:
-            InvalidRequestError: The request does not match the signature.
+        ``inputs`` has an array for each input of the signature, and ``datatypes`` the protocol's datatype of each
+        input.
         """
 
     def put(self, call: Call) -> None:

@@ -177,23 +177,18 @@ class ServedModel:
         outputs = self.runtime.run(inputs, alone=self._alone_batches >= _ALONE_BATCHES)
         computed = time.perf_counter_ns()
         samples = batch[-1].row + batch[-1].samples if len(batch) > 1 else batch[0].samples
-        if len(batch) > 1:
-            _require_rows(outputs, samples)
+        if len(batch) > 1:  # with fewer or more rows, a call would get another call's rows
+            for name, array in outputs.items():
+                if len(array) != samples:
+                    raise InferenceError(
+                        f"output {name!r} has {len(array)} rows for {samples} samples: its first axis is not the batch"
+                    )
         checked = time.perf_counter_ns()
         return outputs, BatchCost(joined - begin, computed - joined, checked - computed, samples, len(batch))
 
 
 def _failure(error: Exception) -> ServerError:
     return error if isinstance(error, ServerError) else InferenceError(f"the batch failed: {error}")
-
-
-def _require_rows(outputs: Tensors, samples: int) -> None:
-    """Raise InferenceError if an output does not have one row per sample: a call would then get another call's rows."""
-    for name, array in outputs.items():
-        if len(array) != samples:
-            raise InferenceError(
-                f"output {name!r} has {len(array)} rows for {samples} samples: its first axis is not the batch"
-            )
 
 
 def _require_fit(signature: Signature, inputs: Tensors, datatypes: Mapping[str, str]) -> None:

@@ -26,9 +26,6 @@ if TYPE_CHECKING:  # the child imports nothing large before its limits are set
     from hangtag.serving.model_repository import ModelFile
     from hangtag.serving.server.config.server_config import ServerConfig
 
-_MODULE = "hangtag.serving.server.engine.trial_load"
-_OOM_SCORE = Path("/proc/self/oom_score_adj")
-_MOST_LIKELY = "1000"
 _SPARE_SECONDS = 5.0
 _CHECK_SECONDS = 0.1
 
@@ -43,7 +40,7 @@ def require_loadable(file: "ModelFile", config: "ServerConfig", stopping: thread
     require_running(stopping)
     deadline = time.monotonic() + config.trial_load_seconds
     # -P keeps the working directory out of sys.path, so that a numpy.py in it is not run.
-    command = [sys.executable, "-P", "-m", _MODULE, str(config.trial_load_seconds), str(config.trial_load_mib << 20)]
+    command = [sys.executable, "-P", "-m", __name__, str(config.trial_load_seconds), str(config.trial_load_mib << 20)]
     try:
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     except OSError as error:
@@ -90,7 +87,7 @@ def _limit(seconds: float, memory_bytes: int) -> None:
     # RLIMIT_AS would be too strict, because libraries (CUDA's above all) reserve far more addresses than they use.
     resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
     with contextlib.suppress(OSError):  # only Linux has this file
-        _OOM_SCORE.write_text(_MOST_LIKELY)  # if memory runs out anyway, the kernel ends this process first
+        Path("/proc/self/oom_score_adj").write_text("1000")  # if memory runs out, the kernel ends this process first
 
 
 def _load() -> str:

@@ -84,8 +84,7 @@ class Batcher:
             )
 
     def put(self, call: Call) -> None:
-        """Queue a call that was not queued before, or that another queue refused. If this method raises an error, the
-        call has no outcome yet.
+        """Queue a call that has no outcome, and still has none if this method raises an error.
 
         Raises:
             QueueFullError: The queue already holds max_queue_size calls.
@@ -98,10 +97,11 @@ class Batcher:
                 raise UnavailableError(STOPPING)
             if self.waiting >= self.max_queue_size:
                 self.raise_if_queue_full()
-            call.ready_by = None if call.deadline is None else self._ready_by(call, call.deadline, now)
+            call.ready_by = math.inf if call.deadline is None else self._ready_by(call, call.deadline, now)
             call.enqueued = call.held_until = now
             if self.max_queue_delay:
-                call.held_until += self._hold_seconds(call, now)
+                spare = call.ready_by - now - self._service_time.predict(self.max_batch_size)
+                call.held_until += min(self.max_queue_delay, max(0.0, spare / 2))
             call.queue = self
             self._queue.append(call)
             self.waiting += 1
@@ -109,11 +109,8 @@ class Batcher:
 
     def cancel(self, call: Call) -> None:
         """Withdraw a call. A call that still waits will not be computed; the result of a call that is being computed is
-        dropped.
-
-        The call ends with CancelledError, or at its deadline with DeadlineError, because a client cancels a call whose
-        deadline passes.
-        """
+        dropped. The call ends with CancelledError, or at its deadline with DeadlineError, because a client cancels a
+        call whose deadline passes."""
         with self._lock:
             if call.done:
                 return
@@ -225,14 +222,6 @@ class Batcher:
         own = self.max_batch_size if whole_batches else min(rest + new_samples, self.max_batch_size)
         return wait + predict(own)
 
-    def _hold_seconds(self, call: Call, now: float) -> float:
-        """Return how long a call may be held back: the delay, but at most half of the spare time before the call's
-        deadline."""
-        if call.ready_by is None:
-            return self.max_queue_delay
-        spare = call.ready_by - now - self._service_time.predict(self.max_batch_size)
-        return min(self.max_queue_delay, max(0.0, spare / 2))
-
     def _due(self) -> bool:
         if not self._queue or len(self._computing) >= self.instances:
             return False
@@ -255,8 +244,7 @@ class Batcher:
         while self._queue and samples < self.max_batch_size:
             call = self._queue.popleft()
             self.queued_samples -= call.samples
-            ready_by = math.inf if call.ready_by is None else call.ready_by
-            done_at = now
+            ready_by, done_at = call.ready_by, now
             if ready_by < math.inf or earliest < math.inf:  # without any ready_by the duration does not matter
                 # A call that would make the batch too late waits for the next batch.
                 done_at += predict(min(samples + call.samples, self.max_batch_size))

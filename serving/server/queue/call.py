@@ -66,8 +66,8 @@ class Call(ABC):
     """When the call was queued, in seconds on the monotonic clock."""
     held_until: float
     """Until when the batcher may hold the call back to fill a batch."""
-    ready_by: float | None
-    """When the call's batch must be finished, somewhat before the deadline; None without a deadline."""
+    ready_by: float
+    """When the call's batch must be finished, somewhat before the deadline; infinite without a deadline."""
     queue_ns: int
     """Nanoseconds from ``enqueued`` until the call's batch was taken."""
     row: int

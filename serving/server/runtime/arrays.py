@@ -47,18 +47,13 @@ def random_rows(shape: Sequence[int], dtype: np.dtype[Any], seed: int) -> Array:
 def random_sample(
     signature: Signature, lengths: tuple[int, int], below: int, text_format: str, seed: int, max_values: int
 ) -> Mapping[str, Array]:
-    """Generate the sample of this number: for each input an array [1, ...].
+    """Generate the sample number ``seed``: for each input an array [1, ...]. Raises InferenceError if an input would
+    have more than ``max_values`` values.
 
-    Every third sample is ten times larger and every fifth is all zeros. The different scales expose a model that
-    answers a sample differently if its batch has larger values.
-
-    Args:
-        signature: The model's signature.
-        lengths: Sizes of the free axes after the first axis: in the first input with such axes, and in later inputs.
-        below: Integers are drawn from 0 up to this bound, exclusive.
-        text_format: The format that makes a string from a number.
-        seed: The number of the sample.
-        max_values: Above this number of values in an input, this function raises InferenceError.
+    ``lengths`` are the sizes of the free axes after the first axis: in the first input with such axes, and in later
+    inputs. Integers are drawn from 0 up to ``below``, exclusive, and ``text_format`` makes a string from a number.
+    Every third sample is ten times larger and every fifth is all zeros, to expose a model that answers a sample
+    differently if its batch has larger values.
     """
     random = np.random.default_rng(seed)
     scale = 0 if seed % 5 == 4 else 10 if seed % 3 == 2 else 1

@@ -9,7 +9,7 @@ server makes a short one when it loads a file that the export has not checked.
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import NamedTuple
 
@@ -105,22 +105,20 @@ def decide_batching(runtime: Runtime, max_batch_size: int = ServerConfig.max_bat
     except InferenceError as error:
         problem = f"the model cannot be tried: {' '.join(str(error).split())[:300]}"
     if problem:
-        runtime.forbid_batching(problem)
+        runtime.signature = replace(signature, disproof=problem)
         return Verdict(False, problem)
     return verdict
 
 
 def prove(runtime: Runtime, obstacle: str | None, operators: Set[str], extent: Extent = THOROUGH) -> Verdict:
-    """Run samples alone and in batches, at several lengths of the free axes.
+    """Run samples alone and in batches, at several lengths of the free axes. Raises InferenceError if the model fails
+    on every synthetic input.
 
     Args:
         runtime: The loaded model.
         obstacle: Why the graph forbids batching, or None. If not None, the model runs only single samples.
         operators: The model's operators, with or without their domains.
         extent: How much is tried.
-
-    Raises:
-        InferenceError: The model fails on every synthetic input.
     """
     deadline = time.monotonic() + extent.seconds
     tolerances = _tolerances(runtime, operators)

@@ -1,12 +1,10 @@
 """Checks that a model's file has passed the gate of 'hangtag export' and has not changed since.
 
 The export writes the gate's results (``hangtag.gate``) and a digest of the graph and its weights
-(``hangtag.graph_digest``) into the file's metadata. The digest excludes the metadata: it is the SHA-256 of the
-serialized ModelProto without ``metadata_props``. The metadata_props are top-level fields in protobuf's wire format, so
-this module skips them without an ONNX parser, which a server does not have.
+(``hangtag.graph_digest``) into the file's metadata. The digest is the SHA-256 of the serialized ModelProto without
+``metadata_props``, which are top-level fields in protobuf's wire format. A server has no ONNX parser.
 
-These metadata are not signed, so anybody who can write a file can also forge them. The check detects files that have
-not passed the gate, and files that were changed or damaged afterwards.
+These metadata are not signed, so anybody who can write a file can also forge them.
 """
 
 import hashlib

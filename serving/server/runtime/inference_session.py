@@ -145,16 +145,6 @@ class SessionOpener:
             raise ModelLoadError(f"{self.path}: {name} was requested, but ONNX Runtime uses {obtained}. {hint}")
         return session
 
-    def open_best(self) -> tuple[onnxruntime.InferenceSession, str]:
-        """Open a session with CUDA if this ONNX Runtime has it, else with the CPU. Return also why CUDA does not
-        work."""
-        if CUDA not in onnxruntime.get_available_providers():
-            return self.open("cpu"), ""
-        try:
-            return self.open("cuda"), ""
-        except ModelLoadError as error:
-            return self.open("cpu"), str(error)
-
 
 def read_signature(
     session: onnxruntime.InferenceSession, path: Path, batching_override: bool | None = None

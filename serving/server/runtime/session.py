@@ -2,7 +2,6 @@
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import onnxruntime
@@ -14,6 +13,7 @@ from hangtag.serving.server.runtime import io_binding
 from hangtag.serving.server.runtime.arrays import Array, Tensors, zeros
 from hangtag.serving.server.runtime.inference_session import (
     CPU,
+    CUDA,
     Gpu,
     SessionOpener,
     graph_options,
@@ -22,13 +22,8 @@ from hangtag.serving.server.runtime.inference_session import (
     read_signature,
 )
 from hangtag.serving.server.runtime.session_tuner import SequentialSessionTuner
-from hangtag.serving.signature import TensorSpec
 
 log = structlog.get_logger()
-
-# CUDA graphs stay in use if a batch with graphs, including the hand-over to a thread, takes less than this share of its
-# time without graphs.
-_GRAPHS_GAIN = 0.95
 
 
 class Runtime:
@@ -85,13 +80,17 @@ class Runtime:
         self.notes: dict[str, str] = {}
         """Optimisations that this model does not use, and the reasons, for the log."""
         self._opener = opener or SessionOpener(path, threads=threads, gpu=gpu)
+        chosen = provider
         if provider == "auto":
-            self._session, reason = self._opener.open_best()
-            if reason:
-                self.notes["no_cuda"] = reason
-                self.fell_back = True
-        else:
-            self._session = self._opener.open(provider)
+            chosen = "cuda" if CUDA in onnxruntime.get_available_providers() else "cpu"
+        try:
+            self._session = self._opener.open(chosen)
+        except ModelLoadError as error:
+            if provider != "auto" or chosen == "cpu":
+                raise
+            self.notes["no_cuda"] = str(error)
+            self.fell_back = True
+            self._session = self._opener.open("cpu")
         self.provider: str = self._session.get_providers()[0]
         self.file_bytes = path.stat().st_size  # about the memory that the weights take
         self.signature = read_signature(self._session, path, batching_override)
@@ -109,10 +108,6 @@ class Runtime:
     def alone_threads(self) -> int:
         """Number of threads that compute a batch while nothing else is being computed."""
         return self._more_threads if self._tuner is not None and self._tuner.uses_second else self.threads
-
-    def forbid_batching(self, why: str) -> None:
-        """Forbid batching requests. ``why`` is the result of a trial, for ``signature.why_unbatched``."""
-        self.signature = replace(self.signature, disproof=why)
 
     def run(self, inputs: Tensors, *, alone: bool = False) -> dict[str, Array]:
         """Compute every output of a batch, from an array for each input. With ``alone``, no other batch of any model
@@ -157,7 +152,8 @@ class Runtime:
             try:
                 self.run(inputs)
             except InferenceError as error:
-                if not self.signature.batched or any(_is_guessed(spec) for spec in self.signature.inputs):
+                is_guessed = any(None in spec.shape[1:] or spec.datatype == "BYTES" for spec in self.signature.inputs)
+                if not self.signature.batched or is_guessed:
                     return  # zeros of guessed shapes may fail although callers' requests succeed
                 shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in inputs.items())
                 raise ModelLoadError(f"{self.path} loads, but fails on zeros ({shapes}): {error}") from error
@@ -197,7 +193,7 @@ class Runtime:
                 graphs = io_binding.graphs(model, self._opener, io_binding.bucket_sizes(max_batch_size))
                 io_binding.verify(graphs, self._run_session)
                 if cuda_graphs == "auto":
-                    io_binding.require_faster(graphs, pool, _GRAPHS_GAIN)
+                    io_binding.require_faster(graphs, pool)
             except Exception as error:
                 self.notes["no_cuda_graphs"] = str(error)
             else:
@@ -246,11 +242,6 @@ class Runtime:
 
     def _zeros(self, batch_size: int) -> dict[str, Array]:
         return {spec.name: zeros(spec, batch_size) for spec in self.signature.inputs}
-
-
-def _is_guessed(spec: TensorSpec) -> bool:
-    """Whether zeros are only a guess for this input: a free axis gets size 1, and a text gets "0"."""
-    return None in spec.shape[1:] or spec.datatype == "BYTES"
 
 
 RuntimeFactory = Callable[..., Runtime]

@@ -79,8 +79,8 @@ class SequentialSessionTuner:
     def _open(self) -> None:
         try:
             self._second = self._open_second()
-        except Exception as error:
-            self._use_first(str(error))
+        except Exception:
+            self._use_first()
         self._is_opening = False
 
     def _try_second(self, compute: Compute, second: InferenceSession) -> dict[str, Array]:
@@ -88,26 +88,25 @@ class SequentialSessionTuner:
         started = time.perf_counter()
         try:
             outputs = compute(second)
-        except Exception as error:
+        except Exception:
             outputs = compute(self._first)  # raises an error if the batch is at fault
-            self._use_first(f"the second session fails on a batch that the first computes: {error}")
+            self._use_first()
             return outputs
         second_times.append(time.perf_counter() - started)
         if len(second_times) == _WARM_UPS + _COMPARED:
             share = _percentile_90(second_times) / _percentile_90(first_times)
             if share > _THREADS_GAIN:
-                self._use_first(f"the second session takes {share:.2f} of the first session's time")
+                self._use_first()
             else:
                 if not self.uses_second:
                     log.info("batches computed alone use more threads", file=str(self._path), share=round(share, 2))
                 self.session, self.settled, self._times = second, _SETTLED_BATCHES, ([], [])
         return outputs
 
-    def _use_first(self, why: str) -> None:
+    def _use_first(self) -> None:
         self.session, self.settled, self._times = self._first, self._closed_for, ([], [])
         self._second = None
         self._closed_for *= 2
-        log.debug("batches computed alone use no second session", file=str(self._path), reason=why)
 
 
 def _percentile_90(times: list[float]) -> float:

@@ -4,8 +4,7 @@ import contextlib
 import socket
 import threading
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler
-from socketserver import TCPServer, ThreadingMixIn
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -61,11 +60,10 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(content)
 
 
-class MetricsServer(ThreadingMixIn, TCPServer):
+class MetricsServer(ThreadingHTTPServer):
     """An HTTP server with a thread for each connection. The server runs from construction until ``close``. Envoy limits
     how many connections a client may open."""
 
-    daemon_threads = True
     request_queue_size = 32  # with a backlog of 5, the default, some clients of a burst would wait a second to retry
 
     def __init__(self, listener: socket.socket, state: Callable[[], ServerState], ready: Callable[[], bool]) -> None:

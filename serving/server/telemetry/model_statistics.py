@@ -8,7 +8,7 @@ step. Triton lacks the histograms.
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from operator import add
 from typing import Any, NamedTuple, TypeVar
@@ -23,13 +23,6 @@ SECONDS_BOUNDS = (1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 0.01, 0.02, 0.05, 0.1, 0.2
 BATCH_SIZE_BOUNDS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0)
 
 T = TypeVar("T", bound="Mergeable")
-
-_RULE = "merge"
-
-
-def merged_by(rule: Callable[[Any, Any], Any]) -> Mapping[str, Any]:
-    """Return the metadata of a dataclass field that is merged by this rule, such as ``max``."""
-    return {_RULE: rule}
 
 
 def first(one: Any, other: Any) -> Any:
@@ -57,11 +50,12 @@ def merge(one: Any, other: Any) -> Any:
 
 
 class Mergeable:
-    """Base of dataclasses whose instances from two processes are combined by ``+``."""
+    """Base of dataclasses whose instances from two processes are combined by ``+``. A field whose metadata have another
+    rule under ``merge`` is not combined by `merge`."""
 
     def __add__(self: T, other: T) -> T:
         values = (
-            each.metadata.get(_RULE, merge)(getattr(self, each.name), getattr(other, each.name))
+            each.metadata.get("merge", merge)(getattr(self, each.name), getattr(other, each.name))
             for each in fields(self)  # type: ignore[arg-type]  # every subclass is a dataclass
         )
         return type(self)(*values)
@@ -71,7 +65,7 @@ class Mergeable:
 class BucketHistogram(Mergeable):
     """The counts of a histogram at one moment. The bounds are fixed, so that histograms also add up over machines."""
 
-    bounds: tuple[float, ...] = field(metadata=merged_by(first))
+    bounds: tuple[float, ...] = field(metadata={"merge": first})
     """Inclusive upper bounds of the buckets, ascending."""
     counts: tuple[int, ...]
     """Number of values in each bucket (not cumulative); the last entry counts values above the highest bound."""
@@ -166,7 +160,7 @@ class Counters(Mergeable):
 
     inference_count: int = 0
     execution_count: int = 0
-    last_inference_ms: int = field(default=0, metadata=merged_by(max))
+    last_inference_ms: int = field(default=0, metadata={"merge": max})
     success: Duration = Duration()
     fail: Duration = Duration()
     queue: Duration = Duration()

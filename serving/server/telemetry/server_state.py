@@ -14,7 +14,6 @@ from hangtag.serving.server.telemetry.model_statistics import (
     Mergeable,
     first,
     merge,
-    merged_by,
 )
 
 READY, LOADING, UNAVAILABLE = "READY", "LOADING", "UNAVAILABLE"
@@ -43,7 +42,7 @@ class ShadowCounts(Mergeable):
     """Samples of the compared requests."""
     agreed: int = 0
     """Compared samples for which both answers have the same most probable label."""
-    largest_difference: float = field(default=0.0, metadata=merged_by(max))
+    largest_difference: float = field(default=0.0, metadata={"merge": max})
     """The largest difference between two values of an output."""
 
 
@@ -56,7 +55,7 @@ class RouteCounts(Mergeable):
     low_confidence: int | None = None
     """Samples that kept a member's unsure answer, because the next member had no time for them or no room in its queue;
     None if the route is not a cascade."""
-    expected_escalation_rate: float | None = field(default=None, metadata=merged_by(first))
+    expected_escalation_rate: float | None = field(default=None, metadata={"merge": first})
     """See `RouteSettings.expected_escalation_rate`."""
 
 
@@ -70,7 +69,7 @@ class VersionState(Mergeable):
 
     name: str
     version: str
-    state: str = field(metadata=merged_by(_worse))
+    state: str = field(metadata={"merge": _worse})
     reason: str = ""
     provider: str = ""
     instances: int = 0
@@ -110,7 +109,7 @@ def _by_name_and_version(one: Iterable[VersionState], other: Iterable[VersionSta
 class ServerState(Mergeable):
     """The state of one process, or of several together."""
 
-    versions: tuple[VersionState, ...] = field(default=(), metadata=merged_by(_by_name_and_version))
+    versions: tuple[VersionState, ...] = field(default=(), metadata={"merge": _by_name_and_version})
     """Every version that serves, is being loaded, or failed to load."""
     failures: dict[FailureKey, BucketHistogram] = field(default_factory=dict)
     """The seconds from arrival to error of the requests that ended with an error."""
@@ -118,12 +117,12 @@ class ServerState(Mergeable):
     """Number of loads by model and outcome: "ok", "error" or "evicted"."""
     transports: dict[tuple[str, str], int] = field(default_factory=dict)
     """Number of processes by their transport ("native" or "grpc") and the reason for it."""
-    workers: Workers = field(default=Workers(), metadata=merged_by(first))
+    workers: Workers = field(default=Workers(), metadata={"merge": first})
     """Set by the supervisor, if there is one."""
     shed: dict[str, int] = field(default_factory=dict)
     """Number of requests by model that were refused because waiting requests had reached their limit. The key "" has
     the requests that were refused before they were read."""
-    store: StoreState | None = field(default=None, metadata=merged_by(first))
+    store: StoreState | None = field(default=None, metadata={"merge": first})
     """Set by the process that follows a model store; None if the models come from a folder."""
 
     def counts_only(self) -> "ServerState":

@@ -106,9 +106,10 @@ class RouteControl:
             log.warning("route taken out", model=name, reason=problems.get(name, "the route was removed"))
         for name in self.wanted:
             known, problem = self._loader.reason(name), problems.get(name, "")
-            self._loader.forget_others(name, ())  # a model may have had the route's name before
             if problem:
                 self._loader.failures[name, ROUTE_VERSION] = LoadFailure(problem, ())
+            # a model may have had the route's name before
+            self._loader.forget_others(name, [ROUTE_VERSION] if problem else ())
             if problem not in ("", known):
                 event = "route serves, but not as its file says" if name in routes else "route not loaded"
                 log.warning(event, model=name, reason=problem)
@@ -154,12 +155,8 @@ class RouteControl:
     def _shadow(
         self, settings: RouteSettings, first: Servable, serving: ServedRoute | None, above: tuple[str, ...]
     ) -> tuple[Servable | None, str]:
-        """Return the model or route that is the shadow, and "". Without a shadow, return None and the reason.
-
-        If the shadow does not serve, or its signature differs from the route's, this method raises UserError, except in
-        two cases. The route serves without its shadow if it already serves and its settings name this shadow, or if it
-        does not serve yet and the repository has the shadow's model.
-        """
+        """Return the model or route that is the shadow, and "". Without a shadow, return None and the reason. Raise
+        UserError if the route must not serve without its shadow (docs/reference/routes.md)."""
         if settings.shadow is None:
             return None, ""
         member = settings.shadow.member

@@ -29,7 +29,6 @@ _KEYS = {
     "cascade": ("cascade", "accept", "on_overload", "expected_sent_on", *_OF_BOTH),
     "split": ("split", "sticky", *_OF_BOTH),
 }
-_ALL_KEYS = tuple(dict.fromkeys(key for keys in _KEYS.values() for key in keys))
 ANSWER, REFUSE = "answer", "refuse"
 _RULES = {"at_least": 1.0, "margin_at_least": 1.0, "entropy_at_most": 64.0}
 """The largest sensible bound of each rule, for a probability, a difference of probabilities, and an entropy in bits."""
@@ -94,14 +93,8 @@ class Acceptance:
         if spec.name == _LOGITS:
             others = ", ".join(output.name for output in signature.outputs if output.name != _LOGITS)
             return f"accept: {_LOGITS} are not probabilities; name another output (the models have {others or 'none'})"
-        labels = spec.shape[1] or 0 if len(spec.shape) == 2 else 0
-        if spec.datatype not in FLOATS or labels < 2:
+        if spec.datatype not in FLOATS or len(spec.shape) != 2 or (spec.shape[1] or 0) < 2:
             return f"accept: the output {spec} is not probabilities of at least two labels, [batch, labels]"
-        if self.rule == "entropy_at_most" and self.bound >= math.log2(labels):
-            return (
-                f"accept: entropy_at_most {self.bound:g} accepts every sample, because {labels} labels have at most "
-                f"{math.log2(labels):.2f} bits"
-            )
         if not signature.batched:
             return f"a cascade decides for each sample, but the models are not batched: {signature.why_unbatched}"
         return ""
@@ -153,7 +146,8 @@ def read(file: Path) -> RouteSettings:
 
 def _settings(values: Mapping[str, Any]) -> RouteSettings:
     kinds = [kind for kind in _KEYS if kind in values]
-    kind, keys = (kinds[0], _KEYS[kinds[0]]) if len(kinds) == 1 else ("route", _ALL_KEYS)
+    kind = kinds[0] if len(kinds) == 1 else "route"
+    keys = _KEYS.get(kind) or tuple(dict.fromkeys(key for keys in _KEYS.values() for key in keys))
     for key in values:
         if key not in keys:
             raise ValueError(f"unknown key {key!r}; a {kind} may have {', '.join(keys)}")

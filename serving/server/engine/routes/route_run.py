@@ -106,11 +106,6 @@ class RouteRun:
         self._route.statistics.record_batch([call.queue_ns], BatchCost(*cost[:3], call.samples))
         return key[1]
 
-    def start(self, stage: int = 0) -> None:
-        """Queue the call for the first member, or for the member that a split has chosen. Raises the errors of
-        `Servable.put`."""
-        self._put(stage, self.call.inputs, self.call.samples)
-
     def cancel(self, call: Call) -> None:
         """Cancel the call to the current member if that call still waits."""
         # if a later stage begins meanwhile, that stage sees that the whole call is cancelled
@@ -118,7 +113,8 @@ class RouteRun:
         if stage_call is not None:
             stage_call.cancel()
 
-    def _put(self, stage: int, inputs: Tensors, samples: int) -> None:
+    def put(self, stage: int, inputs: Tensors, samples: int) -> None:
+        """Queue these samples of the call for the member of this stage. Raises the errors of `Servable.put`."""
         stage_call = MemberCall(self, stage, inputs, samples)
         self._stage_call = stage_call
         self._route.ask(self.settings.members[stage], stage_call)
@@ -137,7 +133,7 @@ class RouteRun:
             stage += 1
             self._rows = doubtful
             inputs = {name: array[doubtful] for name, array in self.call.inputs.items()}
-            self._put(stage, inputs, len(doubtful))
+            self.put(stage, inputs, len(doubtful))
         except (QueueFullError, DeadlineError) as error:
             rows = self._rows  # rows are set if a member of a cascade has answered
             if rows is not None and self.settings.on_overload == ANSWER and not self.call.cancelled:
@@ -166,12 +162,10 @@ class RouteRun:
         else:
             for name, array in result.outputs.items():
                 self._outputs[name][rows] = array
-        if settings.acceptance is None or stage == len(settings.members) - 1:
+        rule = None if stage == len(settings.members) - 1 else settings.acceptance
+        accepted = None if rule is None else rule.accepts(result.outputs[rule.output])
+        if accepted is None or accepted.all():
             self._low_confidence += timings.low_confidence  # this number is above 0 only if the member is a cascade
-            return None
-        accepted = settings.acceptance.accepts(result.outputs[settings.acceptance.output])
-        if accepted.all():
-            self._low_confidence += timings.low_confidence
             return None
         doubtful = np.flatnonzero(~accepted)
         # An inner cascade reports how many samples got an unsure answer, but not which samples. Samples that are passed

@@ -104,7 +104,7 @@ class ServedRoute:
 
     def put(self, call: Call) -> None:
         call.queue = run = RouteRun(self, call)
-        run.start(chosen(self.name, self.settings, call) if self.settings.weights else 0)
+        run.put(chosen(self.name, self.settings, call) if self.settings.weights else 0, call.inputs, call.samples)
 
     def ask(self, member: Member, call: Call) -> None:
         """Queue a call for a member's model, or for its successor if the model is closed. Raises the errors of
@@ -114,18 +114,15 @@ class ServedRoute:
             try:
                 model.put(call)
             except UnavailableError:
-                successor = self._successor(member)
+                try:
+                    successor = self._engine.model(member.name, member.version)
+                except NotFoundError as error:
+                    raise UnavailableError(f"the member {member} of route {self.name} does not serve now") from error
                 if successor is model or model.signature.difference(successor.signature):
                     raise
                 model = successor
             else:
                 return
-
-    def _successor(self, member: Member) -> Servable:
-        try:
-            return self._engine.model(member.name, member.version)
-        except NotFoundError as error:
-            raise UnavailableError(f"the member {member} of route {self.name} does not serve now") from error
 
     def state(self) -> VersionState:
         return VersionState(

@@ -108,8 +108,9 @@ class Shadow:
             self._computing = True
             self._handed_over_at = time.monotonic()
         try:
-            if any(map(_is_busy, (*self._members, self._model))):
-                raise QueueFullError("the members compute calls")
+            for each in (*self._members, self._model):
+                if each.queued or 2 * each.computing >= each.instances:
+                    raise QueueFullError("the members compute calls")
             self._model.put(copy)
         except ServerError as error:
             copy.end(error)
@@ -137,8 +138,3 @@ class Shadow:
 
     def _count(self, counts: ShadowCounts) -> None:
         self._statistics.add(RouteCounts(shadow=counts))
-
-
-def _is_busy(member: Servable) -> bool:
-    """Whether requests wait for a member, or at least half of its instances are computing."""
-    return member.queued > 0 or 2 * member.computing >= member.instances

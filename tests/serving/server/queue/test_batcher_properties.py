@@ -82,7 +82,6 @@ class BatcherMachine(RuleBasedStateMachine):
         dropped = [request for request in self.waiting if request.done]
         for request in dropped:
             assert request.deadline is not None
-            assert request.ready_by is not None
             assert request.deadline - request.ready_by <= RESERVED_SHARE * (request.deadline - request.enqueued) + 1e-9
             self.expected[request] = DeadlineError
         free = len(self.computing) < self.batcher.instances

@@ -64,7 +64,6 @@ MISTAKES = {
     'split = {one = 100}\nshadow = {model = "tow", share = 1}': "its shadow tow does not serve",
     'split = {index = 100}\nshadow = {model = "index", share = 1}': "a shadow compares labels",
     CASCADE.replace('"y"', '"z"'): "the models have no output 'z'; they have y",
-    CASCADE.replace("at_least = 0.9", "entropy_at_most = 1"): "accepts every sample",
     accepting("index", "value"): "is not probabilities of at least two labels",
     accepting("sums", "double"): "is not probabilities of at least two labels",
     accepting("one_label", "total"): "is not probabilities of at least two labels",
