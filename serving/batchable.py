@@ -6,14 +6,11 @@ Three tests, from the least strict to the strictest. Each returns a reason again
     obstacle        The axes make a trial of batching pointless. If there is no obstacle, `hangtag import` runs the same
                     inputs alone and in one batch, and records the result in the file as ``hangtag.batched``.
     doubt           The names suggest that requests cannot be batched. The server applies this test to files without
-                    ``hangtag.batched``, because wrong batching mixes up callers' answers, whereas no batching only
-                    costs speed.
+                    ``hangtag.batched``, because wrong batching mixes up callers' answers.
 
-Axes that pass these tests permit batching, but do not prove that the rows of a batch are independent of each other. The
-server reads a proof of independence from the file, or runs a trial itself (``server.runtime.batching_proof``).
-
-Exporters may generate a different name for the batch axis in each input and output, so these tests ignore generated
-names.
+The axes do not prove that the rows of a batch are independent of each other. The server reads a proof from the file, or
+runs a trial itself (``server.runtime.batching_proof``). Exporters may generate a different name for the batch axis in
+each input and output, so these tests ignore generated names.
 """
 
 import re

@@ -1,8 +1,5 @@
-"""Describe a model from its ONNX file: inputs, outputs, labels, task, and whether requests may be batched.
-
-Serving a model needs no other file. Metadata properties whose key begins with ``hangtag.`` hold what the graph cannot
-express: the task, the labels, and the model's provenance.
-"""
+"""Describe a model from its ONNX file: inputs, outputs, labels, task, and whether requests may be batched. Metadata
+whose key begins with ``hangtag.`` hold what the graph cannot express."""
 
 import json
 import math
@@ -206,8 +203,8 @@ class Signature:
     def image(self) -> ImageSpec | None:
         """The image description of the model's only input; None if the file has no description.
 
-        Models that earlier releases trained on Fashion-MNIST, or on pictures with several of its garments, have files
-        without a description. Such a model gets the description of garments.
+        Files of earlier releases lack a description. A model that was trained on garments then gets the description of
+        garments.
         """
         if "image" in self.metadata:
             try:
@@ -251,11 +248,9 @@ class Signature:
         return next((spec for spec in self.outputs if spec.name == name), None)
 
     def difference(self, other: "Signature") -> str | None:
-        """Describe the first difference between two signatures that affects the answers; None if there is none.
-
-        The image descriptions are compared only if both files have one, because a route prepares a picture for its
-        first model.
-        """
+        """Describe the first difference between two signatures that affects the answers; None if there is none. The
+        image descriptions are compared only if both files have one, because a route prepares a picture for its first
+        model."""
         fits = (self.image.fit, other.image.fit) if self.image and other.image else ("", "")
         for what, own, others in (
             ("their inputs", self.inputs, other.inputs),

@@ -1,7 +1,7 @@
 """Decodes PNG, JPEG and WebP files to grey or colour with Pillow, within a limit on the memory that decoding takes.
 
-Pillow reads a file's header without decoding the picture. The header has the size and the format, which determine how
-much memory decoding may take at most. tests/serving/server/classification/test_decoding_memory.py measures this memory.
+Pillow reads a file's header without decoding the picture. The size and the format determine how much memory decoding
+may take at most, which tests/serving/server/classification/test_decoding_memory.py measures.
 """
 
 import io
@@ -21,16 +21,15 @@ from hangtag.serving import image_spec
 from hangtag.serving.server.errors import InvalidRequestError, QueueFullError, ServerError
 
 MAX_PIXELS = 50_000_000
-"""The largest number of pixels in an image. The limit bounds the time for decoding, because even a small file can hold
-a huge image."""
+"""The largest number of pixels in an image. The limit bounds the time for decoding, because a small file can hold a
+huge image."""
 
 MAX_EDGE = 16_384
-"""The longest edge of an image in pixels. The limit bounds the number of rows, because even a short row takes time. The
-edges of WebP files, of phone panoramas and of A4 pages scanned at 1,200 dots per inch are within the limit."""
+"""The longest edge of an image in pixels. The limit bounds the number of rows, because even a short row takes time."""
 
 MAX_BYTES = 400 << 20
-"""The maximum memory for decoding one image. The limit also applies to the sum over all large images that are
-decoded at the same time, so further large images wait. A photo of 50 megapixels in a baseline JPEG takes 382 MiB."""
+"""The maximum memory for decoding one image, and for all large images that are decoded at the same time. Further large
+images wait. A photo of 50 megapixels in a baseline JPEG takes 382 MiB."""
 
 LARGE_BYTES = 16 << 20
 """An image is large if decoding it may take at least this much memory. A smaller image does not wait for memory,

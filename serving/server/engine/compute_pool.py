@@ -4,8 +4,7 @@ A free thread takes the next batch that is due, of any model, and computes the b
 batch, because the calls that arrive while every instance of a model computes become the next batch.
 
 A transport may provide a function with which one thread at a time *receives*. The receiving thread queues the calls
-that have arrived, and then computes the batch that is due, while the next free thread receives. If only one call
-arrives, one thread receives, computes and answers it.
+that have arrived, and then computes the batch that is due, while the next free thread receives.
 
 The number of these threads is the number of batches that one model may compute at the same time. Slow models could
 occupy all of these threads, and then nothing would be received, computed for other models, or refused. So a *further*
@@ -77,10 +76,8 @@ class ComputePool:
         self._closed = False
 
     def after_batch(self, work: Callable[[], None]) -> None:
-        """Do this work once a thread has answered all calls of its batch, so that no caller waits for the work.
-
-        The work must not raise an error. Work that callers pass twice before a batch ends is done once.
-        """
+        """Do this work, which must not raise an error, once a thread has answered all calls of its batch, so that no
+        caller waits for the work. Work that callers pass twice before a batch ends is done once."""
         self._after[work] = None
 
     def offer(self, model: BatchExecutor) -> None:
@@ -125,7 +122,7 @@ class ComputePool:
         threading.Thread(target=self._watch, name="compute-watch", daemon=True).start()
 
     def close(self) -> None:
-        """End the threads. Call this method when all models are closed and nothing is received any more."""
+        """End the threads, when all models are closed and nothing is received any more."""
         with self._lock:
             self._closed = True
             while self._core.notify() or self._further.notify():

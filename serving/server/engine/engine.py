@@ -1,9 +1,8 @@
 """Looks up the model for a request, by name and version, and swaps models while requests arrive.
 
 A thread of the transport looks a model up, decodes the request's tensors, and only then queues the request. If the
-model is replaced in between, the thread still holds the old model. A separate thread closes the old model at once. The
-old model computes the queued requests, and raises UnavailableError for any later request. The later request's thread
-then looks the name up again, and gets the successor.
+model is replaced in between, the old model, which is being closed, computes the requests that it has queued, and raises
+UnavailableError for this request. The thread then looks the name up again, and gets the successor.
 """
 
 import threading

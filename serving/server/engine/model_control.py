@@ -1,7 +1,7 @@
 """Decides which versions of which models serve: at startup, by polling the repository, and on load and unload calls.
 
-A new version is loaded and warmed up before it takes requests. Then one assignment replaces the old version, which
-finishes its requests. A version that cannot be loaded changes nothing; RepositoryIndex and the log report the reason.
+A new version is loaded and warmed up before one assignment replaces the old version, which finishes its requests. A
+version that cannot be loaded changes nothing; RepositoryIndex and the log report the reason.
 """
 
 import contextlib
@@ -108,11 +108,11 @@ class ModelControl:
         self.on_change()
 
     def stop(self) -> None:
-        """Change nothing from now on, and return at once. If a model is being loaded, it will never serve."""
+        """Change nothing from now on, and return at once. A model that is being loaded will never serve."""
         self._loader.stopping.set()
 
     def close(self) -> None:
-        """Wait for a load that has begun. Call this method after ``stop``. The engine closes the models."""
+        """Wait for a load that has begun. The engine closes the models."""
         if self._poller.is_alive():
             self._poller.join()
         with self._changing:  # a load on request holds this lock

@@ -1,9 +1,9 @@
 """With --max-loaded-mib, loads a model on its first call, and chooses which models to unload to make room.
 
-A call to a model that is not loaded waits here undecoded, because decoding needs the loaded model's signature. All
-calls to one model wait for one load, and models are loaded one after another. An unload lets the model compute its
-queue first, and a later call loads the model again, so no call fails because of an unload. gRPC cancels a waiting call
-at its deadline. For other transports, the queue refuses a call if its deadline has passed during the load.
+A call to a model that is not loaded waits here undecoded, because decoding needs the loaded model's signature. An
+unload lets the model compute its queue first, and a later call loads the model again, so no call fails because of an
+unload. gRPC cancels a waiting call at its deadline. For other transports, the queue refuses a call if its deadline has
+passed during the load.
 """
 
 import threading
@@ -33,8 +33,9 @@ class Residency:
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="load")
 
     def load(self, name: str) -> "Future[None]":
-        """Load one of ``names`` for a call. All calls that come before the model is loaded get one future, which must
-        not be cancelled. If max_queue_size calls wait for the model already, the future has a QueueFullError."""
+        """Load one of ``names`` for a call, after the models that other calls need. All calls that come before the
+        model is loaded get one future, which must not be cancelled. If max_queue_size calls wait for the model already,
+        the future has a QueueFullError."""
         with self._lock:
             load, waiting = self._loading.get(name, (None, 0))
             if load is None:

@@ -2,8 +2,7 @@
 
 A file's axes do not show whether rows are independent. Softmax, a sum or a reversal along the first axis keeps that
 axis's name and size, but mixes up the answers of callers whose requests share a batch. So the same inputs are computed
-alone and in batches, and the answers are compared. The export makes a thorough comparison for a third-party file. The
-server makes a short one when it loads a file that the export has not checked.
+alone and in batches, thoroughly by the import, and briefly when the server loads a file without a check.
 """
 
 import math

@@ -135,11 +135,8 @@ class Runtime:
             raise InferenceError(f"ONNX Runtime failed: {error}") from error
 
     def warm_up(self, batch_sizes: Sequence[int]) -> None:
-        """Run zeros once at each batch size, so that no caller waits for first allocations. Other free axes get size 1.
-
-        Raises:
-            ModelLoadError: The model was loaded but cannot compute, or its inputs do not fit into memory.
-        """
+        """Run zeros once at each batch size, so that no caller waits for first allocations. Raise ModelLoadError if the
+        model cannot compute, or its inputs do not fit into memory."""
         for size in batch_sizes if self.signature.batched else [1]:
             try:
                 inputs = self._zeros(size)

@@ -1,9 +1,8 @@
-"""Exports Prometheus metrics. The metrics are built from the server's state at each scrape, so that they do not slow
-down requests.
+"""Exports Prometheus metrics, built from the server's state at each scrape, so that they do not slow down requests.
 
 Metrics that Triton also has keep Triton's names (nv_…), units and labels, so that Triton's dashboards work. Triton's
 counters do not end in _total, which prometheus-client requires of counters, so these counters are exported without a
-type. Metrics that Triton lacks, mainly histograms that add up over processes and machines, are called hangtag_….
+type. Metrics that Triton lacks are called hangtag_….
 """
 
 from collections import Counter

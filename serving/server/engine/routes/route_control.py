@@ -1,9 +1,8 @@
 """Serves routes, or takes them out of service, after each change of the models and of the routes' files.
 
-Each change resolves all routes from scratch: the routes' files and the models that serve decide which routes can serve,
-and with which members. If a route's file cannot be applied, a route that serves keeps its current settings, and a route
-that does not serve yet stays out of service. So a mistake in one file takes no other route out of service. No route
-serves before all routes are resolved.
+Each change resolves all routes from scratch, before any route serves. If a route's file cannot be applied, a route that
+serves keeps its current settings, and a route that does not serve yet stays out of service. So a mistake in one file
+takes no other route out of service.
 """
 
 from collections.abc import Iterable

@@ -73,7 +73,7 @@ class RouteRun:
     """Sends a call to a member. In a cascade, the next member then gets the samples of which this member is not sure.
 
     This object is the queue in which the caller's call waits. The thread that computed a member's answer calls
-    `on_stage_complete`, or `settle` if the answer completes the call. Only one stage of a call runs at a time.
+    `on_stage_complete`, or `settle` if the answer completes the call.
     """
 
     __slots__ = ("_low_confidence", "_outputs", "_route", "_rows", "_stage_call", "_stages", "call", "settings")
@@ -91,13 +91,13 @@ class RouteRun:
 
     @property
     def may_settle(self) -> bool:
-        """Whether the current member's answer may complete the call. It may if no member has answered yet and the route
-        has no shadow."""
+        """Whether the current member's answer may complete the call: no member has answered, and the route has no
+        shadow."""
         return self._rows is None and self.settings.shadow is None
 
     def settle(self, stage_call: MemberCall, cost: BatchCost) -> str:
-        """Count a call that one member has answered completely, and return the member's name. The code that calls this
-        method also sends the answer."""
+        """Count a call that one member has answered completely, and return the member's name. The caller sends the
+        answer."""
         self._stage_call = None
         call, key = self.call, self.settings.stages[stage_call.stage]
         call.queue = None  # as in Call.end

@@ -30,9 +30,9 @@ from hangtag.serving.signature import Signature
 class ServedRoute:
     """A route that serves. The methods that routes share with models are documented in `Servable`.
 
-    When the route's file or the model behind a member changes, a new object replaces this object and takes over its
-    counters. Each object keeps its models, so the models that check a request also compute it, even if they are
-    replaced in between. If a replaced model is closed, the request goes to the model's successor.
+    When the route's file or the model behind a member changes, a new object replaces this object. Each object keeps its
+    models, so the models that check a request also compute it. If a replaced model is closed, the request goes to the
+    model's successor.
     """
 
     def __init__(

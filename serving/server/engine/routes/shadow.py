@@ -1,8 +1,7 @@
 """Sends copies of a route's requests to another model, and compares that model's answers with the callers' answers.
 
-A copy waits until all callers of its batch have their answers, so no call waits for a copy or fails because of one.
-Then the route submits the copy if no request waits for the route's members, and fewer than half of each member's
-instances compute. If a member has two instances, neither may be computing. A copy cannot be stopped, and shares the
+A copy waits until all callers of its batch have their answers. Then the route submits the copy if no request waits for
+the route's members, and fewer than half of each member's instances compute. A copy cannot be stopped, and shares the
 processors with calls that arrive meanwhile. So only one copy is computed at a time, and a pause follows, so that copies
 take at most `Limits.shadow_share_of_time` of the time. All remaining copies are skipped, and so are copies that the
 model would not accept.
