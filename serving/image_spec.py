@@ -89,7 +89,7 @@ class ImageSpec:
             values = getattr(self, name)
             if not isinstance(values, tuple) or len(values) not in (1, self.channels):
                 raise ImageSpecError(f"{name} must be one number, or one for each of the {self.channels} channels")
-            if not all(_is_number(value) and (name == "mean" or value > 0) for value in values):
+            if not all(is_number(value) and (name == "mean" or value > 0) for value in values):
                 raise ImageSpecError(f"{name} must hold finite numbers{', above 0' if name == 'std' else ''}")
 
     @classmethod
@@ -280,5 +280,6 @@ def _edge_colour(picture: Image.Image) -> int | tuple[int, ...]:
     return colour[0] if len(colour) == 1 else tuple(colour)
 
 
-def _is_number(value: object) -> bool:
+def is_number(value: Any) -> bool:
+    """Return whether a value from a file is a finite number."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

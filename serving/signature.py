@@ -2,7 +2,6 @@
 whose key begins with ``hangtag.`` hold what the graph cannot express."""
 
 import json
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -10,7 +9,7 @@ from typing import Any
 
 from hangtag.printable import named
 from hangtag.serving import batchable
-from hangtag.serving.image_spec import ImageSpec, ImageSpecError
+from hangtag.serving.image_spec import ImageSpec, ImageSpecError, is_number
 
 PREFIX = "hangtag."
 
@@ -176,7 +175,9 @@ class Signature:
             raise UnsupportedModelError(
                 f"{PREFIX}label_distances is not a JSON matrix with a row and a column for each of the {count} labels"
             )
-        if not all(_is_fraction(value) for row in rows for value in row) or any(rows[i][i] for i in range(count)):
+        if not all(is_number(value) and 0 <= value <= 1 for row in rows for value in row) or any(
+            rows[i][i] for i in range(count)
+        ):
             raise UnsupportedModelError(
                 f"{PREFIX}label_distances must hold numbers from 0 to 1, with 0 from each label to itself"
             )
@@ -186,7 +187,7 @@ class Signature:
     def threshold(self) -> float:
         """The least probability at which a ``multi_label`` model predicts a label; 0.5 by default."""
         threshold = self._json("threshold", 0.5)
-        if not _is_fraction(threshold):
+        if not (is_number(threshold) and 0 <= threshold <= 1):
             raise UnsupportedModelError(f"{PREFIX}threshold must be a number from 0 to 1, not {threshold!r}")
         return float(threshold)
 
@@ -277,7 +278,3 @@ class Signature:
             return json.loads(self.metadata[key])
         except (ValueError, RecursionError) as error:
             raise UnsupportedModelError(f"{PREFIX}{key} is not JSON: {error}") from error
-
-
-def _is_fraction(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and 0 <= value <= 1

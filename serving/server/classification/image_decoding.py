@@ -145,6 +145,8 @@ def _reserve(size: int, wait_seconds: float) -> Iterator[None]:
 
 
 class _File(io.BytesIO):
+    """A file from which only a limited number of pieces can be read."""
+
     reads_left = _MAX_HEADER_READS
     compressed_left = _MAX_COMPRESSED
 

@@ -172,7 +172,7 @@ class ModelControl:
                 is_tried = self._engine.versions(name) or self._loader.reason(name)
                 if name not in routes and (is_tried or name not in self._residency.names):
                     self._sync_model(name)
-            self._serve_routes()
+            self._serve_routes()  # before a removed model stops serving, because a route may have named it
             failed = {name for name, _ in list(self._loader.failures)}
             for name in {*self._engine.names(), *failed} - {*present}:
                 self._sync_model(name)

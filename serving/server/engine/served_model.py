@@ -51,6 +51,7 @@ class ServedModel:
             instances=config.instance_count,
             max_queue_delay=config.max_queue_delay_microseconds / 1e6,
         )
+        self.raise_if_queue_full = self.batcher.raise_if_queue_full
         self.instances = self.batcher.instances
         self.max_queue_delay = self.batcher.max_queue_delay
         self.on_cpu = runtime.on_cpu
@@ -74,9 +75,6 @@ class ServedModel:
         self.batcher.put(call)
         if self._pool is not None:
             self._pool.offer(self)
-
-    def raise_if_queue_full(self) -> None:
-        self.batcher.raise_if_queue_full()
 
     def check(self, inputs: Tensors, datatypes: Mapping[str, str]) -> tuple[int, Hashable]:
         signature = self.signature

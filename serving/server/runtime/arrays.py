@@ -23,15 +23,14 @@ def dtype_of(spec: TensorSpec) -> np.dtype[Any]:
 
 
 def shape_of(spec: TensorSpec, samples: int) -> tuple[int, ...]:
-    """Return the shape of a batch, for an input or output whose only free axis is the first."""
-    return (samples, *(size or 1 for size in spec.shape[1:]))
+    """Return the shape of a batch, with size 1 along every free axis after the first."""
+    return tuple((1 if place else samples) if size is None else size for place, size in enumerate(spec.shape))
 
 
 def zeros(spec: TensorSpec, batch_size: int) -> Array:
     """Return zeros, with size batch_size along a free first axis and 1 along every other free axis. A string is "0",
     because a model may read numbers from strings."""
-    shape = [(1 if place else batch_size) if size is None else size for place, size in enumerate(spec.shape)]
-    dtype = dtype_of(spec)
+    shape, dtype = shape_of(spec, batch_size), dtype_of(spec)
     return np.full(shape, "0", dtype) if spec.datatype == "BYTES" else np.zeros(shape, dtype)
 
 
@@ -73,12 +72,9 @@ def random_sample(
         if spec.datatype == "BYTES":
             texts = [text_format.format(number) for number in random.integers(0, 100, shape).ravel()]
             values = np.array(texts, object).reshape(shape)
-        elif spec.datatype == "BOOL":
-            values = random.integers(0, 2, shape)
-        elif spec.datatype == "UINT8":  # most UINT8 inputs are images
-            values = random.integers(0, 256 if scale != 1 else 64, shape) * min(scale, 1)
-        elif dtype.kind in "iu":
-            values = random.integers(0, below, shape) * min(scale, 1)
+        elif dtype.kind in "iub":  # most UINT8 inputs are images
+            limit = {"BOOL": 2, "UINT8": 64 if scale == 1 else 256}.get(spec.datatype, below)
+            values = random.integers(0, limit, shape) * min(scale, 1)
         else:
             values = random.normal(size=shape) * scale
         arrays[spec.name] = np.asarray(values, dtype)  # numpy draws a scalar as a number, not as an array

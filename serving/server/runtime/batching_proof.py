@@ -39,12 +39,6 @@ _TOLERANCES_ON_GPUS = _TOLERANCES | {4: _TOLERANCES[2]}
 _LEAST_SCALE = 1e-3
 """The smallest scale for comparisons, because smaller values may be rounding errors."""
 
-_BRIEF_SIZES = (2, 7)
-"""The batch sizes of a brief trial, in addition to the server's largest batch size."""
-_BRIEF_LENGTHS = 2
-_BRIEF_SECONDS = 0.5
-_BRIEF_VALUES = 2**22  # 16 MiB of FP32, the default of --max-message-mib
-
 _LENGTHS = (1, 2, 3, 5, 8, 16, 32, 64, 224)
 """Lengths to try for free axes other than the batch. The first lengths at which the model runs are used."""
 _SAMPLES = 7  # larger batches repeat some samples
@@ -96,10 +90,9 @@ def decide_batching(runtime: Runtime, max_batch_size: int = ServerConfig.max_bat
         return Verdict(True, "at most one sample is computed at once")
     if "gate" in signature.metadata and proves_batching(runtime.path):
         return Verdict(True, "batching was checked at the export")
-    sizes = tuple(sorted({*(min(size, max_batch_size) for size in _BRIEF_SIZES), max_batch_size}))
-    extent = Extent(sizes, _BRIEF_LENGTHS, _BRIEF_VALUES, _BRIEF_SECONDS)
-    try:
-        verdict = prove(runtime, None, runtime.operators, extent)
+    sizes = tuple(sorted({min(size, max_batch_size) for size in (2, 7, max_batch_size)}))
+    try:  # 2**22 values of FP32 take 16 MiB, the default of --max-message-mib
+        verdict = prove(runtime, None, runtime.operators, Extent(sizes, lengths=2, max_values=2**22, seconds=0.5))
         problem = "" if verdict.batched else f"tried rows alone and together: {verdict.why}"
     except InferenceError as error:
         problem = f"the model cannot be tried: {' '.join(str(error).split())[:300]}"

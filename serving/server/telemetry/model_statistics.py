@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from operator import add
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -21,8 +21,6 @@ _COUNT_FROM = 256
 
 SECONDS_BOUNDS = (1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 BATCH_SIZE_BOUNDS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0)
-
-T = TypeVar("T", bound="Mergeable")
 
 
 def first(one: Any, other: Any) -> Any:
@@ -53,7 +51,7 @@ class Mergeable:
     """Base of dataclasses whose instances from two processes are combined by ``+``. A field whose metadata have another
     rule under ``merge`` is not combined by `merge`."""
 
-    def __add__(self: T, other: T) -> T:
+    def __add__(self, other: Self) -> Self:
         values = (
             each.metadata.get("merge", merge)(getattr(self, each.name), getattr(other, each.name))
             for each in fields(self)  # type: ignore[arg-type]  # every subclass is a dataclass

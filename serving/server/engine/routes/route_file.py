@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from hangtag.serving.image_spec import is_number
 from hangtag.serving.model_repository import is_model_name, read_toml
 from hangtag.serving.server.errors import StartError
 from hangtag.serving.server.queue.call import Tensors
@@ -175,7 +176,7 @@ def _cascade(values: Mapping[str, Any]) -> dict[str, Any]:
     if on_overload not in (ANSWER, REFUSE):
         raise ValueError(f'on_overload must be "{ANSWER}" or "{REFUSE}", not {on_overload!r}')
     expected = values.get("expected_sent_on")
-    if expected is not None and not (_is_number(expected) and 0 <= expected <= 1):
+    if expected is not None and not (is_number(expected) and 0 <= expected <= 1):
         raise ValueError(f"expected_sent_on must be a share of the samples from 0 to 1, not {expected!r}")
     return {
         "members": members,
@@ -196,7 +197,7 @@ def _acceptance(value: Any) -> Acceptance:
         )
     (rule,) = rules
     bound = value[rule]
-    if not (_is_number(bound) and 0 <= bound <= _RULES[rule]):
+    if not (is_number(bound) and 0 <= bound <= _RULES[rule]):
         raise ValueError(f"accept: {rule} must be a number from 0 to {_RULES[rule]:g}, not {bound!r}")
     return Acceptance(value["output"], rule, float(bound))
 
@@ -206,7 +207,7 @@ def _split(values: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(listed, dict) or not listed:
         raise ValueError('split must be a table of weights, such as {cnn = 90, "cnn@1" = 10}')
     for text, weight in listed.items():
-        if not (_is_number(weight) and 0 < weight <= 100):
+        if not (is_number(weight) and 0 < weight <= 100):
             raise ValueError(f"split: the share of {text!r} must be a number above 0 and up to 100, not {weight!r}")
     total = sum(listed.values())
     if abs(total - 100) > 1e-6:
@@ -228,13 +229,9 @@ def _shadow(value: Any) -> ShadowSettings:
             f'shadow must have a model and a share, such as {{model = "lstm", share = 0.1}}; it has {has or "none"}'
         )
     share = value["share"]
-    if not (_is_number(share) and 0 < share <= 1):
+    if not (is_number(share) and 0 < share <= 1):
         raise ValueError(f"shadow: share must be a number above 0 and at most 1, not {share!r}")
     return ShadowSettings(_member(value["model"]), float(share))
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _member(text: Any) -> Member:
