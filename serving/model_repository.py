@@ -25,7 +25,7 @@ import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from hangtag.errors import UserError
 
@@ -63,8 +63,7 @@ class ModelFile:
         return self.path.parents[1] / SETTINGS_FILE
 
 
-@dataclass(frozen=True)
-class Promotion:
+class Promotion(NamedTuple):
     """The content of a promoted.toml: the version that serves, and the versions that served before, oldest first."""
 
     version: int

@@ -189,7 +189,12 @@ class ComputePool:
                 if receives:
                     self._receiver = None
                 if work is not None:
-                    self._pass_on()
+                    # before this thread computes, another thread receives calls or takes another batch
+                    if self._receive is not None and self._receiver is None:
+                        if not self._core.notified and not self._core.notify() and not self._unreceived.is_set():
+                            self._unreceived.set()
+                    elif self._due:
+                        self._wake()
                     return work
                 if self._offers != offers or self._may_receive(further):
                     continue
@@ -201,14 +206,6 @@ class ComputePool:
                     break
         self._running.discard(threading.current_thread())
         return None
-
-    def _pass_on(self) -> None:
-        """Before this thread computes, wake another thread, which receives calls or takes another batch."""
-        if self._receive is not None and self._receiver is None:
-            if not self._core.notified and not self._core.notify() and not self._unreceived.is_set():
-                self._unreceived.set()
-        elif self._due:
-            self._wake()
 
     def _may_receive(self, further: bool) -> bool:
         return self._receive is not None and self._receiver is None and (self._further_receive or not further)

@@ -21,8 +21,6 @@ _KEY, _VALUE = 1, 2  # the numbers of the fields key and value of StringStringEn
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _FIXED_SIZES = {_FIXED64: 8, _FIXED32: 4}
 _LONGEST_VARINT = 10  # bytes of 7 bits each
-_STRUCTURE = "structure"  # the check that every published file passes, including third-party files
-_BATCHING = "batching"  # hangtag's own files must pass this check; a third-party file only records its result
 
 
 def proves_batching(file: Path) -> bool:
@@ -32,7 +30,7 @@ def proves_batching(file: Path) -> bool:
         figures, recorded, digest = _proof(file)
     except (OSError, ValueError):
         return False
-    batching = figures.get(_BATCHING)
+    batching = figures.get("batching")  # hangtag's own files must pass this check; other files only record its result
     return isinstance(batching, dict) and batching.get("batched", True) is True and digest == recorded
 
 
@@ -43,7 +41,7 @@ def require_proof(file: Path) -> None:
         figures, recorded, digest = _proof(file)
     except (OSError, ValueError) as error:
         raise ModelLoadError(f"{file} cannot be read as an ONNX file: {error}") from error
-    if _STRUCTURE not in figures:
+    if "structure" not in figures:  # the check that every published file passes, including third-party files
         raise ModelLoadError(
             f"{file} has not passed the gate, which --require-proof demands. Publish the model with 'hangtag export', "
             "or with 'hangtag import' if the file is not from hangtag"

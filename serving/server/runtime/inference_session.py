@@ -5,9 +5,9 @@ axis of size 0.
 
 import threading
 from collections.abc import Collection, Set
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import onnxruntime
@@ -63,8 +63,7 @@ _COPY = (
 """An ONNX file that copies a number. Source: onnx.proto of ONNX 1.18."""
 
 
-@dataclass(frozen=True)
-class Gpu:
+class Gpu(NamedTuple):
     """The GPU that computes, and the limit in MiB on a model's arena in its memory (0: no limit)."""
 
     device_id: int = 0
@@ -83,9 +82,8 @@ def provider_list(
     Raises:
         ModelLoadError: The provider is not among the ``available`` providers of the installed ONNX Runtime.
     """
-    cpu: list[Provider] = [(CPU, {})]
     if provider == "cpu":
-        return cpu
+        return [(CPU, {})]
     if BY_NAME[provider] not in available:
         raise ModelLoadError(
             f"{_DISPLAY_NAMES[provider]} was requested, but this ONNX Runtime has only {', '.join(available)}. "
@@ -100,7 +98,7 @@ def provider_list(
     if cuda_graphs:
         cuda["enable_cuda_graph"] = "1"
     # CUDA computes the operators that TensorRT lacks, and the CPU the operators that CUDA lacks.
-    return [*([(TENSORRT, tensorrt)] if provider == "tensorrt" else []), (CUDA, cuda), *cpu]
+    return [*([(TENSORRT, tensorrt)] if provider == "tensorrt" else []), (CUDA, cuda), (CPU, {})]
 
 
 class SessionOpener:

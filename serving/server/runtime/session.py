@@ -38,11 +38,8 @@ class Runtime:
     """Whether captured CUDA graphs compute the batches."""
     io_binding_failures: int = 0
     """Number of batches that failed with IO binding, and that the session then computed without IO binding."""
-    requested_provider: str = "auto"
     fell_back: bool = False
     """Whether the CPU computes because CUDA does not work here, although this ONNX Runtime supports it."""
-    no_empty_because: str = ""
-    """Why no axis of an input may have size 0; empty if an axis may have size 0."""
 
     _more_threads = 0
     _tuner: SequentialSessionTuner | None = None
@@ -96,6 +93,7 @@ class Runtime:
         self.signature = read_signature(self._session, path, batching_override)
         self.operators = operators(self._session)
         self.no_empty_because = no_empty_tensor_because(self.operators, self.signature, self.provider)
+        """Why no axis of an input may have size 0; empty if an axis may have size 0."""
         self._device = ("cpu", 0) if self.on_cpu else ("cuda", gpu.device_id)
         self._output_names = [spec.name for spec in self.signature.outputs]
         self._binding_lock = threading.Lock()

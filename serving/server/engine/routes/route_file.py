@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,6 @@ import numpy.typing as npt
 from hangtag.serving.image_spec import is_number
 from hangtag.serving.model_repository import is_model_name, read_toml
 from hangtag.serving.server.errors import StartError
-from hangtag.serving.server.queue.call import Tensors
 from hangtag.serving.server.telemetry.server_state import StageKey
 from hangtag.serving.signature import Signature
 
@@ -41,8 +40,7 @@ _METADATA_KEY = re.compile(r"(?!grpc-)[0-9a-z_.-]{1,255}(?<!-bin)")
 """A gRPC metadata key that callers may send with a text value. Over HTTP, the key is a header."""
 
 
-@dataclass(frozen=True)
-class Member:
+class Member(NamedTuple):
     """A model to which a route sends samples. Without a ``version``, this is the version that serves by default."""
 
     name: str
@@ -52,8 +50,7 @@ class Member:
         return f"{self.name}@{self.version}" if self.version else self.name
 
 
-@dataclass(frozen=True)
-class ShadowSettings:
+class ShadowSettings(NamedTuple):
     """Which model gets copies, and the share of requests that are copied, above 0 and at most 1."""
 
     member: Member
@@ -123,13 +120,6 @@ class RouteSettings:
     def stages(self) -> tuple[StageKey, ...]:
         """The stage of each member. All members of a split are in one stage."""
         return tuple((1 if self.weights else stage, str(member)) for stage, member in enumerate(self.members, start=1))
-
-    def accepts(self, outputs: Tensors) -> list[bool]:
-        """Return for each sample whether no further member must compute the sample."""
-        if self.acceptance is None:
-            return [True] * len(next(iter(outputs.values())))
-        accepted: list[bool] = self.acceptance.accepts(outputs[self.acceptance.output]).tolist()
-        return accepted
 
 
 def read(file: Path) -> RouteSettings:

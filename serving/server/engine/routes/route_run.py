@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import structlog
 
-from hangtag.serving.server.engine.routes.route_file import ANSWER, RouteSettings
+from hangtag.serving.server.engine.routes.route_file import ANSWER, Acceptance
 from hangtag.serving.server.errors import DeadlineError, InferenceError, QueueFullError, ServerError
 from hangtag.serving.server.queue.call import Call, InferenceResult, Tensors, answer
 from hangtag.serving.server.telemetry.model_statistics import BatchCost, StageTimings, Timings
@@ -51,7 +51,7 @@ class MemberCall(Call):
             if cost.calls > 1 and not cost.member and run.may_settle:
                 samples = accepted.get(id(run.settings))
                 if samples is None:
-                    samples = accepted[id(run.settings)] = _accepted(run.settings, outputs)
+                    samples = accepted[id(run.settings)] = _accepted(run.settings.acceptance, outputs)
                 own = samples[call.row : call.row + call.samples]
                 if own and all(own):
                     settled.setdefault(run.settle(call, cost), []).append(run.call)
@@ -61,12 +61,16 @@ class MemberCall(Call):
             answer(callers, outputs, cost._replace(member=member))
 
 
-def _accepted(settings: RouteSettings, outputs: Tensors) -> list[bool]:
+def _accepted(rule: Acceptance | None, outputs: Tensors) -> list[bool]:
+    """Return for each sample whether no further member must compute the sample."""
+    accepted: list[bool] = []
     try:
-        return settings.accepts(outputs)
+        if rule is None:
+            return [True] * len(next(iter(outputs.values())))
+        accepted = rule.accepts(outputs[rule.output]).tolist()
     except Exception:  # each call is then checked on its own, and reports its own error
         log.exception("joining the answers of a batch failed")
-        return []
+    return accepted
 
 
 class RouteRun:
