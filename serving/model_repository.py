@@ -57,11 +57,6 @@ class ModelFile:
     version: int
     path: Path
 
-    @property
-    def settings(self) -> Path:
-        """The path of the serving.toml that all versions of the model share. The file need not exist."""
-        return self.path.parents[1] / SETTINGS_FILE
-
 
 class Promotion(NamedTuple):
     """The content of a promoted.toml: the version that serves, and the versions that served before, oldest first."""

@@ -41,7 +41,7 @@ MODEL_SETTINGS = (
 def stamp(file: ModelFile) -> Stamp:
     """Identify all files that loading this version may read: the model's settings, and every file in its folder, which
     may hold weights."""
-    return folder_stamp(file.path.parent, file.settings)
+    return folder_stamp(file.path.parent, file.path.parents[1] / SETTINGS_FILE)
 
 
 def published(models: Path) -> list[VersionKey]:

@@ -81,5 +81,5 @@ def _mib(stamps: Iterable[Stamp]) -> float:
 def _last_used(models: list[ServedModel]) -> tuple[bool, int]:
     """Return a sort key that puts models in the order of their last calls, or of their loads if they were not called,
     and models that compute now at the end."""
-    is_busy = any(model.queued or model.computing for model in models)
+    is_busy = any(model.batcher.waiting or model.batcher.computing for model in models)
     return is_busy, max(max(model.started_ns, model.statistics.last_inference_ns) for model in models)

@@ -28,10 +28,8 @@ class Servable(Protocol):
     """Seconds that a request may be held back to fill a batch."""
 
     @property
-    def queued(self) -> int: ...
-
-    @property
-    def computing(self) -> int: ...
+    def busy(self) -> bool:
+        """Whether requests wait, or at least half of the instances of a model compute."""
 
     def start(self, pool: ComputePool) -> None:
         """Accept calls from now on. ``pool`` computes their batches."""

@@ -60,12 +60,8 @@ class ServedModel:
         """When the version began to accept calls, in nanoseconds since 1970."""
 
     @property
-    def queued(self) -> int:
-        return self.batcher.waiting
-
-    @property
-    def computing(self) -> int:
-        return self.batcher.computing
+    def busy(self) -> bool:
+        return self.batcher.waiting > 0 or 2 * self.batcher.computing >= self.instances
 
     def start(self, pool: ComputePool) -> None:
         self._pool = pool
@@ -135,10 +131,10 @@ class ServedModel:
             requested_provider=self.runtime.requested_provider,
             provider=self.runtime.provider,
             cuda_graphs=self.runtime.cuda_graphs,
-            fell_back=self.runtime.fell_back,
+            fell_back="no_cuda" in self.runtime.notes,
             io_binding_failures=self.runtime.io_binding_failures,
             instances=self.instances,
-            queued=self.queued,
+            queued=self.batcher.waiting,
             max_queue_size=self.batcher.max_queue_size,
             counters=self.statistics.snapshot(),
         )

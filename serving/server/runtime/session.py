@@ -38,8 +38,6 @@ class Runtime:
     """Whether captured CUDA graphs compute the batches."""
     io_binding_failures: int = 0
     """Number of batches that failed with IO binding, and that the session then computed without IO binding."""
-    fell_back: bool = False
-    """Whether the CPU computes because CUDA does not work here, although this ONNX Runtime supports it."""
 
     _more_threads = 0
     _tuner: SequentialSessionTuner | None = None
@@ -86,7 +84,6 @@ class Runtime:
             if provider != "auto" or chosen == "cpu":
                 raise
             self.notes["no_cuda"] = str(error)
-            self.fell_back = True
             self._session = self._opener.open("cpu")
         self.provider: str = self._session.get_providers()[0]
         self.file_bytes = path.stat().st_size  # about the memory that the weights take

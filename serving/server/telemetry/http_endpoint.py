@@ -1,6 +1,7 @@
 """Serves /metrics for Prometheus, and the Open Inference Protocol's two health paths for probes, on a separate port."""
 
 import contextlib
+import errno
 import socket
 import threading
 from collections.abc import Callable
@@ -80,12 +81,13 @@ class MetricsServer(ThreadingHTTPServer):
         self._thread.start()
 
     def get_request(self) -> tuple[socket.socket, Any]:
-        """Accept a connection. Pause after a failure: if the system has no file descriptor or no memory for the
-        connection, it stays in the kernel's queue, so without a pause the thread would spin."""
+        """Accept a connection. Pause if the system has no file descriptor or no memory for it: the connection stays in
+        the kernel's queue, so without a pause the thread would spin."""
         try:
             return self.socket.accept()[0], ("", 0)  # a peer on a Unix socket has no address
-        except OSError:
-            self._stopping.wait(_PAUSE_SECONDS)
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                self._stopping.wait(_PAUSE_SECONDS)
             raise
 
     def handle_error(self, request: Any, client_address: Any) -> None:

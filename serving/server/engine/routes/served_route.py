@@ -151,12 +151,8 @@ class ServedRoute:
         return {"route": "split", "route_weights": weights, "route_sticky": settings.sticky, **parameters}
 
     @property
-    def queued(self) -> int:
-        return sum(model.queued for model in self._members.values())
-
-    @property
-    def computing(self) -> int:
-        return sum(model.computing for model in self._members.values())
+    def busy(self) -> bool:
+        return any(model.busy for model in self._members.values())
 
 
 def chosen(route: str, settings: RouteSettings, call: Call) -> int:

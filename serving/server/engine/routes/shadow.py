@@ -92,6 +92,7 @@ class Shadow:
         self._count(ShadowCounts(skipped=1))
 
     def close(self) -> None:
+        """Skip the waiting copy, and the copies of calls that are under way."""
         with self._lock:
             self._closed = True
             copy, self._waiting = self._waiting, None
@@ -107,9 +108,8 @@ class Shadow:
             self._computing = True
             self._handed_over_at = time.monotonic()
         try:
-            for each in (*self._members, self._model):
-                if each.queued or 2 * each.computing >= each.instances:
-                    raise QueueFullError("the members compute calls")
+            if any(each.busy for each in (*self._members, self._model)):
+                raise QueueFullError("the members compute calls")
             self._model.put(copy)
         except ServerError as error:
             copy.end(error)

@@ -180,7 +180,7 @@ def test_the_metrics_name_the_models_their_providers_and_the_transport(models: P
     def load(path: Path, **options: Any) -> Runtime:
         runtime = Runtime(path, **options)
         if path.parents[1].name == "gather":
-            runtime.fell_back, runtime.io_binding_failures = True, 2
+            runtime.notes["no_cuda"], runtime.io_binding_failures = "no driver", 2
         return runtime
 
     with live_server("auto", models, runtimes=load, http_port=0, instances=1) as live:
