@@ -140,13 +140,11 @@ class ImageSpec:
         return self.prepare(upright(file, self.channels))
 
     def prepare(self, picture: Image.Image, *, whole: bool = False) -> Pixels:
-        """Resize a picture in the way of ``fit``, and return UINT8 pixels with this ``shape``.
+        """Resize an upright picture of ``channels`` channels, which may be modified, and return UINT8 pixels with this
+        ``shape``.
 
-        Args:
-            picture: The upright picture, flattened to ``channels`` channels (see :func:`flattened`). This method may
-                modify the picture.
-            whole: With fit garment, whether to scale down the whole picture instead of cutting out one garment, because
-                the picture shows several garments, whose places and relative sizes matter.
+        With fit garment, ``whole`` scales down the whole picture instead of cutting out one garment, because the
+        picture shows several garments, whose places and relative sizes matter.
         """
         size = (self.width, self.height)
         if picture.size == size:

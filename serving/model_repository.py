@@ -92,12 +92,8 @@ def is_route(models: Path, name: str) -> bool:
 
 def versions(models: Path, name: str) -> list[ModelFile]:
     """List a model's versions: the version that serves, then the others, latest first. Without a model, the list is
-    empty.
-
-    Raises:
-        ModelNameError: The text cannot be a model's name.
-        ModelRepositoryError: The model's folder or promoted.toml cannot be read, or the promoted version is missing.
-    """
+    empty. Raises ModelNameError if the text cannot be a model's name, and ModelRepositoryError if the model's folder or
+    promoted.toml cannot be read, or the promoted version is missing."""
     if not is_model_name(name):
         raise ModelNameError(
             f"{name!r} cannot be a model's name: a name has up to 255 letters, digits, '_', '-' and '.', and begins "

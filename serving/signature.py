@@ -108,12 +108,8 @@ class Signature:
         properties: Mapping[str, str],
         batching_override: bool | None = None,
     ) -> "Signature":
-        """Build the signature from a graph's inputs, outputs and metadata_props.
-
-        Raises:
-            UnsupportedModelError: a ``hangtag.`` property is malformed, or a setting demands batching although the
-                graph rules batching out.
-        """
+        """Build the signature from a graph's inputs, outputs and metadata_props. Raises UnsupportedModelError if a
+        property is malformed, or a setting demands batching although the graph rules batching out."""
         metadata = {key.removeprefix(PREFIX): value for key, value in properties.items() if key.startswith(PREFIX)}
         signature = cls(tuple(inputs), tuple(outputs), metadata, batching_override)
         _ = signature.labels, signature.label_distances, signature.threshold, signature.min_labels, signature.image

@@ -77,13 +77,9 @@ class Engine:
         self._ready = True
 
     def model(self, name: str, version: str = "") -> Servable:
-        """Return the model that takes requests for this name and version; by default the model's first version.
-
-        Raises:
-            NotFoundError: No such model, or no such version of it, is served.
-            NotLoadedError: The model is not loaded yet. ``residency`` loads a model on its first call.
-            UnavailableError: The models are still being loaded, or the engine is closing.
-        """
+        """Return the model that takes requests for this name and version; by default the model's first version. Raises
+        NotFoundError if no such version is served, NotLoadedError if ``residency`` loads the model on its first call,
+        and UnavailableError while the models needed at startup are being loaded, or after ``close``."""
         if self._closing:
             raise UnavailableError(STOPPING)
         if not self._ready:

@@ -60,13 +60,11 @@ class ModelLoader:
         self, name: str, files: Sequence[ModelFile], served: Sequence[ServedModel], *, strict: bool
     ) -> list[ServedModel]:
         """Return the versions of a model that should serve: the first num_versions of these files that can be loaded.
+        Raises UnavailableError if the server is stopping.
 
         ``files`` are the versions in the repository, the version that should serve first, and ``served`` the versions
-        that serve now. ``strict`` loads unchanged versions again, and raises an error if a version cannot be loaded.
-
-        Raises:
-            UserError: A version cannot be loaded, and ``strict`` is set.
-            UnavailableError: The server is stopping.
+        that serve now. ``strict`` loads unchanged versions again, and raises the UserError of a version that cannot be
+        loaded.
         """
         before = {model.version: model for model in served}
         chosen: dict[str, ServedModel] = {}
@@ -161,9 +159,9 @@ class ModelLoader:
                 f"earlier version: 'hangtag models rollback {file.name}'"
             ) from error
         runtime.warm_up([1])
-        axes_permit_batches, largest = runtime.signature.batched, config.max_batch_size_of(file.name)
+        largest = config.max_batch_size_of(file.name)
         batching = decide_batching(runtime, largest)
-        if axes_permit_batches and not runtime.signature.batched:
+        if runtime.signature.disproof is not None:
             log.warning(
                 "requests are not joined",
                 model=file.name,

@@ -59,11 +59,8 @@ class ModelControl:
 
         In mode ``poll`` it is enough that one model loads, and an older version serves if the latest version is broken.
         In the modes ``none`` and ``explicit``, every model must load. In every mode, a route that cannot serve is only
-        logged, because it may need a model that is loaded later.
-
-        Raises:
-            StartError: A required model cannot be loaded, or there is no model to serve.
-            ModelRepositoryError: The model repository, or a required model in it, cannot be read.
+        logged, because it may need a model that is loaded later. Raises StartError if a required model cannot be
+        loaded, or there is no model to serve, and ModelRepositoryError if the repository cannot be read.
         """
         mode, models = self._config.model_control, self._config.models
         if mode != "poll" or self._start_with:
@@ -181,13 +178,8 @@ class ModelControl:
             self.on_change()
 
     def load_for_call(self, name: str) -> None:
-        """Make room for a model, load it, and serve it.
-
-        Raises:
-            NotFoundError: The model cannot be loaded.
-            QueueFullError: There is too little room.
-            UnavailableError: The server is stopping.
-        """
+        """Make room for a model, load it, and serve it. Raises NotFoundError if the model cannot be loaded,
+        QueueFullError if there is too little room, and UnavailableError if the server is stopping."""
         try:
             files = model_repository.require_versions(self._config.models, name)
         except ModelRepositoryError as error:

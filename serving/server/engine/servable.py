@@ -38,12 +38,8 @@ class Servable(Protocol):
         """Raise QueueFullError if the queue is known to be full before the request is decoded."""
 
     def check(self, inputs: Tensors, datatypes: Mapping[str, str]) -> tuple[int, Hashable]:
-        """Return a request's number of samples and its `Call.batch_key`, which only shapes and datatypes determine.
-        Raises InvalidRequestError if the request does not match the signature.
-
-        ``inputs`` has an array for each input of the signature, and ``datatypes`` the protocol's datatype of each
-        input.
-        """
+        """Return a request's number of samples and its `Call.batch_key`, which only shapes and the protocol's datatypes
+        determine. Raises InvalidRequestError if the request does not match the signature."""
 
     def put(self, call: Call) -> None:
         """Queue a call that ``check`` has admitted. If this method raises an error, the call has no outcome yet.
@@ -67,14 +63,9 @@ class Control(Protocol):
     """The control of the models of this process, or of all workers."""
 
     def load(self, name: str) -> None:
-        """Load the versions of a model that should serve, even if they are loaded already.
-
-        Raises:
-            NotFoundError: The repository has no such model.
-            ControlError: Loading on request is off, or a version cannot be loaded. The versions that served before
-                still serve.
-            UnavailableError: The server is stopping.
-        """
+        """Load the versions of a model that should serve, even if they are loaded already. Raises NotFoundError if the
+        repository has no such model, UnavailableError if the server is stopping, and ControlError if loading on request
+        is off, or a version cannot be loaded. The versions that served before then still serve."""
 
     def unload(self, name: str) -> None:
         """Take a model out of service. Raises NotFoundError if no such model is served, and otherwise the errors of

@@ -31,12 +31,8 @@ _CHECK_SECONDS = 0.1
 
 
 def require_loadable(file: "ModelFile", config: "ServerConfig", stopping: threading.Event) -> None:
-    """Load and warm up a version in a child process, within the time and memory of the server's settings.
-
-    Raises:
-        ModelLoadError: The load failed, took too much time or memory, or ended the process.
-        UnavailableError: The server is stopping. ``stopping`` is then set.
-    """
+    """Load and warm up a version in a child process. Raises ModelLoadError if the load fails, takes more time or memory
+    than the settings allow, or ends the process, and UnavailableError if ``stopping`` is set."""
     require_running(stopping)
     deadline = time.monotonic() + config.trial_load_seconds
     # -P keeps the working directory out of sys.path, so that a numpy.py in it is not run.

@@ -84,13 +84,9 @@ class Batcher:
             )
 
     def put(self, call: Call) -> None:
-        """Queue a call that has no outcome, and still has none if this method raises an error.
-
-        Raises:
-            QueueFullError: The queue already holds max_queue_size calls.
-            DeadlineError: By the measured service time, the call cannot be computed before its deadline.
-            UnavailableError: The batcher is closed.
-        """
+        """Queue a call that has no outcome, and still has none if this method raises an error: QueueFullError if the
+        queue already holds max_queue_size calls, DeadlineError if by the measured service time the call cannot be
+        computed before its deadline, or UnavailableError after ``close``."""
         with self._lock:
             now = self._clock()
             if self._closed:
@@ -147,13 +143,9 @@ class Batcher:
                 return batch
 
     def finish(self, batch: list[Call], seconds: float | None = None) -> list[Call]:
-        """Free the instance that computed this batch, and return the calls that were not cancelled in the meantime. The
-        caller must give these calls their outcome.
-
-        Args:
-            batch: The list object that ``take`` returned, not a copy.
-            seconds: How many seconds the batch took to compute; None if the batch failed.
-        """
+        """Free the instance that computed this batch, the list object that ``take`` returned. Return the calls that
+        were not cancelled in the meantime, to which the caller must give their outcome. ``seconds`` is how long the
+        batch took; None if it failed."""
         with self._lock:
             _, samples = self._computing.pop(id(batch))
             if seconds is not None:

@@ -106,11 +106,8 @@ def prove(runtime: Runtime, obstacle: str | None, operators: Set[str], extent: E
     """Run samples alone and in batches, at several lengths of the free axes. Raises InferenceError if the model fails
     on every synthetic input.
 
-    Args:
-        runtime: The loaded model.
-        obstacle: Why the graph forbids batching, or None. If not None, the model runs only single samples.
-        operators: The model's operators, with or without their domains.
-        extent: How much is tried.
+    ``obstacle`` is why the graph forbids batching, or None. With an obstacle, the model runs only single samples. The
+    model's ``operators`` may have their domains as prefixes.
     """
     deadline = time.monotonic() + extent.seconds
     tolerances = _tolerances(runtime, operators)

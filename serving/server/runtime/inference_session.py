@@ -78,10 +78,7 @@ def provider_list(
     provider: str, available: Collection[str], gpu: Gpu | None = None, *, cuda_graphs: bool = False
 ) -> list[Provider]:
     """Return the providers to pass to ONNX Runtime, in order of precedence, for ``cpu``, ``cuda`` or ``tensorrt``.
-
-    Raises:
-        ModelLoadError: The provider is not among the ``available`` providers of the installed ONNX Runtime.
-    """
+    Raises ModelLoadError if the installed ONNX Runtime lacks the provider."""
     if provider == "cpu":
         return [(CPU, {})]
     if BY_NAME[provider] not in available:
@@ -111,13 +108,11 @@ class SessionOpener:
     def open(
         self, provider: str, *, threads: int | None = None, cuda_graphs: bool = False
     ) -> onnxruntime.InferenceSession:
-        """Open a session of the file.
+        """Open a session of the file. Raises ModelLoadError if the provider is not available, or ONNX Runtime cannot
+        load the file.
 
         ``threads`` is the number of threads of a second session, and None for the first session. The threads of a
         second session do not spin between two batches, because spinning would slow down other sessions.
-
-        Raises:
-            ModelLoadError: The provider is not available, or ONNX Runtime cannot load the file.
         """
         available = onnxruntime.get_available_providers()
         requested = provider_list(provider, available, self._gpu, cuda_graphs=cuda_graphs)

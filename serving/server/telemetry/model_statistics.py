@@ -149,12 +149,9 @@ class BatchCounters(Mergeable):
 
 @dataclass(frozen=True)
 class Counters(Mergeable):
-    """The counters of one version at one moment.
-
-    inference_count counts samples, execution_count counts batches, and each duration and histogram of seconds counts
-    requests. ``fail`` covers requests that ended with an error, and all other counters cover answered requests.
-    last_inference_ms is Unix time. The keys of ``batches`` are batch sizes.
-    """
+    """The counters of one version at one moment: inference_count of samples, execution_count of batches, and each
+    duration and histogram of seconds of requests. ``fail`` covers requests that ended with an error, and all other
+    counters cover answered requests. last_inference_ms is Unix time. The keys of ``batches`` are batch sizes."""
 
     inference_count: int = 0
     execution_count: int = 0
