@@ -6,8 +6,8 @@ A model's file holds the image description as ``hangtag.image``, a JSON object w
 """
 
 import json
-import math
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -279,5 +279,5 @@ def _edge_colour(picture: Image.Image) -> int | tuple[int, ...]:
 
 
 def is_number(value: Any) -> bool:
-    """Return whether a value from a file is a finite number."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """Return whether a value from a file is a number in the range of floats. math.isfinite fails on larger ints."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max

@@ -42,6 +42,7 @@ MISTAKES = {
     CASCADE.replace("at_least", "at_lest"): "needs exactly one of at_least, margin_at_least, entropy_at_most",
     CASCADE.replace("= 0.9", "= 0.9, entropy_at_most = 1"): "it has at_least, entropy_at_most",
     CASCADE.replace("0.9", "1.1"): "at_least must be a number from 0 to 1, not 1.1",
+    CASCADE.replace("0.9", f"1{400 * '0'}"): "at_least must be a number from 0 to 1, not 1000",
     CASCADE.replace("0.9", "true"): "at_least must be a number from 0 to 1, not True",
     CASCADE + 'on_overload = "wait"': 'on_overload must be "answer" or "refuse", not \'wait\'',
     CASCADE + 'shadow = "one"': "shadow must have a model and a share",
