@@ -57,8 +57,10 @@ class RouteControl:
         self._unused = files - routes
         return routes
 
-    def want(self, names: Iterable[str]) -> None:
+    def want(self, names: set[str]) -> None:
         """Serve only these routes from the next ``refresh`` on, with the current contents of their files."""
+        for name in self.wanted.keys() - names:  # a model may take the name of a route that had a problem
+            self._loader.forget_others(name, ())
         self.wanted = {}
         self.add(names)
 
