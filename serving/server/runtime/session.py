@@ -154,8 +154,10 @@ class Runtime:
         """Use this many threads for batches that are computed alone, if that is faster (see `session_tuner`).
         ``is_unchanged`` returns whether the model's files have not changed since this runtime loaded them."""
 
+        opener = self._opener  # a function that refers to ``self`` would keep a model that is not closed in memory
+
         def open_second() -> onnxruntime.InferenceSession:
-            session = self._opener.open("cpu", threads=threads)
+            session = opener.open("cpu", threads=threads)
             if not is_unchanged():
                 raise ModelLoadError("the model's files have changed since they were loaded")
             return session

@@ -147,6 +147,14 @@ def test_a_second_session_of_no_use_costs_no_request_and_no_memory(path: Path, c
     assert [session() for session in opened] == [None] * (why not in ("it cannot be opened", "batches are short"))
 
 
+def test_a_model_that_is_dropped_without_being_closed_leaves_memory_at_once(path: Path) -> None:
+    runtime = Runtime(path, provider="cpu")
+    runtime.allow_more_threads(2, lambda: True)
+    dropped = weakref.ref(runtime)
+    del runtime
+    assert dropped() is None
+
+
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) == 1, reason="one processor has no more threads")
 def test_a_file_that_changed_after_its_model_was_loaded_is_not_opened_a_second_time(path: Path, tmp_path: Path) -> None:
     offers: list[Callable[[], bool]] = []
