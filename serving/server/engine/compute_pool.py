@@ -162,6 +162,7 @@ class ComputePool:
             # before the answer, because a caller may send its next call as soon as it has the answer
             self._computing.discard(threading.get_ident())
             answer()
+            del answer  # its errors refer to this frame, and a reference cycle would keep the calls in memory
             for work_after in tuple(self._after):
                 if self._after.pop(work_after, False) is None:  # False if another thread does the work
                     work_after()

@@ -121,15 +121,20 @@ class RouteRun:
         """Queue these samples of the call for the member of this stage. Raises the errors of `Servable.put`."""
         stage_call = MemberCall(self, stage, inputs, samples)
         self._stage_call = stage_call
-        self._route.ask(self.settings.members[stage], stage_call)
+        try:
+            self._route.ask(self.settings.members[stage], stage_call)
+        except ServerError:
+            self._stage_call = self.call.queue = None  # reference cycles would keep the inputs in memory
+            raise
         if self.call.cancelled:  # the caller may have cancelled before this stage existed
             stage_call.cancel()
 
     def on_stage_complete(self, stage: int, outcome: InferenceResult | Exception) -> None:
         self._stage_call = None
+        if isinstance(outcome, Exception):
+            self._fail(outcome)
+            return
         try:
-            if isinstance(outcome, Exception):
-                raise outcome  # noqa: TRY301 - handled like an error of the next member
             doubtful = self._take(stage, outcome)
             if doubtful is None:
                 self._answer(outcome.timings)
@@ -138,18 +143,21 @@ class RouteRun:
             self._rows = doubtful
             inputs = {name: array[doubtful] for name, array in self.call.inputs.items()}
             self.put(stage, inputs, len(doubtful))
-        except (QueueFullError, DeadlineError) as error:
-            rows = self._rows  # rows are set if a member of a cascade has answered
-            if rows is not None and self.settings.on_overload == ANSWER and not self.call.cancelled:
-                self._low_confidence += len(rows)
-                self._answer()
-            else:
-                self._end(error)
         except ServerError as error:
-            self._end(error)
+            self._fail(error)
         except Exception as error:  # for example, the outputs do not match the signature
             log.exception("joining the answers of a cascade failed", stage=stage)
             self._end(InferenceError(f"the answers of the cascade's members cannot be joined: {error}"))
+
+    def _fail(self, error: Exception) -> None:
+        """End the call with a member's error, or with the answers of the member before an overloaded one."""
+        rows = self._rows  # rows are set if a member of a cascade has answered
+        is_overload = isinstance(error, QueueFullError | DeadlineError)
+        if is_overload and rows is not None and self.settings.on_overload == ANSWER and not self.call.cancelled:
+            self._low_confidence += len(rows)
+            self._answer()
+        else:
+            self._end(error)
 
     def _take(self, stage: int, result: InferenceResult) -> npt.NDArray[np.intp] | None:
         """Keep a member's answers. Return the samples of which the member is not sure, or None if there are none."""

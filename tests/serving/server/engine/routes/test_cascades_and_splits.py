@@ -1,5 +1,6 @@
 """Which samples a cascade passes on, what happens if a member is busy or broken, and how splits spread calls."""
 
+import gc
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -12,7 +13,8 @@ import numpy as np
 import pytest
 import structlog.testing
 
-from hangtag.serving.server.errors import InferenceError
+from hangtag.serving.server.errors import InferenceError, InvalidValuesError
+from hangtag.serving.server.transport.native.native_server import NativeCall
 from studies.stubs import InferenceStub
 from tests.kit import onnx_models
 from tests.kit.gate import Array, Held, Script
@@ -146,6 +148,32 @@ def failures(running: Running) -> dict[str, int]:
 
 def broken(_: Array) -> Array:
     raise InferenceError("made up")
+
+
+def refuse(_: Array) -> Array:
+    raise InvalidValuesError("made up")
+
+
+@pytest.mark.parametrize("how", ["the first member is full", "the next member is full", "cancelled", "refused"])
+def test_no_call_that_fails_stays_in_memory(cascade: Repository, infer: Infer, how: str) -> None:
+    cascade.route("both", f'{CASCADE}on_overload = "refuse"')
+    running = cascade.start(transport="native")
+    gc.collect()
+    gc.disable()  # a reference cycle would stay until a collection
+    try:
+        if how == "refused":
+            running.gates.play(fast=refuse)
+            assert infer(running, [1]).exception()
+        else:
+            with running.occupied("slow" if "next" in how else "fast", queued=3 if how == "cancelled" else 4):
+                call = infer(running, [0.5])
+                if how == "cancelled":
+                    until(lambda: running.state("fast").queued == 4)
+                    call.cancel()
+                until(lambda: sum(failures(running).values()) == 1)
+        until(lambda: not [each for each in gc.get_objects() if isinstance(each, NativeCall)])
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize(
