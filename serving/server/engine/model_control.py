@@ -166,7 +166,8 @@ class ModelControl:
         with contextlib.suppress(UnavailableError):  # the server is stopping
             routes = self._want(present)
             for name in present:
-                is_tried = self._engine.versions(name) or self._loader.reason(name)
+                is_served = any(isinstance(each, ServedModel) for each in self._engine.versions(name))
+                is_tried = is_served or self._loader.reason(name)
                 if name not in routes and (is_tried or name not in self._residency.names):
                     self._sync_model(name)
             self._serve_routes()  # before a removed model stops serving, because a route may have named it

@@ -79,6 +79,8 @@ class RouteControl:
 
     def load(self, name: str) -> None:
         """Serve a further route, with or without its shadow. If it cannot serve, raise StartError without a change."""
+        if name not in self.wanted:  # each attempt that fails is reported
+            self._loader.forget_others(name, ())
         self.add([name])
         self.refresh()
         route, wanted = _serving_route(self._engine, name), self.wanted[name]
