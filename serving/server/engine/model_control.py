@@ -6,7 +6,7 @@ version that cannot be loaded changes nothing; RepositoryIndex and the log repor
 
 import contextlib
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
 import structlog
 
@@ -26,6 +26,7 @@ from hangtag.serving.server.errors import (
     ControlError,
     NotFoundError,
     NothingToUnloadError,
+    QueueFullError,
     StartError,
     UnavailableError,
 )
@@ -163,7 +164,7 @@ class ModelControl:
             log.warning("repository not readable; the served models continue", reason=str(error))
             return
         before = self._engine.models
-        with contextlib.suppress(UnavailableError):  # the server is stopping
+        with contextlib.suppress(UnavailableError, QueueFullError):  # the server stops, or no model may be unloaded
             routes = self._want(present)
             for name in present:
                 is_served = any(isinstance(each, ServedModel) for each in self._engine.versions(name))
@@ -175,6 +176,7 @@ class ModelControl:
             for name in {*self._engine.names(), *failed} - {*present}:
                 self._sync_model(name)
             self._serve_routes()
+            self._make_room()  # new versions may be larger
         if self._engine.models != before:
             self.on_change()
 
@@ -185,14 +187,18 @@ class ModelControl:
             files = model_repository.require_versions(self._config.models, name)
         except ModelRepositoryError as error:
             raise NotFoundError(str(error)) from error
+        self._make_room(name, files)
+        self._update(name, files, strict=False)
+        self._engine.model(name)
+        self.on_change()
+
+    def _make_room(self, name: str = "", files: Sequence[ModelFile] = ()) -> None:
+        """Unload the models that `Residency.unload_for` chooses, or raise its error."""
         stamps = map(repository.stamp, files[: self._config.num_versions or None])
         for unloaded in self._residency.unload_for(name, stamps, self._engine.models):
             with self._change():
                 self._engine.serve(unloaded, [], wait=True)
                 self._loader.outcomes[unloaded, "evicted"] += 1
-        self._update(name, files, strict=False)
-        self._engine.model(name)
-        self.on_change()
 
     def _want(self, names: Collection[str]) -> set[str]:
         """Return which of these names are routes, which ``_serve_routes`` will serve. With --max-loaded-mib, let calls
@@ -201,8 +207,9 @@ class ModelControl:
         with self._change():
             self._routes.want(routes)
         if self._config.max_loaded_mib:
-            kept = {*self._config.load_model, *self._routes.members()}
-            self._residency.names = frozenset({*names} - routes - kept)
+            present = model_repository.names(self._config.models)  # a replacement worker begins with fewer ``names``
+            kept = {*self._config.load_model, *self._routes.members(), *self._routes.among(present)}
+            self._residency.names = frozenset(present) - kept
         return routes
 
     def _sync_model(self, name: str) -> None:
