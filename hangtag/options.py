@@ -12,8 +12,19 @@ from click.core import ParameterSource
 from hangtag.settings import Rules, declared_settings, flag_of, setting, type_of
 
 F = TypeVar("F", bound=Callable[..., Any])
-A_FOLDER = click.Path(file_okay=False, path_type=Path)
 AN_EXISTING_FILE = click.Path(dir_okay=False, exists=True, path_type=Path)
+
+
+class _Folder(click.Path):
+    """A local folder. The error about a URL does not quote the URL, which may contain a password."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if "://" in str(value):
+            self.fail("expected a folder, not the URL of a store: 'hangtag models pull' fills a folder", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+A_FOLDER = _Folder(file_okay=False, path_type=Path)
 
 
 class FiniteRange(click.FloatRange):
@@ -115,7 +126,7 @@ def models_option(about: str, parameter: str = "models", *, store: bool = False)
     return click.option(
         "--models",
         parameter,
-        type=repository if store else click.Path(file_okay=False, path_type=Path),
+        type=repository if store else A_FOLDER,
         default=Path("models"),
         envvar="HANGTAG_MODELS",
         show_default=True,

@@ -58,16 +58,14 @@ class Mirror:
         self._new = self._parts / ".new"
         self._complete = self.models / ".complete"
 
-    def update(self) -> str | None:
+    def update(self, *, partly: bool = False) -> str | None:
         """Update the mirror from the store now. If another process is updating the mirror, only wait for the first
         complete copy.
 
         Returns:
             Why the mirror, or some of its models, could not be updated: "" after an update, and None if another
-            process is updating the mirror.
-
-        Raises:
-            StoreError: The mirror could not be updated, and there is no earlier complete copy.
+            process is updating the mirror. Raises StoreError if there is no complete copy after a failed update; if
+            ``partly`` is true, one model is enough.
         """
         try:
             with explained(self._store.name):
@@ -80,7 +78,7 @@ class Mirror:
                     self._update(self._store.read())
                     self._complete.touch()
         except StoreError as error:
-            if not self._complete.exists():
+            if not (self._complete.exists() or (partly and any(self.models.glob("[!.]*")))):
                 raise StoreError(f"{error}. {self.models} has no complete copy, so nothing can be served.") from error
             return str(error)
         return ""
@@ -88,6 +86,7 @@ class Mirror:
     def _update(self, parts: Parts) -> None:
         """Update the models that differ from the store's models. If some models fail, update all others, and then raise
         a StoreError that names the failed models. If the store is unreachable, raise its error immediately."""
+        self._free = 0  # unknown until the first fetch, because another process may have changed the mirror
         troubles = []
         for name, inside in groupby(parts, model_of):
             try:
@@ -136,6 +135,9 @@ class Mirror:
 
     def _make_room(self, size: int) -> None:
         """Remove parts that no model needs, oldest first, until `size` bytes are free."""
+        self._free -= size
+        if self._free >= 0:
+            return
         folders = [self.models, self._new, *(self.models / name for name in names(self.models))]
         used = {link.readlink().name for folder in folders for link in folder.iterdir() if link.is_symlink()}
         sizes = {part: sum(file.lstat().st_size for file in (part, *part.rglob("*"))) for part in self._parts.iterdir()}
@@ -147,7 +149,8 @@ class Mirror:
                     shutil.rmtree(part)
                 else:
                     part.unlink()
-        if total > self._most:
+        self._free = self._most - total
+        if self._free < 0:
             raise StoreError(
                 f"the model cache is limited to {self._most >> 20:,} MiB, and the versions in use leave no room for "
                 f"{size / 2**20:,.1f} MiB: raise --model-cache-mib, or remove versions from the store"

@@ -34,8 +34,7 @@ _STORED_PATH = re.compile(rf"[^/]+/(?:{_VERSION}(?:/{_FILE})+|(?!{_VERSION}$){_F
 _SECRETS = re.compile(r"(?<=://)(?:[^/]*@|[^/:]*:(?!\d*/).*@)|[?#].*", re.DOTALL)
 """The parts of a URL that may be secret, even if the URL is not valid because a password contains / or ?."""
 _REASONS = {
-    r"PermissionDenied|Unauthenticated|status code: 40[13]": "the store refuses the credentials, or there are no "
-    "credentials",
+    r"PermissionDenied|Unauthenticated|status code: 40[13]": "the store refuses the credentials, or there are none",
     r"NoSuchBucket|ContainerNotFound|\bNotFound \{": "there is no such bucket",
     r"\b(Precondition|AlreadyExists) \{": "a file was changed at the same time; try again",
     r"status code: (\d{3}(?: [A-Z][A-Za-z]+)*)": r"the store answers \1",
@@ -64,14 +63,12 @@ Parts = dict[str, list[StoredFile]]
 
 
 class Store:
-    """An open object store or web server. The methods raise obstore's errors, which ``explained`` turns into
-    StoreError."""
+    """An open store. The methods raise obstore's errors, which ``explained`` turns into StoreError."""
 
     def __init__(self, url: str, silent_seconds: float = 20.0) -> None:
         """Open s3://BUCKET/PATH, gs://BUCKET/PATH, az://CONTAINER/PATH, or https://HOST/PATH, without sending anything.
 
-        obstore reads credentials from the environment, from files and from the machine's metadata service, as the tools
-        of the cloud providers do.
+        obstore reads credentials from the environment, from files and from the machine's metadata service.
 
         Args:
             url: The URL, which may contain credentials.
@@ -105,8 +102,8 @@ class Store:
         self.index: dict[str, str] | None = None
         """The ETag and the version of the index, as obstore's PutMode has them; None if ``read`` found no index."""
         self._parts: Parts = {}
-        config = getattr(self._opened, "config", {})
-        self.identity = [self.name, *(str(config.get(key, "")) for key in ("account_name", "endpoint"))]
+        pattern = "(AWS|AZURE|GOOGLE)_.*(ACCOUNT_NAME|ENDPOINT)"
+        self.identity = [self.name, *(os.environ[key] for key in sorted(os.environ) if re.match(pattern, key))]
         """What distinguishes this store from others: values from its URL and from the environment."""
 
     def read(self, *, may_be_empty: bool = False) -> Parts:
@@ -181,18 +178,13 @@ class Store:
             ]
             if document["format"] == _FORMAT and all(_TAG.fullmatch(file.tag) for file in files):
                 return files
-        raise StoreError(
-            f"{self.name}/{INDEX} is not an index of format {_FORMAT}: it was cut off, or another program or "
-            "another version of hangtag wrote it"
-        )
+        problem = f"is not an index of format {_FORMAT}: it was cut off, or another version of hangtag wrote it"
+        raise StoreError(f"{self.name}/{INDEX} {problem}")
 
 
 def local_parts(root: Path, models: Iterable[str]) -> Parts:
-    """Return the files of these models in a local repository.
-
-    Raises:
-        ModelRepositoryError: A file is a link that leads out of the repository.
-    """
+    """Return the files of these models in a local repository. Raises ModelRepositoryError if a file is a link that
+    leads out of the repository."""
     files = []
     for name in models:
         for folder, _, inside in os.walk(root / name, followlinks=True):
@@ -240,11 +232,7 @@ def shown(url: str) -> str:
 
 @contextlib.contextmanager
 def explained(url: str) -> Iterator[None]:
-    """Turn errors of obstore and of local files into a StoreError.
-
-    Raises:
-        StoreError: An operation in the context failed.
-    """
+    """Turn errors of obstore and of local files into a StoreError."""
     try:
         yield
     except UserError:

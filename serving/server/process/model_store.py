@@ -33,23 +33,23 @@ def follow(config: ServerConfig) -> tuple[ServerConfig, StoreState]:
         num_versions=config.num_versions,
     )
     state = StoreState()
-    _update(mirror, state)
+    _update(mirror, state, partly=config.model_control != "none")
     log.info("models come from a store", store=shown(config.store), copy=str(mirror.models))
 
     def update_for_ever() -> None:
         while True:
             time.sleep(config.poll_seconds)
             with contextlib.suppress(StoreError):  # the copy was deleted, and cannot be fetched again now
-                _update(mirror, state)
+                _update(mirror, state, partly=True)
 
     if config.model_control != "none":
         threading.Thread(target=update_for_ever, name="store", daemon=True).start()
     return replace(config, models=mirror.models), state
 
 
-def _update(mirror: Mirror, state: StoreState) -> None:
+def _update(mirror: Mirror, state: StoreState, *, partly: bool) -> None:
     """Update the copy. Log each new reason for failed updates, and log when updates succeed again."""
-    trouble = mirror.update()
+    trouble = mirror.update(partly=partly)
     if trouble is None:  # another process is updating the copy
         return
     if trouble:

@@ -130,6 +130,23 @@ def test_a_model_that_the_store_refuses_holds_up_no_other_model(
         server.wait_for(BACK)
 
 
+def test_a_server_starts_without_a_model_that_cannot_be_fetched_if_it_polls(
+    web: ObjectStore, local: Repository
+) -> None:
+    local.publish("bad")
+    web.push(local.folder)
+    web.status, web.failing = 403, "/bad/1/"
+    with web.server("--model-control", "none") as server:
+        assert server.wait() == 1
+    with web.server() as server:
+        assert answer(server) == 1
+        assert "bad: https://" in server.wait_for(AWAY)
+        web.status = 0
+        server.wait_for(BACK)
+        server.wait_for_count('"model loaded"', 2)
+        assert answer(server, "bad") == 1
+
+
 def test_a_model_that_cannot_be_written_holds_up_no_other_model(s3: ObjectStore, local: Repository) -> None:
     first, second = (local.folder / "m/1/model.onnx").read_bytes(), local.publish("m", 2).read_bytes()
     s3.put("bad/1/model.onnx", first)

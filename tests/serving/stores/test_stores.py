@@ -1,12 +1,15 @@
 """Model repositories in object stores can be pushed, served, followed and pulled."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
+from hangtag.serving.stores.mirror import Mirror
+from hangtag.serving.stores.store import Store
 from tests.kit import onnx_models
-from tests.kit.command import contents, last_line, without
+from tests.kit.command import contents, last_line, refusal, without
 from tests.kit.repository import Repository
 from tests.kit.stores import SECRET, ObjectStore, answer, swap, until_answer
 from tests.kit.waiting import pass_time, until
@@ -136,7 +139,7 @@ def test_the_copy_keeps_to_its_bound(s3: ObjectStore, local: Repository) -> None
 @pytest.mark.parametrize(
     ("status", "reason"),
     [
-        (403, "the store refuses the credentials, or there are no credentials"),
+        (403, "the store refuses the credentials, or there are none"),
         (404, f"writes models and then {INDEX}, which every web server needs"),
         (503, "answers 503 Service Unavailable"),
     ],
@@ -154,6 +157,44 @@ def test_the_message_about_an_invalid_url_has_no_password(web: ObjectStore, auth
     refused = web.refused("list", "--models", f"https://user:{SECRET}{authority}/models?sig={SECRET}")
     assert refused.startswith(f"https://{authority.partition('@')[2]}/models: ")
     assert SECRET not in refused
+
+
+def test_a_command_that_needs_a_folder_does_not_quote_the_url_of_a_store(web: ObjectStore) -> None:
+    web.variables["HANGTAG_MODELS"] = web.url
+    for arguments in (("models", "show", "m"), ("import", "m.onnx", "--name", "m")):
+        refused = refusal(*arguments, exit_code=2, variables=web.variables)
+        assert "expected a folder" in refused
+        assert SECRET not in refused
+
+
+@pytest.mark.parametrize("variable", ["AWS_ENDPOINT_URL", "AZURE_STORAGE_ACCOUNT_NAME"])
+def test_stores_of_the_same_name_have_separate_copies(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    copies = []
+    for value in ("http://one", "http://two"):
+        monkeypatch.setenv(variable, value)
+        copies.append(Mirror(Store("s3://bucket/models"), Path("cache"), print).models)
+    assert copies[0] != copies[1]
+
+
+def test_the_effort_of_a_first_copy_grows_only_with_the_number_of_models(
+    web: ObjectStore, local: Repository, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    lstat, looks, efforts = Path.lstat, [], []
+
+    def counted(path: Path) -> os.stat_result:
+        looks.append(path)
+        return lstat(path)
+
+    monkeypatch.setattr(Path, "lstat", counted)
+    for count in (10, 40):
+        for number in range(count):
+            local.publish(f"{count}-{number}")
+        web.push(local.folder)
+        web.variables["XDG_CACHE_HOME"] = str(tmp_path / str(count))
+        looks.clear()
+        assert f"{count}-{count - 1}/1" in web.run("list", "--models", web.url)
+        efforts.append(len(looks))
+    assert efforts[1] < 7 * efforts[0]  # there are five times as many models
 
 
 def test_an_index_is_checked_and_leads_nowhere_else(web: ObjectStore, local: Repository, tmp_path: Path) -> None:
