@@ -1,6 +1,7 @@
 """Loads the images on which a model is evaluated: a split of a data set, or the user's own pictures."""
 
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -147,6 +148,8 @@ def _own_samples(subject: Subject, own: str, limit: int | None, option: str) -> 
     image = _image(subject)
     if not subject.labels:
         raise EvaluationError(f"{subject.name} names no labels, but {option} needs the names of the model's labels.")
+    if subject.task != "single_label":
+        raise EvaluationError(f"{subject.name} predicts sets of labels, but {option} gives a picture one label.")
     notes: tuple[str, ...] = ()
     if own.endswith(".npz"):
         content = _npz(Path(own), subject, image)
@@ -181,13 +184,14 @@ def _npz(file: Path, subject: Subject, image: ImageSpec) -> Split:
     try:
         with file.open("rb") as opened, np.load(opened, allow_pickle=False) as arrays:
             images, classes = arrays.get("images", arrays.get("image")), arrays.get("labels")
-    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, TypeError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         why = reason(error) if isinstance(error, OSError) and error.errno else "it is not a file of numpy.savez"
         raise EvaluationError(
             f"{file} cannot be read ({why}). Save the arrays 'images' and 'labels' with numpy.savez."
         ) from error
     if images is None or classes is None:
         raise EvaluationError(f"{file} must have the arrays 'images' and 'labels'.")
+    images, classes = np.asarray(images), np.asarray(classes)  # numpy returns other members of the archive as bytes
     fits = images.dtype == np.uint8 and images.shape[1:] == image.shape and classes.shape == images.shape[:1]
     if not fits or not len(images):
         raise EvaluationError(
@@ -196,10 +200,11 @@ def _npz(file: Path, subject: Subject, image: ImageSpec) -> Split:
         )
     if classes.dtype.kind == "U":
         return Split(images, _numbers(classes.tolist(), subject, str(file)))
-    count = len(subject.labels)
+    count, is_number = len(subject.labels), classes.dtype.kind in "biuf"
     if classes.dtype.kind not in "iu" or classes.min() < 0 or classes.max() >= count:
+        extent = f" from {classes.min()} to {classes.max()}" if is_number else ""
         raise EvaluationError(
-            f"{file} has labels {classes.dtype} from {classes.min()} to {classes.max()}, but {subject.name} has "
-            f"{count} labels. Give labels as names, or as whole numbers from 0 to {count - 1}."
+            f"{file} has labels {classes.dtype}{extent}, but {subject.name} has {count} labels. Give labels as names, "
+            f"or as whole numbers from 0 to {count - 1}."
         )
     return Split(images, classes.astype(np.int64))

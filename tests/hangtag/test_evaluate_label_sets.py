@@ -67,6 +67,7 @@ def test_questions_that_do_not_fit(sigmoids: Exported, tmp_path: Path) -> None:
     lstm = latest("lstm")
     assert "is a single_label model" in refusal("evaluate", lstm, "--data", "outfits")
     assert "is a multi_label model" in refusal("evaluate", sigmoids.run.folder, "--data", "fashion-mnist")
+    assert "predicts sets of labels, but --samples" in refusal("evaluate", sigmoids.run.folder, "--samples", "csv:one")
     copy = Path(shutil.copytree(sigmoids.run.folder, tmp_path / "other-labels"))
     metrics = json.loads((copy / "metrics.json").read_text())
     metrics["summary"]["labels"].reverse()

@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 import shutil
+import zipfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -206,6 +207,21 @@ def test_files_of_samples_that_cannot_be_read_are_named(samples: Path, tmp_path:
         assert message.startswith(f"{tmp_path}/{name}.npz cannot be read ({why}). Save the arrays 'images'")
 
 
+@pytest.mark.parametrize("name", ["images", "images.npy"])
+def test_archives_with_other_members_or_a_damaged_member_are_refused(samples: Path, tmp_path: Path, name: str) -> None:
+    wrong = tmp_path / "wrong.npz"
+    with zipfile.ZipFile(wrong, "w") as archive:
+        archive.writestr(name, b"no array")
+        archive.writestr("labels.npy", b"no array")
+    assert "has images |S8 [] and labels []" in refusal("evaluate", samples / "models/fast", "--samples", wrong)
+    with zipfile.ZipFile(wrong, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(name, b"no array" * 9)
+    content = bytearray(wrong.read_bytes())
+    content[30 + len(name)] = 0xFF  # the first byte of the compressed data, which has no such kind of block
+    wrong.write_bytes(content)
+    assert "it is not a file of numpy.savez" in refusal("evaluate", samples / "models/fast", "--samples", wrong)
+
+
 @pytest.mark.parametrize(
     ("labels", "reason"),
     [
@@ -213,6 +229,7 @@ def test_files_of_samples_that_cannot_be_read_are_named(samples: Path, tmp_path:
         ([0, 3], "from 0 to 3, but "),
         ([0, -1], "from -1 to 0, but "),
         ([0.0, 1.0], "has labels float64 from 0.0 to 1.0, but "),
+        ([b"red", b"blue"], "has labels |S4, but "),
         ([], "n of at least 1"),
     ],
 )
