@@ -50,7 +50,8 @@ def measure(
     Raises:
         UserError: A named model is missing or cannot be compared, or no model is left, or the data set is damaged.
     """
-    files, subjects, left_out = _files(repository, names), dict[str, Subject](), dict[str, str]()
+    subjects, left_out = dict[str, Subject](), dict[str, str]()
+    files = _files(repository, names, left_out)
     settings = dict[str, ServerConfig]()
     for name, file in files.items():
         try:
@@ -94,19 +95,25 @@ def measure(
     return Measured(models, images, shown, own is None)
 
 
-def _files(repository: Path, names: Sequence[str]) -> dict[str, ModelFile]:
-    """Map each model, as NAME or NAME@VERSION, to its file."""
+def _files(repository: Path, names: Sequence[str], left_out: dict[str, str]) -> dict[str, ModelFile]:
+    """Map each model, as NAME or NAME@VERSION, to its file. An unusable model that is not named is ``left_out``."""
     wanted = names or [name for name in require_names(repository) if not is_route(repository, name)]
     files = {}
     for member in wanted:
         name, _, version = member.partition("@")
-        versions = {str(file.version): file for file in require_versions(repository, name)}
+        try:
+            versions = {str(file.version): file for file in require_versions(repository, name)}
+        except UserError as error:
+            if names:
+                raise
+            left_out[name] = sentence(error)
+            continue
         file = versions.get(version) if version else next(iter(versions.values()))
         if file is None:
             there = ", ".join(f"{name}@{number}" for number in versions)
             raise EvaluationError(f"{repository} has no {member}, but has {there} of {name}.")
         files[member] = file
-    if len(set(files.values())) < len(wanted):
+    if len(set(files.values())) < len(names):
         raise EvaluationError(f"a model is named twice: {', '.join(wanted)}.")
     return files
 

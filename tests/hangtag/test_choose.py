@@ -237,3 +237,12 @@ def test_what_cannot_be_met_ends_with_the_nearest(models: Path) -> None:
 def test_a_repository_without_models_is_refused(tmp_path: Path) -> None:
     onnx_models.publish_route(tmp_path / "models", "both", "split = {cnn = 100}")
     assert "has no model that can be chosen." in choose(tmp_path / "models", exit_code=1)
+
+
+def test_a_folder_without_a_version_is_left_out_unless_it_is_named(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert f"{tmp_path}/empty has no version to serve: " in choose(tmp_path, "empty", exit_code=1)
+    (tmp_path / "lstm-int8").symlink_to(MODELS / "lstm-int8")
+    printed = choose(tmp_path, "--try", "0", "--limit", "50")
+    assert f"left out: {tmp_path}/empty has no version to serve: " in printed
+    assert "Serve lstm-int8" in printed
