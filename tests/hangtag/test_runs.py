@@ -112,6 +112,27 @@ def test_what_is_not_there_is_named(folder: Path, tmp_path: Path) -> None:
     assert "promoted.toml" in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("file", "content", "trouble"),
+    [
+        ("metrics.json", "[" * 100_000, "cannot be read (it is nested too deeply)"),
+        ("metrics.json", '{"epochs": null}', "is not a JSON object of a run"),
+        ("metrics.json", '{"summary": null}', "is not a JSON object of a run"),
+        ("config.json", '{"model": "lstm", "recipe": {}, "environment": null}', "is not a JSON object of a run"),
+    ],
+)
+def test_a_malformed_file_is_named_and_the_other_runs_are_listed(
+    tmp_path: Path, file: str, content: str, trouble: str
+) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text('{"model": "lstm", "recipe": {}}')
+    (tmp_path / "one" / file).write_text(content)
+    _, one, two = invoke("runs", "list", "--runs", tmp_path).stdout.splitlines()
+    assert f"{file} {trouble}" in one
+    assert re.match("two +lstm", two)
+
+
 def test_it_needs_no_torch(folder: Path) -> None:
     done = without(["torch"], "runs", "list", "--runs", folder / "runs", "--models", folder / "models")
     assert done.returncode == 0, done.stderr

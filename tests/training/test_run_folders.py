@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hangtag.training.errors import RunMismatchError
-from hangtag.training.runs.config import portable
+from hangtag.training.runs.config import key_of, portable
 from hangtag.training.runs.run import Run
 from tests.training.small_runs import config
 
@@ -54,6 +54,12 @@ def test_a_run_with_a_loss_that_is_gone_cannot_be_continued(tmp_path: Path) -> N
 
 
 # A run's config, as it is published in exported files.
+
+
+def test_a_malformed_config_belongs_to_no_run() -> None:
+    of_a_run = config().as_json()
+    malformed = of_a_run | {"model": [1], "environment": None, "recipe": 3}
+    assert {key_of(malformed), key_of(of_a_run)} != {key_of(of_a_run)}
 
 
 def test_a_published_config_names_no_folders_of_this_machine() -> None:

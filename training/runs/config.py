@@ -112,16 +112,15 @@ def difference(
     return f"with another {' and '.join(keys)} ({', '.join(values)})"
 
 
-def key_of(config: Mapping[str, Any]) -> tuple[object, ...]:
+def key_of(config: Mapping[str, Any]) -> tuple[str, ...]:
     """Return a key that a run's config.json shares only with the configs in the run's exported files."""
-    created, epochs = config.get("environment", {}).get("created"), config.get("recipe", {}).get("epochs")
-    return (config.get("model"), config.get("seed"), created, epochs)
+    return tuple(str(flat(config).get(key)) for key in ("model", "seed", "environment.created", "recipe.epochs"))
 
 
 def command(config: Mapping[str, Any], out: Path | None = None) -> str:
     """Return the command that trains a run with this config, in the folder ``out`` if it is given. If the config holds
     no command, as in exported files and in earlier releases, the command is built from the main settings."""
-    words = list(config.get("command", ()))
+    words = list(config.get("command") or ())
     if not words:
         dataset = config.get("dataset", "fashion-mnist")
         options = {
@@ -133,7 +132,7 @@ def command(config: Mapping[str, Any], out: Path | None = None) -> str:
         }
         words = [config["model"]]
         words += [word for name, value in options.items() if value is not None for word in (name, str(value))]
-        words += [word for file in config.get("teachers", ()) for word in ("--teacher", file["path"])]
+        words += [word for file in config.get("teachers") or () for word in ("--teacher", file["path"])]
     return shlex.join(["hangtag", "train", *words, *(["--out", str(out)] if out else [])])
 
 

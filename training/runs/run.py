@@ -33,6 +33,7 @@ REPORT = "report.html"
 RESTART_HINT = "'hangtag train' with --restart replaces the run."
 # The encoding of pictures.csv also preserves file names that are not valid text.
 _AS_WRITTEN: dict[str, Any] = {"encoding": "utf-8", "errors": "surrogateescape"}
+_KINDS: dict[str, type] = {"model": str, "recipe": dict, "environment": dict, "epochs": list, "summary": dict}
 _FILES = ("checkpoint.pt", "teacher.pt", "best.pt", "metrics.json", "config.json", REPORT, "pictures.csv")
 
 
@@ -84,7 +85,7 @@ class Run:
     def config(self) -> dict[str, Any]:
         """The content of config.json. Raises RunMismatchError if the file is missing or is not a run's config."""
         config = _read_json(self.folder / "config.json")
-        if isinstance(config.get("model"), str) and isinstance(config.get("recipe"), dict):
+        if "model" in config and "recipe" in config:
             return config
         raise RunMismatchError(f"{self.folder / 'config.json'} names no model and recipe. {RESTART_HINT}")
 
@@ -234,11 +235,11 @@ class Run:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object. Raises RunMismatchError if the file is missing, unreadable, or not a JSON object."""
+    """Read a run's JSON file. Raises RunMismatchError if it is missing, unreadable, or not a JSON object of a run."""
     try:
         value = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RunMismatchError(f"{path} cannot be read ({reason(error)}). {RESTART_HINT}") from error
-    if not isinstance(value, dict):
-        raise RunMismatchError(f"{path} holds no JSON object. {RESTART_HINT}")
+    if not isinstance(value, dict) or not all(isinstance(value.get(key, kind()), kind) for key, kind in _KINDS.items()):
+        raise RunMismatchError(f"{path} is not a JSON object of a run. {RESTART_HINT}")
     return value
