@@ -197,7 +197,7 @@ _KINDS: dict[str, tuple[str, Any]] = {
     name: (part, kind)
     for part, owner in _PARTS.items()
     for name, kind in get_type_hints(owner).items()
-    if name not in ("name", *_PARTS)
+    if name not in ("name", "teacher", *_PARTS)
 }
 """The hyperparameters that ``--set`` can change, each with its type and with the part of the recipe that holds it."""
 _RANGES: tuple[tuple[Iterable[str], str, Callable[[float], bool]], ...] = (

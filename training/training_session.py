@@ -62,7 +62,7 @@ def train(settings: TrainSettings) -> None:
                 _report(f"stopped. Continue from the last finished epoch with: {resume}")
             raise SystemExit(130) from None  # a shell's status for a process that SIGINT ended
         if group.is_rank_zero:
-            if was_finished:
+            if was_finished and run.has(REPORT):
                 _report("this run is already finished, so nothing was trained. Use --restart to train it again.")
             else:
                 with writing(run.folder / REPORT):

@@ -133,6 +133,8 @@ def test_a_finished_run_is_reported_and_not_trained_again(finished: Finished, tm
     best, _ = finished.stderr.splitlines()[-2:]
     assert again.stderr.splitlines()[-2:] == [best, f"run: {folder}   next: hangtag export {folder}"]
     assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.iterdir()} == before
+    (folder / "report.html").unlink()  # as if the command had been killed before it wrote the page
+    assert f"wrote {folder}/report.html" in invoke(*TRAINED, "--out", folder).stderr
 
 
 @pytest.mark.usefixtures("few_test_images")

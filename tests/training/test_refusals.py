@@ -30,6 +30,7 @@ pytestmark = pytest.mark.slow
             ["cnn_rnn", "--balance", "--select", "balanced_accuracy"],
             "--balance and --select: cnn_rnn has its own loss",
         ),
+        (["cnn", "--recipe", "best", "--set", "teacher=1"], "--set teacher=1: there is no such hyperparameter."),
         (["lstm", "--epochs", "0"], "--epochs"),
         (["lstm", "--seed", "-1"], "--seed"),
         (["lstm", "--epoch", "3"], "--epoch"),
