@@ -41,6 +41,8 @@ def train(settings: TrainSettings) -> None:
         dataset = "" if config.dataset == "fashion-mnist" else f"-{short_dataset(config.dataset)}"
         name = f"{short_name(config.model)}{dataset}-{config.recipe.name}-seed{config.seed}"
         run = Run(settings.out or Path("runs") / name)
+        if settings.restart and (first := settings.start_from) and first.resolve().parent == run.folder.resolve():
+            raise SettingsError(f"--restart would delete the run that holds {first}. Choose another --out.")
         # The network is built first, so that an error creates no folder and changes no existing run.
         notes = group.on_every_rank(lambda: _require_network(config, data))
         if settings.dry_run:

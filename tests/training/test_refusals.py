@@ -81,6 +81,15 @@ def test_what_a_machine_lacks_is_named(tmp_path: Path, first: str, arguments: li
     assert not (tmp_path / "run").exists()
 
 
+def test_a_run_is_not_replaced_by_a_run_that_starts_from_its_weights(finished: Finished, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(finished.folder, tmp_path / "run"))
+    before = contents(folder)
+    weights = folder / "best.pt"
+    message = refusal(*TRAINED, "--start-from", weights, "--restart", "--out", folder)
+    assert message.startswith(f"--restart would delete the run that holds {weights}.")
+    assert contents(folder) == before
+
+
 def test_data_that_cannot_be_read_leave_no_folder(tmp_path: Path) -> None:
     message = refusal("train", "lstm", "--data-dir", tmp_path, "--out", tmp_path / "run")
     assert f"{tmp_path} lacks train-images-idx3-ubyte, " in message

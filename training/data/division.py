@@ -34,8 +34,7 @@ def divide(
         )
     given = {split for own in of_label.values() for split in own}
     splits: dict[str, list[Picture]] = {"train": [], "validation": [], "test": []}
-    split_of: dict[str, str] = {}
-    too_few = []
+    split_of, too_few = dict[str, str](), list[str]()
     for label, count in counts.items():
         own = of_label[label]
         rest = own.pop(None, []) + own["train"]

@@ -112,8 +112,7 @@ def muon_groups(network: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
 
 def _by_decay(parameters: Iterable[nn.Parameter], recipe: Recipe) -> list[dict[str, Any]]:
     """Return two groups of parameters: matrices with weight decay, and vectors, such as biases, without."""
-    matrices: list[nn.Parameter] = []
-    vectors: list[nn.Parameter] = []
+    matrices, vectors = list[nn.Parameter](), list[nn.Parameter]()
     for weights in parameters:
         (matrices if weights.ndim > 1 else vectors).append(weights)
     return [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
