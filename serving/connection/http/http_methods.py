@@ -180,7 +180,7 @@ def _compare_response(answer: HttpAnswer, request: classifier_pb2.CompareRequest
     else:
         outcomes = json.loads(answer.body)["outcomes"]
     for outcome in outcomes:
-        if "answer" not in outcome:
+        if outcome.get("answer") is None:
             code = _CODES.get(outcome.pop("status"), grpc.StatusCode.UNKNOWN)
             outcome["failure"] = {"code": code.value[0], "message": outcome.pop("error")}
     return json_format.ParseDict({"outcomes": outcomes}, classifier_pb2.CompareResponse(), ignore_unknown_fields=True)

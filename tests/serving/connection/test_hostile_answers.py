@@ -101,6 +101,16 @@ def test_values_that_a_datatype_does_not_have_are_named(kind: Kind, body: bytes,
             assert problem in str(result)
 
 
+@http_kinds
+def test_an_answer_of_null_in_a_comparison_is_a_client_error(kind: Kind) -> None:
+    several = json.dumps({"outcomes": [{"model_name": name, "answer": None} for name in ("lstm", "cnn")]}).encode()
+    left = iter((b"null", several))
+    with web_server(lambda _: (200, {}, next(left))) as address, kind.open(address, options=NEVER) as client:
+        for models in (["cnn"], ["lstm", "cnn"]):
+            with pytest.raises(ClientError, match="does not follow the Open Inference Protocol"):
+                client.compare(PIXELS, models)
+
+
 def with_binary_size(size: Any) -> Answer:
     """An answer whose JSON states this binary_data_size, followed by four bytes of binary data."""
     output = {"name": "value", "datatype": "FP32", "shape": [1], "parameters": {"binary_data_size": size}}
