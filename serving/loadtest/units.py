@@ -35,8 +35,8 @@ def duration_span(low: float, high: float) -> str:
 
 
 def times(ratio: float) -> str:
-    """Format a ratio for a table, such as 4.12x."""
-    return NONE if math.isnan(ratio) else f"{three_digits(ratio)}\N{MULTIPLICATION SIGN}"
+    """Format a ratio for a table, such as 4.12x. The ratio to zero is infinite, and shown like NaN."""
+    return f"{three_digits(ratio)}\N{MULTIPLICATION SIGN}" if math.isfinite(ratio) else NONE
 
 
 def ratio(value: float) -> str:

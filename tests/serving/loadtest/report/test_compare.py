@@ -114,6 +114,17 @@ def test_the_table_has_the_figures_of_both_and_their_ratio(files: tuple[Path, Pa
     assert tables["limited"][3][3:] == ["1.00\u00d7", "1.00\u00d7"]
 
 
+def test_the_ratio_to_a_throughput_of_zero_is_unknown(tmp_path: Path) -> None:
+    """If all answers arrive after the end of their blocks, the throughput is zero."""
+    late = steady(1.0, throughput=0.0)
+    before = (saved_run("cnn", 500.0, *late), saved_run("lstm", 500.0, *late, planned_blocks=5))
+    after = (saved_run("cnn", 500.0, *ONE), saved_run("lstm", 500.0, *ONE))
+    files = save(tmp_path / "before.json", *before), save(tmp_path / "after.json", *after)
+    text = one_line(invoke("loadtest", "compare", *files, "--html", tmp_path / "page.html").stdout)
+    assert "after / before \u2013 0.00100\u00d7 0.00100\u00d7 cnn's p99" in text
+    assert "after / before INVALID lstm at 500 calls/s cannot be compared" in text
+
+
 def target(version: str, **more: Any) -> dict[str, Any]:
     """A target as a file of results describes it."""
     return {"name": "cnn", "model": "cnn", "model_versions": [version], "accuracy": None, **more}
@@ -161,11 +172,13 @@ def test_files_of_the_first_version_are_read_as_valid(tmp_path: Path) -> None:
     assert "cnn's p99 at 8 in flight shows no difference" in one_line(result.stdout)
 
 
+DAMAGED = saved_block([0.001], latency={"histogram": "HISTFAAAABZ4nJNpmSzMwMDA"})
 SPOILED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "missing": (lambda file: None, "cannot be read"),
     "text": (lambda file: file.write_text("{"), "JSON"),
     "a list": (lambda file: file.write_text("[]"), "hangtag.loadtest/1"),
     "another schema": (lambda file: file.write_text('{"schema": "other/1"}'), "other/1"),
+    "a damaged histogram": (lambda file: save(file, saved_run("cnn", 8, DAMAGED)), "schema"),
     "no runs": (lambda file: file.write_text('{"schema": "hangtag.loadtest/1"}'), "schema"),
     "nothing in common": (lambda file: save(file, saved_run("lstm", 8, *ONE)), "no target and load in common"),
 }
