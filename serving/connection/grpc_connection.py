@@ -56,12 +56,14 @@ class _Channel:
     ) -> tuple[grpc.Call, Iterator[Response]]:
         """Begin a stream, and return its call and its responses."""
         self._require_open()
-        raised: list[Exception] = []
+        raised: list[BaseException] = []
 
         def outgoing() -> Iterator[Message]:
             try:
                 yield from requests
-            except Exception as error:  # gRPC would log the exception and cancel the requests in flight
+            except GeneratorExit:  # gRPC reads no more requests
+                raise
+            except BaseException as error:  # gRPC would cancel the requests in flight, or wait for requests without end
                 raised.append(error)
 
         start: grpc.StreamStreamMultiCallable[Message, Response] = self._channel.stream_stream(
@@ -75,7 +77,7 @@ class _Channel:
             except grpc.RpcError as error:
                 raise self._explained(error, method, timeout) from error
             if raised:
-                raise raised[0]
+                raise raised.pop()
 
         return call, responses()
 

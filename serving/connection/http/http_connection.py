@@ -51,10 +51,13 @@ class HttpConnection:
 
     def stream(self, method: Method[Response], requests: Iterable[Message], timeout: float | None) -> Iterator[Any]:
         """Yield each call's response or ClientError, in order. A separate thread reads the requests one by one."""
-        responses = self._of_this_process().stream(method, _taken(requests), timeout)
+        raised: list[BaseException] = []
+        responses = self._of_this_process().stream(method, _taken(requests, raised), timeout)
         try:
             while (response := _result(_awaited(anext(responses, _END)))) is not _END:
                 yield response
+            if raised:
+                raise raised.pop()
         finally:
             _begin(_awaited(responses.aclose()))  # without waiting, because this may run in the loop's own thread
 
@@ -121,9 +124,9 @@ async def _awaited(awaitable: Awaitable[Result]) -> Result:
     return await awaitable
 
 
-async def _taken(requests: Iterable[Message]) -> AsyncGenerator[Message, None]:
+async def _taken(requests: Iterable[Message], raised: list[BaseException]) -> AsyncGenerator[Message, None]:
     """Yield the requests of an iterable that may block. A thread reads each request when the stream can send one
-    more."""
+    more. If the iterable raises an exception, it is appended to ``raised``, and there are no more requests."""
     wanted: queue.SimpleQueue[Future[Any] | None] = queue.SimpleQueue()
 
     def take() -> None:
@@ -131,8 +134,9 @@ async def _taken(requests: Iterable[Message]) -> AsyncGenerator[Message, None]:
         while future := wanted.get():
             try:
                 future.set_result(next(iterator, _END))
-            except Exception as error:
-                future.set_exception(error)
+            except BaseException as error:  # an event loop would end with SystemExit
+                raised.append(error)
+                future.set_result(_END)
 
     threading.Thread(target=take, name="requests", daemon=True).start()
     try:

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -74,6 +75,22 @@ def test_what_the_images_raise_comes_after_the_answers_before_it(client: Client)
     assert labels(next(outcomes))
     with pytest.raises(RuntimeError, match="the camera is gone"):
         next(outcomes)
+
+
+@pytest.mark.parametrize("kind", [Kind(asynchronous=False, http=http) for http in (False, True)], ids=str)
+def test_what_ends_the_thread_that_reads_the_images_does_not_leave_the_caller_waiting(
+    kind: Kind, server: Server
+) -> None:
+    def images() -> Iterator[Any]:
+        yield IMAGES[0]
+        sys.exit("the camera is gone")
+
+    with kind.open(kind.of(server)) as client:
+        outcomes = client.classify_stream(images(), "classifier", timeout=TIMEOUT)
+        assert labels(next(outcomes))
+        with pytest.raises(SystemExit, match="the camera is gone"):
+            next(outcomes)
+        assert labels(client.classify(IMAGES[0], "classifier"))
 
 
 def test_a_stream_ends_at_its_deadline_and_with_its_client(client: Client) -> None:
