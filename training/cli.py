@@ -42,7 +42,6 @@ def train(**options: Any) -> None:
       hangtag train lstm --data csv:labels.csv --size 64x64 --colour
       hangtag train mypackage.nets:build --data idx:kmnist/ --set batch_size=64
       hangtag train cnn --seed 1              trains with another seed, in another folder
-      hangtag train cnn --epochs 20 --out runs/longer   trains for 20 epochs instead of ten
       hangtag train resnet --precision bf16   trains a teacher for --recipe best in ten minutes
       hangtag train cnn_rnn                   trains a model that predicts all labels of an outfit
       hangtag train lstm --limit 2000 --epochs 1 --out runs/trial

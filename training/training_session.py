@@ -16,8 +16,8 @@ from hangtag import listing
 from hangtag.output import require_writable, writing
 from hangtag.training.catalog import first_network
 from hangtag.training.data import sources
-from hangtag.training.data.dataset import Dataset, Split
-from hangtag.training.errors import SettingsError
+from hangtag.training.data.dataset import Dataset
+from hangtag.training.errors import RunMismatchError, SettingsError
 from hangtag.training.loop.train import train as train_run
 from hangtag.training.networks import own
 from hangtag.training.processes import ProcessGroup, keep_freed_memory, process_group
@@ -67,18 +67,25 @@ def train(settings: TrainSettings) -> None:
             if was_finished and run.has(REPORT):
                 _report("this run is already finished, so nothing was trained. Use --restart to train it again.")
             else:
+                from hangtag.training.report.run_page import run_page  # imports matplotlib, which takes a second
+
                 with writing(run.folder / REPORT):
-                    page = _page(run, data.validation.first(config.limit))
+                    page = run_page(run, validation=data.validation.first(config.limit).images)
                     (run.folder / REPORT).write_text(page, encoding="utf-8")
-            _report_result(run, metrics, config.select, data.sizes)
+            validated = {"validation": len(data.validation.first(config.limit))}
+            _report_result(run, metrics, config.select, data.sizes | validated)
 
 
 def _dry_run(config: RunConfig, data: Dataset, run: Run, group: ProcessGroup, *, restart: bool) -> None:
     """Print how large the run is and how long it would take, by the second epoch of a short run in a temporary folder.
-    Zeros replace the teacher's logits. Raises the errors that the run would raise before training."""
+    Zeros replace the teacher's logits. Prints whether the folder holds another run, and raises the other errors that
+    the run would raise before training."""
     group.on_rank_zero(lambda: require_writable(run.folder / "config.json"))
-    if not restart:
-        group.on_rank_zero(lambda: run.require_fitting(config, data.members))
+    if group.is_rank_zero and not restart:
+        try:
+            run.require_fitting(config, data.members)
+        except RunMismatchError as error:
+            _report(str(error))
     recipe, images = config.recipe, len(data.train.first(config.limit))
     few = min(images, _TIMED_STEPS * recipe.batch_size)
     short = replace(config, limit=few, recipe=replace(recipe, epochs=2))
@@ -146,8 +153,13 @@ def _require_network(config: RunConfig, data: Dataset) -> list[str]:
     """Build the network once, and return sentences about freshly initialised weights and about a later export. Raises
     SettingsError if the network cannot be built for this data, or computed in this precision."""
     network, notes = first_network(config, len(data.labels), data.image)
-    needs_bf16_lstm = config.precision == "bf16" and any(isinstance(module, nn.LSTM) for module in network.modules())
-    if needs_bf16_lstm and config.device == "cpu" and not cpu_computes_lstms_in_bf16():
+    has_lstm, has_dropout = (any(isinstance(one, kind) for one in network.modules()) for kind in (nn.LSTM, nn.Dropout))
+    rate, shift, edge = config.recipe.dropout, config.recipe.augmentation.shift, min(data.image.shape[:2])
+    if rate is not None and not has_dropout:
+        raise SettingsError(f"--set dropout={rate}: {config.model} has no nn.Dropout, whose rate this sets.")
+    if shift >= edge:
+        raise SettingsError(f"--set shift={shift:g}: it must be smaller than the pictures' shorter edge, {edge}.")
+    if config.precision == "bf16" and has_lstm and config.device == "cpu" and not cpu_computes_lstms_in_bf16():
         raise SettingsError(
             f"--precision bf16: PyTorch cannot compute an LSTM in bfloat16 on this CPU, and {config.model} has an "
             "LSTM. Use --precision fp32."
@@ -181,12 +193,6 @@ def _resources(config: RunConfig) -> str:
     threads = "1 thread" if config.threads == 1 else f"{config.threads} threads"
     teachers = f", learning from {' and '.join(file.path for file in config.teachers)}" if config.teachers else ""
     return f"{config.device}, {processes}{threads}{teachers}"
-
-
-def _page(run: Run, validation: Split) -> str:
-    from hangtag.training.report.run_page import run_page  # imports matplotlib, which takes a second
-
-    return run_page(run, validation=validation.images)
 
 
 def _report_result(run: Run, metrics: dict[str, Any], select: str, sizes: dict[str, int]) -> None:

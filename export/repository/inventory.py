@@ -115,7 +115,7 @@ def trial(metadata: Mapping[str, str]) -> str | None:
         limit = json.loads(metadata["training"])["config"]["limit"]
     except (KeyError, TypeError, ValueError):
         return None
-    return f"trained on the first {limit:,} images only" if isinstance(limit, int) else None
+    return f"trained on {limit:,} images only" if isinstance(limit, int) else None
 
 
 def serving(models: Path) -> list[Entry]:

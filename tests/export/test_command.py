@@ -30,7 +30,7 @@ def test_it_publishes_and_lists_the_passed_checks(of_run: Export, runs_dir: Path
     assert of_run.stderr.startswith(f"exporting {runs_dir / 'older'} in fp32\n")
     output = re.fullmatch(
         r"published models/lstm/1\n"
-        r"  TRIAL RUN    trained on the first 32 images only\n"
+        r"  TRIAL RUN    trained on 32 images only\n"
         r"  structure    valid ONNX, 7 nodes, 0\.\d\d MB\n"
         r"  contract     names, datatypes and free batch axis are as expected\n"
         r"  parity       logits within \d\.\de-0\d of PyTorch at batch 1, 2, 3, 7, 16, 64\n"
@@ -72,7 +72,7 @@ def test_a_trial_run_does_not_replace_the_shipped_model(runs_dir: Path, tmp_path
     shutil.copytree(MODELS / "lstm", "models/lstm")
     message = refusal("export", "lstm", "--runs", runs_dir, unchanged=tmp_path)
     assert re.search(r"^predecessor: test accuracy .* and version 2, which serves, has 93\.09%\.", message)
-    assert "The run is a trial, trained on the first 32 images only." in message
+    assert "The run is a trial, trained on 32 images only." in message
     assert "--even-if-worse" in message
 
 
@@ -83,15 +83,15 @@ def test_on_request_it_is_published_named_as_worse_and_serves_unless_another_was
     repository = ("--models", "shop")
     invoke("models", "promote", "lstm", "1", *repository)
     result = invoke("export", "lstm", "--runs", runs_dir, "--even-if-worse", *repository)
-    assert result.stdout.startswith("published shop/lstm/3\n  TRIAL RUN    trained on the first 32 images only\n")
+    assert result.stdout.startswith("published shop/lstm/3\n  TRIAL RUN    trained on 32 images only\n")
     worse = r"  predecessor  WORSE, but published: test accuracy .* and version 1, which serves, has "
     assert re.search(worse, result.stdout)
     assert "note: version 1 is promoted and still serves. Next: hangtag models promote lstm 3" in result.stderr
     invoke("models", "promote", "lstm", "latest", *repository)
     shown = " ".join(invoke("models", "show", "lstm", *repository).stdout.split())
-    assert "TRIAL RUN trained on the first 32 images only" in shown
+    assert "TRIAL RUN trained on 32 images only" in shown
     listed = invoke("models", "list", *repository).stdout
-    assert "TRIAL RUN: trained on the first 32 images only" in listed
+    assert "TRIAL RUN: trained on 32 images only" in listed
     assert "test accuracy" in listed.splitlines()[0]
 
 

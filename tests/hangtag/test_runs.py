@@ -39,10 +39,10 @@ def test_every_run_is_listed(folder: Path) -> None:
     lines = look(folder, "list").splitlines()
     assert [line.split()[0] for line in lines] == ["run", "begun", "damaged", "first", "second", "sets"]
     begun, damaged, exported, other, sets = lines[1:]
-    assert re.search(r"study +fashion-mnist, first 300 +1 +0 of 2 +- +- +0\.0 +-$", begun)
+    assert re.search(r"study +fashion-mnist, --limit 300 +1 +0 of 2 +- +- +0\.0 +-$", begun)
     assert "metrics.json cannot be read (" in damaged
-    assert re.search(r"study +fashion-mnist, first 300 +0 +2 +\d+\.\d\d% +\d+\.\d\d% +0\.\d +lstm-56 1$", exported)
-    assert re.search(r"fashion-mnist, first 64 +0 +1 +\d+\.\d\d% +\d+\.\d\d% +0\.\d +-$", other)
+    assert re.search(r"study +fashion-mnist, --limit 300 +0 +2 +\d+\.\d\d% +\d+\.\d\d% +0\.\d +lstm-56 1$", exported)
+    assert re.search(r"fashion-mnist, --limit 64 +0 +1 +\d+\.\d\d% +\d+\.\d\d% +0\.\d +-$", other)
     assert re.search(r"voc2007 .*% O-F1 .*% O-F1", sets)
 
     listed = {run["run"]: run for run in json.loads(look(folder, "list", "--json"))}

@@ -217,7 +217,7 @@ def test_a_folder_is_the_runs_own_if_what_decides_the_outcome_is_equal(
 
 def test_the_examples_in_the_help_are_valid(tmp_path: Path) -> None:
     examples = re.findall(r"^ *hangtag train (.+?)(?:  .*)?$", invoke("train", "--help").stdout, re.MULTILINE)
-    assert len(examples) == 10
+    assert len(examples) == 9
     for example in examples:
         alone = shlex.split(example.replace("--processes 2", "--processes 1"))
         if "--data" in alone:

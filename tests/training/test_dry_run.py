@@ -1,4 +1,4 @@
-"""A dry run describes the real run, leaves no files, and refuses what the real run would refuse."""
+"""A dry run describes the real run, leaves no files, and names what the real run would refuse."""
 
 import re
 from pathlib import Path
@@ -47,3 +47,6 @@ def test_it_leaves_a_run_as_it_is_and_no_new_one(finished: Finished, tmp_path: P
         before = contents(folder) if folder.exists() else None
         assert f"run       {folder}, on cpu" in invoke(*TRAINED, "--dry-run", "--out", folder).stdout
         assert (contents(folder) if folder.exists() else None) == before
+    other = invoke(*TRAINED, "--set", "flip=true", "--dry-run", "--out", finished.folder)
+    assert "time      about " in other.stdout
+    assert f"{finished.folder} holds a run with another recipe.augmentation.flip (" in other.stderr

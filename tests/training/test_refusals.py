@@ -129,7 +129,7 @@ def test_files_of_an_unknown_run_are_refused(finished: Finished, tmp_path: Path,
     shutil.copy(finished.folder / name, tmp_path)
     message = f"{tmp_path} holds {name} but no config.json, so it is unknown which run they belong to. Choose another"
     assert message in refusal(*TRAINED, "--out", tmp_path)
-    assert message in refusal(*TRAINED, "--dry-run", "--out", tmp_path)
+    assert message in invoke(*TRAINED, "--dry-run", "--out", tmp_path).stderr
 
 
 def test_states_of_another_run_are_refused_before_the_training(broken_off: Path, tmp_path: Path) -> None:

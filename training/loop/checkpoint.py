@@ -17,13 +17,6 @@ from hangtag.training.runs.config import RunConfig
 from hangtag.training.runs.run import RESTART_HINT, Run
 from hangtag.training.tasks.task import Task
 
-DIVERGENCE_HINT = (
-    "The best weights from earlier epochs are kept. Try --precision fp32, another --seed, or a lower rate with --set "
-    "learning_rate=RATE."
-)
-
-RandomState = dict[str, torch.Tensor]
-
 
 class TrainingState:
     """The network with its optimizer, schedule and moving average, and the metrics of the finished epochs."""
@@ -43,10 +36,17 @@ class TrainingState:
         return self.network if self.average is None else self.average.module
 
 
-def random_state(device: str) -> RandomState:
+def random_state(device: str) -> dict[str, torch.Tensor]:
     """Return this process's random state on the CPU and, if the process trains on a GPU, on the GPU."""
     state = {"cpu": torch.get_rng_state()}
     return state | {"cuda": torch.cuda.get_rng_state()} if device == "cuda" else state
+
+
+def diverged(what: str, epoch: float, config: RunConfig) -> DivergedError:
+    """Return the error of a run whose numbers are no longer finite, with advice that applies to this run."""
+    kept = "The best weights from earlier epochs are kept. " if epoch > 1 else ""
+    exact = "--precision fp32, " if config.precision != "fp32" else ""
+    return DivergedError(f"{what}. {kept}Try {exact}another --seed, or a lower rate with --set learning_rate=RATE.")
 
 
 def validate(row: dict[str, float], config: RunConfig, task: Task, state: TrainingState, run: Run) -> dict[str, float]:
@@ -59,7 +59,7 @@ def validate(row: dict[str, float], config: RunConfig, task: Task, state: Traini
     row |= task.validate(deployable)
     metric = task.selection_metric
     if not math.isfinite(row[metric]):  # the last step may make the weights diverge, and no later loss would show that
-        raise DivergedError(f"the network's outputs are not finite after epoch {row['epoch']}. {DIVERGENCE_HINT}")
+        raise diverged(f"the network's outputs are not finite after epoch {row['epoch']}", row["epoch"], config)
     by_loss = config.pictures is not None
     ranks = [(each[metric], -each["validation_loss"] if by_loss else 0.0) for each in (*state.rows, row)]
     if ranks[-1] > max(ranks[:-1], default=(-1.0, 0.0)):
@@ -67,7 +67,7 @@ def validate(row: dict[str, float], config: RunConfig, task: Task, state: Traini
     return row
 
 
-def save(state: TrainingState, random_states: list[RandomState], run: Run) -> None:
+def save(state: TrainingState, random_states: list[dict[str, torch.Tensor]], run: Run) -> None:
     """Write a checkpoint with the random states of all ranks, and then metrics.json with the same epochs."""
     states = {name: part.state_dict() for name, part in state.parts.items()}
     run.save("checkpoint.pt", {**states, "rows": state.rows, "rng": random_states})

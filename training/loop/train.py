@@ -18,9 +18,8 @@ from torch import Tensor
 
 from hangtag.training import catalog
 from hangtag.training.data.dataset import Dataset
-from hangtag.training.errors import DivergedError
 from hangtag.training.loop import checkpoint
-from hangtag.training.loop.checkpoint import DIVERGENCE_HINT, TrainingState
+from hangtag.training.loop.checkpoint import TrainingState
 from hangtag.training.networks import own
 from hangtag.training.networks.normalisation import normalise
 from hangtag.training.processes import ProcessGroup
@@ -139,7 +138,7 @@ class _Sums:
     """Sums an epoch's losses and correct samples on the device, and reads the sums every SYNC_INTERVAL steps."""
 
     def __init__(self, epoch: int, steps: int, config: RunConfig, observer: Observer, group: ProcessGroup) -> None:
-        self._epoch, self._steps, self._observer, self._group = epoch, steps, observer, group
+        self._epoch, self._steps, self._config, self._observer, self._group = epoch, steps, config, observer, group
         self._started, self._seen = time.perf_counter(), 0
         self._sums = torch.zeros(2, dtype=torch.float64, device=config.device)  # losses, and correct samples
         self._loss, self._correct = math.nan, math.nan  # the sums over all ranks when they were last read
@@ -159,10 +158,8 @@ class _Sums:
             self._loss, self._correct = (sum(sums) for sums in zip(*(part for part, _ in parts), strict=True))
             self._mean = self._loss / self._seen
             if not math.isfinite(self._mean):
-                raise DivergedError(
-                    f"the loss became {self._mean} in epoch {self._epoch}, by step {step} of {self._steps}. "
-                    f"{DIVERGENCE_HINT}"
-                )
+                what = f"the loss became {self._mean} in epoch {self._epoch}, by step {step} of {self._steps}"
+                raise checkpoint.diverged(what, self._epoch, self._config)
         self._observer.on_step(self._epoch, step, self._steps, self._mean)
 
     def row(self, samples: int, learning_rate: float) -> dict[str, float]:

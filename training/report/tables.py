@@ -46,7 +46,7 @@ def cells(run: Run, exported_as: Sequence[str] = ()) -> dict[str, str]:
     return {
         "model": run_is["model"],
         "recipe": run_is["recipe"],
-        "data": run_is["data"] + (f", first {run_is['limit']:,}" if run_is["limit"] else ""),
+        "data": run_is["data"] + (f", --limit {run_is['limit']}" if run_is["limit"] else ""),
         "seed": text(run_is["seed"]),
         "epochs": f"{run_is['epochs']}{planned}",
         **{split: "-" if share is None else f"{share:.2%}{name}" for split, share in shares.items()},

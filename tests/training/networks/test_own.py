@@ -1,5 +1,6 @@
 """Trains a user's own networks, named by package.module:callable, and refuses unsuitable ones."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +127,8 @@ def test_a_network_that_cannot_be_exported_is_named(source: str) -> None:
 
 
 def test_a_run_without_a_folder_is_named_after_the_callable(source: str) -> None:
-    printed = invoke(*arguments("own_networks:Guess", source, "--epochs", 1)[:-4]).stderr
+    printed = invoke(*arguments("own_networks:Guess", source, "--epochs", 1)[:-4], "--limit", 3).stderr
+    assert re.search(r"validation accuracy \S+% of 3 images, test accuracy \S+% of 4 images, ", printed)
     assert "run: runs/guess-photos-pictures-seed0   next: hangtag export " in printed
     assert invoke("runs", "show", "guess").stdout.split()[1] == "runs/guess-photos-pictures-seed0"
 
@@ -155,9 +157,13 @@ def test_networks_that_cannot_be_used_are_refused(source: str, network: str, exp
     assert expected in refusal(*arguments(network, source))
 
 
-def test_normalisations_are_not_added_to_an_own_network(source: str) -> None:
+def test_hyperparameters_that_do_not_suit_the_network_or_the_pictures_are_refused(source: str) -> None:
     message = refusal(*arguments("own_networks:Linear", source, "--set", "batch_norm=true"), exit_code=2)
     assert message == "--set batch_norm=true: hangtag does not add batch normalisation to own_networks:Linear."
+    message = refusal(*arguments("own_networks:Guess", source, "--set", "dropout=0.9"))
+    assert message == "--set dropout=0.9: own_networks:Guess has no nn.Dropout, whose rate this sets."
+    message = refusal(*arguments("cnn", source, "--set", "shift=8"))
+    assert message == "--set shift=8: it must be smaller than the pictures' shorter edge, 8."
 
 
 # Class weights, and the choice of the best epoch.
