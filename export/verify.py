@@ -4,7 +4,8 @@ Run the command on the machine that serves the model, because processors round d
 8-bit dot products (AVX-512 VNNI, AVX-VNNI) may saturate sums of an int8 file from hangtag's first releases.
 """
 
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -21,9 +22,11 @@ from hangtag.export.gate.tolerances import GATE_IMAGES, TOLERANCES, Tolerances
 from hangtag.export.network_arrays import Pixels
 from hangtag.export.quantization import calibration_samples
 from hangtag.export.repository.inventory import Entry
+from hangtag.serving.image_spec import ImageSpec
 from hangtag.serving.server.runtime.session import Runtime
 from hangtag.training.data import fashion_mnist, sources
 from hangtag.training.data.dataset import Split
+from hangtag.training.data.pictures import HeldOut, held_out
 from hangtag.training.errors import DataCorruptError, DataNotFoundError
 from hangtag.training.runs import run_data as runs_data
 
@@ -206,24 +209,9 @@ class _Verification:
         entry, recorded = self._entry, float(self._entry.metadata["test_accuracy"])
         if entry.signature is None or entry.signature.image is None:
             raise RecordError("there is no hangtag.image")
-        tested = self._recorded(ACCURACY)
-        kind, _, place = str(tested["source"]).partition(":")
-        place = place if self._data_dir is None else str(self._data_dir)
-        if not Path(place).exists():
-            raise PicturesGoneError(
-                f"the pictures that the file was tested on are not at {place}; name their folder with --data-dir"
-            )
-        try:
-            judge = Judge.of(f"{kind}:{place}", entry.signature.image, entry.signature.labels, entry.path, str)
-        except (DataNotFoundError, DataCorruptError) as error:
-            raise PicturesGoneError(str(error)) from error
-        if tested["left_out"]:
-            judge = judge.without(
-                calibration_samples.making(calibration_samples.spread(judge.files, calibration_samples.MOST_PICTURES))
-            )
-        if judge.data.digest != entry.metadata["data_digest"]:
-            raise PicturesGoneError(f"the pictures of {kind}:{place} are not those that the file was tested on")
-        measured = judge.measure(entry.path, entry.signature.image, batched=bool(entry.batched))
+        image, left_out = entry.signature.image, int(self._recorded(ACCURACY)["left_out"])
+        data = tested_pictures(entry.metadata, image, entry.signature.labels, self._data_dir)
+        measured = Judge(data, entry.path, str, left_out).measure(entry.path, image, batched=bool(entry.batched))
         summary = f"{measured.figures['summary']} (recorded {recorded:.2%})"
         difference = abs(measured.quality.share - recorded)
         return Finding(ACCURACY, difference <= self._tolerances.verification, summary)
@@ -235,6 +223,39 @@ class _Verification:
             raise RecordError(f"the results of the check {check} are missing")
         figures: dict[str, Any] = gate[check]
         return figures
+
+
+def tested_pictures(
+    metadata: Mapping[str, str], image: ImageSpec, labels: Sequence[str], data_dir: Path | None
+) -> HeldOut:
+    """Read the pictures on which the accuracy of a third-party file was measured.
+
+    Args:
+        metadata: the metadata of the file (keys without their prefix).
+        image: describes the model's input.
+        labels: the model's labels.
+        data_dir: the place of the pictures; None for the place that the file records.
+
+    Raises:
+        PicturesGoneError: the pictures are not there, or are others.
+    """
+    tested = json.loads(metadata["gate"])[ACCURACY]
+    kind, _, place = str(tested["source"]).partition(":")
+    place = place if data_dir is None else str(data_dir)
+    if not Path(place).exists():
+        raise PicturesGoneError(
+            f"the pictures that the file was tested on are not at {place}; name their folder with --data-dir"
+        )
+    try:
+        data = held_out(f"{kind}:{place}", image, labels)
+    except (DataNotFoundError, DataCorruptError) as error:
+        raise PicturesGoneError(str(error)) from error
+    if tested["left_out"]:
+        used = calibration_samples.spread(data.pictures, calibration_samples.MOST_PICTURES)
+        data = data.without({picture.digest for picture in calibration_samples.making(used)})
+    if data.digest != metadata["data_digest"]:
+        raise PicturesGoneError(f"the pictures of {kind}:{place} are not those that the file was tested on")
+    return data
 
 
 def _passed(check: PassedCheck) -> Finding:

@@ -141,7 +141,10 @@ def _are_splits(root: Path, folders: list[str]) -> bool:
         )
     splits = {_SPLITS[each.lower()] for each in folders}
     if lacking := [split for split in ("train", "test") if split not in splits]:
-        raise DataCorruptError(f"{root} has folders of splits, but no folder for {' and '.join(lacking)}.")
+        raise DataCorruptError(
+            f"{root} has folders of splits, but no folder for {' and '.join(lacking)}. Add {lacking[0]}/CLASS; or move "
+            "the folders of the classes out of the folders of the splits, and hangtag splits the pictures."
+        )
     return True
 
 

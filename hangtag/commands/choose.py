@@ -149,8 +149,8 @@ def tune(
 ) -> None:
     """Choose the lowest probability at which FAST's answer is accepted. Other samples go on to the next model.
 
-    The models answer the validation images of FAST's data set, on which no model was trained, or the pictures of
-    --samples. The command never uses the test images. The lowest threshold within --lose-at-most is written to
+    The models answer the validation images of FAST's data set, or the pictures of --samples. Pictures on which a
+    model's run was trained or tested are refused. The lowest threshold within --lose-at-most is written to
     <models>/NAME/route.toml, with a description of the choice. All models except for the last have this threshold. If
     the cascade takes as long as ACCURATE by itself, nothing is written. A model may be given as NAME@VERSION. To serve
     versions other than the newest, use 'hangtag serve --num-versions'. 'hangtag choose' also chooses the models of the

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from hangtag.evaluation.metrics import Mistake, Result
 from hangtag.output import writing
 from hangtag.training.data.dataset import Images
-from hangtag.training.metrics.class_metrics import MOST_IN_MATRIX
+from hangtag.training.metrics.class_metrics import MOST_IN_MATRIX, per_class
 
 _COLUMNS, _ROWS = 6, 4
 
@@ -18,19 +18,14 @@ _COLUMNS, _ROWS = 6, 4
 def draw(result: Result, images: Images, name: str, folder: Path, *, negated: bool) -> None:
     """Draw mistakes.png into the folder, and for a single-label model also confusion.png.
 
-    If there are more than 40 labels, the matrix shows only the 40 labels with the lowest F1. ``negated`` inverts the
-    colours, so that garments, which are bright on black, are shown dark on white.
+    ``negated`` inverts the colours, so that garments, which are bright on black, are shown dark on white.
 
     Raises:
         OutputError: a file cannot be written.
     """
     if result.confusion is not None:
-        shown = sorted(sorted(range(len(result.labels)), key=lambda at: result.classes[at].f1)[:MOST_IN_MATRIX])
         title = f"{name}: {result.figures['accuracy']:.2%} of {len(images):,} images"
-        if len(shown) < len(result.labels):
-            title += f"; the {len(shown)} of {len(result.labels)} labels with the lowest F1"
-        confusion = np.asarray(result.confusion)[np.ix_(shown, shown)]
-        _save(confusion_matrix(confusion, [result.labels[at] for at in shown], title), folder / "confusion.png")
+        _save(confusion_matrix(np.asarray(result.confusion), result.labels, title), folder / "confusion.png")
     known = all(mistake.probability is not None for mistake in result.mistakes)
     which = "most confident" if known else "worst"
     title = f"{name}: the {which} of {len(result.mistakes):,} mistakes in {len(images):,} images"
@@ -41,10 +36,20 @@ def confusion_matrix(
     counts: npt.NDArray[np.int64], labels: Sequence[str], title: str, darkest: float | None = None
 ) -> Figure:
     """Draw counts [true, predicted] as a heat map with a pale diagonal, so that the mistakes stand out. The colour is
-    darkest at the share ``darkest`` of a true label's images, or if it is None, at the largest share."""
-    mistakes = np.where(np.eye(len(counts), dtype=bool), 0, counts / np.maximum(1, counts.sum(axis=1, keepdims=True)))
-    side = max(6.4, 0.45 * len(labels) + 1.5)
-    figure = Figure(figsize=(side + 1, side), layout="constrained")
+    darkest at the share ``darkest`` of a true label's images, or if it is None, at the largest share. Of more than 40
+    labels, the rows are the 40 with the lowest F1, and the columns the labels for which these are taken most often."""
+    wrong = np.where(np.eye(len(labels), dtype=bool), 0, counts)
+    rows = columns = [*range(len(labels))]
+    if len(labels) > MOST_IN_MATRIX:
+        figures = per_class(counts)
+        rows = sorted(sorted(rows, key=lambda at: figures[at].f1)[:MOST_IN_MATRIX])
+        times = wrong[rows].sum(axis=0)
+        columns = sorted(at for at in np.argsort(-times, kind="stable")[:MOST_IN_MATRIX].tolist() if times[at]) or rows
+        title += f"\nthe {len(rows)} of {len(labels)} labels with the lowest F1, and the labels they are taken for"
+    shares = wrong / np.maximum(1, counts.sum(axis=1, keepdims=True))
+    counts, mistakes = (each[np.ix_(rows, columns)] for each in (counts, shares))
+    height, width = (max(6.4, 0.45 * len(shown) + 1.5) for shown in (rows, columns))
+    figure = Figure(figsize=(width + 1, height), layout="constrained")
     axes = figure.subplots()
     shown = axes.imshow(mistakes, cmap="OrRd", vmin=0, vmax=darkest or max(1e-9, mistakes.max()))
     for row, column in np.argwhere(counts):
@@ -52,10 +57,10 @@ def confusion_matrix(
         bright = 0.299 * red + 0.587 * green + 0.114 * blue > 0.5
         axes.text(
             column, row, str(counts[row, column]), ha="center", va="center", fontsize=8,
-            color="black" if bright else "white", fontweight="bold" if row == column else "normal",
+            color="black" if bright else "white", fontweight="bold" if rows[row] == columns[column] else "normal",
         )  # fmt: skip
-    axes.set_xticks(range(len(labels)), labels, rotation=45, ha="right", fontsize=9)
-    axes.set_yticks(range(len(labels)), labels, fontsize=9)
+    axes.set_xticks(range(len(columns)), [labels[at] for at in columns], rotation=45, ha="right", fontsize=9)
+    axes.set_yticks(range(len(rows)), [labels[at] for at in rows], fontsize=9)
     axes.spines[:].set_visible(False)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from hangtag.errors import DataCorruptError, DataNotFoundError, reason
-from hangtag.evaluation.subject import Array, EvaluationError, Subject
+from hangtag.evaluation.subject import Array, EvaluationError, Subject, sentence
 from hangtag.extras import needs
 from hangtag.printable import named
 from hangtag.serving.image_spec import ImageSpec
@@ -69,6 +69,8 @@ def load(
         recorded = subject.config.get("data_dir")
         data_dir = Path(recorded) if isinstance(recorded, str) and Path(recorded).is_dir() else None
     name = name or subject.dataset
+    if name is None and split == "test" and "tested_on" in subject.signature.metadata:
+        return _tested(subject, limit, data_dir)
     if name is None:
         known = f"has the labels {named(subject.labels)}" if subject.labels else "names no labels"
         raise EvaluationError(
@@ -161,6 +163,20 @@ def _own_samples(subject: Subject, own: str, limit: int | None, option: str) -> 
     return Samples(own, "samples", own, subject.labels, image, content.first(limit), notes)
 
 
+def _tested(subject: Subject, limit: int | None, data_dir: Path | None) -> Samples:
+    """Load the pictures on which `hangtag import` measured a third-party model's accuracy."""
+    with needs("cpu", "finding the pictures of an imported model"):
+        from hangtag.export.errors import PicturesGoneError
+        from hangtag.export.verify import tested_pictures
+    try:
+        data = tested_pictures(subject.signature.metadata, _image(subject), subject.labels, data_dir)
+    except PicturesGoneError as error:
+        raise EvaluationError(f"{subject.name}: {sentence(error)} Or name pictures with --samples.") from error
+    except (ValueError, TypeError, KeyError) as error:
+        raise EvaluationError(f"{subject.name}: the record of its accuracy is damaged.") from error
+    return Samples(data.name, "test", data.name, subject.labels, data.image, data.content.first(limit), data.notes)
+
+
 def _image(subject: Subject) -> ImageSpec:
     if subject.image is None:
         raise EvaluationError(
@@ -195,8 +211,9 @@ def _npz(file: Path, subject: Subject, image: ImageSpec) -> Split:
     fits = images.dtype == np.uint8 and images.shape[1:] == image.shape and classes.shape == images.shape[:1]
     if not fits or not len(images):
         raise EvaluationError(
-            f"{file} has images {images.dtype} {list(images.shape)} and labels {list(classes.shape)}; the model needs "
-            f"images uint8 {['n', *image.shape]} and labels [n], with n of at least 1."
+            f"{file} has images {images.dtype} {[*images.shape]} and labels {[*classes.shape]}. The model needs images "
+            f"uint8 [n, {', '.join(map(str, image.shape))}] and labels [n], for n of at least 1 picture. Pictures of "
+            "other sizes, as files in a folder for each label, are converted to this size: give folder:PICTURES."
         )
     if classes.dtype.kind == "U":
         return Split(images, _numbers(classes.tolist(), subject, str(file)))

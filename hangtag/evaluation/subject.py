@@ -65,7 +65,7 @@ class Subject:
     image: ImageSpec | None = None  # how a picture is turned into the model's input, if known
     threshold: float | None = None  # multi-label: the lowest probability at which a label is in the set, if known
     fit_remedy: str = "Import its ONNX file with --preprocessing."  # advice to the user if ``image`` is None
-    signature: Signature = _UNKNOWN  # a file's inputs and outputs
+    signature: Signature = _UNKNOWN  # a file's inputs, outputs and metadata; a served model's metadata
 
     @property
     def dataset(self) -> str | None:
@@ -106,7 +106,7 @@ def of_run(run: Run) -> Subject:
     served, config = load_run(run), run.config
     details = {"model": run.model, "folder": str(run.folder)}
     if (limit := config.get("limit")) is not None:
-        details["trial"] = f"trained on the first {limit:,} images only"
+        details["trial"] = f"trained on {limit:,} images only"
 
     def compute(images: Array) -> Iterator[Outputs]:
         return (served.answer(batch, len(batch)) for batch in _batches(images, 250))
@@ -192,6 +192,10 @@ def of_server(model: str, address: str, version: str, timeout: float, credential
     try:
         with connect() as client:
             parameters = client.parameters(model, version=version)
+            routed = [member.partition("@") for member in parameters.get("route_members", "").split(", ") if member]
+            members = [client.parameters(member, version=number) for member, _, number in routed]
+        if len({member.get("hangtag.data_digest") for member in members}) == 1:  # they have the same test pictures
+            parameters = {**members[0], **parameters}
     except ClientError as error:
         if error.code is not grpc.StatusCode.UNIMPLEMENTED:  # other servers need not describe their models
             raise failure(error) from error
@@ -202,7 +206,7 @@ def of_server(model: str, address: str, version: str, timeout: float, credential
             "server", model, described.task or "single_label", details, compute,
             labels=described.labels, config=_config(described),
             image=ImageSpec.parse(metadata["image"]) if "image" in metadata else None,
-            threshold=described.threshold if "threshold" in metadata else None,
+            threshold=described.threshold if "threshold" in metadata else None, signature=described,
         )  # fmt: skip
     except (ValueError, RecursionError) as error:
         raise EvaluationError(f"{model} at {address} has a configuration that cannot be read: {error}.") from error

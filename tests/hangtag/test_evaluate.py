@@ -67,7 +67,7 @@ def test_a_run_and_its_export_give_the_same_answers(trained: Path, proven: Path)
     run, file = document(trained), document(proven / "lstm-56")
     assert run["confusion"] == file["confusion"]
     assert run["loss"] == pytest.approx(file["loss"], abs=1e-6)
-    trial = "trained on the first 300 images only"
+    trial = "trained on 300 images only"
     assert run["subject"]["details"] == {"model": "lstm-56", "folder": str(trained), "trial": trial}
     # The training run measured its test accuracy on the same images.
     summary = json.loads((trained / "metrics.json").read_text())["summary"]

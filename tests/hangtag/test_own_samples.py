@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hangtag.training.data.pictures import OwnPictures
+from hangtag.serving.image_spec import ImageSpec
+from hangtag.training.data.pictures import OwnPictures, held_out
 from tests.kit import onnx_models, own_pictures
 from tests.kit.command import invoke, refusal
 from tests.kit.onnx_file import with_metadata
@@ -63,7 +64,9 @@ def test_a_file_and_its_server_have_the_same_figures_for_the_same_pictures(sampl
     assert served["subject"]["details"]["version"] == "1"
     shutil.copytree(samples / "photos", samples / "split/test")
     own_pictures.folder(samples / "split/train", dict.fromkeys(COLOURS, 2))  # the training pictures are not evaluated
-    figures.append(evaluated(samples / "models/fast", "--samples", f"folder:{samples}/split"))
+    split = ("evaluate", samples / "models/fast", "--samples", f"folder:{samples}/split")
+    assert "Only the 12 pictures of the split 'test' are used.\n" in invoke(*split).stderr
+    figures.append(evaluated(*split[1:]))
     root = own_pictures.idx(samples / "idx", size=(*SIZE, 3))  # only the two test files are evaluated
     (root / "labels.txt").write_text("\n".join(COLOURS))
     assert evaluated(samples / "models/fast", "--samples", f"idx:{root}")["data"]["images"] == 12
@@ -120,6 +123,25 @@ def test_a_published_and_a_served_model_find_the_pictures_of_their_run(
             assert evaluated(*way, "--data-dir", "here/photos")["data"]["images"] == 3
 
 
+def test_an_imported_model_and_a_route_over_it_find_the_pictures_of_the_import(samples: Path, tmp_path: Path) -> None:
+    source = f"folder:{shutil.copytree(samples / 'photos', tmp_path / 'photos')}"
+    for name, digest in (("fast", held_out(source, ImageSpec(*SIZE, 3), COLOURS).digest), ("other", "0")):
+        recorded = {"gate": json.dumps({"accuracy": {"source": source, "left_out": 0}}), "tested_on": source}
+        model = with_metadata(onnx_models.colours(), data_digest=digest, **recorded)
+        onnx_models.publish(tmp_path / "models", name, model)
+    for route, members in (("same", '"fast", "fast@1"'), ("differing", '"fast", "other"')):
+        (tmp_path / "models" / route).mkdir()
+        text = f'cascade = [{members}]\naccept = {{output = "probabilities", at_least = 0.9}}\n'
+        (tmp_path / "models" / route / "route.toml").write_text(text)
+    with server(tmp_path / "models", provider="cpu") as running:
+        served = ("--server", running.address)
+        for way in ((tmp_path / "models/fast",), ("fast", *served), ("same", *served)):
+            assert (evaluated(*way)["data"]["images"], evaluated(*way)["data"]["source"]) == (12, source)
+        assert "does not say on which pictures" in refusal("evaluate", "differing", *served)
+    (tmp_path / "photos/red/00.png").unlink()
+    assert "not those that the file was tested on. Or name" in refusal("evaluate", tmp_path / "models/fast")
+
+
 def test_samples_that_a_model_was_trained_on_are_counted(samples: Path, tmp_path: Path) -> None:
     """The run's list of pictures identifies a picture by its pixels, even if its file has changed."""
     config = {"model": "own", "seed": 0, "recipe": {"epochs": 1}, "dataset": "folder:gone", "data_digest": "0"}
@@ -173,7 +195,7 @@ def test_no_choice_is_made_by_pictures_that_trained_or_that_test_a_model(
     assert "signs" in invoke(*command).stdout
 
 
-def test_of_many_labels_the_worst_are_drawn(tmp_path: Path) -> None:
+def test_of_many_labels_the_worst_are_drawn_with_what_they_are_taken_for(tmp_path: Path) -> None:
     model = onnx_models.from_text(
         """(uint8[batch, 1, 50] image) => (float[batch, 50] probabilities) <int64[2] rows = {-1, 50}> {
             pixels = Cast <to = 1> (image) probabilities = Reshape(pixels, rows)
@@ -181,10 +203,14 @@ def test_of_many_labels_the_worst_are_drawn(tmp_path: Path) -> None:
     )
     described = {"labels": json.dumps([*map(str, range(50))]), "image": '{"height": 1, "width": 50}'}
     file = onnx_models.publish(tmp_path / "models", "many", with_metadata(model, **described))
-    np.savez(tmp_path / "many.npz", images=np.eye(50, dtype=np.uint8)[:, None], labels=range(50))
+    answers = np.minimum(np.arange(50), 9)  # the labels from 10 are taken for the label 9
+    np.savez(tmp_path / "many.npz", images=np.eye(50, dtype=np.uint8)[answers, None], labels=range(50))
     invoke("evaluate", file, "--samples", tmp_path / "many.npz", "--pictures", tmp_path)
     with Image.open(tmp_path / "confusion.png") as drawn:
-        assert drawn.width == round(120 * (0.45 * 40 + 2.5))
+        assert drawn.size == (round(120 * 7.4), round(120 * (0.45 * 40 + 1.5)))
+        rows = np.asarray(drawn.convert("RGB")).reshape(drawn.height, -1, 3)
+    dark = (rows == (127, 0, 0)).all(axis=2).any(axis=1)  # the darkest colour of the heat map
+    assert dark.sum() > 0.8 * drawn.height
 
 
 def test_models_of_several_divisions_are_tuned_on_samples_alone(samples: Path, tmp_path: Path) -> None:
@@ -230,7 +256,7 @@ def test_archives_with_other_members_or_a_damaged_member_are_refused(samples: Pa
         ([0, -1], "from -1 to 0, but "),
         ([0.0, 1.0], "has labels float64 from 0.0 to 1.0, but "),
         ([b"red", b"blue"], "has labels |S4, but "),
-        ([], "n of at least 1"),
+        ([], "needs images uint8 [n, 24, 36, 3] and labels [n], for n of at least 1 picture. Pictures of other sizes"),
     ],
 )
 def test_labels_that_a_model_does_not_have_are_refused(

@@ -108,10 +108,11 @@ def held_out(name: str, image: ImageSpec, labels: Sequence[str]) -> HeldOut:
     published = name.startswith("idx:")
     division.distinct(source.pictures, published=published)  # refuses a test picture that is a training picture too
     tested = [picture for picture in source.pictures if picture.split == "test"] or source.pictures
+    rest = [f"Only the {len(tested):,} pictures of the split 'test' are used."] * (len(tested) < len(source.pictures))
     source, images = reading.decoded(replace(source, pictures=tested), image)
     chosen, notes = division.distinct(source.pictures, published=published)
     content = _split(images, source.pictures, chosen, [listing.normal(label) for label in labels])
-    return HeldOut(name, chosen, image, content, _digest(map(_line, chosen)), (*reading.notes(source), *notes))
+    return HeldOut(name, chosen, image, content, _digest(map(_line, chosen)), (*reading.notes(source), *rest, *notes))
 
 
 def _digest(lines: Iterable[str]) -> str:

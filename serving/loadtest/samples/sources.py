@@ -165,7 +165,10 @@ def numbers_of(labels: Sequence[str], description: Description, source: Path) ->
     unknown = sorted(set(labels) - known.keys())
     if unknown:
         theirs = f"the labels {named(list(known))}" if known else "no labels that the server reports"
-        raise LoadTestError(f"{source} has the labels {named(unknown)}, but model {description.model!r} has {theirs}")
+        raise LoadTestError(
+            f"{source} has the labels {named(unknown)}, but model {description.model!r} has {theirs}; rename the "
+            "samples' labels, or leave these samples out"
+        )
     return np.array([known[label] for label in labels], np.int64)
 
 

@@ -146,7 +146,7 @@ def test_the_same_picture_twice_counts_once_and_in_two_classes_is_refused(tmp_pa
         ),
         ({}, "has no folders with pictures. Put each class's pictures into a folder with the class's name"),
         ({"train/cats": 5, "test/cats": 5, "dogs": 5}, "has folders of splits and other folders (dogs)."),
-        ({"train/cats": 5, "train/dogs": 5}, "has folders of splits, but no folder for test."),
+        ({"train/cats": 5, "train/dogs": 5}, "but no folder for test. Add test/CLASS; or move the folders of"),
         ({"train/cats": 5, "train/dogs": 5, "test/cats": 5}, "or test: dogs (5, none in test). A class needs"),
         ({"train/cats": 5, "test/cats": 5, "test/dogs": 5}, "or test: dogs (5, none in train). A class needs"),
     ],
