@@ -71,6 +71,11 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         "three minutes on an idle machine",
         "studies.residency.run",
     ),
+    "digits": Experiment(
+        "Does a network learn scikit-learn's digits from a folder of PNG files? (studies/finished/own_pictures.md)",
+        "a minute; scikit-learn in .venv-others (make others)",
+        "studies.digits",
+    ),
     "gpu": Experiment(
         "Does this machine's GPU give the CPU's answers, can CUDA graphs be captured, and which way is fastest?",
         "a few minutes; an NVIDIA GPU",
