@@ -67,9 +67,9 @@ def export(
 
     Raises:
         RunMismatchError: the run is not finished.
-        ExportError: One of: the weights do not fit the network; PyTorch cannot export it; no accuracy on the same test
-            set is recorded for the version that serves; this network cannot have the precision or a temperature; the
-            repository cannot be written.
+        ExportError: One of: the weights do not fit the network; PyTorch cannot export it; the version that serves
+            cannot be compared; this network cannot have the precision or a temperature; the repository cannot be
+            written.
         GateError: One of: a check fails; no temperature fits; the version that serves has another contract.
         Nothing is published in any of these cases.
 
@@ -90,9 +90,17 @@ def export(
             "Export it without --fit-temperature."
         )
     rival = predecessors.serving(models, name)
-    contract = served.inputs, served.outputs, runs_data.labels(summary), served.image
+    labels = runs_data.labels(summary)
+    contract = served.inputs, served.outputs, labels, served.image
     predecessors.require_same_contract(rival, *contract, even_if_different=even_if_different)
-    if rival is not None and not even_if_worse and predecessors.recorded(rival, digest) is None:
+    serving = None if rival is None else predecessors.recorded(rival, digest)
+    common, on = None, ""  # the pictures for both versions, if the one that serves was not tested on this data set
+    if rival is not None and serving is None and classes is not None:
+        common = predecessors.unlearned(rival, Split(images, classes), served.image, labels, run.folder.parent)
+    if rival is not None and common is not None:
+        serving = predecessors.measure(rival.path, common, batched=bool(rival.batched))
+        on = f" on {len(common):,} of the run's test pictures"
+    elif rival is not None and serving is None and not even_if_worse:
         figure = Quality.of(rival.metadata)
         why = "records no test figure" if figure is None else f"was tested on another data set ({figure})"
         raise predecessors.incomparable(rival, why)
@@ -117,12 +125,13 @@ def export(
         measured = next((check.figures.get("accuracy") for check in checks if check.name == AGREEMENT), None)
         metadata |= {} if measured is None else {"test_accuracy": f"{measured:.4f}"}
         own = Quality.of(metadata)
-        serving = None if rival is None else predecessors.recorded(rival, digest)
+        if common is not None:
+            own, test_images = predecessors.measure(file, common, batched=True), len(common)
         trial = inventory.trial(metadata)
         if rival is not None and own is not None and serving is not None:
             note = f"The run is a trial, {trial}. " if trial else ""
             compared = predecessors.compare(
-                own, test_images, serving, rival.version, even_if_worse=even_if_worse, note=note
+                own, test_images, serving, rival.version, even_if_worse=even_if_worse, on=on, note=note
             )
             checks.append(compared)
         gate = {"precision": to} | {check.name: dict(check.figures) for check in checks}

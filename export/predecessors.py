@@ -4,14 +4,19 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from hangtag.export.errors import ExportError, GateError
 from hangtag.export.gate.check import CONTRACT, PREDECESSOR, PassedCheck
+from hangtag.export.gate.network_answers import answer, load
 from hangtag.export.repository import inventory
 from hangtag.export.repository.inventory import Entry, Quality
 from hangtag.printable import named
 from hangtag.serving import model_repository
 from hangtag.serving.image_spec import ImageSpec
 from hangtag.serving.signature import TensorSpec
+from hangtag.training.data.dataset import Split, pixels_digest
+from hangtag.training.runs.run import Run
 
 CHANCE = 1.645
 """The number of standard errors that chance may explain. If the two test sets were drawn independently, one in twenty
@@ -78,6 +83,35 @@ def recorded(rival: Entry, data_digest: str) -> Quality | None:
     return own if own is not None and own.data_digest == data_digest else None
 
 
+def unlearned(rival: Entry, test: Split, image: ImageSpec, labels: Sequence[str], runs: Path) -> Split | None:
+    """Return the test pictures of a new version that the version that serves did not learn from.
+
+    A run in the folder ``runs`` lists the pictures that the version that serves learned from, or that chose its best
+    epoch. Returns None if no picture remains, or if that version takes other pictures or has other labels.
+    """
+    old = rival.signature
+    fit = None if old is None or old.image is None else old.image.fit
+    if old is None or (old.picture_shape, fit, old.labels) != (image.shape, image.fit, tuple(labels)):
+        return None
+    training = rival.json("training")
+    config = training.get("config", {}) if isinstance(training, dict) else {}
+    learned = {
+        each.pixels
+        for run in (Run.all(runs) if config.get("pictures") else ())
+        if not run.trouble and all(run.config.get(key) == config.get(key) for key in ("data_digest", "pictures"))
+        for each in run.members()
+        if each.split != "test"
+    }
+    kept = np.array([pixels_digest(pixels) not in learned for pixels in test.images])
+    return Split(test.images[kept], test.classes[kept]) if kept.any() else None
+
+
+def measure(file: Path, pictures: Split, *, batched: bool) -> Quality:
+    """Measure a classifier's accuracy. Raises GateError if the file fails on a picture."""
+    answers = answer(load(file), pictures.images, 64 if batched else 1, PREDECESSOR)["probabilities"]
+    return Quality("test_accuracy", float((answers.argmax(axis=1) == pictures.classes).mean()), "")
+
+
 def incomparable(rival: Entry, why: str, remedy: str = _ALL_THE_SAME) -> ExportError:
     """Return the error for a new version that cannot be compared with the version that serves.
 
@@ -93,7 +127,7 @@ def incomparable(rival: Entry, why: str, remedy: str = _ALL_THE_SAME) -> ExportE
 
 
 def compare(
-    own: Quality, images: int, before: Quality, version: int, *, even_if_worse: bool, note: str = ""
+    own: Quality, images: int, before: Quality, version: int, *, even_if_worse: bool, on: str = "", note: str = ""
 ) -> PassedCheck:
     """Compare the accuracies of two versions on the same test set, with the two-proportion test.
 
@@ -103,6 +137,7 @@ def compare(
         before: the accuracy of the version that serves.
         version: that version's number.
         even_if_worse: accept a worse file.
+        on: a phrase about the test set, for the message.
         note: a sentence for the message, which says why a file may be worse.
 
     Raises:
@@ -112,7 +147,7 @@ def compare(
     mean = (before.share + own.share) / 2
     chance = CHANCE * math.sqrt(2 * mean * (1 - mean) / images)
     is_worse = lost > chance
-    comparison = f"{own}, and version {version}, which serves, has {before.share:.2%}"
+    comparison = f"{own}{on}, and version {version}, which serves, has {before.share:.2%}"
     if is_worse and not even_if_worse:
         raise GateError(
             PREDECESSOR,

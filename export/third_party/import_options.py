@@ -12,7 +12,7 @@ from hangtag.settings import setting
 
 MODELS = "The model repository to publish into."
 NAME = "The model's name in the repository. A precision other than fp32 is appended if missing, as in NAME-int8."
-EVEN_IF_WORSE = "Publish even if the version that serves is more accurate, or has no accuracy to compare with."
+EVEN_IF_WORSE = "Publish even if the version that serves is more accurate, or cannot be compared."
 EVEN_IF_DIFFERENT = "Publish even if inputs, outputs, labels or 'fit' differ from those of the version that serves."
 
 

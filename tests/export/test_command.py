@@ -95,7 +95,7 @@ def test_on_request_it_is_published_named_as_worse_and_serves_unless_another_was
     assert "test accuracy" in listed.splitlines()[0]
 
 
-def test_a_model_without_a_figure_on_the_same_data_is_replaced_only_on_request(
+def test_a_model_without_a_figure_that_cannot_be_measured_is_replaced_only_on_request(
     lstm: Exported, few: Garments, tmp_path: Path
 ) -> None:
     models = tmp_path / "models"
@@ -108,11 +108,11 @@ def test_a_model_without_a_figure_on_the_same_data_is_replaced_only_on_request(
         return str(error.value)
 
     for version, figure in enumerate(("", "much", "nan", "7"), start=1):
-        no_share = onnx_file.with_metadata(lstm.file, test_accuracy=figure)
+        no_share = onnx_file.with_metadata(lstm.file, test_accuracy=figure, training=None, image=None)
         onnx_models.publish(models, "lstm", no_share, version=version)
         expected = rf"models/lstm version {version}, which serves, records no test figure, so .* add"
         assert re.search(expected, incomparable())
-    other = onnx_file.with_metadata(lstm.file, data_digest="other", test_accuracy="0.9000")
+    other = onnx_file.with_metadata(no_share, data_digest="other", test_accuracy="0.9000")
     onnx_models.publish(models, "lstm", other, version=5)
     assert re.search(r"was tested on another data set \(test accuracy 90\.00%\), so nothing", incomparable())
     assert publish(lstm.run, models, few, graph=lstm.graph, even_if_worse=True).folder.name == "6"

@@ -1,5 +1,6 @@
 """``hangtag export`` of users' own networks, some of which cannot be exported or have changed code."""
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -33,10 +34,15 @@ def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     module = tmp_path / "nets.py"
     module.write_text(NETWORK)
     monkeypatch.delitem(sys.modules, "nets", raising=False)
-    photos = own_pictures.folder(tmp_path / "photos", {"cats": 60, "dogs": 60})
-    options = ("--set", "learning_rate=0.02", "--epochs", 15, "--threads", 1, "--device", "cpu", "--out", "run")
-    invoke("train", "nets:Network", "--data", f"folder:{photos}", *options)
+    own_pictures.folder(tmp_path / "photos", {"cats": 60, "dogs": 60})
+    train("run", 0.02)
     return module
+
+
+def train(run: str, learning_rate: float, *more: object) -> None:
+    """Train the network on the pictures."""
+    options = ("--set", f"learning_rate={learning_rate}", "--epochs", 15, "--threads", 1, "--device", "cpu")
+    invoke("train", "nets:Network", "--data", "folder:photos", *options, "--out", run, *more)
 
 
 def change(module: Path, line: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,6 +61,21 @@ def test_a_network_whose_code_has_changed_since_is_refused(trained: Path, monkey
     assert not list(trained.parent.glob("models/*"))
     change(trained, LINE, monkeypatch)
     assert "test accuracy 100.00% of 12 images" in invoke("export", "run").stdout
+
+
+@pytest.mark.usefixtures("trained")
+def test_the_version_that_serves_is_measured_on_the_pictures_of_the_new_run() -> None:
+    """Pictures that the version that serves learned from are left out, if its run is in the same folder."""
+    invoke("export", "run")
+    train("worse", 1e-9, "--split-seed", 1)
+    train("other", 0.02, "--split-seed", 1)
+    before = "of the run's test pictures, and version 1, which serves, has 100.00%"
+    assert (
+        f"test accuracy 100.00% on 3 {before}\n"
+        in invoke("export", "other", "--models", shutil.copytree("models", "copy")).stdout
+    )
+    shutil.move("run", "elsewhere/run")
+    assert f"% on 12 {before}. The new version is " in refusal("export", "worse")
 
 
 @pytest.mark.parametrize(
