@@ -1,5 +1,6 @@
 """``hangtag export`` of users' own networks, some of which cannot be exported or have changed code."""
 
+import logging
 import shutil
 import sys
 from pathlib import Path
@@ -96,11 +97,14 @@ def test_the_version_that_serves_is_measured_on_the_pictures_of_the_new_run() ->
     ],
 )
 def test_a_network_that_cannot_be_exported_is_refused_in_one_sentence(
-    trained: Path, monkeypatch: pytest.MonkeyPatch, line: str, expected: str
+    trained: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, line: str, expected: str
 ) -> None:
+    monkeypatch.setattr(logging.getLogger("torch"), "propagate", True)
+    caplog.set_level(logging.WARNING)
     change(trained, line, monkeypatch)
     assert expected in refusal("export", "run")
     assert len(invoke("export", "run", exit_code=1).stderr.splitlines()) < 5
+    assert not caplog.records
 
 
 def test_a_csv_file_is_found_again_by_the_published_file(
