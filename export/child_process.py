@@ -68,8 +68,9 @@ def run(
         raise GateError(check, reason) from None
     finally:  # also after Ctrl-C
         receiver.close()
-        process.kill()
-        process.join()
+        if process.pid is not None:  # Ctrl-C may stop the start of the process
+            process.kill()
+            process.join()
 
 
 def report(line: str) -> None:

@@ -8,7 +8,7 @@ crops a border before scaling. If a description states other steps, ``Stated.not
 import ast
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -173,21 +173,25 @@ def _differences(where: str, interpolation: object, share: object) -> tuple[str,
 
 
 def _with_labels(stated: Stated, names: Any, where: str) -> Stated:
-    """Add labels, ordered by index. Labels that occur more than once get their index appended."""
+    """Add labels, ordered by index."""
     try:
         by_place = {int(place): str(name).strip() for place, name in names.items()}
     except (AttributeError, TypeError, ValueError):
         by_place = {}
     if sorted(by_place) != list(range(len(by_place))) or not by_place or not all(by_place.values()):
         raise _MalformedError("its labels are not numbered 0, 1, 2 and so on, each with a name")
-    counts = Counter(by_place.values())
-    labels = [by_place[place] for place in range(len(by_place))]
-    unique = tuple(f"{label} ({place})" if counts[label] > 1 else label for place, label in enumerate(labels))
-    notes = stated.notes
-    if repeated := [label for label, count in counts.items() if count > 1]:
-        notes = (*notes, f"{where} names {named(repeated)} more than once, so their index was appended")
-    sources = (*stated.sources, f"{len(unique)} labels from {where}")
-    return replace(stated, labels=unique, sources=sources, notes=notes)
+    labels, notes = distinct([by_place[place] for place in range(len(by_place))], where)
+    sources = (*stated.sources, f"{len(labels)} labels from {where}")
+    return replace(stated, labels=labels, sources=sources, notes=(*stated.notes, *notes))
+
+
+def distinct(labels: Sequence[str], where: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Append the index to each label that occurs more than once. Returns all labels, and a note about the changes."""
+    counts = Counter(labels)
+    repeated = [label for label, count in counts.items() if count > 1]
+    note = f"{where} names {named(repeated)} more than once, so their index was appended"
+    unique = (f"{label} ({place})" if counts[label] > 1 else label for place, label in enumerate(labels))
+    return tuple(unique), (note,) * bool(repeated)
 
 
 def _size(value: Any) -> tuple[int, int]:

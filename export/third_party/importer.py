@@ -121,6 +121,8 @@ def accept(path: Path, options: ImportOptions, progress: Progress = str) -> tupl
 def _judge(pictures: str, signature: Signature, path: Path, why: str, progress: Progress) -> Judge:
     if signature.task == "multi_label":
         why = "it answers with sets of labels"
+    elif signature.labels[:1] == ("LABEL_0",):  # Hugging Face's name for a label without a name
+        why = "its labels have no names (LABEL_0 and so on): name them with --labels FILE"
     elif signature.image is not None:
         return Judge.of(pictures, signature.image, signature.labels, path, progress)
     raise ExportError(

@@ -1,7 +1,6 @@
 """Decide from the options, the file and its companion files whether to publish the file as a classifier of pictures."""
 
 import json
-from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,7 +15,6 @@ from hangtag.export.third_party import companions, wrapping
 from hangtag.export.third_party.import_options import ImportOptions
 from hangtag.export.third_party.preprocessing import Stated
 from hangtag.export.third_party.wrapping import Wrapped
-from hangtag.printable import named
 from hangtag.serving.image_spec import ImageSpec
 from hangtag.serving.signature import Signature, TensorSpec, UnsupportedModelError
 
@@ -93,7 +91,7 @@ def choose(model: onnx.ModelProto, bare: Path, path: Path, options: ImportOption
         GateError: the network ends the process that adds the preprocessing.
     """
     preprocessing, scores = options.preprocessing, options.scores
-    given = None if options.labels is None else tuple(_read_labels(options.labels))
+    given, notes = (None, ()) if options.labels is None else _read_labels(options.labels)
     own_labels, own_image = _own_description(model)
     if own_image is not None:
         renames = given not in (None, own_labels)
@@ -112,10 +110,12 @@ def choose(model: onnx.ModelProto, bare: Path, path: Path, options: ImportOption
         raise ExportError(
             f"{'; '.join(written.problems)}. Correct the file, move it away, or {remedy}. Nothing was published."
         )
-    stated = Stated.parse(preprocessing or "", labels=given or own_labels, scores=scores).over(written)
+    stated = Stated.parse(preprocessing or "", labels=given or own_labels, scores=scores, notes=notes).over(written)
     unwrapped = Stated(labels=given, notes=stated.notes, problems=stated.problems)
     if not (preprocessing or str(stated)):
-        return Plan(None, unwrapped, "nothing says how pixels become its input (--preprocessing)")
+        return Plan(
+            None, unwrapped, "nothing says how pixels become its input: add --preprocessing (for UINT8, fit=stretch)"
+        )
     bare.write_bytes(model.SerializeToString())
     wrapped = child_process.run(
         wrapping.wrap, bare, bare.with_name("classifier.onnx"), stated, shown_as=path, check=STRUCTURE
@@ -123,7 +123,8 @@ def choose(model: onnx.ModelProto, bare: Path, path: Path, options: ImportOption
     if isinstance(wrapped, str):
         if preprocessing is not None:
             raise ExportError(f"{path}: {wrapped} Nothing was published.")
-        return Plan(None, unwrapped, wrapped.rstrip("."), dropped=f"the preprocessing {stated}")
+        origin = f" ({'; '.join(stated.sources)})" if stated.sources else ""
+        return Plan(None, unwrapped, wrapped.rstrip(".") + origin, dropped=f"the preprocessing {stated}")
     sources = [one for one in stated.sources if stated.labels == written.labels or " labels from " not in one]
     if sources and preprocessing:
         sources.append(f"--preprocessing {preprocessing} takes precedence over these")
@@ -132,10 +133,10 @@ def choose(model: onnx.ModelProto, bare: Path, path: Path, options: ImportOption
     return Plan(wrapped, replace(stated, sources=tuple(sources)))
 
 
-def _read_labels(path: Path) -> list[str]:
-    """Read a file of labels. Raises ExportError if the file cannot be read, is empty, or lists a label twice."""
+def _read_labels(path: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Read a file of labels, as ``companions.distinct``. Raises ExportError if it cannot be read or is empty."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ExportError(f"{path} cannot be read as text: {reason(error)}.") from error
     try:
@@ -144,9 +145,7 @@ def _read_labels(path: Path) -> list[str]:
         labels = [line.strip() for line in text.splitlines() if line.strip()]
     if not (isinstance(labels, list) and labels and all(isinstance(label, str) and label for label in labels)):
         raise ExportError(f"{path} holds no labels: expected one label per line, or a JSON list of strings.")
-    if repeated := [label for label, count in Counter(labels).items() if count > 1]:
-        raise ExportError(f"{path} has {named(repeated)} more than once, so answers could not be distinguished.")
-    return labels
+    return companions.distinct(labels, str(path))
 
 
 def _own_description(model: onnx.ModelProto) -> tuple[tuple[str, ...] | None, ImageSpec | None]:

@@ -76,6 +76,8 @@ class Stated:
         parsed = {}
         for part in text.split():
             key, _, value = part.partition("=")
+            if key in parsed:
+                raise ExportError(f"--preprocessing names {key} more than once.")
             try:
                 parsed[key] = _value(key, value)
             except (ValueError, KeyError) as error:
@@ -212,7 +214,8 @@ def steps(stated: Stated, network: NetworkImage) -> Steps:
     if height is None or width is None:
         raise ExportError(f"the network's input is {network}: state its size with --preprocessing size=HEIGHTxWIDTH.")
     if any(own not in (None, edge) for own, edge in zip((network.height, network.width), size, strict=True)):
-        raise ExportError(f"size={height}x{width} does not fit the network's input {network}.")
+        needed = f"--preprocessing size={network.height or height}x{network.width or width}"
+        raise ExportError(f"size={height}x{width} does not fit the network's input {network}, which needs {needed}.")
     channels = network.channels or 3
     mean, std, order = stated.mean or (0.0,), stated.std or (1.0,), stated.order or "rgb"
     if max(len(mean), len(std)) > channels:

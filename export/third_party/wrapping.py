@@ -138,7 +138,8 @@ def _output(model: onnx.ModelProto, labels: int) -> onnx.ValueInfoProto:
         return fitting[0]
     shown = ", ".join(f"{value.name} {shape(value)}" for value in outputs).replace("None", "any")
     count = "several have" if fitting else "none has"
-    raise ExportError(f"of the network's outputs ({shown}) {count} one score for each of {labels} labels.")
+    remedy = "call the right one 'logits'" if fitting else "--labels must name one label for each score"
+    raise ExportError(f"of the network's outputs ({shown}) {count} one score for each of {labels} labels: {remedy}.")
 
 
 def _has_scores(value: onnx.ValueInfoProto, labels: int) -> bool:

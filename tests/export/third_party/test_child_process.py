@@ -4,6 +4,7 @@ import importlib
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -37,3 +38,13 @@ def test_a_child_answers_or_the_error_describes_how_its_process_ended(
     except GateError as error:
         outcome = error.reason.removeprefix("working on x.onnx failed: ")
     assert outcome == answer
+
+
+@pytest.mark.usefixtures("started_children")
+def test_ctrl_c_may_come_while_the_process_starts() -> None:
+    class Interrupting(type(Path())):  # type: ignore[misc]
+        def __reduce__(self) -> Any:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        child_process.run(len, "", shown_as=Interrupting("x.onnx"), check="check")

@@ -148,7 +148,7 @@ def test_pixels_reach_a_network_as_stated_whatever_its_input(
 
 def test_without_preprocessing_a_network_stays_as_it_is(labels: Path, tmp_path: Path) -> None:
     result = imported(tmp_path, in_text(), "--labels", labels)
-    assert "will not accept pictures: nothing says how pixels become its input (--preprocessing)" in result.stdout
+    assert "will not accept pictures: nothing says how pixels become its input: add --preprocessing (" in result.stdout
     assert onnx_file.signature(published(tmp_path))[0] == {"image": ("FLOAT", ["batch", 3, SIZE, SIZE])}
 
 
@@ -157,7 +157,8 @@ def test_without_preprocessing_a_network_stays_as_it_is(labels: Path, tmp_path: 
     [
         (in_text(), ("--scores", "probabilities"), r"^pictures: .*not probabilities .* Add --scores logits"),
         (in_text(last="logits = Softmax(scores)"), ("--scores", "logits"), "are already probabilities"),
-        (in_text(), ("--preprocessing", "size=9x9"), "size=9x9 does not fit the network's input image"),
+        (in_text(), ("--preprocessing", "size=9x9"), "size=9x9 does not .*, which needs --preprocessing size=24x24"),
+        (in_text(), ("--preprocessing", "scale=255 scale=3"), "--preprocessing names scale more than once"),
         (in_text(), ("--preprocessing", "mean=0.5 std=0.5"), "add scale=255 to --preprocessing if the network learned"),
         (in_text(), ("--preprocessing", "mean=1,2"), r"'mean=1,2' is not understood.* For example: --preprocessing"),
         (in_text(), ("--preprocessing", "crop=5"), "'crop=5' is not understood: its parts are size, fit"),
@@ -169,7 +170,7 @@ def test_without_preprocessing_a_network_stays_as_it_is(labels: Path, tmp_path: 
         (onnx_models.two_inputs(), (), r"the network's inputs \(a .*\) are not a single picture"),
         (in_text("float[batch, 4, 24, 24]"), (), "are not a single picture"),
         (in_text("double[batch, 3, 24, 24]", first=CAST), (), "are not a single picture"),
-        (in_text(answered="float[batch, 4]"), (), "none has one score for each of 3 labels"),
+        (in_text(answered="float[batch, 4]"), (), "none has one score for each of 3 labels: --labels must name"),
         (
             in_text("float[4, 3, 24, 24]", "float[4, 3]"),
             (), "takes 4 pictures at a time, and no other number. Export the network with a free first",
@@ -200,7 +201,7 @@ def test_a_version_that_is_worse_on_the_same_pictures_is_refused(labels: Path, t
     )
     result = imported(tmp_path, in_text(), *stated, *wrong, *data, "--even-if-worse")
     assert "  predecessor  WORSE, but published: test accuracy 33.33%" in result.stdout
-    fit = importing(tmp_path, in_text(), *stated, *data, "--preprocessing", f"{STEPS} fit=pad")
+    fit = importing(tmp_path, in_text(), *stated, *data, "--preprocessing", STEPS.replace("stretch", "pad"))
     assert "has the fit stretch for pictures of another size, and the new version fit pad, so " in refusal(*fit)
     labels.write_text("\n".join(sorted(COLOURS)))
     for command in (importing(tmp_path, in_text(), *stated), importing(tmp_path, in_text(), *stated, *wrong, *data)):
@@ -223,6 +224,13 @@ def test_pictures_that_do_not_fit_the_labels_are_refused(
     (tmp_path / "photos/red").rename(tmp_path / "photos/pink")
     stated = ("--labels", labels, "--preprocessing", STEPS, "--data", data)
     assert message in refusal(*importing(tmp_path, in_text(), *stated), unchanged=tmp_path)
+
+
+def test_labels_may_repeat_and_follow_a_byte_order_mark(labels: Path, tmp_path: Path) -> None:
+    labels.write_bytes(b"\xef\xbb\xbfheron\r\ncrane\r\ncrane\r\n")
+    result = imported(tmp_path, in_text(), "--labels", labels, "--preprocessing", STEPS)
+    assert json.loads(onnx_file.metadata(published(tmp_path))["labels"]) == ["heron", "crane (1)", "crane (2)"]
+    assert f"  note         {labels} names crane more than once, so their index was appended\n" in result.stdout
 
 
 @pytest.mark.parametrize("stated", [(), ("--preprocessing", "fit=crop")])

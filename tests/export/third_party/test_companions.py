@@ -130,10 +130,24 @@ def test_files_of_other_networks_are_left_alone(tmp_path: Path) -> None:
     assert "labels" not in written(tmp_path)
 
 
-def test_too_few_labels_are_the_reason_why_there_is_no_classifier(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("size", "names", "why"),
+    [
+        (24, ("crane", "heron"), r"none has one score for each of 2 labels"),
+        (9, COLOURS, r"size=9x9 does not fit .*, which needs .* \(size=9x9 .* from preprocessor_config.json \(Hugging"),
+    ],
+)
+def test_a_description_that_does_not_fit_is_the_reason_why_there_is_no_classifier(
+    size: int, names: tuple[str, ...], why: str, tmp_path: Path
+) -> None:
     """The command warns that it does not use the preprocessing in the files."""
-    (tmp_path / "preprocessor_config.json").write_text(json.dumps(HUGGING_FACE))
-    (tmp_path / "config.json").write_text('{"id2label": {"0": "crane", "1": "heron"}}')
-    why = r"none has one score for each of 2 labels"
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(HUGGING_FACE | {"size": size}))
+    (tmp_path / "config.json").write_text(json.dumps({"id2label": dict(enumerate(names))}))
     assert re.search(why, refusal(*importing(tmp_path, in_text(), "--data", "folder:photos"), unchanged=tmp_path))
     assert re.search(rf"\n  WARNING .* mean=0\.4.* is not part .*{why}", imported(tmp_path, in_text()).stdout)
+
+
+def test_labels_without_names_are_not_compared_with_folders(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"id2label": {"0": "LABEL_0", "1": "LABEL_1", "2": "LABEL_2"}}')
+    measuring = importing(tmp_path, in_text(), "--preprocessing", STEPS, "--data", "folder:photos")
+    assert "its labels have no names (LABEL_0 and so on): name them with --labels FILE" in refusal(*measuring)
