@@ -12,7 +12,8 @@ import numpy.typing as npt
 from hangtag.errors import DataCorruptError, DataNotFoundError, reason
 from hangtag.listing import Listing, Picture
 
-_UNSIGNED_BYTES = 8
+_DATATYPES = {8: "u1", 9: "i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
+"""The third byte of an IDX file -> NumPy's name of the values' datatype."""
 
 
 def listed(root: Path) -> Listing:
@@ -70,7 +71,9 @@ def _find(root: Path, pattern: str) -> Path:
     patterns = [name + end for name in (pattern, pattern.replace("t10k", "test")) for end in (".gz", "")]
     found = [file for each in patterns for file in sorted(root.glob(each))]
     if not found:
-        raise DataNotFoundError(f"{root} has no file {pattern.replace('*', '-idx?')}, with or without .gz.")
+        raise DataNotFoundError(
+            f"{root} has no file {pattern.replace('*', '-idx?')}, with or without .gz. Rename the files."
+        )
     return found[0]
 
 
@@ -86,20 +89,29 @@ def unpacked(file: Path, advice: str = "Copy it again.") -> bytes:
 
 
 def parsed(content: bytes, file: Path) -> npt.NDArray[np.uint8]:
-    """Return the values in an IDX file's content. For other content, raise a DataCorruptError that names the file.
+    """Return the values in an IDX file's content, whole numbers from 0 to 255 in any datatype. For other content, raise
+    a DataCorruptError that names the file.
 
-    An IDX file has two zero bytes, the byte 8 for unsigned bytes, a byte with the number of axes, the length of each
-    axis in four bytes, and then the values. Source: yann.lecun.com/exdb/mnist.
+    An IDX file has two zero bytes, a byte for the datatype, a byte with the number of axes, the length of each axis in
+    four bytes, and then the values. Source: yann.lecun.com/exdb/mnist.
     """
     start = 4 + 4 * (content[3] if len(content) > 3 else 0)
-    if content[:3] != bytes([0, 0, _UNSIGNED_BYTES]) or len(content) < start:
+    if content[:2] != bytes(2) or len(content) < start or content[2] not in _DATATYPES:
         raise DataCorruptError(
-            f"{file} is not an IDX file of unsigned bytes, which begins with the bytes 0, 0, 8 and the number of axes."
+            f"{file} is not an IDX file, which begins with the bytes 0, 0, a datatype (8 to 14) and the number of axes."
         )
+    datatype = np.dtype(_DATATYPES[content[2]])
     shape = struct.unpack_from(f">{content[3]}I", content, 4)
-    if len(content) - start != math.prod(shape):
+    if len(content) - start != math.prod(shape) * datatype.itemsize:
         raise DataCorruptError(
             f"{file} has {len(content) - start:,} bytes after its header, which says {' x '.join(map(str, shape))}: it "
             "is cut off, or is not an IDX file. Copy it again."
         )
-    return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
+    values = np.frombuffer(content, datatype, offset=start).reshape(shape)
+    with np.errstate(invalid="ignore"):  # NaN
+        whole = values.astype(np.uint8)
+    if (whole != values).any():
+        raise DataCorruptError(
+            f"{file} has values from {values.min():g} to {values.max():g}. Convert them to whole numbers from 0 to 255."
+        )
+    return whole

@@ -226,7 +226,7 @@ LABELS = "t10k-labels-idx1-ubyte"
         (f"data/{LABELS}", b"", "fast", f"{LABELS} IDX"),
         (f"data/{LABELS}", b"no idx", "fast", f"{LABELS} IDX"),
         (f"data/{LABELS}", bytes((0, 0, 8, 1, 0, 0, 0, 9, 1)), "fast", f"{LABELS} IDX"),
-        (f"data/{LABELS}", bytes((0, 0, 9, 1, 0, 0, 0, 1, 1)), "fast", f"{LABELS} IDX"),
+        (f"data/{LABELS}", bytes((0, 0, 10, 1, 0, 0, 0, 1, 1)), "fast", f"{LABELS} IDX"),
         *(("images/0.png", (28, 28), model, f"'{model}' images UINT8") for model in ("floats", "flat", "both")),
         ("images/0.png", (28, 28), "free", "'free' UINT8 [any, any, 28] images"),
     ],

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from hangtag import idx
 from hangtag.training.data import sources
 from tests.kit import own_pictures
 from tests.training.data.shown import contents, refused, show
@@ -25,16 +26,31 @@ def test_idx_files_of_any_size_are_read(tmp_path: Path) -> None:
     colours = own_pictures.idx(tmp_path / "colours", size=(9, 8, 3))
     assert show(f"idx:{colours}")["image"]["channels"] == 3
     assert sources.load(f"idx:{colours}").test.images.shape == (12, 9, 8, 3)
-    for shape, kind, expected in (((12, 9, 8, 2), 8, "must be [n, height, width] or"), ((12, 9, 8), 13, "of unsigned")):
-        own_pictures.write_idx(root / "t10k-images-idx3-ubyte", np.zeros(shape, np.uint8), zipped=True, kind=kind)
-        assert expected in refused(f"idx:{root}")
+    shape = np.zeros((12, 9, 8, 2), np.uint8)
+    own_pictures.write_idx(root / "t10k-images-idx3-ubyte", shape, zipped=True)
+    assert "must be [n, height, width] or" in refused(f"idx:{root}")
+
+
+def test_values_of_any_datatype_are_read_if_they_are_whole_numbers_from_0_to_255(tmp_path: Path) -> None:
+    root = own_pictures.idx(tmp_path, zipped=False)
+    found = show(f"idx:{root}")
+    for name, kind, datatype in (("images-idx3", 13, ">f4"), ("labels-idx1", 12, ">i4")):
+        file = root / f"train-{name}-ubyte"
+        values = idx.parsed(file.read_bytes(), file).astype(datatype)
+        own_pictures.write_idx(file, values, kind=kind)
+        assert show(f"idx:{root}") == found
+        own_pictures.write_idx(file, values * 300, kind=kind)
+        assert "Convert them to whole numbers from 0 to 255." in refused(f"idx:{root}")
+        own_pictures.write_idx(file, values, kind=kind)
+    file.rename(root / "emnist-digits-train-labels-idx1-ubyte")
+    assert "has no file train-labels-idx?-ubyte, with or without .gz. Rename the files." in refused(f"idx:{root}")
 
 
 def test_files_that_are_no_idx_files_are_named_with_what_is_wrong(tmp_path: Path) -> None:
     root = own_pictures.idx(tmp_path, zipped=False)
     file = root / "train-images-idx3-ubyte"
     whole = file.read_bytes()
-    no_header = "is not an IDX file of unsigned bytes, which begins with the bytes 0, 0, 8 and the number of axes."
+    no_header = "is not an IDX file, which begins with the bytes 0, 0, a datatype (8 to 14) and the number of axes."
     for content, expected in (
         (b"", no_header), (b"\0\0\x08", no_header), (b"a text that is long enough", no_header),
         (whole[:-1], "has 2,879 bytes after its header, which says 40 x 9 x 8: it is cut off"),
