@@ -6,23 +6,28 @@ from pathlib import Path
 
 import onnx
 
+from hangtag.export import predecessors
 from hangtag.export.errors import ExportError
 from hangtag.export.file import onnx_model
+from hangtag.export.gate.check import ACCURACY, AGREEMENT, PICTURES, PREDECESSOR
 from hangtag.export.repository import inventory
 from hangtag.export.repository.publishing import publish
 from hangtag.serving.image_spec import ImageSpec, ImageSpecError
 
-_MEASURED = ("test_accuracy", "tested_on", "data_digest", "examples")
-"""Metadata that 'hangtag import --data' measured on pictures prepared with the file's fit."""
+_MEASURED = ("test_accuracy", "tested_on", "data_digest")
+_CHECKED = (PICTURES, ACCURACY, PREDECESSOR, AGREEMENT, "agreement_while_choosing")
+"""Metadata and checks of 'hangtag import' that used pictures prepared with the file's fit."""
 
 
-def record(models: Path, name: str, fit: str) -> Path:
-    """Publish the current version again, with this fit. Results that were measured with another fit are dropped.
+def record(models: Path, name: str, fit: str, *, even_if_different: bool = False) -> Path:
+    """Publish the current version again, with this fit. Results that were measured with another fit are dropped. The
+    example pictures stay, because they have the size of the model's input.
 
     Args:
         models: the model repository.
         name: the model.
         fit: one of ``image_spec.FITS``.
+        even_if_different: publish even if the version that serves has another fit.
 
     Returns:
         The new version's folder.
@@ -30,6 +35,7 @@ def record(models: Path, name: str, fit: str) -> Path:
     Raises:
         ExportError: One of: there is no such model; the model does not classify pictures; its file already has this
             fit; its training used another fit; the repository cannot be written.
+        GateError: the version that serves has another fit, and ``even_if_different`` is False.
     """
     entry = inventory.find(models, name)
     if entry.signature is None:
@@ -50,12 +56,19 @@ def record(models: Path, name: str, fit: str) -> Path:
         )
     try:
         stated = image or ImageSpec(shape[0], shape[1], shape[2] if len(shape) == 3 else 1)
-        described = replace(stated, fit=fit).as_json()
+        described = replace(stated, fit=fit)
     except ImageSpecError as error:
         raise ExportError(f"{name}: {error}. Nothing was published.") from error
+    contract = entry.signature.inputs, entry.signature.outputs, entry.signature.labels, described
+    predecessors.require_same_contract(entry, *contract, even_if_different=even_if_different)
     model = onnx.load(entry.path)
-    stale = _MEASURED if image is not None else ()
-    kept = {key: value for key, value in onnx_model.metadata(model).items() if key not in stale}
+    metadata = onnx_model.metadata(model) | {"image": json.dumps(described.as_json())}
+    if image is not None:
+        metadata = {key: value for key, value in metadata.items() if key not in _MEASURED}
+        if "preprocessing" in metadata:
+            metadata["preprocessing"] = metadata["preprocessing"].replace(f"fit={image.fit}", f"fit={fit}")
+        if isinstance(entry.gate, dict):
+            metadata["gate"] = json.dumps({key: each for key, each in entry.gate.items() if key not in _CHECKED})
     with publish(models, name) as publication:
-        onnx_model.write(model, kept | {"image": json.dumps(described)}, publication.model_file)
+        onnx_model.write(model, metadata, publication.model_file)
     return publication.folder

@@ -73,7 +73,7 @@ def require_same_contract(
         raise GateError(
             CONTRACT,
             f"version {rival.version} of {rival.name}, which serves, has the {differences[0]}, so callers would get "
-            "other answers, or errors. Publish the new one under another name with --name, or add --even-if-different.",
+            "other answers, or errors. Publish the new one under another name, or add --even-if-different.",
         )
 
 

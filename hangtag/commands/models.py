@@ -172,13 +172,14 @@ def _report(name: str, before: int | None, now: int) -> None:
     help="stretch changes the proportions; crop cuts the longer edge; pad extends the shorter edge; garment converts "
     "a photo to the style of Fashion-MNIST.",
 )
+@click.option("--even-if-different", is_flag=True, help="Publish even if the version that serves has another fit.")
 @_models
-def fit(name: str, fit: str, folder: Path) -> None:
+def fit(name: str, fit: str, even_if_different: bool, folder: Path) -> None:
     """Record in a classifier's file how pictures were resized for its training.
 
     The version that serves is published again as the next version, with the same graph and weights. A classifier whose
     file does not record a fit accepts only pictures of its exact size. If you change the fit of an imported file, the
-    accuracy that was measured with the old fit is no longer recorded.
+    results that were measured with the old fit are no longer recorded.
 
     \b
     Example:
@@ -186,7 +187,7 @@ def fit(name: str, fit: str, folder: Path) -> None:
     """
     with needs("export", "'hangtag models fit'"):
         from hangtag.export.fit import record
-    published = record(folder, name, fit)
+    published = record(folder, name, fit, even_if_different=even_if_different)
     click.echo(f"published {published}")
     if note := promotion.note(published):
         click.echo(note, err=True)

@@ -9,8 +9,10 @@ import onnx
 import pytest
 
 from hangtag.serving.client import Client, ClientError
-from tests.kit import onnx_file, onnx_models
+from tests.kit import colour_networks, onnx_file, onnx_models
+from tests.kit.colour_networks import COLOURS, in_text
 from tests.kit.command import invoke, refusal
+from tests.kit.exported import imported
 from tests.kit.picture_files import encoded
 from tests.kit.server import server
 from tests.kit.shipped import MODELS
@@ -38,11 +40,24 @@ def test_pictures_of_other_sizes_are_taken_from_then_on(tmp_path: Path) -> None:
             client.classify(picture, model="theirs", version="1")
         exact = client.classify(np.full((28, 28), 200, np.uint8), model="theirs", version="1")
         assert client.classify(picture, model="theirs").labels == exact.labels  # padding has the edge's colour
-    onnx.save(onnx_file.with_metadata(second, test_accuracy="0.9"), second)
-    invoke("models", "fit", "theirs", "--fit", "crop", "--models", tmp_path)
-    changed = onnx_file.metadata(tmp_path / "theirs/3/model.onnx")
-    assert json.loads(changed["image"])["fit"] == "crop"
-    assert "test_accuracy" not in changed
+
+
+def test_a_fit_of_the_served_version_changes_only_on_request(tmp_path: Path) -> None:
+    """Results that were measured with the old fit are removed. The example pictures and the other checks stay."""
+    (tmp_path / "labels.txt").write_text("\n".join(COLOURS))
+    stated = ("--labels", tmp_path / "labels.txt", "--preprocessing", "fit=stretch scale=255")
+    data = ("--data", f"folder:{colour_networks.pictures(tmp_path / 'photos')}")
+    imported(tmp_path, in_text(), *stated, *data)
+    before = onnx_file.metadata(tmp_path / "models/theirs/1/model.onnx")
+    changing = ("models", "fit", "theirs", "--fit", "crop", "--models", tmp_path / "models")
+    message = refusal(*changing, unchanged=tmp_path)
+    assert "has the fit stretch for pictures of another size, and the new version fit crop, so " in message
+    invoke(*changing, "--even-if-different")
+    after = onnx_file.metadata(tmp_path / "models/theirs/2/model.onnx")
+    assert json.loads(after["image"]) == json.loads(before["image"]) | {"fit": "crop"}
+    assert after["preprocessing"] == before["preprocessing"].replace("stretch", "crop")
+    assert json.loads(after["gate"]).keys() == {"structure", "batching"}
+    assert before.keys() - after.keys() == {"test_accuracy", "data_digest", "tested_on"}
 
 
 def test_a_fit_that_was_learned_stays(tmp_path: Path) -> None:
