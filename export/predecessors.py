@@ -73,7 +73,7 @@ def require_same_contract(
         raise GateError(
             CONTRACT,
             f"version {rival.version} of {rival.name}, which serves, has the {differences[0]}, so callers would get "
-            "other answers, or errors. Publish the new one under another name, or add --even-if-different.",
+            f"other answers, or errors{_routes(rival)}. Give the new one another name, or add --even-if-different.",
         )
 
 
@@ -162,6 +162,19 @@ def compare(
         f"WORSE, but published: {comparison}" if is_worse else comparison,
         figures | {"images": images, "explained_by_chance": chance, "worse": is_worse},
     )
+
+
+def _routes(rival: Entry) -> str:
+    """Return a clause that names the routes over a model, whose other models have the same contract; empty if none."""
+    models, routes = rival.path.parents[2], []
+    for route in inventory.routes(models):
+        try:
+            content = model_repository.read_toml(models / route / model_repository.ROUTE_FILE)
+            if rival.name in [*content.get("cascade", ()), *content.get("split", ())]:
+                routes.append(route)
+        except (model_repository.ModelRepositoryError, TypeError):
+            continue  # the route already does not serve
+    return f", and routes would stop serving ({named(routes)})" if routes else ""
 
 
 def _different_fit(before: ImageSpec | None, now: ImageSpec | None) -> list[str]:
