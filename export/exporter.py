@@ -96,7 +96,8 @@ def export(
     serving = None if rival is None else predecessors.recorded(rival, digest)
     common, on = None, ""  # the pictures for both versions, if the one that serves was not tested on this data set
     if rival is not None and serving is None and classes is not None:
-        common = predecessors.unlearned(rival, Split(images, classes), served.image, labels, run.folder.parent)
+        test = Split(images, classes)
+        common = predecessors.common_pictures(rival, test, served.image, labels, run.folder.parent)
     if rival is not None and common is not None:
         serving = predecessors.measure(rival.path, common, batched=bool(rival.batched))
         on = f" on {len(common):,} of the run's test pictures"

@@ -83,11 +83,12 @@ def recorded(rival: Entry, data_digest: str) -> Quality | None:
     return own if own is not None and own.data_digest == data_digest else None
 
 
-def unlearned(rival: Entry, test: Split, image: ImageSpec, labels: Sequence[str], runs: Path) -> Split | None:
-    """Return the test pictures of a new version that the version that serves did not learn from.
+def common_pictures(rival: Entry, test: Split, image: ImageSpec, labels: Sequence[str], runs: Path) -> Split | None:
+    """Return the test pictures on which to compare a new version with the version that serves; None if that version
+    takes other pictures or has other labels.
 
     A run in the folder ``runs`` lists the pictures that the version that serves learned from, or that chose its best
-    epoch. Returns None if no picture remains, or if that version takes other pictures or has other labels.
+    epoch. They are left out, unless fewer than half would remain, which could not show that the new version is worse.
     """
     old = rival.signature
     fit = None if old is None or old.image is None else old.image.fit
@@ -103,7 +104,7 @@ def unlearned(rival: Entry, test: Split, image: ImageSpec, labels: Sequence[str]
         if each.split != "test"
     }
     kept = np.array([pixels_digest(pixels) not in learned for pixels in test.images])
-    return Split(test.images[kept], test.classes[kept]) if kept.any() else None
+    return Split(test.images[kept], test.classes[kept]) if kept.mean() >= 0.5 else test
 
 
 def measure(file: Path, pictures: Split, *, batched: bool) -> Quality:
