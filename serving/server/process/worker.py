@@ -6,6 +6,7 @@ A worker's process begins with this module. The process imports gRPC and ONNX Ru
 """
 
 import itertools
+import select
 import signal
 import sys
 import threading
@@ -30,7 +31,10 @@ if TYPE_CHECKING:
     from hangtag.serving.server.engine.servable import Control
 
 log = structlog.get_logger()
-_MAX_PENDING = 100  # the most unanswered calls to a process, because sending to a full pipe would block
+_MAX_PENDING = 60
+"""The most unanswered calls for the other process's state. Other calls are rare, and find room in the pipe."""
+_SEND_SECONDS = 5.0
+"""How long a call waits for room in the pipe. A process that hangs reads nothing, and a full pipe blocks its sender."""
 
 
 def main(number: int, config: ServerConfig, versions: Mapping[str, tuple[int, ...]], connection: Connection) -> None:
@@ -126,9 +130,9 @@ class Peer:
         number, answer = next(self._numbers), Future[Any]()
         self._pending[number] = answer
         try:
-            if len(self._pending) > _MAX_PENDING:
+            if name == "state" and len(self._pending) > _MAX_PENDING:
                 raise PeerError("the other process does not answer")  # noqa: TRY301 - the future gets the error
-            self._send(number, name, arguments)
+            self._send(number, name, arguments, _SEND_SECONDS)
         except PeerError as error:
             self._end(number, error)
         return answer
@@ -176,9 +180,18 @@ class Peer:
             else:
                 answer.set_result(outcome)
 
-    def _send(self, number: int, name: str | None, content: Any) -> None:
+    def _send(self, number: int, name: str | None, content: Any, seconds: float | None = None) -> None:
+        """Send a message. Raises PeerError if the peer has ended, or does not read for this many seconds."""
+        if not self._sending.acquire(timeout=-1 if seconds is None else seconds):
+            raise PeerError("the other process does not read")
         try:
-            with self._sending:
-                self._connection.send((number, name, content))
+            if seconds is not None:
+                pipe = select.poll()
+                pipe.register(self._connection, select.POLLOUT)
+                if not pipe.poll(seconds * 1000):
+                    raise PeerError("the other process does not read")
+            self._connection.send((number, name, content))
         except (OSError, ValueError) as error:
             raise PeerError(f"the other process ended: {error}") from error
+        finally:
+            self._sending.release()

@@ -20,6 +20,7 @@ from hangtag.protos import inference_pb2 as pb
 from hangtag.serving.server.config.limits import Limits
 from hangtag.serving.server.errors import ControlError, NotFoundError, StartError
 from hangtag.serving.server.process.supervisor import Supervisor
+from hangtag.serving.server.process.worker import Peer, PeerError
 from tests.kit import forkserver, onnx_models, unbatchable_models
 from tests.kit.live import failure, outputs, request
 from tests.kit.waiting import TIMEOUT, pass_time, until
@@ -75,6 +76,29 @@ def test_a_worker_that_hangs_holds_up_nobody_and_is_replaced_by_one_with_all_mod
         assert supervised.ready
         assert supervised.workers().restarts == 1
         until(lambda: instances(supervised) == {"gather": before["gather"], "text": before["gather"]}, TIMEOUT)
+
+
+def test_unanswered_calls_for_the_state_leave_room_for_other_calls() -> None:
+    ours, _theirs = multiprocessing.Pipe()
+    peer = Peer(ours)
+    assert isinstance([peer.begin("state") for _ in range(200)][-1].exception(0), PeerError)
+    assert not peer.begin("stop").done()
+
+
+def test_a_call_to_a_process_that_does_not_read_its_answers_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hangtag.serving.server.process.worker._SEND_SECONDS", 0.2)
+    ours, theirs = multiprocessing.Pipe()
+    peer = Peer(ours)
+    answering = threading.Thread(target=peer.answer_calls, args=({"ask": lambda: bytes(1 << 22)},))
+    answering.start()
+    theirs.send((0, "ask", ()))
+    until(theirs.poll)  # the answer fills the pipe
+    calling = threading.Thread(target=peer.begin, args=("stop",), daemon=True)
+    calling.start()
+    calling.join(TIMEOUT)
+    assert not calling.is_alive()
+    theirs.close()
+    answering.join(TIMEOUT)
 
 
 @pytest.mark.usefixtures("spawned")
