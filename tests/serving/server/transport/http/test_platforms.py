@@ -93,14 +93,17 @@ def test_sagemaker_gets_json_binary_tensors_and_pictures_answered(sagemaker: Ser
 
 
 def test_sagemaker_loads_lists_and_unloads_models(multi_model: Serving, tmp_path: Path) -> None:
-    for name, file in (("coats", "1/model.onnx"), ("boots", "any-name.onnx")):
+    for name, file in (("coats", "2/model.onnx"), ("boots", "any-name.onnx")):
         (tmp_path / name / file).parent.mkdir(parents=True)
         shutil.copy(shipped.latest("cnn"), tmp_path / name / file)
         loaded = ask(multi_model, "POST", "/models", {"model_name": name, "url": str(tmp_path / name)})
         assert loaded.status == 200
         assert loaded.json == {"modelName": name, "modelUrl": str(tmp_path / name)}
         assert ask(multi_model, "POST", f"/models/{name}/invoke", COAT, "image/png").json["model_name"] == name
-    assert ask(multi_model, "POST", "/models", {"model_name": "coats", "url": str(tmp_path / "coats")}).status == 409
+    for folder in ("coats", "boots"):
+        asked = {"model_name": "coats", "url": str(tmp_path / folder)}
+        assert ask(multi_model, "POST", "/models", asked).status == 409
+    assert [path.name for path in (tmp_path / "coats").iterdir()] == ["2"]
     assert [each["modelName"] for each in ask(multi_model, "GET", "/models").json["models"]] == ["boots", "coats"]
     assert ask(multi_model, "GET", "/models/boots").json["modelUrl"] == str(tmp_path / "boots")
     assert ask(multi_model, "DELETE", "/models/boots").status == 200
