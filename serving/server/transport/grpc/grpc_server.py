@@ -17,7 +17,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 from hangtag.protos import classifier_pb2, inference_pb2
 from hangtag.serving.server.config.limits import Limits
 from hangtag.serving.server.engine.engine import Engine
-from hangtag.serving.server.errors import DeadlineError, NotFoundError, QueueFullError, StartError
+from hangtag.serving.server.errors import DeadlineError, NotFoundError, StartError
 from hangtag.serving.server.host.ports import GRPC, GRPC_SOCKET, bind
 from hangtag.serving.server.transport.grpc.handlers import Context, Handlers
 from hangtag.serving.server.transport.grpc.services import Services
@@ -132,7 +132,6 @@ class HealthService:
         self._engine = engine
         self._known: set[str] = set()  # the models that serve or have served
         self._changed = asyncio.Event()  # replaced by a new event at each change
-        self._watches = 0
 
     def refresh(self) -> None:
         """Let each Watch send the state of its service or model if the state has changed. Thread-safe."""
@@ -146,24 +145,17 @@ class HealthService:
         return health_pb2.HealthCheckResponse(status=state)
 
     async def Watch(self, request: health_pb2.HealthCheckRequest, context: Context) -> None:
-        max_watches = self._engine.config.limits.max_watches
-        if self._watches >= max_watches:
-            raise QueueFullError(f"{max_watches} Watch streams are open; poll with Check instead")
-        self._watches += 1
-        try:
-            sent: int | None = None
-            while True:
-                changed, stopping = self._changed, self._engine.stopping
-                state = self._state(request.service)
-                if state != sent:
-                    await context.write(health_pb2.HealthCheckResponse(status=state))
-                    sent = state
-                elif stopping:
-                    return
-                else:
-                    await changed.wait()
-        finally:
-            self._watches -= 1
+        sent: int | None = None
+        while True:
+            changed, stopping = self._changed, self._engine.stopping
+            state = self._state(request.service)
+            if state != sent:
+                await context.write(health_pb2.HealthCheckResponse(status=state))
+                sent = state
+            elif stopping:
+                return
+            else:
+                await changed.wait()
 
     def _state(self, name: str) -> int:
         serves = self._engine.ready

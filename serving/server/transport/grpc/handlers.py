@@ -15,7 +15,13 @@ from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1.health import SERVICE_NAME as HEALTH
 
 from hangtag.protos.methods import MODEL_INFER
-from hangtag.serving.server.errors import InvalidRequestError, ServerError, UnauthenticatedError, UnavailableError
+from hangtag.serving.server.errors import (
+    InvalidRequestError,
+    QueueFullError,
+    ServerError,
+    UnauthenticatedError,
+    UnavailableError,
+)
 from hangtag.serving.server.wire.codec import parse_message
 from hangtag.serving.server.wire.intake import Intake, Origin
 from hangtag.serving.server.wire.status import call_status
@@ -38,6 +44,7 @@ class Handlers(grpc.GenericRpcHandler):
         self._intake = intake
         self.open = 0
         """Number of calls that are being answered."""
+        self._watches = 0
         self._handlers: dict[str, Handler] = {}
 
     def service(self, details: grpc.HandlerCallDetails) -> Handler:
@@ -73,10 +80,13 @@ class Handlers(grpc.GenericRpcHandler):
             add = grpc.stream_unary_rpc_method_handler
             if method.client_streaming or method.server_streaming:
                 add = grpc.stream_stream_rpc_method_handler
-            handle = self._handle(path, parse, answer, reads_stream=method.client_streaming)
+            watches = method.server_streaming and not method.client_streaming
+            handle = self._handle(path, parse, answer, reads_stream=method.client_streaming, watches=watches)
             self._handlers[path] = add(handle, response_serializer=serialize)
 
-    def _handle(self, path: str, parse: Parse, answer: Answer, *, reads_stream: bool) -> Answer:
+    def _handle(self, path: str, parse: Parse, answer: Answer, *, reads_stream: bool, watches: bool) -> Answer:
+        max_watches = self._intake.engine.config.limits.max_watches
+
         async def requests(context: Context) -> AsyncIterator[Any]:
             while (message := await context.read()) is not grpc.aio.EOF:
                 yield self._parse(path, parse, message, context)
@@ -84,7 +94,11 @@ class Handlers(grpc.GenericRpcHandler):
         async def handle(_messages: object, context: Context) -> object:
             request = None
             self.open += 1
+            self._watches += watches
             try:
+                if watches and self._watches > max_watches:  # before the message, which may never arrive
+                    full = QueueFullError(f"{max_watches} Watch streams are open; poll with Check instead")
+                    await abort(full, path, None, context)
                 if reads_stream:
                     # the answer has begun, so Envoy no longer awaits a whole request
                     await context.send_initial_metadata(())
@@ -95,6 +109,7 @@ class Handlers(grpc.GenericRpcHandler):
                 await abort(error, path, request, context)
             finally:
                 self.open -= 1
+                self._watches -= watches
 
         return handle
 

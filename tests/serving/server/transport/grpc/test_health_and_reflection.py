@@ -44,16 +44,19 @@ def test_clients_that_leave_their_watches_do_not_stop_the_server(own: LiveServer
 
 
 def test_the_number_of_watches_is_limited_and_one_that_ends_makes_room(few: Path, transport: str) -> None:
-    with live_server(transport, few, limits=Limits(max_watches=5)) as own:
-        calls = [own.health.Watch(health_pb2.HealthCheckRequest(service=""), timeout=TIMEOUT) for _ in range(5)]
+    with live_server(transport, few, limits=Limits(max_watches=5)) as own, own.connect() as channel:
+        silent: Any = channel.stream_stream("/grpc.health.v1.Health/Watch")
+        sends_nothing = Conversation(silent)
+        calls = [own.health.Watch(health_pb2.HealthCheckRequest(service=""), timeout=TIMEOUT) for _ in range(4)]
         assert all(next(call).status == health_pb2.HealthCheckResponse.SERVING for call in calls)
+        until(lambda: not is_watched(own))
         code, message = failure(lambda: next(watch(own.health, "")))
         assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert message == "5 Watch streams are open; poll with Check instead"
         assert status_of(own.health, "") == "SERVING"
         assert own.infer(request("gather", index=index(1)))["value"].tolist() == [10]
 
-        calls.pop().cancel()
+        sends_nothing.send(None)
         until(lambda: is_watched(own))  # the server notices the cancelled Watch only a little later
         own.server.stop(grace=3600)
         for call in calls:
