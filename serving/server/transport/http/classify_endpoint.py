@@ -67,9 +67,11 @@ class ClassifyEndpoint:
             choices = [pb.ModelChoice(name=name, version=version) for name, at, version in named if name or at]
             if (timeout := numbers.get(TIMEOUT)) is not None:
                 origin = origin._replace(deadline=earlier_deadline(timeout, None))
-            message = pb.CompareRequest(models=choices, top_k=numbers.get("top_k", 0), encoded=image)
+            message = pb.CompareRequest(models=choices, top_k=numbers.get("top_k", 0))
             if "height" in numbers:  # raw 8-bit pixels, row by row, in the model's size
                 message.raw.CopyFrom(pb.RawImage(height=numbers["height"], width=numbers["width"], pixels=image))
+            else:
+                message.encoded = image
             queries = compare_queries(message, intake.engine)
         except Exception as error:
             intake.record_failure(origin, error, started)

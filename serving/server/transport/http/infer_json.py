@@ -172,13 +172,6 @@ def _member(owner: dict[str, Any], key: str, kind: type[Kind], where: str, defau
     return value
 
 
-def _flag(parameters: dict[str, Any], name: str, *, default: bool) -> bool:
-    value = parameters.get(name, default)
-    if type(value) is not bool:
-        raise InvalidRequestError(f"the parameter {name!r} must be true or false")
-    return value
-
-
 def array_of(datatype: str, shape: Sequence[int], data: object) -> Array:
     """Return the array of a tensor whose values are in the JSON. BYTES become str. ``data`` has the parsed values,
     row-major: one flat list, or lists nested according to the shape. Raises ValueError if the datatype is unknown, the

@@ -11,7 +11,9 @@ import pytest
 
 from hangtag.protos import classifier_pb2, inference_pb2
 from tests.kit import shipped
+from tests.kit.command import serving
 from tests.kit.live import TIMEOUT, LiveServer, failure, index, request
+from tests.kit.memory import most_held
 from tests.kit.rest import Answer, Rest
 
 IMAGE = next((shipped.MODELS.parent / "examples/garments").glob("*.png")).read_bytes()
@@ -204,3 +206,15 @@ def test_a_boundary_that_could_name_a_charset_is_refused(rest: Rest, boundary: s
     answer = rest.post("/v1/classify/lstm", body, content_type=f'multipart/form-data; boundary="{boundary}"')
     assert answer.status == 400
     assert "no boundary as RFC 2046 describes it" in answer.json["error"]
+
+
+def test_raw_pixels_are_not_kept_twice() -> None:
+    size = 64 << 20
+    arguments = ("--models", shipped.MODELS, "--max-message-mib", "65", "--port", "0", "--metrics-port", "-1")
+    with serving(*map(str, arguments)) as server:
+        server.wait_for("ready")
+        before = most_held(server.process.pid)
+        with Rest(server.http_address) as rest:
+            answer = rest.post("/v1/classify/cnn?height=8192&width=8192", bytes(size))
+        assert answer.status == 400
+        assert most_held(server.process.pid) - before < 3.5 * size
