@@ -49,17 +49,10 @@ def require_same_contract(
 ) -> None:
     """Check that a new version can replace the version that serves, so that callers need not change their code.
 
-    Args:
-        rival: the version that serves.
-        inputs: the new version's inputs.
-        outputs: the new version's outputs.
-        labels: the new version's labels, in their order.
-        image: the new version's image description; None if it has none.
-        even_if_different: accept a different contract.
+    The arguments after ``rival`` describe the new version; ``image`` is None if it has no image description.
 
     Raises:
-        GateError: the inputs, the outputs, the labels or the fit differ, and ``even_if_different`` is
-            False. The message describes both versions.
+        GateError: something differs, and ``even_if_different`` is False. The message describes both versions.
     """
     if rival is None or rival.signature is None or even_if_different:
         return
@@ -114,13 +107,8 @@ def measure(file: Path, pictures: Split, *, batched: bool) -> Quality:
 
 
 def incomparable(rival: Entry, why: str, remedy: str = _ALL_THE_SAME) -> ExportError:
-    """Return the error for a new version that cannot be compared with the version that serves.
-
-    Args:
-        rival: the version that serves.
-        why: a clause about the version that serves, such as "records no test figure".
-        remedy: the instruction for the user, a sentence without its full stop.
-    """
+    """Return the error for a new version that cannot be compared with the version that serves. ``why`` is a clause
+    about that version, such as "records no test figure". ``remedy`` is a sentence without its full stop."""
     return ExportError(
         f"{rival.path.parents[1]} version {rival.version}, which serves, {why}, so nothing shows whether the new "
         f"version is worse. {remedy}. Nothing was published."

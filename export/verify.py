@@ -230,11 +230,8 @@ def tested_pictures(
 ) -> HeldOut:
     """Read the pictures on which the accuracy of a third-party file was measured.
 
-    Args:
-        metadata: the metadata of the file (keys without their prefix).
-        image: describes the model's input.
-        labels: the model's labels.
-        data_dir: the place of the pictures; None for the place that the file records.
+    The metadata's keys have no prefix. ``data_dir`` is the place of the pictures; None for the place that the file
+    records.
 
     Raises:
         PicturesGoneError: the pictures are not there, or are others.
