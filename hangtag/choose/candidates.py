@@ -8,7 +8,7 @@ more accurate on these samples usually owes this to chance, or to the choice of 
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations, pairwise, takewhile
 
@@ -17,7 +17,6 @@ import numpy.typing as npt
 import scipy  # importing scipy.special takes a fifth of a second, so scipy imports scipy.special at the first use
 
 from hangtag.serving.model_repository import ModelFile
-from hangtag.serving.server.config.server_config import ServerConfig
 
 OUTPUT = "probabilities"
 """The output by which a cascade decides."""
@@ -30,21 +29,6 @@ _PAYS = 0.98
 alternatives are the cascade's models and the shorter cascades of these models."""
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """The predicted or measured performance of a candidate under a load."""
-
-    throughput: float  # calls per second
-    p99: float  # seconds
-    failed: int = 0  # the number of calls that were not answered
-    problems: tuple[str, ...] = ()  # the reasons why the measurement is invalid, each as a sentence
-    doubt: str = ""  # the reason why the measurement is doubtful, if it is
-
-
-OVERLOAD = Outcome(0.0, math.inf, failed=1)
-"""The outcome if a queue becomes full."""
-
-
 @dataclass(frozen=True, eq=False)
 class Model:
     """A model with its answers to the labelled samples and its times on this machine."""
@@ -53,14 +37,20 @@ class Model:
     file: ModelFile  # the measured version
     confidence: npt.NDArray[np.floating]  # the highest probability in the answer to each sample, [samples]
     right: npt.NDArray[np.bool_]  # whether each sample is classified correctly, [samples]
-    seconds: Mapping[int, float]  # batch size, ascending -> the time of one processor to compute the batch
-    settings: ServerConfig  # the settings by which a server batches the model's calls
+    alone: float  # the seconds that one processor computes a batch of a single sample
+    per_sample: float  # the seconds per sample that one processor computes a full batch
 
-    @property
-    def per_sample(self) -> float:
-        """The seconds per sample in the largest batch."""
-        largest, seconds = [*self.seconds.items()][-1]
-        return seconds / largest
+
+@dataclass(frozen=True)
+class Outcome:
+    """The performance of a candidate under a load: measured, or predicted as limits of what can be measured."""
+
+    throughput: float = math.nan  # calls per second with 64 calls in flight; if predicted, an upper limit
+    p99: float = math.nan  # seconds at the requested rate, or else with 64 calls in flight; if predicted, a lower limit
+    is_predicted: bool = True
+    overloaded: bool = False  # whether the server cannot answer every call at the requested rate
+    problems: tuple[str, ...] = ()  # the reasons why the measurement is invalid, each as a sentence
+    doubt: str = ""  # the reason why the measurement is doubtful, if it is
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,9 +62,11 @@ class Candidate:
     reached: tuple[float, ...]  # for each model, the share of the samples that the model answers; 1 for the first
     accuracy: float  # the share of the samples that are classified correctly
     lost: int  # the number of samples that a cascade misclassifies and its last model classifies correctly
-    # The throughput with 64 calls in flight, and the p99 at the requested rate, or else with 64 calls in flight.
-    predicted: Outcome = OVERLOAD
-    tested: Outcome | None = None  # the results of the load test, if there was one
+    figures: Outcome = Outcome()
+
+    @property
+    def is_cascade(self) -> bool:
+        return len(self.models) > 1
 
     @property
     def name(self) -> str:
@@ -87,10 +79,6 @@ class Candidate:
         return f"{self.name} at {self.threshold:g}" if self.is_cascade else self.name
 
     @property
-    def is_cascade(self) -> bool:
-        return len(self.models) > 1
-
-    @property
     def cost(self) -> float:
         """The seconds of processor time that a sample takes on average in full batches."""
         return sum(share * model.per_sample for share, model in zip(self.reached, self.models, strict=True))
@@ -99,11 +87,6 @@ class Candidate:
     def relative_cost(self) -> float:
         """The cost, divided by the cost of the last model."""
         return self.cost / self.models[-1].per_sample
-
-    @property
-    def figures(self) -> Outcome:
-        """The results of the load test if there was one, otherwise the prediction."""
-        return self.tested or self.predicted
 
     def route(self, description: str = "") -> str:
         """Return the route.toml of a cascade."""
@@ -131,15 +114,15 @@ def curve(models: Sequence[Model]) -> list[Candidate]:
     return tried
 
 
-def best(models: Sequence[Model], accuracy: float, lose_at_most: float) -> Candidate | None:
-    """Return a cascade at the lowest threshold that reaches an accuracy and loses at most a share of the samples.
+def best(tried: Sequence[Candidate], accuracy: float, lose_at_most: float) -> Candidate | None:
+    """Return the lowest threshold of a curve that reaches an accuracy and loses at most a share of the samples.
 
     A higher threshold would pass more samples on to the next model. The samples must show with 95 % confidence that the
     cascade loses no more than ``lose_at_most``. If there are too few samples to show this, the cascade must not lose
-    any. If no threshold within the limit reaches the accuracy, return the cascade at the most accurate threshold within
-    the limit, or None if no threshold is within the limit.
+    any. If no threshold within the limit reaches the accuracy, return the most accurate threshold within the limit, or
+    None if no threshold is within the limit.
     """
-    samples = len(models[0].right)
+    samples = len(tried[0].models[0].right)
 
     def is_within(one: Candidate) -> bool:
         return one.lost == 0 or bound(samples, one.lost) <= lose_at_most
@@ -147,7 +130,7 @@ def best(models: Sequence[Model], accuracy: float, lose_at_most: float) -> Candi
     # Test the thresholds from the safest downwards, and stop before the first threshold that exceeds the limit. Because
     # the order is fixed, the lowest accepted threshold has the confidence of a single test (Angelopoulos et al., 2021,
     # "Learn then Test").
-    kept = list(takewhile(is_within, reversed(curve(models))))[::-1]
+    kept = list(takewhile(is_within, reversed(tried)))[::-1]
     reaching = (one for one in kept if one.accuracy >= accuracy - 1e-12)
     return next(reaching, max(kept, key=lambda one: one.accuracy, default=None))
 
@@ -175,7 +158,7 @@ def candidates(models: Sequence[Model], accuracy: float, lose_at_most: float = 1
     highest = max(one.accuracy for one in listed)
     for chain in [*combinations(ordered, 2), *combinations(ordered, 3)]:
         is_rising = all(before.right.sum() < after.right.sum() for before, after in pairwise(chain))
-        if not is_rising or (cascade := best(chain, accuracy, lose_at_most)) is None:
+        if not is_rising or (cascade := best(curve(chain), accuracy, lose_at_most)) is None:
             continue
         accurate = [one for one in [*listed, cascade] if one.accuracy >= accuracy - 1e-12]
         parts = [one.cost for one in accurate if set(one.models) < set(chain)]

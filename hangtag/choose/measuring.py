@@ -17,9 +17,9 @@ from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.engine.repository import settings_of
 from hangtag.serving.server.engine.routes.route_file import Acceptance
 
-_SIZES = (1, 2, 4, 8, 16, 32, 64)
-"""The batch sizes that are timed, up to a model's max_batch_size."""
-_LEAST_ROUNDS = 5
+_LARGEST_BATCH = 64
+"""A full batch has this many samples, or a model's max_batch_size if that is smaller."""
+_ROUNDS = 10
 _RULE = Acceptance(OUTPUT, "at_least", 0.5)
 """Checks whether a model has the output by which a cascade decides; the threshold has no influence."""
 
@@ -36,7 +36,7 @@ class Measured:
 
 def measure(
     repository: Path, names: Sequence[str], own: str | None, option: str, *, limit: int | None, data_dir: Path | None,
-    on_step: Callable[[str], None], seconds: float = 3.0,
+    on_step: Callable[[str], None],
 ) -> Measured:  # fmt: skip
     """Measure models of a repository.
 
@@ -45,17 +45,17 @@ def measure(
             candidates, and those with the most frequent signature are measured.
         own: Labelled samples on which no model was trained, from ``option``; None for the validation images.
         on_step: Receives a sentence about each step, and about each model and group of pictures that is left out.
-        seconds: The minimum duration of the timing. With 0, only the largest batch of each model is timed.
 
     Raises:
         UserError: A named model is missing or cannot be compared, or no model is left, or the data set is damaged.
     """
     subjects, left_out = dict[str, Subject](), dict[str, str]()
     files = _files(repository, names, left_out)
-    settings = dict[str, ServerConfig]()
+    full = dict[str, int]()  # the size of a full batch
     for name, file in files.items():
         try:
-            settings[name] = settings_of(repository / file.name, ServerConfig(models=repository))
+            settings = settings_of(repository / file.name, ServerConfig(models=repository))
+            full[name] = min(settings.max_batch_size, _LARGEST_BATCH)
             subjects[name] = _comparable(name, file)
         except UserError as error:
             left_out[name] = sentence(error)
@@ -86,12 +86,12 @@ def measure(
     notes = [f"left out: {reason}" for reason in reasons]
     for note in (*notes, *data.notes, f"Running and timing {', '.join(subjects)} on {shown}."):
         on_step(note)
-    times = _times(subjects, settings, images, seconds)
+    times = _times(subjects, full, images)
     models = []
     for name, subject in subjects.items():
         answer = subject.answer(images)[OUTPUT]
         right = answer.argmax(axis=1) == data.content.classes
-        models.append(Model(name, files[name], answer.max(axis=1), right, times[name], settings[name]))
+        models.append(Model(name, files[name], answer.max(axis=1), right, times[name, 1], times[name, full[name]]))
     return Measured(models, images, shown, own is None)
 
 
@@ -137,24 +137,16 @@ def _differing(first: str, subjects: Mapping[str, Subject]) -> dict[str, str]:
     }
 
 
-def _times(
-    subjects: Mapping[str, Subject], settings: Mapping[str, ServerConfig], images: Array, seconds: float
-) -> dict[str, dict[int, float]]:
-    """Measure the shortest time of several rounds on one processor, for each model and batch size.
+def _times(subjects: Mapping[str, Subject], full: Mapping[str, int], images: Array) -> dict[tuple[str, int], float]:
+    """Measure on one processor the shortest time per sample, in batches of one sample and in full batches.
 
     In each round the models take turns, so that other programs disturb all models equally.
     """
-    times: dict[str, dict[int, float]] = {}
-    for name in subjects:
-        sizes = [size for size in _SIZES if size <= settings[name].max_batch_size]
-        times[name] = dict.fromkeys(sizes if seconds else sizes[-1:], math.inf)
-    batches = {size: np.resize(images, (size, *images.shape[1:])) for size in _SIZES}
-    began, rounds = time.perf_counter(), 0
-    while rounds < _LEAST_ROUNDS or time.perf_counter() - began < seconds:
-        rounds += 1
-        for name, shortest in times.items():
-            for size in shortest:
-                started = time.perf_counter()
-                subjects[name].answer(batches[size])
-                shortest[size] = min(shortest[size], time.perf_counter() - started)
-    return times
+    shortest = {(name, size): math.inf for name in subjects for size in (1, full[name])}
+    for _ in range(_ROUNDS):
+        for name, size in shortest:
+            batch = np.resize(images, (size, *images.shape[1:]))
+            started = time.perf_counter()
+            subjects[name].answer(batch)
+            shortest[name, size] = min(shortest[name, size], (time.perf_counter() - started) / size)
+    return shortest

@@ -6,18 +6,18 @@ from datetime import UTC, datetime
 from markupsafe import Markup
 from matplotlib.ticker import FuncFormatter, PercentFormatter
 
-from hangtag.choose.candidates import CONFIDENCE, Candidate, Outcome, curve, may_lose
-from hangtag.choose.choice import LOSE, Wanted, best_single
+from hangtag.choose.candidates import CONFIDENCE, Candidate, curve, may_lose
+from hangtag.choose.choice import IN_FLIGHT, LOSE, Wanted, best_single
 from hangtag.choose.measuring import Measured
-from hangtag.choose.queueing import IN_FLIGHT
 from hangtag.page.drawing import BAD, INK, colour, draw_front, drawing, plain_log_axis
 from hangtag.page.label_placement import Label, place
 from hangtag.page.templates import environment
 from hangtag.serving.loadtest import units
 from hangtag.serving.loadtest.statistics.intervals import wilson
 
-HEADERS = ("", "right", "µs", "calls/s", "predicted", "p99", "predicted", "lacks")
-"""The headers of the table."""
+HEADERS = ("", "sent on", "right", "lost", "µs", "calls/s", "p99", "lacks")
+"""The headers of the table. `hangtag route tune` measures no speed, and shows the columns of RESULTS."""
+RESULTS = 5
 _MISSED = {
     "accuracy": "its accuracy is lower",
     "rate": "it cannot answer that many calls",
@@ -27,17 +27,25 @@ _MISSED = {
 
 
 def cells(one: Candidate, wanted: Wanted) -> list[str]:
-    """Return the cells of a candidate's row. The prediction follows each measured value."""
+    """Return the cells of a candidate's row."""
     return [
         one.label,
+        ", ".join(f"{share:.1%}" for share in one.reached[1:]),
         f"{one.accuracy:.2%}",
+        f"{one.lost:,}" if one.is_cascade else "",
         f"{one.cost * 1e6:,.0f}",
-        units.three_digits(one.tested.throughput) if one.tested else "",
-        units.three_digits(one.predicted.throughput),
-        units.duration(one.tested.p99) if one.tested else "",
-        _p99(one.predicted),
+        _throughput(one),
+        _p99(one),
         ", ".join(wanted.missed_by(one)),
     ]
+
+
+def _throughput(one: Candidate) -> str:
+    return f"{'≤ ' * one.figures.is_predicted}{units.three_digits(one.figures.throughput)}"
+
+
+def _p99(one: Candidate) -> str:
+    return f"{'≥ ' * one.figures.is_predicted}{units.duration(one.figures.p99)}"
 
 
 def sentences(listed: Sequence[Candidate], wanted: Wanted, measured: Measured) -> list[str]:
@@ -57,61 +65,45 @@ def sentences(listed: Sequence[Candidate], wanted: Wanted, measured: Measured) -
         why = " and ".join(_MISSED[each] for each in missed)
         lines = [f"No candidate has {asked}. The nearest is {one.label}, but {why}."]
         if more := sum(not wanted.missed_by(other) for other in listed):
-            lines.append(
-                f"{more} other candidates are predicted to meet the requirements. Load-test them with a larger --try."
-            )
+            lines.append(f"{more} other candidates may meet the requirements. Load-test them with a larger --try.")
     samples = len(measured.images)
     interval = wilson(round(one.accuracy * samples), samples)
     lines += [
-        f"Of {measured.shown}, {one.accuracy:.2%} are classified correctly. On new pictures of the same kind, "
-        f"the accuracy is {interval.low:.2%} to {interval.high:.2%} with 95 % confidence.",
-        f"{'Measured' if one.tested else 'Predicted without the overhead of a call (see --try)'}: "
-        f"{units.three_digits(figures.throughput)} calls/s with {IN_FLIGHT} in flight, p99 {_p99(figures)} {load}.",
+        f"Of {result(one, measured)}.",
+        f"On new pictures of the same kind, the accuracy is {interval.low:.2%} to {interval.high:.2%} with 95 % "
+        "confidence.",
+        f"{'Predicted, without a load test' if figures.is_predicted else 'Measured'}: "
+        f"{_throughput(one)} calls/s with {IN_FLIGHT} in flight, p99 {_p99(one)} {load}.",
     ]
     if measured.chose_epochs:
         lines.append("The models' best epochs were chosen by these images, so the accuracy for other images is lower.")
-    if one.is_cascade:
-        lines.append(f"Of these images, {sent_on(one)}; {lost(one, samples)}.")
-        if may_lose(samples, 0) > wanted.lose_at_most:
-            lines.append(
-                f"{samples:,} images are too few to show that a cascade loses at most {LOSE:.2%}. At least 2,995 "
-                "images are needed."
-            )
-        if rival := best_single(listed, wanted):
-            lines.append(
-                f"The best single model would be {rival.name}, with {rival.accuracy:.2%} right, "
-                f"{units.three_digits(rival.figures.throughput)} calls/s and p99 {_p99(rival.figures)}."
-            )
+    if one.is_cascade and may_lose(samples, 0) > wanted.lose_at_most:
+        lines.append(
+            f"{samples:,} images are too few to show that a cascade loses at most {LOSE:.2%}. At least 2,995 images "
+            "are needed."
+        )
+    if one.is_cascade and (rival := best_single(listed, wanted)):
+        lines.append(
+            f"The best single model would be {rival.name}, with {rival.accuracy:.2%} right, {_throughput(rival)} "
+            f"calls/s and p99 {_p99(rival)}."
+        )
     lines += [f"The load test is invalid: {problem}." for problem in figures.problems]
     return lines + ([f"The figures are doubtful: {figures.doubt}."] if figures.doubt else [])
 
 
-def _p99(figures: Outcome) -> str:
-    return "no end" if figures.p99 == float("inf") else units.duration(figures.p99)
-
-
-def sent_on(cascade: Candidate) -> str:
-    """Say what share of the samples each model after the first receives: '16.8% go on to lstm2 and 13.4% to cnn'."""
-    _, *shares = zip(cascade.reached, cascade.models, strict=True)
-    return " and ".join(f"{share:.1%} to {model.name}" for share, model in shares).replace(" to", " go on to", 1)
-
-
-def lost(cascade: Candidate, samples: int) -> str:
-    """Say how many samples the cascade loses, and give an upper bound on the share for new samples."""
+def result(one: Candidate, measured: Measured) -> str:
+    """Say how many of the samples are right and, for a cascade, how many each model after the first receives, how
+    accurate each model is alone, and how many samples are lost, with an upper bound on the share of new samples."""
+    right, samples = f"{one.accuracy:.2%} are right", len(measured.images)
+    if not one.is_cascade:
+        return f"{measured.shown}, {right}"
+    shares = [f"{share:.1%} to {model.name}" for share, model in zip(one.reached, one.models, strict=True)][1:]
+    alone = [f"{model.file.name}@{model.file.version} {model.right.mean():.2%}" for model in one.models]
     return (
-        f"{cascade.lost:,} of {samples:,} {'is' if cascade.lost == 1 else 'are'} wrong although "
-        f"{cascade.models[-1].name} is right; of new images, at most {may_lose(samples, cascade.lost):.2%} with "
-        f"{CONFIDENCE:.0%} confidence"
-    )
-
-
-def description(cascade: Candidate, measured: Measured, command: str) -> str:
-    """Describe how a route's threshold was chosen: by which command, by which images, and with which results."""
-    alone = [f"{model.file.name}@{model.file.version} {model.right.mean():.2%}" for model in cascade.models]
-    return (
-        f"Chosen by '{command}' on {datetime.now(UTC):%Y-%m-%d}: of {measured.shown}, {sent_on(cascade)}, and "
-        f"{cascade.accuracy:.2%} are right; {', '.join(alone).replace(' ', ' alone has ', 1)}; "
-        f"{lost(cascade, len(measured.images))}."
+        f"{measured.shown}, {' and '.join(shares).replace(' to', ' go on to', 1)}, and {right}; "
+        f"{', '.join(alone).replace(' ', ' alone has ', 1)}; {one.lost:,} of {samples:,} "
+        f"{'is' if one.lost == 1 else 'are'} wrong although {one.models[-1].name} is right; of new images, at most "
+        f"{may_lose(samples, one.lost):.2%} with {CONFIDENCE:.0%} confidence"
     )
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hangtag.choose.candidates import Candidate, Outcome
-from hangtag.choose.queueing import IN_FLIGHT
+from hangtag.choose.choice import IN_FLIGHT
 from hangtag.evaluation.subject import Array, EvaluationError
 from hangtag.serving.credentials import Credentials
 from hangtag.serving.loadtest.measuring.load_test import measure as run_load_test
@@ -27,7 +27,7 @@ _READY = re.compile(r"^(?=.*\bevent=ready\b).*?\baddress=(\S+)")
 
 
 def load_test(
-    candidates: Sequence[Candidate], rate: float | None, seconds: float, *, repository: Path, images: Array,
+    candidates: Sequence[Candidate], rate: float | None, seconds: float, repository: Path, images: Array,
     on_progress: Callable[[str], None], stop: threading.Event,
 ) -> list[Candidate]:  # fmt: skip
     """Serve candidates, load-test them with 64 calls in flight and at a rate, and return them with the results.
@@ -52,13 +52,14 @@ def load_test(
     for one, name in zip(candidates, names, strict=True):
         runs = [run for run in results.runs if run.target == name]  # closed loops run first
         figures = Outcome(
-            runs[0].throughput,
-            runs[-1].total.latency.percentile(99),
-            sum(run.total.failed for run in runs),
-            tuple(reason for run in runs for reason in run.invalid),
-            next((run.doubt for run in runs if run.doubt), ""),
+            throughput=runs[0].throughput,
+            p99=runs[-1].total.latency.percentile(99),
+            is_predicted=False,
+            overloaded=any(run.total.failed for run in runs),
+            problems=tuple(reason for run in runs for reason in run.invalid),
+            doubt=next((run.doubt for run in runs if run.doubt), ""),
         )
-        tested.append(replace(one, tested=figures))
+        tested.append(replace(one, figures=figures))
     return tested
 
 

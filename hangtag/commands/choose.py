@@ -4,7 +4,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from hangtag.tables import table
 
 _SHOWN = 12
 """The number of candidates in the printed table. The HTML page lists all candidates."""
-_SHOWN_THRESHOLDS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.99)
+_SHOWN_THRESHOLDS = (0.0, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
 """The thresholds that the table of `hangtag route tune` shows, in addition to the chosen threshold."""
 
 
@@ -92,7 +92,7 @@ def choose(names: tuple[str, ...], models: Path, **given: Any) -> None:
       hangtag choose --accuracy-at-least 95 --p99 20ms --rate 400
       hangtag choose cnn-int8 lstm-int8 --write both       two models, and the route that serves both
       hangtag choose small large --data folder:kept        with pictures of your own
-      hangtag choose --try 0                               a prediction, without the load test
+      hangtag choose --try 0                               without the load test
     """
     options = _Options(**given)
     file = None if options.write is None else _route_to_write(models, options.write, "--write", replace=options.replace)
@@ -104,14 +104,17 @@ def choose(names: tuple[str, ...], models: Path, **given: Any) -> None:
     wanted = Wanted(most_accurate - LOSE, options.p99, options.rate, LOSE)
     if options.accuracy_at_least is not None:
         wanted = Wanted(options.accuracy_at_least / 100, options.p99, options.rate)
-    with stop_event() as stop, live(Console(stderr=True)) as show:
-        test = partial(load_test, repository=models, images=measured.images, on_progress=show, stop=stop)
-        listed = run_choice(measured.models, wanted, test, tries=options.tries, seconds=options.seconds, on_step=_say)
-    console, is_met = Console(), not wanted.missed_by(listed[0])
-    rows = [_highlighted(report.cells(one, wanted), is_met and one is listed[0]) for one in listed[:_SHOWN]]
-    console.print(table(report.HEADERS, rows, right=report.HEADERS[1:]))
+
+    def test(chosen: Sequence[Candidate]) -> list[Candidate]:
+        _say(f"Load-testing {', '.join(one.name for one in chosen)}.")
+        with stop_event() as stop, live(Console(stderr=True)) as show:
+            return load_test(chosen, wanted.rate, options.seconds, models, measured.images, show, stop)
+
+    listed = run_choice(measured.models, wanted, test, options.tries)
+    is_met = not wanted.missed_by(listed[0])
+    _print(listed[:_SHOWN], listed[0] if is_met else None, wanted)
     for sentence in report.sentences(listed, wanted, measured):
-        console.print(escaped(sentence), highlight=False, markup=False, soft_wrap=True)
+        click.echo(escaped(sentence))
     write_text(str(options.page), report.page(listed, wanted, measured))
     if not is_met:
         raise SystemExit(1)
@@ -170,13 +173,18 @@ def tune(
     file = _route_to_write(models, name, "--name", replace=replace or dry_run)
     pictures = SampleOptions(**given)
     measured = measure(
-        models, names, pictures.samples, "--samples", limit=pictures.limit, data_dir=pictures.data_dir, on_step=_say,
-        seconds=0,
-    )  # fmt: skip
-    tried, chosen = curve(measured.models), best(measured.models, 0.0, lose_at_most / 100)
-    _print(tried, chosen, measured)
+        models, names, pictures.samples, "--samples", limit=pictures.limit, data_dir=pictures.data_dir, on_step=_say
+    )
+    tried = curve(measured.models)
+    chosen = best(tried, 0.0, lose_at_most / 100)
+    shown = [one for one in tried if one is chosen or one.threshold in _SHOWN_THRESHOLDS]
+    _print(shown, chosen, Wanted(0.0), report.RESULTS)
     if chosen is None or chosen.relative_cost >= 1:
         raise _saves_nothing(tried, len(measured.images))
+    click.echo(
+        f"Chosen: {chosen.threshold:g}. Of {report.result(chosen, measured)}. On average, the cascade takes "
+        f"{chosen.relative_cost:.2f} times as long for an image as {names[-1]} by itself."
+    )
     if not chosen.reached[1]:
         click.echo(f"You need no cascade, because {names[0]} by itself loses no more than --lose-at-most allows.")
     if not dry_run:
@@ -200,15 +208,20 @@ def _say(text: str) -> None:
     click.echo(escaped(text), err=True)
 
 
-def _highlighted(cells: Sequence[str], chosen: bool) -> list[Text]:
-    """Return the cells of a table's row, which are green if the row is that of the chosen candidate."""
-    return [Text(escaped(cell), "bold green" if chosen else "") for cell in cells]
+def _print(shown: Sequence[Candidate], chosen: Candidate | None, wanted: Wanted, columns: int | None = None) -> None:
+    """Print the first columns of the candidates' table, in which the row of the chosen candidate is green."""
+    rows = [
+        [Text(escaped(cell), "bold green" if one is chosen else "") for cell in report.cells(one, wanted)[:columns]]
+        for one in shown
+    ]
+    Console().print(table(report.HEADERS[:columns], rows, right=report.HEADERS[1:]))
 
 
 def _write_route(file: Path, cascade: Candidate, measured: Measured) -> None:
-    """Write a cascade's route.toml with this command in its description, and report when servers apply the route."""
-    command = shlex.join(["hangtag", *sys.argv[1:]])
-    write_text(str(file), cascade.route(report.description(cascade, measured, command)))
+    """Write a cascade's route.toml with this command and its result, and report when servers apply the route."""
+    command, today = shlex.join(["hangtag", *sys.argv[1:]]), datetime.now(UTC)
+    description = f"Chosen by '{command}' on {today:%Y-%m-%d}: of {report.result(cascade, measured)}."
+    write_text(str(file), cascade.route(description))
     click.echo(followers(file.parent.name), err=True)
 
 
@@ -225,37 +238,3 @@ def _saves_nothing(tried: Sequence[Candidate], samples: int) -> EvaluationError:
     return EvaluationError(
         f"no threshold within --lose-at-most saves time against {last} by itself. {remedy} No route was written."
     )
-
-
-def _print(tried: Sequence[Candidate], chosen: Candidate | None, measured: Measured) -> None:
-    """Print the accuracy of each model, the results at some thresholds, and the chosen threshold."""
-    console = Console()
-    accuracies = {model.name: float(model.right.mean()) for model in measured.models}
-    _, *later = accuracies
-    alone = ", ".join(f"{name} {accuracy:.2%}" for name, accuracy in accuracies.items())
-    console.print(f"Accuracy of each model on {measured.shown}: {alone}.")
-    threshold = chosen.threshold if chosen else None
-    rows = [
-        _highlighted(
-            [
-                f"{one.threshold:g}",
-                *(f"{share:.1%}" for share in one.reached[1:]),
-                f"{one.accuracy:.2%}",
-                f"{100 * (one.accuracy - accuracies[later[-1]]):+.2f} points",
-                f"{one.lost:,}",
-                f"{one.relative_cost:.2f}",
-            ],
-            one.threshold == threshold,
-        )
-        for one in tried
-        if one.threshold in (*_SHOWN_THRESHOLDS, threshold)
-    ]
-    sent_on = [f"sent on to {name}" for name in later]
-    headers = ["at least", *sent_on, "accuracy", f"against {later[-1]}", "lost", "relative cost"]
-    console.print(table(headers, rows, right=headers))
-    if chosen:
-        console.print(
-            f"Chosen: {chosen.threshold:g}. Of these images, {report.sent_on(chosen)}; "
-            f"{report.lost(chosen, len(measured.images))}. On average, the cascade takes {chosen.relative_cost:.2f} "
-            f"times as long for an image as {later[-1]} by itself."
-        )

@@ -10,7 +10,6 @@ import pytest
 
 from hangtag.choose.candidates import Model, best, curve
 from hangtag.serving.model_repository import ModelFile
-from hangtag.serving.server.config.server_config import ServerConfig
 from tests.kit import onnx_models, shipped
 from tests.kit.command import invoke
 from tests.kit.server import server
@@ -55,7 +54,7 @@ def test_the_threshold_is_chosen_and_written_with_where_it_came_from(models: Pat
     assert [member["model"] for member in route["members"]] == ["lstm", "cnn"]
     assert 0.3 < bound < 1
     assert f"Chosen: {bound:g}." in chosen
-    assert f" Of these images, {route['expected_sent_on']:.1%} go on to cnn" in chosen
+    assert f" Of 300 validation images, {route['expected_sent_on']:.1%} go on to cnn" in chosen
     assert route["description"].startswith("Chosen by 'hangtag")
     assert ": of 300 validation images, " in route["description"]
     assert "; lstm@2 alone has " in route["description"]
@@ -92,8 +91,9 @@ def test_three_models_have_one_threshold(models: Path) -> None:
     assert re.search(
         rf"; lstm@2 alone has \d\S+%, lstm2@2 \d\S+%, {NEWEST_CNN} \d\S+%; 0 of 300 are wrong", route["description"]
     )
-    assert f" Of these images, {route['expected_sent_on']:.1%} go on to lstm2 and" in printed
-    assert re.search(r"at least +sent on to lstm2 +sent on to cnn +accuracy +against cnn", printed)
+    assert f" Of 300 validation images, {route['expected_sent_on']:.1%} go on to lstm2 and" in printed
+    bound = route["accept"]["at_least"]
+    assert re.search(rf" cnn at {bound:g} +{route['expected_sent_on']:.1%}, \d+\.\d% ", printed)
 
 
 def test_a_cascade_that_is_no_faster_than_its_last_model_is_not_written(models: Path) -> None:
@@ -136,11 +136,11 @@ def test_a_route_on_a_server_is_right_as_often_as_its_curve_says(models: Path) -
 # Thresholds for four samples. FIRST's answers to the samples are right and sure, right and unsure, wrong and unsure,
 # and wrong and sure.
 
-SETTINGS, FILE = ServerConfig(models=MODELS), ModelFile("any", 1, MODELS / "cnn/1/model.onnx")
+FILE = ModelFile("any", 1, MODELS / "cnn/1/model.onnx")
 
 
 def model(confidence: list[float], right: list[bool], times: int = 1) -> Model:
-    return Model("any", FILE, np.tile(confidence, times), np.tile(right, times), {1: 0.001}, SETTINGS)
+    return Model("any", FILE, np.tile(confidence, times), np.tile(right, times), 0.001, 0.001)
 
 
 FIRST = model([0.95, 0.6, 0.7, 0.81], [True, True, False, False])
@@ -178,11 +178,11 @@ def test_the_lowest_threshold_that_is_shown_to_lose_no_more_is_chosen(
     """At 0.705 a quarter of the samples is misclassified, and at 0.0 half. Four samples are too few to allow an
     error."""
     models = [model(each.confidence.tolist(), each.right.tolist(), times) for each in (FIRST, SECOND)]
-    chosen = best(models, 0.0, lose)
+    chosen = best(curve(models), 0.0, lose)
     assert chosen is not None
     assert chosen.threshold == threshold
 
 
 def test_if_every_threshold_loses_too_much_none_is_chosen() -> None:
     first = model([1.0] * 4, [True, False, True, False])  # the first model is sure, so it passes on no sample
-    assert best([first, SECOND], 0.0, 0.001) is None
+    assert best(curve([first, SECOND]), 0.0, 0.001) is None
