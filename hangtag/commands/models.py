@@ -1,4 +1,4 @@
-"""``hangtag models`` manages the models of a repository, and loads and unloads models of a running server."""
+"""``hangtag models`` manages the models of a repository, of a running server, and of an object store."""
 
 from collections.abc import Sequence
 from itertools import groupby
@@ -9,13 +9,12 @@ from rich.table import Table
 from rich.text import Text
 
 from hangtag.commands import models_view as view
-from hangtag.commands import stores
 from hangtag.errors import UserError
 from hangtag.export import verify
 from hangtag.export.repository import inventory, promotion
 from hangtag.export.repository.inventory import Entry
 from hangtag.extras import needs
-from hangtag.options import json_flag, models_option
+from hangtag.options import A_FOLDER, json_flag, models_option
 from hangtag.printable import counted, escaped
 from hangtag.serving.client import load_unload
 from hangtag.serving.image_spec import FITS
@@ -23,6 +22,7 @@ from hangtag.serving.model_repository import is_route
 from hangtag.tables import print_json, print_plain, table
 
 _models = models_option("The model repository.", "folder")
+_replace = click.option("--replace", is_flag=True, help="Overwrite versions whose content is different.")
 _version = click.option(
     "--version", type=click.IntRange(min=1), help="The model's version.  [default: the version that serves]"
 )
@@ -45,8 +45,50 @@ def models() -> None:
     """
 
 
-for _command in (load_unload.load, load_unload.unload, stores.push, stores.pull):
-    models.add_command(_command)
+models.add_command(load_unload.load)
+models.add_command(load_unload.unload)
+
+
+@models.command()
+@click.argument("folder", type=A_FOLDER)
+@click.argument("url")
+@_replace
+def push(folder: Path, url: str, replace: bool) -> None:
+    """Write FOLDER, a model repository or one of its models, to the store at a URL.
+
+    Servers that poll the store see all changes of a push together. If a version in the store has different content,
+    the push is refused.
+
+    \b
+    Examples:
+      hangtag models push models s3://bucket/models
+      hangtag models push models/cnn gs://bucket/models
+    """
+    from hangtag.serving.stores import transfer
+
+    transfer.push(folder, url, replace=replace, report=_report_copy)
+
+
+@models.command()
+@click.argument("url")
+@click.argument("folder", type=A_FOLDER)
+@_replace
+def pull(url: str, folder: Path, replace: bool) -> None:
+    """Write the models of a store into a local repository.
+
+    If a local version has different content, the pull is refused.
+
+    \b
+    Example:
+      hangtag models pull s3://bucket/models models
+    """
+    from hangtag.serving.stores import transfer
+
+    transfer.pull(url, folder, replace=replace, report=_report_copy)
+
+
+def _report_copy(what: str, size: int) -> None:
+    click.echo(f"{what}  {size / 1e6:,.1f} MB", err=True)
 
 
 @models.command("list")
@@ -59,7 +101,13 @@ def list_models(folder: Path | str, as_json: bool) -> None:
     command updates and lists the local copy that 'hangtag serve' uses, and says if the copy is older than the store.
     """
     if isinstance(folder, str):
-        folder = stores.local_copy(folder)
+        from hangtag.serving.stores.mirror import Mirror
+        from hangtag.serving.stores.store import Store
+
+        mirror = Mirror(Store(folder), None, _report_copy)
+        if trouble := mirror.update():
+            click.echo(f"THIS IS AN EARLIER COPY, NOT THE STORE'S PRESENT CONTENT: {trouble}", err=True)
+        folder = mirror.models
     entries = [view.summary(entry) for entry in inventory.versions(folder)]
     routes = [view.route_summary(folder, name) for name in inventory.routes(folder)]
     problems = list(inventory.without_versions(folder))
