@@ -30,8 +30,7 @@ def render(results: ResultsDocument, console: Console) -> None:
     for name, accuracy in results.accuracies.items():
         share = f"{accuracy.share:.2%} of {accuracy.total:,} samples (95 %: {accuracy.low:.2%} to {accuracy.high:.2%})"
         console.print(line(f"{name} classifies {share} correctly. {accuracy.note}".strip()))
-    # The tables have all ratios. If there are more than two targets, the sentences have only the ratios at the common
-    # load.
+    # The tables have all ratios. For more than two targets, the sentences have only those at the common load.
     shown = results.loads if len(results.scenario.names) == 2 else [common_load(results)]
     for sentence in (
         *(run.verdict for run in results.runs if run.verdict),

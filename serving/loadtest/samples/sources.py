@@ -162,12 +162,10 @@ def numbers_of(labels: Sequence[str], description: Description, source: Path) ->
         known = {str(label): number for number, label in enumerate(listed)}
     except (KeyError, ValueError, TypeError):
         known = {}
-    unknown = sorted(set(labels) - known.keys())
-    if unknown:
+    if unknown := sorted(set(labels) - known.keys()):
         theirs = f"the labels {named(list(known))}" if known else "no labels that the server reports"
         raise LoadTestError(
-            f"{source} has the labels {named(unknown)}, but model {description.model!r} has {theirs}; rename the "
-            "samples' labels, or leave these samples out"
+            f"{source} has the labels {named(unknown)}, but model {description.model!r} has {theirs}; rename them"
         )
     return np.array([known[label] for label in labels], np.int64)
 
