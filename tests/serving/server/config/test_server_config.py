@@ -151,6 +151,8 @@ def test_the_declarations_do_not_need_click() -> None:
     ("options", "message"),
     [
         ({"load_model": ["cnn"], "model_control": "explicit"}, r"load_model: \['cnn'\] is not a tuple"),
+        ({"max_loaded_mib": 1, "model_control": "explicit"}, "use only one of these options"),
+        ({"load_model": ("one",)}, "--max-loaded-mib; without them"),
         ({"max_queue_size": 8}, r"--max-queue-size \(8\) is below --max-batch-size \(64\)"),
         (
             {"max_queue_size": 64, "model_max_batch_size": (("lstm", 128),)},

@@ -1,9 +1,8 @@
 """The pool of compute threads: which threads are woken, started and ended, and which thread receives calls.
 
-A server's behaviour with this pool is tested in test_pressure and in engine/routes, over every transport."""
+A server's behaviour with this pool is tested in test_native, in test_pressure, and in engine/routes."""
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from queue import Empty, SimpleQueue
 
@@ -19,8 +18,8 @@ from tests.kit.waiting import TIMEOUT, until
 class Model:
     """A model that computes a batch only when a test allows it, and records which thread computed the batch."""
 
-    def __init__(self, *, instances: int = 1, delay: float = 0.0) -> None:
-        self.batcher = Batcher(max_batch_size=4, max_queue_size=100, instances=instances, max_queue_delay=delay)
+    def __init__(self) -> None:
+        self.batcher = Batcher(max_batch_size=4, max_queue_size=100, instances=1)
         self.begun: list[list[Call]] = []
         self.alone: list[bool] = []
         self.threads: set[int] = set()
@@ -63,9 +62,8 @@ class Source:
         return bool(models)
 
 
-def offer(pool: ComputePool, model: Model, count: int = 1) -> None:
-    for _ in range(count):
-        model.batcher.put(KeptCall())
+def offer(pool: ComputePool, model: Model) -> None:
+    model.batcher.put(KeptCall())
     pool.offer(model)
 
 
@@ -122,19 +120,6 @@ def test_a_batch_is_no_longer_computed_when_its_caller_has_the_answer(pool: Comp
     held.set()
 
 
-def test_models_that_compute_for_long_hold_up_no_other_one(send: Offer) -> None:
-    slow, quick = [Model() for _ in range(4)], Model()
-    for model in slow:
-        model.hold()
-        send(model)
-    until(lambda: all(model.begun for model in slow))
-    for number in range(1, 4):
-        send(quick)
-        until(lambda number=number: len(quick.begun) == number)  # type: ignore[misc]
-    for model in slow:
-        model.may_end.set()
-
-
 def test_while_one_thread_computes_what_another_has_received_a_third_one_receives() -> None:
     pool = ComputePool(3)
     source = Source(pool)
@@ -150,35 +135,6 @@ def test_while_one_thread_computes_what_another_has_received_a_third_one_receive
         model.may_end.set()
     source.send()
     pool.close()
-
-
-def test_what_gathers_while_every_instance_computes_is_the_next_batch(pool: ComputePool) -> None:
-    model = Model()
-    model.hold()
-    offer(pool, model)
-    until(lambda: model.begun)
-    offer(pool, model, 3)
-    model.may_end.set()
-    until(lambda: [len(batch) for batch in model.begun] == [1, 3])
-
-
-def test_calls_that_come_at_once_are_computed_by_as_many_threads_as_there_are_instances(send: Offer) -> None:
-    model = Model(instances=3)
-    model.batcher.max_batch_size = 1
-    model.hold()
-    for _ in range(2):
-        model.batcher.put(KeptCall())
-    send(model)
-    until(lambda: len(model.begun) == 3)
-    model.may_end.set()
-
-
-def test_a_batch_that_is_held_back_is_computed_when_its_delay_is_over(send: Offer) -> None:
-    model = Model(delay=0.05)
-    started = time.monotonic()
-    send(model)
-    until(lambda: model.begun)
-    assert time.monotonic() - started >= 0.05
 
 
 def test_a_lone_call_is_received_and_computed_by_one_thread(pool: ComputePool, source: Source) -> None:

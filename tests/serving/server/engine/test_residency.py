@@ -10,8 +10,6 @@ import grpc
 import pytest
 
 from hangtag.protos import inference_pb2 as pb
-from hangtag.serving.server.config.server_config import ServerConfig
-from hangtag.serving.server.errors import StartError
 from hangtag.serving.server.transport.native.native_server import NativeCall
 from tests.kit.kinds import message_of
 from tests.kit.live import request, status_of
@@ -203,13 +201,6 @@ def test_no_call_fails_while_models_come_and_go(several: Repository, transport: 
         calls = callers.map(server.infer, [request(random.choice(names), **samples([0])) for _ in range(400)])
         assert len(list(calls)) == 400
         assert sum(count for (_, how), count in server.server.state().loads.items() if how == "evicted") > 3
-
-
-def test_settings_that_contradict_are_refused() -> None:
-    with pytest.raises(StartError, match="use only one of these options"):
-        ServerConfig(max_loaded_mib=1, model_control="explicit")
-    with pytest.raises(StartError, match="--max-loaded-mib; without them"):
-        ServerConfig(load_model=("one",))
 
 
 def test_a_call_of_a_model_that_is_not_loaded_is_refused_once_the_server_stops(several: Repository) -> None:

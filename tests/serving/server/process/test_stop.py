@@ -1,7 +1,6 @@
 """After a signal, ``hangtag serve`` finishes the calls that it accepted, over every transport, and ends."""
 
 import signal
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,13 +15,11 @@ from tests.kit import onnx_models
 from tests.kit.command import Serving, serving, with_limits
 from tests.kit.live import index, outputs, request
 from tests.kit.over_http import HTTP, inference_over_http
-from tests.kit.waiting import TIMEOUT, until
+from tests.kit.waiting import TIMEOUT
 from tests.kit.workers import connections
 
 pytestmark = pytest.mark.slow
 TRANSPORTS = pytest.mark.parametrize("transport", ["native", "grpc", HTTP])
-STOPPING = "the server is stopping and takes no new requests; try another replica"
-CALLERS = 8
 
 
 @pytest.fixture
@@ -59,44 +56,6 @@ def test_it_logs_that_it_is_ready_answers_and_ends_on_a_signal(models: Path, num
     assert f"signal={number.name}" in server.wait_for("stopping")
     assert server.wait_for("stopped")
     assert all("event=" in line for line in server.log), "each line of the log is a record"
-
-
-@TRANSPORTS
-def test_a_signal_under_load_loses_no_call_that_was_accepted(models: Path, transport: str) -> None:
-    """The server answers every call in flight. The next call is refused with a message, or finds no server."""
-    answered: list[int] = []
-    ends: list[tuple[grpc.StatusCode, str]] = []
-    with started(models, transport) as server:
-
-        def call(number: int) -> None:
-            with calling(server, transport) as stub:
-                while True:
-                    try:
-                        answer = stub.ModelInfer(request("slow", rounds=np.array([200])), timeout=TIMEOUT)
-                    except grpc.RpcError as error:
-                        ends.append((error.code(), error.details() or ""))
-                        return
-                    assert outputs(answer)["done"].tolist() == [200]
-                    answered.append(number)
-
-        callers = [threading.Thread(target=call, args=(number,)) for number in range(CALLERS)]
-        for caller in callers:
-            caller.start()
-        until(lambda: ends or {*answered} == {*range(CALLERS)}, TIMEOUT)
-        assert not ends
-        server.signal(signal.SIGTERM)
-        for caller in callers:
-            caller.join(TIMEOUT)
-        assert server.wait() == 0
-    assert len(ends) == CALLERS
-    unavailable = grpc.StatusCode.UNAVAILABLE
-    if transport == "native":  # native closes connections after the last answers, so every call gets a message
-        assert ends == [(unavailable, STOPPING)] * CALLERS
-    elif transport == HTTP:
-        assert all(end == (unavailable, STOPPING) or "Connection refused" in end[1] for end in ends), ends
-    else:  # gRPC's core cancels calls that arrive now, and later ones find no server
-        assert {code for code, _ in ends} <= {unavailable, grpc.StatusCode.CANCELLED}
-    assert not any("Traceback" in line for line in server.log)
 
 
 @TRANSPORTS

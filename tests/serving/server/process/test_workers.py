@@ -169,24 +169,6 @@ def test_a_worker_that_is_killed_under_load_costs_only_its_calls_in_flight(model
         stop(server)
 
 
-def test_a_model_loaded_while_a_worker_starts_reaches_it(models: Path) -> None:
-    with two_workers(models, "--model-control", "explicit", "--load-model", "gather") as server:
-        onnx_models.publish(models, "gather", onnx_models.gather(), version=2)
-        onnx_models.publish(models, "text", onnx_models.text())
-        os.kill(pids(server)[0], signal.SIGKILL)
-        server.wait_for('"worker ended"')
-        with connections(server, 1) as (stub,):
-            for name in ("gather", "text"):
-                load = pb.RepositoryModelLoadRequest(model_name=name)
-                stub.RepositoryModelLoad(load, timeout=TIMEOUT, wait_for_ready=True)
-        server.wait_for_count('"worker listens"', 3)
-        with connections(server, 16) as stubs:
-            sent = request("gather", index=index(2))
-            assert {stub.ModelInfer(sent, timeout=TIMEOUT).model_version for stub in stubs} == {"2"}
-            assert all(stub.ModelReady(pb.ModelReadyRequest(name="text")).ready for stub in stubs)
-        stop(server)
-
-
 def test_a_worker_that_gets_sigterm_is_replaced_and_all_end_with_their_supervisor(models: Path) -> None:
     """The workers end even while they compute a request that never ends."""
     onnx_models.publish(models, "slow", onnx_models.slow())

@@ -26,15 +26,6 @@ from hangtag.serving.server.telemetry.server_state import (
     total,
 )
 
-BOUNDS = (1.0, 2.0, 4.0)
-
-
-def test_a_value_counts_at_the_first_bound_that_it_does_not_exceed() -> None:
-    histogram = BucketHistogram.of(BOUNDS, (0.0, 1.0, 1.5, 2.0, 4.0, 4.1, 100.0))
-    assert (histogram.bounds, histogram.counts, histogram.count) == (BOUNDS, (2, 2, 1, 2), 7)
-    assert histogram.sum == pytest.approx(112.6)
-    assert BucketHistogram.of(BOUNDS) == BucketHistogram(BOUNDS, (0, 0, 0, 0), 0.0)
-
 
 def test_batches_count_their_requests_and_samples_by_size_and_failures_apart() -> None:
     statistics = ModelStatistics()

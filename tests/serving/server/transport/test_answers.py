@@ -2,7 +2,6 @@
 
 import itertools
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +20,6 @@ from tests.kit.live import LiveServer, failure, outputs, request
 from tests.kit.over_http import HTTP, OVER_GRPC, live_server
 from tests.kit.rest import Rest, tensor
 from tests.kit.waiting import TIMEOUT
-
-CALLERS, CALLS = 16, 15
 
 
 def test_inputs_go_by_name_and_only_the_requested_outputs_come_in_their_order(live: LiveServer) -> None:
@@ -147,23 +144,6 @@ def test_every_answer_says_who_gave_it_and_what_it_cost(live: LiveServer) -> Non
     assert cost["hangtag-batch-size"] == "7"
     assert int(cost["hangtag-compute-ns"]) > 0
     assert int(cost["hangtag-queue-ns"]) >= 0
-
-
-def test_many_callers_at_once_get_each_their_own_answers(live: LiveServer) -> None:
-    def ask(seed: int) -> None:
-        random = np.random.default_rng(seed)
-        for _ in range(CALLS):
-            images = random.integers(0, 256, (random.integers(1, 5), 28, 28), dtype=np.uint8)
-            answer = live.infer(request("classifier", image=images))
-            np.testing.assert_allclose(answer["logits"], onnx_models.logits_of(images), rtol=1e-4, atol=1e-4)
-            length, value = int(random.integers(1, 4)), float(random.integers(100))
-            total = live.infer(request("free_axis", x=np.full((1, length), value, np.float32)))["total"]
-            assert total.tolist() == [[length * value]]
-
-    before = live.statistics("classifier").execution_count
-    with ThreadPoolExecutor(CALLERS) as pool:
-        assert list(pool.map(ask, range(CALLERS))) == [None] * CALLERS
-    assert live.statistics("classifier").execution_count - before < CALLERS * CALLS  # some calls shared a batch
 
 
 def test_the_transports_infer_the_same_bits(tmp_path: Path) -> None:

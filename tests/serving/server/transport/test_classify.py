@@ -174,22 +174,6 @@ def test_an_image_that_fails_is_answered_in_its_place(live: LiveServer) -> None:
         assert answer.failure.message.startswith(message)
 
 
-@OVER_GRPC
-def test_images_of_a_stream_share_a_batch_and_those_of_a_cancelled_one_are_not_computed(own: LiveServer) -> None:
-    with own.gates.closed("classifier") as gate:
-        talk = Conversation(own.classifier.ClassifyStream, image(0))
-        gate.wait_until_computing()
-        cancelled = Conversation(own.classifier.ClassifyStream, image(4))
-        own.wait_until_queued("classifier", 1)
-        talk.send(image(1), image(2), image(3))
-        own.wait_until_queued("classifier", 4)
-        cancelled.call.cancel()
-        own.wait_until_queued("classifier", 3)
-        gate.open()
-        assert [answer.answer.timings.batch_size for answer in talk.finish()] == [1, 3, 3, 3]
-        assert gate.batch_sizes == [1, 3]
-
-
 def test_a_comparison_answers_in_the_order_of_its_models_as_each_alone(live: LiveServer) -> None:
     """A comparison without names asks every classifier."""
     for names in (("lstm", "classifier"), ("classifier", "lstm"), ()):
@@ -198,19 +182,6 @@ def test_a_comparison_answers_in_the_order_of_its_models_as_each_alone(live: Liv
         for outcome in outcomes:
             assert_same(outcome.answer, classify(live, raw=RAW, model_name=outcome.model_name, top_k=5))
             assert len(outcome.answer.labels) == 5
-
-
-def test_a_model_that_fails_does_not_hide_the_others(live: LiveServer) -> None:
-    outcomes = compare(live, "nobody", "classifier@12", "gather", "classifier@7")
-    assert [outcome.model_name for outcome in outcomes] == ["nobody", "classifier", "gather", "classifier"]
-    assert [outcome.answer.model_version for outcome in outcomes] == ["", "12", "", ""]
-    for place, code, message in (
-        (0, NOT_FOUND, "Request for unknown model: 'nobody' is not served here"),
-        (2, INVALID, "'gather' does not classify images"),
-        (3, NOT_FOUND, "version '7' of 'classifier' is not served here"),
-    ):
-        assert outcomes[place].failure.code == code.value[0]
-        assert outcomes[place].failure.message.startswith(message)
 
 
 def test_a_file_is_converted_for_each_model_and_pixels_fit_those_of_their_size_only(tmp_path: Path) -> None:

@@ -76,21 +76,6 @@ def test_load_and_unload_by_call(explicit: LiveServer, models: Path) -> None:
     assert failure(lambda: explicit.infer(request("gather", index=index(2))))[0] is grpc.StatusCode.NOT_FOUND
 
 
-def test_a_broken_version_is_refused_and_listed_and_the_old_one_serves(
-    explicit: LiveServer, models: Path, transport: str
-) -> None:
-    load(explicit, "gather")
-    (models / "gather/7").mkdir()
-    (models / "gather/7/model.onnx").write_bytes(b"broken")
-    code, message = failure(lambda: load(explicit, "gather"))
-    assert code is cannot(transport)
-    assert "gather/7/model.onnx cannot be loaded by ONNX Runtime" in message
-    assert message.endswith("the versions that served before still serve")
-    assert explicit.infer(request("gather", index=index(2)))["value"].tolist() == [20]
-    assert listed(explicit)[:2] == [("gather", "1", "READY"), ("gather", "7", "UNAVAILABLE")]
-    assert listed(explicit, ready=True) == [("gather", "1", "READY")]
-
-
 def test_impossible_loads_and_unloads_are_refused(explicit: LiveServer, live: LiveServer, transport: str) -> None:
     for name in ("nobody", "../gather", "gather/1", "a" * 255):
         assert failure(lambda n=name: load(explicit, n))[0] is grpc.StatusCode.NOT_FOUND  # type: ignore[misc]

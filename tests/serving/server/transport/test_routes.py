@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import grpc
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -17,7 +16,7 @@ import pytest
 from hangtag.protos import classifier_pb2
 from hangtag.protos import inference_pb2 as pb
 from tests.kit import onnx_models, shipped
-from tests.kit.live import Array, LiveServer, failure, outputs, request
+from tests.kit.live import Array, LiveServer, outputs, request
 from tests.kit.over_http import OVER_GRPC, inference_over_http, live_server
 from tests.kit.picture_files import encoded
 from tests.kit.rest import Rest, metrics
@@ -178,15 +177,6 @@ def test_metrics_count_samples_by_member_and_stage_and_the_queues_of_models_alon
     assert after["lstm", "1"] - before.get(("lstm", "1"), 0) == 16
     assert 0 < after["cnn", "2"] - before.get(("cnn", "2"), 0) < 16
     assert set(numbers(r'hangtag_max_queue_size\{model="([\w-]+)"')) == {"lstm", "cnn"}
-
-
-def test_a_request_that_does_not_fit_is_refused_as_by_a_model(routed: LiveServer) -> None:
-    code, message = failure(lambda: routed.infer(request("both", image=np.zeros((1, 27, 28), np.uint8))))
-    assert code == grpc.StatusCode.INVALID_ARGUMENT
-    assert "input 'image' has shape [1, 27, 28]" in message
-    unknown = request("both", image=np.zeros((1, 28, 28), np.uint8))
-    unknown.model_version = "2"
-    assert failure(lambda: routed.infer(unknown))[0] == grpc.StatusCode.NOT_FOUND
 
 
 MARKS = {"fast": -10.0, "slow": -20.0, "other": -30.0}
