@@ -156,14 +156,12 @@ def _handlers(servicer: object) -> grpc.GenericRpcHandler:
 
 
 @contextmanager
-def running(
-    servicer: FakeServer, at: str = "127.0.0.1:0", credentials: grpc.ServerCredentials | None = None
-) -> Iterator[FakeServer]:
+def running(servicer: FakeServer, at: str = "127.0.0.1:0") -> Iterator[FakeServer]:
     """Run the servicer over gRPC while the context is open, on the port ``at`` or on a free port."""
     options = [("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", -1)]
     server = grpc.server(futures.ThreadPoolExecutor(16), options=options)
     server.add_generic_rpc_handlers((_handlers(servicer),))
-    port = server.add_secure_port(at, credentials) if credentials else server.add_insecure_port(at)
+    port = server.add_insecure_port(at)
     servicer.address = f"127.0.0.1:{port}"
     server.start()
     try:

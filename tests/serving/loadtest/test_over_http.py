@@ -13,13 +13,12 @@ import pytest
 
 from hangtag.serving.server.process.server import Server
 from tests.kit import onnx_models
-from tests.kit.certificates import TOKEN, Certificates
 from tests.kit.command import refusal
 from tests.kit.fake_server import FakeServer, running, running_over_http
 from tests.kit.link import link
 from tests.kit.other_servers import Answer, web_server
 from tests.kit.server import server as serving
-from tests.serving.loadtest.command import LOOP, QUICK, measure, refused
+from tests.serving.loadtest.command import LOOP, QUICK, measure
 
 DEEP = b"[" * 100_000
 
@@ -62,37 +61,6 @@ def test_a_model_is_measured_over_both_protocols(server: Server, models: Path, t
     # Every target has an accuracy of 100 %, so only the fastest is on the Pareto front.
     (picture,) = re.findall(r'<svg[^>]*aria-label="Accuracy against latency".*?</svg>', page.read_text(), re.DOTALL)
     assert not re.search(r'<path d="M [^"L]*L [^"]*"[^>]*stroke-dasharray', picture)
-
-
-def test_tls_and_a_token_are_sent_with_every_call(models: Path, tmp_path: Path) -> None:
-    certificates = Certificates(tmp_path / "certificates")
-    (tmp_path / "token").write_text(f"{TOKEN}\n")
-    with serving(models, **certificates.server(), token_file=tmp_path / "token") as guarded:
-        of_grpc = ("classifier", "--server", guarded.address, *LOOP)
-        of_http = ("classifier", "--server", f"https://{guarded.http_address}", *LOOP)
-        trusting = ("--tls-ca", certificates.ca())
-        for way, command in (("queue", of_grpc), ("HTTP", of_http)):
-            measured = measure(tmp_path, *command, *trusting, "--token-file", tmp_path / "token")
-            total = measured.run("classifier")["total"]
-            assert total["statuses"] == {"OK": total["queries"]}
-            assert way in measured.document["environment"]["generator"]
-            refused("--token-file", *command, *trusting)
-        refused(guarded.http_address, *of_http)  # without --tls-ca, the client trusts only the system's authorities
-
-
-@pytest.mark.parametrize(
-    ("arguments", "facts"),
-    [
-        ("classifier --server http://127.0.0.1:9", "no server answers http://127.0.0.1:9"),
-        ("nobody --server HTTP", "'nobody' classifier"),
-        ("classifier@7 --server HTTP", "7 'classifier' 2, 1"),
-        ("classifier --server http://GRPC", "if it is a gRPC port"),
-        (f"classifier --server HTTP --tls-ca {__file__}", "https://"),
-    ],
-)
-def test_a_target_that_cannot_be_measured_exits_with_1_and_why(server: Server, arguments: str, facts: str) -> None:
-    words = {"HTTP": f"http://{server.http_address}", "http://GRPC": f"http://{server.address}"}
-    refused(facts, *(words.get(word, word) for word in arguments.split()))
 
 
 # The answers of a server under load, each with the status and the message in the report.

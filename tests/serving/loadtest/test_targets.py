@@ -9,7 +9,6 @@ import grpc
 import pytest
 
 from hangtag.protos import inference_pb2 as pb
-from tests.kit.certificates import Certificates
 from tests.kit.fake_server import FakeServer, running, running_over_http
 from tests.kit.other_servers import grpc_server, refusing, web_server
 from tests.serving.loadtest.command import LOOP, Loadtest, measure, refused
@@ -68,14 +67,8 @@ def test_a_server_that_keeps_no_statistics_is_measured_too(server: FakeServer, l
 
 
 @pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    return Certificates(tmp_path_factory.mktemp("certificates"))
-
-
-@pytest.fixture(scope="module")
-def places(certificates: Certificates) -> Iterator[dict[str, Any]]:
+def places() -> Iterator[dict[str, Any]]:
     """Servers of several kinds, keyed by the placeholders of their addresses."""
-    pair = (certificates.key("server-of-ours").read_bytes(), certificates.cert("server-of-ours").read_bytes())
     with ExitStack() as stack:
         nowhere, other = stack.enter_context(refusing()), stack.enter_context(grpc_server({}))
         web = stack.enter_context(web_server(lambda _: (404, {}, b"")))
@@ -86,8 +79,6 @@ def places(certificates: Certificates) -> Iterator[dict[str, Any]]:
         servers["ignores"].answer = lambda request: pb.ModelInferResponse(model_version="4")
         code = grpc.StatusCode.INVALID_ARGUMENT
         servers["refuses"].behaviour = lambda number, context: context.abort(code, "no such shape")
-        tls = grpc.ssl_server_credentials([pair])
-        servers["encrypted"] = stack.enter_context(running(FakeServer(), credentials=tls))
         addresses = {name: each.address for name, each in servers.items()}
         yield {**addresses, "nowhere": nowhere, "web": web, "other": other, "counted": servers}
 
@@ -106,17 +97,12 @@ def places(certificates: Certificates) -> Iterator[dict[str, Any]]:
         ("fast", "nowhere", "", "no server answers"),
         ("fast", "web", "", "HTTP gRPC --server"),
         ("fast", "other", "", "Open Inference Protocol"),
-        ("fast", "encrypted", "", "--tls-ca"),
-        ("fast", "encrypted", "--tls-ca STRANGERS", "strangers-ca.pem --tls-ca"),
-        ("fast", "plain", "--tls-ca OURS", "TLS --tls-ca"),
-        ("fast", "plain", "--tls-ca /missing.pem", "/missing.pem --tls-ca"),
     ],
 )
 def test_a_target_that_cannot_be_measured_exits_with_1_and_why(
-    places: dict[str, Any], certificates: Certificates, model: str, at: str, more: str, facts: str
+    places: dict[str, Any], model: str, at: str, more: str, facts: str
 ) -> None:
-    files = {"OURS": str(certificates.ca()), "STRANGERS": str(certificates.ca("strangers"))}
-    refused(facts, model, "--server", places[at], *(files.get(word, word) for word in more.split()))
+    refused(facts, model, "--server", places[at], *more.split())
     servers: dict[str, FakeServer] = places["counted"]
     assert len(servers[at].requests if at in servers else []) <= 1
 

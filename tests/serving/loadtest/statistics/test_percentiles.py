@@ -1,7 +1,6 @@
 """Percentiles, and the number of queries that each of them needs, agree with numpy, scipy and hdrh."""
 
 import math
-import pickle
 from typing import Any
 
 import numpy as np
@@ -39,26 +38,6 @@ def test_percentiles_are_numpys_nearest_rank(samples: list[int], q: float) -> No
     # If q % of n is an integer, numpy may round to a neighbouring rank, so the test accepts the neighbours too.
     near = [np.percentile(samples, min(max(q + d, 0), 100), method="inverted_cdf") for d in (-1e-9, 0, 1e-9)]
     assert any(ours == pytest.approx(each * MICROSECOND) for each in near)
-
-
-@given(samples=DURATIONS, q=st.sampled_from([0, 50, 90, 99, 100]))
-def test_percentiles_have_three_significant_digits(samples: list[float], q: float) -> None:
-    exact = np.percentile(samples, q, method="inverted_cdf")
-    assert histogram(*samples).percentile(q) == pytest.approx(exact, rel=1e-3, abs=MICROSECOND)
-
-
-@given(parts=st.lists(DURATIONS, min_size=1, max_size=4))
-def test_merged_histograms_are_the_histogram_of_everything(parts: list[list[float]]) -> None:
-    merged = DurationHistogram.merged(histogram(*part) for part in parts)
-    whole = histogram(*(sample for part in parts for sample in part))
-    assert len(merged) == len(whole)
-    assert (merged.counts == whole.counts).all()
-
-
-def test_encoding_and_pickling_keep_the_counts() -> None:
-    original = histogram(0.001, 0.5, 7.0)
-    for copy in (DurationHistogram.decoded(original.encode()), pickle.loads(pickle.dumps(original))):
-        assert (copy.counts == original.counts).all()
 
 
 @given(batches=st.lists(st.lists(st.integers(1, 3_600_000_000), max_size=50), max_size=3))
