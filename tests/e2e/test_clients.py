@@ -106,29 +106,6 @@ def test_tritonclient_streams(triton: tuple[Any, dict[str, Any]]) -> None:
     np.testing.assert_allclose(arrays["grpc_streamed"], arrays["our logits"][:8], atol=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("mistake", "grpc_status", "http_status", "message"),
-    [
-        ("wrong_shape", "INVALID_ARGUMENT", "400", r"'image' has shape \[16, 14, 28\]; .* UINT8 \[any, 28, 28\]"),
-        ("wrong_datatype", "INVALID_ARGUMENT", "400", r"'image' is FP32; .* UINT8 \[any, 28, 28\]"),
-        (
-            "unknown_model",
-            "NOT_FOUND",
-            "404",
-            r"Request for unknown model: 'nosuch' is not served here; served: .*lstm",
-        ),
-        ("unload", "FAILED_PRECONDITION", "400", "--model-control explicit"),
-    ],
-)
-def test_tritonclient_gets_the_status_of_each_mistake(
-    triton: tuple[Any, Any], mistake: str, grpc_status: str, http_status: str, message: str
-) -> None:
-    for over, expected in (("grpc", f"StatusCode.{grpc_status}"), ("http", http_status)):
-        status, text = triton[0][over][mistake]
-        assert status == expected
-        assert re.search(message, text)
-
-
 # KServe's clients, and the examples of the page about HTTP.
 
 
