@@ -15,7 +15,7 @@ import torch
 from torch.nn.modules.module import register_module_forward_hook
 
 from hangtag.training.errors import DivergedError
-from hangtag.training.processes import DistributedGroup, process_group
+from hangtag.training.processes import process_group
 from tests.kit import forkserver, garments, shipped
 from tests.kit.command import refusal
 from tests.kit.forkserver import Forked
@@ -109,17 +109,6 @@ def test_two_ranks_give_the_single_process_result_and_resume_after_a_break(tmp_p
     assert len(read(tmp_path / "broken")["epochs"]) == 1
     assert [code for code, *_ in run_ranks(tmp_path / "broken")] == [0, 0]
     assert_close(tmp_path / "broken", tmp_path / "one")
-
-
-def test_ranks_share_a_batch_with_equal_weight_for_every_sample() -> None:
-    batch = torch.arange(7)
-    parts = [DistributedGroup(rank, 3).share_of(batch) for rank in range(3)]
-    assert sorted(torch.cat([indices for indices, _ in parts]).tolist()) == batch.tolist()
-    # DistributedDataParallel averages the gradients of the three processes.
-    for indices, weight in parts:
-        assert weight / 3 / len(indices) == pytest.approx(1 / 7)
-    indices, weight = DistributedGroup(2, 3).share_of(torch.tensor([4, 5]))
-    assert (indices.tolist(), weight) == ([4], 0.0)  # a rank without samples recomputes one, with weight 0
 
 
 def test_a_run_that_diverges_in_one_rank_ends_in_all(tmp_path: Path) -> None:

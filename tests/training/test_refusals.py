@@ -90,12 +90,6 @@ def test_a_run_is_not_replaced_by_a_run_that_starts_from_its_weights(finished: F
     assert contents(folder) == before
 
 
-def test_data_that_cannot_be_read_leave_no_folder(tmp_path: Path) -> None:
-    message = refusal("train", "lstm", "--data-dir", tmp_path, "--out", tmp_path / "run")
-    assert f"{tmp_path} lacks train-images-idx3-ubyte, " in message
-    assert not (tmp_path / "run").exists()
-
-
 def test_too_few_images_for_batch_normalisation_leave_no_folder(tmp_path: Path) -> None:
     arguments = command("cnn", "--recipe", "teacher", "--out", tmp_path / "run", limit=1)
     for options in ([], ["--dry-run"]):

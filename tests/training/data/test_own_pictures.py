@@ -194,8 +194,6 @@ def test_sources_that_are_none_are_refused(tmp_path: Path, monkeypatch: pytest.M
         (f"csv:{tmp_path}", f"{tmp_path} cannot be read ("),
         (tmp_path, f"--data {tmp_path} is a path. Name its kind too: folder:{tmp_path}."),
         (tmp_path / "file", f"file is a path. Name its kind too: csv:{tmp_path}/file."),
-        (tmp_path, f"--data {tmp_path} is a path. Name its kind too: folder:{tmp_path}."),
-        (tmp_path / "file", f"file is a path. Name its kind too: csv:{tmp_path}/file."),
     ):
         assert expected in refused(source)
 
