@@ -148,13 +148,6 @@ SECOND = model([0.9, 0.8, 0.7, 0.6], [True, True, True, True])
 THIRD = model([0.5, 0.9, 0.8, 0.7], [True, True, False, True])
 
 
-def test_each_threshold_sends_on_what_the_first_model_is_less_sure_of() -> None:
-    tried = curve([FIRST, SECOND])
-    points = {point.threshold: (point.reached[1], point.accuracy) for point in tried}
-    expected = {0.0: (0, 0.5), 0.65: (0.25, 0.5), 0.75: (0.5, 0.75), 0.9: (0.75, 1.0), 1.0: (1.0, 1.0)}
-    assert {threshold: points[threshold] for threshold in expected} == expected
-
-
 def test_of_three_models_the_same_threshold_decides_at_each_but_the_last() -> None:
     points = {point.threshold: point for point in curve([FIRST, SECOND, THIRD])}
     # The second sample stops at the second model, whose 0.8 is enough. The third sample passes

@@ -7,12 +7,10 @@ from typing import Any
 import pytest
 
 from hangtag.serving.model_repository import (
-    ModelFile,
     ModelNameError,
     ModelRepositoryError,
     find_file,
     names,
-    next_version,
     require_names,
     require_versions,
     serving_versions,
@@ -51,15 +49,6 @@ def test_the_files_batching_property_overrides_its_axes_and_the_operators_settin
     assert of_axes({"x": ["batch"]}, {"y": ["batch"]}, {"hangtag.batched": "false"}, True).batched
     unbatched = of_axes({"x": ["batch"]}, {"y": ["batch"]}, {"hangtag.batched": "true"}, False)
     assert unbatched.why_unbatched == "the operator forbids batching"
-
-
-def test_what_makes_a_set_and_distances_of_labels_are_read() -> None:
-    assert (signature().threshold, signature().min_labels) == (0.5, 0)
-    read = signature(threshold="0.25", min_labels="2")
-    assert (read.threshold, read.min_labels) == (0.25, 2)
-    read = signature(labels='["a", "b"]', label_distances="[[0, 0.5], [1, 0.0]]")
-    assert read.label_distances == ((0.0, 0.5), (1.0, 0.0))
-    assert signature(labels='["a", "b"]').label_distances is None
 
 
 DEEP = "[" * 100_000
@@ -154,13 +143,6 @@ def numbers(models: Path, name: str) -> list[int]:
     return [file.version for file in versions(models, name)]
 
 
-def test_a_models_versions_the_latest_first(tmp_path: Path) -> None:
-    add(tmp_path, "b/9", "b/10", "b/2", "a.b-c_1/1")
-    assert names(tmp_path) == require_names(tmp_path) == ["a.b-c_1", "b"]
-    assert versions(tmp_path, "a.b-c_1") == [ModelFile("a.b-c_1", 1, tmp_path / "a.b-c_1/1/model.onnx")]
-    assert numbers(tmp_path, "b") == [file.version for file in require_versions(tmp_path, "b")] == [10, 9, 2]
-
-
 def test_other_files_and_folders_are_ignored_and_links_followed(tmp_path: Path) -> None:
     add(tmp_path / "elsewhere", "1")
     models = tmp_path / "models"
@@ -214,16 +196,6 @@ def test_a_file_is_named_by_its_path_its_versions_folder_or_its_models_folder(tm
     assert find_file("nowhere/file.onnx") == Path("nowhere/file.onnx")
     assert find_file(str(tmp_path)) is None
     assert find_file("a run's name") is None
-
-
-def test_the_promoted_version_comes_first_whatever_is_published_later(tmp_path: Path) -> None:
-    add(tmp_path, "m/1", "m/2", "m/10")
-    (tmp_path / "m/promoted.toml").write_text("version = 2\n")
-    assert numbers(tmp_path, "m") == [2, 10, 1]
-    assert find_file(str(tmp_path / "m")) == tmp_path / "m/2/model.onnx"
-    assert next_version(tmp_path, "m") == 11
-    (tmp_path / "m/promoted.toml").write_text("version = 1\nhistory = [2, 10]\n")
-    assert require_versions(tmp_path, "m")[0].version == 1
 
 
 @pytest.mark.parametrize(
