@@ -17,7 +17,7 @@ IN_PARALLEL := --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder 
 DATASET := /usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test-shape studies-check mutants mutants-draw test quick lint train export serve loadtest docs clean types imports stubs unit fast fuzz bench-server gpu-check \
+.PHONY: help demo test-shape studies-check mutants test quick lint train export serve loadtest docs clean types imports stubs unit fast fuzz bench-server gpu-check \
 	stores-check release-check triton-examples proto schema peers others triton fastapi dataset programs site site-lock
 
 help: ## Show this list
@@ -69,7 +69,7 @@ site: $(VENV)-site/.site ## Make the site of docs/, site/index.html, and check i
 	@! grep -rnoE '<(script|img|link|iframe)[^>]+(src|href)="(https?:)?//[^"]+|url\(.?(https?:)?//[^)]+' site --include='*.html' --include='*.css'
 
 clean: ## Remove environments, caches and reports; keep runs/ and models/
-	rm -rf .triton-examples $(VENV) $(VENV)-peers $(VENV)-others $(VENV)-triton $(VENV)-fastapi $(VENV)-mutants $(VENV)-site $(VENV)-stores site reports dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf .triton-examples $(VENV) $(VENV)-peers $(VENV)-others $(VENV)-triton $(VENV)-fastapi $(VENV)-site $(VENV)-stores site reports dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 ##@ Parts of make test
@@ -108,9 +108,6 @@ test-shape: $(VENV)/.dev ## Print how large the tests are and how many internal 
 
 mutants: $(VENV)/.dev dataset ## Put 141 small faults into the product, one at a time, and see which of them a test finds (an hour; resumes if it was stopped)
 	$(BIN)/python -m tests.mutants.run reports/mutants-$$(git describe --always --dirty).jsonl $(ARGS)
-
-mutants-draw: $(VENV)-mutants/.mutants ## Draw other faults for make mutants: make mutants-draw ARGS="--seed 1"
-	$(VENV)-mutants/bin/python -m tests.mutants.draw $(ARGS)
 
 studies-check: $(VENV)/.dev dataset programs ## Run each study for a moment, one after another, in about fifteen minutes, and check that it records what its page needs
 	$(BIN)/pytest -m studies tests/studies $(ARGS)
@@ -213,11 +210,6 @@ $(VENV)-triton/.triton: pyproject.toml
 # The packages that a user of FastAPI would install, for one benchmark.
 $(VENV)-fastapi/.fastapi: pyproject.toml
 	$(call environment,fastapi,FastAPI)
-	@touch $@
-
-# Draws the faults of make mutants. Nothing else needs it.
-$(VENV)-mutants/.mutants: pyproject.toml
-	$(call environment,mutants,cosmic-ray)
 	@touch $@
 
 # Sphinx, and the dependencies of hangtag's clients, whose docstrings Sphinx reads, in locked versions.

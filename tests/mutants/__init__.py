@@ -1,5 +1,5 @@
 """Puts small faults into the product, one at a time, to check that a test fails: ``make mutants``.
 
-The module ``draw`` lists faults, which cosmic-ray makes, in mutants.jsonl. The module ``run`` records for each fault
-whether a test fails.
+mutants.jsonl lists the faults, which come from cosmic-ray. The module ``run`` records for each fault whether a test
+fails.
 """

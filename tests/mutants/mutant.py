@@ -1,8 +1,7 @@
 """A mutant: one small fault in the product. The text around the fault identifies its place, even if the code moves."""
 
 import json
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 AREAS = ("serving/server", "serving/connection", "serving/loadtest", "export", "training")
@@ -72,8 +71,3 @@ class Mutant:
 def read(path: Path = DRAWN) -> list[Mutant]:
     """Read the mutants from a file."""
     return [Mutant(**json.loads(line)) for line in path.read_text().splitlines()]
-
-
-def write(mutants: Iterable[Mutant], path: Path = DRAWN) -> None:
-    """Write mutants to a file, one mutant per line."""
-    path.write_text("".join(json.dumps(asdict(mutant)) + "\n" for mutant in mutants))
