@@ -223,10 +223,6 @@ def samples(stack: Stack, expression: str) -> list[float]:
         return [float(sample["value"][1]) for sample in json.load(response)["data"]["result"]]
 
 
-def test_every_replica_is_scraped(scaled: Stack) -> None:
-    until(lambda: samples(scaled, 'sum(up{job="hangtag"})') == [2.0], SCRAPED_WITHIN)
-
-
 def test_every_query_of_the_dashboard_returns_data(scaled: Stack, load: SteadyLoad) -> None:
     def has_data(expression: str) -> bool:
         with Client(scaled.address("proxy", 8080)) as client, pytest.raises(ClientError):  # a value for a panel

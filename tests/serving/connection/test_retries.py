@@ -143,17 +143,6 @@ def test_each_attempt_tells_the_server_what_is_left_of_the_time(kind: Kind) -> N
     assert timeouts == sorted(set(timeouts), reverse=True), "in microseconds"
 
 
-def test_a_client_finds_its_server_again_after_a_restart(kind: Kind, models: Path) -> None:
-    with running_server(models) as server, kind.open(kind.of(server), options=ConnectionOptions(retries=1)) as client:
-        assert gathered(client, 1) == [10]
-        address = kind.of(server)
-        server.stop(grace=0)
-        assert f"no server answers at {kind.text(address)}" in message_of(UNAVAILABLE, gathered, client, 2)
-        with running_server(models, **kind.ports(address)):
-            client.wait_until_ready(TIMEOUT)
-            assert gathered(client, 3) == [30]
-
-
 def test_a_stream_ends_with_the_server(kind: Kind, models: Path) -> None:
     answered = threading.Event()
 

@@ -223,7 +223,6 @@ LABELS = "t10k-labels-idx1-ubyte"
         ("other/notes.txt", b"no image", "fast", "no images (.png, .jpg, t10k-images"),
         ("other/red/1.png", (28, 28), "fast", "other red 'fast'"),
         ("s.npz", {"images": zeros(2, 28, 28), "labels": np.array(["red", "blue"])}, "fast", "s.npz blue; red 'fast'"),
-        (f"data/{LABELS}", b"", "fast", f"{LABELS} IDX"),
         (f"data/{LABELS}", b"no idx", "fast", f"{LABELS} IDX"),
         (f"data/{LABELS}", bytes((0, 0, 8, 1, 0, 0, 0, 9, 1)), "fast", f"{LABELS} IDX"),
         (f"data/{LABELS}", bytes((0, 0, 10, 1, 0, 0, 0, 1, 1)), "fast", f"{LABELS} IDX"),

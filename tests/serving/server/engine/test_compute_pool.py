@@ -82,30 +82,6 @@ def source(pool: ComputePool) -> Iterator[Source]:
     source.send()
 
 
-Offer = Callable[[Model], None]
-
-
-@pytest.fixture(params=["offered", "received"])
-def send(request: pytest.FixtureRequest, pool: ComputePool) -> Offer:
-    """Passes a call to the pool, either from outside or through the pool's source."""
-    if request.param == "offered":
-        return lambda model: offer(pool, model)
-    source: Source = request.getfixturevalue("source")
-    return source.send
-
-
-def test_each_batch_is_computed_and_said_to_be_alone_where_it_is(send: Offer) -> None:
-    one, other = Model(), Model()
-    send(one)
-    until(lambda: one.alone == [True])
-    one.hold()
-    send(one)
-    until(lambda: len(one.begun) == 2)
-    send(other)
-    until(lambda: other.alone == [False])
-    one.may_end.set()
-
-
 def test_a_batch_is_no_longer_computed_when_its_caller_has_the_answer(pool: ComputePool) -> None:
     """Therefore, the processors are free when the only caller sends its next call."""
     model, again, held = Model(), Model(), threading.Event()
@@ -118,23 +94,6 @@ def test_a_batch_is_no_longer_computed_when_its_caller_has_the_answer(pool: Comp
     offer(pool, model)
     until(lambda: again.alone == [True])
     held.set()
-
-
-def test_while_one_thread_computes_what_another_has_received_a_third_one_receives() -> None:
-    pool = ComputePool(3)
-    source = Source(pool)
-    models = [Model() for _ in range(3)]
-    for model in models:
-        model.hold()
-    pool.receive_from(source.receive)
-    source.send(*models[:2])
-    until(lambda: all(model.begun for model in models[:2]))
-    source.send(models[2])
-    until(lambda: models[2].begun)
-    for model in models:
-        model.may_end.set()
-    source.send()
-    pool.close()
 
 
 def test_a_lone_call_is_received_and_computed_by_one_thread(pool: ComputePool, source: Source) -> None:

@@ -157,23 +157,6 @@ def test_a_stream_of_images_is_answered_in_order_as_each_alone(live: LiveServer)
         assert answer.answer.timings.compute_ns > 0
 
 
-@OVER_GRPC
-def test_an_image_that_fails_is_answered_in_its_place(live: LiveServer) -> None:
-    failing = {
-        "broken": (pb.ClassifyRequest(model_name="classifier", encoded=b"GIF89a"), INVALID, "the image is not a PNG"),
-        "unknown": (image(1, model_name="nobody"), NOT_FOUND, "Request for unknown model: 'nobody' is not served here"),
-        "gather": (image(1, model_name="gather"), INVALID, "'gather' does not classify images"),
-    }
-    for name, (one, _, _) in failing.items():
-        one.id = name
-    sent = [image(0), *(one for one, _, _ in failing.values()), image(2)]
-    answers = Conversation(live.classifier.ClassifyStream, *sent).finish()
-    assert [answer.WhichOneof("outcome") for answer in answers] == ["answer", *["failure"] * 3, "answer"]
-    for answer, (name, (_, code, message)) in zip(answers[1:4], failing.items(), strict=True):
-        assert (answer.id, answer.failure.code) == (name, code.value[0])
-        assert answer.failure.message.startswith(message)
-
-
 def test_a_comparison_answers_in_the_order_of_its_models_as_each_alone(live: LiveServer) -> None:
     """A comparison without names asks every classifier."""
     for names in (("lstm", "classifier"), ("classifier", "lstm"), ()):
