@@ -18,7 +18,6 @@ from tests.serving.loadtest.command import run_of
 pytestmark = pytest.mark.quick
 
 MICROSECOND = 1e-6
-DURATIONS = st.lists(st.floats(MICROSECOND, 3000), min_size=1, max_size=100)
 
 
 def histogram(*seconds: float) -> DurationHistogram:
