@@ -165,6 +165,6 @@ def check_calibration(
     error_before = calibration_error(softmax(before), classes)
     return PassedCheck(
         CALIBRATION,
-        f"{summary}, {error_before:.2%} before the temperature of {temperature:.3f}; no logit and no label changed",
+        f"{summary}, before scaling by temperature {temperature:.3f} {error_before:.2%}; logits and labels unchanged",
         figures | {"before": error_before, "temperature": temperature},
     )

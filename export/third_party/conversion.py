@@ -76,7 +76,7 @@ def convert(
         raise GateError(
             AGREEMENT,
             f"{proven['summary']}, among the samples that test the file, but {proven['least']:.2%} are required. Give "
-            "more samples, so that both halves of the samples are alike, or lower --agree-at-least.",
+            "more samples, so that those for calibration and those for the test are alike, or lower --agree-at-least.",
         )
     converted = onnx.load(target)
     keep_origin(converted, onnx.load(original))

@@ -1,4 +1,4 @@
-"""``hangtag export`` of users' own networks, some of which cannot be exported or have changed code."""
+"""``hangtag export`` of users' own networks, also of networks that cannot be exported, or whose code has changed."""
 
 import logging
 import sys

@@ -119,7 +119,7 @@ def test_a_file_whose_rows_depend_on_each_other_is_evaluated_one_image_at_a_time
 
 
 def test_the_other_split() -> None:
-    # A variable for calls to a server has no effect on a file.
+    # An environment variable for calls to a server is ignored when a file is evaluated.
     options = ("--limit", 300, "--split", "validation")
     written = document(LSTM, *options, variables={"HANGTAG_EVALUATE_TIMEOUT": "5"})
     assert (written["data"]["images"], written["data"]["split"]) == (300, "validation")

@@ -123,7 +123,7 @@ class Batcher:
         in total. The list is empty if no batch is due, or every instance is busy. The caller computes the batch, and
         then calls ``finish``.
 
-        Calls that were cancelled, or can no longer be computed in time, get their outcome and are left out.
+        Calls that were cancelled, or that would miss their deadline, end with an error and are left out of the batch.
         """
         while True:
             late: list[Call] = []

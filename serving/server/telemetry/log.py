@@ -35,7 +35,7 @@ _SUBJECTS = ("model", "version", "file", "worker")
 class RateLimit:
     """A structlog processor that drops repeated lines, so that no client can fill the log. Thread-safe.
 
-    All lines of an event that reports a problem share one limit. For any other event, each model and each worker has
+    All log lines of one kind of problem share one limit. For any other event, each model and each worker has
     its own limit, because at the start each of them writes a line. Clients cannot invent names of models or workers.
     """
 

@@ -128,7 +128,7 @@ def test_pictures_are_made_to_fit_as_the_file_says_and_else_are_stretched(
     pixels = taken[-1]["image"]
     assert pixels.dtype == np.uint8
     assert pixels.shape == (1, *shape)
-    assert (pixels[0, 0, 0] == 255).all() == (fit is None)  # --fit pad makes the first row padding
+    assert (pixels[0, 0, 0] == 255).all() == (fit is None)  # with --fit pad, the first row is padding
 
 
 def test_of_a_large_folder_a_thousand_pictures_are_taken_evenly(tmp_path: Path) -> None:

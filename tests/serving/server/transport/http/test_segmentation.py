@@ -164,7 +164,8 @@ STREAMS: dict[str, tuple[bytes, bytes, bytes, int, int | None]] = {
     **{name: (get(), stream, INNER, 2, None) for name, stream in LAST.items()},
     **{name: (post(b"first"), stream, INNER, 1, STATUSES.get(name, 400)) for name, stream in REFUSED.items()},
 }
-"""Of each stream: its beginning, the bytes of interest, its end, the number of answers, and the refusal's status."""
+"""For each stream: the bytes before those under test, the bytes under test, the bytes after them, the number of
+answers, and the status if the server refuses the stream."""
 
 
 @pytest.mark.parametrize("name", STREAMS)
