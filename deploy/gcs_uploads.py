@@ -3,7 +3,7 @@
 obstore uploads a file with a PUT of Cloud Storage's XML API, and a large file as a multipart upload of this API.
 fake-gcs-server 1.54 accepts such a PUT only for a signed URL, ignores the PUT's precondition, and answers without the
 ETag that obstore requires. It has no multipart uploads of the XML API. Therefore this proxy sends each PUT as an upload
-of the JSON API, and forwards each GET unchanged.
+of the JSON API, and forwards each GET with the Host of fake-gcs-server's -public-host.
 """
 
 import http.client
@@ -32,6 +32,7 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
+        self.headers.replace_header("Host", f"127.0.0.1:{sys.argv[1]}")  # a test's link has another port
         self._answer(*self._ask("GET", self.path, self.headers.items()))
 
     def do_PUT(self) -> None:

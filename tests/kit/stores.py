@@ -1,6 +1,7 @@
-"""Stores behind links that a test makes fail: moto's S3, and a web server with TLS."""
+"""Stores behind links that a test makes fail: moto's S3, a running emulator, and a web server with TLS."""
 
 import logging
+import os
 import ssl
 import threading
 import urllib.request
@@ -112,6 +113,15 @@ def s3(moto: str, cache: Path) -> Iterator[ObjectStore]:
             "XDG_CACHE_HOME": str(cache),
         }
         yield ObjectStore(f"s3://{bucket}/models", opened, variables, {"AWS_ENDPOINT_URL": moto})
+
+
+@contextmanager
+def emulator(url: str, variable: str, cache: Path) -> Iterator[ObjectStore]:
+    """A store in a new folder of ``url`` in a running emulator, whose HTTP address is in this environment variable."""
+    address = os.environ[variable]
+    with link(address.removeprefix("http://")) as opened:
+        variables = {variable: f"http://{opened.address}", "XDG_CACHE_HOME": str(cache)}
+        yield ObjectStore(f"{url}/{uuid.uuid4().hex}", opened, variables, {variable: address})
 
 
 @contextmanager

@@ -68,7 +68,6 @@ def lie(link: Link) -> Callable[[bytes], bytes]:
     return swap(SECOND, np.float32(9).tobytes())
 
 
-@pytest.mark.parametrize("scheme", ["s3"])
 @pytest.mark.parametrize(
     ("fault", "reason"),
     [
@@ -80,9 +79,8 @@ def lie(link: Link) -> Callable[[bytes], bytes]:
     ids=["cut", "silence", "truncate", "lie"],
 )
 def test_what_serves_goes_on_while_the_store_fails(
-    scheme: str, local: Repository, fault: Fault, reason: str, request: pytest.FixtureRequest
+    store: ObjectStore, local: Repository, fault: Fault, reason: str
 ) -> None:
-    store: ObjectStore = request.getfixturevalue(scheme)
     store.push(local.folder)
     local.publish("m", 2)
     with store.server(silent_seconds=0.5 if fault is silence else 10) as server:
@@ -184,22 +182,22 @@ def test_an_unreachable_store_ends_an_update_at_the_first_model(s3: ObjectStore,
 
 
 @pytest.mark.parametrize("fault", [cut, silence])
-def test_a_start_without_the_store_needs_a_copy(s3: ObjectStore, local: Repository, fault: Fault) -> None:
-    s3.push(local.folder)
-    s3.link.alter = fault(s3.link)
-    with s3.server(silent_seconds=0.5) as server:
+def test_a_start_without_the_store_needs_a_copy(store: ObjectStore, local: Repository, fault: Fault) -> None:
+    store.push(local.folder)
+    store.link.alter = fault(store.link)
+    with store.server(silent_seconds=0.5) as server:
         assert server.wait() == 1
     assert last_line("".join(server.log)).endswith("so nothing can be served.")
-    s3.link.alter = bytes
-    with s3.server("--model-control", "none") as server:
+    store.link.alter = bytes
+    with store.server("--model-control", "none") as server:
         assert answer(server) == 1
-    s3.link.alter = fault(s3.link)
-    with s3.server("--model-control", "none", silent_seconds=0.5) as server:
+    store.link.alter = fault(store.link)
+    with store.server("--model-control", "none", silent_seconds=0.5) as server:
         assert answer(server) == 1
         server.wait_for(AWAY)
     if fault is cut:  # for a silent store, the command would wait too long
-        listed = s3.run("list", "--models", s3.url)
-        assert listed.startswith(f"THIS IS AN EARLIER COPY, NOT THE STORE'S PRESENT CONTENT: {s3.url}: ")
+        listed = store.run("list", "--models", store.url)
+        assert listed.startswith(f"THIS IS AN EARLIER COPY, NOT THE STORE'S PRESENT CONTENT: {store.url}: ")
         assert "\nm " in listed
 
 
