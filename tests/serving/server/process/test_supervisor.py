@@ -60,6 +60,7 @@ def instances(supervised: Supervisor) -> dict[str, int]:
     return {version.name: version.instances for version in supervised.state().versions}
 
 
+@pytest.mark.usefixtures("spawned")  # two threads that poll a forked process may record another exit code
 def test_a_worker_that_hangs_holds_up_nobody_and_is_replaced_by_one_with_all_models(models: Path) -> None:
     onnx_models.publish(models, "text", onnx_models.text())
     with supervising(models, limits=HANGING) as supervised:
@@ -124,6 +125,7 @@ def test_a_worker_whose_end_another_thread_sees_first_is_replaced_too(
         wait_until_replaced(supervised, 0, first)
 
 
+@pytest.mark.usefixtures("spawned")
 def test_a_worker_that_hangs_at_the_first_start_ends_the_server(models: Path) -> None:
     supervised = supervisor(models, workers=1, limits=Limits(worker_check_seconds=0.05, worker_hang_seconds=1))
     failures: list[str] = []
