@@ -21,7 +21,7 @@ from hangtag.serving.server.config.limits import Limits
 from hangtag.serving.server.errors import ControlError, NotFoundError, StartError
 from hangtag.serving.server.process.supervisor import Supervisor
 from hangtag.serving.server.process.worker import Peer, PeerError
-from tests.kit import forkserver, onnx_models, unbatchable_models
+from tests.kit import onnx_models, unbatchable_models
 from tests.kit.live import failure, outputs, request
 from tests.kit.waiting import TIMEOUT, pass_time, until
 from tests.kit.workers import QUICK_CHECKS, supervising, supervising_and_stubs, supervisor
@@ -34,14 +34,8 @@ HANGING = replace(QUICK_CHECKS, worker_hang_seconds=HANG_SECONDS)
 
 
 @pytest.fixture(autouse=True)
-def forked_workers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """To save a second, fork the workers, except in tests that use ``spawned``. test_workers spawns them too."""
-    if "spawned" not in request.fixturenames:
-        monkeypatch.setattr("hangtag.serving.server.process.worker_process._CONTEXT", forkserver.CONTEXT)
-
-
-@pytest.fixture
-def spawned(monkeypatch: pytest.MonkeyPatch) -> None:
+def path_of_the_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let spawned workers import the modules of the tests."""
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[4]))
 
 
@@ -60,7 +54,6 @@ def instances(supervised: Supervisor) -> dict[str, int]:
     return {version.name: version.instances for version in supervised.state().versions}
 
 
-@pytest.mark.usefixtures("spawned")  # two threads that poll a forked process may record another exit code
 def test_a_worker_that_hangs_holds_up_nobody_and_is_replaced_by_one_with_all_models(models: Path) -> None:
     onnx_models.publish(models, "text", onnx_models.text())
     with supervising(models, limits=HANGING) as supervised:
@@ -102,7 +95,6 @@ def test_a_call_to_a_process_that_does_not_read_its_answers_fails(monkeypatch: p
     answering.join(TIMEOUT)
 
 
-@pytest.mark.usefixtures("spawned")
 def test_a_worker_whose_end_another_thread_sees_first_is_replaced_too(
     models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -125,7 +117,6 @@ def test_a_worker_whose_end_another_thread_sees_first_is_replaced_too(
         wait_until_replaced(supervised, 0, first)
 
 
-@pytest.mark.usefixtures("spawned")
 def test_a_worker_that_hangs_at_the_first_start_ends_the_server(models: Path) -> None:
     supervised = supervisor(models, workers=1, limits=Limits(worker_check_seconds=0.05, worker_hang_seconds=1))
     failures: list[str] = []
@@ -153,7 +144,6 @@ def test_a_model_that_ends_the_worker_that_tries_it_first_reaches_no_other(model
         assert ([*instances(supervised)], supervised.workers().restarts) == (["gather"], 1)
 
 
-@pytest.mark.usefixtures("spawned")
 def test_a_workers_call_fails_where_no_thread_can_be_started_for_it_and_the_next_is_answered(
     models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -171,7 +161,6 @@ def test_a_workers_call_fails_where_no_thread_can_be_started_for_it_and_the_next
         assert instances(supervised).keys() == {"gather", "text"}
 
 
-@pytest.mark.usefixtures("spawned")
 def test_a_first_worker_that_the_system_does_not_start_is_an_error_of_the_start(models: Path) -> None:
     supervised = supervisor(models)
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -183,7 +172,6 @@ def test_a_first_worker_that_the_system_does_not_start_is_an_error_of_the_start(
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
-@pytest.mark.usefixtures("spawned")  # two threads that poll a forked process may record another exit code
 @pytest.mark.parametrize("number", [0, 1])
 def test_a_worker_that_stops_leaves_a_change_to_the_other_and_goes_on_with_its_calls(models: Path, number: int) -> None:
     onnx_models.publish_all(models, "slow", "text")
