@@ -3,11 +3,13 @@ This module also reads a session's signature and operators, and decides whether 
 axis of size 0.
 """
 
+import os
 import threading
 from collections.abc import Collection, Set
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnxruntime
@@ -112,7 +114,8 @@ class SessionOpener:
         load the file.
 
         ``threads`` is the number of threads of a second session, and None for the first session. The threads of a
-        second session do not spin between two batches, because spinning would slow down other sessions.
+        second session do not spin between two batches, because spinning would slow down other sessions. If a second
+        session has as many threads as this process has CPUs, each thread runs on its own CPU.
         """
         available = onnxruntime.get_available_providers()
         requested = provider_list(provider, available, self._gpu, cuda_graphs=cuda_graphs)
@@ -124,19 +127,52 @@ class SessionOpener:
         options.intra_op_num_threads = threads or self._threads
         options.inter_op_num_threads = 1
         options.add_session_config_entry("session.force_spinning_stop", "0" if threads is None else "1")
+        cpus = _cpu_per_thread(threads)
+        if cpus:  # ONNX Runtime counts CPUs from 1
+            affinities = ";".join(str(cpu + 1) for cpu in cpus[1:])
+            options.add_session_config_entry("session.intra_op_thread_affinities", affinities)
         options.add_session_config_entry("session.use_env_allocators", "1")
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         options.log_severity_level = 4  # fatal errors only, because ONNX Runtime raises all other errors
         try:
             # The fallback of ONNX Runtime would print to standard output, and continue with another provider.
-            session = onnxruntime.InferenceSession(self.path, options, providers=requested, enable_fallback=0)
+            kind = _PinnedSession if cpus else onnxruntime.InferenceSession
+            session = kind(self.path, options, providers=requested, enable_fallback=0)
         except Exception as error:
             raise ModelLoadError(f"{self.path} cannot be loaded by ONNX Runtime {VERSION}: {error}") from error
+        if cpus:
+            session.cpus = cpus
         obtained = session.get_providers()[0]
         if obtained != BY_NAME[provider]:
             name, hint = _DISPLAY_NAMES[provider], _HINTS[provider]
             raise ModelLoadError(f"{self.path}: {name} was requested, but ONNX Runtime uses {obtained}. {hint}")
         return session
+
+
+class _PinnedSession(onnxruntime.InferenceSession):  # type: ignore[misc]  # the base class has no types
+    """A session whose threads, including the thread that calls ``run``, run on a CPU each. Otherwise the kernel often
+    runs two of them on one CPU for milliseconds while another CPU is idle."""
+
+    cpus: list[int]
+    """All CPUs of the process. The thread that calls ``run`` takes the first one."""
+
+    def run(self, *arguments: Any) -> Any:
+        _move_this_thread(self.cpus[:1])
+        try:
+            return super().run(*arguments)
+        finally:
+            _move_this_thread(self.cpus)
+
+
+def _cpu_per_thread(threads: int | None) -> list[int]:
+    """Return the CPUs of this process if it has as many CPUs as threads, and otherwise an empty list."""
+    cpus = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    return cpus if len(cpus) == threads else []
+
+
+def _move_this_thread(cpus: list[int]) -> None:
+    with suppress(OSError):  # the process may have lost CPUs since the session was opened; then the kernel chooses
+        os.sched_setaffinity(0, cpus)
 
 
 def read_signature(

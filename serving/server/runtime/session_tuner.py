@@ -24,7 +24,9 @@ _WORTH_THREADS_SECONDS = 0.0002
 """A second session is opened if a batch that is computed alone takes longer than this."""
 _THREADS_GAIN = 0.85
 """The second session is used if its 90th percentile, divided by that of the first session, is at most this number."""
-_WARM_UPS = 2  # the batches that each session computes before the comparison, to make its first allocations
+_WARM_UPS = 8
+"""The batches that each session computes before the comparison, because the first ones allocate memory, and loading of
+other models may slow them down."""
 _COMPARED = 32  # the batches that each session computes for the comparison
 _SETTLED_BATCHES = 10_000
 """After this many batches, both sessions are compared again. The number doubles each time the second session is closed,

@@ -20,8 +20,9 @@ from tests.kit.server import server
 from tests.kit.waiting import until
 from tests.serving.server.runtime.seen_sessions import SeenSession
 
-COMPARED = 2 * 34
-"""The two sessions compute this many batches alone, in turn, including two warm-up batches each."""
+CPUS = sorted(os.sched_getaffinity(0))
+COMPARED = 2 * 40
+"""The two sessions compute this many batches alone, in turn, including eight warm-up batches each."""
 IMAGE = {"image": np.random.default_rng(1).integers(0, 256, (1, 28, 28), dtype=np.uint8)}
 
 
@@ -155,7 +156,7 @@ def test_a_model_that_is_dropped_without_being_closed_leaves_memory_at_once(path
     assert dropped() is None
 
 
-@pytest.mark.skipif(len(os.sched_getaffinity(0)) == 1, reason="one processor has no more threads")
+@pytest.mark.skipif(len(CPUS) == 1, reason="one processor has no more threads")
 def test_a_file_that_changed_after_its_model_was_loaded_is_not_opened_a_second_time(path: Path, tmp_path: Path) -> None:
     offers: list[Callable[[], bool]] = []
 
@@ -169,6 +170,37 @@ def test_a_file_that_changed_after_its_model_was_loaded_is_not_opened_a_second_t
         assert is_unchanged()
         path.write_bytes(path.read_bytes() + b"\0")
         assert not is_unchanged()
+
+
+@pytest.mark.skipif(len(CPUS) == 1, reason="one CPU has one thread")
+def test_each_thread_of_a_second_session_has_its_own_cpu_while_it_computes(path: Path) -> None:
+    before = set(thread_ids())
+    session = SessionOpener(path, threads=1, gpu=Gpu()).open("cpu", threads=len(CPUS))
+    workers = set(thread_ids()) - before
+    caller = threading.get_native_id()
+    seen: set[frozenset[int]] = set()
+    is_over = threading.Event()
+
+    def watch() -> None:
+        while not is_over.is_set():
+            seen.add(frozenset(os.sched_getaffinity(caller)))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        until(lambda: bool(session.run(None, {"image": np.zeros((64, 28, 28), np.uint8)})) and len(seen) > 1)
+    finally:
+        is_over.set()
+        watcher.join()
+    (own,) = seen - {frozenset(CPUS)}
+    assert sorted([*own, *(cpu for worker in workers for cpu in os.sched_getaffinity(worker))]) == CPUS
+    with pytest.raises(Exception, match="INVALID_ARGUMENT"):
+        session.run(None, {"image": np.zeros((1, 27, 28), np.uint8)})
+    assert sorted(os.sched_getaffinity(caller)) == CPUS
+
+
+def thread_ids() -> list[int]:
+    return [int(task.name) for task in Path("/proc/self/task").iterdir()]
 
 
 def test_the_threads_of_a_second_session_leave_the_processors_to_others_between_batches() -> None:
