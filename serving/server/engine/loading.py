@@ -176,11 +176,8 @@ class ModelLoader:
         is_tried = (batching.lengths and runtime.on_cpu) or config.max_loaded_mib
         if model.max_batch_size > 1 and not is_tried:
             runtime.warm_up([model.max_batch_size])
-        # On an exposed server, one CPU is left to Envoy, because ONNX Runtime's threads that spin on that CPU would
-        # delay the next call.
-        alone = cpus if config.behind is None else cpus - 1
-        if alone > threads and not config.intra_op_threads and runtime.on_cpu:
-            runtime.allow_more_threads(alone, lambda: repository.stamp(file) == stamp)
+        if cpus > threads and not config.intra_op_threads and runtime.on_cpu:
+            runtime.allow_more_threads(cpus, lambda: repository.stamp(file) == stamp)
         if not runtime.on_cpu:
             runtime.use_io_binding(
                 model.max_batch_size, instances=config.instance_count, cuda_graphs=config.cuda_graphs
