@@ -19,9 +19,9 @@ Step = tuple[Tensor, Tensor]  # the loss of a batch, and the number of label set
 
 
 class Objective(NamedTuple):
-    """The loss of a multi-label network, and how to read its outputs. The loss needs the order of the labels, the most
-    frequent label first, [labels]. Predictions are scores in [0, 1] and, if the network itself predicts label sets,
-    these sets as bool, both [batch, labels]."""
+    """A multi-label network's loss, and the function that turns the network's outputs into predictions. The loss needs
+    the order of the labels, the most frequent label first, [labels]. Predictions are scores in [0, 1] and, if the
+    network itself predicts label sets, these sets as bool, both [batch, labels]."""
 
     loss: Callable[[nn.Module, Tensor, Tensor, Tensor, float], Step]
     predict: Callable[[nn.Module, Tensor], Sequence[Tensor]]

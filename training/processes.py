@@ -133,7 +133,7 @@ def process_group(device: str) -> Iterator[ProcessGroup]:
         yield DistributedGroup(dist.get_rank(), dist.get_world_size())
     finally:
         # The sleep releases the interpreter lock, so that gloo's thread can free its last tensors. Otherwise the
-        # destructors of a rank that ends with an error may hold the lock while they wait for gloo's thread.
+        # destructors of a rank that ends with an error may hold the interpreter lock while they wait for gloo's thread.
         time.sleep(0.1)
         dist.destroy_process_group()
     atexit.register(_exit_without_destructors)

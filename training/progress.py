@@ -88,7 +88,7 @@ class TerminalObserver(Observer, AbstractContextManager["TerminalObserver"]):
         if self._shown and self._console.is_terminal:
             if unit not in self._tasks:
                 self._tasks[unit] = self._bars.add_task(description, figures="")
-                self._bars.start()  # not earlier, because a bar that never moves would leave an empty line
+                self._bars.start()  # a bar that starts but never moves would leave an empty line
             shown = "  ".join(figures)
             self._bars.update(self._tasks[unit], description=description, completed=done, total=total, figures=shown)
         elif self._clock() >= self._next_line:

@@ -206,7 +206,8 @@ _RANGES: tuple[tuple[Iterable[str], str, Callable[[float], bool]], ...] = (
     (("erase", "weight"), "from 0 to 1", lambda number: 0 <= number <= 1),
     (_KINDS, "0 or more", lambda number: number >= 0),
 )
-"""Hyperparameters, their range in words, and a function that checks a number. The first row with a name applies."""
+"""Hyperparameters, their range in words, and a function that checks a number. If a hyperparameter is in several rows,
+the first row applies."""
 
 
 def _parsed(name: str, text: str, kind: Any) -> Any:

@@ -77,9 +77,9 @@ def train(settings: TrainSettings) -> None:
 
 
 def _dry_run(config: RunConfig, data: Dataset, run: Run, group: ProcessGroup, *, restart: bool) -> None:
-    """Print how large the run is and how long it would take, by the second epoch of a short run in a temporary folder.
-    Zeros replace the teacher's logits. Prints whether the folder holds another run, and raises the other errors that
-    the run would raise before training."""
+    """Print the size of the run, and its duration as estimated from the second epoch of a short run in a temporary
+    folder. In the short run, zeros replace the teacher's logits. Prints whether the folder holds another run, and
+    raises the other errors that the run would raise before training."""
     group.on_rank_zero(lambda: require_writable(run.folder / "config.json"))
     if group.is_rank_zero and not restart:
         try:

@@ -63,7 +63,7 @@ def distinct(pictures: Sequence[Picture], *, published: bool = False) -> tuple[l
     """Remove duplicate pictures. Returns the other pictures, in the given order, and sentences about the duplicates.
 
     A ``published`` set may hold several copies of a picture, even in several classes, and its test split stays whole.
-    Only the training copies of its test pictures are left out.
+    Of the set's other pictures, only copies of test pictures are left out.
 
     Raises:
         DataCorruptError: If the same picture is in two classes or in two splits of a set that is not ``published``.

@@ -96,7 +96,7 @@ def locate(data_dir: Path | None = None, *, download: bool = True) -> Path:
         from torchvision.datasets import FashionMNIST
 
         FashionMNIST(root=str(cache_dir()), train=True, download=True)
-    # torchvision may be missing, and raises many kinds of exceptions, including those of the network and of archives
+    # torchvision may be missing, and its download can raise many kinds of exceptions
     except Exception as error:
         why = " ".join(str(error).split())
         raise DataNotFoundError(

@@ -82,7 +82,7 @@ def together() -> npt.NDArray[np.float64]:
 
 def independent() -> npt.NDArray[np.float64]:
     """Return the probability of every label set in ``outfits-independent``, [1024]. Labels are independent, given that
-    a set has 1 to 5 labels. The odds are fitted until the labels' frequencies equal those of together()."""
+    a set has 1 to 5 labels. The labels' odds are fitted so that each label is as frequent as in together()."""
     members = _members()
     frequencies = together() @ members
     allowed = (members.sum(axis=1) >= 1) & (members.sum(axis=1) <= MAX_LABELS)

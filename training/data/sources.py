@@ -114,7 +114,6 @@ class DataOptions:
 
     @property
     def dataset(self) -> str:
-        """The name of the data set."""
         return self.data or fashion_mnist.NAME
 
     @property

@@ -50,7 +50,7 @@ def _read(root: Path, image_set: str, may_download: bool) -> Split:
 
         root.mkdir(parents=True, exist_ok=True)
         samples = VOCDetection(str(root), year="2007", image_set=image_set, download=not listed)
-    # torchvision raises many kinds of exceptions, including those of the network and of archives
+    # torchvision's download can raise many kinds of exceptions
     except Exception as error:
         why = " ".join(str(error).split())
         raise DataNotFoundError(

@@ -42,7 +42,7 @@ def _ratio(part: Any, whole: Any) -> Any:
 
 
 def _average_precision(scores: Scores, true: LabelSets) -> float:
-    """Return the mean precision over a label's images, ranked by score. Images with equal scores have one rank."""
+    """Return the mean precision over a label's images, ranked by score. Images with equal scores share a rank."""
     order = np.argsort(-scores)
     ranks = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)
     hits = true[order].cumsum()[ranks]
@@ -50,7 +50,7 @@ def _average_precision(scores: Scores, true: LabelSets) -> float:
 
 
 def decide(scores: Scores, threshold: float) -> LabelSets:
-    """Return the labels that score at least the threshold. If there are none, return the label with the top score."""
+    """Return the labels that score at least the threshold or, if no label does, the label with the highest score."""
     sets: LabelSets = (scores >= threshold) | (
         (scores.max(axis=1, keepdims=True) < threshold) & (np.arange(scores.shape[1]) == scores.argmax(axis=1)[:, None])
     )

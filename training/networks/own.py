@@ -51,7 +51,7 @@ def find(network: str) -> Callable[[int, ImageSpec], Any]:
     module cannot be imported, or has no such callable."""
     module, _, name = network.partition(":")
     if (here := str(Path.cwd())) not in sys.path:
-        sys.path.insert(0, here)  # `python -m` adds this folder too
+        sys.path.insert(0, here)  # as `python -m` does
     try:
         imported = importlib.import_module(module)
     except Exception as error:  # the user's module may raise any exception
@@ -75,7 +75,7 @@ def why_not_exportable(network: nn.Module, image: ImageSpec) -> str | None:
     export to ONNX begins with the same step, and would fail for the same reason, but only after training."""
     dimensions = ({0: torch.export.Dim("batch")},)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):  # torch prints its errors
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):  # torch also prints the error
             warnings.simplefilter("ignore")
             torch.export.export(network.eval(), (_noise(image),), dynamic_shapes=dimensions, strict=False)
     except Exception as error:  # the user's network may raise any exception

@@ -142,8 +142,7 @@ def _validation_images(run: Run) -> Images:
 
 
 def _curves(runs: Sequence[Run], title: str, keys: Mapping[str, str], axis: Formatter) -> Markup | None:
-    """Plot the metrics with these keys against the epochs, as the page describes. Returns None if no run has such
-    metrics."""
+    """Plot the metrics with these keys over the epochs. Returns None if no run has such metrics."""
     highest = 0.0
     with drawing(f"curves-{title}", title) as picture:
         axes = picture.axes

@@ -78,7 +78,7 @@ _DEFAULTS = flat(
     RunConfig("", Recipe("", 0, 0, 0.0), 0, "", limit=None, precision="", threads=0, device="").as_json()
 ) | {"recipe.distillation.views": 0}
 _NOT_COMPARED = {"teachers", "threads", "data_dir", "start_from.path", "command", "environment", "tensorboard", "sizes"}
-"""Settings and sections of config.json that do not change a run's weights. Earlier releases wrote the last two."""
+"""Settings and sections of config.json that do not change a run's weights, including those of earlier releases."""
 
 
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -113,7 +113,7 @@ def difference(
 
 
 def key_of(config: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return a key that a run's config.json shares only with the configs in the run's exported files."""
+    """Return values that identify a run in its config.json and in the configs of its exported files."""
     return tuple(str(flat(config).get(key)) for key in ("model", "seed", "environment.created", "recipe.epochs"))
 
 

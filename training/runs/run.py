@@ -106,7 +106,6 @@ class Run:
 
     @property
     def model(self) -> str:
-        """The model's name."""
         return str(self.config["model"])
 
     def require_finished(self) -> None:
@@ -118,12 +117,12 @@ class Run:
             raise RunMismatchError(f"{self.folder} is not finished ({epochs} so far). Continue with: {self.command()}")
 
     def command(self) -> str:
-        """Return the command that continues this run."""
         return command(self.config, self.folder)
 
     def start(self, config: RunConfig, members: Sequence[Member] = ()) -> None:
         """Write this config, and the records of the user's own pictures, into the folder. If the folder already holds
-        this run, update its paths. Raises RunMismatchError for a folder that holds other files or cannot be written."""
+        this run, update the paths in its config.json. Raises RunMismatchError for a folder that holds other files or
+        cannot be written."""
         self.require_fitting(config, members)
         requested = config.as_json()
         stored = self.config if self.has("config.json") else {}
