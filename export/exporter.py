@@ -94,7 +94,7 @@ def export(
     contract = served.inputs, served.outputs, labels, served.image
     predecessors.require_same_contract(rival, *contract, even_if_different=even_if_different)
     serving = None if rival is None else predecessors.recorded(rival, digest)
-    common, on = None, ""  # the pictures for both versions, if the one that serves was not tested on this data set
+    common, on = None, ""  # test pictures for measuring both versions, if no accuracy is recorded for the serving one
     if rival is not None and serving is None and classes is not None and not even_if_worse:
         test = Split(images, classes)
         common = predecessors.common_pictures(rival, test, served.image, labels, run.folder.parent)

@@ -43,7 +43,6 @@ class ServedNetwork(nn.Module, ABC):
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
-        """The exported file's inputs."""
         return (TensorSpec("image", "UINT8", (None, *self.image.shape)),)
 
     @property

@@ -80,8 +80,8 @@ def common_pictures(rival: Entry, test: Split, image: ImageSpec, labels: Sequenc
     """Return the test pictures on which to compare a new version with the version that serves; None if that version
     takes other pictures or has other labels.
 
-    A run in the folder ``runs`` lists the pictures that the version that serves learned from, or that chose its best
-    epoch. They are left out, unless fewer than half would remain, which could not show that the new version is worse.
+    If ``runs`` has the run of that version, the run's training and validation pictures are left out, unless fewer than
+    half of the test pictures would remain, because so few could not show that the new version is worse.
     """
     old = rival.signature
     fit = None if old is None or old.image is None else old.image.fit
@@ -154,7 +154,7 @@ def compare(
 
 
 def _routes(rival: Entry) -> str:
-    """Return a clause that names the routes over a model, whose other models have the same contract; empty if none."""
+    """Return a clause that names the routes that another contract of a model would stop; empty if there are none."""
     models, routes = rival.path.parents[2], []
     for route in inventory.routes(models):
         try:
@@ -162,7 +162,7 @@ def _routes(rival: Entry) -> str:
             if rival.name in [*content.get("cascade", ()), *content.get("split", ())]:
                 routes.append(route)
         except (model_repository.ModelRepositoryError, TypeError):
-            continue  # the route already does not serve
+            continue  # the server cannot load this route anyway
     return f", and routes would stop serving ({named(routes)})" if routes else ""
 
 

@@ -234,7 +234,7 @@ def tested_pictures(
     records.
 
     Raises:
-        PicturesGoneError: the pictures are not there, or are others.
+        PicturesGoneError: the pictures are missing or have changed.
     """
     tested = json.loads(metadata["gate"])[ACCURACY]
     kind, _, place = str(tested["source"]).partition(":")

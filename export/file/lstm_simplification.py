@@ -2,8 +2,8 @@
 
 PyTorch's exporter writes nn.LSTM in its general form. The graph expands initial states of zeros to the batch, and
 slices them. The graph computes a shape to remove a direction axis of size 1, and transposes all steps to read the last
-step. ONNX's LSTM starts from zeros by default and outputs its last state, so all these nodes are removed: of the 22
-nodes of the model lstm, 7 remain.
+step. ONNX's LSTM starts from zeros by default and outputs its last state, so the nodes for these two purposes are
+removed: 7 of the 22 nodes of the model lstm remain.
 """
 
 from collections.abc import Iterator

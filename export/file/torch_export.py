@@ -51,10 +51,10 @@ def _to_onnx(served: ServedNetwork) -> onnx.ModelProto:
     example = torch.zeros(2, *served.image.shape, dtype=torch.uint8)  # a batch of 1 could freeze the batch axis
     with (
         warnings.catch_warnings(),
-        contextlib.redirect_stderr(io.StringIO()),  # PyTorch prints a graph that it cannot export
+        contextlib.redirect_stderr(io.StringIO()),  # if the export fails, PyTorch prints the graph
         contextlib.ExitStack() as after,
     ):
-        logging.disable(logging.WARNING)  # PyTorch logs warnings about such a graph
+        logging.disable(logging.WARNING)  # PyTorch also logs warnings about the graph
         after.callback(logging.disable, logging.NOTSET)
         warnings.simplefilter("ignore")  # the exporter's warnings are about PyTorch's own code
         program = torch.onnx.export(

@@ -16,7 +16,7 @@ def check(runtime: Runtime, images: Pixels, other_images: Pixels, tolerances: To
     """Run each image alone, then in batches of every size together with other images, and compare the answers.
 
     Args:
-        other_images: the images that fill the rest of each batch. The more they differ, the stricter is the check.
+        other_images: the images that fill the rest of each batch. A larger variety makes the check stricter.
         spread: the difference between PyTorch's largest and smallest logit.
 
     Raises:

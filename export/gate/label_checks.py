@@ -77,7 +77,8 @@ def require_recorded(logits: Array, classes: Classes, recorded: tuple[float, int
     """Compare a network's accuracy with the accuracy that its run recorded. The network's code may have changed.
 
     The training device may have rounded differently, so one image in 200 may get another answer. With fewer than 20
-    images, no answer may change. If the run measured its accuracy on other images, chance may add to the difference.
+    images, no answer may change. If the run measured its accuracy on other images, chance may explain a part of the
+    difference.
 
     Args:
         logits: The logits of the network that the current code builds, [n, labels].
@@ -165,6 +166,6 @@ def check_calibration(
     error_before = calibration_error(softmax(before), classes)
     return PassedCheck(
         CALIBRATION,
-        f"{summary}, before scaling by temperature {temperature:.3f} {error_before:.2%}; logits and labels unchanged",
+        f"{summary} ({error_before:.2%} before scaling by temperature {temperature:.3f}); logits and labels unchanged",
         figures | {"before": error_before, "temperature": temperature},
     )

@@ -11,7 +11,7 @@ from hangtag.serving.server.errors import InferenceError, ModelLoadError
 from hangtag.serving.server.runtime.session import Runtime
 
 REAL = "test"
-"""The kind of the real images. ``artificial_images`` returns images of other kinds."""
+"""The kind of the real images; ``artificial_images`` returns the other kinds."""
 _ARTIFICIAL_COUNT = 64
 
 

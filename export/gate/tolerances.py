@@ -3,15 +3,15 @@
 from dataclasses import dataclass
 
 BATCH_SIZES = (1, 2, 3, 7, 16, 64)
-"""The batch sizes at which answers are compared. An export may freeze an axis of size 1. Batches of 3 and 7 do not fill
-a vector register. 64 is a server's largest batch."""
+"""The batch sizes at which answers are compared. An export may by mistake fix the batch size at 1. Batches of 3 and 7
+do not fill a vector register. 64 is a server's largest batch."""
 
 GATE_IMAGES = 10_000
 """The largest number of test images on which answers are compared."""
 
 _ROUNDING = 1e-6
-"""The largest difference between FP32 sums in another order, as a share of the logits' spread: several roundings of 24
-bits. The limit matters for networks whose logits reach hundreds."""
+"""The largest difference between FP32 sums of the same numbers in different orders, as a share of the logits' spread:
+several roundings of 24 bits. The limit matters for networks whose logits reach hundreds."""
 
 
 @dataclass(frozen=True)

@@ -118,7 +118,7 @@ def rules(signature: Signature, answers: Sequence[Answers], chosen: Mapping[str,
 
     Args:
         answers: the original file's answers, which show whether an output holds label scores.
-        chosen: the user's rules. If there are none, every output is compared by the rule that suits it.
+        chosen: the user's rules; if the user gives none, every output is compared by the rule that suits it.
 
     Raises:
         ExportError: an output of ``chosen`` does not exist, or its rule does not suit the output.
@@ -133,7 +133,7 @@ def rules(signature: Signature, answers: Sequence[Answers], chosen: Mapping[str,
 
 
 def _fitting(spec: TensorSpec, answers: Sequence[Array]) -> str:
-    """Return the rule that suits an output. Label scores have the shape [batch, labels], or rows whose sum is 1."""
+    """Return the rule that suits an output. Label scores are floats [batch, labels], or rows of floats with sum 1."""
     if not spec.datatype.startswith("FP"):
         return EQUAL
     labels = spec.shape[-1] if len(spec.shape) >= 2 else None

@@ -1,16 +1,16 @@
 """Convert LSTMs to int8 with ONNX Runtime's dynamic quantizer, but with constant scales.
 
 ONNX Runtime's DynamicQuantizeLSTM derives the scales of the input and of the last hidden state from the smallest and
-the largest value in the *whole batch*. So an image's answer would depend on the other images of its batch. In a test,
-lstm2 gave 6 of 2,000 images another label. This module makes both ranges constant: it adds features to the input and
-units to the hidden state. Their values are the range's bounds, and their weights are 0, so they change no result.
+the largest value in the *whole batch*. So an image's answer would depend on the rest of its batch. In a test, lstm2's
+label of 6 in 2,000 images changed with the batch. This module makes both ranges constant: it adds features to the input
+and units to the hidden state, with the range's bounds as values. Their weights are 0, so no result changes.
 
 - The input gets features that always have the input's smallest and largest value. For pixels in [0, 1] one feature of 1
-  suffices, because the quantizer includes 0. Their 8-bit scale is then 1/255, so their quantization is exact. For an
-  LSTM that reads another LSTM's hidden states, the features are -1 and 1.
+  suffices, because the quantizer always includes 0 in the range. The 8-bit scale of these pixels is then 1/255, so
+  their quantization is exact. For an LSTM that reads another LSTM's hidden states, the features are -1 and 1.
 - The hidden state gets two units with saturated gates. At step t the cells of these units hold t and -t, so their
-  outputs are tanh(t) and -tanh(t). No other unit can exceed these outputs, since a cell changes by less than 1 in each
-  step.
+  outputs are tanh(t) and -tanh(t). Other units' outputs cannot exceed these two, since a cell changes by less than 1 in
+  each step.
 
 All scales are then constants, so an image gets the same answer, bit for bit, alone and in any batch.
 
@@ -147,7 +147,7 @@ def _padded_weights(weights: Array, shape: tuple[int, int, int], more: tuple[int
 
 
 def _padded_bias(bias: Array, hidden: int) -> Array:
-    """Add the values for the two pinning units to a bias [1, 8 * hidden]: gates i, o, f, c of W, then of R."""
+    """Add the values for the two additional units to a bias [1, 8 * hidden]: gates i, o, f, c of W, then of R."""
     padded = np.pad(bias.reshape(8, hidden), ((0, 0), (0, _PINNING_UNITS)))
     padded[0:3, hidden:] = _SATURATED
     padded[3, hidden:] = _SATURATED, -_SATURATED

@@ -48,7 +48,7 @@ def promote(models: Path, name: str, version: int | None) -> tuple[int | None, i
 
 
 def roll_back(models: Path, name: str, version: int | None = None) -> tuple[int, int]:
-    """Let an earlier version serve again. The next rollback does not return to the current version.
+    """Let an earlier version serve again. Another rollback goes further back, and not to the replaced version.
 
     Args:
         models: the model repository.

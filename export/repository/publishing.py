@@ -84,7 +84,7 @@ def _staging_folder(models: Path, name: str) -> Iterator[Path]:
 
     The kernel locks a process's folder until the process ends, so a folder without a lock belongs to a dead process.
     """
-    # The hidden folder of a new model is in the repository, because a model's folder without a version is an error.
+    # If the model is new, the hidden folder is made in the repository, because a model without a version is an error.
     parent = models / name if (models / name).is_dir() else models
     staging = parent / f"{PREFIX}{uuid.uuid4().hex}"  # named before it exists, so that Ctrl-C at any moment removes it
     with ExitStack() as lock:

@@ -20,7 +20,7 @@ from hangtag.export.third_party.preprocessing import PROBABILITIES, Stated
 from hangtag.printable import named
 
 _BILINEAR = (2, "bilinear", None)
-"""The values that mean bilinear interpolation: Pillow's constant, the method's name, and None."""
+"""The values that mean bilinear interpolation: Pillow's constant, the method's name, and None for a missing value."""
 _STEPS = frozenset({
     "do_resize", "size", "resample", "crop_pct", "do_center_crop", "crop_size", "do_rescale", "rescale_factor",
     "rescale_offset", "do_normalize", "image_mean", "image_std", "include_top", "do_flip_channel_order",
@@ -59,7 +59,7 @@ def read(path: Path, model: onnx.ModelProto) -> Stated:
 def _taken(
     reader: Callable[[Mapping[str, Any], str], Stated], given: Mapping[str, Any] | Path, whose: str, shown: str
 ) -> Stated:
-    """Read a description from a file or from metadata. If it is damaged, ``Stated.problems`` of the result says why."""
+    """Read a description from a file or from metadata. If the file is damaged, ``Stated.problems`` says why."""
     where = f"{given.name} ({whose})" if isinstance(given, Path) else f"{shown}, which {whose} wrote"
     try:
         content = json.loads(given.read_text(encoding="utf-8")) if isinstance(given, Path) else given

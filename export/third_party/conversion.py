@@ -76,7 +76,8 @@ def convert(
         raise GateError(
             AGREEMENT,
             f"{proven['summary']}, among the samples that test the file, but {proven['least']:.2%} are required. Give "
-            "more samples, so that those for calibration and those for the test are alike, or lower --agree-at-least.",
+            "more samples, so that the half used to convert the file resembles the half used to test it, or lower "
+            "--agree-at-least.",
         )
     converted = onnx.load(target)
     keep_origin(converted, onnx.load(original))
@@ -210,7 +211,7 @@ def _rank(converter: Int8Converter, distance: Callable[[onnx.ModelProto], float]
         if time.monotonic() < end:
             error = distance(converter.convert(names - {node.name}))
             child_process.report(
-                f"layer {place + 1} of {len(names)}, {node.name}: its conversion moves the outputs by {error:.2%}"
+                f"layer {place + 1} of {len(names)}, {node.name}: its conversion changes the outputs by {error:.2%}"
             )
             measured += 1
         # None also stands for outputs that are not finite
@@ -218,6 +219,6 @@ def _rank(converter: Int8Converter, distance: Callable[[onnx.ModelProto], float]
         ranked.append({"name": node.name, "operator": node.op_type, "error": error})
     if measured < len(names):
         child_process.report(
-            f"the time for measuring is over, so layers {measured + 1} to {len(names)} count as the most sensitive"
+            f"layers {measured + 1} to {len(names)} were not measured in time, so they count as the most sensitive"
         )
     return sorted(ranked, key=lambda layer: -(float("inf") if layer["error"] is None else layer["error"]))

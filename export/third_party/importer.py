@@ -134,7 +134,7 @@ def _metadata(model: onnx.ModelProto, path: Path, chosen: Plan) -> dict[str, str
     own = onnx_model.metadata(model)
     metadata = {key: own[key] for key in _KEPT_KEYS if key in own}
     if chosen.stated.labels is not None and json.dumps(chosen.stated.labels) != own.get("labels"):
-        for key in ("label_distances", "label_distances_from"):  # the distances belong to the file's former labels
+        for key in ("label_distances", "label_distances_from"):  # the file's distances are for its former labels
             metadata.pop(key, None)
         metadata["labels"] = json.dumps(chosen.stated.labels)
         metadata.setdefault("task", "single_label")

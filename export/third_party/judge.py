@@ -127,7 +127,7 @@ class Measured:
 
     Attributes:
         quality: The share of correct answers, which is not rounded, and the digest of the pictures.
-        figures: The figures for the gate's record.
+        figures: The figures that the file's metadata record for the check ``ACCURACY``.
         metadata: The metadata for the file (keys without their prefix).
     """
 
@@ -171,7 +171,6 @@ class Judge:
 
     @property
     def files(self) -> list[Path]:
-        """The pictures' files."""
         return [picture.path for picture in self.data.pictures]
 
     def without(self, files: Sequence[Path]) -> "Judge":

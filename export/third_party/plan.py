@@ -25,7 +25,7 @@ class Plan:
 
     Attributes:
         wrapped: The classifier; None if the graph is published unchanged.
-        stated: The labels, and the sources and notes to record and print.
+        stated: The labels, and the sources and notes, which are recorded and printed.
         reason: The reason why the file cannot become a classifier.
         dropped: The companion files' preprocessing, which is ignored because the file cannot become a classifier.
         image: The image description of a file that hangtag turned into a classifier earlier; None for other files.
@@ -134,7 +134,7 @@ def choose(model: onnx.ModelProto, bare: Path, path: Path, options: ImportOption
 
 
 def _read_labels(path: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Read a file of labels, as ``companions.distinct``. Raises ExportError if it cannot be read or is empty."""
+    """Return ``companions.distinct`` of a file's labels. Raises ExportError if the file cannot be read or is empty."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:

@@ -51,8 +51,8 @@ def wrap(bare: Path, target: Path, stated: Stated) -> Wrapped | str:
     Args:
         bare: The network's file.
         target: The file to write.
-        stated: The statements about the network. If ``scores`` is None, a network that ends with a Softmax returns
-            probabilities, and any other network returns logits.
+        stated: What options and companion files state about the network. If ``scores`` is None, a network that ends
+            with a Softmax returns probabilities, and any other network returns logits.
 
     Returns:
         The file; or the reason why it cannot be written: there are no labels, the input is not one picture, the

@@ -104,7 +104,7 @@ def by_command(learned: Exported, tmp_path_factory: pytest.TempPathFactory) -> t
 def test_the_figures_are_printed_and_shown(by_command: tuple[Path, str]) -> None:
     folder, printed = by_command
     assert "logits and labels unchanged" in printed
-    assert "%, before scaling by temperature" in printed
+    assert "% before scaling by temperature" in printed
     shown = " ".join(invoke("models", "show", "lstm", "--models", folder / "models").stdout.split())
     assert "temperature_fitted_on 5,000 validation images" in shown
     assert "gate: calibration images 100, bins 15, expected calibration error 0." in shown
