@@ -62,9 +62,9 @@ SHORTEST = 0.25
 class OtherPrograms:
     """Measures the share of CPU time that other programs have taken since the creation of this object.
 
-    Other programs are all programs except for this process, the processes that listen at the addresses, which are those
-    of servers on this machine, and all their descendants. If a listening process cannot be identified, the share is
-    unknown, because the share would include the server's CPU time.
+    Other programs are all programs except this process, the servers that listen at the addresses on this machine, and
+    the descendants of both. If a listening process cannot be identified, the share is unknown, because the share would
+    include the server's CPU time.
     """
 
     def __init__(self, addresses: Iterable[str] = (), cpu_times: Callable[[], Any] = psutil.cpu_times) -> None:

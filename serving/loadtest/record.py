@@ -28,7 +28,7 @@ def unstored(*, combine: Combine | None = None, **options: Any) -> Any:
 
 def shown(name: str | None = None) -> Callable[[Callable[[Any], T]], T]:
     """Declare a property that is part of the document, is computed once, and is not read from a document. Its docstring
-    is its description in the schema. `name` is its name in the document, if that differs."""
+    describes it in the schema. `name` is its name in the document, if that differs."""
 
     def decorate(method: Callable[[Any], T]) -> T:
         return cast(T, computed_field(alias=name)(cached_property(method)))

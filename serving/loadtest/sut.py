@@ -184,7 +184,7 @@ class Probe:
 def open_probes(targets: tuple[Target, ...], credentials: Credentials) -> Iterator[dict[str, Probe]]:
     """Yield a probe for each target by the target's name. Targets on the same server share a connection. Raises the
     same exceptions as ``connect``."""
-    options = ConnectionOptions(retries=0)  # A load test must report each failed call.
+    options = ConnectionOptions(retries=0)  # A retry would hide a failed call from the report.
     with ExitStack() as stack:
         connections = {
             address: stack.enter_context(closing(connect(address, PROBE_TIMEOUT, credentials, options)))

@@ -25,9 +25,9 @@ def answer(results: Results) -> Answer | None:
     """Say which target to choose; None if there is only one target.
 
     The targets are compared by their peaks if peaks were searched for, else by p99 under the common load (in the
-    offline scenario by throughput), and by accuracy if it was measured. Differences that the 95 % intervals do not show
-    are ignored. All three sentences are about the same two targets: the recommended target and the next best, or the
-    fast and the accurate target if no target is both.
+    offline scenario by throughput), and by accuracy if it was measured. A difference counts only if the 95 % confidence
+    intervals show it. All three sentences are about the same two targets: the recommended target and the next best, or
+    the fast and the accurate target if no target is both.
     """
     names = results.scenario.names
     if len(names) < 2:
@@ -111,8 +111,8 @@ class Front:
         load: The common load; None if there is no VALID run.
         runs: The runs under the common load, by target.
         names: The targets, from the fastest to the slowest.
-        fastest: The targets for which no other target is shown to be faster.
-        most_accurate: The targets for which no other target is shown to be more accurate.
+        fastest: The fastest targets: no other target is shown to be faster.
+        most_accurate: The most accurate targets: no other target is shown to be more accurate.
     """
 
     def __init__(self, results: Results, *, by_throughput: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""Compares runs under the same load, from one test or from saved tests, by ratios with intervals and in sentences."""
+"""Compares runs under the same load, from one test or from saved tests, by ratios with confidence intervals."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

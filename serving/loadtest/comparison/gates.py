@@ -54,7 +54,7 @@ class Figure:
         return self.load is None or self.load.strip() in (str(load), str(load).split(" ")[0])
 
     def values(self, results: SavedResults) -> dict[Load | None, float]:
-        """Return the metric's value under each load. The key of a metric of the whole test is None.
+        """Return the metric's value under each load. The load of a metric for the whole test is None.
 
         A missing value is NaN. The value of a baseline's INVALID run is NaN too, because such a baseline could hide a
         regression.

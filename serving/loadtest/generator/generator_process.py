@@ -145,7 +145,7 @@ class GeneratorProcesses:
         if len(self.processes) > 1:
             block = replace(block, start=clock() + LEAD)
         for connection in self.processes:
-            with suppress(ConnectionError):  # The process has ended, and `receive` raises an error.
+            with suppress(ConnectionError):  # If the process has ended, `receive` raises an error.
                 connection.send(block)
         return BlockResult.from_processes(self.receive(on_progress), block.limits)
 
@@ -190,7 +190,7 @@ def connected(
             process = context.Process(target=serve, args=(child_end, pools, share), daemon=True)
             process.start()
             generators.processes[connection] = process
-            child_end.close()  # Only the process keeps this end open, so the process's end closes the connection.
+            child_end.close()  # Now only the process holds this end of the pipe, which closes when the process ends.
         generators.receive(lambda _: None, START_TIMEOUT)
         yield generators
     finally:

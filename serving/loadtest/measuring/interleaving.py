@@ -20,8 +20,8 @@ from hangtag.serving.loadtest.plan.load import Block, Load, random_generator, so
 from hangtag.serving.loadtest.plan.scenario import Scenario
 from hangtag.serving.loadtest.statistics.durations import ServerTimings
 
-# When the counters are read, a server has counted at least this share of its answers. A server may send its last
-# answers before counting them.
+# If one server answers all queries, its counters include at least this share of them. A server may send its last
+# answers before it counts them.
 COUNTED_SHARE = 0.9
 # The counters may also include this many queries of other clients.
 OTHERS = 16
@@ -45,12 +45,12 @@ class ServerCounts:
     counted_in_part: set[str] = field(default_factory=set)
     restarted: set[tuple[Load, str]] = field(default_factory=set)
     _last: dict[str, ServerTimings] = field(default_factory=dict)
-    # Target -> the statuses of the queries that have ended since the last successful reading.
+    # Target -> the statuses of the queries that have ended since the counters were last read successfully.
     _ended: defaultdict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
 
     def update(self, block: Block, statuses: Counter[str]) -> ServerTimings | None:
         """Read the counters of a block's target, and return their growth since the previous call; None if unknown.
-        `statuses` are the statuses of the target's queries since then."""
+        `statuses` are the statuses of the target's queries since the previous call."""
         target = block.target
         last, ended = self._last.get(target), self._ended[target]
         is_current = not ended  # Otherwise the previous reading failed, and the growth covers several blocks.
@@ -116,7 +116,7 @@ class Session:
     def run(self) -> tuple[Run, ...]:
         """Run the closed loops, then the open loops, and return the runs. After a stop, return the runs so far."""
         scenario = self.scenario
-        # The rate may be unknown yet, but the number of the open loops is known.
+        # The rates of the open loops may not be known yet, but their number is.
         loads = len(scenario.closed_loops) + len(scenario.open_loops(1.0))
         self._seconds_ahead = loads * len(scenario.targets) * scenario.blocks * self._block_seconds
         self._run_interleaved(scenario.closed_loops)
@@ -160,7 +160,7 @@ class Session:
     def as_run(self, target: str, load: Load, blocks: list[BlockResult], planned_blocks: int) -> Run:
         """Combine blocks of one target under one load into a run."""
         counted_in_part = target in self.counts.counted_in_part
-        if counted_in_part:  # counts that matched the queries may have matched by chance
+        if counted_in_part:  # some blocks' counts may match the queries by chance
             blocks = [replace(block, server=None) for block in blocks]
         return Run(
             target=target,

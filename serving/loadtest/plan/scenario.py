@@ -199,7 +199,7 @@ class Scenario:
 
     @property
     def planned_loads(self) -> tuple[Load, ...]:
-        """The loads that are known before the run. A rate that the closed loops determine is still unknown."""
+        """The loads that are known before the run, without open loops whose rate the closed loops determine."""
         return self.closed_loops + (() if self.derives_rate else self.open_loops(math.inf))
 
     @property

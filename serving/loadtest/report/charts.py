@@ -35,7 +35,7 @@ class ModelPoint:
     target: str
     accuracy: Interval  # Between 0 and 1.
     latency: Interval  # In seconds.
-    beaten: bool = False  # Whether another target is shown to be better in one figure, and is not worse in the other.
+    beaten: bool = False  # Whether another target is shown to be faster or more accurate, and is otherwise no worse.
     file_bytes: int = 0  # The size of the model's file; 0 if unknown.
 
 
@@ -181,8 +181,8 @@ def _plot_percentiles(axes: Axes, histogram: DurationHistogram, look: Look, styl
     if not occupied.any():
         return 0.0
     below = np.cumsum(counts[occupied])
-    # The quantile 1 of the last sample would have an infinite position, so the last sample is drawn half a sample
-    # earlier.
+    # The last sample is the quantile 1, which this axis cannot show, because its position is infinite. Therefore the
+    # last sample is drawn half a sample before it.
     position = np.concatenate([[0], -np.log10(1 - np.minimum(below / below[-1], 1 - 0.5 / below[-1]))])
     values = DurationHistogram.values[occupied] * 1e3
     marked = [int(np.searchsorted(position, _tail(q))) for q in _PERCENTILES[1:] if _tail(q) <= position[-1]]

@@ -77,7 +77,7 @@ def read(file: Path) -> SavedResults:
             started=document["started"],
             settings=_settings(document),
         )
-    except Exception as error:  # hdrh and zlib raise other exceptions for a damaged histogram
+    except Exception as error:  # for a damaged histogram, hdrh and zlib raise their own exceptions
         raise LoadTestError(f"{file} does not follow the schema {SCHEMA} ({type(error).__name__}: {error})") from error
 
 

@@ -30,7 +30,7 @@ def render(results: ResultsDocument, console: Console) -> None:
     for name, accuracy in results.accuracies.items():
         share = f"{accuracy.share:.2%} of {accuracy.total:,} samples (95 %: {accuracy.low:.2%} to {accuracy.high:.2%})"
         console.print(line(f"{name} classifies {share} correctly. {accuracy.note}".strip()))
-    # The tables have all ratios. For more than two targets, the sentences have only those at the common load.
+    # The tables show all ratios. With more than two targets, the sentences state only the ratios at the common load.
     shown = results.loads if len(results.scenario.names) == 2 else [common_load(results)]
     for sentence in (
         *(run.verdict for run in results.runs if run.verdict),
@@ -55,7 +55,7 @@ def render(results: ResultsDocument, console: Console) -> None:
     if results.valid:
         verdict = " the figures of every run can be trusted."
         if doubts:
-            verdict = f", but DOUBTFUL: {len(doubts)} of {len(results.runs)} runs have a doubt, listed above."
+            verdict = f", but DOUBTFUL: {len(doubts)} of {len(results.runs)} runs are doubtful, for the reasons above."
         console.print(Text.assemble(("VALID", "bold green"), verdict))
     for outcome in results.gates:
         style = "bold red" if outcome.failed else ""

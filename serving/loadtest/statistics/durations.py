@@ -70,7 +70,7 @@ class DurationHistogram:
         """Add durations [queries] in seconds. A duration out of range is replaced with the nearest duration in
         range."""
         # Calls of hdrh's record_value would hold the interpreter lock many times longer, and so delay the sending
-        # threads. Searching for sorted durations is faster.
+        # threads. np.searchsorted is faster if the durations are sorted.
         rounded = np.sort(np.clip(np.rint(durations * 1e6), *_RANGE[:2]).astype(np.int64))
         np.add.at(self.counts, np.searchsorted(_BOUNDS, rounded), 1)
 
@@ -111,7 +111,7 @@ class DurationHistogram:
         return int(self.counts.sum())
 
 
-# The type of a dataclass' field that holds a histogram. The field is stored as the histogram's JSON document.
+# The type of a dataclass field with a histogram, which is stored as its JSON document.
 StoredHistogram = Annotated[
     DurationHistogram,
     PlainValidator(lambda document: DurationHistogram.decoded(document["histogram"].encode())),
@@ -168,5 +168,5 @@ class ServerTimings:
         return {"requests": self.count, "batches": self.batches, **{part: self.mean(part) for part in PARTS}}
 
 
-# The type of a dataclass' field that holds the sums. The field is stored as the JSON document of the sums.
+# The type of a dataclass field with ServerTimings, which is stored as the JSON document of the timings.
 StoredTimings = Annotated[ServerTimings, PlainSerializer(ServerTimings.document, return_type=ServerTimingsDocument)]

@@ -1,9 +1,9 @@
 """Computes confidence intervals of shares, figures and ratios, and how many queries suffice to judge a percentile.
 
-The intervals of figures and ratios use Student's t over blocks, on a logarithmic scale, which makes ratios symmetric.
-The blocks of a run vary independently. The queries of a block do not vary independently, because they share the
-machine's state. There are too few blocks for a bootstrap: its 95 % intervals contained the true value in only 83 % of
-simulations with five blocks. With sectioning, 95 % of the intervals contained the true value. The estimate is the
+The confidence intervals of figures and ratios use Student's t over blocks, on a logarithmic scale, which makes ratios
+symmetric. The blocks of a run vary independently. The queries of a block do not vary independently, because they share
+the machine's state. There are too few blocks for a bootstrap: its 95 % intervals contained the true value in only 83 %
+of simulations with five blocks. With sectioning, 95 % of the intervals contained the true value. The estimate is the
 figure over all blocks. The blocks' deviations from the estimate give the variance, and Student's t accounts for the
 small number of blocks.
 
@@ -36,7 +36,7 @@ CONFIDENCE = 0.95
 REFERENCE_SHARE = 0.99
 # The largest probability that early stopping accepts a percentile that exceeds the bound.
 REJECTED = 0.01
-# scipy's solution is a real number, with a rounding error below this limit.
+# scipy computes the number of queries as a real number, with a rounding error below this limit.
 _ROUNDING = 1e-6
 
 
@@ -117,8 +117,8 @@ def _interval(estimate: float, deviations: Sequence[Values]) -> Interval:
 
 
 def _margin(sections: Sequence[Values]) -> float:
-    """Return half the width of the confidence interval for a sum of means. Each section has the deviations of one
-    mean."""
+    """Return half the width of the confidence interval for a sum of means. A section contains, for one of the means,
+    how far each block deviates from it."""
     sizes = [len(section) for section in sections]
     if min(sizes) < 2 or not all(np.isfinite(section).all() for section in sections):
         return math.nan

@@ -89,7 +89,7 @@ def test_a_program_that_computes_meanwhile_makes_the_run_doubtful(
     assert run["valid"]
     assert measured.exit_code == 0
     assert f"DOUBTFUL fast, 1 in flight: {run['doubt']}" in measured.text
-    assert "VALID, but DOUBTFUL: 1 of 1 runs have a doubt, listed above." in measured.text
+    assert "VALID, but DOUBTFUL: 1 of 1 runs are doubtful, for the reasons above." in measured.text
     assert run["doubt"] in html.unescape(page.read_text())
 
 
