@@ -43,9 +43,9 @@ class Mirror:
             cache: The folder of all mirrors; None for a folder in the user's cache folder.
             report: A function that is called for each fetched version, and for each fetched file that versions share.
             most_mib: The largest size of the mirror in MiB.
-            num_versions: How many of each model's latest versions to mirror; 0 for all versions. The version
-                before the latest versions is mirrored too, because a server may have to return to it. The promoted
-                version is always mirrored. Each value of `num_versions` has its own mirror.
+            num_versions: How many of each model's latest versions to mirror; 0 for all versions. The version before
+                these is mirrored too, because a server may have to roll back to it. The promoted version is always
+                mirrored. There is a separate mirror for each number.
         """
         self._store = store
         self._report = report

@@ -32,7 +32,7 @@ _TAG = re.compile(rf"{_SHA256}[0-9a-f]{{64}}")
 _VERSION, _FILE = r"[1-9][0-9]*", r"[^./\\][^/\\]{0,254}"
 _STORED_PATH = re.compile(rf"[^/]+/(?:{_VERSION}(?:/{_FILE})+|(?!{_VERSION}$){_FILE})")
 _SECRETS = re.compile(r"(?<=://)(?:[^/]*@|[^/:]*:(?!\d*/).*@)|[?#].*", re.DOTALL)
-"""The parts of a URL that may be secret, even if the URL is not valid because a password contains / or ?."""
+"""The parts of a URL that may be secret. The URL may be invalid, because a password contains / or ?."""
 _REASONS = {
     r"PermissionDenied|Unauthenticated|status code: 40[13]": "the store refuses the credentials, or there are none",
     r"NoSuchBucket|ContainerNotFound|\bNotFound \{": "there is no such bucket",
@@ -100,11 +100,11 @@ class Store:
             )
         self._is_web = url.startswith("https:")
         self.index: dict[str, str] | None = None
-        """The ETag and the version of the index, as obstore's PutMode has them; None if ``read`` found no index."""
+        """The ETag and the version of the index, as obstore's PutMode expects them; None if ``read`` found no index."""
         self._parts: Parts = {}
         pattern = "(AWS|AZURE|GOOGLE)_.*(ACCOUNT_NAME|ENDPOINT)"
         self.identity = [self.name, *(os.environ[key] for key in sorted(os.environ) if re.match(pattern, key))]
-        """What distinguishes this store from others: values from its URL and from the environment."""
+        """The values from the URL and from the environment that identify this store."""
 
     def read(self, *, may_be_empty: bool = False) -> Parts:
         """Return the files in the index, which is read again if it has changed, or list the files if there is no index.
