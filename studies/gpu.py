@@ -156,7 +156,7 @@ def main(models: Path, provider: str, largest: int, runs: int, out: Path) -> Non
 
 
 def problem(row: dict[str, Any], provider: str) -> str:
-    """Return the check that failed, or an empty text. If a CUDA graph cannot be captured, this is not a failure."""
+    """Return the check that failed, or an empty text. A CUDA graph that cannot be captured is not a failure."""
     if "failure" in row:
         return str(row["failure"])
     if "skipped" in row:

@@ -33,7 +33,7 @@ def write(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
 
 
 def record(path: Path, line: Mapping[str, Any]) -> None:
-    """Write a line in place of the same run's line, or at the end of the file. Other lines do not change."""
+    """Write a line in place of the same run's line, or at the end of the file."""
     lines = read(path) if path.exists() else {}
     write(path, (lines | {line["run"]: dict(line)}).values())
 
@@ -52,7 +52,6 @@ def conditions(versions: Mapping[str, str]) -> Line:
 
 
 def command() -> str:
-    """Return the command line of this process."""
     return shlex.join(["python", "-m", "studies", *sys.argv[1:]])
 
 

@@ -12,7 +12,7 @@ from hangtag.protos import classifier_pb2, inference_pb2
 
 
 class _Stub:
-    """Has a callable for each method of a service. The callables take and return messages."""
+    """Has a callable for each method of a service, which takes and returns protobuf messages."""
 
     service: ServiceDescriptor
 

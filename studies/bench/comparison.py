@@ -41,7 +41,6 @@ class Comparison:
 
     @property
     def file(self) -> Path:
-        """The results file."""
         return Path(__file__).with_name(f"{self.name}.jsonl")
 
     def run(self, rounds: int, measure: Callable[["Turns"], None], out: Path | None) -> None:
@@ -70,7 +69,6 @@ class Comparison:
         click.echo(f"wrote {out}" if out else "wrote no file; to write one, add --out FILE")
 
     def read(self, path: Path | None = None) -> tuple[results.Line, list[results.Line]]:
-        """Return the recorded conditions and rounds."""
         lines = results.read(path or self.file)
         return lines.pop("conditions"), list(lines.values())
 

@@ -34,8 +34,8 @@ class Goal:
         load: The load's name.
         figure: The figure's key in UNITS.
         bound: The limit for the figure or, if there is a `reference`, for the ratio of the figures.
-        reference: The system whose figure from the same round is the divisor. For `bare`, it is always the figure for
-            batches.
+        reference: The system whose figure from the same round divides the figure. The figure of `bare` is always the
+            one for batches.
         system: The system that should reach the goal.
     """
 

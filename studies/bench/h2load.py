@@ -31,7 +31,7 @@ class Load:
         streams: The maximum number of calls in flight on each connection.
         samples: The number of images in a call.
         rate: Calls a second, on all connections together; None for a closed loop.
-        deadline: Each call's deadline in seconds. The server ends late calls, but h2load does not.
+        deadline: Each call's deadline in seconds. After the deadline, the server ends the call, but h2load does not.
     """
 
     calls: int

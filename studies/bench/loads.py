@@ -139,8 +139,8 @@ def overload(launch: Launch, model: str, seconds: float) -> Figures:
     deadline.
 
     h2load counts refused calls as successes, so the number of answered calls comes from the server's statistics. Some
-    calls end after their deadline, and it is unknown how many of these were answered. The function counts all of them
-    as answered late, so the returned share of calls answered in time is a lower bound.
+    calls end after their deadline, and it is unknown how many of these were answered. The function counts all such
+    calls as answered late, so the returned share of calls answered in time is a lower bound.
 
     Returns:
         Four figures: the capacity with 64 calls in flight, the rate of calls answered in time as a share of this

@@ -50,7 +50,7 @@ def hangtag_serve(models: Path, *options: str) -> Launch:
     return Launch(
         (*command, "--metrics-port", "0", *options),
         r"^(?=.*event=ready ).*?address=(\S+)(?:.*? http=(\S+))?",
-        {"HANGTAG_SERVE_HTTP_PORT": "0"},  # an option can override a variable
+        {"HANGTAG_SERVE_HTTP_PORT": "0"},  # an option in `options` can override this variable
     )
 
 
@@ -68,7 +68,7 @@ class Served:
                 stdout=subprocess.DEVNULL,
                 stderr=self._log,
                 env=environment,
-                process_group=0,  # Ctrl-C reaches only the study, which reads what it still needs and stops the server
+                process_group=0,  # so that Ctrl-C cannot stop the server before the study has read its figures
             )
         except OSError as error:
             raise click.ClickException(f"{launch.command[0]} cannot be run ({error}).") from error

@@ -63,8 +63,8 @@ COMPARISON = Comparison(
         Goal(CASCADE, "64", "p99_ms", 1.0, ACCURATE, system="route"),
         # A binomial count is within 3.29 standard deviations of its mean with a probability of 99.9 %.
         Goal("split", "calls", "deviations", 3.29, system="split"),
-        # Copies are computed during only a tenth of the time, but new calls then have only one of the two processors.
-        # `busier` has no such copies. Because of this difference, a limit of 1.1 was exceeded.
+        # During a tenth of the time, the server computes the shadow's copies, and calls have only one of the two
+        # processors. `busier` has no copies, so a limit of 1.1 would be too strict.
         Goal("shadow", "half", "p99_ms", 1.5, "busier", system="shadowed"),
     ),
     packages=("grpcio", "pygrpc-native", "onnxruntime", "numpy"),
@@ -206,8 +206,8 @@ shares the processors. Accuracy on the {accuracy["route"]["images"]:,} test imag
 Of {split["calls"]:,} calls, the split passed {counts}.
 
 A copy for the shadow is skipped if the route has other work.
-Here the shadow got {copied:.0%} of the copies. A copy costs the processor time of `{SHADOW}`. `busier` has no shadow
-but as much processor time, so its latency shows the effect of the processor time alone."""
+Here the shadow got {copied:.0%} of the copies. A copy costs as much processor time as a call of `{SHADOW}`. `busier`
+has no shadow but as much processor time, so its latency shows the effect of the processor time alone."""
 
 
 PARTS = (Part("studies/bench/routes.md", part, "measurements"),)

@@ -41,7 +41,7 @@ BATCH_SIZES = (1, 64)
 THREADS = 1
 _LEAST_TURNS, _MOST_TURNS = 7, 200
 _SECONDS = 2.0
-"""The time in seconds for each batch size. Afterwards, a turn begins only if there were fewer than _LEAST_TURNS."""
+"""The time in seconds for each batch size, after which no turn begins unless there were fewer than _LEAST_TURNS."""
 _TURN_MS = 5.0
 """A turn ends when its measured batches have taken this many milliseconds."""
 TIMINGS = ("eager", "compile")
@@ -75,7 +75,7 @@ def interleaved(
     """Let the implementations compute a batch in turns, and return the median milliseconds of each.
 
     The first batch of a turn does not count: it can take twice as long as the next batches, because the other
-    implementations have displaced the weights from the processor's caches. A busy server has no such batches.
+    implementations have displaced the weights from the processor's caches. In a busy server, the weights stay there.
     """
     times: dict[str, list[float]] = {name: [] for name in contenders}
     begin = clock()
@@ -174,8 +174,8 @@ def _line(entry: Entry, rounds: Sequence[Times]) -> Line:
 def middle(rounds: Sequence[Times]) -> Times:
     """Return the file's median time, and a comparable time for each other implementation.
 
-    Only times within a round can be compared, so each of the other times is the file's median time multiplied by the
-    median ratio of the two.
+    Times of different rounds cannot be compared. Therefore the median of the rounds' ratios of an implementation's time
+    to the file's time is multiplied by the file's median time.
     """
     return {
         size: {

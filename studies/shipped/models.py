@@ -17,10 +17,8 @@ def serving(*, fp32: bool = True) -> list[Entry]:
 
 
 def parameters(entry: Entry) -> int:
-    """Return the number of a network's parameters."""
     return int(entry.metadata["parameters"])
 
 
 def accuracy(entry: Entry) -> float:
-    """Return a network's accuracy on the test images."""
     return float(entry.metadata["test_accuracy"])

@@ -13,8 +13,8 @@ from studies.pictures import finish
 from studies.shipped.speed import Measured
 
 LOWEST = 0.8
-"""The lowest accuracy in the chart of learning curves. Lower values of first epochs are cut off, because they would
-leave little room for the other epochs."""
+"""The lowest accuracy in the chart of learning curves. The lower accuracies of the first epochs are cut off, because
+they would leave little room for the other epochs."""
 SIZES = {"1 in flight": 3.5, "8 in flight": 6, "64 in flight": 9}
 """The size of the mark in points, for each closed loop of the load test."""
 

@@ -11,7 +11,6 @@ from studies.shipped.run import ACCURACY, RESULTS, ROUTE
 
 _HEAD = ("model", "parameters", "test accuracy", "1 in flight: p50 / p99", "64 in flight: throughput, p99")
 MEMBERS = ("cnn-small-int8", "cnn-int8")
-"""The members of the route."""
 
 
 @dataclass(frozen=True)

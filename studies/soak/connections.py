@@ -19,7 +19,7 @@ SPLIT, STICKY = "split-by-caller", "x-user-id"
 """A route that splits its callers equally between MODELS, and the metadata key that identifies a caller."""
 _CALLERS = 200
 _TIMEOUT = 15.0
-"""The time limit of a call in seconds. Every answer should arrive much earlier."""
+"""The time limit of a call in seconds, which is much longer than an answer should take."""
 
 
 @dataclass(frozen=True)

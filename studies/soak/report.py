@@ -71,12 +71,10 @@ def tables(line: Line) -> dict[str, str]:
 
 
 def longest(path: Path = RESULTS) -> Line:
-    """Return the longest recorded run."""
     return max(results.read(path).values(), key=lambda line: float(line["minutes"]))
 
 
 def text(path: Path = RESULTS) -> str:
-    """The page."""
     line = longest(path)
     made_from = page.made_from(path, line)
     return page.render(_TEMPLATE, line=line, made_from=made_from, fewest_calls=FEWEST_CALLS, **tables(line))

@@ -31,7 +31,6 @@ class Measurement:
         self.planned_seconds, self.rate = planned_seconds, rate
         self.servers, self.changes = servers, changes
         self.outcomes: list[Outcome] = []
-        """The outcomes of the calls that have ended."""
         self.samples: dict[tuple[int, str], list[Sample]] = defaultdict(list)
         """Samples of each process, by the server's number and the process's name."""
         self.began = self.ended = time.monotonic()
@@ -82,7 +81,6 @@ class Measurement:
 
     @property
     def seconds(self) -> float:
-        """The duration of the load."""
         return self.ended - self.began
 
     def _cpu(self) -> tuple[float, float]:

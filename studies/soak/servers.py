@@ -72,7 +72,6 @@ class Sample(NamedTuple):
 
 
 FIGURES = ("rss_mb", "fds", "threads")
-"""The figures of a Sample."""
 
 
 def repository(models: Path) -> AbstractContextManager[Path]:

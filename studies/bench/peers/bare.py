@@ -23,7 +23,7 @@ from hangtag.serving.model_repository import versions
 
 _THREADS = len(os.sched_getaffinity(0))
 Bare: TypeAlias = Callable[[str, int, float], dict[str, float]]
-"""Measures a model, from its name, the batch size, and the duration in seconds."""
+"""Takes a model's name, the batch size and the duration in seconds, and returns the measured figures."""
 
 
 @contextmanager

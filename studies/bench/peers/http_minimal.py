@@ -1,7 +1,7 @@
 """A minimal Python server on uvicorn. Other Python servers on uvicorn can only be slower.
 
 The server computes images in batches, and answers with logits and probabilities. It has no routes, deadlines, checks,
-limits, timings in responses or statistics. Every request must be one of `systems.binary`.
+limits, timings in responses or statistics. Every request must come from `systems.binary`.
 
     python -m studies.bench.peers.http_minimal MODEL.onnx PORT
 """

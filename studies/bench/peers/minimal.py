@@ -1,7 +1,7 @@
 """A minimal Python server on pygrpc-native. Other Python servers on pygrpc-native can only be slower.
 
 The server answers ModelInfer for images, and refuses calls when its queue is full. It has no deadlines, no checks, no
-timings in replies, and no statistics except three counts of ModelStatistics. Every message must be one of
+timings in replies, and no statistics except three counts of ModelStatistics. Every request must come from
 `h2load.message`.
 
     python -m studies.bench.peers.minimal MODELS
