@@ -2,8 +2,8 @@
 
 obstore uploads a file with a PUT of Cloud Storage's XML API, and a large file as a multipart upload of this API.
 fake-gcs-server 1.54 accepts such a PUT only for a signed URL, ignores the PUT's precondition, and answers without the
-ETag that obstore requires. It has no multipart uploads of the XML API. Therefore this proxy sends each PUT as an upload
-of the JSON API, and forwards each GET with the Host of fake-gcs-server's -public-host.
+ETag that obstore requires. fake-gcs-server does not support multipart uploads of the XML API. Therefore this proxy
+sends each PUT as an upload of the JSON API, and forwards each GET with the Host of fake-gcs-server's -public-host.
 """
 
 import http.client
@@ -32,7 +32,7 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
-        self.headers.replace_header("Host", f"127.0.0.1:{sys.argv[1]}")  # a test's link has another port
+        self.headers.replace_header("Host", f"127.0.0.1:{sys.argv[1]}")  # tests connect through a link on another port
         self._answer(*self._ask("GET", self.path, self.headers.items()))
 
     def do_PUT(self) -> None:
