@@ -64,8 +64,9 @@ def part(path: Path = RESULTS) -> str:
 
 `make docs` writes this table. The accuracies are recorded in [the models' files](/studies/shipped/README.md). For the \
 [route](/docs/reference/routes.md) `{ROUTE}`, accuracy was measured by sending all test images to the \
-server. Speeds were measured with 256 test images, and come from
-[studies/shipped/results.jsonl](/studies/shipped/results.jsonl), measured {conditions["date"]} by
+server. The speeds come from
+[studies/shipped/results.jsonl](/studies/shipped/results.jsonl), and were measured with 256 test images on \
+{conditions["date"]} by
 `{conditions["command"]}` ({environment})."""
 
 
