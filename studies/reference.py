@@ -85,9 +85,9 @@ def options() -> str:
     for path, (_, rows) in commands.items():
         for row in rows:
             having[row].append(path)
-    repeated = [row for row, paths in having.items() if len(paths) > 1]
-    flags = Counter(flag for flag, _, _ in repeated)
-    shared = [row for row in repeated if flags[row[0]] == 1]
+    repeated = Counter({row: len(paths) for row, paths in having.items() if len(paths) > 1})
+    commonest = {row[0]: row for row, _ in reversed(repeated.most_common())}
+    shared = [row for row in repeated if row == commonest[row[0]]]
     parts = [
         "Made by `make docs` from the declarations of the options. The brackets contain the default.",
         "## Shared options",

@@ -54,7 +54,7 @@ class _Options(SampleOptions):
     )
     tries: int = setting(
         3,
-        "How many of the best candidates to load-test. With 0, the choice rests on predictions.",
+        "How many of the best candidates to load-test. With 0, hangtag chooses by predictions alone.",
         flag="--try",
         between=(0, 20),
     )
@@ -138,8 +138,8 @@ def route() -> None:
     default=0.1,
     show_default=True,
     help="The largest allowed percentage of images that the cascade misclassifies and ACCURATE classifies correctly. "
-    "This limit must hold with 95 % confidence on the validation images. If they are too few to show this, no such "
-    "image is allowed.",
+    "This limit must hold with 95 % confidence on the validation images. If there are too few images to show this, no "
+    "such image is allowed.",
 )
 @click.option("--name", default="fast-and-accurate", show_default=True, help="The route's name in the repository.")
 @click.option("--replace", is_flag=True, help="Replace an existing route.")
