@@ -83,11 +83,11 @@ same round. The last columns show each system's median figures:
 
 {page.table(head, rows)}"""
 
-    def loads_part(self, path: Path | None = None) -> str:
-        """Return a page's text about the measurement, the systems and the loads, without goals."""
+    def loads_part(self, path: Path | None = None, without: str = "") -> str:
+        """Return a page's text about the measurement, the systems (except ``without``) and the loads, without goals."""
         conditions, rounds = self.read(path)
-        systems = "\n".join(f"- `{name}`: {self.systems[name]}" for name in self._measured(rounds))
-        head, *rows = self.load_rows(rounds)
+        systems = "\n".join(f"- `{name}`: {self.systems[name]}" for name in self._measured(rounds, without))
+        head, *rows = self.load_rows(rounds, without)
         return f"""{page.made_from(path or self.file, conditions)}.
 {others_sentence(rounds)} The systems:
 
@@ -119,9 +119,9 @@ Cells show medians: images a second and, in brackets, p50 / p99 in ms:
             )
         return rows
 
-    def load_rows(self, rounds: Sequence[Round]) -> Rows:
+    def load_rows(self, rounds: Sequence[Round], without: str = "") -> Rows:
         """Return a header with the systems, and a row for each model and load that has a rate."""
-        systems = self._measured(rounds)
+        systems = self._measured(rounds, without)
         rows = [["model", "load", *systems]]
         for model in self.models:
             for load, description in self.loads.items():
@@ -130,8 +130,8 @@ Cells show medians: images a second and, in brackets, p50 / p99 in ms:
                     rows.append([model, description, *cells])
         return rows
 
-    def _measured(self, rounds: Sequence[Round]) -> list[str]:
-        return [system for system in self.systems if any(system in turn for turn in rounds)]
+    def _measured(self, rounds: Sequence[Round], without: str = "") -> list[str]:
+        return [system for system in self.systems if system != without and any(system in turn for turn in rounds)]
 
 
 class Turns:

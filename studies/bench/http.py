@@ -1,6 +1,7 @@
 """Compare hangtag over HTTP with FastAPI, with Triton's HTTP endpoint, and with hangtag over gRPC."""
 
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import click
@@ -34,7 +35,7 @@ COMPARISON = Comparison(
 )
 PARTS = (
     Part("studies/bench/README.md", COMPARISON.part, "http"),
-    Part("docs/explanation/performance.md", COMPARISON.loads_part, "http"),
+    Part("docs/explanation/performance.md", partial(COMPARISON.loads_part, without="minimal"), "http"),
 )
 
 

@@ -1,6 +1,7 @@
 """Compare hangtag over gRPC with Triton, with a minimal server, and with bare ONNX Runtime."""
 
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import click
@@ -53,7 +54,7 @@ COMPARISON = Comparison(
 )
 PARTS = (
     Part("studies/bench/README.md", COMPARISON.part, "figures"),
-    Part("docs/explanation/performance.md", COMPARISON.loads_part, "grpc"),
+    Part("docs/explanation/performance.md", partial(COMPARISON.loads_part, without="minimal"), "grpc"),
 )
 
 
