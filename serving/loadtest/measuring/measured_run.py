@@ -141,8 +141,8 @@ class Run:
         elif self.generator_slows_server:
             faster = total.cpus_busy / max(total.cpus_busy - total.generator_cpu_share, 1e-9)
             notes.append(
-                f"the generator was a limit too: it took {total.generator_cpu_share:.0%} of the CPUs that it shared "
-                f"with the server; these CPUs were {total.cpus_busy:.0%} busy, so without the "
+                f"the load generator limited the throughput too: it took {total.generator_cpu_share:.0%} of the CPUs "
+                f"that it shared with the server; these CPUs were {total.cpus_busy:.0%} busy, so without the "
                 f"generator the server may be up to {units.ratio(faster)} times as fast"
             )
         return tuple(notes)
