@@ -23,7 +23,6 @@ class Collector:
         self._resources: tuple[Any, ...] = ()
 
     def export(self, requests: Iterator[bytes], _context: object) -> Iterator[Any]:
-        """The collector's method Export."""
         for request in requests:
             self._resources += tuple(trace_service_pb2.ExportTraceServiceRequest.FromString(request).resource_spans)
             yield trace_service_pb2.ExportTraceServiceResponse()
@@ -51,7 +50,6 @@ def attributes(span: Any) -> dict[str, Any]:
 
 @contextmanager
 def collecting() -> Iterator[Collector]:
-    """A collector that listens while the context is open."""
     collector = Collector()
     with grpc_server({EXPORT: collector.export}, threads=1) as address:
         collector.endpoint = f"http://{address}"

@@ -206,7 +206,6 @@ class Serving:
 
     @property
     def metrics_url(self) -> str:
-        """The address of the server's metrics."""
         return self._value("metrics", "url")
 
     def metrics(self) -> str:

@@ -12,7 +12,7 @@ from tests.kit.waiting import TIMEOUT
 
 
 class Conversation:
-    """A client that sends a request, or receives an answer, only when a test calls it."""
+    """A client that sends a request or receives an answer only when a test calls ``send`` or ``receive``."""
 
     def __init__(self, method: Callable[..., Any], *sent: Any, timeout: float | None = TIMEOUT, **options: Any) -> None:
         self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()

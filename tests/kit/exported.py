@@ -74,7 +74,8 @@ def publish(
     canvases: int = exporter.CANVASES,
     **options: Any,
 ) -> Published:
-    """Export a run on few test images, with the function behind ``hangtag export RUN`` and with its ``options``.
+    """Export a run as ``hangtag export RUN`` does, but with few test images. ``options`` are those of
+    `exporter.export`.
 
     Args:
         calibrate_on: The validation images on which a temperature is fitted; None for no temperature.

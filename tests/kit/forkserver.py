@@ -27,7 +27,7 @@ CONTEXT.set_forkserver_preload(_ALWAYS)
 
 
 def preload_training() -> None:
-    """Make the process from which others are forked import PyTorch. Only tests that need PyTorch call this function."""
+    """Let forked processes start with PyTorch imported. Only tests that need PyTorch call this function."""
     CONTEXT.set_forkserver_preload([*_ALWAYS, "tests.kit.preloaded_training"])
 
 
@@ -110,7 +110,7 @@ class ForkedModule(Forked):
 
 @contextmanager
 def forked_children() -> Iterator[None]:
-    """Fork the child processes in which the export runs files, while the context is open."""
+    """While the context is open, fork the child processes in which the export runs ONNX files."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("hangtag.export.child_process.CONTEXT", CONTEXT)
         yield
@@ -160,5 +160,5 @@ def _run(
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(variables)
-    tempfile.tempdir = None  # an imported module may have made it ignore this process's TMPDIR
+    tempfile.tempdir = None  # computed again from this process's TMPDIR
     work(*arguments)

@@ -99,7 +99,7 @@ class _GatedRuntime(Runtime):
         super().close()
 
     def run(self, inputs: Any, *, alone: bool = False) -> Any:
-        failure = self.failure  # read before the wait: a change meanwhile must not affect this batch
+        failure = self.failure  # read before the wait: later changes must not affect this batch
         if self.gate is not None:
             self.gate.pass_through(len(next(iter(inputs.values()))))
         if failure is not None:
@@ -125,7 +125,7 @@ class Gates:
         self.batches: defaultdict[str, list[list[float]]] = defaultdict(list)
         """The first column of each batch that a script computed, by model."""
         self.alone: defaultdict[str, list[bool]] = defaultdict(list)
-        """Whether each batch that a script computed was allowed to use every thread."""
+        """For each batch that a script computed: whether the batch was allowed to use every thread."""
         self._on_load = on_load
         self._lock = threading.Lock()
         self._loaded: WeakSet[_GatedRuntime] = WeakSet()

@@ -53,7 +53,7 @@ OPEN = PREFACE + frame(SETTINGS)
 
 
 def call(stream: int, *, flags: int = END_HEADERS, path: str | bytes = HEADER_VALUES[":path"]) -> bytes:
-    """The HEADERS frame that begins a call. With the default flags, a message may follow."""
+    """The HEADERS frame that begins a call. The default flags do not end the stream, so a message may follow."""
     fields = HEADER_VALUES | {":path": path}
     block = CALL if fields == HEADER_VALUES else b"".join(header(*field) for field in fields.items())
     return frame(HEADERS, block, flags=flags, stream=stream)

@@ -82,7 +82,6 @@ class Link:
 
 @contextmanager
 def link(server: str, refused: int = 0) -> Iterator[Link]:
-    """A link that is closed at the end of the context."""
     opened = Link(server, refused)
     try:
         yield opened

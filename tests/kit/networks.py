@@ -17,7 +17,7 @@ def weights(seed: int, *shape: int) -> Array:
 def sensitive() -> onnx.ModelProto:
     """Three matrix products. The layer `fragile` gives wrong results in 8 bits.
 
-    The inputs of `fragile` differ by a factor of 10,000 in size, and only the small ones are passed on.
+    Half of the inputs of `fragile` are 10,000 times larger than the others, and have the weight 0.
     """
     scale = np.ones(FEATURES, np.float32)
     scale[FEATURES // 2 :] = 1e4

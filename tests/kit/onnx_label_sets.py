@@ -20,7 +20,8 @@ DISTANCES = [[abs(i - j) / 10 for j in range(10)] for i in range(10)]
 
 
 def image(probabilities: Sequence[int], path: Sequence[int] = (), path_probability: int = 0) -> npt.NDArray[np.uint8]:
-    """An image [64, 64] for this answer. Probabilities are in 255ths, and the numbers of labels begin at 0."""
+    """An image [64, 64] to which the models give this answer. Probabilities are in 255ths, and the numbers of labels
+    begin at 0."""
     pixels = np.zeros((SIZE, SIZE), np.uint8)
     pixels[0, : len(probabilities)] = probabilities
     pixels[1, : len(path)] = np.array(path, np.uint8) + 1

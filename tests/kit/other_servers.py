@@ -76,13 +76,7 @@ def answering(answer: Callable[[], bytes]) -> Talk:
 
 
 def answering_over_http2(kind: int, payload: bytes, *, flags: int = 0) -> Talk:
-    """Answer each call over HTTP/2 with one frame, like a proxy that gets no answer from a server.
-
-    Args:
-        kind: The frame's type.
-        payload: The frame's contents.
-        flags: The frame's flags.
-    """
+    """Answer each call over HTTP/2 with one frame, like a proxy that gets no answer from a server."""
 
     def talk(connection: socket.socket, _pause: Pause) -> None:
         with connection.makefile("rb") as received:
@@ -126,7 +120,7 @@ class _Server(http.server.ThreadingHTTPServer):
     request_queue_size = 128  # the kernel would drop connections beyond the default of 5
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Print nothing about a client that has left, but print other exceptions, which a test's answer caused."""
+        """Print the exceptions that a test's ``answer`` raises, but not those of connections that a client closed."""
         if not isinstance(sys.exception(), ConnectionError):
             super().handle_error(request, client_address)
 
@@ -164,7 +158,7 @@ def web_server(answer: Callable[[str], Answer]) -> Iterator[str]:
 
 
 Method = Callable[[Iterator[bytes], grpc.ServicerContext], Iterable[Any]]
-"""Answers the messages of a call, as bytes, with responses: a unary method yields one. May abort or wait."""
+"""Takes the messages of a call as bytes, and yields responses; a unary method yields one. May abort or wait."""
 CHECK, WATCH = "/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"
 INFERENCE = "/inference.GRPCInferenceService/"
 

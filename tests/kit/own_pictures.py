@@ -32,7 +32,7 @@ def folder(root: Path, counts: Mapping[str, int], shape: tuple[int, ...] = (9, 8
 
     Args:
         root: The folder to create.
-        counts: The number of pictures by class. A class may include a split's folder, such as train/cats.
+        counts: The number of pictures by class. The name of a class may begin with a split's folder, as in train/cats.
         shape: The shape of each picture, (height, width) or (height, width, 3).
         first: The seed of the first picture.
     """
@@ -44,7 +44,6 @@ def folder(root: Path, counts: Mapping[str, int], shape: tuple[int, ...] = (9, 8
 
 
 def csv(file: Path, rows: Iterable[Iterable[str]], header: str = "path,label") -> Path:
-    """Write a CSV file."""
     file.write_text("\n".join([header, *(",".join(row) for row in rows)]) + "\n")
     return file
 

@@ -39,7 +39,7 @@ class KeptCall(Call):
 def batcher(
     clock: Clock, *, size: int = 4, queue: int = 100, delay: float = 0.0, instances: int = 1_000_000
 ) -> Batcher:
-    """A queue of calls. By default, it has enough instances that one is always free."""
+    """A queue of calls. By default, an instance is always free."""
     return Batcher(max_batch_size=size, max_queue_size=queue, instances=instances, max_queue_delay=delay, clock=clock)
 
 

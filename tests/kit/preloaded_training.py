@@ -5,7 +5,7 @@ import importlib
 
 gc.disable()
 for module in (
-    "torch._dynamo",  # PyTorch imports it with the first optimizer
+    "torch._dynamo",  # otherwise imported with the first optimizer
     "hangtag.training.cli",
     "hangtag.export.cli",
     "hangtag.export.child_process",

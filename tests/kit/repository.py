@@ -34,19 +34,17 @@ class Repository:
         return self._servers.enter_context(Running(models or self.folder, mode, **options))
 
     def close(self) -> None:
-        """Stop all servers."""
         self._servers.close()
 
     def publish(self, name: str, version: int = 1, model: onnx.ModelProto | None = None) -> Path:
-        """Add a version. The default model is x FP32 [batch, 2] -> y FP32 [batch, 2], x plus the version's number."""
+        """Add a version. The default model is y = x + version, FP32 [batch, 2]."""
         return onnx_models.publish(self.folder, name, model or onnx_models.shifted(version), version)
 
     def spoil(self, name: str, version: int) -> Path:
-        """Replace a version's model by a file that is no model."""
+        """Replace a version's model by an invalid file."""
         return _write(self.folder / name / str(version) / "model.onnx", "no model")
 
     def settings(self, name: str, text: str) -> Path:
-        """Write the settings of a model."""
         return _write(self.folder / name / "serving.toml", text)
 
     def promote(self, name: str, version: int) -> Path:
@@ -54,7 +52,6 @@ class Repository:
         return _write(self.folder / name / "promoted.toml", f"version = {version}\n")
 
     def route(self, name: str, text: str) -> Path:
-        """Write a route's file."""
         return _write(self.folder / name / "route.toml", text)
 
     def remove(self, name: str, version: int | None = None) -> None:
@@ -85,8 +82,8 @@ class Running:
         Args:
             models: The model repository.
             mode: The mode of model control.
-            versions: The versions that other workers serve. The server then starts like a worker that replaces a dead
-                one.
+            versions: The versions that other workers serve. If it is set, the server starts like a replacement for a
+                worker that died.
             on_load: See `Gates`.
             settings: Settings of ServerConfig.
         """
@@ -147,7 +144,7 @@ class Running:
         return self.client.infer(name, samples(values), version=version)
 
     def answer(self, name: str, version: str = "") -> int:
-        """The number of the version that answers, for the default model of `Repository.publish`."""
+        """The number of the version that answers. The model must be the default model of `Repository.publish`."""
         return int(self.infer(name, version=version)["y"][0, 0])
 
     def infer_later(self, name: str, values: Sequence[float] = (0,)) -> "Future[Outputs]":
@@ -176,7 +173,6 @@ class Running:
             call.result()
 
     def in_thread(self, work: Callable[[], object]) -> "Future[object]":
-        """Call a function in another thread."""
         return self._callers.submit(work)
 
 

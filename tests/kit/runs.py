@@ -72,9 +72,9 @@ def canvases(garments: Split, count: int) -> Images:
 
 @torch.no_grad()
 def decisive_cnn_rnn(garments: Split, spread: float = 1.0) -> CnnRnn:
-    """A CNN-RNN with random weights whose scale makes paths depend on the image. Paths have every length from 0 to 5.
+    """A CNN-RNN with random weights, scaled so that the path depends on the image. Paths have every length from 0 to 5.
 
-    spread: The standard deviation of images in the joint space. If it is smaller, the network is less certain.
+    spread: The standard deviation of images in the joint space. The smaller it is, the less certain the network is.
     """
     torch.manual_seed(1)
     network = CnnRnn(len(LABELS)).eval()

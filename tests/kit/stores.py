@@ -34,9 +34,9 @@ class ObjectStore:
     direct: dict[str, str] = field(default_factory=dict)
     """Environment variables with which a command reaches the store directly."""
     status: int = 0
-    """The HTTP status with which a web server answers reads. With 0, the web server answers normally."""
+    """The HTTP status of a web server's answers to GET. With 0, the web server answers normally."""
     failing: str = ""
-    """A part of the paths that a web server answers with ``status``. With "", these are all paths."""
+    """A web server answers with ``status`` if the path contains this text, which "" always does."""
 
     def run(self, *arguments: object) -> str:
         """Run ``hangtag models``, which must succeed, and return its output."""
@@ -70,7 +70,7 @@ class ObjectStore:
 
 
 def answer(server: Serving, name: str = "m") -> int:
-    """The number of the version that answers, for the default model of `Repository.publish`."""
+    """The number of the version that answers. The model must be the default model of `Repository.publish`."""
     with Client(server.address) as client:
         return int(client.infer(name, samples([0]))["y"][0, 0])
 
@@ -117,7 +117,8 @@ def s3(moto: str, cache: Path) -> Iterator[ObjectStore]:
 
 @contextmanager
 def emulator(url: str, variable: str, cache: Path) -> Iterator[ObjectStore]:
-    """A store in a new folder of ``url`` in a running emulator, whose HTTP address is in this environment variable."""
+    """A store in a new folder below ``url``, in the emulator that runs at the HTTP address in this environment
+    variable."""
     address = os.environ[variable]
     with link(address.removeprefix("http://")) as opened:
         variables = {variable: f"http://{opened.address}", "XDG_CACHE_HOME": str(cache)}
@@ -130,7 +131,7 @@ def https(folder: Path, cache: Path) -> Iterator[ObjectStore]:
 
     class Handler(SimpleHTTPRequestHandler):
         def do_GET(self) -> None:
-            if store.status and store.failing in self.path:  # like S3's errors, this one repeats the request
+            if store.status and store.failing in self.path:  # S3's errors repeat the request too
                 self.send_error(store.status, explain=f"{self.path} {self.headers}")
             else:
                 super().do_GET()

@@ -17,7 +17,7 @@ from tests.kit.command import Serving
 from tests.kit.waiting import TIMEOUT, until
 
 MORE_MEMORY = 300 << 20
-"""The bytes by which the server's memory may grow. Decoding a large picture needs most of them."""
+"""The bytes by which the server's memory may grow. Decoding a large picture needs most of this memory."""
 MORE_LOG = 50
 """The number of lines that the server may log."""
 
@@ -105,7 +105,7 @@ class Attacked(Target):
         return answer
 
     def failures(self) -> list[str]:
-        """The log's lines about calls that failed through a fault of the server."""
+        """The log's lines about calls that failed because of a server error."""
         return [line for line in self._server.log if FAILED in line]
 
     def most_memory(self) -> int:
@@ -129,7 +129,7 @@ class Attacked(Target):
                 assert inference.ServerReady(pb.ServerReadyRequest(), timeout=TIMEOUT, wait_for_ready=True).ready
 
     def require_reflection(self) -> None:
-        """Require that the server lists its services, as for grpcurl, when no newer streams end the stream."""
+        """Require that the server lists its services, as for grpcurl. Repeat the call if newer streams ended it."""
         call: Any = self._channel.stream_stream(REFLECTION.format("v1"))
         sent = reflection_pb2.ServerReflectionRequest(list_services="").SerializeToString()
 
@@ -143,7 +143,7 @@ class Attacked(Target):
         until(lists_services, TIMEOUT)
 
     def wait_for_streams(self, *, refused: bool) -> None:
-        """Wait until a new stream is refused or served."""
+        """Wait until the server refuses a new stream, or serves one if ``refused`` is False."""
         sent = live.request("tiled", x=live.number(1))
 
         def is_refused() -> bool:

@@ -1,4 +1,4 @@
-"""ONNX models that have a free first axis, but must not be batched, because rows depend on each other or fail."""
+"""ONNX models with a free first axis that must not be batched: their rows depend on each other, or batches fail."""
 
 from collections.abc import Callable, Mapping
 
@@ -30,12 +30,10 @@ def faint_softmax() -> onnx.ModelProto:
 
 
 def cumulative_sum() -> onnx.ModelProto:
-    """The cumulative sum of the rows."""
     return _rows("<int64 axis = {0}> { y = CumSum(x, axis) }")
 
 
 def reversal() -> onnx.ModelProto:
-    """The rows in reverse order."""
     constants = "<int64[1] last = {-1}, int64[1] axes = {0}, int64[1] step = {-1}>"
     return _rows(f"{constants} {{ y = Slice(x, last, end, axes, step) }}", end=np.array([_END]))
 
@@ -92,7 +90,6 @@ def dynamic_quantization() -> onnx.ModelProto:
 
 
 def reversed_texts() -> onnx.ModelProto:
-    """The texts in reverse order."""
     return from_text(
         """(string[batch] x) => (string[batch] y)
         <int64[1] last = {-1}, int64[1] axes = {0}, int64[1] step = {-1}> { y = Slice(x, last, end, axes, step) }""",
@@ -137,7 +134,7 @@ def only_alone() -> onnx.ModelProto:
 
 
 def at_most_32() -> onnx.ModelProto:
-    """A model that looks up each sample's place in a table of 32 rows, so a larger batch fails."""
+    """A model that looks up each sample's index in the batch in a table of 32 rows, so a larger batch fails."""
     return _rows(
         """<int64 zero = {0}, int64 one = {1}> {
             rows = Shape <start = 0, end = 1> (x)

@@ -13,7 +13,7 @@ IMAGES = {
     "test": {"000001": ["person", "dog"], "000002": ["train"], "000003": ["tvmonitor"]},
 }
 BARS = ("bird", "boat", "bus", "car")
-"""The classes of ``write_bars``."""
+"""The classes in the images of ``write_bars``."""
 
 
 def annotation(name: str, objects: Sequence[str]) -> str:
