@@ -16,7 +16,7 @@ forkserver.preload_training()
 
 @pytest.fixture(scope="package", autouse=True)
 def forked_children() -> Iterator[None]:
-    """Fork the child processes in which files run, so that Python need not start for each file."""
+    """Fork the child processes that run ONNX files, so that Python need not start for each file."""
     with forkserver.forked_children():
         yield
 
@@ -36,7 +36,7 @@ def started_children(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def few(garments: Garments) -> Garments:
-    """The first 300 real test images, with which the tests in this folder export."""
+    """The first 300 real test images, for the exports in this folder's tests."""
     return garments.first(FEW)
 
 

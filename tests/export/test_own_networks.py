@@ -1,4 +1,4 @@
-"""``hangtag export`` of users' own networks, also of networks that cannot be exported, or whose code has changed."""
+"""``hangtag export`` of users' own networks, including networks that cannot be exported or whose code has changed."""
 
 import logging
 import sys
@@ -40,7 +40,6 @@ def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def train(run: str, learning_rate: float, *more: object) -> None:
-    """Train the network on the pictures."""
     options = ("--set", f"learning_rate={learning_rate}", "--epochs", 15, "--threads", 1, "--device", "cpu")
     invoke("train", "nets:Network", "--data", "folder:photos", *options, "--out", run, *more)
 
@@ -65,7 +64,7 @@ def test_a_network_whose_code_has_changed_since_is_refused(trained: Path, monkey
 
 @pytest.mark.usefixtures("trained")
 def test_the_version_that_serves_is_measured_on_the_pictures_of_the_new_run() -> None:
-    """Pictures that the version that serves learned from are left out, unless fewer than half would remain."""
+    """Pictures on which the served version was trained are left out, unless fewer than half would remain."""
     invoke("export", "run")
     train("worse", 1e-9, "--split-seed", 1)
     train("larger-test", 0.02, "--validation-share", 0.05, "--test-share", 0.15)

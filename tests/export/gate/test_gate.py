@@ -1,4 +1,5 @@
-"""A file is published only if it answers like PyTorch, alone and in any batch. A refusal names the difference.
+"""A file is published only if it answers like PyTorch, alone and in any batch. If it does not, the error names the
+difference.
 
 Most tests export the same LSTM with a fault that was put into its graph before the comparison.
 """
@@ -56,7 +57,8 @@ EFFECTS = {
 def on_sign(effect: str, signs: int = 1) -> Callable[[Model], None]:
     """Make a fault that appears only for a batch that contains all of the first ``signs`` signs.
 
-    effect: "class" gives images with a sign another label, "shift" adds 1 to all logits of the batch, "fail" fails.
+    effect: "class" changes the label of images with a sign, "shift" adds 1 to all logits of the batch, "fail" makes the
+        batch fail.
     """
     constants = {f"sign{place}": np.array(sign, np.uint8) for place, sign in enumerate(SIGNS[:signs])}
     find = [
@@ -101,7 +103,7 @@ def only(few: Garments, place: int) -> Garments:
     [
         (add_to_bias(np.nan), lambda few: few, r"^parity: batch 1: logits differ .* by nan, .* test image 0\."),
         (add_to_bias(np.inf), lambda few: few, r"^parity: batch 1: logits differ .* by (nan|inf), .* test image 0\."),
-        # Zeros hide the fault, so only the answer to image 5 differs. Image 5 is first run in a batch of 2.
+        # Zeros hide the fault, so only the answer to image 5 differs. The first batch with image 5 has 2 images.
         (turn_input_weights, lambda few: only(few, 5), r"^parity: batch 2: logits differ .* worst at test image 5\."),
         (take_logarithms, lambda few: few, r"^parity: batch 1: probabilities differ from those of the file's own"),
         (keep_first_row, lambda few: few, r"^parity: batch 2: logits have shape \[4, 10\], expected \[8, 10\]"),

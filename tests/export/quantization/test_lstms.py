@@ -1,5 +1,5 @@
-"""LSTMs in the graph: nodes around them are removed if they change no answer. In 8 bits, LSTMs give an image the same
-answer in any batch and on any processor."""
+"""LSTMs in the graph: nodes around an LSTM are removed if they do not affect the answers. In 8 bits, LSTMs give an
+image the same answer in any batch and on any processor."""
 
 from collections import Counter
 

@@ -73,7 +73,7 @@ def test_int8_quantizes_the_convolutions_for_each_channel_but_the_first_and_noth
     producers = {output: node for node in quantized.graph.node for output in node.output}
     convolutions = [node for node in quantized.graph.node if node.op_type == "Conv"]
     assert len(convolutions) == 5
-    assert values[convolutions[0].input[1]].shape == (64, 1, 7, 7)  # it has one input channel, so FP32 is faster
+    assert values[convolutions[0].input[1]].shape == (64, 1, 7, 7)  # with one input channel, FP32 is faster
     assert values[convolutions[0].input[1]].dtype == np.float32
     for node in convolutions[1:]:
         weights = producers[node.input[1]]
@@ -150,7 +150,7 @@ def test_the_order_of_relu_and_pooling_changes_no_answer(garments: Garments) -> 
 
 
 def test_a_value_that_is_read_twice_keeps_its_order() -> None:
-    """The pooled maps are also an output, from which a ReLU before the pooling would remove negative values."""
+    """The pooled maps are also an output. A ReLU before the pooling would set its negative values to 0."""
     x: Any = np.random.default_rng(0).normal(size=(32, 2, 4, 4)).astype(np.float32)
     twice = from_text(
         """(float[batch, 2, 4, 4] x) => (float[batch, 2, 2, 2] positive, float[batch, 2, 2, 2] negative)

@@ -1,4 +1,4 @@
-"""The child process in which a file runs: its answer, and every way in which it can fail."""
+"""The child process that runs an ONNX file: its answer, and every way in which it can fail."""
 
 import importlib
 import os

@@ -187,7 +187,7 @@ def test_what_does_not_fit_is_refused(
 
 
 def test_a_version_that_is_worse_on_the_same_pictures_is_refused(labels: Path, tmp_path: Path) -> None:
-    """The command measures the version that serves if the version has no measurement yet."""
+    """If the version that serves has no accuracy on these pictures yet, the command measures it."""
     data = ("--data", f"folder:{colour_networks.pictures(tmp_path / 'photos')}")
     stated = ("--labels", labels, "--preprocessing", STEPS)
     wrong = ("--preprocessing", f"{STEPS} order=bgr")

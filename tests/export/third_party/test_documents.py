@@ -69,7 +69,7 @@ def external(location: str, offset: int = 0) -> onnx.ModelProto:
 
 
 def added(node: onnx.NodeProto) -> onnx.ModelProto:
-    """A model with x FP32 [batch, 4] -> y, x plus the constant c that the node creates."""
+    """A model with y = x + c, FP32 [batch, 4]. The node creates the constant c."""
     return onnx_models.model([node, helper.make_node("Add", ["x", "c"], ["y"])], {"x": X}, {"y": X})
 
 
@@ -79,7 +79,7 @@ def constant(location: str) -> onnx.NodeProto:
 
 
 def in_a_function(then: onnx.NodeProto) -> onnx.ModelProto:
-    """A model with a function that contains an If. This node, without inputs, is a branch of the If."""
+    """A model with a function that contains an If. ``then``, which has no inputs, is a branch of the If."""
     otherwise = helper.make_node("Constant", [], ["c"], value=numpy_helper.from_array(np.zeros(4, np.float32)))
     chosen = helper.make_tensor_value_info("c", TensorProto.FLOAT, [4])
     branches = [helper.make_graph([node], "branch", [], [chosen]) for node in (then, otherwise)]

@@ -32,7 +32,7 @@ BUILDERS: tuple[Callable[[], onnx.ModelProto], ...] = (
 
 
 def damaged(seed: int) -> bytes:
-    """A damaged file: in its fields if the seed is odd, in its bytes if the seed is even."""
+    """A file with damaged fields if the seed is odd, and with damaged bytes if the seed is even."""
     model = BUILDERS[seed // 2 % len(BUILDERS)]()
     return mutate_fields(model, seed) if seed % 2 else mutate_bytes(model.SerializeToString(), seed)
 

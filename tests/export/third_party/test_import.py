@@ -115,7 +115,8 @@ def test_labels_that_do_not_fit_are_refused(text: str | bytes, why: str, tmp_pat
 
 
 def test_a_files_own_claims_about_its_quality_are_dropped(tmp_path: Path) -> None:
-    """Of hangtag's metadata, the command keeps only how to read the outputs. It also keeps other programs' metadata."""
+    """Of hangtag's metadata, the command keeps only the description of the outputs. It also keeps other programs'
+    metadata."""
     model = onnx_models.classifier()
     for key, value in (("hangtag.test_accuracy", "0.9999"), ("hangtag.recipe", "magic"), ("hangtag.batched", "false")):
         model.metadata_props.add(key=key, value=value)
