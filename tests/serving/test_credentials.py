@@ -74,7 +74,7 @@ def test_a_handshake_may_take_its_time() -> None:
         caller, _ = silent.accept()
         caller.settimeout(1)
         with caller, caller.makefile("rb") as received, pytest.raises(TimeoutError):
-            received.read()  # would return if the client closed the connection
+            received.read()  # returns if the client closes the connection
 
 
 @pytest.mark.parametrize(

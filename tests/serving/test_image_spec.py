@@ -131,7 +131,8 @@ def test_a_whole_picture_is_reduced_with_everything_in_its_place() -> None:
     assert pixels[25, 15] > 250
     assert pixels[15, 45] > 250
     assert pixels[25, 30] < 5
-    # The longer side of a picture fills the model's input. Its shorter side is centred, and padded with the background.
+    # The longer side of a picture fills the model's input. The shorter side is centred and padded with the background's
+    # colour.
     assert extent(whole(scene((20, 20, 60, 60), size=(128, 64)))) == (10, 26, 30, 46)
     assert extent(whole(scene((20, 20, 60, 60), size=(64, 128)))) == (26, 10, 46, 30)
 

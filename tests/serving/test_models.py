@@ -90,9 +90,9 @@ def of_axes(inputs: dict[str, Axes], outputs: dict[str, Axes], *more: Any) -> Si
         ({"x": ["N", 3, "H", "W"]}, {"y": ["N", 10, "H2", "W2"]}, None),
         ({"x": [None, 4]}, {"y": [None]}, None),  # skl2onnx and Keras
         ({"x": [-1, None]}, {"y": [-1, 1]}, None),
-        ({"x": ["unk__214", 2048]}, {"y": ["unk__215", 214]}, None),  # From tf2onnx.
-        ({"x": ["batch", 3]}, {"y": ["Addy_dim_0", 3]}, None),  # From torch.onnx, if a reshape hides the batch axis.
-        ({"x": ["s77", 3]}, {"y": ["s77", 3]}, None),  # From torch.onnx with dynamo.
+        ({"x": ["unk__214", 2048]}, {"y": ["unk__215", 214]}, None),  # tf2onnx
+        ({"x": ["batch", 3]}, {"y": ["Addy_dim_0", 3]}, None),  # torch.onnx, after a reshape of the batch axis
+        ({"x": ["s77", 3]}, {"y": ["s77", 3]}, None),  # torch.onnx with dynamo=True
         ({"x": ["inputBatch", 3]}, {"y": ["outputBatch", 3]}, None),
         ({"ids": ["batch", "length"]}, {"y": ["batch", "length", 8]}, None),  # a text encoder
         ({"a": ["batch", 3], "b": [None, 4]}, {"y": [None, 1]}, None),

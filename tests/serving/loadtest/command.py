@@ -20,7 +20,7 @@ from tests.kit.command import invoke, refusal
 from tests.kit.fake_server import FakeServer, running
 from tests.kit.waiting import pass_time
 
-# Options for the shortest possible run, with one block. Each test lengthens only what it measures.
+# Options for the shortest possible run, with one block. Tests that need longer runs override single options.
 QUICK = ("--min-duration", "50ms", "--min-query-count", "10", "--blocks", "1", "--warm-up", "0")
 LOOP = (*QUICK, "--concurrency", 1)
 SCHEMA = json.loads((Path(__file__).parents[3] / "docs/loadtest.schema.json").read_text())
@@ -129,7 +129,7 @@ def _durations(seconds: Seconds) -> dict[str, str]:
 
 
 def saved_block(seconds: Seconds, *, failed: int = 0, **more: Any) -> dict[str, Any]:
-    """A saved block of one second in the first version's format. Its queries were answered after these seconds."""
+    """A saved block of one second in the first version's format. The queries took these times."""
     return {
         "duration": 1.0,
         "throughput": float(len(seconds)),  # calls a second, as in the first version

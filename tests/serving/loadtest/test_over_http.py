@@ -115,7 +115,8 @@ def test_a_connection_that_breaks_fails_its_call_and_the_next_one_gets_another(t
         fake.behaviour = behaviour
         command = ("fast", "--server", f"{url}{to.address}", "--concurrency", 2, "--min-duration", 30)
         (run,) = measure(tmp_path, *command, "--blocks", 1, "--warm-up", 0).runs
-        # Some connections read the server's description. Each call in flight has one before and one after the cut.
+        # Some connections are for reading the server's metadata. Each of the two calls in flight uses one connection
+        # before the cut and one after it.
         assert to.connections <= 12
     assert 1 <= run["total"]["statuses"]["UNAVAILABLE"] <= 2
     assert run["total"]["statuses"]["OK"] > 80

@@ -53,7 +53,7 @@ def test_a_version_is_pushed_over_only_by_wish(s3: ObjectStore, local: Repositor
 
 
 def test_of_two_pushes_at_once_one_is_refused(s3: ObjectStore, local: Repository) -> None:
-    def push_another(data: bytes) -> bytes:  # runs when the first push has found no index
+    def push_another(data: bytes) -> bytes:  # after the first push has found no index
         s3.link.alter = bytes
         s3.put(INDEX, b"{}")
         return data
@@ -86,7 +86,7 @@ def test_without_an_index_the_listing_counts(s3: ObjectStore, local: Repository)
         assert s3.refused("push", local.folder, s3.url).startswith(f"{s3.url} has different content for m 1, m 2: ")
         local.publish("new")
         s3.push(local.folder / "new")
-        until(lambda: "\nnew " in s3.run("list", "--models", s3.url))  # an index would hide the other model
+        until(lambda: "\nnew " in s3.run("list", "--models", s3.url))  # an index of only `new` would hide m
         assert answer(server) == 2
 
 

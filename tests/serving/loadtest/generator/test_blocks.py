@@ -109,7 +109,7 @@ def test_the_processes_share_a_load(server: FakeServer, loadtest: Loadtest) -> N
     assert opened["total"]["queries"] == 60
     # Together, the processes rotate through the 256 requests, although each begins at a different request.
     assert len({request.raw_input_contents[0] for request in server.requests[1:]}) == 60
-    assert opened["total"]["duration"] == pytest.approx(60 / 300, abs=0.02)  # as long as with one process
+    assert opened["total"]["duration"] == pytest.approx(60 / 300, abs=0.02)  # the same as of one process
     assert opened["total"]["finished"]
     slices = opened["total"]["timeline"]
     assert sum(each["answered"] for each in slices) == 60
@@ -151,7 +151,7 @@ def test_a_generator_process_that_fails_while_it_connects_is_reported_and_the_ot
     monkeypatch.setattr(generator_process, "START_TIMEOUT", 1.0)
 
     class Interrupts(FakeServer):
-        def ServerLive(self, request: Any, context: Any) -> pb.ServerLiveResponse:  # a generator's first call
+        def ServerLive(self, request: Any, context: Any) -> pb.ServerLiveResponse:  # a process's first call
             send_signal(multiprocessing.active_children()[:1], number)
             return super().ServerLive(request, context)
 
@@ -161,7 +161,7 @@ def test_a_generator_process_that_fails_while_it_connects_is_reported_and_the_ot
 
 
 def test_a_generator_process_that_hangs_after_the_last_block_is_killed(server: FakeServer, loadtest: Loadtest) -> None:
-    def counters(model: str, answered: int) -> int:  # read before and after the block
+    def counters(model: str, answered: int) -> int:  # called before and after the block
         if answered > 1:
             send_signal(multiprocessing.active_children(), signal.SIGSTOP)
         return answered

@@ -96,7 +96,7 @@ def test_a_program_that_computes_meanwhile_makes_the_run_doubtful(
 def test_blocks_too_short_to_measure_other_programs_are_named_as_the_reason(loadtest: Loadtest) -> None:
     command = ("fast", *LOOP, "--min-query-count", 1)
     short = loadtest(*command)
-    # A busy machine may lengthen even these blocks. test_machine tests a time that is too short.
+    # On a busy machine, even these blocks may be long enough. test_machine always tests too short a time.
     unknown = short.run("fast")["total"]["others_cpu_share"] is None
     assert ("is unknown, because each block took less than 250 ms (raise --min-duration)" in short.text) is unknown
     enough = loadtest(*command, "--min-duration", "600ms")
@@ -133,7 +133,7 @@ def settled(count: int) -> tuple[int, ...]:
 
 
 def in_turn(*earlier: int) -> Reading:
-    """Two servers share the calls. The readings come in turn from counters that began at these counts."""
+    """Read the counters of servers in turn, as if two servers shared the calls. The counters began at these counts."""
     turns = itertools.cycle(earlier)
     return lambda answered: next(turns) + answered // 2
 

@@ -165,7 +165,8 @@ def test_what_was_measured_otherwise_and_where_is_listed(tmp_path: Path) -> None
 
 
 def test_files_of_the_first_version_are_read_as_valid(tmp_path: Path) -> None:
-    """The first version's files lack the fields that were added later. The helpers write only one of these fields."""
+    """The first version's files lack the fields that were added later. Of these fields, ``saved_run`` writes only
+    planned_blocks."""
     old = saved_run("cnn", 8, *ONE)
     del old["planned_blocks"]
     result = invoke("loadtest", "compare", save(tmp_path / "a.json", old), save(tmp_path / "b.json", old))

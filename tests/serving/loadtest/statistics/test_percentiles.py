@@ -65,7 +65,7 @@ PERCENTILES = st.sampled_from([50.0, 90.0, 95.0, 97.0, 99.0, 99.9])
 
 
 def test_the_table_of_mlperf() -> None:
-    """The numbers of queries that MLPerf requires for p90, p95, p99 and p99.9, if no query or one exceeds the limit."""
+    """The numbers of queries that MLPerf requires for these percentiles if no query, or only one, exceeds the limit."""
     assert [samples_needed(0, q) for q in (90.0, 95.0, 99.0, 99.9)] == [44, 90, 459, 4603]
     assert [samples_needed(1, q) for q in (90.0, 95.0, 99.0, 99.9)] == [64, 130, 662, 6636]
 
@@ -84,7 +84,7 @@ def queries(*seconds: float, **more: Any) -> Any:
 
 
 def test_a_percentile_keeps_its_bound_when_chance_is_ruled_out() -> None:
-    """A failed call exceeds every limit. The ``percentile_bound`` is the smallest limit that the run supports."""
+    """A failed call exceeds every limit. ``percentile_bound`` is the percentile's upper bound with 99 % confidence."""
     fast, slow = (0.001,), (0.1,)
     needed = samples_needed(1, 99.0)
     assert queries(*fast * (needed - 1), *slow, target_latency=0.01).keeps_target
