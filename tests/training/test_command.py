@@ -23,7 +23,7 @@ def test_a_run_reports_its_result_and_the_next_command(finished: Finished) -> No
     summary = read(finished.folder)["summary"]
     resources, *_ = lines = finished.stderr.splitlines()
     assert re.fullmatch(rf"{finished.folder.name}: data from .+, cpu, 1 thread", resources)
-    # Other tests may run, so the command may also print a line about a busy CPU.
+    # Other tests may run at the same time, so the command may print one more line, about a busy CPU.
     assert [line.split(":")[0] for line in lines if line.startswith("epoch ")] == [
         f"epoch {epoch}/{EPOCHS}" for epoch in range(1, EPOCHS + 1)
     ]

@@ -49,7 +49,8 @@ def test_a_network_learns_label_sets_and_its_summary_has_their_figures(
     assert summary["label_order"] == [*BARS, *(label for label in voc.LABELS if label not in BARS)]  # equally frequent
     assert ("thresholds" in summary) == (model != "cnn_rnn")  # cnn_rnn answers with paths and needs no threshold
 
-    # Batch normalisation is folded into the saved weights. `evaluate`, which loads them, must measure the same metrics.
+    # Batch normalisation is folded into the saved weights. `evaluate` loads these weights, and must measure the same
+    # metrics.
     written = tmp_path / "evaluation.json"
     invoke("evaluate", folder / "run", "--data-dir", folder / "data", "--json", written)
     assert json.loads(written.read_text())["figures"] == pytest.approx(summary["test"])

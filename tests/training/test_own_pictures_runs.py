@@ -70,7 +70,7 @@ def test_a_run_that_died_goes_on_wherever_the_pictures_are_now(photos: str, tmp_
     arguments = ("train", "cnn", "--data", f"folder:{here}", *options, "--threads", 1, "--out", tmp_path / "run")
     other = "holds a run on other pictures: since then 1 added (cats/one-more.png). "
     assert other in refusal(*arguments)
-    (tmp_path / "run/pictures.csv").unlink()  # a published file has no such list either
+    (tmp_path / "run/pictures.csv").unlink()  # a published file does not list its pictures
     other = "since then pictures were added, removed, renamed, edited or put into another class. Choose"
     assert other in refusal(*arguments)
     assert "another pictures.split_seed (pictures.split_seed: 0 there, 1 " in refusal(*arguments, "--split-seed", 1)

@@ -57,8 +57,6 @@ def train_rank(folder: Path, model: str, fate: str) -> None:
     """Train for three epochs in another process.
 
     Args:
-        folder: The run's folder.
-        model: The network's name.
         fate: ``live``: nothing happens. ``die``: every rank exits with 3 in the second epoch. ``diverge``: after the
             first epoch, the cnn of rank 1 computes only nan.
     """

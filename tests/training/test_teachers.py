@@ -173,7 +173,7 @@ def test_a_student_learns_what_the_teacher_answers_to_the_view_that_it_sees(tmp_
         augmentation=Augmentation(flip=True, shift=2, erase=1.0) if views else Augmentation(),
         distillation=Distillation("cnn", weight=1.0, temperature=2.0, views=views),
     )
-    with watching(answer) as to_student:  # the student gives the teacher's answers
+    with watching(answer) as to_student:  # the student repeats the teacher's answers
         learn(replace(plain, recipe=recipe), garments.few(), tmp_path, teacher=teacher)
     # If the student may receive mirrored views, the teacher also answers each view's mirror image.
     assert [len(images) for images in to_teacher] == ([views * 64] * 2 if views else [64])

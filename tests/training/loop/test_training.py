@@ -246,7 +246,7 @@ def test_a_gate_whose_gradient_is_small_changes_as_much_as_the_others() -> None:
     weights.grad = torch.randn(32, 8) * torch.tensor([1.0, 1e-4, 1.0, 1.0]).repeat_interleave(8)[:, None]
     optimizer.step()
     sizes = [gate.pow(2).mean().sqrt().item() for gate in torch.split(weights.detach() - before, 8)]
-    assert sizes == pytest.approx([0.2 * MUON.learning_rate] * 4, rel=0.25)  # Adam's changes have this size
+    assert sizes == pytest.approx([0.2 * MUON.learning_rate] * 4, rel=0.25)  # like Adam's updates
 
 
 def test_the_probabilities_of_every_recipe_are_from_0_to_1() -> None:
