@@ -31,7 +31,7 @@ def with_defaults(text: str) -> str:
 
 @pytest.mark.parametrize("version", ["1.32", "1.35"])
 def test_kubernetes_schemas_accept_the_base(version: str) -> None:
-    """tests/deploy/engine checks what kustomize builds. This test needs no engine, so it adds the labels itself."""
+    """This test does not run kustomize, so it adds the labels that kustomize would add."""
     for file in (ROOT / "deploy/kubernetes/base").glob("*.yaml"):
         for document in yaml.safe_load_all(file.read_text()):
             if document["kind"] == "Deployment":

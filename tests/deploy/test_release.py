@@ -172,7 +172,7 @@ def test_with_a_running_engine(repository: Path) -> None:
 @pytest.mark.parametrize("helper", ["shared/tools/docker-here", "elsewhere/mine"])
 def test_with_a_helper_that_starts_an_engine(repository: Path, helper: str) -> None:
     write_program(repository.parent / "shared/tools/docker-here")
-    program = write_program(repository.parent / helper)  # an explicitly named helper takes precedence
+    program = write_program(repository.parent / helper)  # DOCKER_HELPER has precedence over docker-here
     variables = {} if helper.startswith("shared") else {"DOCKER_HELPER": str(program)}
     calls = [f"{program.name} build -- make -C deploy build sbom", f"{program.name} run -- make -C deploy test"]
     assert run_ci(repository, **variables) == [*ALWAYS, *calls]

@@ -48,14 +48,14 @@ FIXED = events({"introduced": "0"}, {"fixed": "10.0.0"})
 def advisories(folder: Path, *records: dict[str, object]) -> Path:
     folder.mkdir()
     for index, one in enumerate(records):
-        (folder / f"{index}.yaml").write_text(yaml.safe_dump(one).replace("'", ""))  # without quotes, as OSV's files
+        (folder / f"{index}.yaml").write_text(yaml.safe_dump(one).replace("'", ""))  # OSV's files have no quotes
     (folder / "workflow.yaml").write_text("on: push")
     return folder
 
 
 @pytest.fixture(scope="module")
 def services() -> Iterator[dict[str, str]]:
-    """The URLs of services in place of OSV: two answer, one fails, one answers no JSON, and one refuses connections."""
+    """The URLs of stand-ins for OSV: two answer, one fails, one sends no JSON, and one refuses connections."""
     vulnerable, withdrawn = ({"vulns": [record(FIXED) | more]} for more in ({}, {"withdrawn": "2026-02-03"}))
     with ExitStack() as stack:
 
@@ -77,7 +77,7 @@ class Case:
     """An audit: its input, and its result.
 
     Args:
-        osv: The fixture's name for the service that replaces OSV.
+        osv: The name that ``services`` gives the stand-in for OSV.
         packages: The locked packages.
         code: The exit code.
         printed: The text on standard output.

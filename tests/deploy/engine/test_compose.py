@@ -60,7 +60,7 @@ def test_the_published_http_port_classifies(default_stack: Stack) -> None:
 
 
 def test_the_load_test_of_the_compose_file(default_stack: Stack) -> None:
-    """The load test runs with the file's own command, except that the run is shorter."""
+    """The load test's command is that of docker-compose.yml, with options for a shorter run."""
     file = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
     default_stack.client(
         *shlex.split(file["services"]["loadtest"]["command"]),

@@ -119,9 +119,9 @@ def inference_counter(stack: Stack) -> Iterator[Callable[[], list[int]]]:
 def balanced(counts: list[int]) -> bool:
     """Return whether each replica has received at least an eighth of the calls.
 
-    For each call, Envoy draws two replicas, with replacement, and chooses the one with fewer calls in flight. The
-    slower replica is drawn twice for a quarter of the calls, so it receives a quarter on average. An ejected replica
-    receives no calls.
+    For each call, Envoy draws two replicas, with replacement, and chooses the one with fewer calls in flight. For a
+    quarter of the calls, both draws are the slower replica, so this replica receives a quarter of the calls on average.
+    An ejected replica receives no calls.
     """
     return min(counts) >= sum(counts) / 8
 
@@ -225,7 +225,7 @@ def samples(stack: Stack, expression: str) -> list[float]:
 
 def test_every_query_of_the_dashboard_returns_data(scaled: Stack, load: SteadyLoad) -> None:
     def has_data(expression: str) -> bool:
-        with Client(scaled.address("proxy", 8080)) as client, pytest.raises(ClientError):  # a value for a panel
+        with Client(scaled.address("proxy", 8080)) as client, pytest.raises(ClientError):  # a panel counts failed calls
             client.infer("lstm", {"image": np.zeros((1, 2, 2), np.uint8)})
         return bool(samples(scaled, expression))
 
