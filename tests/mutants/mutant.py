@@ -23,8 +23,8 @@ class Mutant:
         file: The file's path, relative to the repository's root.
         definition: The function or class that contains the change; empty at module level.
         operator: The name that cosmic-ray gives the change.
-        before: The original text, which the file contains only once. It is as short as possible, so that few other
-            changes of the file affect it.
+        before: The original text, which the file contains only once. It is as short as possible, so that few later
+            changes of the file change it.
         after: The changed text.
     """
 
@@ -69,5 +69,4 @@ class Mutant:
 
 
 def read(path: Path = DRAWN) -> list[Mutant]:
-    """Read the mutants from a file."""
     return [Mutant(**json.loads(line)) for line in path.read_text().splitlines()]

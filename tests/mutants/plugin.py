@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 REACHES = "MUTANT_REACHES"
-"""The environment variable with the folder in which a run records the tests that run a mutant's function."""
+"""The environment variable with the folder in which pytest records the tests that call each mutant's function."""
 CHOSEN = "MUTANT_TESTS"
 """The environment variable with a JSON file of the tests to run, in order."""
 REACHED, FAILED = "reached", "failed"
-"""Files in the folder REACHES: mutants with the tests that reach them, and tests that failed."""
+"""Files in the folder REACHES: pairs of a mutant and a test that calls its function, and tests that failed."""
 _seen: set[tuple[int, str]] = set()
 
 
