@@ -114,7 +114,7 @@ def test_an_example_names_options_that_exist(example: str) -> None:
 
 @pytest.mark.parametrize("example", [line for line in shell_examples(README) if line.startswith("hangtag classify")])
 def test_a_classify_example_runs_as_it_is_written(example: str, address: str, outfits: str) -> None:
-    """The examples name the ports 8001 and 8003, in place of which the test writes the ports of its servers."""
+    """The test replaces the examples' ports, 8001 and 8003, by the ports of its servers."""
     command = example.replace("127.0.0.1:8003", outfits)
     shown = run(["bash", "-ec", command], WITH_OUR_PROGRAMS, HANGTAG_SERVER=address)
     (images,) = [word for word in shlex.split(command) if word.startswith("examples/")]

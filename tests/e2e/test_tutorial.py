@@ -49,7 +49,7 @@ class Shell:
         return done.output
 
     def follow(self, section: str) -> dict[str, str]:
-        """Run the commands of a section except those that start servers. Returns what each line prints."""
+        """Run the commands of a section except those that start servers. Returns the output of each line."""
         printed = {}
         for block in re.findall(r"```sh\n(.*?)```", SECTIONS[section], re.DOTALL):
             for line in block.splitlines():

@@ -30,7 +30,7 @@ class Host:
     """A machine with a server.
 
     Attributes:
-        number: The host's place in ADDRESSES, which is also the answer of the host's model.
+        number: The host's index in ADDRESSES, which is also the answer of the host's model.
     """
 
     def __init__(self, number: int, namespace: Namespace, cable: Cable, models: Path) -> None:

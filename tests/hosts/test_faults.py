@@ -37,7 +37,7 @@ def failures(caller: Caller, begun: float) -> list[Call]:
 
 
 def wait_for_the_share(callers: Mapping[str, Caller], healed: float) -> None:
-    """Wait until VICTIM, since ``healed``, has answered at least two of each caller's last nine calls."""
+    """Wait until VICTIM has answered at least two of each caller's last nine calls, counting calls after ``healed``."""
     for caller in callers.values():
         caller.wait_until(
             lambda calls: sum(call.host == VICTIM and call.start > healed for call in calls[-9:]) > 1, BACK_WITHIN

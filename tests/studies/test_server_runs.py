@@ -96,7 +96,7 @@ def test_routes_measures_the_cascade_the_split_and_the_shadow(garments: Split, t
 
 
 def test_soak_records_what_it_measured_when_it_is_interrupted(out: Path) -> None:
-    """After a minute, each server has lost a worker. The study reports this minute."""
+    """Within the first minute, the study kills a worker of each server, and then it is interrupted."""
     options = ["--rate", "60", "--version-seconds", "5", "--kill-seconds", "15"]
     command = [sys.executable, "-m", "studies", "soak", "run", "--minutes", "20", *options, "--out", str(out)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
