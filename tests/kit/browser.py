@@ -126,7 +126,7 @@ def require_good_looks(browser: Browser, file: Path) -> None:
 def require_accessible(browser: Browser, address: str) -> None:
     """Fail if a server's page is inaccessible in the light or the dark scheme."""
     for scheme in (LIGHT, DARK):
-        page = browser.new_page(bypass_csp=True, color_scheme=scheme)  # axe is a script
+        page = browser.new_page(bypass_csp=True, color_scheme=scheme)  # the page's CSP would block the script axe
         page.goto(address, wait_until="networkidle")
         _require_accessible(page)
         page.close()

@@ -144,7 +144,7 @@ def python(code: str, **more: str) -> subprocess.CompletedProcess[str]:
 
 
 def with_limits(**limits: float) -> str:
-    """Python statements that change the defaults of `Limits` in a process: the argument ``first`` of ``Serving``."""
+    """Python statements that change the defaults of `Limits`, for the argument ``first`` of ``Serving``."""
     return f"from hangtag.serving.server.config.limits import Limits; Limits.__init__.__kwdefaults__.update({limits!r})"
 
 

@@ -144,7 +144,7 @@ def _json(value: object) -> Answer:
 
 
 def _handlers(servicer: object) -> grpc.GenericRpcHandler:
-    """Serve those unary methods of GRPCInferenceService that ``servicer`` has. The server does not know others."""
+    """Serve those unary methods of GRPCInferenceService that ``servicer`` has. The server knows no other methods."""
     handlers = {}
     for method in InferenceStub.service.methods:
         answer = getattr(servicer, method.name, None)

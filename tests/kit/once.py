@@ -42,7 +42,7 @@ def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], T], 
     else:
         home = factory.getbasetemp()
         if "PYTEST_XDIST_WORKER" in os.environ:
-            home = home.parent  # the folder of all workers
+            home = home.parent  # the folder that all workers share
         home = home / "once"
         home.mkdir(exist_ok=True)
     folder = home / name

@@ -36,7 +36,7 @@ class ObjectStore:
     status: int = 0
     """The HTTP status of a web server's answers to GET. With 0, the web server answers normally."""
     failing: str = ""
-    """A web server answers with ``status`` if the path contains this text, which "" always does."""
+    """A web server answers with ``status`` if the path contains this text. Every path contains ""."""
 
     def run(self, *arguments: object) -> str:
         """Run ``hangtag models``, which must succeed, and return its output."""

@@ -84,7 +84,7 @@ def learn(settings: RunConfig, data: Any, folder: Path, observer: Observer | Non
 
 
 def training_on(images: Images) -> Dataset:
-    """Return the data set of garments with these training images instead, [n, 28, 28], all of one class."""
+    """Return the data set of garments, but with these training images [n, 28, 28], all of one class."""
     return replace(few(), train=Split(images, np.zeros(len(images), np.uint8)))
 
 

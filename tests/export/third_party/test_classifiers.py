@@ -42,7 +42,7 @@ def published(folder: Path, version: int = 1) -> Path:
 def test_a_network_of_pytorch_is_served_and_classified_alike_over_every_way(
     network: Path, labels: Path, tmp_path: Path
 ) -> None:
-    """PyTorch gives the same labels to the picture, which Pillow prepares."""
+    """With Pillow's preprocessing, PyTorch gives the picture the same labels."""
     photos = colour_networks.pictures(tmp_path / "photos")
     stated = ("--labels", labels, "--preprocessing", PREPROCESSING, "--data", f"folder:{photos}")
     places = ("--models", tmp_path / "models")
