@@ -97,13 +97,14 @@ class DataOptions:
     )
     validation_share: float | None = setting(
         None,
-        "The share of each class that goes to the validation split, if your own pictures have no validation split.  "
+        "The fraction of each class that goes to the validation split, if your own pictures have no validation split.  "
         "[default: 0.1]",
         between=(0.01, 0.5),
     )
     test_share: float | None = setting(
         None,
-        "The share of each class that goes to the test split, if your own pictures have no test split.  [default: 0.1]",
+        "The fraction of each class that goes to the test split, if your own pictures have no test split.  "
+        "[default: 0.1]",
         between=(0.01, 0.5),
     )
     split_seed: int | None = setting(

@@ -92,7 +92,7 @@ def _triton(served: list[VersionState], state: ServerState) -> Iterator[Metric]:
     for part, about in (
         ("request", "Time from admission to answer"),
         ("queue", "Time in the queue"),
-        ("compute_input", "Time to join the batch's inputs"),
+        ("compute_input", "Time to concatenate the batch's inputs"),
         ("compute_infer", "Time in ONNX Runtime"),
         ("compute_output", "Time to split the batch's outputs"),
     ):
@@ -140,12 +140,12 @@ def _routes(served: list[VersionState]) -> Iterator[Metric]:
     samples = CounterMetricFamily("hangtag_route_samples", "Samples that a route's member answered", labels=labels)
     low_confidence = CounterMetricFamily(
         "hangtag_route_unsure_samples",
-        "Samples of a cascade that kept a member's unsure answer, because the next member could not accept them",
+        "Samples for which a cascade returned a rejected answer, because the next member could not accept the sample",
         labels=_MODEL,
     )
     expected = GaugeMetricFamily(
         "hangtag_route_expected_sent_on",
-        "The share of samples that a cascade's second member should get according to route.toml",
+        "The fraction of samples that a cascade's second member should get according to route.toml",
         labels=_MODEL,
     )
     copies = CounterMetricFamily(
