@@ -122,7 +122,7 @@ HTTP: Mapping[str, System] = {
     "http": System("hangtag over HTTP, an image as a binary tensor", hangtag(*_NATIVE), binary),
     "http-2": System("`http` with two worker processes, like FastAPI", hangtag(*_NATIVE, "--workers", "2"), binary),
     "json": System("hangtag over HTTP, an image as numbers in JSON", hangtag(*_NATIVE), numbers),
-    "grpc": System("hangtag over gRPC (native), with HTTP on but not called", hangtag(*_NATIVE)),
+    "grpc": System("hangtag over gRPC (native transport); HTTP is on, but not called", hangtag(*_NATIVE)),
     "fastapi": System(
         f"FastAPI on uvicorn, {FASTAPI_WORKERS} workers, an image as the body, no batching", fastapi, bare_bytes
     ),
