@@ -124,7 +124,7 @@ def _histograms(served: list[VersionState], state: ServerState) -> Iterator[Metr
         shed.add_metric([model], count)
     yield shed
     for name, about, field in (
-        ("hangtag_queue_seconds", "Time that answered requests spent in the queue", "queue_seconds"),
+        ("hangtag_queue_seconds", "Time in the queue of requests that were answered", "queue_seconds"),
         ("hangtag_compute_seconds", "Time to compute the batch of each answered request", "compute_seconds"),
         ("hangtag_batch_size", "Number of samples in each computed batch", "batch_sizes"),
     ):
@@ -193,13 +193,13 @@ def _models(state: ServerState) -> Iterator[Metric]:
     )
     info = GaugeMetricFamily(
         "hangtag_model_info",
-        "The execution provider, requested and in use; whether CUDA graphs are used (on, off); "
+        "The requested execution provider and the one in use; whether CUDA graphs are used (on, off); "
         "and whether the CPU is used because CUDA does not work (fallback: yes, no)",
         labels=[*_MODEL, "provider_asked", "provider", "cuda_graphs", "fallback"],
     )
     binding_failures = CounterMetricFamily(
         "hangtag_io_binding_failures",
-        "Batches that failed with IO binding. After a failure, the model computes without IO binding",
+        "Batches whose computation with IO binding failed. After a failure, the model computes without IO binding",
         labels=_MODEL,
     )
     queues = GaugeMetricFamily(
