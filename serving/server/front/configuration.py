@@ -38,37 +38,29 @@ def configuration(config: ServerConfig, host: str, metrics_port: int, servers: S
     """Return the content of Envoy's configuration file. ``servers`` are the folders of the servers behind Envoy, with
     GRPC_SOCKET and HTTP_SOCKET. ``folder`` is Envoy's folder, with ADMIN_SOCKET, the secrets, and METRICS_SOCKET, on
     which hangtag serves the metrics."""
-    limits = config.limits
-    # A connection's flow-control window has room for all its streams, so no unread stream blocks the others.
-    connection_window = min(_LARGEST_WINDOW, _STREAM_WINDOW * (config.max_concurrent_streams + 1))
     numbers = {"grpc": config.port, "http": config.http_port, "metrics": metrics_port}
     ports = {name: number for name, number in numbers.items() if number != OFF}
     message_bytes = config.max_message_mib << 20
     max_connections = {port: _SCRAPES if port == "metrics" else config.max_connections for port in ports}
+    # The names in envoy.yaml are these, and the fields of the settings and the limits.
     values = {
+        **vars(config.limits),
+        **vars(config),
         "admin_socket": str(folder / ADMIN_SOCKET),
         "all_connections": sum(max_connections.values()),
         "authority_file": str(folder / f"{AUTHORITY}.json"),
         "certificate_file": str(folder / f"{CERTIFICATE}.json"),
-        "connection_age_seconds": _seconds(config.connection_age_seconds),
-        "connection_idle_seconds": _seconds(config.connection_idle_seconds),
         "connection_limits": {
             f"envoy.resource_limits.listener.{port}.connection_limit": limit for port, limit in max_connections.items()
         },
-        "connection_window": connection_window,
+        # A connection's flow-control window has room for all its streams, so no unread stream blocks the others.
+        "connection_window": min(_LARGEST_WINDOW, _STREAM_WINDOW * (config.max_concurrent_streams + 1)),
         "grpc_port": config.port,
         "host": host,
-        "idle_call_seconds": _seconds(limits.idle_call_seconds),
         "ipv4_compat": host == "::",
-        "keepalive_seconds": _seconds(config.keepalive_seconds),
-        "max_concurrent_streams": config.max_concurrent_streams,
         "max_heap_bytes": _OWN_HEAP + 2 * config.http_bodies_bytes,
         "max_message_bytes": message_bytes,
-        "max_message_mib": config.max_message_mib,
-        "message_seconds": _seconds(limits.message_seconds),
         "mutual": config.tls_client_ca is not None,
-        "peer_seconds": _seconds(limits.peer_seconds),
-        "request_seconds": _seconds(limits.request_seconds),
         "stream_window": _STREAM_WINDOW,
         "streams": "|".join(map(re.escape, STREAMS)),
     }
@@ -94,7 +86,7 @@ def configuration(config: ServerConfig, host: str, metrics_port: int, servers: S
     idle_seconds = {"grpc": min(_IDLE_SECONDS, idle), "grpcio": min(_IDLE_SECONDS, idle), "http": idle}
     parts.append(between)
     for name in (*ports, *(["grpcio"] if "native" in settings else [])):
-        connections = {"idle_timeout": _seconds(idle_seconds[name])} if name in idle_seconds else {}
+        connections = {"idle_timeout": _duration(idle_seconds[name])} if name in idle_seconds else {}
         endpoints = [{"endpoint": {"address": {"pipe": {"path": str(socket)}}}} for socket in sockets[name]]
         of_cluster_name = {"cluster": name, "sockets": endpoints, "connections": connections}
         present = {"http2" if name in ("grpc", "grpcio") else "http1"}
@@ -104,16 +96,19 @@ def configuration(config: ServerConfig, host: str, metrics_port: int, servers: S
 
 def _filled(text: str, present: Set[str], values: Mapping[str, Any]) -> str:
     """Replace the names after dollar signs by values, and drop the blocks whose names are not present."""
-    # YAML includes JSON, so every value is written as JSON
-    return Template(_present_blocks(text, present)).substitute({name: json.dumps(values[name]) for name in values})
+    template = Template(_present_blocks(text, present))
+    written = {}
+    for name in template.get_identifiers():
+        value = _duration(values[name]) if name.endswith("_seconds") else values[name]
+        written[name] = json.dumps(value)  # YAML includes JSON
+    return template.substitute(written)
 
 
 def _present_blocks(text: str, present: Set[str]) -> str:
     return _BLOCK.sub(lambda block: _present_blocks(block[2], present) if block[1] in present else "", text)
 
 
-def _seconds(seconds: float) -> str:
-    """Return a duration in the format of Envoy's configuration."""
+def _duration(seconds: float) -> str:
     return f"{seconds:.3f}s"
 
 
