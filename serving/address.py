@@ -48,16 +48,6 @@ def require(address: str) -> None:
         raise AddressError(f"{address!r} is not an address: write HOST:PORT{hint}, for example {DEFAULT}")
 
 
-def authority(address: str) -> str:
-    """Return the authority for calls: the first address of a list of servers, or "" if there is only one server.
-
-    By default gRPC would send the whole list as the authority. A list is not a valid authority, so the native transport
-    would refuse the calls.
-    """
-    first, several, _ = address.removeprefix("ipv4:").removeprefix("ipv6:").partition(",")
-    return first if several else ""
-
-
 def endpoint(address: str) -> tuple[str, int] | None:
     """Return the host and the port of a valid address, or None if the address names several servers or a Unix
     socket."""

@@ -13,11 +13,12 @@ from hangtag.serving.credentials import Credentials, CredentialsError
 F = TypeVar("F", bound=Callable[..., Any])
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
+# the help texts of the options, by the names of the fields of Credentials
 _CREDENTIALS = {
-    "--tls-ca": "Use TLS, and trust servers whose certificate an authority in this PEM file signed.",
-    "--tls-cert": "This client's own certificate (PEM), if the server verifies clients. Needs --tls-key.",
-    "--tls-key": "The private key of --tls-cert (PEM, not encrypted).",
-    "--token-file": "Send the first line of this file as a bearer token.",
+    "tls_ca": "Use TLS, and trust servers whose certificate an authority in this PEM file signed.",
+    "tls_cert": "This client's own certificate (PEM), if the server verifies clients. Needs --tls-key.",
+    "tls_key": "The private key of --tls-cert (PEM, not encrypted).",
+    "token_file": "Send the first line of this file as a bearer token.",
 }
 
 
@@ -53,25 +54,19 @@ def credentials_options(command: F) -> F:
     """
 
     @functools.wraps(command)
-    def with_credentials(
-        *args: Any,
-        tls_ca: Path | None,
-        tls_cert: Path | None,
-        tls_key: Path | None,
-        token_file: Path | None,
-        **kwargs: Any,
-    ) -> Any:
+    def with_credentials(*args: Any, **kwargs: Any) -> Any:
         try:
-            credentials = Credentials(tls_ca, tls_cert, tls_key, token_file)
+            credentials = Credentials(**{name: kwargs.pop(name) for name in _CREDENTIALS})
             credentials.metadata()
         except CredentialsError as error:
             raise click.UsageError(f"{error}.") from error
         return command(*args, credentials=credentials, **kwargs)
 
     decorated: Any = with_credentials
-    for flag, help_text in reversed(_CREDENTIALS.items()):
+    for name, help_text in reversed(_CREDENTIALS.items()):
+        flag = f"--{name.replace('_', '-')}"
         # All commands that call a server share this environment variable. Each command also has a variable of its own.
-        variable = f"HANGTAG_{flag.removeprefix('--').replace('-', '_').upper()}"
+        variable = f"HANGTAG_{name.upper()}"
         decorated = click.option(flag, type=_FILE, envvar=variable, show_envvar=True, help=help_text)(decorated)
     result: F = decorated
     return result

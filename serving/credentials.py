@@ -1,7 +1,4 @@
-"""Open channels with a client's TLS files, and send its bearer token. The client and the load test share this module.
-
-This module works for every gRPC service.
-"""
+"""Open channels with a client's TLS files, and send its bearer token. The client and the load test use this module."""
 
 import os
 import ssl
@@ -13,7 +10,6 @@ from typing import Any, TypeAlias
 import grpc
 
 from hangtag.errors import UserError
-from hangtag.serving import address as server_address
 
 StrPath: TypeAlias = str | os.PathLike[str]
 
@@ -26,13 +22,6 @@ _RECONNECT_ARGUMENTS = [
     # handshake is not reported as an exceeded deadline.
     ("grpc.min_reconnect_backoff_ms", 5000),
 ]
-
-
-def channel_arguments(address: str) -> list[tuple[str, Any]]:
-    """Return gRPC's arguments for channels to an address: the pauses before reconnecting, and the calls' authority."""
-    if authority := server_address.authority(address):
-        return [*_RECONNECT_ARGUMENTS, ("grpc.default_authority", authority)]
-    return list(_RECONNECT_ARGUMENTS)
 
 
 class CredentialsError(UserError):
@@ -76,11 +65,15 @@ class Credentials:
         Raises:
             CredentialsError: a TLS file cannot be read, or ``tls_ca`` holds no certificate.
         """
-        options = [*channel_arguments(address), *options]
+        arguments = [*_RECONNECT_ARGUMENTS, *options]
+        first, is_list, _ = address.removeprefix("ipv4:").removeprefix("ipv6:").partition(",")
+        if is_list:
+            # By default gRPC sends the whole list as the authority of the calls, which the native transport refuses.
+            arguments.append(("grpc.default_authority", first))
         credentials = self.channel_credentials()
         if credentials is None:
-            return grpc.insecure_channel(address, options)
-        return grpc.secure_channel(address, credentials, options)
+            return grpc.insecure_channel(address, arguments)
+        return grpc.secure_channel(address, credentials, arguments)
 
     def channel_credentials(self) -> grpc.ChannelCredentials | None:
         """Return gRPC's credentials with the contents of the TLS files, or None if there is no ``tls_ca``.

@@ -22,7 +22,6 @@ this module.
 
 import re
 import tomllib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -85,8 +84,8 @@ def is_route(models: Path, name: str) -> bool:
     """Return whether a name in the repository is a route: its folder has a route.toml and no versions."""
     folder = models / name
     try:
-        return is_model_name(name) and (folder / ROUTE_FILE).is_file() and not any(_versions(folder))
-    except OSError:
+        return is_model_name(name) and (folder / ROUTE_FILE).is_file() and not numbered_versions(folder)
+    except (OSError, ModelRepositoryError):
         return False
 
 
@@ -122,9 +121,14 @@ def numbered_versions(folder: Path) -> list[ModelFile]:
     """List the versions in one model's folder, latest first, regardless of which version serves. Raises
     ModelRepositoryError if the folder cannot be read."""
     try:
-        return sorted(_versions(folder), key=lambda file: -file.version)
+        files = [
+            ModelFile(folder.name, int(version.name), version / MODEL_FILE)
+            for version in (folder.iterdir() if folder.is_dir() else ())
+            if _VERSION.fullmatch(version.name) and (version / MODEL_FILE).is_file()
+        ]
     except OSError as error:
         raise ModelRepositoryError(f"{folder} cannot be read: {error.strerror}") from error
+    return sorted(files, key=lambda file: -file.version)
 
 
 def promotion(folder: Path) -> Promotion | None:
@@ -248,11 +252,3 @@ def find_file(source: str) -> Path | None:
         return next((file.path for file in versions_in(path)), None)
     except ModelRepositoryError:
         return None
-
-
-def _versions(folder: Path) -> Iterator[ModelFile]:
-    if not folder.is_dir():
-        return
-    for version in folder.iterdir():
-        if _VERSION.fullmatch(version.name) and (version / MODEL_FILE).is_file():
-            yield ModelFile(folder.name, int(version.name), version / MODEL_FILE)

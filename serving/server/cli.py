@@ -8,7 +8,7 @@ import structlog
 
 from hangtag.extras import needs
 from hangtag.options import options_of, repository
-from hangtag.serving.server.config.server_config import ServerConfig
+from hangtag.serving.server.config.server_config import ServerConfig, platform_settings
 from hangtag.serving.server.config.settings import ModelLimit
 from hangtag.serving.server.process import environment
 from hangtag.serving.server.telemetry.log import configure_log
@@ -59,8 +59,6 @@ def serve(**options: Any) -> None:
         from hangtag.serving.server.process import main
 
     if options["platform"] != "none":
-        from hangtag.serving.server.config.platform import platform_settings
-
         options |= platform_settings(options["platform"], os.environ)
     if isinstance(options["models"], str):
         options["store"] = options.pop("models")

@@ -1,8 +1,11 @@
 """A server's settings: the checks of several settings together, and what follows from the settings."""
 
 import ipaddress
+import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from hangtag.serving.server.config.limits import Limits
 from hangtag.serving.server.config.settings import MOST_SAMPLES, Settings
@@ -11,6 +14,7 @@ from hangtag.serving.server.host.machine import usable_cpus
 from hangtag.serving.server.host.ports import address_of
 from hangtag.settings import problems
 
+SAGEMAKER = "sagemaker"
 _LARGEST_BODIES = 16
 
 
@@ -127,3 +131,32 @@ class ServerConfig(Settings):
         callers = () if self.token_file or self.tls_client_ca else ("anybody may call (set --token-file)",)
         readers = () if self.tls_cert else ("anybody on the network can read all data (set --tls-cert and --tls-key)",)
         return callers + readers
+
+
+def platform_settings(name: str, environment: Mapping[str, str]) -> dict[str, Any]:
+    """Return the settings that follow from the environment variables of a platform's container. ``name`` is a value of
+    --platform. Raises StartError if one of the platform's variables has an invalid value.
+
+    SageMaker: https://docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-inference-code.html and
+    mms-container-apis.html there. Vertex AI:
+    https://cloud.google.com/vertex-ai/docs/predictions/custom-container-requirements.
+    """
+    models: dict[str, Any] = {}
+    if name == SAGEMAKER:
+        paths: tuple[str, ...] = ("/ping", "/invocations")
+        variable = "SAGEMAKER_BIND_TO_PORT"
+        if environment.get("SAGEMAKER_MULTI_MODEL", "").lower() == "true":
+            paths += ("/models",)
+            models = {"models": Path(tempfile.mkdtemp(prefix="hangtag-models-")), "model_control": "explicit"}
+        elif (unpacked := Path("/opt/ml/model")).is_dir():
+            models = {"models": unpacked}
+    else:
+        paths = environment.get("AIP_HEALTH_ROUTE") or "/health", environment.get("AIP_PREDICT_ROUTE") or "/predict"
+        variable = "AIP_HTTP_PORT"
+        if uri := environment.get("AIP_STORAGE_URI", ""):
+            models = {"models": uri if "://" in uri else Path(uri)}
+    port = environment.get(variable) or "8080"
+    if not (port.isascii() and port.isdigit()):
+        raise StartError(f"{variable} is {port!r}, which is not a port")
+    host = "0.0.0.0"  # noqa: S104 - the platform's network
+    return {"host": host, "http_port": int(port), "no_page": True, "platform_paths": paths, **models}

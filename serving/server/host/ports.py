@@ -10,11 +10,10 @@ GRPC_SOCKET, GRPCIO_SOCKET, HTTP_SOCKET, METRICS_SOCKET = "grpc.sock", "grpcio.s
 """The names of the Unix sockets on which a server behind Envoy listens. With native, grpcio has its own socket."""
 GRPC, HTTP, METRICS = "port", "http-port", "metrics-port"
 """The purposes of ports. Each purpose has the name of the option that sets its port."""
-_PURPOSES = {GRPC: "", HTTP: " for HTTP", METRICS: " for metrics"}
-_OTHER_NUMBERS = {
-    GRPC: "0 picks a free port",
-    HTTP: "0 picks a free port, -1 turns HTTP off",
-    METRICS: "0 picks a free port, -1 turns metrics off",
+_PURPOSES = {
+    GRPC: ("", ""),
+    HTTP: (" for HTTP", ", -1 turns HTTP off"),
+    METRICS: (" for metrics", ", -1 turns metrics off"),
 }
 
 _PROBLEMS = {
@@ -32,8 +31,7 @@ def address_of(host: str, port: int) -> str:
 
 
 def reserve(host: str, port: int, option: str) -> socket.socket:
-    """Return a socket that reserves a port: no other program has the port, and this server's processes can listen on
-    it. The arguments and exceptions are those of ``bind``."""
+    """Return a socket that reserves a port, like ``bind``: only this server's processes can listen on the port."""
     bind(host, port, option).close()
     return bind(host, port, option, shared=True)
 
@@ -53,12 +51,12 @@ def bind(host: str, port: int, option: str, *, shared: bool = False) -> socket.s
         bound.bind((host, port))
     except OSError as error:
         bound.close()
-        where, check = address_of(host, port), ""
+        where, check, (purpose, off) = address_of(host, port), "", _PURPOSES[option]
         if option == GRPC and error.errno == errno.EADDRINUSE:
             check = f"The program may be a server that was started earlier: see 'hangtag health --server {where}'. "
         raise StartError(
-            f"cannot listen on {where}{_PURPOSES[option]}: {_PROBLEMS.get(error.errno or 0, error.strerror or error)}. "
-            f"{check}Choose another port with --{option} ({_OTHER_NUMBERS[option]}), or another address with --host."
+            f"cannot listen on {where}{purpose}: {_PROBLEMS.get(error.errno or 0, error.strerror or error)}. {check}"
+            f"Choose another port with --{option} (0 picks a free port{off}), or another address with --host."
         ) from error
     return bound
 

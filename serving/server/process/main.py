@@ -1,6 +1,10 @@
 """Runs ``hangtag serve``: starts a server in one process or in several, serves until a signal, drains, and returns."""
 
+import contextlib
 import signal
+import threading
+import time
+from dataclasses import replace
 
 import structlog
 
@@ -9,10 +13,11 @@ from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.config.settings import OFF
 from hangtag.serving.server.host import machine
 from hangtag.serving.server.host.ports import METRICS, bind
-from hangtag.serving.server.process.lifecycle import StopReasons, at_most
 from hangtag.serving.server.process.server import Server
 from hangtag.serving.server.process.supervisor import Supervisor
+from hangtag.serving.server.process.worker import StopReasons, end_after
 from hangtag.serving.server.telemetry.http_endpoint import MetricsServer
+from hangtag.serving.server.telemetry.server_state import StoreState
 
 log = structlog.get_logger()
 
@@ -20,18 +25,12 @@ log = structlog.get_logger()
 def run(config: ServerConfig) -> None:
     """Serve until SIGTERM or SIGINT, then drain and return. A second signal ends the process at once, with code 1.
 
-    SIGALRM ends a process that has not drained within ``drain_seconds`` plus ``Limits.end_seconds``. A supervisor has
-    twice ``end_seconds``, because it ends its workers first.
-
-    Raises:
-        StartError: The server cannot start, or a worker ended and could not be replaced.
+    SIGALRM ends a process that has not drained within ``drain_seconds`` plus ``Limits.end_seconds``. Raises StartError
+    if the server cannot start, or a worker or Envoy ended and could not be replaced.
     """
     store = None
     if config.store:
-        # Imported here and not above, because only a server with a model store needs it.
-        from hangtag.serving.server.process.model_store import follow
-
-        config, store = follow(config)
+        config, store = _follow_store(config)
     kept = config.load_model if config.max_loaded_mib else ()  # otherwise, an unknown name is an error
     # raises ModelRepositoryError if there is no model repository
     unknown = sorted({*dict(config.model_max_batch_size), *kept} - {*names(config.models)})
@@ -59,7 +58,57 @@ def run(config: ServerConfig) -> None:
     finally:
         # A supervisor first ends its workers, which may take end_seconds, and then needs time to end itself.
         spare = config.limits.end_seconds * (1 if config.workers == 1 else 2)
-        with at_most(config.drain_seconds + spare):
-            server.stop()
-            if metrics is not None:
-                metrics.close()
+        end_after(config.drain_seconds + spare)
+        server.stop()
+        if metrics is not None:
+            metrics.close()
+        end_after(0)
+
+
+def _follow_store(config: ServerConfig) -> tuple[ServerConfig, StoreState]:
+    """Update the local copy of a model store. Unless --model-control is none, a thread then updates the copy every
+    --poll-seconds. Return the settings, with the copy's folder as ``models``, and the copy's state, which each update
+    changes. Raises StoreError if there is no model, or the store cannot be read and there is no complete earlier copy.
+    """
+    # Imported here and not above, because only a server with a model store needs it.
+    from hangtag.serving.stores.mirror import Mirror
+    from hangtag.serving.stores.store import Store, StoreError, shown
+
+    mirror = Mirror(
+        Store(config.store, config.limits.store_silent_seconds),
+        config.model_cache,
+        lambda what, size: log.info("fetched from the model store", what=what, mib=round(size / 2**20, 1)),
+        most_mib=config.model_cache_mib,
+        num_versions=config.num_versions,
+    )
+    state = StoreState()
+    follows = config.model_control != "none"
+
+    def update(*, partly: bool = True) -> None:
+        """Update the copy. Log each new reason for failed updates, and log when updates succeed again."""
+        trouble = mirror.update(partly=partly)
+        if trouble is None:  # another process is updating the copy
+            return
+        if trouble:
+            state.errors += 1
+        else:
+            state.last_success = time.time()
+        if trouble and trouble != state.trouble:
+            log.warning(
+                "the copy of the model store cannot be updated; the previous models still serve", reason=trouble
+            )
+        elif state.trouble and not trouble:
+            log.info("the copy of the model store is updated again")
+        state.trouble = trouble
+
+    def update_for_ever() -> None:
+        while True:
+            time.sleep(config.poll_seconds)
+            with contextlib.suppress(StoreError):  # the copy was deleted, and cannot be fetched again now
+                update()
+
+    update(partly=follows)
+    log.info("models come from a store", store=shown(config.store), copy=str(mirror.models))
+    if follows:
+        threading.Thread(target=update_for_ever, name="store", daemon=True).start()
+    return replace(config, models=mirror.models), state

@@ -51,7 +51,6 @@ class Server:
         """Prepare the server; it does not listen yet.
 
         Args:
-            config: The settings.
             versions: The versions to serve for each model, instead of the latest.
             wrap_control: Receives the `Control` of this process's models, and returns the `Control` that clients use.
                 In a worker, the returned object controls all workers. By default, clients control only this process.
@@ -59,9 +58,8 @@ class Server:
             store: The state of the local copy of the model store, if the models come from a store.
 
         Raises:
-            StartError: One of: the certificates or the tokens are invalid, the transport cannot be used, or the address
-                is exposed and Envoy is not installed.
-            MissingExtraError: Packages for HTTP or for tracing are not installed.
+            StartError: The certificates or the tokens are invalid, or the transport cannot be used.
+            MissingExtraError: The packages for HTTP, for tracing or for an exposed address are not installed.
         """
         self.front = Envoy(config) if config.is_exposed and config.behind is None else None
         """The Envoy in front of an exposed server; None for a trusted server or a worker."""
@@ -87,7 +85,11 @@ class Server:
             self._transport = GrpcServer(intake)
         self._http: HttpServer | None = None
         if config.http_port != OFF:
-            self._http = self._http_transport(intake, self.state if wrap_control is None else control.state)
+            # Imported here and not above, because a server without HTTP starts faster and does not need the packages.
+            with needs("rest", "HTTP, which --http-port -1 turns off,"):
+                from hangtag.serving.server.transport.http import http_server
+            state = self.state if wrap_control is None else control.state
+            self._http = http_server.HttpServer(intake, state, lambda: self.port)
         self.control.on_change = self._transport.health.refresh
 
     @property
@@ -116,12 +118,8 @@ class Server:
         return replace(self.control.state(), transports=transports, store=self._store)
 
     def start(self) -> None:
-        """Listen, then load all models, so that health probes get NOT_SERVING while models load.
-
-        Raises:
-            UserError: The address cannot be bound, or a model cannot be loaded. The server has then closed everything
-                again.
-        """
+        """Listen, then load all models, so that health probes get NOT_SERVING while models load. Raises UserError if
+        the address cannot be bound, or a model cannot be loaded. The server has then closed everything again."""
         try:
             self.listen()
             self.control.start()
@@ -171,12 +169,6 @@ class Server:
         self._engine.pool.close()
         self._intake.close()
         log.info("stopped")
-
-    def _http_transport(self, intake: Intake, state: Callable[[], ServerState]) -> "HttpServer":
-        # Imported here and not above, so that a server without HTTP starts faster, and does not need these packages.
-        with needs("rest", "HTTP, which --http-port -1 turns off,"):
-            from hangtag.serving.server.transport.http.http_server import HttpServer
-        return HttpServer(intake, state, lambda: self.port)
 
     def __enter__(self) -> "Server":
         self.start()

@@ -30,8 +30,8 @@ class Supervisor:
 
     def __init__(self, config: ServerConfig, *, store: StoreState | None = None) -> None:
         """Reserve the ports. ``store`` is the state of the local copy of the model store, if the models come from a
-        store. Raises StartError if an address cannot be bound, a certificate is invalid, or an exposed server lacks
-        Envoy."""
+        store. Raises StartError if an address cannot be bound, or a certificate is invalid, and MissingExtraError if an
+        exposed server lacks Envoy."""
         self._config = config
         self._store = store
         self._changed = threading.Condition()  # guards the fields below; notified when a worker listens or fails

@@ -6,6 +6,8 @@ A worker's process begins with this module. The process imports gRPC and ONNX Ru
 """
 
 import itertools
+import os
+import queue
 import select
 import signal
 import sys
@@ -15,15 +17,16 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import suppress
 from multiprocessing.connection import Connection
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
 from hangtag.errors import UserError
 from hangtag.serving.server.config.server_config import ServerConfig
-from hangtag.serving.server.errors import UnavailableError
+from hangtag.serving.server.errors import StartError
 from hangtag.serving.server.host import machine
-from hangtag.serving.server.process import environment, lifecycle
+from hangtag.serving.server.process import environment
 from hangtag.serving.server.telemetry.log import configure_log
 from hangtag.serving.server.telemetry.server_state import ServerState
 
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
     from hangtag.serving.server.engine.servable import Control
 
 log = structlog.get_logger()
+_CHECK_SECONDS = 0.5
 _MAX_PENDING = 60
 """The most unanswered calls for the other process's state. Other calls are rare, and find room in the pipe."""
 _SEND_SECONDS = 5.0
@@ -43,8 +47,12 @@ def main(number: int, config: ServerConfig, versions: Mapping[str, tuple[int, ..
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the supervisor stops workers
     configure_log(worker=number)
     environment.prepare()
-    reasons = lifecycle.StopReasons()
-    may_call: dict[str, Callable[..., Any]] = {"stop": lambda: reasons.put("the supervisor stops its workers")}
+    reasons = StopReasons()
+    # the supervisor calls the other functions only after this worker has called "loaded"
+    may_call: dict[str, Callable[..., Any]] = {
+        "stop": lambda: reasons.put("the supervisor stops its workers"),
+        "state": ServerState,
+    }
     supervisor = Peer(connection)
 
     def answer_supervisor() -> None:
@@ -70,16 +78,54 @@ def main(number: int, config: ServerConfig, versions: Mapping[str, tuple[int, ..
     except PeerError:
         reasons.put("the supervisor ended")
     log.info("stopping", reason=reasons.wait())
-    # if stopping takes longer, SIGALRM ends the worker
-    with lifecycle.at_most(config.drain_seconds + config.limits.end_seconds):
-        server.stop()
+    end_after(config.drain_seconds + config.limits.end_seconds)
+    server.stop()
+
+
+class StopReasons(queue.SimpleQueue[str]):
+    """The reasons why this process should stop. Any thread may ``put`` a reason.
+
+    A signal's handler interrupts the main thread anywhere, even while the log or an Event holds its lock. Unlike them,
+    SimpleQueue.put is reentrant.
+    """
+
+    def add_signals(self, *numbers: signal.Signals) -> None:
+        """Treat these signals as reasons to stop. A second signal ends the process at once, with code 1."""
+
+        def on_signal(number: int, _frame: FrameType | None) -> None:
+            for each in numbers:
+                signal.signal(each, lambda *_: os._exit(1))  # workers end when their supervisor has ended
+            self.put(signal.Signals(number).name)
+
+        for number in numbers:
+            signal.signal(number, on_signal)
+
+    def wait(self, failure: Callable[[], str] = lambda: "") -> str:
+        """Wait for the first reason and return it. Meanwhile, log when no more files can be opened. ``failure`` returns
+        why the server no longer serves, or "" while it does, and becomes a StartError."""
+        exhausted = False
+        # Python runs signal handlers in the main thread only. If the kernel delivers the signal to another thread, a
+        # wait without a timeout would never return, so the main thread wakes up now and then.
+        while True:
+            try:
+                return self.get(timeout=_CHECK_SECONDS)
+            except queue.Empty:
+                exhausted = machine.check_open_files(exhausted=exhausted)
+                if problem := failure():
+                    raise StartError(problem) from None
+
+
+def end_after(seconds: float) -> None:
+    """Let SIGALRM end this process after this time, for example because a computation never ends. The signal's default
+    action ends the process, regardless of what the threads do. 0 seconds: never."""
+    signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
 class SupervisorControl:
     """Controls the models of all workers through the supervisor, for the clients of one worker."""
 
     def __init__(self, supervisor: "Peer", own: "Control") -> None:
-        """``supervisor`` is at the other end of the pipe. ``own`` controls the models of this worker alone."""
+        """``own`` controls the models of this worker alone."""
         self._supervisor = supervisor
         self.published = own.published
 
@@ -106,7 +152,6 @@ class Peer:
     """
 
     def __init__(self, connection: Connection) -> None:
-        """``connection`` is this process's end of the pipe."""
         self._connection = connection
         self._sending = threading.Lock()
         self._pending: dict[int, Future[Any]] = {}
@@ -117,7 +162,6 @@ class Peer:
 
         Raises:
             PeerError: The peer has ended, or did not answer within ``timeout`` seconds.
-            UnavailableError: The peer is starting and does not have the function yet.
             Exception: Any exception that the function raised.
         """
         try:
@@ -138,8 +182,8 @@ class Peer:
         return answer
 
     def answer_calls(self, functions: Mapping[str, Callable[..., Any]]) -> None:
-        """Read the pipe until the peer closes its end. The peer may call ``functions`` by their names; a missing
-        function is not ready yet. Each call runs in its own thread, so that a function may call the peer in turn."""
+        """Read the pipe until the peer closes its end. The peer may call ``functions`` by their names. Each call runs
+        in its own thread, so that a function may call the peer in turn."""
         try:
             while True:
                 number, name, content = self._connection.recv()
@@ -162,8 +206,6 @@ class Peer:
         self, functions: Mapping[str, Callable[..., Any]], number: int, name: str, arguments: tuple[Any, ...]
     ) -> None:
         try:
-            if name not in functions:
-                raise UnavailableError("the worker is still starting")  # noqa: TRY301 - it is sent as the answer
             answer = functions[name](*arguments)
         except Exception as error:
             answer = error

@@ -26,13 +26,9 @@ class WorkerProcess(Peer):
     """A worker process, which the constructor starts. `worker.main` has the functions that it answers."""
 
     def __init__(self, number: int, config: ServerConfig, versions: Mapping[str, tuple[int, ...]]) -> None:
-        """Start the process. Raises StartError if the system allows no further process or file.
-
-        Args:
-            number: Identifies the worker in the log; its replacement gets the same number.
-            config: The server's settings, with the port that all workers share.
-            versions: The versions that the other workers serve, by model; empty when the whole server starts.
-        """
+        """Start the process. Raises StartError if the system allows no further process or file. A worker's replacement
+        gets the same ``number``. ``versions`` are the versions that the other workers serve, by model; empty when the
+        whole server starts."""
         self.number = number
         self.started = time.monotonic()
         self.gets_changes = False
@@ -74,12 +70,9 @@ class WorkerProcess(Peer):
 
     def take_state(self, answer: "Future[Any]") -> None:
         """Record the worker's answer to the call "state". If the worker has ended, keep the last known state."""
-        error = answer.exception()
-        if error is None:
+        if answer.exception() is None:
             self.state = answer.result()
-        elif not isinstance(error, UnavailableError):  # a worker with this error is still starting
-            return
-        self.last_answer = time.monotonic()
+            self.last_answer = time.monotonic()
 
     def kill(self) -> None:
         with suppress(ValueError):  # the process has ended, and was closed

