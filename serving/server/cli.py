@@ -16,25 +16,21 @@ from hangtag.serving.server.telemetry.log import configure_log
 log = structlog.get_logger()
 
 
-class _ModelLimitType(click.ParamType[ModelLimit]):
-    """The type of an option NAME=N. ServerConfig checks whether the limit is valid."""
-
-    name = "text"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> ModelLimit:
-        if isinstance(value, tuple):
-            return value
-        name, _, limit = value.rpartition("=")
-        if not (name and limit.isascii() and limit.isdigit()):
-            self.fail(f"{value!r} must be a model's name, '=' and a number", param, ctx)
-        return name, int(limit)
+def _model_limit(value: Any) -> ModelLimit:
+    """Read NAME=N. ServerConfig checks whether the limit is valid."""
+    if isinstance(value, tuple):
+        return value
+    name, _, limit = value.rpartition("=")
+    if not (name and limit.isascii() and limit.isdigit()):
+        raise click.BadParameter(f"{value!r} must be a model's name, '=' and a number")
+    return name, int(limit)
 
 
 @click.command()
 @options_of(
     ServerConfig,
     models=click.types.FuncParamType(repository),
-    model_max_batch_size=_ModelLimitType(),
+    model_max_batch_size=click.types.FuncParamType(_model_limit),
 )
 def serve(**options: Any) -> None:
     """Serve every model of a repository over gRPC and HTTP.

@@ -78,7 +78,10 @@ class Supervisor:
                 threading.Thread(target=self._run_worker, args=(number,), name=f"worker-{number}", daemon=True).start()
         except (StartError, RuntimeError) as error:
             self._give_up(str(error))
-        while not self._has_started():
+        while True:
+            with self._changed:
+                if self._changed.wait_for(self._is_decided, self._config.limits.worker_check_seconds):
+                    break
             self._check_workers()
         if self._failure:
             self.stop(grace=0)
@@ -190,19 +193,12 @@ class Supervisor:
             delay = replaced_in
             log.warning(event, worker=number, reason=reason, replaced_in_seconds=delay)
 
+    def _is_decided(self) -> bool:
+        return bool(self._failure) or self.workers().running == self._config.workers
+
     def _running_workers(self) -> list[WorkerProcess]:
         with self._changed:
             return [worker for _, worker in sorted(self._workers.items())]
-
-    def _has_started(self) -> bool:
-        """Wait for at most one check interval; returns whether all workers listen or one of them has failed."""
-
-        def has_started() -> bool:
-            listening = sum(worker.listening for worker in self._workers.values())
-            return bool(self._failure) or listening == self._config.workers
-
-        with self._changed:
-            return self._changed.wait_for(has_started, self._config.limits.worker_check_seconds)
 
     def _on_listening(self, worker: WorkerProcess) -> None:
         with self._changed:

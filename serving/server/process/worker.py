@@ -14,7 +14,6 @@ import sys
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from types import FrameType
@@ -166,7 +165,7 @@ class Peer:
         """
         try:
             return self.begin(name, *arguments).result(timeout)
-        except FutureTimeoutError as error:
+        except TimeoutError as error:
             raise PeerError(f"no answer within {timeout:g} s") from error
 
     def begin(self, name: str, *arguments: Any) -> "Future[Any]":
