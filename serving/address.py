@@ -24,15 +24,10 @@ def is_http(address: str) -> bool:
 
 
 def require(address: str) -> None:
-    """Check that a text is an address to which a client can connect.
+    """Raise AddressError, which says what to write, unless a client can connect to an address.
 
-    Args:
-        address: HOST:PORT, or an address for one of gRPC's name resolvers, such as ``dns:///HOST:PORT``. An address for
-            HTTP is a URL with http:// or https://, a host, optionally a port, and optionally a path.
-
-    Raises:
-        AddressError: the address is another kind of URL, or its port is missing or out of range. The message says what
-            to write.
+    The address is HOST:PORT, or an address for one of gRPC's name resolvers, such as ``dns:///HOST:PORT``. An address
+    for HTTP is a URL with http:// or https://, a host, optionally a port, and optionally a path.
     """
     if is_http(address):
         match = _HTTP_URL.fullmatch(address)

@@ -22,12 +22,8 @@ Call = Callable[[Method[Any], Any, float | None], Awaitable[Any]]
 class HealthCalls:
     """Checks of readiness. ``Client`` and ``hangtag health`` run them in a thread, and ``AsyncClient`` with asyncio.
 
-    Args:
-        address: the server's address, for error messages.
-        options: the options that set the pauses between checks.
-        call: makes a call with a method, a request and a deadline in seconds (None for the connection's).
-        sleep: waits for a number of seconds.
-        explain: finds out why calls to the address fail; see ``diagnose``.
+    ``call`` makes a call with a method, a request and a deadline in seconds (None for the connection's). ``explain``
+    finds out why calls to the address fail; see ``diagnose``.
     """
 
     def __init__(
