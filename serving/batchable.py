@@ -39,11 +39,8 @@ def impossibility(inputs: Mapping[str, Axes], outputs: Mapping[str, Axes]) -> st
 
 
 def obstacle(inputs: Mapping[str, Axes], outputs: Mapping[str, Axes]) -> str | None:
-    """Return why a trial of batching would be pointless.
-
-    First axes with different names may differ in size: a model may turn n images into m rows. If the batch is in two
-    axes of a tensor, the tensor cannot be split back into requests.
-    """
+    """Return why a trial of batching would be pointless. First axes with different names may differ in size: a model
+    may turn n images into m rows. If the batch is in two axes of a tensor, the tensor cannot be split into requests."""
     if reason := impossibility(inputs, outputs):
         return reason
     every = _every(inputs, outputs)
@@ -59,12 +56,9 @@ def obstacle(inputs: Mapping[str, Axes], outputs: Mapping[str, Axes]) -> str | N
 
 
 def doubt(inputs: Mapping[str, Axes], outputs: Mapping[str, Axes]) -> str | None:
-    """Return why the names of the axes do not permit batching.
-
-    A first axis with another name might not be the batch but, for example, a sequence's length. A first axis is
-    certainly not the batch if a later axis is named batch ([length, batch, features]). Inputs whose first axes may
-    differ in size do not share a batch axis.
-    """
+    """Return why the names of the axes do not permit batching. A first axis with another name might not be the batch
+    but, for example, a sequence's length. A first axis is certainly not the batch if a later axis is named batch
+    ([length, batch, features]). Inputs whose first axes may differ in size do not share a batch axis."""
     if reason := obstacle(inputs, outputs):
         return reason
     for name, axes in _every(inputs, outputs):

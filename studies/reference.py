@@ -15,7 +15,7 @@ from prometheus_client.core import Metric
 
 from hangtag.cli import SUBCOMMANDS, main
 from hangtag.serving.server.telemetry.model_statistics import BucketHistogram
-from hangtag.serving.server.telemetry.prometheus import StateCollector
+from hangtag.serving.server.telemetry.prometheus import metrics_of
 from hangtag.serving.server.telemetry.server_state import (
     READY,
     RouteCounts,
@@ -59,7 +59,7 @@ def _exported() -> list[Metric]:
     failures, loads = {("cnn", "1", "INTERNAL"): histogram}, {("cnn", "ok"): 1}
     state = ServerState((one, route), failures, loads, {("hot", ""): 1}, store=StoreState())
     assert isinstance(histogram, BucketHistogram)
-    return list(StateCollector(lambda: state).collect())
+    return list(metrics_of(state))
 
 
 def _line(metric: Metric, watched: dict[str, str]) -> str:

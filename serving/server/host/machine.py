@@ -60,10 +60,7 @@ def release_freed_memory() -> None:
 
 def raise_open_files_limit(connections: int, *, exposed: bool) -> None:
     """Raise the limit on open files to the most that the system allows, and warn if that is too low for
-    ``connections``. Only an exposed server limits its connections to this number.
-
-    Systems start programs with a low limit, often 1024, because some old programs cannot handle more open files.
-    """
+    ``connections``. Only an exposed server limits its connections to this number."""
     needed = connections + _SPARE
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:

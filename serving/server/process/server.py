@@ -1,5 +1,6 @@
 """A whole server in one process: it listens, loads the models, answers calls, drains, and ends."""
 
+import socket
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -63,7 +64,7 @@ class Server:
         """
         self.front = Envoy(config) if config.is_exposed and config.behind is None else None
         """The Envoy in front of an exposed server; None for a trusted server or a worker."""
-        self._ports: SharedPorts | None = None
+        self._reserved: list[socket.socket] = []
         if self.front is not None:
             config = replace(config, behind=self.front.behind[0])
         self.config = config
@@ -142,9 +143,9 @@ class Server:
         if self._http is not None:
             self.http_port = run(self._http.start())
         if self.front is not None:
-            self._ports = ports = SharedPorts(self.config)
-            self.port, self.http_port = ports.config.port, ports.config.http_port
-            self.front.start(ports.config, ports.host)
+            listening, self._reserved = reserve_ports(self.config)
+            self.port, self.http_port = listening.port, listening.http_port
+            self.front.start(listening, self._reserved[0].getsockname()[0])
 
     def stop(self, grace: float | None = None) -> None:
         """Report NOT_SERVING, finish calls in flight within ``grace`` seconds (default: drain_seconds), and end. First
@@ -161,8 +162,8 @@ class Server:
             run(self._http.stop(max(0.0, deadline - time.monotonic())))
         if self.front is not None:
             self.front.stop(max(0.0, deadline - time.monotonic()))
-        if self._ports is not None:
-            self._ports.close()
+        for reserved in self._reserved:
+            reserved.close()
         self.control.close()
         self._engine.close()
         self._transport.close()
@@ -178,24 +179,16 @@ class Server:
         self.stop()
 
 
-class SharedPorts:
-    """Holds the ports until ``close``, with sockets that are bound but do not listen, so that they get no
-    connections."""
+def reserve_ports(config: ServerConfig) -> tuple[ServerConfig, list[socket.socket]]:
+    """Reserve the gRPC port, and the HTTP port if the server has HTTP. Raises StartError if an address cannot be bound,
+    or the workers of another server use it.
 
-    def __init__(self, config: ServerConfig) -> None:
-        """Reserve the gRPC port, and the HTTP port if the server has HTTP. Raises StartError if an address cannot be
-        bound, or the workers of another server use it."""
-        grpc = reserve(config.host, config.port, GRPC)
-        self._reserved = [grpc]
-        self.host = str(grpc.getsockname()[0])
-        """The numeric address of the ports."""
-        self.config = replace(config, port=grpc.getsockname()[1])
-        """The settings for the workers, with the ports that the system chose."""
-        if config.http_port != OFF:
-            http = reserve(config.host, config.http_port, HTTP)
-            self._reserved.append(http)
-            self.config = replace(self.config, http_port=http.getsockname()[1])
-
-    def close(self) -> None:
-        for reserved in self._reserved:
-            reserved.close()
+    Return the settings with the ports that the system chose, and the sockets that hold the ports until they are closed.
+    The sockets are bound but do not listen, so they get no connections.
+    """
+    grpc = reserve(config.host, config.port, GRPC)
+    config = replace(config, port=grpc.getsockname()[1])
+    if config.http_port == OFF:
+        return config, [grpc]
+    http = reserve(config.host, config.http_port, HTTP)
+    return replace(config, http_port=http.getsockname()[1]), [grpc, http]

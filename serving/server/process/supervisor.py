@@ -14,9 +14,9 @@ from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.config.settings import OFF
 from hangtag.serving.server.errors import StartError
 from hangtag.serving.server.front.envoy import Envoy
-from hangtag.serving.server.process.server import SharedPorts
+from hangtag.serving.server.process.server import reserve_ports
 from hangtag.serving.server.process.worker_process import Changes, WorkerProcess
-from hangtag.serving.server.telemetry.server_state import READY, ServerState, StoreState, Workers, total
+from hangtag.serving.server.telemetry.server_state import READY, ServerState, StoreState, Workers
 from hangtag.serving.server.transport import choose_transport
 
 log = structlog.get_logger()
@@ -46,7 +46,7 @@ class Supervisor:
         self._served_versions: dict[str, tuple[int, ...]] = {}
         self.front = Envoy(config) if config.is_exposed else None
         """The Envoy in front of an exposed server; None for a trusted server."""
-        self._ports = SharedPorts(config)
+        self._listening, self._reserved = reserve_ports(config)
         self._monitor = threading.Thread(target=self._monitor_workers, name="supervisor", daemon=True)
 
     @property
@@ -73,7 +73,7 @@ class Supervisor:
             self._changes.models = frozenset(require_names(self._config.models) if "*" in models else models)
         try:
             if self.front is not None:
-                self.front.start(self._ports.config, self._ports.host)
+                self.front.start(self._listening, self._reserved[0].getsockname()[0])
             for number in range(self._config.workers):
                 threading.Thread(target=self._run_worker, args=(number,), name=f"worker-{number}", daemon=True).start()
         except (StartError, RuntimeError) as error:
@@ -89,7 +89,7 @@ class Supervisor:
         self._check_workers()
         self._started = True
         self._monitor.start()
-        (transport, reason), listening = choose_transport(self._config), self._ports.config
+        (transport, reason), listening = choose_transport(self._config), self._listening
         log.info(
             "ready",
             address=listening.address(listening.port),
@@ -112,12 +112,13 @@ class Supervisor:
             worker.begin("stop")
         deadline = time.monotonic() + grace + self._config.limits.end_seconds
         for worker in workers:
-            if not worker.join(max(0.0, deadline - time.monotonic())):
+            if not worker.ended.wait(max(0.0, deadline - time.monotonic())):
                 worker.kill()
-                worker.join()
+                worker.ended.wait()
         if self.front is not None:
             self.front.stop(min(grace, _FLUSH_SECONDS))
-        self._ports.close()
+        for reserved in self._reserved:
+            reserved.close()
         log.info("stopped")
 
     def load(self, name: str) -> None:
@@ -138,7 +139,7 @@ class Supervisor:
         answers = {worker.begin("state"): worker for worker in workers}
         for answer in wait(answers, self._config.limits.worker_answer_seconds).done:
             answers[answer].take_state(answer)
-        running = total(worker.state for worker in workers)
+        running = sum((worker.state for worker in workers), ServerState())
         served = {(version.name, version.version) for version in running.versions}
         with self._changed:
             ended = self._counts_of_ended.restricted_to(served)
@@ -154,7 +155,7 @@ class Supervisor:
                     return
                 try:
                     behind = None if self.front is None else self.front.behind[number]
-                    config = replace(self._ports.config, load_model=tuple(sorted(self._changes.models)), behind=behind)
+                    config = replace(self._listening, load_model=tuple(sorted(self._changes.models)), behind=behind)
                     worker = self._workers[number] = WorkerProcess(number, config, self._served_versions)
                 except StartError as error:
                     event, reason, lifetime = "worker not started", str(error), 0.0

@@ -15,9 +15,10 @@ import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
+from functools import partial
 from multiprocessing.connection import Connection
-from types import FrameType
-from typing import TYPE_CHECKING, Any
+from types import FrameType, SimpleNamespace
+from typing import Any
 
 import structlog
 
@@ -28,9 +29,6 @@ from hangtag.serving.server.host import machine
 from hangtag.serving.server.process import environment
 from hangtag.serving.server.telemetry.log import configure_log
 from hangtag.serving.server.telemetry.server_state import ServerState
-
-if TYPE_CHECKING:
-    from hangtag.serving.server.engine.servable import Control
 
 log = structlog.get_logger()
 _CHECK_SECONDS = 0.5
@@ -61,9 +59,14 @@ def main(number: int, config: ServerConfig, versions: Mapping[str, tuple[int, ..
     threading.Thread(target=answer_supervisor, name="peer", daemon=True).start()
     from hangtag.serving.server.process.server import Server  # imports gRPC, so not before ``prepare``
 
+    def control_of_all(own: Any) -> Any:
+        """Let this worker's clients load and unload models in all workers, through the supervisor."""
+        of_all = {name: partial(supervisor.call, name) for name in ("load", "unload", "state")}
+        return SimpleNamespace(published=own.published, **of_all)
+
     reasons.add_signals(signal.SIGTERM)
     try:
-        server = Server(config, versions=versions, wrap_control=lambda own: SupervisorControl(supervisor, own))
+        server = Server(config, versions=versions, wrap_control=control_of_all)
         control = server.control
         may_call |= {"load": control.load, "unload": control.unload, "poll": control.poll, "state": server.state}
         control.start()
@@ -118,25 +121,6 @@ def end_after(seconds: float) -> None:
     """Let SIGALRM end this process after this time, for example because a computation never ends. The signal's default
     action ends the process, regardless of what the threads do. 0 seconds: never."""
     signal.setitimer(signal.ITIMER_REAL, seconds)
-
-
-class SupervisorControl:
-    """Controls the models of all workers through the supervisor, for the clients of one worker."""
-
-    def __init__(self, supervisor: "Peer", own: "Control") -> None:
-        """``own`` controls the models of this worker alone."""
-        self._supervisor = supervisor
-        self.published = own.published
-
-    def load(self, name: str) -> None:
-        self._supervisor.call("load", name)
-
-    def unload(self, name: str) -> None:
-        self._supervisor.call("unload", name)
-
-    def state(self) -> ServerState:
-        state: ServerState = self._supervisor.call("state")
-        return state
 
 
 class PeerError(Exception):

@@ -53,7 +53,7 @@ class WorkerProcess(Peer):
         theirs.close()  # only the worker holds this end now, so reading the other end fails when the worker ends
         self.pid = self._process.pid
         super().__init__(ours)
-        self._ended = threading.Event()
+        self.ended = threading.Event()
 
     def run(self, functions: Mapping[str, Callable[..., Any]]) -> None:
         """Let the worker call these functions, until its process has ended. Then free the process's descriptors."""
@@ -66,7 +66,7 @@ class WorkerProcess(Peer):
         self._process.close()
         ending = f"signal {-code}" if code < 0 else f"exit code {code}"
         self.failure = self.failure or f"worker {self.number} ended with {ending}"
-        self._ended.set()
+        self.ended.set()
 
     def take_state(self, answer: "Future[Any]") -> None:
         """Record the worker's answer to the call "state". If the worker has ended, keep the last known state."""
@@ -77,10 +77,6 @@ class WorkerProcess(Peer):
     def kill(self) -> None:
         with suppress(ValueError):  # the process has ended, and was closed
             self._process.kill()
-
-    def join(self, timeout: float | None = None) -> bool:
-        """Wait for the process to end; returns whether it has."""
-        return self._ended.wait(timeout)
 
 
 class Changes:

@@ -9,6 +9,7 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TextIO, cast
 
 import structlog
@@ -84,30 +85,13 @@ def _printable(value: Any) -> Any:
     return escaped(text[:_LONGEST_VALUE]) + cut
 
 
-class _Writer:
-    """Writes to standard error, and ignores failures, because a closed pipe or a full disk must not fail a client's
-    call."""
-
-    def write(self, text: str) -> None:
-        # sys.stderr is looked up at each call, because it may be replaced. AttributeError: a process without standard
-        # error has None there.
-        with contextlib.suppress(OSError, ValueError, AttributeError):
-            sys.stderr.write(text)
-
-    def flush(self) -> None:
-        with contextlib.suppress(OSError, ValueError, AttributeError):
-            sys.stderr.flush()
-
-
-class _LibraryHandler(logging.Handler):
-    def __init__(self, *, with_values: bool) -> None:
-        super().__init__(logging.WARNING)
-        self._with_values = with_values
-
-    def emit(self, record: logging.LogRecord) -> None:
-        log = structlog.get_logger()
-        write = log.error if record.levelno >= logging.ERROR else log.warning
-        write(record.name, **({"reason": record.getMessage()} if self._with_values else _without_values(record)))
+def _write(text: str) -> None:
+    """Write to standard error. Ignore failures, because a closed pipe or a full disk must not fail a client's call."""
+    # sys.stderr is looked up at each call, because it may be replaced. AttributeError: a process without standard error
+    # has None there.
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        sys.stderr.write(text)
+        sys.stderr.flush()
 
 
 def _without_values(record: logging.LogRecord) -> dict[str, str]:
@@ -128,8 +112,16 @@ def redirect_library_log(library: str, *, with_values: bool) -> None:
     Without ``with_values``, only a message's format is written, such as "Invalid encoding on %s", because the values
     may be callers' data.
     """
+
+    def emit(record: logging.LogRecord) -> None:
+        log = structlog.get_logger()
+        write = log.error if record.levelno >= logging.ERROR else log.warning
+        write(record.name, **({"reason": record.getMessage()} if with_values else _without_values(record)))
+
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = emit  # type: ignore[method-assign]
     logger = logging.getLogger(library)
-    logger.handlers = [_LibraryHandler(with_values=with_values)]
+    logger.handlers = [handler]
     logger.propagate = False
 
 
@@ -156,5 +148,5 @@ def configure_log(**common: object) -> None:
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         # One write per line, newline included, because workers share the file.
-        logger_factory=structlog.WriteLoggerFactory(cast(TextIO, _Writer())),
+        logger_factory=structlog.WriteLoggerFactory(cast(TextIO, SimpleNamespace(write=_write, flush=lambda: None))),
     )

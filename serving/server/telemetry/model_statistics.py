@@ -1,9 +1,5 @@
-"""Counts what one version of a model has computed since it was loaded, in Triton's terms, so that the counts of several
-processes add up.
-
-Triton counts samples (inference_count), batches (execution_count), and the nanoseconds that requests spend in each
-step. Triton lacks the histograms.
-"""
+"""Counts what one version of a model has computed since it was loaded, so that the counts of several processes add up.
+The counts are Triton's, but Triton lacks the histograms."""
 
 import threading
 import time

@@ -6,10 +6,12 @@ type. Metrics that Triton lacks are called hangtag_….
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from importlib import metadata
 from itertools import accumulate
+from types import SimpleNamespace
+from typing import cast
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
@@ -35,20 +37,15 @@ _ALERTED_CODES = ("RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED", "INTERNAL")
 _OUTCOMES = ("ok", "error")
 
 
-class StateCollector(Collector):
-    """Builds all metrics from the server's state at each scrape."""
-
-    def __init__(self, state: Callable[[], ServerState]) -> None:
-        self._state = state
-
-    def collect(self) -> Iterable[Metric]:
-        state = _with_zeros(self._state())
-        served = [version for version in state.versions if version.state == READY]
-        yield from _triton(served, state)
-        yield from _histograms(served, state)
-        yield from _routes(served)
-        yield from _models(state)
-        yield from _server(state)
+def metrics_of(state: ServerState) -> Iterator[Metric]:
+    """Return all metrics."""
+    state = _with_zeros(state)
+    served = [version for version in state.versions if version.state == READY]
+    yield from _triton(served, state)
+    yield from _histograms(served, state)
+    yield from _routes(served)
+    yield from _models(state)
+    yield from _server(state)
 
 
 def exposition(state: Callable[[], ServerState], accept: str) -> tuple[bytes, str]:
@@ -58,7 +55,8 @@ def exposition(state: Callable[[], ServerState], accept: str) -> tuple[bytes, st
         encode, content_type = choose_encoder(accept)
     except (TypeError, ValueError):
         raise InvalidRequestError("the Accept header has a version that is not a number") from None
-    return encode(StateCollector(state)), content_type
+    collector = SimpleNamespace(collect=lambda: metrics_of(state()))
+    return encode(cast(Collector, collector)), content_type
 
 
 def _with_zeros(state: ServerState) -> ServerState:

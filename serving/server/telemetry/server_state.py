@@ -141,10 +141,6 @@ class ServerState(Mergeable):
         return replace(self, versions=versions, failures=failures)
 
 
-def total(states: Iterable[ServerState]) -> ServerState:
-    return sum(states, ServerState())
-
-
 class FailureCounts:
     """Histograms of the seconds from arrival to error. Thread-safe."""
 
