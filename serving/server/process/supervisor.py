@@ -78,15 +78,14 @@ class Supervisor:
                 threading.Thread(target=self._run_worker, args=(number,), name=f"worker-{number}", daemon=True).start()
         except (StartError, RuntimeError) as error:
             self._give_up(str(error))
-        while True:
+        is_decided = False
+        while not is_decided:
             with self._changed:
-                if self._changed.wait_for(self._is_decided, self._config.limits.worker_check_seconds):
-                    break
+                is_decided = self._changed.wait_for(self._is_decided, self._config.limits.worker_check_seconds)
             self._check_workers()
         if self._failure:
             self.stop(grace=0)
             raise StartError(self._failure)
-        self._check_workers()
         self._started = True
         self._monitor.start()
         (transport, reason), listening = choose_transport(self._config), self._listening

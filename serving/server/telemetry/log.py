@@ -9,7 +9,6 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, TextIO, cast
 
 import structlog
@@ -85,13 +84,18 @@ def _printable(value: Any) -> Any:
     return escaped(text[:_LONGEST_VALUE]) + cut
 
 
-def _write(text: str) -> None:
-    """Write to standard error. Ignore failures, because a closed pipe or a full disk must not fail a client's call."""
-    # sys.stderr is looked up at each call, because it may be replaced. AttributeError: a process without standard error
-    # has None there.
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-        sys.stderr.write(text)
-        sys.stderr.flush()
+class _Writer:
+    """Writes to standard error, and ignores failures, because a closed pipe or a full disk must not fail a client's
+    call."""
+
+    def write(self, text: str) -> None:
+        # sys.stderr is looked up at each call, because it may be replaced. AttributeError: a process without standard
+        # error has None there.
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            sys.stderr.write(text)
+            sys.stderr.flush()
+
+    def flush(self) -> None: ...
 
 
 def _without_values(record: logging.LogRecord) -> dict[str, str]:
@@ -148,5 +152,5 @@ def configure_log(**common: object) -> None:
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         # One write per line, newline included, because workers share the file.
-        logger_factory=structlog.WriteLoggerFactory(cast(TextIO, SimpleNamespace(write=_write, flush=lambda: None))),
+        logger_factory=structlog.WriteLoggerFactory(cast(TextIO, _Writer())),
     )
