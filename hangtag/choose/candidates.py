@@ -142,11 +142,6 @@ def bound(samples: int, lost: int) -> float:
     return float(scipy.special.bdtri(lost, samples, 1 - CONFIDENCE))
 
 
-def may_lose(samples: int, lost: int) -> float:
-    """Return the bound, rounded up to 0.01 %."""
-    return math.ceil(1e4 * bound(samples, lost)) / 1e4
-
-
 def candidates(models: Sequence[Model], accuracy: float, lose_at_most: float = 1.0) -> list[Candidate]:
     """List every model, the fastest first, and every cascade that is cheap enough, at the threshold of ``best``.
 

@@ -23,11 +23,11 @@ class Wanted:
     lose_at_most: float = 1.0  # the largest share of all samples that a cascade may lose
 
     def missed_by(self, one: Candidate) -> list[str]:
-        """List the missed requirements: "accuracy", "rate", "p99", and "valid" if the load test is invalid."""
+        """List the missed requirements: "accuracy", "rate", "p99", and "valid load test"."""
         misses = {
             "accuracy": one.accuracy < self.accuracy - 1e-12,
             "rate": one.figures.overloaded,
-            "valid": bool(one.figures.problems) and not one.figures.overloaded,
+            "valid load test": bool(one.figures.problems) and not one.figures.overloaded,
             "p99": self.p99 is not None and one.figures.p99 > self.p99,
         }
         return [requirement for requirement, is_missed in misses.items() if is_missed]

@@ -49,27 +49,30 @@ def measure(
     Raises:
         UserError: A named model is missing or cannot be compared, or no model is left, or the data set is damaged.
     """
-    subjects, left_out = dict[str, Subject](), dict[str, str]()
-    files = _files(repository, names, left_out)
+    files, subjects, left_out = dict[str, ModelFile](), dict[str, Subject](), list[str]()
     full = dict[str, int]()  # the size of a full batch
-    for name, file in files.items():
+    for name in names or [name for name in require_names(repository) if not is_route(repository, name)]:
         try:
-            settings = settings_of(repository / file.name, ServerConfig(models=repository))
+            files[name] = _file(repository, name)
+            settings = settings_of(repository / files[name].name, ServerConfig(models=repository))
             full[name] = min(settings.max_batch_size, _LARGEST_BATCH)
-            subjects[name] = _comparable(name, file)
+            subjects[name] = _comparable(name, files[name])
         except UserError as error:
-            left_out[name] = sentence(error)
-    differing = min((_differing(name, subjects) for name in subjects), key=len, default={})
-    left_out |= differing
+            if names:
+                raise
+            left_out.append(sentence(error))
+    if len(set(files.values())) < len(names):
+        raise EvaluationError(f"a model is named twice: {', '.join(names)}.")
+    unfit = min((_differing(name, subjects) for name in subjects), key=len, default={})
     for name, subject in subjects.items() if not (names or own) else ():
         if subject.dataset is None:
-            left_out.setdefault(name, f"{name} does not name the pictures that trained it. Name some with {option}.")
-    subjects = {name: subject for name, subject in subjects.items() if name not in left_out}
-    reasons = list(left_out.values())
-    if names and reasons:
-        raise EvaluationError(reasons[0])
+            unfit.setdefault(name, f"{name} does not name the pictures that trained it. Name some with {option}.")
+    if names and unfit:
+        raise EvaluationError(next(iter(unfit.values())))
+    left_out += unfit.values()
+    subjects = {name: subject for name, subject in subjects.items() if name not in unfit}
     if not subjects:
-        raise EvaluationError(" ".join([f"{repository} has no model that can be chosen.", *reasons[:1]]))
+        raise EvaluationError(" ".join([f"{repository} has no model that can be chosen.", *left_out[:1]]))
     learned = {(subject.config or {}).get("data_digest") for subject in subjects.values()} - {None}
     if own is None and len(learned) > 1:
         raise EvaluationError(
@@ -83,8 +86,8 @@ def measure(
         if own is not None and (problem := samples.used(subject, images, ("train", "test"))):
             raise EvaluationError(f"{problem} Without {option}, the model's validation pictures decide.")
     shown = f"{len(images):,} {'validation images' if own is None else f'images of {option}'}"
-    notes = [f"left out: {reason}" for reason in reasons]
-    for note in (*notes, *data.notes, f"Running and timing {', '.join(subjects)} on {shown}."):
+    left_out = [f"left out: {reason}" for reason in left_out]
+    for note in (*left_out, *data.notes, f"Running and timing {', '.join(subjects)} on {shown}."):
         on_step(note)
     times = _times(subjects, full, images)
     models = []
@@ -95,27 +98,15 @@ def measure(
     return Measured(models, images, shown, own is None)
 
 
-def _files(repository: Path, names: Sequence[str], left_out: dict[str, str]) -> dict[str, ModelFile]:
-    """Map each model, as NAME or NAME@VERSION, to its file. An unusable model that is not named is ``left_out``."""
-    wanted = names or [name for name in require_names(repository) if not is_route(repository, name)]
-    files = {}
-    for member in wanted:
-        name, _, version = member.partition("@")
-        try:
-            versions = {str(file.version): file for file in require_versions(repository, name)}
-        except UserError as error:
-            if names:
-                raise
-            left_out[name] = sentence(error)
-            continue
-        file = versions.get(version) if version else next(iter(versions.values()))
-        if file is None:
-            there = ", ".join(f"{name}@{number}" for number in versions)
-            raise EvaluationError(f"{repository} has no {member}, but has {there} of {name}.")
-        files[member] = file
-    if len(set(files.values())) < len(names):
-        raise EvaluationError(f"a model is named twice: {', '.join(wanted)}.")
-    return files
+def _file(repository: Path, member: str) -> ModelFile:
+    """Return the file of NAME (the version that serves) or NAME@VERSION. Raises UserError if there is none."""
+    name, _, version = member.partition("@")
+    files = require_versions(repository, name)
+    for file in files:
+        if version in ("", str(file.version)):
+            return file
+    there = ", ".join(f"{name}@{file.version}" for file in files)
+    raise EvaluationError(f"{repository} has no {member}, but has {there} of {name}.")
 
 
 def _comparable(name: str, file: ModelFile) -> Subject:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from markupsafe import Markup
 from matplotlib.ticker import FuncFormatter, PercentFormatter
 
-from hangtag.choose.candidates import CONFIDENCE, Candidate, curve, may_lose
+from hangtag.choose.candidates import CONFIDENCE, Candidate, bound, curve
 from hangtag.choose.choice import IN_FLIGHT, LOSE, Wanted, best_single
 from hangtag.choose.measuring import Measured
 from hangtag.page.drawing import BAD, INK, colour, draw_front, drawing, plain_log_axis
@@ -18,12 +18,6 @@ from hangtag.serving.loadtest.statistics.intervals import wilson
 HEADERS = ("", "sent on", "right", "lost", "µs", "calls/s", "p99", "lacks")
 """The headers of the table. `hangtag route tune` measures no speed, and shows the columns of RESULTS."""
 RESULTS = 5
-_MISSED = {
-    "accuracy": "its accuracy is lower",
-    "rate": "it cannot answer that many calls",
-    "valid": "its load test is invalid",
-    "p99": "its p99 is longer",
-}
 
 
 def cells(one: Candidate, wanted: Wanted) -> list[str]:
@@ -34,58 +28,47 @@ def cells(one: Candidate, wanted: Wanted) -> list[str]:
         f"{one.accuracy:.2%}",
         f"{one.lost:,}" if one.is_cascade else "",
         f"{one.cost * 1e6:,.0f}",
-        _throughput(one),
-        _p99(one),
+        f"{'≤ ' * one.figures.is_predicted}{units.three_digits(one.figures.throughput)}",
+        f"{'≥ ' * one.figures.is_predicted}{units.duration(one.figures.p99)}",
         ", ".join(wanted.missed_by(one)),
     ]
-
-
-def _throughput(one: Candidate) -> str:
-    return f"{'≤ ' * one.figures.is_predicted}{units.three_digits(one.figures.throughput)}"
-
-
-def _p99(one: Candidate) -> str:
-    return f"{'≥ ' * one.figures.is_predicted}{units.duration(one.figures.p99)}"
 
 
 def sentences(listed: Sequence[Candidate], wanted: Wanted, measured: Measured) -> list[str]:
     """Say which candidate to serve and why, or which candidate is nearest and which requirements it misses."""
     one, figures, missed = listed[0], listed[0].figures, wanted.missed_by(listed[0])
     load = f"with {IN_FLIGHT} in flight" if wanted.rate is None else f"at {wanted.rate:g} calls/s"
-    asked = f"{wanted.accuracy:.2%} right"
-    if wanted.p99 is not None:
-        asked += f" and p99 within {units.duration(wanted.p99)} {load}"
-    elif wanted.rate is not None:
-        asked += f" and {wanted.rate:g} calls/s"
+    p99 = "" if wanted.p99 is None else f" and p99 within {units.duration(wanted.p99)}"
+    asked = f"{wanted.accuracy:.2%} right{p99} {load}"
     if not missed:
         lines = [f"Serve {one.label}, which is the fastest candidate with {asked}."]
-    elif missed == ["valid"]:
+    elif missed == ["valid load test"]:
         lines = [f"Nothing is chosen, because the load test of {one.label} is invalid. Repeat it on an idle machine."]
     else:
-        why = " and ".join(_MISSED[each] for each in missed)
-        lines = [f"No candidate has {asked}. The nearest is {one.label}, but {why}."]
+        lines = [f"No candidate has {asked}. The nearest is {one.label}, but it misses the {' and '.join(missed)}."]
         if more := sum(not wanted.missed_by(other) for other in listed):
             lines.append(f"{more} other candidates may meet the requirements. Load-test them with a larger --try.")
     samples = len(measured.images)
     interval = wilson(round(one.accuracy * samples), samples)
+    *_, throughput, latency, _ = cells(one, wanted)
     lines += [
         f"Of {result(one, measured)}.",
         f"On new pictures of the same kind, the accuracy is {interval.low:.2%} to {interval.high:.2%} with 95 % "
         "confidence.",
         f"{'Predicted, without a load test' if figures.is_predicted else 'Measured'}: "
-        f"{_throughput(one)} calls/s with {IN_FLIGHT} in flight, p99 {_p99(one)} {load}.",
+        f"{throughput} calls/s with {IN_FLIGHT} in flight, p99 {latency} {load}.",
     ]
     if measured.chose_epochs:
         lines.append("The models' best epochs were chosen by these images, so the accuracy for other images is lower.")
-    if one.is_cascade and may_lose(samples, 0) > wanted.lose_at_most:
+    if one.is_cascade and bound(samples, 0) > wanted.lose_at_most:
         lines.append(
             f"{samples:,} images are too few to show that a cascade loses at most {LOSE:.2%}. At least 2,995 images "
             "are needed."
         )
     if one.is_cascade and (rival := best_single(listed, wanted)):
+        name, _, right, *_, throughput, latency, _ = cells(rival, wanted)
         lines.append(
-            f"The best single model would be {rival.name}, with {rival.accuracy:.2%} right, {_throughput(rival)} "
-            f"calls/s and p99 {_p99(rival)}."
+            f"The best single model would be {name}, with {right} right, {throughput} calls/s and p99 {latency}."
         )
     lines += [f"The load test is invalid: {problem}." for problem in figures.problems]
     return lines + ([f"The figures are doubtful: {figures.doubt}."] if figures.doubt else [])
@@ -103,7 +86,7 @@ def result(one: Candidate, measured: Measured) -> str:
         f"{measured.shown}, {' and '.join(shares).replace(' to', ' go on to', 1)}, and {right}; "
         f"{', '.join(alone).replace(' ', ' alone has ', 1)}; {one.lost:,} of {samples:,} "
         f"{'is' if one.lost == 1 else 'are'} wrong although {one.models[-1].name} is right; of new images, at most "
-        f"{may_lose(samples, one.lost):.2%} with {CONFIDENCE:.0%} confidence"
+        f"{bound(samples, one.lost):.3%} with {CONFIDENCE:.0%} confidence"
     )
 
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from hangtag.choose import report
-from hangtag.choose.candidates import Candidate, best, curve, may_lose
+from hangtag.choose.candidates import Candidate, best, curve
 from hangtag.choose.choice import LOSE, Wanted
 from hangtag.choose.choice import choose as run_choice
 from hangtag.choose.measuring import Measured, measure
@@ -180,7 +180,10 @@ def tune(
     shown = [one for one in tried if one is chosen or one.threshold in _SHOWN_THRESHOLDS]
     _print(shown, chosen, Wanted(0.0), report.RESULTS)
     if chosen is None or chosen.relative_cost >= 1:
-        raise _saves_nothing(tried, len(measured.images))
+        raise EvaluationError(
+            f"no threshold within --lose-at-most saves time against {names[-1]} by itself, so no route was written. "
+            f"Serve only {names[-1]}, or raise --lose-at-most if a threshold in the table costs less."
+        )
     click.echo(
         f"Chosen: {chosen.threshold:g}. Of {report.result(chosen, measured)}. On average, the cascade takes "
         f"{chosen.relative_cost:.2f} times as long for an image as {names[-1]} by itself."
@@ -223,18 +226,3 @@ def _write_route(file: Path, cascade: Candidate, measured: Measured) -> None:
     description = f"Chosen by '{command}' on {today:%Y-%m-%d}: of {report.result(cascade, measured)}."
     write_text(str(file), cascade.route(description))
     click.echo(followers(file.parent.name), err=True)
-
-
-def _saves_nothing(tried: Sequence[Candidate], samples: int) -> EvaluationError:
-    """Return the error for a cascade that costs as much as its last model, or loses too much at each threshold."""
-    first, *_, last = (model.name for model in tried[0].models)
-    remedy = f"No threshold saves time, because {first} is not faster than {last}: serve only {last}."
-    if saving := [one for one in tried if one.relative_cost < 1]:
-        nearest = min(saving, key=lambda one: one.lost)
-        remedy = (
-            f"Of the thresholds that save time, {nearest.threshold:g} loses the fewest samples. Allow this threshold "
-            f"with --lose-at-most {100 * may_lose(samples, nearest.lost):g}, or serve only {last}."
-        )
-    return EvaluationError(
-        f"no threshold within --lose-at-most saves time against {last} by itself. {remedy} No route was written."
-    )
