@@ -9,11 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from hangtag.page.series import paper_colours
 from studies.page import ROOT
-
-COLOURS = paper_colours()
-"""Colours for curves that do not belong to a model. `hangtag.page.series.looks` gives each model its own colour."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ from typing import Any
 
 import click
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
 
 from hangtag.extras import needs
 from hangtag.options import options_of
@@ -20,7 +19,6 @@ from hangtag.training.data.sources import DataOptions
 _SHOWN = 8
 """The number of pictures of each class on a contact sheet."""
 _MOST_ROWS = 100
-_EDGE, _MARGIN, _LABEL_WIDTHS = 72, 6, (160, 480)  # pixels
 
 
 @click.group()
@@ -59,7 +57,7 @@ def show(source: str, sheet: Path | None, as_json: bool, **options: Any) -> None
             raise click.UsageError(f"--sheet {sheet}: the sheet is a PNG file, so its name must end in .png.")
         require_writable(sheet)
         with needs("export", "--sheet"):  # checked first, because reading the pictures may take minutes
-            importlib.import_module("matplotlib")  # matplotlib contains the font
+            importlib.import_module("matplotlib")
     given = DataOptions(data=source, **options)
     dataset = sources.load(source, given.data_dir, own=given.own_pictures)
     counts = _counts(dataset)
@@ -77,9 +75,7 @@ def show(source: str, sheet: Path | None, as_json: bool, **options: Any) -> None
         for note in dataset.notes:
             click.echo(escaped(note))
     if sheet is not None:
-        drawn = _contact_sheet(dataset)
-        with writing(sheet):
-            drawn.save(sheet)
+        _draw_sheet(dataset, sheet)
         if len(dataset.labels) > _MOST_ROWS:
             click.echo(f"{sheet} shows the first {_MOST_ROWS} of {len(dataset.labels)} classes.", err=True)
 
@@ -95,25 +91,22 @@ def _counts(dataset: Dataset) -> dict[str, dict[str, int]]:
     return counts
 
 
-def _contact_sheet(dataset: Dataset) -> Image.Image:
+def _draw_sheet(dataset: Dataset, file: Path) -> None:
     """Draw the first training pictures of each class in a row that begins with the class's name."""
-    import matplotlib
+    from matplotlib.figure import Figure
 
-    # The font has most European and some other scripts. Pillow's own font has only ASCII characters.
-    font = ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), 14)
-    labels, step = dataset.labels[:_MOST_ROWS], _EDGE + _MARGIN
-    needed = round(max(map(font.getlength, labels))) + 2 * _MARGIN
-    left = min(max(needed, _LABEL_WIDTHS[0]), _LABEL_WIDTHS[1])
-    drawn = Image.new("RGB", (left + _SHOWN * step + _MARGIN, len(labels) * step + _MARGIN), "white")
-    pen, classes = ImageDraw.Draw(drawn), dataset.train.classes
-    for row, label in enumerate(labels):
-        top = _MARGIN + row * step
-        pen.text((_MARGIN, top + _EDGE // 2 - 8), label, fill="black", font=font)
-        members = np.flatnonzero(classes[:, row] if dataset.has_label_sets else classes == row)
-        for place, index in enumerate(members[:_SHOWN].tolist()):
-            picture = Image.fromarray(dataset.train.images[index]).convert("RGB")
-            scale = _EDGE / max(picture.size)
-            size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-            method = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BILINEAR
-            drawn.paste(picture.resize(size, method), (left + place * step, top))
-    return drawn
+    labels, images, classes = dataset.labels[:_MOST_ROWS], dataset.train.images, dataset.train.classes
+    _, height, width, *channels = images.shape
+    high, wide = height + max(1, width // 12), width + max(1, width // 12)  # with the gap to the next picture
+    sheet = np.full((len(labels), high, _SHOWN, wide, *channels), 255, np.uint8)
+    for row in range(len(labels)):
+        members = np.flatnonzero(classes[:, row] if dataset.has_label_sets else classes == row)[:_SHOWN]
+        sheet[row, :height, : len(members), :width] = images[members].swapaxes(0, 1)
+    longest = max(high, wide)  # is drawn an inch long
+    figure = Figure((_SHOWN * wide / longest, len(labels) * high / longest))
+    axes = figure.add_axes((0, 0, 1, 1), frame_on=False, xticks=[])
+    axes.imshow(sheet.reshape(len(labels) * high, _SHOWN * wide, *channels), cmap="gray", vmin=0, vmax=255)
+    axes.set_yticks(np.arange(len(labels)) * high + height / 2, labels, parse_math=False)
+    axes.tick_params(length=0)
+    with writing(file):
+        figure.savefig(file, format="png", dpi=72, bbox_inches="tight")

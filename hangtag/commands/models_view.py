@@ -81,32 +81,26 @@ def details(entry: Entry, operators: Mapping[str, int] | None) -> Shown:
 def description(entry: Entry, operators: Mapping[str, int] | None) -> Table:
     """Make the table of `hangtag models show` for a model. The model's file must be loadable."""
     assert entry.signature is not None
-    signature, lines = entry.signature, list[tuple[str, str]]()
-    lines.append(("model", f"{entry.name} version {entry.version}, {'' if entry.serves else 'another version '}serves"))
-    lines.append(("file", f"{entry.path}, {entry.megabytes:.2f} MB"))
-    lines += [("input", str(spec)) for spec in signature.inputs]
-    lines += [("output", str(spec)) for spec in signature.outputs]
-    if signature.image is not None:
-        lines.append(("image", str(signature.image)))
-    elif signature.picture_shape is not None:
-        lines.append(("image", f"only this size; for other sizes, run: hangtag models fit {entry.name} --fit ..."))
-    unbatched = f"no: requests are served one at a time, because {entry.unbatched_because}"
-    lines.append(("batched", "yes" if entry.batched else unbatched))
-    if signature.labels:
-        lines.append(("labels", ", ".join(signature.labels)))
-    if operators is None:
-        lines.append(("operators", "unknown: the package onnx is not installed"))
-    else:
-        counts = ", ".join(f"{count} {operator}" for operator, count in operators.items())
-        lines.append(("operators", f"{sum(operators.values())} nodes: {counts}"))
-    if entry.trial:
-        lines.append(("TRIAL RUN", entry.trial))
-    lines += inventory.provenance(entry)
-    if entry.accuracy:
-        lines.append((entry.accuracy[0], f"{entry.accuracy[1]:.2%}"))
-    gate = entry.gate if isinstance(entry.gate, dict) else {}
-    lines += [(f"gate: {check}", _check(figures)) for check, figures in gate.items() if isinstance(figures, dict)]
-    return facts(lines)
+    signature, gate = entry.signature, entry.gate if isinstance(entry.gate, dict) else {}
+    image = "" if signature.image is None else str(signature.image)
+    if not image and signature.picture_shape is not None:
+        image = f"only this size; for other sizes, run: hangtag models fit {entry.name} --fit ..."
+    counts = ", ".join(f"{count} {operator}" for operator, count in (operators or {}).items())
+    lines = {
+        "model": f"{entry.name} version {entry.version}, {'' if entry.serves else 'another version '}serves",
+        "file": f"{entry.path}, {entry.megabytes:.2f} MB",
+        "input": "; ".join(map(str, signature.inputs)),
+        "output": "; ".join(map(str, signature.outputs)),
+        "image": image,
+        "batched": "yes" if entry.batched else f"no, requests are served one at a time: {entry.unbatched_because}",
+        "labels": ", ".join(signature.labels),
+        "operators": "unknown: the package onnx is not installed" if operators is None else counts,
+        "TRIAL RUN": entry.trial or "",
+        **dict(inventory.provenance(entry)),
+        **({entry.accuracy[0]: f"{entry.accuracy[1]:.2%}"} if entry.accuracy else {}),
+        **{f"gate: {check}": _check(figures) for check, figures in gate.items() if isinstance(figures, dict)},
+    }
+    return facts(line for line in lines.items() if line[1])
 
 
 def _check(figures: Shown) -> str:
@@ -172,17 +166,15 @@ def route_listing(routes: Sequence[Shown]) -> Table:
 
 def route_description(shown: Shown) -> Table:
     """Make the table of `hangtag models show` for a route, from the route's details."""
-    stages = [f"stage {number}" for number, _ in enumerate(shown["members"], start=1)]
     shares = [f"share {share:g}%" for share in shown.get("shares", ())]
+    places = shares or [f"stage {number}" for number, _ in enumerate(shown["members"], start=1)]
     lines = [("route", f"{shown['route']}, a {shown['kind']}"), ("file", shown["file"])]
-    lines += zip(shares or stages, map(_words, shown["members"]), strict=True)
-    if not shares:
+    lines += zip(places, map(_words, shown["members"]), strict=True)
+    lines += [(key, text(shown[key])) for key in ("on_overload", "sticky") if shown.get(key)]
+    if "accept" in shown:
         lines.append(("accept", ", ".join(f"{key} {value}" for key, value in shown["accept"].items())))
-        lines.append(("on_overload", shown["on_overload"]))
     if (share := shown.get("expected_sent_on")) is not None:
         lines.append(("expected", f"{share:.1%} of the samples go on to stage 2"))
-    if shown.get("sticky"):
-        lines.append(("sticky", shown["sticky"]))
     if shadow := shown["shadow"]:
         lines.append(("shadow", f"{_words(shadow)}, gets copies of {shadow['share']:.0%} of the requests"))
     lines += [("" if row else "description", line) for row, line in enumerate(shown["description"].splitlines())]

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import resources
 from typing import Any
 
 from matplotlib import rc_context
@@ -14,11 +15,13 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
-# Placeholder colours. `_svg` replaces them with the style sheet's variables, which differ in light and dark mode.
-INK, GRID, BAD = "#0000f0", "#0000f1", "#0000f2"
-SERIES = 10
-_VARIABLES = {INK: "--muted", GRID: "--line", BAD: "--bad"}
-_VARIABLES |= {f"#0000e{index}": f"--series-{index}" for index in range(SERIES)}
+# The colours of light mode, by their variables in the style sheet, which lists them before those of dark mode. A page
+# replaces each colour in a picture with its variable.
+_SHEET = resources.files("hangtag.page").joinpath("templates/style.css").read_text()
+_VARIABLES: dict[str, str] = dict(reversed(re.findall(r"(--(?:muted|line|bad|series-\d)): (#\w{6});", _SHEET)))
+INK, GRID, BAD = (_VARIABLES[name] for name in ("--muted", "--line", "--bad"))
+SERIES = [name for name in sorted(_VARIABLES) if name.startswith("--series-")]
+COLOURS = [_VARIABLES[name] for name in SERIES]
 
 # If the largest value of an axis is at least this many times the smallest value, the axis contains two or more of the
 # ticks 1, 2, 5, 10 and so on.
@@ -53,14 +56,9 @@ _STYLE: Any = {
 }
 
 
-def series_variable(index: int) -> str:
-    """Return the style sheet's variable for the colour of series number `index`."""
-    return _VARIABLES[colour(index)]
-
-
 def colour(index: int) -> str:
-    """Return the placeholder colour of series number `index`."""
-    return f"#0000e{index % SERIES}"
+    """Return the colour of series number `index`."""
+    return COLOURS[index % len(COLOURS)]
 
 
 def draw_front(axes: Axes, points: Iterable[tuple[float, float]], ink: str = INK) -> list[tuple[float, float]]:
@@ -125,6 +123,6 @@ def _svg(figure: Figure, name: str, label: str) -> str:
     body = re.sub(r"url\(#", f"url(#{name}-", body)
     body = re.sub(r'xlink:href="#', f'href="#{name}-', body)
     body = re.sub(r"font: ([\d.]+px) [^;\"]+", r"font-size: \1", body)
-    for placeholder, variable in _VARIABLES.items():
-        body = body.replace(placeholder, f"var({variable})")
+    for variable, colour in _VARIABLES.items():
+        body = body.replace(colour, f"var({variable})")
     return f'<svg {box} role="img" aria-label="{label}">{body}'

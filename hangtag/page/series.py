@@ -1,13 +1,10 @@
 """Gives each model a colour and a marker, which all pictures, tables and cards use."""
 
-import re
 import zlib
 from collections.abc import Iterable
-from functools import cache
-from importlib import resources
 from typing import NamedTuple
 
-from hangtag.page.drawing import SERIES, colour, series_variable
+from hangtag.page.drawing import COLOURS, SERIES
 
 # Pairs of a matplotlib marker and a character that looks like it.
 _MARKS = (
@@ -21,18 +18,10 @@ _SALT = 107
 class Look(NamedTuple):
     """The colour and the marker of one series."""
 
-    colour: str  # the placeholder colour to draw with; `drawing` replaces it with ``variable``
+    colour: str  # the colour on a light background, which `drawing` replaces with ``variable``
     variable: str  # the style sheet's variable for the colour
     marker: str  # the marker in matplotlib's notation
     sign: str  # a character that looks like the marker, for text
-    paper: str  # the colour on a light background, for pictures without a style sheet
-
-
-@cache
-def paper_colours() -> tuple[str, ...]:
-    """Read the series' colours for light mode from the style sheet, which lists them before those for dark mode."""
-    style = resources.files("hangtag.page").joinpath("templates/style.css").read_text()
-    return tuple(re.findall(r"--series-\d: (#\w+);", style)[:SERIES])
 
 
 def looks(names: Iterable[str]) -> dict[str, Look]:
@@ -45,10 +34,11 @@ def looks(names: Iterable[str]) -> dict[str, Look]:
     taken: set[tuple[int, int]] = set()
     chosen = {}
     for name in names:
-        first = zlib.crc32(f"{_SALT}{name}".encode()) % SERIES
-        order = [((first + step) % SERIES, turn) for turn in range(len(_MARKS)) for step in range(SERIES)]
+        count = len(COLOURS)
+        first = zlib.crc32(f"{_SALT}{name}".encode()) % count
+        order = [((first + step) % count, turn) for turn in range(len(_MARKS)) for step in range(count)]
         number, turn = next((each for each in order if each not in taken), order[0])
         taken.add((number, turn))
         marker, sign = _MARKS[(number + turn) % len(_MARKS)]
-        chosen[name] = Look(colour(number), series_variable(number), marker, sign, paper_colours()[number])
+        chosen[name] = Look(COLOURS[number], SERIES[number], marker, sign)
     return chosen

@@ -33,15 +33,15 @@ def learning_curves(epochs: Mapping[str, Sequence[Mapping[str, float]]]) -> Figu
     ):
         for (name, rows), look in zip(epochs.items(), looks(epochs).values(), strict=True):
             values = [row[key] for row in rows]
-            axes.plot(range(1, len(values) + 1), values, color=look.paper)
+            axes.plot(range(1, len(values) + 1), values, color=look.colour)
             end = (len(values), values[-1])
             validates = key == "validation_accuracy"
             # a validation curve's name is below the curve's end, and a training curve's name is above it
             place_of_name = (4, -3 if validates else 4)
-            axes.annotate(name, end, place_of_name, textcoords="offset points", fontsize=9, color=look.paper)
+            axes.annotate(name, end, place_of_name, textcoords="offset points", fontsize=9, color=look.colour)
             if validates:
                 best = int(np.argmax(values))
-                axes.plot(best + 1, values[best], marker="o", markersize=9, fillstyle="none", color=look.paper)
+                axes.plot(best + 1, values[best], marker="o", markersize=9, fillstyle="none", color=look.colour)
         axes.set_xlabel("epoch")
         axes.set_xlim(0, 1.1 * max(len(rows) for rows in epochs.values()))  # room for the names
         axes.set_ylim(LOWEST, 1)
@@ -62,7 +62,7 @@ def accuracy_and_speed(models: Sequence[Measured]) -> Figure:
     accuracy, throughput = figure.subplots(1, 2)
     labels, front = [], []
     for each, look in zip(models, looks(each.name for each in models).values(), strict=True):
-        colour = look.paper
+        colour = look.colour
         points = [(line["throughput"], line["latency_s"]["p99"] * 1000) for line in map(each.runs.get, SIZES) if line]
         p99 = points[-1][1]
         accuracy.plot(p99, each.accuracy, marker="o", markersize=9, color=colour)

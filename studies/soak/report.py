@@ -5,9 +5,10 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from hangtag.page.drawing import COLOURS
 from studies import page, results
 from studies.page import Part
-from studies.pictures import COLOURS, Picture, finish
+from studies.pictures import Picture, finish
 from studies.results import Line
 
 RESULTS = Path(__file__).with_name("results.jsonl")

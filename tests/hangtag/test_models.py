@@ -62,7 +62,7 @@ def test_it_says_why_requests_are_not_joined(tmp_path: Path) -> None:
         f"softmax version 1 is not batched: {why}",
         f"unbatched version 1 is not batched: {fixed_because}",
     ]
-    assert f"because {why}" in text("show", "softmax", models=tmp_path)
+    assert f"one at a time: {why}" in text("show", "softmax", models=tmp_path)
     verified = invoke("models", "verify", "softmax", "--models", tmp_path, exit_code=1)
     assert "DOES NOT HOLD batching" in " ".join(verified.stdout.split())
 
