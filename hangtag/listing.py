@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hangtag.errors import DataCorruptError, DataNotFoundError
+from hangtag.errors import DataCorruptError, DataNotFoundError, reason
 from hangtag.printable import counted, named
 from hangtag.serving.image_spec import SUFFIXES, Pixels
 
@@ -64,9 +64,9 @@ def listed(source: str) -> Listing:
     folder. A split is train, validation or test.
 
     Raises:
-        DataNotFoundError: A file or a folder does not exist or cannot be read, or there are no pictures.
+        DataNotFoundError: A folder cannot be read, a picture is missing, or there are no pictures.
         DataCorruptError: One of: some folders are splits and others are not; a split or a column is missing; a class's
-            folder has no picture; a line has no path, no label or an unknown split; a CSV file is not in UTF-8.
+            folder has no picture; a line has no path, no label or an unknown split; a CSV file cannot be read.
     """
     place = place_of(source)
     pictures, notes = _in_folder(place) if source.startswith("folder:") else (_in_csv(place), [])
@@ -179,17 +179,10 @@ def _in_csv(file: Path) -> list[Picture]:
             if not (file.parent / path).is_file():
                 missing.append(f"{path} in line {rows.line_num}")
             pictures.append(Picture(file.parent / path, path, normal(label), _SPLITS.get(split.lower())))
-    except OSError as error:
-        raise DataNotFoundError(f"{file} cannot be read ({error.strerror}). Name a CSV file.") from error
-    except UnicodeDecodeError as error:
-        number = error.object.count(b"\n", 0, error.start) + 1
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataCorruptError(
-            f"{file}, line {number} is not in UTF-8. Save the file in UTF-8, which spreadsheets call 'CSV UTF-8'."
-        ) from error
-    except csv.Error as error:
-        raise DataCorruptError(
-            f"{file} cannot be read as CSV after line {rows.line_num}. Check whether a closing quotation mark is "
-            "missing."
+            f"{file} cannot be read ({reason(error)}). Name a CSV file in UTF-8, which spreadsheets call 'CSV UTF-8', "
+            "and close each quotation mark in it."
         ) from error
     if missing:
         count = counted(len(missing), "file that is", "files that are")

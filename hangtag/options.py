@@ -178,21 +178,16 @@ class JsonCommand(click.Command):
     """A command with ``json_option``. For one release it also accepts 0.2.1's ``--json FILE``, with a warning."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if "--json" not in args[:-1]:
-            return super().parse_args(ctx, args)
-        at = args.index("--json")
-        before, word, after = args[:at], args[at + 1], args[at + 2 :]
-        if word.startswith("-") and word != "-":
-            return super().parse_args(ctx, args)
-        # The word is a file's name, and no argument of the command, if the command would otherwise have too many
-        # arguments, or if no model can have that name.
-        _, too_many, _ = self.make_parser(ctx).parse_args([*before, word, *after])
-        variadic = any(argument.nargs == -1 for argument in self.params)
-        if too_many or (variadic and (word == "-" or "/" in word or word.endswith(".json"))):
-            form = "--json" if word == "-" else f"--json={word}"
-            click.echo(f"Warning: '--json {word}' will be removed in the next release: write {form}.", err=True)
-            return super().parse_args(ctx, [*before, f"--json={word}", *after])
-        return super().parse_args(ctx, [*before, "--json=-", word, *after])
+        if "--json" in args[:-1]:
+            at = args.index("--json")
+            word = args[at + 1]
+            is_file = word == "-" or word.endswith(".json")
+            form = "--json=-" if word == "-" or not is_file else f"--json={word}"
+            if is_file:
+                click.echo(f"Warning: '--json {word}' will be removed in the next release: write {form}.", err=True)
+            if is_file or not word.startswith("-"):  # click would take any word for the file
+                args = [*args[:at], form, *args[at + 1 + is_file :]]
+        return super().parse_args(ctx, args)
 
 
 def refuse(*names: str, because: str) -> None:

@@ -6,8 +6,7 @@ from datetime import UTC, datetime
 from markupsafe import Markup
 from matplotlib.ticker import FuncFormatter, PercentFormatter
 
-from hangtag.choose.candidates import CONFIDENCE, Candidate, bound, curve
-from hangtag.choose.choice import IN_FLIGHT, LOSE, Wanted, best_single
+from hangtag.choose.candidates import CONFIDENCE, IN_FLIGHT, LOSE, Candidate, Wanted, best_single, bound, curve
 from hangtag.choose.measuring import Measured
 from hangtag.page.drawing import BAD, INK, colour, draw_front, drawing, plain_log_axis
 from hangtag.page.label_placement import Label, place

@@ -13,8 +13,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from hangtag.choose.candidates import Candidate, Outcome
-from hangtag.choose.choice import IN_FLIGHT
+from hangtag.choose.candidates import IN_FLIGHT, Candidate, Outcome
 from hangtag.evaluation.subject import Array, EvaluationError
 from hangtag.serving.credentials import Credentials
 from hangtag.serving.loadtest.measuring.load_test import measure as run_load_test

@@ -13,9 +13,8 @@ from rich.console import Console
 from rich.text import Text
 
 from hangtag.choose import report
-from hangtag.choose.candidates import Candidate, best, curve
-from hangtag.choose.choice import LOSE, Wanted
-from hangtag.choose.choice import choose as run_choice
+from hangtag.choose.candidates import LOSE, Candidate, Wanted, best, curve
+from hangtag.choose.candidates import choose as run_choice
 from hangtag.choose.measuring import Measured, measure
 from hangtag.choose.trial import load_test
 from hangtag.commands.models_view import followers

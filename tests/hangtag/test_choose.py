@@ -13,9 +13,8 @@ import numpy as np
 import pytest
 
 from hangtag.choose import report, trial
-from hangtag.choose.candidates import Candidate, Model, Outcome, candidates, curve
-from hangtag.choose.choice import LOSE, Wanted, limits, ranked
-from hangtag.choose.choice import choose as run_choice
+from hangtag.choose.candidates import LOSE, Candidate, Model, Outcome, Wanted, candidates, curve, limits, ranked
+from hangtag.choose.candidates import choose as run_choice
 from hangtag.choose.measuring import Measured
 from hangtag.evaluation.subject import EvaluationError
 from hangtag.serving.model_repository import ModelFile

@@ -121,7 +121,7 @@ def test_an_unwritable_file_is_reported_before_the_work(tmp_path: Path, option: 
     (tmp_path / "file").write_text("")
     missing = tmp_path / "gone.onnx"
     for place in (tmp_path / "file/figures", *([tmp_path] if option == "--json" else [])):
-        assert f"cannot write {place}" in refused(missing, option, place)
+        assert f"cannot write {place}" in refused(missing, f"{option}={place}")
 
 
 def test_a_served_model_needs_neither_torch_nor_onnx_runtime(server: Server) -> None:
