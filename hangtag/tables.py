@@ -20,7 +20,8 @@ def table(
 ) -> Table:
     """Make a table with a row of headers, and perhaps a title. The columns whose headers are in ``right`` are aligned
     right. A cell that is a Text keeps its style."""
-    made = Table(title=title, title_justify="left", title_style="dim", box=None, pad_edge=False, header_style="dim")
+    made = Table(title_justify="left", box=None, pad_edge=False, header_style="dim")
+    made.title = Text(escaped(title), "dim") if title else None
     for header in headers:
         made.add_column(Text(escaped(header)), justify="right" if header in right else "left", overflow="fold")
     for row in rows:

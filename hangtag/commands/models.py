@@ -143,21 +143,18 @@ def show(name: str, version: int | None, folder: Path, as_json: bool) -> None:
       hangtag models show fast-and-accurate
       hangtag models show cnn --version 1 --json
     """
+    entry = None
     if version is None and is_route(folder, name):
-        route = view.route_details(folder, name)
-        if as_json:
-            print_json(route)
-        else:
-            print_plain(view.route_description(route))
-        return
-    entry = inventory.find(folder, name, version)
-    if entry.signature is None:
-        raise UserError(entry.trouble)
-    operators = inventory.operators(entry)
-    if as_json:
-        print_json(view.summary(entry) | view.details(entry, operators))
+        shown = view.route_details(folder, name)
     else:
-        print_plain(view.description(entry, operators))
+        entry = inventory.find(folder, name, version)
+        if entry.signature is None:
+            raise UserError(entry.trouble)
+        shown = view.summary(entry) | view.details(entry, inventory.operators(entry))
+    if as_json:
+        print_json(shown)
+    else:
+        print_plain(view.description(shown, entry))
 
 
 @models.command()
@@ -169,9 +166,7 @@ def promote(name: str, version: str, folder: Path) -> None:
 
     By default, a newer version that is published in the meantime does not serve. --num-versions can serve a newer
     version, and you can promote it. 'latest' returns to the rule that the latest version serves. The choice is stored
-    in the file promoted.toml in the model's folder. A server with --model-control poll applies the choice within
-    --poll-seconds. A server with --model-control explicit applies the choice at 'hangtag models load NAME', and a
-    server with --model-control none applies the choice when it restarts.
+    in the file promoted.toml in the model's folder. The command prints when servers apply the choice.
 
     \b
     Examples:
@@ -193,7 +188,7 @@ def rollback(name: str, version: int | None, folder: Path) -> None:
     """Return to the version that served before, or to an earlier VERSION.
 
     If versions were promoted before, the command returns to the version that was promoted last, otherwise to the next
-    lower number. 'hangtag models promote --help' says when servers apply the choice.
+    lower number.
 
     \b
     Examples:
@@ -289,7 +284,6 @@ def _findings(entry: Entry, findings: Sequence[verify.Finding]) -> Table:
         (verdicts[holds], ", ".join(finding.check for finding in same), why)
         for (holds, why), same in groupby(findings, lambda finding: (finding.holds, finding.summary))
     ]
-    made = table(("", "", ""), rows)
-    made.title, made.title_style = Text(escaped(f"{entry.name} version {entry.version}")), ""
+    made = table(("", "", ""), rows, title=f"{entry.name} version {entry.version}")
     made.show_header = False
     return made

@@ -78,40 +78,35 @@ def details(entry: Entry, operators: Mapping[str, int] | None) -> Shown:
     }
 
 
-def description(entry: Entry, operators: Mapping[str, int] | None) -> Table:
-    """Make the table of `hangtag models show` for a model. The model's file must be loadable."""
-    assert entry.signature is not None
-    signature, gate = entry.signature, entry.gate if isinstance(entry.gate, dict) else {}
-    image = "" if signature.image is None else str(signature.image)
-    if not image and signature.picture_shape is not None:
-        image = f"only this size; for other sizes, run: hangtag models fit {entry.name} --fit ..."
-    counts = ", ".join(f"{count} {operator}" for operator, count in (operators or {}).items())
-    lines = {
-        "model": f"{entry.name} version {entry.version}, {'' if entry.serves else 'another version '}serves",
-        "file": f"{entry.path}, {entry.megabytes:.2f} MB",
-        "input": "; ".join(map(str, signature.inputs)),
-        "output": "; ".join(map(str, signature.outputs)),
-        "image": image,
-        "batched": "yes" if entry.batched else f"no, requests are served one at a time: {entry.unbatched_because}",
-        "labels": ", ".join(signature.labels),
-        "operators": "unknown: the package onnx is not installed" if operators is None else counts,
-        "TRIAL RUN": entry.trial or "",
-        **dict(inventory.provenance(entry)),
-        **({entry.accuracy[0]: f"{entry.accuracy[1]:.2%}"} if entry.accuracy else {}),
-        **{f"gate: {check}": _check(figures) for check, figures in gate.items() if isinstance(figures, dict)},
-    }
-    return facts(line for line in lines.items() if line[1])
+def description(shown: Shown, entry: Entry | None = None) -> Table:
+    """Make the table of `hangtag models show`, from the JSON object of a model, which has an entry, or of a route."""
+    if entry is not None and (signature := entry.signature) is not None:
+        shown = shown | {side: "; ".join(map(str, getattr(signature, side))) for side in ("inputs", "outputs")}
+        shown["image"] = str(signature.image or "")
+        if not shown["image"] and signature.picture_shape is not None:
+            shown["image"] = f"only this size; for other sizes, run: hangtag models fit {shown['model']} --fit ..."
+        shown["operators"] = shown["operators"] or "unknown: the package onnx is not installed"
+        shown |= {figure: f"{shown[figure]:.2%}" for figure in inventory.FIGURES if figure in shown}
+    lines = list[tuple[str, Any]]()
+    for key, value in shown.items():
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            value = dict(enumerate(value, 1))
+        is_nested = isinstance(value, dict) and key != "operators"
+        lines += [(f"{key} {name}", part) for name, part in value.items()] if is_nested else [(key, value)]
+    return facts((key.replace("_", " "), _words(value)) for key, value in lines if value not in (None, [], ""))
 
 
-def _check(figures: Shown) -> str:
-    """Write a check's results in one line. For a nested table, only the largest number is written."""
+def _words(value: Any) -> str:
+    """Write a value of a JSON object in one line. Of a table of numbers, only the largest number is written."""
+    if not isinstance(value, dict):
+        return text(value)
     words = []
-    for name, value in figures.items():
-        if value is not None and name not in ("operators", "opsets"):
-            values = flat(value).values() if isinstance(value, dict) else ()
-            largest = max((each for each in values if isinstance(each, int | float)), default=value)
+    for name, part in value.items():
+        numbers = flat(part).values() if isinstance(part, dict) else ()
+        largest = max((number for number in numbers if isinstance(number, int | float)), default=part)
+        if part is not None and name not in ("operators", "opsets"):
             words.append(f"{name.replace('_', ' ')} {text(largest)}")
-    return str(figures.get("summary") or ", ".join(words) or "passed")
+    return ", ".join(words) or "passed"
 
 
 def _accuracy(shown: Shown) -> list[str]:
@@ -164,23 +159,6 @@ def route_listing(routes: Sequence[Shown]) -> Table:
     return table(("route", "kind", "answered by"), rows)
 
 
-def route_description(shown: Shown) -> Table:
-    """Make the table of `hangtag models show` for a route, from the route's details."""
-    shares = [f"share {share:g}%" for share in shown.get("shares", ())]
-    places = shares or [f"stage {number}" for number, _ in enumerate(shown["members"], start=1)]
-    lines = [("route", f"{shown['route']}, a {shown['kind']}"), ("file", shown["file"])]
-    lines += zip(places, map(_words, shown["members"]), strict=True)
-    lines += [(key, text(shown[key])) for key in ("on_overload", "sticky") if shown.get(key)]
-    if "accept" in shown:
-        lines.append(("accept", ", ".join(f"{key} {value}" for key, value in shown["accept"].items())))
-    if (share := shown.get("expected_sent_on")) is not None:
-        lines.append(("expected", f"{share:.1%} of the samples go on to stage 2"))
-    if shadow := shown["shadow"]:
-        lines.append(("shadow", f"{_words(shadow)}, gets copies of {shadow['share']:.0%} of the requests"))
-    lines += [("" if row else "description", line) for row, line in enumerate(shown["description"].splitlines())]
-    return facts(lines)
-
-
 def _member(models: Path, member: Member) -> Shown:
     """Describe a member: a model's version and accuracy, a route, or the error for a member that cannot be used."""
     if is_route(models, member.name):
@@ -195,14 +173,6 @@ def _member(models: Path, member: Member) -> Shown:
 def _name(member: Shown) -> str:
     version = f"@{member['version']}" if "version" in member else ""
     return f"{member['model']}{version}{' (missing)' if 'trouble' in member else ''}"
-
-
-def _words(member: Shown) -> str:
-    if "trouble" in member:
-        return f"{member['model']}: {member['trouble']}"
-    if "is_route" in member:
-        return f"{member['model']}, a route"
-    return ", ".join([f"{member['model']} version {member['version']}", *_accuracy(member)])
 
 
 def followers(name: str) -> str:

@@ -11,7 +11,7 @@ from hangtag.errors import UserError
 from hangtag.export.repository import inventory
 from hangtag.extras import needs
 from hangtag.options import json_flag, models_option, runs_option
-from hangtag.output import require_writable, write_text
+from hangtag.output import write_text
 from hangtag.printable import escaped
 from hangtag.tables import facts, print_json, print_plain, table
 from hangtag.training.report import tables
@@ -89,7 +89,6 @@ def show(run: str, html: Path | None, runs: Path, models: Path, as_json: bool) -
         ]
         print_plain(table([*headers, ""], rows, right=headers))
     if html:
-        require_writable(html)
         with needs("export", "--html"):
             from hangtag.training.report.run_page import run_page
         write_text(str(html), run_page(one, versions))
@@ -122,7 +121,6 @@ def compare(names: Sequence[str], html: Path | None, runs: Path, models: Path, a
         rows += [[key, *map(tables.text, values)] for key, values in differences.items()]
         print_plain(table(["", *(run.folder.name for run in compared)], rows))
     if html:
-        require_writable(html)
         with needs("export", "--html"):
             from hangtag.training.report.run_page import comparison_page
         write_text(str(html), comparison_page([*compared], [*compared.values()]))

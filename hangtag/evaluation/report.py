@@ -12,7 +12,6 @@ from rich.text import Text
 from hangtag.evaluation.metrics import Result
 from hangtag.evaluation.samples import Samples
 from hangtag.evaluation.subject import Subject
-from hangtag.printable import escaped
 from hangtag.tables import table
 
 _SCHEMA = "hangtag.evaluation/2"
@@ -99,17 +98,15 @@ def _mixed_up(result: Result) -> Table:
 def _confusion(labels: Sequence[str], confusion: list[list[int]]) -> Table:
     """Make the table of the confusion matrix. Zeros are left blank, and the most frequent mistakes are red."""
     worst = max(max((count for j, count in enumerate(row) if j != i), default=0) for i, row in enumerate(confusion))
-    made = Table(title="true class (rows), predicted class (columns)", title_justify="left", title_style="dim")
-    made.box, made.pad_edge, made.padding, made.header_style = None, False, (0, 1, 0, 0), "dim"  # 80 columns wide
-    made.add_column("", no_wrap=True)
     heads = [label[:_SHORT].rstrip() for label in labels]
     if len(set(heads)) < len(heads):  # shortened names are not unique, so number the columns
         heads = [str(number) for number, _ in enumerate(labels, 1)]
         labels = [f"{head} {label}" for head, label in zip(heads, labels, strict=True)]
-    for head in heads:
-        made.add_column(Text(escaped(head)), justify="right", no_wrap=True, min_width=_SHORT)
+    rows = list[tuple[str | Text, ...]]()
     for i, (label, row) in enumerate(zip(labels, confusion, strict=True)):
         cells = [Text(f"{count:,}" if count else "", "bold red" if count > worst / 2 else "") for count in row]
         cells[i] = Text(f"{row[i]:,}", "green")
-        made.add_row(Text(escaped(label)), *cells)
+        rows.append((label, *cells))
+    made = table(("", *heads), rows, right=heads, title="true class (rows), predicted class (columns)")
+    made.padding = (0, 1, 0, 0)  # ten labels fit into 80 columns
     return made

@@ -106,8 +106,8 @@ def test_the_figures_are_printed_and_shown(by_command: tuple[Path, str]) -> None
     assert "logits and labels unchanged" in printed
     assert "% before scaling by temperature" in printed
     shown = " ".join(invoke("models", "show", "lstm", "--models", folder / "models").stdout.split())
-    assert "temperature_fitted_on 5,000 validation images" in shown
-    assert "gate: calibration images 100, bins 15, expected calibration error 0." in shown
+    assert "temperature fitted on 5,000 validation images" in shown
+    assert "gate calibration images 100, bins 15, expected calibration error 0." in shown
     assert "before 0." in shown
 
 

@@ -89,7 +89,7 @@ def test_on_request_it_is_published_named_as_worse_and_serves_unless_another_was
     assert "note: version 1 is promoted and still serves. Next: hangtag models promote lstm 3" in result.stderr
     invoke("models", "promote", "lstm", "latest", *repository)
     shown = " ".join(invoke("models", "show", "lstm", *repository).stdout.split())
-    assert "TRIAL RUN trained on 32 images only" in shown
+    assert "TRIAL RUN: trained on 32 images only" in shown
     listed = invoke("models", "list", *repository).stdout
     assert "TRIAL RUN: trained on 32 images only" in listed
     assert "test accuracy" in listed.splitlines()[0]

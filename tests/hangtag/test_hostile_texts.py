@@ -36,9 +36,8 @@ def test_models_show_prints_labels_and_metadata_with_escapes(repository: Path) -
     assert f"labels {SHOWN}, {HARMLESS}, label 2" in text
     assert f"recipe {SHOWN}" in text
     assert json.loads(invoke("models", "show", "one", "--models", repository, "--json").stdout)["labels"][0] == HOSTILE
-    # A description may contain line breaks, which start new lines.
     described = shown("models", "show", "route", "--models", repository)
-    assert "description \\x1b[31mred model ready [link=https://example.org]x[/link]" in described
+    assert "description \\x1b[31mred\\nmodel ready [link=https://example.org]x[/link]" in described
 
 
 def test_models_list_prints_metadata_and_mistakes_in_routes_with_escapes(repository: Path) -> None:

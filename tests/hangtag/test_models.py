@@ -62,7 +62,7 @@ def test_it_says_why_requests_are_not_joined(tmp_path: Path) -> None:
         f"softmax version 1 is not batched: {why}",
         f"unbatched version 1 is not batched: {fixed_because}",
     ]
-    assert f"one at a time: {why}" in text("show", "softmax", models=tmp_path)
+    assert f"batched no unbatched because {why}" in text("show", "softmax", models=tmp_path)
     verified = invoke("models", "verify", "softmax", "--models", tmp_path, exit_code=1)
     assert "DOES NOT HOLD batching" in " ".join(verified.stdout.split())
 
@@ -91,8 +91,8 @@ def test_it_shows_a_model(proven: Path) -> None:
     assert all(line[0] != " " and line == line.rstrip() for line in shown)  # lines are not wrapped for a pipe
     words = " ".join(" ".join(shown).split())
     for part in (
-        "input image: UINT8 [any, 28, 28]", "output logits: FP32 [any, 10]", "Sneaker, Bag, Ankle boot",
-        "1 LSTM", "seed 0", "gate: parity limit 0.0001", "gate: cuda outcome ", "graph_digest",
+        "inputs image: UINT8 [any, 28, 28]", "outputs logits: FP32 [any, 10]", "Sneaker, Bag, Ankle boot",
+        "LSTM 1", "seed 0", "gate parity limit 0.0001", "gate cuda outcome ", "graph digest",
         "precision fp32",
     ):  # fmt: skip
         assert part in words, part
@@ -117,9 +117,9 @@ def test_without_a_subcommand_it_lists(proven: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "shown"),
     [
-        ("test_accuracy", "much", "lstm version 1"),
-        ("gate", '{"parity": {"limit": {"a": "text", "b": [1]}}}', "gate: parity limit {'a': 'text'"),
-        ("gate", "[1]", "lstm version 1"),
+        ("test_accuracy", "much", "model lstm version 1"),
+        ("gate", '{"parity": {"limit": {"a": "text", "b": [1]}}}', "gate parity limit {'a': 'text'"),
+        ("gate", "[1]", "model lstm version 1"),
     ],
 )
 def test_one_file_with_strange_metadata_hides_no_other(
@@ -166,23 +166,22 @@ def test_the_shipped_route_is_shown_with_its_members_its_rule_and_where_that_cam
     ]
     assert (document["kind"], document["on_overload"], document["shadow"]) == ("cascade", "answer", None)
     assert document["accept"]["output"] == "probabilities"
-    shown = [line.split(maxsplit=1) for line in lines("show", "fast-and-accurate", models=MODELS)]
-    assert [line[1] for line in shown if line[0] == "stage"] == [
-        f"{place}      {member['model']} version {member['version']}, test accuracy {member['test_accuracy']:.2%}"
-        for place, member in enumerate(members, 1)
-    ]
-    words = dict(shown)
-    assert words["route"] == "fast-and-accurate, a cascade"
-    assert words["accept"] == f"output probabilities, at_least {document['accept']['at_least']:g}"
-    assert words["expected"].startswith(f"{document['expected_sent_on']:.1%} of the samples")
-    assert words["description"].startswith("Chosen by 'hangtag choose ")
+    shown = text("show", "fast-and-accurate", models=MODELS)
+    for place, member in enumerate(members, 1):
+        described = f"model {member['model']}, version {member['version']}, test accuracy {member['test_accuracy']:.4g}"
+        assert f"members {place} {described} " in shown
+    assert shown.startswith("route fast-and-accurate kind cascade ")
+    assert f"accept output probabilities accept at least {document['accept']['at_least']:g} on overload answer" in shown
+    assert f"expected sent on {document['expected_sent_on']:.4g} " in shown
+    assert "description Chosen by 'hangtag choose " in shown
 
 
 def test_a_split_is_shown_with_its_shares_and_what_is_wrong_with_a_member(routes: Path) -> None:
     shown = text("show", "half", models=routes)
-    assert "share 50% one version 3 share 25% one@2: " in shown
-    assert "has no version 2; there are 3. share 25% deep, a route sticky x-id description [b]y hand." in shown
-    assert "shadow one version 3, gets copies of 10% of the requests" in text("show", "deep", models=routes)
+    assert "members 1 model one, version 3 members 2 model one@2, trouble " in shown
+    assert "has no version 2; there are 3. members 3 model deep, is route yes shares 50, 25, 25 sticky x-id " in shown
+    assert "description [b]y hand." in shown
+    assert "shadow share 0.1 shadow model one shadow version 3" in text("show", "deep", models=routes)
     document = read("show", "half", models=routes)
     assert (document["shares"], document["sticky"]) == ([50, 25, 25], "x-id")
     assert document["members"][0] == {"model": "one", "version": 3}
