@@ -1,8 +1,8 @@
 """Train image classifiers, export them to ONNX, serve them over gRPC and HTTP, and call the server.
 
 ``from hangtag import Client`` is all that a program needs to call a server. The exported names are imported on first
-use, so that ``import hangtag`` is fast. So ``hangtag health``, which containers run often, imports neither numpy nor
-the protocol's messages.
+use, so that ``import hangtag`` is fast. Therefore ``hangtag health``, which containers run often, imports neither numpy
+nor the protocol's messages.
 """
 
 import importlib

@@ -57,5 +57,4 @@ def print_plain(content: Table | str) -> None:
 
 
 def print_json(value: object) -> None:
-    """Print a value as indented JSON."""
     sys.stdout.write(f"{json.dumps(value, indent=1)}\n")

@@ -2,8 +2,8 @@
 
 A cascade accepts a model's answer if the highest probability in the answer is at least the threshold. Labelled samples
 determine the threshold. A cascade loses a sample if the cascade misclassifies the sample and the last model classifies
-it correctly. Lost samples are not offset by samples that only the cascade classifies correctly. A faster model that is
-more accurate on these samples usually owes this to chance, or to the choice of its best epoch by the same samples.
+it correctly. Lost samples are not offset by samples that only the cascade classifies correctly. If a faster model is
+more accurate on these samples, the reason is usually chance, or that its best epoch was chosen by the same samples.
 """
 
 import json
@@ -112,7 +112,7 @@ def curve(models: Sequence[Model]) -> list[Candidate]:
     for threshold in np.arange(0, 1 + _STEP / 2, _STEP).round(3).tolist():
         answered, goes_on, reached = models[0].right, np.ones(len(models[0].right), bool), [1.0]
         for model, after in pairwise(models):
-            goes_on = goes_on & ~(model.confidence >= threshold)  # NaN is not sure: the next model answers, as served
+            goes_on = goes_on & ~(model.confidence >= threshold)  # NaN too goes on to the next model, as on a server
             answered = np.where(goes_on, after.right, answered)
             reached.append(float(goes_on.mean()))
         lost = int((models[-1].right & ~answered).sum())
@@ -221,8 +221,8 @@ def limits(one: Candidate, processors: int, rate: float | None) -> Outcome:
 def ranked(listed: Sequence[Candidate], wanted: Wanted) -> list[Candidate]:
     """Sort the candidates: first those that meet the requirements, by throughput, then the others, nearest first.
 
-    A candidate is nearer if it misses fewer requirements. Between candidates that miss the same number, the accuracy
-    decides if it is missed, otherwise the p99 if it is missed, and otherwise the throughput.
+    A candidate is nearer if it misses fewer requirements. Candidates that miss equally many are sorted by accuracy if
+    they miss the accuracy, otherwise by p99 if they miss the p99, and otherwise by throughput.
     """
 
     def key(one: Candidate) -> tuple[int, float, float]:

@@ -20,7 +20,6 @@ RESULTS = 5
 
 
 def cells(one: Candidate, wanted: Wanted) -> list[str]:
-    """Return the cells of a candidate's row."""
     return [
         one.label,
         ", ".join(f"{share:.1%}" for share in one.reached[1:]),
@@ -74,8 +73,8 @@ def sentences(listed: Sequence[Candidate], wanted: Wanted, measured: Measured) -
 
 
 def result(one: Candidate, measured: Measured) -> str:
-    """Say how many of the samples are right and, for a cascade, how many each model after the first receives, how
-    accurate each model is alone, and how many samples are lost, with an upper bound on the share of new samples."""
+    """Say how many of the samples are right. For a cascade, also say how many samples go on to each later model, how
+    accurate each model is alone, how many samples are lost, and how many new samples may be lost at most."""
     right, samples = f"{one.accuracy:.2%} are right", len(measured.images)
     if not one.is_cascade:
         return f"{measured.shown}, {right}"
@@ -104,8 +103,8 @@ def page(listed: Sequence[Candidate], wanted: Wanted, measured: Measured) -> str
 
 
 def _picture(candidates: Sequence[Candidate]) -> str:
-    """Draw a labelled marker for each candidate on the Pareto front, for the first candidate and for each single model,
-    and for each cascade with a marker a line of its results at all thresholds."""
+    """Draw a labelled marker for each single model, the first candidate, and each candidate on the Pareto front. For
+    each cascade that has a marker, draw a line through its results at all thresholds."""
     with drawing("front", "Accuracy against the processor time of a sample", (6.6, 4.4)) as drawn:
         axes = drawn.axes
         front = draw_front(axes, [_place(one) for one in candidates])

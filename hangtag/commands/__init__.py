@@ -1,1 +1,1 @@
-"""The subcommands that join several packages: ``runs``, ``evaluate``, ``labels`` and ``models``."""
+"""Subcommands that join several packages: ``choose``, ``data``, ``evaluate``, ``models``, ``route`` and ``runs``."""

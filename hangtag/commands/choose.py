@@ -206,7 +206,6 @@ def _route_to_write(models: Path, name: str, option: str, *, replace: bool) -> P
 
 
 def _say(text: str) -> None:
-    """Print a sentence on standard error."""
     click.echo(escaped(text), err=True)
 
 

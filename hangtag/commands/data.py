@@ -81,7 +81,6 @@ def show(source: str, sheet: Path | None, as_json: bool, **options: Any) -> None
 
 
 def _counts(dataset: Dataset) -> dict[str, dict[str, int]]:
-    """Count the images of each label in each split."""
     counts: dict[str, dict[str, int]] = {label: {} for label in dataset.labels}
     for split in dataset.sizes:
         classes = getattr(dataset, split).classes

@@ -199,7 +199,6 @@ def rollback(name: str, version: int | None, folder: Path) -> None:
 
 
 def _report(name: str, before: int | None, now: int) -> None:
-    """Print which version was chosen, and when servers apply the choice."""
     instead = f" instead of version {before}" if before else ""
     is_chosen = "was already chosen" if before == now else f"is chosen{instead}"
     click.echo(f"{name} version {now} {is_chosen}")

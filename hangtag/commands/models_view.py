@@ -79,7 +79,7 @@ def details(entry: Entry, operators: Mapping[str, int] | None) -> Shown:
 
 
 def description(shown: Shown, entry: Entry | None = None) -> Table:
-    """Make the table of `hangtag models show`, from the JSON object of a model, which has an entry, or of a route."""
+    """Make the table of `hangtag models show` from the JSON object of a model, or of a route, which has no entry."""
     if entry is not None and (signature := entry.signature) is not None:
         shown = shown | {side: "; ".join(map(str, getattr(signature, side))) for side in ("inputs", "outputs")}
         shown["image"] = str(signature.image or "")

@@ -142,7 +142,6 @@ def _with_versions(found: Sequence[Run], models: Path) -> dict[Run, list[str]]:
 
 
 def _summary(run: Run, versions: Sequence[str]) -> dict[str, Any]:
-    """Build the JSON object of one run in the list."""
     shown = {"run": run.folder.name, "folder": str(run.folder)}
     if run.trouble:
         return {**shown, "trouble": run.trouble}

@@ -18,8 +18,6 @@ Sets = npt.NDArray[np.bool_]  # [n, labels]: which labels are in the set of an i
 
 @dataclass(frozen=True)
 class Mistake:
-    """A wrong prediction."""
-
     image: int  # the image's index in the split
     true: str | tuple[str, ...]  # a label or a set of labels
     predicted: str | tuple[str, ...]

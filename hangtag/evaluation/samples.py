@@ -24,7 +24,7 @@ _USED = {
     "train": ("training", "which a model classifies better than new pictures"),
     "test": ("test", "which must not influence a choice"),
 }
-"""The splits of the training data whose pictures cannot be samples, with the words for the split and the reason."""
+"""The splits of a model's data that cannot be samples. Each has a word for its pictures, and the reason."""
 
 
 @dataclass(frozen=True)
@@ -91,8 +91,8 @@ def load(
 
 
 def used(subject: Subject, images: Array, splits: Sequence[str], runs: Path = _RUNS) -> str | None:
-    """Say how many of the samples are in the first of these splits of the model's run that contains any. The samples
-    are images in the form of the model's input. Return None if no split contains any, or if ``runs`` lacks the run."""
+    """Say how many of these images are pictures of the model's own data. Only the first of these splits with any such
+    picture is reported. Return None if no split has one, or if ``runs`` lacks the run. The images are model inputs."""
     members = _members(subject, runs)
     digests = [pixels_digest(image) for image in images] if members else []
     for split in splits:
@@ -135,7 +135,7 @@ def _garments(name: str, split: str, limit: int | None, data_dir: Path | None) -
 def _own_dataset(subject: Subject, name: str, data_dir: Path | None, runs: Path, option: str) -> Dataset:
     """Load the user's pictures, split and prepared as in the model's run."""
     config: Mapping[str, Any] = subject.config or {}
-    # pictures that --data names are only converted to the model's input; its training data set is not needed
+    # The pictures are not the model's own data set, so they only become the model's input, and the run is not needed.
     if name != config.get("dataset"):
         return sources.load(name, image=_image(subject))
     try:

@@ -53,8 +53,6 @@ def sentence(error: Exception) -> str:
 
 @dataclass
 class Subject:
-    """A model to evaluate."""
-
     kind: str  # "run", "onnx" or "server"
     name: str  # for messages and titles
     task: str  # "single_label" or "multi_label"
@@ -194,7 +192,9 @@ def of_server(model: str, address: str, version: str, timeout: float, credential
             parameters = client.parameters(model, version=version)
             routed = [member.partition("@") for member in parameters.get("route_members", "").split(", ") if member]
             members = [client.parameters(member, version=number) for member, _, number in routed]
-        if len({member.get("hangtag.data_digest") for member in members}) == 1:  # they have the same test pictures
+        if (
+            len({member.get("hangtag.data_digest") for member in members}) == 1
+        ):  # the members were tested on the same pictures
             parameters = {**members[0], **parameters}
     except ClientError as error:
         if error.code is not grpc.StatusCode.UNIMPLEMENTED:  # other servers need not describe their models

@@ -15,8 +15,8 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
-# The colours of light mode, by their variables in the style sheet, which lists them before those of dark mode. A page
-# replaces each colour in a picture with its variable.
+# Variable of the style sheet -> colour in light mode, which the style sheet lists before dark mode. Pictures are drawn
+# in these colours, and a page replaces each colour with its variable, so that dark mode has other colours.
 _SHEET = resources.files("hangtag.page").joinpath("templates/style.css").read_text()
 _VARIABLES: dict[str, str] = dict(reversed(re.findall(r"(--(?:muted|line|bad|series-\d)): (#\w{6});", _SHEET)))
 INK, GRID, BAD = (_VARIABLES[name] for name in ("--muted", "--line", "--bad"))
@@ -57,7 +57,6 @@ _STYLE: Any = {
 
 
 def colour(index: int) -> str:
-    """Return the colour of series number `index`."""
     return COLOURS[index % len(COLOURS)]
 
 

@@ -16,8 +16,6 @@ _SALT = 107
 
 
 class Look(NamedTuple):
-    """The colour and the marker of one series."""
-
     colour: str  # the colour on a light background, which `drawing` replaces with ``variable``
     variable: str  # the style sheet's variable for the colour
     marker: str  # the marker in matplotlib's notation
