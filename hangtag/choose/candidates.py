@@ -89,11 +89,6 @@ class Candidate:
         """The seconds of processor time that a sample takes on average in full batches."""
         return sum(share * model.per_sample for share, model in zip(self.reached, self.models, strict=True))
 
-    @property
-    def relative_cost(self) -> float:
-        """The cost, divided by the cost of the last model."""
-        return self.cost / self.models[-1].per_sample
-
     def route(self, description: str = "") -> str:
         """Return the route.toml of a cascade."""
         lines = [

@@ -12,6 +12,7 @@ from hangtag.choose.candidates import OUTPUT, Model
 from hangtag.errors import UserError
 from hangtag.evaluation import samples
 from hangtag.evaluation.subject import Array, EvaluationError, Subject, of_file, sentence
+from hangtag.options import SampleOptions
 from hangtag.serving.model_repository import ModelFile, is_route, require_names, require_versions
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.engine.repository import settings_of
@@ -35,20 +36,21 @@ class Measured:
 
 
 def measure(
-    repository: Path, names: Sequence[str], own: str | None, option: str, *, limit: int | None, data_dir: Path | None,
-    on_step: Callable[[str], None],
-) -> Measured:  # fmt: skip
+    repository: Path, names: Sequence[str], chosen: SampleOptions, option: str, on_step: Callable[[str], None]
+) -> Measured:
     """Measure models of a repository.
 
     Args:
         names: The models, as NAME (for the version that serves) or NAME@VERSION. If empty, all models that serve are
             candidates, and those with the most frequent signature are measured.
-        own: Labelled samples on which no model was trained, from ``option``; None for the validation images.
+        chosen: Names labelled samples on which no model was trained, or by default the validation images.
+        option: The command-line option that names the samples, for error messages.
         on_step: Receives a sentence about each step, and about each model and group of pictures that is left out.
 
     Raises:
         UserError: A named model is missing or cannot be compared, or no model is left, or the data set is damaged.
     """
+    own = chosen.samples
     files, subjects, left_out = dict[str, ModelFile](), dict[str, Subject](), list[str]()
     full = dict[str, int]()  # the size of a full batch
     for name in names or [name for name in require_names(repository) if not is_route(repository, name)]:
@@ -79,7 +81,7 @@ def measure(
             f"{', '.join(subjects)} were not all trained on the same pictures with the same split, so one model's "
             f"validation pictures may have trained another. With {option}, name pictures on which no model was trained."
         )
-    data = samples.load(next(iter(subjects.values())), "validation", limit, data_dir, None, own, option=option)
+    data = samples.load(next(iter(subjects.values())), chosen, "validation", option=option)
     images = data.content.images
     for subject in subjects.values():
         subject.require_labels(data.labels)

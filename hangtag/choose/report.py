@@ -8,8 +8,9 @@ from matplotlib.ticker import FuncFormatter, PercentFormatter
 
 from hangtag.choose.candidates import CONFIDENCE, IN_FLIGHT, LOSE, Candidate, Wanted, best_single, bound, curve
 from hangtag.choose.measuring import Measured
-from hangtag.page.drawing import BAD, INK, colour, draw_front, drawing, plain_log_axis
+from hangtag.page.drawing import draw_front, drawing, plain_log_axis
 from hangtag.page.label_placement import Label, place
+from hangtag.page.series import looks
 from hangtag.page.templates import environment
 from hangtag.serving.loadtest import units
 from hangtag.serving.loadtest.statistics.intervals import wilson
@@ -37,13 +38,15 @@ def sentences(listed: Sequence[Candidate], wanted: Wanted, measured: Measured) -
     one, figures, missed = listed[0], listed[0].figures, wanted.missed_by(listed[0])
     load = f"with {IN_FLIGHT} in flight" if wanted.rate is None else f"at {wanted.rate:g} calls/s"
     p99 = "" if wanted.p99 is None else f" and p99 within {units.duration(wanted.p99)}"
-    asked = f"{wanted.accuracy:.2%} right{p99} {load}"
+    asked = f"{wanted.accuracy:.2%} right{p99}{f' {load}' if p99 or wanted.rate is not None else ''}"
     if not missed:
         lines = [f"Serve {one.label}, which is the fastest candidate with {asked}."]
     elif missed == ["valid load test"]:
         lines = [f"Nothing is chosen, because the load test of {one.label} is invalid. Repeat it on an idle machine."]
     else:
-        lines = [f"No candidate has {asked}. The nearest is {one.label}, but it misses the {' and '.join(missed)}."]
+        lines = [
+            f"No candidate has {asked}. The nearest is {one.label}, but it lacks the required {' and '.join(missed)}."
+        ]
         if more := sum(not wanted.missed_by(other) for other in listed):
             lines.append(f"{more} other candidates may meet the requirements. Load-test them with a larger --try.")
     samples = len(measured.images)
@@ -109,19 +112,22 @@ def _picture(candidates: Sequence[Candidate]) -> str:
         axes = drawn.axes
         front = draw_front(axes, [_place(one) for one in candidates])
         marked = [one for one in candidates if one is candidates[0] or not one.is_cascade or _place(one) in front]
-        for number, one in enumerate(one for one in marked if one.is_cascade):
-            axes.plot(*zip(*map(_place, curve(one.models)), strict=True), color=colour(number), linewidth=1, alpha=0.6)
-        for one in marked:
-            size, ink = (7, BAD) if one is candidates[0] else (5, INK)
-            axes.plot(*_place(one), "o", color=ink, markersize=size, zorder=3)
+        labels = []
+        for one, look in zip(marked, looks(one.label for one in marked).values(), strict=True):
+            if one.is_cascade:
+                points = zip(*map(_place, curve(one.models)), strict=True)
+                axes.plot(*points, color=look.colour, linewidth=1, alpha=0.6)
+            size = 10 if one is candidates[0] else 5
+            axes.plot(*_place(one), look.marker, color=look.colour, markersize=size, zorder=3)
+            labels.append(Label(one.label, *_place(one), radius=size / 2, colour=look.colour))
         axes.set_xscale("log")
         axes.margins(0.12, 0.12)
         plain_log_axis(axes.xaxis, *axes.get_xlim())
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g} µs"))
-        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=1))
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
         axes.set_xlabel("processor time of a sample, in full batches")
         axes.set_ylabel("accuracy")
-        place(axes, [Label(one.label, *_place(one), radius=4) for one in marked])
+        place(axes, labels)
     return drawn.svg
 
 

@@ -46,9 +46,10 @@ class _Options(SampleOptions):
         "The calls per second at which to meet the limit --p99.  [default: a closed loop with 64 calls in flight]",
         kind=FiniteRange(min=0, min_open=True),
     )
-    data: str | None = setting(
+    samples: str | None = setting(
         None,
         "Labelled pictures on which no model was trained.  [default: the validation images of the models' data set]",
+        flag="--data",
         metavar="FILE.npz|folder:PICTURES|csv:FILE",
     )
     tries: int = setting(
@@ -71,7 +72,7 @@ class _Options(SampleOptions):
 
 @click.command()
 @click.argument("names", metavar="[MODEL]...", nargs=-1)
-@options_of(_Options, "samples")
+@options_of(_Options)
 @models_option("The model repository with the models.")
 def choose(names: tuple[str, ...], models: Path, **given: Any) -> None:
     """Say which model, or which cascade of models, to serve on this machine.
@@ -96,9 +97,7 @@ def choose(names: tuple[str, ...], models: Path, **given: Any) -> None:
     options = _Options(**given)
     file = None if options.write is None else _route_to_write(models, options.write, "--write", replace=options.replace)
     require_writable(options.page)
-    measured = measure(
-        models, names, options.data, "--data", limit=options.limit, data_dir=options.data_dir, on_step=_say
-    )
+    measured = measure(models, names, options, "--data", _say)
     most_accurate = max(float(model.right.mean()) for model in measured.models)
     wanted = Wanted(most_accurate - LOSE, options.p99, options.rate, LOSE)
     if options.accuracy_at_least is not None:
@@ -170,22 +169,19 @@ def tune(
     if len(names) < 2:
         raise click.UsageError("a cascade needs at least two models, the fastest first.")
     file = _route_to_write(models, name, "--name", replace=replace or dry_run)
-    pictures = SampleOptions(**given)
-    measured = measure(
-        models, names, pictures.samples, "--samples", limit=pictures.limit, data_dir=pictures.data_dir, on_step=_say
-    )
+    measured = measure(models, names, SampleOptions(**given), "--samples", _say)
     tried = curve(measured.models)
     chosen = best(tried, 0.0, lose_at_most / 100)
     shown = [one for one in tried if one is chosen or one.threshold in _SHOWN_THRESHOLDS]
     _print(shown, chosen, Wanted(0.0), report.RESULTS)
-    if chosen is None or chosen.relative_cost >= 1:
+    if chosen is None or chosen.cost >= chosen.models[-1].per_sample:
         raise EvaluationError(
             f"no threshold within --lose-at-most saves time against {names[-1]} by itself, so no route was written. "
             f"Serve only {names[-1]}, or raise --lose-at-most if a threshold in the table costs less."
         )
     click.echo(
         f"Chosen: {chosen.threshold:g}. Of {report.result(chosen, measured)}. On average, the cascade takes "
-        f"{chosen.relative_cost:.2f} times as long for an image as {names[-1]} by itself."
+        f"{chosen.cost / chosen.models[-1].per_sample:.2f} times as long for an image as {names[-1]} by itself."
     )
     if not chosen.reached[1]:
         click.echo(f"You need no cascade, because {names[0]} by itself loses no more than --lose-at-most allows.")

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 from rich.text import Text
 
 from hangtag.evaluation import report
@@ -16,16 +16,7 @@ from hangtag.evaluation import samples as evaluated
 from hangtag.evaluation.metrics import measure
 from hangtag.evaluation.subject import EvaluationError, Subject, of_file, of_run, of_server
 from hangtag.extras import needs
-from hangtag.options import (
-    A_FOLDER,
-    Duration,
-    JsonCommand,
-    SampleOptions,
-    json_option,
-    options_of,
-    refuse,
-    runs_option,
-)
+from hangtag.options import A_FOLDER, Duration, JsonCommand, SampleOptions, json_option, options_of, refuse, runs_option
 from hangtag.output import require_writable, write_text
 from hangtag.printable import escaped
 from hangtag.serving import model_repository
@@ -108,15 +99,14 @@ def evaluate(model: str, runs: Path, json_file: str | None, credentials: Credent
         with needs("export", "--pictures"):  # checked first, because evaluating may take minutes
             from hangtag.evaluation import plots
     subject = _opened(model, options, credentials, runs)
-    data = evaluated.load(subject, options.split, options.limit, options.data_dir, options.dataset, samples, runs)
+    data = evaluated.load(subject, options, options.split, options.dataset, runs)
     images, known = data.content.images, evaluated.used(subject, data.content.images, ["train"], runs)
     for note in (*data.notes, *filter(None, [known])):
         click.echo(escaped(note), err=True)
     subject.require_labels(data.labels)
     errors = Console(stderr=True)
-    columns = (TextColumn("evaluating"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as bars:
-        task = bars.add_task("", total=len(images))
+    with Progress(console=errors, transient=True, disable=not errors.is_terminal) as bars:
+        task = bars.add_task("evaluating", total=len(images))
         outputs = subject.answer(images, partial(bars.advance, task))
     result = measure(subject, outputs, data.content, data.labels)
     console, of = Console(quiet=json_file == "-"), "" if samples else f"{data.split} "

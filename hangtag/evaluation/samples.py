@@ -12,6 +12,7 @@ import numpy as np
 from hangtag.errors import DataCorruptError, DataNotFoundError, reason
 from hangtag.evaluation.subject import Array, EvaluationError, Subject, sentence
 from hangtag.extras import needs
+from hangtag.options import SampleOptions
 from hangtag.printable import named
 from hangtag.serving.image_spec import ImageSpec
 from hangtag.training.data import fashion_mnist, outfits, pictures, sources
@@ -41,30 +42,23 @@ class Samples:
 
 
 def load(
-    subject: Subject,
-    split: str,
-    limit: int | None,
-    data_dir: Path | None,
-    name: str | None,
-    own: str | None = None,
-    runs: Path = _RUNS,
+    subject: Subject, chosen: SampleOptions, split: str, name: str | None = None, runs: Path = _RUNS,
     option: str = "--samples",
-) -> Samples:
+) -> Samples:  # fmt: skip
     """Load the images on which a model is evaluated.
 
     Args:
         split: ``validation`` or ``test``.
-        data_dir: the data set's folder; None for the data set's usual folders.
         name: the data set; None for the subject's data set.
-        own: samples to use instead of a data set: FILE.npz, folder:PICTURES, csv:FILE or idx:FOLDER.
         runs: the folder in which to look for a published model's run, which records the model's pictures.
-        option: the name of the command-line option for ``own``, for error messages.
+        option: the command-line option that names the user's own samples, for error messages.
 
     Raises:
         UserError: the data set is unknown, missing, damaged or for another task, or needs a missing package.
     """
-    if own is not None:
-        return _own_samples(subject, own, limit, option)
+    limit, data_dir = chosen.limit, chosen.data_dir
+    if chosen.samples is not None:
+        return _own_samples(subject, chosen.samples, limit, option)
     if data_dir is None and name in (None, subject.dataset) and subject.config is not None:
         recorded = subject.config.get("data_dir")
         data_dir = Path(recorded) if isinstance(recorded, str) and Path(recorded).is_dir() else None

@@ -192,9 +192,7 @@ def of_server(model: str, address: str, version: str, timeout: float, credential
             parameters = client.parameters(model, version=version)
             routed = [member.partition("@") for member in parameters.get("route_members", "").split(", ") if member]
             members = [client.parameters(member, version=number) for member, _, number in routed]
-        if (
-            len({member.get("hangtag.data_digest") for member in members}) == 1
-        ):  # the members were tested on the same pictures
+        if len({member.get("hangtag.data_digest") for member in members}) == 1:  # their test pictures are the same
             parameters = {**members[0], **parameters}
     except ClientError as error:
         if error.code is not grpc.StatusCode.UNIMPLEMENTED:  # other servers need not describe their models

@@ -7,6 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.text import Annotation
 from matplotlib.transforms import Bbox
 
+from hangtag.page.drawing import INK
+
 _GAP = 3.0  # The distance between a marker and its label, in typographic points (1/72 inch).
 # The directions from a marker to its label, (across, up): above, below, right and left, then the corners.
 _DIRECTIONS = ((0, 1), (0, -1), (1, 0), (-1, 0), (1, 1), (-1, 1), (1, -1), (-1, -1))
@@ -20,7 +22,7 @@ class Label(NamedTuple):
     y: float
     radius: float = 2.0  # of the marker
     size: float = 9.0  # of the font
-    colour: str = "black"
+    colour: str = INK
 
 
 def place(axes: Axes, labels: Sequence[Label]) -> list[Bbox]:
