@@ -10,6 +10,6 @@ import-linter checks that each part imports only parts further down this list:
     network       a trained network with preprocessing and outputs, as it is exported
 
 ``exporter`` publishes a run, from which ``run_source`` reads the metadata and the images. ``third_party.importer``
-publishes other people's files. ``predecessors`` compares a new version with the version that serves. ``verify``
+publishes other people's files. ``predecessors`` compares a new version with the served version. ``verify``
 repeats the recorded measurements.
 """

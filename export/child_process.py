@@ -33,7 +33,7 @@ def run(
     Args:
         function: A function at the top level of a module.
         arguments: The function's arguments.
-        shown_as: The file name that error messages show instead of the path of each .onnx file among the arguments.
+        shown_as: The file name that error messages show instead of any .onnx path among the arguments.
         check: The check that fails if the file cannot be run.
         seconds: The time limit, after which the child process is killed.
         progress: Called with each line that the child process reports.

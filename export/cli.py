@@ -83,8 +83,8 @@ def export(
     check fails, the message names the worst picture, and nothing is published. The file records the results of the
     checks, and 'hangtag models show' prints them.
 
-    Without --even-if-worse, hangtag refuses a run whose test accuracy is lower than that of the version that serves, by
-    more than chance explains.
+    Without --even-if-worse, hangtag refuses a run whose test accuracy is significantly lower than that of the served
+    version.
 
     'hangtag import' publishes ONNX files from elsewhere.
 
@@ -94,7 +94,7 @@ def export(
       hangtag export runs/cnn-study-seed1        the run in this folder
       hangtag export cnn --precision int8        publishes cnn-int8
       hangtag export cnn --fit-temperature       with calibrated probabilities
-      hangtag export runs/trial --even-if-worse  also if the version that serves is better
+      hangtag export runs/trial --even-if-worse  also if the served version is better
     """
     if run.endswith(".onnx"):
         raise click.UsageError(

@@ -59,18 +59,18 @@ def export(
         canvases: the number of canvases on which a network with several labels per image is compared.
         fit_temperature: fit a temperature on the validation split, and apply it to the file's probabilities. Only for a
             network with one label per image.
-        even_if_worse: publish even if the version that serves is more accurate, or cannot be compared.
-        even_if_different: publish even if the version that serves has other inputs, outputs, labels or fit.
+        even_if_worse: publish even if the served version is more accurate, or cannot be compared.
+        even_if_different: publish even if the served version has other inputs, outputs, labels or fit.
 
     Returns:
         The version's folder, and a summary of each check.
 
     Raises:
         RunMismatchError: the run is not finished.
-        ExportError: One of: the weights do not fit the network; PyTorch cannot export it; the version that serves
+        ExportError: One of: the weights do not fit the network; PyTorch cannot export it; the served version
             cannot be compared; this network cannot have the precision or a temperature; the repository cannot be
             written.
-        GateError: One of: a check fails; no temperature fits; the version that serves has another contract.
+        GateError: One of: a check fails; no temperature fits; the served version has another contract.
         Nothing is published in any of these cases.
 
     Example:

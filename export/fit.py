@@ -16,7 +16,7 @@ from hangtag.serving.image_spec import ImageSpec, ImageSpecError
 
 _MEASURED = ("test_accuracy", "tested_on", "data_digest")
 _CHECKED = (PICTURES, ACCURACY, PREDECESSOR, AGREEMENT, "agreement_while_choosing")
-"""Metadata and checks of 'hangtag import' that used pictures prepared with the file's fit."""
+"""The metadata and the checks of 'hangtag import' that depend on pictures prepared with the file's fit."""
 
 
 def record(models: Path, name: str, fit: str, *, even_if_different: bool = False) -> Path:
@@ -27,7 +27,7 @@ def record(models: Path, name: str, fit: str, *, even_if_different: bool = False
         models: the model repository.
         name: the model.
         fit: one of ``image_spec.FITS``.
-        even_if_different: publish even if the version that serves has another fit.
+        even_if_different: publish even if the served version has another fit.
 
     Returns:
         The new version's folder.
@@ -35,7 +35,7 @@ def record(models: Path, name: str, fit: str, *, even_if_different: bool = False
     Raises:
         ExportError: One of: there is no such model; the model does not classify pictures; its file already has this
             fit; its training used another fit; the repository cannot be written.
-        GateError: the version that serves has another fit, and ``even_if_different`` is False.
+        GateError: the served version has another fit, and ``even_if_different`` is False.
     """
     entry = inventory.find(models, name)
     if entry.signature is None:

@@ -1,4 +1,4 @@
-"""Compare a new version with the version that serves: the contract must match, and the accuracy must not drop."""
+"""Compare a new version with the served version: the contract must match, and the accuracy must not drop."""
 
 import math
 from collections.abc import Sequence
@@ -19,16 +19,16 @@ from hangtag.training.data.dataset import Split, pixels_digest
 from hangtag.training.runs.run import Run
 
 CHANCE = 1.645
-"""The number of standard errors that chance may explain. If the two test sets were drawn independently, one in twenty
-equally accurate models would exceed this bound. In fact fewer models exceed this bound, because both versions answer
-the same images. With 10,000 images and an accuracy of 87 %, the bound is 0.78 points. With different seeds, the
+"""The largest loss of accuracy, in standard errors, that is attributed to chance. If the two test sets were drawn
+independently, one in twenty equally accurate models would lose more. In fact fewer models do, because both versions
+answer the same images. With 10,000 images and an accuracy of 87 %, the bound is 0.78 points. With different seeds, the
 accuracy of one of the study's recipes varies by up to 0.67 points (studies/finished/accuracy.jsonl)."""
 
 _ALL_THE_SAME = "To publish it anyway, add --even-if-worse"
 
 
 def serving(models: Path, name: str) -> Entry | None:
-    """Return the version that serves under this name; None if no version serves, or its file cannot be loaded.
+    """Return the version that is served under this name; None if there is none, or its file cannot be loaded.
 
     Raises:
         ModelRepositoryError: the model's folder cannot be read.
@@ -47,7 +47,7 @@ def require_same_contract(
     *,
     even_if_different: bool,
 ) -> None:
-    """Check that a new version can replace the version that serves, so that callers need not change their code.
+    """Check that a new version can replace the served version, so that callers need not change their code.
 
     The arguments after ``rival`` describe the new version; ``image`` is None if it has no image description.
 
@@ -58,15 +58,15 @@ def require_same_contract(
         return
     old = rival.signature
     differences = [
-        f"{what} {'; '.join(map(str, before)) or 'none'}, and the new version {'; '.join(map(str, now)) or 'none'}"
+        f"{what} {'; '.join(map(str, before)) or 'none'}, and the new version has {'; '.join(map(str, now)) or 'none'}"
         for what, before, now in (("inputs", old.inputs, inputs), ("outputs", old.outputs, outputs))
         if list(map(str, before)) != list(map(str, now))
     ] or [*_different_labels(old.labels, labels), *_different_fit(old.image, image)]
     if differences:
         raise GateError(
             CONTRACT,
-            f"version {rival.version} of {rival.name}, which serves, has the {differences[0]}, so callers would get "
-            f"other answers, or errors{_routes(rival)}. Give the new one another name, or add --even-if-different.",
+            f"version {rival.version} of {rival.name}, which is served now, has the {differences[0]}, so callers would "
+            f"get other answers, or errors{_routes(rival)}. Give the new one another name, or add --even-if-different.",
         )
 
 
@@ -77,11 +77,11 @@ def recorded(rival: Entry, data_digest: str) -> Quality | None:
 
 
 def common_pictures(rival: Entry, test: Split, image: ImageSpec, labels: Sequence[str], runs: Path) -> Split | None:
-    """Return the test pictures on which to compare a new version with the version that serves; None if that version
+    """Return the test pictures on which to compare a new version with the served version; None if that version
     takes other pictures or has other labels.
 
-    If ``runs`` has the run of that version, the run's training and validation pictures are left out, unless fewer than
-    half of the test pictures would remain, because so few could not show that the new version is worse.
+    The training and validation pictures of that version's run are left out, if ``runs`` has this run. But if fewer than
+    half of the test pictures would remain, too few to show that the new version is worse, all pictures are used.
     """
     old = rival.signature
     fit = None if old is None or old.image is None else old.image.fit
@@ -107,11 +107,11 @@ def measure(file: Path, pictures: Split, *, batched: bool) -> Quality:
 
 
 def incomparable(rival: Entry, why: str, remedy: str = _ALL_THE_SAME) -> ExportError:
-    """Return the error for a new version that cannot be compared with the version that serves. ``why`` is a clause
+    """Return the error for a new version that cannot be compared with the served version. ``why`` is a clause
     about that version, such as "records no test figure". ``remedy`` is a sentence without its full stop."""
     return ExportError(
-        f"{rival.path.parents[1]} version {rival.version}, which serves, {why}, so nothing shows whether the new "
-        f"version is worse. {remedy}. Nothing was published."
+        f"{rival.path.parents[1]} version {rival.version}, which is served now, {why}, so nothing shows whether the "
+        f"new version is worse. {remedy}. Nothing was published."
     )
 
 
@@ -123,20 +123,20 @@ def compare(
     Args:
         own: the new version's accuracy.
         images: the size of the test set.
-        before: the accuracy of the version that serves.
+        before: the accuracy of the served version.
         version: that version's number.
         even_if_worse: accept a worse file.
         on: a phrase about the test set, for the message.
         note: a sentence for the message, which says why a file may be worse.
 
     Raises:
-        GateError: the new version is worse by more than chance explains, and ``even_if_worse`` is False.
+        GateError: the new version is significantly worse, and ``even_if_worse`` is False.
     """
     lost = before.share - own.share
     mean = (before.share + own.share) / 2
     chance = CHANCE * math.sqrt(2 * mean * (1 - mean) / images)
     is_worse = lost > chance
-    comparison = f"{own}{on}, and version {version}, which serves, has {before.share:.2%}"
+    comparison = f"{own}{on}, and version {version}, which is served now, has {before.share:.2%}"
     if is_worse and not even_if_worse:
         raise GateError(
             PREDECESSOR,
@@ -154,7 +154,7 @@ def compare(
 
 
 def _routes(rival: Entry) -> str:
-    """Return a clause that names the routes that another contract of a model would stop; empty if there are none."""
+    """Return a clause that names the routes that would not work with another contract; empty if there are none."""
     models, routes = rival.path.parents[2], []
     for route in inventory.routes(models):
         try:
@@ -171,7 +171,7 @@ def _different_fit(before: ImageSpec | None, now: ImageSpec | None) -> list[str]
     comparison, because they are in the graph."""
     if before is None or (now is not None and now.fit == before.fit):
         return []
-    new = "accepts only pictures of its own size" if now is None else f"fit {now.fit}"
+    new = "accepts only pictures of its own size" if now is None else f"has the fit {now.fit}"
     return [f"fit {before.fit} for pictures of another size, and the new version {new}"]
 
 
@@ -180,8 +180,8 @@ def _different_labels(before: Sequence[str], now: Sequence[str]) -> list[str]:
         return []
     if len(before) != len(now):
         return [
-            f"{len(before)} labels {named(before)}, and the new version "
-            f"{f'the {len(now)} {named(now)}' if now else 'none'}"
+            f"{len(before)} labels {named(before)}, and the new version has "
+            f"{f'the {len(now)} labels {named(now)}' if now else 'no labels'}"
         ]
     place = next(place for place, pair in enumerate(zip(before, now, strict=True)) if pair[0] != pair[1])
-    return [f"label {before[place]!r} at index {place}, and the new version {now[place]!r}"]
+    return [f"label {before[place]!r} at index {place}, and the new version has {now[place]!r}"]

@@ -37,8 +37,8 @@ def gate_images(
 def kept_pictures(
     config: Mapping[str, Any], expected: Answers, images: Pixels, classes: Classes | None
 ) -> dict[str, str]:
-    """Return PyTorch's answers and example pictures as metadata. The user's own pictures may disappear, so a file that
-    learned from such pictures keeps the answers to its examples."""
+    """Return PyTorch's answers and example pictures as metadata. The user's own pictures may be deleted, so after a
+    training on them, the answers are those to the example pictures."""
     if classes is None:
         return kept_answers.record_answers(expected)
     chosen = kept_answers.choose_examples(expected["logits"].argmax(axis=1), classes)

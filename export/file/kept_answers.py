@@ -20,7 +20,7 @@ _NUMBERS, _LEAST = 1_600, 4
 """A file keeps at most _NUMBERS numbers of each output, but the answers to at least _LEAST images."""
 _MOST = 16
 _MOST_BYTES = 512_000
-"""The largest size of all examples together. A file keeps fewer examples if its pictures are large."""
+"""The limit for the total size of all examples. A file keeps fewer examples if its pictures are large."""
 
 
 def record_answers(expected: Answers, first: Array | None = None) -> dict[str, str]:

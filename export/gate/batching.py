@@ -16,8 +16,8 @@ def check(runtime: Runtime, images: Pixels, other_images: Pixels, tolerances: To
     """Run each image alone, then in batches of every size together with other images, and compare the answers.
 
     Args:
-        other_images: the images that fill the rest of each batch. A larger variety makes the check stricter.
-        spread: the difference between PyTorch's largest and smallest logit.
+        other_images: the images that fill the rest of each batch. The more they vary, the stricter the check.
+        spread: PyTorch's largest logit minus its smallest.
 
     Raises:
         GateError: an answer depends on the batch. The message names the output, the batch size and the worst image.

@@ -91,7 +91,7 @@ def require_recorded(logits: Array, classes: Classes, recorded: tuple[float, int
     count, (share, images) = len(classes), recorded
     accuracy = evaluate(logits, classes).accuracy
     allowed = math.ceil(count / 200) if count >= 20 else 0
-    # Chance alone explains up to four standard deviations of the difference, because the run and this check measured
+    # A difference of up to four standard deviations may be due to chance, because the run and this check measured
     # different images.
     allowed += math.ceil(4 * count * math.sqrt(share * (1 - share) * abs(1 / count - 1 / images)))
     if abs(accuracy - share) * count > allowed + 0.01:  # 0.01 allows for the rounding of the recorded accuracy

@@ -71,8 +71,8 @@ def tied_paths(one: Answers, other: Answers, limit: float) -> Array:
     """Return, for each image, whether the two answers differ although their label paths are equally likely, bool [n].
 
     If two paths are equally likely up to rounding, the beam search may choose either path, and both answers are right.
-    If paths at the edge of the beam are equally likely, the best path is the same, but the labels' probabilities, which
-    are sums over the beam, differ.
+    If paths at the edge of the beam are equally likely, the search may keep either path. Both answers then have the
+    same best path, but different probabilities of labels, which are sums over the beam.
     """
     if "path" not in one or any(one[name].shape != other[name].shape for name in one):
         return np.zeros(len(next(iter(one.values()))), dtype=bool)

@@ -29,14 +29,14 @@ def check(
 ) -> PassedCheck:
     """Check that the logits, or the label paths with all probabilities, equal PyTorch's.
 
-    For each batch size and kind of images, up to four batches are compared. At the largest batch size, the paths of all
-    images are compared. If two paths of an image are tied, the file may choose either.
+    For each batch size and kind of images, up to four batches are compared. At the largest batch size, the label paths
+    of all images are compared. If two paths of an image are tied, the file may choose either.
 
     Args:
-        images: kind -> images. The kinds are REAL, and those of ``artificial_images``.
+        images: kind -> images. The kinds are REAL and those of ``artificial_images``.
         expected: kind -> PyTorch's answers.
-        spread: the difference between PyTorch's largest and smallest logit.
-        activation: the function that turns logits into probabilities; None if probabilities are not compared to it.
+        spread: PyTorch's largest logit minus its smallest.
+        activation: the function that turns logits into probabilities; None if probabilities are not compared.
 
     Raises:
         GateError: a number differs. The message names the kind, the batch size and the worst image.

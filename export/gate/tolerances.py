@@ -11,7 +11,7 @@ GATE_IMAGES = 10_000
 
 _ROUNDING = 1e-6
 """The largest difference between FP32 sums of the same numbers in different orders, as a share of the logits' spread:
-several roundings of 24 bits. The limit matters for networks whose logits reach hundreds."""
+several rounding errors of FP32. The limit matters for networks whose logits reach hundreds."""
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,10 @@ class Tolerances:
     agreement: float
     """At least this share of the test set must get PyTorch's label."""
     accuracy: float
-    """The file must keep this share of PyTorch's accuracy. At 1.0, only images with tied labels may become wrong."""
+    """The file must keep this share of PyTorch's accuracy. At 1.0, only tied labels may make a difference."""
     batching: float
-    """A logit of an image alone and the same logit in a batch may differ by ``batching`` * spread, plus the larger of
-    1e-4 and 1e-6 * spread."""
+    """An image's logits, computed alone and in a batch, may differ by ``batching`` * spread, plus the larger of 1e-4
+    and 1e-6 * spread."""
     verification: float
     """The accuracy that `hangtag models verify` measures may differ by this much from the recorded accuracy, because
     another processor rounds differently, and images with two tied labels may get either label."""
@@ -43,7 +43,7 @@ class Tolerances:
     from real images, and a user's images may not reach from black to white."""
 
     def one_image(self, images: int) -> float:
-        """Return the share of a single image, 1 / images, if one image may get another label, otherwise 0.
+        """Return the tolerance that lets one of the images get another label, 1 / images; 0 if none may.
 
         With fewer than 100 images, an agreement of 99 % would allow no change at all. With fewer than 20 images, and in
         FP32, no image may get another label.
@@ -55,7 +55,7 @@ class Tolerances:
         return max(self.absolute, _ROUNDING * spread) + self.of_spread * spread
 
     def batching_limit(self, spread: float) -> float:
-        """The largest allowed difference between a logit of an image alone and the same logit in a batch."""
+        """The largest allowed difference between an image's logits, computed alone and in a batch."""
         return max(1e-4, _ROUNDING * spread) + self.batching * spread
 
 

@@ -1,8 +1,8 @@
 """Judge whether two files give the same answer to a sample.
 
-Each output is compared by a rule. If an output has a score for each label, the label with the largest score must be
-the same in each row. Other numbers, such as a probability of speech or a recurrent state, must be close. Integers,
-booleans and texts must be equal.
+Each output is compared by a rule. If an output has a score for each label, both files must give the largest score to
+the same label, row by row. Other numbers, such as a probability of speech or a recurrent state, must be close.
+Integers, booleans and texts must be equal.
 """
 
 from collections.abc import Mapping, Sequence
@@ -75,8 +75,8 @@ class Comparison:
         return Agreement(sum(alike), len(alike))
 
     def distance(self, answered: Sequence[Answers]) -> float:
-        """Return the root mean square difference from the original, as a share of the spread, averaged over samples and
-        outputs."""
+        """Return the root mean square difference from the original, divided by the output's value in ``spreads``, and
+        averaged over samples and outputs."""
         distances = [
             _root_mean_square(answers[name], expected[name]) / self.spreads[name]
             for answers, expected in zip(answered, self.expected, strict=True)
@@ -133,7 +133,7 @@ def rules(signature: Signature, answers: Sequence[Answers], chosen: Mapping[str,
 
 
 def _fitting(spec: TensorSpec, answers: Sequence[Array]) -> str:
-    """Return the rule that suits an output. Label scores are floats [batch, labels], or rows of floats with sum 1."""
+    """Return the rule that suits an output. Label scores are floats: two-dimensional, or rows that each sum to 1."""
     if not spec.datatype.startswith("FP"):
         return EQUAL
     labels = spec.shape[-1] if len(spec.shape) >= 2 else None

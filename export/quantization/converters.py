@@ -1,4 +1,4 @@
-"""Convert any network to int8, with some layers in FP32. A converter prepares a network once, and converts it often."""
+"""Convert any network to int8, with some layers in FP32. A converter prepares a network once, for many conversions."""
 
 import io
 import logging
@@ -17,7 +17,7 @@ from hangtag.export.quantization.calibration_samples import Feed
 LAYERS = ("Conv", "Gemm", "MatMul")
 """The operators to compute in 8 bits, if their weights are constants."""
 PASSING = ("Relu", "Clip", "MaxPool", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze")
-"""The operators to compute in 8 bits between two LAYERS, so that no value is converted to FP32 and back."""
+"""Between two LAYERS, these operators are computed in 8 bits too, so that no value is converted to FP32 and back."""
 _OPSET = 13
 """The first opset in which weights may have a scale for each channel."""
 

@@ -1,13 +1,13 @@
 """Convert LSTMs to int8 with ONNX Runtime's dynamic quantizer, but with constant scales.
 
 ONNX Runtime's DynamicQuantizeLSTM derives the scales of the input and of the last hidden state from the smallest and
-the largest value in the *whole batch*. So an image's answer would depend on the rest of its batch. In a test, lstm2's
-label of 6 in 2,000 images changed with the batch. This module makes both ranges constant: it adds features to the input
-and units to the hidden state, with the range's bounds as values. Their weights are 0, so no result changes.
+the largest value in the *whole batch*. So an image's answer would depend on the rest of its batch. In a test of lstm2,
+6 of 2,000 images got another label in another batch. This module makes both ranges constant: it adds features to the
+input and units to the hidden state whose values are the range's bounds. Their weights are 0, so no result changes.
 
-- The input gets features that always have the input's smallest and largest value. For pixels in [0, 1] one feature of 1
-  suffices, because the quantizer always includes 0 in the range. The 8-bit scale of these pixels is then 1/255, so
-  their quantization is exact. For an LSTM that reads another LSTM's hidden states, the features are -1 and 1.
+- The added features are the smallest and the largest value that the input can have. For pixels in [0, 1], one feature
+  with the value 1 is enough, because the quantizer includes 0 in every range. The 8-bit scale of these pixels is then
+  1/255, so their quantization is exact. For an LSTM that reads another LSTM's hidden states, the features are -1 and 1.
 - The hidden state gets two units with saturated gates. At step t the cells of these units hold t and -t, so their
   outputs are tanh(t) and -tanh(t). Other units' outputs cannot exceed these two, since a cell changes by less than 1 in
   each step.
@@ -78,14 +78,14 @@ def quantize_lstms(model: onnx.ModelProto, image: ImageSpec) -> onnx.ModelProto:
 
 
 def pin_ranges(model: onnx.ModelProto, image: ImageSpec) -> onnx.ModelProto:
-    """Return the same network, still in FP32, with constant ranges of every LSTM's input and hidden state."""
+    """Return the same network, still in FP32, extended so that all quantization ranges of its LSTMs are constant."""
     pinned = onnx.ModelProto()
     pinned.CopyFrom(model)
     graph = pinned.graph
     nodes: list[onnx.NodeProto] = []
     channels = [(mean, std) for mean in image.mean for std in image.std]
     pixels = min(-mean / std for mean, std in channels), max((1 - mean) / std for mean, std in channels)
-    bounds = tuple(value for value in pixels if value != 0)  # the quantizer always includes 0
+    bounds = tuple(value for value in pixels if value != 0)  # the quantizer includes 0 in every range
     for node in graph.node:
         if node.op_type == "LSTM":
             nodes += _pin(graph, node, bounds)
@@ -133,7 +133,7 @@ def _pin(graph: onnx.GraphProto, node: onnx.NodeProto, bounds: tuple[float, ...]
     size.i = hidden + _PINNING_UNITS
     cut = [constant(part, np.array([value], np.int64)) for part, value in (("from", 0), ("to", hidden), ("axis", -1))]
     slices = []
-    for place, output in enumerate(node.output):  # all steps and the last step, if a node reads them
+    for place, output in enumerate(node.output):  # the outputs of all steps and of the last step; empty if unused
         if output:
             wider.output[place] = f"{output}.all"
             slices.append(helper.make_node("Slice", [f"{output}.all", *cut], [output]))

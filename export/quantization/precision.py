@@ -36,7 +36,7 @@ def model_name(name: str, precision: str) -> str:
 
 
 def convert(model: onnx.ModelProto, precision: str, calibration: Images, image: ImageSpec) -> onnx.ModelProto:
-    """Convert an FP32 network to another precision. Inputs and outputs stay; ``model`` is not changed.
+    """Convert an FP32 network to another precision, with the same inputs and outputs. ``model`` is not changed.
 
     Args:
         precision: one of PRECISIONS.

@@ -1,1 +1,1 @@
-"""The model repository: publish a version completely or not at all, choose the version that serves, list versions."""
+"""The model repository: publish a version completely or not at all, choose the served version, list versions."""

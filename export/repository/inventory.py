@@ -119,7 +119,7 @@ def trial(metadata: Mapping[str, str]) -> str | None:
 
 
 def serving(models: Path) -> list[Entry]:
-    """Return, for each model, the version that serves, sorted by the models' names.
+    """Return, for each model, the served version, sorted by the models' names.
 
     Raises:
         ModelRepositoryError: there is no repository.
@@ -161,7 +161,7 @@ def without_versions(models: Path) -> Iterator[str]:
 
 
 def _files(models: Path) -> list[list[ModelFile]]:
-    """Return each model's versions, sorted by name: the version that serves, then the others, highest first."""
+    """Return each model's versions, sorted by name: the served version, then the others, highest first."""
     files = [model_repository.versions(models, name) for name in model_repository.names(models)]
     return [versions for versions in files if versions]
 
@@ -184,7 +184,7 @@ def files_of(models: Path, name: str) -> dict[int, ModelFile]:
 
 
 def find(models: Path, name: str, version: int | None = None) -> Entry:
-    """Return one version of a model, by default the version that serves.
+    """Return one version of a model, by default the served version.
 
     Raises:
         ExportError: there is no such model or version. The message lists the existing models or versions.

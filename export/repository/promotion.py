@@ -1,4 +1,4 @@
-"""Choose the version of a model that serves, by writing <models>/<name>/promoted.toml, which servers read."""
+"""Choose the version of a model that is served, by writing <models>/<name>/promoted.toml, which servers read."""
 
 import os
 from collections.abc import Mapping
@@ -12,15 +12,15 @@ from hangtag.serving.model_repository import PROMOTION_FILE, ModelFile, ModelRep
 
 
 def promote(models: Path, name: str, version: int | None) -> tuple[int | None, int]:
-    """Let a version serve until another version is promoted. Versions that are published later do not serve.
+    """Serve this version until another version is promoted, even if later versions are published.
 
     Args:
         models: the model repository.
         name: the model's name.
-        version: the version to promote; None to remove the promotion, so that the latest version always serves.
+        version: the version to promote; None to remove the promotion, so that the latest version is always served.
 
     Returns:
-        The version that served before (None if promoted.toml was damaged), and the version that serves now.
+        The previously served version (None if promoted.toml was damaged), and the version that is served now.
 
     Raises:
         ExportError: there is no such model or version, or the file cannot be written.
@@ -48,7 +48,7 @@ def promote(models: Path, name: str, version: int | None) -> tuple[int | None, i
 
 
 def roll_back(models: Path, name: str, version: int | None = None) -> tuple[int, int]:
-    """Let an earlier version serve again. Another rollback goes further back, and not to the replaced version.
+    """Return to an earlier version. Another rollback goes further back, and not to the replaced version.
 
     Args:
         models: the model repository.
@@ -57,10 +57,10 @@ def roll_back(models: Path, name: str, version: int | None = None) -> tuple[int,
             lower number.
 
     Returns:
-        The version that served before this call, and the version that serves now.
+        The version that was served before this call, and the version that is served now.
 
     Raises:
-        ExportError: One of: no such model or version exists; no version can be returned to; the file cannot be written.
+        ExportError: One of: no such model or version exists; there is no earlier version; the file cannot be written.
         ModelRepositoryError: the repository or the file cannot be read.
     """
     files = inventory.files_of(models, name)
@@ -70,7 +70,7 @@ def roll_back(models: Path, name: str, version: int | None = None) -> tuple[int,
     target = version or next(iter(earlier), None)
     if target is None:
         raise ExportError(
-            f"{models / name} version {promoted.version} serves, and no version served before it. There are "
+            f"{models / name} version {promoted.version} is served, and no other version was served before. There are "
             f"{', '.join(map(str, files))}; choose one with: hangtag models promote {name} VERSION"
         )
     _require_usable(models / name, files, target)
@@ -83,11 +83,11 @@ def _require_usable(folder: Path, files: Mapping[int, ModelFile], version: int) 
     if version not in files:
         raise ExportError(f"{folder} has no version {version}; there are {', '.join(map(str, files))}.")
     if trouble := inventory.read(files[version]).trouble:
-        raise ExportError(f"{trouble}. The version that serves has not changed.")
+        raise ExportError(f"{trouble}. The served version has not changed.")
 
 
 def note(folder: Path) -> str | None:
-    """Return a note if the published version <models>/<name>/<version> does not serve; None if it serves."""
+    """Return a note if the published version <models>/<name>/<version> is not served; None if it is served."""
     name, version = folder.parent.name, folder.name
     try:
         serving = model_repository.versions_in(folder.parent)[0].version
@@ -95,7 +95,7 @@ def note(folder: Path) -> str | None:
         return f"note: {error}"
     if str(serving) == version:
         return None
-    return f"note: version {serving} is promoted and still serves. Next: hangtag models promote {name} {version}"
+    return f"note: version {serving} is promoted and is still served. Next: hangtag models promote {name} {version}"
 
 
 def _write(file: Path, promotion: Promotion | None) -> None:
@@ -109,7 +109,7 @@ def _write(file: Path, promotion: Promotion | None) -> None:
             file.unlink(missing_ok=True)
             return
         staged.write_text(
-            "# The version that serves, by 'hangtag models promote' or 'rollback'. Without this file: the latest.\n"
+            "# The served version, chosen by 'hangtag models promote' or 'rollback'. Without this file: the latest.\n"
             f"version = {promotion.version}\nhistory = {list(promotion.history)}\n",
             encoding="utf-8",
         )
@@ -120,5 +120,5 @@ def _write(file: Path, promotion: Promotion | None) -> None:
         staged.unlink(missing_ok=True)
         change = "removed" if promotion is None else "written"
         raise ExportError(
-            f"{file} cannot be {change}: {error.strerror}. The version that serves has not changed."
+            f"{file} cannot be {change}: {error.strerror}. The served version has not changed."
         ) from error

@@ -104,8 +104,8 @@ def _staging_folder(models: Path, name: str) -> Iterator[Path]:
 def _locked(folder: Path, *, wait: bool = True) -> Iterator[None]:
     """Hold the kernel's lock on a folder.
 
-    Without ``wait``, raise OSError if another process holds the lock, or if the file system has no locks. With
-    ``wait``, continue without a lock if the file system has no locks, because then no process removes another's folder.
+    Without ``wait``, raise OSError if another process holds the lock, or if the file system does not support locks.
+    With ``wait``, continue without a lock on such a file system, because there no process removes another's folder.
     """
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -120,7 +120,7 @@ def _locked(folder: Path, *, wait: bool = True) -> Iterator[None]:
 
 
 def _finish(staging: Path, publication: Publication) -> None:
-    """Make the written file readable for other users, and write it to the disk."""
+    """Make the folder readable for other users, and flush the folder and the file to the disk."""
     staging.chmod(0o755)  # mkdtemp's 0700 would hide the model from a server that runs as another user
     for path in (publication.model_file, publication.model_file.parent, staging):
         sync(path)

@@ -20,7 +20,7 @@ from hangtag.export.third_party.preprocessing import PROBABILITIES, Stated
 from hangtag.printable import named
 
 _BILINEAR = (2, "bilinear", None)
-"""The values that mean bilinear interpolation: Pillow's constant, the method's name, and None for a missing value."""
+"""The values that mean bilinear interpolation: 2 is Pillow's constant, and None stands for a missing value."""
 _STEPS = frozenset({
     "do_resize", "size", "resample", "crop_pct", "do_center_crop", "crop_size", "do_rescale", "rescale_factor",
     "rescale_offset", "do_normalize", "image_mean", "image_std", "include_top", "do_flip_channel_order",
@@ -35,8 +35,8 @@ _HARMLESS = frozenset({
 """The keys that have no effect, because hangtag converts all pictures to RGB. ``pad_size`` has no effect without
 ``do_pad``."""
 _SQUASHED_FROM = 384
-"""ConvNeXT's processor, the only one with ``crop_pct``, stretches pictures to this size and to larger sizes, but crops
-pictures for smaller sizes."""
+"""ConvNeXT's processor, the only one with ``crop_pct``, stretches pictures if the model's input has at least this size,
+and crops them otherwise."""
 
 
 def read(path: Path, model: onnx.ModelProto) -> Stated:
@@ -115,7 +115,7 @@ def _timm(content: Mapping[str, Any], where: str) -> Stated:
 
 
 def _preprocessor(content: Mapping[str, Any], where: str) -> Stated:
-    """Read how to resize, crop, rescale, normalise and flip, including EfficientNet's and MobileViT's processors."""
+    """Read the settings of an image processor, such as the size, the mean and the order of the channels."""
     if not {"image_mean", "size", "crop_size", "do_rescale"} & content.keys():
         return Stated()
     if unknown := [key for key in content if content[key] not in (None, False) and key not in _STEPS | _HARMLESS]:

@@ -98,7 +98,7 @@ def _convert(original: Path, target: Path, options: ImportOptions) -> dict[str, 
     """Write the converted file to ``target``, and other files to the same folder. This runs in a child process.
 
     Returns:
-        JSON values: ``agreement`` on the samples that check the file, ``fp32_layers`` with their errors, ``layers``
+        JSON values: ``agreement`` on the samples that test the file, ``fp32_layers`` with their errors, ``layers``
         (the number of all layers), ``rules`` and ``samples``.
     """
     assert options.samples is not None
@@ -165,8 +165,8 @@ def _search(
         agreement: a function that computes a converted file's agreement with the original, on all samples for this
             search.
         distance: a function that computes ``Comparison.distance`` of a converted file, on a few of these samples.
-        least: the share of samples that must get the original's answer. Because other samples check the file, the
-            search prefers files with at most half as many wrong samples as ``least`` allows.
+        least: the share of samples that must get the original's answer. Because the file is then tested on other
+            samples, the search prefers files with at most half as many wrong answers as ``least`` allows.
 
     Raises:
         ExportError: no choice of layers reaches ``least``, unless all layers stay in FP32.
@@ -186,7 +186,7 @@ def _search(
     if suffices(0):
         return attempts[0]
     ranked += _rank(converter, distance)
-    few, enough = 0, len(ranked)  # invariant: `few` layers in FP32 are too few, `enough` suffice
+    few, enough = 0, len(ranked)  # invariant: `few` layers in FP32 are not enough, `enough` layers are
     while enough - few > 1:
         middle = (few + enough) // 2
         few, enough = (few, middle) if suffices(middle) else (middle, enough)

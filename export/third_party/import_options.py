@@ -12,8 +12,8 @@ from hangtag.settings import setting
 
 MODELS = "The model repository to publish into."
 NAME = "The model's name in the repository. A precision other than fp32 is appended if missing, as in NAME-int8."
-EVEN_IF_WORSE = "Publish even if the version that serves is more accurate, or cannot be compared."
-EVEN_IF_DIFFERENT = "Publish even if inputs, outputs, labels or 'fit' differ from those of the version that serves."
+EVEN_IF_WORSE = "Publish even if the served version is more accurate, or cannot be compared."
+EVEN_IF_DIFFERENT = "Publish even if inputs, outputs, labels or 'fit' differ from those of the served version."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,7 @@ class ImportOptions:
     data: str | None = setting(
         None,
         "Your pictures with their labels. hangtag measures the accuracy on these pictures, records the accuracy in "
-        "the file, and compares it with that of the version that serves.",
+        "the file, and compares it with that of the served version.",
         metavar="folder:PICTURES|csv:FILE",
     )
     models: Path = setting(Path("models"), MODELS, kind=A_FOLDER, envvar="HANGTAG_MODELS")

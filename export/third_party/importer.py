@@ -52,7 +52,7 @@ def accept(path: Path, options: ImportOptions, progress: Progress = str) -> tupl
 
     Raises:
         ExportError: One of: the file, the labels, the preprocessing or the samples cannot be used; the file cannot be
-            converted; the accuracy cannot be compared with that of the version that serves; the repository cannot be
+            converted; the accuracy cannot be compared with that of the served version; the repository cannot be
             written.
         GateError: the file fails a check.
         UserError: the pictures do not exist. Nothing is published in any of these cases.
@@ -134,7 +134,7 @@ def _metadata(model: onnx.ModelProto, path: Path, chosen: Plan) -> dict[str, str
     own = onnx_model.metadata(model)
     metadata = {key: own[key] for key in _KEPT_KEYS if key in own}
     if chosen.stated.labels is not None and json.dumps(chosen.stated.labels) != own.get("labels"):
-        for key in ("label_distances", "label_distances_from"):  # the file's distances are for its former labels
+        for key in ("label_distances", "label_distances_from"):  # these distances belong to the file's former labels
             metadata.pop(key, None)
         metadata["labels"] = json.dumps(chosen.stated.labels)
         metadata.setdefault("task", "single_label")

@@ -1,6 +1,6 @@
 """Run a file on pictures: compare a classifier with its bare network, and measure the classifier's accuracy.
 
-Pillow and NumPy prepare the bare network's pictures. The accuracy is compared with that of the version that serves.
+Pillow and NumPy prepare the bare network's pictures. The accuracy is compared with that of the served version.
 """
 
 import hashlib
@@ -127,7 +127,7 @@ class Measured:
 
     Attributes:
         quality: The share of correct answers, which is not rounded, and the digest of the pictures.
-        figures: The figures that the file's metadata record for the check ``ACCURACY``.
+        figures: The figures of the check ``ACCURACY`` in the file's metadata.
         metadata: The metadata for the file (keys without their prefix).
     """
 
@@ -174,8 +174,8 @@ class Judge:
         return [picture.path for picture in self.data.pictures]
 
     def without(self, files: Sequence[Path]) -> "Judge":
-        """Return a judge without these pictures, which were used to convert a file, and would overestimate its
-        accuracy.
+        """Return a judge without these pictures, which were used to convert a file. Measured on them, the file's
+        accuracy would be too high.
 
         Raises:
             ExportError: no other pictures remain.
@@ -225,7 +225,7 @@ class Judge:
         )
 
     def compare(self, measured: Measured, rival: Entry, even_if_worse: bool) -> dict[str, Any] | None:
-        """Compare the accuracy with that of the version that serves. If no accuracy is recorded for that version,
+        """Compare the accuracy with that of the served version. If no accuracy is recorded for that version,
         measure it.
 
         Returns:
@@ -243,7 +243,7 @@ class Judge:
             if signature.image is None or signature.picture_shape is None or most >= len(signature.labels):
                 if even_if_worse:
                     return None
-                why = "does not say how a picture becomes its input, or has other labels"
+                why = "does not say how a picture becomes its input, or lacks some of the pictures' labels"
                 raise predecessors.incomparable(rival, why)
             before = self.measure(rival.path, signature.image, batched=signature.batched).quality
         if before is None:

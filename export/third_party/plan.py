@@ -25,7 +25,7 @@ class Plan:
 
     Attributes:
         wrapped: The classifier; None if the graph is published unchanged.
-        stated: The labels, and the sources and notes, which are recorded and printed.
+        stated: The labels, and the sources and notes to record and to print.
         reason: The reason why the file cannot become a classifier.
         dropped: The companion files' preprocessing, which is ignored because the file cannot become a classifier.
         image: The image description of a file that hangtag turned into a classifier earlier; None for other files.
@@ -88,7 +88,7 @@ def choose(model: onnx.ModelProto, bare: Path, path: Path, options: ImportOption
     Raises:
         ExportError: One of: the labels cannot be read; --preprocessing does not fit the network or the labels; hangtag
             turned the file into a classifier earlier, and an option contradicts it.
-        GateError: the network ends the process that adds the preprocessing.
+        GateError: the process that adds the preprocessing crashes or does not finish in time.
     """
     preprocessing, scores = options.preprocessing, options.scores
     given, notes = (None, ()) if options.labels is None else _read_labels(options.labels)
@@ -105,8 +105,8 @@ def choose(model: onnx.ModelProto, bare: Path, path: Path, options: ImportOption
     written = companions.read(path, model)
     known = given or written.labels
     if written.problems and not (known and preprocessing):
-        wins = "state all steps with --preprocessing, which takes precedence"
-        remedy = wins if known else "give both --preprocessing and --labels, which take precedence"
+        wins = "state all steps with --preprocessing, which overrides the file"
+        remedy = wins if known else "give both --preprocessing and --labels, which override the file"
         raise ExportError(
             f"{'; '.join(written.problems)}. Correct the file, move it away, or {remedy}. Nothing was published."
         )

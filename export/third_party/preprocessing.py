@@ -1,5 +1,5 @@
-"""The preprocessing that turns a picture's pixels into a network's input: the statements about it, and the complete
-steps."""
+"""The preprocessing that turns a picture's pixels into a network's input: what the user and companion files state about
+it, and the complete steps."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -19,15 +19,15 @@ _FORMS = {
     "fit": " or ".join(FITS),
     "order": "rgb or bgr",
     "scale": "a number above 0",
-    "mean": "one number, or three between commas",
-    "std": "one number above 0, or three between commas",
+    "mean": "one number, or three separated by commas",
+    "std": "one number above 0, or three separated by commas",
 }
 _NUMPY = {"FP32": np.float32, "FP16": np.float16, "UINT8": np.uint8}
 
 
 @dataclass(frozen=True)
 class Stated:
-    """The statements about a network: what the outputs are, and how pixels from 0 to 255 become the input, ((pixel /
+    """What is stated about a network: what the outputs are, and how pixels from 0 to 255 become the input, ((pixel /
     scale) - mean) / std. A value that is not stated is None.
 
     Attributes:
@@ -40,7 +40,7 @@ class Stated:
         labels: The names along the outputs' last axis.
         scores: One of SCORES.
         sources: The values that companion files state, as sentences without a full stop.
-        notes: Sentences about steps in companion files that hangtag does differently or leaves out.
+        notes: Sentences about companion files' steps that hangtag computes differently or leaves out.
         problems: Sentences about companion files that could not be read.
     """
 

@@ -25,7 +25,7 @@ def run(file: Path, shown_as: Path) -> dict[str, Any]:
         JSON values, by check. ``signature`` comes from the runtime.
 
     Raises:
-        GateError: ONNX's checker or the runtime refuses the file, or the file ends the process or does not answer.
+        GateError: ONNX's checker or the runtime rejects the file, or the file crashes or hangs the process.
     """
     return child_process.run(_probe, file, shown_as=shown_as, check="runtime")
 
@@ -34,7 +34,7 @@ def _probe(file: Path) -> dict[str, Any]:
     model = onnx.load(file)
     structure_check = check_structure(model, file.stat().st_size / 1e6, strict=False)
     runtime = Runtime(file, provider="cpu")
-    # The graph also lists optional inputs, which have an initializer. The runtime does not show these inputs.
+    # The graph also lists optional inputs, which have an initializer. The runtime does not list these inputs.
     names = {spec.name for spec in runtime.signature.inputs}
     inputs = {value.name: _axes(value) for value in model.graph.input if value.name in names}
     outputs = {value.name: _axes(value) for value in model.graph.output}

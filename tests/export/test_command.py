@@ -1,4 +1,4 @@
-"""``hangtag export RUN``: its output, its exit codes, and its comparison with the version that serves."""
+"""``hangtag export RUN``: its output, its exit codes, and its comparison with the served version."""
 
 import json
 import math
@@ -71,7 +71,7 @@ def test_a_run_that_cannot_be_exported_is_named_with_what_to_do(runs_dir: Path, 
 def test_a_trial_run_does_not_replace_the_shipped_model(runs_dir: Path, tmp_path: Path) -> None:
     shutil.copytree(MODELS / "lstm", "models/lstm")
     message = refusal("export", "lstm", "--runs", runs_dir, unchanged=tmp_path)
-    assert re.search(r"^predecessor: test accuracy .* and version 2, which serves, has 93\.09%\.", message)
+    assert re.search(r"^predecessor: test accuracy .* and version 2, which is served now, has 93\.09%\.", message)
     assert "The run is a trial, trained on 32 images only." in message
     assert "--even-if-worse" in message
 
@@ -84,9 +84,9 @@ def test_on_request_it_is_published_named_as_worse_and_serves_unless_another_was
     invoke("models", "promote", "lstm", "1", *repository)
     result = invoke("export", "lstm", "--runs", runs_dir, "--even-if-worse", *repository)
     assert result.stdout.startswith("published shop/lstm/3\n  TRIAL RUN    trained on 32 images only\n")
-    worse = r"  predecessor  WORSE, but published: test accuracy .* and version 1, which serves, has "
+    worse = r"  predecessor  WORSE, but published: test accuracy .* and version 1, which is served now, has "
     assert re.search(worse, result.stdout)
-    assert "note: version 1 is promoted and still serves. Next: hangtag models promote lstm 3" in result.stderr
+    assert "note: version 1 is promoted and is still served. Next: hangtag models promote lstm 3" in result.stderr
     invoke("models", "promote", "lstm", "latest", *repository)
     shown = " ".join(invoke("models", "show", "lstm", *repository).stdout.split())
     assert "TRIAL RUN: trained on 32 images only" in shown
@@ -110,7 +110,7 @@ def test_a_model_without_a_figure_that_cannot_be_measured_is_replaced_only_on_re
     for version, figure in enumerate(("", "much", "nan", "7"), start=1):
         no_share = onnx_file.with_metadata(lstm.file, test_accuracy=figure, training=None, image=None)
         onnx_models.publish(models, "lstm", no_share, version=version)
-        expected = rf"models/lstm version {version}, which serves, records no test figure, so .* add"
+        expected = rf"models/lstm version {version}, which is served now, records no test figure, so .* add"
         assert re.search(expected, incomparable())
     other = onnx_file.with_metadata(no_share, data_digest="other", test_accuracy="0.9000")
     onnx_models.publish(models, "lstm", other, version=5)
@@ -118,7 +118,7 @@ def test_a_model_without_a_figure_that_cannot_be_measured_is_replaced_only_on_re
     assert publish(lstm.run, models, few, graph=lstm.graph, even_if_worse=True).folder.name == "6"
     better = onnx_file.with_metadata(lstm.file, test_accuracy="0.9990")
     onnx_models.publish(models, "lstm", better, version=7)
-    with pytest.raises(GateError, match="version 7, which serves, has"):
+    with pytest.raises(GateError, match="version 7, which is served now, has"):
         publish(lstm.run, models, few, graph=lstm.graph)
     (models / "lstm/8").mkdir()
     (models / "lstm/8/model.onnx").write_bytes(b"damaged")  # a version that cannot be loaded does not serve
@@ -134,7 +134,7 @@ def test_a_file_is_worse_where_chance_does_not_explain_what_it_lacks(
     serving = own + standard_errors * math.sqrt(2 * own * (1 - own) / len(few))
     served = onnx_file.with_metadata(lstm.file, test_accuracy=f"{serving:.4f}")
     onnx_models.publish(tmp_path / "models", "lstm", served)
-    figures = re.escape(f"test accuracy {own:.2%}, and version 1, which serves, has {serving:.2%}")
+    figures = re.escape(f"test accuracy {own:.2%}, and version 1, which is served now, has {serving:.2%}")
     if worse:
         lost = re.escape(f"{100 * (serving - own):.2f}")
         with pytest.raises(

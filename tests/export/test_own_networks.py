@@ -68,7 +68,7 @@ def test_the_version_that_serves_is_measured_on_the_pictures_of_the_new_run() ->
     invoke("export", "run")
     train("worse", 1e-9, "--split-seed", 1)
     train("larger-test", 0.02, "--validation-share", 0.05, "--test-share", 0.15)
-    before = "of the run's test pictures, and version 1, which serves, has 100.00%"
+    before = "of the run's test pictures, and version 1, which is served now, has 100.00%"
     assert f"% on 12 {before}. The new version is " in refusal("export", "worse")
     published = invoke("export", "larger-test").stdout
     assert "test accuracy 100.00% of 18 images" in published

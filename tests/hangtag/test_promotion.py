@@ -70,7 +70,7 @@ def test_a_rollback_to_a_version_forgets_what_served_since(shop: Path) -> None:
 
 def test_nothing_is_left_to_go_back_to(tmp_path: Path) -> None:
     publish(tmp_path, "m", classifier())
-    assert "no version served before it" in refusal("models", "rollback", "m", "--models", tmp_path)
+    assert "no other version was served before" in refusal("models", "rollback", "m", "--models", tmp_path)
 
 
 def test_what_cannot_serve_is_refused(shop: Path) -> None:

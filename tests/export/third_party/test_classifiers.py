@@ -187,26 +187,26 @@ def test_what_does_not_fit_is_refused(
 
 
 def test_a_version_that_is_worse_on_the_same_pictures_is_refused(labels: Path, tmp_path: Path) -> None:
-    """If the version that serves has no accuracy on these pictures yet, the command measures it."""
+    """If the served version has no accuracy on these pictures yet, the command measures it."""
     data = ("--data", f"folder:{colour_networks.pictures(tmp_path / 'photos')}")
     stated = ("--labels", labels, "--preprocessing", STEPS)
     wrong = ("--preprocessing", f"{STEPS} order=bgr")
     imported(tmp_path, in_text(), *stated)
     worse = refusal(*importing(tmp_path, in_text(), *stated, *wrong, *data))
-    assert re.search(r"^predecessor: test accuracy 33\.33%, and version 1, which serves, has 100\.00%\..*worse", worse)
+    assert re.search(r"^predecessor: .* 33\.33%, and version 1, which is served now, has 100\.0.*worse", worse)
     imported(tmp_path, in_text(), *stated, *data)
-    assert "which serves, has 100.00%" in refusal(*importing(tmp_path, in_text(), *stated, *wrong, *data))
+    assert "which is served now, has 100.00%" in refusal(*importing(tmp_path, in_text(), *stated, *wrong, *data))
     unmeasured = refusal(*importing(tmp_path, in_text(), *stated))
     assert re.search(
-        r"version 2, which serves, has test accuracy 100\.00%, so nothing shows .* Measure both", unmeasured
+        r"version 2, which is served now, has test accuracy 100\.00%, so nothing shows .* Measure both", unmeasured
     )
     result = imported(tmp_path, in_text(), *stated, *wrong, *data, "--even-if-worse")
     assert "  predecessor  WORSE, but published: test accuracy 33.33%" in result.stdout
     fit = importing(tmp_path, in_text(), *stated, *data, "--preprocessing", STEPS.replace("stretch", "pad"))
-    assert "has the fit stretch for pictures of another size, and the new version fit pad, so " in refusal(*fit)
+    assert "has the fit stretch for pictures of another size, and the new version has the fit pad, so " in refusal(*fit)
     labels.write_text("\n".join(sorted(COLOURS)))
     for command in (importing(tmp_path, in_text(), *stated), importing(tmp_path, in_text(), *stated, *wrong, *data)):
-        assert refusal(*command).startswith("contract: version 3 of theirs, which serves, has the")
+        assert refusal(*command).startswith("contract: version 3 of theirs, which is served now, has the")
 
 
 @pytest.mark.parametrize(
