@@ -65,7 +65,7 @@ class Mirror:
         Returns:
             Why the mirror, or some of its models, could not be updated: "" after an update, and None if another
             process is updating the mirror. Raises StoreError if there is no complete copy after a failed update; if
-            ``partly`` is true, one model is enough.
+            ``partly`` is true, a complete copy of one model is enough.
         """
         try:
             with explained(self._store.name):

@@ -59,7 +59,7 @@ class StoredFile(NamedTuple):
 
 
 Parts = dict[str, list[StoredFile]]
-"""The files of each part: of a version (NAME/VERSION), or of a file that all versions of a model share (NAME/FILE)."""
+"""Part -> its files. A part is a version (NAME/VERSION), or a file that all versions of a model share (NAME/FILE)."""
 
 
 class Store:
