@@ -26,16 +26,16 @@ from hangtag.training.runs.config import RunConfig
 
 # The keys of the weights in a file that also holds, for example, an optimizer's state and an epoch.
 _WRAPPINGS = ("model", "state_dict", "model_state_dict")
-_PREFIXES = ("", "module.", "_orig_mod.", "model.")  # of DataParallel, torch.compile and Lightning
-_MANY_STEPS = 1_000  # enough steps per epoch for batch normalisation to get PyTorch's default momentum
+_PREFIXES = ("", "module.", "_orig_mod.", "model.")  # the prefixes of DataParallel, torch.compile and Lightning
+_MANY_STEPS = 1_000  # with so many steps per epoch, batch normalisation has PyTorch's default momentum
 
 
 @dataclass(frozen=True)
 class NetworkEntry:
     """A network of the catalog."""
 
-    build: Callable[[int, ImageSpec], nn.Module]  # builds the network with fresh weights, for a number of labels
-    recipes: tuple[Recipe, ...]  # for Fashion-MNIST or for label sets; the first recipe is the default
+    build: Callable[[int, ImageSpec], nn.Module]  # takes the number of labels; the weights are initialised freshly
+    recipes: tuple[Recipe, ...]  # the recipes for hangtag's own data sets; the first one is the default
     objective: Objective | None = None  # the loss of a multi-label network, and how to read its outputs
 
 
@@ -109,10 +109,10 @@ def prepared(config: RunConfig, labels: int, image: ImageSpec, steps_per_epoch: 
 
 
 def first_network(config: RunConfig, labels: int, image: ImageSpec) -> tuple[nn.Module, list[str]]:
-    """Build the run's network with fresh weights, or with the weights of the file that the run starts from. Weights of
-    another shape stay freshly initialised, such as the last layer's weights for other labels. Returns the network, and
-    notes on these weights. Raises SettingsError if the network cannot be built for these images, or if the file has the
-    weights of another network."""
+    """Build the run's network with fresh weights, or with the weights of the file that the run starts from. Weights
+    with another shape than in the file stay fresh, such as the last layer's if the labels differ. Returns the network,
+    and notes on these weights. Raises SettingsError if the network cannot be built for these images, or if the file has
+    the weights of another network."""
     network = build(config.model, labels, image)
     if config.start_from is None:
         return network, []

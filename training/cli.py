@@ -17,7 +17,7 @@ from hangtag.training.run_settings import TrainSettings
 @click.argument("model")
 @options_of(TrainSettings)
 def train(**options: Any) -> None:
-    """Train MODEL on Fashion-MNIST or on your own pictures. Models for several labels learn from canvases that show
+    """Train MODEL on Fashion-MNIST or on your own pictures. Multi-label models are trained on canvases that show
     several garments.
 
     MODEL is one of the networks below, your own network as package.module:callable, or timm's network as timm:NAME. The

@@ -1,7 +1,7 @@
 """The losses of networks: what a teacher adds to a classifier's loss, and the objectives of multi-label networks.
 
-For the labels, a classifier's loss is PyTorch's cross-entropy. Pixels of multi-label networks are [batch, 1, 64, 64] in
-[0, 1]. Label sets are bool [batch, labels].
+Without a teacher, a classifier's loss is PyTorch's cross-entropy. Pixels of multi-label networks are [batch, 1, 64, 64]
+in [0, 1]. Label sets are bool [batch, labels].
 """
 
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ from torch.nn import functional
 from hangtag.training.data.outfits import MAX_LABELS
 from hangtag.training.networks.cnn_rnn import CnnRnn, beam_search
 
-_IGNORED = -100  # cross_entropy's ignore_index: a step with this target has no loss
+_IGNORED = -100  # cross_entropy ignores steps with this target
 Step = tuple[Tensor, Tensor]  # the loss of a batch, and the number of label sets that are predicted exactly
 
 

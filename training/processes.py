@@ -97,7 +97,7 @@ class DistributedGroup(ProcessGroup):
     def share_of(self, batch: Tensor) -> tuple[Tensor, float]:
         share = batch[self.rank :: self.world_size]
         if not len(share):
-            # A rank without samples computes any sample with weight 0, so that DDP never waits for the rank.
+            # A rank without samples computes another rank's sample with weight 0, so that DDP never waits for it.
             return batch[:1], 0.0
         return share, self.world_size * len(share) / len(batch)
 

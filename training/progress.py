@@ -24,7 +24,7 @@ class Observer:
         """Receive an epoch's metrics. Rank 0 calls this method after it has saved the metrics."""
 
     def on_teacher_logits(self, done: int, total: int) -> None:
-        """Receive the number of this rank's images, mirror images included, whose teachers' logits are computed."""
+        """Receive how many of this rank's images, mirror images included, already have the teachers' logits."""
 
     def stop_requested(self) -> bool:
         """Return whether the run should stop."""
@@ -84,7 +84,7 @@ class TerminalObserver(Observer, AbstractContextManager["TerminalObserver"]):
         return self._interrupted
 
     def _show(self, unit: str, description: str, done: int, total: int, figures: Sequence[str] = ()) -> None:
-        """Show the progress of one kind of work, which ``unit`` identifies, by its own bar or by occasional lines."""
+        """Show the progress of the kind of work that ``unit`` identifies, in its own bar or in occasional lines."""
         if self._shown and self._console.is_terminal:
             if unit not in self._tasks:
                 self._tasks[unit] = self._bars.add_task(description, figures="")

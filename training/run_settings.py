@@ -88,7 +88,7 @@ class TrainSettings(DataOptions):
     )
     dry_run: bool = setting(
         False,
-        "Train a few steps, show data, network, number of steps and estimated time, and keep no run.",
+        "Train for a few steps, print data, network, number of steps and estimated time, but save no run.",
     )
     restart: bool = setting(False, "Delete the run in the folder and start again.")
 

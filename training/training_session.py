@@ -27,7 +27,7 @@ from hangtag.training.runs.config import RunConfig, WeightsFile, command, short_
 from hangtag.training.runs.run import REPORT, Run
 from hangtag.training.tasks.teacher import TeacherEnsemble, published_teachers
 
-_FEW_IMAGES = 500  # one of so few images changes a percentage noticeably, so the percentage is followed by the number
+_FEW_IMAGES = 500  # a percentage of fewer images is followed by their number, because each image changes it noticeably
 _TIMED_STEPS = 30  # the largest number of steps that a dry run times
 
 
@@ -62,7 +62,7 @@ def train(settings: TrainSettings) -> None:
             if group.is_rank_zero:
                 resume = command(config.as_json(), run.folder)
                 _report(f"stopped. Continue from the last finished epoch with: {resume}")
-            raise SystemExit(130) from None  # a shell's status for a process that SIGINT ended
+            raise SystemExit(130) from None  # the exit status of a process that SIGINT stopped
         if group.is_rank_zero:
             if was_finished and run.has(REPORT):
                 _report("this run is already finished, so nothing was trained. Use --restart to train it again.")
@@ -115,7 +115,7 @@ def _dry_run(config: RunConfig, data: Dataset, run: Run, group: ProcessGroup, *,
 
 def _read(settings: TrainSettings, group: ProcessGroup) -> tuple[Dataset, TeacherEnsemble | None]:
     if own.is_own(settings.model):
-        own.find(settings.model)  # checked before pictures are read, which may take minutes
+        own.find(settings.model)  # checked first, because reading the pictures may take minutes
     data = sources.load(settings.dataset, settings.data_dir, settings.limit, settings.own_pictures)
     images, least = len(data.train.first(settings.limit)), 2 * group.world_size
     if settings.chosen_recipe.batch_norm and images < least:
@@ -150,13 +150,13 @@ def _config(settings: TrainSettings, data: Dataset, teacher: TeacherEnsemble | N
 
 
 def _require_network(config: RunConfig, data: Dataset) -> list[str]:
-    """Build the network once, and return sentences about freshly initialised weights and about a later export. Raises
+    """Build the network once, and return notes on freshly initialised weights and on problems of a later export. Raises
     SettingsError if the network cannot be built for this data, or computed in this precision."""
     network, notes = first_network(config, len(data.labels), data.image)
     has_lstm, has_dropout = (any(isinstance(one, kind) for one in network.modules()) for kind in (nn.LSTM, nn.Dropout))
     rate, shift, edge = config.recipe.dropout, config.recipe.augmentation.shift, min(data.image.shape[:2])
     if rate is not None and not has_dropout:
-        raise SettingsError(f"--set dropout={rate}: {config.model} has no nn.Dropout, whose rate this sets.")
+        raise SettingsError(f"--set dropout={rate}: {config.model} has no nn.Dropout layers.")
     if shift >= edge:
         raise SettingsError(f"--set shift={shift:g}: it must be smaller than the pictures' shorter edge, {edge}.")
     if config.precision == "bf16" and has_lstm and config.device == "cpu" and not cpu_computes_lstms_in_bf16():

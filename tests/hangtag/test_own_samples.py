@@ -85,7 +85,7 @@ def test_they_are_read_with_the_checks_of_training(samples: Path, tmp_path: Path
     assert "on 12 images of" in result.stdout
     unreadable, twice = result.stderr.splitlines()
     assert unreadable.startswith("Left out 2 pictures that cannot be read: green/cut off.png (it cannot be ")
-    assert twice == "Left out 1 picture that is in the source twice: red/again.png."
+    assert twice == "Left out 1 copy of another picture in the source: red/again.png."
     shutil.copy(photos / "red/00.png", photos / "blue")
     assert "1 picture is in more than one class, so" in refusal(*command)
 

@@ -37,8 +37,8 @@ class Split:
 
 
 PIXELS_DIGITS = 16
-"""A picture's digest is cut to this many digits. The probability that any two of a million pictures have the same
-digits is below 1 in 10 million."""
+"""Pictures' digests are cut to this many digits. The probability that two of a million different pictures have the same
+digest is below 1 in 10 million."""
 
 
 class Member(NamedTuple):
@@ -46,7 +46,7 @@ class Member(NamedTuple):
 
     split: str
     label: str
-    pixels: str  # the first digits of the SHA-256 of the image into which the picture was converted for the network
+    pixels: str  # the first digits of the SHA-256 of the picture, converted to the network's size and channels
     path: str  # relative to the source
 
 

@@ -16,7 +16,7 @@ def divide(
 
     A picture's split depends on the contents of its file, the seed and the other pictures of its class. The name and
     the folder of the file have no influence. Files with the same pixels count as one picture. A validation or test
-    split of the source stays as it is. A missing split takes its share, from 0 to 1, of each class's training pictures.
+    split of the source stays as it is. A missing split gets a share, from 0 to 1, of each class's training pictures.
 
     Returns the pictures of the splits train, validation and test, each in the given order. Raises DataCorruptError if
     there is only one class, or if a class has too few pictures.
@@ -29,8 +29,8 @@ def divide(
         ((label, count),) = counts.items()
         which = "the only picture is" if count == 1 else f"all {count} pictures are"
         raise DataCorruptError(
-            f"{which} of the class {label!r}, and a classifier needs at least two classes. Add a folder or lines with "
-            "pictures of another class."
+            f"{which} of the class {label!r}, and a classifier needs at least two classes. Add a folder with pictures "
+            "of another class, or lines that name such pictures."
         )
     given = {split for own in of_label.values() for split in own}
     splits: dict[str, list[Picture]] = {"train": [], "validation": [], "test": []}
@@ -62,11 +62,11 @@ def divide(
 def distinct(pictures: Sequence[Picture], *, published: bool = False) -> tuple[list[Picture], list[str]]:
     """Remove duplicate pictures. Returns the other pictures, in the given order, and sentences about the duplicates.
 
-    A ``published`` set may hold several copies of a picture, even in several classes, and its test split stays whole.
-    Of the set's other pictures, only copies of test pictures are left out.
+    A ``published`` set may hold several copies of a picture, even in several classes. Its test split is not changed.
+    From its other splits, only copies of test pictures are removed.
 
     Raises:
-        DataCorruptError: If the same picture is in two classes or in two splits of a set that is not ``published``.
+        DataCorruptError: The same picture is in two classes or in two splits of a set that is not ``published``.
     """
     by_content: dict[str, list[Picture]] = defaultdict(list)
     for picture in pictures:
@@ -87,10 +87,10 @@ def distinct(pictures: Sequence[Picture], *, published: bool = False) -> tuple[l
         chosen = [each[0] for each in by_content.values()]
     kept = set(chosen)
     copies = [picture.name for picture in pictures if picture not in kept]
-    left_out = counted(len(copies), "picture that is", "pictures that are")
+    left_out = counted(len(copies), "copy of another picture", "copies of other pictures")
     several = counted(len(ambiguous), "picture is", "pictures are")
     return [picture for picture in pictures if picture in kept], [
-        *[f"Left out {left_out} in the source twice: {named(copies)}."] * bool(copies),
+        *[f"Left out {left_out} in the source: {named(copies)}."] * bool(copies),
         *[f"{several} in more than one class: {named(ambiguous)}."] * bool(ambiguous),
     ]
 

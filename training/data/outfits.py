@@ -1,6 +1,6 @@
 """The data set ``outfits``: canvases with garments that are worn together, composed from Fashion-MNIST's images.
 
-In ``outfits`` a canvas shows one look of the table below, so one garment makes other garments more or less likely.
+In ``outfits`` a canvas shows one of the looks in ``LOOKS``, so one garment makes others more or less likely.
 In the control, ``outfits-independent``, each label has the same frequency as in ``outfits``, and a canvas has about as
 many labels, but the labels are drawn independently of each other.
 
@@ -42,8 +42,8 @@ class Look(NamedTuple):
     """Garments that are worn together: one piece of every slot. The piece "-" means no garment."""
 
     name: str
-    weight: float  # the frequency of this look, relative to the other looks
-    slots: tuple[str, ...]  # the equally likely pieces of each slot, separated by commas
+    weight: float  # how often this look is drawn, relative to the other looks
+    slots: tuple[str, ...]  # each slot's garments, separated by commas, of which one is drawn
 
 
 # The looks form a capsule wardrobe: every top goes with every pair of shoes, and these two determine the other

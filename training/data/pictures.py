@@ -24,7 +24,7 @@ DEFAULT_EDGE = 64  # the edge, in pixels, of the squares into which other pictur
 
 @dataclass(frozen=True)
 class OwnPictures:
-    """How the user's own pictures are split and prepared. If an attribute is None, the pictures decide."""
+    """How the user's own pictures are split and prepared. None means that the value depends on the pictures."""
 
     size: tuple[int, int] | None = None  # height and width of the images
     channels: int | None = None  # 1 for grey, 3 for colour
@@ -124,7 +124,7 @@ def _line(picture: Picture) -> str:
 
 
 def _split(images: Images, pictures: Sequence[Picture], chosen: Sequence[Picture], labels: Sequence[str]) -> Split:
-    """Return the images of the chosen pictures, in their order, with the indices of their labels among the labels."""
+    """Return the images of the chosen pictures, in that order, each with its label's index in ``labels``."""
     places, classes = ({each: place for place, each in enumerate(every)} for every in (pictures, labels))
     numbers = np.array([classes[picture.label] for picture in chosen], np.int64)
     return Split(reading.arranged(images, [places[picture] for picture in chosen]), numbers, by_name=True)
@@ -147,8 +147,8 @@ def _few(pictures: Sequence[Picture]) -> list[str]:
 
 
 def _image_for(pictures: Sequence[Picture], own: OwnPictures) -> ImageSpec:
-    """Return the requested size and channels. By default, pictures of one small size keep this size, and the images
-    have colours if any picture has colours."""
+    """Return the requested size and channels. By default, pictures keep their size if it is the same for all and
+    small, and the images have three channels if any picture has colours."""
     size, *others = {picture.size for picture in pictures}
     height, width = own.size or (size if not others and max(size) <= SMALL else (DEFAULT_EDGE, DEFAULT_EDGE))
     channels = own.channels or (1 if all(picture.grey for picture in pictures) else 3)

@@ -26,7 +26,7 @@ from hangtag.training.errors import DataCorruptError
 MEMORY_BYTES = 2 << 30  # prepared pictures of more bytes are kept in a memory-mapped file
 MOST_PIXELS = 100_000_000  # the limit for one picture, because a small file can hold a huge picture
 _GREY_MODES = ("1", "L", "LA", "I", "I;16", "I;16B", "F")
-_SHOWN = 10_000  # pictures after which a line of progress is printed, because a large folder takes minutes
+_SHOWN = 10_000  # the number of pictures between two lines of progress; a large folder takes minutes
 
 
 def opened(name: str, known: Sequence[str] | None = None) -> Listing:

@@ -72,7 +72,7 @@ class DataOptions:
         f"The data set: {', '.join(KNOWN)}, or your own pictures: folder:PHOTOS (with PHOTOS/CLASS/*.jpg, or "
         "PHOTOS/train/CLASS and PHOTOS/test/CLASS), csv:FILE (with the columns path, label and optionally split), or "
         "idx:FOLDER (with four files in MNIST's format). 'hangtag data show SOURCE' shows the pictures.  [default: "
-        "fashion-mnist; for several labels, outfits]",
+        "fashion-mnist, or outfits for a multi-label MODEL]",
         metavar="SOURCE",
     )
     data_dir: Path | None = setting(

@@ -1,8 +1,8 @@
 """Builds a recipe's optimizer, learning-rate schedule and moving average of the weights. Muon is implemented here.
 
 Muon updates a matrix by the orthogonal matrix nearest to its averaged gradient (Jordan et al., 2024). A gradient has
-few large singular values and many small ones, even if each weight has its own learning rate, as in Adam. In an
-orthogonal matrix all singular values are 1, so a network learns in all directions, in a fraction of the epochs.
+few large singular values and many small ones, even if each weight has its own learning rate, as in Adam. All
+singular values of an orthogonal matrix are 1, so with Muon a network learns equally in all directions, in fewer epochs.
 
 torch.optim.Muon treats a parameter as one matrix. In this module a parameter may stack several matrices: an LSTM's
 weights stack the weights of four gates, and each gate's weights are orthogonalised separately. A convolution's weights

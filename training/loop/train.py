@@ -50,10 +50,10 @@ def train(
     from, if the recipe has a distillation. If one rank raises an error, every rank raises it.
 
     Raises:
-        RunMismatchError: If the folder holds another run or unusable files, or if another process trains in it.
-        DivergedError: If the loss or the network's outputs are not finite.
-        SettingsError: If the network cannot be built for these images, or if the teacher fails on them.
-        KeyboardInterrupt: If the observer requested a stop.
+        RunMismatchError: The folder holds another run or unusable files, or another process trains in it.
+        DivergedError: The loss or the network's outputs are not finite.
+        SettingsError: The network cannot be built for these images, or the teacher fails on them.
+        KeyboardInterrupt: The observer requested a stop.
 
     Example:
         >>> metrics = train(config, fashion_mnist.load(), Run(Path("runs/lstm")))
@@ -94,10 +94,10 @@ def fit(config: RunConfig, task: Task, run: Run, observer: Observer, group: Proc
         batches = _batches(len(task), config, group)
         sums = _Sums(epoch, len(batches), config, observer, group)
         for step, batch in enumerate(batches, 1):
-            learning_rate = float(state.optimizer.param_groups[0]["lr"])  # with muon, the rate of the matrices
+            learning_rate = float(state.optimizer.param_groups[0]["lr"])  # with muon, this is the matrices' rate
             share, weight = group.share_of(batch)  # this rank's part of the batch
             share = share.to(device)  # [share]: the indices of the samples
-            views = task.choose_views(share)  # [share]: the indices of the samples' images
+            views = task.choose_views(share)  # [share]: the indices in task.images
             images = augment(task.images[views], task.augmentation)  # [share, height, width] or [..., 3], uint8
             with torch.autocast(config.device, torch.bfloat16, enabled=config.precision == "bf16"):
                 pixels = normalise(images, task.image)  # [share, channels, height, width], FP32

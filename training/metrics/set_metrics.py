@@ -42,7 +42,7 @@ def _ratio(part: Any, whole: Any) -> Any:
 
 
 def _average_precision(scores: Scores, true: LabelSets) -> float:
-    """Return the mean precision over a label's images, ranked by score. Images with equal scores share a rank."""
+    """Return a label's average precision. Images with equal scores share a rank."""
     order = np.argsort(-scores)
     ranks = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)
     hits = true[order].cumsum()[ranks]

@@ -91,7 +91,7 @@ class CnnSmall(nn.Sequential):
     layers.
 
     CnnSmall needs a twentieth of Cnn's multiplications for an image, and somewhat fewer than Lstm. If an edge of the
-    image has more than 32 pixels, the last maps are pooled, so the first dense layer does not grow.
+    image has more than 32 pixels, the last feature maps are pooled, so that the first dense layer does not grow.
     """
 
     def __init__(self, labels: int, image: ImageSpec) -> None:
@@ -155,8 +155,8 @@ class ResNet(nn.Sequential):
 
 
 def _pooling(height: int, width: int, most: int) -> tuple[list[nn.Module], int]:
-    """Return pooling layers that leave at most ``most`` places along each edge of a map, and the number of places
-    left."""
+    """Return the pooling layers that reduce a feature map to at most ``most`` positions in height and in width, and the
+    number of positions in the reduced map."""
     pooled = (math.ceil(height / most), math.ceil(width / most))
     return [] if pooled == (1, 1) else [nn.MaxPool2d(pooled)], (height // pooled[0]) * (width // pooled[1])
 

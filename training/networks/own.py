@@ -124,7 +124,7 @@ def _try(network: str, made: nn.Module, labels: int, image: ImageSpec) -> None:
         )
     if not torch.allclose(together[:1], alone, rtol=1e-3, atol=1e-3):
         raise SettingsError(
-            f"{network} computes other logits for an image in a batch than for the image alone: a logit differs by "
+            f"{network} computes different logits for an image in a batch and for the image alone: they differ by "
             f"{(together[:1] - alone).abs().max():.2g}. Each image's logits must depend only on that image. A mean "
             "over the first axis, for example, would depend on the rest of the batch."
         )

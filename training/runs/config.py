@@ -82,12 +82,12 @@ _NOT_COMPARED = {"teachers", "threads", "data_dir", "start_from.path", "command"
 
 
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings that determine a run's results, by full name, from the config.json of any release. A run may
-    continue with other threads, and with teachers in another order."""
+    """Return the settings that determine a run's results, by full name, from the config.json that any release wrote. A
+    run may continue with another number of threads, and with its teachers in another order."""
     files = config.get("teachers")
     digests = sorted(str(file.get("digest")) for file in files) if isinstance(files, list) else []
     values = _DEFAULTS | flat(config) | {"teacher": " and ".join(digests) or None}
-    if ":" in str(values.get("dataset")):  # own pictures are compared by their digest, and not by their folder
+    if ":" in str(values.get("dataset")):  # the user's own pictures are compared by digest, not by folder
         values["dataset"] = str(values["dataset"]).partition(":")[0]
     return {key: value for key, value in values.items() if not {key, key.partition(".")[0]} & _NOT_COMPARED}
 
@@ -113,7 +113,7 @@ def difference(
 
 
 def key_of(config: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return values that identify a run in its config.json and in the configs of its exported files."""
+    """Return the values that identify a run, in its config.json and in the configs of its exported files."""
     return tuple(str(flat(config).get(key)) for key in ("model", "seed", "environment.created", "recipe.epochs"))
 
 

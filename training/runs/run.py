@@ -203,7 +203,7 @@ class Run:
             if not isinstance(state, dict):
                 raise TypeError("it holds no state")  # noqa: TRY301
         except Exception as error:  # torch.load raises all kinds of exceptions for a damaged file
-            # Only the first line is shown, because PyTorch's other lines advise the user to run code from the file.
+            # Only the error's first line is shown, because PyTorch's other lines advise to run code from the file.
             first = next(iter(str(error).splitlines()), type(error).__name__)
             why = reason(error) if isinstance(error, OSError) else first
             raise RunMismatchError(f"{path} cannot be read as a checkpoint ({why}). {RESTART_HINT}") from error

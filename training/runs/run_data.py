@@ -35,8 +35,8 @@ def image(config: Mapping[str, Any]) -> ImageSpec:
 def load(config: Mapping[str, Any], data_dir: Path | None = None, recorded: Sequence[Member] = ()) -> Dataset:
     """Read the data set that a run was trained on, split and prepared as the run's ``config.json`` describes.
 
-    ``data_dir`` is the data set's folder, if it has moved since the run. With ``recorded``, the run's records of the
-    user's own pictures, an error can name the changes. Raises RunMismatchError if the config does not describe a data
+    ``data_dir`` is the data set's folder, if it has moved since the run. If ``recorded`` has the run's records of the
+    user's own pictures, errors name the changes. Raises RunMismatchError if the config does not describe a data
     set, DataNotFoundError if it is missing, and DataCorruptError if it has changed since the run, or cannot be read.
     """
     name = str(config.get("dataset", fashion_mnist.NAME))
@@ -67,7 +67,7 @@ def load(config: Mapping[str, Any], data_dir: Path | None = None, recorded: Sequ
 
 
 def changes(recorded: Sequence[Member], now: Sequence[Member]) -> str:
-    """Describe how the user's pictures differ from those in a run's records, which published files lack."""
+    """Describe how the user's pictures differ from a run's records, which are empty for a published file."""
     if not recorded:
         return "since then pictures were added, removed, renamed, edited or put into another class"
     before, after = ({each.path: each for each in members} for members in (recorded, now))

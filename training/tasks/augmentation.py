@@ -5,8 +5,8 @@ from torch import Tensor
 
 from hangtag.training.recipes import Augmentation
 
-_ERASED_AREA = (0.02, 0.2)  # as shares of the image
-_ERASED_ASPECT = (0.3, 3.3)  # height over width
+_ERASED_AREA = (0.02, 0.2)  # the smallest and the largest area, as shares of the image's area
+_ERASED_ASPECT = (0.3, 3.3)  # the smallest and the largest ratio of height to width
 
 
 def augment(images: Tensor, how: Augmentation) -> Tensor:

@@ -66,9 +66,9 @@ class Task(ABC):
 
     @abstractmethod
     def loss(self, network: nn.Module, pixels: Tensor, views: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute the forward pass and the mean loss of augmented images, FP32 [batch, channels, height, width], whose
-        indices in ``images`` are ``views`` [batch]. Returns the loss, a scalar to differentiate, and the number of
-        samples that were predicted correctly."""
+        """Compute the forward pass and the mean loss of augmented images, FP32 [batch, channels, height, width].
+        ``views`` [batch] has their indices in ``images``. Returns the loss, a scalar to differentiate, and the number
+        of samples that were predicted correctly."""
 
     def validate(self, deployable: nn.Module) -> dict[str, float]:
         """Return the epoch's metrics on the validation split, which are NaN if the network's outputs are not finite."""
@@ -136,8 +136,8 @@ class SingleLabelTask(Task):
         self._distillation = None if teacher is None else config.recipe.distillation
         if teacher is not None and self._distillation is not None:
             if views := self._distillation.views:
-                # Images are flipped only in training steps, because the teacher's logits average an image and its
-                # mirror image. The views are the same in every rank.
+                # The views are not flipped, because the teacher's logits are means over an image and its mirror image,
+                # and so hold for both. The views are the same in every rank.
                 once = replace(self.augmentation, flip=False)
                 self.images = torch.cat([augment(self.images, once) for _ in range(views)])
                 self.augmentation = Augmentation(flip=self.augmentation.flip)
@@ -186,7 +186,7 @@ class MultiLabelTask(Task):
         return self._objective.loss(network, pixels, self._sets[views], self._order, self._smoothing)
 
     def _evaluate(self, predictions: Predictions, split: Split, threshold: float | None = None) -> dict[str, Any]:
-        scores, *own = predictions  # CNN-RNN predicts its own sets
+        scores, *own = predictions  # CNN-RNN also predicts the label sets
         if not own:
             own = [decide(scores, choose_threshold(scores, split.classes) if threshold is None else threshold)]
         return evaluate_sets(own[0], scores, split.classes)

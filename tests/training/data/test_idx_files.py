@@ -73,5 +73,5 @@ def test_what_a_published_set_repeats_is_in_one_split_and_its_test_stays_whole(t
     own_pictures.write_idx(root / "t10k-images-idx3-ubyte", np.concatenate([pictures[:11], pictures[:1]]))
     found = show(f"idx:{root}")
     assert found["splits"] == {"train": 17, "validation": 2, "test": 12}
-    assert "Left out 21 pictures that are in the source twice: train 0; train 1; train 2; " in str(found["notes"])
+    assert "Left out 21 copies of other pictures in the source: train 0; train 1; train 2; " in str(found["notes"])
     assert "; train 10 (0) and train 20 (0) and train 21 (1) and " in str(found["notes"])

@@ -128,8 +128,8 @@ def test_the_same_picture_twice_counts_once_and_in_two_classes_is_refused(tmp_pa
     Image.open(photos / "cats/001.png").convert("RGB").save(photos / "cats/other.webp", lossless=True)
     found = show(f"folder:{photos}", "--grey")
     assert (sum(found["splits"].values()), found["digest"]) == (40, digest)
-    assert found["notes"] == ["Left out 2 pictures that are in the source twice: cats/copy.png; cats/other.webp."]
-    assert "Left out 2 pictures that" in str(show(f"folder:{photos}", "--size", "64x64")["notes"])
+    assert found["notes"] == ["Left out 2 copies of other pictures in the source: cats/copy.png; cats/other.webp."]
+    assert "Left out 2 copies of" in str(show(f"folder:{photos}", "--size", "64x64")["notes"])
     Image.open(photos / "cats/000.png").save(photos / "dogs/copy.png", compress_level=0)
     message = refused(f"folder:{photos}")
     assert message.startswith("1 picture is in more than one class, so one of their labels is wrong: ")

@@ -146,7 +146,7 @@ def test_a_run_without_a_folder_is_named_after_the_callable(source: str) -> None
             "returned torch.float32 [3, 4] for 3 images; it must return logits, ",
         ),
         ("own_networks:Tuple", "own_networks:Tuple returned tuple for 3 images"),
-        ("own_networks:Company", "own_networks:Company computes other logits for an image in a batch than "),
+        ("own_networks:Company", "own_networks:Company computes different logits for an image in a batch and "),
         ("own_networks:Infinite", "own_networks:Infinite returned NaN or infinite logits for images of noise "),
         ("own_networks:Softmax", "own_networks:Softmax seems to end in a softmax: its outputs are from 0 to 1 and"),
         ("own_networks:Flat", "own_networks:Flat fails on pixels [3, 1, 9, 8], which are [batch, channels, height, "),
@@ -161,7 +161,7 @@ def test_hyperparameters_that_do_not_suit_the_network_or_the_pictures_are_refuse
     message = refusal(*arguments("own_networks:Linear", source, "--set", "batch_norm=true"), exit_code=2)
     assert message == "--set batch_norm=true: hangtag does not add batch normalisation to own_networks:Linear."
     message = refusal(*arguments("own_networks:Guess", source, "--set", "dropout=0.9"))
-    assert message == "--set dropout=0.9: own_networks:Guess has no nn.Dropout, whose rate this sets."
+    assert message == "--set dropout=0.9: own_networks:Guess has no nn.Dropout layers."
     message = refusal(*arguments("cnn", source, "--set", "shift=8"))
     assert message == "--set shift=8: it must be smaller than the pictures' shorter edge, 8."
 
