@@ -91,16 +91,18 @@ class Credentials:
         return grpc.ssl_channel_credentials(authorities, key, certificate)
 
     def ssl_context(self, url: str) -> ssl.SSLContext | None:
-        """Return the TLS context for HTTP. Without ``tls_ca``, return None: the client then trusts the system's
+        """Return the TLS context for a URL; None for http://. Without ``tls_ca``, the client trusts the system's
         authorities.
 
         Raises:
             CredentialsError: a TLS file cannot be read or is malformed, or ``tls_ca`` is given for an http:// URL.
         """
-        if self.tls_ca is None:
-            return None
         if not url.lower().startswith("https:"):
-            raise CredentialsError(f"--tls-ca is given, but {url} is not encrypted: write https://")
+            if self.tls_ca is not None:
+                raise CredentialsError(f"--tls-ca is given, but {url} is not encrypted: write https://")
+            return None
+        if self.tls_ca is None:
+            return ssl.create_default_context()
         for path, flag in ((self.tls_ca, "--tls-ca"), (self.tls_cert, "--tls-cert"), (self.tls_key, "--tls-key")):
             if path is not None:
                 _read(path, flag)  # ssl's own errors do not name the file

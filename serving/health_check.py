@@ -22,20 +22,13 @@ Call = Callable[[Method[Any], Any, float | None], Awaitable[Any]]
 class HealthCalls:
     """Checks of readiness. ``Client`` and ``hangtag health`` run them in a thread, and ``AsyncClient`` with asyncio.
 
-    ``call`` makes a call with a method, a request and a deadline in seconds (None for the connection's). ``explain``
-    finds out why calls to the address fail; see ``diagnose``.
+    ``call`` makes a call with a method, a request and a deadline in seconds (None for the connection's).
     """
 
     def __init__(
-        self,
-        address: str,
-        options: ConnectionOptions,
-        call: Call,
-        sleep: Callable[[float], Awaitable[None]],
-        explain: Callable[[], Awaitable[str]],
+        self, address: str, options: ConnectionOptions, call: Call, sleep: Callable[[float], Awaitable[None]]
     ) -> None:
-        self._address, self._options = address, options
-        self._call, self._sleep, self._explain = call, sleep, explain
+        self._address, self._options, self._call, self._sleep = address, options, call, sleep
 
     async def is_ready(self, model: str = "") -> bool:
         """Return whether the server, or one model, is ready. A model that is loading or unknown is not ready.
@@ -70,7 +63,7 @@ class HealthCalls:
         deadline = time.monotonic() + seconds
         pauses = self._options.polling_pauses()
         late = f"{model or 'the server'} at {self._address} was not ready within {seconds:g} s"
-        message = ""
+        message = f"{late}: the server did not answer"
         while (left := deadline - time.monotonic()) > 0:
             try:
                 status = await self._status(model, left)
@@ -88,7 +81,6 @@ class HealthCalls:
                     raise
                 message = f"{late}: {error}"
             await self._sleep(max(0.0, min(next(pauses), deadline - time.monotonic())))
-        message = message or f"{late}: {await self._explain() or 'the server did not answer'}"
         raise ClientError(grpc.StatusCode.DEADLINE_EXCEEDED, message)
 
     async def _status(self, model: str, timeout: float | None = None) -> int:

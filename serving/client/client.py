@@ -23,7 +23,6 @@ from hangtag.serving.client.messages import Array, Classification, Image, Output
 from hangtag.serving.connection.client_options import ConnectionOptions
 from hangtag.serving.connection.connect import blocking, connect, connect_async, finished
 from hangtag.serving.connection.errors import ClientError
-from hangtag.serving.connection.failures import diagnose
 from hangtag.serving.credentials import Credentials
 from hangtag.serving.health_check import DEFAULT_TIMEOUT
 
@@ -86,8 +85,7 @@ class Client:
         options: ConnectionOptions = ConnectionOptions(),  # noqa: B008 - it cannot change
     ) -> None:
         self._connection = connect(address, timeout, credentials, options)
-        explain = blocking(functools.partial(diagnose, address, credentials))
-        self._calls = Calls(address, options, blocking(self._connection.call), blocking(time.sleep), explain)
+        self._calls = Calls(address, options, blocking(self._connection.call), blocking(time.sleep))
 
     def close(self) -> None:
         """Refuse further calls, and cancel the calls in flight."""
@@ -209,8 +207,7 @@ class AsyncClient(Calls):
         options: ConnectionOptions = ConnectionOptions(),  # noqa: B008 - it cannot change
     ) -> None:
         self._connection = connect_async(address, timeout, credentials, options)
-        explain = functools.partial(asyncio.to_thread, diagnose, address, credentials)
-        super().__init__(address, options, self._connection.call, asyncio.sleep, explain)
+        super().__init__(address, options, self._connection.call, asyncio.sleep)
 
     async def close(self) -> None:
         """Close the connection; calls in flight are cancelled."""

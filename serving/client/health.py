@@ -2,7 +2,6 @@
 
 import time
 from contextlib import closing
-from functools import partial
 
 import click
 
@@ -10,7 +9,6 @@ from hangtag.options import Duration
 from hangtag.serving.caller_options import credentials_options, server_option
 from hangtag.serving.connection.client_options import ConnectionOptions
 from hangtag.serving.connection.connect import blocking, connect, finished
-from hangtag.serving.connection.failures import diagnose
 from hangtag.serving.credentials import Credentials
 from hangtag.serving.health_check import DEFAULT_TIMEOUT, HealthCalls
 
@@ -24,7 +22,6 @@ def health(server: str, model: str, wait: float | None, credentials: Credentials
     """Report whether a server or a model is ready. The exit code is 0 if it is ready, and otherwise 1."""
     options = ConnectionOptions()
     with closing(connect(server, DEFAULT_TIMEOUT, credentials, options)) as connection:
-        explain = blocking(partial(diagnose, server, credentials))
-        checks = HealthCalls(server, options, blocking(connection.call), blocking(time.sleep), explain)
+        checks = HealthCalls(server, options, blocking(connection.call), blocking(time.sleep))
         finished(checks.wait_until_ready(wait, model) if wait else checks.require_ready(model))
     click.echo(f"{model or 'the server'} at {server} is ready")

@@ -1,7 +1,7 @@
 """Explain failed calls: the same failure has the same sentences over gRPC and over HTTP.
 
 The libraries for gRPC and HTTP describe failures of connections differently, change the text between versions, and
-often omit the cause. ``diagnose`` connects again, and checks the port's protocol and the TLS handshake.
+often omit the cause. ``_diagnose`` connects again, and checks the port's protocol and the TLS handshake.
 """
 
 import re
@@ -31,27 +31,22 @@ _BROKEN = re.compile(
 # 504 into UNAVAILABLE, and 500 and most others into UNKNOWN. gRPC turns 401, 403 and 404, which mean that nothing was
 # executed, into other codes.
 _HTTP_STATUS = re.compile(r"http2 header with status: (\d+)")
-# gRPC's message, with the code INTERNAL, if a plain HTTP answer arrives before the client has sent all requests of
-# a stream.
-_ANSWERED_IN_HTTP = "RST_STREAM with error code 0"
 _HTTP_PORT = (
     "the port at {0} speaks HTTP, not gRPC: give --server the gRPC port, which is 8001 unless 'hangtag serve --port' "
     "changed it, or write http://{0} to call it over HTTP"
 )
 TIMEOUT = 2.0
-"""The time limit of each connection in seconds. ``diagnose`` opens at most two, and only one if nothing listens."""
-_REQUEST = b"GET /v2/health/live HTTP/1.1\r\nhost: localhost\r\n\r\n"
+"""The time limit of each connection in seconds. ``_diagnose`` opens at most two, and only one if nothing listens."""
 _UNKNOWN_AUTHORITY = (2, 18, 19, 20, 21)  # OpenSSL's codes for a certificate whose authority is not trusted
 
 
-def too_late(address: str, seconds: float | None, reason: str = "", *, stream: bool = False) -> ClientError:
+def too_late(address: str, seconds: float | None, reason: str = "") -> ClientError:
     """Return the error of a call whose deadline has passed, or will pass before the next attempt.
 
     ``seconds`` is None for a deadline of the server, and ``reason`` is "" if the last attempt still waited.
     """
-    what = f"the stream to {address} was not answered completely" if stream else f"no answer from {address}"
     limit = "in time" if seconds is None else f"within {seconds:g} s"
-    message = f"{what} {limit}{f' ({reason})' if reason else ''}"
+    message = f"no complete answer from {address} {limit}{f' ({reason})' if reason else ''}"
     return ClientError(grpc.StatusCode.DEADLINE_EXCEEDED, message)
 
 
@@ -73,13 +68,18 @@ def unanswered(
     ``connected`` is whether there was a connection, which ended during the call. With the call's ``credentials``, this
     function looks for the cause, which may take seconds; without them, the cause is known.
     """
-    message = "" if credentials is None else diagnose(address, credentials, reason)
+    from hangtag.serving.connection.proxy import proxy_of  # a container's health check does not need this module
+
+    variable = proxy_of(address)[0]
+    message = "" if credentials is None or variable else _diagnose(address, credentials)
+    if variable:
+        reason += f", through the proxy that {variable} names"
     if not message and connected:
         message = f"the connection to {address} broke before the answer came ({reason})"
         if server_address.is_http(address):
             message += f"; if it is a gRPC port, write {address.partition('://')[2]} without a scheme"
     elif not message:
-        shown = address if _NOTHING_LISTENS.search(reason) else f"{address} ({reason})"
+        shown = address if _NOTHING_LISTENS.search(reason) and not variable else f"{address} ({reason})"
         remedy = "start a server with 'hangtag serve', or name another server with --server"
         message = f"no server answers at {shown}; {remedy}"
     return failed(grpc.StatusCode.UNAVAILABLE, message, method, executed=connected)
@@ -91,12 +91,9 @@ def of_grpc(
     """Return the error of a call over gRPC that failed with ``error``. The other arguments are those of the call."""
     code, details = error.code(), error.details() or ""
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-        return too_late(address, timeout, stream=method.single is not None)
+        return too_late(address, timeout)
     executed = code is grpc.StatusCode.CANCELLED
-    if code is grpc.StatusCode.INTERNAL and _ANSWERED_IN_HTTP in details:
-        code, executed = grpc.StatusCode.UNAVAILABLE, True
-        details = f"a proxy at {address} ended the stream without a server's answer"
-    elif answered := _HTTP_STATUS.search(details):
+    if answered := _HTTP_STATUS.search(details):
         executed = code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNKNOWN)
         details = f"a proxy at {address} answered HTTP {answered[1]}, so no server answered"
     elif code is grpc.StatusCode.UNAVAILABLE and _NO_CONNECTION.search(details):
@@ -107,18 +104,12 @@ def of_grpc(
     return failed(code, details or code.name, method, executed=executed)  # details are the server's own words
 
 
-def diagnose(address: str, credentials: Credentials, reason: str = "no answer") -> str:
+def _diagnose(address: str, credentials: Credentials) -> str:
     """Return a sentence that says why calls to an address fail, and what the caller can do.
 
-    Returns "" if nothing listens, if the address does not name exactly one host and port, or if no cause is known. If
-    calls go through a proxy, the sentence names the proxy and the ``reason`` that the library gave, and this function
-    opens no connection.
+    Returns "" if nothing listens, if the address does not name exactly one host and port, or if no cause is known.
     """
-    from hangtag.serving.connection import proxy  # a container's health check does not need this module
-
     url = server_address.is_http(address)
-    if through := proxy.for_url(address) if url else proxy.for_grpc(address):
-        return through.failure(address, reason)
     endpoint = server_address.endpoint(address)
     if endpoint is None:
         return ""
@@ -137,7 +128,7 @@ def diagnose(address: str, credentials: Credentials, reason: str = "no answer") 
 def _speaks_http(endpoint: tuple[str, int]) -> bool:
     """Return whether a port answers an HTTP request without TLS. Raises OSError if no connection is possible."""
     with socket.create_connection(endpoint, TIMEOUT) as connection, suppress(OSError):
-        connection.sendall(_REQUEST)
+        connection.sendall(b"GET /v2/health/live HTTP/1.1\r\nhost: localhost\r\n\r\n")
         return connection.recv(5) == b"HTTP/"
     return False
 
@@ -178,11 +169,7 @@ def _with_tls(address: str, endpoint: tuple[str, int], credentials: Credentials)
                         f"the port at {address} speaks TLS, but not gRPC: give --server the gRPC port, or write "
                         f"https://{address} to call it over HTTP"
                     )
-                if _hangs_up(secured, url):
-                    return (
-                        f"the server at {address} closes the connection after the TLS handshake, probably because it "
-                        f"verifies its clients: {advice}"
-                    )
+                secured.recv(1)  # a server that does not accept this client's certificate answers with a TLS alert
                 return ""
         except ssl.SSLCertVerificationError as error:
             problem = f"the certificate of {address} is not accepted: {error.verify_message.rstrip('.')}"
@@ -201,15 +188,3 @@ def _with_tls(address: str, endpoint: tuple[str, int], credentials: Credentials)
             if _speaks_http(endpoint):
                 return _HTTP_PORT.format(address)
             return f"the server at {address} does not use TLS: leave out --tls-ca"
-
-
-def _hangs_up(secured: ssl.SSLSocket, url: bool) -> bool:
-    """Return whether the server closes a connection instead of sending data. A gRPC server sends its settings first."""
-    try:
-        if url:
-            secured.sendall(_REQUEST)
-        return secured.recv(1) == b""
-    except TimeoutError:
-        return False
-    except OSError:
-        return True

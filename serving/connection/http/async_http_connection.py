@@ -5,6 +5,7 @@ import ssl
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from functools import partial
+from importlib.util import find_spec
 from typing import Any
 
 import grpc
@@ -13,13 +14,14 @@ import httpx2
 from google.protobuf.message import Message
 
 from hangtag.serving import address as server_address
-from hangtag.serving.connection import failures, proxy
+from hangtag.serving.connection import failures
 from hangtag.serving.connection.client_options import ConnectionOptions
 from hangtag.serving.connection.errors import ClientError, ClosedError, reading
 from hangtag.serving.connection.http.asyncio_network import Network
 from hangtag.serving.connection.http.http_methods import ROUTES, HttpAnswer, HttpRequest, refusal
 from hangtag.serving.connection.method import Method, Response, keep_costs
-from hangtag.serving.credentials import Credentials, CredentialsError
+from hangtag.serving.connection.proxy import proxy_of
+from hangtag.serving.credentials import Credentials
 
 IN_FLIGHT = 16
 """The largest number of calls that one stream has in flight. The server can batch calls that are in flight together."""
@@ -53,18 +55,15 @@ class AsyncHttpConnection:
         self._timeout = timeout
         self._credentials = credentials
         self._options = options
-        found = proxy.for_url(address)
-        through = None if found is None else httpx2.Proxy(found.url)  # removes the user and the password from the URL
-        self._has_proxy = through is not None
         self._pool = httpcore2.AsyncConnectionPool(
-            ssl_context=credentials.ssl_context(address) or _system_context(address),
-            proxy=None if through is None else httpcore2.Proxy(str(through.url), through.raw_auth),
+            ssl_context=credentials.ssl_context(address),
+            proxy=_proxy(address),
             max_connections=None,  # no limit, so that tasks do not wait for connections
             max_keepalive_connections=256,
             keepalive_expiry=5.0,
             network_backend=Network(),
         )
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self.loop: asyncio.AbstractEventLoop | None = None  # the loop of the first call
         self._waiting: set[asyncio.Timeout] = set()
         self._answered = False
         self.closed = False
@@ -95,7 +94,7 @@ class AsyncHttpConnection:
 
         async def call(request: Message) -> Any:
             try:
-                return await self._call(method.single or method, request, timeout, ends, stream=True)
+                return await self._call(method.single or method, request, timeout, ends)
             except ClientError as error:
                 if error.code in _ENDS_STREAM:
                     raise
@@ -115,7 +114,7 @@ class AsyncHttpConnection:
         current = beginning
         try:
             while True:
-                async with self._in_time(timeout, ends, stream=True):
+                async with self._in_time(timeout, ends):
                     current = await begun.get() or beginning
                     await asyncio.wait([current])
                 answer = current.result()  # raises what the requests raised, after the answers to all earlier requests
@@ -132,18 +131,12 @@ class AsyncHttpConnection:
             await asyncio.gather(*unfinished, return_exceptions=True)
 
     async def _call(
-        self,
-        method: Method[Response],
-        message: Message,
-        seconds: float | None,
-        ends: float | None,
-        *,
-        stream: bool = False,
+        self, method: Method[Response], message: Message, seconds: float | None, ends: float | None
     ) -> Response:
         """Make one call, with its retries. The arguments are those of ``_in_time``."""
         pauses = self._options.retry_pauses(method)
         try:
-            async with self._in_time(seconds, ends, stream=stream):
+            async with self._in_time(seconds, ends):
                 while True:
                     try:
                         return await self._attempt(method, message, ends)
@@ -153,21 +146,21 @@ class AsyncHttpConnection:
                         if self.closed or pause is None or not repeated:
                             raise
                         if ends is not None and _now() + pause >= ends:
-                            raise failures.too_late(self._address, seconds, _reason(error), stream=stream) from error
+                            raise failures.too_late(self._address, seconds, _reason(error)) from error
                         await asyncio.sleep(pause)
         except _BROKEN as error:
             if self.closed:
                 raise ClosedError() from error
             connected = not isinstance(error, _UNCONNECTED)
             # If a call was answered before, the protocol and the certificates are right: only this connection broke.
-            credentials = None if connected and self._answered and not self._has_proxy else self._credentials
+            credentials = None if connected and self._answered else self._credentials
             arguments = self._address, method, _reason(error)
             explained = partial(failures.unanswered, *arguments, connected=connected, credentials=credentials)
             # ``unanswered`` runs in a thread, because it may open other connections to find the cause.
             raise await asyncio.to_thread(explained) from error
 
     @asynccontextmanager
-    async def _in_time(self, seconds: float | None, ends: float | None, *, stream: bool) -> AsyncIterator[None]:
+    async def _in_time(self, seconds: float | None, ends: float | None) -> AsyncIterator[None]:
         """Context in which waiting ends with a ClientError when the connection is closed, or when the deadline passes.
 
         The deadline passes at ``ends`` by the event loop's clock, ``seconds`` after the call or its stream began.
@@ -176,9 +169,9 @@ class AsyncHttpConnection:
         if self.closed:
             raise ClosedError()
         running = asyncio.get_running_loop()
-        self._loop = self._loop or running
-        if self._loop is not running:
-            raise RuntimeError("this AsyncClient belongs to another event loop; create one for each event loop")
+        self.loop = self.loop or running
+        if self.loop is not running:
+            raise RuntimeError("this client belongs to another event loop or process; create one for each")
         try:
             async with asyncio.timeout_at(ends) as timeout:
                 self._waiting.add(timeout)
@@ -191,7 +184,7 @@ class AsyncHttpConnection:
                 raise ClosedError() from error
             if isinstance(error, ClientError):
                 raise
-            raise failures.too_late(self._address, seconds, stream=stream) from error
+            raise failures.too_late(self._address, seconds) from error
 
     async def _attempt(self, method: Method[Response], message: Message, ends: float | None) -> Response:
         seconds = None if ends is None else ends - _now()
@@ -248,14 +241,19 @@ def _reason(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-def _system_context(address: str) -> ssl.SSLContext | None:
-    """Load the authorities that the system trusts, for https:// without ``tls_ca``. Raises CredentialsError."""
-    if not address.lower().startswith("https:"):
+def _proxy(address: str) -> httpcore2.Proxy | None:
+    """Return the proxy that the environment names for a server's URL; None for no proxy. Raises AddressError."""
+    variable, value = proxy_of(address)
+    if not value:
         return None
     try:
-        return httpcore2.default_ssl_context()
-    except OSError as error:
-        raise CredentialsError(
-            f"the authorities that SSL_CERT_FILE or SSL_CERT_DIR names cannot be read ({error.strerror or error}): "
-            "correct or unset the variable, or give --tls-ca"
-        ) from error
+        proxy = httpx2.Proxy(value if "://" in value else f"http://{value}")
+        server_address.require(f"http://{proxy.url.netloc.decode()}")
+        if proxy.url.scheme.startswith("http") or find_spec("socksio") is not None:
+            return httpcore2.Proxy(str(proxy.url), proxy.raw_auth)
+    except (ValueError, httpx2.InvalidURL):
+        pass
+    raise server_address.AddressError(
+        f"the value of {variable} is not a usable proxy's URL: write http://HOST:PORT, or socks5://HOST:PORT if the "
+        f"Python package socksio is installed, or unset {variable}, or add the server's host to NO_PROXY"
+    )

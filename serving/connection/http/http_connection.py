@@ -5,10 +5,9 @@ import os
 import queue
 import threading
 import weakref
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Coroutine, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import suppress
-from functools import partial
 from typing import Any, TypeVar
 
 from google.protobuf.message import Message
@@ -20,39 +19,41 @@ from hangtag.serving.credentials import Credentials
 
 Result = TypeVar("Result")
 _END: Any = object()
-_run_loop: Callable[..., object] = asyncio.run
+_new_event_loop = asyncio.new_event_loop
 with suppress(ImportError):  # uvloop has no wheel for some platforms
     import uvloop
 
-    _run_loop = uvloop.run
+    _new_event_loop = uvloop.new_event_loop
+_LOOPS: dict[int, asyncio.AbstractEventLoop] = {}
+"""The event loop of this process, and, after a fork, those of its parents. The keys are process ids."""
+_INHERITED: list[AsyncHttpConnection] = []
+"""Connections that this process inherited from its parent, which still uses them. Freeing them would close them."""
 
 
 class HttpConnection:
     """``AsyncHttpConnection`` for threads. A calling thread waits while an event loop in another thread makes the call.
 
-    Thread-safe. All connections of a process share one event loop. A forked process starts its own event loop and opens
-    its own connections.
+    Thread-safe. All connections of a process share one event loop. If a connection was used before a fork, its calls in
+    the new process raise RuntimeError.
     """
 
     def __init__(self, address: str, timeout: float, credentials: Credentials, options: ConnectionOptions) -> None:
-        self._connect = partial(AsyncHttpConnection, address, timeout, credentials, options)
-        self._begin_process()
+        self._connection = AsyncHttpConnection(address, timeout, credentials, options)
+        weakref.finalize(self, _close, self._connection).atexit = False
 
     def close(self) -> None:
         """Close the connections; calls in flight are cancelled."""
-        connection = self._of_this_process()
-        connection.closed = True
-        if closing := _close(connection, self._process):
+        if closing := _close(self._connection):
             closing.result()
 
     def call(self, method: Method[Response], request: Message, timeout: float | None = None) -> Response:
         """See ``GrpcConnection.call``."""
-        return _result(self._of_this_process().call(method, request, timeout))
+        return _result(self._connection.call(method, request, timeout))
 
     def stream(self, method: Method[Response], requests: Iterable[Message], timeout: float | None) -> Iterator[Any]:
         """Yield each call's response or ClientError, in order. A separate thread reads the requests one by one."""
         raised: list[BaseException] = []
-        responses = self._of_this_process().stream(method, _taken(requests, raised), timeout)
+        responses = self._connection.stream(method, _taken(requests, raised), timeout)
         try:
             while (response := _result(_awaited(anext(responses, _END)))) is not _END:
                 yield response
@@ -61,43 +62,24 @@ class HttpConnection:
         finally:
             _begin(_awaited(responses.aclose()))  # without waiting, because this may run in the loop's own thread
 
-    def _of_this_process(self) -> AsyncHttpConnection:
-        if self._process != os.getpid():
-            _INHERITED.append(self._connection)
-            self._begin_process(closed=self._connection.closed)
-        return self._connection
-
-    def _begin_process(self, *, closed: bool = False) -> None:
-        self._connection, self._process = self._connect(), os.getpid()
-        self._connection.closed = closed
-        weakref.finalize(self, _close, self._connection, self._process).atexit = False
-
-
-_INHERITED: list[AsyncHttpConnection] = []
-"""The connections that a forked process inherits from its parent. They are never freed, because that would close
-connections that the parent uses."""
-_LOOPS: dict[int, asyncio.AbstractEventLoop] = {}
-"""The event loop of this process, and, after a fork, those of its parents. The keys are process ids."""
-_STARTING: dict[int, threading.Lock] = {}
-"""The locks under which processes start their event loop. The keys are process ids: a forked process does not use its
-parent's lock, which another thread of the parent may hold during the fork."""
-
 
 def _loop() -> asyncio.AbstractEventLoop:
-    """Return the event loop of this process, which the first call starts in a thread."""
-    if (loop := _LOOPS.get(os.getpid())) is not None:
-        return loop
-    with _STARTING.setdefault(os.getpid(), threading.Lock()):
-        if os.getpid() not in _LOOPS:
-            started: Future[asyncio.AbstractEventLoop] = Future()
-            threading.Thread(target=_run_loop, args=(_run(started),), name="http", daemon=True).start()
-            _LOOPS[os.getpid()] = started.result()
-        return _LOOPS[os.getpid()]
+    """Return the event loop of this process, which the first call starts in a thread. The loop ends with the process.
+
+    If two threads make the first call at the same time, the loop of only one of them is used.
+    """
+    process = os.getpid()
+    if process not in _LOOPS:
+        loop = _new_event_loop()
+        threading.Thread(target=_run, args=(loop,), name="http", daemon=True).start()
+        if _LOOPS.setdefault(process, loop) is not loop:
+            loop.call_soon_threadsafe(loop.stop)
+    return _LOOPS[process]
 
 
-async def _run(started: Future[asyncio.AbstractEventLoop]) -> None:
-    started.set_result(asyncio.get_running_loop())
-    await asyncio.Event().wait()  # the loop ends with the process
+def _run(loop: asyncio.AbstractEventLoop) -> None:
+    loop.run_forever()
+    loop.close()
 
 
 def _begin(coroutine: Coroutine[Any, Any, Result]) -> Future[Result]:
@@ -114,10 +96,15 @@ def _result(coroutine: Coroutine[Any, Any, Result]) -> Result:
         raise
 
 
-def _close(connection: AsyncHttpConnection, process: int) -> Future[None] | None:
-    """Begin to close the connections that ``process`` opened. A forked process does not close its parent's connections.
-    Without an event loop, there are no connections."""
-    return _begin(connection.close()) if process == os.getpid() and process in _LOOPS else None
+def _close(connection: AsyncHttpConnection) -> Future[None] | None:
+    """Refuse further calls, and begin to close the connections, except those that the parent of this process opened."""
+    connection.closed = True
+    if connection.loop is None:
+        return None
+    if connection.loop is not _LOOPS.get(os.getpid()):
+        _INHERITED.append(connection)
+        return None
+    return _begin(connection.close())
 
 
 async def _awaited(awaitable: Awaitable[Result]) -> Result:

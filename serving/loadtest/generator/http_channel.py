@@ -6,7 +6,6 @@ limit the measured throughput.
 """
 
 import asyncio
-import ssl
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -56,8 +55,6 @@ class HttpChannel:
         """Start the event loop, without opening a connection. `address` is a URL. Raises CredentialsError."""
         self._host, self._port = server_address.endpoint(address) or ("", 0)
         self._tls = credentials.ssl_context(address)
-        if address.lower().startswith("https://") and self._tls is None:
-            self._tls = ssl.create_default_context()
         self._idle: deque[_Connection] = deque()
         self._busy: set[_Connection] = set()
         self._opening: set[asyncio.Task[None]] = set()

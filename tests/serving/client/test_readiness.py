@@ -194,7 +194,7 @@ def test_what_cannot_be_done_is_one_line(explicit: str, repository: Path) -> Non
         ("load nope", ["'nope'", "gather, text"]),
         ("unload gather", ["'gather'", "served: text"]),
         ("load broken", ["broken/1/model.onnx cannot be loaded"]),
-        ("load gather --timeout 1e-9", [f"no answer from {explicit}"]),
+        ("load gather --timeout 1e-9", [f"no complete answer from {explicit}"]),
     ):
         error = refusal("models", *arguments.split(), "--server", explicit)
         assert all(fact in error for fact in facts), error

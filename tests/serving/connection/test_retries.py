@@ -16,7 +16,7 @@ import pytest
 from hangtag import AsyncClient, Client, ClientError, ConnectionOptions
 from hangtag.protos import inference_pb2 as pb
 from hangtag.serving.server.config.server_config import ServerConfig
-from tests.kit.http2 import END_HEADERS, END_STREAM, HEADERS, RST_STREAM
+from tests.kit.http2 import END_HEADERS, END_STREAM, HEADERS
 from tests.kit.kinds import Kind, grpc_kinds, http_kinds, message_of
 from tests.kit.link import link
 from tests.kit.live import LiveServer
@@ -236,7 +236,6 @@ def a_proxy_that_answers_http2(status: bytes) -> AbstractContextManager[str]:
         (False, lambda: a_proxy_that_answers_http2(b"502"), UNAVAILABLE, "a proxy at {} answered HTTP 502"),
         (False, lambda: a_proxy_that_answers_http2(b"500"), grpc.StatusCode.UNKNOWN, "a proxy at {} answered HTTP 500"),
         (False, lambda: a_proxy_that_answers_http2(b"404"), UNIMPLEMENTED, "a proxy at {} answered HTTP 404"),
-        (False, lambda: listener(answering_over_http2(RST_STREAM, bytes(4))), UNAVAILABLE, "ended the stream"),
         (True, lambda: web_server(lambda _: (502, {}, b"bad gateway")), UNAVAILABLE, "502 bad gateway"),
     ],
 )

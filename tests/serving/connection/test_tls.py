@@ -230,9 +230,3 @@ def test_an_encrypted_key_is_refused_without_asking_for_its_password(
     mine = Credentials(certificates.ca(), certificates.cert("client-of-ours"), tmp_path / "client.key")
     with pytest.raises(CredentialsError, match="unencrypted key"):
         kind.open("127.0.0.1:1", credentials=mine)
-
-
-def test_the_authorities_of_the_environment_that_are_missing_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SSL_CERT_FILE", "/nowhere/ca.pem")
-    with pytest.raises(CredentialsError, match="SSL_CERT_FILE or SSL_CERT_DIR"):
-        Client("https://127.0.0.1:1")
