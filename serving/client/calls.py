@@ -3,10 +3,7 @@
 The docstrings are the documentation of both clients. Their examples call ``Client``.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
-
-from google.protobuf.message import Message
+from collections.abc import Mapping, Sequence
 
 from hangtag.protos import classifier_pb2, methods
 from hangtag.protos import inference_pb2 as pb
@@ -15,8 +12,6 @@ from hangtag.serving.client.messages import Array, Classification, Image, Output
 from hangtag.serving.connection.errors import ClientError, reading, sending
 from hangtag.serving.connection.method import Method
 from hangtag.serving.health_check import HealthCalls
-
-Answer = TypeVar("Answer")
 
 CLASSIFY = Method(methods.CLASSIFY, classifier_pb2.ClassifyResponse)
 CLASSIFY_STREAM = Method(methods.CLASSIFY_STREAM, classifier_pb2.ClassifyStreamResponse, single=CLASSIFY)
@@ -56,7 +51,7 @@ class Calls(HealthCalls):
             ['Bag']
         """
         request = messages.classify_request(image, model, version, top_k)
-        return await self._answer(CLASSIFY, request, messages.classification_of)
+        return messages.classification_of(await self._call(CLASSIFY, request, None))
 
     async def compare(
         self, image: Image, models: Sequence[str] = (), *, top_k: int = 0
@@ -80,12 +75,10 @@ class Calls(HealthCalls):
             >>> {model: outcome.labels[0].name for model, outcome in client.compare(image, ["lstm", "cnn"]).items()}
             {'lstm': 'Bag', 'cnn': 'Bag'}
         """
-
-        def read(response: classifier_pb2.CompareResponse) -> dict[str, Classification | ClientError]:
+        response = await self._call(COMPARE, messages.compare_request(image, models, top_k), None)
+        with reading("the server"):
             names = models or [outcome.model_name for outcome in response.outcomes]
             return dict(zip(names, map(messages.classify_outcome, response.outcomes), strict=True))
-
-        return await self._answer(COMPARE, messages.compare_request(image, models, top_k), read)
 
     async def infer(self, model: str, inputs: Mapping[str, Array], *, version: str = "") -> Outputs:
         """Run a model on arrays. Works with every server of the Open Inference Protocol.
@@ -111,7 +104,9 @@ class Calls(HealthCalls):
             >>> client.infer("cnn", {"image": np.zeros((2, 28, 28), np.uint8)}).answered_by
             ('cnn',)
         """
-        return await self._answer(INFER, messages.infer_request(model, inputs, version), Outputs)
+        response = await self._call(INFER, messages.infer_request(model, inputs, version), None)
+        with reading("the server"):
+            return Outputs(response)
 
     async def parameters(self, model: str, *, version: str = "") -> dict[str, str]:
         """Return the parameters of a model's configuration: its file's metadata, and its execution provider.
@@ -125,14 +120,11 @@ class Calls(HealthCalls):
             >>> client.parameters("cnn")["hangtag.task"]
             'single_label'
         """
-
-        def read(response: pb.ModelConfigResponse) -> dict[str, str]:
-            return {name: parameter.string_value for name, parameter in response.config.parameters.items()}
-
         with sending():
             model, version = messages.model_choice(model, version)
             request = pb.ModelConfigRequest(name=model, version=version)
-        return await self._answer(CONFIG, request, read)
+        config = (await self._call(CONFIG, request, None)).config
+        return {name: parameter.string_value for name, parameter in config.parameters.items()}
 
     async def models(self) -> list[str]:
         """Return the names of the models that accept requests. A name occurs once, even if several versions of a model
@@ -157,7 +149,7 @@ class Calls(HealthCalls):
             >>> sorted(one.name for one in client.statistics() if one.inference_count)
             ['cnn', 'lstm']
         """
-        return await self._answer(STATISTICS, pb.ModelStatisticsRequest(), lambda response: list(response.model_stats))
+        return list((await self._call(STATISTICS, pb.ModelStatisticsRequest(), None)).model_stats)
 
     async def load_model(self, model: str) -> list[str]:
         """Load or reload a model, wait until it serves, and return its versions that serve.
@@ -174,7 +166,7 @@ class Calls(HealthCalls):
         """
         with sending():
             request = pb.RepositoryModelLoadRequest(model_name=model)
-        await self._answer(LOAD, request, lambda _: None)
+        await self._call(LOAD, request, None)
         return [version for name, version in await self._served() if name == model]
 
     async def unload_model(self, model: str) -> None:
@@ -189,18 +181,9 @@ class Calls(HealthCalls):
         """
         with sending():
             request = pb.RepositoryModelUnloadRequest(model_name=model)
-        await self._answer(UNLOAD, request, lambda _: None)
+        await self._call(UNLOAD, request, None)
 
     async def _served(self) -> list[tuple[str, str]]:
         """Return the name and the version of each model version that accepts requests."""
-
-        def read(index: pb.RepositoryIndexResponse) -> list[tuple[str, str]]:
-            return [(model.name, model.version) for model in index.models]
-
-        return await self._answer(INDEX, pb.RepositoryIndexRequest(ready=True), read)
-
-    async def _answer(self, method: Method[Any], request: Message, read: Callable[[Any], Answer]) -> Answer:
-        """Make a call and read its response. Raises ClientError if the response does not follow the protocol."""
-        response = await self._call(method, request, None)
-        with reading("the server"):
-            return read(response)
+        index = await self._call(INDEX, pb.RepositoryIndexRequest(ready=True), None)
+        return [(model.name, model.version) for model in index.models]

@@ -128,13 +128,19 @@ def classify(
                 why = error.strerror if isinstance(error, OSError) else escaped(str(error))
                 click.echo(f"{path}: {why}", err=True)
                 continue
-            warning = _warning(client, data, outcomes)
+            answers = [outcome for outcome in outcomes.values() if isinstance(outcome, Classification)]
+            specs = {_image(client, answer.model, answer.version) for answer in answers}
+            warnings = filter(None, (picture_files.warning(data, spec) for spec in specs if spec))
+            warning = next(warnings, "")
             if as_json:
                 _print_json(path, outcomes, warning)
-            else:
+            elif answers:
                 title = path.name if names[path.name] == 1 else str(path)  # the same name in several folders
-                _show(console, title, data if drawn else None, outcomes, warning)
-            failed |= _show_failures(path, outcomes)
+                _show(console, title, data if drawn else None, printable(answers), len(outcomes) > 1, warning)
+            for model, outcome in outcomes.items():
+                if isinstance(outcome, ClientError):
+                    failed = True
+                    click.echo(f"{path}: {model}: {escaped(str(outcome))}", err=True)
     if failed:
         raise SystemExit(1)
 
@@ -165,13 +171,6 @@ def _image(client: Client, model: str, version: str) -> ImageSpec | None:
         return None
 
 
-def _warning(client: Client, data: bytes, outcomes: _Outcomes) -> str:
-    """Say what is wrong with a picture for the models that answered; "" if nothing is wrong."""
-    answered = [outcome for outcome in outcomes.values() if isinstance(outcome, Classification)]
-    images = {_image(client, answer.model, answer.version) for answer in answered}
-    return next((text for image in images if image and (text := picture_files.warning(data, image))), "")
-
-
 def _print_json(path: Path, outcomes: _Outcomes, warning: str) -> None:
     """Print the outcomes for a picture as one line of JSON."""
     models = [{"model": model} | _fields(outcome) for model, outcome in outcomes.items()]
@@ -179,23 +178,15 @@ def _print_json(path: Path, outcomes: _Outcomes, warning: str) -> None:
     click.echo(json.dumps({"image": str(path)} | answer | ({"warning": warning} if warning else {})))
 
 
-def _show(console: Console, title: str, image: bytes | None, outcomes: _Outcomes, warning: str) -> None:
+def _show(
+    console: Console, title: str, image: bytes | None, answers: Sequence[Classification], compared: bool, warning: str
+) -> None:
     """Print the answers for a picture as a table, to the right of the picture if ``image`` is given."""
-    answers = printable([outcome for outcome in outcomes.values() if isinstance(outcome, Classification)])
-    if answers:
-        heading = Text(title + (_verdict(answers) if len(outcomes) > 1 else _set(answers[0])), style="italic")
-        picture_files.print_with_image(console, image, Group(heading, _table(answers)))
-        if warning:
-            console.print(Text.assemble(("WARNING ", "bold yellow"), warning))
-        console.print()
-
-
-def _show_failures(path: Path, outcomes: _Outcomes) -> bool:
-    """Print the failures of models on standard error, and return whether there are any."""
-    failures = {model: outcome for model, outcome in outcomes.items() if isinstance(outcome, ClientError)}
-    for model, failure in failures.items():
-        click.echo(f"{path}: {model}: {escaped(str(failure))}", err=True)
-    return bool(failures)
+    heading = Text(title + (_verdict(answers) if compared else _set(answers[0])), style="italic")
+    picture_files.print_with_image(console, image, Group(heading, _table(answers)))
+    if warning:
+        console.print(Text.assemble(("WARNING ", "bold yellow"), warning))
+    console.print()
 
 
 def _table(answers: Sequence[Classification]) -> Table:

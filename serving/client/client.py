@@ -228,10 +228,9 @@ class AsyncClient(Calls):
         top_k: int = 0,
         timeout: float | None = None,
     ) -> AsyncGenerator[Classification | ClientError, None]:
-        """Classify images over one stream, and yield one outcome for each image, in the order of the images.
+        """Do the same as ``Client.classify_stream``, also for an asynchronous iterable of images.
 
-        ``images`` may be an asynchronous iterable; a plain iterable must not block, because the event loop reads it.
-        See ``Client.classify_stream`` for the other arguments and the exceptions.
+        A plain iterable must not block, because the event loop reads it.
 
         Example:
             >>> [outcome.labels[0].name async for outcome in client.classify_stream([image, image], "cnn")]
@@ -250,10 +249,9 @@ class AsyncClient(Calls):
         version: str = "",
         timeout: float | None = None,
     ) -> AsyncGenerator[Outputs | ClientError, None]:
-        """Send sets of arrays to a model over one stream, and yield the outcome of each set, in order.
+        """Do the same as ``Client.infer_stream``, also for an asynchronous iterable of requests.
 
-        ``requests`` may be an asynchronous iterable; a plain iterable must not block, because the event loop reads it.
-        See ``Client.infer_stream`` for the other arguments and the exceptions.
+        A plain iterable must not block, because the event loop reads it.
 
         Example:
             >>> images = np.zeros((3, 1, 28, 28), np.uint8)

@@ -1,4 +1,7 @@
-"""Build the requests of calls, and read their responses into dataclasses and arrays."""
+"""Build the requests of calls, and read their responses into dataclasses and arrays.
+
+The functions that build a request raise InputError if an argument cannot be sent.
+"""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -139,19 +142,14 @@ class Outputs(dict[str, Array]):
             for model, samples, queue_ns, compute_ns, batch_size in _STAGE.findall(values.get("hangtag_stages", ""))
         )
         self.unsure = int(values.get("hangtag_unsure", 0))
-        self.queue_ms = _milliseconds(values.get("hangtag_queue_ns"))
-        self.compute_ms = _milliseconds(values.get("hangtag_compute_ns"))
-        size = values.get("hangtag_batch_size")
-        self.batch_size = None if size is None else int(size)
-
-
-def _milliseconds(nanoseconds: str | None) -> float | None:
-    return None if nanoseconds is None else int(nanoseconds) / 1e6
+        costs = (values.get(f"hangtag_{name}") for name in ("queue_ns", "compute_ns", "batch_size"))
+        queue_ns, compute_ns, self.batch_size = (None if value is None else int(value) for value in costs)
+        self.queue_ms = None if queue_ns is None else queue_ns / 1e6
+        self.compute_ms = None if compute_ns is None else compute_ns / 1e6
 
 
 @sending()
 def classify_request(image: Image, model: str, version: str, top_k: int) -> pb.ClassifyRequest:
-    """Build the request that classifies one image. Raises InputError."""
     name, version = model_choice(model, version)
     request = pb.ClassifyRequest(model_name=name, model_version=version, top_k=top_k)
     _set_image(request, image)
@@ -160,7 +158,6 @@ def classify_request(image: Image, model: str, version: str, top_k: int) -> pb.C
 
 @sending()
 def compare_request(image: Image, models: Sequence[str], top_k: int) -> pb.CompareRequest:
-    """Build the request that classifies one image with several models. Raises InputError."""
     choices = [dict(zip(("name", "version"), split_version(model), strict=True)) for model in models]
     request = pb.CompareRequest(models=choices, top_k=top_k)
     _set_image(request, image)
@@ -197,7 +194,6 @@ def _set_image(request: pb.ClassifyRequest | pb.CompareRequest, image: Image) ->
 
 @sending()
 def infer_request(model: str, inputs: Mapping[str, Array], version: str) -> inference_pb2.ModelInferRequest:
-    """Build a request that runs a model on arrays. Raises InputError."""
     model, version = model_choice(model, version)
     request = inference_pb2.ModelInferRequest(model_name=model, model_version=version)
     for name, array in inputs.items():
@@ -213,12 +209,14 @@ def infer_request(model: str, inputs: Mapping[str, Array], version: str) -> infe
 
 
 def classification_of(response: pb.ClassifyResponse) -> Classification:
-    """Read a classification from the server's response."""
     timings = response.timings
     return Classification(
         model=response.model_name,
         version=response.model_version,
-        labels=tuple(_label(score) for score in response.labels),
+        labels=tuple(
+            Label(label.label, label.probability, label.index, label.distance if label.HasField("distance") else None)
+            for label in response.labels
+        ),
         preprocess_ms=timings.preprocess_ns / 1e6,
         queue_ms=timings.queue_ns / 1e6,
         compute_ms=timings.compute_ns / 1e6,
@@ -234,8 +232,8 @@ def classification_of(response: pb.ClassifyResponse) -> Classification:
 
 
 def classify_outcome(response: Any) -> Classification | ClientError:
-    """Read one response of a stream of images (over HTTP: the response to a separate call, or its ClientError), or the
-    outcome of one model in a comparison."""
+    """Read one response of a stream of images (over HTTP: a ClassifyResponse or a ClientError), or the outcome of one
+    model in a comparison."""
     if isinstance(response, ClientError):
         return response
     if isinstance(response, pb.ClassifyResponse):
@@ -246,16 +244,8 @@ def classify_outcome(response: Any) -> Classification | ClientError:
     return classification_of(response.answer)
 
 
-def _label(score: pb.LabelScore) -> Label:
-    distance = score.distance if score.HasField("distance") else None
-    return Label(score.label, score.probability, score.index, distance)
-
-
 def infer_outcome(response: Any) -> Outputs | ClientError:
-    """Read one response of a stream of inferences: over HTTP, the response to a separate call, or its ClientError.
-
-    Returns a ClientError if the response does not follow the protocol.
-    """
+    """Read one response of a stream of inferences (over HTTP: a ModelInferResponse or a ClientError)."""
     if isinstance(response, ClientError):
         return response
     if isinstance(response, inference_pb2.ModelStreamInferResponse):

@@ -6,8 +6,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from rich.color import Color
 from rich.console import Console, RenderableType
 from rich.segment import Segment, Segments
@@ -67,13 +66,8 @@ def warning(data: bytes, image: image_spec.ImageSpec) -> str:
     inverted pictures well. Of the 10,000 test images of Fashion-MNIST, these rules warn of every negated image, and of
     no unchanged image and no larger copy on white or black, which the server converts.
     """
-    if image.fit != "garment":
-        return ""
-    try:
-        with Image.open(io.BytesIO(data)) as picture:
-            picture.draft("L", (2 * _EDGE, 2 * _EDGE))  # lets a JPEG be decoded at a fraction of its size
-            grey = image_spec.flattened(ImageOps.exif_transpose(picture), 1)
-    except Exception:  # Pillow's decoders may raise any exception for a broken file, which the server reports
+    grey = _upright(data, 1) if image.fit == "garment" else None
+    if grey is None:
         return ""
     converted = grey.size != (image.width, image.height)
     grey.thumbnail((_EDGE, _EDGE), Image.Resampling.BOX)  # averages out a camera's noise
@@ -82,39 +76,37 @@ def warning(data: bytes, image: image_spec.ImageSpec) -> str:
         return _BLANK
     if converted:
         pixels = image_spec.negated_on_white(pixels, image_spec.background_of(pixels))
-    tolerance = image_spec.BACKGROUND_TOLERANCE if converted else 0
-    return _INVERTED.format(image.width, image.height) if _background_is_brighter(pixels, tolerance) else ""
-
-
-def _background_is_brighter(pixels: npt.NDArray[np.float32], tolerance: float) -> bool:
-    """Return whether the median of a picture's edge is above the mean of its inner part."""
     edge = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
     rows, columns = (round(length * _MARGIN) for length in pixels.shape)
     inner = pixels[rows : pixels.shape[0] - rows, columns : pixels.shape[1] - columns]
-    return bool(np.median(edge) > inner.mean() + tolerance)
+    tolerance = image_spec.BACKGROUND_TOLERANCE if converted else 0
+    return _INVERTED.format(image.width, image.height) if np.median(edge) > inner.mean() + tolerance else ""
 
 
 def print_with_image(console: Console, image: bytes | None, text: RenderableType) -> None:
     """Print a text, to the right of an image if there is one and the console has colours."""
     layout = Table.grid(padding=(0, 3))
-    if image is not None and console.color_system is not None and (picture := _drawn(image)) is not None:
+    if image is not None and console.color_system is not None and (picture := _upright(image, 3)) is not None:
         layout.add_column(width=WIDTH)
-        layout.add_row(picture, text)
+        layout.add_row(_drawn(picture), text)
     else:
         layout.add_row(text)
     console.print(layout)
 
 
-def _drawn(data: bytes) -> Segments | None:
-    """Draw an image file with two pixels in a character. Returns None for an unreadable file: the server's error says
-    more."""
+def _upright(data: bytes, channels: int) -> Image.Image | None:
+    """Decode an image file as the server does. Returns None if this machine's Pillow cannot decode the file."""
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            picture = image_spec.flattened(ImageOps.exif_transpose(image), 3)  # upright, as the server turns it
-        scale = WIDTH / max(picture.size)
-        small = picture.resize([max(1, round(edge * scale)) for edge in picture.size])
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError):
+        with Image.open(io.BytesIO(data)) as picture:
+            return image_spec.flattened(ImageOps.exif_transpose(picture), channels)
+    except Exception:  # Pillow's decoders may raise any exception
         return None
+
+
+def _drawn(picture: Image.Image) -> Segments:
+    """Draw a picture with two pixels in a character."""
+    scale = WIDTH / max(picture.size)
+    small = picture.resize([max(1, round(edge * scale)) for edge in picture.size])
     pixels = np.asarray(ImageOps.pad(small, (small.width, small.height + small.height % 2)))
     segments: list[Segment] = []
     for upper, lower in zip(pixels[::2], pixels[1::2], strict=True):

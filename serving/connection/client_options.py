@@ -18,11 +18,10 @@ RETRIED_SERVICES = (methods.INFERENCE, methods.CLASSIFIER)
 _RETRIED_PATHS = tuple(f"/{service}/" for service in RETRIED_SERVICES)
 BACKOFF_MULTIPLIER = 2.0
 _JITTER = 0.2  # the value that gRPC uses
-# gRPC does not retry a call whose requests are larger than this, 256 KiB by default. Requests stay in memory in any
-# case, until they are answered.
+# gRPC does not retry a call whose requests are larger than this, 256 KiB by default.
 _RETRY_BUFFER_BYTES = 1 << 30
-# With a ping every 24 days, gRPC in effect never pings. The largest possible value, 2**31 - 1 milliseconds, would also
-# turn off gRPC's limit on how long sent data may stay unacknowledged (TCP_USER_TIMEOUT).
+# A ping every 24 days. 2**31 - 1 milliseconds would also turn off gRPC's limit on how long sent data may stay
+# unacknowledged (TCP_USER_TIMEOUT).
 _NEVER_MS = 2**31 - 2
 
 
@@ -84,7 +83,6 @@ class ConnectionOptions:
 
     @property
     def max_message_bytes(self) -> int | None:
-        """``max_message_mib`` in bytes."""
         return None if self.max_message_mib is None else round(self.max_message_mib * 1024 * 1024)
 
     def retry_pauses(self, method: Method[Any]) -> Iterator[float]:
@@ -115,16 +113,14 @@ class ConnectionOptions:
             # Idle connections are pinged too, so that the next call finds a live connection.
             ("grpc.keepalive_permit_without_calls", 1),
             ("grpc.http2.max_pings_without_data", 0),
-            # By default, gRPC channels with equal arguments share a connection within a process. If a server
-            # closed this connection because of one client's calls, the other clients' calls would end too.
+            # Each client has its own connection: a server may close a connection because of one client's calls.
             ("grpc.use_local_subchannel_pool", 1),
         ]
 
     def _service_config(self) -> dict[str, Any]:
         config: dict[str, Any] = {}
         if self.round_robin:
-            # gRPC's health check watches each server, because a server may still be loading models, or be about to
-            # stop.
+            # A server may still be loading models, or be about to stop, so gRPC watches each server's health.
             config |= {"loadBalancingConfig": [{"round_robin": {}}], "healthCheckConfig": {"serviceName": ""}}
         if self.retries:
             policy = {
@@ -135,8 +131,7 @@ class ConnectionOptions:
                 "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
             }
             names = [{"service": service} for service in RETRIED_SERVICES]
-            # gRPC prefers an entry that names the method. This entry has no retry policy, so gRPC never retries loads
-            # and unloads.
+            # gRPC prefers an entry that names the method. Without a retry policy, gRPC never retries loads and unloads.
             never = [dict(zip(("service", "method"), path[1:].split("/"), strict=True)) for path in CONTROL]
             config["methodConfig"] = [{"name": names, "retryPolicy": policy}, {"name": never}]
         return config

@@ -19,22 +19,16 @@ from hangtag.serving.credentials import Credentials, CredentialsError
 
 # The system's message for a port at which nothing listens. asyncio writes the second text.
 _NOTHING_LISTENS = re.compile("Connection refused|Connect call failed")
-# gRPC's message if it could not connect to any of the server's addresses, or if the server speaks another protocol.
-# "resol" occurs in "errors resolving" and in "DNS resolution failed".
+# gRPC's message if it could not connect, also because the server speaks another protocol. "resol" is a part of "errors
+# resolving" and of "DNS resolution failed".
 _NO_CONNECTION = re.compile("failed to connect|last error: |Failed parsing HTTP/2|handshake failed|resol")
-# gRPC's message for a connection that ended during a call. A message that also matches _NO_CONNECTION means that there
-# was no connection.
+# gRPC's message for a connection that ended during a call, if the message does not match _NO_CONNECTION.
 _BROKEN = re.compile(
     "Socket closed|recvmsg|sendmsg|Connection reset|Connection timed out|Broken pipe|GOAWAY|keepalive|ping timeout"
 )
-# gRPC's message for an answer with an HTTP status that no gRPC server sends. gRPC turns the statuses 429, 502, 503 and
-# 504 into UNAVAILABLE, and 500 and most others into UNKNOWN. gRPC turns 401, 403 and 404, which mean that nothing was
-# executed, into other codes.
+# gRPC's message for an answer with an HTTP status that no gRPC server sends. gRPC turns the statuses 401, 403 and 404,
+# which mean that nothing was executed, into other codes than UNAVAILABLE and UNKNOWN.
 _HTTP_STATUS = re.compile(r"http2 header with status: (\d+)")
-_HTTP_PORT = (
-    "the port at {0} speaks HTTP, not gRPC: give --server the gRPC port, which is 8001 unless 'hangtag serve --port' "
-    "changed it, or write http://{0} to call it over HTTP"
-)
 TIMEOUT = 2.0
 """The time limit of each connection in seconds. ``_diagnose`` opens at most two, and only one if nothing listens."""
 _UNKNOWN_AUTHORITY = (2, 18, 19, 20, 21)  # OpenSSL's codes for a certificate whose authority is not trusted
@@ -65,8 +59,8 @@ def unanswered(
 ) -> ClientError:
     """Return the error of a call that got no answer, for a ``reason`` in the words of the library that made the call.
 
-    ``connected`` is whether there was a connection, which ended during the call. With the call's ``credentials``, this
-    function looks for the cause, which may take seconds; without them, the cause is known.
+    ``connected`` is whether there was a connection, which ended during the call. With ``credentials``, this function
+    looks for the cause, which may take seconds.
     """
     from hangtag.serving.connection.proxy import proxy_of  # a container's health check does not need this module
 
@@ -92,16 +86,17 @@ def of_grpc(
     code, details = error.code(), error.details() or ""
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return too_late(address, timeout)
-    executed = code is grpc.StatusCode.CANCELLED
     if answered := _HTTP_STATUS.search(details):
         executed = code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNKNOWN)
-        details = f"a proxy at {address} answered HTTP {answered[1]}, so no server answered"
-    elif code is grpc.StatusCode.UNAVAILABLE and _NO_CONNECTION.search(details):
+        message = f"a proxy at {address} answered HTTP {answered[1]}, so no server answered"
+        return failed(code, message, method, executed=executed)
+    if code is grpc.StatusCode.UNAVAILABLE and _NO_CONNECTION.search(details):
         reason = details.rpartition("last error: ")[2]
         return unanswered(address, method, reason, connected=False, credentials=credentials)
-    elif code is grpc.StatusCode.UNAVAILABLE and _BROKEN.search(details):
+    if code is grpc.StatusCode.UNAVAILABLE and _BROKEN.search(details):
         return unanswered(address, method, details, connected=True, credentials=None)
-    return failed(code, details or code.name, method, executed=executed)  # details are the server's own words
+    # the details are the server's own words
+    return failed(code, details or code.name, method, executed=code is grpc.StatusCode.CANCELLED)
 
 
 def _diagnose(address: str, credentials: Credentials) -> str:
@@ -117,7 +112,10 @@ def _diagnose(address: str, credentials: Credentials) -> str:
         if address.lower().startswith("https:") if url else credentials.tls_ca is not None:
             return _with_tls(address, endpoint, credentials)
         if not url and _speaks_http(endpoint):
-            return _HTTP_PORT.format(address)
+            return (
+                f"the port at {address} speaks HTTP, not gRPC: give --server the gRPC port, which is 8001 unless "
+                f"'hangtag serve --port' changed it, or write http://{address} to call it over HTTP"
+            )
         return _without_tls(address, endpoint)
     except (socket.gaierror, UnicodeError):  # UnicodeError: DNS cannot contain the name
         return f"the host of {address} is unknown; name the server with --server {'http://' * url}HOST:PORT"
@@ -155,12 +153,6 @@ def _with_tls(address: str, endpoint: tuple[str, int], credentials: Credentials)
     context.set_alpn_protocols(["http/1.1" if url else "h2"])
     if not url:
         context.verify_flags &= ~ssl.VERIFY_X509_STRICT  # gRPC does not set this flag; Python 3.13 and newer do
-    own = credentials.tls_cert
-    advice = "give a client certificate (--tls-cert, --tls-key)"
-    if own is not None:
-        advice = (
-            f"{own} (--tls-cert) must be signed by an authority that the server trusts (hangtag serve --tls-client-ca)"
-        )
     with socket.create_connection(endpoint, TIMEOUT) as connection:
         try:
             with context.wrap_socket(connection, server_hostname=endpoint[0]) as secured:
@@ -172,19 +164,17 @@ def _with_tls(address: str, endpoint: tuple[str, int], credentials: Credentials)
                 secured.recv(1)  # a server that does not accept this client's certificate answers with a TLS alert
                 return ""
         except ssl.SSLCertVerificationError as error:
-            problem = f"the certificate of {address} is not accepted: {error.verify_message.rstrip('.')}"
-            if error.verify_code not in _UNKNOWN_AUTHORITY:
-                return problem
-            given = "" if credentials.tls_ca is None else f", not {credentials.tls_ca}"
-            return f"{problem}; --tls-ca must name the authority that signed it{given}"
+            remedy = "; --tls-ca must name the authority that signed it"
+            remedy = remedy if error.verify_code in _UNKNOWN_AUTHORITY else ""
+            return f"the certificate of {address} is not accepted: {error.verify_message.rstrip('.')}{remedy}"
         except ssl.SSLEOFError:
             return ""  # a proxy that reaches no server also ends the connection like this, so the cause is not known
         except ssl.SSLError as error:
             reason = error.reason or str(error)
             if "ALERT" in reason:  # the server uses TLS, but refuses the client
-                return f"the server at {address} refuses TLS ({reason}); {advice}"
-            if url:
-                return f"the server at {address} does not use TLS: write http{address[5:]}"
-            if _speaks_http(endpoint):
-                return _HTTP_PORT.format(address)
-            return f"the server at {address} does not use TLS: leave out --tls-ca"
+                return (
+                    f"the server at {address} refuses TLS ({reason}); give a client certificate (--tls-cert, "
+                    "--tls-key) from an authority that the server trusts (hangtag serve --tls-client-ca)"
+                )
+            remedy = f"write http{address[5:]}" if url else "leave out --tls-ca"
+            return f"the server at {address} does not use TLS: {remedy}"

@@ -17,24 +17,17 @@ from hangtag.serving.connection.errors import ClientError, ClosedError
 from hangtag.serving.connection.method import Method, Response, keep_costs
 from hangtag.serving.credentials import Credentials
 
+# gRPC ends a cancelled call by resetting its stream. If more than 20 streams are reset before a server has accepted
+# them, hangtag's native transport assumes a rapid reset attack (CVE-2023-44487), and ends the connection with all its
+# calls. So the client resets a call no earlier than _ACCEPTED_SECONDS after its beginning, when a working server has
+# accepted it. A call above the server's limit on streams begins later, so two resets are _BETWEEN_RESETS seconds apart.
 _ACCEPTED_SECONDS = 0.1
-"""A cancelled call is reset no earlier than this many seconds after the call began."""
 _BETWEEN_RESETS = 0.001
-"""The least number of seconds between two resets of one channel.
-
-gRPC ends a cancelled call by resetting its stream. If more than 20 streams are reset before a server has accepted them,
-the server assumes a rapid reset attack (CVE-2023-44487), and the HTTP/2 library of hangtag's native transport ends the
-connection with every call on it. Calls that are cancelled as soon as they begin can reach this limit, because the
-server may receive all of them in one read. Therefore, the client waits long enough for a working server to accept the
-call. A call above the server's limit on streams begins only when another call ends. Therefore, the client also waits
-between two resets."""
 _END: Any = object()
 _serialise = methodcaller("SerializeToString")
 
 
 class _Channel:
-    """One channel to one server."""
-
     def __init__(self, address: str, timeout: float, credentials: Credentials, options: ConnectionOptions) -> None:
         server_address.require(address)
         self._address = address
@@ -44,6 +37,7 @@ class _Channel:
         self._closed = False
 
     def _close(self) -> None:
+        """Refuse further calls, and cancel the calls in flight."""
         self._closed = True
         self._channel.close()
 
@@ -54,7 +48,6 @@ class _Channel:
     def _begin_stream(
         self, method: Method[Response], requests: Iterable[Message], timeout: float | None
     ) -> tuple[grpc.Call, Iterator[Response]]:
-        """Begin a stream, and return its call and its responses."""
         self._require_open()
         raised: list[BaseException] = []
 
@@ -82,7 +75,7 @@ class _Channel:
         return call, responses()
 
     def _explained(self, error: grpc.RpcError, method: Method[Any], timeout: float | None) -> ClientError:
-        """Return the error of a failed call. Finding the cause may take seconds; see ``diagnose``."""
+        """Return the error of a failed call. Finding the cause may take seconds."""
         if self._closed:
             return ClosedError()
         return failures.of_grpc(error, self._address, timeout, method, self._credentials)
@@ -96,7 +89,6 @@ class GrpcConnection(_Channel):
     """One channel for threads. Thread-safe."""
 
     def close(self) -> None:
-        """Close the channel; calls in flight are cancelled."""
         self._close()
 
     def call(self, method: Method[Response], request: Message, timeout: float | None = None) -> Response:
@@ -115,8 +107,7 @@ class GrpcConnection(_Channel):
     ) -> Iterator[Response]:
         """Yield a stream's responses, within a deadline for the whole stream. A thread reads the requests one by one.
 
-        If iterating over ``requests`` raises an exception, it is re-raised after all earlier answers. Also raises
-        ClientError and CredentialsError.
+        Raises ClientError, CredentialsError, and, after all earlier answers, what iterating over ``requests`` raised.
         """
         call, responses = self._begin_stream(method, requests, timeout)
         try:
@@ -131,7 +122,6 @@ class AioConnection(_Channel):
     _last_reset = 0.0
 
     async def close(self) -> None:
-        """Close the channel; calls in flight are cancelled."""
         self._close()
 
     async def call(self, method: Method[Response], request: Message, timeout: float | None = None) -> Response:

@@ -1,7 +1,9 @@
 """Connections over HTTP/1.1 for asyncio: requests, deadlines, retries and errors."""
 
 import asyncio
+import itertools
 import ssl
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from functools import partial
@@ -25,6 +27,7 @@ from hangtag.serving.credentials import Credentials
 
 IN_FLIGHT = 16
 """The largest number of calls that one stream has in flight. The server can batch calls that are in flight together."""
+_END: Any = object()
 _LONGEST = 2**63 - 1  # the longest timeout that the server accepts, in microseconds
 # These failures concern more than one request, so they end a stream, over HTTP and over gRPC alike.
 _ENDS_STREAM = (
@@ -37,8 +40,7 @@ _ENDS_STREAM = (
 )
 # UnicodeError means that DNS cannot contain the host name.
 _UNCONNECTED = (httpcore2.ConnectError, httpcore2.ConnectTimeout, httpcore2.ProxyError, UnicodeError)
-# The exceptions that httpcore2 raises for a call that got no answer. TimeoutException means that the operating system
-# gave up the connection. SSLError means that a TLS alert arrived late; only asyncio raises this exception.
+# The exceptions for a call that got no answer. asyncio raises SSLError if a TLS alert arrives late.
 _BROKEN = (*_UNCONNECTED, httpcore2.NetworkError, httpcore2.TimeoutException, httpcore2.ProtocolError, ssl.SSLError)
 
 
@@ -84,56 +86,45 @@ class AsyncHttpConnection:
     async def stream(
         self, method: Method[Any], requests: AsyncGenerator[Message, None], timeout: float | None
     ) -> AsyncGenerator[Any, None]:
-        """Make a separate call for each request, and yield each call's response or ClientError, in order.
-
-        Several calls are in flight at the same time, because HTTP has no streams.
-        """
+        """Make a separate call for each request, several at the same time, and yield each response or ClientError, in
+        the order of the requests."""
         ends = None if timeout is None else _now() + timeout
-        begun: asyncio.Queue[asyncio.Future[Any] | None] = asyncio.Queue()
-        room = asyncio.Semaphore(IN_FLIGHT)
+        begun: deque[asyncio.Future[Any]] = deque()
+        request: asyncio.Future[Any] = asyncio.ensure_future(_next(requests))
+        ended = False
 
-        async def call(request: Message) -> Any:
+        async def call(message: Message) -> Any:
             try:
-                return await self._call(method.single or method, request, timeout, ends)
+                return await self._call(method.single or method, message, timeout, ends)
             except ClientError as error:
                 if error.code in _ENDS_STREAM:
                     raise
                 return error
 
-        async def begin_calls() -> None:
-            try:
-                async with aclosing(requests):  # the caller may have stopped reading
-                    await room.acquire()
-                    async for request in requests:
-                        begun.put_nowait(asyncio.ensure_future(call(request)))
-                        await room.acquire()
-            finally:
-                begun.put_nowait(None)  # this task instead of None would be in a cycle, and keep ``requests`` in memory
-
-        beginning: asyncio.Future[Any] = asyncio.ensure_future(begin_calls())
-        current = beginning
         try:
-            while True:
+            while begun or not ended:
+                reads = not ended and len(begun) < IN_FLIGHT
                 async with self._in_time(timeout, ends):
-                    current = await begun.get() or beginning
-                    await asyncio.wait([current])
-                answer = current.result()  # raises what the requests raised, after the answers to all earlier requests
-                if current is beginning:
-                    return
-                yield answer
-                room.release()
-        finally:
-            unfinished = [beginning, current]
-            while not begun.empty():
-                unfinished.append(begun.get_nowait() or beginning)
-            for each in unfinished:
+                    awaited = [*itertools.islice(begun, 1), *([request] if reads else [])]
+                    await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)
+                if reads and request.done():
+                    ended = request.cancelled() or request.exception() is not None or request.result() is _END
+                    if not ended:
+                        begun.append(asyncio.ensure_future(call(request.result())))
+                        request = asyncio.ensure_future(_next(requests))
+                if begun and begun[0].done():
+                    yield begun.popleft().result()
+            request.result()  # raises what the requests raised, after the answers to all earlier requests
+        finally:  # the caller may have stopped reading
+            for each in (request, *begun):
                 each.cancel()
-            await asyncio.gather(*unfinished, return_exceptions=True)
+            await asyncio.gather(request, *begun, return_exceptions=True)
+            await requests.aclose()
 
     async def _call(
         self, method: Method[Response], message: Message, seconds: float | None, ends: float | None
     ) -> Response:
-        """Make one call, with its retries. The arguments are those of ``_in_time``."""
+        """Make one call, with its retries. See ``_in_time`` for ``seconds`` and ``ends``."""
         pauses = self._options.retry_pauses(method)
         try:
             async with self._in_time(seconds, ends):
@@ -161,11 +152,8 @@ class AsyncHttpConnection:
 
     @asynccontextmanager
     async def _in_time(self, seconds: float | None, ends: float | None) -> AsyncIterator[None]:
-        """Context in which waiting ends with a ClientError when the connection is closed, or when the deadline passes.
-
-        The deadline passes at ``ends`` by the event loop's clock, ``seconds`` after the call or its stream began.
-        Without a deadline, both are None.
-        """
+        """Context in which waiting ends with a ClientError when the connection is closed, or when the deadline passes:
+        at ``ends`` by the event loop's clock, ``seconds`` after the call or its stream began."""
         if self.closed:
             raise ClosedError()
         running = asyncio.get_running_loop()
@@ -200,8 +188,7 @@ class AsyncHttpConnection:
         return response
 
     async def _exchange(self, request: HttpRequest, seconds: float | None) -> HttpAnswer:
-        """Send a request with the token, and read the answer, unless it exceeds the client's limit. ``seconds`` limits
-        the time for connecting."""
+        """Send a request with the token, and read the answer. ``seconds`` limits the time for connecting."""
         url = self._url
         headers: dict[Any, Any] = {
             "host": url.netloc.decode("ascii"),
@@ -214,23 +201,23 @@ class AsyncHttpConnection:
         to = httpcore2.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=target)
         content = request.body if request.verb == "POST" else None
         limits = {"timeout": {"connect": seconds}}
+        largest = self._options.max_message_bytes
         pieces: list[bytes] = []
         size = 0
         async with self._pool.stream(request.verb, to, headers=headers, content=content, extensions=limits) as response:
             answered = {name.decode().lower(): value.decode(errors="replace") for name, value in response.headers}
-            self._require_size(int(answered.get("content-length", 0)))
             async with aclosing(response.aiter_stream()) as stream:
                 async for piece in stream:
                     pieces.append(piece)
                     size += len(piece)
-                    self._require_size(size)
+                    if largest is not None and size > largest:
+                        message = f"the answer is larger than max_message_mib allows ({largest:,} bytes)"
+                        raise ClientError(grpc.StatusCode.RESOURCE_EXHAUSTED, message)
         return HttpAnswer(response.status, answered, b"".join(pieces))
 
-    def _require_size(self, size: int) -> None:
-        limit = self._options.max_message_bytes
-        if limit is not None and size > limit:
-            message = f"the answer is larger than max_message_mib allows ({size:,} vs. {limit:,} bytes)"
-            raise ClientError(grpc.StatusCode.RESOURCE_EXHAUSTED, message)
+
+async def _next(requests: AsyncGenerator[Message, None]) -> Any:
+    return await anext(requests, _END)
 
 
 def _now() -> float:

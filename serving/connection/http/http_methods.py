@@ -58,7 +58,7 @@ class HttpRequest:
 
 @dataclass(frozen=True)
 class HttpAnswer:
-    """An HTTP answer. The names of its headers are in lower case, and its body was read to the end."""
+    """An HTTP answer that was read to its end. The names of its headers are in lower case."""
 
     status: int
     headers: Mapping[str, str]
@@ -160,25 +160,21 @@ def _image_request(
     else:
         models = [(message.model_name, message.model_version)]
     names = ",".join(f"{name}@{version}" if version else name for name, version in models)
-    raw = message.raw if message.HasField("raw") else None
-    path = _path(
-        *("v1", "classify", *([names] if names else ())),
-        top_k=message.top_k or None,
-        timeout=timeout,
-        height=raw and raw.height,
-        width=raw and raw.width,
-    )
-    return HttpRequest("POST", path, message.encoded if raw is None else raw.pixels, _BYTES)
+    query: dict[str, object] = {"top_k": message.top_k or None, "timeout": timeout}
+    body = message.encoded
+    if message.HasField("raw"):
+        query |= {"height": message.raw.height, "width": message.raw.width}
+        body = message.raw.pixels
+    return HttpRequest("POST", _path("v1", "classify", *filter(None, [names]), **query), body, _BYTES)
 
 
 def _compare_response(answer: HttpAnswer, request: classifier_pb2.CompareRequest) -> classifier_pb2.CompareResponse:
-    if len(request.models) == 1:  # the server sends the same answer or error as for Classify
-        outcome: dict[str, Any] = {"status": answer.status, "error": answer.error}
-        if answer.status == 200:
-            outcome = {"answer": json.loads(answer.body)}
-        outcomes = [{"model_name": request.models[0].name, **outcome}]
-    else:
+    if len(request.models) != 1:
         outcomes = json.loads(answer.body)["outcomes"]
+    elif answer.status == 200:  # the server sends the same answer or error as for Classify
+        outcomes = [{"model_name": request.models[0].name, "answer": json.loads(answer.body)}]
+    else:
+        outcomes = [{"model_name": request.models[0].name, "status": answer.status, "error": answer.error}]
     for outcome in outcomes:
         if outcome.get("answer") is None:
             code = _CODES.get(outcome.pop("status"), grpc.StatusCode.UNKNOWN)
@@ -192,15 +188,8 @@ def _is_comparison(answer: HttpAnswer, request: classifier_pb2.CompareRequest) -
     return answer.status == 200 or bool(failed)
 
 
-def _is_ready(answer: HttpAnswer) -> bool:
-    try:
-        return answer.status == 200 and bool(json.loads(answer.body).get("ready", True))
-    except (ValueError, AttributeError, RecursionError):  # Triton's answer is empty
-        return True
-
-
 def _health_response(answer: HttpAnswer, _request: Any) -> health_pb2.HealthCheckResponse:
-    status = "SERVICE_UNKNOWN" if answer.status == 404 else "SERVING" if _is_ready(answer) else "NOT_SERVING"
+    status = {200: "SERVING", 404: "SERVICE_UNKNOWN"}.get(answer.status, "NOT_SERVING")
     return health_pb2.HealthCheckResponse(status=status)
 
 
@@ -256,7 +245,7 @@ ROUTES = {
     methods.SERVER_METADATA: Route(_get(lambda _: "v2"), _parsed(pb.ServerMetadataResponse)),
     methods.MODEL_METADATA: Route(_of_model(), _parsed(pb.ModelMetadataResponse)),
     methods.MODEL_READY: Route(
-        _of_model("ready"), lambda answer, _: pb.ModelReadyResponse(ready=_is_ready(answer)), _is_readiness
+        _of_model("ready"), lambda answer, _: pb.ModelReadyResponse(ready=answer.status == 200), _is_readiness
     ),
     methods.MODEL_CONFIG: Route(_of_model("config"), _parsed(pb.ModelConfigResponse, "config")),
     methods.MODEL_STATISTICS: Route(
