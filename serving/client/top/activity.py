@@ -1,9 +1,8 @@
-"""From two snapshots of a server's counters, compute rates, means and percentiles of each model, and the share of a
-route's samples that reached each member. The counters only grow."""
+"""Computes the activity of models and routes from two snapshots of a server's counters. The counters only grow."""
 
 import itertools
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -87,24 +86,21 @@ class Interval:
         return [self._row(key) for key in sorted(self.after.statistics)]
 
     def _row(self, key: Version) -> Row:
-        now, then = (_counts(one.statistics.get(key, pb.ModelStatistics())) for one in (self.after, self.before))
-        new = now["batches"] < then["batches"]  # the model was reloaded
-        grown = {name: count - (0 if new else then[name]) for name, count in now.items()}
-        calls, samples, batches = grown["calls"], grown["samples"], grown["batches"]
+        grown, then = (_counts(one.statistics.get(key, pb.ModelStatistics())) for one in (self.after, self.before))
+        if grown["batches"] >= then["batches"]:  # otherwise, the model was reloaded
+            grown.subtract(then)
         row: Row = {"model": key[0], "version": key[1]}
         row |= {name: grown[name] / self.seconds for name in ("calls", "samples", "failures")}
-        if batches:
-            row["batch_size"] = samples / batches
-        if calls:
-            row |= {f"{part}_ms": grown[f"{part}_ns"] / calls / 1e6 for part in ("queue", "compute")}
+        row["batch_size"] = grown["samples"] / grown["batches"] if grown["batches"] else None
+        for part in ("queue", "compute"):
+            row[f"{part}_ms"] = grown[f"{part}_ns"] / grown["calls"] / 1e6 if grown["calls"] else None
         if self.after.metrics is not None:
             series = labelled(self.growth, "hangtag_request_seconds_bucket", *key, "OK")
             buckets = [(labels[-1], count) for labels, count in sorted(series.items())]
-            quantiles = {"p50_ms": quantile(buckets, 0.5), "p99_ms": quantile(buckets, 0.99)}
-            row |= {name: value for name, value in quantiles.items() if value is not None}
+            row |= {"p50_ms": quantile(buckets, 0.5), "p99_ms": quantile(buckets, 0.99)}
             row["queued"] = int(self.after.metrics.get(("nv_inference_pending_request_count", *key), 0))
             row["max_queue_size"] = int(self.after.metrics.get(("hangtag_max_queue_size", *key), 0))
-        return row
+        return {name: value for name, value in row.items() if value is not None}
 
     def callers(self) -> tuple[float, float]:
         """Compute how many calls and samples callers sent per second. Calls from routes to their members and shadows
@@ -133,16 +129,16 @@ class Interval:
         return {name: count for (_, name), count in labelled(self.after.metrics or {}, "hangtag_transport").items()}
 
 
-def _counts(model: pb.ModelStatistics) -> dict[str, int]:
+def _counts(model: pb.ModelStatistics) -> Counter[str]:
     times = model.inference_stats
-    return {
-        "calls": times.success.count,
-        "failures": times.fail.count,
-        "samples": model.inference_count,
-        "batches": model.execution_count,
-        "queue_ns": times.queue.ns,
-        "compute_ns": times.compute_input.ns + times.compute_infer.ns + times.compute_output.ns,
-    }
+    return Counter(
+        calls=times.success.count,
+        failures=times.fail.count,
+        samples=model.inference_count,
+        batches=model.execution_count,
+        queue_ns=times.queue.ns,
+        compute_ns=times.compute_input.ns + times.compute_infer.ns + times.compute_output.ns,
+    )
 
 
 def labelled(metrics: Metrics, name: str, *labels: object) -> Metrics:

@@ -2,7 +2,9 @@
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext, suppress
 from time import monotonic, sleep
+from typing import Any
 
 import click
 from rich.cells import cell_len
@@ -13,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hangtag.options import Duration
-from hangtag.printable import escaped, printable
+from hangtag.printable import printable
 from hangtag.serving.caller_options import credentials_options, server_option
 from hangtag.serving.client.client import Client
 from hangtag.serving.client.top.activity import Interval, Row, Snapshot, fetch_metrics
@@ -53,20 +55,18 @@ def top(server: str, metrics: str | None, interval: float, once: bool, as_json: 
       hangtag top --once --json | jq '.models[] | {model, calls}'
     """
     console = Console()
-    try:
-        with Client(server, credentials=credentials) as client:
-            if as_json or once or not console.is_terminal:
-                for each in _intervals(client, metrics, interval, credentials):
-                    _print(console, server, each, as_json)
-                    if once:
-                        break
+    live = Live(Text(f"waiting for {server} ..."), console=console, auto_refresh=False, screen=True)
+    shown = nullcontext() if as_json or once or not console.is_terminal else live
+    with suppress(KeyboardInterrupt), Client(server, credentials=credentials) as client, shown:
+        for each in _intervals(client, metrics, interval, credentials):
+            if as_json:
+                click.echo(json.dumps(_document(each)))
+            elif shown is live:
+                live.update(view(server, each, console.width), refresh=True)
             else:
-                waiting = Text(f"waiting for {server} ...")
-                with Live(waiting, console=console, auto_refresh=False, screen=True) as live:
-                    for each in _intervals(client, metrics, interval, credentials):
-                        live.update(view(server, each, console.width), refresh=True)
-    except KeyboardInterrupt:
-        return
+                console.print(view(server, each, console.width))
+            if once:
+                break
 
 
 def _intervals(client: Client, metrics: str | None, seconds: float, credentials: Credentials) -> Iterator[Interval]:
@@ -85,13 +85,10 @@ def _intervals(client: Client, metrics: str | None, seconds: float, credentials:
         before = after
 
 
-def _print(console: Console, server: str, interval: Interval, as_json: bool) -> None:
-    if as_json:
-        transports = {} if interval.after.metrics is None else {"transports": interval.transports()}
-        routes = {"routes": members} if (members := interval.shares()) else {}
-        click.echo(json.dumps({"seconds": interval.seconds, **transports, **routes, "models": interval.rows}))
-    else:
-        console.print(view(server, interval, console.width))
+def _document(interval: Interval) -> dict[str, Any]:
+    transports = {} if interval.after.metrics is None else {"transports": interval.transports()}
+    routes = {"routes": members} if (members := interval.shares()) else {}
+    return {"seconds": interval.seconds, **transports, **routes, "models": interval.rows}
 
 
 _GAP = 2  # The gap between two columns of the table, in characters.
@@ -123,22 +120,22 @@ def view(server: str, interval: Interval, width: int) -> RenderableType:
         workers, wanted = (metrics.get((name,), 0) for name in ("hangtag_workers", "hangtag_workers_wanted"))
         facts.append(f"workers {workers:.0f}/{wanted:.0f}")
         facts.append(f"transport {' and '.join(printable(list(interval.transports()))) or 'unknown'}")
-    parts: list[RenderableType] = [
+    routes = (
+        f"{route}: {', '.join(f'{member} {share:.1%}' for member, share in members.items())} of its samples"
+        for route, members in printable(interval.shares()).items()
+    )
+    return Group(
         Columns([Text(fact, style="bold") for fact in facts], padding=(0, 3)),
-        _table(interval.rows, width, with_metrics=metrics is not None),
-    ]
-    for route, members in printable(interval.shares()).items():
-        listed = ", ".join(f"{member} {share:.1%}" for member, share in members.items())
-        parts.append(Text(f"{route}: {listed} of its samples", style="dim"))
-    return Group(*parts)
+        _table(printable(interval.rows), width, with_metrics=metrics is not None),
+        *(Text(route, style="dim") for route in routes),
+    )
 
 
 def _table(rows: Sequence[Row], width: int, *, with_metrics: bool) -> Table:
-    names = [escaped(row["model"]) for row in rows]
-    left = width - min(max(map(cell_len, ["model", *names])), _MIN_MODEL)
+    cells = [[Text(row["model"])] for row in rows]
+    left = width - min(max(map(cell_len, ["model", *(row["model"] for row in rows)])), _MIN_MODEL)
     table = Table(box=None, pad_edge=False)
     table.add_column("model", overflow="fold")  # two names could look the same if truncated
-    cells = [[Text(name)] for name in names]
     for title, (key, form) in _COLUMNS.items():
         if key in _OF_METRICS and not with_metrics:
             continue
@@ -157,4 +154,4 @@ def _table(rows: Sequence[Row], width: int, *, with_metrics: bool) -> Table:
 def _text(row: Row, key: str, form: str) -> str:
     if key == "queued":  # a route has no queue of its own
         return f"{row['queued']}/{row['max_queue_size']}" if row["max_queue_size"] else "-"
-    return escaped(format(row[key], form)) if key in row else "-"
+    return format(row[key], form) if key in row else "-"
