@@ -26,7 +26,7 @@ UNLOAD = Method(methods.MODEL_UNLOAD, pb.RepositoryModelUnloadResponse)
 
 
 class Calls(HealthCalls):
-    """Calls that return one answer. ``AsyncClient`` extends this class, and ``Client`` runs the methods in a thread."""
+    """Calls that return one answer. ``AsyncClient`` extends this class, and ``Client`` runs its methods."""
 
     async def classify(self, image: Image, model: str, *, version: str = "", top_k: int = 0) -> Classification:
         """Classify one image.
@@ -43,7 +43,7 @@ class Calls(HealthCalls):
             The labels with their probabilities, and the server's timings.
 
         Raises:
-            ClientError: the call failed, for example because the model is unknown or the image cannot be read.
+            ClientError: for example, the model is unknown, or the image cannot be read.
             TypeError: ``image`` is neither bytes nor an array of uint8 pixels.
 
         Example:
@@ -94,7 +94,7 @@ class Calls(HealthCalls):
             which members of a route, answered, and how long they took.
 
         Raises:
-            ClientError: the call failed, for example for an unknown model, or inputs that do not match the signature.
+            ClientError: for example, the model is unknown, or the inputs do not match its signature.
             TypeError: an input is not a numpy array.
             ValueError: the protocol has no datatype for an array's dtype.
 
@@ -113,9 +113,6 @@ class Calls(HealthCalls):
 
         The model and the version are named as for ``infer``.
 
-        Raises:
-            ClientError: the model is unknown, or the call failed.
-
         Example:
             >>> client.parameters("cnn")["hangtag.task"]
             'single_label'
@@ -130,9 +127,6 @@ class Calls(HealthCalls):
         """Return the names of the models that accept requests. A name occurs once, even if several versions of a model
         serve.
 
-        Raises:
-            ClientError: the call failed.
-
         Example:
             >>> client.models()[:3]
             ['cnn', 'cnn-int8', 'cnn-small']
@@ -141,9 +135,6 @@ class Calls(HealthCalls):
 
     async def statistics(self) -> list[pb.ModelStatistics]:
         """Return each model version's statistics since it was loaded, as the protocol's own messages.
-
-        Raises:
-            ClientError: the call failed.
 
         Example:
             >>> sorted(one.name for one in client.statistics() if one.inference_count)
@@ -156,9 +147,8 @@ class Calls(HealthCalls):
 
         Raises:
             ClientError: the server does not run with --model-control explicit, does not have the model, or cannot load
-                the model's file. In the last case, the server still serves the previous version. If ``timeout`` passed,
-                the server continues to load the model. If the connection broke, the server may have loaded the model;
-                the client does not repeat the call.
+                its file, and still serves the previous version. If ``timeout`` passed, the server continues to load the
+                model. If the connection broke, the server may have loaded it; the client does not repeat the call.
 
         Example:
             >>> client.load_model("lstm")

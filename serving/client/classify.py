@@ -20,12 +20,11 @@ from hangtag.printable import counted, escaped, printable
 from hangtag.serving.caller_options import credentials_options, server_option
 from hangtag.serving.client import picture_files
 from hangtag.serving.client.client import Client
-from hangtag.serving.client.messages import Classification, Label, split_version
+from hangtag.serving.client.messages import Classification, Label
 from hangtag.serving.connection.errors import ClientError
 from hangtag.serving.credentials import Credentials
 from hangtag.serving.image_spec import SUFFIXES, ImageSpec, ImageSpecError
 
-_CLASSIFIES, _IMAGE = "classifies_images", "hangtag.image"
 _Outcomes = Mapping[str, Classification | ClientError]
 """The name of a model, as the user wrote it -> the model's answer, or its failure."""
 
@@ -100,10 +99,8 @@ def classify(
       hangtag classify photo.jpg --model cnn@2 --model cnn@1
       hangtag classify *.png --json | jq -r '.labels[0].name'
     """
-    if len(models) > 1 and model_version:
-        raise click.UsageError("--model-version needs a single model: write --model NAME@VERSION for each instead.")
-    if models and split_version(models[0])[1] and model_version:
-        raise click.UsageError("--model NAME@VERSION and --model-version both name a version; give one of them.")
+    if model_version and (len(models) > 1 or "@" in "".join(models)):
+        raise click.UsageError("--model-version needs a single --model NAME: write --model NAME@VERSION instead.")
     expanded = [picture_files.expand(path) for path in images]
     files = [file for pictures, _ in expanded for file in pictures]
     if count := sum(others for _, others in expanded):
@@ -148,31 +145,28 @@ def classify(
 def _only_classifier(client: Client) -> str:
     """Return the name of the server's only model that classifies images.
 
-    Raises UserError if no model or several models classify images, or if the server, for example an earlier release,
-    does not say which models do.
+    Raises UserError if there is not exactly one, or if the server, such as an earlier release, does not say.
     """
     names = client.models()
-    classifiers = [name for name in names if client.parameters(name).get(_CLASSIFIES) == "true"]
+    classifiers = [name for name in names if client.parameters(name).get("classifies_images") == "true"]
     if len(classifiers) == 1:
         return classifiers[0]
-    if not names:
-        raise UserError("the server serves no model.")
     kind = f"{len(classifiers)} models that classify images" if classifiers else "models that might not classify images"
-    raise UserError(f"the server has {kind}: {', '.join(map(escaped, classifiers or names))}; name one with --model.")
+    listed = ", ".join(map(escaped, classifiers or names)) or "none"
+    raise UserError(f"the server has {kind}: {listed}; name one with --model.")
 
 
 @cache
 def _image(client: Client, model: str, version: str) -> ImageSpec | None:
     """Return which pictures a model accepts; None if the server does not say."""
     try:
-        text = client.parameters(model, version=version).get(_IMAGE)
+        text = client.parameters(model, version=version).get("hangtag.image")
         return ImageSpec.parse(text) if text is not None else None
     except (ClientError, ImageSpecError):
         return None
 
 
 def _print_json(path: Path, outcomes: _Outcomes, warning: str) -> None:
-    """Print the outcomes for a picture as one line of JSON."""
     models = [{"model": model} | _fields(outcome) for model, outcome in outcomes.items()]
     answer = models[0] if len(models) == 1 else {"models": models}
     click.echo(json.dumps({"image": str(path)} | answer | ({"warning": warning} if warning else {})))
@@ -190,15 +184,13 @@ def _show(
 
 
 def _table(answers: Sequence[Classification]) -> Table:
-    """Make a table with a column for each model and a row for each rank. Labels on which the models differ at that rank
-    are bold."""
+    """Make a table with a column for each model and a row for each rank."""
     result = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), show_footer=True, footer_style="dim")
     for answer in answers:
         # fold wraps a long text instead of cutting it off
         result.add_column(Text(f"{answer.model} version {answer.version}"), Text(_costs(answer)), overflow="fold")
     for rank in zip_longest(*(answer.labels for answer in answers)):
-        agreed = len({label and label.name for label in rank}) == 1
-        result.add_row(*(_cell(label, agreed) for label in rank))
+        result.add_row(*map(_cell, rank))
     return result
 
 
@@ -212,11 +204,11 @@ def _costs(answer: Classification) -> str:
     return "\n".join(lines)
 
 
-def _cell(label: Label | None, agreed: bool) -> Text:
+def _cell(label: Label | None) -> Text:
     if label is None:
         return Text("")
     distance = f"  distance {label.distance:.2f}" if label.distance else ""
-    return Text(f"{label.probability:7.2%}  {label.name}{distance}", style="" if agreed else "bold")
+    return Text(f"{label.probability:7.2%}  {label.name}{distance}")
 
 
 def _verdict(answers: Sequence[Classification]) -> str:

@@ -46,9 +46,10 @@ def _blocking(
 class Client:
     """A client of one server, over one channel. Thread-safe: threads may share it.
 
-    Close the client with ``close``, or use it in a ``with`` block. Every method may also raise two exceptions that its
-    own description leaves out. If ``token_file`` can no longer be read, a method raises CredentialsError. If an
-    argument cannot be sent, a method raises a ClientError that is also a TypeError and a ValueError.
+    Close the client with ``close``, or use it in a ``with`` block. Every method raises ClientError if its call fails;
+    this exception is also a TypeError and a ValueError if an argument cannot be sent. Every method raises
+    CredentialsError if ``token_file`` can no longer be read. Over HTTP, a client that was used before a fork raises
+    RuntimeError in the new process.
 
     Args:
         address: HOST:PORT of the server's gRPC port, or http://HOST:PORT (https:// with TLS) of its HTTP port. For
@@ -129,8 +130,7 @@ class Client:
             timeout: the deadline of the whole stream in seconds; None for no deadline.
 
         Yields:
-            For each image a classification, or a ClientError if the image failed. The stream continues after a failed
-            image.
+            For each image a classification, or a ClientError if the image failed. The stream then continues.
 
         Raises:
             ClientError: the stream ended before its last answer.
@@ -147,10 +147,7 @@ class Client:
     def infer_stream(
         self, model: str, requests: Iterable[Mapping[str, Array]], *, version: str = "", timeout: float | None = None
     ) -> Iterator[Outputs | ClientError]:
-        """Send sets of arrays to a model over one stream, and yield the outcome of each set, in order.
-
-        If iterating over ``requests`` raises an exception, it is re-raised here, after the outcomes of all earlier
-        requests.
+        """Send sets of arrays to a model over one stream, as ``classify_stream`` sends images.
 
         Args:
             requests: a mapping for each request, like the ``inputs`` of ``infer``. The model and the version are named
@@ -158,8 +155,7 @@ class Client:
             timeout: the deadline of the whole stream in seconds; None for no deadline.
 
         Yields:
-            For each request the result that ``infer`` would return, or a ClientError if the request failed. The stream
-            continues after a failed request.
+            For each request the result that ``infer`` would return, or a ClientError if the request failed.
 
         Raises:
             ClientError: the stream ended before its last answer.

@@ -158,21 +158,17 @@ def classify_request(image: Image, model: str, version: str, top_k: int) -> pb.C
 
 @sending()
 def compare_request(image: Image, models: Sequence[str], top_k: int) -> pb.CompareRequest:
-    choices = [dict(zip(("name", "version"), split_version(model), strict=True)) for model in models]
-    request = pb.CompareRequest(models=choices, top_k=top_k)
+    choices = [model_choice(model, "") for model in models]
+    request = pb.CompareRequest(models=[{"name": name, "version": version} for name, version in choices], top_k=top_k)
     _set_image(request, image)
     return request
 
 
-def split_version(model: str) -> tuple[str, str]:
-    """Split NAME@VERSION; the version of a plain NAME is ""."""
-    name, _, version = model.partition("@")
-    return name, version
-
-
 def model_choice(model: str, version: str) -> tuple[str, str]:
-    """Return the name and the version of ``model``. If ``version`` is given, ``model`` is only a name."""
-    return (model, version) if version else split_version(model)
+    """Return a name and a version. Without ``version``, ``model`` is NAME or NAME@VERSION."""
+    if not version:
+        model, _, version = model.partition("@")
+    return model, version
 
 
 def _set_image(request: pb.ClassifyRequest | pb.CompareRequest, image: Image) -> None:

@@ -21,8 +21,8 @@ STANDARD_INPUT = Path("-")
 WIDTH = 28
 """The width of a drawn picture in characters."""
 LEAST_CONTRAST = 32
-"""If the darkest and the brightest pixel of a picture differ by fewer grey levels than this, the picture is nearly
-blank. In each test image of Fashion-MNIST, the two pixels differ by at least 254 levels."""
+"""A picture is nearly blank if its darkest and brightest pixel differ by fewer grey levels than this. In each image of
+Fashion-MNIST's test set, they differ by at least 254 levels."""
 _EDGE = image_spec.THUMBNAIL_EDGE
 _MARGIN = 1 / 7
 _BLANK = (
@@ -36,11 +36,8 @@ _INVERTED = (
 
 
 def expand(path: Path) -> tuple[list[Path], int]:
-    """Return the path itself, or, for a folder, the images in it and in its subfolders, sorted by name.
-
-    The second value is the number of the folder's other files, without hidden files. Raises UserError if the folder
-    holds no image, or cannot be read.
-    """
+    """Return the path itself, or the images in a folder and its subfolders, sorted by name, and the number of its other
+    files that are not hidden. Raises UserError if the folder holds no image."""
     if path == STANDARD_INPUT or not path.is_dir():
         return [path], 0
     entries = sorted(path.rglob("*"))

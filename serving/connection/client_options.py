@@ -34,13 +34,12 @@ class ConnectionOptions:
     """How a client keeps its connection alive, which answers it accepts, and when it repeats a call.
 
     Args:
-        retries: how many times to repeat a failed call, 0 to 4. The client repeats a call that ended with UNAVAILABLE.
-            This status means that the server did not accept the call, because it is starting, stopping or unreachable,
-            or that the connection broke. Over gRPC the client also repeats a call that ended with CANCELLED, because
-            gRPC answers CANCELLED to calls that arrive while a server stops. The call's deadline covers all attempts.
-            The client never repeats health checks, nor loads and unloads of models.
+        retries: how many times to repeat a failed call, 0 to 4. The client repeats a call that ended with UNAVAILABLE,
+            because the server is starting, stopping or unreachable, or because the connection broke. Over gRPC the
+            client also repeats a call that ended with CANCELLED, the status of calls that arrive while a server stops.
+            The call's deadline covers all attempts. Health checks, loads and unloads of models are never repeated.
         initial_backoff: seconds before the first retry. Each later pause is twice as long as the pause before it. All
-            pauses vary at random by 20 %, so that the clients of a restarted server do not all return together.
+            pauses vary at random by 20 %.
         max_backoff: the longest pause in seconds.
         round_robin: if the address names several servers (``dns:///HOST:PORT`` with several records, or
             ``ipv4:10.0.0.11:8001,10.0.0.12:8001``), send calls to the servers in turn, and skip servers that are
@@ -48,8 +47,7 @@ class ConnectionOptions:
             that answers. Has no effect over HTTP.
         keepalive_seconds: ping the server after this many seconds without traffic, to notice that the server has
             vanished. None sends no pings. ``hangtag serve`` answers every ping; gRPC's own servers by default close
-            connections that ping more often than every five minutes. Over HTTP there are no pings, so a call to a
-            vanished server ends at its deadline.
+            connections that ping more often than every five minutes. Has no effect over HTTP.
         keepalive_timeout_seconds: close the connection if the server does not answer a ping within this many seconds,
             or, on Linux, if the server's machine does not acknowledge sent data for this long. The calls on the
             connection then end with ``UNAVAILABLE``. A value below the calls' deadline leaves time to repeat them.
@@ -98,7 +96,7 @@ class ConnectionOptions:
             pause *= BACKOFF_MULTIPLIER
 
     def channel_arguments(self) -> list[tuple[str, Any]]:
-        """Return gRPC's channel arguments for these options. gRPC itself retries and balances calls."""
+        """Return gRPC's channel arguments, with which gRPC itself retries and balances calls."""
         largest = self.max_message_bytes
         pause = _NEVER_MS if self.keepalive_seconds is None else round(self.keepalive_seconds * 1000)
         timeout = round(self.keepalive_timeout_seconds * 1000)

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from hangtag.serving.connection.http.async_http_connection import AsyncHttpConnection
     from hangtag.serving.connection.http.http_connection import HttpConnection
 
-_FEATURE = "An http:// address"
-
 Connection: TypeAlias = "GrpcConnection | HttpConnection"
 """A connection for threads. ``GrpcConnection`` describes the methods."""
 AsyncConnection: TypeAlias = "AioConnection | AsyncHttpConnection"
@@ -31,7 +29,7 @@ def connect(address: str, timeout: float, credentials: Credentials, options: Con
     """
     if not _is_http(address, timeout):
         return GrpcConnection(address, timeout, credentials, options)
-    with needs("http", _FEATURE):
+    with needs("http", "An http:// address"):
         from hangtag.serving.connection.http.http_connection import HttpConnection
     return HttpConnection(address, timeout, credentials, options)
 
@@ -42,7 +40,7 @@ def connect_async(
     """Do the same as ``connect`` for asyncio, with the same exceptions."""
     if not _is_http(address, timeout):
         return AioConnection(address, timeout, credentials, options)
-    with needs("http", _FEATURE):
+    with needs("http", "An http:// address"):
         from hangtag.serving.connection.http.async_http_connection import AsyncHttpConnection
     return AsyncHttpConnection(address, timeout, credentials, options)
 

@@ -38,7 +38,7 @@ class InputError(ClientError, TypeError, ValueError):
 
 @contextmanager
 def sending() -> Iterator[None]:
-    """Context in which to build a request. An exception that an argument causes is turned into an InputError."""
+    """Context in which to build a request. Turns any exception that an argument causes into an InputError."""
     try:
         yield
     except UserError:
@@ -49,11 +49,8 @@ def sending() -> Iterator[None]:
 
 @contextmanager
 def reading(source: str) -> Iterator[None]:
-    """Context in which to read an answer of ``source``. Turns any exception that the answer causes into a ClientError.
-
-    A server may answer anything, and the libraries that parse answers raise many kinds of exception. Each exception
-    means that the answer does not follow the protocol.
-    """
+    """Context in which to read an answer of ``source``. Turns any exception that the answer causes into a ClientError,
+    because a server may answer anything."""
     try:
         yield
     except UserError:

@@ -55,7 +55,7 @@ def failed(code: grpc.StatusCode, message: str, method: Method[Any], *, executed
 
 
 def unanswered(
-    address: str, method: Method[Any], reason: str, *, connected: bool, credentials: Credentials | None
+    address: str, method: Method[Any], reason: str, connected: bool, credentials: Credentials | None
 ) -> ClientError:
     """Return the error of a call that got no answer, for a ``reason`` in the words of the library that made the call.
 
@@ -92,9 +92,9 @@ def of_grpc(
         return failed(code, message, method, executed=executed)
     if code is grpc.StatusCode.UNAVAILABLE and _NO_CONNECTION.search(details):
         reason = details.rpartition("last error: ")[2]
-        return unanswered(address, method, reason, connected=False, credentials=credentials)
+        return unanswered(address, method, reason, False, credentials)
     if code is grpc.StatusCode.UNAVAILABLE and _BROKEN.search(details):
-        return unanswered(address, method, details, connected=True, credentials=None)
+        return unanswered(address, method, details, True, None)
     # the details are the server's own words
     return failed(code, details or code.name, method, executed=code is grpc.StatusCode.CANCELLED)
 

@@ -24,8 +24,7 @@ Version = tuple[str, str]
 Row = dict[str, Any]
 """The activity of a model version: its name and version, and numbers."""
 Metrics = Mapping[tuple[Any, ...], float]
-"""Values that the server's Prometheus metrics contain, but the protocol's statistics do not. A key is a metric's name,
-followed by the values of the labels that ``_READ`` lists. A value is the sum over all other labels."""
+"""A metric's name and the values of the labels that ``_READ`` lists -> the sum over all other labels."""
 
 _VERSION = {"model": str, "version": str}
 _STAGE = {"model": str, "stage": int, "member": str}
@@ -41,7 +40,7 @@ _READ: Mapping[str, Mapping[str, Callable[[str], object]]] = {
     "hangtag_route_shadow_requests_total": {"outcome": str},
     "hangtag_route_shadow_samples_total": {},
 }
-"""Name of a metric -> the labels to read, each with the type of its values."""
+"""The metrics that ``top`` shows, each with the labels to read and the types of their values."""
 METRICS_TIMEOUT = 5.0
 
 
@@ -79,9 +78,8 @@ class Interval:
     def rows(self) -> list[Row]:
         """The activity of every model version that the later snapshot contains.
 
-        ``calls``, ``samples`` and ``failures`` are rates per second. The times ``queue_ms`` and ``compute_ms`` are
-        averages over the answered requests, and ``p50_ms`` and ``p99_ms`` are percentiles. A value is missing if no
-        request was answered, or if it comes from metrics that were not fetched.
+        ``calls``, ``samples`` and ``failures`` are rates per second. ``queue_ms`` and ``compute_ms`` are averages over
+        the answered requests. A value is missing if no request was answered, or if metrics were not fetched.
         """
         return [self._row(key) for key in sorted(self.after.statistics)]
 
@@ -103,8 +101,7 @@ class Interval:
         return {name: value for name, value in row.items() if value is not None}
 
     def callers(self) -> tuple[float, float]:
-        """Compute how many calls and samples callers sent per second. Calls from routes to their members and shadows
-        are counted only without metrics."""
+        """Compute the calls and samples per second, with metrics without those that routes sent to their members."""
 
         def sent(total: float, unit: str, *outcome: str) -> float:
             inside = sum(labelled(self.growth, f"hangtag_route_{unit}_total").values())
@@ -142,16 +139,15 @@ def _counts(model: pb.ModelStatistics) -> Counter[str]:
 
 
 def labelled(metrics: Metrics, name: str, *labels: object) -> Metrics:
-    """Return the metric's series whose first labels have these values."""
+    """Return the series of a metric whose first labels have these values."""
     start = (name, *labels)
     return {series: value for series, value in metrics.items() if series[: len(start)] == start}
 
 
 def quantile(buckets: Sequence[tuple[float, float]], fraction: float) -> float | None:
-    """Estimate a quantile in milliseconds, linear within a bucket as Prometheus' histogram_quantile is.
+    """Estimate a quantile in milliseconds, as Prometheus' histogram_quantile does; None for an empty histogram.
 
-    Each bucket is its upper bound in seconds, with the number of requests that took at most that time. Values above the
-    last finite bound are treated as equal to that bound. Returns None for an empty histogram.
+    Each bucket is its upper bound in seconds, with the number of requests that took at most that time.
     """
     bounds = [(0.0, 0.0), *buckets]
     rank = fraction * bounds[-1][1]
@@ -163,9 +159,8 @@ def quantile(buckets: Sequence[tuple[float, float]], fraction: float) -> float |
 
 
 def fetch_metrics(url: str, credentials: Credentials) -> Metrics:
-    """Fetch and parse the Prometheus metrics of a hangtag server, from its metrics port or its HTTP port.
+    """Fetch and parse a server's metrics. With ``tls_ca``, the token is sent only over TLS.
 
-    If the credentials have authorities, the token is sent only over TLS, so an http:// URL does not get the token.
     Raises MetricsError, and the exceptions of ``connect``.
     """
     address, _, path = url.rpartition("/")
@@ -179,7 +174,7 @@ def fetch_metrics(url: str, credentials: Credentials) -> Metrics:
             return _parsed(connection.call(METRICS, request))
         except CredentialsError:
             raise
-        except Exception as error:  # a server may answer anything, so the parser raises many kinds of exceptions
+        except Exception as error:  # the parser raises many kinds of exceptions
             raise MetricsError(
                 f"no metrics at {url}: {str(error) or type(error).__name__}. Give --metrics the server's port for "
                 "metrics, which is 8002 unless 'hangtag serve --metrics-port' changed it"
@@ -187,7 +182,7 @@ def fetch_metrics(url: str, credentials: Credentials) -> Metrics:
 
 
 def _parsed(text: str) -> Metrics:
-    """Return the metrics of ``_READ`` in Prometheus' text format. May raise any exception."""
+    """Read the metrics of ``_READ`` from Prometheus' text format. May raise any exception."""
     metrics: dict[tuple[Any, ...], float] = defaultdict(float)
     for family in text_string_to_metric_families(text):
         for sample in family.samples:

@@ -6,7 +6,6 @@ import ssl
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
-from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -90,7 +89,7 @@ class AsyncHttpConnection:
         the order of the requests."""
         ends = None if timeout is None else _now() + timeout
         begun: deque[asyncio.Future[Any]] = deque()
-        request: asyncio.Future[Any] = asyncio.ensure_future(_next(requests))
+        request: asyncio.Future[Any] = asyncio.ensure_future(anext(requests, _END))
         ended = False
 
         async def call(message: Message) -> Any:
@@ -111,7 +110,7 @@ class AsyncHttpConnection:
                     ended = request.cancelled() or request.exception() is not None or request.result() is _END
                     if not ended:
                         begun.append(asyncio.ensure_future(call(request.result())))
-                        request = asyncio.ensure_future(_next(requests))
+                        request = asyncio.ensure_future(anext(requests, _END))
                 if begun and begun[0].done():
                     yield begun.popleft().result()
             request.result()  # raises what the requests raised, after the answers to all earlier requests
@@ -145,10 +144,9 @@ class AsyncHttpConnection:
             connected = not isinstance(error, _UNCONNECTED)
             # If a call was answered before, the protocol and the certificates are right: only this connection broke.
             credentials = None if connected and self._answered else self._credentials
-            arguments = self._address, method, _reason(error)
-            explained = partial(failures.unanswered, *arguments, connected=connected, credentials=credentials)
+            arguments = self._address, method, _reason(error), connected, credentials
             # ``unanswered`` runs in a thread, because it may open other connections to find the cause.
-            raise await asyncio.to_thread(explained) from error
+            raise await asyncio.to_thread(failures.unanswered, *arguments) from error
 
     @asynccontextmanager
     async def _in_time(self, seconds: float | None, ends: float | None) -> AsyncIterator[None]:
@@ -214,10 +212,6 @@ class AsyncHttpConnection:
                         message = f"the answer is larger than max_message_mib allows ({largest:,} bytes)"
                         raise ClientError(grpc.StatusCode.RESOURCE_EXHAUSTED, message)
         return HttpAnswer(response.status, answered, b"".join(pieces))
-
-
-async def _next(requests: AsyncGenerator[Message, None]) -> Any:
-    return await anext(requests, _END)
 
 
 def _now() -> float:

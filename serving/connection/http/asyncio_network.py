@@ -1,7 +1,6 @@
 """Connections for httpcore2 that use asyncio's streams.
 
-httpcore2's own connections use anyio, which needs more iterations of the event loop for each call. With anyio, 16
-threads that share one event loop would make only half as many calls a second.
+httpcore2's own connections use anyio, with which 16 threads that share one event loop make half as many calls a second.
 """
 
 import asyncio
@@ -18,10 +17,7 @@ class Network(httpcore2.AsyncNetworkBackend):
     async def connect_tcp(
         self, host: str, port: int, timeout: float | None = None, *_: Any, **_more: Any
     ) -> httpcore2.AsyncNetworkStream:
-        """Connect to the first of a host's addresses that answers.
-
-        For each address except the last, the attempt is limited to an equal share of ``timeout``.
-        """
+        """Connect to the first of a host's addresses that answers, each within an equal share of ``timeout``."""
         with _as(httpcore2.ConnectError):
             found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
             *others, last = dict.fromkeys(str(address[0]) for *_, address in found)

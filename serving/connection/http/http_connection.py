@@ -64,15 +64,12 @@ class HttpConnection:
 
 
 def _loop() -> asyncio.AbstractEventLoop:
-    """Return the event loop of this process, which the first call starts in a thread. The loop ends with the process.
-
-    If two threads make the first call at the same time, the loop of only one of them is used.
-    """
+    """Return the event loop of this process, which the first call starts in a thread that ends with the process."""
     process = os.getpid()
     if process not in _LOOPS:
         loop = _new_event_loop()
         threading.Thread(target=_run, args=(loop,), name="http", daemon=True).start()
-        if _LOOPS.setdefault(process, loop) is not loop:
+        if _LOOPS.setdefault(process, loop) is not loop:  # another thread was faster
             loop.call_soon_threadsafe(loop.stop)
     return _LOOPS[process]
 
@@ -112,8 +109,8 @@ async def _awaited(awaitable: Awaitable[Result]) -> Result:
 
 
 async def _taken(requests: Iterable[Message], raised: list[BaseException]) -> AsyncGenerator[Message, None]:
-    """Yield the requests of an iterable that may block. A thread reads each request when the stream can send one
-    more. If the iterable raises an exception, it is appended to ``raised``, and there are no more requests."""
+    """Yield the requests of an iterable that may block. A thread reads each request when the stream can send one more.
+    An exception that the iterable raises is appended to ``raised``, and ends the requests."""
     wanted: queue.SimpleQueue[Future[Any] | None] = queue.SimpleQueue()
 
     def take() -> None:

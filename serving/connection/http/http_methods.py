@@ -1,7 +1,6 @@
 """Builds the HTTP request for each gRPC method, and reads the answer as the method's response. This module does no I/O.
 
-ModelInfer is sent as JSON that describes the tensors, followed by the bytes of the tensors (the binary tensor
-extension). Classify and Compare are sent as POST /v1/classify. The image is the request's body, and the answer is JSON.
+ModelInfer is sent with the binary tensor extension, and Classify and Compare as POST /v1/classify.
 """
 
 import json
@@ -48,7 +47,7 @@ _OF_THE_CALL = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENI
 
 @dataclass(frozen=True)
 class HttpRequest:
-    """An HTTP request. Its path is relative to the server's address, and quoted. Its headers describe the body."""
+    """An HTTP request. Its path is quoted, and relative to the server's address. Its headers describe the body."""
 
     verb: str
     path: str
@@ -101,14 +100,13 @@ def refusal(answer: HttpAnswer, method: Method[Any], request: HttpRequest, addre
 
 
 def _path(*segments: str, **query: object) -> str:
-    """Quote and join the segments to a path, and append a query string with the values that are not None."""
+    """Quote and join the segments to a path. The query has the values that are not None."""
     path = "/".join(quote(segment, safe="") for segment in segments)
     values = {name: value for name, value in query.items() if value is not None}
     return f"{path}?{urlencode(values)}" if values else path
 
 
 def _model_path(model: str, version: str, *more: str) -> str:
-    """Return the path of a model, or of one of its versions, followed by the segments ``more``."""
     return _path("v2", "models", model, *(("versions", version) if version else ()), *more)
 
 
@@ -204,8 +202,7 @@ class Route:
     """How one method is called over HTTP.
 
     ``encode`` makes the HTTP request from the message and the microseconds until the deadline (None for no deadline).
-    If ``answers`` returns True for the answer and the message, the call succeeded, and ``decode`` makes the response
-    from them. ``decode`` may raise any exception if the answer does not follow the protocol.
+    ``answers`` returns whether the call succeeded. ``decode`` then makes the response, and may raise any exception.
     """
 
     encode: Callable[[Any, int | None], HttpRequest]
@@ -214,8 +211,7 @@ class Route:
 
 
 def _parsed(response: type[Any], field: str = "") -> Callable[[HttpAnswer, Any], Any]:
-    """Return a function that parses JSON into a response, or into one ``field`` of a response. Names are those of the
-    .proto files."""
+    """Return a function that parses JSON into a response, or into one ``field`` of a response."""
 
     def decode(answer: HttpAnswer, _request: Any) -> Any:
         value = {field: json.loads(answer.body)} if field else json.loads(answer.body)
