@@ -64,17 +64,18 @@ def unanswered(
     """
     from hangtag.serving.connection.proxy import proxy_of  # a container's health check does not need this module
 
-    variable = proxy_of(address)[0]
-    message = "" if credentials is None or variable else _diagnose(address, credentials)
-    if variable:
+    message, remedy = "", "start a server with 'hangtag serve', or name another server with --server"
+    if variable := proxy_of(address)[0]:
         reason += f", through the proxy that {variable} names"
+        remedy = f"correct or unset {variable}, or add the server's host to NO_PROXY"
+    elif credentials is not None:
+        message = _diagnose(address, credentials)
     if not message and connected:
         message = f"the connection to {address} broke before the answer came ({reason})"
         if server_address.is_http(address):
             message += f"; if it is a gRPC port, write {address.partition('://')[2]} without a scheme"
     elif not message:
         shown = address if _NOTHING_LISTENS.search(reason) and not variable else f"{address} ({reason})"
-        remedy = "start a server with 'hangtag serve', or name another server with --server"
         message = f"no server answers at {shown}; {remedy}"
     return failed(grpc.StatusCode.UNAVAILABLE, message, method, executed=connected)
 

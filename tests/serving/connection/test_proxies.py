@@ -76,7 +76,7 @@ def test_a_proxy_that_does_not_answer_is_named(kind: Kind, monkeypatch: pytest.M
                 message = failure(kind)
             named = variable.upper() if kind.http else variable
             assert f"no server answers at {kind.text(SERVER)} (" in message
-            assert f", through the proxy that {named} names); " in message
+            assert f", through the proxy that {named} names); correct or unset {named}, " in message
             assert "secret" not in message
 
 
