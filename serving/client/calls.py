@@ -147,8 +147,9 @@ class Calls(HealthCalls):
 
         Raises:
             ClientError: the server does not run with --model-control explicit, does not have the model, or cannot load
-                its file, and still serves the previous version. If ``timeout`` passed, the server continues to load the
-                model. If the connection broke, the server may have loaded it; the client does not repeat the call.
+                its file. The previous version then stays in service. If ``timeout`` passed, the server continues to
+                load the model. If the connection broke, the server may have loaded it; the client does not repeat the
+                call.
 
         Example:
             >>> client.load_model("lstm")

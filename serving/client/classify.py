@@ -145,7 +145,7 @@ def classify(
 def _only_classifier(client: Client) -> str:
     """Return the name of the server's only model that classifies images.
 
-    Raises UserError if there is not exactly one, or if the server, such as an earlier release, does not say.
+    Raises UserError if there is not exactly one, or if the server does not say which models classify images.
     """
     names = client.models()
     classifiers = [name for name in names if client.parameters(name).get("classifies_images") == "true"]

@@ -46,8 +46,8 @@ def _blocking(
 class Client:
     """A client of one server, over one channel. Thread-safe: threads may share it.
 
-    Close the client with ``close``, or use it in a ``with`` block. Every method raises ClientError if its call fails;
-    this exception is also a TypeError and a ValueError if an argument cannot be sent. Every method raises
+    Close the client with ``close``, or use it in a ``with`` block. Every method raises ClientError if its call fails.
+    If an argument cannot be sent, this ClientError is also a TypeError and a ValueError. Every method raises
     CredentialsError if ``token_file`` can no longer be read. Over HTTP, a client that was used before a fork raises
     RuntimeError in the new process.
 
@@ -62,8 +62,8 @@ class Client:
             a call up to three times if the server did not accept it.
 
     Raises:
-        AddressError: one of: the address has no port; the address is another kind of URL; the variable that should
-            contain a proxy's URL (HTTP_PROXY, HTTPS_PROXY or ALL_PROXY) does not.
+        AddressError: the address has no port or is another kind of URL, or the value of HTTP_PROXY, HTTPS_PROXY or
+            ALL_PROXY is not a proxy's URL.
         CredentialsError: a TLS file cannot be read.
         MissingExtraError: the address is a URL, and the extra ``http`` is not installed.
         OptionsError: ``timeout`` is infinite or not a number.

@@ -36,8 +36,10 @@ _INVERTED = (
 
 
 def expand(path: Path) -> tuple[list[Path], int]:
-    """Return the path itself, or the images in a folder and its subfolders, sorted by name, and the number of its other
-    files that are not hidden. Raises UserError if the folder holds no image."""
+    """Return the path itself, or, for a folder, the sorted paths of all images in it and its subfolders.
+
+    The second value counts the folder's other visible files. Raises UserError if the folder holds no image.
+    """
     if path == STANDARD_INPUT or not path.is_dir():
         return [path], 0
     entries = sorted(path.rglob("*"))
@@ -95,6 +97,7 @@ def _upright(data: bytes, channels: int) -> Image.Image | None:
     """Decode an image file as the server does. Returns None if this machine's Pillow cannot decode the file."""
     try:
         with Image.open(io.BytesIO(data)) as picture:
+            picture.draft(None, (2 * _EDGE, 2 * _EDGE))  # lets a JPEG be decoded at a fraction of its size
             return image_spec.flattened(ImageOps.exif_transpose(picture), channels)
     except Exception:  # Pillow's decoders may raise any exception
         return None

@@ -19,7 +19,7 @@ from hangtag.serving.credentials import Credentials, CredentialsError
 
 # The system's message for a port at which nothing listens. asyncio writes the second text.
 _NOTHING_LISTENS = re.compile("Connection refused|Connect call failed")
-# gRPC's message if it could not connect, also because the server speaks another protocol. "resol" is a part of "errors
+# gRPC's message if gRPC cannot connect, or if the server speaks another protocol. "resol" is a part of "errors
 # resolving" and of "DNS resolution failed".
 _NO_CONNECTION = re.compile("failed to connect|last error: |Failed parsing HTTP/2|handshake failed|resol")
 # gRPC's message for a connection that ended during a call, if the message does not match _NO_CONNECTION.
@@ -37,7 +37,7 @@ _UNKNOWN_AUTHORITY = (2, 18, 19, 20, 21)  # OpenSSL's codes for a certificate wh
 def too_late(address: str, seconds: float | None, reason: str = "") -> ClientError:
     """Return the error of a call whose deadline has passed, or will pass before the next attempt.
 
-    ``seconds`` is None for a deadline of the server, and ``reason`` is "" if the last attempt still waited.
+    ``seconds`` is None for a deadline of the server. ``reason`` says why the last attempt failed, if it has failed.
     """
     limit = "in time" if seconds is None else f"within {seconds:g} s"
     message = f"no complete answer from {address} {limit}{f' ({reason})' if reason else ''}"
@@ -45,7 +45,7 @@ def too_late(address: str, seconds: float | None, reason: str = "") -> ClientErr
 
 
 def failed(code: grpc.StatusCode, message: str, method: Method[Any], *, executed: bool) -> ClientError:
-    """Return the error of a call. ``executed`` is whether the server may have executed the call nevertheless."""
+    """Return the error of a call. ``executed`` is whether the server may have executed the call all the same."""
     if executed and not method.repeatable:
         message += (
             "; the server may or may not have executed the call, and the client does not repeat it: "
@@ -133,7 +133,7 @@ def _speaks_http(endpoint: tuple[str, int]) -> bool:
 
 
 def _without_tls(address: str, endpoint: tuple[str, int]) -> str:
-    """Say that the server requires TLS, which the failed calls did not use; "" if it begins no TLS handshake."""
+    """Say that the server requires TLS, which the failed calls did not use; "" if the server begins no handshake."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE

@@ -20,7 +20,8 @@ from hangtag.serving.credentials import Credentials
 # gRPC ends a cancelled call by resetting its stream. If more than 20 streams are reset before a server has accepted
 # them, hangtag's native transport assumes a rapid reset attack (CVE-2023-44487), and ends the connection with all its
 # calls. So the client resets a call no earlier than _ACCEPTED_SECONDS after its beginning, when a working server has
-# accepted it. A call above the server's limit on streams begins later, so two resets are _BETWEEN_RESETS seconds apart.
+# accepted it. The server accepts a call above its limit on streams only when another call ends, so the client also
+# waits _BETWEEN_RESETS seconds between two resets.
 _ACCEPTED_SECONDS = 0.1
 _BETWEEN_RESETS = 0.001
 _END: Any = object()
@@ -56,7 +57,7 @@ class _Channel:
                 yield from requests
             except GeneratorExit:  # gRPC reads no more requests
                 raise
-            except BaseException as error:  # gRPC would cancel the requests in flight, or wait for requests without end
+            except BaseException as error:  # otherwise, gRPC would cancel the stream, or wait for ever
                 raised.append(error)
 
         start: grpc.StreamStreamMultiCallable[Message, Response] = self._channel.stream_stream(

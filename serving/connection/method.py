@@ -36,7 +36,7 @@ def keep_costs(response: Any, metadata: Iterable[tuple[str, str | bytes]]) -> No
 
     The metadata says which models answered, and how long the answer took. In a stream, the server sets the parameters.
     """
-    if type(response).__name__ == "ModelInferResponse":  # health checks do not import this class, to begin faster
+    if type(response).__name__ == "ModelInferResponse":  # health checks import no such class
         for key, value in metadata:
             if key.startswith("hangtag-") and isinstance(value, str):
                 response.parameters[key.replace("-", "_")].string_param = value

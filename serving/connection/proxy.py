@@ -9,7 +9,7 @@ from hangtag.serving import address as server_address
 def proxy_of(address: str) -> tuple[str, str]:
     """Return the environment variable that names the proxy for calls to an address, and the variable's value.
 
-    Both are "" if calls use no proxy. Source for gRPC, which reads other variables: its doc/environment_variables.md.
+    Both are "" if calls use no proxy. gRPC's own doc/environment_variables.md lists the variables that gRPC reads.
     """
     endpoint = server_address.endpoint(address)
     if endpoint is None or urllib.request.proxy_bypass(f"{endpoint[0]}:{endpoint[1]}"):

@@ -101,7 +101,7 @@ class Interval:
         return {name: value for name, value in row.items() if value is not None}
 
     def callers(self) -> tuple[float, float]:
-        """Compute the calls and samples per second, with metrics without those that routes sent to their members."""
+        """Compute the calls and samples per second; if metrics were fetched, without calls of routes to members."""
 
         def sent(total: float, unit: str, *outcome: str) -> float:
             inside = sum(labelled(self.growth, f"hangtag_route_{unit}_total").values())

@@ -85,8 +85,8 @@ class AsyncHttpConnection:
     async def stream(
         self, method: Method[Any], requests: AsyncGenerator[Message, None], timeout: float | None
     ) -> AsyncGenerator[Any, None]:
-        """Make a separate call for each request, several at the same time, and yield each response or ClientError, in
-        the order of the requests."""
+        """Make a separate call for each request, several calls at the same time. Yield each call's response or
+        ClientError, in the order of the requests."""
         ends = None if timeout is None else _now() + timeout
         begun: deque[asyncio.Future[Any]] = deque()
         request: asyncio.Future[Any] = asyncio.ensure_future(anext(requests, _END))
@@ -150,8 +150,10 @@ class AsyncHttpConnection:
 
     @asynccontextmanager
     async def _in_time(self, seconds: float | None, ends: float | None) -> AsyncIterator[None]:
-        """Context in which waiting ends with a ClientError when the connection is closed, or when the deadline passes:
-        at ``ends`` by the event loop's clock, ``seconds`` after the call or its stream began."""
+        """Context in which waiting ends with a ClientError when the connection is closed, or when the deadline passes.
+
+        ``ends`` is the deadline by the event loop's clock, ``seconds`` after the beginning of the call or its stream.
+        """
         if self.closed:
             raise ClosedError()
         running = asyncio.get_running_loop()

@@ -17,7 +17,7 @@ class Network(httpcore2.AsyncNetworkBackend):
     async def connect_tcp(
         self, host: str, port: int, timeout: float | None = None, *_: Any, **_more: Any
     ) -> httpcore2.AsyncNetworkStream:
-        """Connect to the first of a host's addresses that answers, each within an equal share of ``timeout``."""
+        """Connect to the first of a host's addresses that answers. Each address has an equal share of ``timeout``."""
         with _as(httpcore2.ConnectError):
             found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
             *others, last = dict.fromkeys(str(address[0]) for *_, address in found)

@@ -110,7 +110,7 @@ async def _awaited(awaitable: Awaitable[Result]) -> Result:
 
 async def _taken(requests: Iterable[Message], raised: list[BaseException]) -> AsyncGenerator[Message, None]:
     """Yield the requests of an iterable that may block. A thread reads each request when the stream can send one more.
-    An exception that the iterable raises is appended to ``raised``, and ends the requests."""
+    If the iterable raises an exception, it is appended to ``raised``, and the requests end."""
     wanted: queue.SimpleQueue[Future[Any] | None] = queue.SimpleQueue()
 
     def take() -> None:
