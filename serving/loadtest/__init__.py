@@ -1,5 +1,5 @@
-"""The load test measures any Open Inference Protocol server, and compares the server's models. The contract for the
-load test in pyproject.toml lists its folders. Each folder imports only folders further down that list."""
+"""The load test measures any Open Inference Protocol server, and compares the server's models. In pyproject.toml, an
+import contract lists the load test's folders. Each folder imports only folders further down that list."""
 
 from hangtag.errors import UserError
 

@@ -53,9 +53,9 @@ def listeners(address: str) -> set[int]:
     return set() if None in pids or names & FORWARDERS else pids
 
 
-# The shortest measurement in seconds. The kernel counts CPU time in ticks, usually of 10 ms. In a shorter measurement,
-# an error of two ticks would change the share on two CPUs by over 4 percentage points, and 10 points make a run
-# doubtful.
+# The shortest measurement in seconds. The kernel counts CPU time in ticks, usually of 10 ms. In a shorter measurement
+# on two CPUs, an error of two ticks would change the share by over 4 percentage points, although a share of 10 %
+# already makes a run doubtful.
 SHORTEST = 0.25
 
 

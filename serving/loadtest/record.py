@@ -27,7 +27,7 @@ def unstored(*, combine: Combine | None = None, **options: Any) -> Any:
 
 
 def shown(name: str | None = None) -> Callable[[Callable[[Any], T]], T]:
-    """Declare a property that is part of the document, is computed once, and is not read from a document. Its docstring
+    """Declare a property that is computed once and written to the document, but never read from it. Its docstring
     describes it in the schema. `name` is its name in the document, if that differs."""
 
     def decorate(method: Callable[[Any], T]) -> T:
@@ -51,7 +51,7 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
 
 
 def to_json(kind: Any, value: Any) -> str:
-    """Return the document of a value of this type as text. An unknown number is null."""
+    """Serialise a value of this type as a JSON document. An unknown number is null."""
     return _adapter(kind).dump_json(value, indent=1, by_alias=True).decode()
 
 

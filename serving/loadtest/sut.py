@@ -59,7 +59,7 @@ class Description:
 
 
 def number_in(parameters: Mapping[str, str], name: str, kind: type[Number]) -> Number | None:
-    """Return a parameter of a model's configuration as a number; None if the parameter is missing or no number."""
+    """Return a parameter of a model's configuration as a number; None if the parameter is missing or not a number."""
     try:
         return kind(parameters[name])
     except (KeyError, ValueError):
@@ -128,7 +128,7 @@ class Probe:
         )
 
     def call(self, method: str, request: Message, timeout: float) -> Any:
-        """Call INFER or CLASSIFY in the same way as the load, with a deadline in seconds, and return the response."""
+        """Call INFER or CLASSIFY as the load generator does, with a deadline in seconds, and return the response."""
         try:
             return self.connection.call(Method(method, _LOAD[method]), request, timeout)
         except ClientError as error:
@@ -182,7 +182,7 @@ class Probe:
 
 @contextmanager
 def open_probes(targets: tuple[Target, ...], credentials: Credentials) -> Iterator[dict[str, Probe]]:
-    """Yield a probe for each target by the target's name. Targets on the same server share a connection. Raises the
+    """Yield a mapping from each target's name to its probe. Targets on the same server share a connection. Raises the
     same exceptions as ``connect``."""
     options = ConnectionOptions(retries=0)  # A retry would hide a failed call from the report.
     with ExitStack() as stack:

@@ -24,8 +24,8 @@ LINE_INTERVAL = 10.0
 
 @contextmanager
 def live(console: Console, clock: Callable[[], float] = time.monotonic) -> Iterator[Callable[[str], None]]:
-    """Yield a function that shows a text about the progress: on a terminal in a line that changes, else in a new line
-    every 10 seconds."""
+    """Yield a function that shows the progress. On a terminal, each text replaces the previous text; otherwise, a line
+    is printed every 10 seconds."""
     if console.is_terminal:
         connecting = Text("connecting ...", style="dim")
         with Live(connecting, console=console, refresh_per_second=DRAWS_PER_SECOND, transient=True) as shown:

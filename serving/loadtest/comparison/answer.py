@@ -96,7 +96,7 @@ def common_load(results: Results) -> Load | None:
     """Return the load by which the targets are compared: the load with the most VALID runs, or None if there is none.
 
     If several loads have the most VALID runs, the result is the lightest open loop of these loads, because an open loop
-    is most similar to real use, or else the lightest closed loop.
+    is most similar to real use. If none of these loads is an open loop, the result is the lightest closed loop.
     """
     answered = Counter(run.load for run in results.runs if run.valid and run.total.latency)
     best = [load for load in results.loads if answered[load] == max(answered.values(), default=-1)]
@@ -111,8 +111,8 @@ class Front:
         load: The common load; None if there is no VALID run.
         runs: The runs under the common load, by target.
         names: The targets, from the fastest to the slowest.
-        fastest: The fastest targets: no other target is shown to be faster.
-        most_accurate: The most accurate targets: no other target is shown to be more accurate.
+        fastest: The fastest targets: no other target is significantly faster.
+        most_accurate: The most accurate targets: no other target is significantly more accurate.
     """
 
     def __init__(self, results: Results, *, by_throughput: bool = False) -> None:
@@ -144,8 +144,8 @@ class Front:
         return difference_of_shares(self._accuracies[one].right, self._accuracies[other].right)
 
     def is_beaten(self, name: str) -> bool:
-        """Return whether another target is shown to be faster and is no less accurate, or more accurate and no
-        slower."""
+        """Return whether another target is significantly faster and no less accurate, or significantly more accurate
+        and no slower."""
         differences = [(self.slowdown(name, other), self.gain(name, other)) for other in self.names]
         return any(
             (ratio.low > 1 and gain.estimate <= 0) or (gain.high < 0 and ratio.estimate >= 1)

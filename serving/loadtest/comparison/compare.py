@@ -92,8 +92,8 @@ def compare_targets(results: Results) -> tuple[Comparison, ...]:
 
 
 def compare(run: Run, baseline: Run, *, files: tuple[str, str] | None = None) -> Comparison:
-    """Compare two runs under one load. `files` names two saved runs of one target in sentences. The blocks of saved
-    runs are not paired, because they did not run next to each other."""
+    """Compare two runs under one load. If both are saved runs of one target, `files` has the names that messages
+    use for them. The blocks of saved runs are not paired, because they did not run next to each other."""
     paired = files is None
     p50, p99 = (run.latency(q).ratio_to(baseline.latency(q), paired=paired) for q in (50, 99))
     names = zip(files or (run.target, baseline.target), (run, baseline), strict=True)
@@ -134,7 +134,7 @@ class SavedComparison:
 
     @cached_property
     def pairs(self) -> list[tuple[Run, Run, Comparison]]:
-        """The run before, the run after and their comparison."""
+        """Each run of `before`, the run of `after` with the same target and load, and their comparison."""
         files = (f"the run in {self.after.file}", f"the run in {self.before.file}")
         baselines = {(run.target, run.load): run for run in self.before.runs if run.total.latency}
         return [
@@ -155,5 +155,5 @@ class SavedComparison:
 
     @shown()
     def comparisons(self) -> list[Comparison]:
-        """The ratios of the figures after to the figures before."""
+        """For each target and load of both tests, the figures of `after` as multiples of those of `before`."""
         return [comparison for *_, comparison in self.pairs]

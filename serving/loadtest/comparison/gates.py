@@ -116,7 +116,7 @@ def parse(text: str, scenario: Scenario, *, accuracy: bool, baseline: SavedResul
 
 
 def _limit(text: str, metric: str, comparison: str, value: float, unit: str) -> float:
-    """Return a limit in seconds, as a share or as a plain number. Raises ValueError if the unit does not apply to the
+    """Convert a limit to the unit of the metric's figures. Raises ValueError if the limit's unit does not apply to the
     metric, or if every figure or no figure can meet the condition."""
     if metric in SHARE_METRICS:
         # A plain 1 is refused too, because the user may mean 1 %.

@@ -61,19 +61,19 @@ class BlockResult:
     # The first message of each status other than OK.
     details: dict[str, str] = unstored(combine=lambda parts: dict(ChainMap(*parts)), default_factory=dict)
     delayed_queries: int = stored("The queries that an open loop sent more than 5 ms late.", combine=sum, default=0)
-    finished: bool = stored("Whether the block reached both of its minima.", combine=all, default=True)
+    finished: bool = stored("Whether the minimum duration and query count were reached.", combine=all, default=True)
     generator_cpu: float = stored("The share of one CPU that the busiest process used.", combine=max, default=0.0)
     generator_busy: float = stored(
         "The share of time in which the busiest thread computed or waited for a CPU.", combine=max, default=0.0
     )
     generator_latency_share: float = stored(
-        "The share of a closed loop's latency that the generator took.", combine=fmean, default=0.0
+        "The share of a closed loop's latency that the generator caused.", combine=fmean, default=0.0
     )
     generator_cpu_share: float = stored(
         "The load generator's total CPU use, as a share of the CPUs available to it.", combine=fmean, default=0.0
     )
     cpus_busy: float = stored(
-        "The share of the time in which the CPUs that generator and server share were busy.", combine=fmean, default=0.0
+        "The mean utilisation of the CPUs that the generator and the server both use.", combine=fmean, default=0.0
     )
     others_cpu_share: float | None = stored(
         "The share of the CPUs that other programs used; null if unknown.",

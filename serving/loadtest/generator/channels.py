@@ -44,8 +44,8 @@ class Channel(Protocol):
     def send(self, method: str, request: bytes, timeout: float, metadata: Metadata, token: Any, on_end: OnEnd) -> None:
         """Start a call with a deadline in seconds from now.
 
-        Over HTTP, the request is the whole text of the request, which has the path, so `method` is ignored, and
-        `metadata` has additional headers. `on_end` is called once, on another thread, and must not raise.
+        Over HTTP, `request` is the whole HTTP request with its path, so `method` is ignored, and `metadata` contains
+        additional headers. `on_end` is called once, on another thread, and must not raise.
         """
 
     def close(self) -> None:

@@ -36,14 +36,14 @@ class SharedCounts:
 
 @dataclass(frozen=True)
 class Share:
-    """The share of each block that process number `process` of `processes` issues, and the settings of the calls.
+    """The part of each block's queries that one of the generator processes sends, and the settings of the calls.
 
     A call that has not ended `lost_after` seconds after its deadline is lost. If an overloaded server cuts a
     connection, gRPC's core (grpcio 1.85) sometimes never reports the end of the connection's calls.
     """
 
     counts: SharedCounts
-    process: int = 0
+    process: int = 0  # The index of the generator process.
     processes: int = 1
     channels: int = 1  # Connections to each server.
     deadline: float = 10.0  # Seconds.
@@ -104,15 +104,15 @@ class Executor(ABC):
 
     @abstractmethod
     def _pace(self) -> None:
-        """Send the queries that do not wait for an answer."""
+        """Send the queries that need not wait for the answer to an earlier query."""
 
     def _check_limits(self) -> None:
         """Publish this process's query count, and stop if all processes of a closed loop have reached the limits."""
         self._share.counts.completed[self._share.process] = self._recorder.queries
 
     def latency_share(self, busy: float) -> float:
-        """Return the share of a closed loop's latency that the generator takes, if it is busy for this share of the
-        time."""
+        """Return the share of a closed loop's latency that the generator causes. `busy` is the share of the time in
+        which the generator is busy."""
         return 0.0
 
     def _send_next(self, channel: Channel, sent: float, ended: float, status: str) -> bool:
@@ -161,12 +161,12 @@ class Executor(ABC):
 
 # The seconds to wait after UNAVAILABLE. Calls to an unreachable server fail at once, so the loop would spin.
 UNAVAILABLE_PAUSE = 0.01
-# While answers arrive, the limits are checked after this many seconds, because another process may have ended the
-# block.
+# While answers arrive, the limits are checked at least once in this many seconds, because another process may have
+# ended the block.
 CHECK_INTERVAL = 0.002
-# If a channel's thread takes an answer within this many seconds after the previous answer, the answer had already
-# arrived, and the thread did not sleep. In measurements, the gap was 4 to 15 µs if the answer had already arrived, and
-# at least 60 µs if the thread had slept.
+# If a channel's thread takes an answer at most this many seconds after it has handled the previous answer, the new
+# answer was already there, and the thread did not sleep. In measurements, the gap was 4 to 15 µs if the answer was
+# already there, and at least 60 µs if the thread had slept.
 IDLE = 30e-6
 
 
@@ -176,7 +176,7 @@ class _Taking:
 
     done: float = 0.0  # The time at which the thread was ready for the next answer.
     busy_since: float = 0.0  # The time at which the thread last woke up.
-    waited: float = 0.0  # An upper bound of the answers' total waiting time.
+    waited: float = 0.0  # An upper bound of the total time for which answers waited for the thread.
     answers: int = 0
 
 
@@ -209,7 +209,7 @@ class ClosedLoopExecutor(Executor):
         if self._end.value or limits.exceeded(elapsed, queries) or limits.reached(elapsed, queries):
             self._stop(now)
             return
-        # Before a query count is reached, at least one process must complete its share of the missing queries.
+        # A query count cannot be reached until at least one process has completed its share of the remaining queries.
         missing = [count - queries for count in (limits.min_query_count, limits.max_query_count) if count > queries]
         self._answers_to_check = max(min(missing) // self._share.processes, 1)
         ends = [end for end in (limits.min_duration, limits.max_duration) if end > elapsed]
@@ -217,7 +217,7 @@ class ClosedLoopExecutor(Executor):
 
     def latency_share(self, busy: float) -> float:
         """The share has two parts: the generator's own time for a query, and the time for which answers wait for the
-        generator. By Little's law, the generator's own time takes `busy` / (queries in flight) of the latency."""
+        generator. By Little's law, the first part is `busy` / (queries in flight)."""
         answers = sum(taking.answers for taking in self._taking.values())
         latency = self._recorder.latency.mean
         if not answers or not latency > 0:

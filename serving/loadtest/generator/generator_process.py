@@ -116,7 +116,7 @@ def _end_with_parent() -> None:
 
 # A stop that is requested in this process reaches the generator processes within this many seconds.
 POLL_INTERVAL = 0.1
-# The seconds between sending a block and the block's start, so that every process has received the block. If there is
+# A block starts this many seconds after it is sent, so that every process has received the block by then. If there is
 # only one process, the block starts at once.
 LEAD = 0.05
 # The load test fails if a process has not started and connected within this many seconds.
@@ -127,7 +127,7 @@ EXIT_TIMEOUT = 2.0
 
 
 class GeneratorProcesses:
-    """Runs blocks on all generator processes. `processes` has the running processes by the connections to them."""
+    """Runs blocks on all generator processes. `processes` maps each connection to the process at its other end."""
 
     def __init__(self, counts: SharedCounts, stop: threading.Event) -> None:
         self._counts, self._stop = counts, stop

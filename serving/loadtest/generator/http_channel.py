@@ -70,7 +70,7 @@ class HttpChannel:
             pairs = ((name, text.encode() if isinstance(text, str) else text) for name, text in metadata)
             request = b"\r\n".join([line, *(name.encode() + b": " + text for name, text in pairs), rest])
         call = _Call(request, clock() + timeout, token, on_end)
-        if threading.current_thread() is self._thread:  # the callback of an answer sends this call
+        if threading.current_thread() is self._thread:  # an earlier call's callback calls `send`
             self._begin(call)
         else:
             self._loop.call_soon_threadsafe(self._begin, call)
@@ -94,7 +94,7 @@ class HttpChannel:
         # At the end of this coroutine, the event loop cancels the tasks that open connections.
 
     def _begin(self, call: "_Call") -> None:
-        # The call's time begins here and not in `send`, because the wait for this thread is a delay of the generator.
+        # The call is timed from here and not from `send`, because the generator, not the server, delays it until here.
         # The time to open a connection is part of the call, as with gRPC, because the server may accept slowly.
         call.sent = clock()
         if self._idle:

@@ -49,11 +49,11 @@ class ServerCounts:
     _ended: defaultdict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
 
     def update(self, block: Block, statuses: Counter[str]) -> ServerTimings | None:
-        """Read the counters of a block's target, and return their growth since the previous call; None if unknown.
+        """Read the counters of a block's target, and return their increase since the previous call; None if unknown.
         `statuses` are the statuses of the target's queries since the previous call."""
         target = block.target
         last, ended = self._last.get(target), self._ended[target]
-        is_current = not ended  # Otherwise the previous reading failed, and the growth covers several blocks.
+        is_current = not ended  # Otherwise the previous reading failed, and the increase is that of several blocks.
         ended.update(statuses)
         counters = None if target in self.counted_in_part else self.read(target)
         if counters is None:
@@ -72,7 +72,7 @@ class ServerCounts:
                     return None
                 counters = again
             growth = counters.since(last)
-            # If the counters include every query, the server was late, or also counted queries of other clients.
+            # If no query is missing now, the server had counted late, or it also counts the queries of other clients.
             if growth is None or growth.count < few:
                 if growth is None or ended[UNREACHABLE]:
                     self.restarted.add((block.load, target))
@@ -116,7 +116,7 @@ class Session:
     def run(self) -> tuple[Run, ...]:
         """Run the closed loops, then the open loops, and return the runs. After a stop, return the runs so far."""
         scenario = self.scenario
-        # The rates of the open loops may not be known yet, but their number is.
+        # The rates of the open loops may not be known yet, but the number of open loops is.
         loads = len(scenario.closed_loops) + len(scenario.open_loops(1.0))
         self._seconds_ahead = loads * len(scenario.targets) * scenario.blocks * self._block_seconds
         self._run_interleaved(scenario.closed_loops)

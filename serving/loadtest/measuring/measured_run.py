@@ -46,7 +46,7 @@ class Run:
     target_latency: float | None = stored("The latency in seconds that the percentile must meet.", default=None)
     judged: bool = stored("Whether the percentile judges the run, which then needs enough queries.", default=False)
     restarted: bool = stored("Whether the server restarted during the run.", default=False)
-    counted_in_part: bool = stored("Whether the counters lack queries, as if several servers answered.", default=False)
+    counted_in_part: bool = stored("Whether the server counted fewer queries than were answered.", default=False)
     generator_ceiling: float | None = stored("Always null, because it is no longer measured.", default=None)
 
     @shown()
@@ -125,8 +125,8 @@ class Run:
         total, notes = self.total, []
         if self.counted_in_part:
             notes.append(
-                "the server's own times are left out, because its counters lack answered queries; several servers may "
-                "share the address, or the model may have been reloaded"
+                "the server's own times are left out, because the server counted fewer queries than were answered; "
+                "several servers may share the address, or the model may have been reloaded"
             )
         if self._too_short and not self.judged:
             notes.append(self._too_short)
@@ -141,15 +141,15 @@ class Run:
         elif self.generator_slows_server:
             faster = total.cpus_busy / max(total.cpus_busy - total.generator_cpu_share, 1e-9)
             notes.append(
-                f"the load generator limited the throughput too: it took {total.generator_cpu_share:.0%} of the CPUs "
-                f"that it shared with the server; these CPUs were {total.cpus_busy:.0%} busy, so without the "
-                f"generator the server may be up to {units.ratio(faster)} times as fast"
+                f"the generator reduced the throughput: it used {total.generator_cpu_share:.0%} of the CPUs that "
+                f"it shared with the server, and these CPUs were {total.cpus_busy:.0%} busy; with the generator on "
+                f"another machine, the server may be up to {units.ratio(faster)} times as fast"
             )
         return tuple(notes)
 
     @shown()
     def doubt(self) -> str | None:
-        """The reason why the figures are doubtful, namely the CPU time of other programs; null if they are not."""
+        """Why the figures are doubtful, if other programs took too much CPU time; otherwise null."""
         others = self.total.others_cpu_share
         if others is None or others < DOUBTFUL_SHARE:
             return None
@@ -161,7 +161,7 @@ class Run:
         needed = samples_needed(0, self.percentile)
         if self.total.queries >= needed:
             return ""
-        # The minima of a judged run include enough queries, so only --max-duration can have ended the run too early.
+        # A judged run has a sufficient minimum query count, so only --max-duration can have ended the run too early.
         setting = "--max-duration" if self.judged else "--min-query-count"
         return (
             f"too few queries to judge a p{self.percentile:g} with 99 % confidence, which needs {needed:,} "

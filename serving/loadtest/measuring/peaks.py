@@ -29,7 +29,7 @@ def peak_search(first: float, lowest: float = LOWEST_RATE) -> Generator[float, b
     lowest = _three_digits(min(lowest, MAX_RATE))
     low: float | None = None  # The highest rate that met the target latency.
     high: float | None = None  # The lowest rate that missed the target latency.
-    step = 2.0  # The factor between rates until one rate has met the target latency and another missed it.
+    step = 2.0  # The factor between two rates, until one rate has met and another has missed the target.
     rate = _three_digits(min(max(first, lowest), MAX_RATE))
     while True:
         is_confirmation, kept = rate == low, (yield rate)
@@ -96,7 +96,7 @@ class Peak:
             late = f"the generator could not keep up even at {units.three_digits(lowest)} calls/s"
             return f"{self.target}: the highest rate with {bound} is unknown, because {late}."
         limit = f" of {units.three_digits(lowest)} calls/s or more (lower rates need a longer --max-duration)"
-        return f"{self.target} does not keep {bound} at any rate{limit * (lowest > LOWEST_RATE)}."
+        return f"{self.target} does not keep {bound} at any request rate{limit * (lowest > LOWEST_RATE)}."
 
 
 def find(scenario: Scenario, session: Session) -> tuple[Peak, ...]:

@@ -1,4 +1,4 @@
-"""Declares targets, and every setting of a load test once, with type, default, help and check. The terms are from
+"""Declares the targets of a load test, and all its settings with type, default, help and check. The terms are from
 MLPerf LoadGen (query, sample, scenario) and from perf_analyzer (closed loop, open loop, request rate)."""
 
 import ipaddress

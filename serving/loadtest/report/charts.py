@@ -35,7 +35,7 @@ class ModelPoint:
     target: str
     accuracy: Interval  # Between 0 and 1.
     latency: Interval  # In seconds.
-    beaten: bool = False  # Whether another target is shown to be faster or more accurate, and is otherwise no worse.
+    beaten: bool = False  # Whether another target is significantly faster or more accurate, and otherwise no worse.
     file_bytes: int = 0  # The size of the model's file; 0 if unknown.
 
 
@@ -48,7 +48,7 @@ def latency_range(runs: Iterable[Run]) -> Range:
 def accuracy_and_latency(choices: Sequence[ModelPoint], looks: Looks) -> str:
     """Draw accuracy against latency, with 95 % intervals. The area of a mark is proportional to the model's size.
 
-    A dashed line is the Pareto front. Targets that are shown to be worse than another target have hollow marks.
+    A dashed line is the Pareto front. Targets that are significantly worse than another target have hollow marks.
     """
     with drawing("pareto", "Accuracy against latency") as picture:
         axes = picture.axes

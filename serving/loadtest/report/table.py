@@ -15,7 +15,7 @@ from hangtag.serving.loadtest.measuring.measured_run import Run
 from hangtag.serving.loadtest.report.json_document import ResultsDocument
 
 PERCENTILES = (50.0, 90.0, 95.0, 99.0)
-FIGURE_WIDTH = 9  # The width of a column and its padding, enough for 1,234 ms, 12,345 and samples/s.
+FIGURE_WIDTH = 9  # The width of a column with its padding, enough for "1,234 ms" or "samples/s".
 
 
 def render(results: ResultsDocument, console: Console) -> None:

@@ -26,7 +26,7 @@ from hangtag.serving.loadtest import LoadTestError
 from hangtag.serving.loadtest.sut import Description
 
 IDX_IMAGES, IDX_LABELS = "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"
-# The SHA-256 of Fashion-MNIST's decompressed test images and labels, and the digest of the whole data set that a
+# The SHA-256 of Fashion-MNIST's decompressed test images and labels, and the digest of the whole data set, which a
 # model's file records (training/data/fashion_mnist.py).
 _FASHION_MNIST = (
     "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
@@ -156,16 +156,16 @@ def _datatype(array: tensors.Array) -> str:
 
 
 def numbers_of(labels: Sequence[str], description: Description, source: Path) -> npt.NDArray[np.int64]:
-    """Return the number of each label [samples]. Raises LoadTestError for a label that the model does not have."""
+    """Return each label's index in the model's labels [samples]. Raises LoadTestError if the model lacks a label."""
     try:
         listed = json.loads(description.parameters["hangtag.labels"])
         known = {str(label): number for number, label in enumerate(listed)}
     except (KeyError, ValueError, TypeError):
         known = {}
     if unknown := sorted(set(labels) - known.keys()):
-        theirs = f"the labels {named(list(known))}" if known else "no labels that the server reports"
+        theirs = f"the labels {named(list(known))}" if known else "no labels"
         raise LoadTestError(
-            f"{source} has the labels {named(unknown)}, but model {description.model!r} has {theirs}; rename them"
+            f"{source} has the labels {named(unknown)}, but model {description.model!r} reports {theirs}; rename them"
         )
     return np.array([known[label] for label in labels], np.int64)
 
@@ -252,7 +252,7 @@ def _prepared(
         raise LoadTestError(
             f"{file} has {picture.width}x{picture.height} pixels, but model {model!r} needs "
             f"{image.width}x{image.height}, and the model's file does not say how to resize images. Scale the image, "
-            f"or record how to resize in the model's file: hangtag models fit {model} --fit stretch|crop|pad"
+            f"or record in the model's file how to resize: hangtag models fit {model} --fit stretch|crop|pad"
         )
     whole = parameters.get("hangtag.task") == "multi_label"
     return image.prepare(image_spec.flattened(picture, image.channels), whole=whole)
@@ -268,7 +268,7 @@ def _labelled(place: Path) -> list[Picture]:
 
 def _data_digests(folder: Path, labelled: Sequence[Picture]) -> frozenset[str]:
     """Return the digests that `hangtag import --data` records for these pictures in this folder, or in its parent."""
-    # Of pictures with equal contents, the first counts.
+    # Of several pictures with equal contents, only the first is used.
     first = {hashlib.sha256(each.path.read_bytes()).hexdigest(): each for each in reversed(labelled)}
     lines = sorted(f"{each.name}\0{each.label}\0{content}\n" for content, each in first.items())
     texts = ("".join(above + line for line in lines) for above in ("", f"{folder.resolve().name}/"))

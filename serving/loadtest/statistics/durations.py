@@ -20,8 +20,8 @@ Values = npt.NDArray[np.float64]
 # The histograms of hdrh have durations from 1 µs to one hour, with three significant digits.
 _RANGE = (1, 3_600_000_000, 3)
 _BUCKETS = np.arange(HdrHistogram(*_RANGE).counts_len)
-# Of the HdrHistogram's buckets, the first 2,048 are 1 µs wide. Each following 1,024 buckets are twice as wide as those
-# before.
+# The first 2,048 buckets of the HdrHistogram are 1 µs wide, the next 1,024 are 2 µs wide, the next 1,024 are 4 µs wide,
+# and so on.
 _POWERS = np.maximum(_BUCKETS // 1024 - 1, 0)
 _BOUNDS: Counts = ((_BUCKETS - 1024 * _POWERS + 1) << _POWERS) - 1  # Each bucket's largest duration in microseconds.
 _FIGURES = {"p50": 50.0, "p90": 90.0, "p95": 95.0, "p99": 99.0, "p999": 99.9, "max": 100.0}
@@ -156,7 +156,7 @@ class ServerTimings:
         return cls(*(sum(getattr(part, field.name) for part in known) for field in fields(cls))) if known else None
 
     def since(self, before: "ServerTimings") -> "ServerTimings | None":
-        """Return the growth since `before`; None if a sum fell, because the server restarted or is another server."""
+        """Return the increase since `before`; None if a sum fell, because another or a restarted server answered."""
         counted = {f.name: getattr(self, f.name) - getattr(before, f.name) for f in fields(self)}
         return ServerTimings(**counted) if min(counted.values()) >= 0 else None
 

@@ -10,7 +10,7 @@ small number of blocks.
 A percentile is judged by MLPerf LoadGen's early stopping. The null hypothesis is that a query exceeds the bound with a
 probability of more than 1 - p. If this hypothesis is true, the number of queries over the bound, out of n queries, is
 stochastically at least Binomial(n, 1 - p). If t queries exceed the bound and P[Binomial(n, 1 - p) <= t] <= 0.01, the
-hypothesis is rejected: the percentile p does not exceed the bound.
+null hypothesis is rejected, which shows that the percentile p does not exceed the bound.
 
 Sources: Asmussen and Glynn 2007, Stochastic Simulation, III.5a; for percentiles, Nakayama 2014, Confidence Intervals
 for Quantiles Using Sectioning When Applying Variance-Reduction Techniques; MLPerf Inference, LoadGen, "Early Stopping
@@ -34,7 +34,7 @@ TOO_WIDE = 4
 CONFIDENCE = 0.95
 # LoadGen's rule is that a system's results are valid only if the system reaches 99 % of the reference accuracy.
 REFERENCE_SHARE = 0.99
-# The largest probability that early stopping accepts a percentile that exceeds the bound.
+# The maximum probability that early stopping wrongly accepts a percentile, although it exceeds the bound.
 REJECTED = 0.01
 # scipy computes the number of queries as a real number, with a rounding error below this limit.
 _ROUNDING = 1e-6

@@ -70,7 +70,7 @@ def test_a_generator_that_takes_the_servers_cpu_time_says_so(tmp_path: Path) -> 
     assert 0.02 < run["total"]["generator_cpu_share"] < 1
     # While the generator's threads wait for the CPU, they count as busy.
     assert run["total"]["generator_cpu"] < run["total"]["generator_busy"] <= 1.1
-    assert "note fast, 4 in flight: the generator was " in measured.text
+    assert "note fast, 4 in flight: the generator " in measured.text
 
 
 def test_a_program_that_computes_meanwhile_makes_the_run_doubtful(
@@ -116,7 +116,7 @@ def test_too_few_queries_for_a_p99_are_noted_and_remarks_on_several_runs_are_one
 
 
 RESTARTED = "the server or the model was restarted during the run"
-IN_PART = "the server's own times are left out, because its counters lack answered queries"
+IN_PART = "the server's own times are left out, because the server counted fewer queries than were answered"
 BLOCK = 10  # Queries. A closed loop's block has one more query if an answer is still outstanding.
 Reading = Callable[[int], int | None]  # Returns a counter's value after this many answered calls.
 

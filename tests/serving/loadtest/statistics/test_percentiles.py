@@ -122,7 +122,7 @@ def test_too_few_queries_neither_keep_a_bound_nor_miss_it(latency: float) -> Non
             ClosedLoop(8),
             {"generator_cpu_share": 0.12, "cpus_busy": 0.96},
             True,
-            ("limited the throughput too", "12%", "96%", "1.1 times"),
+            ("reduced the throughput", "12%", "96%", "1.1 times"),
         ),
         (ClosedLoop(8), {"generator_cpu_share": 0.04, "cpus_busy": 0.96}, False, ()),
         (ClosedLoop(8), {"generator_cpu_share": 0.12, "cpus_busy": 0.85}, False, ()),
