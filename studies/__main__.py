@@ -11,7 +11,7 @@ class ExperimentGroup(click.Group):
     """Has the command `run` of an experiment, whose module is imported only when the command is used."""
 
     def __init__(self, name: str, experiment: Experiment) -> None:
-        text = f"{experiment.question}\n\nCost of a run: {experiment.cost}."
+        text = f"{experiment.question}\n\nA run takes {experiment.cost}."
         super().__init__(name, help=text, short_help=experiment.question, no_args_is_help=True)
         self.experiment = experiment
 

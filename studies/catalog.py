@@ -36,7 +36,7 @@ class Experiment:
 EXPERIMENTS: Mapping[str, Experiment] = {
     "shipped": Experiment(
         "How accurate and how fast are the models in models/?",
-        "five minutes on an idle machine; Chromium, for pictures of the server's page and of the load test's report",
+        "five minutes on an idle machine; it needs Chromium for screenshots of the server's page and of the report",
         "studies.shipped.run",
         "studies.shipped.report",
     ),
@@ -47,22 +47,22 @@ EXPERIMENTS: Mapping[str, Experiment] = {
     ),
     "server": Experiment(
         "How fast is the server, compared with Triton, with a minimal server and with bare ONNX Runtime?",
-        "half an hour on an idle machine; h2load, and Triton (make triton)",
+        "half an hour on an idle machine; it needs h2load and Triton (make triton)",
         *["studies.bench.server"] * 2,
     ),
     "http": Experiment(
         "How fast is the server over HTTP, compared with FastAPI and with Triton's HTTP endpoint?",
-        "ten minutes on an idle machine; h2load, FastAPI (make fastapi) and Triton (make triton)",
+        "ten minutes on an idle machine; it needs h2load, FastAPI (make fastapi) and Triton (make triton)",
         *["studies.bench.http"] * 2,
     ),
     "routes": Experiment(
         "What does a cascade gain over its members, and what do a split and a shadow cost?",
-        "eight minutes on an idle machine; h2load",
+        "eight minutes on an idle machine; it needs h2load",
         *["studies.bench.routes"] * 2,
     ),
     "soak": Experiment(
         "Does the server keep its promises for an hour, while models change and workers are killed?",
-        "an hour on an idle machine; trustme",
+        "an hour on an idle machine; it needs trustme",
         "studies.soak.run",
         "studies.soak.report",
     ),
@@ -73,24 +73,24 @@ EXPERIMENTS: Mapping[str, Experiment] = {
     ),
     "digits": Experiment(
         "Does a network learn scikit-learn's digits from a folder of PNG files? (studies/finished/own_pictures.md)",
-        "a minute; scikit-learn in .venv-others (make others)",
+        "a minute; it needs scikit-learn in .venv-others (make others)",
         "studies.digits",
     ),
     "gpu": Experiment(
-        "Does this machine's GPU give the CPU's answers, can CUDA graphs be captured, and which way is fastest?",
-        "a few minutes; an NVIDIA GPU",
+        "Does the GPU give the same answers as the CPU, can CUDA graphs be captured, and which way is fastest?",
+        "a few minutes; it needs an NVIDIA GPU",
         "studies.gpu",
     ),
     "reference": Experiment(
         "Which options, environment variables and metrics are there?",
-        "nothing, because it only reads declarations",
+        "no time, because the report only reads declarations",
         report="studies.reference",
     ),
 }
 
 
 def parts() -> list[Part]:
-    """Return every page and marked part that the reports write."""
+    """Return every page, and every marked part of a page, that the reports write."""
     return [part for report in _reports() for part in report.PARTS]
 
 

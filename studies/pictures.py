@@ -1,4 +1,4 @@
-"""Draw pictures for pages, as PNG files with few colours. Equal figures give equal pixels."""
+"""Draw pictures for pages, as PNG files with few colours. The same figure always gives the same pixels."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ class Picture:
     Args:
         file: The file's path from the repository's root, such as studies/shipped/learning-curves.png.
         draw: Draws the figure.
-        colours: The number of colours in the file. A file with few colours is small.
+        colours: The number of colours in the file's palette. A file with few colours is small.
     """
 
     file: str

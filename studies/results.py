@@ -15,13 +15,13 @@ from typing import Any
 from hangtag.serving.loadtest.machine_check import cpu_model
 
 SIGNIFICANT_DIGITS = 6
-"""The number of digits in results. Pages show at most five digits, and a seventh digit would be noise."""
+"""The number of digits in results files. Pages show at most five digits, and digits after the sixth would be noise."""
 
 Line = dict[str, Any]
 
 
 def read(path: Path) -> dict[str, Line]:
-    """Return the lines of a results file, by the run's name and in the file's order."""
+    """Return a mapping from each run's name to its line in a results file, in the file's order."""
     lines: list[Line] = [json.loads(row) for row in path.read_text().splitlines()]
     return {line["run"]: line for line in lines}
 

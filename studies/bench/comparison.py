@@ -29,7 +29,7 @@ class Comparison:
         loads: Each load and its description. Only closed loops have a row in the table of loads.
         goals: The goals to reach.
         packages: The packages whose versions are recorded.
-        models: The names of the called models in the tables.
+        models: The models that the loads call, as the tables name them.
     """
 
     name: str

@@ -14,7 +14,7 @@ UNITS = {
     "p50_ms": "p50, ms",
     "p99_ms": "p99, ms",
     "share": "share of bare",
-    "in_time_share": "in time, share of capacity",
+    "in_time_share": "answered in time, as a share of capacity",
     "gained_mb": "memory gained, MB",
     "kept_mb": "memory kept, MB",
     "pss_mb": "PSS, MB",
@@ -30,12 +30,12 @@ class Goal:
     """A limit for one figure of one system.
 
     Args:
-        model: The model; None if the load is for all models, such as the start.
+        model: The model; None if the figure belongs to all models, such as the time to start the server.
         load: The load's name.
         figure: The figure's key in UNITS.
         bound: The limit for the figure or, if there is a `reference`, for the ratio of the figures.
-        reference: The system whose figure from the same round divides the figure. The figure of `bare` is always the
-            one for batches.
+        reference: The system to which `system` is compared in each round: the goal is for the ratio of their figures.
+            The figure of `bare` is always the one for batches.
         system: The system that should reach the goal.
     """
 

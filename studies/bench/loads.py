@@ -91,8 +91,8 @@ def start(launch: Launch) -> Figures:
 
 
 def highest_rate(server: Served, model: str, bare: float, seconds: float) -> Figures:
-    """Find the highest share of bare ONNX Runtime's rate at which the server answers every call and p99 is at most
-    BOUND_MS.
+    """Find the highest request rate, as a share of bare ONNX Runtime's rate, at which the server answers every call and
+    p99 is at most BOUND_MS.
 
     `hangtag loadtest` sends the calls, with Poisson arrivals, and measures latency from the planned time. h2load is not
     suitable, because its timer accumulates delays, and because it measures latency from the actual sending. The search
@@ -151,7 +151,7 @@ def overload(launch: Launch, model: str, seconds: float) -> Figures:
         capacity = closed(server, send, closed_loop("64"), seconds, model)["samples_per_s"]
         rate = OVERLOAD * capacity
         load = Load(round(rate * seconds), CONNECTIONS, OVERLOAD_STREAMS, rate=rate, deadline=DEADLINE)
-        # The first overload causes the first batches of the maximum size, whose memory ONNX Runtime keeps.
+        # In the first overload, ONNX Runtime allocates memory for batches of the maximum size, and keeps it.
         send(load)
         server.forget_peak()
         memory, answered = server.resident_mb(), server.answered(model)

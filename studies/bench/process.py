@@ -45,7 +45,7 @@ class Launch:
 
 
 def hangtag_serve(models: Path, *options: str) -> Launch:
-    """Return how to start this repository's `hangtag serve` on free ports."""
+    """Return the command that starts this repository's `hangtag serve` on free ports."""
     command = (sys.executable, "-m", "hangtag", "serve", "--models", models.resolve(), "--port", "0")
     return Launch(
         (*command, "--metrics-port", "0", *options),

@@ -25,7 +25,7 @@ FAST, ACCURATE, BEST = "cnn-small-int8", "cnn-int8", "cnn"
 """The models to which the cascade is compared: its members, and the most accurate model."""
 PRIMARY, SHADOW = "lstm", "lstm-before"
 """SHADOW is the first version of the model PRIMARY under another name, so the two cost the same. The split has these
-two members. In the route with a shadow, PRIMARY answers and SHADOW is the shadow."""
+two members. In the route with a shadow, PRIMARY answers the calls, and SHADOW gets copies of them."""
 PLAIN, SHADOWED, SPLIT = "plain", "shadowed", "split"
 """The routes of the study: PLAIN has only PRIMARY, SHADOWED has SHADOW as PRIMARY's shadow, and SPLIT splits the calls
 between PRIMARY and SHADOW by SHARES."""
@@ -63,8 +63,8 @@ COMPARISON = Comparison(
         Goal(CASCADE, "64", "p99_ms", 1.0, ACCURATE, system="route"),
         # A binomial count is within 3.29 standard deviations of its mean with a probability of 99.9 %.
         Goal("split", "calls", "deviations", 3.29, system="split"),
-        # During a tenth of the time, the server computes the shadow's copies, and calls have only one of the two
-        # processors. `busier` has no copies, so a limit of 1.1 would be too strict.
+        # For a tenth of the time, the server computes copies for the shadow, which leaves only one of the two
+        # processors for calls. `busier` has no copies, so a limit of 1.1 would be too strict.
         Goal("shadow", "half", "p99_ms", 1.5, "busier", system="shadowed"),
     ),
     packages=("grpcio", "pygrpc-native", "onnxruntime", "numpy"),
@@ -124,8 +124,8 @@ class _Bench:
     def shadow(self, turns: Turns) -> None:
         """Measure PRIMARY at half of its peak rate in three runs: alone, with a shadow, and alone with more calls.
 
-        In the third run, the server gets so many more calls that it takes as much processor time as with the shadow.
-        The latency of this run shows the effect of this processor time alone, because there is no shadow.
+        The third run has so many more calls that the server takes as much processor time as in the run with a shadow.
+        Its latency shows the effect of this processor time alone, because there is no shadow.
         """
         peak = self.load(PLAIN, self.seconds, "--concurrency", "64")["samples_per_s"]
         rate, seconds = HALF * peak, _OPEN_LOOP * self.seconds
@@ -203,7 +203,7 @@ Each call has one of the test images. Figures in µs are the server's processor 
 shares the processors. Accuracy on the {accuracy["route"]["images"]:,} test images:
 {shares}.
 
-Of {split["calls"]:,} calls, the split passed {counts}.
+Of {split["calls"]:,} calls, the split sent {counts}.
 
 A copy for the shadow is skipped if the route has other work.
 Here the shadow got {copied:.0%} of the copies. A copy costs as much processor time as a call of `{SHADOW}`. `busier`

@@ -101,7 +101,7 @@ def main(
                         turns.each(names, model, load, lambda name: loads.closed(
                             servers[name], loads.over_grpc(servers[name], model), closed_loop(load), seconds, model,  # noqa: B023
                         ))  # fmt: skip
-                # The minimal server lacks methods that `hangtag loadtest` calls before the load.
+                # The minimal server lacks methods that `hangtag loadtest` calls before it sends load.
                 able = [name for name in names if name != "minimal"]
                 if "poisson" in chosen and runtime and able:
                     rate = turns.get(BARE, ALONE, "batch")[_RATE]

@@ -1,4 +1,4 @@
-"""The compared systems: how to start each server, and how to send a load to the server."""
+"""The compared systems, each with the command that starts the server, and with a function that sends a load."""
 
 import json
 import shutil
@@ -34,8 +34,8 @@ class System:
 
     Args:
         description: The system's description for readers.
-        launch: Yields how to start the system on a model repository, and removes the system's files at the end of the
-            context. Raises click.ClickException if this machine lacks the system.
+        launch: Yields the command that starts the system on a model repository, and removes the system's files at the
+            end of the context. Raises click.ClickException if this machine lacks the system.
         send: Returns a function that sends a load for a model to the running system.
     """
 
@@ -45,13 +45,13 @@ class System:
 
 
 def hangtag(*options: str) -> Callable[[Path], AbstractContextManager[Launch]]:
-    """Return how to start `hangtag serve` with these options."""
+    """Return a function that yields the command for `hangtag serve` with these options."""
     return lambda models: nullcontext(hangtag_serve(models, *options))
 
 
 @contextmanager
 def with_tls(models: Path, *options: str) -> Iterator[Launch]:
-    """Yield how to start `hangtag serve` with these options and a certificate, which is removed after the context."""
+    """Yield the command that starts `hangtag serve` with these options and a temporary certificate."""
     authority = trustme.CA()
     certificate = authority.issue_cert("127.0.0.1")
     with TemporaryDirectory() as name:
@@ -63,20 +63,20 @@ def with_tls(models: Path, *options: str) -> Iterator[Launch]:
 
 
 def minimal(models: Path) -> AbstractContextManager[Launch]:
-    """Return how to start peers/minimal.py."""
+    """Return a context with the command that starts peers/minimal.py."""
     command = (sys.executable, "-m", "studies.bench.peers.minimal", models.resolve())
     return nullcontext(Launch(command, r"^ready (\S+)"))
 
 
 def http_minimal(models: Path) -> AbstractContextManager[Launch]:
-    """Return how to start peers/http_minimal.py."""
+    """Return a context with the command that starts peers/http_minimal.py."""
     (port,) = free_ports(1)
     command = (sys.executable, "-m", "studies.bench.peers.http_minimal", _lstm(models), str(port))
     return nullcontext(Launch(command, r"(Uvicorn running on)", http=f"127.0.0.1:{port}"))
 
 
 def fastapi(models: Path) -> AbstractContextManager[Launch]:
-    """Return how to start peers/fastapi_app.py in .venv-fastapi. Raises click.ClickException if that is missing."""
+    """Like `minimal`, for peers/fastapi_app.py in .venv-fastapi. Raises click.ClickException if that is missing."""
     if not _FASTAPI.exists():
         raise click.ClickException(f"{_FASTAPI} is missing. Run 'make fastapi', or leave out FastAPI's system.")
     (port,) = free_ports(1)
@@ -148,7 +148,7 @@ def repository(models: Path, names: Iterable[str], routes: Mapping[str, str] = {
 
     Args:
         models: The repository.
-        names: The routes and models to copy. Of a model, only the serving version is copied.
+        names: The routes and models to copy. Only the serving version of each model is copied.
         routes: The route.toml of each further route.
 
     Raises:

@@ -41,7 +41,7 @@ BATCH_SIZES = (1, 64)
 THREADS = 1
 _LEAST_TURNS, _MOST_TURNS = 7, 200
 _SECONDS = 2.0
-"""The time in seconds for each batch size, after which no turn begins unless there were fewer than _LEAST_TURNS."""
+"""The time limit in seconds for each batch size. After it, turns begin only until there are _LEAST_TURNS."""
 _TURN_MS = 5.0
 """A turn ends when its measured batches have taken this many milliseconds."""
 TIMINGS = ("eager", "compile")
@@ -54,7 +54,7 @@ def measure(path: Path, images: Pixels, served: nn.Module, fp32: Path | None, ti
 
     Args:
         path: The file.
-        images: The images of the batches, which are repeated if a batch needs more.
+        images: The images for the batches. They are repeated if there are fewer than a batch needs.
         served: The network in PyTorch.
         fp32: The FP32 file of the same network, if ``path`` is in another precision.
         timing: One of TIMINGS.
@@ -116,7 +116,7 @@ GOALS: dict[str, tuple[int, str, float]] = {
     "lstm-int8": (1, FP32, 1.0),
     "lstm2-int8": (1, FP32, 1.0),
 }
-"""For each model: a batch size, an implementation, and the minimum ratio of its time to the file's time."""
+"""For each model: batch size, implementation, and minimum ratio of the implementation's time to the file's time."""
 MAY_LOSE = 0.002
 """The largest allowed loss of test accuracy in a precision other than FP32, as measured by the export."""
 
@@ -174,8 +174,8 @@ def _line(entry: Entry, rounds: Sequence[Times]) -> Line:
 def middle(rounds: Sequence[Times]) -> Times:
     """Return the file's median time, and a comparable time for each other implementation.
 
-    Times of different rounds cannot be compared. Therefore the median of the rounds' ratios of an implementation's time
-    to the file's time is multiplied by the file's median time.
+    Times of different rounds cannot be compared. Therefore an implementation's time is divided by the file's time of
+    the same round, and the median of these ratios is multiplied by the file's median time.
     """
     return {
         size: {
@@ -192,10 +192,10 @@ def part(path: Path = RESULTS) -> str:
     models = results.read(path)
     conditions = models.pop("conditions")
     source = (
-        f"{made_from(path, conditions)}, each implementation on one thread; the load average before was "
-        f"{conditions['load_before']:.1f}. The figures are milliseconds for a batch and, in brackets, how many times "
-        f"faster the file is: the medians of {conditions['rounds']} rounds. In each round, the implementations "
-        "of a row took turns, so compare times within a row rather than between rows:"
+        f"{made_from(path, conditions)}, each implementation on one thread; the load average was "
+        f"{conditions['load_before']:.1f} before the measurement. The figures are milliseconds for a batch and, "
+        f"in brackets, how many times faster the file is: the medians of {conditions['rounds']} rounds. In each round, "
+        "the implementations of a row took turns, so compare times within a row rather than between rows:"
     )
     return "\n\n".join([source, *_tables(models)])
 

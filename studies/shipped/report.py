@@ -1,4 +1,4 @@
-"""Write the parts of pages with figures from the models' files, and the table of the models."""
+"""Write the table of the models, and the parts of pages that show figures from the models' files."""
 
 import json
 from functools import partial
@@ -32,7 +32,7 @@ def figures_part() -> str:
     return f"""{table(_HEAD, shipped, right=6)}
 
 A server serves the latest version of a model.
-The study published its figures: one run of each network with Keras, on the validation split, not on the test set.
+The study's figures are of one run of each network with Keras, on the validation split, not on the test set.
 
 ![Learning curves](learning-curves.png)
 

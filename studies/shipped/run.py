@@ -69,8 +69,8 @@ def main(seconds: int, out: Path) -> None:
     The test images come from Debian's package dataset-fashion-mnist. To measure accuracy, each target answers every
     test image once. The load consists of 256 random test images.
 
-    If Chromium is installed, and --out is the default, the command also takes new pictures of the server's page and of
-    the load test's report.
+    If Chromium is installed, and --out is the default, the command also takes new screenshots of the server's page and
+    of the load test's report.
     """
     reports = ROOT / "reports"
     reports.mkdir(exist_ok=True)
@@ -91,7 +91,7 @@ def main(seconds: int, out: Path) -> None:
 
 
 def take_picture(chromium: str, url: str, name: str, size: tuple[int, int], folder: Path = IMAGES) -> None:
-    """Take a picture of a page in a window of this width and height, when the page no longer changes."""
+    """Take a screenshot of a page in a window of this width and height, when the page no longer changes."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": size[0], "height": size[1]})

@@ -52,7 +52,7 @@ class Answers:
         """Compute the answers.
 
         Args:
-            models: A model repository with MODELS and ROUTE, whose serving versions compute the answers.
+            models: A model repository with MODELS and ROUTE. The models' serving versions compute the answers.
             samples: An .npz file with the images in the array "image".
         """
         images = np.load(samples)["image"]

@@ -22,7 +22,7 @@ class Outcome(NamedTuple):
     """The outcome of one call.
 
     Args:
-        kind: The number of the call's kind in KINDS.
+        kind: The index of the call's kind in KINDS.
         server: The server's index.
         planned: The planned beginning of the call, in seconds on the monotonic clock.
         delay: The seconds from the planned beginning until the call began.

@@ -20,19 +20,19 @@ if TYPE_CHECKING:
     from studies.soak.run import Measurement
 
 _MOST_POINTS = 120
-"""The largest number of points in the picture of a process."""
+"""The maximum number of points in a curve of one process."""
 _WARM_UP, _WARM_UP_SHARE = 300.0, 0.1
-"""Comparisons leave out this many seconds at the beginning, but at most this share of the run."""
+"""Comparisons leave out the beginning of a run: _WARM_UP seconds, but at most the share _WARM_UP_SHARE of the run."""
 _COMPARED = 600.0
 """The maximum length in seconds of the first and of the last part of the run, which are compared."""
 _SHOWN = 10
 """The number of failures that are listed with their messages."""
 _BEFORE, _AFTER = 0.2, 1.0
-"""Tolerances in seconds: a kill may explain a call that ended up to _BEFORE earlier, because clock readings are
-inexact, or began up to _AFTER later, because the kernel closes the sockets of a killed process late."""
+"""Tolerances in seconds: a kill may explain a call that ended at most _BEFORE before the kill, because clocks are
+inexact, or began at most _AFTER after it, because the kernel closes the sockets of a killed process late."""
 
 Parts = tuple[tuple[float, float], tuple[float, float]]
-"""The beginning and the end of the first part and of the last part of the run, in seconds."""
+"""The start and the end, in seconds, of the first part of the run, and of the last part."""
 
 
 def summary(measured: "Measurement") -> Line:
@@ -107,8 +107,8 @@ def summary(measured: "Measurement") -> Line:
 def explained_by(failures: Sequence[Outcome], kills: Sequence[Kill]) -> tuple[list[list[Outcome]], list[Outcome]]:
     """Return the failures that each kill explains, and the failures that no kill explains.
 
-    A kill explains the status UNAVAILABLE of a call to the killed worker's server if the call was in flight during the
-    kill, or began so soon afterwards that the connection still seemed open.
+    A kill explains why a call to the killed worker's server ended with UNAVAILABLE, if the call was in flight at that
+    time, or began so soon afterwards that the connection still seemed open.
     """
     explained: list[list[Outcome]] = [[] for _ in kills]
     unexplained = []

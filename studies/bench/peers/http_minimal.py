@@ -33,7 +33,7 @@ _HEADERS = [
 
 
 class _Batcher:
-    """Threads that each have a one-thread session. A free thread computes all waiting images as one batch."""
+    """Threads that each have a one-thread session. An idle thread runs the model on all waiting images as one batch."""
 
     def __init__(self, path: str) -> None:
         self._path = path

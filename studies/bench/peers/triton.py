@@ -30,7 +30,7 @@ dynamic_batching { }
 
 @contextmanager
 def triton(models: Path, environment: Path = ENVIRONMENT) -> Iterator[Launch]:
-    """Yield how to start Triton. The context writes a model repository for Triton, and removes it at the end.
+    """Yield the command that starts Triton. The context writes a model repository for Triton, and later removes it.
 
     Args:
         models: hangtag's model repository, of which Triton serves the latest version of each model.
