@@ -156,10 +156,10 @@ def _is_within(events: Iterable[dict[str, str]], version: Version) -> bool:
 
 
 def locked_packages(locks: Iterable[Path]) -> set[Package]:
-    """Return the packages in requirements files, which must state a single version of each.
+    """Return the packages in requirements files, which must pin each package to one version.
 
     Raises:
-        AdvisoriesError: A line does not require exactly one version of a package.
+        AdvisoriesError: A line does not pin a package to one version.
     """
     packages: set[Package] = set()
     for lock in locks:
@@ -198,7 +198,7 @@ def main(checkout: Path, locks: Path, output: Path) -> None:
     except AdvisoriesError as error:
         raise click.ClickException(str(error)) from error
     pinned.write(output)
-    click.echo(f"{output}: {len(pinned.advisories)} advisories about {len(pinned.packages)} packages, of {pinned.date}")
+    click.echo(f"{output}: {len(pinned.advisories)} advisories for {len(pinned.packages)} packages as of {pinned.date}")
 
 
 if __name__ == "__main__":
