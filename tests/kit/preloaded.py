@@ -18,7 +18,7 @@ for module in (
     "hangtag.serving.server.cli",
     "hangtag.serving.server.process.main",
     "hangtag.serving.server.transport.http.http_server",
-    "hangtag.serving.server.transport.native.native_server",
+    "hangtag.serving.server.transport.native",
 ):
     importlib.import_module(module)
 gc.freeze()  # a garbage collection would copy the shared memory, because it writes to objects

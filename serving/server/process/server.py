@@ -79,7 +79,7 @@ class Server:
         self._transport: GrpcServer
         if self.transport == NATIVE:
             # Imported here and not above, because the library may not be installed.
-            from hangtag.serving.server.transport.native.native_server import NativeServer
+            from hangtag.serving.server.transport.native import NativeServer
 
             self._transport = NativeServer(intake)
         else:

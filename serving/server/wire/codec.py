@@ -1,6 +1,6 @@
 """Decodes ModelInfer requests to arrays, encodes the responses, and finds the plan of a request (see ``plans``)."""
 
-from collections.abc import Callable, Container, Hashable
+from collections.abc import Callable, Container
 from typing import Any, TypeVar
 
 import numpy as np
@@ -13,7 +13,7 @@ from hangtag.protos.methods import MODEL_INFER
 from hangtag.serving.server.engine.servable import Servable
 from hangtag.serving.server.errors import InvalidRequestError
 from hangtag.serving.server.queue.call import Tensors
-from hangtag.serving.server.wire.plans import BY_VALUE, MAX_PLANS, TIMEOUT, Arrays, Plan, PlannedCall, Plans, admit
+from hangtag.serving.server.wire.plans import BY_VALUE, TIMEOUT, Arrays, Plan, Plans, admit
 from hangtag.serving.server.wire.transport_call import LARGE_MESSAGE, Query, TransportCall, submit, submit_on_thread
 from hangtag.serving.signature import Signature
 
@@ -30,7 +30,7 @@ _MAX_HEAD = 1024  # bytes
 
 def parse_message(parse: Callable[[bytes], T], message: object, method: str) -> T:
     """Parse a message with its FromString. Raises InvalidRequestError if the bytes are not a message of this method, or
-    ``message`` is not bytes, because the caller sent no message."""
+    the caller sent no message, so that ``message`` is not bytes."""
     if not isinstance(message, bytes):
         raise InvalidRequestError("the call has no message, and its method needs a message")
     try:
@@ -44,8 +44,8 @@ def parse_message(parse: Callable[[bytes], T], message: object, method: str) -> 
 def _decode_inputs(request: pb.ModelInferRequest, signature: Signature) -> tuple[Arrays, dict[str, str]]:
     """Return the request's arrays and their datatypes, by input name.
 
-    A message may hold a million inputs. If the model has n inputs, only the first n + 1 inputs of a message are
-    decoded, which is enough to detect an unknown or a duplicate input. Raises InvalidRequestError.
+    A message may hold a million inputs, so only one input more than the model has is decoded, which is enough to detect
+    an unknown or a duplicate input. Raises InvalidRequestError.
     """
     raw = request.raw_input_contents
     if raw and len(raw) != len(request.inputs):
@@ -90,10 +90,10 @@ def as_text(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 class MessageQuery(Query):
-    """A ModelInferRequest from a unary call or a stream. The response is a ModelInferResponse."""
+    """A ModelInferRequest. The response is a ModelInferResponse. If ``plans`` is given, it keeps a plan of the request,
+    whose bytes are ``message``, if possible."""
 
     def __init__(self, request: pb.ModelInferRequest, message: bytes = b"", plans: Plans | None = None) -> None:
-        """``message`` is the request's bytes. ``plans`` keeps a plan of the request, if possible."""
         super().__init__(request.model_name, request.model_version)
         self._request = request
         self._message = message
@@ -102,9 +102,7 @@ class MessageQuery(Query):
     def prepare(self, model: Servable, call: TransportCall) -> None:
         request, signature = self._request, model.signature
         call.id = request.id
-        # If a model has n outputs, one of n + 1 requested outputs is unknown or a duplicate, so reading n + 1 is
-        # enough.
-        outputs = request.outputs[: len(signature.outputs) + 1]
+        outputs = request.outputs[: len(signature.outputs) + 1]  # enough to detect an unknown or a duplicate output
         for output in outputs:
             require_supported(output.name, output.parameters)
         inputs, datatypes = _decode_inputs(request, signature)
@@ -134,32 +132,9 @@ def _heads(response: pb.ModelInferResponse) -> list[bytes]:
     return heads
 
 
-class MessagePlans(Plans):
-    """The plans known so far for ModelInfer messages. Thread-safe."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._contents_sizes: dict[int, int] = {}  # size of a message -> size of its tensors' contents
-
-    def of(self, message: bytes) -> Plan | None:
-        """Return the plan for the message's head; None if there is no plan, or if the contents do not have the size
-        that the head demands."""
-        size = self._contents_sizes.get(len(message))
-        plan = None if size is None else self._plans.get(message[:-size])
-        return plan if plan is not None and plan.contents_size == size else None
-
-    def keep(self, head: Hashable, plan: Plan) -> None:
-        super().keep(head, plan)
-        if len(self._contents_sizes) >= MAX_PLANS:
-            self._contents_sizes.clear()
-        assert isinstance(head, bytes)
-        self._contents_sizes[len(head) + plan.contents_size] = plan.contents_size
-
-
-def submit_infer(call: PlannedCall, plans: MessagePlans, message: bytes) -> None:
-    """Queue the call of a ModelInfer message, with the message's plan if there is one. An error becomes the call's
-    outcome."""
-    plan = plans.of(message)
+def submit_infer(call: TransportCall, plans: Plans, message: bytes) -> None:
+    """Queue the call of a ModelInfer message, with the message's plan if there is one."""
+    plan = plans.find(message)
     if plan is not None and plan.put(call, message):
         return
 
@@ -178,8 +153,8 @@ def serialized(response: pb.ModelInferResponse | bytes) -> bytes:
 
 
 def _head_of(request: pb.ModelInferRequest, message: bytes) -> bytes | None:
-    """Return the bytes of a message that precede the contents of its only tensor. Return None if two requests with
-    these bytes may differ in more than the contents."""
+    """Return the bytes of a message that precede the contents of its only tensor, or None if two requests with these
+    bytes may differ in more than the contents."""
     has_one_tensor = len(request.inputs) == len(request.raw_input_contents) == 1
     if not has_one_tensor or request.inputs[0].datatype not in BY_VALUE or request.parameters:
         return None

@@ -1,12 +1,11 @@
 """The process's one event loop, for all gRPC and HTTP servers, and the calls whose outcomes are awaited on the loop.
 
-The loop runs in its own thread. grpc.aio takes its events from one queue for the whole process, and disturbs loops that
-share this queue. Every server therefore runs on this loop, which starts with the first server and ends with the
-process. The loop is uvloop's if uvloop is installed.
+The loop runs in its own thread, from the first server to the end of the process. There is only one, because grpc.aio
+takes its events from one queue for the whole process. The loop is uvloop's if uvloop is installed.
 
-A program that runs a server may also call grpc.aio on another loop. With older versions of grpcio (seen with 1.76, not
-with 1.85) both loops then wake up for an event, and the slower loop reports a BlockingIOError because the event is
-gone. No event is lost, so this loop does not log the error.
+A program that runs a server may also call grpc.aio on another loop. With grpcio 1.76 both loops then wake up for an
+event, and the slower loop reports a BlockingIOError because the event is gone. No event is lost, so this loop does not
+log the error.
 """
 
 import asyncio
@@ -26,8 +25,7 @@ import structlog
 from hangtag.serving.server.telemetry.log import redirect_library_log
 from hangtag.serving.server.telemetry.model_statistics import Timings
 from hangtag.serving.server.wire.intake import Intake, Origin
-from hangtag.serving.server.wire.plans import PlannedCall
-from hangtag.serving.server.wire.transport_call import Query, submit_on_thread
+from hangtag.serving.server.wire.transport_call import Query, TransportCall, submit_on_thread
 
 Result = TypeVar("Result")
 
@@ -36,9 +34,8 @@ log = structlog.get_logger()
 _SWITCH_SECONDS = 0.001
 """How long this loop's thread may keep the interpreter lock while another thread waits for it.
 
-One turn of the loop that reads or answers 64 requests holds the lock for milliseconds, while the computing threads wait
-for the lock with the next batch. With Python's default of 5 ms, the loop and the computation alternated instead of
-running in parallel, and 64 HTTP connections got 20 % fewer answers per second.
+One turn of the loop that reads or answers 64 requests holds the lock for milliseconds. With Python's default of 5 ms,
+the loop and the computation alternated, and 64 HTTP connections got 20 % fewer answers per second.
 """
 
 _starting = threading.Lock()
@@ -63,7 +60,7 @@ def event_loop() -> asyncio.AbstractEventLoop:
 
 
 def run(coroutine: Coroutine[Any, Any, Result]) -> Result:
-    """Run a coroutine on the loop, and return its result. Call this function from any thread except the loop's."""
+    """Run a coroutine on the loop, and return its result. Never call this function on the loop."""
     return asyncio.run_coroutine_threadsafe(coroutine, event_loop()).result()
 
 
@@ -81,14 +78,17 @@ def _log_error(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> Non
         log.error("unexpected error in the event loop", reason=context.get("message"), exc_info=error)
 
 
-class LoopCall(PlannedCall):
+class LoopCall(TransportCall):
     """A call whose outcome is passed to the event loop, from the thread that computed or dropped the call."""
 
     outcome: Any = None
-    """The response or the error with which the call ended, once the call has ended."""
+    """The response or the error with which the call ended."""
     timings: Timings
-    """The timings of a call that has a response."""
-    calls: "LoopCalls"
+
+    def __init__(self, calls: "LoopCalls", origin: Origin) -> None:
+        self.intake, self.calls = calls.intake, calls
+        self.method, self.metadata, self.deadline = origin
+        self.started = time.perf_counter_ns()
 
     def respond(self, response: Any, timings: Timings) -> None:
         self.outcome, self.timings = response, timings
@@ -97,6 +97,12 @@ class LoopCall(PlannedCall):
     def refuse(self, error: Exception) -> None:
         self.outcome = error
         self.calls.hand_over(self)
+
+    def response(self) -> Any:
+        """Return the response. Raises the error with which the call ended."""
+        if isinstance(self.outcome, Exception):
+            raise self.outcome
+        return self.outcome
 
     @abstractmethod
     def resolve(self) -> None:
@@ -107,21 +113,13 @@ class AwaitedCall(LoopCall):
     """A call that a coroutine submits and awaits."""
 
     def __init__(self, calls: "LoopCalls", origin: Origin) -> None:
-        self.intake, self.calls = calls.intake, calls
-        self.method, self.metadata, self.deadline = origin
-        self.started = time.perf_counter_ns()
+        super().__init__(calls, origin)
         self.ended: asyncio.Future[None] = calls.loop.create_future()
         """Done when the call has ended, with a response or an error."""
 
     def resolve(self) -> None:
         if not self.ended.done():  # the future is done if the caller has left
             self.ended.set_result(None)
-
-    def response(self) -> Any:
-        """Return the response. Raises the error with which the call ended."""
-        if isinstance(self.outcome, Exception):
-            raise self.outcome
-        return self.outcome
 
 
 class LoopCalls:
@@ -134,11 +132,11 @@ class LoopCalls:
         self._ended: deque[LoopCall] = deque()
         self._scheduled = False
         self._wakes = False
-        self.loop.call_soon_threadsafe(intake.engine.pool.gather_offers, self._wake_later)
+        self._pool = intake.engine.pool
+        self.loop.call_soon_threadsafe(self._pool.gather_offers, self._wake_later)
 
     def hand_over(self, call: LoopCall) -> None:
-        """Pass an ended call to the loop, from any thread. The loop wakes up only once for all calls that end before
-        its next turn."""
+        """Pass an ended call to the loop, which wakes up only once for all calls that end before its next turn."""
         self._ended.append(call)
         if get_ident() == self._loop_thread:
             self._resolve()
@@ -160,7 +158,7 @@ class LoopCalls:
 
     def _wake(self) -> None:
         self._wakes = False
-        self.intake.engine.pool.wake()
+        self._pool.wake()
 
     async def outcomes(self, origin: Origin, queries: Sequence[Query]) -> list[AwaitedCall]:
         """Submit the queries of one request on a thread, and return their calls when all have ended."""

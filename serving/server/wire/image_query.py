@@ -1,13 +1,12 @@
 """Turns a classification into queries: an image for one model, or for several models that are compared. Prepares the
 image, and reads the labels and their probabilities from the model's outputs.
 
-The metadata ``hangtag.task`` decides how outputs are read. In task ``single_label``, the default, exactly one label is
-right, so the answer is a ranking. In task ``multi_label`` the answer is a set of labels:
+The metadata ``hangtag.task`` decides how outputs are read. In task ``single_label``, the default, the answer is a
+ranking. In task ``multi_label`` the answer is a set of labels:
 
 - If the model has an output ``path``, INT64 [batch, any], the set is that path: the indices of the predicted labels in
   order, padded with -1. The output ``path_probability`` [batch] is the probability of the whole path.
-- Otherwise the set is all labels whose probability reaches the threshold. If these are fewer than min_labels, the set
-  is the min_labels most probable labels.
+- Otherwise the set is all labels whose probability reaches the threshold, but at least the min_labels most probable.
 """
 
 import json
@@ -47,13 +46,11 @@ class RequestImage:
 
     @property
     def is_large(self) -> bool:
-        """Whether preparing the image may take long, and may wait for memory that other large images use."""
         return self._request.WhichOneof("image") == "encoded" and self._encoded.is_large
 
     def pixels(self, model: Servable) -> Pixels:
         """Return UINT8 pixels as the model accepts them, [height, width] or [height, width, 3]. Raises
-        InvalidRequestError if the model does not classify images, or the image cannot be used, and QueueFullError if
-        too many large images are being decoded."""
+        InvalidRequestError, and QueueFullError if too many large images are being decoded."""
         shape = model.signature.picture_shape
         if shape is None:
             raise InvalidRequestError(
@@ -118,14 +115,13 @@ class ImageQuery(Query):
 
 
 def classify_query(request: pb.ClassifyRequest) -> ImageQuery:
-    """Return the query of a Classify request."""
     return ImageQuery(request.model_name, request.model_version, RequestImage(request), request.top_k)
 
 
 def compare_queries(request: pb.CompareRequest, engine: Engine) -> list[ImageQuery]:
     """Return the query of each model that a comparison names, or of every classifier that is served. Raises
-    InvalidRequestError if too many models are named, or a model is named twice. If no model is named, raises
-    NotFoundError if no served model classifies pictures, and UnavailableError while the models are being loaded."""
+    InvalidRequestError for the names, and without names NotFoundError if there is no classifier, and UnavailableError
+    while the models are being loaded."""
     choices: Sequence[pb.ModelChoice] = request.models
     if not choices:
         if not engine.ready:
@@ -183,8 +179,7 @@ def _response(model: Servable, result: InferenceResult, top_k: int, preprocess_n
 
 def _chosen(signature: Signature, outputs: Tensors, top_k: int) -> tuple[list[int], float | None]:
     """Return at most top_k labels of the first sample, in order, and the probability of the whole set if the model
-    predicts a path. A top_k of 0 means DEFAULT_TOP_K labels of a ranking, or all labels of a set. Raises InferenceError
-    if the path has an index that is not a label of the model."""
+    predicts a path. A top_k of 0 means DEFAULT_TOP_K labels of a ranking, or all labels of a set."""
     probabilities = outputs["probabilities"][0]
     ranking: npt.NDArray[Any] = np.argsort(-probabilities, kind="stable")
     if signature.task != MULTI_LABEL:
@@ -205,8 +200,7 @@ def _chosen(signature: Signature, outputs: Tensors, top_k: int) -> tuple[list[in
 
 def examples(signature: Signature) -> list[dict[str, str]]:
     """Return the ``label`` and the ``png`` of each example picture in a model's file. ``hangtag.examples`` is a JSON
-    list of objects, each with a label's index and a PNG file in base64. If any example is malformed, the result is
-    empty, because no answer needs the examples."""
+    list of objects, each with a label's index and a PNG file in base64. If any is malformed, the result is empty."""
     try:
         kept = json.loads(signature.metadata.get("examples", "[]"))
         return [{"label": signature.labels[each["label"]], "png": str(each["png"])} for each in kept]

@@ -2,16 +2,16 @@
 
 import asyncio
 import json
-import threading
-from collections.abc import Callable, Collection, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from importlib import metadata
 from typing import Any, TypeVar
 
 from hangtag.protos import inference_pb2 as pb
+from hangtag.serving.server.engine.engine import Engine
 from hangtag.serving.server.engine.servable import Control, Servable
-from hangtag.serving.server.errors import InvalidRequestError, NotFoundError
+from hangtag.serving.server.errors import InvalidRequestError, NotFoundError, NotLoadedError, UnavailableError
 from hangtag.serving.server.telemetry.server_state import READY, UNAVAILABLE, VersionState
 from hangtag.serving.signature import TensorSpec
 
@@ -23,38 +23,55 @@ PLATFORM = "onnxruntime_onnx"
 _UNPUBLISHED_METADATA = ("training", "reference", "reference_labels", "examples")
 # The only training detail published is the data set, which lets 'hangtag evaluate' find the test pictures.
 _DATA_SET = ("dataset", "data_digest", "pictures", "sizes", "image", "limit")
+_COMPUTE = ("compute_input", "compute_infer", "compute_output")
+_EXTENSIONS = ("model_configuration", "model_repository", "statistics")
 
 
-class RepositoryCalls:
-    """Coroutines for the event loop, which all transports share."""
+class ModelService:
+    """The methods of GRPCInferenceService that describe and control models, for gRPC and HTTP. The methods for the
+    repository and the statistics answer for all workers. Use this object only on the event loop."""
 
-    def __init__(self, control: Control) -> None:
+    def __init__(self, engine: Engine, control: Control) -> None:
         """``control`` loads, unloads and describes the models of all workers."""
+        self._engine = engine
         self._control = control
-        self._loader = ThreadPoolExecutor(1, thread_name_prefix="load-calls")
-        self._lock = threading.Lock()
-        self._waiting: dict[str, Future[None]] = {}  # loads that have not started, by model
+        self._loading = asyncio.Lock()  # held during a load
+        self._waiting: dict[str, asyncio.Task[None]] = {}  # loads that have not started, by model
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="control")
 
-    async def index(self, *, ready: bool) -> pb.RepositoryIndexResponse:
-        """Return every version that serves. If ``ready`` is false, also return the versions that do not serve."""
+    async def ServerLive(self, _request: pb.ServerLiveRequest) -> pb.ServerLiveResponse:
+        return pb.ServerLiveResponse(live=True)
 
-        def listed(control: Control) -> list[VersionState]:
-            states = control.state().versions
-            if ready:
-                return [state for state in states if state.state == READY]
-            tried = {state.name for state in states}  # the other models and routes of the repository follow
-            others = [version for version in control.published() if version[0] not in tried]
-            return [*states, *(VersionState(*version, UNAVAILABLE, "not loaded") for version in others)]
+    async def ServerReady(self, _request: pb.ServerReadyRequest) -> pb.ServerReadyResponse:
+        return pb.ServerReadyResponse(ready=self._engine.ready)
 
-        states = await self.in_thread(listed)
-        index = pb.RepositoryIndexResponse.ModelIndex
-        models = [index(name=each.name, version=each.version, state=each.state, reason=each.reason) for each in states]
-        return pb.RepositoryIndexResponse(models=models)
+    async def ModelReady(self, request: pb.ModelReadyRequest) -> pb.ModelReadyResponse:
+        try:
+            self._engine.model(request.name, request.version)
+        except NotLoadedError:  # the first call loads the model
+            pass
+        except (NotFoundError, UnavailableError):
+            return pb.ModelReadyResponse(ready=False)
+        return pb.ModelReadyResponse(ready=not self._engine.stopping)
 
-    async def statistics(self, name: str = "", version: str = "") -> pb.ModelStatisticsResponse:
-        """Return the statistics of every version that serves, or only those of the given model or version. Raises
-        NotFoundError if the model or the version is not served."""
+    async def ServerMetadata(self, _request: pb.ServerMetadataRequest) -> pb.ServerMetadataResponse:
+        return pb.ServerMetadataResponse(name="hangtag", version=metadata.version("hangtag"), extensions=_EXTENSIONS)
+
+    async def ModelMetadata(self, request: pb.ModelMetadataRequest) -> pb.ModelMetadataResponse:
+        model = await self.model(request.name, request.version)
+        return pb.ModelMetadataResponse(
+            name=model.name,
+            versions=[each.version for each in self._engine.versions(model.name)],
+            platform=PLATFORM,
+            inputs=map(_tensor_metadata, model.signature.inputs),
+            outputs=map(_tensor_metadata, model.signature.outputs),
+        )
+
+    async def ModelConfig(self, request: pb.ModelConfigRequest) -> pb.ModelConfigResponse:
+        return pb.ModelConfigResponse(config=model_config(await self.model(request.name, request.version)))
+
+    async def ModelStatistics(self, request: pb.ModelStatisticsRequest) -> pb.ModelStatisticsResponse:
+        name, version = request.name, request.version
         known = (await self.in_thread(lambda control: control.state())).versions
         states = [state for state in known if state.state == READY]
         requested = [state for state in states if name in ("", state.name) and version in ("", state.version)]
@@ -66,64 +83,72 @@ class RepositoryCalls:
             raise NotFoundError(f"Request for unknown model: {name!r} is not served here; served: {names}")
         return pb.ModelStatisticsResponse(model_stats=[_statistics(state) for state in requested])
 
-    async def load(self, name: str, parameters: Collection[str] = ()) -> None:
-        """Load a model. Raises the errors of `Control.load`, and InvalidRequestError if there is any parameter.
+    async def RepositoryIndex(self, request: pb.RepositoryIndexRequest) -> pb.RepositoryIndexResponse:
+        _require_unnamed_repository(request.repository_name)
 
-        Calls for one model share the model's next load, so that callers that leave and call again cannot queue many
-        loads. A load that has started is not shared, because it may have read the files before a later caller changed
-        them. A load continues when its caller has left.
-        """
-        if parameters:
-            first = next(iter(parameters))
-            raise InvalidRequestError(
-                f"parameter {first!r} is not supported, because a model is loaded without changes to its file"
-            )
-        with self._lock:
-            if name not in self._waiting:
-                self._waiting[name] = self._loader.submit(self._load, name)
-            load = self._waiting[name]
-        await asyncio.shield(asyncio.wrap_future(load))
+        def listed(control: Control) -> list[VersionState]:
+            states = control.state().versions
+            if request.ready:
+                return [state for state in states if state.state == READY]
+            tried = {state.name for state in states}  # the other models and routes of the repository follow
+            others = [version for version in control.published() if version[0] not in tried]
+            return [*states, *(VersionState(*version, UNAVAILABLE, "not loaded") for version in others)]
 
-    async def unload(self, name: str) -> None:
-        """Take a model out of service. Raises the errors of `Control.unload`."""
-        await self.in_thread(lambda control: control.unload(name))
+        states = await self.in_thread(listed)
+        index = pb.RepositoryIndexResponse.ModelIndex
+        models = [index(name=each.name, version=each.version, state=each.state, reason=each.reason) for each in states]
+        return pb.RepositoryIndexResponse(models=models)
+
+    async def RepositoryModelLoad(self, request: pb.RepositoryModelLoadRequest) -> pb.RepositoryModelLoadResponse:
+        """Load a model. Raises the errors of `Control.load`. Calls for one model share the model's next load, so that
+        callers that leave and call again cannot queue many loads. A load that has started is not shared, because it may
+        have read the files before a later caller changed them. A load continues when its caller has left."""
+        _require_unnamed_repository(request.repository_name)
+        require_no_parameters(request.parameters)
+        name = request.model_name
+        if name not in self._waiting:
+            self._waiting[name] = asyncio.create_task(self._load(name))
+        await asyncio.shield(self._waiting[name])
+        return pb.RepositoryModelLoadResponse()
+
+    async def RepositoryModelUnload(self, request: pb.RepositoryModelUnloadRequest) -> pb.RepositoryModelUnloadResponse:
+        _require_unnamed_repository(request.repository_name)
+        await self.in_thread(lambda control: control.unload(request.model_name))
+        return pb.RepositoryModelUnloadResponse()
+
+    async def model(self, name: str, version: str = "") -> Servable:
+        """Return the model that takes requests for a name and version, after loading it if necessary."""
+        while True:
+            try:
+                return self._engine.model(name, version)
+            except NotLoadedError:
+                await asyncio.shield(asyncio.wrap_future(self._engine.residency.load(name)))
 
     async def in_thread(self, work: Callable[[Control], Result]) -> Result:
         """Run ``work``, which may block, on a thread, and return its result."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, work, self._control)
 
     def close(self) -> None:
-        """End each thread once it is idle. Loads that wait for the thread are still executed."""
-        self._loader.shutdown(wait=False)
+        """End each thread once it is idle."""
         self._threads.shutdown(wait=False)
 
-    def _load(self, name: str) -> None:
-        with self._lock:
+    async def _load(self, name: str) -> None:
+        async with self._loading:
             del self._waiting[name]
-        self._control.load(name)
+            await self.in_thread(lambda control: control.load(name))
 
 
-_COMPUTE = ("compute_input", "compute_infer", "compute_output")
-_EXTENSIONS = ("model_configuration", "model_repository", "statistics")
+def require_no_parameters(parameters: Iterable[str]) -> None:
+    """Raise InvalidRequestError if a request to load a model has any parameter."""
+    for parameter in parameters:
+        raise InvalidRequestError(
+            f"parameter {parameter!r} is not supported, because a model is loaded without changes to its file"
+        )
 
 
-def server_metadata(*more_extensions: str) -> pb.ServerMetadataResponse:
-    """Describe the server. ``more_extensions`` are protocol extensions that only the calling transport supports."""
-    return pb.ServerMetadataResponse(
-        name="hangtag", version=metadata.version("hangtag"), extensions=[*_EXTENSIONS, *more_extensions]
-    )
-
-
-def model_metadata(model: Servable, versions: Sequence[Servable]) -> pb.ModelMetadataResponse:
-    """Describe a model's tensors. ``versions`` has all served versions. The first version gets the requests that name
-    no version."""
-    return pb.ModelMetadataResponse(
-        name=model.name,
-        versions=[each.version for each in versions],
-        platform=PLATFORM,
-        inputs=map(_tensor_metadata, model.signature.inputs),
-        outputs=map(_tensor_metadata, model.signature.outputs),
-    )
+def _require_unnamed_repository(name: str) -> None:
+    if name:
+        raise InvalidRequestError(f"there is no repository {name!r}: this server's only repository has no name")
 
 
 def model_config(model: Servable) -> pb.ModelConfig:
@@ -184,7 +209,7 @@ def _parameters(model: Servable) -> dict[str, str]:
 
 @lru_cache(maxsize=64)
 def _data_set(training: str) -> str | None:
-    """Return the metadata ``training``, reduced to the name of the data set, or None if it names no data set."""
+    """Return the metadata ``training``, reduced to the data set; None if there is no data set."""
     try:
         config = json.loads(training)["config"]
         return json.dumps({"config": {key: config[key] for key in _DATA_SET if key in config}})

@@ -2,8 +2,8 @@
 
 A client sends the same kind of request again and again: the same model, input, datatype and shape, then 784 different
 bytes. Such requests have the same *head*: the bytes before the tensor. A *plan* keeps the result of parsing and
-checking one head. For the next message with that head, the plan gives the inputs without parsing, and builds the
-response from parts that were serialized once. A plan and the codec build exactly the same response.
+checking one head. For the next message with that head, the plan gives the inputs without parsing, and builds exactly
+the same response as the codec from parts that were serialized once.
 
 A request gets a plan only if the head determines the request's meaning: the message has one input of a fixed-size
 datatype, as raw contents at its very end, and no id or parameters. A plan is valid until the models that serve change.
@@ -13,9 +13,8 @@ Each transport defines the head: ``codec`` for messages of gRPC, and ``inference
 import math
 import threading
 import time
-from collections import defaultdict
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import Any, Self, TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +23,7 @@ import structlog
 from hangtag.protos import tensors
 from hangtag.serving.server.engine.servable import Servable
 from hangtag.serving.server.errors import InvalidRequestError, ServerError, UnavailableError
-from hangtag.serving.server.queue.call import Call, InferenceResult, Tensors
+from hangtag.serving.server.queue.call import InferenceResult, Tensors
 from hangtag.serving.server.telemetry.model_statistics import BatchCost
 from hangtag.serving.server.wire.transport_call import LARGE_MESSAGE, TransportCall
 from hangtag.serving.signature import TensorSpec
@@ -38,61 +37,33 @@ TIMEOUT = "timeout"  # Triton's parameter of a request: a time limit in microsec
 Arrays = dict[str, npt.NDArray[Any]]
 Shapes: TypeAlias = tuple[tuple[int, ...], ...]
 """The shapes of a response's outputs."""
-HeadsOf: TypeAlias = Callable[[Tensors], list[bytes]]
+MakeHeads: TypeAlias = Callable[[Tensors], list[bytes]]
 """Returns, for each of a response's outputs, the bytes that precede the output's raw bytes. Only the shapes of the
 outputs determine the result. The function must not keep a request in memory."""
-
-
-class PlannedCall(TransportCall):
-    """A call whose request may have a plan."""
-
-    plan: "Plan | None" = None
-    """The request's plan; None if the request has no plan."""
-
-    @classmethod
-    def send(cls, calls: "Sequence[Self]", responses: Sequence[bytes], cost: BatchCost) -> None:
-        """Send the responses to calls that share a plan and were computed in one batch."""
-        for call, response in zip(calls, responses, strict=True):
-            call.respond(response, call.timings_of(cost))
-
-    @classmethod
-    def answer_batch(cls, calls: Sequence[Call], outputs: Tensors, cost: BatchCost) -> None:
-        by_plan: defaultdict[Plan | None, list[Any]] = defaultdict(list)
-        for call in calls:
-            assert isinstance(call, cls)
-            by_plan[call.plan].append(call)
-        for plan, of_plan in by_plan.items():
-            responses = None if plan is None else plan.responses(of_plan, outputs, cost)
-            if responses is None:
-                for call in of_plan:
-                    call.end(call.part_of(outputs, cost))
-            else:
-                cls.send(of_plan, responses, cost)
 
 
 class Plan:
     """The result of parsing and checking the first request that has a certain head, for one version of a model."""
 
-    def __init__(self, call: TransportCall, model: Servable, specs: Sequence[TensorSpec], heads_of: HeadsOf) -> None:
-        """Take the results from a call that has one input and that the model has admitted. ``specs`` are the requested
-        outputs."""
+    def __init__(self, call: TransportCall, model: Servable, specs: Sequence[TensorSpec], make: MakeHeads) -> None:
+        """Take the results from a call that has one input and was admitted. ``specs`` are the requested outputs."""
         self.model_name, self.model_version, self.epoch = call.model_name, call.model_version, call.epoch
         self.model = model
         self.samples, self.batch_key = call.samples, call.batch_key
         ((self.input, array),) = call.inputs.items()
         self.dtype, self.shape, self.contents_size = array.dtype, array.shape, array.nbytes
         self.output_names = [spec.name for spec in specs]
-        self._heads: dict[Shapes, list[bytes]] = {}  # the results of heads_of so far
+        self._heads: dict[Shapes, list[bytes]] = {}  # the results of _make_heads so far
         self._dtypes = [tensors.DTYPES[spec.datatype] for spec in specs]
-        self._heads_of = heads_of
+        self._make_heads = make
         shapes = [(self.samples, *spec.shape[1:]) if model.signature.batched else spec.shape for spec in specs]
         self.max_bytes = sum(8 * math.prod(math.inf if size is None else size for size in shape) for shape in shapes)
         """The largest size in bytes of the outputs of a response."""
 
-    def put(self, call: PlannedCall, message: bytes) -> bool:
+    def put(self, call: TransportCall, message: bytes) -> bool:
         """Set the attributes that `Query.prepare` would set, and queue the call. The last bytes of ``message`` become
-        the only input's array, without a copy. Return whether the call was queued or has ended; if the models that
-        serve have changed, the result is False, and the caller must submit the call."""
+        the only input's array, without a copy. Return False if the caller must submit the call, because the models that
+        serve have changed."""
         if self.epoch != call.intake.engine.epoch:
             return False
         call.plan = self
@@ -114,37 +85,28 @@ class Plan:
 
     def encode(self, result: InferenceResult) -> bytes:
         """Return the serialized response."""
-        arrays = [result.outputs[name] for name in self.output_names]
-        shapes = tuple([array.shape for array in arrays])
-        heads = self._heads.get(shapes) or self._make_heads(shapes)
-        return b"".join([head + array.tobytes() for head, array in zip(heads, arrays, strict=True)])
+        return self._serialize([result.outputs[name] for name in self.output_names])
 
-    def responses(self, calls: Sequence[PlannedCall], outputs: Tensors, cost: BatchCost) -> list[bytes] | None:
+    def responses(self, calls: Sequence[TransportCall], outputs: Tensors, cost: BatchCost) -> list[bytes] | None:
         """Return the serialized responses to calls of one batch, which share one conversion of each output to bytes.
-
         The result is None if each response must be built separately: tracing records a span for each response, and
-        large responses are encoded on a thread.
-        """
+        large responses are encoded on a thread."""
         if calls[0].intake.tracing is not None:
             return None
-        alone = cost.calls == 1  # the only call of a batch gets all rows
-        shapes, large = [], 0
-        parts: list[tuple[bytes, bytes, int]] = []  # for each output: head, all rows, bytes per sample
         responses: list[bytes] = []
         try:
-            for name in self.output_names:
-                array = outputs[name]
-                shapes.append(array.shape if alone else (self.samples, *array.shape[1:]))
-                large += array.nbytes if alone else array.nbytes // cost.batch_size * self.samples
-            if large >= LARGE_MESSAGE:
+            arrays = [outputs[name] for name in self.output_names]
+            alone = cost.calls == 1  # the only call of a batch gets all rows
+            size = sum([array.nbytes for array in arrays])
+            if (size if alone else size // cost.batch_size * self.samples) >= LARGE_MESSAGE:
                 return None
-            kind = tuple(shapes)
-            heads = self._heads.get(kind) or self._make_heads(kind)
-            for name, head in zip(self.output_names, heads, strict=True):
-                raw = outputs[name].tobytes()
-                parts.append((head, raw, len(raw) if alone else len(raw) // cost.batch_size))
+            if alone:
+                return [self._serialize(arrays)]
+            heads = self._heads_of(tuple([(self.samples, *array.shape[1:]) for array in arrays]))
+            rows = [array.tobytes() for array in arrays]
+            parts = list(zip(heads, rows, [len(raw) // cost.batch_size for raw in rows], strict=True))
             for call in calls:
-                row, end = call.row, call.row + call.samples
+                row, end = call.row, call.row + self.samples
                 pieces: list[bytes] = []
                 for head, raw, size in parts:
                     pieces += head, raw[row * size : end * size]
@@ -154,31 +116,48 @@ class Plan:
             return None
         return responses
 
-    def _make_heads(self, shapes: Shapes) -> list[bytes]:
-        """Compute and keep the heads of a response whose outputs have these shapes."""
+    def _serialize(self, arrays: Sequence[npt.NDArray[Any]]) -> bytes:
+        heads = self._heads_of(tuple([array.shape for array in arrays]))
+        return b"".join([part for head, array in zip(heads, arrays, strict=True) for part in (head, array.tobytes())])
+
+    def _heads_of(self, shapes: Shapes) -> list[bytes]:
+        """Return the heads of a response whose outputs have these shapes, which are computed once."""
+        if (heads := self._heads.get(shapes)) is not None:
+            return heads
         if len(self._heads) >= MAX_PLANS:
             self._heads.clear()
         zeros = zip(self.output_names, map(np.zeros, shapes, self._dtypes), strict=True)
-        heads = self._heads[shapes] = self._heads_of(dict(zeros))
+        heads = self._heads[shapes] = self._make_heads(dict(zeros))
         return heads
 
 
 class Plans:
-    """The plans of one transport, by head. Before using a plan, check the size of the contents: a malformed message may
-    have a known head, but contents of the wrong size. Thread-safe."""
+    """The plans of one transport, by head. Thread-safe."""
 
     def __init__(self) -> None:
         self._keeping = threading.Lock()
-        self._plans: dict[Hashable, Plan] = {}
+        self.by_head: dict[bytes, Plan] = {}
+        """The plans. Check the size of the contents before using a plan, because a malformed message may have a known
+        head."""
+        self._contents_sizes: dict[int, int] = {}  # size of head and contents -> size of the contents
 
-    def keep(self, head: Hashable, plan: Plan) -> None:
+    def find(self, message: bytes) -> Plan | None:
+        """Return the plan for a message, which is a head and then the contents, or None if there is no plan."""
+        size = self._contents_sizes.get(len(message))
+        plan = None if size is None else self.by_head.get(message[:-size])
+        return plan if plan is not None and plan.contents_size == size else None
+
+    def keep(self, head: bytes, plan: Plan) -> None:
         """Keep a plan, and drop the plans of models that no longer serve."""
         with self._keeping:
-            for stale in [other for other, known in self._plans.items() if known.epoch != plan.epoch]:
-                del self._plans[stale]
-            if len(self._plans) >= MAX_PLANS:
-                self._plans.clear()
-            self._plans[head] = plan
+            for stale in [other for other, known in self.by_head.items() if known.epoch != plan.epoch]:
+                del self.by_head[stale]
+            if len(self.by_head) >= MAX_PLANS:
+                self.by_head.clear()
+            if len(self._contents_sizes) >= MAX_PLANS:
+                self._contents_sizes.clear()
+            self.by_head[head] = plan
+            self._contents_sizes[len(head) + plan.contents_size] = plan.contents_size
 
 
 def admit(
@@ -197,17 +176,15 @@ def admit(
     """
     if len(set(outputs)) < len(outputs):  # a small request could ask for a huge answer
         raise InvalidRequestError("an output is requested twice; name each output once")
-    specs = [] if outputs else model.signature.outputs
-    for name in outputs:
-        if (spec := model.signature.output(name)) is None:
-            known = "; ".join(map(str, model.signature.outputs))
-            raise InvalidRequestError(f"unknown output {name!r}; the model gives {known}")
-        specs = [*specs, spec]
+    known = {spec.name: spec for spec in model.signature.outputs}
+    if unknown := [name for name in outputs if name not in known]:
+        listed = "; ".join(map(str, model.signature.outputs))
+        raise InvalidRequestError(f"unknown output {unknown[0]!r}; the model gives {listed}")
     if timeout is not None:  # a stream has one deadline, but each of its requests may have a timeout
         call.deadline = earlier_deadline(timeout, call.deadline)
     call.samples, call.batch_key = model.check(inputs, datatypes)
-    call.inputs, call.outputs = inputs, [spec.name for spec in specs]
-    return specs
+    call.inputs, call.outputs = inputs, outputs or [*known]
+    return [known[name] for name in call.outputs]
 
 
 def earlier_deadline(microseconds: int, deadline: float | None) -> float:

@@ -1,7 +1,5 @@
-"""Maps domain errors to statuses of gRPC and HTTP, and a query's cost to metadata.
-
-The server names failures by gRPC's codes. The metrics use gRPC's codes for HTTP too.
-"""
+"""Maps domain errors to statuses of gRPC and HTTP, and a query's cost to metadata. The metrics name failures by gRPC's
+codes, for HTTP too."""
 
 import uuid
 from typing import NamedTuple
@@ -9,22 +7,7 @@ from typing import NamedTuple
 import grpc
 import structlog
 
-from hangtag.serving.server.errors import (
-    CancelledError,
-    ControlError,
-    DeadlineError,
-    ForeignOriginError,
-    InferenceError,
-    InvalidRequestError,
-    InvalidValuesError,
-    MessageTooLargeError,
-    NotFoundError,
-    QueueFullError,
-    ServerError,
-    UnauthenticatedError,
-    UnavailableError,
-    UnsupportedEncodingError,
-)
+from hangtag.serving.server import errors
 from hangtag.serving.server.telemetry.model_statistics import Timings
 
 log = structlog.get_logger()
@@ -52,22 +35,22 @@ class Status(NamedTuple):
 
 _CODE = grpc.StatusCode
 STATUS: dict[type, Status] = {
-    UnsupportedEncodingError: Status(_CODE.INVALID_ARGUMENT, 415),
-    InvalidRequestError: Status(_CODE.INVALID_ARGUMENT, 400),
-    NotFoundError: Status(_CODE.NOT_FOUND, 404),
-    QueueFullError: Status(_CODE.RESOURCE_EXHAUSTED, 429),
+    errors.UnsupportedEncodingError: Status(_CODE.INVALID_ARGUMENT, 415),
+    errors.InvalidRequestError: Status(_CODE.INVALID_ARGUMENT, 400),
+    errors.NotFoundError: Status(_CODE.NOT_FOUND, 404),
+    errors.QueueFullError: Status(_CODE.RESOURCE_EXHAUSTED, 429),
     # gRPC's core also answers RESOURCE_EXHAUSTED to a message that is too large.
-    MessageTooLargeError: Status(_CODE.RESOURCE_EXHAUSTED, 413),
-    DeadlineError: Status(_CODE.DEADLINE_EXCEEDED, 504),
+    errors.MessageTooLargeError: Status(_CODE.RESOURCE_EXHAUSTED, 413),
+    errors.DeadlineError: Status(_CODE.DEADLINE_EXCEEDED, 504),
     # 499 is nginx' status for a caller that has left, so no client receives it.
-    CancelledError: Status(_CODE.CANCELLED, 499),
-    UnavailableError: Status(_CODE.UNAVAILABLE, 503),
+    errors.CancelledError: Status(_CODE.CANCELLED, 499),
+    errors.UnavailableError: Status(_CODE.UNAVAILABLE, 503),
     # Triton answers 400.
-    ControlError: Status(_CODE.FAILED_PRECONDITION, 400),
-    ForeignOriginError: Status(_CODE.UNAUTHENTICATED, 403),
-    UnauthenticatedError: Status(_CODE.UNAUTHENTICATED, 401),
-    InvalidValuesError: Status(_CODE.INVALID_ARGUMENT, 400),
-    InferenceError: Status(_CODE.INTERNAL, 500),
+    errors.ControlError: Status(_CODE.FAILED_PRECONDITION, 400),
+    errors.ForeignOriginError: Status(_CODE.UNAUTHENTICATED, 403),
+    errors.UnauthenticatedError: Status(_CODE.UNAUTHENTICATED, 401),
+    errors.InvalidValuesError: Status(_CODE.INVALID_ARGUMENT, 400),
+    errors.InferenceError: Status(_CODE.INTERNAL, 500),
 }
 """The status of each error, and of its subclasses that have no status of their own."""
 
@@ -75,27 +58,23 @@ _BUG = Status(_CODE.INTERNAL, 500)
 
 
 def status(error: Exception) -> Status:
-    """Return the status for an exception. An exception that is not in the table means a bug, and gets INTERNAL and
-    500."""
-    for kind in type(error).__mro__:
-        if kind in STATUS:
-            return STATUS[kind]
-    return _BUG
+    """Return the status for an exception. An exception that is not in the table is a bug."""
+    return next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), _BUG)
 
 
 def call_status(error: Exception, rpc: str, request: object = None) -> tuple[grpc.StatusCode, str]:
     """Return the status code and the message with which a call ends.
 
     The caller gets a domain error's own message, shortened so that it fits into a header of 8 KiB, because the message
-    may quote a long request. Any other exception is a bug. The caller gets a reference, with which the traceback can be
-    found in the log. Only errors that are not the caller's fault are logged. Headers and metadata, in which callers
-    send their tokens, are never logged. A log entry contains ``rpc`` and ``request``'s model and id.
+    may quote a long request. For a bug, the caller gets a reference, with which the traceback can be found in the log.
+    Only errors that are not the caller's fault are logged, with ``rpc`` and ``request``'s model and id. Headers and
+    metadata, in which callers send their tokens, are never logged.
     """
     code = status(error).grpc
     method = rpc.rpartition("/")[2] if rpc.startswith("/") else rpc  # for HTTP, rpc is a verb and a route
     fields = {"rpc": method, "model": getattr(request, "model_name", ""), "request_id": getattr(request, "id", "")}
     fields = {name: str(value)[:_MAX_LOGGED_LENGTH] for name, value in fields.items()}
-    if isinstance(error, ServerError):
+    if isinstance(error, errors.ServerError):
         message = str(error)
         if code is grpc.StatusCode.INTERNAL:
             log.warning("request failed", reason=message, **fields)

@@ -1,9 +1,8 @@
 """A call of a transport: takes every request from a transport to the engine, and the response or error back.
 
 Every request of every transport is a `TransportCall`, which is also the entry in its model's queue. `submit` looks the
-model up, lets the call's `Query` decode the request for that model, and queues the call. This module retries after a
-model swap, counts failures and records spans. Unary calls, streams, comparisons, native and HTTP therefore differ only
-in how they send an answer.
+model up, lets the call's `Query` decode the request for that model, and queues the call. Therefore unary calls,
+streams, comparisons, native and HTTP differ only in how they send an answer.
 """
 
 import time
@@ -12,17 +11,19 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 import grpc
 
 from hangtag.protos.methods import CLASSIFY, CLASSIFY_STREAM, COMPARE, MODEL_INFER, MODEL_STREAM_INFER
 from hangtag.serving.server.engine.servable import Servable
 from hangtag.serving.server.errors import CancelledError, NotLoadedError, QueueFullError, UnavailableError
-from hangtag.serving.server.queue.call import Call, InferenceResult
-from hangtag.serving.server.telemetry.model_statistics import Timings
-from hangtag.serving.server.wire.intake import Intake, Origin
-from hangtag.serving.server.wire.tracing import Metadata
+from hangtag.serving.server.queue.call import Call, InferenceResult, Tensors
+from hangtag.serving.server.telemetry.model_statistics import BatchCost, Timings
+from hangtag.serving.server.wire.intake import Intake, Metadata, Origin
+
+if TYPE_CHECKING:
+    from hangtag.serving.server.wire.plans import Plan
 
 LARGE_MESSAGE = 64 * 1024
 """A thread decodes a request of at least this many bytes, and encodes an answer of this size. Python converts strings
@@ -49,8 +50,8 @@ class TransportCall(Call):
     """See `Origin`, which also describes the metadata."""
     metadata: Metadata
     epoch: int
-    """The engine's epoch before the model was looked up. If the model is replaced in the meantime, a `Plan` with this
-    epoch is never valid."""
+    """The engine's epoch before the model was looked up, so that a `Plan` is not valid if the model is replaced in the
+    meantime."""
     started: int
     """When the request arrived, by time.perf_counter_ns."""
     model_name: str = ""
@@ -58,21 +59,38 @@ class TransportCall(Call):
     model_version: str = ""
     """The version in the request; empty for the version that serves by default."""
     id: str = ""
-    """The request's id, for the log. The query sets the id if the request has one."""
+    """The request's id, for the log."""
     encode: Callable[[InferenceResult], Any]
-    """The function that turns the model's result into the transport's response, or raises ServerError. The query sets
-    this attribute. The function is called only once."""
+    """Turns the model's result into the transport's response, or raises ServerError. Called only once."""
     outputs: Sequence[str] = ()
-    """The outputs that the response contains in full, so that their size determines the size of the response. Empty for
-    a response that contains anything else. The query sets this attribute."""
+    """The outputs whose size determines the size of the response, because it contains them in full; otherwise empty."""
+    plan: "Plan | None" = None
 
     @abstractmethod
     def respond(self, response: Any, timings: Timings) -> None:
-        """Send the response that ``encode`` returned."""
+        """Send the response that ``encode`` returned, or that the plan made."""
 
     @abstractmethod
     def refuse(self, error: Exception) -> None:
         """Send an error, which has been counted already."""
+
+    @classmethod
+    def send(cls, calls: "Sequence[Self]", responses: Sequence[bytes], cost: BatchCost) -> None:
+        """Send the responses to calls that share a plan and were computed in one batch."""
+        for call, response in zip(calls, responses, strict=True):
+            call.respond(response, call.timings_of(cost))
+
+    @classmethod
+    def answer_batch(cls, calls: Sequence[Any], outputs: Tensors, cost: BatchCost) -> None:
+        plans: set[Plan | None] = {call.plan for call in calls}
+        for plan in plans:
+            of_plan = calls if len(plans) == 1 else [call for call in calls if call.plan is plan]
+            responses = None if plan is None else plan.responses(of_plan, outputs, cost)
+            if responses is None:
+                for call in of_plan:
+                    call.end(call.part_of(outputs, cost))
+            else:  # each answer of a route's member has the member's cost, which only ``respond`` sends
+                (TransportCall if cost.member else cls).send(of_plan, responses, cost)
 
     def answer(self, result: InferenceResult) -> None:
         outputs = result.outputs
@@ -121,9 +139,9 @@ class Query(ABC):
 
     @abstractmethod
     def prepare(self, model: Servable, call: TransportCall) -> None:
-        """Decode the request for this version of a model. Set the call's attributes ``inputs``, ``samples``,
-        ``batch_key``, ``encode`` and ``outputs``, and shorten the deadline if the request asks for it. If the version
-        is replaced in the meantime, this method is called again with the successor. Raises InvalidRequestError if the
+        """Decode the request for this version of a model. Set the call's ``inputs``, ``samples``, ``batch_key``,
+        ``encode``, ``outputs`` and ``id``, and shorten the deadline if the request asks for it. If the version is
+        replaced in the meantime, this method is called again with the successor. Raises InvalidRequestError if the
         request does not match the model."""
 
 
@@ -167,7 +185,7 @@ class _AwaitedLoad:
     """The `Queue` of one call while the call's model is loaded."""
 
     def __init__(self, call: TransportCall, query: Readable) -> None:
-        # The first thread that takes the call removes it, so that a request whose caller has left needs no memory.
+        # The first thread to remove the call ends it. The request of a caller that has left needs no memory.
         self._waiting: dict[Call, tuple[TransportCall, Readable]] = {call: (call, query)}
         call.queue = self
 
@@ -176,7 +194,7 @@ class _AwaitedLoad:
             call.end(CancelledError("the caller left before the model was loaded"))
 
     def finish(self, load: "Future[None]") -> None:
-        """Submit the call now that the load has finished. If the load failed, the call fails with the same error."""
+        """Submit the call after the load, or let it fail with the error of the load."""
         for call, query in list(self._waiting.values()):
             if not self._waiting.pop(call, None):
                 continue
@@ -187,12 +205,8 @@ class _AwaitedLoad:
 
 
 def submit_on_thread(calls: Sequence[TransportCall], queries: Sequence[Readable]) -> "Future[None]":
-    """On a thread, `submit` the calls of one request one after another. All calls share the request's picture, which is
-    prepared once. If max_queue_size requests wait to be decoded already, the calls fail with QueueFullError.
-
-    Returns:
-        A future that is done when each call is queued or has failed.
-    """
+    """On a thread, `submit` the calls of one request one after another, and return a future that is then done. If
+    max_queue_size requests wait to be decoded already, the calls fail with QueueFullError."""
     intake = calls[0].intake
     done: Future[None] = Future()
 

@@ -1,8 +1,7 @@
 """The gRPC server: inference, classification, health and reflection on one address, over grpcio's asynchronous API.
 
-With reflection, clients such as grpcurl list the services and fetch their descriptors. grpcio ships only the version
-v1alpha of reflection, but v1 differs only in the name of the package. Everything except the constructor and ``close``
-runs on the process's event loop.
+grpcio ships only the version v1alpha of reflection, but v1 differs only in the name of the package. Everything except
+the constructor and ``close`` runs on the process's event loop.
 """
 
 import asyncio
@@ -19,9 +18,8 @@ from hangtag.serving.server.config.limits import Limits
 from hangtag.serving.server.engine.engine import Engine
 from hangtag.serving.server.errors import DeadlineError, NotFoundError, StartError
 from hangtag.serving.server.host.ports import GRPC, GRPC_SOCKET, bind
-from hangtag.serving.server.transport.grpc.handlers import Context, Handlers
-from hangtag.serving.server.transport.grpc.services import Services
-from hangtag.serving.server.transport.grpc.streams import OpenStreams
+from hangtag.serving.server.transport.grpc.services import Handlers, Services
+from hangtag.serving.server.transport.grpc.streams import Context, OpenStreams
 from hangtag.serving.server.wire.event_loop import LoopCalls, event_loop
 from hangtag.serving.server.wire.intake import Intake
 
@@ -33,11 +31,9 @@ _SERVING: int = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING: int = health_pb2.HealthCheckResponse.NOT_SERVING
 _POLL_SECONDS = 0.005
 _FLUSH_SECONDS = 0.2
-"""The seconds that connections stay open after the last response. Otherwise gRPC's core would close a connection as
-soon as the last response is written. If the client has sent bytes that are not read yet, the kernel then resets the
-connection, and the client may lose the end of a large response. pygrpc-native's ``close`` drops responses that its
-threads have not written yet: up to one response in five if ``close`` is called at once. Neither library says when
-responses are written."""
+"""The seconds that connections stay open after the last response. If gRPC's core closed a connection from which bytes
+are not read yet, the kernel would reset it, and the client may lose the end of a large response. pygrpc-native's
+``close`` drops responses that its threads have not written yet. Neither library says when responses are written."""
 _MAX_PENDING = 100_000
 V1 = "grpc.reflection.v1.ServerReflection"
 
@@ -95,17 +91,15 @@ class GrpcServer:
         options = [
             ("grpc.max_receive_message_length", message_bytes),
             ("grpc.max_send_message_length", message_bytes),
-            # Workers share the port. A single process must not share the port, because a second server would silently
-            # get a part of the calls.
+            # Only workers share the port, because a second server would silently get a part of the calls.
             ("grpc.so_reuseport", int(config.workers > 1)),
-            # Above this limit, gRPC's core answers CANCELLED without a message, before the server sees the call. The
-            # limit is so high that a full queue, which answers RESOURCE_EXHAUSTED, takes effect first.
+            # Above this limit, gRPC's core answers CANCELLED without a message. The limit is so high that a full queue,
+            # which answers RESOURCE_EXHAUSTED, takes effect first.
             ("grpc.server.max_pending_requests", _MAX_PENDING),
             ("grpc.server.max_pending_requests_hard_limit", _MAX_PENDING),
             ("grpc.max_concurrent_streams", config.max_concurrent_streams),
             # By default gRPC's core counts ended streams until they are cleaned up, and refuses further streams with
-            # UNAVAILABLE, even for a client within the limit above. The limit above and the models' queues already
-            # protect the server from overload.
+            # UNAVAILABLE, even for a client within the limit above.
             ("grpc.http.overload_protection", 0),
             # By default gRPC's core disconnects a client that pings more often than every five minutes.
             ("grpc.http2.max_ping_strikes", 0),
@@ -123,10 +117,8 @@ class GrpcServer:
 
 
 class HealthService:
-    """The health of each name: "" is the whole server, any other name a service or a model.
-
-    When the server stops, each Watch sends NOT_SERVING and ends, so that the server's stop need not wait.
-    """
+    """The health of each name: "" is the whole server, any other name a service or a model. When the server stops, each
+    Watch sends NOT_SERVING and ends, so that the server's stop need not wait."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine

@@ -1,75 +1,170 @@
-"""inference.GRPCInferenceService, the Open Inference Protocol with Triton's extensions, and hangtag.v1.Classifier.
+"""The handlers of gRPC's methods, and the methods that query models.
 
-Each method translates its message, calls the engine or the model control, and translates the answer. Methods raise
-domain errors, which `Handlers` turns into statuses.
+`Handlers` finds the handler of each call, checks the caller's token, parses requests, and turns errors into statuses.
+Methods take a parsed request, and raise domain errors. Without the handlers, grpcio would answer UNKNOWN to a domain
+error, and INTERNAL to bytes that are not the method's message, although the caller is at fault.
 """
 
-from collections.abc import AsyncIterator
-from typing import TypeAlias
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
+from typing import Any, NoReturn, TypeAlias
+
+import grpc
+from google.protobuf.descriptor import ServiceDescriptor
+from google.protobuf.message_factory import GetMessageClass
+from grpc_health.v1.health import SERVICE_NAME as HEALTH
 
 from hangtag.protos import classifier_pb2
 from hangtag.protos import inference_pb2 as pb
 from hangtag.protos.methods import CLASSIFY, CLASSIFY_STREAM, COMPARE, MODEL_INFER, MODEL_STREAM_INFER
 from hangtag.serving.server.errors import (
     InvalidRequestError,
-    NotFoundError,
-    NotLoadedError,
+    QueueFullError,
     ServerError,
+    UnauthenticatedError,
     UnavailableError,
 )
-from hangtag.serving.server.transport.grpc.handlers import Context, abort, origin_of
-from hangtag.serving.server.transport.grpc.streams import OpenStreams, StreamCall
-from hangtag.serving.server.wire.codec import MessagePlans, MessageQuery, serialized, submit_infer
+from hangtag.serving.server.transport.grpc.streams import Context, OpenStreams, StreamCall
+from hangtag.serving.server.wire.codec import MessageQuery, parse_message, serialized, submit_infer
 from hangtag.serving.server.wire.event_loop import AwaitedCall, LoopCalls
 from hangtag.serving.server.wire.image_query import classify_query, compare_queries
-from hangtag.serving.server.wire.model_queries import model_config, model_metadata, server_metadata
+from hangtag.serving.server.wire.intake import Intake, Origin
+from hangtag.serving.server.wire.plans import Plans
 from hangtag.serving.server.wire.status import call_status, cost_metadata, route_metadata
+from hangtag.serving.server.wire.transport_call import INFERENCE_METHODS
+
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"
+Parse = Callable[[bytes], Any]
+Answer = Callable[[Any, Context], Awaitable[Any]]
 
 _FINAL = "triton_final_response"  # always true: every request has exactly one response here
 _END_AT_ERROR = ("triton_grpc_error", "true")  # this metadata lets the first error end the stream
 Response: TypeAlias = pb.ModelStreamInferResponse
 
 
+OPEN_PREFIX = f"/{HEALTH}/"
+"""The methods of health need no token, because probes of orchestrators and load balancers cannot send a token."""
+
+
+class Handlers(grpc.GenericRpcHandler):
+    """The handlers of all methods, by name."""
+
+    def __init__(self, intake: Intake) -> None:
+        self._intake = intake
+        self.open = 0
+        """Number of calls that are being answered."""
+        self._watches = 0
+        self._handlers: dict[str, Handler] = {}
+
+    def service(self, details: grpc.HandlerCallDetails) -> Handler:
+        """Return a call's handler, or None for an unknown method, before a message has arrived."""
+        if not self._intake.all_admitted and not details.method.startswith(OPEN_PREFIX):
+            try:
+                self._intake.admit(details.invocation_metadata, queries=details.method in INFERENCE_METHODS)
+            except (UnauthenticatedError, UnavailableError) as error:
+                self._intake.record_failure(Origin(""), error)
+                # grpcio calls a handler for request streams before a message has arrived, so it can refuse any method
+                return grpc.stream_unary_rpc_method_handler(partial(_refuse, error, details.method))
+        return self._handlers.get(details.method)
+
+    def add_service(self, descriptor: ServiceDescriptor, servicer: object, name: str = "") -> None:
+        """Add the methods of a service. ``name`` is the service's full name, if it differs from the descriptor's name.
+
+        The servicer, or else the `ModelService`, has a coroutine function with the name of each served method. The
+        function takes the request, or an asynchronous iterator of requests, and the servicer's functions also take the
+        call's context, to which they write a stream of responses. Other functions return the response.
+        """
+        models = self._intake.models
+        for method in descriptor.methods:
+            path = f"/{name or descriptor.full_name}/{method.name}"
+            parse: Parse = GetMessageClass(method.input_type).FromString
+            serialize: Callable[[Any], bytes] | None = GetMessageClass(method.output_type).SerializeToString
+            answer = getattr(servicer, method.name, None)
+            if answer is None and hasattr(models, method.name):
+                answer = _without_context(getattr(models, method.name))
+            if answer is None:  # a method of a newer protocol, such as health's List, is UNIMPLEMENTED
+                continue
+            if path == MODEL_INFER:  # this handler takes and returns bytes
+                parse, serialize = bytes, None
+            # Every handler takes a request stream, because grpcio calls such a handler even if a call ends without a
+            # message. The handler can then report that the message is missing.
+            add = grpc.stream_unary_rpc_method_handler
+            if method.client_streaming or method.server_streaming:
+                add = grpc.stream_stream_rpc_method_handler
+            watches = method.server_streaming and not method.client_streaming
+            handle = self._handle(path, parse, answer, reads_stream=method.client_streaming, watches=watches)
+            self._handlers[path] = add(handle, response_serializer=serialize)
+
+    def _handle(self, path: str, parse: Parse, answer: Answer, *, reads_stream: bool, watches: bool) -> Answer:
+        max_watches = self._intake.engine.config.limits.max_watches
+
+        async def requests(context: Context) -> AsyncIterator[Any]:
+            while (message := await context.read()) is not grpc.aio.EOF:
+                yield self._parse(path, parse, message, context)
+
+        async def handle(_messages: object, context: Context) -> object:
+            request = None
+            self.open += 1
+            self._watches += watches
+            try:
+                if watches and self._watches > max_watches:  # before the message, which may never arrive
+                    full = QueueFullError(f"{max_watches} Watch streams are open; poll with Check instead")
+                    await abort(full, path, None, context)
+                if reads_stream:
+                    # the answer has begun, so Envoy no longer awaits a whole request
+                    await context.send_initial_metadata(())
+                    return await answer(requests(context), context)
+                request = self._parse(path, parse, await context.read(), context)
+                return await answer(request, context)
+            except Exception as error:
+                await abort(error, path, request, context)
+            finally:
+                self.open -= 1
+                self._watches -= watches
+
+        return handle
+
+    def _parse(self, path: str, parse: Parse, message: Any, context: Context) -> Any:
+        try:
+            return parse_message(parse, message, path)
+        except InvalidRequestError as error:
+            if path in INFERENCE_METHODS:
+                self._intake.record_failure(origin_of(path, context), error)
+            raise
+
+
+def _without_context(method: Callable[[Any], Awaitable[Any]]) -> Answer:
+    return lambda request, _context: method(request)
+
+
+async def abort(error: Exception, path: str, request: object, context: Context) -> NoReturn:
+    """End a call with an error's status (see `call_status`)."""
+    if isinstance(error, grpc.aio.BaseError):  # the call has already ended, and grpcio handles this error
+        raise error
+    await context.abort(*call_status(error, path, request))
+
+
+async def _refuse(error: ServerError, path: str, _requests: object, context: Context) -> None:
+    await abort(error, path, None, context)
+
+
+def origin_of(method: str, context: Context) -> Origin:
+    remaining: float | None = context.time_remaining()
+    deadline = None if remaining is None else time.monotonic() + remaining
+    return Origin(method, tuple(context.invocation_metadata() or ()), deadline)
+
+
 class Services:
-    """The methods of both services. The methods for the repository and the statistics answer for all the server's
-    workers. Classifiers are the models that accept one UINT8 picture and have labels for the output
-    ``probabilities``."""
+    """The methods of inference.GRPCInferenceService and hangtag.v1.Classifier that query models. Methods raise domain
+    errors, which `Handlers` turns into statuses. `ModelService` has the other methods."""
 
     def __init__(self, calls: LoopCalls, streams: OpenStreams) -> None:
-        self._intake = calls.intake
-        self._engine = calls.intake.engine
-        self._repository = calls.intake.repository
         self._calls = calls
         self._streams = streams
-        self._plans = MessagePlans()
-
-    async def ServerLive(self, request: pb.ServerLiveRequest, context: Context) -> pb.ServerLiveResponse:
-        return pb.ServerLiveResponse(live=True)
-
-    async def ServerReady(self, request: pb.ServerReadyRequest, context: Context) -> pb.ServerReadyResponse:
-        return pb.ServerReadyResponse(ready=self._engine.ready)
-
-    async def ModelReady(self, request: pb.ModelReadyRequest, context: Context) -> pb.ModelReadyResponse:
-        try:
-            self._engine.model(request.name, request.version)
-        except NotLoadedError:  # the first call loads the model
-            pass
-        except (NotFoundError, UnavailableError):
-            return pb.ModelReadyResponse(ready=False)
-        return pb.ModelReadyResponse(ready=not self._engine.stopping)
-
-    async def ServerMetadata(self, request: pb.ServerMetadataRequest, context: Context) -> pb.ServerMetadataResponse:
-        return server_metadata()
-
-    async def ModelMetadata(self, request: pb.ModelMetadataRequest, context: Context) -> pb.ModelMetadataResponse:
-        model = await self._intake.model(request.name, request.version)
-        return model_metadata(model, self._engine.versions(model.name))
-
-    async def ModelConfig(self, request: pb.ModelConfigRequest, context: Context) -> pb.ModelConfigResponse:
-        return pb.ModelConfigResponse(config=model_config(await self._intake.model(request.name, request.version)))
+        self._plans = Plans()
 
     async def ModelInfer(self, message: bytes, context: Context) -> bytes:
-        """Answer ModelInfer. The request and the response are serialized messages."""
         call = AwaitedCall(self._calls, origin_of(MODEL_INFER, context))
         try:
             submit_infer(call, self._plans, message)
@@ -92,45 +187,20 @@ class Services:
             except Exception as error:
                 if ends_at_error:
                     raise
-                asked = call.request
-                code, message = call_status(error, MODEL_STREAM_INFER, asked)
-                failed = pb.ModelInferResponse(
-                    model_name=asked.model_name, model_version=asked.model_version, id=asked.id
-                )
+                name, version, identity = call.model_name, call.model_version, call.request.id
+                code, message = call_status(error, MODEL_STREAM_INFER, call.request)
+                failed = pb.ModelInferResponse(model_name=name, model_version=version, id=identity)
                 failed.parameters[_FINAL].bool_param = True
                 failed.parameters["status"].string_param = code.name
                 return Response(error_message=message, infer_response=failed)
             response.parameters[_FINAL].bool_param = True
-            timings = call.timings
-            response.parameters["queue_ns"].int64_param = timings.queue_ns
-            response.parameters["compute_ns"].int64_param = timings.compute_ns
-            response.parameters["batch_size"].int64_param = timings.batch_size
-            for key, value in route_metadata(timings):
+            for key in ("queue_ns", "compute_ns", "batch_size"):
+                response.parameters[key].int64_param = getattr(call.timings, key)
+            for key, value in route_metadata(call.timings):
                 response.parameters[key.replace("-", "_")].string_param = value
             return Response(infer_response=response)
 
         await self._streams.answer(requests, context, origin, MessageQuery, respond)
-
-    async def RepositoryIndex(self, request: pb.RepositoryIndexRequest, context: Context) -> pb.RepositoryIndexResponse:
-        _require_unnamed_repository(request.repository_name)
-        return await self._repository.index(ready=request.ready)
-
-    async def RepositoryModelLoad(
-        self, request: pb.RepositoryModelLoadRequest, context: Context
-    ) -> pb.RepositoryModelLoadResponse:
-        _require_unnamed_repository(request.repository_name)
-        await self._repository.load(request.model_name, request.parameters)
-        return pb.RepositoryModelLoadResponse()
-
-    async def RepositoryModelUnload(
-        self, request: pb.RepositoryModelUnloadRequest, context: Context
-    ) -> pb.RepositoryModelUnloadResponse:
-        _require_unnamed_repository(request.repository_name)
-        await self._repository.unload(request.model_name)
-        return pb.RepositoryModelUnloadResponse()
-
-    async def ModelStatistics(self, request: pb.ModelStatisticsRequest, context: Context) -> pb.ModelStatisticsResponse:
-        return await self._repository.statistics(request.name, request.version)
 
     async def Classify(
         self, request: classifier_pb2.ClassifyRequest, context: Context
@@ -169,11 +239,6 @@ class Services:
                 outcome.failure.CopyFrom(_failure(error, COMPARE, query))
             outcomes.append(outcome)
         return classifier_pb2.CompareResponse(outcomes=outcomes)
-
-
-def _require_unnamed_repository(name: str) -> None:
-    if name:
-        raise InvalidRequestError(f"there is no repository {name!r}: this server's only repository has no name")
 
 
 def _failure(error: Exception, rpc: str, request: object) -> classifier_pb2.Failure:

@@ -4,52 +4,37 @@ Two coroutines work on a stream:
 
 - The *reader* (`read`, in a separate task) takes each request from gRPC, appends a call to the stream's queue, and
   submits the call. The reader does not wait for earlier answers, so requests of one stream share batches.
-- The *writer* (`outcomes`, in the task of the stream) takes the first call from the queue after the call has ended, so
-  responses are sent in the order of the requests.
+- The *writer* (`outcomes`, in the task of the stream) takes the first call from the queue after the call has ended.
 
 Back-pressure: the reader waits while the queue holds ``window`` calls, or ``max_bytes`` of requests and answers. The
-queue holds an answer from the end of the computation until the writer takes the answer. The size of an answer that is
-not computed yet is estimated from earlier answers. If answers turn out larger than estimated, the queue holds more than
-max_bytes, but at most ``window`` answers. gRPC's flow control stops the writer while the client does not read, so the
-server soon stops reading from such a client. If the queue is empty, the reader takes a request of any size, so no
-stream waits for ever.
+size of an answer that is not computed yet is estimated from earlier answers. If answers turn out larger than estimated,
+the queue holds more than max_bytes, but at most ``window`` answers. gRPC's flow control stops the writer while the
+client does not read, so the server soon stops reading from such a client. If the queue is empty, the reader takes a
+request of any size, so no stream waits for ever.
 
 Cancellation: when the client cancels or disconnects, or the deadline passes, grpcio cancels the writer's task. The
 writer then cancels every query that has not ended, and the reader ends.
-
-Stop: after `stop` the reader takes no more requests. The writer answers the requests in the queue, and then ends the
-stream with UNAVAILABLE, unless the client had finished sending.
 """
 
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import grpc
 
 from hangtag.serving.server.errors import QueueFullError, UnavailableError
-from hangtag.serving.server.transport.grpc.handlers import Context
-from hangtag.serving.server.wire.event_loop import AwaitedCall, LoopCalls
+from hangtag.serving.server.wire.event_loop import LoopCall, LoopCalls
 from hangtag.serving.server.wire.intake import Origin
 from hangtag.serving.server.wire.transport_call import LARGE_MESSAGE, Query, submit, submit_on_thread
 
-FIRST_SHARE = 5
+_FIRST_SHARE = 5
 """Until a stream has answered a request, each answer is assumed to take a fifth of the bytes that the stream may
 hold."""
 
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Request = TypeVar("Request")
-
-
-class StreamCall(AwaitedCall):
-    """A call for one request of a stream."""
-
-    request: Any
-    size: int
-    """Bytes of the request."""
-    answer_size: int | None = None
-    """Bytes of the answer; None until there is an outcome."""
 
 
 class OpenStreams:
@@ -71,31 +56,23 @@ class OpenStreams:
         context: Context,
         origin: Origin,
         query: Callable[[Request], Query],
-        respond: Callable[[StreamCall], object],
+        respond: Callable[["StreamCall"], object],
         *,
         in_thread: bool = False,
     ) -> None:
-        """Answer each request of a stream, in order. If the server stops, or the client sends bytes that are not a
-        message, the stream ends after the answers to all requests that were read. Raises QueueFullError if too many
-        streams are open, and the errors of `_Stream.outcomes`.
-
-        Args:
-            requests: The messages as they arrive.
-            context: The stream's call.
-            origin: The method, metadata and deadline of the stream's call. Every request has the stream's deadline.
-            query: Makes the query for a request.
-            respond: Makes the response from a call that has ended. If ``respond`` raises an error, the stream ends.
-            in_thread: Whether decoding even a small request takes so long that it would block the loop.
-        """
+        """Answer each request of a stream, in order. Every request has the stream's deadline, which is in ``origin``.
+        ``query`` makes the query for a request, and ``respond`` the response from a call that has ended. If ``respond``
+        raises an error, the stream ends. ``in_thread`` is whether decoding even a small request would block the loop.
+        Raises QueueFullError if too many streams are open, and the errors of `_Stream.outcomes`."""
         if self._stopped:
             raise UnavailableError("the server is stopping and takes no new streams; try another replica")
         if len(self._streams) >= self._max_streams:
             raise QueueFullError(f"{self._max_streams} streams are open; use one of them, or calls without a stream")
-        stream = _Stream(self, origin, query, in_thread=in_thread)
+        stream = _Stream(self)
         self._streams.add(stream)
         # The reader ends with the call, and is not cancelled, because grpcio would not free a message that arrives for
-        # a cancelled read.
-        stream.reader = asyncio.create_task(stream.read(requests))
+        # a cancelled read. asyncio has only a weak reference to the task.
+        stream.reader = asyncio.create_task(stream.read(requests, origin, query, in_thread=in_thread))
         try:
             async for call in stream.outcomes():
                 await context.write(respond(call))
@@ -111,50 +88,60 @@ class OpenStreams:
             stream.stop()
 
 
+class StreamCall(LoopCall):
+    """A call for one request of a stream."""
+
+    request: Any
+    stream: "_Stream"
+    held: int
+    """Bytes of the request and of its answer. The answer's size is estimated until the call has ended."""
+    has_ended = False
+
+    def resolve(self) -> None:
+        self.has_ended = True
+        self.stream.completed(self)
+
+
 class _Stream:
     """The unanswered requests of one stream, in order."""
 
     reader: "asyncio.Task[None]"
-    """The task that reads the stream. This reference keeps the task alive, because asyncio has only a weak one."""
 
-    def __init__(self, streams: OpenStreams, origin: Origin, query: Callable[[Any], Query], *, in_thread: bool) -> None:
-        self._streams = streams
+    def __init__(self, streams: OpenStreams) -> None:
+        self._calls, self._window = streams.calls, streams.window
         self._max_bytes = streams.calls.intake.max_message_bytes  # a stream's requests and answers
-        self._origin = origin
-        self._query = query
-        self._in_thread = in_thread
         self._changed = asyncio.Event()
         self._unanswered: deque[StreamCall] = deque()
-        self._held = 0  # bytes of the queued requests and of the computed answers
-        self._computing = 0  # the number of calls without an outcome
-        self._expected = self._max_bytes // FIRST_SHARE  # the estimated bytes of an answer that is not computed yet
+        self._held = 0  # the sum of ``held`` of the unanswered calls
+        self._expected = self._max_bytes // _FIRST_SHARE  # the estimated bytes of an answer that is not computed yet
         self._finished = False  # whether the client has sent everything, or a message that ends the stream
         self._read_error: Exception | None = None
         self._stopped = False
 
-    async def read(self, requests: AsyncIterator[Any]) -> None:
+    async def read(
+        self, requests: AsyncIterator[Any], origin: Origin, query: Callable[[Any], Query], *, in_thread: bool
+    ) -> None:
         """Submit each request as it arrives, until the client has sent all of them or the stream ends."""
         try:
             async for request in requests:
                 size = request.ByteSize()
-                await self._until(partial(self._ends_or_has_room, size))
+                while not self._ends_or_has_room(size):
+                    await self._change()
                 if self._stopped:
                     return
-                call = StreamCall(self._streams.calls, self._origin)
-                call.request, call.size = request, size
+                call = StreamCall(self._calls, origin)
+                call.request, call.stream, call.held = request, self, size + self._expected
                 call.model_name, call.model_version = request.model_name, request.model_version
-                call.ended.add_done_callback(partial(self._completed, call))
                 self._unanswered.append(call)
-                self._held += size
-                self._computing += 1
+                self._held += call.held
                 self._changed.set()
-                query = partial(self._query, request)
-                if self._in_thread or size >= LARGE_MESSAGE:
+                read = partial(query, request)
+                if in_thread or size >= LARGE_MESSAGE:
                     # Read the next request only when this request is decoded, which limits the memory of decoded
                     # inputs.
-                    await asyncio.wrap_future(submit_on_thread([call], [query]))
+                    await asyncio.wrap_future(submit_on_thread([call], [read]))
                 else:
-                    submit(call, query)
+                    submit(call, read)
         except grpc.aio.BaseError:  # the call has ended
             return
         except Exception as error:
@@ -167,12 +154,12 @@ class _Stream:
         UnavailableError if the server is stopping, and InvalidRequestError if the client sent bytes that are not a
         message."""
         calls = self._unanswered
-        while True:
-            await self._until(lambda: calls[0].answer_size is not None if calls else self._finished or self._stopped)
-            if not calls:
-                break
+        while calls or not (self._finished or self._stopped):
+            if not calls or not calls[0].has_ended:
+                await self._change()
+                continue
             call = calls.popleft()
-            self._held -= call.size + (call.answer_size or 0)
+            self._held -= call.held
             self._changed.set()
             yield call
         if self._read_error is not None:
@@ -181,6 +168,18 @@ class _Stream:
             raise UnavailableError(
                 "the server is stopping; send the unanswered requests on a new stream to another replica"
             )
+
+    def completed(self, call: StreamCall) -> None:
+        """Take note of a call that has ended."""
+        answer = 0 if isinstance(call.outcome, Exception) else call.outcome.ByteSize()
+        held = call.request.ByteSize() + answer
+        self._held += held - call.held
+        call.held = held
+        if answer:
+            # After a large answer, each smaller answer halves the estimate, so that the large answer delays few later
+            # requests.
+            self._expected = max(answer, self._expected // 2)
+        self._changed.set()
 
     def stop(self) -> None:
         """Stop reading, and end once every request that was read is answered."""
@@ -195,23 +194,10 @@ class _Stream:
             call.cancel()
         self._unanswered.clear()
 
-    def _completed(self, call: StreamCall, _ended: "asyncio.Future[None]") -> None:
-        self._computing -= 1
-        call.answer_size = 0
-        if not isinstance(call.outcome, Exception):
-            call.answer_size = call.outcome.ByteSize()
-            self._held += call.answer_size
-            # After a large answer, each smaller answer halves the estimate, so that the large answer delays few later
-            # requests.
-            self._expected = max(call.answer_size, self._expected // 2)
-        self._changed.set()
-
     def _ends_or_has_room(self, size: int) -> bool:
-        answers = (self._computing + 1) * self._expected
-        has_room = len(self._unanswered) < self._streams.window and self._held + answers + size <= self._max_bytes
+        has_room = len(self._unanswered) < self._window and self._held + self._expected + size <= self._max_bytes
         return has_room or not self._unanswered or self._stopped
 
-    async def _until(self, condition: Callable[[], bool]) -> None:
-        while not condition():
-            self._changed.clear()
-            await self._changed.wait()
+    async def _change(self) -> None:
+        self._changed.clear()
+        await self._changed.wait()

@@ -1,8 +1,12 @@
-"""Decompresses the bodies of requests within limits, and compresses the bodies of responses."""
+"""Decompresses the bodies of requests within limits, reads forms, and compresses the bodies of responses."""
 
 import asyncio
+import re
 import zlib
 from threading import Lock
+
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import Field, File, FormParser, parse_options_header
 
 from hangtag.serving.server.errors import (
     CancelledError,
@@ -21,11 +25,16 @@ million members."""
 COMPRESS_FROM = 1024
 """Responses of at least this many bytes are compressed; for a smaller response the gain is less than the cost."""
 _FASTEST = 1
+_MAX_FIELDS = 32
+_MAX_FIELD_BYTES = 16 * 1024
+"""Size limit of a form's text field: room for the most models that can be compared, with long names and versions."""
+_BOUNDARY = re.compile(rb"[0-9A-Za-z'()+_,\-./:=? ]{1,70}")
+"""A boundary of a form, as RFC 2046 defines it."""
 
 
 class BodyBudget:
-    """The memory limit that all request bodies in flight in a process share. Each body also has a limit of its own, but
-    a client can open many connections and send a body of that size on each. Thread-safe."""
+    """The memory limit that all request bodies in flight in a process share, because a client may send a large body on
+    each of many connections. Thread-safe."""
 
     def __init__(self, total: int) -> None:
         self._total = total
@@ -33,8 +42,8 @@ class BodyBudget:
         self._lock = Lock()
 
     def hold(self, request: HttpRequest, count: int) -> None:
-        """Set the number of bytes that a request holds. Raises QueueFullError if too few bytes are left, and
-        CancelledError if the request's bytes were released. The number of held bytes then does not change."""
+        """Set the number of bytes that a request holds. If too few bytes are left, raises QueueFullError, and if the
+        request's bytes were released, CancelledError."""
         with self._lock:
             if request.held is None:
                 raise CancelledError("the caller left before the request was decoded")
@@ -48,16 +57,14 @@ class BodyBudget:
             request.held = count
 
     def release(self, request: HttpRequest) -> None:
-        """Release all bytes of a request. Later calls of ``hold`` fail, because a thread may still decode the request
-        after the caller has left."""
+        """Release all bytes of a request. A thread that still decodes the request then cannot hold more bytes."""
         with self._lock:
             self._taken -= request.held or 0
             request.held = None
 
 
 async def decompressed(request: HttpRequest) -> bytes:
-    """Return the body of a request without its Content-Encoding, and remove the body from the request. A thread
-    decompresses the body, so that other requests continue. Raises the errors of `decompress`."""
+    """Call `decompress` on a thread if the body is compressed, so that other requests continue."""
     if b"content-encoding" not in request.headers:
         return request.take_body()
     return await asyncio.to_thread(decompress, request)
@@ -66,14 +73,8 @@ async def decompressed(request: HttpRequest) -> bytes:
 def decompress(request: HttpRequest) -> bytes:
     """Return the body of a request without its Content-Encoding, and remove the body from the request. A gzip body has
     one or several members (RFC 1952). Decompression stops when the result exceeds the limit of a body, or of all bodies
-    together.
-
-    Raises:
-        UnsupportedEncodingError: The encoding is neither gzip nor deflate.
-        MessageTooLargeError: The result would be larger than the limit.
-        QueueFullError, CancelledError: See `BodyBudget.hold`.
-        InvalidRequestError: The body is damaged or ends early.
-    """
+    together. Raises UnsupportedEncodingError, MessageTooLargeError, InvalidRequestError if the body is damaged, and the
+    errors of `BodyBudget.hold`."""
     body, limit = request.take_body(), request.intake.max_message_bytes
     name = request.headers.get(b"content-encoding", b"").strip().lower()
     if name in (b"", b"identity"):
@@ -110,9 +111,43 @@ def decompress(request: HttpRequest) -> bytes:
     return b"".join(parts)
 
 
+def parse_form(content_type: str, body: bytes) -> tuple[bytes, list[tuple[str, str]]]:
+    """Return a form's file and its fields. Raises InvalidRequestError if the form is malformed, or has no file."""
+    boundary = parse_options_header(content_type)[1].get(b"boundary")
+    if boundary is None or not _BOUNDARY.fullmatch(boundary):
+        raise InvalidRequestError("the form cannot be read: its Content-Type has no boundary as RFC 2046 describes it")
+    files: list[File] = []
+    fields: list[tuple[str, str]] = []
+
+    def take_file(file: File) -> None:
+        if files:
+            raise FormParserError("the form has more than one file")
+        files.append(file)
+
+    def take_field(field: Field) -> None:
+        value = field.value or b""
+        if len(fields) == _MAX_FIELDS or len(value) > _MAX_FIELD_BYTES:
+            most = f"{_MAX_FIELDS} fields, or one of more than {_MAX_FIELD_BYTES >> 10} KiB"
+            raise FormParserError(f"the form has more than {most}")
+        # The charset that the form declares is ignored, because some of Python's decoders take quadratic time.
+        fields.append(((field.field_name or b"").decode(errors="replace"), value.decode(errors="replace")))
+
+    in_memory = {"MAX_MEMORY_FILE_SIZE": len(body) + 1}
+    parser = FormParser("multipart/form-data", take_field, take_file, boundary=boundary, config=in_memory)
+    try:
+        parser.write(body)
+        parser.finalize()
+    except FormParserError as error:
+        raise InvalidRequestError(f"the form cannot be read: {error}") from error
+    if not files:
+        raise InvalidRequestError("the form has no file; send the image as a file (curl: -F image=@coat.png)")
+    files[0].file_object.seek(0)
+    return files[0].file_object.read(), fields
+
+
 def compress(body: bytes, accepted: bytes) -> tuple[bytes, bytes]:
-    """Compress the body of a response if the client accepts this and the gain exceeds the cost. Return the body and its
-    encoding, which is b"" for an uncompressed body. ``accepted`` is the value of Accept-Encoding."""
+    """Compress the body of a response if the value of Accept-Encoding allows this and the gain exceeds the cost. Return
+    the body and its encoding, which is b"" for an uncompressed body."""
     parts = [part.partition(b";") for part in accepted[:1024].split(b",")]
     names = {name.strip().lower(): weight.replace(b" ", b"") for name, _, weight in parts}
     encoding = next((name for name in _FORMATS if name in names and names[name] not in (b"q=0", b"q=0.0")), b"")

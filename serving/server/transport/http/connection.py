@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import httptools
 
-from hangtag.serving.server.transport.http.messages import HttpRequest, json_response, written
+from hangtag.serving.server.transport.http.messages import HttpRequest, json_response
 
 if TYPE_CHECKING:
     from hangtag.serving.server.transport.http.http_server import HttpServer
@@ -22,16 +22,14 @@ if TYPE_CHECKING:
 MAX_HEAD_BYTES = 32 * 1024
 """Size limit of a request's target and headers. gRPC's core accepts 16 KiB of metadata."""
 _MAX_UNREAD_BYTES = 2 * MAX_HEAD_BYTES
-"""Size limit of an incomplete head, or of a chunked body's trailers. Spaces around values also count, so the limit is
-twice MAX_HEAD_BYTES. A head of MAX_HEAD_BYTES therefore fits, even if it arrives in many segments."""
+"""Size limit of an incomplete head, or of a chunked body's trailers. The limit is higher than MAX_HEAD_BYTES, because
+spaces around values also count."""
 MAX_PIPELINED = 100
-"""Number of requests that may wait on a connection for an earlier request. Each request takes some kilobytes, and one
-read may bring ten thousand requests."""
+"""Number of requests that may wait on a connection for an earlier request. One read may bring ten thousand."""
 _LINGER_SECONDS = 2.0
 _HOST = re.compile(rb"[\w.~!$&'()*+,;=%:\[\]-]*")  # RFC 9110: a name or an address, and a port
 _NO_TRAILERS = (b"connection", b"proxy-connection", b"upgrade")
-"""The server refuses these trailers. httptools refuses the trailers Content-Length and Transfer-Encoding. All other
-trailers are ignored."""
+"""The server refuses these trailers, and httptools Content-Length and Transfer-Encoding. Others are ignored."""
 _LARGE_HEAD = 431, f"the request's head is too large; the limit is {MAX_HEAD_BYTES:,} bytes"
 _NO_PROXY = 501, "this server is not a proxy, and does not accept CONNECT"
 _PHRASES = {each.value: each.phrase.encode() for each in HTTPStatus} | {499: b"Client Closed Request"}
@@ -40,10 +38,7 @@ _STATUS_LINES = {status: b"HTTP/1.1 %d %b\r\n" % (status, phrase) for status, ph
 
 class Connection(asyncio.Protocol):
     """Reads requests, answers them one after another, and refuses any bytes that are not an acceptable request.
-
-    A refusal is the last answer on its connection. The refusal is sent after the answers to all earlier requests,
-    because a client expects answers in the order of its requests.
-    """
+    A refusal is the last answer on its connection, and follows the answers to all earlier requests."""
 
     def __init__(self, server: "HttpServer") -> None:
         self.server = server
@@ -85,7 +80,7 @@ class Connection(asyncio.Protocol):
         self._go_on()
 
     def stop(self) -> None:
-        """Close the connection if it has no request, or else after the next response."""
+        """Close the connection if it has no request. During a stop, it is otherwise closed after the next response."""
         if not self._requests:
             self.transport.close()
 
@@ -164,7 +159,7 @@ class Connection(asyncio.Protocol):
 
     def _find_fault(self, version: str) -> tuple[int, str] | None:
         """Return the status and the message with which this head is refused, or None if the head is accepted. A proxy
-        might find another end or another host in such a head than this server (RFC 9112, 3.2 and 6.1)."""
+        might read such a head differently than this server (RFC 9112, 3.2 and 6.1)."""
         if version not in ("1.0", "1.1"):
             return 505, "this server speaks HTTP/1.1"
         hosts = [value for name, value in self._fields if name == b"host"]
@@ -182,8 +177,7 @@ class Connection(asyncio.Protocol):
         return None
 
     def _refuse(self, status: int, error: str) -> None:
-        """Stop reading. After the answers to all earlier requests, answer the incoming request with an error, and close
-        the connection. If the incoming request is already answered, only close the connection."""
+        """Stop reading, answer the incoming request with an error if it has no answer yet, and close the connection."""
         if not self._reads:
             return
         self._reads = False
@@ -233,7 +227,7 @@ class Connection(asyncio.Protocol):
         if isinstance(response, bytes):
             status, headers, rest = 200, b"", response
         else:
-            status, headers, rest = response.status, written(response.headers), b"\r\n" + response.body
+            status, headers, rest = response.status, response.headers, b"\r\n" + response.body
             if request.verb == "HEAD":
                 rest = b"\r\n"
             if response.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:  # the remaining part of the body is not read

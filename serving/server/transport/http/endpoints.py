@@ -1,38 +1,49 @@
-"""All endpoints except inference and classification: health, descriptions of the server and its models, the model
-repository, the statistics, the metrics, and the page with its files."""
+"""All endpoints except inference: health, descriptions of the server and its models, the model repository, the
+statistics, the metrics, classification, and the page with its files."""
 
+import asyncio
 import contextlib
-import ipaddress
 import json
-import re
-from collections.abc import Callable, Iterable
-from importlib import metadata, resources
+import time
+from collections.abc import Awaitable, Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl
 
-from hangtag.serving.server.engine.servable import Servable
+import httptools
+from google.protobuf.message import Message
+
+from hangtag.protos import inference_pb2 as pb
+from hangtag.protos.classifier_pb2 import CompareRequest, ModelChoice
 from hangtag.serving.server.errors import ForeignOriginError, InvalidRequestError, NotLoadedError
 from hangtag.serving.server.telemetry.prometheus import exposition
 from hangtag.serving.server.telemetry.server_state import ServerState
-from hangtag.serving.server.transport.http.bodies import decompressed
+from hangtag.serving.server.transport.http.bodies import decompressed, parse_form
 from hangtag.serving.server.transport.http.infer_json import parameters_of, parse_json
 from hangtag.serving.server.transport.http.messages import (
-    Header,
+    HTTP_CLASSIFY,
+    Endpoint,
     HttpRequest,
     HttpResponse,
     Route,
+    cost_headers,
     json_response,
     no_such_path,
+    require_host,
     to_dict,
 )
-from hangtag.serving.server.wire.image_query import examples
-from hangtag.serving.server.wire.intake import Intake
-from hangtag.serving.server.wire.model_queries import model_config, model_metadata, server_metadata
+from hangtag.serving.server.wire.event_loop import LoopCalls
+from hangtag.serving.server.wire.image_query import MAX_COMPARED, compare_queries, examples
+from hangtag.serving.server.wire.intake import Origin
+from hangtag.serving.server.wire.model_queries import require_no_parameters
+from hangtag.serving.server.wire.plans import TIMEOUT, earlier_deadline
+from hangtag.serving.server.wire.status import call_status, status
 
-_HTTP = "hangtag.serving.server.transport.http"
-_LOCALHOST = "localhost"
-_PORT = re.compile(r":[0-9]*$")
-_MAX_QUOTED = 200
+_UINT32_MAX = 2**32 - 1
+_NUMBERS = {"top_k": _UINT32_MAX, "height": _UINT32_MAX, "width": _UINT32_MAX, TIMEOUT: 2**63 - 1}
+"""The parameters that are numbers, and their largest values."""
+
 
 _PREFIX = "/page/"
 _STATIC = Path(__file__).parent / "page/static"
@@ -51,34 +62,11 @@ _POLICY = (
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; "
     "trusted-types 'none'"
 )
-_HEADERS: tuple[Header, ...] = (
-    (b"content-security-policy", _POLICY.encode()),
-    (b"x-content-type-options", b"nosniff"),
-    (b"referrer-policy", b"no-referrer"),
-    # The files change with the server's version, so browsers must not store them.
-    (b"cache-control", b"no-store"),
-)
-
-
-def require_host(host: str, allowed: Iterable[str]) -> None:
-    """Raise ForeignOriginError if a Host header, which may have a port, does not name this server.
-
-    After a browser has loaded a page of ``evil.example``, this name may resolve to the server's address (DNS
-    rebinding). The browser then takes the server for the page's own site, and sends ``Host`` and ``Origin`` with the
-    page's name. For such a page, a browser never sends an address, ``localhost`` or an empty header as ``Host``. The
-    operator lists all other names of the server, in upper or lower case and without a port.
-    """
-    name = _PORT.sub("", host).lower().rstrip(".")
-    names = {"", _LOCALHOST, *(each.lower().rstrip(".") for each in allowed)}
-    if name in names or name.endswith(f".{_LOCALHOST}"):
-        return
-    try:
-        ipaddress.ip_address(name.removeprefix("[").removesuffix("]"))
-    except ValueError:
-        raise ForeignOriginError(
-            f"this server does not know the host name {host[:_MAX_QUOTED]!r}; call it by its address or as localhost, "
-            "or start it with --allowed-host and that name"
-        ) from None
+# The files change with the server's version, so browsers must not store them.
+_HEADERS = (
+    f"content-security-policy: {_POLICY}\r\nx-content-type-options: nosniff\r\nreferrer-policy: no-referrer\r\n"
+    "cache-control: no-store\r\n"
+).encode()
 
 
 def is_of_page(path: str) -> bool:
@@ -87,16 +75,17 @@ def is_of_page(path: str) -> bool:
     return path == "/" or path.startswith(_PREFIX)
 
 
-class ModelEndpoints:
-    """Describes the models of this process, and serves the page at / and its files under /page/. Loading, unloading and
-    statistics go through `RepositoryCalls`, which all transports share."""
+class Endpoints:
+    """Answers the requests of all paths except those for inference. Only the metrics, the repository and the statistics
+    describe the models of all workers."""
 
-    def __init__(self, intake: Intake, state: Callable[[], ServerState], grpc_port: Callable[[], int]) -> None:
+    def __init__(self, calls: LoopCalls, state: Callable[[], ServerState], grpc_port: Callable[[], int]) -> None:
         """``state`` returns the state of all workers, for the metrics. Once the server listens, ``grpc_port`` returns
         gRPC's port, which the page's examples use."""
-        self._intake = intake
+        self._calls = calls
+        self._intake = intake = calls.intake
         self._engine = intake.engine
-        self._repository = intake.repository
+        self._models = intake.models
         self._state = state
         self._grpc_port = grpc_port
         # the files are read at startup, so no request reads a disk
@@ -104,86 +93,88 @@ class ModelEndpoints:
         self._files = {path.relative_to(_STATIC).as_posix(): path.read_bytes() for path in paths}
 
     def routes(self) -> list[Route]:
-        """Return the routes. The routes for all statistics come first, because 'stats' is not a model's name there."""
+        """Return the routes. The first route that matches a path answers."""
+        models = self._models
+        statistics = self._translated(models.ModelStatistics, pb.ModelStatisticsRequest)
         routes = [
-            Route("/v2/models/stats", self.statistics),
+            Route("/v2/models/stats", statistics),  # of all models
             Route("/v2", self.server),
             Route("/openapi.json", self.openapi),
             Route("/metrics", self.metrics),
-            Route("/v2/health/live", self.live),
+            Route("/v2/health/live", self._translated(models.ServerLive, pb.ServerLiveRequest)),
             Route("/v2/health/ready", self.ready),
             Route("/v1/examples/{model}", self.examples),
-            Route("/v2/repository/index", self.index, methods=["POST"]),
-            Route("/v2/repository/models/{model}/load", self.load, methods=["POST"]),
-            Route("/v2/repository/models/{model}/unload", self.unload, methods=["POST"]),
+            Route("/v2/repository/index", self.index, "POST"),
+            Route("/v2/repository/models/{model_name}/load", self.load, "POST"),
+            Route("/v2/repository/models/{model_name}/unload", self.unload, "POST"),
+            Route("/v1/classify", self.classify, "POST"),  # compares all classifiers that are served
+            Route("/v1/classify/{models}", self.classify, "POST"),
         ]
-        for path in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
+        for path in ("/v2/models/{name}", "/v2/models/{name}/versions/{version}"):
             routes += [
-                Route(path, self.model),
-                Route(f"{path}/stats", self.statistics),
+                Route(path, self._translated(models.ModelMetadata, pb.ModelMetadataRequest)),
+                Route(f"{path}/stats", statistics),
                 Route(f"{path}/ready", self.model_ready),
                 Route(f"{path}/config", self.config),
             ]
         if self._files:
-            routes += [Route("/", self.page), Route(f"{_PREFIX}{{file:path}}", self.file)]
+            routes += [Route("/", self.file), Route(f"{_PREFIX}{{file:path}}", self.file)]
         return routes
 
     async def openapi(self, _request: HttpRequest) -> HttpResponse:
-        description = json.loads((resources.files(_HTTP) / "openapi.json").read_bytes())
+        description = json.loads((Path(__file__).parent / "openapi.json").read_bytes())
         description["info"]["version"] = metadata.version("hangtag")
         return json_response(description)
 
-    async def live(self, _request: HttpRequest) -> HttpResponse:
-        return json_response({"live": True})
+    def _translated(self, method: Callable[[Any], Awaitable[Message]], message: type[Message]) -> Endpoint:
+        """Return an endpoint that calls a method of gRPC. The parameters of the path are the fields of the message."""
+
+        async def endpoint(request: HttpRequest) -> HttpResponse:
+            return json_response(to_dict(await method(message(**request.path_params))))
+
+        return endpoint
 
     async def ready(self, _request: HttpRequest) -> HttpResponse:
         ready = self._engine.ready
         return json_response({"ready": ready}, 200 if ready else 503)
 
     async def server(self, _request: HttpRequest) -> HttpResponse:
-        return json_response(to_dict(server_metadata("binary_tensor_data")))
-
-    async def model(self, request: HttpRequest) -> HttpResponse:
-        model = await self._requested(request)
-        return json_response(to_dict(model_metadata(model, self._engine.versions(model.name))))
+        server = await self._models.ServerMetadata(pb.ServerMetadataRequest())
+        server.extensions.append("binary_tensor_data")
+        return json_response(to_dict(server))
 
     async def model_ready(self, request: HttpRequest) -> HttpResponse:
-        name = request.path_params["model"]
+        name = request.path_params["name"]
         with contextlib.suppress(NotLoadedError):  # the model's first call loads it
-            name = self._engine.model(name, request.path_params.get("version", "")).name
+            name = self._engine.model(**request.path_params).name
         return json_response({"name": name, "ready": True})
 
     async def config(self, request: HttpRequest) -> HttpResponse:
-        return json_response(to_dict(model_config(await self._requested(request))))
+        config = await self._models.ModelConfig(pb.ModelConfigRequest(**request.path_params))
+        return json_response(to_dict(config.config))
 
     async def examples(self, request: HttpRequest) -> HttpResponse:
         name, _, version = request.path_params["model"].partition("@")
-        return json_response({"examples": examples((await self._intake.model(name, version)).signature)})
-
-    async def _requested(self, request: HttpRequest) -> Servable:
-        return await self._intake.model(request.path_params["model"], request.path_params.get("version", ""))
-
-    async def statistics(self, request: HttpRequest) -> HttpResponse:
-        requested = request.path_params
-        statistics = await self._repository.statistics(requested.get("model", ""), requested.get("version", ""))
-        return json_response(to_dict(statistics))
+        return json_response({"examples": examples((await self._models.model(name, version)).signature)})
 
     async def index(self, request: HttpRequest) -> HttpResponse:
         ready = (await self._optional_json(request)).get("ready", False)
         if type(ready) is not bool:
             raise InvalidRequestError("'ready' must be true or false")
-        return json_response(to_dict(await self._repository.index(ready=ready))["models"])
+        return json_response(
+            to_dict(await self._models.RepositoryIndex(pb.RepositoryIndexRequest(ready=ready)))["models"]
+        )
 
     async def load(self, request: HttpRequest) -> HttpResponse:
         self._require_own_site(request)
-        parameters = parameters_of(await self._optional_json(request), "the request")
-        await self._repository.load(request.path_params["model"], parameters)
+        require_no_parameters(parameters_of(await self._optional_json(request), "the request"))
+        await self._models.RepositoryModelLoad(pb.RepositoryModelLoadRequest(**request.path_params))
         return json_response({})
 
     async def unload(self, request: HttpRequest) -> HttpResponse:
         self._require_own_site(request)
         await self._optional_json(request)  # parameters, such as unload_dependents, change nothing here
-        await self._repository.unload(request.path_params["model"])
+        await self._models.RepositoryModelUnload(pb.RepositoryModelUnloadRequest(**request.path_params))
         return json_response({})
 
     async def _optional_json(self, request: HttpRequest) -> dict[str, Any]:
@@ -208,15 +199,73 @@ class ModelEndpoints:
 
     async def metrics(self, request: HttpRequest) -> HttpResponse:
         accept = request.header("accept")
-        content, content_type = await self._repository.in_thread(lambda _: exposition(self._state, accept))
+        content, content_type = await self._models.in_thread(lambda _: exposition(self._state, accept))
         return HttpResponse(content, content_type.encode())
 
-    async def page(self, _request: HttpRequest) -> HttpResponse:
-        text = self._files[_INDEX].replace(b"{grpc_port}", str(self._grpc_port()).encode())
-        return HttpResponse(text, _TYPES[".html"], headers=_HEADERS)
-
     async def file(self, request: HttpRequest) -> HttpResponse:
-        name = request.path_params["file"]
-        if name == _INDEX or name not in self._files:
+        name = request.path_params.get("file", _INDEX)
+        if name not in self._files or request.path == _PREFIX + _INDEX:
             return no_such_path()
-        return HttpResponse(self._files[name], _TYPES[Path(name).suffix], headers=_HEADERS)
+        content = self._files[name].replace(b"{grpc_port}", str(self._grpc_port()).encode())
+        return HttpResponse(content, _TYPES[Path(name).suffix], headers=_HEADERS)
+
+    async def classify(self, request: HttpRequest) -> HttpResponse:
+        origin, intake, started = Origin(HTTP_CLASSIFY, request.metadata), self._intake, time.perf_counter_ns()
+        fields: list[tuple[str, str]] = []
+        try:
+            image = await decompressed(request)
+            content_type = request.header("content-type")
+            if content_type.lower().startswith("multipart/form-data"):
+                image, fields = await asyncio.to_thread(parse_form, content_type, image)  # others continue meanwhile
+            query_string = httptools.parse_url(request.target).query or b""
+            fields += parse_qsl(query_string.decode("latin-1"), keep_blank_values=True)
+            numbers = _numbers(fields)
+            # NAME or NAME@VERSION, separated by commas. A request may have thousands of names, so all names after the
+            # first MAX_COMPARED names stay in one string.
+            listed = [request.path_params.get("models", ""), *(value for name, value in fields if name == "model")]
+            named = [text.strip().partition("@") for each in listed for text in each.split(",", MAX_COMPARED)]
+            choices = [ModelChoice(name=name, version=version) for name, at, version in named if name or at]
+            if (timeout := numbers.get(TIMEOUT)) is not None:
+                origin = origin._replace(deadline=earlier_deadline(timeout, None))
+            message = CompareRequest(models=choices, top_k=numbers.get("top_k", 0))
+            if "height" in numbers:  # raw 8-bit pixels, row by row, in the model's size
+                raw = message.raw
+                raw.height, raw.width, raw.pixels = numbers["height"], numbers["width"], image
+            else:
+                message.encoded = image
+            queries = compare_queries(message, intake.engine)
+        except Exception as error:
+            intake.record_failure(origin, error, started)
+            raise
+        calls = await self._calls.outcomes(origin, queries)
+        if len(choices) != 1:
+            outcomes: list[dict[str, Any]] = [{"model_name": query.model_name} for query in queries]
+            for outcome, query, call in zip(outcomes, queries, calls, strict=True):
+                try:
+                    outcome["answer"] = to_dict(call.response())
+                except Exception as error:
+                    reason = call_status(error, HTTP_CLASSIFY, query)[1]
+                    outcome |= {"error": reason, "status": status(error).http}
+            return json_response({"outcomes": outcomes})
+        answer, timings = calls[0].response(), calls[0].timings
+        headers = cost_headers(answer.model_name, answer.model_version, timings, answer.timings.preprocess_ns)
+        return json_response(to_dict(answer), headers=headers)
+
+
+def _numbers(fields: list[tuple[str, str]]) -> dict[str, int]:
+    """Return the parameters that are numbers. If a parameter is given twice, the first value counts. Raises
+    InvalidRequestError if a parameter is unknown, for example misspelt, or is not a number in its range."""
+    numbers: dict[str, int] = {}
+    for name, text in fields:
+        if name == "model":
+            continue
+        if name not in _NUMBERS:
+            known = ", ".join(("model", *_NUMBERS))
+            raise InvalidRequestError(f"unknown parameter {name[:64]!r}; known parameters: {known}")
+        most = _NUMBERS[name]
+        if not (text.isascii() and text.isdigit() and len(text) <= len(str(most)) and int(text) <= most):
+            raise InvalidRequestError(f"the parameter {name!r} must be a whole number from 0 to {most}")
+        numbers.setdefault(name, int(text))
+    if ("height" in numbers) != ("width" in numbers):
+        raise InvalidRequestError("raw pixels need both parameters, 'height' and 'width'")
+    return numbers

@@ -1,6 +1,5 @@
 """The HTTP server, on the event loop that all transports share: admits each request, calls its endpoint, and turns
-errors into responses.
-"""
+errors into responses."""
 
 import asyncio
 import logging
@@ -12,10 +11,9 @@ from hangtag.serving.server.errors import MessageTooLargeError, QueueFullError, 
 from hangtag.serving.server.host.ports import HTTP, HTTP_SOCKET, bind, bind_unix
 from hangtag.serving.server.telemetry.server_state import ServerState
 from hangtag.serving.server.transport.http.bodies import BodyBudget
-from hangtag.serving.server.transport.http.classify_endpoint import ClassifyEndpoint
 from hangtag.serving.server.transport.http.connection import Connection
-from hangtag.serving.server.transport.http.endpoints import ModelEndpoints, is_of_page, require_host
-from hangtag.serving.server.transport.http.inference import HttpInferQuery, HttpPlans
+from hangtag.serving.server.transport.http.endpoints import Endpoints, is_of_page
+from hangtag.serving.server.transport.http.inference import HttpInferQuery, find_plan
 from hangtag.serving.server.transport.http.messages import (
     HTTP_CLASSIFY,
     HTTP_INFER,
@@ -23,10 +21,11 @@ from hangtag.serving.server.transport.http.messages import (
     HttpResponse,
     error_response,
     no_such_path,
-    origin_of,
+    require_host,
 )
 from hangtag.serving.server.wire.event_loop import LoopCalls
-from hangtag.serving.server.wire.intake import Intake
+from hangtag.serving.server.wire.intake import Intake, Origin
+from hangtag.serving.server.wire.plans import Plans
 from hangtag.serving.server.wire.transport_call import LARGE_MESSAGE, submit, submit_on_thread
 
 _BACKLOG = 2048
@@ -40,31 +39,27 @@ OPEN_PATHS = frozenset({"/v2/health/live", "/v2/health/ready"})
 
 
 class HttpServer:
-    """Listens after ``start``. Inference requests, which are frequent, do not pass through the routes.
-
-    All methods except the constructor run on the loop.
-    """
+    """Listens after ``start``. Inference requests, which are frequent, do not pass through the routes. All methods run
+    on the loop, except the constructor."""
 
     def __init__(self, intake: Intake, state: Callable[[], ServerState], grpc_port: Callable[[], int]) -> None:
         """``state`` returns the state of all workers, for the metrics, and ``grpc_port`` returns the port of gRPC once
         the server listens, for the page."""
         self._config = config = intake.engine.config
         self.intake = intake
-        """The intake. During a stop, each connection is closed after its next response."""
         self.calls = calls = LoopCalls(intake)
-        models, classifiers = ModelEndpoints(intake, state, grpc_port), ClassifyEndpoint(calls)
-        self._routes = [*models.routes(), *classifiers.routes()]
+        endpoints = Endpoints(calls, state, grpc_port)
+        self._routes = endpoints.routes()
         self._open_paths = OPEN_PATHS.union(config.platform_paths[:1])
         if config.platform_paths:
             from hangtag.serving.server.transport.http.platforms import PlatformEndpoints
 
-            self._routes += PlatformEndpoints(calls, models.ready, classifiers.classify).routes()
-        self._plans = HttpPlans()
+            self._routes += PlatformEndpoints(calls, endpoints.ready, endpoints.classify).routes()
+        self._plans = Plans()
         self.budget = BodyBudget(config.http_bodies_bytes)
         # python_multipart would log every malformed form
         logging.getLogger("python_multipart").setLevel(logging.CRITICAL + 1)
         self.connections: set[Connection] = set()
-        """The open connections."""
         self.idle_seconds = config.connection_idle_seconds
         """A connection is closed after this long without a request."""
         self._listening: asyncio.Server | None = None
@@ -92,7 +87,6 @@ class HttpServer:
         deadline = loop.time() + max(grace, _CLOSE_SECONDS)
         while self.connections and loop.time() < deadline:
             await asyncio.sleep(_POLL_SECONDS)
-        # These clients do not read their answers, or their requests take longer than ``grace``.
         for connection in list(self.connections):
             connection.transport.abort()
 
@@ -116,8 +110,7 @@ class HttpServer:
         return None
 
     def take(self, request: HttpRequest, part: bytes) -> HttpResponse | None:
-        """Add received bytes to a request's body. Return a response that refuses the request, or None if the bytes are
-        accepted."""
+        """Add received bytes to a request's body, or return the response that refuses the request."""
         try:
             size = len(request.body) + len(part)
             self.intake.require_size("Received", size)
@@ -136,7 +129,7 @@ class HttpServer:
     def answer(self, request: HttpRequest) -> None:
         """Answer a complete request. The server takes the request's body, and may set the outcome at once."""
         request.started = time.perf_counter_ns()
-        if (plan := self._plans.of(request)) is not None:
+        if (plan := find_plan(self._plans, request)) is not None:
             body = request.take_body()
             if plan.put(request, body):
                 return
@@ -158,8 +151,8 @@ class HttpServer:
         if isinstance(error, MessageTooLargeError | QueueFullError):
             is_classify = request.path.startswith(_CLASSIFY)
             method = HTTP_INFER if _INFER.fullmatch(request.path) else HTTP_CLASSIFY if is_classify else ""
-        self.intake.record_failure(origin_of(method, request), error)
-        return _refusal(request, error)
+        self.intake.record_failure(Origin(method, request.metadata), error)
+        return error_response(error, f"{request.verb} {request.path}")
 
     async def _answer_later(self, request: HttpRequest) -> None:
         """Answer with the first route that matches."""
@@ -175,10 +168,6 @@ class HttpServer:
                     break
                 others = others or route.methods
         except Exception as error:
-            response = _refusal(request, error)
+            response = error_response(error, f"{request.verb} {request.path}")
         request.outcome = response or no_such_path(others)
         request.resolve()
-
-
-def _refusal(request: HttpRequest, error: Exception) -> HttpResponse:
-    return error_response(error, f"{request.verb} {request.path}")

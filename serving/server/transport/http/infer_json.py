@@ -23,26 +23,28 @@ _INT64_MAX = 2**63 - 1
 Array = npt.NDArray[Any]
 Kind = TypeVar("Kind")
 _KINDS: dict[type, str] = {str: "a text", bool: "true or false", dict: "an object", list: "a list of objects"}
-_TYPES: dict[str, frozenset[type]] = {"b": frozenset({bool}), "O": frozenset({str}), "f": frozenset({int, float})}
-_WHOLE: frozenset[type] = frozenset({int})
-_NAMES = {"b": "true or false", "O": "texts", "f": "numbers"}
+_VALUES: dict[str, tuple[set[type], str]] = {
+    "b": ({bool}, "true or false"),
+    "O": ({str}, "texts"),
+    "f": ({int, float}, "numbers"),
+    "i": ({int}, "whole numbers"),
+    "u": ({int}, "whole numbers"),
+}
+"""The Python types of a tensor's values, by the kind of the tensor's dtype."""
 BINARY_SIZE, BINARY_DATA, BINARY_OUTPUTS = "binary_data_size", "binary_data", "binary_data_output"
 """Parameters of the binary tensor extension."""
 
 
 class JsonRequest(NamedTuple):
-    """The content of a request for inference."""
+    """The content of a request for inference. The parameters of `plans.admit` have the same names."""
 
     inputs: Arrays
     datatypes: Mapping[str, str]
-    """The protocol's datatype of each input."""
     outputs: Sequence[str]
-    """The names of the requested outputs, in order; empty for all of the model's outputs."""
+    timeout: int | None
     binary: Sequence[bool]
     """For each requested output, whether it is sent as binary data. If none is named, one value holds for all."""
     id: str
-    timeout: int | None
-    """The request's own time limit in microseconds."""
     head: bytes | None
     """The JSON, if requests with this JSON differ only in the bytes of one tensor; else None."""
 
@@ -51,8 +53,7 @@ def decode_request(body: bytes, size: int) -> JsonRequest:
     """Decode a request: ``size`` bytes of JSON, then the inputs' binary data, in the order of the inputs. Keys that are
     not in the protocol are ignored. Raises the errors of `parse_json`, and InvalidRequestError if a value breaks the
     protocol."""
-    text = body[:size]
-    request = parse_json(text)
+    request = parse_json(text := body[:size])
     parameters = parameters_of(request, "the request")
     tensors_of = _objects(request, "inputs")
     if not tensors_of:
@@ -96,7 +97,7 @@ def decode_request(body: bytes, size: int) -> JsonRequest:
     has_fixed_meaning = len(inputs) == 1 and binary_bytes > 0 and BY_VALUE.issuperset(datatypes.values())
     is_plain = not identity and timeout is None and all(binary)
     head = text if has_fixed_meaning and is_plain else None
-    return JsonRequest(inputs, datatypes, names, binary, identity, timeout, head)
+    return JsonRequest(inputs, datatypes, names, timeout, binary, identity, head)
 
 
 def parse_json(text: bytes) -> dict[str, Any]:
@@ -119,8 +120,7 @@ def parse_json(text: bytes) -> dict[str, Any]:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return the members of an object. While JSON is read, this Python function lets other threads run after each
-    object."""
+    # While JSON is read, this Python function lets other threads run after each object.
     result = dict(pairs)
     if len(result) < len(pairs):
         key, _ = Counter(key for key, _ in pairs).most_common(1)[0]
@@ -133,8 +133,8 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 def _head(tensor: dict[str, Any]) -> tuple[str, str, list[int], int | None]:
-    """Return an input's name, datatype and shape, and the number of the input's bytes after the JSON. The number is
-    None if the values are in the JSON."""
+    """Return an input's name, datatype and shape, and the number of its bytes after the JSON, or None if the values are
+    in the JSON."""
     name = _member(tensor, "name", str, "an input")
     where = f"input {name!r}"
     shape = tensor.get("shape")
@@ -159,13 +159,10 @@ def _objects(owner: dict[str, Any], key: str) -> list[dict[str, Any]]:
 
 
 def parameters_of(owner: dict[str, Any], where: str) -> dict[str, Any]:
-    """Return the parameters of a request or of a tensor. Raises InvalidRequestError if the parameters are not an
-    object."""
     return _member(owner, "parameters", dict, where, {})
 
 
 def _member(owner: dict[str, Any], key: str, kind: type[Kind], where: str, default: Kind | None = None) -> Kind:
-    """Return a member of a JSON object. Raises InvalidRequestError if the member has another type."""
     value = default if owner.get(key) is None else owner[key]
     if type(value) is not kind:
         raise InvalidRequestError(f"{where}: {key!r} must be {_KINDS[kind]}")
@@ -174,8 +171,7 @@ def _member(owner: dict[str, Any], key: str, kind: type[Kind], where: str, defau
 
 def array_of(datatype: str, shape: Sequence[int], data: object) -> Array:
     """Return the array of a tensor whose values are in the JSON. BYTES become str. ``data`` has the parsed values,
-    row-major: one flat list, or lists nested according to the shape. Raises ValueError if the datatype is unknown, the
-    shape is invalid, or the values do not fit the datatype and the shape."""
+    row-major: one flat list, or lists nested according to the shape. Raises ValueError."""
     if datatype == "FP16":
         raise ValueError("FP16 has no values in JSON; send it as binary data")
     if datatype not in tensors.DTYPES:
@@ -188,8 +184,9 @@ def array_of(datatype: str, shape: Sequence[int], data: object) -> Array:
     if len(values) != count:
         raise ValueError(f"{datatype} {list(shape)} needs {count} values in data, got {len(values)}")
     kind = tensors.DTYPES[datatype].kind
-    if not _TYPES.get(kind, _WHOLE).issuperset(map(type, values)):
-        raise ValueError(f"data of {datatype} must be {_NAMES.get(kind, 'whole numbers')}")
+    types, described = _VALUES[kind]
+    if not types.issuperset(map(type, values)):
+        raise ValueError(f"data of {datatype} must be {described}")
     if kind == "O":
         "".join(values).encode()  # raises UnicodeEncodeError (a ValueError) for a lone surrogate
         texts = np.empty(count, np.object_)
@@ -206,8 +203,7 @@ def encode_answer(
     model: Servable, specs: Sequence[TensorSpec], binary: Sequence[bool], outputs: Tensors, identity: str = ""
 ) -> tuple[bytes, list[bytes]]:
     """Return the JSON and the binary tensors of an answer. ``binary`` says for each of the requested outputs
-    (``specs``) whether it is sent as binary data. ``identity`` is the request's id. Raises InvalidRequestError if an
-    output must be sent as JSON, but JSON cannot represent its values."""
+    (``specs``) whether it is sent as binary data. Raises InvalidRequestError if JSON cannot represent an output."""
     contents: list[bytes] = []
     described: list[dict[str, Any]] = []
     for spec, as_binary in zip(specs, binary, strict=True):
@@ -224,7 +220,7 @@ def encode_answer(
 
 
 def json_values(spec: TensorSpec, array: Array) -> list[Any]:
-    """Return the values of an output, row-major, as one flat list. Raises the error of `encode_answer`."""
+    """Return the values of an output, row-major, as one flat list. Raises InvalidRequestError."""
     problem = ""
     if array.dtype.kind in "OSU":
         try:

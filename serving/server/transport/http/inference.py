@@ -24,7 +24,6 @@ from hangtag.serving.server.transport.http.messages import (
     HttpRequest,
     HttpResponse,
     cost_headers,
-    written,
 )
 from hangtag.serving.server.wire import codec
 from hangtag.serving.server.wire.plans import Plan, Plans, admit
@@ -36,32 +35,29 @@ HEAD_LENGTH = b"inference-header-content-length"
 is one tensor."""
 _LENGTH = re.compile(rb"[0-9]{1,3}")  # the length of a JSON that a plan may keep
 _MAX_HEAD = 512  # bytes of JSON in a planned response that may be too small to be compressed
+_HEAD = b"%b %b"
+"""The head of a request with a plan: its target and its JSON."""
 
 
-class HttpPlans(Plans):
-    """The plans known so far, by target and JSON. Thread-safe. A plan's responses start with the headers that all
-    responses share, and an empty line."""
-
-    def of(self, request: HttpRequest) -> Plan | None:
-        """Return the plan of a complete request. Requests with compression, in either direction, have no plan."""
-        headers, body = request.headers, request.body
-        length = headers.get(HEAD_LENGTH, b"")
-        if not _LENGTH.fullmatch(length) or request.verb != "POST" or b"content-encoding" in headers:
-            return None
-        size = int(length)
-        plan = self._plans.get((request.target, bytes(body[:size])))
-        if plan is None or len(body) - size != plan.contents_size:
-            return None
-        is_compressed = b"accept-encoding" in headers and plan.max_bytes + _MAX_HEAD >= COMPRESS_FROM
-        return None if is_compressed else plan
+def find_plan(plans: Plans, request: HttpRequest) -> Plan | None:
+    """Return the plan of a complete request. Requests with compression, in either direction, have no plan."""
+    headers, body = request.headers, request.body
+    length = headers.get(HEAD_LENGTH, b"")
+    if not _LENGTH.fullmatch(length) or request.verb != "POST" or b"content-encoding" in headers:
+        return None
+    size = int(length)
+    plan = plans.by_head.get(_HEAD % (request.target, body[:size]))
+    if plan is None or len(body) - size != plan.contents_size:
+        return None
+    is_compressed = b"accept-encoding" in headers and plan.max_bytes + _MAX_HEAD >= COMPRESS_FROM
+    return None if is_compressed else plan
 
 
 class HttpInferQuery(Query):
-    """A request's body, which may be compressed, and its headers. `prepare` takes and decodes the body. The memory
-    budget counts first the body as sent, then the decompressed body, and finally the arrays."""
+    """A request for inference. `prepare` takes its body. The memory budget counts first the body as sent, then the
+    decompressed body, and finally the arrays. If ``plans`` is given, it keeps a plan of the request, if possible."""
 
     def __init__(self, name: str, version: str, request: HttpRequest, plans: Plans | None = None) -> None:
-        """``plans`` keeps a plan of the request, if possible."""
         super().__init__(name, version)
         self._request = request
         self._plans = plans
@@ -72,8 +68,7 @@ class HttpInferQuery(Query):
         body, headers = self._body, self._request.headers
         if body is None:  # otherwise the query is prepared again, for a new version
             body = self._body = decompress(self._request)
-            # Drop the body, which would otherwise wait in the queue with the arrays. The body of a request without JSON
-            # is kept, because the tensor's shape depends on the model.
+            # The body of a request without JSON is kept, because the tensor's shape depends on the model.
             length = headers.get(HEAD_LENGTH)
             size = len(body)
             if length is not None:
@@ -92,9 +87,8 @@ class HttpInferQuery(Query):
             spec, array = _raw_input(model.signature, body)
             specs = admit(call, model, {spec.name: array}, {spec.name: spec.datatype})
         else:
-            call.id = json.id
-            specs = admit(call, model, json.inputs, json.datatypes, json.outputs, json.timeout)
-            binary = json.binary
+            specs = admit(call, model, *json[:4])
+            call.id, binary = json.id, json.binary
         if len(binary) < len(specs):
             binary = [*binary] * len(specs)
         accepted = headers.get(b"accept-encoding", b"")
@@ -104,19 +98,19 @@ class HttpInferQuery(Query):
             head, contents = encode_answer(model, specs, binary, result.outputs, identity)
             answered = b"".join((head, *contents))
             intake.require_size("Sent", len(answered))
-            more = [*cost_headers(model.name, model.version, result.timings)]
+            more = cost_headers(model.name, model.version, result.timings)
             if contents:
-                more.append((HEAD_LENGTH, str(len(head)).encode()))
+                more += b"%b: %d\r\n" % (HEAD_LENGTH, len(head))
             answered, encoding = compress(answered, accepted)
             if encoding:
-                more.append((b"content-encoding", encoding))
+                more += b"content-encoding: %b\r\n" % encoding
             return HttpResponse(answered, BINARY if contents else JSON, headers=more)
 
         call.encode = answer
         if json is None or json.head is None or any(spec.datatype == "BYTES" for spec in specs):
             return
         if self._plans is not None and _LENGTH.fullmatch(headers.get(HEAD_LENGTH, b"")):
-            head = self._request.target, json.head
+            head = _HEAD % (self._request.target, json.head)
             self._plans.keep(head, Plan(call, model, specs, partial(_heads, model, specs)))
 
 
@@ -124,13 +118,12 @@ def _heads(model: Servable, specs: Sequence[TensorSpec], outputs: Tensors) -> li
     """Return the bytes before each output of a plan's response. The bytes before the first output are the headers that
     follow the cost headers, an empty line, and the JSON."""
     head, contents = encode_answer(model, specs, [True] * len(specs), outputs)
-    length = len(head) + sum(map(len, contents))
-    headers = (b"content-type", BINARY), (b"content-length", b"%d" % length), (HEAD_LENGTH, b"%d" % len(head))
-    return [written(headers) + b"\r\n" + head, *[b""] * (len(contents) - 1)]
+    response = HttpResponse(b"".join((head, *contents)), BINARY, headers=b"%b: %d\r\n" % (HEAD_LENGTH, len(head)))
+    return [response.headers + b"\r\n" + head, *[b""] * (len(contents) - 1)]
 
 
 def _raw_input(signature: Signature, body: bytes) -> tuple[TensorSpec, npt.NDArray[Any]]:
-    """Return the only input of a request without JSON. The shape follows from the number of bytes."""
+    """Return the only input of a request without JSON."""
     if len(signature.inputs) != 1:
         raise InvalidRequestError(
             f"a request without JSON has one tensor, but the model takes {len(signature.inputs)} inputs; describe the "
@@ -147,8 +140,7 @@ def _raw_input(signature: Signature, body: bytes) -> tuple[TensorSpec, npt.NDArr
 
 
 def _shape_of(spec: TensorSpec, size: int, *, batched: bool) -> list[int]:
-    """Return the shape of a tensor of this many bytes. Raises ValueError if the signature and the number of bytes do
-    not determine the shape."""
+    """Return the shape of a tensor of this many bytes. Raises ValueError if several shapes are possible."""
     free = [axis for axis, length in enumerate(spec.shape) if length is None]
     if batched and len(free) > 1:  # as in Triton, the batch has one sample
         free = free[1:]

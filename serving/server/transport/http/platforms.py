@@ -19,6 +19,7 @@ from hangtag.serving.server.transport.http.bodies import decompressed
 from hangtag.serving.server.transport.http.infer_json import array_of, json_values, parameters_of, parse_json
 from hangtag.serving.server.transport.http.inference import HEAD_LENGTH, HttpInferQuery
 from hangtag.serving.server.transport.http.messages import (
+    BINARY,
     HTTP_CLASSIFY,
     HTTP_INFER,
     Endpoint,
@@ -26,17 +27,19 @@ from hangtag.serving.server.transport.http.messages import (
     HttpResponse,
     Route,
     json_response,
-    origin_of,
     to_dict,
 )
 from hangtag.serving.server.wire.event_loop import LoopCalls
 from hangtag.serving.server.wire.image_query import classify_query
+from hangtag.serving.server.wire.intake import Origin
+from hangtag.serving.server.wire.plans import admit
 from hangtag.serving.server.wire.transport_call import Query, TransportCall
 from hangtag.serving.signature import TensorSpec
 
 _BINARY = "application/vnd.sagemaker-triton.binary+json"
 """Triton's content type for JSON that is followed by binary tensors. Content-Type is the only header that SageMaker
 passes on."""
+_SENT_LENGTH = re.compile(rb"\r\n%b: (\d+)\r\n" % HEAD_LENGTH)
 _HEAD_LENGTH = re.compile(re.escape(_BINARY) + r"; *json-header-size=(\d+)")
 _URL_FILE = ".url"
 """A file in a copied model's folder, from which all workers learn where the model was unpacked."""
@@ -48,8 +51,7 @@ class PlatformEndpoints:
     """Answers health and inference on a platform's own paths, and loads models on SageMaker's multi-model endpoints."""
 
     def __init__(self, calls: LoopCalls, health: Endpoint, classify: Endpoint) -> None:
-        """Answer on the platform's paths. ``calls`` submits queries to the models. ``health`` and ``classify`` are
-        endpoints of the server's own paths."""
+        """``health`` and ``classify`` are endpoints of the server's own paths."""
         self._calls = calls
         self._health = health
         self._classify = classify
@@ -57,24 +59,22 @@ class PlatformEndpoints:
         self._models = self._engine.config.models
 
     def routes(self) -> list[Route]:
-        """Return the routes."""
         config = self._engine.config
         health_path, infer_path, *models_paths = config.platform_paths
         infer = self.invoke if config.platform == SAGEMAKER else self.predict
-        routes = [Route(health_path, self._health), Route(infer_path, infer, methods=["POST"])]
+        routes = [Route(health_path, self._health), Route(infer_path, infer, "POST")]
         for path in models_paths:
             routes += [
-                Route(path, self.load, methods=["POST"]),
+                Route(path, self.load, "POST"),
                 Route(path, self.loaded),
-                Route(f"{path}/{{model}}", self.unload, methods=["DELETE"]),
+                Route(f"{path}/{{model}}", self.unload, "DELETE"),
                 Route(f"{path}/{{model}}", self.loaded),
-                Route(f"{path}/{{model}}/invoke", self.invoke, methods=["POST"]),
+                Route(f"{path}/{{model}}/invoke", self.invoke, "POST"),
             ]
         return routes
 
     async def invoke(self, request: HttpRequest) -> HttpResponse:
-        """Answer a call from SageMaker. The content type says whether the body is a picture or a request of the Open
-        Inference Protocol."""
+        """Answer a call from SageMaker, which has a picture or a request of the Open Inference Protocol."""
         model = request.path_params.get("model") or self._model()
         content_type = request.header("content-type").lower()
         if content_type.startswith("image/"):
@@ -83,17 +83,14 @@ class PlatformEndpoints:
         if head := _HEAD_LENGTH.fullmatch(content_type):
             request.headers[HEAD_LENGTH] = head[1].encode()
         response: HttpResponse = (await self._answers(HTTP_INFER, request, [HttpInferQuery(model, "", request)]))[0]
-        if length := dict(response.headers).get(HEAD_LENGTH):
-            response.headers[0] = (b"content-type", f"{_BINARY};json-header-size={length.decode()}".encode())
+        if length := _SENT_LENGTH.search(response.headers):
+            binary = b"%b;json-header-size=%b" % (_BINARY.encode(), length[1])
+            response.headers = response.headers.replace(BINARY, binary, 1)
         return response
 
     async def predict(self, request: HttpRequest) -> HttpResponse:
-        """Answer a call from Vertex AI: {"instances": [...]} gets {"predictions": [...]}, with one prediction for each
-        instance.
-
-        An instance is a picture, {"b64": "..."}, or the value of the model's input. For several inputs, an instance is
-        an object with a value for each input.
-        """
+        """Answer a call from Vertex AI: {"instances": [...]} gets {"predictions": [...]}. An instance is a picture,
+        {"b64": "..."}, or the value of the model's input, or an object with a value for each input."""
         content = parse_json(await decompressed(request))
         instances, top_k = content.get("instances"), parameters_of(content, "the request").get("top_k", 0)
         if not isinstance(instances, list) or not instances:
@@ -113,12 +110,11 @@ class PlatformEndpoints:
         return json_response({"predictions": [to_dict(answer) for answer in answers]})
 
     async def load(self, request: HttpRequest) -> HttpResponse:
-        """Publish a model that SageMaker has unpacked, and load it."""
         content = parse_json(await decompressed(request))
         name, url = content.get("model_name"), content.get("url")
         if not isinstance(name, str) or not is_model_name(name) or not isinstance(url, str):
             raise InvalidRequestError("'model_name' must be a model's name, and 'url' the folder that holds it")
-        return await self._calls.intake.repository.in_thread(lambda control: self._load(control, name, Path(url)))
+        return await self._calls.intake.models.in_thread(lambda control: self._load(control, name, Path(url)))
 
     async def loaded(self, request: HttpRequest) -> HttpResponse:
         """List the loaded models, or describe the model in the path."""
@@ -131,7 +127,7 @@ class PlatformEndpoints:
 
     async def unload(self, request: HttpRequest) -> HttpResponse:
         name = request.path_params["model"]
-        await self._calls.intake.repository.in_thread(lambda control: self._unload(control, name))
+        await self._calls.intake.models.in_thread(lambda control: self._unload(control, name))
         return json_response({})
 
     def _shown(self, name: str) -> dict[str, str]:
@@ -140,8 +136,8 @@ class PlatformEndpoints:
         return {"modelName": name, "modelUrl": url}
 
     def _load(self, control: Control, name: str, url: Path) -> HttpResponse:
-        """Publish an unpacked model, and load it. To publish the model, link its folder of versions into the
-        repository, or copy its single file. Raises InvalidRequestError if there is no model."""
+        """Publish an unpacked model, by a link to its folder of versions or by a copy of its single file, and load it.
+        Raises InvalidRequestError if there is no model."""
         folder, files, versions = self._models / name, list(url.glob("*.onnx")), numbered_versions(url)
         if not versions and len(files) != 1:
             raise InvalidRequestError(f"{url} has neither <version>/model.onnx nor exactly one file *.onnx")
@@ -175,7 +171,6 @@ class PlatformEndpoints:
             shutil.rmtree(folder, ignore_errors=True)
 
     def _model(self) -> str:
-        """Return the model that answers. Raises InvalidRequestError if several models serve and none was chosen."""
         chosen = self._engine.config.platform_model
         names = [chosen] if chosen else sorted(self._engine.callable_names())
         if len(names) != 1:
@@ -185,19 +180,19 @@ class PlatformEndpoints:
         return names[0]
 
     async def _answers(self, method: str, request: HttpRequest, queries: Sequence[Query]) -> list[Any]:
-        calls = await self._calls.outcomes(origin_of(method, request), queries)
+        calls = await self._calls.outcomes(Origin(method, request.metadata), queries)
         return [call.response() for call in calls]
 
 
 class _InstancesQuery(Query):
-    """A batch with one sample for each of Vertex AI's instances. The response is the list of predictions."""
+    """Vertex AI's instances as one batch. The response is the list of predictions."""
 
     def __init__(self, name: str, instances: list[Any]) -> None:
         super().__init__(name, "")
         self._instances = instances
 
     def prepare(self, model: Servable, call: TransportCall) -> None:
-        specs, outputs, count = model.signature.inputs, model.signature.outputs, len(self._instances)
+        specs, count = model.signature.inputs, len(self._instances)
         instances = [each if isinstance(each, dict) else {specs[0].name: each} for each in self._instances]
         inputs = {}
         for spec in specs:
@@ -209,14 +204,13 @@ class _InstancesQuery(Query):
                 raise InvalidRequestError(f"each instance must be an object with a value for {names}") from error
             except ValueError as error:
                 raise InvalidRequestError(f"input {spec.name!r}: {error}") from error
-        call.samples, call.batch_key = model.check(inputs, {spec.name: spec.datatype for spec in specs})
+        outputs = admit(call, model, inputs, {spec.name: spec.datatype for spec in specs})
         call.encode = lambda result: _predictions(outputs, result.outputs, count)
-        call.inputs, call.outputs = inputs, [spec.name for spec in outputs]
 
 
 def _predictions(specs: Sequence[TensorSpec], outputs: Tensors, count: int) -> list[Any]:
     """Return each instance's part of the outputs: the value of the only output, or the values of all outputs by name.
-    Raises InvalidRequestError if an output cannot be divided among the instances, or JSON cannot represent it."""
+    Raises InvalidRequestError."""
     parts: dict[str, list[Any]] = {}
     for spec in specs:
         array = outputs[spec.name]

@@ -10,7 +10,7 @@ import grpc
 import pytest
 
 from hangtag.protos import inference_pb2 as pb
-from hangtag.serving.server.transport.native.native_server import NativeCall
+from hangtag.serving.server.transport.native import NativeCall
 from tests.kit.kinds import message_of
 from tests.kit.live import request, status_of
 from tests.kit.over_http import live_server

@@ -12,7 +12,7 @@ import pytest
 import structlog.testing
 
 from hangtag.serving.server.errors import InferenceError, InvalidValuesError
-from hangtag.serving.server.transport.native.native_server import NativeCall
+from hangtag.serving.server.transport.native import NativeCall
 from studies.stubs import InferenceStub
 from tests.kit import onnx_models
 from tests.kit.gate import Array, Held, Script

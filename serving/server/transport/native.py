@@ -3,10 +3,10 @@
 The library's Rust threads speak HTTP/2 and never hold the interpreter lock. The threads pass calls of the two methods
 to Python as events, and forward every other call over a private Unix socket to a `GrpcServer`.
 
-The library has neither TLS nor limits on the number, age and idleness of connections, and reads a message of any size
-before hangtag can refuse the message. The server therefore lets the library accept connections directly only if every
-caller is trusted, and otherwise puts Envoy in front. docs/reference/limits.md also describes the library's limit on
-cancelled calls, below which `AioConnection._reset` in `serving/connection/grpc_connection.py` keeps hangtag's clients.
+The library has neither TLS nor limits on connections, and reads a message of any size before hangtag can refuse the
+message. Therefore it accepts connections directly only if every caller is trusted, and otherwise from Envoy.
+docs/reference/limits.md also describes the library's limit on cancelled calls, below which `AioConnection._reset` in
+`serving/connection/grpc_connection.py` keeps hangtag's clients.
 
 A ModelInfer call whose head has a `Plan` is queued at once, and all such calls of a batch are answered in one loop.
 `submit`, which is slower, puts all other calls into the same queue.
@@ -28,26 +28,23 @@ from hangtag.serving.server.errors import InvalidRequestError, MessageTooLargeEr
 from hangtag.serving.server.host.ports import GRPC, GRPC_SOCKET, GRPCIO_SOCKET, bind
 from hangtag.serving.server.telemetry.model_statistics import BatchCost, Timings
 from hangtag.serving.server.transport.grpc.grpc_server import GrpcServer
-from hangtag.serving.server.wire.codec import MessagePlans, parse_message, serialized, submit_infer
+from hangtag.serving.server.wire.codec import parse_message, serialized, submit_infer
 from hangtag.serving.server.wire.image_query import classify_query
-from hangtag.serving.server.wire.intake import Intake
-from hangtag.serving.server.wire.plans import PlannedCall
+from hangtag.serving.server.wire.intake import Intake, Metadata
+from hangtag.serving.server.wire.plans import Plans
 from hangtag.serving.server.wire.status import BATCH_SIZE, COMPUTE_NS, QUEUE_NS, call_status, cost_metadata
-from hangtag.serving.server.wire.tracing import Metadata
-from hangtag.serving.server.wire.transport_call import submit_on_thread
+from hangtag.serving.server.wire.transport_call import TransportCall, submit_on_thread
 
 log = structlog.get_logger()
 
-METHODS = (MODEL_INFER, CLASSIFY)
+_METHODS = (MODEL_INFER, CLASSIFY)
 """The methods served here, in the order of the library's numbers for them."""
-MAX_EVENTS = 256
-"""The maximum number of events to take from the library in one step."""
+_INFER_ID = _METHODS.index(MODEL_INFER)
+_MAX_EVENTS = 256  # that are taken from the library in one step
 _TIMEOUT_HEADER = "grpc-timeout"
 """The library reads the deadline from this header, and returns the header's value as the event's key, in bytes. Without
 the header, the key is the caller's address, a str. If the library cannot parse the value, the call has no deadline."""
-_INFER_ID = METHODS.index(MODEL_INFER)
-IO_THREADS = 1
-"""Number of library threads for network I/O. One thread suffices for the answers of two computing threads."""
+_IO_THREADS = 1  # suffices for the answers of two computing threads
 _MAX_METADATA_BYTES = 16 * 1024  # gRPC's core has the same limit
 _MAX_SOCKET_PATH = 107  # bytes; the size of Linux' sockaddr_un.sun_path without the final zero
 
@@ -58,11 +55,10 @@ class NativeServer(GrpcServer):
     def __init__(self, intake: Intake) -> None:
         super().__init__(intake)
         self.intake = intake
-        self.front: NativeGrpcFront
-        """The library's server, which `start` creates."""
+        self.front: NativeGrpcFront  # since `start`
         self.open: dict[int, NativeCall] = {}
-        """The calls that have not ended, by the number that the library gave the call."""
-        self._plans = MessagePlans()
+        """The calls that have not ended, by the library's number for the call."""
+        self._plans = Plans()
         self._folder: tempfile.TemporaryDirectory[str] | None = None
 
     async def start(self) -> int:
@@ -82,8 +78,8 @@ class NativeServer(GrpcServer):
             )
         front = NativeGrpcFront(
             config.address(config.port) if config.behind is None else f"unix:{config.behind / GRPC_SOCKET}",
-            [(method, False) for method in METHODS],
-            io_threads=IO_THREADS,
+            [(method, False) for method in _METHODS],
+            io_threads=_IO_THREADS,
             client_key_metadata=_TIMEOUT_HEADER,
             call_details=True,
             keepalive_time_ms=round(config.keepalive_seconds * 1000),
@@ -114,24 +110,25 @@ class NativeServer(GrpcServer):
         return bool(self.open) or super()._answers()
 
     def _receive(self, milliseconds: int | None) -> bool:
-        """Take the events that have arrived, and queue their calls (see `compute_pool.Receive`). Only one thread at a
-        time may call this method."""
-        events = self.front.recv_batch_details(MAX_EVENTS, milliseconds)
+        """Take the events that have arrived, and queue their calls (see `compute_pool.Receive`)."""
+        events = self.front.recv_batch_details(_MAX_EVENTS, milliseconds)
         if events is None:
             return False
-        plan_of, intake, now = self._plans.of, self.intake, time.monotonic
+        intake, now, arrived = self.intake, time.monotonic(), time.perf_counter_ns()
+        find_plan, calls = self._plans.find, self.open
         for event in events:
             try:
                 kind, call_id, method_id, message, key, details = event
                 # the event of a cancelled call has no message and no details
                 if kind == EVENT_CANCEL or message is None or details is None:
-                    if (cancelled := self.open.get(call_id)) is not None:
+                    if (cancelled := calls.get(call_id)) is not None:
                         cancelled.cancel()
                     continue
                 metadata, _peer, remaining = details
-                deadline = None if remaining is None else now() + remaining
-                call = self.open[call_id] = NativeCall(self, call_id, METHODS[method_id], metadata, deadline)
-                plan = plan_of(message) if method_id == _INFER_ID else None
+                call = calls[call_id] = NativeCall(self, call_id, _METHODS[method_id], metadata, arrived)
+                if remaining is not None:
+                    call.deadline = now + remaining
+                plan = find_plan(message) if method_id == _INFER_ID else None
                 bad_timeout = key if remaining is None and isinstance(key, bytes) else None
                 if plan is None or bad_timeout is not None or not intake.all_admitted or not plan.put(call, message):
                     self._submit_slowly(call, message, bad_timeout)
@@ -140,8 +137,7 @@ class NativeServer(GrpcServer):
         return True
 
     def _submit_slowly(self, call: "NativeCall", message: bytes, bad_timeout: bytes | None) -> None:
-        """Check a call, and queue the call or pass it to a decoding thread. ``bad_timeout`` is the value of
-        grpc-timeout if it is malformed, and may be empty."""
+        """Check a call, and submit it. ``bad_timeout`` is the value of grpc-timeout if it is malformed."""
         try:
             self.intake.admit(call.metadata)
             self.intake.require_size("Received", len(message))
@@ -160,18 +156,13 @@ class NativeServer(GrpcServer):
             submit_infer(call, self._plans, message)
 
 
-class NativeCall(PlannedCall):
-    """A call that ends once, with a message or with an error status."""
-
-    def __init__(
-        self, server: NativeServer, call_id: int, method: str, metadata: Metadata, deadline: float | None
-    ) -> None:
+class NativeCall(TransportCall):
+    def __init__(self, server: NativeServer, call_id: int, method: str, metadata: Metadata, started: int) -> None:
         self.number = call_id  # the library's number for the call
         self.intake = server.intake
         self.method = method
         self.metadata = metadata
-        self.started = time.perf_counter_ns()
-        self.deadline = deadline
+        self.started = started
         self._server = server
 
     def respond(self, response: Any, timings: Timings) -> None:
@@ -185,18 +176,17 @@ class NativeCall(PlannedCall):
         self._server.open.pop(self.number, None)  # must be last, because the server may close when no call is open
 
     def refuse(self, error: Exception) -> None:
-        """End the call with the error's status. The library ignores the status if the caller has left."""
+        # the library ignores the status if the caller has left
         code, message = call_status(error, self.method, self)
         number: int = code.value[0]
         self._server.front.fail(self.number, number, message)
-        self._server.open.pop(self.number, None)  # must be last, because the server may close when no call is open
+        self._server.open.pop(self.number, None)
 
     @classmethod
     def send(cls, calls: "Sequence[Self]", responses: Sequence[bytes], cost: BatchCost) -> None:
-        spent = ((COMPUTE_NS, str(cost.compute_ns)), (BATCH_SIZE, str(cost.batch_size)))
+        server = calls[0]._server  # calls with one plan belong to one server
+        respond, ended = server.front.respond, server.open.pop
+        compute, size = (COMPUTE_NS, str(cost.compute_ns)), (BATCH_SIZE, str(cost.batch_size))
         for call, response in zip(calls, responses, strict=True):
-            own: tuple[tuple[str, str], ...] = ((QUEUE_NS, str(call.queue_ns)), *spent)
-            if cost.member:
-                own = cost_metadata(call.timings_of(cost))
-            call._server.front.respond(call.number, response, None, own)
-            call._server.open.pop(call.number, None)
+            respond(call.number, response, None, ((QUEUE_NS, str(call.queue_ns)), compute, size))
+            ended(call.number, None)
