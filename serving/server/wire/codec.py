@@ -42,11 +42,8 @@ def parse_message(parse: Callable[[bytes], T], message: object, method: str) -> 
 
 
 def _decode_inputs(request: pb.ModelInferRequest, signature: Signature) -> tuple[Arrays, dict[str, str]]:
-    """Return the request's arrays and their datatypes, by input name.
-
-    A message may hold a million inputs, so only one input more than the model has is decoded, which is enough to detect
-    an unknown or a duplicate input. Raises InvalidRequestError.
-    """
+    """Return the request's arrays and their datatypes, by input name. A message may hold a million inputs, but one more
+    than the model has is enough to detect an unknown or duplicate input."""
     raw = request.raw_input_contents
     if raw and len(raw) != len(request.inputs):
         raise InvalidRequestError(

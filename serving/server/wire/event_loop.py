@@ -3,9 +3,8 @@
 The loop runs in its own thread, from the first server to the end of the process. There is only one, because grpc.aio
 takes its events from one queue for the whole process. The loop is uvloop's if uvloop is installed.
 
-A program that runs a server may also call grpc.aio on another loop. With grpcio 1.76 both loops then wake up for an
-event, and the slower loop reports a BlockingIOError because the event is gone. No event is lost, so this loop does not
-log the error.
+If a program also calls grpc.aio on another loop, with grpcio 1.76 both loops wake up for an event, and the slower loop
+reports a BlockingIOError. No event is lost, so this loop does not log the error.
 """
 
 import asyncio
@@ -32,11 +31,8 @@ Result = TypeVar("Result")
 log = structlog.get_logger()
 
 _SWITCH_SECONDS = 0.001
-"""How long this loop's thread may keep the interpreter lock while another thread waits for it.
-
-One turn of the loop that reads or answers 64 requests holds the lock for milliseconds. With Python's default of 5 ms,
-the loop and the computation alternated, and 64 HTTP connections got 20 % fewer answers per second.
-"""
+"""How long a thread may keep the interpreter lock while another thread waits for it. With Python's default of 5 ms, the
+loop and the computation alternated, and 64 HTTP connections got 20 % fewer answers per second."""
 
 _starting = threading.Lock()
 _loop: asyncio.AbstractEventLoop | None = None

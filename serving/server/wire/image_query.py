@@ -13,6 +13,7 @@ import json
 import math
 import time
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -29,11 +30,9 @@ from hangtag.serving.server.wire.transport_call import Query, TransportCall
 from hangtag.serving.signature import Signature
 
 Request: TypeAlias = pb.ClassifyRequest | pb.CompareRequest
-MAX_COMPARED = 32
-"""The maximum number of models that one comparison may name."""
+MAX_COMPARED = 32  # models that one comparison may name
 MULTI_LABEL = "multi_label"
-DEFAULT_TOP_K = 3
-"""Number of labels in the answer of a single-label model if the client does not set top_k."""
+DEFAULT_TOP_K = 3  # labels in the answer of a single-label model if the client does not set top_k
 
 
 class RequestImage:
@@ -51,32 +50,28 @@ class RequestImage:
     def pixels(self, model: Servable) -> Pixels:
         """Return UINT8 pixels as the model accepts them, [height, width] or [height, width, 3]. Raises
         InvalidRequestError, and QueueFullError if too many large images are being decoded."""
-        shape = model.signature.picture_shape
+        shape, kind = model.signature.picture_shape, self._request.WhichOneof("image")
         if shape is None:
             raise InvalidRequestError(
                 f"{model.name!r} does not classify images (a classifier has one UINT8 input, [batch, height, width] or "
                 "[batch, height, width, 3], an output `probabilities`, and hangtag.labels in its metadata); call it "
                 "for inference instead"
             )
+        if kind is None:
+            raise InvalidRequestError("no image in the request; set `encoded` (a PNG, JPEG or WebP file) or `raw`")
         form = (model.signature.image, shape, model.signature.task == MULTI_LABEL)
         if form not in self._pixels:
-            match self._request.WhichOneof("image"):
-                case "encoded":
-                    self._pixels[form] = self._decode(model, shape)
-                case "raw":
-                    raw, size = self._request.raw, math.prod(shape)
-                    if (raw.height, raw.width) != shape[:2] or len(raw.pixels) != size:
-                        raise InvalidRequestError(
-                            f"raw pixels must be {' x '.join(map(str, shape))}, {size} bytes; the request has "
-                            f"{raw.height} x {raw.width} and {len(raw.pixels)} bytes. Send a PNG, JPEG or WebP file to "
-                            "have it converted."
-                        )
-                    self._pixels[form] = np.frombuffer(raw.pixels, np.uint8).reshape(shape)
-                case _:
-                    raise InvalidRequestError(
-                        "no image in the request; set `encoded` (a PNG, JPEG or WebP file) or `raw`"
-                    )
+            self._pixels[form] = self._decode(model, shape) if kind == "encoded" else self._raw(shape)
         return self._pixels[form]
+
+    def _raw(self, shape: tuple[int, ...]) -> Pixels:
+        raw, size = self._request.raw, math.prod(shape)
+        if (raw.height, raw.width) != shape[:2] or len(raw.pixels) != size:
+            raise InvalidRequestError(
+                f"raw pixels must be {' x '.join(map(str, shape))}, {size} bytes; the request has {raw.height} x "
+                f"{raw.width} and {len(raw.pixels)} bytes. Send a PNG, JPEG or WebP file to have it converted."
+            )
+        return np.frombuffer(raw.pixels, np.uint8).reshape(shape)
 
     def _decode(self, model: Servable, shape: tuple[int, ...]) -> Pixels:
         (height, width), spec = shape[:2], model.signature.image
@@ -100,8 +95,8 @@ class ImageQuery(Query):
         self._image = image
         self._top_k = top_k
 
-    @property
-    def is_large(self) -> bool:
+    @cached_property
+    def is_large(self) -> bool:  # type: ignore[override]  # the image's header is read on a thread
         return self._image.is_large
 
     def prepare(self, model: Servable, call: TransportCall) -> None:
@@ -120,8 +115,7 @@ def classify_query(request: pb.ClassifyRequest) -> ImageQuery:
 
 def compare_queries(request: pb.CompareRequest, engine: Engine) -> list[ImageQuery]:
     """Return the query of each model that a comparison names, or of every classifier that is served. Raises
-    InvalidRequestError for the names, and without names NotFoundError if there is no classifier, and UnavailableError
-    while the models are being loaded."""
+    InvalidRequestError, NotFoundError or UnavailableError."""
     choices: Sequence[pb.ModelChoice] = request.models
     if not choices:
         if not engine.ready:
@@ -146,9 +140,7 @@ def _response(model: Servable, result: InferenceResult, top_k: int, preprocess_n
     is_multi_label = signature.task == MULTI_LABEL
     probabilities = result.outputs["probabilities"][0]
     indices, path_probability = _chosen(signature, result.outputs, top_k)
-    distances = None
-    if not is_multi_label and signature.label_distances is not None:
-        distances = signature.label_distances[indices[0]]
+    distances = None if is_multi_label or signature.label_distances is None else signature.label_distances[indices[0]]
     return pb.ClassifyResponse(
         model_name=model.name,
         model_version=model.version,

@@ -1,9 +1,5 @@
 """What every call passes, whatever its transport: the check of the caller, the limit of a message's size, the threads
-that decode, the count of failures, and tracing.
-
-With a token file, only callers with a bearer token from the file may call. Tokens are compared byte for byte in
-constant time. The token file is read again when it changes.
-"""
+that decode, the count of failures, and tracing."""
 
 import hashlib
 import hmac
@@ -19,16 +15,9 @@ import grpc
 import structlog
 
 from hangtag.extras import needs
+from hangtag.serving.server import errors
 from hangtag.serving.server.engine.engine import Engine
 from hangtag.serving.server.engine.servable import Control
-from hangtag.serving.server.errors import (
-    STOPPING,
-    MessageTooLargeError,
-    QueueFullError,
-    StartError,
-    UnauthenticatedError,
-    UnavailableError,
-)
 from hangtag.serving.server.host.machine import usable_cpus
 from hangtag.serving.server.host.watched_files import WatchedFiles, read_bytes
 from hangtag.serving.server.telemetry.log import redirect_library_log
@@ -39,10 +28,8 @@ from hangtag.serving.server.wire.status import status
 log = structlog.get_logger()
 
 Metadata = Iterable[tuple[str, str | bytes]]
-MIN_LENGTH = 16
-"""The minimum length of a token, in characters."""
-_CREDENTIALS = re.compile("bearer +(.*)", re.IGNORECASE | re.DOTALL)
-"""RFC 9110, 11.4: the scheme in upper or lower case, one or more spaces, then the token, up to the end."""
+MIN_LENGTH = 16  # characters of a token
+_CREDENTIALS = re.compile("bearer +(.*)", re.IGNORECASE | re.DOTALL)  # RFC 9110, 11.4
 # OpenTelemetry's conventions for RPC: a server's span is an error only for codes that are the server's fault.
 _SERVER_FAULTS = ("UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS")
 
@@ -61,9 +48,8 @@ class Origin(NamedTuple):
 class Intake:
     """The checks of all transports before a request reaches the engine. All methods are thread-safe.
 
-    The token file has one token per line, so that an old and a new token can both be valid. Lines that start with # are
-    comments. With an empty file no token is valid. If the file disappears or becomes malformed, the tokens that were
-    last read stay valid.
+    The token file has one token per line. Lines that start with # are comments. With an empty file no token is valid.
+    If the file disappears or becomes malformed, the tokens that were last read stay valid.
     """
 
     def __init__(self, engine: Engine, control: Control) -> None:
@@ -102,20 +88,20 @@ class Intake:
         """Check a call, unless it is a health check. Raise UnauthenticatedError unless the metadata has
         ``authorization: Bearer <a valid token>``, and UnavailableError if the call queries a model during a stop. The
         thread that polls for calls runs this method, so it must not block."""
-        if self._digests is not None:
+        if self._digests is not None:  # with a token file, which is read again when it changes
             header = next((value for key, value in metadata if key == "authorization"), None)
             credentials = _CREDENTIALS.fullmatch(header) if isinstance(header, str) else None
             if credentials is None:
-                raise UnauthenticatedError(
+                raise errors.UnauthenticatedError(
                     "this server requires a token: send 'authorization: Bearer <token>' with each call, in gRPC's "
                     "metadata or HTTP's headers (--token-file of hangtag's commands)"
                 )
-            digest = _digest(credentials[1].encode(errors="surrogatepass"))
+            digest = hashlib.sha256(credentials[1].encode(errors="surrogatepass")).digest()
             # All digests have one length, and each is compared, so the time taken reveals nothing about valid tokens.
             if not sum([hmac.compare_digest(digest, known) for known in self._digests.current()]):
-                raise UnauthenticatedError("the server does not accept this token; ask its operator for a valid token")
+                raise errors.UnauthenticatedError("the token is not valid; ask the server's operator for a valid token")
         if self.stopping and queries:
-            raise UnavailableError(STOPPING)
+            raise errors.UnavailableError(errors.STOPPING)
 
     def refuse_new(self) -> None:
         """Admit no further query. Queries in flight are still answered."""
@@ -124,7 +110,7 @@ class Intake:
     def require_size(self, direction: str, size: int) -> None:
         """Raise MessageTooLargeError, worded like gRPC's core, if a "Sent" or "Received" message is over the limit."""
         if size > (limit := self.max_message_bytes):
-            raise MessageTooLargeError(f"SERVER: {direction} message larger than max ({size} vs. {limit})")
+            raise errors.MessageTooLargeError(f"SERVER: {direction} message larger than max ({size} vs. {limit})")
 
     def record_failure(
         self, origin: Origin, error: Exception, started: int | None = None, name: str = "", version: str = ""
@@ -133,7 +119,7 @@ class Intake:
         by time.perf_counter_ns, or None for now. The name and the version are empty if the request was not read."""
         code = status(error).grpc
         ns = 0 if started is None else time.perf_counter_ns() - started
-        self.engine.record_failure(name, version, code.name, ns, shed=isinstance(error, QueueFullError))
+        self.engine.record_failure(name, version, code.name, ns, shed=isinstance(error, errors.QueueFullError))
         if self.tracing is not None and origin.method:
             self.tracing.record(origin.method, origin.metadata, ns, code)
 
@@ -143,15 +129,11 @@ def _digests_of(path: Path) -> tuple[bytes, ...]:
     tokens = [line for line in lines if line and not line.startswith(b"#")]
     for number, token in enumerate(tokens, 1):
         if len(token) < MIN_LENGTH or len(token.split()) > 1 or not token.isascii():
-            raise StartError(
+            raise errors.StartError(
                 f"{path} (--token-file): token {number} is too short, or is not a single ASCII word; each line "
                 f"needs one token of at least {MIN_LENGTH} characters ('openssl rand -hex 32' makes one)"
             )
-    return tuple(_digest(token) for token in tokens)
-
-
-def _digest(token: bytes) -> bytes:
-    return hashlib.sha256(token).digest()
+    return tuple(hashlib.sha256(token).digest() for token in tokens)
 
 
 class Tracing:

@@ -68,7 +68,24 @@ class ModelService:
         )
 
     async def ModelConfig(self, request: pb.ModelConfigRequest) -> pb.ModelConfigResponse:
-        return pb.ModelConfigResponse(config=model_config(await self.model(request.name, request.version)))
+        model = await self.model(request.name, request.version)
+        batched = model.signature.batched
+        first_dim = 1 if batched else 0  # Triton's dims leave the batch axis out
+        kind = pb.ModelInstanceGroup.KIND_CPU if model.on_cpu else pb.ModelInstanceGroup.KIND_GPU
+        config = pb.ModelConfig(
+            name=model.name,
+            platform=PLATFORM,
+            backend="onnxruntime",
+            max_batch_size=model.max_batch_size if batched else 0,
+            default_model_filename="model.onnx",
+            input=[pb.ModelInput(**_tensor_config(spec, first_dim)) for spec in model.signature.inputs],
+            output=[pb.ModelOutput(**_tensor_config(spec, first_dim)) for spec in model.signature.outputs],
+            instance_group=[pb.ModelInstanceGroup(name=model.name, count=model.instances, kind=kind)],
+            parameters={key: pb.ModelParameter(string_value=value) for key, value in _parameters(model).items()},
+        )
+        if batched:
+            config.dynamic_batching.max_queue_delay_microseconds = round(model.max_queue_delay * 1e6)
+        return pb.ModelConfigResponse(config=config)
 
     async def ModelStatistics(self, request: pb.ModelStatisticsRequest) -> pb.ModelStatisticsResponse:
         name, version = request.name, request.version
@@ -100,9 +117,9 @@ class ModelService:
         return pb.RepositoryIndexResponse(models=models)
 
     async def RepositoryModelLoad(self, request: pb.RepositoryModelLoadRequest) -> pb.RepositoryModelLoadResponse:
-        """Load a model. Raises the errors of `Control.load`. Calls for one model share the model's next load, so that
-        callers that leave and call again cannot queue many loads. A load that has started is not shared, because it may
-        have read the files before a later caller changed them. A load continues when its caller has left."""
+        """Load a model, also if its caller leaves. Calls for one model share the model's next load, so that callers
+        that leave and call again cannot queue many loads. A load that has started is not shared, because it may have
+        read the files before a later caller changed them."""
         _require_unnamed_repository(request.repository_name)
         require_no_parameters(request.parameters)
         name = request.model_name
@@ -125,7 +142,7 @@ class ModelService:
                 await asyncio.shield(asyncio.wrap_future(self._engine.residency.load(name)))
 
     async def in_thread(self, work: Callable[[Control], Result]) -> Result:
-        """Run ``work``, which may block, on a thread, and return its result."""
+        """Do work that may block on a thread, and return its result."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, work, self._control)
 
     def close(self) -> None:
@@ -151,32 +168,6 @@ def _require_unnamed_repository(name: str) -> None:
         raise InvalidRequestError(f"there is no repository {name!r}: this server's only repository has no name")
 
 
-def model_config(model: Servable) -> pb.ModelConfig:
-    """Describe how the server runs a model, in the fields of Triton's configuration."""
-    batched = model.signature.batched
-    first_dim = 1 if batched else 0  # Triton's dims leave the batch axis out
-    config = pb.ModelConfig(
-        name=model.name,
-        platform=PLATFORM,
-        backend="onnxruntime",
-        max_batch_size=model.max_batch_size if batched else 0,
-        default_model_filename="model.onnx",
-        input=[pb.ModelInput(**_tensor_config(spec, first_dim)) for spec in model.signature.inputs],
-        output=[pb.ModelOutput(**_tensor_config(spec, first_dim)) for spec in model.signature.outputs],
-        instance_group=[
-            pb.ModelInstanceGroup(
-                name=model.name,
-                count=model.instances,
-                kind=pb.ModelInstanceGroup.KIND_CPU if model.on_cpu else pb.ModelInstanceGroup.KIND_GPU,
-            )
-        ],
-        parameters={key: pb.ModelParameter(string_value=value) for key, value in _parameters(model).items()},
-    )
-    if batched:
-        config.dynamic_batching.max_queue_delay_microseconds = round(model.max_queue_delay * 1e6)
-    return config
-
-
 def _statistics(state: VersionState) -> pb.ModelStatistics:
     counters = state.counters
     return pb.ModelStatistics(
@@ -195,9 +186,8 @@ def _statistics(state: VersionState) -> pb.ModelStatistics:
 
 def _parameters(model: Servable) -> dict[str, str]:
     signature = model.signature
-    published = {
-        f"hangtag.{key}": value for key, value in signature.metadata.items() if key not in _UNPUBLISHED_METADATA
-    }
+    metadata_of_file = signature.metadata.items()
+    published = {f"hangtag.{key}": value for key, value in metadata_of_file if key not in _UNPUBLISHED_METADATA}
     if (data_set := _data_set(signature.metadata.get("training", ""))) is not None:
         published["hangtag.training"] = data_set
     if signature.image is not None:  # files of earlier releases lack this key

@@ -7,7 +7,6 @@ the same response as the codec from parts that were serialized once.
 
 A request gets a plan only if the head determines the request's meaning: the message has one input of a fixed-size
 datatype, as raw contents at its very end, and no id or parameters. A plan is valid until the models that serve change.
-Each transport defines the head: ``codec`` for messages of gRPC, and ``inference`` for HTTP.
 """
 
 import math
@@ -35,11 +34,10 @@ BY_VALUE = frozenset(tensors.DTYPES) - {"BOOL", "BYTES"}  # datatypes whose arra
 TIMEOUT = "timeout"  # Triton's parameter of a request: a time limit in microseconds after it is read
 
 Arrays = dict[str, npt.NDArray[Any]]
-Shapes: TypeAlias = tuple[tuple[int, ...], ...]
-"""The shapes of a response's outputs."""
+Shapes: TypeAlias = tuple[tuple[int, ...], ...]  # of a response's outputs
 MakeHeads: TypeAlias = Callable[[Tensors], list[bytes]]
-"""Returns, for each of a response's outputs, the bytes that precede the output's raw bytes. Only the shapes of the
-outputs determine the result. The function must not keep a request in memory."""
+"""Returns, for each of a response's outputs, the bytes that precede the output's raw bytes, and that only the shapes of
+the outputs determine. The function must not keep a request in memory."""
 
 
 class Plan:
@@ -57,13 +55,12 @@ class Plan:
         self._dtypes = [tensors.DTYPES[spec.datatype] for spec in specs]
         self._make_heads = make
         shapes = [(self.samples, *spec.shape[1:]) if model.signature.batched else spec.shape for spec in specs]
+        # the largest size of the outputs of a response
         self.max_bytes = sum(8 * math.prod(math.inf if size is None else size for size in shape) for shape in shapes)
-        """The largest size in bytes of the outputs of a response."""
 
     def put(self, call: TransportCall, message: bytes) -> bool:
-        """Set the attributes that `Query.prepare` would set, and queue the call. The last bytes of ``message`` become
-        the only input's array, without a copy. Return False if the caller must submit the call, because the models that
-        serve have changed."""
+        """Do what `Query.prepare` would do, and queue the call. The last bytes of ``message`` become the only input's
+        array. Return False if the caller must submit the call, because the models that serve have changed."""
         if self.epoch != call.intake.engine.epoch:
             return False
         call.plan = self
@@ -85,28 +82,33 @@ class Plan:
 
     def encode(self, result: InferenceResult) -> bytes:
         """Return the serialized response."""
-        return self._serialize([result.outputs[name] for name in self.output_names])
+        arrays = [result.outputs[name] for name in self.output_names]
+        heads = self._heads_of(tuple([array.shape for array in arrays]))
+        return b"".join([head + array.tobytes() for head, array in zip(heads, arrays, strict=True)])
 
     def responses(self, calls: Sequence[TransportCall], outputs: Tensors, cost: BatchCost) -> list[bytes] | None:
-        """Return the serialized responses to calls of one batch, which share one conversion of each output to bytes.
-        The result is None if each response must be built separately: tracing records a span for each response, and
-        large responses are encoded on a thread."""
+        """Return the serialized responses to calls of one batch, or None if each response must be built separately:
+        tracing records a span for each response, and large responses are encoded on a thread."""
         if calls[0].intake.tracing is not None:
             return None
+        alone = cost.calls == 1  # the only call of a batch gets all rows, as if they were one
+        rows, own = (1, 1) if alone else (cost.batch_size, self.samples)
+        shapes, size = [], 0
+        parts: list[tuple[bytes, bytes, int]] = []  # for each output: head, all rows, bytes per row
         responses: list[bytes] = []
         try:
-            arrays = [outputs[name] for name in self.output_names]
-            alone = cost.calls == 1  # the only call of a batch gets all rows
-            size = sum([array.nbytes for array in arrays])
-            if (size if alone else size // cost.batch_size * self.samples) >= LARGE_MESSAGE:
+            for name in self.output_names:
+                array = outputs[name]
+                shapes.append(array.shape if alone else (own, *array.shape[1:]))
+                size += array.nbytes
+            if size // rows * own >= LARGE_MESSAGE:
                 return None
-            if alone:
-                return [self._serialize(arrays)]
-            heads = self._heads_of(tuple([(self.samples, *array.shape[1:]) for array in arrays]))
-            rows = [array.tobytes() for array in arrays]
-            parts = list(zip(heads, rows, [len(raw) // cost.batch_size for raw in rows], strict=True))
+            heads = self._heads.get(tuple(shapes)) or self._heads_of(tuple(shapes))
+            for name, head in zip(self.output_names, heads, strict=True):
+                raw = outputs[name].tobytes()
+                parts.append((head, raw, len(raw) // rows))
             for call in calls:
-                row, end = call.row, call.row + self.samples
+                row, end = call.row, call.row + own
                 pieces: list[bytes] = []
                 for head, raw, size in parts:
                     pieces += head, raw[row * size : end * size]
@@ -116,18 +118,13 @@ class Plan:
             return None
         return responses
 
-    def _serialize(self, arrays: Sequence[npt.NDArray[Any]]) -> bytes:
-        heads = self._heads_of(tuple([array.shape for array in arrays]))
-        return b"".join([part for head, array in zip(heads, arrays, strict=True) for part in (head, array.tobytes())])
-
     def _heads_of(self, shapes: Shapes) -> list[bytes]:
         """Return the heads of a response whose outputs have these shapes, which are computed once."""
-        if (heads := self._heads.get(shapes)) is not None:
-            return heads
-        if len(self._heads) >= MAX_PLANS:
-            self._heads.clear()
-        zeros = zip(self.output_names, map(np.zeros, shapes, self._dtypes), strict=True)
-        heads = self._heads[shapes] = self._make_heads(dict(zeros))
+        if (heads := self._heads.get(shapes)) is None:
+            if len(self._heads) >= MAX_PLANS:
+                self._heads.clear()
+            zeros = zip(self.output_names, map(np.zeros, shapes, self._dtypes), strict=True)
+            heads = self._heads[shapes] = self._make_heads(dict(zeros))
         return heads
 
 
@@ -169,11 +166,8 @@ def admit(
     timeout: int | None = None,
 ) -> Sequence[TensorSpec]:
     """Check a decoded request for inference, set the call's inputs, samples, batch key, outputs and deadline, and
-    return the requested outputs. Raises InvalidRequestError if the request does not match the model.
-
-    ``datatypes`` has the protocol's datatype of each input. ``outputs`` names the requested outputs, in order, and is
-    empty for all of the model's outputs. ``timeout`` is the request's own time limit in microseconds.
-    """
+    return the requested outputs: those that ``outputs`` names, in order, or all. ``datatypes`` has the protocol's
+    datatype of each input, and ``timeout`` is in microseconds. Raises InvalidRequestError."""
     if len(set(outputs)) < len(outputs):  # a small request could ask for a huge answer
         raise InvalidRequestError("an output is requested twice; name each output once")
     known = {spec.name: spec for spec in model.signature.outputs}

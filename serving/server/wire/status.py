@@ -4,8 +4,8 @@ codes, for HTTP too."""
 import uuid
 from typing import NamedTuple
 
-import grpc
 import structlog
+from grpc import StatusCode
 
 from hangtag.serving.server import errors
 from hangtag.serving.server.telemetry.model_statistics import Timings
@@ -14,55 +14,46 @@ log = structlog.get_logger()
 _MAX_LOGGED_LENGTH = 128  # characters, because the log must not grow with the callers' messages
 QUEUE_NS, COMPUTE_NS, BATCH_SIZE = "hangtag-queue-ns", "hangtag-compute-ns", "hangtag-batch-size"
 MODEL, STAGE = "hangtag-model", "hangtag-stage"
-"""For a route, the members that answered, and for each sample the number of the stage, from 1, that answered the
-sample. If one stage answered all samples, its number is listed only once."""
+"""For a route, the members that answered, and for each sample the number of the stage, from 1, that answered it. If one
+stage answered all samples, its number is listed only once."""
 STAGES = "hangtag-stages"
 """For a route, the cost of each stage, as MEMBER;samples=N;queue-ns=N;compute-ns=N;batch-size=N, separated by
 commas."""
 UNSURE = "hangtag-unsure"
-"""For a cascade, the number of samples that got an unsure answer, because the next member had too little time or a full
-queue."""
+"""For a cascade, the number of samples whose answer is unsure, because the next member had no time or a full queue."""
 _MAX_LISTED = 1024
 """The stage of each sample is listed for at most this many samples, because clients limit the size of metadata."""
 
 
 class Status(NamedTuple):
-    """The status with which a call or a request ends."""
-
-    grpc: grpc.StatusCode
+    grpc: StatusCode
     http: int
 
 
-_CODE = grpc.StatusCode
 STATUS: dict[type, Status] = {
-    errors.UnsupportedEncodingError: Status(_CODE.INVALID_ARGUMENT, 415),
-    errors.InvalidRequestError: Status(_CODE.INVALID_ARGUMENT, 400),
-    errors.NotFoundError: Status(_CODE.NOT_FOUND, 404),
-    errors.QueueFullError: Status(_CODE.RESOURCE_EXHAUSTED, 429),
-    # gRPC's core also answers RESOURCE_EXHAUSTED to a message that is too large.
-    errors.MessageTooLargeError: Status(_CODE.RESOURCE_EXHAUSTED, 413),
-    errors.DeadlineError: Status(_CODE.DEADLINE_EXCEEDED, 504),
-    # 499 is nginx' status for a caller that has left, so no client receives it.
-    errors.CancelledError: Status(_CODE.CANCELLED, 499),
-    errors.UnavailableError: Status(_CODE.UNAVAILABLE, 503),
-    # Triton answers 400.
-    errors.ControlError: Status(_CODE.FAILED_PRECONDITION, 400),
-    errors.ForeignOriginError: Status(_CODE.UNAUTHENTICATED, 403),
-    errors.UnauthenticatedError: Status(_CODE.UNAUTHENTICATED, 401),
-    errors.InvalidValuesError: Status(_CODE.INVALID_ARGUMENT, 400),
-    errors.InferenceError: Status(_CODE.INTERNAL, 500),
+    errors.UnsupportedEncodingError: Status(StatusCode.INVALID_ARGUMENT, 415),
+    errors.InvalidRequestError: Status(StatusCode.INVALID_ARGUMENT, 400),
+    errors.NotFoundError: Status(StatusCode.NOT_FOUND, 404),
+    errors.QueueFullError: Status(StatusCode.RESOURCE_EXHAUSTED, 429),
+    errors.MessageTooLargeError: Status(StatusCode.RESOURCE_EXHAUSTED, 413),  # like gRPC's core
+    errors.DeadlineError: Status(StatusCode.DEADLINE_EXCEEDED, 504),
+    errors.CancelledError: Status(StatusCode.CANCELLED, 499),  # nginx' status for a caller that has left
+    errors.UnavailableError: Status(StatusCode.UNAVAILABLE, 503),
+    errors.ControlError: Status(StatusCode.FAILED_PRECONDITION, 400),  # like Triton
+    errors.ForeignOriginError: Status(StatusCode.UNAUTHENTICATED, 403),
+    errors.UnauthenticatedError: Status(StatusCode.UNAUTHENTICATED, 401),
+    errors.InvalidValuesError: Status(StatusCode.INVALID_ARGUMENT, 400),
+    errors.InferenceError: Status(StatusCode.INTERNAL, 500),
 }
 """The status of each error, and of its subclasses that have no status of their own."""
-
-_BUG = Status(_CODE.INTERNAL, 500)
 
 
 def status(error: Exception) -> Status:
     """Return the status for an exception. An exception that is not in the table is a bug."""
-    return next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), _BUG)
+    return next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), STATUS[errors.InferenceError])
 
 
-def call_status(error: Exception, rpc: str, request: object = None) -> tuple[grpc.StatusCode, str]:
+def call_status(error: Exception, rpc: str, request: object = None) -> tuple[StatusCode, str]:
     """Return the status code and the message with which a call ends.
 
     The caller gets a domain error's own message, shortened so that it fits into a header of 8 KiB, because the message
@@ -76,7 +67,7 @@ def call_status(error: Exception, rpc: str, request: object = None) -> tuple[grp
     fields = {name: str(value)[:_MAX_LOGGED_LENGTH] for name, value in fields.items()}
     if isinstance(error, errors.ServerError):
         message = str(error)
-        if code is grpc.StatusCode.INTERNAL:
+        if code is StatusCode.INTERNAL:
             log.warning("request failed", reason=message, **fields)
         limit = 2500 if message.isascii() else 600  # a character takes up to 12 bytes in a header
         return code, message if len(message) <= limit else f"{message[:limit]} ..."
@@ -89,7 +80,7 @@ def cost_metadata(timings: Timings) -> tuple[tuple[str, str], ...]:
     """Return a query's cost as metadata for clients and traces."""
     compute_ns, batch_size = str(timings.compute_ns), str(timings.batch_size)
     cost = ((QUEUE_NS, str(timings.queue_ns)), (COMPUTE_NS, compute_ns), (BATCH_SIZE, batch_size))
-    return cost if not timings.stages else (*cost, *route_metadata(timings))
+    return (*cost, *route_metadata(timings))
 
 
 def route_metadata(timings: Timings) -> list[tuple[str, str]]:

@@ -7,6 +7,7 @@ streams, comparisons, native and HTTP differ only in how they send an answer.
 
 import time
 from abc import ABC, abstractmethod
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 import grpc
 
-from hangtag.protos.methods import CLASSIFY, CLASSIFY_STREAM, COMPARE, MODEL_INFER, MODEL_STREAM_INFER
+from hangtag.protos.methods import CLASSIFY_STREAM, MODEL_STREAM_INFER
 from hangtag.serving.server.engine.servable import Servable
 from hangtag.serving.server.errors import CancelledError, NotLoadedError, QueueFullError, UnavailableError
 from hangtag.serving.server.queue.call import Call, InferenceResult, Tensors
@@ -27,11 +28,7 @@ if TYPE_CHECKING:
 
 LARGE_MESSAGE = 64 * 1024
 """A thread decodes a request of at least this many bytes, and encodes an answer of this size. Python converts strings
-one by one: for so many bytes this takes more than a millisecond, and for the largest message a second."""
-
-INFERENCE_METHODS = frozenset({MODEL_INFER, MODEL_STREAM_INFER, CLASSIFY, CLASSIFY_STREAM, COMPARE})
-"""The gRPC methods that query models. The server traces the queries of these methods, and counts their failures."""
-
+one by one, which takes a second for the largest message."""
 STREAMS = (
     MODEL_STREAM_INFER,
     CLASSIFY_STREAM,
@@ -82,9 +79,10 @@ class TransportCall(Call):
 
     @classmethod
     def answer_batch(cls, calls: Sequence[Any], outputs: Tensors, cost: BatchCost) -> None:
-        plans: set[Plan | None] = {call.plan for call in calls}
-        for plan in plans:
-            of_plan = calls if len(plans) == 1 else [call for call in calls if call.plan is plan]
+        by_plan: defaultdict[Plan | None, list[Any]] = defaultdict(list)
+        for call in calls:
+            by_plan[call.plan].append(call)
+        for plan, of_plan in by_plan.items():
             responses = None if plan is None else plan.responses(of_plan, outputs, cost)
             if responses is None:
                 for call in of_plan:
@@ -128,21 +126,18 @@ class TransportCall(Call):
 class Query(ABC):
     """A request for one model, not decoded yet."""
 
+    is_large = False
+    """Whether decoding may take long, and may wait for memory that other large pictures use."""
+
     def __init__(self, model_name: str, model_version: str) -> None:
         self.model_name = model_name
         self.model_version = model_version
 
-    @property
-    def is_large(self) -> bool:
-        """Whether decoding may take long, and may wait for memory that other large pictures use."""
-        return False
-
     @abstractmethod
     def prepare(self, model: Servable, call: TransportCall) -> None:
         """Decode the request for this version of a model. Set the call's ``inputs``, ``samples``, ``batch_key``,
-        ``encode``, ``outputs`` and ``id``, and shorten the deadline if the request asks for it. If the version is
-        replaced in the meantime, this method is called again with the successor. Raises InvalidRequestError if the
-        request does not match the model."""
+        ``encode``, ``outputs`` and ``id``, and perhaps an earlier deadline. If the version is replaced in the meantime,
+        this method is called again with the successor. Raises InvalidRequestError."""
 
 
 Readable: TypeAlias = Query | Callable[[], Query]
@@ -150,12 +145,9 @@ Readable: TypeAlias = Query | Callable[[], Query]
 
 
 def submit(call: TransportCall, query: Readable) -> None:
-    """Read a call's request, decode the request for the named model, and queue the call. If an error occurs, the call
-    fails with the error, which is not raised.
-
-    A model may be replaced and closed after this function has looked it up, but before the call is queued. In this case
-    the old model raises UnavailableError, and the call goes to the new one.
-    """
+    """Read a call's request, decode the request for the named model, and queue the call. An error is not raised, but
+    becomes the call's outcome. If a model is replaced and closed after this function has looked it up, the old model
+    raises UnavailableError, and the call goes to the new one."""
     engine = call.intake.engine
     try:
         query = _read(call, query)

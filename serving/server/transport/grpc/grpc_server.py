@@ -26,9 +26,7 @@ from hangtag.serving.server.wire.intake import Intake
 _INFERENCE = inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 _CLASSIFIER = classifier_pb2.DESCRIPTOR.services_by_name["Classifier"]
 _SERVICES = (_INFERENCE.full_name, _CLASSIFIER.full_name)
-_UNKNOWN: int = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
-_SERVING: int = health_pb2.HealthCheckResponse.SERVING
-_NOT_SERVING: int = health_pb2.HealthCheckResponse.NOT_SERVING
+_Health: Any = health_pb2.HealthCheckResponse
 _POLL_SECONDS = 0.005
 _FLUSH_SECONDS = 0.2
 """The seconds that connections stay open after the last response. If gRPC's core closed a connection from which bytes
@@ -86,8 +84,7 @@ class GrpcServer:
 
     async def _listen(self, address: str) -> int:
         """Listen on an address in grpcio's form, such as unix:/run/hangtag.sock. Raises StartError."""
-        config = self._engine.config
-        message_bytes = config.max_message_mib << 20
+        config, message_bytes = self._engine.config, self._handlers.intake.max_message_bytes
         options = [
             ("grpc.max_receive_message_length", message_bytes),
             ("grpc.max_send_message_length", message_bytes),
@@ -123,7 +120,7 @@ class HealthService:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._known: set[str] = set()  # the models that serve or have served
-        self._changed = asyncio.Event()  # replaced by a new event at each change
+        self._changed = asyncio.Event()
 
     def refresh(self) -> None:
         """Let each Watch send the state of its service or model if the state has changed. Thread-safe."""
@@ -132,22 +129,21 @@ class HealthService:
 
     async def Check(self, request: health_pb2.HealthCheckRequest, context: Context) -> health_pb2.HealthCheckResponse:
         state = self._state(request.service)
-        if state == _UNKNOWN:
+        if state == _Health.SERVICE_UNKNOWN:
             raise NotFoundError("no such service or model; the empty name is the whole server")
         return health_pb2.HealthCheckResponse(status=state)
 
     async def Watch(self, request: health_pb2.HealthCheckRequest, context: Context) -> None:
         sent: int | None = None
         while True:
-            changed, stopping = self._changed, self._engine.stopping
-            state = self._state(request.service)
+            stopping, state = self._engine.stopping, self._state(request.service)
             if state != sent:
-                await context.write(health_pb2.HealthCheckResponse(status=state))
+                await context.write(_Health(status=state))
                 sent = state
             elif stopping:
                 return
             else:
-                await changed.wait()
+                await self._changed.wait()
 
     def _state(self, name: str) -> int:
         serves = self._engine.ready
@@ -155,12 +151,12 @@ class HealthService:
             names = self._engine.callable_names() if serves else set()
             serves = name in names
             if not serves and name not in self._known:
-                return _UNKNOWN
-        return _SERVING if serves else _NOT_SERVING
+                return int(_Health.SERVICE_UNKNOWN)
+        return int(_Health.SERVING if serves else _Health.NOT_SERVING)
 
     def _wake_watches(self) -> None:
-        changed, self._changed = self._changed, asyncio.Event()
-        changed.set()
+        self._changed.set()
+        self._changed.clear()
 
 
 class _Reflection:

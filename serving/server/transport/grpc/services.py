@@ -1,8 +1,7 @@
 """The handlers of gRPC's methods, and the methods that query models.
 
-`Handlers` finds the handler of each call, checks the caller's token, parses requests, and turns errors into statuses.
-Methods take a parsed request, and raise domain errors. Without the handlers, grpcio would answer UNKNOWN to a domain
-error, and INTERNAL to bytes that are not the method's message, although the caller is at fault.
+`Handlers` checks the caller's token, parses requests, and turns domain errors into statuses. Without the handlers,
+grpcio would answer UNKNOWN to a domain error, and INTERNAL to bytes that are not the method's message.
 """
 
 import time
@@ -18,13 +17,7 @@ from grpc_health.v1.health import SERVICE_NAME as HEALTH
 from hangtag.protos import classifier_pb2
 from hangtag.protos import inference_pb2 as pb
 from hangtag.protos.methods import CLASSIFY, CLASSIFY_STREAM, COMPARE, MODEL_INFER, MODEL_STREAM_INFER
-from hangtag.serving.server.errors import (
-    InvalidRequestError,
-    QueueFullError,
-    ServerError,
-    UnauthenticatedError,
-    UnavailableError,
-)
+from hangtag.serving.server.errors import InvalidRequestError, QueueFullError, ServerError
 from hangtag.serving.server.transport.grpc.streams import Context, OpenStreams, StreamCall
 from hangtag.serving.server.wire.codec import MessageQuery, parse_message, serialized, submit_infer
 from hangtag.serving.server.wire.event_loop import AwaitedCall, LoopCalls
@@ -32,17 +25,15 @@ from hangtag.serving.server.wire.image_query import classify_query, compare_quer
 from hangtag.serving.server.wire.intake import Intake, Origin
 from hangtag.serving.server.wire.plans import Plans
 from hangtag.serving.server.wire.status import call_status, cost_metadata, route_metadata
-from hangtag.serving.server.wire.transport_call import INFERENCE_METHODS
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"
 Parse = Callable[[bytes], Any]
 Answer = Callable[[Any, Context], Awaitable[Any]]
 
+INFERENCE_METHODS = frozenset({MODEL_INFER, MODEL_STREAM_INFER, CLASSIFY, CLASSIFY_STREAM, COMPARE})
+"""The methods that query models, and are traced."""
 _FINAL = "triton_final_response"  # always true: every request has exactly one response here
 _END_AT_ERROR = ("triton_grpc_error", "true")  # this metadata lets the first error end the stream
-Response: TypeAlias = pb.ModelStreamInferResponse
-
-
 OPEN_PREFIX = f"/{HEALTH}/"
 """The methods of health need no token, because probes of orchestrators and load balancers cannot send a token."""
 
@@ -51,19 +42,18 @@ class Handlers(grpc.GenericRpcHandler):
     """The handlers of all methods, by name."""
 
     def __init__(self, intake: Intake) -> None:
-        self._intake = intake
-        self.open = 0
-        """Number of calls that are being answered."""
+        self.intake = intake
+        self.open = 0  # calls that are being answered
         self._watches = 0
         self._handlers: dict[str, Handler] = {}
 
     def service(self, details: grpc.HandlerCallDetails) -> Handler:
         """Return a call's handler, or None for an unknown method, before a message has arrived."""
-        if not self._intake.all_admitted and not details.method.startswith(OPEN_PREFIX):
+        if not self.intake.all_admitted and not details.method.startswith(OPEN_PREFIX):
             try:
-                self._intake.admit(details.invocation_metadata, queries=details.method in INFERENCE_METHODS)
-            except (UnauthenticatedError, UnavailableError) as error:
-                self._intake.record_failure(Origin(""), error)
+                self.intake.admit(details.invocation_metadata, queries=details.method in INFERENCE_METHODS)
+            except ServerError as error:
+                self.intake.record_failure(Origin(""), error)
                 # grpcio calls a handler for request streams before a message has arrived, so it can refuse any method
                 return grpc.stream_unary_rpc_method_handler(partial(_refuse, error, details.method))
         return self._handlers.get(details.method)
@@ -71,18 +61,15 @@ class Handlers(grpc.GenericRpcHandler):
     def add_service(self, descriptor: ServiceDescriptor, servicer: object, name: str = "") -> None:
         """Add the methods of a service. ``name`` is the service's full name, if it differs from the descriptor's name.
 
-        The servicer, or else the `ModelService`, has a coroutine function with the name of each served method. The
-        function takes the request, or an asynchronous iterator of requests, and the servicer's functions also take the
-        call's context, to which they write a stream of responses. Other functions return the response.
+        ``servicer`` has a coroutine function with the name of each served method. The function takes the request, or an
+        asynchronous iterator of requests, and the call's context. It returns the response, or writes a stream of
+        responses to the context.
         """
-        models = self._intake.models
         for method in descriptor.methods:
             path = f"/{name or descriptor.full_name}/{method.name}"
             parse: Parse = GetMessageClass(method.input_type).FromString
             serialize: Callable[[Any], bytes] | None = GetMessageClass(method.output_type).SerializeToString
             answer = getattr(servicer, method.name, None)
-            if answer is None and hasattr(models, method.name):
-                answer = _without_context(getattr(models, method.name))
             if answer is None:  # a method of a newer protocol, such as health's List, is UNIMPLEMENTED
                 continue
             if path == MODEL_INFER:  # this handler takes and returns bytes
@@ -97,7 +84,7 @@ class Handlers(grpc.GenericRpcHandler):
             self._handlers[path] = add(handle, response_serializer=serialize)
 
     def _handle(self, path: str, parse: Parse, answer: Answer, *, reads_stream: bool, watches: bool) -> Answer:
-        max_watches = self._intake.engine.config.limits.max_watches
+        max_watches = self.intake.engine.config.limits.max_watches
 
         async def requests(context: Context) -> AsyncIterator[Any]:
             while (message := await context.read()) is not grpc.aio.EOF:
@@ -130,12 +117,8 @@ class Handlers(grpc.GenericRpcHandler):
             return parse_message(parse, message, path)
         except InvalidRequestError as error:
             if path in INFERENCE_METHODS:
-                self._intake.record_failure(origin_of(path, context), error)
+                self.intake.record_failure(origin_of(path, context), error)
             raise
-
-
-def _without_context(method: Callable[[Any], Awaitable[Any]]) -> Answer:
-    return lambda request, _context: method(request)
 
 
 async def abort(error: Exception, path: str, request: object, context: Context) -> NoReturn:
@@ -156,13 +139,18 @@ def origin_of(method: str, context: Context) -> Origin:
 
 
 class Services:
-    """The methods of inference.GRPCInferenceService and hangtag.v1.Classifier that query models. Methods raise domain
-    errors, which `Handlers` turns into statuses. `ModelService` has the other methods."""
+    """The methods of inference.GRPCInferenceService and hangtag.v1.Classifier. Methods raise domain errors, which
+    `Handlers` turns into statuses."""
 
     def __init__(self, calls: LoopCalls, streams: OpenStreams) -> None:
         self._calls = calls
+        self._models = calls.intake.models
         self._streams = streams
         self._plans = Plans()
+
+    def __getattr__(self, name: str) -> Answer:
+        method = getattr(self._models, name)  # `ModelService` has all methods that do not query models
+        return lambda request, _context: method(request)
 
     async def ModelInfer(self, message: bytes, context: Context) -> bytes:
         call = AwaitedCall(self._calls, origin_of(MODEL_INFER, context))
@@ -176,48 +164,43 @@ class Services:
         return response
 
     async def ModelStreamInfer(self, requests: AsyncIterator[pb.ModelInferRequest], context: Context) -> None:
-        """Answer a stream. A failed request gets a response with its error. If the metadata sets ``triton_grpc_error``,
-        the error ends the stream."""
         origin = origin_of(MODEL_STREAM_INFER, context)
-        ends_at_error = _END_AT_ERROR in origin.metadata
 
-        def respond(call: StreamCall) -> Response:
+        def respond(call: StreamCall) -> pb.ModelStreamInferResponse:
             try:
                 response = call.response()
             except Exception as error:
-                if ends_at_error:
+                if _END_AT_ERROR in origin.metadata:
                     raise
                 name, version, identity = call.model_name, call.model_version, call.request.id
                 code, message = call_status(error, MODEL_STREAM_INFER, call.request)
                 failed = pb.ModelInferResponse(model_name=name, model_version=version, id=identity)
                 failed.parameters[_FINAL].bool_param = True
                 failed.parameters["status"].string_param = code.name
-                return Response(error_message=message, infer_response=failed)
+                return pb.ModelStreamInferResponse(error_message=message, infer_response=failed)
             response.parameters[_FINAL].bool_param = True
             for key in ("queue_ns", "compute_ns", "batch_size"):
                 response.parameters[key].int64_param = getattr(call.timings, key)
             for key, value in route_metadata(call.timings):
                 response.parameters[key.replace("-", "_")].string_param = value
-            return Response(infer_response=response)
+            return pb.ModelStreamInferResponse(infer_response=response)
 
         await self._streams.answer(requests, context, origin, MessageQuery, respond)
 
-    async def Classify(
-        self, request: classifier_pb2.ClassifyRequest, context: Context
-    ) -> classifier_pb2.ClassifyResponse:
+    async def Classify(self, request: classifier_pb2.ClassifyRequest, context: Context) -> Any:
         (call,) = await self._calls.outcomes(origin_of(CLASSIFY, context), [classify_query(request)])
-        response: classifier_pb2.ClassifyResponse = call.response()
+        response = call.response()
         context.set_trailing_metadata(cost_metadata(call.timings))
         return response
 
     async def ClassifyStream(self, requests: AsyncIterator[classifier_pb2.ClassifyRequest], context: Context) -> None:
         def respond(call: StreamCall) -> classifier_pb2.ClassifyStreamResponse:
-            identity = call.request.id
+            response = classifier_pb2.ClassifyStreamResponse(id=call.request.id)
             try:
-                return classifier_pb2.ClassifyStreamResponse(id=identity, answer=call.response())
+                response.answer.CopyFrom(call.response())
             except Exception as error:
-                failure = _failure(error, CLASSIFY_STREAM, call.request)
-                return classifier_pb2.ClassifyStreamResponse(id=identity, failure=failure)
+                response.failure.CopyFrom(_failure(error, CLASSIFY_STREAM, call.request))
+            return response
 
         origin = origin_of(CLASSIFY_STREAM, context)
         await self._streams.answer(requests, context, origin, classify_query, respond, in_thread=True)

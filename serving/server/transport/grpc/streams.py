@@ -3,7 +3,7 @@
 Two coroutines work on a stream:
 
 - The *reader* (`read`, in a separate task) takes each request from gRPC, appends a call to the stream's queue, and
-  submits the call. The reader does not wait for earlier answers, so requests of one stream share batches.
+  submits the call, without waiting for earlier answers.
 - The *writer* (`outcomes`, in the task of the stream) takes the first call from the queue after the call has ended.
 
 Back-pressure: the reader waits while the queue holds ``window`` calls, or ``max_bytes`` of requests and answers. The
@@ -150,9 +150,8 @@ class _Stream:
         self._changed.set()
 
     async def outcomes(self) -> AsyncIterator[StreamCall]:
-        """Yield the calls in order, each after it has ended. After the answers to all requests that were read, raises
-        UnavailableError if the server is stopping, and InvalidRequestError if the client sent bytes that are not a
-        message."""
+        """Yield the calls in order, each after it has ended. At the end, raises UnavailableError if the server is
+        stopping, and InvalidRequestError if the client sent bytes that are not a message."""
         calls = self._unanswered
         while calls or not (self._finished or self._stopped):
             if not calls or not calls[0].has_ended:
@@ -170,7 +169,6 @@ class _Stream:
             )
 
     def completed(self, call: StreamCall) -> None:
-        """Take note of a call that has ended."""
         answer = 0 if isinstance(call.outcome, Exception) else call.outcome.ByteSize()
         held = call.request.ByteSize() + answer
         self._held += held - call.held
@@ -187,8 +185,7 @@ class _Stream:
         self._changed.set()
 
     def leave(self) -> None:
-        """End the stream, because the client has left or has all its answers, and cancel the calls that are still
-        queued."""
+        """End the stream, and cancel the calls that are still queued."""
         self.stop()
         for call in self._unanswered:
             call.cancel()

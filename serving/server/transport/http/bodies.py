@@ -8,13 +8,7 @@ from threading import Lock
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import Field, File, FormParser, parse_options_header
 
-from hangtag.serving.server.errors import (
-    CancelledError,
-    InvalidRequestError,
-    MessageTooLargeError,
-    QueueFullError,
-    UnsupportedEncodingError,
-)
+from hangtag.serving.server import errors
 from hangtag.serving.server.transport.http.messages import HttpRequest
 
 _FORMATS = {b"gzip": 31, b"deflate": 15}  # zlib's wbits; HTTP's deflate is the zlib format
@@ -24,7 +18,6 @@ _MAX_MEMBERS = 16 * 1024
 million members."""
 COMPRESS_FROM = 1024
 """Responses of at least this many bytes are compressed; for a smaller response the gain is less than the cost."""
-_FASTEST = 1
 _MAX_FIELDS = 32
 _MAX_FIELD_BYTES = 16 * 1024
 """Size limit of a form's text field: room for the most models that can be compared, with long names and versions."""
@@ -46,10 +39,10 @@ class BodyBudget:
         request's bytes were released, CancelledError."""
         with self._lock:
             if request.held is None:
-                raise CancelledError("the caller left before the request was decoded")
+                raise errors.CancelledError("the caller left before the request was decoded")
             more = count - request.held
             if more > 0 and self._taken + more > self._total:
-                raise QueueFullError(
+                raise errors.QueueFullError(
                     f"the bodies of all HTTP requests in flight would take more than {self._total:,} bytes "
                     "(--max-http-bodies-mib); try again later, or another replica"
                 )
@@ -80,7 +73,7 @@ def decompress(request: HttpRequest) -> bytes:
     if name in (b"", b"identity"):
         return body
     if name not in _FORMATS:
-        raise UnsupportedEncodingError(
+        raise errors.UnsupportedEncodingError(
             f"the Content-Encoding {name.decode('latin-1')!r} is not supported; send gzip, deflate, or none"
         )
     view, at, size, members = memoryview(body), 0, 0, 1
@@ -90,24 +83,25 @@ def decompress(request: HttpRequest) -> bytes:
         if stream.eof:  # another member follows
             members += 1
             if name != b"gzip":
-                raise InvalidRequestError(f"the {name.decode()} body has more bytes after its end")
+                raise errors.InvalidRequestError(f"the {name.decode()} body has more bytes after its end")
             if members > _MAX_MEMBERS:
-                raise InvalidRequestError(f"the gzip body has more than {_MAX_MEMBERS:,} members")
+                raise errors.InvalidRequestError(f"the gzip body has more than {_MAX_MEMBERS:,} members")
             stream = zlib.decompressobj(_FORMATS[name])
         chunk = view[at : at + _CHUNK]
         try:
             parts.append(stream.decompress(chunk, limit + 1 - size))
         except zlib.error as error:
-            raise InvalidRequestError(
+            raise errors.InvalidRequestError(
                 f"the Content-Encoding is {name.decode()}, but the body has another format: {error}"
             ) from error
         at += len(chunk) - len(stream.unused_data)
         size += len(parts[-1])
         if size > limit:
-            raise MessageTooLargeError(f"SERVER: Received message larger than max ({limit} bytes when decompressed)")
+            text = f"SERVER: Received message larger than max ({limit} bytes when decompressed)"
+            raise errors.MessageTooLargeError(text)
         request.budget.hold(request, len(body) + size)
     if not stream.eof:
-        raise InvalidRequestError(f"the {name.decode()} body ends early")
+        raise errors.InvalidRequestError(f"the {name.decode()} body ends early")
     return b"".join(parts)
 
 
@@ -115,7 +109,7 @@ def parse_form(content_type: str, body: bytes) -> tuple[bytes, list[tuple[str, s
     """Return a form's file and its fields. Raises InvalidRequestError if the form is malformed, or has no file."""
     boundary = parse_options_header(content_type)[1].get(b"boundary")
     if boundary is None or not _BOUNDARY.fullmatch(boundary):
-        raise InvalidRequestError("the form cannot be read: its Content-Type has no boundary as RFC 2046 describes it")
+        raise errors.InvalidRequestError("the form cannot be read: there is no boundary as RFC 2046 describes it")
     files: list[File] = []
     fields: list[tuple[str, str]] = []
 
@@ -138,9 +132,9 @@ def parse_form(content_type: str, body: bytes) -> tuple[bytes, list[tuple[str, s
         parser.write(body)
         parser.finalize()
     except FormParserError as error:
-        raise InvalidRequestError(f"the form cannot be read: {error}") from error
+        raise errors.InvalidRequestError(f"the form cannot be read: {error}") from error
     if not files:
-        raise InvalidRequestError("the form has no file; send the image as a file (curl: -F image=@coat.png)")
+        raise errors.InvalidRequestError("the form has no file; send the image as a file (curl: -F image=@coat.png)")
     files[0].file_object.seek(0)
     return files[0].file_object.read(), fields
 
@@ -153,5 +147,5 @@ def compress(body: bytes, accepted: bytes) -> tuple[bytes, bytes]:
     encoding = next((name for name in _FORMATS if name in names and names[name] not in (b"q=0", b"q=0.0")), b"")
     if not encoding or len(body) < COMPRESS_FROM:
         return body, b""
-    stream = zlib.compressobj(_FASTEST, wbits=_FORMATS[encoding])
+    stream = zlib.compressobj(level=1, wbits=_FORMATS[encoding])
     return stream.compress(body) + stream.flush(), encoding

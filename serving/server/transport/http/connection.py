@@ -1,7 +1,5 @@
-"""One connection of HTTP/1.1: httptools reads the requests, which are answered in order.
-
-The Envoy in front of an exposed server limits how many clients connect, and how slowly they may send and read.
-"""
+"""One connection of HTTP/1.1: httptools reads the requests, which are answered in order. The Envoy in front of an
+exposed server limits how many clients connect, and how slowly they may send and read."""
 
 import asyncio
 import re
@@ -31,7 +29,6 @@ _HOST = re.compile(rb"[\w.~!$&'()*+,;=%:\[\]-]*")  # RFC 9110: a name or an addr
 _NO_TRAILERS = (b"connection", b"proxy-connection", b"upgrade")
 """The server refuses these trailers, and httptools Content-Length and Transfer-Encoding. Others are ignored."""
 _LARGE_HEAD = 431, f"the request's head is too large; the limit is {MAX_HEAD_BYTES:,} bytes"
-_NO_PROXY = 501, "this server is not a proxy, and does not accept CONNECT"
 _PHRASES = {each.value: each.phrase.encode() for each in HTTPStatus} | {499: b"Client Closed Request"}
 _STATUS_LINES = {status: b"HTTP/1.1 %d %b\r\n" % (status, phrase) for status, phrase in _PHRASES.items()}
 
@@ -107,8 +104,7 @@ class Connection(asyncio.Protocol):
             self._refuse(*_LARGE_HEAD)
 
     def on_message_begin(self) -> None:
-        self._target = b""
-        self._fields = []
+        self._target, self._fields = b"", []
 
     def on_url(self, part: bytes) -> None:
         self._target += part
@@ -124,11 +120,10 @@ class Connection(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         parser = self._parser
         method: bytes = parser.get_method()
-        connects = method == b"CONNECT"
-        if parser.should_upgrade() and not connects:
+        if parser.should_upgrade() and method != b"CONNECT":
             return
         version = parser.get_http_version()
-        if fault := _NO_PROXY if connects else self._find_fault(version):
+        if fault := self._find_fault(method, version):
             self._refuse(*fault)
             raise ValueError(fault)  # makes httptools stop parsing
         self._unread = 0
@@ -157,9 +152,11 @@ class Connection(asyncio.Protocol):
         self._coming = None
         self._go_on()
 
-    def _find_fault(self, version: str) -> tuple[int, str] | None:
+    def _find_fault(self, method: bytes, version: str) -> tuple[int, str] | None:
         """Return the status and the message with which this head is refused, or None if the head is accepted. A proxy
         might read such a head differently than this server (RFC 9112, 3.2 and 6.1)."""
+        if method == b"CONNECT":
+            return 501, "this server is not a proxy, and does not accept CONNECT"
         if version not in ("1.0", "1.1"):
             return 505, "this server speaks HTTP/1.1"
         hosts = [value for name, value in self._fields if name == b"host"]

@@ -31,6 +31,7 @@ from hangtag.serving.server.transport.http.messages import (
     json_response,
     no_such_path,
     require_host,
+    route,
     to_dict,
 )
 from hangtag.serving.server.wire.event_loop import LoopCalls
@@ -45,7 +46,7 @@ _NUMBERS = {"top_k": _UINT32_MAX, "height": _UINT32_MAX, "width": _UINT32_MAX, T
 """The parameters that are numbers, and their largest values."""
 
 
-_PREFIX = "/page/"
+PAGE_FILES = "/page/"
 _STATIC = Path(__file__).parent / "page/static"
 _INDEX = "index.html"
 _TYPES = {
@@ -69,19 +70,13 @@ _HEADERS = (
 ).encode()
 
 
-def is_of_page(path: str) -> bool:
-    """Whether a path belongs to the page or its files. The page and its files need no token, because the page must be
-    loaded before it can ask for one."""
-    return path == "/" or path.startswith(_PREFIX)
-
-
 class Endpoints:
     """Answers the requests of all paths except those for inference. Only the metrics, the repository and the statistics
     describe the models of all workers."""
 
     def __init__(self, calls: LoopCalls, state: Callable[[], ServerState], grpc_port: Callable[[], int]) -> None:
-        """``state`` returns the state of all workers, for the metrics. Once the server listens, ``grpc_port`` returns
-        gRPC's port, which the page's examples use."""
+        """``state`` returns the state of all workers, for the metrics, and ``grpc_port`` gRPC's port, once the server
+        listens, for the page's examples."""
         self._calls = calls
         self._intake = intake = calls.intake
         self._engine = intake.engine
@@ -95,44 +90,36 @@ class Endpoints:
     def routes(self) -> list[Route]:
         """Return the routes. The first route that matches a path answers."""
         models = self._models
-        statistics = self._translated(models.ModelStatistics, pb.ModelStatisticsRequest)
+        statistics = _translated(models.ModelStatistics, pb.ModelStatisticsRequest)
         routes = [
-            Route("/v2/models/stats", statistics),  # of all models
-            Route("/v2", self.server),
-            Route("/openapi.json", self.openapi),
-            Route("/metrics", self.metrics),
-            Route("/v2/health/live", self._translated(models.ServerLive, pb.ServerLiveRequest)),
-            Route("/v2/health/ready", self.ready),
-            Route("/v1/examples/{model}", self.examples),
-            Route("/v2/repository/index", self.index, "POST"),
-            Route("/v2/repository/models/{model_name}/load", self.load, "POST"),
-            Route("/v2/repository/models/{model_name}/unload", self.unload, "POST"),
-            Route("/v1/classify", self.classify, "POST"),  # compares all classifiers that are served
-            Route("/v1/classify/{models}", self.classify, "POST"),
+            route("/v2/models/stats", statistics),  # of all models
+            route("/v2", self.server),
+            route("/openapi.json", self.openapi),
+            route("/metrics", self.metrics),
+            route("/v2/health/live", _translated(models.ServerLive, pb.ServerLiveRequest)),
+            route("/v2/health/ready", self.ready),
+            route("/v1/examples/{model}", self.examples),
+            route("/v2/repository/index", self.index, "POST"),
+            route("/v2/repository/models/{model_name}/load", self.load, "POST"),
+            route("/v2/repository/models/{model_name}/unload", self.unload, "POST"),
+            route("/v1/classify", self.classify, "POST"),  # compares all classifiers that are served
+            route("/v1/classify/{models}", self.classify, "POST"),
         ]
         for path in ("/v2/models/{name}", "/v2/models/{name}/versions/{version}"):
             routes += [
-                Route(path, self._translated(models.ModelMetadata, pb.ModelMetadataRequest)),
-                Route(f"{path}/stats", statistics),
-                Route(f"{path}/ready", self.model_ready),
-                Route(f"{path}/config", self.config),
+                route(path, _translated(models.ModelMetadata, pb.ModelMetadataRequest)),
+                route(f"{path}/stats", statistics),
+                route(f"{path}/ready", self.model_ready),
+                route(f"{path}/config", _translated(models.ModelConfig, pb.ModelConfigRequest, "config")),
             ]
         if self._files:
-            routes += [Route("/", self.file), Route(f"{_PREFIX}{{file:path}}", self.file)]
+            routes += [route("/", self.file), route(f"{PAGE_FILES}{{file:path}}", self.file)]
         return routes
 
     async def openapi(self, _request: HttpRequest) -> HttpResponse:
         description = json.loads((Path(__file__).parent / "openapi.json").read_bytes())
         description["info"]["version"] = metadata.version("hangtag")
         return json_response(description)
-
-    def _translated(self, method: Callable[[Any], Awaitable[Message]], message: type[Message]) -> Endpoint:
-        """Return an endpoint that calls a method of gRPC. The parameters of the path are the fields of the message."""
-
-        async def endpoint(request: HttpRequest) -> HttpResponse:
-            return json_response(to_dict(await method(message(**request.path_params))))
-
-        return endpoint
 
     async def ready(self, _request: HttpRequest) -> HttpResponse:
         ready = self._engine.ready
@@ -148,10 +135,6 @@ class Endpoints:
         with contextlib.suppress(NotLoadedError):  # the model's first call loads it
             name = self._engine.model(**request.path_params).name
         return json_response({"name": name, "ready": True})
-
-    async def config(self, request: HttpRequest) -> HttpResponse:
-        config = await self._models.ModelConfig(pb.ModelConfigRequest(**request.path_params))
-        return json_response(to_dict(config.config))
 
     async def examples(self, request: HttpRequest) -> HttpResponse:
         name, _, version = request.path_params["model"].partition("@")
@@ -182,11 +165,8 @@ class Endpoints:
         return parse_json(body) if body.strip() else {}
 
     def _require_own_site(self, request: HttpRequest) -> None:
-        """Raise ForeignOriginError if a page of another site sends this request through a user's browser.
-
-        A browser names the page's site in ``Origin`` for every POST. The browser sends the request even if the page may
-        not read the answer.
-        """
+        """Raise ForeignOriginError if a page of another site sends this request through a user's browser. A browser
+        names the page's site in ``Origin`` for every POST."""
         host, origin = request.header("host"), request.header("origin")
         if b"origin" in request.headers and origin.partition("://")[2] != host:
             raise ForeignOriginError(
@@ -204,7 +184,7 @@ class Endpoints:
 
     async def file(self, request: HttpRequest) -> HttpResponse:
         name = request.path_params.get("file", _INDEX)
-        if name not in self._files or request.path == _PREFIX + _INDEX:
+        if name not in self._files or request.path == PAGE_FILES + _INDEX:
             return no_such_path()
         content = self._files[name].replace(b"{grpc_port}", str(self._grpc_port()).encode())
         return HttpResponse(content, _TYPES[Path(name).suffix], headers=_HEADERS)
@@ -252,9 +232,20 @@ class Endpoints:
         return json_response(to_dict(answer), headers=headers)
 
 
+def _translated(method: Callable[[Any], Awaitable[Message]], message: type[Message], key: str = "") -> Endpoint:
+    """Return an endpoint that calls a method of gRPC. The parameters of the path are the fields of the message. ``key``
+    is the field to return, if not the whole response."""
+
+    async def endpoint(request: HttpRequest) -> HttpResponse:
+        response = to_dict(await method(message(**request.path_params)))
+        return json_response(response[key] if key else response)
+
+    return endpoint
+
+
 def _numbers(fields: list[tuple[str, str]]) -> dict[str, int]:
     """Return the parameters that are numbers. If a parameter is given twice, the first value counts. Raises
-    InvalidRequestError if a parameter is unknown, for example misspelt, or is not a number in its range."""
+    InvalidRequestError, also for an unknown, for example misspelt, parameter."""
     numbers: dict[str, int] = {}
     for name, text in fields:
         if name == "model":

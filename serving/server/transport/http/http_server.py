@@ -6,13 +6,14 @@ import logging
 import re
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from hangtag.serving.server.errors import MessageTooLargeError, QueueFullError, ServerError
 from hangtag.serving.server.host.ports import HTTP, HTTP_SOCKET, bind, bind_unix
 from hangtag.serving.server.telemetry.server_state import ServerState
 from hangtag.serving.server.transport.http.bodies import BodyBudget
 from hangtag.serving.server.transport.http.connection import Connection
-from hangtag.serving.server.transport.http.endpoints import Endpoints, is_of_page
+from hangtag.serving.server.transport.http.endpoints import PAGE_FILES, Endpoints
 from hangtag.serving.server.transport.http.inference import HttpInferQuery, find_plan
 from hangtag.serving.server.transport.http.messages import (
     HTTP_CLASSIFY,
@@ -33,9 +34,8 @@ _POLL_SECONDS = 0.005
 _CLOSE_SECONDS = 0.1
 """The minimum time for closing idle connections, even if the grace period is shorter."""
 _INFER = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?/infer")
-_CLASSIFY = "/v1/classify"
-OPEN_PATHS = frozenset({"/v2/health/live", "/v2/health/ready"})
-"""Paths that need no token, because probes of orchestrators and load balancers cannot send a token."""
+_OPEN_PATHS = frozenset({"/", "/v2/health/live", "/v2/health/ready"})
+"""Paths that need no token: the page asks for one, and probes of orchestrators and load balancers cannot send one."""
 
 
 class HttpServer:
@@ -43,18 +43,17 @@ class HttpServer:
     on the loop, except the constructor."""
 
     def __init__(self, intake: Intake, state: Callable[[], ServerState], grpc_port: Callable[[], int]) -> None:
-        """``state`` returns the state of all workers, for the metrics, and ``grpc_port`` returns the port of gRPC once
-        the server listens, for the page."""
+        """See `Endpoints`."""
         self._config = config = intake.engine.config
         self.intake = intake
         self.calls = calls = LoopCalls(intake)
-        endpoints = Endpoints(calls, state, grpc_port)
-        self._routes = endpoints.routes()
-        self._open_paths = OPEN_PATHS.union(config.platform_paths[:1])
+        endpoints = Endpoints
         if config.platform_paths:
             from hangtag.serving.server.transport.http.platforms import PlatformEndpoints
 
-            self._routes += PlatformEndpoints(calls, endpoints.ready, endpoints.classify).routes()
+            endpoints = PlatformEndpoints
+        self._routes = endpoints(calls, state, grpc_port).routes()
+        self._open_paths = _OPEN_PATHS.union(config.platform_paths[:1])
         self._plans = Plans()
         self.budget = BodyBudget(config.http_bodies_bytes)
         # python_multipart would log every malformed form
@@ -67,12 +66,12 @@ class HttpServer:
     async def start(self) -> int:
         """Listen, and return the port, or 0 behind Envoy. Raises StartError if the address cannot be bound."""
         config, loop = self._config, asyncio.get_running_loop()
-        if config.behind is None:
-            listener = bind(config.host, config.http_port, HTTP, shared=config.workers > 1)
-            port: int = listener.getsockname()[1]
-        else:
+        create: Any = loop.create_unix_server
+        if config.behind is not None:
             listener, port = bind_unix(config.behind / HTTP_SOCKET), 0
-        create = loop.create_server if config.behind is None else loop.create_unix_server
+        else:
+            listener = bind(config.host, config.http_port, HTTP, shared=config.workers > 1)
+            port, create = listener.getsockname()[1], loop.create_server
         self._listening = await create(lambda: Connection(self), sock=listener, backlog=_BACKLOG)
         return port
 
@@ -92,13 +91,11 @@ class HttpServer:
 
     def admit(self, request: HttpRequest) -> HttpResponse | None:
         """Return the response that refuses a request before its body arrives, or None if the request is admitted."""
-        # int() cannot fail, because httptools accepts only digits
-        declared = int(request.headers.get(b"content-length", b"0"))
+        declared = int(request.headers.get(b"content-length", b"0"))  # httptools accepts only digits
         names = self._config.allowed_host  # if the operator lists no names, every host is accepted
-        is_guarded = names or not self.intake.all_admitted
-        if not is_guarded and declared <= self.intake.max_message_bytes:
+        if not names and self.intake.all_admitted and declared <= self.intake.max_message_bytes:
             return None
-        if request.path in self._open_paths or is_of_page(request.path):
+        if request.path in self._open_paths or request.path.startswith(PAGE_FILES):
             return None
         try:
             if names:
@@ -118,22 +115,17 @@ class HttpServer:
         except ServerError as error:
             request.body = b""
             return self._refuse(request, error)
-        if not request.body:
-            request.body = part
-        elif isinstance(request.body, bytearray):
-            request.body += part
-        else:
-            request.body = bytearray(request.body) + part  # a list of one-byte parts would take much more memory
+        if request.body and isinstance(request.body, bytes):
+            request.body = bytearray(request.body)  # a list of one-byte parts would take much more memory
+        request.body += part
         return None
 
     def answer(self, request: HttpRequest) -> None:
-        """Answer a complete request. The server takes the request's body, and may set the outcome at once."""
         request.started = time.perf_counter_ns()
-        if (plan := find_plan(self._plans, request)) is not None:
-            body = request.take_body()
-            if plan.put(request, body):
-                return
-            request.body = body
+        plan = find_plan(self._plans, request)
+        if plan is not None and plan.put(request, bytes(request.body)):
+            request.body = b""
+            return
         match = _INFER.fullmatch(request.path)
         if match is None or request.verb != "POST":
             request.task = asyncio.get_running_loop().create_task(self._answer_later(request))
@@ -149,7 +141,7 @@ class HttpServer:
         """Return the response for a request that is not read. A refused caller gets no span."""
         method = ""
         if isinstance(error, MessageTooLargeError | QueueFullError):
-            is_classify = request.path.startswith(_CLASSIFY)
+            is_classify = request.path.startswith("/v1/classify")
             method = HTTP_INFER if _INFER.fullmatch(request.path) else HTTP_CLASSIFY if is_classify else ""
         self.intake.record_failure(Origin(method, request.metadata), error)
         return error_response(error, f"{request.verb} {request.path}")
@@ -159,14 +151,14 @@ class HttpServer:
         others: Sequence[str] = ["POST"] if _INFER.fullmatch(request.path) else ()
         response: HttpResponse | None = None
         try:
-            for route in self._routes:
-                if (match := route.pattern.fullmatch(request.path)) is None:
+            for pattern, endpoint, methods in self._routes:
+                if (match := pattern.fullmatch(request.path)) is None:
                     continue
-                if request.verb in route.methods:
+                if request.verb in methods:
                     request.path_params = match.groupdict()
-                    response = await route.endpoint(request)
+                    response = await endpoint(request)
                     break
-                others = others or route.methods
+                others = others or methods
         except Exception as error:
             response = error_response(error, f"{request.verb} {request.path}")
         request.outcome = response or no_such_path(others)

@@ -51,8 +51,7 @@ class JsonRequest(NamedTuple):
 
 def decode_request(body: bytes, size: int) -> JsonRequest:
     """Decode a request: ``size`` bytes of JSON, then the inputs' binary data, in the order of the inputs. Keys that are
-    not in the protocol are ignored. Raises the errors of `parse_json`, and InvalidRequestError if a value breaks the
-    protocol."""
+    not in the protocol are ignored. Raises the errors of `parse_json`."""
     request = parse_json(text := body[:size])
     parameters = parameters_of(request, "the request")
     tensors_of = _objects(request, "inputs")

@@ -1,16 +1,10 @@
-"""Inference over HTTP: decodes the bodies of requests, and encodes the responses.
-
-A request has a plan if an earlier request had the same target and JSON, and one tensor follows the JSON as bytes. A
-request with a plan is queued at once, and one loop answers the calls of a batch.
-"""
+"""Inference over HTTP: decodes the bodies of requests, and encodes the responses. A request has a plan if an earlier
+request had the same target and JSON, and one tensor follows the JSON as bytes."""
 
 import math
 import re
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
-
-import numpy.typing as npt
 
 from hangtag.protos import tensors
 from hangtag.serving.server.engine.servable import Servable
@@ -18,13 +12,7 @@ from hangtag.serving.server.errors import InvalidRequestError
 from hangtag.serving.server.queue.call import InferenceResult, Tensors, memory_of
 from hangtag.serving.server.transport.http.bodies import COMPRESS_FROM, compress, decompress
 from hangtag.serving.server.transport.http.infer_json import JsonRequest, decode_request, encode_answer
-from hangtag.serving.server.transport.http.messages import (
-    BINARY,
-    JSON,
-    HttpRequest,
-    HttpResponse,
-    cost_headers,
-)
+from hangtag.serving.server.transport.http.messages import BINARY, JSON, HttpRequest, HttpResponse, cost_headers
 from hangtag.serving.server.wire import codec
 from hangtag.serving.server.wire.plans import Plan, Plans, admit
 from hangtag.serving.server.wire.transport_call import Query, TransportCall
@@ -65,11 +53,10 @@ class HttpInferQuery(Query):
         self._json: JsonRequest | None = None
 
     def prepare(self, model: Servable, call: TransportCall) -> None:
-        body, headers = self._body, self._request.headers
-        if body is None:  # otherwise the query is prepared again, for a new version
+        headers, length = self._request.headers, self._request.headers.get(HEAD_LENGTH)
+        if self._body is None:  # otherwise the query is prepared again, for a new version
             body = self._body = decompress(self._request)
             # The body of a request without JSON is kept, because the tensor's shape depends on the model.
-            length = headers.get(HEAD_LENGTH)
             size = len(body)
             if length is not None:
                 size = int(length) if length.isdigit() and len(length) < 20 else -1
@@ -82,17 +69,11 @@ class HttpInferQuery(Query):
                 self._json = decode_request(body, size)
                 self._request.budget.hold(self._request, sum(map(memory_of, self._json.inputs.values())))
                 self._body = b""
-        binary: Sequence[bool] = [True]
-        if (json := self._json) is None:
-            spec, array = _raw_input(model.signature, body)
-            specs = admit(call, model, {spec.name: array}, {spec.name: spec.datatype})
-        else:
-            specs = admit(call, model, *json[:4])
-            call.id, binary = json.id, json.binary
-        if len(binary) < len(specs):
-            binary = [*binary] * len(specs)
-        accepted = headers.get(b"accept-encoding", b"")
-        intake, identity = call.intake, call.id
+        json = self._json or _raw_request(model.signature, self._body)
+        specs = admit(call, model, *json[:4])
+        identity = call.id = json.id
+        binary = json.binary if len(json.binary) == len(specs) else [*json.binary] * len(specs)
+        accepted, intake = headers.get(b"accept-encoding", b""), call.intake
 
         def answer(result: InferenceResult) -> HttpResponse:
             head, contents = encode_answer(model, specs, binary, result.outputs, identity)
@@ -107,23 +88,22 @@ class HttpInferQuery(Query):
             return HttpResponse(answered, BINARY if contents else JSON, headers=more)
 
         call.encode = answer
-        if json is None or json.head is None or any(spec.datatype == "BYTES" for spec in specs):
+        if json.head is None or any(spec.datatype == "BYTES" for spec in specs):
             return
-        if self._plans is not None and _LENGTH.fullmatch(headers.get(HEAD_LENGTH, b"")):
+        if self._plans is not None and _LENGTH.fullmatch(length or b""):
             head = _HEAD % (self._request.target, json.head)
             self._plans.keep(head, Plan(call, model, specs, partial(_heads, model, specs)))
 
 
 def _heads(model: Servable, specs: Sequence[TensorSpec], outputs: Tensors) -> list[bytes]:
-    """Return the bytes before each output of a plan's response. The bytes before the first output are the headers that
-    follow the cost headers, an empty line, and the JSON."""
+    """Return the bytes before each output of a plan's response. The first are headers, an empty line, and the JSON."""
     head, contents = encode_answer(model, specs, [True] * len(specs), outputs)
     response = HttpResponse(b"".join((head, *contents)), BINARY, headers=b"%b: %d\r\n" % (HEAD_LENGTH, len(head)))
     return [response.headers + b"\r\n" + head, *[b""] * (len(contents) - 1)]
 
 
-def _raw_input(signature: Signature, body: bytes) -> tuple[TensorSpec, npt.NDArray[Any]]:
-    """Return the only input of a request without JSON."""
+def _raw_request(signature: Signature, body: bytes) -> JsonRequest:
+    """Return the content of a request without JSON."""
     if len(signature.inputs) != 1:
         raise InvalidRequestError(
             f"a request without JSON has one tensor, but the model takes {len(signature.inputs)} inputs; describe the "
@@ -133,10 +113,12 @@ def _raw_input(signature: Signature, body: bytes) -> tuple[TensorSpec, npt.NDArr
     try:
         shape = _shape_of(spec, len(body), batched=signature.batched)
         if spec.datatype == "BYTES":  # the body is a single element, but lacks the length prefix
-            return spec, codec.as_text(tensors.from_raw("BYTES", shape, len(body).to_bytes(4, "little") + body))
-        return spec, tensors.from_raw(spec.datatype, shape, body)
+            array = codec.as_text(tensors.from_raw("BYTES", shape, len(body).to_bytes(4, "little") + body))
+        else:
+            array = tensors.from_raw(spec.datatype, shape, body)
     except ValueError as error:
         raise InvalidRequestError(f"input {spec.name!r}: {error}") from error
+    return JsonRequest({spec.name: array}, {spec.name: spec.datatype}, (), None, [True], "", None)
 
 
 def _shape_of(spec: TensorSpec, size: int, *, batched: bool) -> list[int]:

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping, MutableSequence, Sequence
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 from urllib.parse import quote, unquote
 
 import httptools
@@ -32,11 +32,8 @@ _COST = f"{QUEUE_NS}: %d\r\n{COMPUTE_NS}: %d\r\n{BATCH_SIZE}: %d\r\n".encode() +
 
 
 class HttpRequest(LoopCall):
-    """A request's head, the part of its body that has arrived so far, and the outcome. A request for inference is also
-    the call in its model's queue.
-
-    The outcome is an `HttpResponse`, or the bytes of a response with status 200 from the headers on.
-    """
+    """A request, which is also the call in its model's queue if it is for inference. The outcome is an `HttpResponse`,
+    or the bytes of a response with status 200 from the headers on."""
 
     method = HTTP_INFER
     path_params: Mapping[str, Any] = {}
@@ -131,15 +128,14 @@ _PARAMETER = re.compile(r"\\{(\w+)(:path)?\\}")
 """A parameter of a path, after re.escape."""
 
 
-class Route:
-    """A path, the methods that it accepts, and the endpoint that answers. The endpoint raises domain errors."""
+Route: TypeAlias = tuple[re.Pattern[str], Endpoint, Sequence[str]]
+"""The pattern of a path, the endpoint that answers, and the methods that the path accepts."""
 
-    def __init__(self, path: str, endpoint: Endpoint, *methods: str) -> None:
-        """``path`` may have parameters, such as {model}. A parameter that ends with ``:path`` may contain a slash."""
-        self.endpoint = endpoint
-        self.methods = methods or ("GET", "HEAD")
-        with_groups = _PARAMETER.sub(lambda match: rf"(?P<{match[1]}>{'.*' if match[2] else '[^/]+'})", re.escape(path))
-        self.pattern = re.compile(with_groups)
+
+def route(path: str, endpoint: Endpoint, *methods: str) -> Route:
+    """``path`` may have parameters, such as {model}. A parameter that ends with ``:path`` may contain a slash."""
+    with_groups = _PARAMETER.sub(lambda match: rf"(?P<{match[1]}>{'.*' if match[2] else '[^/]+'})", re.escape(path))
+    return re.compile(with_groups), endpoint, methods or ("GET", "HEAD")
 
 
 def no_such_path(allow: Sequence[str] = ()) -> HttpResponse:
@@ -208,9 +204,8 @@ def require_host(host: str, allowed: Iterable[str]) -> None:
     """Raise ForeignOriginError if a Host header, which may have a port, does not name this server.
 
     After a browser has loaded a page of ``evil.example``, this name may resolve to the server's address (DNS
-    rebinding). The browser then takes the server for the page's own site, and sends ``Host`` and ``Origin`` with the
-    page's name. For such a page, a browser never sends an address, ``localhost`` or an empty header as ``Host``. The
-    operator lists all other names of the server, in upper or lower case and without a port.
+    rebinding). The browser then sends ``Host`` and ``Origin`` with the page's name, which is never an address,
+    ``localhost`` or empty. The operator lists all other names of the server, without a port.
     """
     name = _PORT.sub("", host).lower().rstrip(".")
     names = {"", _LOCALHOST, *(each.lower().rstrip(".") for each in allowed)}

@@ -16,20 +16,20 @@ from hangtag.serving.server.engine.servable import Control, Servable
 from hangtag.serving.server.errors import InvalidRequestError, NotFoundError
 from hangtag.serving.server.queue.call import Tensors
 from hangtag.serving.server.transport.http.bodies import decompressed
+from hangtag.serving.server.transport.http.endpoints import Endpoints
 from hangtag.serving.server.transport.http.infer_json import array_of, json_values, parameters_of, parse_json
 from hangtag.serving.server.transport.http.inference import HEAD_LENGTH, HttpInferQuery
 from hangtag.serving.server.transport.http.messages import (
     BINARY,
     HTTP_CLASSIFY,
     HTTP_INFER,
-    Endpoint,
     HttpRequest,
     HttpResponse,
     Route,
     json_response,
+    route,
     to_dict,
 )
-from hangtag.serving.server.wire.event_loop import LoopCalls
 from hangtag.serving.server.wire.image_query import classify_query
 from hangtag.serving.server.wire.intake import Origin
 from hangtag.serving.server.wire.plans import admit
@@ -37,8 +37,7 @@ from hangtag.serving.server.wire.transport_call import Query, TransportCall
 from hangtag.serving.signature import TensorSpec
 
 _BINARY = "application/vnd.sagemaker-triton.binary+json"
-"""Triton's content type for JSON that is followed by binary tensors. Content-Type is the only header that SageMaker
-passes on."""
+"""Triton's content type for JSON and binary tensors. SageMaker passes on only the header Content-Type."""
 _SENT_LENGTH = re.compile(rb"\r\n%b: (\d+)\r\n" % HEAD_LENGTH)
 _HEAD_LENGTH = re.compile(re.escape(_BINARY) + r"; *json-header-size=(\d+)")
 _URL_FILE = ".url"
@@ -47,29 +46,22 @@ _NO_ROOM = re.compile("bad_alloc|bad allocation|allocate memory|No space left")
 """How messages of ONNX Runtime, C++ and Linux say that memory or a disk is full."""
 
 
-class PlatformEndpoints:
-    """Answers health and inference on a platform's own paths, and loads models on SageMaker's multi-model endpoints."""
-
-    def __init__(self, calls: LoopCalls, health: Endpoint, classify: Endpoint) -> None:
-        """``health`` and ``classify`` are endpoints of the server's own paths."""
-        self._calls = calls
-        self._health = health
-        self._classify = classify
-        self._engine = calls.intake.engine
-        self._models = self._engine.config.models
+class PlatformEndpoints(Endpoints):
+    """Also answers health and inference on a platform's own paths, and loads models on SageMaker's multi-model
+    endpoints."""
 
     def routes(self) -> list[Route]:
         config = self._engine.config
         health_path, infer_path, *models_paths = config.platform_paths
         infer = self.invoke if config.platform == SAGEMAKER else self.predict
-        routes = [Route(health_path, self._health), Route(infer_path, infer, "POST")]
+        routes = [*super().routes(), route(health_path, self.ready), route(infer_path, infer, "POST")]
         for path in models_paths:
             routes += [
-                Route(path, self.load, "POST"),
-                Route(path, self.loaded),
-                Route(f"{path}/{{model}}", self.unload, "DELETE"),
-                Route(f"{path}/{{model}}", self.loaded),
-                Route(f"{path}/{{model}}/invoke", self.invoke, "POST"),
+                route(path, self.publish, "POST"),
+                route(path, self.loaded),
+                route(f"{path}/{{model}}", self.withdraw, "DELETE"),
+                route(f"{path}/{{model}}", self.loaded),
+                route(f"{path}/{{model}}/invoke", self.invoke, "POST"),
             ]
         return routes
 
@@ -79,7 +71,7 @@ class PlatformEndpoints:
         content_type = request.header("content-type").lower()
         if content_type.startswith("image/"):
             request.path_params = {"models": model}
-            return await self._classify(request)
+            return await self.classify(request)
         if head := _HEAD_LENGTH.fullmatch(content_type):
             request.headers[HEAD_LENGTH] = head[1].encode()
         response: HttpResponse = (await self._answers(HTTP_INFER, request, [HttpInferQuery(model, "", request)]))[0]
@@ -103,18 +95,16 @@ class PlatformEndpoints:
             pictures = [base64.b64decode(each["b64"], validate=True) for each in instances]
             messages = [pb.ClassifyRequest(model_name=model, encoded=each, top_k=top_k) for each in pictures]
         except (TypeError, ValueError) as error:
-            raise InvalidRequestError(
-                "'b64' must be the text of a picture file in base64, and the parameter 'top_k' a whole number"
-            ) from error
+            raise InvalidRequestError("'b64' must be a picture file in base64, and 'top_k' a whole number") from error
         answers = await self._answers(HTTP_CLASSIFY, request, [classify_query(message) for message in messages])
         return json_response({"predictions": [to_dict(answer) for answer in answers]})
 
-    async def load(self, request: HttpRequest) -> HttpResponse:
+    async def publish(self, request: HttpRequest) -> HttpResponse:
         content = parse_json(await decompressed(request))
         name, url = content.get("model_name"), content.get("url")
         if not isinstance(name, str) or not is_model_name(name) or not isinstance(url, str):
             raise InvalidRequestError("'model_name' must be a model's name, and 'url' the folder that holds it")
-        return await self._calls.intake.models.in_thread(lambda control: self._load(control, name, Path(url)))
+        return await self._models.in_thread(lambda control: self._load(control, name, Path(url)))
 
     async def loaded(self, request: HttpRequest) -> HttpResponse:
         """List the loaded models, or describe the model in the path."""
@@ -125,20 +115,20 @@ class PlatformEndpoints:
             raise NotFoundError(f"{name!r} is not loaded")
         return json_response(self._shown(name))
 
-    async def unload(self, request: HttpRequest) -> HttpResponse:
+    async def withdraw(self, request: HttpRequest) -> HttpResponse:
         name = request.path_params["model"]
-        await self._calls.intake.models.in_thread(lambda control: self._unload(control, name))
+        await self._models.in_thread(lambda control: self._unload(control, name))
         return json_response({})
 
     def _shown(self, name: str) -> dict[str, str]:
-        folder = self._models / name
+        folder = self._engine.config.models / name
         url = str(folder.readlink()) if folder.is_symlink() else (folder / _URL_FILE).read_text()
         return {"modelName": name, "modelUrl": url}
 
     def _load(self, control: Control, name: str, url: Path) -> HttpResponse:
         """Publish an unpacked model, by a link to its folder of versions or by a copy of its single file, and load it.
         Raises InvalidRequestError if there is no model."""
-        folder, files, versions = self._models / name, list(url.glob("*.onnx")), numbered_versions(url)
+        folder, files, versions = self._engine.config.models / name, list(url.glob("*.onnx")), numbered_versions(url)
         if not versions and len(files) != 1:
             raise InvalidRequestError(f"{url} has neither <version>/model.onnx nor exactly one file *.onnx")
         try:
@@ -164,7 +154,7 @@ class PlatformEndpoints:
         self._remove(name)
 
     def _remove(self, name: str) -> None:
-        folder = self._models / name
+        folder = self._engine.config.models / name
         if folder.is_symlink():
             folder.unlink()
         else:
