@@ -15,7 +15,7 @@ from hangtag.evaluation.subject import Array, EvaluationError, Subject, of_file,
 from hangtag.options import SampleOptions
 from hangtag.serving.model_repository import ModelFile, is_route, require_names, require_versions
 from hangtag.serving.server.config.server_config import ServerConfig
-from hangtag.serving.server.engine.repository import settings_of
+from hangtag.serving.server.engine.loading import settings_of
 from hangtag.serving.server.engine.routes.route_file import Acceptance
 
 _LARGEST_BATCH = 64

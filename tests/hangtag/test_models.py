@@ -193,9 +193,9 @@ def test_a_spoiled_route_is_named_with_its_mistake(routes: Path) -> None:
     (routes / "deep/route.toml").write_text("split = {one = 90}")
     error = refusal("models", "show", "deep", "--models", routes)
     assert str(routes / "deep/route.toml") in error
-    assert "must add up to 100 (percent), not to 90" in error
-    assert "must add up to 100 (percent), not to 90" in text("list", models=routes)
-    assert "must add up to 100 (percent), not to 90" in read("list", models=routes)[1]["trouble"]
+    assert "whose shares are above 0 and add up to 100" in error
+    assert "whose shares are above 0 and add up to 100" in text("list", models=routes)
+    assert "whose shares are above 0 and add up to 100" in read("list", models=routes)[1]["trouble"]
 
 
 def test_a_route_is_listed_and_refused_where_a_version_is_wanted(routes: Path) -> None:

@@ -12,7 +12,6 @@ import structlog
 
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.engine.compute_pool import ComputePool
-from hangtag.serving.server.engine.repository import largest_settings
 from hangtag.serving.server.engine.residency import Residency
 from hangtag.serving.server.engine.servable import Servable
 from hangtag.serving.server.engine.served_model import ServedModel
@@ -41,7 +40,7 @@ class Engine:
         self.epoch = 0
         """A number that rises with each change of the table. Data that a caller cached before the change may be
         outdated."""
-        self.pool = ComputePool(largest_settings(config).instance_count)
+        self.pool = ComputePool(config.instance_count)
         """Computes the batches of all models."""
         self._retiring: set[threading.Thread] = set()  # each thread closes a model
         self.stopping = False

@@ -1,29 +1,40 @@
-"""Loads the versions of a model with their settings and sessions, and warms them up; records why loads failed."""
+"""Loads the versions of a model with their settings and sessions, and warms them up; records why loads failed.
 
+A model's own settings in ``<models>/<name>/serving.toml`` take precedence over the server's.
+"""
+
+import dataclasses
 import threading
 import time
 from collections import Counter
 from collections.abc import Collection, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import structlog
 
 from hangtag.errors import UserError
-from hangtag.serving.model_repository import ModelFile, require_inside
+from hangtag.serving.model_repository import SETTINGS_FILE, ModelFile, read_toml, require_inside
 from hangtag.serving.server.config.server_config import ServerConfig
-from hangtag.serving.server.engine import repository
-from hangtag.serving.server.engine.repository import VersionKey, settings_of
 from hangtag.serving.server.engine.served_model import ServedModel
 from hangtag.serving.server.engine.trial_load import require_loadable, require_running
-from hangtag.serving.server.errors import ModelLoadError, UnavailableError
+from hangtag.serving.server.errors import ModelLoadError, StartError, UnavailableError
 from hangtag.serving.server.host.machine import usable_cpus
-from hangtag.serving.server.host.watched_files import Stamp
+from hangtag.serving.server.host.watched_files import Stamp, folder_stamp
 from hangtag.serving.server.runtime.batching_proof import decide_batching
 from hangtag.serving.server.runtime.gate_proof import require_proof
 from hangtag.serving.server.runtime.inference_session import Gpu, shrink_arena
 from hangtag.serving.server.runtime.session import Runtime, RuntimeFactory
 
 log = structlog.get_logger()
+
+VersionKey = tuple[str, str]
+"""A model's name and its version."""
+_MODEL_SETTINGS = (
+    *("max_batch_size", "max_queue_size", "max_queue_delay_microseconds", "instances", "intra_op_threads"),
+    *("provider", "gpu_device_id", "gpu_mem_limit_mib", "cuda_graphs"),
+)
+"""Settings that a model may set."""
 
 
 class LoadFailure(NamedTuple):
@@ -33,9 +44,36 @@ class LoadFailure(NamedTuple):
     stamp: Stamp
 
 
+def stamp_of(file: ModelFile) -> Stamp:
+    """Identify all files that loading this version may read: the model's settings, and every file in its folder, which
+    may hold weights."""
+    return folder_stamp(file.path.parent, file.path.parents[1] / SETTINGS_FILE)
+
+
+def settings_of(folder: Path, config: ServerConfig) -> ServerConfig:
+    """Return the server's settings, overridden by the settings file in a model's folder if there is one.
+
+    Raises:
+        ModelRepositoryError: The file cannot be read as TOML.
+        StartError: The file has an unknown name, a value out of range, or values that contradict each other.
+    """
+    file = folder / SETTINGS_FILE
+    try:
+        values = read_toml(file)
+    except FileNotFoundError:
+        return config
+    unknown = [name for name in values if name not in _MODEL_SETTINGS]
+    if unknown:
+        raise StartError(f"{file}: unknown setting {unknown[0]!r}; a model may set {', '.join(_MODEL_SETTINGS)}")
+    try:
+        return dataclasses.replace(config, **values)
+    except StartError as error:
+        raise StartError(f"{file}: {error}") from error
+
+
 def _require_unchanged(file: ModelFile, stamp: Stamp) -> None:
     """Raise ModelLoadError if the files have changed since ``stamp`` was taken."""
-    if repository.stamp(file) != stamp:
+    if stamp_of(file) != stamp:
         raise ModelLoadError(
             f"{file.path} changed while it was loaded. Publish a version by renaming its finished folder into its place"
         )
@@ -75,7 +113,7 @@ class ModelLoader:
             if len(chosen) == limit:
                 break
             require_running(self.stopping)
-            version, stamp = str(file.version), repository.stamp(file)
+            version, stamp = str(file.version), stamp_of(file)
             tried.append(version)
             model = before.get(version)
             if model is None or strict or model.stamp != stamp:
@@ -137,7 +175,7 @@ class ModelLoader:
         cpus = max(1, usable_cpus() // config.workers)
         threads = config.intra_op_threads or max(1, cpus // config.instance_count)
         require_inside(file.path, self._config.models / file.name)
-        stamp = repository.stamp(file)
+        stamp = stamp_of(file)
         if self._config.require_proof:
             require_proof(file.path)
         if self._config.trial_load_seconds:
@@ -177,7 +215,7 @@ class ModelLoader:
         if model.max_batch_size > 1 and not is_tried:
             runtime.warm_up([model.max_batch_size])
         if cpus > threads and not config.intra_op_threads and runtime.on_cpu:
-            runtime.allow_more_threads(cpus, lambda: repository.stamp(file) == stamp)
+            runtime.allow_more_threads(cpus, lambda: stamp_of(file) == stamp)
         if not runtime.on_cpu:
             runtime.use_io_binding(
                 model.max_batch_size, instances=config.instance_count, cuda_graphs=config.cuda_graphs

@@ -14,12 +14,11 @@ from hangtag.errors import UserError
 from hangtag.serving import model_repository
 from hangtag.serving.model_repository import ModelFile, ModelNameError, ModelRepositoryError, is_route
 from hangtag.serving.server.config.server_config import ServerConfig
-from hangtag.serving.server.engine import repository
 from hangtag.serving.server.engine.engine import Engine
-from hangtag.serving.server.engine.loading import ModelLoader
-from hangtag.serving.server.engine.repository import VersionKey
+from hangtag.serving.server.engine.loading import ModelLoader, VersionKey, stamp_of
 from hangtag.serving.server.engine.residency import Residency
 from hangtag.serving.server.engine.routes.route_control import RouteControl
+from hangtag.serving.server.engine.routes.route_file import ROUTE_VERSION
 from hangtag.serving.server.engine.served_model import ServedModel
 from hangtag.serving.server.engine.trial_load import require_running
 from hangtag.serving.server.errors import (
@@ -73,8 +72,7 @@ class ModelControl:
             routes = self._want(names)
             for name in names:
                 if name not in routes and name not in self._residency.names:
-                    files = repository.versions_to_start_with(models, name, self._start_with.get(name))
-                    self._update(name, files, strict=mode != "poll")
+                    self._update(name, self._versions_to_start_with(name), strict=mode != "poll")
             self._serve_routes()
         if mode == "poll" and not self._engine.names():
             self.poll()
@@ -87,6 +85,19 @@ class ModelControl:
             self._poller.start()
         self._engine.open()
         self.on_change()
+
+    def _versions_to_start_with(self, name: str) -> list[ModelFile]:
+        """List the versions of a model to load, the version that should serve first. Raises ModelRepositoryError if the
+        other workers do not serve the model, and the repository has no version of it."""
+        models, served = self._config.models, self._start_with.get(name)
+        if served is None:
+            return model_repository.require_versions(models, name)
+        try:
+            files = model_repository.versions(models, name)
+        except ModelRepositoryError as error:  # for example a malformed promoted.toml, which the other workers ignore
+            log.warning("model not readable; serving what the other workers serve", model=name, reason=str(error))
+            files = model_repository.numbered_versions(models / name)
+        return [file for file in files if file.version in served] or files
 
     def catch_up(self, loaded: Iterable[str], unloaded: Iterable[str]) -> None:
         """Repeat the load and unload calls that the other workers served while this process started. Raises StartError
@@ -194,7 +205,7 @@ class ModelControl:
 
     def _make_room(self, name: str = "", files: Sequence[ModelFile] = ()) -> None:
         """Unload the models that `Residency.unload_for` chooses, or raise its error."""
-        stamps = map(repository.stamp, files[: self._config.num_versions or None])
+        stamps = map(stamp_of, files[: self._config.num_versions or None])
         for unloaded in self._residency.unload_for(name, stamps, self._engine.models):
             with self._change():
                 self._engine.serve(unloaded, [], wait=True)
@@ -230,7 +241,16 @@ class ModelControl:
         return ServerState(versions, failures, dict(self._loader.outcomes), shed=shed)
 
     def published(self) -> list[VersionKey]:
-        return repository.published(self._config.models)
+        listed: list[VersionKey] = []
+        with contextlib.suppress(ModelRepositoryError):
+            for name in model_repository.names(self._config.models):
+                with contextlib.suppress(ModelRepositoryError):
+                    if is_route(self._config.models, name):
+                        listed.append((name, ROUTE_VERSION))
+                    else:
+                        files = model_repository.versions(self._config.models, name)
+                        listed += [(name, str(file.version)) for file in files[:1]]
+        return listed
 
     def _require_explicit(self) -> None:
         if self._config.model_control != "explicit":

@@ -4,7 +4,6 @@ from collections.abc import Hashable, Mapping
 from typing import Protocol
 
 from hangtag.serving.server.engine.compute_pool import ComputePool
-from hangtag.serving.server.engine.repository import VersionKey
 from hangtag.serving.server.queue.call import Call, Tensors
 from hangtag.serving.server.telemetry.model_statistics import ModelStatistics
 from hangtag.serving.server.telemetry.server_state import ServerState, VersionState
@@ -73,5 +72,5 @@ class Control(Protocol):
 
     def state(self) -> ServerState: ...
 
-    def published(self) -> list[VersionKey]:
-        """See `repository.published`."""
+    def published(self) -> list[tuple[str, str]]:
+        """List each readable model and route of the repository, by name, with the version that should serve."""

@@ -6,19 +6,19 @@ alone and in batches, thoroughly by the import, and briefly when the server load
 """
 
 import math
-import time
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.errors import InferenceError
-from hangtag.serving.server.runtime.arrays import Array, Tensors, random_sample
+from hangtag.serving.server.runtime.arrays import Array, Tensors, dtype_of
 from hangtag.serving.server.runtime.gate_proof import proves_batching
 from hangtag.serving.server.runtime.session import Runtime
+from hangtag.serving.signature import Signature
 
 
 class _Tolerance(NamedTuple):
@@ -41,8 +41,6 @@ _LEAST_SCALE = 1e-3
 
 _LENGTHS = (1, 2, 3, 5, 8, 16, 32, 64, 224)
 """Lengths to try for free axes other than the batch. The first lengths at which the model runs are used."""
-_SAMPLES = 7  # larger batches repeat some samples
-_LEAST_SAMPLES = 3  # the third sample is ten times larger than the first two
 _INTEGER_LIMITS = (10, 2)
 """Exclusive upper bounds of integers, tried in turn. An integer may be an index into a table of unknown length."""
 _TEXT_FORMATS = ("text {}", "{}")
@@ -50,17 +48,17 @@ _TEXT_FORMATS = ("text {}", "{}")
 
 
 class Extent(NamedTuple):
-    """How much a trial tries: which batch sizes, how many lengths at most, and at most how many values in each input of
-    a sample, because a file may declare axes that are too large for any memory. After ``seconds``, a trial does only
-    the minimum: three samples, and one batch of each size, at one length."""
+    """How much a trial tries: which batch sizes, how many different samples, how many lengths at most, and at most how
+    many values in each input of a sample, because a file may declare axes that are too large for any memory."""
 
     sizes: tuple[int, ...]
-    lengths: int
+    samples: int = 7
+    """At least 3, because the third sample is ten times larger. Larger batches repeat some samples."""
+    lengths: int = 4
     max_values: int = 2**26
-    seconds: float = math.inf
 
 
-THOROUGH = Extent((2, 3, 7, 16, 64), lengths=4)
+THOROUGH = Extent((2, 3, 7, 16, 64))
 """64 is the server's default max_batch_size."""
 
 
@@ -92,7 +90,7 @@ def decide_batching(runtime: Runtime, max_batch_size: int = ServerConfig.max_bat
         return Verdict(True, "batching was checked at the export")
     sizes = tuple(sorted({min(size, max_batch_size) for size in (2, 7, max_batch_size)}))
     try:  # 2**22 values of FP32 take 16 MiB, the default of --max-message-mib
-        verdict = prove(runtime, None, runtime.operators, Extent(sizes, lengths=2, max_values=2**22, seconds=0.5))
+        verdict = prove(runtime, None, runtime.operators, Extent(sizes, samples=3, lengths=2, max_values=2**22))
         problem = "" if verdict.batched else f"tried rows alone and together: {verdict.why}"
     except InferenceError as error:
         problem = f"the model cannot be tried: {' '.join(str(error).split())[:300]}"
@@ -109,20 +107,18 @@ def prove(runtime: Runtime, obstacle: str | None, operators: Set[str], extent: E
     ``obstacle`` is why the graph forbids batching, or None. With an obstacle, the model runs only single samples. The
     model's ``operators`` may have their domains as prefixes.
     """
-    deadline = time.monotonic() + extent.seconds
     tolerances = _tolerances(runtime, operators)
     lengths: tuple[int, ...] = ()
     largest, telling = 0.0, False
-    for length, samples, answers in _trials(runtime, extent, deadline):
+    for length, samples, answers in _trials(runtime, extent):
         lengths = (*lengths, length)
         if obstacle is not None:
             return Verdict(False, obstacle, lengths)
-        comparison = _Comparison(runtime, samples, answers, tolerances)
         try:
-            largest = max(largest, comparison.largest_difference(extent.sizes, deadline))
+            largest = max(largest, _largest_difference(runtime, samples, answers, tolerances, extent.sizes))
         except _DependentRowsError as error:
             return Verdict(False, str(error), lengths)
-        telling = telling or not comparison.all_equal
+        telling = telling or not _all_equal(answers)
     if not telling:
         return Verdict(False, "all synthetic inputs get the same answer, so the trial proves nothing", lengths)
     why = f"the same answers alone and in batches of {', '.join(map(str, extent.sizes))}"
@@ -133,31 +129,28 @@ class _DependentRowsError(Exception):
     """The answers in a batch differ from the answers to the single samples."""
 
 
-def _trials(runtime: Runtime, extent: Extent, deadline: float) -> Iterator[tuple[int, list[Tensors], list[Tensors]]]:
+def _trials(runtime: Runtime, extent: Extent) -> Iterator[tuple[int, list[Tensors], list[Tensors]]]:
     """For each of the first lengths at which the model runs, yield samples, and the model's answer to each single
     sample. Raises InferenceError if the model fails on every synthetic input.
 
     The length is the size of the free axes after the first axis, in the first input with such axes. Later inputs may
     need size 1 instead: in a recurrent state, such an axis may be the batch.
     """
-    inputs = runtime.signature.inputs
-    formats = _TEXT_FORMATS if any(spec.datatype == "BYTES" for spec in inputs) else _TEXT_FORMATS[:1]
-    with_lengths = sum(None in spec.shape[1:] for spec in inputs)
+    signature = runtime.signature
+    formats = _TEXT_FORMATS if any(spec.datatype == "BYTES" for spec in signature.inputs) else _TEXT_FORMATS[:1]
+    with_lengths = sum(None in spec.shape[1:] for spec in signature.inputs)
     yielded, failure = 0, None
     for length in _LENGTHS if with_lengths else (1,):
         states = (length, 1) if with_lengths > 1 and length > 1 else (length,)
         for state, below, text_format in product(states, _INTEGER_LIMITS, formats):
-            samples: list[Tensors] = []
-            answers: list[Tensors] = []
-            if yielded == extent.lengths or ((yielded or failure) and time.monotonic() > deadline):
-                break
+            if yielded == extent.lengths:
+                return
             try:
-                while len(samples) < _LEAST_SAMPLES or (len(samples) < _SAMPLES and time.monotonic() <= deadline):
-                    signature, seed = runtime.signature, len(samples)
-                    samples.append(
-                        random_sample(signature, (length, state), below, text_format, seed, extent.max_values)
-                    )
-                    answers.append(runtime.run(samples[-1]))
+                samples = [
+                    _sample(signature, (length, state), below, text_format, seed, extent.max_values)
+                    for seed in range(extent.samples)
+                ]
+                answers: list[Tensors] = [runtime.run(sample) for sample in samples]
             except InferenceError as error:
                 failure = error
             else:
@@ -166,6 +159,44 @@ def _trials(runtime: Runtime, extent: Extent, deadline: float) -> Iterator[tuple
                 break
     if not yielded:
         raise InferenceError(f"the model fails on every synthetic input; the last error: {failure}")
+
+
+def _sample(
+    signature: Signature, lengths: tuple[int, int], below: int, text_format: str, seed: int, max_values: int
+) -> Tensors:
+    """Generate the sample number ``seed``: for each input an array [1, ...]. Raises InferenceError if an input would
+    have more than ``max_values`` values.
+
+    ``lengths`` are the sizes of the free axes after the first axis: in the first input with such axes, and in later
+    inputs. Integers are drawn from 0 up to ``below``, exclusive, and ``text_format`` makes a string from a number.
+    Every third sample is ten times larger and every fifth is all zeros, to expose a model that answers a sample
+    differently if its batch has larger values.
+    """
+    random = np.random.default_rng(seed)
+    scale = 0 if seed % 5 == 4 else 10 if seed % 3 == 2 else 1
+    arrays, (length, of_later_inputs) = {}, lengths
+    for spec in signature.inputs:
+        shape = [length if size is None else size for size in spec.shape]
+        if None in spec.shape[1:]:
+            length = of_later_inputs
+        if spec.shape and spec.shape[0] is None:
+            shape[0] = 1
+        if math.prod(shape) > max_values:
+            raise InferenceError(
+                f"one sample of {spec.name!r} has {math.prod(shape):,} values; the limit is {max_values:,}"
+            )
+        dtype = dtype_of(spec)
+        values: Any
+        if spec.datatype == "BYTES":
+            texts = [text_format.format(number) for number in random.integers(0, 100, shape).ravel()]
+            values = np.array(texts, object).reshape(shape)
+        elif dtype.kind in "iub":  # most UINT8 inputs are images
+            limit = {"BOOL": 2, "UINT8": 64 if scale == 1 else 256}.get(spec.datatype, below)
+            values = random.integers(0, limit, shape) * min(scale, 1)
+        else:
+            values = random.normal(size=shape) * scale
+        arrays[spec.name] = np.asarray(values, dtype)  # numpy draws a scalar as a number, not as an array
+    return arrays
 
 
 def _tolerances(runtime: Runtime, operators: Set[str]) -> Mapping[int, _Tolerance]:
@@ -181,68 +212,60 @@ def _tolerances(runtime: Runtime, operators: Set[str]) -> Mapping[int, _Toleranc
     return _TOLERANCES if runtime.on_cpu else _TOLERANCES_ON_GPUS
 
 
-class _Comparison:
-    """Compares the answers to samples in batches with the answers to the single samples. A difference is a share of the
-    scale at its place."""
+def _all_equal(answers: Sequence[Tensors]) -> bool:
+    """Whether all samples get equal answers, so that swapped rows, for example, would go unnoticed."""
+    first, *others = answers
+    return all(
+        np.array_equal(array, other[name], equal_nan=array.dtype.kind == "f")
+        for other in others
+        for name, array in first.items()
+    )
 
-    def __init__(
-        self,
-        runtime: Runtime,
-        samples: Sequence[Tensors],
-        answers: Sequence[Tensors],
-        tolerances: Mapping[int, _Tolerance],
-    ) -> None:
-        self._runtime, self._samples, self._answers, self._tolerances = runtime, samples, answers, tolerances
-        self._scales = {name: _scales([answer[name] for answer in answers], tolerances) for name in answers[0]}
 
-    @property
-    def all_equal(self) -> bool:
-        """Whether all samples get equal answers, so that swapped rows, for example, would go unnoticed."""
-        first, *others = self._answers
-        return all(
-            np.array_equal(array, other[name], equal_nan=array.dtype.kind == "f")
-            for other in others
-            for name, array in first.items()
-        )
+def _largest_difference(
+    runtime: Runtime,
+    samples: Sequence[Tensors],
+    answers: Sequence[Tensors],
+    tolerances: Mapping[int, _Tolerance],
+    batch_sizes: Sequence[int],
+) -> float:
+    """Compute the samples in batches. Return the largest difference from the answers to the single samples, as a share
+    of the scale at its place, or raise _DependentRowsError."""
+    scales = {name: _scales([answer[name] for answer in answers], tolerances) for name in answers[0]}
 
-    def largest_difference(self, batch_sizes: Sequence[int], deadline: float) -> float:
-        """Return the largest difference, or raise _DependentRowsError. After the deadline, run only batches that begin
-        with the first sample."""
-        count, largest = len(self._samples), 0.0
-        for start, size in sorted((first, most) for most in batch_sizes for first in range(0, count, most)):
-            if start and time.monotonic() > deadline:
-                break
-            members = [(start + place) % count for place in range(size)]
-            try:
-                largest = max(largest, self._difference_in_batch(members))
-            except _DependentRowsError as error:
-                try:
-                    self._difference_in_batch(members[:1])
-                except _DependentRowsError:
-                    raise _DependentRowsError("the same input gets a different answer each time") from error
-                raise
-        return largest
-
-    def _difference_in_batch(self, members: Sequence[int]) -> float:
-        samples, size, largest = [self._samples[member] for member in members], len(members), 0.0
+    def difference_in_batch(members: Sequence[int]) -> float:
+        size, largest = len(members), 0.0
         try:
-            joined = {name: np.concatenate([inputs[name] for inputs in samples]) for name in samples[0]}
-            answers = self._runtime.run(joined)
+            joined = {name: np.concatenate([samples[member][name] for member in members]) for name in samples[0]}
+            outputs = runtime.run(joined)
         except (InferenceError, MemoryError) as error:
             raise _DependentRowsError(f"a batch of {size} fails: {' '.join(str(error).split())[:200]}") from error
-        for name, rows in answers.items():
-            alone = [self._answers[member][name] for member in members]
+        for name, rows in outputs.items():
+            alone = [answers[member][name] for member in members]
             if rows.ndim == 0 or len(rows) != size or any(len(row) != 1 for row in alone):
                 raise _DependentRowsError(f"{name!r} has {len(rows) if rows.ndim else 'no'} rows for a batch of {size}")
             if len({row.shape for row in alone}) != 1 or alone[0].shape[1:] != rows.shape[1:]:
                 raise _DependentRowsError(f"{name!r} has a different shape in a batch of {size} than alone")
-            difference = _difference(rows, np.concatenate(alone), self._scales[name])
-            if not difference <= (self._tolerances[rows.dtype.itemsize].place if rows.dtype.kind == "f" else 0.0):
+            difference = _difference(rows, np.concatenate(alone), scales[name])
+            if not difference <= (tolerances[rows.dtype.itemsize].place if rows.dtype.kind == "f" else 0.0):
                 raise _DependentRowsError(
                     f"{name!r} of the same input differs between a batch of 1 and a batch of {size}"
                 )
             largest = max(largest, difference)
         return largest
+
+    count, largest = len(samples), 0.0
+    for start, end in [(start, start + size) for size in batch_sizes for start in range(0, count, size)]:
+        members = [place % count for place in range(start, end)]
+        try:
+            largest = max(largest, difference_in_batch(members))
+        except _DependentRowsError as error:
+            try:
+                difference_in_batch(members[:1])
+            except _DependentRowsError:
+                raise _DependentRowsError("the same input gets a different answer each time") from error
+            raise
+    return largest
 
 
 def _scales(answers: Sequence[Array], tolerances: Mapping[int, _Tolerance]) -> Array:

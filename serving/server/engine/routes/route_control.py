@@ -14,9 +14,8 @@ from hangtag.serving import model_repository
 from hangtag.serving.model_repository import ROUTE_FILE, is_route
 from hangtag.serving.server.engine.engine import Engine
 from hangtag.serving.server.engine.loading import LoadFailure, ModelLoader
-from hangtag.serving.server.engine.repository import ROUTE_VERSION
 from hangtag.serving.server.engine.routes import route_file
-from hangtag.serving.server.engine.routes.route_file import Member, RouteSettings
+from hangtag.serving.server.engine.routes.route_file import ROUTE_VERSION, Member, RouteSettings
 from hangtag.serving.server.engine.routes.served_route import ServedRoute, require_one_signature
 from hangtag.serving.server.engine.servable import Servable
 from hangtag.serving.server.errors import StartError
@@ -179,39 +178,27 @@ class RouteControl:
     def _servable(self, what: str, member: Member, above: tuple[str, ...]) -> Servable:
         """Return the model or route that a member or shadow names, or raise UserError, whose message begins with
         ``what``."""
-        name = member.name
-        if not is_route(self._models, name):
-            return self._model(what, member)
-        if name not in self.wanted:
-            raise StartError(f"{what} does not serve{_load_first(name)}")
-        try:
-            route = self._route(name, above)
-        except UserError as error:
-            raise StartError(f"{what} does not serve: route {name}: {error}") from error
-        if member.version not in ("", ROUTE_VERSION):
-            raise StartError(f"{what} does not serve; a route has only version {ROUTE_VERSION}")
-        return route
-
-    def _model(self, what: str, member: Member) -> Servable:
-        serving = self._engine.versions(member.name)  # a member without a version gets the model's first version
+        name, version = member
+        is_a_route = is_route(self._models, name)
+        if is_a_route and name in self.wanted:
+            try:
+                route = self._route(name, above)
+            except UserError as error:
+                raise StartError(f"{what} does not serve: route {name}: {error}") from error
+            if version not in ("", ROUTE_VERSION):
+                raise StartError(f"{what} does not serve; a route has only version {ROUTE_VERSION}")
+            return route
+        serving = self._engine.versions(name)  # a member without a version gets the model's first version
         for model in serving:
-            if member.version in ("", model.version):
+            if version in ("", model.version):
                 return model
-        published = [str(file.version) for file in model_repository.versions(self._models, member.name)]
-        if not serving and not published:
-            raise StartError(f"{what} does not serve: the repository has no model of this name")
-        if member.version and member.version not in published:
-            there = f"version {member.version} of {member.name}; it has {', '.join(published) or 'none'}"
-            raise StartError(f"{what} does not serve: the repository has no {there}")
-        if not serving:
-            raise StartError(f"{what} does not serve{_load_first(member.name)}")
-        versions = ", ".join(each.version for each in serving)
-        more = "('hangtag serve --num-versions' serves several versions)"
-        raise StartError(f"{what} does not serve; {member.name} serves only version {versions} {more}")
-
-
-def _load_first(name: str) -> str:
-    return f" (with --model-control explicit, load it first: 'hangtag models load {name}')"
+        files = () if is_a_route else model_repository.versions(self._models, name)
+        present = ", ".join(str(file.version) for file in files) or (ROUTE_VERSION if is_a_route else "none")
+        raise StartError(
+            f"{what} does not serve. The versions of {name} in the repository: {present}; the versions that serve: "
+            f"{', '.join(each.version for each in serving) or 'none'}. With --model-control explicit, load it first: "
+            f"'hangtag models load {name}'. 'hangtag serve --num-versions' serves several versions"
+        )
 
 
 def _serving_route(engine: Engine, name: str) -> ServedRoute | None:

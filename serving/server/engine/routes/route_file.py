@@ -7,11 +7,16 @@ docs/reference/routes.md describes the keys. A cascade with a shadow:
     shadow = {model = "lstm2", share = 0.1}
 """
 
+import hashlib
 import math
+import random
 import re
+import reprlib
+from bisect import bisect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,12 +29,29 @@ from hangtag.serving.server.errors import StartError
 from hangtag.serving.server.telemetry.server_state import StageKey
 from hangtag.serving.signature import Signature
 
-_OF_BOTH = ("shadow", "description")
-_KEYS = {
-    "cascade": ("cascade", "accept", "on_overload", "expected_sent_on", *_OF_BOTH),
-    "split": ("split", "sticky", *_OF_BOTH),
-}
+ROUTE_VERSION = "1"
+"""The version of every route. Each model behind a route has its own version."""
 ANSWER, REFUSE = "answer", "refuse"
+_KEYS = {
+    "cascade": ("cascade", "accept", "on_overload", "expected_sent_on", "shadow", "description"),
+    "split": ("split", "sticky", "shadow", "description"),
+}
+_EXPECTED = {
+    "cascade": 'a list of at least two different models, such as ["lstm", "cnn"]',
+    "accept": (
+        'an output and one rule, such as {output = "probabilities", at_least = 0.9} (the rules are at_least and '
+        "margin_at_least, from 0 to 1, and entropy_at_most, from 0 to 64)"
+    ),
+    "on_overload": f'"{ANSWER}" or "{REFUSE}"',
+    "expected_sent_on": "a share of the samples from 0 to 1",
+    "split": 'a table of models, whose shares are above 0 and add up to 100 (percent), as in {cnn = 90, "cnn@1" = 10}',
+    "sticky": (
+        'a metadata key, such as "x-user-id", of lower-case letters, digits and _.-, that does not begin with "grpc-" '
+        'or end with "-bin"'
+    ),
+    "shadow": 'a model, and a share above 0 and at most 1, such as {model = "lstm", share = 0.1}',
+    "description": "a text",
+}
 _RULES = {"at_least": 1.0, "margin_at_least": 1.0, "entropy_at_most": 64.0}
 """The largest sensible bound of each rule, for a probability, a difference of probabilities, and an entropy in bits."""
 _LOGITS = "logits"
@@ -81,20 +103,19 @@ class Acceptance:
 
     def problem(self, signature: Signature) -> str:
         """Return why the rule cannot be applied to models with this signature, or ""."""
+        if not signature.batched:
+            return f"a cascade decides for each sample, but the models are not batched: {signature.why_unbatched}"
         free = [str(spec) for spec in signature.outputs if None in spec.shape[1:]]
         if free:
             return f"a cascade joins the members' answers, so outputs must not have free sizes: {'; '.join(free)}"
         spec = signature.output(self.output)
-        if spec is None:
-            listed = ", ".join(output.name for output in signature.outputs)
-            return f"accept: the models have no output {self.output!r}; they have {listed}"
-        if spec.name == _LOGITS:
-            others = ", ".join(output.name for output in signature.outputs if output.name != _LOGITS)
-            return f"accept: {_LOGITS} are not probabilities; name another output (the models have {others or 'none'})"
-        if spec.datatype not in FLOATS or len(spec.shape) != 2 or (spec.shape[1] or 0) < 2:
-            return f"accept: the output {spec} is not probabilities of at least two labels, [batch, labels]"
-        if not signature.batched:
-            return f"a cascade decides for each sample, but the models are not batched: {signature.why_unbatched}"
+        is_known = spec is not None and spec.name != _LOGITS and spec.datatype in FLOATS
+        if spec is None or not is_known or len(spec.shape) != 2 or (spec.shape[1] or 0) < 2:
+            listed = "; ".join(map(str, signature.outputs))
+            return (
+                f"accept: output must name floating-point probabilities of at least two labels, [batch, labels], not "
+                f"{self.output!r} (and never {_LOGITS!r}); the models' outputs are {listed}"
+            )
         return ""
 
 
@@ -121,6 +142,31 @@ class RouteSettings:
         """The stage of each member. All members of a split are in one stage."""
         return tuple((1 if self.weights else stage, str(member)) for stage, member in enumerate(self.members, start=1))
 
+    def chosen(self, route: str, key: str) -> int:
+        """Choose a member of a split by weight, and return its index. All calls with one value of the sticky key get
+        one member; calls without a ``key`` choose at random.
+
+        The keys' hashes are spread evenly over the weights, so a change of the weights moves as few keys as possible.
+        The route's name is hashed too, because two nested splits may have the same sticky key.
+        """
+        if key:
+            digest = hashlib.blake2b(f"{route}\0{key}".encode(), digest_size=8).digest()
+            point = int.from_bytes(digest) / 2**64
+        else:
+            point = random.random()  # noqa: S311 - chooses a model, not a secret
+        bounds = list(accumulate(self.weights))
+        return min(bisect(bounds, point * bounds[-1]), len(bounds) - 1)
+
+    def compared_output(self, signature: Signature) -> str:
+        """Return the output that a shadow compares, whose highest value is at the index of the label. Raises StartError
+        if there is none."""
+        if self.acceptance is not None:
+            return self.acceptance.output
+        for spec in signature.outputs:
+            if spec.datatype in FLOATS and len(spec.shape) == 2:
+                return spec.name
+        raise StartError("a shadow compares labels, so the models need a floating-point output [batch, labels]")
+
 
 def read(file: Path) -> RouteSettings:
     """Read a route's settings. Raises ModelRepositoryError if the file is not TOML, and StartError if it does not
@@ -137,91 +183,43 @@ def read(file: Path) -> RouteSettings:
 
 def _settings(values: Mapping[str, Any]) -> RouteSettings:
     kinds = [kind for kind in _KEYS if kind in values]
-    kind = kinds[0] if len(kinds) == 1 else "route"
-    keys = _KEYS.get(kind) or tuple(dict.fromkeys(key for keys in _KEYS.values() for key in keys))
-    for key in values:
-        if key not in keys:
-            raise ValueError(f"unknown key {key!r}; a {kind} may have {', '.join(keys)}")
     if len(kinds) != 1:
+        keys = ", ".join(values) or "none"
         raise ValueError(
-            f"a route must have one of the keys {' and '.join(_KEYS)}; this route has {' and '.join(kinds) or 'none'}"
+            f"a route must have exactly one of the keys {' and '.join(_KEYS)}; the keys of this route: {keys}"
         )
-    description = values.get("description", "")
-    if not isinstance(description, str):
-        raise ValueError(f"description must be a text, not {description!r}")  # noqa: TRY004
-    shadow = _shadow(values["shadow"]) if "shadow" in values else None
-    of_kind = _cascade(values) if kind == "cascade" else _split(values)
-    return RouteSettings(shadow=shadow, description=description, **of_kind)
+    (kind,) = kinds
+    settings: dict[str, Any] = {}
+    for key, value in ({"accept": None, **values} if kind == "cascade" else values).items():
+        if key not in _KEYS[kind]:
+            raise ValueError(f"unknown key {key!r}; a {kind} may have {', '.join(_KEYS[kind])}")
+        settings |= _fields(key, value)
+    return RouteSettings(**settings)
 
 
-def _cascade(values: Mapping[str, Any]) -> dict[str, Any]:
-    listed = values["cascade"]
-    if not isinstance(listed, list) or len(listed) < 2:
-        raise ValueError('cascade must be a list of at least two models, such as ["lstm", "cnn"]')
-    members = tuple(_member(text) for text in listed)
-    if len(set(members)) < len(members):
-        raise ValueError(f"cascade names a model twice: {', '.join(map(str, members))}")
-    acceptance = _acceptance(values.get("accept"))
-    on_overload = values.get("on_overload", ANSWER)
-    if on_overload not in (ANSWER, REFUSE):
-        raise ValueError(f'on_overload must be "{ANSWER}" or "{REFUSE}", not {on_overload!r}')
-    expected = values.get("expected_sent_on")
-    if expected is not None and not (is_number(expected) and 0 <= expected <= 1):
-        raise ValueError(f"expected_sent_on must be a share of the samples from 0 to 1, not {expected!r}")
-    return {
-        "members": members,
-        "acceptance": acceptance,
-        "on_overload": on_overload,
-        "expected_escalation_rate": None if expected is None else float(expected),
-    }
-
-
-def _acceptance(value: Any) -> Acceptance:
-    expected = 'such as {output = "probabilities", at_least = 0.9}'
-    if not isinstance(value, dict) or not isinstance(value.get("output"), str):
-        raise ValueError(f"a cascade needs the key 'accept' with the name of an output, {expected}")  # noqa: TRY004
-    rules = [key for key in value if key != "output"]
-    if len(rules) != 1 or rules[0] not in _RULES:
-        raise ValueError(
-            f"'accept' needs exactly one of {', '.join(_RULES)}, {expected}; it has {', '.join(rules) or 'none'}"
-        )
-    (rule,) = rules
-    bound = value[rule]
-    if not (is_number(bound) and 0 <= bound <= _RULES[rule]):
-        raise ValueError(f"accept: {rule} must be a number from 0 to {_RULES[rule]:g}, not {bound!r}")
-    return Acceptance(value["output"], rule, float(bound))
-
-
-def _split(values: Mapping[str, Any]) -> dict[str, Any]:
-    listed = values["split"]
-    if not isinstance(listed, dict) or not listed:
-        raise ValueError('split must be a table of weights, such as {cnn = 90, "cnn@1" = 10}')
-    for text, weight in listed.items():
-        if not (is_number(weight) and 0 < weight <= 100):
-            raise ValueError(f"split: the share of {text!r} must be a number above 0 and up to 100, not {weight!r}")
-    total = sum(listed.values())
-    if abs(total - 100) > 1e-6:
-        raise ValueError(f"split: the shares must add up to 100 (percent), not to {total:g}")
-    sticky = values.get("sticky", "")
-    if not isinstance(sticky, str) or (sticky and not _METADATA_KEY.fullmatch(sticky)):
-        raise ValueError(
-            'sticky must name a metadata key, such as "x-user-id", of lower-case letters, digits and _.-, '
-            f'that does not begin with "grpc-" or end with "-bin"; it is {sticky!r}'
-        )
-    members = tuple(_member(text) for text in listed)
-    return {"members": members, "weights": tuple(map(float, listed.values())), "sticky": sticky}
-
-
-def _shadow(value: Any) -> ShadowSettings:
-    if not isinstance(value, dict) or set(value) != {"model", "share"}:
-        has = ", ".join(value) if isinstance(value, dict) else repr(value)
-        raise ValueError(
-            f'shadow must have a model and a share, such as {{model = "lstm", share = 0.1}}; it has {has or "none"}'
-        )
-    share = value["share"]
-    if not (is_number(share) and 0 < share <= 1):
-        raise ValueError(f"shadow: share must be a number above 0 and at most 1, not {share!r}")
-    return ShadowSettings(_member(value["model"]), float(share))
+def _fields(key: str, value: Any) -> dict[str, Any]:
+    """Return the fields of RouteSettings that a key sets, or raise ValueError."""
+    match key, value:
+        case "cascade", [_, _, *_] if len({str(text) for text in value}) == len(value):
+            return {"members": tuple(map(_member, value))}
+        case "accept", {"output": str(output), **others} if len(others) == 1:
+            for rule, largest in _RULES.items():
+                if rule in others and is_number(value[rule]) and 0 <= value[rule] <= largest:
+                    return {"acceptance": Acceptance(output, rule, float(value[rule]))}
+        case "on_overload", "answer" | "refuse":
+            return {"on_overload": value}
+        case "expected_sent_on", share if is_number(share) and 0 <= share <= 1:
+            return {"expected_escalation_rate": float(share)}
+        case "split", dict() if all(is_number(share) and share > 0 for share in value.values()):
+            if abs(sum(value.values()) - 100) <= 1e-6:
+                return {"members": tuple(map(_member, value)), "weights": tuple(map(float, value.values()))}
+        case "sticky", str() if not value or _METADATA_KEY.fullmatch(value):
+            return {"sticky": value}
+        case "shadow", {"model": model, "share": share, **others} if not others and is_number(share) and 0 < share <= 1:
+            return {"shadow": ShadowSettings(_member(model), float(share))}
+        case "description", str():
+            return {"description": value}
+    raise ValueError(f"{key} must be {_EXPECTED[key]}, not {reprlib.repr(value)}")
 
 
 def _member(text: Any) -> Member:

@@ -1,21 +1,26 @@
 """A route that serves under its own name, like a version of a model."""
 
-import hashlib
 import json
 import random
-from bisect import bisect
-from collections.abc import Hashable, Mapping
-from itertools import accumulate
+import threading
+import time
+from collections.abc import Callable, Hashable, Mapping, Sequence
+
+import numpy as np
 
 from hangtag.serving.server.engine.compute_pool import ComputePool
 from hangtag.serving.server.engine.engine import Engine
-from hangtag.serving.server.engine.repository import ROUTE_VERSION
-from hangtag.serving.server.engine.routes.route_file import FLOATS, Member, RouteSettings
+from hangtag.serving.server.engine.routes.route_file import ROUTE_VERSION, Member, RouteSettings
 from hangtag.serving.server.engine.routes.route_run import RouteRun
-from hangtag.serving.server.engine.routes.shadow import Shadow
 from hangtag.serving.server.engine.servable import Servable
-from hangtag.serving.server.errors import ModelLoadError, NotFoundError, UnavailableError
-from hangtag.serving.server.queue.call import Call, Tensors
+from hangtag.serving.server.errors import (
+    ModelLoadError,
+    NotFoundError,
+    QueueFullError,
+    ServerError,
+    UnavailableError,
+)
+from hangtag.serving.server.queue.call import Call, InferenceResult, Tensors
 from hangtag.serving.server.telemetry.model_statistics import ModelStatistics
 from hangtag.serving.server.telemetry.server_state import (
     READY,
@@ -72,7 +77,7 @@ class ServedRoute:
         self._shadow_model = shadow
         self.shadow: Shadow | None = None
         if settings.shadow is not None:
-            output = _compared_output(settings, self.signature)
+            output = settings.compared_output(self.signature)
             share, of_time = settings.shadow.share, engine.config.limits.shadow_share_of_time
             self.shadow = Shadow(share, shadow, tuple(members.values()), output, self.stages, of_time)
 
@@ -88,8 +93,7 @@ class ServedRoute:
         self.stages.begin(self.settings.stages, zeros)
 
     def close(self) -> None:
-        if self.shadow is not None:
-            self.shadow.close()
+        """Do nothing, because the members answer the calls that are under way."""
 
     def raise_if_queue_full(self) -> None:
         """Do nothing: the request's member, which refuses the request if its queue is full, is not known yet."""
@@ -104,7 +108,9 @@ class ServedRoute:
 
     def put(self, call: Call) -> None:
         call.queue = run = RouteRun(self, call)
-        run.put(chosen(self.name, self.settings, call) if self.settings.weights else 0, call.inputs, call.samples)
+        settings = self.settings
+        key = call.metadata_value(settings.sticky) if settings.sticky else ""
+        run.put(settings.chosen(self.name, key) if settings.weights else 0, call.inputs, call.samples)
 
     def ask(self, member: Member, call: Call) -> None:
         """Queue a call for a member's model, or for its successor if the model is closed. Raises the errors of
@@ -155,31 +161,119 @@ class ServedRoute:
         return any(model.busy for model in self._members.values())
 
 
-def chosen(route: str, settings: RouteSettings, call: Call) -> int:
-    """Choose a member by weight, and return its index. All calls with one sticky key get one member; other calls choose
-    at random.
+class _Copy(Call):
+    """A copy of a call that was answered."""
 
-    The keys' hashes are spread evenly over the weights, so a change of the weights moves as few keys as possible. The
-    route's name is hashed too, because two nested splits may have the same sticky key.
+    may_use_all_threads = False
+
+    def __init__(
+        self, of: Call, outputs: Tensors, on_end: "Callable[[_Copy, InferenceResult | Exception], None]"
+    ) -> None:
+        """``outputs`` are the caller's answer, and ``on_end`` gets the shadow's outcome."""
+        self.inputs = of.inputs
+        self.samples = of.samples
+        self.batch_key = of.batch_key
+        self.outputs = outputs
+        self.on_end = on_end
+
+    def answer(self, outcome: InferenceResult | Exception) -> None:
+        self.on_end(self, outcome)
+
+    fail = answer
+
+
+class Shadow:
+    """Sends copies of a route's requests to another model, and compares that model's answers with the callers' answers.
+    Thread-safe.
+
+    A copy waits until all callers of its batch have their answers. Then the route submits the copy if no request waits
+    for the route's members, and fewer than half of each member's instances compute. A copy cannot be stopped, and
+    shares the processors with calls that arrive meanwhile. So only one copy is computed at a time, and a pause follows.
+    All remaining copies are skipped, and so are copies that the model would not accept. Copies get no lower priority in
+    the operating system: if the system paused a thread that holds the interpreter lock, every call would have to wait.
     """
-    key = call.metadata_value(settings.sticky) if settings.sticky else ""
-    if key:
-        digest = hashlib.blake2b(f"{route}\0{key}".encode(), digest_size=8).digest()
-        point = int.from_bytes(digest) / 2**64
-    else:
-        point = random.random()  # noqa: S311 - chooses a model, not a secret
-    bounds = list(accumulate(settings.weights))
-    return min(bisect(bounds, point * bounds[-1]), len(bounds) - 1)
 
+    def __init__(
+        self,
+        share: float,
+        model: Servable | None,
+        members: Sequence[Servable],
+        output: str,
+        statistics: RouteStatistics,
+        share_of_time: float,
+    ) -> None:
+        """Send a ``share`` of the requests to ``model``, which is None if it does not serve, in at most
+        ``share_of_time`` of the time. Requests of the route's ``members`` take precedence. In the compared ``output``,
+        the index of the highest value is the label."""
+        self._share = share
+        self._model = model
+        self._members = members
+        self._output = output
+        self._statistics = statistics
+        self._share_of_time = share_of_time
+        self._lock = threading.Lock()
+        self._waiting: _Copy | None = None
+        self._computing = False  # whether the shadow is computing a copy
+        self._handed_over_at = 0.0
+        self._rests_until = 0.0
 
-def _compared_output(settings: RouteSettings, signature: Signature) -> str:
-    """Return the output whose highest value is at the index of the label, or raise ModelLoadError."""
-    if settings.acceptance is not None:
-        return settings.acceptance.output
-    for spec in signature.outputs:
-        if spec.datatype in FLOATS and len(spec.shape) == 2:
-            return spec.name
-    raise ModelLoadError("a shadow compares labels, so the models need a floating-point output [batch, labels]")
+    def compare(self, call: Call, answered: InferenceResult) -> None:
+        """Keep a copy of a random share of the calls, with the caller's answer, until ``hand_over``. This method never
+        blocks."""
+        if random.random() >= self._share:  # noqa: S311 - samples calls, and is no secret
+            return
+        model = self._model
+        if model is None:
+            self._count(ShadowCounts(failed=1))
+            return
+        copy = _Copy(call, answered.outputs, self._ended)
+        # The shadow's model may accept fewer samples than the route's members, and may not accept empty tensors.
+        fits = copy.samples <= model.max_batch_size and all(array.size for array in copy.inputs.values())
+        with self._lock:
+            is_kept = fits and not (self._waiting or self._computing)
+            if is_kept and time.monotonic() >= self._rests_until:
+                self._waiting = copy
+                return
+        self._count(ShadowCounts(skipped=1))
+
+    def hand_over(self) -> None:
+        """Submit the waiting copy, or skip it if there is other work. Every caller of its batch has an answer."""
+        with self._lock:
+            copy, self._waiting = self._waiting, None
+            if copy is None or self._model is None:
+                return
+            self._computing = True
+            self._handed_over_at = time.monotonic()
+        try:
+            if any(each.busy for each in (*self._members, self._model)):
+                raise QueueFullError("the members compute calls")
+            self._model.put(copy)
+        except ServerError as error:
+            copy.end(error)
+
+    def _ended(self, copy: _Copy, outcome: InferenceResult | Exception) -> None:
+        with self._lock:
+            self._computing = False
+            seconds = time.monotonic() - self._handed_over_at
+            self._rests_until = self._handed_over_at + seconds / self._share_of_time
+        if isinstance(outcome, InferenceResult):
+            self._count(self._comparison(copy.outputs, outcome.outputs))
+        else:
+            is_skipped = isinstance(outcome, QueueFullError | UnavailableError)
+            self._count(ShadowCounts(skipped=int(is_skipped), failed=int(not is_skipped)))
+
+    def _comparison(self, answered: Tensors, shadow: Tensors) -> ShadowCounts:
+        labels, others = (outputs[self._output].argmax(axis=-1) for outputs in (answered, shadow))
+        differences = [
+            float(np.abs(answered[name] - shadow[name]).max(initial=0))
+            for name in answered
+            if answered[name].dtype.kind == "f" and answered[name].shape == shadow[name].shape
+        ]
+        agreed = int((labels == others).sum())
+        return ShadowCounts(1, 0, 0, labels.size, agreed, max(differences, default=0.0))
+
+    def _count(self, counts: ShadowCounts) -> None:
+        self._statistics.add(RouteCounts(shadow=counts))
 
 
 def _own(signature: Signature) -> Signature:

@@ -8,7 +8,6 @@ import pytest
 
 from hangtag.cli import main
 from hangtag.serving.server.config.server_config import ServerConfig
-from hangtag.serving.server.engine.repository import largest_settings
 from hangtag.serving.server.errors import StartError
 from tests.kit.command import invoke, python
 
@@ -194,19 +193,3 @@ def test_what_is_dangerous_beyond_loopback(host: str, options: dict[str, Any], d
     messages = ServerConfig(host=host, **options).dangers
     assert len(messages) == len(dangers)
     assert all(word in message for word, message in zip(dangers, messages, strict=True))
-
-
-def test_the_largest_value_of_any_model_counts_for_what_models_share(tmp_path: Path) -> None:
-    texts = (
-        "max_batch_size = 40\ninstances = 5",
-        "max_queue_size = 300",
-        "max_batch_size = 1\nmax_queue_size = 1",
-        "x",
-    )
-    for number, text in enumerate(texts):
-        (tmp_path / str(number)).mkdir()
-        (tmp_path / str(number) / "serving.toml").write_text(text)
-    config = ServerConfig(models=tmp_path, max_batch_size=8, max_queue_size=100, instances=2)
-    largest = largest_settings(config)
-    assert (largest.max_batch_size, largest.max_queue_size, largest.instances) == (40, 300, 5)
-    assert largest_settings(ServerConfig(models=tmp_path / "none")).max_queue_size == 256

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 
-from hangtag.serving.server.runtime.batching_proof import Extent, decide_batching, prove
+from hangtag.serving.server.runtime.batching_proof import decide_batching, prove
 from hangtag.serving.server.runtime.session import Runtime
 from tests.kit import onnx_file, onnx_models, shipped, unbatchable_models
 from tests.kit.onnx_models import from_text
@@ -166,13 +166,3 @@ def test_a_model_whose_graph_must_not_be_batched_is_run_on_single_samples_alone(
     verdict = prove(runtime, "a state has the batch", runtime.operators)
     assert (verdict.batched, verdict.why, len(verdict.lengths)) == (False, "a state has the batch", 1)
     assert runtime.rows == 7
-
-
-def test_of_a_model_for_which_the_time_is_over_a_dozen_rows_are_computed(tmp_path: Path) -> None:
-    extent = Extent((2, 7), lengths=2, seconds=-1)
-    independent = load(tmp_path / "independent", onnx_models.free_axis())
-    verdict = prove(independent, None, independent.operators, extent)
-    assert (verdict.batched, independent.rows) == (True, 3 + 2 + 7)
-    dependent = load(tmp_path / "dependent", unbatchable_models.centring())
-    verdict = prove(dependent, None, dependent.operators, extent)
-    assert (verdict.batched, dependent.rows) == (False, 3 + 2 + 1)

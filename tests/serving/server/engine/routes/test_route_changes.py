@@ -46,7 +46,7 @@ def test_a_route_follows_its_file_where_that_is_valid_and_goes_with_it(repositor
     assert (weights(running), running.loads("both")) == ("10, 90", (2, 0))
     for number, (text, reason) in enumerate(
         {
-            "split = {one = 10}": "must add up to 100 (percent), not to 10",
+            "split = {one = 10}": "whose shares are above 0 and add up to 100",
             "split = {one = 50, tow = 50}": "its member tow does not serve",
             "split = {one = 50, both = 50}": "a route must not lead back to itself: both -> both",
             "split = {one = 50, index = 50}": "one and index differ in their inputs",
@@ -163,7 +163,7 @@ def test_routes_are_loaded_and_unloaded_by_call_and_follow_their_files_only_then
     load("both")
     assert weights(running) == "10, 90"
     repository.route("both", "split = {one = 10}")
-    assert "must add up to 100 (percent), not to 10" in refused(running)
+    assert "whose shares are above 0 and add up to 100" in refused(running)
     assert weights(running) == "10, 90"
     unload("both")
     assert (running.served(), ("both", "1") in running.server.control.published()) == (MODELS, True)
@@ -245,7 +245,7 @@ def test_a_route_that_is_unloaded_takes_those_that_need_it_out_until_it_is_loade
     assert running.answer("outer") == 1
     running.client.unload_model("inner")
     assert running.served() == {"one": [1]}
-    assert "its member inner does not serve (with --model-control explicit, load it first" in running.reason("outer")
+    assert "its member inner does not serve. The versions of inner in the repository: 1" in running.reason("outer")
     running.client.load_model("inner")
     assert running.answer("outer") == 1
 

@@ -15,8 +15,12 @@ from tests.kit.repository import Repository, Running
 ACCEPT = 'accept = {output = "y", at_least = 0.9}'
 CASCADE = f'cascade = ["one", "two"]\n{ACCEPT}\n'
 SPLIT = "split = {one = 50, two = 50}"
-SHARES = "split: the share of 'two' must be a number"
-STICKY = "sticky must name a metadata key"
+LIST = "cascade must be a list of at least two different models"
+RULE = "accept must be an output and one rule"
+SHADOW = "shadow must be a model, and a share above 0 and at most 1"
+SHARES = "split must be a table of models, whose shares are above 0 and add up to 100"
+STICKY = "sticky must be a metadata key"
+UNSUITABLE = "output must name floating-point probabilities of at least two labels"
 
 
 def accepting(model: str, output: str, rule: str = "at_least = 0.9") -> str:
@@ -26,51 +30,53 @@ def accepting(model: str, output: str, rule: str = "at_least = 0.9") -> str:
 
 MISTAKES = {
     "cascade =": "cannot be read as TOML",
-    "": "a route must have one of the keys cascade and split; this route has none",
-    "cascade = []\nsplit = {}": "this route has cascade and split",
+    "": "exactly one of the keys cascade and split; the keys of this route: none",
+    "cascade = []\nsplit = {}": "exactly one of the keys cascade and split; the keys of this route: cascade, split",
     CASCADE + "acept = 1": "unknown key 'acept'; a cascade may have cascade, accept,",
-    CASCADE.replace("cascade", "cascad"): "unknown key 'cascad'; a route may have cascade, accept,",
+    CASCADE.replace("cascade", "cascad"): "the keys of this route: cascad, accept",
     CASCADE + "expected_sent_on = 16.8": "expected_sent_on must be a share of the samples from 0 to 1, not 16.8",
     CASCADE + "expected_sent_on = true": "expected_sent_on must be a share of the samples from 0 to 1, not True",
     "split = {two = 100}\non_overload = 1": "unknown key 'on_overload'; a split may have split, sticky, shadow,",
-    f'cascade = ["one"]\n{ACCEPT}': "cascade must be a list of at least two models",
-    f'cascade = "one"\n{ACCEPT}': "cascade must be a list of at least two models",
-    f'cascade = ["one", "one"]\n{ACCEPT}': "cascade names a model twice: one, one",
+    f'cascade = ["one"]\n{ACCEPT}': LIST,
+    f'cascade = "one"\n{ACCEPT}': LIST,
+    f'cascade = ["one", "one"]\n{ACCEPT}': LIST,
     f'cascade = ["one", "../two"]\n{ACCEPT}': "'../two' does not name a model",
     f'cascade = ["one", 1]\n{ACCEPT}': "1 does not name a model",
-    'cascade = ["one", "two"]': "with the name of an output",
-    CASCADE.replace("at_least", "at_lest"): "needs exactly one of at_least, margin_at_least, entropy_at_most",
-    CASCADE.replace("= 0.9", "= 0.9, entropy_at_most = 1"): "it has at_least, entropy_at_most",
-    CASCADE.replace("0.9", "1.1"): "at_least must be a number from 0 to 1, not 1.1",
-    CASCADE.replace("0.9", f"1{400 * '0'}"): "at_least must be a number from 0 to 1, not 1000",
-    CASCADE.replace("0.9", "true"): "at_least must be a number from 0 to 1, not True",
+    'cascade = ["one", "two"]': RULE,
+    CASCADE.replace("at_least", "at_lest"): RULE,
+    CASCADE.replace(
+        "= 0.9", "= 0.9, entropy_at_most = 1"
+    ): "not {'at_least': 0.9, 'entropy_at_most': 1, 'output': 'y'}",
+    CASCADE.replace("0.9", "1.1"): RULE,
+    CASCADE.replace("0.9", f"1{400 * '0'}"): RULE,
+    CASCADE.replace("0.9", "true"): RULE,
     CASCADE + 'on_overload = "wait"': 'on_overload must be "answer" or "refuse", not \'wait\'',
-    CASCADE + 'shadow = "one"': "shadow must have a model and a share",
-    CASCADE + 'shadow = {model = "one", shre = 1}': "it has model, shre",
-    CASCADE + 'shadow = {model = "one", share = 10}': "share must be a number above 0 and at most 1, not 10",
+    CASCADE + 'shadow = "one"': SHADOW,
+    CASCADE + 'shadow = {model = "one", shre = 1}': SHADOW,
+    CASCADE + 'shadow = {model = "one", share = 10}': SHADOW,
     CASCADE + 'shadow = {model = "/", share = 1}': "'/' does not name a model",
-    "split = {}": "split must be a table of weights",
-    "split = {two = 90}": "the shares must add up to 100 (percent), not to 90",
-    "split = {one = 100, two = 0}": f"{SHARES} above 0 and up to 100, not 0",
+    "split = {}": SHARES,
+    "split = {two = 90}": "add up to 100 (percent), as in {cnn = 90, \"cnn@1\" = 10}, not {'two': 90}",
+    "split = {one = 100, two = 0}": SHARES,
     'split = {two = "all"}': SHARES,
     "split = {two = 100}\ndescription = 1": "description must be a text, not 1",
     'split = {two = 100}\nsticky = "x user"': STICKY,
     'split = {two = 100}\nsticky = "grpc-user"': STICKY,
-    "split = {one = 50, three = 50}": "its member three does not serve: the repository has no model of this name",
-    'split = {one = 50, "two@7" = 50}': "its member two@7 does not serve: the repository has no version 7 of two",
-    'split = {one = 50, "two@1" = 50}': "two serves only version 2 ('hangtag serve --num-versions'",
+    "split = {one = 50, three = 50}": "its member three does not serve. The versions of three in the repository: none",
+    'split = {one = 50, "two@7" = 50}': "its member two@7 does not serve. The versions of two in the repository: 2, 1",
+    'split = {one = 50, "two@1" = 50}': "that serve: 2. With --model-control explicit, load",
     'split = {one = 50, "sound@2" = 50}': "a route has only version 1",
     "split = {one = 50, index = 50}": "one and index differ in their inputs: x: FP32 [any, 2] and index",
     "split = {pictures = 50, cropped = 50}": "how pictures are resized: garment and crop",
     'split = {one = 100}\nshadow = {model = "tow", share = 1}': "its shadow tow does not serve",
     'split = {index = 100}\nshadow = {model = "index", share = 1}': "a shadow compares labels",
-    CASCADE.replace('"y"', '"z"'): "the models have no output 'z'; they have y",
-    accepting("index", "value"): "is not probabilities of at least two labels",
-    accepting("sums", "double"): "is not probabilities of at least two labels",
-    accepting("one_label", "total"): "is not probabilities of at least two labels",
+    CASCADE.replace('"y"', '"z"'): "not 'z' (and never 'logits'); the models' outputs are y: FP32",
+    accepting("index", "value"): UNSUITABLE,
+    accepting("sums", "double"): UNSUITABLE,
+    accepting("one_label", "total"): UNSUITABLE,
     accepting("fixed", "y"): "the models are not batched",
     accepting("lengths", "y"): "so outputs must not have free sizes",
-    accepting("pictures", "logits"): "logits are not probabilities; name another output (the models have",
+    accepting("pictures", "logits"): UNSUITABLE,
     "split = {one = 50, circle_0 = 50}": "a route must not lead back to itself: circle_0 -> circle_0",
     "split = {one = 50, circle_2 = 50}": "a route must not lead back to itself: circle_1 -> circle_2 -> circle_1",
 }

@@ -151,20 +151,6 @@ def test_copies_never_use_every_thread_and_calls_of_their_model_do(shadowed: Rep
     assert lone("other")
 
 
-def test_a_route_that_is_replaced_skips_the_copies_of_calls_under_way(shadowed: Repository) -> None:
-    running = shadowed.start("poll", limits=limits(), instances=2)
-    fast = Held(5)
-    running.gates.play(fast=fast)
-    call = running.infer_later("both", [5])
-    fast.wait()
-    shadowed.route("both", f'split = {{fast = 100}}\ndescription = "new"\n{SHADOW}')
-    running.poll()
-    fast.release()
-    assert call.result()["y"][0, 0] == 5
-    until_counted(running, 0, 1, 0)
-    assert copied(running) == []
-
-
 def fail(_: Array) -> Array:
     raise InferenceError("made up")
 
