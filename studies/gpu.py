@@ -19,7 +19,7 @@ import numpy as np
 from hangtag.serving.model_repository import ModelRepositoryError, serving_versions
 from hangtag.serving.server.errors import ModelLoadError
 from hangtag.serving.server.host.machine import usable_cpus
-from hangtag.serving.server.runtime.arrays import Tensors, dtype_of, random_rows, shape_of
+from hangtag.serving.server.runtime.arrays import Tensors, random_batch
 from hangtag.serving.server.runtime.inference_session import BY_NAME, VERSION
 from hangtag.serving.server.runtime.io_binding import bucket_sizes, no_fixed_shapes_because
 from hangtag.serving.server.runtime.session import Runtime
@@ -48,11 +48,7 @@ def measure(file: Path, way: str, provider: str, sizes: Sequence[int], runs: int
     if way != "plain":
         runtime.use_io_binding(sizes[-1], instances=1, cuda_graphs="on" if way == "graphs" else "off")
     cpu = Runtime(file, provider="cpu", threads=usable_cpus())
-    specs = runtime.signature.inputs
-    batches: dict[int, Tensors] = {
-        size: {spec.name: random_rows(shape_of(spec, size), dtype_of(spec), seed=size) for spec in specs}
-        for size in sizes
-    }
+    batches = {size: random_batch(runtime.signature, size, seed=size) for size in sizes}
     figures: dict[str, Any] = {
         "provider": runtime.provider,
         "cuda_graphs": runtime.cuda_graphs,

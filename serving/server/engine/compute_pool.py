@@ -6,10 +6,10 @@ batch, because the calls that arrive while every instance of a model computes be
 A transport may provide a function with which one thread at a time *receives*. The receiving thread queues the calls
 that have arrived, and then computes the batch that is due, while the next free thread receives.
 
-The number of these threads is the number of batches that one model may compute at the same time. Slow models could
-occupy all of these threads, and then nothing would be received, computed for other models, or refused. So a *further*
-thread starts if no thread is free, and either a batch is due or nothing has been received for a moment. A further
-thread ends after a second without work.
+At first, the pool has as many threads as one model may compute batches at the same time. Slow models could occupy all
+these threads, and then nothing would be received, computed for other models, or refused. So a further thread starts if
+no thread is free, and either a batch is due or nothing has been received for a moment. A thread ends if it has no work,
+and enough other threads are free.
 """
 
 import math
@@ -25,10 +25,8 @@ from hangtag.serving.server.queue.call import Call
 
 log = structlog.get_logger()
 
-UNRECEIVED_SECONDS = 0.005
+_UNRECEIVED_SECONDS = 0.005
 """If every thread computes and nothing is received for this many seconds, a further thread starts to receive."""
-_IDLE_SECONDS = 1.0
-"""How many seconds a further thread waits for work before it ends."""
 
 
 class BatchExecutor(Protocol):
@@ -58,19 +56,18 @@ class ComputePool:
         """``threads`` does not count the further threads."""
         self._threads = threads
         self._lock = threading.RLock()  # a Condition calls an RLock's methods in C, but a Lock's in Python
-        self._core = _Waiting(threading.Condition(self._lock))
-        self._further = _Waiting(threading.Condition(self._lock))
+        self._work_or_end = threading.Condition(self._lock)
         self._running: set[threading.Thread] = set()
-        self._starting = 0  # started threads that do not run yet
+        self._waiting = 0  # threads that wait for ``_work_or_end``
+        self._waking = 0  # threads that were notified or started but are not running yet
         self._due: dict[BatchExecutor, None] = {}  # models that may have a batch to compute
         self._offers = 0
         self._wake_later: dict[int, Callable[[], None]] = {}  # thread -> its function; see ``gather_offers``
         self._receive: Receive | None = None
         self._receiver: int | None = None  # the thread that receives
         self._receptions = 0
-        self._unreceived = threading.Event()  # set while no thread is free to receive
-        self._further_receive = False  # true if a further thread may receive, because nothing was received for a moment
-        self._is_summoned = False  # whether a further thread was woken or started, but does not receive yet
+        self._unreceived = threading.Event()  # set while no thread receives, and none was woken to receive
+        self._summoned = False  # whether a thread may receive although ``_threads`` others compute
         self._computing: set[int] = set()  # threads that compute
         self._after: dict[Callable[[], None], None] = {}  # in the order of the calls to ``after_batch``
         self._closed = False
@@ -102,61 +99,61 @@ class ComputePool:
             self._offers += 1
             self._wake()
 
-    def _wake(self) -> None:
-        if self._starting or self._core.notified or self._further.notified:
-            return  # a woken thread will look for batches, and wakes the next thread when it takes one
-        if self._core.notify() or self._further.notify():
-            return
-        if len(self._running) < self._threads:
-            self._start(further=False)
+    def _wake(self, *, needed: bool = False) -> None:
+        """Let a thread look for work. If no thread waits, start a further thread if it is ``needed`` or a batch is due.
+        Callers must hold the lock."""
+        if self._waking:
+            return  # a woken thread will look for work, and wakes the next thread when it takes some
+        if self._waiting:
+            self._waking += 1
+            self._work_or_end.notify()
         # If all instances of a model are computing, the first instance to finish takes the waiting calls.
-        elif any(model.batcher.time_to_due() is not None for model in list(self._due)):
-            self._start(further=True)
+        elif (
+            needed
+            or len(self._running) < self._threads
+            or any(model.batcher.time_to_due() is not None for model in list(self._due))
+        ):
+            self._start()
 
     def receive_from(self, receive: Receive) -> None:
         with self._lock:
             self._receive = receive
-            self._core.notify()
-            while len(self._running) < self._threads:
-                self._start(further=False)
+            self._wake(needed=True)
         threading.Thread(target=self._watch, name="compute-watch", daemon=True).start()
 
     def close(self) -> None:
         """End the threads, when all models are closed and nothing is received any more."""
         with self._lock:
             self._closed = True
-            while self._core.notify() or self._further.notify():
-                pass
+            self._work_or_end.notify_all()
             running = list(self._running)
         self._unreceived.set()
         for thread in running:
             thread.join()
 
-    def _start(self, *, further: bool) -> None:
-        name = "compute-further" if further else "compute"
-        thread = threading.Thread(target=self._work, args=(further,), name=name, daemon=True)
+    def _start(self) -> None:
+        thread = threading.Thread(target=self._run, name="compute", daemon=True)
         self._running.add(thread)
-        self._starting += 1
+        self._waking += 1
         try:
             thread.start()
         except RuntimeError as error:  # the system allows no more threads, so the running threads compute the batch
             self._running.discard(thread)
-            self._starting -= 1
+            self._waking -= 1
             log.warning("a thread that computes did not start", reason=str(error))
 
-    def _work(self, further: bool) -> None:
+    def _run(self) -> None:
         with self._lock:
-            self._starting -= 1
-        while self._compute_next(further):
+            self._waking = max(0, self._waking - 1)
+        while self._compute_next():
             pass
 
-    def _compute_next(self, further: bool) -> bool:
+    def _compute_next(self) -> bool:
         """Compute the next batch. Return False if the thread should end. A waiting thread holds no calls in memory."""
-        work = self._next(further)
+        work = self._next()
         if work is None:
             return False
         model, batch = work
-        self._computing.add(threading.get_ident())
         try:
             answer = model.compute(batch, alone=len(self._computing) == 1)
             # before the answer, because a caller may send its next call as soon as it has the answer
@@ -174,42 +171,47 @@ class ComputePool:
                 self._due[model] = None
         return True
 
-    def _next(self, further: bool) -> Work | None:
+    def _next(self) -> Work | None:
         """Return the next batch, or None if the thread should end. Calls that arrived while all threads computed are
         received first, so that they join the batch."""
         while True:
             with self._lock:
-                receives = self._may_receive(further)
+                receives = self._may_receive()
                 if receives:
                     self._receiver = threading.get_ident()
-                    self._further_receive = self._further_receive and further
-                    self._is_summoned = False
+                    self._summoned = self._summoned and len(self._computing) >= self._threads
             offers = self._offers
             work, seconds = self._received() if receives else self._take()
             with self._lock:
                 if receives:
                     self._receiver = None
                 if work is not None:
+                    self._computing.add(threading.get_ident())
                     # before this thread computes, another thread receives calls or takes another batch
                     if self._receive is not None and self._receiver is None:
-                        if not self._core.notified and not self._core.notify() and not self._unreceived.is_set():
+                        if self._may_receive():
+                            self._wake()
+                        if not self._waking and not self._unreceived.is_set():
                             self._unreceived.set()
                     elif self._due:
                         self._wake()
                     return work
-                if self._offers != offers or self._may_receive(further):
+                if self._offers != offers or self._may_receive():
                     continue
-                if self._closed:
-                    break
-                if not further:
-                    self._core.wait(seconds)
-                elif not self._further.wait(_IDLE_SECONDS if seconds is None else seconds) and not self._due:
-                    break
-        self._running.discard(threading.current_thread())
-        return None
+                # if calls are received, one thread more is kept, which receives while the others compute slow batches
+                enough = self._threads + (self._receive is not None)
+                is_surplus = self._waiting + (self._receiver is not None) >= enough
+                if self._closed or (is_surplus and seconds is None):
+                    self._running.discard(threading.current_thread())
+                    return None
+                self._waiting += 1
+                self._work_or_end.wait(seconds)
+                self._waiting -= 1
+                self._waking = max(0, self._waking - 1)
 
-    def _may_receive(self, further: bool) -> bool:
-        return self._receive is not None and self._receiver is None and (self._further_receive or not further)
+    def _may_receive(self) -> bool:
+        is_free = self._summoned or len(self._computing) < self._threads
+        return is_free and self._receive is not None and self._receiver is None
 
     def _take(self) -> tuple[Work | None, float | None]:
         """Take a due batch. Without one, return the seconds until a batch is due, or None if no call waits."""
@@ -245,37 +247,10 @@ class ComputePool:
         while self._receive is not None and not self._closed:
             self._unreceived.wait()
             receptions = self._receptions
-            time.sleep(UNRECEIVED_SECONDS)
+            time.sleep(_UNRECEIVED_SECONDS)
             with self._lock:
                 if self._receiver is not None:
                     self._unreceived.clear()
-                elif self._receptions == receptions and self._receive is not None and not self._is_summoned:
-                    self._further_receive = self._is_summoned = True
-                    if not self._further.notify():
-                        self._start(further=True)
-
-
-class _Waiting:
-    """Threads that wait for work. Callers of the methods must hold the pool's lock."""
-
-    def __init__(self, condition: threading.Condition) -> None:
-        self._condition = condition
-        self._count = 0
-        self.notified = 0
-        """The number of waiting threads that were notified but are not running yet."""
-
-    def wait(self, seconds: float | None) -> bool:
-        """Return whether a notification came within this many seconds."""
-        self._count += 1
-        notified = self._condition.wait(seconds)
-        self._count -= 1
-        self.notified = max(0, self.notified - 1)
-        return notified
-
-    def notify(self) -> bool:
-        """Let one thread continue. Return False if no thread waits."""
-        if self._count == self.notified:
-            return False
-        self.notified += 1
-        self._condition.notify()
-        return True
+                elif self._receptions == receptions and self._receive is not None:
+                    self._summoned = True
+                    self._wake(needed=True)

@@ -1,12 +1,12 @@
 """Makes numpy arrays for a model's inputs and outputs: zeros, and random arrays of a given datatype and shape."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from hangtag.serving.signature import TensorSpec
+from hangtag.serving.signature import Signature, TensorSpec
 
 Array = npt.NDArray[Any]
 Tensors = Mapping[str, Array]
@@ -32,10 +32,13 @@ def zeros(spec: TensorSpec, batch_size: int) -> Array:
     return np.full(shape, "0", dtype) if spec.datatype == "BYTES" else np.zeros(shape, dtype)
 
 
-def random_rows(shape: Sequence[int], dtype: np.dtype[Any], seed: int) -> Array:
-    """Return random values: from 0 to 1, any byte for uint8, and 0 or 1 for all other types, whose values may be
-    indices."""
-    generator = np.random.default_rng(seed)
-    if dtype.kind == "f":
-        return generator.random(shape).astype(dtype)
-    return generator.integers(0, 256 if dtype == np.uint8 else 2, shape).astype(dtype)
+def random_batch(signature: Signature, samples: int, seed: int) -> Tensors:
+    """Return random values for each input: from 0 to 1, any byte for UINT8, and 0 or 1 for all other datatypes, whose
+    values may be indices."""
+    generator, batch = np.random.default_rng(seed), {}
+    for spec in signature.inputs:
+        shape, dtype = shape_of(spec, samples), dtype_of(spec)
+        below = 256 if dtype == np.uint8 else 2
+        values = generator.random(shape) if dtype.kind == "f" else generator.integers(0, below, shape)
+        batch[spec.name] = values.astype(dtype)
+    return batch

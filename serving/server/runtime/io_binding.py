@@ -1,6 +1,6 @@
 """Computes with ONNX Runtime's IO binding, in which a session reads and writes buffers, and with CUDA graphs.
 
-Threads share pools of buffers for a few batch sizes (buckets). A pool is used only if its answers equal the session's.
+Threads share buffers for a few batch sizes (buckets), which are used only if their answers equal the session's.
 """
 
 import ctypes
@@ -11,14 +11,13 @@ import time
 import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import onnxruntime
 
 from hangtag.serving.server.errors import ModelLoadError
-from hangtag.serving.server.runtime.arrays import Array, Tensors, dtype_of, random_rows, shape_of
+from hangtag.serving.server.runtime.arrays import Array, Tensors, dtype_of, random_batch, shape_of
 from hangtag.serving.server.runtime.inference_session import CUDA, SessionOpener, graph_options, operators
 from hangtag.serving.signature import Signature, TensorSpec
 
@@ -57,13 +56,10 @@ class PinnedMemory:
 
     def __init__(self, cuda_version: str) -> None:
         """``cuda_version`` is the CUDA version with which ONNX Runtime was built, such as 12.8; empty without CUDA."""
-        self.problem = ""
+        self.problem = "" if cuda_version else "this ONNX Runtime is built without CUDA"
         self._cudart: ctypes.CDLL | None = None
-        if not cuda_version:
-            self.problem = "this ONNX Runtime is built without CUDA"
-            return
         try:
-            self._cudart = ctypes.CDLL(f"libcudart.so.{cuda_version.partition('.')[0]}")
+            self._cudart = ctypes.CDLL(f"libcudart.so.{cuda_version.partition('.')[0]}") if cuda_version else None
         except OSError as error:
             self.problem = str(error)
 
@@ -147,54 +143,39 @@ def _captured_graph(model: Model, size: int, number: int) -> Compute:
     return run
 
 
-class BufferPool:
-    """Buffers of a few batch sizes, one set for each batch that may be computed at the same time. Thread-safe."""
+class Buffers(NamedTuple):
+    """A way to compute with buffers that has been set up for one model."""
 
-    def __init__(
-        self, model: Model, sizes: Sequence[int], make: Callable[[int], Compute], *, instances: int, thread: str = ""
-    ) -> None:
-        """Make buffers for ``sizes``, the ascending batch sizes, and ``instances`` simultaneous batches. ``make`` makes
-        the buffers of one size, and returns the function that computes with them.
-
-        ``thread`` names the thread that does all runs; empty if any thread may do them. ONNX Runtime replays a CUDA
-        graph only in the thread that captured it.
-        """
-        self.model = model
-        self.sizes = tuple(sizes)
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix=thread) if thread else None
-        self._free: queue.SimpleQueue[dict[int, Compute]] = queue.SimpleQueue()
-        for _ in range(instances):
-            self._free.put({size: make(size) for size in sizes})
-
-    def run(self, inputs: Tensors) -> dict[str, Array] | None:
-        """Compute every output of a batch, or return None if the batch is larger than all buffers. Wait while all
-        buffers are in use."""
-        return self._run(inputs) if self._thread is None else self._thread.submit(self._run, inputs).result()
-
-    def _run(self, inputs: Tensors) -> dict[str, Array] | None:
-        samples = _samples(inputs)
-        size = next((size for size in self.sizes if size >= samples), None)
-        if size is None:
-            return None
-        buffers = self._free.get()
-        try:
-            return buffers[size](inputs)
-        finally:
-            self._free.put(buffers)
+    session: onnxruntime.InferenceSession
+    sizes: Sequence[int]
+    """The batch sizes of the buffers, ascending."""
+    run: Callable[[Tensors], dict[str, Array] | None]
+    """Computes every output of a batch, or returns None if the batch is larger than all buffers. Thread-safe. Waits
+    while all buffers are in use."""
 
 
-def _samples(inputs: Tensors) -> int:
-    return len(next(iter(inputs.values())))
-
-
-def pinned_inputs(model: Model, largest: int, instances: int) -> BufferPool:
-    """Return pinned inputs for batches of up to ``largest`` samples, or raise ModelLoadError for free shapes."""
+def pinned_inputs(model: Model, largest: int, instances: int) -> Buffers:
+    """Return pinned inputs for ``instances`` simultaneous batches of up to ``largest`` samples, or raise ModelLoadError
+    for free shapes."""
     if problem := no_fixed_shapes_because(model.signature):
         raise ModelLoadError(problem)
-    return BufferPool(model, [largest], partial(_pinned_inputs, model), instances=instances)
+    free: queue.SimpleQueue[Compute] = queue.SimpleQueue()
+    for _ in range(instances):
+        free.put(_pinned_inputs(model, largest))
+
+    def run(inputs: Tensors) -> dict[str, Array] | None:
+        if _samples(inputs) > largest:
+            return None
+        compute = free.get()
+        try:
+            return compute(inputs)
+        finally:
+            free.put(compute)
+
+    return Buffers(model.session, [largest], run)
 
 
-def graphs(model: Model, opener: SessionOpener, sizes: Sequence[int]) -> BufferPool:
+def graphs(model: Model, opener: SessionOpener, sizes: Sequence[int]) -> Buffers:
     """Return CUDA graphs for these batch sizes, in a separate session. Raises ModelLoadError if the provider or the
     model is known not to capture graphs."""
     provider = model.session.get_providers()[0]
@@ -204,37 +185,41 @@ def graphs(model: Model, opener: SessionOpener, sizes: Sequence[int]) -> BufferP
     if recurrent:
         raise ModelLoadError(f"the model has {', '.join(recurrent)}, which reads the host's memory in every run")
     captured = model._replace(session=opener.open("cuda", cuda_graphs=True))
+    by_size = {size: _captured_graph(captured, size, number) for number, size in enumerate(sizes, 1)}
+    # ONNX Runtime replays a CUDA graph only in the thread that captured it.
+    thread = ThreadPoolExecutor(1, thread_name_prefix=opener.path.parts[-3])
 
-    def make(size: int) -> Compute:
-        return _captured_graph(captured, size, 1 + sizes.index(size))
+    def run(inputs: Tensors) -> dict[str, Array] | None:
+        size = next((size for size in sizes if size >= _samples(inputs)), None)
+        return None if size is None else thread.submit(by_size[size], inputs).result()
 
-    return BufferPool(captured, sizes, make, instances=1, thread=opener.path.parts[-3])
+    return Buffers(captured.session, sizes, run)
 
 
-def verify(pool: BufferPool, compute: Compute) -> None:
-    """Raise ModelLoadError unless a full batch and a padded batch of each size get the same answers from the pool and
-    from ``compute``."""
-    for size in pool.sizes:
+def _samples(inputs: Tensors) -> int:
+    return len(next(iter(inputs.values())))
+
+
+def verify(buffers: Buffers, signature: Signature, compute: Compute) -> None:
+    """Raise ModelLoadError unless a full batch and a padded batch of each size get the same answers from the buffers
+    and from ``compute``."""
+    for size in buffers.sizes:
         for check in range(_CHECKS):
             samples = max(1, size - check)
-            inputs = _batch(pool.model.signature, samples, seed=check)
+            inputs = random_batch(signature, samples, seed=check)
             expected = compute(inputs)
-            for name, array in (pool.run(inputs) or {}).items():
+            for name, array in (buffers.run(inputs) or {}).items():
                 if not _equal(array, expected[name]):
                     raise ModelLoadError(f"in a batch of {samples}, output {name!r} differs from the session's")
 
 
-def require_faster(graphs: BufferPool, other: BufferPool) -> None:
-    """Raise ModelLoadError unless graphs need less than _GRAPHS_GAIN of the other pool's time for one batch of each
+def require_faster(graphs: Buffers, other: Buffers, signature: Signature) -> None:
+    """Raise ModelLoadError unless graphs need less than _GRAPHS_GAIN of the other buffers' time for one batch of each
     size."""
-    batches = [_batch(graphs.model.signature, size, seed=0) for size in graphs.sizes]
+    batches = [random_batch(signature, size, seed=0) for size in graphs.sizes]
     seconds = (sum(_shortest(each.run, inputs) for inputs in batches) for each in (graphs, other))
     if not next(seconds) < _GRAPHS_GAIN * next(seconds):
         raise ModelLoadError("graphs are not faster here")
-
-
-def _batch(signature: Signature, samples: int, seed: int) -> Tensors:
-    return {spec.name: random_rows(shape_of(spec, samples), dtype_of(spec), seed) for spec in signature.inputs}
 
 
 def _shortest(compute: Callable[[Tensors], object], inputs: Tensors) -> float:

@@ -41,7 +41,7 @@ class Runtime:
 
     _more_threads = 0
     _tuner: SequentialSessionTuner | None = None
-    _buffer_pool: io_binding.BufferPool | None = None
+    _buffers: io_binding.Buffers | None = None
     _run_options: onnxruntime.RunOptions | None = None
 
     def __init__(
@@ -113,8 +113,8 @@ class Runtime:
             InferenceError: ONNX Runtime failed although the inputs are not at fault.
         """
         try:
-            if (pool := self._buffer_pool) is not None:
-                return self._compute_bound(pool, inputs)
+            if (buffers := self._buffers) is not None:
+                return self._compute_bound(buffers, inputs)
             tuner = self._tuner
             if tuner is None or not alone:
                 return self._run_session(inputs)
@@ -176,44 +176,44 @@ class Runtime:
         memory = io_binding.PinnedMemory("" if on_cpu else onnxruntime.cuda_version)
         model = io_binding.Model(self._session, self.signature, memory, self._device)
         try:
-            pool = io_binding.pinned_inputs(model, max_batch_size, instances)
-            io_binding.verify(pool, self._run_session)
+            pinned = io_binding.pinned_inputs(model, max_batch_size, instances)
+            io_binding.verify(pinned, self.signature, self._run_session)
         except Exception as error:
             self.notes["no_io_binding"] = str(error)
             return
-        self._buffer_pool = pool
+        self._buffers = pinned
         if cuda_graphs != "off":
             try:
                 graphs = io_binding.graphs(model, self._opener, io_binding.bucket_sizes(max_batch_size))
-                io_binding.verify(graphs, self._run_session)
+                io_binding.verify(graphs, self.signature, self._run_session)
                 if cuda_graphs == "auto":
-                    io_binding.require_faster(graphs, pool)
+                    io_binding.require_faster(graphs, pinned, self.signature)
             except Exception as error:
                 self.notes["no_cuda_graphs"] = str(error)
             else:
                 # The graphs' session replaces the first session, so that the device holds one copy of the model. The
                 # graphs' session also computes batches that have no graph.
-                self._session, self._buffer_pool, self._run_options = graphs.model.session, graphs, graph_options(-1)
+                self._session, self._buffers, self._run_options = graphs.session, graphs, graph_options(-1)
                 self.cuda_graphs = True
         if memory.problem and not on_cpu:
             self.notes["not_page_locked"] = memory.problem
 
     def close(self) -> None:
         """Free the memory of the sessions, when nothing is computed any more. A second call does nothing."""
-        self._session = self._tuner = self._buffer_pool = None
+        self._session = self._tuner = self._buffers = None
 
-    def _compute_bound(self, pool: io_binding.BufferPool, inputs: Tensors) -> dict[str, Array]:
+    def _compute_bound(self, buffers: io_binding.Buffers, inputs: Tensors) -> dict[str, Array]:
         """Compute by IO binding, or, if the batch is too large for that or the binding fails, with the session."""
         try:
-            outputs = pool.run(inputs)
+            outputs = buffers.run(inputs)
         except Exception as error:
             # ONNX Runtime raises the same exceptions for a failed binding and for bad inputs. Running the session shows
             # the cause: if the session fails too, the inputs are at fault and the binding stays in use.
             outputs = self._run_session(inputs)
-            with self._binding_lock:  # other threads' batches may fail too, until they see that the pool is gone
+            with self._binding_lock:  # other threads' batches may fail too, until they see that the buffers are gone
                 self.io_binding_failures += 1
-                first = self._buffer_pool is not None
-                self._buffer_pool = None
+                first = self._buffers is not None
+                self._buffers = None
                 self.cuda_graphs = False
             if first:
                 log.error("IO binding failed; from now on without it", file=str(self.path), reason=str(error))  # noqa: TRY400

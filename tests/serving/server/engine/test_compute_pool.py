@@ -105,22 +105,22 @@ def test_a_lone_call_is_received_and_computed_by_one_thread(pool: ComputePool, s
     assert len(source.threads) <= 2
 
 
-def further_threads() -> set[threading.Thread]:
-    return {thread for thread in threading.enumerate() if thread.name == "compute-further"}
+def compute_threads() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if thread.name == "compute"}
 
 
 def test_further_threads_end_when_there_is_no_more_work(pool: ComputePool) -> None:
     slow = [Model() for _ in range(5)]
-    before = further_threads()  # servers of other tests have such threads too
+    before = compute_threads()  # servers of other tests have such threads too
     for model in slow:
         model.hold()
         offer(pool, model)
     until(lambda: all(model.begun for model in slow))
-    started = further_threads() - before
-    assert len(started) == 3
+    started = compute_threads() - before
+    assert len(started) == 5
     for model in slow:
         model.may_end.set()
-    until(lambda: not any(thread.is_alive() for thread in started))
+    until(lambda: sum(thread.is_alive() for thread in started) == 2)
 
 
 def test_work_after_a_batch_is_done_once_when_it_is_answered(pool: ComputePool) -> None:
