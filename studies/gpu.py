@@ -19,8 +19,7 @@ import numpy as np
 from hangtag.serving.model_repository import ModelRepositoryError, serving_versions
 from hangtag.serving.server.errors import ModelLoadError
 from hangtag.serving.server.host.machine import usable_cpus
-from hangtag.serving.server.runtime.arrays import Tensors, random_batch
-from hangtag.serving.server.runtime.inference_session import BY_NAME, VERSION
+from hangtag.serving.server.runtime.inference_session import BY_NAME, VERSION, Tensors, random_batch
 from hangtag.serving.server.runtime.io_binding import bucket_sizes, no_fixed_shapes_because
 from hangtag.serving.server.runtime.session import Runtime
 from studies import options

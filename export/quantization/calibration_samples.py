@@ -14,7 +14,7 @@ import numpy as np
 from hangtag.export.errors import ExportError
 from hangtag.export.network_arrays import Array
 from hangtag.serving.image_spec import SUFFIXES, ImageSpec
-from hangtag.serving.server.runtime.arrays import dtype_of
+from hangtag.serving.server.runtime.inference_session import dtype_of
 from hangtag.serving.signature import Signature, TensorSpec
 from hangtag.training.data.reading import prepared
 

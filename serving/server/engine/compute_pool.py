@@ -67,7 +67,7 @@ class ComputePool:
         self._receiver: int | None = None  # the thread that receives
         self._receptions = 0
         self._unreceived = threading.Event()  # set while no thread receives, and none was woken to receive
-        self._summoned = False  # whether a thread may receive although ``_threads`` others compute
+        self._summoned = False  # whether a thread may receive although ``_threads`` others work
         self._computing: set[int] = set()  # threads that compute
         self._after: dict[Callable[[], None], None] = {}  # in the order of the calls to ``after_batch``
         self._closed = False
@@ -176,10 +176,11 @@ class ComputePool:
         received first, so that they join the batch."""
         while True:
             with self._lock:
-                receives = self._may_receive()
+                others = len(self._running) - self._waiting - 1
+                receives = self._may_receive(others)
                 if receives:
                     self._receiver = threading.get_ident()
-                    self._summoned = self._summoned and len(self._computing) >= self._threads
+                    self._summoned = self._summoned and others >= self._threads
             offers = self._offers
             work, seconds = self._received() if receives else self._take()
             with self._lock:
@@ -189,14 +190,14 @@ class ComputePool:
                     self._computing.add(threading.get_ident())
                     # before this thread computes, another thread receives calls or takes another batch
                     if self._receive is not None and self._receiver is None:
-                        if self._may_receive():
+                        if self._may_receive(len(self._running) - self._waiting):
                             self._wake()
                         if not self._waking and not self._unreceived.is_set():
                             self._unreceived.set()
                     elif self._due:
                         self._wake()
                     return work
-                if self._offers != offers or self._may_receive():
+                if self._offers != offers or self._may_receive(len(self._running) - self._waiting - 1):
                     continue
                 # if calls are received, one thread more is kept, which receives while the others compute slow batches
                 enough = self._threads + (self._receive is not None)
@@ -209,8 +210,10 @@ class ComputePool:
                 self._waiting -= 1
                 self._waking = max(0, self._waking - 1)
 
-    def _may_receive(self) -> bool:
-        is_free = self._summoned or len(self._computing) < self._threads
+    def _may_receive(self, others: int) -> bool:
+        """Whether a thread may receive while this number of other threads works. If more threads than necessary worked,
+        they would take the interpreter lock from each other, and batches would be smaller."""
+        is_free = self._summoned or others < self._threads
         return is_free and self._receive is not None and self._receiver is None
 
     def _take(self) -> tuple[Work | None, float | None]:

@@ -6,17 +6,25 @@ UnavailableError for this request. The thread then looks the name up again, and 
 """
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import groupby
 
 import structlog
 
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.engine.compute_pool import ComputePool
-from hangtag.serving.server.engine.residency import Residency
 from hangtag.serving.server.engine.servable import Servable
 from hangtag.serving.server.engine.served_model import ServedModel
-from hangtag.serving.server.errors import STOPPING, NotFoundError, NotLoadedError, UnavailableError
+from hangtag.serving.server.errors import (
+    STOPPING,
+    NotFoundError,
+    NotLoadedError,
+    QueueFullError,
+    UnavailableError,
+)
 from hangtag.serving.server.host import machine
+from hangtag.serving.server.host.watched_files import Stamp
 from hangtag.serving.server.runtime.inference_session import shrink_arena
 from hangtag.serving.server.telemetry.server_state import FailureCounts
 
@@ -26,7 +34,7 @@ log = structlog.get_logger()
 class Engine:
     """Holds the models that serve. Any thread may look models up; one thread at a time may change them (``serve``)."""
 
-    residency: Residency
+    residency: "Residency"
     """Loads models on their first call. `ModelControl` sets this attribute."""
 
     def __init__(self, config: ServerConfig) -> None:
@@ -61,8 +69,7 @@ class Engine:
         return [model for versions in table.values() for model in versions.values()]
 
     def versions(self, name: str) -> list[Servable]:
-        """Return a model's loaded versions, also before ``open``. The first version takes requests that name no
-        version."""
+        """Return a model's loaded versions, also before ``open``."""
         return list(self._table.get(name, {}).values())
 
     def names(self) -> list[str]:
@@ -139,11 +146,8 @@ class Engine:
         self.epoch += 1
         self.failures.forget_others(name, versions)
         for model in before:
-            if model in models:
-                continue
             # a route has no queue, because its members queue and compute the calls
-            if not isinstance(model, ServedModel):
-                model.close()
+            if model in models or not isinstance(model, ServedModel):
                 continue
             retiring = threading.Thread(target=self._retire, args=[model, wait], name="retire", daemon=True)
             self._retiring.add(retiring)
@@ -158,9 +162,10 @@ class Engine:
             retiring.join()
         for versions in self._table.values():
             for model in versions.values():
-                model.close()
+                if isinstance(model, ServedModel):
+                    model.close()
 
-    def _retire(self, model: Servable, keep_memory: bool) -> None:
+    def _retire(self, model: ServedModel, keep_memory: bool) -> None:
         """Close a model. Unless ``keep_memory``, return all freed memory to the system, so that new versions do not
         make the process larger. This delays all calls by some 20 ms."""
         model.close()
@@ -169,3 +174,77 @@ class Engine:
         if not keep_memory:
             machine.release_freed_memory()
         self._retiring.discard(threading.current_thread())
+
+
+class Residency:
+    """With --max-loaded-mib, loads a model on its first call, and chooses which models to unload to make room.
+    Thread-safe.
+
+    A call to a model that is not loaded waits here undecoded, because decoding needs the loaded model's signature. An
+    unload lets the model compute its queue first, and a later call loads the model again, so no call fails because of
+    an unload. gRPC cancels a waiting call at its deadline. For other transports, the queue refuses a call if its
+    deadline has passed during the load.
+    """
+
+    def __init__(self, config: ServerConfig, load_now: Callable[[str], None]) -> None:
+        """``load_now`` makes room for a model, loads it and serves it. It raises ServerError if the model cannot be
+        loaded."""
+        self.names: frozenset[str] = frozenset()
+        """The models that are loaded on their first call, and unloaded to make room. Empty without --max-loaded-mib."""
+        self._config = config
+        self._load_now = load_now
+        self._lock = threading.Lock()
+        self._loading: dict[str, tuple[Future[None], int]] = {}  # unfinished loads, with the number of waiting calls
+        self._loader = ThreadPoolExecutor(1, thread_name_prefix="load")
+
+    def load(self, name: str) -> "Future[None]":
+        """Load one of ``names`` for a call, after the models that other calls need. All calls that come before the
+        model is loaded get one future, which must not be cancelled. If max_queue_size calls wait for the model already,
+        the future has a QueueFullError."""
+        with self._lock:
+            load, waiting = self._loading.get(name, (None, 0))
+            if load is None:
+                load = self._loader.submit(self._load, name)
+            if waiting < self._config.max_queue_size:
+                self._loading[name] = load, waiting + 1
+                return load
+        full: Future[None] = Future()
+        full.set_exception(QueueFullError(f"{waiting} requests wait for {name!r} to be loaded; try again later"))
+        return full
+
+    def unload_for(self, name: str, stamps: Iterable[Stamp], serving: Iterable[Servable]) -> list[str]:
+        """Choose the models to unload before this model is loaded from the files of ``stamps``. ``serving`` lists the
+        versions that serve now, model by model. Raises QueueFullError if unloading makes too little room."""
+        served = (model for model in serving if isinstance(model, ServedModel))
+        models = {each: list(versions) for each, versions in groupby(served, lambda model: model.name)}
+        needed = _mib(stamps)
+        free = self._config.max_loaded_mib - sum(_mib(model.stamp for model in each) for each in models.values())
+        chosen = []
+        for each in sorted((models.keys() & self.names) - {name}, key=lambda each: _last_used(models[each])):
+            if needed > free:
+                chosen.append(each)
+                free += _mib(model.stamp for model in models[each])
+        if needed > free:
+            raise QueueFullError(
+                f"{name!r} needs {needed:.1f} MiB, but models that stay loaded leave only {free:.1f} of the "
+                f"{self._config.max_loaded_mib} MiB of --max-loaded-mib"
+            )
+        return chosen
+
+    def _load(self, name: str) -> None:
+        try:
+            self._load_now(name)
+        finally:
+            with self._lock:
+                del self._loading[name]  # the future of a load refers to every call that waited for the load
+
+
+def _mib(stamps: Iterable[Stamp]) -> float:
+    return sum(status[1] for stamp in stamps for _, status in stamp if status is not None) / 2**20
+
+
+def _last_used(models: list[ServedModel]) -> tuple[bool, int]:
+    """Return a sort key that puts models in the order of their last calls, or of their loads if they were not called,
+    and models that compute now at the end."""
+    is_busy = any(model.batcher.waiting or model.batcher.computing for model in models)
+    return is_busy, max(max(model.started_ns, model.statistics.last_inference_ns) for model in models)

@@ -51,12 +51,8 @@ def stamp_of(file: ModelFile) -> Stamp:
 
 
 def settings_of(folder: Path, config: ServerConfig) -> ServerConfig:
-    """Return the server's settings, overridden by the settings file in a model's folder if there is one.
-
-    Raises:
-        ModelRepositoryError: The file cannot be read as TOML.
-        StartError: The file has an unknown name, a value out of range, or values that contradict each other.
-    """
+    """Return the server's settings, overridden by the settings file in a model's folder if there is one. Raises
+    UserError if the file cannot be read as TOML, or has an unknown name or invalid values."""
     file = folder / SETTINGS_FILE
     try:
         values = read_toml(file)
@@ -98,12 +94,8 @@ class ModelLoader:
         self, name: str, files: Sequence[ModelFile], served: Sequence[ServedModel], *, strict: bool
     ) -> list[ServedModel]:
         """Return the versions of a model that should serve: the first num_versions of these files that can be loaded.
-        Raises UnavailableError if the server is stopping.
-
-        ``files`` are the versions in the repository, the version that should serve first, and ``served`` the versions
-        that serve now. ``strict`` loads unchanged versions again, and raises the UserError of a version that cannot be
-        loaded.
-        """
+        Raises UnavailableError if the server is stopping. ``served`` are the versions that serve now. ``strict`` loads
+        unchanged versions again, and raises the UserError of a version that cannot be loaded."""
         before = {model.version: model for model in served}
         chosen: dict[str, ServedModel] = {}
         limit = self._config.num_versions or max(len(files), len(served))
@@ -132,8 +124,7 @@ class ModelLoader:
 
     def _load(self, file: ModelFile, stamp: Stamp, *, strict: bool) -> ServedModel | None:
         """Load a version whose files have this stamp. If the load fails, record the reason, and return None or, with
-        ``strict``, raise the error. Without ``strict``, a version that failed before is not tried again until its files
-        change."""
+        ``strict``, raise the error. Without ``strict``, a version that failed is tried again only after a change."""
         key = (file.name, str(file.version))
         if not strict and key in self.failures and self.failures[key].stamp == stamp:
             return None
@@ -161,15 +152,9 @@ class ModelLoader:
         return model
 
     def load_once(self, file: ModelFile) -> ServedModel:
-        """Load a version with its settings, which may come from the model's own serving.toml, and warm it up.
-
-        Raises:
-            StartError: The settings file is not valid.
-            ModelRepositoryError: The file is a link that leads out of the repository.
-            ModelLoadError: The file lacks the proof that the settings require, fails the trial, changes meanwhile, or
-                cannot be loaded or compute with the required execution provider.
-            UnavailableError: The trial was stopped.
-        """
+        """Load a version with its settings, and warm it up. Raises UserError if the settings are not valid, the file is
+        a link that leads out of the repository, or the version cannot be loaded, and UnavailableError if the server is
+        stopping."""
         started = time.perf_counter()
         config = settings_of(self._config.models / file.name, self._config)
         cpus = max(1, usable_cpus() // config.workers)

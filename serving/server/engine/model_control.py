@@ -14,9 +14,8 @@ from hangtag.errors import UserError
 from hangtag.serving import model_repository
 from hangtag.serving.model_repository import ModelFile, ModelNameError, ModelRepositoryError, is_route
 from hangtag.serving.server.config.server_config import ServerConfig
-from hangtag.serving.server.engine.engine import Engine
+from hangtag.serving.server.engine.engine import Engine, Residency
 from hangtag.serving.server.engine.loading import ModelLoader, VersionKey, stamp_of
-from hangtag.serving.server.engine.residency import Residency
 from hangtag.serving.server.engine.routes.route_control import RouteControl
 from hangtag.serving.server.engine.routes.route_file import ROUTE_VERSION
 from hangtag.serving.server.engine.served_model import ServedModel
@@ -39,8 +38,8 @@ class ModelControl:
     """The `Control` of this process. Thread-safe: one change at a time, while requests continue."""
 
     def __init__(self, engine: Engine, versions: Mapping[str, tuple[int, ...]], runtimes: RuntimeFactory) -> None:
-        """Control an engine that is not open yet. A replacement worker starts with the versions that the other workers
-        serve, by model and route: ``versions``, which is empty for no restriction."""
+        """Control an engine that is not open yet. ``versions`` has the versions that the other workers serve, by model
+        and route, with which a replacement worker starts; it is empty for no restriction."""
         self.on_change: Callable[[], None] = lambda: None
         """Called after each change of the models that serve."""
         self._engine = engine
@@ -57,10 +56,9 @@ class ModelControl:
         """Load the models needed at startup, then open the engine. In mode ``poll``, start to poll the repository,
         unless a supervisor lets several workers poll one after another.
 
-        In mode ``poll`` it is enough that one model loads, and an older version serves if the latest version is broken.
-        In the modes ``none`` and ``explicit``, every model must load. In every mode, a route that cannot serve is only
-        logged, because it may need a model that is loaded later. Raises StartError if a required model cannot be
-        loaded, or there is no model to serve, and ModelRepositoryError if the repository cannot be read.
+        In mode ``poll`` it is enough that one model loads. In the other modes, every model must load. In every mode, a
+        route that cannot serve is only logged, because it may need a model that is loaded later. Raises StartError if a
+        required model cannot be loaded, or there is none, and ModelRepositoryError if the repository cannot be read.
         """
         mode, models = self._config.model_control, self._config.models
         if mode != "poll" or self._start_with:
@@ -167,8 +165,7 @@ class ModelControl:
         self.on_change()
 
     def poll(self) -> None:
-        """Read the repository once, and serve the models that it holds now. A broken model is logged, and no error is
-        raised."""
+        """Read the repository once, and serve the models that it holds now. A broken model is only logged."""
         try:
             present = model_repository.names(self._config.models)
         except ModelRepositoryError as error:
@@ -224,7 +221,6 @@ class ModelControl:
         return routes
 
     def _sync_model(self, name: str) -> None:
-        """Update a model's served versions to those that the repository holds now."""
         try:
             self._update(name, model_repository.versions(self._config.models, name), strict=False)
         except ModelRepositoryError as error:

@@ -11,7 +11,7 @@ from hangtag.serving.signature import Signature
 
 
 class Servable(Protocol):
-    """A version of a model, or a route, that accepts requests between ``start`` and ``close``."""
+    """A version of a model, or a route, that accepts requests after ``start``."""
 
     name: str
     version: str
@@ -53,9 +53,6 @@ class Servable(Protocol):
 
     def parameters(self) -> Mapping[str, str]:
         """Return the parameters that ModelConfig reports in addition to the signature."""
-
-    def close(self) -> None:
-        """Finish the queued calls, and refuse further calls."""
 
 
 class Control(Protocol):

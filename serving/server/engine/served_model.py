@@ -34,8 +34,8 @@ class ServedModel:
     """One version of one model. The methods that models share with routes are documented in `Servable`."""
 
     def __init__(self, file: ModelFile, runtime: Runtime, config: ServerConfig, stamp: Stamp = ()) -> None:
-        """Wrap a session that was loaded from the files of ``stamp``. ``config`` has the server's settings, overridden
-        by the model's own settings."""
+        """``runtime`` was loaded from the files of ``stamp``. ``config`` has the server's settings, overridden by the
+        model's own settings."""
         self.name = file.name
         self.version = str(file.version)
         self.stamp = stamp
@@ -95,22 +95,18 @@ class ServedModel:
         return partial(answer, calls, outputs, cost)
 
     def _compute_one_by_one(self, batch: list[Call], batch_error: Exception) -> Callable[[], None]:
-        calls = batch
-        outcomes: list[InferenceResult | ServerError] = [_failure(batch_error)]
-        if len(batch) > 1:
-            calls = [call for call in batch if not call.done]
-            outcomes = [self._compute_alone(call) for call in calls]
-        waiting = set(self.batcher.finish(batch))
-        all_answered = len(calls) == len(batch) and all(isinstance(each, InferenceResult) for each in outcomes)
+        waiting = [call for call in batch if not call.done]
+        outcomes = {call: self._compute_alone(call) if len(batch) > 1 else _failure(batch_error) for call in waiting}
+        waiting = self.batcher.finish(batch)
+        answered = [call for call, outcome in outcomes.items() if isinstance(outcome, InferenceResult)]
         # Invalid values are one client's error, which its own answer reports. If every request succeeds alone, no
         # client is at fault. The requests cannot be batched, and the log must report that.
-        if not isinstance(batch_error, InvalidValuesError) or all_answered:
+        if not isinstance(batch_error, InvalidValuesError) or len(answered) == len(batch):
             log.error("batch failed", model=self.name, version=self.version, requests=len(batch), exc_info=batch_error)
 
         def end() -> None:
-            for call, outcome in zip(calls, outcomes, strict=True):
-                if call in waiting:
-                    call.end(outcome)
+            for call in waiting:
+                call.end(outcomes[call])
 
         return end
 

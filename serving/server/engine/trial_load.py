@@ -1,9 +1,8 @@
 """Loads a version in a child process before the server loads it (--trial-load-seconds). If a file takes too much memory
 or time, only the child process ends.
 
-The child runs this module with the arguments SECONDS and BYTES, the limits that it sets on itself. It reads the pickled
-version and settings from standard input. The last line of its standard output is a JSON object with ``problem``, which
-is empty if the version was loaded and warmed up.
+The child runs this module with its limits, SECONDS and BYTES, and reads the pickled version and settings from standard
+input. The last line of its standard output is a JSON object with ``problem``, which is empty if the load succeeded.
 """
 
 import contextlib

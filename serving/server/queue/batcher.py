@@ -75,8 +75,7 @@ class Batcher:
         return len(self._computing)
 
     def raise_if_queue_full(self) -> None:
-        """Raise QueueFullError while max_queue_size calls wait, like ``put``. A check before a request is decoded saves
-        the decoding."""
+        """Raise QueueFullError while max_queue_size calls wait, which saves the decoding of a request."""
         if self.waiting >= self.max_queue_size:
             raise QueueFullError(
                 f"{self.waiting} requests are waiting, and the queue holds no more; try again later with a back-off, "
@@ -84,9 +83,7 @@ class Batcher:
             )
 
     def put(self, call: Call) -> None:
-        """Queue a call that has no outcome, and still has none if this method raises an error: QueueFullError if the
-        queue already holds max_queue_size calls, DeadlineError if by the measured service time the call cannot be
-        computed before its deadline, or UnavailableError after ``close``."""
+        """Queue a call, which has no outcome yet if this method raises an error of rule 4."""
         with self._lock:
             now = self._clock()
             if self._closed:
@@ -104,9 +101,7 @@ class Batcher:
             self.queued_samples += call.samples
 
     def cancel(self, call: Call) -> None:
-        """Withdraw a call. A call that still waits will not be computed; the result of a call that is being computed is
-        dropped. The call ends with CancelledError, or at its deadline with DeadlineError, because a client cancels a
-        call whose deadline passes."""
+        """Withdraw a call. The result of a call that is being computed is dropped."""
         with self._lock:
             if call.done:
                 return
@@ -119,12 +114,8 @@ class Batcher:
         call.end(call.cancellation_error(self._clock()))
 
     def take(self) -> list[Call]:
-        """Return the next batch: calls with the same batch key, the oldest first, with at most max_batch_size samples
-        in total. The list is empty if no batch is due, or every instance is busy. The caller computes the batch, and
-        then calls ``finish``.
-
-        Calls that were cancelled, or that would miss their deadline, end with an error and are left out of the batch.
-        """
+        """Return the next batch, which the caller computes and then passes to ``finish``. The list is empty if no batch
+        is due, or every instance is busy."""
         while True:
             late: list[Call] = []
             with self._lock:
@@ -143,9 +134,8 @@ class Batcher:
                 return batch
 
     def finish(self, batch: list[Call], seconds: float | None = None) -> list[Call]:
-        """Free the instance that computed this batch, the list object that ``take`` returned. Return the calls that
-        were not cancelled in the meantime, to which the caller must give their outcome. ``seconds`` is how long the
-        batch took; None if it failed."""
+        """Free the instance that computed this batch, the list object that ``take`` returned, in this many seconds
+        (None: the batch failed). Return the calls that were not cancelled in the meantime, which need an outcome."""
         with self._lock:
             _, samples = self._computing.pop(id(batch))
             if seconds is not None:

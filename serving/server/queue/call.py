@@ -49,8 +49,7 @@ class Queue(Protocol):
 
 
 class Call(ABC):
-    """A request in a model's queue. Each transport has a subclass, and routes have a subclass for the calls to their
-    members.
+    """A request in a model's queue. Each transport and the routes have a subclass.
 
     A call gets exactly one outcome: the thread that computed or dropped the call calls ``answer`` or ``fail`` once,
     which must not block. Under its lock, the queue decides which thread gives the outcome, and marks the call ``done``.
@@ -81,7 +80,7 @@ class Call(ABC):
     """Whether the call has an outcome, or a thread is about to give it one."""
     cancelled = False
     may_use_all_threads = True
-    """Whether the call may use all threads if no other batch is being computed. False for a shadow's copies, which
+    """Whether all threads may compute the call if nothing else is being computed. False for a shadow's copies, which
     would delay calls that arrive meanwhile."""
 
     def cancellation_error(self, now: float) -> ServerError:
@@ -121,7 +120,7 @@ class Call(ABC):
 
     @classmethod
     def answer_batch(cls, calls: "Sequence[Call]", outputs: Tensors, cost: BatchCost) -> None:
-        """Give calls of this class their rows of the batch's outputs. This method never raises an error."""
+        """Give calls of this class their rows of the batch's outputs. Never raises an error."""
         for call in calls:
             call.end(call.part_of(outputs, cost))
 

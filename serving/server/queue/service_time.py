@@ -16,10 +16,7 @@ time if it is the first batch of its size, because the machine may have paused."
 
 
 class ServiceTime:
-    """A weighted least-squares line through the mean times of batches of 1, 2-3, 4-7, 8-15 … samples.
-
-    Not thread-safe. The batcher calls the methods under its own lock.
-    """
+    """A weighted least-squares line through mean times of batches of 1, 2-3, 4-7, 8-15 … samples. Not thread-safe."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock

@@ -15,8 +15,8 @@ import numpy as np
 
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.errors import InferenceError
-from hangtag.serving.server.runtime.arrays import Array, Tensors, dtype_of
 from hangtag.serving.server.runtime.gate_proof import proves_batching
+from hangtag.serving.server.runtime.inference_session import Array, Tensors, dtype_of
 from hangtag.serving.server.runtime.session import Runtime
 from hangtag.serving.signature import Signature
 

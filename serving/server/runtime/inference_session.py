@@ -1,17 +1,18 @@
 """Opens ONNX Runtime's InferenceSessions, with the requested execution providers and one memory arena for all sessions.
-This module also reads a session's signature and operators, and decides whether the operators survive an input with an
-axis of size 0.
+Reads a session's signature and operators, decides whether the operators survive an input with an axis of size 0, and
+makes arrays for a session's inputs.
 """
 
 import os
 import threading
-from collections.abc import Collection, Set
+from collections.abc import Collection, Mapping, Set
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import onnxruntime
 
 from hangtag.serving.server.errors import ModelLoadError
@@ -19,11 +20,15 @@ from hangtag.serving.signature import Signature, TensorSpec, UnsupportedModelErr
 
 VERSION: str = onnxruntime.__version__
 
+Array = npt.NDArray[Any]
+Tensors = Mapping[str, Array]
+
+# ONNX Runtime's dtypes of some datatypes. Every other datatype in lower case is numpy's name of its dtype.
+_DTYPES = {"FP16": "float16", "FP32": "float32", "FP64": "float64", "BYTES": "object"}
+
 CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
 BY_NAME = {"cpu": CPU, "cuda": CUDA, "tensorrt": TENSORRT}
 
-_DISPLAY_NAMES = {"cuda": "CUDA", "tensorrt": "TensorRT"}
-_GPU_BUILD = "Install the GPU build (pip install '.[gpu]', without the package onnxruntime), or use --provider cpu."
 _HINTS = {
     "cuda": "Check the driver with nvidia-smi, or use --provider cpu.",
     "tensorrt": "Install TensorRT's libraries in addition to CUDA's (pip install tensorrt), or use --provider cuda.",
@@ -72,21 +77,17 @@ class Gpu(NamedTuple):
     mem_limit_mib: int = 0
 
 
-Provider = tuple[str, dict[str, str]]
-"""A provider's name and options, in the form that ONNX Runtime requires."""
-
-
 def provider_list(
     provider: str, available: Collection[str], gpu: Gpu | None = None, *, cuda_graphs: bool = False
-) -> list[Provider]:
-    """Return the providers to pass to ONNX Runtime, in order of precedence, for ``cpu``, ``cuda`` or ``tensorrt``.
+) -> list[tuple[str, dict[str, str]]]:
+    """Return the names and options of the providers, in order of precedence, for ``cpu``, ``cuda`` or ``tensorrt``.
     Raises ModelLoadError if the installed ONNX Runtime lacks the provider."""
     if provider == "cpu":
         return [(CPU, {})]
     if BY_NAME[provider] not in available:
         raise ModelLoadError(
-            f"{_DISPLAY_NAMES[provider]} was requested, but this ONNX Runtime has only {', '.join(available)}. "
-            f"{_GPU_BUILD}"
+            f"the provider {provider} was requested, but this ONNX Runtime has only {', '.join(available)}. "
+            "Install the GPU build (pip install '.[gpu]', without the package onnxruntime), or use --provider cpu."
         )
     gpu = gpu or Gpu()
     # By default the arena doubles whenever it grows, and a model takes up to twice the memory that it needs.
@@ -101,10 +102,9 @@ def provider_list(
 
 
 class SessionOpener:
-    """Opens sessions of one model file, all with equal GPU settings."""
+    """Opens sessions of one model file. ``threads`` is the first session's intra_op_num_threads."""
 
     def __init__(self, path: Path, *, threads: int, gpu: Gpu) -> None:
-        """``threads`` is ONNX Runtime's intra_op_num_threads, unless ``open`` gets another number."""
         self.path, self._threads, self._gpu = path, threads, gpu
 
     def open(
@@ -144,8 +144,8 @@ class SessionOpener:
             session.cpus = cpus
         obtained = session.get_providers()[0]
         if obtained != BY_NAME[provider]:
-            name, hint = _DISPLAY_NAMES[provider], _HINTS[provider]
-            raise ModelLoadError(f"{self.path}: {name} was requested, but ONNX Runtime uses {obtained}. {hint}")
+            problem = f"the provider {provider} was requested, but ONNX Runtime uses {obtained}"
+            raise ModelLoadError(f"{self.path}: {problem}. {_HINTS[provider]}")
         return session
 
 
@@ -194,9 +194,8 @@ def read_signature(
 
 
 def operators(session: onnxruntime.InferenceSession) -> set[str]:
-    """Return the operators of the optimised graph, including those of subgraphs and functions: bare names, and
-    com.microsoft.FusedConv outside the standard. The set is empty if this version of ONNX Runtime does not report
-    operators."""
+    """Return the operators of the optimised graph, including those of subgraphs and functions, as in FusedConv or
+    com.microsoft.FusedConv. The set is empty if this version of ONNX Runtime does not report operators."""
     if not hasattr(session, "get_provider_graph_assignment_info"):
         return set()
     nodes = [node for part in session.get_provider_graph_assignment_info() for node in part.get_nodes()]
@@ -204,8 +203,7 @@ def operators(session: onnxruntime.InferenceSession) -> set[str]:
 
 
 def graph_options(number: int) -> onnxruntime.RunOptions:
-    """Return run options for the CUDA graph with this number: the first runs capture the graph, and later runs replay
-    it. With -1, no graph is used."""
+    """Return run options that capture the CUDA graph of this number, and later replay it. With -1, no graph is used."""
     options = onnxruntime.RunOptions()
     options.add_run_config_entry("gpu_graph_id", str(number))
     return options
@@ -234,12 +232,9 @@ def no_empty_tensor_because(operators: Set[str], signature: Signature, provider:
 
 
 def shrink_arena() -> None:
-    """Free the part of the arena that no session uses now, in less than 1 ms.
-
-    The arena never frees memory by itself. Each new version of a model leaves holes into which the next large batch
-    does not fit, so a server whose models are replaced again and again would grow for hours. ONNX Runtime frees unused
-    memory at the end of a computation whose options request this, such as a copy of a number.
-    """
+    """Free the part of the arena that no session uses now, in less than 1 ms. Each new version of a model leaves holes
+    into which the next large batch does not fit, so a server whose models are replaced again and again would grow for
+    hours. ONNX Runtime frees memory only at the end of a computation whose options request this."""
     options = onnxruntime.RunOptions()
     options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
     with _lock:
@@ -250,11 +245,8 @@ def shrink_arena() -> None:
 @cache
 def _shared_arena() -> onnxruntime.InferenceSession:
     """Register one memory pool ("arena") for all sessions, once, and return a session that only copies a number.
-    Callers must hold ``_lock``.
-
-    Otherwise each session would keep a pool for its largest batch. The pool grows by the requested size
-    (kSameAsRequested, 1), because doubling would keep unused memory.
-    """
+    Callers must hold ``_lock``. The pool grows by the requested size (kSameAsRequested, 1), because doubling would keep
+    unused memory."""
     onnxruntime.create_and_register_allocator(
         onnxruntime.OrtMemoryInfo(
             "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
@@ -265,3 +257,32 @@ def _shared_arena() -> onnxruntime.InferenceSession:
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.add_session_config_entry("session.use_env_allocators", "1")
     return onnxruntime.InferenceSession(_COPY, options, providers=[CPU])
+
+
+def dtype_of(spec: TensorSpec) -> np.dtype[Any]:
+    """Return numpy's dtype for the datatype of an input or output."""
+    return np.dtype(_DTYPES.get(spec.datatype, spec.datatype.lower()))
+
+
+def shape_of(spec: TensorSpec, samples: int) -> tuple[int, ...]:
+    """Return the shape of a batch, with size 1 along every free axis after the first."""
+    return tuple((1 if place else samples) if size is None else size for place, size in enumerate(spec.shape))
+
+
+def zeros(spec: TensorSpec, batch_size: int) -> Array:
+    """Return zeros, with size batch_size along a free first axis and 1 along every other free axis. A string is "0",
+    because a model may read numbers from strings."""
+    shape, dtype = shape_of(spec, batch_size), dtype_of(spec)
+    return np.full(shape, "0", dtype) if spec.datatype == "BYTES" else np.zeros(shape, dtype)
+
+
+def random_batch(signature: Signature, samples: int, seed: int) -> Tensors:
+    """Return random values for each input: from 0 to 1, any byte for UINT8, and 0 or 1 for all other datatypes, whose
+    values may be indices."""
+    generator, batch = np.random.default_rng(seed), {}
+    for spec in signature.inputs:
+        shape, dtype = shape_of(spec, samples), dtype_of(spec)
+        below = 256 if dtype == np.uint8 else 2
+        values = generator.random(shape) if dtype.kind == "f" else generator.integers(0, below, shape)
+        batch[spec.name] = values.astype(dtype)
+    return batch

@@ -17,8 +17,17 @@ import numpy as np
 import onnxruntime
 
 from hangtag.serving.server.errors import ModelLoadError
-from hangtag.serving.server.runtime.arrays import Array, Tensors, dtype_of, random_batch, shape_of
-from hangtag.serving.server.runtime.inference_session import CUDA, SessionOpener, graph_options, operators
+from hangtag.serving.server.runtime.inference_session import (
+    CUDA,
+    Array,
+    SessionOpener,
+    Tensors,
+    dtype_of,
+    graph_options,
+    operators,
+    random_batch,
+    shape_of,
+)
 from hangtag.serving.signature import Signature, TensorSpec
 
 # In every run ONNX Runtime's recurrent CUDA kernels copy sequence lengths from the host. No CUDA graph can hold a copy

@@ -10,16 +10,18 @@ from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
 
 from hangtag.serving.server.errors import InferenceError, InvalidValuesError, ModelLoadError
 from hangtag.serving.server.runtime import io_binding
-from hangtag.serving.server.runtime.arrays import Array, Tensors, zeros
 from hangtag.serving.server.runtime.inference_session import (
     CPU,
     CUDA,
+    Array,
     Gpu,
     SessionOpener,
+    Tensors,
     graph_options,
     no_empty_tensor_because,
     operators,
     read_signature,
+    zeros,
 )
 from hangtag.serving.server.runtime.session_tuner import SequentialSessionTuner
 
@@ -54,19 +56,14 @@ class Runtime:
         gpu: Gpu | None = None,
         opener: SessionOpener | None = None,
     ) -> None:
-        """Load a model file, <models>/<name>/<version>/model.onnx.
+        """Load a model file, <models>/<name>/<version>/model.onnx. Raises ModelLoadError if the file cannot be loaded,
+        or the provider is not available.
 
         Args:
-            path: The file.
-            provider: ``cpu``, ``cuda`` or ``tensorrt``, which must be available; or ``auto``: CUDA if it is available,
-                else the CPU.
+            provider: ``cpu``, ``cuda`` or ``tensorrt``; or ``auto``: CUDA if it is available, else the CPU.
             threads: ONNX Runtime's intra_op_num_threads.
             batching_override: Whether requests may be batched, whatever the file says; None if the file decides.
-            gpu: The GPU that computes.
             opener: Opens all sessions of the file, for tests.
-
-        Raises:
-            ModelLoadError: The file cannot be loaded, or the provider is not available.
         """
         gpu = gpu or Gpu()
         self.threads = threads
@@ -153,7 +150,6 @@ class Runtime:
     def allow_more_threads(self, threads: int, is_unchanged: Callable[[], bool]) -> None:
         """Use this many threads for batches that are computed alone, if that is faster (see `session_tuner`).
         ``is_unchanged`` returns whether the model's files have not changed since this runtime loaded them."""
-
         opener = self._opener  # a function that refers to ``self`` would keep a model that is not closed in memory
 
         def open_second() -> onnxruntime.InferenceSession:
@@ -166,12 +162,9 @@ class Runtime:
         self._tuner = SequentialSessionTuner(self.path, self._session, open_second)
 
     def use_io_binding(self, max_batch_size: int, *, instances: int, cuda_graphs: str = "off") -> None:
-        """Compute batches of up to this size, ``instances`` at a time, by IO binding with pinned inputs.
-
-        CUDA graphs are used if ``cuda_graphs`` is ``on``, or if it is ``auto`` and graphs are faster. Pinned inputs and
-        graphs are used only after their answers have equalled the session's answers. Otherwise ``notes`` has the
-        reason.
-        """
+        """Compute batches of up to this size, ``instances`` at a time, by IO binding with pinned inputs, and by CUDA
+        graphs if ``cuda_graphs`` is ``on``, or if it is ``auto`` and graphs are faster. Both are used only if their
+        answers equal the session's answers. Otherwise ``notes`` has the reason."""
         on_cpu = self._session.get_providers()[0] == CPU
         memory = io_binding.PinnedMemory("" if on_cpu else onnxruntime.cuda_version)
         model = io_binding.Model(self._session, self.signature, memory, self._device)
@@ -224,8 +217,8 @@ class Runtime:
         return dict(zip(self._output_names, outputs, strict=True))
 
     def _only_these_inputs_fail(self, error: Exception) -> bool:
-        """Whether the model can still compute zeros. ONNX Runtime has no specific exception for sizes and values that
-        do not fit together, such as two shapes in an addition."""
+        """Whether the model still computes zeros. ONNX Runtime has no specific exception for sizes and values that do
+        not fit together, such as two shapes in an addition."""
         if "alloc" in str(error):  # no memory was left, so the model might fail for other inputs too
             return False
         try:

@@ -16,7 +16,7 @@ from typing import TypeAlias
 import structlog
 from onnxruntime import InferenceSession
 
-from hangtag.serving.server.runtime.arrays import Array
+from hangtag.serving.server.runtime.inference_session import Array
 
 log = structlog.get_logger()
 
@@ -33,18 +33,14 @@ _SETTLED_BATCHES = 10_000
 because opening it takes time."""
 
 Compute: TypeAlias = Callable[[InferenceSession], dict[str, Array]]
-"""Computes one batch with a session."""
 
 
 class SequentialSessionTuner:
-    """Chooses the session for each batch that is computed alone.
-
-    Not thread-safe, because only one batch at a time can be computed alone.
-    """
+    """Chooses the session for each batch that is computed alone. Not thread-safe, as only one thread can be alone."""
 
     def __init__(self, path: Path, first: InferenceSession, open_second: Callable[[], InferenceSession]) -> None:
-        """Start with the session that computes all other batches. ``open_second`` opens the session with more threads;
-        it runs on another thread, and may raise any exception."""
+        """Start with the session that computes all other batches. ``open_second`` opens the session with more threads,
+        on another thread, and may raise any exception."""
         self.session = first
         """The session that computes a batch alone while ``settled`` is above 0."""
         self.settled = 0

@@ -27,8 +27,8 @@ class RouteControl:
     """Serves each route while all its members serve. Only one thread at a time may use this object."""
 
     def __init__(self, engine: Engine, loader: ModelLoader) -> None:
-        """``engine`` has the members, and gets the routes. ``loader`` counts the loads of routes, and keeps why a route
-        does not serve, or why a change of its file has no effect."""
+        """``engine`` gets the routes. ``loader`` counts their loads, and keeps why a route does not serve, or why a
+        change of its file has no effect."""
         self.wanted: dict[str, RouteSettings | str] = {}
         """For each route that should serve: the content of its file, or why the file cannot be read. The route serves
         as soon as its members serve."""
@@ -40,8 +40,8 @@ class RouteControl:
         self._reasons: dict[str, str] = {}  # why resolved routes do not serve with the settings of their files
 
     def among(self, names: Iterable[str]) -> set[str]:
-        """Return which of these names are routes, including routes that serve although their folders cannot be read. A
-        route.toml in the folder of a model with versions is logged once."""
+        """Return which of these names are routes, including routes whose folders cannot be read now. A route.toml in
+        the folder of a model with versions is logged once."""
         files, unreadable = set(), set()
         for name in names:
             try:
@@ -89,7 +89,7 @@ class RouteControl:
             raise StartError(self._loader.failures[name, ROUTE_VERSION].reason)
 
     def refresh(self) -> None:
-        """Serve the routes whose files are valid and whose members serve, and take the other routes out of service."""
+        """Serve the routes that can serve, and take the other routes out of service."""
         self._resolved, self._reasons = {}, {}
         routes, problems = self._resolved, self._reasons
         for name in sorted(self.wanted):

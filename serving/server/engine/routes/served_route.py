@@ -11,7 +11,7 @@ import numpy as np
 from hangtag.serving.server.engine.compute_pool import ComputePool
 from hangtag.serving.server.engine.engine import Engine
 from hangtag.serving.server.engine.routes.route_file import ROUTE_VERSION, Member, RouteSettings
-from hangtag.serving.server.engine.routes.route_run import RouteRun
+from hangtag.serving.server.engine.routes.route_run import MemberCall
 from hangtag.serving.server.engine.servable import Servable
 from hangtag.serving.server.errors import (
     ModelLoadError,
@@ -92,9 +92,6 @@ class ServedRoute:
         )
         self.stages.begin(self.settings.stages, zeros)
 
-    def close(self) -> None:
-        """Do nothing, because the members answer the calls that are under way."""
-
     def raise_if_queue_full(self) -> None:
         """Do nothing: the request's member, which refuses the request if its queue is full, is not known yet."""
 
@@ -107,10 +104,10 @@ class ServedRoute:
         return admission
 
     def put(self, call: Call) -> None:
-        call.queue = run = RouteRun(self, call)
         settings = self.settings
         key = call.metadata_value(settings.sticky) if settings.sticky else ""
-        run.put(settings.chosen(self.name, key) if settings.weights else 0, call.inputs, call.samples)
+        stage = settings.chosen(self.name, key) if settings.weights else 0
+        MemberCall(self, call, stage, call.inputs, call.samples).put()
 
     def ask(self, member: Member, call: Call) -> None:
         """Queue a call for a member's model, or for its successor if the model is closed. Raises the errors of
