@@ -21,11 +21,10 @@ from hangtag.serving import image_spec
 from hangtag.serving.server.errors import InvalidRequestError, QueueFullError, ServerError
 
 MAX_PIXELS = 50_000_000
-"""The largest number of pixels in an image. The limit bounds the time for decoding, because a small file can hold a
-huge image."""
+"""The largest number of pixels in an image, because decoding takes time, and a small file can hold a huge image."""
 
 MAX_EDGE = 16_384
-"""The longest edge of an image in pixels. The limit bounds the number of rows, because even a short row takes time."""
+"""The longest edge of an image in pixels, because even a short row takes time."""
 
 MAX_BYTES = 400 << 20
 """The maximum memory for decoding one image, and for all large images that are decoded at the same time. Further large
@@ -45,9 +44,7 @@ program."""
 _MAX_READS = 50_000
 """The largest number of pieces that Pillow may read from a file, about three for each chunk or segment. PNG encoders
 put 4 KiB or more into a chunk."""
-_MAX_HEADER_READS = 1_000
-"""The largest number of pieces that Pillow may read before the pixel data. Pillow keeps all these chunks and segments
-in memory."""
+_MAX_HEADER_READS = 1_000  # the number of pieces before the pixel data, which Pillow keeps in memory
 
 _COMPRESSED = (b"zTXt", b"iTXt", b"iCCP")
 _MAX_COMPRESSED = 8
@@ -55,8 +52,8 @@ _MAX_COMPRESSED = 8
 
 _SCAN = b"\xff\xda"
 _MAX_SCANS = 100
-"""The largest number of scans in a JPEG file, because each scan takes time for the whole picture. Encoders write about
-ten."""
+"""The largest number of scans in a JPEG file, each of which takes time for the whole picture. Encoders write about ten.
+"""
 
 _LOSSLESS = (
     re.compile(rb"VP8L(....)\x2f", re.DOTALL),
@@ -83,11 +80,10 @@ class EncodedImage:
         size = f"{width} x {height} pixels"
         if width <= 0 or height <= 0:
             raise _damaged(f"it has {size}")
-        if width * height > MAX_PIXELS:
-            raise InvalidRequestError(f"the image has {size}; the limit is {MAX_PIXELS:,} pixels. Scale it down.")
-        if max(width, height) > MAX_EDGE:
+        if width * height > MAX_PIXELS or max(width, height) > MAX_EDGE:
             raise InvalidRequestError(
-                f"the image has {size}; the limit for an edge is {MAX_EDGE:,} pixels. Scale the image down."
+                f"the image has {size}; the limit is {MAX_PIXELS:,} pixels, and {MAX_EDGE:,} pixels for an edge. Scale "
+                "the image down."
             )
         if needed > MAX_BYTES:
             raise InvalidRequestError(
@@ -108,12 +104,9 @@ class EncodedImage:
     @contextmanager
     def decoded(self, channels: int, wait_seconds: float = WAIT_SECONDS) -> Iterator[Image.Image]:
         """Decode the file to an upright image of mode "L" (1 channel) or "RGB" (3 channels), with transparent parts on
-        white. The memory for decoding counts against the limit until the caller leaves the context.
-
-        Raises:
-            InvalidRequestError: The file is empty, has another format, is damaged, or exceeds the limits for images.
-            QueueFullError: Too many large images are being decoded.
-        """
+        white. The memory for decoding counts against the limit until the caller leaves the context. Raises
+        InvalidRequestError if the file is empty, has another format, is damaged, or exceeds the limits for images, and
+        QueueFullError if too many large images are being decoded."""
         with _reserve(self._decoding_bytes, wait_seconds):
             yield _decode(self._data, channels)
 

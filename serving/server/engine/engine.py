@@ -46,8 +46,7 @@ class Engine:
         # version goes to the model's first version.
         self._table: dict[str, dict[str, Servable]] = {}
         self.epoch = 0
-        """A number that rises with each change of the table. Data that a caller cached before the change may be
-        outdated."""
+        """A number that rises with each change of the table, after which a caller's cached data may be outdated."""
         self.pool = ComputePool(config.instance_count)
         """Computes the batches of all models."""
         self._retiring: set[threading.Thread] = set()  # each thread closes a model
@@ -58,8 +57,7 @@ class Engine:
 
     @property
     def ready(self) -> bool:
-        """Whether the server accepts new calls: the models needed at startup are loaded, and the server is not
-        stopping."""
+        """Whether the models needed at startup are loaded, and the server is not stopping."""
         return self._ready and not self.stopping
 
     @property
@@ -79,7 +77,6 @@ class Engine:
         return {*self._table, *self.residency.names}
 
     def open(self) -> None:
-        """Admit requests."""
         self._ready = True
 
     def model(self, name: str, version: str = "") -> Servable:
@@ -110,13 +107,11 @@ class Engine:
         return model
 
     def record_failure(self, name: str, version: str, code: str, ns: int, *, shed: bool = False) -> None:
-        """Count one request that ended with an error ``ns`` nanoseconds after its arrival. Every transport counts each
-        failure here, once.
+        """Count one request that ended with an error ``ns`` nanoseconds after its arrival.
 
-        ``name`` and ``version`` are as the client sent them; empty if the request could not be read. A name or version
-        that is not served is counted under an empty label: names that callers make up would otherwise create metric
-        series without end. ``code`` is the name of the gRPC status code. ``shed`` is whether a queue was full or
-        requests took too much memory.
+        ``name`` and ``version`` are as the client sent them; empty if the request could not be read. Names or versions
+        that are not served are counted under an empty label, because callers could make up names without end. ``code``
+        is the name of the gRPC status code. ``shed`` is whether a queue was full or requests took too much memory.
         """
         versions = self._table.get(name)
         if versions is None:
@@ -132,10 +127,7 @@ class Engine:
     def serve(self, name: str, models: Sequence[Servable], *, wait: bool = False) -> None:
         """Let these versions of a model take its requests from now on, or remove the name if there are none. The first
         version takes requests that name no version. The model's other versions finish their requests, and are closed.
-
-        With ``wait``, return only after the other versions are closed, and keep their memory for the model that is
-        loaded next.
-        """
+        With ``wait``, this method returns after that, and keeps their memory for the model that is loaded next."""
         before = self.versions(name)
         for model in models:
             if model not in before:
@@ -180,10 +172,10 @@ class Residency:
     """With --max-loaded-mib, loads a model on its first call, and chooses which models to unload to make room.
     Thread-safe.
 
-    A call to a model that is not loaded waits here undecoded, because decoding needs the loaded model's signature. An
-    unload lets the model compute its queue first, and a later call loads the model again, so no call fails because of
-    an unload. gRPC cancels a waiting call at its deadline. For other transports, the queue refuses a call if its
-    deadline has passed during the load.
+    A call to a model that is not loaded waits undecoded, because decoding needs the model's signature. An unload lets
+    the model compute its queue first, and a later call loads the model again, so no call fails because of an unload.
+    gRPC cancels a waiting call at its deadline. For other transports, the queue refuses a call if its deadline has
+    passed during the load.
     """
 
     def __init__(self, config: ServerConfig, load_now: Callable[[str], None]) -> None:
@@ -198,9 +190,9 @@ class Residency:
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="load")
 
     def load(self, name: str) -> "Future[None]":
-        """Load one of ``names`` for a call, after the models that other calls need. All calls that come before the
-        model is loaded get one future, which must not be cancelled. If max_queue_size calls wait for the model already,
-        the future has a QueueFullError."""
+        """Load one of ``names`` for a call, after the models that other calls need. All calls that wait for the model
+        get one future, which must not be cancelled. If max_queue_size calls wait already, the future has a
+        QueueFullError."""
         with self._lock:
             load, waiting = self._loading.get(name, (None, 0))
             if load is None:
@@ -213,8 +205,8 @@ class Residency:
         return full
 
     def unload_for(self, name: str, stamps: Iterable[Stamp], serving: Iterable[Servable]) -> list[str]:
-        """Choose the models to unload before this model is loaded from the files of ``stamps``. ``serving`` lists the
-        versions that serve now, model by model. Raises QueueFullError if unloading makes too little room."""
+        """Choose the models to unload before this model is loaded from the files of ``stamps``. Raises QueueFullError
+        if unloading makes too little room. ``serving`` lists the versions that serve now, model by model."""
         served = (model for model in serving if isinstance(model, ServedModel))
         models = {each: list(versions) for each, versions in groupby(served, lambda model: model.name)}
         needed = _mib(stamps)

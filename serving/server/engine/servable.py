@@ -52,7 +52,7 @@ class Servable(Protocol):
     def state(self) -> VersionState: ...
 
     def parameters(self) -> Mapping[str, str]:
-        """Return the parameters that ModelConfig reports in addition to the signature."""
+        """Return the parameters of ModelConfig that do not follow from the signature."""
 
 
 class Control(Protocol):

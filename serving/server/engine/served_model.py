@@ -189,14 +189,12 @@ def _require_fit(signature: Signature, inputs: Tensors, datatypes: Mapping[str, 
     for spec in signature.inputs:
         if spec.name not in inputs:
             raise InvalidRequestError(f"input {spec.name!r} is missing; the model takes {_list(signature.inputs)}")
-        if datatypes[spec.name] != spec.datatype:
-            raise InvalidRequestError(f"input {spec.name!r} is {datatypes[spec.name]}; the model takes {spec}")
-        shape = inputs[spec.name].shape
+        datatype, shape = datatypes[spec.name], inputs[spec.name].shape
         fits = len(shape) == len(spec.shape) and all(
             expected in (None, size) for expected, size in zip(spec.shape, shape, strict=True)
         )
-        if not fits:
-            raise InvalidRequestError(f"input {spec.name!r} has shape {list(shape)}; the model takes {spec}")
+        if datatype != spec.datatype or not fits:
+            raise InvalidRequestError(f"input {spec.name!r} is {datatype} {list(shape)}; the model takes {spec}")
 
 
 def _require_fit_for_empty(signature: Signature, inputs: Tensors, no_empty_because: str, max_bytes: int) -> None:
@@ -205,26 +203,22 @@ def _require_fit_for_empty(signature: Signature, inputs: Tensors, no_empty_becau
     # The sizes of named axes. ONNX Runtime's optimisations assume that all axes of one name have the same size.
     sizes: dict[str, int] = {}
     for spec in signature.inputs:
-        array = inputs[spec.name]
-        problem = f"input {spec.name!r} has shape {list(array.shape)}; "
-        if 0 in array.shape:
-            if signature.batched and array.shape[0] == 0:
-                raise InvalidRequestError(f"{problem}the first axis is the batch, and a request has at least 1 sample")
-            if no_empty_because:
-                raise InvalidRequestError(f"{problem}every size must be at least 1: {no_empty_because}")
-            size = math.prod(size or 1 for size in array.shape) * array.itemsize
-            # the answer may be as large as this, for example if the model sums over the empty axis
-            if size > max_bytes:
-                raise InvalidRequestError(
-                    f"{problem}with each size 0 replaced by 1, it would have {size:,} bytes, but the limit is "
-                    f"{max_bytes:,} bytes"
-                )
+        array, problem = inputs[spec.name], ""
+        if signature.batched and array.shape[0] == 0:
+            problem = "the first axis is the batch, and a request has at least 1 sample"
+        elif 0 in array.shape and no_empty_because:
+            problem = f"every size must be at least 1: {no_empty_because}"
+        # the answer may be as large as this, for example if the model sums over the empty axis
+        elif 0 in array.shape and (size := math.prod(each or 1 for each in array.shape) * array.itemsize) > max_bytes:
+            problem = (
+                f"with each size 0 replaced by 1, it would have {size:,} bytes, but the limit is {max_bytes:,} bytes"
+            )
         for symbol, size in zip(spec.symbols, array.shape, strict=True):
             known = sizes.setdefault(symbol, size) if symbol else size
-            if known != size and not known * size:
-                raise InvalidRequestError(
-                    f"{problem}if one axis called {symbol!r} has size 0, all axes called {symbol!r} must have size 0"
-                )
+            if not problem and known != size and not known * size:
+                problem = f"if one axis called {symbol!r} has size 0, all axes called {symbol!r} must have size 0"
+        if problem:
+            raise InvalidRequestError(f"input {spec.name!r} has shape {list(array.shape)}; {problem}")
 
 
 def _batch_size(signature: Signature, inputs: Tensors, max_batch_size: int) -> int:

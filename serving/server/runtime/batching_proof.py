@@ -22,8 +22,8 @@ from hangtag.serving.signature import Signature
 
 
 class _Tolerance(NamedTuple):
-    """How far two floats may differ: by the share ``place`` of the largest value at the same place in any sample's
-    output, or by the share ``anywhere`` of the largest value in the output, because of rounding errors."""
+    """How far two floats may differ because of rounding errors: by the share ``place`` of the largest value at the same
+    place in any sample's output, or by the share ``anywhere`` of the largest value in the output."""
 
     place: float
     anywhere: float
@@ -32,19 +32,16 @@ class _Tolerance(NamedTuple):
 _TOLERANCES = {2: _Tolerance(1e-2, 1e-3), 4: _Tolerance(1e-3, 1e-5), 8: _Tolerance(1e-6, 1e-11)}
 """The tolerance for sums whose terms are added in a different order, by the size of a float in bytes."""
 _TOLERANCE_IN_8_BITS = _Tolerance(0.05, 0.05)
-"""The tolerance for layers that round to 8 bits. A sum may be rounded to the next of 256 steps, and later layers
-increase this difference."""
+"""A layer may round a sum to the next of 256 steps, and later layers increase this difference."""
 _TOLERANCES_ON_GPUS = _TOLERANCES | {4: _TOLERANCES[2]}
-"""The tolerance on CUDA, which for some batch sizes multiplies FP32 in TF32 (with FP16's 10 bits of mantissa)."""
-_LEAST_SCALE = 1e-3
-"""The smallest scale for comparisons, because smaller values may be rounding errors."""
+"""For some batch sizes, CUDA multiplies FP32 in TF32 (with FP16's 10 bits of mantissa)."""
+_LEAST_SCALE = 1e-3  # smaller values may be rounding errors
 
 _LENGTHS = (1, 2, 3, 5, 8, 16, 32, 64, 224)
 """Lengths to try for free axes other than the batch. The first lengths at which the model runs are used."""
 _INTEGER_LIMITS = (10, 2)
 """Exclusive upper bounds of integers, tried in turn. An integer may be an index into a table of unknown length."""
-_TEXT_FORMATS = ("text {}", "{}")
-"""Formats that turn numbers into strings, tried in turn. A model may read numbers from strings."""
+_TEXT_FORMATS = ("text {}", "{}")  # tried in turn, because a model may read numbers from strings
 
 
 class Extent(NamedTuple):
@@ -74,11 +71,8 @@ class Verdict:
 
 
 def decide_batching(runtime: Runtime, max_batch_size: int = ServerConfig.max_batch_size) -> Verdict:
-    """Forbid a runtime to batch requests unless something proves that the rows of a batch are independent.
-
-    Without the operator's permission and without the validation record of an unchanged file, the model is tried on
-    synthetic inputs. If the trial fails, ``why_unbatched`` of the runtime's signature states the reason.
-    """
+    """Forbid a runtime to batch requests unless the operator, the validation record of an unchanged file, or a trial on
+    synthetic inputs permits it. If batching is forbidden, ``why_unbatched`` of the runtime's signature says why."""
     signature = runtime.signature
     if not signature.batched:
         return Verdict(False, signature.why_unbatched or "")
@@ -102,11 +96,8 @@ def decide_batching(runtime: Runtime, max_batch_size: int = ServerConfig.max_bat
 
 def prove(runtime: Runtime, obstacle: str | None, operators: Set[str], extent: Extent = THOROUGH) -> Verdict:
     """Run samples alone and in batches, at several lengths of the free axes. Raises InferenceError if the model fails
-    on every synthetic input.
-
-    ``obstacle`` is why the graph forbids batching, or None. With an obstacle, the model runs only single samples. The
-    model's ``operators`` may have their domains as prefixes.
-    """
+    on every synthetic input. ``obstacle`` is why the graph forbids batching; then the model runs only single samples.
+    The model's ``operators`` may have their domains as prefixes."""
     tolerances = _tolerances(runtime, operators)
     lengths: tuple[int, ...] = ()
     largest, telling = 0.0, False
@@ -200,11 +191,8 @@ def _sample(
 
 
 def _tolerances(runtime: Runtime, operators: Set[str]) -> Mapping[int, _Tolerance]:
-    """Return the tolerances for floats, by the size of a float in bytes.
-
-    Outputs of layers that round to 8 bits may differ by whole steps, so their tolerance is larger. The usual tolerance
-    applies if the batch determines the step size, because then each row depends on the other rows.
-    """
+    """Return the tolerances for floats, by the size of a float in bytes. Layers that round to 8 bits get a larger one,
+    unless the batch determines the size of a step, because then each row depends on the other rows."""
     kinds = {operator.rpartition(".")[2] for operator in operators}
     in_8_bits = any(kind.startswith(("QuantizeLinear", "QLinear", "QGemm")) for kind in kinds)
     if in_8_bits and not any(kind.startswith("DynamicQuantize") for kind in kinds):

@@ -269,11 +269,13 @@ def shape_of(spec: TensorSpec, samples: int) -> tuple[int, ...]:
     return tuple((1 if place else samples) if size is None else size for place, size in enumerate(spec.shape))
 
 
-def zeros(spec: TensorSpec, batch_size: int) -> Array:
-    """Return zeros, with size batch_size along a free first axis and 1 along every other free axis. A string is "0",
-    because a model may read numbers from strings."""
-    shape, dtype = shape_of(spec, batch_size), dtype_of(spec)
-    return np.full(shape, "0", dtype) if spec.datatype == "BYTES" else np.zeros(shape, dtype)
+def zeros(signature: Signature, samples: int) -> dict[str, Array]:
+    """Return zeros for each input. A string is "0", because a model may read numbers from strings."""
+    batch = {spec.name: np.zeros(shape_of(spec, samples), dtype_of(spec)) for spec in signature.inputs}
+    for array in batch.values():
+        if array.dtype == np.object_:
+            array[...] = "0"
+    return batch
 
 
 def random_batch(signature: Signature, samples: int, seed: int) -> Tensors:

@@ -53,10 +53,8 @@ def no_fixed_shapes_because(signature: Signature) -> str | None:
         return "the model's requests are not batched"
     for kind, specs in (("input", signature.inputs), ("output", signature.outputs)):
         for spec in specs:
-            if spec.datatype == "BYTES":
-                return f"{kind} {spec.name!r} has strings, which stay in the host's memory"
-            if None in spec.shape[1:]:
-                return f"{kind} {spec.name!r} has free axes besides the batch: {spec}"
+            if spec.datatype == "BYTES" or None in spec.shape[1:]:
+                return f"{kind} {spec.name!r} has strings, or free axes besides the batch: {spec}"
     return None
 
 

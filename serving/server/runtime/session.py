@@ -29,7 +29,7 @@ log = structlog.get_logger()
 
 
 class Runtime:
-    """A loaded model. ``run`` may be called from several threads; ONNX Runtime releases the GIL while it computes.
+    """A loaded model. ``run`` is thread-safe, and ONNX Runtime releases the GIL while it computes.
 
     Example:
         runtime = Runtime(Path("models/cnn/1/model.onnx"), provider="cpu")
@@ -131,7 +131,7 @@ class Runtime:
         model cannot compute, or its inputs do not fit into memory."""
         for size in batch_sizes if self.signature.batched else [1]:
             try:
-                inputs = self._zeros(size)
+                inputs = zeros(self.signature, size)
             except (MemoryError, ValueError) as error:  # ValueError: numpy has no arrays of this size or rank
                 specs = "; ".join(map(str, self.signature.inputs))
                 raise ModelLoadError(
@@ -222,13 +222,10 @@ class Runtime:
         if "alloc" in str(error):  # no memory was left, so the model might fail for other inputs too
             return False
         try:
-            self._run_session(self._zeros(1))
+            self._run_session(zeros(self.signature, 1))
         except Exception:
             return False
         return True
-
-    def _zeros(self, batch_size: int) -> dict[str, Array]:
-        return {spec.name: zeros(spec, batch_size) for spec in self.signature.inputs}
 
 
 RuntimeFactory = Callable[..., Runtime]

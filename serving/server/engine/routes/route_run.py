@@ -98,23 +98,23 @@ class MemberCall(Call):
         return key[1]
 
     def answer(self, result: InferenceResult) -> None:
+        """Answer the caller's call, or queue the samples of which this member is not sure for the next member."""
+        stage: MemberCall = self
         try:
             doubtful = self._take(result)
             if doubtful is None:
                 self._complete(result.timings)
                 return
             inputs = {name: array[doubtful] for name, array in self.call.inputs.items()}
-            following = MemberCall(self.route, self.call, self.stage + 1, inputs, len(doubtful))
-            following.rows, following.outputs = doubtful, self.outputs
-            following.stages, following.low_confidence = self.stages, self.low_confidence
+            stage = MemberCall(self.route, self.call, self.stage + 1, inputs, len(doubtful))
+            stage.rows, stage.outputs = doubtful, self.outputs
+            stage.stages, stage.low_confidence = self.stages, self.low_confidence
+            stage.put()
+        except ServerError as error:
+            stage.fail(error)
         except Exception as error:  # for example, the outputs do not match the signature
             log.exception("joining the answers of a cascade failed", stage=self.stage)
             self._end(InferenceError(f"the answers of the cascade's members cannot be joined: {error}"))
-            return
-        try:
-            following.put()
-        except ServerError as error:
-            following.fail(error)
 
     def fail(self, error: Exception) -> None:
         """End the call with a member's error, or with the answers of the member before an overloaded one."""

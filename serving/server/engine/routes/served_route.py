@@ -50,11 +50,8 @@ class ServedRoute:
         previous: "ServedRoute | None" = None,
     ) -> None:
         """Join the members and the shadow, the models and routes that serve now. The new object continues the counters
-        of ``previous``, the object that it replaces, because counters must not fall.
-
-        Raises:
-            ModelLoadError: The members' signatures differ, or the route's rule cannot be applied to them.
-        """
+        of ``previous``, the object that it replaces. Raises ModelLoadError if the members' signatures differ, or the
+        route's rule cannot be applied to them."""
         require_one_signature(members)
         signature = members[settings.members[0]].signature
         if settings.acceptance is not None and (problem := settings.acceptance.problem(signature)):

@@ -27,7 +27,10 @@ CLASSIFY = "/hangtag.v1.Classifier/Classify"
 LONGEST_WAIT = 2.0
 """The longest permitted wait in seconds. A picture of 50 million rows once delayed every caller by four seconds."""
 SMALL = (Path(__file__).parents[4] / "examples/garments/dress-1.png").read_bytes()
-REFUSAL = "the image has 1 x 50000000 pixels; the limit for an edge is 16,384 pixels. Scale the image down."
+REFUSAL = (
+    "the image has 1 x 50000000 pixels; the limit is 50,000,000 pixels, and 16,384 pixels for an edge. "
+    "Scale the image down."
+)
 
 
 @pytest.fixture(scope="module")
