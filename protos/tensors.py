@@ -98,7 +98,7 @@ def from_contents(datatype: str, shape: Sequence[int], contents: inference_pb2.I
     Args:
         datatype: The protocol's name, such as "FP32"; FP16 has no typed contents.
         shape: The size of each axis.
-        contents: The elements, row-major. Only the field of the datatype may hold elements.
+        contents: The elements, row-major. Only the field that matches the datatype may hold elements.
 
     Raises:
         ValueError: One of: the datatype is unknown; the shape is not valid; elements are in another field; the number

@@ -1,4 +1,4 @@
-"""Decide from a graph's inputs and outputs whether requests may be batched, that is joined along the first axis.
+"""Decide from a graph's inputs and outputs whether requests may be batched, that is, joined along the first axis.
 
 Three tests, from the least strict to the strictest. Each returns a reason against batching, or None:
 

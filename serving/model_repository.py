@@ -6,15 +6,15 @@ The layout is Triton's:
         <name>/             letters, digits, '_', '-' and '.', beginning with a letter or a digit
             serving.toml    optional: this model's own server settings
             route.toml      instead of versions: a route, which calls other models (docs/reference/routes.md)
-            promoted.toml   optional: the version that serves; by default the latest
+            promoted.toml   optional: the served version; by default the latest
             config.pbtxt    optional: for Triton; hangtag's server does not read it
-            <version>/      a whole number from 1
+            <version>/      a whole number above 0
                 model.onnx
 
 'hangtag models promote' and 'hangtag models rollback' write promoted.toml (export/repository/promotion.py):
 
-    version = 2         the version that serves
-    history = [1, 3]    the versions that served before, for a rollback; the last is the most recent
+    version = 2         the served version
+    history = [1, 3]    earlier served versions, for a rollback; the last is the most recent
 
 Training (for teachers), the export (to publish versions) and the server (to load versions) all read this layout with
 this module.
@@ -37,7 +37,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,254}")  # common file systems a
 _VERSION = re.compile(r"[1-9][0-9]*")
 _LARGEST_TOML = 1 << 20  # bytes
 _MEND_PROMOTION = "'hangtag models promote NAME VERSION' rewrites the file; without the file, the latest version serves"
-_LAYOUT = f"<version>/{MODEL_FILE}, with a whole number from 1 as version"
+_LAYOUT = f"<version>/{MODEL_FILE}, with a whole number above 0 as version"
 
 
 class ModelRepositoryError(UserError):
@@ -58,7 +58,7 @@ class ModelFile:
 
 
 class Promotion(NamedTuple):
-    """The content of a promoted.toml: the version that serves, and the versions that served before, oldest first."""
+    """The content of a promoted.toml: the served version, and earlier served versions, oldest first."""
 
     version: int
     history: tuple[int, ...] = ()
@@ -90,8 +90,8 @@ def is_route(models: Path, name: str) -> bool:
 
 
 def versions(models: Path, name: str) -> list[ModelFile]:
-    """List a model's versions: the version that serves, then the others, latest first. Without a model, the list is
-    empty. Raises ModelNameError if the text cannot be a model's name, and ModelRepositoryError if the model's folder or
+    """List a model's versions: the served version, then the others, latest first. The list is empty if there is no such
+    model. Raises ModelNameError if the text cannot be a model's name, and ModelRepositoryError if the model's folder or
     promoted.toml cannot be read, or the promoted version is missing."""
     if not is_model_name(name):
         raise ModelNameError(
@@ -118,7 +118,7 @@ def versions_in(folder: Path) -> list[ModelFile]:
 
 
 def numbered_versions(folder: Path) -> list[ModelFile]:
-    """List the versions in one model's folder, latest first, regardless of which version serves. Raises
+    """List the versions in one model's folder, latest first, even if another version is served. Raises
     ModelRepositoryError if the folder cannot be read."""
     try:
         files = [
@@ -132,8 +132,8 @@ def numbered_versions(folder: Path) -> list[ModelFile]:
 
 
 def promotion(folder: Path) -> Promotion | None:
-    """Read which version of a model was promoted. Return None if the latest version serves. Raises ModelRepositoryError
-    if the model's promoted.toml cannot be read or is malformed."""
+    """Read which version of a model was promoted; None if the latest version is served. Raises ModelRepositoryError if
+    the model's promoted.toml cannot be read or is malformed."""
     file = folder / PROMOTION_FILE
     try:
         content = read_toml(file)
@@ -174,8 +174,8 @@ def read_toml(file: Path) -> dict[str, Any]:
 
 
 def require_inside(file: Path, folder: Path) -> None:
-    """Raise ModelRepositoryError unless a file, which need not exist, is in the model's ``folder`` or elsewhere in the
-    repository, after following links.
+    """Raise ModelRepositoryError if links lead from the file to a place outside both the model's ``folder`` and the
+    repository. The file need not exist.
 
     The model's folder itself may be a link to anywhere, because only the repository's owner creates it. The contents of
     the folder may come from another person, in an archive for example, and must not lead to other files of this
@@ -228,7 +228,7 @@ def require_versions(models: Path, name: str) -> list[ModelFile]:
 
 
 def serving_versions(models: Path) -> list[ModelFile]:
-    """Return for each model, sorted by name, the version that serves. Routes have no versions. Raises
+    """Return for each model, sorted by name, the served version. Routes have no versions. Raises
     ModelRepositoryError if the repository is missing or empty, or one of its models has no version."""
     return [require_versions(models, name)[0] for name in require_names(models) if not is_route(models, name)]
 
@@ -241,8 +241,8 @@ def next_version(models: Path, name: str) -> int:
 
 
 def find_file(source: str) -> Path | None:
-    """Find the ONNX file for an argument of a command line: a FILE.onnx, which need not exist, the folder of a version,
-    or the folder of a model, which stands for the version that serves. Return None for anything else."""
+    """Find the ONNX file for a command-line argument: a FILE.onnx, which need not exist, a version's folder, or a
+    model's folder, which stands for the served version. Return None for anything else."""
     path = Path(source)
     if source.endswith(".onnx"):
         return path

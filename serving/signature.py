@@ -24,8 +24,8 @@ _DATATYPES = {
 }
 
 _GARMENTS = ("fashion-mnist", "outfits", "outfits-independent")
-"""The data sets of garments that hangtag trains on. A model was trained on Fashion-MNIST if its file is old and names
-no data set."""
+"""The data sets of garments that hangtag trains on. If a trained model's file names no data set, an early release
+trained it on Fashion-MNIST."""
 
 
 class UnsupportedModelError(ValueError):
@@ -90,7 +90,7 @@ class Signature:
         disproof: why a trial of the model ruled out batching; None if no trial ruled out batching.
 
     Raises:
-        UnsupportedModelError: from a property below, whose ``hangtag.`` property is malformed. ``from_onnx`` reads all
+        UnsupportedModelError: by a property below, if its ``hangtag.`` metadata is malformed. ``from_onnx`` reads all
             properties, so that a malformed file fails when it is loaded, and not at the first request.
     """
 
@@ -193,15 +193,15 @@ class Signature:
         the most probable other labels are added."""
         count = self._json("min_labels", 0)
         if type(count) is not int or count < 0:
-            raise UnsupportedModelError(f"{PREFIX}min_labels must be a whole number from 0, not {count!r}")
+            raise UnsupportedModelError(f"{PREFIX}min_labels must be a whole number of at least 0, not {count!r}")
         return count
 
     @cached_property
     def image(self) -> ImageSpec | None:
         """The image description of the model's only input; None if the file has no description.
 
-        Files of earlier releases lack a description. A model that was trained on garments then gets the description of
-        garments.
+        Files of earlier releases have no description. If such a model was trained on garments, the property returns a
+        description with the fit ``garment``.
         """
         if "image" in self.metadata:
             try:
@@ -245,9 +245,9 @@ class Signature:
         return next((spec for spec in self.outputs if spec.name == name), None)
 
     def difference(self, other: "Signature") -> str | None:
-        """Describe the first difference between two signatures that affects the answers; None if there is none. The
-        image descriptions are compared only if both files have one, because a route prepares a picture for its first
-        model."""
+        """Describe the first difference between two signatures that affects the answers; None if there is none. If
+        both files have an image description, the pictures must be resized alike, because a route prepares each picture
+        only for its first model."""
         fits = (self.image.fit, other.image.fit) if self.image and other.image else ("", "")
         for what, own, others in (
             ("their inputs", self.inputs, other.inputs),
