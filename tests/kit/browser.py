@@ -85,7 +85,7 @@ class Seen:
 
     @property
     def undrawn(self) -> list[str]:
-        """The labels of charts that are empty."""
+        """The label of each empty chart."""
         whole = Image.open(io.BytesIO(self._page.screenshot(full_page=True, type="jpeg"))).convert("RGB")
         empty = []
         for picture in self._page.query_selector_all("svg"):

@@ -1,4 +1,4 @@
-"""A small PyTorch network that recognizes a picture's colour, exported as by third parties, and pictures for it."""
+"""Pictures of one colour, and a small PyTorch network that recognizes it, exported without hangtag's exporter."""
 
 import warnings
 from pathlib import Path
@@ -57,7 +57,7 @@ def in_text(
         answered: The type and shape of the output ``logits``.
         first: Nodes that compute FP32 ``pixels`` from ``image``.
         last: Nodes that compute ``logits`` from ``scores``.
-        axes: The numbers of the height's and the width's axes.
+        axes: The indices of the height and width axes.
     """
     return from_text(
         f"""({taken} image) => ({answered} logits) <int64[2] axes = {axes}, float ten = {{10}}> {{

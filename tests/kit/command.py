@@ -50,7 +50,7 @@ def invoke(
     typed: str | bytes | None = None,
     command: click.Command = main,
 ) -> Result:
-    """Run the command in this process to its end, and raise an exception that the command does not handle.
+    """Run the command in this process until it ends. Exceptions that the command does not handle propagate.
 
     Args:
         arguments: The command's arguments.

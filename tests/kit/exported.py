@@ -116,7 +116,7 @@ def single_label(factory: pytest.TempPathFactory, model: str) -> Exported:
 
 
 def learned_lstm(factory: pytest.TempPathFactory) -> Exported:
-    """An LSTM that learned 300 images, so that rounding changes its answers less than a fault does."""
+    """An LSTM trained for so long on 300 images that rounding changes its answers less than an injected fault does."""
     return _once(
         factory, "learned-lstm", lambda folder, few: runs.train(folder / "run", "lstm", few, images=FEW, epochs=12)
     )

@@ -42,7 +42,7 @@ class FakeServer:
         self.versions = ["1"]
         self.configs: Mapping[str, pb.ModelConfig] = {}  # Not every server has the extension ModelConfig.
         self.keeps_statistics = True  # Not every server has the extension ModelStatistics.
-        # Returns a model's reported counters from the number of answered calls; None if the counters cannot be read.
+        # Returns the count that a model reports after this number of answered calls; None if it cannot be read.
         self.counters: Callable[[str, int], int | None] = lambda model, answered: answered
         self._numbers = itertools.count()
         self._lock = threading.Lock()

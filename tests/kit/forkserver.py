@@ -102,7 +102,7 @@ class Forked:
 
 
 class ForkedModule(Forked):
-    """Runs the module of ``python -P -m MODULE ARGUMENT…`` in a forked process."""
+    """Runs a module in a forked process, as ``python -P -m MODULE ARGUMENT…`` would."""
 
     def __init__(self, command: Sequence[str], **_: object) -> None:
         super().__init__(_run_module, command[command.index("-m") + 1 :])

@@ -37,7 +37,7 @@ def of(train: Split, validation: Split, test: Split) -> Dataset:
 
 
 def use_few(patch: pytest.MonkeyPatch) -> None:
-    """Make commands in this process load few test images, unless they name a folder with --data-dir."""
+    """Limit commands in this process to a few test images, unless they name a folder with --data-dir."""
 
     def load_few(data_dir: Path | None = None) -> Dataset:
         return few() if data_dir is None else _load(data_dir)

@@ -81,7 +81,7 @@ class Gate(Stop):
         self.wait()
 
     def pass_through(self, samples: int) -> None:
-        """Count a batch, and return when the batch may be computed."""
+        """Count a batch, and wait until the batch may be computed."""
         self.batch_sizes.append(samples)
         self.begun.append(time.monotonic())
         self.stop()

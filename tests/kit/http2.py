@@ -15,7 +15,7 @@ def frame(kind: int, payload: bytes = b"", *, flags: int = 0, stream: int = 0, l
         payload: The frame's contents.
         flags: The frame's flags, such as END_STREAM.
         stream: The stream's number; 0 for the whole connection.
-        length: The payload's length in bytes that the frame states; by default the true length.
+        length: The payload length that the frame declares, in bytes; by default the true length.
     """
     size = len(payload) if length is None else length
     return (

@@ -14,7 +14,7 @@ class Link:
 
         Args:
             server: HOST:PORT to which connections are forwarded.
-            refused: The number of first connections that are closed immediately.
+            refused: The number of connections that are closed immediately, before the first is forwarded.
         """
         host, _, port = server.rpartition(":")
         self._server = (host, int(port))

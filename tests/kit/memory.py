@@ -1,22 +1,22 @@
-"""The memory that a process holds, as Linux counts it."""
+"""The resident memory of processes, as Linux counts it."""
 
 import re
 from pathlib import Path
 
 
 def held(process: int | str = "self") -> int:
-    """The bytes that the process with this id holds."""
+    """The resident memory of the process with this PID, in bytes."""
     return _bytes(process, "VmRSS")
 
 
 def held_with_children(process: int) -> int:
-    """The bytes that a process and its child processes hold."""
+    """The resident memory of a process and its child processes, in bytes."""
     lists = Path(f"/proc/{process}/task").glob("*/children")
     return held(process) + sum(held(int(child)) for each in lists for child in each.read_text().split())
 
 
 def most_held(process: int | str = "self") -> int:
-    """The largest number of bytes that a process has ever held."""
+    """The peak resident memory of a process, in bytes."""
     return _bytes(process, "VmHWM")
 
 

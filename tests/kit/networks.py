@@ -1,4 +1,4 @@
-"""Two small networks for conversion, one of which has a layer that is sensitive to 8 bits, and samples."""
+"""Samples, and two small networks for conversion, one of which has a layer that loses accuracy in 8 bits."""
 
 import numpy as np
 import numpy.typing as npt

@@ -1,4 +1,4 @@
-"""Computes a result only once for all test files that need it: once per test run, or until a source of it changes."""
+"""Computes a result once for all test files: in each test run or, with ``sources``, after a source has changed."""
 
 import hashlib
 import inspect

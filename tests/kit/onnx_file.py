@@ -64,7 +64,7 @@ def answers(model: Path | onnx.ModelProto, batch: int = 50, **inputs: Array) -> 
 
 
 def apart(actual: Array, expected: Array) -> tuple[float, float]:
-    """The largest and the root mean square difference, as shares of the range of the expected numbers."""
+    """The maximum and the root-mean-square difference, as fractions of the range of the expected values."""
     difference = np.abs(actual - expected) / np.ptp(expected)
     return float(difference.max()), float(np.sqrt(np.mean(difference**2)))
 

@@ -1,8 +1,8 @@
 """Builds small ONNX models that answer with label sets. A test chooses the answer by the pixels of the image.
 
-The input is image UINT8 [batch, 64, 64]. The first ten pixels of row 0 are the labels' probabilities in 255ths. The
-first five pixels of row 1 are the path: each label's number plus 1, or 0 for no label. The first pixel of row 2 is the
-path's probability in 255ths.
+The input is image UINT8 [batch, 64, 64]. Three rows of pixels encode the answer. Row 0 begins with the labels' ten
+probabilities, in units of 1/255. Row 1 begins with the path: five pixels, each a label's index plus 1, or 0 for no
+label. Row 2 begins with the path's probability, in units of 1/255.
 """
 
 import json
@@ -20,8 +20,8 @@ DISTANCES = [[abs(i - j) / 10 for j in range(10)] for i in range(10)]
 
 
 def image(probabilities: Sequence[int], path: Sequence[int] = (), path_probability: int = 0) -> npt.NDArray[np.uint8]:
-    """An image [64, 64] to which the models give this answer. Probabilities are in 255ths, and the numbers of labels
-    begin at 0."""
+    """An image [64, 64] to which the models give this answer. Probabilities are in units of 1/255, and label
+    indices start at 0."""
     pixels = np.zeros((SIZE, SIZE), np.uint8)
     pixels[0, : len(probabilities)] = probabilities
     pixels[1, : len(path)] = np.array(path, np.uint8) + 1

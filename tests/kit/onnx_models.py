@@ -40,7 +40,7 @@ def model(
     constants: Mapping[str, npt.NDArray[np.generic]] | None = None,
     metadata: Mapping[str, str] | None = None,
 ) -> onnx.ModelProto:
-    """Build a model. ``inputs`` and ``outputs`` give an element type and a shape by name. Free axes have names."""
+    """Build a model. ``inputs`` and ``outputs`` give an element type and a shape by name. Dynamic axes have names."""
     taken, answered = (
         [helper.make_tensor_value_info(name, type_, shape) for name, (type_, shape) in values.items()]
         for values in (inputs, outputs)
@@ -51,7 +51,7 @@ def model(
 def from_text(
     text: str, metadata: Mapping[str, str] | None = None, **constants: npt.NDArray[np.generic]
 ) -> onnx.ModelProto:
-    """Build a model from ONNX's text format, ``(inputs) => (outputs) <constants> { nodes }``. A free axis has a name.
+    """Build a model from ONNX's text format, ``(inputs) => (outputs) <constants> { nodes }``. Dynamic axes have names.
 
     Args:
         text: The graph without its name. ``Cast`` needs the number of a type: 1 for FP32, 6 for INT32, 7 for INT64, 8
@@ -160,7 +160,7 @@ def every_type(shape: Shape = ("batch", 2), *, strings: bool = True) -> onnx.Mod
 
 
 def unbatched() -> onnx.ModelProto:
-    """Twice x, without a free axis, so the model cannot be batched."""
+    """y = 2 x. No axis is dynamic, so the model cannot be batched."""
     return from_text("(float[4] x) => (float[4] y) { y = Add(x, x) }")
 
 
@@ -205,7 +205,7 @@ def recurrent() -> onnx.ModelProto:
 
 
 def not_a_batch_axis() -> onnx.ModelProto:
-    """The rows of x twice: both first axes are free, but y has twice as many rows, so they are no batch axis."""
+    """The rows of x twice. Both first axes are dynamic, but y has twice as many rows, so x and y have no batch axis."""
     return from_text("(float[n] x) => (float[m] y) { y = Concat <axis = 0> (x, x) }")
 
 

@@ -100,7 +100,7 @@ def refusing() -> Iterator[str]:
 
 @contextmanager
 def unreachable(host: str, port: int = 0) -> Iterator[int]:
-    """A port, or a free port for 0, at which attempts to connect get no answer, because its queue is full."""
+    """A port at which attempts to connect get no answer, because its backlog is full. 0 chooses a free port."""
     with ExitStack() as stack:
         listening = stack.enter_context(socket.socket())
         listening.bind((host, port))

@@ -22,7 +22,7 @@ from tests.kit.waiting import TIMEOUT
 
 HTTP = "http"
 ENVOY = "envoy"
-"""The native transport behind Envoy, which the server starts because the published host is another address."""
+"""The native transport behind Envoy. The server starts Envoy if its published host is not a loopback address."""
 ELSEWHERE = {"published_host": "192.0.2.1"}
 OVER_GRPC = pytest.mark.parametrize("transport", ["native", "grpc", ENVOY], indirect=True, scope="session")
 """Runs a test over every transport of gRPC. The test must create its server with `live_server`."""
@@ -78,7 +78,7 @@ class HttpCall:
         return self._outcome if isinstance(self._outcome, HttpError) else None
 
     def trailing_metadata(self) -> list[tuple[str, str]]:
-        """The headers of the answer that have the names of gRPC's metadata."""
+        """The response headers that correspond to gRPC's trailing metadata."""
         self.exception()
         return [(name, value) for name, value in self._headers.items() if name.startswith("hangtag-")]
 

@@ -104,7 +104,7 @@ def webp_of_many_tables(edge: int) -> bytes:
         bits.add(value, count)  # signature, size, no alpha, version, no transform, no cache, tables by blocks of 4 x 4
     blocks = (-(-edge // 4)) ** 2
     groups = min(blocks, 1 << 16)
-    bits.add(0, 1)  # no colour cache; the image of groups stores a group's number in red and green
+    bits.add(0, 1)  # no colour cache; the entropy image stores a group's number in its red and green channels
     for symbols in (280, 256):
         _add_codes_of_eight_bits(bits, symbols)
     for _ in range(3):

@@ -5,7 +5,7 @@ import importlib
 
 gc.disable()
 for module in (
-    "torch._dynamo",  # otherwise imported with the first optimizer
+    "torch._dynamo",  # otherwise the first optimizer would import it
     "hangtag.training.cli",
     "hangtag.export.cli",
     "hangtag.export.child_process",

@@ -30,7 +30,7 @@ class Repository:
         self._servers = ExitStack()
 
     def start(self, mode: str = "none", *, models: Path | None = None, **options: Any) -> "Running":
-        """Start a server of ``models``, by default of this folder, with the arguments of Running."""
+        """Start a server on the repository ``models``, by default this one. ``options`` are arguments of Running."""
         return self._servers.enter_context(Running(models or self.folder, mode, **options))
 
     def close(self) -> None:

@@ -95,8 +95,7 @@ def decisive_scores(model: str, garments: Split) -> nn.Module:
     network = build(model)
     *_, last = (layer for layer in network.modules() if isinstance(layer, nn.Linear))
     logits = network.eval()(torch.tensor(canvases(garments, 100))[:, None] / 255)
-    # The probabilities of softmax_ranking add up to 1, so several labels reach the threshold only if scores differ
-    # more.
+    # softmax_ranking's ten probabilities add up to 1. If they differ little, none of them reaches the threshold.
     scale = (1.0 if model == "softmax_ranking" else 0.25) / logits.std(dim=0).mean()
     last.bias.copy_(torch.logit(torch.tensor(THRESHOLD)) - scale * (logits.mean(dim=0) - last.bias))
     last.weight.mul_(scale)

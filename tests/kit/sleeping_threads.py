@@ -1,8 +1,8 @@
 """Importing this module makes the threads of later ONNX Runtime sessions sleep while they wait for work.
 
 By default, these threads spin for milliseconds after a session is opened and after each batch. Tests open thousands of
-sessions for few batches each, so the start of a server of small models would mostly consist of spinning. Answers do
-not change.
+sessions and run only a few batches in each, so small models would keep the processors busy mostly with spinning.
+Answers do not change.
 """
 
 import onnxruntime

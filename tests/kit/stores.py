@@ -1,4 +1,4 @@
-"""Stores behind links that a test makes fail: moto's S3, a running emulator, and a web server with TLS."""
+"""Stores reached through links that a test can break: moto's S3, a running emulator, and a web server with TLS."""
 
 import logging
 import os
@@ -59,7 +59,7 @@ class ObjectStore:
 
     @contextmanager
     def server(self, *options: object, silent_seconds: float = 10) -> Iterator[Serving]:
-        """A server that polls the store ten times a second, and waits at most ``silent_seconds`` for a silent store."""
+        """A server that polls the store ten times a second, and waits at most ``silent_seconds`` for an answer."""
         following = ("--model-control", "poll", "--poll-seconds", "0.1")
         ports = ("--port", 0, "--http-port", -1, "--transport", "grpc")
         short: Any = {"first": with_limits(store_silent_seconds=silent_seconds), **self.variables}
@@ -117,8 +117,7 @@ def s3(moto: str, cache: Path) -> Iterator[ObjectStore]:
 
 @contextmanager
 def emulator(url: str, variable: str, cache: Path) -> Iterator[ObjectStore]:
-    """A store in a new folder below ``url``, in the emulator that runs at the HTTP address in this environment
-    variable."""
+    """A store in a new folder below ``url``, on the emulator whose HTTP address is in this environment variable."""
     address = os.environ[variable]
     with link(address.removeprefix("http://")) as opened:
         variables = {variable: f"http://{opened.address}", "XDG_CACHE_HOME": str(cache)}

@@ -109,7 +109,7 @@ class Attacked(Target):
         return [line for line in self._server.log if FAILED in line]
 
     def most_memory(self) -> int:
-        """The largest number of bytes that the process has ever held."""
+        """The server's peak resident memory, in bytes."""
         return memory.most_held(self._server.process.pid)
 
     def metrics(self) -> str:
@@ -129,7 +129,7 @@ class Attacked(Target):
                 assert inference.ServerReady(pb.ServerReadyRequest(), timeout=TIMEOUT, wait_for_ready=True).ready
 
     def require_reflection(self) -> None:
-        """Require that the server lists its services, as for grpcurl. Repeat the call if newer streams ended it."""
+        """Require that gRPC reflection lists services. Repeat a call that the server ends because of newer ones."""
         call: Any = self._channel.stream_stream(REFLECTION.format("v1"))
         sent = reflection_pb2.ServerReflectionRequest(list_services="").SerializeToString()
 

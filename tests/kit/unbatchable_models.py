@@ -1,4 +1,4 @@
-"""ONNX models with a free first axis that must not be batched: their rows depend on each other, or batches fail."""
+"""ONNX models with a dynamic first axis that must not be batched: their rows depend on each other, or batches fail."""
 
 from collections.abc import Callable, Mapping
 
@@ -74,7 +74,7 @@ def large_neighbour() -> onnx.ModelProto:
 
 
 def distant_row() -> onnx.ModelProto:
-    """The rows, plus the eighth row of the batch if there is one."""
+    """Adds the eighth row of the batch, if there is one, to each row."""
     return _rows(
         """<int64[1] eighth = {7}, int64[1] ninth = {8}, int64[1] axes = {0}> {
             row = Slice(x, eighth, ninth, axes)

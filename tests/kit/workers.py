@@ -86,7 +86,7 @@ def supervising_and_stubs(models: Path, count: int, **settings: Any) -> Iterator
 
 
 def pids(server: Serving) -> list[int]:
-    """The process ids of the workers that have listened, in the order in which they began."""
+    """The process IDs of all workers that have begun to listen, in the order in which they began."""
     lines = [line for line in list(server.log) if 'event="worker listens"' in line]
     return [int(re.findall(r"pid=(\d+)", line)[0]) for line in lines]
 
