@@ -20,7 +20,7 @@ from tests.kit.command import invoke, refusal
 from tests.kit.fake_server import FakeServer, running
 from tests.kit.waiting import pass_time
 
-# Options for the shortest possible run, with one block. Tests that need longer runs override single options.
+# Options for the shortest possible run, with one block. Tests that need longer runs override some options.
 QUICK = ("--min-duration", "50ms", "--min-query-count", "10", "--blocks", "1", "--warm-up", "0")
 LOOP = (*QUICK, "--concurrency", 1)
 SCHEMA = json.loads((Path(__file__).parents[3] / "docs/loadtest.schema.json").read_text())
@@ -162,7 +162,7 @@ def saved_run(target: str, load: int | float, *blocks: dict[str, Any], **more: A
 
 
 def save(file: Path, *runs: dict[str, Any], environment: dict[str, str] | None = None, **more: Any) -> Path:
-    """Write a file of results. The document also gets the fields in ``more``."""
+    """Write a results file. The document also gets the fields in ``more``."""
     document = {
         "schema": "hangtag.loadtest/1",
         "scenario": {"batch_size": 1, "blocks": 2, "targets": [], "channels": 1},
@@ -177,7 +177,7 @@ def save(file: Path, *runs: dict[str, Any], environment: dict[str, str] | None =
 
 REPORTS = ("csv", "html", "junit")
 HOSTILE = "<b>$&"
-# For each condition of --fail-if: whether it makes the load test ``complete`` fail, and parts of the message about it.
+# For each condition of --fail-if: whether the load test of ``complete`` meets it and fails, and parts of the message.
 GATES = {
     "fast.p99 > 1us": (True, "p99 at 2 in flight is ... the limit is 1.00 µs"),
     "slow[20].p50 >= 0.005 s": (True, "p50 at 20 calls/s is ... the limit is 5.00 ms"),

@@ -35,7 +35,7 @@ def source(measured: Measured, model: str = "fast") -> str:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Plain grey images in every common format, whose values are 40 apart because JPEG and WebP are lossy."""
+    """Plain grey images with every common suffix. Their grey values are 40 apart because JPEG and WebP are lossy."""
     (tmp_path / "images").mkdir()
     for place, name in enumerate(("0.PNG", "1.jpg", "2.jpeg", "3.webp", "4.png", "5.WebP")):
         Image.fromarray(np.full((28, 28), 40 * place, np.uint8)).save(tmp_path / "images" / name)
@@ -159,7 +159,7 @@ def test_random_values_fit_every_datatype_and_fixed_shape(server: FakeServer, lo
 
 
 def test_the_requests_in_memory_are_bounded_in_bytes(server: FakeServer, loadtest: Loadtest) -> None:
-    """All requests in memory may take 64 MiB. Each request to this model takes 32 MiB."""
+    """All requests in memory may together take at most 64 MiB. Each request to this model takes 32 MiB."""
     server.inputs["big"] = [Tensor(name="x", datatype="FP64", shape=[-1, 4 << 20])]
     loadtest("big", *LOOP, "--min-query-count", 3, "--max-query-count", 3, "--min-duration", "1ms")
     assert len(server.requests) == 4

@@ -195,7 +195,7 @@ def test_a_start_without_the_store_needs_a_copy(store: ObjectStore, local: Repos
     with store.server("--model-control", "none", silent_seconds=0.5) as server:
         assert answer(server) == 1
         server.wait_for(AWAY)
-    if fault is cut:  # with a silent store, the command would wait long
+    if fault is cut:  # a store that does not answer makes the command wait for a long time
         listed = store.run("list", "--models", store.url)
         assert listed.startswith(f"THIS IS AN EARLIER COPY, NOT THE STORE'S PRESENT CONTENT: {store.url}: ")
         assert "\nm " in listed

@@ -1,4 +1,4 @@
-"""What a real server cannot provoke: calls whose end is never reported, and the exact time at which a call is sent."""
+"""Calls under conditions that no real server produces on demand, such as an end that gRPC never reports."""
 
 import multiprocessing
 import threading
@@ -42,7 +42,7 @@ class LosesOneEnd:
 
 
 def run_on(channel: LosesOneEnd, load: Load, limits: Limits) -> tuple[Executor, BlockResult]:
-    """Run a block on a channel, and return the block's executor and its result."""
+    """Run a block on a channel, and return the executor and the block's result."""
     block = Block("fast", load, limits, warm_up=0.0, seed=0, round=0)
     counts = SharedCounts(multiprocessing.get_context("spawn"), 1)
     share = Share(counts, deadline=0.2, lost_after=0.1)

@@ -18,8 +18,8 @@ from tests.kit.waiting import until
 pytestmark = pytest.mark.quick
 TIMES = type(psutil.cpu_times())
 
-# A program that computes for 0.3 s whenever it reads a line. It is a child of the test, or, as a "stranger", a
-# process whose parent has ended. If an address is given, the program listens there.
+# A program that computes for 0.3 s whenever it reads a line. It is a child of the test or, if its kind is
+# "stranger", an orphan. If an address is given, the program listens there.
 PROGRAM = """
 import os, socket, sys, time
 kind, address = sys.argv[1:]
@@ -72,8 +72,8 @@ def wait() -> None:
 
 
 def share_of_others(*addresses: str, meanwhile: Callable[[], None] = wait) -> float | None:
-    """The CPU share of programs other than these servers while ``meanwhile`` runs. All programs use 25 % of the
-    CPUs."""
+    """The CPU share of programs other than these servers while ``meanwhile`` runs. In total, all programs use 25 %
+    of the CPUs."""
     counts = iter((TIMES(*[0.0] * 10), TIMES(0.6, 0.2, 0.2, 2.0, 0.1, 0.4, 0.5, 0.0, 0.05, 0.05)))
     others = OtherPrograms(addresses, lambda: next(counts))
     meanwhile()

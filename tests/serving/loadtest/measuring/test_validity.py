@@ -117,7 +117,7 @@ def test_too_few_queries_for_a_p99_are_noted_and_remarks_on_several_runs_are_one
 
 RESTARTED = "the server or the model was restarted during the run"
 IN_PART = "the server's own times are left out, because the server counted fewer queries than were answered"
-BLOCK = 10  # Queries. A closed loop's block has one more query if an answer is still outstanding.
+BLOCK = 10  # Queries in a block. A closed loop sends one more if an answer is still outstanding.
 Reading = Callable[[int], int | None]  # Returns a counter's value after this many answered calls.
 
 
@@ -133,7 +133,7 @@ def settled(count: int) -> tuple[int, ...]:
 
 
 def in_turn(*earlier: int) -> Reading:
-    """Read the counters of servers in turn, as if two servers shared the calls. The counters began at these counts."""
+    """Read in turn the counters of servers that each answer half of the calls. The counters began at these counts."""
     turns = itertools.cycle(earlier)
     return lambda answered: next(turns) + answered // 2
 
@@ -143,7 +143,7 @@ def by_two(*_: object) -> Reading:
     return lambda answered: next(counted)
 
 
-# By model: the readings, whether a restart is reported, whether the counts are incomplete, and the possible totals.
+# For each model: the readings, whether a restart is reported, whether counts are missing, and the possible totals.
 CASES: dict[str, tuple[Reading, bool, bool, Iterable[int | None]]] = {
     "steady": (scripted(0, 10, 10, 20, 20, 30), False, False, [30]),
     # The counter falls during the second block, and continues from the lower value.

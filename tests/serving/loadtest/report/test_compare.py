@@ -60,7 +60,7 @@ CASES = {
 
 @pytest.fixture
 def files(tmp_path: Path) -> tuple[Path, Path]:
-    """Two files of results: the runs of every case, and runs that have answers in only one of the files."""
+    """Two results files, both with every case. Each lacks a run of the other, and one lacks the answers of a run."""
     silent = saved_block([], failed=3)
     before = [saved_run(name, 8, *case.before) for name, case in CASES.items()]
     after = [saved_run(name, 8, *case.after, **case.more) for name, case in CASES.items()]
@@ -126,7 +126,7 @@ def test_the_ratio_to_a_throughput_of_zero_is_unknown(tmp_path: Path) -> None:
 
 
 def target(version: str, **more: Any) -> dict[str, Any]:
-    """A target as a file of results describes it."""
+    """A target, as described in a results file."""
     return {"name": "cnn", "model": "cnn", "model_versions": [version], "accuracy": None, **more}
 
 
