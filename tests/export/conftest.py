@@ -42,7 +42,7 @@ def few(garments: Garments) -> Garments:
 
 @pytest.fixture(scope="session", params=["lstm", "lstm2", "cnn"])
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    """Each of the networks for one label, exported by the real exporter."""
+    """Each of the single-label networks, exported by the real exporter."""
     return single_label(tmp_path_factory, request.param)
 
 

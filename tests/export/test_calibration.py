@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module", autouse=True)
 def few_test_images(learned: Exported, garments: Garments) -> Iterator[None]:
-    """Make commands in this process load few test images. The fixtures have already loaded all images."""
+    """Limit commands in this process to a few test images. The fixtures have already loaded all images."""
     with pytest.MonkeyPatch.context() as patch:
         garments_kit.use_few(patch)
         yield

@@ -1,5 +1,5 @@
-"""A file is published only if it answers like PyTorch, alone and in any batch. If it does not, the error names the
-difference.
+"""A file is published only if it gives each image the same answer as PyTorch, alone and in any batch. Otherwise, the
+error names the difference.
 
 Most tests export the same LSTM with a fault that was put into its graph before the comparison.
 """
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 
 Model = onnx.ModelProto
 SIGNS = ((7, 11, 13, 17), (19, 23, 29, 31))
-"""First pixels of an image that occur in no garment and in no artificial image."""
+"""Sequences of pixel values with which no garment and no artificial image begins."""
 
 
 def add_to_bias(amount: float, at: int | slice = slice(None)) -> Callable[[Model], None]:
@@ -55,7 +55,7 @@ EFFECTS = {
 
 
 def on_sign(effect: str, signs: int = 1) -> Callable[[Model], None]:
-    """Make a fault that appears only for a batch that contains all of the first ``signs`` signs.
+    """Make a fault that appears only for a batch that contains each of ``SIGNS[:signs]``.
 
     effect: "class" changes the label of images with a sign, "shift" adds 1 to all logits of the batch, "fail" makes the
         batch fail.
@@ -159,7 +159,7 @@ def test_a_refusal_leaves_the_repository_as_it_was_and_the_file_without_a_fault_
 
 @pytest.mark.parametrize("broken", [np.nan, np.inf])
 def test_a_network_that_answers_nan_is_refused(lstm: Exported, few: Garments, tmp_path: Path, broken: float) -> None:
-    """The network is refused although the file gives the same answers."""
+    """The export fails although the file gives the same answers as the network."""
     weights = lstm.run.load("best.pt")["model"]
     weights["classifier.bias"].fill_(broken)
     run = runs.finished(tmp_path / "run", "lstm", weights)

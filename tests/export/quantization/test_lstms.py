@@ -92,7 +92,7 @@ def test_the_weights_are_in_8_bits_and_the_answers_nearly_those_of_fp32(
     expected, actual = logits(network, few.images), logits(quantized, few.images)
     assert (actual.argmax(axis=1) == expected.argmax(axis=1)).mean() >= 0.99
     largest, typical = apart(actual, expected)
-    assert largest <= 0.1  # the network is sensitive, so rounding may change a few logits by much
+    assert largest <= 0.1  # the network is sensitive, so rounding may change a few logits considerably
     assert typical <= 0.01
 
 

@@ -1,4 +1,4 @@
-"""Publishes from other processes: from several at the same time, or from one that is killed in the middle."""
+"""Publishing from other processes: from several at the same time, or from one that is killed midway."""
 
 import os
 import signal
@@ -12,7 +12,7 @@ from hangtag.export.repository.publishing import publish
 from tests.kit.forkserver import CONTEXT, Forked
 
 _SYSTEM = ("os", "shutil", "tempfile", "fcntl", "open", "pathlib")
-"""The prefixes of audit events about calls of the operating system."""
+"""The prefixes of the audit events that Python raises for system calls."""
 
 
 def publish_content(models: Path, name: str, content: str) -> Path:
@@ -48,7 +48,7 @@ def _publish_with_others(models: Path, name: str, content: str, barrier: Barrier
 
 
 def killed_at(moment: int, models: Path) -> bool:
-    """Publish in a process that is killed before its n-th call of the operating system, such as open, mkdir or rename.
+    """Publish in a process that is killed before its n-th system call, such as open, mkdir or rename.
 
     Returns:
         Whether the process was killed; False if it ended before the n-th call.

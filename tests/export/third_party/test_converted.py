@@ -142,7 +142,7 @@ def test_a_folder_of_images_calibrates_a_model_of_images(tmp_path: Path) -> None
 
 
 def test_a_classifier_of_hangtag_needs_only_pictures(garments: Split, tmp_path: Path) -> None:
-    """Files of earlier releases do not describe their images, but say that they were trained on garments."""
+    """Files of earlier releases do not describe the input images, but record that the model was trained on garments."""
     (tmp_path / "photos").mkdir()
     rows = ["path,label"]
     for place in range(100):
@@ -164,7 +164,7 @@ def test_a_classifier_of_hangtag_needs_only_pictures(garments: Split, tmp_path: 
 
 
 def hardly_different() -> onnx.ModelProto:
-    """A model whose scores lose their order in 8 bits."""
+    """A model whose scores are so close together that 8-bit weights change their order."""
     last = np.outer(np.ones(16), 1 + 1e-4 * np.arange(5)).astype(np.float32)
     return networks.scoring("{ scores = MatMul(x, last) }", last=last)
 
@@ -209,7 +209,7 @@ def test_what_cannot_be_converted_as_wanted_is_refused(
 
 
 def test_samples_that_prove_worse_than_those_that_made_the_file_are_refused(tmp_path: Path) -> None:
-    """The values of the samples that validate the file are a hundred times those of the samples that convert it."""
+    """The samples that test the file have values a hundred times as large as the samples for its conversion."""
     x = networks.samples(400)
     x[1::2] *= 100
     np.savez(tmp_path / "uneven.npz", x=x)

@@ -1,4 +1,4 @@
-"""A damaged file is read, or refused in one line; it is published completely or not at all.
+"""A damaged file is either read, or refused with a one-line message; it is published completely or not at all.
 
 The environment variable FUZZ_FILES sets the number of files that the command imports.
 """
