@@ -12,7 +12,7 @@ forkserver.preload_training()
 
 @pytest.fixture(autouse=True)
 def few_test_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make commands in this process load few test images, because each training ends by classifying all of them."""
+    """Limit commands in this process to a few test images, because each training run ends by classifying them all."""
     garments.use_few(monkeypatch)
 
 

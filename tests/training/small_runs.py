@@ -29,11 +29,11 @@ SOURCES = ("training", "hangtag")
 """The sources that determine the outcome of a run, for tests/kit/once.py."""
 EPOCHS = 4
 TRAINED = ("train", "lstm", *f"--limit 640 --epochs {EPOCHS} --threads 1 --device cpu".split())
-"""The command for a run of about two seconds, without the run's folder."""
+"""The command for a run of about two seconds. The caller adds --out with the run's folder."""
 
 
 def command(model: str, *options: object, limit: int = 64, epochs: int = 1) -> list[str]:
-    """The command for a run on few images, without the run's folder."""
+    """The command for a run on few images. The caller adds --out with the run's folder."""
     usual = ("--limit", limit, "--epochs", epochs, "--threads", 1, "--device", "cpu")
     return ["train", model, *map(str, usual), *map(str, options)]
 

@@ -1,4 +1,4 @@
-"""Compares the losses with hand-computed values and definitions, also with teachers and for label sets."""
+"""Compares each loss, also those for teachers and label sets, with hand-computed values or its definition."""
 
 import math
 from collections.abc import Sequence

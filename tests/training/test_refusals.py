@@ -115,7 +115,7 @@ def test_a_broken_file_is_named_in_one_line_before_the_training(broken_off: Path
         message = refusal(*TRAINED, "--out", folder, unchanged=folder)
         assert message.startswith(f"{folder / name} ")
         assert "--restart" in message
-        assert "weights_only" not in message  # PyTorch's own error advises to run code from the file
+        assert "weights_only" not in message  # PyTorch's own message recommends running code from the file
 
 
 @pytest.mark.parametrize("name", ["best.pt", "metrics.json"])

@@ -104,7 +104,7 @@ def spoil(model: onnx.ModelProto) -> None:
 
 
 def only_32() -> bytes:
-    """A model that declares a free number of images but accepts only 32."""
+    """A model that declares a dynamic number of images but accepts only 32."""
     model = onnx_models.from_text(
         """(uint8[batch, 28, 28] image) => (float[batch, 10] logits)
         <int64[2] shape = {32, 784}, int64[1] from = {0}, int64[1] to = {10}, int64[1] axis = {1}> {
@@ -154,7 +154,7 @@ def test_a_missing_file_and_one_without_labels(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("views", [0, 3])
 def test_a_student_learns_what_the_teacher_answers_to_the_view_that_it_sees(tmp_path: Path, views: int) -> None:
-    """The teacher answers each of ``views`` views of an image, or the image itself if ``views`` is 0."""
+    """The teacher computes logits for ``views`` views of each image, or for the image itself if ``views`` is 0."""
     to_teacher: list[Images] = []
 
     def answer(images: Images) -> Logits:

@@ -53,7 +53,7 @@ def test_figures_equal_a_plain_loop(case: tuple[npt.NDArray[np.float32], npt.NDA
     assert figures.confusion == confusion
 
 
-# The metrics of each class, and the distances of mistakes.
+# The metrics of each class, and the worst samples.
 
 
 def test_per_class_by_hand() -> None:
@@ -105,8 +105,8 @@ def test_the_temperature_is_the_one_that_scipy_finds(seed: int, scale: float) ->
         lambda each: cross_entropy(logits, classes, each), bounds=(LOWEST, HIGHEST), options={"xatol": 1e-9}
     )
     assert temperature == pytest.approx(float(expected.x), rel=1e-4)
-    assert temperature == pytest.approx(scale, rel=0.25)  # drawn multiplied the logits by the scale
-    assert fit_temperature(logits + 1e4, classes) == pytest.approx(temperature, rel=1e-4)  # no overflow
+    assert temperature == pytest.approx(scale, rel=0.25)  # ``drawn`` multiplied the logits by the scale
+    assert fit_temperature(logits + 1e4, classes) == pytest.approx(temperature, rel=1e-4)  # no logit overflows
     assert cross_entropy(logits, classes, temperature) <= cross_entropy(logits, classes, 1) + 1e-12
 
 

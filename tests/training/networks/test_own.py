@@ -91,7 +91,7 @@ def fixed(labels, image):
 
 @pytest.fixture
 def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Own pictures, and modules of networks in the current folder."""
+    """A user's pictures, and a module with networks in the current folder."""
     (tmp_path / "own_networks.py").write_text(NETWORKS)
     monkeypatch.chdir(tmp_path)
     return f"folder:{own_pictures.folder(tmp_path / 'photos', {'cats': 20, 'dogs': 20})}"
