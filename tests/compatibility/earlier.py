@@ -123,7 +123,7 @@ class Client:
         )
 
 
-_PINGS = frozenset({"--min-ping-seconds", "HANGTAG_SERVE_MIN_PING_SECONDS"})  # Envoy limits connections now
+_PINGS = frozenset({"--min-ping-seconds", "HANGTAG_SERVE_MIN_PING_SECONDS"})  # removed: Envoy limits connections
 # Options that were removed with `hangtag export --onnx` (now `hangtag import`), an export's page, `models verify`,
 # TensorBoard, and the distances between labels.
 _GONE = frozenset(

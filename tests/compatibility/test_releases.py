@@ -123,7 +123,7 @@ def test_every_call_is_answered_as_before(served: tuple[Client, Server]) -> None
 
 
 def require_close(now: Any, before: Any, where: str) -> None:
-    """Require that two JSON values are equal, except that another processor may round numbers differently."""
+    """Require that two JSON values are equal, except for rounding, which depends on the processor."""
     if isinstance(before, list):
         assert len(now) == len(before), where
         for index, pair in enumerate(zip(now, before, strict=True)):

@@ -193,7 +193,7 @@ def test_the_dashboard_and_the_rules_use_only_exported_metrics(samples: list[Sam
         named = dashboard.metrics(expression)
         assert named <= exported, title
         assert named or "up{" in expression, title
-    # Names with colons, such as level:metric:operations, are those of recorded series.
+    # Names with colons, such as level:metric:operations, are those of series that recording rules produce.
     named = dashboard.metrics(re.sub(r"\w+:\w+:\w+", "", (MONITORING / "rules.yml").read_text()))
     assert named <= exported
     assert len(named) > 5

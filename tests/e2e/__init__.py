@@ -1,1 +1,1 @@
-"""Tests that run real programs: hangtag as processes on shipped or new models, and third-party clients."""
+"""Tests that run real programs: third-party clients, and hangtag commands with shipped or newly trained models."""

@@ -1,6 +1,6 @@
 """Serves third-party models: the ONNX files inside the wheels of silero-vad and magika.
 
-In .venv-others, each package runs its models in its own ONNX Runtime session, and in a session that calls the server
+In .venv-others, each package runs its models twice: in its own ONNX Runtime session, and in one that calls the server
 (scripts/remote_session.py). The answers must agree.
 """
 

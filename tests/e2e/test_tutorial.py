@@ -1,4 +1,4 @@
-"""Runs the commands of docs/tutorial.md one after another. Only the ports and the threads of training are changed."""
+"""Runs the commands of docs/tutorial.md one after another. Only the ports and the number of training threads differ."""
 
 import contextlib
 import json

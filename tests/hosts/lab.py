@@ -61,7 +61,7 @@ class Host:
 
     @contextmanager
     def cut_off(self) -> Iterator[None]:
-        """Cut the host's cable without a notice to either end, until the end of the context."""
+        """Cut the host's cable while the context is open. Neither end of the cable is notified."""
         self._cable.cut()
         yield
         self._cable.heal()

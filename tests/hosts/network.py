@@ -1,7 +1,7 @@
 """Simulates hosts on one machine, as network namespaces that are connected by cables. Tests can cut the cables.
 
 The simulation needs root, unshare and nsenter (util-linux), and ip (iproute2). A cable is a pair of the kernel's
-virtual Ethernet interfaces. To cut a cable, each end gets a wrong hardware address of its neighbour. Every packet is
+virtual Ethernet interfaces. To cut a cable, give each end a wrong hardware address of its neighbour. Every packet is
 then lost, and neither end notices, as if the cable were cut beyond the next switch.
 """
 
@@ -31,7 +31,7 @@ class Namespace:
     """A network namespace for the processes started in it. It ends when its process ``cat`` or this process ends."""
 
     def __init__(self) -> None:
-        # The process cat keeps the namespace alive. It ends when the pipe is closed, even if this process is killed.
+        # ``cat`` keeps the namespace alive until the pipe is closed, which also happens if this process is killed.
         self._holder = subprocess.Popen(["unshare", "--net", "cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         assert self._holder.stdin
         assert self._holder.stdout
@@ -46,7 +46,7 @@ class Namespace:
         return self._holder.pid
 
     def command(self, *command: str | Path) -> Sequence[str | Path]:
-        """Return the command line that runs this command in the namespace, without another process."""
+        """Return the command line that runs this command directly in the namespace, without an intermediate process."""
         return ("nsenter", f"--net=/proc/{self.pid}/ns/net", *command)
 
     def run(self, *command: str | Path) -> None:

@@ -24,7 +24,7 @@ class Mutant:
         definition: The function or class that contains the change; empty at module level.
         operator: The name that cosmic-ray gives the change.
         before: The original text, which the file contains only once. It is as short as possible, so that few later
-            changes of the file change it.
+            edits of the file affect it.
         after: The changed text.
     """
 
@@ -41,7 +41,7 @@ class Mutant:
         return next(area for area in AREAS if self.file.startswith(f"{area}/"))
 
     def place(self, root: Path) -> tuple[Path, int]:
-        """Find the text that the mutant changes in a checkout, and return the text's file and first line.
+        """Find the mutant's original text in a checkout, and return the file and the number of the text's first line.
 
         Raises:
             MovedError: The file does not contain the text exactly once. If the checkout lacks the file, exactly one

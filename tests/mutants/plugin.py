@@ -38,7 +38,7 @@ def reached(number: int) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Record only the test's file while fixtures are set up, because other tests of the file may use them, too."""
+    """While fixtures are set up, record the whole file, because other tests in the file may use the same fixtures."""
     _note(item.nodeid.partition("::")[0])
 
 
@@ -57,7 +57,7 @@ def _note(running: str) -> None:
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Record a test that fails without a fault, for example because it needs the whole checkout."""
+    """Record a test that fails even without a mutant, for example because it needs the whole checkout."""
     folder = os.environ.get(REACHES)
     if folder is not None and report.failed:
         with (Path(folder) / FAILED).open("a") as file:

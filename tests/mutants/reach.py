@@ -66,8 +66,8 @@ def reaches(mutants: Iterable[Mutant], checkout: Path) -> dict[int, list[str]]:
     """Run all tests once, and return the tests that run the function of each mutant.
 
     Returns:
-        The tests of each mutant, by the mutant's number. If a fixture runs the function, the list has the fixture's
-        whole file. Tests that run the functions of the fewest mutants come first, because they are the most specific. A
+        The tests of each mutant, by the mutant's number. If a fixture runs the function, the list names the whole
+        test file. The tests that cover the fewest mutants come first, because they are the most specific. A
         mutant whose code no longer exists has no tests. Tests that fail in this run are left out.
     """
     with tempfile.TemporaryDirectory(prefix="mutants-") as name, tempfile.TemporaryDirectory() as folder:
@@ -92,7 +92,7 @@ def reaches(mutants: Iterable[Mutant], checkout: Path) -> dict[int, list[str]]:
 
 
 def _probe(mutants: Iterable[Mutant], root: Path) -> None:
-    """Insert a call of ``reached`` into each mutant's function, or into all functions of the file if it is in none."""
+    """Insert a call of ``reached`` into the function around each mutant, or into all functions if there is none."""
     probes: dict[Path, set[tuple[int, int]]] = defaultdict(set)
     for mutant in mutants:
         try:

@@ -39,8 +39,8 @@ _SUMMARY = "= short test summary info ="
 _FAILED = re.compile(r"^(?:FAILED|ERROR|ImportError while loading conftest '.*) ?\b(tests/.+?)(?: - |'\.$|$)", re.M)
 """A line of pytest's summary, or pytest's message about a conftest that a mutant breaks."""
 _NOTHING_FOUND = (0, 5, -signal.SIGKILL)
-"""pytest's exit codes if all tests pass, if there are no tests, and at the time limit. Another code without a failed
-test means that a mutant broke a module that the conftest imports."""
+"""pytest's exit codes if all tests pass, if there are no tests, and at the time limit. Any other code without a
+failed test means that a mutant broke a module that the conftest imports."""
 RECORDED = Path("tests/mutants/after.jsonl")
 """The results to which new results are compared."""
 
@@ -138,7 +138,7 @@ def read_results(path: Path) -> dict[int, Result]:
 
 
 def revived(before: Mapping[int, Result], after: Mapping[int, Result]) -> list[int]:
-    """The numbers of mutants that were killed before and survive now."""
+    """Return the number of each mutant that was killed before and survives now."""
     return [
         number
         for number, result in after.items()
@@ -162,7 +162,7 @@ def main(recorded: Path, checkout: Path, number: int | None, minutes: float, pro
     own = checkout / "tests/mutants/mutants.jsonl"  # an older checkout may lack the file
     mutants = {mutant.number: mutant for mutant in read(own if own.exists() else DRAWN)}
     results = read_results(recorded)
-    # Mutants of the areas alternate, so that an interrupted run has results for all areas.
+    # The order alternates between the areas, so that an interrupted run has results for all areas.
     ordered = sorted(mutants.values(), key=lambda each: (each.number % OF_AN_AREA, each.number))
     left = [each for each in ordered if each.number not in results] if number is None else [mutants[number]]
     tests = _tests_of(ordered, checkout, recorded.with_suffix(".reaches.json")) if left else {}

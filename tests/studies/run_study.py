@@ -13,7 +13,7 @@ from tests.kit.shipped import MODELS
 
 
 def repository(folder: Path, *names: str) -> Path:
-    """A model repository with a few shipped models, which starts faster than one with all of them."""
+    """A model repository with only a few shipped models, so that a server starts faster than with all of them."""
     folder.mkdir()
     for name in names:
         (folder / name).symlink_to(MODELS / name)
@@ -49,7 +49,7 @@ def measured(out: Path, part: Callable[[Path], str], *words: str | Path) -> tupl
 
     Args:
         out: The file for the results.
-        part: Returns the study's section of a page, written from this file, and fails if a result is missing.
+        part: Returns the study's section of a page, generated from this results file, and fails if a result is missing.
         words: The study, the study's command and the options, without --out.
 
     Returns:

@@ -1,4 +1,4 @@
-"""The generated pages of docs/ and studies/ are up to date. `python -m studies` lists studies and refuses mistakes."""
+"""The generated pages of docs/ and studies/ are current. `python -m studies` lists studies and refuses bad options."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The soak study: its load on a server of this process, and the results that it reports."""
+"""The soak study: the load that it puts on a server in this process, and the results that it reports."""
 
 import asyncio
 import random
@@ -33,8 +33,8 @@ def failure(planned: float, seconds: float, *, server: int = 1, error: str = "UN
     ("outcome", "explained"),
     [
         (failure(99.0, 1.01), True),
-        (failure(100.5, 0.01), True),  # sent before the client noticed the closed connection
-        (failure(99.0, 0.5), False),  # the call ended before the worker's death
+        (failure(100.5, 0.01), True),  # sent before the client noticed that the connection was closed
+        (failure(99.0, 0.5), False),  # the call ended before the worker died
         (failure(101.5, 0.01), False),  # long after the death, the other worker receives calls
         (failure(99.0, 1.01, server=0), False),
         (failure(99.0, 1.01, error="INTERNAL"), False),

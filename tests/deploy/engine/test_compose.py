@@ -1,4 +1,4 @@
-"""docker-compose.yml is valid with every profile, and its containers have the limits, rights and TLS that it states."""
+"""docker-compose.yml is valid with every profile, and its containers get the declared limits, privileges and TLS."""
 
 import json
 import shlex

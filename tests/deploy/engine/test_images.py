@@ -11,7 +11,7 @@ from tests.deploy.engine.stack import ROOT, docker
 
 VERSION = version("hangtag")
 BASE = "debian:trixie-slim"
-MEGABYTE = 1_000_000  # docker's unit of image sizes
+MEGABYTE = 1_000_000  # docker states image sizes in this unit
 # A script that prints the CPU time of the server's process, which does not depend on other load on the machine.
 CPU_SECONDS = """
 import os

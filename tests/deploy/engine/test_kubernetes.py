@@ -45,7 +45,7 @@ def problems(value: Any, kind: str, where: str = "") -> list[str]:
     Args:
         value: The part of the manifest to check.
         kind: The SDK's type for this part.
-        where: The path of this part in the manifest, which the returned lines name.
+        where: This part's path in the manifest, with which the returned lines begin.
     """
     if items := re.fullmatch(r"list\[(\w+)\]", kind):
         if not isinstance(value, list):

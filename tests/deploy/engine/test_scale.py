@@ -127,7 +127,7 @@ def balanced(counts: list[int]) -> bool:
 
 
 def wait_until_balanced(stack: Stack, load: SteadyLoad) -> None:
-    """Wait until 200 answers are balanced. If all replicas are ready, this takes at most BALANCED_WITHIN seconds."""
+    """Wait until ``balanced`` is true of 200 calls: at most BALANCED_WITHIN seconds if all replicas are ready."""
     with inference_counter(stack) as count_since_last:
 
         def is_shared() -> bool:
