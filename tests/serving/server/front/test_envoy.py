@@ -31,7 +31,7 @@ from hangtag.serving.server.errors import StartError
 from studies.stubs import InferenceStub
 from tests.kit import http2, memory, raw
 from tests.kit.certificates import Certificates
-from tests.kit.command import Serving, serving, with_limits, without
+from tests.kit.command import Serving, last_line, python, serving, with_limits
 from tests.kit.live import index, outputs, request
 from tests.kit.over_http import ELSEWHERE, ENVOY, live_server
 from tests.kit.rest import Rest
@@ -199,10 +199,14 @@ def require_answers(stub: InferenceStub) -> None:
     assert [outputs(answer)["value"].tolist() for answer in answers] == [[20]] * 210
 
 
-def test_without_the_package_an_exposed_server_does_not_start(models: Path) -> None:
-    refused = without(["envoy"], "serve", "--models", models, "--port", 0, "--host", "0.0.0.0")
+@pytest.mark.parametrize("module", ["None", "sys"], ids=["no module", "another package's module"])
+def test_without_the_package_an_exposed_server_does_not_start(models: Path, module: str) -> None:
+    arguments = ["serve", "--models", str(models), "--port", "0", "--published-host", "0.0.0.0"]
+    command = f"from hangtag.cli import main; main({arguments})"
+    refused = python(f"import sys; sys.modules['envoy'] = {module}; {command}")
     assert refused.returncode == 1
-    assert "0.0.0.0, which is not a loopback address, needs the Python module 'envoy'" in refused.stderr
+    needed = "0.0.0.0, which is not a loopback address like 127.0.0.1, needs the Python module 'envoy', which is not"
+    assert needed in last_line(refused.stderr)
     assert "pip install '.[network]'" in refused.stderr
 
 
