@@ -1,6 +1,5 @@
 """Runs ``hangtag serve``: starts a server in one process or in several, serves until a signal, drains, and returns."""
 
-import contextlib
 import signal
 import threading
 import time
@@ -8,6 +7,7 @@ from dataclasses import replace
 
 import structlog
 
+from hangtag.errors import UserError
 from hangtag.serving.model_repository import names
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.config.settings import OFF
@@ -72,7 +72,7 @@ def _follow_store(config: ServerConfig) -> tuple[ServerConfig, StoreState]:
     """
     # Imported here and not above, because only a server with a model store needs it.
     from hangtag.serving.stores.mirror import Mirror
-    from hangtag.serving.stores.store import Store, StoreError, shown
+    from hangtag.serving.stores.store import Store, shown
 
     mirror = Mirror(
         Store(config.store, config.limits.store_silent_seconds),
@@ -104,8 +104,10 @@ def _follow_store(config: ServerConfig) -> tuple[ServerConfig, StoreState]:
     def update_for_ever() -> None:
         while True:
             time.sleep(config.poll_seconds)
-            with contextlib.suppress(StoreError):  # the copy was deleted, and cannot be fetched again now
+            try:
                 update()
+            except UserError:  # the copy was deleted, and cannot be fetched again now
+                state.errors += 1
 
     update(partly=follows)
     log.info("models come from a store", store=shown(config.store), copy=str(mirror.models))

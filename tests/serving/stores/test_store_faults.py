@@ -1,6 +1,7 @@
 """Models are still served while their object store is slow or fails in any way."""
 
 import json
+import shutil
 import signal
 import threading
 import time
@@ -199,6 +200,25 @@ def test_a_start_without_the_store_needs_a_copy(store: ObjectStore, local: Repos
         listed = store.run("list", "--models", store.url)
         assert listed.startswith(f"THIS IS AN EARLIER COPY, NOT THE STORE'S PRESENT CONTENT: {store.url}: ")
         assert "\nm " in listed
+
+
+def test_a_copy_that_is_deleted_during_its_updates_is_fetched_again(
+    s3: ObjectStore, local: Repository, tmp_path: Path
+) -> None:
+    def delete(data: bytes) -> bytes:
+        shutil.rmtree(tmp_path / "cache/hangtag", ignore_errors=True)
+        return data
+
+    s3.push(local.folder)
+    with s3.server() as server:
+        assert answer(server) == 1
+        s3.link.alter = delete
+        until(lambda: store_metrics(server)[1] > 1)
+        s3.link.alter = bytes
+        local.publish("m", 2)
+        s3.push(local.folder)
+        until(lambda: any("model=m version=2 " in line for line in server.log))
+        until_answer(server, 2)
 
 
 def test_servers_share_a_copy_which_one_of_them_fetches(s3: ObjectStore, local: Repository) -> None:
