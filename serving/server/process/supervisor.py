@@ -136,11 +136,12 @@ class Supervisor:
         with self._changed:
             workers = [worker for worker in self._workers.values() if worker.listening]
         answers = {worker.begin("state"): worker for worker in workers}
-        for answer in wait(answers, self._config.limits.worker_answer_seconds).done:
-            answers[answer].take_state(answer)
-        running = sum((worker.state for worker in workers), ServerState())
-        served = {(version.name, version.version) for version in running.versions}
-        with self._changed:
+        answered = wait(answers, self._config.limits.worker_answer_seconds).done
+        with self._changed:  # so that the counts of a worker that ends now are not also among those of ended workers
+            for answer in answered:
+                answers[answer].take_state(answer)
+            running = sum((worker.state for worker in workers), ServerState())
+            served = {(version.name, version.version) for version in running.versions}
             ended = self._counts_of_ended.restricted_to(served)
         return replace(running + ended, workers=self.workers(), store=self._store)
 

@@ -70,7 +70,7 @@ class WorkerProcess(Peer):
 
     def take_state(self, answer: "Future[Any]") -> None:
         """Record the worker's answer to the call "state". If the worker has ended, keep the last known state."""
-        if answer.exception() is None:
+        if not self.ended.is_set() and answer.exception() is None:
             self.state = answer.result()
             self.last_answer = time.monotonic()
 

@@ -7,6 +7,7 @@ import shutil
 import signal
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,19 @@ def test_a_worker_that_hangs_holds_up_nobody_and_is_replaced_by_one_with_all_mod
         assert supervised.ready
         assert supervised.workers().restarts == 1
         until(lambda: instances(supervised) == {"gather": before["gather"], "text": before["gather"]}, TIMEOUT)
+
+
+def test_a_worker_that_ends_while_another_worker_is_slow_to_answer_counts_once(models: Path) -> None:
+    limits = replace(QUICK_CHECKS, worker_answer_seconds=2.0, worker_hang_seconds=60)
+    with supervising(models, limits=limits) as supervised, ThreadPoolExecutor() as other:
+        hanging = pid(1)
+        assert supervised.state().loads == {("gather", "ok"): 2}
+        os.kill(hanging, signal.SIGSTOP)
+        state = other.submit(supervised.state)
+        pass_time(0.5)  # worker 0 has answered
+        os.kill(pid(0), signal.SIGKILL)
+        assert state.result(TIMEOUT).loads == {("gather", "ok"): 2}
+        os.kill(hanging, signal.SIGCONT)
 
 
 def test_unanswered_calls_for_the_state_leave_room_for_other_calls() -> None:
