@@ -26,7 +26,7 @@ UNLOAD = Method(methods.MODEL_UNLOAD, pb.RepositoryModelUnloadResponse)
 
 
 class Calls(HealthCalls):
-    """Calls that return one answer. ``AsyncClient`` extends this class, and ``Client`` runs its methods."""
+    """Calls that return one answer. ``AsyncClient`` inherits them; ``Client`` runs them in the calling thread."""
 
     async def classify(self, image: Image, model: str, *, version: str = "", top_k: int = 0) -> Classification:
         """Classify one image.

@@ -76,7 +76,7 @@ def classify(
     other files, a line on standard error counts these files.
 
     The server uses an image of the model's input size unchanged. The model's file says whether the server stretches,
-    crops or pads any other image, or converts the image like a photo of a garment. If an image fails, standard error
+    crops or pads images of other sizes, or converts them as photos of garments. If an image fails, standard error
     shows the reason, the other images are still classified, and the exit code is 1.
 
     A multi-label model answers with a set of labels, in the order of prediction if it predicts one label after another.
@@ -195,7 +195,7 @@ def _table(answers: Sequence[Classification]) -> Table:
 
 
 def _costs(answer: Classification) -> str:
-    """Say how long the answer took, and for a route which members computed, and which of them answered."""
+    """Say how long the answer took. For a route, also say which member answered, and how long each member took."""
     lines = [f"{answer.queue_ms:.1f} ms queued, {answer.compute_ms:.1f} ms computed"]
     if answer.stages:
         lines.append(f"answered by {answer.answered_by}" + (", which was not sure" if answer.unsure else ""))
@@ -221,7 +221,7 @@ def _verdict(answers: Sequence[Classification]) -> str:
 
 
 def _set(answer: Classification) -> str:
-    """Say how large the set of a multi-label model is, and how probable the whole set is."""
+    """Say how many labels a multi-label model predicts, and how probable it is that this set is right."""
     if answer.task != "multi_label":
         return ""
     whole = "" if answer.path_probability is None else f"; {answer.path_probability:.2%} for the whole set"

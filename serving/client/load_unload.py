@@ -23,7 +23,7 @@ from hangtag.serving.credentials import Credentials
 def load(name: str, server: str, timeout: float, credentials: Credentials) -> None:
     """Load a model on a running server, or load it again.
 
-    The command ends when the model serves. The server must run with --model-control explicit. The server loads the
+    The command waits until the model is ready. The server must run with --model-control explicit. The server loads the
     promoted version, or the latest if none is promoted. While the new version is loaded, the old version
     answers requests. If the new file is broken, the old version stays in service.
 

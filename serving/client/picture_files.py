@@ -30,8 +30,8 @@ _BLANK = (
     "garment"
 )
 _INVERTED = (
-    "the picture seems inverted: the model expects a bright garment on black. Invert the picture's tones, or use an "
-    "evenly lit picture of a dark garment on white, larger than {} x {} pixels: the server converts such pictures"
+    "the picture seems inverted: the model expects a bright garment on black. Invert the picture's tones, or use a "
+    "picture larger than {} x {} pixels with a dark garment on evenly lit white: the server converts such pictures"
 )
 
 
@@ -62,8 +62,8 @@ def warning(data: bytes, image: image_spec.ImageSpec) -> str:
     """Say what is wrong with a picture and what helps; "" if nothing is wrong, or if the model is not for garments.
 
     If a model's file says ``fit=garment``, the model learned bright garments on black, and cannot classify blank or
-    inverted pictures well. Of the 10,000 test images of Fashion-MNIST, these rules warn of every negated image, and of
-    no unchanged image and no larger copy on white or black, which the server converts.
+    inverted pictures well. In a test with the 10,000 test images of Fashion-MNIST, these rules warned of every inverted
+    image, but of no original image and of no enlarged image on a white or black background.
     """
     grey = _upright(data, 1) if image.fit == "garment" else None
     if grey is None:
@@ -104,7 +104,7 @@ def _upright(data: bytes, channels: int) -> Image.Image | None:
 
 
 def _drawn(picture: Image.Image) -> Segments:
-    """Draw a picture with two pixels in a character."""
+    """Draw a picture as text. Each character shows two pixels, one above the other."""
     scale = WIDTH / max(picture.size)
     small = picture.resize([max(1, round(edge * scale)) for edge in picture.size])
     pixels = np.asarray(ImageOps.pad(small, (small.width, small.height + small.height % 2)))

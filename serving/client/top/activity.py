@@ -22,7 +22,7 @@ from hangtag.serving.credentials import Credentials, CredentialsError
 Version = tuple[str, str]
 """A model's name and version."""
 Row = dict[str, Any]
-"""The activity of a model version: its name and version, and numbers."""
+"""The activity of a model version: the model's name, the version, and the values that ``Interval.rows`` describes."""
 Metrics = Mapping[tuple[Any, ...], float]
 """A metric's name and the values of the labels that ``_READ`` lists -> the sum over all other labels."""
 
@@ -101,7 +101,7 @@ class Interval:
         return {name: value for name, value in row.items() if value is not None}
 
     def callers(self) -> tuple[float, float]:
-        """Compute the calls and samples per second; if metrics were fetched, without calls of routes to members."""
+        """Compute the calls and samples per second. If metrics were fetched, leave out calls from routes to members."""
 
         def sent(total: float, unit: str, *outcome: str) -> float:
             inside = sum(labelled(self.growth, f"hangtag_route_{unit}_total").values())

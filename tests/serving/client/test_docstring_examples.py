@@ -34,7 +34,7 @@ def address(request: pytest.FixtureRequest, server: Server) -> str:
 
 
 def documented(kind: type) -> dict[str, str]:
-    """The docstrings with examples of the class and of its own public methods."""
+    """The docstrings of a class and of its own public methods, if they contain examples."""
     members = {f"{kind.__name__}.{name}": member for name, member in vars(kind).items() if not name.startswith("_")}
     documents = {name: each.__doc__ or "" for name, each in {kind.__name__: kind, **members}.items()}
     return {name: text for name, text in documents.items() if ">>>" in text}
@@ -60,7 +60,7 @@ def run(name: str, code: str, variables: dict[str, Any], runner: asyncio.Runner)
 
 @pytest.fixture
 def variables(address: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
-    """The variables that the examples use, without the client. The models cnn and lstm have each answered a call."""
+    """The variables that the examples use, except for ``client``. The models cnn and lstm have each answered a call."""
     monkeypatch.chdir(ROOT)
     image = (ROOT / "examples/garments/bag-1.png").read_bytes()
     with Client(address) as client:

@@ -1,4 +1,4 @@
-"""Waiting for a server and for its models, ``hangtag health``, and ``hangtag models load``."""
+"""Tests of waiting for a server or a model, of ``hangtag health``, and of ``hangtag models load`` and ``unload``."""
 
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -163,7 +163,7 @@ def repository(tmp_path: Path) -> Path:
 
 @pytest.fixture(params=["gRPC", "HTTP"])
 def explicit(repository: Path, request: pytest.FixtureRequest) -> Iterator[str]:
-    """The address of a server that serves text, and that loads gather on request."""
+    """The address of a server that serves the model text, and loads the model gather when a client requests it."""
     with running_server(repository, model_control="explicit", load_model=("text",)) as running:
         yield running.address if request.param == "gRPC" else f"http://{running.http_address}"
 

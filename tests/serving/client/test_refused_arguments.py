@@ -1,4 +1,4 @@
-"""Arguments of a call that no client can send, or that the server refuses: the errors name them."""
+"""An error about an argument that a client cannot send, or that the server refuses, names the argument."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""A route's answer names the members that computed it, and the answer of a set describes its labels."""
+"""A route's answer names the members that computed it. A multi-label model's answer describes the labels."""
 
 import json
 from collections.abc import Iterator

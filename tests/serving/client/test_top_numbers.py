@@ -23,7 +23,7 @@ def top(address: str, *arguments: str, columns: int = 150) -> str:
 
 
 def counted(calls: int, samples: int, batches: int, failed: int = 0, *, name: str = "m") -> dict[str, Any]:
-    """The statistics of a model. Each call waited 2 ms in the queue and was computed for 1 + 5 + 1 ms."""
+    """The statistics of a model. Each call waited 2 ms in the queue, and its computation took 1 + 5 + 1 ms."""
     parts = {"queue": 2, "compute_input": 1, "compute_infer": 5, "compute_output": 1}
     times = {part: {"count": calls, "ns": calls * ms * 1_000_000} for part, ms in parts.items()}
     outcomes = {"success": {"count": calls}, "fail": {"count": failed}}
@@ -50,7 +50,7 @@ Rows = list[dict[str, Any]]
 def between(
     before: Rows, after: Rows, *arguments: str, metrics: tuple[bytes, bytes] | None = None, columns: int = 150
 ) -> str:
-    """Run ``hangtag top`` for a server that reports these statistics at the first and at the second reading."""
+    """Run ``hangtag top`` for a server that reports ``before`` at the first reading and ``after`` at the second."""
     statistics = iter([json.dumps({"model_stats": each}).encode() for each in (before, after)])
     texts = iter(metrics or ())
     with web_server(lambda path: (200, {}, next(statistics if "stats" in path else texts))) as address:
