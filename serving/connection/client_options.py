@@ -89,7 +89,7 @@ class ConnectionOptions:
         return itertools.islice(self.polling_pauses(), self.retries if retried else 0)
 
     def polling_pauses(self) -> Iterator[float]:
-        """Yield, without end, the pauses in seconds between checks whether a server is ready."""
+        """Yield an endless series of pauses, in seconds, between readiness checks."""
         pause = self.initial_backoff
         while True:
             yield min(pause, self.max_backoff) * random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311 - no secret
@@ -106,7 +106,7 @@ class ConnectionOptions:
             ("grpc.per_rpc_retry_buffer_size", _RETRY_BUFFER_BYTES),
             ("grpc.keepalive_time_ms", pause),
             ("grpc.keepalive_timeout_ms", timeout),
-            # gRPC applies the longer of the two timeouts, and this timeout would otherwise be 60 s
+            # gRPC applies the longer of the two timeouts. The default of this one is 60 s.
             ("grpc.http2.ping_timeout_ms", timeout),
             # Idle connections are pinged too, so that the next call finds a live connection.
             ("grpc.keepalive_permit_without_calls", 1),

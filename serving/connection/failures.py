@@ -45,7 +45,7 @@ def too_late(address: str, seconds: float | None, reason: str = "") -> ClientErr
 
 
 def failed(code: grpc.StatusCode, message: str, method: Method[Any], *, executed: bool) -> ClientError:
-    """Return the error of a call. ``executed`` is whether the server may have executed the call all the same."""
+    """Return the error of a failed call. ``executed`` is true if the server may nevertheless have executed the call."""
     if executed and not method.repeatable:
         message += (
             "; the server may or may not have executed the call, and the client does not repeat it: "
@@ -57,9 +57,9 @@ def failed(code: grpc.StatusCode, message: str, method: Method[Any], *, executed
 def unanswered(
     address: str, method: Method[Any], reason: str, connected: bool, credentials: Credentials | None
 ) -> ClientError:
-    """Return the error of a call that got no answer, for a ``reason`` in the words of the library that made the call.
+    """Return the error of a call that got no answer. ``reason`` is the message of the library that made the call.
 
-    ``connected`` is whether there was a connection, which ended during the call. With ``credentials``, this function
+    ``connected`` is true if there was a connection that broke during the call. With ``credentials``, this function
     looks for the cause, which may take seconds.
     """
     from hangtag.serving.connection.proxy import proxy_of  # a container's health check does not need this module
@@ -83,7 +83,7 @@ def unanswered(
 def of_grpc(
     error: grpc.RpcError, address: str, timeout: float | None, method: Method[Any], credentials: Credentials
 ) -> ClientError:
-    """Return the error of a call over gRPC that failed with ``error``. The other arguments are those of the call."""
+    """Convert gRPC's exception for a failed call into a ClientError. The other arguments are those of the call."""
     code, details = error.code(), error.details() or ""
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return too_late(address, timeout)
@@ -148,7 +148,7 @@ def _without_tls(address: str, endpoint: tuple[str, int]) -> str:
 
 
 def _with_tls(address: str, endpoint: tuple[str, int], credentials: Credentials) -> str:
-    """Say why a TLS handshake with the settings of the failed calls fails; "" if nothing is wrong."""
+    """Make a TLS handshake with the failed calls' settings, and say why it fails; "" if nothing is wrong."""
     url = server_address.is_http(address)
     context = credentials.ssl_context(address if url else f"https://{address}") or ssl.create_default_context()
     context.set_alpn_protocols(["http/1.1" if url else "h2"])

@@ -19,8 +19,8 @@ from hangtag.serving.credentials import Credentials
 
 # gRPC ends a cancelled call by resetting its stream. If more than 20 streams are reset before a server has accepted
 # them, hangtag's native transport assumes a rapid reset attack (CVE-2023-44487), and ends the connection with all its
-# calls. So the client resets a call no earlier than _ACCEPTED_SECONDS after its beginning, when a working server has
-# accepted it. The server accepts a call above its limit on streams only when another call ends, so the client also
+# calls. So the client resets a call no earlier than _ACCEPTED_SECONDS after its beginning. By then, a working server
+# has accepted it. The server accepts a call above its limit on streams only when another call ends, so the client also
 # waits _BETWEEN_RESETS seconds between two resets.
 _ACCEPTED_SECONDS = 0.1
 _BETWEEN_RESETS = 0.001
@@ -108,7 +108,7 @@ class GrpcConnection(_Channel):
     ) -> Iterator[Response]:
         """Yield a stream's responses, within a deadline for the whole stream. A thread reads the requests one by one.
 
-        Raises ClientError, CredentialsError, and, after all earlier answers, what iterating over ``requests`` raised.
+        Raises ClientError and CredentialsError. If ``requests`` raises, the earlier answers are yielded first.
         """
         call, responses = self._begin_stream(method, requests, timeout)
         try:

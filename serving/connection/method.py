@@ -1,4 +1,4 @@
-"""A method of a gRPC service. Every connection, even over HTTP, receives such a method for each call."""
+"""A method of a gRPC service. Each call of a connection, even over HTTP, has such a method as its first argument."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ class Method(Generic[Response]):
 
 
 def keep_costs(response: Any, metadata: Iterable[tuple[str, str | bytes]]) -> None:
-    """Copy the metadata (over HTTP: the headers) ``hangtag-*`` of a ModelInfer response into its parameters.
+    """Copy a ModelInfer response's metadata (over HTTP, headers) ``hangtag-*`` into the response's parameters.
 
     The metadata says which models answered, and how long the answer took. In a stream, the server sets the parameters.
     """

@@ -28,7 +28,7 @@ IN_FLIGHT = 16
 """The largest number of calls that one stream has in flight. The server can batch calls that are in flight together."""
 _END: Any = object()
 _LONGEST = 2**63 - 1  # the longest timeout that the server accepts, in microseconds
-# These failures concern more than one request, so they end a stream, over HTTP and over gRPC alike.
+# A failure with one of these codes concerns more than one request, so it ends a stream, as over gRPC.
 _ENDS_STREAM = (
     grpc.StatusCode.CANCELLED,
     grpc.StatusCode.DEADLINE_EXCEEDED,
@@ -113,7 +113,7 @@ class AsyncHttpConnection:
                         request = asyncio.ensure_future(anext(requests, _END))
                 if begun and begun[0].done():
                     yield begun.popleft().result()
-            request.result()  # raises what the requests raised, after the answers to all earlier requests
+            request.result()  # raises an exception of ``requests`` after the answers to all earlier requests
         finally:  # the caller may have stopped reading
             for each in (request, *begun):
                 each.cancel()

@@ -1,6 +1,6 @@
 """Connections for httpcore2 that use asyncio's streams.
 
-httpcore2's own connections use anyio, with which 16 threads that share one event loop make half as many calls a second.
+httpcore2's own connections use anyio, which halves the calls per second of 16 threads that share one event loop.
 """
 
 import asyncio

@@ -41,7 +41,7 @@ _STATUSES = {
 }
 _CODES = {status: code for code, statuses in _STATUSES.items() for status in statuses}
 _QUOTED = 200  # an error quotes at most this many characters of an answer that does not follow the protocol
-# If the comparison of a single model fails with one of these codes, the call failed, and not only its model.
+# If Compare is called for one model and the answer has one of these codes, the whole call failed, not only the model.
 _OF_THE_CALL = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAVAILABLE)
 
 
@@ -181,7 +181,7 @@ def _compare_response(answer: HttpAnswer, request: classifier_pb2.CompareRequest
 
 
 def _is_comparison(answer: HttpAnswer, request: classifier_pb2.CompareRequest) -> bool:
-    """Return whether an answer has an outcome for each model. With one model, an error may be that model's outcome."""
+    """Return whether an answer has an outcome for each model. For a single model, an error may be the outcome."""
     failed = len(request.models) == 1 and answer.error and answer.code not in _OF_THE_CALL
     return answer.status == 200 or bool(failed)
 

@@ -99,7 +99,7 @@ def test_calls_that_are_cancelled_end_no_others_and_are_not_computed(
 
 @grpc_kinds
 def test_each_client_has_a_connection_of_its_own(kind: Kind, live: LiveServer) -> None:
-    """Therefore, a client that cancels too many calls, or whose calls are late, ends no call of another client."""
+    """So if a server ends the connection of a client that cancels too many calls, other clients' calls continue."""
     with link(live.server.address) as to, kind.open(to.address) as one, kind.open(to.address) as another:
         assert one.is_ready()
         assert another.is_ready()

@@ -76,7 +76,7 @@ def test_a_stream_whose_deadline_passes_while_the_event_loop_is_busy_is_late(ser
             await client.infer("gather", INDEX)
             stream = client.infer_stream("gather", [INDEX] * 3, timeout=0.02)
             answers = asyncio.ensure_future(anext(stream))
-            for _ in range(turns):  # block the event loop after each step of the stream's beginning
+            for _ in range(turns):  # the stream takes this many steps before the event loop is blocked
                 await asyncio.sleep(0)
             pass_time(0.04)  # blocks the event loop, like a CPU-bound coroutine
             try:
@@ -130,7 +130,7 @@ def test_a_large_request_that_is_taken_slowly(kind: Kind) -> None:
 
 
 def test_an_address_that_does_not_answer_leaves_time_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only the asynchronous client always calls Python's getaddrinfo, which the test replaces."""
+    """The test replaces Python's getaddrinfo, and uses the only client that always calls this function."""
     looked_up, kind = socket.getaddrinfo, Kind(asynchronous=True, http=True)
 
     def getaddrinfo(host: Any, *arguments: Any, **settings: Any) -> list[Any]:

@@ -1,4 +1,4 @@
-"""Clients use the proxies that environment variables name. test_retries covers the errors that proxies answer."""
+"""Clients use the proxies that environment variables name. test_retries covers the errors that proxies return."""
 
 import re
 from collections.abc import Iterator

@@ -70,7 +70,7 @@ def test_a_call_outlives_the_connection_that_breaks_under_it(kind: Kind, live: L
         answer = pool.submit(gathered, client)
         gate.wait_until_computing()
         to.cut()
-        gate.wait_until_computing()  # the second attempt computes in the other instance
+        gate.wait_until_computing()  # the retry runs in the other instance
         gate.open()
         assert answer.result(TIMEOUT) == [10]
 
@@ -172,7 +172,7 @@ def test_where_no_server_answers_every_call_says_what_to_do(kind: Kind) -> None:
         ):
             message = message_of(UNAVAILABLE, call)
             assert f"no server answers at {kind.text(address)}; start a server with 'hangtag serve'" in message
-            assert UNKNOWN not in message  # no server can have computed the call
+            assert UNKNOWN not in message  # no server can have executed the call
 
 
 def test_a_host_that_cannot_be_resolved_is_named(kind: Kind) -> None:
