@@ -1,9 +1,9 @@
 """Lists the candidates, which are every model and the cascades that may be better, ranks them, and chooses one.
 
 A cascade accepts a model's answer if the highest probability in the answer is at least the threshold. Labelled samples
-determine the threshold. A cascade loses a sample if the cascade misclassifies the sample and the last model classifies
-it correctly. Lost samples are not offset by samples that only the cascade classifies correctly. If a faster model is
-more accurate on these samples, the reason is usually chance, or that its best epoch was chosen by the same samples.
+determine the threshold. In this module, a sample is lost if the cascade misclassifies it although the cascade's last
+model classifies it correctly. Samples that only the cascade classifies correctly do not reduce the number of lost
+samples: a faster model is usually right about them by chance, or because its best epoch was chosen on these samples.
 """
 
 import json
@@ -22,10 +22,10 @@ from hangtag.serving.model_repository import ModelFile
 OUTPUT = "probabilities"
 """The output by which a cascade decides."""
 CONFIDENCE = 0.95
-"""The confidence level of the upper bound on the share of lost samples."""
+"""The confidence level of the upper bound that ``bound`` returns."""
 LOSE = 0.001
-"""If no accuracy was requested, the required accuracy is the most accurate model's accuracy minus this share, and a
-cascade may lose at most this share of the samples."""
+"""If no accuracy was requested, the required accuracy is the most accurate model's accuracy minus this share, and at
+most this share of the samples may be misclassified by a cascade but classified correctly by its last model."""
 IN_FLIGHT = 64
 """The number of calls that a closed loop keeps in flight."""
 _STEP = 0.005
@@ -43,16 +43,16 @@ class Model:
     file: ModelFile  # the measured version
     confidence: npt.NDArray[np.floating]  # the highest probability in the answer to each sample, [samples]
     right: npt.NDArray[np.bool_]  # whether each sample is classified correctly, [samples]
-    alone: float  # the seconds that one processor computes a batch of a single sample
-    per_sample: float  # the seconds per sample that one processor computes a full batch
+    alone: float  # how many seconds one processor needs for a batch of a single sample
+    per_sample: float  # how many seconds per sample one processor needs for a full batch
 
 
 @dataclass(frozen=True)
 class Outcome:
     """The performance of a candidate under a load: measured, or predicted as limits of what can be measured."""
 
-    throughput: float = math.nan  # calls per second with 64 calls in flight; if predicted, an upper limit
-    p99: float = math.nan  # seconds at the requested rate, or else with 64 calls in flight; if predicted, a lower limit
+    throughput: float = math.nan  # calls per second with 64 calls in flight, or its predicted upper limit
+    p99: float = math.nan  # in seconds, at the requested rate or else with 64 calls in flight, or its lower limit
     is_predicted: bool = True
     overloaded: bool = False  # whether the server cannot answer every call at the requested rate
     problems: tuple[str, ...] = ()  # the reasons why the measurement is invalid, each as a sentence
@@ -107,7 +107,7 @@ def curve(models: Sequence[Model]) -> list[Candidate]:
     for threshold in np.arange(0, 1 + _STEP / 2, _STEP).round(3).tolist():
         answered, goes_on, reached = models[0].right, np.ones(len(models[0].right), bool), [1.0]
         for model, after in pairwise(models):
-            goes_on = goes_on & ~(model.confidence >= threshold)  # NaN too goes on to the next model, as on a server
+            goes_on = goes_on & ~(model.confidence >= threshold)  # a sample with a NaN confidence goes on, too
             answered = np.where(goes_on, after.right, answered)
             reached.append(float(goes_on.mean()))
         lost = int((models[-1].right & ~answered).sum())
@@ -116,12 +116,12 @@ def curve(models: Sequence[Model]) -> list[Candidate]:
 
 
 def best(tried: Sequence[Candidate], accuracy: float, lose_at_most: float) -> Candidate | None:
-    """Return the lowest threshold of a curve that reaches an accuracy and loses at most a share of the samples.
+    """Return the candidate of a curve with the lowest threshold that reaches ``accuracy`` within ``lose_at_most``.
 
-    A higher threshold would pass more samples on to the next model. The samples must show with 95 % confidence that the
-    cascade loses no more than ``lose_at_most``. If there are too few samples to show this, the cascade must not lose
-    any. If no threshold within the limit reaches the accuracy, return the most accurate threshold within the limit, or
-    None if no threshold is within the limit.
+    ``lose_at_most`` limits the share of the samples that the cascade misclassifies although its last model classifies
+    them correctly. The samples must show with 95 % confidence that the share is within the limit. If there are too few
+    samples to show this, the share must be 0. If no candidate within the limit reaches the accuracy, return the most
+    accurate candidate within the limit, or None if there is none. With a higher threshold, more samples would go on.
     """
     samples = len(tried[0].models[0].right)
 
@@ -137,9 +137,9 @@ def best(tried: Sequence[Candidate], accuracy: float, lose_at_most: float) -> Ca
 
 
 def bound(samples: int, lost: int) -> float:
-    """Return an upper bound on the share of samples that a cascade loses in the long run: the upper limit of the
-    one-sided interval of Clopper and Pearson (1934). It is valid if the samples were used neither to train or choose a
-    model nor to choose the cascade."""
+    """Return an upper bound on the share of new samples that a cascade misclassifies although its last model classifies
+    them correctly: the upper limit of the one-sided interval of Clopper and Pearson (1934). It is valid if the samples
+    were used neither to train or choose a model nor to choose the cascade."""
     return float(scipy.special.bdtri(lost, samples, 1 - CONFIDENCE))
 
 
@@ -168,10 +168,10 @@ def candidates(models: Sequence[Model], accuracy: float, lose_at_most: float = 1
 class Wanted:
     """The requirements of the user."""
 
-    accuracy: float  # the smallest share of the samples that must be classified correctly
-    p99: float | None = None  # the largest 99th-percentile latency in seconds; None for no limit
+    accuracy: float  # the lowest acceptable accuracy, from 0 to 1
+    p99: float | None = None  # the limit for the 99th percentile of the latency, in seconds; None for no limit
     rate: float | None = None  # the calls per second at which ``p99`` applies; None for 64 calls in flight
-    lose_at_most: float = 1.0  # the largest share of all samples that a cascade may lose
+    lose_at_most: float = 1.0  # the limit for ``Candidate.lost``, as a share of the samples
 
     def missed_by(self, one: Candidate) -> list[str]:
         """List the missed requirements: "accuracy", "rate", "p99", and "valid load test"."""
@@ -204,8 +204,7 @@ def choose(
 
 
 def limits(one: Candidate, processors: int, rate: float | None) -> Outcome:
-    """Return the largest throughput and the shortest p99 that the models' times permit. A real server also needs time
-    for each call, and its queues make calls wait."""
+    """Return the largest throughput and the shortest p99 that the models' times permit, without a server's overhead."""
     throughput = processors / one.cost
     p99 = sum(model.alone for model, share in zip(one.models, one.reached, strict=True) if share > 0.01)
     if rate is None:
@@ -216,8 +215,8 @@ def limits(one: Candidate, processors: int, rate: float | None) -> Outcome:
 def ranked(listed: Sequence[Candidate], wanted: Wanted) -> list[Candidate]:
     """Sort the candidates: first those that meet the requirements, by throughput, then the others, nearest first.
 
-    A candidate is nearer if it misses fewer requirements. Candidates that miss equally many are sorted by accuracy if
-    they miss the accuracy, otherwise by p99 if they miss the p99, and otherwise by throughput.
+    A candidate is nearer if it misses fewer requirements. Candidates that miss the same number of requirements are
+    sorted by accuracy if they miss the required accuracy, otherwise by p99 if it is too long, otherwise by throughput.
     """
 
     def key(one: Candidate) -> tuple[int, float, float]:

@@ -41,9 +41,9 @@ def measure(
     """Measure models of a repository.
 
     Args:
-        names: The models, as NAME (for the version that serves) or NAME@VERSION. If empty, all models that serve are
-            candidates, and those with the most frequent signature are measured.
-        chosen: Names labelled samples on which no model was trained, or by default the validation images.
+        names: The models, as NAME (for the version that serves) or NAME@VERSION. If empty, the largest group of models
+            in the repository that have the same signature is measured.
+        chosen: Names samples on which no model was trained. By default, these are the validation images.
         option: The command-line option that names the samples, for error messages.
         on_step: Receives a sentence about each step, and about each model and group of pictures that is left out.
 
@@ -112,7 +112,7 @@ def _file(repository: Path, member: str) -> ModelFile:
 
 
 def _comparable(name: str, file: ModelFile) -> Subject:
-    """Load a model that can be in a cascade. Raises EvaluationError if the model cannot."""
+    """Load a model. Raises EvaluationError if a cascade cannot use the model."""
     subject = of_file(file.path, threads=1)
     if problem := _RULE.problem(subject.signature):
         raise EvaluationError(f"{name} cannot be in a cascade: {problem.removeprefix('accept: ')}.")

@@ -16,7 +16,8 @@ from hangtag.serving.loadtest import units
 from hangtag.serving.loadtest.statistics.intervals import wilson
 
 HEADERS = ("", "sent on", "right", "lost", "µs", "calls/s", "p99", "lacks")
-"""The headers of the table. `hangtag route tune` measures no speed, and shows the columns of RESULTS."""
+"""The headers of the table. "lost" is the number of samples that are wrong although the cascade's last model is right.
+`hangtag route tune` measures no speed, and shows only the first columns, as many as RESULTS."""
 RESULTS = 5
 
 
@@ -63,8 +64,8 @@ def sentences(listed: Sequence[Candidate], wanted: Wanted, measured: Measured) -
         lines.append("The models' best epochs were chosen by these images, so the accuracy for other images is lower.")
     if one.is_cascade and bound(samples, 0) > wanted.lose_at_most:
         lines.append(
-            f"{samples:,} images are too few to show that a cascade loses at most {LOSE:.2%}. At least 2,995 images "
-            "are needed."
+            f"{samples:,} images are too few to show that at most {LOSE:.2%} are wrong although {one.models[-1].name} "
+            "is right. At least 2,995 images are needed."
         )
     if one.is_cascade and (rival := best_single(listed, wanted)):
         name, _, right, *_, throughput, latency, _ = cells(rival, wanted)
@@ -76,8 +77,8 @@ def sentences(listed: Sequence[Candidate], wanted: Wanted, measured: Measured) -
 
 
 def result(one: Candidate, measured: Measured) -> str:
-    """Say how many of the samples are right. For a cascade, also say how many samples go on to each later model, how
-    accurate each model is alone, how many samples are lost, and how many new samples may be lost at most."""
+    """State the accuracy on the samples. For a cascade, add the share of samples that each later model receives, each
+    model's own accuracy, and how many samples are wrong although the last model is right, with an upper bound."""
     right, samples = f"{one.accuracy:.2%} are right", len(measured.images)
     if not one.is_cascade:
         return f"{measured.shown}, {right}"
@@ -108,7 +109,7 @@ def page(listed: Sequence[Candidate], wanted: Wanted, measured: Measured) -> str
 def _picture(candidates: Sequence[Candidate]) -> str:
     """Draw a labelled marker for each single model, the first candidate, and each candidate on the Pareto front. For
     each cascade that has a marker, draw a line through its results at all thresholds."""
-    with drawing("front", "Accuracy against the processor time of a sample", (6.6, 4.4)) as drawn:
+    with drawing("front", "Accuracy against the CPU time per sample", (6.6, 4.4)) as drawn:
         axes = drawn.axes
         front = draw_front(axes, [_place(one) for one in candidates])
         marked = [one for one in candidates if one is candidates[0] or not one.is_cascade or _place(one) in front]
@@ -125,7 +126,7 @@ def _picture(candidates: Sequence[Candidate]) -> str:
         plain_log_axis(axes.xaxis, *axes.get_xlim())
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g} µs"))
         axes.yaxis.set_major_formatter(PercentFormatter(1))
-        axes.set_xlabel("processor time of a sample, in full batches")
+        axes.set_xlabel("CPU time per sample, measured in full batches")
         axes.set_ylabel("accuracy")
         place(axes, labels)
     return drawn.svg

@@ -29,11 +29,11 @@ def load_test(
     candidates: Sequence[Candidate], rate: float | None, seconds: float, repository: Path, images: Array,
     on_progress: Callable[[str], None], stop: threading.Event,
 ) -> list[Candidate]:  # fmt: skip
-    """Serve candidates, load-test them with 64 calls in flight and at a rate, and return them with the results.
+    """Serve candidates, load-test each of them, and return them with the results.
 
-    The rate is in calls per second; None measures only the closed loop. Each candidate is tested for at least
-    ``seconds`` under each load, with images that the models have answered. Raises EvaluationError if the server does
-    not start or the test was stopped, and LoadTestError if a generator process failed.
+    Each candidate is tested with 64 calls in flight, and, unless ``rate`` is None, at this rate in calls per second.
+    Each test takes at least ``seconds``, and sends images that the models have classified before. Raises LoadTestError
+    if a generator process failed, and EvaluationError if the server does not start or the test was stopped.
     """
     with tempfile.TemporaryDirectory(prefix="hangtag-choose-") as folder:
         models, file = Path(folder) / "models", Path(folder) / "images.npz"

@@ -77,12 +77,12 @@ class _Options(SampleOptions):
 def choose(names: tuple[str, ...], models: Path, **given: Any) -> None:
     """Say which model, or which cascade of models, to serve on this machine.
 
-    The command runs every MODEL (by default every model of the repository that classifies the same kind of pictures) on
-    labelled pictures on which the model was not trained. From the answers and times on this machine, the command
-    computes accuracy and cost of each model and of each cascade of two or three models. Then the command serves and
-    load-tests the best few. The test images of a data set are never used. Without --accuracy-at-least, at most
-    0.1 % of the pictures may be misclassified by a cascade but classified correctly by its last model. At least 2,995
-    pictures are needed to show that a cascade meets this limit.
+    The command runs each MODEL on labelled pictures on which no model was trained. By default, it runs the largest
+    group of models in the repository that have the same inputs, outputs and labels. From the answers and times on this
+    machine, the command computes the accuracy and the cost of each model and of each cascade of two or three models.
+    Then it serves and load-tests the best few. The test images of a data set are never used. Without
+    --accuracy-at-least, at most 0.1 % of the pictures may be misclassified by a cascade but classified correctly by its
+    last model. At least 2,995 pictures are needed to show that a cascade meets this limit.
 
     If no candidate meets the requirements, the command shows the nearest candidate, writes no route, and exits with 1.
 
@@ -153,7 +153,7 @@ def tune(
     The models answer the validation images of FAST's data set, or the pictures of --samples. Pictures on which a
     model's run was trained or tested are refused. The lowest threshold within --lose-at-most is written to
     <models>/NAME/route.toml, with a description of the choice. All models except for the last have this threshold. If
-    the cascade takes as long as ACCURATE by itself, nothing is written. A model may be given as NAME@VERSION. To serve
+    the cascade takes as long as ACCURATE alone, nothing is written. A model may be given as NAME@VERSION. To serve
     versions other than the newest, use 'hangtag serve --num-versions'. 'hangtag choose' also chooses the models of the
     cascade, and load-tests it.
 
@@ -162,7 +162,7 @@ def tune(
       hangtag route tune lstm cnn                           at most 0.1 % are wrong although cnn is right
       hangtag route tune lstm cnn --lose-at-most 1 --dry-run
       hangtag route tune lstm lstm2 cnn --name three        three models
-      hangtag route tune lstm cnn@1 --name older            a version that does not serve
+      hangtag route tune lstm cnn@1 --name older            a version that is not served
       hangtag route tune small large --samples folder:kept  with your own pictures, on which no model was trained
       hangtag evaluate fast-and-accurate --server 127.0.0.1:8001
     """
@@ -176,15 +176,15 @@ def tune(
     _print(shown, chosen, Wanted(0.0), report.RESULTS)
     if chosen is None or chosen.cost >= chosen.models[-1].per_sample:
         raise EvaluationError(
-            f"no threshold within --lose-at-most saves time against {names[-1]} by itself, so no route was written. "
-            f"Serve only {names[-1]}, or raise --lose-at-most if a threshold in the table costs less."
+            f"no threshold within --lose-at-most makes the cascade faster than {names[-1]} alone, so no route was "
+            f"written. Serve only {names[-1]}, or raise --lose-at-most to allow a faster threshold from the table."
         )
     click.echo(
         f"Chosen: {chosen.threshold:g}. Of {report.result(chosen, measured)}. On average, the cascade takes "
-        f"{chosen.cost / chosen.models[-1].per_sample:.2f} times as long for an image as {names[-1]} by itself."
+        f"{chosen.cost / chosen.models[-1].per_sample:.2f} times as long for an image as {names[-1]} alone."
     )
     if not chosen.reached[1]:
-        click.echo(f"You need no cascade, because {names[0]} by itself loses no more than --lose-at-most allows.")
+        click.echo(f"You need no cascade, because {names[0]} alone is within --lose-at-most.")
     if not dry_run:
         _write_route(file, chosen, measured)
 

@@ -53,7 +53,7 @@ def test_every_model_and_every_cascade_that_may_gain_is_a_candidate_at_its_cheap
     assert (cascade.threshold, cascade.accuracy, cascade.reached) == (0.705, 0.75, (1.0, 0.5))
     assert cascade.cost == pytest.approx(0.001 + 0.5 * 0.01)
     assert (listed["fast"].accuracy, listed["fast"].cost) == (0.5, 0.001)
-    # A cascade that passes on all samples is neither cheaper nor more accurate than its last model.
+    # A cascade that sends every sample on to its last model is neither cheaper nor more accurate than this model.
     assert list(named(candidates([SLOW, FAST], accuracy=1.01))) == ["fast", "slow"]
 
 
@@ -132,7 +132,7 @@ def test_the_sentences_name_what_the_figures_do_not_show() -> None:
     before = sentences(one)
     assert " Predicted, without a load test: ≤ 333 calls/s with 64 in flight, p99 ≥ 192 ms with 64 in flight." in before
     assert "The models' best epochs were chosen by these images" in before
-    assert "too few to show that a cascade loses at most 0.10%. At least 2,995 images are needed." in before
+    assert "at most 0.10% are wrong although slow is right. At least 2,995 images are needed." in before
     invalid = sentences(load_tested(one, "the generator was late"))
     assert "the load test of fast → slow at 0.705 is invalid. Repeat it on an idle machine." in invalid
     assert "No candidate has" not in invalid
@@ -175,9 +175,9 @@ def test_the_best_are_served_and_load_tested_and_the_choice_becomes_a_route(mode
     assert served
     assert re.search(r" Measured: [\d,.]+ calls/s with 64 in flight, p99 ", printed)
     if served[1]:  # the machine was idle
-        # 400 images are too few to show a loss of at most 0.1%, so the cascade must not make a single error.
+        # 400 images are too few for the limit of 0.1%, so no image may be wrong although cnn-int8 is right.
         assert "; 0 of 400 are wrong although cnn-int8 is right; of new images, at most 0.746%" in printed
-        assert "too few to show that a cascade loses at most 0.10%" in printed
+        assert "too few to show that at most 0.10% are wrong although cnn-int8 is right" in printed
         route = json.loads(invoke("models", "show", "both", "--models", models, "--json").stdout)
         assert [member["model"] for member in route["members"]] == ["lstm-int8", "cnn-int8"]
         assert route["accept"]["at_least"] == float(served[2])
@@ -187,7 +187,7 @@ def test_the_best_are_served_and_load_tested_and_the_choice_becomes_a_route(mode
     (drawn,) = [ElementTree.fromstring(svg) for svg in re.findall(r"<svg.*?</svg>", page, re.DOTALL)]
     texts = " ".join("".join(drawn.itertext()).split())
     assert {"lstm-int8", "cnn-int8"} <= set(texts.split())
-    assert "processor time of a sample" in texts
+    assert "CPU time per sample" in texts
     with chromium() as browser:
         require_good_looks(browser, models.parent / "choose.html")
 

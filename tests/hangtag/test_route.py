@@ -59,7 +59,7 @@ def test_the_threshold_is_chosen_and_written_with_where_it_came_from(models: Pat
     assert ": of 300 validation images, " in route["description"]
     assert "; lstm@2 alone has " in route["description"]
     assert "hangtag models load chosen" in chosen
-    # If more accuracy may be lost, the threshold is lower.
+    # With a larger limit, the threshold is lower.
     tune(models, "lstm", "cnn", "--lose-at-most", "2", "--name", "looser")
     assert read(models, "looser")["accept"]["at_least"] < bound
 
@@ -72,8 +72,8 @@ def test_a_route_is_replaced_only_by_name_and_a_dry_run_writes_nothing(models: P
     assert "--name" in refused
     assert "--replace" in refused
     printed = tune(models, "lstm", "cnn", "--lose-at-most", "9", "--name", "kept", "--dry-run")
-    assert "saves time" not in printed
-    assert "You need no cascade, because lstm by itself" in printed
+    assert "faster than" not in printed
+    assert "You need no cascade, because lstm alone" in printed
     assert file.read_text() == "split = {cnn = 100}"
     # A member may be one version of a model.
     pictures = MODELS.parent / "examples/test-images.npz"
@@ -99,7 +99,7 @@ def test_three_models_have_one_threshold(models: Path) -> None:
 def test_a_cascade_that_is_no_faster_than_its_last_model_is_not_written(models: Path) -> None:
     """If lstm2 precedes lstm, each image that lstm2 passes on costs more than with lstm alone."""
     refused = tune(models, "lstm2", "lstm", "--name", "slow", exit_code=1)
-    assert "saves time against lstm by itself, so no route was written. Serve only lstm" in refused
+    assert "faster than lstm alone, so no route was written. Serve only lstm" in refused
     assert not (models / "slow").exists()
 
 
