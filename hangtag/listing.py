@@ -47,7 +47,7 @@ class Listing:
 
 
 def place_of(source: str) -> Path:
-    """Return the path that a source names. ~ is expanded, because a shell leaves ~ in folder:~/photos."""
+    """Return the path that a source names. A leading ~ is expanded, which shells do not do in folder:~/photos."""
     path = Path(source.partition(":")[2])
     try:
         return path.expanduser()
@@ -181,8 +181,8 @@ def _in_csv(file: Path) -> list[Picture]:
             pictures.append(Picture(file.parent / path, path, normal(label), _SPLITS.get(split.lower())))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataCorruptError(
-            f"{file} cannot be read ({reason(error)}). Name a CSV file in UTF-8, which spreadsheets call 'CSV UTF-8', "
-            "and close each quotation mark in it."
+            f"{file} cannot be read ({reason(error)}). Give a CSV file that is saved as UTF-8 (in spreadsheets: 'CSV "
+            "UTF-8') and that has a closing quotation mark for each opening one."
         ) from error
     if missing:
         count = counted(len(missing), "file that is", "files that are")

@@ -55,7 +55,7 @@ class Duration(FiniteRange):
 
 
 def options_of(settings: type[Any], *left_out: str, **kinds: click.ParamType[Any]) -> Callable[[F], F]:
-    """Add an option to a command for each field of a dataclass that is declared with ``setting``, except for
+    """Add an option to a command for each field that a dataclass declares with ``setting``, except for the fields in
     ``left_out``. Each option's value is passed to the command as an argument with the field's name. ``kinds`` has the
     click types of fields whose declaration cannot name a click type.
     """
@@ -116,7 +116,7 @@ class NumberList(click.ParamType[Any]):
 
 
 def repository(value: str | Path) -> Path | str:
-    """Return the Path of a model repository's folder. The URL of an object store stays a text."""
+    """Return the folder of a model repository as a Path, or the URL of an object store as a str."""
     return value if isinstance(value, str) and "://" in value else Path(value)
 
 
@@ -185,7 +185,7 @@ class JsonCommand(click.Command):
             form = "--json=-" if word == "-" or not is_file else f"--json={word}"
             if is_file:
                 click.echo(f"Warning: '--json {word}' will be removed in the next release: write {form}.", err=True)
-            if is_file or not word.startswith("-"):  # click would take any word for the file
+            if is_file or not word.startswith("-"):  # click would use any word as the file's name
                 args = [*args[:at], form, *args[at + 1 + is_file :]]
         return super().parse_args(ctx, args)
 

@@ -54,7 +54,7 @@ def write_text(file: str, text: str) -> None:
         click.echo(text)
         return
     with writing(path):
-        # Devices and links are not replaced, and a folder may forbid new files.
+        # Devices and links must not be replaced, and a folder that is not writable cannot hold a partial file.
         if (path.exists() and not path.is_file()) or path.is_symlink() or not os.access(path.parent, os.W_OK):
             path.write_text(f"{text}\n", encoding="utf-8")
             return

@@ -34,7 +34,7 @@ def printable(value: T) -> T:
 
 
 def named(items: Sequence[str]) -> str:
-    """Join the first names into one text, followed by the number of names that were left out."""
+    """Join the first few items into one string, followed by the number of items that were left out."""
     more = len(items) - _NAMED
     return "; ".join(items[:_NAMED]) + (f"; and {more} more" if more > 0 else "")
 

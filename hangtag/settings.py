@@ -1,7 +1,7 @@
 """Declares settings of commands, servers and load tests as dataclass fields with a type, a default and rules.
 
 ``hangtag.options.options_of`` turns these fields into a command's options. This module does not import click, because
-programs also create settings of servers and load tests without a command line.
+programs that have no command line also create the settings of servers and of load tests.
 """
 
 from collections.abc import Iterator, Sequence

@@ -1,1 +1,1 @@
-"""Subcommands that join several packages: ``choose``, ``data``, ``evaluate``, ``models``, ``route`` and ``runs``."""
+"""Subcommands that combine several packages: ``choose``, ``data``, ``evaluate``, ``models``, ``route`` and ``runs``."""

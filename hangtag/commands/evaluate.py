@@ -67,11 +67,11 @@ def evaluate(model: str, runs: Path, json_file: str | None, credentials: Credent
 
     RUN is a run's folder, the checkpoint in a run's folder, a run's name under --runs, or a network's name, which
     stands for the network's latest finished run. FOLDER is a model in a repository, such as models/cnn, and stands for
-    the version that serves.
-    With --server, NAME is a served model or a route. The figures of a single-label model are accuracy, cross-entropy,
-    the expected calibration error, and for garments the severity of mistakes: the mean distance between the true and
-    the predicted label ('Shirt' is near 'T-shirt/top' and far from 'Ankle boot'). The figures of a multi-label model
-    are the share of exact sets, and the CNN-RNN paper's precision, recall and F1.
+    the version that serves. With --server, NAME is a served model or a route. The figures of a single-label model are
+    accuracy, cross-entropy, the expected calibration error, and for garments the severity of mistakes: the mean
+    distance between the true and the predicted label ('Shirt' is near 'T-shirt/top' and far from 'Ankle boot'). The
+    figures of a multi-label model are the share of images for which exactly the true labels are predicted, and
+    precision, recall and F1 as the CNN-RNN paper defines them.
 
     \b
     Examples:

@@ -162,11 +162,11 @@ def show(name: str, version: int | None, folder: Path, as_json: bool) -> None:
 @click.argument("version", metavar="VERSION|latest")
 @_models
 def promote(name: str, version: str, folder: Path) -> None:
-    """Let a VERSION of a model serve until another version is promoted.
+    """Serve a VERSION of a model until another version is promoted.
 
-    By default, a newer version that is published in the meantime does not serve. --num-versions can serve a newer
-    version, and you can promote it. 'latest' returns to the rule that the latest version serves. The choice is stored
-    in the file promoted.toml in the model's folder. The command prints when servers apply the choice.
+    A newer version that is published in the meantime is not served, unless you promote it or give 'hangtag serve' a
+    larger --num-versions. 'latest' removes the choice, so that the latest version is served. The choice is stored in
+    the file promoted.toml in the model's folder. The command also prints when a running server applies the choice.
 
     \b
     Examples:
@@ -214,14 +214,14 @@ def _report(name: str, before: int | None, now: int) -> None:
     help="stretch changes the proportions; crop cuts the longer edge; pad extends the shorter edge; garment converts "
     "a photo to the style of Fashion-MNIST.",
 )
-@click.option("--even-if-different", is_flag=True, help="Publish even if the version that serves has another fit.")
+@click.option("--even-if-different", is_flag=True, help="Publish even if the served version records another --fit.")
 @_models
 def fit(name: str, fit: str, even_if_different: bool, folder: Path) -> None:
     """Record in a classifier's file how pictures were resized for its training.
 
-    The version that serves is published again as the next version, with the same graph and weights. A classifier whose
-    file does not record a fit accepts only pictures of its exact size. If you change the fit of an imported file, the
-    results that were measured with the old fit are no longer recorded.
+    The version that serves is published again as the next version, with the same graph and weights. If a classifier's
+    file does not record how pictures were resized, the classifier accepts only pictures of its input size. If you
+    change the --fit of an imported file, the results that were measured with the old --fit are removed.
 
     \b
     Example:

@@ -79,7 +79,7 @@ def details(entry: Entry, operators: Mapping[str, int] | None) -> Shown:
 
 
 def description(shown: Shown, entry: Entry | None = None) -> Table:
-    """Make the table of `hangtag models show` from the JSON object of a model, or of a route, which has no entry."""
+    """Make the table of `hangtag models show` from a JSON object. ``entry`` is the model's; a route has none."""
     if entry is not None and (signature := entry.signature) is not None:
         shown = shown | {side: "; ".join(map(str, getattr(signature, side))) for side in ("inputs", "outputs")}
         shown["image"] = str(signature.image or "")
@@ -97,7 +97,7 @@ def description(shown: Shown, entry: Entry | None = None) -> Table:
 
 
 def _words(value: Any) -> str:
-    """Write a value of a JSON object in one line. Of a table of numbers, only the largest number is written."""
+    """Return a value of a JSON object as one line. For a table of numbers, the line has only the largest number."""
     if not isinstance(value, dict):
         return text(value)
     words = []
@@ -147,7 +147,7 @@ def route_summary(models: Path, name: str) -> Shown:
 
 
 def route_listing(routes: Sequence[Shown]) -> Table:
-    """Make a table with a row for each route, with its models or the error in its file, from the routes' summaries."""
+    """Make a table from route summaries. A route's row has its models, or the error if the route's file is invalid."""
     rows = []
     for shown in routes:
         answered = shown.get("trouble", "")
@@ -176,7 +176,7 @@ def _name(member: Shown) -> str:
 
 
 def followers(name: str) -> str:
-    """Say when running servers apply a promotion or a new route."""
+    """Say when a promotion or a new route takes effect on running servers."""
     return (
         "a server with --model-control poll applies this within its --poll-seconds, a server with --model-control "
         f"explicit at 'hangtag models load {name}', and any other server when it restarts"

@@ -40,8 +40,8 @@ def measure(subject: Subject, outputs: Outputs, split: Split, labels: tuple[str,
     """Measure a model's outputs for a whole split.
 
     The outputs of a single-label model must have ``logits`` [images, labels] or ``probabilities``. The loss is the mean
-    cross-entropy of the logits in nats. The calibration error is that of the probabilities, in 15 bins. "second" is the
-    share of the mistakes whose true label is the second most probable.
+    cross-entropy of the logits in nats. The expected calibration error of the probabilities is computed with 15 bins.
+    "second" is the share of the mistakes in which the true label is the second most probable.
 
     The outputs of a multi-label model must have ``probabilities`` [images, labels]. If there is also a ``path``
     [images, steps] of label indices, these labels form the sets, and the threshold is not used. The metrics of a label
@@ -89,7 +89,7 @@ def _labels(subject: Subject, outputs: Outputs, split: Split, labels: tuple[str,
 
 
 def _sets(subject: Subject, outputs: Outputs, split: Split, labels: tuple[str, ...]) -> Result:
-    """Measure label sets. Without probabilities of sets, the mistakes with the most wrong labels come first."""
+    """Measure label sets. Without a ``path_probability``, the mistakes with the most wrong labels come first."""
     truth: Sets = split.classes
     probabilities = _scores(outputs, ("probabilities",), split, labels, subject.name)
     if (path := outputs.get("path")) is not None:  # label indices, where -1 is no label

@@ -23,7 +23,7 @@ _FIGURES = {
     "calibration_error": ("calibration error", ".2%", "mean gap between confidence and accuracy"),
     "severity": ("severity of mistakes", ".4f", "mean distance between true and predicted label"),
     "second": ("true label second", ".2%", "of mistakes have the true label in second place"),
-    "exact_match": ("exact match", ".2%", "share of images whose whole set is right"),
+    "exact_match": ("exact match", ".2%", "share of images with exactly the true labels"),
     "o_precision": ("O-P", ".2%", "overall precision, over all predicted labels"),
     "o_recall": ("O-R", ".2%", "overall recall, over all true labels"),
     "o_f1": ("O-F1", ".2%", "their harmonic mean"),

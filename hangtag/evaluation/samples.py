@@ -25,7 +25,7 @@ _USED = {
     "train": ("training", "which a model classifies better than new pictures"),
     "test": ("test", "which must not influence a choice"),
 }
-"""The splits of a model's data that cannot be samples. Each has a word for its pictures, and the reason."""
+"""A split of a model's data set that must not be used as samples -> an adjective for its pictures, and the reason."""
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,8 @@ def load(
 
 
 def used(subject: Subject, images: Array, splits: Sequence[str], runs: Path = _RUNS) -> str | None:
-    """Say how many of these images are pictures of the model's own data. Only the first of these splits with any such
-    picture is reported. Return None if no split has one, or if ``runs`` lacks the run. The images are model inputs."""
+    """Say how many of these model inputs come from one of these splits of the model's data set. Only the first split
+    with any such image is reported. Return None if no split has one, or if ``runs`` lacks the model's run."""
     members = _members(subject, runs)
     digests = [pixels_digest(image) for image in images] if members else []
     for split in splits:
@@ -101,8 +101,8 @@ def used(subject: Subject, images: Array, splits: Sequence[str], runs: Path = _R
 
 
 def _members(subject: Subject, runs: Path) -> Sequence[Member]:
-    """List the user's pictures on which a model was trained, from a run with the same pictures and splits. A published
-    model does not name the run that trained it."""
+    """List the user's pictures in a model's data set. A published model does not name the run that trained it, so the
+    list comes from any run that has the same pictures and splits."""
     config = subject.config
     if config is None or "data_digest" not in config:
         return ()
@@ -129,7 +129,7 @@ def _garments(name: str, split: str, limit: int | None, data_dir: Path | None) -
 def _own_dataset(subject: Subject, name: str, data_dir: Path | None, runs: Path, option: str) -> Dataset:
     """Load the user's pictures, split and prepared as in the model's run."""
     config: Mapping[str, Any] = subject.config or {}
-    # The pictures are not the model's own data set, so they only become the model's input, and the run is not needed.
+    # A data set other than the model's own is only converted to the model's input size, which needs no run.
     if name != config.get("dataset"):
         return sources.load(name, image=_image(subject))
     try:
@@ -205,9 +205,9 @@ def _npz(file: Path, subject: Subject, image: ImageSpec) -> Split:
     fits = images.dtype == np.uint8 and images.shape[1:] == image.shape and classes.shape == images.shape[:1]
     if not fits or not len(images):
         raise EvaluationError(
-            f"{file} has images {images.dtype} {[*images.shape]} and labels {[*classes.shape]}. The model needs images "
-            f"uint8 [n, {', '.join(map(str, image.shape))}] and labels [n], for n of at least 1 picture. Pictures of "
-            "other sizes, as files in a folder for each label, are converted to this size: give folder:PICTURES."
+            f"{file} has images {images.dtype} {[*images.shape]} and labels {[*classes.shape]}. The model needs "
+            f"images uint8 [n, {', '.join(map(str, image.shape))}] and labels [n], with at least one picture. Pictures "
+            "of other sizes, as files in a folder for each label, are converted to this size: give folder:PICTURES."
         )
     if classes.dtype.kind == "U":
         return Split(images, _numbers(classes.tolist(), subject, str(file)))

@@ -99,8 +99,8 @@ class Drawing:
 
 @contextmanager
 def drawing(name: str, label: str, size: tuple[float, float] = SIZE) -> Iterator[Drawing]:
-    """Return a context in which to draw a picture of a size in inches. The name makes the picture's ids unique in the
-    page, and the label is the picture's description for screen readers."""
+    """Yield an empty picture, and convert it to SVG when the context ends. ``size`` is in inches, ``name`` makes the
+    picture's ids unique in the page, and ``label`` describes the picture for screen readers."""
     with rc_context(_STYLE):
         figure = Figure(figsize=size, layout="constrained")
         FigureCanvasSVG(figure)

@@ -52,7 +52,7 @@ def place(axes: Axes, labels: Sequence[Label]) -> list[Bbox]:
 
 
 def _move(text: Annotation, radius: float, direction: tuple[int, int]) -> Bbox:
-    """Move a text into this direction from its point, and return the text's box in pixels."""
+    """Move a label away from its marker in this direction, and return the label's box in pixels."""
     across, up = direction
     distance = (radius if 0 in direction else radius * 0.7) + _GAP
     text.set_position((across * distance, up * distance))

@@ -69,7 +69,7 @@ def voc(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A repository with the shipped lstm and with models that cannot be evaluated, or only one image at a time."""
+    """The shipped lstm, models that cannot be evaluated, and ``reverses``, which answers a batch in reverse order."""
     models = tmp_path_factory.mktemp("models")
     (models / "lstm").symlink_to(MODELS / "lstm")
     onnx_models.publish(models, "other_labels", onnx_models.classifier())
@@ -92,7 +92,7 @@ def server(repository: Path) -> Iterator[Server]:
 def classifier_of(
     weights: npt.NDArray[np.float32], *, output: str = "logits", reverses: bool = False
 ) -> onnx.ModelProto:
-    """A model with image UINT8 [batch, 28, 28] -> ``output``, the pixels times weights [784, classes].
+    """A model that multiplies the pixels of ``image`` by ``weights`` [784, classes], and returns the products.
 
     reverses: Reverse the order of the answers in a batch.
     """

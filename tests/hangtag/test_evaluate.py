@@ -113,7 +113,7 @@ def test_the_document_agrees_with_the_models_own_answers(tmp_path: Path, garment
 
 
 def test_a_file_whose_rows_depend_on_each_other_is_evaluated_one_image_at_a_time(repository: Path) -> None:
-    """Alone, an image gets the same answer from both files. In a batch, the file ``reverses`` exchanges the answers."""
+    """A single image gets the same answer from both files. ``reverses`` returns a batch's answers in reverse order."""
     one, other = (figures(document(repository / name, *GARMENTS, "--limit", 100)) for name in ("straight", "reverses"))
     assert one == other
 

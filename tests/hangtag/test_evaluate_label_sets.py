@@ -29,7 +29,7 @@ def document(*arguments: object) -> dict[str, Any]:
 
 @pytest.mark.parametrize("model", ["cnn_rnn", "sigmoids"])
 def test_a_run_its_export_and_its_server_agree(model: str, sigmoids: Exported) -> None:
-    """``sigmoids`` selects label sets by a threshold, and ``cnn_rnn`` by paths. The shipped ``cnn_rnn`` has no run."""
+    """``sigmoids`` selects labels by a threshold, ``cnn_rnn`` one by one. The shipped ``cnn_rnn`` has no run."""
     models = OUTFITS if model == "cnn_rnn" else sigmoids.models
     sources = (models / model, *([sigmoids.run.folder] if model == "sigmoids" else []))
     file, *others = (document(source, "--data", "outfits") for source in sources)

@@ -203,7 +203,7 @@ def test_of_many_labels_the_worst_are_drawn_with_what_they_are_taken_for(tmp_pat
     )
     described = {"labels": json.dumps([*map(str, range(50))]), "image": '{"height": 1, "width": 50}'}
     file = onnx_models.publish(tmp_path / "models", "many", with_metadata(model, **described))
-    answers = np.minimum(np.arange(50), 9)  # the labels from 10 are taken for the label 9
+    answers = np.minimum(np.arange(50), 9)  # for images of the labels 10 to 49, the model predicts 9
     np.savez(tmp_path / "many.npz", images=np.eye(50, dtype=np.uint8)[answers, None], labels=range(50))
     invoke("evaluate", file, "--samples", tmp_path / "many.npz", "--pictures", tmp_path)
     with Image.open(tmp_path / "confusion.png") as drawn:
@@ -243,7 +243,7 @@ def test_archives_with_other_members_or_a_damaged_member_are_refused(samples: Pa
     with zipfile.ZipFile(wrong, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr(name, b"no array" * 9)
     content = bytearray(wrong.read_bytes())
-    content[30 + len(name)] = 0xFF  # the first byte of the compressed data, which has no such kind of block
+    content[30 + len(name)] = 0xFF  # the compressed data begins with a type of block that does not exist
     wrong.write_bytes(content)
     assert "it is not a file of numpy.savez" in refusal("evaluate", samples / "models/fast", "--samples", wrong)
 
@@ -256,7 +256,7 @@ def test_archives_with_other_members_or_a_damaged_member_are_refused(samples: Pa
         ([0, -1], "from -1 to 0, but "),
         ([0.0, 1.0], "has labels float64 from 0.0 to 1.0, but "),
         ([b"red", b"blue"], "has labels |S4, but "),
-        ([], "needs images uint8 [n, 24, 36, 3] and labels [n], for n of at least 1 picture. Pictures of other sizes"),
+        ([], "images uint8 [n, 24, 36, 3] and labels [n], with at least one picture. Pictures of other sizes"),
     ],
 )
 def test_labels_that_a_model_does_not_have_are_refused(

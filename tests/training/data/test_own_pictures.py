@@ -168,8 +168,8 @@ def test_folders_that_cannot_be_divided_are_refused(tmp_path: Path, counts: dict
         ('path,label\n000.png,"big\ncats"\ngone.png,cats\n', "gone.png in line 4."),
         ("path,label\n000.png,cats\n000.png,dogs\n", "000.png (cats) and 000.png (dogs). Delete the wrong copies."),
         ("path,label\n000.png,cats,dogs\n", "line 2 has 3 values for 2 columns. Put quotation marks around texts"),
-        ('path,label\n000.png,"' + "x" * 200_000, "and close each quotation mark in it."),
-        (b"path,label\ncaf\xe9.png,cats\n", "labels.csv cannot be read (it is not UTF-8). Name a CSV file in UTF-8, "),
+        ('path,label\n000.png,"' + "x" * 200_000, "has a closing quotation mark for each opening one."),
+        (b"path,label\ncaf\xe9.png,cats\n", "labels.csv cannot be read (it is not UTF-8). Give a CSV file that is "),
     ],
 )
 def test_csv_files_that_cannot_be_used_are_refused(tmp_path: Path, text: str | bytes, expected: str) -> None:
@@ -186,7 +186,7 @@ def test_sources_that_are_none_are_refused(tmp_path: Path, monkeypatch: pytest.M
         ("csv:", "and your own pictures: folder:PHOTOS with a folder for each class, csv:FILE.csv with the columns"),
         (f"folder:{tmp_path}/gone", "gone is not a folder. Name a folder that has a folder of pictures for each"),
         ("folder:~/gone", f"{tmp_path}/home/gone is not a folder."),
-        ("csv:~nobody-here/gone", "~nobody-here/gone cannot be read (no such file or directory). Name a CSV file"),
+        ("csv:~nobody-here/gone", "~nobody-here/gone cannot be read (no such file or directory). Give a CSV file"),
         (f"idx:{tmp_path}/file", "file is not a folder. Name a folder with four IDX files."),
         (f"csv:{tmp_path}", f"{tmp_path} cannot be read ("),
         (tmp_path, f"--data {tmp_path} is a path. Name its kind too: folder:{tmp_path}."),
