@@ -41,7 +41,7 @@ def mirror(image: ImageSpec) -> onnx.ModelProto:
 
 
 def write_pictures(root: Path) -> list[Path]:
-    """Write pictures of noise of two classes, in every mode of the formats and several sizes, upright and turned."""
+    """Write random pictures for two classes: in every mode of each format, in several sizes, upright and rotated."""
     random = np.random.default_rng(0)
 
     def noise(mode: str, size: tuple[int, int]) -> Image.Image:
