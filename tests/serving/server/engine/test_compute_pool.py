@@ -40,7 +40,7 @@ class Model:
 
 
 class Source:
-    """Provides calls that a thread of the pool receives."""
+    """A source from which a thread of the pool receives the calls that a test sends."""
 
     def __init__(self, pool: ComputePool) -> None:
         self._pool = pool

@@ -97,7 +97,7 @@ def test_a_broken_version_is_reported_until_a_newer_one_serves_or_another_is_pro
     running = repository.start(mode, load_model=("one",) if mode == "explicit" else ())
 
     def index() -> list[tuple[str, int, str]]:
-        """The index after the next poll, or after a call to load ``one``, which fails."""
+        """The index after the next poll, or after a call to load ``one``, even if this call fails."""
         if mode == "poll":
             running.poll()
         else:
@@ -184,7 +184,7 @@ def test_a_promotion_and_a_rollback_are_followed_and_a_damaged_one_changes_nothi
 
 
 WEIGHTS = {5: bytes.fromhex("0000a0400000a040"), 6: bytes.fromhex("0000c0400000c040")}
-"""The bytes of a version's two FP32 weights, by the answer that these weights give."""
+"""The bytes of a version's two FP32 weights, keyed by the answer that a model gives with these weights."""
 
 
 @pytest.mark.parametrize("place", ["model.onnx.data", "weights/model.data"])

@@ -25,7 +25,7 @@ NOT_FOUND, EXHAUSTED, LATE = (
 
 
 def grow(repository: Repository, *names: str, kib: int = 900, version: int = 1) -> None:
-    """Let the files of a version of each of these models take ``kib`` KiB."""
+    """Add a file of ``kib`` KiB to this version of each model, after publishing the version if it is missing."""
     for name in names:
         folder = repository.folder / name / str(version)
         if not folder.exists():
@@ -167,7 +167,7 @@ def test_what_stays_and_what_has_no_room(several: Repository) -> None:
 
 @pytest.mark.parametrize("member", ["nobody", "one"])
 def test_a_model_that_takes_the_name_of_a_route_waits_for_its_first_call(several: Repository, member: str) -> None:
-    """The route with the member ``nobody`` has a problem, which is none of the model."""
+    """The route with the member ``nobody`` has a problem, but the model that takes its name has none."""
     several.route("both", f"split = {{{member} = 100}}")
     running = several.start("poll", max_loaded_mib=2)
     (several.folder / "both" / "route.toml").unlink()

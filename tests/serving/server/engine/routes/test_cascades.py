@@ -26,7 +26,7 @@ Infer = Callable[..., Any]
 
 @pytest.fixture
 def cascade(repository: Repository) -> Repository:
-    """The cascade ``both``: fast answers with the sample itself, and slow answers with the sample plus 10."""
+    """The cascade ``both``. Its model ``fast`` returns the sample itself, and ``slow`` returns the sample plus 10."""
     for name, by in (("fast", 0), ("slow", 10)):
         repository.publish(name, model=onnx_models.shifted(by))
         repository.settings(name, "max_batch_size = 4\nmax_queue_size = 4\ninstances = 1")
@@ -234,5 +234,5 @@ def test_a_cascade_within_a_cascade_names_the_models_that_answered_and_counts_wh
     assert answer.answered_by == (("fast", "slow") if inner_first else ("other",))
     running.gates.play(other=lambda x: x + np.float32(0.3 if inner_first else 0))
     with running.occupied("slow", queued=4):
-        # If the inner cascade comes first, it answers 0.95 and 0.6, so at most two are unsure; if not, 0.1 and 0.2.
+        # At most the two samples that keep the inner cascade's answer are unsure: the first two, or the last two.
         assert running.infer("outer", [0.95, 0.6, 0.1, 0.2]).unsure == 2

@@ -22,7 +22,7 @@ def weights(running: Running) -> str:
 
 
 def refused(running: Running, name: str = "both", *, unload: bool = False) -> str:
-    """Require that a call cannot load (or unload) the route, and return the reason."""
+    """Require that a call to load (or unload) the route fails, and return the error message."""
     if unload:
         return message_of(grpc.StatusCode.NOT_FOUND, running.client.unload_model, name)
     return message_of(grpc.StatusCode.FAILED_PRECONDITION, running.client.load_model, name)

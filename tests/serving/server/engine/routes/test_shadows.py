@@ -21,7 +21,7 @@ SHADOW = 'shadow = {model = "other", share = 1}'
 
 
 def limits(**more: Any) -> Limits:
-    """Limits without pauses between a shadow's copies."""
+    """Limits that allow a route's shadow to compute copies of requests without pauses in between."""
     return Limits(**{"shadow_share_of_time": math.inf, **more})
 
 

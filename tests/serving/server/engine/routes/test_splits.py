@@ -33,7 +33,7 @@ def test_a_request_that_one_member_would_not_take_is_refused(repository: Reposit
     for shape, taken_by, reason in (((1, 0), "small", "it has LSTM"), ((3, 1), "full", "takes at most 2")):
         x = {"x": np.zeros(shape, np.float32)}
         assert len(running.client.infer(taken_by, x)["total"]) == shape[0]
-        for _ in range(8):  # often enough to reach either member of the split
+        for _ in range(8):  # often enough to reach both members of the split
             assert reason in message_of(grpc.StatusCode.INVALID_ARGUMENT, running.client.infer, "split", x)
 
 
