@@ -142,7 +142,7 @@ def test_others_are_answered_beside_many_idle_connections(target: Target) -> Non
     with ExitStack() as idle:
         for number in range(IDLE_CONNECTIONS):
             connection = idle.enter_context(connect(target.address, b""))
-            if number % 2:  # Every other connection sends nothing.
+            if number % 2:  # Half of the connections send nothing.
                 with suppress(OSError):  # The server may have closed the connection.
                     connection.sendall(OPEN)
         for _ in range(20):
