@@ -35,7 +35,7 @@ MOST_STREAMS = 1000
 MOST_CALLS = 6000  # More calls than gRPC's core admits at a time.
 MAX_CONNECTIONS = 1024  # The default of --max-connections.
 FORGOTTEN = int(os.environ.get("FORGOTTEN_CALLS", "0"))
-"""Raises the numbers of calls and connections that tests open and forget."""
+"""Tests that leave calls or connections idle open at least this many of them."""
 CLOSED_WINDOW = struct.pack(">HI", 4, 0)  # SETTINGS_INITIAL_WINDOW_SIZE = 0, so that the server may send no DATA
 
 
@@ -92,7 +92,7 @@ def test_answers_that_are_never_taken_hold_up_nobody_and_their_memory_is_used_ag
     def attack() -> None:
         answered = target.answered("tiled")
         with ExitStack() as clients:
-            for _ in range(2):  # together, as many calls as the queue holds
+            for _ in range(2):  # the queue has room for the calls of two connections
                 clients.enter_context(connection(target)).sendall(calls)
             until(lambda: target.answered("tiled") >= answered + 2 * STREAMS_PER_CONNECTION)
             target.require_answer()

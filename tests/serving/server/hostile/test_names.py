@@ -1,4 +1,4 @@
-"""Invented names, ids and headers, and endless loads of models, cost little and forge no log line or header."""
+"""Made-up names, ids and headers cannot forge log lines or headers. They cost little, as do endless loads of models."""
 
 import re
 import time
