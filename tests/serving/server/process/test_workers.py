@@ -60,7 +60,7 @@ def test_both_take_calls_and_each_reports_the_statistics_of_both(models: Path, t
 
 
 def test_load_and_unload_calls_reach_both(models: Path) -> None:
-    """The test calls over gRPC, and over HTTP, where each call has a separate connection."""
+    """The test makes its calls over gRPC and over HTTP. Over HTTP, each call has its own connection."""
     with two_workers(models, "--model-control", "explicit") as server, connections(server, 16) as stubs:
         first, over_http = stubs[0], inference_over_http(server.http_address)
         load = pb.RepositoryModelLoadRequest(model_name="gather")
@@ -195,7 +195,7 @@ def delays(server: Serving) -> list[str]:
 @pytest.mark.parametrize(
     ("limits", "seconds"),
     [
-        ({"worker_attempts": 1}, ["0.1", "0.2"]),  # Attempts count only for workers that never listened.
+        ({"worker_attempts": 1}, ["0.1", "0.2"]),  # Only workers that never listened count as failed attempts.
         ({"worker_stable_seconds": 0.0}, ["0.1", "0.1"]),  # Each worker lived long enough to reset the delay.
         ({"worker_restart_seconds": 31.0}, ["30.0", "30.0"]),  # This is the longest delay.
     ],
