@@ -52,7 +52,7 @@ def wait(*samples: int) -> Callable[[Batcher, Clock], object]:
 
 
 def begin(samples: int, seconds: float) -> Callable[[Batcher, Clock], None]:
-    """Begin a batch with this many samples, this many seconds ago."""
+    """Begin a batch with this many samples, and let this many seconds pass."""
 
     def begin(queue: Batcher, clock: Clock) -> None:
         compute(queue, samples)

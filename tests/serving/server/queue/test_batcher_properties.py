@@ -18,7 +18,7 @@ from hangtag.serving.server.telemetry.model_statistics import Timings
 from tests.kit.parts import Clock, KeptCall, batcher
 
 RESERVED_SHARE = 0.2
-"""While every instance computes, the batcher reserves this share of the time to a deadline for unseen work."""
+"""While every instance is busy, the batcher reserves this share of the time to a deadline for sending the answer."""
 
 
 class BatcherMachine(RuleBasedStateMachine):
