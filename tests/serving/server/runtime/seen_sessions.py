@@ -18,7 +18,7 @@ Compute = Callable[..., object]
 
 
 class Binding(onnxruntime.IOBinding):  # type: ignore[misc]
-    """An IO binding that records inputs at fixed addresses, and lets a test change the others before they are bound."""
+    """An IO binding that records inputs at fixed addresses. A test can change other inputs before they are bound."""
 
     def __init__(self, session: Any, change: Callable[[Rows], Rows]) -> None:
         super().__init__(session)
@@ -71,9 +71,9 @@ class SeenSession:
 
 
 class OnCpu(SessionOpener):
-    """Opens sessions on the CPU that claim to have other providers.
+    """Opens sessions on the CPU that report other providers.
 
-    By default, the claimed providers support CUDA graphs. The runtime then does everything except the capture itself,
+    By default, the reported providers support CUDA graphs. The runtime then does everything except the capture itself,
     because ONNX Runtime ignores graphs on the CPU.
     """
 
@@ -105,5 +105,5 @@ class OnCpu(SessionOpener):
 
 
 def rows(*values: float) -> dict[str, Any]:
-    """The input ``x``, in which each sample has one of these values twice."""
+    """The input ``x`` with the row [value, value] for each of these values."""
     return {"x": np.array([[value, value] for value in values], np.float32)}

@@ -82,7 +82,7 @@ def test_a_model_whose_rows_depend_on_each_other_is_not(
     tmp_path: Path, make: Callable[[], onnx.ModelProto], why: str, max_batch_size: int
 ) -> None:
     runtime = load(tmp_path, make())
-    assert runtime.signature.batched  # as the axes or the file state
+    assert runtime.signature.batched  # according to its axes or its metadata
     assert not decide_batching(runtime, max_batch_size).batched
     assert (runtime.signature.why_unbatched or "").startswith(why)
 

@@ -126,7 +126,7 @@ def test_auto_keeps_graphs_where_they_are_faster(
     faster: bool,
     runs: int,
 ) -> None:
-    """Batches take these milliseconds in turn, according to a clock that advances only while a session computes."""
+    """Each session cycles through its batch times in milliseconds. The clock advances only while a session computes."""
     now, computed = 0.0, []
     cuda = OnCpu(doubled)
 

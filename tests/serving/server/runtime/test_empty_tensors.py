@@ -157,7 +157,7 @@ def model(name: str, inputs: list[Any], attributes: dict[str, Any]) -> tuple[byt
 
 
 def empty_variants(arrays: Arrays) -> Iterator[Arrays]:
-    """Variants with one empty axis, with all axes of one size empty, and with the first axis of every array empty."""
+    """Variants: one axis is empty, all axes that share a size are empty, or the first axis of every array is empty."""
     places = [(name, axis, size) for name, array in arrays.items() for axis, size in enumerate(array.shape)]
     choices = [[place] for place in places]
     choices += [[place for place in places if place[2] == size] for size in {size for _, _, size in places}]

@@ -55,7 +55,7 @@ def test_a_provider_that_is_listed_and_not_obtained_is_an_error_or_for_auto_a_no
 
 @pytest.mark.parametrize("text", [b"an_axis_", b"the_input", b"a_key_of_"])
 def test_texts_that_are_not_utf8_are_an_error_that_names_the_file(models: Path, text: bytes) -> None:
-    """The checker of onnx and ONNX Runtime both accept such a file."""
+    """Both ONNX Runtime and the checker of the onnx package accept such a file."""
     identity = "(float[an_axis_] the_input) => (float[an_axis_] output) { output = Identity(the_input) }"
     model = from_text(identity, {"a_key_of_": "metadata"})
     file = onnx_models.publish(models, "m", model)
@@ -143,7 +143,7 @@ def test_what_fails_on_zeros_too_and_memory_that_is_missing_are_not_the_requests
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="needs glibc's malloc_trim")
 def test_when_a_model_is_retired_the_memory_of_others_large_batches_is_given_back(tmp_path: Path) -> None:
-    """ONNX Runtime would keep the memory for later models, so the server has no models from other tests."""
+    """All models of a process share ONNX Runtime's arena, so this test starts a process with only two models."""
     onnx_models.publish(tmp_path, "gather", onnx_models.gather())
     (tmp_path / "cnn").symlink_to(shipped.MODELS / "cnn")
     options = ("--model-control", "explicit", "--load-model", "*", "--max-batch-size", "256")

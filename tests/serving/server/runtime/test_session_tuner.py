@@ -1,4 +1,4 @@
-"""Which session is used for a batch that is computed alone, and when a second session is opened."""
+"""Which session computes a batch while no other batch runs, and when a second session is opened."""
 
 import os
 import threading
@@ -22,7 +22,7 @@ from tests.serving.server.runtime.seen_sessions import SeenSession
 
 CPUS = sorted(os.sched_getaffinity(0))
 COMPARED = 2 * 40
-"""The two sessions compute this many batches alone, in turn, including eight warm-up batches each."""
+"""The two sessions alternately compute this many batches to be compared, including eight warm-up batches each."""
 IMAGE = {"image": np.random.default_rng(1).integers(0, 256, (1, 28, 28), dtype=np.uint8)}
 
 
@@ -133,7 +133,7 @@ def test_a_second_session_of_no_use_costs_no_request_and_no_memory(path: Path, c
         path.unlink()
     for _ in range(20):
         timed.runtime.run(IMAGE)
-    assert "second" not in timed.sessions  # no batch was computed alone
+    assert "second" not in timed.sessions  # no batch had ``alone=True`` so far
     timed.alone()
     timed.wait_until_open()
     if why == "it fails":
@@ -204,7 +204,7 @@ def thread_ids() -> list[int]:
 
 
 def test_the_threads_of_a_second_session_leave_the_processors_to_others_between_batches() -> None:
-    """The test starts another process, because in the process of the tests, the threads of sessions do not spin."""
+    """The test starts another process, because the sessions' threads do not spin in the process that runs the tests."""
     code = f"""
 import time
 from pathlib import Path
