@@ -36,7 +36,7 @@ def test_inputs_go_by_name_and_only_the_requested_outputs_come_in_their_order(li
 
 
 def identity(datatype: str, shape: list[int | str]) -> Any:
-    """A model in <datatype> -> out that answers with its input."""
+    """An identity model with the input ``in`` and the output ``out``."""
     type_ = onnx_models.TYPES[datatype]
     node = helper.make_node("Identity", ["in"], ["out"])
     return onnx_models.model([node], {"in": (type_, shape)}, {"out": (type_, shape)})

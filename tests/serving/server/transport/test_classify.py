@@ -184,7 +184,7 @@ def test_a_file_is_converted_for_each_model_and_pixels_fit_those_of_their_size_o
 def test_what_cannot_be_compared(live: LiveServer, transport: str) -> None:
     repeated = failure(lambda: compare(live, "classifier", "lstm", "classifier"))
     assert repeated == (INVALID, "model 'classifier' is given twice; name each model once")
-    if transport != HTTP:  # over HTTP, every request has an image, its body
+    if transport != HTTP:  # over HTTP, the body of every request is an image
         outcomes = compare(live, "classifier", "lstm", raw=None)
         assert [outcome.failure.message.split(";")[0] for outcome in outcomes] == ["no image in the request"] * 2
 

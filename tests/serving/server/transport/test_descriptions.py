@@ -180,7 +180,7 @@ STATUSES: dict[type[errors.ServerError], tuple[grpc.StatusCode, int]] = {
 
 
 class FailingControl:
-    """A control of the models that raises, at each load, the error that the model's name states."""
+    """Wraps the server's ModelControl. Its method ``load`` raises a subclass of the error in the model's name."""
 
     def __init__(self, control: Any) -> None:
         self._control = control

@@ -111,7 +111,7 @@ def test_others_are_answered_while_a_call_is_decoded_or_encoded(server: LiveServ
 
 
 class HeldControl:
-    """A control of the models, one of whose methods waits until a test lets it continue."""
+    """Wraps the server's ModelControl. One of its methods waits until a test lets it continue."""
 
     def __init__(self, method: str) -> None:
         self.begun, self.may_go_on = threading.Event(), threading.Event()
@@ -190,7 +190,7 @@ def unreadable() -> Query:
 
 @pytest.mark.parametrize("read", [unreadable, lambda: classify_query(UNKNOWN)], ids=["unreadable", "unknown model"])
 def test_a_call_whose_transport_raises_leaves_no_stream_waiting(few: Path, read: Callable[[], Query]) -> None:
-    """A stream reads its next request when the future of the request before is done."""
+    """A stream reads its next request only when the future of the previous request is done."""
     engine = Engine(ServerConfig(models=few))
     with closing(engine), closing(Intake(engine, ModelControl(engine, {}, Gates()))) as intake:
         call = BrokenCall(LoopCalls(intake), Origin(""))

@@ -148,8 +148,8 @@ def test_polling_sees_a_file_overwritten_in_place_with_equal_size_and_time(model
     first, second = (onnx_models.shifted(by).SerializeToString() for by in (1, 2))
     assert len(first) == len(second)
     file = onnx_models.publish(models, "shifted", onnx_models.shifted(1))
-    # With more threads, the server could open a second session for a batch that is computed alone. The second session
-    # would read the changed file although no reload was requested.
+    # With more threads, the server could open a second session, which would read the changed file although no
+    # reload was requested.
     with live_server(transport, models, model_control="poll", poll_seconds=0.1, intra_op_threads=1) as live:
         sent = request("shifted", x=np.zeros((1, 2), np.float32))
         assert live.infer(sent)["y"].tolist() == [[1, 1]]

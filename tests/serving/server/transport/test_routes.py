@@ -29,7 +29,7 @@ Images = npt.NDArray[np.uint8]
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A repository of lstm and cnn, with two cascades and a split of them."""
+    """A repository with the models lstm and cnn, two cascades of both, and a route that splits calls between both."""
     models = tmp_path_factory.mktemp("routes")
     for name in ("lstm", "cnn"):
         (models / name).symlink_to(shipped.MODELS / name)

@@ -92,7 +92,7 @@ def test_no_call_that_was_accepted_is_lost_and_later_ones_are_refused(models: Pa
 
 
 def test_a_large_response_leaves_whole(models: Path, transport: str) -> None:
-    """The transport still writes the answer of four megabytes long after the model has computed it."""
+    """Long after the model has computed the response of four megabytes, the transport is still writing it."""
     million = np.ones((1, 1_000_000), np.float32)
     with live_server(transport, models) as live, live.gates.closed("added") as gate:
         (call,) = live.occupy(gate, request("added", x=million, y=million))

@@ -103,4 +103,4 @@ STATUSES = {
     "chunks after gzip": 501,
     "two transfer encodings": 501,
 }
-"""The status codes of those refusals that are not 400."""
+"""The status codes of refusals. A refusal that is not listed here has the status 400."""

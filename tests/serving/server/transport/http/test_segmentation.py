@@ -1,4 +1,4 @@
-"""The server's answers do not depend on the segments of a stream of requests. The server parses the stream as h11 does.
+"""The server's answers do not depend on where a stream of requests is cut. The server parses the stream as h11 does.
 
 If a proxy and a server disagree about the end of a request, a caller can smuggle a second request past the proxy.
 Therefore, wherever a stream is cut, the server must answer it like the single requests that h11 reads in the stream."""
@@ -150,7 +150,7 @@ def cut(stream: bytes, places: Sequence[int]) -> list[bytes]:
 
 
 def each_place(before: bytes, of_interest: bytes) -> list[tuple[int, ...]]:
-    """Return every way to cut a stream at most once, within ``of_interest`` or at either end of it."""
+    """Return (), for no cut, and each single place to cut a stream within ``of_interest`` or at one of its ends."""
     return [(), *((place,) for place in range(len(before), len(before) + len(of_interest) + 1))]
 
 

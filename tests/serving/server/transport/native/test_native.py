@@ -100,7 +100,7 @@ def mixed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     calls=st.lists(
         st.tuples(st.booleans(), st.sampled_from(["waits", "waits", "is in a stream", "leaves", "is late"])),
         min_size=1,
-        max_size=20,  # at more resets, the server ends the connection
+        max_size=20,  # after more resets, the server would end the connection
     ),
     seconds=st.sampled_from([0.0, 0.0, 0.001, 0.008]),
 )
