@@ -96,6 +96,10 @@ def test_each_target_and_load_in_both_files_is_compared(files: tuple[Path, Path]
     assert (slower["baseline"], slower["doubt"]) == ("slower", None)
     assert compared["single", "closed loop"]["p99"]["low"] is None
     assert "34%" in compared["doubtful", "closed loop"]["doubt"]
+    printed = json.loads(invoke("loadtest", "compare", "--json", before, after).stdout)  # before.json is an argument
+    assert printed["comparisons"] == document["comparisons"]
+    # An option is no file of --json, so the error stands alone, without the warning of an old form.
+    refusal("loadtest", "lstm", "--json", f"--baseline={tmp_path}/gone.json", alone=True)
 
 
 def test_the_table_has_the_figures_of_both_and_their_ratio(files: tuple[Path, Path]) -> None:
