@@ -204,9 +204,14 @@ def choose(
 
 
 def limits(one: Candidate, processors: int, rate: float | None) -> Outcome:
-    """Return the largest throughput and the shortest p99 that the models' times permit, without a server's overhead."""
+    """Return the largest throughput and the shortest p99 that the models' times permit, without a server's overhead.
+
+    The server may compute a batch that is alone with a thread on each processor. With N threads, a batch takes at least
+    an Nth of the time on one processor.
+    """
     throughput = processors / one.cost
-    p99 = sum(model.alone for model, share in zip(one.models, one.reached, strict=True) if share > 0.01)
+    alone = sum(model.alone for model, share in zip(one.models, one.reached, strict=True) if share > 0.01)
+    p99 = alone / processors
     if rate is None:
         p99 = max(p99, IN_FLIGHT / throughput)  # the mean latency, by Little's law
     return Outcome(throughput, p99, overloaded=rate is not None and rate > throughput)
