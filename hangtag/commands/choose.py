@@ -174,14 +174,16 @@ def tune(
     chosen = best(tried, 0.0, lose_at_most / 100)
     shown = [one for one in tried if one is chosen or one.threshold in _SHOWN_THRESHOLDS]
     _print(shown, chosen, Wanted(0.0), report.RESULTS)
-    if chosen is None or chosen.cost >= chosen.models[-1].per_sample:
+    last = measured.models[-1]
+    if chosen is None or chosen.cost >= last.per_sample:
         raise EvaluationError(
-            f"no threshold within --lose-at-most makes the cascade faster than {names[-1]} alone, so no route was "
-            f"written. Serve only {names[-1]}, or raise --lose-at-most to allow a faster threshold from the table."
+            f"no threshold within --lose-at-most makes the cascade faster than {last.name} alone, so no route was "
+            f"written. Serve only {last.name}, or raise --lose-at-most if a threshold in the table takes less than the "
+            f"{last.per_sample * 1e6:,.0f} µs of {last.name}."
         )
     click.echo(
         f"Chosen: {chosen.threshold:g}. Of {report.result(chosen, measured)}. On average, the cascade takes "
-        f"{chosen.cost / chosen.models[-1].per_sample:.2f} times as long for an image as {names[-1]} alone."
+        f"{chosen.cost / last.per_sample:.2f} times as long for an image as {last.name} alone."
     )
     if not chosen.reached[1]:
         click.echo(f"You need no cascade, because {names[0]} alone is within --lose-at-most.")
