@@ -1,11 +1,13 @@
 """``hangtag data`` shows a data set before a network is trained on it."""
 
 import importlib
+import warnings
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
+from PIL import Image
 
 from hangtag.extras import needs
 from hangtag.options import options_of
@@ -19,6 +21,8 @@ from hangtag.training.data.sources import DataOptions
 _SHOWN = 8
 """The number of pictures of each class on a contact sheet."""
 _MOST_ROWS = 100
+_EDGE = 72
+"""The longest edge in pixels of a picture on a contact sheet. Larger pictures would need gigabytes of memory."""
 
 
 @click.group()
@@ -96,16 +100,20 @@ def _draw_sheet(dataset: Dataset, file: Path) -> None:
 
     labels, images, classes = dataset.labels[:_MOST_ROWS], dataset.train.images, dataset.train.classes
     _, height, width, *channels = images.shape
+    scale = min(1, _EDGE / max(height, width))
+    height, width = max(1, round(height * scale)), max(1, round(width * scale))
     high, wide = height + max(1, width // 12), width + max(1, width // 12)  # with the gap to the next picture
     sheet = np.full((len(labels), high, _SHOWN, wide, *channels), 255, np.uint8)
     for row in range(len(labels)):
         members = np.flatnonzero(classes[:, row] if dataset.has_label_sets else classes == row)[:_SHOWN]
-        sheet[row, :height, : len(members), :width] = images[members].swapaxes(0, 1)
+        for place, index in enumerate(members):
+            sheet[row, :height, place, :width] = Image.fromarray(images[index]).resize((width, height))
     longest = max(high, wide)  # is drawn an inch long
     figure = Figure((_SHOWN * wide / longest, len(labels) * high / longest))
     axes = figure.add_axes((0, 0, 1, 1), frame_on=False, xticks=[])
     axes.imshow(sheet.reshape(len(labels) * high, _SHOWN * wide, *channels), cmap="gray", vmin=0, vmax=255)
     axes.set_yticks(np.arange(len(labels)) * high + height / 2, labels, parse_math=False)
     axes.tick_params(length=0)
-    with writing(file):
+    with writing(file), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a box is drawn in place of the character
         figure.savefig(file, format="png", dpi=72, bbox_inches="tight")
