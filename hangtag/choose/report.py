@@ -113,8 +113,11 @@ def _picture(candidates: Sequence[Candidate]) -> str:
         axes = drawn.axes
         front = draw_front(axes, [_place(one) for one in candidates])
         marked = [one for one in candidates if one is candidates[0] or not one.is_cascade or _place(one) in front]
+        # A cascade must not take the colour of a model, so the models choose first.
+        look_of = looks(one.label for one in sorted(marked, key=lambda one: (one.is_cascade, one.label)))
         labels = []
-        for one, look in zip(marked, looks(one.label for one in marked).values(), strict=True):
+        for one in marked:
+            look = look_of[one.label]
             if one.is_cascade:
                 points = zip(*map(_place, curve(one.models)), strict=True)
                 axes.plot(*points, color=look.colour, linewidth=1, alpha=0.6)

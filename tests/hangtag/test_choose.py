@@ -17,6 +17,7 @@ from hangtag.choose.candidates import LOSE, Candidate, Model, Outcome, Wanted, c
 from hangtag.choose.candidates import choose as run_choice
 from hangtag.choose.measuring import Measured
 from hangtag.evaluation.subject import EvaluationError
+from hangtag.page.series import looks
 from hangtag.serving.model_repository import ModelFile
 from tests.kit import onnx_models
 from tests.kit.browser import chromium, require_good_looks
@@ -137,6 +138,17 @@ def test_the_sentences_name_what_the_figures_do_not_show() -> None:
     invalid = sentences(load_tested(one, "the generator was late"))
     assert "the load test of fast → slow at 0.705 is invalid. Repeat it on an idle machine." in invalid
     assert "No candidate has" not in invalid
+
+
+def test_a_model_has_the_colour_of_its_name_although_a_cascade_comes_first() -> None:
+    lstm = replace(FAST, name="lstm")
+    *_, cascade = listed = candidates([lstm, SLOW], accuracy=0.75)
+    assert looks([cascade.label])[cascade.label].variable == looks(["lstm"])["lstm"].variable
+    measured = Measured([lstm, SLOW], np.zeros((4, 28, 28), np.uint8), "4 validation images")
+    page = report.page([cascade, *listed[:-1]], Wanted(0.75), measured)
+    colours = {name: variable for variable, name in re.findall(r"fill: var\((--series-\d)\)[^>]*>([^<]+)<", page)}
+    assert colours["lstm"] == looks(["lstm"])["lstm"].variable
+    assert len(set(colours.values())) == 3
 
 
 def test_a_stopped_load_test_chooses_nothing() -> None:
