@@ -1,5 +1,6 @@
 """Reports a choice and its reasons as a table, in sentences and as a page, and describes a route that was chosen."""
 
+import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
@@ -82,13 +83,14 @@ def result(one: Candidate, measured: Measured) -> str:
     right, samples = f"{one.accuracy:.2%} are right", len(measured.images)
     if not one.is_cascade:
         return f"{measured.shown}, {right}"
+    at_most = math.ceil(1e5 * bound(samples, one.lost)) / 1e5  # an upper bound is rounded up
     shares = [f"{share:.1%} to {model.name}" for share, model in zip(one.reached, one.models, strict=True)][1:]
     alone = [f"{model.file.name}@{model.file.version} {model.right.mean():.2%}" for model in one.models]
     return (
         f"{measured.shown}, {' and '.join(shares).replace(' to', ' go on to', 1)}, and {right}; "
         f"{', '.join(alone).replace(' ', ' alone has ', 1)}; {one.lost:,} of {samples:,} "
         f"{'is' if one.lost == 1 else 'are'} wrong although {one.models[-1].name} is right; of new images, at most "
-        f"{bound(samples, one.lost):.3%} with {CONFIDENCE:.0%} confidence"
+        f"{at_most:.3%} with {CONFIDENCE:.0%} confidence"
     )
 
 
