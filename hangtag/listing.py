@@ -180,8 +180,14 @@ def _in_csv(file: Path) -> list[Picture]:
                 missing.append(f"{path} in line {rows.line_num}")
             pictures.append(Picture(file.parent / path, path, normal(label), _SPLITS.get(split.lower())))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
+        why = reason(error)
+        if isinstance(error, UnicodeDecodeError):
+            number = error.object.count(b"\n", 0, error.start) + 1
+            why += f" in line {number}"
+        elif isinstance(error, csv.Error):
+            why += f" after line {rows.line_num}"
         raise DataCorruptError(
-            f"{file} cannot be read ({reason(error)}). Give a CSV file that is saved as UTF-8 (in spreadsheets: 'CSV "
+            f"{file} cannot be read ({why}). Give a CSV file that is saved as UTF-8 (in spreadsheets: 'CSV "
             "UTF-8') and that has a closing quotation mark for each opening one."
         ) from error
     if missing:

@@ -168,8 +168,8 @@ def test_folders_that_cannot_be_divided_are_refused(tmp_path: Path, counts: dict
         ('path,label\n000.png,"big\ncats"\ngone.png,cats\n', "gone.png in line 4."),
         ("path,label\n000.png,cats\n000.png,dogs\n", "000.png (cats) and 000.png (dogs). Delete the wrong copies."),
         ("path,label\n000.png,cats,dogs\n", "line 2 has 3 values for 2 columns. Put quotation marks around texts"),
-        ('path,label\n000.png,"' + "x" * 200_000, "has a closing quotation mark for each opening one."),
-        (b"path,label\ncaf\xe9.png,cats\n", "labels.csv cannot be read (it is not UTF-8). Give a CSV file that is "),
+        ('path,label\n000.png,"' + "x" * 200_000, "field limit (131072) after line 1). Give a CSV file that is saved"),
+        (b"path,label\ncaf\xe9.png,cats\n", "labels.csv cannot be read (it is not UTF-8 in line 2). Give a CSV file"),
     ],
 )
 def test_csv_files_that_cannot_be_used_are_refused(tmp_path: Path, text: str | bytes, expected: str) -> None:
