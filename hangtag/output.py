@@ -74,5 +74,7 @@ def writing(path: Path) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield
     except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror}") from error
+        # mkdir reports that a file with the folder's name exists, which reads as if the file to write existed
+        why = os.strerror(errno.ENOTDIR) if isinstance(error, FileExistsError) else error.strerror
+        raise OutputError(f"cannot write {path}: {why}") from error
     click.echo(f"wrote {path}", err=True)

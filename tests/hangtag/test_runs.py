@@ -103,6 +103,9 @@ def test_what_is_not_there_is_named(folder: Path, tmp_path: Path) -> None:
     assert "'nosuch'" in unknown
     assert "begun, damaged, first, second, sets" in unknown
     assert "metrics.json cannot be read" in refusal("runs", "show", "damaged", "--runs", folder / "runs")
+    (tmp_path / "file").touch()
+    unwritable = refusal("runs", "show", "first", "--runs", folder / "runs", "--html", tmp_path / "file/page.html")
+    assert unwritable == f"cannot write {tmp_path}/file/page.html: Not a directory"
     empty = invoke("runs", "list", "--runs", tmp_path, "--models", tmp_path / "none")
     assert str(tmp_path) in empty.stdout
     (tmp_path / "models/m/1").mkdir(parents=True)
