@@ -1,15 +1,15 @@
 """The threads that compute the batches of all models. The threads can also receive the calls of a transport.
 
 A free thread takes the next batch that is due, of any model, and computes the batch. No thread waits for a fuller
-batch, because the calls that arrive while every instance of a model computes become the next batch.
+batch, because the calls that arrive while every instance of a model is busy become the next batch.
 
 A transport may provide a function with which one thread at a time *receives*. The receiving thread queues the calls
 that have arrived, and then computes the batch that is due, while the next free thread receives.
 
-At first, the pool has as many threads as one model may compute batches at the same time. Slow models could occupy all
-these threads, and then nothing would be received, computed for other models, or refused. So a further thread starts if
-no thread is free, and either a batch is due or nothing has been received for a moment. A thread ends if it has no work,
-and enough other threads are free.
+At first, the pool has one thread for each instance of a model. Slow models could occupy all these threads, and then
+nothing would be received, computed for other models, or refused. So a further thread starts if no thread is free, and
+either a batch is due or nothing has been received for a moment. A thread ends if it has no work, and enough other
+threads are free.
 """
 
 import math
@@ -36,14 +36,13 @@ class BatchExecutor(Protocol):
     def batcher(self) -> Batcher: ...
 
     def compute(self, batch: list[Call], *, alone: bool) -> Callable[[], None]:
-        """Compute a batch, the list object that ``batcher.take`` returned, and finish it. ``alone`` is whether nothing
-        else is being computed. Return a function that gives the calls their outcomes. Never raises an error."""
+        """Compute a batch that ``batcher.take`` returned, and finish it. ``alone`` is whether nothing else is being
+        computed. Return a function that gives the calls their outcomes. Never raises an error."""
 
 
 Receive = Callable[[int | None], bool]
-"""A function that queues the calls that have arrived. The function waits for a call, without the interpreter lock, for
-at most the given milliseconds (None: no limit), and returns False once no more calls will arrive. It raises no error.
-"""
+"""A function that queues the calls that have arrived. It waits for a call, without the interpreter lock, for at most
+the given milliseconds (None: no limit), returns False once no more calls will arrive, and raises no error."""
 
 
 Work = tuple[BatchExecutor, list[Call]]
@@ -53,7 +52,6 @@ class ComputePool:
     """Runs threads from the first ``offer`` or ``receive_from`` until ``close``. Thread-safe."""
 
     def __init__(self, threads: int) -> None:
-        """``threads`` does not count the further threads."""
         self._threads = threads
         self._lock = threading.RLock()  # a Condition calls an RLock's methods in C, but a Lock's in Python
         self._work_or_end = threading.Condition(self._lock)
@@ -66,15 +64,15 @@ class ComputePool:
         self._receive: Receive | None = None
         self._receiver: int | None = None  # the thread that receives
         self._receptions = 0
-        self._unreceived = threading.Event()  # set while no thread receives, and none was woken to receive
-        self._summoned = False  # whether a thread may receive although ``_threads`` others work
+        self._unreceived = threading.Event()  # set while no thread receives or has been woken to receive
+        self._summoned = False  # whether a thread may receive although ``_threads`` others are busy
         self._computing: set[int] = set()  # threads that compute
         self._after: dict[Callable[[], None], None] = {}  # in the order of the calls to ``after_batch``
         self._closed = False
 
     def after_batch(self, work: Callable[[], None]) -> None:
         """Do this work, which must not raise an error, once a thread has answered all calls of its batch, so that no
-        caller waits for the work. Work that callers pass twice before a batch ends is done once."""
+        caller waits for the work. Work that is passed again before a batch ends is done only once."""
         self._after[work] = None
 
     def offer(self, model: BatchExecutor) -> None:
@@ -167,7 +165,7 @@ class ComputePool:
             log.exception("computing a batch failed")
         finally:
             self._computing.discard(threading.get_ident())
-            if model.batcher.waiting:  # calls that gathered while every instance computed
+            if model.batcher.waiting:  # calls that gathered while every instance was busy
                 self._due[model] = None
         return True
 

@@ -1,9 +1,7 @@
-"""Looks up the model for a request, by name and version, and swaps models while requests arrive.
-
-A thread of the transport looks a model up, decodes the request's tensors, and only then queues the request. If the
-model is replaced in between, the old model, which is being closed, computes the requests that it has queued, and raises
-UnavailableError for this request. The thread then looks the name up again, and gets the successor.
-"""
+"""Looks up the model for a request, by name and version, and swaps models while requests arrive. A thread of the
+transport looks a model up, decodes the request's tensors, and only then queues the request. If the model is replaced in
+between, the old model, which is being closed, computes the requests that it has queued, and raises UnavailableError for
+this request. The thread then looks the name up again, and gets the successor."""
 
 import threading
 from collections.abc import Callable, Iterable, Sequence
@@ -48,7 +46,6 @@ class Engine:
         self.epoch = 0
         """A number that rises with each change of the table, after which a caller's cached data may be outdated."""
         self.pool = ComputePool(config.instance_count)
-        """Computes the batches of all models."""
         self._retiring: set[threading.Thread] = set()  # each thread closes a model
         self.stopping = False
         """Whether the server is stopping. Calls in flight then still find their models, but no model is ready."""
@@ -107,12 +104,10 @@ class Engine:
         return model
 
     def record_failure(self, name: str, version: str, code: str, ns: int, *, shed: bool = False) -> None:
-        """Count one request that ended with an error ``ns`` nanoseconds after its arrival.
-
-        ``name`` and ``version`` are as the client sent them; empty if the request could not be read. Names or versions
-        that are not served are counted under an empty label, because callers could make up names without end. ``code``
-        is the name of the gRPC status code. ``shed`` is whether a queue was full or requests took too much memory.
-        """
+        """Count one request that ended with an error, ``ns`` nanoseconds after its arrival. ``name`` and ``version``
+        are as the client sent them; empty if the request could not be read. Names or versions that are not served are
+        counted under an empty label, because callers could make up names without end. ``code`` is the name of the gRPC
+        status code. ``shed`` is whether a queue was full or requests took too much memory."""
         versions = self._table.get(name)
         if versions is None:
             name, version = "", ""
@@ -179,8 +174,7 @@ class Residency:
     """
 
     def __init__(self, config: ServerConfig, load_now: Callable[[str], None]) -> None:
-        """``load_now`` makes room for a model, loads it and serves it. It raises ServerError if the model cannot be
-        loaded."""
+        """``load_now`` makes room for a model, loads it and serves it, or raises ServerError."""
         self.names: frozenset[str] = frozenset()
         """The models that are loaded on their first call, and unloaded to make room. Empty without --max-loaded-mib."""
         self._config = config
@@ -190,9 +184,8 @@ class Residency:
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="load")
 
     def load(self, name: str) -> "Future[None]":
-        """Load one of ``names`` for a call, after the models that other calls need. All calls that wait for the model
-        get one future, which must not be cancelled. If max_queue_size calls wait already, the future has a
-        QueueFullError."""
+        """Load one of ``names`` for a call, after the models that earlier calls wait for. All calls that wait for the
+        model get one future, which must not be cancelled; it has a QueueFullError if max_queue_size calls wait."""
         with self._lock:
             load, waiting = self._loading.get(name, (None, 0))
             if load is None:

@@ -1,7 +1,5 @@
-"""Loads the versions of a model with their settings and sessions, and warms them up; records why loads failed.
-
-A model's own settings in ``<models>/<name>/serving.toml`` take precedence over the server's.
-"""
+"""Loads the versions of a model with their settings and sessions, and warms them up; records why loads failed. A
+model's own settings in ``<models>/<name>/serving.toml`` take precedence over the server's."""
 
 import dataclasses
 import threading
@@ -34,7 +32,6 @@ _MODEL_SETTINGS = (
     *("max_batch_size", "max_queue_size", "max_queue_delay_microseconds", "instances", "intra_op_threads"),
     *("provider", "gpu_device_id", "gpu_mem_limit_mib", "cuda_graphs"),
 )
-"""Settings that a model may set."""
 
 
 class LoadFailure(NamedTuple):
@@ -45,8 +42,7 @@ class LoadFailure(NamedTuple):
 
 
 def stamp_of(file: ModelFile) -> Stamp:
-    """Identify all files that loading this version may read: the model's settings, and every file in its folder, which
-    may hold weights."""
+    """Identify all files that loading may read: the model's settings, and the folder, which may hold weights."""
     return folder_stamp(file.path.parent, file.path.parents[1] / SETTINGS_FILE)
 
 
@@ -68,7 +64,6 @@ def settings_of(folder: Path, config: ServerConfig) -> ServerConfig:
 
 
 def _require_unchanged(file: ModelFile, stamp: Stamp) -> None:
-    """Raise ModelLoadError if the files have changed since ``stamp`` was taken."""
     if stamp_of(file) != stamp:
         raise ModelLoadError(
             f"{file.path} changed while it was loaded. Publish a version by renaming its finished folder into its place"
@@ -84,17 +79,15 @@ class ModelLoader:
         self.stopping = threading.Event()
         """Set when the server stops. Nothing is loaded from then on, and a running trial ends."""
         self.failures: dict[VersionKey, LoadFailure] = {}
-        """Versions whose last load failed."""
         self.loading: set[VersionKey] = set()
-        """Versions that are being loaded now."""
         self.outcomes: Counter[tuple[str, str]] = Counter()
         """Number of loads by model and outcome ("ok" or "error")."""
 
     def update(
         self, name: str, files: Sequence[ModelFile], served: Sequence[ServedModel], *, strict: bool
     ) -> list[ServedModel]:
-        """Return the versions of a model that should serve: the first num_versions of these files that can be loaded.
-        Raises UnavailableError if the server is stopping. ``served`` are the versions that serve now. ``strict`` loads
+        """Return the versions of a model to serve: the first num_versions of these files that can be loaded. Raises
+        UnavailableError if the server is stopping. ``served`` are the versions that serve now. ``strict`` loads
         unchanged versions again, and raises the UserError of a version that cannot be loaded."""
         before = {model.version: model for model in served}
         chosen: dict[str, ServedModel] = {}
@@ -114,8 +107,8 @@ class ModelLoader:
                 model = loaded or model  # if a file was damaged in place, its loaded model still serves
             if model is not None:
                 chosen[version] = model
-        require_running(self.stopping)  # after a stop, the models that serve stay to finish their requests
-        if any_failed:  # a version that serves stays until a new version has been loaded
+        require_running(self.stopping)  # after a stop, the served models finish their requests
+        if any_failed:  # a served version stays until a new version has been loaded
             for version, model in before.items():
                 if len(chosen) < limit:
                     chosen.setdefault(version, model)

@@ -1,8 +1,6 @@
-"""Decides which versions of which models serve: at startup, by polling the repository, and on load and unload calls.
-
-A new version is loaded and warmed up before one assignment replaces the old version, which finishes its requests. A
-version that cannot be loaded changes nothing; RepositoryIndex and the log report the reason.
-"""
+"""Decides which versions of which models serve: at startup, by polling the repository, and on load and unload calls. A
+new version is loaded and warmed up before one assignment replaces the old version, which finishes its requests. A
+version that cannot be loaded changes nothing; RepositoryIndex and the log report the reason."""
 
 import contextlib
 import threading
@@ -38,8 +36,8 @@ class ModelControl:
     """The `Control` of this process. Thread-safe: one change at a time, while requests continue."""
 
     def __init__(self, engine: Engine, versions: Mapping[str, tuple[int, ...]], runtimes: RuntimeFactory) -> None:
-        """Control an engine that is not open yet. ``versions`` has the versions that the other workers serve, by model
-        and route, with which a replacement worker starts; it is empty for no restriction."""
+        """Control an engine that is not open yet. ``versions`` has, for each model and route, the versions that the
+        other workers serve. A replacement worker starts with these versions; otherwise, the mapping is empty."""
         self.on_change: Callable[[], None] = lambda: None
         """Called after each change of the models that serve."""
         self._engine = engine
@@ -85,8 +83,8 @@ class ModelControl:
         self.on_change()
 
     def _versions_to_start_with(self, name: str) -> list[ModelFile]:
-        """List the versions of a model to load, the version that should serve first. Raises ModelRepositoryError if the
-        other workers do not serve the model, and the repository has no version of it."""
+        """List the versions of a model to load, beginning with the version that should be the default. Raises
+        ModelRepositoryError if the other workers do not serve the model, and the repository has no version of it."""
         models, served = self._config.models, self._start_with.get(name)
         if served is None:
             return model_repository.require_versions(models, name)
@@ -98,8 +96,7 @@ class ModelControl:
         return [file for file in files if file.version in served] or files
 
     def catch_up(self, loaded: Iterable[str], unloaded: Iterable[str]) -> None:
-        """Repeat the load and unload calls that the other workers served while this process started. Raises StartError
-        if one of the models cannot be loaded."""
+        """Repeat the load and unload calls of other workers since this process started, or raise StartError."""
         routes = {name for name in loaded if is_route(self._config.models, name)}
         try:
             for name in {*loaded} - routes:
@@ -115,7 +112,7 @@ class ModelControl:
         self.on_change()
 
     def stop(self) -> None:
-        """Change nothing from now on, and return at once. A model that is being loaded will never serve."""
+        """Change nothing from now on, and return at once. The model that is being loaded now will not be served."""
         self._loader.stopping.set()
 
     def close(self) -> None:
@@ -209,8 +206,8 @@ class ModelControl:
                 self._loader.outcomes[unloaded, "evicted"] += 1
 
     def _want(self, names: Collection[str]) -> set[str]:
-        """Return which of these names are routes, which ``_serve_routes`` will serve. With --max-loaded-mib, let calls
-        load the other models, but keep the models of --load-model and the routes' members loaded."""
+        """Return those of these names that are routes; ``_serve_routes`` will serve them. With --max-loaded-mib, let
+        calls load the other models, but keep the models of --load-model and the routes' members loaded."""
         routes = self._routes.among(names)
         with self._change():
             self._routes.want(routes)

@@ -22,13 +22,12 @@ class Servable(Protocol):
     instances: int
     """Number of batches that may be computed at the same time."""
     on_cpu: bool
-    """Whether the CPU computes the batches."""
     max_queue_delay: float
     """Seconds that a request may be held back to fill a batch."""
 
     @property
     def busy(self) -> bool:
-        """Whether requests wait, or at least half of the instances of a model compute."""
+        """Whether requests wait, or at least half of the instances of a model are busy."""
 
     def start(self, pool: ComputePool) -> None:
         """Accept calls from now on. ``pool`` computes their batches."""
@@ -59,9 +58,9 @@ class Control(Protocol):
     """The control of the models of this process, or of all workers."""
 
     def load(self, name: str) -> None:
-        """Load the versions of a model that should serve, even if they are loaded already. Raises NotFoundError if the
-        repository has no such model, UnavailableError if the server is stopping, and ControlError if loading on request
-        is off, or a version cannot be loaded. The versions that served before then still serve."""
+        """Load the versions of a model that are to be served, even if they are loaded already. Raises NotFoundError if
+        the repository has no such model, UnavailableError if the server is stopping, and ControlError if loading on
+        request is off, or a version cannot be loaded. The versions that served before then still serve."""
 
     def unload(self, name: str) -> None:
         """Take a model out of service. Raises NotFoundError if no such model is served, and otherwise the errors of

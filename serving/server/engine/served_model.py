@@ -34,8 +34,7 @@ class ServedModel:
     """One version of one model. The methods that models share with routes are documented in `Servable`."""
 
     def __init__(self, file: ModelFile, runtime: Runtime, config: ServerConfig, stamp: Stamp = ()) -> None:
-        """``runtime`` was loaded from the files of ``stamp``. ``config`` has the server's settings, overridden by the
-        model's own settings."""
+        """``runtime`` was loaded from the files of ``stamp``. ``config`` includes the model's own settings."""
         self.name = file.name
         self.version = str(file.version)
         self.stamp = stamp
@@ -99,8 +98,8 @@ class ServedModel:
         outcomes = {call: self._compute_alone(call) if len(batch) > 1 else _failure(batch_error) for call in waiting}
         waiting = self.batcher.finish(batch)
         answered = [call for call, outcome in outcomes.items() if isinstance(outcome, InferenceResult)]
-        # Invalid values are one client's error, which its own answer reports. If every request succeeds alone, no
-        # client is at fault. The requests cannot be batched, and the log must report that.
+        # Invalid values are the error of the client that sent them, and only its response reports them. If every
+        # request succeeds alone, no client is at fault: the requests cannot be batched, which the log must report.
         if not isinstance(batch_error, InvalidValuesError) or len(answered) == len(batch):
             log.error("batch failed", model=self.name, version=self.version, requests=len(batch), exc_info=batch_error)
 
@@ -198,8 +197,8 @@ def _require_fit(signature: Signature, inputs: Tensors, datatypes: Mapping[str, 
 
 
 def _require_fit_for_empty(signature: Signature, inputs: Tensors, no_empty_because: str, max_bytes: int) -> None:
-    """Check a request in which at least one axis has size 0. An empty tensor may have ``max_bytes`` as if each empty
-    axis had size 1. ``no_empty_because`` says why no axis may have size 0; empty if axes may."""
+    """Check a request in which at least one axis has size 0. ``max_bytes`` limits the size that a tensor would have if
+    its empty axes had size 1. ``no_empty_because`` says why no axis may have size 0; "" if an axis may."""
     # The sizes of named axes. ONNX Runtime's optimisations assume that all axes of one name have the same size.
     sizes: dict[str, int] = {}
     for spec in signature.inputs:

@@ -1,9 +1,7 @@
 """Loads a version in a child process before the server loads it (--trial-load-seconds). If a file takes too much memory
-or time, only the child process ends.
-
-The child runs this module with its limits, SECONDS and BYTES, and reads the pickled version and settings from standard
-input. The last line of its standard output is a JSON object with ``problem``, which is empty if the load succeeded.
-"""
+or time, only the child process ends. The child runs this module with its limits, SECONDS and BYTES, and reads the
+pickled version and settings from standard input. The last line of its standard output is a JSON object with
+``problem``, which is empty if the load succeeded."""
 
 import contextlib
 import json
@@ -63,7 +61,6 @@ def require_loadable(file: "ModelFile", config: "ServerConfig", stopping: thread
 
 
 def require_running(stopping: threading.Event) -> None:
-    """Raise UnavailableError if the server is stopping."""
     if stopping.is_set():
         raise UnavailableError("the server is stopping, and loads no more models")
 

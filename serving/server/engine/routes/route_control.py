@@ -27,8 +27,7 @@ class RouteControl:
     """Serves each route while all its members serve. Only one thread at a time may use this object."""
 
     def __init__(self, engine: Engine, loader: ModelLoader) -> None:
-        """``engine`` gets the routes. ``loader`` counts their loads, and keeps why a route does not serve, or why a
-        change of its file has no effect."""
+        """``loader`` counts the loads of routes, and records why a route does not serve, or a change has no effect."""
         self.wanted: dict[str, RouteSettings | str] = {}
         """For each route that should serve: the content of its file, or why the file cannot be read. The route serves
         as soon as its members serve."""
@@ -157,7 +156,7 @@ class RouteControl:
     def _shadow(
         self, settings: RouteSettings, first: Servable, serving: ServedRoute | None, above: tuple[str, ...]
     ) -> tuple[Servable | None, str]:
-        """Return the model or route that is the shadow, and "". Without a shadow, return None and the reason. Raise
+        """Return the shadow, or None if it does not serve, and why ("" if it serves, or the route has none). Raise
         UserError if the route must not serve without its shadow (docs/reference/routes.md)."""
         if settings.shadow is None:
             return None, ""
@@ -176,8 +175,7 @@ class RouteControl:
         return shadow, ""
 
     def _servable(self, what: str, member: Member, above: tuple[str, ...]) -> Servable:
-        """Return the model or route that a member or shadow names, or raise UserError, whose message begins with
-        ``what``."""
+        """Return the model or route of a member or shadow, or raise UserError, whose message begins with ``what``."""
         name, version = member
         is_a_route = is_route(self._models, name)
         if is_a_route and name in self.wanted:

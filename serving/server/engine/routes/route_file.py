@@ -88,8 +88,7 @@ class Acceptance:
     bound: float
 
     def accepts(self, probabilities: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-        """Return which samples of ``probabilities``, [batch, at least two labels], are accepted. A sample with a NaN is
-        not accepted."""
+        """Return which samples of ``probabilities``, [batch, labels], are accepted; a sample with a NaN is not."""
         if self.rule == "at_least":
             return np.asarray(probabilities.max(axis=1) >= self.bound)
         if self.rule == "margin_at_least":
@@ -113,8 +112,8 @@ class Acceptance:
         if spec is None or not is_known or len(spec.shape) != 2 or (spec.shape[1] or 0) < 2:
             listed = "; ".join(map(str, signature.outputs))
             return (
-                f"accept: output must name floating-point probabilities of at least two labels, [batch, labels], not "
-                f"{self.output!r} (and never {_LOGITS!r}); the models' outputs are {listed}"
+                f"accept: output must be the name of an output [batch, labels] with floating-point probabilities of at "
+                f"least two labels; {self.output!r} is not ({_LOGITS!r} never is); the models' outputs are {listed}"
             )
         return ""
 
@@ -128,8 +127,7 @@ class RouteSettings:
     """The rule that decides which samples of a cascade are passed on to the next member; None for a split."""
     on_overload: str = ANSWER
     expected_escalation_rate: float | None = None
-    """The share of samples that were passed on to a cascade's second member when the rule was chosen; None if unknown.
-    """
+    """The share of samples passed on to a cascade's second member when the rule was chosen; None if unknown."""
     weights: tuple[float, ...] = ()
     """The weight of each member of a split, above 0."""
     sticky: str = ""
@@ -144,11 +142,9 @@ class RouteSettings:
 
     def chosen(self, route: str, key: str) -> int:
         """Choose a member of a split by weight, and return its index. All calls with one value of the sticky key get
-        one member; calls without a ``key`` choose at random.
-
-        The keys' hashes are spread evenly over the weights, so a change of the weights moves as few keys as possible.
-        The route's name is hashed too, because two nested splits may have the same sticky key.
-        """
+        one member; calls without a ``key`` choose at random. The keys' hashes are spread evenly over the weights, so a
+        change of the weights moves as few keys as possible. The route's name is hashed too, because two nested splits
+        may have the same sticky key."""
         if key:
             digest = hashlib.blake2b(f"{route}\0{key}".encode(), digest_size=8).digest()
             point = int.from_bytes(digest) / 2**64

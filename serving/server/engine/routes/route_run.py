@@ -22,11 +22,8 @@ log = structlog.get_logger()
 
 class MemberCall(Call):
     """The call that a route makes to a member: all samples of the caller's call, or, in a cascade, those of which the
-    previous member was not sure.
-
-    This object is also the queue in which the caller's call waits. The thread that computed the member's answer calls
-    ``answer``, or ``_settle`` if the answer completes the caller's call.
-    """
+    previous member was not sure. This object is also the queue in which the caller's call waits. The thread that
+    computed the member's answer calls ``answer``, or ``_settle`` if the answer completes the caller's call."""
 
     rows: npt.NDArray[np.intp] | None = None
     """The indices of the samples in the caller's call, if another member has already answered; None for all samples."""
@@ -37,8 +34,7 @@ class MemberCall(Call):
     """The number of samples that keep the unsure answer of an earlier member."""
 
     def __init__(self, route: "ServedRoute", call: Call, stage: int, inputs: Tensors, samples: int) -> None:
-        """``call`` is the caller's call, whose deadline applies to all stages together. ``stage`` is the index of the
-        member."""
+        """``call`` is the caller's; its deadline applies to all stages together. ``stage`` is the member's index."""
         self.route = route
         self.call = call
         self.stage = stage
@@ -68,8 +64,7 @@ class MemberCall(Call):
 
     @classmethod
     def answer_batch(cls, calls: Sequence[Call], outputs: Tensors, cost: BatchCost) -> None:
-        """Answer, in one step, the calls for which this member's answer is final. Each remaining call ends its stage on
-        its own."""
+        """In one step, answer the calls for which this member's answer is final. End the stages of the other calls."""
         settled: dict[str, list[Call]] = {}
         accepted: dict[int, list[bool]] = {}  # id of a route's settings -> whether each sample of the batch is accepted
         for call in calls:
@@ -88,8 +83,7 @@ class MemberCall(Call):
             answer(callers, outputs, cost._replace(member=member))
 
     def _settle(self, cost: BatchCost) -> str:
-        """Count a call that one member has answered completely, and return the member's name. ``answer_batch`` sends
-        the answer."""
+        """Count a call that one member has answered completely, without ending it, and return the member's name."""
         call, key = self.call, self.route.settings.stages[self.stage]
         call.queue = None  # as in Call.end
         call.row, call.queue_ns = self.row, self.queue_ns
@@ -117,7 +111,7 @@ class MemberCall(Call):
             self._end(InferenceError(f"the answers of the cascade's members cannot be joined: {error}"))
 
     def fail(self, error: Exception) -> None:
-        """End the call with a member's error, or with the answers of the member before an overloaded one."""
+        """End the call with a member's error or, if the member is overloaded, with the previous member's answers."""
         rows, settings = self.rows, self.route.settings
         is_overload = isinstance(error, QueueFullError | DeadlineError)
         if is_overload and rows is not None and settings.on_overload == ANSWER and not self.call.cancelled:
@@ -149,7 +143,7 @@ class MemberCall(Call):
             return None
         doubtful = np.flatnonzero(~accepted)
         # An inner cascade reports how many samples got an unsure answer, but not which samples. Samples that are passed
-        # on lose their unsure answer, so count at most the samples that are not passed on.
+        # on lose their unsure answer, so the number is at most that of the other samples.
         self.low_confidence += min(timings.low_confidence, len(got) - len(doubtful))
         if rows is not None:
             return np.asarray(rows[doubtful])
@@ -181,7 +175,7 @@ class MemberCall(Call):
 
 
 def _accepted(rule: Acceptance | None, outputs: Tensors) -> list[bool]:
-    """Return for each sample whether no further member must compute the sample."""
+    """Return for each sample whether this member's answer is accepted, so that no further member computes it."""
     accepted: list[bool] = []
     try:
         if rule is None:

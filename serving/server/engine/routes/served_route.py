@@ -33,12 +33,9 @@ from hangtag.serving.signature import Signature
 
 
 class ServedRoute:
-    """A route that serves. The methods that routes share with models are documented in `Servable`.
-
-    When the route's file or the model behind a member changes, a new object replaces this object. Each object keeps its
-    models, so the models that check a request also compute it. If a replaced model is closed, the request goes to the
-    model's successor.
-    """
+    """A route that serves. The methods that routes share with models are documented in `Servable`. When the route's
+    file or the model behind a member changes, a new object replaces this object. Each object keeps its models, so the
+    models that check a request also compute it."""
 
     def __init__(
         self,
@@ -49,8 +46,8 @@ class ServedRoute:
         shadow: Servable | None,
         previous: "ServedRoute | None" = None,
     ) -> None:
-        """Join the members and the shadow, the models and routes that serve now. The new object continues the counters
-        of ``previous``, the object that it replaces. Raises ModelLoadError if the members' signatures differ, or the
+        """``members`` and ``shadow`` are models and routes that serve now. The new object continues the counters of
+        ``previous``, the object that it replaces. Raises ModelLoadError if the members' signatures differ, or the
         route's rule cannot be applied to them."""
         require_one_signature(members)
         signature = members[settings.members[0]].signature
@@ -107,8 +104,7 @@ class ServedRoute:
         MemberCall(self, call, stage, call.inputs, call.samples).put()
 
     def ask(self, member: Member, call: Call) -> None:
-        """Queue a call for a member's model, or for its successor if the model is closed. Raises the errors of
-        `Servable.put`."""
+        """Queue a call for a member's model, or for its successor if it is closed. Raises like `Servable.put`."""
         model = self._members[member]
         while True:
             try:
@@ -181,7 +177,7 @@ class Shadow:
     Thread-safe.
 
     A copy waits until all callers of its batch have their answers. Then the route submits the copy if no request waits
-    for the route's members, and fewer than half of each member's instances compute. A copy cannot be stopped, and
+    for the route's members, and fewer than half of each member's instances are busy. A copy cannot be stopped, and
     shares the processors with calls that arrive meanwhile. So only one copy is computed at a time, and a pause follows.
     All remaining copies are skipped, and so are copies that the model would not accept. Copies get no lower priority in
     the operating system: if the system paused a thread that holds the interpreter lock, every call would have to wait.
@@ -196,8 +192,8 @@ class Shadow:
         statistics: RouteStatistics,
         share_of_time: float,
     ) -> None:
-        """Send a ``share`` of the requests to ``model``, which is None if it does not serve, in at most
-        ``share_of_time`` of the time. Requests of the route's ``members`` take precedence. In the compared ``output``,
+        """Send a ``share`` of the requests to ``model``, for at most ``share_of_time`` of the time. ``model`` is None
+        if the shadow does not serve. Requests of the route's ``members`` take precedence. In the compared ``output``,
         the index of the highest value is the label."""
         self._share = share
         self._model = model
@@ -212,8 +208,7 @@ class Shadow:
         self._rests_until = 0.0
 
     def compare(self, call: Call, answered: InferenceResult) -> None:
-        """Keep a copy of a random share of the calls, with the caller's answer, until ``hand_over``. This method never
-        blocks."""
+        """Keep a copy of a random share of the calls, with the caller's answer, until ``hand_over``. Never blocks."""
         if random.random() >= self._share:  # noqa: S311 - samples calls, and is no secret
             return
         model = self._model
@@ -271,7 +266,7 @@ class Shadow:
 
 
 def _own(signature: Signature) -> Signature:
-    """Return the first member's signature without what describes only this member, such as its accuracy."""
+    """Return the first member's signature, except for metadata of this member alone, such as its accuracy."""
     common = ("task", "labels", "label_distances", "threshold", "min_labels", "batched", "examples")
     metadata = {key: value for key, value in signature.metadata.items() if key in common}
     if signature.image is not None:

@@ -20,7 +20,7 @@ RULE = "accept must be an output and one rule"
 SHADOW = "shadow must be a model, and a share above 0 and at most 1"
 SHARES = "split must be a table of models, whose shares are above 0 and add up to 100"
 STICKY = "sticky must be a metadata key"
-UNSUITABLE = "output must name floating-point probabilities of at least two labels"
+UNSUITABLE = "with floating-point probabilities of at least two labels"
 
 
 def accepting(model: str, output: str, rule: str = "at_least = 0.9") -> str:
@@ -70,7 +70,7 @@ MISTAKES = {
     "split = {pictures = 50, cropped = 50}": "how pictures are resized: garment and crop",
     'split = {one = 100}\nshadow = {model = "tow", share = 1}': "its shadow tow does not serve",
     'split = {index = 100}\nshadow = {model = "index", share = 1}': "a shadow compares labels",
-    CASCADE.replace('"y"', '"z"'): "not 'z' (and never 'logits'); the models' outputs are y: FP32",
+    CASCADE.replace('"y"', '"z"'): "'z' is not ('logits' never is); the models' outputs are y: FP32",
     accepting("index", "value"): UNSUITABLE,
     accepting("sums", "double"): UNSUITABLE,
     accepting("one_label", "total"): UNSUITABLE,
