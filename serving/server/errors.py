@@ -1,7 +1,5 @@
 """The server's errors, which do not depend on a transport; wire/status.py maps them to the codes of gRPC and HTTP.
-
-Every message says what was wrong, what was expected, and what to do.
-"""
+Every message says what was wrong, what was expected, and what to do."""
 
 from hangtag.errors import UserError
 

@@ -42,7 +42,7 @@ def configuration(config: ServerConfig, host: str, metrics_port: int, servers: S
     ports = {name: number for name, number in numbers.items() if number != OFF}
     message_bytes = config.max_message_mib << 20
     max_connections = {port: _SCRAPES if port == "metrics" else config.max_connections for port in ports}
-    # The names in envoy.yaml are these, and the fields of the settings and the limits.
+    # envoy.yaml uses these names, and the names of the fields of the settings and the limits.
     values = {
         **vars(config.limits),
         **vars(config),
@@ -117,8 +117,8 @@ class Secrets:
 
     hangtag replaces the files when the certificates change. Envoy can watch files itself, but notices only files that
     are renamed into place, and would take a new certificate before its key has arrived. A restarted Envoy reads the
-    secrets too, so the files hold the last valid certificates. The files are stored in memory, in the folder of
-    `Envoy`'s sockets, which only this user can read.
+    secrets too, so the files hold the last valid certificates. Only this user can read the folder of the files, which
+    also has `Envoy`'s sockets and is, if possible, in memory.
     """
 
     def __init__(self, config: ServerConfig, certificate: Path, key: Path, folder: Path) -> None:
@@ -132,8 +132,7 @@ class Secrets:
         self.refresh()
 
     def refresh(self) -> None:
-        """Replace the files if the certificates have changed and are valid. Raises StartError if the files cannot be
-        written."""
+        """Replace the files if the certificates have changed and are valid. Raises StartError if writing fails."""
         secrets = self._watched.current()
         if secrets is self._written:
             return

@@ -45,11 +45,9 @@ _KEPT_LINES = 3
 
 
 class Envoy:
-    """One Envoy in front of a server, or of all workers of a server. The Envoy listens after ``start``.
-
-    One thread starts the process, reads its log, checks the certificates, notices if the process ends, and kills the
-    process if it hangs.
-    """
+    """One Envoy in front of a server, or of all workers of a server. The Envoy listens after ``start``. One thread
+    starts the process, reads its log, checks the certificates, notices if the process ends, and kills the process if it
+    hangs."""
 
     def __init__(self, config: ServerConfig) -> None:
         """Prepare the folder of the sockets. Raises MissingExtraError if the wheel with Envoy is not installed, and
@@ -93,7 +91,7 @@ class Envoy:
 
     def start(self, config: ServerConfig, host: str) -> None:
         """Start the process, and return once it listens on ``host``, a numeric address, and on the ports in ``config``,
-        which this program holds. Raises StartError if Envoy fails to listen."""
+        which this program has reserved. Raises StartError if Envoy fails to listen."""
         content = configuration(config, host, self._metrics_port, self.behind, self._folder)
         (self._folder / _CONFIGURATION).write_text(content)
         self._thread = threading.Thread(target=self._run, name="envoy", daemon=True)

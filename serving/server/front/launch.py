@@ -1,8 +1,6 @@
 """python launch.py PARENT ENVOY ARGUMENT... replaces its program with Envoy, which ends with the server and not before.
-
 This is a separate file that imports nothing of hangtag. A function between fork and exec could wait for ever for a lock
-that another thread of the server held.
-"""
+that another thread of the server held."""
 
 import ctypes
 import os
@@ -13,7 +11,6 @@ _PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
-    """Prepare this process, and replace its program with Envoy."""
     # A signal to the whole process group, such as Ctrl-C, is meant for the server. Envoy ignores the signal, because
     # Envoy still passes on the last calls.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})

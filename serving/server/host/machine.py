@@ -20,10 +20,8 @@ _SPARE = 256
 
 
 def usable_cpus(cgroup: Path = _CGROUP) -> int:
-    """Return the smaller of the affinity mask's size and the CPU quota rounded up, but at least 1.
-
-    The quota comes from cgroup v2's cpu.max ("quota period" or "max period" in microseconds), or from v1's cfs files.
-    """
+    """Return the smaller of the affinity mask's size and the CPU quota rounded up, but at least 1. The quota comes from
+    cgroup v2's cpu.max ("quota period" or "max period" in microseconds), or from v1's cfs files."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     for files in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
         try:
@@ -35,23 +33,19 @@ def usable_cpus(cgroup: Path = _CGROUP) -> int:
 
 
 def release_loading_memory() -> None:
-    """Give freed memory back to the system after loading, and let the garbage collector skip the loaded objects.
-
-    Loaded objects live as long as the process, so the collector need not traverse them again. A call's objects are
-    freed without the collector when the call ends, so the collector needs to run only when far more objects exist.
-    """
+    """Give freed memory back to the system after loading, and let the garbage collector skip the loaded objects. Loaded
+    objects live as long as the process, so the collector need not traverse them again. A call's objects are freed
+    without the collector when the call ends, so the collector needs to run only when far more objects exist."""
     release_freed_memory()
     gc.freeze()
     gc.set_threshold(_COLLECT_FROM, *gc.get_threshold()[1:])
 
 
 def release_freed_memory() -> None:
-    """Give memory that is no longer used back to the system.
-
-    Closed connections leave reference cycles (with TLS, each with a buffer of 256 KiB), and Python seldom collects
-    objects that have lived for a while. glibc keeps freed memory, such as a model's parsed file and an unloaded model's
-    weights, until ``malloc_trim``, which other C libraries lack.
-    """
+    """Give memory that is no longer used back to the system. Closed connections leave reference cycles (with TLS, each
+    with a buffer of 256 KiB), and Python seldom collects objects that have lived for a while. glibc keeps freed memory,
+    such as a model's parsed file and an unloaded model's weights, until ``malloc_trim``, which other C libraries
+    lack."""
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:

@@ -28,10 +28,8 @@ LARGEST_BYTES = 1 << 20
 
 
 class WatchedFiles(Generic[T]):
-    """A value that is read from files, and re-read when one of the files changes. Thread-safe.
-
-    If the changed files are not valid, the last valid value stays in use.
-    """
+    """A value that is read from files, and re-read when one of the files changes. Thread-safe. If the changed files are
+    not valid, the last valid value stays in use."""
 
     def __init__(self, what: str, paths: Sequence[Path], read: Callable[[], T], check_seconds: float) -> None:
         """Read the files, and check them again at most every ``check_seconds``. ``read`` returns the value, and raises
@@ -46,7 +44,7 @@ class WatchedFiles(Generic[T]):
         self._checked = time.monotonic()
 
     def current(self) -> T:
-        """Return the value of the files now, or the last valid value. Never raises."""
+        """Return the last valid value of the files. Never raises an error."""
         if time.monotonic() - self._checked >= self._check_seconds and self._lock.acquire(blocking=False):
             try:
                 self._check()
@@ -81,10 +79,8 @@ def stamp_of(*paths: Path) -> Stamp:
 
 
 def folder_stamp(folder: Path, *others: Path) -> Stamp:
-    """Return the stamp of all files in a folder and its subfolders, and of ``others``.
-
-    Links to files are followed, links to folders are not. A folder that is missing or cannot be read has no files.
-    """
+    """Return the stamp of all files in a folder and its subfolders, and of ``others``. Links to files are followed,
+    links to folders are not. A folder that is missing or cannot be read has no files."""
     files = sorted(Path(place, name) for place, _, names in os.walk(folder) for name in names)
     return stamp_of(*files, *others)
 
@@ -99,11 +95,8 @@ def _stamp(path: Path) -> tuple[int, int, int, int] | None:
 
 def read_bytes(path: Path, option: str) -> bytes:
     """Return a regular file's content. Raises StartError, with the command-line ``option`` that names the file, if the
-    file cannot be read, is not a regular file, or is larger than LARGEST_BYTES.
-
-    A named pipe could block the thread for ever, and this thread often answers calls. Reading a device file could fill
-    the memory.
-    """
+    file cannot be read, is not a regular file, or is larger than LARGEST_BYTES. A named pipe could block the thread for
+    ever, and this thread often answers calls. Reading a device file could fill the memory."""
     try:
         # without O_NONBLOCK, opening a named pipe would wait for a writer
         with open(path, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as file:

@@ -32,7 +32,7 @@ def run(config: ServerConfig) -> None:
     if config.store:
         config, store = _follow_store(config)
     kept = config.load_model if config.max_loaded_mib else ()  # otherwise, an unknown name is an error
-    # raises ModelRepositoryError if there is no model repository
+    # `names` raises ModelRepositoryError if there is no model repository
     unknown = sorted({*dict(config.model_max_batch_size), *kept} - {*names(config.models)})
     if unknown:
         event = "--model-max-batch-size or --load-model names models that the repository does not have"
@@ -67,9 +67,9 @@ def run(config: ServerConfig) -> None:
 
 def _follow_store(config: ServerConfig) -> tuple[ServerConfig, StoreState]:
     """Update the local copy of a model store. Unless --model-control is none, a thread then updates the copy every
-    --poll-seconds. Return the settings, with the copy's folder as ``models``, and the copy's state, which each update
-    changes. Raises StoreError if there is no model, or the store cannot be read and there is no complete earlier copy.
-    """
+    --poll-seconds. Return the settings, in which ``models`` is the copy's folder, and a state, which each update
+    changes. Raises StoreError if there is no model, or the store cannot be read and there is no complete earlier
+    copy."""
     # Imported here and not above, because only a server with a model store needs it.
     from hangtag.serving.stores.mirror import Mirror
     from hangtag.serving.stores.store import Store, shown
@@ -85,7 +85,6 @@ def _follow_store(config: ServerConfig) -> tuple[ServerConfig, StoreState]:
     follows = config.model_control != "none"
 
     def update(*, partly: bool = True) -> None:
-        """Update the copy. Log each new reason for failed updates, and log when updates succeed again."""
         trouble = mirror.update(partly=partly)
         if trouble is None:  # another process is updating the copy
             return

@@ -60,7 +60,7 @@ class Server:
 
         Raises:
             StartError: The certificates or the tokens are invalid, or the transport cannot be used.
-            MissingExtraError: The packages for HTTP, for tracing or for an exposed address are not installed.
+            MissingExtraError: The packages that HTTP, tracing or an exposed address needs are not installed.
         """
         self.front = Envoy(config) if config.is_exposed and config.behind is None else None
         """The Envoy in front of an exposed server; None for a trusted server or a worker."""
@@ -181,11 +181,8 @@ class Server:
 
 def reserve_ports(config: ServerConfig) -> tuple[ServerConfig, list[socket.socket]]:
     """Reserve the gRPC port, and the HTTP port if the server has HTTP. Raises StartError if an address cannot be bound,
-    or the workers of another server use it.
-
-    Return the settings with the ports that the system chose, and the sockets that hold the ports until they are closed.
-    The sockets are bound but do not listen, so they get no connections.
-    """
+    or the workers of another server use it. Return the settings with the ports that the system chose, and the sockets
+    that hold the ports until they are closed. The sockets are bound but do not listen, so they get no connections."""
     grpc = reserve(config.host, config.port, GRPC)
     config = replace(config, port=grpc.getsockname()[1])
     if config.http_port == OFF:

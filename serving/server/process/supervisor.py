@@ -66,8 +66,7 @@ class Supervisor:
             return Workers(self._config.workers, running, self._restarts)
 
     def start(self) -> None:
-        """Start all workers, and return once all of them listen. Raises StartError if a worker cannot start. All
-        workers have then ended again."""
+        """Start all workers, and return once all of them listen. If one cannot start, end all and raise StartError."""
         if self._config.model_control == "explicit":
             models = self._config.load_model
             self._changes.models = frozenset(require_names(self._config.models) if "*" in models else models)
@@ -121,18 +120,15 @@ class Supervisor:
         log.info("stopped")
 
     def load(self, name: str) -> None:
-        """Load a model in every worker (see `Changes.make`)."""
         self._changes.make("load", name)
         self._check_workers()
 
     def unload(self, name: str) -> None:
-        """Unload a model in every worker (see `Changes.make`)."""
         self._changes.make("unload", name)
         self._check_workers()
 
     def state(self) -> ServerState:
-        """The state of all workers together. The counters of versions that still serve include the counts of workers
-        that have ended."""
+        """The state of all workers together. Counters of versions that still serve include those of ended workers."""
         with self._changed:
             workers = [worker for worker in self._workers.values() if worker.listening]
         answers = {worker.begin("state"): worker for worker in workers}

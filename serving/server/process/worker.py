@@ -1,9 +1,6 @@
 """One worker, which is a whole server in its own process. A worker's clients control all workers through the
-supervisor, because worker and supervisor call each other's functions over a pipe.
-
-A worker's process begins with this module. The process imports gRPC and ONNX Runtime only after
-``environment.prepare``.
-"""
+supervisor, because worker and supervisor call each other's functions over a pipe. A worker's process begins with this
+module, and imports gRPC and ONNX Runtime only after ``environment.prepare``."""
 
 import itertools
 import os
@@ -33,7 +30,7 @@ from hangtag.serving.server.telemetry.server_state import ServerState
 log = structlog.get_logger()
 _CHECK_SECONDS = 0.5
 _MAX_PENDING = 60
-"""The most unanswered calls for the other process's state. Other calls are rare, and find room in the pipe."""
+"""The maximum number of unanswered calls of "state". Other calls are rare, and find room in the pipe."""
 _SEND_SECONDS = 5.0
 """How long a call waits for room in the pipe. A process that hangs reads nothing, and a full pipe blocks its sender."""
 
@@ -57,7 +54,7 @@ def main(number: int, config: ServerConfig, versions: Mapping[str, tuple[int, ..
         reasons.put("the supervisor ended")
 
     threading.Thread(target=answer_supervisor, name="peer", daemon=True).start()
-    from hangtag.serving.server.process.server import Server  # imports gRPC, so not before ``prepare``
+    from hangtag.serving.server.process.server import Server  # imports gRPC, so ``prepare`` must come first
 
     def control_of_all(own: Any) -> Any:
         """Let this worker's clients load and unload models in all workers, through the supervisor."""
@@ -85,11 +82,8 @@ def main(number: int, config: ServerConfig, versions: Mapping[str, tuple[int, ..
 
 
 class StopReasons(queue.SimpleQueue[str]):
-    """The reasons why this process should stop. Any thread may ``put`` a reason.
-
-    A signal's handler interrupts the main thread anywhere, even while the log or an Event holds its lock. Unlike them,
-    SimpleQueue.put is reentrant.
-    """
+    """The reasons why this process should stop. Any thread may ``put`` a reason. A signal's handler interrupts the main
+    thread anywhere, even while the log or an Event holds its lock. Unlike them, SimpleQueue.put is reentrant."""
 
     def add_signals(self, *numbers: signal.Signals) -> None:
         """Treat these signals as reasons to stop. A second signal ends the process at once, with code 1."""
@@ -104,7 +98,7 @@ class StopReasons(queue.SimpleQueue[str]):
 
     def wait(self, failure: Callable[[], str] = lambda: "") -> str:
         """Wait for the first reason and return it. Meanwhile, log when no more files can be opened. ``failure`` returns
-        why the server no longer serves, or "" while it does, and becomes a StartError."""
+        why the server no longer serves, which this method raises as a StartError, or "" while the server serves."""
         exhausted = False
         # Python runs signal handlers in the main thread only. If the kernel delivers the signal to another thread, a
         # wait without a timeout would never return, so the main thread wakes up now and then.
@@ -128,11 +122,9 @@ class PeerError(Exception):
 
 
 class Peer:
-    """The process at the other end of a pipe, whose functions this process calls, and the other way round.
-
-    A message consists of the call's number, the function's name and the arguments. A reply consists of the call's
-    number, None, and the answer or the exception that the function raised.
-    """
+    """The process at the other end of a pipe. Each of the two processes can call functions of the other. A message
+    consists of the call's number, the function's name and the arguments. A reply consists of the call's number, None,
+    and the answer or the exception that the function raised."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection

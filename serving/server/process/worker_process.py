@@ -37,7 +37,7 @@ class WorkerProcess(Peer):
         """The models that were loaded or unloaded in other workers before this worker caught up."""
         self.listening = False
         self.failure = ""
-        """Why the worker could not start. If the worker gives no reason, ``run`` sets how the process ended."""
+        """Why the worker could not start. If the worker gives no reason, ``run`` stores how the process ended."""
         self.state = ServerState()
         """The worker's last known state."""
         self.last_answer = self.started
