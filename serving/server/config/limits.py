@@ -10,8 +10,7 @@ class Limits:
     """Limits that operators cannot set, in one place, so that tests can lower them: ``ServerConfig(limits=...)``."""
 
     file_check_seconds: float = 1.0
-    """The least seconds between two checks of the certificate and token files. Most calls then read only the clock, not
-    the disk."""
+    """The least seconds between two checks of the certificate and token files, so that few calls read the disk."""
     end_seconds: float = 10.0
     """How long a stopping process may take beyond --drain-seconds before it is killed."""
     worker_check_seconds: float = 1.0
@@ -19,12 +18,11 @@ class Limits:
     worker_hang_seconds: float = 60.0
     """A worker that has not answered for this long is killed and replaced."""
     worker_answer_seconds: float = 5.0
-    """How long the supervisor waits for a worker's answer. It then continues without the answer, because the worker may
-    hang."""
+    """How long the supervisor waits for the answer of a worker, which may hang. It then continues without it."""
     worker_restart_seconds: float = 0.1
-    """The delay before a worker is replaced. The delay doubles with each further worker in a row that ends early."""
+    """The delay before a worker is replaced. The delay doubles each time another worker in succession ends early."""
     worker_stable_seconds: float = 60.0
-    """A worker ends early if it runs for fewer seconds than this."""
+    """A worker that ran for fewer seconds than this has ended early."""
     worker_attempts: int = 5
     """The supervisor gives up after this many replacements in a row that ended before they listened."""
 
@@ -32,9 +30,8 @@ class Limits:
     """The largest share of the time that may be spent on computing copies of requests for a route's shadow."""
 
     max_streams: int = 1000
-    """The maximum number of open inference streams over gRPC. In memory, a stream may hold about one message's size of
-    requests and answers, and the data that the stream is sending. docs/reference/limits.md lists what else a stream may
-    hold."""
+    """The maximum number of open inference streams over gRPC. A stream's requests and answers may take about as much
+    memory as one message of the maximum size, plus the data being sent (docs/reference/limits.md lists what else)."""
     max_watches: int = 1000
     """The maximum number of open Watch streams of gRPC's health service. Watch streams need no token, so without a
     limit anybody could fill the memory."""
@@ -67,8 +64,7 @@ class Limits:
 
 
 class ReplacementPolicy:
-    """Decides when a worker or an Envoy that has ended is replaced, and when its supervisor gives up. Not
-    thread-safe."""
+    """Decides when an ended worker or Envoy is replaced, and when its supervisor gives up. Not thread-safe."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits

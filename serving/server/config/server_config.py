@@ -30,7 +30,6 @@ class ServerConfig(Settings):
     """
 
     limits: Limits = field(default_factory=Limits)
-    """Operators cannot set the limits; see `Limits`."""
     platform_paths: tuple[str, ...] = ()
     """The platform's HTTP paths for health checks, for calls and, on SageMaker, for loading models. Operators cannot
     set the paths; see `platform_settings`."""
@@ -78,14 +77,12 @@ class ServerConfig(Settings):
 
     @property
     def instance_count(self) -> int:
-        """The number of instances. The default is two instances on at least two CPUs: one computes while the other
-        gathers a batch."""
+        """The number of instances. By default two on at least two CPUs: one computes, the other gathers a batch."""
         return self.instances or min(2, usable_cpus())
 
     @property
     def http_bodies_bytes(self) -> int:
-        """``max_http_bodies_mib`` in bytes. If ``max_http_bodies_mib`` is 0, there is room for 16 messages of the
-        largest size."""
+        """``max_http_bodies_mib`` in bytes. If it is 0, there is room for 16 messages of the largest size."""
         return (self.max_http_bodies_mib or _LARGEST_BODIES * self.max_message_mib) << 20
 
     @property
@@ -94,8 +91,7 @@ class ServerConfig(Settings):
         return max([self.max_batch_size, *(limit for _, limit in self.model_max_batch_size)])
 
     def max_batch_size_of(self, model: str) -> int:
-        """The maximum number of samples of this model in one batch. The number has no effect if the model's requests
-        are never batched."""
+        """The maximum number of this model's samples in one batch, if its requests are batched at all."""
         return dict(self.model_max_batch_size).get(model) or self.max_batch_size
 
     def batching_override(self, model: str) -> bool | None:
@@ -104,7 +100,6 @@ class ServerConfig(Settings):
         return None if limit is None else limit > 0
 
     def address(self, port: int) -> str:
-        """Return host:port, with brackets around an IPv6 host."""
         return address_of(self.host, port)
 
     @property
@@ -118,14 +113,12 @@ class ServerConfig(Settings):
 
     @property
     def is_exposed(self) -> bool:
-        """Whether an Envoy must listen in front of the server, because other machines can connect, or connections must
-        be encrypted."""
+        """Whether Envoy must listen in front: other machines can connect, or connections must be encrypted."""
         return self.tls_cert is not None or not self.is_loopback
 
     @property
     def dangers(self) -> tuple[str, ...]:
-        """What other machines could do to a server with these settings. Empty if the server listens only on
-        loopback."""
+        """What other machines could do to a server with these settings. Empty if it listens only on loopback."""
         if self.is_loopback:
             return ()
         callers = () if self.token_file or self.tls_client_ca else ("anybody may call (set --token-file)",)

@@ -57,7 +57,7 @@ class Settings:
     )
     num_versions: int = setting(
         1,
-        "How many versions of each model serve: the promoted, then the latest. 0: all.",
+        "How many versions of each model are served: the promoted version, then the latest. 0: all.",
         between=(0, None),
     )
     require_proof: bool = setting(
