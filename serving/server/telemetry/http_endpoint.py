@@ -63,8 +63,7 @@ class MetricsServer(ThreadingHTTPServer):
     request_queue_size = 32  # with a backlog of 5, the default, some clients of a burst would wait a second to retry
 
     def __init__(self, listener: socket.socket, state: Callable[[], ServerState], ready: Callable[[], bool]) -> None:
-        """Listen on a bound socket, which this server owns from now on. ``ready`` returns whether the server accepts
-        calls, for /v2/health/ready."""
+        """Listen on a bound socket, which this server owns from now on. ``ready`` answers /v2/health/ready."""
         super().__init__(("", 0), _Handler, bind_and_activate=False)
         self.state = state
         self.ready = ready

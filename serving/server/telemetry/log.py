@@ -19,10 +19,10 @@ from hangtag.printable import escaped
 from hangtag.serving.server.config.limits import Limits
 
 PERIOD = 10.0
-"""In each period of so many seconds, at most a burst of lines of one event is written. The event's first line after the
-period says how many lines were dropped."""
+"""Seconds in which only a limited number of lines, the burst, is written for one event. The event's first line after
+that says how many lines were dropped."""
 INFO_BURST = 5
-"""The burst for an event that reports no problem. For an event that reports a problem, `Limits.log_burst` applies."""
+"""The burst of an event that reports no problem. The burst of a problem is `Limits.log_burst`."""
 
 _LONGEST_VALUE = 2000
 """The maximum number of characters of a value that are written."""
@@ -33,11 +33,9 @@ _SUBJECTS = ("model", "version", "file", "worker")
 
 
 class RateLimit:
-    """A structlog processor that drops repeated lines, so that no client can fill the log. Thread-safe.
-
-    All log lines of one kind of problem share one limit. For any other event, each model and each worker has
-    its own limit, because at the start each of them writes a line. Clients cannot invent names of models or workers.
-    """
+    """A structlog processor that drops repeated lines, so that no client can fill the log. Thread-safe. All log lines
+    of one kind of problem share one limit. For any other event, each model and each worker has its own limit, because
+    at the start each of them writes a line. Clients cannot invent names of models or workers."""
 
     def __init__(self, burst: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._burst = burst
@@ -62,11 +60,9 @@ class RateLimit:
 
 
 def _make_printable(_logger: object, _method: str, event_dict: EventDict) -> EventDict:
-    """Make all values of a line printable, after the processor that writes tracebacks.
-
-    Terminal escapes could change what a person sees, a line break could forge a line, and a long value could fill the
-    disk. So unprintable characters are written as Python escapes, and long values are cut.
-    """
+    """Make all values of a log line printable, which must follow the writing of tracebacks. Terminal escapes could
+    change what a person sees, a line break could forge a line, and a long value could fill the disk. So unprintable
+    characters are written as Python escapes, and long values are cut."""
     traceback = event_dict.get("exception")
     values = {key: _printable(value) for key, value in event_dict.items()}
     if isinstance(traceback, str):
@@ -85,12 +81,10 @@ def _printable(value: Any) -> Any:
 
 
 class _Writer:
-    """Writes to standard error, and ignores failures, because a closed pipe or a full disk must not fail a client's
-    call."""
+    """Writes to standard error. Ignores failures, because a closed pipe or a full disk must not fail a call."""
 
     def write(self, text: str) -> None:
-        # sys.stderr is looked up at each call, because it may be replaced. AttributeError: a process without standard
-        # error has None there.
+        # sys.stderr is looked up at each call, because it may be replaced, or be None (AttributeError).
         with contextlib.suppress(OSError, ValueError, AttributeError):
             sys.stderr.write(text)
             sys.stderr.flush()
@@ -112,10 +106,8 @@ def _without_values(record: logging.LogRecord) -> dict[str, str]:
 
 def redirect_library_log(library: str, *, with_values: bool) -> None:
     """Write the warnings and errors of a library's logger to this log, in the log's format and within its rate limit.
-
     Without ``with_values``, only a message's format is written, such as "Invalid encoding on %s", because the values
-    may be callers' data.
-    """
+    may be callers' data."""
 
     def emit(record: logging.LogRecord) -> None:
         log = structlog.get_logger()

@@ -25,11 +25,9 @@ def first(one: Any, other: Any) -> Any:
 
 
 def merge(one: Any, other: Any) -> Any:
-    """Combine a field's values from two processes, unless the field declares another rule.
-
-    Numbers are added, including numbers in tuples. Mappings are joined, and values of the same key are combined. The
-    merge of two texts is the non-empty text, and the merge of two booleans is a logical or. None is ignored.
-    """
+    """Combine a field's values from two processes, unless the field declares another rule. Numbers are added, including
+    numbers in tuples. Mappings are joined, and values of the same key are combined. The merge of two texts is the
+    non-empty text, and the merge of two booleans is a logical or. None is ignored."""
     match one:
         case None:
             return other
@@ -67,7 +65,6 @@ class BucketHistogram(Mergeable):
 
     @classmethod
     def of(cls, bounds: tuple[float, ...], values: npt.ArrayLike = ()) -> "BucketHistogram":
-        """Return the histogram of these values."""
         array = np.asarray(values, np.float64)
         counts = np.bincount(np.searchsorted(bounds, array), minlength=len(bounds) + 1)
         return cls(bounds, tuple(counts.tolist()), float(array.sum()))
@@ -145,9 +142,9 @@ class BatchCounters(Mergeable):
 
 @dataclass(frozen=True)
 class Counters(Mergeable):
-    """The counters of one version at one moment: inference_count of samples, execution_count of batches, and each
-    duration and histogram of seconds of requests. ``fail`` covers requests that ended with an error, and all other
-    counters cover answered requests. last_inference_ms is Unix time. The keys of ``batches`` are batch sizes."""
+    """The counters of one version at one moment: of samples (inference_count), batches (execution_count, batch_sizes)
+    and requests (all other durations and histograms). ``fail`` covers requests that ended with an error, and all others
+    cover answered requests. last_inference_ms is Unix time. The keys of ``batches`` are batch sizes."""
 
     inference_count: int = 0
     execution_count: int = 0
@@ -166,11 +163,9 @@ class Counters(Mergeable):
 
 
 class ModelStatistics:
-    """Records batches and failures of one version. Thread-safe.
-
-    The thread that computed a batch only appends its timings to a list. Counting after each batch, and not for many
-    batches together, would noticeably delay the answers to small requests.
-    """
+    """Records batches and failures of one version. Thread-safe. The thread that computed a batch only appends its
+    timings to a list. Counting after each batch, and not for many batches together, would noticeably delay the answers
+    to small requests."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -194,7 +189,7 @@ class ModelStatistics:
             self._counters += _counters(batches)
 
     def record_failure(self, ns: int) -> None:
-        """Count a request that ended with an error ``ns`` after its arrival."""
+        """Count a request that ended with an error, ``ns`` nanoseconds after its arrival."""
         with self._lock:
             self._fails += 1
             self._fail_ns += ns
@@ -207,10 +202,8 @@ class ModelStatistics:
 
 
 def _counters(batches: Sequence[tuple[Sequence[int], BatchCost]]) -> Counters:
-    """Count computed batches. Each item is how long each request of a batch waited, and the cost of the batch.
-
-    A request's durations are those of its whole batch, because the request takes as long as the batch.
-    """
+    """Count computed batches. Each item is how long each request of a batch waited, and the cost of the batch. A
+    request's durations are those of its whole batch, because the request takes as long as the batch."""
     requests = np.array([len(waits) for waits, _ in batches])
     queue_ns = np.array([ns for waits, _ in batches for ns in waits])
     costs = np.array([cost[:4] for _, cost in batches])

@@ -38,7 +38,6 @@ _OUTCOMES = ("ok", "error")
 
 
 def metrics_of(state: ServerState) -> Iterator[Metric]:
-    """Return all metrics."""
     state = _with_zeros(state)
     served = [version for version in state.versions if version.state == READY]
     yield from _triton(served, state)
@@ -138,7 +137,7 @@ def _routes(served: list[VersionState]) -> Iterator[Metric]:
     samples = CounterMetricFamily("hangtag_route_samples", "Samples that a route's member answered", labels=labels)
     low_confidence = CounterMetricFamily(
         "hangtag_route_unsure_samples",
-        "Samples for which a cascade returned a rejected answer, because the next member could not accept the sample",
+        "Samples that kept a cascade member's unsure answer, because the next member could not accept the sample",
         labels=_MODEL,
     )
     expected = GaugeMetricFamily(

@@ -92,8 +92,7 @@ class Workers:
 
 @dataclass
 class StoreState:
-    """When the local copy last equalled the model store (0: never), and how many updates failed, and why the last one
-    did."""
+    """When the local copy last equalled the model store (0: never), how many updates failed, and why the last did."""
 
     last_success: float = 0.0
     errors: int = 0
@@ -126,8 +125,7 @@ class ServerState(Mergeable):
     """Set by the process that follows a model store; None if the models come from a folder."""
 
     def counts_only(self) -> "ServerState":
-        """Return only the counters, which are kept after a process has ended, because Prometheus counters must not
-        fall."""
+        """Return only the counters, which must outlive their process, because Prometheus counters must not fall."""
         versions = tuple(
             replace(version, instances=0, queued=0, max_queue_size=0, state=READY, reason="")
             for version in self.versions
@@ -159,8 +157,7 @@ class FailureCounts:
             self._seconds[key] += seconds
 
     def forget_others(self, model: str, versions: Container[str]) -> None:
-        """Forget the counts of all versions of a model except ``versions``, because the counts would grow with each new
-        version."""
+        """Forget the counts of a model's versions except ``versions``, because they would grow with each version."""
         with self._lock:
             for key in [key for key in self._buckets if key[0] == model and key[1] and key[1] not in versions]:
                 del self._buckets[key], self._seconds[key]
