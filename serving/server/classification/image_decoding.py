@@ -1,8 +1,6 @@
 """Decodes PNG, JPEG and WebP files to grey or colour with Pillow, within a limit on the memory that decoding takes.
-
 Pillow reads a file's header without decoding the picture. The size and the format determine how much memory decoding
-may take at most, which tests/serving/server/classification/test_decoding_memory.py measures.
-"""
+may take at most, which tests/serving/server/classification/test_decoding_memory.py measures."""
 
 import io
 import re
@@ -38,8 +36,7 @@ WAIT_SECONDS = 10.0
 """How long a large image waits for memory before it is refused."""
 
 _READERS: dict[bytes, type[ImageFile]] = {b"\x89P": PngImageFile, b"\xff\xd8": JpegImageFile, b"RI": WebPImageFile}
-"""A file's first two bytes -> Pillow's reader. Image.open would warn above Image.MAX_IMAGE_PIXELS, a limit of the whole
-program."""
+"""A file's first two bytes -> Pillow's reader. Image.open would warn above the program-wide Image.MAX_IMAGE_PIXELS."""
 
 _MAX_READS = 50_000
 """The largest number of pieces that Pillow may read from a file, about three for each chunk or segment. PNG encoders
@@ -52,15 +49,13 @@ _MAX_COMPRESSED = 8
 
 _SCAN = b"\xff\xda"
 _MAX_SCANS = 100
-"""The largest number of scans in a JPEG file, each of which takes time for the whole picture. Encoders write about ten.
-"""
+"""The largest number of scans in a JPEG file. Each takes time for the whole picture. Encoders write about ten."""
 
 _LOSSLESS = (
     re.compile(rb"VP8L(....)\x2f", re.DOTALL),
     re.compile(rb"ALPH(....)[%b]" % re.escape(bytes(range(1, 256, 4))), re.DOTALL),
 )
-"""The beginnings of a lossless picture and of a lossless alpha channel in a WebP file. The group captures the size in
-bytes."""
+"""The beginnings of a WebP file's lossless picture and lossless alpha channel. The group captures the size in bytes."""
 
 _BAND_PIXELS = 1 << 18
 """The number of pixels that are flattened at a time, so that copies are small and other threads can run in between."""
@@ -94,8 +89,7 @@ class EncodedImage:
 
     @property
     def is_large(self) -> bool:
-        """Whether decoding the file may take long, and may wait for other large images. False for a file that `decoded`
-        will refuse."""
+        """Whether decoding may take long and wait for other images. False for a file that `decoded` will refuse."""
         try:
             return self._decoding_bytes >= LARGE_BYTES
         except InvalidRequestError:
@@ -180,8 +174,8 @@ def _decoding_bytes(image: ImageFile, data: bytes) -> int:
 
     A baseline JPEG is decoded row by row. For a JPEG of several scans, libjpeg holds all coefficients, of 16 bits,
     until the last scan is decoded. Pillow decodes each WebP as an animation, with two canvases and a copy of one
-    canvas. A lossless part may have five Huffman tables of 1 KiB for each block of 4 by 4 pixels, which in the file
-    take as few as 28 bits. Tables that take more bits can be larger in memory. Only a decoder knows how many tables
+    canvas. A lossless part may have five Huffman tables of 1 KiB for each block of 4 by 4 pixels. These tables take as
+    few as 28 bits in the file. Tables that take more bits can be larger in memory. Only a decoder knows how many tables
     there are, so this function assumes the largest possible number.
     """
     pixels = image.width * image.height

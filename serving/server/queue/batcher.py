@@ -51,9 +51,8 @@ class Batcher:
         max_queue_delay: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``max_batch_size`` counts samples, ``max_queue_size`` calls, and ``instances`` batches that are computed at
-        the same time. A call may be held back for ``max_queue_delay`` seconds of the monotonic clock to fill a batch.
-        """
+        """``max_batch_size`` is a number of samples, and ``max_queue_size`` a number of calls. At most ``instances``
+        batches are computed at once. A call may be held back for ``max_queue_delay`` seconds to fill a batch."""
         self.max_batch_size = max_batch_size
         self.max_queue_size = max_queue_size
         self.instances = instances
@@ -63,7 +62,6 @@ class Batcher:
         """Number of calls in the queue."""
         self._queue: deque[Call] = deque()
         self.queued_samples = 0
-        """Number of samples of the calls in the queue."""
         self._computing: dict[int, tuple[float, int]] = {}  # id of an unfinished batch -> time of ``take``, samples
         self._service_time = ServiceTime(clock)
         self._closed = False
@@ -114,8 +112,7 @@ class Batcher:
         call.end(call.cancellation_error(self._clock()))
 
     def take(self) -> list[Call]:
-        """Return the next batch, which the caller computes and then passes to ``finish``. The list is empty if no batch
-        is due, or every instance is busy."""
+        """Return the next batch, which the caller computes and then passes to ``finish``; empty if no batch is due."""
         while True:
             late: list[Call] = []
             with self._lock:
@@ -134,8 +131,8 @@ class Batcher:
                 return batch
 
     def finish(self, batch: list[Call], seconds: float | None = None) -> list[Call]:
-        """Free the instance that computed this batch, the list object that ``take`` returned, in this many seconds
-        (None: the batch failed). Return the calls that were not cancelled in the meantime, which need an outcome."""
+        """Free the instance of ``batch``, the list object that ``take`` returned. ``seconds`` is its computing time
+        (None: it failed). Return the calls that were not cancelled in the meantime, which need an outcome."""
         with self._lock:
             _, samples = self._computing.pop(id(batch))
             if seconds is not None:
@@ -181,7 +178,7 @@ class Batcher:
             self._ended.notify_all()
 
     def _ready_by(self, call: Call, deadline: float, now: float) -> float:
-        """Return when a call's batch must be finished, or raise DeadlineError by the measured service time."""
+        """Return when a call's batch must be finished. Raises DeadlineError if the batch would probably be late."""
         expected = self._expected(call.samples, now)
         remaining = deadline - now
         share = 1 - RESERVED_SHARE if self._busy else 1.0
@@ -212,7 +209,7 @@ class Batcher:
         return self._clock() >= self._held_until()
 
     def _held_until(self) -> float:
-        return min(call.held_until for call in self._queue)  # this minimum is fast, because less than a batch is queued
+        return min(call.held_until for call in self._queue)  # fast, because fewer calls are queued than fill a batch
 
     def _gather(self, late: list[Call]) -> tuple[list[Call], int]:
         """Remove the next batch from the queue, and return it with its number of samples. Append to ``late`` the calls
@@ -227,7 +224,7 @@ class Batcher:
             call = self._queue.popleft()
             self.queued_samples -= call.samples
             ready_by, done_at = call.ready_by, now
-            if ready_by < math.inf or earliest < math.inf:  # without any ready_by the duration does not matter
+            if ready_by < math.inf or earliest < math.inf:  # without a deadline, the duration does not matter
                 # A call that would make the batch too late waits for the next batch.
                 done_at += predict(min(samples + call.samples, self.max_batch_size))
             if ready_by <= done_at:

@@ -49,11 +49,9 @@ class Queue(Protocol):
 
 
 class Call(ABC):
-    """A request in a model's queue. Each transport and the routes have a subclass.
-
-    A call gets exactly one outcome: the thread that computed or dropped the call calls ``answer`` or ``fail`` once,
-    which must not block. Under its lock, the queue decides which thread gives the outcome, and marks the call ``done``.
-    """
+    """A request in a model's queue. Each transport and the routes have a subclass. A call gets exactly one outcome: the
+    thread that computed or dropped the call calls ``answer`` or ``fail`` once, which must not block. Under its lock,
+    the queue decides which thread gives the outcome, and marks the call ``done``."""
 
     inputs: Tensors
     """Arrays that match the model's signature. The first axis is the batch, if the model has a batch axis."""
@@ -98,7 +96,7 @@ class Call(ABC):
     def fail(self, error: Exception, /) -> None: ...
 
     def metadata_value(self, key: str) -> str:
-        """Return the value of a metadata key, or "", for the split of a route."""
+        """Return the value of a metadata key, by which a split may choose a member, or "" if the key is missing."""
         return ""
 
     def cancel(self) -> None:

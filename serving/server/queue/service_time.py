@@ -8,11 +8,11 @@ FRESH_SECONDS = 1.0
 """Observations older than this many seconds are ignored, because the machine may be idle by now."""
 
 _NEWEST_SHARE = 0.2  # weight of the newest batch in the running mean of its size class
-_WEIGHT_DECAY = 0.98  # factor on the weight of each size class whenever a batch is observed
-_MIN_WEIGHT = 0.01  # the least weight of a size class, because a line through a single class has no slope
+_WEIGHT_DECAY = 0.98  # each size class keeps this share of its weight whenever a batch is observed
+_MIN_WEIGHT = 0.01  # the least weight of a size class, because a single class does not determine a slope
 _STALL_FACTOR = 4.0
-"""A batch's time is cut to this many times the mean time of batches of its size, or to this many times the predicted
-time if it is the first batch of its size, because the machine may have paused."""
+"""A measured time counts as at most this many times the mean time of batches of its size, or the predicted time if it
+is the first of its size, because the machine may have paused."""
 
 
 class ServiceTime:

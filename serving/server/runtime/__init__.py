@@ -1,7 +1,5 @@
-"""ONNX Runtime, which only this folder uses: sessions, execution providers, IO binding and CUDA graphs.
-
-The engine and the export use ``session.Runtime``. This package imports ONNX Runtime with telemetry off.
-"""
+"""ONNX Runtime, which only this folder uses: sessions, execution providers, IO binding and CUDA graphs. The engine and
+the export use ``session.Runtime``. This package imports ONNX Runtime with telemetry off."""
 
 import os
 

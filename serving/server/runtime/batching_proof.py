@@ -2,7 +2,7 @@
 
 A file's axes do not show whether rows are independent. Softmax, a sum or a reversal along the first axis keeps that
 axis's name and size, but mixes up the answers of callers whose requests share a batch. So the same inputs are computed
-alone and in batches, thoroughly by the import, and briefly when the server loads a file without a check.
+alone and in batches: thoroughly by the import, and briefly when the server loads a file that records no such check.
 """
 
 import math
@@ -22,8 +22,8 @@ from hangtag.serving.signature import Signature
 
 
 class _Tolerance(NamedTuple):
-    """How far two floats may differ because of rounding errors: by the share ``place`` of the largest value at the same
-    place in any sample's output, or by the share ``anywhere`` of the largest value in the output."""
+    """How far two floats may differ because of rounding errors: by ``place`` times the largest value at the same
+    position in any sample's output, or by ``anywhere`` times the largest value in the output."""
 
     place: float
     anywhere: float
@@ -32,7 +32,7 @@ class _Tolerance(NamedTuple):
 _TOLERANCES = {2: _Tolerance(1e-2, 1e-3), 4: _Tolerance(1e-3, 1e-5), 8: _Tolerance(1e-6, 1e-11)}
 """The tolerance for sums whose terms are added in a different order, by the size of a float in bytes."""
 _TOLERANCE_IN_8_BITS = _Tolerance(0.05, 0.05)
-"""A layer may round a sum to the next of 256 steps, and later layers increase this difference."""
+"""A layer may round a sum to an adjacent one of 256 levels, and later layers increase this difference."""
 _TOLERANCES_ON_GPUS = _TOLERANCES | {4: _TOLERANCES[2]}
 """For some batch sizes, CUDA multiplies FP32 in TF32 (with FP16's 10 bits of mantissa)."""
 _LEAST_SCALE = 1e-3  # smaller values may be rounding errors
@@ -158,9 +158,9 @@ def _sample(
     """Generate the sample number ``seed``: for each input an array [1, ...]. Raises InferenceError if an input would
     have more than ``max_values`` values.
 
-    ``lengths`` are the sizes of the free axes after the first axis: in the first input with such axes, and in later
-    inputs. Integers are drawn from 0 up to ``below``, exclusive, and ``text_format`` makes a string from a number.
-    Every third sample is ten times larger and every fifth is all zeros, to expose a model that answers a sample
+    ``lengths`` are two sizes of the free axes after the first axis: one for the first input with such axes, and one for
+    later inputs. Integers are drawn from 0 up to ``below``, exclusive, and ``text_format`` makes a string from a
+    number. Every third sample is ten times larger and every fifth is all zeros, to expose a model that answers a sample
     differently if its batch has larger values.
     """
     random = np.random.default_rng(seed)
@@ -186,13 +186,13 @@ def _sample(
             values = random.integers(0, limit, shape) * min(scale, 1)
         else:
             values = random.normal(size=shape) * scale
-        arrays[spec.name] = np.asarray(values, dtype)  # numpy draws a scalar as a number, not as an array
+        arrays[spec.name] = np.asarray(values, dtype)  # numpy returns a number, not an array, for a scalar
     return arrays
 
 
 def _tolerances(runtime: Runtime, operators: Set[str]) -> Mapping[int, _Tolerance]:
-    """Return the tolerances for floats, by the size of a float in bytes. Layers that round to 8 bits get a larger one,
-    unless the batch determines the size of a step, because then each row depends on the other rows."""
+    """Return the tolerances for floats, by the size of a float in bytes. They are larger for layers that round to 8
+    bits, but not if the batch determines the rounding levels, because then each row depends on the other rows."""
     kinds = {operator.rpartition(".")[2] for operator in operators}
     in_8_bits = any(kind.startswith(("QuantizeLinear", "QLinear", "QGemm")) for kind in kinds)
     if in_8_bits and not any(kind.startswith("DynamicQuantize") for kind in kinds):
@@ -217,8 +217,8 @@ def _largest_difference(
     tolerances: Mapping[int, _Tolerance],
     batch_sizes: Sequence[int],
 ) -> float:
-    """Compute the samples in batches. Return the largest difference from the answers to the single samples, as a share
-    of the scale at its place, or raise _DependentRowsError."""
+    """Compute the samples in batches. Return the largest difference from the answers to the single samples, divided by
+    the scale at the same position, or raise _DependentRowsError."""
     scales = {name: _scales([answer[name] for answer in answers], tolerances) for name in answers[0]}
 
     def difference_in_batch(members: Sequence[int]) -> float:
@@ -257,8 +257,8 @@ def _largest_difference(
 
 
 def _scales(answers: Sequence[Array], tolerances: Mapping[int, _Tolerance]) -> Array:
-    """Return the scale at each place of an output, [1, ...], or a number. A difference may be at most ``place`` times
-    the scale."""
+    """Return the scale of each value of an output as an array [1, ...], or one scale for all values. A difference may
+    be at most ``place`` times the scale."""
     if answers[0].dtype.kind != "f" or len({answer.shape for answer in answers}) != 1:
         return np.ones(())
     tolerance = tolerances[answers[0].dtype.itemsize]
@@ -270,8 +270,8 @@ def _scales(answers: Sequence[Array], tolerances: Mapping[int, _Tolerance]) -> A
 
 
 def _difference(rows: Array, expected: Array, scales: Array) -> float:
-    """Return the largest difference, as a share of the scale at its place: infinite if NaNs or infinities differ. For
-    values that are not floats, the result is 1 if any value differs, else 0."""
+    """Return the largest difference, divided by the scale at the same position; infinite if NaNs or infinities differ.
+    For values that are not floats, the result is 1 if any value differs, else 0."""
     if rows.dtype.kind != "f":
         return float(not np.array_equal(rows, expected))
     actual, wide = rows.astype(np.float64), expected.astype(np.float64)

@@ -16,21 +16,20 @@ from typing import Any
 from hangtag.serving.server.errors import ModelLoadError
 from hangtag.serving.signature import PREFIX
 
-_METADATA_PROPS = 14  # the number of the field metadata_props of ModelProto
-_KEY, _VALUE = 1, 2  # the numbers of the fields key and value of StringStringEntryProto
+_METADATA_PROPS = 14  # the field number of ModelProto's metadata_props
+_KEY, _VALUE = 1, 2  # the field numbers of StringStringEntryProto's key and value
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _FIXED_SIZES = {_FIXED64: 8, _FIXED32: 4}
 _LONGEST_VARINT = 10  # bytes of 7 bits each
 
 
 def proves_batching(file: Path) -> bool:
-    """Whether a file has passed the gate's check that rows get the same answers alone and in batches, and has not
-    changed since."""
+    """Whether a file has passed the check that rows get the same answers alone and in batches, and is unchanged."""
     try:
         batching = _figures(file).get("batching")
     except (OSError, ValueError):
         return False
-    # hangtag's own files must pass this check; the figures of other files only record its result
+    # hangtag's own files must pass this check; for other files, the figures record whether it passed
     return isinstance(batching, dict) and batching.get("batched", True) is True
 
 

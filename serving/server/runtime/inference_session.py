@@ -1,7 +1,6 @@
 """Opens ONNX Runtime's InferenceSessions, with the requested execution providers and one memory arena for all sessions.
 Reads a session's signature and operators, decides whether the operators survive an input with an axis of size 0, and
-makes arrays for a session's inputs.
-"""
+makes arrays for a session's inputs."""
 
 import os
 import threading
@@ -23,7 +22,7 @@ VERSION: str = onnxruntime.__version__
 Array = npt.NDArray[Any]
 Tensors = Mapping[str, Array]
 
-# ONNX Runtime's dtypes of some datatypes. Every other datatype in lower case is numpy's name of its dtype.
+# The dtypes of some datatypes. The dtype of any other datatype has the datatype's name in lower case.
 _DTYPES = {"FP16": "float16", "FP32": "float32", "FP64": "float64", "BYTES": "object"}
 
 CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
@@ -54,8 +53,7 @@ _TRIED = {
         *("QLinearWhere", "QuantizeLinear", "QuickGelu"),
     )
 }
-# These operators are fatal only if a kernel or a limit is empty. In a model with one input, kernels and limits are
-# constants.
+# These operators are fatal only if a kernel or a limit is empty. If a model has one input, both are constants.
 _PARAMETRIC = {"Conv", "ConvInteger", "NonMaxSuppression", "QLinearConv", "com.microsoft.FusedConv"}
 
 _lock = threading.Lock()
@@ -194,8 +192,8 @@ def read_signature(
 
 
 def operators(session: onnxruntime.InferenceSession) -> set[str]:
-    """Return the operators of the optimised graph, including those of subgraphs and functions, as in FusedConv or
-    com.microsoft.FusedConv. The set is empty if this version of ONNX Runtime does not report operators."""
+    """Return the operators of the optimised graph, its subgraphs and functions. A domain other than ai.onnx is a
+    prefix, as in com.microsoft.FusedConv. Empty if this version of ONNX Runtime does not report operators."""
     if not hasattr(session, "get_provider_graph_assignment_info"):
         return set()
     nodes = [node for part in session.get_provider_graph_assignment_info() for node in part.get_nodes()]
@@ -260,7 +258,6 @@ def _shared_arena() -> onnxruntime.InferenceSession:
 
 
 def dtype_of(spec: TensorSpec) -> np.dtype[Any]:
-    """Return numpy's dtype for the datatype of an input or output."""
     return np.dtype(_DTYPES.get(spec.datatype, spec.datatype.lower()))
 
 
@@ -270,7 +267,7 @@ def shape_of(spec: TensorSpec, samples: int) -> tuple[int, ...]:
 
 
 def zeros(signature: Signature, samples: int) -> dict[str, Array]:
-    """Return zeros for each input. A string is "0", because a model may read numbers from strings."""
+    """Return zeros for each input. Strings are "0", because a model may parse them as numbers."""
     batch = {spec.name: np.zeros(shape_of(spec, samples), dtype_of(spec)) for spec in signature.inputs}
     for array in batch.values():
         if array.dtype == np.object_:

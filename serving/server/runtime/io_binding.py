@@ -1,7 +1,5 @@
-"""Computes with ONNX Runtime's IO binding, in which a session reads and writes buffers, and with CUDA graphs.
-
-Threads share buffers for a few batch sizes (buckets), which are used only if their answers equal the session's.
-"""
+"""Computes with ONNX Runtime's IO binding, in which a session reads and writes buffers, and with CUDA graphs. Threads
+share buffers for a few batch sizes (buckets), which are used only if their answers equal the session's."""
 
 import ctypes
 import math
@@ -35,7 +33,7 @@ from hangtag.serving.signature import Signature, TensorSpec
 _RECURRENT = {"LSTM", "GRU", "RNN"}
 
 _TOLERANCE = 0.01  # wide, because the check looks for wrong rows, not for differences in rounding
-_GRAPHS_GAIN = 0.95  # the share of the time without graphs, including the hand-over to a thread
+_GRAPHS_GAIN = 0.95  # share of the time without graphs; the time with graphs includes the hand-over to a thread
 _CHECKS = 2  # because a graph that always reads the inputs of its capture would pass a single check
 _RUNS = 7
 _ENOUGH_SECONDS = 0.03  # the time for measuring each way to compute a batch, short so that the server starts soon
@@ -151,7 +149,7 @@ def _captured_graph(model: Model, size: int, number: int) -> Compute:
 
 
 class Buffers(NamedTuple):
-    """A way to compute with buffers that has been set up for one model."""
+    """Buffers for the batches of one model, and the function that computes with them."""
 
     session: onnxruntime.InferenceSession
     sizes: Sequence[int]
@@ -163,7 +161,7 @@ class Buffers(NamedTuple):
 
 def pinned_inputs(model: Model, largest: int, instances: int) -> Buffers:
     """Return pinned inputs for ``instances`` simultaneous batches of up to ``largest`` samples, or raise ModelLoadError
-    for free shapes."""
+    if the model's shapes are not fixed."""
     if problem := no_fixed_shapes_because(model.signature):
         raise ModelLoadError(problem)
     free: queue.SimpleQueue[Compute] = queue.SimpleQueue()
@@ -221,8 +219,7 @@ def verify(buffers: Buffers, signature: Signature, compute: Compute) -> None:
 
 
 def require_faster(graphs: Buffers, other: Buffers, signature: Signature) -> None:
-    """Raise ModelLoadError unless graphs need less than _GRAPHS_GAIN of the other buffers' time for one batch of each
-    size."""
+    """Raise ModelLoadError unless one batch of each size takes less than _GRAPHS_GAIN of the time of ``other``."""
     batches = [random_batch(signature, size, seed=0) for size in graphs.sizes]
     seconds = (sum(_shortest(each.run, inputs) for inputs in batches) for each in (graphs, other))
     if not next(seconds) < _GRAPHS_GAIN * next(seconds):

@@ -143,14 +143,14 @@ class Runtime:
             except InferenceError as error:
                 is_guessed = any(None in spec.shape[1:] or spec.datatype == "BYTES" for spec in self.signature.inputs)
                 if not self.signature.batched or is_guessed:
-                    return  # zeros of guessed shapes may fail although callers' requests succeed
+                    return  # a guessed shape may fail although callers' requests succeed
                 shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in inputs.items())
                 raise ModelLoadError(f"{self.path} loads, but fails on zeros ({shapes}): {error}") from error
 
     def allow_more_threads(self, threads: int, is_unchanged: Callable[[], bool]) -> None:
-        """Use this many threads for batches that are computed alone, if that is faster (see `session_tuner`).
+        """Use this many threads for a batch while no other batch is computed, if that is faster (see `session_tuner`).
         ``is_unchanged`` returns whether the model's files have not changed since this runtime loaded them."""
-        opener = self._opener  # a function that refers to ``self`` would keep a model that is not closed in memory
+        opener = self._opener  # if the function referred to ``self``, an unclosed model would stay in memory
 
         def open_second() -> onnxruntime.InferenceSession:
             session = opener.open("cpu", threads=threads)
@@ -162,9 +162,9 @@ class Runtime:
         self._tuner = SequentialSessionTuner(self.path, self._session, open_second)
 
     def use_io_binding(self, max_batch_size: int, *, instances: int, cuda_graphs: str = "off") -> None:
-        """Compute batches of up to this size, ``instances`` at a time, by IO binding with pinned inputs, and by CUDA
-        graphs if ``cuda_graphs`` is ``on``, or if it is ``auto`` and graphs are faster. Both are used only if their
-        answers equal the session's answers. Otherwise ``notes`` has the reason."""
+        """Compute batches of up to this size, at most ``instances`` at once, by IO binding with pinned inputs. Also use
+        CUDA graphs if ``cuda_graphs`` is ``on``, or if it is ``auto`` and graphs are faster. Each of the two is used
+        only if its answers equal the session's answers; otherwise ``notes`` has the reason."""
         on_cpu = self._session.get_providers()[0] == CPU
         memory = io_binding.PinnedMemory("" if on_cpu else onnxruntime.cuda_version)
         model = io_binding.Model(self._session, self.signature, memory, self._device)

@@ -1,9 +1,10 @@
 """Computes a batch with more threads if nothing else is being computed and measurements show a gain.
 
 Sessions of one thread each are best for many calls in flight. A session with all threads is best for one call after
-another. A second session takes memory and time to open, so a separate thread opens it only when batches are computed
-alone. Then both sessions compute the next such batches in turn. The session whose 90th percentile is lower computes
-such batches for a while, until both are compared again. A median would hide that threads often wait for a processor.
+another. Opening this second session takes memory and time, so a separate thread opens it, and only if batches are
+computed one at a time. Then both sessions compute the next such batches in turn. The session with the lower 90th
+percentile of times computes such batches for a while, until both are compared again. A median would hide that threads
+often wait for a processor.
 """
 
 import threading
@@ -21,9 +22,9 @@ from hangtag.serving.server.runtime.inference_session import Array
 log = structlog.get_logger()
 
 _WORTH_THREADS_SECONDS = 0.0002
-"""A second session is opened if a batch that is computed alone takes longer than this."""
+"""A second session is opened if a batch takes longer than this while no other batch is computed."""
 _THREADS_GAIN = 0.85
-"""The second session is used if its 90th percentile, divided by that of the first session, is at most this number."""
+"""The second session is used if the 90th percentile of its times is at most this many times that of the first."""
 _WARM_UPS = 8
 """The batches that each session computes before the comparison, because the first ones allocate memory, and loading of
 other models may slow them down."""
@@ -36,15 +37,15 @@ Compute: TypeAlias = Callable[[InferenceSession], dict[str, Array]]
 
 
 class SequentialSessionTuner:
-    """Chooses the session for each batch that is computed alone. Not thread-safe, as only one thread can be alone."""
+    """Chooses the session for a batch while no other batch is computed, and therefore need not be thread-safe."""
 
     def __init__(self, path: Path, first: InferenceSession, open_second: Callable[[], InferenceSession]) -> None:
         """Start with the session that computes all other batches. ``open_second`` opens the session with more threads,
         on another thread, and may raise any exception."""
         self.session = first
-        """The session that computes a batch alone while ``settled`` is above 0."""
+        """The session that computes such a batch while ``settled`` is above 0."""
         self.settled = 0
-        """How many more batches ``session`` computes alone before ``compare`` is called. The caller counts down."""
+        """How many more such batches ``session`` computes before ``compare`` is called. The caller counts down."""
         self._path = path
         self._first = first
         self._open_second = open_second
@@ -59,8 +60,7 @@ class SequentialSessionTuner:
         return self.session is not self._first
 
     def compare(self, compute: Compute) -> dict[str, Array]:
-        """Compute a batch while ``settled`` is 0. Two sessions take turns. Raises an error only if the first session
-        does."""
+        """Compute a batch while ``settled`` is 0; the sessions take turns. Raises only errors of the first session."""
         second, (first_times, second_times) = self._second, self._times
         if second is not None and len(second_times) < len(first_times):
             return self._try_second(compute, second)
