@@ -13,9 +13,8 @@ _TESTED = re.compile(r"0\.5(\.|$)")  # all of hangtag's tests of the wire protoc
 
 
 def choose_transport(config: ServerConfig) -> tuple[str, str]:
-    """Return the transport to serve with, NATIVE or GRPC, and the reason for the choice. ``auto`` chooses native if
-    pygrpc-native is installed. Raises StartError if ``--transport native`` is set, but pygrpc-native is missing or of
-    an untested version."""
+    """Return the transport to serve with, NATIVE or GRPC, and the reason for the choice. Raises StartError if
+    ``--transport native`` is set, but pygrpc-native is missing or of an untested version."""
     problem = "" if config.transport == GRPC else _native_problem()
     if problem and config.transport == NATIVE:
         raise StartError(f"--transport native cannot be used: {problem}. Alternatively, use --transport grpc.")

@@ -1,8 +1,6 @@
 """The gRPC server: inference, classification, health and reflection on one address, over grpcio's asynchronous API.
-
 grpcio ships only the version v1alpha of reflection, but v1 differs only in the name of the package. Everything except
-the constructor and ``close`` runs on the process's event loop.
-"""
+the constructor and ``close`` runs on the process's event loop."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable
@@ -29,9 +27,9 @@ _SERVICES = (_INFERENCE.full_name, _CLASSIFIER.full_name)
 _Health: Any = health_pb2.HealthCheckResponse
 _POLL_SECONDS = 0.005
 _FLUSH_SECONDS = 0.2
-"""The seconds that connections stay open after the last response. If gRPC's core closed a connection from which bytes
-are not read yet, the kernel would reset it, and the client may lose the end of a large response. pygrpc-native's
-``close`` drops responses that its threads have not written yet. Neither library says when responses are written."""
+"""The seconds that connections stay open after the last response. If gRPC's core closed a connection with unread bytes,
+the kernel would reset it, and the client could lose the end of a large response. pygrpc-native's ``close`` drops
+responses that its threads have not written yet. Neither library says when responses are written."""
 _MAX_PENDING = 100_000
 V1 = "grpc.reflection.v1.ServerReflection"
 
@@ -56,8 +54,7 @@ class GrpcServer:
         self._server: grpc.aio.Server | None = None
 
     async def start(self) -> int:
-        """Listen, and return the port, or 0 behind Envoy. Raises StartError if the address is in use, is not this
-        machine's, or needs a permission that the process lacks."""
+        """Listen, and return the port, or 0 behind Envoy. Raises StartError if the address cannot be bound."""
         config = self._engine.config
         if config.behind is not None:
             return await self._listen(f"unix:{config.behind / GRPC_SOCKET}")

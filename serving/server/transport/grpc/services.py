@@ -1,8 +1,6 @@
-"""The handlers of gRPC's methods, and the methods that query models.
-
-`Handlers` checks the caller's token, parses requests, and turns domain errors into statuses. Without the handlers,
-grpcio would answer UNKNOWN to a domain error, and INTERNAL to bytes that are not the method's message.
-"""
+"""The handlers of gRPC's methods, and the methods that query models. `Handlers` checks the caller's token, parses
+requests, and turns domain errors into statuses. Without the handlers, grpcio would answer UNKNOWN to a domain error,
+and INTERNAL to bytes that are not the method's message."""
 
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -32,8 +30,8 @@ Answer = Callable[[Any, Context], Awaitable[Any]]
 
 INFERENCE_METHODS = frozenset({MODEL_INFER, MODEL_STREAM_INFER, CLASSIFY, CLASSIFY_STREAM, COMPARE})
 """The methods that query models, and are traced."""
-_FINAL = "triton_final_response"  # always true: every request has exactly one response here
-_END_AT_ERROR = ("triton_grpc_error", "true")  # this metadata lets the first error end the stream
+_FINAL = "triton_final_response"  # always true, because every request has exactly one response
+_END_AT_ERROR = ("triton_grpc_error", "true")  # with this metadata, the first error ends the stream
 OPEN_PREFIX = f"/{HEALTH}/"
 """The methods of health need no token, because probes of orchestrators and load balancers cannot send a token."""
 
@@ -60,11 +58,9 @@ class Handlers(grpc.GenericRpcHandler):
 
     def add_service(self, descriptor: ServiceDescriptor, servicer: object, name: str = "") -> None:
         """Add the methods of a service. ``name`` is the service's full name, if it differs from the descriptor's name.
-
         ``servicer`` has a coroutine function with the name of each served method. The function takes the request, or an
         asynchronous iterator of requests, and the call's context. It returns the response, or writes a stream of
-        responses to the context.
-        """
+        responses to the context."""
         for method in descriptor.methods:
             path = f"/{name or descriptor.full_name}/{method.name}"
             parse: Parse = GetMessageClass(method.input_type).FromString

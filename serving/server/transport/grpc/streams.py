@@ -30,8 +30,7 @@ from hangtag.serving.server.wire.intake import Origin
 from hangtag.serving.server.wire.transport_call import LARGE_MESSAGE, Query, submit, submit_on_thread
 
 _FIRST_SHARE = 5
-"""Until a stream has answered a request, each answer is assumed to take a fifth of the bytes that the stream may
-hold."""
+"""Until a stream has answered a request, each answer is assumed to take a fifth of the stream's bytes."""
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Request = TypeVar("Request")
@@ -89,8 +88,6 @@ class OpenStreams:
 
 
 class StreamCall(LoopCall):
-    """A call for one request of a stream."""
-
     request: Any
     stream: "_Stream"
     held: int
@@ -137,8 +134,7 @@ class _Stream:
                 self._changed.set()
                 read = partial(query, request)
                 if in_thread or size >= LARGE_MESSAGE:
-                    # Read the next request only when this request is decoded, which limits the memory of decoded
-                    # inputs.
+                    # Read the next request only when this one is decoded, to limit the memory of decoded inputs.
                     await asyncio.wrap_future(submit_on_thread([call], [read]))
                 else:
                     submit(call, read)
@@ -174,13 +170,11 @@ class _Stream:
         self._held += held - call.held
         call.held = held
         if answer:
-            # After a large answer, each smaller answer halves the estimate, so that the large answer delays few later
-            # requests.
+            # After a large answer, each smaller one halves the estimate, so that few later requests are delayed.
             self._expected = max(answer, self._expected // 2)
         self._changed.set()
 
     def stop(self) -> None:
-        """Stop reading, and end once every request that was read is answered."""
         self._stopped = True
         self._changed.set()
 

@@ -14,8 +14,7 @@ from hangtag.serving.server.transport.http.messages import HttpRequest
 _FORMATS = {b"gzip": 31, b"deflate": 15}  # zlib's wbits; HTTP's deflate is the zlib format
 _CHUNK = 64 * 1024
 _MAX_MEMBERS = 16 * 1024
-"""The maximum number of members of a gzip body. Even an empty member takes microseconds, and a large body could have a
-million members."""
+"""The maximum number of members of a gzip body, which could have a million; even an empty one takes microseconds."""
 COMPRESS_FROM = 1024
 """Responses of at least this many bytes are compressed; for a smaller response the gain is less than the cost."""
 _MAX_FIELDS = 32

@@ -27,15 +27,15 @@ MAX_PIPELINED = 100
 _LINGER_SECONDS = 2.0
 _HOST = re.compile(rb"[\w.~!$&'()*+,;=%:\[\]-]*")  # RFC 9110: a name or an address, and a port
 _NO_TRAILERS = (b"connection", b"proxy-connection", b"upgrade")
-"""The server refuses these trailers, and httptools Content-Length and Transfer-Encoding. Others are ignored."""
+"""The server refuses these trailers; httptools refuses Content-Length and Transfer-Encoding. Others are ignored."""
 _LARGE_HEAD = 431, f"the request's head is too large; the limit is {MAX_HEAD_BYTES:,} bytes"
 _PHRASES = {each.value: each.phrase.encode() for each in HTTPStatus} | {499: b"Client Closed Request"}
 _STATUS_LINES = {status: b"HTTP/1.1 %d %b\r\n" % (status, phrase) for status, phrase in _PHRASES.items()}
 
 
 class Connection(asyncio.Protocol):
-    """Reads requests, answers them one after another, and refuses any bytes that are not an acceptable request.
-    A refusal is the last answer on its connection, and follows the answers to all earlier requests."""
+    """Reads requests, answers them one after another, and refuses bytes that are not an acceptable request. A refusal
+    is the last answer on its connection, and follows the answers to all earlier requests."""
 
     def __init__(self, server: "HttpServer") -> None:
         self.server = server
@@ -43,7 +43,7 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpRequestParser(self)
         self._target = b""
         self._fields: list[tuple[bytes, bytes]] = []  # the headers of the head that is arriving
-        # the first request is being answered, or will be answered once it is complete
+        # all requests; the first is being answered, or will be answered once it is complete
         self._requests: deque[HttpRequest] = deque()
         self._coming: HttpRequest | None = None  # the request whose body is arriving
         self._answered: HttpRequest | None = None  # the first request, while its response is computed

@@ -75,8 +75,8 @@ class Endpoints:
     describe the models of all workers."""
 
     def __init__(self, calls: LoopCalls, state: Callable[[], ServerState], grpc_port: Callable[[], int]) -> None:
-        """``state`` returns the state of all workers, for the metrics, and ``grpc_port`` gRPC's port, once the server
-        listens, for the page's examples."""
+        """``state`` returns the state of all workers, for the metrics. ``grpc_port`` returns the port of gRPC, once the
+        server listens, for the page's examples."""
         self._calls = calls
         self._intake = intake = calls.intake
         self._engine = intake.engine
@@ -245,7 +245,7 @@ def _translated(method: Callable[[Any], Awaitable[Message]], message: type[Messa
 
 def _numbers(fields: list[tuple[str, str]]) -> dict[str, int]:
     """Return the parameters that are numbers. If a parameter is given twice, the first value counts. Raises
-    InvalidRequestError, also for an unknown, for example misspelt, parameter."""
+    InvalidRequestError, also for unknown parameters, which may be misspelt."""
     numbers: dict[str, int] = {}
     for name, text in fields:
         if name == "model":

@@ -147,7 +147,6 @@ class HttpServer:
         return error_response(error, f"{request.verb} {request.path}")
 
     async def _answer_later(self, request: HttpRequest) -> None:
-        """Answer with the first route that matches."""
         others: Sequence[str] = ["POST"] if _INFER.fullmatch(request.path) else ()
         response: HttpResponse | None = None
         try:

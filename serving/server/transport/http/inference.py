@@ -103,7 +103,7 @@ def _heads(model: Servable, specs: Sequence[TensorSpec], outputs: Tensors) -> li
 
 
 def _raw_request(signature: Signature, body: bytes) -> JsonRequest:
-    """Return the content of a request without JSON."""
+    """Return the content of a request whose body is one tensor, without JSON."""
     if len(signature.inputs) != 1:
         raise InvalidRequestError(
             f"a request without JSON has one tensor, but the model takes {len(signature.inputs)} inputs; describe the "
