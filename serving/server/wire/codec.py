@@ -87,8 +87,8 @@ def as_text(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 class MessageQuery(Query):
-    """A ModelInferRequest. The response is a ModelInferResponse. If ``plans`` is given, it keeps a plan of the request,
-    whose bytes are ``message``, if possible."""
+    """A ModelInferRequest, whose bytes are ``message``. The response is a ModelInferResponse. If ``plans`` is given, it
+    keeps a plan of the request if possible."""
 
     def __init__(self, request: pb.ModelInferRequest, message: bytes = b"", plans: Plans | None = None) -> None:
         super().__init__(request.model_name, request.model_version)
@@ -145,7 +145,7 @@ def submit_infer(call: TransportCall, plans: Plans, message: bytes) -> None:
 
 
 def serialized(response: pb.ModelInferResponse | bytes) -> bytes:
-    """Return the response's bytes. A query returns a response as a message, a plan as bytes."""
+    """Return the response's bytes. A query returns a response as a message, but a plan returns bytes."""
     return response if isinstance(response, bytes) else response.SerializeToString()
 
 
@@ -157,7 +157,7 @@ def _head_of(request: pb.ModelInferRequest, message: bytes) -> bytes | None:
         return None
     (raw,) = request.raw_input_contents
     field = pb.ModelInferRequest(raw_input_contents=[raw]).SerializeToString()
-    # If the bytes before this field are a complete message without contents, the message ends with the contents.
+    # If the bytes before this field are a complete message, the contents are the last field of the message.
     try:
         rest = pb.ModelInferRequest.FromString(message.removesuffix(field))
     except DecodeError:

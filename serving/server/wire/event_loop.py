@@ -1,4 +1,4 @@
-"""The process's one event loop, for all gRPC and HTTP servers, and the calls whose outcomes are awaited on the loop.
+"""The process's event loop, which all gRPC and HTTP servers share, and the calls that are awaited on this loop.
 
 The loop runs in its own thread, from the first server to the end of the process. There is only one, because grpc.aio
 takes its events from one queue for the whole process. The loop is uvloop's if uvloop is installed.

@@ -170,8 +170,8 @@ def _response(model: Servable, result: InferenceResult, top_k: int, preprocess_n
 
 
 def _chosen(signature: Signature, outputs: Tensors, top_k: int) -> tuple[list[int], float | None]:
-    """Return at most top_k labels of the first sample, in order, and the probability of the whole set if the model
-    predicts a path. A top_k of 0 means DEFAULT_TOP_K labels of a ranking, or all labels of a set."""
+    """Return at most top_k labels of the first sample, in order. If the model predicts a path of labels, also return
+    the probability of the whole path. A top_k of 0 means DEFAULT_TOP_K labels of a ranking, or all labels of a set."""
     probabilities = outputs["probabilities"][0]
     ranking: npt.NDArray[Any] = np.argsort(-probabilities, kind="stable")
     if signature.task != MULTI_LABEL:

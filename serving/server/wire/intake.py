@@ -40,7 +40,7 @@ class Origin(NamedTuple):
     method: str
     """/package.Service/Method, or an HTTP method and its route; empty if no model is called."""
     metadata: Metadata = ()
-    """What the caller sent, from which a trace is continued, and a split may choose a member."""
+    """What the caller sent. A trace is continued from it, and a split may choose a member by it."""
     deadline: float | None = None
     """The deadline in seconds on the monotonic clock."""
 
@@ -145,8 +145,7 @@ class Tracing:
     """
 
     def __init__(self, endpoint: str, close_seconds: float) -> None:
-        """Send the spans to an OTLP collector over gRPC, and the last spans within ``close_seconds``. Raises
-        MissingExtraError."""
+        """Send spans to an OTLP collector. ``close`` takes at most ``close_seconds``. Raises MissingExtraError."""
         with needs("otel", "--otlp-endpoint"):
             from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
             from opentelemetry.sdk.resources import SERVICE_NAME, OTELResourceDetector, Resource
@@ -168,8 +167,7 @@ class Tracing:
     def record(
         self, method: str, metadata: Metadata, duration_ns: int, code: grpc.StatusCode, timings: Timings | None = None
     ) -> None:
-        """Record a query that has just ended, ``duration_ns`` after its arrival. A query that was not computed has no
-        timings."""
+        """Record a query that ended just now, ``duration_ns`` after its arrival. ``timings`` is None if it failed."""
         from opentelemetry.trace import SpanKind, Status, StatusCode, set_span_in_context
 
         ended_ns = time.time_ns()

@@ -117,7 +117,7 @@ class ModelService:
         return pb.RepositoryIndexResponse(models=models)
 
     async def RepositoryModelLoad(self, request: pb.RepositoryModelLoadRequest) -> pb.RepositoryModelLoadResponse:
-        """Load a model, also if its caller leaves. Calls for one model share the model's next load, so that callers
+        """Load a model, even if its caller leaves. Calls for one model share the model's next load, so that callers
         that leave and call again cannot queue many loads. A load that has started is not shared, because it may have
         read the files before a later caller changed them."""
         _require_unnamed_repository(request.repository_name)
@@ -142,7 +142,7 @@ class ModelService:
                 await asyncio.shield(asyncio.wrap_future(self._engine.residency.load(name)))
 
     async def in_thread(self, work: Callable[[Control], Result]) -> Result:
-        """Do work that may block on a thread, and return its result."""
+        """Do ``work``, which may block, on another thread, and return its result."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, work, self._control)
 
     def close(self) -> None:
@@ -156,7 +156,6 @@ class ModelService:
 
 
 def require_no_parameters(parameters: Iterable[str]) -> None:
-    """Raise InvalidRequestError if a request to load a model has any parameter."""
     for parameter in parameters:
         raise InvalidRequestError(
             f"parameter {parameter!r} is not supported, because a model is loaded without changes to its file"

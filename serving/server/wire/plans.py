@@ -2,11 +2,11 @@
 
 A client sends the same kind of request again and again: the same model, input, datatype and shape, then 784 different
 bytes. Such requests have the same *head*: the bytes before the tensor. A *plan* keeps the result of parsing and
-checking one head. For the next message with that head, the plan gives the inputs without parsing, and builds exactly
-the same response as the codec from parts that were serialized once.
+checking one head. For the next message with that head, the plan gives the inputs without parsing, and joins the
+response from parts that were serialized once. The response is exactly the codec's.
 
 A request gets a plan only if the head determines the request's meaning: the message has one input of a fixed-size
-datatype, as raw contents at its very end, and no id or parameters. A plan is valid until the models that serve change.
+datatype, as raw contents at its very end, and no id or parameters. A plan is valid until the served models change.
 """
 
 import math
@@ -31,13 +31,13 @@ log = structlog.get_logger()
 
 MAX_PLANS = 256
 BY_VALUE = frozenset(tensors.DTYPES) - {"BOOL", "BYTES"}  # datatypes whose arrays are the raw bytes themselves
-TIMEOUT = "timeout"  # Triton's parameter of a request: a time limit in microseconds after it is read
+TIMEOUT = "timeout"  # Triton's parameter: the microseconds that a request may take after it is read
 
 Arrays = dict[str, npt.NDArray[Any]]
 Shapes: TypeAlias = tuple[tuple[int, ...], ...]  # of a response's outputs
 MakeHeads: TypeAlias = Callable[[Tensors], list[bytes]]
-"""Returns, for each of a response's outputs, the bytes that precede the output's raw bytes, and that only the shapes of
-the outputs determine. The function must not keep a request in memory."""
+"""Returns, for each of a response's outputs, the bytes that precede its raw bytes. Only the shapes of the outputs
+determine these bytes. The function must not keep a request in memory."""
 
 
 class Plan:
@@ -60,7 +60,7 @@ class Plan:
 
     def put(self, call: TransportCall, message: bytes) -> bool:
         """Do what `Query.prepare` would do, and queue the call. The last bytes of ``message`` become the only input's
-        array. Return False if the caller must submit the call, because the models that serve have changed."""
+        array. Return False if the caller must submit the call, because the served models have changed."""
         if self.epoch != call.intake.engine.epoch:
             return False
         call.plan = self
@@ -81,7 +81,6 @@ class Plan:
         return True
 
     def encode(self, result: InferenceResult) -> bytes:
-        """Return the serialized response."""
         arrays = [result.outputs[name] for name in self.output_names]
         heads = self._heads_of(tuple([array.shape for array in arrays]))
         return b"".join([head + array.tobytes() for head, array in zip(heads, arrays, strict=True)])
@@ -91,7 +90,7 @@ class Plan:
         tracing records a span for each response, and large responses are encoded on a thread."""
         if calls[0].intake.tracing is not None:
             return None
-        alone = cost.calls == 1  # the only call of a batch gets all rows, as if they were one
+        alone = cost.calls == 1  # the only call of a batch gets the whole arrays, which count as one row
         rows, own = (1, 1) if alone else (cost.batch_size, self.samples)
         shapes, size = [], 0
         parts: list[tuple[bytes, bytes, int]] = []  # for each output: head, all rows, bytes per row
@@ -119,7 +118,7 @@ class Plan:
         return responses
 
     def _heads_of(self, shapes: Shapes) -> list[bytes]:
-        """Return the heads of a response whose outputs have these shapes, which are computed once."""
+        """Return the heads of a response whose outputs have these shapes, and keep them for later responses."""
         if (heads := self._heads.get(shapes)) is None:
             if len(self._heads) >= MAX_PLANS:
                 self._heads.clear()
@@ -129,7 +128,7 @@ class Plan:
 
 
 class Plans:
-    """The plans of one transport, by head. Thread-safe."""
+    """The plans of one transport, by the head of their requests. Thread-safe."""
 
     def __init__(self) -> None:
         self._keeping = threading.Lock()

@@ -17,10 +17,9 @@ MODEL, STAGE = "hangtag-model", "hangtag-stage"
 """For a route, the members that answered, and for each sample the number of the stage, from 1, that answered it. If one
 stage answered all samples, its number is listed only once."""
 STAGES = "hangtag-stages"
-"""For a route, the cost of each stage, as MEMBER;samples=N;queue-ns=N;compute-ns=N;batch-size=N, separated by
-commas."""
+"""For a route, the stages' costs, separated by commas: MEMBER;samples=N;queue-ns=N;compute-ns=N;batch-size=N."""
 UNSURE = "hangtag-unsure"
-"""For a cascade, the number of samples whose answer is unsure, because the next member had no time or a full queue."""
+"""For a cascade, the number of samples that kept an unsure answer because the next member was overloaded."""
 _MAX_LISTED = 1024
 """The stage of each sample is listed for at most this many samples, because clients limit the size of metadata."""
 
@@ -77,7 +76,6 @@ def call_status(error: Exception, rpc: str, request: object = None) -> tuple[Sta
 
 
 def cost_metadata(timings: Timings) -> tuple[tuple[str, str], ...]:
-    """Return a query's cost as metadata for clients and traces."""
     compute_ns, batch_size = str(timings.compute_ns), str(timings.batch_size)
     cost = ((QUEUE_NS, str(timings.queue_ns)), (COMPUTE_NS, compute_ns), (BATCH_SIZE, batch_size))
     return (*cost, *route_metadata(timings))

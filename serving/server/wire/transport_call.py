@@ -1,8 +1,8 @@
-"""A call of a transport: takes every request from a transport to the engine, and the response or error back.
+"""Takes every request from a transport to the engine, and the response or error back.
 
 Every request of every transport is a `TransportCall`, which is also the entry in its model's queue. `submit` looks the
-model up, lets the call's `Query` decode the request for that model, and queues the call. Therefore unary calls,
-streams, comparisons, native and HTTP differ only in how they send an answer.
+model up, lets the call's `Query` decode the request for that model, and queues the call. Therefore all requests (unary,
+streamed, compared, native and HTTP) differ only in how they send an answer.
 """
 
 import time
@@ -87,7 +87,7 @@ class TransportCall(Call):
             if responses is None:
                 for call in of_plan:
                     call.end(call.part_of(outputs, cost))
-            else:  # each answer of a route's member has the member's cost, which only ``respond`` sends
+            else:  # only ``respond`` sends the cost of a route's member
                 (TransportCall if cost.member else cls).send(of_plan, responses, cost)
 
     def answer(self, result: InferenceResult) -> None:
@@ -146,8 +146,7 @@ Readable: TypeAlias = Query | Callable[[], Query]
 
 def submit(call: TransportCall, query: Readable) -> None:
     """Read a call's request, decode the request for the named model, and queue the call. An error is not raised, but
-    becomes the call's outcome. If a model is replaced and closed after this function has looked it up, the old model
-    raises UnavailableError, and the call goes to the new one."""
+    becomes the call's outcome."""
     engine = call.intake.engine
     try:
         query = _read(call, query)
@@ -197,8 +196,8 @@ class _AwaitedLoad:
 
 
 def submit_on_thread(calls: Sequence[TransportCall], queries: Sequence[Readable]) -> "Future[None]":
-    """On a thread, `submit` the calls of one request one after another, and return a future that is then done. If
-    max_queue_size requests wait to be decoded already, the calls fail with QueueFullError."""
+    """`submit` the calls of one request one after another on a thread. Return a future that is done after the last one.
+    If max_queue_size requests wait to be decoded already, the calls fail with QueueFullError."""
     intake = calls[0].intake
     done: Future[None] = Future()
 
