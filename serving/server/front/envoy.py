@@ -45,9 +45,8 @@ _KEPT_LINES = 3
 
 
 class Envoy:
-    """One Envoy in front of a server, or of all workers of a server. The Envoy listens after ``start``. One thread
-    starts the process, reads its log, checks the certificates, notices if the process ends, and kills the process if it
-    hangs."""
+    """One Envoy in front of a server or of all its workers, which listens after ``start``. One thread starts the
+    process, reads its log, checks the certificates, notices the process's end, and kills the process if it hangs."""
 
     def __init__(self, config: ServerConfig) -> None:
         """Prepare the folder of the sockets. Raises MissingExtraError if the wheel with Envoy is not installed, and

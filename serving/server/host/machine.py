@@ -44,8 +44,7 @@ def release_loading_memory() -> None:
 def release_freed_memory() -> None:
     """Give memory that is no longer used back to the system. Closed connections leave reference cycles (with TLS, each
     with a buffer of 256 KiB), and Python seldom collects objects that have lived for a while. glibc keeps freed memory,
-    such as a model's parsed file and an unloaded model's weights, until ``malloc_trim``, which other C libraries
-    lack."""
+    such as a parsed file and an unloaded model's weights, until ``malloc_trim``, which other C libraries lack."""
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:

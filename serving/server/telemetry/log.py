@@ -105,9 +105,8 @@ def _without_values(record: logging.LogRecord) -> dict[str, str]:
 
 
 def redirect_library_log(library: str, *, with_values: bool) -> None:
-    """Write the warnings and errors of a library's logger to this log, in the log's format and within its rate limit.
-    Without ``with_values``, only a message's format is written, such as "Invalid encoding on %s", because the values
-    may be callers' data."""
+    """Write a library's warnings and errors to this log, in the log's format and within its rate limit. Without
+    ``with_values``, only a message's format is written ("Invalid encoding on %s"), as values may be callers' data."""
 
     def emit(record: logging.LogRecord) -> None:
         log = structlog.get_logger()

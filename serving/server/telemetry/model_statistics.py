@@ -164,8 +164,7 @@ class Counters(Mergeable):
 
 class ModelStatistics:
     """Records batches and failures of one version. Thread-safe. The thread that computed a batch only appends its
-    timings to a list. Counting after each batch, and not for many batches together, would noticeably delay the answers
-    to small requests."""
+    timings to a list, because counting after each batch would noticeably delay the answers to small requests."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

@@ -74,7 +74,6 @@ class Intake:
         endpoint = config.otlp_endpoint
         self.tracing = Tracing(endpoint, limits.trace_close_seconds) if endpoint else None
         self.max_message_bytes = config.max_message_mib << 20
-        """The maximum size of a request and of an answer in bytes."""
 
     def close(self) -> None:
         """Drop work that waits for a decoding thread, end the threads, and send the remaining spans."""

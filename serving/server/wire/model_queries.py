@@ -32,7 +32,6 @@ class ModelService:
     repository and the statistics answer for all workers. Use this object only on the event loop."""
 
     def __init__(self, engine: Engine, control: Control) -> None:
-        """``control`` loads, unloads and describes the models of all workers."""
         self._engine = engine
         self._control = control
         self._loading = asyncio.Lock()  # held during a load

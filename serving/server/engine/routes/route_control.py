@@ -39,8 +39,8 @@ class RouteControl:
         self._reasons: dict[str, str] = {}  # why resolved routes do not serve with the settings of their files
 
     def among(self, names: Iterable[str]) -> set[str]:
-        """Return which of these names are routes, including routes whose folders cannot be read now. A route.toml in
-        the folder of a model with versions is logged once."""
+        """Return which of these names are routes, including routes whose folders cannot be read now. Log once if a
+        model's folder with versions also has a route.toml."""
         files, unreadable = set(), set()
         for name in names:
             try:
