@@ -48,8 +48,8 @@ class Client:
 
     Close the client with ``close``, or use it in a ``with`` block. Every method raises ClientError if its call fails.
     If an argument cannot be sent, this ClientError is also a TypeError and a ValueError. Every method raises
-    CredentialsError if ``token_file`` can no longer be read. Over HTTP, a client that was used before a fork raises
-    RuntimeError in the new process.
+    CredentialsError if ``token_file`` can no longer be read. A client that was used before a fork raises RuntimeError
+    in the new process. Do not fork during a call over gRPC: gRPC may then stop the new process, or never continue it.
 
     Args:
         address: HOST:PORT of the server's gRPC port, or http://HOST:PORT (https:// with TLS) of its HTTP port. For

@@ -1,6 +1,7 @@
 """Connections over gRPC, each with one channel: one class for threads, and one for the tasks of an event loop."""
 
 import asyncio
+import os
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Iterator
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -36,6 +37,7 @@ class _Channel:
         self._credentials = credentials
         self._channel = credentials.channel(address, options.channel_arguments())
         self._closed = False
+        self._process: int | None = None  # the process that made the first call
 
     def _close(self) -> None:
         """Refuse further calls, and cancel the calls in flight."""
@@ -84,6 +86,13 @@ class _Channel:
     def _require_open(self) -> None:
         if self._closed:  # gRPC would raise a ValueError
             raise ClosedError()
+        self._process = self._process or os.getpid()
+        self._require_process()
+
+    def _require_process(self) -> None:
+        # If a call was in flight during the fork, calls in the new process could wait without end or abort it.
+        if self._process != os.getpid():
+            raise RuntimeError("this client belongs to another process; create one for each")
 
 
 class GrpcConnection(_Channel):
@@ -112,7 +121,9 @@ class GrpcConnection(_Channel):
         """
         call, responses = self._begin_stream(method, requests, timeout)
         try:
-            yield from responses
+            for response in responses:
+                yield response
+                self._require_process()
         finally:
             call.cancel()  # the caller may have stopped reading
 

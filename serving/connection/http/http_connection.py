@@ -1,6 +1,7 @@
 """Connections over HTTP/1.1 for threads."""
 
 import asyncio
+import ctypes
 import os
 import queue
 import threading
@@ -26,8 +27,20 @@ with suppress(ImportError):  # uvloop has no wheel for some platforms
     _new_event_loop = uvloop.new_event_loop
 _LOOPS: dict[int, asyncio.AbstractEventLoop] = {}
 """The event loop of this process, and, after a fork, those of its parents. The keys are process ids."""
-_INHERITED: list[AsyncHttpConnection] = []
-"""Connections that this process inherited from its parent, which still uses them. Freeing them would close them."""
+_CONNECTIONS: weakref.WeakSet[AsyncHttpConnection] = weakref.WeakSet()
+
+
+def _keep(*inherited: object) -> None:
+    """Never free what a forked process inherited from its parent, not even when the process ends.
+
+    Freeing a connection would remove it from the epoll set of the parent's event loop, which both processes share.
+    """
+    for each in inherited:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(each))
+
+
+if hasattr(os, "register_at_fork"):  # Windows cannot fork
+    os.register_at_fork(after_in_child=lambda: _keep(*_CONNECTIONS))
 
 
 class HttpConnection:
@@ -39,6 +52,7 @@ class HttpConnection:
 
     def __init__(self, address: str, timeout: float, credentials: Credentials, options: ConnectionOptions) -> None:
         self._connection = AsyncHttpConnection(address, timeout, credentials, options)
+        _CONNECTIONS.add(self._connection)
         weakref.finalize(self, _close, self._connection).atexit = False
 
     def close(self) -> None:
@@ -60,7 +74,10 @@ class HttpConnection:
             if raised:
                 raise raised.pop()
         finally:
-            _begin(_awaited(responses.aclose()))  # without waiting, because this may run in the loop's own thread
+            if self._connection.loop in (None, _LOOPS.get(os.getpid())):
+                _begin(_awaited(responses.aclose()))  # without waiting, because this may run in the loop's own thread
+            else:  # this process was forked during the stream
+                _keep(responses)
 
 
 def _loop() -> asyncio.AbstractEventLoop:
@@ -96,10 +113,7 @@ def _result(coroutine: Coroutine[Any, Any, Result]) -> Result:
 def _close(connection: AsyncHttpConnection) -> Future[None] | None:
     """Refuse further calls, and begin to close the connections, except those that the parent of this process opened."""
     connection.closed = True
-    if connection.loop is None:
-        return None
-    if connection.loop is not _LOOPS.get(os.getpid()):
-        _INHERITED.append(connection)
+    if connection.loop is None or connection.loop is not _LOOPS.get(os.getpid()):
         return None
     return _begin(connection.close())
 

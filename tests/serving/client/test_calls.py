@@ -156,25 +156,44 @@ def test_one_client_serves_many_threads(client: Client) -> None:
 
 FORKS = """
 import os, sys
+if not UVLOOP:
+    sys.modules["uvloop"] = None
+import numpy as np
 from hangtag import Client
 
 client = Client(ADDRESS)
 models = client.models()
-if not (child := os.fork()):
-    try:
-        client.models()
-    except RuntimeError:
-        client.close()
-        del client
-        sys.exit(Client(ADDRESS).models() != models)
-    sys.exit("the client used its parent's connections")
+unfinished = client.infer_stream("gather", [{"index": np.array([0])}] * 2)
+if STREAM:
+    next(unfinished)
+children = []
+for calls in (True, False):
+    if not (child := os.fork()):
+        if not calls:
+            sys.exit()
+        try:
+            client.models()
+        except RuntimeError:
+            client.close()
+            del client
+            sys.exit(Client(ADDRESS).models() != models)
+        sys.exit("the client used its parent's connections")
+    children.append(child)
+failed = [child for child in children if os.waitpid(child, 0)[1]]
 answers = [client.models() == models for _ in range(20)]
-sys.exit(os.waitpid(child, 0)[1] or not all(answers))
+sys.exit(bool(failed) or not all(answers))
 """
 
 
-def test_over_http_a_forked_process_refuses_its_parents_client_and_leaves_its_connections_open(server: Server) -> None:
-    ended = python(f"ADDRESS = 'http://{server.http_address}'\n{FORKS}")
+@pytest.mark.parametrize(
+    ("http", "uvloop", "stream"),
+    [(False, True, False), (True, True, True), (True, False, False)],  # gRPC does not support a fork during a call
+)
+def test_a_forked_process_refuses_its_parents_client_and_leaves_its_connections_open(
+    server: Server, http: bool, uvloop: bool, stream: bool
+) -> None:
+    address = f"http://{server.http_address}" if http else server.address
+    ended = python(f"ADDRESS, UVLOOP, STREAM = {address!r}, {uvloop}, {stream}\n{FORKS}")
     assert (ended.returncode, ended.stderr) == (0, "")
 
 
