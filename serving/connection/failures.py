@@ -162,8 +162,11 @@ def _with_tls(address: str, endpoint: tuple[str, int], credentials: Credentials)
                         f"the port at {address} speaks TLS, but not gRPC: give --server the gRPC port, or write "
                         f"https://{address} to call it over HTTP"
                     )
-                secured.recv(1)  # a server that does not accept this client's certificate answers with a TLS alert
-                return ""
+                # A server that does not accept the client's certificate sends a TLS alert. A server that uses the gRPC
+                # library only closes the connection, as it also does if an https:// address names its port.
+                if secured.recv(1) or url:
+                    return ""
+                reason = "it closes the connection after the handshake"
         except ssl.SSLCertVerificationError as error:
             remedy = "; --tls-ca must name the authority that signed it"
             remedy = remedy if error.verify_code in _UNKNOWN_AUTHORITY else ""
@@ -172,10 +175,10 @@ def _with_tls(address: str, endpoint: tuple[str, int], credentials: Credentials)
             return ""  # a proxy that reaches no server also ends the connection like this, so the cause is not known
         except ssl.SSLError as error:
             reason = error.reason or str(error)
-            if "ALERT" in reason:  # the server uses TLS, but refuses the client
-                return (
-                    f"the server at {address} refuses TLS ({reason}); give a client certificate (--tls-cert, "
-                    "--tls-key) from an authority that the server trusts (hangtag serve --tls-client-ca)"
-                )
-            remedy = f"write http{address[5:]}" if url else "leave out --tls-ca"
-            return f"the server at {address} does not use TLS: {remedy}"
+            if "ALERT" not in reason:
+                remedy = f"write http{address[5:]}" if url else "leave out --tls-ca"
+                return f"the server at {address} does not use TLS: {remedy}"
+    return (  # the server uses TLS, but refuses the client
+        f"the server at {address} refuses TLS ({reason}); give a client certificate (--tls-cert, --tls-key) from an "
+        "authority that the server trusts (hangtag serve --tls-client-ca)"
+    )

@@ -3,6 +3,7 @@
 import datetime
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -107,6 +108,20 @@ def test_the_cause_is_named(
         message = failure(client)
     assert kind.text(kind.of(server), tls=True) in message
     assert all(fact in message for fact in facts.split("; ")), message
+
+
+@grpc_kinds
+def test_a_server_that_hangs_up_instead_of_sending_an_alert_refuses_the_client(
+    kind: Kind, certificates: Certificates
+) -> None:
+    pair = certificates.key("server-of-ours").read_bytes(), certificates.cert("server-of-ours").read_bytes()
+    tls = grpc.ssl_server_credentials([pair], certificates.ca().read_bytes(), require_client_auth=True)
+    server = grpc.server(ThreadPoolExecutor(1))
+    port = server.add_secure_port("127.0.0.1:0", tls)
+    server.start()
+    with kind.open(f"127.0.0.1:{port}", credentials=certificates.client(by=None), options=NEVER) as client:
+        assert "give a client certificate (--tls-cert, --tls-key)" in failure(client)
+    server.stop(None).wait()
 
 
 def test_a_wait_names_the_cause(kind: Kind, servers: Servers) -> None:
