@@ -67,12 +67,15 @@ def unanswered(
     message, remedy = "", "start a server with 'hangtag serve', or name another server with --server"
     if variable := proxy_of(address)[0]:
         reason += f", through the proxy that {variable} names"
-        remedy = f"correct or unset {variable}, or add the server's host to NO_PROXY"
+        exempting = "NO_PROXY" if server_address.is_http(address) else "no_proxy"  # gRPC reads only the lower case
+        remedy = f"correct or unset {variable}, or add the server's host to {exempting}"
     elif credentials is not None:
         message = _diagnose(address, credentials)
     if not message and connected:
         message = f"the connection to {address} broke before the answer came ({reason})"
-        if server_address.is_http(address):
+        if variable:
+            message += f"; {remedy}"
+        elif server_address.is_http(address):
             message += f"; if it is a gRPC port, write {address.partition('://')[2]} without a scheme"
     elif not message:
         shown = address if _NOTHING_LISTENS.search(reason) and not variable else f"{address} ({reason})"

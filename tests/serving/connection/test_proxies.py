@@ -9,7 +9,7 @@ import pytest
 from hangtag import Client, ConnectionOptions, UserError
 from tests.kit.command import invoke, refusal
 from tests.kit.kinds import Kind, grpc_kinds, http_kinds, message_of
-from tests.kit.other_servers import Answer, web_server
+from tests.kit.other_servers import Answer, hang_up, listener, web_server
 
 NEVER = ConnectionOptions(retries=0)
 SERVER = "models.invalid:8000"
@@ -47,7 +47,7 @@ def test_a_value_that_is_no_url_of_a_proxy_is_named(
 ) -> None:
     monkeypatch.setenv(variable, value)
     message = refused(f"{scheme}://{SERVER}")
-    assert message.startswith(f"the value of {variable.upper()} is not a usable proxy's URL")
+    assert message.startswith(f"the value of {variable} is not a usable proxy's URL")
     assert "NO_PROXY" in message
     assert "cr@et" not in message
 
@@ -74,23 +74,46 @@ def test_a_proxy_that_does_not_answer_is_named(kind: Kind, monkeypatch: pytest.M
             with monkeypatch.context() as patch:
                 patch.setenv(variable, f"http://anna:secret@{at}")
                 message = failure(kind)
-            named = variable.upper() if kind.http else variable
             assert f"no server answers at {kind.text(SERVER)} (" in message
-            assert f", through the proxy that {named} names); correct or unset {named}, " in message
+            assert f", through the proxy that {variable} names); correct or unset {variable}, " in message
+            assert message.endswith("NO_PROXY" if kind.http else "no_proxy")
             assert "secret" not in message
+
+
+@http_kinds
+def test_a_proxy_that_hangs_up_is_named(kind: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
+    with listener(hang_up) as address:
+        monkeypatch.setenv("http_proxy", f"http://{address}")
+        assert "through the proxy that http_proxy names); correct or unset http_proxy, " in failure(kind)
 
 
 @grpc_kinds
 @pytest.mark.parametrize(
-    ("variable", "value"),
-    [("http_proxy", "::::"), ("http_proxy", "socks5://127.0.0.1:1"), ("no_proxy", "models.invalid")],
+    ("variable", "value", "server"),
+    [
+        ("http_proxy", "::::", SERVER),
+        ("http_proxy", "socks5://127.0.0.1:1", SERVER),
+        ("no_proxy", "models.invalid", SERVER),
+        ("no_grpc_proxy", "INVALID", SERVER),
+        ("no_proxy", "localhost, 127.0.0.0/8", "127.0.0.1:1"),
+    ],
 )
 def test_a_proxy_that_grpc_leaves_out_is_not_named(
+    kind: Kind, variable: str, value: str, server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    monkeypatch.setenv(variable, value)
+    assert re.search(r"the host of models.invalid:\d+ is unknown|at 127.0.0.1:1; start a server", failure(kind, server))
+
+
+@grpc_kinds
+@pytest.mark.parametrize(("variable", "value"), [("NO_PROXY", "models.invalid"), ("no_proxy", "*")])
+def test_an_exemption_that_grpc_ignores_is_ignored(
     kind: Kind, variable: str, value: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
     monkeypatch.setenv(variable, value)
-    assert f"the host of {SERVER} is unknown" in failure(kind)
+    assert "through the proxy that http_proxy names" in failure(kind)
 
 
 @pytest.fixture
