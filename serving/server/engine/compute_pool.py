@@ -52,7 +52,9 @@ class ComputePool:
     """Runs threads from the first ``offer`` or ``receive_from`` until ``close``. Thread-safe."""
 
     def __init__(self, threads: int) -> None:
-        self._threads = threads
+        self.threads = threads
+        """How many batches one model may compute at the same time, without the further threads. `ServedModel` increases
+        this number."""
         self._lock = threading.RLock()  # a Condition calls an RLock's methods in C, but a Lock's in Python
         self._work_or_end = threading.Condition(self._lock)
         self._running: set[threading.Thread] = set()
@@ -65,7 +67,7 @@ class ComputePool:
         self._receiver: int | None = None  # the thread that receives
         self._receptions = 0
         self._unreceived = threading.Event()  # set while no thread receives or has been woken to receive
-        self._summoned = False  # whether a thread may receive although ``_threads`` others are busy
+        self._summoned = False  # whether a thread may receive although ``threads`` others are busy
         self._computing: set[int] = set()  # threads that compute
         self._after: dict[Callable[[], None], None] = {}  # in the order of the calls to ``after_batch``
         self._closed = False
@@ -108,7 +110,7 @@ class ComputePool:
         # If all instances of a model are computing, the first instance to finish takes the waiting calls.
         elif (
             needed
-            or len(self._running) < self._threads
+            or len(self._running) < self.threads
             or any(model.batcher.time_to_due() is not None for model in list(self._due))
         ):
             self._start()
@@ -175,10 +177,10 @@ class ComputePool:
         while True:
             with self._lock:
                 others = len(self._running) - self._waiting - 1
+                self._summoned = self._summoned and len(self._computing) >= self.threads
                 receives = self._may_receive(others)
                 if receives:
                     self._receiver = threading.get_ident()
-                    self._summoned = self._summoned and others >= self._threads
             offers = self._offers
             work, seconds = self._received() if receives else self._take()
             with self._lock:
@@ -188,9 +190,11 @@ class ComputePool:
                     self._computing.add(threading.get_ident())
                     # before this thread computes, another thread receives calls or takes another batch
                     if self._receive is not None and self._receiver is None:
-                        if self._may_receive(len(self._running) - self._waiting):
+                        may_receive = self._may_receive(len(self._running) - self._waiting)
+                        if may_receive:
                             self._wake()
-                        if not self._waking and not self._unreceived.is_set():
+                        # a thread that was woken before for a batch may not receive if enough others compute
+                        if not (may_receive and self._waking) and not self._unreceived.is_set():
                             self._unreceived.set()
                     elif self._due:
                         self._wake()
@@ -198,7 +202,7 @@ class ComputePool:
                 if self._offers != offers or self._may_receive(len(self._running) - self._waiting - 1):
                     continue
                 # if calls are received, one thread more is kept, which receives while the others compute slow batches
-                enough = self._threads + (self._receive is not None)
+                enough = self.threads + (self._receive is not None)
                 is_surplus = self._waiting + (self._receiver is not None) >= enough
                 if self._closed or (is_surplus and seconds is None):
                     self._running.discard(threading.current_thread())
@@ -211,7 +215,7 @@ class ComputePool:
     def _may_receive(self, others: int) -> bool:
         """Whether a thread may receive while this number of other threads works. If more threads than necessary worked,
         they would take the interpreter lock from each other, and batches would be smaller."""
-        is_free = self._summoned or others < self._threads
+        is_free = self._summoned or others < self.threads
         return is_free and self._receive is not None and self._receiver is None
 
     def _take(self) -> tuple[Work | None, float | None]:

@@ -64,6 +64,7 @@ class ServedModel:
 
     def start(self, pool: ComputePool) -> None:
         self._pool = pool
+        pool.threads = max(pool.threads, self.instances)  # a model may have more instances than the server's setting
         self.started_ns = time.time_ns()
 
     def put(self, call: Call) -> None:

@@ -4,13 +4,20 @@ A server's behaviour with this pool is tested in test_native, in test_pressure, 
 
 import threading
 from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
 from queue import Empty, SimpleQueue
 
 import pytest
 
+from hangtag.serving.model_repository import ModelFile
+from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.engine.compute_pool import ComputePool
+from hangtag.serving.server.engine.served_model import ServedModel
 from hangtag.serving.server.queue.batcher import Batcher
 from hangtag.serving.server.queue.call import Call
+from hangtag.serving.server.runtime.session import Runtime
+from tests.kit import onnx_models
 from tests.kit.parts import KeptCall
 from tests.kit.waiting import TIMEOUT, until
 
@@ -46,6 +53,8 @@ class Source:
         self._pool = pool
         self._sent: SimpleQueue[tuple[Model, ...]] = SimpleQueue()
         self.threads: set[int] = set()
+        self.during = lambda: None
+        """Done while a thread receives, after calls have arrived."""
 
     def send(self, *models: Model) -> None:
         """Send one call for each model. The pool receives all of them together. If there are none, the source ends."""
@@ -59,6 +68,7 @@ class Source:
             return True
         for model in models:
             offer(self._pool, model)
+        self.during()
         return bool(models)
 
 
@@ -96,6 +106,15 @@ def test_a_batch_is_no_longer_computed_when_its_caller_has_the_answer(pool: Comp
     held.set()
 
 
+def test_the_pool_has_a_thread_for_each_instance_of_a_model(tmp_path: Path) -> None:
+    """Otherwise short batches of a model with more instances than the server's setting would wait for each other."""
+    path = onnx_models.publish(tmp_path, "gather", onnx_models.gather())
+    pool = ComputePool(2)
+    model = ServedModel(ModelFile("gather", 1, path), Runtime(path, provider="cpu"), ServerConfig(instances=4))
+    model.start(pool)
+    assert pool.threads == 4
+
+
 def test_a_lone_call_is_received_and_computed_by_one_thread(pool: ComputePool, source: Source) -> None:
     model = Model()
     for number in range(1, 20):
@@ -121,6 +140,54 @@ def test_further_threads_end_when_there_is_no_more_work(pool: ComputePool) -> No
     for model in slow:
         model.may_end.set()
     until(lambda: sum(thread.is_alive() for thread in started) == 2)
+
+
+def compute_together(source: Source, models: list[Model]) -> None:
+    for model in models:
+        model.hold()
+        source.send(model)
+        until(lambda model=model: model.begun)  # type: ignore[misc]
+    for model in models:
+        model.may_end.set()
+    until(lambda: not any(model.batcher.computing for model in models))
+
+
+def test_calls_are_received_although_a_thread_was_just_woken_in_vain(pool: ComputePool, source: Source) -> None:
+    """Another transport's thread offers a call, which the receiving thread takes before the woken thread runs."""
+    compute_together(source, [Model() for _ in range(3)])  # starts a further thread
+    slow, other, last = Model(), Model(), Model()
+    for model in (slow, other):
+        model.hold()
+    source.send(slow)
+    until(lambda: slow.begun)
+    pause = threading.Event()
+    source.during = lambda: (pause.wait(0.05), pool.wake())  # type: ignore[assignment,return-value]
+    source.send(other)
+    until(lambda: other.begun)
+    source.during = lambda: None
+    source.send(last)
+    until(lambda: last.begun)
+    slow.may_end.set()
+    other.may_end.set()
+
+
+def test_one_thread_receives_and_computes_again_after_slow_batches() -> None:
+    class Brief(Model):
+        def compute(self, batch: list[Call], *, alone: bool) -> Callable[[], None]:
+            order.append(threading.get_ident())
+            threading.Event().wait(0.001)
+            return super().compute(batch, alone=alone)
+
+    pool, brief, order = ComputePool(1), Brief(), list[int]()
+    source = Source(pool)
+    pool.receive_from(source.receive)
+    compute_together(source, [Model(), Model()])
+    for number in range(1, 61):
+        source.send(brief)
+        until(lambda number=number: len(brief.begun) == number and not brief.batcher.computing)  # type: ignore[misc]
+    source.send()
+    pool.close()
+    assert sum(one != next_one for one, next_one in pairwise(order)) < 30
 
 
 def test_work_after_a_batch_is_done_once_when_it_is_answered(pool: ComputePool) -> None:
