@@ -6,6 +6,7 @@ alone and in batches: thoroughly by the import, and briefly when the server load
 """
 
 import math
+import time
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from itertools import product
@@ -46,13 +47,15 @@ _TEXT_FORMATS = ("text {}", "{}")  # tried in turn, because a model may read num
 
 class Extent(NamedTuple):
     """How much a trial tries: which batch sizes, how many different samples, how many lengths at most, and at most how
-    many values in each input of a sample, because a file may declare axes that are too large for any memory."""
+    many values in each input of a sample, because a file may declare axes that are too large for any memory. After
+    ``seconds``, no further length is tried, and, after a failure, no other samples."""
 
     sizes: tuple[int, ...]
     samples: int = 7
     """At least 3, because the third sample is ten times larger. Larger batches repeat some samples."""
     lengths: int = 4
     max_values: int = 2**26
+    seconds: float = math.inf
 
 
 THOROUGH = Extent((2, 3, 7, 16, 64))
@@ -84,7 +87,8 @@ def decide_batching(runtime: Runtime, max_batch_size: int = ServerConfig.max_bat
         return Verdict(True, "batching was checked at the export")
     sizes = tuple(sorted({min(size, max_batch_size) for size in (2, 7, max_batch_size)}))
     try:  # 2**22 values of FP32 take 16 MiB, the default of --max-message-mib
-        verdict = prove(runtime, None, runtime.operators, Extent(sizes, samples=3, lengths=2, max_values=2**22))
+        extent = Extent(sizes, samples=3, lengths=2, max_values=2**22, seconds=0.5)
+        verdict = prove(runtime, None, runtime.operators, extent)
         problem = "" if verdict.batched else f"tried rows alone and together: {verdict.why}"
     except InferenceError as error:
         problem = f"the model cannot be tried: {' '.join(str(error).split())[:300]}"
@@ -131,11 +135,12 @@ def _trials(runtime: Runtime, extent: Extent) -> Iterator[tuple[int, list[Tensor
     formats = _TEXT_FORMATS if any(spec.datatype == "BYTES" for spec in signature.inputs) else _TEXT_FORMATS[:1]
     with_lengths = sum(None in spec.shape[1:] for spec in signature.inputs)
     yielded, failure = 0, None
+    ends = time.monotonic() + extent.seconds
     for length in _LENGTHS if with_lengths else (1,):
         states = (length, 1) if with_lengths > 1 and length > 1 else (length,)
         for state, below, text_format in product(states, _INTEGER_LIMITS, formats):
-            if yielded == extent.lengths:
-                return
+            if yielded == extent.lengths or ((yielded or failure) and time.monotonic() > ends):
+                break
             try:
                 samples = [
                     _sample(signature, (length, state), below, text_format, seed, extent.max_values)

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 
-from hangtag.serving.server.runtime.batching_proof import decide_batching, prove
+from hangtag.serving.server.runtime.batching_proof import Extent, decide_batching, prove
 from hangtag.serving.server.runtime.session import Runtime
 from tests.kit import onnx_file, onnx_models, shipped, unbatchable_models
 from tests.kit.onnx_models import from_text
@@ -166,3 +166,9 @@ def test_a_model_whose_graph_must_not_be_batched_is_run_on_single_samples_alone(
     verdict = prove(runtime, "a state has the batch", runtime.operators)
     assert (verdict.batched, verdict.why, len(verdict.lengths)) == (False, "a state has the batch", 1)
     assert runtime.rows == 7
+
+
+def test_a_model_that_takes_longer_than_the_limit_is_tried_at_one_length(tmp_path: Path) -> None:
+    runtime = load(tmp_path, onnx_models.free_axis())
+    verdict = prove(runtime, None, runtime.operators, Extent((2, 7), samples=3, seconds=-1))
+    assert (verdict.batched, verdict.lengths, runtime.rows) == (True, (1,), 3 + 2 * 2 + 7)
