@@ -186,7 +186,7 @@ def _settings(values: Mapping[str, Any]) -> RouteSettings:
         )
     (kind,) = kinds
     settings: dict[str, Any] = {}
-    for key, value in ({"accept": None, **values} if kind == "cascade" else values).items():
+    for key, value in ({**values, "accept": values.get("accept")} if kind == "cascade" else values).items():
         if key not in _KEYS[kind]:
             raise ValueError(f"unknown key {key!r}; a {kind} may have {', '.join(_KEYS[kind])}")
         settings |= _fields(key, value)

@@ -32,7 +32,7 @@ MISTAKES = {
     "cascade =": "cannot be read as TOML",
     "": "exactly one of the keys cascade and split; the keys of this route: none",
     "cascade = []\nsplit = {}": "exactly one of the keys cascade and split; the keys of this route: cascade, split",
-    CASCADE + "acept = 1": "unknown key 'acept'; a cascade may have cascade, accept,",
+    CASCADE.replace("accept", "acept"): "unknown key 'acept'; a cascade may have cascade, accept,",
     CASCADE.replace("cascade", "cascad"): "the keys of this route: cascad, accept",
     CASCADE + "expected_sent_on = 16.8": "expected_sent_on must be a share of the samples from 0 to 1, not 16.8",
     CASCADE + "expected_sent_on = true": "expected_sent_on must be a share of the samples from 0 to 1, not True",
