@@ -60,6 +60,7 @@ class ComputePool:
         self._running: set[threading.Thread] = set()
         self._waiting = 0  # threads that wait for ``_work_or_end``
         self._waking = 0  # threads that were notified or started but are not running yet
+        self._start_failed = False  # whether the last thread did not start
         self._due: dict[BatchExecutor, None] = {}  # models that may have a batch to compute
         self._offers = 0
         self._wake_later: dict[int, Callable[[], None]] = {}  # thread -> its function; see ``gather_offers``
@@ -140,7 +141,11 @@ class ComputePool:
         except RuntimeError as error:  # the system allows no more threads, so the running threads compute the batch
             self._running.discard(thread)
             self._waking -= 1
-            log.warning("a thread that computes did not start", reason=str(error))
+            if not self._start_failed:  # the watching thread tries again every few milliseconds
+                log.warning("a thread that computes did not start", reason=str(error))
+            self._start_failed = True
+        else:
+            self._start_failed = False
 
     def _run(self) -> None:
         with self._lock:
@@ -177,7 +182,7 @@ class ComputePool:
         while True:
             with self._lock:
                 others = len(self._running) - self._waiting - 1
-                self._summoned = self._summoned and len(self._computing) >= self.threads
+                self._summoned = self._summoned and others - (self._receiver is not None) >= self.threads
                 receives = self._may_receive(others)
                 if receives:
                     self._receiver = threading.get_ident()

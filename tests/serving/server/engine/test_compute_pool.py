@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from queue import Empty, SimpleQueue
+from unittest.mock import Mock
 
 import pytest
+import structlog.testing
 
 from hangtag.serving.model_repository import ModelFile
 from hangtag.serving.server.config.server_config import ServerConfig
@@ -19,7 +21,7 @@ from hangtag.serving.server.queue.call import Call
 from hangtag.serving.server.runtime.session import Runtime
 from tests.kit import onnx_models
 from tests.kit.parts import KeptCall
-from tests.kit.waiting import TIMEOUT, until
+from tests.kit.waiting import TIMEOUT, pass_time, until
 
 
 class Model:
@@ -53,8 +55,7 @@ class Source:
         self._pool = pool
         self._sent: SimpleQueue[tuple[Model, ...]] = SimpleQueue()
         self.threads: set[int] = set()
-        self.during = lambda: None
-        """Done while a thread receives, after calls have arrived."""
+        self.during: Callable[[], object] = lambda: None  # called after calls have arrived
 
     def send(self, *models: Model) -> None:
         """Send one call for each model. The pool receives all of them together. If there are none, the source ends."""
@@ -106,10 +107,9 @@ def test_a_batch_is_no_longer_computed_when_its_caller_has_the_answer(pool: Comp
     held.set()
 
 
-def test_the_pool_has_a_thread_for_each_instance_of_a_model(tmp_path: Path) -> None:
+def test_the_pool_has_a_thread_for_each_instance_of_a_model(pool: ComputePool, tmp_path: Path) -> None:
     """Otherwise short batches of a model with more instances than the server's setting would wait for each other."""
     path = onnx_models.publish(tmp_path, "gather", onnx_models.gather())
-    pool = ComputePool(2)
     model = ServedModel(ModelFile("gather", 1, path), Runtime(path, provider="cpu"), ServerConfig(instances=4))
     model.start(pool)
     assert pool.threads == 4
@@ -142,11 +142,13 @@ def test_further_threads_end_when_there_is_no_more_work(pool: ComputePool) -> No
     until(lambda: sum(thread.is_alive() for thread in started) == 2)
 
 
-def compute_together(source: Source, models: list[Model]) -> None:
+def compute_together(source: Source, count: int, seconds: float = 0.0) -> None:
+    models = [Model() for _ in range(count)]
     for model in models:
         model.hold()
         source.send(model)
         until(lambda model=model: model.begun)  # type: ignore[misc]
+    pass_time(seconds)
     for model in models:
         model.may_end.set()
     until(lambda: not any(model.batcher.computing for model in models))
@@ -154,37 +156,40 @@ def compute_together(source: Source, models: list[Model]) -> None:
 
 def test_calls_are_received_although_a_thread_was_just_woken_in_vain(pool: ComputePool, source: Source) -> None:
     """Another transport's thread offers a call, which the receiving thread takes before the woken thread runs."""
-    compute_together(source, [Model() for _ in range(3)])  # starts a further thread
+    compute_together(source, 3)  # starts a further thread
     slow, other, last = Model(), Model(), Model()
     for model in (slow, other):
         model.hold()
     source.send(slow)
     until(lambda: slow.begun)
-    pause = threading.Event()
-    source.during = lambda: (pause.wait(0.05), pool.wake())  # type: ignore[assignment,return-value]
+    source.during = lambda: (pass_time(0.05), pool.wake())  # type: ignore[func-returns-value]
     source.send(other)
     until(lambda: other.begun)
-    source.during = lambda: None
     source.send(last)
     until(lambda: last.begun)
     slow.may_end.set()
     other.may_end.set()
 
 
-def test_one_thread_receives_and_computes_again_after_slow_batches() -> None:
-    class Brief(Model):
-        def compute(self, batch: list[Call], *, alone: bool) -> Callable[[], None]:
-            order.append(threading.get_ident())
-            threading.Event().wait(0.001)
-            return super().compute(batch, alone=alone)
+def test_a_thread_that_cannot_start_is_reported_once(
+    pool: ComputePool, source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compute_together(source, 3)
+    with structlog.testing.capture_logs() as log, monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", Mock(side_effect=RuntimeError))
+        compute_together(source, 3, seconds=0.1)
+    assert len(log) <= 1
 
-    pool, brief, order = ComputePool(1), Brief(), list[int]()
+
+def test_one_thread_receives_and_computes_again_after_slow_batches() -> None:
+    pool, brief, order = ComputePool(1), Model(), list[int]()
     source = Source(pool)
+    brief.answer = lambda: order.append(threading.get_ident()) or pass_time(0.001)  # type: ignore[func-returns-value]
     pool.receive_from(source.receive)
-    compute_together(source, [Model(), Model()])
+    compute_together(source, 2)
     for number in range(1, 61):
         source.send(brief)
-        until(lambda number=number: len(brief.begun) == number and not brief.batcher.computing)  # type: ignore[misc]
+        until(lambda number=number: len(order) == number)  # type: ignore[misc]
     source.send()
     pool.close()
     assert sum(one != next_one for one, next_one in pairwise(order)) < 30
