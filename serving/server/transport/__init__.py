@@ -1,6 +1,7 @@
 """The transports: grpc, native and http, and the choice between grpc and native. Each transport's network library is
 used only in the transport's folder, except for gRPC, which ``wire`` uses too."""
 
+import importlib
 import re
 from importlib import metadata
 
@@ -13,8 +14,9 @@ _TESTED = re.compile(r"0\.5(\.|$)")  # all of hangtag's tests of the wire protoc
 
 
 def choose_transport(config: ServerConfig) -> tuple[str, str]:
-    """Return the transport to serve with, NATIVE or GRPC, and the reason for the choice. Raises StartError if
-    ``--transport native`` is set, but pygrpc-native is missing or of an untested version."""
+    """Return the transport to serve with, NATIVE or GRPC, and the reason for the choice. ``auto`` chooses native if
+    pygrpc-native can be used. Raises StartError if ``--transport native`` is set, but pygrpc-native is missing, damaged
+    or of an untested version."""
     problem = "" if config.transport == GRPC else _native_problem()
     if problem and config.transport == NATIVE:
         raise StartError(f"--transport native cannot be used: {problem}. Alternatively, use --transport grpc.")
@@ -34,4 +36,8 @@ def _native_problem() -> str:
         return f"{_PACKAGE} is not installed (pip install '.[native]')"
     if not _TESTED.match(version):
         return f"{_PACKAGE} {version} is not tested with hangtag; the tested versions are 0.5 to below 0.6"
+    try:
+        importlib.import_module("pygrpc_native")
+    except ImportError as error:  # for example, a library that pygrpc-native needs is missing
+        return f"{_PACKAGE} {version} cannot be imported: {error}"
     return ""

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +146,15 @@ def test_a_library_that_is_missing_or_was_not_tested(monkeypatch: pytest.MonkeyP
     with pytest.raises(errors.StartError) as refused:
         choose_transport(ServerConfig(transport="native"))
     assert str(refused.value) == f"--transport native cannot be used: {reason}. Alternatively, use --transport grpc."
+
+
+def test_a_library_that_cannot_be_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pygrpc_native", None)  # as if one of its shared libraries were missing
+    transport, reason = choose_transport(ServerConfig())
+    assert transport == "grpc"
+    assert "cannot be imported" in reason
+    with pytest.raises(errors.StartError, match="cannot be imported"):
+        choose_transport(ServerConfig(transport="native"))
 
 
 @pytest.mark.parametrize(
