@@ -28,6 +28,7 @@ from hangtag.serving.server.transport.http.messages import (
     HttpResponse,
     Route,
     cost_headers,
+    error_response,
     json_response,
     no_such_path,
     require_host,
@@ -227,7 +228,10 @@ class Endpoints:
                     reason = call_status(error, HTTP_CLASSIFY, query)[1]
                     outcome |= {"error": reason, "status": status(error).http}
             return json_response({"outcomes": outcomes})
-        answer, timings = calls[0].response(), calls[0].timings
+        try:
+            answer, timings = calls[0].response(), calls[0].timings
+        except Exception as error:  # the log names the model
+            return error_response(error, HTTP_CLASSIFY, queries[0])
         headers = cost_headers(answer.model_name, answer.model_version, timings, answer.timings.preprocess_ns)
         return json_response(to_dict(answer), headers=headers)
 

@@ -8,6 +8,7 @@ import grpc
 import numpy as np
 import onnx
 import pytest
+import structlog.testing
 
 from hangtag.protos import classifier_pb2 as pb
 from tests.kit import onnx_label_sets, onnx_models
@@ -64,6 +65,13 @@ def assert_is_the_best_of(response: pb.ClassifyResponse, pixels: Array) -> None:
     assert [score.label for score in response.labels] == [onnx_models.LABELS[place] for place in best]
     expected = (exponents / exponents.sum())[best]
     np.testing.assert_allclose([score.probability for score in response.labels], expected, rtol=1e-3)
+
+
+def test_the_log_names_the_model_that_could_not_classify(own: LiveServer) -> None:
+    with structlog.testing.capture_logs() as log, own.gates.failing("classifier"):
+        assert failure(lambda: classify(own, raw=RAW))[0] is grpc.StatusCode.INTERNAL
+    (line,) = [line for line in log if line["event"] == "request failed"]
+    assert line["model"] == "classifier"
 
 
 def test_the_most_probable_labels_come_first_as_many_as_requested(live: LiveServer) -> None:
