@@ -124,7 +124,7 @@ class ModelService:
         name = request.model_name
         if name not in self._waiting:
             self._waiting[name] = asyncio.create_task(self._load(name))
-        await asyncio.shield(self._waiting[name])
+        await _shielded(self._waiting[name])
         return pb.RepositoryModelLoadResponse()
 
     async def RepositoryModelUnload(self, request: pb.RepositoryModelUnloadRequest) -> pb.RepositoryModelUnloadResponse:
@@ -138,7 +138,7 @@ class ModelService:
             try:
                 return self._engine.model(name, version)
             except NotLoadedError:
-                await asyncio.shield(asyncio.wrap_future(self._engine.residency.load(name)))
+                await _shielded(asyncio.wrap_future(self._engine.residency.load(name)))
 
     async def in_thread(self, work: Callable[[Control], Result]) -> Result:
         """Do ``work``, which may block, on another thread, and return its result."""
@@ -152,6 +152,12 @@ class ModelService:
         async with self._loading:
             del self._waiting[name]
             await self.in_thread(lambda control: control.load(name))
+
+
+def _shielded(load: "asyncio.Future[None]") -> "asyncio.Future[None]":
+    """Let a load continue if its caller leaves. asyncio would then report a failed load as an error of the loop."""
+    load.add_done_callback(lambda ended: ended.exception())
+    return asyncio.shield(load)
 
 
 def require_no_parameters(parameters: Iterable[str]) -> None:

@@ -1,5 +1,6 @@
 """Models are loaded, replaced and unloaded, by calls and by polling, while clients call them."""
 
+import gc
 import os
 import threading
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
+import structlog.testing
 
 from hangtag.protos import inference_pb2 as pb
 from tests.kit import onnx_models
@@ -160,3 +162,20 @@ def test_polling_sees_a_file_overwritten_in_place_with_equal_size_and_time(model
         after = file.stat()
         assert (after.st_size, after.st_mtime_ns, after.st_ino) == (before.st_size, before.st_mtime_ns, before.st_ino)
         until(lambda: live.infer(sent)["y"].tolist() == [[2, 2]])
+
+
+def test_a_load_that_fails_after_its_caller_has_left_is_no_error_of_the_event_loop(
+    explicit: LiveServer, models: Path
+) -> None:
+    onnx_models.publish(models, "gather", onnx_models.gather(), version=2).write_text("no model")
+    with structlog.testing.capture_logs() as log, ThreadPoolExecutor() as callers:
+        with explicit.gates.held_load("classifier") as held:
+            first = callers.submit(load, explicit, "classifier")
+            held.wait()
+            sent = pb.RepositoryModelLoadRequest(model_name="gather")
+            failure(lambda: explicit.inference.RepositoryModelLoad(sent, timeout=0.2))
+        first.result(TIMEOUT)
+        load(explicit, "classifier")  # after the failed load
+        gc.collect()
+    assert explicit.server.state().loads["gather", "error"] == 1
+    assert "unexpected error in the event loop" not in [line["event"] for line in log]
