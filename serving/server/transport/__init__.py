@@ -1,5 +1,5 @@
 """The transports: grpc, native and http, and the choice between grpc and native. Each transport's network library is
-used only in the transport's folder, except for gRPC, which ``wire`` uses too."""
+used only by the transport, except for gRPC, which ``wire`` uses too."""
 
 import importlib
 import re

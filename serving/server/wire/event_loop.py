@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 
 import structlog
 
+from hangtag.serving.server.errors import ServerError
 from hangtag.serving.server.telemetry.log import redirect_library_log
 from hangtag.serving.server.telemetry.model_statistics import Timings
 from hangtag.serving.server.wire.intake import Intake, Origin
@@ -91,14 +92,19 @@ class LoopCall(TransportCall):
         self.calls.hand_over(self)
 
     def refuse(self, error: Exception) -> None:
-        self.outcome = error
+        # Only the traceback of a bug is logged. The frames of a traceback refer to the call.
+        self.outcome = error.with_traceback(None) if isinstance(error, ServerError) else error
         self.calls.hand_over(self)
 
     def response(self) -> Any:
-        """Return the response. Raises the error with which the call ended."""
-        if isinstance(self.outcome, Exception):
-            raise self.outcome
-        return self.outcome
+        """Return the response. Raises the error with which the call ended. Call this method only once."""
+        outcome, self.outcome = self.outcome, None
+        if not isinstance(outcome, Exception):
+            return outcome
+        try:
+            raise outcome
+        finally:
+            del outcome  # the error's traceback refers to this frame, and a cycle would keep the request in memory
 
     @abstractmethod
     def resolve(self) -> None:

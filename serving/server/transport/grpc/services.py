@@ -5,7 +5,7 @@ and INTERNAL to bytes that are not the method's message."""
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, TypeAlias
 
 import grpc
 from google.protobuf.descriptor import ServiceDescriptor
@@ -80,8 +80,6 @@ class Handlers(grpc.GenericRpcHandler):
             self._handlers[path] = add(handle, response_serializer=serialize)
 
     def _handle(self, path: str, parse: Parse, answer: Answer, *, reads_stream: bool, watches: bool) -> Answer:
-        max_watches = self.intake.engine.config.limits.max_watches
-
         async def requests(context: Context) -> AsyncIterator[Any]:
             while (message := await context.read()) is not grpc.aio.EOF:
                 yield self._parse(path, parse, message, context)
@@ -91,22 +89,34 @@ class Handlers(grpc.GenericRpcHandler):
             self.open += 1
             self._watches += watches
             try:
-                if watches and self._watches > max_watches:  # before the message, which may never arrive
-                    full = QueueFullError(f"{max_watches} Watch streams are open; poll with Check instead")
-                    await abort(full, path, None, context)
-                if reads_stream:
-                    # the answer has begun, so Envoy no longer awaits a whole request
-                    await context.send_initial_metadata(())
-                    return await answer(requests(context), context)
-                request = self._parse(path, parse, await context.read(), context)
-                return await answer(request, context)
-            except Exception as error:
-                await abort(error, path, request, context)
+                try:
+                    self._require_few_watches(watches)  # before the message, which may never arrive
+                    if reads_stream:
+                        # the answer has begun, so Envoy no longer awaits a whole request
+                        await context.send_initial_metadata(())
+                        return await answer(requests(context), context)
+                    request = self._parse(path, parse, await context.read(), context)
+                    return await answer(request, context)
+                except grpc.aio.BaseError:  # the call has already ended, and grpcio handles this error
+                    raise
+                except _StatusError as error:
+                    status = error.status
+                except Exception as error:
+                    status = call_status(error, path, request)
+                # The context and the exception that ``abort`` raises refer to each other. Therefore the exception must
+                # not refer to the request, neither by this frame nor by an exception that is being handled.
+                request = None
+                return await context.abort(*status)
             finally:
                 self.open -= 1
                 self._watches -= watches
 
         return handle
+
+    def _require_few_watches(self, watches: bool) -> None:
+        limit = self.intake.engine.config.limits.max_watches
+        if watches and self._watches > limit:
+            raise QueueFullError(f"{limit} Watch streams are open; poll with Check instead")
 
     def _parse(self, path: str, parse: Parse, message: Any, context: Context) -> Any:
         try:
@@ -117,15 +127,15 @@ class Handlers(grpc.GenericRpcHandler):
             raise
 
 
-async def abort(error: Exception, path: str, request: object, context: Context) -> NoReturn:
-    """End a call with an error's status (see `call_status`)."""
-    if isinstance(error, grpc.aio.BaseError):  # the call has already ended, and grpcio handles this error
-        raise error
-    await context.abort(*call_status(error, path, request))
-
-
 async def _refuse(error: ServerError, path: str, _requests: object, context: Context) -> None:
-    await abort(error, path, None, context)
+    await context.abort(*call_status(error, path))
+
+
+class _StatusError(Exception):
+    """Ends a call with a status, after the error has been logged with the model's name and the request's id."""
+
+    def __init__(self, status: tuple[grpc.StatusCode, str]) -> None:
+        self.status = status
 
 
 def origin_of(method: str, context: Context) -> Origin:
@@ -155,7 +165,7 @@ class Services:
             await self._calls.wait([call])
             response = serialized(call.response())
         except Exception as error:
-            await abort(error, MODEL_INFER, call, context)
+            raise _StatusError(call_status(error, MODEL_INFER, call)) from error
         context.set_trailing_metadata(cost_metadata(call.timings))
         return response
 

@@ -157,8 +157,12 @@ class _Stream:
             self._held -= call.held
             self._changed.set()
             yield call
-        if self._read_error is not None:
-            raise self._read_error
+        error, self._read_error = self._read_error, None
+        try:
+            if error is not None:
+                raise error
+        finally:
+            del error  # see `LoopCall.response`
         if not self._finished:
             raise UnavailableError(
                 "the server is stopping; send the unanswered requests on a new stream to another replica"
