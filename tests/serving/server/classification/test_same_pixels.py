@@ -23,7 +23,7 @@ SIZE = (7, 6)
 
 
 def mirror(image: ImageSpec) -> onnx.ModelProto:
-    """A classifier that answers with its input. Each pixel value is a label with the probability value / 255."""
+    """A classifier that returns its input: the probability of each label is one pixel value, divided by 255."""
     count, shape = int(np.prod(image.shape)), ", ".join(map(str, image.shape))
     return onnx_models.from_text(
         f"""(uint8[batch, {shape}] image) => (float[batch, {count}] probabilities)
