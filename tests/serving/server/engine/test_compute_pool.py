@@ -55,7 +55,7 @@ class Source:
         self._pool = pool
         self._sent: SimpleQueue[tuple[Model, ...]] = SimpleQueue()
         self.threads: set[int] = set()
-        self.during: Callable[[], object] = lambda: None  # called after calls have arrived
+        self.during: Callable[[], object] = lambda: None  # receive() calls this after it has offered calls to the pool
 
     def send(self, *models: Model) -> None:
         """Send one call for each model. The pool receives all of them together. If there are none, the source ends."""
@@ -108,7 +108,7 @@ def test_a_batch_is_no_longer_computed_when_its_caller_has_the_answer(pool: Comp
 
 
 def test_the_pool_has_a_thread_for_each_instance_of_a_model(pool: ComputePool, tmp_path: Path) -> None:
-    """Otherwise short batches of a model with more instances than the server's setting would wait for each other."""
+    """With fewer threads than the model has instances, the model's batches would wait for a free thread."""
     path = onnx_models.publish(tmp_path, "gather", onnx_models.gather())
     model = ServedModel(ModelFile("gather", 1, path), Runtime(path, provider="cpu"), ServerConfig(instances=4))
     model.start(pool)

@@ -60,7 +60,7 @@ def test_the_folder_of_a_model_and_the_repository_may_be_links(repository: Repos
 
 
 def test_files_that_kubernetes_mounts_are_served_and_their_change_is_seen(repository: Repository) -> None:
-    """In a ConfigMap, each file links to a link to a dated folder, and Kubernetes replaces this folder as a whole."""
+    """Each file is a link into ``..data``. Kubernetes replaces ``..data``, which is itself a link to a dated folder."""
 
     def mount(folder: Path, date: str, name: str, content: bytes) -> None:
         (folder / f"..{date}").mkdir()

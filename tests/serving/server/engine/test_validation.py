@@ -35,7 +35,7 @@ def test_an_empty_tensor_claims_no_size_that_no_message_has_and_axes_of_one_name
 
 
 BATCHES = 16
-"""If this many consecutive batches each ran while no other batch did, the next batch may use every thread."""
+"""If this many consecutive batches each run while no other batch runs, the last of them may use every thread."""
 
 
 def test_only_batches_that_come_alone_again_and_again_may_use_every_thread(repository: Repository) -> None:
@@ -46,7 +46,7 @@ def test_only_batches_that_come_alone_again_and_again_may_use_every_thread(repos
     assert running.gates.alone["one"] == [False] * (BATCHES - 1) + [True, True]
     with running.occupied("one", queued=2):
         assert running.gates.alone["one"][-1]
-    # While the first queued call ran, the second waited. The second ran alone, but as the first of a new sequence.
+    # A waiting call ends the sequence, so the first queued call is not alone. The second one starts a new sequence.
     assert running.gates.alone["one"][-2:] == [False, False]
 
 

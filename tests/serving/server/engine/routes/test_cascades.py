@@ -234,5 +234,5 @@ def test_a_cascade_within_a_cascade_names_the_models_that_answered_and_counts_wh
     assert answer.answered_by == (("fast", "slow") if inner_first else ("other",))
     running.gates.play(other=lambda x: x + np.float32(0.3 if inner_first else 0))
     with running.occupied("slow", queued=4):
-        # At most the two samples that keep the inner cascade's answer are unsure: the first two, or the last two.
+        # Only two samples (the first two or the last two) keep the inner cascade's answer, so at most two are unsure.
         assert running.infer("outer", [0.95, 0.6, 0.1, 0.2]).unsure == 2

@@ -40,13 +40,13 @@ def counts(running: Running) -> tuple[Any, ...]:
 
 
 def until_counted(running: Running, *expected: int) -> None:
-    """Wait until this many copies were compared, skipped and failed."""
+    """Wait until the route has counted these numbers of compared, skipped and failed copies."""
     until(lambda: sum(counts(running)[:3]) >= sum(expected))
     assert counts(running)[:3] == expected
 
 
 def copied(running: Running) -> list[list[float]]:
-    """The input values of each batch that the shadow computed for copies."""
+    """The input values of each batch of copies that the shadow model computed."""
     return [batch for batch in running.gates.batches["other"] if batch != [9]]
 
 

@@ -38,7 +38,7 @@ def test_a_request_that_one_member_would_not_take_is_refused(repository: Reposit
 
 
 def chosen(running: Running, route: str, users: list[str]) -> Counter[tuple[str, str]]:
-    """Call a route concurrently for each user ("" is no user). Return how many calls of a user each member answered."""
+    """Call a route concurrently for each user ("" is no user). Return the number of calls by user and member."""
     with grpc.insecure_channel(running.server.address) as channel:
         infer = InferenceStub(channel).ModelInfer.future
         sent = request(route, **samples([0]))
