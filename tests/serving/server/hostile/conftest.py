@@ -14,7 +14,7 @@ from tests.kit.target import TIMES, Attacked
 def target(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Attacked]:
     models = onnx_models.publish_all(tmp_path_factory.mktemp("models"), "two_inputs", "filled")
     onnx_models.publish(models, "tiled", onnx_models.tiled(TIMES))
-    control = ("--model-control", "explicit", "--load-model", "*")  # calls may name any model to load
+    control = ("--model-control", "explicit", "--load-model", "*")  # calls may load and unload every model
     with serving("--models", str(models), "--port", "0", *options_of(request.param), *control) as server:
         target = Attacked(server, request.param)
         yield target

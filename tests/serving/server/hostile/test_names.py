@@ -1,4 +1,4 @@
-"""Made-up names, ids and headers cannot forge log lines or headers. They cost little, as do endless loads of models."""
+"""Callers' names, ids and headers cost little and forge no log line or header. Repeated loads do not fill the log."""
 
 import re
 import time
