@@ -81,7 +81,7 @@ class Starved:
 
 
 def connect(address: str, first: bytes, stack: ExitStack) -> list[socket.socket]:
-    """Open as many connections as the server may open files. Those that the server cannot accept wait in the kernel."""
+    """Open ``FILES`` connections, which are more than the server can accept. The kernel queues the rest."""
     opened = []
     for _ in range(FILES):
         connection = stack.enter_context(raw.connect(address))

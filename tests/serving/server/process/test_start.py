@@ -1,4 +1,4 @@
-"""``hangtag serve`` starts with the right output and imports, or explains in one line why it cannot start."""
+"""``hangtag serve`` starts without needless imports, or explains in one line why it cannot start."""
 
 import os
 import re

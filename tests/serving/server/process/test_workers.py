@@ -1,4 +1,4 @@
-"""``hangtag serve --workers 2`` runs processes that share ports, statistics and models, and are replaced."""
+"""``hangtag serve --workers 2`` runs processes that share ports, statistics and models, and replaces each that ends."""
 
 import os
 import re
