@@ -71,10 +71,10 @@ class SeenSession:
 
 
 class OnCpu(SessionOpener):
-    """Opens sessions on the CPU that report other providers.
+    """Opens sessions that compute on the CPU but report other execution providers.
 
-    By default, the reported providers support CUDA graphs. The runtime then does everything except the capture itself,
-    because ONNX Runtime ignores graphs on the CPU.
+    By default, the reported providers support CUDA graphs. The runtime then runs the same code as on a GPU, but ONNX
+    Runtime captures no graphs on the CPU.
     """
 
     def __init__(self, file: Path, providers: list[str] = PROVIDERS) -> None:

@@ -151,7 +151,7 @@ def test_a_shipped_model_is_not_tried_again(file: Path) -> None:
 def test_a_proof_holds_for_what_passed_the_gate(
     tmp_path: Path, figures: object, digest: str | None, proven: bool
 ) -> None:
-    """The model is a shipped one, with a changed record about batching and, in some cases, another digest."""
+    """The test changes the record of the batching check in a shipped model, and in some cases the graph's digest."""
     metadata = onnx_file.metadata(file := shipped.latest("cnn"))
     gate = json.dumps(json.loads(metadata["gate"]) | {"batching": figures})
     changed = {"gate": gate, "graph_digest": metadata["graph_digest"] if digest is None else digest}

@@ -126,7 +126,7 @@ def test_auto_keeps_graphs_where_they_are_faster(
     faster: bool,
     runs: int,
 ) -> None:
-    """Each session cycles through its batch times in milliseconds. The clock advances only while a session computes."""
+    """A session's batches take the listed milliseconds in turn. The clock advances only while a session computes."""
     now, computed = 0.0, []
     cuda = OnCpu(doubled)
 
@@ -145,7 +145,7 @@ def test_auto_keeps_graphs_where_they_are_faster(
     cuda.graphs.compute = timed(cuda.graphs.compute, graphs)
     monkeypatch.setattr("time.perf_counter", lambda: now)
     runtime = cuda.bind(1, cuda_graphs="auto")
-    assert computed.count(pinned) == 2 + runs  # two batches verified the answers
+    assert computed.count(pinned) == 2 + runs  # the runtime first verifies the answers to two batches
     assert runtime.cuda_graphs is faster
     used = "graphs" if faster else "session"
     assert [cuda.used_for(rows(1)), cuda.used_for(rows(1, 2))] == [[f"{used} bound"], [f"{used} run"]]

@@ -1,4 +1,4 @@
-"""No request that the server accepts crashes ONNX Runtime, although empty axes crash some small models."""
+"""The server refuses every empty tensor that would crash ONNX Runtime."""
 
 import mmap
 from collections.abc import Callable, Iterator
@@ -36,7 +36,7 @@ def u(*shape: int) -> Any:
     return np.ones(shape, np.uint8)
 
 
-# This memory may not be read, so an operator that reads an element of an empty tensor crashes the process.
+# Empty tensors point to this protected memory. An operator that reads it crashes the process.
 _GUARDED = mmap.mmap(-1, 2 << 20, prot=0)
 _SCALE, _ZERO = np.array(0.1, np.float32), np.array(3, np.uint8)
 _Q = (_SCALE, _ZERO)
@@ -112,7 +112,7 @@ OPERATORS: dict[str, list[tuple[list[Any], dict[str, Any]]]] = {
     f"{MS}-QuantizeLinear": [([f(2, 3), *_Q], {})],
     f"{MS}-DequantizeLinear": [([u(2, 3), *_Q], {})],
 }
-# ONNX Runtime 1.32 crashes on an empty tensor of each of these operators, so the server accepts none.
+# ONNX Runtime 1.32 crashes if one of these operators gets an empty tensor, so the server refuses such requests.
 FATAL: dict[str, list[tuple[list[Any], dict[str, Any]]]] = {
     "LSTM": [([f(4, 2, 3), (f(1, 8, 3),), (f(1, 8, 2),)], {"hidden_size": 2})],
     "GRU": [([f(4, 2, 3), (f(1, 6, 3),), (f(1, 6, 2),)], {"hidden_size": 2})],

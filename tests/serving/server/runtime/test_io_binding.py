@@ -88,7 +88,7 @@ def test_while_a_batch_is_computed_other_threads_run(publish: Publish, binding: 
         while not computing.done():
             steps += 1
         computing.result()
-    assert steps > 1000  # there would be few steps if computing held the GIL
+    assert steps > 1000  # if ONNX Runtime held the GIL, this loop would make only a few steps
 
 
 def ones() -> onnx.ModelProto:

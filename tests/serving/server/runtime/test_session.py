@@ -1,4 +1,4 @@
-"""A model's session: its answers, its arguments, and its errors, which name the model's file."""
+"""``Runtime`` loads a model file and computes batches, or raises the right error."""
 
 import ctypes
 from pathlib import Path
@@ -105,7 +105,7 @@ def test_a_model_that_reads_numbers_from_strings_warms_up_and_refuses_other_word
     runtime = Runtime(onnx_models.publish(models, "m", numbers_in_strings))
     runtime.warm_up([1, 8])
     assert runtime.run({"x": np.array(["5", "12"], object)})["y"].tolist() == [5, 12]
-    # The request is at fault only if the model can compute zeros in the request's shape.
+    # The error blames the request only if the model runs successfully on zeros.
     with pytest.raises(InvalidValuesError if least == 0 else InferenceError):
         runtime.run({"x": np.array(["five"], object)})
 

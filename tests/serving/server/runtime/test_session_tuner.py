@@ -22,7 +22,7 @@ from tests.serving.server.runtime.seen_sessions import SeenSession
 
 CPUS = sorted(os.sched_getaffinity(0))
 COMPARED = 2 * 40
-"""The two sessions alternately compute this many batches to be compared, including eight warm-up batches each."""
+"""The number of batches for one comparison. Each of the two sessions computes 8 to warm up and 32 to be measured."""
 IMAGE = {"image": np.random.default_rng(1).integers(0, 256, (1, 28, 28), dtype=np.uint8)}
 
 
