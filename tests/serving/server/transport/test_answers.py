@@ -44,7 +44,7 @@ def identity(datatype: str, shape: list[int | str]) -> Any:
 
 @pytest.fixture(scope="module")
 def typed(tmp_path_factory: pytest.TempPathFactory, transport: str) -> Iterator[LiveServer]:
-    """A server with three models of each datatype: with only a batch axis, without one, and with another free axis."""
+    """A server with three models of each datatype: with a batch axis, without one, and with a second free axis."""
     models = tmp_path_factory.mktemp("typed")
     for datatype in onnx_models.TYPES:
         onnx_models.publish(models, datatype, identity(datatype, ["batch", 2]))
@@ -61,7 +61,7 @@ IN_JSON: dict[object, object] = {np.inf: 2.5, -np.inf: -2.5}
 def test_every_datatype_goes_alone_as_raw_and_as_typed_contents_and_may_be_empty(
     typed: LiveServer, transport: str
 ) -> None:
-    """A tensor may be empty if its first axis is no batch axis, or if another axis is free."""
+    """A tensor may be empty if its first axis is not a batch axis, or if the size of a second axis is free."""
     for datatype in onnx_models.TYPES:
         array = np.array([VALUES[datatype]] * 3, tensors.DTYPES[datatype])
         assert typed.infer(request(datatype, **{"in": array}))["out"].tolist() == [VALUES[datatype]] * 3
@@ -223,7 +223,7 @@ def test_fields_in_another_order_or_unknown_and_contents_like_a_head_are_read_as
 
 @OVER_GRPC
 def test_a_head_that_promises_more_contents_than_follow_is_refused(live: LiveServer) -> None:
-    """Earlier messages have the same head, or the same size. The server must not read memory before the message."""
+    """Earlier messages have the same head, or the same size. The server must not read bytes outside the message."""
     small, large = (
         request("classifier", image=np.zeros((count, 28, 28), np.uint8)).SerializeToString() for count in (2, 16)
     )

@@ -190,7 +190,7 @@ STATUSES: dict[type[errors.ServerError], tuple[grpc.StatusCode, int]] = {
 
 
 class FailingControl:
-    """Wraps the server's ModelControl. Its method ``load`` raises a subclass of the error in the model's name."""
+    """Wraps the server's ModelControl. ``load(name)`` raises a subclass of the error class called ``name``."""
 
     def __init__(self, control: Any) -> None:
         self._control = control

@@ -213,7 +213,7 @@ def test_a_program_may_use_grpc_aio_on_a_loop_of_its_own(few: Path) -> None:
 
 def test_grpcios_own_errors_are_lines_of_the_log(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Without the server's log handler, grpcio would write a traceback for an answer that a long id makes too large."""
-    onnx_models.publish(tmp_path, "tiled", onnx_models.tiled(250_000))  # its answer to 4 bytes has a megabyte
+    onnx_models.publish(tmp_path, "tiled", onnx_models.tiled(250_000))  # the answer to a 4-byte input has 1 MB
     sent = request("tiled", x=np.ones((1, 1), np.float32))
     sent.id = "i" * 100_000
     with (

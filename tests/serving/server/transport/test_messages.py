@@ -39,7 +39,7 @@ LIVE = "/inference.GRPCInferenceService/ServerLive"
 @pytest.fixture
 def small(tmp_path: Path, transport: str) -> Iterator[LiveServer]:
     onnx_models.publish(tmp_path, "gather", onnx_models.gather())
-    onnx_models.publish(tmp_path, "repeated", onnx_models.tiled(300_000))  # answers 4 bytes with more than a megabyte
+    onnx_models.publish(tmp_path, "repeated", onnx_models.tiled(300_000))  # the answer to a 4-byte input exceeds 1 MB
     with live_server(transport, tmp_path, max_message_mib=1, max_batch_size=2) as live:
         yield live
 

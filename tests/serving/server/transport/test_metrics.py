@@ -114,7 +114,7 @@ def test_failures_are_counted_once_by_code_and_by_models_that_there_are(watched:
     failure(lambda: live.infer(wrong_version))
     assert failed("INTERNAL") == metric("nv_inference_request_failure", reason="BACKEND") == 1
     assert failed("INVALID_ARGUMENT") == metric("nv_inference_request_failure", reason="OTHER") == 4
-    # No label has text that callers invent, because callers could otherwise create endless series.
+    # If labels held unknown names from requests, callers could create any number of time series.
     assert failed("NOT_FOUND", model="", version="") == 3
     assert failed("NOT_FOUND", version="") == 1
     assert not {"made up", "others", "another"} & set(watched.text().replace('"', "\n").split("\n"))

@@ -82,7 +82,7 @@ def of_every_type(datatype: str, field_name: str, count: int) -> Request:
 
 
 def shaped(*shape: int, of: int | None = None) -> Request:
-    """A request whose picture states this shape, and whose contents have ``of`` bytes."""
+    """A request with a picture of this shape. If ``of`` is not None, the contents have this many bytes."""
 
     def change(sent: Request) -> None:
         sent.inputs[0].shape[:] = shape

@@ -55,7 +55,7 @@ def spans(live: LiveServer, collector: Collector, method: str) -> list[Any]:
 
 
 def identifiers(span: Any) -> tuple[int, int]:
-    """The ids of a span's trace and of its parent span, which is 0 if there is no parent."""
+    """The id of a span's trace, and the id of its parent span. A span without a parent has 0 as the second id."""
     return int.from_bytes(span.trace_id, "big"), int.from_bytes(span.parent_span_id, "big")
 
 

@@ -121,5 +121,5 @@ def test_a_forgotten_stream_ends_and_another_is_answered(few: Path, transport: s
 
         for version in ("v1", "v1alpha"):
             assert answers_before_the_end(version) == 0
-            # A busy machine may need longer for an answer than a stream may be open.
+            # On a busy machine, the answer may take longer than 0.3 s, after which the server ends the stream.
             until(lambda version=version: answers_before_the_end(version, LIST) == 1)  # type: ignore[misc]

@@ -34,7 +34,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def shown_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Models and routes for the page. Models may have two versions, label sets, colour pictures or labels with HTML."""
+    """Models and routes for the page, such as a model with two versions and a model whose labels contain HTML."""
     models = tmp_path_factory.mktemp("models")
     (models / "lstm").symlink_to(shipped.MODELS / "lstm")
     (models / "cnn_rnn").symlink_to(EXAMPLES / "outfits/models/cnn_rnn")

@@ -1,7 +1,7 @@
-"""The server's answers do not depend on where a stream of requests is cut. The server parses the stream as h11 does.
+"""The server's answers do not depend on how a stream of requests is split into parts that arrive one after another.
 
 If a proxy and a server disagree about the end of a request, a caller can smuggle a second request past the proxy.
-Therefore, wherever a stream is cut, the server must answer it like the single requests that h11 reads in the stream."""
+Therefore, however a stream is split, the server must find the same requests in it as the HTTP parser h11 finds."""
 
 import itertools
 import socket
@@ -115,7 +115,7 @@ def _read(connection: socket.socket) -> Iterator[Answer]:
 
 
 class Comparison:
-    """Compares the answers to a stream with the answers to the single requests that h11 reads in the stream."""
+    """Splits a stream into requests with h11, and compares the answers to the stream with those to single requests."""
 
     def __init__(self, live: LiveServer) -> None:
         self._live = live
@@ -126,7 +126,7 @@ class Comparison:
 
         Args:
             stream: The bytes to send, after which the server must close the connection.
-            valid: The number of requests at the beginning of the stream that the server must answer.
+            valid: The number of requests that the server must answer.
             cuts: For each time that the stream is sent, the places at which it is cut.
             refusal: The status of the refusal after these answers, if there is a refusal.
         """
@@ -150,7 +150,7 @@ def cut(stream: bytes, places: Sequence[int]) -> list[bytes]:
 
 
 def each_place(before: bytes, of_interest: bytes) -> list[tuple[int, ...]]:
-    """Return (), for no cut, and each single place to cut a stream within ``of_interest`` or at one of its ends."""
+    """Return () for a stream without a cut, and (place,) for each place inside ``of_interest`` and at its two ends."""
     return [(), *((place,) for place in range(len(before), len(before) + len(of_interest) + 1))]
 
 

@@ -84,7 +84,7 @@ MIXED: dict[str, dict[str, Any]] = {
     "a delay": {"instances": 2, "max_batch_size": 2, "max_queue_delay_microseconds": 3_000},
     "more threads than instances": {"instances": 3, "max_batch_size": 4},
 }
-"""Settings of servers, in which the model gather always has two instances."""
+"""The settings of each server. The model ``gather`` has two instances on every server."""
 
 
 @pytest.fixture(scope="module", params=MIXED)

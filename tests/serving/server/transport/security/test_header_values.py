@@ -195,7 +195,7 @@ def send_over_grpc(server: Serving) -> None:
 
 
 def send_over_http(server: Serving) -> None:
-    """Send each case to the server and to its metrics port, which reads one more header."""
+    """Send each case to the HTTP port and to the metrics port. Only the path ``/metrics`` reads the header Accept."""
     calls = itertools.cycle(HTTP_CALLS)
     metrics = urllib.parse.urlsplit(server.metrics_url).netloc
     for case in cases():

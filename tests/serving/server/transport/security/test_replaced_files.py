@@ -1,4 +1,4 @@
-"""No call and no stop is delayed if tokens or certificates are missing, or are a pipe, device, folder or huge file."""
+"""If a token or certificate file is missing, huge, a folder, a device or a pipe, a running server answers and stops."""
 
 import os
 import queue
