@@ -148,7 +148,7 @@ def steady(seconds: float, count: int = 100, **more: Any) -> list[dict[str, Any]
 
 
 def saved_run(target: str, load: int | float, *blocks: dict[str, Any], **more: Any) -> dict[str, Any]:
-    """A saved run. A float as ``load`` is the rate of an open loop, an integer the concurrency of a closed loop."""
+    """A saved run. A float ``load`` is the rate of an open loop. An integer is the concurrency of a closed loop."""
     closed = {"kind": "closed loop", "concurrency": load, "rate": None, "arrivals": None}
     opened = {"kind": "open loop", "concurrency": None, "rate": load, "arrivals": "poisson"}
     return {

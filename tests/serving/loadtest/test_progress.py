@@ -12,7 +12,7 @@ from tests.kit.waiting import pass_time
 
 
 def test_a_terminal_has_a_line_that_changes_and_nothing_afterwards(server: FakeServer) -> None:
-    # The call that precedes the load takes longer than the interval at which the line is redrawn.
+    # The probe call that precedes the queries takes longer than the interval at which the line is redrawn.
     server.behaviour = lambda number, _: pass_time(0.01 if number else 1.2 / terminal.DRAWS_PER_SECOND)
     limits = ("--blocks", 1, "--min-duration", "1.5s", "--min-query-count", 1, "--warm-up", 0, "--concurrency", 1)
     variables = {"FORCE_COLOR": "1", "NO_COLOR": "1"}

@@ -18,7 +18,7 @@ CANVAS = Tensor(name="image", datatype="UINT8", shape=[-1, 64, 64])
 
 
 def sent(server: FakeServer, model: str = "fast") -> list[dict[str, tensors.Array]]:
-    """The inputs of each call to a model, by name, except the call that precedes the load."""
+    """The inputs of each query to a model, by name. The probe call that precedes the queries is left out."""
     calls = [request for request in server.requests if request.model_name == model][1:]
     return [
         {
@@ -44,7 +44,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_images_are_sent_equally_often_in_a_seeded_order(server: FakeServer, loadtest: Loadtest, folder: Path) -> None:
     def order(seed: int) -> list[int]:
-        before = len(server.requests) + 1  # one call precedes the load
+        before = len(server.requests) + 1  # one probe call precedes the queries
         measured = loadtest("fast", *LOOP, "--min-query-count", 30, "--seed", seed, "--samples", folder)
         assert source(measured) == f"6 images from {folder}"
         return [round(request.raw_input_contents[0][0] / 40) for request in server.requests[before:]][:30]

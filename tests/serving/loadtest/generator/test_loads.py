@@ -76,7 +76,7 @@ def test_a_closed_loop_keeps_its_queries_in_flight_and_an_open_loop_sends_its_sc
     assert total["duration"] == pytest.approx(0.3, abs=0.05)
     assert total["finished"]
     calls = sum(run["total"]["queries"] + run["total"]["warm_up_queries"] for run in result.runs)
-    assert calls == len(server.requests) - 1  # one call precedes the load
+    assert calls == len(server.requests) - 1  # one probe call precedes the queries
     assert result.text.count("queries of the warm-up were sent before, and discarded") == 1
 
 

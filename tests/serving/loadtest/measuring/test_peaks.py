@@ -95,7 +95,7 @@ KEPT, MISSED, LATE = step_at(100, kept=True), step_at(200, kept=False), step_at(
         (Peak("cnn", 100.0, (LATE, KEPT, KEPT)), True, "up to 100 calls/s (the server's peak may be higher"),
         # The server exceeds the latency limit at 200 calls/s, and the generator is too slow only at 300 calls/s.
         (Peak("cnn", 100.0, (step_at(300, kept=True, late=True), MISSED, KEPT, KEPT)), False, "up to 100 calls/s."),
-        # The generator was too slow once at the peak's own rate, which proves nothing about higher rates.
+        # The generator was too slow in one run at the peak's rate. This run proves nothing about higher rates.
         (Peak("cnn", 100.0, (step_at(100, kept=True, late=True), MISSED, KEPT, KEPT)), False, "up to 100 calls/s."),
         (Peak("cnn", None, (MISSED, step_at(1, kept=False))), False, "keep p99 within 10.0 ms at any request rate."),
         (Peak("cnn", None, (MISSED,)), False, "at any request rate of 200 calls/s or more"),

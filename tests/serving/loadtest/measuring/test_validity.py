@@ -22,7 +22,7 @@ STRANGER = "import os\nif child := os.fork(): print(child, flush=True); os._exit
 
 @contextmanager
 def strangers() -> Iterator[None]:
-    """Keep every CPU busy with programs that are no descendants of this process, because their parents end at once."""
+    """Keep every CPU busy with orphaned processes, so none of them is a descendant of this process."""
     started = [
         subprocess.run([sys.executable, "-c", STRANGER], stdout=subprocess.PIPE, check=True, text=True).stdout
         for _ in os.sched_getaffinity(0)
@@ -117,7 +117,7 @@ def test_too_few_queries_for_a_p99_are_noted_and_remarks_on_several_runs_are_one
 
 RESTARTED = "the server or the model was restarted during the run"
 IN_PART = "the server's own times are left out, because the server counted fewer queries than were answered"
-BLOCK = 10  # Queries in a block. A closed loop sends one more if an answer is still outstanding.
+BLOCK = 10  # Queries in a block.
 Reading = Callable[[int], int | None]  # Returns a counter's value after this many answered calls.
 
 

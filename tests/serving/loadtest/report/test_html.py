@@ -118,7 +118,7 @@ def test_the_page_has_every_load_and_figure(complete: Written) -> None:
     assert re.search(rf"a warm-up of 50\.0 ms\s+is discarded \({warm_up} queries in all\)", plain)
     failed = [gate["failed"] for gate in measured.document["gates"]]
     assert len(re.findall(r"FAILED</span> ", text)) == failed.count(True)
-    # A passed condition is not green, because the page may report a slowdown nearby.
+    # PASSED is not shown in green, because the page may report a slowdown next to it.
     assert len(re.findall(r'<span class="pill plain">PASSED</span> not ', text)) == failed.count(False)
     assert "No call failed." in text
 

@@ -54,7 +54,7 @@ def test_the_interval_of_pairs_is_scipys_t_of_their_log_ratios() -> None:
     ours = rates(*above).ratio_to(rates(*below))
     theirs = ttest_1samp(np.log(above / below), 0).confidence_interval(0.95)
     assert ours.estimate == pytest.approx(above.mean() / below.mean())
-    # The log of a ratio of means equals the mean of the logs, except for terms of second order.
+    # To first order, the log of a ratio of means equals the mean of the log ratios.
     assert np.log([ours.low, ours.high]) == pytest.approx([theirs.low, theirs.high], abs=2e-3)
     spread = np.log(above / below) - np.log(ours.estimate)
     margin = t.ppf(0.975, 4) * np.sqrt((spread**2).sum() / (5 * 4))

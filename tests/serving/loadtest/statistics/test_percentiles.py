@@ -79,7 +79,7 @@ def test_samples_needed_is_the_smallest_count_that_rejects_the_hypothesis(over: 
 
 
 def queries(*seconds: float, **more: Any) -> Any:
-    """A run of an open loop, in which the queries had these latencies in seconds."""
+    """An open-loop run whose queries had these latencies in seconds."""
     return run_of(OpenLoop(100.0), *seconds, **more)
 
 
