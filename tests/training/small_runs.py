@@ -39,7 +39,7 @@ def command(model: str, *options: object, limit: int = 64, epochs: int = 1) -> l
 
 
 def train(model: str, out: Path, *options: object, limit: int = 64, epochs: int = 1) -> Result:
-    """Train a run on few images with the command, which must succeed."""
+    """Run the training command on a few images. The command must succeed."""
     return invoke(*command(model, *options, limit=limit, epochs=epochs), "--out", out)
 
 

@@ -89,7 +89,7 @@ def test_the_contact_sheet_has_a_row_for_each_class(tmp_path: Path) -> None:
     upper, lower = pictures[: len(sheet) // 2], pictures[len(sheet) // 2 :]
     assert upper[upper < 255].mean() < 80 < lower[lower < 255].mean()  # dogs are brighter
     drawn = {}
-    for label in ("G\u00e4nse", "G\u00e9nse", "\u72ac"):  # the font lacks the last label, for which it draws a box
+    for label in ("G\u00e4nse", "G\u00e9nse", "\u72ac"):  # the font has no glyph for the last label and draws a box
         photos = own_pictures.folder(tmp_path / f"of {label}", {label: 9, "dogs": 9})
         invoke("data", "show", f"folder:{photos}", "--sheet", tmp_path / "sheet.png")
         drawn[label] = Image.open(tmp_path / "sheet.png").crop((0, 0, 36, 60)).tobytes()

@@ -74,7 +74,7 @@ def test_a_narrow_beam_finds_a_path_that_is_never_more_probable_than_the_best(pi
 
 
 class Scripted(CnnRnn):
-    """After n labels, answers with row n of ``logits``. The last column belongs to END."""
+    """After n labels, the next step returns row n of ``logits``. The last column belongs to END."""
 
     def __init__(self, logits: Tensor) -> None:
         super().__init__(logits.shape[1] - 1)
