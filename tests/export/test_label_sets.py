@@ -170,7 +170,7 @@ def test_tied_paths_may_differ_and_are_counted(paths: Exported, few: Garments, t
 def test_another_set_by_the_threshold_is_refused(
     few: Garments, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """The file adds a label to the set of an image whose logits the gate does not compare."""
+    """The file predicts wrong labels for an image whose logits the gate does not compare."""
     text = """<int64[2] axes = {1, 2}, int64[1] axis = {1}, float fifty = {50}> {
         equal = Equal(image, picture)
         equals = Cast <to = 1> (equal)

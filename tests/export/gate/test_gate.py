@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 
 Model = onnx.ModelProto
 SIGNS = ((7, 11, 13, 17), (19, 23, 29, 31))
-"""Sequences of pixel values with which no garment and no artificial image begins."""
+"""Sequences of pixel values. No garment image and no artificial image begins with one of them."""
 
 
 def add_to_bias(amount: float, at: int | slice = slice(None)) -> Callable[[Model], None]:

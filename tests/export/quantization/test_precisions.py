@@ -150,7 +150,7 @@ def test_the_order_of_relu_and_pooling_changes_no_answer(garments: Garments) -> 
 
 
 def test_a_value_that_is_read_twice_keeps_its_order() -> None:
-    """The pooled maps are also an output. A ReLU before the pooling would set its negative values to 0."""
+    """Neg also reads the pooled maps. A ReLU before the pooling would set negative pooled values to 0."""
     x: Any = np.random.default_rng(0).normal(size=(32, 2, 4, 4)).astype(np.float32)
     twice = from_text(
         """(float[batch, 2, 4, 4] x) => (float[batch, 2, 2, 2] positive, float[batch, 2, 2, 2] negative)
