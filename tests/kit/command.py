@@ -75,7 +75,7 @@ def refusal(
     alone: bool = False,
     variables: Mapping[str, str] | None = None,
 ) -> str:
-    """Run the command in this process, which must end with an error, and return the error's single line of text.
+    """Run the command in this process, check that it fails, and return its one-line error message.
 
     Args:
         arguments: The command's arguments.

@@ -1,4 +1,4 @@
-"""Runs, and exports of these runs, that many test files read. A test run creates each export only once."""
+"""Training runs and exports for many test files. A test run creates each export only once."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

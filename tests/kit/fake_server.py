@@ -1,4 +1,4 @@
-"""A small Open Inference Protocol server on a real socket, over gRPC or HTTP. A test decides its answers and delays."""
+"""A small Open Inference Protocol server on a real socket, over gRPC or HTTP. Tests set its answers and delays."""
 
 import itertools
 import json

@@ -30,7 +30,7 @@ def image(probabilities: Sequence[int], path: Sequence[int] = (), path_probabili
 
 
 def label_path(**metadata: str) -> onnx.ModelProto:
-    """A model with CNN-RNN's outputs path INT64 [batch, 5], path_probability [batch] and probabilities [batch, 10]."""
+    """A model with CNN-RNN's outputs: path INT64 [batch, 5], path_probability [batch], probabilities [batch, 10]."""
     return from_text(
         f"""({_IMAGE}) => (int64[batch, 5] path, float[batch] path_probability, {_PROBABILITIES})
         <{_CONSTANTS}, int64[2] path_begin = {{1, 0}}, int64[2] path_end = {{2, 5}}, int64 one = {{1}},
@@ -51,7 +51,7 @@ def label_path(**metadata: str) -> onnx.ModelProto:
 
 
 def label_threshold(**metadata: str) -> onnx.ModelProto:
-    """A model with the output probabilities FP32 [batch, 10], and with a threshold for sets in its metadata."""
+    """A model with the output probabilities FP32 [batch, 10]. By default, a threshold chooses a set of labels."""
     return from_text(f"({_IMAGE}) => ({_PROBABILITIES}) <{_CONSTANTS}> {{ {_NODES} }}", _metadata(metadata))
 
 

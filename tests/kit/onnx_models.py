@@ -63,7 +63,7 @@ def from_text(
     named = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     del graph.initializer[:]
     for node in graph.node:
-        node.ClearField("domain")  # left out, as by helper.make_node
+        node.ClearField("domain")  # helper.make_node sets no domain
     return _of_graph(graph, named | constants, metadata)
 
 

@@ -39,7 +39,7 @@ Metadata = Sequence[tuple[str, str]]
 
 
 class HttpCall:
-    """A call over a separate HTTP connection, which ends at its deadline as a gRPC call does."""
+    """A call over a separate HTTP connection. Like a gRPC call, the call ends at its deadline."""
 
     def __init__(self, address: str, form: Form, message: Message, timeout: float | None, metadata: Metadata):
         self._form = form

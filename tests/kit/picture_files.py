@@ -36,7 +36,7 @@ def png(width: int, height: int, bits: int, colours: int, *, interlaced: bool = 
         width: The width in pixels.
         height: The height in pixels.
         bits: The number of bits in a sample.
-        colours: The colour type's number in CHANNELS.
+        colours: The PNG colour type, a key of CHANNELS.
         interlaced: Whether the picture is interlaced, in seven passes.
         more: Chunks that precede the pixels.
     """

@@ -7,7 +7,7 @@ import click
 
 from hangtag.cli import main
 
-gc.disable()  # until the imports end, as in tests/conftest.py
+gc.disable()  # no garbage collection until the imports end
 # Before the command imports a subcommand, it sets variables that ONNX Runtime reads when it is imported.
 main.get_command(click.Context(main, resilient_parsing=True), "health")
 for module in (

@@ -144,7 +144,7 @@ class Running:
         return self.client.infer(name, samples(values), version=version)
 
     def answer(self, name: str, version: str = "") -> int:
-        """The number of the version that answers. The model must be the default model of `Repository.publish`."""
+        """The number of the version that answers. `publish` must have published its default model."""
         return int(self.infer(name, version=version)["y"][0, 0])
 
     def infer_later(self, name: str, values: Sequence[float] = (0,)) -> "Future[Outputs]":

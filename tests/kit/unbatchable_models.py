@@ -134,7 +134,7 @@ def only_alone() -> onnx.ModelProto:
 
 
 def at_most_32() -> onnx.ModelProto:
-    """A model that looks up each sample's index in the batch in a table of 32 rows, so a larger batch fails."""
+    """A model that adds row i of a table to sample i of a batch. The table has 32 rows, so a larger batch fails."""
     return _rows(
         """<int64 zero = {0}, int64 one = {1}> {
             rows = Shape <start = 0, end = 1> (x)

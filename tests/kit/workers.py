@@ -43,7 +43,7 @@ def connections(server: Serving, count: int) -> Iterator[list[Stub]]:
 
 @contextmanager
 def asking(server: Serving, transport: str) -> Iterator[Callable[[], float]]:
-    """Yield a function that calls gather over a separate connection, and returns the answer, which is 20."""
+    """Yield a function that calls gather over a separate connection and returns the answer (20)."""
     if transport == HTTP:
         with Rest(server.http_address) as rest:
             yield lambda: float(rest.infer(request("gather", index=index(2))).outputs["value"].item())
@@ -53,7 +53,7 @@ def asking(server: Serving, transport: str) -> Iterator[Callable[[], float]]:
 
 
 def supervisor(models: Path, **settings: Any) -> Supervisor:
-    """Create a supervisor, which is not started, of two workers that serve gather over gRPC on a free port.
+    """Create a supervisor of two workers that serve gather over gRPC on a free port. Do not start it.
 
     Args:
         models: The model repository.
