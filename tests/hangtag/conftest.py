@@ -57,7 +57,7 @@ def sigmoids(tmp_path_factory: pytest.TempPathFactory) -> Exported:
 
 @pytest.fixture(scope="session")
 def voc(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a small data set in VOC 2007's layout, and a run that was trained on it in ``run``."""
+    """A folder with a small data set in VOC 2007's layout. Its subfolder ``run`` has a run trained on this data set."""
 
     def make(folder: Path) -> Path:
         options = ("--epochs", 1, "--threads", 1, "--device", "cpu", "--out", folder / "run")

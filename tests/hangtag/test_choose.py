@@ -72,7 +72,7 @@ def test_the_processors_time_limits_throughput_and_p99() -> None:
     assert limits(fast, 2, rate=None).p99 == pytest.approx(0.032)  # 64 calls wait while 2000 a second are answered
     assert limits(cascade, 1, rate=None).throughput == pytest.approx(1 / (0.001 + 0.5 * 0.01))
     at_rate = limits(cascade, 2, rate=1.0)
-    # Half of the calls reach both models, which take 16 ms on one processor. A lone batch can use both processors.
+    # Half of the calls reach both models, which together take 16 ms on one processor. A lone batch can use two.
     assert at_rate.p99 == pytest.approx(0.008)
     assert [at_rate.overloaded, limits(cascade, 2, rate=400.0).overloaded] == [False, True]
 

@@ -1,4 +1,4 @@
-"""``hangtag evaluate`` refuses models that it cannot evaluate and options without effect, with a clear message."""
+"""With a clear message, ``hangtag evaluate`` refuses options without effect and models that it cannot evaluate."""
 
 import json
 import shutil

@@ -169,8 +169,8 @@ def test_what_is_not_a_number_goes_on_as_on_the_server() -> None:
 def test_the_lowest_threshold_that_is_shown_to_lose_no_more_is_chosen(
     times: int, lose: float, threshold: float
 ) -> None:
-    """At 0.705 a quarter of the samples is misclassified, and at 0.0 half. Four samples are too few to allow an
-    error."""
+    """At 0.705 a quarter of the samples is misclassified, and at 0.0 half. If one of four samples is misclassified,
+    the upper bound is 0.75, which exceeds the limit of 0.5."""
     models = [model(each.confidence.tolist(), each.right.tolist(), times) for each in (FIRST, SECOND)]
     chosen = best(curve(models), 0.0, lose)
     assert chosen is not None
@@ -178,5 +178,5 @@ def test_the_lowest_threshold_that_is_shown_to_lose_no_more_is_chosen(
 
 
 def test_if_every_threshold_loses_too_much_none_is_chosen() -> None:
-    first = model([1.0] * 4, [True, False, True, False])  # the first model is sure, so it passes on no sample
+    first = model([1.0] * 4, [True, False, True, False])  # the first model is sure, so SECOND gets no sample
     assert best(curve([first, SECOND]), 0.0, 0.001) is None
