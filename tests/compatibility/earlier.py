@@ -123,9 +123,9 @@ class Client:
         )
 
 
-_PINGS = frozenset({"--min-ping-seconds", "HANGTAG_SERVE_MIN_PING_SECONDS"})  # removed: Envoy limits connections
-# Options that were removed with `hangtag export --onnx` (now `hangtag import`), an export's page, `models verify`,
-# TensorBoard, and the distances between labels.
+_PINGS = frozenset({"--min-ping-seconds", "HANGTAG_SERVE_MIN_PING_SECONDS"})  # removed: servers answer all pings
+# These options no longer exist. Most belonged to `hangtag export --onnx` (now `hangtag import`), to an export's page,
+# to `models verify`, to TensorBoard, or to the distances between labels.
 _GONE = frozenset(
     f"{prefix}{name if prefix == '--' else name.upper().replace('-', '_')}"
     for prefix in ("--", "HANGTAG_EXPORT_")

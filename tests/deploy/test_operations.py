@@ -69,7 +69,7 @@ def test_the_proxy_protects_the_servers_and_their_callers() -> None:
     assert cluster["connection_pool_per_downstream_connection"] is True
     (limit, _) = proxy["static_resources"]["listeners"][0]["filter_chains"][0]["filters"]
     assert limit["typed_config"]["max_connections"] < ServerConfig().max_connections
-    # Outlier detection ejects a dead replica until its health checks fail, so the replica gets no calls.
+    # Outlier detection must eject a dead replica for longer than the health checks need to detect the failure.
     (check,) = cluster["health_checks"]
     seconds = {name: float(check[name].removesuffix("s")) for name in ("interval", "timeout")}
     ejection_seconds = float(cluster["outlier_detection"]["base_ejection_time"].removesuffix("s"))

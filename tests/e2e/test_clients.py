@@ -93,7 +93,7 @@ def test_tritonclient_gets_the_bits_that_our_client_gets(triton: tuple[Any, dict
     assert arrays["probabilities"].tobytes() == arrays["our probabilities"].tobytes()
     for name in ("grpc", "http_binary", "http_json", "http_by_default", "http_gzip", "http_deflate"):
         assert arrays[name].tobytes() == arrays["our logits"].tobytes(), name
-    for over in ("grpc", "http"):  # equal up to rounding, because the batches differ
+    for over in ("grpc", "http"):  # equal only up to rounding, because the batches differ
         for name in (f"{over}_concurrent", f"{over}_aio"):
             np.testing.assert_allclose(arrays[name], arrays["our logits"][:8], atol=1e-4)
 

@@ -1,8 +1,8 @@
-"""Simulates hosts on one machine, as network namespaces that are connected by cables. Tests can cut the cables.
+"""Simulates hosts on one machine, as network namespaces that are connected by cables. Tests can break a connection.
 
 The simulation needs root, unshare and nsenter (util-linux), and ip (iproute2). A cable is a pair of the kernel's
-virtual Ethernet interfaces. To cut a cable, give each end a wrong hardware address of its neighbour. Every packet is
-then lost, and neither end notices, as if the cable were cut beyond the next switch.
+virtual Ethernet interfaces. ``Cable.cut`` sets a wrong MAC address for the neighbour of each interface. Every
+packet is then lost, and neither end notices, as if the cable were cut beyond the next switch.
 """
 
 import os

@@ -45,7 +45,7 @@ def wait_for_the_share(callers: Mapping[str, Caller], healed: float) -> None:
 
 
 def now(callers: Mapping[str, Caller]) -> float:
-    """The end of the last call that has been read: a moment that separates the earlier calls from the later ones."""
+    """The end time of the latest recorded call. It separates earlier calls from later calls."""
     return max(caller.calls[-1].end for caller in callers.values())
 
 

@@ -1,7 +1,7 @@
 """A pytest plugin that records which tests run a function, or runs only chosen tests.
 
 :mod:`tests.mutants.reach` copies this file to the root of a checkout, and inserts calls of :func:`reached` into the
-checkout's product. The checkout may be older, so this file imports nothing from the tests.
+code under test. The checkout may be older, so this file imports nothing from the tests.
 """
 
 import contextlib
@@ -25,8 +25,8 @@ def reached(number: int) -> None:
     folder = os.environ.get(REACHES)
     if folder is None:
         return
-    # The current test comes from a file, because this process may have been started in an earlier test. A test may have
-    # forbidden the process to open files.
+    # Read the current test's name from a file, because this process may have been started by an earlier test. A test
+    # may have forbidden the process to open files.
     with contextlib.suppress(OSError):
         for running in Path(folder).glob(f"running.{os.environ.get('PYTEST_XDIST_WORKER', '*')}"):
             test = running.read_text()

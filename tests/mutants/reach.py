@@ -92,7 +92,8 @@ def reaches(mutants: Iterable[Mutant], checkout: Path) -> dict[int, list[str]]:
 
 
 def _probe(mutants: Iterable[Mutant], root: Path) -> None:
-    """Insert a call of ``reached`` into the function around each mutant, or into all functions if there is none."""
+    """Insert a call of ``reached`` into the function that contains a mutant. If no function contains the mutant, insert
+    a call into every function of the file."""
     probes: dict[Path, set[tuple[int, int]]] = defaultdict(set)
     for mutant in mutants:
         try:

@@ -35,7 +35,7 @@ def failure(planned: float, seconds: float, *, server: int = 1, error: str = "UN
         (failure(99.0, 1.01), True),
         (failure(100.5, 0.01), True),  # sent before the client noticed that the connection was closed
         (failure(99.0, 0.5), False),  # the call ended before the worker died
-        (failure(101.5, 0.01), False),  # long after the death, the other worker receives calls
+        (failure(101.5, 0.01), False),  # long after the worker died, another worker takes the calls
         (failure(99.0, 1.01, server=0), False),
         (failure(99.0, 1.01, error="INTERNAL"), False),
         (failure(99.0, 1.01, error="wrong answer"), False),
