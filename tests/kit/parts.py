@@ -37,10 +37,23 @@ class KeptCall(Call):
 
 
 def batcher(
-    clock: Clock, *, size: int = 4, queue: int = 100, delay: float = 0.0, instances: int = 1_000_000
+    clock: Clock,
+    *,
+    size: int = 4,
+    queue: int = 100,
+    delay: float = 0.0,
+    instances: int = 1_000_000,
+    divided: bool = False,
 ) -> Batcher:
     """A queue of calls. By default, an instance is always free."""
-    return Batcher(max_batch_size=size, max_queue_size=queue, instances=instances, max_queue_delay=delay, clock=clock)
+    return Batcher(
+        max_batch_size=size,
+        max_queue_size=queue,
+        instances=instances,
+        max_queue_delay=delay,
+        divided=divided,
+        clock=clock,
+    )
 
 
 def put(queue: Batcher, *calls: KeptCall) -> list[KeptCall]:

@@ -9,6 +9,8 @@ policy:
 2. Size and order. A batch has at most max_batch_size samples, the oldest calls first. Only calls with equal batch keys
    (same shapes except for the batch axis) share a batch; calls with other keys are skipped and keep their places. The
    first call that does not fit ends the batch, so that no later, smaller call overtakes it.
+   If several instances are free, and the measured service time shows that this is worthwhile, the queued calls are
+   divided among these instances.
 3. Delay, off by default. With max_queue_delay, a batch that is not full is held back until one of its calls has waited
    for the delay, or for half of the spare time before its deadline.
 4. Admission. ``put`` refuses a call at once after ``close`` (UnavailableError), if max_queue_size calls wait
@@ -36,6 +38,11 @@ RESERVED_SHARE = 0.2
 instance is busy, so 20 % of the time to the deadline is reserved for it. Without a reserve, nearly every answer of an
 overloaded server would come just too late (studies/bench/README.md)."""
 
+_WORTH_DIVIDING_SECONDS = 0.0005
+"""Queued calls are divided among free instances only if their batch then ends earlier by at least this time."""
+_DIVIDING_COST = 1.1
+"""Queued calls are divided only if all parts together take at most this many times as long as one batch."""
+
 _TOO_LATE = "the request was dropped: its deadline passed while it waited, or would have passed before the answer"
 
 
@@ -49,6 +56,7 @@ class Batcher:
         max_queue_size: int,
         instances: int,
         max_queue_delay: float = 0.0,
+        divided: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """``max_batch_size`` is a number of samples, and ``max_queue_size`` a number of calls. At most ``instances``
@@ -57,6 +65,7 @@ class Batcher:
         self.max_queue_size = max_queue_size
         self.instances = instances
         self.max_queue_delay = max_queue_delay
+        self._divided = divided
         self._clock = clock
         self.waiting = 0
         """Number of calls in the queue."""
@@ -211,6 +220,16 @@ class Batcher:
     def _held_until(self) -> float:
         return min(call.held_until for call in self._queue)  # fast, because fewer calls are queued than fill a batch
 
+    def _enough(self) -> int:
+        """Return the number of samples with which the next batch ends."""
+        free, queued = self.instances - len(self._computing), self.queued_samples
+        if self._divided and free > 1 and self.waiting > 1:
+            part = math.ceil(queued / free)
+            whole, divided = self._service_time.predict(queued), self._service_time.predict(part)
+            if whole - divided >= _WORTH_DIVIDING_SECONDS and free * divided <= _DIVIDING_COST * whole:
+                return min(part, self.max_batch_size)
+        return self.max_batch_size
+
     def _gather(self, late: list[Call]) -> tuple[list[Call], int]:
         """Remove the next batch from the queue, and return it with its number of samples. Append to ``late`` the calls
         that can no longer be computed in time."""
@@ -220,7 +239,8 @@ class Batcher:
         samples = 0
         earliest = math.inf  # the earliest ready_by of the batch's calls
         passed_over: list[Call] = []
-        while self._queue and samples < self.max_batch_size:
+        enough = self._enough()
+        while self._queue and samples < enough:
             call = self._queue.popleft()
             self.queued_samples -= call.samples
             ready_by, done_at = call.ready_by, now
