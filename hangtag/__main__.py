@@ -4,7 +4,7 @@ import sys
 
 
 def main() -> None:
-    """Run the command. Ctrl-C prints one line and sets the exit code 130, also while the command is being imported."""
+    """Run the command. Ctrl-C prints one line and sets the exit code 130, even while the command is being imported."""
     try:
         from hangtag.cli import main as command
     except KeyboardInterrupt:

@@ -77,7 +77,7 @@ class LazyGroup(click.Group):
     """A click group that imports a subcommand's module only to run the subcommand or to show the subcommand's help."""
 
     def invoke(self, ctx: click.Context) -> object:
-        """Run a subcommand, and show a UserError that the subcommand raises as one line, with exit code 1. After Ctrl-C
+        """Run a subcommand. If it raises a UserError, show the error in one line and exit with code 1. After Ctrl-C,
         the exit code is 130, as shells report for a process that SIGINT ended."""
         try:
             with one_line_errors():

@@ -181,7 +181,7 @@ class JsonCommand(click.Command):
         if "--json" in args[:-1]:
             at = args.index("--json")
             word = args[at + 1]
-            # In `loadtest compare --json A.json B.json`, the word is an argument: without it, B.json would be missing.
+            # In `loadtest compare --json A.json B.json`, A.json is an argument, because the command needs two files.
             _, too_many, _ = self.make_parser(ctx).parse_args([*args[:at], *args[at + 1 :]])
             is_needed = not too_many and all(argument.nargs == 1 for argument in self.params)
             is_file = word == "-" or (word.endswith(".json") and not word.startswith("-") and not is_needed)

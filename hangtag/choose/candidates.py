@@ -2,8 +2,8 @@
 
 A cascade accepts a model's answer if the highest probability in the answer is at least the threshold. Labelled samples
 determine the threshold. In this module, a sample is lost if the cascade misclassifies it although the cascade's last
-model classifies it correctly. Samples that only the cascade classifies correctly do not reduce the number of lost
-samples: a faster model is usually right about them by chance, or because its best epoch was chosen on these samples.
+model classifies it correctly. Samples that only the cascade classifies correctly are not subtracted from the lost
+samples. A faster model usually classifies them correctly by chance, or because its best epoch was chosen on them.
 """
 
 import json
@@ -49,14 +49,14 @@ class Model:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The performance of a candidate under a load: measured, or predicted as limits of what can be measured."""
+    """The performance of a candidate under a load: either measured, or predicted as the best possible value."""
 
     throughput: float = math.nan  # calls per second with 64 calls in flight, or its predicted upper limit
     p99: float = math.nan  # in seconds, at the requested rate or else with 64 calls in flight, or its lower limit
     is_predicted: bool = True
     overloaded: bool = False  # whether the server cannot answer every call at the requested rate
     problems: tuple[str, ...] = ()  # the reasons why the measurement is invalid, each as a sentence
-    doubt: str = ""  # the reason why the measurement is doubtful, if it is
+    doubt: str = ""  # the reason why the measurement is doubtful; empty if there is none
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,12 +116,12 @@ def curve(models: Sequence[Model]) -> list[Candidate]:
 
 
 def best(tried: Sequence[Candidate], accuracy: float, lose_at_most: float) -> Candidate | None:
-    """Return the candidate of a curve with the lowest threshold that reaches ``accuracy`` within ``lose_at_most``.
+    """Return the candidate with the lowest threshold that reaches ``accuracy`` and keeps to the limit ``lose_at_most``.
 
     ``lose_at_most`` limits the share of the samples that the cascade misclassifies although its last model classifies
     them correctly. The samples must show with 95 % confidence that the share is within the limit. If there are too few
     samples to show this, the share must be 0. If no candidate within the limit reaches the accuracy, return the most
-    accurate candidate within the limit, or None if there is none. With a higher threshold, more samples would go on.
+    accurate candidate within the limit, or None if there is none.
     """
     samples = len(tried[0].models[0].right)
 
@@ -206,8 +206,8 @@ def choose(
 def limits(one: Candidate, processors: int, rate: float | None) -> Outcome:
     """Return the largest throughput and the shortest p99 that the models' times permit, without a server's overhead.
 
-    The server may compute a batch that is alone with a thread on each processor. With N threads, a batch takes at least
-    an Nth of the time on one processor.
+    If no other batch is running, the server may compute a batch with one thread per processor. With N threads, a batch
+    takes at least 1/N of the time that it takes with one thread.
     """
     throughput = processors / one.cost
     alone = sum(model.alone for model, share in zip(one.models, one.reached, strict=True) if share > 0.01)

@@ -41,7 +41,7 @@ def measure(
     """Measure models of a repository.
 
     Args:
-        names: The models, as NAME (for the version that serves) or NAME@VERSION. If empty, the largest group of models
+        names: The models, as NAME (for the served version) or NAME@VERSION. If empty, the largest group of models
             in the repository that have the same signature is measured.
         chosen: Names samples on which no model was trained. By default, these are the validation images.
         option: The command-line option that names the samples, for error messages.
@@ -78,8 +78,9 @@ def measure(
     learned = {(subject.config or {}).get("data_digest") for subject in subjects.values()} - {None}
     if own is None and len(learned) > 1:
         raise EvaluationError(
-            f"{', '.join(subjects)} were not all trained on the same pictures with the same split, so one model's "
-            f"validation pictures may have trained another. With {option}, name pictures on which no model was trained."
+            f"{', '.join(subjects)} were not all trained on the same pictures with the same split, so the "
+            f"validation pictures of one model may be training pictures of another. With {option}, give pictures on "
+            "which no model was trained."
         )
     data = samples.load(next(iter(subjects.values())), chosen, "validation", option=option)
     images = data.content.images
@@ -101,7 +102,7 @@ def measure(
 
 
 def _file(repository: Path, member: str) -> ModelFile:
-    """Return the file of NAME (the version that serves) or NAME@VERSION. Raises UserError if there is none."""
+    """Return the file of NAME (the served version) or NAME@VERSION. Raises UserError if there is none."""
     name, _, version = member.partition("@")
     files = require_versions(repository, name)
     for file in files:

@@ -18,7 +18,7 @@ from hangtag.serving.loadtest.statistics.intervals import wilson
 
 HEADERS = ("", "sent on", "right", "lost", "µs", "calls/s", "p99", "lacks")
 """The headers of the table. "lost" is the number of samples that are wrong although the cascade's last model is right.
-`hangtag route tune` measures no speed, and shows only the first columns, as many as RESULTS."""
+`hangtag route tune` measures no speed, so it shows only the first RESULTS columns."""
 RESULTS = 5
 
 
@@ -65,8 +65,8 @@ def sentences(listed: Sequence[Candidate], wanted: Wanted, measured: Measured) -
         lines.append("The models' best epochs were chosen by these images, so the accuracy for other images is lower.")
     if one.is_cascade and bound(samples, 0) > wanted.lose_at_most:
         lines.append(
-            f"{samples:,} images are too few to show that at most {LOSE:.2%} are wrong although {one.models[-1].name} "
-            "is right. At least 2,995 images are needed."
+            f"{samples:,} images are too few to show that the cascade is wrong and {one.models[-1].name} is right for "
+            f"at most {LOSE:.2%} of all images. At least 2,995 images are needed."
         )
     if one.is_cascade and (rival := best_single(listed, wanted)):
         name, _, right, *_, throughput, latency, _ = cells(rival, wanted)
@@ -138,5 +138,5 @@ def _picture(candidates: Sequence[Candidate]) -> str:
 
 
 def _place(candidate: Candidate) -> tuple[float, float]:
-    """Return the coordinates of a candidate in the picture: microseconds per sample, and the accuracy."""
+    """Return the coordinates of a candidate in the chart: microseconds per sample, and the accuracy."""
     return candidate.cost * 1e6, candidate.accuracy

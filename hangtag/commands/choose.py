@@ -150,7 +150,7 @@ def tune(
 ) -> None:
     """Choose the lowest probability at which FAST's answer is accepted. Other samples go on to the next model.
 
-    The models answer the validation images of FAST's data set, or the pictures of --samples. Pictures on which a
+    The models classify the validation images of FAST's data set, or the pictures of --samples. Pictures on which a
     model's run was trained or tested are refused. The lowest threshold within --lose-at-most is written to
     <models>/NAME/route.toml, with a description of the choice. All models except for the last have this threshold. If
     the cascade takes as long as ACCURATE alone, nothing is written. A model may be given as NAME@VERSION. To serve
@@ -178,8 +178,8 @@ def tune(
     if chosen is None or chosen.cost >= last.per_sample:
         raise EvaluationError(
             f"no threshold within --lose-at-most makes the cascade faster than {last.name} alone, so no route was "
-            f"written. Serve only {last.name}, or raise --lose-at-most if a threshold in the table takes less than the "
-            f"{last.per_sample * 1e6:,.0f} µs of {last.name}."
+            f"written. Serve only {last.name}, or raise --lose-at-most if the cascade takes less than "
+            f"{last.per_sample * 1e6:,.0f} µs (the time of {last.name}) at a threshold in the table."
         )
     click.echo(
         f"Chosen: {chosen.threshold:g}. Of {report.result(chosen, measured)}. On average, the cascade takes "

@@ -66,8 +66,8 @@ def evaluate(model: str, runs: Path, json_file: str | None, credentials: Credent
     """Measure a finished run, an ONNX file, or a model of a running server by the same figures.
 
     RUN is a run's folder, the checkpoint in a run's folder, a run's name under --runs, or a network's name, which
-    stands for the network's latest finished run. FOLDER is a model in a repository, such as models/cnn, and stands for
-    the version that serves. With --server, NAME is a served model or a route. The figures of a single-label model are
+    stands for the network's latest finished run. If FOLDER is a model in a repository, such as models/cnn, its served
+    version is measured. With --server, NAME is a served model or a route. The figures of a single-label model are
     accuracy, cross-entropy, the expected calibration error, and for garments the severity of mistakes: the mean
     distance between the true and the predicted label ('Shirt' is near 'T-shirt/top' and far from 'Ankle boot'). The
     figures of a multi-label model are the share of images for which exactly the true labels are predicted, and

@@ -79,7 +79,7 @@ def details(entry: Entry, operators: Mapping[str, int] | None) -> Shown:
 
 
 def description(shown: Shown, entry: Entry | None = None) -> Table:
-    """Make the table of `hangtag models show` from a JSON object. ``entry`` is the model's; a route has none."""
+    """Make the table of `hangtag models show` from a JSON object. ``entry`` is the model's entry; None for a route."""
     if entry is not None and (signature := entry.signature) is not None:
         shown = shown | {side: "; ".join(map(str, getattr(signature, side))) for side in ("inputs", "outputs")}
         shown["image"] = str(signature.image or "")

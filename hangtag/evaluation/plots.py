@@ -35,8 +35,8 @@ def draw(result: Result, images: Images, name: str, folder: Path, *, negated: bo
 def confusion_matrix(
     counts: npt.NDArray[np.int64], labels: Sequence[str], title: str, darkest: float | None = None
 ) -> Figure:
-    """Draw counts [true, predicted] as a heat map with a pale diagonal, so that the mistakes stand out. ``darkest`` is
-    the share of a row's images that has the darkest colour; None for the largest share. If there are more than 40
+    """Draw counts [true, predicted] as a heat map with a pale diagonal, so that the mistakes stand out. The darkest
+    colour stands for ``darkest``, a share of a row's images (by default the largest). If there are more than 40
     labels, the rows are the 40 with the lowest F1, and the columns are the labels most often mistaken for these."""
     wrong = np.where(np.eye(len(labels), dtype=bool), 0, counts)
     rows = columns = [*range(len(labels))]

@@ -23,7 +23,7 @@ _FIGURES = {
     "calibration_error": ("calibration error", ".2%", "mean gap between confidence and accuracy"),
     "severity": ("severity of mistakes", ".4f", "mean distance between true and predicted label"),
     "second": ("true label second", ".2%", "of mistakes have the true label in second place"),
-    "exact_match": ("exact match", ".2%", "share of images with exactly the true labels"),
+    "exact_match": ("exact match", ".2%", "share of images for which exactly the true labels are predicted"),
     "o_precision": ("O-P", ".2%", "overall precision, over all predicted labels"),
     "o_recall": ("O-R", ".2%", "overall recall, over all true labels"),
     "o_f1": ("O-F1", ".2%", "their harmonic mean"),
@@ -36,8 +36,8 @@ _FIGURES = {
 """The name, the format and the meaning of each metric, in the order of the table."""
 _MOST_COLUMNS = 12  # labels in a confusion matrix; if there are more, the most frequent mistakes are listed
 _MOST_PAIRS = 20
-_MOST_CLASSES = 40  # rows in the table of classes, which lists those with the lowest F1
-_SHORT = 5  # characters of a label above a column of the confusion matrix
+_MOST_CLASSES = 40  # rows in the table of classes, which lists the classes with the lowest F1
+_SHORT = 5  # the number of characters of a label above a column of the confusion matrix
 
 
 def document(subject: Subject, data: Samples, result: Result) -> dict[str, Any]:

@@ -68,7 +68,7 @@ def load(
     if name is None:
         known = f"has the labels {named(subject.labels)}" if subject.labels else "names no labels"
         raise EvaluationError(
-            f"{subject.name} {known}, and does not say on which pictures it was trained. Name pictures with "
+            f"{subject.name} {known}, and does not say on which pictures it was trained. Give pictures with "
             f"{option} folder:PICTURES or {option} FILE.npz. The file needs the arrays 'images' and 'labels'."
         )
     is_own = sources.kind_of(name) is not None

@@ -159,7 +159,7 @@ def of_file(path: Path, threads: int | None = None) -> Subject:
 
 
 def of_server(model: str, address: str, version: str, timeout: float, credentials: Credentials) -> Subject:
-    """Open a model on a server that implements the Open Inference Protocol. The version "" is the version that serves.
+    """Open a model on a server that implements the Open Inference Protocol. For the version "", the server chooses one.
     ``timeout`` is the deadline of each request in seconds.
 
     Raises:

@@ -35,7 +35,7 @@ MOST_DECADES = 5
 SIZE = (4.4, 3.0)
 _STYLE: Any = {
     "svg.fonttype": "none",
-    "svg.hashsalt": "hangtag",  # a fixed salt makes matplotlib generate the same ids for the same drawing
+    "svg.hashsalt": "hangtag",  # with a fixed salt, matplotlib generates the same ids for the same drawing
     "text.parse_math": False,  # the name of a target may contain a dollar sign
     "font.size": 9,
     "text.color": INK,

@@ -20,8 +20,8 @@ class Label(NamedTuple):
     text: str
     x: float
     y: float
-    radius: float = 2.0  # of the marker
-    size: float = 9.0  # of the font
+    radius: float = 2.0  # the marker's radius
+    size: float = 9.0  # the font's size
     colour: str = INK
 
 

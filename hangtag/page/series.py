@@ -16,7 +16,7 @@ _SALT = 354
 
 
 class Look(NamedTuple):
-    colour: str  # the colour on a light background, which `drawing` replaces with ``variable``
+    colour: str  # the colour on a light background; `drawing` replaces this value with ``variable``
     variable: str  # the style sheet's variable for the colour
     marker: str  # the marker in matplotlib's notation
     sign: str  # a character that looks like the marker, for text
