@@ -10,7 +10,7 @@ DEFAULT_URL = "http://127.0.0.1:8000"
 _HOST_PORT = re.compile(r"(?P<host>\[[^\[\]\s/]+\]|[^\[\]\s/:]+):(?P<port>\d{1,5})")
 _HTTP_URL = re.compile(r"https?://(\[[^\[\]\s/]+\]|[^\[\]\s/:?#@]+)(:(?P<port>\d{1,5}))?(/[^\s?#]*)?", re.IGNORECASE)
 _ONE_SERVER = re.compile(r"^(dns:///|dns:|ipv4:|ipv6:)")  # a prefix of HOST:PORT
-# Beginnings of addresses for gRPC's name resolvers, such as dns:///hangtag.default:8001 and unix:/run/hangtag.sock.
+# URI schemes of gRPC's name resolvers, as in dns:///hangtag.default:8001 and unix:/run/hangtag.sock.
 _RESOLVED = ("dns:", "unix:", "unix-abstract:", "ipv4:", "ipv6:", "xds:")
 
 

@@ -32,8 +32,7 @@ _FORMATS = ("PNG", "JPEG", "WEBP")
 _BEGINNING = re.compile(rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff|RIFF....WEBP", re.DOTALL)
 DAMAGED = "cannot be decoded and seems damaged: "
 THUMBNAIL_EDGE = 73
-"""Before fit garment trims a photo, it scales the longer edge down to this number of pixels, the height of
-Fashion-MNIST's thumbnails."""
+"""``--fit garment`` first scales the longer edge down to this many pixels, the height of Fashion-MNIST's thumbnails."""
 BACKGROUND_TOLERANCE = 0.05 * 255
 """The least contrast between a garment and its background: 5 % of the maximum, the value of Fashion-MNIST's authors."""
 
@@ -143,7 +142,7 @@ class ImageSpec:
         """Resize an upright picture of ``channels`` channels, which may be modified, and return UINT8 pixels with this
         ``shape``.
 
-        With fit garment, ``whole`` scales down the whole picture instead of cutting out one garment, because the
+        With ``--fit garment``, ``whole`` scales down the whole picture instead of cutting out one garment, because the
         picture shows several garments, whose places and relative sizes matter.
         """
         size = (self.width, self.height)
@@ -205,7 +204,7 @@ def upright_size(picture: Image.Image) -> tuple[int, int]:
 def flattened(picture: Image.Image, channels: int) -> Image.Image:
     """Convert a picture to mode "L" or "RGB". 16-bit pixels are scaled to 8 bits, and transparent parts become white.
 
-    Row by row, a picture is converted with the same result as in one piece.
+    Converting a picture row by row gives the same result as converting the whole picture.
     """
     mode = "L" if channels == 1 else "RGB"
     if picture.mode.startswith("I"):  # 16 bits of grey, which Pillow would clip at 255 instead of scaling
@@ -217,7 +216,7 @@ def flattened(picture: Image.Image, channels: int) -> Image.Image:
 
 
 def background_of(grey: npt.NDArray[Any]) -> float:
-    """Return the tone of the background that fit garment assumes: the median of a photo's corners."""
+    """Return the background tone that ``--fit garment`` assumes: the median of a photo's corners."""
     return float(np.median([grey[0, 0], grey[0, -1], grey[-1, 0], grey[-1, -1]]))
 
 

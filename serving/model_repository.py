@@ -185,7 +185,7 @@ def require_inside(file: Path, folder: Path) -> None:
     try:
         place = file.resolve()
         inside = any(place.is_relative_to(root.resolve()) for root in (folder, folder.parent))
-    except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle
+    except (OSError, RuntimeError) as error:  # RuntimeError: a symlink loop
         raise ModelRepositoryError(f"{file} cannot be read: {error}") from error
     if not inside:
         raise ModelRepositoryError(

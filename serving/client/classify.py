@@ -221,7 +221,7 @@ def _verdict(answers: Sequence[Classification]) -> str:
 
 
 def _set(answer: Classification) -> str:
-    """Say how many labels a multi-label model predicts, and how probable it is that this set is right."""
+    """Say how many labels a multi-label model predicts, and how probable it is that exactly these are right."""
     if answer.task != "multi_label":
         return ""
     whole = "" if answer.path_probability is None else f"; {answer.path_probability:.2%} for the whole set"

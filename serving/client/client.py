@@ -49,7 +49,7 @@ class Client:
     Close the client with ``close``, or use it in a ``with`` block. Every method raises ClientError if its call fails.
     If an argument cannot be sent, this ClientError is also a TypeError and a ValueError. Every method raises
     CredentialsError if ``token_file`` can no longer be read. A client that was used before a fork raises RuntimeError
-    in the new process. Do not fork during a call over gRPC: gRPC may then stop the new process, or never continue it.
+    in the new process. Do not fork during a gRPC call: gRPC may then abort or hang the new process.
 
     Args:
         address: HOST:PORT of the server's gRPC port, or http://HOST:PORT (https:// with TLS) of its HTTP port. For
@@ -126,7 +126,8 @@ class Client:
         raises an exception, it is re-raised here, after the outcomes of all earlier images.
 
         Args:
-            images: as for ``classify``, like the other arguments; a generator may produce them one by one.
+            images: as for ``classify``; a generator may produce them one by one.
+            model, version, top_k: as for ``classify``.
             timeout: the deadline of the whole stream in seconds; None for no deadline.
 
         Yields:
@@ -173,7 +174,7 @@ class Client:
 
 
 class AsyncClient(Calls):
-    """A client of one server for asyncio, over one channel. The tasks of one event loop may share a client.
+    """An asyncio client of one server, over one channel. The tasks of one event loop may share a client.
 
     ``AsyncClient`` has the same constructor and the same methods as ``Client``, with the same arguments, answers and
     exceptions. The examples of the inherited methods call ``Client``; await the same methods of ``AsyncClient``. Over

@@ -51,7 +51,7 @@ def expand(path: Path) -> tuple[list[Path], int]:
 
 
 def read(path: Path) -> bytes:
-    """Return the bytes of a file, which the server checks. Raises OSError, and UserError if the file is empty."""
+    """Return the bytes of a file. The server checks them. Raises OSError, and UserError if the file is empty."""
     data = sys.stdin.buffer.read() if path == STANDARD_INPUT else path.read_bytes()
     if not data:
         raise UserError("standard input was empty" if path == STANDARD_INPUT else "the file is empty (0 bytes)")

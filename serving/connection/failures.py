@@ -165,8 +165,8 @@ def _with_tls(address: str, endpoint: tuple[str, int], credentials: Credentials)
                         f"the port at {address} speaks TLS, but not gRPC: give --server the gRPC port, or write "
                         f"https://{address} to call it over HTTP"
                     )
-                # A server that does not accept the client's certificate sends a TLS alert. A server that uses the gRPC
-                # library only closes the connection, as it also does if an https:// address names its port.
+                # A server that refuses the client's certificate sends a TLS alert. The gRPC library closes the
+                # connection without an alert; it also closes the connection if an https:// address has the gRPC port.
                 if secured.recv(1) or url:
                     return ""
                 reason = "it closes the connection after the handshake"

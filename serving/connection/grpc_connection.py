@@ -21,8 +21,8 @@ from hangtag.serving.credentials import Credentials
 # gRPC ends a cancelled call by resetting its stream. If more than 20 streams are reset before a server has accepted
 # them, hangtag's native transport assumes a rapid reset attack (CVE-2023-44487), and ends the connection with all its
 # calls. So the client resets a call no earlier than _ACCEPTED_SECONDS after its beginning. By then, a working server
-# has accepted it. The server accepts a call above its limit on streams only when another call ends, so the client also
-# waits _BETWEEN_RESETS seconds between two resets.
+# has accepted it. If a server's limit on streams is reached, it accepts a call only when another call ends. So the
+# client also waits _BETWEEN_RESETS seconds between two resets.
 _ACCEPTED_SECONDS = 0.1
 _BETWEEN_RESETS = 0.001
 _END: Any = object()
@@ -90,7 +90,7 @@ class _Channel:
         self._require_process()
 
     def _require_process(self) -> None:
-        # If a call was in flight during the fork, calls in the new process could wait without end or abort it.
+        # If a call was in flight during the fork, a call in the new process could hang or abort the process.
         if self._process != os.getpid():
             raise RuntimeError("this client belongs to another process; create one for each")
 

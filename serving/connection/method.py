@@ -32,7 +32,7 @@ class Method(Generic[Response]):
 
 
 def keep_costs(response: Any, metadata: Iterable[tuple[str, str | bytes]]) -> None:
-    """Copy a ModelInfer response's metadata (over HTTP, headers) ``hangtag-*`` into the response's parameters.
+    """Copy the ``hangtag-*`` metadata (over HTTP, headers) of a ModelInfer response into the response's parameters.
 
     The metadata says which models answered, and how long the answer took. In a stream, the server sets the parameters.
     """

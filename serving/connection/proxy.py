@@ -36,7 +36,7 @@ def proxy_of(address: str) -> tuple[str, str]:
 
 
 def _grpc_exempts(host: str, entries: str) -> bool:
-    """Return whether gRPC uses no proxy for a host: an entry is an ending of its name, or a network of its address."""
+    """Return whether gRPC uses no proxy for a host: it ends with an entry, or is an address in an entry's network."""
     for entry in map(str.strip, entries.lower().split(",")):
         with suppress(ValueError):  # the host is not an IP address, or the entry is not a network
             if ipaddress.ip_address(host) in ipaddress.ip_network(entry, strict=False):

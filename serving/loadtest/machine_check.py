@@ -91,7 +91,7 @@ def _own_seconds(servers: Iterable[int]) -> float:
 
 
 def describe() -> dict[str, str]:
-    """Describe this machine and the installed versions as values by label."""
+    """Return a label and a value for each property of this machine, and for the version of each package."""
     return {
         "CPU": cpu_model(),
         "CPUs usable": f"{len(os.sched_getaffinity(0))} of {os.cpu_count()}",

@@ -72,7 +72,7 @@ def pull(url: str, folder: Path, *, replace: bool, report: Report) -> None:
                 store.fetch(file, new / file.path)
             theirs, mine = (local_parts(root, {*map(model_of, stored)}) for root in (new, folder))
             pulled = [part for part in theirs if mine.get(part) != theirs[part]]
-            # ``mine`` does not contain a folder without model.onnx, but its files would be lost too.
+            # ``mine`` omits a folder without model.onnx, but pulling would delete the files in that folder.
             removed = [part for part in pulled if (folder / part).is_dir()]
             if removed and not replace:
                 raise _refusal(removed, f"{folder} has different content for", "pull into another folder")

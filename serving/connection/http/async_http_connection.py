@@ -113,8 +113,8 @@ class AsyncHttpConnection:
                         request = asyncio.ensure_future(anext(requests, _END))
                 if begun and begun[0].done():
                     yield begun.popleft().result()
-            request.result()  # raises an exception of ``requests`` after the answers to all earlier requests
-        finally:  # the caller may have stopped reading
+            request.result()  # re-raises an exception of ``requests``, after all earlier answers
+        finally:  # the caller may have stopped reading the answers
             for each in (request, *begun):
                 each.cancel()
             await asyncio.gather(request, *begun, return_exceptions=True)

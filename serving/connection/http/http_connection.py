@@ -123,7 +123,7 @@ async def _awaited(awaitable: Awaitable[Result]) -> Result:
 
 
 async def _taken(requests: Iterable[Message], raised: list[BaseException]) -> AsyncGenerator[Message, None]:
-    """Yield the requests of an iterable that may block. A thread reads each request when the stream can send one more.
+    """Yield the requests of an iterable that may block. A thread reads one request each time the stream asks for one.
     If the iterable raises an exception, it is appended to ``raised``, and the requests end."""
     wanted: queue.SimpleQueue[Future[Any] | None] = queue.SimpleQueue()
 

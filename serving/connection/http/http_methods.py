@@ -181,7 +181,7 @@ def _compare_response(answer: HttpAnswer, request: classifier_pb2.CompareRequest
 
 
 def _is_comparison(answer: HttpAnswer, request: classifier_pb2.CompareRequest) -> bool:
-    """Return whether an answer has an outcome for each model. For a single model, an error may be the outcome."""
+    """Return whether an answer has each model's outcome. The outcome of a single requested model may be an error."""
     failed = len(request.models) == 1 and answer.error and answer.code not in _OF_THE_CALL
     return answer.status == 200 or bool(failed)
 

@@ -1,4 +1,4 @@
-"""Answers a load test of several targets in three lines: which target to choose, by how much, and how sure that is."""
+"""Says in three lines which target of a load test to choose, by how much it is better, and how sure that is."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -26,8 +26,8 @@ def answer(results: Results) -> Answer | None:
 
     The targets are compared by their peaks if peaks were searched for, else by p99 under the common load (in the
     offline scenario by throughput), and by accuracy if it was measured. A difference counts only if the 95 % confidence
-    intervals show it. All three sentences are about the same two targets: the recommended target and the next best, or
-    the fast and the accurate target if no target is both.
+    intervals show it. All three sentences are about the same two targets: the recommended target and the next best. If
+    the fastest target is not the most accurate, they are about the fastest and the most accurate.
     """
     names = results.scenario.names
     if len(names) < 2:
@@ -95,8 +95,8 @@ def _by_peak(results: Results) -> Answer:
 def common_load(results: Results) -> Load | None:
     """Return the load by which the targets are compared: the load with the most VALID runs, or None if there is none.
 
-    If several loads have the most VALID runs, the result is the lightest open loop of these loads, because an open loop
-    is most similar to real use. If none of these loads is an open loop, the result is the lightest closed loop.
+    If several loads tie, return the lightest open loop among them, because an open loop is most similar to real use. If
+    all of them are closed loops, return the lightest.
     """
     answered = Counter(run.load for run in results.runs if run.valid and run.total.latency)
     best = [load for load in results.loads if answered[load] == max(answered.values(), default=-1)]
@@ -104,8 +104,8 @@ def common_load(results: Results) -> Load | None:
 
 
 class Front:
-    """Compares the targets with a VALID run under the common load by p99 or by throughput, and by accuracy if every
-    target has an accuracy. A target counts as better only if the 95 % interval of the difference does not contain zero.
+    """Compares p99 or throughput, and accuracy if every target has one. Targets without a VALID run under the common
+    load are left out. A target counts as better only if the 95 % interval of the difference does not contain zero.
 
     Attributes:
         load: The common load; None if there is no VALID run.

@@ -126,7 +126,7 @@ def _phrase(subject: str, ratio: Interval, baseline: str) -> str:
 
 @dataclass(frozen=True)
 class SavedComparison:
-    """The comparison of two saved tests, for each target and load that both have, and the content of its JSON file."""
+    """The comparison of two saved tests for each target and load that both have. It is stored as a JSON file."""
 
     before: SavedResults = stored()
     after: SavedResults = stored()

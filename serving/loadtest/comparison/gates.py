@@ -54,7 +54,7 @@ class Figure:
         return self.load is None or self.load.strip() in (str(load), str(load).split(" ")[0])
 
     def values(self, results: SavedResults) -> dict[Load | None, float]:
-        """Return the metric's value under each load. The load of a metric for the whole test is None.
+        """Return the metric's value under each load. If the metric is of the whole test, the only key is None.
 
         A missing value is NaN. The value of a baseline's INVALID run is NaN too, because such a baseline could hide a
         regression.
@@ -90,7 +90,7 @@ class Gate:
 
     @property
     def needs_common_load(self) -> bool:
-        """Whether each run is compared with the run of the baseline or of another target under the same load."""
+        """Whether each run is compared with the baseline or with another target under the same load."""
         other = self.against
         if other is None or self.figure.is_single or other.is_single:
             return False

@@ -108,7 +108,7 @@ class BlockResult:
 
     @classmethod
     def from_processes(cls, parts: Sequence["BlockResult"], limits: Limits) -> "BlockResult":
-        """Combine the results of the processes that issued one block. `limits` are the limits of the whole block."""
+        """Combine the results of all processes for one block. `limits` are the limits of the whole block."""
         duration = max(part.duration for part in parts)
         reached = limits.reached(duration, sum(part.queries for part in parts))
         return combined(

@@ -22,7 +22,7 @@ class SharedCounts:
     `end`.
 
     Attributes:
-        completed: The number of queries of the block that each process has completed.
+        completed: For each process, how many queries of the block it has completed.
         end: The time on the monotonic clock at which the block's measuring ended; 0 while measuring continues.
         stopped: Whether the test was stopped, so that the current block and all later blocks end at once.
     """
@@ -164,9 +164,9 @@ UNAVAILABLE_PAUSE = 0.01
 # While answers arrive, the limits are checked at least once in this many seconds, because another process may have
 # ended the block.
 CHECK_INTERVAL = 0.002
-# If a channel's thread takes an answer at most this many seconds after it has handled the previous answer, the new
-# answer was already there, and the thread did not sleep. In measurements, the gap was 4 to 15 µs if the answer was
-# already there, and at least 60 µs if the thread had slept.
+# If a channel's thread takes an answer at most this many seconds after it has handled the previous answer, the program
+# assumes that the thread did not sleep. In measurements, the gap was 4 to 15 µs if the answer was already there, and at
+# least 60 µs if the thread had slept.
 IDLE = 30e-6
 
 

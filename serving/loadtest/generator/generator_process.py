@@ -1,4 +1,4 @@
-"""Runs the generator's processes, which own channels and requests, run one block at a time, and time their threads."""
+"""Runs the generator processes. Each owns channels and requests, sends one block at a time, and times its threads."""
 
 import gc
 import itertools
@@ -67,8 +67,8 @@ def busy_seconds() -> dict[str, float]:
 
 
 def serve(connection: Connection, pools: Mapping[str, RequestPool], share: Share) -> None:
-    """Connect to the targets' servers, then run blocks until the connection's other end closes. This function is a
-    generator process's whole work. `pools` has the requests by target."""
+    """Connect to the targets' servers, then execute each block that arrives on `connection`, until its other end is
+    closed. This function is a generator process's whole work. `pools` has the requests by target."""
     # Ctrl-C reaches all processes of the group, but only the reporting process decides whether to stop.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -190,7 +190,7 @@ def connected(
             process = context.Process(target=serve, args=(child_end, pools, share), daemon=True)
             process.start()
             generators.processes[connection] = process
-            child_end.close()  # Now only the process holds this end of the pipe, which closes when the process ends.
+            child_end.close()  # Now only the child has this end open, so the pipe closes when the child ends.
         generators.receive(lambda _: None, START_TIMEOUT)
         yield generators
     finally:

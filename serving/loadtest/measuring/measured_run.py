@@ -27,8 +27,8 @@ BUSY_CPUS = 0.9
 # If the generator takes less than this share of the CPUs, its effect on the throughput is smaller than the variation
 # between most measurements.
 SMALL_CPU_SHARE = 0.05
-# If other programs take this share of the CPUs, a server that needs all CPUs loses an equal share of its throughput,
-# which is twice the variation between most measurements.
+# If other programs take this share of the CPU time, a server that needs all CPUs loses the same share of throughput.
+# Such a loss is twice the variation between most measurements.
 DOUBTFUL_SHARE = 0.1
 
 
@@ -44,7 +44,7 @@ class Run:
     planned_blocks: int = stored("The planned number of blocks. A run with fewer blocks is INVALID.", default=1)
     percentile: float = stored("The percentile that must meet the target latency, such as 99.", default=99.0)
     target_latency: float | None = stored("The latency in seconds that the percentile must meet.", default=None)
-    judged: bool = stored("Whether the percentile judges the run, which then needs enough queries.", default=False)
+    judged: bool = stored("Whether too few queries for the percentile make the run INVALID.", default=False)
     restarted: bool = stored("Whether the server restarted during the run.", default=False)
     counted_in_part: bool = stored("Whether the server counted fewer queries than were answered.", default=False)
     generator_ceiling: float | None = stored("Always null, because it is no longer measured.", default=None)
@@ -161,7 +161,7 @@ class Run:
         needed = samples_needed(0, self.percentile)
         if self.total.queries >= needed:
             return ""
-        # A judged run has a sufficient minimum query count, so only --max-duration can have ended the run too early.
+        # If `judged` is set, --min-query-count is sufficient, so only --max-duration can have ended the run too early.
         setting = "--max-duration" if self.judged else "--min-query-count"
         return (
             f"too few queries to judge a p{self.percentile:g} with 99 % confidence, which needs {needed:,} "

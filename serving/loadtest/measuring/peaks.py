@@ -29,7 +29,7 @@ def peak_search(first: float, lowest: float = LOWEST_RATE) -> Generator[float, b
     lowest = _three_digits(min(lowest, MAX_RATE))
     low: float | None = None  # The highest rate that met the target latency.
     high: float | None = None  # The lowest rate that missed the target latency.
-    step = 2.0  # The factor between two rates, until one rate has met and another has missed the target.
+    step = 2.0  # While `low` is None, the last rate is divided by this.
     rate = _three_digits(min(max(first, lowest), MAX_RATE))
     while True:
         is_confirmation, kept = rate == low, (yield rate)

@@ -82,11 +82,11 @@ class Block:
     warm_up: float  # The seconds before measuring starts.
     seed: int
     round: int  # Distinguishes the schedules of blocks with the same seed.
-    start: float = 0.0  # On the monotonic clock that all processes of a machine share; 0 for now.
+    start: float = 0.0  # A time on the monotonic clock that all processes of a machine share; 0 means now.
 
 
 def sort_key(load: Load) -> tuple[bool, float]:
-    """Return a key that sorts closed loops by concurrency before open loops by rate."""
+    """Return a sort key: first the closed loops, by concurrency, then the open loops, by rate."""
     return not isinstance(load, ClosedLoop), load.concurrency if isinstance(load, ClosedLoop) else load.rate
 
 

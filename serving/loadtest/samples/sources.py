@@ -139,8 +139,8 @@ def read_npz(description: Description, file: Path, batch_size: int) -> Samples:
     are_labels = labels is None or (labels.ndim == 1 and labels.dtype.kind in "iuU")
     if len(lengths) != 1 or lengths & {(), (0,)} or not are_labels:
         raise LoadTestError(
-            f"{file} must have the same number of samples for each input, at least 1, and in 'labels' a whole number "
-            f"or a name for each sample, but has {shown}"
+            f"{file} must have at least one sample, and the same number of samples for each input. 'labels' is "
+            f"optional, and must have a whole number or a name for each sample. The file has {shown}"
         )
     if labels is not None and labels.dtype.kind == "U":
         labels = numbers_of(labels.tolist(), description, file)

@@ -28,7 +28,7 @@ _FIGURES = {"p50": 50.0, "p90": 90.0, "p95": 95.0, "p99": 99.0, "p999": 99.9, "m
 
 
 class Durations(TypedDict):
-    """The document of a histogram, in seconds. The field `histogram` contains the whole distribution."""
+    """A histogram as a JSON document, in seconds. The field `histogram` contains the whole distribution."""
 
     count: int
     p50: NullForNan
@@ -69,8 +69,8 @@ class DurationHistogram:
     def record(self, durations: npt.NDArray[np.float64]) -> None:
         """Add durations [queries] in seconds. A duration out of range is replaced with the nearest duration in
         range."""
-        # Calls of hdrh's record_value would hold the interpreter lock many times longer, and so delay the sending
-        # threads. np.searchsorted is faster if the durations are sorted.
+        # A loop over hdrh's record_value would hold the interpreter lock many times longer than this code, and delay
+        # the sending threads. The durations are sorted, because np.searchsorted is then faster.
         rounded = np.sort(np.clip(np.rint(durations * 1e6), *_RANGE[:2]).astype(np.int64))
         np.add.at(self.counts, np.searchsorted(_BOUNDS, rounded), 1)
 
@@ -111,7 +111,7 @@ class DurationHistogram:
         return int(self.counts.sum())
 
 
-# The type of a dataclass field with a histogram, which is stored as its JSON document.
+# The type of a dataclass field that holds a histogram. The field is stored as the histogram's JSON document.
 StoredHistogram = Annotated[
     DurationHistogram,
     PlainValidator(lambda document: DurationHistogram.decoded(document["histogram"].encode())),
