@@ -32,7 +32,7 @@ Package = tuple[str, str]
 
 
 class AdvisoriesError(Exception):
-    """The advisories or the locks cannot be read, or the advisories do not cover the locks."""
+    """The advisories or the lock files cannot be read, or a locked package is not in the pinned copy."""
 
 
 @dataclass(frozen=True)

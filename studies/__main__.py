@@ -8,7 +8,7 @@ from studies.catalog import EXPERIMENTS, Experiment
 
 
 class ExperimentGroup(click.Group):
-    """Has the command `run` of an experiment, whose module is imported only when the command is used."""
+    """A group with the command `run` of an experiment. The experiment's module is imported only when `run` is used."""
 
     def __init__(self, name: str, experiment: Experiment) -> None:
         text = f"{experiment.question}\n\nA run takes {experiment.cost}."

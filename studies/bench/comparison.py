@@ -29,7 +29,7 @@ class Comparison:
         loads: Each load and its description. Only closed loops have a row in the table of loads.
         goals: The goals to reach.
         packages: The packages whose versions are recorded.
-        models: The models that the loads call, as the tables name them.
+        models: The names of the models that are called.
     """
 
     name: str
@@ -181,7 +181,7 @@ def others_sentence(rounds: Sequence[Round]) -> str:
 
 
 def middle(rounds: Sequence[Round], system: str, model: str | None, load: str, name: str) -> str:
-    """Return the median of a figure with at least three digits, or an empty text if the figure is unknown."""
+    """Return the median of a figure, formatted with at least three digits; empty if the figure is unknown."""
     if not (values := figures(rounds, system, model, load, name)):
         return ""
     value = statistics.median(values)

@@ -19,7 +19,7 @@ UNITS = {
     "kept_mb": "memory kept, MB",
     "pss_mb": "PSS, MB",
     "seconds_to_ready": "ready in, s",
-    "points_below": "accuracy below that of the file in FP32, points",
+    "points_below": "accuracy loss against the FP32 file, percentage points",
     "deviations": "deviation from the shares, in standard deviations",
 }
 """Figure -> its name and unit for a reader."""
@@ -34,8 +34,7 @@ class Goal:
         load: The load's name.
         figure: The figure's key in UNITS.
         bound: The limit for the figure or, if there is a `reference`, for the ratio of the figures.
-        reference: The system to which `system` is compared in each round: the goal is for the ratio of their figures.
-            The figure of `bare` is always the one for batches.
+        reference: The system to which `system` is compared in each round. The figure of `bare` is that for batches.
         system: The system that should reach the goal.
     """
 

@@ -93,7 +93,7 @@ def post(url: str, body: bytes, headers: Sequence[str], load: Load, *options: st
         options: Further options of h2load, such as ``--h1`` for HTTP/1.1.
 
     Raises:
-        click.ClickException: a request got no answer, or another status than 200 to 399.
+        click.ClickException: a request got no answer, or a status outside 200 to 399.
     """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

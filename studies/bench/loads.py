@@ -36,8 +36,8 @@ LOADS: Mapping[str, str] = {
 
 DEADLINE = 0.5
 OVERLOAD = 10
-OVERLOAD_STREAMS = 100  # in total, more calls are in flight than the server queues and computes
-BOUND_MS = 15.0  # the limit for the 99th percentile in MLPerf's server scenario for ResNet-50
+OVERLOAD_STREAMS = 100  # more calls are in flight than the server can queue and compute
+BOUND_MS = 15.0  # MLPerf's limit for the 99th percentile of ResNet-50 in the server scenario
 SHARES = tuple(percent / 100 for percent in range(20, 100, 5))
 
 
@@ -47,7 +47,7 @@ def over_grpc(server: Served, model: str) -> Send:
 
 
 def closed_loop(name: str) -> Load:
-    """Return the closed loop with this name. The caller sets its number of calls."""
+    """Return the closed loop with this name. The caller sets the number of calls."""
     if name == "batch":
         return Load(1, clients=2, samples=SAMPLES)
     number = int(name)
@@ -56,7 +56,7 @@ def closed_loop(name: str) -> Load:
 
 
 def closed(server: Served, send: Send, shape: Load, seconds: float, model: str | None = None) -> Figures:
-    """Measure samples a second and the latency in a closed loop.
+    """Measure the throughput and the latency in a closed loop.
 
     Args:
         server: The server.

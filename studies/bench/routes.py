@@ -124,8 +124,8 @@ class _Bench:
     def shadow(self, turns: Turns) -> None:
         """Measure PRIMARY at half of its peak rate in three runs: alone, with a shadow, and alone with more calls.
 
-        The third run has so many more calls that the server takes as much processor time as in the run with a shadow.
-        Its latency shows the effect of this processor time alone, because there is no shadow.
+        In the third run, the additional calls take as much processor time as the shadow takes in the second run. The
+        latency of the third run shows the effect of this processor time alone, because there is no shadow.
         """
         peak = self.load(PLAIN, self.seconds, "--concurrency", "64")["samples_per_s"]
         rate, seconds = HALF * peak, _OPEN_LOOP * self.seconds

@@ -41,7 +41,7 @@ BATCH_SIZES = (1, 64)
 THREADS = 1
 _LEAST_TURNS, _MOST_TURNS = 7, 200
 _SECONDS = 2.0
-"""The time limit in seconds for each batch size. After it, turns begin only until there are _LEAST_TURNS."""
+"""The time limit in seconds for each batch size. After it, a turn begins only if there were fewer than _LEAST_TURNS."""
 _TURN_MS = 5.0
 """A turn ends when its measured batches have taken this many milliseconds."""
 TIMINGS = ("eager", "compile")

@@ -96,7 +96,7 @@ class Answers:
         cascade.
 
         Raises:
-            WrongAnswerError: If the number or the order of the labels is wrong, or if a probability differs.
+            WrongAnswerError: The number or the order of the labels is wrong, or a probability differs.
         """
         answered = FAST if answer.unsure and model == ROUTE else model
         probabilities = self.outputs[answered]["probabilities"][image]

@@ -75,7 +75,7 @@ FIGURES = ("rss_mb", "fds", "threads")
 
 
 def repository(models: Path) -> AbstractContextManager[Path]:
-    """Yield a repository with everything that the load calls: MODELS, ROUTE, a split, and a route with a shadow.
+    """Yield a repository for the load test: MODELS, ROUTE, a split, and a route with a shadow.
 
     Raises:
         click.ClickException: A model or the route is missing.

@@ -28,8 +28,8 @@ _COMPARED = 600.0
 _SHOWN = 10
 """The number of failures that are listed with their messages."""
 _BEFORE, _AFTER = 0.2, 1.0
-"""Tolerances in seconds: a kill may explain a call that ended at most _BEFORE before the kill, because clocks are
-inexact, or began at most _AFTER after it, because the kernel closes the sockets of a killed process late."""
+"""Tolerances in seconds. A failed call is attributed to a kill if it ended at most _BEFORE before the kill (clocks are
+inexact) or began at most _AFTER after the kill (the kernel closes a killed process's sockets late)."""
 
 Parts = tuple[tuple[float, float], tuple[float, float]]
 """The start and the end, in seconds, of the first part of the run, and of the last part."""
