@@ -27,7 +27,7 @@ class Limits:
     """The supervisor gives up after this many replacements in a row that ended before they listened."""
 
     shadow_share_of_time: float = 0.1
-    """The largest share of the time that may be spent on computing copies of requests for a route's shadow."""
+    """The largest share of the time in which a route's shadow may compute copies of requests."""
 
     max_streams: int = 1000
     """The maximum number of open inference streams over gRPC. A stream's requests and answers may take about as much

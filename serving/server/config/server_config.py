@@ -37,8 +37,8 @@ class ServerConfig(Settings):
     """The store's URL from --models; ``models`` is then the folder of the store's local copy. The URL may contain a
     password, so the settings' repr does not show the URL."""
     behind: Path | None = None
-    """The folder of the Unix sockets on which a server behind Envoy listens instead of its ports. Operators cannot set
-    this folder, to which only this user may have access."""
+    """The folder of the Unix sockets on which a server behind Envoy listens instead of its ports. No option sets this
+    folder. Only the server's own user may have access to it."""
 
     def __post_init__(self) -> None:
         for declared, problem in problems(self):
@@ -77,7 +77,7 @@ class ServerConfig(Settings):
 
     @property
     def instance_count(self) -> int:
-        """The number of instances. By default two on at least two CPUs: one computes, the other gathers a batch."""
+        """The number of instances. With two or more CPUs, the default is 2: one computes while one gathers a batch."""
         return self.instances or min(2, usable_cpus())
 
     @property
@@ -121,8 +121,8 @@ class ServerConfig(Settings):
         """What other machines could do to a server with these settings. Empty if it listens only on loopback."""
         if self.is_loopback:
             return ()
-        callers = () if self.token_file or self.tls_client_ca else ("anybody may call (set --token-file)",)
-        readers = () if self.tls_cert else ("anybody on the network can read all data (set --tls-cert and --tls-key)",)
+        callers = () if self.token_file or self.tls_client_ca else ("anybody may call (--token-file prevents this)",)
+        readers = () if self.tls_cert else ("anybody can read all traffic (--tls-cert and --tls-key prevent this)",)
         return callers + readers
 
 

@@ -11,8 +11,8 @@ _PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
-    # A signal to the whole process group, such as Ctrl-C, is meant for the server. Envoy ignores the signal, because
-    # Envoy still passes on the last calls.
+    # A signal to the whole process group, such as Ctrl-C, is meant for the server. The signal is blocked here, because
+    # Envoy must still pass on the last calls.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     if sys.platform == "linux":
         # The kernel ends Envoy when the thread that started this process ends, even if the server is killed.

@@ -31,7 +31,7 @@ def run(config: ServerConfig) -> None:
     store = None
     if config.store:
         config, store = _follow_store(config)
-    kept = config.load_model if config.max_loaded_mib else ()  # otherwise, an unknown name is an error
+    kept = config.load_model if config.max_loaded_mib else ()  # without this option, an unknown name is an error
     # `names` raises ModelRepositoryError if there is no model repository
     unknown = sorted({*dict(config.model_max_batch_size), *kept} - {*names(config.models)})
     if unknown:
@@ -67,8 +67,8 @@ def run(config: ServerConfig) -> None:
 
 def _follow_store(config: ServerConfig) -> tuple[ServerConfig, StoreState]:
     """Update the local copy of a model store. Unless --model-control is none, a thread then updates the copy every
-    --poll-seconds. Return the settings, in which ``models`` is the copy's folder, and a state, which each update
-    changes. Raises StoreError if there is no model, or the store cannot be read and no earlier copy is complete."""
+    --poll-seconds. Return the settings with the copy's folder as ``models``, and the state that each update changes.
+    Raises StoreError if there is no model, or the store cannot be read and no earlier copy is complete."""
     # Imported here and not above, because only a server with a model store needs it.
     from hangtag.serving.stores.mirror import Mirror
     from hangtag.serving.stores.store import Store, shown

@@ -54,7 +54,7 @@ class Server:
         Args:
             versions: The versions to serve for each model, instead of the latest.
             wrap_control: Receives the `Control` of this process's models, and returns the `Control` that clients use.
-                In a worker, the returned object controls all workers. By default, clients control only this process.
+                In a worker, this `Control` is for all workers. By default, clients control only this process's models.
             runtimes: Loads a model file; called like the constructor of Runtime.
             store: The state of the local copy of the model store, if the models come from a store.
 

@@ -128,12 +128,12 @@ class Supervisor:
         self._check_workers()
 
     def state(self) -> ServerState:
-        """The state of all workers together. Counters of versions that still serve include those of ended workers."""
+        """The state of all workers together. The counters of a served version include the counts of ended workers."""
         with self._changed:
             workers = [worker for worker in self._workers.values() if worker.listening]
         answers = {worker.begin("state"): worker for worker in workers}
         answered = wait(answers, self._config.limits.worker_answer_seconds).done
-        with self._changed:  # so that the counts of a worker that ends now are not also among those of ended workers
+        with self._changed:  # a worker that ends now must not be counted twice, as running and as ended
             for answer in answered:
                 answers[answer].take_state(answer)
             running = sum((worker.state for worker in workers), ServerState())
@@ -211,7 +211,7 @@ class Supervisor:
             self._changed.notify_all()
 
     def _check_workers(self) -> None:
-        """Record the versions that serve, for workers that start later, and kill workers that hang."""
+        """Record the served versions, for workers that start later, and kill workers that hang."""
         served: dict[str, list[int]] = {}
         for version in self.state().versions:
             if version.state == READY:
@@ -219,7 +219,7 @@ class Supervisor:
         if self.workers().running:
             self._served_versions = {name: tuple(versions) for name, versions in served.items()}
         for worker in self._running_workers():
-            if not worker.listening:  # loading may take long, but a worker that loads still answers
+            if not worker.listening:  # a worker answers even while it loads models
                 worker.begin("state").add_done_callback(worker.take_state)
             if time.monotonic() - worker.last_answer > self._config.limits.worker_hang_seconds:
                 log.warning("worker hangs; it is replaced", worker=worker.number, pid=worker.pid)

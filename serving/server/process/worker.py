@@ -98,7 +98,7 @@ class StopReasons(queue.SimpleQueue[str]):
 
     def wait(self, failure: Callable[[], str] = lambda: "") -> str:
         """Wait for the first reason and return it. Meanwhile, log when no more files can be opened. ``failure`` returns
-        why the server no longer serves, which this method raises as a StartError, or "" while the server serves."""
+        why the server has failed, or "" while the server works. A failure is raised as a StartError."""
         exhausted = False
         # Python runs signal handlers in the main thread only. If the kernel delivers the signal to another thread, a
         # wait without a timeout would never return, so the main thread wakes up now and then.

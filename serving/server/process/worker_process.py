@@ -23,7 +23,7 @@ _PAUSE_SECONDS = 0.001
 
 
 class WorkerProcess(Peer):
-    """A worker process, which the constructor starts. `worker.main` has the functions that it answers."""
+    """A worker process, which the constructor starts. The functions that it offers are in `worker.main`."""
 
     def __init__(self, number: int, config: ServerConfig, versions: Mapping[str, tuple[int, ...]]) -> None:
         """Start the process. Raises StartError if the system allows no further process or file. A worker's replacement
@@ -97,8 +97,8 @@ class Changes:
     def make(self, change: Literal["load", "unload"], name: str) -> None:
         """Let one worker try a change. If the change succeeds, the other workers repeat it or are replaced.
 
-        A stopping worker cannot make a change, and a worker without the model cannot unload the model, for example
-        because the model's folder was gone when the worker started.
+        A worker that is stopping cannot make a change. A worker cannot unload a model that it lacks, for example if the
+        model's folder was gone when the worker started.
 
         Raises:
             ControlError: No worker runs, or the first worker ended or could not make the change. Nothing has changed.

@@ -84,7 +84,7 @@ def test_what_is_dangerous_or_names_nothing_is_a_warning(models: Path) -> None:
         server.wait_for("ready")
         warnings = [line for line in server.log if "level=warning" in line]
         (beyond,) = (line for line in warnings if "LISTENING BEYOND LOOPBACK" in line)
-        assert "anybody may call (set --token-file) and anybody on the network can read all data" in beyond
+        assert "anybody may call (--token-file prevents this) and anybody can read all traffic" in beyond
         (unknown,) = (line for line in warnings if "--model-max-batch-size or --load-model names models" in line)
         assert "gahter" in unknown
         assert "another" in unknown
