@@ -53,14 +53,14 @@ class ComputePool:
 
     def __init__(self, threads: int) -> None:
         self.threads = threads
-        """How many batches one model may compute at the same time, without the further threads. `ServedModel` increases
-        this number."""
+        """How many batches one model may compute at the same time. Threads that `_watch` adds are not counted.
+        `ServedModel` increases this number."""
         self._lock = threading.RLock()  # a Condition calls an RLock's methods in C, but a Lock's in Python
         self._work_or_end = threading.Condition(self._lock)
         self._running: set[threading.Thread] = set()
         self._waiting = 0  # threads that wait for ``_work_or_end``
         self._waking = 0  # threads that were notified or started but are not running yet
-        self._start_failed = False  # whether the last thread did not start
+        self._start_failed = False  # whether the last attempt to start a thread failed
         self._due: dict[BatchExecutor, None] = {}  # models that may have a batch to compute
         self._offers = 0
         self._wake_later: dict[int, Callable[[], None]] = {}  # thread -> its function; see ``gather_offers``
@@ -75,7 +75,7 @@ class ComputePool:
 
     def after_batch(self, work: Callable[[], None]) -> None:
         """Do this work, which must not raise an error, once a thread has answered all calls of its batch, so that no
-        caller waits for the work. Work that is passed again before a batch ends is done only once."""
+        caller waits for the work. The same work is done only once, even if it was passed several times."""
         self._after[work] = None
 
     def offer(self, model: BatchExecutor) -> None:
@@ -198,7 +198,7 @@ class ComputePool:
                         may_receive = self._may_receive(len(self._running) - self._waiting)
                         if may_receive:
                             self._wake()
-                        # a thread that was woken before for a batch may not receive if enough others compute
+                        # if ``may_receive`` is false, a woken thread does not receive: it was woken for a batch
                         if not (may_receive and self._waking) and not self._unreceived.is_set():
                             self._unreceived.set()
                     elif self._due:
@@ -206,7 +206,7 @@ class ComputePool:
                     return work
                 if self._offers != offers or self._may_receive(len(self._running) - self._waiting - 1):
                     continue
-                # if calls are received, one thread more is kept, which receives while the others compute slow batches
+                # if this pool receives calls, one more thread is kept, so that it can receive during slow batches
                 enough = self.threads + (self._receive is not None)
                 is_surplus = self._waiting + (self._receiver is not None) >= enough
                 if self._closed or (is_surplus and seconds is None):
@@ -218,8 +218,8 @@ class ComputePool:
                 self._waking = max(0, self._waking - 1)
 
     def _may_receive(self, others: int) -> bool:
-        """Whether a thread may receive while this number of other threads works. If more threads than necessary worked,
-        they would take the interpreter lock from each other, and batches would be smaller."""
+        """Whether one more thread may receive calls while ``others`` threads work. If more threads than necessary
+        worked, they would take the interpreter lock from each other, and batches would be smaller."""
         is_free = self._summoned or others < self.threads
         return is_free and self._receive is not None and self._receiver is None
 

@@ -30,7 +30,7 @@ log = structlog.get_logger()
 
 
 class Engine:
-    """Holds the models that serve. Any thread may look models up; one thread at a time may change them (``serve``)."""
+    """Holds the served models. Any thread may look models up; one thread at a time may change them (``serve``)."""
 
     residency: "Residency"
     """Loads models on their first call. `ModelControl` sets this attribute."""
@@ -39,7 +39,7 @@ class Engine:
         self.config = config
         self.failures = FailureCounts()
         self.reason: Callable[[str], str] = lambda _name: ""
-        """Returns why the model or route of this name does not serve, or "" if there is no reason."""
+        """Returns why the model or route of this name is not served, or "" if there is no reason."""
         # A change replaces the whole table and never edits it, so a look-up needs no lock. A request that names no
         # version goes to the model's first version.
         self._table: dict[str, dict[str, Servable]] = {}
@@ -167,10 +167,10 @@ class Residency:
     """With --max-loaded-mib, loads a model on its first call, and chooses which models to unload to make room.
     Thread-safe.
 
-    A call to a model that is not loaded waits undecoded, because decoding needs the model's signature. An unload lets
-    the model compute its queue first, and a later call loads the model again, so no call fails because of an unload.
-    gRPC cancels a waiting call at its deadline. For other transports, the queue refuses a call if its deadline has
-    passed during the load.
+    A call to a model that is not loaded waits undecoded, because decoding needs the model's signature. Before a model
+    is unloaded, it answers all calls in its queue. A later call loads the model again, so no call fails because of an
+    unload. If the deadline of a waiting call passes, gRPC cancels the call. For other transports, the queue refuses
+    such a call after the load.
     """
 
     def __init__(self, config: ServerConfig, load_now: Callable[[str], None]) -> None:
@@ -184,8 +184,8 @@ class Residency:
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="load")
 
     def load(self, name: str) -> "Future[None]":
-        """Load one of ``names`` for a call, after the models that earlier calls wait for. All calls that wait for the
-        model get one future, which must not be cancelled; it has a QueueFullError if max_queue_size calls wait."""
+        """Load one of ``names`` after the models that earlier calls wait for. All calls for the model share one future,
+        which must not be cancelled. If max_queue_size calls wait already, a new call gets a QueueFullError."""
         with self._lock:
             load, waiting = self._loading.get(name, (None, 0))
             if load is None:
@@ -199,7 +199,7 @@ class Residency:
 
     def unload_for(self, name: str, stamps: Iterable[Stamp], serving: Iterable[Servable]) -> list[str]:
         """Choose the models to unload before this model is loaded from the files of ``stamps``. Raises QueueFullError
-        if unloading makes too little room. ``serving`` lists the versions that serve now, model by model."""
+        if unloading makes too little room. ``serving`` lists the served versions, model by model."""
         served = (model for model in serving if isinstance(model, ServedModel))
         models = {each: list(versions) for each, versions in groupby(served, lambda model: model.name)}
         needed = _mib(stamps)

@@ -87,7 +87,7 @@ class ModelLoader:
         self, name: str, files: Sequence[ModelFile], served: Sequence[ServedModel], *, strict: bool
     ) -> list[ServedModel]:
         """Return the versions of a model to serve: the first num_versions of these files that can be loaded. Raises
-        UnavailableError if the server is stopping. ``served`` are the versions that serve now. ``strict`` loads
+        UnavailableError if the server is stopping. ``served`` are the versions that are served now. ``strict`` loads
         unchanged versions again, and raises the UserError of a version that cannot be loaded."""
         before = {model.version: model for model in served}
         chosen: dict[str, ServedModel] = {}
@@ -187,8 +187,8 @@ class ModelLoader:
             )
         _require_unchanged(file, stamp)  # the session and the decision on batching must come from one unchanged file
         model = ServedModel(file, runtime, config, stamp)
-        # With --max-loaded-mib there is no warm-up, because a caller waits for the load, and the largest batch would
-        # take most of the load's time.
+        # With --max-loaded-mib there is no warm-up, because a caller waits while the model loads, and a batch of the
+        # largest size would take most of that time.
         is_tried = (batching.lengths and runtime.on_cpu) or config.max_loaded_mib
         if model.max_batch_size > 1 and not is_tried:
             runtime.warm_up([model.max_batch_size])

@@ -1,5 +1,5 @@
-"""Decides which versions of which models serve: at startup, by polling the repository, and on load and unload calls. A
-new version is loaded and warmed up before one assignment replaces the old version, which finishes its requests. A
+"""Decides which versions of which models are served: at startup, by polling the repository, and on load and unload
+calls. A new version is loaded and warmed up first. Then it replaces the old version, which finishes its requests. A
 version that cannot be loaded changes nothing; RepositoryIndex and the log report the reason."""
 
 import contextlib
@@ -39,7 +39,7 @@ class ModelControl:
         """Control an engine that is not open yet. ``versions`` has, for each model and route, the versions that the
         other workers serve. A replacement worker starts with these versions; otherwise, the mapping is empty."""
         self.on_change: Callable[[], None] = lambda: None
-        """Called after each change of the models that serve."""
+        """Called after each change of the served models."""
         self._engine = engine
         self._config: ServerConfig = engine.config
         self._start_with = versions
@@ -206,7 +206,7 @@ class ModelControl:
                 self._loader.outcomes[unloaded, "evicted"] += 1
 
     def _want(self, names: Collection[str]) -> set[str]:
-        """Return those of these names that are routes; ``_serve_routes`` will serve them. With --max-loaded-mib, let
+        """Return which names are routes, and prepare these routes for ``_serve_routes``. With --max-loaded-mib, let
         calls load the other models, but keep the models of --load-model and the routes' members loaded."""
         routes = self._routes.among(names)
         with self._change():
@@ -221,7 +221,7 @@ class ModelControl:
         try:
             self._update(name, model_repository.versions(self._config.models, name), strict=False)
         except ModelRepositoryError as error:
-            log.warning("model not readable; its served versions continue", model=name, reason=str(error))
+            log.warning("model not readable; its loaded versions are still served", model=name, reason=str(error))
 
     def state(self) -> ServerState:
         states = {(model.name, model.version): model.state() for model in self._engine.models}

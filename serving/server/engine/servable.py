@@ -1,4 +1,4 @@
-"""The interfaces that the transports need: a version of a model or a route that serves, and the control of models."""
+"""The interfaces that the transports need: a served version of a model or of a route, and the control of models."""
 
 from collections.abc import Hashable, Mapping
 from typing import Protocol

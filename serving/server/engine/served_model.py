@@ -1,5 +1,5 @@
-"""A version of a model that serves: its session, its queue, and its counters. A request is checked against the model
-before it is queued, so that a bad request never joins a batch."""
+"""A served version of a model: its session, its queue, and its counters. A request is checked against the model before
+it is queued, so that a bad request never joins a batch."""
 
 import math
 import time
@@ -100,8 +100,8 @@ class ServedModel:
         outcomes = {call: self._compute_alone(call) if len(batch) > 1 else _failure(batch_error) for call in waiting}
         waiting = self.batcher.finish(batch)
         answered = [call for call, outcome in outcomes.items() if isinstance(outcome, InferenceResult)]
-        # Invalid values are the error of the client that sent them, and only its response reports them. If every
-        # request succeeds alone, no client is at fault: the requests cannot be batched, which the log must report.
+        # Invalid values are one client's fault, so only the response to that client reports them. If every request
+        # succeeds alone, no client is at fault: the requests cannot be batched, which the log must report.
         if not isinstance(batch_error, InvalidValuesError) or len(answered) == len(batch):
             log.error("batch failed", model=self.name, version=self.version, requests=len(batch), exc_info=batch_error)
 

@@ -41,7 +41,7 @@ def require_loadable(file: "ModelFile", config: "ServerConfig", stopping: thread
             f"the child process for the trial of {file.path} cannot start: {error.strerror}"
         ) from error
     sent: bytes | None = pickle.dumps((file, config))
-    problem = "the load takes longer"
+    problem = "loading takes longer"
     with process:
         try:
             while time.monotonic() < deadline and not stopping.is_set():
@@ -70,7 +70,7 @@ def _problem(output: bytes, process: subprocess.Popen[bytes]) -> str:
     with contextlib.suppress(IndexError, ValueError):
         return str(json.loads(output.splitlines()[-1])["problem"])
     code = process.wait()
-    return f"the load ends the process ({signal.Signals(-code).name if code < 0 else f'exit code {code}'})"
+    return f"loading ends the process ({signal.Signals(-code).name if code < 0 else f'exit code {code}'})"
 
 
 def _limit(seconds: float, memory_bytes: int) -> None:
@@ -79,7 +79,7 @@ def _limit(seconds: float, memory_bytes: int) -> None:
     # RLIMIT_AS would be too strict, because libraries (CUDA's above all) reserve far more addresses than they use.
     resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
     with contextlib.suppress(OSError):  # only Linux has this file
-        Path("/proc/self/oom_score_adj").write_text("1000")  # if memory runs out, the kernel ends this process first
+        Path("/proc/self/oom_score_adj").write_text("1000")  # if memory runs out, the kernel kills this process first
 
 
 def _load() -> str:
@@ -93,7 +93,7 @@ def _load() -> str:
     except (ServerError, UserError) as error:
         return str(error)
     except MemoryError:
-        return "the load takes more memory"
+        return "loading needs more memory"
     return ""
 
 

@@ -40,7 +40,7 @@ class RouteControl:
 
     def among(self, names: Iterable[str]) -> set[str]:
         """Return which of these names are routes, including routes whose folders cannot be read now. Log once if a
-        model's folder with versions also has a route.toml."""
+        folder that holds a model's versions also holds a route.toml."""
         files, unreadable = set(), set()
         for name in names:
             try:
@@ -56,14 +56,14 @@ class RouteControl:
         return routes
 
     def want(self, names: set[str]) -> None:
-        """Serve only these routes from the next ``refresh`` on, with the current contents of their files."""
-        for name in self.wanted.keys() - names:  # a model may take the name of a route that had a problem
+        """From the next ``refresh`` on, serve only these routes, with the current contents of their files."""
+        for name in self.wanted.keys() - names:  # a model with this name must not keep the route's failure
             self._loader.forget_others(name, ())
         self.wanted = {}
         self.add(names)
 
     def add(self, names: Iterable[str]) -> None:
-        """Serve also these routes from the next ``refresh`` on, with the current contents of their files."""
+        """From the next ``refresh`` on, also serve these routes, with the current contents of their files."""
         for name in names:
             try:
                 self.wanted[name] = route_file.read(self._models / name / ROUTE_FILE)
@@ -76,7 +76,7 @@ class RouteControl:
         return shadows | {member.name for settings in read for member in settings.members}
 
     def load(self, name: str) -> None:
-        """Serve a further route, with or without its shadow. If it cannot serve, raise StartError without a change."""
+        """Also serve this route, with or without its shadow. On failure, change nothing and raise StartError."""
         if name not in self.wanted:  # each attempt that fails is reported
             self._loader.forget_others(name, ())
         self.add([name])
@@ -156,7 +156,7 @@ class RouteControl:
     def _shadow(
         self, settings: RouteSettings, first: Servable, serving: ServedRoute | None, above: tuple[str, ...]
     ) -> tuple[Servable | None, str]:
-        """Return the shadow, or None if it does not serve, and why ("" if it serves, or the route has none). Raise
+        """Return the shadow and "", or None and the reason why it is not served ("" if the route has no shadow). Raise
         UserError if the route must not serve without its shadow (docs/reference/routes.md)."""
         if settings.shadow is None:
             return None, ""

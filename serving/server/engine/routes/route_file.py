@@ -55,7 +55,7 @@ _EXPECTED = {
 _RULES = {"at_least": 1.0, "margin_at_least": 1.0, "entropy_at_most": 64.0}
 """The largest sensible bound of each rule, for a probability, a difference of probabilities, and an entropy in bits."""
 _LOGITS = "logits"
-"""The output of hangtag's models before the softmax, which has the probabilities' shape but is not a distribution."""
+"""An output of hangtag's models: the values before the softmax. It has the same shape as the probabilities."""
 FLOATS = ("FP16", "FP32", "FP64")
 """Datatypes of probabilities."""
 _METADATA_KEY = re.compile(r"(?!grpc-)[0-9a-z_.-]{1,255}(?<!-bin)")
@@ -63,7 +63,7 @@ _METADATA_KEY = re.compile(r"(?!grpc-)[0-9a-z_.-]{1,255}(?<!-bin)")
 
 
 class Member(NamedTuple):
-    """A model to which a route sends samples. Without a ``version``, this is the version that serves by default."""
+    """A model to which a route sends samples. Without a ``version``, this is the default version."""
 
     name: str
     version: str = ""
@@ -113,7 +113,7 @@ class Acceptance:
             listed = "; ".join(map(str, signature.outputs))
             return (
                 f"accept: output must be the name of an output [batch, labels] with floating-point probabilities of at "
-                f"least two labels; {self.output!r} is not ({_LOGITS!r} never is); the models' outputs are {listed}"
+                f"least two labels, not {self.output!r} ({_LOGITS!r} has no probabilities). The outputs are {listed}"
             )
         return ""
 
@@ -142,9 +142,9 @@ class RouteSettings:
 
     def chosen(self, route: str, key: str) -> int:
         """Choose a member of a split by weight, and return its index. All calls with one value of the sticky key get
-        one member; calls without a ``key`` choose at random. The keys' hashes are spread evenly over the weights, so a
-        change of the weights moves as few keys as possible. The route's name is hashed too, because two nested splits
-        may have the same sticky key."""
+        one member; calls without a ``key`` choose at random. Each member gets a range of hashes in proportion to its
+        weight, so a change of the weights moves few keys. The route's name is hashed too, because two nested splits may
+        have the same sticky key."""
         if key:
             digest = hashlib.blake2b(f"{route}\0{key}".encode(), digest_size=8).digest()
             point = int.from_bytes(digest) / 2**64

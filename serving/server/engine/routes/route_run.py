@@ -59,7 +59,7 @@ class MemberCall(Call):
             self.cancel()
 
     def cancel(self, _caller: Call | None = None) -> None:
-        """Cancel this call if it still waits. The caller's call cancels the call to the current member."""
+        """Cancel this call if it still waits. This method runs if the caller cancels while this member has the call."""
         super().cancel()
 
     @classmethod
@@ -83,7 +83,7 @@ class MemberCall(Call):
             answer(callers, outputs, cost._replace(member=member))
 
     def _settle(self, cost: BatchCost) -> str:
-        """Count a call that one member has answered completely, without ending it, and return the member's name."""
+        """Count a call that this member alone has answered, and return the member's name. Do not end the call."""
         call, key = self.call, self.route.settings.stages[self.stage]
         call.queue = None  # as in Call.end
         call.row, call.queue_ns = self.row, self.queue_ns
@@ -143,7 +143,7 @@ class MemberCall(Call):
             return None
         doubtful = np.flatnonzero(~accepted)
         # An inner cascade reports how many samples got an unsure answer, but not which samples. Samples that are passed
-        # on lose their unsure answer, so the number is at most that of the other samples.
+        # on get another answer, so at most all other samples keep an unsure answer.
         self.low_confidence += min(timings.low_confidence, len(got) - len(doubtful))
         if rows is not None:
             return np.asarray(rows[doubtful])

@@ -1,4 +1,4 @@
-"""A route that serves under its own name, like a version of a model."""
+"""A route that is served under its own name, like a version of a model."""
 
 import json
 import random
@@ -33,9 +33,9 @@ from hangtag.serving.signature import Signature
 
 
 class ServedRoute:
-    """A route that serves. The methods that routes share with models are documented in `Servable`. When the route's
-    file or the model behind a member changes, a new object replaces this object. Each object keeps its models, so the
-    models that check a request also compute it."""
+    """A route that is served. The methods that routes share with models are documented in `Servable`. When the route's
+    file or the model behind a member changes, a new object replaces this object. Each object keeps its models, so a
+    request is checked against the same models that compute it."""
 
     def __init__(
         self,
@@ -46,8 +46,8 @@ class ServedRoute:
         shadow: Servable | None,
         previous: "ServedRoute | None" = None,
     ) -> None:
-        """``members`` and ``shadow`` are models and routes that serve now. The new object continues the counters of
-        ``previous``, the object that it replaces. Raises ModelLoadError if the members' signatures differ, or the
+        """``members`` and ``shadow`` are models and routes that are served now. The new object continues the counters
+        of ``previous``, the object that it replaces. Raises ModelLoadError if the members' signatures differ, or the
         route's rule cannot be applied to them."""
         require_one_signature(members)
         signature = members[settings.members[0]].signature
@@ -208,7 +208,7 @@ class Shadow:
         self._rests_until = 0.0
 
     def compare(self, call: Call, answered: InferenceResult) -> None:
-        """Keep a copy of a random share of the calls, with the caller's answer, until ``hand_over``. Never blocks."""
+        """Decide at random whether to keep a copy of a call and its answer until ``hand_over``. Never blocks."""
         if random.random() >= self._share:  # noqa: S311 - samples calls, and is no secret
             return
         model = self._model

@@ -63,7 +63,7 @@ def is_running(process: int) -> bool:
     ("model", "seconds", "reason"),
     [
         pytest.param(large(LARGER), LONG, "Failed to allocate memory", id="large"),
-        pytest.param(endless(), 3.0, "the load takes longer", id="slow"),
+        pytest.param(endless(), 3.0, "loading takes longer", id="slow"),
         pytest.param(unbatchable_models.aborting(), LONG, "SIGABRT", id="fatal"),
     ],
 )

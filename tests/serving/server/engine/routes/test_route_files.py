@@ -70,7 +70,7 @@ MISTAKES = {
     "split = {pictures = 50, cropped = 50}": "how pictures are resized: garment and crop",
     'split = {one = 100}\nshadow = {model = "tow", share = 1}': "its shadow tow does not serve",
     'split = {index = 100}\nshadow = {model = "index", share = 1}': "a shadow compares labels",
-    CASCADE.replace('"y"', '"z"'): "'z' is not ('logits' never is); the models' outputs are y: FP32",
+    CASCADE.replace('"y"', '"z"'): "not 'z' ('logits' has no probabilities). The outputs are y: FP32",
     accepting("index", "value"): UNSUITABLE,
     accepting("sums", "double"): UNSUITABLE,
     accepting("one_label", "total"): UNSUITABLE,
