@@ -22,7 +22,7 @@ MAX_PIXELS = 50_000_000
 """The largest number of pixels in an image, because decoding takes time, and a small file can hold a huge image."""
 
 MAX_EDGE = 16_384
-"""The longest edge of an image in pixels, because even a short row takes time."""
+"""The largest height and width in pixels, because an image with very many short rows takes long to decode."""
 
 MAX_BYTES = 400 << 20
 """The maximum memory for decoding one image, and for all large images that are decoded at the same time. Further large
@@ -49,7 +49,7 @@ _MAX_COMPRESSED = 8
 
 _SCAN = b"\xff\xda"
 _MAX_SCANS = 100
-"""The largest number of scans in a JPEG file. Each takes time for the whole picture. Encoders write about ten."""
+"""The largest number of scans in a JPEG file. Each scan goes through the whole picture. Encoders write about ten."""
 
 _LOSSLESS = (
     re.compile(rb"VP8L(....)\x2f", re.DOTALL),
@@ -89,7 +89,7 @@ class EncodedImage:
 
     @property
     def is_large(self) -> bool:
-        """Whether decoding may take long and wait for other images. False for a file that `decoded` will refuse."""
+        """Whether decoding may take long and have to wait for memory. False for a file that `decoded` will refuse."""
         try:
             return self._decoding_bytes >= LARGE_BYTES
         except InvalidRequestError:

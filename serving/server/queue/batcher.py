@@ -90,7 +90,7 @@ class Batcher:
             )
 
     def put(self, call: Call) -> None:
-        """Queue a call, which has no outcome yet if this method raises an error of rule 4."""
+        """Queue a call. If this method raises an error of rule 4, the caller must give the call its outcome."""
         with self._lock:
             now = self._clock()
             if self._closed:

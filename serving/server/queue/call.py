@@ -45,7 +45,7 @@ class Queue(Protocol):
     """The place where a call waits: a model's batcher, or a route's members."""
 
     def cancel(self, call: "Call") -> None:
-        """Withdraw a call, whose outcome is then an error, unless the call already has its outcome."""
+        """Cancel a call: its outcome is then an error. If the call already has an outcome, do nothing."""
 
 
 class Call(ABC):
@@ -58,7 +58,7 @@ class Call(ABC):
     samples: int
     """Size of the batch axis; 1 if the model has no batch axis."""
     batch_key: Hashable
-    """The sizes of all free axes except the batch axis. Only calls with equal keys share a batch."""
+    """The sizes of all dynamic axes except the batch axis. Only calls with equal keys share a batch."""
     enqueued: float
     """When the call was queued, in seconds on the monotonic clock."""
     held_until: float
@@ -78,8 +78,8 @@ class Call(ABC):
     """Whether the call has an outcome, or a thread is about to give it one."""
     cancelled = False
     may_use_all_threads = True
-    """Whether all threads may compute the call if nothing else is being computed. False for a shadow's copies, which
-    would delay calls that arrive meanwhile."""
+    """Whether all threads may compute the call if nothing else is being computed. False for a shadow's copies: on all
+    threads, a copy would delay calls that arrive in the meantime."""
 
     def cancellation_error(self, now: float) -> ServerError:
         """Return the error for a call that its client cancels: DeadlineError at the deadline, else CancelledError."""

@@ -11,8 +11,8 @@ _NEWEST_SHARE = 0.2  # weight of the newest batch in the running mean of its siz
 _WEIGHT_DECAY = 0.98  # each size class keeps this share of its weight whenever a batch is observed
 _MIN_WEIGHT = 0.01  # the least weight of a size class, because a single class does not determine a slope
 _STALL_FACTOR = 4.0
-"""A measured time counts as at most this many times the mean time of batches of its size, or the predicted time if it
-is the first of its size, because the machine may have paused."""
+"""A measured time is capped at this many times the mean of its size class, because the machine may have paused. The
+first time of a class is capped at this many times the predicted time."""
 
 
 class ServiceTime:
@@ -75,8 +75,7 @@ class ServiceTime:
             deviation = samples - mean_samples
             variance += weight * deviation * deviation
             covariance += weight * deviation * (seconds - mean_seconds)
-        # Neither the fixed cost a nor the cost per sample b is negative. With only one batch size, all of the cost
-        # counts as b.
+        # The fixed cost ``a`` and the cost per sample ``b`` are at least 0. With only one size class, ``a`` is 0.
         max_slope = mean_seconds / mean_samples
         b = min(max(0.0, covariance / variance), max_slope) if variance else max_slope
         return mean_seconds - b * mean_samples, b
