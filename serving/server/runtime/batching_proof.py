@@ -39,16 +39,16 @@ _TOLERANCES_ON_GPUS = _TOLERANCES | {4: _TOLERANCES[2]}
 _LEAST_SCALE = 1e-3  # smaller values may be rounding errors
 
 _LENGTHS = (1, 2, 3, 5, 8, 16, 32, 64, 224)
-"""Lengths to try for free axes other than the batch. The first lengths at which the model runs are used."""
+"""The lengths that a trial tries, in this order, for dynamic axes other than the batch axis."""
 _INTEGER_LIMITS = (10, 2)
 """Exclusive upper bounds of integers, tried in turn. An integer may be an index into a table of unknown length."""
-_TEXT_FORMATS = ("text {}", "{}")  # tried in turn, because a model may read numbers from strings
+_TEXT_FORMATS = ("text {}", "{}")  # tried in this order; some models accept only strings that are numbers
 
 
 class Extent(NamedTuple):
-    """How much a trial tries: which batch sizes, how many different samples, how many lengths at most, and at most how
-    many values in each input of a sample, because a file may declare axes that are too large for any memory. After
-    ``seconds``, no further length is tried, and, after a failure, no other samples."""
+    """The limits of a trial: the batch sizes, the number of different samples, and the largest number of lengths and of
+    values in an input (a file may declare axes that are too large for any memory). After ``seconds``, a trial tries
+    nothing more, but it always tries at least one length."""
 
     sizes: tuple[int, ...]
     samples: int = 7
@@ -80,7 +80,7 @@ def decide_batching(runtime: Runtime, max_batch_size: int = ServerConfig.max_bat
     if not signature.batched:
         return Verdict(False, signature.why_unbatched or "")
     if signature.batching_override:
-        return Verdict(True, "the operator allows batching; not tried")
+        return Verdict(True, "--model-max-batch-size allows batching, so nothing was tried")
     if max_batch_size == 1:
         return Verdict(True, "at most one sample is computed at once")
     if "gate" in signature.metadata and proves_batching(runtime.path):
@@ -99,9 +99,9 @@ def decide_batching(runtime: Runtime, max_batch_size: int = ServerConfig.max_bat
 
 
 def prove(runtime: Runtime, obstacle: str | None, operators: Set[str], extent: Extent = THOROUGH) -> Verdict:
-    """Run samples alone and in batches, at several lengths of the free axes. Raises InferenceError if the model fails
-    on every synthetic input. ``obstacle`` is why the graph forbids batching; then the model runs only single samples.
-    The model's ``operators`` may have their domains as prefixes."""
+    """Run samples alone and in batches, at several lengths of the dynamic axes. Raises InferenceError if the model
+    fails on every synthetic input. ``obstacle`` is why the graph forbids batching; then the model runs only single
+    samples. The model's ``operators`` may have their domains as prefixes."""
     tolerances = _tolerances(runtime, operators)
     lengths: tuple[int, ...] = ()
     largest, telling = 0.0, False
@@ -125,11 +125,11 @@ class _DependentRowsError(Exception):
 
 
 def _trials(runtime: Runtime, extent: Extent) -> Iterator[tuple[int, list[Tensors], list[Tensors]]]:
-    """For each of the first lengths at which the model runs, yield samples, and the model's answer to each single
-    sample. Raises InferenceError if the model fails on every synthetic input.
+    """For each length at which the model runs, yield the length, samples, and the model's answer to each sample alone.
+    Raises InferenceError if the model fails on every synthetic input.
 
-    The length is the size of the free axes after the first axis, in the first input with such axes. Later inputs may
-    need size 1 instead: in a recurrent state, such an axis may be the batch.
+    The length is the size of all dynamic axes after the first axis, in the first input that has such axes. All inputs
+    after this one may need size 1 instead: in a recurrent state, the second axis may be the batch.
     """
     signature = runtime.signature
     formats = _TEXT_FORMATS if any(spec.datatype == "BYTES" for spec in signature.inputs) else _TEXT_FORMATS[:1]
@@ -163,10 +163,10 @@ def _sample(
     """Generate the sample number ``seed``: for each input an array [1, ...]. Raises InferenceError if an input would
     have more than ``max_values`` values.
 
-    ``lengths`` are two sizes of the free axes after the first axis: one for the first input with such axes, and one for
-    later inputs. Integers are drawn from 0 up to ``below``, exclusive, and ``text_format`` makes a string from a
-    number. Every third sample is ten times larger and every fifth is all zeros, to expose a model that answers a sample
-    differently if its batch has larger values.
+    ``lengths`` has two sizes for dynamic axes after the first axis: the size in the first input that has such axes, and
+    the size in all other inputs. Integers are drawn from 0 up to ``below``, exclusive, and ``text_format`` makes a
+    string from a number. Every third sample is ten times larger and every fifth is all zeros, to expose a model that
+    answers a sample differently if its batch has larger values.
     """
     random = np.random.default_rng(seed)
     scale = 0 if seed % 5 == 4 else 10 if seed % 3 == 2 else 1
@@ -196,8 +196,8 @@ def _sample(
 
 
 def _tolerances(runtime: Runtime, operators: Set[str]) -> Mapping[int, _Tolerance]:
-    """Return the tolerances for floats, by the size of a float in bytes. They are larger for layers that round to 8
-    bits, but not if the batch determines the rounding levels, because then each row depends on the other rows."""
+    """Return the tolerances by a float's size in bytes. They are larger for layers that quantize to 8 bits, but not for
+    DynamicQuantize layers, whose scales make each row depend on the rest of the batch."""
     kinds = {operator.rpartition(".")[2] for operator in operators}
     in_8_bits = any(kind.startswith(("QuantizeLinear", "QLinear", "QGemm")) for kind in kinds)
     if in_8_bits and not any(kind.startswith("DynamicQuantize") for kind in kinds):
@@ -222,8 +222,8 @@ def _largest_difference(
     tolerances: Mapping[int, _Tolerance],
     batch_sizes: Sequence[int],
 ) -> float:
-    """Compute the samples in batches. Return the largest difference from the answers to the single samples, divided by
-    the scale at the same position, or raise _DependentRowsError."""
+    """Compute the samples in batches, and compare the results with ``answers``, which were computed singly. Return the
+    largest difference, divided by the scale at its position, or raise _DependentRowsError."""
     scales = {name: _scales([answer[name] for answer in answers], tolerances) for name in answers[0]}
 
     def difference_in_batch(members: Sequence[int]) -> float:

@@ -24,7 +24,8 @@ _LONGEST_VARINT = 10  # bytes of 7 bits each
 
 
 def proves_batching(file: Path) -> bool:
-    """Whether a file has passed the check that rows get the same answers alone and in batches, and is unchanged."""
+    """Whether the file has passed the check for batching, and has not changed since. The check compares the answers to
+    rows alone and in batches."""
     try:
         batching = _figures(file).get("batching")
     except (OSError, ValueError):

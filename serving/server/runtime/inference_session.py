@@ -22,7 +22,7 @@ VERSION: str = onnxruntime.__version__
 Array = npt.NDArray[Any]
 Tensors = Mapping[str, Array]
 
-# The dtypes of some datatypes. The dtype of any other datatype has the datatype's name in lower case.
+# NumPy's dtypes of these datatypes. For all other datatypes, the dtype is the datatype in lower case.
 _DTYPES = {"FP16": "float16", "FP32": "float32", "FP64": "float64", "BYTES": "object"}
 
 CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
@@ -53,7 +53,7 @@ _TRIED = {
         *("QLinearWhere", "QuantizeLinear", "QuickGelu"),
     )
 }
-# These operators are fatal only if a kernel or a limit is empty. If a model has one input, both are constants.
+# These operators crash only on an empty kernel or limit tensor. In a model with one input, both are constants.
 _PARAMETRIC = {"Conv", "ConvInteger", "NonMaxSuppression", "QLinearConv", "com.microsoft.FusedConv"}
 
 _lock = threading.Lock()
@@ -169,7 +169,7 @@ def _cpu_per_thread(threads: int | None) -> list[int]:
 
 
 def _move_this_thread(cpus: list[int]) -> None:
-    with suppress(OSError):  # the process may have lost CPUs since the session was opened; then the kernel chooses
+    with suppress(OSError):  # if the process has lost these CPUs, the kernel chooses the thread's CPU
         os.sched_setaffinity(0, cpus)
 
 
@@ -214,7 +214,7 @@ def _preload_cuda() -> None:
 
 
 def no_empty_tensor_because(operators: Set[str], signature: Signature, provider: str) -> str:
-    """Return, as the end of a sentence, why a model with these operators must get no empty tensor, or "" if it may."""
+    """Return why no input of a model with these operators may be an empty tensor, or "" if inputs may be empty."""
     if provider != CPU:
         return f"what {provider} does with an empty tensor is not known"
     if not operators:
@@ -276,8 +276,8 @@ def zeros(signature: Signature, samples: int) -> dict[str, Array]:
 
 
 def random_batch(signature: Signature, samples: int, seed: int) -> Tensors:
-    """Return random values for each input: from 0 to 1, any byte for UINT8, and 0 or 1 for all other datatypes, whose
-    values may be indices."""
+    """Return random values for each input: floats from 0 to 1, any byte for UINT8, and 0 or 1 for all other datatypes,
+    because these values may be indices."""
     generator, batch = np.random.default_rng(seed), {}
     for spec in signature.inputs:
         shape, dtype = shape_of(spec, samples), dtype_of(spec)

@@ -52,7 +52,7 @@ def no_fixed_shapes_because(signature: Signature) -> str | None:
     for kind, specs in (("input", signature.inputs), ("output", signature.outputs)):
         for spec in specs:
             if spec.datatype == "BYTES" or None in spec.shape[1:]:
-                return f"{kind} {spec.name!r} has strings, or free axes besides the batch: {spec}"
+                return f"{kind} {spec.name!r} has strings, or dynamic axes other than the batch: {spec}"
     return None
 
 
@@ -120,7 +120,7 @@ def _pinned_inputs(model: Model, largest: int) -> Compute:
 
 
 def _captured_graph(model: Model, size: int, number: int) -> Compute:
-    """Return a function that computes batches of up to one size with the CUDA graph of this number. The first runs
+    """Return a function that computes batches of at most ``size`` samples with CUDA graph ``number``. The first runs
     capture the graph, so the buffers' addresses never change. A smaller batch is padded."""
 
     def on_device(spec: TensorSpec) -> onnxruntime.OrtValue:

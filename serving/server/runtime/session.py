@@ -83,7 +83,7 @@ class Runtime:
             self.notes["no_cuda"] = str(error)
             self._session = self._opener.open("cpu")
         self.provider: str = self._session.get_providers()[0]
-        self.file_bytes = path.stat().st_size  # about the memory that the weights take
+        self.file_bytes = path.stat().st_size  # roughly the memory that the weights need
         self.signature = read_signature(self._session, path, batching_override)
         self.operators = operators(self._session)
         self.no_empty_because = no_empty_tensor_because(self.operators, self.signature, self.provider)
@@ -106,7 +106,7 @@ class Runtime:
         waits or is being computed, so that a session with more threads may be used.
 
         Raises:
-            InvalidValuesError: The inputs are at fault: ONNX Runtime refuses them, or fails on them but not on zeros.
+            InvalidValuesError: ONNX Runtime refuses the inputs, or fails with them although it can compute zeros.
             InferenceError: ONNX Runtime failed although the inputs are not at fault.
         """
         try:
@@ -209,7 +209,7 @@ class Runtime:
                 self._buffers = None
                 self.cuda_graphs = False
             if first:
-                log.error("IO binding failed; from now on without it", file=str(self.path), reason=str(error))  # noqa: TRY400
+                log.error("IO binding failed; the model runs without it", file=str(self.path), reason=str(error))  # noqa: TRY400
         return self._run_session(inputs) if outputs is None else outputs
 
     def _run_session(self, inputs: Tensors, session: onnxruntime.InferenceSession | None = None) -> dict[str, Array]:

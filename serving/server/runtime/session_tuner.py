@@ -26,12 +26,12 @@ _WORTH_THREADS_SECONDS = 0.0002
 _THREADS_GAIN = 0.85
 """The second session is used if the 90th percentile of its times is at most this many times that of the first."""
 _WARM_UPS = 8
-"""The batches that each session computes before the comparison, because the first ones allocate memory, and loading of
-other models may slow them down."""
+"""The batches that each session computes before the comparison. Their times do not count, because the first batches
+allocate memory, and may be slowed down while other models are loaded."""
 _COMPARED = 32  # the batches that each session computes for the comparison
 _SETTLED_BATCHES = 10_000
 """After this many batches, both sessions are compared again. The number doubles each time the second session is closed,
-because opening it takes time."""
+so that the server opens sessions ever more rarely."""
 
 Compute: TypeAlias = Callable[[InferenceSession], dict[str, Array]]
 

@@ -105,9 +105,9 @@ def ones() -> onnx.ModelProto:
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
-        (onnx_models.free_axis, "input 'x' has strings, or free axes besides the batch"),
-        (ones, "output 'y' has strings, or free axes besides the batch"),
-        (onnx_models.text, "input 'text' has strings, or free axes"),
+        (onnx_models.free_axis, "input 'x' has strings, or dynamic axes other than the batch"),
+        (ones, "output 'y' has strings, or dynamic axes other than the batch"),
+        (onnx_models.text, "input 'text' has strings, or dynamic axes"),
         (onnx_models.unbatched, "the model's requests are not batched"),
     ],
 )
@@ -218,7 +218,7 @@ def test_a_binding_that_fails_is_logged_counted_and_not_tried_again(publish: Pub
     assert runtime.io_binding_failures == 1
     assert not runtime.cuda_graphs
     (line,) = log
-    assert (line["event"], line["log_level"]) == ("IO binding failed; from now on without it", "error")
+    assert (line["event"], line["log_level"]) == ("IO binding failed; the model runs without it", "error")
     assert line["file"].endswith("m/1/model.onnx")
     assert "an illegal memory access" in line["reason"]
 
