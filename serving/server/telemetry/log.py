@@ -19,10 +19,10 @@ from hangtag.printable import escaped
 from hangtag.serving.server.config.limits import Limits
 
 PERIOD = 10.0
-"""Seconds in which only a limited number of lines, the burst, is written for one event. The event's first line after
-that says how many lines were dropped."""
+"""In this many seconds, only a limited number of lines (the burst) is written for one event. The event's first line
+after that says how many lines were dropped."""
 INFO_BURST = 5
-"""The burst of an event that reports no problem. The burst of a problem is `Limits.log_burst`."""
+"""The lines per period of an event that reports no problem. For a problem, `Limits.log_burst` is the number."""
 
 _LONGEST_VALUE = 2000
 """The maximum number of characters of a value that are written."""
@@ -41,7 +41,7 @@ class RateLimit:
         self._burst = burst
         self._clock = clock
         self._lock = threading.Lock()
-        self._seen: dict[tuple[str, ...], tuple[float, int]] = {}  # event, subject -> start of its period, lines since
+        self._seen: dict[tuple[str, ...], tuple[float, int]] = {}  # event and subject -> start and lines of its period
 
     def __call__(self, _logger: object, method: str, event_dict: EventDict) -> EventDict:
         problem = method in _PROBLEMS
@@ -60,9 +60,9 @@ class RateLimit:
 
 
 def _make_printable(_logger: object, _method: str, event_dict: EventDict) -> EventDict:
-    """Make all values of a log line printable, which must follow the writing of tracebacks. Terminal escapes could
-    change what a person sees, a line break could forge a line, and a long value could fill the disk. So unprintable
-    characters are written as Python escapes, and long values are cut."""
+    """Make all values of a log line printable, after `format_exc_info` has written the traceback. Terminal escapes
+    could change what a person sees, a line break could forge a line, and a long value could fill the disk. So
+    unprintable characters are written as Python escapes, and long values are cut."""
     traceback = event_dict.get("exception")
     values = {key: _printable(value) for key, value in event_dict.items()}
     if isinstance(traceback, str):
@@ -84,7 +84,7 @@ class _Writer:
     """Writes to standard error. Ignores failures, because a closed pipe or a full disk must not fail a call."""
 
     def write(self, text: str) -> None:
-        # sys.stderr is looked up at each call, because it may be replaced, or be None (AttributeError).
+        # sys.stderr is looked up at each call, because it may be replaced. If it is None, this raises AttributeError.
         with contextlib.suppress(OSError, ValueError, AttributeError):
             sys.stderr.write(text)
             sys.stderr.flush()
@@ -93,8 +93,8 @@ class _Writer:
 
 
 def _without_values(record: logging.LogRecord) -> dict[str, str]:
-    """Return a record's format, and the type and the place of its exception. A message without arguments may already be
-    formatted, and an exception's message may quote values, so neither text is written."""
+    """Return a record's format, and the type and the place of its exception. A message without arguments may already
+    contain values, and so may an exception's message, so neither message is written."""
     fields = {"reason": str(record.msg)} if record.args else {}
     error = record.exc_info[1] if record.exc_info else None
     if error is not None:

@@ -121,7 +121,7 @@ def _histograms(served: list[VersionState], state: ServerState) -> Iterator[Metr
         shed.add_metric([model], count)
     yield shed
     for name, about, field in (
-        ("hangtag_queue_seconds", "Time in the queue of requests that were answered", "queue_seconds"),
+        ("hangtag_queue_seconds", "Time that answered requests spent in the queue", "queue_seconds"),
         ("hangtag_compute_seconds", "Time to compute the batch of each answered request", "compute_seconds"),
         ("hangtag_batch_size", "Number of samples in each computed batch", "batch_sizes"),
     ):

@@ -92,7 +92,7 @@ class Workers:
 
 @dataclass
 class StoreState:
-    """When the local copy last equalled the model store (0: never), how many updates failed, and why the last did."""
+    """The local copy of a model store: time of the last success (0: none), number of failed updates, last problem."""
 
     last_success: float = 0.0
     errors: int = 0
@@ -109,7 +109,7 @@ class ServerState(Mergeable):
     """The state of one process, or of several together."""
 
     versions: tuple[VersionState, ...] = field(default=(), metadata={"merge": _by_name_and_version})
-    """Every version that serves, is being loaded, or failed to load."""
+    """Every version that is served, is being loaded, or failed to load."""
     failures: dict[FailureKey, BucketHistogram] = field(default_factory=dict)
     """The seconds from arrival to error of the requests that ended with an error."""
     loads: dict[tuple[str, str], int] = field(default_factory=dict)
@@ -149,7 +149,7 @@ class FailureCounts:
         self._shed: Counter[str] = Counter()
 
     def record(self, model: str, version: str, code: str, ns: int, *, shed: bool = False) -> None:
-        """Count one request for ``Engine.record_failure``, which documents the arguments."""
+        """Count one request that failed. `Engine.record_failure` documents the arguments."""
         key, seconds = (model, version, code), ns / 1e9
         with self._lock:
             self._shed[model] += shed
@@ -178,7 +178,7 @@ class RouteStatistics:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._stages: dict[StageKey, list[int]] = {}  # the requests and samples of each stage
-        self._counts = RouteCounts()  # all counters but those of the stages
+        self._counts = RouteCounts()  # all other counters
 
     def begin(self, stages: Iterable[StageKey], zeros: RouteCounts) -> None:
         """Start new counters of the stages, and the counters in ``zeros``, at 0, because an alert sees an increase only
