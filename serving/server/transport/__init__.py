@@ -1,5 +1,5 @@
-"""The transports: grpc, native and http, and the choice between grpc and native. Each transport's network library is
-used only by the transport, except for gRPC, which ``wire`` uses too."""
+"""The transports grpc, native and http. `choose_transport` chooses between grpc and native. Only the transport itself
+uses its network library, except that ``wire`` also uses gRPC."""
 
 import importlib
 import re

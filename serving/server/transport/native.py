@@ -4,9 +4,9 @@ The library's Rust threads speak HTTP/2 and never hold the interpreter lock. The
 to Python as events, and forward every other call over a private Unix socket to a `GrpcServer`.
 
 The library has neither TLS nor limits on connections, and reads a message of any size before hangtag can refuse the
-message. Therefore it accepts connections directly only if every caller is trusted, and otherwise from Envoy.
-docs/reference/limits.md also describes the library's limit on cancelled calls, below which `AioConnection._reset` in
-`serving/connection/grpc_connection.py` keeps hangtag's clients.
+message. Therefore clients connect to it directly only if all of them are trusted. If not, Envoy is in front.
+docs/reference/limits.md also describes the library's limit on cancelled calls. `AioConnection._reset` in
+`serving/connection/grpc_connection.py` keeps hangtag's clients below this limit.
 
 A ModelInfer call whose head has a `Plan` is queued at once, and all such calls of a batch are answered in one loop.
 `submit`, which is slower, puts all other calls into the same queue.
@@ -42,7 +42,7 @@ _METHODS = (MODEL_INFER, CLASSIFY)
 _INFER_ID = _METHODS.index(MODEL_INFER)
 _MAX_EVENTS = 256  # that are taken from the library in one step
 _TIMEOUT_HEADER = "grpc-timeout"
-"""The library reads the deadline from this header, and returns the header's value as the event's key, in bytes. Without
+"""The library reads the deadline from this header. The key of a call's event is the header's value, as bytes. Without
 the header, the key is the caller's address, a str. If the library cannot parse the value, the call has no deadline."""
 _IO_THREADS = 1  # suffices for the answers of two computing threads
 _MAX_METADATA_BYTES = 16 * 1024  # gRPC's core has the same limit
@@ -181,7 +181,7 @@ class NativeCall(TransportCall):
 
     @classmethod
     def send(cls, calls: "Sequence[Self]", responses: Sequence[bytes], cost: BatchCost) -> None:
-        server = calls[0].server  # calls with one plan belong to one server
+        server = calls[0].server  # calls that share a plan belong to the same server
         respond, ended = server.front.respond, server.open.pop
         compute, size = (COMPUTE_NS, str(cost.compute_ns)), (BATCH_SIZE, str(cost.batch_size))
         for call, response in zip(calls, responses, strict=True):

@@ -116,7 +116,7 @@ class HealthService:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._known: set[str] = set()  # the models that serve or have served
+        self._known: set[str] = set()  # the models that are or were served
         self._changed = asyncio.Event()
 
     def refresh(self) -> None:
@@ -168,7 +168,7 @@ class _Reflection:
                 if len(self._open) >= self._limits.max_reflections:
                     longest = next(iter(self._open))
                     del self._open[longest]
-                    if not longest.expired():  # an expired stream is ending anyway, and its time can no longer be set
+                    if not longest.expired():  # an expired stream ends by itself; rescheduling it would raise an error
                         longest.reschedule(asyncio.get_running_loop().time())
                 self._open[time_limit] = None
                 try:

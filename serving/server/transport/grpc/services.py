@@ -30,8 +30,8 @@ Answer = Callable[[Any, Context], Awaitable[Any]]
 
 INFERENCE_METHODS = frozenset({MODEL_INFER, MODEL_STREAM_INFER, CLASSIFY, CLASSIFY_STREAM, COMPARE})
 """The methods that query models, and are traced."""
-_FINAL = "triton_final_response"  # always true, because every request has exactly one response
-_END_AT_ERROR = ("triton_grpc_error", "true")  # with this metadata, the first error ends the stream
+_FINAL = "triton_final_response"  # always true: every request has exactly one response
+_END_AT_ERROR = ("triton_grpc_error", "true")  # a stream with this metadata ends at the first error
 OPEN_PREFIX = f"/{HEALTH}/"
 """The methods of health need no token, because probes of orchestrators and load balancers cannot send a token."""
 
@@ -46,7 +46,7 @@ class Handlers(grpc.GenericRpcHandler):
         self._handlers: dict[str, Handler] = {}
 
     def service(self, details: grpc.HandlerCallDetails) -> Handler:
-        """Return a call's handler, or None for an unknown method, before a message has arrived."""
+        """Return a call's handler, or None for an unknown method. gRPC calls this before the first message arrives."""
         if not self.intake.all_admitted and not details.method.startswith(OPEN_PREFIX):
             try:
                 self.intake.admit(details.invocation_metadata, queries=details.method in INFERENCE_METHODS)

@@ -60,9 +60,9 @@ class OpenStreams:
         in_thread: bool = False,
     ) -> None:
         """Answer each request of a stream, in order. Every request has the stream's deadline, which is in ``origin``.
-        ``query`` makes the query for a request, and ``respond`` the response from a call that has ended. If ``respond``
-        raises an error, the stream ends. ``in_thread`` is whether decoding even a small request would block the loop.
-        Raises QueueFullError if too many streams are open, and the errors of `_Stream.outcomes`."""
+        ``query`` makes the query for a request. ``respond`` makes the response from a call that has ended. If
+        ``respond`` raises an error, the stream ends. ``in_thread`` is whether decoding even a small request would block
+        the loop. Raises QueueFullError if too many streams are open, and the errors of `_Stream.outcomes`."""
         if self._stopped:
             raise UnavailableError("the server is stopping and takes no new streams; try another replica")
         if len(self._streams) >= self._max_streams:

@@ -14,7 +14,7 @@ from hangtag.serving.server.transport.http.messages import HttpRequest
 _FORMATS = {b"gzip": 31, b"deflate": 15}  # zlib's wbits; HTTP's deflate is the zlib format
 _CHUNK = 64 * 1024
 _MAX_MEMBERS = 16 * 1024
-"""The maximum number of members of a gzip body, which could have a million; even an empty one takes microseconds."""
+"""The maximum number of members of a gzip body, because each member takes time, even if it is empty."""
 COMPRESS_FROM = 1024
 """Responses of at least this many bytes are compressed; for a smaller response the gain is less than the cost."""
 _MAX_FIELDS = 32
@@ -49,7 +49,7 @@ class BodyBudget:
             request.held = count
 
     def release(self, request: HttpRequest) -> None:
-        """Release all bytes of a request. A thread that still decodes the request then cannot hold more bytes."""
+        """Release all bytes of a request. If a thread still decodes the request, its next ``hold`` fails."""
         with self._lock:
             self._taken -= request.held or 0
             request.held = None
@@ -82,7 +82,7 @@ def decompress(request: HttpRequest) -> bytes:
         if stream.eof:  # another member follows
             members += 1
             if name != b"gzip":
-                raise errors.InvalidRequestError(f"the {name.decode()} body has more bytes after its end")
+                raise errors.InvalidRequestError(f"the body has trailing bytes after its {name.decode()} data")
             if members > _MAX_MEMBERS:
                 raise errors.InvalidRequestError(f"the gzip body has more than {_MAX_MEMBERS:,} members")
             stream = zlib.decompressobj(_FORMATS[name])
@@ -120,7 +120,7 @@ def parse_form(content_type: str, body: bytes) -> tuple[bytes, list[tuple[str, s
     def take_field(field: Field) -> None:
         value = field.value or b""
         if len(fields) == _MAX_FIELDS or len(value) > _MAX_FIELD_BYTES:
-            most = f"{_MAX_FIELDS} fields, or one of more than {_MAX_FIELD_BYTES >> 10} KiB"
+            most = f"{_MAX_FIELDS} fields, or a field of more than {_MAX_FIELD_BYTES >> 10} KiB"
             raise FormParserError(f"the form has more than {most}")
         # The charset that the form declares is ignored, because some of Python's decoders take quadratic time.
         fields.append(((field.field_name or b"").decode(errors="replace"), value.decode(errors="replace")))

@@ -171,8 +171,8 @@ class Endpoints:
         host, origin = request.header("host"), request.header("origin")
         if b"origin" in request.headers and origin.partition("://")[2] != host:
             raise ForeignOriginError(
-                f"a page of {origin} may not load and unload models here; only this server's own pages may, and "
-                "programs that send no Origin"
+                f"a page of {origin} may not load and unload models here; only this server's own pages "
+                "and programs that send no Origin may"
             )
         config = self._engine.config
         if config.token_file is None:  # a web page of another site has no token

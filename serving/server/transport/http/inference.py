@@ -21,8 +21,8 @@ from hangtag.serving.signature import Signature, TensorSpec
 HEAD_LENGTH = b"inference-header-content-length"
 """The header with the length of the body's JSON in bytes. Binary tensors follow the JSON. If the length is 0, the body
 is one tensor."""
-_LENGTH = re.compile(rb"[0-9]{1,3}")  # the length of a JSON that a plan may keep
-_MAX_HEAD = 512  # bytes of JSON in a planned response that may be too small to be compressed
+_LENGTH = re.compile(rb"[0-9]{1,3}")  # a length of at most 999 bytes, because plans keep the JSON
+_MAX_HEAD = 512  # the assumed maximum size of the JSON in a response with a plan, in bytes
 _HEAD = b"%b %b"
 """The head of a request with a plan: its target and its JSON."""
 
@@ -43,7 +43,7 @@ def find_plan(plans: Plans, request: HttpRequest) -> Plan | None:
 
 class HttpInferQuery(Query):
     """A request for inference. `prepare` takes its body. The memory budget counts first the body as sent, then the
-    decompressed body, and finally the arrays. If ``plans`` is given, it keeps a plan of the request, if possible."""
+    decompressed body, and finally the arrays. A plan of the request is added to ``plans`` if possible."""
 
     def __init__(self, name: str, version: str, request: HttpRequest, plans: Plans | None = None) -> None:
         super().__init__(name, version)

@@ -135,8 +135,8 @@ class PlatformEndpoints(Endpoints):
             if versions:
                 folder.symlink_to(url)
             else:
-                folder.mkdir()  # a link would lead into the folder of another model
-                shutil.copytree(url, folder / "1")  # the folder may also have separate files with weights
+                folder.mkdir()  # not a link, because files are added to this folder
+                shutil.copytree(url, folder / "1")  # the folder may also contain separate weight files
                 (folder / "1" / files[0].name).rename(folder / "1" / "model.onnx")
                 (folder / _URL_FILE).write_text(str(url))
             control.load(name)

@@ -40,7 +40,7 @@ DAMAGED: dict[str, tuple[str, bytes, int, str]] = {
     "deflate cut": ("deflate", DEFLATE[:-6], 400, "deflate"),
     "deflate none": ("deflate", SENT, 400, "deflate"),
     "deflate bomb": ("deflate", zlib.compress(bytes(8 * MIB)), 413, "larger than max (1048576 bytes when decompress"),
-    "deflate twice": ("deflate", DEFLATE * 2, 400, "the deflate body has more bytes after its end"),
+    "deflate twice": ("deflate", DEFLATE * 2, 400, "the body has trailing bytes after its deflate data"),
 }
 
 
