@@ -30,7 +30,7 @@ _MAX_HEAD = 1024  # bytes
 
 def parse_message(parse: Callable[[bytes], T], message: object, method: str) -> T:
     """Parse a message with its FromString. Raises InvalidRequestError if the bytes are not a message of this method, or
-    the caller sent no message, so that ``message`` is not bytes."""
+    if the caller sent no message (then ``message`` is not bytes)."""
     if not isinstance(message, bytes):
         raise InvalidRequestError("the call has no message, and its method needs a message")
     try:
@@ -87,8 +87,8 @@ def as_text(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 class MessageQuery(Query):
-    """A ModelInferRequest, whose bytes are ``message``. The response is a ModelInferResponse. If ``plans`` is given, it
-    keeps a plan of the request if possible."""
+    """A ModelInferRequest, whose bytes are ``message``. The response is a ModelInferResponse. A plan of the request is
+    added to ``plans`` if possible."""
 
     def __init__(self, request: pb.ModelInferRequest, message: bytes = b"", plans: Plans | None = None) -> None:
         super().__init__(request.model_name, request.model_version)
@@ -157,7 +157,7 @@ def _head_of(request: pb.ModelInferRequest, message: bytes) -> bytes | None:
         return None
     (raw,) = request.raw_input_contents
     field = pb.ModelInferRequest(raw_input_contents=[raw]).SerializeToString()
-    # If the bytes before this field are a complete message, the contents are the last field of the message.
+    # If the bytes before this field are a complete message, this field is the last one of the whole message.
     try:
         rest = pb.ModelInferRequest.FromString(message.removesuffix(field))
     except DecodeError:

@@ -28,7 +28,7 @@ from hangtag.serving.server.wire.status import status
 log = structlog.get_logger()
 
 Metadata = Iterable[tuple[str, str | bytes]]
-MIN_LENGTH = 16  # characters of a token
+MIN_LENGTH = 16  # the least number of characters of a token
 _CREDENTIALS = re.compile("bearer +(.*)", re.IGNORECASE | re.DOTALL)  # RFC 9110, 11.4
 # OpenTelemetry's conventions for RPC: a server's span is an error only for codes that are the server's fault.
 _SERVER_FAULTS = ("UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS")
@@ -59,11 +59,11 @@ class Intake:
         self.engine = engine
         self.models = ModelService(engine, control)
         self.decoding_places = threading.Semaphore(config.max_queue_size)
-        """A request has a place while it waits for a decoding thread, before it has a place in a model's queue."""
+        """One place for each request that waits for a decoding thread. Such a request is not yet in a model's queue."""
         self.decoding_threads = ThreadPoolExecutor(usable_cpus(), thread_name_prefix="decode")
-        """Decode pictures and large messages, which would block the threads that receive calls."""
+        """Decode pictures and large messages, so that decoding does not block the threads that receive calls."""
         self.threads_for_large = ThreadPoolExecutor(usable_cpus(), thread_name_prefix="decode-large")
-        """Decode large pictures, which take long and wait for memory, so that other requests do not wait for them."""
+        """Decode large pictures. These threads may wait for memory, so other requests have their own threads."""
         self._digests: WatchedFiles[tuple[bytes, ...]] | None = None
         if (file := config.token_file) is not None:
             self._digests = WatchedFiles("tokens", [file], lambda: _digests_of(file), limits.file_check_seconds)

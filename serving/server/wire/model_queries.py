@@ -28,8 +28,8 @@ _EXTENSIONS = ("model_configuration", "model_repository", "statistics")
 
 
 class ModelService:
-    """The methods of GRPCInferenceService that describe and control models, for gRPC and HTTP. The methods for the
-    repository and the statistics answer for all workers. Use this object only on the event loop."""
+    """The methods of GRPCInferenceService that describe and control models, for gRPC and HTTP. The results of the
+    repository and statistics methods cover all workers. Use this object only on the event loop."""
 
     def __init__(self, engine: Engine, control: Control) -> None:
         self._engine = engine
@@ -106,7 +106,7 @@ class ModelService:
             states = control.state().versions
             if request.ready:
                 return [state for state in states if state.state == READY]
-            tried = {state.name for state in states}  # the other models and routes of the repository follow
+            tried = {state.name for state in states}  # other models and routes of the repository are listed last
             others = [version for version in control.published() if version[0] not in tried]
             return [*states, *(VersionState(*version, UNAVAILABLE, "not loaded") for version in others)]
 
@@ -116,9 +116,9 @@ class ModelService:
         return pb.RepositoryIndexResponse(models=models)
 
     async def RepositoryModelLoad(self, request: pb.RepositoryModelLoadRequest) -> pb.RepositoryModelLoadResponse:
-        """Load a model, even if its caller leaves. Calls for one model share the model's next load, so that callers
-        that leave and call again cannot queue many loads. A load that has started is not shared, because it may have
-        read the files before a later caller changed them."""
+        """Load a model, even if the caller disconnects meanwhile. Calls for one model share the model's next load, so
+        that callers that disconnect and call again cannot queue many loads. A load that has started is not shared,
+        because it may have read the files before a later caller changed them."""
         _require_unnamed_repository(request.repository_name)
         require_no_parameters(request.parameters)
         name = request.model_name
@@ -155,7 +155,7 @@ class ModelService:
 
 
 def _shielded(load: "asyncio.Future[None]") -> "asyncio.Future[None]":
-    """Let a load continue if its caller leaves. asyncio would then report a failed load as an error of the loop."""
+    """Let a load continue if its caller disconnects. Read the load's error, so that asyncio does not log it."""
     load.add_done_callback(lambda ended: ended.exception())
     return asyncio.shield(load)
 

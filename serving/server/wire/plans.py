@@ -90,7 +90,7 @@ class Plan:
         tracing records a span for each response, and large responses are encoded on a thread."""
         if calls[0].intake.tracing is not None:
             return None
-        alone = cost.calls == 1  # the only call of a batch gets the whole arrays, which count as one row
+        alone = cost.calls == 1  # the only call of a batch gets all rows, so they need not be split
         rows, own = (1, 1) if alone else (cost.batch_size, self.samples)
         shapes, size = [], 0
         parts: list[tuple[bytes, bytes, int]] = []  # for each output: head, all rows, bytes per row
@@ -138,13 +138,13 @@ class Plans:
         self._contents_sizes: dict[int, int] = {}  # size of head and contents -> size of the contents
 
     def find(self, message: bytes) -> Plan | None:
-        """Return the plan for a message, which is a head and then the contents, or None if there is no plan."""
+        """Return the plan for a message, or None if there is no plan. The message is a head, then the contents."""
         size = self._contents_sizes.get(len(message))
         plan = None if size is None else self.by_head.get(message[:-size])
         return plan if plan is not None and plan.contents_size == size else None
 
     def keep(self, head: bytes, plan: Plan) -> None:
-        """Keep a plan, and drop the plans of models that no longer serve."""
+        """Keep a plan, and drop the plans of models that are no longer served."""
         with self._keeping:
             for stale in [other for other, known in self.by_head.items() if known.epoch != plan.epoch]:
                 del self.by_head[stale]

@@ -82,7 +82,7 @@ def cost_metadata(timings: Timings) -> tuple[tuple[str, str], ...]:
 
 
 def route_metadata(timings: Timings) -> list[tuple[str, str]]:
-    """Return the part of a query's cost that says which members of a route answered; empty if there is no route."""
+    """Return the metadata that names the members of a route that answered a query. Empty if there is no route."""
     if not timings.stages:
         return []
     answered: dict[int, int] = {}

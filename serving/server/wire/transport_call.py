@@ -1,8 +1,8 @@
 """Takes every request from a transport to the engine, and the response or error back.
 
 Every request of every transport is a `TransportCall`, which is also the entry in its model's queue. `submit` looks the
-model up, lets the call's `Query` decode the request for that model, and queues the call. Therefore all requests (unary,
-streamed, compared, native and HTTP) differ only in how they send an answer.
+model up, lets the call's `Query` decode the request for that model, and queues the call. Therefore unary, streamed,
+compared, native and HTTP calls differ only in how the answer is sent.
 """
 
 import time
@@ -54,13 +54,13 @@ class TransportCall(Call):
     model_name: str = ""
     """The name in the request; empty until the request is read."""
     model_version: str = ""
-    """The version in the request; empty for the version that serves by default."""
+    """The version in the request; empty for the default version."""
     id: str = ""
     """The request's id, for the log."""
     encode: Callable[[InferenceResult], Any]
     """Turns the model's result into the transport's response, or raises ServerError. Called only once."""
     outputs: Sequence[str] = ()
-    """The outputs whose size determines the size of the response, because it contains them in full; otherwise empty."""
+    """The outputs that the response contains in full, so that it is at least as large as they are. May be empty."""
     plan: "Plan | None" = None
 
     @abstractmethod
@@ -173,7 +173,7 @@ def submit(call: TransportCall, query: Readable) -> None:
 
 
 class _AwaitedLoad:
-    """The `Queue` of one call while the call's model is loaded."""
+    """The `Queue` of one call that waits until its model has been loaded."""
 
     def __init__(self, call: TransportCall, query: Readable) -> None:
         # The first thread to remove the call ends it. The request of a caller that has left needs no memory.
@@ -216,7 +216,7 @@ def submit_on_thread(calls: Sequence[TransportCall], queries: Sequence[Readable]
         try:
             for call, query in zip(calls, ready, strict=True):
                 submit(call, query)
-        finally:  # a stream waits for the future, also if a transport raises an exception
+        finally:  # even if a transport raises an exception, because a stream waits for the future
             done.set_result(None)
 
     if intake.decoding_places.acquire(blocking=False):
