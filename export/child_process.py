@@ -68,7 +68,7 @@ def run(
         raise GateError(check, reason) from None
     finally:  # also after Ctrl-C
         receiver.close()
-        if process.pid is not None:  # Ctrl-C may stop the start of the process
+        if process.pid is not None:  # None if Ctrl-C interrupted process.start()
             process.kill()
             process.join()
 

@@ -16,7 +16,7 @@ from hangtag.serving.image_spec import ImageSpec, ImageSpecError
 
 _MEASURED = ("test_accuracy", "tested_on", "data_digest")
 _CHECKED = (PICTURES, ACCURACY, PREDECESSOR, AGREEMENT, "agreement_while_choosing")
-"""The metadata and the checks of 'hangtag import' that depend on pictures prepared with the file's fit."""
+"""The metadata and the checks of 'hangtag import' that depend on how pictures were resized (the file's fit)."""
 
 
 def record(models: Path, name: str, fit: str, *, even_if_different: bool = False) -> Path:

@@ -47,7 +47,7 @@ class ServedNetwork(nn.Module, ABC):
 
     @property
     def metadata(self) -> dict[str, str]:
-        """The metadata that a server needs about input and outputs, except the labels (keys without prefix)."""
+        """The metadata about input and outputs that a server needs, except the labels. The keys have no prefix."""
         return {"task": self.task, "image": json.dumps(self.image.as_json())}
 
     @abstractmethod

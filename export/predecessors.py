@@ -184,4 +184,4 @@ def _different_labels(before: Sequence[str], now: Sequence[str]) -> list[str]:
             f"{f'the {len(now)} labels {named(now)}' if now else 'no labels'}"
         ]
     place = next(place for place, pair in enumerate(zip(before, now, strict=True)) if pair[0] != pair[1])
-    return [f"label {before[place]!r} at index {place}, and the new version has {now[place]!r}"]
+    return [f"label {before[place]!r} at index {place}, and the new version has the label {now[place]!r} there"]

@@ -106,7 +106,7 @@ def _merge_direction(node: onnx.NodeProto, graph: _Graph) -> None:
             batch_first = [
                 reader for reader in graph.readers(merged.output[0], "Transpose") if _permutation(reader) == [1, 0, 2]
             ]
-            # The graph computes the shape for Reshape, so shape inference may know only the shape after Transpose.
+            # If shape inference does not know the output shape of Reshape, the output shape of Transpose determines it.
             shapes = [graph.sizes.get(merged.output[0], ())]
             shapes += [(sizes[1], sizes[0], sizes[2]) for sizes in _sizes(batch_first, graph) if len(sizes) == 3]
             # If the axes of steps and of hidden units are in place, the third axis is the batch, so Reshape drops only

@@ -99,9 +99,9 @@ def require_recorded(logits: Array, classes: Classes, recorded: tuple[float, int
             AGREEMENT,
             f"the network is right about {accuracy:.2%} of {count:,} test images, and the run recorded {share:.2%} of "
             f"{images:,}, so the network's code or the pictures have changed since the training. Restore them, or "
-            "train the network again. If neither has changed, a GPU or bf16 rounded differently. In this case train "
-            "one more epoch on this CPU, with the run's command, --start-from RUN/best.pt --epochs 1 --device cpu and "
-            "another --out, and export the new run.",
+            "train the network again. If neither has changed, a GPU or bf16 rounded differently. In this case, train "
+            "for one more epoch on this CPU: add --start-from RUN/best.pt --epochs 1 --device cpu and another --out to "
+            "the training command. Then export the new run.",
         )
 
 

@@ -117,8 +117,8 @@ def _contract(signature: Signature, network: "ServedNetwork") -> PassedCheck:
         has, wanted = ("; ".join(map(str, specs)) for specs in (actual, expected))
         is_free = all(spec.shape[:1] == (None,) for spec in actual)
         remedy = (
-            " The batch size must stay free: do not turn x.shape[0] into a number in the network, as int() and range() "
-            "do; then train it again."
+            " The batch size must stay free: the network's code must not convert x.shape[0] to a number, as int() and "
+            "range() do. Change the code, and train the network again."
         )
         raise GateError(CONTRACT, f"the file has {has}; expected {wanted}.{'' if is_free else remedy}")
     if not signature.batched:

@@ -39,14 +39,14 @@ class Tolerances:
     another processor rounds differently, and images with two tied labels may get either label."""
 
     artificial: bool = True
-    """Whether answers to black, white and random images must be as exact as those to real images. int8 takes its scales
-    from real images, and a user's images may not reach from black to white."""
+    """Whether answers to black, white and random images must be as exact as those to real images. False for int8:
+    its scales come from real images, which may have no black or no white pixels."""
 
     def one_image(self, images: int) -> float:
-        """Return the tolerance that lets one of the images get another label, 1 / images; 0 if none may.
+        """Return 1 / images, the tolerance that lets one of the images get another label, or 0 if no image may.
 
-        With fewer than 100 images, an agreement of 99 % would allow no change at all. With fewer than 20 images, and in
-        FP32, no image may get another label.
+        With fewer than 100 images, an agreement of 99 % would allow no change at all. No image may get another label if
+        there are fewer than 20 images, or if the required agreement is 1, as for FP32.
         """
         return 1 / images if self.agreement < 1 and images >= 20 else 0.0
 

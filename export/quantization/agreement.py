@@ -40,7 +40,7 @@ class Agreement:
         return (centre - z * sqrt(self.share * (1 - self.share) / n + z * z / (4 * n * n))) / (1 + z * z / n)
 
     def __str__(self) -> str:
-        return f"{self.share:.2%} of {self.samples:,} samples answered alike"
+        return f"both files give the same answer to {self.share:.2%} of {self.samples:,} samples"
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ def rules(signature: Signature, answers: Sequence[Answers], chosen: Mapping[str,
 
 
 def _fitting(spec: TensorSpec, answers: Sequence[Array]) -> str:
-    """Return the rule that suits an output. Label scores are floats: two-dimensional, or rows that each sum to 1."""
+    """Return the rule that suits an output. Floats are label scores if they have two axes, or if each row sums to 1."""
     if not spec.datatype.startswith("FP"):
         return EQUAL
     labels = spec.shape[-1] if len(spec.shape) >= 2 else None

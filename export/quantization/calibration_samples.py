@@ -19,7 +19,7 @@ from hangtag.serving.signature import Signature, TensorSpec
 from hangtag.training.data.reading import prepared
 
 LEAST = 40
-"""The least number of samples. With fewer samples, the half that tests the file would be too small."""
+"""The least number of samples. Half of the samples test the converted file, and fewer than 20 would be too few."""
 MOST_PICTURES = 1_000
 """The largest number of pictures that are read from a folder. They are evenly spaced over the sorted names."""
 

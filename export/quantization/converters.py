@@ -26,8 +26,8 @@ class Int8Converter:
     """Converts a network with ONNX Runtime's static quantizer (QDQ). Its fixed scales make answers independent of the
     rest of a batch.
 
-    Weights get 7 bits and a scale for each output channel (``reduce_range``). Processors without 8-bit dot products add
-    two products in 16 bits. With 7 bits these additions cannot overflow, so all processors compute the same sums.
+    Weights have 7 bits (``reduce_range``), and each output channel has its own scale. Processors without 8-bit dot
+    products add two products in 16 bits. 7 bits prevent an overflow, so all processors compute the same sums.
     """
 
     def __init__(

@@ -2,8 +2,8 @@
 
 ONNX Runtime's DynamicQuantizeLSTM derives the scales of the input and of the last hidden state from the smallest and
 the largest value in the *whole batch*. So an image's answer would depend on the rest of its batch. In a test of lstm2,
-6 of 2,000 images got another label in another batch. This module makes both ranges constant: it adds features to the
-input and units to the hidden state whose values are the range's bounds. Their weights are 0, so no result changes.
+6 of 2,000 images got another label in another batch. This module makes both ranges constant. It adds input
+features and hidden units whose values are the bounds of a range, and whose weights are 0, so no result changes.
 
 - The added features are the smallest and the largest value that the input can have. For pixels in [0, 1], one feature
   with the value 1 is enough, because the quantizer includes 0 in every range. The 8-bit scale of these pixels is then
@@ -17,9 +17,9 @@ All scales are then constants, so an image gets the same answer, bit for bit, al
 The weights get scales with which every processor computes the same sums. A processor with AVX2 and without 8-bit dot
 products (AVX-512 VNNI, AVX-VNNI) multiplies activations, 0 to 255, with weights, -127 to 127, and adds the products of
 two neighbouring inputs in 16 bits. A sum beyond 32,767 saturates without notice, so the file would give other answers
-on such a processor. ONNX Runtime's ``reduce_range`` avoids saturation with 7 bits for all weights, but then more than
-one in a hundred answers of ``lstm`` change. This module instead gives a column a larger scale only if two neighbouring
-weights of one sign would otherwise add up to more than 127.
+on such a processor. ONNX Runtime's ``reduce_range`` avoids this by quantizing all weights to 7 bits, but that changes
+more than 1 % of the answers of ``lstm``. This module gives a column a larger scale only if two neighbouring weights
+of one sign would add up to more than 127.
 """
 
 import tempfile
@@ -112,7 +112,7 @@ def _pin(graph: onnx.GraphProto, node: onnx.NodeProto, bounds: tuple[float, ...]
 
     padded, pads = node.input[0], []
     for place, bound in enumerate(bounds):
-        # pads one number at the end of the last axis
+        # append one value at the end of the last axis
         amounts = constant(f"pads{place}", np.array([0, 0, 0, 0, 0, 1], np.int64))
         value = constant(f"bound{place}", np.array(bound, np.float32))
         pads.append(helper.make_node("Pad", [padded, amounts, value], [f"{name}.in{place}"]))

@@ -110,9 +110,9 @@ def _quantize_convolutions(model: onnx.ModelProto, calibration: Images) -> onnx.
 def _reorder_pooling(model: onnx.ModelProto) -> onnx.ModelProto:
     """Put ReLU and max pooling into the faster order. They commute, because max(relu(x)) == relu(max(x)).
 
-    In 8 bits ReLU comes first, because the quantizer then fuses it with the convolution and spends no bit on negative
-    values. In FP32 pooling comes first. Otherwise ONNX Runtime would quantize before the pooling, and its 8-bit pooling
-    is slow in the memory layout of FP32.
+    In 8 bits, ReLU comes first, because the quantizer then fuses it with the convolution and spends no bit on negative
+    values. In FP32, pooling comes first. If ReLU came first, ONNX Runtime would quantize before the pooling, and
+    8-bit pooling is slow in the memory layout of FP32.
     """
     ordered = onnx.ModelProto()
     ordered.CopyFrom(model)

@@ -48,7 +48,7 @@ def promote(models: Path, name: str, version: int | None) -> tuple[int | None, i
 
 
 def roll_back(models: Path, name: str, version: int | None = None) -> tuple[int, int]:
-    """Return to an earlier version. Another rollback goes further back, and not to the replaced version.
+    """Return to an earlier version. A second rollback goes back further, and does not undo the first one.
 
     Args:
         models: the model repository.

@@ -189,7 +189,7 @@ def distinct(labels: Sequence[str], where: str) -> tuple[tuple[str, ...], tuple[
     """Append the index to each label that occurs more than once. Returns all labels, and a note about the changes."""
     counts = Counter(labels)
     repeated = [label for label, count in counts.items() if count > 1]
-    note = f"{where} names {named(repeated)} more than once, so their index was appended"
+    note = f"{where} repeats {named(repeated)}, so the index was appended to each of these labels"
     unique = (f"{label} ({place})" if counts[label] > 1 else label for place, label in enumerate(labels))
     return tuple(unique), (note,) * bool(repeated)
 

@@ -75,7 +75,7 @@ def convert(
     if proven["share"] < proven["least"]:
         raise GateError(
             AGREEMENT,
-            f"{proven['summary']}, among the samples that test the file, but {proven['least']:.2%} are required. Give "
+            f"{proven['summary']} that test the converted file, but {proven['least']:.2%} are required. Give "
             "more samples, so that the half used to convert the file resembles the half used to test it, or lower "
             "--agree-at-least.",
         )
@@ -84,7 +84,7 @@ def convert(
     kept, layers = [layer["name"] for layer in figures["fp32_layers"]], figures["layers"]
     in_fp32 = f"; in FP32: {', '.join(kept[:_NAMED])}{' and more' if len(kept) > _NAMED else ''}" if kept else ""
     rules = ", ".join(f"{name} by {rule}" for name, rule in figures["rules"].items())
-    sure = f"with 95 % confidence at least {proven['at_least_with_95_percent_confidence']:.2%} of all such samples are"
+    sure = f"with 95 % confidence, to at least {proven['at_least_with_95_percent_confidence']:.2%} of all such samples"
     megabytes, before = (file.stat().st_size / 1e6 for file in (target, original))
     summaries = {
         "precision": f"{options.precision} in {layers - len(kept)} of {layers} layers{in_fp32}",
@@ -196,7 +196,7 @@ def _search(
                 return attempts[count]
     best = max((attempt.agreement for attempt in attempts.values()), key=lambda reached: reached.share)
     raise ExportError(
-        f"{least:.1%} of the samples must get the original's answer, but no choice of layers achieves this: at best "
+        f"{least:.1%} of the samples must get the original's answer, but no choice of layers achieves this: at best, "
         f"{best}. Lower --agree-at-least, or give more typical samples."
     )
 

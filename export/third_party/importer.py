@@ -174,5 +174,5 @@ def _summaries(findings: Mapping[str, Any], chosen: Plan) -> dict[str, str]:
         **chosen.summaries,
         **{check: findings[check]["summary"] for check in (PICTURES, ACCURACY, PREDECESSOR) if check in findings},
         **({"classify": why_no_pictures} if why_no_pictures else {}),
-        **({} if why_no_pictures or ACCURACY in findings else {ACCURACY: "not measured: name pictures with --data"}),
+        **({} if why_no_pictures or ACCURACY in findings else {ACCURACY: "not measured: give pictures with --data"}),
     }

@@ -183,7 +183,7 @@ class Judge:
         rest = self.data.without({hashlib.sha256(file.read_bytes()).hexdigest() for file in files})
         if not rest.pictures:
             raise ExportError(
-                "all pictures of --data are used to convert the file: name more pictures, or name samples with "
+                "all pictures of --data are used to convert the file: add pictures to --data, or give samples with "
                 "--calibration."
             )
         return replace(self, data=rest, left_out=len(self.data.pictures) - len(rest.pictures))
@@ -192,7 +192,7 @@ class Judge:
         """Measure a file's accuracy.
 
         Raises:
-            GateError: the file does not answer.
+            GateError: the model in the file cannot be run.
         """
         count = len(self.data.pictures)
         with TemporaryDirectory() as folder:

@@ -68,7 +68,7 @@ def _require_size(path: Path, size: int) -> None:
 def _take_in_external_data(model: onnx.ModelProto, path: Path) -> None:
     """Read the external data of every tensor into the model. onnx reads only regular files in the model's folder."""
     total = path.stat().st_size
-    # onnx has a function for a whole model, which does not read all of these tensors
+    # onnx's load_external_data_for_model omits some of these tensors
     for tensor in [tensor for tensor in _tensors(model) if tensor.data_location == TensorProto.EXTERNAL]:
         try:
             load_external_data_for_tensor(tensor, str(path.parent.resolve()))

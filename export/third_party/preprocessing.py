@@ -40,7 +40,7 @@ class Stated:
         labels: The names along the outputs' last axis.
         scores: One of SCORES.
         sources: The values that companion files state, as sentences without a full stop.
-        notes: Sentences about companion files' steps that hangtag computes differently or leaves out.
+        notes: Sentences about steps in companion files that hangtag computes differently or leaves out.
         problems: Sentences about companion files that could not be read.
     """
 
@@ -131,7 +131,7 @@ class NetworkImage:
 
     @classmethod
     def of(cls, name: str, datatype: str, shape: Sequence[int | None]) -> "NetworkImage | None":
-        """Return the picture that an input accepts; None if the input does not accept pictures. A picture is [batch,
+        """Describe the pictures that an input accepts; None if it accepts no pictures. The shape of pictures is [batch,
         1|3, height, width], [batch, height, width, 1|3] or [batch, height, width]. Four free axes mean [batch,
         channels, height, width]."""
         if datatype not in _NUMPY or len(shape) not in (3, 4):

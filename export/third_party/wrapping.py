@@ -86,7 +86,7 @@ def _join(
     scores: str,
     labels: int,
 ) -> None:
-    """Add nodes before and after the model's nodes, in place. If a value has the name of an added value, rename it."""
+    """Add nodes before and after the model's nodes, in place. Rename the model's values that have an added name."""
     opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
     if opset < _FIRST_OPSET:
         raise ExportError(f"the file has opset {opset}: export the network with opset {_FIRST_OPSET} or newer.")
@@ -203,7 +203,7 @@ class _Chain:
         """Add a node. If there is a constant, it is the node's second input."""
         output = f"hangtag.{operator}.{self.last}"
         inputs = [self.last]
-        if constant is not None:  # a Constant node: old ONNX versions list each initializer as an input too
+        if constant is not None:  # a Constant node, because old ONNX versions list initializers as inputs
             values = numpy_helper.from_array(np.asarray(constant))
             inputs.append(f"{output}.constant")
             self.nodes.append(helper.make_node("Constant", [], [inputs[1]], value=values))

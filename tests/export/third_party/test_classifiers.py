@@ -231,7 +231,7 @@ def test_labels_may_repeat_and_follow_a_byte_order_mark(labels: Path, tmp_path: 
     labels.write_bytes(b"\xef\xbb\xbfheron\r\ncrane\r\ncrane\r\n")
     result = imported(tmp_path, in_text(), "--labels", labels, "--preprocessing", STEPS)
     assert json.loads(onnx_file.metadata(published(tmp_path))["labels"]) == ["heron", "crane (1)", "crane (2)"]
-    assert f"  note         {labels} names crane more than once, so their index was appended\n" in result.stdout
+    assert f"  note         {labels} repeats crane, so the index was appended to each" in result.stdout
 
 
 @pytest.mark.parametrize("stated", [(), ("--preprocessing", "fit=crop")])

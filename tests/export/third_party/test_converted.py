@@ -66,7 +66,7 @@ def test_a_converted_file_names_the_layer_in_fp32_everywhere_and_is_served(tmp_p
     assert "  batching     batched: the same answers alone and in batches of 2, 3, 7, 16, 64\n" in result.stdout
     assert "  precision    int8 in 2 of 3 layers; in FP32: fragile\n" in result.stdout
     agreed = (
-        r"  agreement    (\S+)% of 200 samples answered alike, none .*; with 95 % confidence at least (\S+)% of all "
+        r"  agreement    both files give the same answer to (\S+)% of 200 .*; with 95 % confidence, to at least (\S+)% "
     )
     agreement = re.search(agreed, result.stdout)
     assert agreement, result.stdout
@@ -135,7 +135,7 @@ def test_a_folder_of_images_calibrates_a_model_of_images(tmp_path: Path) -> None
         Image.fromarray(random.integers(0, 256, (28, 28), np.uint8)).save(photos / f"{place:02}.png")
     options = ("--precision", "int8", "--agree-at-least", "80", "--agree-on", "logits=labels")
     result = convert(tmp_path, onnx_models.classifier(), *options, samples=photos)
-    assert "of 30 samples answered alike" in result.stdout
+    assert "% of 30 samples, none of which" in result.stdout
     assert "Compared were logits by labels\n" in result.stdout
     assert "QuantizeLinear" in operators(tmp_path)
     assert onnx_file.metadata(published(tmp_path))["labels"] == json.dumps(list(onnx_models.LABELS))
@@ -179,7 +179,7 @@ def without_layers() -> onnx.ModelProto:
         (
             hardly_different(),
             (),
-            r"^99\.0% of the samples must get the original's answer, .*: at best \d+\.\d\d% of 200 .*Nothing was",
+            r"^99\.0% of the samples must get the .*: at best, both files .* \d+\.\d\d% of 200 .*Nothing was",
         ),
         (without_layers(), (), r"int8 is for Conv, Gemm, MatMul with constant weights in the main graph"),
         (
@@ -215,7 +215,7 @@ def test_samples_that_prove_worse_than_those_that_made_the_file_are_refused(tmp_
     np.savez(tmp_path / "uneven.npz", x=x)
     message = refused(tmp_path, networks.robust(), "--precision", "int8", samples=tmp_path / "uneven.npz")
     assert re.match(
-        r"agreement: \d+\.\d\d% of 200 samples answered alike, among the samples that test the file", message
+        r"agreement: both files give the same answer to \d+\.\d\d% of 200 samples that test the converted", message
     )
 
 
