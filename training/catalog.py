@@ -26,8 +26,8 @@ from hangtag.training.runs.config import RunConfig
 
 # The keys of the weights in a file that also holds, for example, an optimizer's state and an epoch.
 _WRAPPINGS = ("model", "state_dict", "model_state_dict")
-_PREFIXES = ("", "module.", "_orig_mod.", "model.")  # the prefixes of DataParallel, torch.compile and Lightning
-_MANY_STEPS = 1_000  # with so many steps per epoch, batch normalisation has PyTorch's default momentum
+_PREFIXES = ("", "module.", "_orig_mod.", "model.")  # DataParallel, torch.compile and Lightning add prefixes
+_MANY_STEPS = 1_000  # with this many steps per epoch, batch normalisation has PyTorch's default momentum
 
 
 @dataclass(frozen=True)
@@ -109,17 +109,17 @@ def prepared(config: RunConfig, labels: int, image: ImageSpec, steps_per_epoch: 
 
 
 def first_network(config: RunConfig, labels: int, image: ImageSpec) -> tuple[nn.Module, list[str]]:
-    """Build the run's network with fresh weights, or with the weights of the file that the run starts from. Weights
-    with another shape than in the file stay fresh, such as the last layer's if the labels differ. Returns the network,
-    and notes on these weights. Raises SettingsError if the network cannot be built for these images, or if the file has
-    the weights of another network."""
+    """Build the run's network with fresh weights, or with the weights of the file that the run starts from. A weight
+    stays fresh if the file has another shape for it, for example if the number of labels differs. Returns the network,
+    and notes on the fresh weights. Raises SettingsError if the network cannot be built for these images, or if the file
+    has the weights of another network."""
     network = build(config.model, labels, image)
     if config.start_from is None:
         return network, []
     path = config.start_from.path
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises all kinds of exceptions
+    except Exception as error:  # torch.load raises many kinds of exceptions
         # PyTorch's own message is not shown, because it has many lines and advises the user to run code from the file.
         raise SettingsError(
             f"--start-from {path} cannot be read as weights: it is damaged, or torch.save() did not write it, or it "

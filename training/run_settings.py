@@ -115,7 +115,7 @@ class TrainSettings(DataOptions):
             )
         if self.model in MULTI_LABEL_NETWORKS and (self.balance or self.select != "accuracy"):
             raise SettingsError(
-                f"--balance and --select: {self.model} has its own loss. These options are only for networks that "
+                f"--balance and --select cannot be used with {self.model}. These options are only for networks that "
                 "predict a single label."
             )
 

@@ -27,8 +27,8 @@ from hangtag.training.runs.config import RunConfig, WeightsFile, command, short_
 from hangtag.training.runs.run import REPORT, Run
 from hangtag.training.tasks.teacher import TeacherEnsemble, published_teachers
 
-_FEW_IMAGES = 500  # a percentage of fewer images is followed by their number, because each image changes it noticeably
-_TIMED_STEPS = 30  # the largest number of steps that a dry run times
+_FEW_IMAGES = 500  # a percentage of fewer images is imprecise, so it is followed by the number of images
+_TIMED_STEPS = 30  # a dry run measures the duration of at most this many steps
 
 
 def train(settings: TrainSettings) -> None:
@@ -78,8 +78,8 @@ def train(settings: TrainSettings) -> None:
 
 def _dry_run(config: RunConfig, data: Dataset, run: Run, group: ProcessGroup, *, restart: bool) -> None:
     """Print the size of the run, and its duration as estimated from the second epoch of a short run in a temporary
-    folder. In the short run, zeros replace the teacher's logits. Prints whether the folder holds another run, and
-    raises the other errors that the run would raise before training."""
+    folder. In the short run, zeros replace the teacher's logits. Prints the error if the folder holds another run.
+    Raises all other errors that the run would raise before training."""
     group.on_rank_zero(lambda: require_writable(run.folder / "config.json"))
     if group.is_rank_zero and not restart:
         try:

@@ -35,7 +35,7 @@ def test_runs_that_cannot_be_evaluated(tmp_path: Path, trained: Path) -> None:
     for name in (folder, folder / "best.pt"):
         assert "do not fit lstm-56" in refused(name)
     (folder / "config.json").write_text('{"seed": 0}')
-    assert "config.json names no model and recipe" in refused(folder)
+    assert "config.json lacks the model or the recipe" in refused(folder)
     assert "models/cnn" in refused("lstm", "--runs", tmp_path)  # the message suggests a published model
 
 

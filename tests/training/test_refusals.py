@@ -28,7 +28,7 @@ pytestmark = pytest.mark.slow
         (["lstm", "--teacher", "cnn.onnx"], "--teacher cnn.onnx: recipe study learns only from the labels."),
         (
             ["cnn_rnn", "--balance", "--select", "balanced_accuracy"],
-            "--balance and --select: cnn_rnn has its own loss",
+            "--balance and --select cannot be used with cnn_rnn",
         ),
         (["cnn", "--recipe", "best", "--set", "teacher=1"], "--set teacher=1: there is no such hyperparameter."),
         (["lstm", "--epochs", "0"], "--epochs"),

@@ -31,7 +31,7 @@ OPAQUE = 40
 Canvas = npt.NDArray[np.uint8]  # [64, 64]
 IMAGE = ImageSpec(CANVAS_SIZE, CANVAS_SIZE, fit="garment")
 MAX_LABELS = 5  # the largest number of garments on a canvas
-# Composing a canvas takes less time than training on it. With so many canvases, a network learns in a few epochs,
+# Composing a canvas takes less time than training on it. With this many canvases, a network learns in a few epochs,
 # without overfitting.
 SIZES: Mapping[str, int] = {"train": 100_000, "validation": 2_000, "test": 5_000}
 SEED = 0  # The data set has a seed that does not depend on a run's seed, so that all runs train on the same canvases.
@@ -43,7 +43,7 @@ class Look(NamedTuple):
 
     name: str
     weight: float  # how often this look is drawn, relative to the other looks
-    slots: tuple[str, ...]  # each slot's garments, separated by commas, of which one is drawn
+    slots: tuple[str, ...]  # each slot lists garments, separated by commas; one of them is drawn
 
 
 # The looks form a capsule wardrobe: every top goes with every pair of shoes, and these two determine the other
@@ -82,7 +82,7 @@ def together() -> npt.NDArray[np.float64]:
 
 def independent() -> npt.NDArray[np.float64]:
     """Return the probability of every label set in ``outfits-independent``, [1024]. Labels are independent, given that
-    a set has 1 to 5 labels. The labels' odds are fitted so that each label is as frequent as in together()."""
+    a set has 1 to 5 labels. Each label is as frequent as in together()."""
     members = _members()
     frequencies = together() @ members
     allowed = (members.sum(axis=1) >= 1) & (members.sum(axis=1) <= MAX_LABELS)
@@ -98,7 +98,7 @@ _SETS = dict(zip(NAMES, (together, independent), strict=True))
 
 
 def load(name: str, data: Dataset, sizes: Mapping[str, int] = SIZES, limit: int | None = None) -> Dataset:
-    """Compose one of the data sets NAMES from ``data``, Fashion-MNIST's garments, in about half a minute. At most
+    """Compose one of the data sets NAMES from ``data``, which is Fashion-MNIST. This takes about half a minute. At most
     ``limit`` training samples and validation samples are composed. The digest does not depend on the limit."""
     composed: dict[str, Any] = {
         split: load_split(name, split, getattr(data, split), size if split == "test" else min(limit or size, size))

@@ -28,10 +28,10 @@ class OwnPictures:
 
     size: tuple[int, int] | None = None  # height and width of the images
     channels: int | None = None  # 1 for grey, 3 for colour
-    fit: str = "stretch"  # how pictures of other sizes are converted, one of image_spec.FITS
-    validation_share: float = 0.1  # the share of each class's pictures, if the source has no validation split
-    test_share: float = 0.1  # the share of each class's pictures, if the source has no test split
-    split_seed: int = 0  # another seed divides the pictures differently
+    fit: str = "stretch"  # one of image_spec.FITS: how pictures of other sizes are converted
+    validation_share: float = 0.1  # the part of each class for validation, if the source has no validation split
+    test_share: float = 0.1  # the part of each class for the test, if the source has no test split
+    split_seed: int = 0  # the seed of the random division into splits
 
 
 AS_FITS = OwnPictures()
@@ -50,7 +50,7 @@ def load(
     spec = image or _image_for(source.pictures, own)
     source, images = reading.decoded(source, spec, memory_bytes)
     if image is None and (of_readable := _image_for(source.pictures, own)) != spec:
-        spec = of_readable  # a picture that cannot be decoded had another size or other colours
+        spec = of_readable  # the first spec depended on pictures that cannot be decoded
         source, images = reading.decoded(source, spec, memory_bytes)
     distinct, notes = division.distinct(source.pictures, published=name.startswith("idx:"))
     divided = division.divide(distinct, own.validation_share, own.test_share, own.split_seed)
@@ -81,9 +81,9 @@ class HeldOut:
     """The user's own pictures to measure a model on."""
 
     name: str  # the name on the command line
-    pictures: Sequence[Picture]  # all of these pictures can be read
-    image: ImageSpec  # describes the images that the model takes
-    content: Split  # the pictures as images for the model, with the indices of their labels among the model's labels
+    pictures: Sequence[Picture]  # only pictures that can be read
+    image: ImageSpec  # describes the model's input
+    content: Split  # the pictures as the model's input; their classes are indices of the model's labels
     digest: str  # the SHA-256 of the pictures' names, labels and contents
     notes: tuple[str, ...]  # sentences about pictures that were left out
 
@@ -147,8 +147,8 @@ def _few(pictures: Sequence[Picture]) -> list[str]:
 
 
 def _image_for(pictures: Sequence[Picture], own: OwnPictures) -> ImageSpec:
-    """Return the requested size and channels. By default, pictures keep their size if it is the same for all and
-    small, and the images have three channels if any picture has colours."""
+    """Return the requested size and channels. By default, pictures keep their size if they all have the same
+    small size, and the images have three channels if any picture is in colour."""
     size, *others = {picture.size for picture in pictures}
     height, width = own.size or (size if not others and max(size) <= SMALL else (DEFAULT_EDGE, DEFAULT_EDGE))
     channels = own.channels or (1 if all(picture.grey for picture in pictures) else 3)

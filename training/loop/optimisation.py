@@ -1,8 +1,8 @@
 """Builds a recipe's optimizer, learning-rate schedule and moving average of the weights. Muon is implemented here.
 
-Muon updates a matrix by the orthogonal matrix nearest to its averaged gradient (Jordan et al., 2024). A gradient has
-few large singular values and many small ones, even if each weight has its own learning rate, as in Adam. All
-singular values of an orthogonal matrix are 1, so with Muon a network learns equally in all directions, in fewer epochs.
+Muon averages the gradients of a weight matrix, and updates the matrix by the orthogonal matrix nearest to the average
+(Jordan et al., 2024). The average has few large singular values and many small ones. All singular values of the
+orthogonal matrix are 1, so the network learns equally in all directions, and needs fewer epochs.
 
 torch.optim.Muon treats a parameter as one matrix. In this module a parameter may stack several matrices: an LSTM's
 weights stack the weights of four gates, and each gate's weights are orthogonalised separately. A convolution's weights
@@ -22,7 +22,7 @@ from hangtag.training.recipes import Recipe
 
 _WARM_UP = 0.15  # one_cycle raises the learning rate during this share of the steps
 _ADAMW_RATE = 0.25  # AdamW's learning rate, as a share of Muon's learning rate
-_FIRST_RATE, _LAST_RATE = 0.04, 1e-3  # the first and the last rate as shares of the peak, with one_cycle
+_FIRST_RATE, _LAST_RATE = 0.04, 1e-3  # one_cycle's first and last learning rate, as shares of the highest
 _STEPS = 5
 _A, _B, _C = 3.4445, -4.7750, 2.0315  # Jordan's coefficients bring all singular values near 1 in few steps
 _MOMENTUM = 0.95

@@ -94,14 +94,14 @@ def fit(config: RunConfig, task: Task, run: Run, observer: Observer, group: Proc
         batches = _batches(len(task), config, group)
         sums = _Sums(epoch, len(batches), config, observer, group)
         for step, batch in enumerate(batches, 1):
-            learning_rate = float(state.optimizer.param_groups[0]["lr"])  # with muon, this is the matrices' rate
-            share, weight = group.share_of(batch)  # this rank's part of the batch
+            learning_rate = float(state.optimizer.param_groups[0]["lr"])  # with muon, the learning rate of the matrices
+            share, weight = group.share_of(batch)  # the part of the batch that this rank computes
             share = share.to(device)  # [share]: the indices of the samples
             views = task.choose_views(share)  # [share]: the indices in task.images
             images = augment(task.images[views], task.augmentation)  # [share, height, width] or [..., 3], uint8
             with torch.autocast(config.device, torch.bfloat16, enabled=config.precision == "bf16"):
                 pixels = normalise(images, task.image)  # [share, channels, height, width], FP32
-                loss, correct = task.loss(network, pixels, views)  # the forward pass; a scalar, and a count
+                loss, correct = task.loss(network, pixels, views)  # a scalar, and the number of correct predictions
             state.optimizer.zero_grad(set_to_none=True)
             (loss * weight if weight != 1.0 else loss).backward()
             state.optimizer.step()

@@ -16,9 +16,9 @@ class Evaluation:
     """The metrics of a classifier."""
 
     accuracy: float  # the share of samples that are classified correctly, in [0, 1]
-    balanced_accuracy: float  # the share of correctly classified samples of each class, averaged over the classes
+    balanced_accuracy: float  # the accuracy within each class, averaged over the classes
     loss: float  # the mean cross-entropy, in nats
-    confusion: list[list[int]]  # the number of samples of each true and predicted class, [true][predicted]
+    confusion: list[list[int]]  # the number of samples for each true and predicted class, [true][predicted]
 
 
 def evaluate(logits: npt.NDArray[np.float32], classes: Classes) -> Evaluation:

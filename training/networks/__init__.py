@@ -1,1 +1,1 @@
-"""The networks, layer by layer, and the normalisation of pixels and, during training, of layers."""
+"""The networks, the normalisation of pixels, and batch normalisation."""

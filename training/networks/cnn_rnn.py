@@ -4,8 +4,8 @@ The CNN is smaller than the paper's VGG-16, and computes the image's features on
 another, as a path that ends with END. The embedding of a label is the input of the RNN, and also scores the output of
 the RNN. The equation numbers in comments are from the paper.
 
-Pixels are [batch, 1, 64, 64] in [0, 1]. Labels are the indices 0 to labels - 1. The index ``labels`` is END, which is
-also the first input of every path.
+Pixels are [batch, 1, 64, 64] in [0, 1]. Labels are the indices 0 to labels - 1. The next index, ``labels``, stands for
+END, which is also the first input of every path.
 """
 
 from typing import NamedTuple
@@ -17,8 +17,8 @@ from torch.nn import functional
 from hangtag.training.data.outfits import MAX_LABELS
 
 FEATURES = 256
-EMBEDDING = 64  # the paper's size
-HIDDEN = 256  # the paper has 512, for 80 labels and more
+EMBEDDING = 64  # as in the paper
+HIDDEN = 256  # 512 in the paper
 BEAM_WIDTH = 8
 
 
@@ -45,9 +45,9 @@ class CnnRnn(nn.Module):
         super().__init__()
         self.labels = labels
         self.encoder = Encoder()
-        self.embeddings = nn.Embedding(labels + 1, EMBEDDING)  # U_l, and the embedding of END
-        # With PyTorch's default standard deviation, 1, the first scores would be so confident that the network would
-        # learn from the images late or never.
+        self.embeddings = nn.Embedding(labels + 1, EMBEDDING)  # of the labels (U_l) and of END
+        # With PyTorch's default standard deviation of 1, the first scores would be so confident that the network would
+        # start to learn from the images late, or not at all.
         nn.init.normal_(self.embeddings.weight, std=0.1)
         self.lstm = nn.LSTMCell(EMBEDDING, HIDDEN)
         self.project_image = nn.Linear(FEATURES, EMBEDDING)  # U_I
@@ -92,7 +92,7 @@ class CnnEmbedding(nn.Module):
         super().__init__()
         self.encoder = Encoder()
         self.project_image = nn.Linear(FEATURES, EMBEDDING)  # U_I
-        self.score = nn.Linear(EMBEDDING, labels)  # the weight's rows are the label embeddings, U_l; bias as in CnnRnn
+        self.score = nn.Linear(EMBEDDING, labels)  # the rows of its weight are the label embeddings U_l
 
     def forward(self, pixels: Tensor) -> Tensor:
         logits: Tensor = self.score(functional.relu(self.project_image(self.encoder(pixels))))

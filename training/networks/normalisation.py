@@ -1,5 +1,5 @@
-"""Normalisation of the pixels, which is the only preprocessing, and of layers' outputs during training. After training,
-each batch normalisation is folded into the weights of the layer before it."""
+"""Normalisation of pixels, the only preprocessing; and batch normalisation of layers' outputs. After training, each
+batch normalisation is folded into the weights of the layer before it."""
 
 import copy
 

@@ -87,7 +87,7 @@ class Run:
         config = _read_json(self.folder / "config.json")
         if "model" in config and "recipe" in config:
             return config
-        raise RunMismatchError(f"{self.folder / 'config.json'} names no model and recipe. {RESTART_HINT}")
+        raise RunMismatchError(f"{self.folder / 'config.json'} lacks the model or the recipe. {RESTART_HINT}")
 
     @property
     def metrics(self) -> dict[str, Any]:
@@ -202,8 +202,8 @@ class Run:
             state = torch.load(path, map_location="cpu", weights_only=True)
             if not isinstance(state, dict):
                 raise TypeError("it holds no state")  # noqa: TRY301
-        except Exception as error:  # torch.load raises all kinds of exceptions for a damaged file
-            # Only the error's first line is shown, because PyTorch's other lines advise to run code from the file.
+        except Exception as error:  # torch.load raises many kinds of exceptions for a damaged file
+            # Only the first line is shown, because PyTorch's other lines advise the user to run code from the file.
             first = next(iter(str(error).splitlines()), type(error).__name__)
             why = reason(error) if isinstance(error, OSError) else first
             raise RunMismatchError(f"{path} cannot be read as a checkpoint ({why}). {RESTART_HINT}") from error

@@ -35,9 +35,9 @@ def image(config: Mapping[str, Any]) -> ImageSpec:
 def load(config: Mapping[str, Any], data_dir: Path | None = None, recorded: Sequence[Member] = ()) -> Dataset:
     """Read the data set that a run was trained on, split and prepared as the run's ``config.json`` describes.
 
-    ``data_dir`` is the data set's folder, if it has moved since the run. If ``recorded`` has the run's records of the
-    user's own pictures, errors name the changes. Raises RunMismatchError if the config does not describe a data
-    set, DataNotFoundError if it is missing, and DataCorruptError if it has changed since the run, or cannot be read.
+    ``data_dir`` is the data set's folder, if it has moved since the run. ``recorded`` lists the user's own pictures as
+    they were during the training, so that errors can list changes. Raises RunMismatchError if the config describes no
+    data set, DataNotFoundError if the data set is missing, and DataCorruptError if it has changed or cannot be read.
     """
     name = str(config.get("dataset", fashion_mnist.NAME))
     kind = sources.kind_of(name)
