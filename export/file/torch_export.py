@@ -42,7 +42,7 @@ def to_onnx(served: ServedNetwork, shown_as: str) -> onnx.ModelProto:
         why = next(iter(str(cause).splitlines()), "").rstrip(".") or type(cause).__name__
         raise ExportError(
             f"{shown_as} cannot be exported to ONNX. PyTorch's exporter: {why}. Change the network to use "
-            "tensor operations that ONNX has, without if and float() on pixels, and train it again."
+            "tensor operations that ONNX has (no 'if' and no float() on pixels), and train it again."
         ) from error
 
 

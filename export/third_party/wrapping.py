@@ -51,7 +51,7 @@ def wrap(bare: Path, target: Path, stated: Stated) -> Wrapped | str:
     Args:
         bare: The network's file.
         target: The file to write.
-        stated: What options and companion files state about the network. If ``scores`` is None, a network that ends
+        stated: The network's properties, from options and companion files. If ``scores`` is None, a network that ends
             with a Softmax returns probabilities, and any other network returns logits.
 
     Returns:

@@ -138,8 +138,8 @@ def best(tried: Sequence[Candidate], accuracy: float, lose_at_most: float) -> Ca
 
 def bound(samples: int, lost: int) -> float:
     """Return an upper bound on the share of new samples that a cascade misclassifies although its last model classifies
-    them correctly: the upper limit of the one-sided interval of Clopper and Pearson (1934). It is valid if the samples
-    were used neither to train or choose a model nor to choose the cascade."""
+    them correctly: the upper limit of the one-sided interval of Clopper and Pearson (1934). It is valid only if no
+    model was trained or chosen on these samples, and the cascade was not chosen on them."""
     return float(scipy.special.bdtri(lost, samples, 1 - CONFIDENCE))
 
 

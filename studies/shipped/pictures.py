@@ -75,7 +75,7 @@ def accuracy_and_speed(models: Sequence[Measured]) -> Figure:
     accuracy.set_ylabel("test accuracy")
     accuracy.yaxis.set_major_formatter(PercentFormatter(1, decimals=1))
     accuracy.margins(0.3)
-    accuracy.set_xlabel("p99 latency, ms (dashed: no other is both faster and more accurate)")
+    accuracy.set_xlabel("p99 latency, ms (dashed: Pareto front)")
     accuracy.set_xscale("log")
     throughput.set_xlabel("calls answered a second")
     throughput.set_xscale("log")

@@ -52,6 +52,6 @@ class Certificates:
         return {"tls_cert": self.cert("server-of-ours"), "tls_key": self.key("server-of-ours"), **more}
 
     def client(self, by: str | None = "ours") -> Credentials:
-        """Credentials of a client that trusts ``ours``, with a certificate from the authority ``by``, if any."""
+        """Credentials of a client that trusts ``ours``. The authority ``by`` issues the client's certificate."""
         name = f"client-of-{by}"
         return Credentials(self.ca(), *((self.cert(name), self.key(name)) if by else ()))

@@ -77,7 +77,7 @@ class Kind:
         return f"{scheme}{address}" if self.http else address
 
     def open(self, address: str, **settings: Any) -> Client:
-        """Return a client, with TLS if ``credentials`` name an authority, of the server at HOST:PORT."""
+        """Return a client of the server at HOST:PORT. It uses TLS if ``credentials`` name an authority."""
         credentials = settings.get("credentials")
         text = self.text(address, tls=credentials is not None and credentials.tls_ca is not None)
         return cast(Client, Blocking(text, **settings)) if self.asynchronous else Client(text, **settings)

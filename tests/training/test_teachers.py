@@ -175,7 +175,7 @@ def test_a_student_learns_what_the_teacher_answers_to_the_view_that_it_sees(tmp_
     )
     with watching(answer) as to_student:  # the student repeats the teacher's answers
         learn(replace(plain, recipe=recipe), garments.few(), tmp_path, teacher=teacher)
-    # If the student may receive mirrored views, the teacher also answers each view's mirror image.
+    # If the student may receive mirrored views, the teacher also classifies each view's mirror image.
     assert [len(images) for images in to_teacher] == ([views * 64] * 2 if views else [64])
     losses = [row["train_loss"] for row in read(tmp_path)["epochs"]]
     assert losses == [pytest.approx(0.0, abs=1e-6)] * 4

@@ -67,8 +67,8 @@ class Task(ABC):
     @abstractmethod
     def loss(self, network: nn.Module, pixels: Tensor, views: Tensor) -> tuple[Tensor, Tensor]:
         """Compute the forward pass and the mean loss of augmented images, FP32 [batch, channels, height, width].
-        ``views`` [batch] has their indices in ``images``. Returns the loss, a scalar to differentiate, and the number
-        of samples that were predicted correctly."""
+        ``views`` [batch] has the index of each image in ``images``. Returns the loss, a scalar to differentiate, and
+        the number of samples that were predicted correctly."""
 
     def validate(self, deployable: nn.Module) -> dict[str, float]:
         """Return the epoch's metrics on the validation split, which are NaN if the network's outputs are not finite."""

@@ -117,7 +117,7 @@ def parse(text: str, scenario: Scenario, *, accuracy: bool, baseline: SavedResul
 
 def _limit(text: str, metric: str, comparison: str, value: float, unit: str) -> float:
     """Convert a limit to the unit of the metric's figures. Raises ValueError if the limit's unit does not apply to the
-    metric, or if every figure or no figure can meet the condition."""
+    metric, or if the condition is always true or always false."""
     if metric in SHARE_METRICS:
         # A plain 1 is refused too, because the user may mean 1 %.
         if unit not in ("", "%") or (not unit and value >= 1):

@@ -221,7 +221,7 @@ class Residency:
             self._load_now(name)
         finally:
             with self._lock:
-                del self._loading[name]  # the future of a load refers to every call that waited for the load
+                del self._loading[name]  # a load's Future holds a reference to every call that waited for it
 
 
 def _mib(stamps: Iterable[Stamp]) -> float:

@@ -169,7 +169,7 @@ class ModelControl:
             log.warning("repository not readable; the served models continue", reason=str(error))
             return
         before = self._engine.models
-        with contextlib.suppress(UnavailableError, QueueFullError):  # the server stops, or no model may be unloaded
+        with contextlib.suppress(UnavailableError, QueueFullError):  # the server is stopping, or there is no room
             routes = self._want(present)
             for name in present:
                 is_served = any(isinstance(each, ServedModel) for each in self._engine.versions(name))

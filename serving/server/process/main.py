@@ -67,8 +67,8 @@ def run(config: ServerConfig) -> None:
 
 def _follow_store(config: ServerConfig) -> tuple[ServerConfig, StoreState]:
     """Update the local copy of a model store. Unless --model-control is none, a thread then updates the copy every
-    --poll-seconds. Return the settings with the copy's folder as ``models``, and the state that each update changes.
-    Raises StoreError if there is no model, or the store cannot be read and no earlier copy is complete."""
+    --poll-seconds. Return two values: the settings, in which ``models`` is the copy's folder, and the state that each
+    update changes. Raises StoreError if there is no model, or the store cannot be read and no copy is complete."""
     # Imported here and not above, because only a server with a model store needs it.
     from hangtag.serving.stores.mirror import Mirror
     from hangtag.serving.stores.store import Store, shown

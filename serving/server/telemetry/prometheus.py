@@ -137,7 +137,7 @@ def _routes(served: list[VersionState]) -> Iterator[Metric]:
     samples = CounterMetricFamily("hangtag_route_samples", "Samples that a route's member answered", labels=labels)
     low_confidence = CounterMetricFamily(
         "hangtag_route_unsure_samples",
-        "Samples that kept a cascade member's unsure answer, because the next member could not accept the sample",
+        "Samples with a low-confidence answer, because the queue of the cascade's next member refused the sample",
         labels=_MODEL,
     )
     expected = GaugeMetricFamily(

@@ -1,5 +1,5 @@
-"""What every call passes, whatever its transport: the check of the caller, the limit of a message's size, the threads
-that decode, the count of failures, and tracing."""
+"""The steps of every call on any transport: authentication, the limit of a message's size, the threads that decode, the
+count of failures, and tracing."""
 
 import hashlib
 import hmac

@@ -90,7 +90,7 @@ class Plan:
         tracing records a span for each response, and large responses are encoded on a thread."""
         if calls[0].intake.tracing is not None:
             return None
-        alone = cost.calls == 1  # the only call of a batch gets all rows, so they need not be split
+        alone = cost.calls == 1  # a batch of one call need not be split into rows
         rows, own = (1, 1) if alone else (cost.batch_size, self.samples)
         shapes, size = [], 0
         parts: list[tuple[bytes, bytes, int]] = []  # for each output: head, all rows, bytes per row

@@ -185,7 +185,7 @@ def test_balanced_classes_count_alike_however_many_pictures_they_have(source: st
 
 
 def test_the_best_epoch_is_that_of_the_chosen_figure(source: str) -> None:
-    own_pictures.folder(Path("photos/cats"), {"dark": 70, "bright": 70}, first=100)  # bright pictures look like dogs
+    own_pictures.folder(Path("photos/cats"), {"dark": 70, "bright": 70}, first=100)  # bright ones are taken for dogs
     steps = ("--epochs", 2, "--set", "batch_size=500")
     by_accuracy = train("Threshold", source, *steps)
     first, second = by_accuracy["epochs"]

@@ -119,7 +119,7 @@ def parse_json(text: bytes) -> dict[str, Any]:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    # While JSON is read, this Python function lets other threads run after each object.
+    # The JSON parser calls this Python function after each object, so that other threads can run.
     result = dict(pairs)
     if len(result) < len(pairs):
         key, _ = Counter(key for key, _ in pairs).most_common(1)[0]
