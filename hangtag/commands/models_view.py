@@ -97,12 +97,13 @@ def description(shown: Shown, entry: Entry | None = None) -> Table:
 
 
 def _words(value: Any) -> str:
-    """Return a value of a JSON object as one line. For a table of numbers, the line has only the largest number."""
+    """Return a value of a JSON object as one line. For a table of numbers, the line has only the largest number, of the
+    test pictures if the table has kinds of pictures, because an int8 file may differ more on artificial pictures."""
     if not isinstance(value, dict):
         return text(value)
     words = []
     for name, part in value.items():
-        numbers = flat(part).values() if isinstance(part, dict) else ()
+        numbers = flat(part.get("test", part)).values() if isinstance(part, dict) else ()
         largest = max((number for number in numbers if isinstance(number, int | float)), default=part)
         if part is not None and name not in ("operators", "opsets"):
             words.append(f"{name.replace('_', ' ')} {text(largest)}")

@@ -62,7 +62,7 @@ def part(path: Path = RESULTS) -> str:
     environment = ", ".join(f"{key} {value}" for key, value in conditions["environment"].items())
     return f"""{table(_HEAD, [_row(each) for each in measured(path)], right=4)}
 
-The accuracies are recorded in [the models' files](/studies/shipped/README.md). For the \
+The accuracies on Fashion-MNIST are recorded in [the models' files](/studies/shipped/README.md). For the \
 [route](/docs/reference/routes.md) `{ROUTE}`, accuracy was measured by sending all test images to the \
 server. The speeds come from
 [studies/shipped/results.jsonl](/studies/shipped/results.jsonl), and were measured with 256 test images on \

@@ -158,6 +158,13 @@ def routes(tmp_path: Path) -> Path:
     return publish_route(tmp_path, "deep", 'split = {one = 100}\nshadow = {model = "one@3", share = 0.1}')
 
 
+def test_an_int8_files_difference_is_shown_for_the_test_pictures() -> None:
+    differences = read("show", "cnn-int8", models=MODELS)["gate"]["parity"]["max_logit_difference"]
+    assert max(differences["test"].values()) < max(differences["black"].values())
+    largest = max(differences["test"].values())
+    assert f"max logit difference {largest:.4g} " in text("show", "cnn-int8", models=MODELS)
+
+
 def test_the_shipped_route_is_shown_with_its_members_its_rule_and_where_that_came_from() -> None:
     members = [read("show", name, models=MODELS) for name in ("cnn-small-int8", "cnn-int8")]
     document = read("show", "fast-and-accurate", models=MODELS)
