@@ -96,28 +96,6 @@ def test_a_request_is_admitted_with_the_time_that_it_needs_and_refused_with_less
     assert admitted(queue, clock, needed + 0.01)
 
 
-@pytest.mark.parametrize(
-    ("fixed", "per_sample", "before", "batches"),
-    [
-        pytest.param(0.0, 0.001, wait(), [2, 2], id="two instances are free"),
-        pytest.param(0.0, 0.001, begin(1, 0), [4], id="one instance is free"),
-        pytest.param(0.001, 0.001, wait(), [4], id="two small batches cost much more than a large one"),
-        pytest.param(0.0, 0.0001, wait(), [4], id="the batch is short"),
-    ],
-)
-def test_queued_requests_are_divided_among_free_instances_if_that_is_faster(
-    clock: Clock, fixed: float, per_sample: float, before: Callable[[Batcher, Clock], object], batches: list[int]
-) -> None:
-    queue = batcher(clock, instances=2, divided=True)
-    for samples in (1, 4):
-        put(queue, KeptCall(samples))
-        queue.finish(queue.take(), fixed + per_sample * samples)
-    before(queue, clock)
-    put(queue, *(KeptCall() for _ in range(4)))
-    assert [len(queue.take()) for _ in batches] == batches
-    assert queue.waiting == 0
-
-
 def test_a_request_that_can_no_longer_be_answered_in_time_is_not_computed(clock: Clock) -> None:
     queue = measured(clock)
     late, in_time = (KeptCall(deadline=clock.now + seconds) for seconds in (0.6, 0.9))

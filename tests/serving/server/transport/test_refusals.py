@@ -2,9 +2,7 @@
 
 Faults that only HTTP requests can have are tested in http/, and permissions in security/."""
 
-import gc
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,14 +11,12 @@ import numpy as np
 import pytest
 import structlog.testing
 
-from hangtag.protos import classifier_pb2 as pb_classifier
 from hangtag.protos import inference_pb2 as pb
-from hangtag.serving.server.wire.transport_call import TransportCall
 from tests.kit.datatypes import FIELDS
 from tests.kit.http_forms import HttpError
 from tests.kit.live import LiveServer, failure, index, request
 from tests.kit.over_http import HTTP, OVER_GRPC
-from tests.kit.waiting import TIMEOUT, until
+from tests.kit.waiting import TIMEOUT
 
 INVALID, NOT_FOUND = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND
 Request = pb.ModelInferRequest
@@ -288,24 +284,3 @@ def test_a_model_that_fails_is_the_servers_fault_and_serves_on_and_only_that_is_
     failed = [line for line in log if line["event"] == "request failed"]
     assert [(line["model"], line["request_id"]) for line in failed] == [("gather", "r" * 128)]  # shortened
     assert {line["event"] for line in log} == {"request failed", "batch failed"}
-
-
-def test_a_refused_request_is_freed_at_once(live: LiveServer, transport: str) -> None:
-    sent = pictures(2)
-    sent.inputs[0].name = "wrong"
-    picture = pb_classifier.ClassifyRequest(model_name="text", raw=pb_classifier.RawImage(height=1, width=1))
-    call: Callable[..., Iterator[bytes]] = live.channel.stream_stream(
-        "/inference.GRPCInferenceService/ModelStreamInfer"
-    )
-    gc.collect()
-    gc.disable()
-    try:
-        assert refused(live, sent)[0] is INVALID
-        assert failure(lambda: live.classifier.Classify(picture, timeout=TIMEOUT))[0] is INVALID
-        if transport != HTTP:
-            for messages in ([sent.SerializeToString()] * 3, [sent.SerializeToString(), b"no message"]):
-                with suppress(grpc.RpcError):
-                    list(call(iter(messages), timeout=TIMEOUT))
-        until(lambda: not [each for each in gc.get_objects() if isinstance(each, TransportCall)])
-    finally:
-        gc.enable()
