@@ -70,7 +70,7 @@ def main(models: Path, count: int, limit: int, cold_rate: float, rounds: int, se
                 if number * file.stat().st_size > limit << 20:
                     break
                 _call(fleet, number)
-            cold_models = cycle(reversed(range(HOT, count)))  # other models evict each model before its next call
+            cold_models = cycle(reversed(range(HOT, count)))  # each one is evicted before it is called again
             for turn in range(rounds):
                 for name in results.turn(servers, turn):
                     server = servers[name]

@@ -43,7 +43,7 @@ class Stop:
 
 
 class Held(Stop):
-    """A script that holds back each batch with a certain value, and answers with the batch's input."""
+    """A script that delays each batch that contains a certain value, and answers with the batch's input."""
 
     def __init__(self, value: float = 9) -> None:
         super().__init__()

@@ -102,7 +102,7 @@ def _require_fitting(session: Any, path: Path, labels: tuple[str, ...], image: I
 def teacher_logits(
     teacher: Teacher, images: Images, labels: int, run: Run, group: ProcessGroup, observer: Observer, *, mirrored: bool
 ) -> Logits:
-    """Return the teacher's logits [n, labels] of images [n, ...], which are kept in the run's folder for a resumed run.
+    """Return the teacher's logits [n, labels] of images [n, ...]. A resumed run reads the logits from its folder.
     Each rank computes the logits of a share of the images. If ``mirrored`` is true, the logits of an image and of its
     mirror image are averaged, because two predictions are more accurate than one.
 

@@ -34,7 +34,7 @@ TOO_WIDE = 4
 CONFIDENCE = 0.95
 # LoadGen's rule is that a system's results are valid only if the system reaches 99 % of the reference accuracy.
 REFERENCE_SHARE = 0.99
-# The maximum probability that early stopping wrongly accepts a percentile, although it exceeds the bound.
+# The maximum probability that early stopping accepts a percentile that exceeds the bound.
 REJECTED = 0.01
 # scipy computes the number of queries as a real number, with a rounding error below this limit.
 _ROUNDING = 1e-6

@@ -6,10 +6,10 @@ batch, because the calls that arrive while every instance of a model is busy bec
 A transport may provide a function with which one thread at a time *receives*. The receiving thread queues the calls
 that have arrived, and then computes the batch that is due, while the next free thread receives.
 
-At first, the pool has one thread for each instance of a model. Slow models could occupy all these threads, and then
-nothing would be received, computed for other models, or refused. So a further thread starts if no thread is free, and
-either a batch is due or nothing has been received for a moment. A thread ends if it has no work, and enough other
-threads are free.
+At first, the pool has one thread for each instance of a model. Slow models could occupy all these threads. Then the
+server could neither receive nor refuse calls, nor compute other models. So a further thread starts if no thread is
+free, and either a batch is due or nothing has been received for a moment. A thread ends if it has no work, and enough
+other threads are free.
 """
 
 import math

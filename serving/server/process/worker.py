@@ -1,6 +1,6 @@
-"""One worker, which is a whole server in its own process. A worker's clients control all workers through the
-supervisor, because worker and supervisor call each other's functions over a pipe. A worker's process begins with this
-module, and imports gRPC and ONNX Runtime only after ``environment.prepare``."""
+"""One worker, which is a whole server in its own process. A client's call that loads or unloads a model reaches all
+workers: the worker forwards it to the supervisor over a pipe. A worker's process begins with this module, and imports
+gRPC and ONNX Runtime only after ``environment.prepare``."""
 
 import itertools
 import os

@@ -196,7 +196,7 @@ class Runtime:
         self._session = self._tuner = self._buffers = None
 
     def _compute_bound(self, buffers: io_binding.Buffers, inputs: Tensors) -> dict[str, Array]:
-        """Compute by IO binding, or, if the batch is too large for that or the binding fails, with the session."""
+        """Compute a batch by IO binding. If the batch is too large or the binding fails, compute without IO binding."""
         try:
             outputs = buffers.run(inputs)
         except Exception as error:

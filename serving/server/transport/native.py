@@ -38,7 +38,7 @@ from hangtag.serving.server.wire.transport_call import TransportCall, submit_on_
 log = structlog.get_logger()
 
 _METHODS = (MODEL_INFER, CLASSIFY)
-"""The methods served here, in the order of the library's numbers for them."""
+"""The methods that this transport serves. The library identifies a method by its index in this list."""
 _INFER_ID = _METHODS.index(MODEL_INFER)
 _MAX_EVENTS = 256  # that are taken from the library in one step
 _TIMEOUT_HEADER = "grpc-timeout"

@@ -127,7 +127,7 @@ class HealthService:
     async def Check(self, request: health_pb2.HealthCheckRequest, context: Context) -> health_pb2.HealthCheckResponse:
         state = self._state(request.service)
         if state == _Health.SERVICE_UNKNOWN:
-            raise NotFoundError("no such service or model; the empty name is the whole server")
+            raise NotFoundError("no such service or model; an empty name stands for the whole server")
         return health_pb2.HealthCheckResponse(status=state)
 
     async def Watch(self, request: health_pb2.HealthCheckRequest, context: Context) -> None:

@@ -28,7 +28,7 @@ _HEAD = b"%b %b"
 
 
 def find_plan(plans: Plans, request: HttpRequest) -> Plan | None:
-    """Return the plan of a complete request. Requests with compression, in either direction, have no plan."""
+    """Return the plan of a complete request. Calls with a compressed request or answer have no plan."""
     headers, body = request.headers, request.body
     length = headers.get(HEAD_LENGTH, b"")
     if not _LENGTH.fullmatch(length) or request.verb != "POST" or b"content-encoding" in headers:

@@ -124,7 +124,7 @@ def test_the_limit_on_open_files_is_raised_as_far_as_the_system_allows_and_an_ex
         server.wait_for("ready")
         assert resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE) == (512, 512)
         warning = "".join(line for line in server.log if "--max-connections" in line)
-        # The server needs 1000 files for each of the two protocols, and 256 more.
+        # The server needs 1000 file descriptors for each of the two protocols, and 256 more.
         assert re.findall(r"limit=(\d+) needed=(\d+)", warning) == warned
 
 
