@@ -49,7 +49,7 @@ class ServedModel:
             max_queue_size=config.max_queue_size,
             instances=config.instance_count,
             max_queue_delay=config.max_queue_delay_microseconds / 1e6,
-            divided=runtime.on_cpu,  # on a GPU, two small batches take as long as one large batch
+            divided=runtime.on_cpu,  # on a GPU, two small batches at once are not faster than one large batch
         )
         self.raise_if_queue_full = self.batcher.raise_if_queue_full
         self.instances = self.batcher.instances
