@@ -92,7 +92,7 @@ def training_on(images: Images) -> Dataset:
 def watching(answer: Callable[[Images], Any] | None = None) -> Iterator[list[Images]]:
     """Record the batches [n, 28, 28] with which networks are trained inside the block.
 
-    answer: Computes the logits of networks in training; if it is None, the networks compute them.
+    answer: Computes the logits in place of a network in training, unless it is None.
     """
     seen: list[Images] = []
 

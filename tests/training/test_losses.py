@@ -1,4 +1,4 @@
-"""Compares each loss, also those for teachers and label sets, with hand-computed values or its definition."""
+"""Compares each loss, also for teachers and label sets, with values computed by hand or from its definition."""
 
 import math
 from collections.abc import Sequence

@@ -144,7 +144,7 @@ def test_a_missing_file_and_one_without_labels(tmp_path: Path) -> None:
     missing = refusal(*BEST, "--teacher", tmp_path / "cnn.onnx", "--out", tmp_path / "run")
     assert "cannot be read (No such file or directory)" in missing
     model = onnx.load(LSTM)
-    del model.metadata_props[:]  # a teacher needs only the right number of logits
+    del model.metadata_props[:]  # a teacher needs no metadata, only the right number of logits
     onnx.save(model, tmp_path / "bare.onnx")
     train("lstm", tmp_path / "run", "--recipe", "best", "--teacher", tmp_path / "bare.onnx")
 
@@ -154,7 +154,7 @@ def test_a_missing_file_and_one_without_labels(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("views", [0, 3])
 def test_a_student_learns_what_the_teacher_answers_to_the_view_that_it_sees(tmp_path: Path, views: int) -> None:
-    """The teacher computes logits for ``views`` views of each image, or for the image itself if ``views`` is 0."""
+    """The teacher computes logits for ``views`` views of each image (0: for the image itself)."""
     to_teacher: list[Images] = []
 
     def answer(images: Images) -> Logits:

@@ -80,7 +80,7 @@ def test_the_test_images_are_read_alone_from_files_of_both_kinds(linked: Path, r
     assert np.array_equal(alone.classes, garments.whole().test.classes)
 
 
-# The places of its files.
+# The folders in which the files may be.
 
 
 def test_a_named_folder_is_searched_alone_in_both_layouts(raw_dir: Path, tmp_path: Path) -> None:

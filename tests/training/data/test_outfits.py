@@ -74,7 +74,7 @@ def test_a_whole_set_is_the_same_again_and_every_split_differs() -> None:
         load("outfits-independent", whole, sizes=SMALL).digest,
         load("outfits", whole, sizes=SMALL | {"test": 61}).digest,
     }
-    some = load("outfits", whole, sizes=SMALL, limit=5)  # only some canvases of the same data set are composed
+    some = load("outfits", whole, sizes=SMALL, limit=5)  # some canvases are not composed, but the data set is the same
     assert (len(some.train), len(some.validation), len(some.test)) == (5, 5, 60)
     assert some.digest == data.digest
     assert np.array_equal(some.train.images, data.train.images[:5])
@@ -92,7 +92,7 @@ def test_each_split_is_composed_from_its_own_garments_alone() -> None:
 
 
 def canvases(garments: Split, labels: int, count: int) -> npt.NDArray[np.uint8]:
-    """Canvases with black clutter and a garment of each class below ``labels``. Only garments have pixels over 75."""
+    """Canvases with a garment of each class below ``labels``, on black clutter. Only garments are brighter than 75."""
     shown = garments.classes < labels
     images = np.concatenate([garments.images[shown], np.zeros((100 * len(garments), 28, 28), np.uint8)])
     classes = np.concatenate([garments.classes[shown], np.full(100 * len(garments), 9, np.uint8)])

@@ -1,4 +1,4 @@
-"""How a user's own pictures are read from folders or a CSV file, and then split into sets, left out, or refused."""
+"""How a user's own pictures are read from folders or a CSV file, and split, left out or refused."""
 
 import shutil
 from collections import Counter

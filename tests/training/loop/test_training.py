@@ -167,7 +167,7 @@ def test_one_cycle_rises_to_the_rate_and_falls_nearly_to_zero() -> None:
         scheduler.step()
     highest = rates.index(max(rates))
     assert max(rates) == pytest.approx(0.1, rel=1e-3)
-    assert highest in (14, 15)  # the rate is highest after 15 % of the steps
+    assert highest in (14, 15)  # the learning rate is highest after 15 % of the steps
     assert rates[0] == pytest.approx(0.1 / 25)
     assert rates[: highest + 1] == sorted(rates[: highest + 1])
     assert rates[highest:] == sorted(rates[highest:], reverse=True)
