@@ -63,7 +63,7 @@ def test_an_import_changes_nothing_of_the_importing_program() -> None:
     ("module", "heavy"),
     [
         ("loadtest.cli", ["matplotlib"]),  # Only the HTML report needs matplotlib.
-        ("server.cli", ["grpc", "onnxruntime"]),  # The process prepares the environment before it imports these.
+        ("server.cli", ["grpc", "onnxruntime"]),  # The process sets its environment before it imports these.
         ("server.process.worker", ["grpc", "onnxruntime"]),
     ],
 )

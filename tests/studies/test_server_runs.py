@@ -96,7 +96,7 @@ def test_routes_measures_the_cascade_the_split_and_the_shadow(garments: Split, t
 
 
 def test_soak_records_what_it_measured_when_it_is_interrupted(out: Path) -> None:
-    """Within the first minute, the study kills a worker of each server, and then it is interrupted."""
+    """Within the first minute, the study kills a worker of each server. Then the test interrupts the study."""
     options = ["--rate", "60", "--version-seconds", "5", "--kill-seconds", "15"]
     command = [sys.executable, "-m", "studies", "soak", "run", "--minutes", "20", *options, "--out", str(out)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:

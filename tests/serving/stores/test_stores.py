@@ -86,7 +86,7 @@ def test_without_an_index_the_listing_counts(s3: ObjectStore, local: Repository)
         assert s3.refused("push", local.folder, s3.url).startswith(f"{s3.url} has different content for m 1, m 2: ")
         local.publish("new")
         s3.push(local.folder / "new")
-        until(lambda: "\nnew " in s3.run("list", "--models", s3.url))  # an index of only `new` would hide m
+        until(lambda: "\nnew " in s3.run("list", "--models", s3.url))  # an index that lists only `new` would hide m
         assert answer(server) == 2
 
 
