@@ -191,7 +191,7 @@ def test_the_connections_of_callers_who_have_left_are_closed(models: Path) -> No
 
 
 def require_answers(stub: InferenceStub) -> None:
-    """Require answers to many calls and streams. Envoy may prefer an ended worker, because it has the fewest calls."""
+    """Require answers to many calls and streams. Envoy may prefer an ended worker, which has the fewest calls."""
     asked = request("gather", index=index(2))
     calls = [stub.ModelInfer.future(asked, timeout=TIMEOUT) for _ in range(200)]
     streams = [stub.ModelStreamInfer(iter([asked]), timeout=TIMEOUT) for _ in range(10)]

@@ -11,7 +11,7 @@ from tests.kit.over_http import ENVOY, options_of
 from tests.kit.target import Target
 
 MANY_FILES = 8192
-"""The number of files that this process and the server may each open. Each connection takes one in each process."""
+"""The number of files that this process and the server may each open. Each connection is an open file in both."""
 
 
 @pytest.fixture(scope="module", params=["native", "grpc", ENVOY])

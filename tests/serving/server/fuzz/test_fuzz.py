@@ -2,7 +2,7 @@
 
 The server must not crash, and refusals must not increase its memory or its log.
 
-These tests send a few cases. ``make fuzz`` sends each transport 24,000 requests, and 8,000 that are not even gRPC."""
+These tests send a few cases. ``make fuzz`` sends each transport 24,000 gRPC requests, and 8,000 other byte strings."""
 
 import os
 

@@ -35,7 +35,7 @@ MOST_STREAMS = 1000
 MOST_CALLS = 6000  # More calls than gRPC's core admits at a time.
 MAX_CONNECTIONS = 1024  # The default of --max-connections.
 FORGOTTEN = int(os.environ.get("FORGOTTEN_CALLS", "0"))
-"""Tests that leave calls or connections idle open at least this many of them."""
+"""If a test opens calls or connections and leaves them idle, it opens at least this many."""
 CLOSED_WINDOW = struct.pack(">HI", 4, 0)  # SETTINGS_INITIAL_WINDOW_SIZE = 0, so that the server may send no DATA
 
 
@@ -63,8 +63,8 @@ def connection(target: Attacked) -> Iterator[socket.socket]:
 
 @pytest.mark.parametrize("over_http", [False, True], ids=["grpc", "http"])
 def test_outputs_that_are_too_large_are_refused_and_not_copied(target: Attacked, over_http: bool) -> None:
-    """The output takes 256 MiB as an array, and more in ONNX Runtime's arena, which grows by doubling. A message would
-    hold three more copies, and a list of the numbers would take 2 GiB."""
+    """The output takes 256 MiB as an array, and more in ONNX Runtime's arena, which grows by doubling. A message
+    would need three more copies of the output, and a list of its numbers would take 2 GiB."""
     sent = request("filled", shape=np.array([8192, 8192], np.int64))
     before = target.memory()
     for _ in range(2):
@@ -124,7 +124,7 @@ def test_streams_that_are_opened_and_forgotten_are_limited_and_end_with_their_co
 
 @pytest.mark.parametrize("path", [INFER, "/inference.GRPCInferenceService/ServerLive", REFLECTION.format("v1")])
 def test_calls_that_are_opened_and_forgotten_take_nobodys_place(target: Attacked, path: str) -> None:
-    """A reflection stream above the limit ends the oldest one. Only Envoy holds back other incomplete calls."""
+    """A reflection stream above the limit ends the oldest such stream. Only Envoy holds back calls of other methods."""
     if target.transport != ENVOY and path != REFLECTION.format("v1"):
         return
     with ExitStack() as stack:

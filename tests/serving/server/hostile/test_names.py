@@ -1,4 +1,4 @@
-"""Callers' names, ids and headers cost little and forge no log line or header. Repeated loads do not fill the log."""
+"""Names, ids and headers of calls cost little, and forge no log line or header. Repeated loads do not fill the log."""
 
 import re
 import time

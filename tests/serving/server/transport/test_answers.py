@@ -199,7 +199,7 @@ def test_fields_in_another_order_or_unknown_and_contents_like_a_head_are_read_as
 
     sent, longer = rows(1), rows(1, 2, 3)
     inner = b"\x3a\x08" + np.array([3, 4], np.float32).tobytes()
-    longer.raw_input_contents[0] = bytes(24 - len(inner)) + inner  # the contents end with those of another request
+    longer.raw_input_contents[0] = bytes(24 - len(inner)) + inner  # the end looks like a request's contents
     bare = pb.ModelInferRequest()
     bare.CopyFrom(sent)
     bare.ClearField("raw_input_contents")
@@ -223,7 +223,7 @@ def test_fields_in_another_order_or_unknown_and_contents_like_a_head_are_read_as
 
 @OVER_GRPC
 def test_a_head_that_promises_more_contents_than_follow_is_refused(live: LiveServer) -> None:
-    """Earlier messages have the same head, or the same size. The server must not read bytes outside the message."""
+    """Whole messages with the same head or size come first. The server must not read bytes outside the message."""
     small, large = (
         request("classifier", image=np.zeros((count, 28, 28), np.uint8)).SerializeToString() for count in (2, 16)
     )

@@ -211,7 +211,7 @@ def test_a_comparison_queries_its_models_at_once_and_is_dropped_when_cancelled_o
         other.wait_until_computing()
         comparison = own_whole.classifier.Compare.future(pb.CompareRequest(raw=RAW), timeout=TIMEOUT)
         own_whole.wait_until_queued("classifier", 1)
-        own_whole.wait_until_queued("lstm", 1)  # both models are called before one has answered
+        own_whole.wait_until_queued("lstm", 1)  # both models are called before either has answered
         comparison.cancel()
         own_whole.wait_until_queued("classifier", 0)
         own_whole.wait_until_queued("lstm", 0)

@@ -1,4 +1,4 @@
-"""Slow work, such as a picture, a large message, or a change of the models, does not delay other calls.
+"""Slow work, such as decoding a picture, parsing a large message or changing the models, does not delay other calls.
 
 One event loop serves all calls of a process over the transport grpc and over HTTP."""
 
@@ -173,7 +173,7 @@ def test_large_messages_without_a_place_are_refused_at_once_and_all_others_answe
             (grpc.StatusCode.RESOURCE_EXHAUSTED, FULL)
         }
         assert len(calls) - len(refused) >= PLACES
-        for _ in range(2 * PLACES):  # all places are free again
+        for _ in range(2 * PLACES):  # no message that was answered or refused still has a place
             assert live.infer(texts(STRINGS // 20))["first"].tolist() == [[b"x"]]
 
 

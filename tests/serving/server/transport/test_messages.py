@@ -1,6 +1,6 @@
 """Messages above --max-message-mib, calls whose message does not arrive, and invalid deadlines.
 
-A test in tests/serving/server/hostile shows that calls without a message do not take the places of others."""
+A test in tests/serving/server/hostile shows that calls without a message leave room for other calls."""
 
 import os
 import re

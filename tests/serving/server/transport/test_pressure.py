@@ -160,7 +160,7 @@ def test_the_calls_in_flight_on_a_connection_are_limited(few: Path, transport: s
 
 CALLERS, ANSWERS, BATCH, QUEUE = 40, 300, 2, 6
 MOST_BATCHES = QUEUE // BATCH + 1
-"""At most this many batches begin before a request is answered: those of a full queue, and the batch taken before."""
+"""While a request waits, at most this many batches begin: one that was taken before, and those of a full queue."""
 
 
 def test_requests_accepted_in_overload_wait_no_longer_than_a_full_queue_takes(few: Path, transport: str) -> None:

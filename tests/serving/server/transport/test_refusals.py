@@ -78,7 +78,7 @@ def of_every_type(datatype: str, field_name: str, count: int) -> Request:
 
 
 def shaped(*shape: int, of: int | None = None) -> Request:
-    """A request with a picture of this shape. If ``of`` is not None, the contents have this many bytes."""
+    """A request with a picture of this shape. Its contents have ``of`` bytes if ``of`` is not None."""
 
     def change(sent: Request) -> None:
         sent.inputs[0].shape[:] = shape
@@ -189,7 +189,7 @@ REFUSALS = {
     "a text without its end": Refusal(texts(b"\4\0\0\0abc"), "input 'text': "),
     "bytes after the texts": Refusal(texts(b"\1\0\0\0abc"), "input 'text': "),
     "no UTF-8": Refusal(texts(b"\2\0\0\0\xff\xfe"), "input 'text': 'utf-8' codec can't decode byte 0xff"),
-    # The model's signature or network does not allow empty axes here. In an LSTM, they would crash the process.
+    # The model's signature or network does not allow empty axes here. An LSTM with empty axes would crash the process.
     "empty batch": Refusal(request("free_axis", x=np.ones((0, 5), np.float32)), "the first axis is the batch, and a"),
     "empty fixed axis": Refusal(request("unbatched", x=np.ones(0, np.float32)), "the model takes x: FP32 [4]"),
     **{

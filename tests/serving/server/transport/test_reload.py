@@ -48,7 +48,7 @@ def listed(live: LiveServer, *, ready: bool = False) -> list[tuple[str, str, str
 
 
 def cannot(transport: str) -> grpc.StatusCode:
-    """The status code of an impossible change. Over HTTP, it is 400, as in Triton."""
+    """The status code if a model cannot be loaded or unloaded. Over HTTP, it is 400, as in Triton."""
     return grpc.StatusCode.INVALID_ARGUMENT if transport == HTTP else grpc.StatusCode.FAILED_PRECONDITION
 
 

@@ -87,7 +87,7 @@ def test_each_sample_has_the_answer_of_the_member_that_the_rule_chooses(routed: 
 def test_calls_that_share_a_batch_have_their_own_rows_and_members(models: Path, transport: str, images: Images) -> None:
     with live_server(transport, models, instances=1) as live:
         lstm, cnn = (live.infer(request(name, image=images))["probabilities"] for name in ("lstm", "cnn"))
-        live.infer(request("plain", image=images[:1]))  # later requests reuse the plan of this one
+        live.infer(request("plain", image=images[:1]))  # the server remembers how to read such a request
         with live.gates.closed("lstm") as gate:
             live.occupy(gate, request("lstm", image=images[:1]))
             calls = [live.begin(request("plain", image=image[np.newaxis])) for image in images]
@@ -155,7 +155,7 @@ def test_calls_with_one_key_go_to_one_member_and_others_by_their_shares(routed: 
     users = {user: member_of(routed, sent, user) for user in map(str, range(40))}
     assert set(users.values()) == {"lstm", "cnn"}
     assert {user: member_of(routed, sent, user) for user in users} == users
-    with Rest(routed.server.http_address) as rest:  # over HTTP, the same key leads to the same member
+    with Rest(routed.server.http_address) as rest:  # over HTTP too, a user always reaches the same member
         assert {user: rest.infer(sent, x_user_id=user).headers["hangtag-model"] for user in users} == users
     counts = Counter(member_of(routed, sent) for _ in range(60))
     assert 25 < counts["cnn"] < 60  # the probability of any other count is 1 in 100,000,000
@@ -190,7 +190,7 @@ FILES = (
     'split = {fast = 90, slow = 10}\nshadow = {model = "other", share = 0.5}',
     "split = {fast = 90}",
 )
-"""The contents of route.toml, one after another. The last one has a mistake, so it changes nothing."""
+"""The file route.toml gets these contents one after another. The server ignores the last, which has a mistake."""
 RELOADS = 60
 IN_FLIGHT = 12
 

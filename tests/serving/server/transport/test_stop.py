@@ -69,7 +69,7 @@ def test_what_a_server_says_while_it_loads_serves_and_when_it_has_ended(models: 
         assert live.ready()
         assert live.ready("gather")
         assert live.infer(request("gather", index=index(1)))["value"].tolist() == [10]
-        with live.stopping():  # no Watch delays the stop, and each sends the new state before it ends
+        with live.stopping():  # every Watch sends the new state and then ends at once
             assert [list(statuses) for statuses in watched.values()] == [["NOT_SERVING"]] * 4
         assert failure(lambda: live.inference.ServerLive(pb.ServerLiveRequest(), timeout=TIMEOUT))[0] is UNAVAILABLE
 
@@ -180,7 +180,7 @@ def test_during_the_drain_nothing_is_ready_and_nothing_unloaded(models: Path, tr
                 until(lambda: is_refused(live, transport))
                 assert live.inference.ServerLive(pb.ServerLiveRequest(), timeout=TIMEOUT).live
                 assert not live.ready()
-                if transport != HTTP:  # during the drain, HTTP answers nothing about models
+                if transport != HTTP:  # while the server drains, no HTTP request about models is answered
                     assert not live.ready("gather")
                 unload = pb.RepositoryModelUnloadRequest(model_name="gather")
                 code, message = failure(lambda: live.inference.RepositoryModelUnload(unload, timeout=TIMEOUT))

@@ -63,7 +63,7 @@ def test_a_connection_whose_handshake_does_not_come_is_closed(models: Path, secu
         began = time.monotonic()
         with connect(live.server.address) as silent:
             read_to_the_end(silent)
-        assert time.monotonic() - began > 0.9  # the server waited for the handshake first
+        assert time.monotonic() - began > 0.9  # the server waited 1 s for the handshake
 
 
 def test_no_call_of_a_burst_on_one_connection_is_refused(models: Path, transport: str) -> None:
@@ -108,7 +108,7 @@ def test_old_connections_are_replaced_without_losing_a_call(models: Path) -> Non
             assert all(outputs(call.result())["value"].tolist() == [10] for call in calls)
             return left.acquire(blocking=False)
 
-        for _ in range(4):  # three replaced connections, and the idle state before the first call
+        for _ in range(4):  # the client is idle before its first call, and after each of three connections
             until(is_left)
 
 

@@ -1,7 +1,6 @@
 """HTTP/1.1 requests as bytes: valid ones, those that end their connection, and those that the server refuses.
 
-The model ``text`` answers a POST with the POST's body and "!". Every GET asks for a model that does not
-exist."""
+The model ``text`` answers a POST with the POST's body and "!". Every GET asks for a model that does not exist."""
 
 HOST = b"Host: here\r\n"
 H2C = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAQAAAAIAAAAA\r\n"

@@ -126,7 +126,8 @@ def test_the_bodies_in_flight_share_their_memory(narrow: LiveServer) -> None:
             gate.open()
             assert first.connection.getresponse().status == 200
             assert other.post(path, body, **headers).status == 200
-        assert narrow.statistics("free_axis").inference_stats.fail.count == 1  # refused requests named no model
+        # A request that is refused before it is read counts for no model.
+        assert narrow.statistics("free_axis").inference_stats.fail.count == 1
 
 
 def test_arrays_that_take_more_than_their_json_count_as_they_are(narrow: LiveServer) -> None:

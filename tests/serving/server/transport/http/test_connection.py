@@ -98,7 +98,7 @@ def test_a_request_with_a_large_body_whose_client_leaves_is_not_computed(few: Pa
         send(first)
         gate.wait_until_computing()
         with ExitStack() as leaving:
-            for size in range(1_000_000, 1_400_000, 50_000):  # after a large last part, the server pauses
+            for size in range(1_000_000, 1_400_000, 50_000):  # if the last part is large, the server pauses reading
                 send(leaving.enter_context(connected(live)), INFER.ljust(size))
             live.wait_until_queued("gather", 8)
         live.wait_until_queued("gather", 0)

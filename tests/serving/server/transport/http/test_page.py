@@ -218,7 +218,7 @@ def test_the_calls_of_a_route_to_its_members_are_not_counted_as_callers(page: Sh
 
 
 def test_the_strip_counts_calls(page: Shown) -> None:
-    """An extra reading 0.1 s before the first one gives no rate. The next two readings are 2 s and 4 calls apart."""
+    """The first two readings are only 0.1 s apart, so they give no rate. In the 2 s after them, 4 calls arrive."""
     shown = page.page.evaluate("""async () => {
       const { Live, parse } = await import('/page/live.js');
       const live = new Live(() => {}, () => {});

@@ -29,7 +29,7 @@ COLOUR = re.compile(r"(--[\w-]+): (#\w+);")
 
 
 def look_again(page: Shown) -> None:
-    """Make the page read the metrics now, as after a return from another browser tab."""
+    """Make the page read the metrics now, as it does if the user returns from another browser tab."""
     page.page.evaluate("() => document.dispatchEvent(new Event('visibilitychange'))")
 
 

@@ -52,7 +52,7 @@ def test_the_metrics_are_in_the_format_that_is_accepted(rest: Rest) -> None:
 
 @pytest.fixture(scope="module")
 def controlled(few: Path) -> Iterator[Rest]:
-    """A connection to a server with explicit model control, which serves gather."""
+    """A connection to a server that serves gather and has explicit model control."""
     with (
         live_server("grpc", few, http_port=0, model_control="explicit", load_model=("gather",)) as live,
         Rest(live.server.http_address) as rest,

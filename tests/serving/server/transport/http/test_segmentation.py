@@ -150,7 +150,7 @@ def cut(stream: bytes, places: Sequence[int]) -> list[bytes]:
 
 
 def each_place(before: bytes, of_interest: bytes) -> list[tuple[int, ...]]:
-    """Return () for a stream without a cut, and (place,) for each place inside ``of_interest`` and at its two ends."""
+    """Return () to leave a stream whole, and (place,) for each cut in or at an end of ``of_interest``."""
     return [(), *((place,) for place in range(len(before), len(before) + len(of_interest) + 1))]
 
 

@@ -54,7 +54,7 @@ def test_while_every_thread_computes_others_are_answered_and_a_full_queue_refuse
     with native.gates.closed("gather") as gate:
         # Each of these two calls occupies one of the two threads.
         calls = [*native.occupy(gate, gather(1)), *native.occupy(gate, gather(2))]
-        for length in (1, 2):  # twice, because another thread takes over receiving, and later hands it back
+        for length in (1, 2):  # twice, because different threads may receive the two calls
             assert native.infer(request("free_axis", x=number(length)))["total"].tolist() == [[length]]
             assert native.statistics("gather").inference_count == 0
         assert len(native.classifier.Classify(picture, timeout=TIMEOUT).labels) == 3
@@ -214,11 +214,11 @@ def answer(received: BinaryIO) -> bytes:
 
 
 MOST_RESETS = 20
-"""The number of streams that may be reset together. hangtag's own clients open half as many streams."""
+"""The number of streams that a client may reset at once. hangtag's own clients open half as many streams."""
 
 
 def test_the_resets_that_clients_make_do_not_end_a_connection(native: LiveServer) -> None:
-    """hangtag's clients rely on this limit, which pygrpc-native sets."""
+    """hangtag's clients rely on this limit, which the package pygrpc-native sets."""
     for _ in range(3):
         assert reset_at_once(native, range(1, 2 * MOST_RESETS, 2)) == bytes([PING]) + ANY_PING
 

@@ -1,4 +1,4 @@
-"""If a token or certificate file is missing, huge, a folder, a device or a pipe, a running server answers and stops."""
+"""If a token or certificate file is missing, huge, a folder, a device or a pipe, the server answers and can stop."""
 
 import os
 import queue

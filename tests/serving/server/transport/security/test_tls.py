@@ -32,7 +32,7 @@ OLD, NEW = "0123456789abcdef", "fedcba9876543210fedcba"
 
 @contextmanager
 def serving(models: Path, **settings: Any) -> Iterator[Server]:
-    """A server that checks its files at each call, and its certificates all the time."""
+    """A server that checks its token file at each call, and its certificate files continuously."""
     with server(models, limits=Limits(file_check_seconds=0), drain_seconds=1, **settings) as running:
         yield running
 
