@@ -53,7 +53,7 @@ def animated_webp(width: int, height: int) -> bytes:
 
 
 LARGEST: dict[str, tuple[int, int, Write]] = {
-    # For each kind: the width and height of the largest accepted picture, and the function that writes its file.
+    # For each kind of file, the width and height of the largest accepted picture, and a function that writes the file.
     "PNG of 16 bits": (8000, 6200, png_of(16, 0)),
     "PNG of 16 bits with a transparent grey": (8000, 6200, png_of(16, 0, more=chunk(b"tRNS", bytes(2)))),
     "PNG of 16 bits and four channels": (8000, 6200, png_of(16, 6)),

@@ -184,7 +184,7 @@ def test_a_promotion_and_a_rollback_are_followed_and_a_damaged_one_changes_nothi
 
 
 WEIGHTS = {5: bytes.fromhex("0000a0400000a040"), 6: bytes.fromhex("0000c0400000c040")}
-"""The bytes of a version's two FP32 weights, keyed by the answer that a model gives with these weights."""
+"""For each answer of the model, the two FP32 weights that produce it, as bytes."""
 
 
 @pytest.mark.parametrize("place", ["model.onnx.data", "weights/model.data"])

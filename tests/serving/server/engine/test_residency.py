@@ -167,7 +167,7 @@ def test_what_stays_and_what_has_no_room(several: Repository) -> None:
 
 @pytest.mark.parametrize("member", ["nobody", "one"])
 def test_a_model_that_takes_the_name_of_a_route_waits_for_its_first_call(several: Repository, member: str) -> None:
-    """The route to the unknown model ``nobody`` is broken, but the model that replaces the route must work."""
+    """The route is broken if it names the unknown model ``nobody``. The model that replaces the route must work."""
     several.route("both", f"split = {{{member} = 100}}")
     running = several.start("poll", max_loaded_mib=2)
     (several.folder / "both" / "route.toml").unlink()

@@ -109,7 +109,7 @@ def test_a_stop_ends_a_trial(repository: Repository) -> None:
 
 
 def test_a_trial_ends_by_itself_if_its_server_was_killed(repository: Repository) -> None:
-    """If the trial had no time limit of its own, it would compute for ever."""
+    """Without a time limit of its own, the trial would compute for ever."""
     repository.publish("hostile", model=endless())
     options = ("--port", "0", "--model-control", "explicit", "--trial-load-seconds", "1")
     with (

@@ -19,7 +19,7 @@ INVALID = grpc.StatusCode.INVALID_ARGUMENT
 def test_an_empty_tensor_claims_no_size_that_no_message_has_and_axes_of_one_name_are_empty_together(
     repository: Repository,
 ) -> None:
-    """Without this check, twenty bytes could request an answer of any size, such as sums over an empty axis."""
+    """Without this check, twenty bytes could request an answer of any size, for example the sums over an empty axis."""
     rows = "(float[n, m] x) => (float[n, 1] y) <int64[1] axes = {1}> { y = ReduceSum(x, axes) }"
     repository.publish("rows", model=onnx_models.from_text(rows))
     pairs = "(float[n, 3] a, float[n, 3] b) => (float[n, 3] y) { y = Add(a, b) }"
@@ -46,7 +46,7 @@ def test_only_batches_that_come_alone_again_and_again_may_use_every_thread(repos
     assert running.gates.alone["one"] == [False] * (BATCHES - 1) + [True, True]
     with running.occupied("one", queued=2):
         assert running.gates.alone["one"][-1]
-    # A waiting call ends the sequence, so the first queued call is not alone. The second one starts a new sequence.
+    # A call that waits ends the sequence, so neither queued call may use every thread.
     assert running.gates.alone["one"][-2:] == [False, False]
 
 
@@ -63,7 +63,7 @@ def test_with_another_batch_being_computed_no_batch_is_alone(repository: Reposit
 
 
 def failing(error: Exception, *, of: float = 0) -> Script:
-    """A script that fails each batch that contains ``of``, or, if ``of`` is 0, each batch of more than two samples."""
+    """A script that raises the error if a batch contains ``of`` or, if ``of`` is 0, has more than two samples."""
 
     def compute(x: Array) -> Array:
         if of in x if of else len(x) > 2:

@@ -64,7 +64,7 @@ def test_a_worker_that_hangs_holds_up_nobody_and_is_replaced_by_one_with_all_mod
         assert instances(supervised) == before  # the last report of the hanging worker still counts
         assert time.monotonic() - began < HANG_SECONDS / 2
         with structlog.testing.capture_logs() as logs:
-            supervised.load("text")  # the first worker loads the model, and the hanging one cannot
+            supervised.load("text")  # the first worker loads the model, but the hanging worker cannot
             wait_until_replaced(supervised, 1, hanging)
         reasons = [line["reason"] for line in logs if line["event"] == "worker ended"]
         assert reasons == ["worker 1 ended with signal 9"]
@@ -112,7 +112,7 @@ def test_a_call_to_a_process_that_does_not_read_its_answers_fails(monkeypatch: p
 def test_a_worker_whose_end_another_thread_sees_first_is_replaced_too(
     models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """multiprocessing checks all processes when it starts one. Here, another thread records an exit code late."""
+    """multiprocessing checks all processes when it starts one. Here, a thread that checks records an exit code late."""
     wait, seen = os.waitpid, threading.Event()
 
     def waitpid(process: int, flags: int) -> tuple[int, int]:
@@ -240,7 +240,7 @@ def test_a_route_without_its_shadow_is_loaded_in_every_worker(models: Path) -> N
 
 
 def test_the_repository_is_not_polled_while_a_worker_is_missing(models: Path) -> None:
-    """If a version ends the worker that loads it, the other workers must continue."""
+    """If loading a version crashes one worker, the other workers must continue."""
 
     def versions() -> list[str]:
         return [version.version for version in supervised.state().versions]

@@ -196,7 +196,7 @@ def delays(server: Serving) -> list[str]:
     ("limits", "seconds"),
     [
         ({"worker_attempts": 1}, ["0.1", "0.2"]),  # Only workers that never listened count as failed attempts.
-        ({"worker_stable_seconds": 0.0}, ["0.1", "0.1"]),  # Each worker lived long enough to reset the delay.
+        ({"worker_stable_seconds": 0.0}, ["0.1", "0.1"]),  # Each worker counts as stable, which resets the delay.
         ({"worker_restart_seconds": 31.0}, ["30.0", "30.0"]),  # This is the longest delay.
     ],
 )

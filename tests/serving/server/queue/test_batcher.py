@@ -1,6 +1,6 @@
 """Examples of the batcher's deadlines, measured service times, delays and cancellations.
 
-test_batcher_properties tests what is true in any order. Tests with real servers show that requests wake threads."""
+test_batcher_properties tests any order of events. Tests with real servers show that requests wake threads."""
 
 import re
 from collections.abc import Callable
@@ -20,7 +20,7 @@ def clock() -> Clock:
 
 
 FRESH_SECONDS = 1.0
-"""The age in seconds from which measurements are ignored."""
+"""The batcher ignores measurements that are this many seconds old or older."""
 
 
 def measured(clock: Clock, *, instances: int = 1, delay: float = 0.0) -> Batcher:
@@ -149,7 +149,7 @@ def test_a_failed_batch_does_not_refresh_the_measurements(clock: Clock) -> None:
 
 def test_a_delay_takes_no_more_than_half_of_what_a_deadline_leaves_to_spare(clock: Clock) -> None:
     queue = measured(clock, delay=10)
-    queue.put(KeptCall(1, deadline=clock.now + 3))  # a full batch takes 1 s, so 2 s are left
+    queue.put(KeptCall(1, deadline=clock.now + 3))  # a full batch takes 1 s, so the call can spare 2 s
     assert queue.time_to_due() == pytest.approx(1)
     assert queue.take() == []
     clock.now += 1
@@ -175,7 +175,7 @@ def test_the_nearest_deadline_ends_the_delay_of_the_whole_batch(clock: Clock) ->
     ("after", "expected"), [(1.0, CancelledError), (9.8, CancelledError), (9.95, DeadlineError), (11.0, DeadlineError)]
 )
 def test_a_cancellation_at_the_deadline_counts_as_late(clock: Clock, after: float, expected: type[Exception]) -> None:
-    """gRPC cancels a call at the client's deadline. The server's deadline for the call may be up to 1 % later."""
+    """gRPC cancels a call at the client's deadline. The server may set a deadline up to 1 % later than the client's."""
     queue, one = batcher(clock), KeptCall(deadline=clock.now + 10)
     queue.put(one)
     clock.now += after
@@ -201,7 +201,7 @@ def predict(queue: Batcher, samples: int) -> float:
 
 
 def observed(*batches: tuple[int, float]) -> Batcher:
-    """A batcher that has computed these batches, with a maximum batch size of 64."""
+    """A batcher with a maximum batch size of 64, which has computed these batches."""
     return observe(batcher(Clock(), size=64), *batches)
 
 

@@ -18,7 +18,7 @@ from hangtag.serving.server.telemetry.model_statistics import Timings
 from tests.kit.parts import Clock, KeptCall, batcher
 
 RESERVED_SHARE = 0.2
-"""While every instance is busy, the batcher reserves this share of the time to a deadline for sending the answer."""
+"""While every instance is busy, the batcher reserves this share of the time to send the answer before a deadline."""
 
 
 class BatcherMachine(RuleBasedStateMachine):

@@ -1,4 +1,4 @@
-"""Free instances divide the queued calls, if the measured service time shows that this is faster."""
+"""Free instances share the queued calls among themselves if the measured service time shows that this is faster."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""A runtime on the CPU that uses IO binding as on a GPU. Tests can observe and change its sessions."""
+"""A runtime on the CPU that uses IO binding, as runtimes do on a GPU. Tests can observe and change its sessions."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +18,7 @@ Compute = Callable[..., object]
 
 
 class Binding(onnxruntime.IOBinding):  # type: ignore[misc]
-    """An IO binding that records inputs at fixed addresses. A test can change other inputs before they are bound."""
+    """Records inputs at fixed addresses; a test can change the other inputs before they are bound."""
 
     def __init__(self, session: Any, change: Callable[[Rows], Rows]) -> None:
         super().__init__(session)

@@ -126,7 +126,7 @@ def test_auto_keeps_graphs_where_they_are_faster(
     faster: bool,
     runs: int,
 ) -> None:
-    """A session's batches take the listed milliseconds in turn. The clock advances only while a session computes."""
+    """The listed times apply to a session's batches in this order. The clock advances only while a session computes."""
     now, computed = 0.0, []
     cuda = OnCpu(doubled)
 

@@ -41,7 +41,7 @@ _GUARDED = mmap.mmap(-1, 2 << 20, prot=0)
 _SCALE, _ZERO = np.array(0.1, np.float32), np.array(3, np.uint8)
 _Q = (_SCALE, _ZERO)
 
-# The inputs of each operator (tuples hold constants) and its attributes. In a name, a hyphen ends the domain.
+# The inputs of each operator (tuples hold constants) and its attributes. A hyphen separates the domain from the name.
 OPERATORS: dict[str, list[tuple[list[Any], dict[str, Any]]]] = {
     **{name: [([f(2, 3, 4)], {})] for name in ("Relu", "Erf", "Softmax", "ArgMax", "Transpose", "Shape", "NonZero")},
     **{name: [([f(2, 3, 4), f(2, 3, 4)], {})] for name in ("Add", "Div", "Max", "Pow", "Less")},

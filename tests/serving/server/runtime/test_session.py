@@ -65,7 +65,7 @@ def test_texts_that_are_not_utf8_are_an_error_that_names_the_file(models: Path, 
 
 
 def refuses_below(least: int, number: str, x: str) -> onnx.ModelProto:
-    """A model that returns x as integers, but fails if ``number``, an expression of x, is below ``least``."""
+    """A model that returns x as integers. It fails if ``number``, an expression of x, is below ``least``."""
     return from_text(
         f"""({x} x) => (int64{x[x.index("[") :]} y) <int64 least = {{{least}}}, int64[1] table = {{0}}> {{
             number = {number}

@@ -48,7 +48,7 @@ def test_repeated_problems_are_dropped_and_counted() -> None:
 
 
 def test_repeated_lines_that_are_no_problem_are_dropped_and_counted_for_each_model() -> None:
-    """If one model is loaded repeatedly, most lines are dropped. If many models are loaded once, no line is dropped."""
+    """If one model is loaded repeatedly, most lines are dropped. If many are each loaded once, all lines are kept."""
     clock = Clock()
     limit = RateLimit(BURST, clock)
     first = [passes(limit, "model loaded", "info", model="cnn", seconds=n) is not None for n in range(INFO_BURST + 7)]
@@ -139,7 +139,7 @@ Logged = Callable[[Call], str]
 
 @pytest.fixture
 def as_written(monkeypatch: pytest.MonkeyPatch, _log_as_before: None) -> Callable[..., str]:
-    """Returns what a call of the logger writes, to a pipe or to a terminal."""
+    """Returns what one call of the logger writes to a pipe or to a terminal."""
 
     def of(call: Call, *, terminal: bool = True, coloured: bool = False) -> str:
         written = io.StringIO()

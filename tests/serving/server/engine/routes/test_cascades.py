@@ -156,7 +156,7 @@ def test_no_call_that_fails_stays_in_memory(cascade: Repository, infer: Infer, h
     cascade.route("both", f'{CASCADE}on_overload = "refuse"')
     running = cascade.start(transport="native")
     gc.collect()
-    gc.disable()  # a reference cycle would stay until a collection
+    gc.disable()  # only a garbage collection would free a reference cycle
     try:
         if how == "refused":
             running.gates.play(fast=refuse)
@@ -234,5 +234,5 @@ def test_a_cascade_within_a_cascade_names_the_models_that_answered_and_counts_wh
     assert answer.answered_by == (("fast", "slow") if inner_first else ("other",))
     running.gates.play(other=lambda x: x + np.float32(0.3 if inner_first else 0))
     with running.occupied("slow", queued=4):
-        # Only two samples (the first two or the last two) keep the inner cascade's answer, so at most two are unsure.
+        # Only two samples (the first or last two) end with an answer of the inner cascade, so at most two are unsure.
         assert running.infer("outer", [0.95, 0.6, 0.1, 0.2]).unsure == 2

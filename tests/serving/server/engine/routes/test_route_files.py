@@ -96,7 +96,7 @@ def doubled(shape: str) -> onnx.ModelProto:
 
 
 def cropped() -> onnx.ModelProto:
-    """The classifier of garments, but with pictures that are prepared by cropping."""
+    """The classifier of garments, with metadata that asks for cropped pictures."""
     return onnx_file.with_metadata(onnx_models.classifier(), image='{"height": 28, "width": 28, "fit": "crop"}')
 
 

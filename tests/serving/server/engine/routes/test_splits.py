@@ -62,7 +62,7 @@ def test_random_calls_and_similar_keys_are_spread_by_their_shares(repository: Re
     for pattern in ("", "{:08x}", "user{}@example.com"):
         before = chosen(running, "inner", [pattern.format(number) for number in range(COUNT)])
         require_share(before, "two", 0.1)
-    # An inner split spreads the keys that it receives over all of its own shares.
+    # The inner split receives only some of the keys, and spreads these over its own members by their shares.
     outer = chosen(running, "outer", [f"user-{number}" for number in range(2 * COUNT)])
     require_share(outer, "three", 0.5)
     require_share(Counter({key: count for key, count in outer.items() if key[1] != "three"}), "two", 0.1)
