@@ -183,11 +183,16 @@ class ComputePool:
             with self._lock:
                 others = len(self._running) - self._waiting - 1
                 self._summoned = self._summoned and others - (self._receiver is not None) >= self.threads
-                receives = self._may_receive(others)
+                receives = self._receiver is None and self._may_receive(others)
                 if receives:
                     self._receiver = threading.get_ident()
             offers = self._offers
-            work, seconds = self._received() if receives else self._take()
+            work: Work | None = None
+            seconds: float | None = None
+            if receives:
+                work, seconds = self._received()
+            elif self._due:
+                work, seconds = self._take()
             with self._lock:
                 if receives:
                     self._receiver = None
@@ -204,7 +209,8 @@ class ComputePool:
                     elif self._due:
                         self._wake()
                     return work
-                if self._offers != offers or self._may_receive(len(self._running) - self._waiting - 1):
+                others = len(self._running) - self._waiting - 1
+                if self._offers != offers or (self._receiver is None and self._may_receive(others)):
                     continue
                 # if this pool receives calls, one more thread is kept, so that it can receive during slow batches
                 enough = self.threads + (self._receive is not None)
@@ -218,10 +224,9 @@ class ComputePool:
                 self._waking = max(0, self._waking - 1)
 
     def _may_receive(self, others: int) -> bool:
-        """Whether one more thread may receive calls while ``others`` threads work. If more threads than necessary
-        worked, they would take the interpreter lock from each other, and batches would be smaller."""
-        is_free = self._summoned or others < self.threads
-        return is_free and self._receive is not None and self._receiver is None
+        """Whether a thread may receive calls while ``others`` threads work and none receives. If more threads than
+        necessary worked, they would take the interpreter lock from each other, and batches would be smaller."""
+        return self._receive is not None and (self._summoned or others < self.threads)
 
     def _take(self) -> tuple[Work | None, float | None]:
         """Take a due batch. Without one, return the seconds until a batch is due, or None if no call waits."""

@@ -125,13 +125,18 @@ class Batcher:
         while True:
             late: list[Call] = []
             with self._lock:
-                if not self._due():
+                if (
+                    not self._queue
+                    or len(self._computing) >= self.instances
+                    or (self.max_queue_delay and self._held_for() > 0)
+                ):
                     return []
-                batch, samples = self._gather(late)
+                now = self._clock()
+                batch, samples = self._gather(now, late)
                 if batch:
                     if not self._computing:
-                        self._service_time.hold()
-                    self._computing[id(batch)] = self._clock(), samples
+                        self._service_time.computing_since = now
+                    self._computing[id(batch)] = now, samples
                 else:
                     self._notify_if_ended()
             for call in late:  # without the lock, because ``end`` runs code of the transport
@@ -147,7 +152,7 @@ class Batcher:
             if seconds is not None:
                 self._service_time.observe(samples, seconds)
             if not self._computing:
-                self._service_time.release()
+                self._service_time.computing_since = None
             waiting = batch
             for call in batch:
                 if call.done:
@@ -162,9 +167,9 @@ class Batcher:
     def time_to_due(self) -> float | None:
         """Return the seconds until a batch may be taken, or None if no call waits or every instance is busy."""
         with self._lock:
-            if not self._queue or self._busy:
+            if not self._queue or len(self._computing) >= self.instances:
                 return None
-            return 0.0 if self._due() else max(0.0, self._held_until() - self._clock())
+            return self._held_for() if self.max_queue_delay else 0.0
 
     def close(self) -> None:
         """Refuse new calls. Queued calls can still be taken, without a delay."""
@@ -178,19 +183,24 @@ class Batcher:
             while self._queue or self._computing:
                 self._ended.wait()
 
-    @property
-    def _busy(self) -> bool:
-        return len(self._computing) >= self.instances
-
     def _notify_if_ended(self) -> None:
         if self._closed and not self._queue and not self._computing:
             self._ended.notify_all()
 
     def _ready_by(self, call: Call, deadline: float, now: float) -> float:
         """Return when a call's batch must be finished. Raises DeadlineError if the batch would probably be late."""
-        expected = self._expected(call.samples, now)
+        predict = self._service_time.predict
+        whole_batches, rest = divmod(self.queued_samples, self.max_batch_size)
+        # If a whole batch already waits, this call's batch will be full too, because later calls join the batch.
+        own = self.max_batch_size if whole_batches else min(rest + call.samples, self.max_batch_size)
+        expected = predict(own)
+        if whole_batches:
+            expected += whole_batches * predict(self.max_batch_size) / self.instances
+        share = 1.0
+        if len(self._computing) >= self.instances:
+            expected += min(max(0.0, since + predict(samples) - now) for since, samples in self._computing.values())
+            share -= RESERVED_SHARE
         remaining = deadline - now
-        share = 1 - RESERVED_SHARE if self._busy else 1.0
         ready_by = now + share * remaining
         if ready_by < now + expected:
             left = f"is in {remaining * 1e3:.1f} ms" if remaining > 0 else "has passed"
@@ -200,46 +210,33 @@ class Batcher:
             )
         return ready_by
 
-    def _expected(self, new_samples: int, now: float) -> float:
-        predict = self._service_time.predict
-        whole_batches, rest = divmod(self.queued_samples, self.max_batch_size)
-        wait = whole_batches * predict(self.max_batch_size) / self.instances
-        if self._busy:
-            wait += min(max(0.0, since + predict(samples) - now) for since, samples in self._computing.values())
-        # If a whole batch already waits, this call's batch will be full too, because later calls join the batch.
-        own = self.max_batch_size if whole_batches else min(rest + new_samples, self.max_batch_size)
-        return wait + predict(own)
-
-    def _due(self) -> bool:
-        if not self._queue or len(self._computing) >= self.instances:
-            return False
-        if self._closed or not self.max_queue_delay or self.queued_samples >= self.max_batch_size:
-            return True
-        return self._clock() >= self._held_until()
-
-    def _held_until(self) -> float:
-        return min(call.held_until for call in self._queue)  # fast, because fewer calls are queued than fill a batch
+    def _held_for(self) -> float:
+        """Return for how many more seconds the queued calls are held back, to fill the next batch."""
+        if self._closed or self.queued_samples >= self.max_batch_size:
+            return 0.0
+        held_until = min(call.held_until for call in self._queue)  # fast: the queued calls do not fill a batch
+        return max(0.0, held_until - self._clock())
 
     def _enough(self) -> int:
-        """Return the number of samples with which the next batch ends."""
+        """Return the number of samples with which the next batch ends, if several calls are divided among the free
+        instances."""
         free, queued = self.instances - len(self._computing), self.queued_samples
-        if self._divided and free > 1 and self.waiting > 1:
+        if free > 1:
             part = math.ceil(queued / free)
             whole, divided = self._service_time.predict(queued), self._service_time.predict(part)
             if whole - divided >= _WORTH_DIVIDING_SECONDS and free * divided <= _DIVIDING_COST * whole:
                 return min(part, self.max_batch_size)
         return self.max_batch_size
 
-    def _gather(self, late: list[Call]) -> tuple[list[Call], int]:
+    def _gather(self, now: float, late: list[Call]) -> tuple[list[Call], int]:
         """Remove the next batch from the queue, and return it with its number of samples. Append to ``late`` the calls
         that can no longer be computed in time."""
-        now = self._clock()
         predict = self._service_time.predict
         batch: list[Call] = []
         samples = 0
         earliest = math.inf  # the earliest ready_by of the batch's calls
         passed_over: list[Call] = []
-        enough = self._enough()
+        enough = self._enough() if self._divided and self.waiting > 1 else self.max_batch_size
         while self._queue and samples < enough:
             call = self._queue.popleft()
             self.queued_samples -= call.samples

@@ -139,6 +139,6 @@ class Call(ABC):
 
 def answer(calls: Sequence[Call], outputs: Tensors, cost: BatchCost) -> None:
     """Give the calls of a computed batch their rows. All calls of one class are answered together."""
-    kinds = {type(call) for call in calls}
+    kinds: set[type[Call]] = set(map(type, calls))
     for kind in kinds:
         kind.answer_batch(calls if len(kinds) == 1 else [call for call in calls if type(call) is kind], outputs, cost)

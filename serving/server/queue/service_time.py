@@ -23,7 +23,10 @@ class ServiceTime:
         # for each size class: its weight in the fit, mean samples and mean seconds
         self._classes: dict[int, list[float]] = {}
         self._last_observed = -math.inf
-        self._held = False
+        self.computing_since: float | None = None
+        """Since when batches have been computed without a pause; None while no batch is computed. The batcher sets this
+        time. Observations that were fresh at this time do not expire, because one batch may take longer than
+        FRESH_SECONDS."""
         self._fitted: tuple[float, float] | None = (0.0, 0.0)  # a and b; None if a batch was observed since the fit
 
     def observe(self, samples: int, seconds: float) -> None:
@@ -46,18 +49,8 @@ class ServiceTime:
 
     def predict(self, samples: int) -> float:
         """Return the expected seconds for a batch of this many samples; 0 while no fresh observation exists."""
-        return self._line(samples) if self._held or self._is_fresh() else 0.0
-
-    def hold(self) -> None:
-        """Keep fresh observations valid until ``release``, because a batch may take longer than FRESH_SECONDS."""
-        self._held = self._held or self._is_fresh()
-
-    def release(self) -> None:
-        """Let observations expire again, because no batch is being computed any more."""
-        self._held = False
-
-    def _is_fresh(self) -> bool:
-        return self._clock() - self._last_observed <= FRESH_SECONDS
+        now = self._clock() if self.computing_since is None else self.computing_since
+        return self._line(samples) if now - self._last_observed <= FRESH_SECONDS else 0.0
 
     def _line(self, samples: int) -> float:
         a, b = self._fitted = self._fitted or self._fit()
