@@ -35,7 +35,7 @@ structlog.configure(logger_factory=lambda *_: structlog.PrintLogger(sys.__stderr
 
 
 SLOW = tuple(f"tests/{name}/" for name in ("e2e", "hangtag", "serving/loadtest", "serving/server/transport"))
-"""Folders of slow tests. A fast file in them has the mark ``quick``, a slow file in other folders the mark ``slow``."""
+"""Folders of slow tests. Fast files in them are marked ``quick``; slow files elsewhere are marked ``slow``."""
 
 
 @pytest.hookimpl(wrapper=True)

@@ -134,7 +134,7 @@ def test_every_variable_is_an_option_of_the_server(pod: dict[str, Any]) -> None:
 
 @every_pod
 def test_the_server_can_write_temporary_files(pod: dict[str, Any]) -> None:
-    """The native transport creates a folder for its socket. The rest of the container's file system is read-only."""
+    """The native transport creates a folder for its socket in /tmp. The rest of the file system is read-only."""
     (container,) = pod["containers"]
     assert container["securityContext"]["readOnlyRootFilesystem"]
     (volume,) = [mount["name"] for mount in container["volumeMounts"] if mount["mountPath"] == "/tmp"]

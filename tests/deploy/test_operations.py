@@ -65,7 +65,7 @@ def test_the_proxy_protects_the_servers_and_their_callers() -> None:
     proxy = yaml.safe_load((ROOT / "deploy/envoy.yaml").read_text())
     assert "admin" not in proxy
     (cluster,) = proxy["static_resources"]["clusters"]
-    # Each caller has its own connections to servers, because a caller that cancels many calls loses the connection.
+    # Each caller has its own connections to servers, because a caller that cancels many calls loses its connection.
     assert cluster["connection_pool_per_downstream_connection"] is True
     (limit, _) = proxy["static_resources"]["listeners"][0]["filter_chains"][0]["filters"]
     assert limit["typed_config"]["max_connections"] < ServerConfig().max_connections

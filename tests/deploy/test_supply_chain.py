@@ -48,7 +48,7 @@ FIXED = events({"introduced": "0"}, {"fixed": "10.0.0"})
 def advisories(folder: Path, *records: dict[str, object]) -> Path:
     folder.mkdir()
     for index, one in enumerate(records):
-        (folder / f"{index}.yaml").write_text(yaml.safe_dump(one).replace("'", ""))  # OSV's files have no quotes
+        (folder / f"{index}.yaml").write_text(yaml.safe_dump(one).replace("'", ""))  # OSV's files do not quote values
     (folder / "workflow.yaml").write_text("on: push")
     return folder
 

@@ -71,7 +71,7 @@ class Caller:
     """A running program of caller.py. Its calls can be read while the program runs.
 
     Attributes:
-        calls: The calls that have ended, in the order of their ends.
+        calls: The calls that have ended, in the order in which they ended.
     """
 
     def __init__(self, namespace: Namespace, address: str, *options: str) -> None:

@@ -70,7 +70,7 @@ class Cable:
             namespace.run("ip", "link", "set", interface, "up")
 
     def cut(self) -> None:
-        """Lose all packets in both directions."""
+        """Drop all packets in both directions."""
         for namespace, interface, _, peer in self._ends:
             namespace.run("ip", "neigh", "replace", peer, "lladdr", _NOBODY, "nud", "permanent", "dev", interface)
 

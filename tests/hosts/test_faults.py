@@ -45,7 +45,7 @@ def wait_for_the_share(callers: Mapping[str, Caller], healed: float) -> None:
 
 
 def now(callers: Mapping[str, Caller]) -> float:
-    """The end time of the latest recorded call. It separates earlier calls from later calls."""
+    """The end time of the latest recorded call, with which a test separates earlier calls from later ones."""
     return max(caller.calls[-1].end for caller in callers.values())
 
 

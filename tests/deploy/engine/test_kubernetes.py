@@ -45,7 +45,7 @@ def problems(value: Any, kind: str, where: str = "") -> list[str]:
     Args:
         value: The part of the manifest to check.
         kind: The SDK's type for this part.
-        where: This part's path in the manifest, with which the returned lines begin.
+        where: This part's path in the manifest. The returned lines begin with this path.
     """
     if items := re.fullmatch(r"list\[(\w+)\]", kind):
         if not isinstance(value, list):
@@ -112,7 +112,7 @@ def test_pods_meet_the_restricted_standard_and_have_limits(documents: list[Docum
 
 
 def test_gpu_pods_run_the_gpu_image_when_the_base_names_a_registry(tmp_path: Path) -> None:
-    """Users name their registry in the base (docs/how-to/kubernetes.md). The base's image runs on CPUs."""
+    """Users name their registry in kustomize's base (docs/how-to/kubernetes.md), whose image runs on CPUs."""
     folder = shutil.copytree(FOLDER, tmp_path / "kubernetes")
     base = folder / "base/kustomization.yaml"
     base.write_text(base.read_text().replace("newName: hangtag", "newName: registry.example/hangtag"))

@@ -127,7 +127,7 @@ def balanced(counts: list[int]) -> bool:
 
 
 def wait_until_balanced(stack: Stack, load: SteadyLoad) -> None:
-    """Wait until ``balanced`` is true of 200 calls: at most BALANCED_WITHIN seconds if all replicas are ready."""
+    """Wait for at most BALANCED_WITHIN seconds until ``balanced`` holds for 200 calls. All replicas must be ready."""
     with inference_counter(stack) as count_since_last:
 
         def is_shared() -> bool:
@@ -178,7 +178,7 @@ def call_unknown_method(channel: grpc.Channel) -> None:
 
 
 def call_with_short_deadline(channel: grpc.Channel) -> None:
-    """Make a call with a deadline of 5 ms, and with a batch that takes ten times as long."""
+    """Call a model with a deadline of 5 ms, and with a batch that takes ten times as long."""
     image = inference_pb2.ModelInferRequest.InferInputTensor(name="image", datatype="UINT8", shape=[64, 28, 28])
     request = inference_pb2.ModelInferRequest(
         model_name="cnn", inputs=[image], raw_input_contents=[bytes(64 * 28 * 28)]
