@@ -157,9 +157,9 @@ def test_the_examples_of_the_page_about_http_run_as_they_are_written(
     ids=["grpc-request-rate", "grpc-async-batches", "grpc-stream", "http-async-batches", "http-json"],
 )
 def test_perf_analyzer(server: Serving, tmp_path: Path, over: str, options: str, batch_size: int) -> None:
-    """perf_analyzer measures a throughput, reports no failed call, and reads the server's times from statistics."""
+    """perf_analyzer measures a throughput, reports no failed call, and reads times from the server's statistics."""
     before = statistics(server)
-    # -s 1000 accepts measurements that vary by 1000 %.
+    # -s 1000 accepts measurements that vary by up to 1000 %.
     window = "--measurement-mode count_windows --measurement-request-count 50 -p 100 -s 1000"
     file = tmp_path / "report.csv"
     address = server.address if over == "grpc" else server.http_address

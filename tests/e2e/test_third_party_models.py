@@ -1,7 +1,7 @@
 """Serves third-party models: the ONNX files inside the wheels of silero-vad and magika.
 
-In .venv-others, each package runs its models twice: in its own ONNX Runtime session, and in one that calls the server
-(scripts/remote_session.py). The answers must agree.
+In .venv-others, each package runs its models twice: in its own ONNX Runtime session, and in a session that
+calls the server (scripts/remote_session.py). The answers must agree.
 """
 
 import json
@@ -82,7 +82,7 @@ def silero_answers(third_party_server: Serving, tmp_path_factory: pytest.TempPat
 def speech() -> np.ndarray[Any, np.dtype[np.float32]]:
     """Synthesizes 2.4 s of audio [samples]: two vowels that a voice detector recognizes as speech, between silences.
 
-    In the source-filter model of speech, a glottal pulse train of falling pitch passes the formants of the vowel a.
+    In the source-filter model of speech, a pulse train of falling pitch is filtered by the formants of the vowel a.
     """
     seconds = np.arange(SAMPLE_RATE * 3 // 5) / SAMPLE_RATE
     pitch = 150 - 40 * seconds + 4 * np.sin(2 * np.pi * 5 * seconds)

@@ -56,7 +56,7 @@ class Shell:
                 if line.startswith("export "):
                     self.variables.update([line.removeprefix("export ").split("=")])
                 elif line != "hangtag serve":
-                    may_be_late = line.startswith("hangtag loadtest")  # invalid on a busy machine
+                    may_be_late = line.startswith("hangtag loadtest")  # the run is invalid on a busy machine
                     codes = (0, 1) if may_be_late else (0,)
                     printed[line] = self.run(["bash", "-ec", line], codes)
         for code in re.findall(r"```python\n(.*?)```", SECTIONS[section], re.DOTALL):

@@ -25,7 +25,7 @@ from tests.kit.command import invoke
 from tests.kit.shipped import MODELS
 
 # FAST's answers to the four samples are right and sure, right and unsure, wrong and unsure, and wrong and sure. SLOW is
-# slower, and always right.
+# slower than FAST, and always right.
 SURE, RIGHT = np.array([0.95, 0.6, 0.7, 0.81]), np.array([True, True, False, False])
 
 
@@ -54,12 +54,12 @@ def test_every_model_and_every_cascade_that_may_gain_is_a_candidate_at_its_cheap
     assert (cascade.threshold, cascade.accuracy, cascade.reached) == (0.705, 0.75, (1.0, 0.5))
     assert cascade.cost == pytest.approx(0.001 + 0.5 * 0.01)
     assert (listed["fast"].accuracy, listed["fast"].cost) == (0.5, 0.001)
-    # A cascade that sends every sample on to its last model is neither cheaper nor more accurate than this model.
+    # A cascade that sends every sample on to its last model is neither cheaper nor more accurate than that model.
     assert list(named(candidates([SLOW, FAST], accuracy=1.01))) == ["fast", "slow"]
 
 
 def test_a_third_model_has_to_pay() -> None:
-    """A middle model that passes on a third of its samples is worth its cost if it is fast, but not if it is slow."""
+    """In a cascade, a middle model that passes on a third of its samples is worth its cost only if it is fast."""
     sure, right = np.array([0.9, 0.9, 0.7, 0.9]), np.array([True, True, False, True])
     middle = [model("middle", sure, right, each, each) for each in (0.006, 0.008)]
     listed = [named(candidates([FAST, one, SLOW], accuracy=1.0)) for one in middle]
@@ -69,10 +69,10 @@ def test_a_third_model_has_to_pay() -> None:
 def test_the_processors_time_limits_throughput_and_p99() -> None:
     fast, _, cascade = candidates([FAST, SLOW], accuracy=0.75)
     assert limits(fast, 2, rate=None).throughput == pytest.approx(2000)
-    assert limits(fast, 2, rate=None).p99 == pytest.approx(0.032)  # 64 calls wait while 2000 a second are answered
+    assert limits(fast, 2, rate=None).p99 == pytest.approx(0.032)  # 64 calls in flight at 2000 calls/s
     assert limits(cascade, 1, rate=None).throughput == pytest.approx(1 / (0.001 + 0.5 * 0.01))
     at_rate = limits(cascade, 2, rate=1.0)
-    # Half of the calls reach both models, which together take 16 ms on one processor. A lone batch can use two.
+    # Half of the calls reach both models, which together take 16 ms on one processor, and 8 ms on two.
     assert at_rate.p99 == pytest.approx(0.008)
     assert [at_rate.overloaded, limits(cascade, 2, rate=400.0).overloaded] == [False, True]
 
@@ -81,7 +81,7 @@ def test_the_best_and_the_best_single_model_are_tested_and_come_first() -> None:
     tested = list[list[str]]()
 
     def test(chosen: Sequence[Candidate]) -> list[Candidate]:
-        """The load test finds the single model to be much faster than predicted."""
+        """A load test in which the single model is much faster than predicted."""
         tested.append([one.name for one in chosen])
         return [
             replace(one, figures=Outcome(100.0 if one.is_cascade else 1000.0, 0.1, is_predicted=False))

@@ -56,7 +56,7 @@ def test_importing_hangtag_loads_no_other_package() -> None:
 
 
 def test_the_public_names_are_those_of_the_client() -> None:
-    names = vars(hangtag)["__all__"]  # type checkers read the imports instead
+    names = vars(hangtag)["__all__"]  # type checkers read the imports instead of this list
     assert [getattr(hangtag, name).__name__ for name in names] == names
     assert (hangtag.Client, hangtag.ClientError) == (Client, ClientError)
     assert issubclass(hangtag.ClientError, hangtag.UserError)
@@ -97,7 +97,7 @@ def test_the_extras_that_are_named_exist() -> None:
 def test_children_run_nothing_of_the_current_folder(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """serve, loadtest and train start processes with multiprocessing, which imports socket."""
+    """The commands serve, loadtest and train start processes with multiprocessing, which imports socket."""
     (tmp_path / "socket.py").write_text("open('was run', 'w')\nraise SystemExit(7)\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
@@ -160,7 +160,7 @@ def test_ctrl_c_while_modules_are_imported_ends_with_one_line(module: str, tmp_p
 
 
 def options(path: str, command: click.Command) -> Iterator[tuple[str, click.Option]]:
-    """Yield each option, and the name of its environment variable by the rule in docs/reference/options.md."""
+    """Yield each option, with the name that docs/reference/options.md prescribes for its environment variable."""
     for name, below in getattr(command, "commands", {}).items():
         yield from options(f"{path}_{name}", below)
     for option in command.params:

@@ -1,4 +1,4 @@
-"""A chart's labels overlap no line, mark or other label as long as one direction around the point is free."""
+"""A chart's label overlaps no line, mark or other label if there is room for it in any direction from its point."""
 
 import numpy as np
 import pytest

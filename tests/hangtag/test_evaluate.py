@@ -77,7 +77,7 @@ def test_a_run_and_its_export_give_the_same_answers(trained: Path, proven: Path)
 
 
 def test_the_document_agrees_with_the_models_own_answers(tmp_path: Path, garments: Split) -> None:
-    """Adding a temperature to the file changes only the calibration error and the probabilities of mistakes."""
+    """A temperature in the file changes only the calibration error and the probabilities in the list of mistakes."""
     model, calibrated, few = onnx.load(LSTM), tmp_path / "calibrated.onnx", garments.first(400)
     (place,) = [at for at, node in enumerate(model.graph.node) if node.op_type == "Softmax"]
     plain = model.graph.node[place].input[0]

@@ -1,4 +1,4 @@
-"""With a clear message, ``hangtag evaluate`` refuses options without effect and models that it cannot evaluate."""
+"""When ``hangtag evaluate`` refuses an option without effect, or a model that it cannot evaluate, it says why."""
 
 import json
 import shutil

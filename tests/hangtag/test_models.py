@@ -88,7 +88,7 @@ def test_a_folder_without_a_version_is_named_in_the_words_of_the_server(tmp_path
 
 def test_it_shows_a_model(proven: Path) -> None:
     shown = lines("show", "lstm-56", models=proven)
-    assert all(line[0] != " " and line == line.rstrip() for line in shown)  # lines are not wrapped for a pipe
+    assert all(line[0] != " " and line == line.rstrip() for line in shown)  # output to a pipe is not wrapped
     words = " ".join(" ".join(shown).split())
     for part in (
         "inputs image: UINT8 [any, 28, 28]", "outputs logits: FP32 [any, 10]", "Sneaker, Bag, Ankle boot",

@@ -43,7 +43,7 @@ def test_pictures_of_other_sizes_are_taken_from_then_on(tmp_path: Path) -> None:
 
 
 def test_a_fit_of_the_served_version_changes_only_on_request(tmp_path: Path) -> None:
-    """Results that were measured with the old fit are removed. The example pictures and the other checks stay."""
+    """Results that were measured with the old fit are removed. The example pictures and all other checks are kept."""
     (tmp_path / "labels.txt").write_text("\n".join(COLOURS))
     stated = ("--labels", tmp_path / "labels.txt", "--preprocessing", "fit=stretch scale=255")
     data = ("--data", f"folder:{colour_networks.pictures(tmp_path / 'photos')}")

@@ -93,7 +93,7 @@ def test_they_are_read_with_the_checks_of_training(samples: Path, tmp_path: Path
 def test_a_published_and_a_served_model_find_the_pictures_of_their_run(
     samples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The model's file names the folder of pictures relative to the current folder."""
+    """The model's file contains the path of the picture folder, relative to the current folder."""
     labels = [f"sign {place} {name}" for place, name in enumerate(COLOURS)]
     for name, label in zip(COLOURS, labels, strict=True):
         shutil.copytree(samples / "photos" / name, tmp_path / "here/photos" / label)
@@ -143,7 +143,7 @@ def test_an_imported_model_and_a_route_over_it_find_the_pictures_of_the_import(s
 
 
 def test_samples_that_a_model_was_trained_on_are_counted(samples: Path, tmp_path: Path) -> None:
-    """The run's list of pictures identifies a picture by its pixels, even if its file has changed."""
+    """The run's list of pictures identifies a picture by its pixels, whatever the path of the picture's file."""
     config = {"model": "own", "seed": 0, "recipe": {"epochs": 1}, "dataset": "folder:gone", "data_digest": "0"}
     described = {"training": json.dumps({"config": config})}
     file = onnx_models.publish(tmp_path / "models", "signs", with_metadata(onnx_models.colours(), **described))

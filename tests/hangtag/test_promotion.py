@@ -39,7 +39,7 @@ def test_a_version_is_promoted_and_rolled_back(shop: Path) -> None:
     assert change(shop, "promote", "m", "2") == "m version 2 was already chosen"
     publish(shop, "m", classifier(), 4)
     assert serving(shop) == 2
-    # Each `rollback` undoes the latest promotion that is left. When none is left, it chooses the next lower version.
+    # Each `rollback` undoes the latest remaining promotion. If none remains, it chooses the next lower version.
     for version, before in ((1, 2), (3, 1), (2, 3)):
         assert change(shop, "rollback", "m") == f"m version {version} is chosen instead of version {before}"
         assert serving(shop) == version

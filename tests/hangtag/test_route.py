@@ -97,7 +97,7 @@ def test_three_models_have_one_threshold(models: Path) -> None:
 
 
 def test_a_cascade_that_is_no_faster_than_its_last_model_is_not_written(models: Path) -> None:
-    """If lstm2 precedes lstm, each image that lstm2 passes on costs more than with lstm alone."""
+    """If lstm2 precedes lstm in a cascade, each image that lstm2 passes on costs more than with lstm alone."""
     refused = tune(models, "lstm2", "lstm", "--name", "slow", exit_code=1)
     assert "faster than lstm alone, so no route was written. Serve only lstm" in refused
     cost = r"if the cascade takes less than [\d,]+ µs \(the time of lstm\) at a threshold in the table\.$"
@@ -152,8 +152,8 @@ THIRD = model([0.5, 0.9, 0.8, 0.7], [True, True, False, True])
 
 def test_of_three_models_the_same_threshold_decides_at_each_but_the_last() -> None:
     points = {point.threshold: point for point in curve([FIRST, SECOND, THIRD])}
-    # The second sample stops at the second model, whose 0.8 is enough. The third sample passes
-    # through all models, and is still misclassified.
+    # The second sample stops at the second model, whose confidence of 0.8 is enough. The third sample passes through
+    # all models, and is still misclassified.
     assert (points[0.75].reached, points[0.75].accuracy, points[0.75].lost) == ((1.0, 0.5, 0.25), 0.5, 1)
     assert (points[1.0].reached, points[1.0].accuracy, points[1.0].lost) == ((1.0, 1.0, 1.0), 0.75, 0)
 
@@ -170,8 +170,8 @@ def test_what_is_not_a_number_goes_on_as_on_the_server() -> None:
 def test_the_lowest_threshold_that_is_shown_to_lose_no_more_is_chosen(
     times: int, lose: float, threshold: float
 ) -> None:
-    """At 0.705 a quarter of the samples is misclassified, and at 0.0 half. If one of four samples is misclassified,
-    the upper bound is 0.75, which exceeds the limit of 0.5."""
+    """A threshold of 0.705 misclassifies a quarter of the samples, and a threshold of 0.0 half of them. If one of
+    four samples is misclassified, the upper bound is 0.75, which exceeds the limit of 0.5."""
     models = [model(each.confidence.tolist(), each.right.tolist(), times) for each in (FIRST, SECOND)]
     chosen = best(curve(models), 0.0, lose)
     assert chosen is not None

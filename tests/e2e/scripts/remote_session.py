@@ -12,7 +12,7 @@ from tritonclient.utils import triton_to_np_dtype
 
 
 class RemoteSession:
-    """Has InferenceSession's method `run`, because the tested packages call no other method."""
+    """Has only InferenceSession's method `run`, because the tested packages call no other method."""
 
     def __init__(self, address: str, model: str) -> None:
         self._client = grpc.InferenceServerClient(address)

@@ -33,7 +33,7 @@ def main(address: str, audio: Any) -> None:
         return {"local": detect(local), "served": detect(served)}
 
     def detect_in_streams(vad: Any) -> Any:
-        """Answers for STREAMS concurrent streams through one session. Each stream starts at a different sample."""
+        """Answers for STREAMS concurrent streams that share one session. Each stream starts at a different sample."""
         with ThreadPoolExecutor(STREAMS) as threads:
             streams = [np.roll(audio, 3000 * number) for number in range(STREAMS)]
             vads = [load_silero_vad(onnx=True) for _ in streams]

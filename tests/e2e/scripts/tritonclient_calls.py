@@ -137,8 +137,8 @@ def infer_in_stream(client: Any, model: str, pixels: Any) -> tuple[list[str], An
     """Sends IN_FLIGHT images and, between them, a request for an unknown model through one stream.
 
     Returns:
-        The id of each response in the order of arrival, or the message if the response is an error; and the logits
-        [IN_FLIGHT, 10] in the same order.
+        For each response, in the order of arrival, its id, or its message if it is an error. The logits [IN_FLIGHT, 10]
+        are in the same order.
     """
     replies: queue.Queue[tuple[Any, Any]] = queue.Queue()
     client.start_stream(lambda result, error: replies.put((result, error)))
