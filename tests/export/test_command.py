@@ -129,7 +129,7 @@ def test_a_model_without_a_figure_that_cannot_be_measured_is_replaced_only_on_re
 def test_a_file_is_worse_where_chance_does_not_explain_what_it_lacks(
     standard_errors: float, worse: bool, lstm: Exported, few: Garments, tmp_path: Path
 ) -> None:
-    """A version is worse if its accuracy is more than 1.645 standard errors lower, as measured on 300 images each."""
+    """The new version is worse if its accuracy is more than 1.645 standard errors below the served version's."""
     own = float(lstm.published.metadata["test_accuracy"])
     serving = own + standard_errors * math.sqrt(2 * own * (1 - own) / len(few))
     served = onnx_file.with_metadata(lstm.file, test_accuracy=f"{serving:.4f}")

@@ -125,7 +125,7 @@ def test_a_file_that_differs_is_refused(
 
 
 def with_ties(network: CnnRnn) -> CnnRnn:
-    """Give the two most frequent labels the same embedding and bias, so that paths which begin with them are tied."""
+    """Give the two most frequent labels the same embedding and bias, so that paths beginning with either are tied."""
     with torch.no_grad():
         network.embeddings.weight[4] = network.embeddings.weight[3]
         network.bias[[3, 4]] += 3

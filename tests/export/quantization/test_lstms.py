@@ -137,7 +137,7 @@ def test_no_weights_can_saturate_and_each_is_within_half_a_step(
             sums = [np.clip(sign * pairs, 0, None).sum(axis=1).max(axis=0) for sign in (1, -1)]
             assert np.max(sums) * 255 <= 32_767
             used = np.maximum(np.max(sums, axis=0), np.abs(values).max(axis=0))
-            assert set(used[used > 0] >= 126) == {True}  # each column uses the whole range
+            assert set(used[used > 0] >= 126) == {True}  # each column uses the whole range that is allowed
             assert (scales > 0).all()
 
             weights = fp32[before.input[place]][0]  # [4 * units, inputs]; int8's weights have padding

@@ -1,4 +1,4 @@
-"""In each precision, a network keeps its inputs, outputs and metadata, and nearly all of its answers."""
+"""In each precision, a network keeps its inputs, outputs and metadata, and gives nearly the same answers."""
 
 import itertools
 from typing import Any
@@ -73,7 +73,7 @@ def test_int8_quantizes_the_convolutions_for_each_channel_but_the_first_and_noth
     producers = {output: node for node in quantized.graph.node for output in node.output}
     convolutions = [node for node in quantized.graph.node if node.op_type == "Conv"]
     assert len(convolutions) == 5
-    assert values[convolutions[0].input[1]].shape == (64, 1, 7, 7)  # with one input channel, FP32 is faster
+    assert values[convolutions[0].input[1]].shape == (64, 1, 7, 7)  # with one input channel, FP32 is faster than int8
     assert values[convolutions[0].input[1]].dtype == np.float32
     for node in convolutions[1:]:
         weights = producers[node.input[1]]
@@ -116,7 +116,7 @@ def test_int8_of_nan_weights_is_refused(name: str, few: Garments) -> None:
         convert(network, "int8", few.images, fashion_mnist.IMAGE)
 
 
-# ReLU and pooling commute, so int8 puts them into the faster order.
+# ReLU and pooling commute, so the conversion to int8 puts them into the faster order.
 
 
 def kinds(network: onnx.ModelProto) -> list[str]:
@@ -150,7 +150,7 @@ def test_the_order_of_relu_and_pooling_changes_no_answer(garments: Garments) -> 
 
 
 def test_a_value_that_is_read_twice_keeps_its_order() -> None:
-    """Neg also reads the pooled maps. A ReLU before the pooling would set negative pooled values to 0."""
+    """Neg also reads the pooled maps. If ReLU came before the pooling, these maps would lose their negative values."""
     x: Any = np.random.default_rng(0).normal(size=(32, 2, 4, 4)).astype(np.float32)
     twice = from_text(
         """(float[batch, 2, 4, 4] x) => (float[batch, 2, 2, 2] positive, float[batch, 2, 2, 2] negative)

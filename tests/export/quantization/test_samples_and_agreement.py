@@ -45,7 +45,7 @@ def from_arrays(folder: Path, model: Signature, **arrays: Any) -> Sequence[calib
 
 
 def test_what_calibrates_comes_from_all_parts_of_the_file(tmp_path: Path) -> None:
-    """Files often contain their samples in the order of the classes."""
+    """In many files, the samples are sorted by class."""
     order = np.repeat(np.arange(2000, dtype=np.float32)[:, None], 16, axis=1)
     feeds = calibration_samples.spread(from_arrays(tmp_path, ROWS, x=order), 256)
     places = [float(feed["x"][0, 0]) for feed in feeds]

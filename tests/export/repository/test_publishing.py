@@ -1,4 +1,4 @@
-"""A version is published completely or not at all, even if the publisher fails or is killed, or others publish too."""
+"""A version is published completely or not at all, even if a publisher fails, is killed, or is not the only one."""
 
 import errno
 import os
@@ -19,7 +19,7 @@ def latest_served(models: Path) -> dict[str, int]:
 
 def test_versions_count_up_in_the_layout_that_triton_documents(tmp_path: Path) -> None:
     """As in Triton's user guide, "Model Repository": each model has a folder, in which each version has a folder with
-    the file model.onnx. The name of a version's folder is a number. ONNX needs no config.pbtxt."""
+    the file model.onnx. The name of a version's folder is a number. An ONNX model needs no config.pbtxt."""
     models = tmp_path / "some/where"
     for version, text in enumerate(["first", "second", "third"], start=1):
         assert publish_content(models, "cnn", text) == models / "cnn" / str(version)
