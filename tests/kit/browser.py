@@ -85,7 +85,7 @@ class Seen:
 
     @property
     def undrawn(self) -> list[str]:
-        """The label of each empty chart."""
+        """The aria-label of each chart that is drawn empty."""
         whole = Image.open(io.BytesIO(self._page.screenshot(full_page=True, type="jpeg"))).convert("RGB")
         empty = []
         for picture in self._page.query_selector_all("svg"):
@@ -105,7 +105,7 @@ class Seen:
         assert abs(background - self.brightness("h1", "color")) > 150
 
     def brightness(self, selector: str, what: str) -> float:
-        """The brightness of a colour of an element, from 0 (black) to 255 (white)."""
+        """The brightness of one of an element's colours, from 0 (black) to 255 (white)."""
         colour = self._page.evaluate(f"() => getComputedStyle(document.querySelector('{selector}')).{what}")
         return float(np.mean([int(part) for part in colour[colour.index("(") + 1 : -1].split(",")[:3]]))
 

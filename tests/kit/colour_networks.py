@@ -1,4 +1,4 @@
-"""Pictures of one colour, and a small PyTorch network that recognizes it, exported without hangtag's exporter."""
+"""Pictures of one colour each, and a small PyTorch network that recognizes the colour, exported without hangtag."""
 
 import warnings
 from pathlib import Path

@@ -15,7 +15,7 @@ from hangtag.protos import inference_pb2 as pb
 from studies.stubs import InferenceStub
 from tests.kit.other_servers import Answer, web_server
 
-# Called with the number of each ModelInfer call, from 0, before the server answers. A behaviour may wait or abort.
+# Gets the number of each ModelInfer call, from 0, before the server answers. A behaviour may wait, or abort the call.
 Behaviour = Callable[[int, Any], None]
 Tensor = pb.ModelMetadataResponse.TensorMetadata
 IMAGE = Tensor(name="image", datatype="UINT8", shape=[-1, 28, 28])

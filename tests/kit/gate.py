@@ -38,7 +38,7 @@ class Stop:
         assert self._reached.acquire(timeout=TIMEOUT)
 
     def release(self) -> None:
-        """Release the threads that wait here and all that come later."""
+        """Release the threads that wait here, and let all later threads pass."""
         self._released.set()
 
 

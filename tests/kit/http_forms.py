@@ -33,7 +33,7 @@ class HttpError(grpc.RpcError):
         Args:
             code: The status code that gRPC would have.
             details: The server's message.
-            status: The HTTP status; 0 without a response.
+            status: The HTTP status; 0 if there was no response.
         """
         super().__init__(details)
         self._code, self._details, self.status = code, details, status
@@ -47,7 +47,7 @@ class HttpError(grpc.RpcError):
 
 @dataclass(frozen=True)
 class Form:
-    """The HTTP form of a method of a service."""
+    """The HTTP form of a service's method."""
 
     sent: Callable[[Any, float | None], Sent]
     """Builds the request from the message and the seconds until the call's deadline."""

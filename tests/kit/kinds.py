@@ -21,7 +21,7 @@ class Blocking:
     """An AsyncClient on an event loop in a thread. Its methods wait for their results."""
 
     def __init__(self, *arguments: Any, **settings: Any) -> None:
-        self._client = AsyncClient(*arguments, **settings)  # a program may also create the client outside of the loop
+        self._client = AsyncClient(*arguments, **settings)  # a program may create the client outside of the loop
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)
         self._thread.start()

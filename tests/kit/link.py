@@ -7,14 +7,14 @@ from contextlib import contextmanager, suppress
 
 
 class Link:
-    """Forwards connections to a server, except the first few, which it closes unanswered."""
+    """Forwards connections to a server, except the first few, which are closed without an answer."""
 
     def __init__(self, server: str, refused: int = 0) -> None:
         """Accept connections, count them in ``connections``, and count the server's bytes in ``answered_bytes``.
 
         Args:
             server: HOST:PORT to which connections are forwarded.
-            refused: The number of connections that are closed immediately, before the first is forwarded.
+            refused: The number of connections to close immediately. All later connections are forwarded.
         """
         host, _, port = server.rpartition(":")
         self._server = (host, int(port))

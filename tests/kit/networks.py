@@ -35,7 +35,7 @@ def sensitive() -> onnx.ModelProto:
 
 
 def robust() -> onnx.ModelProto:
-    """One matrix product, with nearly the same results in 8 bits."""
+    """A model of one matrix product, which gives nearly the same results in 8 bits."""
     return scoring("{ [last] scores = MatMul(x, last) }")
 
 

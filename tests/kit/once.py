@@ -1,4 +1,4 @@
-"""Computes a result once for all test files: in each test run or, with ``sources``, after a source has changed."""
+"""Computes a result for all test files once in each test run or, with ``sources``, only if a source has changed."""
 
 import hashlib
 import inspect

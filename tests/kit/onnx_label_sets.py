@@ -71,7 +71,7 @@ def _metadata(changed: dict[str, str]) -> dict[str, str]:
 
 
 def publish_all(models: Path) -> None:
-    """Publish the models ``path``, ``half`` (with a threshold) and ``rivals`` (single labels and their distances)."""
+    """Publish the models ``path``, ``half`` (with a threshold) and ``rivals`` (one label, with label distances)."""
     publish(models, "path", label_path())
     publish(models, "half", label_threshold())
     publish(models, "rivals", label_threshold(task="single_label", label_distances=json.dumps(DISTANCES)))

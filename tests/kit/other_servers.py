@@ -117,7 +117,7 @@ Answer = tuple[int, dict[str, str], bytes]
 
 class _Server(http.server.ThreadingHTTPServer):
     daemon_threads = True
-    request_queue_size = 128  # the kernel would drop connections beyond the default of 5
+    request_queue_size = 128  # with the default backlog of 5, the kernel would drop connections
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Print the exceptions that a test's ``answer`` raises, but not those of connections that a client closed."""
@@ -168,7 +168,7 @@ class _Methods(grpc.GenericRpcHandler):
         self._methods = methods
 
     def service(self, details: grpc.HandlerCallDetails) -> Any:
-        method = self._methods.get(details.method)  # for None, gRPC answers UNIMPLEMENTED
+        method = self._methods.get(details.method)  # if this is None, gRPC answers UNIMPLEMENTED
         return method and grpc.stream_stream_rpc_method_handler(
             method, response_serializer=lambda message: message.SerializeToString()
         )

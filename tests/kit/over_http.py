@@ -148,7 +148,7 @@ def live_server(
         transport: native, grpc, HTTP or ENVOY.
         models: The model repository.
         runtimes: The factory that loads the models, instead of the server's ``gates``.
-        wrap_control: Server's argument of this name: wraps the object that loads and unloads models for clients.
+        wrap_control: Passed to Server. It wraps the object that loads and unloads models for clients.
         settings: Settings of ServerConfig.
     """
     http = transport == HTTP

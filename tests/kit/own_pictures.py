@@ -32,7 +32,7 @@ def folder(root: Path, counts: Mapping[str, int], shape: tuple[int, ...] = (9, 8
 
     Args:
         root: The folder to create.
-        counts: The number of pictures by class. The name of a class may begin with a split's folder, as in train/cats.
+        counts: The number of pictures by class. A class's name may begin with the folder of a split, as in train/cats.
         shape: The shape of each picture, (height, width) or (height, width, 3).
         first: The seed of the first picture.
     """

@@ -74,7 +74,7 @@ def canvases(garments: Split, count: int) -> Images:
 def decisive_cnn_rnn(garments: Split, spread: float = 1.0) -> CnnRnn:
     """A CNN-RNN with random weights, scaled so that the path depends on the image. Paths have every length from 0 to 5.
 
-    spread: The standard deviation of images in the joint space. The smaller it is, the less certain the network is.
+    spread: The standard deviation of the projected images. The smaller it is, the less certain the network is.
     """
     torch.manual_seed(1)
     network = CnnRnn(len(LABELS)).eval()
@@ -95,7 +95,7 @@ def decisive_scores(model: str, garments: Split) -> nn.Module:
     network = build(model)
     *_, last = (layer for layer in network.modules() if isinstance(layer, nn.Linear))
     logits = network.eval()(torch.tensor(canvases(garments, 100))[:, None] / 255)
-    # softmax_ranking's ten probabilities add up to 1. If they differ little, none of them reaches the threshold.
+    # softmax_ranking's ten probabilities add up to 1. If these differ little, none reaches the threshold.
     scale = (1.0 if model == "softmax_ranking" else 0.25) / logits.std(dim=0).mean()
     last.bias.copy_(torch.logit(torch.tensor(THRESHOLD)) - scale * (logits.mean(dim=0) - last.bias))
     last.weight.mul_(scale)

@@ -1,7 +1,7 @@
 """Importing this module makes the threads of later ONNX Runtime sessions sleep while they wait for work.
 
 By default, these threads spin for milliseconds after a session is opened and after each batch. Tests open thousands of
-sessions and run only a few batches in each, so small models would keep the processors busy mostly with spinning.
+sessions and run only a few batches of small models in each, so the processors would spend most of their time spinning.
 Answers do not change.
 """
 

@@ -59,7 +59,7 @@ class ObjectStore:
 
     @contextmanager
     def server(self, *options: object, silent_seconds: float = 10) -> Iterator[Serving]:
-        """A server that polls the store ten times a second, and waits at most ``silent_seconds`` for an answer."""
+        """A server that polls the store ten times a second, and waits at most ``silent_seconds`` for its answers."""
         following = ("--model-control", "poll", "--poll-seconds", "0.1")
         ports = ("--port", 0, "--http-port", -1, "--transport", "grpc")
         short: Any = {"first": with_limits(store_silent_seconds=silent_seconds), **self.variables}
@@ -130,7 +130,7 @@ def https(folder: Path, cache: Path) -> Iterator[ObjectStore]:
 
     class Handler(SimpleHTTPRequestHandler):
         def do_GET(self) -> None:
-            if store.status and store.failing in self.path:  # S3's errors repeat the request too
+            if store.status and store.failing in self.path:  # S3's error messages also repeat the request
                 self.send_error(store.status, explain=f"{self.path} {self.headers}")
             else:
                 super().do_GET()

@@ -129,7 +129,7 @@ class Attacked(Target):
                 assert inference.ServerReady(pb.ServerReadyRequest(), timeout=TIMEOUT, wait_for_ready=True).ready
 
     def require_reflection(self) -> None:
-        """Require that gRPC reflection lists services. Repeat a call that the server ends because of newer ones."""
+        """Require that gRPC reflection lists services. Repeat a call that the server ends because of newer calls."""
         call: Any = self._channel.stream_stream(REFLECTION.format("v1"))
         sent = reflection_pb2.ServerReflectionRequest(list_services="").SerializeToString()
 

@@ -148,7 +148,7 @@ def at_most_32() -> onnx.ModelProto:
 
 
 def declared_with_an_axis_too_many() -> onnx.ModelProto:
-    """A model whose output declares an axis too many, which ONNX Runtime loads with a warning and without a shape."""
+    """A model whose output declares one axis too many. ONNX Runtime loads the model with a warning and no shape."""
     built = _rows("{ y = Relu(x) }")
     built.graph.output[0].type.tensor_type.shape.dim.add()
     return built

@@ -17,5 +17,5 @@ def until(condition: Callable[[], object], seconds: float = TIMEOUT) -> None:
 
 
 def pass_time(seconds: float) -> None:
-    """Sleep for a fixed time: as a slow server, or while a test checks that nothing happens."""
+    """Sleep for a fixed time, to imitate a slow server or to check that nothing happens meanwhile."""
     time.sleep(seconds)

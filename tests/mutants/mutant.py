@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 AREAS = ("serving/server", "serving/connection", "serving/loadtest", "export", "training")
-"""The folders of the product from which mutants are drawn, the same number from each."""
+"""Folders of the product. The same number of mutants is drawn from each folder."""
 FOLDER = Path(__file__).parent
 DRAWN = FOLDER / "mutants.jsonl"
 

@@ -16,7 +16,7 @@ REACHES = "MUTANT_REACHES"
 CHOSEN = "MUTANT_TESTS"
 """The environment variable with a JSON file of the tests to run, in order."""
 REACHED, FAILED = "reached", "failed"
-"""Files in the folder REACHES: pairs of a mutant and a test that calls its function, and tests that failed."""
+"""Files in the folder REACHES: tests with the mutants whose functions they call, and tests that failed."""
 _seen: set[tuple[int, str]] = set()
 
 

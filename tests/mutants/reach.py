@@ -21,7 +21,7 @@ PLUGIN = "mutant_plugin"
 TESTS = tuple(
     f"tests/{each}" for each in ("serving", "export", "training", "protos", "compatibility", "e2e", "hangtag")
 )
-"""The tests that may find a mutant. Tests of deployment and of studies do not test code in AREAS."""
+"""The tests that may detect a mutant. Tests of deployment and of studies do not test code in AREAS."""
 
 
 def copy(checkout: Path, folder: Path) -> None:
