@@ -61,7 +61,7 @@ def test_the_command_where_something_listens_and_says_nothing(http: bool) -> Non
 
 @pytest.mark.parametrize("arguments", [(), ("--model", "cnn")], ids=["the server", "a model"])
 def test_a_server_that_still_loads_is_not_ready(arguments: tuple[str, ...]) -> None:
-    """The server does not know its models yet, so an unknown model is no fault of the caller."""
+    """The server does not know its models yet, so an unknown model is not the caller's mistake."""
 
     def check(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[object]:
         if next(requests):

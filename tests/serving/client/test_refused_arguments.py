@@ -57,7 +57,7 @@ def test_too_many_axes_are_refused(client: Client) -> None:
 
 
 def calls(name: Any) -> dict[str, Callable[[Client], object]]:
-    """Calls that get ``name`` where a model's name, an input's name or a version belongs."""
+    """Calls with ``name`` in place of the name of a model, the name of an input, or a version."""
     return {
         "infer": lambda client: client.infer(name, {}),
         "infer_stream": lambda client: list(client.infer_stream(name, [{}])),

@@ -1,4 +1,4 @@
-"""A route's answer names the members that computed it. A multi-label model's answer describes the labels."""
+"""A route's answer names the models that computed it. A multi-label model's answer describes the labels."""
 
 import json
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ PROBABILITIES = [10, 255, 20, 30, 204, 40, 50, 102, 60, 70]  # in units of 1/255
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server with routes and multi-label models. Only one of the two cascades accepts its first member's answer."""
+    """A server with routes and multi-label models. Only one of the two cascades accepts its first model's answer."""
     models = tmp_path_factory.mktemp("routed")
     for name in ("first", "second"):
         onnx_models.publish(models, name, onnx_models.classifier())

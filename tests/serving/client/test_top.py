@@ -38,7 +38,7 @@ def addresses(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, st
 
 @pytest.fixture
 def work(addresses: dict[str, str], garment: Path) -> Iterator[None]:
-    """During a test, call a model with two samples and a cascade with one image, in turn."""
+    """During a test, alternately call a model with two samples and a cascade with one image."""
     ended = threading.Event()
 
     def call() -> None:

@@ -86,7 +86,7 @@ def test_rates_and_means_cover_the_interval() -> None:
         ({}, {"1": 0, "+Inf": 0}, None, None),
         ({}, {"1": 10, "2": 10, "+Inf": 10}, 500, 990),
         ({}, {"1": 0, "2": 10, "+Inf": 10}, 1500, 1990),
-        ({}, {"1": 5, "2": 5, "+Inf": 10}, 1000, 2000),  # half of the calls took longer than the last bound
+        ({}, {"1": 5, "2": 5, "+Inf": 10}, 1000, 2000),  # half of the latencies exceed the largest finite bound
     ],
 )
 def test_percentiles_are_linear_within_their_bucket(

@@ -1,4 +1,4 @@
-"""The cancellation of a call does not end other calls, even if the client has no retries."""
+"""Cancelling a call does not end other calls, even if the client makes no retries."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
@@ -99,7 +99,7 @@ def test_calls_that_are_cancelled_end_no_others_and_are_not_computed(
 
 @grpc_kinds
 def test_each_client_has_a_connection_of_its_own(kind: Kind, live: LiveServer) -> None:
-    """So if a server ends the connection of a client that cancels too many calls, other clients' calls continue."""
+    """If a server ends the connection of a client that cancels too many calls, other clients' calls continue."""
     with link(live.server.address) as to, kind.open(to.address) as one, kind.open(to.address) as another:
         assert one.is_ready()
         assert another.is_ready()

@@ -30,7 +30,7 @@ OPERATIONS: dict[str, Callable[[Client], object]] = {
     "is_ready of a model": lambda client: client.is_ready("cnn"),
 }
 READY = {"is_ready", "is_ready of a model"}
-"""The operations that read only the status of an answer, because Triton answers readiness without a body."""
+"""The operations that read only an answer's status, because Triton's answers about readiness have no body."""
 
 
 def outcome(client: Client, operation: str) -> object:

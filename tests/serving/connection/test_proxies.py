@@ -13,7 +13,7 @@ from tests.kit.other_servers import Answer, hang_up, listener, web_server
 
 NEVER = ConnectionOptions(retries=0)
 SERVER = "models.invalid:8000"
-"""A host without an address, as the domain .invalid guarantees."""
+"""A host name without an address: RFC 2606 reserves the domain .invalid."""
 INDEX = "/v2/repository/index"
 
 
@@ -67,7 +67,7 @@ def failure(kind: Kind, address: str = SERVER) -> str:
 
 
 def test_a_proxy_that_does_not_answer_is_named(kind: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
-    """gRPC reads other variables than the HTTP client."""
+    """gRPC and the HTTP client read different environment variables."""
     variables = ("HTTP_PROXY", "http_proxy") if kind.http else ("http_proxy", "https_proxy", "grpc_proxy")
     for variable in variables:
         for at in ("127.0.0.1:1", "proxy.invalid:1") if kind.http else ("127.0.0.1:1",):

@@ -24,7 +24,7 @@ from tests.kit.server import server as running_server
 
 NEVER = ConnectionOptions(retries=0)
 ONCE = ConnectionOptions(retries=0, initial_backoff=60, max_backoff=60)
-"""The deadline must expire in the backoff. If it expires in a TLS handshake, httpx2 leaves the socket open."""
+"""The deadline must expire during the backoff. If it expired in a TLS handshake, httpx2 would leave the socket open."""
 DAY = datetime.timedelta(days=1)
 over_both = pytest.mark.parametrize("http", [False, True], ids=["gRPC", "HTTP"])
 
