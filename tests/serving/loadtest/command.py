@@ -132,7 +132,7 @@ def saved_block(seconds: Seconds, *, failed: int = 0, **more: Any) -> dict[str, 
     """A saved block of one second in the first version's format. The queries took these times."""
     return {
         "duration": 1.0,
-        "throughput": float(len(seconds)),  # calls a second, as in the first version
+        "throughput": float(len(seconds)),  # calls per second, as in the first version
         "warm_up_queries": 0,
         "statuses": {"OK": len(seconds)} | ({"UNAVAILABLE": failed} if failed else {}),
         "delayed_queries": 0,
@@ -177,7 +177,7 @@ def save(file: Path, *runs: dict[str, Any], environment: dict[str, str] | None =
 
 REPORTS = ("csv", "html", "junit")
 HOSTILE = "<b>$&"
-# For each condition of --fail-if: whether the load test of ``complete`` meets it and fails, and parts of the message.
+# For each condition of --fail-if: whether it makes the load test of ``complete`` fail, and parts of the message.
 GATES = {
     "fast.p99 > 1us": (True, "p99 at 2 in flight is ... the limit is 1.00 µs"),
     "slow[20].p50 >= 0.005 s": (True, "p50 at 20 calls/s is ... the limit is 5.00 ms"),
@@ -262,7 +262,7 @@ def spoiled(folder: Path) -> Measured:
 
     def behaviour(number: int, context: grpc.ServicerContext) -> None:
         model = fake.requests[number].model_name
-        pass_time(0.01)  # longer than the generator's own work
+        pass_time(0.01)  # longer than the generator's own work takes
         calls[model] += 1
         if calls[model] > 1 and (model == "never" or (model == "at-times" and calls[model] % 4 == 2)):
             context.abort(grpc.StatusCode.UNAVAILABLE, "\x1b[2J went away <soon>\nVALID")

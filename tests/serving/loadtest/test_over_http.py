@@ -63,7 +63,7 @@ def test_a_model_is_measured_over_both_protocols(server: Server, models: Path, t
     assert not re.search(r'<path d="M [^"L]*L [^"]*"[^>]*stroke-dasharray', picture)
 
 
-# The answers of a server under load, each with the status and the message in the report.
+# The server's answers during a load test, each with the status and the message that the report shows.
 ANSWERS: dict[str, tuple[Answer, str, str]] = {
     "closes": ((200, {"connection": "close"}, b"{}"), "OK", ""),
     "in-chunks": ((200, {"transfer-encoding": "chunked"}, b"2\r\n{}\r\n0\r\n\r\n"), "OK", ""),

@@ -73,7 +73,7 @@ def test_a_wrong_command_exits_with_2_and_names_the_option_and_the_value(argumen
 def test_a_server_that_may_be_on_another_machine_is_loaded_only_with_yes_load_remote(
     address: str, remote: bool
 ) -> None:
-    command = ("cnn", "--server", address, "--fail-if", "nonsense")  # the invalid condition is checked later
+    command = ("cnn", "--server", address, "--fail-if", "nonsense")  # the address is checked before the condition
     assert ("--yes-load-remote" in refusal("loadtest", *command, exit_code=2)) is remote
     assert "nonsense" in refusal("loadtest", *command, "--yes-load-remote", exit_code=2)
     assert "--yes-load-remote" in refusal("loadtest", "--target", "a=192.0.2.1:8001/cnn", exit_code=2)

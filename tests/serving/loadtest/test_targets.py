@@ -54,7 +54,7 @@ def test_a_server_describes_itself_and_its_models_as_far_as_it_can(
     assert (
         f"version 4, 2 at {server.address}, CPUExecutionProvider, ONNX Runtime 1.2.3, 2 instances of 1 thread" in page
     )
-    # The fake server does not choose a version. A call to `fast` that names no version counts for each version.
+    # The fake server chooses no version. A call to `fast` that names no version is counted once for each version.
     of_2 = sum(request.model_version == "2" for request in server.requests)
     assert of_2 == measured.run("fast@2")["total"]["queries"] + 1  # one probe call precedes the queries
     assert measured.run("fast@2")["total"]["server"]["requests"] == of_2 - 1

@@ -30,7 +30,7 @@ def send_signal(processes: Sequence[BaseProcess], number: int) -> None:
 
 
 def test_the_longest_duration_ends_a_block_whatever_the_server_does(server: FakeServer, loadtest: Loadtest) -> None:
-    """One model answers, one never does, and one fails every call at once."""
+    """One model answers, one never answers, and one fails every call immediately."""
     seen, ended = set[str](), threading.Event()
 
     def behaviour(number: int, context: Any) -> None:
@@ -79,10 +79,10 @@ def test_the_targets_blocks_are_interleaved_in_a_random_order_that_the_seed_repe
 
     blocks = order()
     trios = [blocks[at : at + 3] for at in range(0, 12, 3)]
-    for trio in trios:  # three consecutive blocks have one load and all targets
+    for trio in trios:  # three consecutive blocks have the same load, and one target each
         assert sorted(name for name, _ in trio) == ["a", "b", "c"]
         assert len({concurrency for _, concurrency in trio}) == 1
-    for at in (0, 2):  # each round has every load once
+    for at in (0, 2):  # each round runs every load once
         assert {concurrency for trio in trios[at : at + 2] for _, concurrency in trio} == {1, 2}
     assert len({tuple(name for name, _ in trio) for trio in trios}) > 1
     assert order() == blocks
@@ -109,7 +109,7 @@ def test_the_processes_share_a_load(server: FakeServer, loadtest: Loadtest) -> N
     assert opened["total"]["queries"] == 60
     # Together, the processes rotate through the 256 requests, although each begins at a different request.
     assert len({request.raw_input_contents[0] for request in server.requests[1:]}) == 60
-    assert opened["total"]["duration"] == pytest.approx(60 / 300, abs=0.02)  # a single process would take equally long
+    assert opened["total"]["duration"] == pytest.approx(60 / 300, abs=0.02)  # as long as with a single process
     assert opened["total"]["finished"]
     slices = opened["total"]["timeline"]
     assert sum(each["answered"] for each in slices) == 60
@@ -151,7 +151,7 @@ def test_a_generator_process_that_fails_while_it_connects_is_reported_and_the_ot
     monkeypatch.setattr(generator_process, "START_TIMEOUT", 1.0)
 
     class Interrupts(FakeServer):
-        def ServerLive(self, request: Any, context: Any) -> pb.ServerLiveResponse:  # a process's first call
+        def ServerLive(self, request: Any, context: Any) -> pb.ServerLiveResponse:  # each process calls this first
             send_signal(multiprocessing.active_children()[:1], number)
             return super().ServerLive(request, context)
 
@@ -161,7 +161,7 @@ def test_a_generator_process_that_fails_while_it_connects_is_reported_and_the_ot
 
 
 def test_a_generator_process_that_hangs_after_the_last_block_is_killed(server: FakeServer, loadtest: Loadtest) -> None:
-    def counters(model: str, answered: int) -> int:  # called before and after the block
+    def counters(model: str, answered: int) -> int:  # the load test calls this before and after each block
         if answered > 1:
             send_signal(multiprocessing.active_children(), signal.SIGSTOP)
         return answered

@@ -1,4 +1,4 @@
-"""Calls under conditions that no real server produces on demand, such as an end that gRPC never reports."""
+"""Calls under conditions that no real server produces on demand, such as a call whose end gRPC never reports."""
 
 import multiprocessing
 import threading
@@ -102,7 +102,7 @@ def test_a_call_over_http_that_gets_no_answer_ends_at_its_deadline() -> None:
 
 
 def test_a_call_over_http_leaves_when_it_is_written() -> None:
-    """A call that waits for the blocked writing thread has not been sent. The generator causes this delay."""
+    """While a call waits for a blocked writing thread, it does not count as sent: the generator causes this delay."""
     live = b"GET /v2/health/live HTTP/1.1\r\nhost: here\r\n\r\n"
     ends: SimpleQueue[tuple[Any, ...]] = SimpleQueue()
     standing, go_on = threading.Event(), threading.Event()

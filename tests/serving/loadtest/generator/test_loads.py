@@ -86,7 +86,7 @@ def test_failures_are_counted_by_status_with_their_first_message(server: FakeSer
 
     def behaviour(number: int, context: Any) -> None:
         model = server.requests[number].model_name
-        pass_time(0.005)  # longer than the generator's own work
+        pass_time(0.005)  # longer than the generator's own work takes
         numbers[model] += 1
         if model == "fast" and numbers[model] % 5 == 2:
             context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"queue is full \u2014 {numbers[model]}")
@@ -115,7 +115,7 @@ def test_a_stall_of_the_server_shows_in_the_open_loop_and_hides_in_the_closed_on
     stalled, at = threading.Lock(), (101, 301)
 
     def behaviour(number: int, context: Any) -> None:
-        with stalled:  # while one call holds the lock, all others wait, as in a garbage collection
+        with stalled:  # while one call holds the lock, all others wait, as during a garbage collection
             if number in at:
                 pass_time(STALL)
 

@@ -22,7 +22,7 @@ from tests.serving.loadtest.command import LOOP, Loadtest
 def answer(
     request: pb.ModelInferRequest, *, logits_alone: bool = False, typed: bool = False, cut: int = 0
 ) -> pb.ModelInferResponse:
-    """Give the highest probability and the lowest logit to the first pixel's class. Omit the last ``cut`` bytes."""
+    """The class in the first pixel gets the highest probability and the lowest logit. Omit the last ``cut`` bytes."""
     pixels = np.frombuffer(request.raw_input_contents[0], np.uint8).reshape(list(request.inputs[0].shape))[:, 0, 0]
     highest = np.eye(10, dtype=np.float32)[pixels % 10]
     response = pb.ModelInferResponse(model_name=request.model_name)
@@ -51,7 +51,7 @@ def labelled(folder: Path, correct: int, total: int) -> tuple[str, Path]:
 def test_every_labelled_sample_is_sent_once_and_counted(
     server: FakeServer, loadtest: Loadtest, tmp_path: Path, way: str
 ) -> None:
-    """A batch has 50 samples, unless the model accepts fewer."""
+    """A batch has 50 samples, unless the model accepts only smaller batches."""
     server.answer = lambda request: answer(request, logits_alone=way == "logits alone", typed=way == "typed")
     server.configs = {"slow": pb.ModelConfig(max_batch_size=64)}
     samples = labelled(tmp_path, 108, 120)
@@ -87,7 +87,7 @@ def photos(folder: Path, correct: int, total: int) -> tuple[str, Path]:
 def test_an_accuracy_below_99_percent_of_the_files_makes_the_test_invalid_where_the_samples_are_the_same(
     server: FakeServer, loadtest: Loadtest, tmp_path: Path
 ) -> None:
-    """At a true accuracy of 95 %, 9 right answers of 10 are within chance, but 160 of 200 are not."""
+    """If the true accuracy is 95 %, chance explains 9 right answers out of 10, but not 160 out of 200."""
     few, many = photos(tmp_path / "few", 9, 10), photos(tmp_path / "many" / "test", 160, 200)
     photos(tmp_path / "many" / "train", 0, 1)
     digests = [held_out(f"folder:{folder}", ImageSpec(28, 28), LABELS).digest for folder in (few[1], many[1].parent)]

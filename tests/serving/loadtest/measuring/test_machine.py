@@ -72,8 +72,8 @@ def wait() -> None:
 
 
 def share_of_others(*addresses: str, meanwhile: Callable[[], None] = wait) -> float | None:
-    """The CPU share of programs other than these servers while ``meanwhile`` runs. In total, all programs use 25 %
-    of the CPUs."""
+    """The share of the CPU time that programs other than these servers use while ``meanwhile`` runs. All programs
+    together use 25 % of the CPU time."""
     counts = iter((TIMES(*[0.0] * 10), TIMES(0.6, 0.2, 0.2, 2.0, 0.1, 0.4, 0.5, 0.0, 0.05, 0.05)))
     others = OtherPrograms(addresses, lambda: next(counts))
     meanwhile()
@@ -88,7 +88,7 @@ def test_a_program_is_another_but_not_while_it_listens_at_a_servers_address(tmp_
     with program("stranger", address.replace("FOLDER", str(tmp_path))) as (server, compute):
         assert share_of_others(meanwhile=compute) == ALL
         assert share_of_others(server, meanwhile=compute) == LESS
-    until(lambda: share_of_others(server) is None)  # the server has ended, so its process is unknown
+    until(lambda: share_of_others(server) is None)  # no process listens at the address any more
 
 
 def test_a_childs_time_is_not_that_of_others_while_it_runs_and_after() -> None:

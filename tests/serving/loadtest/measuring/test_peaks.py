@@ -110,7 +110,7 @@ def test_a_search_claims_no_more_than_its_runs_show(peak: Peak, limited: bool, s
 
 
 def run_search(first: float, keeps: Callable[[float], bool], lowest: float = 1.0) -> tuple[float | None, list[float]]:
-    """Return the peak that a search finds, and all tried rates. ``keeps`` says whether a rate is within the limit."""
+    """Return the peak that a search finds, and all rates tried. ``keeps`` says whether a rate is within the limit."""
     search, tried = peak_search(first, lowest), list[float]()
     try:
         tried.append(next(search))

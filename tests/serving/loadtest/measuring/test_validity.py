@@ -22,7 +22,7 @@ STRANGER = "import os\nif child := os.fork(): print(child, flush=True); os._exit
 
 @contextmanager
 def strangers() -> Iterator[None]:
-    """Keep every CPU busy with orphaned processes, so none of them is a descendant of this process."""
+    """Keep every CPU busy with orphaned processes, which are not descendants of this process."""
     started = [
         subprocess.run([sys.executable, "-c", STRANGER], stdout=subprocess.PIPE, check=True, text=True).stdout
         for _ in os.sched_getaffinity(0)
@@ -133,7 +133,7 @@ def settled(count: int) -> tuple[int, ...]:
 
 
 def in_turn(*earlier: int) -> Reading:
-    """Read in turn the counters of servers that each answer half of the calls. The counters began at these counts."""
+    """Read servers' counters, which begin at these counts, in turn. Each server answers half of the calls."""
     turns = itertools.cycle(earlier)
     return lambda answered: next(turns) + answered // 2
 
@@ -155,14 +155,14 @@ CASES: dict[str, tuple[Reading, bool, bool, Iterable[int | None]]] = {
     "unreachable": (scripted(0, *settled(4), 4, 14, 14, 24), True, False, [20]),
     # Counts that span several blocks cannot be assigned to a block.
     "once-silent": (scripted(100, 110, 110, None, None, 130), False, False, [10]),
-    # Two servers share an address, and the load test reads one or both of them. Their first counts are equal, far
-    # apart, or close.
+    # Two servers share an address, and the load test reads the counters of one or both. The first counts of the two
+    # servers are equal, far apart, or close together.
     "one-of-two": (in_turn(0), False, True, [None]),
     "together": (in_turn(0, 0), False, True, [None]),
     "first-older": (in_turn(1000, 5), False, True, [None]),
     "first-newer": (in_turn(5, 1000), False, True, [None]),
     "by-chance": (in_turn(5, 10), False, True, [None]),
-    # The server counts the calls of a block late, or also counts calls of other clients.
+    # The server counts a block's calls too late, or also counts calls of other clients.
     "late": (scripted(0, 5, *settled(10)[1:], 10, 20, 20, 30), False, False, [30]),
     "shared": (by_two(), False, False, [None, *range(100, 10_000)]),
 }

@@ -60,7 +60,7 @@ CASES = {
 
 @pytest.fixture
 def files(tmp_path: Path) -> tuple[Path, Path]:
-    """Files with every case. Only the first has "gone", only the second has "new". In the second, "silent" failed."""
+    """Files with all CASES. The second file lacks "gone", and the first lacks "new". In the second, "silent" failed."""
     silent = saved_block([], failed=3)
     before = [saved_run(name, 8, *case.before) for name, case in CASES.items()]
     after = [saved_run(name, 8, *case.after, **case.more) for name, case in CASES.items()]
@@ -98,7 +98,7 @@ def test_each_target_and_load_in_both_files_is_compared(files: tuple[Path, Path]
     assert "34%" in compared["doubtful", "closed loop"]["doubt"]
     printed = json.loads(invoke("loadtest", "compare", "--json", before, after).stdout)  # before.json is an argument
     assert printed["comparisons"] == document["comparisons"]
-    # An option is not a file name for --json, so no warning about the old `--json FILE` precedes the error.
+    # An option after --json is not taken for a file name, so no warning about the old `--json FILE` appears.
     refusal("loadtest", "lstm", "--json", f"--baseline={tmp_path}/gone.json", alone=True)
 
 

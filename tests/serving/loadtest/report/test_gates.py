@@ -1,4 +1,4 @@
-"""Which conditions --fail-if accepts, and when a condition fails the load test."""
+"""Which conditions --fail-if accepts, and when a condition makes the load test fail."""
 
 import re
 from pathlib import Path

@@ -72,7 +72,7 @@ def cards(text: str) -> list[tuple[str, str]]:
 
 
 def common_load(runs: list[Any]) -> str:
-    """The load under which the page compares latencies: the open loop if all of its runs are valid."""
+    """The load for which the page compares latencies: the open loop if all its runs are valid, else the closed loop."""
     return "20 calls/s" if all(run["valid"] for run in runs if run["load"]["rate"]) else "2 in flight"
 
 
@@ -82,7 +82,7 @@ def test_the_page_has_every_load_and_figure(complete: Written) -> None:
     plain = html.unescape(text)
     assert "prefers-color-scheme: dark" in text
     pictures = re.findall(r"<svg.*?</svg>", text, re.DOTALL)
-    # Accuracy and throughput against latency, then the distribution and the timeline of each of the two loads.
+    # Accuracy and throughput against latency, then the latency distribution and the timeline of each load.
     assert len(pictures) == 6
     assert 'aria-label="Accuracy against latency"' in pictures[0]
     # Each of the two targets is better on one metric, so both are on the Pareto front (the dashed line).

@@ -67,7 +67,7 @@ def test_the_interval_of_unpaired_blocks_is_scipys_welch() -> None:
     ours = rates(*above).ratio_to(rates(*below), paired=False)
     test = ttest_ind(np.log(above), np.log(below), equal_var=False)
     theirs = test.confidence_interval(0.95)
-    # hangtag rounds the degrees of freedom down, so its confidence interval is wider.
+    # hangtag rounds the degrees of freedom down, so its confidence interval is wider than scipy's.
     wider = t.ppf(0.975, np.floor(test.df)) / t.ppf(0.975, test.df)
     assert np.log(ours.high / ours.low) == pytest.approx((theirs.high - theirs.low) * wider, rel=2e-3)
     assert np.log(ours.high * ours.low) == pytest.approx(theirs.high + theirs.low, abs=2e-3)
@@ -105,7 +105,7 @@ def test_coverage_of_throughput_ratios(truth: float, paired: bool, blocks: int) 
     [
         (99.0, "lognormal", 2.0, False, 0.93),
         (50.0, "heavy-tailed", 1.0, True, 0.93),
-        # Every hundredth query takes twenty times as long, so p99 is one of two durations by chance. The confidence
+        # Every hundredth query takes twenty times as long, so chance decides which of two durations p99 is. The
         # intervals are wide, but fewer than 95 % of them contain the true ratio (docs/explanation/load-testing.md).
         (99.0, "humped", 2.0, True, 0.88),
     ],

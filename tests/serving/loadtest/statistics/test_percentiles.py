@@ -41,7 +41,7 @@ def test_percentiles_are_numpys_nearest_rank(samples: list[int], q: float) -> No
 
 @given(batches=st.lists(st.lists(st.integers(1, 3_600_000_000), max_size=50), max_size=3))
 def test_recording_many_at_once_equals_recording_each(batches: list[list[int]]) -> None:
-    """A recorded array gives the same histogram and encoding as hdrh's record_value for each value."""
+    """Recording an array gives the same histogram and encoding as calling hdrh's record_value for each value."""
     ours, theirs = DurationHistogram(), HdrHistogram(1, 3_600_000_000, 3)
     for batch in batches:
         ours.record(np.array(batch) / 1e6)
