@@ -24,7 +24,7 @@ def is_http(address: str) -> bool:
 
 
 def require(address: str) -> None:
-    """Raise AddressError, which says what to write, unless a client can connect to an address.
+    """Raise AddressError, with advice on what to write, if the text is not an address of a server.
 
     The address is HOST:PORT, or an address for one of gRPC's name resolvers, such as ``dns:///HOST:PORT``. An address
     for HTTP is a URL with http:// or https://, a host, optionally a port, and optionally a path.

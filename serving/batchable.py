@@ -1,6 +1,6 @@
 """Decide from a graph's inputs and outputs whether requests may be batched, that is, joined along the first axis.
 
-Three tests, from the least strict to the strictest. Each returns a reason against batching, or None:
+There are three tests, from the least strict to the strictest. Each returns why requests cannot be batched, or None:
 
     impossibility   The shapes rule batching out, even if the operator or ``hangtag.batched`` demands it.
     obstacle        The axes make a trial of batching pointless. If there is no obstacle, `hangtag import` runs the same
@@ -8,8 +8,8 @@ Three tests, from the least strict to the strictest. Each returns a reason again
     doubt           The names suggest that requests cannot be batched. The server applies this test to files without
                     ``hangtag.batched``, because wrong batching mixes up callers' answers.
 
-The axes do not prove that the rows of a batch are independent of each other. The server reads a proof from the file, or
-runs a trial itself (``server.runtime.batching_proof``). Exporters may generate a different name for the batch axis in
+The axes do not prove that the rows of a batch are independent of each other. The server reads this proof from the file,
+or makes a trial (``server.runtime.batching_proof``). Exporters may generate a different name for the batch axis in
 each input and output, so these tests ignore generated names.
 """
 

@@ -47,7 +47,7 @@ server_option = click.option(
 
 
 def credentials_options(command: F) -> F:
-    """Add --tls-ca, --tls-cert, --tls-key and --token-file to a click command. The command receives ``credentials``.
+    """Add --tls-ca, --tls-cert, --tls-key and --token-file to a click command, which gets them as ``credentials``.
 
     Files that do not belong together, or a token that cannot be read, cause a usage error (exit code 2) before any
     call.

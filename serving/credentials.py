@@ -84,7 +84,7 @@ class Credentials:
         if self.tls_ca is None:
             return None
         authorities = _read(self.tls_ca, "--tls-ca")
-        if b"-----BEGIN CERTIFICATE-----" not in authorities:  # gRPC would only report a failed connection
+        if b"-----BEGIN CERTIFICATE-----" not in authorities:  # gRPC would report only that the connection failed
             raise CredentialsError(f"{self.tls_ca} (--tls-ca) holds no certificate in PEM form")
         key = None if self.tls_key is None else _read(self.tls_key, "--tls-key")
         certificate = None if self.tls_cert is None else _read(self.tls_cert, "--tls-cert")
@@ -92,7 +92,7 @@ class Credentials:
 
     def ssl_context(self, url: str) -> ssl.SSLContext | None:
         """Return the TLS context for a URL; None for http://. Without ``tls_ca``, the client trusts the system's
-        authorities.
+        certificate authorities.
 
         Raises:
             CredentialsError: a TLS file cannot be read or is malformed, or ``tls_ca`` is given for an http:// URL.

@@ -22,7 +22,7 @@ Call = Callable[[Method[Any], Any, float | None], Awaitable[Any]]
 class HealthCalls:
     """Checks of readiness. ``Client`` and ``hangtag health`` run them in a thread, and ``AsyncClient`` with asyncio.
 
-    ``call`` makes a call with a method, a request and a deadline in seconds (None for the connection's).
+    ``call`` makes a call with a method, a request and a deadline in seconds (None for the connection's deadline).
     """
 
     def __init__(

@@ -56,7 +56,7 @@ class ImageSpec:
         width: The width of the model's input, in pixels.
         channels: 1 for grey pictures, UINT8 [batch, height, width]; 3 for colour, UINT8 [batch, height, width, 3].
         mean: The mean that the graph subtracts from pixels scaled to 0 to 1: one number, or a number for each channel.
-        std: The standard deviation by which the graph then divides.
+        std: The standard deviation by which the graph then divides the result.
         fit: The way to resize a picture of another size, one of FITS. A picture of the right size is used unchanged.
 
     Raises:
@@ -93,8 +93,8 @@ class ImageSpec:
 
     @classmethod
     def parse(cls, text: str) -> "ImageSpec":
-        """Read the value of ``hangtag.image``. Raises ImageSpecError if the text is not JSON, and otherwise the errors
-        of ``of``."""
+        """Read the value of ``hangtag.image``. Raises ImageSpecError if the text is not JSON, or if ``of`` rejects
+        the value."""
         try:
             value = json.loads(text)
         except (ValueError, RecursionError) as error:
@@ -139,8 +139,8 @@ class ImageSpec:
         return self.prepare(upright(file, self.channels))
 
     def prepare(self, picture: Image.Image, *, whole: bool = False) -> Pixels:
-        """Resize an upright picture of ``channels`` channels, which may be modified, and return UINT8 pixels with this
-        ``shape``.
+        """Resize an upright picture of ``channels`` channels, and return UINT8 pixels with this ``shape``. The given
+        picture may be modified.
 
         With ``--fit garment``, ``whole`` scales down the whole picture instead of cutting out one garment, because the
         picture shows several garments, whose places and relative sizes matter.

@@ -177,10 +177,10 @@ def require_inside(file: Path, folder: Path) -> None:
     """Raise ModelRepositoryError if links lead from the file to a place outside both the model's ``folder`` and the
     repository. The file need not exist.
 
-    The model's folder itself may be a link to anywhere, because only the repository's owner creates it. The contents of
-    the folder may come from another person, in an archive for example, and must not lead to other files of this
-    machine. Kubernetes mounts files as links inside one folder. The error does not say where the link leads, because
-    the caller who requests the load sees the error.
+    The model's folder itself may be a link to any place, because only the repository's owner creates such links. The
+    contents of the folder may come from another person, in an archive for example, and must not lead to other files of
+    this machine. Kubernetes mounts files as links inside one folder. The error does not say where the link leads,
+    because the error is sent to the client that asked the server to load the model.
     """
     try:
         place = file.resolve()
@@ -228,7 +228,7 @@ def require_versions(models: Path, name: str) -> list[ModelFile]:
 
 
 def serving_versions(models: Path) -> list[ModelFile]:
-    """Return for each model, sorted by name, the served version. Routes have no versions. Raises
+    """Return the served version of each model, sorted by the models' names. Routes have no versions. Raises
     ModelRepositoryError if the repository is missing or empty, or one of its models has no version."""
     return [require_versions(models, name)[0] for name in require_names(models) if not is_route(models, name)]
 
@@ -241,8 +241,8 @@ def next_version(models: Path, name: str) -> int:
 
 
 def find_file(source: str) -> Path | None:
-    """Find the ONNX file for a command-line argument: a FILE.onnx, which need not exist, a version's folder, or a
-    model's folder, which stands for the served version. Return None for anything else."""
+    """Find the ONNX file for a command-line argument: a FILE.onnx (even if it does not exist), a version's folder, or
+    a model's folder (for the served version). Return None for anything else."""
     path = Path(source)
     if source.endswith(".onnx"):
         return path

@@ -1,5 +1,5 @@
-"""Describe a model from its ONNX file: inputs, outputs, labels, task, and whether requests may be batched. Metadata
-whose key begins with ``hangtag.`` hold what the graph cannot express."""
+"""Describe a model from its ONNX file: inputs, outputs, labels, task, and whether requests may be batched. The
+metadata with the prefix ``hangtag.`` hold what the graph cannot express."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -225,7 +225,7 @@ class Signature:
 
     @property
     def picture_shape(self) -> tuple[int, ...] | None:
-        """The shape of a classifier's picture: (height, width), or (height, width, 3). For any other model, None."""
+        """The shape of a classifier's picture: (height, width), or (height, width, 3). None for any other model."""
         probabilities, count = self.output("probabilities"), len(self.labels)
         if len(self.inputs) == 1 and probabilities and count and probabilities.shape in ((None, count), (1, count)):
             match self.inputs[0].datatype, self.inputs[0].shape:

@@ -17,7 +17,7 @@ NullForNan = Annotated[float, WithJsonSchema({"anyOf": [{"type": "number"}, {"ty
 
 def stored(text: str = "", *, name: str | None = None, combine: Combine | None = None, **options: Any) -> Any:
     """Declare a dataclass field that is part of the document. `text` is the field's description in the schema, and
-    `name` is its name in the document, if that differs. `combine` combines the values of several objects into one."""
+    `name` gives it another name in the document. `combine` combines the values of several objects into one value."""
     return field(metadata={"description": text or None, "serialization_alias": name, "combine": combine}, **options)
 
 
@@ -27,8 +27,8 @@ def unstored(*, combine: Combine | None = None, **options: Any) -> Any:
 
 
 def shown(name: str | None = None) -> Callable[[Callable[[Any], T]], T]:
-    """Declare a property that is computed once and written to the document, but never read from it. Its docstring
-    describes it in the schema. `name` is its name in the document, if that differs."""
+    """Declare a property that is computed once and written to the document, but never read from it. The property's
+    docstring is its description in the schema. `name` gives it another name in the document."""
 
     def decorate(method: Callable[[Any], T]) -> T:
         return cast(T, computed_field(alias=name)(cached_property(method)))
@@ -37,7 +37,7 @@ def shown(name: str | None = None) -> Callable[[Callable[[Any], T]], T]:
 
 
 def combined(kind: type[T], parts: Sequence[T], **values: Any) -> T:
-    """Combine several objects with the `combine` functions of their fields, except for fields given in `values`."""
+    """Combine several objects with the `combine` functions of their fields. `values` sets the other fields."""
     for each in fields(cast(Any, kind)):
         combine = each.metadata.get("combine")
         if combine is not None and each.name not in values:

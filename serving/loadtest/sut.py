@@ -52,7 +52,7 @@ class Description:
     execution_provider: str = stored("ONNX Runtime's execution provider.")
     onnxruntime_version: str = stored("ONNX Runtime's version on the server.")
     threads: str = stored("The number of the model's instances and of their threads, as a phrase.")
-    file_bytes: int | None = stored("The size of the model's file. The weights need about as much memory.")
+    file_bytes: int | None = stored("The size of the model's file, and roughly the memory that the weights take.")
     answering_version: str = stored("The loaded version that answered.", default="")
     samples: str = stored("The source of the samples.", default="")
     accuracy: Accuracy | None = stored(default=None)

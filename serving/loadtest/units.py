@@ -35,7 +35,7 @@ def duration_span(low: float, high: float) -> str:
 
 
 def times(ratio: float) -> str:
-    """Format a ratio for a table, such as 4.12x. The ratio to zero is infinite, and shown like NaN."""
+    """Format a ratio for a table, such as 4.12x. A ratio to zero is infinite, and is formatted like NaN."""
     return f"{three_digits(ratio)}\N{MULTIPLICATION SIGN}" if math.isfinite(ratio) else NONE
 
 

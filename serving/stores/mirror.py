@@ -45,7 +45,7 @@ class Mirror:
             most_mib: The largest size of the mirror in MiB.
             num_versions: How many of each model's latest versions to mirror; 0 for all versions. The version before
                 these is mirrored too, because a server may have to roll back to it. The promoted version is always
-                mirrored. There is a separate mirror for each number.
+                mirrored. Each value of num_versions has its own mirror.
         """
         self._store = store
         self._report = report
@@ -84,8 +84,8 @@ class Mirror:
         return ""
 
     def _update(self, parts: Parts) -> None:
-        """Update the models that differ from the store's models. If some models fail, update all others, and then raise
-        a StoreError that names the failed models. If the store is unreachable, raise its error immediately."""
+        """Update the models that differ from the store's models. If the update of a model fails, update the others,
+        and then raise a StoreError that names the failed models. If the store is unreachable, fail at once."""
         self._free = 0  # unknown until the first fetch, because another process may have changed the mirror
         troubles = []
         for name, inside in groupby(parts, model_of):
@@ -94,7 +94,7 @@ class Mirror:
                     self._update_model(name, {part: parts[part] for part in inside})
             except StoreError as error:
                 troubles.append(f"{name}: {error}")
-                self._store.read()  # raises an error if the store is unreachable, so that no other model waits for it
+                self._store.read()  # raises an error if the whole store is unreachable, so that the update ends
         for name in {*names(self.models)} - {*map(model_of, parts)}:
             (self.models / name).unlink()
         if troubles:

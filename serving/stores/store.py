@@ -32,7 +32,7 @@ _TAG = re.compile(rf"{_SHA256}[0-9a-f]{{64}}")
 _VERSION, _FILE = r"[1-9][0-9]*", r"[^./\\][^/\\]{0,254}"
 _STORED_PATH = re.compile(rf"[^/]+/(?:{_VERSION}(?:/{_FILE})+|(?!{_VERSION}$){_FILE})")
 _SECRETS = re.compile(r"(?<=://)(?:[^/]*@|[^/:]*:(?!\d*/).*@)|[?#].*", re.DOTALL)
-"""The parts of a URL that may be secret. The URL may be invalid, because a password contains / or ?."""
+"""The parts of a URL that may be secret. The expression also matches invalid URLs with a / or ? in the password."""
 _REASONS = {
     r"PermissionDenied|Unauthenticated|status code: 40[13]": "the store refuses the credentials, or there are none",
     r"NoSuchBucket|ContainerNotFound|\bNotFound \{": "there is no such bucket",
@@ -127,7 +127,7 @@ class Store:
         if not self._parts and not may_be_empty:
             raise StoreError(
                 f"{self.name} has no models, so no local model is removed. 'hangtag models push' writes models and "
-                f"then {INDEX}, which every web server needs"
+                f"{INDEX}, without which a web server cannot be a store"
             )
         return self._parts
 

@@ -10,11 +10,11 @@ from hangtag.serving.stores.store import INDEX, Store, StoreError, explained, is
 
 
 def push(source: Path, url: str, *, replace: bool, report: Report) -> None:
-    """Write models to a store, and then the store's index, which makes all new files visible together. If another
-    program has filled the store, push writes no index, unless ``source`` contains all versions of the store.
+    """Write models to a store, and then the store's index, which makes all new files visible together. If the
+    store has models but no index, push writes an index only if ``source`` contains all versions of the store.
 
-    Other models in the store stay, and versions that ``source`` does not have stay too. The files that versions share,
-    such as promoted.toml, are replaced by the files of ``source``.
+    Models and versions that ``source`` lacks stay in the store. The files that versions share, such as promoted.toml,
+    are replaced by the files of ``source``.
 
     Args:
         source: A model repository, or the folder of one of its models.

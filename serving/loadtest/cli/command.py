@@ -101,7 +101,7 @@ def _html() -> ModuleType:
     return html
 
 
-# Parameter of an option -> the function that renders its file.
+# The parameter of each report option -> the function that renders this report.
 RENDERERS: Mapping[str, Callable[[ResultsDocument], str]] = {
     "json_file": json_document.render,
     "csv_file": tabular.render_csv,

@@ -14,7 +14,7 @@ from hangtag.serving.loadtest.statistics.intervals import Interval, difference_o
 
 @dataclass(frozen=True)
 class Answer:
-    """Says which target to choose, by how much, and how sure that is, each in one or two sentences."""
+    """Says which target to choose, by how much it is better, and how sure that is, each in one or two sentences."""
 
     which: str = stored()
     how_much: str = stored()
@@ -22,12 +22,12 @@ class Answer:
 
 
 def answer(results: Results) -> Answer | None:
-    """Say which target to choose; None if there is only one target.
+    """Recommend a target; return None if there is only one target.
 
     The targets are compared by their peaks if peaks were searched for, else by p99 under the common load (in the
     offline scenario by throughput), and by accuracy if it was measured. A difference counts only if the 95 % confidence
-    intervals show it. All three sentences are about the same two targets: the recommended target and the next best. If
-    the fastest target is not the most accurate, they are about the fastest and the most accurate.
+    intervals show it. All three sentences are about the same two targets: the recommended target and the next best or,
+    if no target is both the fastest and the most accurate, the fastest target and the most accurate target.
     """
     names = results.scenario.names
     if len(names) < 2:
@@ -104,7 +104,7 @@ def common_load(results: Results) -> Load | None:
 
 
 class Front:
-    """Compares p99 or throughput, and accuracy if every target has one. Targets without a VALID run under the common
+    """Compares targets by p99 or throughput and, if known, by accuracy. Targets without a VALID run under the common
     load are left out. A target counts as better only if the 95 % interval of the difference does not contain zero.
 
     Attributes:

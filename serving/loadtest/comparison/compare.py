@@ -54,7 +54,7 @@ class Comparison:
     reason: str = unstored()  # Why the two runs cannot be compared; empty if they can.
     doubt: str | None = stored("The reason to doubt the ratios: other programs took CPU time.")
     generator_limited: bool = unstored()  # Whether the generator limited a throughput.
-    saved: bool = unstored()  # Whether the two runs come from two files, and are of the same target.
+    saved: bool = unstored()  # Whether the two runs are of the same target, and come from two files.
 
     @shown()
     def meaningful(self) -> bool:
@@ -92,8 +92,8 @@ def compare_targets(results: Results) -> tuple[Comparison, ...]:
 
 
 def compare(run: Run, baseline: Run, *, files: tuple[str, str] | None = None) -> Comparison:
-    """Compare two runs under one load. If both are saved runs of one target, `files` has the names that messages
-    use for them. The blocks of saved runs are not paired, because they did not run next to each other."""
+    """Compare two runs under one load. If they are runs of one target from two files, `files` has the names that
+    messages use for the runs. The blocks of saved runs are not paired, because they did not run next to each other."""
     paired = files is None
     p50, p99 = (run.latency(q).ratio_to(baseline.latency(q), paired=paired) for q in (50, 99))
     names = zip(files or (run.target, baseline.target), (run, baseline), strict=True)

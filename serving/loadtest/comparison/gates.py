@@ -54,7 +54,7 @@ class Figure:
         return self.load is None or self.load.strip() in (str(load), str(load).split(" ")[0])
 
     def values(self, results: SavedResults) -> dict[Load | None, float]:
-        """Return the metric's value under each load. If the metric is of the whole test, the only key is None.
+        """Return the metric's value under each load. For a metric of the whole test, the only key is None.
 
         A missing value is NaN. The value of a baseline's INVALID run is NaN too, because such a baseline could hide a
         regression.
@@ -99,7 +99,7 @@ class Gate:
 
 def parse(text: str, scenario: Scenario, *, accuracy: bool, baseline: SavedResults | None) -> Gate:
     """Parse a condition, for example `cnn[64].p99 > 2 * lstm.p99`. `accuracy` says whether the test will measure the
-    accuracy. Raises ValueError if the text is not a condition, can never hold, or cannot be judged by this test."""
+    accuracy. Raises ValueError if the text is not a condition, has a fixed result, or cannot be judged by this test."""
     match = _GATE.fullmatch(text)
     if match is None:
         raise ValueError(f"{text!r} is not a condition: {SYNTAX}")
@@ -124,7 +124,7 @@ def _limit(text: str, metric: str, comparison: str, value: float, unit: str) -> 
             raise ValueError(f"{text!r}: {metric} is a share: write {value:g} %, or a number below 1")
         value = value / 100 if unit else value
         if value > 1 or (comparison == ">" and value == 1):
-            raise ValueError(f"{text!r} can never decide anything: {metric} is a share, which is at most 100 %")
+            raise ValueError(f"{text!r} is always true or always false: {metric} is a share, which is at most 100 %")
     elif metric in (*RATE_METRICS, "errors"):
         if unit:
             raise ValueError(f"{text!r}: {metric} is a plain number, without {unit!r}")

@@ -86,7 +86,7 @@ class BlockResult:
     service_time: StoredHistogram = stored("The time from the actual send time to the answer, if answered.", **_MERGED)
     lateness: StoredHistogram = stored("The time from the planned to the actual send time, for every call.", **_MERGED)
     server: StoredTimings | None = stored(
-        "The server's timings; null if the server keeps no statistics, restarted, or is one of several.",
+        "The server's timings; null if the server has no statistics or restarted, or if several servers answered.",
         combine=ServerTimings.summed,
         default=None,
     )

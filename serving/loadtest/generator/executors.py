@@ -38,8 +38,8 @@ class SharedCounts:
 class Share:
     """The part of each block's queries that one of the generator processes sends, and the settings of the calls.
 
-    A call that has not ended `lost_after` seconds after its deadline is lost. If an overloaded server cuts a
-    connection, gRPC's core (grpcio 1.85) sometimes never reports the end of the connection's calls.
+    A call is lost if its end is not reported within `lost_after` seconds after its deadline. If an overloaded server
+    cuts a connection, gRPC's core (grpcio 1.85) sometimes never reports the end of the connection's calls.
     """
 
     counts: SharedCounts
@@ -197,7 +197,7 @@ class ClosedLoopExecutor(Executor):
         self._stopped.wait(max(self._start - clock(), 0.0))
         for slot in range(self._slots):
             self._send(self._channels[slot % len(self._channels)], clock())
-        if not self._slots:  # This process has no slots if there are more processes than queries in flight.
+        if not self._slots:  # If there are more processes than queries in flight, some have no slot.
             self._stopped.set()
             self._drained.set()
 

@@ -1,4 +1,4 @@
-"""Runs the generator processes. Each owns channels and requests, sends one block at a time, and times its threads."""
+"""Runs the generator processes, which send one block at a time, and measure how busy their own threads are."""
 
 import gc
 import itertools
@@ -67,8 +67,8 @@ def busy_seconds() -> dict[str, float]:
 
 
 def serve(connection: Connection, pools: Mapping[str, RequestPool], share: Share) -> None:
-    """Connect to the targets' servers, then execute each block that arrives on `connection`, until its other end is
-    closed. This function is a generator process's whole work. `pools` has the requests by target."""
+    """Run a generator process: connect to the targets' servers, and execute each block that arrives on `connection`,
+    until the other end of the connection is closed. `pools` has the requests for each target."""
     # Ctrl-C reaches all processes of the group, but only the reporting process decides whether to stop.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

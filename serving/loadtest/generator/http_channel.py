@@ -94,7 +94,7 @@ class HttpChannel:
         # At the end of this coroutine, the event loop cancels the tasks that open connections.
 
     def _begin(self, call: "_Call") -> None:
-        # The call is timed from here and not from `send`, because the generator, not the server, delays it until here.
+        # The call is timed from here and not from `send`, because the generator causes any delay before this line.
         # The time to open a connection is part of the call, as with gRPC, because the server may accept slowly.
         call.sent = clock()
         if self._idle:
@@ -130,7 +130,7 @@ class _Call:
     deadline: float
     token: Any
     on_end: OnEnd
-    sent: float = 0.0  # the time on `clock` at which the call was sent; 0 before
+    sent: float = 0.0  # the time on `clock` at which the call was sent; 0 until then
 
     def end(self, code: int, details: str, ended: float = 0.0) -> None:
         self.on_end(self.token, self.sent, ended or clock(), code, details)

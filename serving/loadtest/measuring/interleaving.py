@@ -53,7 +53,7 @@ class ServerCounts:
         `statuses` are the statuses of the target's queries since the previous call."""
         target = block.target
         last, ended = self._last.get(target), self._ended[target]
-        is_current = not ended  # Otherwise the previous reading failed, and the increase is that of several blocks.
+        is_current = not ended  # Otherwise the previous reading failed, and the increase covers several blocks.
         ended.update(statuses)
         counters = None if target in self.counted_in_part else self.read(target)
         if counters is None:
@@ -85,7 +85,7 @@ class ServerCounts:
 
 
 def interleaved(scenario: Scenario, loads: Sequence[Load]) -> Iterator[Block]:
-    """Yield the blocks of all rounds. A round has each load once, in random order, and for each load all targets in
+    """Yield the blocks of all rounds. A round has all loads in random order, and under each load all targets in
     random order. Within a round, an open loop has the same schedule for every target."""
     random, limits = random_generator(scenario.seed, "order"), scenario.limits.per_block(scenario.blocks)
     for number in range(scenario.blocks):
@@ -116,7 +116,7 @@ class Session:
     def run(self) -> tuple[Run, ...]:
         """Run the closed loops, then the open loops, and return the runs. After a stop, return the runs so far."""
         scenario = self.scenario
-        # The rates of the open loops may not be known yet, but the number of open loops is.
+        # The number of open loops is already known, although their rates may still be unknown.
         loads = len(scenario.closed_loops) + len(scenario.open_loops(1.0))
         self._seconds_ahead = loads * len(scenario.targets) * scenario.blocks * self._block_seconds
         self._run_interleaved(scenario.closed_loops)

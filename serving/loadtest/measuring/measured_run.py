@@ -15,8 +15,8 @@ DELAYED_SHARE = 0.05
 # If the generator takes more than this share of a closed loop's latency, the latency says more about the generator than
 # about the server.
 LATENCY_SHARE = 0.5
-# Above this smaller limit, the report has a note. The generator's time is part of both targets' latencies, so the ratio
-# of the latencies looks closer to 1.
+# Above this smaller share, the report has a note, because the generator's time in the latencies of two targets moves
+# the ratio of these latencies closer to 1.
 NOTED_LATENCY_SHARE = 0.2
 # A generator process is almost saturated above this share of one CPU, because Python computes on one CPU at a time. It
 # is also almost saturated if its busiest thread computes, or waits for a CPU, for more than this share of the time.
@@ -24,11 +24,11 @@ BUSY_GENERATOR = 0.9
 # If the CPUs are busy for this share of the time, a generator on the server's machine takes CPU time that the server
 # needs.
 BUSY_CPUS = 0.9
-# If the generator takes less than this share of the CPUs, its effect on the throughput is smaller than the variation
-# between most measurements.
+# If the generator takes less than this share of the CPUs, its effect on the throughput is smaller than the usual
+# difference between two measurements.
 SMALL_CPU_SHARE = 0.05
 # If other programs take this share of the CPU time, a server that needs all CPUs loses the same share of throughput.
-# Such a loss is twice the variation between most measurements.
+# Such a loss is twice the usual difference between two measurements.
 DOUBTFUL_SHARE = 0.1
 
 
@@ -109,7 +109,7 @@ class Run:
 
     @property
     def lateness_note(self) -> str:
-        """A note about the lateness of an open loop's queries and the service time; empty for a closed loop."""
+        """A note about an open loop's service time, and how late its queries were sent; empty for a closed loop."""
         total = self.total
         if not isinstance(self.load, OpenLoop):
             return ""
@@ -161,7 +161,7 @@ class Run:
         needed = samples_needed(0, self.percentile)
         if self.total.queries >= needed:
             return ""
-        # If `judged` is set, --min-query-count is sufficient, so only --max-duration can have ended the run too early.
+        # A judged run sends enough queries to judge the percentile, unless --max-duration ends the run before.
         setting = "--max-duration" if self.judged else "--min-query-count"
         return (
             f"too few queries to judge a p{self.percentile:g} with 99 % confidence, which needs {needed:,} "

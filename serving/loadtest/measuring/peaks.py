@@ -29,7 +29,7 @@ def peak_search(first: float, lowest: float = LOWEST_RATE) -> Generator[float, b
     lowest = _three_digits(min(lowest, MAX_RATE))
     low: float | None = None  # The highest rate that met the target latency.
     high: float | None = None  # The lowest rate that missed the target latency.
-    step = 2.0  # While `low` is None, the last rate is divided by this.
+    step = 2.0  # While `low` is None, the next rate is the previous rate divided by this.
     rate = _three_digits(min(max(first, lowest), MAX_RATE))
     while True:
         is_confirmation, kept = rate == low, (yield rate)
@@ -104,7 +104,7 @@ def find(scenario: Scenario, session: Session) -> tuple[Peak, ...]:
     first = {name: SHARE_OF_PEAK * throughput for name, throughput in session.peaks().items()}
     first |= dict.fromkeys(scenario.names, scenario.rate[0]) if scenario.rate else {}
     searches = {name: peak_search(first.get(name, FIRST_RATE), scenario.lowest_rate) for name in scenario.names}
-    rates = {name: next(search) for name, search in searches.items()}  # The next rates of unfinished searches.
+    rates = {name: next(search) for name, search in searches.items()}  # The next rate of each search that still runs.
     peaks: dict[str, float | None] = {}
     steps: dict[str, list[Run]] = {name: [] for name in scenario.names}
     random = random_generator(scenario.seed, "peak order")

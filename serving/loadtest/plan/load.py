@@ -101,9 +101,9 @@ def random_generator(seed: int, purpose: str, *index: int) -> np.random.Generato
 def planned_send_times(load: OpenLoop, limits: Limits, warm_up: float, random: np.random.Generator) -> Times:
     """Compute the planned send times of one block [queries], in seconds from the block's start, including its warm-up.
 
-    The gaps of a Poisson process are independent and exponentially distributed with mean 1 / rate. The schedule ends
-    once both minima of `limits` are reached, measured from the end of the warm-up, or just before a maximum would be
-    exceeded.
+    The gaps of a Poisson process are independent and exponentially distributed with mean 1 / rate. The limits apply to
+    the queries after the warm-up: the schedule ends when both minima of `limits` are reached, or just before a maximum
+    would be exceeded.
     """
     expected, before = load.rate * (warm_up + limits.min_duration), load.rate * warm_up
     # In practice, a Poisson count never exceeds its mean by more than ten standard deviations plus ten.

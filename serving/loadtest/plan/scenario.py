@@ -79,8 +79,8 @@ PRESETS: Mapping[ScenarioName, Mapping[str, Any]] = {
 DEFAULT_CONCURRENCIES = (1, 8, 64)
 # By default, the rate of the open loop for all targets is this share of the slowest target's closed-loop peak.
 SHARE_OF_PEAK = 0.5
-# A peak search first runs a closed loop with this concurrency. Its first rate is SHARE_OF_PEAK of the loop's
-# throughput.
+# A peak search first runs a closed loop with this concurrency. SHARE_OF_PEAK times the throughput of this loop is the
+# first rate of the search.
 PEAK_CONCURRENCY = 64
 
 

@@ -21,7 +21,7 @@ Range = tuple[float, float]
 _PERCENTILES = (0.0, 50.0, 90.0, 99.0, 99.9, 99.99, 99.999)
 # The areas of the largest and the smallest mark, in square points.
 _LARGEST_MARK, _SMALLEST_MARK = 500.0, 40.0
-# The latency axis extends beyond the estimates at least by this factor. Wide intervals, for example from two blocks
+# The latency axis extends at least this factor beyond the estimates. Wide intervals, for example from two blocks
 # that differ, are cut off at the edge, because they only show that the latency is unknown.
 _MARGIN = 2.0
 # The throughput axis is logarithmic if the largest throughput is more than this many times the smallest.
@@ -154,7 +154,7 @@ def latency_over_time(runs: Sequence[Run], looks: Looks, scale: Range) -> str:
 def _draw_p50_and_p99(
     axes: Axes, places: Sequence[float], latencies: Sequence[Range], look: Look, *, width: float, size: float
 ) -> None:
-    """Draw p50 (filled, solid) and p99 (hollow, dashed), in seconds, at places on the x axis."""
+    """Draw p50 (filled, solid) and p99 (hollow, dashed), given in seconds, at these places on the x axis."""
     for index, style, face in ((0, "-", look.colour), (1, "--", "none")):
         axes.plot(
             places, [latency[index] * 1e3 for latency in latencies], style, color=look.colour, linewidth=width,
@@ -181,8 +181,8 @@ def _plot_percentiles(axes: Axes, histogram: DurationHistogram, look: Look, styl
     if not occupied.any():
         return 0.0
     below = np.cumsum(counts[occupied])
-    # The last sample is the quantile 1, which this axis cannot show, because its position is infinite. Therefore the
-    # last sample is drawn half a sample before it.
+    # The last sample is the quantile 1, whose position on this axis is infinite. Therefore the last sample is drawn at
+    # the quantile that is half a sample below 1.
     position = np.concatenate([[0], -np.log10(1 - np.minimum(below / below[-1], 1 - 0.5 / below[-1]))])
     values = DurationHistogram.values[occupied] * 1e3
     marked = [int(np.searchsorted(position, _tail(q))) for q in _PERCENTILES[1:] if _tail(q) <= position[-1]]

@@ -90,7 +90,7 @@ def line(text: str, style: str = "") -> Text:
 
 
 def _remarks(word: str, style: str, remarks: Sequence[tuple[Run, str]], console: Console) -> None:
-    """Print remarks about runs, with the same remark about several runs in one line."""
+    """Print remarks about runs. A remark about several runs is printed once, with the names of these runs."""
     for text in dict.fromkeys(text for _, text in remarks):
         names = "; ".join(str(run) for run, own in remarks if own == text)
         console.print(Text.assemble((word, style), escaped(f"{names}: {text}")))
@@ -98,7 +98,7 @@ def _remarks(word: str, style: str, remarks: Sequence[tuple[Run, str]], console:
 
 @dataclass(frozen=True)
 class RunGroup:
-    """The runs of one table, and the ratios between these runs by label."""
+    """The runs of one table, and the ratios between these runs, each with its label."""
 
     title: str
     runs: tuple[Run, ...]

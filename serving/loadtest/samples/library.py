@@ -37,7 +37,7 @@ class SampleLibrary:
 
     @property
     def method(self) -> str:
-        """The full gRPC method name of the calls, also for HTTP."""
+        """The full gRPC method name of the calls, even of calls over HTTP."""
         return INFER if self.description.target.method == "infer" else CLASSIFY
 
     def request_pool(self, deadline: float) -> RequestPool:
@@ -51,7 +51,7 @@ class SampleLibrary:
         return RequestPool(address, method, tuple(requests))
 
     def each_sample_once(self, batch_size: int) -> Iterator[tuple[range, Message]]:
-        """Yield requests, each with its samples' indices, that together contain each sample once, in order."""
+        """Yield requests that together contain each sample once, in order, and the sample indices of each request."""
         for start in range(0, len(self.samples), batch_size):
             indices = range(start, min(start + batch_size, len(self.samples)))
             yield indices, _request(self.description, self.samples, np.array(indices, np.int64))

@@ -220,7 +220,7 @@ def read_pictures(description: Description, folder: Path) -> Samples:
 
 def _image_of(description: Description) -> ImageSpec:
     """Return the size and colours of the pictures that a model needs, and how to make them fit if that is known."""
-    # The size and the colours follow from the shape of the model's input, without axes of size 1.
+    # The shape of the model's input, without its axes of size 1, gives the size and the number of colour channels.
     model, inputs, stated = description.model, description.metadata.inputs, description.parameters.get("hangtag.image")
     size = [length for length in inputs[0].shape[1:] if length != 1] if len(inputs) == 1 else []
     channels = size.pop() if len(size) == 3 and size[2] == 3 else 1
@@ -267,7 +267,7 @@ def _labelled(place: Path) -> list[Picture]:
 
 
 def _data_digests(folder: Path, labelled: Sequence[Picture]) -> frozenset[str]:
-    """Return the digests that `hangtag import --data` records for these pictures in this folder, or in its parent."""
+    """Return the digests that `hangtag import --data` records for these pictures if given `folder` or its parent."""
     # Of several pictures with equal contents, only the first is used.
     first = {hashlib.sha256(each.path.read_bytes()).hexdigest(): each for each in reversed(labelled)}
     lines = sorted(f"{each.name}\0{each.label}\0{content}\n" for content, each in first.items())

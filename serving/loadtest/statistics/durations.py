@@ -156,7 +156,7 @@ class ServerTimings:
         return cls(*(sum(getattr(part, field.name) for part in known) for field in fields(cls))) if known else None
 
     def since(self, before: "ServerTimings") -> "ServerTimings | None":
-        """Return the increase since `before`; None if a sum fell, because another or a restarted server answered."""
+        """Return the increase since `before`; None if a sum decreased, after a restart or on another server."""
         counted = {f.name: getattr(self, f.name) - getattr(before, f.name) for f in fields(self)}
         return ServerTimings(**counted) if min(counted.values()) >= 0 else None
 
@@ -168,5 +168,5 @@ class ServerTimings:
         return {"requests": self.count, "batches": self.batches, **{part: self.mean(part) for part in PARTS}}
 
 
-# The type of a dataclass field with ServerTimings, which is stored as the JSON document of the timings.
+# The type of a dataclass field that holds ServerTimings. The field is stored as the timings' JSON document.
 StoredTimings = Annotated[ServerTimings, PlainSerializer(ServerTimings.document, return_type=ServerTimingsDocument)]

@@ -7,10 +7,10 @@ of simulations with five blocks. With sectioning, 95 % of the intervals containe
 figure over all blocks. The blocks' deviations from the estimate give the variance, and Student's t accounts for the
 small number of blocks.
 
-A percentile is judged by MLPerf LoadGen's early stopping. The null hypothesis is that a query exceeds the bound with a
-probability of more than 1 - p. If this hypothesis is true, the number of queries over the bound, out of n queries, is
-stochastically at least Binomial(n, 1 - p). If t queries exceed the bound and P[Binomial(n, 1 - p) <= t] <= 0.01, the
-null hypothesis is rejected, which shows that the percentile p does not exceed the bound.
+MLPerf LoadGen's early stopping judges whether a percentile exceeds a bound. The null hypothesis is that a query exceeds
+the bound with a probability of more than 1 - p. If this hypothesis is true, the number of queries over the bound, out
+of n queries, is stochastically at least Binomial(n, 1 - p). If t queries exceed the bound and
+P[Binomial(n, 1 - p) <= t] <= 0.01, the null hypothesis is rejected: the percentile p does not exceed the bound.
 
 Sources: Asmussen and Glynn 2007, Stochastic Simulation, III.5a; for percentiles, Nakayama 2014, Confidence Intervals
 for Quantiles Using Sectioning When Applying Variance-Reduction Techniques; MLPerf Inference, LoadGen, "Early Stopping
@@ -24,17 +24,17 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import scipy  # importing scipy.special takes a fifth of a second, so scipy imports scipy.special at the first use
+import scipy  # and not scipy.special, whose import takes a fifth of a second, and which scipy imports at the first use
 
 from hangtag.serving.loadtest.record import NullForNan, shown, stored, unstored
 from hangtag.serving.loadtest.statistics.durations import Values
 
-# The interval of a ratio is too wide if it contains 1 and its upper end is more than this many times its lower end.
+# The interval of a ratio is too wide if it contains 1 and the upper end is more than this many times the lower end.
 TOO_WIDE = 4
 CONFIDENCE = 0.95
 # LoadGen's rule is that a system's results are valid only if the system reaches 99 % of the reference accuracy.
 REFERENCE_SHARE = 0.99
-# The maximum probability that early stopping accepts a percentile that exceeds the bound.
+# Early stopping wrongly accepts a percentile above the bound with at most this probability.
 REJECTED = 0.01
 # scipy computes the number of queries as a real number, with a rounding error below this limit.
 _ROUNDING = 1e-6
@@ -83,7 +83,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Sections:
-    """A figure of a run, such as its p99: the figure over all blocks, and the figure of each block [blocks]."""
+    """A figure of a run, such as the p99, computed for all blocks together and for each block [blocks]."""
 
     total: float
     blocks: Values
@@ -117,8 +117,8 @@ def _interval(estimate: float, deviations: Sequence[Values]) -> Interval:
 
 
 def _margin(sections: Sequence[Values]) -> float:
-    """Return half the width of the confidence interval for a sum of means. A section contains, for one of the means,
-    how far each block deviates from it."""
+    """Return half the width of the confidence interval for a sum of means. Each section belongs to
+    one of the means, and contains the deviation of each block from this mean."""
     sizes = [len(section) for section in sections]
     if min(sizes) < 2 or not all(np.isfinite(section).all() for section in sections):
         return math.nan
@@ -163,8 +163,8 @@ class Accuracy:
 
     correct: int = stored()
     total: int = stored()
-    expected: float | None = stored("The accuracy on the test set that the model's file records.", default=None)
-    comparable: bool = stored("Whether the samples are the test set of the model's file.", default=False)
+    expected: float | None = stored("The accuracy that the model's file records for its test set.", default=None)
+    comparable: bool = stored("Whether the samples are the test set that the model's file names.", default=False)
     # For each sample, whether it was classified correctly [samples].
     right: Any = unstored(default=None, repr=False, compare=False)
 
@@ -204,7 +204,7 @@ class Accuracy:
 
     @property
     def note(self) -> str:
-        """A note if the model's file records an accuracy for other samples, which cannot be compared; else empty."""
+        """A note if the accuracy in the model's file is for other samples, and cannot be compared; else empty."""
         if self.expected is None or self.comparable:
             return ""
         return f"The model's file records {self.expected:.2%} for other samples, so the two figures are not compared."

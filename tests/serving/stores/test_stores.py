@@ -139,7 +139,7 @@ def test_the_copy_keeps_to_its_bound(s3: ObjectStore, local: Repository) -> None
     ("status", "reason"),
     [
         (403, "the store refuses the credentials, or there are none"),
-        (404, f"writes models and then {INDEX}, which every web server needs"),
+        (404, f"writes models and {INDEX}, without which a web server cannot be a store"),
         (503, "answers 503 Service Unavailable"),
     ],
 )
