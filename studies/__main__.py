@@ -8,7 +8,7 @@ from studies.catalog import EXPERIMENTS, Experiment
 
 
 class ExperimentGroup(click.Group):
-    """A group with the command `run` of an experiment. The experiment's module is imported only when `run` is used."""
+    """The command group of an experiment. Its only command, `run`, imports the experiment's module when it is used."""
 
     def __init__(self, name: str, experiment: Experiment) -> None:
         text = f"{experiment.question}\n\nA run takes {experiment.cost}."

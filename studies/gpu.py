@@ -96,8 +96,8 @@ def _latency(runtime: Runtime, batch: Tensors, runs: int) -> dict[str, float]:
 
 
 LARGEST_DIFFERENCE = 0.01
-"""The largest allowed difference between GPU and CPU, as a share of an output's largest value. GPUs may round the
-factors of products to ten bits (TF32)."""
+"""The largest allowed difference between the GPU's and the CPU's answers, as a share of an output's largest value. A
+GPU may round the factors of a product to mantissas of ten bits (TF32)."""
 _SIZES_SHOWN = ("1", "8", "64")
 
 

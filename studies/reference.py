@@ -52,7 +52,7 @@ def _expanded(expression: str, recorded: dict[str, str]) -> str:
 
 
 def _exported() -> list[Metric]:
-    """Return the metrics of an invented server, whose model, route and failed call give each metric a sample."""
+    """Return the metrics of a simulated server with a model, a route and a failed call, so each metric has a sample."""
     one = VersionState("cnn", "1", READY, requested_provider="auto", provider="CPUExecutionProvider", instances=1)
     route = replace(one, name="both", route=RouteCounts({(1, "cnn"): StageCounts()}, ShadowCounts(), 0, 0.2))
     histogram = one.counters.request_seconds

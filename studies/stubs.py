@@ -1,4 +1,4 @@
-"""Call the methods of the protocol's services. The services' descriptors are in the message modules.
+"""Stubs that call the methods of the protocol's services, whose descriptors are in the message modules.
 
 Only tests and studies need these stubs, because hangtag's clients have their own code for calls.
 """

@@ -78,8 +78,8 @@ class Comparison:
         head, *rows = self.goal_rows(rounds)
         return f"""{self.loads_part(path)}
 
-Rounds: {len(rounds)}. A goal applies to the median over the rounds: of a figure, or of the ratio of two figures of the
-same round. The last columns show each system's median figures:
+Rounds: {len(rounds)}. A goal limits a figure, or the ratio of two figures from the same round, and is judged by the
+median over all rounds. The last columns show each system's median figures:
 
 {page.table(head, rows)}"""
 
@@ -108,7 +108,7 @@ Cells show medians: images a second and, in brackets, p50 / p99 in ms:
                 spread = f"{min(values):.3g} to {max(values):.3g}" if len(values) > 1 else ""
                 verdict = [f"{statistics.median(values):.3g}", spread, "yes" if goal.reached(values) else "no"]
             own = [
-                # In a ratio to bare ONNX Runtime, the system `bare` is always measured with batches.
+                # A ratio to bare ONNX Runtime uses the figure that bare ONNX Runtime reaches with batches.
                 middle(rounds, system, goal.model, "batch" if system == goal.reference == "bare" else goal.load,
                        goal.figure)
                 for system in systems

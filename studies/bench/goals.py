@@ -20,7 +20,7 @@ UNITS = {
     "pss_mb": "PSS, MB",
     "seconds_to_ready": "ready in, s",
     "points_below": "accuracy loss against the FP32 file, percentage points",
-    "deviations": "deviation from the shares, in standard deviations",
+    "deviations": "deviation from the configured shares, in standard deviations",
 }
 """Figure -> its name and unit for a reader."""
 
@@ -34,7 +34,7 @@ class Goal:
         load: The load's name.
         figure: The figure's key in UNITS.
         bound: The limit for the figure or, if there is a `reference`, for the ratio of the figures.
-        reference: The system to which `system` is compared in each round. The figure of `bare` is that for batches.
+        reference: The system to which `system` is compared in each round. For `bare`, the figure with batches counts.
         system: The system that should reach the goal.
     """
 

@@ -62,7 +62,7 @@ def version() -> str:
 
 
 def message(model: str, samples: int) -> bytes:
-    """Return a call's HTTP/2 body: gRPC's prefix with the length, and a ModelInfer message with random images."""
+    """Return the HTTP/2 body of a call: gRPC's length prefix, and a ModelInfer message with random images."""
     images = np.random.default_rng(0).integers(0, 256, (samples, 28, 28), dtype=np.uint8)
     tensor = pb.ModelInferRequest.InferInputTensor(name="image", datatype="UINT8", shape=images.shape)
     request = pb.ModelInferRequest(model_name=model, inputs=[tensor], raw_input_contents=[images.tobytes()])

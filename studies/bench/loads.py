@@ -70,7 +70,7 @@ def closed(server: Served, send: Send, shape: Load, seconds: float, model: str |
         click.ClickException: A call was not answered.
     """
     load = replace(shape, calls=8 + 200 // shape.samples)
-    per_second = send(load).per_second  # The number of calls follows from the rate in the warm-up.
+    per_second = send(load).per_second  # The number of calls is computed from the warm-up's rate.
     load = replace(shape, calls=max(load.calls, round(per_second * seconds)))
     before = server.answered(model) if model else 0
     outcome = send(load)
@@ -85,7 +85,7 @@ def closed(server: Served, send: Send, shape: Load, seconds: float, model: str |
 
 
 def start(launch: Launch) -> Figures:
-    """Measure the start of a server. No other server may run, because PSS divides the memory that servers share."""
+    """Measure a server's start time and PSS. No other server may run, because PSS divides memory that servers share."""
     with served(launch) as server:
         return {"seconds_to_ready": server.seconds_to_ready, "pss_mb": server.pss_mb()}
 

@@ -24,8 +24,8 @@ from studies.results import Line
 FAST, ACCURATE, BEST = "cnn-small-int8", "cnn-int8", "cnn"
 """The models to which the cascade is compared: its members, and the most accurate model."""
 PRIMARY, SHADOW = "lstm", "lstm-before"
-"""SHADOW is the first version of the model PRIMARY under another name, so the two cost the same. The split has these
-two members. In the route with a shadow, PRIMARY answers the calls, and SHADOW gets copies of them."""
+"""SHADOW is the first version of the model PRIMARY under another name, so calls to both need equal time. The split has
+these two members. In the route with a shadow, PRIMARY answers the calls, and SHADOW gets copies of them."""
 PLAIN, SHADOWED, SPLIT = "plain", "shadowed", "split"
 """The routes of the study: PLAIN has only PRIMARY, SHADOWED has SHADOW as PRIMARY's shadow, and SPLIT splits the calls
 between PRIMARY and SHADOW by SHARES."""
@@ -48,11 +48,11 @@ COMPARISON = Comparison(
         FAST: "the cascade's first member",
         "route": f"the shipped cascade, {ROUTE}",
         ACCURATE: "the cascade's last member",
-        BEST: "the file in FP32 from which the last member was made",
+        BEST: "the FP32 file from which the last member was quantised",
         "split": f"a split of `{PRIMARY}` and `{SHADOW}`, {SHARES[PRIMARY]:g} to {SHARES[SHADOW]:g}; `{SHADOW}` is the "
         f"first version of `{PRIMARY}`",
         "alone": f"`{PRIMARY}` at half of the rate that it reaches with 64 calls in flight, Poisson arrivals",
-        "shadowed": f"the load of `alone`, and `{SHADOW}` gets a copy of every call",
+        "shadowed": f"the load of `alone`, while `{SHADOW}` gets a copy of every call",
         "busier": f"`{PRIMARY}` alone, with so many calls that the server is as busy as in `shadowed`",
     },
     {load: f"{load} in flight" for load in IN_FLIGHT}
@@ -63,8 +63,8 @@ COMPARISON = Comparison(
         Goal(CASCADE, "64", "p99_ms", 1.0, ACCURATE, system="route"),
         # A binomial count is within 3.29 standard deviations of its mean with a probability of 99.9 %.
         Goal("split", "calls", "deviations", 3.29, system="split"),
-        # For a tenth of the time, the server computes copies for the shadow, which leaves only one of the two
-        # processors for calls. `busier` has no copies, so a limit of 1.1 would be too strict.
+        # During a tenth of the time, one of the two processors computes copies for the shadow. In `busier`, both
+        # processors are always free for calls, so a limit of 1.1 for the ratio of the p99 would be too strict.
         Goal("shadow", "half", "p99_ms", 1.5, "busier", system="shadowed"),
     ),
     packages=("grpcio", "pygrpc-native", "onnxruntime", "numpy"),
@@ -117,7 +117,7 @@ class _Bench:
         counts = {member: self.server.answered(member) - before[member] for member in SHARES}
         if sum(counts.values()) != calls:
             raise click.ClickException(f"{sum(counts.values()):,} of {calls:,} calls were answered")
-        share = SHARES[PRIMARY] / 100  # One member's count also gives the other member's count.
+        share = SHARES[PRIMARY] / 100  # The other member's count deviates by the same number of calls.
         deviation = (counts[PRIMARY] - calls * share) / math.sqrt(calls * share * (1 - share))
         return {"calls": calls, "counts": counts, "deviations": abs(deviation)}
 
@@ -125,7 +125,7 @@ class _Bench:
         """Measure PRIMARY at half of its peak rate in three runs: alone, with a shadow, and alone with more calls.
 
         In the third run, the additional calls take as much processor time as the shadow takes in the second run. The
-        latency of the third run shows the effect of this processor time alone, because there is no shadow.
+        third run has no shadow, so its latency shows the effect of the processor time alone.
         """
         peak = self.load(PLAIN, self.seconds, "--concurrency", "64")["samples_per_s"]
         rate, seconds = HALF * peak, _OPEN_LOOP * self.seconds
@@ -207,7 +207,7 @@ Of {split["calls"]:,} calls, the split sent {counts}.
 
 A copy for the shadow is skipped if the route has other work.
 Here the shadow got {copied:.0%} of the copies. A copy costs as much processor time as a call of `{SHADOW}`. `busier`
-has no shadow but as much processor time, so its latency shows the effect of the processor time alone."""
+uses as much processor time without a shadow, so its latency shows the effect of the processor time alone."""
 
 
 PARTS = (Part("studies/bench/routes.md", part, "measurements"),)

@@ -22,7 +22,7 @@ from studies.bench.process import Launch, Served, hangtag_serve
 from studies.page import ROOT
 
 NETWORKS = ("lstm", "lstm2", "cnn")
-"""The models that each server loads. The goals for memory and start time also assume these models."""
+"""The models that each server loads. The goals for memory and start time were set for these models."""
 _FASTAPI = ROOT / ".venv-fastapi/bin/uvicorn"
 FASTAPI_WORKERS = 2
 _PEERS = Path(__file__).with_name("peers")
@@ -63,20 +63,20 @@ def with_tls(models: Path, *options: str) -> Iterator[Launch]:
 
 
 def minimal(models: Path) -> AbstractContextManager[Launch]:
-    """Return a context with the command that starts peers/minimal.py."""
+    """Return a context manager that yields the command for peers/minimal.py."""
     command = (sys.executable, "-m", "studies.bench.peers.minimal", models.resolve())
     return nullcontext(Launch(command, r"^ready (\S+)"))
 
 
 def http_minimal(models: Path) -> AbstractContextManager[Launch]:
-    """Return a context with the command that starts peers/http_minimal.py."""
+    """Return a context manager that yields the command for peers/http_minimal.py."""
     (port,) = free_ports(1)
     command = (sys.executable, "-m", "studies.bench.peers.http_minimal", _lstm(models), str(port))
     return nullcontext(Launch(command, r"(Uvicorn running on)", http=f"127.0.0.1:{port}"))
 
 
 def fastapi(models: Path) -> AbstractContextManager[Launch]:
-    """Like `minimal`, for peers/fastapi_app.py in .venv-fastapi. Raises click.ClickException if that is missing."""
+    """Like `minimal`, but the command runs peers/fastapi_app.py. Raises click.ClickException without .venv-fastapi."""
     if not _FASTAPI.exists():
         raise click.ClickException(f"{_FASTAPI} is missing. Run 'make fastapi', or leave out FastAPI's system.")
     (port,) = free_ports(1)

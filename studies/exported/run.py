@@ -1,9 +1,9 @@
-"""Compare the speed of each published model, in bare ONNX Runtime, with PyTorch and with the model's FP32 file.
+"""Compare the speed of each published file in bare ONNX Runtime with PyTorch's and with that of the FP32 file.
 
-The compared implementations take turns of several batches, so that other load on the machine slows all of them alike. A
-round's result is a ratio of medians, and the final result is the median of the rounds' ratios. Each implementation has
-one thread, like an instance of the server. Several threads would spin for about a batch's time after each turn, on
-processors that the next implementation needs.
+The compared implementations take turns, each with several batches, so that other load on the machine slows all of them
+alike. A round's result is a ratio of medians, and the final result is the median of the rounds' ratios. Each
+implementation has one thread, like an instance of the server. Several threads would spin for about a batch's time after
+each turn, on processors that the next implementation needs.
 """
 
 import shutil
@@ -41,7 +41,7 @@ BATCH_SIZES = (1, 64)
 THREADS = 1
 _LEAST_TURNS, _MOST_TURNS = 7, 200
 _SECONDS = 2.0
-"""The time limit in seconds for each batch size. After it, a turn begins only if there were fewer than _LEAST_TURNS."""
+"""The time limit in seconds for each batch size, after which turns begin only until there are _LEAST_TURNS."""
 _TURN_MS = 5.0
 """A turn ends when its measured batches have taken this many milliseconds."""
 TIMINGS = ("eager", "compile")
@@ -54,7 +54,7 @@ def measure(path: Path, images: Pixels, served: nn.Module, fp32: Path | None, ti
 
     Args:
         path: The file.
-        images: The images for the batches. They are repeated if there are fewer than a batch needs.
+        images: The images for the batches, which are repeated if a batch needs more.
         served: The network in PyTorch.
         fp32: The FP32 file of the same network, if ``path`` is in another precision.
         timing: One of TIMINGS.
@@ -72,10 +72,10 @@ def measure(path: Path, images: Pixels, served: nn.Module, fp32: Path | None, ti
 def interleaved(
     contenders: Mapping[str, Contender], batch: Any, clock: Callable[[], float] = time.perf_counter
 ) -> dict[str, float]:
-    """Let the implementations compute a batch in turns, and return the median milliseconds of each.
+    """Let the implementations take turns at computing a batch, and return the median milliseconds of each one.
 
     The first batch of a turn does not count: it can take twice as long as the next batches, because the other
-    implementations have displaced the weights from the processor's caches. In a busy server, the weights stay there.
+    implementations have displaced the weights from the processor's caches. In a busy server, the weights stay cached.
     """
     times: dict[str, list[float]] = {name: [] for name in contenders}
     begin = clock()
@@ -193,8 +193,8 @@ def part(path: Path = RESULTS) -> str:
     conditions = models.pop("conditions")
     source = (
         f"{made_from(path, conditions)}, each implementation on one thread; the load average was "
-        f"{conditions['load_before']:.1f} before the measurement. The figures are milliseconds for a batch and, "
-        f"in brackets, how many times faster the file is: the medians of {conditions['rounds']} rounds. In each round, "
+        f"{conditions['load_before']:.1f} before the measurement. The figures are medians of {conditions['rounds']} "
+        "rounds: milliseconds for a batch and, in brackets, how many times faster the file is. In each round, "
         "the implementations of a row took turns, so compare times within a row rather than between rows:"
     )
     return "\n\n".join([source, *_tables(models)])

@@ -50,7 +50,7 @@ def main(models: Path, count: int, limit: int, cold_rate: float, rounds: int, se
     """Call 20 of a thousand models often, and the other models rarely, and print the README's table.
 
     Each model is a link to the same file, which the server loads separately for each model. A second server has only
-    the 20 models, and gets only the calls of these models.
+    the 20 models, and gets only the calls to these models.
     """
     file = numbered_versions(models / MODEL)[0].path
     with TemporaryDirectory(dir=models.parent) as folder:
@@ -70,7 +70,7 @@ def main(models: Path, count: int, limit: int, cold_rate: float, rounds: int, se
                 if number * file.stat().st_size > limit << 20:
                     break
                 _call(fleet, number)
-            cold_models = cycle(reversed(range(HOT, count)))  # each one is evicted before it is called again
+            cold_models = cycle(reversed(range(HOT, count)))  # each model is evicted before its next call
             for turn in range(rounds):
                 for name in results.turn(servers, turn):
                     server = servers[name]
@@ -95,15 +95,15 @@ def main(models: Path, count: int, limit: int, cold_rate: float, rounds: int, se
             f"{1e3 * statistics.median(cold):.0f} ms, {1e3 * float(np.percentile(cold, 90)):.0f} ms",
         ),
         ("loading the model in a process that does nothing else", f"{1e3 * load:.0f} ms"),
-        ("memory of a model that is not loaded", f"{cold_kib:.1f} KB"),
-        (f"the process with --max-loaded-mib {limit} (RSS)", f"{resident:.0f} MB"),
+        ("memory for each model that is not loaded", f"{cold_kib:.1f} KB"),
+        (f"memory of the process with --max-loaded-mib {limit} (RSS)", f"{resident:.0f} MB"),
     ]
     click.echo(table(("", ""), rows, right=1))
 
 
 @contextmanager
 def _pss(repository: Path, *arguments: str) -> Iterator[float]:
-    """Run a server that has not loaded any model, and yield its memory."""
+    """Run a server that has not loaded any model, and yield its PSS in MB."""
     with served(hangtag_serve(repository, *arguments)) as server:
         yield server.pss_mb()
 

@@ -6,7 +6,7 @@ from studies.page import ROOT
 
 
 def read() -> list[Entry]:
-    """Return all versions of the networks in all precisions, the smallest and latest first."""
+    """Return all versions of the networks in all precisions, smallest network first, and latest version first."""
     trained = [entry for entry in inventory.versions(ROOT / "models") if "training" in entry.metadata]
     return sorted(trained, key=lambda entry: (parameters(entry), entry.name, -entry.version))
 

@@ -23,8 +23,8 @@ class Measured:
         parameters: The number of parameters; for the route, the sum over its members.
         accuracy: The accuracy on the test images, from 0 to 1. A model's accuracy comes from its file, and the route's
             from the load test.
-        runs: The load test's results for this model or route, by load. Loads are "64 in flight" or "430 calls/s", for
-            example.
+        runs: The load test's results for this model or route, by the name of the load,
+            such as "64 in flight" or "430 calls/s".
     """
 
     name: str

@@ -40,7 +40,7 @@ class Answers:
     Args:
         images: UINT8 [images, 28, 28].
         pngs: Each image as a PNG file.
-        outputs: FP32 [images, 10] by the name of the model or route, and by the name of the output.
+        outputs: The right outputs, FP32 [images, 10], by the name of the model or route and by the output's name.
     """
 
     images: npt.NDArray[np.uint8]

@@ -81,7 +81,7 @@ async def in_json(at: Situation) -> None:
 
 
 async def split(at: Situation) -> None:
-    """Call the split over gRPC or HTTP, as one of its callers, and check the member that the answer names."""
+    """Call the split over gRPC or HTTP, as one of its callers, and check that the right member answers."""
     first, caller = at.image(), at.caller()
     answer, member = await at.random.choice((_typed, _in_json))(at, SPLIT, first, {STICKY: caller})
     at.check_member(caller, member)
@@ -272,7 +272,7 @@ def _all(outcomes: Sequence[Answer | ClientError]) -> list[Answer]:
 
 @contextmanager
 def _fails(code: grpc.StatusCode) -> Iterator[None]:
-    """Require that the call inside the context fails with this status. Raises WrongAnswerError if it succeeds."""
+    """Require that the call inside the context fails with this status. Raises WrongAnswerError if the call succeeds."""
     try:
         yield
     except ClientError as error:

@@ -59,7 +59,7 @@ class Changes:
                 shutil.rmtree(file.path.parent)
 
     def kill(self) -> None:
-        """Kill the youngest worker of the next server. The oldest workers stay, so that their memory shows leaks."""
+        """Kill the youngest worker of the next server. The oldest keep running, so that leaks show in their memory."""
         number = len(self.kills) % len(self._servers)
         deadline = time.monotonic() + _SERVES_WITHIN
         while len(running := self._servers[number].workers()) < WORKERS:  # a killed worker is being replaced

@@ -80,7 +80,7 @@ class Situation:
     async def open(
         cls, address: Address, stack: AsyncExitStack, answers: Answers, chooser: Random, members: dict[str, str]
     ) -> Self:
-        """Open the connections, which the stack closes."""
+        """Open the connections. The exit stack closes them later."""
         own = [("grpc.use_local_subchannel_pool", 1)]
         if credentials := address.credentials.channel_credentials():
             channel = grpc.aio.secure_channel(address.grpc, credentials, own)
@@ -100,7 +100,7 @@ class Situation:
         )
 
     def image(self, count: int = 1) -> int:
-        """Return the number of a random image that is followed by at least count - 1 images."""
+        """Return the index of a random image after which at least count - 1 more images follow."""
         return self.random.randrange(len(self.answers.images) - count + 1)
 
     def client(self) -> AsyncClient:

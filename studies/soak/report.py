@@ -55,7 +55,7 @@ def _p99_growth(servers: Sequence[Line]) -> tuple[str, str]:
 
 
 def call_rows(line: Line) -> Rows:
-    """Return a header, and a row for each kind and server with expected outcomes, other outcomes and latency."""
+    """Return a header, and a row for each kind of call and each server, with the outcomes and the latencies."""
     rows = [["calls", "server", "as expected", "explained by a kill", "unexplained", "p50", "p99", "first", "last"]]
     for kind, servers in line["kinds"].items():
         for server, figures in servers.items():

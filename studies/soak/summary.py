@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from studies.soak.run import Measurement
 
 _MOST_POINTS = 120
-"""The maximum number of points in a curve of one process."""
+"""The maximum number of points in the curve of a process."""
 _WARM_UP, _WARM_UP_SHARE = 300.0, 0.1
 """Comparisons leave out the beginning of a run: _WARM_UP seconds, but at most the share _WARM_UP_SHARE of the run."""
 _COMPARED = 600.0
@@ -107,8 +107,8 @@ def summary(measured: "Measurement") -> Line:
 def explained_by(failures: Sequence[Outcome], kills: Sequence[Kill]) -> tuple[list[list[Outcome]], list[Outcome]]:
     """Return the failures that each kill explains, and the failures that no kill explains.
 
-    A kill explains why a call to the killed worker's server ended with UNAVAILABLE, if the call was in flight at that
-    time, or began so soon afterwards that the connection still seemed open.
+    A kill explains that a call to the same server ended with UNAVAILABLE if the call was in flight when the worker was
+    killed, or began so soon after the kill that the connection still seemed open.
     """
     explained: list[list[Outcome]] = [[] for _ in kills]
     unexplained = []
@@ -133,7 +133,7 @@ def _replaced(measured: "Measurement") -> list[str]:
 
 
 def _latency(calls: npt.NDArray[np.float64], parts: Parts) -> Line:
-    """Return percentiles of the latency. ``calls`` is [calls, 2], with seconds from the beginning and latency in ms."""
+    """Return percentiles of the latency. ``calls`` [calls, 2] has each call's start in seconds and latency in ms."""
     at, times = calls.T
     first, last = (times[(at >= begin) & (at < end)] for begin, end in parts)
     chosen = {"p50_ms": (times, 50), "p99_ms": (times, 99), "first_p99_ms": (first, 99), "last_p99_ms": (last, 99)}

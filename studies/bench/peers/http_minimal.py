@@ -42,7 +42,7 @@ class _Batcher:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def put(self, image: bytes) -> asyncio.Future[bytes]:
-        """Queue an image, and return a future of the concatenated outputs. Call this method on the event loop."""
+        """Queue an image, and return a future for its concatenated outputs. Call this method on the event loop."""
         if self._loop is None:
             self._loop = asyncio.get_running_loop()
             for _ in os.sched_getaffinity(0):
