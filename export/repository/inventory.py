@@ -61,8 +61,11 @@ class Entry:
 
     @property
     def megabytes(self) -> float:
-        """The size of model.onnx, in 10^6 bytes."""
-        return self.path.stat().st_size / 1e6
+        """The size of model.onnx, in 10^6 bytes; 0 if a server that mirrors a store has removed the file."""
+        try:
+            return self.path.stat().st_size / 1e6
+        except FileNotFoundError:
+            return 0.0
 
     @property
     def metadata(self) -> Mapping[str, str]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from hangtag.export.repository import inventory
 from tests.kit import unbatchable_models
 from tests.kit.command import hangtag, invoke, last_line, refusal, without
 from tests.kit.onnx_file import with_metadata
@@ -44,6 +45,13 @@ def test_it_lists_every_version_of_every_model(tmp_path: Path) -> None:
     assert listed["foreign"]["version"] == 3
     assert "cannot be loaded by ONNX Runtime" in listed["broken"]["trouble"]
     assert 0.85 < listed["lstm"]["test_accuracy"] < 0.95
+
+
+def test_a_file_that_is_removed_during_the_listing_has_no_size(tmp_path: Path) -> None:
+    file = publish(tmp_path, "mirrored", classifier())
+    entry = inventory.find(tmp_path, "mirrored")
+    file.unlink()
+    assert entry.megabytes == 0
 
 
 def test_it_says_why_requests_are_not_joined(tmp_path: Path) -> None:
