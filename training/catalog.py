@@ -24,7 +24,7 @@ from hangtag.training.networks.normalisation import add_batch_norm
 from hangtag.training.recipes import MULTI_LABEL_RECIPE, PICTURES, STUDY, TEACHER, Recipe
 from hangtag.training.runs.config import RunConfig
 
-# The keys of the weights in a file that also holds, for example, an optimizer's state and an epoch.
+# The keys under which a file may hold the weights, if it also holds, for example, an optimizer's state.
 _WRAPPINGS = ("model", "state_dict", "model_state_dict")
 _PREFIXES = ("", "module.", "_orig_mod.", "model.")  # DataParallel, torch.compile and Lightning add prefixes
 _MANY_STEPS = 1_000  # with this many steps per epoch, batch normalisation has PyTorch's default momentum
@@ -110,9 +110,9 @@ def prepared(config: RunConfig, labels: int, image: ImageSpec, steps_per_epoch: 
 
 def first_network(config: RunConfig, labels: int, image: ImageSpec) -> tuple[nn.Module, list[str]]:
     """Build the run's network with fresh weights, or with the weights of the file that the run starts from. A weight
-    stays fresh if the file has another shape for it, for example if the number of labels differs. Returns the network,
-    and notes on the fresh weights. Raises SettingsError if the network cannot be built for these images, or if the file
-    has the weights of another network."""
+    keeps its fresh value if its shape in the file differs, for example because the number of labels differs. Returns
+    the network, and notes on such weights. Raises SettingsError if the network cannot be built for these images, or if
+    the file has the weights of another network."""
     network = build(config.model, labels, image)
     if config.start_from is None:
         return network, []

@@ -140,7 +140,7 @@ def process_group(device: str) -> Iterator[ProcessGroup]:
 
 
 def _exit_without_destructors() -> None:
-    """End a process that succeeded, before C++'s destructors run. DistributedDataParallel leaves gloo's threads behind,
+    """Exit with status 0 without running C++'s destructors. DistributedDataParallel leaves gloo's threads behind,
     so the destructors sometimes abort the process, which torchrun would report as a failure."""
     sys.stdout.flush()
     sys.stderr.flush()

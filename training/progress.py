@@ -24,7 +24,7 @@ class Observer:
         """Receive an epoch's metrics. Rank 0 calls this method after it has saved the metrics."""
 
     def on_teacher_logits(self, done: int, total: int) -> None:
-        """Receive how many of this rank's images, mirror images included, already have the teachers' logits."""
+        """Receive the number of images whose teachers' logits this rank has, mirror images included, and the total."""
 
     def stop_requested(self) -> bool:
         """Return whether the run should stop."""
@@ -60,7 +60,7 @@ class TerminalObserver(Observer, AbstractContextManager["TerminalObserver"]):
 
     def __exit__(self, *_: object) -> None:
         signal.signal(signal.SIGINT, self._previous)
-        if self._tasks:  # the bars stay on the terminal
+        if self._tasks:  # a stopped bar stays on the terminal
             self._bars.stop()
 
     def on_step(self, epoch: int, step: int, steps: int, loss: float) -> None:

@@ -1,4 +1,4 @@
-"""The session of ``hangtag train`` in one process: reads the data, trains, and reports the result."""
+"""Runs ``hangtag train`` in one process: reads the data, trains, and reports the result."""
 
 import math
 import os
@@ -32,8 +32,8 @@ _TIMED_STEPS = 30  # a dry run measures the duration of at most this many steps
 
 
 def train(settings: TrainSettings) -> None:
-    """Train a run in this process, which may be one of several ranks. Raises SystemExit with 130 after Ctrl-C, and
-    a UserError, in every rank, if data, teachers or a folder cannot be used."""
+    """Train a run in this process, which may be one of several ranks. In every rank, raises
+    SystemExit with 130 after Ctrl-C, and a UserError if data, teachers or a folder cannot be used."""
     keep_freed_memory()
     with process_group(settings.chosen_device) as group:
         data, teacher = group.on_every_rank(lambda: _read(settings, group))

@@ -15,8 +15,8 @@ def divide(
     """Divide pictures into splits, so that every split has pictures of each class, and no picture is in two splits.
 
     A picture's split depends on the contents of its file, the seed and the other pictures of its class. The name and
-    the folder of the file have no influence. Files with the same pixels count as one picture. A validation or test
-    split of the source stays as it is. A missing split gets a share, from 0 to 1, of each class's training pictures.
+    the folder of the file do not matter. Files with the same pixels count as one picture. A validation or test split of
+    the source stays as it is. For a missing split, its share (0 to 1) of each class's training pictures is set aside.
 
     Returns the pictures of the splits train, validation and test, each in the given order. Raises DataCorruptError if
     there is only one class, or if a class has too few pictures.
@@ -62,8 +62,8 @@ def divide(
 def distinct(pictures: Sequence[Picture], *, published: bool = False) -> tuple[list[Picture], list[str]]:
     """Remove duplicate pictures. Returns the other pictures, in the given order, and sentences about the duplicates.
 
-    A ``published`` set may hold several copies of a picture, even in several classes. Its test split is not changed.
-    From its other splits, only copies of test pictures are removed.
+    A ``published`` set may hold several copies of a picture, even in several classes. Its test split is not changed,
+    and its other splits lose only copies of test pictures.
 
     Raises:
         DataCorruptError: The same picture is in two classes or in two splits of a set that is not ``published``.
@@ -96,7 +96,7 @@ def distinct(pictures: Sequence[Picture], *, published: bool = False) -> tuple[l
 
 
 def _names(groups: Iterable[list[Picture]]) -> list[str]:
-    """Return the names of the pictures in each group. The label is added to a name that does not contain the label."""
+    """Return the names of the pictures in each group. The label is added to a name that does not contain it."""
     return [
         " and ".join(one.name if one.label in one.name.split("/") else f"{one.name} ({one.label})" for one in group)
         for group in groups

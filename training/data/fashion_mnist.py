@@ -48,7 +48,7 @@ NAME = "fashion-mnist"
 
 
 def load(data_dir: Path | None = None) -> Dataset:
-    """Read, check and split the data set, from its four IDX files in ``data_dir`` or, by default, in the usual folders.
+    """Read the data set from its four IDX files in ``data_dir`` or, by default, in the usual folders, and split it.
     Raises DataNotFoundError if the files are not in the folder, or could not be downloaded, and DataCorruptError if a
     file cannot be read, or differs from the published file."""
     folder = locate(data_dir)
@@ -71,7 +71,7 @@ def load_test(data_dir: Path | None = None) -> Split:
 
 
 def label_distances(labels: Sequence[str]) -> dict[str, Any] | None:
-    """Return how far apart Fashion-MNIST's labels are, which shows how bad a mistake is. Returns None for other labels.
+    """Return the distances of Fashion-MNIST's labels, which show how bad a mistake is. Returns None for other labels.
 
     "distances" [labels][labels] are the cosine distances of the labels' rows in the last layer of a trained network,
     divided by the largest distance. "provenance" names the network.

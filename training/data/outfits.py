@@ -1,6 +1,6 @@
 """The data set ``outfits``: canvases with garments that are worn together, composed from Fashion-MNIST's images.
 
-In ``outfits`` a canvas shows one of the looks in ``LOOKS``, so one garment makes others more or less likely.
+A canvas of ``outfits`` shows one of the looks in ``LOOKS``, so a garment makes other garments more or less likely.
 In the control, ``outfits-independent``, each label has the same frequency as in ``outfits``, and a canvas has about as
 many labels, but the labels are drawn independently of each other.
 
@@ -39,7 +39,7 @@ VERSION = 1  # part of a run's data digest; increase it with every change to the
 
 
 class Look(NamedTuple):
-    """Garments that are worn together: one piece of every slot. The piece "-" means no garment."""
+    """Garments that are worn together, at most one from each slot. The entry "-" of a slot stands for no garment."""
 
     name: str
     weight: float  # how often this look is drawn, relative to the other looks
@@ -81,8 +81,8 @@ def together() -> npt.NDArray[np.float64]:
 
 
 def independent() -> npt.NDArray[np.float64]:
-    """Return the probability of every label set in ``outfits-independent``, [1024]. Labels are independent, given that
-    a set has 1 to 5 labels. Each label is as frequent as in together()."""
+    """Return the probability of every label set in ``outfits-independent``, [1024]. The labels are independent,
+    except that every set has 1 to 5 labels. Each label is as frequent as in together()."""
     members = _members()
     frequencies = together() @ members
     allowed = (members.sum(axis=1) >= 1) & (members.sum(axis=1) <= MAX_LABELS)

@@ -70,8 +70,8 @@ def decoded(source: Listing, image: ImageSpec, memory_bytes: int = MEMORY_BYTES)
 
 
 def arranged(images: Images, order: Sequence[int]) -> Images:
-    """Return the images at the places in ``order``. The images are swapped in place, because a copy of a large set
-    would need twice the memory."""
+    """Return the images with the indices ``order``, in this order. The images are swapped in place, because a
+    copy of a large set would need twice the memory."""
     for place, source in enumerate(order):
         while source < place:  # an earlier step swapped this image to another place
             source = order[source]

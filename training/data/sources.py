@@ -20,8 +20,8 @@ _OF_PICTURES = ("size", "colour", "grey", "fit", "validation_share", "test_share
 
 
 def kind_of(name: str) -> str | None:
-    """Return the kind of the user's own pictures, one of OWN. For a data set that hangtag knows, return None. Raises
-    SettingsError for any other name."""
+    """Return the kind of the user's own pictures, one of OWN, or None for a data set of hangtag. Raises SettingsError
+    for any other name."""
     kind, colon, place = name.partition(":")
     if colon and kind in OWN and place:
         return kind

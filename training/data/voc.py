@@ -69,7 +69,7 @@ def _read(root: Path, image_set: str, may_download: bool) -> Split:
         # Objects marked "difficult" count too, because some images show no other objects.
         names = {item["name"] for item in annotation["annotation"].get("object", [])}
         if unknown := sorted(names - set(LABELS)):
-            raise DataCorruptError(f"{samples.images[index]} shows {', '.join(unknown)}: no class of VOC 2007.")
+            raise DataCorruptError(f"{samples.images[index]} shows {', '.join(unknown)}, which VOC 2007 does not have.")
         if not names:
             raise DataCorruptError(f"{samples.images[index]} has no object in its annotation.")
         labels[index] = [label in names for label in LABELS]

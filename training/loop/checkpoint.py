@@ -52,8 +52,8 @@ def diverged(what: str, epoch: float, config: RunConfig) -> DivergedError:
 def validate(row: dict[str, float], config: RunConfig, task: Task, state: TrainingState, run: Run) -> dict[str, float]:
     """Add the validation split's metrics to the epoch's row, and save the weights if they are the best so far.
 
-    If several epochs have the same metric, the first one is the best. For the user's own pictures, whose validation
-    split may be small, the one with the lowest validation loss is the best.
+    If several epochs have the same metric, the first one is the best or, for the user's own pictures, whose
+    validation split may be small, the one with the lowest validation loss.
     """
     deployable = fold_batch_norm(state.evaluated)
     row |= task.validate(deployable)
@@ -112,7 +112,7 @@ def _load_best(state: TrainingState, run: Run) -> tuple[int, nn.Module]:
 
 @contextmanager
 def _fitting(run: Run, name: str, expected: str) -> Iterator[None]:
-    """Turn PyTorch's errors about the state of another network or optimizer into a RunMismatchError."""
+    """Turn the errors that PyTorch raises for the state of another network or optimizer into a RunMismatchError."""
     try:
         yield
     except (KeyError, IndexError, AttributeError, RuntimeError, ValueError, TypeError) as error:

@@ -1,8 +1,8 @@
 """Builds a recipe's optimizer, learning-rate schedule and moving average of the weights. Muon is implemented here.
 
 Muon averages the gradients of a weight matrix, and updates the matrix by the orthogonal matrix nearest to the average
-(Jordan et al., 2024). The average has few large singular values and many small ones. All singular values of the
-orthogonal matrix are 1, so the network learns equally in all directions, and needs fewer epochs.
+(Jordan et al., 2024). The average of the gradients has few large singular values and many small ones. All singular
+values of an orthogonal matrix are 1, so the network learns equally in all directions, and needs fewer epochs.
 
 torch.optim.Muon treats a parameter as one matrix. In this module a parameter may stack several matrices: an LSTM's
 weights stack the weights of four gates, and each gate's weights are orthogonalised separately. A convolution's weights
@@ -66,7 +66,7 @@ def _orthogonalise(stack: Tensor) -> Tensor:
     iterations, which tolerate the rounding of bfloat16."""
     matrices = stack.bfloat16()
     if tall := matrices.shape[1] > matrices.shape[2]:
-        matrices = matrices.mT  # the smaller side comes first, so that the squares below are small
+        matrices = matrices.mT  # fewer rows than columns, so that the products below are small
     matrices = matrices / (matrices.norm(dim=(1, 2), keepdim=True) + 1e-7)
     for _ in range(_STEPS):
         square = matrices @ matrices.mT
@@ -76,8 +76,8 @@ def _orthogonalise(stack: Tensor) -> Tensor:
 
 
 def optimizer(network: nn.Module, recipe: Recipe) -> Optimizer:
-    """Return the recipe's optimizer for all parameters. The fused implementation passes over the parameters once, and
-    other implementations a dozen times."""
+    """Return the recipe's optimizer for all parameters. In each step, the fused implementation reads the
+    parameters once, and other implementations read them a dozen times."""
     if recipe.optimizer == "muon":
         return Muon(muon_groups(network, recipe), betas=recipe.betas, eps=recipe.epsilon, fused=True)
     groups = _by_decay(network.parameters(), recipe)
@@ -111,7 +111,7 @@ def muon_groups(network: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
 
 
 def _by_decay(parameters: Iterable[nn.Parameter], recipe: Recipe) -> list[dict[str, Any]]:
-    """Return two groups of parameters: matrices with weight decay, and vectors, such as biases, without."""
+    """Return two groups of parameters: matrices, with weight decay, and vectors, such as biases, without it."""
     matrices, vectors = list[nn.Parameter](), list[nn.Parameter]()
     for weights in parameters:
         (matrices if weights.ndim > 1 else vectors).append(weights)

@@ -9,12 +9,13 @@ Floats = npt.NDArray[np.floating]
 BINS = 15
 """The number of bins, as in Guo et al., On Calibration of Modern Neural Networks, ICML 2017."""
 LOWEST, HIGHEST = 0.05, 20.0
-"""The range of temperatures. Other temperatures make every prediction certain, or all labels equally probable."""
+"""The range of temperatures. A lower temperature would make every prediction certain, and a higher temperature would
+make all labels equally probable."""
 
 
 def calibration_error(probabilities: Floats, classes: Classes) -> float:
-    """Return the expected calibration error of probabilities [n, labels] for true classes [n]: the mean difference of
-    confidence and accuracy, from 0 to 1.
+    """Return the expected calibration error of probabilities [n, labels] for true classes [n]: the mean difference
+    between confidence and accuracy, from 0 to 1.
 
     Samples are put into BINS bins of equal width by the probability of the predicted label. A bin includes its upper
     end. The |accuracy - confidence| of a bin is weighted by the number of its samples.
@@ -42,8 +43,8 @@ def fit_temperature(logits: Floats, classes: Classes) -> float:
     low, high = 1 / HIGHEST, 1 / LOWEST
     if not slope(low) < 0 < slope(high):  # the condition is written so that NaN fails
         raise ValueError(
-            f"no temperature from {LOWEST:g} to {HIGHEST:g} fits {len(classes):,} images. The network is right about "
-            f"{float((logits.argmax(axis=1) == classes).mean()):.1%} of these images"
+            f"no temperature from {LOWEST:g} to {HIGHEST:g} fits {len(classes):,} images. The network classifies "
+            f"{float((logits.argmax(axis=1) == classes).mean()):.1%} of these images correctly"
         )
     from scipy.optimize import brentq  # slow to import
 

@@ -1,8 +1,7 @@
 """Metrics of multi-label predictions, as in the CNN-RNN paper. 0 / 0 counts as 0.
 
-C-P and C-R are the means of the precision and of the recall of each label. O-P, O-R and O-F1 are computed from the
-decisions about all labels together. C-F1 is the harmonic mean of C-P and C-R, as in the paper, and not the mean of the
-labels' F1.
+C-P is the mean of the labels' precisions, and C-R is the mean of their recalls. O-P, O-R and O-F1 pool the decisions
+about all labels. C-F1 is the harmonic mean of C-P and C-R, as in the paper, and not the mean of the labels' F1.
 """
 
 from typing import Any
@@ -42,7 +41,7 @@ def _ratio(part: Any, whole: Any) -> Any:
 
 
 def _average_precision(scores: Scores, true: LabelSets) -> float:
-    """Return a label's average precision. Images with equal scores share a rank."""
+    """Return a label's average precision. Images with equal scores share a place in the ranking."""
     order = np.argsort(-scores)
     ranks = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)
     hits = true[order].cumsum()[ranks]
@@ -58,8 +57,8 @@ def decide(scores: Scores, threshold: float) -> LabelSets:
 
 
 def choose_threshold(scores: Scores, labels: LabelSets, candidates: int = 400) -> float:
-    """Return the threshold with the highest O-F1 on these samples, among ``candidates`` quantiles of the scores. Of
-    equally good thresholds, return the lowest."""
+    """Try ``candidates`` quantiles of the scores as thresholds, and return the one with the highest O-F1 on these
+    samples. Of equally good thresholds, return the lowest."""
     thresholds = np.unique(np.quantile(scores, np.linspace(0, 1, candidates)))
     every = (decide(scores, threshold) for threshold in thresholds)
     return float(thresholds[np.argmax([2 * (sets & labels).sum() / (sets.sum() + labels.sum()) for sets in every])])

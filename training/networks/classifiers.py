@@ -63,8 +63,8 @@ class Cnn(nn.Sequential):
     """Five convolutions in three stages that each halve the image, then three dense layers.
 
     If an edge of the image has more than 71 pixels, the last maps are pooled once more, so that the first dense layer
-    does not grow. max(relu(x)) == relu(max(x)), so ReLU and pooling commute. ReLU after pooling does a quarter of the
-    work.
+    does not grow. max(relu(x)) == relu(max(x)), so ReLU and pooling commute. After pooling, ReLU processes a quarter of
+    the values.
     """
 
     def __init__(self, labels: int, image: ImageSpec) -> None:
@@ -90,8 +90,8 @@ class CnnSmall(nn.Sequential):
     """A network for fast serving: five convolutions, three of which halve the image by their stride, then two dense
     layers.
 
-    CnnSmall needs a twentieth of Cnn's multiplications for an image, and somewhat fewer than Lstm. If an edge of the
-    image has more than 32 pixels, the last feature maps are pooled, so that the first dense layer does not grow.
+    For an image, CnnSmall does a twentieth of Cnn's multiplications, and somewhat fewer than Lstm does. If an edge of
+    the image has more than 32 pixels, the last feature maps are pooled, so that the first dense layer does not grow.
     """
 
     def __init__(self, labels: int, image: ImageSpec) -> None:

@@ -1,4 +1,4 @@
-"""Normalisation of pixels, the only preprocessing; and batch normalisation of layers' outputs. After training, each
+"""Normalises pixels, which is the only preprocessing, and layers' outputs (batch normalisation). After training, each
 batch normalisation is folded into the weights of the layer before it."""
 
 import copy
@@ -43,8 +43,8 @@ def add_batch_norm(network: nn.Module, steps_per_epoch: int) -> None:
 
 
 def fold_batch_norm(network: nn.Module) -> nn.Module:
-    """Return a copy in evaluation mode, with all normalisations folded in. Its state_dict has the keys of a network
-    without normalisation."""
+    """Return a copy in evaluation mode, with each normalisation folded into the layer before it. Its state_dict has the
+    keys of a network without normalisation."""
     folded = copy.deepcopy(network).eval()
     for name, pair in [(name, pair) for name, pair in folded.named_modules() if isinstance(pair, Normalised)]:
         layer, norm = pair

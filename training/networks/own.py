@@ -71,7 +71,7 @@ def find(network: str) -> Callable[[int, ImageSpec], Any]:
 
 
 def why_not_exportable(network: nn.Module, image: ImageSpec) -> str | None:
-    """Return why PyTorch cannot export a network with a free batch size, in PyTorch's words; None if PyTorch can. The
+    """Return PyTorch's error if PyTorch cannot export a network with a free batch size; otherwise None. The
     export to ONNX begins with the same step, and would fail for the same reason, but only after training."""
     dimensions = ({0: torch.export.Dim("batch")},)
     try:
@@ -99,7 +99,7 @@ def _try(network: str, made: nn.Module, labels: int, image: ImageSpec) -> None:
                 logits = made(batch)
         except Exception as error:  # the user's network may raise any exception
             raise SettingsError(
-                f"{network} fails on pixels {list(batch.shape)}, which are [batch, channels, height, width] "
+                f"{network} fails on pixels of the shape {list(batch.shape)}, [batch, channels, height, width] "
                 f"({type(error).__name__}: {error})."
             ) from error
         expected = f"torch.float32 [{len(batch)}, {labels}]"

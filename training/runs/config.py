@@ -78,7 +78,7 @@ _DEFAULTS = flat(
     RunConfig("", Recipe("", 0, 0, 0.0), 0, "", limit=None, precision="", threads=0, device="").as_json()
 ) | {"recipe.distillation.views": 0}
 _NOT_COMPARED = {"teachers", "threads", "data_dir", "start_from.path", "command", "environment", "tensorboard", "sizes"}
-"""Settings and sections of config.json that do not change a run's weights. Some are from earlier releases."""
+"""Settings and sections of config.json that do not change a run's weights. Some names are from earlier releases."""
 
 
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -91,8 +91,8 @@ class Run:
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """The content of metrics.json, or no rows before the first epoch. Raises RunMismatchError if the file is
-        damaged."""
+        """The content of metrics.json; before the first epoch, an empty list of epochs. Raises RunMismatchError if the
+        file is damaged."""
         return {"epochs": []} | (_read_json(self.folder / "metrics.json") if self.has("metrics.json") else {})
 
     @property

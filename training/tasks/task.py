@@ -67,7 +67,7 @@ class Task(ABC):
     @abstractmethod
     def loss(self, network: nn.Module, pixels: Tensor, views: Tensor) -> tuple[Tensor, Tensor]:
         """Compute the forward pass and the mean loss of augmented images, FP32 [batch, channels, height, width].
-        ``views`` [batch] has the index of each image in ``images``. Returns the loss, a scalar to differentiate, and
+        ``views`` [batch] holds each image's index in ``images``. Returns the loss, a scalar to differentiate, and
         the number of samples that were predicted correctly."""
 
     def validate(self, deployable: nn.Module) -> dict[str, float]:
@@ -164,8 +164,8 @@ class SingleLabelTask(Task):
 
 
 class MultiLabelTask(Task):
-    """The task of a multi-label data set, for CNN-RNN and its baselines. The baselines need a threshold, which is the
-    best one on the validation split, so that a baseline is measured at its best."""
+    """The task of a multi-label data set, for CNN-RNN and its baselines. A baseline uses the threshold that is best on
+    the validation split."""
 
     # The best epoch is chosen by O-F1, not by the exact match, which varies more by chance from epoch to epoch.
     selection_metric = "validation_o_f1"

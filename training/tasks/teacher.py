@@ -27,7 +27,7 @@ from hangtag.training.runs.run import RESTART_HINT, Run
 Logits = npt.NDArray[np.float32]
 Teacher = Callable[[Images], Logits]
 """A trained model that another model learns from. It maps uint8 images [n, ...] to logits [n, labels]."""
-TEACHERS = Path("runs", "teachers")  # the model repository of teachers, which are not served
+TEACHERS = Path("runs", "teachers")  # the teachers' model repository, which no server serves
 _BATCH = 500
 
 
@@ -156,7 +156,7 @@ def _advice(model: str = "resnet") -> str:
 
 
 def _import_onnxruntime() -> Any:
-    """Import ONNX Runtime, which only distillation needs, without telemetry. The environment stays as it was."""
+    """Import ONNX Runtime, which only distillation needs, without telemetry. Environment variables stay unchanged."""
     name = "ORT_DISABLE_TELEMETRY"  # ONNX Runtime reads this variable while it is imported
     was_set = name in os.environ
     os.environ.setdefault(name, "1")

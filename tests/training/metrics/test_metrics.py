@@ -113,8 +113,8 @@ def test_the_temperature_is_the_one_that_scipy_finds(seed: int, scale: float) ->
 @pytest.mark.parametrize(
     ("logits", "message"),
     [
-        ([[2.0, 0.0], [0.0, 2.0]], "right about 100.0% of these images"),  # the predictions are always right
-        ([[0.0, 2.0], [2.0, 0.0]], "right about 0.0% of these images"),  # the predictions are never right
+        ([[2.0, 0.0], [0.0, 2.0]], "classifies 100.0% of these images correctly"),  # the predictions are always right
+        ([[0.0, 2.0], [2.0, 0.0]], "classifies 0.0% of these images correctly"),  # the predictions are never right
         ([[np.nan, 2.0], [2.0, 0.0]], "no temperature from 0.05 to 20 fits 2 images"),
     ],
 )

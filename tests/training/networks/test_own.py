@@ -149,7 +149,7 @@ def test_a_run_without_a_folder_is_named_after_the_callable(source: str) -> None
         ("own_networks:Company", "own_networks:Company computes different logits for an image in a batch and "),
         ("own_networks:Infinite", "own_networks:Infinite returned NaN or infinite logits for images of noise "),
         ("own_networks:Softmax", "own_networks:Softmax seems to end in a softmax: its outputs are from 0 to 1 and"),
-        ("own_networks:Flat", "own_networks:Flat fails on pixels [3, 1, 9, 8], which are [batch, channels, height, "),
+        ("own_networks:Flat", "own_networks:Flat fails on pixels of the shape [3, 1, 9, 8], [batch, channels, "),
         ("timm:resnet18", "timm:resnet18 needs the package timm. Install it with: pip install timm"),
     ],
 )
